@@ -1,0 +1,98 @@
+"""p(x | context) of a latent-variable model as a distribution: sampled exactly, scored by importance sampling."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from probgen.core.density import average, density, log_weights, worst
+from probgen.core.runtime import in_plate, isolated, latent_sites
+
+if TYPE_CHECKING:
+    from probgen.core.module import LatentVariableModel
+
+
+class Marginal(dist.TorchDistribution):
+    r"""The marginal :math:`p(x \mid c) = \int p(x, z \mid c)\,dz` of a model, integrated by its own guide.
+
+    ``sample`` runs the program forward; ``log_prob`` averages ``particles`` importance weights in probability space,
+    an *unbiased* estimate of p(x). A fitted model's globals are drawn from its guide, in both.
+
+    Parameters
+    ----------
+    gen : LatentVariableModel
+        The model; its guide is called with ``x=None`` to draw globals, if it has any.
+    context : Tensor, optional
+        ``(*batch, C)`` gives ``batch_shape == batch``.
+    particles : int
+        Draws per row in ``log_prob``.
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = False
+
+    def __init__(self, gen: LatentVariableModel, context: Tensor | None = None, particles: int = 16):
+        self.gen, self.context, self.particles = gen, context, particles
+        batch = () if context is None else context.shape[: context.ndim - gen.context_ndim]
+        probe = self._probe()
+        self._support, self.density = probe["fn"].support, worst("unbiased", density(probe["fn"]))
+        super().__init__(torch.Size(batch), probe["fn"].event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self._support
+
+    def _probe(self) -> dict[str, Any]:
+        """The observed site of one run on one row of context."""
+        row = None if self.context is None else self._rows(self.context)[:1]
+        with torch.no_grad(), isolated():
+            return poutine.trace(self.gen.model).get_trace(None, row).nodes["x"]
+
+    def _rows(self, context: Tensor) -> Tensor:
+        return context.reshape(-1, *context.shape[context.ndim - self.gen.context_ndim :])
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        draws = math.prod(shape)
+        with torch.no_grad(), isolated():
+            if self.context is not None:
+                event = self.context.shape[self.context.ndim - self.gen.context_ndim :]
+                rows = self.context.expand(*shape, *event).reshape(draws, *event)
+                x = self._with_globals(rows)
+            else:
+                with pyro.plate("draws", draws, dim=-self.gen.max_plate_nesting - 1):
+                    x = self._with_globals(None)
+        return x.reshape(shape + self.event_shape)
+
+    def _with_globals(self, context: Tensor | None) -> Tensor:
+        """Runs the model with globals from the guide; a model without globals runs as it is."""
+        with poutine.block():
+            trace = poutine.trace(self.gen.model).get_trace(None, context)
+        if all(in_plate(site, self.gen.plate) for site in latent_sites(trace).values()):
+            return trace.nodes["_RETURN"]["value"]
+        with poutine.block():
+            drawn = poutine.trace(self.gen.guide).get_trace(None, context)
+            return poutine.replay(self.gen.model, trace=drawn)(None, context)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        event = len(self.event_shape)
+        shape = torch.broadcast_shapes(x.shape[: x.ndim - event], self.batch_shape)
+        rows = x.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
+        context = None
+        if self.context is not None:
+            tail = self.context.shape[self.context.ndim - self.gen.context_ndim :]
+            context = self.context.expand(*shape, *tail).reshape(-1, *tail)
+        weights, kind = log_weights(self.gen, rows, context, particles=self.particles)
+        return average(weights, kind).reshape(shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Marginal:
+        new = copy.copy(self)
+        new._batch_shape = torch.Size(batch_shape)
+        return new

@@ -1,0 +1,221 @@
+"""The contract: a generative model is a distribution, told as a Pyro program."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probgen.core.marginal import Marginal
+from probgen.core.runtime import LocalParameters
+
+
+def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> pyro.plate:
+    """The plate ``"data"`` at dim -1: one independent entry per row of ``x``, else of ``context``, else one.
+
+    Models open it and never ask about mini-batches: :func:`probgen.fit` rescales what stands outside it.
+
+    >>> data_plate(torch.zeros(7, 2)).size
+    7
+    """
+    rows = x if x is not None else context
+    return pyro.plate("data", 1 if rows is None else rows.shape[0], dim=-1)
+
+
+@runtime_checkable
+class GenerativeModel(Protocol):
+    """What every family is: a conditional distribution, and the ``model``/``guide`` pair that tells it.
+
+    Attributes
+    ----------
+    plate : str
+        Name of the plate whose entries are the rows of the data.
+    max_plate_nesting : int
+        Number of dims that the program's own plates use; the next dim to the left belongs to callers.
+    vectorized : bool
+        Whether the program accepts draws in a plate to the left of its own (otherwise it is run once a draw).
+    context_ndim : int
+        Number of event dims of a context: 1 for vectors, 3 for images.
+    """
+
+    plate: str
+    max_plate_nesting: int
+    vectorized: bool
+    context_ndim: int
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution p(x | context), with ``batch_shape == context.shape[:-context_ndim]``."""
+
+    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """The Pyro program p(x, z | context); returns x, drawn when it is not given."""
+
+    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        """The Pyro program q(z | x, context); without ``x`` it draws the globals alone."""
+
+
+class DistributionModule(nn.Module, ABC):
+    """A family that states its distribution: write ``__init__`` and ``forward``, the program follows.
+
+    One site ``"x"`` drawn from ``self(context)`` in the data plate, and an empty guide: the ELBO *is* the
+    log-likelihood, and maximum likelihood is SVI without latents.
+
+    >>> class Exponential(DistributionModule):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.log_rate = nn.Parameter(torch.zeros(1))
+    ...     def forward(self, context=None):
+    ...         return dist.Exponential(self.log_rate.exp()).to_event(1)
+    >>> Exponential().model(torch.ones(5, 1)).shape
+    torch.Size([5, 1])
+    """
+
+    plate = "data"
+    max_plate_nesting = 1
+    vectorized = True
+    context_ndim = 1
+
+    @abstractmethod
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution p(x | context): ``(*batch, C) -> batch_shape (*batch,)``."""
+
+    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        with data_plate(x, context):
+            return pyro.sample("x", self(context), obs=x)
+
+    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        pass
+
+
+class LatentVariableModel(nn.Module, ABC):
+    """A family that tells its story: write ``model`` and ``guide``; ``forward`` is their marginal.
+
+    >>> class LinearGaussian(LatentVariableModel):
+    ...     def model(self, x=None, context=None):
+    ...         with data_plate(x, context):
+    ...             z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    ...             return pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+    ...     def guide(self, x=None, context=None):
+    ...         with data_plate(x, context):
+    ...             pyro.sample("z", dist.Normal(x[..., 0] / 2, 0.5**0.5))
+    >>> LinearGaussian()().log_prob(torch.zeros(3, 1))     # exact here: the guide is the posterior
+    tensor([-1.2655, -1.2655, -1.2655])
+    """
+
+    plate = "data"
+    max_plate_nesting = 1
+    vectorized = True
+    context_ndim = 1
+
+    @abstractmethod
+    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """The Pyro program p(x, z | context) with observed site ``"x"``; returns x, drawn when it is not given."""
+
+    @abstractmethod
+    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        """The Pyro program q(z | x, context); without ``x`` it draws the globals alone."""
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        return Marginal(self, context)
+
+
+class Fixed(DistributionModule):
+    """A distribution without parameters to learn, as a module; its tensors follow ``.to(device)``.
+
+    Parameters
+    ----------
+    family : callable
+        A distribution class or function, called with ``arguments``.
+    event_ndim : int
+        How many of the rightmost dims are event dims.
+    arguments : Tensor or float
+        Parameters of the distribution, by name.
+
+    >>> Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0)().event_shape
+    torch.Size([3])
+    """
+
+    def __init__(self, family: Callable[..., dist.TorchDistribution], event_ndim: int = 1, **arguments: Tensor | float):
+        super().__init__()
+        self.family, self.event_ndim = family, event_ndim
+        for name, value in arguments.items():
+            self.register_buffer(name, torch.as_tensor(value))
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        law = self.family(**dict(self.named_buffers()))
+        law = law.to_event(self.event_ndim - len(law.event_shape))
+        return law if context is None else law.expand(context.shape[:-1])
+
+
+class Independent(DistributionModule):
+    """Independent copies along the rightmost context dim: a prior, encoder or emission applied to every step.
+
+    ``p(x | c) = prod_t p(x_t | c_t)`` for a context of shape ``(*batch, T, C)`` and events of shape ``(T, *event)``.
+
+    Parameters
+    ----------
+    module : DistributionModule
+        The law of one entry given its context of shape ``(*batch, C)``.
+    ndim : int
+        How many batch dims of ``module(context)`` become event dims.
+    """
+
+    def __init__(self, module: DistributionModule, ndim: int = 1):
+        super().__init__()
+        self.module, self.ndim = module, ndim
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        return self.module(context).to_event(self.ndim)
+
+
+class Program(LatentVariableModel):
+    """Anyone's own Pyro pair: plain functions, modules or AutoGuides, with any tensor arguments.
+
+    Parameters
+    ----------
+    model, guide : callable
+        Pyro programs called with the same arguments, for instance ``model(covariates, y)``. ``pyro.param`` statements
+        in plain functions become parameters of this module: the global parameter store stays untouched.
+        A missing guide means that the model has no latent variables.
+    plate : str
+        Name of the plate whose entries are the rows of the data.
+    max_plate_nesting : int
+        Number of dims that the plates of ``model`` use.
+    vectorized : bool
+        Whether the pair accepts draws in a plate to the left of its own plates, that is, whether every tensor
+        operation in it treats the dims to the left as batch dims. If not, it is run once per draw.
+
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("data", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> program = Program(model, AutoNormal(model))
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any] | None = None,
+        *,
+        plate: str = "data",
+        max_plate_nesting: int = 1,
+        vectorized: bool = False,
+    ):
+        super().__init__()
+        self._model, self._guide = model, guide
+        self.plate, self.max_plate_nesting, self.vectorized = plate, max_plate_nesting, vectorized
+        self.statements = nn.ParameterDict()
+
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        with LocalParameters(self.statements):
+            return self._model(*args, **kwargs)
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        if self._guide is not None:
+            with LocalParameters(self.statements):
+                return self._guide(*args, **kwargs)
