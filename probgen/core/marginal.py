@@ -73,13 +73,11 @@ class Marginal(dist.TorchDistribution):
 
     def _with_globals(self, context: Tensor | None) -> Tensor:
         """Runs the model with globals from the guide; a model without globals runs as it is."""
-        with poutine.block():
-            trace = poutine.trace(self.gen.model).get_trace(None, context)
+        trace = poutine.trace(self.gen.model).get_trace(None, context)
         if all(in_plate(site, self.gen.plate) for site in latent_sites(trace).values()):
             return trace.nodes["_RETURN"]["value"]
-        with poutine.block():
-            drawn = poutine.trace(self.gen.guide).get_trace(None, context)
-            return poutine.replay(self.gen.model, trace=drawn)(None, context)
+        drawn = poutine.trace(self.gen.guide).get_trace(None, context)
+        return poutine.replay(self.gen.model, trace=drawn)(None, context)
 
     def log_prob(self, x: Tensor) -> Tensor:
         event = len(self.event_shape)
