@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.marginal import Marginal
-from probgen.core.runtime import LocalParameters
+from probgen.core.runtime import LocalParameters, localise
 
 
 def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> pyro.plate:
@@ -210,6 +210,7 @@ class Program(LatentVariableModel):
         self._model, self._guide = model, guide
         self.plate, self.max_plate_nesting, self.vectorized = plate, max_plate_nesting, vectorized
         self.statements = nn.ParameterDict()
+        localise(guide, self.statements)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         with LocalParameters(self.statements):

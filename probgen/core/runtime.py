@@ -11,6 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.autoguide import AutoGuide
 from pyro.infer.traceenum_elbo import _compute_dice_elbo as enumerated_elbo
 from pyro.infer.util import MultiFrameTensor
 from pyro.ops import packed
@@ -66,6 +67,13 @@ class LocalParameters(Messenger):
         if isinstance(value, nn.Parameter):  # pyro.module passes parameters that live in a module: keep them
             return value
         return nn.Parameter(bijection.inv(torch.as_tensor(value)).detach().clone())
+
+
+def localise(guide: Any, store: nn.ParameterDict) -> None:
+    """Puts the handler of local parameters inside AutoGuides too: they hide their runs of the model from outer ones."""
+    for part in guide.modules() if isinstance(guide, AutoGuide) else ():
+        if isinstance(part, AutoGuide):
+            part._model = (LocalParameters(store)(part.model),)
 
 
 class TracePair(NamedTuple):
