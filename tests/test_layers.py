@@ -1,0 +1,234 @@
+"""The layout enforced: which file may import which, and the house rules that a syntax tree can see."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "probgen"
+BELOW = {
+    "core": set(),
+    "nn": set(),
+    "samplers": set(),
+    "distributions": {"core", "samplers"},
+    "models": {"core", "distributions", "samplers", "nn"},
+    "objectives": {"core"},
+    "evaluate": {"core"},
+    "infer": {"core", "distributions"},
+    "train": {"core", "objectives", "evaluate"},
+}
+TOP = {"diagnostics", "testing"}
+BELOW |= {name: set(BELOW) - {"models"} for name in TOP}
+TORCH_AND_PYRO_ONLY = {"core", "nn", "samplers"}
+BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)
+LIGHT = BARE | {"numpy", "safetensors", "tqdm"}
+KNOWS_PYROS_INSIDE = {"core/runtime.py", "core/recording.py"}
+LINES_OF_A_FILE, LINES_OF_A_BODY, DEPTH = 300, 30, 2
+
+
+class File:
+    """One source file and what its syntax tree tells."""
+
+    def __init__(self, path: str, source: str):
+        self.path, self.source, self.tree = path, source, ast.parse(source)
+        self.layer = path.split("/")[0].removesuffix(".py")
+        self.module = "probgen." + path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+    def imports(self, *, typing: bool = True, lazy: bool = True) -> list[str]:
+        """Dotted names that the file imports; ``from a import b`` counts as ``a.b``."""
+        skipped = set()
+        for node in ast.walk(self.tree):
+            guarded = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing
+            deferred = isinstance(node, ast.FunctionDef) and not lazy
+            if guarded or deferred:
+                skipped |= set(ast.walk(node))
+        return [name for node in ast.walk(self.tree) if node not in skipped for name in imported(node)]
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"expected absolute imports, got a relative one on line {node.lineno}"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def package() -> list[File]:
+    return [File(path.relative_to(ROOT).as_posix(), path.read_text()) for path in sorted(ROOT.rglob("*.py"))]
+
+
+def upward_imports(file: File) -> list[str]:
+    """Imports of a layer that the file's own layer must not know; a model file knows no other model file."""
+    own = {file.layer} - {"models"}
+    wrong = []
+    for name in file.imports():
+        parts = name.split(".")
+        if parts[0] == "probgen" and (len(parts) < 3 or parts[1] not in BELOW.get(file.layer, set()) | own):
+            wrong.append(f"{file.path} imports {name}")
+    return wrong
+
+
+def heavy_imports(file: File) -> list[str]:
+    """What makes ``import probgen`` slow, or a low layer depend on more than torch and Pyro."""
+    bare = file.layer in TORCH_AND_PYRO_ONLY
+    names = file.imports(typing=False, lazy=bare)
+    return [f"{file.path} imports {name}" for name in names if name.split(".")[0] not in (BARE if bare else LIGHT)]
+
+
+def calls_of_hasattr(file: File) -> list[str]:
+    calls = (node for node in ast.walk(file.tree) if isinstance(node, ast.Call))
+    return [f"{file.path}:{call.lineno}" for call in calls if ast.unparse(call.func) == "hasattr"]
+
+
+def private_pyro(file: File) -> list[str]:
+    """Imports of Pyro's private names, and private attributes of what was imported from Pyro."""
+    if file.path in KNOWS_PYROS_INSIDE:
+        return []
+    names = [name for name in file.imports() if name.split(".")[0] == "pyro"]
+    wrong = [name for name in names if any(is_private(part) for part in name.split("."))]
+    bound = {alias.asname or alias.name.split(".")[-1] for alias in aliases_from_pyro(file)} | {"pyro"}
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            root = ast.unparse(node.value).split(".")[0]
+            wrong += [ast.unparse(node)] if root in bound else []
+    return [f"{file.path} uses {name}" for name in wrong]
+
+
+def aliases_from_pyro(file: File) -> list[ast.alias]:
+    nodes = [node for node in ast.walk(file.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [alias for node in nodes for alias in node.names if all(n.split(".")[0] == "pyro" for n in imported(node))]
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def long_functions(file: File) -> list[str]:
+    """Functions whose body, without its docstring, is longer than a page."""
+    wrong = []
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            wrong += [f"{file.path}: {node.name} has {lines} lines"] if lines > LINES_OF_A_BODY else []
+    return wrong
+
+
+def long_files(file: File) -> list[str]:
+    lines = len(file.source.splitlines())
+    return [f"{file.path} has {lines} lines"] if lines > LINES_OF_A_FILE else []
+
+
+def classes(files: list[File]) -> dict[str, ast.ClassDef]:
+    return {node.name: node for file in files for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)}
+
+
+def parents(node: ast.ClassDef, known: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    names = [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
+    return [known[name] for name in names if name in known and known[name] is not node]
+
+
+def deep_classes(files: list[File]) -> list[str]:
+    """Classes more than two steps below a base of the project."""
+    known = classes(files)
+
+    def depth(node: ast.ClassDef) -> int:
+        return max((1 + depth(parent) for parent in parents(node, known)), default=0)
+
+    return [f"{name} stands {depth(node)} steps below its base" for name, node in known.items() if depth(node) > DEPTH]
+
+
+def cycle(files: list[File]) -> str:
+    """The first import cycle; imports for type checkers alone do not run and do not count."""
+    modules = {file.module: file for file in files if file.layer != "__init__"}
+    graph = {}
+    for name, file in modules.items():
+        targets = {target for target in file.imports(typing=False) if target.startswith("probgen")}
+        resolved = {target if target in modules else target.rpartition(".")[0] for target in targets}
+        graph[name] = resolved & set(modules) - {name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " -> ".join(error.args[1])
+    return ""
+
+
+PER_FILE = [upward_imports, heavy_imports, calls_of_hasattr, private_pyro, long_functions, long_files]
+
+
+@pytest.mark.parametrize("rule", PER_FILE, ids=lambda rule: rule.__name__)
+def test_every_file_keeps_the_rule(rule):
+    exempt = {"__init__.py"} if rule is upward_imports else set()
+    assert [wrong for file in package() if file.path not in exempt for wrong in rule(file)] == []
+
+
+def test_no_import_cycle():
+    assert cycle(package()) == ""
+
+
+def test_inheritance_is_shallow():
+    assert deep_classes(package()) == []
+
+
+def test_importing_probgen_loads_no_heavy_library():
+    heavy = ["arviz", "sklearn", "pandas", "matplotlib", "xarray", "scipy.stats", "lightning_fabric", "torchvision"]
+    code = f"import sys, probgen; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+BROKEN = [
+    (upward_imports, "models/vae.py", "from probgen.objectives.elbo import ELBO"),
+    (upward_imports, "models/vae.py", "from probgen.models.mixture import GaussianMixture"),
+    (upward_imports, "models/vae.py", "def f():\n    import probgen.train.fit"),
+    (upward_imports, "objectives/elbo.py", "import probgen.models.vae"),
+    (upward_imports, "core/density.py", "from probgen.distributions import mixture"),
+    (upward_imports, "infer/em.py", "from probgen import fit"),
+    (upward_imports, "testing.py", "from probgen.models import vae"),
+    (heavy_imports, "nn/mlp.py", "def f():\n    import sklearn"),
+    (heavy_imports, "core/heads.py", "import numpy as np"),
+    (heavy_imports, "diagnostics.py", "import arviz as az"),
+    (calls_of_hasattr, "train/fit.py", "if hasattr(gen, 'encoder'): pass"),
+    (private_pyro, "infer/mcmc.py", "from pyro.infer.traceenum_elbo import _compute_dice_elbo"),
+    (private_pyro, "infer/mcmc.py", "from pyro.poutine import runtime\nruntime._PYRO_STACK.clear()"),
+    (private_pyro, "infer/mcmc.py", "import pyro\npyro.poutine.runtime._PYRO_STACK.clear()"),
+    (long_functions, "nn/mlp.py", "def f():\n    '''Doc.'''\n" + "    x = 1\n" * 31),
+    (long_files, "nn/mlp.py", "x = 1\n" * 301),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), BROKEN)
+def test_rules_find_what_breaks_them(rule, path, source):
+    assert len(rule(File(path, source))) == 1
+
+
+KEPT = [
+    (upward_imports, "models/vae.py", "from probgen.core.module import LatentVariableModel"),
+    (upward_imports, "train/fit.py", "from probgen.train.history import History"),
+    (heavy_imports, "diagnostics.py", "def f():\n    import arviz"),
+    (private_pyro, "core/runtime.py", "from pyro.poutine import runtime\nruntime._PYRO_STACK.clear()"),
+    (long_functions, "nn/mlp.py", "def f():\n    '''" + "Doc.\n" * 40 + "    '''\n" + "    x = 1\n" * 30),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), KEPT)
+def test_rules_leave_the_rest_alone(rule, path, source):
+    assert rule(File(path, source)) == []
+
+
+def test_cycles_are_found_across_three_files_and_typing_is_not_one():
+    ring = ["b", "c", "a"]
+    run = [File(f"core/{a}.py", f"from probgen.core.{b} import f") for a, b in zip("abc", ring, strict=True)]
+    assert cycle(run).count("->") == 3
+    typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from probgen.core.a import f"
+    assert cycle([*run[:2], File("core/c.py", typing)]) == ""
+
+
+def test_depth_counts_the_steps_below_the_base():
+    source = "class A: pass\nclass B(A): pass\nclass C(B): pass\n"
+    assert deep_classes([File("models/a.py", source)]) == []
+    assert deep_classes([File("models/a.py", source), File("models/d.py", "class D(C): pass")]) != []
