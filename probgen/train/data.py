@@ -1,0 +1,237 @@
+"""Where batches come from: rows in memory, indexed directly, or any loader, each with a cursor for exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+Batch = tuple[Any, ...]
+
+
+class Source(Protocol):
+    """An endless stream of batches that knows where it stands."""
+
+    rows: int | None
+    epoch: int
+
+    def peek(self) -> Batch:
+        """A batch of the usual size; the cursor does not move."""
+
+    def next(self) -> tuple[Batch, int]:
+        """The next batch of this process, and its number of rows over all processes."""
+
+    def cursor(self) -> dict[str, Any]:
+        """Where the stream stands, as something that JSON can hold."""
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        """Moves to a cursor of an earlier stream over the same data."""
+
+
+def as_tensors(data: Any) -> Batch:
+    """Rows as a tuple of tensors: from a tensor, array, DataFrame, or a tuple of these (``None`` entries stay).
+
+    Tensors are taken as they are; arrays and DataFrames get torch's default floating-point type. NaN = missing.
+    Raises ``ValueError`` for no rows, unequal lengths and infinities, ``TypeError`` for what is no number.
+
+    >>> as_tensors((np.zeros((3, 2)), torch.ones(3)))[0].shape
+    torch.Size([3, 2])
+    """
+    parts = tuple(map(_as_tensor, data)) if isinstance(data, tuple | list) else (_as_tensor(data),)
+    lengths = {len(part) for part in parts if part is not None and part.ndim}
+    if not lengths or 0 in lengths:
+        raise ValueError("expected data with at least one row, got none; check how it was filtered or split")
+    if len(lengths) > 1:
+        shapes = [tuple(part.shape) for part in parts if part is not None]
+        raise ValueError(f"expected arrays with the same number of rows, got shapes {shapes}; align their first dims")
+    for part in parts:
+        if part is not None and part.is_floating_point() and part.isinf().any():
+            where = part.isinf().nonzero()[0].tolist()
+            raise ValueError(f"expected finite numbers (or NaN = missing), got inf at {where}; clip or remove it")
+    return parts
+
+
+def _as_tensor(data: Any) -> Tensor | None:
+    if data is None:
+        return None
+    if torch.is_tensor(data):
+        if data.is_complex() or data.is_sparse:
+            raise TypeError(f"expected a dense real tensor, got {data.dtype} {data.layout}; convert it first")
+        return data
+    if type(data).__module__.startswith("pandas"):
+        data = _from_pandas(data)
+    array = np.asarray(data)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"expected numbers, got an array of dtype {array.dtype}; encode categories as 0, 1, 2, ...")
+    return torch.as_tensor(array).to(torch.get_default_dtype())
+
+
+def _from_pandas(frame: Any) -> np.ndarray:
+    table = frame.to_frame() if frame.ndim == 1 else frame
+    words = [str(name) for name, kind in table.dtypes.items() if kind.kind not in "fiub"]
+    if words:
+        raise TypeError(f"expected numeric columns, got {words}; encode them as 0, 1, 2, ... (frame[c].cat.codes)")
+    return frame.to_numpy(dtype="float64", na_value=np.nan)
+
+
+def row_count(batch: Batch) -> int:
+    """Number of rows of a batch: the length of its first tensor that has any dims."""
+    lengths = [part.shape[0] for part in batch if torch.is_tensor(part) and part.ndim]
+    if not lengths:
+        raise ValueError("expected a batch with at least one tensor of rows, got none")
+    return lengths[0]
+
+
+class InMemory:
+    """Shuffled mini-batches of rows in memory; every process takes its share of each global batch.
+
+    The order of an epoch follows from (seed, epoch) alone, so the cursor is two numbers.
+    """
+
+    def __init__(self, data: Batch, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        self.data, self.rows = data, row_count(data)
+        self.batch_size, self.seed, self.rank, self.world = batch_size * world, seed, rank, world
+        self.epoch, self.position, self._order = 0, 0, None
+
+    def peek(self) -> Batch:
+        return self._take(slice(0, self.batch_size))
+
+    def next(self) -> tuple[Batch, int]:
+        if self.batch_size >= self.rows and self.world == 1:
+            self.epoch += 1
+            return self.data, self.rows
+        if self._order is None:
+            self._order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        chosen = self._order[self.position : self.position + self.batch_size]
+        self.position += len(chosen)
+        if self.rows - self.position < self.world:  # the rest could not be shared out
+            self.epoch, self.position, self._order = self.epoch + 1, 0, None
+        return self._take(chosen[self.rank :: self.world]), len(chosen)
+
+    def _take(self, index: Tensor | slice) -> Batch:
+        return tuple(part[index] if part is not None and part.ndim else part for part in self.data)
+
+    def cursor(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        self.epoch, self.position, self.seed, self._order = cursor["epoch"], cursor["position"], cursor["seed"], None
+
+
+class Stream:
+    """Batches from a DataLoader or any iterable of batches that can be iterated again.
+
+    To resume, the random state at the start of the epoch is put back and the batches already seen are skipped.
+    """
+
+    def __init__(self, batches: Iterable[Any], world: int = 1):
+        self.batches, self.world = batches, world
+        self.rows = _length(batches)
+        self.epoch, self.position, self._iterator = 0, 0, None
+        self._ahead: Batch = ()
+        self._start: list[Tensor] | None = None
+
+    def peek(self) -> Batch:
+        state = self._random_state()
+        try:
+            return _as_batch(next(iter(self.batches)))
+        except StopIteration:
+            raise ValueError("expected at least one batch, got an empty iterable; check the data set") from None
+        finally:
+            self._restore(state)
+
+    def next(self) -> tuple[Batch, int]:
+        if self._iterator is None:
+            self._start = self._random_state()
+            self._open(0)
+        batch, self.position = self._ahead, self.position + 1
+        self._look_ahead()
+        return batch, row_count(batch) * self.world
+
+    def _open(self, position: int) -> None:
+        """Starts an epoch and moves to the batch at ``position``."""
+        self._iterator, self.position = iter(self.batches), position
+        for _ in range(position):
+            next(self._iterator)
+        self._look_ahead()
+        if self._iterator is None:
+            raise ValueError(
+                "expected an iterable that gives batches in every epoch, got none; pass a list, a DataLoader, or an "
+                "object whose __iter__ starts anew"
+            )
+
+    def _look_ahead(self) -> None:
+        """Fetches the next batch early, so that the end of an epoch is known with its last batch."""
+        try:
+            self._ahead = _as_batch(next(self._iterator))
+        except StopIteration:
+            self.epoch, self.position, self._iterator = self.epoch + 1, 0, None
+
+    def _generators(self) -> list[torch.Generator]:
+        own = self.batches.generator if isinstance(self.batches, DataLoader) else None
+        return [torch.default_generator] + ([own] if own is not None else [])
+
+    def _random_state(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators()]
+
+    def _restore(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self._generators(), states, strict=True):
+            generator.set_state(state)
+
+    def cursor(self) -> dict[str, Any]:
+        start = [state.tolist() for state in self._start or self._random_state()]
+        return {"epoch": self.epoch, "position": self.position, "start": start}
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        self.epoch, self.position, self._iterator = cursor["epoch"], cursor["position"], None
+        if self.position:
+            self._start = [torch.tensor(state, dtype=torch.uint8) for state in cursor["start"]]
+            self._restore(self._start)
+            self._open(self.position)
+
+
+def _length(batches: Any) -> int | None:
+    data = batches.dataset if isinstance(batches, DataLoader) else batches
+    if isinstance(data, IterableDataset) or not isinstance(data, Sized):
+        return None
+    if isinstance(batches, DataLoader):
+        return len(data)
+    return sum(row_count(_as_batch(batch)) for batch in data)
+
+
+def _as_batch(batch: Any) -> Batch:
+    if isinstance(batch, dict):
+        raise TypeError(
+            f"expected batches that are tensors or tuples, got a dict with keys {list(batch)}; pass a tuple"
+        )
+    return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+
+
+def as_source(data: Any, batch_size: int | None, seed: int, rank: int = 0, world: int = 1) -> Source:
+    """The stream of batches for whatever a user passes as data; see :func:`probgen.fit`."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"expected batch_size >= 1, got {batch_size}")
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size=batch_size or DEFAULT_ROWS, shuffle=True)
+    if isinstance(data, Iterator):
+        raise TypeError(
+            "expected data that can be read more than once, got an iterator; pass a list, a DataLoader or an array"
+        )
+    in_memory = torch.is_tensor(data) or isinstance(data, tuple | np.ndarray)
+    if in_memory or type(data).__module__.startswith("pandas"):
+        tensors = as_tensors(data)
+        return InMemory(tensors, min(batch_size or DEFAULT_ROWS, row_count(tensors)), seed, rank, world)
+    if not isinstance(data, Iterable):
+        raise TypeError(
+            f"expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got {type(data)}"
+        )
+    if batch_size is not None and not isinstance(data, DataLoader):
+        raise ValueError("expected no batch_size with an iterable of batches: it sets their size itself; drop one")
+    return Stream(data, world)
+
+
+DEFAULT_ROWS = 128

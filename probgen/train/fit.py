@@ -1,0 +1,300 @@
+"""One loop for every model and every objective."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from tqdm import tqdm
+
+from probgen.core.module import GenerativeModel
+from probgen.evaluate.verdict import verdict as judge
+from probgen.objectives import default_objective
+from probgen.train.checkpoint import CheckpointError
+from probgen.train.data import Batch, Source, as_source, as_tensors, row_count
+from probgen.train.history import History
+from probgen.train.rehearsal import rehearse
+from probgen.train.run import Run
+
+Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+Callback = Callable[[Run], None]
+
+
+class FitWarning(UserWarning):
+    """Something about a fit that its user should know before trusting it."""
+
+
+def adam(lr: float = 1e-3, **options: Any) -> Optimizer:
+    """A factory of fused Adam optimizers, for ``fit(..., optimizer=adam(3e-4))``.
+
+    Source: Kingma, Ba (2015), https://arxiv.org/abs/1412.6980. ``options`` go to :class:`torch.optim.Adam`.
+
+    >>> adam(0.01)([nn.Parameter(torch.zeros(2))]).param_groups[0]["lr"]
+    0.01
+    """
+    return lambda parameters: torch.optim.Adam(parameters, lr=lr, **{"fused": True, **options})
+
+
+def fit(
+    gen: GenerativeModel,
+    data: Any,
+    objective: nn.Module | None = None,
+    *,
+    steps: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: float | None = None,
+    ema: float | None = None,
+    validation: Any = None,
+    validate_every: int | None = None,
+    patience: int | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    fabric: Fabric | None = None,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    seed: int | None = None,
+    verdict: bool = True,
+) -> History:
+    r"""Trains any model with any objective by stochastic gradients: minimises the objective per row of data.
+
+    For the default objective that is SVI, the maximisation of the evidence lower bound
+
+    .. math:: \tfrac1N \Big( \sum_i \mathbb E_q[\log p(x_i, z_i \mid \theta) - \log q(z_i \mid x_i)]
+              - \mathrm{KL}(q(\theta) \| p(\theta)) \Big),
+
+    and maximum likelihood for models without latents. Programs know nothing of mini-batches: sites outside the data
+    plate are scaled by B/N.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A family, or ``Program(model, guide)`` for your own Pyro pair.
+    data
+        A tensor, array or DataFrame of rows, or a tuple of them (``(x, context)``, or a Program's arguments): kept in
+        memory and indexed directly. Or a Dataset, a DataLoader, or an iterable of batches. NaN = missing.
+    objective : Objective, optional
+        Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites.
+    steps, epochs : int, optional
+        How long to train, earlier steps of a resumed run included; 2,000 steps when neither is given.
+    batch_size : int, optional
+        Rows per step and process; default: 128, or all rows when there are fewer.
+    optimizer : callable, optional
+        Makes the optimizer from the parameters; default ``adam(1e-3)``. Parameter groups are the caller's choice.
+    scheduler : callable, optional
+        Makes a learning-rate scheduler from the optimizer; it advances every step.
+    clip : float, optional
+        Largest Euclidean norm of the gradient (of the loss per row).
+    ema : float, optional
+        Decay of an exponential moving average of the parameters; validation and the final model use the average.
+    validation
+        Held-out rows (as ``data``); the objective on them is recorded every ``validate_every`` steps (default: once
+        per epoch), always with the same noise.
+    patience : int, optional
+        Stop after so many validations without improvement, and restore the best state.
+    checkpoint : path, optional
+        File for the whole state, written atomically every ``checkpoint_every`` steps (default: once per epoch) and at
+        the end. With ``resume=True`` an existing file is continued exactly: N steps, resume, N more are 2N steps.
+    fabric : lightning_fabric.Fabric, optional
+        Device, precision and processes; default: this process on the CPU.
+    progress : bool
+        A progress bar where there is a terminal.
+    callbacks : sequence of callable
+        Called with the :class:`Run` after every step; setting ``run.stop = "reason"`` ends training.
+    seed : int, optional
+        Makes the run reproducible without touching the caller's random state.
+    verdict : bool
+        Whether to judge the fit at the end (PSIS k-hat, effective sample size, active units, settled loss).
+
+    Returns
+    -------
+    History
+        Losses per row, validation, wall time, why it stopped, and the verdict.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For data, shapes and arguments that do not fit, before the first step.
+    NonFiniteLoss
+        When the loss or gradient is not finite; the model keeps its last finite state.
+    CheckpointError
+        When ``checkpoint`` cannot be written at the start, or ``resume`` finds a file of another run.
+
+    >>> from probgen.core import Constant, Gaussian
+    >>> history = fit(Gaussian(Constant(2)), torch.randn(100, 1) + 3, steps=200, optimizer=adam(0.05), seed=0)
+    >>> history.stopped
+    '200 steps done'
+    """
+    _check_arguments(steps, epochs, ema, clip, (validation, patience, "patience"), (checkpoint, resume, "resume"))
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    with _random_state(seed, fabric):
+        source = as_source(data, batch_size, _data_seed(fabric), fabric.global_rank, fabric.world_size)
+        loss = _objective(gen, source, objective)
+        run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema)
+        path = None if checkpoint is None else os.fspath(checkpoint)
+        if path is not None:
+            run.load(path) if resume and os.path.exists(path) else run.save(path)
+        steps = 2000 if steps is None and epochs is None else steps
+        plan = Plan(steps, epochs, _held_out(validation, source), validate_every, patience, path, checkpoint_every)
+        _train(run, plan, progress, callbacks)
+        run.finish(restore_best=patience is not None)
+        if verdict and run.step:
+            _judge(run)
+    return run.history
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When to validate, save and stop; ``None`` means once per epoch, or never where there is nothing to do it with."""
+
+    steps: int | None
+    epochs: int | None
+    validation: list[Batch]
+    validate_every: int | None
+    patience: int | None
+    checkpoint: str | None
+    checkpoint_every: int | None
+
+    def done(self, run: Run) -> str | None:
+        """Why training is over, if it is."""
+        if run.stop is not None:
+            return run.stop
+        if self.patience is not None and run.waited >= self.patience:
+            return f"no improvement in {run.waited} validations"
+        if self.steps is not None and run.step >= self.steps:
+            return f"{run.step} steps done"
+        if self.epochs is not None and run.source.epoch >= self.epochs:
+            return f"{run.source.epoch} epochs done"
+        return None
+
+    @staticmethod
+    def due(every: int | None, run: Run, new_epoch: bool) -> bool:
+        return new_epoch if every is None else run.step % every == 0
+
+
+def _train(run: Run, plan: Plan, progress: bool, callbacks: Sequence[Callback]) -> None:
+    """The loop; whatever ends it, the history knows the time and the reason, and the last state is on disk."""
+    began, before = time.perf_counter(), run.history.seconds
+    shown = None if progress and run.fabric.is_global_zero else True  # None: only where there is a terminal
+    bar = tqdm(total=plan.steps, initial=run.step, disable=shown, unit=" steps")
+    run.module.train()
+    try:
+        while (reason := plan.done(run)) is None:
+            epoch = run.source.epoch
+            run.advance()
+            run.history.seconds = before + time.perf_counter() - began
+            _after_step(run, plan, run.source.epoch != epoch, callbacks)
+            bar.update()
+            bar.set_postfix_str(f"loss {run.history.loss[-1]:.4g}", refresh=False)
+        run.history.stopped = reason
+    except KeyboardInterrupt:
+        run.history.stopped = "interrupted"
+    finally:
+        bar.close()
+        if plan.checkpoint is not None:
+            _save(run, plan.checkpoint)
+        run.module.eval()
+
+
+def _after_step(run: Run, plan: Plan, new_epoch: bool, callbacks: Sequence[Callback]) -> None:
+    if plan.validation and plan.due(plan.validate_every, run, new_epoch):
+        run.validate(plan.validation)
+    for callback in callbacks:
+        callback(run)
+    if plan.checkpoint is not None and plan.due(plan.checkpoint_every, run, new_epoch):
+        _save(run, plan.checkpoint)
+
+
+def _save(run: Run, path: str) -> None:
+    """A disk that fills up does not end training: the earlier file stays, and a warning says so."""
+    try:
+        run.save(path)
+    except CheckpointError as error:
+        warnings.warn(f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=4)
+
+
+def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None) -> nn.Module:
+    """The loss as one module that owns the model's and the objective's parameters, after a checked first run."""
+    batch = source.peek()
+    rehearse(gen, batch, source.rows)
+    chosen = default_objective(gen, *batch) if objective is None else objective
+    loss = chosen(gen.model, gen.guide)
+    loss.add_module("gen", gen)
+    loss.add_module("objective", chosen)
+    return loss
+
+
+def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimizer:
+    parameters = [p for p in loss.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("expected a model with parameters to learn, got none; is everything Fixed or frozen?")
+    return (factory or adam())(parameters)
+
+
+def _held_out(validation: Any, source: Source) -> list[Batch]:
+    """Validation rows as batches of the training size, in their order."""
+    if validation is None:
+        return []
+    tensors, size = as_tensors(validation), row_count(source.peek())
+    return [
+        tuple(part[i : i + size] if part is not None and part.ndim else part for part in tensors)
+        for i in range(0, row_count(tensors), size)
+    ]
+
+
+def _judge(run: Run) -> None:
+    """Attaches the verdict, and warns where the fit should not be trusted."""
+    with torch.random.fork_rng(), pyro.validation_enabled(False):
+        batch = run.fabric.to_device(run.source.peek())
+        run.history.verdict = judge(run.gen, *batch, history=run.history)
+    if not run.history.verdict.ok:
+        warnings.warn(str(run.history.verdict), FitWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def _random_state(seed: int | None, fabric: Fabric) -> Iterator[None]:
+    """With a seed: a random state of the run's own, another one in every process. Validation is off meanwhile."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pyro.validation_enabled(False))
+        if seed is not None:
+            stack.enter_context(torch.random.fork_rng())
+            torch.manual_seed(seed)
+        yield
+
+
+def _data_seed(fabric: Fabric) -> int:
+    """One seed for the order of rows in all processes; then their noise goes separate ways."""
+    seed = fabric.broadcast(torch.randint(2**31, ()).item())
+    if fabric.world_size > 1:
+        torch.manual_seed(seed + fabric.global_rank)
+    return seed
+
+
+def _check_arguments(
+    steps: int | None, epochs: int | None, ema: float | None, clip: float | None, *needs: tuple[Any, Any, str]
+) -> None:
+    if steps is not None and epochs is not None:
+        raise ValueError(f"expected steps or epochs, got both ({steps}, {epochs}); drop one")
+    if any(n is not None and n < 1 for n in (steps, epochs)):
+        raise ValueError(f"expected at least one step or epoch, got steps={steps}, epochs={epochs}")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"expected an EMA decay between 0 and 1, got {ema}; 0.999 averages over about 1,000 steps")
+    if clip is not None and clip <= 0:
+        raise ValueError(f"expected clip > 0 (the largest gradient norm), got {clip}")
+    for given, wanting, name in needs:
+        if wanting and given is None:
+            source = {"patience": "validation", "resume": "checkpoint"}[name]
+            raise ValueError(f"{name} needs {source}; pass {source}=...")

@@ -1,0 +1,123 @@
+"""What goes around one evaluation of an objective: mini-batch scaling, a checked first run, an autopsy of the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.util import check_site_shape
+from torch import nn
+
+from probgen.core.density import density
+from probgen.core.module import GenerativeModel
+from probgen.core.runtime import TracePair, in_plate, isolated, latent_sites, sample_sites, trace_pair
+from probgen.train.data import Batch, row_count
+
+
+class RowScale(Messenger):
+    r"""Scales a program's sites so that an objective summed over a batch of B of N rows is B times its mean per row.
+
+    Sites inside the data plate count once per row, whatever size the plate was given; sites outside it, the globals,
+    are shared by all N rows and get the weight B/N. An ELBO divided by B is then an unbiased estimate of the ELBO of
+    the whole data divided by N.
+
+    >>> with RowScale("data", rows=10, total=1000), pyro.poutine.trace() as tracer:
+    ...     _ = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0))
+    >>> tracer.trace.nodes["w"]["scale"]
+    0.01
+    """
+
+    def __init__(self, plate: str, rows: int, total: int):
+        super().__init__()
+        self.plate, self.rows, self.total = plate, rows, total
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        for frame in msg["cond_indep_stack"]:
+            if frame.name == self.plate:
+                msg["scale"] = msg["scale"] * (self.rows / frame.full_size)
+                return
+        msg["scale"] = msg["scale"] * (self.rows / self.total)
+
+
+def rehearse(gen: GenerativeModel, batch: Batch, total: int | None) -> None:
+    """Runs guide and model once with all of Pyro's and torch's checks on, and names what does not fit.
+
+    Random state and training mode are left as they were; lazy parameters (AutoGuides) come into being here.
+    Raises ``ValueError`` with the site, its plates, the expected and the actual shape, and the fix.
+    """
+    training = gen.training
+    gen.eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(True):
+            pair = trace_pair(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+            for site in [*sample_sites(pair.guide).values(), *sample_sites(pair.model).values()]:
+                _check_shape(site, gen.max_plate_nesting)
+    except ValueError as error:
+        if "hape mismatch inside plate" not in str(error):
+            raise
+        fix = "make the dims that are not independent rows event dims with .to_event(n)"
+        raise ValueError(f"{str(error).splitlines()[0]}; {fix}") from error
+    finally:
+        gen.train(training)
+    _check_rows(gen, pair, row_count(batch), total)
+
+
+def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
+    """Pyro's check of one site's log_prob against its plates, with the names of the plates."""
+    if density(site["fn"]) == "implicit":
+        return
+    site["log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    try:
+        check_site_shape(site, max_plate_nesting)
+    except ValueError as error:
+        plates = [f"'{f.name}' of size {f.size} at dim {f.dim}" for f in site["cond_indep_stack"]] or ["no plate"]
+        raise ValueError(f"site '{site['name']}' inside {' and '.join(plates)}: {error}") from error
+
+
+def _check_rows(gen: GenerativeModel, pair: TracePair, rows: int, total: int | None) -> None:
+    """A mini-batch needs a data plate; globals need to know how many rows there are in all."""
+    plates = [f for s in sample_sites(pair.model).values() for f in s["cond_indep_stack"] if f.name == gen.plate]
+    if total is not None and rows < total and not plates:
+        raise ValueError(
+            f"expected a plate named '{gen.plate}' for mini-batches of {rows} of {total} rows, found none; open it in "
+            f"the model, name yours with Program(..., plate=...), or train on all rows with batch_size={total}"
+        )
+    sizes = {frame.full_size for frame in plates} - {rows, total}
+    if sizes:
+        raise ValueError(
+            f"expected plate '{gen.plate}' of size {rows} (rows of the batch) or {total} (rows of the data), got "
+            f"{sizes.pop()}; size it by what the model is given: pyro.plate('{gen.plate}', len(x))"
+        )
+    shared = [name for name, site in latent_sites(pair.model).items() if not in_plate(site, gen.plate)]
+    if total is None and shared:
+        raise ValueError(
+            f"sites {shared} are shared by all rows, whose number is unknown; pass a DataLoader over a sized Dataset, "
+            "or the rows themselves"
+        )
+
+
+def autopsy(gen: GenerativeModel, loss: nn.Module, batch: Batch) -> str:
+    """Where a loss stopped being finite: sites and batch rows whose log_prob is not, and gradients that are not."""
+    lines = []
+    try:
+        with torch.no_grad(), isolated():
+            pair = trace_pair(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+        for part, trace in zip(("model", "guide"), pair, strict=True):
+            for name, site in sample_sites(trace).items():
+                lines += _not_finite(f"{part} site '{name}'", site)
+    except Exception as error:  # the program itself may fail on such values: that is a finding, too
+        lines.append(f"rerunning the program raised {type(error).__name__}: {error}")
+    for name, parameter in loss.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            lines.append(f"gradient of '{name}' has norm {parameter.grad.norm().item():.3g}")
+    return "\n  ".join(lines) or "no site's log_prob is to blame: look at the objective, or at a too large step"
+
+
+def _not_finite(label: str, site: dict[str, Any]) -> list[str]:
+    bad = ~site["fn"].log_prob(site["value"]).isfinite()
+    if not bad.any():
+        return []
+    rows = bad.nonzero()[:, -1].unique().tolist() if bad.ndim else []
+    return [f"{label}: log_prob is not finite" + (f" in batch rows {rows[:10]}" if rows else "")]
