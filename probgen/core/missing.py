@@ -1,0 +1,155 @@
+"""Missing values: NaN in x, integrated out exactly where the variables are independent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import transform_to
+from torch.distributions.constraints import Constraint
+
+_assumed: ContextVar[bool | None] = ContextVar("assumed_missing", default=None)
+
+
+def has_missing(x: Tensor) -> bool:
+    """Whether a floating tensor has any NaN; other tensors have none.
+
+    The one place in the library that branches on the values of data: it decides for the slower path that handles
+    missing values. Where values cannot be read (a graph that is being compiled) the answer is yes, since that path is
+    right for complete data too; :func:`assume_missing` gives another answer.
+
+    >>> has_missing(torch.tensor([0.0, torch.nan])), has_missing(torch.ones(3)), has_missing(torch.tensor([1, 2]))
+    (True, False, False)
+    """
+    if not x.is_floating_point():
+        return False
+    if (assumed := _assumed.get()) is not None:
+        return assumed
+    if torch.compiler.is_compiling():
+        return True
+    # a sum is several times faster than isnan().any(); it is NaN too where +inf meets -inf, hence the second look
+    return bool(x.detach().sum().isnan()) and bool(x.isnan().any())
+
+
+@contextmanager
+def assume_missing(answer: bool) -> Iterator[None]:
+    """What :func:`has_missing` answers inside the block: for graphs traced once and run on data known beforehand.
+
+    ``True`` is always right, ``False`` only for data without NaN.
+
+    >>> with assume_missing(True):
+    ...     has_missing(torch.ones(3))
+    True
+    """
+    token = _assumed.set(answer)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
+def fill_missing(x: Tensor, value: float | Tensor = 0.0) -> Tensor:
+    """``x`` with ``value`` in place of NaN; the very tensor when nothing is missing.
+
+    >>> fill_missing(torch.tensor([1.0, torch.nan]))
+    tensor([1., 0.])
+    """
+    return torch.where(x.isnan(), value, x) if has_missing(x) else x
+
+
+class MissingAware(dist.Independent):
+    r"""Independent variables, any of which may be missing: those entries are integrated out exactly.
+
+    .. math:: \log p(x) = \sum_{d: x_d \text{ observed}} \log p_d(x_d)
+
+    An :class:`~torch.distributions.Independent` in all other respects (``base_dist``, Kullback-Leibler divergences,
+    moments, ``density``). Missing entries meet the base law as a constant inside its support, so that gradients
+    are finite; complete data take the path of ``Independent``.
+
+    Parameters
+    ----------
+    base : TorchDistribution
+        A law of single variables: its own ``event_shape`` is empty.
+    event_ndim : int
+        How many of the rightmost batch dims of ``base`` are event dims.
+
+    Raises
+    ------
+    ValueError
+        From ``log_prob``: if the rightmost dims of ``x`` are not ``event_shape``, or, under validation, if ``x`` has
+        entries that are neither in the support nor NaN.
+
+    >>> law = MissingAware(dist.Normal(torch.zeros(3), 1.0), 1)
+    >>> law.log_prob(torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.nan, torch.nan]]))
+    tensor([-2.7568, -0.9189])
+    """
+
+    def __init__(self, base: dist.TorchDistribution, event_ndim: int = 0):
+        if base.event_shape:
+            raise ValueError(
+                f"expected a law of single variables, got events of shape {tuple(base.event_shape)}; only independent "
+                "variables can be left out one by one: pass the law before .to_event()"
+            )
+        super().__init__(base, event_ndim)
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> MissingAware:
+        """The law with more event dims, still aware of missing values (``None``: all batch dims)."""
+        more = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return MissingAware(self.base_dist, self.reinterpreted_batch_ndims + more)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MissingAware:
+        event = self.event_shape[: self.reinterpreted_batch_ndims]
+        return MissingAware(self.base_dist.expand(torch.Size(batch_shape) + event), self.reinterpreted_batch_ndims)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
+        if self._validate_args:
+            _check_support(x, self.base_dist.support)
+        if not has_missing(x):
+            return super().log_prob(x)
+        missing = x.isnan()
+        entries = self.base_dist.log_prob(torch.where(missing, _inside(self.base_dist.support).to(x), x))
+        return _sum_events(torch.where(missing, 0.0, entries), self.reinterpreted_batch_ndims)
+
+
+def check_event(x: Tensor, event_shape: torch.Size) -> None:
+    """Raises ``ValueError`` unless the rightmost dims of ``x`` are ``event_shape``."""
+    if x.shape[x.ndim - len(event_shape) :] != event_shape or x.ndim < len(event_shape):
+        expected = "(*batch" + "".join(f", {size}" for size in event_shape) + ")"
+        raise ValueError(
+            f"expected x of shape {expected}, got {tuple(x.shape)}; reshape x to events of shape {tuple(event_shape)}, "
+            "or give the distribution parameters for the events that x has"
+        )
+
+
+def _check_support(x: Tensor, support: Constraint) -> None:
+    """A clear refusal of values outside the support; NaN passes."""
+    inside = support.check(x) | x.isnan()
+    if not inside.all():
+        wrong = x.expand(inside.shape)[~inside][0].item()
+        raise ValueError(
+            f"expected values in {_in_words(support)} or NaN (missing), got {wrong:g}; recode x or choose another head"
+        )
+
+
+def _in_words(support: Constraint) -> str:
+    """A constraint in words, with its bounds."""
+    bounds = {name: value for name, value in vars(support).items() if name.endswith("_bound")}
+    words = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(support).__name__.strip("_")).lower()
+    return words + "".join(f", {name.replace('_', ' ')} {value}" for name, value in bounds.items())
+
+
+def _inside(support: Constraint) -> Tensor:
+    """A point inside a support: its lower end for counts and labels, the image of 0 for continuous ones."""
+    zero = torch.zeros(())
+    return zero if support.is_discrete else transform_to(support)(zero)
+
+
+def _sum_events(entries: Tensor, ndim: int) -> Tensor:
+    return entries.flatten(-ndim).sum(-1) if ndim else entries
