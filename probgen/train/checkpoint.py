@@ -32,18 +32,18 @@ def write(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[st
     path = Path(path)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     header = {"format": FORMAT, "checksum": str(_checksum(tensors)), "metadata": json.dumps(metadata)}
-    temporary = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            temporary = file.name
+            temporary = Path(file.name)
             file.write(to_bytes(tensors, header))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write {path}: {error}; choose a folder that is writable and has space"
         ) from error

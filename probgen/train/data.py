@@ -183,14 +183,14 @@ class Stream:
             generator.set_state(state)
 
     def cursor(self) -> dict[str, Any]:
-        start = [state.tolist() for state in self._start or self._random_state()]
+        start = [state.tolist() for state in (self._start if self._iterator else self._random_state())]
         return {"epoch": self.epoch, "position": self.position, "start": start}
 
     def seek(self, cursor: dict[str, Any]) -> None:
         self.epoch, self.position, self._iterator = cursor["epoch"], cursor["position"], None
+        self._start = [torch.tensor(state, dtype=torch.uint8) for state in cursor["start"]]
+        self._restore(self._start)
         if self.position:
-            self._start = [torch.tensor(state, dtype=torch.uint8) for state in cursor["start"]]
-            self._restore(self._start)
             self._open(self.position)
 
 
@@ -211,6 +211,20 @@ def _as_batch(batch: Any) -> Batch:
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
 
 
+def in_memory(data: Any) -> bool:
+    """Whether data is rows (a tensor, array, DataFrame or a tuple of these), not batches."""
+    return isinstance(data, Tensor | tuple | np.ndarray) or type(data).__module__.startswith("pandas")
+
+
+def held_out(data: Any, size: int) -> list[Batch]:
+    """Validation data as batches of at most ``size`` rows in their order; batches from a loader stay as they are."""
+    if not in_memory(data):
+        return [_as_batch(batch) for batch in data]
+    tensors = as_tensors(data)
+    pieces = range(0, row_count(tensors), size)
+    return [tuple(p[i : i + size] if p is not None and p.ndim else p for p in tensors) for i in pieces]
+
+
 def as_source(data: Any, batch_size: int | None, seed: int, rank: int = 0, world: int = 1) -> Source:
     """The stream of batches for whatever a user passes as data; see :func:`probgen.fit`."""
     if batch_size is not None and batch_size < 1:
@@ -221,8 +235,7 @@ def as_source(data: Any, batch_size: int | None, seed: int, rank: int = 0, world
         raise TypeError(
             "expected data that can be read more than once, got an iterator; pass a list, a DataLoader or an array"
         )
-    in_memory = torch.is_tensor(data) or isinstance(data, tuple | np.ndarray)
-    if in_memory or type(data).__module__.startswith("pandas"):
+    if in_memory(data):
         tensors = as_tensors(data)
         return InMemory(tensors, min(batch_size or DEFAULT_ROWS, row_count(tensors)), seed, rank, world)
     if not isinstance(data, Iterable):

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -20,7 +21,7 @@ from probgen.core.module import GenerativeModel
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
 from probgen.train.checkpoint import CheckpointError
-from probgen.train.data import Batch, Source, as_source, as_tensors, row_count
+from probgen.train.data import Batch, Source, as_source, held_out, row_count
 from probgen.train.history import History
 from probgen.train.rehearsal import rehearse
 from probgen.train.run import Run
@@ -28,6 +29,9 @@ from probgen.train.run import Run
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 Callback = Callable[[Run], None]
+
+
+INTERRUPTED = "interrupted"
 
 
 class FitWarning(UserWarning):
@@ -144,13 +148,14 @@ def fit(
         source = as_source(data, batch_size, _data_seed(fabric), fabric.global_rank, fabric.world_size)
         loss = _objective(gen, source, objective)
         run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema)
-        path = None if checkpoint is None else os.fspath(checkpoint)
+        path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
-            run.load(path) if resume and os.path.exists(path) else run.save(path)
+            run.load(path) if resume and path.exists() else run.save(path)
         steps = 2000 if steps is None and epochs is None else steps
-        plan = Plan(steps, epochs, _held_out(validation, source), validate_every, patience, path, checkpoint_every)
+        batches = [] if validation is None else held_out(validation, row_count(source.peek()))
+        plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
         _train(run, plan, progress, callbacks)
-        run.finish(restore_best=patience is not None)
+        run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
         if verdict and run.step:
             _judge(run)
     return run.history
@@ -165,7 +170,7 @@ class Plan:
     validation: list[Batch]
     validate_every: int | None
     patience: int | None
-    checkpoint: str | None
+    checkpoint: Path | None
     checkpoint_every: int | None
 
     def done(self, run: Run) -> str | None:
@@ -201,7 +206,7 @@ def _train(run: Run, plan: Plan, progress: bool, callbacks: Sequence[Callback]) 
             bar.set_postfix_str(f"loss {run.history.loss[-1]:.4g}", refresh=False)
         run.history.stopped = reason
     except KeyboardInterrupt:
-        run.history.stopped = "interrupted"
+        run.history.stopped = INTERRUPTED
     finally:
         bar.close()
         if plan.checkpoint is not None:
@@ -218,7 +223,7 @@ def _after_step(run: Run, plan: Plan, new_epoch: bool, callbacks: Sequence[Callb
         _save(run, plan.checkpoint)
 
 
-def _save(run: Run, path: str) -> None:
+def _save(run: Run, path: Path) -> None:
     """A disk that fills up does not end training: the earlier file stays, and a warning says so."""
     try:
         run.save(path)
@@ -242,17 +247,6 @@ def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimi
     if not parameters:
         raise ValueError("expected a model with parameters to learn, got none; is everything Fixed or frozen?")
     return (factory or adam())(parameters)
-
-
-def _held_out(validation: Any, source: Source) -> list[Batch]:
-    """Validation rows as batches of the training size, in their order."""
-    if validation is None:
-        return []
-    tensors, size = as_tensors(validation), row_count(source.peek())
-    return [
-        tuple(part[i : i + size] if part is not None and part.ndim else part for part in tensors)
-        for i in range(0, row_count(tensors), size)
-    ]
 
 
 def _judge(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,7 +155,7 @@ class Run:
 
     # -- the state on disk ---------------------------------------------------------------------------------------
 
-    def save(self, path: str) -> None:
+    def save(self, path: Path) -> None:
         """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`."""
         state = self.optimizer.state_dict()["state"]
         tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
@@ -189,14 +190,14 @@ class Run:
             "torch": torch.__version__,
         }
 
-    def load(self, path: str) -> None:
+    def load(self, path: Path) -> None:
         """Continues from a state on disk; raises :class:`CheckpointError` if it belongs to another run."""
         tensors, metadata = disk.read(path)
         if "cursor" not in metadata:
             raise disk.CheckpointError(f"{path} holds a saved model, not a training state; use probgen.load for it")
         if metadata["rows"] != self.source.rows:
             raise disk.CheckpointError(
-                f"{path} was written while training on {metadata['rows']} rows, got {self.source.rows}; pass the same data"
+                f"expected the {metadata['rows']} rows that {path} was trained on, got {self.source.rows}; pass them"
             )
         disk.load_into(self.module, _under(tensors, "module/"), path)
         self._load_optimizer(tensors, metadata, path)
@@ -216,7 +217,7 @@ class Run:
         if "random/cuda" in tensors and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self.fabric.device)
 
-    def _load_optimizer(self, tensors: dict[str, Tensor], metadata: dict[str, Any], path: str) -> None:
+    def _load_optimizer(self, tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> None:
         own = self.optimizer.state_dict()
         if len(own["param_groups"]) != len(metadata["groups"]):
             raise disk.CheckpointError(

@@ -1,0 +1,81 @@
+"""Batches: what goes in, what comes out, and that a cursor brings back the same stream."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from probgen.train.data import InMemory, Stream, as_source, as_tensors, held_out
+
+
+def epoch_rows(source, epochs=1):
+    rows = []
+    while source.epoch < epochs:
+        rows.append(source.next()[0][0])
+    return torch.cat(rows)
+
+
+def test_an_epoch_visits_every_row_once_in_a_new_order():
+    source = InMemory((torch.arange(10.0),), batch_size=4, seed=3)
+    first, second = epoch_rows(source), epoch_rows(source, 2)
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(10))
+    assert first.tolist() != second.tolist()
+
+
+def test_processes_share_each_global_batch():
+    parts = [InMemory((torch.arange(12.0),), 2, seed=1, rank=rank, world=3) for rank in range(3)]
+    whole = InMemory((torch.arange(12.0),), 6, seed=1)
+    for _ in range(2):
+        (batch,), rows = whole.next()
+        shares = [part.next() for part in parts]
+        assert sorted(torch.cat([share[0][0] for share in shares]).tolist()) == sorted(batch.tolist())
+        assert {share[1] for share in shares} == {rows}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: InMemory((torch.arange(23.0),), 5, seed=1),
+        lambda: Stream(DataLoader(torch.arange(23.0), batch_size=5, shuffle=True)),
+        lambda: Stream(DataLoader(torch.arange(23.0), 5, shuffle=True, generator=torch.Generator().manual_seed(4))),
+        lambda: Stream([torch.arange(4.0), torch.arange(3.0)]),
+    ],
+    ids=["memory", "loader", "loader with a generator", "list"],
+)
+@pytest.mark.parametrize("before", [0, 3, 5, 7])
+def test_a_cursor_brings_back_the_same_stream(make, before):
+    torch.manual_seed(0)
+    source = make()
+    for _ in range(before):
+        source.next()
+    cursor, state = source.cursor(), torch.get_rng_state()
+    expected = [source.next()[0][0] for _ in range(8)]
+    torch.manual_seed(99)
+    again = make()
+    again.seek(cursor)
+    torch.set_rng_state(state)
+    for batch in expected:
+        torch.testing.assert_close(again.next()[0][0], batch)
+
+
+def test_arrays_tables_and_series_become_tensors():
+    frame = pd.DataFrame({"a": [1, 2], "b": [0.5, None], "c": pd.array([1, None], dtype="Int64"), "d": [True, False]})
+    (tensor,) = as_tensors(frame)
+    np.testing.assert_array_equal(tensor, [[1, 0.5, 1, 1], [2, np.nan, np.nan, 0]])
+    x, context = as_tensors((np.ones((3, 2), dtype=np.uint8), None))
+    assert x.dtype == torch.float32 and context is None
+    assert as_tensors(torch.ones(2, dtype=torch.float64))[0].dtype == torch.float64
+    assert as_tensors(frame["a"])[0].tolist() == [1, 2]
+
+
+def test_datasets_are_loaded_and_sized():
+    source = as_source(TensorDataset(torch.ones(7, 2), torch.ones(7, 1)), batch_size=3, seed=0)
+    batch, rows = source.next()
+    assert source.rows == 7 and rows == 3 and [tuple(part.shape) for part in batch] == [(3, 2), (3, 1)]
+
+
+def test_validation_keeps_its_order():
+    batches = held_out((torch.arange(5.0), None), 2)
+    assert [batch[0].tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert all(batch[1] is None for batch in batches)
