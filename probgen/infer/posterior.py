@@ -1,0 +1,227 @@
+"""Draws from the posterior that a guide stands for, and from the predictive distributions of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from probgen.core.runtime import in_plate, is_enumerated, latent_sites, sample_sites
+from probgen.infer.simulate import Draws, Runs, Site, Unobserved, holds_data, is_deterministic, trace_of
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+
+
+@torch.no_grad()
+def posterior(
+    gen: GenerativeModel, *batch: Any, draws: int = 1000, discrete: bool = False, max_rows: int = 2**15
+) -> Draws:
+    r"""Draws of every latent site of the guide, and of the model's deterministic sites, in their natural space.
+
+    .. math:: \theta^{(s)}, z^{(s)} \sim q(\theta, z \mid x)
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A family or a Program; it is used in the mode (train or eval) that it is in.
+    *batch : Tensor
+        What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
+    draws : int
+        Number of draws; they come from one vectorised run where ``gen.vectorized``, else from one run each.
+    discrete : bool
+        Whether to draw also the enumerated sites that the guide leaves out, from their exact conditional given x and
+        the other sites.
+    max_rows : int
+        Bound on (draws x rows) run at once.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``(draws, *plate dims, *event)`` for each site.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> from probgen.core.module import Program
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> def guide(y):
+    ...     pyro.sample("mu", dist.Normal(y.sum() / (len(y) + 1), (len(y) + 1) ** -0.5))
+    >>> posterior(Program(model, guide), torch.ones(3), draws=10)["mu"].shape
+    torch.Size([10])
+    """
+    _check_draws(draws)
+    probe = trace_of(gen.guide, batch)
+    values = Runs(gen, batch, probe, max_rows).of(gen.guide, draws, latent_sites(probe).values())
+    return _complete(gen, batch, draws, values, discrete, max_rows)
+
+
+@torch.no_grad()
+def complete(
+    gen: GenerativeModel, *batch: Any, given: Mapping[str, Tensor], discrete: bool = True, max_rows: int = 2**15
+) -> Draws:
+    """Adds to draws of latent sites what follows from them: deterministic sites, and enumerated ones if asked.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A family or a Program.
+    *batch : Tensor
+        What the programs take.
+    given : mapping of str to Tensor
+        ``(draws, *plate dims, *event)`` for each latent site that is not enumerated, from a guide or from MCMC.
+    discrete : bool
+        Whether to draw the enumerated sites from their exact conditional.
+    max_rows : int
+        Bound on (draws x rows) run at once.
+    """
+    return _complete(gen, batch, _count(given), given, discrete, max_rows)
+
+
+def _complete(
+    gen: GenerativeModel, batch: tuple, draws: int, given: Mapping[str, Tensor], discrete: bool, max_rows: int
+) -> Draws:
+    probe = trace_of(gen.model, batch)
+    summed = [site for name, site in latent_sites(probe).items() if is_enumerated(site) and name not in given]
+    wanted = [site for site in sample_sites(probe).values() if is_deterministic(site)] + (summed if discrete else [])
+    if not wanted:
+        return dict(given)
+    return {**given, **Runs(gen, batch, probe, max_rows).of(gen.model, draws, wanted, given, bool(summed))}
+
+
+@torch.no_grad()
+def predictive(
+    gen: GenerativeModel,
+    *batch: Any,
+    draws: int = 1000,
+    given: Mapping[str, Tensor] | None = None,
+    new_rows: bool = False,
+    sites: Iterable[str] | None = None,
+    max_rows: int = 2**15,
+) -> Draws:
+    r"""Draws from the posterior predictive distribution of the observed sites.
+
+    .. math:: \tilde x^{(s)} \sim p(\tilde x \mid z^{(s)}, \theta^{(s)}),
+        \qquad z^{(s)}, \theta^{(s)} \sim q(z, \theta \mid x)
+
+    replicates the rows of the data. With ``new_rows`` the latents of each row are drawn from the model,
+    :math:`z^{(s)} \sim p(z \mid \theta^{(s)})`, which predicts other rows from the same population. Where the program
+    is called without observations (``predictive(program, covariates, None)``), the sites that the guide does not
+    draw are predicted.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A family or a Program.
+    *batch : Tensor
+        What the programs take.
+    draws : int
+        Number of draws, when ``given`` is not there to tell it.
+    given : mapping of str to Tensor, optional
+        Draws ``(draws, *plate dims, *event)`` of the latent sites, for instance from MCMC; default: from the guide.
+    new_rows : bool
+        Whether to draw the latents inside the data plate from the model.
+    sites : iterable of str, optional
+        Names of the sites to return, deterministic ones included; default: the observed ones.
+    max_rows : int
+        Bound on (draws x rows) run at once.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``(draws, *plate dims, *event)`` for each site.
+
+    Raises
+    ------
+    ValueError
+        If ``sites`` has a name that the program lacks, or ``given`` draws of different numbers.
+    """
+    probe = trace_of(gen.model, batch)
+    observed = _observed(probe)
+    new_rows = new_rows or not observed
+    if given is None:
+        given = posterior(gen, *batch, draws=draws, discrete=not new_rows, max_rows=max_rows)
+    elif not new_rows:
+        given = complete(gen, *batch, given=given, max_rows=max_rows)
+    free = [s for name, s in latent_sites(probe).items() if name not in given and not is_enumerated(s)]
+    if new_rows:
+        local = {name for name, site in probe.nodes.items() if site["type"] == "sample" and in_plate(site, gen.plate)}
+        given = {name: value for name, value in given.items() if name not in local}
+    wanted = _named(probe, sites) if sites is not None else observed or free
+    count = _count(given) if given else draws
+    return Runs(gen, batch, probe, max_rows).of(Unobserved()(gen.model), count, wanted, given)
+
+
+@torch.no_grad()
+def prior_predictive(
+    gen: GenerativeModel,
+    *batch: Any,
+    draws: int = 1000,
+    sites: Iterable[str] | None = None,
+    max_rows: int = 2**15,
+) -> Draws:
+    r"""Joint draws of every site of the program run forward without looking at the observations.
+
+    .. math:: \theta^{(s)}, z^{(s)}, x^{(s)} \sim p(\theta)\,p(z \mid \theta)\,p(x \mid z, \theta)
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A family or a Program.
+    *batch : Tensor
+        What the programs take; its values at observed sites are not used, its shapes are.
+    draws : int
+        Number of draws.
+    sites : iterable of str, optional
+        Names of the sites to return; default: all, those that data would occupy included.
+    max_rows : int
+        Bound on (draws x rows) run at once.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``(draws, *plate dims, *event)`` for each site.
+
+    Raises
+    ------
+    ValueError
+        If ``sites`` has a name that the program lacks.
+    """
+    _check_draws(draws)
+    probe = trace_of(gen.model, batch)
+    wanted = _named(probe, sites) if sites is not None else sample_sites(probe).values()
+    return Runs(gen, batch, probe, max_rows).of(Unobserved()(gen.model), draws, wanted)
+
+
+def observed_sites(gen: GenerativeModel, *batch: Any) -> list[str]:
+    """Names of the sites of the model that the batch occupies."""
+    with torch.no_grad():
+        return [site["name"] for site in _observed(trace_of(gen.model, batch))]
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
+        raise ValueError(f"expected draws >= 1, got {draws}")
+
+
+def _count(given: Mapping[str, Tensor]) -> int:
+    counts = {name: len(value) for name, value in given.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"expected the same number of draws of each site, got {counts}; flatten chains and draws")
+    return next(iter(counts.values()))
+
+
+def _observed(probe: poutine.Trace) -> list[Site]:
+    return [site for site in sample_sites(probe).values() if holds_data(site)]
+
+
+def _named(probe: poutine.Trace, names: Iterable[str]) -> list[Site]:
+    sites = sample_sites(probe)
+    for name in (names := list(names)):
+        if name not in sites:
+            raise ValueError(f"expected sites among {sorted(sites)}, got '{name}'")
+    return [sites[name] for name in names]
