@@ -1,0 +1,132 @@
+"""Tables whose columns are of different types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probgen.core.missing import check_event
+from probgen.core.module import DistributionModule
+
+if TYPE_CHECKING:
+    from probgen.core.heads.base import Head
+
+
+class _Columns(constraints._Cat):
+    """Constraints of consecutive columns; a table is discrete only when all its columns are."""
+
+    @property
+    def is_discrete(self) -> bool:
+        return all(part.is_discrete for part in self.cseq)
+
+
+class ColumnLaws(dist.TorchDistribution):
+    """Independent laws of consecutive blocks of columns, as one law of rows ``(*batch, D)``.
+
+    Parameters
+    ----------
+    laws : sequence of TorchDistribution
+        Laws of one batch shape, with events of shape ``(d_1,), (d_2,), ...`` that sum to D.
+    """
+
+    arg_constraints: dict = {}
+
+    def __init__(self, laws: Sequence[dist.TorchDistribution]):
+        self.laws = list(laws)
+        self.sizes = [law.event_shape[0] for law in self.laws]
+        super().__init__(self.laws[0].batch_shape, torch.Size([sum(self.sizes)]), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        return all(law.has_rsample for law in self.laws)
+
+    @property
+    def support(self) -> Any:
+        columns = [law.support.base_constraint for law in self.laws]
+        return constraints.independent(_Columns(columns, -1, self.sizes), 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
+        blocks = x.split(self.sizes, -1)
+        return sum(law.log_prob(block) for law, block in zip(self.laws, blocks, strict=True))
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return torch.cat([law.sample(torch.Size(sample_shape)) for law in self.laws], -1)
+
+    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return torch.cat([law.rsample(torch.Size(sample_shape)) for law in self.laws], -1)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([law.mean for law in self.laws], -1)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.cat([law.variance for law in self.laws], -1)
+
+    @property
+    def mode(self) -> Tensor:
+        return torch.cat([law.mode for law in self.laws], -1)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ColumnLaws:
+        return ColumnLaws([law.expand(batch_shape) for law in self.laws])
+
+
+class Mixed(DistributionModule):
+    r"""Independent columns of different types given the context, any of them missing (NaN).
+
+    .. math:: p(x \mid c) = \prod_d p_d(x_d \mid \text{net}(c))
+
+    Parameters
+    ----------
+    net : callable or None
+        Network ``(*batch, C) -> (*batch, mixed.width)``; ``None``: the context itself holds the raw parameters.
+    columns : sequence of Head
+        One head without network of its own per column, in the order of the columns. The same head object in
+        consecutive places makes those columns one block, which is faster: ``[Gaussian()] * 8 + [Bernoulli()] * 2``.
+
+    Raises
+    ------
+    ValueError
+        If the network does not give ``width`` values, or rows do not have one entry per column.
+
+    >>> from probgen.core.heads import Bernoulli, Categorical, Gaussian
+    >>> table = Mixed(None, [Gaussian()] * 2 + [Bernoulli(), Categorical(levels=4)])
+    >>> table.width
+    9
+    >>> table(torch.zeros(9)).log_prob(torch.tensor([torch.nan, torch.nan, 1.0, 3.0])).exp()    # 1/2 times 1/4
+    tensor(0.1250)
+    """
+
+    def __init__(self, net: nn.Module | None, columns: Sequence[Head], *, context_ndim: int = 1):
+        super().__init__()
+        if not columns:
+            raise ValueError("expected at least one column, got none; give one head per column")
+        runs = [list(same) for _, same in groupby(columns, key=id)]
+        self.net, self.context_ndim = nn.Identity() if net is None else net, context_ndim
+        self.blocks, self.sizes = nn.ModuleList([run[0] for run in runs]), [len(run) for run in runs]
+
+    @property
+    def width(self) -> int:
+        """Number of values per row that the network must give."""
+        return sum(self._widths)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        raw = self.net(context)
+        if raw.shape[-1] != self.width:
+            raise ValueError(
+                f"expected the network of Mixed to give {self.width} values per row, got {raw.shape[-1]}; "
+                "set its outputs to mixed.width"
+            )
+        parts = raw.split(self._widths, -1)
+        return ColumnLaws([head(part) for head, part in zip(self.blocks, parts, strict=True)])
+
+    @property
+    def _widths(self) -> list[int]:
+        return [head.width(size) for head, size in zip(self.blocks, self.sizes, strict=True)]

@@ -1,0 +1,55 @@
+"""Small building blocks: learned constants and fixed standardisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Constant(nn.Module):
+    """A learned raw parameter that ignores the values of its context and takes its batch shape.
+
+    ``(*batch, *context_event) -> (*batch, *shape)``; without context the batch shape is empty. It makes a head
+    unconditional: ``Bernoulli(Constant(64))()`` is a learned product of Bernoulli laws.
+
+    Parameters
+    ----------
+    *shape : int
+        Shape of the parameter.
+    initial : float or Tensor
+        Initial values, broadcast to ``shape``.
+    context_ndim : int
+        How many of the rightmost dims of a context are event dims.
+
+    >>> constant = Constant(5)
+    >>> constant().shape, constant(torch.zeros(7, 2)).shape
+    (torch.Size([5]), torch.Size([7, 5]))
+    """
+
+    def __init__(self, *shape: int, initial: float | Tensor = 0.0, context_ndim: int = 1):
+        super().__init__()
+        self.value = nn.Parameter(torch.as_tensor(initial, dtype=torch.get_default_dtype()).expand(shape).clone())
+        self.context_ndim = context_ndim
+
+    def forward(self, context: Tensor | None = None) -> Tensor:
+        if context is None:
+            return self.value
+        return self.value.expand(*context.shape[: context.ndim - self.context_ndim], *self.value.shape)
+
+
+class Standardize(nn.Module):
+    """``(x - mean) / std`` with fixed numbers: in front of a network whose data are in other units, such as 0 to 255.
+
+    >>> Standardize(127.5, 127.5)(torch.tensor([0.0, 255.0]))
+    tensor([-1., 1.])
+    """
+
+    def __init__(self, mean: float | Tensor, std: float | Tensor):
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean))
+        self.register_buffer("std", torch.as_tensor(std))
+        if not (self.std > 0).all():
+            raise ValueError(f"expected positive std, got {std}; drop constant variables, or give them a std of 1")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
