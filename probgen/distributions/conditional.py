@@ -1,0 +1,203 @@
+"""The law of complete events given some of their coordinates, where it has a closed form."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.distributions as td
+from pyro.distributions import ExpandedDistribution
+from torch import Tensor
+
+from probgen.core.density import density
+from probgen.core.missing import MissingAware, has_missing
+from probgen.core.normal import MultivariateNormal
+from probgen.distributions.low_rank import LowRankMultivariateNormal
+
+
+@singledispatch
+def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
+    r"""The law of complete events given their observed coordinates, in closed form.
+
+    .. math:: p(x \mid x_o = \text{given}) = \delta(x_o - \text{given})\; p(x_m \mid x_o = \text{given})
+
+    Samples are complete events whose observed coordinates are exactly those of ``x``. ``log_prob`` is
+    :math:`\log p(x_m \mid x_o)`, the density of the missing block (minus infinity where the observed coordinates of its
+    argument are not those of ``x``). Every row may have its own mask.
+
+    A function by type of distribution (``functools.singledispatch``), with closed forms for multivariate normals,
+    full and low-rank; for independent laws; for mixtures of any of these: weights are updated by the components'
+    likelihoods of the observed coordinates. Others are added from outside by ``@conditional.register(MyLaw)``.
+
+    Parameters
+    ----------
+    distribution : Distribution
+        A law of events of shape ``(*event)``.
+    x : Tensor
+        Observed values ``(*batch, *event)``; entries that are not observed are not read, and may be NaN.
+    mask : Tensor of bool
+        True = observed, broadcastable to ``x``.
+
+    Returns
+    -------
+    TorchDistribution
+        Events ``(*event)``, with ``sample``, ``log_prob``, ``mean`` and ``variance``.
+
+    Raises
+    ------
+    NotImplementedError
+        If no closed form is registered for the type of ``distribution``.
+    ValueError
+        If an observed entry of ``x`` is NaN.
+
+    >>> law = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
+    >>> given = conditional(law, torch.tensor([2.0, torch.nan]), torch.tensor([True, False]))
+    >>> given.mean, given.variance
+    (tensor([2.0000, 1.6000]), tensor([0.0000, 0.3600]))
+    """
+    if distribution.event_shape:
+        name = type(distribution).__name__
+        raise NotImplementedError(
+            f"expected a law whose conditionals have a closed form, got {name}; register one with "
+            f"@conditional.register({name}), or use a latent-variable model whose decoder has one: "
+            "impute(gen, x) then samples by Metropolis-corrected pseudo-Gibbs"
+        )
+    return Clamped(MissingAware(distribution), x, mask)
+
+
+@conditional.register(td.Independent)
+def _(distribution: td.Independent, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
+    base, ndim = distribution.base_dist, distribution.reinterpreted_batch_ndims
+    if base.event_shape:
+        return conditional(base, x, mask).to_event(ndim)
+    return Clamped(MissingAware(base, ndim), x, mask)
+
+
+@conditional.register(ExpandedDistribution)
+def _(distribution: ExpandedDistribution, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
+    shape = torch.broadcast_shapes(x.shape, distribution.shape())
+    return conditional(distribution.base_dist, x.expand(shape), mask)
+
+
+@conditional.register(td.MultivariateNormal)
+def _(distribution: td.MultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
+    """With observed coordinates put first, the Cholesky factor of the covariance holds that of the conditional."""
+    tril = distribution._unbroadcasted_scale_tril
+    mask = mask.expand(torch.broadcast_shapes(mask.shape, distribution.event_shape))
+    order = mask.logical_not().byte().argsort(stable=True, dim=-1)  # stable: the missing block stays lower triangular
+    first = mask.take_along_dim(order, -1)
+    factor = torch.linalg.cholesky(_permute(tril @ tril.mT, order))
+    known = factor * first.unsqueeze(-2)
+    square = torch.where(first.unsqueeze(-1), known, 0.0) + torch.diag_embed((~first).to(tril))
+    deviation = torch.where(mask, x - distribution.loc, 0.0)
+    deviation, inverse = deviation.take_along_dim(order.expand_as(deviation), -1), order.argsort(-1)
+    shift = known @ torch.linalg.solve_triangular(square, deviation.unsqueeze(-1), upper=False)
+    free = torch.where(first.unsqueeze(-2), 0.0, factor) + torch.diag_embed(first.to(tril))
+    loc = distribution.loc + shift.squeeze(-1).take_along_dim(inverse.expand_as(deviation), -1)
+    return Clamped(MultivariateNormal(loc, scale_tril=_permute(free, inverse), validate_args=False), x, mask)
+
+
+def _permute(matrix: Tensor, order: Tensor) -> Tensor:
+    """Rows and columns in the given order: ``(*batch, D, D), (*batch, D) -> (*batch, D, D)``."""
+    matrix = matrix.expand(*torch.broadcast_shapes(matrix.shape[:-2], order.shape[:-1]), *matrix.shape[-2:])
+    return matrix.take_along_dim(order.unsqueeze(-1), -2).take_along_dim(order.unsqueeze(-2), -1)
+
+
+@conditional.register(td.LowRankMultivariateNormal)
+def _(distribution: td.LowRankMultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
+    """Given the observed coordinates the factors have their posterior; the noise of missing coordinates is free."""
+    factor, diag = distribution._unbroadcasted_cov_factor, distribution._unbroadcasted_cov_diag
+    joint = LowRankMultivariateNormal(distribution.loc, factor, diag, validate_args=False)
+    z = joint.posterior(torch.where(mask, x, torch.nan))
+    loc = distribution.loc + torch.einsum("...dk,...k->...d", factor, z.loc)
+    free = LowRankMultivariateNormal(loc, factor @ z.scale_tril, diag, validate_args=False)
+    return Clamped(free, x, mask)
+
+
+@conditional.register(td.MixtureSameFamily)
+def _(distribution: td.MixtureSameFamily, x: Tensor, mask: Tensor) -> dist.MixtureSameFamily:
+    r"""Bayes' rule for the weights; :math:`p(x_o) = p(x_o, x_m) / p(x_m \mid x_o)` at any :math:`x_m`, here a draw."""
+    joint, ndim = distribution.component_distribution, len(distribution.event_shape)
+    x, mask = (tensor.unsqueeze(-1 - ndim) for tensor in torch.broadcast_tensors(x, mask))
+    given = conditional(joint, x, mask)
+    complete = given.sample()
+    evidence = joint.log_prob(complete) - given.log_prob(complete)
+    weights = dist.Categorical(logits=distribution.mixture_distribution.logits + evidence)
+    return dist.MixtureSameFamily(weights, given)
+
+
+class Clamped(dist.TorchDistribution):
+    r"""A law of complete events whose observed coordinates are fixed and whose missing ones follow another law.
+
+    .. math:: x_o = \text{given}, \qquad x_m \sim \text{free}_m \quad
+              (\text{the marginal of } \texttt{free} \text{ over the missing coordinates})
+
+    ``sample`` returns observed coordinates as they were given; ``log_prob`` is the density of the missing block, and
+    minus infinity where observed coordinates differ from the given ones.
+
+    Parameters
+    ----------
+    free : TorchDistribution
+        A law of complete events that integrates NaN out exactly; what it says about observed coordinates is not used.
+    x : Tensor
+        ``(*batch, *event)``; entries that are not observed are not read.
+    mask : Tensor
+        True = observed, broadcastable to ``x``.
+
+    Raises
+    ------
+    ValueError
+        If an observed entry of ``x`` is NaN.
+
+    >>> law = Clamped(MissingAware(dist.Normal(torch.zeros(2), 1.0), 1), torch.ones(2), torch.tensor([True, False]))
+    >>> law.mean, law.log_prob(torch.tensor([1.0, 0.0]))
+    (tensor([1., 0.]), tensor(-0.9189))
+    """
+
+    arg_constraints: dict = {}
+
+    def __init__(self, free: dist.TorchDistribution, x: Tensor, mask: Tensor):
+        if has_missing(torch.where(mask, x, 0.0)):
+            raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
+        x, mask = torch.broadcast_tensors(x, mask)
+        batch = torch.broadcast_shapes(x.shape[: x.ndim - len(free.event_shape)], free.batch_shape)
+        self.free, shape = free.expand(batch), batch + free.event_shape
+        self.x, self.mask = x.expand(shape), mask.expand(shape)
+        super().__init__(batch, free.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.free.has_rsample
+
+    @property
+    def support(self) -> Any:
+        return self.free.support
+
+    @property
+    def density(self) -> str:
+        return density(self.free)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.where(self.mask, self.x, self.free.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.where(self.mask, 0.0, self.free.variance)
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return torch.where(self.mask, self.x, self.free.sample(torch.Size(sample_shape)))
+
+    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return torch.where(self.mask, self.x, self.free.rsample(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        differs = (value != self.x) & self.mask
+        differs = differs.reshape(*differs.shape[: differs.ndim - len(self.event_shape)], -1).any(-1)
+        return torch.where(differs, -torch.inf, self.free.log_prob(torch.where(self.mask, torch.nan, value)))
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Clamped:
+        shape = torch.Size(batch_shape) + self.event_shape
+        return Clamped(self.free.expand(batch_shape), self.x.expand(shape), self.mask.expand(shape))
