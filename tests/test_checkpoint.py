@@ -39,7 +39,7 @@ def test_every_flipped_or_missing_byte_is_noticed(path):
         damaged = bytearray(whole)
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="damaged|was not saved here"):
+        with pytest.raises(CheckpointError, match=r"damaged|was not saved here"):
             read(path)
     for length in (0, 5, 100, len(whole) - 1):
         path.write_bytes(whole[:length])

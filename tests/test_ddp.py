@@ -1,0 +1,26 @@
+"""Two processes follow the loss curve of one process with the doubled batch, early stopping included."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = str(Path(__file__).with_name("ddp_worker.py"))
+
+
+def run(command):
+    output = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, check=False)
+    lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT")]
+    assert lines, output.stderr[-2000:]
+    return json.loads(lines[0].removeprefix("RESULT"))
+
+
+def test_two_processes_equal_one():
+    loss, validation, stopped = run([WORKER, "1"])
+    both = run(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, "2"])
+    assert "no improvement" in stopped and len(loss) < 300
+    assert both[2] == stopped and len(both[0]) == len(loss)
+    assert both[0] == pytest.approx(loss, rel=1e-5)
+    assert [value for _, value in both[1]] == pytest.approx([value for _, value in validation], rel=1e-5)
