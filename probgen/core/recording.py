@@ -1,0 +1,188 @@
+"""Runs of a pair of programs as objectives need them: recorded in one pass, cut at their draws, or enumerated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from queue import LifoQueue
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from opt_einsum import shared_intermediates
+from pyro import poutine
+from pyro.distributions.distribution import Distribution
+from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
+from pyro.infer.traceenum_elbo import _compute_model_factors as model_factors
+from pyro.infer.util import Dice
+from pyro.ops import packed
+from pyro.ops.contract import contract_tensor_tree
+from pyro.ops.rings import LogRing
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from torch import Tensor
+
+from probgen.core.runtime import PARTICLES
+
+Sites = dict[str, dict[str, Any]]
+
+
+class Recorder(Messenger):
+    """Keeps the sample sites of one run; sites drawn in an earlier run take their values from there."""
+
+    def __init__(self, earlier: Mapping[str, dict[str, Any]] | None = None):
+        super().__init__()
+        self.earlier, self.sites = earlier or {}, {}
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        drawn = self.earlier.get(msg["name"])
+        if drawn is not None and not msg["is_observed"]:
+            msg["value"], msg["done"] = drawn["value"], True
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.sites:
+            raise ValueError(f"expected every sample site to have its own name, got '{msg['name']}' twice; rename one")
+        if not msg["infer"].get("_do_not_trace"):
+            self.sites[msg["name"]] = msg
+
+
+class Run(NamedTuple):
+    """The sample sites of a guide, and of the model with the guide's draws; plate indices left out."""
+
+    model: Sites
+    guide: Sites
+
+
+def record(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batch: tuple,
+    particles: int | None = None,
+    max_plate_nesting: int = 1,
+) -> Run:
+    """Runs the guide and the model on its draws, under the handlers that are in force, at the cost of the programs.
+
+    With ``particles`` both run inside a plate of that size to the left of their own plates. Sites are not enumerated.
+    """
+    plate = nullcontext() if particles is None else pyro.plate(PARTICLES, particles, dim=-max_plate_nesting - 1)
+    with (q := Recorder()), plate:
+        guide(*batch)
+    with (p := Recorder(q.sites)), plate:
+        model(*batch)
+    return Run(_densities(p.sites), _densities(q.sites))
+
+
+def _densities(sites: Sites) -> Sites:
+    return {name: site for name, site in sites.items() if not site_is_subsample(site)}
+
+
+def log_prob(site: dict[str, Any]) -> Tensor:
+    """log_prob of a site entry by entry, with its scale and mask."""
+    return scale_and_mask(
+        site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site["scale"], site["mask"]
+    )
+
+
+def score_function(site: dict[str, Any]) -> Tensor | None:
+    """The term whose gradient is the score of a site that was not reparameterised, entry by entry; else ``None``.
+
+    Neither scaled nor masked: it belongs to the draw, not to the loss.
+    """
+    law = site["fn"]
+    if law.has_rsample and type(law).score_parts is Distribution.score_parts:
+        return None
+    part = law.score_parts(site["value"], *site["args"], **site["kwargs"]).score_function
+    return None if is_identically_zero(part) else part
+
+
+class Cut(Messenger):
+    """Hands programs detached copies of what they draw, and keeps the draws themselves.
+
+    Enter it outside of the recording handlers. With ``differentiable`` the copies are leaves that take gradients.
+    """
+
+    def __init__(self, differentiable: bool):
+        super().__init__()
+        self.differentiable, self.draws, self.copies = differentiable, {}, {}
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        kept = msg["is_observed"] or msg["name"] in self.draws or is_enumerated_dim(msg)
+        if not kept and not site_is_subsample(msg):
+            self.draws[msg["name"]] = msg["value"]
+            copy = msg["value"].detach()
+            if self.differentiable and msg["fn"].has_rsample:
+                copy.requires_grad_()
+            self.copies[msg["name"]] = msg["value"] = copy
+
+
+def is_enumerated_dim(site: dict[str, Any]) -> bool:
+    """Whether this run gave the site a dim of its own with all its values along it."""
+    return site["infer"].get("_enumerate_dim") is not None
+
+
+def enumerated_runs(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, particles: int | None, max_plate_nesting: int
+) -> Iterator[tuple[poutine.Trace, poutine.Trace]]:
+    """Traces of model and guide with every enumerated site expanded; several where the guide asks for a sequence."""
+    first = -max_plate_nesting - 1
+    if particles is not None:
+        plate = pyro.plate(PARTICLES, particles, dim=first)
+        model, guide, first = plate(model), plate(guide), first - 1
+    queue: LifoQueue = LifoQueue()
+    queue.put(poutine.Trace())
+    expanded = poutine.enum(guide, first_available_dim=first)
+    tried = poutine.queue(expanded, queue, escape_fn=iter_discrete_escape, extend_fn=iter_discrete_extend)
+    while not queue.empty():
+        q = poutine.trace(tried).get_trace(*batch)
+        p = poutine.trace(poutine.replay(poutine.enum(model), trace=q)).get_trace(*batch)
+        yield prune_subsample_sites(p), prune_subsample_sites(q)
+
+
+def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
+    """The evidence lower bound of one enumerated run, exact over its enumerated sites, without reading a value."""
+    q.compute_score_parts()
+    p.compute_log_prob()
+    q.pack_tensors()
+    p.pack_tensors(q.plate_to_symbol)
+    costs, factors, ordinals, dims, scale = model_factors(p, q)
+    if factors:
+        terms = [term for group in factors.values() for term in group]
+        sizes = {dim: size for term in terms for dim, size in zip(term._pyro_dims, term.shape, strict=True)}
+        with shared_intermediates() as cache:
+            factors = contract_tensor_tree(factors, dims, ring=LogRing(cache=cache, dim_to_size=sizes))
+    for ordinal, group in factors.items():
+        costs.setdefault(ordinal, []).extend(packed.scale_and_mask(term, scale=scale) for term in group)
+    for name, site in q.nodes.items():
+        if site["type"] == "sample":
+            costs.setdefault(ordinals[name], []).append(packed.neg(site["packed"]["log_prob"]))
+    return _Expectation(q, ordinals).compute_expectation(costs)
+
+
+class _Expectation(Dice):
+    """Expected costs under the guide: weighted by its enumerated probabilities, with score terms for its draws.
+
+    Pyro's own drops impossible entries by looking at their values; this one puts zeros in their place.
+    """
+
+    def compute_expectation(self, costs: dict[frozenset, list[Tensor]]) -> Tensor:
+        total = 0.0
+        with shared_intermediates() as cache:
+            ring = LogRing(cache=cache)
+            for ordinal, group in costs.items():
+                factors = self._get_log_factors(ordinal)
+                share = math.exp(sum(factor for factor in factors if not torch.is_tensor(factor)))
+                tensors = [factor for factor in factors if torch.is_tensor(factor)]
+                total = total + share * sum(_expect(cost, tensors, ordinal, ring) for cost in group)
+        return total
+
+
+def _expect(cost: Tensor, log_factors: list[Tensor], ordinal: frozenset, ring: LogRing) -> Tensor:
+    """sum(p * cost) over all dims, p the factors' marginal on the dims of the cost and its plates; 0 * inf is 0."""
+    if not log_factors:
+        return cost.sum()
+    enumerated = {dim for factor in log_factors for dim in factor._pyro_dims} - ordinal
+    marginal = ring.sumproduct(log_factors, enumerated - set(cost._pyro_dims))
+    cost, probability = packed.broadcast_all(cost, packed.exp(marginal))
+    return (probability * cost.masked_fill(probability == 0, 0.0)).sum()

@@ -1,0 +1,84 @@
+"""What every objective is: a module that turns a model and a guide into a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor, nn
+
+from probgen.core.density import KINDS, density
+from probgen.core.recording import is_enumerated_dim
+
+INSTEAD = {
+    "approximate": "train the unnormalised or denoising form of the same family: contrastive divergence, denoising",
+    "unnormalised": "use contrastive divergence, score matching or noise-contrastive estimation",
+    "implicit": "use an adversarial objective, or a discrepancy between samples such as MMD",
+}
+
+Sites = Mapping[str, dict[str, Any]]
+
+
+class Objective(nn.Module, ABC):
+    """A loss of a pair of programs: ``objective(model, guide)(*batch)``, in nats summed over the rows of the batch.
+
+    To be minimised. An objective is a module: it may own parameters (a critic) and buffers (a step count), which the
+    loss module then contains. Objectives read no value of a tensor, so that a whole loss can be one graph.
+
+    >>> class LogLikelihood(Objective):
+    ...     def differentiable_loss(self, model, guide, *batch):
+    ...         return -pyro.poutine.trace(model).get_trace(*batch).log_prob_sum()
+    >>> import pyro, torch
+    >>> from pyro.distributions import Normal
+    >>> loss = LogLikelihood()(lambda x: pyro.sample("x", Normal(0.0, 1.0).expand([3]), obs=x), lambda x: None)
+    >>> loss(torch.zeros(3))
+    tensor(2.7568)
+    """
+
+    def forward(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ELBOModule:
+        """The loss of this pair as a module that is called with a batch."""
+        return ELBOModule(model, guide, self)
+
+    @abstractmethod
+    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        """The loss of one batch: a scalar in nats, summed over rows, whose backward gives every gradient."""
+
+
+def check_density(name: str, site: dict[str, Any], weakest: str, objective: str, of: str = "model") -> None:
+    """Refuses a site whose density is weaker than ``weakest``; says what to use instead."""
+    kind = density(site["fn"])
+    if KINDS.index(kind) > KINDS.index(weakest):
+        law = type(site["fn"]).__name__
+        advice = INSTEAD.get(kind, "") if of == "model" else ""
+        advice = advice or "use a distribution whose log_prob is exact (Gaussian, flow, mixture, autoregressive)"
+        expected = weakest if weakest == "exact" else " or ".join(KINDS[: KINDS.index(weakest) + 1])
+        raise ValueError(
+            f"{objective}: expected density {expected} at {of} site '{name}', got {kind} ({law}); {advice}"
+        )
+
+
+def check_pair(model: Sites, guide: Sites, weakest: str, objective: str) -> None:
+    """Refuses a pair of runs that has no evidence lower bound: densities too weak, latents that do not match.
+
+    Raises ``ValueError`` with the site, what was expected there and what to do.
+    """
+    for name, site in model.items():
+        check_density(name, site, weakest, objective)
+        if not site["is_observed"] and name not in guide and not is_enumerated_dim(site):
+            raise ValueError(
+                f"{objective}: expected the guide to draw the latent site '{name}' of the model, it does not; add "
+                f"pyro.sample('{name}', ...) to the guide, or sum a discrete site out: infer={{'enumerate': "
+                "'parallel'}} in the model and EnumeratedELBO()"
+            )
+    for name, site in guide.items():
+        check_density(name, site, "exact", objective, "guide")
+        if site["is_observed"] or site["infer"].get("is_auxiliary"):
+            continue
+        if name not in model or model[name]["is_observed"]:
+            raise ValueError(
+                f"{objective}: expected only latent sites of the model in the guide, got '{name}' (the model has "
+                f"{', '.join(model) or 'no sites'}); rename it, or mark a helper variable with "
+                "infer={'is_auxiliary': True}"
+            )
