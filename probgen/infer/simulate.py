@@ -49,12 +49,17 @@ class Unobserved(Messenger):
 
 def shape_of(site: Site) -> torch.Size:
     """Natural shape ``(*plate dims, *event)`` of a site of a plain run: no singleton dims where it has no plate."""
-    value, law = site["value"], site["fn"]
     if is_deterministic(site):
-        return value.shape
+        return site["value"].shape
     plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-    dims = zip(range(-len(law.batch_shape), 0), law.batch_shape, strict=True)
-    return torch.Size([n for dim, n in dims if dim in plates or n > 1]) + value.shape[value.ndim - law.event_dim :]
+    batch = site["fn"].batch_shape
+    dims = zip(range(-len(batch), 0), batch, strict=True)
+    return torch.Size([size for dim, size in dims if dim in plates or size > 1]) + _event(site)
+
+
+def _event(site: Site) -> torch.Size:
+    """Event shape of the value: a law of sequences may leave the length open."""
+    return site["value"].shape[site["value"].ndim - site["fn"].event_dim :]
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,14 @@ class Runs:
         Latent sites in ``given`` keep their values; with ``discrete`` enumerated sites are drawn from their
         conditional given everything else.
         """
-        shapes = {site["name"]: shape_of(site) for site in sites}
+        named = {site["name"]: site for site in sites}
         fixed, chunk, parts = self._full(given or {}), self._chunk(), []
         for start in range(0, draws, chunk):
             size = min(chunk, draws - start)
             values = {name: value[start : start + size] for name, value in fixed.items()}
             nodes = trace_of(self._prepare(program, size, values, discrete), self.batch).nodes
-            parts.append({name: _settle(nodes[name]["value"], size, shape) for name, shape in shapes.items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in shapes}
+            parts.append({name: self._settle(site, nodes[name]["value"], size) for name, site in named.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in named}
 
     def _chunk(self) -> int:
         """Draws in one run."""
@@ -121,10 +126,14 @@ class Runs:
         return {name: given[name].reshape(len(given[name]), *self._full_shape(site)) for name, site in sites.items()}
 
     def _full_shape(self, site: Site) -> torch.Size:
-        padding = self.gen.max_plate_nesting - len(site["fn"].batch_shape) if self.gen.vectorized else 0
-        return torch.Size((1,) * padding) + site["value"].shape
+        batch = site["fn"].batch_shape
+        padding = self.gen.max_plate_nesting - len(batch) if self.gen.vectorized else 0
+        return torch.Size((1,) * padding) + batch + _event(site)
 
-
-def _settle(value: Tensor, size: int, shape: torch.Size) -> Tensor:
-    """Drops the singleton dims between draws and plates; a value that no draw changes is repeated."""
-    return value.expand(size, *shape) if value.shape == shape else value.reshape(size, *shape)
+    def _settle(self, site: Site, value: Tensor, size: int) -> Tensor:
+        """A drawn value in the site's natural shape; what does not depend on the draw is repeated."""
+        shape = shape_of(site)
+        if is_deterministic(site):
+            return value.expand(size, *shape) if value.shape == shape else value.reshape(size, *shape)
+        full = (size, *self._full_shape(site)) if self.gen.vectorized else self._full_shape(site)
+        return value.expand(torch.broadcast_shapes(value.shape, full)).reshape(size, *shape)
