@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from torch import Tensor
 
 from probgen.core.runtime import in_plate, is_enumerated, latent_sites, sample_sites
@@ -193,7 +194,7 @@ def prior_predictive(
     """
     _check_draws(draws)
     probe = trace_of(gen.model, batch)
-    wanted = _named(probe, sites) if sites is not None else sample_sites(probe).values()
+    wanted = _named(probe, sites) if sites is not None else _with_values(probe)
     return Runs(gen, batch, probe, max_rows).of(Unobserved()(gen.model), draws, wanted)
 
 
@@ -217,6 +218,11 @@ def _count(given: Mapping[str, Tensor]) -> int:
 
 def _observed(probe: poutine.Trace) -> list[Site]:
     return [site for site in sample_sites(probe).values() if holds_data(site)]
+
+
+def _with_values(probe: poutine.Trace) -> list[Site]:
+    """All sites but the factors of a density, which have no value."""
+    return [site for site in sample_sites(probe).values() if not isinstance(site["fn"], Unit)]
 
 
 def _named(probe: poutine.Trace, names: Iterable[str]) -> list[Site]:
