@@ -1,0 +1,119 @@
+"""How close a guide is to the posterior: PSIS k-hat, effective sample size, active units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from probgen.evaluate.guide_draws import GuideDraws, guide_draws
+from probgen.evaluate.psis import effective_sample_size, pareto_khat
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+
+ACTIVE = 0.01  # smallest share of a latent's variance that lies between the rows of the data
+
+
+def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
+    r"""PSIS k-hat of the guide: how heavy the tail of its importance weights is.
+
+    Up to 0.5 the guide is close to the posterior, up to 0.7 close enough for importance sampling to correct it, above
+    0.7 neither the guide nor weighted averages can be trusted. A guide that is narrower than the posterior has heavy
+    tails, one that is wider has not.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A model with latents.
+    *batch : Tensor
+        What the programs take. Where the guide draws globals alone, all rows that it was fitted to.
+    particles : int
+        Draws from the guide, at least 25.
+    max_rows : int
+        Bound on (rows x draws) evaluated at once.
+
+    Returns
+    -------
+    Tensor
+        ``(B,)``, one number per row for a guide with local latents :math:`q(z_b \mid x_b)`, globals drawn from the
+        guide. Where the guide draws globals alone, or all rows at once (AutoMultivariateNormal), ``()``: one number for
+        :math:`\log p(\theta, z, x_1, \dots, x_B) - \log q(\theta, z)`.
+
+    Raises
+    ------
+    ValueError
+        If the guide draws nothing, or is a point estimate.
+
+    References
+    ----------
+    Yao, Vehtari, Simpson, Gelman (2018), Yes, but did it work? Evaluating variational inference,
+    https://arxiv.org/abs/1802.02538; Vehtari, Simpson, Gelman, Yao, Gabry (2024), Pareto smoothed importance sampling,
+    https://jmlr.org/papers/v25/19-556.html
+
+    >>> import torch, pyro, pyro.distributions as dist
+    >>> from probgen.core.module import Program
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> def guide(y):
+    ...     pyro.sample("mu", dist.Normal(y.sum() / (len(y) + 1), (len(y) + 1) ** -0.5))
+    >>> khat(Program(model, guide), torch.ones(3))        # the guide is the posterior: all weights are equal
+    tensor(0.)
+    """
+    return pareto_khat(weights_of(_drawn(gen, batch, particles, max_rows)))
+
+
+def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
+    r"""Effective number of ``particles`` draws from the guide, between 1 and ``particles``; shapes as :func:`khat`.
+
+    .. math:: \mathrm{ESS}_b = \frac{(\sum_k w_{kb})^2}{\sum_k w_{kb}^2}
+    """
+    return effective_sample_size(weights_of(_drawn(gen, batch, particles, max_rows)))
+
+
+def active_units(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> dict[str, Tensor]:
+    r"""Which dims of each local latent are in use: those whose posterior mean varies over the data.
+
+    .. math:: A_d = \mathrm{Var}_x\big(\mathrm E_{q(z \mid x)}[z_d]\big) > 0.01\, \mathrm{Var}_{x,\,q(z \mid x)}(z_d)
+
+    The variance on the right is about that of the prior: 1 for a standard normal one, where this is the usual
+    definition. The Monte Carlo noise of the means, which would look like activity, is subtracted.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Booleans ``(*other plate dims, *event)`` for each local latent site.
+
+    References
+    ----------
+    Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+    """
+    return active(_drawn(gen, batch, particles, max_rows))
+
+
+def weights_of(drawn: GuideDraws) -> Tensor:
+    """Log weights of the rows ``(K, B)`` where the guide has a density for each, else of the whole draw ``(K,)``."""
+    return drawn.rows if drawn.by_row else (drawn.joint - drawn.joint.amax()).to(drawn.rows.dtype)
+
+
+def active(drawn: GuideDraws) -> dict[str, Tensor]:
+    """Booleans for each local latent of some draws, see :func:`active_units`."""
+    by_row = {name: drawn.values[name].movedim(axis, 1).double() for name, axis in drawn.row_axis.items()}
+    return {name: _varies(value) for name, value in by_row.items()}
+
+
+def _varies(value: Tensor) -> Tensor:
+    """Whether the means over draws vary over rows: ``(K, B, *rest) -> (*rest,)``."""
+    if min(value.shape[:2]) < 2:
+        raise ValueError(f"expected at least two draws and two rows to see what varies, got {tuple(value.shape[:2])}")
+    within = value.var(0).mean(0)
+    between = value.mean(0).var(0) - within / len(value)
+    return between > ACTIVE * (between + within)
+
+
+def _drawn(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) -> GuideDraws:
+    drawn = guide_draws(gen, *batch, draws=particles, max_rows=max_rows)
+    drawn.check_random()
+    return drawn

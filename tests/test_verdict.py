@@ -1,0 +1,299 @@
+"""PSIS against ArviZ and closed forms, guides of known quality, losses that have settled or have not."""
+
+import math
+from dataclasses import dataclass
+
+import arviz as az
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal
+from torch import nn
+
+from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
+from probgen.evaluate.guide_draws import guide_draws, some_rows
+from probgen.evaluate.guide_quality import active_units, ess, khat
+from probgen.evaluate.psis import effective_sample_size, pareto_khat, pareto_smooth
+from probgen.evaluate.settled import autocorrelation_time, settled
+from probgen.evaluate.verdict import Verdict, verdict
+
+
+class LinearGaussian(LatentVariableModel):
+    """z ~ N(0, I), x = z + noise: the posterior is N(x / 2, 1/2), the guide has ``width`` times its scale."""
+
+    def __init__(self, width=1.0, ignored=0):
+        super().__init__()
+        self.width, self.ignored = width, ignored
+
+    def model(self, x=None, context=None):
+        with data_plate(x, context):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2 + self.ignored), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z[..., :2], 1.0).to_event(1), obs=x)
+
+    def guide(self, x=None, context=None):
+        with data_plate(x, context):
+            rest = torch.zeros(len(x), self.ignored)
+            loc, scale = torch.cat([x / 2, rest], -1), torch.cat([0 * x + 0.5**0.5 * self.width, rest + 1], -1)
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+
+def conjugate_mean(width=1.0, shift=0.0):
+    """mu ~ N(0, 1), y ~ N(mu, 1), and a guide with ``width`` times the posterior's scale."""
+
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    def guide(y):
+        scale = (len(y) + 1) ** -0.5
+        pyro.sample("mu", dist.Normal(y.sum() / (len(y) + 1) + shift * scale, scale * width))
+
+    return Program(model, guide, vectorized=True)
+
+
+@dataclass
+class Losses:
+    loss: list[float]
+
+
+# PSIS
+
+
+@pytest.mark.parametrize("draws", [25, 100, 1000])
+@pytest.mark.parametrize("width", [0.3, 0.7, 1.5])
+def test_smoothed_weights_and_khat_agree_with_arviz(draws, width):
+    z = torch.randn(draws, 7, dtype=torch.double) * width
+    weights = dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(0.0, width).log_prob(z)
+    smoothed, found = pareto_smooth(weights)
+    expected_weights, expected = az.psislw(weights.T.numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(smoothed.T, expected_weights, atol=1e-9)
+
+
+@pytest.mark.parametrize("tail_index", [0.3, 0.6, 1.0])
+def test_khat_finds_the_index_of_a_pareto_tail(tail_index):
+    weights = -tail_index * torch.rand(20_000, 20).log()  # P(w > t) = t ** (-1 / index)
+    assert abs(pareto_khat(weights).mean() - tail_index) < 0.06
+
+
+def test_equal_weights_have_no_tail_and_broken_ones_an_infinite_one():
+    equal = torch.randn(100) * 1e-4
+    a_few_levels = torch.tensor([0.0, 1.0]).repeat(50)
+    broken = torch.zeros(100).index_fill(0, torch.tensor([3]), torch.nan)
+    found = pareto_khat(torch.stack([equal, a_few_levels, broken], 1))
+    assert found.tolist() == [0.0, 0.0, math.inf]
+
+
+def test_impossible_draws_count_as_weight_zero():
+    weights = torch.randn(200).index_fill(0, torch.arange(50), -torch.inf)
+    smoothed, found = pareto_smooth(weights)
+    assert found.isfinite() and smoothed[:50].exp().sum() == 0 and abs(smoothed.exp().sum() - 1) < 1e-5
+
+
+def test_khat_needs_25_draws():
+    with pytest.raises(ValueError, match="expected at least 25 draws"):
+        pareto_khat(torch.zeros(24))
+
+
+def test_effective_sample_size_of_chosen_weights():
+    weights = torch.tensor([[1.0, 1, 1, 1], [3, 1, 0, 0], [1, 0, 0, 0]]).T.log()
+    torch.testing.assert_close(effective_sample_size(weights), torch.tensor([4.0, 16 / 10, 1.0]))
+
+
+# guides of known quality
+
+
+def test_guide_equal_to_the_posterior_is_worth_all_its_draws():
+    gen, x = LinearGaussian(), torch.randn(20, 2)
+    assert khat(gen, x).abs().max() < 0.1
+    torch.testing.assert_close(ess(gen, x, particles=150), torch.full((20,), 150.0), rtol=1e-3, atol=0)
+
+
+def test_narrow_guide_is_found_out_and_wide_one_is_not_blamed():
+    x = torch.randn(20, 2)
+    assert khat(LinearGaussian(1 / 3), x, particles=1000).median() > 0.7
+    assert khat(LinearGaussian(1.5), x, particles=1000).max() < 0.5
+    assert ess(LinearGaussian(1 / 3), x).median() < 50
+
+
+def test_effective_sample_size_of_a_wide_guide_is_that_of_gaussians():
+    """E[w]^2 / E[w^2] for a Gaussian and a guide of s times its scale is sqrt(2 s^2 - 1) / s^2 per dim."""
+    found = ess(LinearGaussian(1.5), torch.zeros(4, 2), particles=20_000) / 20_000
+    expected = (2 * 1.5**2 - 1) / 1.5**4
+    torch.testing.assert_close(found, torch.full((4,), expected), rtol=0.03, atol=0)
+
+
+def test_globals_have_one_khat_for_the_whole_posterior():
+    y = torch.randn(30) + 1
+    assert khat(conjugate_mean(), y).item() == pytest.approx(0, abs=0.1)
+    assert khat(conjugate_mean(width=1 / 3), y, particles=2000).item() > 0.7
+    assert khat(conjugate_mean(width=1.3), y, particles=2000).item() < 0.5
+    assert ess(conjugate_mean(), y, particles=300).item() == pytest.approx(300, rel=1e-3)
+
+
+def test_draws_carry_the_log_joint_of_the_posterior():
+    """log p(theta, x) - log q(theta) of the exact posterior is the log evidence, whatever theta."""
+    y = torch.randn(12)
+    found = guide_draws(conjugate_mean(), y, draws=5).joint
+    evidence = dist.MultivariateNormal(torch.zeros(12), torch.eye(12) + 1).log_prob(y)
+    torch.testing.assert_close(found.float(), evidence.expand(5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_guides_that_couple_all_rows_are_judged_as_a_whole(vectorized):
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    y, guide = torch.randn(3), AutoMultivariateNormal(model)
+    guide(y)
+    cross = torch.full((1, 3), -1.0)  # precision of (mu, z): 1 + 3 and 2 on the diagonal, -1 between mu and each z
+    precision = torch.cat([torch.cat([torch.tensor([[4.0]]), cross], 1), torch.cat([cross.T, 2 * torch.eye(3)], 1)])
+    covariance = precision.inverse()
+    factor = torch.linalg.cholesky(covariance)
+    guide.loc.data = covariance @ torch.cat([torch.zeros(1), y])
+    guide.scale = factor.diagonal().detach()
+    guide.scale_tril = factor / factor.diagonal()[:, None]
+    gen = Program(model, guide, vectorized=vectorized)
+    evidence = dist.MultivariateNormal(torch.zeros(3), 2 * torch.eye(3) + 1).log_prob(y)
+    torch.testing.assert_close(guide_draws(gen, y, draws=4).joint.float(), evidence.expand(4), rtol=1e-4, atol=1e-4)
+    assert khat(gen, y, particles=50).item() == pytest.approx(0, abs=0.1)
+
+
+def test_point_estimates_and_empty_guides_are_refused():
+    y = torch.randn(5)
+    program = conjugate_mean()
+    with pytest.raises(ValueError, match="point estimate of mu"):
+        khat(Program(program._model, AutoDelta(program._model)), y)
+    with pytest.raises(ValueError, match="nothing to diagnose"):
+        khat(Program(lambda y: None), y)
+
+
+def test_active_units_are_those_whose_means_vary():
+    gen, x = LinearGaussian(ignored=3), torch.randn(100, 2)
+    assert active_units(gen, x, particles=50)["z"].tolist() == [True, True, False, False, False]
+
+
+def test_chunks_change_nothing_but_the_draws():
+    gen, x = LinearGaussian(), torch.randn(6, 2)
+    whole, parts = (guide_draws(gen, x, draws=10, max_rows=rows) for rows in (1000, 18))
+    assert whole.rows.shape == parts.rows.shape == (10, 6)
+    assert whole.values["z"].shape == parts.values["z"].shape == (10, 6, 2)
+    torch.testing.assert_close(whole.rows, parts.rows)  # weights of the exact posterior do not depend on the draw
+
+
+# losses
+
+
+def noise(n, correlation, generator):
+    steps = torch.randn(n, generator=generator) * (1 - correlation**2) ** 0.5
+    values = [0.0]
+    for step in steps.tolist():
+        values.append(correlation * values[-1] + step)
+    return torch.tensor(values[1:])
+
+
+@pytest.mark.parametrize(("n", "correlation"), [(100, 0.0), (400, 0.5), (1000, 0.9)])
+def test_stationary_losses_have_settled_and_falling_or_rising_ones_have_not(n, correlation):
+    generator, time = torch.Generator().manual_seed(0), torch.arange(n) / n
+    runs = [noise(n, correlation, generator) for _ in range(40)]
+    assert sum(settled(run + 30 * torch.exp(-25 * time)) for run in runs) >= 36
+    assert sum(settled(run - 12 * time) for run in runs) <= 4
+    assert sum(settled(run + 12 * time) for run in runs) <= 4
+
+
+def test_settled_without_noise():
+    time = torch.arange(400) / 400
+    assert settled(torch.exp(-8 * time)) and settled(torch.zeros(400))
+    assert not settled(torch.exp(-3 * time)) and not settled((1 + 400 * time).rsqrt())
+
+
+def test_short_or_broken_losses_have_not_settled():
+    assert not settled([1.0] * 39) and settled([1.0] * 40)
+    assert not settled([1.0] * 50 + [math.nan]) and not settled([1.0] * 50 + [math.inf])
+
+
+def test_autocorrelation_time_of_an_autoregression():
+    found = autocorrelation_time(noise(20_000, 0.8, torch.Generator().manual_seed(0)).double())
+    assert found.item() == pytest.approx((1 + 0.8) / (1 - 0.8), rel=0.15)
+
+
+# the verdict
+
+
+def test_verdict_on_good_and_bad_guides():
+    x, flat = torch.randn(300, 2), Losses([1.0] * 100)
+    good, bad = verdict(LinearGaussian(), x, history=flat), verdict(LinearGaussian(0.2), x, history=flat)
+    assert good.ok and good.settled and good.share_unreliable == 0 and good.median_ess > 199
+    assert len(good.khat) == 128 and good.active_units == 2 and not good.notes
+    assert not bad.ok and bad.share_unreliable > 0.5 and "more flexible guide" in str(bad)
+
+
+def test_verdict_names_collapse_and_unsettled_losses():
+    class Collapsed(LinearGaussian):
+        def guide(self, x=None, context=None):
+            with data_plate(x, context):
+                pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    found = verdict(Collapsed(), 0.1 * torch.randn(50, 2), history=Losses(list(range(100))))
+    assert not found.ok and found.active_units == 0
+    assert "posterior collapse" in str(found) and "still changing" in str(found)
+
+
+def test_verdict_without_latents_never_runs_the_model():
+    class Costly(DistributionModule):
+        def forward(self, context=None):
+            raise AssertionError("the verdict ran a model that has nothing to be judged")
+
+    found = verdict(Costly(), torch.zeros(5, 1), history=Losses([1.0] * 100))
+    assert found == Verdict(settled=True) and found.ok and str(found) == "loss: settled"
+
+
+def test_verdict_survives_a_broken_guide():
+    class Broken(LinearGaussian):
+        def guide(self, x=None, context=None):
+            raise RuntimeError("no guide today")
+
+    found = verdict(Broken(), torch.zeros(500, 2))
+    assert found.ok and found.khat is None and "no guide today" in str(found)
+
+
+def test_verdict_on_globals_needs_all_rows():
+    y = torch.randn(50)
+    found, partial = verdict(conjugate_mean(), y), verdict(conjugate_mean(), y, data_rows=1000)
+    assert found.khat.shape == () and found.ok and "whole posterior" in str(found)
+    assert partial.khat is None and "all 1000 rows" in str(partial)
+    assert not verdict(conjugate_mean(width=0.05), y).ok
+
+
+def test_verdict_keeps_to_its_time():
+    slow = LinearGaussian()
+    hasty = verdict(slow, torch.randn(128, 2), seconds=1e-9)
+    assert len(hasty.khat) == 8
+    assert "it would take" in str(verdict(conjugate_mean(), torch.randn(50), seconds=1e-9))
+
+
+def test_verdict_uses_all_rows_of_a_guide_with_parameters_for_each_row():
+    class PerRow(LinearGaussian):
+        def __init__(self, x):
+            super().__init__()
+            self.loc = nn.Parameter(x / 2)
+
+        def guide(self, x=None, context=None):
+            with data_plate(x, context):
+                pyro.sample("z", dist.Normal(self.loc, 0.5**0.5).to_event(1))
+
+    x = torch.randn(300, 2)
+    found = verdict(PerRow(x), x)
+    assert found.ok and len(found.khat) == 300
+
+
+def test_some_rows_are_evenly_spaced_and_keep_what_has_no_rows():
+    x, knots = torch.arange(101.0), torch.zeros(7)
+    rows, other, none = some_rows((x, knots, None), 5)
+    assert rows.tolist() == [0, 25, 50, 75, 100] and other is knots and none is None
