@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 import torch.distributions as td
 from pyro.distributions import ExpandedDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core.density import density
@@ -77,7 +78,7 @@ def _(distribution: td.Independent, x: Tensor, mask: Tensor) -> dist.TorchDistri
 
 @conditional.register(ExpandedDistribution)
 def _(distribution: ExpandedDistribution, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
-    shape = torch.broadcast_shapes(x.shape, distribution.shape())
+    shape = broadcast_shape(x.shape, distribution.shape())
     return conditional(distribution.base_dist, x.expand(shape), mask)
 
 
@@ -85,7 +86,7 @@ def _(distribution: ExpandedDistribution, x: Tensor, mask: Tensor) -> dist.Torch
 def _(distribution: td.MultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
     """With observed coordinates put first, the Cholesky factor of the covariance holds that of the conditional."""
     tril = distribution._unbroadcasted_scale_tril
-    mask = mask.expand(torch.broadcast_shapes(mask.shape, distribution.event_shape))
+    mask = mask.expand(broadcast_shape(mask.shape, distribution.event_shape))
     order = mask.logical_not().byte().argsort(stable=True, dim=-1)  # stable: the missing block stays lower triangular
     first = mask.take_along_dim(order, -1)
     factor = torch.linalg.cholesky(_permute(tril @ tril.mT, order))
@@ -101,7 +102,7 @@ def _(distribution: td.MultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
 
 def _permute(matrix: Tensor, order: Tensor) -> Tensor:
     """Rows and columns in the given order: ``(*batch, D, D), (*batch, D) -> (*batch, D, D)``."""
-    matrix = matrix.expand(*torch.broadcast_shapes(matrix.shape[:-2], order.shape[:-1]), *matrix.shape[-2:])
+    matrix = matrix.expand(*broadcast_shape(matrix.shape[:-2], order.shape[:-1]), *matrix.shape[-2:])
     return matrix.take_along_dim(order.unsqueeze(-1), -2).take_along_dim(order.unsqueeze(-2), -1)
 
 
@@ -162,7 +163,7 @@ class Clamped(dist.TorchDistribution):
         if has_missing(torch.where(mask, x, 0.0)):
             raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
         x, mask = torch.broadcast_tensors(x, mask)
-        batch = torch.broadcast_shapes(x.shape[: x.ndim - len(free.event_shape)], free.batch_shape)
+        batch = broadcast_shape(x.shape[: x.ndim - len(free.event_shape)], free.batch_shape)
         self.free, shape = free.expand(batch), batch + free.event_shape
         self.x, self.mask = x.expand(shape), mask.expand(shape)
         super().__init__(batch, free.event_shape, validate_args=False)

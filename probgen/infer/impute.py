@@ -1,0 +1,245 @@
+"""Missing values drawn from their conditional distribution given the observed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from probgen.core.density import density, kind_of, worst
+from probgen.core.runtime import (
+    TracePair,
+    in_plate,
+    is_enumerated,
+    isolated,
+    latent_sites,
+    row_log_probs,
+    sample_sites,
+    trace_pair,
+)
+from probgen.distributions.conditional import conditional
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """Completed copies of incomplete data.
+
+    Attributes
+    ----------
+    draws : Tensor
+        Complete data ``(draws, B, *event)``; observed entries are those of the data.
+    missing : Tensor of bool
+        Which entries were drawn: ``(B, *event)``.
+    kind : str
+        ``"exact"``: independent draws from the model's conditional distribution. ``"asymptotic"``: ends of Markov
+        chains that converge to it. ``"heuristic"``: ends of chains that converge to something near it, because the
+        model has a density that is not exact.
+    acceptance : Tensor
+        Share of accepted proposals of every row ``(B,)``; one where draws are exact. Values near zero mean that the
+        guide misses the posterior of that row, and that its draws have not forgotten where they started.
+    """
+
+    draws: Tensor
+    missing: Tensor
+    kind: str
+    acceptance: Tensor
+
+    def mean(self) -> Tensor:
+        """Average over the draws, the estimate of least squared error: ``(B, *event)``."""
+        return torch.where(self.missing, self.draws.mean(0), self.draws[0])
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Ends of the central interval that holds a share ``level`` of the draws of every entry: ``(B, *event)`` each.
+
+        >>> draws = torch.linspace(0, 1, 101).reshape(101, 1, 1)
+        >>> low, high = Imputation(draws, torch.ones(1, 1) > 0, "exact", torch.ones(1)).interval(0.8)
+        >>> low, high
+        (tensor([[0.1000]]), tensor([[0.9000]]))
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"expected 0 < level < 1, got {level}; 0.9 is the central ninety per cent")
+        return self.draws.quantile(0.5 - level / 2, dim=0), self.draws.quantile(0.5 + level / 2, dim=0)
+
+
+@torch.no_grad()
+def impute(
+    gen: GenerativeModel, x: Tensor, context: Tensor | None = None, *, draws: int = 1, steps: int = 500
+) -> Imputation:
+    r"""Draws missing entries (NaN) given the observed ones, row by row: :math:`x_m \sim p(x_m \mid x_o, c)`.
+
+    Without local latents the draws are exact: :func:`conditional` of the model's distribution. With them, every draw
+    is the end of a chain over :math:`(z, x_m)` that leaves :math:`p(z, x_m \mid x_o)` invariant:
+
+    .. math:: z' \sim q(z \mid x), \quad \text{accepted with probability }
+              \min\Big(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)}\Big); \qquad x_m \sim p(x_m \mid x_o, z)
+
+    started by a tenth as many steps that accept everything. Globals of a Bayesian model are drawn from its guide, one
+    set per draw. Entries are taken to be missing at random. The model runs in the mode (train or eval) that it is in.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A model with observed site ``"x"``, whose law given the latents has a closed-form :func:`conditional`.
+    x : Tensor
+        ``(B, *event)``, NaN = missing.
+    context : Tensor, optional
+        ``(B, *context_event)``.
+    draws : int
+        Number of completed copies. Chains run in parallel; those of models with global latents one after the other.
+    steps : int
+        Length of the chains, where draws are not exact.
+
+    Raises
+    ------
+    NotImplementedError
+        If the law of x given the latents has no closed-form conditional, a site has no density, or a local latent is
+        enumerated.
+    ValueError
+        If the guide does not draw a local latent, or has a site whose density is not exact.
+
+    References
+    ----------
+    Rezende, Mohamed, Wierstra (2014), Stochastic backpropagation, https://arxiv.org/abs/1401.4082 (pseudo-Gibbs);
+    Mattei, Frellsen (2018), Leveraging the exact likelihood of deep latent variable models,
+    https://arxiv.org/abs/1802.04826 (Metropolis within Gibbs)
+
+    >>> import pyro.distributions as dist
+    >>> from probgen.core.module import Fixed
+    >>> x, covariance = torch.tensor([[2.0, torch.nan]]), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    >>> done = impute(Fixed(dist.MultivariateNormal, loc=torch.zeros(2), covariance_matrix=covariance), x, draws=1000)
+    >>> done.kind, done.draws.shape, done.mean().round(decimals=1)
+    ('exact', torch.Size([1000, 1, 2]), tensor([[2.0000, 1.8000]]))
+    """
+    if draws < 1 or steps < 1:
+        raise ValueError(f"expected draws >= 1 and steps >= 1, got {draws=}, {steps=}")
+    missing = x.isnan()
+    rows = missing.reshape(len(x), -1).any(-1)
+    completed, acceptance, kind = x.repeat(draws, *[1] * x.ndim), torch.ones(len(x), device=x.device), "exact"
+    if rows.any():
+        batch = x[rows], None if context is None else context[rows]
+        completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, steps)
+    return Imputation(completed, missing, kind, acceptance)
+
+
+def _impute(gen: GenerativeModel, batch: tuple, draws: int, steps: int) -> tuple[Tensor, str, Tensor]:
+    """Draws of one model, or of one model for every draw of the globals."""
+    probe = _trace(gen.model, batch)
+    if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
+        return _Chains(gen, gen.model, gen.guide).draw(batch, draws, steps)
+    parts = []
+    for _ in range(draws):
+        drawn = _trace(gen.guide, (None, batch[1]))
+        pair = (poutine.replay(program, trace=_shared(drawn, gen.plate)) for program in (gen.model, gen.guide))
+        parts.append(_Chains(gen, *pair).draw(batch, 1, steps))
+    completed, kinds, acceptance = zip(*parts, strict=True)
+    return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
+
+
+def _trace(program: Callable, batch: tuple) -> poutine.Trace:
+    with isolated():
+        return poutine.trace(program).get_trace(*batch)
+
+
+def _shared(trace: poutine.Trace, plate: str) -> poutine.Trace:
+    """The part of a trace outside the data plate: globals."""
+    kept = trace.copy()
+    for name in [name for name, site in latent_sites(trace).items() if in_plate(site, plate)]:
+        kept.remove_node(name)
+    return kept
+
+
+@dataclass(frozen=True)
+class _Chains:
+    """Metropolis-corrected pseudo-Gibbs chains of one model and guide whose globals, if any, are fixed."""
+
+    gen: GenerativeModel
+    model: Callable
+    guide: Callable
+
+    def draw(self, batch: tuple, draws: int, steps: int) -> tuple[Tensor, str, Tensor]:
+        """Completed rows ``(draws, B, *event)``, their kind, and the acceptance rate of every row."""
+        state = _trace(self.model, batch)
+        if not self._locals(state):
+            x = batch[0]
+            return conditional(_law(state), x, ~x.isnan()).sample((draws,)), "exact", torch.ones(len(x))
+        batch = tuple(None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch)
+        completed, kind, rate = self._run(*batch, steps)
+        return completed.unflatten(0, (draws, -1)), kind, rate.unflatten(0, (draws, -1)).mean(0)
+
+    def _run(self, x: Tensor, context: Any, steps: int) -> tuple[Tensor, str, Tensor]:
+        """Ends of the chains, one for every row of ``x``; they start at draws of the latents from the model."""
+        seen, rate = ~x.isnan(), torch.zeros(len(x), device=x.device)
+        state = _trace(self.model, (x, context))
+        filled = conditional(_law(state), x, seen).sample()
+        kind = _kind(self._propose((filled, context)), self.gen.plate)
+        with pyro.validation_enabled(False):  # the run above was validated
+            for step in range(-max(1, steps // 10), steps):
+                state.nodes["x"]["value"] = filled
+                state, accepted = self._step(state, (filled, context), corrected=step >= 0)
+                rate += accepted * (step >= 0) / steps
+                filled = conditional(_law(state), x, seen).sample()
+        return filled, kind, rate
+
+    def _step(self, state: poutine.Trace, batch: tuple, corrected: bool) -> tuple[poutine.Trace, Tensor]:
+        """One proposal for the latents of every row; early steps accept it whatever its ratio."""
+        proposal, accepted = self._propose(batch), torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
+        if corrected:
+            current = TracePair(state, _trace(poutine.replay(self.guide, trace=state), batch))
+            accepted = _accept(self._log_ratio(proposal, current))
+        return self._move(accepted, proposal, state, batch), accepted
+
+    def _propose(self, batch: tuple) -> TracePair:
+        with isolated():
+            return trace_pair(self.model, self.guide, batch, None, self.gen.max_plate_nesting)
+
+    def _log_ratio(self, proposal: TracePair, current: TracePair) -> Tensor:
+        return row_log_probs(proposal, self.gen.plate)[0] - row_log_probs(current, self.gen.plate)[0]
+
+    def _move(self, accepted: Tensor, proposal: TracePair, state: poutine.Trace, batch: tuple) -> poutine.Trace:
+        """The model's run on the accepted latents, and on the present ones of the other rows."""
+        latents = proposal.guide.copy()
+        for name, site in self._locals(proposal.guide).items():
+            dim = next(frame.dim for frame in site["cond_indep_stack"] if frame.name == self.gen.plate)
+            column = accepted.reshape(-1, *[1] * (site["fn"].event_dim - dim - 1))
+            latents.nodes[name] = {**site, "value": torch.where(column, site["value"], state.nodes[name]["value"])}
+        return _trace(poutine.replay(self.model, trace=latents), batch)
+
+    def _locals(self, trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+        """The latent sites inside the data plate."""
+        sites = {name: site for name, site in latent_sites(trace).items() if in_plate(site, self.gen.plate)}
+        for name in sites:
+            if is_enumerated(sites[name]):
+                raise NotImplementedError(
+                    f"expected local latents that the guide draws, got the enumerated site '{name}'; add it to the "
+                    "guide, or sum it out in the law of 'x' (a mixture: pyro.distributions.MixtureSameFamily)"
+                )
+        return sites
+
+
+def _law(trace: poutine.Trace) -> Any:
+    """The law of x given the latents of a run."""
+    if "x" not in trace.nodes:
+        raise ValueError(
+            f"expected an observed site named 'x', got sites {sorted(sample_sites(trace))}; rename the site that holds "
+            "the data"
+        )
+    return trace.nodes["x"]["fn"]
+
+
+def _accept(log_ratio: Tensor) -> Tensor:
+    return torch.rand_like(log_ratio).log() < log_ratio
+
+
+def _kind(pair: TracePair, plate: str) -> str:
+    """Chains are as exact as the densities in their acceptance ratio; an inexact guide is refused."""
+    kind_of(pair, plate)
+    exact = worst(*(density(site["fn"]) for site in sample_sites(pair.model).values())) == "exact"
+    return "asymptotic" if exact else "heuristic"

@@ -1,0 +1,239 @@
+"""Imputation against conditional Gaussians, enumeration, and chains without their correction."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from probgen.core.missing import MissingAware
+from probgen.core.module import Fixed, LatentVariableModel, data_plate
+from probgen.distributions.conditional import conditional
+from probgen.infer import impute as module
+from probgen.infer.impute import impute
+from probgen.models.factor_analysis import PPCA
+
+NAN = torch.nan
+
+
+class LinearGaussian(LatentVariableModel):
+    """x = W z + noise, independent or correlated, with a guide that may be shifted and too wide."""
+
+    def __init__(self, loadings, covariance, shift=0.0, spread=1.0):
+        super().__init__()
+        self.loadings, self.covariance, self.shift, self.spread = loadings, covariance, shift, spread
+
+    def emission(self, loc):
+        if (self.covariance == self.covariance.diag().diag()).all():
+            return dist.Normal(loc, self.covariance.diag().sqrt()).to_event(1)
+        return dist.MultivariateNormal(loc, self.covariance)
+
+    def model(self, x=None, context=None):
+        with data_plate(x, context):
+            z = pyro.sample("z", dist.Normal(torch.zeros(self.loadings.shape[1]), 1.0).to_event(1))
+            return pyro.sample("x", self.emission(z @ self.loadings.mT), obs=x)
+
+    def guide(self, x=None, context=None):
+        gain = self.loadings.mT @ (self.loadings @ self.loadings.mT + self.covariance).inverse()
+        tril = torch.linalg.cholesky(torch.eye(self.loadings.shape[1]) - gain @ self.loadings)
+        with data_plate(x, context):
+            pyro.sample("z", dist.MultivariateNormal(x @ gain.mT + self.shift, scale_tril=self.spread * tril))
+
+    def marginal(self):
+        return dist.MultivariateNormal(
+            torch.zeros(len(self.loadings)), self.loadings @ self.loadings.mT + self.covariance
+        )
+
+
+def assert_moments(draws, law, x, slack=4.5):
+    """Means and covariances of independent draws of missing entries lie within their standard errors."""
+    joint = law.sample((30_000,))
+    for row, given in enumerate(x):
+        free = given.isnan()
+        mine, true = draws[:, row, free], joint[:, row, free]
+        scale = law.variance[row, free].sqrt()
+        error = math.sqrt(1 / len(mine) + 1 / len(true))
+        assert ((mine.mean(0) - law.mean[row, free]).abs() < slack * scale * error).all()
+        gap = (mine.mT.cov().reshape(len(scale), -1) - true.mT.cov().reshape(len(scale), -1)).abs()
+        assert (gap < slack * scale.outer(scale) * math.sqrt(2) * error).all()
+
+
+X = torch.tensor([[1.0, -1.0, NAN, NAN], [NAN, 0.5, 1.0, NAN], [NAN, NAN, NAN, NAN]])
+LOADINGS = torch.tensor([[1.0, 0.0], [0.5, -1.0], [-0.7, 0.6], [0.2, 1.2]])
+
+
+@pytest.fixture
+def poor():
+    return LinearGaussian(LOADINGS, 0.5 * torch.eye(4), shift=0.3, spread=1.4)
+
+
+def test_exact_models_are_imputed_by_their_conditional():
+    gen = PPCA(4, 2)
+    done, law = impute(gen, X, draws=5000), conditional(gen(), X, ~X.isnan())
+    assert done.kind == "exact" and (done.acceptance == 1).all()
+    assert_moments(done.draws, law, X)
+
+
+def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
+    done = impute(poor, X, draws=1500, steps=120)
+    assert done.kind == "asymptotic" and (done.acceptance > 0.1).all() and (done.acceptance < 0.9).all()
+    assert_moments(done.draws, conditional(poor.marginal(), X, ~X.isnan()), X)
+
+
+def test_without_the_metropolis_correction_they_do_not(poor, monkeypatch):
+    monkeypatch.setattr(module, "_accept", lambda log_ratio: log_ratio < math.inf)
+    done = impute(poor, X, draws=1500, steps=120)
+    with pytest.raises(AssertionError):
+        assert_moments(done.draws, conditional(poor.marginal(), X, ~X.isnan()), X, slack=20)
+
+
+def test_decoders_with_correlated_coordinates_are_conditioned():
+    noise = torch.full((4, 4), 0.4) + 0.2 * torch.eye(4)
+    gen = LinearGaussian(LOADINGS, noise, spread=1.2)
+    done = impute(gen, X, draws=1000, steps=60)
+    assert_moments(done.draws, conditional(gen.marginal(), X, ~X.isnan()), X)
+
+
+class Layers(LatentVariableModel):
+    """z2 -> z1 -> x with a plate of two coordinates; the guide draws them one after the other."""
+
+    max_plate_nesting = 2
+
+    def model(self, x=None, context=None):
+        with data_plate(x, context):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            with pyro.plate("coordinates", 2, dim=-2):
+                z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            return pyro.sample("x", MissingAware(dist.Normal(z1.movedim(-2, -1), 0.5), 1), obs=x)
+
+    def guide(self, x=None, context=None):
+        with data_plate(x, context):
+            z2 = pyro.sample("z2", dist.Normal(0.4 * x.mean(-1), 0.8))
+            with pyro.plate("coordinates", 2, dim=-2):
+                pyro.sample("z1", dist.Normal(0.7 * x.mT + 0.2 * z2, 0.5))
+
+
+def test_several_latents_and_inner_plates():
+    x = torch.tensor([[2.0, NAN], [NAN, -1.0]])
+    done = impute(Layers(), x, draws=3000, steps=60)
+    covariance = torch.ones(2, 2) + 1.25 * torch.eye(2)
+    assert_moments(done.draws, conditional(dist.MultivariateNormal(torch.zeros(2), covariance), x, ~x.isnan()), x)
+
+
+class Switch(LatentVariableModel):
+    """Four binary pixels with a binary cause whose probability is the context; the guide tosses a coin."""
+
+    def probs(self, z):
+        return torch.where(z[..., None] == 1, torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0.2, 0.3, 0.1, 0.4]))
+
+    def model(self, x=None, context=None):
+        with data_plate(x, context):
+            z = pyro.sample("z", dist.Bernoulli(context[..., 0]))
+            return pyro.sample("x", MissingAware(dist.Bernoulli(self.probs(z)), 1), obs=x)
+
+    def guide(self, x=None, context=None):
+        with data_plate(x, context):
+            pyro.sample("z", dist.Bernoulli(torch.full(x.shape[:1], 0.5)))
+
+
+def test_discrete_latents_with_context_by_enumeration():
+    x = torch.tensor([[1.0, NAN, 1.0, NAN], [0.0, 0.0, NAN, NAN]])
+    context = torch.tensor([[0.3], [0.6]])
+    draws = impute(Switch(), x, context, draws=4000, steps=40).draws
+    for row, free in enumerate(x.isnan()):
+        z = torch.tensor([0.0, 1.0])
+        likelihood = dist.Bernoulli(Switch().probs(z)[:, ~free]).log_prob(x[row, ~free]).sum(-1).exp()
+        weights = likelihood * torch.stack([1 - context[row, 0], context[row, 0]])
+        p = Switch().probs(z)[:, free]
+        pairs = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+        table = dist.Bernoulli(p).log_prob(pairs[:, None]).sum(-1).exp() @ (weights / weights.sum())
+        shares = (draws[:, row, None, free] == pairs).all(-1).float().mean(0)
+        assert ((shares - table).abs() < 4.5 * (table * (1 - table) / 4000).sqrt()).all()
+
+
+class UnknownMean(LatentVariableModel):
+    """x = mu + z + noise with a global mu; in the posterior mu has mean 3 and scale 0.5."""
+
+    def __init__(self, local=True):
+        super().__init__()
+        self.local = local
+
+    def model(self, x=None, context=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        with data_plate(x, context):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0)) if self.local else 0.0
+            loc = (mu + z)[..., None].expand(*(mu + z).shape, 2)
+            return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x=None, context=None):
+        mu = pyro.sample("mu", dist.Normal(3.0, 0.5))
+        if x is None or not self.local:
+            return
+        with data_plate(x, context):
+            pyro.sample("z", dist.Normal((x - mu).mean(-1) * 2 / 3, (1 / 3) ** 0.5))
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_globals_come_from_the_guide(local):
+    x = torch.tensor([[5.0, NAN]])
+    done = impute(UnknownMean(local), x, draws=100 if local else 600, steps=4)
+    assert done.kind == ("asymptotic" if local else "exact")
+    # given mu: N(mu + (5 - mu) / 2, 3 / 2) with a local latent, N(mu, 1) without one; mu ~ N(3, 0.25)
+    mean, variance = (4.0, 1.5 + 0.25 / 4) if local else (3.0, 1.25)
+    law = conditional(dist.Normal(mean, variance**0.5).expand([1, 2]).to_event(1), x, ~x.isnan())
+    assert_moments(done.draws, law, x)
+
+
+def test_observed_entries_and_complete_rows_are_untouched(poor):
+    x = torch.where(torch.rand(20, 4) < 0.3, NAN, torch.randn(20, 4))
+    x[3] = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    done = impute(poor, x, draws=3, steps=5)
+    assert not done.draws.isnan().any() and torch.equal(done.missing, x.isnan())
+    for complete in (*done.draws, done.mean(), *done.interval()):
+        assert torch.equal(complete[~x.isnan()], x[~x.isnan()])
+    assert done.acceptance.shape == (20,) and done.acceptance[3] == 1
+
+
+def test_interval_covers_what_it_says():
+    done = impute(Fixed(dist.Normal, loc=torch.zeros(1), scale=2.0), torch.full((1, 1), NAN), draws=20_000)
+    low, high = done.interval(0.8)
+    assert torch.stack([low, high]).flatten().tolist() == pytest.approx([-2.563, 2.563], abs=0.08)
+
+
+class Bound(dist.Normal):
+    density = "bound"
+
+
+class Variant(LatentVariableModel):
+    """A model of two coordinates whose parts can be exchanged."""
+
+    def __init__(self, prior=None, decoder=None, encoder=None, infer=None):
+        super().__init__()
+        self.prior, self.encoder, self.infer = prior or dist.Normal(0.0, 1.0), encoder, infer
+        self.decoder = decoder or (lambda z: dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1))
+
+    def model(self, x=None, context=None):
+        with data_plate(x, context):
+            z = pyro.sample("z", self.prior, infer=self.infer)
+            return pyro.sample("x", self.decoder(z), obs=x)
+
+    def guide(self, x=None, context=None):
+        if self.encoder is not None:
+            with data_plate(x, context):
+                pyro.sample("z", self.encoder)
+
+
+def test_what_cannot_be_done_says_so():
+    x, encoder = torch.tensor([[0.3, NAN]]), dist.Normal(0.0, 1.0)
+    assert impute(Variant(prior=Bound(0.0, 1.0), encoder=encoder), x, steps=3).kind == "heuristic"
+    with pytest.raises(ValueError, match="expected an exact density at guide site 'z', got bound"):
+        impute(Variant(encoder=Bound(0.0, 1.0)), x, steps=3)
+    with pytest.raises(ValueError, match="expected the guide to draw the latent site 'z'"):
+        impute(Variant(), x, steps=3)
+    with pytest.raises(NotImplementedError, match="the enumerated site 'z'"):
+        impute(Variant(prior=dist.Bernoulli(0.5), infer={"enumerate": "parallel"}), x, steps=3)
+    with pytest.raises(NotImplementedError, match="got Dirichlet; register one"):
+        impute(Variant(decoder=lambda z: dist.Dirichlet(torch.ones(*z.shape, 2)), encoder=encoder), x, steps=3)
+    with pytest.raises(ValueError, match="expected draws >= 1"):
+        impute(Variant(encoder=encoder), x, draws=0)
