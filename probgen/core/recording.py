@@ -71,11 +71,12 @@ def record(
         guide(*batch)
     with (p := Recorder(q.sites)), plate:
         model(*batch)
-    return Run(_densities(p.sites), _densities(q.sites))
+    return Run(densities(p.sites), densities(q.sites))
 
 
-def _densities(sites: Sites) -> Sites:
-    return {name: site for name, site in sites.items() if not site_is_subsample(site)}
+def densities(sites: Mapping[str, dict[str, Any]]) -> Sites:
+    """The sample sites among the nodes of a run, plate indices left out, helper variables and factors included."""
+    return {name: site for name, site in sites.items() if site["type"] == "sample" and not site_is_subsample(site)}
 
 
 def log_prob(site: dict[str, Any]) -> Tensor:

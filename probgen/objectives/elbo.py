@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.distributions as td
-from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
-from pyro.distributions.util import scale_and_mask, sum_rightmost
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from probgen.core.recording import Run, Sites, log_prob, record, score_function
+from probgen.core.recording import Run, log_prob, record
 from probgen.core.runtime import PARTICLES, MultiFrameTensor
 from probgen.objectives.base import Objective, check_pair
+from probgen.objectives.divergence import Cost, divergence
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -146,13 +145,13 @@ class ELBO(Objective):
         """The loss of one run; and for each site drawn without reparameterisation its score and the cost it had."""
         shared = run.model.keys() & run.guide.keys()
         ordered = [name for name in run.model if name in shared] == [name for name in run.guide if name in shared]
-        costs = [_Cost(site, -log_prob(site)) for name, site in run.model.items() if name not in shared]
+        costs = [Cost(site, -log_prob(site)) for name, site in run.model.items() if name not in shared]
         for name, site in run.guide.items():
-            cost = _divergence(site, run.model.get(name), ordered)._replace(weight=beta)
+            cost = divergence(site, run.model.get(name), ordered)._replace(weight=beta)
             costs.append(self._free(cost) if self.free_bits else cost)
         return sum(cost.total() for cost in costs), _scores_and_rewards(costs)
 
-    def _free(self, cost: _Cost) -> _Cost:
+    def _free(self, cost: Cost) -> Cost:
         """Charges the allowance instead of the divergence of each dim where that is smaller."""
         site, dims = cost.site, cost.dims
         if site["infer"].get("is_auxiliary"):
@@ -169,83 +168,7 @@ class ELBO(Objective):
         return cost._replace(entries=torch.where(spent > allowed, cost.entries, 0.0), charged=charged)
 
 
-class _Cost(NamedTuple):
-    """What one site adds to the loss, entry by entry: ``(*batch, *dims)``, for a divergence that splits into dims."""
-
-    site: dict[str, Any]
-    entries: Tensor
-    size: int = 1  # latent dims in one entry
-    closed: bool = False
-    score: Tensor | None = None
-    weight: float | Tensor = 1.0
-    charged: Tensor | None = None
-
-    @property
-    def dims(self) -> int:
-        return self.entries.ndim - len(self.site["fn"].batch_shape)
-
-    def total(self) -> Tensor:
-        total = self.entries.sum()
-        return scale_and_mask(total if self.charged is None else total + self.charged, self.weight)
-
-    def caused(self) -> Tensor:
-        return scale_and_mask(sum_rightmost(self.entries, self.dims), self.weight).detach()
-
-
-def _divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool) -> _Cost:
-    """KL(q || p) of a guide site: in closed form, or log q - log p of its draw, log q alone for a helper variable."""
-    law, closed = site["fn"], _closed_form(site, prior) if ordered and prior is not None else None
-    if closed is not None:
-        return _Cost(site, *closed, closed=True, score=score_function(site))
-    parts = law.score_parts(site["value"], *site["args"], **site["kwargs"])
-    log_q, path, score = parts.log_prob, parts.entropy_term, parts.score_function
-    if path is not log_q:  # the expected gradient of what is left out is zero
-        log_q = log_q.detach() + (path - path.detach() if torch.is_tensor(path) else path)
-    entries = scale_and_mask(log_q, site["scale"], site["mask"])
-    entries = entries if prior is None else entries - log_prob(prior)
-    return _Cost(site, entries, law.event_shape.numel(), score=score if torch.is_tensor(score) else None)
-
-
-def _closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, int] | None:
-    """KL(q || p) for every entry and, where it splits so, every dim; and the latent dims that one number covers."""
-    q, p, scale, mask = site["fn"], prior["fn"], site["scale"], site["mask"]
-    alike = q.batch_shape == p.batch_shape and q.event_shape == p.event_shape
-    if not alike or mask is not prior["mask"] or not _same(scale, prior["scale"]):
-        return None
-    batch, shape = len(q.batch_shape), q.batch_shape
-    while True:
-        if isinstance(q, ExpandedDistribution):
-            q = q.base_dist
-        elif isinstance(p, ExpandedDistribution):
-            p = p.base_dist
-        elif _split_alike(q, p):
-            q, p, shape = q.base_dist, p.base_dist, q.base_dist.batch_shape
-        else:
-            break
-    if isinstance(q, _SAMPLED) and not isinstance(q, td.LogNormal):
-        return None
-    try:
-        divergence = td.kl_divergence(q, p).expand(shape)
-    except NotImplementedError:
-        return None
-    mask = mask.reshape(mask.shape + (1,) * (len(shape) - batch)) if torch.is_tensor(mask) else mask
-    return scale_and_mask(divergence, scale, mask), q.event_shape.numel()
-
-
-# A Delta's divergence leaves its log density out, a mask's need not be a tensor, transforms are compared by value.
-_SAMPLED = (Delta, MaskedDistribution, td.TransformedDistribution)
-
-
-def _same(a: float | Tensor, b: float | Tensor) -> bool:
-    return a is b or (not torch.is_tensor(a) and not torch.is_tensor(b) and a == b)
-
-
-def _split_alike(q: td.Distribution, p: td.Distribution) -> bool:
-    both = isinstance(q, td.Independent) and isinstance(p, td.Independent)
-    return both and q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims
-
-
-def _scores_and_rewards(costs: list[_Cost]) -> list[tuple[Tensor, Tensor]]:
+def _scores_and_rewards(costs: list[Cost]) -> list[tuple[Tensor, Tensor]]:
     """Each score with the costs in its site's plates; a site's own closed form is no consequence of its draw."""
     drawn = [cost for cost in costs if cost.score is not None]
     if not drawn:

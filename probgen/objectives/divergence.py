@@ -1,0 +1,88 @@
+"""What a site adds to an evidence lower bound: a divergence in closed form, or estimated on its draw."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributions as td
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
+from pyro.distributions.util import scale_and_mask, sum_rightmost
+from torch import Tensor
+
+from probgen.core.recording import log_prob, score_function
+
+# A Delta's divergence leaves its log density out, a mask's need not be a tensor, transforms are compared by value.
+_SAMPLED = (Delta, MaskedDistribution, td.TransformedDistribution)
+
+
+class Cost(NamedTuple):
+    """What one site adds to the loss, entry by entry: ``(*batch, *dims)``, for a divergence that splits into dims."""
+
+    site: dict[str, Any]
+    entries: Tensor
+    size: int = 1  # latent dims in one entry
+    closed: bool = False
+    score: Tensor | None = None
+    weight: float | Tensor = 1.0
+    charged: Tensor | None = None
+
+    @property
+    def dims(self) -> int:
+        return self.entries.ndim - len(self.site["fn"].batch_shape)
+
+    def total(self) -> Tensor:
+        total = self.entries.sum()
+        return scale_and_mask(total if self.charged is None else total + self.charged, self.weight)
+
+    def caused(self) -> Tensor:
+        return scale_and_mask(sum_rightmost(self.entries, self.dims), self.weight).detach()
+
+
+def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool) -> Cost:
+    """KL(q || p) of a guide site: in closed form, or log q - log p of its draw, log q alone for a helper variable."""
+    law, closed = site["fn"], closed_form(site, prior) if ordered and prior is not None else None
+    if closed is not None:
+        return Cost(site, *closed, closed=True, score=score_function(site))
+    parts = law.score_parts(site["value"], *site["args"], **site["kwargs"])
+    log_q, path, score = parts.log_prob, parts.entropy_term, parts.score_function
+    if path is not log_q:  # the expected gradient of what is left out is zero
+        log_q = log_q.detach() + (path - path.detach() if torch.is_tensor(path) else path)
+    entries = scale_and_mask(log_q, site["scale"], site["mask"])
+    entries = entries if prior is None else entries - log_prob(prior)
+    return Cost(site, entries, law.event_shape.numel(), score=score if torch.is_tensor(score) else None)
+
+
+def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, int] | None:
+    """KL(q || p) for every entry and, where it splits so, every dim; and the latent dims that one number covers."""
+    q, p, scale, mask = site["fn"], prior["fn"], site["scale"], site["mask"]
+    alike = q.batch_shape == p.batch_shape and q.event_shape == p.event_shape
+    if not alike or mask is not prior["mask"] or not _same(scale, prior["scale"]):
+        return None
+    batch, shape = len(q.batch_shape), q.batch_shape
+    while True:
+        if isinstance(q, ExpandedDistribution):
+            q = q.base_dist
+        elif isinstance(p, ExpandedDistribution):
+            p = p.base_dist
+        elif _split_alike(q, p):
+            q, p, shape = q.base_dist, p.base_dist, q.base_dist.batch_shape
+        else:
+            break
+    if isinstance(q, _SAMPLED) and not isinstance(q, td.LogNormal):
+        return None
+    try:
+        divergence = td.kl_divergence(q, p).expand(shape)
+    except NotImplementedError:
+        return None
+    mask = mask.reshape(mask.shape + (1,) * (len(shape) - batch)) if torch.is_tensor(mask) else mask
+    return scale_and_mask(divergence, scale, mask), q.event_shape.numel()
+
+
+def _same(a: float | Tensor, b: float | Tensor) -> bool:
+    return a is b or (not torch.is_tensor(a) and not torch.is_tensor(b) and a == b)
+
+
+def _split_alike(q: td.Distribution, p: td.Distribution) -> bool:
+    both = isinstance(q, td.Independent) and isinstance(p, td.Independent)
+    return both and q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims

@@ -1,0 +1,97 @@
+"""What importance-weighted objectives share: several draws per row, and their log weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from probgen.core.density import kind_of, worst
+from probgen.core.recording import Sites, densities, score_function
+from probgen.core.runtime import TracePair, in_plate, row_log_probs, trace_pair
+from probgen.objectives.base import Objective, check_pair
+
+
+class Weights(NamedTuple):
+    """log p(x, z) and log q(z | x) of K draws for each of B rows, ``(K, B)``, and the weakest density among them."""
+
+    log_p: Tensor
+    log_q: Tensor
+    kind: str
+    pairs: list[TracePair]
+
+    @property
+    def log_w(self) -> Tensor:
+        return self.log_p - self.log_q
+
+
+class RowWeighted(Objective):
+    """An objective that weighs several draws for every row by itself.
+
+    Weights are densities of rows: masks count, scales do not. Latent variables that rows share have no such weights,
+    and are refused.
+
+    Parameters
+    ----------
+    particles : int
+        Draws K per row.
+    plate : str
+        Name of the plate of the rows.
+    max_plate_nesting : int
+        Number of dims that the programs' plates use; particles take the next dim to the left.
+    vectorized : bool
+        Whether the programs accept particles to the left of their plates; otherwise they run once per particle.
+    """
+
+    weakest = "bound"
+
+    def __init__(self, particles: int, *, plate: str = "data", max_plate_nesting: int = 1, vectorized: bool = True):
+        super().__init__()
+        if particles < 1:
+            raise ValueError(f"expected particles >= 1, got {particles}")
+        self.particles, self.plate = particles, plate
+        self.max_plate_nesting, self.vectorized = max_plate_nesting, vectorized
+
+    def weigh(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        batch: tuple,
+        handler: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> Weights:
+        """Runs both programs, each run inside a handler of its own."""
+        inside, runs = (self.particles, 1) if self.vectorized else (None, self.particles)
+        pairs = []
+        for _ in range(runs):
+            with handler():
+                pairs.append(trace_pair(model, guide, batch, inside, self.max_plate_nesting))
+        for pair in pairs:
+            self._check(pair)
+        log_p = torch.cat([log_rows(pair.model, self.plate) for pair in pairs])
+        drawn = any(in_plate(site, self.plate) for site in densities(pairs[0].guide.nodes).values())
+        log_q = [log_rows(pair.guide, self.plate) for pair in pairs] if drawn else [torch.zeros_like(log_p)]
+        return Weights(log_p, torch.cat(log_q), worst(*(kind_of(pair, self.plate) for pair in pairs)), pairs)
+
+    def not_reparameterised(self, pair: TracePair) -> Sites:
+        """Guide sites whose draws carry no gradient."""
+        sites = {name: site for name, site in densities(pair.guide.nodes).items() if not site["is_observed"]}
+        return {name: site for name, site in sites.items() if score_function(site) is not None}
+
+    def _check(self, pair: TracePair) -> None:
+        name, model, guide = type(self).__name__, densities(pair.model.nodes), densities(pair.guide.nodes)
+        check_pair(model, guide, self.weakest, name)
+        for site in (*model.values(), *guide.values()):
+            if not in_plate(site, self.plate) and not site["infer"].get("_deterministic"):
+                raise ValueError(
+                    f"{name}: expected every site inside the plate '{self.plate}', got '{site['name']}' outside of "
+                    "it: draws are weighed row by row, and rows share that one; use ELBO(), or name your plate of rows"
+                )
+
+
+def log_rows(trace: poutine.Trace, plate: str) -> Tensor:
+    """log density of all sites of one trace in the plate, ``(particles or 1, rows)``."""
+    return row_log_probs(TracePair(trace, poutine.Trace()), plate)
