@@ -43,7 +43,7 @@ class MultivariateNormal(dist.MultivariateNormal):
         difference = torch.where(observed, value, 0.0) - torch.where(observed, self.loc, 0.0)
         factor = torch.linalg.cholesky(covariance)
         whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
-        constant = observed.sum(-1) * math.log(2 * math.pi)
+        constant = observed.sum(-1, dtype=tril.dtype) * math.log(2 * math.pi)
         return -0.5 * (whitened.square().sum(-1) + constant) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 

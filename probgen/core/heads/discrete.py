@@ -92,6 +92,8 @@ class DiscretizedLogisticMixture(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
+        if levels < 2:
+            raise ValueError(f"expected levels >= 2, got {levels}; a single level leaves nothing to model")
         names = tuple(f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components))
         super().__init__(net, names, event_ndim, context_ndim)
         self.levels, self.components = levels, components
@@ -153,6 +155,7 @@ class NegativeBinomial(Head):
         self.total_count = None if total_count is None else Positive(total_count)
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        log_count = self.total_count.log if self.total_count else raw[1].clamp(-LOG_COUNT_RANGE, LOG_COUNT_RANGE)
+        given = self.total_count
+        log_count = raw[1].clamp(-LOG_COUNT_RANGE, LOG_COUNT_RANGE) if given is None else given.log
         log_mean = raw[0].clamp(-LOG_RANGE, LOG_RANGE)
         return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count)

@@ -65,8 +65,6 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor, levels: int, validate_args: bool | None = None):
-        if levels < 2:
-            raise ValueError(f"expected levels >= 2, got {levels}; a single level leaves nothing to model")
         self.logits, self.loc, self.log_scale = torch.broadcast_tensors(logits, loc, log_scale)
         self.levels = levels
         super().__init__(self.logits.shape[:-1], validate_args=validate_args)

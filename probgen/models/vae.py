@@ -1,0 +1,85 @@
+"""Variational autoencoder: prior, decoder and encoder are any conditional distributions."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from probgen.core.missing import fill_missing
+from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+
+
+class VAE(LatentVariableModel):
+    r"""Variational autoencoder, a latent-variable model with an amortised posterior.
+
+    .. math:: p(x, z \mid c) = p(z \mid c)\, p(x \mid z, c), \qquad q(z \mid x, c)
+
+    Sites: latent ``"z"``, observed ``"x"``, both in plate ``"data"``. Missing entries of x (NaN) are integrated out by
+    a decoder that does so (every head) and shown to the encoder as 0 (Mattei, Frellsen 2019).
+
+    With a context c of shape ``(*batch, K)`` the VAE is conditional (Sohn, Lee, Yan 2015): the prior is called with c,
+    the decoder with z and c side by side, the encoder with x and c. Side by side means along the last dim of vectors
+    and sequences, along the channels of images (modules with ``context_ndim`` 3), repeated over all other event dims:
+    a decoder takes ``(*batch, Z + K)``, an image encoder ``(*batch, C + K, H, W)``.
+
+    Parameters
+    ----------
+    prior : DistributionModule or LatentVariableModel
+        p(z) of events ``(Z,)``, or p(z | c); without parameters for the context it must expand to its rows.
+    decoder : DistributionModule
+        p(x | z), for instance ``Bernoulli(MLP(Z, [400], D))``.
+    encoder : DistributionModule
+        q(z | x) with exact density, for instance ``Gaussian(MLP(D, [400], 2 * Z))``.
+
+    References
+    ----------
+    Kingma, Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114;
+    Sohn, Lee, Yan (2015), Learning structured output representation using deep conditional generative models;
+    Mattei, Frellsen (2019), MIWAE, https://arxiv.org/abs/1812.02633
+
+    >>> from probgen.core.heads import Bernoulli, Gaussian
+    >>> from probgen.core.module import Fixed
+    >>> from probgen.nn import MLP
+    >>> prior = Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0)
+    >>> vae = VAE(prior, Bernoulli(MLP(2, [16], 9)), Gaussian(MLP(9, [16], 4)))
+    >>> vae().sample((5,)).shape, vae.encode(torch.ones(5, 9)).mean.shape
+    (torch.Size([5, 9]), torch.Size([5, 2]))
+    """
+
+    def __init__(
+        self, prior: DistributionModule | LatentVariableModel, decoder: DistributionModule, encoder: DistributionModule
+    ):
+        super().__init__()
+        self.prior, self.decoder, self.encoder = prior, decoder, encoder
+
+    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        with data_plate(x, context):
+            z = pyro.sample("z", self.prior(context))
+            return pyro.sample("x", self.decode(z, context), obs=x)
+
+    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        if x is None:  # all latents belong to rows: no globals to draw
+            return
+        with data_plate(x, context):
+            pyro.sample("z", self.encode(x, context))
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The approximate posterior q(z | x, c): ``(*batch, *event) -> batch_shape (*batch,)``; NaN enters as 0."""
+        return self.encoder(_side_by_side(fill_missing(x), context, self.encoder.context_ndim))
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The likelihood p(x | z, c): ``(*batch, Z) -> batch_shape (*batch,)``."""
+        return self.decoder(_side_by_side(z, context, self.decoder.context_ndim))
+
+
+def _side_by_side(value: Tensor, context: Tensor | None, event_ndim: int) -> Tensor:
+    """``(*batch, *event)`` and ``(*batch, K)`` as one tensor: along channels of images, else along the last dim."""
+    if context is None:
+        return value
+    at = -3 if event_ndim >= 3 else -1
+    context = context.reshape(*context.shape[:-1], *(1,) * (event_ndim + at), context.shape[-1], *(1,) * (-1 - at))
+    shape = list(value.shape)
+    shape[at] = context.shape[at]
+    return torch.cat((value, context.expand(shape)), at)

@@ -1,0 +1,374 @@
+"""Heads against scipy, sums and integrals to one, and marginals by enumeration or quadrature."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from torch import nn
+from torch.distributions import kl_divergence
+from torch.nn.functional import softplus
+
+from probgen.core import heads, missing
+from probgen.core.density import density
+from probgen.core.heads.levels import DiscretizedLogisticMixture as LogisticMixtureLaw
+from probgen.core.missing import MissingAware, assume_missing, fill_missing, has_missing
+from probgen.core.normal import MultivariateNormal
+from probgen.nn import MLP, Constant
+
+NAN = math.nan
+REALS = torch.linspace(-60, 60, 24001)
+COUNTS = torch.arange(600.0)
+
+
+def softplus_scale(raw, floor=1e-3):
+    return softplus(torch.as_tensor(raw)).numpy() + floor
+
+
+def logistic_mixture_masses(raw, levels, components):
+    """Masses of the levels from scipy's logistic cdf, bins at -inf, 0.5, 1.5, ..., inf."""
+    raw, half = np.asarray(raw, dtype=float).reshape(3, components), (levels - 1) / 2
+    edges = np.concatenate(([-np.inf], np.arange(levels - 1) + 0.5, [np.inf]))
+    weights = scipy.special.softmax(raw[0])
+    cdf = [
+        scipy.stats.logistic.cdf(edges, half * (1 + m), half * np.exp(s)) for m, s in zip(raw[1], raw[2], strict=True)
+    ]
+    return sum(w * np.diff(c) for w, c in zip(weights, cdf, strict=True))
+
+
+# makes a head, raw parameters of one variable, all of its values (or a grid), log density of one value
+CASES = {
+    "Gaussian": (
+        heads.Gaussian,
+        [0.3, -0.4],
+        REALS,
+        lambda r, x: scipy.stats.norm.logpdf(x, r[0], softplus_scale(r[1])),
+    ),
+    "Gaussian, fixed scale": (
+        partial(heads.Gaussian, scale=0.7),
+        [0.3],
+        REALS,
+        lambda r, x: scipy.stats.norm.logpdf(x, r[0], 0.7),
+    ),
+    "StudentT": (
+        heads.StudentT,
+        [0.3, -0.4, 4.0],
+        REALS,
+        lambda r, x: scipy.stats.t.logpdf(x, 2 + softplus_scale(r[2], 0.0), r[0], softplus_scale(r[1])),
+    ),
+    "StudentT, fixed df": (
+        partial(heads.StudentT, df=7.0),
+        [0.3, -0.4],
+        REALS,
+        lambda r, x: scipy.stats.t.logpdf(x, 7.0, r[0], softplus_scale(r[1])),
+    ),
+    "Bernoulli": (
+        heads.Bernoulli,
+        [0.8],
+        torch.arange(2.0),
+        lambda r, x: scipy.stats.bernoulli.logpmf(x, scipy.special.expit(r[0])),
+    ),
+    "Categorical": (
+        partial(heads.Categorical, levels=3),
+        [0.5, -1.0, 0.2],
+        torch.arange(3.0),
+        lambda r, x: scipy.special.log_softmax(r)[np.asarray(x, dtype=int)],
+    ),
+    "DiscretizedLogisticMixture": (
+        partial(heads.DiscretizedLogisticMixture, levels=16, components=2),
+        [0.5, -0.5, -0.4, 0.9, -1.5, -3.0],
+        torch.arange(16.0),
+        lambda r, x: np.log(logistic_mixture_masses(r, 16, 2))[np.asarray(x, dtype=int)],
+    ),
+    "Poisson": (heads.Poisson, [1.2], COUNTS, lambda r, x: scipy.stats.poisson.logpmf(x, np.exp(r[0]))),
+    "NegativeBinomial": (
+        heads.NegativeBinomial,
+        [1.2, 0.4],
+        COUNTS,
+        lambda r, x: scipy.stats.nbinom.logpmf(x, np.exp(r[1]), 1 / (1 + np.exp(r[0] - r[1]))),
+    ),
+    "NegativeBinomial, fixed count": (
+        partial(heads.NegativeBinomial, total_count=2.5),
+        [1.2],
+        COUNTS,
+        lambda r, x: scipy.stats.nbinom.logpmf(x, 2.5, 2.5 / (2.5 + np.exp(r[0]))),
+    ),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def spacing(values):
+    return (values[-1] - values[0]) / (len(values) - 1)
+
+
+def stacked(raw, variables=2):
+    """Raw parameters of several equal variables: first parameter of every variable, then the second, ..."""
+    return torch.tensor(raw)[:, None].expand(-1, variables).reshape(-1)
+
+
+@cases
+def test_log_prob_is_that_of_scipy(case):
+    make, raw, values, reference = case
+    head = make()
+    values = values[:40] if values is COUNTS else values[::400] / 5 if values is REALS else values
+    law = head(stacked(raw))
+    expected = torch.as_tensor(reference(np.array(raw), values.numpy()), dtype=torch.float32)
+    torch.testing.assert_close(law.log_prob(torch.stack((values, values), -1)), 2 * expected, rtol=1e-4, atol=1e-4)
+
+
+@cases
+def test_density_is_normalised_and_a_missing_entry_is_its_marginal(case):
+    """Summing or integrating the second of two variables out gives the value with that variable missing."""
+    make, raw, values, _ = case
+    head = make()
+    law, first = head(stacked(raw)), values[len(values) // 2 + 1] if values is REALS else values[1]
+    step = spacing(values).log()
+    pairs = torch.stack((first.expand_as(values), values), -1)
+    marginal = law.log_prob(pairs).logsumexp(0) + step
+    torch.testing.assert_close(law.log_prob(torch.stack((first, torch.tensor(NAN)))), marginal, rtol=1e-4, atol=1e-4)
+    assert law.log_prob(torch.full((2,), NAN)) == 0
+    one = head(stacked(raw, 1))
+    torch.testing.assert_close(one.log_prob(values[:, None]).logsumexp(0) + step, torch.zeros(()), rtol=0, atol=1e-4)
+
+
+@cases
+def test_gradients_with_missing_values_are_those_of_the_observed_part(case):
+    make, raw, values, _ = case
+    head = make()
+    whole, part = stacked(raw, 2).requires_grad_(), stacked(raw, 1).requires_grad_()
+    head(whole).log_prob(torch.stack((values[1], torch.tensor(NAN)))).backward()
+    head(part).log_prob(values[1:2]).backward()
+    first, second = whole.grad.view(-1, 2).unbind(-1)
+    torch.testing.assert_close(first, part.grad)
+    torch.testing.assert_close(second, torch.zeros_like(second))
+
+
+@cases
+def test_draws_are_floats_with_the_moments_of_the_reference(case):
+    """Mean and variance of draws against sums (integrals) of the reference density over all values."""
+    torch.manual_seed(0)
+    make, raw, values, reference = case
+    head = make()
+    draws = head(stacked(raw)).sample((40000,))
+    mass = np.exp(reference(np.array(raw), values.numpy())) * spacing(values).item()
+    mean = float((values.numpy() * mass).sum())
+    variance = float(((values.numpy() - mean) ** 2 * mass).sum())
+    assert draws.dtype == torch.float32
+    torch.testing.assert_close(draws.mean(0), torch.full((2,), mean), rtol=0, atol=5 * (variance / 40000) ** 0.5)
+    torch.testing.assert_close(draws.var(0), torch.full((2,), variance), rtol=0.15, atol=0)
+    if "Categorical" not in type(head).__name__:  # labels have no mean
+        law = head(stacked(raw))
+        torch.testing.assert_close(law.mean, torch.full((2,), mean), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(law.variance, torch.full((2,), variance), rtol=2e-2, atol=1e-3)
+
+
+@cases
+def test_images_are_vectors_stacked_along_channels(case):
+    torch.manual_seed(1)
+    make, raw, values, _ = case
+    vector, image = make(), make(event_ndim=3)
+    channels, size = 2, (3, 4)
+    parameters = torch.tensor(raw).repeat_interleave(channels)[:, None, None] + 0.1 * torch.randn(5, 1, *size)
+    x = values[torch.randint(2, (5, channels, *size))].masked_fill(torch.rand(5, channels, *size) < 0.2, NAN)
+    pixels = vector(parameters.permute(0, 2, 3, 1)).log_prob(x.permute(0, 2, 3, 1))
+    torch.testing.assert_close(image(parameters).log_prob(x), pixels.sum((1, 2)), rtol=1e-5, atol=1e-4)
+
+
+def test_full_gaussian_marginalises_exactly():
+    torch.manual_seed(0)
+    head = heads.FullGaussian()
+    law = head(torch.randn(6, head.width(4)))
+    x = torch.randn(6, 4)
+    x[0, :] = NAN
+    x[1, 1], x[2, [0, 3]], x[3, 1:] = NAN, NAN, NAN
+    expected = []
+    for row, mean, covariance in zip(x, law.loc, law.covariance_matrix, strict=True):
+        seen = ~row.isnan().numpy()
+        normal = scipy.stats.multivariate_normal
+        part = covariance.numpy()[np.ix_(seen, seen)]
+        expected.append(normal.logpdf(row.numpy()[seen], mean.numpy()[seen], part) if seen.any() else 0.0)
+    torch.testing.assert_close(law.log_prob(x), torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-4)
+    complete = torch.randn(6, 4)
+    with assume_missing(True):
+        slow = law.log_prob(complete)
+    torch.testing.assert_close(slow, law.log_prob(complete), rtol=1e-4, atol=1e-4)
+    assert law.expand((3, 6)).log_prob(x).shape == (3, 6)
+
+
+def test_full_gaussian_gradients_are_those_of_the_observed_part():
+    raw = torch.tensor([0.3, -0.2, 0.1, 0.4, 0.7], requires_grad=True)  # loc, diagonal, lower
+    heads.FullGaussian()(raw).log_prob(torch.tensor([NAN, 1.0])).backward()
+    check = raw.detach().clone().requires_grad_()
+    variance = check[4] ** 2 + (softplus(check[3]) + 1e-3) ** 2
+    dist.Normal(check[1], variance.sqrt()).log_prob(torch.tensor(1.0)).backward()
+    torch.testing.assert_close(raw.grad, check.grad)
+
+
+def test_divergences_from_standard_normals_match_simulation():
+    torch.manual_seed(0)
+    prior = dist.Normal(torch.zeros(3), 1.5).to_event(1)
+    full = heads.FullGaussian()
+    for law in (heads.Gaussian()(torch.randn(2, 6)), full(0.5 * torch.randn(2, full.width(3)))):
+        draws = law.sample((100_000,))
+        simulated = law.log_prob(draws) - prior.log_prob(draws)
+        error = 5 * simulated.std(0).max().item() / 100_000**0.5
+        torch.testing.assert_close(kl_divergence(law, prior), simulated.mean(0), rtol=0, atol=error)
+
+
+def test_logistic_mixture_in_its_tails():
+    """In the far tail the mass tends to exp(-(x - 1/2 - mu) / s) (1 - exp(-1 / s)), here near exp(-2000)."""
+    scale, x = 0.125, 250.0
+    law = LogisticMixtureLaw(torch.zeros(1), torch.zeros(1), torch.full((1,), scale).log(), 256)
+    expected = -(x - 0.5) / scale + math.log1p(-math.exp(-1 / scale))
+    assert law.log_prob(torch.tensor(x)).item() == pytest.approx(expected, rel=1e-6)
+    wide = LogisticMixtureLaw(torch.zeros(1), torch.full((1,), 100.0), torch.full((1,), 12.0), 256)
+    middle = math.log(0.25) - 12.0  # a bin of width 1 under a density of 1 / (4 s)
+    assert wide.log_prob(torch.tensor(100.0)).item() == pytest.approx(middle, abs=1e-4)
+    assert wide.probs.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_logistic_mixture_draws_have_the_masses():
+    torch.manual_seed(0)
+    raw = [0.5, -0.5, -0.4, 0.9, -1.5, -3.0]
+    law = heads.DiscretizedLogisticMixture(levels=16, components=2)(torch.tensor(raw))
+    counts = torch.bincount(law.sample((50_000,)).long()[:, 0], minlength=16).numpy()
+    assert scipy.stats.chisquare(counts, 50_000 * logistic_mixture_masses(raw, 16, 2)).pvalue > 1e-3
+
+
+def test_learned_scale_reaches_the_maximum_likelihood_estimate():
+    torch.manual_seed(0)
+    x = 3 * torch.randn(200, 2) * torch.tensor([1.0, 0.2])
+    head = heads.Gaussian(Constant(2), scale=nn.Parameter(torch.ones(2)))
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = -head().log_prob(x).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(head.scale(), x.std(0, correction=0), rtol=1e-3, atol=0)
+    with pytest.raises(ValueError, match="expected positive values, got -1"):
+        heads.Gaussian(scale=-1.0)
+
+
+COLUMNS = [heads.Gaussian(), heads.Categorical(levels=3), heads.Bernoulli(), heads.Poisson()]
+
+
+def test_mixed_rows_are_products_of_their_columns():
+    torch.manual_seed(0)
+    table = heads.Mixed(MLP(2, [8], 7), COLUMNS)
+    context = torch.randn(5, 2)
+    x = torch.tensor(
+        [[0.5, 2.0, 1.0, 4.0], [NAN, 0.0, 0.0, NAN], [1.0, NAN, NAN, 2.0], [NAN] * 4, [0.0, 1.0, 1.0, 0.0]]
+    )
+    parts = table.net(context).split((2, 3, 1, 1), -1)
+    columns = (head(part).log_prob(x[:, i : i + 1]) for i, (head, part) in enumerate(zip(COLUMNS, parts, strict=True)))
+    law = table(context)
+    torch.testing.assert_close(law.log_prob(x), sum(columns))
+    assert law.log_prob(x)[3] == 0
+    assert torch.isfinite(law.sample((3,))).all() and law.sample((3,)).shape == (3, 5, 4)
+    assert law.expand((2, 5)).sample().shape == (2, 5, 4)
+    assert not law.support.is_discrete
+    assert law.support.check(torch.nan_to_num(x)).all() and not law.support.check(torch.full((5, 4), 0.5)).any()
+    assert heads.Mixed(None, COLUMNS[1:]).forward(torch.zeros(5)).support.is_discrete
+
+
+def test_mixed_blocks_of_equal_columns_are_the_columns():
+    torch.manual_seed(0)
+    one, raw, x = heads.Gaussian(), torch.randn(5, 6), torch.randn(5, 3)
+    block = heads.Mixed(None, [one] * 3)
+    single = heads.Mixed(None, [heads.Gaussian(), heads.Gaussian(), heads.Gaussian()])
+    by_column = raw.view(5, 2, 3).mT.reshape(5, 6)  # a block stacks parameters, single columns interleave them
+    assert len(block.blocks) == 1 and len(single.blocks) == 3 and block.width == single.width == 6
+    torch.testing.assert_close(block(raw).log_prob(x), single(by_column).log_prob(x))
+
+
+def test_refusals_say_what_to_do():
+    refused = pytest.raises
+    with refused(ValueError, match=r"2 values per variable \(loc, scale\) along dim -1, got 5 in all; set its outputs"):
+        heads.Gaussian(MLP(3, [], 5))(torch.zeros(7, 3))
+    with refused(ValueError, match=r"D \(D \+ 3\) / 2 values .* got 6; set its outputs"):
+        heads.FullGaussian()(torch.zeros(6))
+    with refused(ValueError, match=r"give 7 values per row, got 8; set its outputs to mixed.width"):
+        heads.Mixed(None, COLUMNS)(torch.zeros(8))
+    with refused(ValueError, match=r"expected x of shape \(\*batch, 4\), got \(5, 2, 2\); reshape x"):
+        heads.Bernoulli()(torch.zeros(4)).log_prob(torch.zeros(5, 2, 2))
+    with refused(ValueError, match=r"expected x of shape \(\*batch, 4\), got \(5, 1\)"):
+        heads.Bernoulli()(torch.zeros(4)).log_prob(torch.zeros(5, 1))
+    with refused(
+        ValueError, match=r"expected values in integer interval, lower bound 0, upper bound 2 or NaN .* got 3"
+    ):
+        heads.Categorical(levels=3)(torch.zeros(6)).log_prob(torch.tensor([NAN, 3.0]))
+    with refused(ValueError, match="expected values in boolean or NaN .* got 0.5"):
+        heads.Bernoulli()(torch.zeros(2)).log_prob(torch.tensor([NAN, 0.5]))
+    with refused(ValueError, match="expected a context for Bernoulli, got None"):
+        heads.Bernoulli()()
+    with refused(ValueError, match=r"to give \(7,\) \+ 1 event dims .* got \(7, 2, 3\); .* context_ndim \(now 2\)"):
+        heads.Bernoulli(MLP(5, [], 3), context_ndim=2)(torch.zeros(7, 2, 5))
+    with refused(ValueError, match="expected levels >= 2, got 1"):
+        heads.DiscretizedLogisticMixture(levels=1, components=1)(torch.zeros(3))
+    with refused(ValueError, match="law of single variables"):
+        MissingAware(dist.Normal(torch.zeros(2), 1.0).to_event(1), 1)
+
+
+def test_missing_aware_is_an_independent_in_all_else():
+    torch.manual_seed(0)
+    base = dist.Normal(torch.randn(4, 3), 2.0)
+    law, plain = MissingAware(base).to_event(1), dist.Independent(base, 1)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(law.log_prob(x), plain.log_prob(x))
+    torch.testing.assert_close(law.expand((2, 4)).log_prob(x), plain.expand((2, 4)).log_prob(x))
+    torch.testing.assert_close(law.to_event(1).log_prob(x), plain.log_prob(x).sum())
+    torch.testing.assert_close(law.entropy(), plain.entropy())
+    assert law.to_event(1).log_prob(torch.full((4, 3), NAN)) == 0
+    assert density(law) == "exact" and law.has_rsample and law.support is not None
+    mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), law, validate_args=False)
+    row = torch.tensor([0.5, NAN, NAN])
+    expected = dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), dist.Normal(base.loc[:, 0], 2.0)).log_prob(
+        row[0]
+    )
+    torch.testing.assert_close(mixture.log_prob(row), expected)
+
+
+@pytest.mark.parametrize(
+    "base", [dist.Gamma(2.0, 1.0), dist.Beta(2.0, 3.0), dist.LogNormal(0.0, 1.0), dist.Uniform(2, 3)]
+)
+def test_missing_entries_of_any_support_leave_finite_gradients(base):
+    parameters = {
+        name: torch.full((2,), float(getattr(base, name)), requires_grad=True) for name in base.arg_constraints
+    }
+    law = MissingAware(type(base)(**parameters), 1)
+    x = torch.stack((base.sample(), torch.tensor(NAN)))
+    value = law.log_prob(x)
+    torch.testing.assert_close(value, base.log_prob(x[0]))
+    gradients = torch.autograd.grad(value, list(parameters.values()))
+    assert all(g.isfinite().all() and g[1] == 0 for g in gradients)
+
+
+def test_has_missing_looks_at_nan_only():
+    assert not has_missing(torch.tensor([math.inf, -math.inf, 1.0]))  # their sum is NaN
+    assert has_missing(torch.tensor([math.inf, NAN]))
+    assert not has_missing(torch.arange(3)) and not has_missing(torch.zeros(0))
+    x = torch.ones(3)
+    assert fill_missing(x) is x
+    with assume_missing(True):
+        assert has_missing(x)
+        torch.testing.assert_close(heads.Poisson()(torch.zeros(3)).log_prob(x), torch.tensor(-3.0))
+    assert missing._assumed.get() is None
+
+
+def test_the_multivariate_normal_of_missing_rows_keeps_double_precision():
+    torch.manual_seed(0)
+    factor = torch.randn(5, 5, dtype=torch.float64).tril(-1) + torch.eye(5, dtype=torch.float64)
+    law = MultivariateNormal(torch.zeros(5, dtype=torch.float64), scale_tril=factor)
+    x = torch.randn(5, dtype=torch.float64)
+    x[2] = NAN
+    seen = [0, 1, 3, 4]
+    expected = scipy.stats.multivariate_normal.logpdf(x[seen], np.zeros(4), law.covariance_matrix[seen][:, seen])
+    assert law.log_prob(x).item() == pytest.approx(expected, rel=1e-12)
