@@ -111,25 +111,27 @@ def mcmc(
     (torch.Size([2, 10]), torch.Size([2, 10]))
     """
     _check_counts(draws=draws, tune=tune, chains=chains)
-    sites = _sampled(gen, batch)
-    starts = _starts(sites, init or {}, chains)
     source = None if seed is None else torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**62, (chains,), generator=source).tolist()
     runs = []
-    bar = tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step")
-    with bar, isolated(), pyro.validation_enabled(False):  # a diverging trajectory leaves the support
-        for stream, start in zip(seeds, starts, strict=True):
-            kernel = RecordingNUTS(
-                gen.model,
-                init_strategy=start,
-                target_accept_prob=target_accept,
-                max_tree_depth=max_tree_depth,
-                max_plate_nesting=gen.max_plate_nesting,
-            )
-            runs.append(_chain(kernel, batch, tune, draws, stream, bar))
-    values, stats = (_stack(part) for part in zip(*runs, strict=True))
-    values = {name: values[name].reshape(chains, draws, *shape_of(site)) for name, site in sites.items()}
-    return _with_deterministic(gen, batch, Chains(values, stats))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        sites = _sampled(gen, batch)
+        starts = _starts(sites, init or {}, chains)
+        bar = tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step")
+        with bar, isolated(), pyro.validation_enabled(False):  # a diverging trajectory leaves the support
+            for stream, start in zip(seeds, starts, strict=True):
+                kernel = RecordingNUTS(
+                    gen.model,
+                    init_strategy=start,
+                    target_accept_prob=target_accept,
+                    max_tree_depth=max_tree_depth,
+                    max_plate_nesting=gen.max_plate_nesting,
+                )
+                torch.manual_seed(stream)
+                runs.append(_chain(kernel, batch, tune, draws, bar))
+        values, stats = (_stack(part) for part in zip(*runs, strict=True))
+        values = {name: values[name].reshape(chains, draws, *shape_of(site)) for name, site in sites.items()}
+        return _with_deterministic(gen, batch, Chains(values, stats))
 
 
 class RecordingNUTS(NUTS):
@@ -160,21 +162,17 @@ class RecordingNUTS(NUTS):
         }
 
 
-def _chain(
-    kernel: RecordingNUTS, batch: tuple, tune: int, draws: int, seed: int, bar: tqdm
-) -> tuple[Draws, dict[str, Tensor]]:
-    """One chain from a stream of its own; torch's generators are put back afterwards."""
+def _chain(kernel: RecordingNUTS, batch: tuple, tune: int, draws: int, bar: tqdm) -> tuple[Draws, dict[str, Tensor]]:
+    """Natural-space draws of one chain, and the statistics of each."""
     kept, stats = [], []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        kernel.setup(tune, *batch)
-        params, transforms = kernel.initial_params, kernel.transforms
-        for step in range(tune + draws):
-            params = kernel.sample(params)
-            if step >= tune:
-                kept.append({name: transforms[name].inv(value).detach() for name, value in params.items()})
-                stats.append({name: value.detach() for name, value in kernel.statistics().items()})
-            bar.update()
+    kernel.setup(tune, *batch)
+    params, transforms = kernel.initial_params, kernel.transforms
+    for step in range(tune + draws):
+        params = kernel.sample(params)
+        if step >= tune:
+            kept.append({name: transforms[name].inv(value).detach() for name, value in params.items()})
+            stats.append({name: value.detach() for name, value in kernel.statistics().items()})
+        bar.update()
     kernel.cleanup()
     return _stack(kept), _stack(stats)
 
