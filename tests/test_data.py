@@ -79,3 +79,11 @@ def test_validation_keeps_its_order():
     batches = held_out((torch.arange(5.0), None), 2)
     assert [batch[0].tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
     assert all(batch[1] is None for batch in batches)
+
+
+def test_the_batch_looked_at_first_shows_the_extremes():
+    x = torch.zeros(1000, 3)
+    x[500, 1], x[600, 2], x[700, 0] = -5.0, 7.0, torch.nan
+    (batch,) = InMemory((x,), 10, seed=0).peek()
+    assert batch.shape == (10, 3) and batch.isnan().any()
+    assert batch.nan_to_num().min() == -5 and batch.nan_to_num().max() == 7

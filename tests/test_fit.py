@@ -145,7 +145,8 @@ def test_resume_is_bit_equal(tmp_path, data):
     expected = fit(whole, data(), steps=22, **size, **settings(tmp_path / "a.safetensors"))
     fit(make(), data(), steps=11, **size, **settings(tmp_path / "b.safetensors"))
     resumed = make()
-    history = fit(resumed, data(), steps=22, resume=True, **size, **{**settings(tmp_path / "b.safetensors"), "seed": 99})
+    again = {**settings(tmp_path / "b.safetensors"), "seed": 99}
+    history = fit(resumed, data(), steps=22, resume=True, **size, **again)
     assert history.loss == expected.loss and history.validation == expected.validation
     assert history.gradient_norm == expected.gradient_norm
     assert torch.equal(parameters(whole), parameters(resumed))
@@ -217,7 +218,8 @@ def test_nan_stops_with_an_autopsy_and_the_last_finite_state(tmp_path):
 
     with pytest.raises(NonFiniteLoss) as caught:
         fit(gen, x, steps=10, callbacks=[spoil], checkpoint=tmp_path / "c.safetensors")
-    assert "step 4" in str(caught.value) and "model site 'x': log_prob is not finite in batch rows [7]" in str(caught.value)
+    assert "step 4" in str(caught.value)
+    assert "model site 'x': log_prob is not finite in batch rows [7]" in str(caught.value)
     assert caught.value.history.steps == 3
     assert torch.equal(parameters(gen), states[-1])
 

@@ -1,0 +1,31 @@
+"""Three ideas: a model is a distribution told as a program, heads make one of any network, a number has a kind."""
+
+from probgen.core.density import KINDS, Score, density, log_likelihood, log_weights
+from probgen.core.marginal import Marginal
+from probgen.core.module import (
+    DistributionModule,
+    Fixed,
+    GenerativeModel,
+    Independent,
+    LatentVariableModel,
+    Program,
+    data_plate,
+    sample,
+)
+
+__all__ = [
+    "KINDS",
+    "DistributionModule",
+    "Fixed",
+    "GenerativeModel",
+    "Independent",
+    "LatentVariableModel",
+    "Marginal",
+    "Program",
+    "Score",
+    "data_plate",
+    "density",
+    "log_likelihood",
+    "log_weights",
+    "sample",
+]

@@ -220,3 +220,15 @@ class Program(LatentVariableModel):
         if self._guide is not None:
             with LocalParameters(self.statements):
                 return self._guide(*args, **kwargs)
+
+
+@torch.no_grad()
+def sample(gen: GenerativeModel, n: int, context: Tensor | None = None) -> Tensor:
+    """Draws from a model: ``(n, *batch, *event)`` for a context of shape ``(*batch, C)``, else ``(n, *event)``.
+
+    >>> sample(Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), 5).shape
+    torch.Size([5, 3])
+    """
+    if n < 0:
+        raise ValueError(f"expected n >= 0 draws, got {n}")
+    return gen(context).sample((n,))

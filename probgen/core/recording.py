@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from opt_einsum import shared_intermediates
 from pyro import poutine
 from pyro.distributions.distribution import Distribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
@@ -18,7 +17,7 @@ from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
 from pyro.infer.traceenum_elbo import _compute_model_factors as model_factors
 from pyro.infer.util import Dice
 from pyro.ops import packed
-from pyro.ops.contract import contract_tensor_tree
+from pyro.ops.contract import contract_tensor_tree, shared_intermediates
 from pyro.ops.rings import LogRing
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample

@@ -22,6 +22,9 @@ class Source(Protocol):
     def peek(self) -> Batch:
         """A batch of the usual size; the cursor does not move."""
 
+    def look(self) -> Batch:
+        """Rows to judge a fit by: all of them in memory, else one batch."""
+
     def next(self) -> tuple[Batch, int]:
         """The next batch of this process, and its number of rows over all processes."""
 
@@ -98,7 +101,14 @@ class InMemory:
         self.epoch, self.position, self._order = 0, 0, None
 
     def peek(self) -> Batch:
-        return self._take(slice(0, self.batch_size))
+        """The first rows, some of them exchanged for those with the smallest, largest and missing values."""
+        size = min(self.batch_size, self.rows)
+        telling = [row for part in self.data if part is not None and part.ndim for row in _telling_rows(part)]
+        chosen = list(dict.fromkeys([*telling, *range(size)]))[:size]
+        return self._take(torch.tensor(sorted(chosen)))
+
+    def look(self) -> Batch:
+        return self.data
 
     def next(self) -> tuple[Batch, int]:
         if self.batch_size >= self.rows and self.world == 1:
@@ -122,6 +132,15 @@ class InMemory:
         self.epoch, self.position, self.seed, self._order = cursor["epoch"], cursor["position"], cursor["seed"], None
 
 
+def _telling_rows(part: Tensor) -> list[int]:
+    """Rows with the smallest and the largest value, and the first with a missing one."""
+    flat = part.reshape(len(part), -1)
+    missing = flat.isnan()
+    known = torch.where(missing, 0, flat)
+    rows = [known.argmin() // flat.shape[1], known.argmax() // flat.shape[1], *missing.any(1).nonzero()[:1, 0]]
+    return [int(row) for row in rows]
+
+
 class Stream:
     """Batches from a DataLoader or any iterable of batches that can be iterated again.
 
@@ -143,6 +162,9 @@ class Stream:
             raise ValueError("expected at least one batch, got an empty iterable; check the data set") from None
         finally:
             self._restore(state)
+
+    def look(self) -> Batch:
+        return self.peek()
 
     def next(self) -> tuple[Batch, int]:
         if self._iterator is None:

@@ -137,7 +137,8 @@ def fit(
     CheckpointError
         When ``checkpoint`` cannot be written at the start, or ``resume`` finds a file of another run.
 
-    >>> from probgen.core import Constant, Gaussian
+    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.nn import Constant
     >>> history = fit(Gaussian(Constant(2)), torch.randn(100, 1) + 3, steps=200, optimizer=adam(0.05), seed=0)
     >>> history.stopped
     '200 steps done'
@@ -252,8 +253,8 @@ def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimi
 def _judge(run: Run) -> None:
     """Attaches the verdict, and warns where the fit should not be trusted."""
     with torch.random.fork_rng(), pyro.validation_enabled(False):
-        batch = run.fabric.to_device(run.source.peek())
-        run.history.verdict = judge(run.gen, *batch, history=run.history)
+        batch = run.fabric.to_device(run.source.look())
+        run.history.verdict = judge(run.gen, *batch, history=run.history, data_rows=run.source.rows)
     if not run.history.verdict.ok:
         warnings.warn(str(run.history.verdict), FitWarning, stacklevel=3)
 

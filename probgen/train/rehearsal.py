@@ -68,12 +68,25 @@ def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
     """Pyro's check of one site's log_prob against its plates, with the names of the plates."""
     if density(site["fn"]) == "implicit":
         return
-    site["log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    try:
+        site["log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    except ValueError as error:
+        raise ValueError(f"site '{site['name']}': {_refusal(site, error)}") from error
     try:
         check_site_shape(site, max_plate_nesting)
     except ValueError as error:
         plates = [f"'{f.name}' of size {f.size} at dim {f.dim}" for f in site["cond_indep_stack"]] or ["no plate"]
         raise ValueError(f"site '{site['name']}' inside {' and '.join(plates)}: {error}") from error
+
+
+def _refusal(site: dict[str, Any], error: ValueError) -> str:
+    """Why a distribution refused a value; foreign ones do not know what NaN means here."""
+    if "missing" in str(error) or not site["value"].isnan().any():
+        return str(error)
+    return (
+        f"{type(site['fn']).__name__} cannot integrate out missing values (NaN); use a likelihood head of probgen, "
+        "which can, or fill them in first"
+    )
 
 
 def _check_rows(gen: GenerativeModel, pair: TracePair, rows: int, total: int | None) -> None:
