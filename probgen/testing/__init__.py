@@ -1,0 +1,59 @@
+"""The conformance suite: what every generative model promises, checked on a batch of its data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probgen.core.module import GenerativeModel
+from probgen.testing import distribution, missing, program, state
+from probgen.testing.case import Case, ConformanceError, run
+
+__all__ = ["ConformanceError", "check_generative"]
+
+
+def check_generative(
+    gen: GenerativeModel,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    objective: Callable[..., Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Checks that a model keeps the promises on which fitting, scoring, sampling and composing rest.
+
+    Run it in the tests of a family of your own. It works on copies: ``gen`` keeps its parameters and its mode.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        The model, of a size that trains and samples within a moment.
+    x : Tensor
+        Rows ``(B, *event)`` such as the model is meant for, ``B >= 2``.
+    context : Tensor, optional
+        ``(B, *context_event)``.
+    objective : callable, optional
+        ``objective(model, guide)(*batch)`` gives the loss that trains the family; default: the one that ``fit`` picks.
+    seed : int
+        Seed of every check; the generators of the caller are left as they were.
+
+    Raises
+    ------
+    ConformanceError
+        At the first promise that is not kept.
+
+    >>> import pyro.distributions as dist
+    >>> from probgen.core.module import Fixed
+    >>> check_generative(Fixed(dist.Laplace, loc=torch.zeros(2), scale=1.0), torch.randn(8, 2))
+    """
+    case = Case(gen, x, context, objective)
+    with torch.random.fork_rng():
+        for check in program.BEFORE:
+            run(check, case, seed)
+        for check in (*state.CHECKS, *distribution.CHECKS, *program.CHECKS, *missing.CHECKS):
+            run(check, replace(case, gen=copy.deepcopy(gen).eval()), seed)

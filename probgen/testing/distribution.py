@@ -1,0 +1,179 @@
+"""Promises of the distribution p(x | context): shapes, kinds, densities, samples."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+
+from probgen.core.density import KINDS, log_likelihood
+from probgen.testing.case import Case, ConformanceError, require, require_close, require_shape
+
+REPEATABLE = ("exact", "unnormalised")
+
+
+def shapes(case: Case) -> None:
+    """gen(context) is a distribution over rows of x, one for each row of context."""
+    law = case.law
+    require(isinstance(law, TorchDistributionMixin), f"got {type(law)}; take it from pyro.distributions")
+    hint = "turn dims into event dims by .to_event(n), and expand the law to the batch dims of the context"
+    batch, event = tuple(law.batch_shape), tuple(law.event_shape)
+    require(batch == case.rows, f"expected batch_shape {case.rows}, got {batch}; {hint}")
+    require(event == case.event, f"expected event_shape {case.event}, got {event}; {hint}")
+    require(case.kind in KINDS, f"expected a density that is one of {KINDS}, got {case.kind!r}; correct the attribute")
+
+
+def contexts(case: Case) -> None:
+    """a context with more leading dims gives a distribution with those batch dims."""
+    if case.context is None:
+        return
+    law = case.gen(case.context.expand(2, *case.context.shape))
+    hint, rows = "index dims of the context from the right", (2, len(case.x))
+    require(tuple(law.batch_shape) == rows, f"expected batch_shape {rows}, got {tuple(law.batch_shape)}; {hint}")
+    require_shape("samples", law.sample(), rows + case.event, hint)
+    if case.kind in REPEATABLE:
+        require_close("log_prob", law.log_prob(case.x)[1], case.law.log_prob(case.x), "rows of context are mixed up")
+
+
+def samples(case: Case) -> None:
+    """sample(shape) gives finite draws of shape + batch_shape + event_shape, in the dtype of x."""
+    for shape in ((), (3,), (2, 3)):
+        draws = case.law.sample(torch.Size(shape))
+        require_shape("samples", draws, shape + case.rows + case.event, "sample_shape goes to the left")
+        require(draws.dtype == case.x.dtype, f"expected samples of {case.x.dtype} as x, got {draws.dtype}; convert one")
+        require(not draws.requires_grad, "samples carry gradients; sample() runs without them, rsample() with")
+
+
+def supports(case: Case) -> None:
+    """x and samples lie in the support."""
+    for name, value in (("x", case.complete), ("a sample", case.law.sample())):
+        inside = case.law.support.check(value)
+        require(inside.all(), f"{name} leaves the support {case.law.support}; correct the support, or the data")
+
+
+def seeded(case: Case) -> None:
+    """the same seed gives the same samples."""
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        draws.append(case.gen(case.context).sample((3,)))
+    require(torch.equal(*draws), "two draws differ; draw from torch's generators alone, and keep no state")
+
+
+def scores(case: Case) -> None:
+    """log_prob gives one finite number for each row, and the same again where the density is exact."""
+    if case.kind == "implicit":
+        return refuses(case)
+    value = case.law.log_prob(case.x)
+    require_shape("log_prob", value, (len(case.x),), "sum over the event dims, and over no others")
+    if case.kind in REPEATABLE:
+        hint = "declare density = 'unbiased' or 'bound', or take the randomness out"
+        require_close("log_prob twice", case.law.log_prob(case.x), value, hint)
+
+
+def refuses(case: Case) -> None:
+    """an implicit density refuses to score, and says what to do instead."""
+    try:
+        case.law.log_prob(case.x)
+    except NotImplementedError as error:
+        require(bool(str(error)), "log_prob refuses without a word; name the objective and the metric to use")
+    else:
+        raise ConformanceError("it is implicit and gives a log_prob; raise NotImplementedError, or declare its kind")
+
+
+def single_rows(case: Case) -> None:
+    """the density of a row does not depend on the other rows."""
+    if case.kind in REPEATABLE:
+        first, rest = (case.at(rows).log_prob(case.x[rows]) for rows in (slice(1), slice(1, None)))
+        hint = "rows are scored one by one: no statistics over the batch in eval mode"
+        require_close("log_prob row by row", torch.cat([first, rest]), case.law.log_prob(case.x), hint)
+
+
+def draws_of_rows(case: Case) -> None:
+    """log_prob accepts draws to the left of the rows."""
+    if case.kind == "implicit":
+        return
+    draws = torch.stack([case.x.flip(0), case.x]) if case.context is None else case.x.expand(2, *case.x.shape)
+    value = case.law.log_prob(draws)
+    require_shape("log_prob", value, (2, len(case.x)), "index dims from the right: the leading ones are draws")
+    if case.kind in REPEATABLE:
+        require_close("log_prob of a draw", value[1], case.law.log_prob(case.x), "draws are mixed up")
+
+
+def expands(case: Case) -> None:
+    """expand(shape) gives the same distribution with that batch_shape."""
+    for shape in ((len(case.x),), (2, len(case.x))):
+        law = case.law.expand(torch.Size(shape))
+        got, hint = (tuple(law.batch_shape), tuple(law.event_shape)), "implement expand(batch_shape, _instance=None)"
+        require(got == (shape, case.event), f"expected batch and event shapes {(shape, case.event)}, got {got}; {hint}")
+        require_shape("samples", law.sample((3,)), (3, *shape, *case.event), hint)
+        if case.kind != "implicit":
+            value = law.log_prob(case.x)
+            require_shape("log_prob", value, shape, hint)
+        if case.kind in REPEATABLE:
+            expected = case.law.log_prob(case.x).expand(shape)
+            require_close("log_prob of the expanded law", value, expected, hint)
+
+
+def agrees_with_program(case: Case) -> None:
+    """log_likelihood gives the number and the kind that the distribution tells."""
+    if case.kind == "implicit":
+        return
+    score = log_likelihood(case.gen, *case.batch, particles=4)
+    require_shape("log_likelihood", score.value, (len(case.x),), "open data_plate around the sites of the rows")
+    if case.kind == "exact":
+        require(
+            score.kind == "exact", f"expected an exact score, got {score.kind}; model tells another story than forward"
+        )
+        require_close(
+            "log_likelihood", score.value, case.law.log_prob(case.x), "model and forward are two distributions"
+        )
+
+
+def samples_follow_density(case: Case) -> None:
+    r"""samples follow the density.
+
+    .. math:: E_{x \sim p_\theta}[p_{\theta'}(x) / p_\theta(x)] = 1
+
+    for every neighbour :math:`\theta'` that is a normalised density on the same support.
+    """
+    if case.kind != "exact":
+        return
+    draws = case.law.sample((-(-1000 // len(case.x)),) if case.rows else (1000,))
+    for _ in range(4):
+        ratio = _log_ratio(case, draws, _direction(case)).flatten().double()
+        if ratio.abs().max() < 1e-5:  # nothing to learn
+            continue
+        excess = ratio.expm1()
+        error = excess.std() / len(excess) ** 0.5
+        hint = "sample() draws from another law than log_prob scores, or log_prob is not normalised"
+        require(
+            excess.mean().abs() < 5 * error,
+            f"expected 0 ± {error:.3g} from an identity, got {excess.mean():.3g}; {hint}",
+        )
+
+
+def _direction(case: Case) -> list[Tensor]:
+    return [torch.randn_like(parameter) * (0.1 + parameter.abs()) for parameter in case.gen.parameters()]
+
+
+@torch.no_grad()
+def _log_ratio(case: Case, draws: Tensor, direction: list[Tensor]) -> Tensor:
+    """Log density ratio of a neighbour whose log ratio has a standard deviation near 0.3."""
+    here, length, ratio = case.law.log_prob(draws), 1e-2, torch.zeros(())
+    for _ in range(2):
+        twin = replace(case, gen=copy.deepcopy(case.gen))
+        for parameter, step in zip(twin.gen.parameters(), direction, strict=True):
+            parameter.add_(length * step)
+        ratio = twin.law.log_prob(draws) - here
+        length *= 0.3 / max(ratio.std().item(), 1e-3)
+    return ratio
+
+
+CHECKS = (
+    shapes, contexts, samples, supports, seeded, scores, single_rows, draws_of_rows, expands, agrees_with_program,
+    samples_follow_density,
+)  # fmt: skip
