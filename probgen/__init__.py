@@ -1,5 +1,126 @@
-"""probgen: generative models as Pyro programs."""
+"""probgen: generative models on Pyro and PyTorch.
+
+A model is a distribution, told as a Pyro program; ``fit`` trains any of them, and every score says what kind of number
+it is. Start with the README and ``tutorials/01_quickstart.py``.
+"""
 
 import pyro
 
+from probgen.core import (
+    KINDS,
+    DistributionModule,
+    Fixed,
+    GenerativeModel,
+    Independent,
+    LatentVariableModel,
+    Marginal,
+    Program,
+    Score,
+    data_plate,
+    density,
+    log_likelihood,
+    log_weights,
+    sample,
+)
+from probgen.core.heads import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogisticMixture,
+    FullGaussian,
+    Gaussian,
+    Mixed,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+)
+from probgen.diagnostics import active_units, khat, loo, predictive_check, to_arviz, verdict
+from probgen.distributions.conditional import conditional
+from probgen.infer.em import em
+from probgen.infer.impute import Imputation, impute
+from probgen.infer.mcmc import Chains, mcmc
+from probgen.infer.posterior import posterior, predictive, prior_predictive
+from probgen.infer.relabel import relabel
+from probgen.models.bayesian_mixture import BayesianGaussianMixture
+from probgen.models.bayesian_ppca import BayesianPPCA
+from probgen.models.factor_analysis import PPCA, FactorAnalysis
+from probgen.models.quantised import Quantised
+from probgen.models.vae import VAE
+from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
+from probgen.objectives import ELBO, IWAE, DReG, EnumeratedELBO, Objective, Renyi, WakeSleep, cyclical, linear_warmup
+from probgen.testing import check_generative
+from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, Run, adam, fit, load, save
+
 pyro.settings.set(module_local_params=True)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "KINDS",
+    "MLP",
+    "PPCA",
+    "VAE",
+    "BayesianGaussianMixture",
+    "BayesianPPCA",
+    "Bernoulli",
+    "Categorical",
+    "Chains",
+    "CheckpointError",
+    "Constant",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DReG",
+    "DiscretizedLogisticMixture",
+    "DistributionModule",
+    "EnumeratedELBO",
+    "FactorAnalysis",
+    "FitWarning",
+    "Fixed",
+    "FullGaussian",
+    "Gaussian",
+    "GenerativeModel",
+    "History",
+    "Imputation",
+    "Independent",
+    "LatentVariableModel",
+    "Marginal",
+    "Mixed",
+    "NegativeBinomial",
+    "NonFiniteLoss",
+    "Objective",
+    "Poisson",
+    "Program",
+    "Quantised",
+    "Renyi",
+    "Run",
+    "Score",
+    "StudentT",
+    "WakeSleep",
+    "active_units",
+    "adam",
+    "check_generative",
+    "conditional",
+    "cyclical",
+    "data_plate",
+    "density",
+    "em",
+    "fit",
+    "impute",
+    "khat",
+    "linear_warmup",
+    "load",
+    "log_likelihood",
+    "log_weights",
+    "loo",
+    "mcmc",
+    "posterior",
+    "predictive",
+    "predictive_check",
+    "prior_predictive",
+    "relabel",
+    "sample",
+    "save",
+    "to_arviz",
+    "verdict",
+]

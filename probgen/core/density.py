@@ -257,7 +257,8 @@ def log_likelihood(gen: GenerativeModel, *batch: Any, particles: int = 64, max_r
         From an implicit model, naming the metric to use instead.
 
     >>> from probgen.core.module import Fixed
-    >>> print(log_likelihood(Fixed(td.Normal, loc=torch.zeros(2), scale=1.0), torch.zeros(3, 2)))
+    >>> import pyro.distributions as dist
+    >>> print(log_likelihood(Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), torch.zeros(3, 2)))
     = -1.84 ± 0.00 nats (exact)
     """
     if particles < 1:

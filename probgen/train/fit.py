@@ -9,11 +9,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
@@ -25,6 +24,9 @@ from probgen.train.data import Batch, Source, as_source, held_out, row_count
 from probgen.train.history import History
 from probgen.train.rehearsal import rehearse
 from probgen.train.run import Run
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -144,7 +146,7 @@ def fit(
     '200 steps done'
     """
     _check_arguments(steps, epochs, ema, clip, (validation, patience, "patience"), (checkpoint, resume, "resume"))
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    fabric = fabric or _this_process()
     with _random_state(seed, fabric):
         source = as_source(data, batch_size, _data_seed(fabric), fabric.global_rank, fabric.world_size)
         loss = _objective(gen, source, objective)
@@ -230,6 +232,12 @@ def _save(run: Run, path: Path) -> None:
         run.save(path)
     except CheckpointError as error:
         warnings.warn(f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=4)
+
+
+def _this_process() -> Fabric:
+    from lightning_fabric import Fabric  # takes a second to import: only those who train wait for it
+
+    return Fabric(accelerator="cpu", devices=1)
 
 
 def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None) -> nn.Module:

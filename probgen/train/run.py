@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from probgen.core.module import GenerativeModel
@@ -16,6 +15,9 @@ from probgen.train import checkpoint as disk
 from probgen.train.data import Batch, Source, row_count
 from probgen.train.history import History
 from probgen.train.rehearsal import RowScale, autopsy
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class NonFiniteLoss(FloatingPointError):
