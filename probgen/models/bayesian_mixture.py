@@ -120,7 +120,7 @@ class BayesianGaussianMixture(LatentVariableModel):
     def initialise(self, x: Tensor) -> BayesianGaussianMixture:
         """Sets the guide from k-means clusters of ``x`` (B, D), NaN = missing; returns the model itself.
 
-        Needs scikit-learn. Its random starts come from torch's generator.
+        The largest cluster comes first. Needs scikit-learn. Its random starts come from torch's generator.
 
         Raises
         ------
@@ -133,6 +133,7 @@ class BayesianGaussianMixture(LatentVariableModel):
         seed = int(torch.randint(2**31 - 1, ()))
         labels = KMeans(self.components, n_init=4, random_state=seed).fit_predict(filled.cpu().numpy())
         member = nn.functional.one_hot(torch.as_tensor(labels).long(), self.components).to(filled)
+        member = member[:, member.sum(0).argsort(descending=True)]  # stick-breaking priors expect the largest first
         counts = member.sum(0).clamp(min=1)
         means = member.T @ filled / counts[:, None]
         spread = (member.T @ filled.square() / counts[:, None] - means.square()).clamp(min=0).sqrt()
