@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from probgen.core.heads import Bernoulli, Categorical, Gaussian, Mixed
 from probgen.core.missing import MissingAware
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.conditional import Clamped, conditional
@@ -165,6 +166,16 @@ def test_images_with_a_mask_each():
     assert draw.shape == (10, 7, 4, 6) and (draw[:, ~x.isnan()] == 1).all()
     expected = (x.isnan() * torch.where(draw == 1, 0.3, 0.7).log()).sum((-2, -1))
     torch.testing.assert_close(given.log_prob(draw), expected)
+
+
+def test_columns_of_different_types():
+    table = Mixed(None, [Gaussian(), Gaussian(), Bernoulli(), Categorical(levels=3)])
+    law = table(torch.randn(5, table.width))
+    x = torch.where(torch.rand(5, 4) < 0.5, torch.nan, law.sample())
+    given = conditional(law, x, ~x.isnan())
+    complete = given.sample()
+    assert torch.equal(complete[~x.isnan()], x[~x.isnan()])
+    torch.testing.assert_close(given.log_prob(complete), law.log_prob(complete) - law.log_prob(x))
 
 
 def test_log_prob_is_minus_infinity_where_observed_coordinates_differ():

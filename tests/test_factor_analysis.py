@@ -9,6 +9,7 @@ from torch.autograd import gradcheck
 from probgen.distributions.low_rank import LowRankMultivariateNormal
 from probgen.infer.em import em
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
+from probgen.train.fit import adam, fit
 
 N, D, K, F64 = 400, 10, 2, torch.float64
 FAMILIES = [FactorAnalysis, PPCA]
@@ -131,6 +132,13 @@ def test_ppca_with_missing_entries_finds_the_law_of_the_complete_data():
     gap = torch.distributions.kl_divergence(truth(), gen()).item()
     parameters = D * K - K * (K - 1) / 2 + D + 1  # a maximum-likelihood fit misses by parameters / (2 N) nats
     assert gap < 2.5 * parameters / (2 * 4000 * 0.7)
+
+
+def test_gradients_climb_to_the_same_likelihood_as_em():
+    x, climbed, gen = data(missing=0.1), PPCA(D, K), PPCA(D, K)
+    fit(climbed, x, steps=200, batch_size=N, optimizer=adam(0.1), seed=0, progress=False, verdict=False)
+    best = em(gen, x, steps=300, tol=1e-6, seed=0).log_likelihood[-1].item()
+    assert climbed().log_prob(x).mean().item() == pytest.approx(best, abs=0.02)
 
 
 def test_em_does_not_depend_on_chunks():

@@ -7,12 +7,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from probgen.core.heads import Gaussian
 from probgen.core.missing import MissingAware
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.distributions.conditional import conditional
 from probgen.infer import impute as module
 from probgen.infer.impute import impute
 from probgen.models.factor_analysis import PPCA
+from probgen.models.vae import VAE
 
 NAN = torch.nan
 
@@ -93,6 +95,16 @@ def test_decoders_with_correlated_coordinates_are_conditioned():
     gen = LinearGaussian(LOADINGS, noise, spread=1.2)
     done = impute(gen, X, draws=1000, steps=60)
     assert_moments(done.draws, conditional(gen.marginal(), X, ~X.isnan()), X)
+
+
+def test_variational_autoencoder_with_a_linear_decoder():
+    """Heads, encoders that were never trained, and a decoder whose marginal is known."""
+    decoder = Gaussian(torch.nn.Linear(2, 4), scale=0.7)
+    prior, encoder = Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), Gaussian(torch.nn.Linear(4, 4))
+    weight, bias = decoder.net.weight.detach(), decoder.net.bias.detach()
+    done = impute(VAE(prior, decoder, encoder), X, draws=1500, steps=80)
+    marginal = dist.MultivariateNormal(bias, weight @ weight.mT + 0.49 * torch.eye(4))
+    assert_moments(done.draws, conditional(marginal, X, ~X.isnan()), X)
 
 
 class Layers(LatentVariableModel):

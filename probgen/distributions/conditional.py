@@ -13,6 +13,7 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core.density import density
+from probgen.core.heads.mixed import ColumnLaws
 from probgen.core.missing import MissingAware, has_missing
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.low_rank import LowRankMultivariateNormal
@@ -29,7 +30,7 @@ def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.
     argument are not those of ``x``). Every row may have its own mask.
 
     A function by type of distribution (``functools.singledispatch``), with closed forms for multivariate normals,
-    full and low-rank; for independent laws; for mixtures of any of these: weights are updated by the components'
+    full and low-rank; for independent laws and columns; for mixtures of these, whose weights are updated by the
     likelihoods of the observed coordinates. Others are added from outside by ``@conditional.register(MyLaw)``.
 
     Parameters
@@ -80,6 +81,12 @@ def _(distribution: td.Independent, x: Tensor, mask: Tensor) -> dist.TorchDistri
 def _(distribution: ExpandedDistribution, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
     shape = broadcast_shape(x.shape, distribution.shape())
     return conditional(distribution.base_dist, x.expand(shape), mask)
+
+
+@conditional.register(ColumnLaws)
+def _(distribution: ColumnLaws, x: Tensor, mask: Tensor) -> ColumnLaws:
+    blocks = (tensor.split(distribution.sizes, -1) for tensor in torch.broadcast_tensors(x, mask))
+    return ColumnLaws([conditional(*block) for block in zip(distribution.laws, *blocks, strict=True)])
 
 
 @conditional.register(td.MultivariateNormal)
