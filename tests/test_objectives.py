@@ -11,10 +11,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probgen.core.module import LatentVariableModel, data_plate
+from probgen.core.module import LatentVariableModel, Program, data_plate
 from probgen.objectives import ELBO, IWAE, DReG, EnumeratedELBO, Renyi, WakeSleep
 
 ROWS = 4000
@@ -302,6 +303,25 @@ def test_draws_without_gradients_are_refused_where_they_cannot_work():
         DReG(4)(gen.model, gen.guide)(x)
     with pytest.raises(ValueError, match="at least 2 particles, got 'c'"):
         IWAE(1)(gen.model, gen.guide)(x)
+
+
+@pytest.mark.parametrize("objective", [IWAE(3), DReG(3), WakeSleep(3)])
+def test_helper_variables_of_the_guide_and_factors_of_the_model_are_weighed(objective):
+    """AutoNormal draws a helper variable for each latent; with the posterior in it every weight is the evidence."""
+    objective.vectorized, x = False, torch.tensor([0.5, -1.0, 2.0])
+
+    def model(x):
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.factor("x", dist.Normal(z, 1.0).log_prob(x))
+
+    program = Program(model, AutoNormal(model))
+    program.guide(x)
+    values = dict(program.named_parameters())
+    values["_guide.locs.z_unconstrained"].data = x / 2
+    values["_guide.scales.z_unconstrained"].data = torch.full((3,), math.log(math.expm1(0.5**0.5)))
+    loss = objective(program.model, program.guide)(x)
+    torch.testing.assert_close(loss, -dist.Normal(0.0, 2**0.5).log_prob(x).sum())
 
 
 PAIRS = [

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from probgen.core.density import average
-from probgen.core.recording import Cut, Sites
+from probgen.core.recording import Cut
 from probgen.objectives.weighted import RowWeighted, Weights, log_rows
 
 Bound = Callable[[Tensor], Tensor]
@@ -187,7 +186,7 @@ def _total(objective: RowWeighted, weights: Weights, bound: Bound) -> Tensor:
                 f"and with at least 2 particles, got '{name}' ({type(site['fn']).__name__}) with {objective.particles}"
                 "; use more particles, ELBO() for a single one, or WakeSleep"
             )
-    score = torch.cat([log_rows(_trace_of(drawn), objective.plate) for drawn in sites])
+    score = torch.cat([log_rows(drawn, objective.plate) for drawn in sites])
     signal = _learning_signal(weights.log_w.detach(), bound)
     return total + ((score - score.detach()) * signal).sum()
 
@@ -198,10 +197,3 @@ def _learning_signal(log_w: Tensor, bound: Bound) -> Tensor:
     own = torch.eye(particles, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
     others = torch.where(own, 0.0, log_w.unsqueeze(1))
     return bound(log_w) - bound(torch.where(own, others.sum(0) / (particles - 1), others))
-
-
-def _trace_of(sites: Sites) -> poutine.Trace:
-    trace = poutine.Trace()
-    for name, site in sites.items():
-        trace.add_node(name, **site)
-    return trace

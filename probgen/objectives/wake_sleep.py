@@ -66,7 +66,7 @@ class WakeSleep(RowWeighted):
         weights = self.weigh(model, guide, batch, partial(Cut, differentiable=False))
         bound = average(weights.log_p - weights.log_q.detach(), weights.kind).sum()
         fit = (1.0 - self.sleep) * (shares(weights.log_w, weights.kind) * weights.log_q).sum()
-        if self.sleep:
+        if self.sleep and densities(weights.pairs[0].guide.nodes):
             fit = fit + self.sleep * self._dream(model, guide, batch)
         return -bound - (fit - fit.detach())
 
@@ -82,13 +82,14 @@ class WakeSleep(RowWeighted):
                 "guide cannot be told a dream otherwise: use sleep=0"
             )
         q = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(*told)
-        for name, site in densities(q.nodes).items():
+        sites = densities(q.nodes)
+        for name in sites:
             if name not in dream.nodes:
                 raise ValueError(
-                    f"WakeSleep: expected a guide of the model's latent sites alone, got '{site['name']}', which has "
+                    f"WakeSleep: expected a guide of the model's latent sites alone, got '{name}', which has "
                     "no value in a dream; use sleep=0"
                 )
-        return log_rows(q, self.plate).sum()
+        return log_rows(sites, self.plate).sum()
 
 
 def _was_observed(site: dict[str, Any]) -> bool:

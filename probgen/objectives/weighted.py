@@ -71,10 +71,14 @@ class RowWeighted(Objective):
                 pairs.append(trace_pair(model, guide, batch, inside, self.max_plate_nesting))
         for pair in pairs:
             self._check(pair)
-        log_p = torch.cat([log_rows(pair.model, self.plate) for pair in pairs])
-        drawn = any(in_plate(site, self.plate) for site in densities(pairs[0].guide.nodes).values())
-        log_q = [log_rows(pair.guide, self.plate) for pair in pairs] if drawn else [torch.zeros_like(log_p)]
-        return Weights(log_p, torch.cat(log_q), worst(*(kind_of(pair, self.plate) for pair in pairs)), pairs)
+        log_p = [log_rows(densities(pair.model.nodes), self.plate) for pair in pairs]
+        log_q = [self._log_q(pair, rows) for pair, rows in zip(pairs, log_p, strict=True)]
+        kind = worst(*(kind_of(pair, self.plate) for pair in pairs))
+        return Weights(torch.cat(log_p), torch.cat(log_q), kind, pairs)
+
+    def _log_q(self, pair: TracePair, log_p: Tensor) -> Tensor:
+        drawn = {name: site for name, site in densities(pair.guide.nodes).items() if in_plate(site, self.plate)}
+        return log_rows(drawn, self.plate) if drawn else torch.zeros_like(log_p)
 
     def not_reparameterised(self, pair: TracePair) -> Sites:
         """Guide sites whose draws carry no gradient."""
@@ -92,6 +96,9 @@ class RowWeighted(Objective):
                 )
 
 
-def log_rows(trace: poutine.Trace, plate: str) -> Tensor:
-    """log density of all sites of one trace in the plate, ``(particles or 1, rows)``."""
+def log_rows(sites: Sites, plate: str) -> Tensor:
+    """log density of recorded sites in the plate, ``(particles or 1, rows)``: helper variables and factors included."""
+    trace = poutine.Trace()
+    for name, site in sites.items():
+        trace.add_node(name, **{**site, "infer": {**site["infer"], "is_auxiliary": False}})
     return row_log_probs(TracePair(trace, poutine.Trace()), plate)
