@@ -29,6 +29,8 @@ def two_clusters(rows, dims=2, apart=4.0):
 
 
 def train(gen, x, steps=150, lr=0.05):
+    """A guide fitted from the clusters of x."""
+    gen.initialise(x)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
     optimizer = torch.optim.Adam(gen.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
@@ -105,7 +107,7 @@ def test_the_predictive_density_integrates_to_one():
 
 def test_one_component_agrees_with_numerical_integration():
     x = 1.0 + 0.7 * torch.randn(12, 1)
-    gen = train(BayesianGaussianMixture(1, 1).initialise(x), x)
+    gen = train(BayesianGaussianMixture(1, 1), x)
     mean, log_scale = torch.meshgrid(torch.linspace(-1, 3, 300), torch.linspace(-2, 1.5, 300), indexing="ij")
     log_joint = dist.Normal(0.0, 3.0).log_prob(mean) + dist.Normal(-0.5, 1.0).log_prob(log_scale)
     log_joint = log_joint + dist.Normal(mean[..., None], log_scale.exp()[..., None]).log_prob(x[:, 0]).sum(-1)
@@ -129,7 +131,7 @@ def log_joint(gen, drawn, x):
 
 def test_the_fitted_guide_agrees_with_importance_sampling_and_mcmc():
     x = two_clusters(30, dims=1)
-    gen = train(BayesianGaussianMixture(2, 1).initialise(x), x)
+    gen = train(BayesianGaussianMixture(2, 1), x)
     with torch.no_grad():
         pair = trace_pair(gen.model, gen.guide, (x,), 20000, 1)
     drawn = {site: pair.guide.nodes[site]["value"][:, 0] for site in gen.priors}
@@ -148,7 +150,7 @@ def test_the_fitted_guide_agrees_with_importance_sampling_and_mcmc():
 def test_a_dirichlet_process_leaves_unneeded_components_empty():
     x = two_clusters(60, apart=8.0)
     gen = BayesianGaussianMixture(5, 2, weights=Fixed(StickBreaking, concentration=torch.full((4,), 0.5)))
-    train(gen.initialise(x), x, lr=0.1)
+    train(gen, x, lr=0.1)
     used = gen.responsibilities(x).mean(0).sort(descending=True).values
     assert used[:2].sum() > 0.9  # k-means starts it with five clusters of similar size
 
@@ -156,7 +158,8 @@ def test_a_dirichlet_process_leaves_unneeded_components_empty():
 def test_missing_entries_give_finite_gradients_and_complete_predictions():
     x = two_clusters(30)
     x[::3, 0] = torch.nan
-    gen = BayesianGaussianMixture(2, 2, correlations=correlated(2)).initialise(x)
+    gen = BayesianGaussianMixture(2, 2, correlations=correlated(2))
+    gen.initialise(x)
     TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(gen.model, gen.guide, x).backward()
     assert all(parameter.grad.isfinite().all() for parameter in gen.parameters())
     assert predictive(gen, x, draws=3)["x"].isfinite().all()
@@ -164,7 +167,8 @@ def test_missing_entries_give_finite_gradients_and_complete_predictions():
 
 def test_initialisation_starts_the_guide_at_the_clusters():
     x = two_clusters(300, apart=10.0)
-    gen = BayesianGaussianMixture(2, 2).initialise(x)
+    gen = BayesianGaussianMixture(2, 2)
+    gen.initialise(x)
     drawn = posterior(gen, x, draws=1000)
     order = drawn["weights"].mean(0).argsort(descending=True)
     member = torch.arange(300) % 3 == 0

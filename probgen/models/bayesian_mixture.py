@@ -56,7 +56,8 @@ class BayesianGaussianMixture(LatentVariableModel):
 
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(100, 2) + 4 * torch.randint(2, (100, 1))
-    >>> gen = BayesianGaussianMixture(components=2, dims=2).initialise(x)
+    >>> gen = BayesianGaussianMixture(components=2, dims=2)
+    >>> gen.initialise(x)
     >>> gen.responsibilities(x).shape
     torch.Size([100, 2])
     """
@@ -117,10 +118,10 @@ class BayesianGaussianMixture(LatentVariableModel):
             pyro.sample(name, dist.TransformedDistribution(base, [biject_to(law.support)]))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> BayesianGaussianMixture:
-        """Sets the guide from k-means clusters of ``x`` (B, D), NaN = missing; returns the model itself.
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        """Sets the guide, in place, from k-means clusters of ``x`` (B, D), NaN = missing; the largest comes first.
 
-        The largest cluster comes first. Needs scikit-learn. Its random starts come from torch's generator.
+        Needs scikit-learn, whose random starts are seeded from ``generator`` (the global one when ``None``).
 
         Raises
         ------
@@ -130,7 +131,7 @@ class BayesianGaussianMixture(LatentVariableModel):
         from sklearn.cluster import KMeans
 
         filled = fill_missing(x, x.nanmean(0)).detach()
-        seed = int(torch.randint(2**31 - 1, ()))
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
         labels = KMeans(self.components, n_init=4, random_state=seed).fit_predict(filled.cpu().numpy())
         member = nn.functional.one_hot(torch.as_tensor(labels).long(), self.components).to(filled)
         member = member[:, member.sum(0).argsort(descending=True)]  # stick-breaking priors expect the largest first
@@ -143,7 +144,6 @@ class BayesianGaussianMixture(LatentVariableModel):
         for name, law in self._prior_laws().items():
             self._start_at(name, law, start.get(name, identity), counts)
         self.log_scales["means"].add_(scales.log())
-        return self
 
     def _start_at(self, name: str, law: dist.TorchDistribution, value: Tensor, counts: Tensor) -> None:
         """Guide of one site: median at ``value``, relative error that of an estimate from ``counts`` rows."""
