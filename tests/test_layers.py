@@ -142,6 +142,28 @@ def deep_classes(files: list[File]) -> list[str]:
     return [f"{name} stands {depth(node)} steps below its base" for name, node in known.items() if depth(node) > DEPTH]
 
 
+def concrete_overrides(files: list[File]) -> list[str]:
+    """Methods that replace one with a body in a class of the project; special methods and hooks of torch may."""
+    known = classes(files)
+    wrong = []
+    for name, node in known.items():
+        above, queue = {}, parents(node, known)
+        while queue:
+            parent = queue.pop()
+            above |= {method: parent.name for method in concrete_methods(parent)}
+            queue += parents(parent, known)
+        wrong += [
+            f"{name}.{method} overrides that of {above[method]}" for method in concrete_methods(node) & set(above)
+        ]
+    return wrong
+
+
+def concrete_methods(node: ast.ClassDef) -> set[str]:
+    methods = [part for part in node.body if isinstance(part, ast.FunctionDef) and not part.name.startswith("__")]
+    abstract = {m.name for m in methods if any("abstractmethod" in ast.unparse(d) for d in m.decorator_list)}
+    return {method.name for method in methods} - abstract
+
+
 def cycle(files: list[File]) -> str:
     """The first import cycle; imports for type checkers alone do not run and do not count."""
     modules = {file.module: file for file in files if file.layer != "__init__"}
@@ -172,6 +194,10 @@ def test_no_import_cycle():
 
 def test_inheritance_is_shallow():
     assert deep_classes(package()) == []
+
+
+def test_nothing_concrete_is_overridden():
+    assert concrete_overrides(package()) == []
 
 
 def test_importing_probgen_loads_no_heavy_library():
@@ -232,3 +258,10 @@ def test_depth_counts_the_steps_below_the_base():
     source = "class A: pass\nclass B(A): pass\nclass C(B): pass\n"
     assert deep_classes([File("models/a.py", source)]) == []
     assert deep_classes([File("models/a.py", source), File("models/d.py", "class D(C): pass")]) != []
+
+
+def test_overrides_are_found_up_the_chain():
+    source = "class A:\n    def f(self): pass\n    @abstractmethod\n    def g(self): pass\n"
+    below = "class B(A):\n    def g(self): pass\nclass C(B):\n    def f(self): pass\n"
+    assert concrete_overrides([File("models/a.py", source + below.replace("def f", "def h"))]) == []
+    assert concrete_overrides([File("models/a.py", source + below)]) == ["C.f overrides that of A"]

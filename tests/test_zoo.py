@@ -1,9 +1,16 @@
 """Every family keeps the promises of the contract."""
 
+import importlib
+import inspect
+import pkgutil
+
 import pytest
 import torch
 from zoo import ZOO, Member
 
+import probgen.core.heads
+import probgen.models
+from probgen.core.module import DistributionModule, LatentVariableModel
 from probgen.testing import check_generative
 
 
@@ -12,3 +19,20 @@ def test_member_conforms(member: Member):
     torch.manual_seed(0)
     objective = member.objective() if member.objective else None
     check_generative(member.gen(), *member.data(), objective=objective)
+
+
+def test_every_public_family_has_a_member():
+    shown = {type(part) for member in ZOO for part in member.gen().modules()}
+    families = set(vars(probgen.core.heads).values())
+    for module in pkgutil.iter_modules(probgen.models.__path__, "probgen.models."):
+        families |= set(vars(importlib.import_module(module.name)).values())
+    lacking = {
+        family.__name__
+        for family in families - shown
+        if inspect.isclass(family)
+        and issubclass(family, DistributionModule | LatentVariableModel)
+        and not inspect.isabstract(family)
+        and not family.__name__.startswith("_")
+        and family.__module__.startswith(("probgen.models", "probgen.core.heads"))
+    }
+    assert lacking == set()

@@ -11,9 +11,15 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
-from torch.nn.functional import softplus
 
-from probgen.core.module import DistributionModule, Fixed, Independent, LatentVariableModel, Program, data_plate
+from probgen.core import heads
+from probgen.core.module import Fixed, Independent, LatentVariableModel, Program, data_plate
+from probgen.models.bayesian_mixture import BayesianGaussianMixture
+from probgen.models.bayesian_ppca import BayesianPPCA
+from probgen.models.factor_analysis import PPCA, FactorAnalysis
+from probgen.models.quantised import Quantised
+from probgen.models.vae import VAE
+from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
 
 
 @dataclass(frozen=True)
@@ -26,37 +32,13 @@ class Member:
     objective: Callable[[], Any] | None = None
 
 
-class LinearGaussian(DistributionModule):
-    """A head: a Gaussian whose mean and scale are linear in the context."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.linear = nn.Linear(inputs, 2 * outputs)
-
-    def forward(self, context=None):
-        loc, raw = self.linear(context).chunk(2, -1)
-        return dist.Normal(loc, softplus(raw) + 0.1).to_event(1)
-
-
-class Gaussian(DistributionModule):
-    """Independent Gaussians with free means and scales."""
-
-    def __init__(self, dims: int):
-        super().__init__()
-        self.loc, self.log_scale = nn.Parameter(torch.zeros(dims)), nn.Parameter(torch.zeros(dims))
-
-    def forward(self, context=None):
-        law = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
-        return law if context is None else law.expand(context.shape[:-1])
-
-
 class Story(LatentVariableModel):
     """Two levels, a global and a local Gaussian latent, with a free guide."""
 
     def __init__(self):
         super().__init__()
         self.loc, self.log_scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
-        self.encoder, self.decoder = LinearGaussian(3, 2), nn.Linear(2, 3)
+        self.encoder, self.decoder = heads.Gaussian(nn.Linear(3, 4)), nn.Linear(2, 3)
 
     def model(self, x=None, context=None):
         mu = pyro.sample("mu", dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(1))
@@ -101,24 +83,95 @@ def plain_guide(x=None, context=None):
     pyro.sample("mu", dist.Normal(loc, pyro.param("width", torch.ones(()), constraint=dist.constraints.positive)))
 
 
-def gaussian(*event: int) -> Callable[[], tuple]:
-    """Standard normal rows."""
-    return lambda: (torch.randn(6, *event),)
+def rows(*event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:
+    """Standard normal rows, and unrelated contexts."""
+    return lambda: (torch.randn(6, *event),) if context is None else (torch.randn(6, *event), torch.randn(6, *context))
 
 
-def regression(outputs: tuple[int, ...], inputs: tuple[int, ...]) -> Callable[[], tuple]:
-    """Rows and unrelated contexts."""
-    return lambda: (torch.randn(6, *outputs), torch.randn(6, *inputs))
+def levels(count: int, *event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:
+    """Rows of 0., 1., ..., count - 1, and unrelated contexts."""
+    x = lambda: torch.randint(count, (6, *event)).float()  # noqa: E731
+    return lambda: (x(),) if context is None else (x(), torch.randn(6, *context))
 
 
-ZOO = [
-    Member("Fixed", lambda: Fixed(dist.Laplace, loc=torch.zeros(3), scale=1.0), gaussian(3)),
-    Member("Fixed with context", lambda: Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), regression((3,), (2,))),
-    Member("Gaussian", lambda: Gaussian(3), gaussian(3)),
-    Member("head", lambda: LinearGaussian(2, 3), regression((3,), (2,))),
-    Member("Independent heads", lambda: Independent(LinearGaussian(2, 3)), regression((4, 3), (4, 2))),
-    Member("story", Story, gaussian(3)),
-    Member("enumerated story", lambda: Enumerated(3, 2), gaussian(2)),
-    Member("Program", lambda: Program(plain_model, plain_guide), gaussian(2)),
-    Member("Program with an AutoGuide", lambda: Program(plain_model, AutoNormal(plain_model)), gaussian(2)),
+def constant(*shape: int) -> Constant:
+    """Raw values that differ from each other."""
+    return Constant(*shape, initial=torch.randn(*shape))
+
+
+def normal(dims: int) -> Fixed:
+    """A standard normal prior."""
+    return Fixed(dist.Normal, loc=torch.zeros(dims), scale=1.0)
+
+
+def vae(prior: Any = None, dims: int = 3) -> VAE:
+    """Events (dims,), two latents."""
+    return VAE(prior or normal(2), heads.Gaussian(MLP(2, [8], 2 * dims)), heads.Gaussian(MLP(dims, [8], 4)))
+
+
+def image_vae() -> VAE:
+    """Events (1, 8, 8) of 4 levels."""
+    decoder = heads.DiscretizedLogisticMixture(
+        ConvDecoder(2, (6, 8, 8), hidden=(4,)), levels=4, components=2, event_ndim=3
+    )
+    return VAE(normal(2), decoder, heads.Gaussian(ConvEncoder((1, 8, 8), 4, hidden=(4,)), context_ndim=3))
+
+
+def table() -> heads.Mixed:
+    """Two numbers, a flag and a label of three levels."""
+    columns = [heads.Gaussian()] * 2 + [heads.Bernoulli(), heads.Categorical(levels=3)]
+    return heads.Mixed(Constant(8, initial=torch.randn(8)), columns)
+
+
+def table_rows() -> tuple:
+    """Rows of that table, some values missing."""
+    x = torch.cat([torch.randn(6, 2), torch.randint(2, (6, 1)), torch.randint(3, (6, 1))], 1)
+    return (x.masked_fill(torch.rand(6, 4) < 0.2, torch.nan),)
+
+
+CORE = [
+    Member("Fixed", lambda: Fixed(dist.Laplace, loc=torch.zeros(3), scale=1.0), rows(3)),
+    Member("Fixed given a context", lambda: normal(3), rows(3, context=(2,))),
+    Member("Independent", lambda: Independent(heads.Gaussian(nn.Linear(2, 6))), rows(4, 3, context=(4, 2))),
+    Member("Independent Fixed", lambda: Independent(normal(3)), rows(4, 3, context=(4, 2))),
+    Member("story", Story, rows(3)),
+    Member("enumerated story", lambda: Enumerated(3, 2), rows(2)),
+    Member("Program", lambda: Program(plain_model, plain_guide), rows(2)),
+    Member("Program with an AutoGuide", lambda: Program(plain_model, AutoNormal(plain_model)), rows(2)),
 ]
+HEADS = [
+    Member("Gaussian", lambda: heads.Gaussian(constant(6)), rows(3)),
+    Member("Gaussian given a context", lambda: heads.Gaussian(MLP(2, [8], 6)), rows(3, context=(2,))),
+    Member("Gaussian of one scale", lambda: heads.Gaussian(constant(3), scale=nn.Parameter(torch.ones(()))), rows(3)),
+    Member("FullGaussian", lambda: heads.FullGaussian(constant(9)), rows(3)),
+    Member("FullGaussian given a context", lambda: heads.FullGaussian(MLP(2, [8], 9)), rows(3, context=(2,))),
+    Member("StudentT", lambda: heads.StudentT(constant(9)), rows(3)),
+    Member("Bernoulli", lambda: heads.Bernoulli(constant(4)), levels(2, 4)),
+    Member("Bernoulli given a context", lambda: heads.Bernoulli(MLP(2, [8], 4)), levels(2, 4, context=(2,))),
+    Member("Categorical", lambda: heads.Categorical(constant(12), levels=4), levels(4, 3)),
+    Member("Poisson", lambda: heads.Poisson(constant(3)), levels(5, 3)),
+    Member("NegativeBinomial", lambda: heads.NegativeBinomial(constant(6)), levels(5, 3)),
+    Member(
+        "DiscretizedLogisticMixture",
+        lambda: heads.DiscretizedLogisticMixture(constant(18), levels=8, components=2),
+        levels(8, 3),
+    ),
+    Member("Mixed", table, table_rows),
+]
+FAMILIES = [
+    Member("FactorAnalysis", lambda: FactorAnalysis(4, factors=2), rows(4)),
+    Member("PPCA", lambda: PPCA(4, factors=2), rows(4)),
+    Member("Quantised", lambda: Quantised(FactorAnalysis(4, factors=2)), levels(5, 4)),
+    Member("BayesianGaussianMixture", lambda: BayesianGaussianMixture(3, 2), rows(2)),
+    Member("BayesianPPCA", lambda: BayesianPPCA(4, factors=2), rows(4)),
+    Member("VAE", vae, rows(3)),
+    Member("VAE of images", image_vae, levels(4, 1, 8, 8)),
+    Member(
+        "VAE given a context",
+        lambda: VAE(heads.Gaussian(MLP(2, [8], 4)), heads.Bernoulli(MLP(4, [8], 5)), heads.Gaussian(MLP(7, [8], 4))),
+        levels(2, 5, context=(2,)),
+    ),
+    Member("VAE with a VAE as prior", lambda: vae(vae(dims=2)), rows(3)),
+    Member("VAE with factor analysis as prior", lambda: vae(FactorAnalysis(2, factors=1)), rows(3)),
+]
+ZOO = CORE + HEADS + FAMILIES

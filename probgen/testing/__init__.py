@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probgen.core.module import GenerativeModel
-from probgen.testing import distribution, missing, program, state
+from probgen.core.module import GenerativeModel, LatentVariableModel
+from probgen.testing import agreement, distribution, missing, program, state
 from probgen.testing.case import Case, ConformanceError, run
 
 __all__ = ["ConformanceError", "check_generative"]
@@ -52,8 +52,12 @@ def check_generative(
     >>> check_generative(Fixed(dist.Laplace, loc=torch.zeros(2), scale=1.0), torch.randn(8, 2))
     """
     case = Case(gen, x, context, objective)
+    told = isinstance(gen, LatentVariableModel)
+    first = (
+        program.SITES + distribution.CHECKS if told else distribution.CHECKS + program.SITES
+    )  # what the author wrote
     with torch.random.fork_rng():
-        for check in program.BEFORE:
+        for check in program.GIVEN + (program.runs,) * told:  # the first run may make parameters
             run(check, case, seed)
-        for check in (*state.CHECKS, *distribution.CHECKS, *program.CHECKS, *missing.CHECKS):
+        for check in (*first, *state.CHECKS, *agreement.CHECKS, *program.CHECKS, *missing.CHECKS):
             run(check, replace(case, gen=copy.deepcopy(gen).eval()), seed)

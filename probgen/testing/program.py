@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from probgen.core.density import KINDS, log_weights
 from probgen.core.module import GenerativeModel
 from probgen.core.runtime import in_plate, is_enumerated, isolated, latent_sites, sample_sites, trace_pair
+from probgen.objectives.enumerated import default_objective
 from probgen.testing.case import Case, require, require_finite, require_shape
 
 
@@ -140,10 +141,9 @@ def _require_same(name: str, got: Tensor, x: Tensor) -> None:
 
 
 def _objective(case: Case) -> object:
-    from probgen.objectives.enumerated import default_objective
-
     return case.objective or default_objective(case.gen, *case.batch)
 
 
-BEFORE = (batch, protocol, runs)
-CHECKS = (observes, generates, guides, weighs, learns, composes)
+GIVEN = (batch, protocol)
+SITES = (observes, generates, guides, weighs)
+CHECKS = (learns, composes)

@@ -41,13 +41,13 @@ def saved(case: Case) -> None:
 
 
 def double(case: Case) -> None:
-    """it follows .double()."""
+    """it follows .double(), and so .to(device)."""
     if case.x.dtype != torch.float32:
         return
     context = None if case.context is None else case.context.double()
     twin = replace(case, gen=copy.deepcopy(case.gen).double(), x=case.x.double(), context=context)
-    dtype = twin.law.sample().dtype
-    require(dtype == torch.float64, f"expected samples of float64, got {dtype}; make tensors in the parameters' dtype")
+    dtype, hint = twin.law.sample().dtype, "use buffers, or torch.zeros_like(parameter), in place of new tensors"
+    require(dtype == torch.float64, f"expected samples of float64, got {dtype}; {hint}")
     if case.kind == "exact":
         hint = "precisions disagree: a tensor is made in single precision, or large numbers cancel"
         require_close("log_prob of double precision", case.fingerprint(), twin.fingerprint(), hint)
