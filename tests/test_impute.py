@@ -98,9 +98,9 @@ def test_decoders_with_correlated_coordinates_are_conditioned():
 
 
 def test_variational_autoencoder_with_a_linear_decoder():
-    """Heads, encoders that were never trained, and a decoder whose marginal is known."""
+    """Heads, an encoder that is wide and was never trained, and a decoder whose marginal is known."""
     decoder = Gaussian(torch.nn.Linear(2, 4), scale=0.7)
-    prior, encoder = Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), Gaussian(torch.nn.Linear(4, 4))
+    prior, encoder = Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), Gaussian(torch.nn.Linear(4, 2), scale=1.2)
     weight, bias = decoder.net.weight.detach(), decoder.net.bias.detach()
     done = impute(VAE(prior, decoder, encoder), X, draws=1500, steps=80)
     marginal = dist.MultivariateNormal(bias, weight @ weight.mT + 0.49 * torch.eye(4))
@@ -210,6 +210,7 @@ def test_observed_entries_and_complete_rows_are_untouched(poor):
 def test_interval_covers_what_it_says():
     done = impute(Fixed(dist.Normal, loc=torch.zeros(1), scale=2.0), torch.full((1, 1), NAN), draws=20_000)
     low, high = done.interval(0.8)
+    torch.testing.assert_close(low, done.draws.quantile(0.1, dim=0))
     assert torch.stack([low, high]).flatten().tolist() == pytest.approx([-2.563, 2.563], abs=0.08)
 
 
