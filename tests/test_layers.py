@@ -123,38 +123,40 @@ def long_files(file: File) -> list[str]:
     return [f"{file.path} has {lines} lines"] if lines > LINES_OF_A_FILE else []
 
 
-def classes(files: list[File]) -> dict[str, ast.ClassDef]:
-    return {node.name: node for file in files for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)}
+Class = tuple[str, str]  # module and name
 
 
-def parents(node: ast.ClassDef, known: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
-    names = [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
-    return [known[name] for name in names if name in known and known[name] is not node]
+def classes(files: list[File]) -> dict[Class, ast.ClassDef]:
+    return {(f.module, node.name): node for f in files for node in ast.walk(f.tree) if isinstance(node, ast.ClassDef)}
+
+
+def ancestors(files: list[File]) -> dict[Class, list[Class]]:
+    """For each class of the project its bases that are of the project too, each with all of theirs."""
+    known = classes(files)
+    imports = {
+        file.module: {name.rpartition(".")[2]: name.rpartition(".")[0] for name in file.imports()} for file in files
+    }
+
+    def above(key: Class) -> list[Class]:
+        names = [ast.unparse(base).split("[")[0] for base in known[key].bases]
+        bases = [(imports[key[0]].get(name, key[0]), name) for name in names]
+        return [found for base in bases if base in known for found in (base, *above(base))]
+
+    return {key: above(key) for key in known}
 
 
 def deep_classes(files: list[File]) -> list[str]:
     """Classes more than two steps below a base of the project."""
-    known = classes(files)
-
-    def depth(node: ast.ClassDef) -> int:
-        return max((1 + depth(parent) for parent in parents(node, known)), default=0)
-
-    return [f"{name} stands {depth(node)} steps below its base" for name, node in known.items() if depth(node) > DEPTH]
+    return [f"{name} stands below {above}" for (_, name), above in ancestors(files).items() if len(above) > DEPTH]
 
 
 def concrete_overrides(files: list[File]) -> list[str]:
-    """Methods that replace one with a body in a class of the project; special methods and hooks of torch may."""
-    known = classes(files)
-    wrong = []
-    for name, node in known.items():
-        above, queue = {}, parents(node, known)
-        while queue:
-            parent = queue.pop()
-            above |= {method: parent.name for method in concrete_methods(parent)}
-            queue += parents(parent, known)
-        wrong += [
-            f"{name}.{method} overrides that of {above[method]}" for method in concrete_methods(node) & set(above)
-        ]
+    """Methods that replace one with a body in a class of the project; special methods may."""
+    known, wrong = classes(files), []
+    for key, above in ancestors(files).items():
+        for parent in above:
+            twice = concrete_methods(known[key]) & concrete_methods(known[parent])
+            wrong += [f"{key[1]}.{method} overrides that of {parent[1]}" for method in twice]
     return wrong
 
 
@@ -257,7 +259,12 @@ def test_cycles_are_found_across_three_files_and_typing_is_not_one():
 def test_depth_counts_the_steps_below_the_base():
     source = "class A: pass\nclass B(A): pass\nclass C(B): pass\n"
     assert deep_classes([File("models/a.py", source)]) == []
-    assert deep_classes([File("models/a.py", source), File("models/d.py", "class D(C): pass")]) != []
+    assert (
+        deep_classes(
+            [File("models/a.py", source), File("models/d.py", "from probgen.models.a import C\nclass D(C): pass")]
+        )
+        != []
+    )
 
 
 def test_overrides_are_found_up_the_chain():
