@@ -13,11 +13,9 @@ from torch import nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
-from probgen.core import heads, missing
-from probgen.core.density import density
-from probgen.core.heads.levels import DiscretizedLogisticMixture as LogisticMixtureLaw
-from probgen.core.missing import MissingAware, assume_missing, fill_missing, has_missing
-from probgen.core.normal import MultivariateNormal
+from probgen.core import heads
+from probgen.core.heads.discretized import DiscretizedLogisticMixture as LogisticMixtureLaw
+from probgen.core.missing import MissingAware
 from probgen.nn import MLP, Constant
 
 NAN = math.nan
@@ -178,36 +176,6 @@ def test_images_are_vectors_stacked_along_channels(case):
     torch.testing.assert_close(image(parameters).log_prob(x), pixels.sum((1, 2)), rtol=1e-5, atol=1e-4)
 
 
-def test_full_gaussian_marginalises_exactly():
-    torch.manual_seed(0)
-    head = heads.FullGaussian()
-    law = head(torch.randn(6, head.width(4)))
-    x = torch.randn(6, 4)
-    x[0, :] = NAN
-    x[1, 1], x[2, [0, 3]], x[3, 1:] = NAN, NAN, NAN
-    expected = []
-    for row, mean, covariance in zip(x, law.loc, law.covariance_matrix, strict=True):
-        seen = ~row.isnan().numpy()
-        normal = scipy.stats.multivariate_normal
-        part = covariance.numpy()[np.ix_(seen, seen)]
-        expected.append(normal.logpdf(row.numpy()[seen], mean.numpy()[seen], part) if seen.any() else 0.0)
-    torch.testing.assert_close(law.log_prob(x), torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-4)
-    complete = torch.randn(6, 4)
-    with assume_missing(True):
-        slow = law.log_prob(complete)
-    torch.testing.assert_close(slow, law.log_prob(complete), rtol=1e-4, atol=1e-4)
-    assert law.expand((3, 6)).log_prob(x).shape == (3, 6)
-
-
-def test_full_gaussian_gradients_are_those_of_the_observed_part():
-    raw = torch.tensor([0.3, -0.2, 0.1, 0.4, 0.7], requires_grad=True)  # loc, diagonal, lower
-    heads.FullGaussian()(raw).log_prob(torch.tensor([NAN, 1.0])).backward()
-    check = raw.detach().clone().requires_grad_()
-    variance = check[4] ** 2 + (softplus(check[3]) + 1e-3) ** 2
-    dist.Normal(check[1], variance.sqrt()).log_prob(torch.tensor(1.0)).backward()
-    torch.testing.assert_close(raw.grad, check.grad)
-
-
 def test_divergences_from_standard_normals_match_simulation():
     torch.manual_seed(0)
     prior = dist.Normal(torch.zeros(3), 1.5).to_event(1)
@@ -315,60 +283,3 @@ def test_refusals_say_what_to_do():
         heads.DiscretizedLogisticMixture(levels=1, components=1)(torch.zeros(3))
     with refused(ValueError, match="law of single variables"):
         MissingAware(dist.Normal(torch.zeros(2), 1.0).to_event(1), 1)
-
-
-def test_missing_aware_is_an_independent_in_all_else():
-    torch.manual_seed(0)
-    base = dist.Normal(torch.randn(4, 3), 2.0)
-    law, plain = MissingAware(base).to_event(1), dist.Independent(base, 1)
-    x = torch.randn(4, 3)
-    torch.testing.assert_close(law.log_prob(x), plain.log_prob(x))
-    torch.testing.assert_close(law.expand((2, 4)).log_prob(x), plain.expand((2, 4)).log_prob(x))
-    torch.testing.assert_close(law.to_event(1).log_prob(x), plain.log_prob(x).sum())
-    torch.testing.assert_close(law.entropy(), plain.entropy())
-    assert law.to_event(1).log_prob(torch.full((4, 3), NAN)) == 0
-    assert density(law) == "exact" and law.has_rsample and law.support is not None
-    mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), law, validate_args=False)
-    row = torch.tensor([0.5, NAN, NAN])
-    expected = dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), dist.Normal(base.loc[:, 0], 2.0)).log_prob(
-        row[0]
-    )
-    torch.testing.assert_close(mixture.log_prob(row), expected)
-
-
-@pytest.mark.parametrize(
-    "base", [dist.Gamma(2.0, 1.0), dist.Beta(2.0, 3.0), dist.LogNormal(0.0, 1.0), dist.Uniform(2, 3)]
-)
-def test_missing_entries_of_any_support_leave_finite_gradients(base):
-    parameters = {
-        name: torch.full((2,), float(getattr(base, name)), requires_grad=True) for name in base.arg_constraints
-    }
-    law = MissingAware(type(base)(**parameters), 1)
-    x = torch.stack((base.sample(), torch.tensor(NAN)))
-    value = law.log_prob(x)
-    torch.testing.assert_close(value, base.log_prob(x[0]))
-    gradients = torch.autograd.grad(value, list(parameters.values()))
-    assert all(g.isfinite().all() and g[1] == 0 for g in gradients)
-
-
-def test_has_missing_looks_at_nan_only():
-    assert not has_missing(torch.tensor([math.inf, -math.inf, 1.0]))  # their sum is NaN
-    assert has_missing(torch.tensor([math.inf, NAN]))
-    assert not has_missing(torch.arange(3)) and not has_missing(torch.zeros(0))
-    x = torch.ones(3)
-    assert fill_missing(x) is x
-    with assume_missing(True):
-        assert has_missing(x)
-        torch.testing.assert_close(heads.Poisson()(torch.zeros(3)).log_prob(x), torch.tensor(-3.0))
-    assert missing._assumed.get() is None
-
-
-def test_the_multivariate_normal_of_missing_rows_keeps_double_precision():
-    torch.manual_seed(0)
-    factor = torch.randn(5, 5, dtype=torch.float64).tril(-1) + torch.eye(5, dtype=torch.float64)
-    law = MultivariateNormal(torch.zeros(5, dtype=torch.float64), scale_tril=factor)
-    x = torch.randn(5, dtype=torch.float64)
-    x[2] = NAN
-    seen = [0, 1, 3, 4]
-    expected = scipy.stats.multivariate_normal.logpdf(x[seen], np.zeros(4), law.covariance_matrix[seen][:, seen])
-    assert law.log_prob(x).item() == pytest.approx(expected, rel=1e-12)

@@ -18,7 +18,7 @@ class MultivariateNormal(dist.MultivariateNormal):
     .. math:: \log p(x_o) = \log N(x_o;\, \mu_o, \Sigma_{oo}), \qquad o = \{d : x_d \text{ observed}\}
 
     Takes the arguments of :class:`torch.distributions.MultivariateNormal` and costs the same on complete data; rows
-    ``(*batch, D)`` with missing entries cost one Cholesky factorisation of a D x D matrix each.
+    ``(*batch, D)`` with missing entries cost one QR decomposition of a 2D x D matrix each.
 
     Raises
     ------
@@ -35,16 +35,20 @@ class MultivariateNormal(dist.MultivariateNormal):
         return self._marginal_log_prob(value) if has_missing(value) else super().log_prob(value)
 
     def _marginal_log_prob(self, value: Tensor) -> Tensor:
-        """Missing entries become independent standard normals at their mean: they add a constant only."""
+        """Missing entries become independent standard normals at their mean: they add a constant only.
+
+        The factor of the changed covariance comes from a QR decomposition of its square root: a Cholesky decomposition
+        of the product would fail where the square root is ill-conditioned.
+        """
         observed = ~value.isnan()
         tril = self._unbroadcasted_scale_tril
-        kept = tril * observed[..., None]
-        covariance = kept @ kept.mT + torch.diag_embed((~observed).to(tril))
-        difference = torch.where(observed, value, 0.0) - torch.where(observed, self.loc, 0.0)
-        factor = torch.linalg.cholesky(covariance)
+        root = torch.cat((tril * observed[..., None], torch.diag_embed((~observed).to(tril))), -1)
+        factor = torch.linalg.qr(root.mT).R.mT
+        difference = torch.where(observed, value - self.loc, 0.0)
         whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
         constant = observed.sum(-1, dtype=tril.dtype) * math.log(2 * math.pi)
-        return -0.5 * (whitened.square().sum(-1) + constant) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        half_log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+        return -0.5 * (whitened.square().sum(-1) + constant) - half_log_det
 
 
 @register_kl(MultivariateNormal, Independent)

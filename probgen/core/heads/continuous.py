@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probgen.core.heads import laws
 from probgen.core.heads.base import Head, Positive, raw_values
 from probgen.core.module import DistributionModule
 from probgen.core.normal import MultivariateNormal
@@ -48,7 +49,10 @@ class Gaussian(Head):
         self.scale, self.min_scale = None if scale is None else Positive(scale), min_scale
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(raw[0], softplus(raw[1]) + self.min_scale if self.scale is None else self.scale())
+        if self.scale is not None:
+            return laws.Normal(raw.squeeze(0), self.scale())
+        loc, scale = raw
+        return laws.Normal(loc, softplus(scale) + self.min_scale)
 
 
 class StudentT(Head):
@@ -81,8 +85,9 @@ class StudentT(Head):
         self.df, self.min_scale = None if df is None else Positive(df), min_scale
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        df = 2 + softplus(raw[2]) if self.df is None else self.df()
-        return dist.StudentT(df, raw[0], softplus(raw[1]) + self.min_scale)
+        loc, scale, *df = raw
+        df = 2 + softplus(df[0]) if self.df is None else self.df()
+        return dist.StudentT(df, loc, softplus(scale) + self.min_scale)
 
 
 class FullGaussian(DistributionModule):

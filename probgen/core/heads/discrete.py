@@ -7,10 +7,9 @@ import math
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from probgen.core.heads import levels as laws
+from probgen.core.heads import discretized, laws
 from probgen.core.heads.base import Head, Positive
 
-LOG_RANGE = 20.0  # logs of rates are cut here: exp must neither overflow nor reach zero
 LOG_COUNT_RANGE = 8.0  # beyond, a negative binomial law is a Poisson law and its lgamma terms cancel in float32
 
 
@@ -32,7 +31,7 @@ class Bernoulli(Head):
         super().__init__(net, ("logit",), event_ndim, context_ndim)
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=raw[0])
+        return dist.Bernoulli(logits=raw.squeeze(0))
 
 
 class Categorical(Head):
@@ -54,7 +53,8 @@ class Categorical(Head):
         super().__init__(net, tuple(f"logit {level}" for level in range(levels)), event_ndim, context_ndim)
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        return laws.Categorical(logits=raw.movedim(0, -1))
+        dim = -self.event_ndim - 1  # where the network has them: normalising along another dim would copy
+        return laws.Categorical(raw.movedim(0, dim).log_softmax(dim).movedim(dim, -1))
 
 
 class DiscretizedLogisticMixture(Head):
@@ -62,7 +62,8 @@ class DiscretizedLogisticMixture(Head):
 
     Raw parameters per variable: K logits, K locations, K log scales. Locations and scales are in units of half the
     range of the levels, from its centre, so that raw values around 0 suit data that use all levels. The channels of a
-    pixel are independent given the context. The law: :class:`probgen.core.heads.levels.DiscretizedLogisticMixture`.
+    pixel are independent given the context. The law itself:
+    :class:`probgen.core.heads.discretized.DiscretizedLogisticMixture`.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ class DiscretizedLogisticMixture(Head):
         logits, loc, log_scale = raw.movedim(0, -1).split(self.components, -1)
         half = (self.levels - 1) / 2
         log_scale = log_scale.clamp(-7, 7) + math.log(half)
-        return laws.DiscretizedLogisticMixture(logits, half * (1 + loc), log_scale, self.levels)
+        return discretized.DiscretizedLogisticMixture(logits, half * (1 + loc), log_scale, self.levels)
 
 
 class Poisson(Head):
@@ -122,7 +123,7 @@ class Poisson(Head):
         super().__init__(net, ("log rate",), event_ndim, context_ndim)
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        return dist.Poisson(raw[0].clamp(-LOG_RANGE, LOG_RANGE).exp())
+        return laws.Poisson(raw.squeeze(0))
 
 
 class NegativeBinomial(Head):
@@ -155,7 +156,9 @@ class NegativeBinomial(Head):
         self.total_count = None if total_count is None else Positive(total_count)
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        given = self.total_count
-        log_count = raw[1].clamp(-LOG_COUNT_RANGE, LOG_COUNT_RANGE) if given is None else given.log
-        log_mean = raw[0].clamp(-LOG_RANGE, LOG_RANGE)
+        log_mean, *log_count = raw
+        if self.total_count is None:
+            log_count = log_count[0].clamp(-LOG_COUNT_RANGE, LOG_COUNT_RANGE)
+        else:
+            log_count = self.total_count.log
         return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count)

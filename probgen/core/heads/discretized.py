@@ -1,4 +1,4 @@
-"""Laws over the levels 0, 1, ..., L - 1, sampled and scored as floating-point values."""
+"""Continuous laws rounded to the levels 0, 1, ..., L - 1."""
 
 from __future__ import annotations
 
@@ -9,27 +9,6 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
-
-
-class Categorical(dist.Categorical):
-    """Categorical law whose labels are floating-point values, like the data of every other law.
-
-    Takes the arguments of :class:`torch.distributions.Categorical`.
-
-    >>> law = Categorical(logits=torch.tensor([0.0, 100.0, 0.0]))
-    >>> law.sample(), law.log_prob(torch.tensor(1.0))
-    (tensor(1.), tensor(0.))
-    """
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return super().sample(torch.Size(sample_shape)).to(self._param.dtype)
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        return super().enumerate_support(expand).to(self._param.dtype)
-
-    @property
-    def mode(self) -> Tensor:
-        return super().mode.to(self._param.dtype)
 
 
 class DiscretizedLogisticMixture(dist.TorchDistribution):
