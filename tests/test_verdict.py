@@ -210,6 +210,7 @@ def test_stationary_losses_have_settled_and_falling_or_rising_ones_have_not(n, c
 def test_settled_without_noise():
     time = torch.arange(400) / 400
     assert settled(torch.exp(-8 * time)) and settled(torch.zeros(400))
+    assert settled(torch.exp(-60 * time) + 3 - 1e-5 * time)  # done within the first quarter, and a drift of nothing
     assert not settled(torch.exp(-3 * time)) and not settled((1 + 400 * time).rsqrt())
 
 

@@ -97,9 +97,10 @@ def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2
     chunk = max(1, max_rows // row_count(batch)) if gen.vectorized else 1
     sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
     parts = [_chunk(gen, batch, size if gen.vectorized else None) for size in sizes]
-    join = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("log_p", "log_q", "rows")}
+    log_p, log_q, rows = (torch.cat([getattr(part, name) for part in parts]) for name in ("log_p", "log_q", "rows"))
     values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
-    return replace(parts[0], values=values, **join, kind=worst(*(part.kind for part in parts)))
+    kind = worst(*(part.kind for part in parts))
+    return replace(parts[0], values=values, log_p=log_p, log_q=log_q, rows=rows, kind=kind)
 
 
 @torch.no_grad()
@@ -120,9 +121,8 @@ def _chunk(gen: GenerativeModel, batch: tuple, size: int | None) -> GuideDraws:
     values = {name: value for name, (value, _) in drawn.items()}
     axes = {name: axis for name, (_, axis) in drawn.items() if axis is not None}
     log_p, log_q = (_outside(trace, gen.plate).expand(size or 1) for trace in pair)
-    return GuideDraws(
-        values, axes, log_p, log_q, rows.expand(size or 1, -1), kind, continuous, _by_row(pair.guide, gen.plate)
-    )
+    rows, by_row = rows.expand(size or 1, -1), factorises_over_rows(pair.guide, gen.plate)
+    return GuideDraws(values, axes, log_p, log_q, rows, kind, continuous, by_row)
 
 
 def _check_globals(pair: TracePair, plate: str) -> None:
@@ -133,8 +133,9 @@ def _check_globals(pair: TracePair, plate: str) -> None:
             )
 
 
-def _by_row(guide: poutine.Trace, plate: str) -> bool:
-    drawn = [site for site in guide.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+def factorises_over_rows(guide: poutine.Trace, plate: str) -> bool:
+    """Whether a guide has local sites that are not images of one draw for all rows together."""
+    drawn = _with_auxiliary(guide)
     local = [site for site in drawn if in_plate(site, plate)]
     images = sum(isinstance(site["fn"], dist.Delta) for site in local)
     sources = sum(bool(site["infer"].get("is_auxiliary")) for site in local)
@@ -145,16 +146,21 @@ def _by_row(guide: poutine.Trace, plate: str) -> bool:
 def _outside(trace: poutine.Trace, plate: str) -> Tensor:
     """log_prob summed over the sites outside the plate, auxiliary ones of AutoGuides too: ``(K,)`` or ``(1,)``."""
     total = torch.zeros(1, dtype=torch.double)
-    for site in trace.nodes.values():
-        if site["type"] != "sample" or site_is_subsample(site) or in_plate(site, plate):
-            continue
-        value, dim = unscaled(site).double(), _particle_dim(site)
-        alone = dim is None or value.ndim < -dim
-        total = total.to(value.device) + (value.sum() if alone else value.movedim(dim, 0).flatten(1).sum(1))
+    for site in _with_auxiliary(trace):
+        if not in_plate(site, plate):
+            value, dim = unscaled(site).double(), _particle_dim(site)
+            by_draw = dim is not None and value.ndim >= -dim
+            total = total.to(value.device) + (value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum())
     return total
 
 
-def _particle_dim(site: dict[str, Any]) -> int | None:
+def _with_auxiliary(trace: poutine.Trace) -> list[dict[str, Any]]:
+    """All sample sites of a trace, an AutoGuide's auxiliary ones included."""
+    nodes: list[Any] = list(trace.nodes.values())
+    return [site for site in nodes if site["type"] == "sample" and not site_is_subsample(site)]
+
+
+def _particle_dim(site: dict[str, Any]) -> Any:
     return next((frame.dim for frame in site["cond_indep_stack"] if frame.name == PARTICLES), None)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+NEGLIGIBLE = 1e-4  # a change that no use of the model would notice, relative to the loss
 SHORTEST = 40  # entries: two quarters of ten, the fewest whose correlation can be estimated at all
 
 
@@ -14,11 +15,13 @@ def settled(losses: Sequence[float], *, relative: float = 0.02) -> bool:
     r"""Whether the loss of the last quarter of a run equals that of the quarter before, as far as its noise can tell.
 
     .. math:: |\bar\ell_3 - \bar\ell_4| \le 3\,\mathrm{se}
-              \quad\text{or}\quad |\bar\ell_3 - \bar\ell_4| \le 0.02\,|\mathrm{median}(\ell_1) - \bar\ell_4|
+              \quad\text{or}\quad |\bar\ell_3 - \bar\ell_4|
+              \le \max(0.02\,|\mathrm{median}(\ell_1) - \bar\ell_4|,\ 10^{-4}\,|\bar\ell_4|)
 
-    with quarter means :math:`\bar\ell_i`: the change is within the noise, or it is a fiftieth of what the run as a
-    whole has gained since its first quarter. The standard error counts correlated losses for what they are worth,
-    through the autocorrelation time of the detrended second half. A loss that rises has not settled either.
+    with quarter means :math:`\bar\ell_i`: the change is within the noise, or a fiftieth of what the run as a whole has
+    gained since its first quarter, or a ten-thousandth of the loss. The standard error counts correlated losses for
+    what they are worth, through the autocorrelation time of the detrended second half. A loss that rises has not
+    settled either.
 
     Parameters
     ----------
@@ -48,7 +51,8 @@ def settled(losses: Sequence[float], *, relative: float = 0.02) -> bool:
     third, fourth = loss[-2 * quarter : -quarter], loss[-quarter:]
     change = (third.mean() - fourth.mean()).abs()
     gain = (loss[:quarter].median() - fourth.mean()).abs()
-    return bool(change <= torch.maximum(3 * _standard_error(torch.cat([third, fourth])), relative * gain))
+    noise = _standard_error(torch.cat([third, fourth]))
+    return change.item() <= max(3 * noise.item(), relative * gain.item(), NEGLIGIBLE * fourth.mean().abs().item())
 
 
 def _standard_error(half: Tensor) -> Tensor:

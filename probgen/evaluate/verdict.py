@@ -116,7 +116,7 @@ def verdict(
     data_rows: int | None = None,
     draws: int = 200,
     max_rows: int = 128,
-    seconds: float = 2.0,
+    seconds: float = 5.0,
 ) -> Verdict:
     """Judges a fit on some of its data within a budget; a diagnostic that fails leaves a note, never an error.
 

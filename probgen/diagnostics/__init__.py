@@ -1,0 +1,26 @@
+"""Diagnostics of fitted models: ArviZ, leave-one-out, predictive checks, quality of the guide, the verdict."""
+
+from probgen.diagnostics.checks import PredictiveCheck, predictive_check
+from probgen.diagnostics.convert import to_arviz
+from probgen.diagnostics.leave_one_out import Loo, loo
+from probgen.evaluate.guide_quality import active_units, ess, khat
+from probgen.evaluate.psis import effective_sample_size, pareto_khat, pareto_smooth
+from probgen.evaluate.settled import settled
+from probgen.evaluate.verdict import Verdict, verdict
+
+__all__ = [
+    "Loo",
+    "PredictiveCheck",
+    "Verdict",
+    "active_units",
+    "effective_sample_size",
+    "ess",
+    "khat",
+    "loo",
+    "pareto_khat",
+    "pareto_smooth",
+    "predictive_check",
+    "settled",
+    "to_arviz",
+    "verdict",
+]

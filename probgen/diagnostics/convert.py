@@ -1,0 +1,211 @@
+"""Everything that ArviZ can use about a fitted model, in ArviZ's container."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyro import poutine
+from torch import Tensor
+
+from probgen.core.runtime import in_plate, latent_sites, sample_sites
+from probgen.diagnostics.adapter import Labelled, container
+from probgen.diagnostics.labels import SAMPLE_DIMS, constants, dims_of, to_numpy
+from probgen.diagnostics.sampled import Sampled, from_chains, from_guide
+from probgen.infer.posterior import predictive, prior_predictive
+from probgen.infer.simulate import Site, holds_data, shape_of, trace_of
+
+if TYPE_CHECKING:
+    import arviz
+    import xarray
+
+    from probgen.core.module import GenerativeModel
+    from probgen.infer.mcmc import Chains
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of ArviZ's schema, each ``{variable: (dims, array)}``."""
+
+    gen: GenerativeModel
+    batch: tuple
+    probe: poutine.Trace
+    sampled: Sampled
+    names: Mapping[str, tuple[str, ...]]
+    draws: int
+    max_rows: int
+
+    def posterior(self) -> dict[str, Labelled]:
+        return self._labelled(self.sampled.draws)
+
+    def posterior_predictive(self) -> dict[str, Labelled]:
+        if not self._observed:
+            return {}
+        drawn = self.sampled.draws
+        given = {name: value.flatten(0, 1) for name, value in drawn.items()} if drawn else None
+        counts = next(iter(drawn.values())).shape[:2] if drawn else (1, self.draws)
+        values = predictive(self.gen, *self.batch, draws=self.draws, given=given, max_rows=self.max_rows)
+        return self._labelled({name: value.unflatten(0, counts) for name, value in values.items()})
+
+    def prior(self) -> dict[str, Labelled]:
+        return self._forward(latent_sites(self.probe))
+
+    def prior_predictive(self) -> dict[str, Labelled]:
+        return self._forward(self._observed)
+
+    def log_likelihood(self) -> dict[str, Labelled]:
+        rows, plate = self.sampled.log_likelihood, self.gen.plate
+        inside = [name for name, site in self._observed.items() if in_plate(site, plate)]
+        name = inside[0] if len(inside) == 1 else plate
+        return {} if rows is None else {name: ((*SAMPLE_DIMS, plate), to_numpy(rows))}
+
+    def sample_stats(self) -> dict[str, Labelled]:
+        return {name: (SAMPLE_DIMS, to_numpy(value)) for name, value in self.sampled.stats.items()}
+
+    def observed_data(self) -> dict[str, Labelled]:
+        sites = self._observed.items()
+        return {name: (self.names[name], to_numpy(site["value"].reshape(shape_of(site)))) for name, site in sites}
+
+    def constant_data(self) -> dict[str, Labelled]:
+        seen = [site["value"] for site in self._observed.values()]
+        return constants(self.gen, self.batch, seen)
+
+    @property
+    def _observed(self) -> dict[str, Site]:
+        return {name: site for name, site in sample_sites(self.probe).items() if holds_data(site)}
+
+    def _labelled(self, values: Mapping[str, Tensor]) -> dict[str, Labelled]:
+        return {name: ((*SAMPLE_DIMS, *self.names[name]), to_numpy(value)) for name, value in values.items()}
+
+    def _forward(self, sites: Collection[str]) -> dict[str, Labelled]:
+        if not sites:
+            return {}
+        values = prior_predictive(self.gen, *self.batch, draws=self.draws, sites=sites, max_rows=self.max_rows)
+        return self._labelled({name: value[None] for name, value in values.items()})
+
+
+GROUPS = {
+    "posterior": Groups.posterior,
+    "posterior_predictive": Groups.posterior_predictive,
+    "prior": Groups.prior,
+    "prior_predictive": Groups.prior_predictive,
+    "log_likelihood": Groups.log_likelihood,
+    "sample_stats": Groups.sample_stats,
+    "observed_data": Groups.observed_data,
+    "constant_data": Groups.constant_data,
+}
+
+
+def to_arviz(
+    gen: GenerativeModel,
+    *batch: Any,
+    draws: int = 1000,
+    chains: Chains | None = None,
+    coords: Mapping[str, Sequence] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    groups: Collection[str] = tuple(GROUPS),
+    particles: int = 16,
+    max_rows: int = 2**15,
+    max_numbers: int = 10**8,
+) -> arviz.InferenceData | xarray.DataTree:
+    r"""Posterior, predictions, pointwise log-likelihood and data of a fitted model, for ArviZ's plots and statistics.
+
+    Without ``chains`` the posterior is one chain of draws from the guide, and ``sample_stats`` holds for each of them
+
+    .. math:: \mathtt{log\_p} = \log p(\theta) + \sum_b \log p(x_b \mid \theta), \qquad
+              \mathtt{log\_q} = \log q(\theta),
+
+    which :func:`loo` (or ``arviz.loo_approximate_posterior`` of ArviZ 1.x) needs to correct for the guide. The
+    log-likelihood of a row is that given the globals: enumerated sites are summed out, local latents integrated out
+    by importance sampling.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A family or a Program, in the mode (train or eval) that it is in.
+    *batch : Tensor
+        What the programs take, observations included.
+    draws : int
+        Draws from guide and prior.
+    chains : Chains, optional
+        What :func:`mcmc` returned for this model and batch; its draws and statistics take the place of the guide's.
+    coords : mapping of str to sequence, optional
+        Labels of dims; a plate's name is the name of its dim.
+    dims : mapping of str to sequence of str, optional
+        Names of the rightmost dims of sites, for instance ``{"beta": ["feature"]}``.
+    groups : collection of str
+        What to compute; leave out what is not needed or too large.
+    particles : int
+        Draws of the local latents for each log-likelihood, where there are globals too.
+    max_rows : int
+        Bound on (draws x rows) run at once.
+    max_numbers : int
+        Bound on the size of a group.
+
+    Returns
+    -------
+    InferenceData or DataTree
+        ``InferenceData`` under ArviZ 0.x, ``DataTree`` under 1.x, both with ``to_netcdf(path)``.
+
+    Raises
+    ------
+    ValueError
+        For unknown groups, dims of unknown sites, labels of the wrong length, or a group of more than ``max_numbers``.
+
+    References
+    ----------
+    Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large data,
+    https://proceedings.mlr.press/v97/magnusson19a.html
+
+    >>> import pyro, torch, pyro.distributions as dist
+    >>> from probgen.core.module import Program
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> def guide(y):
+    ...     pyro.sample("mu", dist.Normal(y.sum() / (len(y) + 1), (len(y) + 1) ** -0.5))
+    >>> found = to_arviz(Program(model, guide), torch.ones(3), draws=50)
+    >>> dict(found["log_likelihood"]["y"].sizes)
+    {'chain': 1, 'draw': 50, 'data': 3}
+    """
+    probe = trace_of(gen.model, batch)
+    _check_groups(groups)
+    _check_size(groups, probe, draws, chains, max_numbers)
+    names = dims_of(sample_sites(probe).values(), dims or {})
+    wanted = "log_likelihood" in groups or ("sample_stats" in groups and chains is None)
+    pointwise = wanted and any(holds_data(site) for site in sample_sites(probe).values())
+    if chains is None:
+        sampled = from_guide(gen, batch, draws, particles, max_rows, pointwise)
+    else:
+        sampled = from_chains(gen, batch, chains, particles, max_rows, pointwise)
+    found = Groups(gen, batch, probe, sampled, names, draws, max_rows)
+    computed = {name: compute(found) for name, compute in GROUPS.items() if name in groups}
+    return container(computed, coords, {"inference_library": "probgen", "modeling_interface": "pyro"})
+
+
+def _check_groups(groups: Collection[str]) -> None:
+    if unknown := sorted(set(groups) - set(GROUPS)):
+        raise ValueError(f"expected groups among {', '.join(GROUPS)}, got {', '.join(unknown)}")
+
+
+def _check_size(
+    groups: Collection[str], probe: poutine.Trace, draws: int, chains: Chains | None, max_numbers: int
+) -> None:
+    """Refuses what would not fit in memory before it is computed."""
+    latent = sum(shape_of(site).numel() for site in latent_sites(probe).values())
+    observed = sum(shape_of(site).numel() for site in sample_sites(probe).values() if holds_data(site))
+    kept = draws if chains is None else next(iter(chains.draws.values())).shape[:2].numel()
+    sizes = {
+        "posterior": kept * latent,
+        "posterior_predictive": kept * observed,
+        "prior": draws * latent,
+        "prior_predictive": draws * observed,
+    }
+    for group, size in sizes.items():
+        if group in groups and size > max_numbers:
+            raise ValueError(
+                f"expected groups of at most {max_numbers:,} numbers, {group} would have {size:,}; ask for fewer draws "
+                f"or rows, leave it out with groups=..., or raise max_numbers"
+            )
