@@ -277,6 +277,8 @@ def test_refusals_say_what_to_do():
         heads.Bernoulli()(torch.zeros(2)).log_prob(torch.tensor([NAN, 0.5]))
     with refused(ValueError, match="expected a context for Bernoulli, got None"):
         heads.Bernoulli()()
+    with refused(ValueError, match="expected a context for Mixed, got None"):
+        heads.Mixed(None, COLUMNS)()
     with refused(ValueError, match=r"to give \(7,\) \+ 1 event dims .* got \(7, 2, 3\); .* context_ndim \(now 2\)"):
         heads.Bernoulli(MLP(5, [], 3), context_ndim=2)(torch.zeros(7, 2, 5))
     with refused(ValueError, match="expected levels >= 2, got 1"):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.core.heads.base import Head, raw_values
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
-
-if TYPE_CHECKING:
-    from probgen.core.heads.base import Head
 
 
 class _Columns(constraints._Cat):
@@ -104,6 +102,8 @@ class Mixed(DistributionModule):
     tensor(0.1250)
     """
 
+    event_ndim = 1
+
     def __init__(self, net: nn.Module | None, columns: Sequence[Head], *, context_ndim: int = 1):
         super().__init__()
         if not columns:
@@ -118,7 +118,7 @@ class Mixed(DistributionModule):
         return sum(self._widths)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        raw = self.net(context)
+        raw = raw_values(self, context)
         if raw.shape[-1] != self.width:
             raise ValueError(
                 f"expected the network of Mixed to give {self.width} values per row, got {raw.shape[-1]}; "
