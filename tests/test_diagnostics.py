@@ -256,6 +256,18 @@ def test_refusals_say_what_to_do():
         to_arviz(gen, y, chains=Chains({"tau": torch.zeros(1, 3)}), groups=["log_likelihood"])
 
 
+def test_programs_without_a_plate_have_a_posterior_but_no_pointwise_log_likelihood():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu, 1.0).expand([5]).to_event(1), obs=y)
+
+    gen, y = Program(model, lambda y: pyro.sample("mu", dist.Normal(2.0, 0.1))), torch.zeros(5)
+    found = to_arviz(gen, y, draws=200, groups=["posterior", "posterior_predictive"])
+    assert abs(values(found, "posterior", "mu").mean() - 2) < 0.05
+    with pytest.raises(ValueError, match="expected a plate named 'data'"):
+        to_arviz(gen, y)
+
+
 # leave-one-out
 
 

@@ -15,7 +15,7 @@ from probgen.core.density import average, kind_of
 from probgen.core.runtime import in_plate, is_enumerated, isolated, latent_sites, row_log_probs, trace_pair
 from probgen.evaluate.guide_draws import draws_latents, factorises_over_rows, guide_draws, row_count
 from probgen.infer.mcmc import Chains
-from probgen.infer.posterior import complete
+from probgen.infer.posterior import complete, posterior
 from probgen.infer.simulate import Draws, Site, trace_of
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def from_guide(
     """One chain of draws from the guide; with ``pointwise`` their log-likelihoods, log p and log q of the globals."""
     if not draws_latents(gen, *batch):
         return Sampled({}, {}, log_likelihood(gen, batch, {}, 1, max_rows).expand(1, draws, -1) if pointwise else None)
+    if not pointwise:
+        values = posterior(gen, *batch, draws=draws, max_rows=max_rows)
+        return Sampled({name: value[None] for name, value in values.items()})
     drawn = guide_draws(gen, *batch, draws=draws, max_rows=max_rows)
     values = complete(gen, *batch, given=drawn.values, discrete=False, max_rows=max_rows)
     values = {name: value[None] for name, value in values.items()}
-    if not pointwise:
-        return Sampled(values)
     if drawn.by_row and not drawn.globals:
         return Sampled(values, {}, average(drawn.rows, drawn.kind).expand(1, draws, -1))
     rows = log_likelihood(gen, batch, drawn.values, particles, max_rows) if drawn.row_axis else drawn.rows
