@@ -314,8 +314,8 @@ def test_enumerated_model_sites_give_the_exact_likelihood():
             pyro.sample("x", dist.Normal(means[pyro.sample("c", dist.Categorical(weights))], 1.0), obs=x)
 
     x = X[:, 0]
-    exact = -(weights.log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1).sum()
-    loss = EnumeratedELBO()(model, lambda x: None)(x)
+    exact = -0.3 * (weights.log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1).sum()
+    loss = EnumeratedELBO()(poutine.scale(model, scale=0.3), lambda x: None)(x)
     assert_same([loss, *torch.autograd.grad(loss, means)], [exact, *torch.autograd.grad(exact, means)])
 
 
@@ -382,6 +382,24 @@ def test_a_guide_that_tries_its_values_in_sequence_gives_the_exact_bound():
     rows = prior.log() + dist.Normal(torch.tensor([0.0, 2.0]), 1.0).log_prob(x) - p_c.log()
     exact, loss = -(p_c * rows).sum(), EnumeratedELBO()(model, guide)(x)
     assert_same([loss, *torch.autograd.grad(loss, q)], [exact, *torch.autograd.grad(exact, q)])
+
+
+def test_what_rows_share_counts_once_however_often_their_values_are_tried():
+    x, mu, q = X[:, 0], torch.tensor(0.7), torch.tensor([0.6, 0.4])
+
+    def model(x):
+        loc = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(loc + pyro.sample("c", dist.Bernoulli(0.5)), 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("mu", dist.Delta(mu))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("c", dist.Bernoulli(0.4), infer={"enumerate": "sequential"})
+
+    rows = math.log(0.5) + dist.Normal(mu + torch.tensor([0.0, 1.0]), 1.0).log_prob(x[:, None]) - q.log()
+    exact = -(q * rows).sum() - dist.Normal(0.0, 1.0).log_prob(mu)
+    torch.testing.assert_close(EnumeratedELBO()(model, guide)(x), exact)
 
 
 def test_enumerated_objective_refuses_what_the_other_one_does():
