@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core.density import average, density, log_weights, worst
@@ -81,7 +82,7 @@ class Marginal(dist.TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         event = len(self.event_shape)
-        shape = torch.broadcast_shapes(x.shape[: x.ndim - event], self.batch_shape)
+        shape = broadcast_shape(x.shape[: x.ndim - event], self.batch_shape)
         rows = x.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
         context = None
         if self.context is not None:

@@ -167,6 +167,7 @@ class Independent(DistributionModule):
     def __init__(self, module: DistributionModule, ndim: int = 1):
         super().__init__()
         self.module, self.ndim = module, ndim
+        self.context_ndim = module.context_ndim + ndim
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         return self.module(context).to_event(self.ndim)

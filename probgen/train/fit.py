@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from probgen.core.module import GenerativeModel
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
-from probgen.train.checkpoint import CheckpointError
-from probgen.train.data import Batch, Source, as_source, held_out, row_count
+from probgen.train.data import Source, as_source, held_out, row_count
 from probgen.train.history import History
+from probgen.train.loop import INTERRUPTED, Callback, FitWarning, Plan, train
 from probgen.train.rehearsal import rehearse
 from probgen.train.run import Run
 
@@ -30,14 +27,6 @@ if TYPE_CHECKING:
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-Callback = Callable[[Run], None]
-
-
-INTERRUPTED = "interrupted"
-
-
-class FitWarning(UserWarning):
-    """Something about a fit that its user should know before trusting it."""
 
 
 def adam(lr: float = 1e-3, **options: Any) -> Optimizer:
@@ -157,81 +146,11 @@ def fit(
         steps = 2000 if steps is None and epochs is None else steps
         batches = [] if validation is None else held_out(validation, row_count(source.peek()))
         plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
-        _train(run, plan, progress, callbacks)
+        train(run, plan, progress, callbacks)
         run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
         if verdict and run.step:
             _judge(run)
     return run.history
-
-
-@dataclass(frozen=True)
-class Plan:
-    """When to validate, save and stop; ``None`` means once per epoch, or never where there is nothing to do it with."""
-
-    steps: int | None
-    epochs: int | None
-    validation: list[Batch]
-    validate_every: int | None
-    patience: int | None
-    checkpoint: Path | None
-    checkpoint_every: int | None
-
-    def done(self, run: Run) -> str | None:
-        """Why training is over, if it is."""
-        if run.stop is not None:
-            return run.stop
-        if self.patience is not None and run.waited >= self.patience:
-            return f"no improvement in {run.waited} validations"
-        if self.steps is not None and run.step >= self.steps:
-            return f"{run.step} steps done"
-        if self.epochs is not None and run.source.epoch >= self.epochs:
-            return f"{run.source.epoch} epochs done"
-        return None
-
-    @staticmethod
-    def due(every: int | None, run: Run, new_epoch: bool) -> bool:
-        return new_epoch if every is None else run.step % every == 0
-
-
-def _train(run: Run, plan: Plan, progress: bool, callbacks: Sequence[Callback]) -> None:
-    """The loop; whatever ends it, the history knows the time and the reason, and the last state is on disk."""
-    began, before = time.perf_counter(), run.history.seconds
-    shown = None if progress and run.fabric.is_global_zero else True  # None: only where there is a terminal
-    bar = tqdm(total=plan.steps, initial=run.step, disable=shown, unit=" steps")
-    run.module.train()
-    try:
-        while (reason := plan.done(run)) is None:
-            epoch = run.source.epoch
-            run.advance()
-            run.history.seconds = before + time.perf_counter() - began
-            _after_step(run, plan, run.source.epoch != epoch, callbacks)
-            bar.update()
-            bar.set_postfix_str(f"loss {run.history.loss[-1]:.4g}", refresh=False)
-        run.history.stopped = reason
-    except KeyboardInterrupt:
-        run.history.stopped = INTERRUPTED
-    finally:
-        bar.close()
-        if plan.checkpoint is not None:
-            _save(run, plan.checkpoint)
-        run.module.eval()
-
-
-def _after_step(run: Run, plan: Plan, new_epoch: bool, callbacks: Sequence[Callback]) -> None:
-    if plan.validation and plan.due(plan.validate_every, run, new_epoch):
-        run.validate(plan.validation)
-    for callback in callbacks:
-        callback(run)
-    if plan.checkpoint is not None and plan.due(plan.checkpoint_every, run, new_epoch):
-        _save(run, plan.checkpoint)
-
-
-def _save(run: Run, path: Path) -> None:
-    """A disk that fills up does not end training: the earlier file stays, and a warning says so."""
-    try:
-        run.save(path)
-    except CheckpointError as error:
-        warnings.warn(f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=4)
 
 
 def _this_process() -> Fabric:
