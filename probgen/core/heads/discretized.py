@@ -99,4 +99,4 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiscretizedLogisticMixture:
         shape = (*batch_shape, self.logits.shape[-1])
         parameters = (v.expand(shape) for v in (self.logits, self.loc, self.log_scale))
-        return DiscretizedLogisticMixture(*parameters, self.levels, validate_args=False)
+        return DiscretizedLogisticMixture(*parameters, self.levels, validate_args=self._validate_args)

@@ -53,7 +53,7 @@ class Poisson(dist.Poisson):
         return value * self.log_rate - self.rate - (value + 1).lgamma()
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Poisson:
-        return Poisson(self.log_rate.expand(batch_shape), validate_args=False)
+        return Poisson(self.log_rate.expand(batch_shape), validate_args=self._validate_args)
 
 
 class Categorical(dist.Categorical):
@@ -85,4 +85,4 @@ class Categorical(dist.Categorical):
         return super().mode.to(self.logits.dtype)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Categorical:
-        return Categorical(self.logits.expand(*batch_shape, -1), validate_args=False)
+        return Categorical(self.logits.expand(*batch_shape, -1), validate_args=self._validate_args)
