@@ -165,7 +165,6 @@ def test_guides_that_couple_all_rows_are_judged_as_a_whole(vectorized):
     assert khat(gen, y, particles=50).item() == pytest.approx(0, abs=0.1)
 
 
-@pytest.mark.xfail(strict=True, reason="row_log_probs leaves out an AutoGuide's auxiliary sites inside the plate")
 def test_autoguide_with_a_normal_for_each_row():
     def model(y):
         with pyro.plate("data", len(y)):

@@ -65,11 +65,12 @@ class Marginal(dist.TorchDistribution):
         with torch.no_grad(), isolated():
             if self.context is not None:
                 event = self.context.shape[self.context.ndim - self.gen.context_ndim :]
-                rows = self.context.expand(*shape, *event).reshape(draws, *event)
-                x = self._with_globals(rows)
-            else:
+                x = self._with_globals(self.context.expand(*shape, *event).reshape(draws, *event))
+            elif self.gen.vectorized:
                 with pyro.plate("draws", draws, dim=-self.gen.max_plate_nesting - 1):
                     x = self._with_globals(None)
+            else:
+                x = torch.stack([self._with_globals(None) for _ in range(draws)])
         return x.reshape(shape + self.event_shape)
 
     def _with_globals(self, context: Tensor | None) -> Tensor:

@@ -83,13 +83,16 @@ class TracePair(NamedTuple):
     guide: poutine.Trace
 
 
-def sample_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
-    """The sample sites of a trace that carry a density: no plate indices, no auxiliary sites."""
+def density_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """The sample sites of a trace that carry a density: all but the indices of plates."""
     return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("is_auxiliary")
+        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
     }
+
+
+def sample_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """The variables of a program: its sites with a density, without the helper variables of AutoGuides."""
+    return {name: site for name, site in density_sites(trace).items() if not site["infer"].get("is_auxiliary")}
 
 
 def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
@@ -132,7 +135,7 @@ def row_log_probs(pair: TracePair, plate: str) -> Tensor:
 
     The first dim has size one without a plate of particles. Raises ``ValueError`` when no site stands inside ``plate``.
     """
-    local = {name: site for name, site in sample_sites(pair.model).items() if in_plate(site, plate)}
+    local = {name: site for name, site in density_sites(pair.model).items() if in_plate(site, plate)}
     if not local:
         raise ValueError(
             f"expected a plate named '{plate}' around the rows of the data, found none; open pyro.plate('{plate}', "
@@ -142,7 +145,7 @@ def row_log_probs(pair: TracePair, plate: str) -> Tensor:
         terms = [_sum_out(pair.model, local, plate)]
     else:
         terms = [_to_rows(site, plate) for site in local.values()]
-    guide = [_to_rows(site, plate) for site in sample_sites(pair.guide).values() if in_plate(site, plate)]
+    guide = [_to_rows(site, plate) for site in density_sites(pair.guide).values() if in_plate(site, plate)]
     return sum(terms) - sum(guide) if guide else sum(terms)
 
 
