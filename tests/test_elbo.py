@@ -191,12 +191,14 @@ def test_free_bits_of_shared_latents_follow_their_scale():
     def model(x):
         with poutine.scale(scale=0.1):
             mu = pyro.sample("mu", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.deterministic("total", mu.sum())
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("x", dist.Normal(mu.sum(-1), 1.0), obs=x)
 
     def guide(x):
         with poutine.scale(scale=0.1):
-            pyro.sample("mu", dist.Normal(torch.tensor([0.0, 2.0]), 1.0).to_event(1))
+            mu = pyro.sample("mu", dist.Normal(torch.tensor([0.0, 2.0]), 1.0).to_event(1))
+            pyro.deterministic("total", mu.sum())
 
     misfit = value(ELBO(beta=0.0), Program(model, guide), X[:, 0])
     loss = value(ELBO(free_bits=0.5), Program(model, guide), X[:, 0])

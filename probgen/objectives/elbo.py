@@ -159,6 +159,8 @@ class ELBO(Objective):
                 f"ELBO: expected free bits with a guide that draws the model's latent sites themselves, got the helper "
                 f"site '{site['name']}'; drop free_bits, or write the guide without it"
             )
+        if site["is_observed"]:  # a deterministic site is no latent dim
+            return cost
         rows = [f.dim - dims for f in site["cond_indep_stack"] if f.vectorized and f.name in (self.plate, PARTICLES)]
         counts = scale_and_mask(cost.entries.new_ones(site["fn"].batch_shape), site["scale"], site["mask"])
         counts = counts.reshape(counts.shape + (1,) * dims)
