@@ -12,6 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from torch import nn
 
+from probgen.core.density import log_likelihood
 from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
 from probgen.evaluate.guide_draws import guide_draws, some_rows
 from probgen.evaluate.guide_quality import active_units, ess, khat
@@ -313,3 +314,15 @@ def test_some_rows_are_evenly_spaced_and_keep_what_has_no_rows():
     x, knots = torch.arange(101.0), torch.zeros(7)
     rows, other, none = some_rows((x, knots, None), 5)
     assert rows.tolist() == [0, 25, 50, 75, 100] and other is knots and none is None
+
+
+def test_guides_without_weights_for_each_row_are_refused():
+    def model(y):
+        with pyro.plate("data", len(y)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    y = torch.randn(4)
+    for guide in (AutoMultivariateNormal(model), AutoDelta(model)):
+        with pytest.raises(ValueError, match="guide that draws the latents of each row"):
+            log_likelihood(Program(model, guide), y)

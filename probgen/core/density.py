@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probgen.core.runtime import (
     TracePair,
+    draws_each_row,
     in_plate,
     is_enumerated,
     isolated,
@@ -99,9 +100,19 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
 
 
 def _weights(gen: GenerativeModel, batch: tuple, particles: int | None) -> tuple[Tensor, str]:
+    pair = _run(gen, batch, particles)
+    return row_log_probs(pair, gen.plate), kind_of(pair, gen.plate)
+
+
+def _run(gen: GenerativeModel, batch: tuple, particles: int | None) -> TracePair:
     with isolated():
         pair = trace_pair(gen.model, gen.guide, batch, particles, gen.max_plate_nesting)
-    return row_log_probs(pair, gen.plate), kind_of(pair, gen.plate)
+    if not draws_each_row(pair.guide, gen.plate):
+        raise ValueError(
+            f"expected a guide that draws the latents of each row in plate '{gen.plate}', got point estimates or one "
+            "joint draw for all rows, so that rows have no weights of their own; use AutoNormal, an encoder, or mcmc"
+        )
+    return pair
 
 
 def kind_of(pair: TracePair, plate: str = "data") -> str:
@@ -280,8 +291,7 @@ def _blocks(batch: tuple, max_rows: int) -> list[tuple]:
 
 def _score(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) -> tuple[Tensor, str, int, str]:
     """One draw tells whether more are needed; the rest follow in chunks and are averaged as a stream."""
-    with isolated():
-        pair = trace_pair(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+    pair = _run(gen, batch, None)
     kind, value = kind_of(pair, gen.plate), row_log_probs(pair, gen.plate)
     measure = _measure(pair, gen.plate)
     if kind == "exact" or particles == 1:

@@ -12,7 +12,6 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoGuide
-from pyro.infer.traceenum_elbo import _compute_dice_elbo as enumerated_elbo
 from pyro.infer.util import MultiFrameTensor
 from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
@@ -24,7 +23,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-__all__ = ["MultiFrameTensor", "enumerated_elbo"]
+__all__ = ["MultiFrameTensor"]
 
 PARTICLES = "_particles"
 
@@ -98,6 +97,16 @@ def sample_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
 def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """The sample sites that were drawn, not observed."""
     return {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
+
+
+def draws_each_row(guide: poutine.Trace, plate: str) -> bool:
+    """Whether every latent site inside ``plate`` has randomness of its own there.
+
+    Point estimates have none; with ``AutoMultivariateNormal`` they are images of one draw for all rows together.
+    """
+    local = [site for site in density_sites(guide).values() if in_plate(site, plate) and not site["is_observed"]]
+    images = sum(isinstance(site["fn"], pyro.distributions.Delta) for site in local)
+    return images <= sum(bool(site["infer"].get("is_auxiliary")) for site in local)
 
 
 def is_enumerated(site: dict[str, Any]) -> bool:

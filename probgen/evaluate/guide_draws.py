@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from probgen.core.density import kind_of, worst
 from probgen.core.runtime import (
     PARTICLES,
     TracePair,
+    density_sites,
     in_plate,
     is_enumerated,
     isolated,
@@ -135,7 +135,7 @@ def _check_globals(pair: TracePair, plate: str) -> None:
 
 def factorises_over_rows(guide: poutine.Trace, plate: str) -> bool:
     """Whether a guide has local sites that are not images of one draw for all rows together."""
-    drawn = _with_auxiliary(guide)
+    drawn = density_sites(guide).values()
     local = [site for site in drawn if in_plate(site, plate)]
     images = sum(isinstance(site["fn"], dist.Delta) for site in local)
     sources = sum(bool(site["infer"].get("is_auxiliary")) for site in local)
@@ -146,18 +146,12 @@ def factorises_over_rows(guide: poutine.Trace, plate: str) -> bool:
 def _outside(trace: poutine.Trace, plate: str) -> Tensor:
     """log_prob summed over the sites outside the plate, auxiliary ones of AutoGuides too: ``(K,)`` or ``(1,)``."""
     total = torch.zeros(1, dtype=torch.double)
-    for site in _with_auxiliary(trace):
+    for site in density_sites(trace).values():
         if not in_plate(site, plate):
             value, dim = unscaled(site).double(), _particle_dim(site)
             by_draw = dim is not None and value.ndim >= -dim
             total = total.to(value.device) + (value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum())
     return total
-
-
-def _with_auxiliary(trace: poutine.Trace) -> list[dict[str, Any]]:
-    """All sample sites of a trace, an AutoGuide's auxiliary ones included."""
-    nodes: list[Any] = list(trace.nodes.values())
-    return [site for site in nodes if site["type"] == "sample" and not site_is_subsample(site)]
 
 
 def _particle_dim(site: dict[str, Any]) -> Any:

@@ -100,5 +100,5 @@ def log_rows(sites: Sites, plate: str) -> Tensor:
     """log density of recorded sites in the plate, ``(particles or 1, rows)``: helper variables and factors included."""
     trace = poutine.Trace()
     for name, site in sites.items():
-        trace.add_node(name, **{**site, "infer": {**site["infer"], "is_auxiliary": False}})
+        trace.add_node(name, **site)
     return row_log_probs(TracePair(trace, poutine.Trace()), plate)
