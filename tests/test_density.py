@@ -1,7 +1,7 @@
 """Kinds, weights and log-likelihoods against explicit sums and closed forms."""
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pyro
 import pyro.distributions as dist
@@ -81,12 +81,47 @@ def test_weights_average_to_the_marginal_in_probability_space():
     assert_close(average(weights, "unbiased"), MARGINAL.log_prob(x), atol=0.01, rtol=0)
 
 
-def test_enumerated_sites_in_nested_plates_are_summed_out():
+@pytest.mark.parametrize("particles", [1, 2])
+def test_enumerated_sites_in_nested_plates_are_summed_out(particles):
     gen, x = Words(), torch.randn(4, 3)
-    weights, kind = log_weights(gen, x, particles=2)
+    weights, kind = log_weights(gen, x, particles=particles)
     assert kind == "exact"
-    assert_close(weights, gen.truth(x).expand(2, 4))
+    assert_close(weights, gen.truth(x).expand(particles, 4))
     assert_close(log_likelihood(gen, x).value, gen.truth(x))
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_chains_of_enumerated_sites_are_summed_over_all_paths(vectorized):
+    initial, step = torch.tensor([0.6, 0.4]), torch.tensor([[0.9, 0.1], [0.3, 0.7]])
+    loc = torch.tensor([-1.0, 1.5])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            s = 0
+            for t in pyro.markov(range(x.shape[1])):
+                law = dist.Categorical(step[s] if t else initial)
+                s = pyro.sample(f"s{t}", law, infer={"enumerate": "parallel"})
+                pyro.sample(f"x{t}", N(loc[s], 1.0), obs=x[:, t])
+
+    x, total = torch.randn(4, 5), []
+    for path in product(range(2), repeat=5):
+        prior = initial[path[0]].log() + sum(step[a, b].log() for a, b in pairwise(path))
+        total.append(prior + N(loc[list(path)], 1.0).log_prob(x).sum(1))
+    weights, kind = log_weights(Program(model, vectorized=vectorized), x, particles=2)
+    assert kind == "exact"
+    assert_close(weights, torch.stack(total).logsumexp(0).expand(2, 4))
+
+
+def test_an_enumerated_site_that_rows_share_is_refused():
+    """Its sum does not split into one number for each row."""
+
+    def model(x):
+        k = pyro.sample("k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", N(torch.tensor([-1.0, 2.0])[k], 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="'k'"):
+        log_weights(Program(model), torch.zeros(3))
 
 
 def test_enumerated_sites_stay_apart_from_drawn_ones():
@@ -186,6 +221,24 @@ def test_globals_are_drawn_from_the_guide_and_not_reweighted():
     assert_close(weights, N(mu, 1.0).log_prob(x))
 
 
+def test_globals_may_stand_in_plates_of_their_own():
+    group = torch.tensor([0, 1, 2, 2])
+
+    def model(x):
+        with pyro.plate("groups", 3, dim=-1):
+            mean = pyro.sample("mean", N(0.0, 10.0))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", N(mean[..., group], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("groups", 3, dim=-1):
+            pyro.sample("mean", N(torch.arange(3.0), 0.5))
+
+    x = torch.randn(4)
+    weights, kind = log_weights(Program(model, guide, vectorized=True), x, particles=100_000)
+    assert_close(average(weights, kind), N(group.float(), 1.25**0.5).log_prob(x), atol=0.02, rtol=0)
+
+
 def test_subsampling_inside_a_program_does_not_rescale_its_rows():
     def model(x):
         with pyro.plate("data", 1000, subsample_size=len(x)):
@@ -218,8 +271,8 @@ def bound_prior(x):
         (Local().model, lambda x: None, "guide to draw the latent site 'z'"),
         (lambda x: pyro.sample("x", N(0.0, 1.0), obs=x), None, "plate named 'data'"),
         (bound_prior, block_observed(bound_prior), "exact density at guide site 'z'"),
-        (Local().model, AutoDelta(Local().model), "guide site 'z'"),
-        (Local().model, AutoMultivariateNormal(Local().model), "guide site 'z'"),
+        (Local().model, AutoDelta(Local().model), "point estimates"),
+        (Local().model, AutoMultivariateNormal(Local().model), "one joint draw"),
     ],
 )
 def test_weights_are_refused_with_words(model, guide, words):
