@@ -6,15 +6,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from probgen.infer.impute import impute
-from probgen.models.mixture import GaussianMixture
 from torch import nn
 
-from probgen.core.density import Score, log_likelihood
+from probgen.core.density import log_likelihood
 from probgen.core.heads import Bernoulli, Categorical, Gaussian, Poisson
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, Program, data_plate
+from probgen.core.score import Score
 from probgen.infer.em import em
+from probgen.infer.impute import impute
 from probgen.models.factor_analysis import PPCA
+from probgen.models.mixture import GaussianMixture
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant
 from probgen.train.checkpoint import CheckpointError, load, save, write

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from probgen.train.data import InMemory, Stream, as_source, as_tensors, held_out
+from probgen.train.data import InMemory, Stream, as_source, held_out
+from probgen.train.rows import as_tensors
 
 
 def epoch_rows(source, epochs=1):

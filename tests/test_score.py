@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from probgen.core.density import Score
+from probgen.core.score import Score
 
 
 def score(mean, kind="exact", **fields):

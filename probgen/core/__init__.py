@@ -1,6 +1,6 @@
 """Three ideas: a model is a distribution told as a program, heads make one of any network, a number has a kind."""
 
-from probgen.core.density import KINDS, Score, density, log_likelihood, log_weights
+from probgen.core.density import KINDS, density, log_likelihood, log_weights
 from probgen.core.marginal import Marginal
 from probgen.core.module import (
     DistributionModule,
@@ -12,6 +12,7 @@ from probgen.core.module import (
     data_plate,
     sample,
 )
+from probgen.core.score import Score
 
 __all__ = [
     "KINDS",

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributions as td
-from pyro.distributions import ExpandedDistribution
+from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
 from torch import Tensor
 
 from probgen.core.runtime import (
     TracePair,
+    density_sites,
     draws_each_row,
     in_plate,
     is_enumerated,
     isolated,
-    latent_sites,
     row_log_probs,
     sample_sites,
     trace_pair,
 )
+from probgen.core.score import Score
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -52,6 +52,7 @@ def density(distribution: Any) -> str:
 @density.register(td.Independent)
 @density.register(td.TransformedDistribution)
 @density.register(ExpandedDistribution)
+@density.register(MaskedDistribution)
 def _(distribution: Any) -> str:
     return worst(getattr(distribution, "density", "exact"), density(distribution.base_dist))
 
@@ -116,8 +117,11 @@ def _run(gen: GenerativeModel, batch: tuple, particles: int | None) -> TracePair
 
 
 def kind_of(pair: TracePair, plate: str = "data") -> str:
-    """The weakest kind of density in a run of model and guide; drawn latents make it at best *unbiased*."""
-    drawn = latent_sites(pair.guide)
+    """The weakest kind of density in a run of model and guide; drawn latents make it at best *unbiased*.
+
+    Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for one that is not.
+    """
+    drawn = {name: site for name, site in density_sites(pair.guide).items() if not site["is_observed"]}
     for name, site in drawn.items():
         if density(site["fn"]) != "exact":
             raise ValueError(
@@ -125,13 +129,13 @@ def kind_of(pair: TracePair, plate: str = "data") -> str:
                 "log_prob is exact (Gaussian, flow, mixture, autoregressive)"
             )
     kind = "unbiased" if drawn else "exact"
-    for name, site in sample_sites(pair.model).items():
+    for name, site in density_sites(pair.model).items():
         if not site["is_observed"] and name not in drawn and not is_enumerated(site):
             raise ValueError(
                 f"expected the guide to draw the latent site '{name}' of the model, it does not; add pyro.sample"
                 f"('{name}', ...) to the guide, or infer={{'enumerate': 'parallel'}} to a discrete site of the model"
             )
-        kind = worst(kind, density(site["fn"]))
+        kind = worst(kind, "unnormalised" if isinstance(site["fn"], Unit) else density(site["fn"]))
     return kind
 
 
@@ -142,105 +146,6 @@ def average(weights: Tensor, kind: str) -> Tensor:
     tensor(0.5000)
     """
     return weights.mean(0) if kind == "bound" else weights.logsumexp(0) - math.log(len(weights))
-
-
-@dataclass(frozen=True)
-class Score:
-    """Log-likelihoods of rows, with what they may be used for.
-
-    Attributes
-    ----------
-    value : Tensor
-        One number per row: nats (higher is better), or bits per dim (lower is better).
-    kind : str
-        One of ``KINDS``.
-    unit : str
-        ``"nats"`` or ``"bits/dim"``.
-    particles : int
-        Draws of the latents per row; 1 for an exact density.
-    measure : str
-        ``"mass"`` when x is discrete, ``"density"`` when continuous, ``"bins"`` for densities turned into masses by a
-        declared quantisation. Masses and bins may be compared with each other, densities only with densities.
-
-    >>> print(Score(torch.tensor([-92.9, -93.3]), "unbiased", particles=64))
-    >= -93.10 ± 0.20 nats (unbiased, 64 particles)
-    """
-
-    value: Tensor
-    kind: str
-    unit: str = "nats"
-    particles: int = 1
-    measure: str = "density"
-
-    @property
-    def mean(self) -> float:
-        """Average over the rows."""
-        return self.value.mean().item()
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the mean over rows; it contains the Monte Carlo noise of the rows' values."""
-        return self.value.std().item() / math.sqrt(len(self.value)) if len(self.value) > 1 else math.inf
-
-    def in_bits_per_dim(self, dims: int, bin_width: float = 1.0) -> Score:
-        r"""The score in bits per dim, for data that was quantised to bins of ``bin_width`` in each of ``dims`` dims.
-
-        .. math:: -(\log p(x) + D \log \Delta) / (D \log 2)
-
-        ``bin_width`` is in the unit that the model saw: ``1/256`` for 8-bit pixels divided by 256, 1 for integers.
-        """
-        if self.unit != "nats":
-            raise ValueError(f"expected a score in nats, got {self.unit}; convert the original score once")
-        bits = -(self.value + dims * math.log(bin_width)) / (dims * math.log(2))
-        return replace(self, value=bits, unit="bits/dim", measure="mass" if self.measure == "mass" else "bins")
-
-    def difference(self, other: Score) -> tuple[float, float]:
-        """Mean and standard error of how much better this score is, row by row (positive: this one is better)."""
-        self._check_comparable(other)
-        gain = (self.value - other.value) * (1 if self.unit == "nats" else -1)
-        return gain.mean().item(), gain.std().item() / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
-
-    def __gt__(self, other: Score) -> bool:
-        """Whether this score is the better one; raises ``TypeError`` where the two kinds of numbers cannot tell."""
-        gain, stderr = self.difference(other)
-        if self.kind == other.kind == "exact":
-            return gain > 0
-        lower = ("exact", "unbiased", "bound")  # in expectation at most the truth
-        if other.kind == "exact" and self.kind in lower and gain > 2 * stderr:
-            return True
-        if self.kind == "exact" and other.kind in lower and gain < -2 * stderr:
-            return False
-        raise TypeError(
-            f"{self} against {other} is inconclusive: only exact values compare both ways, and a lower bound proves "
-            "something only when it lies above an exact value by more than the noise; use more particles, or report "
-            "both numbers with their kinds"
-        )
-
-    def __lt__(self, other: Score) -> bool:
-        return other > self
-
-    def _check_comparable(self, other: Score) -> None:
-        if self.unit != other.unit:
-            raise TypeError(f"expected scores in one unit, got {self.unit} and {other.unit}; convert one of them")
-        if "density" in (self.measure, other.measure) and self.measure != other.measure:
-            raise TypeError(
-                f"a {self.measure} and a {other.measure} are different kinds of number; declare the quantisation of "
-                "the data: score.in_bits_per_dim(dims, bin_width)"
-            )
-        if self.value.shape != other.value.shape:
-            raise ValueError(
-                f"expected scores of the same rows, got {len(self.value)} and {len(other.value)} of them; score both "
-                "models on the same held-out data"
-            )
-
-    def __str__(self) -> str:
-        higher_is_better = self.unit == "nats"
-        relation = {"exact": "=", "approximate": "~", "unnormalised": "? + "}.get(
-            self.kind, ">=" if higher_is_better else "<="
-        )
-        stderr = "" if math.isinf(self.stderr) else f" ± {self.stderr:.2f}"
-        draws = "" if self.particles == 1 else f", {self.particles} particles"
-        return f"{relation} {self.mean:.2f}{stderr} {self.unit} ({self.kind}{draws})"
 
 
 @torch.no_grad()

@@ -150,12 +150,22 @@ def row_log_probs(pair: TracePair, plate: str) -> Tensor:
             f"expected a plate named '{plate}' around the rows of the data, found none; open pyro.plate('{plate}', "
             "len(x)) in the model, or name yours with Program(..., plate=...)"
         )
+    _check_enumerated(pair.model, plate)
     if any("_enumerate_dim" in site["infer"] for site in local.values()):
         terms = [_sum_out(pair.model, local, plate)]
     else:
         terms = [_to_rows(site, plate) for site in local.values()]
     guide = [_to_rows(site, plate) for site in density_sites(pair.guide).values() if in_plate(site, plate)]
     return sum(terms) - sum(guide) if guide else sum(terms)
+
+
+def _check_enumerated(trace: poutine.Trace, plate: str) -> None:
+    for name, site in sample_sites(trace).items():
+        if "_enumerate_dim" in site["infer"] and not in_plate(site, plate):
+            raise ValueError(
+                f"expected enumerated sites inside plate '{plate}', got '{name}' outside: all rows share it, so that "
+                "its sum does not split into one number per row; draw it in the guide"
+            )
 
 
 def _to_rows(site: dict[str, Any], plate: str) -> Tensor:

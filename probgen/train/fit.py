@@ -16,10 +16,11 @@ from torch import nn
 from probgen.core.module import GenerativeModel
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
-from probgen.train.data import Source, as_source, held_out, row_count
+from probgen.train.data import Source, as_source, held_out
 from probgen.train.history import History
 from probgen.train.loop import INTERRUPTED, Callback, FitWarning, Plan, train
 from probgen.train.rehearsal import rehearse
+from probgen.train.rows import row_count
 from probgen.train.run import Run
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probgen.train.checkpoint import CheckpointError
-from probgen.train.data import Batch
+from probgen.train.rows import Batch
 from probgen.train.run import Run
 
 Callback = Callable[[Run], None]

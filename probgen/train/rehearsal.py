@@ -13,7 +13,7 @@ from torch import nn
 from probgen.core.density import density
 from probgen.core.module import GenerativeModel
 from probgen.core.runtime import TracePair, in_plate, isolated, latent_sites, sample_sites, trace_pair
-from probgen.train.data import Batch, row_count
+from probgen.train.rows import Batch, row_count
 
 
 class RowScale(Messenger):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from probgen.core.module import GenerativeModel
 from probgen.train import checkpoint as disk
-from probgen.train.data import Batch, Source, row_count
+from probgen.train.data import Source
 from probgen.train.history import History
 from probgen.train.rehearsal import RowScale, autopsy
+from probgen.train.rows import Batch, row_count
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
