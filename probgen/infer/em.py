@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -90,7 +91,7 @@ def em(
     steps: int = 200,
     tol: float = 1e-4,
     n_init: int = 1,
-    chunk: int = 8192,
+    chunk: int = 2**15,
     seed: int | None = None,
 ) -> EMResult:
     r"""Fits a family in place by expectation maximisation: each step raises the log-likelihood, without a step size.
@@ -173,11 +174,17 @@ def _expect(gen: nn.Module, x: Tensor, chunk: int) -> tuple[float, dict[str, Ten
         total = total + value.double()
         for name, part in parts.items():
             statistics[name] = statistics[name].add_(part) if name in statistics else part.to(torch.float64, copy=True)
-    return (total / len(x)).item(), statistics
+    mean = (total / len(x)).item()
+    if not math.isfinite(mean):
+        raise torch.linalg.LinAlgError(
+            f"expected a finite log-likelihood, got {mean}: a component collapsed, or values are too large for "
+            f"{x.dtype}; use several starts (n_init), regularisation, standardised data or float64"
+        )
+    return mean, statistics
 
 
 def _warn_if_lower(gain: float, history: list[float], dtype: torch.dtype) -> bool:
-    rounding = 100 * torch.finfo(dtype).eps * max(1.0, abs(history[-1]))
+    rounding = 0.1 * torch.finfo(dtype).eps ** 0.5 * max(1.0, abs(history[-1]))
     if gain >= -rounding:
         return False
     warnings.warn(
@@ -201,8 +208,10 @@ def _check(gen: nn.Module, x: Tensor, steps: int, n_init: int, chunk: int) -> No
     if x.dtype != dtype:
         raise ValueError(f"expected x of the parameters' {dtype}, got {x.dtype}; use x.to({dtype}), or convert gen")
     if x.ndim != 1 + len(event) or tuple(x.shape[1:]) != event:
-        raise ValueError(f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row a datum")
-    if len(x) == 0:
-        raise ValueError(f"expected at least one row, got x of shape {tuple(x.shape)}; give data")
+        raise ValueError(
+            f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row a datum"
+        )
+    if len(x) < 2:
+        raise ValueError(f"expected at least two rows, got x of shape {tuple(x.shape)}; give more data")
     if x.isinf().any():
         raise ValueError("expected finite values (NaN = missing), got infinities in x; remove or clip these rows")

@@ -1,0 +1,244 @@
+"""EM of a Gaussian mixture beside scikit-learn and pomegranate: time, memory, and the log-likelihood reached.
+
+Every peer starts from the same weights, means and covariances and takes the same number of steps on the same rows,
+turn by turn; tables give medians, ratios to scikit-learn, and the mean log-likelihood of the final parameters computed
+by one function in float64. Peak memory is that of a process of its own, less what it held before the fit.
+
+    python benchmarks/em_mixture.py                          # 200,000 synthetic rows of 16 variables, 20 components
+    python benchmarks/em_mixture.py --data DIR               # also 16 principal components of DIR/mnist.npz
+    python benchmarks/em_mixture.py --only optimum           # all forms of covariance; scikit-learn's digits
+
+Peers that are not installed (pip install pomegranate) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import probgen as pg
+
+FORMS = {"full": pg.Full, "tied": pg.Tied, "diag": pg.Diagonal, "spherical": pg.Spherical}
+
+
+class Mixture(NamedTuple):
+    """Parameters, in float64: ``(K,)``, ``(K, D)``, ``(K, D, D)``."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+
+def synthetic(rows: int, dims: int, components: int) -> np.ndarray:
+    """Overlapping clusters with full covariances."""
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(components, dims, 2 * dims)) / (2 * dims) ** 0.5
+    factors = np.linalg.cholesky(roots @ roots.transpose(0, 2, 1))
+    labels, noise = rng.integers(components, size=rows), rng.normal(size=(rows, dims))
+    x = 2 * rng.normal(size=(components, dims))[labels]
+    for k in range(components):
+        x[labels == k] += noise[labels == k] @ factors[k].T
+    return x
+
+
+def mnist(folder: Path, rows: int, dims: int) -> np.ndarray:
+    """Principal components of the training images, each with variance 1."""
+    images = np.load(folder / "mnist.npz")["train_images"][:rows].reshape(-1, 784) / 255
+    images = images - images.mean(0)
+    values, vectors = np.linalg.eigh(images.T @ images / len(images))
+    return images @ vectors[:, -dims:] / values[-dims:] ** 0.5
+
+
+def start(x: np.ndarray, components: int, form: str = "full", extra: float = 0.0) -> Mixture:
+    """Rows as means, the covariance of all rows in the form asked for."""
+    dims = x.shape[1]
+    covariance = np.cov(x.T) + extra * np.eye(dims)
+    if form == "diag":
+        covariance = np.diag(np.diag(covariance))
+    if form == "spherical":
+        covariance = np.eye(dims) * np.trace(covariance) / dims
+    means = x[np.random.default_rng(1).choice(len(x), components, replace=False)]
+    return Mixture(np.full(components, 1 / components), means, np.stack([covariance] * components))
+
+
+def probgen(x: np.ndarray, begin: Mixture, steps: int, form: str = "full", extra: float = 0.0) -> Callable[[], Mixture]:
+    rows = torch.as_tensor(x)
+    gen = pg.GaussianMixture(*begin.means.shape, FORMS[form], regularisation=extra).to(rows.dtype)
+    gen.assign(*(torch.as_tensor(part) for part in begin))
+
+    def fit() -> Mixture:
+        pg.em(gen, rows, steps=steps, tol=0.0, n_init=0)
+        return Mixture(*(part.double().numpy() for part in (gen.weights, gen.means, gen.covariances)))
+
+    return fit
+
+
+def scikit_learn(x: np.ndarray, begin: Mixture, steps: int, form: str = "full", extra: float = 0.0) -> Callable:
+    from sklearn.mixture import GaussianMixture
+
+    precisions = np.linalg.inv(begin.covariances)
+    shapes = {"full": lambda p: p, "tied": lambda p: p[0], "diag": lambda p: np.diagonal(p, axis1=1, axis2=2)}
+    precisions = (shapes | {"spherical": lambda p: p[:, 0, 0]})[form](precisions)
+    given = dict(zip(("weights_init", "means_init", "precisions_init"), (*begin[:2], precisions), strict=True))
+    given = {name: value.astype(x.dtype) for name, value in given.items()}
+    model = GaussianMixture(
+        len(begin.weights),
+        covariance_type=form,
+        max_iter=steps,
+        tol=0.0,
+        reg_covar=extra,
+        init_params="random",
+        **given,
+    )
+
+    def fit() -> Mixture:
+        model.fit(x)
+        found, eye = model.covariances_, np.eye(x.shape[1])
+        shapes = {"full": lambda: found, "tied": lambda: np.stack([found] * len(begin.weights))}
+        shapes |= {"diag": lambda: found[:, None] * eye, "spherical": lambda: found[:, None, None] * eye}
+        return Mixture(*(part.astype(float) for part in (model.weights_, model.means_, shapes[form]())))
+
+    return fit
+
+
+def pomegranate(x: np.ndarray, begin: Mixture, steps: int) -> Callable[[], Mixture]:
+    from pomegranate.distributions import Normal
+    from pomegranate.gmm import GeneralMixtureModel
+
+    rows = torch.as_tensor(x)
+    weights, means, covariances = (torch.as_tensor(part).to(rows.dtype) for part in begin)
+    parts = [Normal(mean, covariance) for mean, covariance in zip(means, covariances, strict=True)]
+    model = GeneralMixtureModel(parts, priors=weights, max_iter=steps, tol=-np.inf)
+
+    def fit() -> Mixture:
+        model.fit(rows)
+        means, covariances = (torch.stack([getattr(d, name) for d in parts]) for name in ("means", "covs"))
+        return Mixture(*(part.detach().double().numpy() for part in (model.priors, means, covariances)))
+
+    return fit
+
+
+PEERS = {"probgen": probgen, "scikit-learn": scikit_learn, "pomegranate": pomegranate}
+
+
+def mean_log_likelihood(mixture: Mixture, x: np.ndarray) -> float:
+    """By torch's own distributions, in float64."""
+    weights, means, covariances = (torch.as_tensor(part) for part in mixture)
+    parts = torch.distributions.MultivariateNormal(means, covariances, validate_args=False)
+    law = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(weights), parts, validate_args=False)
+    return torch.cat([law.log_prob(rows) for rows in torch.as_tensor(x, dtype=torch.float64).split(4096)]).mean().item()
+
+
+def extra_memory(argv: list[str], peer: str, data: str, dtype: str) -> float:
+    """Peak memory of a fit in a process of its own, less the peak before it, in MB."""
+    command = [sys.executable, __file__, *argv, "--alone", peer, data, dtype]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def alone(x: np.ndarray, peer: str, arguments: argparse.Namespace) -> None:
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
+    fit = PEERS[peer](x, start(x, arguments.components), 2)
+    PEERS[peer](x[:1000], start(x, arguments.components), 1)()  # what the library itself loads
+    before = peak()
+    fit()
+    print(json.dumps(peak() - before))
+
+
+def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list[str]) -> None:
+    """Interleaved fits of all peers, in both precisions."""
+    peers = [name for name in PEERS if name != "pomegranate" or find_spec("pomegranate")]
+    for title, rows in data.items():
+        for dtype in ("float32", "float64"):
+            torch.set_default_dtype(getattr(torch, dtype))
+            x, times, found = rows.astype(dtype), {name: [] for name in peers}, {}
+            begin = start(rows, arguments.components)
+            for turn in range(arguments.repeats + 1):
+                for name in peers:
+                    fit = PEERS[name](x, begin, arguments.steps if turn else 2)  # the first turn warms up
+                    began = time.perf_counter()
+                    found[name] = fit()
+                    times[name] += [time.perf_counter() - began] * bool(turn)
+            torch.set_default_dtype(torch.float32)
+            print(
+                f"\n{title}, {dtype}: {len(x):,} x {x.shape[1]}, {arguments.components} full components, "
+                f"{arguments.steps} steps, {arguments.repeats} repeats"
+            )
+            print(
+                f"{'':14s}{'seconds (median)':>18s}{'range':>16s}{'speed-up':>10s}{'log-likelihood':>17s}{'peak MB':>9s}"
+            )
+            for name, values in times.items():
+                ratios = [b / v for v, b in zip(values, times["scikit-learn"], strict=True)]
+                print(
+                    f"{name:14s}{statistics.median(values):18.3f}{f'{min(values):.2f}-{max(values):.2f}':>16s}"
+                    f"{statistics.median(ratios):9.1f}x{mean_log_likelihood(found[name], rows):17.6f}"
+                    f"{extra_memory(argv, name, title, dtype):9.0f}"
+                )
+
+
+def optimum(data: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
+    """The same steps from the same start: log-likelihoods must agree, whatever the form of the covariances."""
+    from sklearn.datasets import load_digits
+
+    cases = {title: (x, 0.0, arguments.components) for title, x in data.items()}
+    cases["digits"] = (load_digits().data, 1e-1, 10)
+    print(
+        f"\n{'after 30 steps':34s}{'scikit-learn':>14s}{'float64':>14s}{'difference':>12s}{'float32':>14s}{'difference':>12s}"
+    )
+    for title, (x, extra, components) in cases.items():
+        for form in FORMS:
+            begin = start(x, components, form, extra)
+            theirs = scikit_learn(x, begin, 30, form, extra)()
+            values = [mean_log_likelihood(theirs, x)]
+            for dtype in ("float64", "float32"):
+                values.append(mean_log_likelihood(probgen(x.astype(dtype), begin, 30, form, extra)(), x))
+            print(
+                f"{title + ', ' + form:34s}{values[0]:14.6f}{values[1]:14.6f}{values[1] - values[0]:12.1e}"
+                f"{values[2]:14.6f}{values[2] - values[0]:12.1e}"
+            )
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a folder with mnist.npz")
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--dims", type=int, default=16)
+    parser.add_argument("--components", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=("speed", "optimum"))
+    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    warnings.filterwarnings("ignore")
+    sources = {"synthetic": partial(synthetic, arguments.rows, arguments.dims, arguments.components)}
+    if arguments.data:
+        sources["MNIST"] = partial(mnist, arguments.data, arguments.rows, arguments.dims)
+    if arguments.alone:
+        peer, title, dtype = arguments.alone
+        torch.set_default_dtype(getattr(torch, dtype))
+        return alone(sources[title]().astype(dtype), peer, arguments)
+    data = {title: source() for title, source in sources.items()}
+    print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
+    if arguments.only != "optimum":
+        speed(data, arguments, argv)
+    if arguments.only != "speed":
+        optimum(data, arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,271 @@
+"""Forms of the covariance matrices of Gaussian components: full, tied, diagonal, spherical."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probgen.core.missing import MissingAware
+from probgen.core.normal import MultivariateNormal
+from probgen.distributions.cholesky import Limits, cholesky, raised, split_tril, strictly_lower, tril_of
+
+
+class Covariance(nn.Module, ABC):
+    r"""Covariance matrices :math:`\Sigma_k = L_k L_k^\top` of K components in D dims, restricted to some form.
+
+    Parameters are unconstrained, and as many as are free. EM needs of the data only a *scatter*,
+    :math:`\sum_b r_{kb}\, x_b x_b^\top`, reduced to the entries that the form keeps (with :math:`\sum_k r_{kb} = 1`).
+    A scatter is linear in the features of a row: both steps of EM are matrix products.
+
+    Parameters
+    ----------
+    components : int
+        Number K.
+    dims : int
+        Number D.
+    """
+
+    log_scale: nn.Parameter
+
+    def __init__(self, components: int, dims: int):
+        super().__init__()
+        self.components, self.dims = components, dims
+
+    @property
+    @abstractmethod
+    def scale_tril(self) -> Tensor:
+        """Cholesky factors L: ``(K, D, D)``."""
+
+    @abstractmethod
+    def law(self, means: Tensor) -> dist.TorchDistribution:
+        """The components, which integrate NaN out exactly: means ``(K, D)``, batch shape ``(K,)``, events ``(D,)``."""
+
+    @property
+    def log_det(self) -> Tensor:
+        r""":math:`\log \det L_k`, half that of the covariance: ``(K,)``."""
+        return self.log_scale.expand(self.components, self.dims).sum(-1)
+
+    @abstractmethod
+    def solve(self, a: Tensor) -> Tensor:
+        r""":math:`\Sigma_k^{-1} a_k`: ``(K, D) -> (K, D)``, in the precision of a."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """What a scatter is linear in: columns ``(D, n) -> (F, n)``."""
+
+    @abstractmethod
+    def coefficients(self) -> Tensor:
+        r"""C with :math:`(C f(x))_k = -\frac12 x^\top \Sigma_k^{-1} x`: ``(K, F)``, float64."""
+
+    @abstractmethod
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        """The scatter of columns x ``(D, n)`` with their features, under weights r ``(K, n)``."""
+
+    @abstractmethod
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        r"""The scatter that :math:`a_k b_k^\top` contributes, for ``(K, D)`` each."""
+
+    @abstractmethod
+    def reduce(self, scatter: Tensor) -> Tensor:
+        """The entries that the form keeps of complete scatter matrices ``(K, D, D)``."""
+
+    @abstractmethod
+    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+        """M-step: sets the parameters to the maximiser, given a scatter about the new means.
+
+        Parameters
+        ----------
+        scatter : Tensor
+            In the form's own shape, float64.
+        rows : Tensor
+            Expected number of rows of each component ``(K,)``.
+        limits : Limits
+            Which variances are too small.
+
+        Raises
+        ------
+        torch.linalg.LinAlgError
+            If a covariance is singular.
+        """
+
+
+class Full(Covariance):
+    """A covariance matrix of its own for each component: K D (D + 1) / 2 parameters.
+
+    >>> Full(3, 2).scale_tril.shape
+    torch.Size([3, 2, 2])
+    """
+
+    def __init__(self, components: int, dims: int):
+        super().__init__(components, dims)
+        self.log_scale, self.lower = nn.Parameter(torch.zeros(components, dims)), strictly_lower(components, dims)
+
+    @property
+    def scale_tril(self) -> Tensor:
+        return tril_of(self.log_scale, self.lower)
+
+    def law(self, means: Tensor) -> MultivariateNormal:
+        return MultivariateNormal(means, scale_tril=self.scale_tril)
+
+    def solve(self, a: Tensor) -> Tensor:
+        return torch.cholesky_solve(a[..., None], self.scale_tril.to(a))[..., 0]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Products of all pairs of variables: F = D (D + 1) / 2."""
+        dims, n = x.shape
+        products = x.new_empty(dims * (dims + 1) // 2, n)
+        for block, first in zip(products.split(list(range(dims, 0, -1))), range(dims), strict=True):
+            torch.mul(x[first:], x[first], out=block)
+        return products
+
+    def coefficients(self) -> Tensor:
+        i, j = torch.triu_indices(self.dims, self.dims)
+        precision = torch.cholesky_inverse(self.scale_tril.double())
+        return precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(precision)
+
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        i, j = torch.triu_indices(self.dims, self.dims)
+        out = x.new_empty(self.components, self.dims, self.dims)
+        out[:, i, j] = out[:, j, i] = weights @ features.mT
+        return out
+
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        return a[:, :, None] * b[:, None, :]
+
+    def reduce(self, scatter: Tensor) -> Tensor:
+        return scatter
+
+    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+        log_scale, lower = split_tril(cholesky(scatter / rows[:, None, None], limits))
+        self.log_scale.copy_(log_scale)
+        self.lower.copy_(lower)
+
+
+class Tied(Covariance):
+    """One covariance matrix that all components share: D (D + 1) / 2 parameters.
+
+    >>> Tied(3, 2).scale_tril.shape
+    torch.Size([3, 2, 2])
+    """
+
+    def __init__(self, components: int, dims: int):
+        super().__init__(components, dims)
+        self.log_scale, self.lower = nn.Parameter(torch.zeros(1, dims)), strictly_lower(1, dims)
+
+    @property
+    def scale_tril(self) -> Tensor:
+        return tril_of(self.log_scale, self.lower).expand(self.components, -1, -1)
+
+    def law(self, means: Tensor) -> MultivariateNormal:
+        return MultivariateNormal(means, scale_tril=tril_of(self.log_scale, self.lower))
+
+    def solve(self, a: Tensor) -> Tensor:
+        return torch.cholesky_solve(a[..., None], self.scale_tril.to(a))[..., 0]
+
+    def features(self, x: Tensor) -> Tensor:
+        """The one quadratic form that all components share: F = 1."""
+        tril = tril_of(self.log_scale, self.lower)[0].to(x)
+        return torch.linalg.solve_triangular(tril, x, upper=False).square().sum(0, keepdim=True)
+
+    def coefficients(self) -> Tensor:
+        return torch.full((self.components, 1), -0.5, dtype=torch.float64, device=self.lower.device)
+
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        return (x @ x.mT)[None]
+
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a.mT @ b)[None]
+
+    def reduce(self, scatter: Tensor) -> Tensor:
+        return scatter.sum(0, keepdim=True)
+
+    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+        log_scale, lower = split_tril(cholesky(scatter / rows.sum(), limits.reduce(lambda v: v.amax(0, keepdim=True))))
+        self.log_scale.copy_(log_scale)
+        self.lower.copy_(lower)
+
+
+class Diagonal(Covariance):
+    """Independent variables within each component: K D parameters.
+
+    >>> Diagonal(3, 2).scale_tril.shape
+    torch.Size([3, 2, 2])
+    """
+
+    def __init__(self, components: int, dims: int):
+        super().__init__(components, dims)
+        self.log_scale = nn.Parameter(torch.zeros(components, dims))
+
+    @property
+    def scale_tril(self) -> Tensor:
+        return self.log_scale.exp().diag_embed()
+
+    def law(self, means: Tensor) -> MissingAware:
+        return MissingAware(dist.Normal(means, self.log_scale.exp()), 1)
+
+    def solve(self, a: Tensor) -> Tensor:
+        return a * (-2 * self.log_scale.to(a)).exp()
+
+    def features(self, x: Tensor) -> Tensor:
+        """The squares: F = D."""
+        return x.square()
+
+    def coefficients(self) -> Tensor:
+        return -0.5 * (-2 * self.log_scale.double()).exp()
+
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        return weights @ features.mT
+
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    def reduce(self, scatter: Tensor) -> Tensor:
+        return scatter.diagonal(dim1=-2, dim2=-1)
+
+    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+        self.log_scale.copy_(0.5 * raised(scatter / rows[:, None], limits).log())
+
+
+class Spherical(Covariance):
+    """One variance for each component: K parameters.
+
+    >>> Spherical(3, 2).scale_tril.shape
+    torch.Size([3, 2, 2])
+    """
+
+    def __init__(self, components: int, dims: int):
+        super().__init__(components, dims)
+        self.log_scale = nn.Parameter(torch.zeros(components, 1))
+
+    @property
+    def scale_tril(self) -> Tensor:
+        return self.log_scale.exp().expand(-1, self.dims).diag_embed()
+
+    def law(self, means: Tensor) -> MissingAware:
+        return MissingAware(dist.Normal(means, self.log_scale.exp()), 1)
+
+    def solve(self, a: Tensor) -> Tensor:
+        return a * (-2 * self.log_scale.to(a)).exp()
+
+    def features(self, x: Tensor) -> Tensor:
+        """The squared norm: F = 1."""
+        return x.square().sum(0, keepdim=True)
+
+    def coefficients(self) -> Tensor:
+        return -0.5 * (-2 * self.log_scale.double()).exp()
+
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        return weights @ features.mT
+
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(-1, keepdim=True)
+
+    def reduce(self, scatter: Tensor) -> Tensor:
+        return scatter.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+
+    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+        limits = limits.reduce(lambda v: v.mean(-1, keepdim=True))
+        self.log_scale.copy_(0.5 * raised(scatter / (rows[:, None] * self.dims), limits).log())
