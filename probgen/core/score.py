@@ -99,7 +99,7 @@ class Score:
 
     def __str__(self) -> str:
         higher_is_better = self.unit == "nats"
-        relation = {"exact": "=", "approximate": "~", "unnormalised": "? + "}.get(
+        relation = {"exact": "=", "approximate": "~", "unnormalised": "? +"}.get(
             self.kind, ">=" if higher_is_better else "<="
         )
         stderr = "" if math.isinf(self.stderr) else f" ± {self.stderr:.2f}"

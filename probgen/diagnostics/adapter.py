@@ -48,6 +48,8 @@ def _dataset(variables: Mapping[str, Labelled], coords: Mapping[str, Any], attrs
         for dim, size in zip(dims, array.shape, strict=True):
             if sizes.setdefault(dim, size) != size:
                 raise ValueError(f"expected one length of dim '{dim}', got {sizes[dim]} and {size} (at '{name}')")
+    if clash := sorted(set(sizes) & set(variables)):
+        raise ValueError(f"expected dims with names of their own, got {clash}, which are sites; rename them in dims=")
     labels = {dim: np.asarray(coords[dim]) if dim in coords else np.arange(size) for dim, size in sizes.items()}
     for dim, size in sizes.items():
         if len(labels[dim]) != size:
