@@ -55,8 +55,7 @@ def by_hand(x: Tensor) -> float:
 
 def probgen(x: Tensor) -> float:
     encoder, decoder = networks()
-    prior = pg.Fixed(dist.Normal, loc=torch.zeros(LATENT), scale=1.0)
-    vae = pg.VAE(prior, pg.Bernoulli(decoder), pg.Gaussian(encoder))
+    vae = pg.VAE(pg.standard_normal(LATENT), pg.Bernoulli(decoder), pg.Gaussian(encoder))
     return pg.fit(vae, x, epochs=1, batch_size=BATCH, verdict=False, progress=False).seconds
 
 
@@ -86,11 +85,11 @@ def pyro_svi(x: Tensor) -> float:
 
 
 def pythae(x: Tensor) -> float:
+    from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
-    from pythae.data.datasets import BaseDataset
 
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
@@ -181,9 +180,7 @@ def main() -> None:
         low, high = min(values) / steps * 1e3, max(values) / steps * 1e3
         paired = statistics.median(v / b for v, b in zip(values, times["torch, written by hand"], strict=True))
         middle = statistics.median(values)
-        print(
-            f"{name:26s}{middle / steps * 1e3:18.2f}{f'{low:.2f}-{high:.2f}':>16s}{middle / base:8.2f}{paired:26.2f}"
-        )
+        print(f"{name:26s}{middle / steps * 1e3:18.2f}{f'{low:.2f}-{high:.2f}':>16s}{middle / base:8.2f}{paired:26.2f}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from probgen.core import (
     LatentVariableModel,
     Marginal,
     Program,
-    Score,
     data_plate,
     density,
     log_likelihood,
     log_weights,
     sample,
+    standard_normal,
 )
 from probgen.core.heads import (
     Bernoulli,
@@ -33,8 +33,12 @@ from probgen.core.heads import (
     Poisson,
     StudentT,
 )
+from probgen.core.score import Score
+from probgen.datasets import load_digits, load_mnist
 from probgen.diagnostics import active_units, khat, loo, predictive_check, to_arviz, verdict
 from probgen.distributions.conditional import conditional
+from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
+from probgen.distributions.stick_breaking import StickBreaking
 from probgen.infer.em import em
 from probgen.infer.impute import Imputation, impute
 from probgen.infer.mcmc import Chains, mcmc
@@ -43,6 +47,7 @@ from probgen.infer.relabel import relabel
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
+from probgen.models.mixture import GaussianMixture
 from probgen.models.quantised import Quantised
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
@@ -71,14 +76,17 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "DReG",
+    "Diagonal",
     "DiscretizedLogisticMixture",
     "DistributionModule",
     "EnumeratedELBO",
     "FactorAnalysis",
     "FitWarning",
     "Fixed",
+    "Full",
     "FullGaussian",
     "Gaussian",
+    "GaussianMixture",
     "GenerativeModel",
     "History",
     "Imputation",
@@ -95,7 +103,10 @@ __all__ = [
     "Renyi",
     "Run",
     "Score",
+    "Spherical",
+    "StickBreaking",
     "StudentT",
+    "Tied",
     "WakeSleep",
     "active_units",
     "adam",
@@ -110,6 +121,8 @@ __all__ = [
     "khat",
     "linear_warmup",
     "load",
+    "load_digits",
+    "load_mnist",
     "log_likelihood",
     "log_weights",
     "loo",
@@ -121,6 +134,7 @@ __all__ = [
     "relabel",
     "sample",
     "save",
+    "standard_normal",
     "to_arviz",
     "verdict",
 ]

@@ -108,7 +108,7 @@ show(torch.tensor(np.concatenate((mean, 16 * sd / sd.max()))), OUTPUT / "posteri
 decoder = pg.ConvDecoder(16, (3 * 3, 8, 8), hidden=(64, 32))  # weight, location and scale of 3 components per pixel
 encoder = pg.ConvEncoder((1, 8, 8), 2 * 16, hidden=(32, 64))
 vae = pg.VAE(
-    prior=pg.Fixed(dist.Normal, loc=torch.zeros(16), scale=1.0),
+    prior=pg.standard_normal(16),
     decoder=pg.DiscretizedLogisticMixture(decoder, levels=17, components=3, event_ndim=3),
     encoder=pg.Gaussian(encoder, context_ndim=3),
 )

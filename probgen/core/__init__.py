@@ -11,6 +11,7 @@ from probgen.core.module import (
     Program,
     data_plate,
     sample,
+    standard_normal,
 )
 from probgen.core.score import Score
 
@@ -29,4 +30,5 @@ __all__ = [
     "log_likelihood",
     "log_weights",
     "sample",
+    "standard_normal",
 ]

@@ -151,6 +151,15 @@ class Fixed(DistributionModule):
         return law if context is None else law.expand(context.shape[:-1])
 
 
+def standard_normal(*shape: int) -> Fixed:
+    """The usual prior: independent standard normals, events of the given shape.
+
+    >>> standard_normal(3)().sample((5,)).shape
+    torch.Size([5, 3])
+    """
+    return Fixed(dist.Normal, event_ndim=len(shape), loc=torch.zeros(shape), scale=1.0)
+
+
 class Independent(DistributionModule):
     """Independent copies along the rightmost context dim: a prior, encoder or emission applied to every step.
 

@@ -1,0 +1,56 @@
+"""The tutorials run from start to end and leave what they promise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import arviz
+import pytest
+
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+
+
+def run(name, output):
+    command = [sys.executable, str(TUTORIALS / name), "--output", str(output)]
+    environment = {**os.environ, "MPLBACKEND": "Agg"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def score(text, name):
+    line = next(line for line in text.splitlines() if line.startswith(name))
+    return float(line[len(name) :].replace("=", "").replace(">", "").split("±")[0])
+
+
+def test_quickstart(tmp_path):
+    text = run("01_quickstart.py", tmp_path)
+    assert score(text, "pixel counts") == pytest.approx(-106.3, abs=0.1)
+    assert -90 < score(text, "VAE  ") < -75
+    assert score(text, "mixture, EM") > -130 and score(text, "Bayesian mixture") > -130
+    assert "the VAE is better than counting pixels: True" in text and "is inconclusive" in text
+    data = arviz.from_netcdf(tmp_path / "bayesian_mixture.nc")
+    assert dict(data.posterior["means"].sizes) == {"chain": 1, "draw": 300, "cluster": 10, "pixel": 64}
+    assert float(abs(data.posterior["weights"].sum("cluster") - 1).max()) < 1e-4
+    pictures = {"mixture_means", "weights_forest", "weights_trace", "weights_pair", "vae", "vae_samples", "imputation"}
+    assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+def test_your_own_model(tmp_path):
+    text = run("02_your_own_model.py", tmp_path)
+    gap = float(text.split("largest difference of a posterior mean: ")[1].split()[0])
+    assert gap < 0.6  # posterior standard deviations between SVI and NUTS
+    assert "pooled: History(1500 steps" in text and "loss: settled" in text
+    data = arviz.from_netcdf(tmp_path / "hierarchical.nc")
+    assert list(data.posterior["line"].coords["age"].values) == ["19-34", "35-44", "45-54", "55-64", "65-79"]
+    assert {"forest", "predictive_check", "lines"} <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+def test_the_code_on_the_readmes_first_screen():
+    text = (TUTORIALS.parent / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 7
+    names = {}
+    exec(code.replace("steps=1500", "steps=5, verdict=False"), names)
+    assert names["pg"].sample(names["vae"], 3).shape == (3, 1, 8, 8)
