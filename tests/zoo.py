@@ -14,9 +14,11 @@ from torch import nn
 
 from probgen.core import heads
 from probgen.core.module import Fixed, Independent, LatentVariableModel, Program, data_plate
+from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
+from probgen.models.mixture import GaussianMixture
 from probgen.models.quantised import Quantised
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
@@ -159,6 +161,11 @@ HEADS = [
     Member("Mixed", table, table_rows),
 ]
 FAMILIES = [
+    *(
+        Member(f"GaussianMixture {kind.__name__}", lambda kind=kind: GaussianMixture(3, 2, kind), rows(2))
+        for kind in (Full, Tied, Diagonal, Spherical)
+    ),
+    Member("GaussianMixture given a context", lambda: GaussianMixture(3, 2), rows(2, context=(3,))),
     Member("FactorAnalysis", lambda: FactorAnalysis(4, factors=2), rows(4)),
     Member("PPCA", lambda: PPCA(4, factors=2), rows(4)),
     Member("Quantised", lambda: Quantised(FactorAnalysis(4, factors=2)), levels(5, 4)),
@@ -172,6 +179,7 @@ FAMILIES = [
         levels(2, 5, context=(2,)),
     ),
     Member("VAE with a VAE as prior", lambda: vae(vae(dims=2)), rows(3)),
+    Member("VAE with a mixture as prior", lambda: vae(GaussianMixture(3, 2)), rows(3)),
     Member("VAE with factor analysis as prior", lambda: vae(FactorAnalysis(2, factors=1)), rows(3)),
 ]
 ZOO = CORE + HEADS + FAMILIES
