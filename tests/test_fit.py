@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from lightning_fabric import Fabric
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -264,3 +265,12 @@ def test_history_plots(tmp_path):
     history = fit(Normal(), rows(), steps=4, validation=rows(), validate_every=2, verdict=False)
     ax = history.plot()
     assert [len(line.get_xdata()) for line in ax.lines] == [4, 2]
+
+
+def test_mixed_precision_follows_full_precision():
+    runs = []
+    for precision in ("32-true", "bf16-mixed"):
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+        runs.append(fit(make(), rows(), steps=60, batch_size=30, fabric=fabric, seed=2, verdict=False).loss)
+    assert runs[0] != runs[1]  # rounding shows that the precision was used
+    assert sum(runs[1]) == pytest.approx(sum(runs[0]), rel=0.02)

@@ -42,7 +42,8 @@ class MultivariateNormal(dist.MultivariateNormal):
         """
         observed = ~value.isnan()
         tril = self._unbroadcasted_scale_tril
-        root = torch.cat((tril * observed[..., None], torch.diag_embed((~observed).to(tril))), -1)
+        kept, filled = torch.broadcast_tensors(tril * observed[..., None], torch.diag_embed((~observed).to(tril)))
+        root = torch.cat((kept, filled), -1)
         factor = torch.linalg.qr(root.mT).R.mT
         difference = torch.where(observed, value - self.loc, 0.0)
         whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]

@@ -26,6 +26,7 @@ class Score:
         ``"mass"`` when x is discrete, ``"density"`` when continuous, ``"bins"`` for densities turned into masses by a
         declared quantisation. Masses and bins may be compared with each other, densities only with densities.
 
+    >>> import torch
     >>> print(Score(torch.tensor([-92.9, -93.3]), "unbiased", particles=64))
     >= -93.10 ± 0.20 nats (unbiased, 64 particles)
     """

@@ -131,9 +131,9 @@ def fit(
 
     >>> from probgen.core.heads import Gaussian
     >>> from probgen.nn import Constant
-    >>> history = fit(Gaussian(Constant(2)), torch.randn(100, 1) + 3, steps=200, optimizer=adam(0.05), seed=0)
+    >>> history = fit(Gaussian(Constant(2)), torch.randn(100, 1) + 3, steps=400, optimizer=adam(0.05), seed=0)
     >>> history.stopped
-    '200 steps done'
+    '400 steps done'
     """
     _check_arguments(steps, epochs, ema, clip, (validation, patience, "patience"), (checkpoint, resume, "resume"))
     fabric = fabric or _this_process()
