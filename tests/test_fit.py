@@ -274,3 +274,16 @@ def test_mixed_precision_follows_full_precision():
         runs.append(fit(make(), rows(), steps=60, batch_size=30, fabric=fabric, seed=2, verdict=False).loss)
     assert runs[0] != runs[1]  # rounding shows that the precision was used
     assert sum(runs[1]) == pytest.approx(sum(runs[0]), rel=0.02)
+
+
+def test_pyros_own_objectives_train_the_same_model():
+    from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+
+    x = rows()
+    for objective in (
+        Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1),
+        TraceMeanField_ELBO(),
+    ):
+        losses = fit(make(), x, objective, steps=200, optimizer=adam(0.02), seed=0, verdict=False).loss
+        ours = fit(make(), x, steps=200, optimizer=adam(0.02), seed=0, verdict=False).loss
+        assert sum(losses[-50:]) / 50 == pytest.approx(sum(ours[-50:]) / 50, abs=0.15)

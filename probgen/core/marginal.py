@@ -54,7 +54,13 @@ class Marginal(dist.TorchDistribution):
         """The observed site of one run on one row of context."""
         row = None if self.context is None else self._rows(self.context)[:1]
         with torch.no_grad(), isolated():
-            return poutine.trace(self.gen.model).get_trace(None, row).nodes["x"]
+            sites = poutine.trace(self.gen.model).get_trace(None, row).nodes
+        if "x" not in sites:
+            raise ValueError(
+                f"expected a model with a site 'x' drawn when x is not given, got sites {list(sites)}; rename the "
+                "observed site, or use probgen.predictive(gen, ...) for programs with other arguments"
+            )
+        return sites["x"]
 
     def _rows(self, context: Tensor) -> Tensor:
         return context.reshape(-1, *context.shape[context.ndim - self.gen.context_ndim :])

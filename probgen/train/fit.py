@@ -83,7 +83,8 @@ def fit(
         A tensor, array or DataFrame of rows, or a tuple of them (``(x, context)``, or a Program's arguments): kept in
         memory and indexed directly. Or a Dataset, a DataLoader, or an iterable of batches. NaN = missing.
     objective : Objective, optional
-        Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites.
+        Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites. Pyro's own objectives
+        work where they have a ``differentiable_loss``.
     steps, epochs : int, optional
         How long to train, earlier steps of a resumed run included; 2,000 steps when neither is given.
     batch_size : int, optional
@@ -166,8 +167,7 @@ def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None
     rehearse(gen, batch, source.rows)
     chosen = default_objective(gen, *batch) if objective is None else objective
     loss = chosen(gen.model, gen.guide)
-    loss.add_module("gen", gen)
-    loss.add_module("objective", chosen)
+    loss.add_module("gen", gen)  # bound methods register no parameters
     return loss
 
 
