@@ -13,7 +13,10 @@ from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.distributions.conditional import conditional
 from probgen.infer import impute as module
 from probgen.infer.impute import impute
+from probgen.infer.posterior import posterior
+from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.factor_analysis import PPCA
+from probgen.models.mixture import GaussianMixture
 from probgen.models.vae import VAE
 
 NAN = torch.nan
@@ -250,3 +253,23 @@ def test_what_cannot_be_done_says_so():
         impute(Variant(decoder=lambda z: dist.Dirichlet(torch.ones(*z.shape, 2)), encoder=encoder), x, steps=3)
     with pytest.raises(ValueError, match="expected draws >= 1"):
         impute(Variant(encoder=encoder), x, draws=0)
+
+
+def test_a_bayesian_mixture_agrees_with_the_mixture_at_its_globals():
+    """A guide that is almost a point makes the draws those of an ordinary mixture, whose conditional is exact."""
+    torch.manual_seed(0)
+    gen = BayesianGaussianMixture(2, 2)
+    x = torch.cat([torch.randn(60, 2), torch.randn(40, 2) * 0.5 + 3])
+    gen.initialise(x)
+    for log_scale in gen.log_scales.values():
+        log_scale.data.fill_(-12.0)
+    globals_ = {name: value[0] for name, value in posterior(gen, x, draws=1).items()}
+    plain = GaussianMixture(2, 2).assign(
+        globals_["weights"], globals_["means"], torch.diag_embed(globals_["scales"].square())
+    )
+    hidden = torch.tensor([[0.2, torch.nan], [torch.nan, 2.8], [1.6, torch.nan]])
+    found, expected = impute(gen, hidden, draws=500), impute(plain, hidden, draws=20_000)
+    assert found.kind == expected.kind == "exact"
+    spread = expected.draws.std(0).clamp(min=1e-6)
+    assert ((found.mean() - expected.mean()).abs() / spread < 4.5 / 500**0.5).all()
+    torch.testing.assert_close(found.draws.std(0), expected.draws.std(0), rtol=0.15, atol=1e-6)

@@ -24,6 +24,7 @@ from probgen.core.runtime import (
     trace_pair,
 )
 from probgen.distributions.conditional import conditional
+from probgen.infer.posterior import posterior
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -86,8 +87,9 @@ def impute(
 ) -> Imputation:
     r"""Draws missing entries (NaN) given the observed ones, row by row: :math:`x_m \sim p(x_m \mid x_o, c)`.
 
-    Without local latents the draws are exact: :func:`conditional` of the model's distribution. With them, every draw
-    is the end of a chain over :math:`(z, x_m)` that leaves :math:`p(z, x_m \mid x_o)` invariant:
+    Without local latents the draws are exact: :func:`conditional` of the model's distribution; enumerated latents (the
+    components of a mixture) are drawn from their exact conditional first. With other local latents, every draw is the
+    end of a chain over :math:`(z, x_m)` that leaves :math:`p(z, x_m \mid x_o)` invariant:
 
     .. math:: z' \sim q(z \mid x), \quad \text{accepted with probability }
               \min\Big(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)}\Big); \qquad x_m \sim p(x_m \mid x_o, z)
@@ -145,6 +147,8 @@ def _impute(gen: GenerativeModel, batch: tuple, draws: int, steps: int) -> tuple
     probe = _trace(gen.model, batch)
     if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
         return _Chains(gen, gen.model, gen.guide).draw(batch, draws, steps)
+    if all(is_enumerated(site) for site in latent_sites(probe).values() if in_plate(site, gen.plate)):
+        return _given_labels(gen, batch, draws)
     parts = []
     for _ in range(draws):
         drawn = _trace(gen.guide, (None, batch[1]))
@@ -152,6 +156,17 @@ def _impute(gen: GenerativeModel, batch: tuple, draws: int, steps: int) -> tuple
         parts.append(_Chains(gen, *pair).draw(batch, 1, steps))
     completed, kinds, acceptance = zip(*parts, strict=True)
     return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
+
+
+def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tensor, str, Tensor]:
+    """Draws of globals from the guide, of enumerated sites from their exact conditional, then of x given both."""
+    x, values = batch[0], posterior(gen, *batch, draws=draws, discrete=True)
+    completed = []
+    for draw in range(draws):
+        fixed = {name: value[draw] for name, value in values.items()}
+        law = _law(_trace(poutine.condition(gen.model, data=fixed), batch))
+        completed.append(conditional(law, x, ~x.isnan()).sample())
+    return torch.stack(completed), "exact", torch.ones(len(x), device=x.device)
 
 
 def _trace(program: Callable, batch: tuple) -> poutine.Trace:
