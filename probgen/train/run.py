@@ -103,7 +103,8 @@ class Run:
     def _clip(self) -> Tensor:
         if self.clip is not None:
             return self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False)
-        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
+        return torch.stack([norm.float() for norm in norms]).norm()
 
     def _failure(self, loss: float, norm: float, batch: Batch) -> NonFiniteLoss:
         self.history.stopped = "the loss was not finite"
