@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.marginal import Marginal
-from probgen.core.runtime import LocalParameters, localise
+from probgen.core.runtime import LocalParameters, RowPlate, localise
 
 
-def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> pyro.plate:
+def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> RowPlate:
     """The plate ``"data"`` at dim -1: one independent entry per row of ``x``, else of ``context``, else one.
 
     Models open it and never ask about mini-batches: :func:`probgen.fit` rescales what stands outside it.
@@ -24,7 +24,7 @@ def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> pyro.p
     7
     """
     rows = x if x is not None else context
-    return pyro.plate("data", 1 if rows is None else rows.shape[0], dim=-1)
+    return RowPlate("data", 1 if rows is None else rows.shape[0], dim=-1)
 
 
 @runtime_checkable

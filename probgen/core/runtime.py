@@ -18,6 +18,8 @@ from pyro.ops.contract import contract_to_tensor
 from pyro.ops.rings import LogRing
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import runtime
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -40,6 +42,21 @@ def isolated() -> Iterator[None]:
     finally:
         for stack, old in zip(live, kept, strict=True):
             stack[:] = old
+
+
+class RowPlate(IndepMessenger):
+    """A plate of all rows of a batch: ``pyro.plate`` without subsampling, and without broadcasting what fits already.
+
+    Opened at every run of every program, it leaves out what a plate of fixed rows does not need: random indices.
+    """
+
+    def _process_message(self, msg: dict[str, Any]) -> None:
+        frame = CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size)
+        msg["cond_indep_stack"] = (frame, *msg["cond_indep_stack"])
+        if msg["type"] == "sample" and not site_is_subsample(msg):
+            batch = msg["fn"].batch_shape
+            if len(batch) < -self.dim or batch[self.dim] != self.size:
+                BroadcastMessenger._pyro_sample(msg)
 
 
 class LocalParameters(Messenger):
