@@ -2,7 +2,7 @@
 
 Every peer starts from the same weights, means and covariances and takes the same number of steps on the same rows,
 turn by turn; tables give medians, ratios to scikit-learn, and the mean log-likelihood of the final parameters computed
-by one function in float64. Peak memory is that of a process of its own, less what it held before the fit.
+by one function in float64. Peak memory (Linux) is that of a process of its own, less what it held before the fit.
 
     python benchmarks/em_mixture.py                          # 200,000 synthetic rows of 16 variables, 20 components
     python benchmarks/em_mixture.py --data DIR               # also 16 principal components of DIR/mnist.npz
@@ -14,9 +14,7 @@ Peers that are not installed (pip install pomegranate) are left out.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -121,7 +119,7 @@ def pomegranate(x: np.ndarray, begin: Mixture, steps: int) -> Callable[[], Mixtu
     from pomegranate.gmm import GeneralMixtureModel
 
     rows = torch.as_tensor(x)
-    weights, means, covariances = (torch.as_tensor(part).to(rows.dtype) for part in begin)
+    weights, means, covariances = (torch.tensor(part).to(rows.dtype) for part in begin)  # copies: changed in place
     parts = [Normal(mean, covariance) for mean, covariance in zip(means, covariances, strict=True)]
     model = GeneralMixtureModel(parts, priors=weights, max_iter=steps, tol=-np.inf)
 
@@ -145,19 +143,28 @@ def mean_log_likelihood(mixture: Mixture, x: np.ndarray) -> float:
 
 
 def extra_memory(argv: list[str], peer: str, data: str, dtype: str) -> float:
-    """Peak memory of a fit in a process of its own, less the peak before it, in MB."""
+    """Peak memory of a fit, less the memory before it, in MB; in a process of its own."""
     command = [sys.executable, __file__, *argv, "--alone", peer, data, dtype]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    return json.loads(run.stdout.splitlines()[-1])
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(run.stdout.splitlines()[-1])
 
 
 def alone(x: np.ndarray, peer: str, arguments: argparse.Namespace) -> None:
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
-    fit = PEERS[peer](x, start(x, arguments.components), 2)
+    """Fits once more in this process, where the kernel's record of the peak is started anew."""
     PEERS[peer](x[:1000], start(x, arguments.components), 1)()  # what the library itself loads
-    before = peak()
+    fit = PEERS[peer](x, start(x, arguments.components), 2)
+    if not Path("/proc/self/clear_refs").exists():
+        return print("nan")
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
     fit()
-    print(json.dumps(peak() - before))
+    return print(resident("VmHWM") - before)
+
+
+def resident(field: str) -> float:
+    """Memory of this process in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list[str]) -> None:
@@ -167,28 +174,28 @@ def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list
         for dtype in ("float32", "float64"):
             torch.set_default_dtype(getattr(torch, dtype))
             x, times, found = rows.astype(dtype), {name: [] for name in peers}, {}
-            begin = start(rows, arguments.components)
             for turn in range(arguments.repeats + 1):
                 for name in peers:
-                    fit = PEERS[name](x, begin, arguments.steps if turn else 2)  # the first turn warms up
+                    steps = arguments.steps if turn else 2  # the first turn warms up
+                    fit = PEERS[name](x, start(rows, arguments.components), steps)
                     began = time.perf_counter()
                     found[name] = fit()
                     times[name] += [time.perf_counter() - began] * bool(turn)
             torch.set_default_dtype(torch.float32)
-            print(
-                f"\n{title}, {dtype}: {len(x):,} x {x.shape[1]}, {arguments.components} full components, "
-                f"{arguments.steps} steps, {arguments.repeats} repeats"
-            )
-            print(
-                f"{'':14s}{'seconds (median)':>18s}{'range':>16s}{'speed-up':>10s}{'log-likelihood':>17s}{'peak MB':>9s}"
-            )
-            for name, values in times.items():
-                ratios = [b / v for v, b in zip(values, times["scikit-learn"], strict=True)]
-                print(
-                    f"{name:14s}{statistics.median(values):18.3f}{f'{min(values):.2f}-{max(values):.2f}':>16s}"
-                    f"{statistics.median(ratios):9.1f}x{mean_log_likelihood(found[name], rows):17.6f}"
-                    f"{extra_memory(argv, name, title, dtype):9.0f}"
-                )
+            reached = {name: mean_log_likelihood(mixture, rows) for name, mixture in found.items()}
+            memory = {name: extra_memory(argv, name, title, dtype) for name in peers}
+            print(f"\n{title}, {dtype}: {len(x):,} x {x.shape[1]}, {arguments.components} full components")
+            report(times, reached, memory)
+
+
+def report(times: dict[str, list[float]], reached: dict[str, float], memory: dict[str, float]) -> None:
+    """One line per peer."""
+    print(f"{'':14s}{'median s':>10s}{'range':>14s}{'speed-up':>10s}{'log-likelihood':>17s}{'peak MB':>9s}")
+    for name, values in times.items():
+        span = f"{min(values):.2f}-{max(values):.2f}"
+        ratio = statistics.median(b / v for v, b in zip(values, times["scikit-learn"], strict=True))
+        line = f"{name:14s}{statistics.median(values):10.3f}{span:>14s}{ratio:9.1f}x"
+        print(f"{line}{reached[name]:17.6f}{memory[name]:9.0f}")
 
 
 def optimum(data: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
@@ -197,20 +204,16 @@ def optimum(data: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
 
     cases = {title: (x, 0.0, arguments.components) for title, x in data.items()}
     cases["digits"] = (load_digits().data, 1e-1, 10)
-    print(
-        f"\n{'after 30 steps':34s}{'scikit-learn':>14s}{'float64':>14s}{'difference':>12s}{'float32':>14s}{'difference':>12s}"
-    )
+    print(f"\n{'after 30 steps':26s}{'scikit-learn':>14s}{'float64':>14s}{'less':>10s}{'float32':>14s}{'less':>10s}")
     for title, (x, extra, components) in cases.items():
         for form in FORMS:
             begin = start(x, components, form, extra)
-            theirs = scikit_learn(x, begin, 30, form, extra)()
-            values = [mean_log_likelihood(theirs, x)]
+            truth = mean_log_likelihood(scikit_learn(x, begin, 30, form, extra)(), x)
+            line = f"{title + ', ' + form:26s}{truth:14.6f}"
             for dtype in ("float64", "float32"):
-                values.append(mean_log_likelihood(probgen(x.astype(dtype), begin, 30, form, extra)(), x))
-            print(
-                f"{title + ', ' + form:34s}{values[0]:14.6f}{values[1]:14.6f}{values[1] - values[0]:12.1e}"
-                f"{values[2]:14.6f}{values[2] - values[0]:12.1e}"
-            )
+                value = mean_log_likelihood(probgen(x.astype(dtype), begin, 30, form, extra)(), x)
+                line += f"{value:14.6f}{value - truth:10.1e}"
+            print(line)
 
 
 def main(argv: list[str]) -> None:

@@ -52,9 +52,14 @@ class Covariance(nn.Module, ABC):
     def solve(self, a: Tensor) -> Tensor:
         r""":math:`\Sigma_k^{-1} a_k`: ``(K, D) -> (K, D)``, in the precision of a."""
 
+    @property
     @abstractmethod
-    def features(self, x: Tensor) -> Tensor:
-        """What a scatter is linear in: columns ``(D, n) -> (F, n)``."""
+    def width(self) -> int:
+        """Number F of features."""
+
+    @abstractmethod
+    def features(self, x: Tensor, out: Tensor) -> Tensor:
+        """What a scatter is linear in: columns ``(D, n)`` into ``out`` of shape ``(F, n)``, which is returned."""
 
     @abstractmethod
     def coefficients(self) -> Tensor:
@@ -113,13 +118,15 @@ class Full(Covariance):
     def solve(self, a: Tensor) -> Tensor:
         return torch.cholesky_solve(a[..., None], self.scale_tril.to(a))[..., 0]
 
-    def features(self, x: Tensor) -> Tensor:
-        """Products of all pairs of variables: F = D (D + 1) / 2."""
-        dims, n = x.shape
-        products = x.new_empty(dims * (dims + 1) // 2, n)
-        for block, first in zip(products.split(list(range(dims, 0, -1))), range(dims), strict=True):
+    @property
+    def width(self) -> int:
+        return self.dims * (self.dims + 1) // 2
+
+    def features(self, x: Tensor, out: Tensor) -> Tensor:
+        """Products of all pairs of variables."""
+        for first, block in enumerate(out.split(list(range(self.dims, 0, -1)))):
             torch.mul(x[first:], x[first], out=block)
-        return products
+        return out
 
     def coefficients(self) -> Tensor:
         i, j = torch.triu_indices(self.dims, self.dims)
@@ -165,10 +172,14 @@ class Tied(Covariance):
     def solve(self, a: Tensor) -> Tensor:
         return torch.cholesky_solve(a[..., None], self.scale_tril.to(a))[..., 0]
 
-    def features(self, x: Tensor) -> Tensor:
-        """The one quadratic form that all components share: F = 1."""
+    @property
+    def width(self) -> int:
+        return 1
+
+    def features(self, x: Tensor, out: Tensor) -> Tensor:
+        """The one quadratic form that all components share."""
         tril = tril_of(self.log_scale, self.lower)[0].to(x)
-        return torch.linalg.solve_triangular(tril, x, upper=False).square().sum(0, keepdim=True)
+        return torch.sum(torch.linalg.solve_triangular(tril, x, upper=False).square_(), 0, keepdim=True, out=out)
 
     def coefficients(self) -> Tensor:
         return torch.full((self.components, 1), -0.5, dtype=torch.float64, device=self.lower.device)
@@ -209,9 +220,13 @@ class Diagonal(Covariance):
     def solve(self, a: Tensor) -> Tensor:
         return a * (-2 * self.log_scale.to(a)).exp()
 
-    def features(self, x: Tensor) -> Tensor:
-        """The squares: F = D."""
-        return x.square()
+    @property
+    def width(self) -> int:
+        return self.dims
+
+    def features(self, x: Tensor, out: Tensor) -> Tensor:
+        """The squares."""
+        return torch.square(x, out=out)
 
     def coefficients(self) -> Tensor:
         return -0.5 * (-2 * self.log_scale.double()).exp()
@@ -250,9 +265,13 @@ class Spherical(Covariance):
     def solve(self, a: Tensor) -> Tensor:
         return a * (-2 * self.log_scale.to(a)).exp()
 
-    def features(self, x: Tensor) -> Tensor:
-        """The squared norm: F = 1."""
-        return x.square().sum(0, keepdim=True)
+    @property
+    def width(self) -> int:
+        return 1
+
+    def features(self, x: Tensor, out: Tensor) -> Tensor:
+        """The squared norm."""
+        return torch.sum(x.square(), 0, keepdim=True, out=out)
 
     def coefficients(self) -> Tensor:
         return -0.5 * (-2 * self.log_scale.double()).exp()

@@ -64,7 +64,7 @@ def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
     r""":math:`\log p(k, x_b)` of rows: ``(n, D) -> (n, K)``; NaN = missing."""
     out = x.new_empty(len(x), len(mixture.means))
     for step, index in _steps(x, mixture):
-        out[index] = torch.cat([step.joint(block)[0].mT.to(x.dtype) for block in x[index].split(step.block)])
+        out[index] = torch.cat([step.joint(block)[0].mT.to(x.dtype, copy=True) for block in x[index].split(step.block)])
     return out
 
 
@@ -92,8 +92,8 @@ def _steps(x: Tensor, mixture: Mixture) -> Iterator[tuple[Quadratic | Whitened |
 
 def _best(x: Tensor, mixture: Mixture) -> Quadratic | Whitened:
     """The fastest way that leaves half of the digits of a log density."""
-    step = Quadratic(mixture, x.dtype)
-    if step.quadratic.shape[1] <= _WIDEST:
+    if mixture.covariance.width <= _WIDEST:
+        step = Quadratic(mixture, x.dtype)
         magnitude = step.magnitude()
         for dtype in (x.dtype, torch.float64):
             if magnitude < torch.finfo(dtype).eps ** -0.5:
@@ -102,7 +102,10 @@ def _best(x: Tensor, mixture: Mixture) -> Quadratic | Whitened:
 
 
 def _block(x: Tensor, width: int) -> int:
-    """How many rows of ``width`` numbers stay in the cache of a processor, or fill a graphics card."""
+    """How many rows of ``width`` numbers stay in the cache of a processor, or fill a graphics card.
+
+    Blocks reuse their buffers: memory fresh from the operating system costs more time than the arithmetic done in it.
+    """
     return max(128, (2**22 if x.device.type == "cpu" else 2**28) // (width * x.element_size()))
 
 
@@ -121,18 +124,21 @@ class Quadratic:
         linear, quadratic = self.covariance.solve(self.shift), self.covariance.coefficients()
         constant = mixture.constant - 0.5 * (linear * self.shift).sum(-1)
         self.quadratic, self.linear, self.constant = (part.to(dtype) for part in (quadratic, linear, constant[:, None]))
-        self.block = _block(self.centre, quadratic.shape[1] + means.shape[1] + 3 * len(means))
+        widths = (means.shape[1], self.covariance.width, len(means))
+        self.block = _block(self.centre, sum(widths))
+        self.buffers = [self.centre.new_empty(width, self.block) for width in widths]
 
     def magnitude(self) -> float:
         """Size of the terms that make up a log density, at the means of the components and one deviation off."""
         points = torch.cat([self.shift, self.spread[None]]).mT.contiguous()
-        terms = self.quadratic.double().square() @ self.covariance.features(points).square()
+        products = self.covariance.features(points, out=points.new_empty(self.covariance.width, points.shape[1]))
+        terms = self.quadratic.double().square() @ products.square()
         return terms.sqrt().max().item()
 
     def joint(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        z = self.centre.new_empty(x.shape[::-1]).copy_(x.mT).sub_(self.centre)
-        features = self.covariance.features(z)
-        return torch.addmm(torch.addmm(self.constant, self.linear, z), self.quadratic, features), (z, features)
+        z, features, joint = (buffer[:, : len(x)] for buffer in self.buffers)
+        self.covariance.features(z.copy_(x.mT).sub_(self.centre), out=features)
+        return torch.addmm(self.constant, self.linear, z, out=joint).addmm_(self.quadratic, features), (z, features)
 
     def sums(self, posterior: Tensor, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         return posterior @ z.mT, self.covariance.scatter(posterior, z, features)
@@ -161,16 +167,18 @@ class Whitened:
         self.matrix, self.offset = inverse.flatten(0, 1).to(dtype), offset.flatten(0, 1).to(dtype)
         self.constant = mixture.constant.to(dtype)[:, None]
         self.block = _block(self.centre, 2 * self.components * self.dims)
+        self.buffers = [self.centre.new_empty(self.components * self.dims, self.block) for _ in range(2)]
 
-    def joint(self, x: Tensor) -> tuple[Tensor, tuple[Tensor]]:
-        y = torch.addmm(self.offset, self.matrix, (x - self.centre).mT).view(self.components, self.dims, -1)
-        return y.square().sum(1).mul_(-0.5).add_(self.constant), (y,)
+    def joint(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        y, free = (buffer[:, : len(x)] for buffer in self.buffers)
+        torch.addmm(self.offset, self.matrix, (x - self.centre).mT, out=y)
+        y, free = (part.unflatten(0, (self.components, self.dims)) for part in (y, free))
+        return torch.mul(y, y, out=free).sum(1).mul_(-0.5).add_(self.constant), (y, free)
 
-    def sums(self, posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """In place: y is read once more, while it is in the cache."""
+    def sums(self, posterior: Tensor, y: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
         root = posterior.sqrt()[:, None]
-        y.mul_(root)
-        return (y * root).sum(-1), torch.bmm(y, y.mT)
+        y.mul_(root)  # in place, so that the scatter is one matrix by itself
+        return torch.mul(y, root, out=free).sum(-1), torch.bmm(y, y.mT)
 
     def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
         """From the coordinates of the components to those of the data."""
