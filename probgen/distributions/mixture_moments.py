@@ -40,6 +40,7 @@ class Mixture(NamedTuple):
         return (self.log_weights - self.covariance.log_det).double() - 0.5 * dims * math.log(2 * math.pi)
 
 
+@torch.no_grad()
 def moments(x: Tensor, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-likelihood of rows ``(n, D)``, NaN = missing, summed, and their moments about the present means.
 
@@ -60,6 +61,7 @@ def moments(x: Tensor, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
     return total, sums
 
 
+@torch.no_grad()
 def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
     r""":math:`\log p(k, x_b)` of rows: ``(n, D) -> (n, K)``; NaN = missing."""
     out = x.new_empty(len(x), len(mixture.means))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -89,12 +91,10 @@ class GaussianMixture(DistributionModule):
         tril = self.covariance.scale_tril.detach()
         return tril @ tril.mT
 
-    @torch.no_grad()
     def responsibilities(self, x: Tensor) -> Tensor:
         r"""Probability that a row came from each component, :math:`p(k \mid x_b)`: ``(N, D) -> (N, K)``."""
         return self._log_joint(x).softmax(-1)
 
-    @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """The most probable component of each row: ``(N, D) -> (N,)``, integers."""
         return self._log_joint(x).argmax(-1)
@@ -110,7 +110,7 @@ class GaussianMixture(DistributionModule):
 
     def bic(self, x: Tensor) -> float:
         r"""Bayesian information criterion on all rows, :math:`p \log N - 2 \log L`, in nats; lower is better."""
-        return self.free_parameters * torch.tensor(float(len(x))).log().item() - 2 * self._log_likelihood(x)
+        return self.free_parameters * math.log(len(x)) - 2 * self._log_likelihood(x)
 
     def canonical(self) -> GaussianMixture:
         """Sorts the components by decreasing weight, in place; the density stays the same."""
@@ -135,7 +135,6 @@ class GaussianMixture(DistributionModule):
         self._update(weights, means, scatter, torch.ones_like(weights), 0.0, torch.zeros_like(means))
         return self
 
-    @torch.no_grad()
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``, NaN = missing: log-likelihood, and moments about the present means."""
         return moments(x, self._mixture)
