@@ -158,9 +158,8 @@ def test_three_ways_of_summing_agree_with_brute_force(name):
     x, _ = clusters(rows=50)
     gen, _ = start(x, name)
     em(gen, x, steps=3, n_init=0)
-    seen = torch.ones(3, dtype=torch.bool)
-    steps = [Quadratic(gen._mixture, x.dtype), Whitened(gen._mixture, x.dtype), Observed(gen._mixture, seen)]
-    for step in steps:
+    observed = Observed(gen._mixture, gen.covariances, torch.ones(3, dtype=torch.bool))
+    for step in (Quadratic(gen._mixture, x.dtype), Whitened(gen._mixture, x.dtype), observed):
         for mine, truth in zip(summed(step, x), brute_force(gen, x), strict=True):
             assert torch.allclose(mine, truth, atol=1e-10)
 

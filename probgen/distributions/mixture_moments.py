@@ -5,7 +5,7 @@ With posteriors :math:`r_{kb} = p(k \mid x_b)` these are, for each component, th
 :math:`\sum_b r_{kb} (x_b - \mu_k)(x_b - \mu_k)^\top`, about the present means and in float64. Three ways of summing:
 
 * ``Quadratic``: log-densities and moments are linear in products of variables, two matrix products in all; loses the
-  digits of (distance / scale) squared, so it is used where this leaves half of them.
+  digits of (distance / scale) squared, so it is used where this leaves most of them.
 * ``Whitened``: in the coordinates of each component, which loses none; twice the arithmetic.
 * ``Observed``: rows with the same missing entries, by conditional moments.
 """
@@ -27,7 +27,7 @@ _ROUNDING = 16  # in units of the last digit: what sums of products lose
 
 
 class Mixture(NamedTuple):
-    """The parameters: log weights ``(K,)``, means ``(K, D)``, covariances; and the constant of the log densities."""
+    """The parameters: log weights ``(K,)``, means ``(K, D)``, covariances."""
 
     log_weights: Tensor
     means: Tensor
@@ -37,7 +37,7 @@ class Mixture(NamedTuple):
     def constant(self) -> Tensor:
         """Log of weight times density at the mean: ``(K,)``, float64."""
         dims = self.means.shape[1]
-        return (self.log_weights - self.covariance.log_det).double() - 0.5 * dims * math.log(2 * math.pi)
+        return self.log_weights.double() - self.covariance.log_det - 0.5 * dims * math.log(2 * math.pi)
 
 
 @torch.no_grad()
@@ -88,17 +88,19 @@ def _steps(x: Tensor, mixture: Mixture) -> Iterator[tuple[Quadratic | Whitened |
         return
     patterns, index = x.isnan().logical_not().unique(dim=0, return_inverse=True)
     members = index.argsort().split(index.bincount(minlength=len(patterns)).tolist())
+    tril = mixture.covariance.scale_tril.double()
+    sigma = tril @ tril.mT
     for seen, rows in zip(patterns, members, strict=True):
-        yield Observed(mixture, seen), rows
+        yield Observed(mixture, sigma, seen), rows
 
 
 def _best(x: Tensor, mixture: Mixture) -> Quadratic | Whitened:
-    """The fastest way that leaves half of the digits of a log density."""
+    """The fastest way that leaves three fifths of the digits of a log density."""
     if mixture.covariance.width <= _WIDEST:
         step = Quadratic(mixture, x.dtype)
         magnitude = step.magnitude()
         for dtype in (x.dtype, torch.float64):
-            if magnitude < torch.finfo(dtype).eps ** -0.5:
+            if magnitude < torch.finfo(dtype).eps ** -0.4:
                 return step if dtype == x.dtype else Quadratic(mixture, dtype)
     return Whitened(mixture, x.dtype)
 
@@ -200,19 +202,18 @@ class Observed:
     https://proceedings.neurips.cc/paper/1993/hash/f2201f5191c4e92cc5af043eebfd0946-Abstract.html
     """
 
-    def __init__(self, mixture: Mixture, seen: Tensor):
+    def __init__(self, mixture: Mixture, sigma: Tensor, seen: Tensor):
         self.covariance, self.seen = mixture.covariance, seen
-        self.means = mixture.means.double()[:, seen]
-        complete = self.covariance.scale_tril.double()
-        sigma = complete @ complete.mT
+        self.means = mixture.means[:, seen].double()
         tril = torch.linalg.cholesky(sigma[:, seen][:, :, seen])
-        self.inverse = torch.linalg.solve_triangular(tril, torch.eye(tril.shape[-1]).to(tril), upper=False)
+        identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
+        self.inverse = torch.linalg.solve_triangular(tril, identity, upper=False)
         self.gain = sigma[:, :, seen] @ self.inverse.mT
         self.left = sigma - self.gain @ self.gain.mT
-        unseen = math.log(2 * math.pi) * (len(seen) - self.means.shape[1])
-        log_det = self.covariance.log_det.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        self.constant = (mixture.constant + 0.5 * unseen + log_det)[:, None]
-        self.block = _block(self.means, 3 * complete[..., 0].numel())
+        log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = mixture.log_weights.double() - log_det - 0.5 * self.means.shape[1] * math.log(2 * math.pi)
+        self.constant = constant[:, None]
+        self.block = _block(self.means, 3 * sigma[..., 0].numel())
 
     def joint(self, x: Tensor) -> tuple[Tensor, tuple[Tensor]]:
         y = self.inverse @ (x[:, self.seen].double() - self.means[:, None]).mT
