@@ -1,7 +1,14 @@
 """What every test starts from."""
 
+import os
+
 import pyro
 import pytest
+import torch
+
+# the tensors of tests are small: on a busy machine a second thread costs several times what it saves
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tutorials and workers
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
