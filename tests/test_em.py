@@ -147,7 +147,7 @@ def brute_force(gen, x):
 
 def summed(step, x):
     """What one way of summing gives for all rows."""
-    joint, work = step.joint(x)
+    joint, work = step.joint(x, step.buffers())
     posterior = joint.softmax(0)
     return joint.logsumexp(0).sum(), *step.finish(posterior.sum(1), *step.sums(posterior, *work))[:3]
 
@@ -301,3 +301,17 @@ def test_bad_input_is_told(case):
 def test_a_family_without_em_is_sent_to_fit():
     with pytest.raises(TypeError, match="use fit"):
         em(nn.Linear(2, 2), torch.randn(9, 2))
+
+
+def test_cores_share_the_rows_and_not_the_result():
+    x, _ = clusters(rows=20_000)
+    results, threads = [], torch.get_num_threads()
+    for cores in (1, 3):
+        gen, _ = start(x, "full")
+        torch.set_num_threads(cores)
+        try:
+            results.append((em(gen, x, steps=5, n_init=0).log_likelihood, gen.covariances))
+            assert torch.get_num_threads() == cores
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.allclose(*pair, rtol=1e-12) for pair in zip(*results, strict=True))

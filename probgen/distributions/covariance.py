@@ -48,6 +48,11 @@ class Covariance(nn.Module, ABC):
         r""":math:`\log \det L_k`, half that of the covariance: ``(K,)``."""
         return self.log_scale.expand(self.components, self.dims).sum(-1)
 
+    @property
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Variances of the variables: ``(K, D)``."""
+
     @abstractmethod
     def solve(self, a: Tensor) -> Tensor:
         r""":math:`\Sigma_k^{-1} a_k`: ``(K, D) -> (K, D)``, in the precision of a."""
@@ -97,26 +102,43 @@ class Covariance(nn.Module, ABC):
         """
 
 
-class Full(Covariance):
-    """A covariance matrix of its own for each component: K D (D + 1) / 2 parameters.
+class _Correlated(Covariance):
+    """Matrices with all their entries, one for each component or one for all."""
 
-    >>> Full(3, 2).scale_tril.shape
-    torch.Size([3, 2, 2])
-    """
-
-    def __init__(self, components: int, dims: int):
+    def __init__(self, components: int, dims: int, matrices: int):
         super().__init__(components, dims)
-        self.log_scale, self.lower = nn.Parameter(torch.zeros(components, dims)), strictly_lower(components, dims)
+        self.log_scale, self.lower = nn.Parameter(torch.zeros(matrices, dims)), strictly_lower(matrices, dims)
 
     @property
     def scale_tril(self) -> Tensor:
-        return tril_of(self.log_scale, self.lower)
+        return tril_of(self.log_scale, self.lower).expand(self.components, -1, -1)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale_tril.square().sum(-1)
 
     def law(self, means: Tensor) -> MultivariateNormal:
-        return MultivariateNormal(means, scale_tril=self.scale_tril)
+        return MultivariateNormal(means, scale_tril=tril_of(self.log_scale, self.lower))
 
     def solve(self, a: Tensor) -> Tensor:
         return torch.cholesky_solve(a[..., None], self.scale_tril.to(a))[..., 0]
+
+    def assign(self, covariance: Tensor, limits: Limits) -> None:
+        """Sets the parameters to covariance matrices, one or one for each component."""
+        log_scale, lower = split_tril(cholesky(covariance, limits))
+        self.log_scale.copy_(log_scale)
+        self.lower.copy_(lower)
+
+
+class Full(_Correlated):
+    """A covariance matrix of its own for each component: K D (D + 1) / 2 parameters.
+
+    >>> Full(3, 2).scale_tril.shape, sum(parameter.numel() for parameter in Full(3, 2).parameters())
+    (torch.Size([3, 2, 2]), 9)
+    """
+
+    def __init__(self, components: int, dims: int):
+        super().__init__(components, dims, components)
 
     @property
     def width(self) -> int:
@@ -146,31 +168,18 @@ class Full(Covariance):
         return scatter
 
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        log_scale, lower = split_tril(cholesky(scatter / rows[:, None, None], limits))
-        self.log_scale.copy_(log_scale)
-        self.lower.copy_(lower)
+        self.assign(scatter / rows[:, None, None], limits)
 
 
-class Tied(Covariance):
+class Tied(_Correlated):
     """One covariance matrix that all components share: D (D + 1) / 2 parameters.
 
-    >>> Tied(3, 2).scale_tril.shape
-    torch.Size([3, 2, 2])
+    >>> Tied(3, 2).scale_tril.shape, sum(parameter.numel() for parameter in Tied(3, 2).parameters())
+    (torch.Size([3, 2, 2]), 3)
     """
 
     def __init__(self, components: int, dims: int):
-        super().__init__(components, dims)
-        self.log_scale, self.lower = nn.Parameter(torch.zeros(1, dims)), strictly_lower(1, dims)
-
-    @property
-    def scale_tril(self) -> Tensor:
-        return tril_of(self.log_scale, self.lower).expand(self.components, -1, -1)
-
-    def law(self, means: Tensor) -> MultivariateNormal:
-        return MultivariateNormal(means, scale_tril=tril_of(self.log_scale, self.lower))
-
-    def solve(self, a: Tensor) -> Tensor:
-        return torch.cholesky_solve(a[..., None], self.scale_tril.to(a))[..., 0]
+        super().__init__(components, dims, 1)
 
     @property
     def width(self) -> int:
@@ -194,31 +203,46 @@ class Tied(Covariance):
         return scatter.sum(0, keepdim=True)
 
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        log_scale, lower = split_tril(cholesky(scatter / rows.sum(), limits.reduce(lambda v: v.amax(0, keepdim=True))))
-        self.log_scale.copy_(log_scale)
-        self.lower.copy_(lower)
+        self.assign(scatter / rows.sum(), limits.reduce(lambda variance: variance.amax(0, keepdim=True)))
 
 
-class Diagonal(Covariance):
-    """Independent variables within each component: K D parameters.
+class _Uncorrelated(Covariance):
+    """Independent variables within each component, with one variance or one for each variable."""
 
-    >>> Diagonal(3, 2).scale_tril.shape
-    torch.Size([3, 2, 2])
-    """
-
-    def __init__(self, components: int, dims: int):
+    def __init__(self, components: int, dims: int, variances: int):
         super().__init__(components, dims)
-        self.log_scale = nn.Parameter(torch.zeros(components, dims))
+        self.log_scale = nn.Parameter(torch.zeros(components, variances))
 
     @property
     def scale_tril(self) -> Tensor:
-        return self.log_scale.exp().diag_embed()
+        return self.log_scale.exp().expand(-1, self.dims).diag_embed()
+
+    @property
+    def variance(self) -> Tensor:
+        return (2 * self.log_scale).exp().expand(-1, self.dims)
 
     def law(self, means: Tensor) -> MissingAware:
         return MissingAware(dist.Normal(means, self.log_scale.exp()), 1)
 
     def solve(self, a: Tensor) -> Tensor:
         return a * (-2 * self.log_scale.to(a)).exp()
+
+    def coefficients(self) -> Tensor:
+        return -0.5 * (-2 * self.log_scale.double()).exp()
+
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        return weights @ features.mT
+
+
+class Diagonal(_Uncorrelated):
+    """Independent variables within each component: K D parameters.
+
+    >>> Diagonal(3, 2).scale_tril.shape, sum(parameter.numel() for parameter in Diagonal(3, 2).parameters())
+    (torch.Size([3, 2, 2]), 6)
+    """
+
+    def __init__(self, components: int, dims: int):
+        super().__init__(components, dims, dims)
 
     @property
     def width(self) -> int:
@@ -227,12 +251,6 @@ class Diagonal(Covariance):
     def features(self, x: Tensor, out: Tensor) -> Tensor:
         """The squares."""
         return torch.square(x, out=out)
-
-    def coefficients(self) -> Tensor:
-        return -0.5 * (-2 * self.log_scale.double()).exp()
-
-    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
-        return weights @ features.mT
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return a * b
@@ -244,26 +262,15 @@ class Diagonal(Covariance):
         self.log_scale.copy_(0.5 * raised(scatter / rows[:, None], limits).log())
 
 
-class Spherical(Covariance):
+class Spherical(_Uncorrelated):
     """One variance for each component: K parameters.
 
-    >>> Spherical(3, 2).scale_tril.shape
-    torch.Size([3, 2, 2])
+    >>> Spherical(3, 2).scale_tril.shape, sum(parameter.numel() for parameter in Spherical(3, 2).parameters())
+    (torch.Size([3, 2, 2]), 3)
     """
 
     def __init__(self, components: int, dims: int):
-        super().__init__(components, dims)
-        self.log_scale = nn.Parameter(torch.zeros(components, 1))
-
-    @property
-    def scale_tril(self) -> Tensor:
-        return self.log_scale.exp().expand(-1, self.dims).diag_embed()
-
-    def law(self, means: Tensor) -> MissingAware:
-        return MissingAware(dist.Normal(means, self.log_scale.exp()), 1)
-
-    def solve(self, a: Tensor) -> Tensor:
-        return a * (-2 * self.log_scale.to(a)).exp()
+        super().__init__(components, dims, 1)
 
     @property
     def width(self) -> int:
@@ -273,12 +280,6 @@ class Spherical(Covariance):
         """The squared norm."""
         return torch.sum(x.square(), 0, keepdim=True, out=out)
 
-    def coefficients(self) -> Tensor:
-        return -0.5 * (-2 * self.log_scale.double()).exp()
-
-    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
-        return weights @ features.mT
-
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(-1, keepdim=True)
 
@@ -286,5 +287,5 @@ class Spherical(Covariance):
         return scatter.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
 
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        limits = limits.reduce(lambda v: v.mean(-1, keepdim=True))
+        limits = limits.reduce(lambda variance: variance.mean(-1, keepdim=True))
         self.log_scale.copy_(0.5 * raised(scatter / (rows[:, None] * self.dims), limits).log())

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from probgen.core.missing import has_missing
+from probgen.core.threads import one_core, side_by_side
 from probgen.distributions.covariance import Covariance
 
 _WIDEST = 4096  # features of a row beyond which a block of rows holds too few of them for matrix products
+_FEWEST = 4096  # rows that are worth a thread
 _ROUNDING = 16  # in units of the last digit: what sums of products lose
 
 
@@ -47,15 +50,15 @@ def moments(x: Tensor, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
     The moments are ``rows`` (K,), ``first`` (K, D), ``scatter`` in the shape of the covariance's form, and ``noise``
     (K, D), the rounding in the scatter's diagonal.
     """
-    total, sums = x.new_zeros((), dtype=torch.float64), {}
-    for step, index in _steps(x, mixture):
-        raw = [0.0, 0.0, 0.0]
-        for block in x[index].split(step.block):
-            joint, work = step.joint(block)
-            value, posterior = _normalise(joint)
-            total += value.sum(dtype=torch.float64)
-            parts = (posterior.sum(1), *step.sums(posterior, *work))
-            raw = [old + part.double() for old, part in zip(raw, parts, strict=True)]
+    with one_core() as cores:
+        return _moments(x, mixture, cores)
+
+
+def _moments(x: Tensor, mixture: Mixture, cores: int) -> tuple[Tensor, dict[str, Tensor]]:
+    total, sums = 0.0, {}
+    for step, pieces, _ in _steps(x, mixture, cores):
+        value, *raw = map(sum, zip(*side_by_side(partial(_sum, step), pieces), strict=True))
+        total = total + value
         for name, part in zip(("rows", "first", "scatter", "noise"), step.finish(*raw), strict=True):
             sums[name] = sums.get(name, 0.0) + part
     return total, sums
@@ -65,9 +68,31 @@ def moments(x: Tensor, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
 def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
     r""":math:`\log p(k, x_b)` of rows: ``(n, D) -> (n, K)``; NaN = missing."""
     out = x.new_empty(len(x), len(mixture.means))
-    for step, index in _steps(x, mixture):
-        out[index] = torch.cat([step.joint(block)[0].mT.to(x.dtype, copy=True) for block in x[index].split(step.block)])
+    with one_core() as cores:
+        for step, pieces, index in _steps(x, mixture, cores):
+            out[index] = torch.cat(side_by_side(partial(_evaluate, step), pieces)).to(x.dtype)
     return out
+
+
+def _sum(step: Quadratic | Whitened | Observed, x: Tensor) -> tuple[Tensor | float, ...]:
+    """Log-likelihood and raw moments of rows, in float64."""
+    buffers, totals = step.buffers(), (0.0, 0.0, 0.0, 0.0)
+    for block in _blocks(x, step.block):
+        joint, work = step.joint(block, buffers)
+        value, posterior = _normalise(joint)
+        parts = (value.sum(dtype=torch.float64), posterior.sum(1), *step.sums(posterior, *work))
+        totals = tuple(old + part.double() for old, part in zip(totals, parts, strict=True))
+    return totals
+
+
+def _evaluate(step: Quadratic | Whitened | Observed, x: Tensor) -> Tensor:
+    buffers = step.buffers()
+    return torch.cat([step.joint(block, buffers)[0].mT.clone() for block in _blocks(x, step.block)])
+
+
+def _blocks(x: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """Blocks of about equal size, of at most so many rows."""
+    return x.split(-(-len(x) // -(-len(x) // rows)))
 
 
 def _normalise(joint: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,17 +106,21 @@ def _normalise(joint: Tensor) -> tuple[Tensor, Tensor]:
     return top + total.log(), joint.div_(total)
 
 
-def _steps(x: Tensor, mixture: Mixture) -> Iterator[tuple[Quadratic | Whitened | Observed, slice | Tensor]]:
-    """Which rows go together, and the way to sum them."""
-    if not has_missing(x):
-        yield _best(x, mixture), slice(None)
+Step = tuple["Quadratic | Whitened | Observed", tuple[Tensor, ...], slice | Tensor]
+
+
+def _steps(x: Tensor, mixture: Mixture, cores: int) -> Iterator[Step]:
+    """Ways to sum, each with its rows in pieces that share the work, and the places of these rows."""
+    pieces = _blocks(x, max(_FEWEST, -(-len(x) // cores))) if x.device.type == "cpu" else (x,)
+    if not any(side_by_side(has_missing, pieces)):
+        yield _best(x, mixture), pieces, slice(None)
         return
     patterns, index = x.isnan().logical_not().unique(dim=0, return_inverse=True)
     members = index.argsort().split(index.bincount(minlength=len(patterns)).tolist())
     tril = mixture.covariance.scale_tril.double()
     sigma = tril @ tril.mT
     for seen, rows in zip(patterns, members, strict=True):
-        yield Observed(mixture, sigma, seen), rows
+        yield Observed(mixture, sigma, seen), (x[rows],), rows
 
 
 def _best(x: Tensor, mixture: Mixture) -> Quadratic | Whitened:
@@ -121,16 +150,15 @@ class Quadratic:
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype):
         means, self.covariance = mixture.means.double(), mixture.covariance
-        weights, variances = mixture.log_weights.double().exp(), self.covariance.law(means).variance
+        weights, variances = mixture.log_weights.double().exp(), self.covariance.variance
         self.centre = (weights @ means).to(dtype)[:, None]
         self.shift = means - self.centre[:, 0]
         self.spread = (weights @ (variances + self.shift.square())).sqrt()
         linear, quadratic = self.covariance.solve(self.shift), self.covariance.coefficients()
         constant = mixture.constant - 0.5 * (linear * self.shift).sum(-1)
         self.quadratic, self.linear, self.constant = (part.to(dtype) for part in (quadratic, linear, constant[:, None]))
-        widths = (means.shape[1], self.covariance.width, len(means))
-        self.block = _block(self.centre, sum(widths))
-        self.buffers = [self.centre.new_empty(width, self.block) for width in widths]
+        self.widths = (means.shape[1], self.covariance.width, len(means))
+        self.block = _block(self.centre, sum(self.widths))
 
     def magnitude(self) -> float:
         """Size of the terms that make up a log density, at the means of the components and one deviation off."""
@@ -139,8 +167,11 @@ class Quadratic:
         terms = self.quadratic.double().square() @ products.square()
         return terms.sqrt().max().item()
 
-    def joint(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        z, features, joint = (buffer[:, : len(x)] for buffer in self.buffers)
+    def buffers(self) -> list[Tensor]:
+        return [self.centre.new_empty(width, self.block) for width in self.widths]
+
+    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        z, features, joint = (buffer[:, : len(x)] for buffer in buffers)
         self.covariance.features(z.copy_(x.mT).sub_(self.centre), out=features)
         return torch.addmm(self.constant, self.linear, z, out=joint).addmm_(self.quadratic, features), (z, features)
 
@@ -171,10 +202,12 @@ class Whitened:
         self.matrix, self.offset = inverse.flatten(0, 1).to(dtype), offset.flatten(0, 1).to(dtype)
         self.constant = mixture.constant.to(dtype)[:, None]
         self.block = _block(self.centre, 2 * self.components * self.dims)
-        self.buffers = [self.centre.new_empty(self.components * self.dims, self.block) for _ in range(2)]
 
-    def joint(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        y, free = (buffer[:, : len(x)] for buffer in self.buffers)
+    def buffers(self) -> list[Tensor]:
+        return [self.centre.new_empty(self.components * self.dims, self.block) for _ in range(2)]
+
+    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        y, free = (buffer[:, : len(x)] for buffer in buffers)
         torch.addmm(self.offset, self.matrix, (x - self.centre).mT, out=y)
         y, free = (part.unflatten(0, (self.components, self.dims)) for part in (y, free))
         return torch.mul(y, y, out=free).sum(1).mul_(-0.5).add_(self.constant), (y, free)
@@ -215,7 +248,10 @@ class Observed:
         self.constant = constant[:, None]
         self.block = _block(self.means, 3 * sigma[..., 0].numel())
 
-    def joint(self, x: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+    def buffers(self) -> list[Tensor]:
+        return []
+
+    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
         y = self.inverse @ (x[:, self.seen].double() - self.means[:, None]).mT
         return self.constant - 0.5 * y.square().sum(1), (y,)
 

@@ -93,7 +93,7 @@ def em(
     steps: int = 200,
     tol: float = 1e-4,
     n_init: int = 1,
-    chunk: int = 2**15,
+    chunk: int | None = None,
     seed: int | None = None,
 ) -> EMResult:
     r"""Fits a family in place by expectation maximisation: each step raises the log-likelihood, without a step size.
@@ -112,8 +112,9 @@ def em(
     n_init : int
         Number of starts made by ``gen.initialise``, of which the one that ends best is kept; 0 starts once from the
         present parameters.
-    chunk : int
-        Rows handled at a time, which bounds memory; the result depends on it by rounding only.
+    chunk : int, optional
+        Rows handled at a time, which bounds memory; the result depends on it by rounding only. Default: as many as make
+        four million numbers.
     seed : int, optional
         Makes the starts repeatable; by default they draw from torch's global generator.
 
@@ -134,6 +135,7 @@ def em(
     Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm,
     https://doi.org/10.1111/j.2517-6161.1977.tb01600.x
     """
+    chunk = max(1, 2**22 // max(1, x[:1].numel())) if chunk is None else chunk
     _check(gen, x, steps, n_init, chunk)
     if n_init == 0:
         return _run(gen, x, steps, tol, chunk)

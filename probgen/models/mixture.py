@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from probgen.core.missing import check_event, fill_missing
 from probgen.core.module import DistributionModule
+from probgen.core.threads import one_core
 from probgen.distributions.cholesky import Limits
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.mixture_moments import Mixture, log_joint, moments
@@ -163,7 +164,8 @@ class GaussianMixture(DistributionModule):
         shift = first / rows[:, None]
         scatter = scatter - self.covariance.outer(first, shift)
         noise = noise / rows[:, None]
-        self._update(rows / rows.sum(), self.loc.double() + shift, scatter, rows, self.regularisation, noise)
+        with one_core():
+            self._update(rows / rows.sum(), self.loc.double() + shift, scatter, rows, self.regularisation, noise)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
