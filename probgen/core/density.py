@@ -179,7 +179,8 @@ def log_likelihood(gen: GenerativeModel, *batch: Any, particles: int = 64, max_r
     """
     if particles < 1:
         raise ValueError(f"expected particles >= 1, got {particles}")
-    scores = [_score(gen, block, particles, max_rows) for block in _blocks(batch, max_rows)]
+    rows = max(256, max_rows // particles)  # so that a block's particles fit into one run of its encoder
+    scores = [_score(gen, block, particles, max_rows) for block in _blocks(batch, rows)]
     values, kinds, drawn, measures = zip(*scores, strict=True)
     return Score(torch.cat(values), worst(*kinds), "nats", max(drawn), measures[0])
 

@@ -42,14 +42,14 @@ class ConvEncoder(nn.Module):
     hidden : sequence of int
         Channels of each stage; two stages suit 8 x 8 to 28 x 28 pixels.
     blocks : int
-        Residual blocks per stage.
+        Residual blocks per stage, at least one: they hold the activations between stages.
     activation : callable
         Makes an activation module.
 
     Raises
     ------
     ValueError
-        If the rightmost dims of the input are not ``shape``.
+        If ``blocks`` is less than one, or the rightmost dims of the input are not ``shape``.
 
     >>> import torch
     >>> ConvEncoder((1, 28, 28), 10, hidden=(8, 16))(torch.zeros(4, 7, 1, 28, 28)).shape
@@ -65,6 +65,10 @@ class ConvEncoder(nn.Module):
         activation: Activation = nn.SiLU,
     ):
         super().__init__()
+        if blocks < 1:
+            raise ValueError(
+                f"expected blocks >= 1, got {blocks}; without one, stages of convolutions are one linear map"
+            )
         self.shape = tuple(shape)
         widths, sizes = (shape[0], *hidden), halved(shape[1:], len(hidden))
         stages = [
