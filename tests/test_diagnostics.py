@@ -289,13 +289,16 @@ def test_loo_of_the_exact_posterior_agrees_with_arviz():
     assert ours.p_loo == pytest.approx(theirs.p_loo, abs=1e-2) and ours.stderr == pytest.approx(theirs.se, rel=1e-2)
 
 
-def test_arviz_loo_of_chains_is_the_exact_one():
+def test_loo_of_chains_is_the_exact_one():
     y = torch.randn(25) + 0.5
     mu = y.sum() / 26 + torch.randn(4, 1000) / 26**0.5
-    found = to_arviz(conjugate_mean(), y, chains=Chains({"mu": mu}), groups=FOR_LOO)
-    assert az.loo(found).elpd_loo == pytest.approx(exact_loo(y.numpy()).sum(), abs=0.1)
-    with pytest.raises(ValueError, match=r"use arviz\.loo for draws of MCMC"):
-        loo(found)
+    chains = Chains({"mu": mu}, {"diverging": torch.zeros(4, 1000, dtype=torch.bool)})
+    found = to_arviz(conjugate_mean(), y, chains=chains, groups=FOR_LOO)
+    ours, theirs = loo(found), az.loo(found, pointwise=True)
+    assert ours.elpd == pytest.approx(exact_loo(y.numpy()).sum(), abs=0.1)
+    np.testing.assert_allclose(ours.pointwise, theirs.loo_i.values, atol=1e-3)
+    with pytest.raises(ValueError, match="log_likelihood and sample_stats"):
+        loo(to_arviz(conjugate_mean(), y, draws=10, groups=("log_likelihood",)))
 
 
 # predictive checks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,33 +59,42 @@ def loo(data: arviz.InferenceData | xarray.DataTree) -> Loo:
     .. math:: \log p(x_b \mid x_{-b}) \approx \log \sum_s \bar w_{sb}\, p(x_b \mid \theta_s), \qquad
               w_{sb} = \frac{p(x, \theta_s)}{q(\theta_s)\, p(x_b \mid \theta_s)}
 
-    For draws of MCMC use ``arviz.loo``. Under ArviZ 1.x this is ``arviz.loo_approximate_posterior(data,
+    Draws of MCMC come from the posterior itself and need no correction: :math:`w_{sb} = 1 / p(x_b \mid \theta_s)`, as
+    in ``arviz.loo`` (Vehtari, Gelman, Gabry 2017). For a guide, ArviZ 1.x has ``arviz.loo_approximate_posterior(data,
     data.sample_stats.log_p, data.sample_stats.log_q)``; ArviZ 0.x has no such function.
 
     Parameters
     ----------
     data : InferenceData or DataTree
-        What :func:`to_arviz` returned for a guide, with groups ``log_likelihood`` and ``sample_stats``.
+        What :func:`to_arviz` returned, with groups ``log_likelihood`` and ``sample_stats``: the statistics tell whether
+        the draws are a guide's or a sampler's.
 
     Raises
     ------
     ValueError
-        If ``log_p`` and ``log_q`` are missing.
+        If one of the groups is missing.
 
     References
     ----------
     Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large data,
     https://proceedings.mlr.press/v97/magnusson19a.html
     """
-    if "sample_stats" not in data or "log_q" not in data["sample_stats"]:
+    if any(group not in data for group in ("sample_stats", "log_likelihood")):
         raise ValueError(
-            "expected log_p and log_q in sample_stats, got none; call to_arviz with the groups log_likelihood and "
-            "sample_stats for a guide that draws globals, and use arviz.loo for draws of MCMC"
+            "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got data "
+            "without; ask to_arviz for both, and keep the statistics that mcmc returned"
         )
     (rows,) = (torch.tensor(v.values).double().flatten(0, 1) for v in data["log_likelihood"].data_vars.values())
-    stats = data["sample_stats"]
-    log_p, log_q = (torch.tensor(stats[name].values).double().flatten()[:, None] for name in ("log_p", "log_q"))
-    weights, khat = pareto_smooth(log_p - log_q - rows)
+    correction = _correction(data["sample_stats"], rows)
+    weights, khat = pareto_smooth(correction - rows)
     pointwise = (weights + rows).logsumexp(0)
-    seen = ((log_p - log_q).log_softmax(0) + rows).logsumexp(0)
+    seen = (correction.log_softmax(0) + rows).logsumexp(0)
     return Loo(pointwise, khat, (seen - pointwise).sum().item())
+
+
+def _correction(stats: Any, rows: Tensor) -> Tensor:
+    """log p - log q of every draw ``(S, 1)``: zero for those of a sampler, whose statistics have no log_q."""
+    if "log_q" not in stats:
+        return rows.new_zeros(len(rows), 1)
+    log_p, log_q = (torch.tensor(stats[name].values).double().flatten()[:, None] for name in ("log_p", "log_q"))
+    return log_p - log_q
