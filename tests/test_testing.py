@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 from toys import Head, N, Stated
 
@@ -334,6 +335,30 @@ def test_a_broken_promise_is_named(promise, gen, batch):
 )
 def test_what_is_right_passes(gen, batch):
     check_generative(gen, *batch)
+
+
+def spoken_refusal(self, x):
+    raise NotImplementedError("implicit: train it with an adversary, compare samples")
+
+
+def mean_of_samples(model, guide):
+    """An objective that needs no density."""
+
+    def loss(x):
+        law = poutine.trace(model).get_trace(None).nodes["x"]["fn"]
+        return (law.loc.sum() - x.mean(0).sum()).square()
+
+    return loss
+
+
+def test_laws_without_a_normalised_density_pass():
+    check_generative(law(density="implicit", log_prob=spoken_refusal), X, objective=mean_of_samples)
+    for kind in ("unbiased", "bound", "approximate"):
+        noisy = law(density=kind, log_prob=lambda self, x: Law.log_prob(self, x) + 0.1 * torch.randn(()))
+        check_generative(noisy, X, objective=mean_of_samples)
+    check_generative(
+        law(density="unnormalised", log_prob=lambda self, x: Law.log_prob(self, x) + 5.0), X, objective=mean_of_samples
+    )
 
 
 def test_the_model_and_the_generators_stay_as_they_were():
