@@ -81,8 +81,8 @@ def loo(data: arviz.InferenceData | xarray.DataTree) -> Loo:
     """
     if any(group not in data for group in ("sample_stats", "log_likelihood")):
         raise ValueError(
-            "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got data "
-            "without; ask to_arviz for both, and keep the statistics that mcmc returned"
+            "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got "
+            "data without; ask to_arviz for both, and keep the statistics that mcmc returned"
         )
     (rows,) = (torch.tensor(v.values).double().flatten(0, 1) for v in data["log_likelihood"].data_vars.values())
     correction = _correction(data["sample_stats"], rows)
