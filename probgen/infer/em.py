@@ -134,6 +134,12 @@ def em(
     ----------
     Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm,
     https://doi.org/10.1111/j.2517-6161.1977.tb01600.x
+
+    >>> from probgen.models.mixture import GaussianMixture
+    >>> x = torch.cat([torch.randn(60, 2), torch.randn(40, 2) + 20])
+    >>> result = em(GaussianMixture(components=2, dims=2), x, seed=0)
+    >>> result.converged, result.log_likelihood.shape == (result.steps + 1,)
+    (True, True)
     """
     chunk = max(1, 2**22 // max(1, x[:1].numel())) if chunk is None else chunk
     _check(gen, x, steps, n_init, chunk)
