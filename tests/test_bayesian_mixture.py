@@ -100,7 +100,7 @@ def test_responsibilities_average_the_direct_ones_and_match_the_discrete_draws(n
 def test_the_predictive_density_integrates_to_one():
     gen = BayesianGaussianMixture(2, 1)
     grid = torch.linspace(-60, 60, 6001)[:, None]
-    score = log_likelihood(gen, grid, particles=20, max_rows=7000)
+    score = log_likelihood(gen, grid, particles=20, max_rows=140_000)  # one block: one set of globals
     torch.testing.assert_close(score.value.exp().sum() * 120 / 6000, torch.tensor(1.0), atol=1e-3, rtol=0)
     torch.testing.assert_close(gen().sample((4000,)).shape, torch.Size([4000, 1]))
 

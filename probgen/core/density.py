@@ -165,7 +165,8 @@ def log_likelihood(gen: GenerativeModel, *batch: Any, particles: int = 64, max_r
     particles : int
         Draws K per row.
     max_rows : int
-        Bound on (rows x particles) evaluated at once; results do not depend on it beyond the random draws.
+        Bound on (rows x particles) evaluated at once; results do not depend on it beyond the random draws, of which
+        every block of rows has its own, globals included.
 
     Raises
     ------
