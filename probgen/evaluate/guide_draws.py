@@ -13,10 +13,8 @@ from torch import Tensor
 from probgen.core.density import kind_of, worst
 from probgen.core.runtime import (
     PARTICLES,
-    TracePair,
     density_sites,
     in_plate,
-    is_enumerated,
     isolated,
     latent_sites,
     row_log_probs,
@@ -114,7 +112,6 @@ def _chunk(gen: GenerativeModel, batch: tuple, size: int | None) -> GuideDraws:
     with isolated():
         pair = trace_pair(gen.model, gen.guide, batch, size, gen.max_plate_nesting)
     kind, rows = kind_of(pair, gen.plate), row_log_probs(pair, gen.plate)
-    _check_globals(pair, gen.plate)
     sites = latent_sites(pair.guide)
     drawn = {name: _natural(site, gen.plate) for name, site in sites.items()}
     continuous = frozenset(name for name, site in sites.items() if not site["fn"].support.is_discrete)
@@ -123,14 +120,6 @@ def _chunk(gen: GenerativeModel, batch: tuple, size: int | None) -> GuideDraws:
     log_p, log_q = (_outside(trace, gen.plate).expand(size or 1) for trace in pair)
     rows, by_row = rows.expand(size or 1, -1), factorises_over_rows(pair.guide, gen.plate)
     return GuideDraws(values, axes, log_p, log_q, rows, kind, continuous, by_row)
-
-
-def _check_globals(pair: TracePair, plate: str) -> None:
-    for name, site in latent_sites(pair.model).items():
-        if is_enumerated(site) and not in_plate(site, plate):
-            raise ValueError(
-                f"expected enumerated sites inside the plate '{plate}', got '{name}' outside; draw it in the guide"
-            )
 
 
 def factorises_over_rows(guide: poutine.Trace, plate: str) -> bool:
