@@ -37,6 +37,11 @@ def has_missing(x: Tensor) -> bool:
     return bool(x.detach().sum().isnan()) and bool(x.isnan().any())
 
 
+def assumed_missing() -> bool | None:
+    """What :func:`assume_missing` has said, if anything."""
+    return _assumed.get()
+
+
 @contextmanager
 def assume_missing(answer: bool) -> Iterator[None]:
     """What :func:`has_missing` answers inside the block: for graphs traced once and run on data known beforehand.
