@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,14 +26,29 @@ class NotCompilable(RuntimeError):
 
 
 class Recording(NamedTuple):
-    """The operations of one run of a function, and how its outputs were nested."""
+    """The operations of one run of a function.
+
+    Attributes
+    ----------
+    graph : GraphModule
+        Takes the function's inputs, then the tensors closed over.
+    closed_over : list of Tensor
+        What the function used beside its inputs: parameters, buffers, data; the objects themselves.
+    outputs : TreeSpec
+        How its outputs were nested.
+    """
 
     graph: fx.GraphModule
+    closed_over: list[Tensor]
     outputs: pytree.TreeSpec
 
-    def __call__(self, *inputs: Tensor) -> Any:
-        """Runs the operations one by one, without the Python that they came from."""
-        return pytree.tree_unflatten(self.graph(*inputs), self.outputs)
+    def __call__(self, *inputs: Tensor, closed_over: Sequence[Tensor] | None = None) -> Any:
+        """Runs the operations one by one, without the Python that they came from.
+
+        ``closed_over`` stands in for the tensors of that name.
+        """
+        others = self.closed_over if closed_over is None else closed_over
+        return pytree.tree_unflatten(self.graph(*inputs, *others), self.outputs)
 
 
 def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
@@ -64,16 +79,22 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
             graph = make_fx(flat)(*(value.detach().clone() for value in examples))
         except Exception as error:
             raise NotCompilable(_reason(error)) from error
-    return Recording(graph, specs[-1])
+    _fold_constants(graph)
+    return Recording(graph, _lift(graph), specs[-1])
 
 
 @contextmanager
 def _recording() -> Iterator[None]:
     """No handler of an outer program, no checks of values, no trace in the random state."""
     answer = True if assumed_missing() is None else assumed_missing()
-    with isolated(), torch.random.fork_rng(devices=range(torch.cuda.device_count())), assume_missing(answer):
-        with pyro.validation_enabled(False), torch.autograd.set_multithreading_enabled(False):
-            yield
+    with (
+        isolated(),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        assume_missing(answer),
+        pyro.validation_enabled(False),
+        torch.autograd.set_multithreading_enabled(False),
+    ):
+        yield
 
 
 Draw = Callable[[], Tensor]
@@ -93,8 +114,7 @@ class Compiled:
 
     def __init__(self, recording: Recording):
         graph = fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
-        _fold_constants(graph)
-        self._outputs, self._draws, self._closed_over = recording.outputs, _hoist_draws(graph), _lift(graph)
+        self._outputs, self._closed_over, self._draws = recording.outputs, recording.closed_over, _hoist_draws(graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         self.operations = sum(node.op == "call_function" for node in graph.graph.nodes)
@@ -119,7 +139,7 @@ class Compiled:
             return pytree.tree_unflatten(self._run(*self._inputs(inputs)), self._outputs)
 
     def _inputs(self, given: tuple[Tensor, ...]) -> list[Tensor]:
-        return [*given, *[draw() for draw in self._draws], *self._closed_over]
+        return [*given, *self._closed_over, *[draw() for draw in self._draws]]
 
 
 OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
@@ -173,6 +193,7 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
             inputs[id(value)] = (value, _new_input(module.graph, f"closed_over_{len(inputs)}"))
         node.replace_all_uses_with(inputs[id(value)][1])
         module.graph.erase_node(node)
+    module.recompile()
     return [value for value, _ in inputs.values()]
 
 
