@@ -10,10 +10,16 @@ from probgen.train.data import InMemory, Stream, as_source, held_out
 from probgen.train.rows import as_tensors
 
 
+def following(source):
+    """The next batch and its number of rows over all processes."""
+    selection, rows = source.choose()
+    return source.batch(selection), rows
+
+
 def epoch_rows(source, epochs=1):
     rows = []
     while source.epoch < epochs:
-        rows.append(source.next()[0][0])
+        rows.append(following(source)[0][0])
     return torch.cat(rows)
 
 
@@ -28,8 +34,8 @@ def test_processes_share_each_global_batch():
     parts = [InMemory((torch.arange(12.0),), 2, seed=1, rank=rank, world=3) for rank in range(3)]
     whole = InMemory((torch.arange(12.0),), 6, seed=1)
     for _ in range(2):
-        (batch,), rows = whole.next()
-        shares = [part.next() for part in parts]
+        (batch,), rows = following(whole)
+        shares = [following(part) for part in parts]
         assert sorted(torch.cat([share[0][0] for share in shares]).tolist()) == sorted(batch.tolist())
         assert {share[1] for share in shares} == {rows}
 
@@ -49,15 +55,15 @@ def test_a_cursor_brings_back_the_same_stream(make, before):
     torch.manual_seed(0)
     source = make()
     for _ in range(before):
-        source.next()
+        following(source)
     cursor, state = source.cursor(), torch.get_rng_state()
-    expected = [source.next()[0][0] for _ in range(8)]
+    expected = [following(source)[0][0] for _ in range(8)]
     torch.manual_seed(99)
     again = make()
     again.seek(cursor)
     torch.set_rng_state(state)
     for batch in expected:
-        torch.testing.assert_close(again.next()[0][0], batch)
+        torch.testing.assert_close(following(again)[0][0], batch)
 
 
 def test_arrays_tables_and_series_become_tensors():
@@ -72,7 +78,7 @@ def test_arrays_tables_and_series_become_tensors():
 
 def test_datasets_are_loaded_and_sized():
     source = as_source(TensorDataset(torch.ones(7, 2), torch.ones(7, 1)), batch_size=3, seed=0)
-    batch, rows = source.next()
+    batch, rows = following(source)
     assert source.rows == 7 and rows == 3 and [tuple(part.shape) for part in batch] == [(3, 2), (3, 1)]
 
 

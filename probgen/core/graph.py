@@ -126,12 +126,12 @@ class Compiled:
         Raises :class:`NotCompilable` if it cannot, for instance for want of a C++ compiler.
         """
         options = {key: value for key, value in OPTIONS.items() if key in torch._inductor.list_options()}
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                inputs = [value.detach().clone() for value in self._inputs(examples)]
-                self._run = torch._inductor.compile(self._graph, inputs, options=options)
-        except Exception as error:
-            raise NotCompilable(_reason(error)) from error
+        with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            inputs = [value.detach().clone() for value in self._inputs(examples)]
+            try:
+                self._run = _by_inductor(self._graph, inputs, options)
+            except Exception as error:
+                raise NotCompilable(_first_line(error)) from error
         return self
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -214,7 +214,7 @@ def _hoist_draws(module: fx.GraphModule) -> list[Draw]:
     """Takes the random draws that depend on shapes alone out of a graph, up to the first one that needs a value."""
     draws = []
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        if not _name(node) or torch.Tag.nondeterministic_seeded not in node.target.tags:
             continue
         draw = _free_draw(node)
         if draw is None:
@@ -243,21 +243,31 @@ def _free_draw(node: fx.Node) -> Draw | None:
     return lambda: fill(torch.empty_strided(like.shape, like.stride, **layout), *numbers)
 
 
+def _by_inductor(graph: fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
+    try:
+        return torch._inductor.compile(graph, inputs, options=options)
+    except Exception as error:
+        if "No such file" not in str(error):
+            raise
+        return torch._inductor.compile(graph, inputs, options=options)  # another process was at the same cache
+
+
 def _name(node: fx.Node) -> str:
+    """Name of the torch operation at a node, without overload; empty for nodes that are none."""
     return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong in one line, with the line of the user's program where there is one."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What cannot be recorded in one line, with the line of the user's program where there is one."""
+    text = _first_line(error)
     if "value out of a tracing tensor" in text or "data-dependent" in text.lower():
         text = "it reads the value of a tensor (an if, a loop or .item()), which one graph cannot follow"
-    libraries = ("torch", "pyro", "probgen", "torchgen")
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not set(Path(frame.filename).parts) & set(libraries)
-    ]
+    libraries = {"torch", "pyro", "probgen", "<string>"}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not libraries & set(Path(f.filename).parts)]
     return (
         text if not frames else f"{text} (at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})"
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

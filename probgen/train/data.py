@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+import sys
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from probgen.core.missing import has_missing
 from probgen.train.rows import Batch, as_tensors, in_memory, row_count
+
+Selection = Any
 
 
 class Source(Protocol):
@@ -24,8 +28,23 @@ class Source(Protocol):
     def look(self) -> Batch:
         """Rows to judge a fit by: all of them in memory, else one batch."""
 
-    def next(self) -> tuple[Batch, int]:
-        """The next batch of this process, and its number of rows over all processes."""
+    def choose(self) -> tuple[Selection, int]:
+        """What the next batch of this process is made of, and its number of rows over all processes."""
+
+    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
+        """The batch of a selection, with other ``tensors`` in place of the selection's own."""
+
+    def tensors(self, selection: Selection) -> list[Tensor]:
+        """The tensors that tell a selection from others like it."""
+
+    def missing(self, selection: Selection) -> bool:
+        """Whether this selection, or any other of the same data in memory, has missing values (NaN)."""
+
+    def alike(self) -> int:
+        """How many of the next selections have the same number of rows, for sure."""
+
+    def left(self) -> int:
+        """How many selections end the epoch, at least."""
 
     def cursor(self) -> dict[str, Any]:
         """Where the stream stands, as something that JSON can hold."""
@@ -44,6 +63,7 @@ class InMemory:
         self.data, self.rows = data, row_count(data)
         self.batch_size, self.seed, self.rank, self.world = batch_size * world, seed, rank, world
         self.epoch, self.position, self._order = 0, 0, None
+        self._missing: bool | None = None
 
     def peek(self) -> Batch:
         """The first rows, some of them exchanged for those with the smallest, largest and missing values."""
@@ -55,17 +75,40 @@ class InMemory:
     def look(self) -> Batch:
         return self.data
 
-    def next(self) -> tuple[Batch, int]:
-        if self.batch_size >= self.rows and self.world == 1:
+    def choose(self) -> tuple[Selection, int]:
+        if self._whole():
             self.epoch += 1
-            return self.data, self.rows
+            return None, self.rows
         if self._order is None:
             self._order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
         chosen = self._order[self.position : self.position + self.batch_size]
         self.position += len(chosen)
         if self.rows - self.position < self.world:  # the rest could not be shared out
             self.epoch, self.position, self._order = self.epoch + 1, 0, None
-        return self._take(chosen[self.rank :: self.world]), len(chosen)
+        return chosen[self.rank :: self.world], len(chosen)
+
+    def _whole(self) -> bool:
+        return self.batch_size >= self.rows and self.world == 1
+
+    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
+        chosen = selection if tensors is None else next(iter(tensors), None)
+        return self.data if chosen is None else self._take(chosen)
+
+    def tensors(self, selection: Selection) -> list[Tensor]:
+        return [] if selection is None else [selection]
+
+    def missing(self, selection: Selection) -> bool:
+        if self._missing is None:
+            self._missing = any(map(has_missing, filter(torch.is_tensor, self.data)))
+        return self._missing
+
+    def alike(self) -> int:
+        if self._whole() or not self.rows % self.batch_size:
+            return sys.maxsize
+        return max(1, (self.rows - self.position) // self.batch_size)
+
+    def left(self) -> int:
+        return 1 if self._whole() else -(-(self.rows - self.position) // self.batch_size)
 
     def _take(self, index: Tensor | slice) -> Batch:
         return tuple(part[index] if part is not None and part.ndim else part for part in self.data)
@@ -111,13 +154,29 @@ class Stream:
     def look(self) -> Batch:
         return self.peek()
 
-    def next(self) -> tuple[Batch, int]:
+    def choose(self) -> tuple[Selection, int]:
         if self._iterator is None:
             self._start = self._random_state()
             self._open(0)
         batch, self.position = self._ahead, self.position + 1
         self._look_ahead()
         return batch, row_count(batch) * self.world
+
+    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
+        given = iter(selection if tensors is None else tensors)
+        return selection if tensors is None else tuple(next(given) if torch.is_tensor(p) else p for p in selection)
+
+    def tensors(self, selection: Selection) -> list[Tensor]:
+        return [part for part in selection if torch.is_tensor(part)]
+
+    def missing(self, selection: Selection) -> bool:
+        return any(map(has_missing, self.tensors(selection)))
+
+    def alike(self) -> int:
+        return 1
+
+    def left(self) -> int:
+        return 1
 
     def _open(self, position: int) -> None:
         """Starts an epoch and moves to the batch at ``position``."""

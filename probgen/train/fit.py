@@ -17,8 +17,9 @@ from probgen.core.module import GenerativeModel
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
 from probgen.train.data import Source, as_source, held_out
-from probgen.train.history import History
-from probgen.train.loop import INTERRUPTED, Callback, FitWarning, Plan, train
+from probgen.train.engine import Choice, Engine
+from probgen.train.history import FitWarning, History
+from probgen.train.loop import INTERRUPTED, Callback, Plan, train
 from probgen.train.rehearsal import rehearse
 from probgen.train.rows import row_count
 from probgen.train.run import Run
@@ -59,6 +60,7 @@ def fit(
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    compile: Choice = "auto",
     fabric: Fabric | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -105,6 +107,11 @@ def fit(
     checkpoint : path, optional
         File for the whole state, written atomically every ``checkpoint_every`` steps (default: once per epoch) and at
         the end. With ``resume=True`` an existing file is continued exactly: N steps, resume, N more are 2N steps.
+    compile : "auto" or bool
+        Whether the step, from the choice of rows to the update, becomes one compiled graph: the same losses, as the
+        seed gives them, without the Python in between. ``"auto"`` times the first steps and compiles where the
+        remaining ones repay it, else goes on as it is; ``True`` compiles after the first step. Python values that a
+        program reads are then those of that time; tensors, learning rates and annealed weights may change.
     fabric : lightning_fabric.Fabric, optional
         Device, precision and processes; default: this process on the CPU.
     progress : bool
@@ -125,6 +132,8 @@ def fit(
     ------
     ValueError, TypeError
         For data, shapes and arguments that do not fit, before the first step.
+    NotCompilable
+        With ``compile=True``, where the step cannot be one graph, with the reason.
     NonFiniteLoss
         When the loss or gradient is not finite; the model keeps its last finite state.
     CheckpointError
@@ -148,7 +157,7 @@ def fit(
         steps = 2000 if steps is None and epochs is None else steps
         batches = [] if validation is None else held_out(validation, row_count(source.peek()))
         plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
-        train(run, plan, progress, callbacks)
+        train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
         run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
         if verdict and run.step:
             _judge(run)

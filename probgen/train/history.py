@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+class FitWarning(UserWarning):
+    """Something about a fit that its user should know before trusting it."""
+
+
 @dataclass
 class History:
     """The record of a :func:`probgen.fit`.
@@ -27,7 +31,10 @@ class History:
         Why training ended.
     verdict : Verdict or None
         Whether the fit should be trusted.
-
+    compiled : str
+        From which step on steps were compiled, or why they were not; empty where nobody asked.
+    compile_seconds : float
+        Wall time spent on it, part of ``seconds``.
     >>> History(loss=[3.0, 2.0], seconds=0.1, stopped="2 steps done")
     History(2 steps, loss 3 -> 2, 0.1 s, 2 steps done)
     """
@@ -38,6 +45,8 @@ class History:
     seconds: float = 0.0
     stopped: str = "not started"
     verdict: Any = None
+    compiled: str = ""
+    compile_seconds: float = 0.0
 
     @property
     def steps(self) -> int:

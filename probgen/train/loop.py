@@ -11,15 +11,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probgen.train.checkpoint import CheckpointError
+from probgen.train.engine import Engine
+from probgen.train.history import FitWarning
 from probgen.train.rows import Batch
 from probgen.train.run import Run
 
 Callback = Callable[[Run], None]
 INTERRUPTED = "interrupted"
-
-
-class FitWarning(UserWarning):
-    """Something about a fit that its user should know before trusting it."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,28 @@ class Plan:
             return f"{run.source.epoch} epochs done"
         return None
 
+    def room(self, run: Run) -> int:
+        """How many steps can be made before anything is due."""
+        kept = [self.validate_every] * bool(self.validation) + [self.checkpoint_every] * (self.checkpoint is not None)
+        ends = [run.source.left() if every is None else every - run.step % every for every in kept]
+        if self.steps is not None:
+            ends.append(self.steps - run.step)
+        if self.epochs is not None:
+            ends.append(run.source.left())
+        return min(ends)
+
+    def remaining(self, run: Run) -> float:
+        """About how many steps are left; 0 where that is not known yet."""
+        if self.steps is not None:
+            return self.steps - run.step
+        return (self.epochs - run.source.epoch) * run.step / max(1, run.source.epoch) if run.source.epoch else 0.0
+
     @staticmethod
     def due(every: int | None, run: Run, new_epoch: bool) -> bool:
         return new_epoch if every is None else run.step % every == 0
 
 
-def train(run: Run, plan: Plan, progress: bool, callbacks: Sequence[Callback]) -> None:
+def train(run: Run, plan: Plan, engine: Engine, progress: bool, callbacks: Sequence[Callback]) -> None:
     """The loop; whatever ends it, the history knows the time and the reason, and the last state is on disk."""
     began, before = time.perf_counter(), run.history.seconds
     shown = None if progress and run.fabric.is_global_zero else True  # None: only where there is a terminal
@@ -59,28 +73,30 @@ def train(run: Run, plan: Plan, progress: bool, callbacks: Sequence[Callback]) -
     run.module.train()
     try:
         while (reason := plan.done(run)) is None:
-            epoch = run.source.epoch
-            run.advance()
+            epoch, step = run.source.epoch, run.step
+            engine.advance(1 if callbacks else plan.room(run), plan.remaining(run))
             run.history.seconds = before + time.perf_counter() - began
-            _after_step(run, plan, run.source.epoch != epoch, callbacks)
-            bar.update()
+            _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
+            bar.update(run.step - step)
             bar.set_postfix_str(f"loss {run.history.loss[-1]:.4g}", refresh=False)
         run.history.stopped = reason
     except KeyboardInterrupt:
         run.history.stopped = INTERRUPTED
     finally:
         bar.close()
+        engine.close()
         if plan.checkpoint is not None:
             _save(run, plan.checkpoint)
         run.module.eval()
 
 
-def _after_step(run: Run, plan: Plan, new_epoch: bool, callbacks: Sequence[Callback]) -> None:
+def _after_step(run: Run, plan: Plan, engine: Engine, new_epoch: bool, callbacks: Sequence[Callback]) -> None:
     if plan.validation and plan.due(plan.validate_every, run, new_epoch):
         run.validate(plan.validation)
     for callback in callbacks:
         callback(run)
     if plan.checkpoint is not None and plan.due(plan.checkpoint_every, run, new_epoch):
+        engine.settle()
         _save(run, plan.checkpoint)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probgen.core.module import GenerativeModel
 from probgen.train import checkpoint as disk
-from probgen.train.data import Source
+from probgen.train.data import Selection, Source
 from probgen.train.history import History
 from probgen.train.rehearsal import RowScale, autopsy
 from probgen.train.rows import Batch, row_count
@@ -76,29 +76,45 @@ class Run:
 
     def advance(self) -> None:
         """One step: a batch, its loss per row and gradient, and an update if both are finite."""
-        batch, rows = self.source.next()
-        if self.fabric.device.type != "cpu":
-            batch = self.fabric.to_device(batch)
-        value = self._per_row(batch, rows / self.fabric.world_size)
+        self.learn(*self.source.choose())
+
+    def learn(self, selection: Selection, rows: int) -> None:
+        """One step on the rows chosen, of so many in all processes."""
+        batch = self.fetch(selection)
+        value = self.per_row(batch, rows / self.fabric.world_size)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
         norm = self._clip()
         value = self.fabric.all_reduce(value.detach(), reduce_op="mean") if self.fabric.world_size > 1 else value
-        loss, norm = value.item(), norm.item()
+        self.note([value.item(), norm.item()], selection)
+        self.update()
+
+    def fetch(self, selection: Selection) -> Batch:
+        """The batch of a selection, on the device."""
+        batch = self.source.batch(selection)
+        return batch if self.fabric.device.type == "cpu" else self.fabric.to_device(batch)
+
+    def note(self, result: list[float], selection: Selection) -> None:
+        """Records loss and gradient norm of a step, or raises :class:`NonFiniteLoss`."""
+        loss, norm = result
         if not (abs(loss) < float("inf") and norm < float("inf")):
-            raise self._failure(loss, norm, batch)
+            raise self._failure(loss, norm, self.fetch(selection))
+        self.history.loss.append(loss)
+        self.history.gradient_norm.append(norm)
+
+    def update(self) -> None:
+        """Moves the parameters along the gradients that they hold."""
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
             torch._foreach_lerp_(self.average, self.parameters, 1 - self.decay)
-        self.history.loss.append(loss)
-        self.history.gradient_norm.append(norm)
 
-    def _per_row(self, batch: Batch, rows: float, loss: Callable | None = None) -> Tensor:
+    def per_row(self, batch: Batch, rows: float | None = None, loss: Callable | None = None) -> Tensor:
+        """The objective of a batch divided by its number of rows, or by ``rows``."""
         own = row_count(batch)
         with RowScale(self.gen.plate, own, self.source.rows or own):
-            return (loss or self.loss)(*batch) / rows
+            return (loss or self.loss)(*batch) / (rows or own)
 
     def _clip(self) -> Tensor:
         if self.clip is not None:
@@ -139,7 +155,7 @@ class Run:
         with self.averaged(), torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
             rows = sum(map(row_count, batches))
-            total = sum(self._per_row(self.fabric.to_device(batch), rows, self.module) for batch in batches)
+            total = sum(self.per_row(self.fabric.to_device(batch), rows, self.module) for batch in batches)
             value = self.fabric.all_reduce(total, reduce_op="mean") if self.fabric.world_size > 1 else total
             value = value.item()
             self.module.train(training)

@@ -1,0 +1,218 @@
+"""How each step of a run is made: as the program tells it, or by a compiled graph where that is repaid."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from probgen.core.graph import NotCompilable
+from probgen.train.compile import Step
+from probgen.train.data import Selection
+from probgen.train.history import FitWarning
+from probgen.train.parts import Part, lay_out, read_steps, release, write_steps
+from probgen.train.run import NonFiniteLoss, Run
+from probgen.train.update import OUTSIDE, rule_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Choice = bool | Literal["auto"]
+
+WATCHED = 12  # steps that are timed before anything is decided
+GIVE_UP = 3.0  # seconds of remaining work below which compiling is not considered
+REPAID = 1.5  # what compiling must save, as a multiple of what it costs
+BLOCK, TINY = 10, 4e-4  # so many steps in one call, where one takes less than so many seconds
+SHAPES = 8  # graphs for so many shapes of batches
+
+
+class Engine:
+    """Makes the steps of a run.
+
+    Parameters
+    ----------
+    run : Run
+        What is trained.
+    compile : bool or "auto"
+        ``True`` compiles after the first step, ``"auto"`` where the remaining steps repay it.
+    watched : bool
+        Whether callbacks look at the run after each step, which then are not done in blocks.
+
+    Raises
+    ------
+    NotCompilable
+        With ``compile=True``, from the start or from :meth:`advance`, with the reason.
+    """
+
+    def __init__(self, run: Run, compile: Choice, watched: bool):
+        self.run, self.must, self.eager = run, compile is True, compile is False
+        self.rule = rule_of(run.optimizer.optimizer)
+        self.block = 1 if watched or self.rule is OUTSIDE else BLOCK
+        self.seconds: list[float] = []
+        self.parts: list[Part] = []
+        self.steps: dict[Any, Step] = {}
+        self._numbers: tuple[Any, Tensor] = ((), torch.empty(0))
+        if compile == "auto" and watched:
+            self._give_up("callbacks may change anything between steps; compile=True if yours change tensors alone")
+        elif not self.eager and run.fabric.world_size > 1:
+            self._give_up("several processes train together", warn=not self.must)
+
+    def advance(self, room: int, remaining: float) -> None:
+        """At least one step and at most ``room``, of about ``remaining`` in all."""
+        if not self.eager and len(self.seconds) >= (1 if self.must else WATCHED) and not self.parts:
+            self._consider(remaining)
+        if not self.parts:
+            began = time.perf_counter()
+            self.run.advance()
+            if not self.eager:
+                self.seconds.append(time.perf_counter() - began)
+            return
+        room = min(room, self.run.source.alike())
+        selection, rows = self.run.source.choose()
+        step = self._step(selection, remaining)
+        if step is None:
+            self._interlude(selection, rows)
+        else:
+            self._go(step, [selection, *self._more(step, room, remaining)])
+
+    def settle(self) -> None:
+        """Brings the optimizer's own state up to date."""
+        write_steps(self.run, self.parts)
+
+    def close(self) -> None:
+        """Leaves parameters and optimizer as they would be without compilation."""
+        release(self.run, self.parts)
+        self.parts = []
+
+    # -- whether -------------------------------------------------------------------------------------------------
+
+    def _consider(self, remaining: float) -> None:
+        """Lays the parameters out for a graph, if there is enough left to do."""
+        if self.must or remaining * self._eager_seconds() > GIVE_UP:
+            self.parts = lay_out(self.run, self.rule is OUTSIDE)
+        else:
+            self._give_up("the remaining steps take less time than compiling", warn=False)
+
+    def _eager_seconds(self) -> float:
+        return statistics.median(self.seconds[2:] or self.seconds)
+
+    def _step(self, selection: Selection, remaining: float) -> Step | None:
+        """The step for batches of this shape, compiled now if it is new and that is repaid."""
+        tensors = self.run.source.tensors(selection)
+        key = (*((t.shape, t.dtype) for t in tensors), self.run.source.missing(selection))
+        if key in self.steps or len(self.steps) == SHAPES or not self._worth_recording(remaining):
+            return self.steps.get(key)
+        began = time.perf_counter()
+        try:
+            step = Step(self.run, self.parts, selection)
+            if not self.must and not self.steps and not self._repaid(step, remaining):
+                self._give_up("the remaining steps would not repay it", warn=False)
+                return None
+            step.build(1, self._hyperparameters(1))
+        except NotCompilable as error:
+            if self.must:
+                raise
+            self._give_up(str(error))
+            return None
+        self._note_compiled(time.perf_counter() - began)
+        return self.steps.setdefault(key, step)
+
+    def _worth_recording(self, remaining: float) -> bool:
+        """Further shapes: as often as they come, at the gain and the cost of the first."""
+        if self.must or not self.steps:
+            return True
+        first = next(iter(self.steps.values()))
+        gain = remaining * (self._eager_seconds() - first.seconds) / (1 + len(self.run.history.loss))
+        return gain > REPAID * self.run.history.compile_seconds
+
+    def _repaid(self, step: Step, remaining: float) -> bool:
+        """Compiling saves at least the Python around the operations, and some microseconds for each of them."""
+        gain = max(self._eager_seconds() - step.replay_seconds(), 0.0) + 3e-6 * step.operations
+        return remaining * gain > REPAID * (3.0 + 0.01 * step.operations)
+
+    def _more(self, step: Step, room: int, remaining: float) -> list[Selection]:
+        """What else goes into the same call: the rest of a block, where steps are tiny and enough are left."""
+        if min(room, remaining) < self.block or self.block == 1 or step.seconds > TINY:
+            return []
+        if self.block not in step.graphs:
+            if remaining * step.seconds / 2 < REPAID * self.run.history.compile_seconds:
+                return []
+            began = time.perf_counter()
+            step.build(self.block, self._hyperparameters(self.block))
+            self._note_compiled(time.perf_counter() - began)
+        return [self.run.source.choose()[0] for _ in range(self.block - 1)]
+
+    def _note_compiled(self, seconds: float) -> None:
+        history = self.run.history
+        history.compile_seconds += seconds
+        if not history.compiled:
+            history.compiled = f"from step {self.run.step + 1} on"
+
+    def _give_up(self, reason: str, warn: bool = True) -> None:
+        if self.must:
+            raise NotCompilable(reason)
+        self.close()
+        self.eager, self.run.history.compiled = True, f"no: {reason}"
+        if warn:
+            warnings.warn(f"training goes on uncompiled: {reason}", FitWarning, stacklevel=5)
+
+    # -- how -----------------------------------------------------------------------------------------------------
+
+    def _interlude(self, selection: Selection, rows: int) -> None:
+        """A step without graph; from before or after others with one, or for good."""
+        self.settle()
+        self.run.learn(selection, rows)
+        read_steps(self.run, self.parts)
+
+    def _go(self, step: Step, selections: Sequence[Selection]) -> None:
+        before, done = self._schedule(), 0
+        results = step(selections, self._next_hyperparameters(len(selections)))
+        try:
+            for selection, result in zip(selections, results, strict=True):
+                self.run.note(result, selection)
+                done += 1
+        except NonFiniteLoss:
+            self._reschedule(before, done)
+            raise
+        if self.rule is OUTSIDE:
+            step.hand_over()
+            self.run.update()
+
+    def _next_hyperparameters(self, steps: int) -> Tensor:
+        """Those of the next steps, ``(steps, groups, K)``; the scheduler goes on by as many."""
+        if self.run.scheduler is None or self.rule is OUTSIDE:
+            return self._hyperparameters(steps)
+        rows = []
+        for _ in range(steps):
+            rows.append(self._hyperparameters(1))
+            self.run.scheduler.step()
+        return torch.cat(rows)
+
+    def _hyperparameters(self, steps: int) -> Tensor:
+        """The present ones, for so many steps."""
+        row = (steps, *(self.rule.numbers(group) for group in self.run.optimizer.param_groups))
+        if row != self._numbers[0]:
+            kind = {"dtype": torch.float64, "device": self.parts[0].value.device}
+            self._numbers = row, torch.tensor(row[1:], **kind).repeat(steps, 1, 1)
+        return self._numbers[1]
+
+    def _schedule(self) -> tuple[dict, list[dict]] | None:
+        """Where the learning rate stands."""
+        if self.run.scheduler is None:
+            return None
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.run.optimizer.param_groups]
+        return self.run.scheduler.state_dict(), groups
+
+    def _reschedule(self, before: tuple[dict, list[dict]] | None, steps: int) -> None:
+        """Brings the learning rate to where it was so many steps after ``before``."""
+        if before is None:
+            return
+        self.run.scheduler.load_state_dict(before[0])
+        for group, numbers in zip(self.run.optimizer.param_groups, before[1], strict=True):
+            group |= numbers
+        for _ in range(steps):
+            self.run.scheduler.step()

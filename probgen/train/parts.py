@@ -1,0 +1,137 @@
+"""Parameters and what their optimizer keeps for them, laid out for a graph: many small ones as one vector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from probgen.train.run import Run
+
+SMALL = 4096
+
+
+class Part(NamedTuple):
+    """Parameters that are updated together.
+
+    Attributes
+    ----------
+    pieces : list of Parameter
+        They share the storage of ``value``.
+    value : Tensor
+        One vector of them all, or the one parameter itself.
+    state : dict of str to Tensor
+        What the optimizer keeps, in the shape of ``value``; ``step`` is one number.
+    average : Tensor or None
+        Exponential moving average of ``value``.
+    group : int
+        Index of the optimizer's parameter group.
+    """
+
+    pieces: list[nn.Parameter]
+    value: Tensor
+    state: dict[str, Tensor]
+    average: Tensor | None
+    group: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a step changes, by name."""
+        average = {} if self.average is None else {"average": self.average}
+        return {"value": self.value, **self.state, **average}
+
+    def split(self, value: Tensor) -> list[Tensor]:
+        """The pieces in a tensor laid out as ``value``."""
+        if len(self.pieces) == 1:
+            return [value]
+        parts = value.split([piece.numel() for piece in self.pieces])
+        return [part.view(piece.shape) for part, piece in zip(parts, self.pieces, strict=True)]
+
+    def join(self, pieces: list[Tensor]) -> Tensor:
+        """One tensor laid out as ``value``."""
+        return pieces[0] if len(pieces) == 1 else torch.cat([piece.reshape(-1) for piece in pieces])
+
+
+def lay_out(run: Run, outside: bool) -> list[Part]:
+    """Moves the parameters that took part in the last step, their optimizer's state and averages into parts.
+
+    The parameters stay the objects that they are; the optimizer's state holds views of the parts, but for its step
+    counts (:func:`write_steps`). ``outside``: the optimizer keeps its state, the parts have a place for the gradient.
+    """
+    state = run.optimizer.state
+    groups = [group["params"] for group in run.optimizer.param_groups]
+    of_group = {id(p): index for index, parameters in enumerate(groups) for p in parameters}
+    together: dict[Any, list[int]] = {}
+    for index, p in enumerate(run.parameters):
+        if p.grad is not None and id(p) in of_group:
+            kind = (of_group[id(p)], p.dtype, p.device, float(state[p].get("step", 0)), tuple(_kept(state[p])))
+            together.setdefault(kind if p.numel() <= SMALL and p.is_contiguous() else (kind, index), []).append(index)
+    make = _for_gradients if outside else _with_state
+    return [make(run, indices, of_group[id(run.parameters[indices[0]])]) for indices in together.values()]
+
+
+def _kept(state: dict[str, Any]) -> list[str]:
+    return [key for key, value in state.items() if torch.is_tensor(value) and key != "step"]
+
+
+def _with_state(run: Run, indices: list[int], group: int) -> Part:
+    pieces = [run.parameters[index] for index in indices]
+    states = [run.optimizer.state[p] for p in pieces]
+    kept = {key: _merge([state[key] for state in states]) for key in _kept(states[0])}
+    steps = {"step": torch.as_tensor(states[0]["step"]).clone()} if "step" in states[0] else {}
+    average = None if run.average is None else _merge([run.average[index] for index in indices])
+    part = Part(pieces, _merge([p.detach() for p in pieces]), kept | steps, average, group)
+    _share(part)
+    for key, values in kept.items():
+        for state, view in zip(states, part.split(values), strict=True):
+            state[key] = view
+    if average is not None:
+        for index, view in zip(indices, part.split(average), strict=True):
+            run.average[index] = view
+    return part
+
+
+def _for_gradients(run: Run, indices: list[int], group: int) -> Part:
+    pieces = [run.parameters[index] for index in indices]
+    value = _merge([p.detach() for p in pieces])
+    part = Part(pieces, value, {"gradient": torch.zeros_like(value)}, None, group)
+    _share(part)
+    return part
+
+
+def _share(part: Part) -> None:
+    """Makes the part's value the storage of its parameters."""
+    for piece, view in zip(part.pieces, part.split(part.value), strict=True):
+        piece.data, piece.grad = view, None
+
+
+def _merge(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def write_steps(run: Run, parts: list[Part]) -> None:
+    """Brings the step counts in the optimizer's own state up to date."""
+    for part in parts:
+        for p in part.pieces if "step" in part.state else ():
+            run.optimizer.state[p]["step"].copy_(part.state["step"])
+
+
+def read_steps(run: Run, parts: list[Part]) -> None:
+    """Takes the step counts from the optimizer's own state."""
+    for part in parts:
+        if "step" in part.state:
+            part.state["step"].copy_(run.optimizer.state[part.pieces[0]]["step"])
+
+
+def release(run: Run, parts: list[Part]) -> None:
+    """Gives every parameter, its state and its average a storage of their own again."""
+    write_steps(run, parts)
+    where = {id(p): index for index, p in enumerate(run.parameters)}
+    for part in parts:
+        for p in part.pieces if len(part.pieces) > 1 else ():
+            p.data = p.data.clone()
+            state = run.optimizer.state[p]
+            state |= {key: state[key].clone() for key in _kept(state)}
+            if run.average is not None:
+                run.average[where[id(p)]] = run.average[where[id(p)]].clone()
