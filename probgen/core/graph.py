@@ -125,11 +125,10 @@ class Compiled:
 
         Raises :class:`NotCompilable` if it cannot, for instance for want of a C++ compiler.
         """
-        options = {key: value for key, value in OPTIONS.items() if key in torch._inductor.list_options()}
         with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             inputs = [value.detach().clone() for value in self._inputs(examples)]
             try:
-                self._run = _by_inductor(self._graph, inputs, options)
+                self._run = _by_inductor(self._graph, inputs)
             except Exception as error:
                 raise NotCompilable(_first_line(error)) from error
         return self
@@ -243,13 +242,15 @@ def _free_draw(node: fx.Node) -> Draw | None:
     return lambda: fill(torch.empty_strided(like.shape, like.stride, **layout), *numbers)
 
 
-def _by_inductor(graph: fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
+def _by_inductor(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    options = {key: value for key, value in OPTIONS.items() if key in torch._inductor.list_options()}
+    how = {"dynamic_shapes": "from_example_inputs", "options": {"config_patches": options}}
     try:
-        return torch._inductor.compile(graph, inputs, options=options)
+        return torch._inductor.standalone_compile(graph, inputs, **how)
     except Exception as error:
         if "No such file" not in str(error):
             raise
-        return torch._inductor.compile(graph, inputs, options=options)  # another process was at the same cache
+        return torch._inductor.standalone_compile(graph, inputs, **how)  # another process was at the same cache
 
 
 def _name(node: fx.Node) -> str:
