@@ -164,7 +164,7 @@ class Step:
             shrink = (self.run.clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = [gradient * shrink for gradient in gradients]
         for part, tensors, gradient in zip(self.parts, parts, gradients, strict=True):
-            _replace(tensors, self._updated(part, tensors, gradient, numbers[part.group]), alive)
+            self._update(part, tensors, gradient, numbers[part.group], alive)
         changed = [index for index, buffer in enumerate(kept) if buffer._version != versions[index]]
         _replace(dict(enumerate(buffers)), {index: kept[index] for index in changed}, alive)
         return value, norm, alive
@@ -181,12 +181,14 @@ class Step:
             place |= {id(piece): value for piece, value in zip(part.pieces, pieces, strict=True)}
         return self.recording(*inputs, closed_over=[place.get(id(t), t) for t in self.recording.closed_over])
 
-    def _updated(self, part: Part, tensors: dict[str, Tensor], gradient: Tensor, numbers: Tensor) -> dict[str, Tensor]:
-        group = self.run.optimizer.param_groups[part.group]
-        new = self.rule.update(tensors, gradient, numbers.unbind(), group)
+    def _update(self, part: Part, tensors: dict[str, Tensor], gradient: Tensor, numbers: Tensor, alive: Tensor) -> None:
+        """One part's update; the numbers that its elements share become one tensor, or each would compute them."""
+        factors = [*self.rule.factors(numbers.unbind(), tensors), alive]
+        *factors, go = torch.stack([factor.to(gradient.dtype) for factor in factors]).unbind()
+        new = self.rule.update(tensors, gradient, factors, self.run.optimizer.param_groups[part.group])
         if "average" in tensors:
             new["average"] = tensors["average"] + (new["value"] - tensors["average"]) * (1 - self.run.decay)
-        return new
+        _replace(tensors, new, go > 0)
 
 
 def _replace(old: dict[Any, Tensor], new: dict[Any, Tensor], where: Tensor) -> None:

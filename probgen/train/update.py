@@ -20,12 +20,15 @@ class Rule(NamedTuple):
     ----------
     numbers : callable
         The hyperparameters of a parameter group that may change from step to step, as floats.
+    factors : callable
+        ``(numbers, tensors) -> numbers`` that the update needs: those that all elements share are computed once.
     update : callable
-        ``(tensors, gradient, numbers, group) -> new tensors``: the parameter under ``"value"``, and what the optimizer
+        ``(tensors, gradient, factors, group) -> new tensors``: the parameter under ``"value"``, and what the optimizer
         keeps under its own names. Flags of the group are constants.
     """
 
     numbers: Callable[[Group], tuple[float, ...]]
+    factors: Callable[[Numbers, Tensors], Numbers]
     update: Callable[[Tensors, Tensor, Numbers, Group], Tensors]
 
 
@@ -42,7 +45,13 @@ def _adam_numbers(group: Group) -> tuple[float, ...]:
     return tuple(map(float, (group["lr"], *group["betas"], group["eps"], group["weight_decay"])))
 
 
-def _adam(tensors: Tensors, gradient: Tensor, numbers: Numbers, group: Group) -> Tensors:
+def _adam_factors(numbers: Numbers, tensors: Tensors) -> Numbers:
+    lr, beta1, beta2, eps, decay = numbers
+    step = tensors["step"] + 1
+    return lr / (1 - beta1**step), 1 - beta1, 1 - beta2, (1 - beta2**step).rsqrt(), eps, decay, 1 - lr * decay
+
+
+def _adam(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) -> Tensors:
     r"""Adam and AdamW, with m and v the averages of the gradient and its square after t steps.
 
     .. math:: \theta \leftarrow \theta - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
@@ -50,45 +59,54 @@ def _adam(tensors: Tensors, gradient: Tensor, numbers: Numbers, group: Group) ->
     Sources: Kingma, Ba (2015), https://arxiv.org/abs/1412.6980; Loshchilov, Hutter (2019),
     https://arxiv.org/abs/1711.05101; Reddi, Kale, Kumar (2018), https://openreview.net/forum?id=ryQu7f-RZ (amsgrad)
     """
-    lr, beta1, beta2, eps, decay = numbers
+    size, fresh1, fresh2, unbias, eps, decay, shrink = factors
     value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
     if group["weight_decay"] and group.get("decoupled_weight_decay"):
-        value = value * (1 - lr * decay)
+        value = value * shrink
     elif group["weight_decay"]:
         gradient = gradient + decay * value
-    step = tensors["step"] + 1
-    mean = tensors["exp_avg"] + (gradient - tensors["exp_avg"]) * (1 - beta1)
-    square = tensors["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
-    new = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+    mean = tensors["exp_avg"] + (gradient - tensors["exp_avg"]) * fresh1
+    square = tensors["exp_avg_sq"] + (gradient * gradient - tensors["exp_avg_sq"]) * fresh2
+    new = {"step": tensors["step"] + 1, "exp_avg": mean, "exp_avg_sq": square}
     if group["amsgrad"]:
         square = new["max_exp_avg_sq"] = torch.maximum(tensors["max_exp_avg_sq"], square)
-    scale = square.sqrt() / (1 - beta2**step).sqrt() + eps
-    return new | {"value": value - (lr / (1 - beta1**step)) * (mean / scale)}
+    return new | {"value": value - size * mean / (square.sqrt() * unbias + eps)}
 
 
 def _sgd_numbers(group: Group) -> tuple[float, ...]:
     return tuple(float(group[key]) for key in ("lr", "momentum", "dampening", "weight_decay"))
 
 
-def _sgd(tensors: Tensors, gradient: Tensor, numbers: Numbers, group: Group) -> Tensors:
-    """Stochastic gradient descent with momentum; source: Sutskever et al. (2013), ICML (as in torch.optim.SGD)."""
+def _sgd_factors(numbers: Numbers, tensors: Tensors) -> Numbers:
     lr, momentum, dampening, decay = numbers
+    return lr, momentum, 1 - dampening, decay
+
+
+def _sgd(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) -> Tensors:
+    """Stochastic gradient descent with momentum; source: Sutskever et al. (2013), ICML (as in torch.optim.SGD)."""
+    lr, momentum, fresh, decay = factors
     value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
     if group["weight_decay"]:
         gradient = gradient + decay * value
     if "momentum_buffer" not in tensors:
         return {"value": value - lr * gradient}
-    buffer = momentum * tensors["momentum_buffer"] + (1 - dampening) * gradient
+    buffer = momentum * tensors["momentum_buffer"] + fresh * gradient
     direction = gradient + momentum * buffer if group["nesterov"] else buffer
     return {"value": value - lr * direction, "momentum_buffer": buffer}
 
 
-def _no_numbers(group: Group) -> tuple[float, ...]:
+def _none(group: Group) -> tuple[float, ...]:
     return (0.0,)
 
 
-def _hand_over(tensors: Tensors, gradient: Tensor, numbers: Numbers, group: Group) -> Tensors:
+def _as_they_are(numbers: Numbers, tensors: Tensors) -> Numbers:
+    return numbers
+
+
+def _hand_over(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) -> Tensors:
     return {"gradient": gradient}
 
 
-ADAM, SGD, OUTSIDE = Rule(_adam_numbers, _adam), Rule(_sgd_numbers, _sgd), Rule(_no_numbers, _hand_over)
+ADAM = Rule(_adam_numbers, _adam_factors, _adam)
+SGD = Rule(_sgd_numbers, _sgd_factors, _sgd)
+OUTSIDE = Rule(_none, _as_they_are, _hand_over)
