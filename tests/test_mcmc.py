@@ -9,8 +9,9 @@ import torch
 
 from probgen.core.module import Fixed, LatentVariableModel, Program, data_plate
 from probgen.infer.mcmc import mcmc
+from probgen.infer.nuts import PyroNUTS
 
-run = partial(mcmc, draws=100, tune=100, chains=1, seed=0, progress=False)
+run = partial(mcmc, draws=100, tune=100, chains=1, seed=0, sampler=PyroNUTS(), progress=False)
 
 
 class NormalMeans(LatentVariableModel):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyro
 import torch
-from pyro.infer import NUTS
-from pyro.infer.autoguide import init_to_uniform, init_to_value
 from torch import Tensor
 from tqdm import tqdm
 
-from probgen.core.density import density
-from probgen.core.runtime import is_enumerated, isolated, latent_sites, sample_sites
-from probgen.infer.posterior import complete
-from probgen.infer.simulate import Draws, Site, holds_data, shape_of, trace_of
-
-if TYPE_CHECKING:
-    from probgen.core.module import GenerativeModel
+from probgen.core.graph import NotCompilable
+from probgen.core.module import GenerativeModel, Program
+from probgen.infer.log_density import LogDensity, plate_dims
+from probgen.infer.nuts import Chain, Plan, PyroNUTS, Sampler, Walk
+from probgen.infer.nuts_nutpie import Nutpie
+from probgen.infer.simulate import Draws, trace_of
+from probgen.infer.starts import Init, Scaled, starts
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,13 @@ class Chains:
         ``(chain, draw)`` each, under ArviZ's names: ``diverging`` (bool), ``energy`` and ``lp`` (nats; ``lp`` is the
         log joint density in the unconstrained space), ``acceptance_rate`` (average over a trajectory),
         ``step_size``, ``n_steps`` and ``tree_depth`` (of a trajectory).
+    warmup : Chains or None
+        The steps before, which adapt step size and scales, if they were kept; no draws from the posterior.
     """
 
     draws: Draws
     stats: dict[str, Tensor] = field(default_factory=dict)
+    warmup: Chains | None = None
 
     @property
     def merged(self) -> Draws:
@@ -46,41 +47,53 @@ class Chains:
 
 
 def mcmc(
-    gen: GenerativeModel,
+    gen: GenerativeModel | Callable[..., Any],
     *batch: Any,
     draws: int = 1000,
     tune: int = 1000,
     chains: int = 4,
     seed: int | None = None,
-    init: Mapping[str, Tensor] | None = None,
+    init: Init = None,
     target_accept: float = 0.8,
     max_tree_depth: int = 10,
+    dtype: torch.dtype | None = None,
+    sampler: Sampler | None = None,
+    save_warmup: bool = False,
     progress: bool = True,
 ) -> Chains:
     r"""Draws from the exact posterior of every continuous latent site, by the No-U-Turn sampler.
 
     .. math:: p(\theta, z \mid x) \propto \sum_k p(x, z, k, \theta)
 
-    with the enumerated sites k summed out; parameters of the modules stay as they are. The chains run one after the
-    other, on the full data, at the precision of the model's tensors (float64 helps with sums over many rows).
+    with the enumerated sites k summed out; parameters of the modules stay as they are. The log density and its
+    gradient are compiled into one graph of the full data, which takes seconds, and nutpie runs the chains on it, one
+    after the other. Where that is not possible a warning says why and Pyro's sampler does it.
 
     Parameters
     ----------
-    gen : GenerativeModel
-        A family or a Program; its guide is not used.
+    gen : GenerativeModel or callable
+        A family, a Program or a Pyro model; its guide is not used.
     *batch : Tensor
         What the programs take: all of the data.
     draws, tune, chains : int
         Draws kept in each chain, steps before them that adapt step size and scales, number of chains.
     seed : int, optional
         Makes the chains reproducible; each has its own stream either way, and torch's generator is left alone.
-    init : mapping of str to Tensor, optional
-        Starting points ``(chains, *plate dims, *event)`` of some sites in their natural space, for instance
-        ``posterior(gen, x, draws=chains)``; default: uniform on (-2, 2) in the unconstrained space.
+    init : mapping of str to Tensor, GenerativeModel or callable, optional
+        Starting points ``(chains, *plate dims, *event)`` of some sites in their natural space; or a fitted guide (or
+        a model with one), whose draws become starting points and initial scales. Default: uniform on (-2, 2) in the
+        unconstrained space.
     target_accept : float
         Acceptance rate that the step size is adapted to; nearer to 1 if there are divergences.
     max_tree_depth : int
         Bound on the doublings of a trajectory.
+    dtype : torch.dtype, optional
+        Precision of density and draws, for instance ``torch.float64`` for sums over many rows; the model's own
+        tensors stay as they are. Default: their precision.
+    sampler : Sampler, optional
+        :class:`Nutpie` or :class:`PyroNUTS`; one that is given does not give way to another.
+    save_warmup : bool
+        Whether to keep the steps that adapt.
     progress : bool
         Whether to show a bar where there is a terminal.
 
@@ -93,154 +106,70 @@ def mcmc(
     ------
     ValueError
         If nothing is observed, a plate is subsampled, a discrete site is not enumerated, a site's density is only
-        estimated, or there is no continuous latent site.
+        estimated, there is no continuous latent site, or no finite density where a chain starts.
 
     References
     ----------
     Hoffman, Gelman (2014), The No-U-Turn sampler, https://arxiv.org/abs/1111.4246;
     Betancourt (2017), A conceptual introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
 
-    >>> import pyro.distributions as dist
-    >>> from probgen.core.module import Program
+    >>> import pyro, pyro.distributions as dist
     >>> def model(y):
     ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(y)):
     ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
-    >>> found = mcmc(Program(model), torch.ones(8), draws=10, tune=10, chains=2, seed=0)
+    >>> found = mcmc(model, torch.ones(8), draws=10, tune=10, chains=2, seed=0, sampler=PyroNUTS())
     >>> found.draws["mu"].shape, found.stats["energy"].shape
     (torch.Size([2, 10]), torch.Size([2, 10]))
     """
     _check_counts(draws=draws, tune=tune, chains=chains)
-    source = None if seed is None else torch.Generator().manual_seed(seed)
-    seeds = torch.randint(2**62, (chains,), generator=source).tolist()
-    runs = []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        sites = _sampled(gen, batch)
-        starts = _starts(sites, init or {}, chains)
-        bar = tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step")
-        with bar, isolated(), pyro.validation_enabled(False):  # a diverging trajectory leaves the support
-            for stream, start in zip(seeds, starts, strict=True):
-                kernel = RecordingNUTS(
-                    gen.model,
-                    init_strategy=start,
-                    target_accept_prob=target_accept,
-                    max_tree_depth=max_tree_depth,
-                    max_plate_nesting=gen.max_plate_nesting,
-                )
-                torch.manual_seed(stream)
-                runs.append(_chain(kernel, batch, tune, draws, bar))
-        values, stats = (_stack(part) for part in zip(*runs, strict=True))
-        values = {name: values[name].reshape(chains, draws, *shape_of(site)) for name, site in sites.items()}
-        return _with_deterministic(gen, batch, Chains(values, stats))
+        if seed is None:
+            torch.seed()
+        else:
+            torch.manual_seed(seed)
+        seeds = torch.randint(2**62, (chains,)).tolist()
+        log_density = LogDensity(as_program(gen, *batch), *batch, dtype=dtype)
+        scaled, u = starts(log_density, batch, init, chains)
+        chain = _ready(sampler, scaled)
+        with tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step") as bar:
+            plan = Plan(tune, draws, target_accept, max_tree_depth, bar.update)
+            walks = [chain(start, stream, plan) for start, stream in zip(scaled.v(u), seeds, strict=True)]
+        warmup = _chains(scaled, walks, slice(0, tune)) if save_warmup else None
+        return _chains(scaled, walks, slice(tune, None), warmup)
 
 
-class RecordingNUTS(NUTS):
-    """Pyro's No-U-Turn kernel that notes what happened in each transition."""
-
-    def sample(self, params: Draws) -> Draws:
-        self.leaves: list[Any] = []
-        self.energy = torch.zeros(())
-        return super().sample(params)
-
-    def _build_basetree(self, *args: Any) -> Any:
-        """One leapfrog step; its last argument is the energy at the start of the trajectory."""
-        self.leaves.append(super()._build_basetree(*args))
-        self.energy = args[-1]
-        return self.leaves[-1]
-
-    def statistics(self) -> dict[str, Tensor]:
-        """Of the transition just made, under ArviZ's names."""
-        steps = len(self.leaves)
-        return {
-            "diverging": torch.stack([torch.as_tensor(leaf.diverging) for leaf in self.leaves]).any(),
-            "energy": self.energy,
-            "lp": -self._potential_energy_last,
-            "acceptance_rate": torch.stack([leaf.sum_accept_probs for leaf in self.leaves]).mean(),
-            "step_size": torch.tensor(float(self.step_size)),
-            "n_steps": torch.tensor(steps),
-            "tree_depth": torch.tensor(steps.bit_length()),
-        }
+def as_program(gen: GenerativeModel | Callable[..., Any], *batch: Any) -> GenerativeModel:
+    """A model of the library as it is; any other Pyro model as a Program with as many dims as its plates use."""
+    if isinstance(gen, GenerativeModel):
+        return gen
+    with torch.no_grad():
+        return Program(gen, max_plate_nesting=max(1, plate_dims(trace_of(gen, batch))))
 
 
-def _chain(kernel: RecordingNUTS, batch: tuple, tune: int, draws: int, bar: tqdm) -> tuple[Draws, dict[str, Tensor]]:
-    """Natural-space draws of one chain, and the statistics of each."""
-    kept, stats = [], []
-    kernel.setup(tune, *batch)
-    params, transforms = kernel.initial_params, kernel.transforms
-    for step in range(tune + draws):
-        params = kernel.sample(params)
-        if step >= tune:
-            kept.append({name: transforms[name].inv(value).detach() for name, value in params.items()})
-            stats.append({name: value.detach() for name, value in kernel.statistics().items()})
-        bar.update()
-    kernel.cleanup()
-    return _stack(kept), _stack(stats)
+def _ready(sampler: Sampler | None, scaled: Scaled) -> Chain:
+    """The sampler asked for, else nutpie's, else Pyro's with a word about why."""
+    if sampler is not None:
+        return sampler(scaled, scaled.loc)
+    try:
+        return Nutpie()(scaled, scaled.loc)
+    except ModuleNotFoundError:
+        reason = "nutpie is not installed (pip install nutpie)"
+    except NotCompilable as error:
+        reason = f"the model cannot be compiled: {error}"
+    warnings.warn(f"Pyro's sampler, which is slower, draws the chains, since {reason}", stacklevel=3)
+    return PyroNUTS()(scaled, scaled.loc)
 
 
-def _stack(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
-
-
-def _with_deterministic(gen: GenerativeModel, batch: tuple, chains: Chains) -> Chains:
-    values = complete(gen, *batch, given=chains.merged, discrete=False)
-    counts = next(iter(chains.draws.values())).shape[:2]
-    return Chains({name: value.unflatten(0, counts) for name, value in values.items()}, chains.stats)
+def _chains(scaled: Scaled, walks: list[Walk], steps: slice, warmup: Chains | None = None) -> Chains:
+    """Some steps of all chains, in the natural space."""
+    u = scaled.u(torch.stack([walk.points[steps] for walk in walks]))
+    values = scaled.log_density.constrain(u.flatten(0, 1))
+    stats = {name: torch.stack([walk.stats[name][steps] for walk in walks]) for name in walks[0].stats}
+    return Chains({name: value.unflatten(0, u.shape[:2]) for name, value in values.items()}, stats, warmup)
 
 
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"expected {name} >= 1, got {value}")
-
-
-@torch.no_grad()
-def _sampled(gen: GenerativeModel, batch: tuple) -> dict[str, Site]:
-    """The continuous latent sites; refuses programs that the sampler would get wrong."""
-    probe = trace_of(gen.model, batch)
-    if not any(holds_data(site) for site in sample_sites(probe).values()):
-        raise ValueError("expected observed sites, found none; pass the data, or draw with prior_predictive")
-    for site in sample_sites(probe).values():
-        _check_plates(site)
-        _check_density(site)
-    sites = {name: site for name, site in latent_sites(probe).items() if not is_enumerated(site)}
-    for name, site in sites.items():
-        if site["fn"].support.is_discrete:
-            raise ValueError(
-                f"expected continuous latent sites, '{name}' is discrete; sum it out with infer={{'enumerate': "
-                "'parallel'}, or write the marginal density (probgen.distributions)"
-            )
-    if not sites:
-        raise ValueError("expected continuous latent sites, found none; there is nothing to draw by MCMC")
-    return sites
-
-
-def _check_plates(site: Site) -> None:
-    for frame in site["cond_indep_stack"]:
-        if frame.full_size is not None and frame.full_size != frame.size:
-            raise ValueError(
-                f"expected the full data, plate '{frame.name}' around site '{site['name']}' holds {frame.size} of "
-                f"{frame.full_size} rows; MCMC needs all rows, or use fit with a guide for mini-batches"
-            )
-
-
-def _check_density(site: Site) -> None:
-    """A latent prior may lack its constant; a likelihood must not, and no term may be random."""
-    kind, allowed = density(site["fn"]), ("exact",) if site["is_observed"] else ("exact", "unnormalised")
-    if kind not in allowed:
-        raise ValueError(
-            f"expected an exact density at site '{site['name']}', got {kind}; its gradient is not that of the "
-            "posterior: use a family with an exact density there, or fit a guide"
-        )
-
-
-def _starts(sites: Mapping[str, Site], init: Mapping[str, Tensor], chains: int) -> list[Callable]:
-    """Pyro's initialisation of each chain: given values where there are some."""
-    for name, value in init.items():
-        if name in sites and tuple(value.shape) != (expected := (chains, *shape_of(sites[name]))):
-            raise ValueError(
-                f"expected init['{name}'] of shape {expected}, got {tuple(value.shape)}; one start for each chain, for "
-                "instance posterior(gen, x, draws=chains)"
-            )
-    full = {name: init[name].reshape(chains, *site["value"].shape) for name, site in sites.items() if name in init}
-    rows = ({name: value[chain] for name, value in full.items()} for chain in range(chains))
-    return [init_to_value(values=values, fallback=init_to_uniform) for values in rows]

@@ -1,0 +1,152 @@
+"""nutpie's No-U-Turn sampler on a log density compiled into one graph."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probgen.core.graph import Compiled, compiled
+from probgen.infer.log_density import value_and_grad
+from probgen.infer.nuts import Chain, Plan, Walk
+
+STATS = {
+    "diverging": "diverging",
+    "energy": "energy",
+    "logp": "lp",
+    "mean_tree_accept": "acceptance_rate",
+    "step_size": "step_size",
+    "n_steps": "n_steps",
+    "depth": "tree_depth",
+}
+
+
+@dataclass(frozen=True)
+class Nutpie:
+    """The sampler of nutpie (Rust) on the log density and its gradient, compiled into one graph.
+
+    It adapts the scales of the coordinates to gradients as well as to draws, and needs shorter warm-ups for it.
+
+    Parameters
+    ----------
+    low_rank : bool
+        Whether to adapt to correlations, too; for posteriors of up to some hundred dims.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        From the call, without nutpie.
+    NotCompilable
+        From the call, if the log density cannot become one graph.
+
+    References
+    ----------
+    https://github.com/pymc-devs/nutpie; Hoffman, Gelman (2014), The No-U-Turn sampler, https://arxiv.org/abs/1111.4246
+    """
+
+    low_rank: bool = False
+
+    def __call__(self, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain:
+        import nutpie  # noqa: F401  # its absence shows here, before a compilation that takes seconds
+
+        both = value_and_grad(log_density)
+
+        def in_double(u: Tensor) -> tuple[Tensor, Tensor]:
+            value, grad = both(u.to(example))
+            return value.double().cpu(), grad.double().cpu()
+
+        return partial(_walk, self, compiled(in_double, example.double().cpu()))
+
+
+def _walk(sampler: Nutpie, fast: Compiled, start: Tensor, seed: int, plan: Plan) -> Walk:
+    """One chain."""
+    import nutpie
+
+    trace = nutpie.sample(
+        Callbacks(fast, start, plan).model(),
+        draws=plan.draws,
+        tune=plan.tune,
+        chains=1,
+        cores=1,
+        seed=seed,
+        target_accept=plan.target_accept,
+        maxdepth=plan.max_tree_depth,
+        low_rank_modified_mass_matrix=sampler.low_rank,
+        store_unconstrained=True,
+        progress_bar=False,
+        return_raw_trace=True,
+    )
+    _, (steps,) = trace.get_arrow_trace()
+    if steps.num_rows < plan.tune + plan.draws:  # nutpie ends early and quietly
+        raise KeyboardInterrupt
+    points = _column(steps, "unconstrained_draw").reshape(-1, len(start))
+    return Walk(points.to(start), {name: _column(steps, column) for column, name in STATS.items()})
+
+
+class Callbacks:
+    """What nutpie calls during one chain, from a thread of its own."""
+
+    def __init__(self, fast: Compiled, start: Tensor, plan: Plan):
+        self.fast, self.start, self.plan = fast, start.double().cpu().numpy(), plan
+        self.thread, self.left = ForeignThread(), plan.tune + plan.draws
+
+    def model(self) -> Any:
+        from nutpie.compiled_pyfunc import from_pyfunc
+
+        dims, nothing = len(self.start), ([], [], [])  # no variables: the points are among the statistics
+        return from_pyfunc(
+            dims, lambda: self.log_density, lambda *_: self.after_step, *nothing, make_initial_point_fn=self.first
+        )
+
+    def first(self, seed: int) -> np.ndarray:
+        self.thread.keep()
+        return self.start
+
+    def log_density(self, u: np.ndarray) -> tuple[float, np.ndarray]:
+        value, grad = self.fast(torch.from_numpy(u))
+        return value.item(), grad.numpy()
+
+    def after_step(self, u: np.ndarray) -> dict[str, np.ndarray]:
+        self.plan.advance()
+        self.left -= 1
+        if not self.left:
+            self.thread.release()
+        return {}
+
+
+class ForeignThread:
+    """Python's record of a thread that it did not start, kept from one call out of that thread to the next.
+
+    Without it the interpreter makes one for every call, which takes longer than a small log density.
+    """
+
+    def __init__(self) -> None:
+        self._kept: int | None = None
+
+    def keep(self) -> None:
+        """To be called from the thread, once."""
+        ctypes.pythonapi.PyGILState_Ensure()
+        self._kept = threading.get_ident()
+
+    def release(self) -> None:
+        """To be called from the same thread at the end; does nothing in another one."""
+        if self._kept == threading.get_ident():
+            ctypes.pythonapi.PyGILState_Release(0)
+            self._kept = None
+
+
+def _column(table: Any, name: str) -> Tensor:
+    """A column of an Arrow table, lists one after the other."""
+    import pyarrow
+
+    values = pyarrow.array(table.column(name))
+    values = values.flatten() if pyarrow.types.is_nested(values.type) else values
+    array = values.to_numpy(zero_copy_only=False)
+    return torch.tensor(array.astype(np.int64) if array.dtype == np.uint64 else array)
