@@ -46,6 +46,9 @@ class Source(Protocol):
     def left(self) -> int:
         """How many selections end the epoch, at least."""
 
+    def per_epoch(self) -> int | None:
+        """How many selections make an epoch, where that is known."""
+
     def cursor(self) -> dict[str, Any]:
         """Where the stream stands, as something that JSON can hold."""
 
@@ -109,6 +112,9 @@ class InMemory:
 
     def left(self) -> int:
         return 1 if self._whole() else -(-(self.rows - self.position) // self.batch_size)
+
+    def per_epoch(self) -> int | None:
+        return -(-self.rows // self.batch_size)
 
     def _take(self, index: Tensor | slice) -> Batch:
         return tuple(part[index] if part is not None and part.ndim else part for part in self.data)
@@ -177,6 +183,12 @@ class Stream:
 
     def left(self) -> int:
         return 1
+
+    def per_epoch(self) -> int | None:
+        try:
+            return len(self.batches) if isinstance(self.batches, Sized) else None
+        except TypeError:  # a loader over an iterable data set has a length that it cannot tell
+            return None
 
     def _open(self, position: int) -> None:
         """Starts an epoch and moves to the batch at ``position``."""

@@ -27,6 +27,7 @@ WATCHED = 12  # steps that are timed before anything is decided
 GIVE_UP = 3.0  # seconds of remaining work below which compiling is not considered
 REPAID = 1.5  # what compiling must save, as a multiple of what it costs
 BLOCK, TINY = 10, 4e-4  # so many steps in one call, where one takes less than so many seconds
+DISPATCH = 4e-6  # seconds that one operation takes apart from computing
 SHAPES = 8  # graphs for so many shapes of batches
 
 
@@ -59,16 +60,16 @@ class Engine:
         if compile == "auto" and watched:
             self._give_up("callbacks may change anything between steps; compile=True if yours change tensors alone")
         elif not self.eager and run.fabric.world_size > 1:
-            self._give_up("several processes train together", warn=not self.must)
+            self._give_up("several processes train together", warn=False)
 
     def advance(self, room: int, remaining: float) -> None:
         """At least one step and at most ``room``, of about ``remaining`` in all."""
-        if not self.eager and len(self.seconds) >= (1 if self.must else WATCHED) and not self.parts:
-            self._consider(remaining)
+        if not self.parts and self._promising(remaining):
+            self.parts = lay_out(self.run, self.rule is OUTSIDE)
         if not self.parts:
             began = time.perf_counter()
             self.run.advance()
-            if not self.eager:
+            if len(self.seconds) < WATCHED:
                 self.seconds.append(time.perf_counter() - began)
             return
         room = min(room, self.run.source.alike())
@@ -85,17 +86,18 @@ class Engine:
 
     def close(self) -> None:
         """Leaves parameters and optimizer as they would be without compilation."""
+        if not self.eager and not self.steps:
+            self.run.history.compiled = "no: the steps take less time than compiling"
         release(self.run, self.parts)
         self.parts = []
 
     # -- whether -------------------------------------------------------------------------------------------------
 
-    def _consider(self, remaining: float) -> None:
-        """Lays the parameters out for a graph, if there is enough left to do."""
-        if self.must or remaining * self._eager_seconds() > GIVE_UP:
-            self.parts = lay_out(self.run, self.rule is OUTSIDE)
-        else:
-            self._give_up("the remaining steps take less time than compiling", warn=False)
+    def _promising(self, remaining: float) -> bool:
+        """Whether enough is left to do, as far as the first steps tell."""
+        if self.eager or len(self.seconds) < (1 if self.must else WATCHED):
+            return False
+        return self.must or remaining * self._eager_seconds() > GIVE_UP
 
     def _eager_seconds(self) -> float:
         return statistics.median(self.seconds[2:] or self.seconds)
@@ -130,9 +132,9 @@ class Engine:
         return gain > REPAID * self.run.history.compile_seconds
 
     def _repaid(self, step: Step, remaining: float) -> bool:
-        """Compiling saves at least the Python around the operations, and some microseconds for each of them."""
-        gain = max(self._eager_seconds() - step.replay_seconds(), 0.0) + 3e-6 * step.operations
-        return remaining * gain > REPAID * (3.0 + 0.01 * step.operations)
+        """Compiling saves the Python around the operations and most of their dispatch; what they compute remains."""
+        computing = max(step.replay_seconds() - DISPATCH * step.operations, 0.0)
+        return remaining * (self._eager_seconds() - computing) > REPAID * (4.0 + 0.015 * step.operations)
 
     def _more(self, step: Step, room: int, remaining: float) -> list[Selection]:
         """What else goes into the same call: the rest of a block, where steps are tiny and enough are left."""
@@ -155,8 +157,8 @@ class Engine:
     def _give_up(self, reason: str, warn: bool = True) -> None:
         if self.must:
             raise NotCompilable(reason)
-        self.close()
         self.eager, self.run.history.compiled = True, f"no: {reason}"
+        self.close()
         if warn:
             warnings.warn(f"training goes on uncompiled: {reason}", FitWarning, stacklevel=5)
 

@@ -55,10 +55,11 @@ class Plan:
         return min(ends)
 
     def remaining(self, run: Run) -> float:
-        """About how many steps are left; 0 where that is not known yet."""
+        """About how many steps are left; as many again where the length of an epoch is not known yet."""
         if self.steps is not None:
             return self.steps - run.step
-        return (self.epochs - run.source.epoch) * run.step / max(1, run.source.epoch) if run.source.epoch else 0.0
+        known = run.source.per_epoch() or (run.step / run.source.epoch if run.source.epoch else None)
+        return run.step if known is None else self.epochs * known - run.step
 
     @staticmethod
     def due(every: int | None, run: Run, new_epoch: bool) -> bool:
