@@ -108,8 +108,10 @@ class Compiled:
 
     Attributes
     ----------
+    module : GraphModule
+        The graph; it takes what :meth:`inputs` gives.
     operations : int
-        Number of tensor operations in the graph.
+        Number of tensor operations in it.
     """
 
     def __init__(self, recording: Recording):
@@ -118,7 +120,7 @@ class Compiled:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         self.operations = sum(node.op == "call_function" for node in graph.graph.nodes)
-        self._graph, self._run = graph, graph
+        self.module, self._run = graph, graph
 
     def build(self, *examples: Tensor) -> Compiled:
         """Compiles for inputs such as these; inductor keeps the result on disk for the next time.
@@ -126,18 +128,19 @@ class Compiled:
         Raises :class:`NotCompilable` if it cannot, for instance for want of a C++ compiler.
         """
         with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            inputs = [value.detach().clone() for value in self._inputs(examples)]
+            inputs = [value.detach().clone() for value in self.inputs(*examples)]
             try:
-                self._run = _by_inductor(self._graph, inputs)
+                self._run = by_inductor(self.module, inputs)
             except Exception as error:
                 raise NotCompilable(_first_line(error)) from error
         return self
 
     def __call__(self, *inputs: Tensor) -> Any:
         with torch.no_grad():
-            return pytree.tree_unflatten(self._run(*self._inputs(inputs)), self._outputs)
+            return pytree.tree_unflatten(self._run(*self.inputs(*inputs)), self._outputs)
 
-    def _inputs(self, given: tuple[Tensor, ...]) -> list[Tensor]:
+    def inputs(self, *given: Tensor) -> list[Tensor]:
+        """All inputs of the graph: those given, the tensors closed over, new draws."""
         return [*given, *self._closed_over, *[draw() for draw in self._draws]]
 
 
@@ -242,7 +245,8 @@ def _free_draw(node: fx.Node) -> Draw | None:
     return lambda: fill(torch.empty_strided(like.shape, like.stride, **layout), *numbers)
 
 
-def _by_inductor(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """A graph as machine code, from inductor's cache on disk where it is there."""
     options = {key: value for key, value in OPTIONS.items() if key in torch._inductor.list_options()}
     how = {"dynamic_shapes": "from_example_inputs", "options": {"config_patches": options}}
     try:

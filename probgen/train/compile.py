@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from probgen.core.graph import Compiled, NotCompilable, compiled, record
+from probgen.core.graph import Compiled, NotCompilable, record
 from probgen.core.missing import assume_missing
 from probgen.train.parts import Part
 from probgen.train.update import rule_of
@@ -91,11 +91,16 @@ class Step:
 
     def build(self, steps: int, numbers: Tensor) -> None:
         """Compiles so many steps into one graph, and compares it with the program."""
-        inputs = [*self.tensors, numbers, *self._stacked([self.selection] * steps)]
-        with torch.no_grad(), assume_missing(True):
-            graph = compiled(self._steps, *inputs)
+        graph, inputs = self.prepare(steps, numbers)
+        graph.build(*inputs)
         self._check(graph, inputs)
         self.graphs[steps] = graph
+
+    def prepare(self, steps: int, numbers: Tensor) -> tuple[Compiled, list[Tensor]]:
+        """The graph of so many steps, not compiled yet, and its inputs."""
+        inputs = [*self.tensors, numbers, *self._stacked([self.selection] * steps)]
+        with torch.no_grad(), assume_missing(True):
+            return Compiled(record(self._steps, *inputs)), inputs
 
     def hand_over(self) -> None:
         """Gives the parameters their gradients, for an optimizer that stands outside of the graph."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from probgen.core.background import Background
 from probgen.core.graph import NotCompilable
 from probgen.train.compile import Step
 from probgen.train.data import Selection
@@ -19,7 +21,7 @@ from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.update import OUTSIDE, rule_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Choice = bool | Literal["auto"]
 
@@ -27,6 +29,7 @@ WATCHED = 12  # steps that are timed before anything is decided
 GIVE_UP = 3.0  # seconds of remaining work below which compiling is not considered
 REPAID = 1.5  # what compiling must save, as a multiple of what it costs
 BLOCK, TINY = 10, 4e-4  # so many steps in one call, where one takes less than so many seconds
+ELSEWHERE = 6.0  # seconds of a second Python, which compiling in the background costs
 DISPATCH = 4e-6  # seconds that one operation takes apart from computing
 SHAPES = 8  # graphs for so many shapes of batches
 
@@ -56,6 +59,7 @@ class Engine:
         self.seconds: list[float] = []
         self.parts: list[Part] = []
         self.steps: dict[Any, Step] = {}
+        self.waiting: tuple[Any, Step, Background] | None = None
         self._numbers: tuple[Any, Tensor] = ((), torch.empty(0))
         if compile == "auto" and watched:
             self._give_up("callbacks may change anything between steps; compile=True if yours change tensors alone")
@@ -88,8 +92,10 @@ class Engine:
         """Leaves parameters and optimizer as they would be without compilation."""
         if not self.eager and not self.steps:
             self.run.history.compiled = "no: the steps take less time than compiling"
+        if self.waiting is not None:
+            self.waiting[2].stop()
         release(self.run, self.parts)
-        self.parts = []
+        self.parts, self.waiting = [], None
 
     # -- whether -------------------------------------------------------------------------------------------------
 
@@ -106,35 +112,54 @@ class Engine:
         """The step for batches of this shape, compiled now if it is new and that is repaid."""
         tensors = self.run.source.tensors(selection)
         key = (*((t.shape, t.dtype) for t in tensors), self.run.source.missing(selection))
-        if key in self.steps or len(self.steps) == SHAPES or not self._worth_recording(remaining):
-            return self.steps.get(key)
-        began = time.perf_counter()
+        if key in self.steps:
+            return self.steps[key]
         try:
-            step = Step(self.run, self.parts, selection)
-            if not self.must and not self.steps and not self._repaid(step, remaining):
-                self._give_up("the remaining steps would not repay it", warn=False)
-                return None
-            step.build(1, self._hyperparameters(1))
+            with self._timed():
+                step = self._awaited(key) if self.waiting else self._new(key, selection, remaining)
         except NotCompilable as error:
-            if self.must:
-                raise
-            self._give_up(str(error))
+            return self._give_up(str(error))
+        if step is not None:
+            self.run.history.compiled = self.run.history.compiled or f"from step {self.run.step + 1} on"
+            self.steps[key] = step
+        return step
+
+    def _new(self, key: Any, selection: Selection, remaining: float) -> Step | None:
+        """Builds the step, or starts to; ``None`` where it is not there yet, or would not be repaid."""
+        if not self._worth_recording(remaining):
             return None
-        self._note_compiled(time.perf_counter() - began)
-        return self.steps.setdefault(key, step)
+        step = Step(self.run, self.parts, selection)
+        if not self.must:
+            computing = max(step.replay_seconds() - DISPATCH * step.operations, 0.0)
+            cost, now = 4.0 + 0.015 * step.operations, self._eager_seconds()
+            if not self.steps and remaining * (now - computing) < REPAID * cost:
+                return self._give_up("the remaining steps would not repay it", warn=False)
+            if cost * computing / now > ELSEWHERE:  # what goes on meanwhile is worth more than another Python costs
+                graph, inputs = step.prepare(1, self._hyperparameters(1))
+                self.waiting = key, step, Background(graph, *inputs)
+                return None
+        step.build(1, self._hyperparameters(1))
+        return step
+
+    def _awaited(self, key: Any) -> Step | None:
+        """The step that is compiled in the background, once it is done."""
+        awaited, step, work = self.waiting
+        if key != awaited or not work.done():
+            return None
+        work.stop()
+        self.waiting = None
+        step.build(1, self._hyperparameters(1))
+        return step
 
     def _worth_recording(self, remaining: float) -> bool:
         """Further shapes: as often as they come, at the gain and the cost of the first."""
+        if len(self.steps) == SHAPES:
+            return False
         if self.must or not self.steps:
             return True
         first = next(iter(self.steps.values()))
-        gain = remaining * (self._eager_seconds() - first.seconds) / (1 + len(self.run.history.loss))
+        gain = remaining * (self._eager_seconds() - first.seconds) / (1 + self.run.step)
         return gain > REPAID * self.run.history.compile_seconds
-
-    def _repaid(self, step: Step, remaining: float) -> bool:
-        """Compiling saves the Python around the operations and most of their dispatch; what they compute remains."""
-        computing = max(step.replay_seconds() - DISPATCH * step.operations, 0.0)
-        return remaining * (self._eager_seconds() - computing) > REPAID * (4.0 + 0.015 * step.operations)
 
     def _more(self, step: Step, room: int, remaining: float) -> list[Selection]:
         """What else goes into the same call: the rest of a block, where steps are tiny and enough are left."""
@@ -143,16 +168,17 @@ class Engine:
         if self.block not in step.graphs:
             if remaining * step.seconds / 2 < REPAID * self.run.history.compile_seconds:
                 return []
-            began = time.perf_counter()
-            step.build(self.block, self._hyperparameters(self.block))
-            self._note_compiled(time.perf_counter() - began)
+            with self._timed():
+                step.build(self.block, self._hyperparameters(self.block))
         return [self.run.source.choose()[0] for _ in range(self.block - 1)]
 
-    def _note_compiled(self, seconds: float) -> None:
-        history = self.run.history
-        history.compile_seconds += seconds
-        if not history.compiled:
-            history.compiled = f"from step {self.run.step + 1} on"
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.run.history.compile_seconds += time.perf_counter() - began
 
     def _give_up(self, reason: str, warn: bool = True) -> None:
         if self.must:
