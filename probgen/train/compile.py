@@ -57,7 +57,7 @@ class Step:
     def __init__(self, run: Run, parts: Sequence[Part], selection: Selection):
         self.run, self.parts, self.selection = run, parts, selection
         self.rule = rule_of(run.optimizer.optimizer)
-        self.example = run.source.tensors(selection)
+        self.example = self._inputs(selection)
         with assume_missing(run.source.missing(selection)), _untouched(run.module.buffers()):
             self.recording = record(self._loss, *self.example)
         known = {id(buffer) for buffer in run.module.buffers()}
@@ -119,8 +119,11 @@ class Step:
         return statistics.median(times)
 
     def _stacked(self, selections: Sequence[Selection]) -> list[Tensor]:
-        inputs = [self.run.source.tensors(selection) for selection in selections]
+        inputs = [self._inputs(selection) for selection in selections]
         return [torch.stack(values) if len(values) > 1 else values[0][None] for values in zip(*inputs, strict=True)]
+
+    def _inputs(self, selection: Selection) -> list[Tensor]:
+        return [tensor.to(self.run.fabric.device) for tensor in self.run.source.tensors(selection)]
 
     def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
         """Loss, gradient norm and random state after one call are those of the program itself."""
@@ -133,8 +136,8 @@ class Step:
             torch.set_rng_state(state)
             found = graph(*[tensor.clone() for tensor in inputs])
             same = len(found) > 1 or torch.equal(drawn, torch.get_rng_state())
-        error = (found[0] - expected).abs() / (1 + expected.abs())
-        if not same or (error > TOLERANCE.get(value.dtype, 0.05)).any():
+        tolerance = TOLERANCE.get(value.dtype, 0.05)
+        if not same or not torch.allclose(found[0], expected, rtol=tolerance, atol=tolerance, equal_nan=True):
             raise NotCompilable(
                 f"the compiled step gives loss and gradient norm {found[0].tolist()}, the program {expected.tolist()}"
             )

@@ -22,6 +22,9 @@ class Source(Protocol):
     rows: int | None
     epoch: int
 
+    def to(self, device: torch.device) -> None:
+        """Moves the data to where the model is, if they fit."""
+
     def peek(self) -> Batch:
         """A batch of the usual size; the cursor does not move."""
 
@@ -67,6 +70,12 @@ class InMemory:
         self.batch_size, self.seed, self.rank, self.world = batch_size * world, seed, rank, world
         self.epoch, self.position, self._order = 0, 0, None
         self._missing: bool | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Moves the rows to a device, if half of its free memory holds them."""
+        size = sum(part.numel() * part.element_size() for part in self.data if part is not None)
+        if device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]:
+            self.data = tuple(None if part is None else part.to(device) for part in self.data)
 
     def peek(self) -> Batch:
         """The first rows, some of them exchanged for those with the smallest, largest and missing values."""
@@ -147,6 +156,9 @@ class Stream:
         self.epoch, self.position, self._iterator = 0, 0, None
         self._ahead: Batch = ()
         self._start: list[Tensor] | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Batches move one by one."""
 
     def peek(self) -> Batch:
         state = self._random_state()

@@ -150,6 +150,7 @@ def fit(
     with _random_state(seed, fabric):
         source = as_source(data, batch_size, _data_seed(fabric), fabric.global_rank, fabric.world_size)
         loss = _objective(gen, source, objective)
+        source.to(fabric.device)
         run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema)
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
