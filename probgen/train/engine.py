@@ -101,7 +101,8 @@ class Engine:
 
     def _promising(self, remaining: float) -> bool:
         """Whether enough is left to do, as far as the first steps tell."""
-        if self.eager or len(self.seconds) < (1 if self.must else WATCHED):
+        resumed = any(state for state in self.run.optimizer.state.values())  # then nothing is learnt from a first step
+        if self.eager or len(self.seconds) < (WATCHED if not self.must else not resumed):
             return False
         return self.must or remaining * self._eager_seconds() > GIVE_UP
 

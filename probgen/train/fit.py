@@ -110,8 +110,9 @@ def fit(
     compile : "auto" or bool
         Whether the step, from the choice of rows to the update, becomes one compiled graph: the same losses, as the
         seed gives them, without the Python in between. ``"auto"`` times the first steps and compiles where the
-        remaining ones repay it, else goes on as it is; ``True`` compiles after the first step. Python values that a
-        program reads are then those of that time; tensors, learning rates and annealed weights may change.
+        remaining ones repay it (runs are then equal to rounding, not bit for bit); ``True`` compiles after the first
+        step. Python values that a program reads are then those of that time; tensors, learning rates and annealed
+        weights may change.
     fabric : lightning_fabric.Fabric, optional
         Device, precision and processes; default: this process on the CPU.
     progress : bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -45,8 +46,8 @@ class Part(NamedTuple):
         """The pieces in a tensor laid out as ``value``."""
         if len(self.pieces) == 1:
             return [value]
-        parts = value.split([piece.numel() for piece in self.pieces])
-        return [part.view(piece.shape) for part, piece in zip(parts, self.pieces, strict=True)]
+        ends = itertools.accumulate(piece.numel() for piece in self.pieces)
+        return [value[end - p.numel() : end].view(p.shape) for end, p in zip(ends, self.pieces, strict=True)]
 
     def join(self, pieces: list[Tensor]) -> Tensor:
         """One tensor laid out as ``value``."""
@@ -54,7 +55,7 @@ class Part(NamedTuple):
 
 
 def lay_out(run: Run, outside: bool) -> list[Part]:
-    """Moves the parameters that took part in the last step, their optimizer's state and averages into parts.
+    """Moves the parameters that have taken part in steps, their optimizer's state and averages into parts.
 
     The parameters stay the objects that they are; the optimizer's state holds views of the parts, but for its step
     counts (:func:`write_steps`). ``outside``: the optimizer keeps its state, the parts have a place for the gradient.
@@ -64,7 +65,7 @@ def lay_out(run: Run, outside: bool) -> list[Part]:
     of_group = {id(p): index for index, parameters in enumerate(groups) for p in parameters}
     together: dict[Any, list[int]] = {}
     for index, p in enumerate(run.parameters):
-        if p.grad is not None and id(p) in of_group:
+        if (p.grad is not None or _kept(state[p])) and id(p) in of_group:
             kind = (of_group[id(p)], p.dtype, p.device, float(state[p].get("step", 0)), tuple(_kept(state[p])))
             together.setdefault(kind if p.numel() <= SMALL and p.is_contiguous() else (kind, index), []).append(index)
     make = _for_gradients if outside else _with_state
