@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probgen.core.graph import Compiled, compiled
+from probgen.core.graph import Compiled, NotCompilable, record
+from probgen.core.masks import with_indices
+from probgen.core.thin import thinned
 from probgen.infer.log_density import value_and_grad
 from probgen.infer.nuts import Chain, Plan, Walk
 
@@ -56,13 +58,11 @@ class Nutpie:
     def __call__(self, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain:
         import nutpie  # noqa: F401  # its absence shows here, before a compilation that takes seconds
 
+        if example.device.type != "cpu":
+            raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
         both = value_and_grad(log_density)
-
-        def in_double(u: Tensor) -> tuple[Tensor, Tensor]:
-            value, grad = both(u.to(example))
-            return value.double().cpu(), grad.double().cpu()
-
-        return partial(_walk, self, compiled(in_double, example.double().cpu()))
+        recording = thinned(with_indices(record(both, example)), example)
+        return partial(_walk, self, Compiled(recording).build(example))
 
 
 def _walk(sampler: Nutpie, fast: Compiled, start: Tensor, seed: int, plan: Plan) -> Walk:
@@ -94,7 +94,8 @@ class Callbacks:
     """What nutpie calls during one chain, from a thread of its own."""
 
     def __init__(self, fast: Compiled, start: Tensor, plan: Plan):
-        self.fast, self.start, self.plan = fast, start.double().cpu().numpy(), plan
+        self.fast, self.plan, self.dtype = fast, plan, start.numpy().dtype
+        self.start = start.double().numpy()
         self.thread, self.left = ForeignThread(), plan.tune + plan.draws
 
     def model(self) -> Any:
@@ -110,8 +111,8 @@ class Callbacks:
         return self.start
 
     def log_density(self, u: np.ndarray) -> tuple[float, np.ndarray]:
-        value, grad = self.fast(torch.from_numpy(u))
-        return value.item(), grad.numpy()
+        value, grad = self.fast(torch.from_numpy(u.astype(self.dtype, copy=False)))
+        return value.item(), grad.numpy().astype(np.float64, copy=False)
 
     def after_step(self, u: np.ndarray) -> dict[str, np.ndarray]:
         self.plan.advance()
