@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,11 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from probgen.core.aliases import changed_inputs, relax_views
+from probgen.core.draws import Pool, hoist_draws, is_random, new_input
 from probgen.core.missing import assume_missing, assumed_missing
 from probgen.core.runtime import isolated
+from probgen.core.strict import Strict, refusal
 
 aten = torch.ops.aten
 
@@ -50,6 +53,23 @@ class Recording(NamedTuple):
         others = self.closed_over if closed_over is None else closed_over
         return pytree.tree_unflatten(self.graph(*inputs, *others), self.outputs)
 
+    @property
+    def changed(self) -> list[Tensor]:
+        """Those of ``closed_over`` that the operations change in place."""
+        changed = changed_inputs(self.graph.graph)
+        return [tensor for node, tensor in zip(self._nodes, self.closed_over, strict=True) if node in changed]
+
+    @property
+    def refusal(self) -> str | None:
+        """Why other values would need other operations, if so."""
+        pairs = zip(self._nodes, self.closed_over, strict=True)
+        return refusal(self.graph.graph, {node for node, tensor in pairs if not tensor.requires_grad})
+
+    @property
+    def _nodes(self) -> list[fx.Node]:
+        nodes = self.graph.graph.find_nodes(op="placeholder")
+        return nodes[len(nodes) - len(self.closed_over) :]
+
 
 def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
     """Runs a function of tensors once and keeps what it did to them: its graph for inputs of these shapes.
@@ -70,7 +90,8 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
     specs = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
-        outputs, spec = pytree.tree_flatten(function(*inputs))
+        with Strict():
+            outputs, spec = pytree.tree_flatten(function(*inputs))
         specs.append(spec)
         return [torch.as_tensor(value) for value in outputs]
 
@@ -80,7 +101,11 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
         except Exception as error:
             raise NotCompilable(_reason(error)) from error
     _fold_constants(graph)
-    return Recording(graph, _lift(graph), specs[-1])
+    graph.graph.eliminate_dead_code()
+    recording = Recording(graph, _lift(graph), specs[-1])
+    if recording.refusal:
+        raise NotCompilable(recording.refusal)
+    return recording
 
 
 @contextmanager
@@ -93,11 +118,9 @@ def _recording() -> Iterator[None]:
         assume_missing(answer),
         pyro.validation_enabled(False),
         torch.autograd.set_multithreading_enabled(False),
+        torch.backends.mkldnn.flags(False, None, None, None),  # its recurrent layers have no graph
     ):
         yield
-
-
-Draw = Callable[[], Tensor]
 
 
 class Compiled:
@@ -112,15 +135,20 @@ class Compiled:
         The graph; it takes what :meth:`inputs` gives.
     operations : int
         Number of tensor operations in it.
+    random : bool
+        Whether it makes draws itself, which depend on values.
     """
 
     def __init__(self, recording: Recording):
         graph = fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
-        self._outputs, self._closed_over, self._draws = recording.outputs, recording.closed_over, _hoist_draws(graph)
+        self._outputs, self._closed_over = recording.outputs, recording.closed_over
+        self._draws = hoist_draws(graph.graph)
+        relax_views(graph.graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         self.operations = sum(node.op == "call_function" for node in graph.graph.nodes)
         self.module, self._run = graph, graph
+        self.random = any(map(is_random, graph.graph.nodes))
 
     def build(self, *examples: Tensor) -> Compiled:
         """Compiles for inputs such as these; inductor keeps the result on disk for the next time.
@@ -128,7 +156,7 @@ class Compiled:
         Raises :class:`NotCompilable` if it cannot, for instance for want of a C++ compiler.
         """
         with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            inputs = [value.detach().clone() for value in self.inputs(*examples)]
+            inputs = [_like(value) for value in self.inputs(*examples)]
             try:
                 self._run = by_inductor(self.module, inputs)
             except Exception as error:
@@ -139,9 +167,35 @@ class Compiled:
         with torch.no_grad():
             return pytree.tree_unflatten(self._run(*self.inputs(*inputs)), self._outputs)
 
+    def replay(self, *inputs: Tensor) -> Any:
+        """The operations one by one, as torch has them."""
+        with torch.no_grad():
+            return pytree.tree_unflatten(self.module(*self.inputs(*inputs)), self._outputs)
+
+    def repeatedly(self, count: int) -> Repeated:
+        """So many calls in a row, with less around each of them; one where it makes draws itself."""
+        return Repeated(self._run, self._closed_over, Pool(self._draws, count), self._outputs)
+
     def inputs(self, *given: Tensor) -> list[Tensor]:
         """All inputs of the graph: those given, the tensors closed over, new draws."""
         return [*given, *self._closed_over, *[draw() for draw in self._draws]]
+
+
+class Repeated(NamedTuple):
+    """A compiled graph for many calls in a row; its draws share memory that the next calls use again."""
+
+    run: Callable[..., Any]
+    closed_over: list[Tensor]
+    pool: Pool
+    outputs: pytree.TreeSpec
+
+    def __call__(self, inputs: Iterable[Sequence[Tensor]]) -> list[Any]:
+        """The outputs for each of as many inputs, nested as the function's."""
+        with torch.no_grad():
+            self.pool.refill()
+            pairs = zip(inputs, self.pool.tensors, strict=True)
+            flat = [self.run(*given, *self.closed_over, *draws) for given, draws in pairs]
+        return [pytree.tree_unflatten(values, self.outputs) for values in flat]
 
 
 OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
@@ -192,57 +246,11 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
         if not torch.is_tensor(value):
             continue
         if id(value) not in inputs:
-            inputs[id(value)] = (value, _new_input(module.graph, f"closed_over_{len(inputs)}"))
+            inputs[id(value)] = (value, new_input(module.graph, f"closed_over_{len(inputs)}"))
         node.replace_all_uses_with(inputs[id(value)][1])
         module.graph.erase_node(node)
     module.recompile()
     return [value for value, _ in inputs.values()]
-
-
-def _new_input(graph: fx.Graph, name: str) -> fx.Node:
-    """An input after those that there are."""
-    last = graph.find_nodes(op="placeholder")
-    place = graph.inserting_after(last[-1]) if last else graph.inserting_before(next(iter(graph.nodes)))
-    with place:
-        return graph.placeholder(name)
-
-
-FILLS = ("normal_", "uniform_", "exponential_", "cauchy_", "log_normal_", "geometric_", "random_", "bernoulli_")
-MADE = {"rand": "uniform_", "randn": "normal_", "rand_like": "uniform_", "randn_like": "normal_"}
-EMPTY = ("empty", "empty_like", "empty_strided", "new_empty")
-
-
-def _hoist_draws(module: fx.GraphModule) -> list[Draw]:
-    """Takes the random draws that depend on shapes alone out of a graph, up to the first one that needs a value."""
-    draws = []
-    for node in list(module.graph.nodes):
-        if not _name(node) or torch.Tag.nondeterministic_seeded not in node.target.tags:
-            continue
-        draw = _free_draw(node)
-        if draw is None:
-            break
-        given = _new_input(module.graph, f"draw_{len(draws)}")
-        filled = node.args[0] if _name(node) in FILLS else None
-        node.replace_all_uses_with(given)
-        module.graph.erase_node(node)
-        if filled is not None:
-            filled.replace_all_uses_with(given)
-            module.graph.erase_node(filled)
-        draws.append(draw)
-    return draws
-
-
-def _free_draw(node: fx.Node) -> Draw | None:
-    """The same draw as a function, if it depends on nothing but its shape."""
-    name = _name(node)
-    method, numbers = MADE.get(name, name), node.args[1:] if name in FILLS else ()
-    made_here = name in MADE or (name in FILLS and _name(node.args[0]) in EMPTY)
-    if not made_here or any(isinstance(value, fx.Node) for value in numbers) or node.kwargs.get("generator"):
-        return None
-    like = node.meta["tensor_meta"]
-    layout = {"dtype": like.dtype, "device": node.meta["val"].device}
-    fill = getattr(Tensor, method)
-    return lambda: fill(torch.empty_strided(like.shape, like.stride, **layout), *numbers)
 
 
 def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
@@ -257,9 +265,9 @@ def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[...
         return torch._inductor.standalone_compile(graph, inputs, **how)  # another process was at the same cache
 
 
-def _name(node: fx.Node) -> str:
-    """Name of the torch operation at a node, without overload; empty for nodes that are none."""
-    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
+def _like(value: Tensor) -> Tensor:
+    """Memory laid out in the same way: compiled code goes by strides."""
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
 
 
 def _reason(error: BaseException) -> str:

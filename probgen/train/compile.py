@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from probgen.core.graph import Compiled, NotCompilable, record
+from probgen.core.graph import Compiled, NotCompilable, Repeated, record
 from probgen.core.missing import assume_missing
-from probgen.train.parts import Part
+from probgen.train.attributes import attached, plain_values, preserved, python_random
+from probgen.train.parts import Part, overlapping
 from probgen.train.update import rule_of
 
 if TYPE_CHECKING:
     from probgen.train.run import Run
 
 Selection = Any
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+MOST, TOGETHER = 64, 0.02  # steps in a row without looking up, and seconds that they may take
 
 
 class Step:
@@ -58,14 +60,22 @@ class Step:
         self.run, self.parts, self.selection = run, parts, selection
         self.rule = rule_of(run.optimizer.optimizer)
         self.example = self._inputs(selection)
-        with assume_missing(run.source.missing(selection)), _untouched(run.module.buffers()):
+        self.constants = plain_values(run.module)
+        with assume_missing(run.source.missing(selection)), preserved(run.module):
+            before = attached(run.module), python_random()
             self.recording = record(self._loss, *self.example)
-        known = {id(buffer) for buffer in run.module.buffers()}
-        buffers = [tensor for tensor in self.recording.closed_over if id(tensor) in known]
-        state = ([part.tensors() for part in parts], buffers)
+            self._check_constants(*before)
+        pieces = {id(piece) for part in parts for piece in part.pieces}
+        self.buffers = [tensor for tensor in self.recording.changed if id(tensor) not in pieces]
+        self._check_memory()
+        alive = torch.ones((), dtype=torch.bool, device=run.fabric.device)
+        state = ([part.tensors() for part in parts], self.buffers, alive)
         self.tensors, self._structure = pytree.tree_flatten(state)
+        names = [f"buffer {index}" for index, _ in enumerate(self.buffers)]
+        self._names = pytree.tree_leaves(([{name: name for name in part.tensors()} for part in parts], names, "alive"))
         self.graphs: dict[int, Compiled] = {}
         self.seconds = math.inf
+        self._calls: dict[int, Repeated] = {}
 
     @property
     def operations(self) -> int:
@@ -79,15 +89,22 @@ class Step:
             gradients = torch.autograd.grad(value, [piece for part in self.parts for piece in part.pieces])
         return value.detach(), list(gradients)
 
-    def __call__(self, selections: Sequence[Selection], numbers: Tensor) -> list[list[float]]:
-        """As many steps as there are selections; gives loss per row and gradient norm of each.
+    def __call__(self, selections: Sequence[Selection], numbers: Sequence[Tensor]) -> list[list[float]]:
+        """As many steps as there are selections, at most :meth:`most`; gives loss per row and gradient norm of each.
 
-        ``numbers`` holds the optimizer's hyperparameters, ``(steps, groups, K)``; a graph for so many is built.
+        ``numbers`` holds the optimizer's hyperparameters in each of them, ``(1, groups, K)``.
         """
         began = time.perf_counter()
-        results = self.graphs[len(selections)](*self.tensors, numbers, *self._stacked(selections)).tolist()
+        if len(selections) not in self._calls:
+            self._calls[len(selections)] = self.graphs[1].repeatedly(len(selections))
+        inputs = ([*self.tensors, n, *self._stacked([chosen])] for chosen, n in zip(selections, numbers, strict=True))
+        results = torch.cat(self._calls[len(selections)](inputs)).tolist()
         self.seconds = min(self.seconds, (time.perf_counter() - began) / len(selections))
         return results
+
+    def most(self) -> int:
+        """So many steps may be made in a row: what takes some milliseconds, one where draws depend on values."""
+        return 1 if self.graphs[1].random else max(1, min(MOST, int(TOGETHER / self.seconds)))
 
     def build(self, steps: int, numbers: Tensor) -> None:
         """Compiles so many steps into one graph, and compares it with the program."""
@@ -102,6 +119,12 @@ class Step:
         with torch.no_grad(), assume_missing(True):
             return Compiled(record(self._steps, *inputs)), inputs
 
+    def outdated(self) -> str | None:
+        """A Python value of the module that is no longer what the graph has taken it for."""
+        now = plain_values(self.run.module)
+        names = (name for name in now.keys() | self.constants.keys() if now.get(name) != self.constants.get(name))
+        return next(names, None)
+
     def hand_over(self) -> None:
         """Gives the parameters their gradients, for an optimizer that stands outside of the graph."""
         for part in self.parts:
@@ -111,7 +134,7 @@ class Step:
     def replay_seconds(self) -> float:
         """Time that the operations of loss and gradient take one by one, without the program's Python."""
         times = []
-        with _untouched(self.run.module.buffers()), torch.random.fork_rng(), torch.no_grad():
+        with preserved(self.run.module), torch.random.fork_rng(), torch.no_grad():
             for _ in range(3):
                 began = time.perf_counter()
                 self.recording(*self.example)
@@ -123,34 +146,83 @@ class Step:
         return [torch.stack(values) if len(values) > 1 else values[0][None] for values in zip(*inputs, strict=True)]
 
     def _inputs(self, selection: Selection) -> list[Tensor]:
-        return [tensor.to(self.run.fabric.device) for tensor in self.run.source.tensors(selection)]
+        return [tensor.to(self.run.fabric.device).contiguous() for tensor in self.run.source.tensors(selection)]
+
+    def _check_constants(self, before: dict[str, Tensor], random: tuple[Any, ...]) -> None:
+        """The program changes nothing that a graph would not change."""
+        name = self.outdated()
+        if name is not None:
+            raise NotCompilable(f"the program changes '{name}', a Python value; make it a buffer that changes in place")
+        if python_random() != random:
+            raise NotCompilable("the program draws random numbers of Python or NumPy; draw them with torch")
+        read = {id(tensor) for tensor in self.recording.closed_over}
+        buffers = {name for name, _ in self.run.module.named_buffers()}
+        for name, tensor in attached(self.run.module).items():
+            old = before.get(name)
+            if old is not tensor and old is not None and (id(old) in read or name in buffers):
+                raise NotCompilable(f"the program replaces '{name}'; change it in place, with .copy_()")
+
+    def _check_memory(self) -> None:
+        """What changes is not seen under other names."""
+        own = {id(tensor) for tensor in [*self.buffers, *(piece for part in self.parts for piece in part.pieces)]}
+        others = [tensor for tensor in self.recording.closed_over if id(tensor) not in own]
+        if overlapping([*(part.value for part in self.parts), *self.buffers], others):
+            raise NotCompilable("a tensor shares its memory with a parameter or buffer that changes; keep it once")
 
     def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
-        """Loss, gradient norm and random state after one call are those of the program itself."""
-        with torch.random.fork_rng(), _untouched(self.run.module.buffers()):
+        """Loss, gradient norm and random state are those of the program, all that changes is as without compiler."""
+        copies, again = ([tensor.clone() for tensor in inputs] for _ in range(2))
+        with torch.random.fork_rng(), preserved(self.run.module):
             state = torch.get_rng_state()
             with assume_missing(self.run.source.missing(self.selection)):
                 value, gradients = self._loss(*self.example)
             expected = torch.stack([value, _norm(gradients)]).double()
             drawn = torch.get_rng_state()
             torch.set_rng_state(state)
-            found = graph(*[tensor.clone() for tensor in inputs])
+            found = graph(*copies)
             same = len(found) > 1 or torch.equal(drawn, torch.get_rng_state())
-        tolerance = TOLERANCE.get(value.dtype, 0.05)
-        if not same or not torch.allclose(found[0], expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+            torch.set_rng_state(state)
+            replayed = graph.replay(*again)
+        tolerance = self._tolerance()
+        near = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
+        if not same or not torch.allclose(found[0], expected, **near):
             raise NotCompilable(
                 f"the compiled step gives loss and gradient norm {found[0].tolist()}, the program {expected.tolist()}"
             )
+        wrong = self._differences(copies, again, inputs, tolerance)
+        if wrong or not torch.allclose(found, replayed, **near):
+            raise NotCompilable(f"the compiled step gives another {wrong or 'loss'} than its operations one by one")
+
+    def _tolerance(self) -> float:
+        """By the lowest precision among the operations."""
+        values = [node.meta.get("val") for node in self.recording.graph.graph.nodes]
+        return max(TOLERANCE.get(value.dtype, 0.0) for value in values if torch.is_tensor(value))
+
+    def _differences(
+        self, found: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor], tolerance: float
+    ) -> str:
+        """What has become something else than expected. Optimizers turn rounding of tiny gradients into whole steps."""
+        wrong = []
+        for name in dict.fromkeys(self._names):
+            one, two, old = (
+                torch.cat([_flat(t) for n, t in zip(self._names, tensors, strict=False) if n == name])
+                for tensors in (found, expected, before)
+            )
+            slack = (two - old).norm() / 2 if name in ("value", "average") else 0.0
+            if (one - two).norm() > tolerance * (0.1 + two.norm()) + slack:
+                wrong.append(name)
+        return " and ".join(wrong)
 
     def _steps(self, *tensors: Tensor) -> Tensor:
         """Several steps: state, hyperparameters ``(steps, groups, K)``, inputs ``(steps, ...)`` -> ``(steps, 2)``."""
         count = len(self.tensors)
-        parts, buffers = pytree.tree_unflatten(tensors[:count], self._structure)
+        parts, buffers, going = pytree.tree_unflatten(tensors[:count], self._structure)
         numbers, inputs = tensors[count], tensors[count + 1 :]
-        alive, results = numbers.new_ones((), dtype=torch.bool), []
+        alive, results = going, []
         for step in range(len(numbers)):
             value, norm, alive = self._one(parts, buffers, numbers[step], [x[step] for x in inputs], alive)
             results.append(torch.stack([value.double(), norm.double()]))
+        going.copy_(alive)
         return torch.stack(results)
 
     def _one(
@@ -162,7 +234,6 @@ class Step:
         alive: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         kept = [buffer.clone() for buffer in buffers]
-        versions = [buffer._version for buffer in kept]
         value, gradients = self._evaluate(parts, kept, inputs)
         left = iter(gradients)
         gradients = [part.join([next(left) for _ in part.pieces]) for part in self.parts]
@@ -173,17 +244,14 @@ class Step:
             gradients = [gradient * shrink for gradient in gradients]
         for part, tensors, gradient in zip(self.parts, parts, gradients, strict=True):
             self._update(part, tensors, gradient, numbers[part.group], alive)
-        changed = [index for index, buffer in enumerate(kept) if buffer._version != versions[index]]
-        _replace(dict(enumerate(buffers)), {index: kept[index] for index in changed}, alive)
+        _replace(dict(enumerate(buffers)), dict(enumerate(kept)), alive)
         return value, norm, alive
 
     def _evaluate(
         self, parts: list[dict[str, Tensor]], buffers: list[Tensor], inputs: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """The recorded loss and gradient, at these parameters and buffers."""
-        known = {id(buffer) for buffer in self.run.module.buffers()}
-        own = iter(buffers)
-        place = {id(t): next(own) for t in self.recording.closed_over if id(t) in known}
+        place = {id(old): new for old, new in zip(self.buffers, buffers, strict=True)}
         for part, tensors in zip(self.parts, parts, strict=True):
             pieces = part.split(tensors["value"])
             place |= {id(piece): value for piece, value in zip(part.pieces, pieces, strict=True)}
@@ -192,7 +260,7 @@ class Step:
     def _update(self, part: Part, tensors: dict[str, Tensor], gradient: Tensor, numbers: Tensor, alive: Tensor) -> None:
         """One part's update; the numbers that its elements share become one tensor, or each would compute them."""
         factors = [*self.rule.factors(numbers.unbind(), tensors), alive]
-        *factors, go = torch.stack([factor.to(gradient.dtype) for factor in factors]).unbind()
+        *factors, go = torch.stack([factor.to(_wide(gradient).dtype) for factor in factors]).unbind()
         new = self.rule.update(tensors, gradient, factors, self.run.optimizer.param_groups[part.group])
         if "average" in tensors:
             new["average"] = tensors["average"] + (new["value"] - tensors["average"]) * (1 - self.run.decay)
@@ -205,15 +273,14 @@ def _replace(old: dict[Any, Tensor], new: dict[Any, Tensor], where: Tensor) -> N
 
 
 def _norm(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.stack([gradient.float().norm() for gradient in gradients]).norm()
+    norms = [_wide(gradient).norm() for gradient in gradients]
+    kind = functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
+    return torch.stack([norm.to(kind) for norm in norms]).norm()
 
 
-@contextlib.contextmanager
-def _untouched(tensors: Iterator[Tensor]) -> Iterator[None]:
-    """Puts back what happens to these tensors inside the block."""
-    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
-    try:
-        yield
-    finally:
-        for tensor, value in kept:
-            tensor.copy_(value)
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _flat(value: Tensor) -> Tensor:
+    return (torch.view_as_real(value) if value.is_complex() else value).double().flatten()

@@ -28,7 +28,6 @@ Choice = bool | Literal["auto"]
 WATCHED = 12  # steps that are timed before anything is decided
 GIVE_UP = 3.0  # seconds of remaining work below which compiling is not considered
 REPAID = 1.5  # what compiling must save, as a multiple of what it costs
-BLOCK, TINY = 10, 4e-4  # so many steps in one call, where one takes less than so many seconds
 ELSEWHERE = 6.0  # seconds of a second Python, which compiling in the background costs
 DISPATCH = 4e-6  # seconds that one operation takes apart from computing
 SHAPES = 8  # graphs for so many shapes of batches
@@ -55,7 +54,7 @@ class Engine:
     def __init__(self, run: Run, compile: Choice, watched: bool):
         self.run, self.must, self.eager = run, compile is True, compile is False
         self.rule = rule_of(run.optimizer.optimizer)
-        self.block = 1 if watched or self.rule is OUTSIDE else BLOCK
+        self.alone = watched or self.rule is OUTSIDE
         self.seconds: list[float] = []
         self.parts: list[Part] = []
         self.steps: dict[Any, Step] = {}
@@ -82,7 +81,7 @@ class Engine:
         if step is None:
             self._interlude(selection, rows)
         else:
-            self._go(step, [selection, *self._more(step, room, remaining)])
+            self._go(step, [selection, *self._more(step, room)])
 
     def settle(self) -> None:
         """Brings the optimizer's own state up to date."""
@@ -136,10 +135,10 @@ class Engine:
             if not self.steps and remaining * (now - computing) < REPAID * cost:
                 return self._give_up("the remaining steps would not repay it", warn=False)
             if cost * computing / now > ELSEWHERE:  # what goes on meanwhile is worth more than another Python costs
-                graph, inputs = step.prepare(1, self._hyperparameters(1))
+                graph, inputs = step.prepare(1, self._hyperparameters())
                 self.waiting = key, step, Background(graph, *inputs)
                 return None
-        step.build(1, self._hyperparameters(1))
+        step.build(1, self._hyperparameters())
         return step
 
     def _awaited(self, key: Any) -> Step | None:
@@ -149,7 +148,7 @@ class Engine:
             return None
         work.stop()
         self.waiting = None
-        step.build(1, self._hyperparameters(1))
+        step.build(1, self._hyperparameters())
         return step
 
     def _worth_recording(self, remaining: float) -> bool:
@@ -162,16 +161,9 @@ class Engine:
         gain = remaining * (self._eager_seconds() - first.seconds) / (1 + self.run.step)
         return gain > REPAID * self.run.history.compile_seconds
 
-    def _more(self, step: Step, room: int, remaining: float) -> list[Selection]:
-        """What else goes into the same call: the rest of a block, where steps are tiny and enough are left."""
-        if min(room, remaining) < self.block or self.block == 1 or step.seconds > TINY:
-            return []
-        if self.block not in step.graphs:
-            if remaining * step.seconds / 2 < REPAID * self.run.history.compile_seconds:
-                return []
-            with self._timed():
-                step.build(self.block, self._hyperparameters(self.block))
-        return [self.run.source.choose()[0] for _ in range(self.block - 1)]
+    def _more(self, step: Step, room: int) -> list[Selection]:
+        """What else is done in the same call, without looking up."""
+        return [] if self.alone else [self.run.source.choose()[0] for _ in range(min(room, step.most()) - 1)]
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -211,22 +203,21 @@ class Engine:
             step.hand_over()
             self.run.update()
 
-    def _next_hyperparameters(self, steps: int) -> Tensor:
-        """Those of the next steps, ``(steps, groups, K)``; the scheduler goes on by as many."""
+    def _next_hyperparameters(self, steps: int) -> list[Tensor]:
+        """Those of each of the next steps, ``(1, groups, K)``; the scheduler goes on by as many."""
         if self.run.scheduler is None or self.rule is OUTSIDE:
-            return self._hyperparameters(steps)
-        rows = []
+            return [self._hyperparameters()] * steps
+        numbers = []
         for _ in range(steps):
-            rows.append(self._hyperparameters(1))
+            numbers.append(self._hyperparameters())
             self.run.scheduler.step()
-        return torch.cat(rows)
+        return numbers
 
-    def _hyperparameters(self, steps: int) -> Tensor:
-        """The present ones, for so many steps."""
-        row = (steps, *(self.rule.numbers(group) for group in self.run.optimizer.param_groups))
+    def _hyperparameters(self) -> Tensor:
+        """The present ones."""
+        row = [self.rule.numbers(group) for group in self.run.optimizer.param_groups]
         if row != self._numbers[0]:
-            kind = {"dtype": torch.float64, "device": self.parts[0].value.device}
-            self._numbers = row, torch.tensor(row[1:], **kind).repeat(steps, 1, 1)
+            self._numbers = row, torch.tensor([row], dtype=torch.float64, device=self.parts[0].value.device)
         return self._numbers[1]
 
     def _schedule(self) -> tuple[dict, list[dict]] | None:

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from probgen.core.graph import NotCompilable
+from probgen.train.attributes import attached
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from probgen.train.run import Run
 
 SMALL = 4096
@@ -59,17 +64,46 @@ def lay_out(run: Run, outside: bool) -> list[Part]:
 
     The parameters stay the objects that they are; the optimizer's state holds views of the parts, but for its step
     counts (:func:`write_steps`). ``outside``: the optimizer keeps its state, the parts have a place for the gradient.
+    Raises :class:`NotCompilable` for parameters whose memory is that of other tensors, too.
     """
+    _check_alone(run)
     state = run.optimizer.state
     groups = [group["params"] for group in run.optimizer.param_groups]
     of_group = {id(p): index for index, parameters in enumerate(groups) for p in parameters}
     together: dict[Any, list[int]] = {}
     for index, p in enumerate(run.parameters):
-        if (p.grad is not None or _kept(state[p])) and id(p) in of_group:
+        if id(p) in of_group and (p.grad is not None or _kept(state[p])):
             kind = (of_group[id(p)], p.dtype, p.device, float(state[p].get("step", 0)), tuple(_kept(state[p])))
             together.setdefault(kind if p.numel() <= SMALL and p.is_contiguous() else (kind, index), []).append(index)
     make = _for_gradients if outside else _with_state
     return [make(run, indices, of_group[id(run.parameters[indices[0]])]) for indices in together.values()]
+
+
+def _check_alone(run: Run) -> None:
+    """Parameters can move only if nobody else sees their memory."""
+    if any(p.is_complex() for p in run.parameters):
+        raise NotCompilable("a parameter is complex; keep its real and imaginary parts")
+    mine = {id(p) for p in run.parameters}
+    others = {id(t): t for t in attached(run.module).values() if t.is_leaf and id(t) not in mine}
+    if overlapping(run.parameters, list(others.values())):
+        raise NotCompilable("a tensor of the model shares its memory with a parameter; keep it once")
+
+
+def overlapping(changing: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether a tensor shares memory with one of those that change."""
+    given = [(t, True) for t in changing] + [(t, False) for t in others]
+    places = [(t.data_ptr(), _end(t), changes) for t, changes in given if t.layout is torch.strided and t.numel()]
+    reached = {True: 0, False: 0}
+    for start, end, changes in sorted(places):
+        if start < reached[True] or (changes and start < reached[False]):
+            return True
+        reached[changes] = max(reached[changes], end)
+    return False
+
+
+def _end(t: Tensor) -> int:
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr() + (last + 1) * t.element_size()
 
 
 def _kept(state: dict[str, Any]) -> list[str]:

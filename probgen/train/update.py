@@ -61,9 +61,9 @@ def _adam(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) ->
     """
     size, fresh1, fresh2, unbias, eps, decay, shrink = factors
     value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
-    if group["weight_decay"] and group.get("decoupled_weight_decay"):
+    if group.get("decoupled_weight_decay"):
         value = value * shrink
-    elif group["weight_decay"]:
+    else:
         gradient = gradient + decay * value
     mean = tensors["exp_avg"] + (gradient - tensors["exp_avg"]) * fresh1
     square = tensors["exp_avg_sq"] + (gradient * gradient - tensors["exp_avg_sq"]) * fresh2
@@ -86,8 +86,7 @@ def _sgd(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) -> 
     """Stochastic gradient descent with momentum; source: Sutskever et al. (2013), ICML (as in torch.optim.SGD)."""
     lr, momentum, fresh, decay = factors
     value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
-    if group["weight_decay"]:
-        gradient = gradient + decay * value
+    gradient = gradient + decay * value
     if "momentum_buffer" not in tensors:
         return {"value": value - lr * gradient}
     buffer = momentum * tensors["momentum_buffer"] + fresh * gradient
