@@ -1,5 +1,6 @@
 """Chains against closed forms and numerical integration."""
 
+import sys
 from functools import partial
 
 import pyro
@@ -7,9 +8,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from probgen.core.graph import NotCompilable
 from probgen.core.module import Fixed, LatentVariableModel, Program, data_plate
+from probgen.diagnostics import to_arviz
+from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import mcmc
 from probgen.infer.nuts import PyroNUTS
+from probgen.infer.nuts_nutpie import Nutpie
+from probgen.infer.starts import starts
 
 run = partial(mcmc, draws=100, tune=100, chains=1, seed=0, sampler=PyroNUTS(), progress=False)
 
@@ -143,6 +149,104 @@ def test_chains_start_where_told():
     start = torch.tensor([[9.0, 9.0], [9.0, -9.0]])
     draws = run(Program(two_modes), torch.full((5, 2), 9.0), chains=2, draws=5, tune=20, init={"mode": start}).draws
     assert torch.equal(draws["mode"].sign(), start.sign()[:, None].expand(-1, 5, -1))
+
+
+def grouped(x):
+    """Two plates, one inside the other; no Program around it tells how many."""
+    with pyro.plate("columns", x.shape[1]):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(loc, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_plain_pyro_models_may_nest_plates():
+    chains = run(grouped, torch.tensor([[1.0, 3.0], [2.0, 0.0], [3.0, 3.0]]), draws=150)
+    assert chains.draws["z"].shape == (1, 150, 3, 2)
+    loc = chains.draws["loc"][0]  # three rows N(loc, 2): N(3/5 mean, 2/5)
+    assert (loc.mean(0) - torch.tensor([1.2, 1.2])).abs().max() < 5 * (0.4 / 50) ** 0.5
+
+
+def test_double_precision_leaves_the_model_alone():
+    law = Fixed(dist.Normal, 0, loc=torch.tensor(0.1), scale=torch.tensor(1.0))
+
+    def model(x):
+        z = pyro.sample("z", law())
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    chains = run(model, torch.ones(3), draws=150, dtype=torch.float64)
+    assert chains.draws["z"].dtype == torch.float64 and law.loc.dtype == torch.float32
+    assert abs(chains.draws["z"].mean().item() - 3.1 / 4) < 4 * 0.5 / 50**0.5
+
+
+class Fitted(NormalMeans):
+    """With its posterior as guide."""
+
+    def guide(self, x=None, context=None):
+        with data_plate(x, context):
+            pyro.sample("z", dist.Normal(0.8 * x, 0.2**0.5))
+
+
+def test_warmup_is_kept_on_request_and_goes_to_arviz():
+    x = torch.zeros(3)
+    chains = run(Fitted(), x, draws=20, tune=30, chains=2, save_warmup=True, dtype=torch.float64)
+    assert chains.warmup.draws["z"].shape == (2, 30, 3) and chains.draws["z"].shape == (2, 20, 3)
+    assert chains.warmup.stats["step_size"].unique().numel() > 2
+    found = to_arviz(Fitted(), x, chains=chains, draws=20)
+    assert found.warmup_posterior["z"].dims == ("chain", "draw", "data") == found.posterior["z"].dims
+    assert dict(found.warmup_sample_stats.sizes) == {"chain": 2, "draw": 30}
+    assert found.posterior["double"].dtype == "float64"
+    evidence = dist.Normal(torch.zeros(3), 1.25**0.5).log_prob(x)  # z integrated out, exactly with this guide
+    torch.testing.assert_close(torch.tensor(found.log_likelihood["x"].values), evidence.expand(2, 20, 3))
+    assert run(Fitted(), x, draws=2, tune=2).warmup is None
+
+
+@pytest.mark.parametrize("guide", [Fitted(), Fitted().guide])
+def test_guides_give_starts_and_scales(guide):
+    x = torch.tensor([3.0, -50.0])
+    log_density = LogDensity(NormalMeans(), x)
+    scaled, u = starts(log_density, (x,), guide, 4)
+    torch.testing.assert_close(scaled.loc, 0.8 * x, atol=0.1, rtol=0)
+    torch.testing.assert_close(scaled.scale, torch.full((2,), 0.2**0.5), atol=0.06, rtol=0)
+    assert ((u - 0.8 * x) / 0.2**0.5).abs().max() < 5 and len(u.unique()) == 8
+    torch.testing.assert_close(scaled.u(scaled.v(u)), u)
+    torch.testing.assert_close(scaled(scaled.v(u)[0]), log_density(u[0]))
+    draws = run(NormalMeans(), x, init=guide, tune=10, draws=50).draws["z"][0]
+    assert (draws.mean(0) - 0.8 * x).abs().max() < 5 * (0.2 / 20) ** 0.5
+
+
+def test_a_start_without_a_finite_density_is_refused():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("wall", torch.where(z > 0, -torch.inf, 0.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="finite log density and gradient where chain 1 starts, got -inf"):
+        run(model, torch.zeros(2), chains=2, init={"z": torch.tensor([-1.0, 1.0])})
+    assert run(model, torch.zeros(2), draws=5, tune=5).draws["z"].max() <= 0
+
+
+def branches(x):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    scale = 1.0 if z > 0 else 2.0
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+
+def test_what_cannot_be_compiled_falls_back_and_says_why():
+    pytest.importorskip("nutpie")
+    with pytest.warns(UserWarning, match="slower.*cannot be compiled: .*value of a tensor.*if z > 0"):
+        draws = run(branches, torch.ones(3), sampler=None, draws=5, tune=5).draws["z"]
+    assert draws.shape == (1, 5)
+    with pytest.raises(NotCompilable, match="value of a tensor"):
+        run(branches, torch.ones(3), sampler=Nutpie())
+
+
+def test_a_missing_nutpie_falls_back_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nutpie", None)
+    with pytest.warns(UserWarning, match="pip install nutpie"):
+        assert run(NormalMeans(), torch.zeros(2), sampler=None, draws=5, tune=5).draws["z"].shape == (1, 5, 2)
 
 
 class Discrete(LatentVariableModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from probgen.core.runtime import in_plate, latent_sites, sample_sites
 from probgen.diagnostics.adapter import Labelled, container
 from probgen.diagnostics.labels import SAMPLE_DIMS, constants, dims_of, to_numpy
 from probgen.diagnostics.sampled import Sampled, from_chains, from_guide
+from probgen.infer.mcmc import Chains, as_program
 from probgen.infer.posterior import predictive, prior_predictive
 from probgen.infer.simulate import Site, holds_data, shape_of, trace_of
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import xarray
 
     from probgen.core.module import GenerativeModel
-    from probgen.infer.mcmc import Chains
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,16 @@ class Groups:
     names: Mapping[str, tuple[str, ...]]
     draws: int
     max_rows: int
+    chains: Chains | None = None
 
     def posterior(self) -> dict[str, Labelled]:
-        return self._labelled(self.sampled.draws)
+        return self._labelled(self.sampled.draws if self.chains is None else self.chains.draws)
+
+    def warmup_posterior(self) -> dict[str, Labelled]:
+        return self._labelled(self._warmup.draws)
+
+    def warmup_sample_stats(self) -> dict[str, Labelled]:
+        return _statistics(self._warmup.stats)
 
     def posterior_predictive(self) -> dict[str, Labelled]:
         if not self._observed:
@@ -61,7 +68,7 @@ class Groups:
         return {} if rows is None else {name: ((*SAMPLE_DIMS, plate), to_numpy(rows))}
 
     def sample_stats(self) -> dict[str, Labelled]:
-        return {name: (SAMPLE_DIMS, to_numpy(value)) for name, value in self.sampled.stats.items()}
+        return _statistics(self.sampled.stats)
 
     def observed_data(self) -> dict[str, Labelled]:
         sites = self._observed.items()
@@ -70,6 +77,11 @@ class Groups:
     def constant_data(self) -> dict[str, Labelled]:
         seen = [site["value"] for site in self._observed.values()]
         return constants(self.gen, self.batch, seen)
+
+    @property
+    def _warmup(self) -> Chains:
+        kept = None if self.chains is None else self.chains.warmup
+        return Chains({}) if kept is None else kept
 
     @property
     def _observed(self) -> dict[str, Site]:
@@ -94,11 +106,13 @@ GROUPS = {
     "sample_stats": Groups.sample_stats,
     "observed_data": Groups.observed_data,
     "constant_data": Groups.constant_data,
+    "warmup_posterior": Groups.warmup_posterior,
+    "warmup_sample_stats": Groups.warmup_sample_stats,
 }
 
 
 def to_arviz(
-    gen: GenerativeModel,
+    gen: GenerativeModel | Callable[..., Any],
     *batch: Any,
     draws: int = 1000,
     chains: Chains | None = None,
@@ -122,14 +136,15 @@ def to_arviz(
 
     Parameters
     ----------
-    gen : GenerativeModel
-        A family or a Program, in the mode (train or eval) that it is in.
+    gen : GenerativeModel or callable
+        A family, a Program or a Pyro model, in the mode (train or eval) that it is in.
     *batch : Tensor
         What the programs take, observations included.
     draws : int
         Draws from guide and prior.
     chains : Chains, optional
         What :func:`mcmc` returned for this model and batch; its draws and statistics take the place of the guide's.
+        Warm-up steps that were kept are groups of their own.
     coords : mapping of str to sequence, optional
         Labels of dims; a plate's name is the name of its dim.
     dims : mapping of str to sequence of str, optional
@@ -170,6 +185,7 @@ def to_arviz(
     >>> dict(found["log_likelihood"]["y"].sizes)
     {'chain': 1, 'draw': 50, 'data': 3}
     """
+    gen = as_program(gen, *batch)
     probe = trace_of(gen.model, batch)
     _check_groups(groups)
     _check_size(groups, probe, draws, chains, max_numbers)
@@ -179,10 +195,21 @@ def to_arviz(
     if chains is None:
         sampled = from_guide(gen, batch, draws, particles, max_rows, pointwise)
     else:
-        sampled = from_chains(gen, batch, chains, particles, max_rows, pointwise)
-    found = Groups(gen, batch, probe, sampled, names, draws, max_rows)
+        sampled = from_chains(gen, batch, _as_drawn(chains, probe), particles, max_rows, pointwise)
+    found = Groups(gen, batch, probe, sampled, names, draws, max_rows, chains)
     computed = {name: compute(found) for name, compute in GROUPS.items() if name in groups}
     return container(computed, coords, {"inference_library": "probgen", "modeling_interface": "pyro"})
+
+
+def _as_drawn(chains: Chains, probe: poutine.Trace) -> Chains:
+    """Chains in the precision of the model, whatever it was sampled in."""
+    sites = sample_sites(probe)
+    draws = {name: value.to(sites[name]["value"]) if name in sites else value for name, value in chains.draws.items()}
+    return Chains(draws, chains.stats)
+
+
+def _statistics(stats: Mapping[str, Tensor]) -> dict[str, Labelled]:
+    return {name: (SAMPLE_DIMS, to_numpy(value)) for name, value in stats.items()}
 
 
 def _check_groups(groups: Collection[str]) -> None:

@@ -131,7 +131,7 @@ def mcmc(
         seeds = torch.randint(2**62, (chains,)).tolist()
         log_density = LogDensity(as_program(gen, *batch), *batch, dtype=dtype)
         scaled, u = starts(log_density, batch, init, chains)
-        chain = _ready(sampler, scaled)
+        chain = ready(sampler, scaled, scaled.loc)
         with tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step") as bar:
             plan = Plan(tune, draws, target_accept, max_tree_depth, bar.update)
             walks = [chain(start, stream, plan) for start, stream in zip(scaled.v(u), seeds, strict=True)]
@@ -147,18 +147,18 @@ def as_program(gen: GenerativeModel | Callable[..., Any], *batch: Any) -> Genera
         return Program(gen, max_plate_nesting=max(1, plate_dims(trace_of(gen, batch))))
 
 
-def _ready(sampler: Sampler | None, scaled: Scaled) -> Chain:
-    """The sampler asked for, else nutpie's, else Pyro's with a word about why."""
+def ready(sampler: Sampler | None, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain:
+    """The sampler asked for; else nutpie's, or Pyro's with a word about why."""
     if sampler is not None:
-        return sampler(scaled, scaled.loc)
+        return sampler(log_density, example)
     try:
-        return Nutpie()(scaled, scaled.loc)
+        return Nutpie()(log_density, example)
     except ModuleNotFoundError:
         reason = "nutpie is not installed (pip install nutpie)"
     except NotCompilable as error:
         reason = f"the model cannot be compiled: {error}"
-    warnings.warn(f"Pyro's sampler, which is slower, draws the chains, since {reason}", stacklevel=3)
-    return PyroNUTS()(scaled, scaled.loc)
+    warnings.warn(f"Pyro's sampler, which is slower, draws the chains: {reason}", stacklevel=3)
+    return PyroNUTS()(log_density, example)
 
 
 def _chains(scaled: Scaled, walks: list[Walk], steps: slice, warmup: Chains | None = None) -> Chains:
