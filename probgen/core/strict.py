@@ -35,6 +35,8 @@ class Strict(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if kwargs.get("generator") is not None:
+            raise RuntimeError("it draws from a random generator of its own; use torch's default one")
         if func is torch._is_all_true:  # what distributions with validation ask
             return True
         if func is torch.nn.functional.one_hot:
@@ -75,8 +77,6 @@ def refusal(graph: fx.Graph, constants: set[fx.Node]) -> str | None:
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             tags, sources = node.target.tags, _shaping(node)
-            if node.kwargs.get("generator") is not None:
-                return "it draws from a random generator of its own; use torch's default one"
             if sources - fixed:
                 return "the shape of a tensor depends on values (x[mask], nonzero, unique); use torch.where or masks"
             if set(node.all_input_nodes) <= fixed and torch.Tag.nondeterministic_seeded not in tags:

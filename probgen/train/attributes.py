@@ -37,9 +37,10 @@ def python_random() -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def preserved(module: nn.Module) -> Iterator[None]:
-    """Puts back whatever happens to a module's tensors and attributes inside the block."""
-    values = [(v.detach(), v.detach().clone()) for v in attached(module).values() if v.layout is torch.strided]
+def preserved(module: nn.Module, *others: Tensor) -> Iterator[None]:
+    """Puts back whatever happens to a module's tensors and attributes, and to other tensors, inside the block."""
+    given = [*attached(module).values(), *others]
+    values = [(value.detach(), value.detach().clone()) for value in given if value.layout is torch.strided]
     places = [(place, dict(place)) for part in module.modules() for place in _places(part)]
     try:
         yield

@@ -134,7 +134,7 @@ class Step:
     def replay_seconds(self) -> float:
         """Time that the operations of loss and gradient take one by one, without the program's Python."""
         times = []
-        with preserved(self.run.module), torch.random.fork_rng(), torch.no_grad():
+        with preserved(self.run.module, *self.buffers), torch.random.fork_rng(), torch.no_grad():
             for _ in range(3):
                 began = time.perf_counter()
                 self.recording(*self.example)
@@ -149,7 +149,9 @@ class Step:
         return [tensor.to(self.run.fabric.device).contiguous() for tensor in self.run.source.tensors(selection)]
 
     def _check_constants(self, before: dict[str, Tensor], random: tuple[Any, ...]) -> None:
-        """The program changes nothing that a graph would not change."""
+        """The program does nothing that a graph would not do."""
+        if self.recording.refusal:
+            raise NotCompilable(self.recording.refusal)
         name = self.outdated()
         if name is not None:
             raise NotCompilable(f"the program changes '{name}', a Python value; make it a buffer that changes in place")
@@ -172,7 +174,7 @@ class Step:
     def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
         """Loss, gradient norm and random state are those of the program, all that changes is as without compiler."""
         copies, again = ([tensor.clone() for tensor in inputs] for _ in range(2))
-        with torch.random.fork_rng(), preserved(self.run.module):
+        with torch.random.fork_rng(), preserved(self.run.module, *self.buffers):
             state = torch.get_rng_state()
             with assume_missing(self.run.source.missing(self.selection)):
                 value, gradients = self._loss(*self.example)
@@ -180,7 +182,7 @@ class Step:
             drawn = torch.get_rng_state()
             torch.set_rng_state(state)
             found = graph(*copies)
-            same = len(found) > 1 or torch.equal(drawn, torch.get_rng_state())
+            same = torch.equal(drawn, torch.get_rng_state())
             torch.set_rng_state(state)
             replayed = graph.replay(*again)
         tolerance = self._tolerance()

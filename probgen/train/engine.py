@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import warnings
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from probgen.core.background import Background
 from probgen.core.graph import NotCompilable
+from probgen.train.attributes import PLAIN
 from probgen.train.compile import Step
 from probgen.train.data import Selection
 from probgen.train.history import FitWarning
@@ -21,7 +23,7 @@ from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.update import OUTSIDE, rule_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
 Choice = bool | Literal["auto"]
 
@@ -54,7 +56,7 @@ class Engine:
     def __init__(self, run: Run, compile: Choice, watched: bool):
         self.run, self.must, self.eager = run, compile is True, compile is False
         self.rule = rule_of(run.optimizer.optimizer)
-        self.alone = watched or self.rule is OUTSIDE
+        self.watched, self.alone = watched, watched or self.rule is OUTSIDE
         self.seconds: list[float] = []
         self.parts: list[Part] = []
         self.steps: dict[Any, Step] = {}
@@ -68,7 +70,7 @@ class Engine:
     def advance(self, room: int, remaining: float) -> None:
         """At least one step and at most ``room``, of about ``remaining`` in all."""
         if not self.parts and self._promising(remaining):
-            self.parts = lay_out(self.run, self.rule is OUTSIDE)
+            self._lay_out()
         if not self.parts:
             began = time.perf_counter()
             self.run.advance()
@@ -105,16 +107,21 @@ class Engine:
             return False
         return self.must or remaining * self._eager_seconds() > GIVE_UP
 
+    def _lay_out(self) -> None:
+        try:
+            self.parts = lay_out(self.run, self.rule is OUTSIDE)
+        except NotCompilable as error:
+            self._give_up(str(error))
+
     def _eager_seconds(self) -> float:
         return statistics.median(self.seconds[2:] or self.seconds)
 
     def _step(self, selection: Selection, remaining: float) -> Step | None:
         """The step for batches of this shape, compiled now if it is new and that is repaid."""
-        tensors = self.run.source.tensors(selection)
-        key = (*((t.shape, t.dtype) for t in tensors), self.run.source.missing(selection))
-        if key in self.steps:
-            return self.steps[key]
         try:
+            key = self._kind(selection)
+            if key in self.steps:
+                return self._current(self.steps[key])
             with self._timed():
                 step = self._awaited(key) if self.waiting else self._new(key, selection, remaining)
         except NotCompilable as error:
@@ -122,6 +129,21 @@ class Engine:
         if step is not None:
             self.run.history.compiled = self.run.history.compiled or f"from step {self.run.step + 1} on"
             self.steps[key] = step
+        return step
+
+    def _kind(self, selection: Selection) -> Hashable:
+        """What a step on a selection depends on, apart from values of tensors."""
+        parts = selection if isinstance(selection, tuple) else (selection,)
+        for part in parts:
+            if not torch.is_tensor(part) and not isinstance(part, PLAIN):
+                raise NotCompilable(f"expected batches of tensors and numbers, got {type(part).__name__}")
+        kinds = ((part.shape, part.dtype) if torch.is_tensor(part) else repr(part) for part in parts)
+        return (*kinds, self.run.source.missing(selection))
+
+    def _current(self, step: Step) -> Step:
+        """The step as it is; callbacks may have changed what it takes for constant."""
+        if self.watched and (name := step.outdated()):
+            raise NotCompilable(f"'{name}' has changed, a Python value that the compiled steps take for constant")
         return step
 
     def _new(self, key: Any, selection: Selection, remaining: float) -> Step | None:
@@ -162,8 +184,9 @@ class Engine:
         return gain > REPAID * self.run.history.compile_seconds
 
     def _more(self, step: Step, room: int) -> list[Selection]:
-        """What else is done in the same call, without looking up."""
-        return [] if self.alone else [self.run.source.choose()[0] for _ in range(min(room, step.most()) - 1)]
+        """What else is done in the same call, without looking up: steps in powers of two, which share memory."""
+        count = 1 if self.alone else 2 ** int(math.log2(min(room, step.most())))
+        return [self.run.source.choose()[0] for _ in range(count - 1)]
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
