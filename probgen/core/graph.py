@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from probgen.core.aliases import changed_inputs, relax_views
 from probgen.core.draws import Pool, hoist_draws, is_random, new_input
 from probgen.core.missing import assume_missing, assumed_missing
+from probgen.core.native import Run, by_inductor
 from probgen.core.runtime import isolated
 from probgen.core.strict import Strict, refusal
 
@@ -102,10 +103,7 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
             raise NotCompilable(_reason(error)) from error
     _fold_constants(graph)
     graph.graph.eliminate_dead_code()
-    recording = Recording(graph, _lift(graph), specs[-1])
-    if recording.refusal:
-        raise NotCompilable(recording.refusal)
-    return recording
+    return Recording(graph, _lift(graph), specs[-1])
 
 
 @contextmanager
@@ -147,7 +145,7 @@ class Compiled:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         self.operations = sum(node.op == "call_function" for node in graph.graph.nodes)
-        self.module, self._run = graph, graph
+        self.module, self._run = graph, self._interpreted
         self.random = any(map(is_random, graph.graph.nodes))
 
     def build(self, *examples: Tensor) -> Compiled:
@@ -156,21 +154,37 @@ class Compiled:
         Raises :class:`NotCompilable` if it cannot, for instance for want of a C++ compiler.
         """
         with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            inputs = [_like(value) for value in self.inputs(*examples)]
+            inputs = self.inputs(*examples)
             try:
-                self._run = by_inductor(self.module, inputs)
+                self._run = by_inductor(self.module, [_copy(value) for value in inputs])
             except Exception as error:
                 raise NotCompilable(_first_line(error)) from error
+            self._compare(inputs)
         return self
+
+    def _compare(self, inputs: list[Tensor]) -> None:
+        """Machine code that gives other results than the operations is not used."""
+        results = []
+        for run in (self._interpreted, self._run):
+            torch.manual_seed(0)
+            copies = [_copy(value) for value in inputs]
+            results.append([*run(copies), *copies])
+        for one, other in zip(*results, strict=True):
+            near = torch.isclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+            if near.numel() and near.double().mean() < 0.99:
+                raise NotCompilable("the compiled graph gives other results than its operations")
 
     def __call__(self, *inputs: Tensor) -> Any:
         with torch.no_grad():
-            return pytree.tree_unflatten(self._run(*self.inputs(*inputs)), self._outputs)
+            return pytree.tree_unflatten(self._run(self.inputs(*inputs)), self._outputs)
 
     def replay(self, *inputs: Tensor) -> Any:
         """The operations one by one, as torch has them."""
         with torch.no_grad():
             return pytree.tree_unflatten(self.module(*self.inputs(*inputs)), self._outputs)
+
+    def _interpreted(self, values: list[Tensor]) -> Sequence[Tensor]:
+        return self.module(*values)
 
     def repeatedly(self, count: int) -> Repeated:
         """So many calls in a row, with less around each of them; one where it makes draws itself."""
@@ -184,7 +198,7 @@ class Compiled:
 class Repeated(NamedTuple):
     """A compiled graph for many calls in a row; its draws share memory that the next calls use again."""
 
-    run: Callable[..., Any]
+    run: Run
     closed_over: list[Tensor]
     pool: Pool
     outputs: pytree.TreeSpec
@@ -194,11 +208,8 @@ class Repeated(NamedTuple):
         with torch.no_grad():
             self.pool.refill()
             pairs = zip(inputs, self.pool.tensors, strict=True)
-            flat = [self.run(*given, *self.closed_over, *draws) for given, draws in pairs]
+            flat = [self.run([*given, *self.closed_over, *draws]) for given, draws in pairs]
         return [pytree.tree_unflatten(values, self.outputs) for values in flat]
-
-
-OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
 
 
 def compiled(function: Callable[..., Any], *examples: Tensor) -> Compiled:
@@ -253,21 +264,11 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
     return [value for value, _ in inputs.values()]
 
 
-def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """A graph as machine code, from inductor's cache on disk where it is there."""
-    options = {key: value for key, value in OPTIONS.items() if key in torch._inductor.list_options()}
-    how = {"dynamic_shapes": "from_example_inputs", "options": {"config_patches": options}}
-    try:
-        return torch._inductor.standalone_compile(graph, inputs, **how)
-    except Exception as error:
-        if "No such file" not in str(error):
-            raise
-        return torch._inductor.standalone_compile(graph, inputs, **how)  # another process was at the same cache
-
-
-def _like(value: Tensor) -> Tensor:
-    """Memory laid out in the same way: compiled code goes by strides."""
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+def _copy(value: Tensor) -> Tensor:
+    """The same values laid out in the same way: compiled code goes by strides."""
+    if 0 in value.stride():  # it is not written to
+        return value.detach()
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _reason(error: BaseException) -> str:
