@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributions as td
 from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
 from torch import Tensor
 
+from probgen.core.missing import has_missing
+from probgen.core.profile import Profile, fitting
+from probgen.core.repeat import Call, Choice, repeated, windows
 from probgen.core.runtime import (
     TracePair,
     density_sites,
@@ -27,6 +32,7 @@ from probgen.core.score import Score
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
+PROBED = 64  # rows of a first run, which tells kind and memory
 KINDS = ("exact", "unbiased", "bound", "approximate", "unnormalised", "implicit")
 
 
@@ -149,7 +155,14 @@ def average(weights: Tensor, kind: str) -> Tensor:
 
 
 @torch.no_grad()
-def log_likelihood(gen: GenerativeModel, *batch: Any, particles: int = 64, max_rows: int = 2**15) -> Score:
+def log_likelihood(
+    gen: GenerativeModel,
+    *batch: Any,
+    particles: int = 64,
+    max_rows: int | None = None,
+    memory: float | None = None,
+    compile: Choice = "auto",
+) -> Score:
     r"""Held-out log-likelihood of every row, with the kind of number that it is.
 
     .. math:: \log \hat p(x_b) = \log \tfrac1K \sum_k \frac{p(x_b, z_k)}{q(z_k \mid x_b)}
@@ -164,14 +177,22 @@ def log_likelihood(gen: GenerativeModel, *batch: Any, particles: int = 64, max_r
         ``x`` of shape ``(B, *event)``, NaN = missing; then ``context`` where there is one.
     particles : int
         Draws K per row.
-    max_rows : int
-        Bound on (rows x particles) evaluated at once; results do not depend on it beyond the random draws, of which
-        every block of rows has its own, globals included.
+    max_rows : int, optional
+        Bound on (rows x particles) evaluated at once, in place of the one that ``memory`` sets.
+    memory : float, optional
+        Bytes that the tensors of one evaluation may take, judged by a first one of a few rows; default: 128 MiB, or
+        1 GiB on an accelerator. Results do not depend on it beyond the random draws, of which every block of rows has
+        its own, globals included.
+    compile : bool or "auto"
+        Whether evaluations after the first ones run as recorded and compiled operations: where the others repay it, at
+        once, or never. The same seed gives the same draws in all cases.
 
     Raises
     ------
     NotImplementedError
         From an implicit model, naming the metric to use instead.
+    NotCompilable
+        With ``compile=True``, if the programs look at values of tensors.
 
     >>> from probgen.core.module import Fixed
     >>> import pyro.distributions as dist
@@ -180,33 +201,70 @@ def log_likelihood(gen: GenerativeModel, *batch: Any, particles: int = 64, max_r
     """
     if particles < 1:
         raise ValueError(f"expected particles >= 1, got {particles}")
-    rows = max(256, max_rows // particles)  # so that a block's particles fit into one run of its encoder
-    scores = [_score(gen, block, particles, max_rows) for block in _blocks(batch, rows)]
-    values, kinds, drawn, measures = zip(*scores, strict=True)
-    return Score(torch.cat(values), worst(*kinds), "nats", max(drawn), measures[0])
+    probe = _probe(gen, batch)
+    kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
+    particles = 1 if kind == "exact" else particles
+    at_once = fitting(memory, probe.bytes_of_row, probe.accelerated) if max_rows is None else max(1, max_rows)
+    blocks = _by_block(gen, batch, particles, at_once, probe.rows, compile)
+    return Score(torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure)
 
 
-def _blocks(batch: tuple, max_rows: int) -> list[tuple]:
-    """Row blocks of a batch whose arguments are all tensors of one length; other batches stay whole."""
+class _Probe(NamedTuple):
+    """One run, its memory per row and place, and the number of rows if the batch may be cut into blocks of them."""
+
+    pair: TracePair
+    bytes_of_row: float
+    accelerated: bool
+    rows: int | None
+
+
+def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
+    """A run on a few rows; on all where the arguments have no rows, or the guide draws for all rows or none."""
+    rows = _row_count(batch)
+    if rows is not None and rows > PROBED:
+        try:
+            return _Probe(*_measured(gen, tuple(None if v is None else v[:PROBED] for v in batch)), rows)
+        except (RuntimeError, ValueError, IndexError):
+            rows = None
+    return _Probe(*_measured(gen, batch), rows)
+
+
+def _measured(gen: GenerativeModel, batch: tuple) -> tuple[TracePair, float, bool]:
+    with Profile() as profile:
+        pair = _run(gen, batch, None)
+        rows = row_log_probs(pair, gen.plate).shape[1]
+    return pair, profile.peak / max(1, rows), profile.accelerated
+
+
+def _row_count(batch: tuple) -> int | None:
+    """Number of rows of a batch whose arguments are all tensors of one length."""
     given = [value for value in batch if value is not None]
     lengths = {value.shape[0] if torch.is_tensor(value) and value.ndim else None for value in given}
-    if len(lengths) != 1 or None in lengths or lengths == {0}:
-        return [batch]
-    parts = [[None] * max(1, -(-lengths.copy().pop() // max_rows)) if v is None else v.split(max_rows) for v in batch]
-    return list(zip(*parts, strict=True))
+    return lengths.pop() if len(lengths) == 1 else None
 
 
-def _score(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) -> tuple[Tensor, str, int, str]:
-    """One draw tells whether more are needed; the rest follow in chunks and are averaged as a stream."""
-    pair = _run(gen, batch, None)
-    kind, value = kind_of(pair, gen.plate), row_log_probs(pair, gen.plate)
-    measure = _measure(pair, gen.plate)
-    if kind == "exact" or particles == 1:
-        return value[0], kind, 1, measure
-    chunk, parts = max(1, max_rows // value.shape[1]), [value]
-    for start in range(1, particles, chunk):
-        parts.append(log_weights(gen, *batch, particles=min(chunk, particles - start))[0])
-    return average(torch.cat(parts), kind), kind, particles, measure
+def _by_block(
+    gen: GenerativeModel, batch: tuple, particles: int, at_once: int, rows: int | None, compile: Choice
+) -> Iterator[Tensor]:
+    """Log weights of one block of rows after the other, ``(particles, rows of the block)``."""
+    size = 1 if rows is None else max(min(at_once, 256), at_once // particles)  # a block shares a run of its encoder
+    cuts = windows(rows or 1, size)
+    width = (_row_count(batch) or 1) if rows is None else cuts[0].stop
+    chunk = windows(particles, max(1, at_once // max(1, width)))[0].stop
+    drawn, together = (chunk, 1) if gen.vectorized else (1, chunk)
+
+    def weigh(*block: Tensor) -> Tensor:
+        given = iter(block)
+        arguments = tuple(None if value is None else next(given) for value in batch) if block else batch
+        return row_log_probs(_run(gen, arguments, drawn if drawn > 1 else None), gen.plate)
+
+    tensors = [value for value in batch if value is not None]
+    blocks = [()] if rows is None else [tuple(value[cut.start : cut.stop] for value in tensors) for cut in cuts]
+    calls = [Call(block) for block in blocks for _ in range(-(-particles // drawn))]
+    missing = any(has_missing(value) for value in batch if torch.is_tensor(value))
+    weights = repeated(weigh, calls, compile, together, missing)
+    for cut in cuts:
+        yield torch.cat(list(islice(weights, len(calls) // len(cuts))))[:particles, cut.skip :]
 
 
 def _measure(pair: TracePair, plate: str) -> str:

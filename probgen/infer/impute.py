@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core.density import density, kind_of, worst
+from probgen.core.repeat import Call, Choice, Repeat
 from probgen.core.runtime import (
     TracePair,
     in_plate,
@@ -83,7 +84,13 @@ def _quantile(ordered: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def impute(
-    gen: GenerativeModel, x: Tensor, context: Tensor | None = None, *, draws: int = 1, steps: int = 500
+    gen: GenerativeModel,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    draws: int = 1,
+    steps: int = 500,
+    compile: Choice = "auto",
 ) -> Imputation:
     r"""Draws missing entries (NaN) given the observed ones, row by row: :math:`x_m \sim p(x_m \mid x_o, c)`.
 
@@ -109,6 +116,9 @@ def impute(
         Number of completed copies. Chains run in parallel; those of models with global latents one after the other.
     steps : int
         Length of the chains, where draws are not exact.
+    compile : bool or "auto"
+        Whether steps of the chains after the first ones are made of recorded and compiled operations: where the others
+        repay it, at once, or never. The same seed gives the same draws in all cases.
 
     Raises
     ------
@@ -138,22 +148,22 @@ def impute(
     completed, acceptance, kind = x.repeat(draws, *[1] * x.ndim), torch.ones(len(x), device=x.device), "exact"
     if rows.any():
         batch = x[rows], None if context is None else context[rows]
-        completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, steps)
+        completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, steps, compile)
     return Imputation(completed, missing, kind, acceptance)
 
 
-def _impute(gen: GenerativeModel, batch: tuple, draws: int, steps: int) -> tuple[Tensor, str, Tensor]:
+def _impute(gen: GenerativeModel, batch: tuple, draws: int, steps: int, compile: Choice) -> tuple[Tensor, str, Tensor]:
     """Draws of one model, or of one model for every draw of the globals."""
     probe = _trace(gen.model, batch)
     if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
-        return _Chains(gen, gen.model, gen.guide).draw(batch, draws, steps)
+        return _Chains(gen, gen.model, gen.guide, compile).draw(batch, draws, steps)
     if all(is_enumerated(site) for site in latent_sites(probe).values() if in_plate(site, gen.plate)):
         return _given_labels(gen, batch, draws)
     parts = []
     for _ in range(draws):
         drawn = _trace(gen.guide, (None, batch[1]))
         pair = (poutine.replay(program, trace=_shared(drawn, gen.plate)) for program in (gen.model, gen.guide))
-        parts.append(_Chains(gen, *pair).draw(batch, 1, steps))
+        parts.append(_Chains(gen, *pair, compile).draw(batch, 1, steps))
     completed, kinds, acceptance = zip(*parts, strict=True)
     return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
 
@@ -190,6 +200,7 @@ class _Chains:
     gen: GenerativeModel
     model: Callable
     guide: Callable
+    compile: Choice
 
     def draw(self, batch: tuple, draws: int, steps: int) -> tuple[Tensor, str, Tensor]:
         """Completed rows ``(draws, B, *event)``, their kind, and the acceptance rate of every row."""
@@ -204,25 +215,43 @@ class _Chains:
 
     def _run(self, x: Tensor, context: Any, steps: int) -> tuple[Tensor, str, Tensor]:
         """Ends of the chains, one for every row of ``x``; they start at draws of the latents from the model."""
-        seen, rate = ~x.isnan(), torch.zeros(len(x), device=x.device)
-        state = _trace(self.model, (x, context))
-        filled = conditional(_law(state), x, seen).sample()
-        kind = _kind(self._propose((filled, context)), self.gen.plate)
-        with pyro.validation_enabled(False):  # the run above was validated
-            for step in range(-max(1, steps // 10), steps):
-                state.nodes["x"]["value"] = filled
-                state, accepted = self._step(state, (filled, context), corrected=step >= 0)
-                rate += accepted * (step >= 0) / steps
-                filled = conditional(_law(state), x, seen).sample()
-        return filled, kind, rate
+        seen, rate, early = ~x.isnan(), torch.zeros(len(x), device=x.device), max(1, steps // 10)
+        start = _trace(self.model, (x, context))
+        filled = conditional(_law(start), x, seen).sample()
+        proposal = self._propose((filled, context))
+        kind, latents = _kind(proposal, self.gen.plate), proposal.guide
+        values = [start.nodes[name]["value"] for name in self._locals(latents)]
 
-    def _step(self, state: poutine.Trace, batch: tuple, corrected: bool) -> tuple[poutine.Trace, Tensor]:
-        """One proposal for the latents of every row; early steps accept it whatever its ratio."""
-        proposal, accepted = self._propose(batch), torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
-        if corrected:
-            current = TracePair(state, _trace(poutine.replay(self.guide, trace=state), batch))
-            accepted = _accept(self._log_ratio(proposal, current))
-        return self._move(accepted, proposal, state, batch), accepted
+        def step(filled: Tensor, corrected: Tensor, *values: Tensor) -> list[Tensor]:
+            return self._step((filled, context), seen, corrected, latents, values)
+
+        repeat = Repeat(step, early + steps, self.compile, missing=False)
+        with pyro.validation_enabled(False):  # the runs above were validated
+            for corrected in rate.new_tensor([False] * early + [True] * steps, dtype=torch.bool):
+                ((filled, accepted, *values),) = repeat([Call(own=(filled, corrected, *values))])
+                rate += accepted * corrected / steps
+            state = self._at(values, latents, (filled, context))
+        return conditional(_law(state), filled, seen).sample(), kind, rate
+
+    def _step(
+        self, batch: tuple, seen: Tensor, corrected: Tensor, latents: poutine.Trace, values: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Missing entries given the latents, then a proposal for the latents: completed x, what was accepted, latents.
+
+        Early steps, not ``corrected``, accept whatever the ratio.
+        """
+        state = self._at(values, latents, batch)
+        state.nodes["x"]["value"] = filled = conditional(_law(state), batch[0], seen).sample()
+        batch = (filled, batch[1])
+        proposal = self._propose(batch)
+        current = TracePair(state, _trace(poutine.replay(self.guide, trace=state), batch))
+        accepted = _accept(self._log_ratio(proposal, current)) | ~corrected
+        moved = []
+        for (name, site), value in zip(self._locals(latents).items(), values, strict=True):
+            dim = next(frame.dim for frame in site["cond_indep_stack"] if frame.name == self.gen.plate)
+            column = accepted.reshape(-1, *[1] * (site["fn"].event_dim - dim - 1))
+            moved.append(torch.where(column, proposal.guide.nodes[name]["value"], value))
+        return [filled, accepted, *moved]
 
     def _propose(self, batch: tuple) -> TracePair:
         with isolated():
@@ -231,14 +260,12 @@ class _Chains:
     def _log_ratio(self, proposal: TracePair, current: TracePair) -> Tensor:
         return row_log_probs(proposal, self.gen.plate)[0] - row_log_probs(current, self.gen.plate)[0]
 
-    def _move(self, accepted: Tensor, proposal: TracePair, state: poutine.Trace, batch: tuple) -> poutine.Trace:
-        """The model's run on the accepted latents, and on the present ones of the other rows."""
-        latents = proposal.guide.copy()
-        for name, site in self._locals(proposal.guide).items():
-            dim = next(frame.dim for frame in site["cond_indep_stack"] if frame.name == self.gen.plate)
-            column = accepted.reshape(-1, *[1] * (site["fn"].event_dim - dim - 1))
-            latents.nodes[name] = {**site, "value": torch.where(column, site["value"], state.nodes[name]["value"])}
-        return _trace(poutine.replay(self.model, trace=latents), batch)
+    def _at(self, values: Sequence[Tensor], latents: poutine.Trace, batch: tuple) -> poutine.Trace:
+        """The model's run with these values of the local latents, which stand in a run of the guide."""
+        given = latents.copy()
+        for (name, site), value in zip(self._locals(latents).items(), values, strict=True):
+            given.nodes[name] = {**site, "value": value}
+        return _trace(poutine.replay(self.model, trace=given), batch)
 
     def _locals(self, trace: poutine.Trace) -> dict[str, dict[str, Any]]:
         """The latent sites inside the data plate."""

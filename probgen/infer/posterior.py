@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
+from probgen.core.repeat import Choice
 from probgen.core.runtime import in_plate, is_enumerated, latent_sites, sample_sites
 from probgen.infer.simulate import Draws, Runs, Site, Unobserved, holds_data, is_deterministic, trace_of
 
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def posterior(
-    gen: GenerativeModel, *batch: Any, draws: int = 1000, discrete: bool = False, max_rows: int = 2**15
+    gen: GenerativeModel,
+    *batch: Any,
+    draws: int = 1000,
+    discrete: bool = False,
+    max_rows: int | None = None,
+    memory: float | None = None,
+    compile: Choice = "auto",
 ) -> Draws:
     r"""Draws of every latent site of the guide, and of the model's deterministic sites, in their natural space.
 
@@ -32,12 +39,18 @@ def posterior(
     *batch : Tensor
         What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
     draws : int
-        Number of draws; they come from one vectorised run where ``gen.vectorized``, else from one run each.
+        Number of draws; they come from vectorised runs where ``gen.vectorized``, else from one run each.
     discrete : bool
         Whether to draw also the enumerated sites that the guide leaves out, from their exact conditional given x and
         the other sites.
-    max_rows : int
-        Bound on (draws x rows) run at once.
+    max_rows : int, optional
+        Bound on (draws x rows) run at once, in place of the one that ``memory`` sets.
+    memory : float, optional
+        Bytes that the tensors of one run may take, judged by a run of one draw; default: 128 MiB, or 1 GiB on an
+        accelerator.
+    compile : bool or "auto"
+        Whether runs after the first ones are made of recorded and compiled operations: where the others repay it, at
+        once, or never. The same seed gives the same draws in all cases.
 
     Returns
     -------
@@ -57,13 +70,20 @@ def posterior(
     """
     _check_draws(draws)
     probe = trace_of(gen.guide, batch)
-    values = Runs(gen, batch, probe, max_rows).of(gen.guide, draws, latent_sites(probe).values())
-    return _complete(gen, batch, draws, values, discrete, max_rows)
+    limits = (max_rows, memory, compile)
+    values = Runs(gen, batch, probe, *limits).of(gen.guide, draws, latent_sites(probe).values())
+    return _complete(gen, batch, draws, values, discrete, limits)
 
 
 @torch.no_grad()
 def complete(
-    gen: GenerativeModel, *batch: Any, given: Mapping[str, Tensor], discrete: bool = True, max_rows: int = 2**15
+    gen: GenerativeModel,
+    *batch: Any,
+    given: Mapping[str, Tensor],
+    discrete: bool = True,
+    max_rows: int | None = None,
+    memory: float | None = None,
+    compile: Choice = "auto",
 ) -> Draws:
     """Adds to draws of latent sites what follows from them: deterministic sites, and enumerated ones if asked.
 
@@ -77,21 +97,21 @@ def complete(
         ``(draws, *plate dims, *event)`` for each latent site that is not enumerated, from a guide or from MCMC.
     discrete : bool
         Whether to draw the enumerated sites from their exact conditional.
-    max_rows : int
-        Bound on (draws x rows) run at once.
+    max_rows, memory, compile
+        As in :func:`posterior`.
     """
-    return _complete(gen, batch, _count(given), given, discrete, max_rows)
+    return _complete(gen, batch, _count(given), given, discrete, (max_rows, memory, compile))
 
 
 def _complete(
-    gen: GenerativeModel, batch: tuple, draws: int, given: Mapping[str, Tensor], discrete: bool, max_rows: int
+    gen: GenerativeModel, batch: tuple, draws: int, given: Mapping[str, Tensor], discrete: bool, limits: tuple
 ) -> Draws:
     probe = trace_of(gen.model, batch)
     summed = [site for name, site in latent_sites(probe).items() if is_enumerated(site) and name not in given]
     wanted = [site for site in sample_sites(probe).values() if is_deterministic(site)] + (summed if discrete else [])
     if not wanted:
         return dict(given)
-    return {**given, **Runs(gen, batch, probe, max_rows).of(gen.model, draws, wanted, given, bool(summed))}
+    return {**given, **Runs(gen, batch, probe, *limits).of(gen.model, draws, wanted, given, bool(summed))}
 
 
 @torch.no_grad()
@@ -102,7 +122,9 @@ def predictive(
     given: Mapping[str, Tensor] | None = None,
     new_rows: bool = False,
     sites: Iterable[str] | None = None,
-    max_rows: int = 2**15,
+    max_rows: int | None = None,
+    memory: float | None = None,
+    compile: Choice = "auto",
 ) -> Draws:
     r"""Draws from the posterior predictive distribution of the observed sites.
 
@@ -128,8 +150,8 @@ def predictive(
         Whether to draw the latents inside the data plate from the model.
     sites : iterable of str, optional
         Names of the sites to return, deterministic ones included; default: the observed ones.
-    max_rows : int
-        Bound on (draws x rows) run at once.
+    max_rows, memory, compile
+        As in :func:`posterior`.
 
     Returns
     -------
@@ -141,20 +163,20 @@ def predictive(
     ValueError
         If ``sites`` has a name that the program lacks, or ``given`` draws of different numbers.
     """
-    probe = trace_of(gen.model, batch)
+    probe, how = trace_of(gen.model, batch), {"max_rows": max_rows, "memory": memory, "compile": compile}
     observed = _observed(probe)
     new_rows = new_rows or not observed
     if given is None:
-        given = posterior(gen, *batch, draws=draws, discrete=not new_rows, max_rows=max_rows)
+        given = posterior(gen, *batch, draws=draws, discrete=not new_rows, **how)
     elif not new_rows:
-        given = complete(gen, *batch, given=given, max_rows=max_rows)
+        given = complete(gen, *batch, given=given, **how)
     free = [s for name, s in latent_sites(probe).items() if name not in given and not is_enumerated(s)]
     if new_rows:
         local = {name for name, site in probe.nodes.items() if site["type"] == "sample" and in_plate(site, gen.plate)}
         given = {name: value for name, value in given.items() if name not in local}
     wanted = _named(probe, sites) if sites is not None else observed or free
     count = _count(given) if given else draws
-    return Runs(gen, batch, probe, max_rows).of(Unobserved()(gen.model), count, wanted, given)
+    return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, given)
 
 
 @torch.no_grad()
@@ -163,7 +185,9 @@ def prior_predictive(
     *batch: Any,
     draws: int = 1000,
     sites: Iterable[str] | None = None,
-    max_rows: int = 2**15,
+    max_rows: int | None = None,
+    memory: float | None = None,
+    compile: Choice = "auto",
 ) -> Draws:
     r"""Joint draws of every site of the program run forward without looking at the observations.
 
@@ -179,8 +203,8 @@ def prior_predictive(
         Number of draws.
     sites : iterable of str, optional
         Names of the sites to return; default: all, those that data would occupy included.
-    max_rows : int
-        Bound on (draws x rows) run at once.
+    max_rows, memory, compile
+        As in :func:`posterior`.
 
     Returns
     -------
@@ -195,7 +219,7 @@ def prior_predictive(
     _check_draws(draws)
     probe = trace_of(gen.model, batch)
     wanted = _named(probe, sites) if sites is not None else _with_values(probe)
-    return Runs(gen, batch, probe, max_rows).of(Unobserved()(gen.model), draws, wanted)
+    return Runs(gen, batch, probe, max_rows, memory, compile).of(Unobserved()(gen.model), draws, wanted)
 
 
 def observed_sites(gen: GenerativeModel, *batch: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -14,6 +15,9 @@ from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from probgen.core.missing import has_missing
+from probgen.core.profile import Profile, fitting
+from probgen.core.repeat import Call, Choice, repeated, windows
 from probgen.core.runtime import isolated, latent_sites, sample_sites
 
 if TYPE_CHECKING:
@@ -74,14 +78,20 @@ class Runs:
         Arguments of the program.
     probe : Trace
         One plain run of it.
-    max_rows : int
-        Bound on (draws x rows) run at once.
+    max_rows : int or None
+        Bound on (draws x rows) run at once; ``None``: as many draws as ``memory`` holds.
+    memory : float or None
+        Bytes that the tensors of one run may take; see :func:`fitting`.
+    compile : bool or "auto"
+        Whether runs after the first ones are recorded and compiled.
     """
 
     gen: GenerativeModel
     batch: tuple
     probe: poutine.Trace
-    max_rows: int
+    max_rows: int | None = None
+    memory: float | None = None
+    compile: Choice = "auto"
 
     def of(
         self,
@@ -96,20 +106,32 @@ class Runs:
         Latent sites in ``given`` keep their values; with ``discrete`` enumerated sites are drawn from their
         conditional given everything else.
         """
-        named = {site["name"]: site for site in sites}
-        fixed, chunk, parts = self._full(given or {}), self._chunk(), []
-        for start in range(0, draws, chunk):
-            size = min(chunk, draws - start)
-            values = {name: value[start : start + size] for name, value in fixed.items()}
-            nodes = trace_of(self._prepare(program, size, values, discrete), self.batch).nodes
-            parts.append({name: self._settle(site, nodes[name]["value"], size) for name, site in named.items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in named}
+        named, fixed = {site["name"]: site for site in sites}, self._full(given or {})
 
-    def _chunk(self) -> int:
-        """Draws in one run."""
+        def run(size: int, *values: Tensor) -> Draws:
+            prepared = self._prepare(program, size, dict(zip(fixed, values, strict=True)), discrete)
+            nodes = trace_of(prepared, self.batch).nodes
+            return {name: self._settle(site, nodes[name]["value"], size) for name, site in named.items()}
+
+        at_once = self._at_once(lambda: run(1, *(value[:1] for value in fixed.values())))
+        cuts = windows(draws, at_once if self.gen.vectorized else 1)
+        calls = [Call(own=tuple(value[cut.start : cut.stop] for value in fixed.values())) for cut in cuts]
+        together = 1 if self.gen.vectorized else windows(draws, at_once)[0].stop
+        missing = any(has_missing(value) for value in self.batch if torch.is_tensor(value))
+        parts = list(repeated(partial(run, cuts[0].stop), calls, self.compile, together, missing))
+        return {
+            name: torch.cat([part[name][cut.skip :] for cut, part in zip(cuts, parts, strict=True)]) for name in named
+        }
+
+    def _at_once(self, one: Callable[[], Any]) -> int:
+        """Draws in one run, or in as many runs as are made together, judged by a run of one."""
+        if self.max_rows is None:
+            with Profile() as profile:
+                one()
+            return fitting(self.memory, profile.peak, profile.accelerated)
         frames = [frame for site in sample_sites(self.probe).values() for frame in site["cond_indep_stack"]]
         rows = max((frame.size for frame in frames if frame.name == self.gen.plate), default=1)
-        return max(1, self.max_rows // max(1, rows)) if self.gen.vectorized else 1
+        return max(1, self.max_rows // max(1, rows))
 
     def _prepare(self, program: Callable, size: int, values: Draws, discrete: bool) -> Callable:
         """The draws' plate is innermost: drawing discrete sites hides the program from handlers around it."""

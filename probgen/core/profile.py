@@ -1,0 +1,130 @@
+"""What one run of a function costs: the memory of its tensors, and where its time goes."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LIBRARY = ("mm", "mv", "dot", "conv", "linalg", "cholesky", "solve", "sort", "topk", "fft", "eig", "svd")
+
+
+class Profile(TorchDispatchMode):
+    """Watches the torch operations inside the block, at some microseconds for each of them.
+
+    Attributes
+    ----------
+    peak : int
+        Most bytes that tensors made inside the block have taken at one time.
+    accelerated : bool
+        Whether any of them stood outside the processor's memory.
+    operations : int
+        Number of operations.
+    seconds : float
+        Time that they took, without the Python between them.
+    fusible : float
+        What of it went to operations that a compiler merges: all but random draws, matrix products, convolutions and
+        the like, which stay library calls.
+
+    >>> with Profile() as profile:
+    ...     _ = (torch.ones(1000) + 1).exp().sum()
+    >>> profile.peak, profile.operations
+    (8000, 4)
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.peak, self.operations, self.seconds, self.fusible = 0, 0, 0.0, 0.0
+        self.accelerated = False
+        self._live, self._known, self._collects = 0, set(), False
+
+    def __enter__(self) -> Profile:
+        self._collects = gc.isenabled()
+        gc.disable()  # what is freed must not depend on when Python looks for cycles: the peak decides about draws
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        if self._collects:
+            gc.enable()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its compiler, for seconds, to keep it away from the method below
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._known |= {_key(value) for value in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(value)}
+        began = clock()
+        outputs = operation(*args, **kwargs)
+        seconds = clock() - began
+        self.operations += 1
+        self.seconds += seconds
+        self.fusible += seconds * _is_fusible(operation)
+        for value in pytree.tree_leaves(outputs):
+            if torch.is_tensor(value) and _key(value) not in self._known:
+                self._made(value)
+        return outputs
+
+    def _made(self, value: Tensor) -> None:
+        """Counts the memory of a new tensor until it is freed: many views may share it."""
+        storage, key = value.untyped_storage(), _key(value)
+        self._known.add(key)
+        self.accelerated |= value.device.type != "cpu"
+        self._live += storage.nbytes()
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._freed, key, storage.nbytes()).atexit = False
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
+
+
+def _key(value: Tensor) -> int:
+    return value.untyped_storage()._cdata
+
+
+def _is_fusible(operation: Any) -> bool:
+    if torch.Tag.pointwise in operation.tags:
+        return True
+    name = operation.overloadpacket.__name__
+    return torch.Tag.nondeterministic_seeded not in operation.tags and not any(word in name for word in LIBRARY)
+
+
+def clock() -> float:
+    """Seconds that this thread has worked, so that other work on the machine does not count.
+
+    What an accelerator has been given to do is done by then.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.thread_time()
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What a function gives, and the seconds that it took."""
+    began = clock()
+    result = function(*arguments)
+    return result, clock() - began
+
+
+def fitting(memory: float | None, cost: float, accelerated: bool = False) -> int:
+    """How often a cost in bytes fits into a memory: a power of two, so that it is the same where costs hardly differ.
+
+    Without a memory it is 128 MiB, since tensors near a processor's caches are faster, or 1 GiB on an accelerator.
+
+    >>> fitting(2**20, 1000), fitting(2**20, 2**30), fitting(None, 2**20)
+    (1024, 1, 128)
+    """
+    memory = 2.0 ** (30 if accelerated else 27) if memory is None else memory
+    return 2 ** max(0, int(math.log2(max(1.0, memory / max(1.0, cost)))))
