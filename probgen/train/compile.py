@@ -45,8 +45,8 @@ class Step:
 
     Attributes
     ----------
-    graphs : dict of int to Compiled
-        By number of steps in one call.
+    graph : Compiled or None
+        Once it is built.
     seconds : float
         The least time that a step has taken.
 
@@ -73,7 +73,7 @@ class Step:
         self.tensors, self._structure = pytree.tree_flatten(state)
         names = [f"buffer {index}" for index, _ in enumerate(self.buffers)]
         self._names = pytree.tree_leaves(([{name: name for name in part.tensors()} for part in parts], names, "alive"))
-        self.graphs: dict[int, Compiled] = {}
+        self.graph: Compiled | None = None
         self.seconds = math.inf
         self._calls: dict[int, Repeated] = {}
 
@@ -92,32 +92,32 @@ class Step:
     def __call__(self, selections: Sequence[Selection], numbers: Sequence[Tensor]) -> list[list[float]]:
         """As many steps as there are selections, at most :meth:`most`; gives loss per row and gradient norm of each.
 
-        ``numbers`` holds the optimizer's hyperparameters in each of them, ``(1, groups, K)``.
+        ``numbers`` holds the optimizer's hyperparameters in each of them, ``(groups, K)``.
         """
         began = time.perf_counter()
         if len(selections) not in self._calls:
-            self._calls[len(selections)] = self.graphs[1].repeatedly(len(selections))
-        inputs = ([*self.tensors, n, *self._stacked([chosen])] for chosen, n in zip(selections, numbers, strict=True))
-        results = torch.cat(self._calls[len(selections)](inputs)).tolist()
+            self._calls[len(selections)] = self.graph.repeatedly(len(selections))
+        inputs = ([*self.tensors, n, *self._inputs(chosen)] for chosen, n in zip(selections, numbers, strict=True))
+        results = torch.stack(self._calls[len(selections)](inputs)).tolist()
         self.seconds = min(self.seconds, (time.perf_counter() - began) / len(selections))
         return results
 
     def most(self) -> int:
         """So many steps may be made in a row: what takes some milliseconds, one where draws depend on values."""
-        return 1 if self.graphs[1].random else max(1, min(MOST, int(TOGETHER / self.seconds)))
+        return 1 if self.graph.random else max(1, min(MOST, int(TOGETHER / self.seconds)))
 
-    def build(self, steps: int, numbers: Tensor) -> None:
-        """Compiles so many steps into one graph, and compares it with the program."""
-        graph, inputs = self.prepare(steps, numbers)
+    def build(self, numbers: Tensor) -> None:
+        """Compiles the graph, and compares it with the program."""
+        graph, inputs = self.prepare(numbers)
         graph.build(*inputs)
         self._check(graph, inputs)
-        self.graphs[steps] = graph
+        self.graph = graph
 
-    def prepare(self, steps: int, numbers: Tensor) -> tuple[Compiled, list[Tensor]]:
-        """The graph of so many steps, not compiled yet, and its inputs."""
-        inputs = [*self.tensors, numbers, *self._stacked([self.selection] * steps)]
+    def prepare(self, numbers: Tensor) -> tuple[Compiled, list[Tensor]]:
+        """The graph, not compiled yet, and its inputs."""
+        inputs = [*self.tensors, numbers, *self.example]
         with torch.no_grad(), assume_missing(True):
-            return Compiled(record(self._steps, *inputs)), inputs
+            return Compiled(record(self._step, *inputs)), inputs
 
     def outdated(self) -> str | None:
         """A Python value of the module that is no longer what the graph has taken it for."""
@@ -140,10 +140,6 @@ class Step:
                 self.recording(*self.example)
                 times.append(time.perf_counter() - began)
         return statistics.median(times)
-
-    def _stacked(self, selections: Sequence[Selection]) -> list[Tensor]:
-        inputs = [self._inputs(selection) for selection in selections]
-        return [torch.stack(values) if len(values) > 1 else values[0][None] for values in zip(*inputs, strict=True)]
 
     def _inputs(self, selection: Selection) -> list[Tensor]:
         return [tensor.to(self.run.fabric.device).contiguous() for tensor in self.run.source.tensors(selection)]
@@ -187,9 +183,9 @@ class Step:
             replayed = graph.replay(*again)
         tolerance = self._tolerance()
         near = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
-        if not same or not torch.allclose(found[0], expected, **near):
+        if not same or not torch.allclose(found, expected, **near):
             raise NotCompilable(
-                f"the compiled step gives loss and gradient norm {found[0].tolist()}, the program {expected.tolist()}"
+                f"the compiled step gives loss and gradient norm {found.tolist()}, the program {expected.tolist()}"
             )
         wrong = self._differences(copies, again, inputs, tolerance)
         if wrong or not torch.allclose(found, replayed, **near):
@@ -215,42 +211,27 @@ class Step:
                 wrong.append(name)
         return " and ".join(wrong)
 
-    def _steps(self, *tensors: Tensor) -> Tensor:
-        """Several steps: state, hyperparameters ``(steps, groups, K)``, inputs ``(steps, ...)`` -> ``(steps, 2)``."""
+    def _step(self, *tensors: Tensor) -> Tensor:
+        """One step: state, hyperparameters ``(groups, K)``, inputs -> loss per row and gradient norm, ``(2,)``."""
         count = len(self.tensors)
-        parts, buffers, going = pytree.tree_unflatten(tensors[:count], self._structure)
+        parts, buffers, alive = pytree.tree_unflatten(tensors[:count], self._structure)
         numbers, inputs = tensors[count], tensors[count + 1 :]
-        alive, results = going, []
-        for step in range(len(numbers)):
-            value, norm, alive = self._one(parts, buffers, numbers[step], [x[step] for x in inputs], alive)
-            results.append(torch.stack([value.double(), norm.double()]))
-        going.copy_(alive)
-        return torch.stack(results)
-
-    def _one(
-        self,
-        parts: list[dict[str, Tensor]],
-        buffers: list[Tensor],
-        numbers: Tensor,
-        inputs: list[Tensor],
-        alive: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
         kept = [buffer.clone() for buffer in buffers]
         value, gradients = self._evaluate(parts, kept, inputs)
         left = iter(gradients)
         gradients = [part.join([next(left) for _ in part.pieces]) for part in self.parts]
         norm = _norm(gradients)
-        alive = alive & value.isfinite() & norm.isfinite()
+        alive.logical_and_(value.isfinite() & norm.isfinite())
         if self.run.clip is not None:
             shrink = (self.run.clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = [gradient * shrink for gradient in gradients]
         for part, tensors, gradient in zip(self.parts, parts, gradients, strict=True):
             self._update(part, tensors, gradient, numbers[part.group], alive)
         _replace(dict(enumerate(buffers)), dict(enumerate(kept)), alive)
-        return value, norm, alive
+        return torch.stack([value.double(), norm.double()])
 
     def _evaluate(
-        self, parts: list[dict[str, Tensor]], buffers: list[Tensor], inputs: list[Tensor]
+        self, parts: list[dict[str, Tensor]], buffers: list[Tensor], inputs: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """The recorded loss and gradient, at these parameters and buffers."""
         place = {id(old): new for old, new in zip(self.buffers, buffers, strict=True)}

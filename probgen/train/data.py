@@ -97,7 +97,7 @@ class InMemory:
         self.position += len(chosen)
         if self.rows - self.position < self.world:  # the rest could not be shared out
             self.epoch, self.position, self._order = self.epoch + 1, 0, None
-        return chosen[self.rank :: self.world], len(chosen)
+        return chosen if self.world == 1 else chosen[self.rank :: self.world], len(chosen)
 
     def _whole(self) -> bool:
         return self.batch_size >= self.rows and self.world == 1

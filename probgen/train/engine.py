@@ -157,10 +157,10 @@ class Engine:
             if not self.steps and remaining * (now - computing) < REPAID * cost:
                 return self._give_up("the remaining steps would not repay it", warn=False)
             if cost * computing / now > ELSEWHERE:  # what goes on meanwhile is worth more than another Python costs
-                graph, inputs = step.prepare(1, self._hyperparameters())
+                graph, inputs = step.prepare(self._hyperparameters())
                 self.waiting = key, step, Background(graph, *inputs)
                 return None
-        step.build(1, self._hyperparameters())
+        step.build(self._hyperparameters())
         return step
 
     def _awaited(self, key: Any) -> Step | None:
@@ -170,7 +170,7 @@ class Engine:
             return None
         work.stop()
         self.waiting = None
-        step.build(1, self._hyperparameters())
+        step.build(self._hyperparameters())
         return step
 
     def _worth_recording(self, remaining: float) -> bool:
@@ -227,7 +227,7 @@ class Engine:
             self.run.update()
 
     def _next_hyperparameters(self, steps: int) -> list[Tensor]:
-        """Those of each of the next steps, ``(1, groups, K)``; the scheduler goes on by as many."""
+        """Those of each of the next steps, ``(groups, K)``; the scheduler goes on by as many."""
         if self.run.scheduler is None or self.rule is OUTSIDE:
             return [self._hyperparameters()] * steps
         numbers = []
@@ -240,7 +240,7 @@ class Engine:
         """The present ones."""
         row = [self.rule.numbers(group) for group in self.run.optimizer.param_groups]
         if row != self._numbers[0]:
-            self._numbers = row, torch.tensor([row], dtype=torch.float64, device=self.parts[0].value.device)
+            self._numbers = row, torch.tensor(row, dtype=torch.float64, device=self.parts[0].value.device)
         return self._numbers[1]
 
     def _schedule(self) -> tuple[dict, list[dict]] | None:
