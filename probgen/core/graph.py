@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -110,6 +111,7 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
 def _recording() -> Iterator[None]:
     """No handler of an outer program, no checks of values, no trace in the random state."""
     answer = True if assumed_missing() is None else assumed_missing()
+    shapes = FakeTensorMode(allow_fallback_kernels=True)  # one for all operations; else each would make its own
     with (
         isolated(),
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
@@ -117,6 +119,7 @@ def _recording() -> Iterator[None]:
         pyro.validation_enabled(False),
         torch.autograd.set_multithreading_enabled(False),
         torch.backends.mkldnn.flags(False, None, None, None),  # its recurrent layers have no graph
+        torch._guards.tracing(torch._guards.TracingContext(shapes)),
     ):
         yield
 
