@@ -92,12 +92,13 @@ class InMemory:
             self.epoch += 1
             return None, self.rows
         if self._order is None:
-            self._order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        chosen = self._order[self.position : self.position + self.batch_size]
-        self.position += len(chosen)
+            order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+            self._order = iter(order[self.position :].split(self.batch_size))
+        chosen, size = next(self._order), min(self.batch_size, self.rows - self.position)
+        self.position += size
         if self.rows - self.position < self.world:  # the rest could not be shared out
             self.epoch, self.position, self._order = self.epoch + 1, 0, None
-        return chosen if self.world == 1 else chosen[self.rank :: self.world], len(chosen)
+        return chosen if self.world == 1 else chosen[self.rank :: self.world], size
 
     def _whole(self) -> bool:
         return self.batch_size >= self.rows and self.world == 1
