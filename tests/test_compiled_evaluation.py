@@ -240,6 +240,13 @@ def test_compiled_scores_are_those_of_the_program():
     assert_close(ours.value, plain.value, rtol=1e-4, atol=1e-5)
 
 
+def test_impossible_values_are_refused_in_every_block_of_rows(recorded):
+    x = ROWS.repeat(10, 1)
+    x[-1, 2] = 2.0
+    with pytest.raises(ValueError, match="got 2"):
+        log_likelihood(vae(), x, particles=40, max_rows=100)
+
+
 @pytest.mark.parametrize("memory", [2**18, 2**20])
 def test_scores_keep_to_their_memory(memory):
     x = torch.zeros(300, 100)

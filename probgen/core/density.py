@@ -8,6 +8,7 @@ from functools import singledispatch
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyro
 import torch
 import torch.distributions as td
 from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from probgen.core.missing import has_missing
 from probgen.core.profile import Profile, fitting
-from probgen.core.repeat import Call, Choice, repeated, windows
+from probgen.core.repeat import Call, Choice, Window, repeated, windows
 from probgen.core.runtime import (
     TracePair,
     density_sites,
@@ -184,7 +185,7 @@ def log_likelihood(
         1 GiB on an accelerator. Results do not depend on it beyond the random draws, of which every block of rows has
         its own, globals included.
     compile : bool or "auto"
-        Whether evaluations after the first ones run as recorded and compiled operations: where the others repay it, at
+        Whether draws after the first ones are made by recorded and compiled operations: where the others repay it, at
         once, or never. The same seed gives the same draws in all cases.
 
     Raises
@@ -205,17 +206,17 @@ def log_likelihood(
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
     particles = 1 if kind == "exact" else particles
     at_once = fitting(memory, probe.bytes_of_row, probe.accelerated) if max_rows is None else max(1, max_rows)
-    blocks = _by_block(gen, batch, particles, at_once, probe.rows, compile)
+    blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
     return Score(torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure)
 
 
 class _Probe(NamedTuple):
-    """One run, its memory per row and place, and the number of rows if the batch may be cut into blocks of them."""
+    """One run, its memory per row and place, and whether the batch may be cut into blocks of rows."""
 
     pair: TracePair
     bytes_of_row: float
     accelerated: bool
-    rows: int | None
+    cut: bool
 
 
 def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
@@ -223,17 +224,17 @@ def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
     rows = _row_count(batch)
     if rows is not None and rows > PROBED:
         try:
-            return _Probe(*_measured(gen, tuple(None if v is None else v[:PROBED] for v in batch)), rows)
+            return _measured(gen, _some(batch, slice(PROBED)), cut=True)
         except (RuntimeError, ValueError, IndexError):
             rows = None
-    return _Probe(*_measured(gen, batch), rows)
+    return _measured(gen, batch, cut=rows is not None)
 
 
-def _measured(gen: GenerativeModel, batch: tuple) -> tuple[TracePair, float, bool]:
+def _measured(gen: GenerativeModel, batch: tuple, cut: bool) -> _Probe:
     with Profile() as profile:
         pair = _run(gen, batch, None)
         rows = row_log_probs(pair, gen.plate).shape[1]
-    return pair, profile.peak / max(1, rows), profile.accelerated
+    return _Probe(pair, profile.peak / max(1, rows), profile.accelerated, cut)
 
 
 def _row_count(batch: tuple) -> int | None:
@@ -243,28 +244,48 @@ def _row_count(batch: tuple) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
+def _some(batch: tuple, rows: slice) -> tuple:
+    return tuple(None if value is None else value[rows] for value in batch)
+
+
 def _by_block(
-    gen: GenerativeModel, batch: tuple, particles: int, at_once: int, rows: int | None, compile: Choice
+    gen: GenerativeModel, batch: tuple, particles: int, at_once: int, cut: bool, compile: Choice
 ) -> Iterator[Tensor]:
-    """Log weights of one block of rows after the other, ``(particles, rows of the block)``."""
-    size = 1 if rows is None else max(min(at_once, 256), at_once // particles)  # a block shares a run of its encoder
-    cuts = windows(rows or 1, size)
-    width = (_row_count(batch) or 1) if rows is None else cuts[0].stop
-    chunk = windows(particles, max(1, at_once // max(1, width)))[0].stop
+    """Log weights of one block of rows after the other, ``(particles, rows of the block)``.
+
+    The first draw of each block is made with Pyro's checks of data and shapes, the others without.
+    """
+    size = max(min(at_once, 256), at_once // particles)  # a block shares a run of its encoder
+    cuts = windows(_row_count(batch) or 0, size) if cut else [Window(0, 0, 0)]
+    blocks = [_some(batch, slice(*each[:2])) if cut else batch for each in cuts]
+    others: Iterator[list[Tensor]] | None = None
+    for block, each in zip(blocks, cuts, strict=True):
+        first = row_log_probs(_run(gen, block, None), gen.plate)
+        others = others or _others(gen, blocks, particles - 1, at_once // max(1, first.shape[1]), compile)
+        yield torch.cat([first, *next(others)])[:particles, each.skip :]
+
+
+def _others(
+    gen: GenerativeModel, blocks: list[tuple], particles: int, at_once: int, compile: Choice
+) -> Iterator[list[Tensor]]:
+    """Log weights of so many particles, or of some more, for one block after the other: ``(some, rows)`` each."""
+    given = [index for index, value in enumerate(blocks[0]) if torch.is_tensor(value)] if len(blocks) > 1 else []
+    chunk = windows(particles, max(1, at_once))[0].stop
     drawn, together = (chunk, 1) if gen.vectorized else (1, chunk)
 
-    def weigh(*block: Tensor) -> Tensor:
-        given = iter(block)
-        arguments = tuple(None if value is None else next(given) for value in batch) if block else batch
-        return row_log_probs(_run(gen, arguments, drawn if drawn > 1 else None), gen.plate)
+    def weigh(*tensors: Tensor) -> Tensor:
+        batch = list(blocks[0])
+        for index, tensor in zip(given, tensors, strict=True):
+            batch[index] = tensor
+        with pyro.validation_enabled(False):
+            return row_log_probs(_run(gen, tuple(batch), drawn if drawn > 1 else None), gen.plate)
 
-    tensors = [value for value in batch if value is not None]
-    blocks = [()] if rows is None else [tuple(value[cut.start : cut.stop] for value in tensors) for cut in cuts]
-    calls = [Call(block) for block in blocks for _ in range(-(-particles // drawn))]
-    missing = any(has_missing(value) for value in batch if torch.is_tensor(value))
+    count = -(-particles // max(1, drawn))
+    calls = [Call(tuple(block[index] for index in given)) for block in blocks for _ in range(count)]
+    missing = any(has_missing(value) for block in blocks for value in block if torch.is_tensor(value))
     weights = repeated(weigh, calls, compile, together, missing)
-    for cut in cuts:
-        yield torch.cat(list(islice(weights, len(calls) // len(cuts))))[:particles, cut.skip :]
+    for _ in blocks:
+        yield list(islice(weights, count))
 
 
 def _measure(pair: TracePair, plate: str) -> str:

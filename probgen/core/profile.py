@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ LIBRARY = ("mm", "mv", "dot", "conv", "linalg", "cholesky", "solve", "sort", "to
 
 class Profile(TorchDispatchMode):
     """Watches the torch operations inside the block, at some microseconds for each of them.
+
+    What ``torch.compile`` made runs uncompiled inside it.
 
     Attributes
     ----------
@@ -45,14 +49,18 @@ class Profile(TorchDispatchMode):
         self.peak, self.operations, self.seconds, self.fusible = 0, 0, 0.0, 0.0
         self.accelerated = False
         self._live, self._known, self._collects = 0, set(), False
+        self._eagerly: AbstractContextManager = nullcontext()
 
     def __enter__(self) -> Profile:
         self._collects = gc.isenabled()
         gc.disable()  # what is freed must not depend on when Python looks for cycles: the peak decides about draws
+        self._eagerly = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        self._eagerly.__enter__()
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
+        self._eagerly.__exit__(*raised)
         if self._collects:
             gc.enable()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from probgen.core.aliases import relax_views
 from probgen.core.draws import Pool, hoist_draws, is_random
 from probgen.core.graph import Compiled, NotCompilable, Recording, compiled
 
@@ -54,6 +55,7 @@ class Replay:
         _split_draws(self.graph)
         self.recording = Recording(fx.GraphModule(self.graph, copy.deepcopy(self.graph.graph)), *recording[1:])
         self._draws = hoist_draws(self.graph.graph)
+        relax_views(self.graph.graph)
         self.graph.graph.eliminate_dead_code()
         self.graph.recompile()
         self.together = 1 if any(map(is_random, self.graph.graph.nodes)) else together
