@@ -11,7 +11,7 @@ from probgen.diagnostics import to_arviz
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import mcmc
 from probgen.infer.nuts import Plan
-from probgen.infer.nuts_nutpie import Nutpie
+from probgen.infer.nuts_nutpie import Nutpie, one_chain
 
 pytest.importorskip("nutpie")
 
@@ -88,6 +88,20 @@ def test_warmup_and_likelihood_go_to_arviz(chains):
     spread = (chains.draws["tau"][..., None].square() + ERRORS.square()).sqrt()
     rows = dist.Normal(chains.draws["mu"][..., None], spread).log_prob(EFFECTS)
     assert abs(found.log_likelihood["y"].values.mean((0, 1)) - rows.mean((0, 1)).numpy()).max() < 0.1
+
+
+def test_chains_may_start_at_a_mode_and_meet_walls():
+    """Interpreted, not compiled: the callbacks do not mind."""
+
+    def walled(u):
+        if u[0] > 1:
+            return torch.tensor(torch.nan).double(), torch.full_like(u, torch.nan)
+        return -0.5 * (u * u).sum(), -u
+
+    walk = one_chain(Nutpie(), walled, torch.zeros(2).double(), 0, Plan(100, 400))
+    points = walk.points[100:]
+    assert points[:, 0].max() <= 1 and walk.stats["diverging"].any() and not walk.stats["diverging"].all()
+    assert abs(points[:, 1].mean().item()) < 4 / 100**0.5
 
 
 def test_seeds_and_limits_are_those_asked_for(chains):

@@ -61,6 +61,8 @@ SAME = {
     "concatenated": lambda x: torch.cat([x.expand(ROWS, 3), x[:2].sum().expand(ROWS, 1)], 1),
     "written": written_through_a_view,
     "matrix": lambda x: torch.linspace(0, 1, 6000).reshape(2000, 3) @ x,
+    "running": lambda x: (x.cumsum(0), x.expand(4, 3).cumprod(1).cumsum(0), x[:, None].expand(3, 50).cumsum(1)),
+    "counted": lambda x: (x > 0).expand(2, 3).cumsum(-1) + (x > 1).long().cumprod(0) + x,
     "softmax": lambda x: x.expand(ROWS, 3).log_softmax(1)[:, 1] + DATA,
     "selected": lambda x: x.expand(ROWS, 3)[KEPT] + DATA[KEPT][:, None],
     "scalars": lambda x: x.sum().expand(()).exp() + x.expand(1, 3).sum(),

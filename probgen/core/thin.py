@@ -19,6 +19,7 @@ from probgen.core.graph import Recording
 
 aten = torch.ops.aten
 LARGE = 4096  # entries of a matrix from which its product with a vector is worth a library call
+SHORT = 32  # entries up to which a running sum is not worth one
 
 
 class Thin(NamedTuple):
@@ -38,7 +39,7 @@ def thinned(recording: Recording, *examples: Tensor) -> Recording:
     >>> x = torch.zeros(1)
     >>> thin = thinned(record(lambda x: x.expand(1000).exp().sum(), x), x)
     >>> [node.name for node in thin.graph.graph.nodes], thin(x)
-    (['exp', 'sum_dim_int_list', 'mul_tensor'], tensor(1000.))
+    (['arg0_1', 'exp', 'sum_dim_int_list', 'mul_tensor', 'output'], tensor(1000.))
     """
     recording.graph.graph.eliminate_dead_code()
     _without_writes(recording.graph.graph)
@@ -257,10 +258,30 @@ def _matrix_vector(done: _Thinning, node: fx.Node) -> Thin | None:
     return done.call((), aten.squeeze.dim, done.call((), aten.mm.default, matrix, column.node).node, 1)
 
 
+def _running(done: _Thinning, node: fx.Node) -> Thin | None:
+    """Short running sums and products as sums and products of what comes before: those merge with other operations."""
+    source, dim = node.args[0], node.args[1]
+    size, (thin, repeated) = shape(source), done.values[source]
+    if not size or size[dim] > SHORT or (dim := dim % len(size)) in repeated:
+        return None
+    product = node.target is aten.cumprod.default
+    places = done.call((), aten.arange.default, size[dim], device=source.meta["val"].device).node
+    later = done.call((), aten.view.default, places, [-1] + [1] * (len(size) - dim)).node
+    earlier = done.call((), aten.view.default, places, [-1] + [1] * (len(size) - dim - 1)).node
+    before = done.call((), aten.ge.Tensor, later, earlier).node
+    wide = done.call((), aten.unsqueeze.default, thin, dim).node
+    kept = done.call((), aten.where.ScalarOther, before, wide, 1 if product else 0).node
+    if product:
+        return done.call(repeated, aten.prod.dim_int, kept, dim + 1, **node.kwargs)
+    return done.call(repeated, aten.sum.dim_IntList, kept, [dim + 1], **node.kwargs)
+
+
 RULES: dict[Any, Rule] = {
     aten.expand: _expand,
     aten.sum: _sum,
     aten.mv: _matrix_vector,
+    aten.cumsum: _running,
+    aten.cumprod: _running,
     **dict.fromkeys((aten._to_copy, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy), _pointwise),
     **dict.fromkeys((aten.view, aten._unsafe_view, aten.squeeze, aten.unsqueeze), _view),
     **dict.fromkeys((aten.permute, aten.transpose, aten.t), _permuted),

@@ -19,6 +19,7 @@ from probgen.core.thin import thinned
 from probgen.infer.log_density import value_and_grad
 from probgen.infer.nuts import Chain, Plan, Walk
 
+ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 STATS = {
     "diverging": "diverging",
     "energy": "energy",
@@ -62,11 +63,11 @@ class Nutpie:
             raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
         both = value_and_grad(log_density)
         recording = thinned(with_indices(record(both, example)), example)
-        return partial(_walk, self, Compiled(recording).build(example))
+        return partial(one_chain, self, Compiled(recording).build(example))
 
 
-def _walk(sampler: Nutpie, fast: Compiled, start: Tensor, seed: int, plan: Plan) -> Walk:
-    """One chain."""
+def one_chain(sampler: Nutpie, fast: ValueAndGrad, start: Tensor, seed: int, plan: Plan) -> Walk:
+    """A chain of a function that gives a log density and its gradient: ``(D,) -> (), (D,)``."""
     import nutpie
 
     trace = nutpie.sample(
@@ -93,10 +94,10 @@ def _walk(sampler: Nutpie, fast: Compiled, start: Tensor, seed: int, plan: Plan)
 class Callbacks:
     """What nutpie calls during one chain, from a thread of its own."""
 
-    def __init__(self, fast: Compiled, start: Tensor, plan: Plan):
+    def __init__(self, fast: ValueAndGrad, start: Tensor, plan: Plan):
         self.fast, self.plan, self.dtype = fast, plan, start.numpy().dtype
         self.start = start.double().numpy()
-        self.thread, self.left = ForeignThread(), plan.tune + plan.draws
+        self.thread, self.left, self.tries = ForeignThread(), plan.tune + plan.draws, 0
 
     def model(self) -> Any:
         from nutpie.compiled_pyfunc import from_pyfunc
@@ -107,8 +108,12 @@ class Callbacks:
         )
 
     def first(self, seed: int) -> np.ndarray:
-        self.thread.keep()
-        return self.start
+        """The start; at later tries a point beside it: nutpie takes none where an entry of the gradient is 0."""
+        self.tries += 1
+        if self.tries == 1:
+            self.thread.keep()
+            return self.start
+        return self.start + 1e-3 * np.random.default_rng(seed).normal(size=len(self.start))
 
     def log_density(self, u: np.ndarray) -> tuple[float, np.ndarray]:
         value, grad = self.fast(torch.from_numpy(u.astype(self.dtype, copy=False)))
