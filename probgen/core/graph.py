@@ -64,8 +64,7 @@ class Recording(NamedTuple):
     @property
     def refusal(self) -> str | None:
         """Why other values would need other operations, if so."""
-        pairs = zip(self._nodes, self.closed_over, strict=True)
-        return refusal(self.graph.graph, {node for node, tensor in pairs if not tensor.requires_grad})
+        return refusal(self.graph.graph, dict(zip(self._nodes, self.closed_over, strict=True)))
 
     @property
     def _nodes(self) -> list[fx.Node]:

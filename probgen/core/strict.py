@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -68,29 +68,28 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
-def refusal(graph: fx.Graph, constants: set[fx.Node]) -> str | None:
+def refusal(graph: fx.Graph, closed_over: Mapping[fx.Node, Tensor]) -> str | None:
     """Why the operations of a graph are not those that other values would need, if so.
 
-    ``constants`` are the inputs whose values are always the same.
+    Tensors closed over that need no gradient, and that no operation changes, have the same values every time.
     """
-    fixed = constants - changed_inputs(graph)
+    fixed = {node for node, tensor in closed_over.items() if not tensor.requires_grad} - changed_inputs(graph)
     for node in graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
-            tags, sources = node.target.tags, _shaping(node)
-            if sources - fixed:
-                return "the shape of a tensor depends on values (x[mask], nonzero, unique); use torch.where or masks"
-            if set(node.all_input_nodes) <= fixed and torch.Tag.nondeterministic_seeded not in tags:
-                fixed.add(node)
-        elif node.op == "call_function" and set(node.all_input_nodes) <= fixed:
+        operation = isinstance(node.target, torch._ops.OpOverload)
+        if operation and _shaping(node, closed_over) - fixed:
+            return "the shape of a tensor depends on values (x[mask], nonzero, unique); use torch.where or masks"
+        drawn = operation and torch.Tag.nondeterministic_seeded in node.target.tags
+        if node.op == "call_function" and not drawn and set(node.all_input_nodes) <= fixed:
             fixed.add(node)
     return None
 
 
-def _shaping(node: fx.Node) -> set[fx.Node]:
+def _shaping(node: fx.Node, closed_over: Mapping[fx.Node, Tensor]) -> set[fx.Node]:
     """Arguments whose values decide on the shape of the result."""
     if node.target is aten.index.Tensor:
         indices = [index for index in node.args[1] if index is not None]
-        return {index for index in indices if index.meta["val"].dtype in (torch.bool, torch.uint8)}
+        kinds = {i: closed_over[i].dtype if i in closed_over else i.meta["val"].dtype for i in indices}
+        return {index for index, kind in kinds.items() if kind in (torch.bool, torch.uint8)}
     name = node.target.overloadpacket.__name__
     if torch.Tag.dynamic_output_shape in node.target.tags or name == "_pack_padded_sequence":
         return set(node.all_input_nodes)

@@ -85,9 +85,15 @@ class Step:
     def _loss(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         batch = self.run.source.batch(self.selection, inputs)
         with torch.enable_grad():
-            value = self.run.per_row(batch)
+            value = self.run.per_row(batch, loss=self._program)
             gradients = torch.autograd.grad(value, [piece for part in self.parts for piece in part.pieces])
         return value.detach(), list(gradients)
+
+    def _program(self, *batch: Any) -> Tensor:
+        """The loss in Fabric's precision; Fabric's own call of it asks for a backward pass of Fabric's."""
+        precision = self.run.fabric.strategy.precision
+        with precision.forward_context():
+            return precision.convert_output(self.run.module(*precision.convert_input(batch)))
 
     def __call__(self, selections: Sequence[Selection], numbers: Sequence[Tensor]) -> list[list[float]]:
         """As many steps as there are selections, at most :meth:`most`; gives loss per row and gradient norm of each.

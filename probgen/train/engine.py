@@ -66,6 +66,8 @@ class Engine:
             self._give_up("callbacks may change anything between steps; compile=True if yours change tensors alone")
         elif not self.eager and run.fabric.world_size > 1:
             self._give_up("several processes train together", warn=False)
+        elif not self.eager and getattr(run.fabric.strategy.precision, "scaler", None) is not None:
+            self._give_up("half precision scales its losses; bf16-mixed does not")
 
     def advance(self, room: int, remaining: float) -> None:
         """At least one step and at most ``room``, of about ``remaining`` in all."""

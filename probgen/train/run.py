@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,9 @@ class Run:
     def _clip(self) -> Tensor:
         if self.clip is not None:
             return self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False)
-        norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
-        return torch.stack([norm.float() for norm in norms]).norm()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
+        return torch.linalg.vector_norm(torch.cat([norm[None].to(_wide(norms)) for norm in norms]))
 
     def _failure(self, loss: float, norm: float, batch: Batch) -> NonFiniteLoss:
         self.history.stopped = "the loss was not finite"
@@ -258,6 +260,11 @@ class Run:
 
     def _names(self) -> list[str]:
         return [name for name, p in self.module.named_parameters() if p.requires_grad]
+
+
+def _wide(values: Sequence[Tensor]) -> torch.dtype:
+    """The precision of the most precise one, at least single."""
+    return functools.reduce(torch.promote_types, (value.dtype for value in values), torch.float32)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
