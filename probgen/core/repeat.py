@@ -26,7 +26,7 @@ WATCHING = 4e-6  # seconds that watching adds to each operation
 REPAID = 1.5  # what must be saved, as a multiple of what it costs
 RECORDING, IMPORTING, COMPILING = 0.1, 1.5, 3.0  # seconds: of a recording, of torch's compiler, of a compilation
 BY_OPERATION = 0.01  # seconds that each operation adds to a compilation
-MERGED, OVERHEAD = 0.5, 3e-6  # what a compiler saves: of the time of operations that it merges, seconds for each one
+MERGED, OVERHEAD = 0.6, 3e-6  # what a compiler saves: of the time of operations that it merges, seconds for each one
 
 
 class CompileWarning(UserWarning):
