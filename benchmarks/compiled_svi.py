@@ -103,8 +103,10 @@ def ratio(results: dict[str, Result], name: str | None, base: Result) -> str:
     return "-" if name is None else f"{results[name].median / base.median:.2f}"
 
 
-def break_even(results: dict[str, Result], name: str, base: Result) -> str:
+def break_even(results: dict[str, Result], name: str | None, base: Result) -> str:
     """Steps after which compiling (from an empty cache) has been repaid."""
+    if name is None:
+        return "-"
     gain = (results[name].median - base.median) / 1e3
     return f"{base.cold / gain:,.0f}" if gain > 0 else "never"
 
@@ -153,13 +155,14 @@ def main() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # empty: the first compilation is a cold one
         import torch
         from svi_models import PROBLEMS
+        from svi_networks import NETWORKS
         from svi_peers import FAST, peers
 
         torch.set_num_threads(options.threads)
         print(f"{options.rounds} rounds, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()}")
         found = {}
         for name in options.models:
-            problem = PROBLEMS[name]()
+            problem = (PROBLEMS | NETWORKS)[name]()
             chosen = peers(problem, name, options.all_forms)
             if options.peers:
                 chosen = {key: peer for key, peer in chosen.items() if key.startswith(tuple(options.peers))}

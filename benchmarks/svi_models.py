@@ -1,8 +1,7 @@
-"""The models of compiled_svi.py as Pyro programs, with their data; probgen and Pyro run the very same functions."""
+"""Bayesian models of compiled_svi.py as Pyro programs, with their data; probgen and Pyro run the same functions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-import zuko
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from torch import Tensor, nn
 
-import probgen as pg
-
-COMPONENTS, GROUPS, STATES, PIXELS, HIDDEN, LATENT = 5, 50, 8, 784, 400, 20
+COMPONENTS, GROUPS, STATES = 5, 50, 8
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -158,7 +154,7 @@ def sequences() -> tuple[Tensor]:
 
 
 class ForwardLoop(dist.TorchDistribution):
-    """A Gaussian hidden Markov model whose states are summed out step by step, in log space."""
+    """A Gaussian hidden Markov model whose states are summed out step by step, in log space; rows are the last dim."""
 
     arg_constraints, support = {}, dist.constraints.real_vector
 
@@ -172,22 +168,23 @@ class ForwardLoop(dist.TorchDistribution):
         return new
 
     def log_prob(self, x: Tensor) -> Tensor:
-        emissions = self.emission.log_prob(x[..., None])
-        alpha = self.initial.log() + emissions[..., 0, :]
-        for t in range(1, x.shape[-1]):
-            alpha = self.advance(alpha) + emissions[..., t, :]
-        return alpha.logsumexp(-1)
+        law = dist.Normal(self.emission.loc[:, None], self.emission.scale[:, None])
+        first, *others = law.log_prob(x.mT[:, None]).unbind()
+        alpha = self.initial.log()[:, None] + first
+        for emission in others:
+            alpha = self.advance(alpha) + emission
+        return alpha.logsumexp(0)
 
     def advance(self, alpha: Tensor) -> Tensor:
-        return (alpha[..., None] + self.transition.log()).logsumexp(-2)
+        return (alpha[:, None] + self.transition.log()[..., None]).logsumexp(0)
 
 
 class ForwardProduct(ForwardLoop):
     """The same sum as a matrix product of shifted exponentials."""
 
     def advance(self, alpha: Tensor) -> Tensor:
-        top = alpha.detach().amax(-1, keepdim=True)
-        return ((alpha - top).exp() @ self.transition).log() + top
+        top = alpha.detach().amax(0)
+        return (self.transition.T @ (alpha - top).exp()).log() + top
 
 
 def parallel_scan(initial: Tensor, transition: Tensor, emission: dist.Normal, steps: int) -> dist.DiscreteHMM:
@@ -206,133 +203,6 @@ def hmm_pair(law: Callable[..., dist.TorchDistribution]) -> Pair:
 
     start = init_to_value(values={"locs": torch.linspace(-6.0, 6.0, STATES)}, fallback=init_to_feasible)
     return model, AutoNormal(model, init_loc_fn=start)
-
-
-# -- variational autoencoder ---------------------------------------------------------------------------------------
-
-
-def pictures() -> tuple[Tensor]:
-    torch.manual_seed(5)
-    prototypes = (torch.rand(10, PIXELS) < 0.3).float() * 0.8 + 0.1
-    return (torch.bernoulli(prototypes[torch.randint(10, (25_600,))]),)
-
-
-def networks() -> tuple[nn.Module, nn.Module]:
-    encoder = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, 2 * LATENT))
-    decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, PIXELS))
-    return encoder, decoder
-
-
-def vae() -> pg.VAE:
-    encoder, decoder = networks()
-    return pg.VAE(pg.standard_normal(LATENT), pg.Bernoulli(decoder), pg.Gaussian(encoder))
-
-
-def vae_pair() -> Pair:
-    encoder, decoder = networks()
-
-    def model(x: Tensor, total: int | None = None) -> None:
-        pyro.module("decoder", decoder)
-        with rows_of(x, total):
-            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), LATENT), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
-
-    def guide(x: Tensor, total: int | None = None) -> None:
-        pyro.module("encoder", encoder)
-        with rows_of(x, total):
-            loc, raw = encoder(x).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, nn.functional.softplus(raw) + 1e-3).to_event(1))
-
-    return model, guide
-
-
-class VAELoss(nn.Module):
-    """The negative bound of the autoencoder per row, as one writes it by hand."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder, self.decoder = networks()
-
-    def forward(self, x: Tensor) -> Tensor:
-        loc, raw = self.encoder(x).chunk(2, -1)
-        scale = nn.functional.softplus(raw) + 1e-3
-        z = loc + scale * torch.randn_like(loc)
-        fit = nn.functional.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
-        return (fit + (0.5 * (loc**2 + scale**2 - 1) - scale.log()).sum()) / len(x)
-
-
-# -- neural spline flow --------------------------------------------------------------------------------------------
-
-
-def curved(dims: int) -> tuple[Tensor]:
-    torch.manual_seed(6)
-    z = torch.randn(10_240, dims) @ torch.randn(dims, dims) / math.sqrt(dims)
-    return (z + 0.5 * z.roll(1, -1).tanh() ** 2,)
-
-
-class FlowLaw(dist.TorchDistribution):
-    """A zuko distribution as a Pyro one."""
-
-    arg_constraints, support, has_rsample = {}, dist.constraints.real_vector, True
-
-    def __init__(self, law: torch.distributions.Distribution):
-        self.law = law
-        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> FlowLaw:
-        return FlowLaw(self.law.expand(batch_shape))
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.law.log_prob(x)
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        return self.law.rsample(sample_shape)
-
-
-class Flow(pg.DistributionModule):
-    """Three spline transforms."""
-
-    def __init__(self, dims: int, hidden: int):
-        super().__init__()
-        self.flow = zuko.flows.NSF(dims, transforms=3, hidden_features=(hidden, hidden))
-
-    def forward(self, context: Tensor | None = None) -> FlowLaw:
-        return FlowLaw(self.flow(context))
-
-
-def flow_pair(dims: int, hidden: int) -> Pair:
-    flow = Flow(dims, hidden)
-
-    def model(x: Tensor, total: int | None = None) -> None:
-        pyro.module("flow", flow)
-        with rows_of(x, total):
-            pyro.sample("x", flow(), obs=x)
-
-    return model, lambda x, total=None: None
-
-
-class FlowLoss(nn.Module):
-    """The negative log-likelihood of the flow per row, as one writes it by hand."""
-
-    def __init__(self, dims: int, hidden: int):
-        super().__init__()
-        self.flow = zuko.flows.NSF(dims, transforms=3, hidden_features=(hidden, hidden))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return -self.flow().log_prob(x).mean()
-
-
-def flow(dims: int, hidden: int, steps: int) -> Problem:
-    return Problem(
-        title=f"NSF, {dims} dims, 3 transforms, hidden {hidden}",
-        data=curved(dims),
-        steps=steps,
-        lr=1e-3,
-        batch=256,
-        pair=lambda: flow_pair(dims, hidden),
-        gen=lambda: Flow(dims, hidden),
-        module=lambda: FlowLoss(dims, hidden),
-    )
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -380,17 +250,4 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         forms={"product": lambda: hmm_pair(ForwardProduct)},
         slow_forms={"parallel scan": lambda: hmm_pair(parallel_scan)},
     ),
-    "vae": lambda: Problem(
-        title=f"VAE {PIXELS}-{HIDDEN}-{LATENT}, batch 128",
-        data=pictures(),
-        steps=200,
-        lr=1e-3,
-        batch=128,
-        pair=vae_pair,
-        elbo=TraceMeanField_ELBO,
-        gen=vae,
-        module=VAELoss,
-    ),
-    "flow64": lambda: flow(64, 256, 40),
-    "flow8": lambda: flow(8, 64, 120),
 }

@@ -14,7 +14,8 @@ from jax.scipy.special import logsumexp
 from numpyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from numpyro.infer.initialization import init_to_feasible, init_to_value
-from svi_models import COMPONENTS, GROUPS, HIDDEN, LATENT, PIXELS, STATES
+from svi_models import COMPONENTS, GROUPS, STATES
+from svi_networks import HIDDEN, LATENT, PIXELS
 
 Array = jax.Array
 
@@ -80,12 +81,12 @@ def linear(x: Array, y: Array, total: int) -> None:
 
 
 def forward_sum(alpha: Array, transition: Array) -> Array:
-    return logsumexp(alpha[..., None] + jnp.log(transition), -2)
+    return logsumexp(alpha[:, None] + jnp.log(transition)[..., None], 0)
 
 
 def forward_product(alpha: Array, transition: Array) -> Array:
-    top = jax.lax.stop_gradient(alpha.max(-1, keepdims=True))
-    return jnp.log(jnp.exp(alpha - top) @ transition) + top
+    top = jax.lax.stop_gradient(alpha.max(0))
+    return jnp.log(transition.T @ jnp.exp(alpha - top)) + top
 
 
 def hmm(advance: Callable[[Array, Array], Array]) -> Form:
@@ -95,11 +96,11 @@ def hmm(advance: Callable[[Array, Array], Array]) -> Form:
             transition = numpyro.sample("transition", dist.Dirichlet(jnp.ones(STATES)))
             locs = numpyro.sample("locs", dist.Normal(0.0, 5.0))
             scales = numpyro.sample("scales", dist.LogNormal(0.0, 1.0))
-        emissions = dist.Normal(locs, scales).log_prob(x.T[..., None])
-        start = jnp.log(initial) + emissions[0]
+        emissions = dist.Normal(locs[:, None], scales[:, None]).log_prob(x.T[:, None])
+        start = jnp.log(initial)[:, None] + emissions[0]
         alpha, _ = jax.lax.scan(lambda alpha, e: (advance(alpha, transition) + e, None), start, emissions[1:])
         with rows_of(x, total):
-            numpyro.factor("x", logsumexp(alpha, -1))
+            numpyro.factor("x", logsumexp(alpha, 0))
 
     locs = init_to_value(values={"locs": jnp.linspace(-6.0, 6.0, STATES)})
     return Form(model, AutoNormal(model, init_loc_fn=locs))
