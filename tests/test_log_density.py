@@ -7,8 +7,11 @@ import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
 
+from probgen.core.graph import record
+from probgen.core.masks import with_indices
 from probgen.core.module import Program
-from probgen.infer.log_density import LogDensity, value_and_grad
+from probgen.core.thin import thinned
+from probgen.infer.log_density import LogDensity, for_each, value_and_grad
 
 EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -109,7 +112,61 @@ def test_value_gradient_and_transforms_are_pyros(model, batch, nesting, dtype, t
         torch.set_default_dtype(before)
     found = [value_and_grad(ours)(point) for point in u]
     torch.testing.assert_close(found, truth, rtol=tolerance, atol=tolerance)
+    graph = thinned(with_indices(record(value_and_grad(ours), u[0])), u[0])  # what is compiled for nutpie
+    torch.testing.assert_close([graph(point) for point in u], truth, rtol=tolerance, atol=tolerance)
     drawn = ours.constrain(u)
     for name, value in values.items():
         torch.testing.assert_close(drawn[name], value.reshape(drawn[name].shape), rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(ours.unconstrain(drawn, torch.zeros_like(u)), u, rtol=1e-3, atol=1e-3)
+
+
+def dependent(x):
+    """A support that depends on another site, which Pyro's own transforms take from one run."""
+    top = pyro.sample("top", dist.Exponential(1.0))
+    inner = pyro.sample("inner", dist.Uniform(0.0, top))
+    pyro.deterministic("rest", top - inner)
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(inner, 1.0), obs=x)
+
+
+def test_bounds_may_depend_on_other_sites():
+    x = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    ours = LogDensity(Program(dependent), x, dtype=torch.float64)
+    u = torch.tensor([[0.4, -1.0], [-2.0, 3.0]], dtype=torch.float64)
+    drawn = ours.constrain(u)
+    top, inner = u[:, 0].exp(), u[:, 0].exp() * u[:, 1].sigmoid()
+    torch.testing.assert_close(drawn, {"top": top, "inner": inner, "rest": top - inner})
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda u: torch.stack([u[0].exp(), u[0].exp() * u[1].sigmoid()])))(u)
+    log_joint = -top - top.log() + dist.Normal(inner[:, None], 1.0).log_prob(x).sum(1)
+    truth = log_joint + jacobian.det().abs().log()
+    torch.testing.assert_close(torch.stack([ours(point) for point in u]), truth)
+    torch.testing.assert_close(ours.unconstrain(drawn, torch.zeros_like(u)), u)
+    top_only = ours.unconstrain({"top": top}, torch.zeros_like(u))
+    torch.testing.assert_close(top_only, torch.stack([u[:, 0], torch.zeros(2)], 1).double())
+
+
+def test_data_changed_in_place_are_read_anew():
+    x = torch.zeros(3)
+    ours = LogDensity(Program(grouped_mean), x)
+    before = ours(torch.ones(1))
+    x += 1
+    torch.testing.assert_close(ours(torch.ones(1)) - before, torch.tensor(1.5))
+
+
+def grouped_mean(x):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+
+def test_values_of_the_wrong_shape_are_refused():
+    ours = LogDensity(Program(grouped_mean), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"values of 'mean' of shape \(2,\), got \(2, 1\)"):
+        ours.unconstrain({"mean": torch.zeros(2, 1)}, torch.zeros(2, 1))
+
+
+def test_functions_of_rows_run_together_or_one_by_one():
+    rows = torch.arange(12.0).reshape(4, 3)
+    torch.testing.assert_close(for_each(lambda row: row.cumsum(0), rows, numbers=5), rows.cumsum(1))
+    reads = for_each(lambda row: row * (2 if row.sum() > 10 else 1), rows)  # no graph: it reads a value
+    torch.testing.assert_close(reads, rows * torch.tensor([[1.0], [2.0], [2.0], [2.0]]))
