@@ -5,9 +5,14 @@ marked so compile.
 """
 
 import copy
+import os
 import pickle
 import random
+import signal
+import warnings
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -36,8 +41,9 @@ from probgen.objectives import (
     linear_warmup,
 )
 from probgen.train import compile as compiling
+from probgen.train.engine import Engine
 from probgen.train.fit import adam, fit
-from probgen.train.history import FitWarning
+from probgen.train.history import FitWarning, History
 from probgen.train.run import NonFiniteLoss
 
 N, P = dist.Normal, constraints.positive
@@ -474,7 +480,7 @@ def test_a_loss_that_is_not_finite_leaves_the_state_before_it(replayed, tmp_path
     torch.testing.assert_close(states[0][0], states[1][0])
 
 
-def test_interrupting_keeps_what_was_done(replayed):
+def test_interrupting_between_steps(replayed):
     def interrupt(run):
         if run.step == 4:
             raise KeyboardInterrupt
@@ -482,6 +488,25 @@ def test_interrupting_keeps_what_was_done(replayed):
     runs = agree(Law, callbacks=[interrupt], steps=9, ema=0.9)
     assert [run.history.stopped for run in runs] == ["interrupted"] * 2
     assert runs[1].history.steps == 4
+
+
+def test_interrupting_several_steps_in_a_row_waits_for_their_end(replayed, tmp_path, monkeypatch):
+    settings = {"checkpoint": tmp_path / "state", "steps": 40, "checkpoint_every": 40}
+    calls, evaluate = [], compiling.Step._inputs
+
+    def interrupt(step, selection):
+        calls.append(selection)
+        if len(calls) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(step, selection)
+
+    monkeypatch.setattr(compiling.Step, "_inputs", interrupt)
+    outcome = Outcome(Law, rows(), True, **settings)
+    assert outcome.history.stopped == "interrupted" and 15 < outcome.history.steps < 40
+    same(Outcome(Law, rows(), False, steps=outcome.history.steps), outcome)
+    monkeypatch.undo()
+    monkeypatch.setattr(Compiled, "build", lambda self, *examples: self)
+    same(Outcome(Law, rows(), False, steps=40), Outcome(Law, rows(), True, resume=True, **settings))
 
 
 def test_the_model_is_its_own_again_afterwards(replayed):
@@ -637,6 +662,7 @@ def test_data_and_batches_in_layouts_of_their_own(replayed):
     whole = lambda: rows(12, 6)[:, ::3]  # noqa: E731
     agree(Law, whole, batch_size=12)
     agree(Law, whole)
+    agree(lambda: heads.Gaussian(constant(4)), lambda: with_holes(6)[:, ::3], batch_size=12)
     batches = [rows(4, seed=0), rows(2, 4, seed=1).T, rows(4, 4, seed=2)[:, :2], rows(4, seed=3)]
     agree(Law, batches, batch_size=None, steps=9)
 
@@ -773,7 +799,11 @@ def test_callbacks_that_change_what_graphs_take_for_constant(replayed):
     def evaluate(run):
         run.gen.train(run.step < 3)
 
-    for callback, name in ((freeze, "gen.loc.requires_grad"), (evaluate, "gen.training")):
+    def clip(run):
+        run.clip = 1.0 if run.step > 3 else None
+
+    named = {"gen.loc.requires_grad": freeze, "gen.training": evaluate, "clip": clip}
+    for name, callback in named.items():
         with pytest.raises(NotCompilable, match=f"'{name}' has changed"):
             Outcome(Odd, rows(), True, callbacks=[callback])
 
@@ -810,6 +840,34 @@ def test_one_graph_for_each_shape_and_number_in_batches(replayed, monkeypatch):
     assert len(built) == 6
 
 
+class Sometimes(Odd):
+    """A parameter that batches of three rows do not use."""
+
+    def setup(self):
+        self.extra = nn.Parameter(torch.zeros(2))
+
+    def model(self, x=None, context=None):
+        with data_plate(x):
+            mean = self.loc.mean(0) + (self.extra if len(x) > 3 else 0.0)
+            pyro.sample("x", N(mean, self.scale.exp()).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("small_first", [True, False])
+def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_compile, monkeypatch):
+    """Their own counts of steps go on as without compilation, whichever batches come before a graph is tried."""
+    monkeypatch.setattr("probgen.train.engine.Engine._worth_recording", lambda engine, remaining: not engine.steps)
+    monkeypatch.setattr(Compiled, "build", lambda self, *examples: self)
+    both = [rows(3, seed=2), rows(4, seed=1)]
+    batches = [*(both if small_first else reversed(both)), rows(4, seed=3)]
+    settings = {"batch_size": None, "steps": 14, "optimizer": adam(0.1)}
+    plain = Outcome(Sometimes, batches, False, **settings)
+    with pytest.warns(FitWarning, match="take part in some batches only"):
+        tried = Outcome(Sometimes, batches, "auto", **settings)
+    same(plain, tried)
+    with pytest.raises(NotCompilable, match="take part in some batches only"):
+        Outcome(Sometimes, batches, True, **settings)
+
+
 # -- when there is no graph ------------------------------------------------------------------------------------------
 
 
@@ -819,6 +877,54 @@ def test_auto_leaves_short_runs_and_watched_ones_alone():
     with pytest.warns(FitWarning, match="callbacks may change anything"):
         watched = Outcome(Law, rows(), "auto", steps=20, callbacks=[lambda run: None])
     assert watched.history.loss == outcome.history.loss
+
+
+class Elsewhere:
+    """Compilation in the background that takes three steps, and fails if told so."""
+
+    reason = None
+
+    def __init__(self, graph, *examples):
+        self.left, self.stopped = 3, False
+
+    def done(self):
+        self.left -= 1
+        if self.reason and not self.left:
+            raise NotCompilable(self.reason)
+        return self.left <= 0
+
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.mark.parametrize("reason", [None, "no disk"])
+def test_steps_go_on_while_graphs_are_compiled_in_the_background(reason, eager_to_compile, replayed, monkeypatch):
+    monkeypatch.setattr("probgen.train.engine.ELSEWHERE", -1.0)
+    monkeypatch.setattr("probgen.train.engine.Background", type("Told", (Elsewhere,), {"reason": reason}))
+    settings = {"steps": 14, "ema": 0.9, "scheduler": step_schedule, "clip": 1.0}
+    plain = Outcome(lambda: vae(dims=3), rows(dims=3), False, **settings)
+    with pytest.warns(FitWarning, match=reason) if reason else nullcontext():
+        tried = Outcome(lambda: vae(dims=3), rows(dims=3), "auto", **settings)
+    assert tried.history.compiled == ("no: no disk" if reason else "from step 6 on")
+    same(plain, tried)
+
+
+@pytest.mark.parametrize("of_fabric", [{"world_size": 2}, {"scaler": object()}], ids=str)
+def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
+    def run():
+        precision = SimpleNamespace(scaler=of_fabric.get("scaler"))
+        fabric = SimpleNamespace(
+            world_size=of_fabric.get("world_size", 1), strategy=SimpleNamespace(precision=precision)
+        )
+        optimizer = SimpleNamespace(optimizer=torch.optim.SGD([torch.zeros(1)]))
+        return SimpleNamespace(optimizer=optimizer, fabric=fabric, parameters=[], average=None, history=History())
+
+    with pytest.raises(NotCompilable, match=r"several processes|scales its losses"):
+        Engine(run(), True, watched=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine = Engine(run(), "auto", watched=False)
+    assert engine.eager and engine.run.history.compiled.startswith("no: ")
 
 
 def test_without_a_compiler(eager_to_compile, monkeypatch, tmp_path):
@@ -868,14 +974,3 @@ def test_compiled_in_double_precision_several_steps_at_once(monkeypatch):
     gen = lambda: vae(dims=3).double()  # noqa: E731
     agree(gen, rows(dims=3).double(), rtol=1e-8, steps=100, optimizer=sgd, scheduler=step_schedule)
     assert max(counts) > 8
-
-
-def test_compiled_where_operations_lay_out_results_in_another_way_than_compilers():
-    """The derivative of a softmax over the first of two dims is such an operation."""
-    agree(lambda: heads.Categorical(constant(12), levels=4), rows().abs().round().clamp(max=3).repeat(1, 2)[:, :3])
-
-
-def test_compiled_on_all_of_some_columns_with_holes():
-    """Whole data are read where they are, with strides of their own."""
-    whole = lambda: with_holes(6)[:, ::3]  # noqa: E731
-    agree(lambda: heads.Gaussian(constant(4)), whole, batch_size=12, optimizer=lambda p: torch.optim.RMSprop(p, 0.01))

@@ -60,7 +60,7 @@ class Step:
         self.run, self.parts, self.selection = run, parts, selection
         self.rule = rule_of(run.optimizer.optimizer)
         self.example = self._inputs(selection)
-        self.constants = plain_values(run.module)
+        self.constants = self._constants()
         with assume_missing(run.source.missing(selection)), preserved(run.module):
             before = attached(run.module), python_random()
             self.recording = record(self._loss, *self.example)
@@ -86,8 +86,14 @@ class Step:
         batch = self.run.source.batch(self.selection, inputs)
         with torch.enable_grad():
             value = self.run.per_row(batch, loss=self._program)
-            gradients = torch.autograd.grad(value, [piece for part in self.parts for piece in part.pieces])
-        return value.detach(), list(gradients)
+            pieces = [piece for part in self.parts for piece in part.pieces]
+            known = {id(piece) for piece in pieces}
+            trained = [p for group in self.run.optimizer.param_groups for p in group["params"]]
+            others = [p for p in trained if p.requires_grad and id(p) not in known]
+            gradients = torch.autograd.grad(value, [*pieces, *others], allow_unused=True)
+        if [gradient is None for gradient in gradients] != [False] * len(pieces) + [True] * len(others):
+            raise NotCompilable("some parameters take part in some batches only")
+        return value.detach(), list(gradients[: len(pieces)])
 
     def _program(self, *batch: Any) -> Tensor:
         """The loss in Fabric's precision; Fabric's own call of it asks for a backward pass of Fabric's."""
@@ -127,9 +133,17 @@ class Step:
 
     def outdated(self) -> str | None:
         """A Python value of the module that is no longer what the graph has taken it for."""
-        now = plain_values(self.run.module)
+        now = self._constants()
         names = (name for name in now.keys() | self.constants.keys() if now.get(name) != self.constants.get(name))
         return next(names, None)
+
+    def _constants(self) -> dict[str, str]:
+        """Python values that a graph is made with."""
+        flags = {"clip": repr(self.run.clip), "ema": repr(self.run.decay)}
+        for index, group in enumerate(self.run.optimizer.param_groups):
+            flags[f"optimizer.{index}.params"] = repr(len(group["params"]))
+            flags |= {f"optimizer.{index}.{key}": repr(flag) for key, flag in group.items() if isinstance(flag, bool)}
+        return plain_values(self.run.module) | flags
 
     def hand_over(self) -> None:
         """Gives the parameters their gradients, for an optimizer that stands outside of the graph."""

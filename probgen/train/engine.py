@@ -20,6 +20,7 @@ from probgen.train.data import Selection
 from probgen.train.history import FitWarning
 from probgen.train.parts import Part, lay_out, read_steps, release, write_steps
 from probgen.train.run import NonFiniteLoss, Run
+from probgen.train.signals import uninterrupted
 from probgen.train.update import OUTSIDE, rule_of
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Engine:
         if step is None:
             self._interlude(selection, rows)
         else:
-            self._go(step, [selection, *self._more(step, room)])
+            with uninterrupted():
+                self._go(step, [selection, *self._more(step, room)])
 
     def settle(self) -> None:
         """Brings the optimizer's own state up to date."""
@@ -97,6 +99,7 @@ class Engine:
             self.run.history.compiled = "no: the steps take less time than compiling"
         if self.waiting is not None:
             self.waiting[2].stop()
+        self.settle()
         release(self.run, self.parts)
         self.parts, self.waiting = [], None
 
@@ -127,7 +130,8 @@ class Engine:
             with self._timed():
                 step = self._awaited(key) if self.waiting else self._new(key, selection, remaining)
         except NotCompilable as error:
-            return self._give_up(str(error))
+            self._give_up(str(error))
+            return None
         if step is not None:
             self.run.history.compiled = self.run.history.compiled or f"from step {self.run.step + 1} on"
             self.steps[key] = step
@@ -157,7 +161,8 @@ class Engine:
             computing = max(step.replay_seconds() - DISPATCH * step.operations, 0.0)
             cost, now = 4.0 + 0.015 * step.operations, self._eager_seconds()
             if not self.steps and remaining * (now - computing) < REPAID * cost:
-                return self._give_up("the remaining steps would not repay it", warn=False)
+                self._give_up("the remaining steps would not repay it", warn=False)
+                return None
             if cost * computing / now > ELSEWHERE:  # what goes on meanwhile is worth more than another Python costs
                 graph, inputs = step.prepare(self._hyperparameters())
                 self.waiting = key, step, Background(graph, *inputs)
@@ -212,6 +217,10 @@ class Engine:
         """A step without graph; from before or after others with one, or for good."""
         self.settle()
         self.run.learn(selection, rows)
+        if any(piece.grad is None for part in self.parts for piece in part.pieces):
+            release(self.run, self.parts)
+            self.parts = []
+            self._give_up("some parameters take part in some batches only")
         read_steps(self.run, self.parts)
 
     def _go(self, step: Step, selections: Sequence[Selection]) -> None:

@@ -161,7 +161,6 @@ def read_steps(run: Run, parts: list[Part]) -> None:
 
 def release(run: Run, parts: list[Part]) -> None:
     """Gives every parameter, its state and its average a storage of their own again."""
-    write_steps(run, parts)
     where = {id(p): index for index, p in enumerate(run.parameters)}
     for part in parts:
         for p in part.pieces if len(part.pieces) > 1 else ():
