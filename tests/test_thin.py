@@ -64,6 +64,8 @@ SAME = {
     "running": lambda x: (x.cumsum(0), x.expand(4, 3).cumprod(1).cumsum(0), x[:, None].expand(3, 50).cumsum(1)),
     "counted": lambda x: (x > 0).expand(2, 3).cumsum(-1) + (x > 1).long().cumprod(0) + x,
     "softmax": lambda x: x.expand(ROWS, 3).log_softmax(1)[:, 1] + DATA,
+    "unforeseen": lambda x: x[x > -10].expand(ROWS, 3).exp().sum(),
+    "pairs": lambda x: torch.frexp(x.expand(ROWS, 3))[0].sum(0),
     "selected": lambda x: x.expand(ROWS, 3)[KEPT] + DATA[KEPT][:, None],
     "scalars": lambda x: x.sum().expand(()).exp() + x.expand(1, 3).sum(),
 }

@@ -33,7 +33,7 @@ def thinned(recording: Recording, *examples: Tensor) -> Recording:
     """The same function with pointwise operations and sums done before expansions, not after them.
 
     Sums over repeated entries become products with their number, so that results may differ by rounding. Products of a
-    large matrix and a vector are left to the library for matrices.
+    large matrix and a vector are left to the library for matrices. A graph whose shapes depend on values stays as it is.
 
     >>> from probgen.core.graph import record
     >>> x = torch.zeros(1)
@@ -43,7 +43,10 @@ def thinned(recording: Recording, *examples: Tensor) -> Recording:
     """
     recording.graph.graph.eliminate_dead_code()
     _without_writes(recording.graph.graph)
-    FakeTensorProp(recording.graph).propagate(*examples, *recording.closed_over)
+    try:
+        FakeTensorProp(recording.graph).propagate(*examples, *recording.closed_over)
+    except Exception:  # what it raises differs from one operation to the other
+        return recording
     done = _Thinning(recording.graph.graph)
     for node in recording.graph.graph.nodes:
         done.take(node)
@@ -145,8 +148,10 @@ def _rule(node: fx.Node) -> Rule | None:
     return _pointwise if torch.Tag.pointwise in node.target.tags else RULES.get(node.target.overloadpacket)
 
 
-def _pointwise(done: _Thinning, node: fx.Node) -> Thin:
+def _pointwise(done: _Thinning, node: fx.Node) -> Thin | None:
     """An operation on thin arguments repeats itself where all of them do."""
+    if not isinstance(node.meta["val"], Tensor):
+        return None
     size = shape(node)
     inputs = [(shape(source), done.values[source].repeated) for source in node.all_input_nodes]
 
