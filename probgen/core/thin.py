@@ -33,7 +33,8 @@ def thinned(recording: Recording, *examples: Tensor) -> Recording:
     """The same function with pointwise operations and sums done before expansions, not after them.
 
     Sums over repeated entries become products with their number, so that results may differ by rounding. Products of a
-    large matrix and a vector are left to the library for matrices. A graph whose shapes depend on values stays as it is.
+    large matrix and a vector are left to the library for matrices. Graphs whose shapes depend on values stay as they
+    are.
 
     >>> from probgen.core.graph import record
     >>> x = torch.zeros(1)
