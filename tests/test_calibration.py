@@ -88,7 +88,7 @@ def schools(errors, y):
 
 def test_nutpie_is_calibrated():
     pytest.importorskip("nutpie")
-    sizes = {"sims": 100, "draws": 9, "thin": 8, "tune": 150, "seed": 0}
+    sizes = {"sims": 60, "draws": 9, "thin": 5, "tune": 100, "seed": 0}
     errors = torch.tensor([5.0, 8.0, 10.0, 12.0])
     try:
         found = simulation_based_calibration(schools, errors, torch.zeros(4), sampler=Nutpie(), progress=False, **sizes)
