@@ -150,15 +150,17 @@ class Compiled:
         self.module, self._run = graph, self._interpreted
         self.random = any(map(is_random, graph.graph.nodes))
 
-    def build(self, *examples: Tensor) -> Compiled:
-        """Compiles for inputs such as these; inductor keeps the result on disk for the next time.
+    def build(self, *examples: Tensor, library: bool = True) -> Compiled:
+        """Compiles for inputs such as these; the result is kept on disk for the next time.
+
+        Without ``library`` it takes half the time, and some microseconds more at every call.
 
         Raises :class:`NotCompilable` if it cannot, for instance for want of a C++ compiler.
         """
         with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             inputs = self.inputs(*examples)
             try:
-                self._run = by_inductor(self.module, [_copy(value) for value in inputs])
+                self._run = by_inductor(self.module, [_copy(value) for value in inputs], library)
             except Exception as error:
                 raise NotCompilable(_first_line(error)) from error
             self._compare(inputs)

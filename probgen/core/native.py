@@ -18,18 +18,20 @@ from torch import Tensor, fx
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
 
-LIBRARY = {"fallback_random": True, "memory_planning": True}
-WRAPPED = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
+SHARED = {"fallback_random": True, "cpp.vec_isa_ok": True, "cpp_cache_precompile_headers": False}
+LIBRARY = SHARED | {"memory_planning": True, "aot_inductor.precompile_headers": False}
+WRAPPED = SHARED | {"size_asserts": False, "alignment_asserts": False}
 
 
-def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool = True) -> Run:
     """A graph for inputs such as these as a function of a list of them, from the cache on disk where it is there.
 
-    On a processor it is a library of its own, whose call takes some microseconds; where inductor cannot make one, for
-    want of an operation, and on other devices, Python calls its kernels one by one.
+    On a processor it is a library of its own, whose call takes some microseconds. Without ``library``, where inductor
+    cannot make one, and on other devices, Python calls its kernels one by one: some tens of microseconds, built in
+    about half the time. A library that is there already is taken in any case.
     """
     with _quiet():
-        if all(value.device.type == "cpu" for value in inputs):
+        if all(value.device.type == "cpu" for value in inputs) and (library or _found(_note(graph, inputs))):
             try:
                 return _load(_library(graph, inputs))
             except Exception:  # whatever this newer part of torch cannot do, the older one may
@@ -38,7 +40,7 @@ def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
 
 
 def _wrapped(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
-    options = {key: value for key, value in WRAPPED.items() if key in torch._inductor.list_options()}
+    options = _known(WRAPPED)
     how = {"dynamic_shapes": "from_example_inputs", "options": {"config_patches": options}}
     call = _twice(lambda: torch._inductor.standalone_compile(graph, list(inputs), **how))
     return lambda values: call(*values)
@@ -64,15 +66,29 @@ def _load(library: str) -> Run:
 
 def _library(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
     """Where the library of a graph stands on disk; it is made if it is not there yet."""
-    note = _cache() / f"{_key(graph, inputs)}.txt"
-    if note.exists() and Path(note.read_text()).exists():
-        return note.read_text()
-    made = _twice(lambda: str(torch._inductor.aot_compile(_plain(graph), tuple(inputs), options=LIBRARY)))
+    note = _note(graph, inputs)
+    if found := _found(note):
+        return found
+    made = _twice(lambda: str(torch._inductor.aot_compile(_plain(graph), tuple(inputs), options=_known(LIBRARY))))
     note.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as file:
         file.write(made)
     Path(file.name).replace(note)
     return made
+
+
+def _known(options: dict[str, bool]) -> dict[str, bool]:
+    """Those that this version of inductor has."""
+    return {key: value for key, value in options.items() if key in torch._inductor.list_options()}
+
+
+def _note(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Path:
+    """The file that says where the library of a graph stands."""
+    return _cache() / f"{_key(graph, inputs)}.txt"
+
+
+def _found(note: Path) -> str | None:
+    return note.read_text() if note.exists() and Path(note.read_text()).exists() else None
 
 
 def _cache() -> Path:

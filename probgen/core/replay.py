@@ -75,7 +75,7 @@ class Replay:
     def build(self, calls: Sequence[Call]) -> None:
         """Compiles for so many calls at once; :class:`NotCompilable` where that cannot be."""
         if self.together == 1:
-            self._built = Compiled(self.recording).build(*calls[0].shared, *calls[0].own)
+            self._built = Compiled(self.recording).build(*calls[0].shared, *calls[0].own, library=False)
         elif len(calls) == self.together:
             state = random_state()
             examples = self._stacked(calls)

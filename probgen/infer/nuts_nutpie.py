@@ -63,7 +63,7 @@ class Nutpie:
             raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
         both = value_and_grad(log_density)
         recording = thinned(with_indices(record(both, example)), example)
-        return partial(one_chain, self, Compiled(recording).build(example))
+        return partial(one_chain, self, Compiled(recording).build(example, library=False))
 
 
 def one_chain(sampler: Nutpie, fast: ValueAndGrad, start: Tensor, seed: int, plan: Plan) -> Walk:

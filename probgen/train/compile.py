@@ -118,10 +118,10 @@ class Step:
         """So many steps may be made in a row: what takes some milliseconds, one where draws depend on values."""
         return 1 if self.graph.random else max(1, min(MOST, int(TOGETHER / self.seconds)))
 
-    def build(self, numbers: Tensor) -> None:
+    def build(self, numbers: Tensor, library: bool = True) -> None:
         """Compiles the graph, and compares it with the program."""
         graph, inputs = self.prepare(numbers)
-        graph.build(*inputs)
+        graph.build(*inputs, library=library)
         self._check(graph, inputs)
         self.graph = graph
 

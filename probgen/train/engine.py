@@ -33,6 +33,7 @@ GIVE_UP = 3.0  # seconds of remaining work below which compiling is not consider
 REPAID = 1.5  # what compiling must save, as a multiple of what it costs
 ELSEWHERE = 6.0  # seconds of a second Python, which compiling in the background costs
 DISPATCH = 4e-6  # seconds that one operation takes apart from computing
+LONG = 500_000  # steps that repay a library, which is built slowly and called fast
 SHAPES = 8  # graphs for so many shapes of batches
 
 
@@ -167,7 +168,7 @@ class Engine:
                 graph, inputs = step.prepare(self._hyperparameters())
                 self.waiting = key, step, Background(graph, *inputs)
                 return None
-        step.build(self._hyperparameters())
+        step.build(self._hyperparameters(), library=self.must or remaining > LONG)
         return step
 
     def _awaited(self, key: Any) -> Step | None:
