@@ -30,7 +30,7 @@ from torch import Tensor
 
 import probgen as pg
 from probgen.core import repeat
-from probgen.core.replay import Replay
+from probgen.core.graphs.replay import Replay
 
 PIXELS, HIDDEN, LATENT, GROUPS = 784, 400, 20, 50
 Peers = dict[str, Callable[[], Tensor]]

@@ -22,6 +22,8 @@ from probgen.core import (
     sample,
     standard_normal,
 )
+from probgen.core.graphs.graph import NotCompilable
+from probgen.core.graphs.repeat import CompileWarning
 from probgen.core.heads import (
     Bernoulli,
     Categorical,
@@ -36,12 +38,15 @@ from probgen.core.heads import (
 from probgen.core.score import Score
 from probgen.datasets import load_digits, load_mnist
 from probgen.diagnostics import active_units, khat, loo, predictive_check, to_arviz, verdict
+from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.distributions.conditional import conditional
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.distributions.stick_breaking import StickBreaking
 from probgen.infer.em import em
 from probgen.infer.impute import Imputation, impute
 from probgen.infer.mcmc import Chains, mcmc
+from probgen.infer.nuts import PyroNUTS
+from probgen.infer.nuts_nutpie import Nutpie
 from probgen.infer.posterior import posterior, predictive, prior_predictive
 from probgen.infer.relabel import relabel
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
@@ -72,6 +77,7 @@ __all__ = [
     "Categorical",
     "Chains",
     "CheckpointError",
+    "CompileWarning",
     "Constant",
     "ConvDecoder",
     "ConvEncoder",
@@ -96,9 +102,12 @@ __all__ = [
     "Mixed",
     "NegativeBinomial",
     "NonFiniteLoss",
+    "NotCompilable",
+    "Nutpie",
     "Objective",
     "Poisson",
     "Program",
+    "PyroNUTS",
     "Quantised",
     "Renyi",
     "Run",
@@ -134,6 +143,7 @@ __all__ = [
     "relabel",
     "sample",
     "save",
+    "simulation_based_calibration",
     "standard_normal",
     "to_arviz",
     "verdict",

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo import ZOO, Enumerated, constant, vae
 
 from probgen.core import heads
-from probgen.core.graph import Compiled, NotCompilable
+from probgen.core.graphs.graph import Compiled, NotCompilable
 from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
 from probgen.objectives import (
     ELBO,
@@ -630,6 +630,30 @@ class ManyLayouts(Odd):
         return self.loc.mean(0) + mean + self.precise.float()
 
 
+class Hooked(Odd):
+    """Gradients that a hook changes."""
+
+    def setup(self):
+        self.loc.register_hook(lambda gradient: gradient * torch.tensor([1.0, 0.0]))
+
+    def mean(self):
+        return self.loc.mean(0)
+
+
+class Functional(Odd):
+    """An ensemble by vmap, and a derivative taken inside."""
+
+    def setup(self):
+        self.net = nn.Linear(2, 2)
+
+    def mean(self):
+        batched = torch.func.vmap(
+            lambda row: torch.func.functional_call(self.net, dict(self.net.named_parameters()), row)
+        )
+        slope = torch.func.jacrev(lambda x: (x**3).sum())(self.loc)
+        return batched(self.loc).tanh().mean(0) + slope.mean(0) / 10
+
+
 class KeepsWhatItComputed(Odd):
     def mean(self):
         self.last = self.loc.mean(0)
@@ -647,7 +671,7 @@ class ConstantMask(Odd):
 FOLLOWED = (BuffersInPlace, FlagInPlace, FrozenParameterFollows, PlainTensorInPlace, Clamped, Shrunk, TiedAndUnused)
 
 
-@pytest.mark.parametrize("kind", [*FOLLOWED, ManyLayouts, KeepsWhatItComputed, ConstantMask])
+@pytest.mark.parametrize("kind", [*FOLLOWED, ManyLayouts, Hooked, Functional, KeepsWhatItComputed, ConstantMask])
 def test_changes_are_followed(kind, replayed):
     one, other = agree(kind, ema=0.9, optimizer=adam(0.1, fused=False))  # fused updates need dense parameters
     plain = {name: v for name, v in vars(one.gen).items() if torch.is_tensor(v) and name != "last"}
@@ -742,6 +766,16 @@ class SharesMemory(Odd):
         return self.loc.mean(0) + self.same
 
 
+class SharesMemoryUnseen(Odd):
+    """A law made once, from views of a parameter: it follows the parameter as long as that stays where it is."""
+
+    def setup(self):
+        self.law = N(self.loc, torch.ones(2))
+
+    def mean(self):
+        return self.law.loc.mean(0)
+
+
 class Complex(Odd):
     def setup(self):
         self.z = nn.Parameter(torch.randn(2, dtype=torch.complex64))
@@ -762,6 +796,7 @@ REFUSED = {
     ReplacesBuffer: "replaces 'gen.calls'",
     ReplacesTensor: "replaces 'gen.running'",
     SharesMemory: "shares its memory",
+    SharesMemoryUnseen: "shares its memory",
     Complex: "complex",
 }
 

@@ -12,14 +12,14 @@ from torch import nn
 from torch.testing import assert_close
 from toys import MARGINAL, Local
 
-from probgen.core import repeat
+from probgen.core.graphs import repeat
 from probgen.core.density import log_likelihood
-from probgen.core.graph import NotCompilable, record
+from probgen.core.graphs.graph import NotCompilable, record
+from probgen.core.graphs.profile import Profile
+from probgen.core.graphs.repeat import Call, CompileWarning, repeated, windows
+from probgen.core.graphs.replay import Replay
 from probgen.core.heads import Bernoulli, Gaussian
 from probgen.core.module import Program, standard_normal
-from probgen.core.profile import Profile
-from probgen.core.repeat import Call, CompileWarning, repeated, windows
-from probgen.core.replay import Replay
 from probgen.infer.impute import impute
 from probgen.infer.posterior import posterior, predictive, prior_predictive
 from probgen.models.mixture import GaussianMixture

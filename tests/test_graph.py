@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probgen.core.aliases import changed_inputs
-from probgen.core.draws import FILLS
-from probgen.core.graph import Compiled, NotCompilable, compiled, record
+from probgen.core.graphs.aliases import changed_inputs
+from probgen.core.graphs.draws import FILLS
+from probgen.core.graphs.graph import Compiled, NotCompilable, compiled, record
 
 aten = torch.ops.aten
 LOOK = "; look at probgen/core/{}, which relies on it"

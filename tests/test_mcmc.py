@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.core.graph import NotCompilable
+from probgen.core.graphs.graph import NotCompilable
 from probgen.core.module import Fixed, LatentVariableModel, Program, data_plate
 from probgen.diagnostics import to_arviz
 from probgen.infer.log_density import LogDensity

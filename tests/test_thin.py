@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from probgen.core.graph import record
-from probgen.core.masks import with_indices
-from probgen.core.thin import thinned
+from probgen.core.graphs.graph import record
+from probgen.core.graphs.masks import with_indices
+from probgen.core.graphs.thin import thinned
 
 ROWS = 50
 DATA = torch.linspace(-2, 2, ROWS)

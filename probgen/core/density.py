@@ -14,9 +14,9 @@ import torch.distributions as td
 from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
 from torch import Tensor
 
+from probgen.core.graphs.profile import Profile, fitting
+from probgen.core.graphs.repeat import Call, Choice, Window, repeated, windows
 from probgen.core.missing import has_missing
-from probgen.core.profile import Profile, fitting
-from probgen.core.repeat import Call, Choice, Window, repeated, windows
 from probgen.core.runtime import (
     TracePair,
     density_sites,

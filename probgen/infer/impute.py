@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core.density import density, kind_of, worst
-from probgen.core.repeat import Call, Choice, Repeat
+from probgen.core.graphs.repeat import Call, Choice, Repeat
 from probgen.core.runtime import (
     TracePair,
     in_plate,

@@ -17,7 +17,7 @@ from torch.distributions import biject_to
 from torch.utils._pytree import tree_leaves, tree_map
 
 from probgen.core.density import density
-from probgen.core.graph import NotCompilable, record
+from probgen.core.graphs.graph import NotCompilable, record
 from probgen.core.missing import assume_missing
 from probgen.core.recording import Recorder, densities, enumerated_elbo, log_prob
 from probgen.core.runtime import is_enumerated, isolated, latent_sites, sample_sites

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from probgen.core.graph import NotCompilable
+from probgen.core.graphs.graph import NotCompilable
 from probgen.core.module import GenerativeModel, Program
 from probgen.infer.log_density import LogDensity, plate_dims
 from probgen.infer.nuts import Chain, Plan, PyroNUTS, Sampler, Walk

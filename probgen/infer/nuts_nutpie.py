@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probgen.core.graph import Compiled, NotCompilable, record
-from probgen.core.masks import with_indices
-from probgen.core.thin import thinned
+from probgen.core.graphs.graph import Compiled, NotCompilable, record
+from probgen.core.graphs.masks import with_indices
+from probgen.core.graphs.thin import thinned
 from probgen.infer.log_density import value_and_grad
 from probgen.infer.nuts import Chain, Plan, Walk
 

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
-from probgen.core.repeat import Choice
+from probgen.core.graphs.repeat import Choice
 from probgen.core.runtime import in_plate, is_enumerated, latent_sites, sample_sites
 from probgen.infer.simulate import Draws, Runs, Site, Unobserved, holds_data, is_deterministic, trace_of
 

@@ -15,9 +15,9 @@ from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from probgen.core.graphs.profile import Profile, fitting
+from probgen.core.graphs.repeat import Call, Choice, repeated, windows
 from probgen.core.missing import has_missing
-from probgen.core.profile import Profile, fitting
-from probgen.core.repeat import Call, Choice, repeated, windows
 from probgen.core.runtime import isolated, latent_sites, sample_sites
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from probgen.core.graph import Compiled, NotCompilable, Repeated, record
+from probgen.core.graphs.graph import Compiled, NotCompilable, Repeated, record
 from probgen.core.missing import assume_missing
 from probgen.train.attributes import attached, plain_values, preserved, python_random
 from probgen.train.parts import Part, overlapping
@@ -181,10 +181,12 @@ class Step:
                 raise NotCompilable(f"the program replaces '{name}'; change it in place, with .copy_()")
 
     def _check_memory(self) -> None:
-        """What changes is not seen under other names."""
+        """What changes is not seen under other names, nor looked for where it was."""
         own = {id(tensor) for tensor in [*self.buffers, *(piece for part in self.parts for piece in part.pieces)]}
         others = [tensor for tensor in self.recording.closed_over if id(tensor) not in own]
-        if overlapping([*(part.value for part in self.parts), *self.buffers], others):
+        homes = [home for part in self.parts if len(part.pieces) > 1 for home in part.homes]
+        changing = [*(part.value for part in self.parts), *homes, *self.buffers]
+        if overlapping(changing, others):
             raise NotCompilable("a tensor shares its memory with a parameter or buffer that changes; keep it once")
 
     def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from probgen.core.background import Background
-from probgen.core.graph import NotCompilable
+from probgen.core.graphs.background import Background
+from probgen.core.graphs.graph import NotCompilable
 from probgen.train.attributes import PLAIN
 from probgen.train.compile import Step
 from probgen.train.data import Selection

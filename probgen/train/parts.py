@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from probgen.core.graph import NotCompilable
+from probgen.core.graphs.graph import NotCompilable
 from probgen.train.attributes import attached
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Part(NamedTuple):
         Exponential moving average of ``value``.
     group : int
         Index of the optimizer's parameter group.
+    homes : list of Tensor
+        Where the values of the pieces stood before; others may look there.
     """
 
     pieces: list[nn.Parameter]
@@ -41,6 +43,7 @@ class Part(NamedTuple):
     state: dict[str, Tensor]
     average: Tensor | None
     group: int
+    homes: list[Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by name."""
@@ -116,7 +119,8 @@ def _with_state(run: Run, indices: list[int], group: int) -> Part:
     kept = {key: _merge([state[key] for state in states]) for key in _kept(states[0])}
     steps = {"step": torch.as_tensor(states[0]["step"]).clone()} if "step" in states[0] else {}
     average = None if run.average is None else _merge([run.average[index] for index in indices])
-    part = Part(pieces, _merge([p.detach() for p in pieces]), kept | steps, average, group)
+    homes = [p.detach() for p in pieces]
+    part = Part(pieces, _merge(homes), kept | steps, average, group, homes)
     _share(part)
     for key, values in kept.items():
         for state, view in zip(states, part.split(values), strict=True):
@@ -129,8 +133,9 @@ def _with_state(run: Run, indices: list[int], group: int) -> Part:
 
 def _for_gradients(run: Run, indices: list[int], group: int) -> Part:
     pieces = [run.parameters[index] for index in indices]
-    value = _merge([p.detach() for p in pieces])
-    part = Part(pieces, value, {"gradient": torch.zeros_like(value)}, None, group)
+    homes = [p.detach() for p in pieces]
+    value = _merge(homes)
+    part = Part(pieces, value, {"gradient": torch.zeros_like(value)}, None, group, homes)
     _share(part)
     return part
 
@@ -160,11 +165,11 @@ def read_steps(run: Run, parts: list[Part]) -> None:
 
 
 def release(run: Run, parts: list[Part]) -> None:
-    """Gives every parameter, its state and its average a storage of their own again."""
+    """Puts every parameter back to where it stood, and gives its state and average a storage of their own again."""
     where = {id(p): index for index, p in enumerate(run.parameters)}
     for part in parts:
-        for p in part.pieces if len(part.pieces) > 1 else ():
-            p.data = p.data.clone()
+        for p, home in zip(part.pieces, part.homes, strict=True) if len(part.pieces) > 1 else ():
+            p.data = home.copy_(p.detach())
             state = run.optimizer.state[p]
             state |= {key: state[key].clone() for key in _kept(state)}
             if run.average is not None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from probgen.core.graph import Compiled, NotCompilable
-from probgen.core.native import by_inductor
+from probgen.core.graphs.graph import Compiled, NotCompilable
+from probgen.core.graphs.native import by_inductor
 
 COMMAND = f"import sys; from {__name__} import compile_file; compile_file(sys.argv[1])"
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from probgen.core.graph import NotCompilable, record
+from probgen.core.graphs.graph import NotCompilable, record
+from probgen.core.graphs.profile import Profile, timed
+from probgen.core.graphs.replay import Call, Replay, random_state
 from probgen.core.missing import assume_missing
-from probgen.core.profile import Profile, timed
-from probgen.core.replay import Call, Replay, random_state
 
 __all__ = ["Call", "Choice", "CompileWarning", "Repeat", "Window", "repeated", "windows"]
 

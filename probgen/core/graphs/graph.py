@@ -16,12 +16,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from probgen.core.aliases import changed_inputs, relax_views
-from probgen.core.draws import Pool, hoist_draws, is_random, new_input
+from probgen.core.graphs.aliases import changed_inputs, relax_views
+from probgen.core.graphs.draws import Pool, hoist_draws, is_random, new_input
+from probgen.core.graphs.native import Run, by_inductor
+from probgen.core.graphs.strict import Strict, refusal
 from probgen.core.missing import assume_missing, assumed_missing
-from probgen.core.native import Run, by_inductor
 from probgen.core.runtime import isolated
-from probgen.core.strict import Strict, refusal
 
 aten = torch.ops.aten
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from probgen.core.aliases import relax_views
-from probgen.core.draws import Pool, hoist_draws, is_random
-from probgen.core.graph import Compiled, NotCompilable, Recording, compiled
+from probgen.core.graphs.aliases import relax_views
+from probgen.core.graphs.draws import Pool, hoist_draws, is_random
+from probgen.core.graphs.graph import Compiled, NotCompilable, Recording, compiled
 
 aten = torch.ops.aten
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}

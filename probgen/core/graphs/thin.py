@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from probgen.core.graph import Recording
+from probgen.core.graphs.graph import Recording
 
 aten = torch.ops.aten
 LARGE = 4096  # entries of a matrix from which its product with a vector is worth a library call
@@ -36,7 +36,7 @@ def thinned(recording: Recording, *examples: Tensor) -> Recording:
     large matrix and a vector are left to the library for matrices. Graphs whose shapes depend on values stay as they
     are.
 
-    >>> from probgen.core.graph import record
+    >>> from probgen.core.graphs.graph import record
     >>> x = torch.zeros(1)
     >>> thin = thinned(record(lambda x: x.expand(1000).exp().sum(), x), x)
     >>> [node.name for node in thin.graph.graph.nodes], thin(x)

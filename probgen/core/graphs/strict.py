@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from probgen.core.aliases import changed_inputs
+from probgen.core.graphs.aliases import changed_inputs
 
 aten = torch.ops.aten
 READS = {

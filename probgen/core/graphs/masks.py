@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from probgen.core.graph import Recording
-from probgen.core.thin import is_operation, written
+from probgen.core.graphs.graph import Recording
+from probgen.core.graphs.thin import is_operation, written
 
 aten = torch.ops.aten
 BY_INDEX = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
@@ -15,7 +15,7 @@ BY_INDEX = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 def with_indices(recording: Recording) -> Recording:
     """The same function with every mask that depends on constants and tensors closed over as it selects now.
 
-    >>> from probgen.core.graph import record
+    >>> from probgen.core.graphs.graph import record
     >>> x, kept = torch.ones(3), torch.tensor([True, False, True])
     >>> [node.name for node in with_indices(record(lambda x: x[kept], x)).graph.graph.nodes]
     ['arg0_1', 'closed_over_0', 'indices_0', 'index', 'output']
