@@ -52,7 +52,7 @@ N, P = dist.Normal, constraints.positive
 @pytest.fixture
 def replayed(monkeypatch):
     """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples: self)
+    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
 
 
 def rows(n=12, dims=2, seed=0):
@@ -401,6 +401,27 @@ def test_optimizers_schedules_clipping_and_averages(optimizer, replayed):
     agree(Law, rows() * 3, optimizer=optimizer, scheduler=schedule, clip=0.5, ema=0.8, steps=11, validation=held_out)
 
 
+def test_hooks_of_optimizers_and_parameters(replayed):
+    def halve(optimizer, *_):
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad.mul_(0.5)
+
+    def halved(parameters):
+        sgd = torch.optim.SGD(parameters, 0.1)
+        sgd.register_step_pre_hook(halve)
+        return sgd
+
+    agree(Law, optimizer=halved)
+
+    class Told(Law):
+        def __init__(self):
+            super().__init__()
+            self.loc.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(0.5))
+
+    with pytest.raises(NotCompilable, match="hook"):
+        Outcome(Told, rows(), True)
+
+
 def test_double_precision_to_many_digits(replayed):
     gen = lambda: vae(dims=3).double()  # noqa: E731
     agree(gen, rows(dims=3).double(), rtol=1e-8, clip=0.1, ema=0.9, scheduler=step_schedule)
@@ -505,7 +526,7 @@ def test_interrupting_several_steps_in_a_row_waits_for_their_end(replayed, tmp_p
     assert outcome.history.stopped == "interrupted" and 15 < outcome.history.steps < 40
     same(Outcome(Law, rows(), False, steps=outcome.history.steps), outcome)
     monkeypatch.undo()
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples: self)
+    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
     same(Outcome(Law, rows(), False, steps=40), Outcome(Law, rows(), True, resume=True, **settings))
 
 
@@ -767,13 +788,13 @@ class SharesMemory(Odd):
 
 
 class SharesMemoryUnseen(Odd):
-    """A law made once, from views of a parameter: it follows the parameter as long as that stays where it is."""
+    """A law made once, from a view of a parameter: it follows the parameter as long as that stays where it is."""
 
     def setup(self):
-        self.law = N(self.loc, torch.ones(2))
+        self.law = N(self.loc.T, 1.0)
 
     def mean(self):
-        return self.law.loc.mean(0)
+        return self.law.loc.mean(1)
 
 
 class Complex(Odd):
@@ -869,8 +890,8 @@ class Weighted(Odd):
 
 
 def test_one_graph_for_each_shape_and_number_in_batches(replayed, monkeypatch):
-    built, original = [], compiling.Step.build
-    monkeypatch.setattr(compiling.Step, "build", lambda step, *a: (built.append(step), original(step, *a)))
+    built, build = [], compiling.Step.build
+    monkeypatch.setattr(compiling.Step, "build", lambda step, *a, **k: (built.append(step), build(step, *a, **k)))
     agree(Weighted, Shapes(), batch_size=None, steps=16)
     assert len(built) == 6
 
@@ -891,7 +912,7 @@ class Sometimes(Odd):
 def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_compile, monkeypatch):
     """Their own counts of steps go on as without compilation, whichever batches come before a graph is tried."""
     monkeypatch.setattr("probgen.train.engine.Engine._worth_recording", lambda engine, remaining: not engine.steps)
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples: self)
+    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
     both = [rows(3, seed=2), rows(4, seed=1)]
     batches = [*(both if small_first else reversed(both)), rows(4, seed=3)]
     settings = {"batch_size": None, "steps": 14, "optimizer": adam(0.1)}

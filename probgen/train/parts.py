@@ -86,6 +86,10 @@ def _check_alone(run: Run) -> None:
     """Parameters can move only if nobody else sees their memory."""
     if any(p.is_complex() for p in run.parameters):
         raise NotCompilable("a parameter is complex; keep its real and imaginary parts")
+    if any(p._post_accumulate_grad_hooks for p in run.parameters):
+        raise NotCompilable(
+            "a parameter has a hook that waits for its gradient; change the gradient with register_hook"
+        )
     mine = {id(p) for p in run.parameters}
     others = {id(t): t for t in attached(run.module).values() if t.is_leaf and id(t) not in mine}
     if overlapping(run.parameters, list(others.values())):

@@ -38,6 +38,8 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
     >>> rule_of(torch.optim.SGD([torch.zeros(1)])).numbers(torch.optim.SGD([torch.zeros(1)], lr=0.1).param_groups[0])
     (0.1, 0.0, 0.0, 0.0)
     """
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return OUTSIDE
     return {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD}.get(type(optimizer), OUTSIDE)
 
 
