@@ -237,9 +237,9 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         title="linear regression, 500 rows, AutoMultivariateNormal of 50 latents",
         data=few_rows(),
         steps=500,
-        lr=0.01,
+        lr=0.02,
         more=20,
-        pair=lambda: (linear, AutoMultivariateNormal(linear)),
+        pair=lambda: (linear, AutoMultivariateNormal(linear, init_loc_fn=init_to_feasible)),
     ),
     "hmm": lambda: Problem(
         title=f"Gaussian HMM, {STATES} states, 200 x 50 steps, AutoNormal",
