@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import arviz
+import pandas
 import pytest
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
@@ -45,6 +46,20 @@ def test_your_own_model(tmp_path):
     data = arviz.from_netcdf(tmp_path / "hierarchical.nc")
     assert list(data.posterior["line"].coords["age"].values) == ["19-34", "35-44", "45-54", "55-64", "65-79"]
     assert {"forest", "predictive_check", "lines"} <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+def test_fast_inference(tmp_path):
+    text = run("03_fast_inference.py", tmp_path)
+    gaps = [float(rest.split()[0]) for rest in text.split("steps differ by at most ")[1:]]
+    assert len(gaps) == 3 and max(gaps) < 1e-3  # nats per row, between program and compiled graph
+    width = pandas.read_csv(tmp_path / "summary.csv", index_col=0)["width"]  # of the guides, relative to NUTS
+    assert width["mean field"] < 0.6 and width["mean field"] < width["multivariate"] < 1
+    assert abs(width["mixture"] - 1) < 0.15 and abs(width["schools"] - 1) < 0.2
+    assert float(text.split("chains from the guide: ")[1].split(",")[0]) < 1.1  # R-hat
+    assert float(text.split("held-out log score, NUTS: ")[1].split()[0]) > -0.1  # -0.66 without any measurement
+    data = arviz.from_netcdf(tmp_path / "tumours.nc")
+    assert dict(data.posterior["slope"].sizes) == {"chain": 4, "draw": 250, "kind": 10, "part": 3}
+    assert {"schools", "slopes", "mixture", "chains", "trust"} <= {path.stem for path in tmp_path.glob("*.png")}
 
 
 def test_the_code_on_the_readmes_first_screen():
