@@ -6,7 +6,8 @@ import math
 import statistics
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -166,8 +167,9 @@ class Engine:
                 return None
             if cost * computing / now > ELSEWHERE:  # what goes on meanwhile is worth more than another Python costs
                 graph, inputs = step.prepare(self._hyperparameters())
-                self.waiting = key, step, Background(graph, *inputs)
-                return None
+                with suppress(PicklingError, AttributeError, TypeError):  # a graph that cannot be sent is built here
+                    self.waiting = key, step, Background(graph, *inputs)
+                    return None
         step.build(self._hyperparameters(), library=self.must or remaining > LONG)
         return step
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,8 @@ COMMAND = f"import sys; from {__name__} import compile_file; compile_file(sys.ar
 class Background:
     """Starts to compile a graph elsewhere; once :meth:`done`, ``graph.build(*examples)`` takes a moment.
 
-    It costs the start of another Python, and a processor core while it lasts.
+    It costs the start of another Python, and a processor core while it lasts. Raises ``pickle.PicklingError``,
+    ``AttributeError`` or ``TypeError`` for graphs with operations that are no names of torch's.
 
     Parameters
     ----------
@@ -35,11 +37,11 @@ class Background:
 
     def __init__(self, graph: Compiled, *examples: Tensor):
         self._folder = tempfile.TemporaryDirectory(prefix="probgen")
-        file = Path(self._folder.name) / "graph.pt"
+        file = Path(self._folder.name) / "graph.pkl"
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             inputs = graph.inputs(*examples)
         layouts = [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
-        torch.save((_as_list(graph.module.graph), layouts, torch.get_num_threads()), file)
+        file.write_bytes(pickle.dumps((_as_list(graph.module.graph), layouts, torch.get_num_threads())))
         self._log = Path(self._folder.name) / "log.txt"
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with self._log.open("w") as log:
@@ -103,7 +105,7 @@ def compile_file(file: str) -> None:
     """What the other process does."""
     import torch._dynamo  # inductor expects it to be there
 
-    nodes, layouts, threads = torch.load(file, weights_only=False)
+    nodes, layouts, threads = pickle.loads(Path(file).read_bytes())
     torch.set_num_threads(threads)
     with torch.no_grad():
         by_inductor(_from_list(nodes), [torch.empty_strided(*size, dtype=d, device=w) for *size, d, w in layouts])
