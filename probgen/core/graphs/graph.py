@@ -160,7 +160,7 @@ class Compiled:
         with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             inputs = self.inputs(*examples)
             try:
-                self._run = by_inductor(self.module, [_copy(value) for value in inputs], library)
+                self._run = by_inductor(self.module, [replica(value) for value in inputs], library)
             except Exception as error:
                 raise NotCompilable(_first_line(error)) from error
             self._compare(inputs)
@@ -171,7 +171,7 @@ class Compiled:
         results = []
         for run in (self._interpreted, self._run):
             torch.manual_seed(0)
-            copies = [_copy(value) for value in inputs]
+            copies = [replica(value) for value in inputs]
             results.append([*run(copies), *copies])
         for one, other in zip(*results, strict=True):
             near = torch.isclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
@@ -268,7 +268,7 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
     return [value for value, _ in inputs.values()]
 
 
-def _copy(value: Tensor) -> Tensor:
+def replica(value: Tensor) -> Tensor:
     """The same values laid out in the same way: compiled code goes by strides."""
     if 0 in value.stride():  # it is not written to
         return value.detach()
