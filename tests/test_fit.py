@@ -287,3 +287,9 @@ def test_pyros_own_objectives_train_the_same_model():
         losses = fit(make(), x, objective, steps=200, optimizer=adam(0.02), seed=0, verdict=False).loss
         ours = fit(make(), x, steps=200, optimizer=adam(0.02), seed=0, verdict=False).loss
         assert sum(losses[-50:]) / 50 == pytest.approx(sum(ours[-50:]) / 50, abs=0.15)
+
+
+def test_averages_of_weights_carry_no_graph():
+    seen = []
+    fit(make(), rows(), steps=3, ema=0.9, callbacks=[lambda run: seen.extend(m.requires_grad for m in run.average)])
+    assert seen and not any(seen)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from probgen.core.graphs.graph import Compiled, NotCompilable, Repeated, record
+from probgen.core.graphs.graph import Compiled, NotCompilable, Repeated, record, replica
+from probgen.core.graphs.smaller import smaller
 from probgen.core.missing import assume_missing
 from probgen.train.attributes import attached, plain_values, preserved, python_random
 from probgen.train.parts import Part, overlapping
@@ -68,6 +69,7 @@ class Step:
         pieces = {id(piece) for part in parts for piece in part.pieces}
         self.buffers = [tensor for tensor in self.recording.changed if id(tensor) not in pieces]
         self._check_memory()
+        self.recording = smaller(self.recording, *self.example)
         alive = torch.ones((), dtype=torch.bool, device=run.fabric.device)
         state = ([part.tensors() for part in parts], self.buffers, alive)
         self.tensors, self._structure = pytree.tree_flatten(state)
@@ -191,7 +193,7 @@ class Step:
 
     def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
         """Loss, gradient norm and random state are those of the program, all that changes is as without compiler."""
-        copies, again = ([tensor.clone() for tensor in inputs] for _ in range(2))
+        copies, again = (list(map(replica, inputs)) for _ in range(2))
         with torch.random.fork_rng(), preserved(self.run.module, *self.buffers):
             state = torch.get_rng_state()
             with assume_missing(self.run.source.missing(self.selection)):

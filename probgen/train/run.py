@@ -103,6 +103,7 @@ class Run:
         self.history.loss.append(loss)
         self.history.gradient_norm.append(norm)
 
+    @torch.no_grad()
     def update(self) -> None:
         """Moves the parameters along the gradients that they hold."""
         self.optimizer.step()
