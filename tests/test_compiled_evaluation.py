@@ -12,8 +12,8 @@ from torch import nn
 from torch.testing import assert_close
 from toys import MARGINAL, Local
 
-from probgen.core.graphs import repeat
 from probgen.core.density import log_likelihood
+from probgen.core.graphs import repeat
 from probgen.core.graphs.graph import NotCompilable, record
 from probgen.core.graphs.profile import Profile
 from probgen.core.graphs.repeat import Call, CompileWarning, repeated, windows
