@@ -24,7 +24,7 @@ TOP = {"diagnostics", "testing"}
 BELOW |= {name: set(BELOW) - {"models"} for name in TOP}
 TORCH_AND_PYRO_ONLY = {"core", "nn", "samplers"}
 BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)
-LIGHT = BARE | {"numpy", "safetensors", "tqdm"}
+LIGHT = BARE | {"numpy", "safetensors", "tqdm", "zuko"}
 KNOWS_PYROS_INSIDE = {"core/runtime.py", "core/recording.py"}
 LINES_OF_A_FILE, LINES_OF_A_BODY, DEPTH = 300, 30, 2
 

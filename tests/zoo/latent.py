@@ -1,9 +1,7 @@
-"""One small member of every family, with data that it is meant for: what the conformance tests run over."""
+"""Heads, mixtures, factor models, variational autoencoders and stories."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -22,16 +20,7 @@ from probgen.models.mixture import GaussianMixture
 from probgen.models.quantised import Quantised
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
-
-
-@dataclass(frozen=True)
-class Member:
-    """A family at a size that trains in a moment; ``data`` gives ``(x,)`` or ``(x, context)``."""
-
-    name: str
-    gen: Callable[[], Any]
-    data: Callable[[], tuple]
-    objective: Callable[[], Any] | None = None
+from zoo.member import Member, constant, levels, normal, rows
 
 
 class Story(LatentVariableModel):
@@ -83,27 +72,6 @@ def plain_guide(x=None, context=None):
     """Its mean-field guide."""
     loc = pyro.param("loc", torch.zeros(()))
     pyro.sample("mu", dist.Normal(loc, pyro.param("width", torch.ones(()), constraint=dist.constraints.positive)))
-
-
-def rows(*event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:
-    """Standard normal rows, and unrelated contexts."""
-    return lambda: (torch.randn(6, *event),) if context is None else (torch.randn(6, *event), torch.randn(6, *context))
-
-
-def levels(count: int, *event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:
-    """Rows of 0., 1., ..., count - 1, and unrelated contexts."""
-    x = lambda: torch.randint(count, (6, *event)).float()  # noqa: E731
-    return lambda: (x(),) if context is None else (x(), torch.randn(6, *context))
-
-
-def constant(*shape: int) -> Constant:
-    """Raw values that differ from each other."""
-    return Constant(*shape, initial=torch.randn(*shape))
-
-
-def normal(dims: int) -> Fixed:
-    """A standard normal prior."""
-    return Fixed(dist.Normal, loc=torch.zeros(dims), scale=1.0)
 
 
 def vae(prior: Any = None, dims: int = 3) -> VAE:
@@ -182,4 +150,3 @@ FAMILIES = [
     Member("VAE with a mixture as prior", lambda: vae(GaussianMixture(3, 2)), rows(3)),
     Member("VAE with factor analysis as prior", lambda: vae(FactorAnalysis(2, factors=1)), rows(3)),
 ]
-ZOO = CORE + HEADS + FAMILIES

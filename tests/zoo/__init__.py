@@ -1,0 +1,13 @@
+"""One small member of every family, with data that it is meant for: what the conformance tests run over."""
+
+from zoo.autoregressive import AUTOREGRESSIVE
+from zoo.flows import FLOWS
+from zoo.graphical import GRAPHICAL
+from zoo.images import IMAGES
+from zoo.latent import CORE, FAMILIES, HEADS, Enumerated, vae
+from zoo.member import Member, constant
+from zoo.sequences import SEQUENCES
+
+__all__ = ["ZOO", "Enumerated", "Member", "constant", "vae"]
+
+ZOO = CORE + HEADS + FAMILIES + AUTOREGRESSIVE + IMAGES + FLOWS + GRAPHICAL + SEQUENCES

@@ -1,0 +1,44 @@
+"""What a member of the zoo is, and data for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+
+from probgen.core.module import Fixed
+from probgen.nn import Constant
+
+
+@dataclass(frozen=True)
+class Member:
+    """A family at a size that trains in a moment; ``data`` gives ``(x,)`` or ``(x, context)``."""
+
+    name: str
+    gen: Callable[[], Any]
+    data: Callable[[], tuple]
+    objective: Callable[[], Any] | None = None
+
+
+def rows(*event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:
+    """Standard normal rows, and unrelated contexts."""
+    return lambda: (torch.randn(6, *event),) if context is None else (torch.randn(6, *event), torch.randn(6, *context))
+
+
+def levels(count: int, *event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:
+    """Rows of 0., 1., ..., count - 1, and unrelated contexts."""
+    x = lambda: torch.randint(count, (6, *event)).float()  # noqa: E731
+    return lambda: (x(),) if context is None else (x(), torch.randn(6, *context))
+
+
+def constant(*shape: int) -> Constant:
+    """Raw values that differ from each other."""
+    return Constant(*shape, initial=torch.randn(*shape))
+
+
+def normal(dims: int) -> Fixed:
+    """A standard normal prior."""
+    return Fixed(dist.Normal, loc=torch.zeros(dims), scale=1.0)
