@@ -185,8 +185,8 @@ def _require(right: Tensor, terms: Tensor, text: str) -> Tensor:
 
 
 _NOT_LAST = (
-    "expected missing entries (NaN) to come last in the order of the model, got a missing entry before an observed one; "
-    "impute(gen, x) completes such rows"
+    "expected missing entries (NaN) to come last in the order of the model, got a missing entry before an observed "
+    "one; impute(gen, x) completes such rows"
 )
 _IN_PART = "expected entries that are observed or missing as a whole, got an entry of which a part is NaN"
 
@@ -237,9 +237,8 @@ class Completion(dist.TorchDistribution):
 @conditional.register(Autoregressive)
 def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Clamped:
     """Exact where missing entries come last in the order, of every row."""
-    seen = distribution.in_order(
-        whole(mask.expand(torch.broadcast_shapes(mask.shape, x.shape)), distribution.entry_ndim)
-    )
+    mask = mask.expand(torch.broadcast_shapes(mask.shape, x.shape))
+    seen = distribution.in_order(whole(mask, distribution.entry_ndim))
     if not (seen[..., :-1] | ~seen[..., 1:]).all():
         raise NotImplementedError(
             "expected missing entries to come last in the order of the autoregressive law, got one before an observed "
