@@ -90,8 +90,7 @@ class Autoregressive(dist.TorchDistribution):
 
     @property
     def support(self) -> Any:
-        inner = self.laws(torch.zeros(self.shape())).support
-        return constraints.independent(inner, len(self.positions))
+        return constraints.independent(next(self.steps(self.batch_shape)).support, len(self.positions))
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -141,7 +140,7 @@ class Autoregressive(dist.TorchDistribution):
     @torch.no_grad()
     def naive_sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         """Draws without ``steps``: T passes of ``laws``, each for one more entry. The same law as :meth:`sample`."""
-        x = torch.zeros(self.shape(torch.Size(sample_shape)))
+        x = torch.zeros_like(self.sample(sample_shape))
         for position in range(self.positions.numel()) if self.order is None else self.order.tolist():
             x = torch.where(self.at(position, x.device), self.laws(x).sample(), x)
         return x

@@ -7,7 +7,8 @@ from zoo.images import IMAGES
 from zoo.latent import CORE, FAMILIES, HEADS, Enumerated, vae
 from zoo.member import Member, constant
 from zoo.sequences import SEQUENCES
+from zoo.tables import TABLES
 
 __all__ = ["ZOO", "Enumerated", "Member", "constant", "vae"]
 
-ZOO = CORE + HEADS + FAMILIES + AUTOREGRESSIVE + IMAGES + FLOWS + GRAPHICAL + SEQUENCES
+ZOO = CORE + HEADS + FAMILIES + TABLES + AUTOREGRESSIVE + IMAGES + FLOWS + GRAPHICAL + SEQUENCES

@@ -1,0 +1,106 @@
+"""Probability tables: their free parameters, their estimates from counts, and the law of a whole table."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from probgen.core.missing import check_event
+from probgen.distributions.conditional import Clamped, conditional
+
+_LEAST = 1e-30  # a count, so that the logarithm of an impossible level is finite
+
+
+def log_masses(logits: Tensor) -> Tensor:
+    """Log masses of all L levels from the L - 1 free logits, those against level 0: ``(*, L - 1) -> (*, L)``.
+
+    >>> log_masses(torch.tensor([0.0, 0.0])).exp()
+    tensor([0.3333, 0.3333, 0.3333])
+    """
+    return torch.cat([torch.zeros_like(logits[..., :1]), logits], -1).log_softmax(-1)
+
+
+def free_logits(counts: Tensor) -> Tensor:
+    """The L - 1 free logits of the table that is proportional to the counts: ``(*, L) -> (*, L - 1)``.
+
+    >>> free_logits(torch.tensor([1.0, 2.0, 1.0]))
+    tensor([0.6931, 0.0000])
+    """
+    logs = counts.clamp_min(_LEAST).log()
+    return logs[..., 1:] - logs[..., :1]
+
+
+def counts_of(index: Tensor, size: int) -> Tensor:
+    """How often each of 0, ..., size - 1 occurs, in float64.
+
+    >>> counts_of(torch.tensor([0, 2, 2]), 3)
+    tensor([1., 0., 2.], dtype=torch.float64)
+    """
+    return index.flatten().bincount(minlength=size).double()
+
+
+class JointLaw(dist.TorchDistribution):
+    r"""A law of D labels with one mass per combination; any of them may be missing, and are summed out exactly.
+
+    .. math:: \log p(x_o) = \log \sum_{c:\, c_o = x_o} p_c
+
+    Parameters
+    ----------
+    log_masses : Tensor
+        Normalised, ``(*batch, L^D)``; the last label varies fastest.
+    dims, levels : int
+        Numbers D of labels and L of their levels 0., ..., L - 1.
+
+    >>> law = JointLaw(torch.tensor([0.1, 0.2, 0.3, 0.4]).log(), dims=2, levels=2)
+    >>> law.log_prob(torch.tensor([[1.0, 0.0], [1.0, torch.nan]])).exp()
+    tensor([0.3000, 0.7000])
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = False
+
+    def __init__(self, log_masses: Tensor, dims: int, levels: int):
+        self.log_masses, self.dims, self.levels = log_masses, dims, levels
+        super().__init__(log_masses.shape[:-1], torch.Size((dims,)), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return constraints.independent(constraints.integer_interval(0, self.levels - 1), 1)
+
+    @property
+    def cells(self) -> Tensor:
+        """Every combination of labels: ``(L^D, D)``."""
+        return self._labels(torch.arange(self.levels**self.dims, device=self.log_masses.device))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
+        agrees = ((x.unsqueeze(-2) == self.cells) | x.unsqueeze(-2).isnan()).all(-1)
+        return torch.where(agrees, self.log_masses, -torch.inf).logsumexp(-1)
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return self._labels(dist.Categorical(logits=self.log_masses).sample(torch.Size(sample_shape)))
+
+    def given(self, x: Tensor, mask: Tensor) -> JointLaw:
+        """The law of complete events that agree with the observed labels."""
+        agrees = ((x.unsqueeze(-2) == self.cells) | ~mask.unsqueeze(-2)).all(-1)
+        return JointLaw(torch.where(agrees, self.log_masses, -torch.inf).log_softmax(-1), self.dims, self.levels)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> JointLaw:
+        new = copy.copy(self)
+        new.log_masses = self.log_masses.expand(*batch_shape, -1)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def _labels(self, cell: Tensor) -> Tensor:
+        place = self.levels ** torch.arange(self.dims - 1, -1, -1, device=cell.device)
+        return (cell.unsqueeze(-1) // place % self.levels).to(self.log_masses.dtype)
+
+
+@conditional.register(JointLaw)
+def _(distribution: JointLaw, x: Tensor, mask: Tensor) -> Clamped:
+    return Clamped(distribution.given(x, mask), x, mask)

@@ -1,0 +1,62 @@
+"""The least flexible model of labels: all independent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from probgen.core.heads import laws
+from probgen.core.missing import MissingAware
+from probgen.core.module import DistributionModule
+from probgen.distributions.tables import counts_of, free_logits, log_masses
+
+
+class Factorised(DistributionModule):
+    r"""Independent labels: :math:`D (L - 1)` parameters.
+
+    .. math:: p(x) = \prod_{d=1}^{D} \theta_{d, x_d}
+
+    The baseline that every model of labels has to beat. Missing labels are left out exactly.
+
+    Parameters
+    ----------
+    dims, levels : int
+        Numbers D of labels and L of their levels 0., ..., L - 1.
+    smoothing : float
+        Pseudo-count of every level, in :func:`probgen.em`, which counts.
+
+    References
+    ----------
+    Koller, Friedman (2009), Probabilistic graphical models, chapter 3, https://mitpress.mit.edu/9780262013192/
+
+    >>> from probgen.infer.em import em
+    >>> model, x = Factorised(2), torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> _ = em(model, x)
+    >>> model().log_prob(torch.tensor([1.0, 1.0])).exp()
+    tensor(0.3750, grad_fn=<ExpBackward0>)
+    """
+
+    def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
+        super().__init__()
+        self.dims, self.levels, self.smoothing = dims, levels, smoothing
+        self.logits = nn.Parameter(torch.zeros(dims, levels - 1))
+
+    def forward(self, context: Tensor | None = None) -> MissingAware:
+        law = MissingAware(laws.Categorical(log_masses(self.logits)), 1)
+        return law if context is None else law.expand(context.shape[:-1])
+
+    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Counts of the levels of every label; labels may be missing."""
+        cells = torch.where(
+            x.isnan(), self.dims * self.levels, x + self.levels * torch.arange(self.dims, device=x.device)
+        )
+        counts = counts_of(cells.long(), self.dims * self.levels + 1)[:-1]
+        return self().log_prob(x).double().sum(), {"counts": counts.reshape(self.dims, self.levels)}
+
+    @torch.no_grad()
+    def maximise(self, statistics: dict[str, Tensor]) -> None:
+        self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        self.logits.zero_()

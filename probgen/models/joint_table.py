@@ -1,0 +1,71 @@
+"""The most flexible model of labels: one free probability per combination."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from probgen.core.module import DistributionModule
+from probgen.distributions.tables import JointLaw, free_logits, log_masses
+
+
+class JointTable(DistributionModule):
+    r"""All combinations of D labels, each with its own probability: :math:`L^D - 1` parameters.
+
+    .. math:: p(x) = \theta_{x_1 \dots x_D}
+
+    It can say everything and needs more data than there are: from about twenty binary variables on, other families
+    state in few parameters what they leave out. Missing labels are summed out, and completed, exactly.
+
+    Parameters
+    ----------
+    dims, levels : int
+        Numbers D of labels and L of their levels 0., ..., L - 1.
+    smoothing : float
+        Pseudo-count of every combination, in :func:`probgen.em`, which counts.
+
+    Raises
+    ------
+    ValueError
+        If the table would have more than ``largest`` entries.
+
+    References
+    ----------
+    Koller, Friedman (2009), Probabilistic graphical models, chapter 3, https://mitpress.mit.edu/9780262013192/
+
+    >>> from probgen.infer.em import em
+    >>> table, x = JointTable(2), torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> _ = em(table, x)
+    >>> table().log_prob(torch.tensor([1.0, 1.0])).exp()
+    tensor(0.5000, grad_fn=<ExpBackward0>)
+    """
+
+    largest = 2**20
+
+    def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
+        super().__init__()
+        if dims * torch.tensor(levels).log2() > 20:
+            raise ValueError(
+                f"expected at most {self.largest} combinations, got {levels} ** {dims}; factorise the joint law: "
+                "MarkovChain, ChowLiu, MADE"
+            )
+        self.dims, self.levels, self.smoothing = dims, levels, smoothing
+        self.logits = nn.Parameter(torch.zeros(levels**dims - 1))
+
+    def forward(self, context: Tensor | None = None) -> JointLaw:
+        law = JointLaw(log_masses(self.logits), self.dims, self.levels)
+        return law if context is None else law.expand(context.shape[:-1])
+
+    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Expected counts of the combinations; labels may be missing."""
+        law = self()
+        masses = law.given(x, ~x.isnan()).log_masses.exp()
+        return law.log_prob(x).double().sum(), {"counts": masses.double().sum(0)}
+
+    @torch.no_grad()
+    def maximise(self, statistics: dict[str, Tensor]) -> None:
+        self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        self.logits.zero_()
