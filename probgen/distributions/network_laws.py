@@ -1,0 +1,87 @@
+"""Autoregressive laws whose conditionals are a head's, with raw parameters from a network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from probgen.core.heads.base import Head
+from probgen.distributions.autoregressive import Autoregressive
+
+Parallel = Callable[[Tensor, Tensor | None], Tensor]
+Walk = Callable[[int, Tensor | None], Generator[Tensor, Tensor, None]]
+
+
+def autoregression(
+    parallel: Parallel,
+    walk: Walk,
+    head: Head,
+    event_shape: tuple[int, ...],
+    context: Tensor | None = None,
+    order: Tensor | None = None,
+) -> Autoregressive:
+    r"""The law :math:`\prod_t p(x_t;\, r_t)` with a network's raw parameters :math:`r_t(x_{<t}, c)` for a head.
+
+    Parameters
+    ----------
+    parallel : callable
+        Events and their contexts to the raw parameters of all entries, ``(B, *event), (B, C) -> (B, R, *event)``.
+    walk : callable
+        ``B, (B, C)`` to a generator that yields the raw parameters ``(B, R)`` of one entry after the other, and is sent
+        the entry's value ``(B,)``.
+    head : Head
+        What the R raw parameters of an entry mean; its own network is not used.
+    event_shape : tuple of int
+        All entries are single variables.
+    context : Tensor, optional
+        ``(*batch, C)``.
+    order : Tensor, optional
+        As in :class:`Autoregressive`.
+
+    >>> from probgen.core.heads import Bernoulli
+    >>> def walk(rows, context):
+    ...     for _ in range(3):
+    ...         yield torch.zeros(rows, 1)
+    >>> law = autoregression(lambda x, context: 0 * x.unsqueeze(1), walk, Bernoulli(), (3,))
+    >>> law.log_prob(torch.ones(2, 3)).exp(), law.sample((5,)).shape
+    (tensor([0.1250, 0.1250]), torch.Size([5, 3]))
+    """
+
+    def rows(lead: torch.Size) -> Tensor | None:
+        return None if context is None else context.expand(*lead, -1).reshape(-1, context.shape[-1])
+
+    def laws(x: Tensor) -> dist.TorchDistribution:
+        raw = parallel(x.reshape(-1, *event_shape), rows(x.shape[: x.ndim - len(event_shape)]))
+        return head.law(raw.movedim(1, 0).reshape(-1, *x.shape))
+
+    def steps(lead: torch.Size) -> Generator[dist.TorchDistribution, Tensor, None]:
+        values = walk(lead.numel(), rows(lead))
+        raw = next(values, None)
+        while raw is not None:
+            x = yield head.law(raw.movedim(1, 0).reshape(-1, *lead))
+            try:
+                raw = values.send(x.reshape(-1))
+            except StopIteration:
+                return
+
+    batch = () if context is None else context.shape[:-1]
+    return Autoregressive(laws, steps, event_shape, batch_shape=batch, order=order)
+
+
+def of_entries(head: Head) -> Head:
+    """The same head (its parameters are shared) for entries without dims of their own, one variable each."""
+    single = copy.copy(head)
+    single.event_ndim = 0
+    return single
+
+
+def check_context(context: Tensor | None, size: int) -> None:
+    """Raises ``ValueError`` unless the context is ``(*batch, size)``; none for size 0."""
+    if (context is None) != (size == 0) or (context is not None and context.shape[-1:] != (size,)):
+        got = "none" if context is None else f"one of shape {tuple(context.shape)}"
+        expected = f"a context of shape (*batch, {size})" if size else "no context"
+        raise ValueError(f"expected {expected}, got {got}; build the model with context= the length of its vectors")

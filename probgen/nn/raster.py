@@ -1,0 +1,190 @@
+"""Networks over images in raster order: parallel over all pixels, or walking from pixel to pixel with what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, elu, linear, pad, pixel_shuffle, pixel_unshuffle
+
+
+class Walk(Protocol):
+    """A layer that works on one pixel after the other."""
+
+    def row(self, above: Tensor) -> Tensor:
+        """The stack of the rows above, for a whole row, ``(B, F, 1, W) -> (B, F, 1, W)``."""
+
+    def pixel(self, before: Tensor, column: int) -> Tensor:
+        """The stack of all earlier pixels, at the next pixel of that row, ``(B, F) -> (B, F)``."""
+
+
+class Stem(nn.Module):
+    """First features of both stacks: a window over rows above, one to the left, and a learned map of the positions.
+
+    ``(B, E, H, W) -> (B, F, H, W), (B, F, H, W)``; neither sees the pixel itself.
+    """
+
+    def __init__(self, inputs: int, width: int, size: tuple[int, int], reach: int):
+        super().__init__()
+        self.reach = reach
+        self.vertical = nn.Conv2d(inputs + 1, width, (reach, 2 * reach + 1), bias=False)
+        self.horizontal = nn.Conv2d(inputs + 1, width, (1, reach), bias=False)
+        self.positions = nn.Parameter(torch.randn(2, width, *size) * 0.1)
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        r, (above, before) = self.reach, self.positions
+        values = inside(values)
+        above = self.vertical(pad(values, (r, r, r, 0))[:, :, :-1]) + above
+        return above, self.horizontal(pad(values, (r, 0))[..., :-1]) + before
+
+    def row(self, rows: Tensor, row: int) -> Tensor:
+        """The upper stack from the last ``reach`` rows, ``(B, E + 1, reach, W) -> (B, F, 1, W)``."""
+        return self.vertical(pad(rows, (self.reach, self.reach))) + self.positions[0, :, row : row + 1]
+
+    def pixel(self, columns: Tensor, row: int, column: int) -> Tensor:
+        """The other stack from the last ``reach`` pixels of the row, ``(B, E + 1, reach) -> (B, F)``."""
+        return linear(columns.flatten(1), self.horizontal.weight.flatten(1), self.positions[1, :, row, column])
+
+
+def inside(values: Tensor) -> Tensor:
+    """One more channel, of ones, that tells pixels of the image from padding."""
+    return torch.cat((values, torch.ones_like(values[:, :1])), 1)
+
+
+class Readout(nn.Module):
+    r"""Raw parameters of every channel, from the features of a pixel and the channels before it.
+
+    .. math:: r_c = U_c\, \text{elu}\Big(W_c f + \sum_{b < c} V_{cb}\, e(x_b)\Big)
+
+    ``(B, F, H, W), (B, C * E, H, W) -> (B, C, R, H, W)`` for C channels embedded by E values each.
+    """
+
+    def __init__(self, width: int, channels: int, embedded: int, hidden: int, outputs: int):
+        super().__init__()
+        self.channels, self.hidden = channels, hidden
+        self.features = nn.Conv2d(width, channels * hidden, 1)
+        self.earlier = nn.Conv2d(channels * embedded, channels * hidden, 1, bias=False)
+        self.last = nn.Conv2d(channels * hidden, channels * outputs, 1, groups=channels)
+        order = torch.arange(channels)
+        mask = order.repeat_interleave(hidden)[:, None] > order.repeat_interleave(embedded)
+        self.register_buffer("mask", mask.to(torch.get_default_dtype())[..., None, None], persistent=False)
+
+    def forward(self, features: Tensor, values: Tensor) -> Tensor:
+        h = self.features(elu(features))
+        if self.channels > 1:
+            h = h + conv2d(values, self.earlier.weight * self.mask)
+        return self.last(elu(h)).unflatten(1, (self.channels, -1))
+
+    def pixel(self, features: Tensor) -> Generator[Tensor, Tensor, None]:
+        """Gives the raw parameters ``(B, R)`` of each channel of a pixel; receives its embedded value ``(B, E)``."""
+        hidden = linear(elu(features), self.features.weight.flatten(1), self.features.bias)
+        earlier = self.earlier.weight.flatten(1).unflatten(0, (self.channels, -1)).unflatten(2, (self.channels, -1))
+        last = self.last.weight.flatten(1).unflatten(0, (self.channels, -1)), self.last.bias.view(self.channels, -1)
+        known = hidden.unflatten(1, (self.channels, -1)).unbind(1)
+        for channel in range(self.channels):
+            value = yield linear(elu(known[channel]), last[0][channel], last[1][channel])
+            later = [linear(value, earlier[next_, :, channel]) for next_ in range(channel + 1, self.channels)]
+            known = (*known[: channel + 1], *(h + more for h, more in zip(known[channel + 1 :], later, strict=True)))
+
+
+class RasterNet(nn.Module):
+    """Raw parameters of every value of an image from the values before it, ``(B, C, H, W) -> (B, R, C, H, W)``.
+
+    Pixels follow each other row by row, from left to right; the channels of a pixel follow each other.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Channels, height and width of the images.
+    embed : nn.Module
+        What the network sees of a value, ``(*shape) -> (*shape, E)``.
+    layers : sequence of nn.Module
+        Layers ``(above, before, context) -> (above, before)`` with a ``walk``, such as ``GatedLayer``.
+    width : int
+        Number of features that the layers take.
+    outputs : int
+        Number R of raw parameters.
+    reach : int
+        How far the first convolution looks, in pixels.
+    hidden : int, optional
+        Width of the last hidden layer, for each channel; default: ``width``.
+    block : int
+        Side of the squares of pixels that are taken as one pixel of ``block * block`` times as many channels: the
+        layers then cost that much less, and the order is that of the squares, and inside of a square row by row.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        embed: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        width: int,
+        outputs: int,
+        reach: int = 3,
+        hidden: int | None = None,
+        block: int = 1,
+    ):
+        super().__init__()
+        if len(shape) != 3 or shape[1] % block or shape[2] % block:
+            raise ValueError(
+                f"expected shape (C, H, W) with H and W divisible by block {block}, got {tuple(shape)}; "
+                "pad the images, or set block=1"
+            )
+        channels, size = shape[0] * block**2, (shape[1] // block, shape[2] // block)
+        self.shape, self.block, self.grid, self.reach = tuple(shape), block, (channels, *size), reach
+        self.embed, self.layers = embed, nn.ModuleList(layers)
+        embedded = embed(torch.zeros(1)).shape[-1]
+        self.stem = Stem(channels * embedded, width, size, reach)
+        self.readout = Readout(width, channels, embedded, hidden or width, outputs)
+        places = pixel_unshuffle(torch.arange(shape[0] * shape[1] * shape[2]).view(1, *shape), block)
+        self.register_buffer("order", places[0].permute(1, 2, 0).flatten(), persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        values = self._embedded(pixel_unshuffle(x, self.block))
+        above, before = self.stem(values)
+        for layer in self.layers:
+            above, before = layer(above, before, context)
+        raw = self.readout(before, values).transpose(1, 2)
+        return pixel_shuffle(raw.contiguous(), self.block)
+
+    def _embedded(self, values: Tensor) -> Tensor:
+        return self.embed(values).movedim(-1, 2).flatten(1, 2)
+
+    def walk(self, batch: int, context: Tensor | None = None) -> Generator[Tensor, Tensor, None]:
+        """Gives the raw parameters ``(B, R)`` of every value in turn, in the order ``order``; receives the value.
+
+        A row of the upper stack is worked out once, when it begins, and each pixel of the other stack once.
+        """
+        walks = [layer.walk(context) for layer in self.layers]
+        like, (_, height, width) = self.stem.positions, self.grid
+        rows = like.new_zeros(batch, self.stem.vertical.in_channels, self.reach, width)
+        for row in range(height):
+            above = self.stem.row(rows, row)
+            for walk in walks:
+                above = walk.row(above)
+            pixels = yield from self._row(walks, row, rows.new_zeros(*rows.shape[:3]))
+            rows = torch.cat((rows[:, :, 1:], torch.stack(pixels, 2).unsqueeze(2)), 2)
+
+    def _row(self, walks: Sequence[Walk], row: int, columns: Tensor) -> Generator[Tensor, Tensor, list[Tensor]]:
+        """The values of one row; returns its embedded pixels ``(B, E + 1)``."""
+        pixels = []
+        for column in range(self.grid[2]):
+            before = self.stem.pixel(columns, row, column)
+            for walk in walks:
+                before = walk.pixel(before, column)
+            pixels.append((yield from self._pixel(before)))
+            columns = torch.cat((columns[:, :, 1:], pixels[-1].unsqueeze(2)), 2)
+        return pixels
+
+    def _pixel(self, features: Tensor) -> Generator[Tensor, Tensor, Tensor]:
+        """The values of one pixel; returns all of them, embedded, ``(B, E + 1)``."""
+        readout, known = self.readout.pixel(features), []
+        raw = next(readout)
+        for _ in range(self.grid[0] - 1):
+            known.append(self.embed((yield raw)))
+            raw = readout.send(known[-1])
+        known.append(self.embed((yield raw)))
+        return inside(torch.cat(known, 1))
