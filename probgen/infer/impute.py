@@ -25,6 +25,7 @@ from probgen.core.runtime import (
     trace_pair,
 )
 from probgen.distributions.conditional import conditional
+from probgen.distributions.gibbs import completions
 from probgen.infer.posterior import posterior
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ def impute(
 ) -> Imputation:
     r"""Draws missing entries (NaN) given the observed ones, row by row: :math:`x_m \sim p(x_m \mid x_o, c)`.
 
-    Without local latents the draws are exact: :func:`conditional` of the model's distribution; enumerated latents (the
-    components of a mixture) are drawn from their exact conditional first. With other local latents, every draw is the
+    Without local latents the draws are exact: :func:`conditional` of the model's distribution, or, where it has no
+    closed form, ends of Gibbs chains (:mod:`probgen.distributions.gibbs`). Enumerated latents (the components of a
+    mixture) are drawn from their exact conditional first. With other local latents, every draw is the
     end of a chain over :math:`(z, x_m)` that leaves :math:`p(z, x_m \mid x_o)` invariant:
 
     .. math:: z' \sim q(z \mid x), \quad \text{accepted with probability }
@@ -206,9 +208,7 @@ class _Chains:
         """Completed rows ``(draws, B, *event)``, their kind, and the acceptance rate of every row."""
         state = _trace(self.model, batch)
         if not self._locals(state):
-            x = batch[0]
-            completed = conditional(_law(state), x, ~x.isnan()).sample((draws,))
-            return completed, "exact", torch.ones(len(x), device=x.device)
+            return *completions(_law(state), batch[0], draws, steps), batch[0].new_ones(len(batch[0]))
         batch = tuple(None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch)
         completed, kind, rate = self._run(*batch, steps)
         return completed.unflatten(0, (draws, -1)), kind, rate.unflatten(0, (draws, -1)).mean(0)
