@@ -965,7 +965,7 @@ def test_steps_go_on_while_graphs_are_compiled_in_the_background(reason, eager_t
     same(plain, tried)
 
 
-@pytest.mark.parametrize("of_fabric", [{"world_size": 2}, {"scaler": object()}], ids=str)
+@pytest.mark.parametrize("of_fabric", [{"world_size": 2}, {"scaler": object()}], ids=["processes", "scaler"])
 def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
     def run():
         precision = SimpleNamespace(scaler=of_fabric.get("scaler"))
