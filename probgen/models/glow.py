@@ -1,0 +1,96 @@
+"""Glow: a normalizing flow of images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from probgen.core import heads
+from probgen.core.module import DistributionModule
+from probgen.distributions.multi_scale import MultiScale
+from probgen.nn.invertible import ActNorm, AffineCoupling, CouplingNet, InvertibleConv, Network, Shape
+from probgen.nn.scales import Scale, contexts_of_scales, halvings
+
+
+class Glow(DistributionModule):
+    r"""Glow, a multi-scale flow of images made of invertible 1 x 1 convolutions and affine couplings.
+
+    .. math:: \log p(x) = \sum_l \log p(z_l \mid h_l) + \log\left|\det \frac{\partial f_l}{\partial h_{l-1}}\right|
+
+    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times: activation normalisation, a linear
+    map of the channels, an affine coupling. Half of the channels then become latents z, normal given the other half h.
+
+    Call :meth:`initialise` with some rows before fitting (the data-dependent initialisation of activation
+    normalisation; nothing is initialised behind your back, and without it these layers start as the identity). Pixels
+    with levels 0, 1, ... are modelled by ``Quantised(Glow(...))``, other units by ``Standardised``.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Channels, height and width of the images; height and width divisible by ``2 ** scales``.
+    scales : int
+        Number of scales.
+    steps : int
+        Steps per scale.
+    network : callable
+        ``network(shape, outputs)`` makes a network ``(N, *shape) -> (N, outputs, H, W)``, for instance
+        ``partial(CouplingNet, hidden=128)``.
+    context : int
+        Width K of the context, if there is one.
+    context_ndim : int
+        1 for contexts ``(*batch, K)``, 3 for images ``(*batch, K, H, W)`` of the height and width of x.
+
+    Raises
+    ------
+    ValueError
+        If height or width is not divisible by ``2 ** scales``.
+
+    References
+    ----------
+    Kingma, Dhariwal (2018), Glow: generative flow with invertible 1x1 convolutions, https://arxiv.org/abs/1807.03039
+
+    >>> glow, x = Glow((1, 8, 8), scales=2, steps=2), torch.randn(16, 1, 8, 8)
+    >>> glow.initialise(x)
+    >>> glow().log_prob(x).shape, glow().sample((5,)).shape
+    (torch.Size([16]), torch.Size([5, 1, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        scales: int = 2,
+        steps: int = 4,
+        network: Network = CouplingNet,
+        context: int = 0,
+        context_ndim: int = 1,
+    ):
+        super().__init__()
+        self.shape, self.context, self.context_ndim = tuple(shape), context, context_ndim
+        self.head, unit = heads.Gaussian(event_ndim=3), torch.tensor([0.0, math.log(math.expm1(1))])
+
+        def layers(shape: Shape, context: int) -> list[nn.Module]:
+            step = lambda: (ActNorm(shape[0]), InvertibleConv(shape[0]), AffineCoupling(shape, network, context))  # noqa: E731
+            return [layer for _ in range(steps) for layer in step()]
+
+        self.scales = nn.ModuleList(
+            Scale(layers(shape, known), shape, kept, unit, network, known)
+            for shape, kept, known in halvings(shape, scales, context, context_ndim)
+        )
+
+    def forward(self, context: Tensor | None = None) -> MultiScale:
+        contexts = contexts_of_scales(context, self.context, self.context_ndim, len(self.scales))
+        batch = () if context is None else context.shape[: context.ndim - self.context_ndim]
+        return MultiScale(list(self.scales), self.head, self.shape, contexts, batch)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Sets every activation normalisation such that its channels have mean 0 and variance 1 over these rows.
+
+        In place: rows ``(N, C, H, W)`` in the units that the flow takes, some hundreds suffice; their contexts.
+        """
+        contexts = contexts_of_scales(context, self.context, self.context_ndim, len(self.scales))
+        for scale, known in zip(self.scales, contexts, strict=True):
+            x = scale.initialise(x, known)

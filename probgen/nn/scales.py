@@ -1,0 +1,125 @@
+"""The scales of a flow of images: what each does to shapes, contexts and latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from probgen.nn.invertible import ActNorm, Network, Shape, beside
+
+
+class Scale(nn.Module):
+    """One scale of a flow of images: 2 x 2 pixels become channels, layers follow, some channels leave as latents.
+
+    Parameters
+    ----------
+    layers : sequence of nn.Module
+        Invertible layers of images ``(4 C, H / 2, W / 2)``.
+    shape : (int, int, int)
+        That shape.
+    kept : int
+        Number of channels that go on to the next scale.
+    initial : Tensor
+        ``(R,)``: what the raw parameters of the law of one latent start from.
+    network : callable
+        As in :class:`AffineCoupling`: for the laws of the latents given the channels kept.
+    context : int
+        Channels of the context.
+    centre, half : float
+        Middle and half range of the channels, the units of the network.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        shape: Shape,
+        kept: int,
+        initial: Tensor,
+        network: Network,
+        context: int = 0,
+        centre: float = 0.0,
+        half: float = 1.0,
+    ):
+        super().__init__()
+        self.layers, self.kept, self.centre, self.half = nn.ModuleList(layers), kept, centre, half
+        latents = shape[0] - kept
+        self.offset = nn.Parameter(initial.repeat_interleave(latents)[:, None, None].repeat(1, *shape[1:]))
+        self.network = network((kept + context, *shape[1:]), len(initial) * latents) if kept + context else None
+
+    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """``(N, C, H, W)`` to the channels kept, the latents, and log determinants ``(N,)``."""
+        y, total = pixel_unshuffle(x, 2), x.new_zeros(len(x))
+        for layer in self.layers:
+            y, log_det = layer(y, context)
+            total = total + log_det
+        return y[:, : self.kept], y[:, self.kept :], total
+
+    def decode(self, kept: Tensor, latents: Tensor, context: Tensor | None) -> Tensor:
+        """The images with these channels and latents."""
+        x = torch.cat((kept, latents), 1)
+        for layer in reversed(self.layers):
+            x = layer.inverse(x, context)
+        return pixel_shuffle(x, 2)
+
+    def raw(self, kept: Tensor, context: Tensor | None) -> Tensor:
+        """Raw parameters of the law of the latents given the channels kept, ``(N, R * latents, H / 2, W / 2)``."""
+        raw = self.offset.expand(len(kept), *self.offset.shape)
+        return raw if self.network is None else raw + self.network(beside((kept - self.centre) / self.half, context))
+
+    def initialise(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Initialises every :class:`ActNorm` on what reaches it of these rows; returns the channels kept."""
+        y = pixel_unshuffle(x, 2)
+        for layer in self.layers:
+            if isinstance(layer, ActNorm):
+                layer.initialise(y)
+            y, _ = layer(y, context)
+        return y[:, : self.kept]
+
+
+def halvings(shape: Shape, scales: int, context: int, context_ndim: int) -> Iterator[tuple[Shape, int, int]]:
+    """For every scale the shape of its images, the channels that it keeps, and the channels of its context.
+
+    Raises
+    ------
+    ValueError
+        If height or width is not divisible by ``2 ** scales``.
+
+    >>> list(halvings((1, 8, 8), 2, 0, 1))
+    [((4, 4, 4), 2, 0), ((8, 2, 2), 0, 0)]
+    """
+    channels, height, width = shape
+    if scales < 1 or height % 2**scales or width % 2**scales:
+        raise ValueError(
+            f"expected scales >= 1, height and width divisible by 2 ** scales = {2**scales}, got {scales=} and images "
+            f"of {height} x {width}; use fewer scales, or pad the images"
+        )
+    for index in range(scales):
+        channels, height, width = 4 * channels, height // 2, width // 2
+        kept = channels // 2 if index + 1 < scales else 0
+        yield (channels, height, width), kept, context * 4 ** (index + 1) if context_ndim == 3 else context
+        channels = kept
+
+
+def contexts_of_scales(context: Tensor | None, channels: int, ndim: int, scales: int) -> list[Tensor | None]:
+    """The context as every scale takes it: vectors ``(*batch, K, 1, 1)``, images with 2 x 2 pixels made channels.
+
+    Raises
+    ------
+    ValueError
+        If the context has another number of channels, or there is none where one is needed.
+    """
+    if (0 if context is None else context.shape[-ndim]) != channels:
+        got = None if context is None else tuple(context.shape)
+        raise ValueError(
+            f"expected a context of {channels} channels at dim {-ndim}, got {got}; see context, context_ndim"
+        )
+    if context is None or ndim == 1:
+        return [None if context is None else context[..., None, None]] * scales
+    contexts = []
+    for _ in range(scales):
+        context = pixel_unshuffle(context, 2)
+        contexts.append(context)
+    return contexts
