@@ -1,0 +1,121 @@
+"""Chains of latent vectors, each given the one before: reparameterised draws, and densities in one pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from probgen.core.missing import check_event
+
+
+class LatentChain(dist.TorchDistribution):
+    r"""Latent vectors that follow each other, :math:`p(z_{1:T}) = \prod_t p(z_t \mid z_{t-1}, c_t)`.
+
+    Draws are made step by step and keep their gradients where the law of a step does; their log density is that of the
+    steps as they were drawn, which is cheap for laws that only know the density of their own draws. Other values are
+    scored by one call of ``transition`` for all steps.
+
+    Parameters
+    ----------
+    transition : callable
+        Law of events ``(Z,)`` given ``(*lead, Z + C)``, the last latents and an input; its density must be exact.
+    start : Tensor
+        :math:`z_0`, ``(Z,)``.
+    length : int
+        Number T of steps.
+    inputs : Tensor, optional
+        :math:`c_t`, ``(*batch, T, C)``.
+    counts : Tensor of bool, optional
+        Which steps belong to the chain, ``(*batch, T)``: a number of first steps in every row. The others are left out
+        of ``log_prob``.
+    beyond : LatentChain, optional
+        How draws go on after the steps that belong to the chain; by default as before.
+
+    Raises
+    ------
+    ValueError
+        From ``log_prob``: if z does not have events ``(T, Z)``.
+
+    >>> walk = LatentChain(lambda z: dist.Normal(z, 1.0).to_event(1), torch.zeros(2), 5)
+    >>> z = walk.rsample((3,))
+    >>> z.shape, walk.log_prob(z).shape
+    (torch.Size([3, 5, 2]), torch.Size([3]))
+    """
+
+    arg_constraints: dict = {}
+
+    def __init__(
+        self,
+        transition: Callable[[Tensor], dist.TorchDistribution],
+        start: Tensor,
+        length: int,
+        inputs: Tensor | None = None,
+        counts: Tensor | None = None,
+        beyond: LatentChain | None = None,
+    ):
+        self.transition, self.start, self.inputs = transition, start, inputs
+        self.counts, self.beyond = counts, beyond
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        shapes = [() if inputs is None else inputs.shape[:-2], () if counts is None else counts.shape[:-1]]
+        super().__init__(torch.broadcast_shapes(*shapes), torch.Size((length, *start.shape)), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        return self._first().has_rsample
+
+    @property
+    def support(self) -> Any:
+        return constraints.independent(self._first().support, 1)
+
+    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        lead = self.shape(torch.Size(sample_shape))[:-2]
+        z, draws, terms = self.start.expand(*lead, -1), [], []
+        for t in range(self.event_shape[0]):
+            law = self.law(z, t)
+            drawn = law()
+            terms.append(law.log_prob(drawn))
+            if self.beyond is not None and self.counts is not None:
+                drawn = torch.where(self.counts[..., t, None], drawn, self.beyond.law(z, t).sample())
+            z = drawn
+            draws.append(z)
+        self._drawn = torch.stack(draws, -2), torch.stack(terms, -1)
+        return self._drawn[0]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        check_event(z, self.event_shape)
+        terms = self._terms(z)
+        terms = terms if self.counts is None else torch.where(self.counts, terms, 0.0)
+        return terms.sum(-1).expand(torch.broadcast_shapes(z.shape[:-2], self.batch_shape))
+
+    def law(self, z: Tensor, t: int) -> dist.TorchDistribution:
+        """The law of step t given the latents of the step before: ``(*lead, Z) -> batch_shape (*lead,)``."""
+        return self.transition(beside(z, None if self.inputs is None else self.inputs[..., t, :]))
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LatentChain:
+        new = copy.copy(self)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def _terms(self, z: Tensor) -> Tensor:
+        """Log density of every step: ``(*lead, T, Z) -> (*lead, T)``."""
+        if self._drawn is not None and z is self._drawn[0]:
+            terms = self._drawn[1]
+            if terms.requires_grad or not torch.is_grad_enabled():  # else: drawn without gradients, scored with them
+                return terms
+        z = z.expand(torch.broadcast_shapes(z.shape, self.shape()))
+        before = torch.cat((self.start.expand(*z.shape[:-2], 1, -1), z[..., :-1, :]), -2)
+        return self.transition(beside(before, self.inputs)).log_prob(z)
+
+    def _first(self) -> dist.TorchDistribution:
+        return self.law(self.start.expand(*self.batch_shape, -1), 0)
+
+
+def beside(z: Tensor, inputs: Tensor | None) -> Tensor:
+    """``(*lead, Z)`` and ``(*batch, C)``, repeated for ``lead``, as ``(*lead, Z + C)``."""
+    return z if inputs is None else torch.cat((z, inputs.expand(*z.shape[:-1], -1)), -1)

@@ -1,0 +1,79 @@
+"""Autoregressive models of sequences of vectors: recurrent, convolutional, any causal network."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import partial
+from typing import Any, Protocol
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probgen.core.module import DistributionModule
+from probgen.distributions.autoregressive import Autoregressive
+from probgen.distributions.latent_chain import beside
+
+
+class CausalNetwork(Protocol):
+    """What a sequence model needs of its network, an ``nn.Module``: all steps at once, and one after the other."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(*batch, T, inputs) -> (*batch, T, hidden)``; output t depends on inputs 1, ..., t alone."""
+
+    def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """``(*batch, inputs) -> (*batch, hidden)``, and the state to give to the next step."""
+
+
+class SequenceModel(DistributionModule):
+    r"""Autoregressive model of sequences: the law of a frame depends on the earlier frames through a network's state.
+
+    .. math:: p(x_{1:T} \mid c) = \prod_{t=1}^{T} p(x_t \mid h_t), \quad h_t = \text{net}([x_0, c], \dots, [x_{t-1}, c])
+
+    The first input :math:`x_0` is learned. With ``RNN`` it is a recurrent model, with ``TemporalConvolution`` a
+    WaveNet. The law of a frame is any conditional distribution: independent variables (a head), or dependent ones
+    (NADE given the state: the RNN-NADE). A context, ``(*batch, C)``, stands beside every input.
+
+    Shorter sequences are padded at the end by NaN; frames are observed or missing as a whole.
+
+    Parameters
+    ----------
+    network : CausalNetwork
+        ``RNN(D + C, H)``, ``TemporalConvolution(D + C, H)`` or any module with their methods.
+    emission : DistributionModule
+        Law of a frame, events ``(D,)``, given a state ``(*batch, H)``; its density must be exact.
+    shape : (int, int)
+        Number T of frames and length D of a frame.
+
+    References
+    ----------
+    Boulanger-Lewandowski, Bengio, Vincent (2012), Modeling temporal dependencies in high-dimensional sequences,
+    https://arxiv.org/abs/1206.6392; van den Oord et al. (2016), WaveNet, https://arxiv.org/abs/1609.03499
+
+    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.nn.recurrent import RNN
+    >>> gen = SequenceModel(RNN(4, 16), Bernoulli(nn.Linear(16, 4)), (10, 4))
+    >>> gen().sample((5,)).shape
+    torch.Size([5, 10, 4])
+    """
+
+    def __init__(self, network: CausalNetwork, emission: DistributionModule, shape: tuple[int, int]):
+        super().__init__()
+        self.network, self.emission, self.shape = network, emission, tuple(shape)
+        self.start = nn.Parameter(torch.zeros(shape[1]))
+
+    def forward(self, context: Tensor | None = None) -> Autoregressive:
+        batch = () if context is None else context.shape[:-1]
+        laws, steps = partial(self._laws, context), partial(self._steps, context)
+        return Autoregressive(laws, steps, self.shape, batch_shape=batch, entry_ndim=1)
+
+    def _laws(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
+        start = self.start.expand(*x.shape[:-2], 1, -1)
+        context = None if context is None else context.unsqueeze(-2)
+        return self.emission(self.network(beside(torch.cat((start, x[..., :-1, :]), -2), context)))
+
+    def _steps(self, context: Tensor | None, lead: torch.Size) -> Generator[dist.TorchDistribution, Tensor, None]:
+        x, state = self.start.expand(*lead, -1), None
+        for _ in range(self.shape[0]):
+            hidden, state = self.network.step(beside(x, context), state)
+            x = yield self.emission(hidden)
