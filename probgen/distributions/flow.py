@@ -1,0 +1,156 @@
+"""The law of what an invertible map takes to a simple law: change of variables."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+
+from probgen.core.density import density, worst
+from probgen.core.missing import assumed_missing, check_event, has_missing
+from probgen.distributions.bijection import ComposedTransform, Inverted
+
+
+class _Drawn(NamedTuple):
+    """A draw, what it is scored with, and whether gradients were recorded."""
+
+    x: Tensor
+    version: int
+    log_prob: Tensor
+    graded: bool
+
+
+class Pushforward(dist.TorchDistribution):
+    r"""The law of x for which :math:`f(x)` has a base law: the law of a normalizing flow.
+
+    .. math:: \log p(x) = \log p_0(f(x)) + \log\left|\det \frac{\partial f}{\partial x}\right|, \qquad
+              x = f^{-1}(z),\ z \sim p_0
+
+    Value and determinant come from one evaluation of the map, in either direction. A draw of ``rsample`` remembers its
+    density: scoring that very tensor again costs nothing, as a guide does after drawing.
+
+    Parameters
+    ----------
+    base_dist : TorchDistribution
+        The law of z, events ``(*event)``.
+    transform : Transform
+        The map f from x to z: a :class:`Bijection`, or any bijective transform of torch or zuko.
+
+    Raises
+    ------
+    ValueError
+        From ``log_prob``: if the rightmost dims of x are not ``event_shape``, if an entry is missing (NaN), or, under
+        validation, if x lies outside of the domain of f.
+
+    References
+    ----------
+    Rezende, Mohamed (2015), Variational inference with normalizing flows, https://arxiv.org/abs/1505.05770;
+    Papamakarios et al. (2021), Normalizing flows for probabilistic modeling and inference,
+    https://arxiv.org/abs/1912.02762
+
+    >>> log = torch.distributions.transforms.ExpTransform().inv
+    >>> law = Pushforward(dist.Normal(torch.zeros(2), 1.0).to_event(1), log)
+    >>> law.log_prob(torch.tensor([1.0, 2.0])), dist.LogNormal(0.0, 1.0).log_prob(torch.tensor([1.0, 2.0])).sum()
+    (tensor(-2.7713), tensor(-2.7713))
+    """
+
+    arg_constraints: dict = {}
+
+    def __init__(self, base_dist: dist.TorchDistribution, transform: Transform):
+        self.base_dist, self.transform, self._drawn = base_dist, transform, None
+        self.density = worst(density(base_dist), density(transform))
+        event_shape = transform.inverse_shape(base_dist.event_shape)
+        super().__init__(base_dist.batch_shape, event_shape, validate_args=False)
+
+    @classmethod
+    def through(cls, base_dist: dist.TorchDistribution, transforms: Iterable[Transform]) -> Pushforward:
+        """The law of x for which ``f_L(... f_1(x))`` has the base law."""
+        return cls(base_dist, ComposedTransform(*transforms))
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.base_dist.has_rsample
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        domain = self.transform.domain
+        return constraints.independent(domain, len(self.event_shape) - domain.event_dim)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        if (drawn := self._remembered(x)) is not None:
+            return drawn
+        self._check(x)
+        z, ladj = self.transform.call_and_ladj(x)
+        return self.base_dist.log_prob(z) + _summed(ladj, len(self.event_shape) - self.transform.domain.event_dim)
+
+    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        if not self.has_rsample:
+            raise NotImplementedError(
+                f"{type(self.base_dist).__name__}, the base of this flow, has no rsample; use sample(), or a base "
+                "that has (a normal, or another flow)"
+            )
+        z = self.base_dist.rsample(torch.Size(sample_shape))
+        x, ladj = self.transform.inv.call_and_ladj(z)
+        log_prob = self.base_dist.log_prob(z) - _summed(
+            ladj, len(self.base_dist.event_shape) - self.transform.codomain.event_dim
+        )
+        if not x.is_inference():
+            self._drawn = _Drawn(x, x._version, log_prob, torch.is_grad_enabled())
+        return x
+
+    def rsample_and_log_prob(self, sample_shape: torch.Size | tuple = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Draws and their log-densities for one evaluation of the map, with gradients for both."""
+        x = self.rsample(sample_shape)
+        return x, self.log_prob(x)
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self.transform.inv(self.base_dist.sample(torch.Size(sample_shape)))
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Pushforward:
+        new = copy.copy(self)
+        new.base_dist, new._drawn = self.base_dist.expand(batch_shape), None
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def _remembered(self, x: Tensor) -> Tensor | None:
+        """The log-density of the last draw, if x is that draw and its gradients are there if they are wanted."""
+        drawn = self._drawn
+        if drawn is None or drawn.x is not x or drawn.version != x._version:
+            return None
+        return drawn.log_prob if drawn.graded or not torch.is_grad_enabled() else None
+
+    def _check(self, x: Tensor) -> None:
+        check_event(x, self.event_shape)
+        if assumed_missing() is not None or torch.compiler.is_compiling():
+            return  # values cannot be read: NaN comes out as NaN
+        if has_missing(x):
+            raise ValueError(
+                "expected complete events, got NaN: a flow cannot integrate missing entries out; fill them in first "
+                "(probgen.impute with a mixture, factor analysis or a VAE), or fit one of those families"
+            )
+        if self._validate_args and not (inside := self.support.check(x)).all():
+            raise ValueError(
+                f"expected x in the domain of the flow, {self.support}, got {x[~inside].flatten()[0].item():g}"
+                "; move the data into it, or begin the flow with a transform that takes them"
+            )
+
+
+def _summed(ladj: Tensor, ndim: int) -> Tensor:
+    """Determinants of parts of an event, summed over the last dims."""
+    return ladj.flatten(-ndim).sum(-1) if ndim > 0 else ladj
+
+
+@density.register(ComposedTransform)
+def _(transform: ComposedTransform) -> str:
+    return worst("exact", *map(density, transform.transforms))
+
+
+@density.register(Inverted)
+def _(transform: Inverted) -> str:
+    return density(transform.base)

@@ -1,0 +1,204 @@
+"""Families of increasing functions of one variable: what the layers of a flow apply to every entry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from probgen.core.density import density
+from probgen.distributions.bijection import Bijection, ComposedTransform, nets, transforms
+from probgen.distributions.spline import SplineTransform
+
+
+class Univariate(Protocol):
+    """A family of increasing functions with ``width`` raw parameters, close to the identity where these are 0."""
+
+    @property
+    def width(self) -> int:
+        """Number of raw parameters."""
+
+    def __call__(self, raw: Tensor) -> Transform:
+        """The functions with parameters ``(*batch, width)``, acting on values ``(*batch,)``."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    r"""Straight lines :math:`e^a x + b`, :math:`|a| < -\log` ``slope``.
+
+    >>> Affine()(torch.zeros(2))(torch.tensor(3.0))
+    tensor(3.)
+    """
+
+    slope: float = 1e-3
+    width = 2
+
+    def __call__(self, raw: Tensor) -> Transform:
+        return transforms.MonotonicAffineTransform(*raw.unbind(-1), slope=self.slope)
+
+
+@dataclass(frozen=True)
+class Spline:
+    """Rational-quadratic splines on [-``bound``, ``bound``], the identity outside (:class:`SplineTransform`).
+
+    >>> Spline(bins=4)(torch.zeros(11))(torch.tensor(3.0))
+    tensor(3.)
+    """
+
+    bins: int = 8
+    bound: float = 5.0
+    slope: float = 1e-3
+
+    @property
+    def width(self) -> int:
+        return 3 * self.bins - 1
+
+    def __call__(self, raw: Tensor) -> Transform:
+        return SplineTransform(raw, self.bound, self.slope)
+
+
+@dataclass(frozen=True)
+class SumOfSquares:
+    r"""Integrals of sums of squared polynomials, :math:`b + \int_0^x \frac1K \sum_k (1 + \sum_l a_{kl} u^l)^2 du`.
+
+    Jaini, Selby, Yu (2019), Sum-of-squares polynomial flow, https://arxiv.org/abs/1905.02325. Straight lines outside of
+    [-10, 10]; the inverse is by bisection.
+
+    >>> round(SumOfSquares()(torch.zeros(16))(torch.tensor(3.0)).item(), 2)
+    3.0
+    """
+
+    degree: int = 4
+    polynomials: int = 3
+
+    @property
+    def width(self) -> int:
+        return self.polynomials * (self.degree + 1) + 1
+
+    def __call__(self, raw: Tensor) -> Transform:
+        coefficients = raw[..., 1:].unflatten(-1, (self.polynomials, self.degree + 1))
+        shift = transforms.AdditiveTransform(raw[..., 0])
+        return ComposedTransform(LinearTails(transforms.SOSPolynomialTransform(coefficients), 10.0), shift)
+
+
+@dataclass(frozen=True)
+class Bernstein:
+    """Bernstein polynomials on [-5, 5], the identity outside; the inverse is by bisection.
+
+    Sick, Hothorn, Dürr (2021), Deep transformation models, https://arxiv.org/abs/2004.00464
+
+    >>> round(Bernstein()(torch.zeros(17))(torch.tensor(3.0)).item(), 1)
+    3.0
+    """
+
+    degree: int = 16
+
+    @property
+    def width(self) -> int:
+        return self.degree + 1
+
+    def __call__(self, raw: Tensor) -> Transform:
+        return LinearTails(transforms.BoundedBernsteinTransform(raw), 5.0)
+
+
+class MonotonicNetwork(nn.Module):
+    """Networks with positive weights, of the variable and of raw parameters as a signal; inverse by bisection.
+
+    Huang, Krueger, Lacoste, Courville (2018), Neural autoregressive flows, https://arxiv.org/abs/1804.00779. Straight
+    lines outside of [-10, 10].
+
+    Parameters
+    ----------
+    signal : int
+        Number of raw parameters.
+    hidden : sequence of int
+        Even sizes of the hidden layers.
+    """
+
+    def __init__(self, signal: int = 16, hidden: Sequence[int] = (32, 32)):
+        super().__init__()
+        self.width, self.net = signal, nets.MonotonicMLP(1 + signal, 1, hidden)
+
+    def forward(self, raw: Tensor) -> Transform:
+        function = partial(_beside, self.net, raw)
+        return LinearTails(transforms.MonotonicTransform(function, phi=(raw, *self.parameters())), 10.0)
+
+
+class MonotonicIntegral(nn.Module):
+    r"""Integrals of positive networks, :math:`b + \int_0^x e^{g(u, r)} du`, inverse by bisection.
+
+    Wehenkel, Louppe (2019), Unconstrained monotonic neural networks, https://arxiv.org/abs/1908.05164. Straight lines
+    outside of [-10, 10]. The integral is a quadrature whose derivative is taken to be the integrand, so that the
+    density is *approximate*.
+
+    Parameters
+    ----------
+    signal : int
+        Number of raw parameters but one.
+    hidden : sequence of int
+        Sizes of the hidden layers.
+    """
+
+    def __init__(self, signal: int = 16, hidden: Sequence[int] = (32, 32)):
+        super().__init__()
+        self.width, self.net = signal + 1, nets.MLP(1 + signal, 1, hidden, activation=nn.ELU)
+
+    def forward(self, raw: Tensor) -> Transform:
+        function = partial(self._integrand, raw[..., 1:])
+        integral = transforms.UnconstrainedMonotonicTransform(function, phi=(raw, *self.parameters()))
+        integral.density = "approximate"
+        return ComposedTransform(LinearTails(integral, 10.0), transforms.AdditiveTransform(raw[..., 0]))
+
+    def _integrand(self, signal: Tensor, x: Tensor) -> Tensor:
+        logarithm = _beside(self.net, signal, x)
+        return torch.exp(logarithm / (1 + logarithm.abs() / 7))
+
+
+class LinearTails(Bijection):
+    """An increasing function on [-B, B], continued by straight lines of slope 1.
+
+    Parameters
+    ----------
+    base : Transform
+        Acts on single variables; only values in [-B, B] reach it.
+    bound : float
+        B.
+    """
+
+    domain = constraints.real
+    codomain = constraints.real
+    sign = +1
+
+    def __init__(self, base: Transform, bound: float):
+        super().__init__()
+        self.base, self.bound = base, bound
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inside = x.clamp(-self.bound, self.bound)
+        y, ladj = self.base.call_and_ladj(inside)
+        return y + (x - inside), torch.where(x.abs() <= self.bound, ladj, 0.0)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (self.base(torch.full_like(y, end)) for end in (-self.bound, self.bound))
+        inside = torch.minimum(torch.maximum(y, low), high)
+        x = self.base.inv(inside)
+        reached, ladj = self.base.call_and_ladj(x)  # a Newton step makes up for the tolerance of a bisection
+        x = (x - (reached - inside) * (-ladj).exp()).clamp(-self.bound, self.bound)
+        ladj = self.base.log_abs_det_jacobian(x, inside)
+        return x + (y - inside), torch.where((low <= y) & (y <= high), -ladj, 0.0)
+
+
+@density.register(LinearTails)
+def _(transform: LinearTails) -> str:
+    return density(transform.base)
+
+
+def _beside(net: nn.Module, signal: Tensor, x: Tensor) -> Tensor:
+    """The network of a variable and a signal: ``(*batch, S), (*more, *batch) -> (*more, *batch)``."""
+    shape = torch.broadcast_shapes(x.shape, signal.shape[:-1])
+    return net(torch.cat((x.expand(shape).unsqueeze(-1), signal.expand(*shape, -1)), -1)).squeeze(-1)

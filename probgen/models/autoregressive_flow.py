@@ -1,0 +1,199 @@
+"""Autoregressive flows: every variable transformed given the variables before it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from probgen.core.module import DistributionModule, standard_normal
+from probgen.distributions.autoregressive_transform import AutoregressiveTransform
+from probgen.distributions.flow import Pushforward
+from probgen.distributions.univariate import (
+    Affine,
+    Bernstein,
+    MonotonicIntegral,
+    MonotonicNetwork,
+    Spline,
+    SumOfSquares,
+    Univariate,
+)
+from probgen.nn.masked_flow import MaskedConditioner
+
+
+class AutoregressiveLayer(nn.Module):
+    """One layer: a masked network gives the parameters of the univariate function of every variable.
+
+    ``context (*batch, C) -> Transform`` of ``(*batch, D)``.
+
+    Parameters
+    ----------
+    dims : int
+        Number D of variables.
+    univariate : Univariate
+        The functions.
+    inverse : bool
+        Whether the transform or its inverse is the direction of one pass.
+    network : keyword arguments
+        Of :class:`MaskedConditioner`: ``hidden``, ``context``, ``order``, ``activation``, ``dropout``, ``residual``.
+    """
+
+    def __init__(self, dims: int, univariate: Univariate, inverse: bool = False, **network: Any):
+        super().__init__()
+        self.univariate, self.inverse = univariate, inverse
+        self.network = MaskedConditioner(dims, univariate.width, **network)
+
+    def forward(self, context: Tensor | None = None) -> Transform:
+        steps = partial(self._steps, context)
+        transform = AutoregressiveTransform(partial(self._elements, context), steps, self.network.order)
+        return transform.inv if self.inverse else transform
+
+    def _elements(self, context: Tensor | None, x: Tensor) -> Transform:
+        return self.univariate(self.network(x, context))
+
+    def _steps(self, context: Tensor | None, lead: torch.Size) -> Generator[Transform, Tensor, None]:
+        raw_values = self.network.steps(lead, context)
+        raw = next(raw_values)
+        while True:
+            raw = raw_values.send((yield self.univariate(raw)))
+
+
+class AutoregressiveFlow(DistributionModule):
+    r"""Normalizing flow of autoregressive layers, whose order is reversed from layer to layer.
+
+    .. math:: \log p(x) = \log p_0(z) + \sum_l \sum_d \log f'(x^l_d;\, r^l_d(x^l_{<d}, c)), \qquad
+              x^{l+1}_d = f(x^l_d;\, r^l_d(x^l_{<d}, c)),\quad x^1 = x,\ x^{L+1} = z
+
+    Scoring takes one pass per layer. So does sampling, in D small steps: hidden units are computed once, when what they
+    see is known. With ``fast_sampling`` the roles change: samples, and their own scores, are one pass in one step,
+    while scoring any other x takes the D steps. Missing values are refused.
+
+    Parameters
+    ----------
+    dims : int
+        Number D of variables.
+    univariate : Univariate
+        The increasing functions f: ``Affine()``, ``Spline(bins=8)``, ``MonotonicNetwork()``, ... Modules are copied,
+        so that every layer has its own.
+    layers : int
+        Number L of layers.
+    hidden : sequence of int
+        Sizes of the hidden layers of each network.
+    context : int
+        Width of the context; 0 for none.
+    base : DistributionModule, optional
+        Law of z, events ``(D,)``; default: standard normal.
+    fast_sampling : bool
+        Whether samples rather than scores are the direction of one pass.
+    orders : sequence of Tensor, optional
+        Orders of the variables, ``(D,)`` each, one per layer; default: forwards, backwards, and so on.
+    activation, dropout, residual
+        Of the networks, see :class:`MaskedConditioner`.
+
+    References
+    ----------
+    Papamakarios, Pavlakou, Murray (2017), Masked autoregressive flow, https://arxiv.org/abs/1705.07057
+
+    >>> flow = AutoregressiveFlow(3, Spline(bins=4), context=2)
+    >>> flow(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3)).shape, flow(torch.zeros(5, 2)).sample().shape
+    (torch.Size([5]), torch.Size([5, 3]))
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        univariate: Univariate,
+        layers: int = 3,
+        hidden: Sequence[int] = (64, 64),
+        context: int = 0,
+        base: DistributionModule | None = None,
+        fast_sampling: bool = False,
+        orders: Sequence[Tensor] | None = None,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        dropout: float = 0.0,
+        residual: bool = False,
+    ):
+        super().__init__()
+        self.base = standard_normal(dims) if base is None else base
+        orders = [torch.arange(dims), torch.arange(dims).flip(0)] * layers if orders is None else orders
+        network = {"hidden": hidden, "activation": activation, "dropout": dropout, "residual": residual}
+        self.layers = nn.ModuleList(
+            AutoregressiveLayer(dims, copy.deepcopy(univariate), fast_sampling, context=context, order=order, **network)
+            for order, _ in zip(orders, range(layers), strict=False)
+        )
+
+    def forward(self, context: Tensor | None = None) -> Pushforward:
+        return Pushforward.through(self.base(context), [layer(context) for layer in self.layers])
+
+
+class MAF(AutoregressiveFlow):
+    """Masked autoregressive flow: affine layers, scored in one pass (Papamakarios, Pavlakou, Murray 2017).
+
+    >>> MAF(3)().log_prob(torch.zeros(5, 3)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, dims: int, layers: int = 5, **options: Any):
+        super().__init__(dims, Affine(), layers, **options)
+
+
+class IAF(AutoregressiveFlow):
+    """Inverse autoregressive flow: affine layers, sampled and scored by itself in one pass; a guide's choice.
+
+    Kingma, Salimans et al. (2016), Improving variational inference with inverse autoregressive flow,
+    https://arxiv.org/abs/1606.04934
+
+    >>> x, log_prob = IAF(3)().rsample_and_log_prob((5,))
+    >>> x.shape, log_prob.shape
+    (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    def __init__(self, dims: int, layers: int = 3, **options: Any):
+        super().__init__(dims, Affine(), layers, fast_sampling=True, **options)
+
+
+class NSF(AutoregressiveFlow):
+    """Neural spline flow, autoregressive: rational-quadratic splines on [-``bound``, ``bound``].
+
+    Durkan, Bekasov, Murray, Papamakarios (2019), Neural spline flows, https://arxiv.org/abs/1906.04032. Standardise the
+    data: outside of the bound a layer leaves them as they are.
+
+    >>> NSF(3, bins=4)().log_prob(torch.zeros(5, 3)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, dims: int, layers: int = 3, bins: int = 8, bound: float = 5.0, **options: Any):
+        super().__init__(dims, Spline(bins, bound), layers, **options)
+
+
+class NAF(AutoregressiveFlow):
+    """Neural autoregressive flow: increasing networks (Huang, Krueger, Lacoste, Courville 2018)."""
+
+    def __init__(self, dims: int, layers: int = 3, signal: int = 16, **options: Any):
+        super().__init__(dims, MonotonicNetwork(signal), layers, **options)
+
+
+class UNAF(AutoregressiveFlow):
+    """Neural autoregressive flow of integrals of positive networks (Wehenkel, Louppe 2019); density approximate."""
+
+    def __init__(self, dims: int, layers: int = 3, signal: int = 16, **options: Any):
+        super().__init__(dims, MonotonicIntegral(signal), layers, **options)
+
+
+class SOSPF(AutoregressiveFlow):
+    """Sum-of-squares polynomial flow (Jaini, Selby, Yu 2019)."""
+
+    def __init__(self, dims: int, layers: int = 3, degree: int = 4, polynomials: int = 3, **options: Any):
+        super().__init__(dims, SumOfSquares(degree, polynomials), layers, **options)
+
+
+class BPF(AutoregressiveFlow):
+    """Bernstein polynomial flow (Sick, Hothorn, Dürr 2021)."""
+
+    def __init__(self, dims: int, layers: int = 3, degree: int = 16, **options: Any):
+        super().__init__(dims, Bernstein(degree), layers, **options)
