@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,24 +12,40 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.density import density, worst
+from probgen.core.missing import check_event, has_missing
 
 
 class Dequantised(dist.TorchDistribution):
     r"""Integers x whose masses are those of a continuous law over the bins :math:`[x, x+1)^D`.
 
-    .. math:: P(x) = \int_{[0,1)^D} p(x + u)\,du = \mathbb E_{u \sim U[0,1)^D}\, p(x + u)
+    .. math:: P(x) = \int_{[0,1)^D} p(x + u)\,du = \mathbb E_{u \sim q(u \mid x)}\, \frac{p(x + u)}{q(u \mid x)}
 
-    ``log_prob`` draws one u: :math:`\exp` of it is an *unbiased* estimate of P(x), so it may be averaged in probability
-    space, and its mean is a lower bound of log P(x). Missing entries (NaN) stay missing.
+    ``log_prob`` draws one u, uniform unless ``noise`` says otherwise. Its kind is *unbiased* with either noise:
+    :math:`\exp` of it averages to P(x) for every q that is positive on the whole bin, whatever its parameters, so that
+    draws may be averaged in probability space; what q changes is how many it takes. By Jensen's inequality its
+    mean is a lower bound of log P(x) as well, the *variational bound* that fitting p and q maximises, tight where
+    :math:`q(u \mid x) \propto p(x + u)`; an average over a finite number K of draws in probability space has its
+    expected logarithm between that bound and log P(x).
+
+    Missing entries (NaN) stay missing; q sees them as 0, and must integrate them out too.
 
     Parameters
     ----------
     base_dist : TorchDistribution
         A continuous law with events ``(*event)``.
+    noise : callable, optional
+        ``x -> q(u | x)``: integers ``(*batch, *event)`` to a law of ``batch_shape`` ``(*batch,)`` and events
+        ``(*event)`` that has an exact, positive density on all of :math:`(0, 1)^D`, none outside, and ``rsample``.
+
+    Raises
+    ------
+    ValueError
+        From ``log_prob``: if the law that ``noise`` gives has other shapes, no exact density, or no ``rsample``.
 
     References
     ----------
-    Theis, van den Oord, Bethge (2016), A note on the evaluation of generative models, https://arxiv.org/abs/1511.01844
+    Theis, van den Oord, Bethge (2016), A note on the evaluation of generative models, https://arxiv.org/abs/1511.01844;
+    Ho, Chen, Srinivas, Duan, Abbeel (2019), Flow++, https://arxiv.org/abs/1902.00275
 
     >>> law = Dequantised(dist.Uniform(torch.zeros(2), 4.0).to_event(1))
     >>> law.log_prob(torch.tensor([3.0, 0.0])).exp()
@@ -36,17 +53,29 @@ class Dequantised(dist.TorchDistribution):
     """
 
     arg_constraints: dict = {}
-    support = constraints.independent(constraints.integer_interval(-(2**24), 2**24), 1)
     has_rsample = False
 
-    def __init__(self, base_dist: dist.TorchDistribution):
-        self.base_dist = base_dist
+    def __init__(
+        self, base_dist: dist.TorchDistribution, noise: Callable[[Tensor], dist.TorchDistribution] | None = None
+    ):
+        self.base_dist, self.noise = base_dist, noise
         self.density = worst("unbiased", density(base_dist))
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
+    @constraints.dependent_property(is_discrete=True)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.integer_interval(-(2**24), 2**24), len(self.event_shape))
+
     def log_prob(self, x: Tensor) -> Tensor:
-        shape = torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)  # its own u for every particle
-        return self.base_dist.log_prob(x + torch.rand(shape, dtype=x.dtype, device=x.device))
+        check_event(x, self.event_shape)
+        x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))  # its own u for every particle
+        if self.noise is None:
+            return self.base_dist.log_prob(x + torch.rand(x.shape, dtype=x.dtype, device=x.device))
+        missing = x.isnan()
+        q = self._checked(self.noise(torch.where(missing, 0.0, x)), x)
+        u = q.rsample()
+        seen = torch.where(missing, torch.nan, u) if has_missing(x) else u
+        return self.base_dist.log_prob(x + u) - q.log_prob(seen)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape)).floor()
@@ -56,3 +85,17 @@ class Dequantised(dist.TorchDistribution):
         new.base_dist = self.base_dist.expand(batch_shape)
         new._batch_shape = torch.Size(batch_shape)
         return new
+
+    def _checked(self, q: dist.TorchDistribution, x: Tensor) -> dist.TorchDistribution:
+        if q.shape() != x.shape or q.event_shape != self.event_shape:
+            raise ValueError(
+                f"expected noise of batch shape {tuple(x.shape[: x.ndim - len(self.event_shape)])} and events "
+                f"{tuple(self.event_shape)} for x of shape {tuple(x.shape)}, got {tuple(q.batch_shape)} and "
+                f"{tuple(q.event_shape)}; set event_ndim and context_ndim of the module that gives it"
+            )
+        if density(q) != "exact" or not q.has_rsample:
+            raise ValueError(
+                f"expected noise with an exact density and rsample, got {type(q).__name__} of density {density(q)!r} "
+                f"and has_rsample={q.has_rsample}; use a Gaussian head or a flow in Standardised(..., bounds=(0, 1))"
+            )
+        return q

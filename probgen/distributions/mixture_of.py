@@ -1,0 +1,138 @@
+"""Mixtures of laws of any families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+from probgen.core.density import density, worst
+from probgen.distributions.conditional import conditional
+
+
+class MixtureOf(dist.TorchDistribution):
+    r"""A mixture of laws that need not be of one family.
+
+    .. math:: p(x) = \sum_k w_k\, p_k(x)
+
+    Its density is of the weakest kind of its components: exact or unbiased densities stay so under a sum. A *bound*
+    does not, as :math:`\log \sum_k w_k e^{b_k}` is convex in random bounds :math:`b_k`, and makes it *approximate*.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Log weights up to a constant, ``(*batch, K)``.
+    components : sequence of TorchDistribution
+        K laws of events ``(*event)``, all masses or all densities; batch shapes that broadcast with that of ``logits``.
+
+    Raises
+    ------
+    ValueError
+        If events differ, or masses are mixed with densities.
+
+    >>> law = MixtureOf(torch.zeros(2), [dist.Normal(0.0, 1.0), dist.Exponential(1.0)])
+    >>> law.log_prob(torch.tensor([-1.0, 1.0])).exp()       # half of N(-1; 0, 1); half of both
+    tensor([0.1210, 0.3049])
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, components: Sequence[dist.TorchDistribution]):
+        events, discrete = {law.event_shape for law in components}, {law.support.is_discrete for law in components}
+        if len(events) != 1 or len(discrete) != 1 or logits.shape[-1:] != (len(components),):
+            raise ValueError(
+                f"expected one logit for each component, and components of the same events, all masses or all "
+                f"densities, got logits of shape {tuple(logits.shape)} for {len(components)} components, events "
+                f"{sorted(map(tuple, events))}, discrete: {sorted(discrete)}"
+            )
+        batch = torch.broadcast_shapes(logits.shape[:-1], *(law.batch_shape for law in components))
+        self.logits, self.components = logits.expand(*batch, -1), [law.expand(batch) for law in components]
+        kind = worst(*map(density, components))
+        self.density = "approximate" if kind == "bound" else kind
+        super().__init__(batch, events.pop(), validate_args=False)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        return AnyOf([law.support for law in self.components])
+
+    def joint(self, x: Tensor) -> Tensor:
+        """``log w_k + log p_k(x)``, minus infinity outside of the support of a component: ``(*batch, K)``."""
+        weights = self.logits.log_softmax(-1)
+        return weights + torch.stack([_log_prob(law, x) for law in self.components], -1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.joint(x).logsumexp(-1)
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            index = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+            index = index.reshape(*index.shape, *(1 for _ in self.event_shape))
+            drawn = None
+            for k, law in enumerate(self.components):
+                x = law.sample(torch.Size(sample_shape))
+                drawn = x if drawn is None else torch.where(index == k, x, drawn)
+            return drawn
+
+    @property
+    def mean(self) -> Tensor:
+        return self._average([law.mean for law in self.components])
+
+    @property
+    def variance(self) -> Tensor:
+        mean = self.mean
+        return self._average([law.variance + (law.mean - mean).square() for law in self.components])
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MixtureOf:
+        return MixtureOf(self.logits.expand(*batch_shape, -1), [law.expand(batch_shape) for law in self.components])
+
+    def _average(self, values: list[Tensor]) -> Tensor:
+        weights = self.logits.softmax(-1).reshape(*self.batch_shape, *(1 for _ in self.event_shape), -1)
+        return (weights * torch.stack(values, -1)).sum(-1)
+
+
+class AnyOf(constraints.Constraint):
+    """The union of supports.
+
+    >>> AnyOf([constraints.positive, constraints.interval(-2.0, -1.0)]).check(torch.tensor([-1.5, -0.5, 0.5]))
+    tensor([ True, False,  True])
+    """
+
+    def __init__(self, parts: Sequence[constraints.Constraint]):
+        self.parts = parts
+        self.is_discrete, self.event_dim = parts[0].is_discrete, parts[0].event_dim
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return torch.stack([part.check(value) for part in self.parts]).any(0)
+
+
+def _log_prob(law: dist.TorchDistribution, x: Tensor) -> Tensor:
+    """The log-density of a component, minus infinity outside of its support, where its own formula may be anything.
+
+    Supports of single variables are looked at; a law on whole vectors (on a sphere, a mixture) answers for itself.
+    """
+    support, ndim = law.support, 0
+    while isinstance(support, constraints.independent):
+        support, ndim = support.base_constraint, ndim + support.reinterpreted_batch_ndims
+    if support is constraints.real or support.event_dim > 0 or isinstance(support, AnyOf):
+        return law.log_prob(x)
+    inside = support.check(x) | x.isnan()
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    somewhere = getattr(support, "lower_bound", zero) if support.is_discrete else transform_to(support)(zero)
+    value = law.log_prob(torch.where(inside, x, somewhere))
+    return torch.where(inside.flatten(-ndim).all(-1) if ndim else inside, value, -torch.inf)
+
+
+@conditional.register(MixtureOf)
+def _(distribution: MixtureOf, x: Tensor, mask: Tensor) -> MixtureOf:
+    r"""Bayes' rule for the weights; :math:`p_k(x_o) = p_k(x_o, x_m) / p_k(x_m \mid x_o)` at any :math:`x_m`, a draw."""
+    given = [conditional(law, x, mask) for law in distribution.components]
+    drawn = [law.sample() for law in given]
+    pairs = zip(distribution.components, given, drawn, strict=True)
+    evidence = torch.stack([law.log_prob(value) - rest.log_prob(value) for law, rest, value in pairs], -1)
+    return MixtureOf(distribution.logits + evidence, given)
