@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from probgen.core import heads
+from probgen.models.autoregressive_flow import IAF
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.sequence import SequenceModel
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
@@ -46,6 +47,11 @@ RECURRENT = [
         padded(4, 3),
     ),
     Member("DeepMarkovModel", deep_markov, padded(4, 3)),
+    Member(
+        "DeepMarkovModel with a flow guide",
+        lambda: deep_markov(IAF(2, layers=1, hidden=(8,), context=8, base=heads.Gaussian(Combiner(2, 6)))),
+        padded(4, 3),
+    ),
     Member("DeepMarkovModel given a context", lambda: deep_markov(context=2), padded(4, 3, context=(2,))),
 ]
 SEQUENCES: list[Member] = [*RECURRENT]
