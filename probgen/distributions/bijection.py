@@ -52,10 +52,14 @@ class Bijection(Transform):
         """The inverse map."""
         return Inverted(self)
 
+    @abstractmethod
     def _call(self, x: Tensor) -> Tensor:
+        """f(x), for maps that have a cheaper way than the default."""
         return self.call_and_ladj(x)[0]
 
+    @abstractmethod
     def _inverse(self, y: Tensor) -> Tensor:
+        """The x with f(x) = y, for maps that have a cheaper way than the default."""
         return self.inverse_and_ladj(y)[0]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -69,5 +73,5 @@ class Inverted(Bijection):
     def __init__(self, base: Bijection):
         super().__init__()
         self.base, self.domain, self.codomain = base, base.codomain, base.domain
-        self.inverse_and_ladj = base.call_and_ladj
-        self.call_and_ladj = base.inverse_and_ladj
+        self.call_and_ladj, self._call = base.inverse_and_ladj, base._inverse
+        self.inverse_and_ladj, self._inverse = base.call_and_ladj, base._call

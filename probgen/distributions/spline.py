@@ -67,17 +67,25 @@ class SplineTransform(Bijection):
         return torch.where(within, y0 + height * y, x), torch.where(within, slope.log(), 0.0)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        (x0, _, width, height, before, after), z = self._solved(y)
+        _, slope = _rational(z, height / width, before, after)
+        within = y.abs() <= self.bound
+        return torch.where(within, x0 + width * z, y), torch.where(within, -slope.log(), 0.0)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        (x0, _, width, *_), z = self._solved(y)
+        return torch.where(y.abs() <= self.bound, x0 + width * z, y)
+
+    def _solved(self, y: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The bin of each value, and the share of its width at which the value is reached."""
         inside = y.clamp(-self.bound, self.bound)
-        x0, y0, width, height, before, after = self._bin(inside, 1)
+        _, y0, width, height, before, after = bins = self._bin(inside, 1)
         share, s = (inside - y0) / height, height / width
         with torch.no_grad():
             start = _root(share, s, before, after)
         reached, slope = _rational(start, s, before, after)
         z = start - (reached - share) * s / slope
-        z = z + (z.clamp(0, 1) - z).detach()
-        _, slope = _rational(z, s, before, after)
-        within = y.abs() <= self.bound
-        return torch.where(within, x0 + width * z, y), torch.where(within, -slope.log(), 0.0)
+        return bins, z + (z.clamp(0, 1) - z).detach()
 
     def _bin(self, value: Tensor, axis: int) -> tuple[Tensor, ...]:
         """What belongs to the bin of each value, along x (0) or y (1)."""

@@ -15,8 +15,8 @@ class MaskedConditioner(nn.Module):
 
     ``(*batch, D) -> (*batch, D, R)``. A hidden unit of degree k sees the first k variables of the order and the units
     of degrees up to k; units stand in the order of their degrees, so that what is known after k variables is a slice.
-    Variables enter as :math:`\operatorname{arsinh} x`: a row far out in the tails does not meet extreme parameters,
-    with which single precision could not find its way back.
+    Variables enter as :math:`x / (1 + |x| / 10)`: a row far out in the tails does not meet extreme parameters, with
+    which single precision could not find its way back.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class MaskedConditioner(nn.Module):
         self.context = (
             nn.Linear(context, len(self.layers[0].bias if hidden else self.last.bias), False) if context else None
         )
-        self.activation = nn.Sequential(activation(), *([nn.Dropout(dropout)] if dropout else []))
+        self.activation = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
         self.known = [[int((degree <= t).sum()) for t in range(dims)] for degree in degrees]
         with torch.no_grad():  # close to the same parameters for every x: a flow starts close to the identity
             self.last.weight.mul_(0.01)
@@ -84,7 +84,7 @@ class MaskedConditioner(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``(*batch, D)``, and a context ``(*some, C)`` that broadcasts with it, to ``(*batch, D, R)``."""
-        h, shown = x.asinh(), self._shown(context)
+        h, shown = _near(x), self._shown(context)
         for i, layer in enumerate(self.layers):
             out = layer(h)
             out = self.activation(out if i or shown is None else out + shown)
@@ -98,26 +98,25 @@ class MaskedConditioner(nn.Module):
 
         Every hidden unit is computed once, when all that it sees is known: together the steps cost about one pass.
         """
+        rows = lead.numel()
         weights = [layer.masked() for layer in (*self.layers, self.last)]
+        biases = [layer.bias.unsqueeze(-1) for layer in (*self.layers, self.last)]
         weights[0] = weights[0][:, self.order]
-        last = self.last.bias.view(self.dims, self.width), weights.pop().view(self.dims, self.width, -1)
         shown = self._shown(context)
-        shown = None if shown is None else shown.expand(*lead, shown.shape[-1])
-        inputs = _Columns(self.last.weight.new_empty(*lead, self.dims))
-        units = [_Columns(self.last.weight.new_empty(*lead, len(layer.bias))) for layer in self.layers]
+        shown = None if shown is None else shown.expand(*lead, -1).reshape(rows, -1).mT
+        known = [_Known(weights[0].new_empty(size, rows)) for size in (self.dims, *map(len, biases[:-1]))]
+        activation, adds = self.activation, [self._adds(i) for i in range(len(self.layers))]
         for t, variable in enumerate(self.order.tolist()):
-            below = inputs.value
-            for i, rows in enumerate(self._new(t)):
-                if rows.start < rows.stop:
-                    out = linear(below, weights[i][rows, : below.shape[-1]], self.layers[i].bias[rows])
-                    out = self.activation(out if i or shown is None else out + shown[..., rows])
-                    units[i].append(out + below[..., rows] if self._adds(i) else out)
-                below = units[i].value
-            raw = linear(below, last[1][variable, :, : below.shape[-1]], last[0][variable])
-            if shown is not None and not self.layers:
-                raw = raw + shown.unflatten(-1, (self.dims, self.width))[..., variable, :]
-            value = yield raw
-            inputs.append(value.asinh().unsqueeze(-1))
+            for i, units in enumerate(self._new(t)):
+                if units.start < units.stop:
+                    below = known[i].value
+                    out = torch.addmm(biases[i][units], weights[i][units, : len(below)], below)
+                    out = activation(out if i or shown is None else out + shown[units])
+                    known[i + 1].append(out + below[units] if adds[i] else out)
+            below, own = known[-1].value, slice(variable * self.width, (variable + 1) * self.width)
+            raw = torch.addmm(biases[-1][own], weights[-1][own, : len(below)], below)
+            raw = raw if self.layers or shown is None else raw + shown[own]
+            known[0].append(_near((yield raw.mT.view(*lead, self.width)).reshape(1, rows)))
 
     def _new(self, t: int) -> list[slice]:
         """The hidden units of each layer that t variables make known, and t - 1 do not."""
@@ -154,19 +153,23 @@ class _Masked(nn.Linear):
         return linear(x, self.masked(), self.bias)
 
 
-class _Columns:
-    """Columns appended one after the other: in place of one tensor, or without gradients into one buffer."""
+class _Known:
+    """Rows appended one after the other: in place of one tensor, or without gradients into one buffer."""
 
     def __init__(self, buffer: Tensor):
-        self.buffer, self.count, self.tracked = buffer, 0, buffer[..., :0]
+        self.buffer, self.count, self.tracked = buffer, 0, buffer[:0]
 
     @property
     def value(self) -> Tensor:
-        return self.tracked if torch.is_grad_enabled() else self.buffer[..., : self.count]
+        return self.tracked if torch.is_grad_enabled() else self.buffer[: self.count]
 
-    def append(self, columns: Tensor) -> None:
-        first, self.count = self.count, self.count + columns.shape[-1]
+    def append(self, rows: Tensor) -> None:
+        first, self.count = self.count, self.count + len(rows)
         if torch.is_grad_enabled():
-            self.tracked = torch.cat((self.tracked, columns), -1)
+            self.tracked = torch.cat((self.tracked, rows))
         else:
-            self.buffer[..., first : self.count] = columns
+            self.buffer[first : self.count] = rows
+
+
+def _near(x: Tensor) -> Tensor:
+    return x / (1 + x.abs() / 10)
