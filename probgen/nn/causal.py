@@ -53,8 +53,9 @@ def gate(u: Tensor, dim: int = 1) -> Tensor:
 class GatedLayer(nn.Module):
     r"""One layer of both stacks of a gated PixelCNN, residual, ``(B, F, H, W)`` each.
 
-    .. math:: u &= W_v * \text{above} + C_v c, \qquad z = W_h * \text{before} + L u + C_h c \\
-              \text{above} &\leftarrow \text{above} + \tanh(u_1) \odot \sigma(u_2), \qquad
+    .. math:: u &= W_v * \text{above} + C_v c, \qquad
+              \text{above} \leftarrow \text{above} + \tanh(u_1) \odot \sigma(u_2) \\
+              z &= W_h * \text{before} + L\, \text{above} + C_h c, \qquad
               \text{before} \leftarrow \text{before} + O\,[\tanh(z_1) \odot \sigma(z_2)]
 
     :math:`W_v` covers ``reach`` rows over a pixel and its own, ``reach`` columns on either side; :math:`W_h` covers
@@ -81,7 +82,7 @@ class GatedLayer(nn.Module):
         self.reach = reach
         self.vertical = nn.Conv2d(width, 2 * width, (reach + 1, 2 * reach + 1))
         self.horizontal = nn.Conv2d(width, 2 * width, (1, reach + 1))
-        self.link = nn.Conv2d(2 * width, 2 * width, 1, bias=False)
+        self.link = nn.Conv2d(width, 2 * width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1)
         self.context = nn.Linear(context, 4 * width, bias=False) if context else None
         self.dropout = nn.Dropout(dropout)
@@ -89,9 +90,9 @@ class GatedLayer(nn.Module):
     def forward(self, above: Tensor, before: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         r = self.reach
         first, second = self.biases(context)
-        u = self.vertical(pad(above, (r, r, r, 0))) + first
-        z = self.horizontal(pad(before, (r, 0))) + self.link(u) + second
-        return above + self.dropout(gate(u)), before + self.out(self.dropout(gate(z)))
+        above = above + self.dropout(gate(self.vertical(pad(above, (r, r, r, 0))) + first))
+        z = self.horizontal(pad(before, (r, 0))) + self.link(above) + second
+        return above, before + self.out(self.dropout(gate(z)))
 
     def biases(self, context: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
         """What the context adds to the two stacks, ``(B, C) -> (B, 2 F, 1, 1)`` each."""
@@ -118,9 +119,9 @@ class GatedWalk:
         layer, r = self.layer, self.layer.reach
         rows = pad(above, (0, 0, r, 0)) if self.rows is None else torch.cat((self.rows, above), 2)
         self.rows, self.columns = rows[:, :, 1:], above.new_zeros(*above.shape[:2], r)
-        u = layer.vertical(pad(rows, (r, r))) + self.biases[0]
-        self.over = (layer.link(u) + self.biases[1]).squeeze(2)
-        return above + gate(u)
+        above = above + gate(layer.vertical(pad(rows, (r, r))) + self.biases[0])
+        self.over = (layer.link(above) + self.biases[1]).squeeze(2)
+        return above
 
     def pixel(self, before: Tensor, column: int) -> Tensor:
         """The other stack at one pixel of the row, ``(B, F) -> (B, F)``."""

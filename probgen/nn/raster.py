@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, elu, linear, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, elu, linear, pad
 
 
 class Walk(Protocol):
@@ -139,16 +139,15 @@ class RasterNet(nn.Module):
         embedded = embed(torch.zeros(1)).shape[-1]
         self.stem = Stem(channels * embedded, width, size, reach)
         self.readout = Readout(width, channels, embedded, hidden or width, outputs)
-        places = pixel_unshuffle(torch.arange(shape[0] * shape[1] * shape[2]).view(1, *shape), block)
+        places = as_channels(torch.arange(shape[0] * shape[1] * shape[2]).view(1, *shape), block)
         self.register_buffer("order", places[0].permute(1, 2, 0).flatten(), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        values = self._embedded(pixel_unshuffle(x, self.block))
+        values = self._embedded(as_channels(x, self.block))
         above, before = self.stem(values)
         for layer in self.layers:
             above, before = layer(above, before, context)
-        raw = self.readout(before, values).transpose(1, 2)
-        return pixel_shuffle(raw.contiguous(), self.block)
+        return as_pixels(self.readout(before, values).transpose(1, 2), self.block)
 
     def _embedded(self, values: Tensor) -> Tensor:
         return self.embed(values).movedim(-1, 2).flatten(1, 2)
@@ -188,3 +187,22 @@ class RasterNet(nn.Module):
             raw = readout.send(known[-1])
         known.append(self.embed((yield raw)))
         return inside(torch.cat(known, 1))
+
+
+def as_channels(x: Tensor, block: int) -> Tensor:
+    """Squares of pixels as channels, ``(B, C, H, W) -> (B, C * block * block, H // block, W // block)``.
+
+    >>> as_channels(torch.arange(8).view(1, 1, 2, 4), 2)[0, :, 0]
+    tensor([[0, 2],
+            [1, 3],
+            [4, 6],
+            [5, 7]])
+    """
+    squares = x.unflatten(3, (-1, block)).unflatten(2, (-1, block))
+    return squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+def as_pixels(x: Tensor, block: int) -> Tensor:
+    """What :func:`as_channels` undoes, ``(B, R, C * block * block, h, w) -> (B, R, C, h * block, w * block)``."""
+    squares = x.unflatten(2, (-1, block, block))
+    return squares.permute(0, 1, 2, 5, 3, 6, 4).flatten(5, 6).flatten(3, 4)
