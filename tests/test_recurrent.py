@@ -8,6 +8,7 @@ from torch import nn
 
 from probgen.core import heads
 from probgen.core.density import log_likelihood
+from probgen.models.made import MADE
 from probgen.models.sequence import SequenceModel
 from probgen.nn import MLP
 from probgen.nn.recurrent import RNN, GatedTransition
@@ -122,6 +123,22 @@ def test_real_frames_integrate_to_one():
     x = torch.cartesian_prod(grid, grid).unsqueeze(-1)
     mass = gen().log_prob(x).exp().sum() * (grid[1] - grid[0]) ** 2
     assert mass.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_frames_of_dependent_variables_sum_to_one_and_are_drawn_as_scored():
+    torch.manual_seed(0)
+    gen = SequenceModel(RNN(D, H), MADE(D, [8], heads.Bernoulli(), context=H), (T, D)).eval()
+    with torch.no_grad():
+        for parameter in gen.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    x = all_sequences()
+    p = gen().log_prob(x).exp()
+    assert p.sum().item() == pytest.approx(1.0, abs=1e-5)
+    codes = (gen().sample((20000,)).flatten(1) @ 2.0 ** torch.arange(T * D - 1, -1, -1)).long()
+    assert ((codes.bincount(minlength=len(x)) / 20000 - p).abs() < 5 * (p * (1 - p) / 20000).sqrt() + 1e-4).all()
+    short = x.clone()
+    short[:, 1:] = torch.nan
+    torch.testing.assert_close(gen().log_prob(short).exp(), p.view(4, 16).sum(1).repeat_interleave(16))
 
 
 def test_score_is_an_exact_mass():

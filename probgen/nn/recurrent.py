@@ -69,8 +69,8 @@ class RNN(nn.Module):
     def step(self, x: Tensor, states: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
         """One step, ``(*batch, inputs) -> (*batch, hidden)``, and the states to give to the next (at first None)."""
         h, kept = self._check(x).reshape(-1, self.inputs), []
-        for cell, state in zip(self.cells, states or [None] * len(self.cells), strict=True):
-            kept.append(cell(self.drop(h), state))
+        for index, cell in enumerate(self.cells):
+            kept.append(cell(self.drop(h), states[index] if states else None))
             h = _output(kept[-1])
         return self.drop(h).view(*x.shape[:-1], self.hidden), kept
 

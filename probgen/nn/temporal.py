@@ -118,8 +118,8 @@ class TemporalConvolution(nn.Module):
     def step(self, x: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """One step, ``(*batch, inputs) -> (*batch, hidden)``, and the state to give to the next (at first None)."""
         h, kept = self._start(x).reshape(-1, self.hidden), []
-        for block, past in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
-            h, past = block.step(h, past)
+        for index, block in enumerate(self.blocks):
+            h, past = block.step(h, state[index] if state else None)
             kept.append(past)
         return h.view(*x.shape[:-1], self.hidden), kept
 
