@@ -65,6 +65,21 @@ def _moments(x: Tensor, mixture: Mixture, cores: int) -> tuple[Tensor, dict[str,
 
 
 @torch.no_grad()
+def weighted_moments(x: Tensor, weights: Tensor, mixture: Mixture) -> dict[str, Tensor]:
+    """The same moments under given weights of each component, ``(K, n)``, in place of the posteriors of the mixture."""
+    sums: dict[str, Tensor] = {}
+    with one_core() as cores:
+        for step, pieces, index in _steps(x, mixture, cores):
+            parts = weights[:, index].split([len(piece) for piece in pieces], -1)
+            raw = map(
+                sum, zip(*side_by_side(partial(_sum_weighted, step), zip(pieces, parts, strict=True)), strict=True)
+            )
+            for name, part in zip(("rows", "first", "scatter", "noise"), step.finish(*raw), strict=True):
+                sums[name] = sums.get(name, 0.0) + part
+    return sums
+
+
+@torch.no_grad()
 def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
     r""":math:`\log p(k, x_b)` of rows: ``(n, D) -> (n, K)``; NaN = missing."""
     out = x.new_empty(len(x), len(mixture.means))
@@ -85,14 +100,26 @@ def _sum(step: Quadratic | Whitened | Observed, x: Tensor) -> tuple[Tensor | flo
     return totals
 
 
+def _sum_weighted(step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor]) -> tuple[Tensor | float, ...]:
+    """Raw moments of rows under their weights ``(K, n)``, in float64."""
+    buffers, totals = step.buffers(), (0.0, 0.0, 0.0)
+    for block, weights in zip(*(_blocks(part, step.block, dim) for dim, part in enumerate(rows)), strict=True):
+        _, work = step.joint(block, buffers)
+        weights = weights.to(work[0].dtype)
+        parts = (weights.sum(1), *step.sums(weights, *work))
+        totals = tuple(old + part.double() for old, part in zip(totals, parts, strict=True))
+    return totals
+
+
 def _evaluate(step: Quadratic | Whitened | Observed, x: Tensor) -> Tensor:
     buffers = step.buffers()
     return torch.cat([step.joint(block, buffers)[0].mT.clone() for block in _blocks(x, step.block)])
 
 
-def _blocks(x: Tensor, rows: int) -> tuple[Tensor, ...]:
+def _blocks(x: Tensor, rows: int, dim: int = 0) -> tuple[Tensor, ...]:
     """Blocks of about equal size, of at most so many rows."""
-    return x.split(-(-len(x) // -(-len(x) // rows)))
+    count = x.shape[dim]
+    return x.split(-(-count // -(-count // rows)), dim)
 
 
 def _normalise(joint: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,141 @@
+"""Emissions of a hidden Markov chain: one law for each state, with steps of expectation maximisation in closed form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probgen.core.density import density
+from probgen.core.missing import fill_missing
+from probgen.core.module import DistributionModule
+
+EMPTY = 1e-6  # expected steps of a state that has none
+_ROWS_FOR_START = 2**14
+
+
+class Emission(DistributionModule, ABC):
+    r"""One law of an observation for each of K states, learned in closed form from weighted observations.
+
+    As a module it is conditional on the state:
+    ``emission(context)`` is the law of the state that the first K entries of the context, all 0 but one, tell.
+
+    Parameters
+    ----------
+    states : int
+        Number K of states.
+    """
+
+    def __init__(self, states: int):
+        super().__init__()
+        if states < 1:
+            raise ValueError(f"expected states >= 1, got {states}")
+        self.states = states
+
+    @abstractmethod
+    def laws(self) -> dist.TorchDistribution:
+        """The laws of all states: batch shape ``(K,)``."""
+
+    @abstractmethod
+    def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Statistics of observations ``(n, *event)`` under weights ``(K, n)``, which add over observations."""
+
+    @abstractmethod
+    def maximise(self, statistics: dict[str, Tensor]) -> None:
+        """Sets the parameters, in place, to the maximiser given statistics in float64.
+
+        States without any observation get the law of all observations.
+        """
+
+    def forward(self, context: Tensor | None = None) -> Chosen:
+        if context is None or context.shape[-1] < self.states:
+            raise ValueError(
+                f"expected a context of shape (*batch, {self.states} or more), the state as zeros and a one, got "
+                f"{None if context is None else tuple(context.shape)}; laws() gives those of all states"
+            )
+        return Chosen(self.laws(), context[..., : self.states].argmax(-1))
+
+    @abstractmethod
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        """Sets the parameters, in place, to a start suited to observations ``(n, *event)``, random by ``generator``."""
+
+    @abstractmethod
+    def reorder(self, order: Tensor) -> None:
+        """Puts the states in another order ``(K,)``, in place."""
+
+
+@torch.no_grad()
+def from_clusters(emission: Emission, x: Tensor, generator: torch.Generator | None, shared: float = 0.2) -> None:
+    """Gives each state a cluster of observations ``(n, *event)``, and all states a share of the whole.
+
+    Clusters are those of k-means on standardised columns, from random starts, of at most 16,384 observations.
+    """
+    from sklearn.cluster import KMeans
+
+    rows = x.flatten(1).double()
+    rows = fill_missing(rows, rows.nanmean(0).nan_to_num())
+    if len(rows) > _ROWS_FOR_START:
+        kept = torch.randperm(len(rows), generator=generator)[:_ROWS_FOR_START].to(x.device)
+        x, rows = x[kept], rows[kept]
+    scale = rows.std(0, correction=0)
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    clusters = KMeans(emission.states, n_init=1, random_state=seed)
+    labels = clusters.fit_predict((rows / torch.where(scale > 0, scale, 1.0)).cpu().numpy())
+    member = nn.functional.one_hot(torch.as_tensor(labels).long(), emission.states).mT.to(x)
+    weights = (1 - shared) * member + shared / emission.states
+    emission.maximise({name: part.double() for name, part in emission.expect(x, weights).items()})
+
+
+@torch.no_grad()
+def permute(module: nn.Module, order: Tensor) -> None:
+    """Puts the entries of all parameters that have one for each of K states in another order ``(K,)``."""
+    for parameter in module.parameters():
+        if len(parameter) == len(order):  # others are shared by all states
+            parameter.copy_(parameter[order])
+
+
+def pooled(statistic: Tensor, rows: Tensor) -> Tensor:
+    """Statistics ``(K, ...)`` with the mean over all states in place of those of states without observations."""
+    empty = rows <= EMPTY
+    return torch.where(empty.reshape(-1, *[1] * (statistic.ndim - 1)), statistic.mean(0), statistic)
+
+
+class Chosen(dist.TorchDistribution):
+    """One of K laws for each entry of a batch: ``laws`` of batch shape ``(K,)``, ``index`` ``(*batch)`` of integers.
+
+    >>> law = Chosen(dist.Normal(torch.tensor([5.0, 10.0]), 1e-6), torch.tensor([1, 0, 1]))
+    >>> law.sample().round()
+    tensor([10.,  5., 10.])
+    """
+
+    arg_constraints: dict = {}
+
+    def __init__(self, laws: dist.TorchDistribution, index: Tensor):
+        self.laws, self.index = laws, index
+        super().__init__(index.shape, laws.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.laws.support
+
+    @property
+    def density(self) -> str:
+        return density(self.laws)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        values = self.laws.log_prob(x.unsqueeze(-1 - len(self.event_shape)))
+        values, index = torch.broadcast_tensors(values, self.index[..., None])
+        return values.gather(-1, index[..., :1])[..., 0]
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        event = len(self.event_shape)
+        values = self.laws.sample(torch.Size(sample_shape) + self.batch_shape)
+        index = self.index.reshape(*self.batch_shape, 1, *[1] * event)
+        return values.take_along_dim(index.expand(*sample_shape, *index.shape), -1 - event).squeeze(-1 - event)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Chosen:
+        return Chosen(self.laws, self.index.expand(batch_shape))

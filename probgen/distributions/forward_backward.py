@@ -1,0 +1,285 @@
+r"""The forward-backward algorithm: likelihoods of hidden Markov chains, and their gradients, which are the posteriors.
+
+All functions take log initial probabilities ``(K, R)`` of R sequences over K states; log transition probabilities
+``(S, Q, K, K)``, from row to column, S = 1 or T - 1 (one for each step), Q = 1 or R (one for each sequence); and log
+densities ``(T, K, R)`` of what was observed, under each state.
+
+With :math:`b_t = \exp(e_t - \max_k e_{tk})` the forward pass is one matrix product a step,
+
+.. math:: a_t \propto b_t \circ (A^\top a_{t-1}), \qquad \log p(x) = \sum_t \log(\text{scale}_t) + \max_k e_{tk}
+
+Where all entries of A exceed some :math:`\epsilon`, scales do too, and mass m that underflows at one step has a share
+below :math:`m / \epsilon^2` in everything that follows: nothing is lost in float32 above 1e-9, nor in float64 above
+1e-100. Other chains (with transitions that are impossible) take sums of exponentials in log space.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from probgen.distributions import log_chain
+
+DENSE = {torch.float32: 1e-9, torch.float64: 1e-100}  # least transition probability
+_DROPPED = {torch.float32: -60.0, torch.float64: -370.0}  # of log densities below the largest: share e^x / dense^2
+_LONG = 512  # steps
+_SMALL = 2**17  # multiplications that take less time than it takes to start the operations of a step
+
+
+class Posterior(NamedTuple):
+    """What is known of the states of R sequences.
+
+    Attributes
+    ----------
+    log_likelihood : Tensor
+        ``(R,)``, float64, in nats.
+    initial : Tensor
+        Probabilities of the first state ``(K, R)``.
+    transitions : Tensor
+        Expected numbers of transitions, in the shape of the transition probabilities: summed over the steps and
+        sequences that share them.
+    marginals : Tensor
+        Probabilities of the state at each step ``(T, K, R)``.
+    """
+
+    log_likelihood: Tensor
+    initial: Tensor
+    transitions: Tensor
+    marginals: Tensor
+
+
+def log_likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+    """Log-likelihoods of sequences ``(R,)``, differentiable once.
+
+    Functions that are being recorded get a product of matrices in log space, by halves, where states are few.
+    """
+    if get_proxy_mode() is None:
+        value = _LogLikelihood.apply(log_initial, log_transition, log_emission)
+    elif len(log_initial) <= log_chain.FEW:
+        value = log_chain.by_halves(log_initial, log_transition, log_emission)
+    else:
+        value = _Recorded.apply(log_initial, log_transition, log_emission)
+    return value.to(log_emission.dtype)
+
+
+@torch.no_grad()
+def posterior(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Posterior:
+    """Both passes: the log-likelihoods, and their gradients."""
+    value, states = forward(log_initial, log_transition, log_emission)
+    return Posterior(value, *backward(torch.ones_like(value), value, states, log_transition, log_emission))
+
+
+@torch.no_grad()
+def filtered(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+    """Log probabilities of each state given the past and the present: ``(T, K, R)``."""
+    states = forward(log_initial, log_transition, log_emission)[1]
+    return states if precision(log_transition) is None else states.log()
+
+
+def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihoods ``(R,)`` in float64, and the law of each state given the past ``(T, K, R)``.
+
+    The latter are probabilities, in whichever precision loses nothing, or else log probabilities.
+    """
+    dtype = precision(log_transition)
+    if dtype is None:
+        return log_chain.forward(log_initial, log_transition, log_emission)
+    shifted, top = _shifted(log_emission, dtype)
+    first = (log_initial + log_emission[0]).to(dtype)
+    start = first.softmax(0)
+    passed = scan(start, log_transition.to(dtype).exp().mT, shifted[1:])
+    value = first.double().logsumexp(0) + top[1:].sum(0, dtype=torch.float64)
+    value += passed.scale.double().log().sum(0)
+    impossible = (value == -torch.inf) | (passed.scale == 0).any(0)
+    return torch.where(impossible, -torch.inf, value), torch.cat([start[None], passed.states])
+
+
+def backward(
+    grad: Tensor, value: Tensor, states: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""What :func:`forward` leaves to do: ``initial``, ``transitions`` and ``marginals`` weighted by ``grad`` ``(R,)``.
+
+    .. math:: \beta_t = A (b_{t+1} \circ \beta_{t+1}) / c_{t+1}, \qquad p(z_t \mid x) \propto a_t \circ \beta_t
+    """
+    dtype, kind = precision(log_transition), log_emission.dtype
+    if dtype is None:
+        return log_chain.backward(grad, states, log_transition, log_emission)
+    impossible = value == -torch.inf
+    if impossible.any():
+        log_emission, states = log_emission.masked_fill(impossible, 0.0), states.masked_fill(impossible, 1.0)
+        grad = grad.masked_fill(impossible, 0.0)
+    later, _ = _shifted(log_emission.flip(0), dtype)
+    start, transition = later[0] / later[0].sum(0), log_transition.to(dtype).exp()
+    passed = scan(start, transition.flip(0), later[1:])
+    ahead = torch.cat([start[None], passed.states[:-1]]).flip(0)[: len(states) - 1]
+    beta = torch.cat([passed.prior.flip(0), torch.ones_like(states[:1])])
+    marginals = states * beta
+    weight = grad.to(dtype) / marginals.sum(1)
+    marginals *= weight[:, None]
+    pairs = _pairs(states[:-1] * weight[:-1, None], ahead, log_transition.shape) * transition
+    return marginals[0].to(kind), pairs.to(kind), marginals.to(kind)
+
+
+class _LogLikelihood(torch.autograd.Function):
+    """The gradient with respect to log probabilities: expected numbers of what they are the probabilities of."""
+
+    @staticmethod
+    def forward(ctx: Any, log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+        value, states = forward(log_initial, log_transition, log_emission)
+        ctx.save_for_backward(value, states, log_transition, log_emission)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return backward(grad, *ctx.saved_tensors)
+
+
+class _Recorded(torch.autograd.Function):
+    """The same as two operations, whose steps are no part of a graph that is being recorded."""
+
+    @staticmethod
+    def forward(ctx: Any, *chain: Tensor) -> Tensor:
+        ctx.save_for_backward(*chain)
+        return markov_value(*chain)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return markov_grad(grad, *ctx.saved_tensors)
+
+
+@torch.library.custom_op("probgen::markov_value", mutates_args=())
+def markov_value(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+    """:func:`forward` without the states."""
+    return forward(log_initial, log_transition, log_emission)[0]
+
+
+@torch.library.custom_op("probgen::markov_grad", mutates_args=())
+def markov_grad(
+    grad: Tensor, log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`forward` and :func:`backward`."""
+    value, states = forward(log_initial, log_transition, log_emission)
+    initial, pairs, marginals = backward(grad, value, states, log_transition, log_emission)
+    return initial.contiguous(), pairs.contiguous(), marginals.contiguous()
+
+
+@markov_value.register_fake
+def _(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+    return log_emission.new_empty(log_emission.shape[2], dtype=torch.float64)
+
+
+@markov_grad.register_fake
+def _(grad: Tensor, *chain: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(part, memory_format=torch.contiguous_format) for part in chain)
+
+
+def precision(log_transition: Tensor) -> torch.dtype | None:
+    """The precision in which a pass without logarithms loses nothing; ``None`` where it may."""
+    least = log_transition.detach().double().amin().exp().item()
+    fine = [dtype for dtype in (log_transition.dtype, torch.float64) if least > DENSE[dtype]]
+    return fine[0] if fine else None
+
+
+def _shifted(log_emission: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Densities relative to the largest of their step, and the logarithm of that one ``(T, R)``."""
+    top = log_emission.amax(1)
+    relative = log_emission - top.clamp(min=torch.finfo(top.dtype).min)[:, None]
+    floor = _DROPPED[dtype]
+    return nn.functional.threshold_(relative.to(dtype).clamp_(min=floor).exp_(), math.exp(floor) * 1.01, 0.0), top
+
+
+class Passed(NamedTuple):
+    """A pass over n steps: ``M a`` before each observation and ``a`` after it, ``(n, K, R)``; scales ``(n, R)``."""
+
+    prior: Tensor
+    states: Tensor
+    scale: Tensor
+
+
+def scan(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
+    r"""The recursion :math:`a_t = b_t \circ (M_t a_{t-1}) / c_t`, where :math:`c_t` makes the sum of a 1.
+
+    Long passes of few sequences are cut into pieces that run side by side, from starts that products of matrices give.
+
+    Parameters
+    ----------
+    start : Tensor
+        ``(K, R)``, sums to 1.
+    matrix : Tensor
+        ``(S, Q, K, K)``, S and Q as in the module's description.
+    factors : Tensor
+        b of each step ``(n, K, R)``.
+    """
+    steps, states, rows = factors.shape
+    if steps < _LONG or matrix.shape[:2] != (1, 1) or rows * states**3 > _SMALL:
+        return _steps(start, matrix, factors)
+    length = math.isqrt(steps)
+    whole = steps // length * length
+    pieces = factors[:whole].unflatten(0, (-1, length)).permute(1, 2, 0, 3).contiguous()  # (L, K, C, R)
+    starts = _starts(start, *_products(matrix[0, 0], pieces))
+    inside = _steps(starts[:, :-1].flatten(1), matrix, pieces.flatten(2))
+    last = _steps(starts[:, -1], matrix, factors[whole:])
+    return Passed(*(torch.cat(parts) for parts in zip(_in_order(inside, rows), last, strict=True)))
+
+
+def _steps(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
+    """One step after the other; loops over views made beforehand, as indexing costs as much as the operations."""
+    passed = Passed(torch.empty_like(factors), torch.empty_like(factors), factors[:, 0].contiguous())
+    outs = zip(factors.unbind(0), *(part.unbind(0) for part in passed), strict=True)
+    each = iter(matrix.unbind(0)) if len(matrix) > 1 else repeat(matrix[0])
+    for factor, prior, state, scale in outs:
+        _multiply(next(each), start, out=prior)
+        torch.mul(prior, factor, out=state)
+        torch.sum(state, 0, out=scale)
+        start = state.div_(scale)
+    return passed
+
+
+def _multiply(matrix: Tensor, state: Tensor, out: Tensor) -> None:
+    """``(Q, K, K), (K, R) -> (K, R)``."""
+    if len(matrix) == 1:
+        torch.mm(matrix[0], state, out=out)
+    else:
+        out.copy_(torch.bmm(matrix, state.mT[..., None])[..., 0].mT)
+
+
+def _products(matrix: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of the matrices of each piece, column by column, each divided by its sum: ``(K, K, C, R)``, and logs."""
+    count = len(matrix)
+    current = matrix[:, :, None, None] * pieces[0][:, None]
+    log_scale = 0.0
+    for factor in pieces[1:]:
+        scale = current.sum(0)
+        log_scale = log_scale + scale.double().log()
+        current = (matrix @ (current / scale).flatten(1)).unflatten(1, (count, *factor.shape[1:])) * factor[:, None]
+    scale = current.sum(0)
+    return current / scale, log_scale + scale.double().log()
+
+
+def _starts(start: Tensor, products: Tensor, log_scale: Tensor) -> Tensor:
+    """Where each piece starts, and where the last one ends: ``(K, C + 1, R)``."""
+    weights = (log_scale - log_scale.amax(0)).exp().to(start)
+    starts = [start]
+    for product, weight in zip(products.unbind(2), weights.unbind(1), strict=True):
+        current = (product * (weight * starts[-1])).sum(1)
+        starts.append(current / current.sum(0))
+    return torch.stack(starts, 1)
+
+
+def _in_order(inside: Passed, rows: int) -> Passed:
+    """Steps of pieces side by side, one after the other: ``(L, K, C R) -> (C L, K, R)``."""
+    prior, states = (part.unflatten(-1, (-1, rows)).permute(2, 0, 1, 3).flatten(0, 1) for part in inside[:2])
+    return Passed(prior, states, inside.scale.unflatten(-1, (-1, rows)).transpose(0, 1).flatten(0, 1))
+
+
+def _pairs(now: Tensor, ahead: Tensor, shape: torch.Size) -> Tensor:
+    """Sums of products of states at neighbouring steps, over steps and sequences that share transitions."""
+    kept = ("t" if shape[0] > 1 else "") + ("r" if shape[1] > 1 else "")
+    return torch.einsum(f"tir,tjr->{kept}ij", now, ahead).reshape(shape)

@@ -1,0 +1,292 @@
+"""The law of sequences that a hidden Markov chain emits, and of their missing steps given the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import broadcast_shape
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
+
+from probgen.core.density import density
+from probgen.core.missing import check_event, has_missing
+from probgen.distributions.conditional import conditional
+from probgen.distributions.forward_backward import filtered, log_likelihood, posterior
+from probgen.distributions.log_chain import best_path
+from probgen.distributions.markov_paths import draw_backward, draw_chain
+
+
+class HiddenMarkov(dist.TorchDistribution):
+    r"""Sequences emitted by a Markov chain of states that are not seen, summed over all paths exactly.
+
+    .. math:: p(x_{1:T}) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t} \prod_{t=1}^T p(x_t \mid z_t)
+
+    Missing steps and entries (NaN) are integrated out: a step without any value adds nothing, others are marginalised
+    by the law of the emissions. Sequences shorter than ``steps``, or padded by NaN, are scored as they are. The
+    gradient is that of the forward-backward algorithm, once differentiable.
+
+    Parameters
+    ----------
+    initial_logits : Tensor
+        Logits of the first state ``(*batch, K)``.
+    transition_logits : Tensor
+        Logits of the next state (last dim) given the present one: ``(*batch, K, K)``.
+    emissions : TorchDistribution
+        The laws of one observation under each state: batch shape ``(*batch, K)``.
+    steps : int
+        Length T.
+    varying : bool
+        Whether emissions and transitions change from step to step: batch shape ``(*batch, T, K)`` and logits
+        ``(*batch, T, K, K)``, of which entry t is about the step from t - 1 to t, and entry 0 is not used.
+
+    References
+    ----------
+    Rabiner (1989), A tutorial on hidden Markov models, https://doi.org/10.1109/5.18626
+
+    >>> emissions = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1)
+    >>> law = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
+    >>> x = torch.tensor([-1.0, torch.nan, 1.1, 0.9])
+    >>> law.most_likely_states(x), law.smooth(x)[1]
+    (tensor([0, 0, 1, 1]), tensor([0.5000, 0.5000]))
+    """
+
+    arg_constraints: dict = {}
+
+    def __init__(
+        self,
+        initial_logits: Tensor,
+        transition_logits: Tensor,
+        emissions: dist.TorchDistribution,
+        steps: int,
+        *,
+        varying: bool = False,
+    ):
+        states, own = initial_logits.shape[-1], emissions.batch_shape
+        expected = ((steps,) if varying else ()) + (states,)
+        given = own[-len(expected) :], transition_logits.shape[-2:]
+        if given != (expected, (states, states)):
+            raise ValueError(
+                f"expected emissions of batch shape (*batch, {', '.join(map(str, expected))}) and transition logits "
+                f"(*batch, {states}, {states}), got {tuple(own)} and {tuple(transition_logits.shape)}; give one law "
+                "of an observation for each state"
+            )
+        self.initial, self.transition = initial_logits.log_softmax(-1), transition_logits.log_softmax(-1)
+        self.emissions, self.steps, self.states, self.varying = emissions, steps, states, varying
+        self._own = own[: len(own) - len(expected)]
+        batch = broadcast_shape(self.initial.shape[:-1], self.transition.shape[: -3 if varying else -2], self._own)
+        super().__init__(torch.Size(batch), torch.Size([steps]) + emissions.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(self.emissions.support, 1)
+
+    @property
+    def density(self) -> str:
+        return density(self.emissions)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> HiddenMarkov:
+        new = self._get_checked_instance(HiddenMarkov, _instance)
+        new.__dict__.update(self.__dict__)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return log_likelihood(*self._chain(x)).reshape(self._lead(x))
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return self.sample_with_states(sample_shape)[0]
+
+    @torch.no_grad()
+    def sample_with_states(self, sample_shape: torch.Size | tuple = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Sequences ``(*sample, *batch, T, *event)``, and the states that emitted them ``(*sample, *batch, T)``."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        states = draw_chain(*self._markov(shape, self.steps), self.steps).mT.reshape(*shape, self.steps)
+        return self._emit(self.emissions, states), states
+
+    def filter(self, x: Tensor) -> Tensor:
+        r"""Probabilities of the states given what came before, :math:`p(z_t \mid x_{1:t})`: ``(*batch, T, K)``."""
+        return self._by_sequence(filtered(*self._chain(x)).exp(), x)
+
+    def smooth(self, x: Tensor) -> Tensor:
+        r"""Probabilities of the states given all steps, :math:`p(z_t \mid x_{1:T})`: ``(*batch, T, K)``."""
+        return self._by_sequence(posterior(*self._chain(x)).marginals, x)
+
+    def smooth_pairs(self, x: Tensor) -> Tensor:
+        r"""Probabilities of neighbours, :math:`p(z_t = i, z_{t+1} = j \mid x_{1:T})`: ``(*batch, T - 1, K, K)``."""
+        initial, transition, emission = self._chain(x)
+        steps, rows = len(emission) - 1, emission.shape[-1]
+        pairs = posterior(initial, transition.expand(steps, rows, -1, -1), emission).transitions
+        return pairs.movedim(0, 1).reshape(*self._lead(x), steps, self.states, self.states)
+
+    def most_likely_states(self, x: Tensor) -> Tensor:
+        r"""The path :math:`\arg\max_z p(z \mid x)` by Viterbi's algorithm: ``(*batch, T)``, integers."""
+        with torch.no_grad():
+            return best_path(*self._chain(x))[0].mT.reshape(*self._lead(x), -1)
+
+    @torch.no_grad()
+    def sample_states(self, x: Tensor, draws: int = 1) -> Tensor:
+        r"""Independent draws of whole paths from :math:`p(z \mid x)`: ``(draws, *batch, T)``, integers."""
+        chain = self._chain(x)
+        paths = draw_backward(filtered(*chain), chain[1], draws)
+        return paths.movedim(0, -1).reshape(draws, *self._lead(x), -1)
+
+    @torch.no_grad()
+    def forecast(self, x: Tensor, steps: int) -> HiddenMarkov:
+        """The law of the next ``steps`` observations given ``x`` so far; batch shape that of x.
+
+        Raises
+        ------
+        NotImplementedError
+            If emissions and transitions vary: nothing is known of those to come.
+        """
+        if self.varying:
+            raise NotImplementedError(
+                "expected parameters that do not vary with the step; make x longer by NaN instead"
+            )
+        now = self.filter(x)[..., -1, :]
+        following = (now[..., None, :] @ self.transition.exp())[..., 0, :]
+        return HiddenMarkov(following.log(), self.transition, self.emissions, steps)
+
+    def log_emissions(self, x: Tensor) -> Tensor:
+        r"""Log densities :math:`\log p(x_t \mid z_t = k)`: ``(*batch, T, *event) -> (T, *batch, K)``."""
+        event = len(self.emissions.event_shape)
+        check_event(x, self.event_shape[1:])
+        if self.varying:
+            time = x.shape[x.ndim - event - 1]
+            missing = x.new_full(
+                (*x.shape[: x.ndim - event - 1], self.steps - time, *x.shape[x.ndim - event :]), torch.nan
+            )
+            values = self._of_steps(torch.cat([x, missing], -1 - event).unsqueeze(-1 - event))
+            return values.movedim(-2, 0)[:time]
+        return self._of_steps(x.movedim(-1 - event, 0).unsqueeze(-1 - event))
+
+    def _of_steps(self, x: Tensor) -> Tensor:
+        """Log densities of steps, of which those without any value add nothing, whatever the emissions' law."""
+        if not has_missing(x):
+            return self.emissions.log_prob(x)
+        event = self.emissions.event_shape
+        empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
+        filled = torch.where(empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x)
+        return torch.where(empty, 0.0, self.emissions.log_prob(filled))
+
+    def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the passes take: ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences."""
+        time = self._time(x)
+        lead, emission = self._lead(x), self.log_emissions(x)
+        emission = emission.expand(time, *lead, self.states).reshape(time, -1, self.states).mT
+        return *self._markov(lead, time), emission
+
+    def _markov(self, lead: torch.Size, steps: int) -> tuple[Tensor, Tensor]:
+        initial = self.initial.expand(*lead, -1).reshape(-1, self.states).mT
+        square = (self.states, self.states)
+        step = self.transition.movedim(-3, 0)[1:steps] if self.varying else self.transition[None]
+        if self.varying and steps == 1:
+            step = self.transition.movedim(-3, 0)[:1]
+        own = step.shape[1:-2]
+        rows = step.expand(len(step), *(lead if own.numel() > 1 else own), *square).reshape(len(step), -1, *square)
+        return initial, rows
+
+    def _time(self, x: Tensor) -> int:
+        """Number of steps of x; raises ``ValueError`` if there are more than the law has."""
+        check_event(x, self.event_shape[1:])
+        dim = x.ndim - len(self.event_shape)
+        if dim < 0 or not 1 <= x.shape[dim] <= self.steps:
+            raise ValueError(
+                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with fewer steps, got "
+                f"{tuple(x.shape)}; time is the first event dim"
+            )
+        return x.shape[dim]
+
+    def _lead(self, x: Tensor) -> torch.Size:
+        return torch.Size(broadcast_shape(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape))
+
+    def _emit(self, emissions: dist.TorchDistribution, states: Tensor) -> Tensor:
+        """A draw from the law of each step's state: ``(*batch, T) -> (*batch, T, *event)``.
+
+        All states emit and one is heard: what a law can always do.
+        """
+        event, last = len(emissions.event_shape), 2 if self.varying else 1
+        own = len(emissions.batch_shape) - last
+        batch = states.shape[states.ndim - 1 - own : -1]
+        emissions = emissions.expand(batch + emissions.batch_shape[own:])
+        extra = states.shape[: states.ndim - 1 - own]
+        if self.varying:
+            values = emissions.sample(extra)
+        else:
+            values = emissions.sample((states.shape[-1], *extra)).movedim(0, -2 - event)
+        index = states.reshape(*states.shape, 1, *[1] * event)
+        return values.take_along_dim(index, -1 - event).squeeze(-1 - event)
+
+    def _by_sequence(self, states: Tensor, x: Tensor) -> Tensor:
+        return states.movedim(-1, 0).reshape(*self._lead(x), len(states), self.states)
+
+
+def _inside(law: dist.TorchDistribution, x: Tensor) -> Tensor:
+    """One event in the support of a law."""
+    if law.support.is_discrete:
+        return x.new_zeros(law.event_shape)
+    support = law.support
+    if isinstance(support, MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    transform = transform_to(support)
+    return transform(x.new_zeros(transform.inverse_shape(law.event_shape)))
+
+
+@conditional.register(HiddenMarkov)
+class HiddenMarkovGiven(dist.TorchDistribution):
+    r"""Complete sequences given some of their values: paths given all of these, then emissions given each step's own.
+
+    .. math:: p(x_m \mid x_o) = \sum_z p(z \mid x_o) \prod_t p(x_{t,m} \mid x_{t,o}, z_t)
+
+    Steps that lack only some of their values need a closed-form :func:`conditional` of the emissions' law.
+    """
+
+    arg_constraints: dict = {}
+
+    def __init__(self, law: HiddenMarkov, x: Tensor, mask: Tensor):
+        x, mask = torch.broadcast_tensors(x, mask)
+        shape = broadcast_shape(x.shape, law.shape())
+        self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
+        self.observed = torch.where(self.mask, self.x, torch.nan)
+        if has_missing(torch.where(self.mask, self.x, 0.0)):
+            raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
+        super().__init__(torch.Size(shape[: -len(law.event_shape)]), law.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.law.support
+
+    @property
+    def density(self) -> str:
+        return self.law.density
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> HiddenMarkovGiven:
+        shape = torch.Size(batch_shape) + self.event_shape
+        return HiddenMarkovGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        differs = ((value != self.x) & self.mask).flatten(value.ndim - len(self.event_shape)).any(-1)
+        complete = torch.where(self.mask, self.x, value)
+        return torch.where(differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed))
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        states = self.law.sample_states(self.observed, shape.numel())
+        values = self._emissions(states)
+        return torch.where(self.mask, self.x, values).reshape(*shape, *self.batch_shape, *self.event_shape)
+
+    def _emissions(self, states: Tensor) -> Tensor:
+        event = len(self.law.emissions.event_shape)
+        seen = self.mask.flatten(self.mask.ndim - event) if event else self.mask[..., None]
+        if not (seen.any(-1) & ~seen.all(-1)).any():
+            return self.law._emit(self.law.emissions, states)
+        x, mask = (part.unsqueeze(-1 - event) for part in (self.x, self.mask))
+        if not self.law.varying:
+            x, mask = (part.movedim(-2 - event, 0) for part in (x, mask))
+        values = conditional(self.law.emissions, x, mask).sample((len(states),))
+        values = values if self.law.varying else values.movedim(1, -2 - event)
+        index = states.reshape(*states.shape, 1, *[1] * event)
+        return values.take_along_dim(index, -1 - event).squeeze(-1 - event)
