@@ -1,0 +1,77 @@
+"""Causal transformer over tokens or pixels."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from probgen.core.heads.base import Head
+from probgen.core.module import DistributionModule
+from probgen.distributions.network_laws import autoregression, check_context, of_entries
+from probgen.nn.transformer import TransformerNet
+
+
+class Transformer(DistributionModule):
+    r"""Every entry of a sequence, or of an image in raster order, given those before it, by causal self-attention.
+
+    .. math:: p(x \mid c) = \prod_{t=1}^{T} p(x_t;\, r_t), \qquad r = \text{net}(c, x_1, \dots, x_{T-1})
+
+    Pre-norm blocks with GELU, learned positions (one table per axis for images), initial weights as in GPT-2. The
+    context is a prefix: one vector, linear in c, in place of the entry before the first. Sampling keeps the keys and
+    values of earlier positions, so that a draw costs about one pass of the network instead of T. Sequences that end
+    early are padded by NaN.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(T,)`` for sequences, ``(C, H, W)`` for images: all rows of a channel, then the next channel.
+    head : Head
+        Law of one entry; its own network is not used: ``Categorical(levels=65)``, ``Bernoulli()``.
+    embed : nn.Module
+        What the network sees of an entry, ``(*shape) -> (*shape, E)``; E is the width of the network:
+        ``Tokens(65, 128)``, or ``nn.Sequential(Levels(256), nn.Linear(1, 128))`` for ordered levels.
+    layers, heads : int
+        Number of blocks, and of attention heads in each.
+    context : int
+        Length of the context vectors; 0: none.
+    dropout : float
+        Probability with which embedded vectors, attention weights and residual updates are dropped in training.
+
+    Raises
+    ------
+    ValueError
+        If E is not divisible by ``heads``, or a context does not have the declared length.
+
+    References
+    ----------
+    Radford et al. (2019), Language models are unsupervised multitask learners;
+    Vaswani et al. (2017), Attention is all you need, https://arxiv.org/abs/1706.03762;
+    Chen et al. (2020), Generative pretraining from pixels
+
+    >>> import torch
+    >>> from probgen.core.heads import Categorical
+    >>> from probgen.nn.transformer import Tokens
+    >>> gen = Transformer((12,), Categorical(levels=5), Tokens(5, 16), layers=2, heads=4)
+    >>> gen().sample((3,)).shape, gen().log_prob(torch.zeros(3, 12)).shape
+    (torch.Size([3, 12]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        head: Head,
+        embed: nn.Module,
+        *,
+        layers: int = 4,
+        heads: int = 4,
+        context: int = 0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.context, self.head = context, of_entries(head)
+        sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}
+        self.net = TransformerNet(shape, embed, **sizes, context=context, dropout=dropout)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        check_context(context, self.context)
+        return autoregression(self.net, self.net.walk, self.head, self.net.shape, context)

@@ -1,0 +1,179 @@
+"""Causal transformer: all positions at once, or one after the other with cached keys and values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class Tokens(nn.Embedding):
+    """Learned vectors for labels 0., 1., ..., ``levels`` - 1 given as floating-point values, ``(*shape) -> (*shape, E)``.
+
+    >>> Tokens(65, 8)(torch.tensor([[0.0, 64.0]])).shape
+    torch.Size([1, 2, 8])
+    """
+
+    def __init__(self, levels: int, width: int):
+        super().__init__(levels, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.long())
+
+
+class CausalAttention(nn.Module):
+    r"""Self-attention of every position over itself and the positions before it, ``(B, T, E) -> (B, T, E)``.
+
+    .. math:: y_t = O \sum_{s \le t} \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad
+              (q, k, v) = W h
+
+    in each of ``heads`` subspaces of d = E / heads dims.
+
+    References
+    ----------
+    Vaswani et al. (2017), Attention is all you need, https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"expected a width divisible by heads {heads}, got {width}; choose another number of heads")
+        self.heads, self.dropout = heads, dropout
+        self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = self.projected(h)
+        dropout = self.dropout if self.training else 0.0
+        y = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def projected(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, ``(B, T, E) -> (B, heads, T, E / heads)`` each."""
+        q, k, v = self.inputs(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def last(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
+        """The output at one position, ``(B, 1, E)``; its key and value are written into the caches."""
+        q, k, v = self.projected(h)
+        keys[:, :, position], values[:, :, position] = k[:, :, 0], v[:, :, 0]
+        y = scaled_dot_product_attention(q, keys[:, :, : position + 1], values[:, :, : position + 1])
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    r"""Attention and a two-layer perceptron, both residual, normalised at their inputs, ``(B, T, E) -> (B, T, E)``.
+
+    .. math:: h \leftarrow h + \text{attention}(\text{norm}(h)), \qquad
+              h \leftarrow h + W_2\, \text{gelu}(W_1\, \text{norm}(h))
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.attention = CausalAttention(width, heads, dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.feed(h + self.dropout(self.attention(self.norms[0](h))))
+
+    def feed(self, h: Tensor) -> Tensor:
+        """The second half of the block, position by position."""
+        return h + self.dropout(self.mlp(self.norms[1](h)))
+
+    def last(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
+        """The block at one position, ``(B, 1, E) -> (B, 1, E)``, with the caches of its attention."""
+        return self.feed(h + self.attention.last(self.norms[0](h), keys, values, position))
+
+
+class TransformerNet(nn.Module):
+    """Raw parameters of every entry from the entries before it, ``(B, *shape) -> (B, R, *shape)``, in raster order.
+
+    The sequence starts with one more vector, learned or linear in a context ``(B, C)``, in place of the entry before
+    the first. Positions are learned vectors: one table for sequences, the sum of one table per axis for images.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(T,)`` for sequences, ``(C, H, W)`` for images.
+    embed : nn.Module
+        What the network sees of an entry, ``(*shape) -> (*shape, E)``; E is the width of the network.
+    layers, heads : int
+        Number of blocks, and of attention heads in each.
+    outputs : int
+        Number R of raw parameters of an entry.
+    context : int
+        Length of the context vectors; 0: none.
+    dropout : float
+        Probability with which embedded vectors, attention weights and residual updates are dropped in training.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        embed: nn.Module,
+        *,
+        layers: int,
+        heads: int,
+        outputs: int,
+        context: int = 0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        width = embed(torch.zeros(1)).shape[-1]
+        self.shape, self.heads, self.embed = tuple(shape), heads, embed
+        self.start = nn.Linear(context, width) if context else nn.Parameter(torch.randn(width) * 0.02)
+        axes = [size for size in shape if size > 1] or [1]
+        self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in axes)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm, self.last, self.dropout = nn.LayerNorm(width), nn.Linear(width, outputs), nn.Dropout(dropout)
+        self.apply(small)
+        for block in self.blocks:
+            for residual in (block.attention.out, block.mlp[-1]):
+                nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * layers))
+
+    def positions(self) -> Tensor:
+        """Vectors of all positions, ``(T, E)``."""
+        total = 0
+        for axis, table in enumerate(self.axes):
+            total = total + table[(slice(None),) + (None,) * (len(self.axes) - 1 - axis)]
+        return total.flatten(0, -2)
+
+    def first(self, batch: int, context: Tensor | None) -> Tensor:
+        """What stands before the first entry, ``(B, 1, E)``."""
+        start = self.start.expand(batch, -1) if context is None else self.start(context)
+        return start.unsqueeze(1)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        seen = torch.cat((self.first(len(x), context), self.embed(x.flatten(1)[:, :-1])), 1)
+        h = self.dropout(seen + self.positions())
+        for block in self.blocks:
+            h = block(h)
+        return self.last(self.norm(h)).transpose(1, 2).unflatten(2, self.shape)
+
+    def walk(self, batch: int, context: Tensor | None = None) -> Generator[Tensor, Tensor, None]:
+        """Gives the raw parameters ``(B, R)`` of one entry after the other, and receives the entry ``(B,)``.
+
+        Keys and values of earlier positions are kept: each step is one position through the blocks.
+        """
+        positions, seen = self.positions(), self.first(batch, context)
+        length, width = positions.shape
+        size = (batch, self.heads, length, width // self.heads)
+        caches = [(seen.new_empty(size), seen.new_empty(size)) for _ in self.blocks]
+        for position in range(length):
+            h = seen + positions[position]
+            for block, (keys, values) in zip(self.blocks, caches, strict=True):
+                h = block.last(h, keys, values, position)
+            value = yield self.last(self.norm(h)).squeeze(1)
+            seen = self.embed(value).unsqueeze(1)
+
+
+def small(module: nn.Module) -> None:
+    """Normal weights of standard deviation 0.02, zero biases (Radford et al. 2019)."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
