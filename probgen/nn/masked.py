@@ -142,9 +142,11 @@ class MaskedMLP(nn.Module):
             MaskedLinear(before, after, aware and i == 0) for i, (before, after) in enumerate(pairwise(sizes))
         )
         self.last = MaskedLinear(sizes[-1], outputs * dims, aware and not hidden)
-        self.direct = MaskedLinear(sizes[0], outputs * dims, aware) if direct and hidden else None
+        self.direct = MaskedLinear(sizes[0], outputs * dims) if direct and hidden else None
         starts = [self.hidden[0], self.last] if hidden else [self.last]
-        self.context = nn.ModuleList(nn.Linear(context, len(start.bias), bias=False) for start in starts * (context > 0))
+        self.context = nn.ModuleList(
+            nn.Linear(context, len(start.bias), bias=False) for start in starts * (context > 0)
+        )
         self.activation, self.dropout = activation(), nn.Dropout(dropout)
 
     def degrees(self, order: Tensor, generator: torch.Generator | None = None) -> Degrees:
