@@ -28,7 +28,7 @@ def random_orders(count: int, dims: int, seed: int = 0) -> Tensor:
 
 
 def check_orders(orders: Tensor | None, dims: int) -> Tensor:
-    """Orders as ``(M, dims)``, one raster order when none is given; raises ``ValueError`` unless they are permutations."""
+    """Orders as ``(M, dims)``, by default that of the variables; ``ValueError`` unless they are permutations."""
     if orders is None:
         return torch.arange(dims).unsqueeze(0)
     orders = torch.atleast_2d(torch.as_tensor(orders))
@@ -115,22 +115,42 @@ class OrderEnsemble(dist.TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> OrderEnsemble:
         context = None if self.context is None else self.context.expand(*batch_shape, -1)
-        return type(self)(self.member, self.count, self.event_shape, context, batch_shape)
+        return OrderEnsemble(self.member, self.count, self.event_shape, context, batch_shape)
 
 
-class RandomOrder(OrderEnsemble):
-    r"""The same mixture, scored by one order drawn at random: what order-agnostic training needs.
+class RandomOrder(dist.TorchDistribution):
+    r"""A mixture over orders, scored by one of them drawn at random: what order-agnostic training needs.
 
     .. math:: \log \hat p(x) = \log p_m(x), \quad m \sim \text{uniform}, \qquad \mathbb E[\hat p(x)] = p(x)
 
     An *unbiased* estimate of the probability, hence in expectation a lower bound of :math:`\log p(x)`; one order serves
     all rows of a call.
+
+    Parameters
+    ----------
+    mixture : OrderEnsemble
+        The mixture; samples are its own.
     """
 
+    arg_constraints: dict = {}
     density = "unbiased"
 
+    def __init__(self, mixture: OrderEnsemble):
+        self.mixture = mixture
+        super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.mixture.support
+
     def log_prob(self, x: Tensor) -> Tensor:
-        return self.of(torch.randint(self.count, (1,))).log_prob(x)
+        return self.mixture.of(torch.randint(self.mixture.count, (1,))).log_prob(x)
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return self.mixture.sample(sample_shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> RandomOrder:
+        return RandomOrder(self.mixture.expand(batch_shape))
 
 
 def entry_law(head: Head, raw: Tensor, lead: torch.Size) -> dist.TorchDistribution:

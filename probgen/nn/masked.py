@@ -53,8 +53,8 @@ class Degrees(NamedTuple):
 class MaskedLinear(nn.Module):
     r"""Linear map whose weights respect degrees, :math:`y_i = b_i + \sum_{j: k_j \le k_i} (W_{ij} x_j + U_{ij})`.
 
-    ``(*batch, inputs) -> (*batch, outputs)``. The weights U, on the constant 1 in place of x, are there where ``aware``:
-    they tell a unit which inputs it sees, for networks that serve several orders.
+    ``(*batch, inputs) -> (*batch, outputs)``. The weights U, on the constant 1 in place of x, are there where
+    ``aware``: they tell a unit which inputs it sees, for networks that serve several orders.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class MaskedMLP(nn.Module):
         self.activation, self.dropout = activation(), nn.Dropout(dropout)
 
     def degrees(self, order: Tensor, generator: torch.Generator | None = None) -> Degrees:
-        """Degrees for an order ``(D,)``, spread evenly over the hidden units at random: layers of one size share them."""
+        """Degrees for an order ``(D,)``, spread evenly over the hidden units at random; layers of one size share them."""
         low = -1 if self.context else 0
         drawn: dict[int, Tensor] = {}
         for layer in self.hidden:
