@@ -65,7 +65,7 @@ class Readout(nn.Module):
         super().__init__()
         self.channels, self.hidden = channels, hidden
         self.features = nn.Conv2d(width, channels * hidden, 1)
-        self.earlier = nn.Conv2d(channels * embedded, channels * hidden, 1, bias=False)
+        self.earlier = nn.Conv2d(channels * embedded, channels * hidden, 1, bias=False) if channels > 1 else None
         self.last = nn.Conv2d(channels * hidden, channels * outputs, 1, groups=channels)
         order = torch.arange(channels)
         mask = order.repeat_interleave(hidden)[:, None] > order.repeat_interleave(embedded)
@@ -73,20 +73,21 @@ class Readout(nn.Module):
 
     def forward(self, features: Tensor, values: Tensor) -> Tensor:
         h = self.features(elu(features))
-        if self.channels > 1:
+        if self.earlier is not None:
             h = h + conv2d(values, self.earlier.weight * self.mask)
         return self.last(elu(h)).unflatten(1, (self.channels, -1))
 
     def pixel(self, features: Tensor) -> Generator[Tensor, Tensor, None]:
         """Gives the raw parameters ``(B, R)`` of each channel of a pixel; receives its embedded value ``(B, E)``."""
-        hidden = linear(elu(features), self.features.weight.flatten(1), self.features.bias)
-        earlier = self.earlier.weight.flatten(1).unflatten(0, (self.channels, -1)).unflatten(2, (self.channels, -1))
-        last = self.last.weight.flatten(1).unflatten(0, (self.channels, -1)), self.last.bias.view(self.channels, -1)
-        known = hidden.unflatten(1, (self.channels, -1)).unbind(1)
-        for channel in range(self.channels):
-            value = yield linear(elu(known[channel]), last[0][channel], last[1][channel])
-            later = [linear(value, earlier[next_, :, channel]) for next_ in range(channel + 1, self.channels)]
-            known = (*known[: channel + 1], *(h + more for h, more in zip(known[channel + 1 :], later, strict=True)))
+        known = linear(elu(features), self.features.weight.flatten(1), self.features.bias)
+        weights = [w.flatten(1).chunk(self.channels) for w in (self.last.weight, self.last.bias.unsqueeze(1))]
+        for channel, (weight, bias) in enumerate(zip(*weights, strict=True)):
+            h = known[:, channel * self.hidden : (channel + 1) * self.hidden]
+            value = yield linear(elu(h), weight, bias.flatten())
+            if self.earlier is not None:
+                size = value.shape[1]
+                seen = (self.earlier.weight * self.mask)[:, channel * size : (channel + 1) * size, 0, 0]
+                known = known + linear(value, seen)
 
 
 class RasterNet(nn.Module):
