@@ -1,0 +1,125 @@
+"""Directed graphs of laws: names and parents without cycles, columns, and which nodes have finitely many values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from itertools import accumulate
+
+import pyro.distributions as dist
+import torch
+from torch.distributions import constraints
+
+CONTEXT = "context"  # the parent that is no node: what the whole network is conditioned on
+Laws = Mapping[str, Callable[..., dist.TorchDistribution]]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Names, parents, columns and numbers of values of the nodes of a network.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The nodes, in the order of their columns.
+    parents : dict of str to tuple of str
+        The parents of each node; the context stands last.
+    columns : list of slice
+        The columns of each node.
+    levels : list of int or None
+        Number of values of each discrete node.
+    """
+
+    names: tuple[str, ...]
+    parents: dict[str, tuple[str, ...]]
+    columns: list[slice]
+    levels: list[int | None]
+
+    @classmethod
+    def of(cls, laws: Laws, parents: Mapping[str, Sequence[str]], context: int) -> Graph:
+        """The graph of some laws, whose events and supports are looked at; raises ``ValueError`` if there is none."""
+        check_graph(tuple(laws), parents)
+        ordered = {name: tuple(sorted(parents.get(name, ()), key=CONTEXT.__eq__)) for name in laws}
+        return cls(tuple(laws), ordered, *_probe(laws, ordered, context))
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.columns[-1].stop
+
+    def index(self, name: str) -> int:
+        """The place of a node among all."""
+        if name not in self.names:
+            raise ValueError(f"expected the name of a node, one of {self.names}, got '{name}'")
+        return self.names.index(name)
+
+    def above(self, name: str) -> tuple[int, ...]:
+        """The places of a node's parents."""
+        return tuple(self.index(parent) for parent in self.parents[name] if parent != CONTEXT)
+
+    def conditioned(self, *names: str) -> bool:
+        """Whether the context is a parent of any of these nodes."""
+        return any(CONTEXT in self.parents[name] for name in names)
+
+    def shape(self, name: str) -> tuple[int | None, ...]:
+        """Numbers of values of a node's parents, then its own: the shape of its table."""
+        return (*(self.levels[place] for place in self.above(name)), self.levels[self.index(name)])
+
+
+def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> None:
+    """Raises ``ValueError`` unless parents are nodes, or the context, and the graph has no cycle, which is named.
+
+    >>> check_graph(["a", "b"], {"a": ["b"], "b": ["a"]})
+    Traceback (most recent call last):
+    ValueError: expected a directed acyclic graph, got the cycle a -> b -> a; remove one of its edges
+    """
+    unknown = (set(parents) | {p for above in parents.values() for p in above}) - set(names) - {CONTEXT}
+    if unknown or CONTEXT in names:
+        raise ValueError(
+            f"expected parents and children among the nodes {tuple(names)}, got {sorted(unknown) or CONTEXT}; name "
+            f"them as in the mapping of conditionals ('{CONTEXT}' is what the network is conditioned on, and no node)"
+        )
+    twice = [name for name, above in parents.items() if len(set(above)) < len(above)]
+    if twice:
+        raise ValueError(f"expected every parent once, got one twice at {twice}; name each once")
+    try:
+        TopologicalSorter(parents).prepare()
+    except CycleError as error:
+        cycle = " -> ".join(error.args[1])
+        raise ValueError(f"expected a directed acyclic graph, got the cycle {cycle}; remove one of its edges") from None
+
+
+@torch.no_grad()
+def _probe(laws: Laws, parents: Mapping[str, Sequence[str]], context: int) -> tuple[list[slice], list[int | None]]:
+    """Columns and numbers of levels of all nodes, from their laws where parents and context are zero."""
+    found: dict[str, tuple[int, int | None]] = {CONTEXT: (context, None)}
+    for name in TopologicalSorter(parents).static_order():
+        if name != CONTEXT:
+            columns = sum(found[p][0] for p in parents[name])
+            law = laws[name](torch.zeros(1, columns)) if columns else laws[name]()
+            if len(law.event_shape) != 1:
+                raise ValueError(
+                    f"expected events of one dim from the law of '{name}', got shape {tuple(law.event_shape)}; a node "
+                    "is a column, or several side by side"
+                )
+            found[name] = law.event_shape.numel(), finite_levels(law)
+    ends = list(accumulate(found[name][0] for name in laws))
+    return list(map(slice, [0, *ends[:-1]], ends)), [found[name][1] for name in laws]
+
+
+def finite_levels(law: dist.TorchDistribution) -> int | None:
+    """Number of values 0, 1, ... of a law of one discrete variable, else ``None``.
+
+    >>> finite_levels(dist.Bernoulli(torch.ones(1) / 2).to_event(1)), finite_levels(dist.Poisson(torch.ones(1)))
+    (2, None)
+    """
+    support = law.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if law.event_shape.numel() != 1:
+        return None
+    if support is constraints.boolean:
+        return 2
+    finite = isinstance(support, type(constraints.integer_interval(0, 1))) and support.lower_bound == 0
+    return int(support.upper_bound) + 1 if finite else None

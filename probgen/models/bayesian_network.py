@@ -1,0 +1,300 @@
+"""Bayesian networks: directed acyclic graphs of conditional laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import prod
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probgen.core.heads import laws
+from probgen.core.missing import MissingAware
+from probgen.core.module import DistributionModule
+from probgen.distributions.ancestral import Ancestral, Node, family_table
+from probgen.distributions.directed_graph import Graph
+from probgen.distributions.discrete_network import DiscreteNetwork
+from probgen.distributions.factors import LIMIT
+from probgen.distributions.linear_gaussian import edges, expected_moments, joint_normal, regressions
+
+_TABULATED = 2**20
+
+
+class Table(DistributionModule):
+    r"""A label given labels: one row of probabilities for every combination of the parents' values.
+
+    .. math:: p(x = k \mid c) = \mathrm{softmax}(\text{logits}_{c_1 \dots c_P})_k
+
+    Parameters
+    ----------
+    levels : int
+        Number K of labels 0., 1., ..., K - 1.
+    parents : sequence of int
+        Numbers of labels of the parents, whose values are the context ``(*batch, P)``.
+    probs : Tensor, optional
+        Probabilities ``(*parents, levels)`` to begin with; by default they are equal.
+    pseudo_count : float
+        What is added to every count in the M-step: 1 is Laplace's rule, 0 maximum likelihood.
+
+    Raises
+    ------
+    ValueError
+        If ``probs`` has another shape, or its rows are no probabilities.
+
+    >>> Table(2, parents=(3,))(torch.tensor([[2.0]])).log_prob(torch.tensor([[1.0]])).exp()
+    tensor([0.5000], grad_fn=<ExpBackward0>)
+    """
+
+    def __init__(
+        self, levels: int, parents: Sequence[int] = (), *, probs: Tensor | None = None, pseudo_count: float = 0.0
+    ):
+        super().__init__()
+        shape = (*parents, levels)
+        if probs is not None and (tuple(probs.shape) != shape or not (probs.sum(-1) - 1).abs().max() < 1e-3):
+            raise ValueError(f"expected probabilities of shape {shape} that sum to 1 along the last dim, got {probs}")
+        self.levels, self.pseudo_count = levels, pseudo_count
+        self.logits = nn.Parameter(torch.zeros(shape) if probs is None else probs.log())
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log probabilities: ``(*parents, levels)``."""
+        return self.logits.log_softmax(-1)
+
+    def forward(self, context: Tensor | None = None) -> MissingAware:
+        table = self.log_probs
+        if context is not None:
+            index = context.long().unbind(-1)
+            table = table[index] if index else table.expand(*context.shape[:-1], -1)
+        return MissingAware(laws.Categorical(table.unsqueeze(-2)), 1)
+
+    @torch.no_grad()
+    def initialise(self, column: Tensor, generator: torch.Generator | None) -> None:
+        """Random probabilities."""
+        self.logits.copy_(torch.randn(self.logits.shape, generator=generator))
+
+    @torch.no_grad()
+    def maximise(self, counts: Tensor) -> None:
+        """Shares of the counts ``(*parents, levels)``; rows without any keep their probabilities."""
+        counts = counts + self.pseudo_count
+        rows = counts.sum(-1, keepdim=True)
+        self.logits.copy_(torch.where(rows > 0, (counts / rows).log(), self.log_probs.double()))
+
+
+class LinearGaussian(DistributionModule):
+    r"""A number with a normal law whose mean is linear in its parents.
+
+    .. math:: p(x \mid c) = N(x;\, b + w^\top c,\, \sigma^2)
+
+    Parameters
+    ----------
+    parents : int
+        Number of columns of the context ``(*batch, P)``.
+
+    >>> LinearGaussian(2)(torch.zeros(5, 2)).shape()
+    torch.Size([5, 1])
+    """
+
+    def __init__(self, parents: int = 0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(parents))
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, context: Tensor | None = None) -> MissingAware:
+        loc = self.bias + (self.weight.sum() if context is None else context @ self.weight)
+        return MissingAware(laws.Normal(loc.unsqueeze(-1), self.log_scale.exp().unsqueeze(-1)), 1)
+
+    @torch.no_grad()
+    def initialise(self, column: Tensor, generator: torch.Generator | None) -> None:
+        """Mean and scale of the column, NaN = missing; small random weights."""
+        centre = column.nanmean().nan_to_num()
+        variance = (column - centre).square().nanmean().nan_to_num(1.0).clamp(min=1e-12)
+        self.maximise(0.1 * torch.randn(self.weight.shape, generator=generator), centre, variance)
+
+    @torch.no_grad()
+    def maximise(self, weight: Tensor, bias: Tensor, variance: Tensor) -> None:
+        """Sets the regression: ``(P,)`` and two scalars."""
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+        self.log_scale.copy_(variance.log() / 2)
+
+
+class BayesianNetwork(DistributionModule):
+    r"""Bayesian network: a directed acyclic graph whose nodes follow any laws given their parents.
+
+    .. math:: p(x) = \prod_d p(x_d \mid x_{\mathrm{pa}(d)})
+
+    The columns of x ``(*batch, D)`` are those of the nodes, in the order in which they are given. What is exact:
+
+    - *All nodes discrete* (:class:`Table`, or any conditional whose support is finite, networks included): missing
+      entries (NaN) are summed out by variable elimination, and ``impute``, :meth:`marginals`, :meth:`mode` follow.
+    - *All nodes* :class:`LinearGaussian`: the joint law is normal, missing entries are integrated out.
+    - *Mixed*: missing discrete entries are summed out; missing continuous ones only without observed descendants.
+
+    Networks of tables and linear-Gaussian ones are fitted by :func:`probgen.em`, on complete rows in one step (the
+    closed form); all of them by any objective.
+
+    Parameters
+    ----------
+    conditionals : mapping of str to DistributionModule
+        The law of each node, of events ``(size,)``, given the columns of its parents laid end to end.
+    parents : mapping of str to sequence of str
+        The parents of each node, if any. The parent ``"context"`` is the network's own context, and stands last.
+    context : int
+        Width of that context.
+    limit : int
+        Largest table, in entries per row of evidence, that an elimination may make.
+
+    Raises
+    ------
+    ValueError
+        If the graph has a cycle (named) or unknown nodes; later, if an elimination would exceed ``limit``.
+
+    References
+    ----------
+    Koller, Friedman (2009), Probabilistic Graphical Models
+
+    >>> rain, wet = Table(2, probs=torch.tensor([0.8, 0.2])), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    >>> network = BayesianNetwork({"rain": rain, "wet": Table(2, (2,), probs=wet)}, {"wet": ["rain"]})
+    >>> network.marginals(network.row(wet=1.0))["rain"]
+    tensor([[0.3077, 0.6923]])
+    """
+
+    def __init__(
+        self,
+        conditionals: Mapping[str, DistributionModule],
+        parents: Mapping[str, Sequence[str]] | None = None,
+        *,
+        context: int = 0,
+        limit: int = LIMIT,
+    ):
+        super().__init__()
+        self.context, self.limit = context, limit
+        self.graph = Graph.of(conditionals, parents or {}, context)
+        self.conditionals = nn.ModuleList(conditionals.values())
+        self._linear = all(isinstance(part, LinearGaussian) for part in self.conditionals)
+        self._check_tables()
+        discrete = None not in self.graph.levels
+        self._tabular = discrete and sum(prod(self.graph.shape(name)) for name in conditionals) <= _TABULATED
+
+    @classmethod
+    def from_tables(
+        cls, tables: Mapping[str, Tensor], parents: Mapping[str, Sequence[str]], *, limit: int = LIMIT
+    ) -> BayesianNetwork:
+        """A network of given probabilities ``(*levels of the parents, levels)``, as :func:`probgen.read_bif` gives."""
+        nodes = {name: Table(t.shape[-1], t.shape[:-1], probs=t) for name, t in tables.items()}
+        return cls(nodes, parents, limit=limit)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        if context is None and self.graph.conditioned(*self.graph.names):
+            raise ValueError(f"expected a context of shape (*batch, {self.context}), got None; give one")
+        batch = torch.Size() if context is None else context.shape[:-1]
+        if self._linear:
+            return self._normal(context)
+        nodes = self._nodes(context)
+        blank = next(self.parameters()).new_zeros(*batch, self.graph.width)
+        if not self._tabular:
+            return Ancestral(nodes, blank, self.limit)
+        tables = [
+            part.log_probs if isinstance(part, Table) and not node.own else family_table(nodes, index, blank)[0]
+            for index, (part, node) in enumerate(zip(self.conditionals, nodes, strict=True))
+        ]
+        law = DiscreteNetwork(tables, [node.parents for node in nodes], self.limit)
+        return law if law.batch_shape == batch else law.expand(batch)
+
+    def row(self, **values: float) -> Tensor:
+        """One row ``(1, D)`` with these values of some nodes, all others missing (NaN)."""
+        x = torch.full((1, self.graph.width), torch.nan)
+        for name, value in values.items():
+            x[:, self.graph.columns[self.graph.index(name)]] = value
+        return x
+
+    @torch.no_grad()
+    def marginals(self, x: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
+        """Probabilities of each discrete node's values given the observed entries: ``(*batch, D) -> (*batch, K)``."""
+        found = self._discrete(context).marginals(x)
+        return {
+            name: found[..., i, :k] for i, (name, k) in enumerate(zip(self.graph.names, self.graph.levels, strict=True))
+        }
+
+    @torch.no_grad()
+    def mode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The most probable values of all missing entries together: ``(*batch, D) -> (*batch, D)``."""
+        return self._discrete(context).mode_given(x)
+
+    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """E-step on rows ``(n, D)``, NaN = missing: log-likelihood, and expected counts or moments."""
+        self._check_em()
+        if self._linear:
+            return expected_moments(self(), x)
+        value, counts = self().expected_counts(x)
+        return value, dict(zip(self.graph.names, counts, strict=True))
+
+    @torch.no_grad()
+    def maximise(self, statistics: dict[str, Tensor]) -> None:
+        """M-step: shares of the counts, or regressions of each node on its parents."""
+        if self._linear:
+            above = [self.graph.above(name) for name in self.graph.names]
+            found = regressions(statistics, self().loc.double(), above)
+        else:
+            found = [(statistics[name],) for name in self.graph.names]
+        for part, values in zip(self.conditionals, found, strict=True):
+            part.maximise(*values)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        """Random tables; or means and scales of the columns, with small random weights."""
+        self._check_em()
+        for part, column in zip(self.conditionals, x.unbind(-1), strict=True):
+            part.initialise(column, generator)
+
+    def _check_em(self) -> None:
+        tables = all(isinstance(part, Table) for part in self.conditionals)
+        if self.graph.conditioned(*self.graph.names) or not (self._linear or tables):
+            raise ValueError("expected a network of tables, or of linear-Gaussian nodes, without a context; use fit")
+
+    def _discrete(self, context: Tensor | None) -> DiscreteNetwork:
+        if not self._tabular:
+            raise ValueError(
+                f"expected a network of discrete nodes with at most {_TABULATED:,} entries in all tables, got levels "
+                f"{self.graph.levels}; average draws of impute(network, x) instead"
+            )
+        return self(context)
+
+    def _normal(self, context: Tensor | None) -> dist.TorchDistribution:
+        bias, slopes, places = [], [], []
+        for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
+            above = self.graph.above(name)
+            weights, own = part.weight[: len(above)], part.weight[len(above) :]
+            bias.append(part.bias + context @ own if self.graph.conditioned(name) else part.bias)
+            slopes.append(weights)
+            places += [(index, parent) for parent in above]
+        scale = torch.stack([part.log_scale for part in self.conditionals]).exp()
+        bias = torch.stack(torch.broadcast_tensors(*bias), -1)
+        law = joint_normal(edges(slopes, places, len(scale)), bias, scale)
+        return law if context is None else law.expand(context.shape[:-1])
+
+    def _nodes(self, context: Tensor | None) -> list[Node]:
+        graph, nodes = self.graph, []
+        for index, (name, part) in enumerate(zip(graph.names, self.conditionals, strict=True)):
+            own = graph.conditioned(name)
+            law = partial(self._law, part, context if own else None)
+            nodes.append(Node(law, graph.above(name), graph.columns[index], graph.levels[index], own))
+        return nodes
+
+    @staticmethod
+    def _law(part: DistributionModule, context: Tensor | None, values: Tensor) -> dist.TorchDistribution:
+        if context is not None:
+            values = torch.cat([values, context.expand(*values.shape[:-1], -1)], -1)
+        return part(values) if values.shape[-1] else part()
+
+    def _check_tables(self) -> None:
+        for name, part in zip(self.graph.names, self.conditionals, strict=True):
+            shape = self.graph.shape(name)
+            if isinstance(part, Table) and not self.graph.conditioned(name) and part.logits.shape != shape:
+                raise ValueError(
+                    f"expected a table of shape {shape} at '{name}' (levels of its parents, its own; None: not discrete"
+                    f"), got {tuple(part.logits.shape)}; give Table the levels of {self.graph.parents[name]}"
+                )
