@@ -167,7 +167,7 @@ def markov_grad(
     """:func:`forward` and :func:`backward`."""
     value, states = forward(log_initial, log_transition, log_emission)
     initial, pairs, marginals = backward(grad, value, states, log_transition, log_emission)
-    return initial.contiguous(), pairs.contiguous(), marginals.contiguous()
+    return initial.clone(), pairs.contiguous(), marginals.contiguous()  # none may share memory with another
 
 
 @markov_value.register_fake

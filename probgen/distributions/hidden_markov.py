@@ -152,41 +152,42 @@ class HiddenMarkov(dist.TorchDistribution):
 
     def log_emissions(self, x: Tensor) -> Tensor:
         r"""Log densities :math:`\log p(x_t \mid z_t = k)`: ``(*batch, T, *event) -> (T, *batch, K)``."""
-        event = len(self.emissions.event_shape)
-        check_event(x, self.event_shape[1:])
+        event, time = len(self.emissions.event_shape), self._time(x)
+        x = x.reshape(*[1] * (len(self.batch_shape) + len(self.event_shape) - x.ndim), *x.shape)
         if self.varying:
-            time = x.shape[x.ndim - event - 1]
             missing = x.new_full(
                 (*x.shape[: x.ndim - event - 1], self.steps - time, *x.shape[x.ndim - event :]), torch.nan
             )
-            values = self._of_steps(torch.cat([x, missing], -1 - event).unsqueeze(-1 - event))
+            values = self._of_states(torch.cat([x, missing], -1 - event))
             return values.movedim(-2, 0)[:time]
-        return self._of_steps(x.movedim(-1 - event, 0).unsqueeze(-1 - event))
+        return self._of_states(x.movedim(-1 - event, 0))
 
-    def _of_steps(self, x: Tensor) -> Tensor:
-        """Log densities of steps, of which those without any value add nothing, whatever the emissions' law."""
-        if not has_missing(x):
-            return self.emissions.log_prob(x)
+    def _of_states(self, x: Tensor) -> Tensor:
+        """Log densities under each state; steps without any value add nothing, whatever the emissions' law."""
         event = self.emissions.event_shape
-        empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
-        filled = torch.where(empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x)
-        return torch.where(empty, 0.0, self.emissions.log_prob(filled))
+        x, missing = x.unsqueeze(-1 - len(event)), has_missing(x)
+        if missing:
+            empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
+            x = torch.where(empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x)
+        values = self.emissions.log_prob(x.expand(*x.shape[: x.ndim - len(event) - 1], self.states, *event))
+        return torch.where(empty, 0.0, values) if missing else values
 
     def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the passes take: ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences."""
-        time = self._time(x)
-        lead, emission = self._lead(x), self.log_emissions(x)
+        emission, lead = self.log_emissions(x), self._lead(x)
+        time = len(emission)
         emission = emission.expand(time, *lead, self.states).reshape(time, -1, self.states).mT
         return *self._markov(lead, time), emission
 
     def _markov(self, lead: torch.Size, steps: int) -> tuple[Tensor, Tensor]:
         initial = self.initial.expand(*lead, -1).reshape(-1, self.states).mT
-        square = (self.states, self.states)
-        step = self.transition.movedim(-3, 0)[1:steps] if self.varying else self.transition[None]
-        if self.varying and steps == 1:
-            step = self.transition.movedim(-3, 0)[:1]
-        own = step.shape[1:-2]
-        rows = step.expand(len(step), *(lead if own.numel() > 1 else own), *square).reshape(len(step), -1, *square)
+        each = self.transition.movedim(-3, 0)[1:steps] if self.varying else self.transition[None]
+        own, square = each.shape[1:-2], (self.states, self.states)
+        each = each if len(each) else self.transition.movedim(-3, 0)[:1]  # of a single step, not used
+        if own.numel() > 1:
+            each = each.reshape(len(each), *[1] * (len(lead) - len(own)), *own, *square)
+            each = each.expand(len(each), *lead, *square)
+        rows = each.reshape(len(each), -1, *square)
         return initial, rows
 
     def _time(self, x: Tensor) -> int:

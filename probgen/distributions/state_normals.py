@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from probgen.core.missing import check_event
 from probgen.distributions.conditional import conditional
@@ -18,8 +19,8 @@ from probgen.distributions.mixture_moments import Mixture, log_joint
 class StateNormals(dist.TorchDistribution):
     """The laws of K states, ``law`` with batch shape ``(K,)``; ``mixture`` has the same means and covariances.
 
-    Without gradients, an observation that all states are asked about, ``(*rows, 1, D)``, costs a fraction of what it
-    does in ``law``.
+    Without gradients, observations that all states are asked about, expanded to ``(*rows, K, D)``, cost a fraction of
+    what they do in ``law``.
     """
 
     arg_constraints: dict = {}
@@ -38,9 +39,10 @@ class StateNormals(dist.TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.ndim < 2 or x.shape[-2] != 1:
+        shared = x.ndim > 1 and (x.shape[-2] == 1 or x.stride(-2) == 0)
+        if torch.is_grad_enabled() or get_proxy_mode() is not None or not shared:
             return self.law.log_prob(x)
-        rows = x.flatten(end_dim=-2)
+        rows = x[..., 0, :].flatten(end_dim=-2)
         return (log_joint(rows, self.mixture) + math.log(len(self.mixture.means))).reshape(*x.shape[:-2], -1)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:

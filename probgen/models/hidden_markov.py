@@ -158,9 +158,9 @@ class HiddenMarkovModel(DistributionModule):
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Emissions from clusters of steps, any first state, transitions that stay half of the time."""
+        initial, transition = self._tables()
         rows = x.flatten(0, 1)
         self.emission.initialise(rows[~rows.isnan().flatten(1).all(-1)], generator)
-        initial, transition = self._tables()
         initial.copy_(torch.where(initial > -torch.inf, 0.0, initial))
         stay = (0.5 + 0.5 * self.states * self.identity).log()
         transition.copy_(torch.where(transition > -torch.inf, stay, transition))

@@ -8,9 +8,11 @@ from torch import nn
 from probgen.core import heads
 from probgen.models.autoregressive_flow import IAF
 from probgen.models.deep_markov import DeepMarkovModel
+from probgen.models.nade import NADE
 from probgen.models.sequence import SequenceModel
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
 from probgen.nn.temporal import TemporalConvolution
+from zoo.hidden_markov import HIDDEN_MARKOV
 from zoo.member import Member, levels
 
 
@@ -42,6 +44,11 @@ RECURRENT = [
         padded(4, 3, context=(2,)),
     ),
     Member(
+        "SequenceModel RNN with NADE frames",
+        lambda: SequenceModel(RNN(3, 6), NADE(3, 5, heads.Bernoulli(), context=6), (4, 3)),
+        padded(4, 3),
+    ),
+    Member(
         "SequenceModel of convolutions",
         lambda: SequenceModel(TemporalConvolution(3, 6, (1, 2)), heads.Bernoulli(nn.Linear(6, 3)), (4, 3)),
         padded(4, 3),
@@ -54,4 +61,4 @@ RECURRENT = [
     ),
     Member("DeepMarkovModel given a context", lambda: deep_markov(context=2), padded(4, 3, context=(2,))),
 ]
-SEQUENCES: list[Member] = [*RECURRENT]
+SEQUENCES: list[Member] = [*RECURRENT, *HIDDEN_MARKOV]
