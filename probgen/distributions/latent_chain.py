@@ -80,9 +80,7 @@ class LatentChain(dist.TorchDistribution):
             law = self.law(z, t)
             drawn = law()
             terms.append(law.log_prob(drawn))
-            if self.beyond is not None and self.counts is not None:
-                drawn = torch.where(self.counts[..., t, None], drawn, self.beyond.law(z, t).sample())
-            z = drawn
+            z = drawn if self.counts is None else self._or_beyond(drawn, z, t)
             draws.append(z)
         self._drawn = torch.stack(draws, -2), torch.stack(terms, -1)
         return self._drawn[0]
@@ -101,6 +99,14 @@ class LatentChain(dist.TorchDistribution):
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)
         return new
+
+    def _or_beyond(self, drawn: Tensor, z: Tensor, t: int) -> Tensor:
+        """The draw of step t, exchanged where the sequence has ended: that is not scored and needs no gradients."""
+        if self.beyond is None or self.counts is None:
+            return drawn
+        with torch.no_grad():
+            after = self.beyond.law(z, t).sample()
+        return torch.where(self.counts[..., t, None], drawn, after)
 
     def _terms(self, z: Tensor) -> Tensor:
         """Log density of every step: ``(*lead, T, Z) -> (*lead, T)``."""
