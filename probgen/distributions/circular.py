@@ -22,7 +22,12 @@ def wrapped(angle: Tensor) -> Tensor:
     >>> wrapped(torch.tensor([0.5, 0.5 + 2 * math.pi, -4.0]))
     tensor([0.5000, 0.5000, 2.2832])
     """
-    return (torch.remainder(angle + math.pi, 2 * math.pi) - math.pi).clamp(-math.pi, math.pi)
+    return clamped(torch.remainder(angle + math.pi, 2 * math.pi) - math.pi, math.pi)
+
+
+def clamped(value: Tensor, bound: float) -> Tensor:
+    """Numbers from [-bound, bound] that rounding has moved outside, back inside; gradients pass."""
+    return value + (value.clamp(-bound, bound) - value).detach()
 
 
 def beside(features: Tensor, context: Tensor | None) -> Tensor:
@@ -33,8 +38,10 @@ def beside(features: Tensor, context: Tensor | None) -> Tensor:
     return torch.cat((features.expand(*lead, -1), context.expand(*lead, -1)), -1)
 
 
-class IntervalSpline(SplineTransform):
+class IntervalSpline(Bijection):
     """Monotone rational-quadratic spline of [-B, B] onto itself whose slopes at both ends are free.
+
+    Acts on single variables; numbers outside, such as rounding makes, count as the end next to them.
 
     Parameters
     ----------
@@ -49,13 +56,23 @@ class IntervalSpline(SplineTransform):
     (True, tensor(False))
     """
 
+    domain = constraints.real
+    codomain = constraints.real
+
     def __init__(self, raw: Tensor, bound: float = 1.0):
-        super().__init__(raw[..., :-2], bound)
+        super().__init__()
+        self.bound, self.spline = bound, SplineTransform(raw[..., :-2], bound)
         ends = raw[..., -2:]
         low, high = (ends / (1 + ends.abs() / _LIMIT)).exp().split(1, -1)
-        *others, before, after = self.knots.unbind(-2)
+        *others, before, after = self.spline.knots.unbind(-2)
         before, after = torch.cat((low, before[..., 1:]), -1), torch.cat((after[..., :-1], high), -1)
-        self.knots = torch.stack((*others, before, after), -2)
+        self.spline.knots = torch.stack((*others, before, after), -2)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.spline.call_and_ladj(clamped(x, self.bound))
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.spline.inverse_and_ladj(clamped(y, self.bound))
 
 
 class CircularTransform(Bijection):

@@ -27,6 +27,10 @@ class Dequantised(dist.TorchDistribution):
     :math:`q(u \mid x) \propto p(x + u)`; an average over a finite number K of draws in probability space has its
     expected logarithm between that bound and log P(x).
 
+    How fast such averages converge depends on the tails of q towards the ends of the bin: their variance is finite if
+    :math:`\int p(x + u)^2 / q(u \mid x)\,du` is, as with uniform noise, or noise that falls off more slowly than u
+    there. It is infinite with logit-normal noise, whose averages come out too low more often than not.
+
     Missing entries (NaN) stay missing; q sees them as 0, and must integrate them out too.
 
     Parameters
@@ -96,6 +100,6 @@ class Dequantised(dist.TorchDistribution):
         if density(q) != "exact" or not q.has_rsample:
             raise ValueError(
                 f"expected noise with an exact density and rsample, got {type(q).__name__} of density {density(q)!r} "
-                f"and has_rsample={q.has_rsample}; use a Gaussian head or a flow in Standardised(..., bounds=(0, 1))"
+                f"and has_rsample={q.has_rsample}; use BinNoise, or a flow in Standardised(..., bounds=(0, 1))"
             )
         return q

@@ -1,0 +1,87 @@
+"""Mixtures of families: a Gaussian mixture as the truth, supports, kinds, experts."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import probgen as pg
+from probgen.core.density import KINDS, density
+from probgen.core.module import Fixed
+from probgen.distributions.mixture_of import MixtureOf
+from probgen.models.mixture_of import Mixture
+from probgen.nn import MLP
+
+
+def gaussians() -> tuple[Mixture, pg.GaussianMixture]:
+    """One law as a mixture of two families and as a Gaussian mixture."""
+    torch.manual_seed(0)
+    means, factors = torch.randn(2, 3), torch.randn(2, 3, 3)
+    covariances = factors @ factors.mT + 0.5 * torch.eye(3)
+    truth = pg.GaussianMixture(2, 3).assign(torch.tensor([0.25, 0.75]), means, covariances)
+    ours = Mixture(
+        [Fixed(dist.MultivariateNormal, loc=m, covariance_matrix=c) for m, c in zip(means, covariances, strict=True)]
+    )
+    with torch.no_grad():
+        ours.weights.value.copy_(torch.tensor([0.25, 0.75]).log())
+    return ours, truth
+
+
+def test_densities_and_responsibilities_are_those_of_a_gaussian_mixture():
+    ours, truth = gaussians()
+    x = truth().sample((20,))
+    torch.testing.assert_close(ours().log_prob(x), truth().log_prob(x))
+    torch.testing.assert_close(ours.responsibilities(x), truth.responsibilities(x))
+    assert torch.equal(ours.predict(x), truth.predict(x))
+    torch.testing.assert_close(ours().mean, truth().mean)
+    torch.testing.assert_close(ours().variance, truth().variance)
+    assert density(ours()) == "exact"
+
+
+def test_conditionals_are_those_of_a_gaussian_mixture():
+    ours, truth = gaussians()
+    x, mask = truth().sample((4,)), torch.tensor([True, False, True])
+    given, expected = pg.conditional(ours(), x, mask), pg.conditional(truth(), x, mask)
+    torch.testing.assert_close(given.mean, expected.mean)
+    torch.testing.assert_close(given.log_prob(x), expected.log_prob(x))
+    assert torch.equal(given.sample((3,))[..., 0], x[:, 0].expand(3, 4))
+
+
+def test_components_count_only_within_their_supports():
+    law = MixtureOf(torch.zeros(3), [dist.Exponential(2.0), dist.Uniform(-1.0, 1.0), dist.Normal(0.0, 1.0)])
+    x = torch.linspace(-8, 12, 400_001)
+    torch.testing.assert_close(torch.trapezoid(law.log_prob(x).exp(), x), torch.ones(()), atol=1e-4, rtol=0)
+    scale = torch.tensor(1.0, requires_grad=True)
+    law = MixtureOf(torch.zeros(2), [dist.LogNormal(0.0, scale), dist.Normal(0.0, scale)])
+    law.log_prob(torch.tensor([-1.0, 1.0])).sum().backward()
+    assert scale.grad.isfinite()
+    counts = MixtureOf(torch.zeros(2), [dist.Bernoulli(torch.tensor(0.3)), dist.Poisson(torch.tensor(2.0))])
+    torch.testing.assert_close(counts.log_prob(torch.arange(30.0)).exp().sum(), torch.ones(()))
+
+
+def test_experts_are_chosen_by_the_context():
+    torch.manual_seed(1)
+    gen = Mixture([pg.Gaussian(MLP(1, [], 2)), pg.StudentT(MLP(1, [], 3))], MLP(1, [4], 2))
+    context, x = torch.randn(5, 1), torch.randn(5, 1)
+    weights = gen.weights(context).softmax(-1)
+    parts = torch.stack([component(context).log_prob(x).exp() for component in gen.components], -1)
+    torch.testing.assert_close(gen(context).log_prob(x).exp(), (weights * parts).sum(-1))
+
+
+def test_kinds_are_the_weakest_and_bounds_are_lost():
+    def law(kind):
+        normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        normal.density = kind
+        return normal
+
+    kinds = {kind: MixtureOf(torch.zeros(2), [law("exact"), law(kind)]).density for kind in KINDS[:4]}
+    expected = {"exact": "exact", "unbiased": "unbiased", "bound": "approximate", "approximate": "approximate"}
+    assert kinds == expected
+
+
+def test_masses_do_not_mix_with_densities():
+    with pytest.raises(ValueError, match="all masses or all densities"):
+        MixtureOf(torch.zeros(2), [dist.Poisson(1.0), dist.Normal(0.0, 1.0)])
+    with pytest.raises(ValueError, match="one logit for each component"):
+        MixtureOf(torch.zeros(3), [dist.Normal(0.0, 1.0), dist.Normal(0.0, 1.0)])
+    with pytest.raises(ValueError, match="one number of event dims"):
+        Mixture([])
