@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.fit import adam, fit
+from probgen.train.history import FitWarning
 from probgen.train.rehearsal import RowScale
 from probgen.train.run import NonFiniteLoss
 
@@ -192,6 +193,16 @@ def test_patience_restores_the_best_state():
     )
     assert "no improvement in 5 validations" in history.stopped and history.steps < 200
     assert torch.equal(parameters(gen), min(states, key=lambda s: s[0])[1])
+
+
+def test_patience_speaks_for_the_loss():
+    """A falling training loss is no reason to train on where held-out rows have said enough."""
+    watched = {"validation": rows(seed=2), "validate_every": 1, "optimizer": adam(0.1), "steps": 500}
+    history = fit(Normal(), rows() + 5, patience=5, **watched)
+    assert history.verdict.settled is None and history.verdict.ok
+    with pytest.warns(FitWarning, match="still changing"):
+        history = fit(Normal(), rows() + 5, **watched | {"steps": 20})
+    assert history.verdict.settled is False
 
 
 def test_validation_uses_the_same_noise_every_time():

@@ -122,7 +122,8 @@ def fit(
     seed : int, optional
         Makes the run reproducible without touching the caller's random state.
     verdict : bool
-        Whether to judge the fit at the end (PSIS k-hat, effective sample size, active units, settled loss).
+        Whether to judge the fit at the end (PSIS k-hat, effective sample size, active units, and, unless ``patience``
+        ended it, whether the loss has settled).
 
     Returns
     -------
@@ -162,7 +163,7 @@ def fit(
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
         run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
         if verdict and run.step:
-            _judge(run)
+            _judge(run, watched=patience is not None and run.waited >= patience)
     return run.history
 
 
@@ -189,11 +190,12 @@ def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimi
     return (factory or adam())(parameters)
 
 
-def _judge(run: Run) -> None:
-    """Attaches the verdict, and warns where the fit should not be trusted."""
+def _judge(run: Run, watched: bool) -> None:
+    """Attaches the verdict, and warns; the training loss is not judged where held-out rows have ended training."""
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         batch = run.fabric.to_device(run.source.look())
-        run.history.verdict = judge(run.gen, *batch, history=run.history, data_rows=run.source.rows)
+        history = None if watched else run.history
+        run.history.verdict = judge(run.gen, *batch, history=history, data_rows=run.source.rows)
     if not run.history.verdict.ok:
         warnings.warn(str(run.history.verdict), FitWarning, stacklevel=3)
 
