@@ -6,8 +6,11 @@ import torch
 
 from probgen.core import heads
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.models.chow_liu import ChowLiu
+from probgen.models.markov_random_field import MarkovRandomField, grid_edges
 from probgen.nn import MLP
-from zoo.member import Member, rows
+from probgen.objectives.pseudo_likelihood import PseudoLikelihood
+from zoo.member import Member, levels, rows
 
 
 def discrete_network() -> BayesianNetwork:
@@ -46,8 +49,31 @@ def mixed_rows() -> tuple:
     return x, torch.randn(6, 2)
 
 
+def tree() -> ChowLiu:
+    """Learned from a few rows."""
+    learned = ChowLiu((2, 3, 2))
+    learned.initialise(discrete_rows()[0])
+    return learned
+
+
+def field(**arguments: object) -> MarkovRandomField:
+    """A grid of 2 x 3 with random potentials."""
+    made = MarkovRandomField((2, 3), grid_edges(2, 3), **arguments)
+    with torch.no_grad():
+        made.pairs.normal_()
+    return made
+
+
 GRAPHICAL: list[Member] = [
     Member("BayesianNetwork of tables", discrete_network, discrete_rows),
     Member("BayesianNetwork, linear-Gaussian", linear_network, rows(3)),
     Member("BayesianNetwork, mixed, given a context", mixed_network, mixed_rows),
+    Member("ChowLiu", tree, discrete_rows),
+    Member("MarkovRandomField", field, levels(2, 2, 3)),
+    Member(
+        "MarkovRandomField given a context",
+        lambda: field(levels=3, shared=True, unary=MLP(2, [8], 18)),
+        levels(3, 2, 3, context=(2,)),
+    ),
+    Member("MarkovRandomField, unnormalised", lambda: field(limit=1, sweeps=5), levels(2, 2, 3), PseudoLikelihood),
 ]
