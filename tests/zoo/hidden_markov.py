@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
+import torch
 from torch import nn
 
 from probgen.core import heads
+from probgen.core.module import Fixed
 from probgen.distributions.covariance import Diagonal
 from probgen.models.autoregressive_flow import MAF
+from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel, normal_emission
 from probgen.models.emissions import CategoricalEmission, GaussianEmission, GaussianMixtureEmission, PoissonEmission
 from probgen.models.hidden_markov import HiddenMarkovModel
 from zoo.member import Member, constant, levels, rows
@@ -15,6 +19,13 @@ from zoo.member import Member, constant, levels, rows
 def hidden_markov(emission, **options) -> HiddenMarkovModel:
     """Three states, four steps, transitions that differ."""
     return HiddenMarkovModel(3, 4, emission, **({"transition": constant(3, 3)} | options))
+
+
+def bayesian() -> BayesianHiddenMarkovModel:
+    """Normal emissions of one variable."""
+    means = Fixed(dist.Normal, loc=torch.zeros(1), scale=2.0)
+    scales = Fixed(dist.LogNormal, loc=torch.zeros(1), scale=0.5)
+    return BayesianHiddenMarkovModel(3, 4, normal_emission, {"means": means, "scales": scales})
 
 
 HIDDEN_MARKOV = [
@@ -39,4 +50,5 @@ HIDDEN_MARKOV = [
         lambda: hidden_markov(heads.Gaussian(nn.Linear(5, 4)), transition=nn.Linear(2, 9), context_ndim=2),
         rows(4, 2, context=(4, 2)),
     ),
+    Member("BayesianHiddenMarkovModel", bayesian, rows(4, 1)),
 ]
