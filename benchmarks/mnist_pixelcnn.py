@@ -70,13 +70,12 @@ def train(gen: PixelCNN, rows: Splits, options: argparse.Namespace) -> pg.Histor
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps - 200, eta_min=options.lr / 100)
         return torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling], [200])
 
-    history = pg.fit(
+    return pg.fit(
         Redrawn(gen), rows.train, steps=options.steps, batch_size=options.batch, optimizer=optimizer,
         scheduler=one_cycle, clip=20.0, ema=0.998, validation=rows.validation[:1000], validate_every=options.every,
         checkpoint=options.checkpoint, checkpoint_every=options.every, resume=options.resume, compile=True,
         fabric=Fabric(accelerator="cpu", devices=1, precision=options.precision), seed=0, verdict=False,
     )  # fmt: skip
-    return history
 
 
 def score(gen: PixelCNN, rows: Tensor) -> pg.Score:

@@ -1,4 +1,4 @@
-"""Causal convolutions: features of every pixel that see the pixels before it in raster order, all of them, and no others.
+"""Causal convolutions: features of a pixel that see all pixels before it in raster order, and no others.
 
 Two stacks run side by side. ``above`` at row i sees the rows over i, ``before`` at a pixel sees these and what lies to
 its left: together they have no blind spot, unlike a stack of masked convolutions.

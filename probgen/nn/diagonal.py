@@ -1,4 +1,4 @@
-"""Two-dimensional recurrences along diagonals: every pixel carries on the states of its neighbour and of the one above."""
+"""Recurrences in two dimensions, along diagonals: a pixel carries on the states to its left and above."""
 
 from __future__ import annotations
 
@@ -126,7 +126,11 @@ class DiagonalWalk:
         layer, zero = self.layer, above.new_zeros(above.shape[:2])
         nothing = [zero] * above.shape[3]
         gates = (layer.leftward.inputs(above) + self.first).squeeze(2).unbind(2)
-        self.upper, self.row_above, self.row_made = self._leftward(gates, self.upper or nothing), self.row_made or nothing, []
+        self.upper, self.row_above, self.row_made = (
+            self._leftward(gates, self.upper or nothing),
+            self.row_made or nothing,
+            [],
+        )
         self.h = self.c = zero
         above = above + layer.out[0](torch.stack(self.upper, 2).unsqueeze(2))
         self.over = layer.link(above).squeeze(2)

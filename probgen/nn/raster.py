@@ -1,4 +1,4 @@
-"""Networks over images in raster order: parallel over all pixels, or walking from pixel to pixel with what they keep."""
+"""Networks over images in raster order: all pixels at once, or from pixel to pixel with what is kept."""
 
 from __future__ import annotations
 

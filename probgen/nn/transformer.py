@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class Tokens(nn.Embedding):
-    """Learned vectors for labels 0., 1., ..., ``levels`` - 1 given as floating-point values, ``(*shape) -> (*shape, E)``.
+    """Learned vectors of the labels 0., 1., ..., ``levels`` - 1, ``(*shape) -> (*shape, E)``.
 
     >>> Tokens(65, 8)(torch.tensor([[0.0, 64.0]])).shape
     torch.Size([1, 2, 8])
@@ -40,7 +40,9 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         if width % heads:
-            raise ValueError(f"expected a width divisible by heads {heads}, got {width}; choose another number of heads")
+            raise ValueError(
+                f"expected a width divisible by heads {heads}, got {width}; choose another number of heads"
+            )
         self.heads, self.dropout = heads, dropout
         self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 

@@ -1,0 +1,79 @@
+"""Drawing images pixel by pixel: with kept activations, and by a full pass of the network for every pixel.
+
+Both ways draw from the same law. For each model the time of a batch of images, the network's own scoring pass on the
+same batch, and the ratio of the two ways; slow ways are timed on the first pixels and extrapolated.
+
+    python benchmarks/image_sampling.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import probgen as pg
+from probgen.distributions.autoregressive import Autoregressive
+from probgen.models.pixel_cnn import PixelCNN
+from probgen.models.pixel_rnn import PixelRNN
+from probgen.models.transformer import Transformer
+from probgen.nn.causal import Levels
+from probgen.nn.transformer import Tokens
+
+SHAPE = (1, 28, 28)
+
+
+def models() -> dict[str, pg.DistributionModule]:
+    pixels = nn.Sequential(Levels(2), nn.Linear(1, 64))
+    return {
+        "PixelCNN, 6 layers of 32": PixelCNN(SHAPE, pg.Bernoulli(), Levels(2), width=32, layers=6),
+        "the same in squares of 2 x 2, 64": PixelCNN(SHAPE, pg.Bernoulli(), Levels(2), width=64, layers=6, block=2),
+        "PixelRNN, 2 layers of 32": PixelRNN(SHAPE, pg.Bernoulli(), Levels(2), width=32),
+        "Transformer, 784 pixels, 4 x 64": Transformer(SHAPE, pg.Bernoulli(), pixels),
+        "Transformer, 256 tokens, 4 x 128": Transformer((256,), pg.Categorical(levels=65), Tokens(65, 128)),
+    }
+
+
+def seconds(call: Callable[[], object], repeats: int) -> float:
+    """Shortest of a few runs."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def naive(law: Autoregressive, images: int, entries: int) -> None:
+    """The first entries of ``law.naive_sample``: a pass over all positions for each of them."""
+    x = torch.zeros(images, *law.event_shape)
+    for position in itertools.islice(range(x[0].numel()) if law.order is None else law.order.tolist(), entries):
+        x = torch.where(law.at(position), law.laws(x).sample(), x)
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--entries", type=int, default=10, help="pixels of the naive way that are timed")
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"{options.images} images, {torch.get_num_threads()} threads, seconds (naive: extrapolated)")
+    print(f"{'':34s} {'one pass':>9s} {'steps':>8s} {'naive':>8s} {'naive / steps':>14s} {'steps / pass':>13s}")
+    for name, gen in models().items():
+        law = gen.eval()()
+        x = law.sample((options.images,))
+        once = seconds(lambda law=law, x=x: law.log_prob(x), options.repeats)
+        steps = seconds(lambda law=law: law.sample((options.images,)), options.repeats)
+        part = seconds(lambda law=law: naive(law, options.images, options.entries), options.repeats)
+        full = part * law.event_shape.numel() / options.entries
+        print(f"{name:34s} {once:9.3f} {steps:8.2f} {full:8.1f} {full / steps:14.1f} {steps / once:13.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
