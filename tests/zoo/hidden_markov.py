@@ -13,6 +13,7 @@ from probgen.models.autoregressive_flow import MAF
 from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel, normal_emission
 from probgen.models.emissions import CategoricalEmission, GaussianEmission, GaussianMixtureEmission, PoissonEmission
 from probgen.models.hidden_markov import HiddenMarkovModel
+from probgen.models.state_space import LinearGaussianStateSpace
 from zoo.member import Member, constant, levels, rows
 
 
@@ -51,4 +52,5 @@ HIDDEN_MARKOV = [
         rows(4, 2, context=(4, 2)),
     ),
     Member("BayesianHiddenMarkovModel", bayesian, rows(4, 1)),
+    Member("LinearGaussianStateSpace", lambda: LinearGaussianStateSpace(2, 3, steps=4), rows(4, 3)),
 ]

@@ -1,0 +1,186 @@
+"""The law of sequences that a linear Gaussian system emits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import broadcast_shape
+from torch import Tensor
+from torch.distributions import constraints
+
+from probgen.core.missing import check_event, has_missing
+from probgen.distributions.conditional import conditional
+from probgen.distributions.kalman import Smoothed, System, expected_values, kalman_filter, predicted_cov, smoother
+
+
+class StateSpace(dist.TorchDistribution):
+    r"""Sequences ``(T, D)`` of a linear Gaussian state space model, states integrated out exactly.
+
+    .. math:: z_1 \sim N(m_0, P_0), \quad z_t = A z_{t-1} + q_t, \quad x_t = C z_t + r_t, \qquad
+              q_t \sim N(0, Q), \; r_t \sim N(0, R)
+
+    A joint normal law, of which only blocks of the size of a state are computed. Missing entries and steps (NaN) are
+    integrated out; sequences shorter than ``steps``, or padded by NaN, are scored as they are.
+
+    Parameters
+    ----------
+    system : System
+        The parameters. The initial mean may be ``(*batch, k)``, the initial covariance ``(*batch, k, k)``.
+    steps : int
+        Length T.
+
+    References
+    ----------
+    Kalman (1960), https://doi.org/10.1115/1.3662552; Rauch, Tung, Striebel (1965), https://doi.org/10.2514/3.3166
+
+    >>> one = torch.ones(1, 1)
+    >>> walk = StateSpace(System(one, one, one, one, torch.zeros(1), one), steps=3)      # a random walk with noise
+    >>> walk.smooth(torch.tensor([[0.0], [torch.nan], [3.0]]))[0][:, 0]
+    tensor([0.4286, 1.2857, 2.1429])
+    """
+
+    arg_constraints: dict = {}
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(self, system: System, steps: int):
+        dims, states = system.emission.shape[-2:]
+        if system.transition.shape != (states, states) or system.initial_mean.shape[-1] != states:
+            raise ValueError(
+                f"expected a transition matrix ({states}, {states}) and an initial mean (*batch, {states}) for an "
+                f"emission matrix ({dims}, {states}), got {tuple(system.transition.shape)} and "
+                f"{tuple(system.initial_mean.shape)}"
+            )
+        self.system, self.steps = system, steps
+        batch = broadcast_shape(system.initial_mean.shape[:-1], system.initial_cov.shape[:-2])
+        super().__init__(torch.Size(batch), torch.Size([steps, dims]), validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StateSpace:
+        mean = self.system.initial_mean
+        return StateSpace(self.system._replace(initial_mean=mean.expand(*batch_shape, mean.shape[-1])), self.steps)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        system, rows = self._flat(x)
+        return kalman_filter(system, rows).log_likelihood.reshape(self._lead(x))
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self.sample_with_states(sample_shape)[0]
+
+    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return self.sample_with_states(sample_shape)[0]
+
+    has_rsample = True
+
+    def sample_with_states(self, sample_shape: torch.Size | tuple = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Sequences ``(*sample, *batch, T, D)`` and the states behind them ``(*sample, *batch, T, k)``."""
+        system, shape = self.system, torch.Size(sample_shape) + self.batch_shape
+        roots = (torch.linalg.cholesky(cov) for cov in (system.initial_cov, system.transition_cov, system.emission_cov))
+        first, move, noise = roots
+        mean = system.initial_mean
+        drawn = torch.randn(*shape, self.steps, mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        states = [mean + (first @ drawn[..., 0, :, None])[..., 0]]
+        for step in range(1, self.steps):
+            states.append(states[-1] @ system.transition.mT + drawn[..., step, :] @ move.mT)
+        path = torch.stack(states, -2)
+        around = path @ system.emission.mT
+        return around + torch.randn_like(around) @ noise.mT, path
+
+    def filter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means ``(*batch, T, k)`` and covariances ``(*batch, T, k, k)`` of the states given what came before."""
+        found = kalman_filter(*self._flat(x))
+        return self._by_sequence(found.mean, x), self._by_sequence(found.cov, x)
+
+    def smooth(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means ``(*batch, T, k)`` and covariances ``(*batch, T, k, k)`` of the states given all observations."""
+        found = self.smoothed(x)
+        return self._by_sequence(found.mean, x), self._by_sequence(found.cov, x)
+
+    def smoothed(self, x: Tensor) -> Smoothed:
+        """Moments of the states of all sequences side by side, time first, given all observations."""
+        system, rows = self._flat(x)
+        return smoother(system, kalman_filter(system, rows))
+
+    def mean_given(self, x: Tensor) -> Tensor:
+        """Expected values of all observations, those missing in x given the others: ``(*batch, T, D)``."""
+        system, rows = self._flat(x)
+        mean = smoother(system, kalman_filter(system, rows)).mean
+        matrix, offset, _ = expected_values(system, rows)
+        return self._by_sequence((matrix @ mean[..., None])[..., 0] + offset, x)
+
+    def forecast(self, x: Tensor, steps: int) -> StateSpace:
+        """The law of the next ``steps`` observations given ``x`` so far; batch shape that of x."""
+        mean, cov = (part.select(len(self._lead(x)), -1) for part in self.filter(x))
+        ahead = self.system._replace(
+            initial_mean=mean @ self.system.transition.mT, initial_cov=predicted_cov(self.system, cov)
+        )
+        return StateSpace(ahead, steps)
+
+    def _flat(self, x: Tensor) -> tuple[System, Tensor]:
+        """The system of all sequences side by side, and their observations, time first: ``(T, B, D)``."""
+        check_event(x, self.event_shape[1:])
+        if x.ndim < 2 or not 1 <= x.shape[-2] <= self.steps:
+            raise ValueError(
+                f"expected x of shape (*batch, {self.steps}, {self.event_shape[1]}), or with fewer steps, got "
+                f"{tuple(x.shape)}; time is the first event dim"
+            )
+        lead, (mean, cov) = self._lead(x), (self.system.initial_mean, self.system.initial_cov)
+        states = mean.shape[-1]
+        mean = mean.expand(*lead, states).reshape(-1, states)
+        cov = cov[None] if cov.ndim == 2 else cov.expand(*lead, states, states).reshape(-1, states, states)
+        rows = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:]).transpose(0, 1)
+        return self.system._replace(initial_mean=mean, initial_cov=cov), rows
+
+    def _lead(self, x: Tensor) -> torch.Size:
+        return torch.Size(broadcast_shape(x.shape[:-2], self.batch_shape))
+
+    def _by_sequence(self, part: Tensor, x: Tensor) -> Tensor:
+        """``(T, B or 1, ...) -> (*batch, T, ...)``."""
+        lead = self._lead(x)
+        part = part.expand(-1, lead.numel(), *part.shape[2:])
+        return part.transpose(0, 1).reshape(*lead, len(part), *part.shape[2:])
+
+
+@conditional.register(StateSpace)
+class StateSpaceGiven(dist.TorchDistribution):
+    r"""Complete sequences given some of their values: a draw from the law, moved by what its own errors would tell.
+
+    .. math:: x = x^* + E[x \mid x_o] - E[x \mid x^*_o], \qquad x^* \sim p
+
+    References
+    ----------
+    Durbin, Koopman (2002), A simple and efficient simulation smoother, https://doi.org/10.1093/biomet/89.3.603
+    """
+
+    arg_constraints: dict = {}
+    support = StateSpace.support
+
+    def __init__(self, law: StateSpace, x: Tensor, mask: Tensor):
+        x, mask = torch.broadcast_tensors(x, mask)
+        shape = broadcast_shape(x.shape, law.shape())
+        self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
+        self.observed = torch.where(self.mask, self.x, torch.nan)
+        if has_missing(torch.where(self.mask, self.x, 0.0)):
+            raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
+        super().__init__(torch.Size(shape[:-2]), law.event_shape, validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StateSpaceGiven:
+        shape = torch.Size(batch_shape) + self.event_shape
+        return StateSpaceGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.law.mean_given(self.observed)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        differs = ((value != self.x) & self.mask).flatten(-2).any(-1)
+        complete = torch.where(self.mask, self.x, value)
+        return torch.where(differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed))
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            law = self.law.expand(self.batch_shape)
+            draw = law.sample(sample_shape)
+            own = law.mean_given(torch.where(self.mask, draw, torch.nan))
+            return torch.where(self.mask, self.x, draw + self.mean - own)

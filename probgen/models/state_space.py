@@ -1,0 +1,141 @@
+"""Linear Gaussian state space models, fitted by expectation maximisation or by any objective."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from probgen.core.module import DistributionModule
+from probgen.distributions.cholesky import Limits
+from probgen.distributions.covariance import Covariance, Full
+from probgen.distributions.kalman import System, expected_values, kalman_filter, smoother
+from probgen.distributions.state_space import StateSpace
+
+
+class LinearGaussianStateSpace(DistributionModule):
+    r"""Linear Gaussian state space model: states that move linearly, seen through linear observations, with noise.
+
+    .. math:: z_1 \sim N(m_0, P_0), \quad z_t = A z_{t-1} + q_t, \quad x_t = C z_t + r_t, \qquad
+              q_t \sim N(0, Q), \; r_t \sim N(0, R)
+
+    Exact density by the Kalman filter, also with missing entries or steps (NaN) and of other lengths, padded by NaN at
+    the end. Events are ``(T, D)``. The law, :class:`StateSpace`, also filters, smooths and forecasts:
+    ``gen().smooth(x)``. Fitted by :func:`probgen.em`, exactly so with missing values too, or by any objective. The
+    states are determined up to a change of their coordinates.
+
+    Parameters
+    ----------
+    states : int
+        Number k of state variables.
+    dims : int
+        Number D of observed variables; centred ones, since the model has no offset.
+    steps : int
+        Largest length T of a sequence.
+    noise : type
+        Form of R: ``Full``, ``Diagonal`` or ``Spherical``.
+
+    References
+    ----------
+    Shumway, Stoffer (1982), An approach to time series smoothing and forecasting using the EM algorithm,
+    https://doi.org/10.1111/j.1467-9892.1982.tb00349.x
+
+    >>> from probgen.infer.em import em
+    >>> gen = LinearGaussianStateSpace(states=1, dims=2, steps=10)
+    >>> result = em(gen, torch.randn(20, 10, 1).cumsum(1) * torch.tensor([1.0, -2.0]) + torch.randn(20, 10, 2), steps=5)
+    >>> gen().forecast(torch.zeros(7, 10, 2), steps=3).sample().shape
+    torch.Size([7, 3, 2])
+    """
+
+    def __init__(self, states: int, dims: int, steps: int, noise: type[Covariance] = Full):
+        super().__init__()
+        if states < 1 or dims < 1 or steps < 1:
+            raise ValueError(f"expected states >= 1, dims >= 1, steps >= 1, got {states=}, {dims=}, {steps=}")
+        self.steps = steps
+        self.transition = nn.Parameter(0.9 * torch.eye(states))
+        self.emission = nn.Parameter(torch.randn(dims, states))
+        self.initial_mean = nn.Parameter(torch.zeros(states))
+        self.transition_cov, self.initial_cov, self.emission_cov = Full(1, states), Full(1, states), noise(1, dims)
+
+    @property
+    def system(self) -> System:
+        """The parameters, covariances as matrices."""
+        trils = (part.scale_tril[0] for part in (self.transition_cov, self.emission_cov, self.initial_cov))
+        move, noise, first = (tril @ tril.mT for tril in trils)
+        return System(self.transition, move, self.emission, noise, self.initial_mean, first)
+
+    def forward(self, context: Tensor | None = None) -> StateSpace:
+        law = StateSpace(self.system, self.steps)
+        return law if context is None else law.expand(context.shape[:-1])
+
+    @torch.no_grad()
+    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """E-step on sequences ``(n, T, D)``: expected products of states, neighbours and observations, in float64."""
+        system, rows = System(*(part.double() for part in self.system)), x.double().transpose(0, 1)
+        system = system._replace(initial_mean=system.initial_mean[None], initial_cov=system.initial_cov[None])
+        found = kalman_filter(system, rows)
+        mean, cov, lagged = smoother(system, found)
+        second = mean[..., None] * mean[..., None, :] + cov
+        matrix, offset, left = expected_values(system, rows)
+        cross = matrix @ second + offset[..., None] * mean[..., None, :]
+        one = offset[..., None] * (matrix @ mean[..., None]).mT
+        square = matrix @ second @ matrix.mT + one + one.mT + offset[..., None] * offset[..., None, :] + left
+        neighbours = mean[1:, :, :, None] * mean[:-1, :, None, :] + lagged
+        whole = {
+            "zz": second,
+            "before": second[:-1],
+            "after": second[1:],
+            "pairs": neighbours,
+            "xz": cross,
+            "xx": square,
+        }
+        statistics = {name: part.sum((0, 1)) for name, part in whole.items()}
+        counts = {"sequences": rows.new_tensor(x.shape[0]), "steps": rows.new_tensor(x.shape[0] * x.shape[1])}
+        return found.log_likelihood.sum(), statistics | counts | {"first": mean[0].sum(0), "firsts": second[0].sum(0)}
+
+    @torch.no_grad()
+    def maximise(self, statistics: dict[str, Tensor]) -> None:
+        r"""M-step: regressions of states on those before and of observations on states, and what these leave.
+
+        .. math:: A = \Sigma_{z z'} \Sigma_{z' z'}^{-1}, \quad C = \Sigma_{xz} \Sigma_{zz}^{-1}
+
+        Raises
+        ------
+        torch.linalg.LinAlgError
+            If a covariance is singular: fewer sequences than states and one more, say.
+        """
+        sequences, steps = statistics["sequences"], statistics["steps"]
+        mean = statistics["first"] / sequences
+        self.initial_mean.copy_(mean)
+        _set(self.initial_cov, statistics["firsts"] - sequences * mean.outer(mean), sequences)
+        if steps > sequences:
+            slopes = _regress(statistics["pairs"], statistics["before"])
+            self.transition.copy_(slopes)
+            _set(self.transition_cov, statistics["after"] - slopes @ statistics["pairs"].mT, steps - sequences)
+        slopes = _regress(statistics["xz"], statistics["zz"])
+        self.emission.copy_(slopes)
+        _set(self.emission_cov, statistics["xx"] - slopes @ statistics["xz"].mT, steps)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        """Random directions with the scales of the variables; states of variance about 1, that persist."""
+        scale = x.flatten(0, 1).double().square().nanmean(0).sqrt()
+        states = len(self.transition)
+        direction = torch.randn(self.emission.shape, generator=generator).to(scale)
+        self.emission.copy_(direction * scale[:, None] / (2 * states) ** 0.5)
+        identity = torch.eye(states).to(scale)
+        self.transition.copy_(0.9 * identity)
+        self.initial_mean.zero_()
+        one = scale.new_ones(())
+        _set(self.initial_cov, identity, one)
+        _set(self.transition_cov, 0.19 * identity, one)
+        _set(self.emission_cov, (0.5 * scale.square()).diag(), one)
+
+
+def _regress(cross: Tensor, square: Tensor) -> Tensor:
+    return torch.linalg.solve(square, cross.mT).mT
+
+
+def _set(covariance: Covariance, scatter: Tensor, rows: Tensor) -> None:
+    """One covariance matrix of the given form from a sum of products over so many rows."""
+    none = scatter.new_zeros(1, len(scatter))
+    covariance.maximise(covariance.reduce(0.5 * (scatter + scatter.mT)[None]), rows[None], Limits(0.0, none, none))
