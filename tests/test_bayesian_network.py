@@ -1,0 +1,274 @@
+"""Bayesian networks against enumeration, counting, numerical integration and least squares."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.linear_model import LinearRegression
+
+import probgen as pg
+from probgen.core import heads
+from probgen.core.density import density
+from probgen.distributions.ancestral import Ancestral
+from probgen.distributions.conditional import conditional
+from probgen.distributions.discrete_network import DiscreteNetwork
+from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.nn import MLP
+
+LEVELS = {"c": 2, "a": 2, "d": 3, "b": 3}  # columns are in no ancestral order
+PARENTS = {"b": ["a"], "c": ["a", "b"], "d": ["c"]}
+STATES = torch.tensor(list(itertools.product(*map(range, LEVELS.values())))).double()
+
+
+def shaken(gen):
+    torch.manual_seed(0)
+    for parameter in gen.parameters():
+        parameter.data.normal_()
+    return gen.double()
+
+
+def network(**arguments):
+    nodes = {n: Table(k, [LEVELS[p] for p in PARENTS.get(n, ())], **arguments) for n, k in LEVELS.items()}
+    return shaken(BayesianNetwork(nodes, PARENTS))
+
+
+def joint(gen):
+    """The mass of every state, as a product of table entries looked up one by one."""
+    tables = {name: part.log_probs.exp().detach() for name, part in zip(LEVELS, gen.conditionals, strict=True)}
+    places = {name: index for index, name in enumerate(LEVELS)}
+    out = []
+    for state in STATES.long().tolist():
+        mass = 1.0
+        for name, table in tables.items():
+            mass *= table[tuple(state[places[v]] for v in (*PARENTS.get(name, ()), name))].item()
+        out.append(mass)
+    return torch.tensor(out, dtype=torch.float64)
+
+
+def holes(x, share=0.4):
+    return x.masked_fill(torch.rand_like(x) < share, torch.nan)
+
+
+def test_masses_of_complete_and_incomplete_rows_are_enumerated():
+    gen, x = network(), holes(STATES[::2])
+    p = joint(gen)
+    truth = torch.stack([p[((row == STATES) | row.isnan()).all(-1)].sum() for row in x])
+    assert isinstance(gen(), DiscreteNetwork) and density(gen()) == "exact"
+    assert torch.allclose(gen().log_prob(STATES).exp(), p, atol=1e-12)
+    assert torch.allclose(gen().log_prob(x).exp(), truth, atol=1e-12)
+    shares = (gen().sample((20_000,))[:, None] == STATES).all(-1).double().mean(0)
+    assert (shares - p).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+
+
+def test_marginals_and_modes_given_evidence_are_enumerated():
+    gen = network()
+    p, x = joint(gen), gen.row(d=1.0, b=2.0).double()
+    given = p * ((x == STATES) | x.isnan()).all(-1)
+    found = gen.marginals(x)
+    for index, (name, k) in enumerate(LEVELS.items()):
+        shares = torch.stack([given[STATES[:, index] == value].sum() for value in range(k)]) / given.sum()
+        assert torch.allclose(found[name][0], shares, atol=1e-12)
+    assert torch.equal(gen.mode(x)[0], STATES[given.argmax()])
+    with pytest.raises(ValueError, match=r"one of \('c', 'a', 'd', 'b'\), got 'e'"):
+        gen.row(e=1.0)
+
+
+def test_imputation_is_exact():
+    gen = network()
+    p, row = joint(gen), gen.row(d=1.0, b=2.0).double()
+    given = p * ((row == STATES) | row.isnan()).all(-1)
+    done = pg.impute(gen, row, draws=20_000)
+    shares = (done.draws == STATES).all(-1).double().mean(0)
+    assert done.kind == "exact" and (shares - given / given.sum()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+
+
+def test_em_on_complete_rows_counts_in_one_step():
+    torch.manual_seed(0)
+    x, gen = network()().sample((500,)), network(pseudo_count=1.0)
+    result = pg.em(gen, x, tol=1e-9)
+    assert result.steps <= 2 and result.converged
+    c, a, _, b = x.long().unbind(-1)
+    for i, j, k in itertools.product(range(2), range(3), range(2)):
+        above = (a == i) & (b == j)
+        share = ((above & (c == k)).sum() + 1) / (above.sum() + 2)
+        assert gen.conditionals[0].log_probs[i, j, k].exp().item() == pytest.approx(share.item(), abs=1e-6)
+
+
+def test_em_on_incomplete_rows_rises_to_a_maximum():
+    """Monotone; and at its end the gradient of the likelihood in the tables vanishes, hidden variable included."""
+    torch.manual_seed(0)
+    x = holes(network()().sample((300,)), 0.3)
+    x[:, 1] = torch.nan  # a common cause that is never seen
+    gen = network()
+    result = pg.em(gen, x, steps=3000, tol=1e-13, seed=0)
+    assert (result.log_likelihood.diff() > -1e-12).all() and result.steps > 10
+    gen().log_prob(x).mean().backward()
+    assert max(part.logits.grad.abs().max() for part in gen.conditionals) < 1e-4
+
+
+def test_expected_counts_are_those_of_completions():
+    gen, x = network(), holes(STATES[::3])
+    p, (_, counts) = joint(gen), gen.expect(x)
+    expected = torch.zeros(2, 3, 2, dtype=torch.float64)
+    for row in x:
+        given = p * ((row == STATES) | row.isnan()).all(-1)
+        for state, weight in zip(STATES.long().tolist(), given / given.sum(), strict=True):
+            expected[state[1], state[3], state[0]] += weight
+    assert torch.allclose(counts["c"], expected, atol=1e-10)
+
+
+def test_tables_that_never_occur_stay_and_zeros_are_kept():
+    gen = BayesianNetwork({"a": Table(2), "b": Table(2, (2,))}, {"b": ["a"]})
+    pg.em(gen, torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0]]), seed=0)
+    probs = [part.log_probs.exp() for part in gen.conditionals]
+    assert probs[0].tolist() == [1.0, 0.0] and probs[1][0].tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert probs[1][1].sum().item() == pytest.approx(1.0)
+
+
+def linear(**scale):
+    parents = {"b": ["a"], "y": ["a", "b"]}
+    return shaken(BayesianNetwork({"y": LinearGaussian(2), "a": LinearGaussian(), "b": LinearGaussian(1)}, parents))
+
+
+def by_hand(gen, row):
+    """The density of a complete row as a product of regressions."""
+    y, a, b = row.tolist()
+    parts = gen.conditionals
+    means = (
+        parts[0].bias + parts[0].weight[0] * a + parts[0].weight[1] * b,
+        parts[1].bias,
+        parts[2].bias + parts[2].weight[0] * a,
+    )
+    normals = (torch.distributions.Normal(m, part.log_scale.exp()) for m, part in zip(means, parts, strict=True))
+    return sum(n.log_prob(torch.tensor(v)) for n, v in zip(normals, (y, a, b), strict=True))
+
+
+def test_a_linear_gaussian_network_is_a_joint_normal():
+    gen, x = linear(), torch.randn(5, 3).double()
+    assert torch.allclose(gen().log_prob(x), torch.stack([by_hand(gen, row) for row in x]), atol=1e-6)
+    law, rows = gen(), holes(torch.randn(20, 3).double())
+    for row, value in zip(rows, law.log_prob(rows), strict=True):
+        seen = ~row.isnan().numpy()
+        mean, covariance = law.mean.detach().numpy()[seen], law.covariance_matrix.detach().numpy()[np.ix_(seen, seen)]
+        truth = multivariate_normal(mean, covariance).logpdf(row.numpy()[seen]) if seen.any() else 0.0
+        assert value.item() == pytest.approx(truth, abs=1e-8)
+
+
+def test_em_of_a_linear_gaussian_network_is_least_squares_and_handles_holes():
+    torch.manual_seed(0)
+    x, gen = linear()().sample((400,)), linear()
+    pg.em(gen, x, seed=0)
+    regression = LinearRegression().fit(x[:, 1:].numpy(), x[:, 0].numpy())
+    assert np.allclose(gen.conditionals[0].weight.detach().numpy(), regression.coef_, atol=1e-6)
+    residual = x[:, 0].numpy() - regression.predict(x[:, 1:].numpy())
+    assert gen.conditionals[0].log_scale.exp().item() == pytest.approx(residual.std(), abs=1e-6)
+    rows = holes(x, 0.3)
+    result = pg.em(gen, rows, steps=500, tol=1e-12, seed=0)
+    assert (result.log_likelihood.diff() > -1e-10).all()
+    gen().log_prob(rows).mean().backward()
+    assert max(p.grad.abs().max() for p in gen.parameters() if p.numel()) < 1e-4
+
+
+def mixed():
+    """A label, a number that depends on it, a flag on both, and two numbers on the flag."""
+    nodes = {
+        "flag": heads.Bernoulli(MLP(2, [8], 1)),
+        "label": Table(3),
+        "number": heads.Gaussian(MLP(1, [8], 2)),
+        "pair": heads.Gaussian(MLP(1, [8], 4)),
+    }
+    return shaken(BayesianNetwork(nodes, {"number": ["label"], "flag": ["label", "number"], "pair": ["flag"]}))
+
+
+def test_a_mixed_network_sums_missing_labels_out():
+    gen = mixed()
+    x = gen().sample((6,))
+    assert isinstance(gen(), Ancestral) and x.shape == (6, 5)
+    every = x.repeat(6, 1, 1)
+    every[:, :, :2] = torch.tensor(list(itertools.product(range(2), range(3)))).double()[:, None]
+    hidden = x.clone()
+    hidden[:, :2] = torch.nan
+    truth = gen().log_prob(every).logsumexp(0)
+    assert torch.allclose(gen().log_prob(hidden), truth, atol=1e-10)
+    posterior = (gen().log_prob(every) - truth).exp()
+    done = pg.impute(gen.float(), hidden.float(), draws=4000)
+    shares = (done.draws[:, None, :, :2] == every[:, :, :2].float()).all(-1).double().mean(0)
+    assert done.kind == "exact" and (shares - posterior).abs().max() < 5 * (0.25 / 4000) ** 0.5
+
+
+def test_a_mixed_network_integrates_numbers_out_where_nothing_below_is_seen():
+    gen = mixed()
+    x = gen().sample((4,))
+    x[:, 0], x[:, 3:] = torch.nan, torch.nan  # the flag and the pair: number is observed
+    x[0, 2] = torch.nan  # with all below it missing too
+    grid = torch.linspace(-100, 100, 40_001).double()
+    rows = x[:1].repeat(len(grid), 1)
+    rows[:, 2] = grid
+    integral = gen().log_prob(rows).exp().sum() * (grid[1] - grid[0])
+    assert gen().log_prob(x[:1]).exp().item() == pytest.approx(integral.item(), abs=1e-6)
+    draws = conditional(gen(), x[:1], ~x[:1].isnan()).sample((4000,))[:, 0]
+    above = gen().sample((4000,))
+    above = above[above[:, 1] == x[0, 1]]  # rejection: draws of the free network with that label
+    for column in (0, 2, 3):
+        spread = above[:, column].std() * (1 / len(above) + 1 / len(draws)) ** 0.5
+        assert (draws[:, column].mean() - above[:, column].mean()).abs() < 5 * spread
+    x[1, 0], x[1, 2] = 1.0, torch.nan
+    with pytest.raises(ValueError, match="continuous node 2 to be observed where its descendants are, got NaN in 1"):
+        gen().log_prob(x)
+
+
+def test_a_neural_conditional_of_labels_is_a_table():
+    """Any discrete conditional gives exact answers: here a network of labels whose parent is a context too."""
+    torch.manual_seed(0)
+    nodes = {"k": heads.Categorical(MLP(2, [4], 3), levels=3), "w": heads.Bernoulli(MLP(3, [8], 1))}
+    gen = BayesianNetwork(nodes, {"k": ["context"], "w": ["k", "context"]}, context=2)
+    context, x = torch.randn(4, 2), torch.tensor([[torch.nan, 1.0]] * 4)
+    both = torch.stack([gen(context).log_prob(torch.tensor([[k, 1.0]] * 4)) for k in range(3)])
+    assert torch.allclose(gen(context).log_prob(x), both.logsumexp(0), atol=1e-6)
+    assert torch.allclose(gen.marginals(x, context)["k"], both.softmax(0).mT, atol=1e-6)
+    by_parts = gen.conditionals[0](context).log_prob(torch.full((4, 1), 2.0))
+    by_parts += gen.conditionals[1](torch.cat([torch.full((4, 1), 2.0), context], -1)).log_prob(torch.ones(4, 1))
+    assert torch.allclose(both[2], by_parts, atol=1e-6)
+
+
+def test_gradients_find_what_em_finds():
+    torch.manual_seed(0)
+    x = holes(network()().sample((200,)), 0.2).float()
+    by_em, by_fit = network().float(), network().float()
+    reached = pg.em(by_em, x, steps=500, tol=1e-8, n_init=0).log_likelihood[-1]
+    pg.fit(by_fit, x, steps=150, batch_size=200, optimizer=pg.adam(0.1), compile=False, progress=False, seed=0)
+    assert by_fit().log_prob(x).mean().item() == pytest.approx(reached.item(), abs=2e-3)
+
+
+def test_cycles_are_named():
+    nodes = {"a": Table(2), "b": Table(2, (2,)), "c": Table(2, (2,))}
+    with pytest.raises(ValueError, match="got the cycle a -> b -> c -> a; remove one of its edges"):
+        BayesianNetwork(nodes, {"a": ["c"], "b": ["a"], "c": ["b"]})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "parents", "message"),
+    [
+        ({"a": Table(2)}, {"a": ["z"]}, r"among the nodes \('a',\), got \['z'\]"),
+        ({"a": Table(2), "b": Table(2, (3,))}, {"b": ["a"]}, r"a table of shape \(2, 2\) at 'b'.*got \(3, 2\)"),
+        ({"a": Table(2), "b": Table(2, (2, 2))}, {"b": ["a", "a"]}, r"every parent once, got one twice at \['b'\]"),
+        ({"context": Table(2)}, {}, "got context; name them"),
+    ],
+)
+def test_graphs_that_are_none_are_refused(nodes, parents, message):
+    with pytest.raises(ValueError, match=message):
+        BayesianNetwork(nodes, parents)
+
+
+def test_em_and_queries_refuse_what_they_cannot_do():
+    gen = mixed().float()
+    with pytest.raises(ValueError, match=r"network of tables, or of linear-Gaussian nodes.*use fit"):
+        pg.em(gen, torch.zeros(4, 5))
+    with pytest.raises(ValueError, match="expected a network of discrete nodes"):
+        gen.marginals(torch.zeros(1, 5))
+    with pytest.raises(ValueError, match="probabilities of shape"):
+        Table(2, probs=torch.tensor([0.5, 0.6]))
+    with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2\), got None"):
+        BayesianNetwork({"a": LinearGaussian(2)}, {"a": ["context"]}, context=2)()
