@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import probgen as pg
 from probgen.datasets import Splits, load_digits
@@ -50,22 +50,13 @@ def glow(rows: Splits, options: argparse.Namespace) -> Transformed:
     return Transformed(flow, histogram)
 
 
-class NoiseNet(nn.Sequential):
-    """``(*batch, 1, 8, 8) -> (*batch, 2, 8, 8)``; starts at uniform noise."""
-
-    def __init__(self, hidden: int):
-        super().__init__(Standardize(8.0, 8.0), CouplingNet(SHAPE, 2, hidden))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, *SHAPE)).unflatten(0, x.shape[:-3])
-
-
 def uniform(rows: Splits, options: argparse.Namespace) -> Quantised:
     return Quantised(glow(rows, options))
 
 
 def learned(rows: Splits, options: argparse.Namespace) -> Quantised:
-    return Quantised(glow(rows, options), BinNoise(NoiseNet(options.hidden), event_ndim=3, context_ndim=3))
+    noise = nn.Sequential(Standardize(8.0, 8.0), CouplingNet(SHAPE, 2, options.hidden))  # starts at uniform noise
+    return Quantised(glow(rows, options), BinNoise(noise, event_ndim=3, context_ndim=3))
 
 
 def integers(rows: Splits, options: argparse.Namespace) -> IntegerFlow:

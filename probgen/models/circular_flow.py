@@ -79,4 +79,5 @@ class CircularFlow(DistributionModule):
     def _map(self, net: nn.Module, context: Tensor | None, kept: Tensor) -> CircularTransform:
         """The map of the other angles given those kept."""
         features = beside(torch.cat((kept.cos(), kept.sin()), -1), context)
-        return CircularTransform(net(features).unflatten(-1, (-1, self.raw)))
+        raw = net(features) if features.shape[-1] else net()  # on the circle: one map for all rows
+        return CircularTransform(raw.unflatten(-1, (-1, self.raw)))

@@ -20,7 +20,7 @@ class Standardised(DistributionModule):
 
     Scores are densities of the raw data, so that they compare with those of families that take the data as they are.
     Missing entries (NaN), closed-form conditionals and imputation are those of the family. m, s, a, b are buffers: they
-    are not trained, and are saved with the model.
+    are not trained, and are saved with the model. Expectation maximisation: ``em(gen.family, gen.standardise(x))``.
 
     Parameters
     ----------

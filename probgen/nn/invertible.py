@@ -13,7 +13,9 @@ Network = Callable[[Shape, int], nn.Module]
 
 
 class CouplingNet(nn.Module):
-    """Convolutions with a learned offset at every position, ``(N, C, H, W) -> (N, outputs, H, W)``; the last one is 0.
+    """Convolutions with a learned offset at every position, ``(*batch, C, H, W) -> (*batch, outputs, H, W)``.
+
+    The last one starts at 0, and so does the output.
 
     Parameters
     ----------
@@ -26,8 +28,8 @@ class CouplingNet(nn.Module):
     dropout : float
         Probability with which hidden channels are dropped in training.
 
-    >>> CouplingNet((2, 4, 4), 6)(torch.ones(5, 2, 4, 4)).shape
-    torch.Size([5, 6, 4, 4])
+    >>> CouplingNet((2, 4, 4), 6)(torch.ones(5, 7, 2, 4, 4)).shape
+    torch.Size([5, 7, 6, 4, 4])
     """
 
     def __init__(self, shape: Shape, outputs: int, hidden: int = 64, dropout: float = 0.0):
@@ -40,7 +42,9 @@ class CouplingNet(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.between(self.first(x) + self.offset))
+        rows = x.reshape(-1, *x.shape[-3:])
+        out = self.last(self.between(self.first(rows) + self.offset))
+        return out.view(*x.shape[:-3], *out.shape[1:])
 
 
 class ActNorm(nn.Module):
