@@ -204,7 +204,7 @@ def test_a_mixed_network_integrates_numbers_out_where_nothing_below_is_seen():
     x[:, 0], x[:, 3:] = torch.nan, torch.nan  # the flag and the pair: number is observed
     x[0, 2] = torch.nan  # with all below it missing too
     law = gen.conditionals[2](x[:1, 1:2]).base_dist
-    grid = (law.loc + law.scale * torch.linspace(-12, 12, 4001).double()).detach()[0]
+    grid = (law.loc + law.scale * torch.linspace(-12, 12, 4001, dtype=torch.float64)).detach()[0]
     rows = x[:1].repeat(len(grid), 1)
     rows[:, 2] = grid
     integral = gen().log_prob(rows).exp().sum() * (grid[1] - grid[0])
