@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from probgen.distributions.bijection import Bijection
+from probgen.distributions.bijection import Bijection, Invertible
 
 Steps = Callable[[torch.Size], Generator[Transform, Tensor, None]]
 
 
-class AutoregressiveTransform(Bijection):
+class AutoregressiveTransform(Invertible):
     r"""Every variable transformed by a map that depends on the variables before it.
 
     .. math:: y_d = f(x_d;\, r_d(x_{<d})), \qquad
@@ -30,17 +30,19 @@ class AutoregressiveTransform(Bijection):
     steps : callable
         ``lead -> generator`` that yields the transform of each variable in turn, to act on ``(*lead,)``, and is sent
         the variable's value.
-    order : sequence of int
+    order : Tensor
         The variable that comes t-th.
+    density : str
+        The kind of the determinants.
 
     References
     ----------
     Papamakarios, Pavlakou, Murray (2017), Masked autoregressive flow, https://arxiv.org/abs/1705.07057
     """
 
-    def __init__(self, elements: Callable[[Tensor], Transform], steps: Steps, order: Tensor):
+    def __init__(self, elements: Callable[[Tensor], Transform], steps: Steps, order: Tensor, density: str = "exact"):
         super().__init__()
-        self.elements, self.steps, self.order = elements, steps, order
+        self.elements, self.steps, self.order, self.density = elements, steps, order, density
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, ladj = self.elements(x).call_and_ladj(x)
@@ -49,6 +51,9 @@ class AutoregressiveTransform(Bijection):
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         x = self._inverse(y)
         return x, -self.call_and_ladj(x)[1]  # one pass more costs less than D small determinants
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.elements(x)(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
         steps, found = self.steps(y.shape[:-1]), []
@@ -75,15 +80,17 @@ class CouplingTransform(Bijection):
         ``x1 -> transform``, which acts on the entries of x2.
     first : int
         Number of variables of x1, the first ones of x.
+    density : str
+        The kind of the determinants.
 
     References
     ----------
     Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP, https://arxiv.org/abs/1605.08803
     """
 
-    def __init__(self, elements: Callable[[Tensor], Transform], first: int):
+    def __init__(self, elements: Callable[[Tensor], Transform], first: int, density: str = "exact"):
         super().__init__()
-        self.elements, self.first = elements, first
+        self.elements, self.first, self.density = elements, first, density
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, other = x[..., : self.first], x[..., self.first :]

@@ -11,28 +11,22 @@ _validated = Distribution._validate_args
 from zuko import nn as nets  # noqa: E402
 from zuko import transforms  # noqa: E402
 from zuko.transforms import ComposedTransform  # noqa: E402
+from zuko.utils import odeint  # noqa: E402
 
 Distribution.set_default_validate_args(_validated)  # importing zuko turns validation off for everybody
 
-__all__ = ["Bijection", "ComposedTransform", "Inverted", "nets", "transforms"]
+__all__ = ["Bijection", "ComposedTransform", "Inverted", "Invertible", "nets", "odeint", "transforms"]
 
 
-class Bijection(Transform):
-    r"""An invertible map; a subclass writes ``call_and_ladj`` and ``inverse_and_ladj``.
+class Invertible(Transform):
+    r"""An invertible map: value and log-determinant in one call, in both directions.
 
     .. math:: (y, \log|\det \partial f / \partial x|)(x), \qquad (x, \log|\det \partial f^{-1} / \partial y|)(y)
 
     A :class:`torch.distributions.Transform` in all other respects, so that it composes with torch's and zuko's. Where
-    those evaluate their networks once for the value and once more for the determinant, this evaluates them once.
-
-    >>> import torch
-    >>> class Double(Bijection):
-    ...     def call_and_ladj(self, x):
-    ...         return 2 * x, torch.full(x.shape[:-1], x.shape[-1] * 2.0).log()
-    ...     def inverse_and_ladj(self, y):
-    ...         return y / 2, -torch.full(y.shape[:-1], y.shape[-1] * 2.0).log()
-    >>> Double().inv(torch.ones(3)), Double().inv.inv(torch.ones(3))
-    (tensor([0.5000, 0.5000, 0.5000]), tensor([2., 2., 2.]))
+    those evaluate their networks once for the value and once more for the determinant, this evaluates them once. A
+    subclass writes ``call_and_ladj`` and ``inverse_and_ladj``, and ``_call`` and ``_inverse`` for values alone; where
+    these are not cheaper it is a :class:`Bijection`.
     """
 
     bijective = True
@@ -52,26 +46,46 @@ class Bijection(Transform):
         """The inverse map."""
         return Inverted(self)
 
-    @abstractmethod
-    def _call(self, x: Tensor) -> Tensor:
-        """f(x), for maps that have a cheaper way than the default."""
-        return self.call_and_ladj(x)[0]
-
-    @abstractmethod
-    def _inverse(self, y: Tensor) -> Tensor:
-        """The x with f(x) = y, for maps that have a cheaper way than the default."""
-        return self.inverse_and_ladj(y)[0]
-
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """For callers who have both: ``call_and_ladj(x)[1]``."""
         return self.call_and_ladj(x)[1]
 
 
-class Inverted(Bijection):
-    """The inverse of a bijection."""
+class Bijection(Invertible):
+    """An invertible map whose values come with their determinants; a subclass writes the two calls that give both.
 
-    def __init__(self, base: Bijection):
+    >>> import torch
+    >>> class Double(Bijection):
+    ...     def call_and_ladj(self, x):
+    ...         return 2 * x, torch.full(x.shape[:-1], x.shape[-1] * 2.0).log()
+    ...     def inverse_and_ladj(self, y):
+    ...         return y / 2, -torch.full(y.shape[:-1], y.shape[-1] * 2.0).log()
+    >>> Double().inv(torch.ones(3)), Double().inv.inv(torch.ones(3))
+    (tensor([0.5000, 0.5000, 0.5000]), tensor([2., 2., 2.]))
+    """
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_ladj(y)[0]
+
+
+class Inverted(Invertible):
+    """The inverse of an invertible map."""
+
+    def __init__(self, base: Invertible):
         super().__init__()
         self.base, self.domain, self.codomain = base, base.codomain, base.domain
-        self.call_and_ladj, self._call = base.inverse_and_ladj, base._inverse
-        self.inverse_and_ladj, self._inverse = base.call_and_ladj, base._call
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.base.inverse_and_ladj(x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.base.call_and_ladj(y)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.base._inverse(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.base._call(y)

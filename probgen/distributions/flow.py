@@ -85,7 +85,8 @@ class Pushforward(dist.TorchDistribution):
         if (drawn := self._remembered(x)) is not None:
             return drawn
         self._check(x)
-        z, ladj = self.transform.call_and_ladj(x)
+        lead = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
+        z, ladj = self.transform.call_and_ladj(x.expand(lead + self.event_shape))
         return self.base_dist.log_prob(z) + _summed(ladj, len(self.event_shape) - self.transform.domain.event_dim)
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import pad
 
-from probgen.distributions.bijection import Bijection
+from probgen.distributions.bijection import Invertible
 
 
-class SplineTransform(Bijection):
+class SplineTransform(Invertible):
     r"""Monotone rational-quadratic spline on [-B, B], the identity outside of it; acts on single variables.
 
     Between the knots :math:`(x_k, y_k)` with derivatives :math:`\delta_k`, in a bin of width w and height h, with
@@ -71,6 +71,9 @@ class SplineTransform(Bijection):
         _, slope = _rational(z, height / width, before, after)
         within = y.abs() <= self.bound
         return torch.where(within, x0 + width * z, y), torch.where(within, -slope.log(), 0.0)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
 
     def _inverse(self, y: Tensor) -> Tensor:
         (x0, _, width, *_), z = self._solved(y)

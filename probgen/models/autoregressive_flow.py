@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.autoregressive_transform import AutoregressiveTransform
 from probgen.distributions.flow import Pushforward
@@ -49,8 +50,8 @@ class AutoregressiveLayer(nn.Module):
         self.network = MaskedConditioner(dims, univariate.width, **network)
 
     def forward(self, context: Tensor | None = None) -> Transform:
-        steps = partial(self._steps, context)
-        transform = AutoregressiveTransform(partial(self._elements, context), steps, self.network.order)
+        elements, steps = partial(self._elements, context), partial(self._steps, context)
+        transform = AutoregressiveTransform(elements, steps, self.network.order, density(self.univariate))
         return transform.inv if self.inverse else transform
 
     def _elements(self, context: Tensor | None, x: Tensor) -> Transform:
@@ -179,7 +180,7 @@ class NAF(AutoregressiveFlow):
 
 
 class UNAF(AutoregressiveFlow):
-    """Neural autoregressive flow of integrals of positive networks (Wehenkel, Louppe 2019); density approximate."""
+    """Neural autoregressive flow of integrals of positive networks (Wehenkel, Louppe 2019)."""
 
     def __init__(self, dims: int, layers: int = 3, signal: int = 16, **options: Any):
         super().__init__(dims, MonotonicIntegral(signal), layers, **options)

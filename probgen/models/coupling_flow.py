@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.autoregressive_transform import CouplingTransform
 from probgen.distributions.bijection import ComposedTransform, transforms
@@ -63,7 +64,7 @@ class CouplingLayer(nn.Module):
             self.net.last.bias.mul_(0.01)
 
     def forward(self, context: Tensor | None = None) -> Transform:
-        coupling = CouplingTransform(partial(self._elements, context), self.first)
+        coupling = CouplingTransform(partial(self._elements, context), self.first, density(self.univariate))
         if self.order is None:
             return coupling
         return ComposedTransform(transforms.PermutationTransform(self.order), coupling)

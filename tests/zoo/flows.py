@@ -8,7 +8,12 @@ import torch
 from torch.nn.functional import normalize
 
 from probgen.core import heads
+from probgen.distributions.marginal_transform import Gaussianised
+from probgen.distributions.univariate import Affine, Spline
+from probgen.models.autoregressive_flow import BPF, IAF, MAF, NAF, NSF, SOSPF, UNAF, AutoregressiveFlow
 from probgen.models.circular_flow import CircularFlow
+from probgen.models.continuous_flow import FFJORD, ContinuousFlow
+from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
 from probgen.models.factor_analysis import FactorAnalysis
 from probgen.models.glow import Glow
 from probgen.models.integer_flow import IntegerFlow
@@ -17,6 +22,8 @@ from probgen.models.mixture_of import Mixture
 from probgen.models.quantised import BinNoise, Quantised
 from probgen.models.sphere_flow import SphereFlow
 from probgen.models.standardised import Standardised
+from probgen.models.transformed import Transformed
+from probgen.models.vae import VAE
 from probgen.nn import MLP
 from probgen.nn.invertible import CouplingNet
 from zoo.member import Member, constant, levels, rows
@@ -29,6 +36,34 @@ def directions() -> tuple:
     return (normalize(torch.randn(6, 3), dim=-1),)
 
 
+TINY = {"layers": 2, "hidden": (8,)}
+BY_VARIABLES = [
+    Member("MAF", lambda: MAF(3, **TINY), rows(3)),
+    Member("IAF given a context", lambda: IAF(3, context=2, **TINY), rows(3, context=(2,))),
+    Member("NSF on a mixture", lambda: NSF(3, bins=4, base=GaussianMixture(2, 3), **TINY), rows(3)),
+    Member("NAF", lambda: NAF(2, signal=4, **TINY), rows(2)),
+    Member("UNAF", lambda: UNAF(2, layers=1, signal=4, hidden=(8,)), rows(2)),
+    Member("SOSPF", lambda: SOSPF(2, **TINY), rows(2)),
+    Member("BPF given a context", lambda: BPF(2, context=2, **TINY), rows(2, context=(2,))),
+    Member("RealNVP", lambda: RealNVP(3, **TINY), rows(3)),
+    Member("CouplingNSF given a context", lambda: CouplingNSF(3, bins=4, context=2, **TINY), rows(3, context=(2,))),
+    Member(
+        "ContinuousFlow given a context",
+        lambda: ContinuousFlow(2, hidden=(8,), context=2),
+        rows(2, context=(2,)),
+    ),
+    Member("FFJORD", lambda: FFJORD(2, hidden=(8,)), rows(2)),
+    Member(
+        "VAE with a flow prior and a flow encoder",
+        lambda: VAE(CouplingFlow(2, Spline(4), **TINY), heads.Gaussian(MLP(2, [8], 6)), IAF(2, context=3, **TINY)),
+        rows(3),
+    ),
+    Member(
+        "Transformed",
+        lambda: Transformed(AutoregressiveFlow(3, Affine(), **TINY), Gaussianised(torch.rand(3, 4), -9.0, 9.0)),
+        rows(3),
+    ),
+]
 OWN_FLOWS = [
     Member("Glow", lambda: Glow((1, 4, 4), steps=2, network=SMALL), rows(1, 4, 4)),
     Member(
@@ -60,4 +95,4 @@ OWN_FLOWS = [
         levels(5, 4),
     ),
 ]
-FLOWS: list[Member] = [*OWN_FLOWS]
+FLOWS: list[Member] = [*BY_VARIABLES, *OWN_FLOWS]

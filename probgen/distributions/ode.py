@@ -1,0 +1,192 @@
+"""Transforms that are flows of ordinary differential equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from probgen.core.density import density, worst
+from probgen.distributions.bijection import Invertible, odeint
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+State = tuple[Tensor, ...]
+
+
+class Solver(Protocol):
+    """Integrates ``d state / dt = slope(t, *state)`` from one time to another."""
+
+    def __call__(
+        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor]
+    ) -> State:
+        """The state at ``end``; ``parameters`` are the tensors, besides the state, that gradients go to."""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Steps of Dormand and Prince, as long as an estimate of their error allows; gradients by the adjoint equation.
+
+    Zhuang et al. (2020), Adaptive checkpoint adjoint method, https://arxiv.org/abs/2006.02493. Step sizes depend on
+    values, so that :func:`probgen.fit` does not compile it. With tolerances up to 1e-4, which is what single precision
+    costs other flows, densities count as *exact*, otherwise as *approximate*.
+
+    Raises
+    ------
+    FloatingPointError
+        If a slope is not finite.
+
+    >>> decay = lambda t, x: (-x,)
+    >>> torch.allclose(Adaptive()(decay, (torch.ones(1),), 0.0, 1.0, ())[0], torch.tensor(-1.0).exp(), atol=1e-5)
+    True
+    """
+
+    atol: float = 1e-5
+    rtol: float = 1e-5
+
+    @property
+    def density(self) -> str:
+        return "exact" if max(self.atol, self.rtol) <= 1e-4 else "approximate"
+
+    def __call__(
+        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor]
+    ) -> State:
+        def finite(t: Tensor, *state: Tensor) -> State:
+            slopes = slope(t, *state)
+            if not all(part.isfinite().all() for part in slopes):  # no step would be small enough
+                raise FloatingPointError(
+                    f"expected finite slopes, got some that are not at time {float(t):g}; look for NaN or huge values "
+                    "in the events and in the parameters, lower the learning rate, or clip gradients"
+                )
+            return slopes
+
+        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+        return tuple(odeint(finite, state, start, end, wanted, self.atol, self.rtol))
+
+
+@dataclass(frozen=True)
+class RungeKutta:
+    """So many steps of the classical method of order 4, all of one size; gradients through the steps.
+
+    Its cost is known beforehand and does not depend on values. Neither is its error looked at: densities are
+    *approximate*.
+
+    >>> decay = lambda t, x: (-x,)
+    >>> torch.allclose(RungeKutta(8)(decay, (torch.ones(1),), 0.0, 1.0, ())[0], torch.tensor(-1.0).exp(), atol=1e-5)
+    True
+    """
+
+    steps: int = 16
+    density = "approximate"
+
+    def __call__(
+        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor] = ()
+    ) -> State:
+        size = (end - start) / self.steps
+        for step in range(self.steps):
+            time = torch.as_tensor(start + step * size).to(state[0])
+            first = slope(time, *state)
+            second = slope(time + size / 2, *_moved(state, first, size / 2))
+            third = slope(time + size / 2, *_moved(state, second, size / 2))
+            fourth = slope(time + size, *_moved(state, third, size))
+            mean = tuple((a + 2 * b + 2 * c + d) / 6 for a, b, c, d in zip(first, second, third, fourth, strict=True))
+            state = _moved(state, mean, size)
+        return state
+
+
+def _moved(state: State, slopes: State, size: float) -> State:
+    return tuple(part + size * slope for part, slope in zip(state, slopes, strict=True))
+
+
+def basis(x: Tensor) -> Tensor:
+    """Unit vectors ``(D, *batch, D)``, with which the trace of a Jacobian is exact, at D times the cost of one.
+
+    >>> basis(torch.zeros(5, 3)).shape
+    torch.Size([3, 5, 3])
+    """
+    unit = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return unit.view(x.shape[-1], *[1] * (x.ndim - 1), x.shape[-1]).expand(x.shape[-1], *x.shape)
+
+
+@dataclass(frozen=True)
+class Rademacher:
+    """Random signs ``(count, *batch, D)``, with which the trace is right in expectation (Hutchinson 1989).
+
+    So are log-densities: estimates are to be averaged in log space alone, as those of a *bound* (here one that is met).
+
+    >>> Rademacher(2)(torch.zeros(5, 3)).shape
+    torch.Size([2, 5, 3])
+    """
+
+    count: int = 1
+    density = "bound"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        signs = torch.randint(2, (self.count, *x.shape), device=x.device).to(x) * 2 - 1
+        return signs / self.count**0.5
+
+
+class ContinuousTransform(Invertible):
+    r"""The state at time 1 of an ordinary differential equation that starts in x at time 0.
+
+    .. math:: \frac{dx}{dt} = v(t, x), \qquad
+              \log\left|\det \frac{\partial x(1)}{\partial x(0)}\right| = \int_0^1 \sum_k u_k^\top
+              \frac{\partial v}{\partial x} u_k\, dt
+
+    with probes :math:`u_k`: unit vectors give the trace of the Jacobian, random signs an unbiased estimate of it. The
+    kind of the density follows from both, solver and probes.
+
+    Parameters
+    ----------
+    velocity : callable
+        ``v(t, x)``: a scalar and ``(*batch, D)`` to ``(*batch, D)``.
+    solver : Solver
+        ``Adaptive(atol, rtol)`` or ``RungeKutta(steps)``.
+    probes : callable
+        ``x -> (K, *batch, D)``: :func:`basis`, or ``Rademacher(count)``, drawn once for a whole solution.
+    parameters : sequence of Tensor
+        What the velocity depends on: parameters of its network, and the context.
+
+    References
+    ----------
+    Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural ordinary differential equations,
+    https://arxiv.org/abs/1806.07366; Grathwohl et al. (2019), FFJORD, https://arxiv.org/abs/1810.01367
+    """
+
+    def __init__(
+        self,
+        velocity: Velocity,
+        solver: Solver,
+        probes: Callable[[Tensor], Tensor],
+        parameters: Sequence[Tensor] = (),
+    ):
+        super().__init__()
+        self.velocity, self.solver, self.probes, self.parameters = velocity, solver, probes, parameters
+        self.density = worst(density(solver), density(probes))
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._solved(x, 0.0, 1.0)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._solved(y, 1.0, 0.0)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.solver(lambda t, x: (self.velocity(t, x),), (x,), 0.0, 1.0, self.parameters)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.solver(lambda t, x: (self.velocity(t, x),), (y,), 1.0, 0.0, self.parameters)[0]
+
+    def _solved(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
+        probes = self.probes(x)
+
+        def slope(t: Tensor, x: Tensor, _: Tensor) -> State:
+            graded = torch.is_grad_enabled()
+            with torch.enable_grad():
+                x = x.clone().requires_grad_()
+                v = self.velocity(t, x)
+            pulled = torch.autograd.grad(v, x, probes, create_graph=graded, is_grads_batched=True)[0]
+            return (v if graded else v.detach()), (pulled * probes).sum((0, -1))
+
+        return self.solver(slope, (x, torch.zeros_like(x[..., 0])), start, end, self.parameters)

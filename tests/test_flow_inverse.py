@@ -1,0 +1,168 @@
+"""Inverses of flows: round trips in both precisions and far out, the same as by repeated passes, gradients."""
+
+import pytest
+import torch
+import zuko
+
+from probgen.distributions.autoregressive_transform import AutoregressiveTransform
+from probgen.distributions.spline import SplineTransform
+from probgen.distributions.univariate import (
+    Affine,
+    Bernstein,
+    MonotonicIntegral,
+    MonotonicNetwork,
+    Spline,
+    SumOfSquares,
+)
+from probgen.models.autoregressive_flow import MAF, AutoregressiveFlow
+from probgen.models.coupling_flow import CouplingFlow
+from probgen.nn.masked_flow import MaskedConditioner
+
+UNIVARIATE = [Affine(), Spline(), SumOfSquares(), Bernstein(), MonotonicNetwork(), MonotonicIntegral(8, (16,))]
+EXACT = {torch.float32: 2e-5, torch.float64: 1e-10}
+
+
+def name(value):
+    return type(value).__name__
+
+
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+@pytest.mark.parametrize("univariate", UNIVARIATE, ids=name)
+def test_functions_are_inverted_near_and_far(univariate, dtype):
+    torch.manual_seed(0)
+    univariate = univariate.to(dtype) if isinstance(univariate, torch.nn.Module) else univariate
+    near, far = torch.linspace(-12.1, 12.3, 97), torch.tensor([-1e5, -1e3, -20.0, 20.0, 1e3, 1e5])
+    x = torch.cat((near, far)).to(dtype).expand(8, 103)
+    function = univariate(torch.randn(8, 1, univariate.width, dtype=dtype).expand(8, 103, univariate.width))
+    with torch.no_grad():
+        y, ladj = function.call_and_ladj(x)
+        back, inverse_ladj = function.inv.call_and_ladj(y)
+        again = function(back)
+    assert (y[:, :97].diff(dim=-1) > 0).all()
+    torch.testing.assert_close(again, y, atol=EXACT[dtype], rtol=EXACT[dtype])
+    slope = ladj.exp().clamp(min=1e-3)
+    torch.testing.assert_close(back * slope, x * slope, atol=20 * EXACT[dtype], rtol=EXACT[dtype])
+    torch.testing.assert_close(inverse_ladj, -ladj, atol=1e-2 if dtype == torch.float32 else 1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("univariate", UNIVARIATE, ids=name)
+def test_derivatives_are_those_of_autograd(univariate):
+    torch.manual_seed(0)
+    univariate = univariate.double() if isinstance(univariate, torch.nn.Module) else univariate
+    x = torch.linspace(-15, 15, 61, dtype=torch.double, requires_grad=True)
+    raw = torch.randn(61, univariate.width, dtype=torch.double, requires_grad=True)
+    for function in (univariate(raw), univariate(raw).inv):
+        y, ladj = function.call_and_ladj(x)
+        slope = torch.autograd.grad(y.sum(), x, retain_graph=True)[0]
+        torch.testing.assert_close(ladj, slope.log(), atol=1e-7, rtol=1e-7)
+    torch.manual_seed(1)
+    direction = torch.randn_like(raw)
+    (gradient,) = torch.autograd.grad(y.sum(), raw)
+    step = 1e-6 * direction
+    ahead, behind = (univariate((raw + sign * step).detach()).inv(x.detach()) for sign in (1, -1))
+    torch.testing.assert_close((gradient * direction).sum(), (ahead - behind).sum() / 2e-6, atol=1e-3, rtol=1e-5)
+
+
+def test_the_spline_is_that_of_zuko():
+    torch.manual_seed(0)
+    raw, x = torch.randn(200, 23, dtype=torch.double), 3 * torch.randn(200, dtype=torch.double)
+    peer = zuko.transforms.MonotonicRQSTransform(raw[:, :8], raw[:, 8:16], raw[:, 16:])
+    for got, expected in zip(SplineTransform(raw).call_and_ladj(x), peer.call_and_ladj(x), strict=True):
+        torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(SplineTransform(raw).inv(x), peer.inv(x))
+
+
+def test_splines_with_extreme_parameters_stay_finite():
+    torch.manual_seed(0)
+    raw, y = 30 * torch.randn(20_000, 23), 2 * torch.randn(20_000)
+    for part in (*SplineTransform(raw).inv.call_and_ladj(y), *SplineTransform(raw).call_and_ladj(y)):
+        assert part.isfinite().all()
+
+
+NETWORKS = [
+    {"hidden": (16, 16)},
+    {"hidden": (9,), "context": 2},
+    {"hidden": (16, 16), "context": 2, "residual": True},
+    {"hidden": ()},
+    {"hidden": (), "context": 2},
+    {"hidden": (3, 2)},
+]
+
+
+@pytest.mark.parametrize("dims", [1, 2, 5])
+@pytest.mark.parametrize("options", NETWORKS, ids=str)
+def test_steps_give_what_one_pass_gives(options, dims):
+    torch.manual_seed(0)
+    net = MaskedConditioner(dims, 3, order=torch.randperm(dims), **options)
+    x, context = torch.randn(4, 7, dims), torch.randn(7, 2) if "context" in options else None
+    expected = net(x, context)
+    for graded in (True, False):
+        with torch.set_grad_enabled(graded):
+            steps, got = net.steps(torch.Size((4, 7)), context), {}
+            raw = next(steps)
+            for t, variable in enumerate(net.order.tolist()):
+                got[variable] = raw
+                raw = steps.send(x[..., variable]) if t + 1 < dims else None
+        torch.testing.assert_close(torch.stack([got[d] for d in range(dims)], -2), expected)
+
+
+@pytest.mark.parametrize("options", NETWORKS, ids=str)
+def test_parameters_see_the_variables_before_theirs_and_no_others(options):
+    torch.manual_seed(0)
+    order = torch.tensor([2, 0, 3, 1])
+    net = MaskedConditioner(4, 2, order=order, activation=torch.nn.SiLU, **options)
+    context = torch.randn(2) if "context" in options else None
+    jacobian = torch.autograd.functional.jacobian(lambda x: net(x, context), torch.randn(4)).abs().sum(1)
+    place = order.argsort()
+    before = place[:, None] > place
+    assert (jacobian[~before] == 0).all()
+    if options["hidden"] != (3, 2):  # too narrow for all of them
+        assert (jacobian[before] > 0).all()
+
+
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 3.0, 1e3])
+@pytest.mark.parametrize("family", [AutoregressiveFlow, CouplingFlow], ids=name)
+@pytest.mark.parametrize("univariate", UNIVARIATE[:3], ids=name)
+def test_flows_are_inverted_near_and_far(univariate, family, scale, dtype):
+    torch.manual_seed(0)
+    flow = family(4, univariate, layers=4, hidden=(16, 16), context=2).to(dtype)
+    with torch.no_grad():
+        for name, parameter in flow.named_parameters():
+            parameter.mul_(60 if ".last." in name else 1)
+        transform = flow(torch.randn(50, 2, dtype=dtype)).transform
+        x = scale * torch.randn(50, 4, dtype=dtype)
+        z, ladj = transform.call_and_ladj(x)
+        back, inverse_ladj = transform.inv.call_and_ladj(z)
+    torch.testing.assert_close(back, x, atol=50 * EXACT[dtype], rtol=50 * EXACT[dtype])
+    torch.testing.assert_close(inverse_ladj, -ladj, atol=1e-3 if dtype == torch.float32 else 1e-9, rtol=1e-3)
+
+
+def test_the_inverse_is_that_of_repeated_passes():
+    """Zuko's own way, with the very same maps."""
+    torch.manual_seed(0)
+    flow = MAF(6, layers=1, hidden=(16,), context=2).double()
+    flow.layers[0].network.last.weight.data.mul_(60)
+    ours = flow(torch.randn(9, 2, dtype=torch.double)).transform.transforms[0]
+    assert isinstance(ours, AutoregressiveTransform)
+    peer = zuko.transforms.AutoregressiveTransform(ours.elements, passes=6)
+    y = torch.randn(3, 9, 6, dtype=torch.double)
+    torch.testing.assert_close(ours.inv(y), peer.inv(y))
+
+
+def test_gradients_pass_the_steps():
+    torch.manual_seed(0)
+    flow = MAF(3, layers=2, hidden=(8,)).double()
+    z = torch.randn(5, 3, dtype=torch.double)
+    parameters = list(flow.parameters())
+    transform = flow().transform
+    x = transform.inv(z)
+    got = torch.autograd.grad(x.square().sum(), parameters)
+    fixed = x.detach().requires_grad_()
+    pulled = torch.zeros(5, 3, 3, dtype=torch.double)
+    for row in range(5):  # dx/dtheta = -(df/dx)^-1 df/dtheta
+        pulled[row] = torch.autograd.functional.jacobian(transform, fixed[row])
+    weights = torch.linalg.solve(pulled.mT, (2 * fixed).unsqueeze(-1)).squeeze(-1).detach()
+    expected = torch.autograd.grad(-(transform(fixed.detach()) * weights).sum(), parameters)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
