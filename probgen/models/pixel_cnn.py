@@ -43,7 +43,7 @@ class PixelCNN(DistributionModule):
     context : int
         Length of the context vectors; 0: none.
     dropout : float
-        Probability with which gated units are dropped in training.
+        Probability with which features are dropped in training, for a whole image.
     hidden : int, optional
         Units of the last hidden layer for each value; default: ``width``.
     block : int

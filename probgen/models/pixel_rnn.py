@@ -40,7 +40,7 @@ class PixelRNN(DistributionModule):
     context : int
         Length of the context vectors; 0: none.
     dropout : float
-        Probability with which states are dropped in training on their way out of a layer.
+        Probability with which states are dropped in training on their way out of a layer, for a whole image.
     hidden : int, optional
         Units of the last hidden layer for each value; default: ``width``.
     block : int

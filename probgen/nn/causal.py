@@ -70,7 +70,7 @@ class GatedLayer(nn.Module):
     context : int
         Length of the context vector c; 0: none.
     dropout : float
-        Probability with which gated units are dropped in training.
+        Probability with which features are dropped in training, for a whole image.
 
     References
     ----------
@@ -85,7 +85,7 @@ class GatedLayer(nn.Module):
         self.link = nn.Conv2d(width, 2 * width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1)
         self.context = nn.Linear(context, 4 * width, bias=False) if context else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, above: Tensor, before: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         r = self.reach

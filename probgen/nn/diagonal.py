@@ -83,7 +83,7 @@ class DiagonalLayer(nn.Module):
     context : int
         Length of the context vector, which adds to all gates; 0: none.
     dropout : float
-        Probability with which states are dropped in training on their way out.
+        Probability with which states are dropped in training on their way out, for a whole image.
     """
 
     def __init__(self, width: int, context: int = 0, dropout: float = 0.0):
@@ -92,7 +92,7 @@ class DiagonalLayer(nn.Module):
         self.link, *self.out = (nn.Conv2d(width, width, 1, bias=bias) for bias in (False, True, True))
         self.out = nn.ModuleList(self.out)
         self.context = nn.Linear(context, 8 * width, bias=False) if context else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, above: Tensor, before: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         first, second = self.biases(context)
