@@ -155,6 +155,8 @@ class IntegerCoupling(nn.Module):
     .. math:: y_1 = x_1, \qquad y_2 = x_2 + \operatorname{round}\bigl(h\, t((x_1 - m) / h, c)\bigr)
 
     Gradients pass the rounding as if it were the identity (straight-through, a biased gradient of an exact mass).
+    The inverse is exact as long as the network gives the same numbers again; next to halves, arithmetic of another
+    precision, device or batch size may round to the other side.
 
     Parameters
     ----------
