@@ -16,6 +16,7 @@ Reduce = Callable[[Sequence[Tensor], Sequence[Scope], Scope, Scope], Tensor]
 _NARROW = 2**8  # below this size of the largest table no better order is looked for
 _RESTARTS = 16
 _SMALL = 2**10  # up to here products are made entry by entry
+_IMPOSSIBLE = -1e30  # in place of minus infinity, so that gradients are numbers; sums of many stay far below all others
 _ROWS = 16  # what the search for an order takes the number of rows for
 
 
@@ -154,7 +155,7 @@ def eliminate(steps: Plan, tables: Sequence[Tensor], reduce: Reduce | None = Non
     >>> eliminate(plan(((0, 1),), (2, 2)), [table]).exp()
     tensor([1.])
     """
-    reduce, alive = reduce or log_sum, list(tables)
+    reduce, alive = reduce or log_sum, [table.clamp(min=_IMPOSSIBLE) for table in tables]
     for step in steps.steps:
         operands = [alive[position] for position in step.positions]
         for position in sorted(step.positions, reverse=True):
@@ -162,7 +163,7 @@ def eliminate(steps: Plan, tables: Sequence[Tensor], reduce: Reduce | None = Non
         if trail is not None:
             trail.append(operands)
         alive.append(reduce(operands, step.scopes, step.kept, step.summed))
-    return alive[0]
+    return torch.where(alive[0] < _IMPOSSIBLE / 2, -torch.inf, alive[0])
 
 
 def trace_back(steps: Plan, trail: Sequence[Sequence[Tensor]], x: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
@@ -202,9 +203,14 @@ def _without(scope: Scope, gone: Scope) -> Scope:
 
 def _aligned(table: Tensor, scope: Scope, target: Scope) -> Tensor:
     """The table with a dim for each variable of the target, of size 1 for those it does not have; rows stay first."""
+    order, index = _alignment(scope, target)
+    return table.permute(order)[index]
+
+
+@lru_cache(maxsize=2**14)
+def _alignment(scope: Scope, target: Scope) -> tuple[tuple[int, ...], tuple[slice | None, ...]]:
     order = sorted(range(len(scope)), key=lambda i: target.index(scope[i]))
-    table = table.permute(0, *(1 + i for i in order))
-    return table[(slice(None), *(slice(None) if v in scope else None for v in target))]
+    return (0, *(1 + i for i in order)), (slice(None), *(slice(None) if v in scope else None for v in target))
 
 
 def log_max(tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summed: Scope) -> Tensor:
@@ -224,36 +230,20 @@ def log_sum(tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summ
     union = kept + summed
     if not summed or _size(pairs) <= _SMALL:
         total = sum(_aligned(table, scope, union) for table, scope in pairs)
-        return _log_sum_exp(total, tuple(range(-len(summed), 0))) if summed else total
+        return total.logsumexp(tuple(range(-len(summed), 0))) if summed else total
     label = {v: 1 + i for i, v in enumerate(union)}
     operands: list = []
     shift: Tensor | float = 0.0
     for table, scope in pairs:
         gone = tuple(1 + i for i, v in enumerate(scope) if v in summed)
-        peak = _peak(table, gone)
+        peak = table.detach().amax(gone, keepdim=True) if gone else table.detach()
         operands += [(table - peak).double().exp(), [0, *(label[v] for v in scope)]]
-        rest = tuple(v for v in scope if v in kept)
-        shift = shift + _aligned(peak.squeeze(gone), rest, kept)
+        shift = shift + _aligned(peak.squeeze(gone), _without(scope, summed), kept)
     total = torch.einsum(*operands, [0, *(label[v] for v in kept)])
-    return shift + _safe_log(total).to(shift)
+    possible = total > 0
+    return torch.where(possible, shift + torch.where(possible, total, 1.0).log().to(shift), _IMPOSSIBLE)
 
 
 def _size(pairs: list[tuple[Tensor, Scope]]) -> int:
     """Entries of the product of some tables, per row."""
     return prod({v: size for table, scope in pairs for v, size in zip(scope, table.shape[1:], strict=True)}.values())
-
-
-def _peak(table: Tensor, dims: tuple[int, ...]) -> Tensor:
-    peak = table.detach().amax(dims, keepdim=True) if dims else table.detach()
-    return torch.where(peak.isinf(), 0.0, peak)
-
-
-def _log_sum_exp(table: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """As torch's, with a gradient of zero where all is minus infinity."""
-    peak = _peak(table, dims)
-    return _safe_log((table - peak).exp().sum(dims)) + peak.squeeze(dims)
-
-
-def _safe_log(x: Tensor) -> Tensor:
-    """The logarithm; minus infinity at zero, with a gradient of zero there."""
-    return torch.where(x > 0, x.clamp(min=torch.finfo(x.dtype).tiny).log(), -torch.inf)
