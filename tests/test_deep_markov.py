@@ -269,6 +269,24 @@ def test_a_draw_without_gradients_is_scored_with_them():
     assert q.log_prob(q.sample()).requires_grad
 
 
+def test_divergence_along_draws_averages_to_that_of_the_joint_laws():
+    def chain(slope: float, scale: float) -> LatentChain:
+        return LatentChain(lambda z: dist.Normal(slope * z, scale).to_event(1), torch.tensor([1.0]), 3)
+
+    def joint(slope: float, scale: float) -> dist.MultivariateNormal:
+        gain = (torch.eye(3) - slope * torch.eye(3).roll(1, 0).tril(-1)).inverse()
+        return dist.MultivariateNormal(gain @ torch.tensor([slope, 0, 0]), scale_tril=scale * gain)
+
+    torch.manual_seed(0)
+    q, p = chain(0.9, 0.6).expand((20000,)), chain(0.4, 1.0).expand((20000,))
+    z = q.rsample()
+    along, plain = torch.distributions.kl_divergence(q, p), q.log_prob(z) - p.log_prob(z)
+    exact = torch.distributions.kl_divergence(joint(0.9, 0.6), joint(0.4, 1.0))
+    for estimate in (along, plain):
+        assert abs(estimate.mean() - exact) < 5 * estimate.std() / 20000**0.5
+    assert along.std() < plain.std()
+
+
 def test_chain_is_its_multivariate_normal():
     walk = LatentChain(lambda z: dist.Normal(z, 2.0).to_event(1), torch.tensor([1.0]), 3)
     cov = 4 * torch.tensor([[1.0, 1, 1], [1, 2, 2], [1, 2, 3]])
