@@ -7,6 +7,7 @@ one function in float64. Peak memory (Linux) is that of a process of its own, le
     python benchmarks/hidden_markov.py                       # 200 x 50 steps, 50 states; 500 x 200 steps, 8 states
     python benchmarks/hidden_markov.py --form diag           # covariances without correlations
     python benchmarks/hidden_markov.py --only long           # one sequence of 1,000,000 steps
+    python benchmarks/hidden_markov.py --cpu                 # processor time, on a machine that others use
 
 Peers that are not installed (pip install hmmlearn pomegranate) are left out.
 """
@@ -165,8 +166,8 @@ class Pomegranate:
 PEERS = {"probgen": Probgen, "hmmlearn": Hmmlearn, "pomegranate": Pomegranate}
 
 
-def installed() -> dict[str, type]:
-    return {name: peer for name, peer in PEERS.items() if find_spec(name)}
+def installed(arguments: argparse.Namespace) -> dict[str, type]:
+    return {name: peer for name, peer in PEERS.items() if name in arguments.peers and find_spec(name)}
 
 
 def checked(x: np.ndarray, found: Parameters | None, form: str) -> float:
@@ -175,17 +176,18 @@ def checked(x: np.ndarray, found: Parameters | None, form: str) -> float:
 
 
 def speed(arguments: argparse.Namespace) -> None:
+    peers, clock = installed(arguments), time.process_time if arguments.cpu else time.perf_counter
     for title, sizes in PROBLEMS.items():
         x, begin = problem(*sizes, arguments.form)
-        times: dict[str, dict[str, list[float]]] = {name: {task: [] for task in TASKS} for name in installed()}
-        values: dict[str, dict[str, float]] = {name: {} for name in installed()}
+        times: dict[str, dict[str, list[float]]] = {name: {task: [] for task in TASKS} for name in peers}
+        values: dict[str, dict[str, float]] = {name: {} for name in peers}
         for turn in range(arguments.repeats + 1):
-            for name, peer in installed().items():
+            for name, peer in peers.items():
                 made = peer(x, begin, arguments.form)
                 for task, function in zip(TASKS, (made.likelihood, made.posteriors, made.step), strict=True):
-                    began = time.perf_counter()
+                    began = clock()
                     values[name][task] = function()
-                    times[name][task] += [time.perf_counter() - began] * bool(turn)  # the first turn warms up
+                    times[name][task] += [clock() - began] * bool(turn)  # the first turn warms up
                 if turn == 0:
                     values[name]["after"] = checked(x, made.found(), arguments.form)
                     values[name]["first"] = values[name]["posteriors"]
@@ -206,7 +208,7 @@ def report(title: str, times: dict, values: dict) -> None:
 def long(arguments: argparse.Namespace, argv: list[str]) -> None:
     print(f"\none sequence of {arguments.steps:,} steps, 10 variables, 8 states, {arguments.form} covariances")
     print(f"{'':14s}" + "".join(f"{task + ' s':>14s}" for task in TASKS) + f"{'peak MB':>10s}{'log-lik. a step':>18s}")
-    for name in installed():
+    for name in installed(arguments):
         run = subprocess.run([sys.executable, __file__, *argv, "--alone", name], capture_output=True, text=True)
         print(f"{name:14s}" + (run.stdout.splitlines()[-1] if run.returncode == 0 else f"  failed ({run.returncode})"))
 
@@ -218,13 +220,13 @@ def alone(arguments: argparse.Namespace) -> None:
     made.likelihood(), made.posteriors(), made.step()  # what the library itself loads
     made = PEERS[arguments.alone](x, begin, arguments.form)
     Path("/proc/self/clear_refs").write_text("5")
-    before, line = resident("VmRSS"), ""
+    before, line, clock = resident("VmRSS"), "", time.process_time if arguments.cpu else time.perf_counter
     for function in (made.likelihood, made.posteriors, made.step):
-        began = time.perf_counter()
+        began = clock()
         value = function()
         if function == made.likelihood:
             score = value / arguments.steps
-        line += f"{time.perf_counter() - began:14.2f}"
+        line += f"{clock() - began:14.2f}"
     print(line + f"{resident('VmHWM') - before:10.0f}{score:18.6f}")
 
 
@@ -239,6 +241,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--form", choices=FORMS, default="full")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu", action="store_true", help="processor time in place of time")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--steps", type=int, default=1_000_000, help="length of the long sequence")
     parser.add_argument("--only", choices=("speed", "long"))
     parser.add_argument("--alone", help=argparse.SUPPRESS)
