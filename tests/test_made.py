@@ -31,13 +31,13 @@ def every(levels, dims):
 
 
 FORMS = {
-    "one order": dict(hidden=[7, 5]),
-    "reversed": dict(hidden=[7], orders=torch.arange(5).flip(0)),
-    "residual": dict(hidden=[9, 9, 9], residual=True, activation=nn.Tanh),
-    "no direct connections": dict(hidden=[8], direct=False),
-    "linear": dict(hidden=[]),
-    "few units": dict(hidden=[2]),
-    "orders": dict(hidden=[8, 8], orders=random_orders(4, 5)),
+    "one order": {"hidden": [7, 5]},
+    "reversed": {"hidden": [7], "orders": torch.arange(5).flip(0)},
+    "residual": {"hidden": [9, 9, 9], "residual": True, "activation": nn.Tanh},
+    "no direct connections": {"hidden": [8], "direct": False},
+    "linear": {"hidden": []},
+    "few units": {"hidden": [2]},
+    "orders": {"hidden": [8, 8], "orders": random_orders(4, 5)},
 }
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -62,7 +62,7 @@ def test_the_jacobian_is_triangular_in_the_order(form):
     logits = torch.autograd.functional.jacobian(lambda x: law.laws(x).logits, torch.rand(5, dtype=torch.float64))
     moved = (logits != 0)[law.order][:, law.order]
     assert not moved.triu().any()
-    if form != "few units" and gen.net.direct is not None or form == "linear":
+    if (form != "few units" and gen.net.direct is not None) or form == "linear":
         assert torch.equal(moved, torch.ones(5, 5).tril(-1).bool())
 
 
