@@ -165,12 +165,13 @@ class HiddenMarkov(dist.TorchDistribution):
     def _of_states(self, x: Tensor) -> Tensor:
         """Log densities under each state; steps without any value add nothing, whatever the emissions' law."""
         event = self.emissions.event_shape
-        x, missing = x.unsqueeze(-1 - len(event)), has_missing(x)
-        if missing:
-            empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
-            x = torch.where(empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x)
-        values = self.emissions.log_prob(x.expand(*x.shape[: x.ndim - len(event) - 1], self.states, *event))
-        return torch.where(empty, 0.0, values) if missing else values
+        x = x.unsqueeze(-1 - len(event))
+        shape = (*x.shape[: x.ndim - len(event) - 1], self.states, *event)
+        if not has_missing(x):
+            return self.emissions.log_prob(x.expand(shape))
+        empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
+        x = torch.where(empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x)
+        return torch.where(empty, 0.0, self.emissions.log_prob(x.expand(shape)))
 
     def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the passes take: ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences."""
