@@ -56,12 +56,12 @@ class AutoregressiveTransform(Invertible):
         return self.elements(x)(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        steps, found = self.steps(y.shape[:-1]), []
+        steps, found, columns = self.steps(y.shape[:-1]), [], y.movedim(-1, 0).contiguous().unbind(0)
         transform = next(steps)
         for variable in self.order.tolist():
             if found:
                 transform = steps.send(found[-1])
-            found.append(transform.inv(y[..., variable]))
+            found.append(transform._inverse(columns[variable]))
         steps.close()
         return torch.stack(found, -1)[..., self.order.argsort()]
 

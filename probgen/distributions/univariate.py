@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from probgen.distributions.bijection import Bijection, ComposedTransform, nets, transforms
+from probgen.distributions.bijection import Bijection, ComposedTransform, Invertible, nets, transforms
 from probgen.distributions.spline import SplineTransform
 
 
@@ -32,17 +32,18 @@ class Univariate(Protocol):
 
 @dataclass(frozen=True)
 class Affine:
-    r"""Straight lines :math:`e^a x + b`, :math:`|a| < -\log` ``slope``.
+    r"""Straight lines :math:`e^a x + b` with :math:`|a|` up to ``limit``.
 
     >>> Affine()(torch.zeros(2))(torch.tensor(3.0))
     tensor(3.)
     """
 
-    slope: float = 1e-3
+    limit: float = 7.0
     width = 2
 
     def __call__(self, raw: Tensor) -> Transform:
-        return transforms.MonotonicAffineTransform(*raw.unbind(-1), slope=self.slope)
+        shift, log_scale = raw.unbind(-1)
+        return AffineTransform(shift, log_scale.clamp(-self.limit, self.limit))
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,30 @@ class MonotonicIntegral(nn.Module):
     def _integral(self, signal: Tensor, x: Tensor) -> Tensor:
         logarithm = _beside(self.net, signal.unsqueeze(-2), x.unsqueeze(-1) * self.nodes)
         return x * (torch.exp(7 * torch.tanh(logarithm / 7)) * self.weights).sum(-1)
+
+
+class AffineTransform(Invertible):
+    """Straight lines; acts on single variables."""
+
+    domain = constraints.real
+    codomain = constraints.real
+    sign = +1
+
+    def __init__(self, shift: Tensor, log_scale: Tensor):
+        super().__init__()
+        self.shift, self.log_scale = shift, log_scale
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._call(x), self.log_scale.expand(x.shape)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._inverse(y), -self.log_scale.expand(y.shape)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.log_scale.exp())
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return (y - self.shift) * (-self.log_scale).exp()
 
 
 class LinearTails(Bijection):

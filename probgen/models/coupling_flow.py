@@ -70,7 +70,7 @@ class CouplingLayer(nn.Module):
         return ComposedTransform(transforms.PermutationTransform(self.order), coupling)
 
     def _elements(self, context: Tensor | None, kept: Tensor) -> Transform:
-        seen = kept / (1 + kept.abs() / 10)  # rows far out in the tails do not meet extreme parameters
+        seen = kept.clamp(-10, 10)  # rows far out in the tails do not meet extreme parameters
         if self.context:
             if context is None or context.shape[-1] != self.context:
                 got = None if context is None else tuple(context.shape)

@@ -15,7 +15,7 @@ class MaskedConditioner(nn.Module):
 
     ``(*batch, D) -> (*batch, D, R)``. A hidden unit of degree k sees the first k variables of the order and the units
     of degrees up to k; units stand in the order of their degrees, so that what is known after k variables is a slice.
-    Variables enter as :math:`x / (1 + |x| / 10)`: a row far out in the tails does not meet extreme parameters, with
+    Variables enter as if they were within [-10, 10]: a row far out in the tails does not meet extreme parameters, with
     which single precision could not find its way back.
 
     Parameters
@@ -77,7 +77,7 @@ class MaskedConditioner(nn.Module):
             nn.Linear(context, len(self.layers[0].bias if hidden else self.last.bias), False) if context else None
         )
         self.activation = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
-        self.known = [[int((degree <= t).sum()) for t in range(dims)] for degree in degrees]
+        self.sizes, self.new = (dims, *hidden), [degree.bincount(minlength=dims).tolist() for degree in degrees]
         with torch.no_grad():  # close to the same parameters for every x: a flow starts close to the identity
             self.last.weight.mul_(0.01)
             self.last.bias.mul_(0.01)
@@ -98,29 +98,29 @@ class MaskedConditioner(nn.Module):
 
         Every hidden unit is computed once, when all that it sees is known: together the steps cost about one pass.
         """
-        rows = lead.numel()
+        rows, plans, activation = lead.numel(), self._plans(context, lead), self.activation
+        known = [_Known(self.last.weight.new_empty(size, rows)) for size in self.sizes]
+        adds = [self._adds(i) for i in range(len(self.layers))]
+        for t, variable in enumerate(self.order.tolist()):
+            for i, new in enumerate(self.new):
+                if new[t]:
+                    out = activation(known[i].through(*plans[i][t]))
+                    known[i + 1].append(out + known[i].value[-new[t] :] if adds[i] else out, new[t])
+            raw = known[-1].through(*plans[-1][variable])
+            known[0].append(_near((yield raw.mT.view(*lead, self.width))).reshape(1, rows), 1)
+
+    def _plans(self, context: Tensor | None, lead: torch.Size) -> list[list[tuple[Tensor, Tensor]]]:
+        """Weight and bias of the units of every layer that each step makes known, and of each variable's outputs."""
         weights = [layer.masked() for layer in (*self.layers, self.last)]
         biases = [layer.bias.unsqueeze(-1) for layer in (*self.layers, self.last)]
         weights[0] = weights[0][:, self.order]
-        shown = self._shown(context)
-        shown = None if shown is None else shown.expand(*lead, -1).reshape(rows, -1).mT
-        known = [_Known(weights[0].new_empty(size, rows)) for size in (self.dims, *map(len, biases[:-1]))]
-        activation, adds = self.activation, [self._adds(i) for i in range(len(self.layers))]
-        for t, variable in enumerate(self.order.tolist()):
-            for i, units in enumerate(self._new(t)):
-                if units.start < units.stop:
-                    below = known[i].value
-                    out = torch.addmm(biases[i][units], weights[i][units, : len(below)], below)
-                    out = activation(out if i or shown is None else out + shown[units])
-                    known[i + 1].append(out + below[units] if adds[i] else out)
-            below, own = known[-1].value, slice(variable * self.width, (variable + 1) * self.width)
-            raw = torch.addmm(biases[-1][own], weights[-1][own, : len(below)], below)
-            raw = raw if self.layers or shown is None else raw + shown[own]
-            known[0].append(_near((yield raw.mT.view(*lead, self.width)).reshape(1, rows)))
-
-    def _new(self, t: int) -> list[slice]:
-        """The hidden units of each layer that t variables make known, and t - 1 do not."""
-        return [slice(known[t - 1] if t else 0, known[t]) for known in self.known]
+        if (shown := self._shown(context)) is not None:
+            biases[0] = biases[0] + shown.expand(*lead, -1).reshape(lead.numel(), -1).mT
+        parts = [*self.new, [self.width] * self.dims]
+        return [
+            list(zip(w.split(part), b.split(part), strict=True))
+            for w, b, part in zip(weights, biases, parts, strict=True)
+        ]
 
     def _adds(self, layer: int) -> bool:
         return self.residual and layer > 0 and self.layers[layer].weight.shape[0] == self.layers[layer].weight.shape[1]
@@ -157,19 +157,20 @@ class _Known:
     """Rows appended one after the other: in place of one tensor, or without gradients into one buffer."""
 
     def __init__(self, buffer: Tensor):
-        self.buffer, self.count, self.tracked = buffer, 0, buffer[:0]
+        self.buffer, self.value, self.count = buffer, buffer[:0], 0
 
-    @property
-    def value(self) -> Tensor:
-        return self.tracked if torch.is_grad_enabled() else self.buffer[: self.count]
-
-    def append(self, rows: Tensor) -> None:
-        first, self.count = self.count, self.count + len(rows)
+    def append(self, rows: Tensor, count: int) -> None:
+        first, self.count = self.count, self.count + count  # counted here: len(tensor) takes longer than the sums
         if torch.is_grad_enabled():
-            self.tracked = torch.cat((self.tracked, rows))
+            self.value = torch.cat((self.value, rows))
         else:
             self.buffer[first : self.count] = rows
+            self.value = self.buffer[: self.count]
+
+    def through(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """A linear map of the rows that are there, with the weights of those that are not left out."""
+        return torch.addmm(bias, weight[:, : self.count], self.value)
 
 
 def _near(x: Tensor) -> Tensor:
-    return x / (1 + x.abs() / 10)
+    return x.clamp(-10, 10)

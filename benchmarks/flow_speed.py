@@ -1,0 +1,137 @@
+"""Speed of autoregressive flows beside zuko's, the same networks and splines on both sides.
+
+Sampling: the inverse of all layers without gradients, incremental here, one pass of the network per variable there.
+Training: one step of Adam on the mean negative log-density of a batch; here ``fit`` (eager and compiled), there the
+loop that zuko's documentation shows. Every figure is a median over rounds in which the contestants take turns.
+
+    python benchmarks/flow_speed.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import zuko
+from torch import Tensor
+
+import probgen as pg
+from probgen.models.autoregressive_flow import MAF, NSF
+
+HIDDEN, LAYERS = (64, 64), 3
+OURS = {"MAF": MAF, "NSF": NSF}
+ZUKOS = {"MAF": zuko.flows.MAF, "NSF": zuko.flows.NSF}
+
+
+def flows(name: str, dims: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    return (
+        OURS[name](dims, layers=LAYERS, hidden=HIDDEN),
+        ZUKOS[name](dims, transforms=LAYERS, hidden_features=HIDDEN),
+    )
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def in_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each."""
+    for run in contestants.values():
+        run()
+    times = [{name: seconds(run) for name, run in contestants.items()} for _ in range(rounds)]
+    return {name: statistics.median(row[name] for row in times) for name in contestants}
+
+
+@torch.no_grad()
+def sampling(name: str, dims: int, rows: int, rounds: int) -> None:
+    ours, theirs = flows(name, dims)
+    contestants = {"probgen": lambda: ours().sample((rows,)), "zuko": lambda: theirs().sample((rows,))}
+    medians = in_turns(contestants, rounds)
+    ratio = medians["zuko"] / medians["probgen"]
+    figures = "  ".join(f"{key} {1e3 * value:8.1f} ms" for key, value in medians.items())
+    print(f"sampling  {name}  {dims:3d} dims  {rows:5d} rows   {figures}   {ratio:5.1f} times", flush=True)
+
+
+def zukos_loop(flow: torch.nn.Module, x: Tensor, batch: int) -> Callable[[int], None]:
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3, fused=True)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            rows = x[torch.randint(len(x), (batch,))]
+            loss = -flow().log_prob(rows).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def steps_of_fit(flow: torch.nn.Module, x: Tensor, batch: int, steps: int, blocks: int, compiled: bool) -> list[float]:
+    """Milliseconds per step of blocks of steps, after a first block that compiles."""
+    marks: list[float] = []
+    seen = {"step": 0}
+
+    def mark(run: object) -> None:
+        seen["step"] += 1
+        if seen["step"] % steps == 0:
+            marks.append(time.perf_counter())
+
+    pg.fit(
+        flow,
+        x,
+        steps=steps * (blocks + 1),
+        batch_size=batch,
+        compile=compiled,
+        callbacks=[mark],
+        progress=False,
+        verdict=False,
+        seed=0,
+    )
+    return [(after - before) / steps * 1e3 for before, after in itertools.pairwise(marks)]
+
+
+def training(name: str, dims: int, batch: int, steps: int, rounds: int) -> None:
+    x = torch.randn(4096, dims)
+    contestants = {}
+    for compiled in (False, True):
+        contestants["compiled" if compiled else "eager"] = compiled
+    times: dict[str, list[float]] = {"eager": [], "compiled": [], "zuko": []}
+    torch.manual_seed(0)
+    loop = zukos_loop(flows(name, dims)[1], x, batch)
+    loop(steps)
+    for _ in range(rounds):
+        for key, compiled in contestants.items():
+            torch.manual_seed(0)
+            times[key] += steps_of_fit(flows(name, dims)[0], x, batch, steps, 2, compiled)
+        times["zuko"] += [1e3 * seconds(lambda: loop(steps)) / steps for _ in range(2)]
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    eager, ratio = medians["zuko"] / medians["eager"], medians["zuko"] / medians["compiled"]
+    figures = "  ".join(f"{key} {value:6.2f} ms" for key, value in medians.items())
+    print(
+        f"training  {name}  {dims:3d} dims  batch {batch}   {figures}   {eager:4.2f} and {ratio:4.2f} times", flush=True
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40, help="training steps per block")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100, 1000], help="draws at once")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    for rows in arguments.rows:
+        for name in OURS:
+            sampling(name, 64, rows, arguments.rounds)
+    for dims in (8, 64):
+        for name in OURS:
+            training(name, dims, 128, arguments.steps, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
