@@ -15,6 +15,7 @@ end to end, and ``train_lengths``, ... Checkpoints go to ``--checkpoints``; ``--
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from probgen.nn.recurrent import RNN, Combiner, GatedTransition
 from probgen.nn.temporal import TemporalConvolution
 
 KEYS, LONGEST, WINDOW = 88, 160, 72  # frames of the longest chorale, and of the pieces that models are trained on
+KEYS_OF_MUSIC = range(-5, 7)  # half-tones up
 PUBLISHED = {
     "deep Markov model of Pyro's tutorial, bound, 0 / 1 / 2 IAFs (6.87 / 6.82 / 6.80)": 6.80,
     "deep Markov model, bound (Krishnan et al. 2017)": 6.39,
@@ -58,12 +60,12 @@ def load(path: Path, window: int) -> Splits:
 
 def transposed(x: Tensor) -> Tensor:
     """Every chorale in twelve keys."""
-    return torch.cat([x.roll(shift, -1) for shift in range(-5, 7)])
+    return torch.cat([x.roll(shift, -1) for shift in KEYS_OF_MUSIC])
 
 
 def per_frame(score: pg.Score, x: Tensor) -> float:
     """Negative log-likelihood in nats per frame, over all frames of all rows."""
-    return -score.value.sum().item() / (~x[..., 0].isnan()).sum().item()
+    return -score.value.sum().item() / frames(x)
 
 
 def recurrent(emission: Callable[[int], nn.Module], dropout: float, length: int) -> SequenceModel:
@@ -154,6 +156,20 @@ def tell(run) -> None:
         print(f"  step {step}: validation {value:.1f} nats per piece, train {run.history.loss[-1]:.1f}", flush=True)
 
 
+@torch.no_grad()
+def averaged(gens: list[SequenceModel], x: Tensor, shifts: range = range(1)) -> float:
+    """Nats per frame of several models as one: probabilities of a frame given its past, averaged over models and keys.
+
+    A model that moves chorales by some half-tones before it scores them is a model too: no probability is lost.
+    """
+    terms = torch.stack([gen().terms(x.roll(shift, -1)) for gen in gens for shift in shifts])
+    return -(terms.logsumexp(0) - math.log(len(terms))).sum().item() / frames(x)
+
+
+def frames(x: Tensor) -> int:
+    return int((~x[..., 0].isnan()).sum())
+
+
 def scores(name: str, gen: nn.Module, rows: Splits, particles: int) -> dict[str, float]:
     """Scores of one model: exact, or the bound (mean of 20 draws) and an average of importance samples."""
     print(f"{name}: validation {per_frame(pg.log_likelihood(gen, rows.validation, particles=1), rows.validation):.3f}")
@@ -194,8 +210,15 @@ def main() -> None:
     rows, pieces = load(arguments.data, LONGEST), load(arguments.data, WINDOW)
     pieces = pieces._replace(train=transposed(pieces.train)) if arguments.transpose else pieces
     table = {"independent keys": per_frame(pg.log_likelihood(independent_keys(rows.train), rows.test), rows.test)}
+    exact = []
     for name in arguments.models:
-        table |= scores(name, train(name, pieces, arguments), rows, arguments.particles)
+        gen = train(name, pieces, arguments)
+        table |= scores(name, gen, rows, arguments.particles)
+        exact += [gen] if isinstance(gen, SequenceModel) else []
+    if len(exact) > 1:
+        table[f"average of {len(exact)} models"] = averaged(exact, rows.test)
+    if exact and arguments.transpose:
+        table[f"average of {len(exact)} models in twelve keys"] = averaged(exact, rows.test, KEYS_OF_MUSIC)
     print(f"\nJSB chorales{', trained in twelve keys' * arguments.transpose}: nats per frame, lower is better")
     for name, value in sorted((PUBLISHED | table).items(), key=lambda row: -row[1]):
         print(f"  {value:7.3f}  {name}")
