@@ -73,13 +73,13 @@ def save_completions(gen: PixelCNN, rows: Tensor, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--models", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--decay", type=float, default=1e-2)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--completions", type=Path, help="file for a picture of completed digits (.png)")
     options = parser.parse_args()
