@@ -7,7 +7,7 @@ a square a small network goes from pixel to pixel, so that the score is that of 
     python benchmarks/mnist_pixelcnn.py --data DIR --checkpoint mnist_pixelcnn.safetensors
 
 ``--data`` is a folder with the four IDX files of MNIST, packed or not, or an ``mnist.npz``. With ``--resume`` an
-interrupted run continues from its checkpoint; a finished one is only scored again.
+interrupted run continues from its checkpoint; a finished one is scored again.
 """
 
 from __future__ import annotations
