@@ -1,4 +1,4 @@
-"""Chow-Liu trees against all trees, enumeration, and counting."""
+"""Chow-Liu trees and mixtures of them against all trees, enumeration, and counting."""
 
 import itertools
 
@@ -8,7 +8,9 @@ import torch
 from sklearn.metrics import mutual_info_score
 
 import probgen as pg
-from probgen.models.chow_liu import ChowLiu, mutual_information, pair_counts, spanning_tree
+from probgen.distributions.dependence_tree import mutual_information, pair_counts, spanning_tree
+from probgen.models.chow_liu import ChowLiu
+from probgen.models.mixture_of_trees import MixtureOfTrees
 
 
 def data(rows=300):
@@ -109,3 +111,56 @@ def test_the_structure_is_saved():
 def test_sizes_are_checked():
     with pytest.raises(ValueError, match="levels >= 1"):
         ChowLiu((2, 0))
+
+
+def two_trees(rows=600):
+    """Half of the rows: columns in pairs; the other half: the pairs crossed."""
+    torch.manual_seed(0)
+    a, b, flips = torch.randint(2, (rows, 1)), torch.randint(2, (rows, 1)), torch.rand(rows, 2) < 0.05
+    straight, crossed = torch.cat([a, a, b, b], 1), torch.cat([a, b, b, a], 1)
+    x = torch.where(torch.arange(rows)[:, None] < rows / 2, straight, crossed).float()
+    x[:, 2:] = torch.where(flips, 1 - x[:, 2:], x[:, 2:])
+    return x
+
+
+def test_a_mixture_of_one_tree_is_the_tree():
+    x, levels = data()
+    tree, mixture = ChowLiu(levels), MixtureOfTrees(1, levels)
+    pg.em(tree, x)
+    result = pg.em(mixture, x, seed=0)
+    assert result.steps <= 2
+    assert torch.allclose(mixture().log_prob(x), tree().log_prob(x), atol=1e-5)
+
+
+def test_em_of_a_mixture_rises_and_its_mass_is_enumerated():
+    x = two_trees()
+    gen = MixtureOfTrees(2, (2,) * 4, smoothing=0.0)
+    result = pg.em(gen.double(), x.double(), tol=1e-7, n_init=3, seed=0)
+    assert (result.log_likelihood.diff() > -1e-7).all()
+    single = ChowLiu((2,) * 4)
+    best = pg.em(single, x).log_likelihood[-1]
+    assert result.log_likelihood[-1] > best + 0.1
+    states = torch.tensor(list(itertools.product(range(2), repeat=4))).double()
+    log_p = gen().log_prob(states)
+    assert log_p.exp().sum().item() == pytest.approx(1.0, abs=1e-9)
+    by_hand = torch.zeros(16, dtype=torch.float64)
+    for weight, parents, logits in zip(gen.weights.softmax(0), gen.parents.tolist(), gen.logits, strict=True):
+        mass = weight.repeat(16)
+        for d, p in enumerate(parents):
+            above = states[:, p].long() if p >= 0 else torch.zeros(16, dtype=torch.long)
+            mass = mass * logits.softmax(-1)[d, above, states[:, d].long()]
+        by_hand += mass.detach()
+    assert torch.allclose(log_p.exp(), by_hand, atol=1e-9)
+    row = torch.tensor([[1.0, torch.nan, 0.0, torch.nan]]).double()
+    match = ((states == row) | row.isnan()).all(-1)
+    assert gen().log_prob(row).exp().item() == pytest.approx(by_hand[match].sum().item(), abs=1e-9)
+
+
+def test_mixtures_learn_from_complete_rows():
+    gen = MixtureOfTrees(2, (2,) * 4)
+    with pytest.raises(ValueError, match=r"complete rows to learn trees from, got NaN \(missing\)"):
+        pg.em(gen, torch.full((4, 4), torch.nan))
+    with pytest.raises(ValueError, match="components >= 1"):
+        MixtureOfTrees(0, (2,))
+    with pytest.raises(ValueError, match="got 2 rows for 3 trees"):
+        pg.em(MixtureOfTrees(3, (2,)), torch.zeros(2, 1))

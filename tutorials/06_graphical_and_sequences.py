@@ -20,9 +20,10 @@ import torch
 
 import probgen as pg
 from probgen.bif import parse_bif
+from probgen.distributions.dependence_tree import mutual_information, pair_counts
 from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel, poisson_emission
 from probgen.models.bayesian_network import BayesianNetwork, Table
-from probgen.models.chow_liu import ChowLiu, mutual_information, pair_counts
+from probgen.models.chow_liu import ChowLiu
 from probgen.models.emissions import PoissonEmission
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges

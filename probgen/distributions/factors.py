@@ -127,8 +127,8 @@ class Factors(NamedTuple):
     def _score(self, x: Tensor, lead: torch.Size) -> Tensor:
         if not self.batch:
             flat = torch.cat([table.flatten() for table in self.tables])
-            strides, offsets = _strides(self.scopes, self.levels)
-            places = (x.double() @ strides.to(x.device)).long() + offsets.to(x.device)
+            columns, strides, offsets = (part.to(x.device) for part in _strides(self.scopes, self.levels))
+            places = offsets + sum(x.long()[..., columns[i]] * strides[i] for i in range(len(columns)))
             return flat[places].sum(-1).expand(lead)
         rows = _flat(x, lead).long()
         pairs = zip(self._rows(lead), self.scopes, strict=True)
@@ -218,11 +218,16 @@ def _check_possible(log_evidence: Tensor) -> None:
 
 
 @lru_cache(maxsize=64)
-def _strides(scopes: tuple[Scope, ...], levels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Where tables stand when laid end to end: place of an entry = offset + strides . values, ``(D, F)``, ``(F,)``."""
-    strides, sizes = torch.zeros(len(levels), len(scopes), dtype=torch.float64), []
+def _strides(scopes: tuple[Scope, ...], levels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where tables stand when laid end to end: the place of an entry is ``offset + sum(strides * x[columns])``.
+
+    Columns and strides ``(largest scope, F)``, of stride 0 beyond the end of a scope; offsets ``(F,)``.
+    """
+    most = max(map(len, scopes))
+    columns, strides = torch.zeros(2, most, len(scopes), dtype=torch.long)
     for number, scope in enumerate(scopes):
         for place, v in enumerate(scope):
-            strides[v, number] += prod(levels[w] for w in scope[place + 1 :])
-        sizes.append(prod(levels[v] for v in scope))
-    return strides, torch.tensor([0, *sizes[:-1]]).cumsum(0)
+            columns[place, number] = v
+            strides[place, number] = prod(levels[w] for w in scope[place + 1 :])
+    sizes = [prod(levels[v] for v in scope) for scope in scopes]
+    return columns, strides, torch.tensor([0, *sizes[:-1]]).cumsum(0)

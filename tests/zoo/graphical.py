@@ -8,6 +8,7 @@ from probgen.core import heads
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges
+from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.nn import MLP
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
 from zoo.member import Member, levels, rows
@@ -56,6 +57,13 @@ def tree() -> ChowLiu:
     return learned
 
 
+def trees() -> MixtureOfTrees:
+    """Two of them, learned from a few rows."""
+    learned = MixtureOfTrees(2, (2, 3, 2))
+    learned.initialise(discrete_rows()[0].nan_to_num())
+    return learned
+
+
 def field(**arguments: object) -> MarkovRandomField:
     """A grid of 2 x 3 with random potentials."""
     made = MarkovRandomField((2, 3), grid_edges(2, 3), **arguments)
@@ -69,6 +77,7 @@ GRAPHICAL: list[Member] = [
     Member("BayesianNetwork, linear-Gaussian", linear_network, rows(3)),
     Member("BayesianNetwork, mixed, given a context", mixed_network, mixed_rows),
     Member("ChowLiu", tree, discrete_rows),
+    Member("MixtureOfTrees", trees, discrete_rows),
     Member("MarkovRandomField", field, levels(2, 2, 3)),
     Member(
         "MarkovRandomField given a context",
