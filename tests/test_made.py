@@ -186,7 +186,7 @@ def test_fitting_finds_an_order_of_parity():
     x = torch.tensor([row for row in itertools.product([0.0, 1.0], repeat=4) if sum(row) % 2 == 0])
     torch.manual_seed(1)
     gen = MADE(4, [32, 32], Bernoulli(), orders=random_orders(2, 4))
-    fit(gen, x.repeat(8, 1), steps=250, batch_size=64, optimizer=adam(1e-2), compile=False, seed=0, verdict=False)
+    fit(gen, x.repeat(8, 1), steps=150, batch_size=64, optimizer=adam(2e-2), compile=False, seed=0, verdict=False)
     score = log_likelihood(gen, x)
     assert score.kind == "exact" and abs(score.mean + 3 * math.log(2)) < 0.05
 
@@ -195,6 +195,14 @@ def test_fitting_finds_an_order_of_parity():
 def test_orders_are_permutations(orders):
     with pytest.raises(ValueError, match="permutation"):
         check_orders(orders, 3)
+
+
+def test_contexts_are_checked_and_models_without_ignore_them():
+    with pytest.raises(ValueError, match=r"\(\*batch, 2\), got \(5, 3\)"):
+        MADE(3, [4], Bernoulli(), context=2, orders=random_orders(2, 3))(torch.zeros(5, 3))
+    gen, x = shaken(MADE(3, [4], Bernoulli())), every(2, 3)
+    law = gen(torch.randn(8, 5))
+    assert law.batch_shape == (8,) and torch.allclose(law.log_prob(x), gen().log_prob(x))
 
 
 def test_an_empty_sample_of_a_mixture():

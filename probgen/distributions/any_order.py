@@ -85,8 +85,8 @@ class ObservedFirst(dist.TorchDistribution):
     .. math:: p(x_m) = \prod_{t} p(x_{m_t} \mid x_o, x_{m_1}, \dots, x_{m_{t-1}})
 
     The exact conditional of the joint law :math:`p_{o, m}` whose order lists the observed entries of the row first.
-    Rows with other patterns of missing entries belong to other orders, whose joint laws agree as far as training has made
-    them agree.
+    Rows with other patterns of missing entries belong to other orders, whose joint laws agree as far as training has
+    made them agree.
 
     Parameters
     ----------

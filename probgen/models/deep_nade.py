@@ -14,7 +14,7 @@ from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.any_order import AllOrders, ObservedFirst
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.orderings import OrderEnsemble, check_orders, entry_law, random_orders
+from probgen.distributions.orderings import OrderEnsemble, batch_of, check_orders, entry_law, random_orders
 from probgen.nn import MLP
 from probgen.nn.masked import Plain
 
@@ -59,7 +59,7 @@ class DeepNADE(DistributionModule):
     Raises
     ------
     ValueError
-        If ``orders`` are no permutations, or there is no hidden layer.
+        If ``orders`` are no permutations, there is no hidden layer, or the context has another width than the model.
 
     References
     ----------
@@ -90,14 +90,15 @@ class DeepNADE(DistributionModule):
         if not hidden:
             raise ValueError("expected at least one hidden layer, got none; NADE and MADE have shallow forms")
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
+        self.width = context
         self.register_buffer("orders", check_orders(random_orders(1, dims) if orders is None else orders, dims))
         self.first = nn.Linear(dims * (self.encode.features + 1) + context, hidden[0])
         self.net = MLP(hidden[0], hidden[1:], head.width(dims), activation, dropout, norm, residual)
         self.start = nn.Sequential(activation(), nn.Dropout(dropout))
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        batch = batch_of(context, self.width)
         if self.training:
-            batch = () if context is None else context.shape[:-1]
             return AllOrders(partial(self.given, context=context), self.dims, batch)
         return OrderEnsemble(self._member, len(self.orders), (self.dims,), context)
 
@@ -108,15 +109,16 @@ class DeepNADE(DistributionModule):
         """
         features = self.encode(torch.where(seen, x, 0.0).to(self.first.bias)) * seen.unsqueeze(-1)
         parts = [features.flatten(-2), seen.to(features)]
-        parts += [] if context is None else [context.expand(*x.shape[:-1], -1)]
+        parts += [] if context is None or not self.width else [context.expand(*x.shape[:-1], -1)]
         raw = self.net(self.start(self.first(torch.cat(parts, -1))))
         return self.head.law(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
 
     def ordered(self, order: Tensor, context: Tensor | None = None) -> Autoregressive:
         """The law in any order ``(D,)``, with exact density; entries that are missing last in it are integrated out."""
         laws, steps = partial(self._laws, order, context), partial(self._steps, order, context)
-        batch = () if context is None else context.shape[:-1]
-        return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=order)
+        return Autoregressive(
+            laws, steps, (self.dims,), batch_shape=batch_of(context, self.width), order=order.to(self.orders.device)
+        )
 
     def completion(self, x: Tensor, context: Tensor | None = None) -> ObservedFirst:
         """The law of complete rows given the observed entries of ``x`` ``(*batch, D)``, in any pattern; NaN = missing.
@@ -127,7 +129,7 @@ class DeepNADE(DistributionModule):
         return ObservedFirst(partial(self.given, context=context), x, self.orders[0])
 
     def _member(self, index: Tensor, context: Tensor | None) -> Autoregressive:
-        return self.ordered(self.orders.index_select(0, index)[0], context)
+        return self.ordered(self.orders.index_select(0, index.to(self.orders.device))[0], context)
 
     def _laws(self, order: Tensor, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
         lead, places = x.shape[:-1], order.tolist()
@@ -150,7 +152,7 @@ class DeepNADE(DistributionModule):
         size, inputs = self.encode.features, self.dims * self.encode.features
         weight = self.first.weight
         running = self.first.bias.expand(lead.numel(), -1)
-        if context is not None:
+        if context is not None and self.width:
             running = running + (context @ weight[:, inputs + self.dims :].mT).expand(*lead, -1).reshape(running.shape)
         for at in places:
             h = self._hidden(self.start(running))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.orderings import OrderEnsemble, RandomOrder, check_orders, entry_law
+from probgen.distributions.orderings import OrderEnsemble, RandomOrder, batch_of, check_orders, entry_law
 from probgen.nn.masked import Degrees, MaskedMLP, Plain
 
 
@@ -52,7 +52,7 @@ class MADE(DistributionModule):
     Raises
     ------
     ValueError
-        If ``orders`` are not permutations of the variables, or a context is given to a model without (or the reverse).
+        If ``orders`` are not permutations of the variables, or the context does not have the width of the model.
 
     References
     ----------
@@ -82,6 +82,7 @@ class MADE(DistributionModule):
     ):
         super().__init__()
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
+        self.hidden, self.width = tuple(hidden), context
         orders, generator = check_orders(orders, dims), torch.Generator().manual_seed(seed)
         self.net = MaskedMLP(
             dims,
@@ -93,25 +94,23 @@ class MADE(DistributionModule):
             **options,
         )
         self.register_buffer("orders", orders)
-        self.hidden = tuple(hidden)
         degrees = [torch.cat([*self.net.degrees(order, generator).hidden, order[:0]]) for order in orders]
         self.register_buffer("degrees", torch.stack(degrees))
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        count = len(self.orders)
-        if count == 1:
+        if len(self.orders) == 1:
             return self.ordered(torch.zeros(1, dtype=torch.long), context)
-        mixture = OrderEnsemble(self.ordered, count, (self.dims,), context)
+        batch_of(context, self.width)
+        mixture = OrderEnsemble(self.ordered, len(self.orders), (self.dims,), context)
         return RandomOrder(mixture) if self.training else mixture
 
     def ordered(self, index: Tensor, context: Tensor | None = None) -> Autoregressive:
         """The law of one of the orders, by its index, a tensor ``(1,)``."""
-        order = self.orders.index_select(0, index)[0]
+        index = index.to(self.orders.device)
+        batch, order = batch_of(context, self.width), self.orders.index_select(0, index)[0]
         degrees = Degrees(order.argsort(), self.degrees.index_select(0, index)[0].split(self.hidden))
         laws, steps = partial(self._laws, degrees, context), partial(self._steps, degrees, context)
-        return Autoregressive(
-            laws, steps, (self.dims,), batch_shape=() if context is None else context.shape[:-1], order=order
-        )
+        return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=order)
 
     def _laws(self, degrees: Degrees, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
         raw = self.net(self.encode(x.to(self.net.last.bias)), degrees, context)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.orderings import check_orders, entry_law
+from probgen.distributions.orderings import batch_of, check_orders, entry_law
 from probgen.nn.masked import Plain
 
 
@@ -50,7 +50,7 @@ class NADE(DistributionModule):
     Raises
     ------
     ValueError
-        If ``order`` is no permutation of the variables.
+        If ``order`` is no permutation of the variables, or the context does not have the width of the model.
 
     References
     ----------
@@ -81,6 +81,7 @@ class NADE(DistributionModule):
     ):
         super().__init__()
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
+        self.width = context
         self.register_buffer("order", check_orders(order, dims)[0])
         inputs, outputs = dims * self.encode.features, head.width(1)
         self.weight = nn.Parameter(torch.randn(dims, self.encode.features, hidden) / inputs**0.5)
@@ -93,7 +94,7 @@ class NADE(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         laws, steps = partial(self._laws, context), partial(self._steps, context)
-        batch = () if context is None else context.shape[:-1]
+        batch = batch_of(context, self.width)
         return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=self.order)
 
     def _start(self, context: Tensor | None) -> Tensor:

@@ -150,7 +150,7 @@ class MaskedMLP(nn.Module):
         self.activation, self.dropout = activation(), nn.Dropout(dropout)
 
     def degrees(self, order: Tensor, generator: torch.Generator | None = None) -> Degrees:
-        """Degrees for an order ``(D,)``, spread evenly over the hidden units at random; layers of one size share them."""
+        """Degrees for an order ``(D,)``, spread evenly over hidden units at random; layers of one size share them."""
         low = -1 if self.context else 0
         drawn: dict[int, Tensor] = {}
         for layer in self.hidden:
