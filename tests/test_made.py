@@ -186,7 +186,7 @@ def test_fitting_finds_an_order_of_parity():
     x = torch.tensor([row for row in itertools.product([0.0, 1.0], repeat=4) if sum(row) % 2 == 0])
     torch.manual_seed(1)
     gen = MADE(4, [32, 32], Bernoulli(), orders=random_orders(2, 4))
-    fit(gen, x.repeat(8, 1), steps=150, batch_size=64, optimizer=adam(2e-2), compile=False, seed=0, verdict=False)
+    fit(gen, x.repeat(8, 1), steps=250, batch_size=64, optimizer=adam(1e-2), compile=False, seed=0, verdict=False)
     score = log_likelihood(gen, x)
     assert score.kind == "exact" and abs(score.mean + 3 * math.log(2)) < 0.05
 
