@@ -129,6 +129,7 @@ def test_a_mixture_of_one_tree_is_the_tree():
     pg.em(tree, x)
     result = pg.em(mixture, x, seed=0)
     assert result.steps <= 2
+    assert result.log_likelihood[-1].item() == pytest.approx(mixture().log_prob(x).mean().item(), abs=1e-5)
     assert torch.allclose(mixture().log_prob(x), tree().log_prob(x), atol=1e-5)
 
 

@@ -13,19 +13,22 @@ from probgen.distributions.discrete_network import DiscreteNetwork
 _ROWS = 2**14  # one-hot rows made at once
 
 
+@torch.no_grad()
 def pair_counts(x: Tensor, levels: Sequence[int], weights: Tensor | None = None) -> Tensor:
     """How often pairs of values are observed together, ``(N, D) -> (D, K, D, K)``; rows that miss one do not count.
 
-    Weights ``(N,)`` say how often each row counts.
+    Weights ``(N, C)`` say how often each row counts in each of C tables: ``(C, D, K, D, K)``.
     """
     dims, most = len(levels), max(levels)
-    weights = x.new_ones(len(x)) if weights is None else weights.to(x.dtype)
-    total = torch.zeros(dims * most, dims * most, dtype=torch.float64, device=x.device)
-    for rows, weight in zip(x.split(_ROWS), weights.split(_ROWS), strict=True):
+    shares = x.new_ones(len(x), 1) if weights is None else weights.to(x.dtype)
+    total = torch.zeros(shares.shape[-1], dims * most, dims * most, dtype=torch.float64, device=x.device)
+    for rows, share in zip(x.split(_ROWS), shares.split(_ROWS), strict=True):
         hot = functional.one_hot(rows.nan_to_num().long(), most) * ~rows.isnan().unsqueeze(-1)
         hot = hot.flatten(1).to(x.dtype)  # whole numbers below 2**24, where nothing is weighted
-        total += (hot * weight.unsqueeze(-1)).mT @ hot
-    return total.reshape(dims, most, dims, most)
+        for table, column in zip(total, share.unbind(-1), strict=True):
+            table += (hot * column.unsqueeze(-1)).mT @ hot
+    found = total.reshape(-1, dims, most, dims, most)
+    return found[0] if weights is None else found
 
 
 def mutual_information(counts: Tensor) -> Tensor:
@@ -79,6 +82,19 @@ def log_shares(counts: Tensor, levels: Sequence[int], smoothing: float) -> Tenso
     counts = torch.where(exists, counts + smoothing, 0.0)
     rows = counts.sum(-1, keepdim=True)
     return torch.where(exists, torch.where(rows > 0, counts / rows, 1 / sizes), 0.0).log()
+
+
+def tree_scores(x: Tensor, parents: Tensor, logits: Tensor, levels: Sequence[int]) -> Tensor:
+    """Log masses of complete rows ``(N, D)`` under C trees, ``(C, D)`` and ``(C, D, K, K)``: ``(N, C)``."""
+    most, sizes = logits.shape[-1], torch.tensor(levels, device=x.device)[:, None, None]
+    exists = torch.arange(most, device=x.device) < sizes
+    tables = logits.masked_fill(~exists, -torch.inf).log_softmax(-1)
+    own, columns = x.long(), torch.arange(len(levels), device=x.device)
+    scores = []
+    for parent, table in zip(parents, tables, strict=True):
+        above = torch.where(parent < 0, 0, own[:, parent.clamp(min=0)])
+        scores.append(table.flatten()[(columns * most + above) * most + own].sum(-1))
+    return torch.stack(scores, -1)
 
 
 def tree_law(parents: Sequence[int], logits: Tensor, levels: Sequence[int]) -> DiscreteNetwork:

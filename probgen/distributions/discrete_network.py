@@ -185,7 +185,7 @@ class DiscreteNetwork(_DiscreteLaw):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape, factors = torch.Size(sample_shape) + self.batch_shape, self.factors
-        tables = factors._rows(shape)
+        tables = factors.rows(shape)
         x = torch.zeros(prod(shape), len(factors.levels), dtype=torch.long, device=tables[0].device)
         for v in _ancestral(factors.scopes):
             logits = at_values(tables[v], factors.scopes[v], x, factors.scopes[v][:-1])

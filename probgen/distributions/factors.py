@@ -83,14 +83,14 @@ class Factors(NamedTuple):
     def log_partition(self) -> Tensor:
         """The log of the product summed over all variables: ``(*batch,)``."""
         order = self._affordable(self.plan())
-        return eliminate(order, self._rows(self.batch)).expand(self.batch.numel()).reshape(self.batch)
+        return eliminate(order, self.rows(self.batch)).expand(self.batch.numel()).reshape(self.batch)
 
     def draw(self, x: Tensor | None, lead: torch.Size, copies: int = 1) -> Tensor:
         """Draws of missing entries given the others, ``(*lead, D) -> (copies, *lead, D)``; without x, of all."""
         choose = lambda logits: torch.distributions.Categorical(logits=logits, validate_args=False).sample()  # noqa: E731
         if x is None:
             order, trail = self._affordable(self.plan()), []
-            eliminate(order, self._rows(self.batch), None, trail)
+            eliminate(order, self.rows(self.batch), None, trail)
             total = copies * lead.numel()
             values = torch.zeros(total, len(self.levels), dtype=torch.long, device=self.tables[0].device)
             return trace_back(order, trail, values, choose).to(self.tables[0].dtype).reshape(copies, *lead, -1)
@@ -131,10 +131,10 @@ class Factors(NamedTuple):
             places = offsets + sum(x.long()[..., columns[i]] * strides[i] for i in range(len(columns)))
             return flat[places].sum(-1).expand(lead)
         rows = _flat(x, lead).long()
-        pairs = zip(self._rows(lead), self.scopes, strict=True)
+        pairs = zip(self.rows(lead), self.scopes, strict=True)
         return sum(at_values(table, scope, rows, scope) for table, scope in pairs).reshape(lead)
 
-    def _rows(self, lead: torch.Size) -> list[Tensor]:
+    def rows(self, lead: torch.Size) -> list[Tensor]:
         """Tables with one leading dim: rows, or 1."""
         out = []
         for table, scope in zip(self.tables, self.scopes, strict=True):
@@ -144,7 +144,7 @@ class Factors(NamedTuple):
         return out
 
     def _log_sum(self, rows: Tensor, evidence: Tensor, lead: torch.Size) -> Tensor:
-        groups = list(self._groups(rows, evidence, self._rows(lead)))
+        groups = list(self._groups(rows, evidence, self.rows(lead)))
         sums = [eliminate(group.plan, group.tables).expand(len(group.rows)) for group in groups]
         if len(groups) == 1:
             return sums[0]
@@ -153,7 +153,7 @@ class Factors(NamedTuple):
     def _traced(self, x: Tensor, lead: torch.Size, copies: int, reduce: Callable | None, choose: Callable) -> Tensor:
         rows = _flat(x, lead)
         out = rows.nan_to_num().long().expand(copies, -1, -1).clone()
-        for group in self._groups(rows, self.evidence(rows), self._rows(lead)):
+        for group in self._groups(rows, self.evidence(rows), self.rows(lead)):
             trail: list = []
             _check_possible(eliminate(group.plan, group.tables, reduce, trail))
             start = out[:, group.rows].flatten(0, 1)

@@ -14,6 +14,7 @@ from probgen.distributions.dependence_tree import (
     pair_counts,
     spanning_tree,
     tree_law,
+    tree_scores,
 )
 from probgen.distributions.mixture_of import MixtureOf
 
@@ -78,7 +79,7 @@ class MixtureOfTrees(DistributionModule):
             If entries are missing.
         """
         self._check_complete(x)
-        joint = self().joint(x)
+        joint = self.weights.log_softmax(-1) + tree_scores(x, self.parents, self.logits, self.levels)
         value = joint.logsumexp(-1, keepdim=True)
         return value.sum(dtype=torch.float64), self._statistics(x, (joint - value).exp())
 
@@ -107,8 +108,7 @@ class MixtureOfTrees(DistributionModule):
         self.maximise(self._statistics(rows, shares.to(x.dtype)))
 
     def _statistics(self, x: Tensor, shares: Tensor) -> dict[str, Tensor]:
-        pairs = torch.stack([pair_counts(x, self.levels, share) for share in shares.unbind(-1)])
-        return {"rows": shares.sum(0, dtype=torch.float64), "pairs": pairs}
+        return {"rows": shares.sum(0, dtype=torch.float64), "pairs": pair_counts(x, self.levels, shares)}
 
     def _check_complete(self, x: Tensor) -> None:
         if has_missing(x):
