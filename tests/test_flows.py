@@ -195,6 +195,8 @@ def test_wrong_events_are_refused_with_advice():
     for flow in (MAF(3, context=2), CouplingNSF(3, context=2), ContinuousFlow(3, context=2)):
         with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2\)"):
             flow(None).log_prob(torch.zeros(5, 3))
+    with pytest.raises(ValueError, match="expected one order per layer"):
+        MAF(3, orders=[torch.arange(3)])
     with pytest.raises(ValueError, match="expected an order"):
         MAF(3, orders=[torch.tensor([0, 1, 1])], layers=1)
     with pytest.raises(ValueError, match="expected dims >= 2"):
@@ -271,7 +273,7 @@ def test_compiled_steps_agree():
     x, losses = torch.randn(64, 3), []
     for choice in (False, True):
         torch.manual_seed(1)
-        flow = NSF(3, layers=1, bins=4, hidden=(8,))
+        flow = MAF(3, layers=1, hidden=(8,))
         options = {"batch_size": 32, "progress": False, "verdict": False, "seed": 0}
         losses.append(torch.as_tensor(fit(flow, x, steps=8, compile=choice, **options).loss))
     torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
@@ -85,8 +86,9 @@ class Pushforward(dist.TorchDistribution):
         if (drawn := self._remembered(x)) is not None:
             return drawn
         self._check(x)
-        lead = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
-        z, ladj = self.transform.call_and_ladj(x.expand(lead + self.event_shape))
+        if self.batch_shape and x.shape != self.batch_shape + self.event_shape:
+            x = x.expand(broadcast_shape(x.shape, self.batch_shape + self.event_shape))
+        z, ladj = self.transform.call_and_ladj(x)
         return self.base_dist.log_prob(z) + _summed(ladj, len(self.event_shape) - self.transform.domain.event_dim)
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -137,8 +139,8 @@ class Pushforward(dist.TorchDistribution):
             )
         if self._validate_args and not (inside := self.support.check(x)).all():
             raise ValueError(
-                f"expected x in the domain of the flow, {self.support}, got {x[~inside].flatten()[0].item():g}"
-                "; move the data into it, or begin the flow with a transform that takes them"
+                f"expected x in the domain of the flow, {self.support}, got an event that begins with "
+                f"{x[~inside].flatten()[0].item():g}; move the data into it, or begin the flow with a map of it"
             )
 
 

@@ -121,11 +121,15 @@ class AutoregressiveFlow(DistributionModule):
     ):
         super().__init__()
         self.base = standard_normal(dims) if base is None else base
-        orders = [torch.arange(dims), torch.arange(dims).flip(0)] * layers if orders is None else orders
-        network = {"hidden": hidden, "activation": activation, "dropout": dropout, "residual": residual}
+        if orders is None:
+            orders = [torch.arange(dims) if layer % 2 == 0 else torch.arange(dims).flip(0) for layer in range(layers)]
+        if len(orders) != layers:
+            raise ValueError(f"expected one order per layer, got {len(orders)} for {layers} layers; set layers too")
+        network = {"hidden": hidden, "context": context, "activation": activation}
+        network |= {"dropout": dropout, "residual": residual}
         self.layers = nn.ModuleList(
-            AutoregressiveLayer(dims, copy.deepcopy(univariate), fast_sampling, context=context, order=order, **network)
-            for order, _ in zip(orders, range(layers), strict=False)
+            AutoregressiveLayer(dims, copy.deepcopy(univariate), fast_sampling, order=order, **network)
+            for order in orders
         )
 
     def forward(self, context: Tensor | None = None) -> Pushforward:

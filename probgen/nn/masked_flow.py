@@ -73,9 +73,8 @@ class MaskedConditioner(nn.Module):
         chain = [place + 1, *degrees]
         self.layers = nn.ModuleList(_Masked(after[:, None] >= before) for before, after in pairwise(chain))
         self.last = _Masked(place.repeat_interleave(width)[:, None] >= chain[-1])
-        self.context = (
-            nn.Linear(context, len(self.layers[0].bias if hidden else self.last.bias), False) if context else None
-        )
+        first = self.layers[0] if hidden else self.last
+        self.context = nn.Linear(context, first.out_features, bias=False) if context else None
         self.activation = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
         self.sizes, self.new = (dims, *hidden), [degree.bincount(minlength=dims).tolist() for degree in degrees]
         with torch.no_grad():  # close to the same parameters for every x: a flow starts close to the identity
