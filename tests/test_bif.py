@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import probgen as pg
 from probgen.bif import format_bif, parse_bif, read_bif, write_bif
 from probgen.models.bayesian_network import BayesianNetwork
 
@@ -67,6 +68,18 @@ def test_round_trip_is_exact(tmp_path):
     back = read_bif(tmp_path / "asia.bif")
     assert back[:3] == tables[:3]
     assert all(torch.equal(back.tables[name], table) for name, table in tables.tables.items())
+
+
+def test_a_learned_network_is_written_and_read():
+    tables, network = asia()
+    torch.manual_seed(0)
+    x = network().sample((500,))
+    pg.em(network, x)
+    back = parse_bif(format_bif(tables._replace(tables=network.tables)))
+    again = BayesianNetwork.from_tables(back.tables, back.parents)
+    assert torch.allclose(again().log_prob(x), network().log_prob(x), atol=1e-5)
+    counts = (x[:, 2] == 0).float().mean()
+    assert back.tables["smoke"][0].item() == pytest.approx(counts.item(), abs=1e-6)
 
 
 def test_names_with_blanks_and_marks_come_back():

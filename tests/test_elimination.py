@@ -115,6 +115,13 @@ def test_draws_have_the_frequencies_of_enumeration(limit):
         given = torch.where(allowed(row), truth, 0.0) / truth[allowed(row)].sum()
         shares = torch.stack([(found == state).all(-1).double().mean() for state in STATES[given > 0]])
         assert shares.sum() == 1
+        mean, variance = found.mean(0), found.var(0)
+        law_of_row = conditional(law, row, ~row.isnan())
+        assert (
+            torch.allclose(law_of_row.mean, given @ STATES, atol=1e-10) and (law_of_row.mean - mean).abs().max() < 0.05
+        )
+        assert torch.allclose(law_of_row.variance, given @ STATES.square() - (given @ STATES).square(), atol=1e-10)
+        assert (law_of_row.variance - variance).abs().max() < 0.05
         assert (shares - given[given > 0]).abs().max() < 5 * (0.25 / n) ** 0.5
     if limit > 8:
         shares = (law.sample((n,))[:, None] == STATES).all(-1).double().mean(0)

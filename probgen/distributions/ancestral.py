@@ -35,6 +35,8 @@ class Node(NamedTuple):
         Number of values of a discrete node, which has one column.
     own : bool
         Whether the law differs between rows also where the parents agree: it depends on a context.
+    name : str
+        What errors call it.
     """
 
     law: Callable[[Tensor], dist.TorchDistribution]
@@ -42,6 +44,7 @@ class Node(NamedTuple):
     columns: slice
     levels: int | None = None
     own: bool = False
+    name: str = ""
 
 
 class _Columns(constraints.cat):
@@ -204,8 +207,8 @@ class Ancestral(dist.TorchDistribution):
             wrong = some[..., index] & ~leaf
             if self.nodes[index].levels is None and wrong.any():
                 raise ValueError(
-                    f"expected continuous node {index} to be observed where its descendants are, got NaN in "
-                    f"{int(wrong.sum())} rows; give it a discrete law, or make all nodes linear-Gaussian"
+                    f"expected the node '{self.nodes[index].name}' to be observed where its descendants are, "
+                    f"got NaN in {int(wrong.sum())} rows; give it a discrete law, or make all nodes linear-Gaussian"
                 )
             free[..., index] &= leaf
         return free

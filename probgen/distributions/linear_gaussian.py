@@ -42,14 +42,21 @@ def joint_normal(weights: Tensor, bias: Tensor, scale: Tensor) -> MultivariateNo
     return MultivariateNormal((inverse @ bias.unsqueeze(-1)).squeeze(-1), scale_tril=tril, validate_args=False)
 
 
-def edges(weights: Sequence[Tensor], places: Sequence[tuple[int, int]], nodes: int) -> Tensor:
-    """The matrix ``(D, D)`` of weights, each ``(1,)``, at their places (child, parent)."""
-    flat = torch.cat(list(weights)) if weights else torch.zeros(0)
-    matrix = flat.new_zeros(nodes, nodes)
-    if not places:
-        return matrix
-    rows, columns = torch.tensor(places, device=flat.device).unbind(-1)
-    return matrix.index_put((rows, columns), flat)
+def network_law(
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]], parents: Sequence[Sequence[int]], context: Tensor | None
+) -> MultivariateNormal:
+    """The joint law of regressions, each of weights ``(P,)`` of its parents and then of a context, bias, log scale."""
+    flat, bias = [], []
+    for (weight, constant, _), above in zip(parts, parents, strict=True):
+        own = weight[len(above) :]
+        flat.append(weight[: len(above)])
+        bias.append(constant if context is None or not len(own) else constant + context @ own)
+    places = [(child, parent) for child, above in enumerate(parents) for parent in above]
+    weights = flat[0].new_zeros(len(parts), len(parts))
+    rows, columns = torch.tensor(places, dtype=torch.long, device=weights.device).reshape(-1, 2).unbind(-1)
+    scale = torch.stack([log_scale for _, _, log_scale in parts]).exp()
+    matrix = weights.index_put((rows, columns), torch.cat(flat))
+    return joint_normal(matrix, torch.stack(torch.broadcast_tensors(*bias), -1), scale)
 
 
 def expected_moments(law: MultivariateNormal, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from probgen.distributions.ancestral import Ancestral, Node, family_table
 from probgen.distributions.directed_graph import Graph
 from probgen.distributions.discrete_network import DiscreteNetwork
 from probgen.distributions.factors import LIMIT
-from probgen.distributions.linear_gaussian import edges, expected_moments, joint_normal, regressions
+from probgen.distributions.linear_gaussian import expected_moments, network_law, regressions
 
 _TABULATED = 2**20
 
@@ -204,6 +204,12 @@ class BayesianNetwork(DistributionModule):
         law = DiscreteNetwork(tables, [node.parents for node in nodes], self.limit)
         return law if law.batch_shape == batch else law.expand(batch)
 
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """Probabilities of a network of tables, ``(*levels of the parents, levels)`` each, as BIF files hold them."""
+        self._check_em()
+        return {n: part.log_probs.detach().exp() for n, part in zip(self.graph.names, self.conditionals, strict=True)}
+
     def row(self, **values: float) -> Tensor:
         """One row ``(1, D)`` with these values of some nodes, all others missing (NaN)."""
         x = torch.full((1, self.graph.width), torch.nan)
@@ -264,16 +270,8 @@ class BayesianNetwork(DistributionModule):
         return self(context)
 
     def _normal(self, context: Tensor | None) -> dist.TorchDistribution:
-        bias, slopes, places = [], [], []
-        for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
-            above = self.graph.above(name)
-            weights, own = part.weight[: len(above)], part.weight[len(above) :]
-            bias.append(part.bias + context @ own if self.graph.conditioned(name) else part.bias)
-            slopes.append(weights)
-            places += [(index, parent) for parent in above]
-        scale = torch.stack([part.log_scale for part in self.conditionals]).exp()
-        bias = torch.stack(torch.broadcast_tensors(*bias), -1)
-        law = joint_normal(edges(slopes, places, len(scale)), bias, scale)
+        above = [self.graph.above(name) for name in self.graph.names]
+        law = network_law([(part.weight, part.bias, part.log_scale) for part in self.conditionals], above, context)
         return law if context is None else law.expand(context.shape[:-1])
 
     def _nodes(self, context: Tensor | None) -> list[Node]:
@@ -281,7 +279,7 @@ class BayesianNetwork(DistributionModule):
         for index, (name, part) in enumerate(zip(graph.names, self.conditionals, strict=True)):
             own = graph.conditioned(name)
             law = partial(self._law, part, context if own else None)
-            nodes.append(Node(law, graph.above(name), graph.columns[index], graph.levels[index], own))
+            nodes.append(Node(law, graph.above(name), graph.columns[index], graph.levels[index], own, name))
         return nodes
 
     @staticmethod
