@@ -132,6 +132,22 @@ def test_gibbs_chains_have_the_law_of_the_exact_field():
     assert (shares - truth).abs().max() < 5 * (truth.max() / len(draws)) ** 0.5
 
 
+def test_a_wide_field_is_imputed_by_chains():
+    torch.manual_seed(0)
+    gen, x = random_field((2, 3), grid_edges(2, 3)).float(), states(6).reshape(-1, 2, 3).float()
+    rows = torch.tensor(
+        [[[torch.nan, 1.0, 0.0], [torch.nan, torch.nan, 1.0]], [[1.0, torch.nan, 0.0], [0.0, 1.0, 0.0]]]
+    )
+    truth, gen.limit = energies(gen, x), 1
+    done = pg.impute(gen, rows, draws=5000, steps=20)
+    assert done.kind == "asymptotic"
+    for row, draws in zip(rows, done.draws.unbind(1), strict=True):
+        match = ((x == row) | row.isnan()).flatten(1).all(-1)
+        shares = torch.stack([(draws == state).flatten(1).all(-1).float().mean() for state in x[match]])
+        assert shares.sum() == pytest.approx(1.0)
+        assert (shares - truth[match].softmax(0)).abs().max() < 5 * (0.25 / 5000) ** 0.5
+
+
 def test_pseudo_likelihood_is_the_sum_of_conditionals():
     torch.manual_seed(0)
     gen, x = random_field((2, 3), grid_edges(2, 3), levels=3), torch.randint(3, (5, 2, 3)).double()

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.discrete_network import FactorGraph
 from probgen.distributions.factors import Factors
+from probgen.distributions.gibbs import gibbs
 from probgen.samplers.gibbs_discrete import colouring, gibbs_sweeps, neighbour_logits
 
 
@@ -132,13 +133,21 @@ class GibbsField(dist.TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        shape, (nodes, levels) = torch.Size(sample_shape) + self.batch_shape, self.field.unary.shape[-2:]
+        x = self.field.pairs.new_full(torch.Size(sample_shape) + self.shape(), torch.nan)
+        return self.completed(x, self.sweeps)
+
+    @torch.no_grad()
+    def completed(self, x: Tensor, sweeps: int) -> Tensor:
+        """Ends of Gibbs chains over the missing entries (NaN) given the others: ``(*lead, *event)``, as ``x``."""
+        lead, (nodes, levels) = x.shape[: x.ndim - len(self.event_shape)], self.field.unary.shape[-2:]
         unary, pairs, edges, _ = self.field
-        unary = unary.expand(*shape, nodes, levels).reshape(-1, nodes, levels) if self.field.batch else unary[None]
-        start = torch.randint(levels, (shape.numel(), nodes), device=unary.device)
-        colours = [nodes.to(unary.device) for nodes in colouring(edges, nodes)]
-        x = gibbs_sweeps(start, unary, pairs, edges, colours, self.sweeps, torch.ones_like(start, dtype=torch.bool))
-        return x.to(unary.dtype).reshape(*shape, *self.event_shape)
+        unary = unary.expand(*lead, nodes, levels).reshape(-1, nodes, levels) if self.field.batch else unary[None]
+        free = x.isnan().reshape(-1, nodes)
+        start = torch.where(
+            free, torch.randint(levels, free.shape, device=x.device), x.nan_to_num().reshape_as(free).long()
+        )
+        colours = [group.to(x.device) for group in colouring(edges, nodes)]
+        return gibbs_sweeps(start, unary, pairs, edges, colours, sweeps, free).to(x.dtype).reshape(x.shape)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GibbsField:
         new = copy.copy(self)
@@ -148,6 +157,11 @@ class GibbsField(dist.TorchDistribution):
 
     def _lead(self, x: Tensor) -> torch.Size:
         return torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
+
+
+@gibbs.register(GibbsField)
+def _(distribution: GibbsField, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    return distribution.completed(torch.where(mask, x, torch.nan), steps)
 
 
 def _labels(x: Tensor, event_shape: torch.Size) -> Tensor:

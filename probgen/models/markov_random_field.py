@@ -37,7 +37,7 @@ class MarkovRandomField(DistributionModule):
 
     Where variable elimination makes no table larger than ``limit`` (trees, narrow grids), the density is *exact*:
     log Z, missing entries, independent draws, ``impute``; maximum likelihood by ``fit``. Elsewhere it is
-    *unnormalised*: draws are ends of Gibbs chains, and ``fit`` takes the objective ``PseudoLikelihood()``.
+    *unnormalised*: draws and imputations are ends of Gibbs chains, ``fit`` takes the objective ``PseudoLikelihood()``.
 
     Parameters
     ----------
