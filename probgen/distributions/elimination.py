@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
@@ -92,8 +93,9 @@ def plan(scopes: tuple[Scope, ...], levels: tuple[int, ...], batched: tuple[bool
     if best.largest > _NARROW:
         orders = (tuple(range(len(levels))), _fewest_neighbours(scopes, levels))
         others = [cost(_path(scopes, order)) for order in orders]
-        search = opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size")
+        search, state = opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size"), random.getstate()
         best = min([best, *others, cost(search)], key=lambda each: (each.largest, each.operations))
+        random.setstate(state)  # the search seeds Python's generator
     return best
 
 
