@@ -191,7 +191,7 @@ class AffineTransform(Invertible):
         return torch.addcmul(self.shift, x, self.log_scale.exp())
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return (y - self.shift) * (-self.log_scale).exp()
+        return (y - self.shift) / self.log_scale.exp()
 
 
 class LinearTails(Bijection):
