@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from probgen.core.threads import one_core
 from probgen.distributions import log_chain
 
 DENSE = {torch.float32: 1e-9, torch.float64: 1e-100}  # least transition probability
@@ -86,6 +87,11 @@ def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -
 
     The latter are probabilities, in whichever precision loses nothing, or else log probabilities.
     """
+    with one_core():  # steps are too short to share
+        return _forward(log_initial, log_transition, log_emission)
+
+
+def _forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:
     dtype = precision(log_transition)
     if dtype is None:
         return log_chain.forward(log_initial, log_transition, log_emission)
@@ -106,6 +112,13 @@ def backward(
 
     .. math:: \beta_t = A (b_{t+1} \circ \beta_{t+1}) / c_{t+1}, \qquad p(z_t \mid x) \propto a_t \circ \beta_t
     """
+    with one_core():
+        return _backward(grad, value, states, log_transition, log_emission)
+
+
+def _backward(
+    grad: Tensor, value: Tensor, states: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype, kind = precision(log_transition), log_emission.dtype
     if dtype is None:
         return log_chain.backward(grad, states, log_transition, log_emission)
