@@ -1,8 +1,9 @@
 """Polyphonic music: models of the JSB chorales, 88 keys a frame, beside published scores.
 
 Splits and unit are those of Boulanger-Lewandowski, Bengio, Vincent (2012), https://arxiv.org/abs/1206.6392: negative
-log-likelihood in nats per frame, averaged over all frames of the test chorales. Models are trained on the training chorales as
-they are (the setting of the published models), or with ``--transpose`` on these in twelve keys. The weights that do best on the validation chorales are kept.
+log-likelihood in nats per frame, averaged over all frames of the test chorales. Models are trained on the training
+chorales as they are (the setting of the published models), or with ``--transpose`` on these in twelve keys. The
+weights that do best on the validation chorales are kept.
 
     python benchmarks/jsb_chorales.py --data DIR --models rnn_made --steps 1200 --rate 3e-3
     python benchmarks/jsb_chorales.py --data DIR --models tcn_made --steps 1000 --rate 3e-3 --dropout 0.15
