@@ -1,4 +1,4 @@
-"""Polyphonic music: models of the JSB chorales, 88 keys a frame, beside published scores.
+r"""Polyphonic music: models of the JSB chorales, 88 keys a frame, beside published scores.
 
 Splits and unit are those of Boulanger-Lewandowski, Bengio, Vincent (2012), https://arxiv.org/abs/1206.6392: negative
 log-likelihood in nats per frame, averaged over all frames of the test chorales. Models are trained on the training
@@ -8,7 +8,8 @@ weights that do best on the validation chorales are kept.
     python benchmarks/jsb_chorales.py --data DIR --models rnn_made --steps 1200 --rate 3e-3
     python benchmarks/jsb_chorales.py --data DIR --models tcn_made --steps 1000 --rate 3e-3 --dropout 0.15
     python benchmarks/jsb_chorales.py --data DIR --models deep_markov_made --steps 1400 --rate 3e-3 --patience 16
-    python benchmarks/jsb_chorales.py --data DIR --models rnn_made --rate 4e-3 --dropout 0.05 --transpose --seed 1
+    python benchmarks/jsb_chorales.py --data DIR --models rnn_made --transpose --dropout 0 \
+        --steps 3600 --rate 5e-3 --seed 2
 
 ``--data`` is a folder with ``jsb_chorales.npz``: ``train``, ``valid``, ``test`` of shape (frames, 88), chorales laid
 end to end, and ``train_lengths``, ... Checkpoints go to ``--checkpoints``; ``--resume`` continues from them.
