@@ -216,9 +216,7 @@ def test_a_mixed_network_integrates_numbers_out_where_nothing_below_is_seen():
         spread = above[:, column].std() * (1 / len(above) + 1 / len(draws)) ** 0.5
         assert (draws[:, column].mean() - above[:, column].mean()).abs() < 5 * spread
     x[1, 0], x[1, 2] = 1.0, torch.nan
-    with pytest.raises(
-        ValueError, match="the node 'number' to be observed where its descendants are, got NaN in 1"
-    ):
+    with pytest.raises(ValueError, match="the node 'number' to be observed where its descendants are, got NaN in 1"):
         gen().log_prob(x)
 
 
