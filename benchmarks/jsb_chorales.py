@@ -5,7 +5,7 @@ log-likelihood in nats per frame, averaged over all frames of the test chorales.
 chorales as they are (the setting of the published models), or with ``--transpose`` on these in twelve keys. The
 weights that do best on the validation chorales are kept.
 
-    python benchmarks/jsb_chorales.py --data DIR --models rnn_made --steps 1200 --rate 3e-3
+    python benchmarks/jsb_chorales.py --data DIR --models rnn_made --steps 1200 --rate 4e-3 --dropout 0.15
     python benchmarks/jsb_chorales.py --data DIR --models tcn_made --steps 1000 --rate 3e-3 --dropout 0.15
     python benchmarks/jsb_chorales.py --data DIR --models deep_markov_made --steps 1400 --rate 3e-3 --patience 16
     python benchmarks/jsb_chorales.py --data DIR --models rnn_made --transpose --dropout 0 \
