@@ -62,6 +62,39 @@ def test_fast_inference(tmp_path):
     assert {"schools", "slopes", "mixture", "chains", "trust"} <= {path.stem for path in tmp_path.glob("*.png")}
 
 
+def test_autoregressive(tmp_path):
+    text = run("04_autoregressive.py", tmp_path)
+    assert "joint table        511 parameters" in text and "chain of order 1    17 parameters" in text
+    assert score(text, "pixel counts") == pytest.approx(-106.3, abs=0.1)
+    assert score(text, "PixelCNN     ") > -83 and "PixelCNN is better than MADE: True" in text
+    assert float(text.split("area under the curve ")[1].split()[0]) > 0.98
+    assert "lower half: exact; upper half: asymptotic" in text
+    assert {"completions", "surprise_and_samples", "uses"} <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+def test_flows(tmp_path):
+    text = run("05_flows.py", tmp_path)
+    assert score(text, "two moons, spline flow") > score(text, "two moons, mixture of 8 Gaussians")
+    assert score(text, "pixel counts") == pytest.approx(-106.5, abs=0.1)
+    for name in ("autoregressive flow", "VAE, flow prior", "VAE, flow prior and posterior"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{name}  "))
+        assert "better than counting: True" in line
+    assert {"flows", "digits"} <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+def test_graphical_and_sequences(tmp_path):
+    text = run("06_graphical_and_sequences.py", tmp_path)
+    dyspnoea = next(line for line in text.splitlines() if line.startswith("short of breath")).split()
+    assert [float(value) for value in dyspnoea[-4:]] == pytest.approx([0.0188, 0.1028, 0.8340, 0.4360], abs=1e-3)
+    assert score(text, "EM on all with gaps") > score(text, "complete records only") + 0.3
+    assert score(text, "tree  ") > score(text, "independent pixels") + 2
+    data = arviz.from_netcdf(tmp_path / "earthquakes.nc")
+    stays = data.posterior["transitions"].mean(("chain", "draw")).values.diagonal()
+    assert ((stays > 0.5) & (stays < 0.95)).all()
+    assert float(arviz.rhat(data)["rates"].max()) < 1.1
+    assert (tmp_path / "graphical.png").exists()
+
+
 def test_the_code_on_the_readmes_first_screen():
     text = (TUTORIALS.parent / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
