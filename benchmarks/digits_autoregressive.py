@@ -19,7 +19,7 @@ from torch import Tensor
 import probgen as pg
 from probgen.datasets import Splits, load_digits
 from probgen.models.pixel_cnn import PixelCNN
-from probgen.nn.causal import Levels
+from probgen.nn.encodings import Levels
 
 LEVELS = 17
 PUBLISHED = {

@@ -22,8 +22,8 @@ import zuko
 from torch import Tensor, nn
 
 import probgen as pg
-from probgen.distributions.flow import Pushforward
-from probgen.distributions.marginal_transform import Gaussianised
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.marginal_transform import Gaussianised
 from probgen.models.autoregressive_flow import MAF, NSF
 from probgen.models.coupling_flow import CouplingNSF, RealNVP
 from probgen.models.standardised import Standardised

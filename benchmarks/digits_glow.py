@@ -22,7 +22,7 @@ from torch import nn
 
 import probgen as pg
 from probgen.datasets import Splits, load_digits
-from probgen.distributions.marginal_transform import Gaussianised
+from probgen.distributions.flows.marginal_transform import Gaussianised
 from probgen.models.glow import Glow
 from probgen.models.integer_flow import IntegerFlow
 from probgen.models.quantised import BinNoise, Quantised
@@ -68,7 +68,7 @@ def integers(rows: Splits, layers: int, options: argparse.Namespace) -> IntegerF
 
 
 class Setup(NamedTuple):
-    """How a model is made, its steps per scale, and its learning rate: chosen by the validation rows."""
+    """How a model is made, its steps per scale and its learning rate, chosen from about ten runs by validation rows."""
 
     make: Callable[[Splits, int, argparse.Namespace], nn.Module]
     layers: int

@@ -21,7 +21,7 @@ from probgen.distributions.autoregressive import Autoregressive
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
 from probgen.models.transformer import Transformer
-from probgen.nn.causal import Levels
+from probgen.nn.encodings import Levels
 from probgen.nn.transformer import Tokens
 
 SHAPE = (1, 28, 28)

@@ -26,7 +26,7 @@ from torch import Tensor
 import probgen as pg
 from probgen.datasets import Splits, binarize, load_mnist
 from probgen.models.pixel_cnn import PixelCNN
-from probgen.nn.causal import Levels
+from probgen.nn.encodings import Levels
 
 PUBLISHED = {  # nats per image, dynamic binarization
     "VAE, lower bound": 86.77,

@@ -11,9 +11,9 @@ from sklearn.linear_model import LinearRegression
 import probgen as pg
 from probgen.core import heads
 from probgen.core.density import density
-from probgen.distributions.ancestral import Ancestral
 from probgen.distributions.conditional import conditional
-from probgen.distributions.discrete_network import DiscreteNetwork
+from probgen.distributions.graphs.ancestral import Ancestral
+from probgen.distributions.graphs.discrete_network import DiscreteNetwork
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.nn import MLP
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import mutual_info_score
 
 import probgen as pg
-from probgen.distributions.dependence_tree import mutual_information, pair_counts, spanning_tree
+from probgen.distributions.graphs.dependence_tree import mutual_information, pair_counts, spanning_tree
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.mixture_of_trees import MixtureOfTrees
 

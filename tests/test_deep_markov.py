@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from probgen.core import heads
 from probgen.core.density import log_likelihood, log_weights
 from probgen.core.module import DistributionModule
-from probgen.distributions.latent_chain import LatentChain
+from probgen.distributions.sequences.latent_chain import LatentChain
 from probgen.infer.posterior import posterior
 from probgen.models.autoregressive_flow import IAF
 from probgen.models.deep_markov import DeepMarkovModel

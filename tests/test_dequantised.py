@@ -11,7 +11,7 @@ import probgen as pg
 from probgen.core.density import density, log_likelihood
 from probgen.core.module import DistributionModule, Fixed
 from probgen.distributions.dequantised import Dequantised
-from probgen.distributions.logit_logistic import LogitLogistic
+from probgen.distributions.flows.logit_logistic import LogitLogistic
 from probgen.models.quantised import BinNoise, Quantised
 from probgen.nn import MLP
 

@@ -6,11 +6,11 @@ import random
 import pytest
 import torch
 
-from probgen.distributions import elimination
 from probgen.distributions.conditional import conditional
-from probgen.distributions.discrete_network import DiscreteNetwork, FactorGraph
-from probgen.distributions.elimination import eliminate, log_max, plan, trace_back
-from probgen.distributions.factors import Factors
+from probgen.distributions.graphs import elimination
+from probgen.distributions.graphs.discrete_network import DiscreteNetwork, FactorGraph
+from probgen.distributions.graphs.elimination import eliminate, log_max, plan, trace_back
+from probgen.distributions.graphs.factors import Factors
 
 LEVELS = (2, 3, 2, 4, 2)
 LOOP = ((0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1,), (4,))

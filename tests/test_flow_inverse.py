@@ -4,10 +4,10 @@ import pytest
 import torch
 import zuko
 
-from probgen.distributions.autoregressive_transform import AutoregressiveTransform
-from probgen.distributions.marginal_transform import Gaussianised
-from probgen.distributions.spline import SplineTransform
-from probgen.distributions.univariate import (
+from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
+from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.spline import SplineTransform
+from probgen.distributions.flows.univariate import (
     Affine,
     Bernstein,
     MonotonicIntegral,

@@ -9,11 +9,11 @@ from torch import nn
 from probgen.core.density import density
 from probgen.core.heads import Gaussian
 from probgen.core.module import Fixed
-from probgen.distributions.autoregressive_transform import AutoregressiveTransform
-from probgen.distributions.flow import Pushforward
-from probgen.distributions.marginal_transform import Gaussianised
-from probgen.distributions.ode import Adaptive, Rademacher, RungeKutta
-from probgen.distributions.univariate import Affine, MonotonicIntegral, Spline
+from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.ode import Adaptive, Rademacher, RungeKutta
+from probgen.distributions.flows.univariate import Affine, MonotonicIntegral, Spline
 from probgen.models.autoregressive_flow import BPF, IAF, MAF, NAF, NSF, SOSPF, UNAF, AutoregressiveFlow
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP

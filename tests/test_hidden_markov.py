@@ -9,9 +9,9 @@ import torch
 from probgen.core.graphs.graph import record
 from probgen.core.missing import MissingAware
 from probgen.core.module import sample
-from probgen.distributions import forward_backward, log_chain
 from probgen.distributions.conditional import conditional
-from probgen.distributions.hidden_markov import HiddenMarkov
+from probgen.distributions.sequences import forward_backward, log_chain
+from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.infer.impute import impute
 from probgen.models.emissions import CategoricalEmission, GaussianEmission
 from probgen.models.hidden_markov import HiddenMarkovModel

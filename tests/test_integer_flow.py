@@ -8,7 +8,7 @@ import torch
 from torch.distributions.transforms import SigmoidTransform
 
 import probgen as pg
-from probgen.distributions.integer_logistic import IntegerLogisticMixture
+from probgen.distributions.flows.integer_logistic import IntegerLogisticMixture
 from probgen.models.integer_flow import IntegerFlow
 from probgen.nn.invertible import CouplingNet, IntegerCoupling
 

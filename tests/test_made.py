@@ -13,7 +13,7 @@ from probgen.distributions.conditional import conditional
 from probgen.distributions.gaussian_mixtures import MixtureOfGaussians
 from probgen.distributions.orderings import OrderEnsemble, RandomOrder, check_orders, random_orders
 from probgen.models.made import MADE
-from probgen.nn.masked import OneHot
+from probgen.nn.encodings import OneHot
 from probgen.train.fit import adam, fit
 
 

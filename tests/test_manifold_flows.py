@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 import probgen as pg
-from probgen.distributions.circular import CircularTransform, IntervalSpline
-from probgen.distributions.sphere import CylinderTransform
+from probgen.distributions.flows.circular import CircularTransform, IntervalSpline
+from probgen.distributions.flows.sphere import CylinderTransform
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.sphere_flow import SphereFlow
 

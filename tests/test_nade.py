@@ -16,7 +16,7 @@ from probgen.distributions.gaussian_mixtures import MixtureOfGaussians
 from probgen.distributions.orderings import random_orders
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.nade import NADE
-from probgen.nn.masked import OneHot
+from probgen.nn.encodings import OneHot
 
 
 def shaken(gen):

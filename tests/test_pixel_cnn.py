@@ -7,7 +7,7 @@ from stepwise import all_events, assert_all_earlier_and_no_others, assert_comple
 import probgen as pg
 from probgen.core import heads
 from probgen.models.pixel_cnn import PixelCNN
-from probgen.nn.causal import Levels, OneHot
+from probgen.nn.encodings import Levels, OneHot
 from probgen.nn.raster import as_channels, as_pixels
 
 

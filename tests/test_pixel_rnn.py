@@ -6,8 +6,8 @@ from stepwise import all_events, assert_all_earlier_and_no_others, assert_comple
 
 from probgen.core import heads
 from probgen.models.pixel_rnn import PixelRNN
-from probgen.nn.causal import Levels, OneHot
 from probgen.nn.diagonal import DiagonalLSTM, skewed, straight
+from probgen.nn.encodings import Levels, OneHot
 
 
 def binary(shape=(1, 2, 3), **options) -> PixelRNN:

@@ -8,7 +8,7 @@ import torch
 
 import probgen as pg
 from probgen.core.module import Fixed, standard_normal
-from probgen.distributions.rescaled import Units
+from probgen.distributions.flows.rescaled import Units
 from probgen.models.standardised import Standardised
 
 LOC, SCALE = torch.tensor([100.0, -3.0, 0.5]), torch.tensor([20.0, 0.1, 4.0])

@@ -8,8 +8,8 @@ import torch
 from probgen.core.module import sample
 from probgen.distributions.conditional import conditional
 from probgen.distributions.covariance import Diagonal, Full
-from probgen.distributions.kalman import System, kalman_filter, smoother
-from probgen.distributions.state_space import StateSpace
+from probgen.distributions.sequences.kalman import System, kalman_filter, smoother
+from probgen.distributions.sequences.state_space import StateSpace
 from probgen.infer.em import em
 from probgen.infer.impute import impute
 from probgen.models.state_space import LinearGaussianStateSpace

@@ -10,7 +10,7 @@ from torch import nn
 import probgen as pg
 from probgen.core import heads
 from probgen.models.transformer import Transformer
-from probgen.nn.causal import Levels
+from probgen.nn.encodings import Levels
 from probgen.nn.transformer import CausalAttention, Tokens
 
 

@@ -16,10 +16,6 @@ from sklearn.datasets import make_moons
 from torch import nn
 
 import probgen as pg
-from probgen.distributions.marginal_transform import Gaussianised
-from probgen.models.autoregressive_flow import IAF, MAF, NSF
-from probgen.models.standardised import Standardised
-from probgen.models.transformed import Transformed
 from probgen.nn import MLP, Standardize
 
 parser = argparse.ArgumentParser()
@@ -33,13 +29,13 @@ quiet = {"progress": False, "verdict": False, "seed": 0}
 # ## Two moons
 #
 # `NSF` is a neural spline flow: every variable is bent by a spline whose shape depends on the variables before it.
-# Splines act on [-5, 5], so that data should come standardised: `Standardised.fitted` does that and counts the
+# Splines act on [-5, 5], so that data should come standardised: `pg.Standardised.fitted` does that and counts the
 # determinant, and scores stay densities of the data as they were.
 
 # %%
 moons = torch.tensor(make_moons(4000, noise=0.06, random_state=0)[0], dtype=torch.float32)
 train, test = moons[:3000], moons[3000:]
-flow = Standardised.fitted(NSF(2, layers=3, hidden=(64, 64)), train)
+flow = pg.Standardised.fitted(pg.NSF(2, layers=3, hidden=(64, 64)), train)
 mixture = pg.GaussianMixture(8, 2)
 pg.em(mixture, train, seed=0)
 history = pg.fit(flow, train, steps=500, batch_size=256, optimizer=pg.adam(5e-3), ema=0.98, **quiet)
@@ -86,9 +82,9 @@ figure.savefig(OUTPUT / "flows.png", dpi=80)
 # %%
 digits = [rows.flatten(1) for rows in pg.load_digits()]
 train, validation, test = digits
-pixels = Gaussianised.of(train, 0.0, 17.0, bins=17)
-independent = pg.Quantised(Transformed(pg.standard_normal(64), pixels))
-flow = pg.Quantised(Transformed(MAF(64, layers=2, hidden=(256,), dropout=0.3), pixels))
+pixels = pg.Gaussianised.of(train, 0.0, 17.0, bins=17)
+independent = pg.Quantised(pg.Transformed(pg.standard_normal(64), pixels))
+flow = pg.Quantised(pg.Transformed(pg.MAF(64, layers=2, hidden=(256,), dropout=0.3), pixels))
 selection = {"validation": validation, "validate_every": 100, "patience": 4}
 history = pg.fit(flow, train, steps=800, batch_size=100, optimizer=pg.adam(2e-3), ema=0.99, **selection, **quiet)
 flow.eval()
@@ -108,7 +104,7 @@ class FlowEncoder(pg.DistributionModule):
 
     def __init__(self, net: nn.Module, dims: int):
         super().__init__()
-        self.net, self.flow = net, IAF(dims, layers=2, context=2 * dims, base=pg.Gaussian(None))
+        self.net, self.flow = net, pg.IAF(dims, layers=2, context=2 * dims, base=pg.Gaussian(None))
 
     def forward(self, context=None):
         return self.flow(self.net(context))
@@ -117,7 +113,7 @@ class FlowEncoder(pg.DistributionModule):
 def vae(flow_prior: bool, flow_posterior: bool, dims: int = 8) -> pg.VAE:
     net = nn.Sequential(Standardize(8.0, 8.0), MLP(64, [128], 2 * dims, dropout=0.2))
     decoder = pg.DiscretizedLogisticMixture(MLP(dims, [128], 3 * 3 * 64, dropout=0.2), levels=17, components=3)
-    prior = MAF(dims, layers=3, hidden=(32, 32)) if flow_prior else pg.standard_normal(dims)
+    prior = pg.MAF(dims, layers=3, hidden=(32, 32)) if flow_prior else pg.standard_normal(dims)
     return pg.VAE(prior, decoder, FlowEncoder(net, dims) if flow_posterior else pg.Gaussian(net))
 
 

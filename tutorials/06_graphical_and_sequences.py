@@ -19,14 +19,7 @@ import pyro.distributions as dist
 import torch
 
 import probgen as pg
-from probgen.bif import parse_bif
-from probgen.distributions.dependence_tree import mutual_information, pair_counts
-from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel, poisson_emission
-from probgen.models.bayesian_network import BayesianNetwork, Table
-from probgen.models.chow_liu import ChowLiu
-from probgen.models.emissions import PoissonEmission
-from probgen.models.hidden_markov import HiddenMarkovModel
-from probgen.models.markov_random_field import MarkovRandomField, grid_edges
+from probgen.distributions.graphs.dependence_tree import mutual_information, pair_counts
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--output", type=Path, default=Path("graphical_output"))
@@ -65,8 +58,8 @@ probability ( dysp | bronc, either ) {
   (no, no) 0.9, 0.1; (yes, no) 0.2, 0.8; (no, yes) 0.3, 0.7; (yes, yes) 0.1, 0.9;
 }
 """
-asia = parse_bif(ASIA)
-network = BayesianNetwork.from_tables(asia.tables, asia.parents)
+asia = pg.parse_bif(ASIA)
+network = pg.BayesianNetwork.from_tables(asia.tables, asia.parents)
 print(f"{len(asia.tables)} nodes; exact answers by variable elimination: {network().plan}")
 
 # %% [markdown]
@@ -103,8 +96,8 @@ gaps = records.masked_fill(torch.rand_like(records) < 0.5, torch.nan)
 
 
 def untaught():
-    nodes = {name: Table(2, (2,) * len(asia.parents[name]), pseudo_count=0.1) for name in asia.tables}
-    return BayesianNetwork(nodes, asia.parents)
+    nodes = {name: pg.Table(2, (2,) * len(asia.parents[name]), pseudo_count=0.1) for name in asia.tables}
+    return pg.BayesianNetwork(nodes, asia.parents)
 
 
 learners = {"complete records only": gaps[~gaps.isnan().any(-1)], "EM on all with gaps": gaps, "no gaps": records}
@@ -127,9 +120,9 @@ print(f"gaps filled in, {filled.kind}: P(bronchitis) of three records", filled.m
 digits = pg.load_digits()
 train, test = (part.flatten(1).gt(7).float() for part in (digits.train, digits.test))
 apart = pg.Fixed(dist.Bernoulli, probs=(train.sum(0) + 1) / (len(train) + 2))
-tree = ChowLiu((2,) * 64)
+tree = pg.ChowLiu((2,) * 64)
 pg.em(tree, train)
-field = MarkovRandomField((64,), grid_edges(8, 8))
+field = pg.MarkovRandomField((64,), pg.grid_edges(8, 8))
 options = {"batch_size": len(train), "optimizer": pg.adam(0.1), "compile": False, "progress": False, "verdict": False}
 history = pg.fit(field, train, steps=120, **options)
 print(f"field: {field().factors.plan()}; {history}")
@@ -163,7 +156,7 @@ counts = torch.tensor([float(count) for count in QUAKES.split()])
 years, x = 1900 + np.arange(len(counts)), counts.reshape(1, -1, 1)
 print(f"{len(counts)} years, mean {counts.mean():.1f}, variance {counts.var():.1f}")
 for states in (2, 3, 4):
-    by_em = HiddenMarkovModel(states, len(counts), PoissonEmission(states))
+    by_em = pg.HiddenMarkovModel(states, len(counts), pg.PoissonEmission(states))
     pg.em(by_em, x.expand(2, -1, -1), tol=1e-5, n_init=3, seed=0)  # the same sequence twice: the same maximum
     free = states**2 + states - 1
     value = by_em().log_prob(x).item()
@@ -180,7 +173,7 @@ for states in (2, 3, 4):
 REGIMES = ["quiet", "usual", "busy"]
 sticky = pg.Fixed(dist.Dirichlet, concentration=torch.ones(3, 3) + 2 * torch.eye(3))
 rates = pg.Fixed(dist.Gamma, concentration=torch.tensor([4.0]), rate=0.2)
-bayesian = BayesianHiddenMarkovModel(3, len(counts), poisson_emission, {"rates": rates}, transition=sticky)
+bayesian = pg.BayesianHiddenMarkovModel(3, len(counts), pg.poisson_emission, {"rates": rates}, transition=sticky)
 chains = pg.mcmc(bayesian, x, draws=300, tune=300, chains=2, seed=0, progress=False)
 chains = dataclasses.replace(chains, draws=bayesian.in_order(chains.draws, "rates"))
 inference = pg.to_arviz(

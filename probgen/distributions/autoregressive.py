@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.density import density
 from probgen.core.missing import assumed_missing, check_event, has_missing
 from probgen.distributions.conditional import Clamped, conditional
 
@@ -51,7 +52,7 @@ class Autoregressive(dist.TorchDistribution):
     ------
     ValueError
         From ``log_prob``: if x does not have ``event_shape``, if an entry is missing before one that is observed, or if
-        a part of an entry is missing.
+        a part of an entry is missing, or if the laws of the entries are not exact.
 
     References
     ----------
@@ -103,13 +104,22 @@ class Autoregressive(dist.TorchDistribution):
         """
         x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
         if not has_missing(x):
-            return self.in_order(self.laws(x).log_prob(x))
+            return self.in_order(self._entries(x).log_prob(x))
         missing = x.isnan().reshape(*x.shape[: x.ndim - self.entry_ndim], -1)
         gone, part = self.in_order(missing.any(-1)), missing.any(-1) & ~missing.all(-1)
         filled = torch.where(x.isnan(), 0.0, x)
-        terms = torch.where(gone, 0.0, self.in_order(self.laws(filled).log_prob(filled)))
+        terms = torch.where(gone, 0.0, self.in_order(self._entries(filled).log_prob(filled)))
         terms = _require(~part.flatten(-len(self.positions)).any(-1, keepdim=True), terms, _IN_PART)
         return _require((gone[..., 1:] | ~gone[..., :-1]).all(-1, keepdim=True), terms, _NOT_LAST)
+
+    def _entries(self, x: Tensor) -> dist.TorchDistribution:
+        law = self.laws(x)
+        if (kind := density(law)) != "exact":
+            raise ValueError(
+                f"expected entries whose density is exact, got {kind} ({type(law).__name__}); products of inexact "
+                "densities have no kind: use an exact law of the entries (a head, a mixture, a flow, NADE)"
+            )
+        return law
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.generate(self.shape(torch.Size(sample_shape)), lambda t, law: law.sample())

@@ -220,7 +220,7 @@ def _check(gen: nn.Module, x: Tensor, steps: int, n_init: int, chunk: int) -> No
         raise ValueError(
             f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row a datum"
         )
-    if len(x) < 2:
+    if len(x) < 2 and (len(event) < 2 or not len(x)):  # one long sequence is data enough
         raise ValueError(f"expected at least two rows, got x of shape {tuple(x.shape)}; give more data")
     if x.isinf().any():
         raise ValueError("expected finite values (NaN = missing), got infinities in x; remove or clip these rows")

@@ -208,7 +208,7 @@ class _Chains:
         """Completed rows ``(draws, B, *event)``, their kind, and the acceptance rate of every row."""
         state = _trace(self.model, batch)
         if not self._locals(state):
-            return *completions(_law(state), batch[0], draws, steps), batch[0].new_ones(len(batch[0]))
+            return *completions(_law(state), batch[0], draws, steps), torch.ones(len(batch[0]), device=batch[0].device)
         batch = tuple(None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch)
         completed, kind, rate = self._run(*batch, steps)
         return completed.unflatten(0, (draws, -1)), kind, rate.unflatten(0, (draws, -1)).mean(0)

@@ -13,9 +13,9 @@ from torch.distributions import Transform
 
 from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
-from probgen.distributions.autoregressive_transform import AutoregressiveTransform
-from probgen.distributions.flow import Pushforward
-from probgen.distributions.univariate import (
+from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.univariate import (
     Affine,
     Bernstein,
     MonotonicIntegral,

@@ -13,7 +13,7 @@ from torch.distributions import biject_to
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
-from probgen.distributions.hidden_markov import HiddenMarkov
+from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 
 
 def normal_emission(means: Tensor, scales: Tensor) -> MissingAware:

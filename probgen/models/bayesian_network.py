@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule
-from probgen.distributions.ancestral import Ancestral, Node, family_table
-from probgen.distributions.directed_graph import Graph
-from probgen.distributions.discrete_network import DiscreteNetwork
-from probgen.distributions.factors import LIMIT
-from probgen.distributions.linear_gaussian import expected_moments, network_law, regressions
+from probgen.distributions.graphs.ancestral import Ancestral, Node, family_table
+from probgen.distributions.graphs.directed_graph import Graph
+from probgen.distributions.graphs.discrete_network import DiscreteNetwork
+from probgen.distributions.graphs.factors import LIMIT
+from probgen.distributions.graphs.linear_gaussian import expected_moments, network_law, regressions
 
 _TABULATED = 2**20
 

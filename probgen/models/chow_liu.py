@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule
-from probgen.distributions.dependence_tree import (
+from probgen.distributions.graphs.dependence_tree import (
     family_counts,
     log_shares,
     mutual_information,
@@ -14,7 +14,7 @@ from probgen.distributions.dependence_tree import (
     spanning_tree,
     tree_law,
 )
-from probgen.distributions.discrete_network import DiscreteNetwork
+from probgen.distributions.graphs.discrete_network import DiscreteNetwork
 
 
 class ChowLiu(DistributionModule):

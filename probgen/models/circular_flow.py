@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule
-from probgen.distributions.autoregressive_transform import CouplingTransform
-from probgen.distributions.circular import CircularTransform, UniformBox, beside
-from probgen.distributions.flow import Pushforward
+from probgen.distributions.flows.autoregressive_transform import CouplingTransform
+from probgen.distributions.flows.circular import CircularTransform, UniformBox, beside
+from probgen.distributions.flows.flow import Pushforward
 from probgen.nn import MLP, Constant
 
 

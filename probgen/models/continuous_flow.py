@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule, standard_normal
-from probgen.distributions.flow import Pushforward
-from probgen.distributions.ode import Adaptive, ContinuousTransform, Rademacher, Solver, basis
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Rademacher, Solver, basis
 from probgen.nn import MLP
 
 

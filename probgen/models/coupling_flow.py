@@ -13,10 +13,10 @@ from torch.distributions import Transform
 
 from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
-from probgen.distributions.autoregressive_transform import CouplingTransform
-from probgen.distributions.bijection import ComposedTransform, transforms
-from probgen.distributions.flow import Pushforward
-from probgen.distributions.univariate import Affine, Spline, Univariate
+from probgen.distributions.flows.autoregressive_transform import CouplingTransform
+from probgen.distributions.flows.bijection import ComposedTransform, transforms
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.univariate import Affine, Spline, Univariate
 from probgen.nn import MLP
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probgen.core.missing import fill_missing, has_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
-from probgen.distributions.latent_chain import LatentChain, beside
+from probgen.distributions.sequences.latent_chain import LatentChain, beside
 
 
 class DeepMarkovModel(LatentVariableModel):

@@ -16,7 +16,7 @@ from probgen.distributions.any_order import AllOrders, ObservedFirst
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.orderings import OrderEnsemble, batch_of, check_orders, entry_law, random_orders
 from probgen.nn import MLP
-from probgen.nn.masked import Plain
+from probgen.nn.encodings import Plain
 
 
 class DeepNADE(DistributionModule):

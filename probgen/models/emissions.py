@@ -13,9 +13,9 @@ from probgen.core.missing import MissingAware, fill_missing
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.cholesky import Limits
 from probgen.distributions.covariance import Covariance, Full
-from probgen.distributions.emission import EMPTY, Emission, from_clusters, permute, pooled
 from probgen.distributions.mixture_moments import Mixture, log_joint, weighted_moments
-from probgen.distributions.state_normals import StateNormals
+from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute, pooled
+from probgen.distributions.sequences.state_normals import StateNormals
 
 
 class GaussianEmission(Emission):

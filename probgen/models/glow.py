@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probgen.core import heads
 from probgen.core.module import DistributionModule
-from probgen.distributions.multi_scale import MultiScale
+from probgen.distributions.flows.multi_scale import MultiScale
 from probgen.nn.invertible import ActNorm, AffineCoupling, CouplingNet, InvertibleConv, Network, Shape
 from probgen.nn.scales import Scale, contexts_of_scales, halvings
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule
-from probgen.distributions.emission import Emission
-from probgen.distributions.forward_backward import DENSE, posterior
-from probgen.distributions.hidden_markov import HiddenMarkov
+from probgen.distributions.sequences.emission import Emission
+from probgen.distributions.sequences.forward_backward import DENSE, posterior
+from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.nn import Constant
 
 _LEAST = 2 * DENSE[torch.float32]  # EM keeps transitions possible, and passes without logarithms exact

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from probgen.core import heads
 from probgen.core.module import DistributionModule
-from probgen.distributions.integer_logistic import IntegerLogisticMixture
-from probgen.distributions.multi_scale import MultiScale
+from probgen.distributions.flows.integer_logistic import IntegerLogisticMixture
+from probgen.distributions.flows.multi_scale import MultiScale
 from probgen.nn.invertible import CouplingNet, IntegerCoupling, Network, Shape, Shuffle
 from probgen.nn.scales import Scale, contexts_of_scales, halvings
 

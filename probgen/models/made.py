@@ -13,7 +13,8 @@ from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.orderings import OrderEnsemble, RandomOrder, batch_of, check_orders, entry_law
-from probgen.nn.masked import Degrees, MaskedMLP, Plain
+from probgen.nn.encodings import Plain
+from probgen.nn.masked import Degrees, MaskedMLP
 
 
 class MADE(DistributionModule):
@@ -118,7 +119,7 @@ class MADE(DistributionModule):
 
     def _steps(self, degrees: Degrees, context: Tensor | None, lead: torch.Size) -> Generator:
         if context is not None:
-            context = context.expand(*lead, -1).flatten(0, -2)
+            context = context.expand(*lead, -1).reshape(lead.numel(), -1)
         steps = self.net.steps(degrees, context, lead.numel())
         raw = next(steps)
         for _ in range(self.dims - 1):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule
-from probgen.distributions.pairwise_field import ExactField, GibbsField, Pairwise
+from probgen.distributions.graphs.pairwise_field import ExactField, GibbsField, Pairwise
 from probgen.samplers.belief_propagation import Beliefs, belief_propagation
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
-from probgen.distributions.dependence_tree import (
+from probgen.distributions.graphs.dependence_tree import (
     family_counts,
     log_shares,
     mutual_information,

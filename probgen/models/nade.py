@@ -13,7 +13,7 @@ from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.orderings import batch_of, check_orders, entry_law
-from probgen.nn.masked import Plain
+from probgen.nn.encodings import Plain
 
 
 class NADE(DistributionModule):

@@ -62,7 +62,7 @@ class PixelCNN(DistributionModule):
 
     >>> import torch
     >>> from probgen.core.heads import Bernoulli
-    >>> from probgen.nn.causal import Levels
+    >>> from probgen.nn.encodings import Levels
     >>> gen = PixelCNN((1, 6, 6), Bernoulli(), Levels(2), width=4, layers=2)
     >>> gen().sample((3,)).shape, gen().log_prob(torch.zeros(3, 1, 6, 6)).shape
     (torch.Size([3, 1, 6, 6]), torch.Size([3]))

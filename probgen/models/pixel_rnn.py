@@ -58,7 +58,7 @@ class PixelRNN(DistributionModule):
 
     >>> import torch
     >>> from probgen.core.heads import Bernoulli
-    >>> from probgen.nn.causal import Levels
+    >>> from probgen.nn.encodings import Levels
     >>> gen = PixelRNN((1, 4, 4), Bernoulli(), Levels(2), width=4, layers=1)
     >>> gen().sample((3,)).shape, gen().log_prob(torch.zeros(3, 1, 4, 4)).shape
     (torch.Size([3, 1, 4, 4]), torch.Size([3]))

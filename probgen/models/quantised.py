@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.dequantised import Dequantised
-from probgen.distributions.logit_logistic import LogitLogistic
+from probgen.distributions.flows.logit_logistic import LogitLogistic
 
 
 class Quantised(DistributionModule):

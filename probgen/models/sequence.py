@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.latent_chain import beside
+from probgen.distributions.sequences.latent_chain import beside
 
 
 class CausalNetwork(Protocol):

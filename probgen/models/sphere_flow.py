@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core.module import DistributionModule
-from probgen.distributions.autoregressive_transform import CouplingTransform
-from probgen.distributions.circular import CircularTransform, IntervalSpline, beside
-from probgen.distributions.flow import Pushforward
-from probgen.distributions.sphere import CylinderTransform, uniform_cylinder
+from probgen.distributions.flows.autoregressive_transform import CouplingTransform
+from probgen.distributions.flows.circular import CircularTransform, IntervalSpline, beside
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.sphere import CylinderTransform, uniform_cylinder
 from probgen.nn import MLP
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.module import DistributionModule
-from probgen.distributions.rescaled import Rescaled, Units
+from probgen.distributions.flows.rescaled import Rescaled, Units
 
 Bounds = tuple[float | Tensor, float | Tensor]
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from probgen.core.module import DistributionModule
 from probgen.distributions.cholesky import Limits
 from probgen.distributions.covariance import Covariance, Full
-from probgen.distributions.kalman import System, expected_values, kalman_filter, smoother
-from probgen.distributions.state_space import StateSpace
+from probgen.distributions.sequences.kalman import System, expected_values, kalman_filter, smoother
+from probgen.distributions.sequences.state_space import StateSpace
 
 
 class LinearGaussianStateSpace(DistributionModule):

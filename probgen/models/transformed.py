@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule
-from probgen.distributions.flow import Pushforward
+from probgen.distributions.flows.flow import Pushforward
 
 
 class Transformed(DistributionModule):
@@ -26,7 +26,7 @@ class Transformed(DistributionModule):
 
     >>> import pyro.distributions as dist, torch
     >>> from probgen.core.module import Fixed
-    >>> from probgen.distributions.marginal_transform import Gaussianised
+    >>> from probgen.distributions.flows.marginal_transform import Gaussianised
     >>> histogram = Gaussianised(torch.tensor([[3.0, 1.0]]), 0.0, 2.0)
     >>> Transformed(Fixed(dist.Normal, loc=torch.zeros(1), scale=1.0), histogram)().log_prob(torch.tensor([0.5])).exp()
     tensor(0.7500)

@@ -2,6 +2,26 @@
 
 from probgen.nn.basic import Constant, Standardize
 from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
+from probgen.nn.encodings import Levels, OneHot
+from probgen.nn.invertible import CouplingNet
 from probgen.nn.mlp import MLP
+from probgen.nn.recurrent import RNN, Combiner, GatedTransition
+from probgen.nn.temporal import TemporalConvolution
+from probgen.nn.transformer import Tokens
 
-__all__ = ["MLP", "Constant", "ConvDecoder", "ConvEncoder", "ResidualBlock", "Standardize"]
+__all__ = [
+    "MLP",
+    "RNN",
+    "Combiner",
+    "Constant",
+    "ConvDecoder",
+    "ConvEncoder",
+    "CouplingNet",
+    "GatedTransition",
+    "Levels",
+    "OneHot",
+    "ResidualBlock",
+    "Standardize",
+    "TemporalConvolution",
+    "Tokens",
+]

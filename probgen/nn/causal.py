@@ -11,39 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 
-class Levels(nn.Module):
-    """Levels 0, 1, ..., ``levels`` - 1 as numbers from -1 to 1, ``(*shape) -> (*shape, 1)``.
-
-    >>> Levels(256)(torch.tensor([0.0, 255.0]))
-    tensor([[-1.],
-            [ 1.]])
-    """
-
-    def __init__(self, levels: int):
-        super().__init__()
-        if levels < 2:
-            raise ValueError(f"expected levels >= 2, got {levels}; a single level leaves nothing to tell")
-        self.half = (levels - 1) / 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x / self.half - 1).unsqueeze(-1)
-
-
-class OneHot(nn.Module):
-    """Levels 0, 1, ..., ``levels`` - 1 as indicators, ``(*shape) -> (*shape, levels)``.
-
-    >>> OneHot(3)(torch.tensor(1.0))
-    tensor([0., 1., 0.])
-    """
-
-    def __init__(self, levels: int):
-        super().__init__()
-        self.register_buffer("labels", torch.arange(levels, dtype=torch.get_default_dtype()), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.unsqueeze(-1) == self.labels).to(x.dtype)
-
-
 def gate(u: Tensor, dim: int = 1) -> Tensor:
     r"""The gated unit :math:`\tanh(a) \odot \sigma(b)` of the two halves of ``u`` along ``dim``."""
     a, b = u.chunk(2, dim)

@@ -11,35 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 
-class OneHot(nn.Module):
-    """Labels 0, 1, ..., ``levels`` - 1 as indicators, ``(*batch, D) -> (*batch, D, levels)``.
-
-    >>> OneHot(3)(torch.tensor([2.0, 0.0]))
-    tensor([[0., 0., 1.],
-            [1., 0., 0.]])
-    """
-
-    def __init__(self, levels: int):
-        super().__init__()
-        self.features = levels
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.unsqueeze(-1) == torch.arange(self.features, device=x.device)).to(x.dtype)
-
-
-class Plain(nn.Module):
-    """Each variable as its own only feature, ``(*batch, D) -> (*batch, D, 1)``.
-
-    >>> Plain()(torch.zeros(4, 3)).shape
-    torch.Size([4, 3, 1])
-    """
-
-    features = 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(-1)
-
-
 class Degrees(NamedTuple):
     """What every unit may see: a unit of degree k depends on the entries at places 0, ..., k of the order.
 

@@ -4,6 +4,7 @@ from probgen.objectives.base import Objective
 from probgen.objectives.elbo import ELBO, cyclical, linear_warmup
 from probgen.objectives.enumerated import EnumeratedELBO, default_objective
 from probgen.objectives.importance import IWAE, DReG, Renyi
+from probgen.objectives.pseudo_likelihood import PseudoLikelihood
 from probgen.objectives.wake_sleep import WakeSleep
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "DReG",
     "EnumeratedELBO",
     "Objective",
+    "PseudoLikelihood",
     "Renyi",
     "WakeSleep",
     "cyclical",

@@ -14,7 +14,7 @@ from probgen.core.recording import is_enumerated_dim
 
 INSTEAD = {
     "approximate": "train the unnormalised or denoising form of the same family: contrastive divergence, denoising",
-    "unnormalised": "use contrastive divergence, score matching or noise-contrastive estimation",
+    "unnormalised": "use PseudoLikelihood() (fields of discrete variables), contrastive divergence or score matching",
     "implicit": "use an adversarial objective, or a discrepancy between samples such as MMD",
 }
 

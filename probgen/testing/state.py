@@ -13,11 +13,12 @@ from probgen.testing.case import Case, require, require_close
 
 def registered(case: Case) -> None:
     """its tensors are parameters or buffers, and its parts submodules."""
+    known = {id(tensor) for tensor in (*case.gen.parameters(), *case.gen.buffers())}
     for path, module in case.gen.named_modules():
         for key, value in vars(module).items():
             parts = value if isinstance(value, list | tuple) else [value]
             name = f"{path}.{key}".lstrip(".")
-            loose = any(isinstance(part, Tensor) for part in parts)
+            loose = any(isinstance(part, Tensor) and id(part) not in known for part in parts)
             require(not loose, f"'{name}' is a plain tensor, which .to(device) leaves behind; use register_buffer")
             hidden = any(isinstance(part, nn.Module) for part in parts)
             require(not hidden, f"'{name}' hides modules from parameters(); use nn.ModuleList, or assign each module")

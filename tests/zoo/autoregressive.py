@@ -8,7 +8,7 @@ from probgen.distributions.orderings import random_orders
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.made import MADE
 from probgen.models.nade import NADE
-from probgen.nn.masked import OneHot
+from probgen.nn.encodings import OneHot
 from zoo.member import Member, levels, rows
 
 AUTOREGRESSIVE: list[Member] = [

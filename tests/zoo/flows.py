@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from probgen.core import heads
-from probgen.distributions.marginal_transform import Gaussianised
-from probgen.distributions.univariate import Affine, Spline
+from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.univariate import Affine, Spline
 from probgen.models.autoregressive_flow import BPF, IAF, MAF, NAF, NSF, SOSPF, UNAF, AutoregressiveFlow
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow

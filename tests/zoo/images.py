@@ -8,7 +8,7 @@ from probgen.core import heads
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
 from probgen.models.transformer import Transformer
-from probgen.nn.causal import Levels, OneHot
+from probgen.nn.encodings import Levels, OneHot
 from probgen.nn.transformer import Tokens
 from zoo.member import Member, levels
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from zoo.member import Member, levels
-
 from probgen.models.factorised import Factorised
 from probgen.models.joint_table import JointTable
 from probgen.models.markov_chain import MarkovChain
+from zoo.member import Member, levels
 
 TABLES: list[Member] = [
     Member("JointTable", lambda: JointTable(3), levels(2, 3)),

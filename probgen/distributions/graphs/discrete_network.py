@@ -18,8 +18,8 @@ from torch.distributions import constraints
 from probgen.core.missing import check_event
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
-from probgen.distributions.elimination import Plan, at_values
-from probgen.distributions.factors import LIMIT, Factors
+from probgen.distributions.graphs.elimination import Plan, at_values
+from probgen.distributions.graphs.factors import LIMIT, Factors
 
 _AT_ONCE = 2**24
 

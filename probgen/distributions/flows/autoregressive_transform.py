@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from probgen.distributions.bijection import Bijection, Invertible
+from probgen.distributions.flows.bijection import Bijection, Invertible
 
 Steps = Callable[[torch.Size], Generator[Transform, Tensor, None]]
 

@@ -1,6 +1,6 @@
 """Hidden Markov chains in log space: right for impossible transitions too, at the price of more exponentials.
 
-Shapes are those of :mod:`probgen.distributions.forward_backward`.
+Shapes are those of :mod:`probgen.distributions.sequences.forward_backward`.
 """
 
 from __future__ import annotations

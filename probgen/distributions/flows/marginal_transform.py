@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from probgen.distributions.bijection import Bijection
+from probgen.distributions.flows.bijection import Bijection
 
 
 class Gaussianised(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.density import density, worst
-from probgen.distributions.bijection import Invertible, odeint
+from probgen.distributions.flows.bijection import Invertible, odeint
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 State = tuple[Tensor, ...]

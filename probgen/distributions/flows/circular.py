@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.distributions.bijection import Bijection
-from probgen.distributions.spline import SplineTransform
+from probgen.distributions.flows.bijection import Bijection
+from probgen.distributions.flows.spline import SplineTransform
 
 _LIMIT = 7.0  # log slopes at the ends lie between -7 and 7
 

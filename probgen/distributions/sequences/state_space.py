@@ -12,7 +12,14 @@ from torch.distributions import constraints
 
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.conditional import conditional
-from probgen.distributions.kalman import Smoothed, System, expected_values, kalman_filter, predicted_cov, smoother
+from probgen.distributions.sequences.kalman import (
+    Smoothed,
+    System,
+    expected_values,
+    kalman_filter,
+    predicted_cov,
+    smoother,
+)
 
 
 class StateSpace(dist.TorchDistribution):

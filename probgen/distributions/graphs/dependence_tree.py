@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probgen.distributions.discrete_network import DiscreteNetwork
+from probgen.distributions.graphs.discrete_network import DiscreteNetwork
 
 _ROWS = 2**14  # one-hot rows made at once
 

@@ -14,7 +14,7 @@ from torch.distributions import Transform, constraints
 
 from probgen.core.density import density, worst
 from probgen.core.missing import assumed_missing, check_event, has_missing
-from probgen.distributions.bijection import ComposedTransform, Inverted
+from probgen.distributions.flows.bijection import ComposedTransform, Inverted
 
 
 class _Drawn(NamedTuple):

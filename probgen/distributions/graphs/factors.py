@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.missing import has_missing
-from probgen.distributions.elimination import Plan, Scope, at_values, eliminate, log_max, plan, trace_back
+from probgen.distributions.graphs.elimination import Plan, Scope, at_values, eliminate, log_max, plan, trace_back
 
 LIMIT = 2**22  # entries of the largest table, per row
 _AT_ONCE = 2**24  # entries of all products of some rows

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event, has_missing
-from probgen.distributions.discrete_network import FactorGraph
-from probgen.distributions.factors import Factors
 from probgen.distributions.gibbs import gibbs
+from probgen.distributions.graphs.discrete_network import FactorGraph
+from probgen.distributions.graphs.factors import Factors
 from probgen.samplers.gibbs_discrete import colouring, gibbs_sweeps, neighbour_logits
 
 

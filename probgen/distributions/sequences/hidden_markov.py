@@ -14,9 +14,9 @@ from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from probgen.core.density import density
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.conditional import conditional
-from probgen.distributions.forward_backward import filtered, log_likelihood, posterior
-from probgen.distributions.log_chain import best_path
-from probgen.distributions.markov_paths import draw_backward, draw_chain
+from probgen.distributions.sequences.forward_backward import filtered, log_likelihood, posterior
+from probgen.distributions.sequences.log_chain import best_path
+from probgen.distributions.sequences.markov_paths import draw_backward, draw_chain
 
 
 class HiddenMarkov(dist.TorchDistribution):

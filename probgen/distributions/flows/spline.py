@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import pad
 
-from probgen.distributions.bijection import Invertible
+from probgen.distributions.flows.bijection import Invertible
 
 
 class SplineTransform(Invertible):

@@ -9,8 +9,8 @@ from pyro.distributions import constraints as pyro_constraints
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.distributions.bijection import Bijection
-from probgen.distributions.circular import UniformBox
+from probgen.distributions.flows.bijection import Bijection
+from probgen.distributions.flows.circular import UniformBox
 
 
 class CylinderTransform(Bijection):

@@ -13,8 +13,8 @@ from torch.nn.functional import logsigmoid
 
 from probgen.core.density import density
 from probgen.core.missing import check_event
-from probgen.distributions.bijection import Bijection
 from probgen.distributions.conditional import conditional
+from probgen.distributions.flows.bijection import Bijection
 
 
 class Units(Bijection):

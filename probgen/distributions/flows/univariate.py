@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from probgen.distributions.bijection import Bijection, ComposedTransform, Invertible, nets, transforms
-from probgen.distributions.spline import SplineTransform
+from probgen.distributions.flows.bijection import Bijection, ComposedTransform, Invertible, nets, transforms
+from probgen.distributions.flows.spline import SplineTransform
 
 
 class Univariate(Protocol):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from probgen.core.threads import one_core
-from probgen.distributions import log_chain
+from probgen.distributions.sequences import log_chain
 
 DENSE = {torch.float32: 1e-9, torch.float64: 1e-100}  # least transition probability
 _DROPPED = {torch.float32: -60.0, torch.float64: -370.0}  # of log densities below the largest: share e^x / dense^2

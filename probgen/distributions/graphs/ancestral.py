@@ -17,7 +17,7 @@ from probgen.core.density import density, worst
 from probgen.core.missing import check_event, fill_missing, has_missing
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
-from probgen.distributions.factors import LIMIT, Factors
+from probgen.distributions.graphs.factors import LIMIT, Factors
 
 
 class Node(NamedTuple):

@@ -1,0 +1,1 @@
+"""Bijections and the laws they push forward."""

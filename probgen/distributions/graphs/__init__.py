@@ -1,0 +1,1 @@
+"""Laws that factorise along a graph."""

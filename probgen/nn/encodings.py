@@ -1,0 +1,55 @@
+"""What networks see of a value: features of single variables, ``(*shape) -> (*shape, features)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """Each variable as its own only feature, ``(*shape) -> (*shape, 1)``.
+
+    >>> Plain()(torch.zeros(4, 3)).shape
+    torch.Size([4, 3, 1])
+    """
+
+    features = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(-1)
+
+
+class Levels(nn.Module):
+    """Levels 0, 1, ..., ``levels`` - 1 as numbers from -1 to 1, ``(*shape) -> (*shape, 1)``.
+
+    >>> Levels(256)(torch.tensor([0.0, 255.0]))
+    tensor([[-1.],
+            [ 1.]])
+    """
+
+    features = 1
+
+    def __init__(self, levels: int):
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"expected levels >= 2, got {levels}; a single level leaves nothing to tell")
+        self.half = (levels - 1) / 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / self.half - 1).unsqueeze(-1)
+
+
+class OneHot(nn.Module):
+    """Labels 0, 1, ..., ``levels`` - 1 as indicators, ``(*shape) -> (*shape, levels)``.
+
+    >>> OneHot(3)(torch.tensor([2.0, 0.0]))
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+
+    def __init__(self, levels: int):
+        super().__init__()
+        self.features = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.unsqueeze(-1) == torch.arange(self.features, device=x.device)).to(x.dtype)
