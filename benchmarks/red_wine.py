@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import probgen as pg
-from probgen.distributions.gaussian_mixtures import MixtureOfGaussians
+from probgen.core.heads import MixtureOfGaussians
 from probgen.distributions.orderings import random_orders
 from probgen.models.made import MADE
 

@@ -32,6 +32,7 @@ from probgen.core.heads import (
     FullGaussian,
     Gaussian,
     Mixed,
+    MixtureOfGaussians,
     NegativeBinomial,
     Poisson,
     StudentT,
@@ -47,7 +48,6 @@ from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.marginal_transform import Gaussianised
 from probgen.distributions.flows.ode import Adaptive, RungeKutta
 from probgen.distributions.flows.univariate import Affine, Spline
-from probgen.distributions.gaussian_mixtures import MixtureOfGaussians
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.orderings import random_orders
 from probgen.distributions.sequences.emission import Emission

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from probgen.core.density import density, log_likelihood
-from probgen.core.heads import Bernoulli, Categorical, Gaussian
+from probgen.core.heads import Bernoulli, Categorical, Gaussian, MixtureOfGaussians
 from probgen.distributions.conditional import conditional
-from probgen.distributions.gaussian_mixtures import MixtureOfGaussians
 from probgen.distributions.orderings import OrderEnsemble, RandomOrder, check_orders, random_orders
 from probgen.models.made import MADE
 from probgen.nn.encodings import OneHot

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from probgen.core.density import density
-from probgen.core.heads import Bernoulli, Categorical
+from probgen.core.heads import Bernoulli, Categorical, MixtureOfGaussians
 from probgen.core.module import data_plate
 from probgen.distributions.any_order import AllOrders, ObservedFirst
 from probgen.distributions.conditional import conditional
-from probgen.distributions.gaussian_mixtures import MixtureOfGaussians
 from probgen.distributions.orderings import random_orders
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.nade import NADE

@@ -175,25 +175,4 @@ def entry_law(head: Head, raw: Tensor, lead: torch.Size) -> dist.TorchDistributi
     >>> entry_law(Categorical(levels=3), torch.zeros(1, 3), torch.Size()).batch_shape
     torch.Size([])
     """
-    raw = raw.mT.reshape(-1, *lead)
-    return head.law(raw) if lead else _Single(head.law(raw.unsqueeze(-1)))
-
-
-class _Single(dist.TorchDistribution):
-    """The only entry of a law with ``batch_shape == (1,)``: heads take raw values with at least one batch dim."""
-
-    arg_constraints: dict = {}
-
-    def __init__(self, law: dist.TorchDistribution):
-        self.law = law
-        super().__init__(validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.law.support
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self.law.sample(torch.Size(sample_shape)).squeeze(-1)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.law.log_prob(x.unsqueeze(-1)).squeeze(-1)
+    return head.law(raw.mT.reshape(-1, *lead))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probgen.core import heads
-from probgen.distributions.gaussian_mixtures import MixtureOfGaussians
+from probgen.core.heads import MixtureOfGaussians
 from probgen.distributions.orderings import random_orders
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.made import MADE

@@ -10,6 +10,7 @@ from probgen.core.heads.discrete import (
     Poisson,
 )
 from probgen.core.heads.mixed import Mixed
+from probgen.core.heads.mixtures import MixtureOfGaussians
 
 __all__ = [
     "Bernoulli",
@@ -19,6 +20,7 @@ __all__ = [
     "Gaussian",
     "Head",
     "Mixed",
+    "MixtureOfGaussians",
     "NegativeBinomial",
     "Poisson",
     "Positive",

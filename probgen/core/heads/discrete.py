@@ -53,7 +53,7 @@ class Categorical(Head):
         super().__init__(net, tuple(f"logit {level}" for level in range(levels)), event_ndim, context_ndim)
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        dim = -self.event_ndim - 1  # where the network has them: normalising along another dim would copy
+        dim = -min(self.event_ndim + 1, raw.ndim)  # where a network has them: normalising along another dim copies
         return laws.Categorical(raw.movedim(0, dim).log_softmax(dim).movedim(dim, -1))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from probgen.core.heads import Head
+from probgen.core.heads.base import Head
 from probgen.core.heads.laws import Normal
 
 
