@@ -7,10 +7,11 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event
+from probgen.core.module import DistributionModule
 from probgen.distributions.conditional import Clamped, conditional
 
 _LEAST = 1e-30  # a count, so that the logarithm of an impossible level is finite
@@ -42,6 +43,36 @@ def counts_of(index: Tensor, size: int) -> Tensor:
     tensor([1., 0., 2.], dtype=torch.float64)
     """
     return index.flatten().bincount(minlength=size).double()
+
+
+class Counted(DistributionModule):
+    """A model whose free logits, :attr:`logits`, have closed-form estimates from counts; a subclass gives ``expect``.
+
+    ``expect`` returns the statistic ``"counts"``, of the shape of the logits with one level more.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Where the free logits start, ``(*, L - 1)``.
+    smoothing : float
+        Pseudo-count of every entry.
+    """
+
+    def __init__(self, logits: Tensor, smoothing: float):
+        super().__init__()
+        if smoothing < 0:
+            raise ValueError(f"expected smoothing >= 0, got {smoothing}; it is a number of rows")
+        self.logits, self.smoothing = nn.Parameter(logits), smoothing
+
+    @torch.no_grad()
+    def maximise(self, statistics: dict[str, Tensor]) -> None:
+        """M-step: shares of the counts."""
+        self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        """Equal shares."""
+        self.logits.zero_()
 
 
 class JointLaw(dist.TorchDistribution):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
-from probgen.core.module import DistributionModule
-from probgen.distributions.tables import counts_of, free_logits, log_masses
+from probgen.distributions.tables import Counted, counts_of, log_masses
 
 
-class Factorised(DistributionModule):
+class Factorised(Counted):
     r"""Independent labels: :math:`D (L - 1)` parameters.
 
     .. math:: p(x) = \prod_{d=1}^{D} \theta_{d, x_d}
@@ -37,9 +36,8 @@ class Factorised(DistributionModule):
     """
 
     def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
-        super().__init__()
-        self.dims, self.levels, self.smoothing = dims, levels, smoothing
-        self.logits = nn.Parameter(torch.zeros(dims, levels - 1))
+        super().__init__(torch.zeros(dims, levels - 1), smoothing)
+        self.dims, self.levels = dims, levels
 
     def forward(self, context: Tensor | None = None) -> MissingAware:
         law = MissingAware(laws.Categorical(log_masses(self.logits)), 1)
@@ -52,11 +50,3 @@ class Factorised(DistributionModule):
         )
         counts = counts_of(cells.long(), self.dims * self.levels + 1)[:-1]
         return self().log_prob(x).double().sum(), {"counts": counts.reshape(self.dims, self.levels)}
-
-    @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
-        self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        self.logits.zero_()

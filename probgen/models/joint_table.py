@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from probgen.core.module import DistributionModule
-from probgen.distributions.tables import JointLaw, free_logits, log_masses
+from probgen.distributions.tables import Counted, JointLaw, log_masses
 
 
-class JointTable(DistributionModule):
+class JointTable(Counted):
     r"""All combinations of D labels, each with its own probability: :math:`L^D - 1` parameters.
 
     .. math:: p(x) = \theta_{x_1 \dots x_D}
@@ -43,14 +42,13 @@ class JointTable(DistributionModule):
     largest = 2**20
 
     def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
-        super().__init__()
         if dims * torch.tensor(levels).log2() > 20:
             raise ValueError(
                 f"expected at most {self.largest} combinations, got {levels} ** {dims}; factorise the joint law: "
                 "MarkovChain, ChowLiu, MADE"
             )
-        self.dims, self.levels, self.smoothing = dims, levels, smoothing
-        self.logits = nn.Parameter(torch.zeros(levels**dims - 1))
+        super().__init__(torch.zeros(levels**dims - 1), smoothing)
+        self.dims, self.levels = dims, levels
 
     def forward(self, context: Tensor | None = None) -> JointLaw:
         law = JointLaw(log_masses(self.logits), self.dims, self.levels)
@@ -61,11 +59,3 @@ class JointTable(DistributionModule):
         law = self()
         masses = law.given(x, ~x.isnan()).log_masses.exp()
         return law.log_prob(x).double().sum(), {"counts": masses.double().sum(0)}
-
-    @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
-        self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        self.logits.zero_()

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from probgen.core.heads import laws
-from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.tables import counts_of, free_logits, log_masses
+from probgen.distributions.tables import Counted, counts_of, log_masses
 
 
-class MarkovChain(DistributionModule):
+class MarkovChain(Counted):
     r"""A chain of order k over D labels, with a table of its own at every place.
 
     .. math:: p(x) = \prod_{t=1}^{D} \theta^{(t)}_{x_{t-k} \dots x_{t-1},\, x_t}
@@ -48,15 +47,14 @@ class MarkovChain(DistributionModule):
     first: Tensor
 
     def __init__(self, dims: int, levels: int = 2, order: int = 1, smoothing: float = 0.0):
-        super().__init__()
         if not 0 <= order < dims:
             raise ValueError(
                 f"expected 0 <= order < dims = {dims}, got {order}; the chain remembers earlier labels only"
             )
-        self.dims, self.levels, self.order, self.smoothing = dims, levels, order, smoothing
         rows = torch.tensor([levels ** min(t, order) for t in range(dims)])
+        super().__init__(torch.zeros(int(rows.sum()), levels - 1), smoothing)
+        self.dims, self.levels, self.order = dims, levels, order
         self.register_buffer("first", rows.cumsum(0) - rows, persistent=False)  # where the tables of a place begin
-        self.logits = nn.Parameter(torch.zeros(int(rows.sum()), levels - 1))
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         batch = () if context is None else context.shape[:-1]
@@ -69,14 +67,6 @@ class MarkovChain(DistributionModule):
         size = self.logits.shape[0] * self.levels
         counts = counts_of(torch.where(seen, cells, size), size + 1)[:-1].reshape(-1, self.levels)
         return self().log_prob(x).double().sum(), {"counts": counts}
-
-    @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
-        self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        self.logits.zero_()
 
     def _rows(self, x: Tensor) -> Tensor:
         """Which row of the tables each label is drawn from: its place and the labels before it, read as digits."""
