@@ -9,6 +9,7 @@ from probgen.core.module import DistributionModule, Fixed
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.gibbs import gibbs
 from probgen.infer.impute import impute
+from probgen.models.autoregressive_flow import MAF
 
 
 class Law(DistributionModule):
@@ -64,3 +65,8 @@ def test_laws_without_a_kernel_say_what_to_register():
     law = Fixed(dist.Dirichlet, concentration=torch.ones(3))()
     with pytest.raises(NotImplementedError, match="@gibbs"):
         gibbs(law, torch.ones(1, 3), torch.zeros(1, 3).bool(), 1)
+
+
+def test_flows_say_what_completes_rows():
+    with pytest.raises(NotImplementedError, match="factor analysis"):
+        impute(MAF(2, layers=1), torch.tensor([[1.0, torch.nan]]))

@@ -108,4 +108,6 @@ def completions(law: dist.TorchDistribution, x: Tensor, draws: int, steps: int) 
     try:
         return conditional(law, x, mask).sample((draws,)), "exact"
     except NotImplementedError:
+        if gibbs.dispatch(type(law)) is gibbs.dispatch(object):
+            raise
         return gibbs(law, x.expand(draws, *x.shape), mask.expand(draws, *x.shape), steps), "asymptotic"

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from probgen.core.density import density, worst
-from probgen.core.missing import assumed_missing, check_event, has_missing
+from probgen.core.missing import check_event
+from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.bijection import ComposedTransform, Inverted
+from probgen.distributions.flows.complete import INCOMPLETE, refuse_missing, values_are_known
 
 
 class _Drawn(NamedTuple):
@@ -130,14 +132,8 @@ class Pushforward(dist.TorchDistribution):
 
     def _check(self, x: Tensor) -> None:
         check_event(x, self.event_shape)
-        if assumed_missing() is not None or torch.compiler.is_compiling():
-            return  # values cannot be read: NaN comes out as NaN
-        if has_missing(x):
-            raise ValueError(
-                "expected complete events, got NaN: a flow cannot integrate missing entries out; fill them in first "
-                "(probgen.impute with a mixture, factor analysis or a VAE), or fit one of those families"
-            )
-        if self._validate_args and not (inside := self.support.check(x)).all():
+        refuse_missing(x)
+        if self._validate_args and values_are_known() and not (inside := self.support.check(x)).all():
             raise ValueError(
                 f"expected x in the domain of the flow, {self.support}, got an event that begins with "
                 f"{x[~inside].flatten()[0].item():g}; move the data into it, or begin the flow with a map of it"
@@ -157,3 +153,8 @@ def _(transform: ComposedTransform) -> str:
 @density.register(Inverted)
 def _(transform: Inverted) -> str:
     return density(transform.base)
+
+
+@conditional.register(Pushforward)
+def _(distribution: Pushforward, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
+    raise NotImplementedError(INCOMPLETE)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.core.missing import assumed_missing, check_event, has_missing
+from probgen.core.missing import check_event
+from probgen.distributions.flows.complete import refuse_missing
 
 
 class Scale(Protocol):
@@ -125,12 +126,3 @@ class MultiScale(dist.TorchDistribution):
 
     def _a_law(self) -> dist.TorchDistribution:
         return self.head(self.scales[-1].offset)
-
-
-def refuse_missing(x: Tensor) -> None:
-    """Raises ``ValueError`` if an entry is NaN and values can be read; in a recorded graph NaN gives NaN."""
-    if assumed_missing() is None and not torch.compiler.is_compiling() and has_missing(x):
-        raise ValueError(
-            "expected complete events, got NaN: a flow cannot integrate missing entries out; fill them in first, for "
-            "instance by probgen.impute with a mixture or a VAE"
-        )
