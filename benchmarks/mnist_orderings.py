@@ -51,7 +51,9 @@ def load(data: Path, seed: int) -> Splits:
 def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace) -> MADE:
     """One member; the learning rate rises for a few steps, then falls along a cosine."""
     torch.manual_seed(seed)
-    gen = MADE(SIDE**2, arguments.hidden, Bernoulli(), orders=order, dropout=arguments.dropout, seed=seed)
+    gen = MADE(
+        SIDE**2, arguments.hidden, Bernoulli(), orders=order, dropout=arguments.dropout, residual=True, seed=seed
+    )
 
     def rate(step: int) -> float:
         return min(1.0, (step + 1) / 200) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1, step / arguments.steps))) / 2)
@@ -99,13 +101,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("mnist_orderings.safetensors"))
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--members", type=int, default=4, help="at most 8")
-    parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[500])
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--members", type=int, default=1, help="at most 8")
+    parser.add_argument("--steps", type=int, default=55_000)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[1000, 1000])
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=1e-2)
-    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=0.1)
     arguments = parser.parse_args()
     rows = load(arguments.data, seed=0)
     score([train(order, rows, m, arguments) for m, order in enumerate(scans()[: arguments.members])], rows.test)
