@@ -42,6 +42,15 @@ def assumed_missing() -> bool | None:
     return _assumed.get()
 
 
+def values_are_known() -> bool:
+    """Whether tensors have values to look at: not in a graph that is being recorded.
+
+    >>> values_are_known()
+    True
+    """
+    return _assumed.get() is None and not torch.compiler.is_compiling()
+
+
 @contextmanager
 def assume_missing(answer: bool) -> Iterator[None]:
     """What :func:`has_missing` answers inside the block: for graphs traced once and run on data known beforehand.

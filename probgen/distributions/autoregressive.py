@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.density import density
-from probgen.core.missing import assumed_missing, check_event, has_missing
+from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.distributions.conditional import Clamped, conditional
 
 Laws = Callable[[Tensor], dist.TorchDistribution]
@@ -150,7 +150,9 @@ class Autoregressive(dist.TorchDistribution):
     @torch.no_grad()
     def naive_sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         """Draws without ``steps``: T passes of ``laws``, each for one more entry. The same law as :meth:`sample`."""
-        x = torch.zeros_like(self.sample(sample_shape))
+        shape = self.shape(torch.Size(sample_shape))
+        first = next(self.steps(torch.Size(shape[: len(shape) - len(self.event_shape)])))
+        x = first.sample().new_zeros(shape)  # of the dtype and on the device that draws have
         for position in range(self.positions.numel()) if self.order is None else self.order.tolist():
             x = torch.where(self.at(position, x.device), self.laws(x).sample(), x)
         return x
@@ -186,7 +188,7 @@ def _send(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:
 
 def _require(right: Tensor, terms: Tensor, text: str) -> Tensor:
     """The terms, or an error; NaN where values cannot be read, in a graph that is being recorded."""
-    if assumed_missing() is not None or torch.compiler.is_compiling():
+    if not values_are_known():
         return torch.where(right, terms, torch.nan)
     if not right.all():
         raise ValueError(text)

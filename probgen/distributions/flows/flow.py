@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from probgen.core.density import density, worst
-from probgen.core.missing import check_event
+from probgen.core.missing import check_event, values_are_known
 from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.bijection import ComposedTransform, Inverted
-from probgen.distributions.flows.complete import INCOMPLETE, refuse_missing, values_are_known
+from probgen.distributions.flows.complete import INCOMPLETE, refuse_missing
 
 
 class _Drawn(NamedTuple):
