@@ -17,7 +17,7 @@ BELOW = {
     "models": {"core", "distributions", "samplers", "nn"},
     "objectives": {"core"},
     "evaluate": {"core"},
-    "infer": {"core", "distributions"},
+    "infer": {"core", "distributions", "samplers"},
     "train": {"core", "objectives", "evaluate"},
 }
 TOP = {"diagnostics", "testing"}

@@ -9,6 +9,7 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
+from probgen.core.density import density
 from probgen.distributions.autoregressive import Autoregressive, Completion, whole
 from probgen.distributions.conditional import conditional
 
@@ -99,7 +100,9 @@ def _visit(law: Autoregressive, x: Tensor, chosen: Tensor, t: int) -> Tensor:
 
 
 def completions(law: dist.TorchDistribution, x: Tensor, draws: int, steps: int) -> tuple[Tensor, str]:
-    """Completed copies ``(draws, *batch, *event)`` and their kind: exact by :func:`conditional`, else asymptotic.
+    """Completed copies ``(draws, *batch, *event)`` and their kind: exact by :func:`conditional`, else ends of chains.
+
+    They are *asymptotic* where log_prob is exact or lacks a constant alone, else *heuristic*.
 
     >>> completions(dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([[1.0, torch.nan]]), 3, 1)[1]
     'exact'
@@ -110,4 +113,5 @@ def completions(law: dist.TorchDistribution, x: Tensor, draws: int, steps: int) 
     except NotImplementedError:
         if gibbs.dispatch(type(law)) is gibbs.dispatch(object):
             raise
-        return gibbs(law, x.expand(draws, *x.shape), mask.expand(draws, *x.shape), steps), "asymptotic"
+        kind = "asymptotic" if density(law) in ("exact", "unnormalised") else "heuristic"
+        return gibbs(law, x.expand(draws, *x.shape), mask.expand(draws, *x.shape), steps), kind

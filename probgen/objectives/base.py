@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
 from probgen.core.density import KINDS, density
-from probgen.core.recording import is_enumerated_dim
+from probgen.core.recording import is_enumerated_dim, record
 
 INSTEAD = {
     "approximate": "train the unnormalised or denoising form of the same family: contrastive divergence, denoising",
@@ -27,6 +27,12 @@ class Objective(nn.Module, ABC):
     To be minimised. An objective is a module: it may own parameters (a critic) and buffers (a step count), which the
     loss module then contains. Objectives read no value of a tensor, so that a whole loss can be one graph.
 
+    Attributes
+    ----------
+    descends : bool
+        Whether a smaller value means a better model. It does not in a game of two players, nor where the value is a
+        difference whose gradient alone is meant: such losses are not judged, and cannot end training by ``patience``.
+
     >>> class LogLikelihood(Objective):
     ...     def differentiable_loss(self, model, guide, *batch):
     ...         return -pyro.poutine.trace(model).get_trace(*batch).log_prob_sum()
@@ -37,6 +43,8 @@ class Objective(nn.Module, ABC):
     tensor(2.7568)
     """
 
+    descends = True
+
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ELBOModule:
         """The loss of this pair as a module that is called with a batch."""
         return ELBOModule(model, guide, self)
@@ -44,6 +52,32 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
         """The loss of one batch: a scalar in nats, summed over rows, whose backward gives every gradient."""
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An objective with parts that depend on the data: buffers of the shape of a batch, lazy parameters of a critic."""
+
+    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
+        """Makes them from a batch of the usual size; :func:`probgen.fit` calls it once, before the first step."""
+
+
+def law_of_x(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, needs: type, objective: nn.Module, instead: str
+) -> dict[str, Any]:
+    """The observed site ``"x"`` of a run, whose law (under ``"fn"``) satisfies the protocol ``needs``.
+
+    Raises ``TypeError`` where it does not, with the methods that it lacks and what to do ``instead``.
+    """
+    site = record(model, guide, batch).model.get("x")
+    name = type(objective).__name__
+    if site is None:
+        raise TypeError(f"{name}: expected an observed site named 'x', found none; rename the site of the data")
+    if not isinstance(site["fn"], needs):
+        law = type(site["fn"])
+        wanted = ", ".join(m for m in vars(needs) if not m.startswith("_") and getattr(law, m, None) is None)
+        raise TypeError(f"{name}: expected a law with {wanted} at site 'x', got {law.__name__}; {instead}")
+    return site
 
 
 def check_density(name: str, site: dict[str, Any], weakest: str, objective: str, of: str = "model") -> None:

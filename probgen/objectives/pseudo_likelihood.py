@@ -8,8 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from probgen.core.recording import record
-from probgen.objectives.base import Objective
+from probgen.objectives.base import Objective, law_of_x
 
 
 @runtime_checkable
@@ -42,10 +41,5 @@ class PseudoLikelihood(Objective):
     """
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        site = record(model, guide, batch).model["x"]
-        if not isinstance(site["fn"], HasPseudoLikelihood):
-            raise TypeError(
-                f"expected a law with pseudo_log_prob at site 'x', got {type(site['fn']).__name__}; use ELBO, or "
-                "another objective"
-            )
+        site = law_of_x(model, guide, batch, HasPseudoLikelihood, self, "use ELBO, or another objective")
         return -scale_and_mask(site["fn"].pseudo_log_prob(site["value"]), site["scale"], site["mask"]).sum()

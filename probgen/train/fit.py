@@ -16,6 +16,7 @@ from torch import nn
 from probgen.core.module import GenerativeModel
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
+from probgen.objectives.base import Prepared
 from probgen.train.data import Source, as_source, held_out
 from probgen.train.engine import Choice, Engine
 from probgen.train.history import FitWarning, History
@@ -151,7 +152,7 @@ def fit(
     fabric = fabric or _this_process()
     with _random_state(seed, fabric):
         source = as_source(data, batch_size, _data_seed(fabric), fabric.global_rank, fabric.world_size)
-        loss = _objective(gen, source, objective)
+        loss = _objective(gen, source, objective, patience)
         source.to(fabric.device)
         run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema)
         path = None if checkpoint is None else Path(checkpoint)
@@ -163,7 +164,7 @@ def fit(
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
         run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
         if verdict and run.step:
-            _judge(run, watched=patience is not None and run.waited >= patience)
+            _judge(run, judged=_descends(getattr(loss, "elbo", loss)) and not (patience is not None and run.waited >= patience))
     return run.history
 
 
@@ -173,14 +174,26 @@ def _this_process() -> Fabric:
     return Fabric(accelerator="cpu", devices=1)
 
 
-def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None) -> nn.Module:
+def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None) -> nn.Module:
     """The loss as one module that owns the model's and the objective's parameters, after a checked first run."""
     batch = source.peek()
     rehearse(gen, batch, source.rows)
     chosen = default_objective(gen, *batch) if objective is None else objective
+    if patience is not None and not _descends(chosen):
+        raise ValueError(
+            f"expected an objective whose value tells how good the model is, for patience, got {type(chosen).__name__}"
+            "; drop patience, and let a callback that scores samples or another objective set run.stop"
+        )
+    if isinstance(chosen, Prepared):
+        chosen.prepare(gen.model, gen.guide, *batch)
     loss = chosen(gen.model, gen.guide)
     loss.add_module("gen", gen)  # bound methods register no parameters
     return loss
+
+
+def _descends(objective: nn.Module) -> bool:
+    """Whether a smaller loss is a better one; Pyro's own objectives do not say, and are bounds."""
+    return getattr(objective, "descends", True)
 
 
 def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimizer:
@@ -190,11 +203,11 @@ def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimi
     return (factory or adam())(parameters)
 
 
-def _judge(run: Run, watched: bool) -> None:
-    """Attaches the verdict, and warns; the training loss is not judged where held-out rows have ended training."""
+def _judge(run: Run, judged: bool) -> None:
+    """Attaches the verdict, and warns; the loss is not judged where held-out rows ended training, nor in a game."""
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         batch = run.fabric.to_device(run.source.look())
-        history = None if watched else run.history
+        history = run.history if judged else None
         run.history.verdict = judge(run.gen, *batch, history=history, data_rows=run.source.rows)
     if not run.history.verdict.ok:
         warnings.warn(str(run.history.verdict), FitWarning, stacklevel=3)

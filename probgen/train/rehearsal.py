@@ -129,6 +129,8 @@ def autopsy(gen: GenerativeModel, loss: nn.Module, batch: Batch) -> str:
 
 
 def _not_finite(label: str, site: dict[str, Any]) -> list[str]:
+    if density(site["fn"]) == "implicit":
+        return []
     bad = ~site["fn"].log_prob(site["value"]).isfinite()
     if not bad.any():
         return []

@@ -1,14 +1,19 @@
 """One small member of every family, with data that it is meant for: what the conformance tests run over."""
 
+from zoo.adversarial import ADVERSARIAL
 from zoo.autoregressive import AUTOREGRESSIVE
+from zoo.diffusion import DIFFUSION
+from zoo.energy import ENERGY
 from zoo.flows import FLOWS
 from zoo.graphical import GRAPHICAL
 from zoo.images import IMAGES
 from zoo.latent import CORE, FAMILIES, HEADS, Enumerated, vae
 from zoo.member import Member, constant
+from zoo.noising import NOISING
 from zoo.sequences import SEQUENCES
 from zoo.tables import TABLES
 
 __all__ = ["ZOO", "Enumerated", "Member", "constant", "vae"]
 
 ZOO = CORE + HEADS + FAMILIES + TABLES + AUTOREGRESSIVE + IMAGES + FLOWS + GRAPHICAL + SEQUENCES
+ZOO += ENERGY + ADVERSARIAL + DIFFUSION + NOISING

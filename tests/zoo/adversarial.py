@@ -1,0 +1,7 @@
+"""Implicit models."""
+
+from __future__ import annotations
+
+from zoo.member import Member
+
+ADVERSARIAL: list[Member] = []
