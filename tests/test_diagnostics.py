@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoMultivariateNormal
 from scipy import stats
+from toys import Law, Stated
 
 from probgen.core.module import Fixed, LatentVariableModel, Program, data_plate
 from probgen.diagnostics import loo, predictive_check, to_arviz
@@ -223,6 +224,15 @@ def test_families_without_latents_have_no_posterior():
     rows = np.broadcast_to(stats.norm.logpdf(x, 0, 2).sum(1), (1, 4, 5))
     np.testing.assert_allclose(values(found, "log_likelihood", "x"), rows, rtol=1e-5)
     assert "posterior" not in found and values(found, "posterior_predictive", "x").shape == (1, 4, 5, 2)
+
+
+@pytest.mark.parametrize("kind", ["unnormalised", "implicit"])
+def test_models_without_a_normalised_density_have_all_groups_but_log_likelihoods(kind):
+    found = to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5)
+    assert found["posterior_predictive"]["x"].sizes == {"chain": 1, "draw": 5, "data": 4, "x_dim_0": 2}
+    assert "log_likelihood" not in found
+    with pytest.raises((ValueError, NotImplementedError), match=r"leave log_likelihood out|Adversarial"):
+        to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5, groups=["log_likelihood"])
 
 
 def test_missing_observations_are_data_not_constants():

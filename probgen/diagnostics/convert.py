@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyro import poutine
 from torch import Tensor
 
+from probgen.core.density import density
 from probgen.core.runtime import in_plate, latent_sites, sample_sites
 from probgen.diagnostics.adapter import Labelled, container
 from probgen.diagnostics.labels import SAMPLE_DIMS, constants, dims_of, to_numpy
@@ -118,7 +119,7 @@ def to_arviz(
     chains: Chains | None = None,
     coords: Mapping[str, Sequence] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
-    groups: Collection[str] = tuple(GROUPS),
+    groups: Collection[str] | None = None,
     particles: int = 16,
     max_rows: int = 2**15,
     max_numbers: int = 10**8,
@@ -149,8 +150,9 @@ def to_arviz(
         Labels of dims; a plate's name is the name of its dim.
     dims : mapping of str to sequence of str, optional
         Names of the rightmost dims of sites, for instance ``{"beta": ["feature"]}``.
-    groups : collection of str
-        What to compute; leave out what is not needed or too large.
+    groups : collection of str, optional
+        What to compute; leave out what is not needed or too large. Default: all that the model has, that is, no
+        log-likelihoods where an observed site's density lacks its constant, or where it has none.
     particles : int
         Draws of the local latents for each log-likelihood, where there are globals too.
     max_rows : int
@@ -187,6 +189,7 @@ def to_arviz(
     """
     gen = as_program(gen, *batch)
     probe = trace_of(gen.model, batch)
+    groups = _defined(probe) if groups is None else groups
     _check_groups(groups)
     _check_size(groups, probe, draws, chains, max_numbers)
     names = dims_of(sample_sites(probe).values(), dims or {})
@@ -210,6 +213,13 @@ def _as_drawn(chains: Chains, probe: poutine.Trace) -> Chains:
 
 def _statistics(stats: Mapping[str, Tensor]) -> dict[str, Labelled]:
     return {name: (SAMPLE_DIMS, to_numpy(value)) for name, value in stats.items()}
+
+
+def _defined(probe: poutine.Trace) -> list[str]:
+    """All groups but those of log-likelihoods that are no numbers to compare."""
+    observed = (density(site["fn"]) for site in sample_sites(probe).values() if holds_data(site))
+    lacking = {"log_likelihood", "sample_stats"} if {"unnormalised", "implicit"} & set(observed) else set()
+    return [name for name in GROUPS if name not in lacking]
 
 
 def _check_groups(groups: Collection[str]) -> None:
