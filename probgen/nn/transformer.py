@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,38 +25,44 @@ class Tokens(nn.Embedding):
         return super().forward(x.long())
 
 
-class CausalAttention(nn.Module):
-    r"""Self-attention of every position over itself and the positions before it, ``(B, T, E) -> (B, T, E)``.
+class Attention(nn.Module):
+    r"""Self-attention of every position over all positions, ``(B, T, E) -> (B, T, E)``.
 
-    .. math:: y_t = O \sum_{s \le t} \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad
-              (q, k, v) = W h
+    .. math:: y_t = O \sum_s \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad (q, k, v) = W h
 
-    in each of ``heads`` subspaces of d = E / heads dims.
+    in each of ``heads`` subspaces of d = E / heads dims; with ``causal`` the sum is over :math:`s \le t`.
 
     References
     ----------
     Vaswani et al. (2017), Attention is all you need, https://arxiv.org/abs/1706.03762
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = False):
         super().__init__()
         if width % heads:
             raise ValueError(
                 f"expected a width divisible by heads {heads}, got {width}; choose another number of heads"
             )
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.projected(h)
         dropout = self.dropout if self.training else 0.0
-        y = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        y = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def projected(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, ``(B, T, E) -> (B, heads, T, E / heads)`` each."""
         q, k, v = self.inputs(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
+
+
+class CausalAttention(Attention):
+    """Self-attention of every position over itself and the positions before it, ``(B, T, E) -> (B, T, E)``."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__(width, heads, dropout, causal=True)
 
     def last(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
         """The output at one position, ``(B, 1, E)``; its key and value are written into the caches."""
@@ -139,10 +146,7 @@ class TransformerNet(nn.Module):
 
     def positions(self) -> Tensor:
         """Vectors of all positions, ``(T, E)``."""
-        total = 0
-        for axis, table in enumerate(self.axes):
-            total = total + table[(slice(None),) + (None,) * (len(self.axes) - 1 - axis)]
-        return total.flatten(0, -2)
+        return positions(list(self.axes))
 
     def first(self, batch: int, context: Tensor | None) -> Tensor:
         """What stands before the first entry, ``(B, 1, E)``."""
@@ -171,6 +175,12 @@ class TransformerNet(nn.Module):
                 h = block.last(h, keys, values, position)
             value = yield self.last(self.norm(h)).squeeze(1)
             seen = self.embed(value).unsqueeze(1)
+
+
+def positions(axes: Sequence[Tensor]) -> Tensor:
+    """Sums of the vectors of all combinations of positions, tables ``(size, E)`` each, ``-> (product of sizes, E)``."""
+    tables = [table[(slice(None),) + (None,) * (len(axes) - 1 - axis)] for axis, table in enumerate(axes)]
+    return functools.reduce(torch.add, tables).flatten(0, -2)
 
 
 def small(module: nn.Module) -> None:

@@ -1,0 +1,140 @@
+"""Diffusion transformer: patches of images, sequences or vectors as tokens that know the time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from probgen.nn.conditioning import Conditioning, check_input, flat_rows
+from probgen.nn.transformer import Attention, positions
+
+
+class ModulatedBlock(nn.Module):
+    r"""Attention and a perceptron whose inputs and updates are modulated, ``(B, T, E), (B, E) -> (B, T, E)``.
+
+    .. math:: h \leftarrow h + g_1 \odot \text{attention}\big((1 + s_1) \odot \text{norm}(h) + b_1\big), \qquad
+              h \leftarrow h + g_2 \odot W_2\, \text{gelu}\big(W_1 ((1 + s_2) \odot \text{norm}(h) + b_2)\big)
+
+    with shifts b, scales s and gates g linear in the vector of time and context, all zero at first: the block starts
+    as the identity.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(e).unsqueeze(1).chunk(6, -1)
+        h = torch.addcmul(h, gate, self.attention(torch.addcmul(shift, self.norm(h), 1 + scale)))
+        return torch.addcmul(h, gate2, self.mlp(torch.addcmul(shift2, self.norm(h), 1 + scale2)))
+
+
+class DiT(nn.Module):
+    r"""Diffusion transformer (adaLN-zero), ``(*batch, *shape)`` to the same, called as ``net(x, t, context=None)``.
+
+    Images are cut into squares of ``patch`` x ``patch`` pixels, sequences and vectors into pieces of ``patch`` steps
+    or entries; each becomes a token, with a learned vector of its place. t and context broadcast against the leading
+    dims of x.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(C, H, W)`` for images, ``(T, C)`` for sequences, ``(D,)`` for vectors.
+    patch : int
+        Length of the sides of a patch; it divides H and W, T, or D.
+    width : int
+        Length of the tokens.
+    layers, heads : int
+        Number of blocks, and of attention heads in each; ``heads`` divides ``width``.
+    context : int
+        Length of the context vectors; 0: none. Rows with NaN, and ``None``, are unknown contexts.
+    outputs : int, optional
+        Channels of the output (vectors: its length in units of D); default: those of x; twice as many for learned
+        variances.
+    time : nn.Module, optional
+        Features of the time; default: :class:`FourierTime <probgen.nn.conditioning.FourierTime>`.
+
+    Raises
+    ------
+    ValueError
+        If ``patch`` does not divide the sizes, the rightmost dims of x are not ``shape``, or the context does not have
+        the declared length.
+
+    References
+    ----------
+    Peebles, Xie (2023), Scalable diffusion models with transformers, https://arxiv.org/abs/2212.09748
+
+    >>> net = DiT((1, 8, 8), patch=2, width=16, layers=2, heads=2, context=3)
+    >>> net(torch.zeros(4, 5, 1, 8, 8), torch.rand(5), torch.zeros(4, 5, 3)).shape
+    torch.Size([4, 5, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        patch: int = 2,
+        width: int = 64,
+        layers: int = 4,
+        heads: int = 4,
+        context: int = 0,
+        outputs: int | None = None,
+        time: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.shape, self.patch = tuple(shape), patch
+        channels, *sizes = _channels_first(torch.empty(self.shape), len(shape)).shape
+        if len(shape) > 3 or any(size % patch for size in sizes):
+            raise ValueError(
+                f"expected images (C, H, W), sequences (T, C) or vectors (D,) of sizes divisible by patch {patch}, got "
+                f"shape {self.shape}; choose a patch that divides {tuple(sizes)}"
+            )
+        self.outputs, self.grid = channels if outputs is None else outputs, [size // patch for size in sizes]
+        entries = patch ** len(sizes)
+        self.conditioning = Conditioning(width, context, time)
+        self.first, self.last = nn.Linear(channels * entries, width), nn.Linear(width, self.outputs * entries)
+        self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in self.grid)
+        self.blocks = nn.ModuleList(ModulatedBlock(width, heads) for _ in range(layers))
+        self.norm, self.modulation = nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, 2 * width)
+        for layer in (self.last, self.modulation):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        lead = check_input(x, self.shape, "DiT")
+        e = flat_rows(self.conditioning(t, context), lead)
+        h = self.first(self._tokens(x.reshape(-1, *self.shape))) + positions(list(self.axes))
+        for block in self.blocks:
+            h = block(h, e)
+        shift, scale = self.modulation(e).unsqueeze(1).chunk(2, -1)
+        y = self._events(self.last(torch.addcmul(shift, self.norm(h), 1 + scale)))
+        return y.reshape(*lead, *y.shape[1:])
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Patches side by side, ``(B, *shape) -> (B, tokens, entries of a patch)``."""
+        x = _channels_first(x, len(self.shape))
+        for axis in range(len(self.grid)):  # (B, C, H, W) -> (B, C, H / p, p, W / p, p)
+            x = x.unflatten(2 + 2 * axis, (-1, self.patch))
+        order = (0, *range(2, x.ndim, 2), 1, *range(3, x.ndim, 2))
+        return x.permute(order).flatten(1, len(self.grid)).flatten(2)
+
+    def _events(self, h: Tensor) -> Tensor:
+        """The inverse of :meth:`_tokens`, for as many channels as the output has."""
+        n = len(self.grid)
+        h = h.unflatten(2, (self.outputs, *[self.patch] * n)).unflatten(1, self.grid)
+        order = (0, n + 1, *(axis for i in range(n) for axis in (1 + i, n + 2 + i)))
+        h = h.permute(order)
+        for axis in range(n):
+            h = h.flatten(2 + axis, 3 + axis)
+        return {1: h.flatten(1), 2: h.transpose(1, 2)}.get(len(self.shape), h) if n == 1 else h
+
+
+def _channels_first(x: Tensor, event_ndim: int) -> Tensor:
+    """Events with their channels before their places: ``(T, C) -> (C, T)``, ``(D,) -> (1, D)``, images as they are."""
+    if event_ndim == 1:
+        return x.unsqueeze(-2)
+    return x.transpose(-1, -2) if event_ndim == 2 else x
