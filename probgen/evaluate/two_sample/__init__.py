@@ -1,7 +1,49 @@
 """Samples against real rows: distances, tests and coverage, each beside its real-against-real floor."""
 
+from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
+from probgen.evaluate.two_sample.classifiers import Logistic, NearestNeighbours, Network
+from probgen.evaluate.two_sample.copying import copying_test
+from probgen.evaluate.two_sample.discrepancy import energy_test, kernel_distance, mmd_test
 from probgen.evaluate.two_sample.frechet import frechet_distance, gaussian_frechet
+from probgen.evaluate.two_sample.kernels import GaussianKernel, PolynomialKernel, energy_kernel
+from probgen.evaluate.two_sample.neighbours import (
+    DensityCoverage,
+    PrecisionRecall,
+    density_coverage,
+    precision_recall,
+)
+from probgen.evaluate.two_sample.random_features import RandomFeatures
+from probgen.evaluate.two_sample.report import SampleReport, sample_report
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import raw
+from probgen.evaluate.two_sample.trained_features import ClassifierFeatures, classifier_features
+from probgen.evaluate.two_sample.transport import sliced_wasserstein, wasserstein
 
-__all__ = ["TwoSample", "frechet_distance", "gaussian_frechet", "raw"]
+__all__ = [
+    "ClassifierFeatures",
+    "DensityCoverage",
+    "GaussianKernel",
+    "Logistic",
+    "NearestNeighbours",
+    "Network",
+    "PolynomialKernel",
+    "PrecisionRecall",
+    "RandomFeatures",
+    "SampleReport",
+    "TwoSample",
+    "classifier_features",
+    "classifier_two_sample_test",
+    "copying_test",
+    "density_coverage",
+    "energy_kernel",
+    "energy_test",
+    "frechet_distance",
+    "gaussian_frechet",
+    "kernel_distance",
+    "mmd_test",
+    "precision_recall",
+    "raw",
+    "sample_report",
+    "sliced_wasserstein",
+    "wasserstein",
+]

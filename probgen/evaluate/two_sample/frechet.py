@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Z95, Features, features_of, raw, stand_ins
+from probgen.evaluate.two_sample.rows import Features, features_of, floor_of, interval, raw
 
 
 def frechet_distance(
@@ -72,20 +71,16 @@ def frechet_distance(
     >>> 8.5 < shifted.value < 9.5, frechet_distance(x, y).value < 0.01
     (True, True)
     """
-    first, second = features_of(features, samples, real, chunk=chunk)
-    held = None if reference is None else features_of(features, reference, chunk=chunk)[0]
-    value, stderr = _with_error(first, second, chunk)
-    floors, sizes = [], None
-    for one, other in stand_ins(len(first), second, held, splits, seed) if splits else ():
-        sizes = len(one), len(other)
-        ratio = (1 / len(first) + 1 / len(second)) / (1 / sizes[0] + 1 / sizes[1])
-        floors.append(_distance(_moments(one, chunk), _moments(other, chunk)) * ratio)
-    null = torch.tensor(floors, dtype=torch.double)
-    spread = null.std().item() if len(null) > 1 else 0.0
-    stderr = math.hypot(stderr, spread)
-    interval = max(0.0, value - Z95 * stderr), value + Z95 * stderr
-    floor = null.mean().item() if len(null) else None
-    return TwoSample("Fréchet distance", value, stderr, interval, floor, None, (len(first), len(second)), sizes)
+    found = features_of(features, samples, real, reference, chunk=chunk)
+    value, stderr = _with_error(found[0], found[1], chunk)
+
+    def statistic(one: Tensor, other: Tensor) -> float:
+        return _distance(_moments(one, chunk), _moments(other, chunk))
+
+    floor = floor_of(statistic, found, splits=splits, seed=seed, rate=1.0)
+    error = interval(value, stderr, floor.spread, low=0.0)
+    rows = len(found[0]), len(found[1])
+    return TwoSample("Fréchet distance", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows)
 
 
 def gaussian_frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:

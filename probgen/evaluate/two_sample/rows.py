@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Features = Callable[[Tensor], Tensor]
+MEMORY = 2**28  # bytes that temporary matrices may take together, unless an argument says otherwise
+EXACT = 16  # up to so many features distances come from differences, above from products, which are faster
 Z95 = 1.959964  # the normal law has 95 % of its mass between minus and plus this
 
 
@@ -21,19 +26,18 @@ def raw(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def features_of(features: Features, *samples: Tensor, chunk: int = 1024) -> list[Tensor]:
-    """Features of each sample, ``(N, F)`` floats, computed ``chunk`` rows at a time.
+def features_of(features: Features, *samples: Tensor | None, chunk: int = 1024) -> list[Tensor]:
+    """Features of each sample that is given, ``(N, F)`` floats, computed ``chunk`` rows at a time.
 
     Raises
     ------
     ValueError
         For fewer than four rows, values that are NaN, and samples of different shapes.
     """
-    found = [torch.cat([_rows(features(part)) for part in x.split(chunk)]) for x in map(_checked, samples)]
-    widths = {rows.shape[1] for rows in found}
-    if len(widths) > 1:
-        raise ValueError(f"expected samples of one shape, got {widths} features; compare events of one shape")
-    return found
+    given = [_checked(x) for x in samples if x is not None]
+    if len(shapes := {tuple(x.shape[1:]) for x in given}) > 1:
+        raise ValueError(f"expected samples of one shape, got events {sorted(shapes)}; reshape one of them")
+    return [torch.cat([_rows(features(part)) for part in x.split(chunk)]) for x in given]
 
 
 def _checked(x: Tensor) -> Tensor:
@@ -73,6 +77,81 @@ def stand_ins(
             yield real[order[:part]], real[order[part:]]
         else:
             yield reference[order[:part]], real
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A statistic of real rows against real rows: mean and spread over the pairs, and the size of each pair."""
+
+    mean: float | None = None
+    spread: float = 0.0
+    rows: tuple[int, int] | None = None
+
+
+def floors_of(
+    statistic: Callable[[Tensor, Tensor], Sequence[float]],
+    rows: Sequence[Tensor],
+    *,
+    splits: int,
+    seed: int,
+    rate: float = 0.0,
+) -> list[Floor]:
+    """Floors of the numbers that a statistic gives, from the :func:`stand_ins` of samples, real and reference rows.
+
+    ``rate`` r says that under one law the statistic goes like ``(1/N + 1/M) ** r``: the floor is brought to the numbers
+    of rows of the value by that.
+    """
+    first, second, *held = rows
+    values, sizes = [], None
+    for one, other in stand_ins(len(first), second, held[0] if held else None, splits, seed) if splits else ():
+        sizes = len(one), len(other)
+        ratio = (1 / len(first) + 1 / len(second)) / (1 / sizes[0] + 1 / sizes[1])
+        values.append([value * ratio**rate for value in statistic(one, other)])
+    if not values:
+        return [Floor(), Floor()]
+    found = torch.tensor(values, dtype=torch.double).T
+    return [Floor(each.mean().item(), each.std().item() if len(each) > 1 else 0.0, sizes) for each in found]
+
+
+def floor_of(statistic: Callable[[Tensor, Tensor], float], rows: Sequence[Tensor], **how: Any) -> Floor:
+    """The floor of a statistic that is one number; arguments as :func:`floors_of`."""
+    return floors_of(lambda one, other: [statistic(one, other)], rows, **how)[0]
+
+
+def interval(value: float, *errors: float, low: float = -math.inf, high: float = math.inf) -> dict:
+    """Standard error and 95 % interval, from errors that add up in squares, as arguments of a result."""
+    stderr = math.hypot(*errors)
+    return {"stderr": stderr, "interval": (max(low, value - Z95 * stderr), min(high, value + Z95 * stderr))}
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Squared Euclidean distances of rows: ``(N, F), (M, F) -> (N, M)``."""
+    if x.shape[1] <= EXACT:
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    lengths = y.square().sum(1)
+    return torch.addmm(lengths, x, y.T, alpha=-2).add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
+
+
+def distance_blocks(x: Tensor, y: Tensor, memory: int) -> Iterator[tuple[slice, Tensor]]:
+    """Squared distances by blocks of rows of ``x``, each block at most ``memory`` bytes."""
+    size = chunk_rows(len(y), memory, x.element_size())
+    for start in range(0, len(x), size):
+        part = slice(start, min(start + size, len(x)))
+        yield part, squared_distances(x[part], y)
+
+
+def centred(rows: Sequence[Tensor]) -> list[Tensor]:
+    """Samples in one precision, moved to the mean of the second, where products of rows lose the fewest digits."""
+    dtype = torch.promote_types(rows[0].dtype, rows[1].dtype)
+    mean = rows[1].to(dtype).mean(0)
+    return [each.to(dtype) - mean for each in rows]
+
+
+def some(rows: Tensor, most: int, seed: int) -> Tensor:
+    """At most so many of the rows, at random."""
+    if len(rows) <= most:
+        return rows
+    return rows[torch.randperm(len(rows), generator=generator(seed))[:most].to(rows.device)]
 
 
 def chunk_rows(columns: int, memory: int, itemsize: int = 8) -> int:

@@ -1,0 +1,124 @@
+"""All comparisons of samples with real rows as one table, each number beside its floor."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
+from probgen.evaluate.two_sample.copying import copying_test
+from probgen.evaluate.two_sample.discrepancy import energy_test, kernel_distance, mmd_test
+from probgen.evaluate.two_sample.frechet import frechet_distance
+from probgen.evaluate.two_sample.neighbours import density_coverage, precision_recall
+from probgen.evaluate.two_sample.result import TwoSample
+from probgen.evaluate.two_sample.rows import Features, features_of, raw, some
+from probgen.evaluate.two_sample.transport import sliced_wasserstein, wasserstein
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """Comparisons by name; ``print`` gives the table, ``report["recall"]`` one of them.
+
+    >>> line = TwoSample("recall", 0.8, 0.01, (0.78, 0.82), floor=0.9, rows=(500, 400))
+    >>> print(SampleReport((line,), (500, 400)))
+    500 samples against 400 real rows
+                              value        95 % interval   real : real      p
+    recall                      0.8         0.78 to 0.82           0.9
+    """
+
+    results: tuple[TwoSample, ...]
+    rows: tuple[int, int]
+    note: str = ""
+
+    def __iter__(self) -> Iterator[TwoSample]:
+        return iter(self.results)
+
+    def __getitem__(self, name: str) -> TwoSample:
+        named = {result.name: result for result in self.results}
+        if name not in named:
+            raise KeyError(f"expected one of {', '.join(named)}, got {name!r}")
+        return named[name]
+
+    def __str__(self) -> str:
+        title = f"{self.rows[0]} samples against {self.rows[1]} real rows{self.note}"
+        head = f"{'':22s} {'value':>8s} {'95 % interval':>20s}   {'real : real':>11s} {'p':>6s}"
+        return "\n".join(line.rstrip() for line in [title, head, *map(_line, self.results)])
+
+
+def _line(result: TwoSample) -> str:
+    limits = "" if result.interval is None else f"{result.interval[0]:.3g} to {result.interval[1]:.3g}"
+    floor = "" if result.floor is None else f"{result.floor:.3g}"
+    p_value = "" if result.p_value is None else f"{result.p_value:.2g}"
+    return f"{result.name:22s} {result.value:8.3g} {limits:>20s}   {floor:>11s} {p_value:>6s}"
+
+
+def sample_report(
+    samples: Tensor,
+    real: Tensor,
+    train: Tensor | None = None,
+    *,
+    features: Features = raw,
+    most: int = 2000,
+    permutations: int = 200,
+    seed: int = 0,
+    chunk: int = 1024,
+) -> SampleReport:
+    """Fréchet, kernel, sliced and exact Wasserstein distances, tests, fidelity, coverage and copies in one table.
+
+    Where training rows are given, as many of them as samples stand in for the samples to give the floors, and samples
+    are cut to their number, so that value and floor are of the same numbers of rows and may be compared as they are. A
+    model that copies its training rows gets the floor everywhere: only the copying test tells. Without training rows
+    the floors come from splits of the real rows and that test is left out.
+
+    Parameters
+    ----------
+    samples : Tensor
+        ``(N, *event)`` drawn from the model.
+    real : Tensor
+        ``(M, *event)`` that the model has not seen.
+    train : Tensor, optional
+        ``(R, *event)`` that it was trained on.
+    features : callable
+        ``(n, *event) -> (n, F)``: the values themselves, :class:`RandomFeatures`, :func:`classifier_features`.
+    most : int
+        Rows that tests and the exact distance, whose costs grow fast, are given of each sample.
+    permutations : int
+        Of the tests.
+    seed : int
+        For all that is random.
+    chunk : int
+        Rows whose features are computed at once.
+
+    Returns
+    -------
+    SampleReport
+        With ``wasserstein`` where POT is installed.
+
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> report = sample_report(torch.randn(200, 2) + 1.0, torch.randn(200, 2), torch.randn(200, 2), permutations=50)
+    >>> report["Fréchet distance"].excess > 1, report["MMD test"].p_value < 0.05, report["copying test"].p_value > 0.05
+    (True, True, True)
+    """
+    rows = features_of(features, samples, real, train, chunk=chunk)
+    if train is not None:
+        rows[0] = some(rows[0], len(train), seed)
+    how = {"reference": rows[2] if train is not None else None, "seed": seed}
+    few, much = [some(each, most, seed) for each in rows[:2]], dict(how)
+    if train is not None:
+        much["reference"] = some(rows[2], most, seed)
+    x, y = rows[:2]
+    results = [frechet_distance(x, y, **how), kernel_distance(x, y, **how), sliced_wasserstein(x, y, **how)]
+    if importlib.util.find_spec("ot") is not None:
+        results.append(wasserstein(*few, **much))
+    results += [*precision_recall(x, y, **how), *density_coverage(x, y, **how)]
+    for test in (mmd_test, energy_test, classifier_two_sample_test):
+        results.append(test(*few, **much, permutations=permutations))
+    if train is not None:
+        results.append(copying_test(x, rows[2], y, seed=seed))
+    return SampleReport(
+        tuple(results), (len(x), len(y)), "" if train is None else f", floors by {len(x)} training rows"
+    )
