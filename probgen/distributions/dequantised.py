@@ -13,6 +13,7 @@ from torch.distributions import constraints
 
 from probgen.core.density import density, worst
 from probgen.core.missing import check_event, has_missing
+from probgen.distributions.gibbs import completions, gibbs
 
 
 class Dequantised(dist.TorchDistribution):
@@ -81,6 +82,21 @@ class Dequantised(dist.TorchDistribution):
         seen = torch.where(missing, torch.nan, u) if has_missing(x) else u
         return self.base_dist.log_prob(x + u) - q.log_prob(seen)
 
+    def denoising_loss(self, x: Tensor) -> Tensor:
+        """The simple loss of the continuous law at x + u, u uniform: ``(*batch, *event) -> (*batch,)``.
+
+        Raises ``TypeError`` if that law has none, or the noise is learned, for which this loss has no meaning.
+        """
+        loss = denoising_loss_of(self.base_dist)
+        if self.noise is not None:
+            raise TypeError("expected uniform noise with a denoising loss, got learned noise; train it by ELBO()")
+        x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
+        return loss(x + torch.rand(x.shape, dtype=x.dtype, device=x.device))
+
+    def using(self, *arguments: Any, **options: Any) -> Dequantised:
+        """With another way of sampling the continuous law, where it has several."""
+        return Dequantised(self.base_dist.using(*arguments, **options), self.noise)
+
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape)).floor()
 
@@ -103,3 +119,22 @@ class Dequantised(dist.TorchDistribution):
                 f"and has_rsample={q.has_rsample}; use BinNoise, or a flow in Standardised(..., bounds=(0, 1))"
             )
         return q
+
+
+def denoising_loss_of(law: dist.TorchDistribution) -> Callable[[Tensor], Tensor]:
+    """The simple loss of a law that is learned by denoising; raises ``TypeError`` for others."""
+    loss = getattr(law, "denoising_loss", None)
+    if loss is None:
+        raise TypeError(
+            f"expected a law that is learned by denoising (a diffusion, flow matching), got {type(law).__name__}; "
+            "train it by ELBO()"
+        )
+    return loss
+
+
+@gibbs.register(Dequantised)
+def _(distribution: Dequantised, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    """Completions of x + u with u uniform, whatever law u has given x: near the conditional law, not it."""
+    y = torch.where(mask, x + torch.rand_like(x), torch.nan)
+    drawn = completions(distribution.base_dist, y, 1, steps)[0].squeeze(0)
+    return torch.where(mask, x, drawn.floor())

@@ -2,6 +2,81 @@
 
 from __future__ import annotations
 
-from zoo.member import Member
+from probgen.distributions.diffusion.predictions import EDM, Epsilon, Original
+from probgen.distributions.diffusion.reconstruction import LevelReconstruction
+from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.times import LogNormalTimes
+from probgen.distributions.diffusion.variances import ForwardVariance, LearnedVariance
+from probgen.distributions.flows.ode import RungeKutta
+from probgen.models.diffusion import Diffusion
+from probgen.models.quantised import Quantised
+from probgen.models.standardised import Standardised
+from probgen.nn.schedules import EDMSchedule, LearnedSchedule, LinearSchedule
+from probgen.nn.time import TimeMLP
+from probgen.nn.unet import UNet
+from probgen.objectives.denoising import Denoising
+from zoo.member import Member, levels, rows
 
-DIFFUSION: list[Member] = []
+
+def tiny(dims: int, **options: object) -> TimeMLP:
+    return TimeMLP(dims, [8], embedding=8, **options)
+
+
+GAUSSIAN = [
+    Member("Diffusion", lambda: Diffusion(tiny(3), (3,), sampler=Ancestral(3)), rows(3)),
+    Member(
+        "Diffusion by denoising, given a context",
+        lambda: Diffusion(
+            tiny(3, context=2), (3,), prediction=Epsilon(), sampler=DDIM(3), context_dropout=0.2, guidance=2.0
+        ),
+        rows(3, context=(2,)),
+        Denoising,
+    ),
+    Member(
+        "Diffusion in steps with learned variances",
+        lambda: Diffusion(tiny(3, outputs=6), (3,), steps=4, variance=LearnedVariance(), schedule=LinearSchedule()),
+        rows(3),
+        Denoising,
+    ),
+    Member(
+        "Diffusion with a learned schedule",
+        lambda: Diffusion(tiny(2), (2,), steps=4, prediction=Original(), schedule=LearnedSchedule(hidden=4)),
+        rows(2),
+    ),
+    Member(
+        "EDM on images",
+        lambda: Diffusion(
+            UNet((1, 4, 4), width=8, multipliers=(1, 1)),
+            (1, 4, 4),
+            schedule=EDMSchedule(),
+            prediction=EDM(1.0),
+            times=LogNormalTimes(),
+            sampler=Heun(2, churn=1.0),
+        ),
+        rows(1, 4, 4),
+        Denoising,
+    ),
+    Member(
+        "Diffusion of integers",
+        lambda: Diffusion(tiny(3), (3,), reconstruction=LevelReconstruction(5), sampler=DPMSolver(3)),
+        levels(5, 3),
+    ),
+    Member(
+        "Quantised and standardised diffusion",
+        lambda: Quantised(Standardised(Diffusion(tiny(3), (3,), sampler=DDIM(2)), 2.5, 1.5)),
+        levels(5, 3),
+        Denoising,
+    ),
+    Member(
+        "DiffusionChain given a context",
+        lambda: Diffusion(tiny(3, context=2), (3,), steps=3, variance=ForwardVariance()).chain(),
+        rows(3, context=(2,)),
+    ),
+    Member(
+        "ProbabilityFlow",
+        lambda: Diffusion(tiny(2), (2,)).probability_flow(RungeKutta(4)),
+        rows(2),
+        Denoising,
+    ),
+]
+DIFFUSION: list[Member] = [*GAUSSIAN]

@@ -14,7 +14,9 @@ from torch.nn.functional import logsigmoid
 from probgen.core.density import density
 from probgen.core.missing import check_event
 from probgen.distributions.conditional import conditional
+from probgen.distributions.dequantised import denoising_loss_of
 from probgen.distributions.flows.bijection import Bijection
+from probgen.distributions.gibbs import gibbs
 
 
 class Units(Bijection):
@@ -121,6 +123,17 @@ class Rescaled(dist.TorchDistribution):
         y, ladj = self.units.call_and_ladj(x)
         return self.base_dist.log_prob(y) + summed(torch.where(x.isnan(), 0.0, ladj), len(self.event_shape))
 
+    def denoising_loss(self, x: Tensor) -> Tensor:
+        """The simple loss of the base law, in its units: ``(*batch, *event) -> (*batch,)``.
+
+        Raises ``TypeError`` if the base has none.
+        """
+        return denoising_loss_of(self.base_dist)(self.units(x))
+
+    def using(self, *arguments: Any, **options: Any) -> Rescaled:
+        """With another way of sampling the base law, where it has several."""
+        return Rescaled(self.base_dist.using(*arguments, **options), self.units)
+
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.units.inv(self.base_dist.sample(torch.Size(sample_shape)))
@@ -188,3 +201,10 @@ def summed(values: Tensor, ndim: int) -> Tensor:
 def _(distribution: Rescaled, x: Tensor, mask: Tensor) -> RescaledGiven:
     units = distribution.units
     return RescaledGiven(conditional(distribution.base_dist, units(x), mask), units, x, mask)
+
+
+@gibbs.register(Rescaled)
+def _(distribution: Rescaled, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    units = distribution.units
+    drawn = gibbs(distribution.base_dist, torch.where(mask, units(x), torch.nan), mask, steps)
+    return torch.where(mask, x, units.inv(drawn))

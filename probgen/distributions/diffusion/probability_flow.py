@@ -1,0 +1,104 @@
+"""The probability-flow equation of a diffusion as a normalizing flow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from probgen.core.missing import check_event
+from probgen.distributions.diffusion.diffused import Diffused
+from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
+from probgen.distributions.flows.complete import refuse_missing
+from probgen.distributions.flows.ode import ContinuousTransform, Solver
+
+
+class ReverseFlow(dist.TorchDistribution):
+    r"""Data that the probability-flow equation takes to pure noise.
+
+    .. math:: \frac{dz}{dt} = \dot\alpha_t\, \hat x(z, t) + \dot\sigma_t\, \hat\varepsilon(z, t), \qquad
+              z_0 = \alpha_0 x
+
+    Parameters
+    ----------
+    diffused : Diffused
+        A diffusion of real data.
+    solver, probes, parameters
+        As for :class:`ContinuousTransform <probgen.distributions.flows.ode.ContinuousTransform>`.
+
+    Raises
+    ------
+    ValueError
+        If the data are integers; from ``log_prob``, if an entry is missing (NaN).
+
+    References
+    ----------
+    Song et al. (2021), https://arxiv.org/abs/2011.13456, section 4.3
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = False
+    density = "approximate"
+
+    def __init__(
+        self,
+        diffused: Diffused,
+        solver: Solver,
+        probes: Callable[[Tensor], Tensor],
+        parameters: Sequence[Tensor] = (),
+    ):
+        if not isinstance(diffused.reconstruction, GaussianReconstruction):
+            raise ValueError(
+                f"expected a diffusion of real data, got {diffused.reconstruction}; integers have masses: use "
+                "Quantised(ProbabilityFlow(...)) with a GaussianReconstruction"
+            )
+        self.diffused = diffused
+        self.transform = ContinuousTransform(self._velocity, solver, probes, parameters)
+        super().__init__(diffused.batch_shape, diffused.event_shape, validate_args=False)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
+        refuse_missing(x)
+        x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
+        (alpha, scale), lead = self._ends(x), x.shape[: x.ndim - len(self.event_shape)]
+        z, ladj = self.transform.call_and_ladj((alpha * x).reshape(*lead, -1))
+        standard = self.diffused.noise.log_prob((z / scale).reshape(x.shape))
+        return standard + ladj + self.event_shape.numel() * (alpha.log() - scale.log())
+
+    def denoising_loss(self, x: Tensor) -> Tensor:
+        """The simple loss of the diffusion: ``(*batch, *event) -> (*batch,)``."""
+        return self.diffused.denoising_loss(x)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        noise = self.diffused.noise.sample(torch.Size(sample_shape))
+        (alpha, scale), lead = self._ends(noise), noise.shape[: noise.ndim - len(self.event_shape)]
+        z = self.transform.inv((scale * noise).reshape(*lead, -1))
+        return (z / alpha).reshape(noise.shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ReverseFlow:
+        new = copy.copy(self)
+        new.diffused = self.diffused.expand(batch_shape)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def _velocity(self, t: Tensor, z: Tensor) -> Tensor:
+        process = self.diffused.process
+        z, t = z.reshape(*z.shape[:-1], *self.event_shape), t.to(z.dtype)
+        x, (alpha, sigma) = process.denoise(z, t), process.schedule(t)
+        signal, noise = process.rates(t)
+        return (signal * x + noise * (z - alpha * x) / sigma).flatten(-len(self.event_shape))
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The signal at time 0, and the standard deviation at time 1."""
+        zero = torch.zeros_like(like[(0,) * like.ndim])
+        return self.diffused.process.schedule(zero)[0], self.diffused.process.prior_scale(zero)

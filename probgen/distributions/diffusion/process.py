@@ -1,0 +1,121 @@
+"""The noising process and its approximate reversal, as all parts of a diffusion use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probgen.distributions.diffusion.predictions import Prediction
+from probgen.distributions.diffusion.times import NoiseSchedule
+from probgen.distributions.diffusion.variances import Variance
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Process:
+    r"""Noise added to data, :math:`q(z_t \mid x) = N(\alpha_t x, \sigma_t^2)`, and taken away by a network.
+
+    Times ``t`` have shape ``(*batch,)`` or (); states and data ``(*batch, *event)``.
+
+    Attributes
+    ----------
+    net : callable
+        ``net(inputs, time)``, with the context bound.
+    schedule : NoiseSchedule
+        Levels of signal and noise.
+    prediction : Prediction
+        What the network predicts.
+    variance : Variance
+        Of the reverse steps.
+    event_ndim : int
+        Number of event dims.
+    """
+
+    net: Network
+    schedule: NoiseSchedule
+    prediction: Prediction
+    variance: Variance
+    event_ndim: int
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise with event dims of size one: ``(*batch,) -> (*batch, 1, ...)``."""
+        alpha, sigma = self.schedule(t)
+        return self.wide(alpha), self.wide(sigma)
+
+    def wide(self, value: Tensor) -> Tensor:
+        """Room for the event dims to the right."""
+        return value.reshape(*value.shape, *[1] * self.event_ndim)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over an event: ``(*batch, *event) -> (*batch,)``."""
+        return value.flatten(-self.event_ndim).sum(-1) if self.event_ndim else value
+
+    def outputs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The expected data, and what the network says about the variance."""
+        levels = self.schedule(t)
+        time = self.prediction.time(t, *levels).expand(z.shape[: z.ndim - self.event_ndim])
+        alpha, sigma = map(self.wide, levels)
+        out, raw = self.net(self.prediction.inputs(z, alpha, sigma), time), None
+        if self.variance.learned:
+            out, raw = out.chunk(2, -self.event_ndim)
+        return self.prediction.original(out, z, alpha, sigma), raw
+
+    def denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        """The expected data."""
+        return self.outputs(z, t)[0]
+
+    def posterior(self, z: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r"""The mean of :math:`q(z_s \mid z_t, x)` for times s < t.
+
+        .. math:: \frac{\alpha_s}{\alpha_t} (1 - c)\, z_t + \alpha_s c\, x, \qquad c = 1 - e^{\lambda_t - \lambda_s}
+        """
+        (here, _), (there, _) = self.levels(t), self.levels(s)
+        share = self.wide(self._share(t, s))
+        return there / here * (1 - share) * z + there * share * x
+
+    def log_variances(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Logarithms of :math:`\tilde\beta = \sigma_s^2 c` and :math:`\beta = \sigma_t^2 c`, with event dims."""
+        (_, here), (_, there) = self.schedule(t), self.schedule(s)
+        share = self._share(t, s).log()
+        return self.wide(2 * there.log() + share), self.wide(2 * here.log() + share)
+
+    def reverse(self, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Mean and standard deviation of the model's step :math:`p(z_s \mid z_t)`."""
+        x, raw = self.outputs(z, t)
+        log_variance = self.variance.log_variance(raw, *self.log_variances(t, s))
+        return self.posterior(z, x, t, s), (0.5 * log_variance).exp()
+
+    def forward_step(self, z: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r"""A draw of :math:`q(z_t \mid z_s)` for times s < t: noise added again."""
+        (there, _), (here, _) = self.levels(s), self.levels(t)
+        log_variance = self.log_variances(t, s)[1]
+        return here / there * z + (0.5 * log_variance).exp() * torch.randn_like(z)
+
+    def log_snr_rate(self, t: Tensor) -> Tensor:
+        """The time derivative of the log signal-to-noise ratio, ``(*batch,)``."""
+        return _derivative(self.schedule.log_snr, t)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Time derivatives of signal and noise, ``(*batch,)`` each."""
+        return _derivative(lambda t: self.schedule(t)[0], t), _derivative(lambda t: self.schedule(t)[1], t)
+
+    def prior_scale(self, like: Tensor) -> Tensor:
+        r"""Standard deviation :math:`\sqrt{\alpha_1^2 + \sigma_1^2}` of pure noise: what standardised data become."""
+        alpha, sigma = self.schedule(torch.ones_like(like))
+        return (alpha.square() + sigma.square()).sqrt()
+
+    def _share(self, t: Tensor, s: Tensor) -> Tensor:
+        return -torch.expm1(self.schedule.log_snr(t) - self.schedule.log_snr(s))
+
+
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Entry by entry, also where gradients are off."""
+    graded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        t = t.detach().requires_grad_()
+        value = function(t) + 0 * t  # some do not depend on it
+        return torch.autograd.grad(value.sum(), t, create_graph=graded)[0]

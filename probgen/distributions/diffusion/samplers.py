@@ -1,0 +1,154 @@
+"""How a diffusion is sampled: one small object for each method, to be given as an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from probgen.distributions.diffusion.process import Process
+from probgen.distributions.diffusion.times import Steps, grid, uniform_steps
+from probgen.samplers.reverse import Grid, ancestral, ddim, dpm_solver, heun
+
+
+class Sampler(Protocol):
+    """Takes pure noise at time 1 to the least noisy state at time 0.
+
+    Attributes
+    ----------
+    stochastic : bool
+        Whether it draws from the very law that is scored, so that the data are drawn given the last state too.
+    """
+
+    stochastic: bool
+
+    def __call__(self, process: Process, z: Tensor) -> Tensor:
+        """The state at time 0."""
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """The steps of the generative chain itself, of which the bound speaks; one call of the network each.
+
+    Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239
+
+    Parameters
+    ----------
+    steps : int
+        Number of steps.
+    times : callable
+        Where they end, for instance :func:`uniform_steps
+        <probgen.distributions.diffusion.times.uniform_steps>` or ``KarrasSteps()``.
+    """
+
+    steps: int = 256
+    times: Steps = uniform_steps
+    stochastic = True
+
+    def __call__(self, process: Process, z: Tensor) -> Tensor:
+        return ancestral(process.reverse, z, _grid(self, process, z))
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Deterministic steps, or with a share ``eta`` of new noise; one call of the network each.
+
+    With ``eta`` 0 it is Euler's method for the probability-flow equation in units of noise to signal. Song, Meng, Ermon
+    (2021), https://arxiv.org/abs/2010.02502
+    """
+
+    steps: int = 50
+    eta: float = 0.0
+    times: Steps = uniform_steps
+    stochastic = False
+
+    def __call__(self, process: Process, z: Tensor) -> Tensor:
+        return ddim(process.denoise, z, _grid(self, process, z), self.eta)
+
+    def encode(self, process: Process, z: Tensor) -> Tensor:
+        """From time 0 to time 1, without new noise."""
+        _check_deterministic(self.eta, "eta")
+        return ddim(process.denoise, z, _rising(_grid(self, process, z)))
+
+
+@dataclass(frozen=True)
+class Heun:
+    r"""The second-order method of EDM, with fresh noise before each step by ``churn``; two calls of the network each.
+
+    Karras, Aittala, Aila, Laine (2022), https://arxiv.org/abs/2206.00364, algorithm 2
+
+    Parameters
+    ----------
+    steps : int
+        Number of steps.
+    churn : float
+        Noise added over the whole path; a step raises the level by the factor :math:`1 + churn / steps`, at most
+        :math:`\sqrt 2`, and never above that of time 1.
+    between : (float, float)
+        Range of noise to signal in which noise is added.
+    inflation : float
+        Factor of the standard deviation of that noise.
+    times : callable
+        Where steps end.
+    """
+
+    steps: int = 25
+    churn: float = 0.0
+    between: tuple[float, float] = (0.0, float("inf"))
+    inflation: float = 1.0
+    times: Steps = uniform_steps
+    stochastic = False
+
+    def __call__(self, process: Process, z: Tensor) -> Tensor:
+        path = _grid(self, process, z)
+        raised = self._raised(process, path) if self.churn else None
+        return heun(process.denoise, z, path, raised, self.inflation)
+
+    def encode(self, process: Process, z: Tensor) -> Tensor:
+        """From time 0 to time 1, without fresh noise."""
+        _check_deterministic(self.churn, "churn")
+        return heun(process.denoise, z, _rising(_grid(self, process, z)))
+
+    def _raised(self, process: Process, path: Grid) -> Grid:
+        ratios = (path.sigmas / path.alphas)[:-1]
+        factor = 1 + min(self.churn / self.steps, 2**0.5 - 1)
+        low, high = self.between
+        lifted = torch.where((ratios >= low) & (ratios <= high), ratios * factor, ratios).clamp(max=ratios[0])
+        times = torch.where(lifted > ratios, process.schedule.time(-2 * lifted.log()), path.times[:-1])
+        return grid(process.schedule, times)
+
+
+@dataclass(frozen=True)
+class DPMSolver:
+    """DPM-Solver++ (2M): second order at one call of the network a step; good samples from 10 to 20 steps.
+
+    Lu, Zhou, Bao, Chen, Li, Zhu (2022), https://arxiv.org/abs/2211.01095
+    """
+
+    steps: int = 20
+    times: Steps = uniform_steps
+    stochastic = False
+
+    def __call__(self, process: Process, z: Tensor) -> Tensor:
+        return dpm_solver(process.denoise, z, _grid(self, process, z))
+
+    def encode(self, process: Process, z: Tensor) -> Tensor:
+        """From time 0 to time 1."""
+        return dpm_solver(process.denoise, z, _rising(_grid(self, process, z)))
+
+
+def _grid(sampler: Ancestral | DDIM | Heun | DPMSolver, process: Process, z: Tensor) -> Grid:
+    if sampler.steps < 1:
+        raise ValueError(f"expected steps >= 1, got {sampler.steps}")
+    return grid(process.schedule, sampler.times(sampler.steps, process.schedule, z))
+
+
+def _rising(path: Grid) -> Grid:
+    return Grid(*(levels.flip(0) for levels in path))
+
+
+def _check_deterministic(noise: float, name: str) -> None:
+    if noise:
+        raise ValueError(f"expected a deterministic sampler to encode with, got {name}={noise}; set it to 0")

@@ -1,0 +1,274 @@
+"""Diffusion models: a network takes Gaussian noise away, step by step or in continuous time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probgen.core.module import DistributionModule, LatentVariableModel, data_plate, standard_normal
+from probgen.distributions.diffusion.diffused import Diffused
+from probgen.distributions.diffusion.predictions import Prediction, Velocity
+from probgen.distributions.diffusion.probability_flow import ReverseFlow
+from probgen.distributions.diffusion.process import Process
+from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
+from probgen.distributions.diffusion.samplers import Ancestral, Sampler
+from probgen.distributions.diffusion.times import Times, UniformTimes
+from probgen.distributions.diffusion.variances import PosteriorVariance, Variance
+from probgen.distributions.flows.ode import Adaptive, Solver, basis
+from probgen.nn.schedules import CosineSchedule, Schedule
+
+
+class Diffusion(DistributionModule):
+    r"""Diffusion model: noise is added to data by a fixed process, and a network learns to take it away.
+
+    .. math:: z_t = \alpha_t x + \sigma_t \varepsilon, \qquad
+              \hat x(z_t, t) \approx E[x \mid z_t], \qquad p(x) = \int p(z_1) \prod p(z_s \mid z_t)\, p(x \mid z_0)\, dz
+
+    Train it by ``fit(gen, x, Denoising())`` for samples, or by the default objective, the variational bound, for
+    likelihoods. ``log_prob`` is an estimate of that bound at one random time, in nats: its kind is *bound*. The
+    network sees data in the units that they have: standardise them (:class:`Standardised
+    <probgen.models.standardised.Standardised>`), scale pixels to [-1, 1], or give ``reconstruction=
+    LevelReconstruction(levels)`` for integers, which are then scored by their mass.
+
+    ``gen(context).using(DDIM(20)).sample((n,))`` samples in another way than ``gen.sampler``; ``impute`` draws missing
+    entries by RePaint; ``gen(context).encode(x)`` and ``decode(z)`` follow the probability-flow equation, of which
+    :class:`ProbabilityFlow` is the density; :class:`DiffusionChain` tells the same model as a chain of latent sites.
+
+    Parameters
+    ----------
+    net : nn.Module
+        ``net(z, t, context=None)``: states ``(*batch, *event)``, times ``(*batch,)`` and contexts ``(*batch, C)`` to
+        the shape of z, or with ``LearnedVariance`` to twice as many along the first event dim. Where contexts may be
+        unknown, it takes ``None`` and rows of NaN for that, as the networks of :mod:`probgen.nn` do.
+    shape : sequence of int
+        Shape of an event.
+    schedule : Schedule
+        Levels of signal and noise; default: :class:`CosineSchedule <probgen.nn.schedules.CosineSchedule>`.
+    prediction : Prediction
+        What the network predicts: ``Velocity()``, ``Epsilon()``, ``Original()``, ``EDM(sigma_data)``.
+    steps : int, optional
+        Number T of steps of the chain that is scored; ``None``: continuous time.
+    sampler : Sampler, optional
+        ``Ancestral(steps)``, ``DDIM(steps, eta)``, ``Heun(steps, churn)``, ``DPMSolver(steps)``; default: ancestral
+        in T steps, or 256.
+    times : callable
+        Times of the simple loss: ``UniformTimes()``, ``LogNormalTimes(mean, std)``.
+    variance : Variance
+        Of the reverse steps: ``PosteriorVariance()``, and with ``steps`` also ``ForwardVariance()`` and
+        ``LearnedVariance()``.
+    reconstruction : Reconstruction
+        The law of the data given the least noisy state.
+    context_dropout : float
+        Probability with which a row's context is made unknown in training mode, for guidance.
+    guidance : float
+        Factor w of classifier-free guidance in sampling: :math:`\hat x_\varnothing + w(\hat x_c - \hat x_\varnothing)`.
+    context_ndim : int
+        Number of event dims of a context.
+
+    Raises
+    ------
+    ValueError
+        If other variances than the posterior's are asked for in continuous time.
+
+    References
+    ----------
+    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239; Kingma,
+    Salimans, Poole, Ho (2021), Variational diffusion models, https://arxiv.org/abs/2107.00630
+
+    >>> from probgen.nn.time import TimeMLP
+    >>> gen = Diffusion(TimeMLP(2, [16]), (2,), sampler=Ancestral(10))
+    >>> gen().sample((5,)).shape, gen().log_prob(torch.zeros(5, 2)).shape, gen().density
+    (torch.Size([5, 2]), torch.Size([5]), 'bound')
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: Sequence[int],
+        *,
+        schedule: Schedule | None = None,
+        prediction: Prediction = Velocity(),  # noqa: B008 (immutable)
+        steps: int | None = None,
+        sampler: Sampler | None = None,
+        times: Times = UniformTimes(),  # noqa: B008
+        variance: Variance = PosteriorVariance(),  # noqa: B008
+        reconstruction: Reconstruction = GaussianReconstruction(),  # noqa: B008
+        context_dropout: float = 0.0,
+        guidance: float = 1.0,
+        context_ndim: int = 1,
+    ):
+        super().__init__()
+        if steps is None and not isinstance(variance, PosteriorVariance):
+            raise ValueError(
+                f"expected PosteriorVariance() in continuous time, the limit of all variances, got {variance}; give "
+                "the number of steps"
+            )
+        if not 0 <= context_dropout < 1 or (steps is not None and steps < 1):
+            raise ValueError(f"expected 0 <= context_dropout < 1 and steps >= 1, got {context_dropout} and {steps}")
+        self.net, self.schedule = net, CosineSchedule() if schedule is None else schedule
+        self.prediction, self.variance, self.reconstruction = prediction, variance, reconstruction
+        self.sampler = Ancestral(steps or 256) if sampler is None else sampler
+        self.steps, self.times, self.guidance = steps, times, guidance
+        self.context_dropout, self.context_ndim = context_dropout, context_ndim
+        self.noise = standard_normal(*shape)
+
+    def forward(self, context: Tensor | None = None) -> Diffused:
+        noise, unconditional = self.noise(), None
+        if context is not None:
+            noise = noise.expand(context.shape[: context.ndim - self.context_ndim])
+            unconditional = partial(self._call, None)
+            context = self._dropped(context)
+        return Diffused(
+            self.process(context),
+            noise,
+            steps=self.steps,
+            sampler=self.sampler,
+            times=self.times,
+            reconstruction=self.reconstruction,
+            unconditional=unconditional,
+            guidance=1.0 if context is None else self.guidance,
+        )
+
+    def process(self, context: Tensor | None = None) -> Process:
+        """The noising process with its learned reversal, given a context."""
+        net = partial(self._call, context)
+        return Process(net, self.schedule, self.prediction, self.variance, len(self.noise.loc.shape))
+
+    def chain(self) -> DiffusionChain:
+        """The same model, with the same parameters, as a chain of T latent sites."""
+        return DiffusionChain(self)
+
+    def probability_flow(
+        self,
+        solver: Solver = Adaptive(),
+        probes: Callable[[Tensor], Tensor] = basis,
+    ) -> ProbabilityFlow:
+        """The law, with a density, of its probability-flow equation."""
+        return ProbabilityFlow(self, solver, probes)
+
+    def _call(self, context: Tensor | None, z: Tensor, t: Tensor) -> Tensor:
+        if context is None:
+            return self.net(z, t, None)
+        return self.net(z, t, context.expand(*t.shape, *context.shape[context.ndim - self.context_ndim :]))
+
+    def _dropped(self, context: Tensor) -> Tensor:
+        """The context with some rows made unknown, in training mode."""
+        if not self.training or not self.context_dropout:
+            return context
+        ndim = context.ndim - self.context_ndim
+        unknown = torch.rand(context.shape[:ndim], device=context.device) < self.context_dropout
+        return context.masked_fill(unknown.reshape(*unknown.shape, *[1] * self.context_ndim), torch.nan)
+
+
+class DiffusionChain(LatentVariableModel):
+    r"""A diffusion in T steps told as a hierarchical latent-variable model, one site for each level of noise.
+
+    .. math:: p(x, z_0, \dots, z_T) = p(z_T)\, p(x \mid z_0) \prod_{i=1}^T p(z_{i-1} \mid z_i), \qquad
+              q(z \mid x) = q(z_T \mid x) \prod_{i=1}^T q(z_{i-1} \mid z_i, x)
+
+    The guide is the noising process, told from its noisy end. Sites ``"zT"`` (the number T), ..., ``"z0"`` and ``"x"``;
+    any objective, inference or diagnostic of latent-variable models applies, at T calls of the network.
+
+    Parameters
+    ----------
+    diffusion : Diffusion
+        Made with ``steps=T``; parameters are shared.
+
+    Raises
+    ------
+    ValueError
+        If the diffusion is one in continuous time.
+
+    >>> from probgen.nn.time import TimeMLP
+    >>> chain = Diffusion(TimeMLP(2, [16]), (2,), steps=3).chain()
+    >>> list(pyro.poutine.trace(chain.guide).get_trace(torch.zeros(5, 2)).nodes)[1:-1]
+    ['z3', 'z2', 'z1', 'z0']
+    """
+
+    def __init__(self, diffusion: Diffusion):
+        super().__init__()
+        if diffusion.steps is None:
+            raise ValueError("expected a diffusion in T steps, got one in continuous time; make it with steps=T")
+        self.diffusion, self.context_ndim = diffusion, diffusion.context_ndim
+
+    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        process, noise = self.diffusion.process(context), self.diffusion.noise.loc
+        ndim = noise.ndim
+        with data_plate(x, context):
+            scale = process.prior_scale(noise[(0,) * ndim])
+            z = pyro.sample(f"z{self.diffusion.steps}", dist.Normal(noise, scale).to_event(ndim))
+            for index, t, s in self._steps():
+                z = pyro.sample(f"z{index - 1}", dist.Normal(*process.reverse(z, t, s)).to_event(ndim))
+            law = self.diffusion.reconstruction.law(z, *process.levels(s))
+            return pyro.sample("x", law.to_event(ndim), obs=x)
+
+    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        if x is None:
+            return
+        process, y = self.diffusion.process(context), self.diffusion.reconstruction.embed(x)
+        ndim = self.diffusion.noise.loc.ndim
+        with data_plate(x, context):
+            alpha, sigma = process.levels(torch.ones_like(self.diffusion.noise.loc[(0,) * ndim]))
+            z = pyro.sample(f"z{self.diffusion.steps}", dist.Normal(alpha * y, sigma).to_event(ndim))
+            for index, t, s in self._steps():
+                scale = (0.5 * process.log_variances(t, s)[0]).exp()
+                law = dist.Normal(process.posterior(z, y, t, s), scale).to_event(ndim)
+                z = pyro.sample(f"z{index - 1}", law)
+
+    def _steps(self) -> list[tuple[int, Tensor, Tensor]]:
+        """Numbers of steps from T to 1, with the times at which they start and end."""
+        count, like = self.diffusion.steps, self.diffusion.noise.loc
+        times = torch.arange(count + 1, dtype=like.dtype, device=like.device) / count
+        return [(index, times[index], times[index - 1]) for index in range(count, 0, -1)]
+
+
+class ProbabilityFlow(DistributionModule):
+    r"""The law of the ordinary differential equation that has the marginals of a diffusion, with its density.
+
+    .. math:: \frac{dz}{dt} = \dot\alpha_t\, \hat x(z, t) + \dot\sigma_t\, \frac{z - \alpha_t \hat x(z, t)}{\sigma_t},
+              \qquad \log p(x) = \log p_1(z_1) + D \log \alpha_0 + \int_0^1 \operatorname{tr} \frac{\partial \dot z}
+              {\partial z}\, dt
+
+    Were the denoiser the exact conditional expectation, both laws were one. As it is not, this is the law of another
+    model than the diffusion, whose density is therefore called *approximate*, whatever the solver. Its ``Denoising``
+    loss is that of the diffusion, whose parameters are shared.
+
+    Parameters
+    ----------
+    diffusion : Diffusion
+        Of real data.
+    solver : Solver
+        ``Adaptive(atol, rtol)`` or ``RungeKutta(steps)``.
+    probes : callable
+        ``basis`` for the trace, D products of vector and Jacobian; ``Rademacher(count)`` for an estimate of it.
+
+    References
+    ----------
+    Song et al. (2021), Score-based generative modeling through stochastic differential equations,
+    https://arxiv.org/abs/2011.13456, section 4.3
+
+    >>> from probgen.nn.time import TimeMLP
+    >>> flow = Diffusion(TimeMLP(2, [16]), (2,)).probability_flow()
+    >>> flow().log_prob(torch.zeros(5, 2)).shape, flow().density
+    (torch.Size([5]), 'approximate')
+    """
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        solver: Solver = Adaptive(),  # noqa: B008 (immutable)
+        probes: Callable[[Tensor], Tensor] = basis,
+    ):
+        super().__init__()
+        self.diffusion, self.solver, self.probes = diffusion, solver, probes
+        self.context_ndim = diffusion.context_ndim
+
+    def forward(self, context: Tensor | None = None) -> ReverseFlow:
+        parameters: list[Any] = [*self.diffusion.parameters(), *([] if context is None else [context])]
+        return ReverseFlow(self.diffusion(context), self.solver, self.probes, parameters)

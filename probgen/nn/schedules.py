@@ -1,0 +1,247 @@
+"""How much signal and noise a diffusion has at each time: schedules with accurate log signal-to-noise ratios."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+
+class Schedule(nn.Module, ABC):
+    r"""Levels of signal and noise at times from 0 (data) to 1 (noise), ``schedule(t) -> (alpha, sigma)``.
+
+    .. math:: z_t = \alpha_t x + \sigma_t \varepsilon, \qquad
+              \lambda_t = \log \frac{\alpha_t^2}{\sigma_t^2} \text{ falling from } t = 0 \text{ to } t = 1
+
+    A schedule of one's own writes ``log_snr`` and its inverse, and derives from :class:`VariancePreserving` or writes
+    ``forward`` too. Times and levels have any one shape ``(*batch,)``.
+    """
+
+    @abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """The log signal-to-noise ratio, falling in t."""
+
+    @abstractmethod
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The time at which the log signal-to-noise ratio has a value: the inverse of :meth:`log_snr`."""
+
+    @abstractmethod
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise levels."""
+
+
+class VariancePreserving(Schedule):
+    r"""Schedules that keep the variance of standardised data: :math:`\alpha_t^2 + \sigma_t^2 = 1`.
+
+    .. math:: \alpha_t^2 = \operatorname{sigmoid}(\lambda_t), \qquad \sigma_t^2 = \operatorname{sigmoid}(-\lambda_t)
+    """
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_snr = self.log_snr(t)
+        return (-0.5 * softplus(-log_snr)).exp(), (-0.5 * softplus(log_snr)).exp()
+
+
+class _Exploding(Schedule):
+    """Schedules that leave the signal as it is and add noise."""
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), (-0.5 * self.log_snr(t)).exp()
+
+
+class LinearSchedule(VariancePreserving):
+    r"""The schedule of DDPM: noise is added at a rate that rises linearly.
+
+    .. math:: \alpha_t^2 = \exp\Big(-\int_0^\tau \beta_0 + u (\beta_1 - \beta_0)\, du\Big),
+              \qquad \tau = \tau_0 + (1 - \tau_0)\, t
+
+    Parameters
+    ----------
+    beta_min, beta_max : float
+        Rates at both ends.
+    start : float
+        :math:`\tau_0 > 0`, which leaves some noise at t = 0: its standard deviation is about 0.01.
+
+    References
+    ----------
+    Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239; Song et al. (2021), https://arxiv.org/abs/2011.13456
+
+    >>> alpha, sigma = LinearSchedule()(torch.tensor([0.0, 1.0]))
+    >>> alpha, sigma
+    (tensor([0.9999, 0.0066]), tensor([0.0105, 1.0000]))
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, start: float = 1e-3):
+        super().__init__()
+        if not (0 < beta_min <= beta_max and 0 < start < 1):
+            raise ValueError(
+                f"expected 0 < beta_min <= beta_max and 0 < start < 1, got {beta_min}, {beta_max} and {start}"
+            )
+        self.beta_min, self.beta_max, self.start = beta_min, beta_max, start
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        tau = self.start + (1 - self.start) * t
+        total = tau * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * tau)
+        return -(total + (-torch.expm1(-total)).log())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        total = softplus(-log_snr)
+        root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * total).sqrt()
+        return (2 * total / (self.beta_min + root) - self.start) / (1 - self.start)
+
+
+class CosineSchedule(VariancePreserving):
+    r"""Signal falls like a cosine, between two log signal-to-noise ratios.
+
+    .. math:: \lambda_t = -2 \log \tan(a + (b - a)\, t), \qquad
+              a = \arctan e^{-\lambda_0 / 2},\ b = \arctan e^{-\lambda_1 / 2}
+
+    Parameters
+    ----------
+    log_snr_max, log_snr_min : float
+        :math:`\lambda_0 > \lambda_1`.
+
+    References
+    ----------
+    Nichol, Dhariwal (2021), Improved DDPM, https://arxiv.org/abs/2102.09672; with such ends: Hoogeboom, Heek, Salimans
+    (2023), Simple diffusion, https://arxiv.org/abs/2301.11093
+
+    >>> CosineSchedule().log_snr(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([ 10.,   0., -10.])
+    """
+
+    def __init__(self, log_snr_max: float = 10.0, log_snr_min: float = -10.0):
+        super().__init__()
+        _check_ends(log_snr_max, log_snr_min)
+        self.low, self.rest = math.atan(math.exp(-log_snr_max / 2)), math.atan(math.exp(log_snr_min / 2))
+        self.width = math.pi / 2 - self.low - self.rest
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        angle, complement = self.low + self.width * t, self.rest + self.width * (1 - t)  # both accurate near zero
+        return 2 * (complement.sin().log() - angle.sin().log())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return ((-0.5 * log_snr).exp().atan() - self.low) / self.width
+
+
+class VarianceExploding(_Exploding):
+    r"""Noise that grows geometrically on a signal that stays: :math:`\sigma_t = \sigma_0^{1 - t} \sigma_1^t`.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float
+        :math:`\sigma_0 < \sigma_1`, for data of about unit variance.
+
+    References
+    ----------
+    Song, Ermon (2019), https://arxiv.org/abs/1907.05600; Song et al. (2021), https://arxiv.org/abs/2011.13456
+
+    >>> VarianceExploding(0.01, 100.0)(torch.tensor([0.0, 0.5, 1.0]))[1]
+    tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
+        super().__init__()
+        _check_sigmas(sigma_min, sigma_max)
+        self.start, self.range = math.log(sigma_min), math.log(sigma_max) - math.log(sigma_min)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -2 * (self.start + self.range * t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return (-0.5 * log_snr - self.start) / self.range
+
+
+class EDMSchedule(_Exploding):
+    r"""Noise that grows like a power of time: even steps of time are the steps of Karras et al.
+
+    .. math:: \sigma_t = \big(\sigma_0^{1/\rho} + t\, (\sigma_1^{1/\rho} - \sigma_0^{1/\rho})\big)^\rho
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float
+        Ends, for data of standard deviation one half.
+    rho : float
+        The power.
+
+    References
+    ----------
+    Karras, Aittala, Aila, Laine (2022), https://arxiv.org/abs/2206.00364
+
+    >>> EDMSchedule()(torch.tensor([0.0, 1.0]))[1]
+    tensor([2.0000e-03, 8.0000e+01])
+    """
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+        super().__init__()
+        _check_sigmas(sigma_min, sigma_max)
+        self.rho, self.start = rho, sigma_min ** (1 / rho)
+        self.range = sigma_max ** (1 / rho) - self.start
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -2 * self.rho * (self.start + self.range * t).log()
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return ((-0.5 * log_snr / self.rho).exp() - self.start) / self.range
+
+
+class LearnedSchedule(VariancePreserving):
+    r"""A monotone network between two ends, all learned by maximising the variational bound.
+
+    .. math:: \lambda_t = \lambda_0 - e^{r}\, \frac{m(t) - m(0)}{m(1) - m(0)}, \qquad
+              m(t) = t + \sum_k a_k \operatorname{sigmoid}(b_k (t - c_k)),\quad a_k, b_k > 0
+
+    In continuous time the bound depends on the ends alone, and the shape between them has gradients of mean zero; in
+    discrete time it depends on all of the schedule. The simple loss of :class:`Denoising` takes a schedule as given.
+
+    Parameters
+    ----------
+    log_snr_max, log_snr_min : float
+        Ends to start from.
+    hidden : int
+        Number of sigmoids.
+
+    References
+    ----------
+    Kingma, Salimans, Poole, Ho (2021), Variational diffusion models, https://arxiv.org/abs/2107.00630
+
+    >>> LearnedSchedule().log_snr(torch.tensor([0.0, 1.0]))
+    tensor([ 10., -10.], grad_fn=<SubBackward0>)
+    """
+
+    def __init__(self, log_snr_max: float = 10.0, log_snr_min: float = -10.0, hidden: int = 32):
+        super().__init__()
+        _check_ends(log_snr_max, log_snr_min)
+        self.start = nn.Parameter(torch.tensor(float(log_snr_max)))
+        self.log_range = nn.Parameter(torch.tensor(math.log(log_snr_max - log_snr_min)))
+        self.weight = nn.Parameter(torch.full((hidden,), -3.0))
+        self.slope = nn.Parameter(torch.full((hidden,), 10.0))
+        self.centre = nn.Parameter(torch.linspace(0, 1, hidden))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        ends = self._rising(torch.stack((torch.zeros_like(self.start), torch.ones_like(self.start))))
+        return self.start - self.log_range.exp() * (self._rising(t) - ends[0]) / (ends[1] - ends[0])
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        for _ in range(50):
+            middle = (low + high) / 2
+            noisier = self.log_snr(middle) < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return (low + high) / 2
+
+    def _rising(self, t: Tensor) -> Tensor:
+        steps = (softplus(self.slope) * (t.unsqueeze(-1) - self.centre)).sigmoid()
+        return t + (softplus(self.weight) * steps).sum(-1)
+
+
+def _check_ends(log_snr_max: float, log_snr_min: float) -> None:
+    if not log_snr_min < log_snr_max:
+        raise ValueError(f"expected log_snr_min < log_snr_max, got {log_snr_min} and {log_snr_max}")
+
+
+def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")

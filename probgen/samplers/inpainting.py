@@ -1,0 +1,61 @@
+"""Missing entries drawn by a diffusion that was trained on complete data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from probgen.samplers.reverse import Grid
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def repaint(
+    reverse: Kernel,
+    forward: Kernel,
+    observed: Callable[[Tensor], Tensor],
+    z: Tensor,
+    grid: Grid,
+    mask: Tensor,
+    repeats: int,
+) -> Tensor:
+    r"""Reverse steps in which observed entries are those of the noised data, each repeated to let both parts agree.
+
+    .. math:: z_s \leftarrow m \odot \big(\alpha_s x + \sigma_s \varepsilon\big)
+              + (1 - m) \odot z_s', \quad z_s' \sim p(z_s \mid z_t), \qquad
+              z_t \leftarrow z_t' \sim q(z_t \mid z_s) \text{ before each repetition}
+
+    Parameters
+    ----------
+    reverse, forward : callable
+        ``reverse(z, t, s)`` draws from :math:`p(z_s \mid z_t)`, ``forward(z, s, t)`` from :math:`q(z_t \mid z_s)`.
+    observed : callable
+        ``observed(s)`` draws the noised data at time s; what is not observed is not read.
+    z : Tensor
+        Noise at the first time.
+    grid : Grid
+        Falling times.
+    mask : Tensor of bool
+        True = observed, like z.
+    repeats : int
+        How often each step is taken.
+
+    References
+    ----------
+    Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool (2022), RePaint, https://arxiv.org/abs/2201.09865
+
+    >>> grid = Grid(torch.tensor([1.0, 0.0]), torch.ones(2), torch.ones(2))
+    >>> known = torch.tensor([True, False])
+    >>> halve, keep, data = lambda z, t, s: z / 2, lambda z, s, t: z, lambda s: torch.tensor([7.0, 0.0])
+    >>> repaint(halve, keep, data, torch.ones(2), grid, known, repeats=2)
+    tensor([7.0000, 0.2500])
+    """
+    for here, there in grid.steps():
+        for repeat in range(repeats):
+            z = reverse(z, here.time, there.time)
+            z = torch.where(mask, observed(there.time), z)
+            if repeat + 1 < repeats:
+                z = forward(z, there.time, here.time)
+    return z

@@ -1,0 +1,179 @@
+"""From noise to data and back, given a denoiser: ancestral steps, DDIM, Heun's method, DPM-Solver++."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+class Node(NamedTuple):
+    """A time with its levels of signal and noise, 0-dim tensors."""
+
+    time: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def ratio(self) -> Tensor:
+        """Noise to signal."""
+        return self.sigma / self.alpha
+
+
+class Grid(NamedTuple):
+    """The times that a solver visits, in its order, with the levels of signal and noise there: ``(N + 1,)`` each.
+
+    Falling times lead from noise to data, rising ones from data to noise.
+    """
+
+    times: Tensor
+    alphas: Tensor
+    sigmas: Tensor
+
+    def steps(self) -> Iterator[tuple[Node, Node]]:
+        """Neighbours in turn."""
+        return itertools.pairwise(Node(*levels) for levels in zip(*self, strict=True))
+
+
+def ancestral(reverse: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, grid: Grid) -> Tensor:
+    r"""Draws step by step from Gaussian reverse kernels :math:`p(z_s \mid z_t)`.
+
+    Parameters
+    ----------
+    reverse : callable
+        ``reverse(z, t, s)``, t and s of shape (), gives mean and standard deviation.
+    z : Tensor
+        Noise at the first time.
+    grid : Grid
+        Falling times.
+
+    References
+    ----------
+    Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239
+
+    >>> grid = Grid(torch.tensor([1.0, 0.5, 0.0]), torch.ones(3), torch.ones(3))
+    >>> ancestral(lambda z, t, s: (z / 2, 0.0 * z), torch.ones(2), grid)
+    tensor([0.2500, 0.2500])
+    """
+    for here, there in grid.steps():
+        mean, scale = reverse(z, here.time, there.time)
+        z = mean + scale * torch.randn_like(z)
+    return z
+
+
+def ddim(denoise: Denoise, z: Tensor, grid: Grid, eta: float = 0.0) -> Tensor:
+    r"""Steps that keep the direction of the noise; without new noise, Euler's method in :math:`\sigma / \alpha`.
+
+    .. math:: z_s = \alpha_s \hat x + \sqrt{\sigma_s^2 - \eta^2 \tilde\beta}\; \hat\varepsilon
+              + \eta \sqrt{\tilde\beta}\; \varepsilon, \qquad
+              \tilde\beta = \sigma_s^2 \Big(1 - \frac{\alpha_t^2 \sigma_s^2}{\alpha_s^2 \sigma_t^2}\Big)
+
+    of first order for ``eta`` 0, and the ancestral steps with the smaller variance for 1.
+
+    Parameters
+    ----------
+    denoise : callable
+        ``denoise(z, t)``, t of shape (), gives the expected data :math:`\hat x`, of the shape of z.
+    z : Tensor
+        State at the first time.
+    grid : Grid
+        Falling times; without new noise also rising ones.
+    eta : float
+        Share of new noise.
+
+    References
+    ----------
+    Song, Meng, Ermon (2021), https://arxiv.org/abs/2010.02502
+
+    >>> grid = Grid(torch.tensor([1.0, 0.0]), torch.tensor([0.6, 1.0]), torch.tensor([0.8, 0.0]))
+    >>> ddim(lambda z, t: z / 2, torch.ones(2), grid)
+    tensor([0.5000, 0.5000])
+    """
+    for here, there in grid.steps():
+        x = denoise(z, here.time)
+        noise = (z - here.alpha * x) / here.sigma
+        if eta:
+            fresh = eta * there.sigma * (1 - (there.ratio / here.ratio).square()).sqrt()
+            z = there.alpha * x + (there.sigma.square() - fresh.square()).clamp(min=0).sqrt() * noise
+            z = z + fresh * torch.randn_like(z)
+        else:
+            z = there.alpha * x + there.sigma * noise
+    return z
+
+
+def heun(denoise: Denoise, z: Tensor, grid: Grid, raised: Grid | None = None, inflation: float = 1.0) -> Tensor:
+    r"""Heun's method, of second order, for the probability-flow equation in :math:`y = z / \alpha`.
+
+    .. math:: \frac{dy}{d\varsigma} = \frac{y - \hat x}{\varsigma}, \qquad \varsigma = \frac{\sigma}{\alpha}
+
+    Two calls of the denoiser a step.
+
+    Parameters
+    ----------
+    denoise, z, grid
+        As for :func:`ddim`.
+    raised : Grid, optional
+        Noisier levels ``(N,)`` to which fresh noise lifts the state before each step ("churn").
+    inflation : float
+        Factor of the standard deviation of that noise.
+
+    References
+    ----------
+    Karras, Aittala, Aila, Laine (2022), algorithm 2, https://arxiv.org/abs/2206.00364
+
+    >>> grid = Grid(torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([2.0, 1.0]))
+    >>> heun(lambda z, t: torch.zeros_like(z), torch.ones(1), grid)
+    tensor([0.5000])
+    """
+    lifted = itertools.repeat(None) if raised is None else (Node(*levels) for levels in zip(*raised, strict=True))
+    for (here, there), lift in zip(grid.steps(), lifted, strict=False):
+        y = z / here.alpha
+        if lift is not None:
+            added = (lift.ratio.square() - here.ratio.square()).clamp(min=0).sqrt()
+            y, here = y + inflation * added * torch.randn_like(y), lift
+        size = there.ratio - here.ratio
+        slope = (y - denoise(here.alpha * y, here.time)) / here.ratio
+        ahead = y + size * slope
+        corrected = (ahead - denoise(there.alpha * ahead, there.time)) / there.ratio
+        z = there.alpha * (y + size * (slope + corrected) / 2)
+    return z
+
+
+def dpm_solver(denoise: Denoise, z: Tensor, grid: Grid) -> Tensor:
+    r"""DPM-Solver++ (2M): an exponential integrator that extrapolates the last two estimates of the data.
+
+    .. math:: z_s = \frac{\sigma_s}{\sigma_t} z_t - \alpha_s (e^{-h} - 1)
+              \Big(\big(1 + \tfrac{1}{2r}\big) \hat x_t - \tfrac{1}{2r} \hat x_{t'}\Big), \qquad
+              h = \log\tfrac{\alpha_s}{\sigma_s} - \log\tfrac{\alpha_t}{\sigma_t},\ r = \tfrac{h'}{h}
+
+    of second order at one call of the denoiser a step; the first and the last step do not extrapolate.
+
+    Parameters
+    ----------
+    denoise, z, grid
+        As for :func:`ddim`.
+
+    References
+    ----------
+    Lu, Zhou, Bao, Chen, Li, Zhu (2022), https://arxiv.org/abs/2211.01095
+
+    >>> grid = Grid(torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([2.0, 1.0]))
+    >>> dpm_solver(lambda z, t: torch.zeros_like(z), torch.ones(1), grid)
+    tensor([0.5000])
+    """
+    steps = list(grid.steps())
+    earlier = None
+    for index, (here, there) in enumerate(steps):
+        x, size = denoise(z, here.time), here.ratio.log() - there.ratio.log()
+        guess = x
+        if earlier is not None and index + 1 < len(steps):
+            before, last = earlier
+            guess = x + (size / (2 * last)) * (x - before)
+        z = (there.sigma / here.sigma) * z - there.alpha * torch.expm1(-size) * guess
+        earlier = x, size
+    return z
