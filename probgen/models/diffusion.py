@@ -146,7 +146,7 @@ class Diffusion(DistributionModule):
 
     def probability_flow(
         self,
-        solver: Solver = Adaptive(),
+        solver: Solver = Adaptive(),  # noqa: B008
         probes: Callable[[Tensor], Tensor] = basis,
     ) -> ProbabilityFlow:
         """The law, with a density, of its probability-flow equation."""

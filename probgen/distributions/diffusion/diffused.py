@@ -111,15 +111,13 @@ class Diffused(dist.TorchDistribution):
         t = self.times(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y).detach()
         process = replace(self.process, schedule=_Frozen(self.process.schedule))
         if self.process.variance.learned:
-            s = (self._step(t) - 1) / self.steps
-            t = s + 1 / self.steps
+            t = self._step(t) / self.steps
         guess, raw = process.outputs(noised(process, y, t), t)
-        weight = process.prediction.weight(*process.schedule(t))
-        loss = weight * process.total((y - guess).square())
-        if raw is not None:
-            share = process.variance.share * self.steps
-            loss = loss + share * divergence_of(process, y, guess.detach(), raw, t, s)
-        return loss
+        loss = process.prediction.weight(*process.schedule(t)) * process.total((y - guess).square())
+        if raw is None:
+            return loss
+        s = ((t * self.steps).round() - 1) / self.steps
+        return loss + process.variance.share * self.steps * divergence_of(process, y, guess.detach(), raw, t, s)
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:

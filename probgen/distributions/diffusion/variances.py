@@ -52,7 +52,7 @@ class ForwardVariance:
 
 @dataclass(frozen=True)
 class LearnedVariance:
-    r"""What the network learns between both, :math:`v \log \beta + (1 - v) \log \tilde\beta` with :math:`v = (1 + r)/2`.
+    r"""What the network learns: :math:`v \log \beta + (1 - v) \log \tilde\beta` with :math:`v = (1 + r) / 2`.
 
     Parameters
     ----------
