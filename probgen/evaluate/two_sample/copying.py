@@ -82,10 +82,11 @@ def copying_test(
     >>> copying_test(fresh, train, held_out).p_value > 0.05
     True
     """
-    x, rows, y = centred(features_of(features, samples, train, held_out, chunk=chunk))
-    centres = _means(rows, cells, seed)
-    near = [nearest(part, rows, memory)[0] for part in (x, y)]
-    home = [nearest(part, centres, memory)[1] for part in (x, y)]
+    x, rows, y = found = features_of(features, samples, train, held_out, chunk=chunk)
+    moved_x, moved, moved_y = centred(found)
+    centres = _means(moved, cells, seed)
+    near = [_apart(x, rows, nearest(moved_x, moved, memory)), _apart(y, rows, nearest(moved_y, moved, memory))]
+    home = [nearest(part, centres, memory) for part in (moved_x, moved_y)]
     value, null, spread, weight = 0.0, 0.0, 0.0, 0.0
     for cell in range(len(centres)):
         ours, theirs = (d[h == cell] for d, h in zip(near, home, strict=True))
@@ -101,11 +102,15 @@ def copying_test(
     return TwoSample("copying test", value, **error, floor=0.5, p_value=p_value, rows=(len(x), len(y)))
 
 
-def nearest(x: Tensor, rows: Tensor, memory: int = MEMORY) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest of the rows, free of cancellation, and its index: ``(N, F), (M, F) -> (N,), (N,)``."""
-    index = torch.cat([squares.argmin(1) for _, squares in distance_blocks(x, rows, memory)])
+def nearest(x: Tensor, rows: Tensor, memory: int = MEMORY) -> Tensor:
+    """Index of the nearest of the rows: ``(N, F), (M, F) -> (N,)``."""
+    return torch.cat([squares.argmin(1) for _, squares in distance_blocks(x, rows, memory // 2)])
+
+
+def _apart(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """Distances by differences of the values as they are, so that ties stay ties and copies are at zero."""
     parts = zip(x.split(1024), index.split(1024), strict=True)
-    return torch.cat([(part - rows[which]).norm(dim=1) for part, which in parts]), index
+    return torch.cat([(part.double() - rows[which].double()).norm(dim=1) for part, which in parts])
 
 
 def _ranks(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:

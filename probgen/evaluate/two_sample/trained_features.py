@@ -126,16 +126,15 @@ def classifier_features(
     """
     x, labels = x.detach().cpu(), labels.detach().cpu()
     _check(x, labels)
-    net = ClassifierFeatures(tuple(x.shape[1:]), width, int(labels.max()) + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ClassifierFeatures(tuple(x.shape[1:]), width, int(labels.max()) + 1)
     settings = width, steps, batch_size, held_out, seed, torch.__version__, str(net)
     file = (cache or _cache()) / f"{_key(x, labels, settings)}.safetensors"
     if file.exists():
         net.load_state_dict(load_file(file))
     else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = ClassifierFeatures(net.event, width, net.head.out_features)
-            _train(net, x, labels, steps, batch_size, held_out, seed)
+        _train(net, x, labels, steps, batch_size, held_out, seed)
         _save(net, file)
     return net.eval().requires_grad_(False)
 
