@@ -1,0 +1,179 @@
+"""Contrastive divergence: gradients of a log-likelihood without its constant, from Markov chains of the law itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from probgen.objectives.base import Objective, law_of_x
+
+
+@runtime_checkable
+class HasChains(Protocol):
+    """A law known up to a constant, with Markov chains that leave it as it is."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log weight of rows: ``(*batch, *event) -> (*batch,)``."""
+
+    def chain_from(self, x: Tensor) -> Tensor:
+        """States of chains that begin at rows: ``(*batch, *event) -> (*batch, *state)``."""
+
+    def chain_afresh(self, shape: torch.Size | tuple) -> Tensor:
+        """States of chains that begin anywhere, independently of each other: ``(*shape, *state)``."""
+
+    def chain(self, state: Tensor, steps: int) -> Tensor:
+        """States after so many steps, without gradients."""
+
+    def chain_log_weight(self, state: Tensor) -> Tensor:
+        """Log weights whose gradient, averaged over the law of the chain, is that of log Z."""
+
+
+@runtime_checkable
+class HasEnergy(Protocol):
+    """A law that states the energy of rows."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        """``(*batch, *event) -> (*batch,)``."""
+
+
+class ContrastiveDivergence(Objective):
+    r"""A difference whose gradient approximates that of the negative log-likelihood; its value means nothing.
+
+    .. math:: -\sum_b \log p^*(x_b) + \frac{B}{M} \sum_m \log p^*(\tilde x_m), \qquad
+              \nabla \log Z = \mathbb E_p[\nabla \log p^*(\tilde x)]
+
+    with :math:`\tilde x` the ends of Markov chains of the law, after ``steps`` of its kernel:
+
+    - from the rows of the batch, without ``chains``: contrastive divergence, CD-k (Hinton 2002);
+    - from where they ended last time, ``chains=M``: persistent contrastive divergence (Tieleman 2008);
+    - from M of a larger ``pool`` of such states, some of which start afresh with the probability ``restart``: the
+      replay buffer of Du and Mordatch (2019).
+
+    The states are a buffer, saved with the training state; chains without rows start where the law says.
+
+    Parameters
+    ----------
+    steps : int
+        Steps of the kernel in each call.
+    chains : int, optional
+        Number M of persistent chains that are advanced in each call; without a context alone.
+    pool : int, optional
+        Number of states that are kept; default: those of the chains.
+    restart : float
+        Probability with which each chain starts afresh at a call.
+    penalty : float
+        Weight of :math:`\sum_b E(x_b)^2 + E(\tilde x)^2`, which keeps energies near 0 (Du, Mordatch 2019); the law must
+        state its energy.
+
+    Raises
+    ------
+    TypeError
+        At the call, if the law of x has no chains, or, with a penalty, no energy.
+    ValueError
+        At the call, if there are persistent chains and a context.
+
+    References
+    ----------
+    Hinton (2002), https://doi.org/10.1162/089976602760128018; Tieleman (2008), Training restricted Boltzmann machines
+    using approximations to the likelihood gradient, https://doi.org/10.1145/1390156.1390290; Du, Mordatch (2019),
+    Implicit generation and modeling with energy-based models, https://arxiv.org/abs/1903.08689
+
+    >>> from probgen.distributions.energy.visible import BernoulliUnits
+    >>> from probgen.models.rbm import RBM
+    >>> rbm = RBM(BernoulliUnits(3), hidden=2)
+    >>> loss = ContrastiveDivergence(steps=5, chains=10)(rbm.model, rbm.guide)(torch.ones(4, 3))
+    >>> loss.backward()
+    >>> rbm.weight.grad.shape
+    torch.Size([3, 2])
+    """
+
+    descends = False
+
+    def __init__(
+        self,
+        steps: int = 1,
+        *,
+        chains: int | None = None,
+        pool: int | None = None,
+        restart: float = 0.0,
+        penalty: float = 0.0,
+    ):
+        super().__init__()
+        pool = chains if pool is None else pool
+        if steps < 1 or not 0 <= restart <= 1 or penalty < 0:
+            raise ValueError(f"expected steps >= 1, 0 <= restart <= 1, penalty >= 0, got {steps}, {restart}, {penalty}")
+        if (chains is None) != (pool is None) or (chains is not None and not 1 <= chains <= pool):
+            raise ValueError(f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}")
+        self.steps, self.chains, self.pool, self.restart, self.penalty = steps, chains, pool, restart, penalty
+        self.register_buffer("states", None)
+
+    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
+        """Starts the persistent chains."""
+        if self.chains is not None:
+            self._check(batch)
+            states = self._site(model, guide, batch)["fn"].chain_afresh((self.pool,))
+            if self.states is None or self.states.shape != states.shape:
+                self.states = states
+
+    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        if self.chains is not None and self.states is None:
+            self.prepare(model, guide, *batch)
+        site = self._site(model, guide, batch)
+        law, x = site["fn"], site["value"]
+        positive = law.log_prob(x)
+        if self.chains is None:
+            states = law.chain(law.chain_from(x), self.steps)
+            each = law.chain_log_weight(states) - positive
+            return scale_and_mask(each + self._penalty(law, x, states), site["scale"], site["mask"]).sum()
+        self._check(batch)
+        states = self._advance(law)
+        rows = scale_and_mask(torch.ones_like(positive), site["scale"], site["mask"]).sum()
+        negative = law.chain_log_weight(states).mean()
+        penalty = self._penalty(law, x, states)
+        return rows * negative - scale_and_mask(positive - penalty, site["scale"], site["mask"]).sum()
+
+    def _site(self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple) -> dict[str, Any]:
+        site = law_of_x(model, guide, batch, HasChains, self, "use ELBO, or another objective for its density")
+        if self.penalty and not isinstance(site["fn"], HasEnergy):
+            raise TypeError(f"expected a law with an energy for the penalty, got {type(site['fn']).__name__}; drop it")
+        return site
+
+    def _check(self, batch: tuple) -> None:
+        if len(batch) > 1 and batch[1] is not None:
+            raise ValueError(
+                "expected rows without a context for persistent chains, got a context: the chain of one row is none of "
+                "another; leave out chains, so that they start at the rows"
+            )
+
+    @torch.no_grad()
+    def _advance(self, law: HasChains) -> Tensor:
+        """The next states of some chains; in training they take the place of the earlier ones."""
+        if self.chains == self.pool:
+            states = self.states.clone()
+        else:  # neighbours in the pool, from a random place on
+            first = (torch.rand(1, device=self.states.device) * self.pool).long()
+            where = (first + torch.arange(self.chains, device=self.states.device)) % self.pool
+            states = self.states.index_select(0, where)
+        if self.restart:
+            anew = torch.rand(self.chains, device=states.device) < self.restart
+            anew = anew.reshape(-1, *[1] * (states.ndim - 1))
+            states = torch.where(anew, self._fresh(law), states)
+        states = law.chain(states, self.steps)
+        if self.training and self.chains == self.pool:
+            self.states.copy_(states)
+        elif self.training:
+            self.states.index_copy_(0, where, states)
+        return states
+
+    def _fresh(self, law: HasChains) -> Tensor:
+        return law.chain_afresh((self.chains,))
+
+    def _penalty(self, law: Any, x: Tensor, states: Tensor) -> Tensor | float:
+        """What each row pays for the size of energies."""
+        if not self.penalty:
+            return 0.0
+        return self.penalty * (law.energy(x).square() + law.chain_log_weight(states).square().mean())
