@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Features, centred, features_of, floor_of, generator, interval, raw
+from probgen.evaluate.two_sample.rows import (
+    Features,
+    centred,
+    features_of,
+    floor_of,
+    generator,
+    interval,
+    raw,
+    squared_distances,
+)
 
 
 def sliced_wasserstein(
@@ -168,7 +177,7 @@ def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:
         raise ImportError(
             "expected POT for the exact Wasserstein distance, got none; pip install POT, or use sliced_wasserstein"
         ) from error
-    costs = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").pow(power)
+    costs = squared_distances(*centred([x.double(), y.double()])).pow(power / 2)
     cost, log = ot.emd2([], [], costs.cpu().numpy(), log=True, numItermax=10_000_000)
     variance = sum(float(torch.as_tensor(log[name]).var()) / len(log[name]) for name in "uv")
     return float(cost), variance
