@@ -13,12 +13,13 @@ from torch.distributions import constraints
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
-from probgen.distributions.energy.bipartite import Bipartite, HiddenSum, VisibleSum, smaller_sum
+from probgen.distributions.energy.bipartite import Bipartite, HiddenSum, VisibleSum, binary_states, smaller_sum
 from probgen.distributions.energy.path import FieldPath
 from probgen.distributions.energy.units import Binary, Stacked
 from probgen.distributions.energy.visible import Visible
 from probgen.distributions.gibbs import gibbs
 
+INSIDE = 2**10  # states of hidden layers that are enumerated given the visible one
 MEAN_FIELD = 30  # updates of the mean field, which halve the distance to its fixed point and more
 
 
@@ -72,11 +73,14 @@ class Boltzmann(dist.TorchDistribution):
         """The log of the sum over all hidden layers, or a mean-field bound of it: ``(*lead, D) -> (*lead,)``."""
         if not self.above:
             return self.field.score(v)
-        state, seen = self._with_even_layers(v)
-        inside = smaller_sum(self.field, sum(self.above), 2**12)  # given v there are the even layers above it to sum
-        if isinstance(inside, HiddenSum):
-            return inside.log_prob(state, seen)
-        return self._mean_field(v)
+        above, odd = 2 ** sum(self.above), 2 ** self.field.bias.shape[-1]
+        if min(above, odd) > INSIDE:
+            return self._mean_field(v)
+        if odd < above:
+            return HiddenSum(self.field).log_prob(*self._with_even_layers(v))
+        layers = binary_states(sum(self.above), 2, v).reshape(above, *[1] * (v.ndim - 1), -1)
+        states = torch.cat([v.expand(above, *v.shape), layers.expand(-1, *v.shape[:-1], -1)], -1)
+        return self.field.score(states).logsumexp(0)
 
     # -- chains --------------------------------------------------------------------------------------------------
 

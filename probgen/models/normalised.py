@@ -1,0 +1,42 @@
+"""Unnormalised models with an estimate of their constant: scores of kind approximate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from probgen.core.module import DistributionModule
+from probgen.distributions.energy.normalised import WithConstant
+
+
+class Normalised(DistributionModule):
+    r"""An unnormalised model with an estimate of log Z, as a model whose ``log_likelihood`` is *approximate*.
+
+    .. math:: \log p(x) \approx \log p^*(x) - \log \hat Z
+
+    The estimate is a buffer: of the constants of one model, as it is now.
+
+    Parameters
+    ----------
+    gen : DistributionModule
+        A model without context whose density is *unnormalised*.
+    log_z : float
+        The estimate: ``annealed_importance(gen).value``, or what ``NoiseContrastive`` has learned. Its ``upper`` gives
+        the least log-likelihoods, its ``lower`` the largest.
+
+    >>> from probgen.distributions.energy.visible import BernoulliUnits
+    >>> from probgen.models.rbm import RBM
+    >>> gen = Normalised(RBM(BernoulliUnits(3), hidden=2, scale=0.0, limit=1), log_z=5 * 0.6931)
+    >>> gen().density, gen().log_prob(torch.ones(3)).exp().item()
+    ('approximate', 0.125...)
+    """
+
+    log_z: Tensor
+
+    def __init__(self, gen: DistributionModule, log_z: float):
+        super().__init__()
+        self.gen, self.context_ndim = gen, gen.context_ndim
+        self.register_buffer("log_z", torch.as_tensor(float(log_z)))
+
+    def forward(self, context: Tensor | None = None) -> WithConstant:
+        return WithConstant(self.gen(context), self.log_z)
