@@ -1,0 +1,1 @@
+"""Diffusions in discrete time by the law of their noise: Gaussian, Gamma, mixtures, labels that change."""

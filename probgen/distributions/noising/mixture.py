@@ -1,0 +1,138 @@
+"""Chains driven by noise that is a mixture of normal laws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from probgen.distributions.noising.additive import AdditiveNoise, independent
+
+
+class DifferentiableMixture(dist.MixtureSameFamily):
+    r"""A mixture of laws of single variables whose draws take gradients, by implicit reparameterisation.
+
+    .. math:: \nabla_\phi x = -\frac{\nabla_\phi F_\phi(x)}{p_\phi(x)}
+
+    with the distribution function F. Figurnov, Mohamed, Mnih (2018), https://arxiv.org/abs/1805.08498
+
+    >>> loc = torch.zeros(2, requires_grad=True)
+    >>> law = DifferentiableMixture(dist.Categorical(torch.ones(2)), dist.Normal(loc, 1.0))
+    >>> law.rsample().backward()
+    >>> loc.grad.sum().round(decimals=4)
+    tensor(1.)
+    """
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        x = self.sample(torch.Size(sample_shape))
+        if not torch.is_grad_enabled():
+            return x
+        below = self.cdf(x)
+        return x - (below - below.detach()) / self.log_prob(x).exp().detach()
+
+
+class MixtureNoise(AdditiveNoise):
+    r"""Noise that is a mixture of K normal laws, brought to mean 0 and variance 1, at every step alike.
+
+    .. math:: q(x_t \mid x_0) = \sum_k w_k\, N\big(\sqrt{\bar\alpha_t}\, x_0 + \sigma_t m_k,\; \sigma_t^2 v_k\big),
+              \qquad \sigma_t^2 = 1 - \bar\alpha_t
+
+    Each entry has one component for all steps: given it, the chain is a Gaussian one whose noise is moved by
+    :math:`\sigma_t m_k` and stretched by :math:`\sqrt{v_k}`. So
+
+    .. math:: q(x_s \mid x_t, x_0) = \sum_k r_k\, N\big(\sqrt{\bar\alpha_s}\, x_0 + \sigma_s m_k + c\,
+              (\epsilon_t - m_k),\; v_k \tilde\beta\big), \qquad
+              c = \sigma_t \sqrt{\tfrac{\bar\alpha_t}{\bar\alpha_s}} \tfrac{\sigma_s^2}{\sigma_t^2}, \quad
+              r_k \propto w_k\, N(\epsilon_t; m_k, v_k)
+
+    The process of the bound is :math:`q(x_T \mid x_0) \prod_t q(x_{t-1} \mid x_t, x_0)`, as in denoising diffusion
+    implicit models: it has these very marginals, because each factor takes the one of x_t to that of x_{t-1}, though
+    the components of an entry are drawn anew at each step. The model puts :math:`\hat x_0` in place of the datum,
+    :math:`p(x_s \mid x_t) = q(x_s \mid x_t, \hat x_0)`, and starts from the noise itself. Divergences of mixtures have
+    no closed form: the bound takes the log-ratio of one draw.
+
+    Since r is not linear in the datum, :math:`p(x_s \mid x_t)` has another mean than the true reverse law even where
+    :math:`\hat x_0` is the exact mean of the datum: for skewed noise ancestral draws stay off, however small the steps.
+    Draws by :func:`deterministic <probgen.distributions.noising.chain.deterministic>` do not.
+
+    Parameters
+    ----------
+    schedule, bounds
+        As in :class:`AdditiveNoise <probgen.distributions.noising.additive.AdditiveNoise>`.
+    weights, locs, scales : sequence of float
+        One number for each component; weights are made to sum to one.
+
+    Raises
+    ------
+    ValueError
+        If weights or scales are not positive, or their numbers differ.
+
+    References
+    ----------
+    Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion models, https://arxiv.org/abs/2106.07582 (mixtures of
+    normal laws as noise); Song, Meng, Ermon (2021), Denoising diffusion implicit models,
+    https://arxiv.org/abs/2010.02502 (processes given by their posteriors)
+
+    >>> from probgen.distributions.noising.schedules import linear_steps
+    >>> noise = MixtureNoise(linear_steps(100), weights=[1, 1], locs=[-1, 1], scales=[1, 1])
+    >>> noise.marginal(torch.zeros(3, 1), torch.tensor([1, 50, 100])).variance[:, 0]
+    tensor([0.0010, 0.9258, 1.0000])
+    """
+
+    def __init__(
+        self,
+        schedule: Tensor,
+        weights: Sequence[float],
+        locs: Sequence[float],
+        scales: Sequence[float],
+        bounds: tuple[float, float] | None = None,
+    ):
+        super().__init__(schedule, bounds)
+        values = [torch.as_tensor(value, dtype=torch.float64) for value in (weights, locs, scales)]
+        if len({value.shape for value in values}) > 1 or not ((values[0] > 0) & (values[2] > 0)).all():
+            raise ValueError(
+                f"expected as many weights > 0 as locs and scales > 0, got {weights=}, {locs=}, {scales=}; one number "
+                "for each component"
+            )
+        share, locs_, variances = values[0] / values[0].sum(), values[1], values[2].square()
+        mean = share @ locs_
+        spread = (share @ (variances + locs_.square()) - mean.square()).sqrt()
+        standard = (share.log(), (locs_ - mean) / spread, variances.sqrt() / spread)
+        for name, value in zip(("log_weights", "locs", "spreads"), standard, strict=True):
+            self.register_buffer(name, value.to(torch.get_default_dtype()))
+
+    def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
+        signal, noise = (scale.unsqueeze(-1) for scale in self.scales(t, x_0))
+        loc = signal * x_0.unsqueeze(-1) + noise * self.locs
+        return self._mixture(self.log_weights.expand(loc.shape), loc, noise * self.spreads, t)
+
+    def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        mean, scale = self.mean_and_scale(x_t, x_0, t, s)
+        signal, noise = self.scales(t, x_t)
+        signal_s, noise_s = self.scales(s, x_t)
+        kept = noise * signal / signal_s * (noise_s / noise).square()
+        epsilon = ((x_t - signal * x_0) / noise).unsqueeze(-1)
+        logits = self.log_weights - self.spreads.log() - 0.5 * ((epsilon - self.locs) / self.spreads).square()
+        loc = mean.unsqueeze(-1) + (noise_s - kept).unsqueeze(-1) * self.locs
+        shrunk = torch.where((s == 0).reshape(s.shape + (1,) * (loc.ndim - s.ndim)), 1.0, self.spreads)
+        return self._mixture(logits, loc, scale.unsqueeze(-1) * shrunk, t)
+
+    def prior(self, shape: torch.Size) -> dist.TorchDistribution:
+        x = self.log_signal.new_zeros(shape)
+        return self.noise(x, torch.tensor(self.steps, device=x.device))
+
+    def reverse(self, x_t: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        return self.posterior(x_t, self.estimate(x_t, output, t), t, s)
+
+    def noise(self, x_t: Tensor, t: Tensor) -> dist.TorchDistribution:
+        shape = (*x_t.shape, len(self.locs))
+        return self._mixture(self.log_weights.expand(shape), self.locs.expand(shape), self.spreads, t)
+
+    def _mixture(self, logits: Tensor, loc: Tensor, scale: Tensor, t: Tensor) -> dist.TorchDistribution:
+        labels = dist.Categorical(logits=logits, validate_args=False)
+        parts = dist.Normal(loc, scale, validate_args=False)
+        return independent(DifferentiableMixture(labels, parts, validate_args=False), t.ndim)

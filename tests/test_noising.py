@@ -1,0 +1,376 @@
+"""Chains with additive noise: closed laws against simulation, bounds against quadrature and the normal case."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.distributions as td
+from torch.distributions import kl_divergence
+
+from probgen.core.density import density
+from probgen.distributions.noising.additive import GaussianNoise
+from probgen.distributions.noising.chain import (
+    DiffusionChain,
+    ancestral,
+    deterministic,
+    with_own_noise,
+)
+from probgen.distributions.noising.gamma import GammaNoise
+from probgen.distributions.noising.gamma_laws import CentredGamma, ScaledBeta
+from probgen.distributions.noising.mixture import MixtureNoise
+from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
+
+STEPS, N = 6, 40000
+SKEWED = {"weights": [1, 2], "locs": [-2, 1], "scales": [1, 0.7]}
+FADING = torch.tensor([0.95, 0.85, 0.7, 0.5, 0.3, 0.1], dtype=torch.float64)
+PROCESSES = {
+    "Gaussian": lambda schedule: GaussianNoise(schedule).double(),
+    "Gamma": lambda schedule: GammaNoise(schedule, theta=0.4).double(),
+    "mixture": lambda schedule: MixtureNoise(schedule, **SKEWED).double(),
+}
+by_process = pytest.mark.parametrize("process", [make(FADING) for make in PROCESSES.values()], ids=PROCESSES)
+
+
+def steps(t, *lead):
+    return torch.full(lead, t)
+
+
+def same_law(one, other):
+    """Two-sample Kolmogorov-Smirnov statistic below its 0.1 per cent point."""
+    values = torch.cat((one, other)).sort().values
+    first, second = (torch.searchsorted(part.sort().values, values, right=True) / len(part) for part in (one, other))
+    assert (first - second).abs().max() < 1.95 * math.sqrt(1 / len(one) + 1 / len(other))
+
+
+# -- forward laws ----------------------------------------------------------------------------------------------------
+
+
+def forward_gamma(x_0, t, generator_steps):
+    """The defining recursion, one step after the other."""
+    signal, x = torch.cat((torch.ones(1).double(), generator_steps)), x_0
+    states = [x]
+    for step in range(1, t + 1):
+        beta = 1 - signal[step] / signal[step - 1]
+        k, theta = beta / (signal[step] * 0.4**2), signal[step].sqrt() * 0.4
+        g = torch._standard_gamma(k.expand(x.shape)) * theta
+        x = (1 - beta).sqrt() * x + g - k * theta
+        states.append(x)
+    return states
+
+
+def test_gamma_marginal_and_posterior_are_those_of_the_recursion():
+    torch.manual_seed(0)
+    process, x_0 = PROCESSES["Gamma"](FADING), torch.full((N, 1), 0.7).double()
+    states = forward_gamma(x_0, 4, FADING)
+    for t in (1, 4):
+        law = process.marginal(x_0, steps(t, N))
+        same_law(states[t].flatten(), law.sample().flatten())
+        k = (1 / FADING[t - 1] - 1) / 0.4**2
+        assert law.base_dist.concentration[0].item() == pytest.approx(k.item())
+    for t, s in ((4, 3), (4, 1)):  # given what x_t really was: the pair has the same law
+        back = process.posterior(states[t], x_0, steps(t, N), steps(s, N)).sample()
+        same_law(back.flatten(), states[s].flatten())
+        same_law((back * states[t]).flatten(), (states[s] * states[t]).flatten())
+        high = states[t] > states[t].median()
+        same_law(back[high], states[s][high])
+
+
+def test_mixture_marginal_and_posterior_are_those_of_one_component_per_entry():
+    torch.manual_seed(0)
+    process, x_0 = PROCESSES["mixture"](FADING), torch.full((N, 1), 0.7).double()
+    weights = process.log_weights.exp()
+    assert torch.allclose(weights @ process.locs, torch.zeros(()).double(), atol=1e-6)
+    assert torch.allclose(weights @ (process.locs**2 + process.spreads**2), torch.ones(()).double(), atol=1e-6)
+    label = torch.multinomial(weights, N, replacement=True).unsqueeze(-1)
+    gaussian, states = torch.zeros(N, 1).double(), [x_0]
+    before = torch.ones(()).double()
+    for signal in FADING:
+        gaussian = (signal / before).sqrt() * gaussian + (1 - signal / before).sqrt() * torch.randn_like(gaussian)
+        moved = (1 - signal).sqrt() * process.locs[label] + process.spreads[label] * gaussian
+        states.append(signal.sqrt() * x_0 + moved)
+        before = signal
+    same_law(states[3].flatten(), process.marginal(x_0, steps(3, N)).sample().flatten())
+    for t, s in ((3, 2), (6, 1)):
+        back = process.posterior(states[t], x_0, steps(t, N), steps(s, N)).sample()
+        same_law((back * states[t]).flatten(), (states[s] * states[t]).flatten())
+
+
+@by_process
+def test_posteriors_take_each_marginal_to_the_earlier_one(process):
+    torch.manual_seed(1)
+    x_0 = torch.full((N, 1), -0.5).double()
+    x = process.marginal(x_0, steps(STEPS, N)).sample()
+    for t in range(STEPS, 1, -1):
+        x = process.posterior(x, x_0, steps(t, N), steps(t - 1, N)).sample()
+        wanted = process.marginal(x_0, steps(t - 1, N))
+        same_law(x.flatten(), wanted.sample().flatten())
+        assert x.var() == pytest.approx(1 - FADING[t - 2].item(), rel=0.05)
+
+
+@by_process
+def test_mean_and_scale_are_those_of_posteriors(process):
+    """For Gamma noise the scale is an average over x_t."""
+    torch.manual_seed(2)
+    x_0, t, s = torch.full((N, 1), 0.3).double(), steps(5, N), steps(2, N)
+    x_t = process.marginal(x_0, t).sample()
+    law, (mean, scale) = process.posterior(x_t, x_0, t, s), process.mean_and_scale(x_t, x_0, t, s)
+    assert law.mean.mean() == pytest.approx(mean.mean().item(), abs=0.01)
+    spread = law.variance.mean() + law.mean.var() - mean.var()
+    assert spread.item() == pytest.approx(scale[0].square().item(), rel=0.03)
+
+
+# -- single laws -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [0.5, 3.0, 19.0, 21.0, 4000.0])
+def test_centred_gamma_is_a_moved_gamma(shape):
+    k, scale, loc = torch.tensor(shape).double(), torch.tensor(0.3).double(), torch.tensor(1.2).double()
+    law, gamma = CentredGamma(loc, k, scale), td.Gamma(k, 1 / scale)
+    torch.manual_seed(0)
+    g = gamma.sample((50,))
+    assert torch.allclose(law.log_prob(g - k * scale + loc), gamma.log_prob(g), atol=1e-8)
+    assert torch.allclose(law.entropy(), gamma.entropy(), atol=1e-8)
+    assert law.log_prob(loc - k * scale - 1).item() == -math.inf
+    same_law(law.sample((N,)), gamma.sample((N,)) - k * scale + loc)
+
+
+@pytest.mark.parametrize(("k", "rest"), [(0.5, 2.0), (25.0, 3.0), (3000.0, 40.0)])
+def test_scaled_beta_is_a_moved_beta(k, rest):
+    k, rest, width = (torch.tensor(value).double() for value in (k, rest, 2.5))
+    law, beta = ScaledBeta(torch.tensor(-1.0).double(), width, k, rest), td.Beta(k, rest)
+    torch.manual_seed(0)
+    b = beta.sample((50,))
+    x = -1 + width * (b - beta.mean)
+    assert torch.allclose(law.log_prob(x), beta.log_prob(b) - width.log(), atol=1e-7)
+    assert torch.allclose(law.entropy(), beta.entropy() + width.log(), atol=1e-7)
+    assert torch.allclose(law.variance, width**2 * beta.variance)
+    same_law(law.sample((N,)), -1 + width * (beta.sample((N,)) - beta.mean))
+
+
+def test_large_shapes_are_normal_laws_even_in_single_precision():
+    k = torch.tensor(2.5e10)
+    law = CentredGamma(torch.tensor(0.0), k.double(), k.double().rsqrt())
+    x = torch.linspace(-2, 2, 9)
+    assert torch.allclose(law.log_prob(x), dist.Normal(0.0, 1.0).log_prob(x), atol=1e-4)
+    assert kl_divergence(law, dist.Normal(0.0, 1.0)).abs() < 1e-5
+    beta = ScaledBeta(torch.tensor(0.0), (4 * k.double()).rsqrt() * 2 * k.double() * 2, k.double(), k.double())
+    same_law(beta.sample((N,)) / beta.variance.sqrt(), torch.randn(N))
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        lambda d: CentredGamma(torch.zeros(()).double(), d(0.8), d(0.5)),
+        lambda d: CentredGamma(torch.zeros(()).double(), d(30.0), d(0.2)),
+        lambda d: ScaledBeta(torch.zeros(()).double(), d(2.0), d(2.0), d(5.0)),
+    ],
+)
+def test_divergence_from_a_normal_law_is_the_integral(q):
+    law, p = q(lambda value: torch.tensor(value).double()), dist.Normal(torch.tensor(0.3).double(), 0.7)
+    low, high = law.mean - 9 * law.variance.sqrt(), law.mean + 25 * law.variance.sqrt()
+    x = torch.linspace(low.item(), high.item(), 2_000_001).double()
+    log_q = law.log_prob(x)
+    gap = torch.where(log_q > -math.inf, log_q.exp() * (log_q.clamp(min=-1e3) - p.log_prob(x)), 0.0)
+    assert kl_divergence(law, p).item() == pytest.approx(torch.trapezoid(gap, x).item(), abs=3e-3)
+
+
+@pytest.mark.parametrize("schedule", [linear_steps, cosine_steps, even_steps])
+def test_schedules_fall_from_one_to_nothing(schedule):
+    for count in (2, 10, 1000):
+        signal = schedule(count)
+        assert signal.shape == (count,)
+        assert (signal.diff() < 0).all()
+        assert 0 <= signal[-1] < 0.01 if count > 2 else True
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        schedule(1)
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def chance_of(process):
+    """A denoiser that is plausible and wrong."""
+
+    def predict(x, t):
+        noise = process.scales((t * process.steps).round().long(), x)[1]
+        return 0.8 * noise * x + 0.2 * torch.sin(3 * x)
+
+    return predict
+
+
+def quadrature(process, predict, x, grid):
+    """log p(x) of the model, all states integrated out on a grid: ``(N, 1)`` to ``(N,)``."""
+    step, points = (grid[1] - grid[0]).log(), grid.unsqueeze(-1)
+    log_p = process.prior(torch.Size((1,))).log_prob(points)
+    for t in range(process.steps, 0, -1):
+        count = steps(t, len(grid))
+        law = process.reverse(points, predict(points, count / process.steps), count, count - 1)
+        ends = points if t > 1 else x
+        log_p = (law.log_prob(ends.unsqueeze(1)) + log_p + step).logsumexp(-1)
+    return log_p
+
+
+@by_process
+def test_bound_is_below_the_truth(process):
+    torch.manual_seed(0)
+    predict, x = chance_of(process), torch.tensor([[-1.0], [0.2], [1.5]]).double()
+    law = DiffusionChain(predict, process, (1,))
+    truth = quadrature(process, predict, x, torch.linspace(-9, 9, 1201).double())
+    draws = law.log_prob(x.expand(20000, 3, 1))
+    bound, error = draws.mean(0), draws.std(0) / len(draws) ** 0.5
+    assert density(law) == "bound"
+    assert (bound < truth + 3 * error).all()
+    ends = torch.linspace(-12, 12, 801).double().unsqueeze(-1)
+    total = quadrature(process, predict, ends, torch.linspace(-9, 9, 601).double())
+    assert (total.exp().sum() * 0.03).item() == pytest.approx(1, abs=2e-3)
+
+
+@by_process
+def test_bound_is_the_sum_over_all_steps(process):
+    """Each divergence by the log-ratio of draws from the laws, step after step."""
+    torch.manual_seed(0)
+    predict, n = chance_of(process), 20000
+    law, x = DiffusionChain(predict, process, (2,)), torch.tensor([0.4, -1.0]).double().expand(n, 2)
+    state = process.marginal(x, steps(STEPS, n)).sample()
+    total = process.prior(torch.Size((2,))).log_prob(state) - process.marginal(x, steps(STEPS, n)).log_prob(state)
+    for t in range(STEPS, 1, -1):
+        q = process.posterior(state, x, steps(t, n), steps(t - 1, n))
+        before = q.sample()
+        total = total + law.reverse(state, steps(t, n), steps(t - 1, n)).log_prob(before) - q.log_prob(before)
+        state = before
+    total = total + law.reverse(state, steps(1, n), steps(0, n)).log_prob(x)
+    quick = law.log_prob(x)
+    error = ((total.var() + quick.var()) / n).sqrt()
+    assert (total.mean() - quick.mean()).abs() < 4 * error
+    assert error < 0.2
+
+
+def test_gaussian_bound_is_the_analytic_one():
+    """Normal data and their exact denoiser: every term has a closed form."""
+    torch.manual_seed(0)
+    process, spread = GaussianNoise(FADING).double(), 1.7
+
+    def exact(x, t):
+        signal, noise = process.scales((t * STEPS).round().long(), x)
+        return noise * x / (signal**2 * spread**2 + noise**2)
+
+    signal = torch.cat((torch.ones(1).double(), FADING))
+    error = spread**2 * (1 - signal) / (signal * spread**2 + 1 - signal)  # of the mean of x_0 given x_t
+    ratio = signal / (1 - signal)
+    truth = sum(0.5 * (ratio[t - 1] - ratio[t]) * error[t] for t in range(2, STEPS + 1))
+    variance = (1 - signal[1]) / signal[1]
+    truth = truth + 0.5 * (torch.log(2 * math.pi * variance) + error[1] / variance)
+    truth = truth + 0.5 * (signal[-1] * spread**2 + 1 - signal[-1] - 1 - torch.log(1 - signal[-1]))
+    draws = DiffusionChain(exact, process, (1,)).log_prob(spread * torch.randn(200000, 1).double())
+    assert -draws.mean().item() == pytest.approx(truth.item(), abs=4 * draws.std().item() / 200000**0.5)
+    entropy = 0.5 + 0.5 * math.log(2 * math.pi * spread**2)
+    assert truth > entropy
+
+
+@by_process
+def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
+    """So that a diffusion may be the prior of another model."""
+    law = DiffusionChain(chance_of(process), process, (1,))
+
+    def mean_bound(value, seed):
+        torch.manual_seed(seed)
+        x = value.expand(40000, 1)
+        return law.log_prob(x).mean()
+
+    x = torch.tensor([0.4]).double().requires_grad_()
+    gradient = torch.autograd.grad(mean_bound(x, 0), x)[0].item()
+    h = 0.5  # a smooth bound; draws at both ends are independent of each other for mixtures
+    with torch.no_grad():
+        slope = torch.stack([(mean_bound(x + h, i) - mean_bound(x - h, i)) / (2 * h) for i in range(3)])
+        curve = torch.stack([(mean_bound(x + h / 2, i) - mean_bound(x - h / 2, i)) / h for i in range(3)])
+    richardson = (4 * curve - slope) / 3
+    assert gradient == pytest.approx(richardson.mean().item(), abs=0.15)
+
+
+# -- draws -----------------------------------------------------------------------------------------------------------
+
+
+def two_points(process):
+    r"""Data at -1 and 1: the posterior mean of the noise, from the law of the noise itself."""
+
+    def predict(x, t):
+        count = (t * process.steps).round().long()
+        points = [torch.full_like(x, value) for value in (-1.0, 1.0)]
+        weights = torch.stack([process.marginal(point, count).base_dist.log_prob(x) for point in points])
+        near = -(x - torch.stack(points)).square()  # where a support ends the model's normal laws may overstep it
+        weights = torch.where((weights == -math.inf).any(0), near, weights)
+        x_0 = (weights.softmax(0) * torch.tensor([-1.0, 1.0]).double().reshape(-1, *[1] * x.ndim)).sum(0)
+        signal, noise = process.scales(count, x)
+        return (x - signal * x_0) / noise
+
+    return predict
+
+
+@pytest.mark.parametrize("step", [ancestral, deterministic, with_own_noise])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_draws_with_an_exact_denoiser_follow_the_data(name, step):
+    """Two points, equally likely. Skewed mixtures keep their marginals if steps are deterministic, others nearly."""
+    torch.manual_seed(0)
+    make = PROCESSES | {"Gamma": lambda schedule: GammaNoise(schedule, theta=0.005).double()}
+    process = make[name](linear_steps(100))
+    law = DiffusionChain(two_points(process), process, (1,), calls=50, step=step)
+    x = law.sample((4000,))
+    assert ((x.abs() - 1).abs() < 0.15).double().mean() > 0.99
+    biased = name == "mixture" and step is not deterministic
+    assert (x > 0).double().mean().item() == pytest.approx(0.5, abs=0.13 if biased else 0.03)
+
+
+def test_draws_of_normal_data_have_their_moments():
+    torch.manual_seed(0)
+    spread = 0.5
+    process = GaussianNoise(cosine_steps(200)).double()
+
+    def exact(x, t):
+        signal, noise = process.scales((t * 200).round().long(), x)
+        return noise * x / (signal**2 * spread**2 + noise**2)
+
+    for calls, step, error in ((200, ancestral, 0.02), (200, deterministic, 0.02), (20, deterministic, 0.08)):
+        x = DiffusionChain(exact, process, (1,), calls=calls, step=step).sample((20000,))
+        assert x.std().item() == pytest.approx(spread, rel=error)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 7, 20])
+def test_draws_call_the_network_so_often_and_end_at_the_datum(calls):
+    process, seen = GaussianNoise(linear_steps(20)), []
+
+    def predict(x, t):
+        seen.append((20 * t[0]).round().long().item())
+        return torch.zeros_like(x)
+
+    DiffusionChain(predict, process, (1,), calls=calls).sample((2,))
+    assert len(seen) == calls
+    assert seen[0] == 20
+    assert seen[-1] == (1 if calls > 1 else 20)
+    assert sorted(seen, reverse=True) == seen
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused():
+    process = GaussianNoise(linear_steps(20))
+    with pytest.raises(ValueError, match="1 to 20 calls"):
+        DiffusionChain(lambda x, t: x, process, (1,), calls=21)
+    with pytest.raises(ValueError, match="missing"):
+        DiffusionChain(lambda x, t: x, process, (1,)).log_prob(torch.tensor([[torch.nan]]))
+    for wrong in (torch.tensor([0.5]), torch.tensor([0.5, 0.6]), torch.tensor([1.0, 0.5]), even_steps(3)):
+        with pytest.raises(ValueError, match="schedule"):
+            GaussianNoise(wrong)
+    with pytest.raises(ValueError, match="theta"):
+        GammaNoise(linear_steps(20), theta=0.0)
+    with pytest.raises(ValueError, match="weights"):
+        MixtureNoise(linear_steps(20), [1, 1], [0], [1])
+    with pytest.raises(NotImplementedError, match="AbsorbingNoise"):
+        DiffusionChain(lambda x, t: x, process, (1,)).completed(torch.tensor([[torch.nan]]), 3)
+
+
+def test_bounds_keep_the_predicted_datum_inside():
+    process = GaussianNoise(linear_steps(20), bounds=(-1.0, 1.0))
+    x = 5 * torch.randn(100, 3)
+    assert process.estimate(x, torch.zeros_like(x), steps(20, 100)).abs().max() == 1

@@ -1,0 +1,244 @@
+"""Chains of labels against powers of transition matrices, and bounds against all chains enumerated."""
+
+import itertools
+
+import pytest
+import torch
+from torch.distributions import kl_divergence
+
+from probgen.distributions.gibbs import completions
+from probgen.distributions.noising.chain import DiffusionChain, deterministic
+from probgen.distributions.noising.labels import AbsorbingNoise, Labels, UniformNoise
+from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
+
+LEVELS, STEPS = 3, 3
+PROCESSES = {
+    "absorbing": AbsorbingNoise(LEVELS, even_steps(STEPS)).double(),
+    "absorbing, uneven": AbsorbingNoise(LEVELS, torch.tensor([0.9, 0.3, 0.0]).double()).double(),
+    "uniform": UniformNoise(LEVELS, cosine_steps(STEPS)).double(),
+    "uniform, signal left": UniformNoise(LEVELS, torch.tensor([0.8, 0.5, 0.2]).double()).double(),
+}
+by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+
+
+def transition(process, t):
+    """One step of the forward chain as a matrix, states in rows."""
+    kept = process.signal[t] / process.signal[t - 1]
+    matrix = kept * torch.eye(process.states).double()
+    if isinstance(process, AbsorbingNoise):
+        matrix[:, -1] += 1 - kept
+        return matrix
+    return matrix + (1 - kept) / LEVELS
+
+
+def powers(process):
+    """From the datum to each step: ``(T + 1, states, states)``."""
+    made = [torch.eye(process.states).double()]
+    for t in range(1, STEPS + 1):
+        made.append(made[-1] @ transition(process, t))
+    return torch.stack(made)
+
+
+def states(values, count=2):
+    return torch.tensor(list(itertools.product(range(values), repeat=count))).double()
+
+
+def full(t, like):
+    return torch.full(like.shape[:-1], t)
+
+
+def predict(x, t):
+    """Logits of two variables that depend on both and on the time: ``(*batch, 2) -> (*batch, 2, 3)``."""
+    seen = torch.stack((x, x.flip(-1), 2 * x + x.flip(-1)), -1)
+    return torch.sin(1.3 * seen + torch.arange(3).double() + t[..., None, None])
+
+
+@by_process
+def test_marginals_are_powers_of_the_transition_matrix(process):
+    labels, chain = torch.arange(LEVELS).double().unsqueeze(-1), powers(process)
+    for t in range(1, STEPS + 1):
+        law = process.marginal(labels, full(t, labels))
+        assert torch.allclose(law.base_dist.probs[:, 0], chain[t][:LEVELS])
+    assert torch.allclose(process.prior(torch.Size((1,))).base_dist.probs[0].sum(), torch.ones(()).double())
+
+
+@by_process
+def test_posteriors_are_those_of_bayes(process):
+    chain = powers(process)
+    for t, s in ((3, 2), (2, 1), (3, 1), (1, 0), (3, 0)):
+        between = torch.eye(process.states).double()
+        for step in range(s + 1, t + 1):
+            between = between @ transition(process, step)
+        for x_0, x_t in itertools.product(range(LEVELS), range(process.states)):
+            joint = chain[s][x_0] * between[:, x_t]
+            if joint.sum() > 0:
+                given = [torch.full((1,), float(value)).double() for value in (x_t, x_0)]
+                law = process.posterior(*given, torch.tensor(t), torch.tensor(s))
+                assert torch.allclose(law.base_dist.probs[0], joint / joint.sum(), atol=1e-12)
+
+
+@by_process
+def test_reverse_law_of_the_true_posterior_is_the_true_reverse(process):
+    """One variable with known masses: the model's law follows from Bayes' rule, whatever the step."""
+    chain, masses = powers(process), torch.tensor([0.5, 0.2, 0.3]).double()
+    for t, s in ((3, 2), (2, 1), (3, 1), (1, 0)):
+        between = torch.eye(process.states).double()
+        for step in range(s + 1, t + 1):
+            between = between @ transition(process, step)
+        for x_t in range(process.states):
+            datum = masses * chain[t][:LEVELS, x_t]
+            joint = (masses @ chain[s][:LEVELS]) * between[:, x_t]
+            if joint.sum() > 0:
+                x = torch.full((1,), float(x_t)).double()
+                law = process.reverse(x, datum.log().unsqueeze(0), torch.tensor(t), torch.tensor(s))
+                assert torch.allclose(law.base_dist.probs[0], joint / joint.sum(), atol=1e-12)
+
+
+def enumerated(process):
+    """log p(x) of the model over all data, by sums over all chains, and the expected bound of each."""
+    law, every, data = DiffusionChain(predict, process, (2,)), states(process.states), states(LEVELS)
+    log_p = process.prior(torch.Size((2,))).log_prob(every)
+    bound = torch.zeros(len(data)).double()
+    for t in range(STEPS, 0, -1):
+        reverse = law.reverse(every, full(t, every), full(t - 1, every))
+        ends = every if t > 1 else data
+        log_p = (reverse.log_prob(ends.unsqueeze(1)) + log_p).logsumexp(-1)
+        for number, x in enumerate(data):
+            repeated = x.expand_as(every)
+            here = process.marginal(repeated, full(t, every)).log_prob(every).exp()
+            q = process.posterior(every, repeated, full(t, every), full(t - 1, every))
+            bound[number] -= (here * kl_divergence(q, reverse)).nan_to_num().sum()
+    last = process.marginal(data, full(STEPS, data))
+    return log_p, bound - kl_divergence(last, process.prior(torch.Size((2,))).expand((len(data),)))
+
+
+@by_process
+def test_bound_is_the_enumerated_one_below_the_enumerated_truth(process):
+    torch.manual_seed(0)
+    truth, bound = enumerated(process)
+    assert truth.exp().sum().item() == pytest.approx(1)
+    assert (bound < truth).all()
+    assert (bound > truth - 3).all()
+    draws = DiffusionChain(predict, process, (2,)).log_prob(states(LEVELS).expand(10000, 9, 2))
+    assert ((draws.mean(0) - bound).abs() < 4 * draws.std(0) / 100).all()
+
+
+@by_process
+def test_draws_have_the_enumerated_masses(process):
+    torch.manual_seed(0)
+    truth, _ = enumerated(process)
+    x = DiffusionChain(predict, process, (2,)).sample((30000,))
+    counts = torch.bincount((LEVELS * x[:, 0] + x[:, 1]).long(), minlength=9) / len(x)
+    assert (counts - truth.exp()).abs().max() < 0.01
+
+
+@by_process
+def test_exact_predictions_give_the_data_back(process):
+    """One variable: the reverse law is exact for any number of calls; the bound is tight but for the prior."""
+    torch.manual_seed(0)
+    masses, chain = torch.tensor([0.6, 0.1, 0.3]).double(), powers(process)
+
+    def exact(x, t):
+        count = (t * STEPS).round().long()
+        likelihood = chain[count][..., :LEVELS, :].transpose(-1, -2).take_along_dim(x.long().unsqueeze(-1), -2)
+        return (likelihood * masses).log()
+
+    for calls in (1, 3):
+        law = DiffusionChain(exact, process, (1,), calls=calls)
+        x = law.sample((30000,))
+        counts = torch.bincount(x.flatten().long(), minlength=3) / len(x)
+        signal_left = process.signal[-1].item()
+        assert (counts - masses).abs().max() < 0.01 + 0.5 * signal_left
+    data = torch.multinomial(masses, 40000, replacement=True).double().unsqueeze(-1)
+    bound = law.log_prob(data)
+    entropy = (masses * masses.log()).sum()
+    last = masses @ chain[-1][:LEVELS]
+    prior = process.prior(torch.Size((1,))).base_dist.logits[0]
+    gap = torch.where(last > 0, last * (last.clamp(min=1e-30).log() - prior), 0.0).sum()
+    assert bound.mean().item() == pytest.approx((entropy - gap).item(), abs=4 * bound.std().item() / 200)
+
+
+def test_simple_loss_is_the_cross_entropy_of_noised_labels():
+    torch.manual_seed(0)
+    x = torch.tensor([0.0, 2.0]).double().expand(20000, 2)
+    for name in ("absorbing", "uniform"):
+        process, total = PROCESSES[name], 0.0
+        for t in range(1, STEPS + 1):
+            every = states(process.states)
+            here = process.marginal(x[: len(every)], full(t, every)).log_prob(every).exp()
+            losses = -predict(every, full(t, every) / STEPS).log_softmax(-1)
+            losses = losses.take_along_dim(x[: len(every)].long().unsqueeze(-1), -1).squeeze(-1)
+            counted = every == LEVELS if name == "absorbing" else torch.ones_like(every) > 0
+            total += (here * torch.where(counted, losses, 0.0).sum(-1)).sum() / STEPS
+        draws = DiffusionChain(predict, process, (2,)).denoising_loss(x)
+        assert draws.mean().item() == pytest.approx(total.item(), abs=4 * draws.std().item() / 20000**0.5)
+
+
+def test_absorbing_bound_is_the_mean_over_orders():
+    """Many steps and predictions that ignore the time: an autoregressive model over random orders."""
+    torch.manual_seed(0)
+
+    def timeless(x, t):
+        return predict(x, torch.zeros_like(t))
+
+    x = torch.tensor([2.0, 1.0]).double()
+    law = DiffusionChain(timeless, AbsorbingNoise(LEVELS, even_steps(400)).double(), (2,))
+    orders = []
+    for first, second in ((0, 1), (1, 0)):
+        state, total = torch.full((2,), float(LEVELS)).double(), 0.0
+        for entry in (first, second):
+            logits = timeless(state, torch.zeros(()).double())[entry].log_softmax(-1)
+            total = total + logits[int(x[entry])]
+            state = torch.where(torch.arange(2) == entry, x, state)
+        orders.append(total)
+    draws = law.log_prob(x.expand(40000, 2))
+    assert draws.mean().item() == pytest.approx(torch.stack(orders).mean().item(), abs=4 * draws.std().item() / 200)
+
+
+def test_missing_labels_are_revealed_given_the_others():
+    """Predictions that are the conditionals of one table, whatever is masked: completions follow it."""
+    torch.manual_seed(0)
+    table = torch.rand(LEVELS, LEVELS).double() ** 3
+    table = table / table.sum()
+
+    def conditionals(x, t):
+        first, second = x[..., 0].long(), x[..., 1].long()
+        padded = torch.cat((table, table.sum(0, keepdim=True)))  # the last row: the first variable masked
+        columns = torch.cat((table, table.sum(1, keepdim=True)), 1).T
+        return torch.stack((columns[second], padded[first]), -2).log()
+
+    law = DiffusionChain(conditionals, AbsorbingNoise(LEVELS, even_steps(50)).double(), (2,))
+    x = torch.tensor([[1.0, torch.nan], [torch.nan, 2.0], [torch.nan, torch.nan], [0.0, 1.0]]).double()
+    draws, kind = completions(law, x, 4000, 50)
+    assert kind == "heuristic"
+    assert torch.equal(draws[:, 0, 0], torch.ones(4000).double())
+    assert torch.equal(draws[:, 3], x[3].expand(4000, 2))
+    given = torch.bincount(draws[:, 0, 1].long(), minlength=3) / 4000
+    assert (given - table[1] / table[1].sum()).abs().max() < 0.03
+    given = torch.bincount(draws[:, 1, 0].long(), minlength=3) / 4000
+    assert (given - table[:, 2] / table[:, 2].sum()).abs().max() < 0.03
+    both = torch.bincount((3 * draws[:, 2, 0] + draws[:, 2, 1]).long(), minlength=9) / 4000
+    assert (both - table.flatten()).abs().max() < 0.03
+
+
+def test_masses_of_zero_have_finite_gradients():
+    logits = torch.zeros(3).double().requires_grad_()
+    masses = logits.softmax(-1) * torch.tensor([0.0, 1.0, 1.0])
+    q = Labels(torch.tensor([0.0, 0.5, 0.5]).double())
+    kl_divergence(q, Labels(masses)).backward()
+    assert logits.grad.isfinite().all()
+    assert Labels(masses).log_prob(torch.zeros(())).item() == -torch.inf
+
+
+def test_what_does_not_fit_is_refused():
+    law = DiffusionChain(predict, PROCESSES["absorbing"], (2,), step=deterministic)
+    with pytest.raises(ValueError, match="missing"):
+        law.log_prob(torch.tensor([[0.0, torch.nan]]).double())
+    with pytest.raises(ValueError, match=r"labels 0, 1, \.\.\., 2"):
+        law.log_prob(torch.tensor([[0.0, 3.0]]).double())
+    with pytest.raises(TypeError, match="ancestral"):
+        law.sample()
+    with pytest.raises(ValueError, match="ends at 0"):
+        AbsorbingNoise(3, linear_steps(10))
+    with pytest.raises(ValueError, match="levels"):
+        UniformNoise(1, linear_steps(10))
