@@ -96,9 +96,10 @@ class DiffusionChain(dist.TorchDistribution):
     >>> def exact(x, t):  # of standard normal data
     ...     return process.scales((1000 * t).round().long(), x)[1] * x
     >>> law = DiffusionChain(exact, process, (1,))
-    >>> x = torch.randn(10000, 1, generator=torch.Generator().manual_seed(0))
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(200000, 1)
     >>> dist.Normal(0.0, 1.0).log_prob(x).mean(), law.log_prob(x).mean()  # the gap is that of the step size
-    (tensor(-1.42...), tensor(-1.7...))
+    (tensor(-1.4...), tensor(-1.8...))
     """
 
     arg_constraints: dict = {}
