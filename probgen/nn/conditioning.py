@@ -34,12 +34,12 @@ class FourierTime(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, count: int = 32, slowest: float = 0.1, fastest: float = 100.0):
+    def __init__(self, count: int = 32, slowest: float = 0.1, fastest: float = 30.0):
         super().__init__()
         if count < 2 or not 0 < slowest < fastest:
             raise ValueError(
                 f"expected count >= 2 and 0 < slowest < fastest, got {count}, {slowest} and {fastest}; the default "
-                "is FourierTime(32, 0.1, 100.0)"
+                "is FourierTime(32, 0.1, 30.0)"
             )
         logs = torch.linspace(math.log(slowest), math.log(fastest), count)
         self.register_buffer("frequencies", logs.exp())

@@ -15,6 +15,7 @@ from probgen.nn.schedules import EDMSchedule, LearnedSchedule, LinearSchedule
 from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
+from zoo.flow_matching import FLOW_MATCHING
 from zoo.member import Member, levels, rows
 
 
@@ -79,4 +80,4 @@ GAUSSIAN = [
         Denoising,
     ),
 ]
-DIFFUSION: list[Member] = [*GAUSSIAN]
+DIFFUSION: list[Member] = [*GAUSSIAN, *FLOW_MATCHING]

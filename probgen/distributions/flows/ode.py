@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from probgen.core.density import density, worst
 from probgen.distributions.flows.bijection import Invertible, odeint
@@ -88,16 +89,28 @@ class RungeKutta:
         for step in range(self.steps):
             time = torch.as_tensor(start + step * size).to(state[0])
             first = slope(time, *state)
-            second = slope(time + size / 2, *_moved(state, first, size / 2))
-            third = slope(time + size / 2, *_moved(state, second, size / 2))
-            fourth = slope(time + size, *_moved(state, third, size))
+            second = slope(time + size / 2, *moved(state, first, size / 2))
+            third = slope(time + size / 2, *moved(state, second, size / 2))
+            fourth = slope(time + size, *moved(state, third, size))
             mean = tuple((a + 2 * b + 2 * c + d) / 6 for a, b, c, d in zip(first, second, third, fourth, strict=True))
-            state = _moved(state, mean, size)
+            state = moved(state, mean, size)
         return state
 
 
-def _moved(state: State, slopes: State, size: float) -> State:
+def moved(state: State, slopes: State, size: float) -> State:
+    """The state after a step of a size along slopes."""
     return tuple(part + size * slope for part, slope in zip(state, slopes, strict=True))
+
+
+def _pulled(v: Tensor, x: Tensor, probes: Tensor, graded: bool) -> Tensor:
+    """Products of probes ``(K, *x.shape)`` with the Jacobian dv / dx."""
+    if len(probes) > 1:
+        try:
+            return torch.autograd.grad(v, x, probes, create_graph=graded, is_grads_batched=True)[0]
+        except RuntimeError:  # some operations, as group normalisation, cannot be differentiated twice in a batch
+            if not graded:
+                raise
+    return torch.stack([torch.autograd.grad(v, x, probe, graded or None, graded)[0] for probe in probes])
 
 
 def basis(x: Tensor) -> Tensor:
@@ -141,13 +154,17 @@ class ContinuousTransform(Invertible):
     Parameters
     ----------
     velocity : callable
-        ``v(t, x)``: a scalar and ``(*batch, D)`` to ``(*batch, D)``.
+        ``v(t, x)``: a scalar and ``(*batch, *event)`` to ``(*batch, *event)``.
     solver : Solver
-        ``Adaptive(atol, rtol)`` or ``RungeKutta(steps)``.
+        ``Adaptive(atol, rtol)``, ``RungeKutta(steps)``, or another with steps of one size
+        (:mod:`probgen.distributions.flows.fixed_steps`).
     probes : callable
-        ``x -> (K, *batch, D)``: :func:`basis`, or ``Rademacher(count)``, drawn once for a whole solution.
+        ``x -> (K, *batch, D)``: :func:`basis`, or ``Rademacher(count)``, drawn once for a whole solution. Events of
+        more than one dim are flattened for it.
     parameters : sequence of Tensor
         What the velocity depends on: parameters of its network, and the context.
+    event_ndim : int
+        Number of event dims, at least one: 3 for images.
 
     References
     ----------
@@ -161,10 +178,17 @@ class ContinuousTransform(Invertible):
         solver: Solver,
         probes: Callable[[Tensor], Tensor],
         parameters: Sequence[Tensor] = (),
+        event_ndim: int = 1,
     ):
         super().__init__()
         self.velocity, self.solver, self.probes, self.parameters = velocity, solver, probes, parameters
-        self.density = worst(density(solver), density(probes))
+        self.event_ndim, self.density = event_ndim, worst(density(solver), density(probes))
+        if event_ndim > 1:
+            self.domain = self.codomain = constraints.independent(constraints.real, event_ndim)
+
+    def using(self, solver: Solver) -> ContinuousTransform:
+        """The same equation, solved in another way."""
+        return ContinuousTransform(self.velocity, solver, self.probes, self.parameters, self.event_ndim)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._solved(x, 0.0, 1.0)
@@ -179,14 +203,16 @@ class ContinuousTransform(Invertible):
         return self.solver(lambda t, x: (self.velocity(t, x),), (y,), 1.0, 0.0, self.parameters)[0]
 
     def _solved(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
-        probes = self.probes(x)
+        events = x.shape[x.ndim - self.event_ndim :]
+        probes = self.probes(x.flatten(-self.event_ndim)).unflatten(-1, events)
 
         def slope(t: Tensor, x: Tensor, _: Tensor) -> State:
             graded = torch.is_grad_enabled()
             with torch.enable_grad():
                 x = x.clone().requires_grad_()
                 v = self.velocity(t, x)
-            pulled = torch.autograd.grad(v, x, probes, create_graph=graded, is_grads_batched=True)[0]
-            return (v if graded else v.detach()), (pulled * probes).sum((0, -1))
+            pulled = _pulled(v, x, probes, graded)
+            return (v if graded else v.detach()), (pulled * probes).flatten(-self.event_ndim).sum((0, -1))
 
-        return self.solver(slope, (x, torch.zeros_like(x[..., 0])), start, end, self.parameters)
+        nothing = torch.zeros_like(x[(..., *[0] * self.event_ndim)])
+        return self.solver(slope, (x, nothing), start, end, self.parameters)

@@ -1,0 +1,161 @@
+"""The law of a flow that is learned by matching the velocities of given paths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from probgen.core.missing import check_event
+from probgen.distributions.flows.complete import refuse_missing
+from probgen.distributions.flows.couplings import Coupling
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.ode import ContinuousTransform, Solver
+
+
+class Levels(NamedTuple):
+    """How much of the data and of the base a path has at a time, and how fast both change."""
+
+    data: Tensor
+    base: Tensor
+    data_rate: Tensor
+    base_rate: Tensor
+
+
+class Path(Protocol):
+    """Paths from data, at time 0, to draws of the base law, at time 1: ``x_t = a(t) x + b(t) z``."""
+
+    def __call__(self, t: Tensor) -> Levels:
+        """a, b and their derivatives, each of the shape of t."""
+
+
+@dataclass(frozen=True)
+class StraightPath:
+    r"""Straight lines at constant speed; what arrives at the data is blurred by a small multiple of z.
+
+    .. math:: x_t = (1 - t)\, x + \big(t + \sigma_{\min} (1 - t)\big)\, z
+
+    Lipman, Chen, Ben-Hamu, Nickel, Le (2023), https://arxiv.org/abs/2210.02747, section 4.1, with time reversed.
+
+    >>> StraightPath()(torch.tensor(0.25))[:2]
+    (tensor(0.7500), tensor(0.2500))
+    """
+
+    sigma_min: float = 0.0
+
+    def __call__(self, t: Tensor) -> Levels:
+        one, kept = torch.ones_like(t), 1 - self.sigma_min
+        return Levels(1 - t, self.sigma_min + kept * t, -one, kept * one)
+
+
+@dataclass(frozen=True)
+class TrigonometricPath:
+    r"""Arcs along which standardised data keep unit variance.
+
+    .. math:: x_t = \cos\left(\tfrac{\pi}{2} t\right) x + \sin\left(\tfrac{\pi}{2} t\right) z
+
+    Albergo, Vanden-Eijnden (2023), https://arxiv.org/abs/2209.15571
+
+    >>> TrigonometricPath()(torch.tensor(1 / 3))[:2]
+    (tensor(0.8660), tensor(0.5000))
+    """
+
+    def __call__(self, t: Tensor) -> Levels:
+        cos, sin = (math.pi / 2 * t).cos(), (math.pi / 2 * t).sin()
+        return Levels(cos, sin, -math.pi / 2 * sin, math.pi / 2 * cos)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What the velocity of a flow is trained on.
+
+    Attributes
+    ----------
+    velocity : callable
+        The velocity in training, ``v(t, x)``: times ``(*batch,)`` and ``(*batch, *event)`` to ``(*batch, *event)``.
+    path : Path
+        Paths between data and base.
+    coupling : Coupling
+        Which rows of data meet which draws of the base.
+    times : callable
+        Draws times: ``(shape, path, like)`` to a tensor of that shape.
+    context : Tensor, optional
+        What couplings know of the rows, ``(*batch, C)``.
+    """
+
+    velocity: Callable[[Tensor, Tensor], Tensor]
+    path: Path
+    coupling: Coupling
+    times: Callable[[torch.Size, Any, Tensor], Tensor]
+    context: Tensor | None = None
+
+
+class MatchedFlow(Pushforward):
+    r"""The law of a continuous flow, whose velocity is learned by regression on that of given paths.
+
+    .. math:: L(x) = \mathbb E_{t, z} \Big| v_\theta(t, x_t) - \frac{d x_t}{dt} \Big|^2, \qquad
+              x_t = a(t)\, x + b(t)\, z
+
+    Its minimum over all functions is the velocity :math:`E[dx_t / dt \mid x_t]`, whose flow has the marginals of the
+    paths (Lipman et al. 2023, theorems 1 and 2). Otherwise a :class:`Pushforward
+    <probgen.distributions.flows.flow.Pushforward>` in all respects; no equation is solved in training.
+
+    Parameters
+    ----------
+    base_dist : TorchDistribution
+        The law of z, events ``(*event)``.
+    transform : ContinuousTransform
+        From data, at time 0, to the base, at time 1.
+    matching : Matching
+        Paths, pairs and times of the loss.
+
+    Raises
+    ------
+    ValueError
+        From ``log_prob`` and ``denoising_loss``: if an entry is missing (NaN), or the rightmost dims of x are not
+        ``event_shape``.
+
+    References
+    ----------
+    Lipman, Chen, Ben-Hamu, Nickel, Le (2023), Flow matching for generative modeling,
+    https://arxiv.org/abs/2210.02747; Liu, Gong, Liu (2023), Flow straight and fast, https://arxiv.org/abs/2209.03003
+    """
+
+    transform: ContinuousTransform
+
+    def __init__(self, base_dist: dist.TorchDistribution, transform: ContinuousTransform, matching: Matching):
+        super().__init__(base_dist, transform)
+        self.matching = matching
+
+    def denoising_loss(self, x: Tensor) -> Tensor:
+        """Squared error of the velocity at a random time and draw of the base, ``(*batch, *event) -> (*batch,)``."""
+        check_event(x, self.event_shape)
+        refuse_missing(x)
+        ndim = len(self.event_shape)
+        lead = torch.broadcast_shapes(x.shape[: x.ndim - ndim], self.batch_shape)
+        x = x.expand(*lead, *self.event_shape)
+        z = self._paired(x, lead)
+        t = self.matching.times(lead, self.matching.path, x)
+        levels = Levels(*(level.reshape(*lead, *[1] * ndim) for level in self.matching.path(t)))
+        velocity = self.matching.velocity(t, levels.data * x + levels.base * z)
+        wanted = levels.data_rate * x + levels.base_rate * z
+        return (velocity - wanted).square().flatten(-ndim).sum(-1)
+
+    def using(self, solver: Solver) -> MatchedFlow:
+        """The same flow, solved in another way: ``Midpoint(10)`` calls the network 20 times for a draw."""
+        return MatchedFlow(self.base_dist, self.transform.using(solver), self.matching)
+
+    def _paired(self, x: Tensor, lead: torch.Size) -> Tensor:
+        """A draw of the base for every row, in the order that the coupling gives."""
+        with torch.no_grad():
+            z = self.base_dist.sample(lead[: len(lead) - len(self.batch_shape)])
+            context = self.matching.context
+            if context is not None:
+                context = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
+            rows = x.reshape(-1, self.event_shape.numel()), z.reshape(-1, self.event_shape.numel())
+            return self.matching.coupling(*rows, context).reshape(x.shape)

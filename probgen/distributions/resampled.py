@@ -1,0 +1,63 @@
+"""The law of rows drawn from a data set."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+UNSCORED = (
+    "the law of a data set's own rows has no density; use it where draws alone are asked for, such as one end of "
+    "FlowMatching, or fit a family with a density to the rows"
+)
+
+
+class Resampled(dist.TorchDistribution):
+    r"""The empirical law of rows: each draw is one of them, all equally likely, with replacement.
+
+    .. math:: P(x \in A) = \frac{1}{N} \sum_{n=1}^N 1[x_n \in A]
+
+    Parameters
+    ----------
+    rows : Tensor
+        ``(N, *event)``.
+    batch_shape : torch.Size
+        Independent copies of the law.
+
+    Raises
+    ------
+    NotImplementedError
+        From ``log_prob``.
+
+    >>> Resampled(torch.arange(6.0).view(3, 2)).sample((4,)).shape
+    torch.Size([4, 2])
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = False
+    density = "implicit"
+
+    def __init__(self, rows: Tensor, batch_shape: torch.Size | tuple = ()):
+        self.rows = rows
+        super().__init__(torch.Size(batch_shape), rows.shape[1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(UNSCORED)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        lead = torch.Size(sample_shape) + self.batch_shape
+        return self.rows[torch.randint(len(self.rows), lead, device=self.rows.device)]
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Resampled:
+        new = copy.copy(self)
+        new._batch_shape = torch.Size(batch_shape)
+        return new

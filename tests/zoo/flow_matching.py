@@ -1,0 +1,72 @@
+"""Flow matching, data sets as laws, and priors learned by denoising."""
+
+from __future__ import annotations
+
+import torch
+
+from probgen.core import heads
+from probgen.distributions.diffusion.samplers import Ancestral
+from probgen.distributions.flows.couplings import EntropicTransport, OptimalTransport
+from probgen.distributions.flows.fixed_steps import Midpoint
+from probgen.distributions.flows.matching import TrigonometricPath
+from probgen.distributions.flows.ode import Rademacher
+from probgen.models.diffusion import Diffusion
+from probgen.models.empirical import Empirical
+from probgen.models.flow_matching import FlowMatching
+from probgen.models.vae import VAE
+from probgen.nn.dit import DiT
+from probgen.nn.mlp import MLP
+from probgen.nn.time import TimeMLP
+from probgen.nn.unet import UNet
+from probgen.objectives.denoising import Denoising
+from zoo.member import Member, rows
+
+
+def tiny(dims: int, **options: int) -> TimeMLP:
+    """Off the zero that networks start from, so that neighbours in parameters are neighbouring laws."""
+    net = TimeMLP(dims, [8], embedding=8, **options)
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    return net
+
+
+def gaussian(inputs: int, outputs: int) -> heads.Gaussian:
+    return heads.Gaussian(MLP(inputs, [8], 2 * outputs))
+
+
+FLOW_MATCHING = [
+    Member(
+        "FlowMatching by optimal pairs",
+        lambda: FlowMatching(tiny(2), (2,), coupling=OptimalTransport(), path=TrigonometricPath()),
+        rows(2),
+        Denoising,
+    ),
+    Member(
+        "Guided FlowMatching given a context",
+        lambda: FlowMatching(
+            tiny(2, context=2), (2,), coupling=EntropicTransport(context_weight=1.0), context_dropout=0.2, guidance=2.0
+        ),
+        rows(2, context=(2,)),
+        Denoising,
+    ),
+    Member(
+        "FlowMatching of images",
+        lambda: FlowMatching(
+            UNet((1, 4, 4), width=8, multipliers=(1, 1)), (1, 4, 4), solver=Midpoint(2), probes=Rademacher()
+        ),
+        rows(1, 4, 4),
+        Denoising,
+    ),
+    Member(
+        "FlowMatching from a data set, by a transformer",
+        lambda: FlowMatching(
+            DiT((1, 4, 4), width=8, layers=1, heads=2), (1, 4, 4), base=Empirical(torch.randn(5, 1, 4, 4))
+        ),
+        rows(1, 4, 4),
+        Denoising,
+    ),
+    Member(
+        "VAE with a diffusion prior",
+        lambda: VAE(Diffusion(tiny(2), (2,), sampler=Ancestral(2)), gaussian(2, 3), gaussian(3, 2)),
+        rows(3),
+    ),
+]
