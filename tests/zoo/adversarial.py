@@ -2,6 +2,41 @@
 
 from __future__ import annotations
 
-from zoo.member import Member
+from torch import nn
 
-ADVERSARIAL: list[Member] = []
+from probgen.models.gan import GAN
+from probgen.models.info_gan import Codes, InfoGAN
+from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
+from probgen.nn.mlp import MLP
+from probgen.nn.side_by_side import SideBySide
+from probgen.objectives.adversarial import Adversarial
+from zoo.member import Member, normal, rows
+
+
+def critic(inputs: int) -> nn.Module:
+    """Scores of vectors, side by side with their context."""
+    return SideBySide(MLP(inputs, [6], 1))
+
+
+def conditional() -> GAN:
+    """Events (2,) given 3 numbers."""
+    return GAN(SideBySide(MLP(2 + 3, [6], 2)), normal(2), (2,))
+
+
+def images() -> GAN:
+    """Events (1, 5, 6)."""
+    return GAN(DCGANGenerator(3, (1, 5, 6), hidden=(4,)), normal(3))
+
+
+def info_gan() -> InfoGAN:
+    """Events (2,), codes of one category and one number."""
+    generator = GAN(SideBySide(MLP(2 + 4, [6], 2)), normal(2), (2,))
+    return InfoGAN(generator, Codes([3], 1), Codes([3], 1, MLP(2, [6], 5)))
+
+
+ADVERSARIAL: list[Member] = [
+    Member("GAN", lambda: GAN(MLP(2, [6], 2), normal(2)), rows(2), lambda: Adversarial(critic(2))),
+    Member("GAN given a context", conditional, rows(2, context=(3,)), lambda: Adversarial(critic(5))),
+    Member("GAN of images", images, rows(1, 5, 6), lambda: Adversarial(DCGANCritic((1, 5, 6), hidden=(4,)))),
+    Member("InfoGAN", info_gan, rows(2), lambda: Adversarial(critic(2), information=1.0)),
+]

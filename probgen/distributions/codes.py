@@ -1,0 +1,101 @@
+"""Laws of code vectors: one-hot categories and real numbers side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from probgen.core.missing import check_event, has_missing
+
+
+class _Codes(constraints.Constraint):
+    """One-hot blocks, then real numbers."""
+
+    event_dim = 1
+
+    def __init__(self, sizes: Sequence[int]):
+        self.sizes = sizes
+
+    def check(self, value: Tensor) -> Tensor:
+        *blocks, numbers = value.split(self.sizes, -1)
+        inside = (numbers == numbers).all(-1)
+        for block in blocks:
+            inside = inside & constraints.one_hot.check(block)
+        return inside
+
+
+class CodeLaw(dist.TorchDistribution):
+    r"""Independent categories, each as a one-hot block, and independent normal numbers after them.
+
+    .. math:: p(c) = \prod_k \prod_l \pi_{kl}^{c_{kl}} \; \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2)
+
+    Parameters
+    ----------
+    logits : sequence of Tensor
+        For each category ``(*batch, levels)``.
+    loc, scale : Tensor
+        ``(*batch, D)``, D possibly 0.
+
+    Raises
+    ------
+    ValueError
+        From ``log_prob``, if the rightmost dim is not the length of a code, or entries are missing (NaN).
+
+    >>> law = CodeLaw([torch.zeros(4)], torch.zeros(1), torch.ones(1))
+    >>> law.log_prob(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]))  # -log 4 - log(2 pi) / 2
+    tensor(-2.3052)
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = False
+
+    def __init__(self, logits: Sequence[Tensor], loc: Tensor, scale: Tensor):
+        self.logits = [block.log_softmax(-1) for block in logits]
+        self.loc, self.scale = loc, scale
+        self.sizes = [*(block.shape[-1] for block in logits), loc.shape[-1]]
+        super().__init__(loc.shape[:-1], torch.Size([sum(self.sizes)]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return _Codes(self.sizes)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
+        if has_missing(x):
+            raise ValueError("expected complete codes, got NaN (missing); draw them from the guide")
+        *blocks, numbers = x.split(self.sizes, -1)
+        value = dist.Normal(self.loc, self.scale, validate_args=False).log_prob(numbers).sum(-1)
+        for block, logits in zip(blocks, self.logits, strict=True):
+            value = value + torch.where(block > 0, block * logits, 0.0).sum(-1)
+        return value
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        with torch.no_grad():
+            parts = [
+                dist.OneHotCategorical(logits=logits, validate_args=False).expand(self.batch_shape).sample(shape)
+                for logits in self.logits
+            ]
+            number = self.loc.expand(*self.batch_shape, -1), self.scale.expand(*self.batch_shape, -1)
+            return torch.cat([*parts, dist.Normal(*number, validate_args=False).sample(shape)], -1)
+
+    def probabilities(self) -> list[Tensor]:
+        """Of the levels of each category: ``(*batch, levels)``."""
+        return [logits.exp() for logits in self.logits]
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([*self.probabilities(), self.loc], -1)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> CodeLaw:
+        new = copy.copy(self)
+        new.logits = [logits.expand(*batch_shape, -1) for logits in self.logits]
+        new.loc, new.scale = self.loc.expand(*batch_shape, -1), self.scale.expand(*batch_shape, -1)
+        new._batch_shape = torch.Size(batch_shape)
+        return new

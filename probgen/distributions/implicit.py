@@ -1,0 +1,113 @@
+"""Laws that can be drawn from but not scored: what a network makes of noise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from probgen.distributions.conditional import conditional
+
+UNSCORED = (
+    "this law is implicit: it can be drawn from, but its density is not known, nor are conditionals. To train it use "
+    "Adversarial(critic) or Discrepancy(MMD()); to judge it compare draws with held-out rows: "
+    "probgen.evaluate.two_sample.sample_report(draws, rows)"
+)
+
+
+class Implicit(dist.TorchDistribution):
+    r"""The law of :math:`x = g(z, c)` for noise :math:`z \sim p_0`: draws with gradients, and no density.
+
+    .. math:: P(x \in A \mid c) = P_0\big(g(z, c) \in A\big)
+
+    Parameters
+    ----------
+    generator : callable
+        g: ``(*batch, *noise) -> (*batch, *event)``; with a context it is called with both, ``generator(z, context)``.
+    base_dist : TorchDistribution
+        The law of z; its draws carry gradients where it has ``rsample``.
+    event_shape : sequence of int
+        Shape of x.
+    context : Tensor, optional
+        ``(*batch, *context_event)``, the batch shape of the law.
+    context_ndim : int
+        Number of event dims of the context.
+    support : Constraint
+        Where the entries of x lie.
+
+    Raises
+    ------
+    NotImplementedError
+        From ``log_prob``, with the objective and the measure to use instead.
+    ValueError
+        From ``rsample``, if the generator does not give events of ``event_shape``.
+
+    References
+    ----------
+    Mohamed, Lakshminarayanan (2016), Learning in implicit generative models, https://arxiv.org/abs/1610.03483
+
+    >>> law = Implicit(torch.exp, dist.Normal(torch.zeros(2), 1.0).to_event(1), (2,))
+    >>> law.rsample((5,)).shape, law.density
+    (torch.Size([5, 2]), 'implicit')
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = True
+    density = "implicit"
+
+    def __init__(
+        self,
+        generator: Callable[..., Tensor],
+        base_dist: dist.TorchDistribution,
+        event_shape: Sequence[int],
+        *,
+        context: Tensor | None = None,
+        context_ndim: int = 1,
+        support: constraints.Constraint = constraints.real,
+    ):
+        self.generator, self.context, self.context_ndim, self._support = generator, context, context_ndim, support
+        batch = base_dist.batch_shape if context is None else context.shape[: context.ndim - context_ndim]
+        self.base_dist = base_dist if base_dist.batch_shape == batch else base_dist.expand(batch)
+        super().__init__(batch, torch.Size(event_shape), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(self._support, len(self.event_shape) - self._support.event_dim)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(UNSCORED)
+
+    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        z = self.base_dist(torch.Size(sample_shape))
+        lead = torch.Size(sample_shape) + self.batch_shape
+        if self.context is None:
+            x = self.generator(z)
+        else:
+            event = self.context.shape[self.context.ndim - self.context_ndim :]
+            x = self.generator(z, self.context.expand(*lead, *event))
+        if x.shape != lead + self.event_shape:
+            raise ValueError(
+                f"expected the generator to give {tuple(lead)} + events {tuple(self.event_shape)} for noise of shape "
+                f"{tuple(z.shape)}, got {tuple(x.shape)}; keep all leading dims in it, or correct the event shape"
+            )
+        return x
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Implicit:
+        new = copy.copy(self)
+        new.base_dist = self.base_dist.expand(batch_shape)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+
+@conditional.register(Implicit)
+def _(distribution: Implicit, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
+    raise NotImplementedError(UNSCORED + ". Missing entries (NaN) can be drawn by a family with a density")

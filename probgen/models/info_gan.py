@@ -1,0 +1,137 @@
+"""InfoGAN: codes that a recogniser can read off what the generator makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from probgen.core.missing import fill_missing
+from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+from probgen.distributions.codes import CodeLaw
+
+
+class Codes(DistributionModule):
+    r"""Law of code vectors: K one-hot categories, then D real numbers; the prior, or with a network the recogniser.
+
+    .. math:: p(c) = \prod_k \mathrm{Categorical}(c_k; \pi_k) \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2), \qquad
+              \sigma = m + (1 - m) \operatorname{softplus}(\text{raw}) / \log 2
+
+    Without network uniform categories and standard normal numbers, which is what a network that gives zeros says too.
+
+    Parameters
+    ----------
+    categories : sequence of int
+        Number of levels of each category.
+    numbers : int
+        Number D of real numbers.
+    net : nn.Module, optional
+        From the context to raw values ``(*batch, width)``: logits, locations, raw scales. See :meth:`width`.
+    min_scale : float
+        Smallest scale m of the numbers: without one the density of a number that is read off exactly has no bound.
+    context_ndim : int
+        Number of event dims of the context: 3 for images.
+
+    >>> Codes([10], 2)().sample((5,)).shape, Codes.width([10], 2)
+    (torch.Size([5, 12]), 14)
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[int] = (),
+        numbers: int = 0,
+        net: nn.Module | None = None,
+        *,
+        min_scale: float = 0.1,
+        context_ndim: int = 1,
+    ):
+        super().__init__()
+        if not categories and not numbers:
+            raise ValueError("expected categories or numbers, got neither; Codes([10]) is one category of ten levels")
+        self.categories, self.numbers, self.min_scale = tuple(categories), numbers, min_scale
+        self.net, self.context_ndim = net, context_ndim
+        self.register_buffer("zeros", torch.zeros(self.width(categories, numbers)), persistent=False)
+
+    @staticmethod
+    def width(categories: Sequence[int], numbers: int = 0) -> int:
+        """Number of raw values that a network has to give."""
+        return sum(categories) + 2 * numbers
+
+    def forward(self, context: Tensor | None = None) -> CodeLaw:
+        raw = self._raw(context)
+        *logits, loc, scale = raw.split([*self.categories, self.numbers, self.numbers], -1)
+        scale = self.min_scale + (1 - self.min_scale) / math.log(2) * softplus(scale)
+        return CodeLaw(logits, loc, scale)
+
+    def _raw(self, context: Tensor | None) -> Tensor:
+        if self.net is None:
+            return self.zeros if context is None else self.zeros.expand(*context.shape[: -self.context_ndim], -1)
+        raw = self.net(context)
+        if raw.shape[-1:] != self.zeros.shape:
+            raise ValueError(
+                f"expected a network that gives {len(self.zeros)} raw values, got {tuple(raw.shape)}; set its outputs "
+                f"to Codes.width({list(self.categories)}, {self.numbers})"
+            )
+        return raw
+
+
+class InfoGAN(LatentVariableModel):
+    r"""A generator of noise and a code, with a recogniser of the code: what it varies gets names.
+
+    .. math:: p(c)\, p(x \mid c), \quad x = g(z, c), \; z \sim p_0; \qquad q(c \mid x)
+
+    Sites: latent ``"code"``, observed ``"x"``, both in plate ``"data"``; the noise z is inside the implicit law of x.
+    Trained by ``Adversarial(critic, information=1.0)``: the mutual information of code and x is bounded from below by
+    :math:`\mathbb E \log q(c \mid x) + H(c)`, whose first term is that of a dream (c, x); generator and recogniser
+    raise it together. The recogniser of a trained model is ``gen.recognise(x)``.
+
+    Parameters
+    ----------
+    generator : DistributionModule
+        The law of x given the code as its context: ``GAN(SideBySide(network), base, event_shape)``.
+    codes : DistributionModule
+        The prior of the code, for instance ``Codes([10], 2)``: a category of ten levels and two numbers.
+    recogniser : DistributionModule
+        q(c | x), for instance ``Codes([10], 2, network)``.
+
+    References
+    ----------
+    Chen, Duan, Houthooft, Schulman, Sutskever, Abbeel (2016), InfoGAN, https://arxiv.org/abs/1606.03657
+
+    >>> from probgen.core.module import standard_normal
+    >>> from probgen.models.gan import GAN
+    >>> from probgen.nn import MLP
+    >>> from probgen.nn.side_by_side import SideBySide
+    >>> generator = GAN(SideBySide(MLP(4 + 3, [8], 2)), standard_normal(4), (2,))
+    >>> gen = InfoGAN(generator, Codes([3]), Codes([3], net=MLP(2, [8], 3)))
+    >>> gen().sample((5,)).shape, gen.recognise(torch.zeros(5, 2)).probabilities()[0].shape
+    (torch.Size([5, 2]), torch.Size([5, 3]))
+    """
+
+    def __init__(self, generator: DistributionModule, codes: DistributionModule, recogniser: DistributionModule):
+        super().__init__()
+        self.generator, self.codes, self.recogniser = generator, codes, recogniser
+
+    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            raise ValueError(
+                "expected no context, got one: InfoGAN finds its codes by itself; a generator of labels is "
+                "GAN(network, base, event_shape), and VAE(codes, generator, recogniser) is InfoGAN given a context"
+            )
+        with data_plate(x):
+            code = pyro.sample("code", self.codes())
+            return pyro.sample("x", self.generator(code), obs=x)
+
+    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        if x is None:  # the code belongs to rows: no globals to draw
+            return
+        with data_plate(x):
+            pyro.sample("code", self.recognise(x))
+
+    def recognise(self, x: Tensor) -> CodeLaw:
+        """The law q(c | x) of the code of rows: ``(*batch, *event) -> batch_shape (*batch,)``; NaN enters as 0."""
+        return self.recogniser(fill_missing(x))

@@ -1,0 +1,132 @@
+"""Random maps of rows with gradients, under which a critic sees real rows and fakes: more data from little."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Colour(nn.Module):
+    """Random brightness, saturation and contrast of images, ``(B, C, H, W) -> (B, C, H, W)``.
+
+    Brightness is shifted by up to ``strength / 2``, saturation scaled by up to 1 ± ``strength``, contrast by up to
+    1 ± ``strength / 2``; all at once ``nn.Sequential(Colour(), Translation(), Cutout())`` is the DiffAugment policy.
+
+    Parameters
+    ----------
+    strength : float
+        For images in [-1, 1] the original has 1.
+
+    References
+    ----------
+    Zhao, Liu, Lin, Zhu, Han (2020), Differentiable augmentation for data-efficient GAN training,
+    https://arxiv.org/abs/2006.10738
+
+    >>> Colour()(torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([5, 3, 8, 8])
+    """
+
+    def __init__(self, strength: float = 1.0):
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness, saturation, contrast = self.strength * (torch.rand(3, len(x), 1, 1, 1).to(x) - 0.5)
+        x = x + brightness
+        grey = x.mean(1, keepdim=True)
+        x = grey + (x - grey) * (1 + 2 * saturation)
+        middle = x.mean((1, 2, 3), keepdim=True)
+        return middle + (x - middle) * (1 + contrast)
+
+
+class Translation(nn.Module):
+    """Images moved by random whole pixels, ``(B, C, H, W) -> (B, C, H, W)``; what comes in is ``fill``.
+
+    Parameters
+    ----------
+    ratio : float
+        Largest shift as a share of height and width.
+    fill : float
+        Value of new pixels: that of the background.
+
+    References
+    ----------
+    Zhao, Liu, Lin, Zhu, Han (2020), https://arxiv.org/abs/2006.10738
+
+    >>> Translation(0.5)(torch.ones(1, 1, 4, 4)).unique().numel() <= 2
+    True
+    """
+
+    def __init__(self, ratio: float = 0.125, fill: float = 0.0):
+        super().__init__()
+        self.ratio, self.fill = ratio, fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, height, width = len(x), x.shape[-2], x.shape[-1]
+        place = []
+        for size, shape in ((height, (1, -1, 1)), (width, (1, 1, -1))):
+            most = round(size * self.ratio)
+            shift = torch.randint(-most, most + 1, (rows, 1, 1), device=x.device)
+            place.append(torch.arange(size, device=x.device).reshape(shape) + shift)
+        down, right = torch.broadcast_tensors(*place)
+        inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
+        index = (down.clamp(0, height - 1) * width + right.clamp(0, width - 1)).reshape(rows, 1, -1)
+        moved = x.flatten(2).gather(2, index.expand(-1, x.shape[1], -1)).reshape(x.shape)
+        return torch.where(inside.unsqueeze(1), moved, self.fill)
+
+
+class Cutout(nn.Module):
+    """A random rectangle of each image set to ``fill``, ``(B, C, H, W) -> (B, C, H, W)``.
+
+    Parameters
+    ----------
+    ratio : float
+        Height and width of the rectangle as a share of those of the image; parts of it may lie outside.
+    fill : float
+        Its value.
+
+    References
+    ----------
+    Zhao, Liu, Lin, Zhu, Han (2020), https://arxiv.org/abs/2006.10738; DeVries, Taylor (2017),
+    https://arxiv.org/abs/1708.04552
+
+    >>> int(Cutout(0.5)(torch.ones(1, 1, 8, 8)).sum()) >= 64 - 16
+    True
+    """
+
+    def __init__(self, ratio: float = 0.5, fill: float = 0.0):
+        super().__init__()
+        self.ratio, self.fill = ratio, fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = []
+        for size, shape in ((x.shape[-2], (1, -1, 1)), (x.shape[-1], (1, 1, -1))):
+            length = round(size * self.ratio)
+            centre = torch.randint(0, size + 1 - length % 2, (len(x), 1, 1), device=x.device)
+            offset = torch.arange(size, device=x.device).reshape(shape) - centre + length // 2
+            inside.append((offset >= 0) & (offset < length))
+        return torch.where((inside[0] & inside[1]).unsqueeze(1), self.fill, x)
+
+
+class Jitter(nn.Module):
+    """Normal noise added to rows of any shape: the critic sees both laws smoothed by it.
+
+    Parameters
+    ----------
+    std : float
+        Standard deviation of the noise.
+
+    References
+    ----------
+    Sønderby, Caballero, Theis, Shi, Huszár (2017), https://arxiv.org/abs/1610.04490 (instance noise)
+
+    >>> Jitter(0.1)(torch.zeros(5, 2)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, std: float):
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.std * torch.randn_like(x)

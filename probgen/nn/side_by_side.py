@@ -1,0 +1,50 @@
+"""Two inputs as one: how a network of one argument takes a context."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SideBySide(nn.Module):
+    """A network of one argument as one of two, ``net(x, context)``: they enter side by side.
+
+    Vectors ``(*batch, D)`` and ``(*batch, K)`` enter as ``(*batch, D + K)``. Images ``(*batch, C, H, W)`` enter with
+    more channels: those of a context image ``(*batch, K, H, W)``, or a context vector ``(*batch, K)`` repeated over
+    all pixels. Without context the network takes x alone.
+
+    Parameters
+    ----------
+    net : nn.Module
+        The network.
+    event_ndim : int
+        Number of event dims of x: 1 for vectors, 3 for images.
+
+    Raises
+    ------
+    ValueError
+        If the context has not the batch dims of x.
+
+    >>> from probgen.nn.mlp import MLP
+    >>> SideBySide(MLP(5, [8], 1))(torch.zeros(7, 2), torch.zeros(7, 3)).shape
+    torch.Size([7, 1])
+    """
+
+    def __init__(self, net: nn.Module, event_ndim: int = 1):
+        super().__init__()
+        if event_ndim not in (1, 3):
+            raise ValueError(f"expected event_ndim 1 (vectors) or 3 (images), got {event_ndim}; flatten other events")
+        self.net, self.event_ndim = net, event_ndim
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is None:
+            return self.net(x)
+        batch = x.shape[: x.ndim - self.event_ndim]
+        if context.shape[: len(batch)] != batch or context.ndim - len(batch) not in (1, self.event_ndim):
+            raise ValueError(
+                f"expected a context of shape {tuple(batch)} + (K,), as x of shape {tuple(x.shape)}, got "
+                f"{tuple(context.shape)}; expand it to the batch dims of x"
+            )
+        if context.ndim - len(batch) < self.event_ndim:
+            context = context[..., None, None].expand(*context.shape, *x.shape[-2:])
+        return self.net(torch.cat((x, context), -self.event_ndim))

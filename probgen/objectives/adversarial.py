@@ -1,0 +1,126 @@
+"""Adversarial training of anything that can be drawn with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probgen.core.recording import Recorder, densities, log_prob
+from probgen.objectives.adversary import Adversary
+from probgen.objectives.base import Objective
+from probgen.objectives.games import Game
+from probgen.objectives.regularisers import Regulariser
+from probgen.objectives.samples import Dream, dream
+
+
+class Adversarial(Objective):
+    r"""Adversarial training: a critic tells real rows from draws of the model, which learns to be mistaken for them.
+
+    .. math:: \sum_b L_C\big(s(x_b), s(\bar x'_b)\big) + L_G\big(\bar s(x'_b)\big) - \lambda \log q(z'_b \mid x'_b),
+              \qquad (z'_b, x'_b) \sim p_\theta(\cdot \mid c_b)
+
+    Two players, one scalar, one backward: what is held fixed (under a bar) gets no gradient, so each player gets its
+    own, as from two backward passes. The fakes are draws of the unconditioned model: an implicit law
+    (:class:`GAN <probgen.models.gan.GAN>`), and as well a flow or any other family whose law of x has ``rsample``. With
+    a context c both players see it: the critic is called as ``critic(x, context)``.
+
+    The value is no measure of progress. Learning rates of their own for the players are parameter groups::
+
+        fit(gan, x, Adversarial(critic), optimizer=lambda _: torch.optim.Adam(
+            [{"params": gan.parameters(), "lr": 1e-4}, {"params": critic.parameters(), "lr": 4e-4}], betas=(0.0, 0.9)))
+
+    ``adam(2e-4, betas=(0.5, 0.999))`` gives both the same; ``fit(ema=0.999)`` leaves the averaged generator, which
+    hides the cycles of the game.
+
+    Parameters
+    ----------
+    critic, game, regularisers, packing, augment
+        As for :class:`Adversary <probgen.objectives.adversary.Adversary>`.
+    critic_steps : int
+        The generator learns at every so many-th step, the critic at each: the loss of the other steps has no gradient
+        for the model, which optimizers then leave alone. Losses that look at a step count are not compiled; with 1
+        they do not.
+    information : float
+        Weight :math:`\lambda` of how well the guide tells the latents of a fake from the fake (InfoGAN): a lower bound
+        of their mutual information, which model and guide raise together.
+
+    Raises
+    ------
+    TypeError
+        At the call, if there is no observed site ``"x"``, or its law has no ``rsample``.
+    ValueError
+        At the call, if rows are incomplete (NaN), the critic's scores do not fit, or ``information`` is asked of a
+        guide that draws no latent of the model.
+
+    References
+    ----------
+    Goodfellow et al. (2014), Generative adversarial networks, https://arxiv.org/abs/1406.2661; Chen, Duan, Houthooft,
+    Schulman, Sutskever, Abbeel (2016), InfoGAN, https://arxiv.org/abs/1606.03657
+
+    >>> from probgen.core.module import standard_normal
+    >>> from probgen.models.gan import GAN
+    >>> from probgen.nn.mlp import MLP
+    >>> gan, critic = GAN(MLP(2, [8], 2), standard_normal(2)), MLP(2, [8], 1)
+    >>> Adversarial(critic)(gan.model, gan.guide)(torch.randn(64, 2)).backward()
+    >>> all(p.grad is not None for p in (*gan.parameters(), *critic.parameters()))
+    True
+    """
+
+    descends = False
+
+    def __init__(
+        self,
+        critic: nn.Module,
+        game: Game | None = None,
+        *,
+        regularisers: Sequence[Regulariser] = (),
+        packing: int = 1,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        critic_steps: int = 1,
+        information: float = 0.0,
+    ):
+        super().__init__()
+        if critic_steps < 1 or information < 0:
+            raise ValueError(f"expected critic_steps >= 1 and information >= 0, got {critic_steps} and {information}")
+        self.adversary = Adversary(critic, game, regularisers=regularisers, packing=packing, augment=augment)
+        self.critic_steps, self.information = critic_steps, information
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
+        """Runs the critic once: its lazy parameters come into being, and shapes are checked before training."""
+        training = self.training
+        self.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self.differentiable_loss(model, guide, *batch)
+        self.train(training)
+
+    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        both = self._generators_turn()
+        drawn = dream(model, batch, self, differentiable=both)
+        loss = len(drawn.real) * self.adversary(drawn.real, drawn.fake, *drawn.context, both=both)
+        if self.information and both:
+            loss = loss - self.information * self._told(guide, batch, drawn)
+        return loss
+
+    def _generators_turn(self) -> bool:
+        """Whether the generator learns in this step; only then a value is read when there is something to count."""
+        if self.critic_steps == 1 or not self.training:
+            return True
+        self.step.add_(1)
+        return int(self.step) % self.critic_steps == 0
+
+    def _told(self, guide: Callable[..., Any], batch: tuple, drawn: Dream) -> Tensor:
+        """log q(z' | x') of the dream, summed; gradients pass through x' too."""
+        with Recorder(drawn.sites) as run:
+            guide(*(drawn.fake if value is drawn.real else value for value in batch))
+        sites = densities(run.sites)
+        unknown = [name for name in sites if name not in drawn.sites]
+        if unknown or not sites:
+            raise ValueError(
+                f"Adversarial: expected a guide of latents of the model, for information={self.information}, got "
+                f"{unknown or 'one without sites'}; use InfoGAN, or information=0"
+            )
+        return sum(log_prob(site).sum() for site in sites.values())

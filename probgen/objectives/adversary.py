@@ -1,0 +1,120 @@
+"""Two players in one scalar: a critic's loss, and that of whoever made the fakes, with a gradient for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probgen.objectives.games import Game, NonSaturating
+from probgen.objectives.regularisers import Regulariser, Round
+
+
+class Adversary(nn.Module):
+    r"""A critic, the game that it plays against what makes the fakes, and what it sees of both.
+
+    .. math:: L = \underbrace{L_C(s(x), s(\bar x')) + \sum_r R_r}_{\text{gradient by the critic alone}}
+              + \underbrace{L_G(\bar s(x'))}_{\text{gradient by } x' \text{ alone}}
+
+    with a bar over what is held fixed, averaged over rows. The critic is run once on real rows and once on fakes: the
+    gradient of :math:`L_G` by the fakes is taken at those very scores, so that the second player costs neither a
+    further run of the critic nor gradients of its parameters.
+
+    Parameters
+    ----------
+    critic : nn.Module
+        Scores of events, ``(B, *event) -> (B,)`` (or ``(B, 1)``, or ``(B, ...)`` of patches, each of which counts as
+        much); called as ``critic(x, context)`` where there is a context.
+    game : Game
+        What the players minimise; default :class:`NonSaturating`.
+    regularisers : sequence of Regulariser
+        Penalties of the critic's slope: :class:`GradientPenalty`, :class:`R1`, :class:`R2`.
+    packing : int
+        Number m of independent rows that the critic judges together, side by side along the first event dim, so that
+        it sees a lack of diversity: its inputs are ``(B // m, m * D)`` or ``(B // m, m * C, H, W)``, contexts
+        likewise; B modulo m rows are left out.
+    augment : callable, optional
+        A differentiable random map of rows, ``(B, *event) -> (B, *event)``, which real rows and fakes go through in
+        training: :mod:`probgen.nn.augment`.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than a pack has, or the critic does not give scores for each pack.
+
+    References
+    ----------
+    Lin, Khetan, Fanti, Oh (2018), PacGAN, https://arxiv.org/abs/1712.04086; Zhao, Liu, Lin, Zhu, Han (2020),
+    Differentiable augmentation for data-efficient GAN training, https://arxiv.org/abs/2006.10738
+
+    >>> adversary = Adversary(nn.Linear(4, 1), packing=2)
+    >>> fake = torch.zeros(6, 2, requires_grad=True)
+    >>> adversary(torch.ones(6, 2), fake).backward()
+    >>> fake.grad.shape, adversary.critic.weight.grad.shape
+    (torch.Size([6, 2]), torch.Size([1, 4]))
+    """
+
+    descends = False
+
+    def __init__(
+        self,
+        critic: nn.Module,
+        game: Game | None = None,
+        *,
+        regularisers: Sequence[Regulariser] = (),
+        packing: int = 1,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__()
+        if packing < 1:
+            raise ValueError(f"expected packing >= 1, got {packing}; 1 shows the critic one row at a time")
+        self.critic, self.game, self.packing, self.augment = critic, game or NonSaturating(), packing, augment
+        self.regularisers = tuple(regularisers)
+
+    def forward(self, real: Tensor, fake: Tensor, *context: Any, both: bool = True) -> Tensor:
+        """The loss per row of rows and fakes ``(B, *event)``; without ``both`` that of the critic alone."""
+        leaf, contexts = fake.detach(), tuple(self._packed(c) for c in context if torch.is_tensor(c))
+        leaf.requires_grad_(both or bool(self.regularisers))
+        seen = self._packed(self._augmented(real.detach())).detach().requires_grad_(bool(self.regularisers))
+        made = self._packed(self._augmented(leaf))
+        on_real, on_fake = self._scores(seen, contexts), self._scores(made, contexts)
+        critic = lambda x: self._scores(x, contexts).mean(-1)  # noqa: E731
+        played = Round(critic, seen, made, on_real.mean(-1), on_fake.mean(-1))
+        loss = self.game.critic(on_real, on_fake).mean()
+        for regulariser in self.regularisers:
+            loss = loss + regulariser(played).mean()
+        return loss + self._second(on_real.detach(), on_fake, leaf, fake) if both else loss
+
+    def _second(self, on_real: Tensor, on_fake: Tensor, leaf: Tensor, fake: Tensor) -> Tensor:
+        """The generator's loss, whose backward reaches the fakes and leaves the critic alone."""
+        loss = self.game.generator(on_real, on_fake).mean()
+        if not (torch.is_grad_enabled() and fake.requires_grad):
+            return loss.detach()
+        (slope,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        path = (fake * slope).sum()
+        return loss.detach() + (path - path.detach())
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        return x if self.augment is None or not self.training else self.augment(x)
+
+    def _packed(self, x: Tensor) -> Tensor:
+        """``(B, D, *rest) -> (B // m, m * D, *rest)``."""
+        if self.packing == 1:
+            return x
+        packs = len(x) // self.packing
+        if not packs:
+            raise ValueError(f"expected at least {self.packing} rows for a pack, got {len(x)}; use a larger batch_size")
+        rest = x.shape[1:] if x.ndim > 1 else (1,)
+        return x[: packs * self.packing].reshape(packs, self.packing * rest[0], *rest[1:])
+
+    def _scores(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        """Scores ``(packs, patches)``."""
+        scores = self.critic(x, *context)
+        if not scores.ndim or scores.shape[0] != len(x):
+            raise ValueError(
+                f"expected the critic to give ({len(x)},) scores for events of shape {tuple(x.shape)}, got "
+                f"{tuple(scores.shape)}; its first dim is that of the packs of {self.packing} rows"
+            )
+        return scores.reshape(len(x), -1)

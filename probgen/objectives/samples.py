@@ -1,0 +1,74 @@
+"""What objectives that know no density ask for: real rows beside draws of the model in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgen.core.missing import has_missing
+from probgen.core.recording import Recorder, Sites, densities
+from probgen.core.runtime import PARTICLES
+
+
+class Dream(NamedTuple):
+    """One run of a model that draws what was observed.
+
+    Attributes
+    ----------
+    real, fake : Tensor
+        Rows of data, and of the model in their place: ``(B, *event)`` each. Gradients pass through ``fake``.
+    context : tuple
+        The other arguments of the programs that are not None.
+    sites : dict
+        All sites of the run.
+    """
+
+    real: Tensor
+    fake: Tensor
+    context: tuple
+    sites: Sites
+
+
+def dream(model: Callable[..., Any], batch: tuple, objective: nn.Module, differentiable: bool = True) -> Dream:
+    """Runs the model unconditioned on a batch; refuses what has no gradient to give.
+
+    Raises ``TypeError`` where the model has no observed site ``"x"`` or its law has no ``rsample``, ``ValueError``
+    where rows are incomplete or masked.
+    """
+    name = type(objective).__name__
+    with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), Recorder() as run, poutine.uncondition():
+        model(*batch)
+    site = run.sites.get("x")
+    if site is None or not site["infer"].get("was_observed"):
+        raise TypeError(f"{name}: expected an observed site named 'x', found none; rename the site of the data")
+    real, fake = site["infer"]["obs"], site["value"]
+    if not site["fn"].has_rsample:
+        raise TypeError(
+            f"{name}: expected a law with rsample at site 'x', got {type(site['fn']).__name__}, through whose draws no "
+            "gradient passes; use ELBO() for a law with a density, or a generator of numbers: GAN(network, base)"
+        )
+    _check(name, site, real, fake)
+    return Dream(
+        real, fake, tuple(value for value in batch if value is not real and value is not None), densities(run.sites)
+    )
+
+
+def _check(name: str, site: dict[str, Any], real: Tensor, fake: Tensor) -> None:
+    """Complete rows, each of which counts once, and fakes of their shape."""
+    if has_missing(real):
+        raise ValueError(
+            f"{name}: expected complete rows, got NaN (missing): fakes have no missing entries, which would tell them "
+            "apart; complete the rows first, for instance by impute with a model that has a density"
+        )
+    plates = [frame.name for frame in site["cond_indep_stack"]]
+    if site["mask"] is not None or PARTICLES in plates:
+        raise ValueError(f"{name}: expected rows without mask or particles at site 'x'; leave rows out of the batch")
+    if fake.shape != real.shape:
+        raise ValueError(
+            f"{name}: expected draws of the shape of the data {tuple(real.shape)}, got {tuple(fake.shape)}; open "
+            "data_plate(x, context) around site 'x'"
+        )
