@@ -14,7 +14,7 @@ from probgen.objectives.base import Objective, law_of_x
 
 @runtime_checkable
 class HasChains(Protocol):
-    """A law known up to a constant, with Markov chains that leave it as it is."""
+    """A law with Markov chains that leave it as it is; its density may lack a constant."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log weight of rows: ``(*batch, *event) -> (*batch,)``."""
@@ -29,7 +29,7 @@ class HasChains(Protocol):
         """States after so many steps, without gradients."""
 
     def chain_log_weight(self, state: Tensor) -> Tensor:
-        """Log weights whose gradient, averaged over the law of the chain, is that of log Z."""
+        """Log weights of states, with the constant of log_prob if that has it; all other variables are summed out."""
 
 
 @runtime_checkable

@@ -108,10 +108,6 @@ class Boltzmann(dist.TorchDistribution):
         """States after so many block Gibbs steps."""
         return self.field.gibbs(state, steps)
 
-    def chain_log_weight(self, state: Tensor) -> Tensor:
-        """Log weights of states whose gradient, averaged over the law of the chain, is that of log Z."""
-        return self.field.score(state)
-
     @torch.no_grad()
     def completed(self, x: Tensor, steps: int) -> Tensor:
         """Ends of chains over the missing entries (NaN) given the others: ``(*lead, *event)``."""
@@ -196,6 +192,10 @@ class ExactBoltzmann(Boltzmann):
         v, seen = self._seen(x)
         return self._spread(self._total.log_prob(v, seen) - self.log_z(), x)
 
+    def chain_log_weight(self, state: Tensor) -> Tensor:
+        """Log density of states, odd layers summed out; its gradient, averaged over the law of the chain, is zero."""
+        return self.field.score(state) - self.log_z()
+
     def log_z(self) -> Tensor:
         """The log of the sum over all states, ``(*batch,)``."""
         return self._total.log_z()
@@ -253,6 +253,10 @@ class ChainedBoltzmann(Boltzmann):
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self._spread(self.log_weight(self._flat(x)), x)
+
+    def chain_log_weight(self, state: Tensor) -> Tensor:
+        """Log weight of states, odd layers summed out; its gradient, averaged over the law of the chain, is log Z's."""
+        return self.field.score(state)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self._rows(self.states(sample_shape))
