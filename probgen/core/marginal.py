@@ -14,7 +14,7 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core.density import average, density, log_weights, worst
-from probgen.core.runtime import in_plate, isolated, latent_sites
+from probgen.core.runtime import density_sites, in_plate, isolated, latent_sites
 
 if TYPE_CHECKING:
     from probgen.core.module import LatentVariableModel
@@ -24,7 +24,8 @@ class Marginal(dist.TorchDistribution):
     r"""The marginal :math:`p(x \mid c) = \int p(x, z \mid c)\,dz` of a model, integrated by its own guide.
 
     ``sample`` runs the program forward; ``log_prob`` averages ``particles`` importance weights in probability space,
-    an *unbiased* estimate of p(x). A fitted model's globals are drawn from its guide, in both.
+    an *unbiased* estimate of p(x), or what the weakest site makes of it: a *bound* under a diffusion prior. A fitted
+    model's globals are drawn from its guide, in both.
 
     Parameters
     ----------
@@ -42,25 +43,28 @@ class Marginal(dist.TorchDistribution):
     def __init__(self, gen: LatentVariableModel, context: Tensor | None = None, particles: int = 16):
         self.gen, self.context, self.particles = gen, context, particles
         batch = () if context is None else context.shape[: context.ndim - gen.context_ndim]
-        probe = self._probe()
-        self._support, self.density = probe["fn"].support, worst("unbiased", density(probe["fn"]))
+        sites = self._probe()
+        probe = sites["x"]
+        laws = [site["fn"] for site in sites.values()]
+        kinds = ("unnormalised" if isinstance(law, dist.Unit) else density(law) for law in laws)
+        self._support, self.density = probe["fn"].support, worst("unbiased", *kinds)
         super().__init__(torch.Size(batch), probe["fn"].event_shape, validate_args=False)
 
     @property
     def support(self) -> Any:
         return self._support
 
-    def _probe(self) -> dict[str, Any]:
-        """The observed site of one run on one row of context."""
+    def _probe(self) -> dict[str, dict[str, Any]]:
+        """The sites of one run on one row of context, with x drawn."""
         row = None if self.context is None else self._rows(self.context)[:1]
         with torch.no_grad(), isolated():
-            sites = poutine.trace(self.gen.model).get_trace(None, row).nodes
+            sites = density_sites(poutine.trace(self.gen.model).get_trace(None, row))
         if "x" not in sites:
             raise ValueError(
                 f"expected a model with a site 'x' drawn when x is not given, got sites {list(sites)}; rename the "
                 "observed site, or use probgen.predictive(gen, ...) for programs with other arguments"
             )
-        return sites["x"]
+        return sites
 
     def _rows(self, context: Tensor) -> Tensor:
         return context.reshape(-1, *context.shape[context.ndim - self.gen.context_ndim :])
