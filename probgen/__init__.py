@@ -44,14 +44,50 @@ from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.conditional import conditional
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
+from probgen.distributions.diffusion.predictions import EDM, Epsilon, Original, Velocity
+from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, LevelReconstruction
+from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.times import (
+    KarrasSteps,
+    LogNormalTimes,
+    UniformTimes,
+    log_snr_steps,
+    quadratic_steps,
+    uniform_steps,
+)
+from probgen.distributions.diffusion.variances import ForwardVariance, LearnedVariance, PosteriorVariance
+from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnits, GaussianUnits
+from probgen.distributions.flows.couplings import EntropicTransport, IndependentCoupling, OptimalTransport
+from probgen.distributions.flows.fixed_steps import Euler, Midpoint, Trapezoid
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.matching import StraightPath, TrigonometricPath
 from probgen.distributions.flows.ode import Adaptive, RungeKutta
 from probgen.distributions.flows.univariate import Affine, Spline
 from probgen.distributions.gibbs import gibbs
+from probgen.distributions.noising.additive import GaussianNoise
+from probgen.distributions.noising.gamma import GammaNoise
+from probgen.distributions.noising.labels import AbsorbingNoise, UniformNoise
+from probgen.distributions.noising.mixture import MixtureNoise
 from probgen.distributions.orderings import random_orders
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.stick_breaking import StickBreaking
+from probgen.evaluate.two_sample import (
+    RandomFeatures,
+    classifier_features,
+    classifier_two_sample_test,
+    copying_test,
+    density_coverage,
+    energy_test,
+    frechet_distance,
+    kernel_distance,
+    mmd_test,
+    precision_recall,
+    sample_report,
+    sliced_wasserstein,
+    wasserstein,
+)
+from probgen.infer.ais import annealed_importance, reverse_annealing
 from probgen.infer.em import em
 from probgen.infer.impute import Imputation, impute
 from probgen.infer.mcmc import Chains, mcmc
@@ -73,14 +109,22 @@ from probgen.models.chow_liu import ChowLiu
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
+from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.deep_nade import DeepNADE
+from probgen.models.diffusion import Diffusion, DiffusionChain, ProbabilityFlow
 from probgen.models.emissions import CategoricalEmission, GaussianEmission, GaussianMixtureEmission, PoissonEmission
+from probgen.models.empirical import Empirical
+from probgen.models.energy import EnergyBasedModel
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.factorised import Factorised
+from probgen.models.flow_matching import FlowMatching
+from probgen.models.gan import GAN
 from probgen.models.glow import Glow
 from probgen.models.hidden_markov import HiddenMarkovModel
+from probgen.models.info_gan import Codes, InfoGAN
 from probgen.models.integer_flow import IntegerFlow
+from probgen.models.joint_energy import JointEnergyModel
 from probgen.models.joint_table import JointTable
 from probgen.models.made import MADE
 from probgen.models.markov_chain import MarkovChain
@@ -89,9 +133,12 @@ from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
 from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.models.nade import NADE
+from probgen.models.noising_diffusion import CategoricalDiffusion, NoisingDiffusion, UnrolledDiffusion
+from probgen.models.normalised import Normalised
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
 from probgen.models.quantised import BinNoise, Quantised
+from probgen.models.rbm import RBM
 from probgen.models.sequence import SequenceModel
 from probgen.models.sphere_flow import SphereFlow
 from probgen.models.standardised import Standardised
@@ -107,24 +154,59 @@ from probgen.nn import (
     ConvDecoder,
     ConvEncoder,
     CouplingNet,
+    DCGANCritic,
+    DCGANGenerator,
+    DiT,
     GatedTransition,
     Levels,
     OneHot,
+    SideBySide,
     TemporalConvolution,
+    TimeMLP,
     Tokens,
+    UNet,
 )
+from probgen.nn.augment import Colour, Cutout, Jitter, Translation
+from probgen.nn.schedules import CosineSchedule, EDMSchedule, LearnedSchedule, LinearSchedule, VarianceExploding
 from probgen.objectives import (
     ELBO,
     IWAE,
+    MMD,
+    R1,
+    R2,
+    RBF,
+    Adversarial,
+    Adversary,
+    ContrastiveDivergence,
+    Denoising,
+    DenoisingScoreMatching,
+    Discrepancy,
     DReG,
+    EnergyDistance,
     EnumeratedELBO,
+    FDivergence,
+    GradientPenalty,
+    Hinge,
+    Hybrid,
+    InverseMultiquadric,
+    LeastSquares,
+    MatchedLatents,
+    NoiseContrastive,
+    NonSaturating,
     Objective,
     PseudoLikelihood,
+    Relativistic,
     Renyi,
+    ScoreMatching,
+    SlicedScoreMatching,
+    SlicedWasserstein,
     WakeSleep,
+    Wasserstein,
     cyclical,
     linear_warmup,
 )
+from probgen.samplers.hmc import HMC
+from probgen.samplers.langevin import MALA, Langevin
 from probgen.testing import check_generative
 from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, Run, adam, fit, load, save
 
@@ -134,24 +216,38 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BPF",
+    "DDIM",
+    "EDM",
     "ELBO",
     "FFJORD",
+    "GAN",
+    "HMC",
     "IAF",
     "IWAE",
     "KINDS",
     "MADE",
     "MAF",
+    "MALA",
     "MLP",
+    "MMD",
     "NADE",
     "NAF",
     "NSF",
     "PPCA",
+    "R1",
+    "R2",
+    "RBF",
+    "RBM",
     "RNN",
     "SOSPF",
     "UNAF",
     "VAE",
+    "AbsorbingNoise",
     "Adaptive",
+    "Adversarial",
+    "Adversary",
     "Affine",
+    "Ancestral",
     "Autoregressive",
     "AutoregressiveFlow",
     "BayesianGaussianMixture",
@@ -159,133 +255,228 @@ __all__ = [
     "BayesianNetwork",
     "BayesianPPCA",
     "Bernoulli",
+    "BernoulliUnits",
     "BinNoise",
     "Categorical",
+    "CategoricalDiffusion",
     "CategoricalEmission",
+    "CategoricalUnits",
     "Chains",
     "CheckpointError",
     "ChowLiu",
     "CircularFlow",
+    "Codes",
+    "Colour",
     "Combiner",
     "CompileWarning",
     "Constant",
     "ContinuousFlow",
+    "ContrastiveDivergence",
     "ConvDecoder",
     "ConvEncoder",
+    "CosineSchedule",
     "CouplingFlow",
     "CouplingNSF",
     "CouplingNet",
+    "Cutout",
+    "DCGANCritic",
+    "DCGANGenerator",
+    "DPMSolver",
     "DReG",
+    "DeepBoltzmannMachine",
     "DeepMarkovModel",
     "DeepNADE",
+    "Denoising",
+    "DenoisingScoreMatching",
+    "DiT",
     "Diagonal",
+    "Diffusion",
+    "DiffusionChain",
+    "Discrepancy",
     "DiscretizedLogisticMixture",
     "DistributionModule",
+    "EDMSchedule",
     "Emission",
+    "Empirical",
+    "EnergyBasedModel",
+    "EnergyDistance",
+    "EntropicTransport",
     "EnumeratedELBO",
+    "Epsilon",
+    "Euler",
+    "FDivergence",
     "FactorAnalysis",
     "Factorised",
     "FitWarning",
     "Fixed",
+    "FlowMatching",
+    "ForwardVariance",
     "Full",
     "FullGaussian",
+    "GammaNoise",
     "GatedTransition",
     "Gaussian",
     "GaussianEmission",
     "GaussianMixture",
     "GaussianMixtureEmission",
+    "GaussianNoise",
+    "GaussianReconstruction",
+    "GaussianUnits",
     "Gaussianised",
     "GenerativeModel",
     "Glow",
+    "GradientPenalty",
+    "Heun",
     "HiddenMarkovModel",
+    "Hinge",
     "History",
+    "Hybrid",
     "Imputation",
     "Independent",
+    "IndependentCoupling",
+    "InfoGAN",
     "IntegerFlow",
+    "InverseMultiquadric",
+    "Jitter",
+    "JointEnergyModel",
     "JointTable",
+    "KarrasSteps",
+    "Langevin",
     "LatentVariableModel",
+    "LearnedSchedule",
+    "LearnedVariance",
+    "LeastSquares",
+    "LevelReconstruction",
     "Levels",
     "LinearGaussian",
     "LinearGaussianStateSpace",
+    "LinearSchedule",
+    "LogNormalTimes",
     "Marginal",
     "MarkovChain",
     "MarkovRandomField",
+    "MatchedLatents",
+    "Midpoint",
     "Mixed",
     "Mixture",
+    "MixtureNoise",
     "MixtureOfGaussians",
     "MixtureOfTrees",
     "NegativeBinomial",
+    "NoiseContrastive",
+    "NoisingDiffusion",
     "NonFiniteLoss",
+    "NonSaturating",
+    "Normalised",
     "NotCompilable",
     "Nutpie",
     "Objective",
     "OneHot",
+    "OptimalTransport",
+    "Original",
     "PixelCNN",
     "PixelRNN",
     "Poisson",
     "PoissonEmission",
+    "PosteriorVariance",
+    "ProbabilityFlow",
     "Program",
     "PseudoLikelihood",
     "Pushforward",
     "PyroNUTS",
     "Quantised",
+    "RandomFeatures",
     "RealNVP",
+    "Relativistic",
     "Renyi",
     "Run",
     "RungeKutta",
     "Score",
+    "ScoreMatching",
     "SequenceModel",
+    "SideBySide",
+    "SlicedScoreMatching",
+    "SlicedWasserstein",
     "SphereFlow",
     "Spherical",
     "Spline",
     "Standardised",
     "StickBreaking",
+    "StraightPath",
     "StudentT",
     "Table",
     "TemporalConvolution",
     "Tied",
+    "TimeMLP",
     "Tokens",
     "Transformed",
     "Transformer",
+    "Translation",
+    "Trapezoid",
+    "TrigonometricPath",
+    "UNet",
+    "UniformNoise",
+    "UniformTimes",
+    "UnrolledDiffusion",
+    "VarianceExploding",
+    "Velocity",
     "WakeSleep",
+    "Wasserstein",
     "active_units",
     "adam",
+    "annealed_importance",
     "categorical_emission",
     "check_generative",
+    "classifier_features",
+    "classifier_two_sample_test",
     "conditional",
+    "copying_test",
     "cyclical",
     "data_plate",
     "density",
+    "density_coverage",
     "em",
+    "energy_test",
     "fit",
     "format_bif",
+    "frechet_distance",
     "gibbs",
     "grid_edges",
     "impute",
+    "kernel_distance",
     "khat",
     "linear_warmup",
     "load",
     "load_digits",
     "load_mnist",
     "log_likelihood",
+    "log_snr_steps",
     "log_weights",
     "loo",
     "mcmc",
+    "mmd_test",
     "normal_emission",
     "parse_bif",
     "poisson_emission",
     "posterior",
+    "precision_recall",
     "predictive",
     "predictive_check",
     "prior_predictive",
+    "quadratic_steps",
     "random_orders",
     "read_bif",
     "relabel",
+    "reverse_annealing",
     "sample",
+    "sample_report",
     "save",
     "simulation_based_calibration",
+    "sliced_wasserstein",
     "standard_normal",
     "to_arviz",
+    "uniform_steps",
     "verdict",
+    "wasserstein",
     "write_bif",
 ]

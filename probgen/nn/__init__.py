@@ -2,12 +2,17 @@
 
 from probgen.nn.basic import Constant, Standardize
 from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
+from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
+from probgen.nn.dit import DiT
 from probgen.nn.encodings import Levels, OneHot
 from probgen.nn.invertible import CouplingNet
 from probgen.nn.mlp import MLP
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
+from probgen.nn.side_by_side import SideBySide
 from probgen.nn.temporal import TemporalConvolution
+from probgen.nn.time import TimeMLP
 from probgen.nn.transformer import Tokens
+from probgen.nn.unet import UNet
 
 __all__ = [
     "MLP",
@@ -17,11 +22,17 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "CouplingNet",
+    "DCGANCritic",
+    "DCGANGenerator",
+    "DiT",
     "GatedTransition",
     "Levels",
     "OneHot",
     "ResidualBlock",
+    "SideBySide",
     "Standardize",
     "TemporalConvolution",
+    "TimeMLP",
     "Tokens",
+    "UNet",
 ]

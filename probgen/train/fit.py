@@ -164,7 +164,8 @@ def fit(
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
         run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
         if verdict and run.step:
-            _judge(run, judged=_descends(getattr(loss, "elbo", loss)) and not (patience is not None and run.waited >= patience))
+            watched = patience is not None and run.waited >= patience
+            _judge(run, judged=_descends(getattr(loss, "elbo", loss)) and not watched)
     return run.history
 
 
