@@ -58,7 +58,7 @@ def data(name, rows):
 def test_chain_of_sites_has_the_same_bound(name, context):
     """Pyro's own estimate of the evidence lower bound, site by site."""
     torch.manual_seed(0)
-    gen, rows = GENS[name](context=context), 15000
+    gen, rows = GENS[name](context=context), 8000
     batch = (data(name, 1).expand(rows, 2), *([torch.randn(1, 3).expand(rows, 3)] if context else []))
     chain = gen.chain()
     assert {id(p) for p in chain.parameters()} == {id(p) for p in gen.parameters()}
@@ -70,7 +70,7 @@ def test_chain_of_sites_has_the_same_bound(name, context):
     error = 4 * (quick.std() + spread) / rows**0.5
     assert abs(by_site - quick.mean()) < error
     assert abs(ours - quick.mean()) < error
-    assert error < 0.15 * abs(by_site)
+    assert error < 0.2 * abs(by_site)
 
 
 @by_name
@@ -85,7 +85,7 @@ def test_importance_weights_of_chains_lie_above_the_bound(name):
     pyro.clear_param_store()
 
 
-@pytest.mark.parametrize(("name", "objective"), [("Gamma", Denoising), ("mixture", ELBO), ("uniform", ELBO)])
+@pytest.mark.parametrize(("name", "objective"), [("Gamma", Denoising), ("Gamma", ELBO), ("uniform", ELBO)])
 def test_compiled_training_is_training(name, objective, monkeypatch):
     from test_compile import agree
 
