@@ -193,8 +193,9 @@ class LearnedSchedule(VariancePreserving):
     .. math:: \lambda_t = \lambda_0 - e^{r}\, \frac{m(t) - m(0)}{m(1) - m(0)}, \qquad
               m(t) = t + \sum_k a_k \operatorname{sigmoid}(b_k (t - c_k)),\quad a_k, b_k > 0
 
-    In continuous time the bound depends on the ends alone, and the shape between them has gradients of mean zero; in
-    discrete time it depends on all of the schedule. The simple loss of :class:`Denoising` takes a schedule as given.
+    In continuous time the bound depends on the ends, and on the shape between them only through what the network
+    sees as the time; in discrete time it depends on all of the schedule. The simple loss of ``Denoising`` takes a
+    schedule as given.
 
     Parameters
     ----------
@@ -226,11 +227,14 @@ class LearnedSchedule(VariancePreserving):
 
     def time(self, log_snr: Tensor) -> Tensor:
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
-        for _ in range(50):
-            middle = (low + high) / 2
-            noisier = self.log_snr(middle) < log_snr
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return (low + high) / 2
+        with torch.no_grad():
+            for _ in range(50):
+                middle = (low + high) / 2
+                noisier = self.log_snr(middle) < log_snr
+                low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+            t, near = (low + high) / 2, 1e-3
+            slope = (self.log_snr(t + near) - self.log_snr(t - near)) / (2 * near)
+        return t - (self.log_snr(t) - log_snr) / slope  # has the gradients of the inverse
 
     def _rising(self, t: Tensor) -> Tensor:
         steps = (softplus(self.slope) * (t.unsqueeze(-1) - self.centre)).sigmoid()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-from probgen.samplers.reverse import Grid
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -17,11 +16,12 @@ def repaint(
     forward: Kernel,
     observed: Callable[[Tensor], Tensor],
     z: Tensor,
-    grid: Grid,
+    times: Tensor,
     mask: Tensor,
     repeats: int,
+    jump: int,
 ) -> Tensor:
-    r"""Reverse steps in which observed entries are those of the noised data, each repeated to let both parts agree.
+    r"""Reverse steps in which observed entries are those of the noised data, repeated to let both parts agree.
 
     .. math:: z_s \leftarrow m \odot \big(\alpha_s x + \sigma_s \varepsilon\big)
               + (1 - m) \odot z_s', \quad z_s' \sim p(z_s \mid z_t), \qquad
@@ -35,27 +35,28 @@ def repaint(
         ``observed(s)`` draws the noised data at time s; what is not observed is not read.
     z : Tensor
         Noise at the first time.
-    grid : Grid
-        Falling times.
+    times : Tensor
+        Falling, ``(N + 1,)``.
     mask : Tensor of bool
         True = observed, like z.
     repeats : int
         How often each step is taken.
+    jump : int
+        Number of steps that are repeated together; with few, draws vary too little.
 
     References
     ----------
     Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool (2022), RePaint, https://arxiv.org/abs/2201.09865
 
-    >>> grid = Grid(torch.tensor([1.0, 0.0]), torch.ones(2), torch.ones(2))
-    >>> known = torch.tensor([True, False])
+    >>> times, known = torch.tensor([1.0, 0.0]), torch.tensor([True, False])
     >>> halve, keep, data = lambda z, t, s: z / 2, lambda z, s, t: z, lambda s: torch.tensor([7.0, 0.0])
-    >>> repaint(halve, keep, data, torch.ones(2), grid, known, repeats=2)
+    >>> repaint(halve, keep, data, torch.ones(2), times, known, repeats=2, jump=1)
     tensor([7.0000, 0.2500])
     """
-    for here, there in grid.steps():
+    for first in range(0, len(times) - 1, jump):
+        block = list(times[first : first + jump + 1])
         for repeat in range(repeats):
-            z = reverse(z, here.time, there.time)
-            z = torch.where(mask, observed(there.time), z)
-            if repeat + 1 < repeats:
-                z = forward(z, there.time, here.time)
+            z = forward(z, block[-1], block[0]) if repeat else z
+            for t, s in itertools.pairwise(block):
+                z = torch.where(mask, observed(s), reverse(z, t, s))
     return z

@@ -1,4 +1,4 @@
-"""The terms of the variational bound of a diffusion, each one row's share in nats."""
+"""The variational bound of a diffusion, row by row in nats, at one random level of noise."""
 
 from __future__ import annotations
 
@@ -21,41 +21,73 @@ def prior_divergence(process: Process, x: Tensor) -> Tensor:
     return process.total(share * (x.square() - 1) + softplus(log_snr)) / 2
 
 
-def step_divergence(process: Process, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    r"""One draw of a step's divergence, :math:`\mathrm{KL}(q(z_s \mid z_t, x) \,\|\, p(z_s \mid z_t))` for times s < t.
+def integrated_error(process: Process, x: Tensor, shares: Tensor) -> Tensor:
+    r"""The divergence of infinitely many steps, which depends on the ends of the schedule alone.
 
-    .. math:: \frac12 \sum_d \rho_d - 1 - \log \rho_d
-              + \rho_d \big(e^{\lambda_s} - e^{\lambda_t}\big) (x_d - \hat x_d)^2
+    .. math:: \frac12 \int_{\lambda_1}^{\lambda_0} e^\lambda\, E |x - \hat x|^2\, d\lambda
+
+    estimated at :math:`\lambda_1 + r (\lambda_0 - \lambda_1)` for uniform ``shares`` r ``(*batch,)``. What the best
+    denoiser of standard normal data would lose at that level, of which the integral is known, is taken off as a
+    control variate: it has most of the variance.
+
+    Kingma, Salimans, Poole, Ho (2021), https://arxiv.org/abs/2107.00630, equation 18.
+    """
+    low, high = _ends(process, x)
+    log_snr = low + shares * (high - low)
+    t, noise = process.schedule.time(log_snr).clamp(0, 1), torch.randn_like(x)
+    guess = process.denoise(process.noised(x, noise, t), t)
+    errors = process.wide(log_snr.exp()) * (x - guess).square() - _linear_error(process, x, noise, log_snr)
+    known = high.sigmoid() - low.sigmoid()
+    rest = softplus(high) - softplus(low) - known
+    return process.total((high - low) * errors + known * x.square() + rest) / 2
+
+
+def summed_divergence(process: Process, x: Tensor, steps: int, shares: Tensor) -> Tensor:
+    r"""The sum of the divergences of all steps.
+
+    .. math:: \sum_{i=1}^T \mathrm{KL}\big(q(z_{i-1} \mid z_i, x) \,\|\, p(z_{i-1} \mid z_i)\big)
+
+    Estimated at one step, drawn with a probability that is half uniform and half in proportion to
+    :math:`e^{\lambda_{i-1} - \lambda_i} - 1`, and with the control variate of :func:`integrated_error`.
+    """
+    places = torch.arange(steps + 1, dtype=x.dtype, device=x.device) / steps
+    levels = process.schedule.log_snr(places)
+    gains, shown, noise = torch.expm1(levels[:-1] - levels[1:]), levels[1:].sigmoid(), torch.randn_like(x)
+    probabilities = (0.5 / steps + 0.5 * gains / gains.sum()).detach()
+    index = torch.bucketize(shares, probabilities.cumsum(0)[:-1])
+    t, s = places[index + 1], places[index]
+    guess, raw = process.outputs(process.noised(x, noise, t), t)
+    off = process.wide(gains[index]) * _linear_error(process, x, noise, levels[index + 1]) / 2
+    entries = (divergences(process, x, guess, raw, t, s) - off) / process.wide(probabilities[index])
+    known, rest = (gains * shown * (1 - shown)).sum(), (gains * shown.square()).sum()
+    return process.total(entries + (known * x.square() + rest) / 2)
+
+
+def divergences(process: Process, x: Tensor, guess: Tensor, raw: Tensor | None, t: Tensor, s: Tensor) -> Tensor:
+    r"""The divergence of a step from time t to time s < t, variable by variable.
+
+    .. math:: \frac12 \Big(\rho - 1 - \log \rho + \rho \big(e^{\lambda_s} - e^{\lambda_t}\big) (x - \hat x)^2\Big)
 
     with the ratio :math:`\rho` of both variances; for the posterior variance it is one, and the squared error stands
-    alone (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equation 14).
+    alone (Kingma et al. 2021, equation 14).
     """
-    guess, raw = process.outputs(noised(process, x, t), t)
-    return divergence_of(process, x, guess, raw, t, s)
-
-
-def divergence_of(process: Process, x: Tensor, guess: Tensor, raw: Tensor | None, t: Tensor, s: Tensor) -> Tensor:
-    """The same for data already estimated."""
     early, late = process.schedule.log_snr(s), process.schedule.log_snr(t)
-    factor = process.wide(-early.exp() * torch.expm1(late - early))
-    errors = factor * (x - guess).square()
     small, large = process.log_variances(t, s)
     log_ratio = small - process.variance.log_variance(raw, small, large)
-    return process.total(torch.expm1(log_ratio) - log_ratio + log_ratio.exp() * errors) / 2
+    errors = process.wide(-early.exp() * torch.expm1(late - early)) * (x - guess).square()
+    return (torch.expm1(log_ratio) - log_ratio + log_ratio.exp() * errors) / 2
 
 
-def error_rate(process: Process, x: Tensor, t: Tensor) -> Tensor:
-    r"""The divergence of an infinitesimal step at time t, per unit of time.
+def _linear_error(process: Process, x: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
+    r"""The error :math:`e^\lambda (x - \hat x)^2` of the best denoiser of standard normal data.
 
-    .. math:: -\frac12 \frac{d e^{\lambda_t}}{dt}\, |x - \hat x|^2
-
-    Kingma et al. (2021), https://arxiv.org/abs/2107.00630, equation 17.
+    Its expectation over the noise is :math:`u (1 - u) x^2 + u^2`, :math:`u = \operatorname{sigmoid}(\lambda)`.
     """
-    guess, log_snr = process.denoise(noised(process, x, t), t), process.schedule.log_snr(t)
-    return -process.log_snr_rate(t) * log_snr.exp() * process.total((x - guess).square()) / 2
+    share = process.wide(log_snr).sigmoid()
+    return ((share * (1 - share)).sqrt() * x - share * noise).square()
 
 
-def noised(process: Process, x: Tensor, t: Tensor) -> Tensor:
-    r"""A draw of :math:`q(z_t \mid x)`."""
-    alpha, sigma = process.levels(t)
-    return alpha * x + sigma * torch.randn_like(x)
+def _ends(process: Process, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest log signal-to-noise ratio."""
+    zero = torch.zeros_like(x[(0,) * x.ndim])
+    return process.schedule.log_snr(zero + 1), process.schedule.log_snr(zero)

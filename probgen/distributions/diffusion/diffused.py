@@ -12,17 +12,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event, has_missing, values_are_known
-from probgen.distributions.diffusion.bound import (
-    divergence_of,
-    error_rate,
-    noised,
-    prior_divergence,
-    step_divergence,
-)
+from probgen.distributions.diffusion.bound import divergences, integrated_error, prior_divergence, summed_divergence
 from probgen.distributions.diffusion.process import Network, Process
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler
-from probgen.distributions.diffusion.times import NoiseSchedule, Times, UniformTimes, grid, uniform_steps
+from probgen.distributions.diffusion.times import NoiseSchedule, Times, UniformTimes, uniform_steps
 from probgen.distributions.gibbs import gibbs
 from probgen.samplers.inpainting import repaint
 
@@ -34,8 +28,8 @@ class Diffused(dist.TorchDistribution):
               \log p(x) \ge E_q \log p(x \mid z_0) - \mathrm{KL}\big(q(z_1 \mid x) \,\|\, p(z_1)\big) - L(x)
 
     where :math:`L` is, of a chain of T steps, the sum of its T divergences :math:`\mathrm{KL}(q(z_s \mid z_t, x) \|
-    p(z_s \mid z_t))`, and in continuous time :math:`-\frac12 \int_0^1 \frac{d e^{\lambda_t}}{dt}\,
-    E |x - \hat x(z_t, t)|^2\, dt`. ``log_prob`` estimates it at one random time: its kind is *bound*.
+    p(z_s \mid z_t))`, and in continuous time :math:`\frac12 \int e^\lambda\, E |x - \hat x|^2\, d\lambda` over all
+    log signal-to-noise ratios. ``log_prob`` estimates it at one random level of noise: its kind is *bound*.
 
     Parameters
     ----------
@@ -112,12 +106,13 @@ class Diffused(dist.TorchDistribution):
         process = replace(self.process, schedule=_Frozen(self.process.schedule))
         if self.process.variance.learned:
             t = self._step(t) / self.steps
-        guess, raw = process.outputs(noised(process, y, t), t)
+        guess, raw = process.outputs(process.noised(y, torch.randn_like(y), t), t)
         loss = process.prediction.weight(*process.schedule(t)) * process.total((y - guess).square())
         if raw is None:
             return loss
         s = ((t * self.steps).round() - 1) / self.steps
-        return loss + process.variance.share * self.steps * divergence_of(process, y, guess.detach(), raw, t, s)
+        bound = process.total(divergences(process, y, guess.detach(), raw, t, s))
+        return loss + process.variance.share * self.steps * bound
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -148,18 +143,19 @@ class Diffused(dist.TorchDistribution):
         return new
 
     @torch.no_grad()
-    def completed(self, x: Tensor, mask: Tensor, steps: int, repeats: int = 10) -> Tensor:
+    def completed(self, x: Tensor, mask: Tensor, steps: int, repeats: int = 10, jump: int = 10) -> Tensor:
         """Draws of the entries that are not observed, by about ``steps`` calls of the network (RePaint)."""
         process, shape = self._guided(), torch.broadcast_shapes(x.shape, self.shape())
         y, mask = self.reconstruction.embed(x.nan_to_num()).expand(shape), mask.expand(shape)
-        path = grid(process.schedule, uniform_steps(max(2, steps // repeats), process.schedule, y))
+        times = uniform_steps(max(2, steps // repeats), process.schedule, y)
         z = self._noisiest(torch.randn_like(y))
 
         def step(z: Tensor, t: Tensor, s: Tensor) -> Tensor:
             mean, scale = process.reverse(z, t, s)
             return mean + scale * torch.randn_like(z)
 
-        z = repaint(step, process.forward_step, lambda s: noised(process, y, s), z, path, mask, repeats)
+        observed = lambda s: process.noised(y, torch.randn_like(y), s)  # noqa: E731
+        z = repaint(step, process.forward_step, observed, z, times, mask, repeats, jump)
         drawn = self.reconstruction.law(z, *self._end(z)).sample().to(z.dtype)
         return torch.where(mask, x, drawn)
 
@@ -170,12 +166,11 @@ class Diffused(dist.TorchDistribution):
         return new
 
     def _lost(self, y: Tensor) -> Tensor:
-        """L(x) at one random time."""
-        t = UniformTimes()(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y)
+        """L(x) at one random level of noise."""
+        shares = UniformTimes()(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y)
         if self.steps is None:
-            return error_rate(self.process, y, t)
-        index = self._step(t)
-        return self.steps * step_divergence(self.process, y, index / self.steps, (index - 1) / self.steps)
+            return integrated_error(self.process, y, shares)
+        return summed_divergence(self.process, y, self.steps, shares)
 
     def _step(self, t: Tensor) -> Tensor:
         """Numbers 1, ..., T of steps from uniform times."""

@@ -54,6 +54,11 @@ class Process:
         """The sum over an event: ``(*batch, *event) -> (*batch,)``."""
         return value.flatten(-self.event_ndim).sum(-1) if self.event_ndim else value
 
+    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Data with standard normal noise added."""
+        alpha, sigma = self.levels(t)
+        return alpha * x + sigma * noise
+
     def outputs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """The expected data, and what the network says about the variance."""
         levels = self.schedule(t)
@@ -94,10 +99,6 @@ class Process:
         (there, _), (here, _) = self.levels(s), self.levels(t)
         log_variance = self.log_variances(t, s)[1]
         return here / there * z + (0.5 * log_variance).exp() * torch.randn_like(z)
-
-    def log_snr_rate(self, t: Tensor) -> Tensor:
-        """The time derivative of the log signal-to-noise ratio, ``(*batch,)``."""
-        return _derivative(self.schedule.log_snr, t)
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Time derivatives of signal and noise, ``(*batch,)`` each."""
