@@ -113,7 +113,7 @@ class FlowMatching(DistributionModule):
             )
         if context is not None:
             base = base.expand(context.shape[: context.ndim - self.context_ndim])
-        parameters = (*self.net.parameters(), *([] if context is None else [context]))
+        parameters = lambda: [*self.net.parameters(), *([] if context is None else [context])]  # noqa: E731
         velocity, event_ndim = partial(self._guided, context), len(self.shape)
         transform = ContinuousTransform(velocity, self.solver, self.probes, parameters, event_ndim)
         seen = None if context is None else context.flatten(-self.context_ndim)

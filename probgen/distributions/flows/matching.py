@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core.missing import check_event
@@ -23,15 +24,15 @@ class Levels(NamedTuple):
 
     data: Tensor
     base: Tensor
-    data_rate: Tensor
-    base_rate: Tensor
+    data_rate: Tensor | float
+    base_rate: Tensor | float
 
 
 class Path(Protocol):
     """Paths from data, at time 0, to draws of the base law, at time 1: ``x_t = a(t) x + b(t) z``."""
 
     def __call__(self, t: Tensor) -> Levels:
-        """a, b and their derivatives, each of the shape of t."""
+        """a, b and their derivatives, each of the shape of t, or numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class StraightPath:
     sigma_min: float = 0.0
 
     def __call__(self, t: Tensor) -> Levels:
-        one, kept = torch.ones_like(t), 1 - self.sigma_min
-        return Levels(1 - t, self.sigma_min + kept * t, -one, kept * one)
+        if not self.sigma_min:
+            return Levels(1 - t, t, -1.0, 1.0)
+        kept = 1 - self.sigma_min
+        return Levels(1 - t, self.sigma_min + kept * t, -1.0, kept)
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,12 @@ class MatchedFlow(Pushforward):
         check_event(x, self.event_shape)
         refuse_missing(x)
         ndim = len(self.event_shape)
-        lead = torch.broadcast_shapes(x.shape[: x.ndim - ndim], self.batch_shape)
-        x = x.expand(*lead, *self.event_shape)
+        if x.shape[: x.ndim - ndim] != self.batch_shape:
+            x = x.expand(broadcast_shape(x.shape, self.batch_shape + self.event_shape))
+        lead = x.shape[: x.ndim - ndim]
         z = self._paired(x, lead)
         t = self.matching.times(lead, self.matching.path, x)
-        levels = Levels(*(level.reshape(*lead, *[1] * ndim) for level in self.matching.path(t)))
+        levels = self.matching.path(t.reshape(*lead, *[1] * ndim))
         velocity = self.matching.velocity(t, levels.data * x + levels.base * z)
         wanted = levels.data_rate * x + levels.base_rate * z
         return (velocity - wanted).square().flatten(-ndim).sum(-1)

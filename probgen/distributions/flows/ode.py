@@ -161,8 +161,9 @@ class ContinuousTransform(Invertible):
     probes : callable
         ``x -> (K, *batch, D)``: :func:`basis`, or ``Rademacher(count)``, drawn once for a whole solution. Events of
         more than one dim are flattened for it.
-    parameters : sequence of Tensor
-        What the velocity depends on: parameters of its network, and the context.
+    parameters : sequence of Tensor, or callable
+        What the velocity depends on: parameters of its network, and the context; or a function that gives them when
+        they are needed, for laws that are made often and seldom solved.
     event_ndim : int
         Number of event dims, at least one: 3 for images.
 
@@ -177,7 +178,7 @@ class ContinuousTransform(Invertible):
         velocity: Velocity,
         solver: Solver,
         probes: Callable[[Tensor], Tensor],
-        parameters: Sequence[Tensor] = (),
+        parameters: Sequence[Tensor] | Callable[[], Sequence[Tensor]] = (),
         event_ndim: int = 1,
     ):
         super().__init__()
@@ -197,10 +198,14 @@ class ContinuousTransform(Invertible):
         return self._solved(y, 1.0, 0.0)
 
     def _call(self, x: Tensor) -> Tensor:
-        return self.solver(lambda t, x: (self.velocity(t, x),), (x,), 0.0, 1.0, self.parameters)[0]
+        return self._solve(lambda t, x: (self.velocity(t, x),), (x,), 0.0, 1.0)[0]
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.solver(lambda t, x: (self.velocity(t, x),), (y,), 1.0, 0.0, self.parameters)[0]
+        return self._solve(lambda t, x: (self.velocity(t, x),), (y,), 1.0, 0.0)[0]
+
+    def _solve(self, slope: Callable[..., State], state: State, start: float, end: float) -> State:
+        parameters = self.parameters() if callable(self.parameters) else self.parameters
+        return self.solver(slope, state, start, end, parameters)
 
     def _solved(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
         events = x.shape[x.ndim - self.event_ndim :]
@@ -215,4 +220,4 @@ class ContinuousTransform(Invertible):
             return (v if graded else v.detach()), (pulled * probes).flatten(-self.event_ndim).sum((0, -1))
 
         nothing = torch.zeros_like(x[(..., *[0] * self.event_ndim)])
-        return self.solver(slope, (x, nothing), start, end, self.parameters)
+        return self._solve(slope, (x, nothing), start, end)
