@@ -92,6 +92,7 @@ class ContrastiveDivergence(Objective):
     """
 
     descends = False
+    states: Tensor | None
 
     def __init__(
         self,
@@ -152,20 +153,16 @@ class ContrastiveDivergence(Objective):
     @torch.no_grad()
     def _advance(self, law: HasChains) -> Tensor:
         """The next states of some chains; in training they take the place of the earlier ones."""
-        if self.chains == self.pool:
-            states = self.states.clone()
-        else:  # neighbours in the pool, from a random place on
-            first = (torch.rand(1, device=self.states.device) * self.pool).long()
-            where = (first + torch.arange(self.chains, device=self.states.device)) % self.pool
-            states = self.states.index_select(0, where)
+        where = torch.arange(self.chains, device=self.states.device)
+        if self.chains < self.pool:  # neighbours in the pool, from a random place on
+            where = (where + (torch.rand(1, device=self.states.device) * self.pool).long()) % self.pool
+        states = self.states.index_select(0, where)
         if self.restart:
             anew = torch.rand(self.chains, device=states.device) < self.restart
             anew = anew.reshape(-1, *[1] * (states.ndim - 1))
             states = torch.where(anew, self._fresh(law), states)
         states = law.chain(states, self.steps)
-        if self.training and self.chains == self.pool:
-            self.states.copy_(states)
-        elif self.training:
+        if self.training:
             self.states.index_copy_(0, where, states)
         return states
 

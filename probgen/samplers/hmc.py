@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probgen.samplers.langevin import LogWeight, Moved, event_sum, value_and_score, wide
+from probgen.samplers.langevin import LogWeight, Moved, event_sum, moved, value_and_score, wide
 
 
 def hmc(
@@ -79,13 +79,12 @@ def _leapfrog(
     free: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Position, momentum, log weight and score at the end of a trajectory of the free coordinates."""
-    gate = 1.0 if free is None else free.to(x.dtype)
-    momentum = momentum + step / 2 * gate * score
-    value = score
+    gate = step if free is None else step * free.to(x.dtype)
+    momentum, value = moved(momentum, gate / 2, score), score
     for index in range(leapfrogs):
-        x = x + step * momentum
+        x = moved(x, step, momentum)
         value, score = value_and_score(log_weight, x)
-        momentum = momentum + (step if index < leapfrogs - 1 else step / 2) * gate * score
+        momentum = moved(momentum, gate if index < leapfrogs - 1 else gate / 2, score)
     return x, momentum, value, score
 
 

@@ -37,6 +37,11 @@ def wide(value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(*value.shape, *[1] * (x.ndim - value.ndim))
 
 
+def moved(x: Tensor, step: float | Tensor, direction: Tensor) -> Tensor:
+    """``x + step * direction``, as one operation where the step is a number."""
+    return x + step * direction if isinstance(step, Tensor) else torch.add(x, direction, alpha=step)
+
+
 def event_sum(value: Tensor, lead: int) -> Tensor:
     """The sum over all dims but the first ``lead`` ones."""
     return value.flatten(lead).sum(-1) if value.ndim > lead else value
@@ -84,13 +89,12 @@ def langevin(
     >>> (ends.var() * (1 - 0.1 / 4) - 1).abs() < 0.05  # the law of the discrete chain
     tensor(True)
     """
-    scale = noise * torch.as_tensor(step, dtype=x.dtype, device=x.device).sqrt()
-    x = x.detach()
+    scale, x = noise * step**0.5, x.detach()
     for _ in range(steps):
         _, score = value_and_score(log_weight, x)
         score = score if clip is None else score.clamp(-clip, clip)
-        moved = x + step / 2 * score + scale * torch.randn_like(x)
-        x = moved if free is None else torch.where(free, moved, x)
+        other = moved(moved(x, step / 2, score), scale, torch.randn_like(x))
+        x = other if free is None else torch.where(free, other, x)
     return x
 
 
@@ -120,11 +124,11 @@ def mala(log_weight: LogWeight, x: Tensor, steps: int, *, step: float | Tensor, 
     value, score = value_and_score(log_weight, x)
     accepted = torch.zeros_like(value)
     for _ in range(steps):
-        noise = torch.randn_like(x) * torch.as_tensor(step, dtype=x.dtype, device=x.device).sqrt()
-        other = x + step / 2 * score + noise
+        noise = torch.randn_like(x) * step**0.5
+        other = moved(x, step / 2, score) + noise
         other = other if free is None else torch.where(free, other, x)
         new_value, new_score = value_and_score(log_weight, other)
-        there, back = (noise.square(), (x - other - step / 2 * new_score).square())
+        there, back = (noise.square(), moved(other - x, step / 2, new_score).square())
         excess = (there - back) / (2 * step)
         ratio = new_value - value + event_sum(excess if free is None else torch.where(free, excess, 0.0), value.ndim)
         yes = torch.rand_like(ratio).log() < ratio
