@@ -100,7 +100,7 @@ def report(title: str, rates: dict[str, float]) -> None:
 
 
 def memory(sampler: Sampler, x: Tensor) -> tuple[float, float]:
-    """Peak memory of the process, in MiB, after 100 steps, and what 10,000 steps add to it."""
+    """Peak memory of the process, in MiB, after 100 steps (leapfrogs, of HMC), and what 10,000 steps add to it."""
     sampler(x, 100)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sampler(x, 10_000)

@@ -11,6 +11,7 @@ as far as those draws are; they are ends of chains). The binarization is that of
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 import probgen as pg
 from probgen.distributions.energy.visible import BernoulliUnits
+from probgen.infer.ais import annealed_importance, reverse_annealing
 from probgen.models.rbm import RBM
 from probgen.objectives.contrastive import ContrastiveDivergence
 
@@ -52,6 +54,21 @@ def train(rbm: RBM, rows: Tensor, options: argparse.Namespace) -> pg.History:
     )
 
 
+@torch.no_grad()
+def score(rbm: RBM, base: Tensor, rows: Tensor, options: argparse.Namespace) -> None:
+    """Both ends of the log-likelihood, and the conservative number of reverse annealing for some rows."""
+    began = time.process_time()
+    bracket = annealed_importance(rbm, base, temperatures=options.temperatures, chains=100, settle=1000)
+    print(f"{bracket}, effective {bracket.ess[0]:.0f} and {bracket.ess[1]:.0f}", flush=True)
+    low, high = bracket.log_likelihoods(rbm().log_prob(rows), measure="mass")
+    print(f"{len(rows):,} held-out rows, log p(x) between {low} and {high}", flush=True)
+    print(f"the first 100 of them by the upper end: {high.value[:100].mean().item():.2f}")
+    few = reverse_annealing(rbm, rows[:100], base=base, temperatures=options.temperatures, chains=3)
+    print(f"the first 100 of them by reverse annealing: {few}")
+    print(f"{(time.process_time() - began) / 60:.1f} min of one core for the scores")
+    print("published, recalled, another static draw, negative: RBM with 500 hidden units, CD-25 86.34")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -65,6 +82,7 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.0)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--adam", action="store_true")
+    parser.add_argument("--temperatures", type=int, default=10_000)
     parser.add_argument("--held-out", action="store_true", help="train on 50,000 rows, score the other 10,000")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -72,7 +90,10 @@ def main() -> None:
     rows = data.train if options.held_out else torch.cat([data.train, data.validation])
     rbm = RBM(BernoulliUnits(SIDE**2), hidden=options.hidden)
     rbm.initialise(rows)
+    began = time.process_time()
     print(train(rbm, rows, options), flush=True)
+    print(f"{(time.process_time() - began) / 60:.1f} min of one core for training in this run", flush=True)
+    score(rbm, rows, data.validation if options.held_out else data.test, options)
 
 
 if __name__ == "__main__":
