@@ -295,6 +295,12 @@ def test_steps_are_recorded_unless_pairs_depend_on_values():
         record(Denoising()(gen.model, gen.guide), x)
 
 
+def test_training_solves_no_equation():
+    gen = FlowMatching(GaussianVelocity(StraightPath()), (2,)).double()
+    fit(gen, torch.randn(64, 2, dtype=torch.double), Denoising(), steps=5, batch_size=32, **QUIET)
+    assert gen.net.calls == 5
+
+
 def test_maximum_likelihood_trains_it_too():
     gen = FlowMatching(TimeMLP(1, [8]), (1,))
     history = fit(gen, 3 + torch.randn(16, 1), ELBO(), steps=5, optimizer=adam(1e-2), **QUIET)

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+_TINY = torch.finfo(torch.float64).tiny
+
 
 class Coupling(Protocol):
     """Pairs rows of data with draws of the base law; over many batches each side keeps its law."""
@@ -110,11 +112,15 @@ class EntropicTransport:
 
     def __call__(self, x: Tensor, z: Tensor, context: Tensor | None) -> Tensor:
         cost = _costs(x, z, context, self.context_weight).detach()
-        scores = -cost / (self.strength * cost.mean()).clamp(min=torch.finfo(cost.dtype).tiny)
+        logits = -cost.double() / (self.strength * cost.mean()).clamp(min=torch.finfo(cost.dtype).tiny)
+        logits = logits - logits.amax(1, keepdim=True)
+        logits = logits - logits.amax(0)  # a one in each row and column of the kernel: sums stay within range
+        kernel, columns = logits.exp(), torch.ones_like(logits[0])
         for _ in range(self.iterations):
-            scores = scores.log_softmax(0).log_softmax(1)
-        gumbel = -torch.empty_like(scores).exponential_().log()
-        return z[(scores + gumbel).argmax(1)]
+            rows = 1 / (kernel @ columns).clamp(min=_TINY)
+            columns = 1 / (rows @ kernel).clamp(min=_TINY)
+        shares = (kernel * columns).cumsum(1)
+        return z[(shares < torch.rand_like(columns)[:, None] * shares[:, -1:]).sum(1)]
 
 
 def _costs(x: Tensor, z: Tensor, context: Tensor | None, weight: float | None) -> Tensor:
