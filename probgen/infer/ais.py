@@ -122,6 +122,7 @@ def annealed_importance(
     chains: int = 100,
     moves: int = 1,
     settle: int = 100,
+    at_once: int = 1000,
 ) -> LogZ:
     r"""Brackets log Z of an unnormalised model by annealed importance sampling, forwards and backwards.
 
@@ -147,6 +148,8 @@ def annealed_importance(
         Steps of the kernel at each temperature.
     settle : int
         Steps of the model's own chains before those back start, where draws are not exact.
+    at_once : int
+        Bound on the chains that are moved together, which take memory.
 
     Raises
     ------
@@ -171,14 +174,14 @@ def annealed_importance(
     """
     law, betas = _law(gen), _schedule(temperatures)
     path = law.path(x)
-    ratios, ends = _anneal(path, path.start(chains), betas, moves)
+    ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once)
     forwards, exact = path.log_z() + ratios, density(law) == "exact"
     if exact:
         begin = law.states((chains,))
     else:
         chosen = torch.distributions.Categorical(logits=ratios, validate_args=False).sample((chains,))
         begin = law.chain(ends[chosen], settle)
-    back, _ = _anneal(path, begin, betas.flip(0), moves)
+    back, _ = _anneal(path, begin, betas.flip(0), moves, at_once)
     return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic")
 
 
@@ -191,6 +194,7 @@ def reverse_annealing(
     temperatures: int | Sequence[float] | Tensor = 1000,
     chains: int = 10,
     moves: int = 1,
+    at_once: int = 1000,
 ) -> Score:
     r"""Log-likelihoods of rows under the annealing model, whose draws are ends of annealed chains.
 
@@ -208,7 +212,7 @@ def reverse_annealing(
         Rows ``(B, *event)``.
     base : Tensor, optional
         Rows whose moments the known law takes.
-    temperatures, moves
+    temperatures, moves, at_once
         As in :func:`annealed_importance`.
     chains : int
         Number M of chains for each row.
@@ -232,7 +236,7 @@ def reverse_annealing(
         )
     rows = state.repeat(chains, *[1] * (state.ndim - 1))
     _, moved = path.advance(rows, betas[0], betas[0], moves)
-    ratios, _ = _anneal(path, moved, betas, moves)
+    ratios, _ = _anneal(path, moved, betas, moves, at_once)
     value = path.log_weight(state) - path.log_z() + ratios.unflatten(0, (chains, -1)).logsumexp(0) - math.log(chains)
     measure = "mass" if law.support.is_discrete else "density"
     return Score(value, "unbiased", particles=chains, measure=measure)
@@ -257,13 +261,17 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
     return betas
 
 
-def _anneal(path: Path, state: Tensor, betas: Tensor, moves: int) -> tuple[Tensor, Tensor]:
+def _anneal(path: Path, states: Tensor, betas: Tensor, moves: int, at_once: int) -> tuple[Tensor, Tensor]:
     """Log ratios of the weights at the ends of a path, summed along chains, and the ends of these."""
-    total: Tensor | float = 0.0
-    for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):
-        ratio, state = path.advance(state, old, new, moves)
-        total = total + ratio
-    return torch.as_tensor(total), state
+    totals, ends = [], []
+    for state in states.split(max(1, at_once)):
+        total: Tensor | float = 0.0
+        for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):
+            ratio, state = path.advance(state, old, new, moves)
+            total = total + ratio
+        totals.append(total)
+        ends.append(state)
+    return torch.cat(totals), torch.cat(ends)
 
 
 def _log_mean(weights: Tensor) -> float:
