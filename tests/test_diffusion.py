@@ -12,7 +12,7 @@ from torch import nn
 
 from probgen.core.density import density, log_likelihood
 from probgen.distributions.diffusion.diffused import Diffused
-from probgen.distributions.diffusion.predictions import EDM, Epsilon, Original, Velocity
+from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original, Velocity
 from probgen.distributions.diffusion.process import Process
 from probgen.distributions.diffusion.reconstruction import LevelReconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver
@@ -393,3 +393,19 @@ def test_edm_trains_at_log_normal_noise():
 def test_the_default_sampler_takes_the_steps_of_the_chain():
     make = partial(Diffusion, TimeMLP(2, [4]), (2,))
     assert make(steps=7).sampler == Ancestral(7) and make().sampler == Ancestral(256)
+
+
+def test_level_predictions_are_bayes_rule_for_each_variable():
+    torch.manual_seed(0)
+    prediction, levels = LevelPrediction(4), LevelReconstruction(4)
+    values = levels.embed(torch.arange(4.0))
+    for shape in ((3,), (2, 3, 3)):
+        z, logits = torch.randn(5, *shape), torch.randn(5, 4 * shape[0], *shape[1:])
+        alpha, sigma = torch.rand(2, 5, *[1] * len(shape))
+        got = prediction.original(logits, z, alpha, sigma)
+        per_level = logits.unflatten(1, (4, shape[0]))
+        masses = [per_level[:, k].exp() * (-0.5 * ((z - alpha * values[k]) / sigma).square()).exp() for k in range(4)]
+        guess = sum(mass * value for mass, value in zip(masses, values, strict=True)) / sum(masses)
+        torch.testing.assert_close(got, guess)
+    with pytest.raises(NotImplementedError):
+        prediction.output(z, z, alpha, sigma)

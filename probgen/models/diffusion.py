@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -34,7 +33,7 @@ class Diffusion(DistributionModule):
     likelihoods. ``log_prob`` is an estimate of that bound at one random time, in nats: its kind is *bound*. The
     network sees data in the units that they have: standardise them (:class:`Standardised
     <probgen.models.standardised.Standardised>`), scale pixels to [-1, 1], or give ``reconstruction=
-    LevelReconstruction(levels)`` for integers, which are then scored by their mass.
+    LevelReconstruction(levels)`` for integers, which are then scored by their mass, best with ``LevelPrediction``.
 
     ``gen(context).using(DDIM(20)).sample((n,))`` samples in another way than ``gen.sampler``; ``impute`` draws missing
     entries by RePaint; ``gen(context).encode(x)`` and ``decode(z)`` follow the probability-flow equation, of which
@@ -51,7 +50,8 @@ class Diffusion(DistributionModule):
     schedule : Schedule
         Levels of signal and noise; default: :class:`CosineSchedule <probgen.nn.schedules.CosineSchedule>`.
     prediction : Prediction
-        What the network predicts: ``Velocity()``, ``Epsilon()``, ``Original()``, ``EDM(sigma_data)``.
+        What the network predicts: ``Velocity()``, ``Epsilon()``, ``Original()``, ``EDM(sigma_data)``; for integers
+        ``LevelPrediction(levels)``.
     steps : int, optional
         Number T of steps of the chain that is scored; ``None``: continuous time.
     sampler : Sampler, optional
@@ -270,5 +270,5 @@ class ProbabilityFlow(DistributionModule):
         self.context_ndim = diffusion.context_ndim
 
     def forward(self, context: Tensor | None = None) -> ReverseFlow:
-        parameters: list[Any] = [*self.diffusion.parameters(), *([] if context is None else [context])]
+        parameters = lambda: [*self.diffusion.parameters(), *([] if context is None else [context])]  # noqa: E731
         return ReverseFlow(self.diffusion(context), self.solver, self.probes, parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probgen.distributions.diffusion.predictions import EDM, Epsilon, Original
+from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original
 from probgen.distributions.diffusion.reconstruction import LevelReconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
 from probgen.distributions.diffusion.times import LogNormalTimes
@@ -59,7 +59,13 @@ GAUSSIAN = [
     ),
     Member(
         "Diffusion of integers",
-        lambda: Diffusion(tiny(3), (3,), reconstruction=LevelReconstruction(5), sampler=DPMSolver(3)),
+        lambda: Diffusion(
+            tiny(3, outputs=15),
+            (3,),
+            prediction=LevelPrediction(5),
+            reconstruction=LevelReconstruction(5),
+            sampler=DPMSolver(3),
+        ),
         levels(5, 3),
     ),
     Member(

@@ -21,14 +21,14 @@ def prior_divergence(process: Process, x: Tensor) -> Tensor:
     return process.total(share * (x.square() - 1) + softplus(log_snr)) / 2
 
 
-def integrated_error(process: Process, x: Tensor, shares: Tensor) -> Tensor:
+def integrated_error(process: Process, x: Tensor, shares: Tensor, resolved: float) -> Tensor:
     r"""The divergence of infinitely many steps, which depends on the ends of the schedule alone.
 
     .. math:: \frac12 \int_{\lambda_1}^{\lambda_0} e^\lambda\, E |x - \hat x|^2\, d\lambda
 
     estimated at :math:`\lambda_1 + r (\lambda_0 - \lambda_1)` for uniform ``shares`` r ``(*batch,)``. What the best
     denoiser of standard normal data would lose at that level, of which the integral is known, is taken off as a
-    control variate: it has most of the variance.
+    control variate: it has most of the variance. Above the ratio ``resolved`` it is not: there, nothing is lost.
 
     Kingma, Salimans, Poole, Ho (2021), https://arxiv.org/abs/2107.00630, equation 18.
     """
@@ -36,13 +36,14 @@ def integrated_error(process: Process, x: Tensor, shares: Tensor) -> Tensor:
     log_snr = low + shares * (high - low)
     t, noise = process.schedule.time(log_snr).clamp(0, 1), torch.randn_like(x)
     guess = process.denoise(process.noised(x, noise, t), t)
-    errors = process.wide(log_snr.exp()) * (x - guess).square() - _linear_error(process, x, noise, log_snr)
-    known = high.sigmoid() - low.sigmoid()
-    rest = softplus(high) - softplus(low) - known
+    off = process.wide(log_snr < resolved) * _linear_error(process, x, noise, log_snr)
+    errors, top = process.wide(log_snr.exp()) * (x - guess).square() - off, high.clamp(max=resolved)
+    known = top.sigmoid() - low.sigmoid()
+    rest = softplus(top) - softplus(low) - known
     return process.total((high - low) * errors + known * x.square() + rest) / 2
 
 
-def summed_divergence(process: Process, x: Tensor, steps: int, shares: Tensor) -> Tensor:
+def summed_divergence(process: Process, x: Tensor, steps: int, shares: Tensor, resolved: float) -> Tensor:
     r"""The sum of the divergences of all steps.
 
     .. math:: \sum_{i=1}^T \mathrm{KL}\big(q(z_{i-1} \mid z_i, x) \,\|\, p(z_{i-1} \mid z_i)\big)
@@ -57,9 +58,10 @@ def summed_divergence(process: Process, x: Tensor, steps: int, shares: Tensor) -
     index = torch.bucketize(shares, probabilities.cumsum(0)[:-1])
     t, s = places[index + 1], places[index]
     guess, raw = process.outputs(process.noised(x, noise, t), t)
-    off = process.wide(gains[index]) * _linear_error(process, x, noise, levels[index + 1]) / 2
+    used = gains * (levels[1:] < resolved)
+    off = process.wide(used[index]) * _linear_error(process, x, noise, levels[index + 1]) / 2
     entries = (divergences(process, x, guess, raw, t, s) - off) / process.wide(probabilities[index])
-    known, rest = (gains * shown * (1 - shown)).sum(), (gains * shown.square()).sum()
+    known, rest = (used * shown * (1 - shown)).sum(), (used * shown.square()).sum()
     return process.total(entries + (known * x.square() + rest) / 2)
 
 

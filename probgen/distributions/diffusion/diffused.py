@@ -169,8 +169,8 @@ class Diffused(dist.TorchDistribution):
         """L(x) at one random level of noise."""
         shares = UniformTimes()(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y)
         if self.steps is None:
-            return integrated_error(self.process, y, shares)
-        return summed_divergence(self.process, y, self.steps, shares)
+            return integrated_error(self.process, y, shares, self.reconstruction.resolved)
+        return summed_divergence(self.process, y, self.steps, shares, self.reconstruction.resolved)
 
     def _step(self, t: Tensor) -> Tensor:
         """Numbers 1, ..., T of steps from uniform times."""

@@ -136,3 +136,46 @@ class EDM:
         ratio, data = sigma / alpha, self.sigma_data
         total = ratio.square() + data**2
         return data**2 / total, ratio * data * total.rsqrt()
+
+
+@dataclass(frozen=True)
+class LevelPrediction(_Scaled):
+    r"""The network predicts what other variables tell about integers; the noisy variable itself tells the rest.
+
+    .. math:: \hat x_d = \sum_k y_k\, P_{dk}, \qquad
+              P_{dk} \propto \exp\Big(F_{dk}(z, t) - \frac{(z_d - \alpha y_k)^2}{2 \sigma^2}\Big)
+
+    for data among K equally spaced levels :math:`y_k` from a to b, as ``LevelReconstruction`` makes them. At little
+    noise the guess is right whatever the network says. The network returns K times the channels: ``(*batch, K * C,
+    *rest)`` for events ``(C, *rest)``. The simple loss is :math:`|\hat x - x|^2`.
+
+    Parameters
+    ----------
+    levels : int
+        Number K.
+    low, high : float
+        a and b.
+
+    >>> z, one = torch.tensor([0.9, 0.1]), torch.ones(1)
+    >>> LevelPrediction(3).original(torch.zeros(6), z, one, one / 4).round(decimals=2)
+    tensor([1.0000, 0.0000])
+    """
+
+    levels: int
+    low: float = -1.0
+    high: float = 1.0
+
+    def original(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        at = next(d for d in range(-z.ndim, 0) if output.shape[d] != z.shape[d])
+        logits = output.unflatten(at, (self.levels, z.shape[at]))
+        values = torch.linspace(self.low, self.high, self.levels, dtype=z.dtype, device=z.device)
+        values = values.reshape(-1, *[1] * -at)
+        signal, noise, seen = (part.unsqueeze(at - 1) for part in (alpha, sigma, z))
+        shares = (logits - 0.5 * ((seen - signal * values) / noise).square()).softmax(at - 1)
+        return (shares * values).sum(at - 1)
+
+    def output(self, x: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        raise NotImplementedError("many outputs tell the same expected level; use another prediction")
+
+    def weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return torch.ones_like(alpha)

@@ -44,13 +44,14 @@ class ReverseFlow(dist.TorchDistribution):
     arg_constraints: dict = {}
     has_rsample = False
     density = "approximate"
+    costly_density = True
 
     def __init__(
         self,
         diffused: Diffused,
         solver: Solver,
         probes: Callable[[Tensor], Tensor],
-        parameters: Sequence[Tensor] = (),
+        parameters: Callable[[], Sequence[Tensor]] = tuple,
     ):
         if not isinstance(diffused.reconstruction, GaussianReconstruction):
             raise ValueError(
@@ -58,7 +59,7 @@ class ReverseFlow(dist.TorchDistribution):
                 "Quantised(ProbabilityFlow(...)) with a GaussianReconstruction"
             )
         self.diffused = diffused
-        self.transform = ContinuousTransform(self._velocity, solver, probes, parameters)
+        self.transform = ContinuousTransform(self._velocity, solver, probes, parameters, len(diffused.event_shape))
         super().__init__(diffused.batch_shape, diffused.event_shape, validate_args=False)
 
     @constraints.dependent_property
@@ -69,9 +70,9 @@ class ReverseFlow(dist.TorchDistribution):
         check_event(x, self.event_shape)
         refuse_missing(x)
         x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
-        (alpha, scale), lead = self._ends(x), x.shape[: x.ndim - len(self.event_shape)]
-        z, ladj = self.transform.call_and_ladj((alpha * x).reshape(*lead, -1))
-        standard = self.diffused.noise.log_prob((z / scale).reshape(x.shape))
+        alpha, scale = self._ends(x)
+        z, ladj = self.transform.call_and_ladj(alpha * x)
+        standard = self.diffused.noise.log_prob(z / scale)
         return standard + ladj + self.event_shape.numel() * (alpha.log() - scale.log())
 
     def denoising_loss(self, x: Tensor) -> Tensor:
@@ -81,9 +82,14 @@ class ReverseFlow(dist.TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         noise = self.diffused.noise.sample(torch.Size(sample_shape))
-        (alpha, scale), lead = self._ends(noise), noise.shape[: noise.ndim - len(self.event_shape)]
-        z = self.transform.inv((scale * noise).reshape(*lead, -1))
-        return (z / alpha).reshape(noise.shape)
+        alpha, scale = self._ends(noise)
+        return self.transform.inv(scale * noise) / alpha
+
+    def using(self, solver: Solver) -> ReverseFlow:
+        """The same law with its equation solved in another way."""
+        new = copy.copy(self)
+        new.transform = self.transform.using(solver)
+        return new
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ReverseFlow:
         new = copy.copy(self)
@@ -92,11 +98,10 @@ class ReverseFlow(dist.TorchDistribution):
         return new
 
     def _velocity(self, t: Tensor, z: Tensor) -> Tensor:
-        process = self.diffused.process
-        z, t = z.reshape(*z.shape[:-1], *self.event_shape), t.to(z.dtype)
+        process, t = self.diffused.process, t.to(z.dtype)
         x, (alpha, sigma) = process.denoise(z, t), process.schedule(t)
         signal, noise = process.rates(t)
-        return (signal * x + noise * (z - alpha * x) / sigma).flatten(-len(self.event_shape))
+        return signal * x + noise * (z - alpha * x) / sigma
 
     def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The signal at time 0, and the standard deviation at time 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,10 @@ class Reconstruction(Protocol):
     @property
     def support(self) -> constraints.Constraint:
         """Where single variables lie."""
+
+    @property
+    def resolved(self) -> float:
+        """The log signal-to-noise ratio above which noisy data give the data away; infinity where none does."""
 
     def embed(self, x: Tensor) -> Tensor:
         """The data as real numbers y, to which noise is added."""
@@ -42,6 +47,7 @@ class GaussianReconstruction:
     """
 
     support = constraints.real
+    resolved = math.inf
 
     def embed(self, x: Tensor) -> Tensor:
         return x
@@ -86,6 +92,10 @@ class LevelReconstruction:
     @property
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.levels - 1)
+
+    @property
+    def resolved(self) -> float:
+        return -2 * math.log((self.high - self.low) / (self.levels - 1) / 4)
 
     def embed(self, x: Tensor) -> Tensor:
         return self.low + x * ((self.high - self.low) / (self.levels - 1))
