@@ -21,6 +21,7 @@ from probgen.nn.augment import Jitter
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.adversary import Adversary
+from probgen.objectives.elbo import linear_warmup
 from probgen.objectives.games import FDivergence, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from probgen.objectives.regularisers import R1, R2, GradientPenalty
 from probgen.train.fit import adam, fit
@@ -397,6 +398,27 @@ def test_information_is_the_log_probability_of_the_code_of_a_dream():
     expected = torch.autograd.grad(-2.5 * log_q, parts)
     torch.testing.assert_close(terms[1][0] - terms[0][0], -2.5 * log_q)
     assert_same([b - a for a, b in zip(terms[0][1], terms[1][1], strict=True)], expected)
+
+
+def test_information_may_wait():
+    """A weight that rises with the steps, in a graph too: the first loss has none of it, the second has half."""
+    generator = GAN(SideBySide(MLP(2 + 3, [6], 2)), standard_normal(2), (2,))
+    gen, critic = InfoGAN(generator, Codes([3]), Codes([3], net=MLP(2, [6], 3))), MLP(2, [6], 1)
+    x, losses = torch.randn(ROWS, 2), {}
+    for information in (0.0, 2.0, linear_warmup(2, 0.0, 2.0)):
+        objective = Adversarial(critic, information=information)
+        with assume_missing(False):
+            run = (
+                record(objective(gen.model, gen.guide), x) if callable(information) else objective(gen.model, gen.guide)
+            )
+        objective.step.zero_()  # recording is a run
+        for _ in range(2):
+            torch.manual_seed(7)
+            losses.setdefault(information, []).append(run(x).detach())
+        torch.manual_seed(7)
+        losses[information].append(objective.eval()(gen.model, gen.guide)(x).detach())
+    none, all_, rising = losses.values()
+    torch.testing.assert_close(torch.stack(rising), torch.stack([none[0], (none[0] + all_[0]) / 2, all_[0]]))
 
 
 def test_information_needs_a_guide():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,9 +44,11 @@ class Adversarial(Objective):
         The generator learns at every so many-th step, the critic at each: the loss of the other steps has no gradient
         for the model, which optimizers then leave alone. Losses that look at a step count are not compiled; with 1
         they do not.
-    information : float
+    information : float or callable
         Weight :math:`\lambda` of how well the guide tells the latents of a fake from the fake (InfoGAN): a lower bound
-        of their mutual information, which model and guide raise together.
+        of their mutual information, which model and guide raise together. A number, or a function of the step count (a
+        0-dim tensor, from 0) such as :func:`linear_warmup <probgen.objectives.elbo.linear_warmup>`; in eval mode its
+        value at infinity counts.
 
     Raises
     ------
@@ -80,10 +83,10 @@ class Adversarial(Objective):
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
         critic_steps: int = 1,
-        information: float = 0.0,
+        information: float | Callable[[Tensor], Tensor] = 0.0,
     ):
         super().__init__()
-        if critic_steps < 1 or information < 0:
+        if critic_steps < 1 or (not callable(information) and information < 0):
             raise ValueError(f"expected critic_steps >= 1 and information >= 0, got {critic_steps} and {information}")
         self.adversary = Adversary(critic, game, regularisers=regularisers, packing=packing, augment=augment)
         self.critic_steps, self.information = critic_steps, information
@@ -98,19 +101,28 @@ class Adversarial(Objective):
         self.train(training)
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        information = self._weight()
         both = self._generators_turn()
         drawn = dream(model, batch, self, differentiable=both)
         loss = len(drawn.real) * self.adversary(drawn.real, drawn.fake, *drawn.context, both=both)
         if self.information and both:
-            loss = loss - self.information * self._told(guide, batch, drawn)
+            loss = loss - information * self._told(guide, batch, drawn)
         return loss
 
+    def _weight(self) -> float | Tensor:
+        """The weight of the information in this step."""
+        if not callable(self.information):
+            return self.information
+        kind = torch.get_default_dtype()
+        step = self.step.to(kind) if self.training else torch.full_like(self.step, math.inf, dtype=kind)
+        return self.information(step)
+
     def _generators_turn(self) -> bool:
-        """Whether the generator learns in this step; only then a value is read when there is something to count."""
-        if self.critic_steps == 1 or not self.training:
+        """Whether the generator learns in this step: the count is read only where critic and generator take turns."""
+        if not self.training or (self.critic_steps == 1 and not callable(self.information)):
             return True
         self.step.add_(1)
-        return int(self.step) % self.critic_steps == 0
+        return self.critic_steps == 1 or int(self.step) % self.critic_steps == 0
 
     def _told(self, guide: Callable[..., Any], batch: tuple, drawn: Dream) -> Tensor:
         """log q(z' | x') of the dream, summed; gradients pass through x' too."""
