@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probgen.samplers.langevin import LogWeight, Moved, event_sum, moved, value_and_score, wide
+from probgen.samplers.langevin import LogWeight, Moved, event_sum, value_and_score, wide
 
 
 def hmc(
@@ -80,11 +80,11 @@ def _leapfrog(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Position, momentum, log weight and score at the end of a trajectory of the free coordinates."""
     gate = step if free is None else step * free.to(x.dtype)
-    momentum, value = moved(momentum, gate / 2, score), score
+    momentum, value = momentum + gate / 2 * score, score
     for index in range(leapfrogs):
-        x = moved(x, step, momentum)
+        x = x + step * momentum
         value, score = value_and_score(log_weight, x)
-        momentum = moved(momentum, gate if index < leapfrogs - 1 else gate / 2, score)
+        momentum = momentum + (gate if index < leapfrogs - 1 else gate / 2) * score
     return x, momentum, value, score
 
 

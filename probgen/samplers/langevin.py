@@ -37,11 +37,6 @@ def wide(value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(*value.shape, *[1] * (x.ndim - value.ndim))
 
 
-def moved(x: Tensor, step: float | Tensor, direction: Tensor) -> Tensor:
-    """``x + step * direction``, as one operation where the step is a number."""
-    return x + step * direction if isinstance(step, Tensor) else torch.add(x, direction, alpha=step)
-
-
 def event_sum(value: Tensor, lead: int) -> Tensor:
     """The sum over all dims but the first ``lead`` ones."""
     return value.flatten(lead).sum(-1) if value.ndim > lead else value
@@ -93,7 +88,7 @@ def langevin(
     for _ in range(steps):
         _, score = value_and_score(log_weight, x)
         score = score if clip is None else score.clamp(-clip, clip)
-        other = moved(moved(x, step / 2, score), scale, torch.randn_like(x))
+        other = x + step / 2 * score + scale * torch.randn_like(x)  # inductor drops an alpha of add beside a product
         x = other if free is None else torch.where(free, other, x)
     return x
 
@@ -125,10 +120,10 @@ def mala(log_weight: LogWeight, x: Tensor, steps: int, *, step: float | Tensor, 
     accepted = torch.zeros_like(value)
     for _ in range(steps):
         noise = torch.randn_like(x) * step**0.5
-        other = moved(x, step / 2, score) + noise
+        other = x + step / 2 * score + noise
         other = other if free is None else torch.where(free, other, x)
         new_value, new_score = value_and_score(log_weight, other)
-        there, back = (noise.square(), moved(other - x, step / 2, new_score).square())
+        there, back = (noise.square(), (other - x + step / 2 * new_score).square())
         excess = (there - back) / (2 * step)
         ratio = new_value - value + event_sum(excess if free is None else torch.where(free, excess, 0.0), value.ndim)
         yes = torch.rand_like(ratio).log() < ratio

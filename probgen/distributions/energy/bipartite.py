@@ -51,7 +51,8 @@ class Bipartite(NamedTuple):
     @property
     def batch(self) -> torch.Size:
         """Batch dims of the parameters."""
-        return torch.broadcast_shapes(self.visible.batch, self.bias.shape[:-1])
+        one, other = self.visible.batch, self.bias.shape[:-1]
+        return one if one == other else torch.broadcast_shapes(one, other)
 
     def excitation(self, v: Tensor) -> Tensor:
         """Input of the hidden units: ``(*lead, D) -> (*lead, H)``."""

@@ -162,7 +162,9 @@ class Boltzmann(dist.TorchDistribution):
         return state[..., : self.event_shape.numel()].unflatten(-1, self.event_shape)
 
     def _spread(self, value: Tensor, x: Tensor) -> Tensor:
-        return value.expand(torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape))
+        lead = x.shape[: x.ndim - len(self.event_shape)]
+        plain = lead == value.shape and self.batch_shape in (lead, torch.Size())
+        return value if plain else value.expand(torch.broadcast_shapes(lead, self.batch_shape))
 
 
 class ExactBoltzmann(Boltzmann):

@@ -88,11 +88,11 @@ class EnergyLaw(dist.TorchDistribution):
                 "expected complete rows, got NaN (missing): what is not normalised cannot be integrated; complete the "
                 "rows first: impute()"
             )
-        return self._log_weight(x).expand(torch.broadcast_shapes(self._lead(x), self.batch_shape))
+        return self._spread(self._log_weight(x), x)
 
     def energy(self, x: Tensor) -> Tensor:
         """E of rows: ``(*batch, *event) -> (*batch,)``."""
-        return self.function(self._widened(x)).expand(torch.broadcast_shapes(self._lead(x), self.batch_shape))
+        return self._spread(self.function(self._widened(x)), x)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.states(sample_shape)
@@ -157,6 +157,10 @@ class EnergyLaw(dist.TorchDistribution):
     def _widened(self, x: Tensor) -> Tensor:
         """Rows that broadcast with what the energy closes over."""
         return x.expand(torch.broadcast_shapes(self._lead(x), self.inner) + self.event_shape) if self.inner else x
+
+    def _spread(self, value: Tensor, x: Tensor) -> Tensor:
+        plain = self._lead(x) == value.shape and self.batch_shape in (value.shape, torch.Size())
+        return value if plain else value.expand(torch.broadcast_shapes(self._lead(x), self.batch_shape))
 
     def _lead(self, x: Tensor) -> torch.Size:
         return x.shape[: x.ndim - len(self.event_shape)]
