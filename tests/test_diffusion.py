@@ -253,8 +253,7 @@ def test_resumed_training_is_bit_for_bit_the_same(variance, tmp_path):
     assert all(torch.equal(value, losses[1][1][name]) for name, value in losses[0][1].items())
 
 
-@pytest.mark.parametrize("objective", [Denoising, ELBO])
-@pytest.mark.parametrize("steps", [None, 5])
+@pytest.mark.parametrize(("objective", "steps"), [(Denoising, None), (ELBO, None), (ELBO, 5)])
 def test_the_loss_as_one_graph_is_the_loss(objective, steps, monkeypatch):
     from probgen.core.graphs.graph import Compiled
 
