@@ -124,15 +124,20 @@ def classifier(images: Tensor, labels: Tensor, work: Path) -> Classifier:
 
 
 def halved(sampler: Callable[[int], object]) -> Callable[[int], object]:
-    """Two calls of the network a step: an odd number of calls is not used up."""
+    """Two calls of the network a step."""
     return lambda calls: sampler(calls // 2)
+
+
+def heun(**options: object) -> Callable[[int], object]:
+    """Two calls of the network a step but the last, which has one."""
+    return lambda calls: Heun((calls + 1) // 2, **options)
 
 
 SAMPLERS: dict[str, tuple[str, Callable[[int], object]]] = {
     "ancestral (DDPM)": ("diffusion", Ancestral),
     "DDIM": ("diffusion", DDIM),
-    "Heun, even times": ("diffusion", halved(Heun)),
-    "Heun, Karras times": ("diffusion", halved(lambda steps: Heun(steps, times=KarrasSteps()))),
+    "Heun, even times": ("diffusion", heun()),
+    "Heun, Karras times": ("diffusion", heun(times=KarrasSteps())),
     "DPM-Solver++, even times": ("diffusion", DPMSolver),
     "DPM-Solver++, even log SNR": ("diffusion", lambda calls: DPMSolver(calls, times=log_snr_steps)),
     "flow matching, Euler": ("flow matching", Euler),

@@ -106,12 +106,19 @@ def ddim(denoise: Denoise, z: Tensor, grid: Grid, eta: float = 0.0) -> Tensor:
     return z
 
 
-def heun(denoise: Denoise, z: Tensor, grid: Grid, raised: Grid | None = None, inflation: float = 1.0) -> Tensor:
+def heun(
+    denoise: Denoise,
+    z: Tensor,
+    grid: Grid,
+    raised: Grid | None = None,
+    inflation: float = 1.0,
+    correct_last: bool = False,
+) -> Tensor:
     r"""Heun's method, of second order, for the probability-flow equation in :math:`y = z / \alpha`.
 
     .. math:: \frac{dy}{d\varsigma} = \frac{y - \hat x}{\varsigma}, \qquad \varsigma = \frac{\sigma}{\alpha}
 
-    Two calls of the denoiser a step.
+    Two calls of the denoiser a step, and one for the last.
 
     Parameters
     ----------
@@ -121,6 +128,8 @@ def heun(denoise: Denoise, z: Tensor, grid: Grid, raised: Grid | None = None, in
         Noisier levels ``(N,)`` to which fresh noise lifts the state before each step ("churn").
     inflation : float
         Factor of the standard deviation of that noise.
+    correct_last : bool
+        Whether the last step is corrected too; where it ends with next to no noise, Euler's step is the better one.
 
     References
     ----------
@@ -130,8 +139,9 @@ def heun(denoise: Denoise, z: Tensor, grid: Grid, raised: Grid | None = None, in
     >>> heun(lambda z, t: torch.zeros_like(z), torch.ones(1), grid)
     tensor([0.5000])
     """
-    lifted = itertools.repeat(None) if raised is None else (Node(*levels) for levels in zip(*raised, strict=True))
-    for (here, there), lift in zip(grid.steps(), lifted, strict=False):
+    steps = list(grid.steps())
+    lifted = [None] * len(steps) if raised is None else [Node(*levels) for levels in zip(*raised, strict=True)]
+    for index, ((here, there), lift) in enumerate(zip(steps, lifted, strict=True)):
         y = z / here.alpha
         if lift is not None:
             added = (lift.ratio.square() - here.ratio.square()).clamp(min=0).sqrt()
@@ -139,8 +149,10 @@ def heun(denoise: Denoise, z: Tensor, grid: Grid, raised: Grid | None = None, in
         size = there.ratio - here.ratio
         slope = (y - denoise(here.alpha * y, here.time)) / here.ratio
         ahead = y + size * slope
-        corrected = (ahead - denoise(there.alpha * ahead, there.time)) / there.ratio
-        z = there.alpha * (y + size * (slope + corrected) / 2)
+        if correct_last or index + 1 < len(steps):
+            corrected = (ahead - denoise(there.alpha * ahead, there.time)) / there.ratio
+            ahead = y + size * (slope + corrected) / 2
+        z = there.alpha * ahead
     return z
 
 

@@ -75,7 +75,7 @@ class DDIM:
 
 @dataclass(frozen=True)
 class Heun:
-    r"""The second-order method of EDM, with fresh noise before each step by ``churn``; two calls of the network each.
+    r"""The second-order method of EDM, with fresh noise before each step by ``churn``; 2 N - 1 calls of the network.
 
     Karras, Aittala, Aila, Laine (2022), https://arxiv.org/abs/2206.00364, algorithm 2
 
@@ -109,7 +109,7 @@ class Heun:
     def encode(self, process: Process, z: Tensor) -> Tensor:
         """From time 0 to time 1, without fresh noise."""
         _check_deterministic(self.churn, "churn")
-        return heun(process.denoise, z, _rising(_grid(self, process, z)))
+        return heun(process.denoise, z, _rising(_grid(self, process, z)), correct_last=True)
 
     def _raised(self, process: Process, path: Grid) -> Grid:
         ratios = (path.sigmas / path.alphas)[:-1]
