@@ -164,12 +164,26 @@ def test_mmd_standard_error_is_the_spread_over_samples():
     assert np.mean([each.stderr for each in found]) == pytest.approx(spread, rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["frechet", "mmd", "energy", "sliced"])
+def test_standard_errors_under_one_law_are_the_spread_and_not_twice_it(name):
+    """There the linear part, which makes the error elsewhere, is noise alone."""
+    compare = {
+        "frechet": frechet_distance,
+        "mmd": lambda x, y: mmd_test(x, y, permutations=60, splits=0),
+        "energy": lambda x, y: energy_test(x, y, permutations=60, splits=0),
+        "sliced": lambda x, y: sliced_wasserstein(x, y, projections=32),
+    }[name]
+    found = [compare(torch.randn(100, 3), torch.randn(130, 3)) for _ in range(120)]
+    spread = np.std([each.value for each in found])
+    assert 0.8 * spread < np.mean([each.stderr for each in found]) < 1.5 * spread
+
+
 # ---- tests under one law and under two
 
 TESTS = {
     "mmd": lambda x, y: mmd_test(x, y, permutations=99, splits=0),
     "energy": lambda x, y: energy_test(x, y, permutations=99, splits=0),
-    "logistic": lambda x, y: classifier_two_sample_test(x, y, permutations=99, splits=0),
+    "logistic": lambda x, y: classifier_two_sample_test(x, y, classifier=Logistic(steps=12), permutations=99, splits=0),
     "neighbours": lambda x, y: classifier_two_sample_test(
         x, y, classifier=NearestNeighbours(5), permutations=99, splits=0
     ),

@@ -14,6 +14,7 @@ from probgen.evaluate.two_sample.rows import (
     MEMORY,
     Z95,
     Features,
+    beyond,
     centred,
     chunk_rows,
     features_of,
@@ -22,6 +23,8 @@ from probgen.evaluate.two_sample.rows import (
     interval,
     raw,
 )
+
+SOME = 20  # permutations whose standard errors are computed too
 
 
 def kernel_distance(
@@ -129,7 +132,8 @@ def mmd_test(
 
     The statistic is that of :func:`kernel_distance` on all rows. The p-value is the rank of the value among those of
     ``permutations`` random exchanges of rows between the samples, all from one pass over the kernel matrix. It is exact
-    at any number of rows. The standard error is that of the linear part, with the spread of the permutations.
+    at any number of rows. The standard error is that of the linear part beyond what it has under permutations, with the
+    spread of the permutations.
 
     Parameters
     ----------
@@ -196,7 +200,7 @@ def _permutation_test(
     name: str, kernel: Kernel, rows: list[Tensor], permutations: int, splits: int, seed: int, memory: int
 ) -> TwoSample:
     first, second = rows[:2]
-    values, stderr = _permuted(kernel, first, second, permutations, seed, memory)
+    values, errors = _permuted(kernel, first, second, permutations, seed, memory)
     value, null = values[0].item(), values[1:]
     p_value = (1 + (null >= values[0]).sum().item()) / (1 + len(null)) if permutations else None
 
@@ -204,15 +208,17 @@ def _permutation_test(
         return _permuted(kernel, one, other, 0, seed, memory)[0].item()
 
     floor = floor_of(statistic, rows, splits=splits, seed=seed)
-    error = interval(value, stderr, null.std().item() if len(null) > 1 else floor.spread)
+    spread = null.std().item() if len(null) > 1 else floor.spread
+    by_chance = errors[1:].square().mean().sqrt().item() if len(errors) > 1 else 0.0
+    error = interval(value, beyond(errors[0].item(), by_chance, spread))
     sizes = len(first), len(second)
     return TwoSample(name, value, **error, floor=floor.mean, p_value=p_value, rows=sizes, floor_rows=floor.rows)
 
 
 def _permuted(
     kernel: Kernel, first: Tensor, second: Tensor, permutations: int, seed: int, memory: int
-) -> tuple[Tensor, float]:
-    """The unbiased statistic of the samples and of random exchanges, ``(1 + permutations,)``; its standard error."""
+) -> tuple[Tensor, Tensor]:
+    """The unbiased statistic of the samples and of random exchanges, ``(1 + permutations,)``; some standard errors."""
     pooled, n, m = torch.cat([first, second]), len(first), len(second)
     chosen = _labellings(n, n + m, permutations, seed).to(pooled.device)
     inner, outer, diagonal, own, sums = 0.0, 0.0, 0.0, [], []
@@ -224,12 +230,14 @@ def _permuted(
         self_terms = matrix[torch.arange(len(part)), torch.arange(place.start, place.stop)]
         diagonal = diagonal + self_terms @ chosen[place]
         own += self_terms.tolist()
-        sums.append(torch.stack([both[:, 0], matrix.sum(1)]))
-    with_first, with_all = torch.cat(sums, 1)
+        sums.append(torch.cat([matrix.sum(1, keepdim=True), both[:, : 1 + SOME]], 1))
+    with_all, *with_first = torch.cat(sums).T
     rest, trace = with_all.sum() - 2 * outer + inner, sum(own)
     within = (inner - diagonal) / (n * (n - 1)) + (rest - (trace - diagonal)) / (m * (m - 1))
     values = within - 2 * (outer - inner) / (n * m)
-    return values, _linear_error(with_first, with_all, torch.tensor(own).to(with_all), n, m)
+    place, itself = chosen.bool(), torch.tensor(own).to(with_all)
+    errors = [_linear_error(sums, with_all, itself, place[:, i], n, m) for i, sums in enumerate(with_first)]
+    return values, torch.stack(errors)
 
 
 def _labellings(chosen: int, total: int, permutations: int, seed: int) -> Tensor:
@@ -238,9 +246,9 @@ def _labellings(chosen: int, total: int, permutations: int, seed: int) -> Tensor
     return torch.cat([torch.arange(total)[None], keys]).lt(chosen).T.double()
 
 
-def _linear_error(with_first: Tensor, with_all: Tensor, own: Tensor, n: int, m: int) -> float:
+def _linear_error(with_first: Tensor, with_all: Tensor, own: Tensor, is_first: Tensor, n: int, m: int) -> Tensor:
     """Standard error from the mean of the kernel between each row and either sample."""
     with_second = with_all - with_first
-    in_first = (with_first[:n] - own[:n]) / (n - 1) - with_second[:n] / m
-    in_second = (with_second[n:] - own[n:]) / (m - 1) - with_first[n:] / n
-    return (4 * (in_first.var() / n + in_second.var() / m)).sqrt().item()
+    in_first = ((with_first - own) / (n - 1) - with_second / m)[is_first]
+    in_second = ((with_second - own) / (m - 1) - with_first / n)[~is_first]
+    return (4 * (in_first.var() / n + in_second.var() / m)).sqrt()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Features, features_of, floor_of, interval, raw
+from probgen.evaluate.two_sample.rows import Features, beyond, features_of, floors_of, interval, raw
 
 
 def frechet_distance(
@@ -29,8 +30,8 @@ def frechet_distance(
     The estimate is too large, by about :math:`c\,(1/N + 1/M)`: that is the floor, and also what remains for a perfect
     model. Compare values of equal N and M only, and look at ``excess``. The matrix root is exact (from eigenvalues).
 
-    The standard error is that of the linear part of the statistic (its influence function in both samples), together
-    with the spread of the floor over the splits, which is what counts close to it.
+    The standard error is that of the linear part of the statistic (its influence function in both samples), less what
+    that part has for real rows against real rows, and with the spread of the floor over the splits.
 
     Parameters
     ----------
@@ -72,13 +73,10 @@ def frechet_distance(
     (True, True)
     """
     found = features_of(features, samples, real, reference, chunk=chunk)
-    value, stderr = _with_error(found[0], found[1], chunk)
-
-    def statistic(one: Tensor, other: Tensor) -> float:
-        return _distance(_moments(one, chunk), _moments(other, chunk))
-
-    floor = floor_of(statistic, found, splits=splits, seed=seed, rate=1.0)
-    error = interval(value, stderr, floor.spread, low=0.0)
+    statistic = partial(_with_error, chunk=chunk)
+    value, stderr = statistic(found[0], found[1])
+    floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=1.0)
+    error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
     rows = len(found[0]), len(found[1])
     return TwoSample("Fréchet distance", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows)
 

@@ -124,6 +124,15 @@ def interval(value: float, *errors: float, low: float = -math.inf, high: float =
     return {"stderr": stderr, "interval": (max(low, value - Z95 * stderr), min(high, value + Z95 * stderr))}
 
 
+def beyond(error: float, null_error: float, spread: float) -> float:
+    """Standard error from that of the linear part, and from what is not linear.
+
+    Under one law the linear part is nothing but noise, whose size is ``null_error``: it is taken off, and the spread of
+    the statistic under one law put in its place.
+    """
+    return math.sqrt(max(error**2 - null_error**2, 0.0) + spread**2)
+
+
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Squared Euclidean distances of rows: ``(N, F), (M, F) -> (N, M)``."""
     if x.shape[1] <= EXACT:

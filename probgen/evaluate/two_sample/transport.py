@@ -8,9 +8,10 @@ from torch import Tensor
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     Features,
+    beyond,
     centred,
     features_of,
-    floor_of,
+    floors_of,
     generator,
     interval,
     raw,
@@ -36,8 +37,8 @@ def sliced_wasserstein(
               \big|F^{-1}_{\theta \cdot x}(u) - F^{-1}_{\theta \cdot y}(u)\big|^p \, du\Big)^{1/p}
 
     exact for the empirical laws of any N and M, for the directions drawn. Like all plug-in distances it is too large,
-    by its floor. The standard error is that of the linear part (the dual potentials), with the spread of the floor and
-    of the directions.
+    by its floor. The standard error is that of the linear part (the dual potentials) beyond what it has for real rows
+    against real rows, with the spread of the floor and of the directions.
 
     Parameters
     ----------
@@ -76,19 +77,24 @@ def sliced_wasserstein(
     directions = torch.randn(x.shape[1], projections, generator=generator(seed)).to(x)
     directions = directions / directions.norm(dim=0)
     together = max(1, 64 * chunk // (len(x) + len(y)))
-    costs, errors = _slices(x, y, directions, power, together)
-    cost = costs.mean().item()
-    value = cost ** (1 / power)
-    slope = cost ** (1 / power - 1) / power if cost > 0 else 0.0
-    by_direction = costs.std().item() / projections**0.5 if projections > 1 and x.shape[1] > 1 else 0.0
 
-    def statistic(one: Tensor, other: Tensor) -> float:
-        return _slices(one, other, directions, power, together)[0].mean().item() ** (1 / power)
+    def statistic(one: Tensor, other: Tensor) -> tuple[float, float]:
+        costs, error = _slices(one, other, directions, power, together)
+        return _rooted(costs.mean().item(), error, power)
 
-    floor = floor_of(statistic, found, splits=splits, seed=seed, rate=0.5)
-    error = interval(value, slope * errors, slope * by_direction, floor.spread, low=0.0)
+    costs, error = _slices(x, y, directions, power, together)
+    cost, between = costs.mean().item(), costs.std(correction=0).item() / projections**0.5
+    value, stderr = _rooted(cost, error, power)
+    by_direction = _rooted(cost, between if x.shape[1] > 1 else 0.0, power)[1]
+    floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=0.5)
+    limits = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), by_direction, low=0.0)
     rows = len(x), len(y)
-    return TwoSample("sliced Wasserstein", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows)
+    return TwoSample("sliced Wasserstein", value, **limits, floor=floor.mean, rows=rows, floor_rows=floor.rows)
+
+
+def _rooted(cost: float, error: float, power: float) -> tuple[float, float]:
+    """The p-th root of a cost, and its standard error."""
+    return cost ** (1 / power), error * cost ** (1 / power - 1) / power if cost > 0 else 0.0
 
 
 def _slices(x: Tensor, y: Tensor, directions: Tensor, power: float, together: int) -> tuple[Tensor, float]:
@@ -143,8 +149,8 @@ def wasserstein(
 
     Time grows with about the cube of the rows and memory with N M: some thousands of rows. The distance between two
     samples of one law shrinks only like :math:`N^{-1/F}`: look at ``excess``, and give ``reference`` rows as many as
-    samples, because the floor is not scaled. The standard error is that of the linear part (the dual potentials), with
-    the spread of the floor; arguments as :func:`sliced_wasserstein`.
+    samples, because the floor is not scaled. The standard error is that of the linear part (the dual potentials) beyond
+    what it has for real rows against real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein`.
 
     Raises
     ------
@@ -160,17 +166,19 @@ def wasserstein(
     if power < 1:
         raise ValueError(f"expected power >= 1, got {power}")
     found = features_of(features, samples, real, reference, chunk=chunk)
-    cost, variance = _transport(found[0], found[1], power)
-    value = cost ** (1 / power)
-    slope = cost ** (1 / power - 1) / power if cost > 0 else 0.0
-    floor = floor_of(lambda *pair: _transport(*pair, power)[0] ** (1 / power), found, splits=splits, seed=seed)
-    error = interval(value, slope * variance**0.5, floor.spread, low=0.0)
+
+    def statistic(one: Tensor, other: Tensor) -> tuple[float, float]:
+        return _rooted(*_transport(one, other, power), power)
+
+    value, stderr = statistic(found[0], found[1])
+    floor, linear = floors_of(statistic, found, splits=splits, seed=seed)
+    error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
     rows = len(found[0]), len(found[1])
     return TwoSample("Wasserstein", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows)
 
 
 def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:
-    """Optimal cost, and its variance over draws of the rows to first order."""
+    """Optimal cost, and its standard error over draws of the rows to first order."""
     try:
         import ot
     except ImportError as error:
@@ -180,4 +188,4 @@ def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:
     costs = squared_distances(*centred([x.double(), y.double()])).pow(power / 2)
     cost, log = ot.emd2([], [], costs.cpu().numpy(), log=True, numItermax=10_000_000)
     variance = sum(float(torch.as_tensor(log[name]).var()) / len(log[name]) for name in "uv")
-    return float(cost), variance
+    return float(cost), variance**0.5
