@@ -369,6 +369,12 @@ def test_laws_without_a_simple_loss_are_refused(gen, message):
         Denoising()(gen.model, gen.guide)(torch.zeros(3, 2))
 
 
+def test_laws_with_one_way_of_sampling_say_so():
+    for gen in (Standardised(GaussianMixture(2, 2)), Quantised(GaussianMixture(2, 2))):
+        with pytest.raises(TypeError, match=r"several ways .* got MixtureSame"):
+            gen().using(DDIM(3))
+
+
 def test_refusals():
     gen = Diffusion(TimeMLP(2, [4]), (2,))
     for method in (gen().log_prob, gen().denoising_loss, gen().encode):

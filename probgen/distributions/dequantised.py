@@ -95,7 +95,7 @@ class Dequantised(dist.TorchDistribution):
 
     def using(self, *arguments: Any, **options: Any) -> Dequantised:
         """With another way of sampling the continuous law, where it has several."""
-        return Dequantised(self.base_dist.using(*arguments, **options), self.noise)
+        return Dequantised(sampled_otherwise(self.base_dist, *arguments, **options), self.noise)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape)).floor()
@@ -130,6 +130,17 @@ def denoising_loss_of(law: dist.TorchDistribution) -> Callable[[Tensor], Tensor]
             "train it by ELBO()"
         )
     return loss
+
+
+def sampled_otherwise(law: dist.TorchDistribution, *arguments: Any, **options: Any) -> dist.TorchDistribution:
+    """A law with another way of sampling, where it has several; raises ``TypeError`` for others."""
+    using = getattr(law, "using", None)
+    if using is None:
+        raise TypeError(
+            f"expected a law that may be sampled in several ways (a diffusion, flow matching), got "
+            f"{type(law).__name__}; drop using()"
+        )
+    return using(*arguments, **options)
 
 
 @gibbs.register(Dequantised)

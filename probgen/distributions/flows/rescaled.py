@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 from probgen.core.density import density
 from probgen.core.missing import check_event
 from probgen.distributions.conditional import conditional
-from probgen.distributions.dequantised import denoising_loss_of
+from probgen.distributions.dequantised import denoising_loss_of, sampled_otherwise
 from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.gibbs import gibbs
 
@@ -132,7 +132,7 @@ class Rescaled(dist.TorchDistribution):
 
     def using(self, *arguments: Any, **options: Any) -> Rescaled:
         """With another way of sampling the base law, where it has several."""
-        return Rescaled(self.base_dist.using(*arguments, **options), self.units)
+        return Rescaled(sampled_otherwise(self.base_dist, *arguments, **options), self.units)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
