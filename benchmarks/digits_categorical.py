@@ -86,7 +86,7 @@ def train(gen: CategoricalDiffusion, rows: Splits, options: argparse.Namespace, 
     schedule = {"steps": options.steps, "batch_size": 50, "optimizer": optimizer, "scheduler": falling, "clip": 20.0}
     validation = rows.validation.repeat(8, 1, 1, 1)
     selection = {"ema": 0.99, "validation": validation, "validate_every": 200, "patience": 10, "verdict": False}
-    return pg.fit(gen, rows.train, **schedule, **selection, seed=seed, progress=False)
+    return pg.fit(gen, rows.train, **schedule, **selection, seed=seed, progress=False, compile=options.compile)
 
 
 def save_samples(gen: CategoricalDiffusion, path: Path) -> None:
@@ -100,13 +100,14 @@ def save_samples(gen: CategoricalDiffusion, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--chain", type=int, default=500, help="steps T of the chains")
     parser.add_argument("--width", type=int, default=24)
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--particles", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--samples", type=Path, help="start of the names of pictures of draws")
     options = parser.parse_args()
     rows, table = load_digits(), dict(OTHERS)
@@ -124,7 +125,7 @@ def main() -> None:
             took = f"{history.seconds / 60:.1f} min, {history.seconds / history.steps * 1e3:.0f} ms a step"
             print(f"{name}, seed {seed}: {history.stopped}, best validation {best:.2f} nats, {took}", flush=True)
             torch.manual_seed(0)
-            score = pg.log_likelihood(gen, rows.test, particles=options.particles)
+            score = pg.log_likelihood(gen, rows.test, particles=options.particles, compile=options.compile)
             print(f"  test {score}", flush=True)
             table[f"diffusion of {name} labels, bound, seed {seed}"] = -score.mean
             if options.samples:
