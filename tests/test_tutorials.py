@@ -10,6 +10,7 @@ import pandas
 import pytest
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
+PRIORS = ("VAE, normal prior    ", "VAE, diffusion prior ")
 
 
 def run(name, output):
@@ -93,6 +94,20 @@ def test_graphical_and_sequences(tmp_path):
     assert ((stays > 0.5) & (stays < 0.95)).all()
     assert float(arviz.rhat(data)["rates"].max()) < 1.1
     assert (tmp_path / "graphical.png").exists()
+
+
+def test_diffusion(tmp_path):
+    text = run("08_diffusion.py", tmp_path)
+    assert score(text, "two moons, flow matching") > score(text, "two moons, mixture of 8 Gaussians")
+    kinds = {"diffusion, bound": "(bound", "diffusion, its equation": "(approximate", "flow matching  ": "(exact"}
+    for name, kind in kinds.items():
+        assert kind in next(line for line in text.splitlines() if line.startswith(f"two moons, {name}"))
+    assert "the diffusion is better than counting pixels: True" in text and "completions are heuristic" in text
+    distance = {name: float(text.split(f"{name} Fréchet distance")[1].split()[0]) for name in PRIORS}
+    assert distance["VAE, diffusion prior "] < 0.6 * distance["VAE, normal prior    "]
+    assert "real : real" in text and "copying test" in text
+    pictures = {"moons", "paths", "denoising", "diffusion", "samplers", "guidance", "halves", "codes", "latent"}
+    assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 
 def test_the_code_on_the_readmes_first_screen():
