@@ -15,7 +15,7 @@ from probgen.infer.impute import impute
 from probgen.models.gan import GAN
 from probgen.models.info_gan import Codes, InfoGAN
 from probgen.nn import MLP
-from probgen.nn.augment import Colour, Cutout, Jitter, Translation
+from probgen.nn.augment import Affine, Colour, Cutout, Jitter, Translation
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.elbo import ELBO
@@ -195,8 +195,21 @@ def test_augmentations_do_what_they_say():
     assert abs((Jitter(0.3)(x) - x).std() - 0.3) < 0.01
 
 
+def test_affine_maps_move_what_is_inside():
+    """A turn by exactly a quarter, and a shift by exactly a pixel, against rolls and rot90."""
+    x = torch.zeros(300, 1, 9, 9)
+    x[:, 0, 4, 6] = 1.0
+    turned = Affine(90.0, 0.0, 0.0, 0.0)(x)
+    coordinates = torch.arange(9.0) - 4
+    centre = torch.stack([(turned * coordinates[:, None]).sum((1, 2, 3)), (turned * coordinates).sum((1, 2, 3))], 1)
+    assert ((centre.norm(dim=1) - 2).abs() < 0.3).all() and (centre[:, 1] > -0.2).all()
+    assert (centre[:, 0] > 1).any() and (centre[:, 0] < -1).any()
+    moved = Affine(0.0, 0.0, 0.0, 1 / 9, fill=0.0)(x)
+    assert (moved.sum((1, 2, 3)) - 1).abs().max() < 1e-5 and (moved[:, 0, 3:6, 5:8].sum((1, 2)) > 1 - 1e-5).all()
+
+
 def test_augmentations_have_gradients():
     x = torch.rand(4, 3, 8, 8, requires_grad=True)
-    augment = nn.Sequential(Colour(), Translation(), Cutout(), Jitter(0.1))
+    augment = nn.Sequential(Colour(), Affine(), Translation(), Cutout(), Jitter(0.1))
     (slope,) = torch.autograd.grad(augment(x).sum(), x)
     assert slope.isfinite().all() and (slope != 0).any()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
 
 
 class Colour(nn.Module):
@@ -106,6 +109,50 @@ class Cutout(nn.Module):
             offset = torch.arange(size, device=x.device).reshape(shape) - centre + length // 2
             inside.append((offset >= 0) & (offset < length))
         return torch.where((inside[0] & inside[1]).unsqueeze(1), self.fill, x)
+
+
+class Affine(nn.Module):
+    r"""Images turned, scaled, sheared and moved at random, ``(B, C, H, W) -> (B, C, H, W)``, between pixels bilinearly.
+
+    .. math:: u \mapsto A u + t, \qquad A = s \begin{pmatrix} \cos\phi & -\sin\phi \\ \sin\phi & \cos\phi
+              \end{pmatrix} \begin{pmatrix} 1 & h \\ 0 & 1 \end{pmatrix}
+
+    on coordinates u in [-1, 1] of the new image, which gives those of the old one; all numbers are uniform.
+
+    Parameters
+    ----------
+    degrees : float
+        Largest turn.
+    scale, shear : float
+        Largest log scale and largest shear h.
+    shift : float
+        Largest shift as a share of height and width.
+    fill : float
+        Value outside of the image: that of the background.
+
+    References
+    ----------
+    Karras et al. (2020), Training generative adversarial networks with limited data, https://arxiv.org/abs/2006.06676
+
+    >>> x = torch.rand(2, 1, 5, 5)
+    >>> torch.allclose(Affine(0.0, 0.0, 0.0, 0.0)(x), x, atol=1e-5)
+    True
+    """
+
+    def __init__(
+        self, degrees: float = 15.0, scale: float = 0.15, shear: float = 0.2, shift: float = 0.1, fill: float = 0.0
+    ):
+        super().__init__()
+        self.degrees, self.scale, self.shear, self.shift, self.fill = degrees, scale, shear, shift, fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        turn, size, shear, right, down = 2 * torch.rand(5, len(x), dtype=x.dtype, device=x.device) - 1
+        angle, size, shear = math.radians(self.degrees) * turn, (self.scale * size).exp(), self.shear * shear
+        cos, sin = size * angle.cos(), size * angle.sin()
+        row = torch.stack([cos, shear * cos - sin, 2 * self.shift * right], -1)
+        grid = torch.stack([row, torch.stack([sin, shear * sin + cos, 2 * self.shift * down], -1)], 1)
+        grid = affine_grid(grid, x.shape, align_corners=False)
+        return grid_sample(x - self.fill, grid, align_corners=False) + self.fill
 
 
 class Jitter(nn.Module):
