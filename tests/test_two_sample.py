@@ -504,6 +504,8 @@ def test_the_report_holds_what_the_functions_give_beside_floors_of_as_many_rows(
     assert len(str(report).splitlines()) == 2 + len(report.results)
     with pytest.raises(KeyError, match="recall"):
         report["FID"]
+    for name in ("sliced Wasserstein", "Fréchet distance"):  # one pair alone tells no spread: the full linear error
+        assert report[name].stderr > 0.01 * report[name].value
     copies = sample_report(train, real, train, permutations=39)
     assert copies["Fréchet distance"].value == pytest.approx(copies["Fréchet distance"].floor, rel=1e-6)
     assert copies["copying test"].p_value < 1e-10

@@ -128,8 +128,10 @@ def beyond(error: float, null_error: float, spread: float) -> float:
     """Standard error from that of the linear part, and from what is not linear.
 
     Under one law the linear part is nothing but noise, whose size is ``null_error``: it is taken off, and the spread of
-    the statistic under one law put in its place.
+    the statistic under one law put in its place, where that is known (not from a single pair).
     """
+    if not spread:
+        return error
     return math.sqrt(max(error**2 - null_error**2, 0.0) + spread**2)
 
 
