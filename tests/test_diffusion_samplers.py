@@ -77,7 +77,7 @@ def moments(law, count=10000):
 @pytest.mark.parametrize(
     "sampler",
     [Ancestral(100), DDIM(100), DDIM(100, eta=0.5), Heun(40, churn=10.0), DPMSolver(40)],
-    ids=str,
+    ids=["Ancestral", "DDIM", "DDIM with noise", "Heun with churn", "DPMSolver"],
 )
 def test_samples_have_the_moments_of_the_data(sampler, case):
     mean, covariance = moments(exact(*CASES[case], sampler=sampler))

@@ -43,7 +43,12 @@ FLOW_MATCHING = [
     Member(
         "Guided FlowMatching given a context",
         lambda: FlowMatching(
-            tiny(2, context=2), (2,), coupling=EntropicTransport(context_weight=1.0), context_dropout=0.2, guidance=2.0
+            tiny(2, context=2),
+            (2,),
+            coupling=EntropicTransport(context_weight=1.0),
+            context_dropout=0.2,
+            guidance=2.0,
+            solver=Midpoint(4),
         ),
         rows(2, context=(2,)),
         Denoising,

@@ -157,8 +157,8 @@ class LevelPrediction(_Scaled):
         a and b.
 
     >>> z, one = torch.tensor([0.9, 0.1]), torch.ones(1)
-    >>> LevelPrediction(3).original(torch.zeros(6), z, one, one / 4).round(decimals=2)
-    tensor([1.0000, 0.0000])
+    >>> LevelPrediction(3).original(torch.zeros(6), z, one, one / 4).round().int().tolist()
+    [1, 0]
     """
 
     levels: int
