@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 from probgen.core.density import density
 from probgen.distributions.noising.additive import GaussianNoise
 from probgen.distributions.noising.chain import (
-    DiffusionChain,
+    NoisingChain,
     ancestral,
     deterministic,
     with_own_noise,
@@ -215,7 +215,7 @@ def quadrature(process, predict, x, grid):
 def test_bound_is_below_the_truth(process):
     torch.manual_seed(0)
     predict, x = chance_of(process), torch.tensor([[-1.0], [0.2], [1.5]]).double()
-    law = DiffusionChain(predict, process, (1,))
+    law = NoisingChain(predict, process, (1,))
     truth = quadrature(process, predict, x, torch.linspace(-9, 9, 601).double())
     draws = law.log_prob(x.expand(8000, 3, 1))
     bound, error = draws.mean(0), draws.std(0) / len(draws) ** 0.5
@@ -231,7 +231,7 @@ def test_bound_is_the_sum_over_all_steps(process):
     """Each divergence by the log-ratio of draws from the laws, step after step."""
     torch.manual_seed(0)
     predict, n = chance_of(process), 20000
-    law, x = DiffusionChain(predict, process, (2,)), torch.tensor([0.4, -1.0]).double().expand(n, 2)
+    law, x = NoisingChain(predict, process, (2,)), torch.tensor([0.4, -1.0]).double().expand(n, 2)
     state = process.marginal(x, steps(STEPS, n)).sample()
     total = process.prior(torch.Size((2,))).log_prob(state) - process.marginal(x, steps(STEPS, n)).log_prob(state)
     for t in range(STEPS, 1, -1):
@@ -262,7 +262,7 @@ def test_gaussian_bound_is_the_analytic_one():
     variance = (1 - signal[1]) / signal[1]
     truth = truth + 0.5 * (torch.log(2 * math.pi * variance) + error[1] / variance)
     truth = truth + 0.5 * (signal[-1] * spread**2 + 1 - signal[-1] - 1 - torch.log(1 - signal[-1]))
-    draws = DiffusionChain(exact, process, (1,)).log_prob(spread * torch.randn(200000, 1).double())
+    draws = NoisingChain(exact, process, (1,)).log_prob(spread * torch.randn(200000, 1).double())
     assert -draws.mean().item() == pytest.approx(truth.item(), abs=4 * draws.std().item() / 200000**0.5)
     entropy = 0.5 + 0.5 * math.log(2 * math.pi * spread**2)
     assert truth > entropy
@@ -271,7 +271,7 @@ def test_gaussian_bound_is_the_analytic_one():
 @by_process
 def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
     """So that a diffusion may be the prior of another model."""
-    law = DiffusionChain(chance_of(process), process, (1,))
+    law = NoisingChain(chance_of(process), process, (1,))
 
     def mean_bound(value, seed):
         torch.manual_seed(seed)
@@ -314,7 +314,7 @@ def test_draws_with_an_exact_denoiser_follow_the_data(name, step):
     torch.manual_seed(0)
     make = PROCESSES | {"Gamma": lambda schedule: GammaNoise(schedule, theta=0.005).double()}
     process = make[name](linear_steps(100))
-    law = DiffusionChain(two_points(process), process, (1,), calls=50, step=step)
+    law = NoisingChain(two_points(process), process, (1,), calls=50, step=step)
     x = law.sample((4000,))
     assert ((x.abs() - 1).abs() < 0.15).double().mean() > 0.99
     biased = name == "mixture" and step is not deterministic
@@ -331,7 +331,7 @@ def test_draws_of_normal_data_have_their_moments():
         return noise * x / (signal**2 * spread**2 + noise**2)
 
     for calls, step, error in ((200, ancestral, 0.02), (200, deterministic, 0.02), (20, deterministic, 0.08)):
-        x = DiffusionChain(exact, process, (1,), calls=calls, step=step).sample((20000,))
+        x = NoisingChain(exact, process, (1,), calls=calls, step=step).sample((20000,))
         assert x.std().item() == pytest.approx(spread, rel=error)
 
 
@@ -343,7 +343,7 @@ def test_draws_call_the_network_so_often_and_end_at_the_datum(calls):
         seen.append((20 * t[0]).round().long().item())
         return torch.zeros_like(x)
 
-    DiffusionChain(predict, process, (1,), calls=calls).sample((2,))
+    NoisingChain(predict, process, (1,), calls=calls).sample((2,))
     assert len(seen) == calls
     assert seen[0] == 20
     assert seen[-1] == (1 if calls > 1 else 20)
@@ -356,9 +356,9 @@ def test_draws_call_the_network_so_often_and_end_at_the_datum(calls):
 def test_what_does_not_fit_is_refused():
     process = GaussianNoise(linear_steps(20))
     with pytest.raises(ValueError, match="1 to 20 calls"):
-        DiffusionChain(lambda x, t: x, process, (1,), calls=21)
+        NoisingChain(lambda x, t: x, process, (1,), calls=21)
     with pytest.raises(ValueError, match="missing"):
-        DiffusionChain(lambda x, t: x, process, (1,)).log_prob(torch.tensor([[torch.nan]]))
+        NoisingChain(lambda x, t: x, process, (1,)).log_prob(torch.tensor([[torch.nan]]))
     for wrong in (torch.tensor([0.5]), torch.tensor([0.5, 0.6]), torch.tensor([1.0, 0.5]), even_steps(3)):
         with pytest.raises(ValueError, match="schedule"):
             GaussianNoise(wrong)
@@ -367,7 +367,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="weights"):
         MixtureNoise(linear_steps(20), [1, 1], [0], [1])
     with pytest.raises(NotImplementedError, match="AbsorbingNoise"):
-        DiffusionChain(lambda x, t: x, process, (1,)).completed(torch.tensor([[torch.nan]]), 3)
+        NoisingChain(lambda x, t: x, process, (1,)).completed(torch.tensor([[torch.nan]]), 3)
 
 
 def test_bounds_keep_the_predicted_datum_inside():

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from probgen.distributions.gibbs import completions
-from probgen.distributions.noising.chain import DiffusionChain, deterministic
+from probgen.distributions.noising.chain import NoisingChain, deterministic
 from probgen.distributions.noising.labels import AbsorbingNoise, Labels, UniformNoise
 from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
 
@@ -96,7 +96,7 @@ def test_reverse_law_of_the_true_posterior_is_the_true_reverse(process):
 
 def enumerated(process):
     """log p(x) of the model over all data, by sums over all chains, and the expected bound of each."""
-    law, every, data = DiffusionChain(predict, process, (2,)), states(process.states), states(LEVELS)
+    law, every, data = NoisingChain(predict, process, (2,)), states(process.states), states(LEVELS)
     log_p = process.prior(torch.Size((2,))).log_prob(every)
     bound = torch.zeros(len(data)).double()
     for t in range(STEPS, 0, -1):
@@ -119,7 +119,7 @@ def test_bound_is_the_enumerated_one_below_the_enumerated_truth(process):
     assert truth.exp().sum().item() == pytest.approx(1)
     assert (bound < truth).all()
     assert (bound > truth - 3).all()
-    draws = DiffusionChain(predict, process, (2,)).log_prob(states(LEVELS).expand(10000, 9, 2))
+    draws = NoisingChain(predict, process, (2,)).log_prob(states(LEVELS).expand(10000, 9, 2))
     assert ((draws.mean(0) - bound).abs() < 4 * draws.std(0) / 100).all()
 
 
@@ -127,7 +127,7 @@ def test_bound_is_the_enumerated_one_below_the_enumerated_truth(process):
 def test_draws_have_the_enumerated_masses(process):
     torch.manual_seed(0)
     truth, _ = enumerated(process)
-    x = DiffusionChain(predict, process, (2,)).sample((30000,))
+    x = NoisingChain(predict, process, (2,)).sample((30000,))
     counts = torch.bincount((LEVELS * x[:, 0] + x[:, 1]).long(), minlength=9) / len(x)
     assert (counts - truth.exp()).abs().max() < 0.01
 
@@ -144,7 +144,7 @@ def test_exact_predictions_give_the_data_back(process):
         return (likelihood * masses).log()
 
     for calls in (1, 3):
-        law = DiffusionChain(exact, process, (1,), calls=calls)
+        law = NoisingChain(exact, process, (1,), calls=calls)
         x = law.sample((30000,))
         counts = torch.bincount(x.flatten().long(), minlength=3) / len(x)
         signal_left = process.signal[-1].item()
@@ -170,7 +170,7 @@ def test_simple_loss_is_the_cross_entropy_of_noised_labels():
             losses = losses.take_along_dim(x[: len(every)].long().unsqueeze(-1), -1).squeeze(-1)
             counted = every == LEVELS if name == "absorbing" else torch.ones_like(every) > 0
             total += (here * torch.where(counted, losses, 0.0).sum(-1)).sum() / STEPS
-        draws = DiffusionChain(predict, process, (2,)).denoising_loss(x)
+        draws = NoisingChain(predict, process, (2,)).denoising_loss(x)
         assert draws.mean().item() == pytest.approx(total.item(), abs=4 * draws.std().item() / 20000**0.5)
 
 
@@ -182,7 +182,7 @@ def test_absorbing_bound_is_the_mean_over_orders():
         return predict(x, torch.zeros_like(t))
 
     x = torch.tensor([2.0, 1.0]).double()
-    law = DiffusionChain(timeless, AbsorbingNoise(LEVELS, even_steps(400)).double(), (2,))
+    law = NoisingChain(timeless, AbsorbingNoise(LEVELS, even_steps(400)).double(), (2,))
     orders = []
     for first, second in ((0, 1), (1, 0)):
         state, total = torch.full((2,), float(LEVELS)).double(), 0.0
@@ -207,7 +207,7 @@ def test_missing_labels_are_revealed_given_the_others():
         columns = torch.cat((table, table.sum(1, keepdim=True)), 1).T
         return torch.stack((columns[second], padded[first]), -2).log()
 
-    law = DiffusionChain(conditionals, AbsorbingNoise(LEVELS, even_steps(50)).double(), (2,))
+    law = NoisingChain(conditionals, AbsorbingNoise(LEVELS, even_steps(50)).double(), (2,))
     x = torch.tensor([[1.0, torch.nan], [torch.nan, 2.0], [torch.nan, torch.nan], [0.0, 1.0]]).double()
     draws, kind = completions(law, x, 4000, 50)
     assert kind == "heuristic"
@@ -231,7 +231,7 @@ def test_masses_of_zero_have_finite_gradients():
 
 
 def test_what_does_not_fit_is_refused():
-    law = DiffusionChain(predict, PROCESSES["absorbing"], (2,), step=deterministic)
+    law = NoisingChain(predict, PROCESSES["absorbing"], (2,), step=deterministic)
     with pytest.raises(ValueError, match="missing"):
         law.log_prob(torch.tensor([[0.0, torch.nan]]).double())
     with pytest.raises(ValueError, match=r"labels 0, 1, \.\.\., 2"):

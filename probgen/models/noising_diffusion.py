@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.distributions.noising.additive import AdditiveNoise
-from probgen.distributions.noising.chain import DiffusionChain, Step, ancestral
+from probgen.distributions.noising.chain import NoisingChain, Step, ancestral
 from probgen.distributions.noising.labels import LabelNoise
 from probgen.nn.encodings import OneHot
 
@@ -73,10 +73,10 @@ class NoisingDiffusion(DistributionModule):
         self.calls, self.step = calls, step
         self()  # refuses what does not fit
 
-    def forward(self, context: Tensor | None = None) -> DiffusionChain:
+    def forward(self, context: Tensor | None = None) -> NoisingChain:
         predict = _given(self.net, context, len(self.shape), self.context_ndim)
         batch = _batch(context, self.context_ndim)
-        return DiffusionChain(predict, self.process, self.shape, batch, calls=self.calls, step=self.step)
+        return NoisingChain(predict, self.process, self.shape, batch, calls=self.calls, step=self.step)
 
     def chain(self) -> UnrolledDiffusion:
         """The same model, parameters shared, as a program with a site for each step."""
@@ -149,9 +149,9 @@ class CategoricalDiffusion(DistributionModule):
         self.encode, self.calls = OneHot(process.states) if encode is None else encode, calls
         self()  # refuses what does not fit
 
-    def forward(self, context: Tensor | None = None) -> DiffusionChain:
+    def forward(self, context: Tensor | None = None) -> NoisingChain:
         predict = _given(self._logits, context, len(self.shape), self.context_ndim)
-        return DiffusionChain(
+        return NoisingChain(
             predict, self.process, self.shape, _batch(context, self.context_ndim), calls=self.calls, step=ancestral
         )
 

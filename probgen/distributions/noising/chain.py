@@ -47,7 +47,7 @@ class Process(Protocol):
         """Raises ``ValueError`` for data that the chain cannot take."""
 
 
-class DiffusionChain(dist.TorchDistribution):
+class NoisingChain(dist.TorchDistribution):
     r"""The law of the end of a chain that a network leads back from noise to data, step by step.
 
     .. math:: p(x_0) = \int p(x_T) \prod_{t=1}^T p(x_{t-1} \mid x_t)\, dx_{1:T}
@@ -95,7 +95,7 @@ class DiffusionChain(dist.TorchDistribution):
     >>> process = GaussianNoise(linear_steps(1000))
     >>> def exact(x, t):  # of standard normal data
     ...     return process.scales((1000 * t).round().long(), x)[1] * x
-    >>> law = DiffusionChain(exact, process, (1,))
+    >>> law = NoisingChain(exact, process, (1,))
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(200000, 1)
     >>> dist.Normal(0.0, 1.0).log_prob(x).mean(), law.log_prob(x).mean()  # the gap is that of the step size
@@ -170,7 +170,7 @@ class DiffusionChain(dist.TorchDistribution):
         x_t, t = self.process.incomplete(x, len(self.event_shape))
         return self._descend(x_t, t, min(calls, self.process.steps))
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiffusionChain:
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> NoisingChain:
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)
         return new
@@ -260,8 +260,8 @@ class Completing(Protocol):
         """A state ``(*batch, *event)`` and its steps ``(*batch,)``, from data with NaN."""
 
 
-@gibbs.register(DiffusionChain)
-def _(distribution: DiffusionChain, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+@gibbs.register(NoisingChain)
+def _(distribution: NoisingChain, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     return distribution.completed(torch.where(mask, x, torch.nan), steps)
 
 
