@@ -87,7 +87,7 @@ from probgen.evaluate.two_sample import (
     sliced_wasserstein,
     wasserstein,
 )
-from probgen.infer.ais import annealed_importance, reverse_annealing
+from probgen.infer.ais import LogZ, annealed_importance, reverse_annealing
 from probgen.infer.em import em
 from probgen.infer.impute import Imputation, impute
 from probgen.infer.mcmc import Chains, mcmc
@@ -352,6 +352,7 @@ __all__ = [
     "LinearGaussianStateSpace",
     "LinearSchedule",
     "LogNormalTimes",
+    "LogZ",
     "Marginal",
     "MarkovChain",
     "MarkovRandomField",

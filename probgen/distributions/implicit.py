@@ -16,7 +16,7 @@ from probgen.distributions.conditional import conditional
 UNSCORED = (
     "this law is implicit: it can be drawn from, but its density is not known, nor are conditionals. To train it use "
     "Adversarial(critic) or Discrepancy(MMD()); to judge it compare draws with held-out rows: "
-    "probgen.evaluate.two_sample.sample_report(draws, rows)"
+    "probgen.sample_report(draws, rows)"
 )
 
 
