@@ -60,8 +60,8 @@ moons = (moons - moons.mean(0)) / moons.std(0)
 train_moons, test_moons = moons[:4000], moons[4000:]
 diffusion = pg.Diffusion(TimeMLP(2, [96, 96, 96]), (2,), sampler=pg.DPMSolver(20))
 matching = pg.FlowMatching(TimeMLP(2, [96, 96, 96]), (2,), coupling=pg.OptimalTransport())
-train(diffusion, train_moons, pg.Denoising(), steps=800, lr=4e-3, batch_size=256)
-train(matching, train_moons, pg.Denoising(), steps=800, lr=4e-3, batch_size=256, compile=False)  # pairing is no graph
+train(diffusion, train_moons, pg.Denoising(), steps=700, lr=4e-3, batch_size=200)
+train(matching, train_moons, pg.Denoising(), steps=700, lr=4e-3, batch_size=200, compile=False)  # pairing is no graph
 
 # %% [markdown]
 # Top: data as noise is added. Bottom, to be read from right to left: pure noise as the network takes it away. At every
@@ -147,7 +147,7 @@ save(figure, "paths.png", dpi=80)
 # %%
 mixture, spline = pg.GaussianMixture(8, 2), pg.NSF(2, layers=3, hidden=(64, 64))
 pg.em(mixture, train_moons, seed=0)
-train(spline, train_moons, None, steps=400, lr=5e-3, batch_size=256)
+train(spline, train_moons, None, steps=300, lr=5e-3, batch_size=256)
 scores = {
     "mixture of 8 Gaussians": pg.log_likelihood(mixture, test_moons),
     "spline flow": pg.log_likelihood(spline, test_moons),
@@ -190,7 +190,7 @@ digit = pg.Diffusion(
     sampler=pg.DPMSolver(20),
     context_dropout=0.15,
 )
-train(digit, (train_x, train_c), pg.Denoising(), steps=800)
+train(digit, (train_x, train_c), pg.Denoising(), steps=800, batch_size=64)
 
 
 # %%
@@ -234,7 +234,7 @@ save(figure, "diffusion.png", dpi=64)
 # ## How few calls of the network?
 #
 # Samplers are arguments: `gen(context).using(DDIM(8))`. From the same noise, each with a budget of calls. The number is
-# the Fréchet distance between 400 samples and the held-out digits, in features of a small classifier of digits that
+# the Fréchet distance between 300 samples and the held-out digits, in features of a small classifier of digits that
 # is trained on the spot; below it stands what real digits get against real digits, which is the best that a model can
 # hope for.
 
@@ -249,7 +249,7 @@ def frechet(samples):
 
 flow = pg.FlowMatching(u_net(), (1, 8, 8), context_dropout=0.15)
 dequantised = (train_x + torch.rand(4, *train_x.shape)).flatten(0, 1) / 8.5 - 1
-train(flow, (dequantised, train_c.repeat(4, 1)), pg.Denoising(), steps=600)
+train(flow, (dequantised, train_c.repeat(4, 1)), pg.Denoising(), steps=600, batch_size=64)
 
 
 def from_flow(solver, context):
@@ -272,7 +272,7 @@ figure, axes = plt.subplots(len(samplers), len(budgets), figsize=(13, 5.2), face
 for row, (name, draw) in zip(axes, samplers.items(), strict=True):
     for panel, calls in zip(row, budgets, strict=True):
         torch.manual_seed(1)
-        few, many = draw(calls, ten.repeat(2, 1)), draw(calls, train_c[:400])
+        few, many = draw(calls, ten.repeat(2, 1)), draw(calls, train_c[:300])
         result = frechet(many)
         show(panel, few, 10, f"{calls} calls: {result.value:.0f}", name if calls == budgets[0] else "")
         print(f"{name:14s} {calls:3d} calls   {result}")
@@ -292,8 +292,8 @@ strengths = (0.0, 1.0, 2.0, 4.0)
 figure, axes = plt.subplots(1, len(strengths), figsize=(15, 2.4), facecolor="black")
 for panel, strength in zip(axes, strengths, strict=True):
     torch.manual_seed(2)
-    wanted = classes[:400]
-    drawn = digit(train_c[:400]).using(pg.DPMSolver(12), guidance=strength).sample()
+    wanted = classes[:300]
+    drawn = digit(train_c[:300]).using(pg.DPMSolver(12), guidance=strength).sample()
     accuracy = (features.logits(drawn).argmax(1) == wanted).double().mean()
     density, coverage = pg.density_coverage(drawn, test_x, reference=train_x, features=features)
     print(f"guidance {strength:.0f}: recognised {accuracy:.1%}   {coverage}")
@@ -333,7 +333,7 @@ save(figure, "halves.png")
 # %%
 print(f"{'denoising':34s} {pg.log_likelihood(digit, test_x, test_c, particles=16)}")
 before = frechet(from_diffusion(pg.DPMSolver(20), train_c))
-train(digit, (train_x, train_c), None, steps=150, lr=1e-3)
+train(digit, (train_x, train_c), None, steps=150, lr=1e-3, batch_size=64)
 after = frechet(from_diffusion(pg.DPMSolver(20), train_c))
 flat_train, flat_test = train_x.flatten(1), test_x.flatten(1)
 counts = torch.stack([(flat_train == level).float().sum(0) for level in range(17)], -1) + 1
