@@ -166,8 +166,9 @@ def figures(arguments: argparse.Namespace, models: dict, images: Tensor, test: T
             x = draw(models[model], sampler(calls), arguments.draws)
             seconds = time.process_time() - start
             distance = frechet_distance(x, test, features=features, splits=0)
-            done[f"{name} {calls}"] = {"value": distance.value, "stderr": distance.stderr, "seconds": seconds}
-            print(f"{name} {calls}: {done[f'{name} {calls}']}", flush=True)
+            row = {"value": distance.value, "stderr": distance.stderr, "seconds": seconds}
+            done = (json.loads(path.read_text()) if path.exists() else done) | {f"{name} {calls}": row}
+            print(f"{name} {calls}: {row}", flush=True)
             path.write_text(json.dumps(done, indent=1))
     return done
 
