@@ -98,14 +98,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--eager-only", action="store_true")
+    parser.add_argument("--compiled-only", action="store_true")
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     print(f"{'':28s}{'':10s}{'loop, ms':>10s}{'probgen, ms':>13s}{'ratio (median of pairs)':>25s}{'range':>14s}")
-    for name, (networks, event, noise, batch) in CASES.items():
+    kinds = [False] * (not arguments.compiled_only) + [True] * (not arguments.eager_only)
+    for name in arguments.cases:
+        networks, event, noise, batch = CASES[name]
         steps = arguments.steps if event == (2,) else arguments.steps // 4
         x = torch.randn(4096, *event).clamp(-1, 1)
-        for compiled in (False,) if arguments.eager_only else (False, True):
+        for compiled in kinds:
             make = {"networks": networks, "x": x, "noise": noise, "batch": batch, "steps": steps, "compiled": compiled}
             theirs, own = loop(**make), ours(**make)
             times = [(theirs(), own()) for _ in range(arguments.rounds)]

@@ -1,6 +1,7 @@
 """The tutorials run from start to end and leave what they promise."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,11 +103,51 @@ def test_diffusion(tmp_path):
     kinds = {"diffusion, bound": "(bound", "diffusion, its equation": "(approximate", "flow matching  ": "(exact"}
     for name, kind in kinds.items():
         assert kind in next(line for line in text.splitlines() if line.startswith(f"two moons, {name}"))
-    assert "the diffusion is better than counting pixels: True" in text and "completions are heuristic" in text
+    assert (
+        "the diffusion, told the labels, is better than counting pixels: True" in text
+        and "completions are heuristic" in text
+    )
     distance = {name: float(text.split(f"{name} Fréchet distance")[1].split()[0]) for name in PRIORS}
     assert distance["VAE, diffusion prior "] < 0.6 * distance["VAE, normal prior    "]
     assert "real : real" in text and "copying test" in text
     pictures = {"moons", "paths", "denoising", "diffusion", "samplers", "guidance", "halves", "codes", "latent"}
+    assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+def numbers(text, name):
+    line = next(line for line in text.splitlines() if line.startswith(name))
+    return [float(value) for value in re.findall(r"(?<![\w.])-?\d+\.?\d*", line[len(name) :])]
+
+
+def test_energy_and_gan(tmp_path):
+    text = run("07_energy_and_gan.py", tmp_path)
+    truth, low, _, high, *_ = numbers(text, "small machine, enumerated")
+    assert abs(low - truth) < 0.2 and abs(high - truth) < 0.2  # annealing against enumeration
+    low, _, high, *_ = numbers(text, "wide machine, annealed")
+    assert abs(high - low) < 0.5
+    assert score(text, "independent pixels") == pytest.approx(-25.05, abs=0.02)
+    assert score(text, "wide machine, reverse") > score(text, "small machine  ") > score(text, "tree of pixels")
+    assert "wide machine better than the tree: True" in text and "is inconclusive" in text
+    assert "(approximate)" in text and "(unnormalised)" in text
+    assert "small machine exact; wide machine asymptotic" in text
+    grid, low, _, high, *_ = numbers(text, "noise contrast: log Z = ")
+    learned = float(text.split(" as learned along with the network")[0].split()[-1])
+    assert max(abs(low - grid), abs(high - grid), abs(learned - grid)) < 0.4
+    plain, tamed = (
+        [numbers(text, f"{name}, seed {seed}") for seed in range(3)] for name in ("plain", "relativistic, R1, R2")
+    )
+    assert min(modes for modes, *_ in tamed) >= 7
+    assert sum(good for *_, good in tamed) > sum(good for *_, good in plain) + 30  # percent, of three seeds
+    collapsed, spread = text.split("plain MLP: ")[1].split("DCGAN with R1: ")
+    assert numbers(spread, "Fréchet")[0] < numbers(collapsed, "Fréchet")[0] / 2
+    assert numbers(collapsed, "recall")[0] < 0.15 < numbers(spread, "recall")[0]
+    assert "log_likelihood: this law is implicit" in text and "sample_report(draws, rows)" in text
+    assert numbers(text, "codes by adversarial")[0] < numbers(text, "codes by ELBO")[0] / 3
+    assert score(text, "12 independent bits") == pytest.approx(score(text, "the same, not enumerated"), abs=0.1)
+    *_, gain, error = numbers(text, "and trained on together")
+    assert gain > max(0.2, 3 * error)
+    assert "a machine of 16 and 16 units: ELBO: expected density exact" in text and "got unnormalised" in text
+    pictures = {"machines", "energy", "ring", "digits", "latents", "energy_and_gan"}
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 

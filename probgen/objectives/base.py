@@ -85,7 +85,7 @@ def check_density(name: str, site: dict[str, Any], weakest: str, objective: str,
     kind = density(site["fn"])
     if KINDS.index(kind) > KINDS.index(weakest):
         law = type(site["fn"]).__name__
-        advice = INSTEAD.get(kind, "") if of == "model" else ""
+        advice = INSTEAD.get(kind, "") if of == "model" and site["is_observed"] else ""
         advice = advice or "use a distribution whose log_prob is exact (Gaussian, flow, mixture, autoregressive)"
         expected = weakest if weakest == "exact" else " or ".join(KINDS[: KINDS.index(weakest) + 1])
         raise ValueError(
