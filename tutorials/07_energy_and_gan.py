@@ -227,8 +227,8 @@ figure.savefig(OUTPUT / "energy.png", dpi=80)
 #
 # A `GAN` is a network of noise: draws, and no density. The critic belongs to its objective; game and penalties are
 # arguments. On eight modes the plain game runs after its critic and often ends on a few of them (longer training helps
-# some seeds out: look at several). A relativistic game whose critic pays for its slope, on real rows (`R1`) and on fakes (`R2`), spreads
-# over all. `fit(ema=)` hands over the averaged generator.
+# some seeds out: look at several). A relativistic game whose critic pays for its slope, on real rows (`R1`) and on
+# fakes (`R2`), spreads over all. `fit(ema=)` hands over the averaged generator.
 
 # %%
 angles = 2 * math.pi * torch.arange(8) / 8
