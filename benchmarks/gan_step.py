@@ -7,6 +7,8 @@ that no gradient of its parameters is wasted), its backward and step. It updates
 at it; ours updates both at once, from one run of the critic on the fakes. The compiled loop is torch.compile of both
 halves' forward passes.
 
+Graphs of convolutions are slow on a CPU: there DCGANs are trained eagerly (fit(compile=False)).
+
     OMP_NUM_THREADS=1 python benchmarks/gan_step.py --rounds 7
 """
 
