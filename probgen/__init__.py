@@ -66,9 +66,11 @@ from probgen.distributions.flows.ode import Adaptive, RungeKutta
 from probgen.distributions.flows.univariate import Affine, Spline
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.noising.additive import GaussianNoise
+from probgen.distributions.noising.chain import deterministic, with_own_noise
 from probgen.distributions.noising.gamma import GammaNoise
 from probgen.distributions.noising.labels import AbsorbingNoise, UniformNoise
 from probgen.distributions.noising.mixture import MixtureNoise
+from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
 from probgen.distributions.orderings import random_orders
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.stick_breaking import StickBreaking
@@ -432,12 +434,15 @@ __all__ = [
     "classifier_two_sample_test",
     "conditional",
     "copying_test",
+    "cosine_steps",
     "cyclical",
     "data_plate",
     "density",
     "density_coverage",
+    "deterministic",
     "em",
     "energy_test",
+    "even_steps",
     "fit",
     "format_bif",
     "frechet_distance",
@@ -446,6 +451,7 @@ __all__ = [
     "impute",
     "kernel_distance",
     "khat",
+    "linear_steps",
     "linear_warmup",
     "load",
     "load_digits",
@@ -479,5 +485,6 @@ __all__ = [
     "uniform_steps",
     "verdict",
     "wasserstein",
+    "with_own_noise",
     "write_bif",
 ]

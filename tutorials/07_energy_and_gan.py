@@ -226,9 +226,10 @@ figure.savefig(OUTPUT / "energy.png", dpi=80)
 # ## Two players
 #
 # A `GAN` is a network of noise: draws, and no density. The critic belongs to its objective; game and penalties are
-# arguments. On eight modes the plain game runs after its critic and often ends on a few of them (longer training helps
-# some seeds out: look at several). A relativistic game whose critic pays for its slope, on real rows (`R1`) and on
-# fakes (`R2`), spreads over all. `fit(ema=)` hands over the averaged generator.
+# arguments. On eight modes the plain game runs after its critic and ends anywhere (longer training helps some seeds
+# out: look at several). A relativistic game whose critic pays for its slope, on real rows (`R1`) and on fakes (`R2`),
+# spreads over all modes, with a thread of draws between them that no continuous map avoids. `fit(ema=)` hands over the
+# averaged generator.
 
 # %%
 angles = 2 * math.pi * torch.arange(8) / 8
@@ -269,7 +270,7 @@ for seed, (name, recipe) in itertools.product(range(3), recipes.items()):
 
 # %%
 def played(panel, step, draws, opinion):
-    """Fakes over what the critic thinks of the place: violet is real."""
+    """Fakes of the moment, not averaged, over what the critic thinks of the place: violet is real."""
     panel.imshow(opinion, origin="lower", extent=(-2.3, 2.3, -2.3, 2.3), cmap="PuOr", interpolation="bilinear")
     panel.scatter(*centres.T, s=60, facecolor="none", edgecolor="k", linewidth=0.6)
     panel.scatter(*draws.T, s=1.5, c="k", linewidths=0)
