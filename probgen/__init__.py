@@ -207,8 +207,8 @@ from probgen.objectives import (
     cyclical,
     linear_warmup,
 )
-from probgen.samplers.hmc import HMC
-from probgen.samplers.langevin import MALA, Langevin
+from probgen.samplers.hmc import HMC, MALA
+from probgen.samplers.langevin import Langevin
 from probgen.testing import check_generative
 from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, Run, adam, fit, load, save
 

@@ -20,8 +20,8 @@ from probgen.models.rbm import RBM
 from probgen.nn import MLP, Constant
 from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.objectives.hybrid import Hybrid
-from probgen.samplers.hmc import HMC
-from probgen.samplers.langevin import MALA, Langevin
+from probgen.samplers.hmc import HMC, MALA
+from probgen.samplers.langevin import Langevin
 from probgen.train.fit import adam, fit
 
 QUIET = {"progress": False, "verdict": False, "compile": False}

@@ -7,8 +7,8 @@ import torch
 
 from probgen.core.graphs.graph import record
 from probgen.samplers.gibbs_bipartite import block_gibbs
-from probgen.samplers.hmc import HMC
-from probgen.samplers.langevin import MALA, Langevin, langevin, value_and_score
+from probgen.samplers.hmc import HMC, MALA
+from probgen.samplers.langevin import Langevin, langevin, value_and_score
 
 MEAN, COVARIANCE = torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.6], [0.6, 2.0]])
 

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo with a fixed number of leapfrog steps."""
+"""Hamiltonian Monte Carlo with a fixed number of leapfrog steps, and with a single one: adjusted Langevin."""
 
 from __future__ import annotations
 
@@ -88,6 +88,33 @@ def _leapfrog(
     return x, momentum, value, score
 
 
+def mala(log_weight: LogWeight, x: Tensor, steps: int, *, step: float | Tensor, free: Tensor | None = None) -> Moved:
+    r"""Ends of Metropolis-adjusted Langevin chains, which leave the law invariant.
+
+    .. math:: x' \sim q(\cdot \mid x) = N\big(x + \tfrac{\epsilon}{2} \nabla \log p^*(x),\, \epsilon I\big)
+              \quad\text{accepted with probability}\quad
+              \min\Big(1, \frac{p^*(x')\, q(x \mid x')}{p^*(x)\, q(x' \mid x)}\Big)
+
+    This is :func:`hmc` with a single leapfrog step of :math:`\sqrt\epsilon`.
+
+    Parameters
+    ----------
+    log_weight, x, steps, step, free
+        As in :func:`langevin <probgen.samplers.langevin.langevin>`.
+
+    References
+    ----------
+    Besag (1994), Comments on "Representations of knowledge in complex systems" by Grenander and Miller; Roberts,
+    Tweedie (1996), https://doi.org/10.2307/3318418
+
+    >>> _ = torch.manual_seed(0)
+    >>> ends = mala(lambda x: -x.square().sum(-1) / 2, torch.zeros(4000, 1), 50, step=1.0)
+    >>> (ends.x.var() - 1).abs() < 0.05, ends.acceptance.mean() > 0.8
+    (tensor(True), tensor(True))
+    """
+    return hmc(log_weight, x, steps, step=step**0.5, leapfrogs=1, free=free)
+
+
 @dataclass(frozen=True)
 class HMC:
     """The kernel :func:`hmc`, to be passed to models: ``kernel(log_weight, x, steps, free) -> Moved``.
@@ -106,3 +133,18 @@ class HMC:
 
     def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved:
         return hmc(log_weight, x, steps, step=self.step, leapfrogs=self.leapfrogs, free=free)
+
+
+@dataclass(frozen=True)
+class MALA:
+    """The kernel :func:`mala`, to be passed to models: ``kernel(log_weight, x, steps, free) -> Moved``.
+
+    >>> MALA(0.1)(lambda x: -x.square().sum(-1) / 2, torch.zeros(5, 2), 3).acceptance.shape
+    torch.Size([5])
+    """
+
+    step: float
+    adjusted = True
+
+    def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved:
+        return mala(log_weight, x, steps, step=self.step, free=free)

@@ -1,4 +1,4 @@
-"""Langevin dynamics, without and with Metropolis' correction."""
+"""Langevin dynamics, without Metropolis' correction."""
 
 from __future__ import annotations
 
@@ -93,45 +93,6 @@ def langevin(
     return x
 
 
-def mala(log_weight: LogWeight, x: Tensor, steps: int, *, step: float | Tensor, free: Tensor | None = None) -> Moved:
-    r"""Ends of Metropolis-adjusted Langevin chains, which leave the law invariant.
-
-    .. math:: x' \sim q(\cdot \mid x) = N\big(x + \tfrac{\epsilon}{2} \nabla \log p^*(x),\, \epsilon I\big)
-              \quad\text{accepted with probability}\quad
-              \min\Big(1, \frac{p^*(x')\, q(x \mid x')}{p^*(x)\, q(x' \mid x)}\Big)
-
-    Parameters
-    ----------
-    log_weight, x, steps, step, free
-        As in :func:`langevin`.
-
-    References
-    ----------
-    Besag (1994), Comments on "Representations of knowledge in complex systems" by Grenander and Miller; Roberts,
-    Tweedie (1996), https://doi.org/10.2307/3318418
-
-    >>> _ = torch.manual_seed(0)
-    >>> ends = mala(lambda x: -x.square().sum(-1) / 2, torch.zeros(4000, 1), 50, step=1.0)
-    >>> (ends.x.var() - 1).abs() < 0.05, ends.acceptance.mean() > 0.8
-    (tensor(True), tensor(True))
-    """
-    x = x.detach()
-    value, score = value_and_score(log_weight, x)
-    accepted = torch.zeros_like(value)
-    for _ in range(steps):
-        noise = torch.randn_like(x) * step**0.5
-        other = x + step / 2 * score + noise
-        other = other if free is None else torch.where(free, other, x)
-        new_value, new_score = value_and_score(log_weight, other)
-        there, back = (noise.square(), (other - x + step / 2 * new_score).square())
-        excess = (there - back) / (2 * step)
-        ratio = new_value - value + event_sum(excess if free is None else torch.where(free, excess, 0.0), value.ndim)
-        yes = torch.rand_like(ratio).log() < ratio
-        x, score = torch.where(wide(yes, x), other, x), torch.where(wide(yes, x), new_score, score)
-        value, accepted = torch.where(yes, new_value, value), accepted + yes
-    return Moved(x, accepted / max(steps, 1))
-
-
 @dataclass(frozen=True)
 class Langevin:
     """The kernel :func:`langevin`, to be passed to models: ``kernel(log_weight, x, steps, free) -> Moved``.
@@ -150,18 +111,3 @@ class Langevin:
     def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved:
         x = langevin(log_weight, x, steps, step=self.step, noise=self.noise, clip=self.clip, free=free)
         return Moved(x, x.new_ones(()))
-
-
-@dataclass(frozen=True)
-class MALA:
-    """The kernel :func:`mala`, to be passed to models: ``kernel(log_weight, x, steps, free) -> Moved``.
-
-    >>> MALA(0.1)(lambda x: -x.square().sum(-1) / 2, torch.zeros(5, 2), 3).acceptance.shape
-    torch.Size([5])
-    """
-
-    step: float
-    adjusted = True
-
-    def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved:
-        return mala(log_weight, x, steps, step=self.step, free=free)

@@ -20,8 +20,7 @@ from probgen.objectives.hybrid import Hybrid
 from probgen.objectives.noise_contrastive import NoiseContrastive
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
 from probgen.objectives.score_matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
-from probgen.samplers.hmc import HMC
-from probgen.samplers.langevin import MALA
+from probgen.samplers.hmc import HMC, MALA
 from zoo.member import Member, levels, rows
 
 

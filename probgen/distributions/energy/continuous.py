@@ -51,7 +51,7 @@ class EnergyLaw(dist.TorchDistribution):
     ValueError
         From ``log_prob``, if x has missing entries (NaN).
 
-    >>> from probgen.samplers.langevin import MALA
+    >>> from probgen.samplers.hmc import MALA
     >>> start = dist.Normal(torch.zeros(2), 1.0).to_event(1)
     >>> EnergyLaw(lambda x: x.square().sum(-1) / 2, start, MALA(0.5), 20).log_prob(torch.ones(3, 2))
     tensor([-1., -1., -1.])

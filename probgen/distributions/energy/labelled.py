@@ -28,7 +28,7 @@ class LabelledEnergy(EnergyLaw):
     start, kernel, steps, options
         As in :class:`EnergyLaw`.
 
-    >>> from probgen.samplers.langevin import MALA
+    >>> from probgen.samplers.hmc import MALA
     >>> start = dist.Normal(torch.zeros(2), 1.0).to_event(1)
     >>> law = LabelledEnergy(lambda x: x, torch.tensor([1.0]), start, MALA(0.5), 20)
     >>> law.log_prob(torch.tensor([[2.0, 3.0]])), law.label_log_prob(torch.tensor([[2.0, 2.0]])).exp()
