@@ -44,7 +44,7 @@ from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.conditional import conditional
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
-from probgen.distributions.diffusion.predictions import EDM, Epsilon, Original, Velocity
+from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original, Velocity
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, LevelReconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
 from probgen.distributions.diffusion.times import (
@@ -75,13 +75,19 @@ from probgen.distributions.orderings import random_orders
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.stick_breaking import StickBreaking
 from probgen.evaluate.two_sample import (
+    ClassifierFeatures,
+    GaussianKernel,
+    PolynomialKernel,
     RandomFeatures,
+    SampleReport,
+    TwoSample,
     classifier_features,
     classifier_two_sample_test,
     copying_test,
     density_coverage,
     energy_test,
     frechet_distance,
+    gaussian_frechet,
     kernel_distance,
     mmd_test,
     precision_recall,
@@ -267,6 +273,7 @@ __all__ = [
     "CheckpointError",
     "ChowLiu",
     "CircularFlow",
+    "ClassifierFeatures",
     "Codes",
     "Colour",
     "Combiner",
@@ -319,6 +326,7 @@ __all__ = [
     "GatedTransition",
     "Gaussian",
     "GaussianEmission",
+    "GaussianKernel",
     "GaussianMixture",
     "GaussianMixtureEmission",
     "GaussianNoise",
@@ -348,6 +356,7 @@ __all__ = [
     "LearnedSchedule",
     "LearnedVariance",
     "LeastSquares",
+    "LevelPrediction",
     "LevelReconstruction",
     "Levels",
     "LinearGaussian",
@@ -381,6 +390,7 @@ __all__ = [
     "PixelRNN",
     "Poisson",
     "PoissonEmission",
+    "PolynomialKernel",
     "PosteriorVariance",
     "ProbabilityFlow",
     "Program",
@@ -394,6 +404,7 @@ __all__ = [
     "Renyi",
     "Run",
     "RungeKutta",
+    "SampleReport",
     "Score",
     "ScoreMatching",
     "SequenceModel",
@@ -417,6 +428,7 @@ __all__ = [
     "Translation",
     "Trapezoid",
     "TrigonometricPath",
+    "TwoSample",
     "UNet",
     "UniformNoise",
     "UniformTimes",
@@ -446,6 +458,7 @@ __all__ = [
     "fit",
     "format_bif",
     "frechet_distance",
+    "gaussian_frechet",
     "gibbs",
     "grid_edges",
     "impute",
