@@ -103,7 +103,7 @@ def test_normalised_models_score_approximately():
     assert score.kind == "approximate" and str(score).startswith("~")
     assert torch.allclose(score.value, exact().log_prob(x), atol=0.1)
     low, high = bracket.log_likelihoods(free().log_prob(x), "mass")
-    assert high.mean - low.mean == pytest.approx(bracket.gap, abs=1e-4) and low.kind == "approximate"
+    assert high.mean - low.mean == pytest.approx(abs(bracket.gap), abs=1e-4) and low.kind == "approximate"
     assert impute(gen, torch.full((1, 6), torch.nan), steps=3).kind == "heuristic"
     with pytest.raises(ValueError, match="lacks its constant"):
         Normalised(exact, 1.0)()
@@ -115,6 +115,22 @@ def test_the_estimate_is_the_log_of_a_mean():
     assert found.lower == pytest.approx(math.log(3)) and found.upper == pytest.approx(-math.log((1 + 1 / 3 + 0.2) / 3))
     assert found.stderr[0] == pytest.approx(2 / 3 / math.sqrt(3), abs=1e-6)
     assert found.ess[0] == pytest.approx(81 / 35)
+
+
+def test_chains_back_of_one_ancestor_count_as_one():
+    weights = -torch.tensor([1.0, 1.0, 2.0, 4.0, 4.0]).log()
+    found = LogZ(weights, weights, "asymptotic", torch.tensor([7, 7, 3, 2, 2]))
+    share = torch.tensor([1.0, 2.0, 4.0])  # of 2, 1 and 2 chains; their mean is 2.4
+    excess = torch.tensor([2.0, 1.0, 2.0]) * (share / 2.4 - 1)
+    assert found.stderr[1] == pytest.approx(math.sqrt(excess.square().sum() * 3 / 2) / 5)
+    lone = LogZ(weights, weights, "asymptotic", torch.zeros(5, dtype=torch.long))
+    assert lone.stderr[1] == math.inf
+
+
+def test_the_least_log_likelihood_comes_first_where_the_bracket_crosses():
+    crossed = LogZ(torch.tensor([2.0, 2.0]), torch.tensor([1.0, 1.0]), "exact")
+    low, high = crossed.log_likelihoods(torch.zeros(3))
+    assert crossed.gap == -1 and low.mean == -2 and high.mean == -1
 
 
 def test_refusals_say_what_to_do():

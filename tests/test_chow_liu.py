@@ -165,3 +165,8 @@ def test_mixtures_learn_from_complete_rows():
         MixtureOfTrees(0, (2,))
     with pytest.raises(ValueError, match="got 2 rows for 3 trees"):
         pg.em(MixtureOfTrees(3, (2,)), torch.zeros(2, 1))
+
+
+def test_a_number_of_variables_is_not_their_levels():
+    with pytest.raises(TypeError, match=r"\(2,\) \* 64"):
+        pg.ChowLiu(64)

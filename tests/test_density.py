@@ -17,6 +17,13 @@ from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule, Fixed, Program, data_plate
 
 
+class Noisy(Law):
+    """A law whose log_prob is an average of draws."""
+
+    def log_prob(self, x):
+        return super().log_prob(x) + torch.randn(x.shape[:-1])
+
+
 class Words(DistributionModule):
     """A mixture of two rates per document, and of two per word in it: both enumerated, in nested plates."""
 
@@ -309,6 +316,13 @@ def test_bounds_are_averaged_in_log_space():
     weights = torch.tensor([[0.0, -2.0], [-4.0, -6.0]])
     assert_close(average(weights, "bound"), torch.tensor([-2.0, -4.0]))
     assert_close(average(weights, "unbiased"), ((weights.exp().sum(0)) / 2).log())
+
+
+@pytest.mark.parametrize("kind", ["approximate", "unnormalised"])
+def test_what_nothing_random_enters_is_scored_once(kind):
+    score = log_likelihood(Stated(Law(kind)), torch.zeros(3, 2), particles=8)
+    assert (score.kind, score.particles) == (kind, 1)
+    assert log_likelihood(Stated(Noisy(kind)), torch.zeros(3, 2), particles=8).particles == 8
 
 
 def test_the_measure_tells_discrete_from_continuous():

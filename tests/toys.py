@@ -56,7 +56,7 @@ class Law(dist.TorchDistribution):
         super().__init__(torch.Size(batch_shape), torch.Size((2,)), validate_args=False)
 
     def expand(self, batch_shape, _instance=None):
-        return Law(self.density, batch_shape)
+        return type(self)(self.density, batch_shape)
 
     def log_prob(self, x):
         if self.density == "implicit":

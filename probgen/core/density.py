@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probgen.core.graphs.profile import Profile, fitting
 from probgen.core.graphs.repeat import Call, Choice, Window, repeated, windows
+from probgen.core.graphs.replay import random_state
 from probgen.core.missing import has_missing
 from probgen.core.runtime import (
     TracePair,
@@ -168,7 +169,8 @@ def log_likelihood(
 
     .. math:: \log \hat p(x_b) = \log \tfrac1K \sum_k \frac{p(x_b, z_k)}{q(z_k \mid x_b)}
 
-    exact when there are no latents to draw (then ``particles`` is not used).
+    exact when there are no latents to draw. Of an exact number, and of one that nothing random enters (an unnormalised
+    density, an ODE with an exact trace), there is one draw, whatever ``particles`` says.
 
     Parameters
     ----------
@@ -204,18 +206,19 @@ def log_likelihood(
         raise ValueError(f"expected particles >= 1, got {particles}")
     probe = _probe(gen, batch)
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
-    particles = 1 if kind == "exact" else particles
+    particles = particles if probe.random and kind != "exact" else 1
     at_once = fitting(memory, probe.bytes_of_row, probe.accelerated) if max_rows is None else max(1, max_rows)
     blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
     return Score(torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure)
 
 
 class _Probe(NamedTuple):
-    """One run, its memory per row and place, and whether the batch may be cut into blocks of rows."""
+    """One run, its memory per row and place, whether it drew anything, and whether the batch may be cut into blocks."""
 
     pair: TracePair
     bytes_of_row: float
     accelerated: bool
+    random: bool
     cut: bool
 
 
@@ -231,10 +234,12 @@ def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
 
 
 def _measured(gen: GenerativeModel, batch: tuple, cut: bool) -> _Probe:
+    before = random_state()
     with Profile() as profile:
         pair = _run(gen, batch, None)
         rows = row_log_probs(pair, gen.plate).shape[1]
-    return _Probe(pair, profile.peak / max(1, rows), profile.accelerated, cut)
+    random = not all(map(torch.equal, before, random_state()))
+    return _Probe(pair, profile.peak / max(1, rows), profile.accelerated, random, cut)
 
 
 def _row_count(batch: tuple) -> int | None:

@@ -69,6 +69,7 @@ class LogZ:
     forwards: Tensor
     backwards: Tensor
     start: str
+    ancestors: Tensor | None = None
 
     @property
     def lower(self) -> float:
@@ -82,8 +83,8 @@ class LogZ:
 
     @property
     def stderr(self) -> tuple[float, float]:
-        """Standard errors of both, by the delta method."""
-        return _stderr(self.forwards), _stderr(-self.backwards)
+        """Standard errors of both, by the delta method; infinite where there are not two independent chains."""
+        return _stderr(self.forwards), _stderr(-self.backwards, self.ancestors)
 
     @property
     def value(self) -> float:
@@ -103,8 +104,11 @@ class LogZ:
         )
 
     def log_likelihoods(self, log_weight: Tensor, measure: str = "density") -> tuple[Score, Score]:
-        """The least and the largest log-likelihoods of rows, kind approximate, given their unnormalised ones."""
-        ends = (self.upper, self.lower)
+        """The least and the largest log-likelihoods of rows, kind approximate, given their unnormalised ones.
+
+        The larger end gives the least, also where the noise of the two has put the upper below the lower one.
+        """
+        ends = sorted((self.upper, self.lower), reverse=True)
         return tuple(Score(log_weight - end, "approximate", measure=measure) for end in ends)
 
     def __str__(self) -> str:
@@ -175,14 +179,14 @@ def annealed_importance(
     law, betas = _law(gen), _schedule(temperatures)
     path = law.path(x)
     ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once)
-    forwards, exact = path.log_z() + ratios, density(law) == "exact"
+    forwards, exact, chosen = path.log_z() + ratios, density(law) == "exact", None
     if exact:
         begin = law.states((chains,))
     else:
         chosen = torch.distributions.Categorical(logits=ratios, validate_args=False).sample((chains,))
         begin = law.chain(ends[chosen], settle)
     back, _ = _anneal(path, begin, betas.flip(0), moves, at_once)
-    return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic")
+    return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic", chosen)
 
 
 @torch.no_grad()
@@ -278,9 +282,12 @@ def _log_mean(weights: Tensor) -> float:
     return float(weights.double().logsumexp(0)) - math.log(len(weights))
 
 
-def _stderr(weights: Tensor) -> float:
-    """Of the log of a mean of exponentials."""
-    if len(weights) < 2:
-        return math.inf
+def _stderr(weights: Tensor, families: Tensor | None = None) -> float:
+    """Of the log of a mean of exponentials, which are independent, or of so many independent families."""
     share = (weights - weights.max()).double().exp()
-    return float(share.std() / share.mean()) / math.sqrt(len(weights))
+    excess = share / share.mean() - 1
+    if families is not None:
+        _, index = families.unique(return_inverse=True)
+        excess = excess.new_zeros(int(index.max()) + 1).index_add_(0, index, excess)
+    count = len(excess)
+    return math.inf if count < 2 else math.sqrt(float(excess.square().sum()) * count / (count - 1)) / len(weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,8 +50,10 @@ class ChowLiu(DistributionModule):
     (True, [-1, 0, 0])
     """
 
-    def __init__(self, levels: tuple[int, ...], *, smoothing: float = 1.0):
+    def __init__(self, levels: Sequence[int], *, smoothing: float = 1.0):
         super().__init__()
+        if isinstance(levels, int):
+            raise TypeError(f"expected levels of each variable, got {levels}; for so many binary ones: (2,) * {levels}")
         if not levels or min(levels) < 1 or smoothing < 0:
             raise ValueError(f"expected levels >= 1 of some variables and smoothing >= 0, got {levels=}, {smoothing=}")
         self.levels, self.smoothing, most = tuple(levels), smoothing, max(levels)
