@@ -11,6 +11,7 @@ from probgen.objectives.enumerated import EnumeratedELBO, default_objective
 from probgen.objectives.games import FDivergence, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from probgen.objectives.hybrid import Hybrid
 from probgen.objectives.importance import IWAE, DReG, Renyi
+from probgen.objectives.invariant_information import InvariantInformation
 from probgen.objectives.latent_matching import MatchedLatents
 from probgen.objectives.noise_contrastive import NoiseContrastive
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
@@ -38,6 +39,7 @@ __all__ = [
     "GradientPenalty",
     "Hinge",
     "Hybrid",
+    "InvariantInformation",
     "InverseMultiquadric",
     "LeastSquares",
     "MatchedLatents",

@@ -1,0 +1,133 @@
+"""Codes that two views of a row agree on: clusters that are found by what does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probgen.core.missing import fill_missing
+from probgen.core.recording import Recorder, densities
+from probgen.objectives.base import Objective, Prepared
+
+
+class InvariantInformation(Objective):
+    r"""An objective beside which the categories of a guide's code tell what two views of a row have in common.
+
+    .. math:: L(x) - \lambda B \sum_k I_k, \qquad
+              I = \sum_{l, m} P_{lm} \log \frac{P_{lm}}{(P_{l \cdot} P_{\cdot m})^{\eta}}, \qquad
+              P = \frac1{2B} \sum_b \big(q_b q_b'^\top + q_b' q_b^\top\big)
+
+    with the probabilities :math:`q_b, q_b'` of the levels that the guide gives to two random views of row b. It is
+    greatest where a category is certain, the same in both views, and all its levels are in use. In a batch the rows
+    have to be many times the squared number of levels over which P is spread, or chance agreement counts.
+
+    Beside ``Adversarial(critic, information=1.0)`` the recogniser of an :class:`InfoGAN
+    <probgen.models.info_gan.InfoGAN>` learns from real rows as well as from fakes, and names what the views do not
+    change: classes rather than strokes. Without an objective it is a clustering by itself.
+
+    Parameters
+    ----------
+    views : callable, optional
+        The random map of rows, ``(B, *event) -> (B, *event)``: ``nn.Sequential`` of :mod:`probgen.nn.augment`. Without
+        it the guide itself is run twice, and has to be random.
+    objective : Objective, optional
+        L.
+    weight : float
+        :math:`\lambda`, in nats per row.
+    balance : float
+        :math:`\eta \geq 1`: above 1 levels that are hardly used cost more.
+    site : str
+        Name of the latent site whose law has ``probabilities()``, or ``probs`` of one category.
+
+    Raises
+    ------
+    TypeError
+        At the call, if the law at that site has no probabilities.
+    ValueError
+        At the call, if there is no such site in the guide.
+
+    References
+    ----------
+    Ji, Henriques, Vedaldi (2019), Invariant information clustering for unsupervised image classification and
+    segmentation, https://arxiv.org/abs/1807.06653
+
+    >>> from probgen.models.info_gan import Codes, InfoGAN
+    >>> from probgen.models.gan import GAN
+    >>> from probgen.core.module import standard_normal
+    >>> from probgen.nn import MLP, SideBySide
+    >>> generator = GAN(SideBySide(MLP(4 + 3, [8], 2)), standard_normal(4), (2,))
+    >>> gen = InfoGAN(generator, Codes([3]), Codes([3], net=MLP(2, [8], 3)))
+    >>> loss = InvariantInformation(lambda x: x + 0.1 * torch.randn_like(x))(gen.model, gen.guide)
+    >>> loss(torch.randn(50, 2)) > -50 * torch.tensor(3.0).log()
+    tensor(True)
+    """
+
+    descends = False
+
+    def __init__(
+        self,
+        views: Callable[[Tensor], Tensor] | None = None,
+        objective: Objective | None = None,
+        *,
+        weight: float = 1.0,
+        balance: float = 1.0,
+        site: str = "code",
+    ):
+        super().__init__()
+        if weight < 0 or balance < 1:
+            raise ValueError(f"expected weight >= 0 and balance >= 1, got {weight} and {balance}")
+        self.views, self.objective, self.weight, self.balance, self.site = views, objective, weight, balance, site
+
+    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
+        """Prepares the objective that it stands beside."""
+        if isinstance(self.objective, Prepared):
+            self.objective.prepare(model, guide, *batch)
+
+    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        one, other = (self._levels(guide, batch) for _ in range(2))
+        told = sum(joint_information(p, q, self.balance) for p, q in zip(one, other, strict=True))
+        loss = -self.weight * len(one[0]) * told
+        return loss if self.objective is None else loss + self.objective.differentiable_loss(model, guide, *batch)
+
+    def _levels(self, guide: Callable[..., Any], batch: tuple) -> list[Tensor]:
+        """The probabilities that the guide gives to the levels of each category, for a view of the rows."""
+        x, *rest = batch
+        seen = x if self.views is None else self.views(fill_missing(x))
+        with Recorder() as run:
+            guide(seen, *rest)
+        site = densities(run.sites).get(self.site)
+        if site is None:
+            raise ValueError(
+                f"InvariantInformation: expected the guide to draw '{self.site}', it has "
+                f"{', '.join(run.sites) or 'no sites'}; name the site of the categories by site=..."
+            )
+        law = site["fn"]
+        found = law.probabilities() if hasattr(law, "probabilities") else [getattr(law, "probs", None)]
+        if any(p is None or p.ndim != 2 for p in found) or not found:
+            raise TypeError(
+                f"InvariantInformation: expected a law of categories at site '{self.site}', got {type(law).__name__}; "
+                "use Codes([10], net=...) or OneHotCategorical for each row"
+            )
+        return found
+
+
+def joint_information(one: Tensor, other: Tensor, balance: float = 1.0) -> Tensor:
+    r"""The mutual information of two categories whose probabilities given each row are known, in nats.
+
+    Parameters
+    ----------
+    one, other : Tensor
+        ``(B, levels)`` each; the roles of the two are averaged.
+    balance : float
+        Exponent :math:`\eta` of the product of the marginals.
+
+    >>> joint_information(torch.eye(4), torch.eye(4))  # log 4
+    tensor(1.3863)
+    """
+    joint = one.mT @ other / len(one)
+    joint = ((joint + joint.mT) / 2).clamp_min(torch.finfo(joint.dtype).tiny)  # whose log has a gradient
+    margin = joint.sum(0)
+    return torch.special.entr(margin).sum() * 2 * balance - torch.special.entr(joint).sum()
