@@ -28,7 +28,7 @@ from probgen.datasets import load_mnist
 from probgen.models.gan import GAN
 from probgen.models.info_gan import Codes, InfoGAN
 from probgen.nn import MLP
-from probgen.nn.augment import Affine, Jitter
+from probgen.nn.augment import Jitter, RandomAffine
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.adversarial import Adversarial
@@ -63,7 +63,7 @@ def build(arguments: argparse.Namespace) -> tuple[InfoGAN, DCGANCritic]:
     network = DCGANGenerator(inputs, SHAPE, hidden=(4 * width, 2 * width), norm=partial(nn.GroupNorm, 8))
     critic = DCGANCritic(SHAPE, hidden=(width, 2 * width))
     generator = GAN(SideBySide(network), standard_normal(arguments.noise), SHAPE)
-    augment = nn.Sequential(Affine(20.0, 0.2, 0.3, 0.1, fill=-1.0), Jitter(arguments.jitter))
+    augment = nn.Sequential(RandomAffine(20.0, 0.2, 0.3, 0.1, fill=-1.0), Jitter(arguments.jitter))
     trunk = Trunk(critic, Codes.width([10], numbers), augment)
     recogniser = Codes([10], numbers, trunk, min_scale=0.3, context_ndim=3)
     return InfoGAN(generator, Codes([10], numbers), recogniser), critic

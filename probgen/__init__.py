@@ -174,7 +174,7 @@ from probgen.nn import (
     Tokens,
     UNet,
 )
-from probgen.nn.augment import Colour, Cutout, Jitter, Translation
+from probgen.nn.augment import Colour, Cutout, Jitter, RandomAffine, Thickness, Translation
 from probgen.nn.schedules import CosineSchedule, EDMSchedule, LearnedSchedule, LinearSchedule, VarianceExploding
 from probgen.objectives import (
     ELBO,
@@ -400,6 +400,7 @@ __all__ = [
     "Pushforward",
     "PyroNUTS",
     "Quantised",
+    "RandomAffine",
     "RandomFeatures",
     "RealNVP",
     "Relativistic",
@@ -422,6 +423,7 @@ __all__ = [
     "StudentT",
     "Table",
     "TemporalConvolution",
+    "Thickness",
     "Tied",
     "TimeMLP",
     "Tokens",

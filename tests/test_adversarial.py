@@ -21,9 +21,9 @@ from probgen.nn.augment import Jitter
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.adversary import Adversary
-from probgen.objectives.elbo import linear_warmup
 from probgen.objectives.games import FDivergence, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from probgen.objectives.regularisers import R1, R2, GradientPenalty
+from probgen.objectives.schedules import linear_warmup
 from probgen.train.fit import adam, fit
 
 ROWS = 12

@@ -3,6 +3,7 @@
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 from torch.distributions import constraints
 from torch.nn.utils.parametrizations import spectral_norm
@@ -15,7 +16,7 @@ from probgen.infer.impute import impute
 from probgen.models.gan import GAN
 from probgen.models.info_gan import Codes, InfoGAN
 from probgen.nn import MLP
-from probgen.nn.augment import Affine, Colour, Cutout, Jitter, Translation
+from probgen.nn.augment import Colour, Cutout, Jitter, RandomAffine, Thickness, Translation
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.elbo import ELBO
@@ -199,17 +200,33 @@ def test_affine_maps_move_what_is_inside():
     """A turn by exactly a quarter, and a shift by exactly a pixel, against rolls and rot90."""
     x = torch.zeros(300, 1, 9, 9)
     x[:, 0, 4, 6] = 1.0
-    turned = Affine(90.0, 0.0, 0.0, 0.0)(x)
+    turned = RandomAffine(90.0, 0.0, 0.0, 0.0)(x)
     coordinates = torch.arange(9.0) - 4
     centre = torch.stack([(turned * coordinates[:, None]).sum((1, 2, 3)), (turned * coordinates).sum((1, 2, 3))], 1)
     assert ((centre.norm(dim=1) - 2).abs() < 0.3).all() and (centre[:, 1] > -0.2).all()
     assert (centre[:, 0] > 1).any() and (centre[:, 0] < -1).any()
-    moved = Affine(0.0, 0.0, 0.0, 1 / 9, fill=0.0)(x)
+    moved = RandomAffine(0.0, 0.0, 0.0, 1 / 9, fill=0.0)(x)
     assert (moved.sum((1, 2, 3)) - 1).abs().max() < 1e-5 and (moved[:, 0, 3:6, 5:8].sum((1, 2)) > 1 - 1e-5).all()
+
+
+def test_strokes_go_a_share_of_the_way_to_their_dilation_or_erosion():
+    x = torch.rand(40, 1, 7, 6)
+    moves = []
+    for filtered in (ndimage.grey_dilation, ndimage.grey_erosion):
+        extreme = torch.as_tensor(filtered(x.numpy(), size=(1, 1, 3, 3), mode="nearest"))
+        moves.append((extreme - x).flatten(1))
+    change = (Thickness(0.8)(x) - x).flatten(1)
+    towards = torch.stack([(change * move).sum(1) / move.square().sum(1) for move in moves])  # by least squares
+    share, which = towards.max(0)
+    move = torch.where(which[:, None] == 0, *moves)
+    torch.testing.assert_close(change, share[:, None] * move, atol=1e-5, rtol=0)
+    assert which.unique().tolist() == [0, 1] and 0.7 < share.max() <= 0.8
+    with pytest.raises(ValueError, match=r"\[0, 1\], got 2"):
+        Thickness(2.0)
 
 
 def test_augmentations_have_gradients():
     x = torch.rand(4, 3, 8, 8, requires_grad=True)
-    augment = nn.Sequential(Colour(), Affine(), Translation(), Cutout(), Jitter(0.1))
+    augment = nn.Sequential(Colour(), RandomAffine(), Translation(), Cutout(), Thickness(), Jitter(0.1))
     (slope,) = torch.autograd.grad(augment(x).sum(), x)
     assert slope.isfinite().all() and (slope != 0).any()

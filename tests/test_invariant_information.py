@@ -16,6 +16,7 @@ from probgen.nn import MLP
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.invariant_information import InvariantInformation, joint_information
+from probgen.objectives.schedules import linear_warmup
 from probgen.train.fit import adam, fit
 
 CENTRES = 3 * torch.tensor([[1.0, 0.0], [-0.5, 0.87], [-0.5, -0.87]])
@@ -70,6 +71,17 @@ def test_it_stands_beside_another_objective():
     alone = other(gen.model, gen.guide)(x)
     (p,) = gen.recognise(2 * x).probabilities()
     torch.testing.assert_close(both, alone - 0.7 * 20 * joint_information(p, p, 1.2))
+
+
+def test_the_balance_may_rise():
+    gen, x = info_gan(), torch.randn(20, 2)
+    objective = InvariantInformation(lambda x: x, balance=linear_warmup(2, 1.0, 3.0))
+    (p,) = gen.recognise(x).probabilities()
+    for balance in (1.0, 2.0, 3.0, 3.0):
+        torch.testing.assert_close(objective(gen.model, gen.guide)(x), -20 * joint_information(p, p, balance))
+    assert objective.step == 4
+    objective.step.zero_()
+    torch.testing.assert_close(objective.eval()(gen.model, gen.guide)(x), -20 * joint_information(p, p, 3.0))
 
 
 def test_clusters_are_what_the_views_do_not_change():

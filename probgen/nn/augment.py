@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, max_pool2d
 
 
 class Colour(nn.Module):
@@ -111,7 +111,7 @@ class Cutout(nn.Module):
         return torch.where((inside[0] & inside[1]).unsqueeze(1), self.fill, x)
 
 
-class Affine(nn.Module):
+class RandomAffine(nn.Module):
     r"""Images turned, scaled, sheared and moved at random, ``(B, C, H, W) -> (B, C, H, W)``, between pixels bilinearly.
 
     .. math:: u \mapsto A u + t, \qquad A = s \begin{pmatrix} \cos\phi & -\sin\phi \\ \sin\phi & \cos\phi
@@ -135,7 +135,7 @@ class Affine(nn.Module):
     Karras et al. (2020), Training generative adversarial networks with limited data, https://arxiv.org/abs/2006.06676
 
     >>> x = torch.rand(2, 1, 5, 5)
-    >>> torch.allclose(Affine(0.0, 0.0, 0.0, 0.0)(x), x, atol=1e-5)
+    >>> torch.allclose(RandomAffine(0.0, 0.0, 0.0, 0.0)(x), x, atol=1e-5)
     True
     """
 
@@ -153,6 +153,42 @@ class Affine(nn.Module):
         grid = torch.stack([row, torch.stack([sin, shear * sin + cos, 2 * self.shift * down], -1)], 1)
         grid = affine_grid(grid, x.shape, align_corners=False)
         return grid_sample(x - self.fill, grid, align_corners=False) + self.fill
+
+
+class Thickness(nn.Module):
+    r"""Strokes made thicker or thinner at random, ``(B, C, H, W) -> (B, C, H, W)``: grey dilation and erosion.
+
+    .. math:: x' = (1 - |u|)\, x + |u| \begin{cases} \max_{N} x & u > 0 \\ \min_{N} x & u < 0 \end{cases},
+              \qquad u \sim U(-s, s)
+
+    over the neighbourhood N of 3 x 3 pixels of each pixel; strokes are brighter than the background.
+
+    Parameters
+    ----------
+    strength : float
+        s in [0, 1]: at 1 strokes may change by a whole pixel on each side.
+
+    References
+    ----------
+    Serra (1982), Image analysis and mathematical morphology
+
+    >>> x = torch.zeros(1, 1, 3, 3)
+    >>> x[..., 1, 1] = 1.0
+    >>> bool((Thickness()(x).sum() - 1).abs() > 0)  # 1 + 8 u, or 1 - |u|
+    True
+    """
+
+    def __init__(self, strength: float = 1.0):
+        super().__init__()
+        if not 0 <= strength <= 1:
+            raise ValueError(f"expected a strength in [0, 1], got {strength}")
+        self.strength = strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.strength * (2 * torch.rand(len(x), 1, 1, 1, dtype=x.dtype, device=x.device) - 1)
+        sign = torch.where(u < 0, -1.0, 1.0)
+        extreme = sign * max_pool2d(sign * x, 3, 1, 1)  # the least is minus the greatest of minus
+        return x + u.abs() * (extreme - x)
 
 
 class Jitter(nn.Module):

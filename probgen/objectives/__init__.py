@@ -6,7 +6,7 @@ from probgen.objectives.base import Objective
 from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.objectives.denoising import Denoising
 from probgen.objectives.discrepancy import MMD, RBF, Discrepancy, EnergyDistance, InverseMultiquadric, SlicedWasserstein
-from probgen.objectives.elbo import ELBO, cyclical, linear_warmup
+from probgen.objectives.elbo import ELBO
 from probgen.objectives.enumerated import EnumeratedELBO, default_objective
 from probgen.objectives.games import FDivergence, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from probgen.objectives.hybrid import Hybrid
@@ -16,6 +16,7 @@ from probgen.objectives.latent_matching import MatchedLatents
 from probgen.objectives.noise_contrastive import NoiseContrastive
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
 from probgen.objectives.regularisers import R1, R2, GradientPenalty
+from probgen.objectives.schedules import cyclical, linear_warmup
 from probgen.objectives.score_matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
 from probgen.objectives.wake_sleep import WakeSleep
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from probgen.objectives.base import Objective
 from probgen.objectives.games import Game
 from probgen.objectives.regularisers import Regulariser
 from probgen.objectives.samples import Dream, dream
+from probgen.objectives.schedules import Schedule, at_step
 
 
 class Adversarial(Objective):
@@ -47,8 +47,7 @@ class Adversarial(Objective):
     information : float or callable
         Weight :math:`\lambda` of how well the guide tells the latents of a fake from the fake (InfoGAN): a lower bound
         of their mutual information, which model and guide raise together. A number, or a function of the step count (a
-        0-dim tensor, from 0) such as :func:`linear_warmup <probgen.objectives.elbo.linear_warmup>`; in eval mode its
-        value at infinity counts.
+        0-dim tensor, from 0) such as ``linear_warmup(1000)``; in eval mode its value at infinity counts.
 
     Raises
     ------
@@ -83,7 +82,7 @@ class Adversarial(Objective):
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
         critic_steps: int = 1,
-        information: float | Callable[[Tensor], Tensor] = 0.0,
+        information: float | Schedule = 0.0,
     ):
         super().__init__()
         if critic_steps < 1 or (not callable(information) and information < 0):
@@ -101,21 +100,13 @@ class Adversarial(Objective):
         self.train(training)
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        information = self._weight()
+        information = at_step(self.information, self.step, self.training)
         both = self._generators_turn()
         drawn = dream(model, batch, self, differentiable=both)
         loss = len(drawn.real) * self.adversary(drawn.real, drawn.fake, *drawn.context, both=both)
         if self.information and both:
             loss = loss - information * self._told(guide, batch, drawn)
         return loss
-
-    def _weight(self) -> float | Tensor:
-        """The weight of the information in this step."""
-        if not callable(self.information):
-            return self.information
-        kind = torch.get_default_dtype()
-        step = self.step.to(kind) if self.training else torch.full_like(self.step, math.inf, dtype=kind)
-        return self.information(step)
 
     def _generators_turn(self) -> bool:
         """Whether the generator learns in this step: the count is read only where critic and generator take turns."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,37 +13,7 @@ from probgen.core.recording import Run, log_prob, record
 from probgen.core.runtime import PARTICLES, MultiFrameTensor
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.divergence import Cost, divergence
-
-Schedule = Callable[[Tensor], Tensor]
-
-
-def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> Schedule:
-    r"""A weight that rises linearly: :math:`\beta_t = a + (b - a) \min(t / T, 1)`.
-
-    Source: Bowman et al. (2016), https://arxiv.org/abs/1511.06349 (annealing of the divergence).
-
-    >>> linear_warmup(10)(torch.tensor([0.0, 5.0, 20.0, math.inf]))
-    tensor([0.0000, 0.5000, 1.0000, 1.0000])
-    """
-    if steps < 1:
-        raise ValueError(f"expected steps >= 1, got {steps}; a constant weight is ELBO(beta={stop})")
-    return lambda step: start + (stop - start) * (step / steps).clamp(max=1.0)
-
-
-def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1.0) -> Schedule:
-    r"""A weight that rises again and again: in each period a linear rise over the share ``ramp``, then a plateau.
-
-    .. math:: \beta_t = a + (b - a) \min\!\big((t \bmod P) / (r P), 1\big), \qquad \beta_\infty = b.
-
-    Source: Fu et al. (2019), Cyclical annealing schedule, https://arxiv.org/abs/1903.10145
-
-    >>> cyclical(10)(torch.tensor([0.0, 2.5, 7.0, 10.0, 12.5, math.inf]))
-    tensor([0.0000, 0.5000, 1.0000, 0.0000, 0.5000, 1.0000])
-    """
-    if period < 1 or not 0 < ramp <= 1:
-        raise ValueError(f"expected period >= 1 and 0 < ramp <= 1, got period={period}, ramp={ramp}")
-    rising = linear_warmup(1, start, stop)
-    return lambda step: rising(torch.where(step.isinf(), torch.ones_like(step), step % period / (ramp * period)))
+from probgen.objectives.schedules import Schedule, at_step
 
 
 class ELBO(Objective):
@@ -62,7 +31,7 @@ class ELBO(Objective):
     ----------
     beta : float or callable
         Weight of the divergences: a number, or a function of the step count (a 0-dim tensor, from 0) such as
-        :func:`linear_warmup`. Steps count calls in training mode and are saved with the objective; in eval mode the
+        ``linear_warmup(1000)``. Steps count calls in training mode and are saved with the objective; in eval mode the
         weight at step infinity is used.
     free_bits : float
         Nats per latent dim that cost nothing more: each dim contributes the larger of this and its divergence
@@ -133,12 +102,9 @@ class ELBO(Objective):
         return loss if self.particles == 1 else loss / self.particles
 
     def _next_beta(self) -> float | Tensor:
-        if not callable(self.beta):
-            return self.beta
-        if not self.training:
-            return self.beta(torch.full_like(self.step, math.inf, dtype=torch.get_default_dtype()))
-        beta = self.beta(self.step.to(torch.get_default_dtype()))
-        self.step.add_(1)
+        beta = at_step(self.beta, self.step, self.training)
+        if self.training and callable(self.beta):
+            self.step.add_(1)
         return beta
 
     def _estimate(self, run: Run, beta: float | Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:

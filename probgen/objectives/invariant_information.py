@@ -11,6 +11,7 @@ from torch import Tensor
 from probgen.core.missing import fill_missing
 from probgen.core.recording import Recorder, densities
 from probgen.objectives.base import Objective, Prepared
+from probgen.objectives.schedules import Schedule, at_step
 
 
 class InvariantInformation(Objective):
@@ -37,8 +38,10 @@ class InvariantInformation(Objective):
         L.
     weight : float
         :math:`\lambda`, in nats per row.
-    balance : float
-        :math:`\eta \geq 1`: above 1 levels that are hardly used cost more.
+    balance : float or callable
+        :math:`\eta \geq 1`: above 1 levels that are hardly used cost more. A number, or a function of the step count
+        (a 0-dim tensor, from 0); in eval mode its value at infinity counts. All levels alike are a saddle of the loss
+        for numbers well above 1, which a rise from 1 avoids: ``linear_warmup(500, 1.0, 1.5)``.
     site : str
         Name of the latent site whose law has ``probabilities()``, or ``probs`` of one category.
 
@@ -73,13 +76,14 @@ class InvariantInformation(Objective):
         objective: Objective | None = None,
         *,
         weight: float = 1.0,
-        balance: float = 1.0,
+        balance: float | Schedule = 1.0,
         site: str = "code",
     ):
         super().__init__()
-        if weight < 0 or balance < 1:
+        if weight < 0 or (not callable(balance) and balance < 1):
             raise ValueError(f"expected weight >= 0 and balance >= 1, got {weight} and {balance}")
         self.views, self.objective, self.weight, self.balance, self.site = views, objective, weight, balance, site
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
         """Prepares the objective that it stands beside."""
@@ -88,7 +92,10 @@ class InvariantInformation(Objective):
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
         one, other = (self._levels(guide, batch) for _ in range(2))
-        told = sum(joint_information(p, q, self.balance) for p, q in zip(one, other, strict=True))
+        balance = at_step(self.balance, self.step, self.training)
+        if self.training and callable(self.balance):
+            self.step.add_(1)
+        told = sum(joint_information(p, q, balance) for p, q in zip(one, other, strict=True))
         loss = -self.weight * len(one[0]) * told
         return loss if self.objective is None else loss + self.objective.differentiable_loss(model, guide, *batch)
 
@@ -114,7 +121,7 @@ class InvariantInformation(Objective):
         return found
 
 
-def joint_information(one: Tensor, other: Tensor, balance: float = 1.0) -> Tensor:
+def joint_information(one: Tensor, other: Tensor, balance: float | Tensor = 1.0) -> Tensor:
     r"""The mutual information of two categories whose probabilities given each row are known, in nats.
 
     Parameters

@@ -1,0 +1,52 @@
+"""Weights of an objective that change with the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Schedule = Callable[[Tensor], Tensor]
+
+
+def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> Schedule:
+    r"""A weight that rises linearly: :math:`\beta_t = a + (b - a) \min(t / T, 1)`.
+
+    Source: Bowman et al. (2016), https://arxiv.org/abs/1511.06349 (annealing of the divergence).
+
+    >>> linear_warmup(10)(torch.tensor([0.0, 5.0, 20.0, math.inf]))
+    tensor([0.0000, 0.5000, 1.0000, 1.0000])
+    """
+    if steps < 1:
+        raise ValueError(f"expected steps >= 1, got {steps}; a constant weight is ELBO(beta={stop})")
+    return lambda step: start + (stop - start) * (step / steps).clamp(max=1.0)
+
+
+def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1.0) -> Schedule:
+    r"""A weight that rises again and again: in each period a linear rise over the share ``ramp``, then a plateau.
+
+    .. math:: \beta_t = a + (b - a) \min\!\big((t \bmod P) / (r P), 1\big), \qquad \beta_\infty = b.
+
+    Source: Fu et al. (2019), Cyclical annealing schedule, https://arxiv.org/abs/1903.10145
+
+    >>> cyclical(10)(torch.tensor([0.0, 2.5, 7.0, 10.0, 12.5, math.inf]))
+    tensor([0.0000, 0.5000, 1.0000, 0.0000, 0.5000, 1.0000])
+    """
+    if period < 1 or not 0 < ramp <= 1:
+        raise ValueError(f"expected period >= 1 and 0 < ramp <= 1, got period={period}, ramp={ramp}")
+    rising = linear_warmup(1, start, stop)
+    return lambda step: rising(torch.where(step.isinf(), torch.ones_like(step), step % period / (ramp * period)))
+
+
+def at_step(weight: float | Schedule, step: Tensor, training: bool) -> float | Tensor:
+    """A weight at a step count (a 0-dim tensor of integers): that of a schedule, in eval mode at infinity.
+
+    >>> at_step(2.0, torch.tensor(3), True), at_step(linear_warmup(4), torch.tensor(3), True)
+    (2.0, tensor(0.7500))
+    """
+    if not callable(weight):
+        return weight
+    kind = torch.get_default_dtype()
+    return weight(step.to(kind) if training else torch.full_like(step, math.inf, dtype=kind))
