@@ -26,7 +26,8 @@ from probgen.models.gan import GAN
 from probgen.nn import ConvEncoder
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.objectives.adversarial import Adversarial
-from probgen.objectives.regularisers import R1
+from probgen.objectives.games import Relativistic
+from probgen.objectives.regularisers import R1, R2
 from probgen.train.fit import adam, fit
 
 SHAPE, NOISE = (1, 28, 28), 32
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=16, help="channels of the widest layer but one")
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--penalty", type=float, default=0.1, help="weight of the critic's squared slopes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifier-steps", type=int, default=1500)
     parser.add_argument("--samples", type=Path, help="file for a picture of samples (.png)")
@@ -78,7 +80,7 @@ def main() -> None:
     history = fit(
         gan,
         x,
-        Adversarial(critic, regularisers=[R1(1.0)]),
+        Adversarial(critic, Relativistic(), regularisers=[R1(arguments.penalty), R2(arguments.penalty)]),
         steps=arguments.steps,
         batch_size=arguments.batch,
         optimizer=adam(arguments.lr, betas=(0.0, 0.99)),

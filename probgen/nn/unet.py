@@ -91,7 +91,8 @@ class UNet(nn.Module):
     blocks : int
         Residual blocks of each level, on the way down and on the way up.
     attention : int
-        How many of the coarsest levels have self-attention after their blocks.
+        How many of the coarsest levels have self-attention after their blocks; 0 where the network is differentiated
+        twice (maximum likelihood of a continuous flow), which torch's fused attention is not on every device.
     heads : int
         Attention heads; they divide the channels of these levels.
     context : int

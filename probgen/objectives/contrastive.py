@@ -55,6 +55,10 @@ class ContrastiveDivergence(Objective):
 
     The states are a buffer, saved with the training state; chains without rows start where the law says.
 
+    The value stands near 0 while the chains keep up with the model. One that falls without end says that they do not:
+    take more or larger steps, a smaller learning rate or a penalty. A law whose density is *exact* (a small
+    :class:`RBM <probgen.models.rbm.RBM>`) needs no chains: the default objective is its likelihood.
+
     Parameters
     ----------
     steps : int

@@ -119,7 +119,9 @@ def fit(
     progress : bool
         A progress bar where there is a terminal.
     callbacks : sequence of callable
-        Called with the :class:`Run` after every step; setting ``run.stop = "reason"`` ends training.
+        Called with the :class:`Run` after every step; setting ``run.stop = "reason"`` ends training. They share the
+        random state of the run: one that draws changes the steps after it, unless it draws inside
+        ``torch.random.fork_rng()``.
     seed : int, optional
         Makes the run reproducible without touching the caller's random state.
     verdict : bool
