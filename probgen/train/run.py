@@ -123,7 +123,8 @@ class Run:
             return self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
-        return torch.linalg.vector_norm(torch.cat([norm[None].to(_wide(norms)) for norm in norms]))
+        kind = _wide(norms)
+        return torch.linalg.vector_norm(torch.stack([norm.to(kind) for norm in norms]))
 
     def _failure(self, loss: float, norm: float, batch: Batch) -> NonFiniteLoss:
         self.history.stopped = "the loss was not finite"
