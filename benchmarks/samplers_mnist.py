@@ -6,7 +6,7 @@ test images; the features are the last hidden layer (64 numbers) of a small clas
 images. The floor is real against real: 2,000 training images in place of the samples. No number of another paper is
 comparable: other features, other size of images.
 
-    python benchmarks/samplers_mnist.py --data DIR --train --work samplers_mnist    # about 12 minutes a model, one core
+    python benchmarks/samplers_mnist.py --data DIR --train --work samplers_mnist    # about 14 minutes a model, one core
     python benchmarks/samplers_mnist.py --data DIR --work samplers_mnist            # sampling, the table
 """
 
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with mnist.npz or the IDX files")
     parser.add_argument("--work", type=Path, default=Path("samplers_mnist"), help="folder of checkpoints and results")
     parser.add_argument("--train", action="store_true", help="train (or continue) the models, then stop")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     arguments = parser.parse_args()
