@@ -60,11 +60,11 @@ def report(name: str, p: Tensor, proportions: Tensor) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--hidden", type=int, default=16, help="channels of the widest layer but one")
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--penalty", type=float, default=0.1, help="weight of the critic's squared slopes")
+    parser.add_argument("--hidden", type=int, default=32, help="channels of the widest layer but one")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--penalty", type=float, default=1.0, help="weight of the critic's squared slopes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifier-steps", type=int, default=1500)
     parser.add_argument("--samples", type=Path, help="file for a picture of samples (.png)")
@@ -85,7 +85,7 @@ def main() -> None:
         batch_size=arguments.batch,
         optimizer=adam(arguments.lr, betas=(0.0, 0.99)),
         scheduler=partial(cosine, steps=arguments.steps),
-        ema=0.998,
+        ema=0.999,
         compile=False,
         seed=arguments.seed,
         verdict=False,
