@@ -6,6 +6,9 @@ InfoGAN, the views still counting. The recogniser classifies the 10,000 test ima
 assignment of levels to digits (chosen on training images, with the labels, which are used for nothing else). Seeds
 differ: all that are run are reported, none is selected.
 
+Measured: 94.8 and 96.9 % with seeds 0 and 1, 14 minutes of one core each; the recogniser alone, after 1,500 steps, had
+85.5 and 96.9 % of 2,000 training images.
+
 With the game alone (``--first 0 --weight 0``) levels name shapes of strokes or hide in patterns that nobody sees: 25 to
 58 % in six settings of networks, noise and augmentation (5,000 steps or fewer, seed 0).
 
