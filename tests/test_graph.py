@@ -198,6 +198,17 @@ def test_shapes_that_depend_on_values_are_told():
     assert record(lambda x: x[kept].sum() + x[torch.tensor([0, 1])].sum(), torch.ones(2)).refusal is None
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_factors_of_additions_are_kept_beside_products(in_place):
+    """Of ``x + alpha a b`` inductor makes one product of matrices, in which alpha is lost."""
+    a, b, x = torch.randn(8, 4), torch.randn(4, 8), torch.randn(8, 8)
+
+    def function(x):
+        return (x * 1).add_(a @ b, alpha=0.1) if in_place else torch.add(x, a @ b, alpha=0.1)
+
+    torch.testing.assert_close(compiled(function, x)(x), x + 0.1 * (a @ b))
+
+
 def test_recurrent_layers_have_graphs():
     layer, x = nn.LSTM(2, 3), torch.randn(4, 1, 2)
 

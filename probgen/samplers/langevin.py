@@ -88,7 +88,7 @@ def langevin(
     for _ in range(steps):
         _, score = value_and_score(log_weight, x)
         score = score if clip is None else score.clamp(-clip, clip)
-        other = x + step / 2 * score + scale * torch.randn_like(x)  # inductor drops an alpha of add beside a product
+        other = x + step / 2 * score + scale * torch.randn_like(x)
         x = other if free is None else torch.where(free, other, x)
     return x
 

@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from probgen.core.graphs.aliases import changed_inputs, relax_views
+from probgen.core.graphs.alphas import spell_out_alphas
 from probgen.core.graphs.draws import Pool, hoist_draws, is_random, new_input
 from probgen.core.graphs.native import Run, by_inductor
 from probgen.core.graphs.strict import Strict, refusal
@@ -144,6 +145,7 @@ class Compiled:
         self._outputs, self._closed_over = recording.outputs, recording.closed_over
         self._draws = hoist_draws(graph.graph)
         relax_views(graph.graph)
+        spell_out_alphas(graph.graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         self.operations = sum(node.op == "call_function" for node in graph.graph.nodes)
