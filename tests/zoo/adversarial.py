@@ -6,10 +6,13 @@ from torch import nn
 
 from probgen.models.gan import GAN
 from probgen.models.info_gan import Codes, InfoGAN
+from probgen.nn.augment import Jitter
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.mlp import MLP
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.adversarial import Adversarial
+from probgen.objectives.invariant_information import InvariantInformation
+from probgen.objectives.schedules import linear_warmup
 from zoo.member import Member, normal, rows
 
 
@@ -34,9 +37,16 @@ def info_gan() -> InfoGAN:
     return InfoGAN(generator, Codes([3], 1), Codes([3], 1, MLP(2, [6], 5)))
 
 
+def invariant() -> InvariantInformation:
+    """Of views under noise, its balance rising, beside a game."""
+    game = Adversarial(critic(2), information=1.0)
+    return InvariantInformation(Jitter(0.1), game, balance=linear_warmup(3, 1.0, 1.5))
+
+
 ADVERSARIAL: list[Member] = [
     Member("GAN", lambda: GAN(MLP(2, [6], 2), normal(2)), rows(2), lambda: Adversarial(critic(2))),
     Member("GAN given a context", conditional, rows(2, context=(3,)), lambda: Adversarial(critic(5))),
     Member("GAN of images", images, rows(1, 5, 6), lambda: Adversarial(DCGANCritic((1, 5, 6), hidden=(4,)))),
     Member("InfoGAN", info_gan, rows(2), lambda: Adversarial(critic(2), information=1.0)),
+    Member("InfoGAN of invariant codes", info_gan, rows(2), invariant),
 ]
