@@ -1,11 +1,12 @@
-"""A restricted Boltzmann machine with 500 hidden units on statically binarized MNIST, its log-likelihood by annealing.
+r"""A restricted Boltzmann machine with 500 hidden units on statically binarized MNIST, its log-likelihood by annealing.
 
 Trained through ``probgen.fit`` by (persistent) contrastive divergence; log Z is estimated from both ends: annealed
 importance sampling from independent pixels (in expectation too low), and backwards from draws of the machine (too high,
 as far as those draws are; they are ends of chains). The binarization is that of ``mnist_orderings.py``.
 
     python benchmarks/rbm_mnist.py --data DIR --checkpoint rbm.safetensors --steps 150000            # PCD
-    python benchmarks/rbm_mnist.py --data DIR --checkpoint cd25.safetensors --steps 40000 --gibbs 25 --chains 0
+    python benchmarks/rbm_mnist.py --data DIR --checkpoint cd25.safetensors --steps 40000 --gibbs 25 --chains 0 \
+        --rate 0.1 --ema 0.9995
 """
 
 from __future__ import annotations
