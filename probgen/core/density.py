@@ -169,8 +169,8 @@ def log_likelihood(
 
     .. math:: \log \hat p(x_b) = \log \tfrac1K \sum_k \frac{p(x_b, z_k)}{q(z_k \mid x_b)}
 
-    exact when there are no latents to draw. Of an exact number, and of one that nothing random enters (an unnormalised
-    density, an ODE with an exact trace), there is one draw, whatever ``particles`` says.
+    exact when there are no latents to draw. Of an exact number, and for complete rows of one that nothing random enters
+    (an unnormalised density, an ODE with an exact trace), there is one draw, whatever ``particles`` says.
 
     Parameters
     ----------
@@ -206,7 +206,8 @@ def log_likelihood(
         raise ValueError(f"expected particles >= 1, got {particles}")
     probe = _probe(gen, batch)
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
-    particles = particles if probe.random and kind != "exact" else 1
+    random = probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
+    particles = particles if random and kind != "exact" else 1
     at_once = fitting(memory, probe.bytes_of_row, probe.accelerated) if max_rows is None else max(1, max_rows)
     blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
     return Score(torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure)
