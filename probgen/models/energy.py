@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from probgen.core.module import DistributionModule, standard_normal
-from probgen.distributions.energy.continuous import EnergyLaw, Kernel
-from probgen.samplers.hmc import HMC
-from probgen.samplers.langevin import Langevin
+from probgen.distributions.energy.continuous import EnergyLaw
+from probgen.distributions.energy.module import EnergyModule
 
 
-class EnergyBasedModel(DistributionModule):
+class EnergyBasedModel(EnergyModule):
     r"""Energy-based model: the density that a network gives, up to its constant.
 
     .. math:: p(x \mid c) = \frac{1}{Z(c)}\, e^{-f(x, c)} \quad\text{or, with a base,}\quad
@@ -52,29 +48,13 @@ class EnergyBasedModel(DistributionModule):
     LeCun et al. (2006), A tutorial on energy-based learning; Xie et al. (2016), A theory of generative ConvNet,
     https://arxiv.org/abs/1602.03264 (the normal base); Du, Mordatch (2019), https://arxiv.org/abs/1903.08689
 
+    >>> from probgen.core.module import standard_normal
     >>> from probgen.nn import MLP
+    >>> from probgen.samplers.langevin import Langevin
     >>> gen = EnergyBasedModel(MLP(2, [16], 1), (2,), kernel=Langevin(0.1), base=standard_normal(2))
     >>> gen().log_prob(torch.zeros(5, 2)).shape, gen().sample((5,)).shape
     (torch.Size([5]), torch.Size([5, 2]))
     """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        shape: Sequence[int],
-        *,
-        kernel: Kernel = Langevin(0.01),  # noqa: B008 (immutable)
-        base: DistributionModule | None = None,
-        start: DistributionModule | None = None,
-        steps: int = 200,
-        annealing: Kernel = HMC(0.1),  # noqa: B008
-    ):
-        super().__init__()
-        if base is not None and start is not None:
-            raise ValueError("expected a base or a start, got both: chains start from the base; drop one")
-        self.net, self.shape, self.kernel, self.steps, self.annealing = net, torch.Size(shape), kernel, steps, annealing
-        self.tilted = base is not None
-        self.start = base if base is not None else standard_normal(*shape) if start is None else start
 
     def forward(self, context: Tensor | None = None) -> EnergyLaw:
         batch = torch.Size() if context is None else context.shape[:-1]

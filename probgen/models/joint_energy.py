@@ -6,10 +6,10 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from probgen.distributions.energy.labelled import LabelledEnergy
-from probgen.models.energy import EnergyBasedModel
+from probgen.distributions.energy.module import EnergyModule
 
 
-class JointEnergyModel(EnergyBasedModel):
+class JointEnergyModel(EnergyModule):
     r"""Joint energy model (JEM): the logits of a classifier give a density of rows and labels, up to its constant.
 
     .. math:: p(x, y) = \frac{e^{f_y(x)}}{Z}, \qquad p(x) = \frac{\sum_y e^{f_y(x)}}{Z}, \qquad

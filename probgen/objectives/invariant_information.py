@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,14 @@ from probgen.core.missing import fill_missing
 from probgen.core.recording import Recorder, densities
 from probgen.objectives.base import Objective, Prepared
 from probgen.objectives.schedules import Schedule, at_step
+
+
+@runtime_checkable
+class HasLevels(Protocol):
+    """A law of categories for each row."""
+
+    def probabilities(self) -> list[Tensor]:
+        """Of the levels of each category: ``(B, levels)``."""
 
 
 class InvariantInformation(Objective):
@@ -43,7 +51,8 @@ class InvariantInformation(Objective):
         (a 0-dim tensor, from 0); in eval mode its value at infinity counts. All levels alike are a saddle of the loss
         for numbers well above 1, which a rise from 1 avoids: ``linear_warmup(500, 1.0, 1.5)``.
     site : str
-        Name of the latent site whose law has ``probabilities()``, or ``probs`` of one category.
+        Name of the latent site whose law has ``probabilities()``, as that of :class:`Codes
+        <probgen.models.info_gan.Codes>`.
 
     Raises
     ------
@@ -112,11 +121,10 @@ class InvariantInformation(Objective):
                 f"{', '.join(run.sites) or 'no sites'}; name the site of the categories by site=..."
             )
         law = site["fn"]
-        found = law.probabilities() if hasattr(law, "probabilities") else [getattr(law, "probs", None)]
-        if any(p is None or p.ndim != 2 for p in found) or not found:
+        if not isinstance(law, HasLevels) or not (found := law.probabilities()):
             raise TypeError(
                 f"InvariantInformation: expected a law of categories at site '{self.site}', got {type(law).__name__}; "
-                "use Codes([10], net=...) or OneHotCategorical for each row"
+                "use Codes([10], net=...)"
             )
         return found
 

@@ -1,0 +1,35 @@
+"""What energy-based models are made of: a network, kernels of chains, and where chains start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from probgen.core.module import DistributionModule, standard_normal
+from probgen.distributions.energy.continuous import Kernel
+from probgen.samplers.hmc import HMC
+from probgen.samplers.langevin import Langevin
+
+
+class EnergyModule(DistributionModule):
+    """The parts of :class:`EnergyBasedModel <probgen.models.energy.EnergyBasedModel>`, whose arguments these are."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: Sequence[int],
+        *,
+        kernel: Kernel = Langevin(0.01),  # noqa: B008 (immutable)
+        base: DistributionModule | None = None,
+        start: DistributionModule | None = None,
+        steps: int = 200,
+        annealing: Kernel = HMC(0.1),  # noqa: B008
+    ):
+        super().__init__()
+        if base is not None and start is not None:
+            raise ValueError("expected a base or a start, got both: chains start from the base; drop one")
+        self.net, self.shape, self.kernel, self.steps, self.annealing = net, torch.Size(shape), kernel, steps, annealing
+        self.tilted = base is not None
+        self.start = base if base is not None else standard_normal(*shape) if start is None else start
