@@ -206,8 +206,8 @@ def log_likelihood(
         raise ValueError(f"expected particles >= 1, got {particles}")
     probe = _probe(gen, batch)
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
-    random = probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
-    particles = particles if random and kind != "exact" else 1
+    if kind == "exact" or not (probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))):
+        particles = 1
     at_once = fitting(memory, probe.bytes_of_row, probe.accelerated) if max_rows is None else max(1, max_rows)
     blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
     return Score(torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure)

@@ -13,7 +13,7 @@ from probgen.core.recording import Run, log_prob, record
 from probgen.core.runtime import PARTICLES, MultiFrameTensor
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.divergence import Cost, divergence
-from probgen.objectives.schedules import Schedule, at_step
+from probgen.objectives.schedules import Schedule, at_next_step
 
 
 class ELBO(Objective):
@@ -89,7 +89,7 @@ class ELBO(Objective):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        beta, together = self._next_beta(), self.vectorized or self.particles == 1
+        beta, together = at_next_step(self.beta, self.step, self.training), self.vectorized or self.particles == 1
         inside = self.particles if together and self.particles > 1 else None
         estimates = []
         for _ in range(1 if together else self.particles):
@@ -100,12 +100,6 @@ class ELBO(Objective):
         for pairs in zip(*(scores for _, scores in estimates), strict=True):
             loss = loss + _score_term(pairs, self.particles)
         return loss if self.particles == 1 else loss / self.particles
-
-    def _next_beta(self) -> float | Tensor:
-        beta = at_step(self.beta, self.step, self.training)
-        if self.training and callable(self.beta):
-            self.step.add_(1)
-        return beta
 
     def _estimate(self, run: Run, beta: float | Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The loss of one run; and for each site drawn without reparameterisation its score and the cost it had."""

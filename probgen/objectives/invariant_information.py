@@ -11,7 +11,7 @@ from torch import Tensor
 from probgen.core.missing import fill_missing
 from probgen.core.recording import Recorder, densities
 from probgen.objectives.base import Objective, Prepared
-from probgen.objectives.schedules import Schedule, at_step
+from probgen.objectives.schedules import Schedule, at_next_step
 
 
 @runtime_checkable
@@ -101,9 +101,7 @@ class InvariantInformation(Objective):
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
         one, other = (self._levels(guide, batch) for _ in range(2))
-        balance = at_step(self.balance, self.step, self.training)
-        if self.training and callable(self.balance):
-            self.step.add_(1)
+        balance = at_next_step(self.balance, self.step, self.training)
         told = sum(joint_information(p, q, balance) for p, q in zip(one, other, strict=True))
         loss = -self.weight * len(one[0]) * told
         return loss if self.objective is None else loss + self.objective.differentiable_loss(model, guide, *batch)

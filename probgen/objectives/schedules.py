@@ -50,3 +50,16 @@ def at_step(weight: float | Schedule, step: Tensor, training: bool) -> float | T
         return weight
     kind = torch.get_default_dtype()
     return weight(step.to(kind) if training else torch.full_like(step, math.inf, dtype=kind))
+
+
+def at_next_step(weight: float | Schedule, step: Tensor, training: bool) -> float | Tensor:
+    """The same, and counts the step: in training, where the weight depends on it.
+
+    >>> step = torch.tensor(3)
+    >>> at_next_step(linear_warmup(4), step, True), step
+    (tensor(0.7500), tensor(4))
+    """
+    now = at_step(weight, step, training)
+    if training and callable(weight):
+        step.add_(1)
+    return now
