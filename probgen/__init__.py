@@ -4,8 +4,6 @@ A model is a distribution, told as a Pyro program; ``fit`` trains any of them, a
 it is. Start with the README and ``tutorials/01_quickstart.py``.
 """
 
-import pyro
-
 from probgen.bif import format_bif, parse_bif, read_bif, write_bif
 from probgen.core import (
     KINDS,
@@ -218,8 +216,6 @@ from probgen.samplers.hmc import HMC, MALA
 from probgen.samplers.langevin import Langevin
 from probgen.testing import check_generative
 from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, Run, adam, fit, load, save
-
-pyro.settings.set(module_local_params=True)
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from probgen.core.graphs.graph import record
 from probgen.core.heads import Gaussian
 from probgen.core.missing import assume_missing
-from probgen.core.module import Program, standard_normal
+from probgen.core.module import standard_normal
+from probgen.core.program import Program
 from probgen.models.coupling_flow import RealNVP
 from probgen.models.factorised import Factorised
 from probgen.models.gan import GAN

@@ -10,7 +10,8 @@ from torch import nn
 
 from probgen.core.density import log_likelihood
 from probgen.core.heads import Bernoulli, Categorical, Gaussian, Poisson
-from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, Program, data_plate
+from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.core.score import Score
 from probgen.infer.em import em
 from probgen.infer.impute import impute

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from probgen.core.density import log_likelihood
 from probgen.core.module import Fixed
-from probgen.core.runtime import row_log_probs, trace_pair
+from probgen.core.reading import read
 from probgen.distributions.stick_breaking import StickBreaking
 from probgen.infer.mcmc import mcmc
 from probgen.infer.posterior import posterior, predictive, prior_predictive
@@ -76,11 +76,11 @@ X = torch.tensor([[0.5, -1.0], [2.0, torch.nan], [torch.nan, 0.3], [torch.nan, t
 def test_log_weights_are_the_mixture_density_at_the_drawn_globals(name):
     gen = GENS[name]().double()
     x = X.double()
-    pair = trace_pair(gen.model, gen.guide, (x,), 4, 1)
+    pair = read(gen.model, gen.guide, (x,), 4, 1)
     globals_ = {site: pair.guide.nodes[site]["value"][:, 0].detach().numpy() for site in gen.priors}
     draws = [{site: value[s] for site, value in globals_.items()} for s in range(4)]
     expected = [[logsumexp(direct(draw, row)) for row in x.numpy()] for draw in draws]
-    torch.testing.assert_close(row_log_probs(pair, "data").detach(), torch.tensor(np.array(expected)))
+    torch.testing.assert_close(pair.by_row("data").detach(), torch.tensor(np.array(expected)))
 
 
 @pytest.mark.parametrize("name", GENS)
@@ -133,7 +133,7 @@ def test_the_fitted_guide_agrees_with_importance_sampling_and_mcmc():
     x = two_clusters(30, dims=1)
     gen = train(BayesianGaussianMixture(2, 1), x)
     with torch.no_grad():
-        pair = trace_pair(gen.model, gen.guide, (x,), 20000, 1)
+        pair = read(gen.model, gen.guide, (x,), 20000, 1)
     drawn = {site: pair.guide.nodes[site]["value"][:, 0] for site in gen.priors}
     log_guide = sum(pair.guide.nodes[site]["fn"].log_prob(pair.guide.nodes[site]["value"])[:, 0] for site in gen.priors)
     weights = (log_joint(gen, drawn, x) - log_guide.detach()).softmax(0)

@@ -7,7 +7,8 @@ import torch
 from pyro import poutine
 
 from probgen.core.density import log_weights
-from probgen.core.runtime import isolated, trace_pair
+from probgen.core.reading import read
+from probgen.core.runtime import isolated
 from probgen.infer.impute import impute
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.train.fit import adam, fit
@@ -40,7 +41,7 @@ def log_marginal(x, loadings, mean, noise):
 def test_weights_of_a_run_are_those_of_the_model_without_factors_and_precisions():
     gen, x = BayesianPPCA(D, K, a=0.7, b=0.4).double(), some_rows()
     with isolated():
-        pair = trace_pair(gen.model, gen.guide, (x,))
+        pair = read(gen.model, gen.guide, (x,))
     loadings, mean, noise = (pair.guide.nodes[name]["value"] for name in ("W", "mean", "noise"))
     # a column of W with its precision integrated out is a multivariate Student t with 2 a degrees of freedom
     scale = torch.eye(D, dtype=F64) * (0.4 / 0.7) ** 0.5
@@ -58,7 +59,7 @@ def test_weights_of_a_run_are_those_of_the_model_without_factors_and_precisions(
 def test_draws_in_a_plate_to_the_left_are_scored_one_by_one():
     gen, x = BayesianPPCA(D, K).double(), some_rows()
     with isolated():
-        pair = trace_pair(gen.model, gen.guide, (x,), particles=3)
+        pair = read(gen.model, gen.guide, (x,), particles=3)
     sites = {name: pair.model.nodes[name] for name in ("W", "mean", "noise", "z", "x")}
     assert sites["W"]["value"].shape == (3, 1, D, K) and sites["z"]["value"].shape == (3, 6, K)
     local = sites["x"]["fn"].log_prob(x) + sites["z"]["fn"].log_prob(sites["z"]["value"])

@@ -29,7 +29,8 @@ from zoo import ZOO, Enumerated, constant, vae
 
 from probgen.core import heads
 from probgen.core.graphs.graph import Compiled, NotCompilable
-from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
+from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.objectives import (
     ELBO,
     IWAE,

@@ -19,7 +19,8 @@ from probgen.core.graphs.profile import Profile
 from probgen.core.graphs.repeat import Call, CompileWarning, repeated, windows
 from probgen.core.graphs.replay import Replay
 from probgen.core.heads import Bernoulli, Gaussian
-from probgen.core.module import Program, standard_normal
+from probgen.core.module import standard_normal
+from probgen.core.program import Program
 from probgen.infer.impute import impute
 from probgen.infer.posterior import posterior, predictive, prior_predictive
 from probgen.models.mixture import GaussianMixture

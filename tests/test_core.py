@@ -10,7 +10,8 @@ from toys import MARGINAL, Global, Head, Law, Local, N, Stated
 
 from probgen.core.density import density, log_weights
 from probgen.core.marginal import Marginal
-from probgen.core.module import Fixed, Independent, LatentVariableModel, Program, data_plate
+from probgen.core.module import Fixed, Independent, LatentVariableModel, data_plate
+from probgen.core.program import Program
 
 
 @pytest.mark.parametrize("scale", [1.0, torch.tensor([1.0, 2.0, 3.0])])

@@ -10,7 +10,8 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from scipy import stats
 from toys import Law, Stated
 
-from probgen.core.module import Fixed, LatentVariableModel, Program, data_plate
+from probgen.core.module import Fixed, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.diagnostics import loo, predictive_check, to_arviz
 from probgen.infer.mcmc import Chains
 

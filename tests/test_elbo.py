@@ -11,7 +11,8 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_e
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
+from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.objectives import ELBO, EnumeratedELBO, cyclical, default_objective, linear_warmup
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))

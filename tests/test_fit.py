@@ -11,7 +11,8 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
+from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning

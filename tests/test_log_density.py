@@ -10,7 +10,7 @@ from pyro.infer.mcmc.util import initialize_model
 from probgen.core.graphs.graph import record
 from probgen.core.graphs.masks import with_indices
 from probgen.core.graphs.thin import thinned
-from probgen.core.module import Program
+from probgen.core.program import Program
 from probgen.infer.log_density import LogDensity, for_each, value_and_grad
 
 EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from probgen.core.graphs.graph import NotCompilable
-from probgen.core.module import Fixed, LatentVariableModel, Program, data_plate
+from probgen.core.module import Fixed, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.diagnostics import to_arviz
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import mcmc

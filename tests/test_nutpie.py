@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probgen.core.graphs.graph import NotCompilable
-from probgen.core.module import Program
+from probgen.core.program import Program
 from probgen.diagnostics import to_arviz
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import mcmc

@@ -15,7 +15,8 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probgen.core.module import LatentVariableModel, Program, data_plate
+from probgen.core.module import LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.objectives import ELBO, IWAE, DReG, EnumeratedELBO, Renyi, WakeSleep
 
 ROWS = 4000

@@ -8,7 +8,8 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 
-from probgen.core.module import Fixed, LatentVariableModel, Program, data_plate
+from probgen.core.module import Fixed, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.infer.posterior import complete, observed_sites, posterior, predictive, prior_predictive
 
 

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from toys import MARGINAL, Local, N
 
 from probgen.core.density import log_likelihood, log_weights
-from probgen.core.module import Program
+from probgen.core.program import Program
 
 
 def conjugate(y):

@@ -13,8 +13,10 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from torch import nn
 
 from probgen.core.density import log_likelihood
-from probgen.core.module import DistributionModule, LatentVariableModel, Program, data_plate
-from probgen.evaluate.guide_draws import guide_draws, some_rows
+from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+from probgen.core.program import Program
+from probgen.core.rows import some_rows
+from probgen.evaluate.guide_draws import guide_draws
 from probgen.evaluate.guide_quality import active_units, ess, khat
 from probgen.evaluate.psis import effective_sample_size, pareto_khat, pareto_smooth
 from probgen.evaluate.settled import autocorrelation_time, settled
@@ -164,6 +166,7 @@ def test_guides_that_couple_all_rows_are_judged_as_a_whole(vectorized):
     evidence = dist.MultivariateNormal(torch.zeros(3), 2 * torch.eye(3) + 1).log_prob(y)
     torch.testing.assert_close(guide_draws(gen, y, draws=4).joint.float(), evidence.expand(4), rtol=1e-4, atol=1e-4)
     assert khat(gen, y, particles=50).item() == pytest.approx(0, abs=0.1)
+    pyro.clear_param_store()
 
 
 def test_autoguide_with_a_normal_for_each_row():
@@ -179,6 +182,7 @@ def test_autoguide_with_a_normal_for_each_row():
     evidence = dist.Normal(0.0, 2**0.5).log_prob(y)
     torch.testing.assert_close(guide_draws(gen, y, draws=4).rows, evidence.expand(4, 6), rtol=1e-4, atol=1e-4)
     assert khat(gen, y).abs().max() < 0.1
+    pyro.clear_param_store()
 
 
 def test_point_estimates_and_empty_guides_are_refused():
@@ -292,7 +296,8 @@ def test_verdict_keeps_to_its_time():
     slow = LinearGaussian()
     hasty = verdict(slow, torch.randn(128, 2), seconds=1e-9)
     assert len(hasty.khat) == 8
-    assert "it would take" in str(verdict(conjugate_mean(), torch.randn(50), seconds=1e-9))
+    found = verdict(conjugate_mean(), torch.randn(50), seconds=1e-9)
+    assert found.draws == 50 and "50 draws instead of 200" in str(found)
 
 
 def test_verdict_uses_all_rows_of_a_guide_with_parameters_for_each_row():
@@ -312,7 +317,7 @@ def test_verdict_uses_all_rows_of_a_guide_with_parameters_for_each_row():
 
 def test_some_rows_are_evenly_spaced_and_keep_what_has_no_rows():
     x, knots = torch.arange(101.0), torch.zeros(7)
-    rows, other, none = some_rows((x, knots, None), 5)
+    rows, other, none = some_rows(LinearGaussian(), (x, knots, None), 5)
     assert rows.tolist() == [0, 25, 50, 75, 100] and other is knots and none is None
 
 

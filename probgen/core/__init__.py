@@ -8,11 +8,11 @@ from probgen.core.module import (
     GenerativeModel,
     Independent,
     LatentVariableModel,
-    Program,
     data_plate,
     sample,
     standard_normal,
 )
+from probgen.core.program import Program
 from probgen.core.score import Score
 
 __all__ = [

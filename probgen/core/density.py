@@ -1,73 +1,31 @@
-"""A number carries its kind: exact, unbiased, bound, approximate, unnormalised or implicit."""
+"""Log-likelihoods of rows: importance weights of a guide's draws, in blocks that fit in memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from functools import singledispatch
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
 import torch
-import torch.distributions as td
-from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
 from torch import Tensor
 
 from probgen.core.graphs.profile import Profile, fitting
 from probgen.core.graphs.repeat import Call, Choice, Window, repeated, windows
 from probgen.core.graphs.replay import random_state
+from probgen.core.kinds import KINDS, average, check_rows_drawn, density, kind_of, worst
 from probgen.core.missing import has_missing
-from probgen.core.runtime import (
-    TracePair,
-    density_sites,
-    draws_each_row,
-    in_plate,
-    is_enumerated,
-    isolated,
-    row_log_probs,
-    sample_sites,
-    trace_pair,
-)
+from probgen.core.reading import Reading, read
+from probgen.core.runtime import evaluating
 from probgen.core.score import Score
+from probgen.core.sites import in_plate, observed_sites
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
+__all__ = ["KINDS", "average", "density", "kind_of", "log_likelihood", "log_weights", "worst"]
+
 PROBED = 64  # rows of a first run, which tells kind and memory
-KINDS = ("exact", "unbiased", "bound", "approximate", "unnormalised", "implicit")
-
-
-def worst(*kinds: str) -> str:
-    """The weakest of several kinds of density.
-
-    >>> worst("exact", "bound", "unbiased")
-    'bound'
-    """
-    return max(kinds, key=KINDS.index)
-
-
-@singledispatch
-def density(distribution: Any) -> str:
-    """The kind of number that ``distribution.log_prob`` is; wrappers inherit from what they wrap.
-
-    >>> density(td.Independent(td.Normal(torch.zeros(3), 1.0), 1))
-    'exact'
-    """
-    return getattr(distribution, "density", "exact")
-
-
-@density.register(td.Independent)
-@density.register(td.TransformedDistribution)
-@density.register(ExpandedDistribution)
-@density.register(MaskedDistribution)
-def _(distribution: Any) -> str:
-    return worst(getattr(distribution, "density", "exact"), density(distribution.base_dist))
-
-
-@density.register(td.MixtureSameFamily)
-def _(distribution: td.MixtureSameFamily) -> str:
-    return density(distribution.component_distribution)
 
 
 def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[Tensor, str]:
@@ -110,50 +68,14 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
 
 def _weights(gen: GenerativeModel, batch: tuple, particles: int | None) -> tuple[Tensor, str]:
     pair = _run(gen, batch, particles)
-    return row_log_probs(pair, gen.plate), kind_of(pair, gen.plate)
+    return pair.by_row(gen.plate), kind_of(pair, gen.plate)
 
 
-def _run(gen: GenerativeModel, batch: tuple, particles: int | None) -> TracePair:
-    with isolated():
-        pair = trace_pair(gen.model, gen.guide, batch, particles, gen.max_plate_nesting)
-    if not draws_each_row(pair.guide, gen.plate):
-        raise ValueError(
-            f"expected a guide that draws the latents of each row in plate '{gen.plate}', got point estimates or one "
-            "joint draw for all rows, so that rows have no weights of their own; use AutoNormal, an encoder, or mcmc"
-        )
+def _run(gen: GenerativeModel, batch: tuple, particles: int | None) -> Reading:
+    with evaluating(batch):
+        pair = read(gen.model, gen.guide, batch, particles, gen.max_plate_nesting)
+    check_rows_drawn(pair, gen.plate)
     return pair
-
-
-def kind_of(pair: TracePair, plate: str = "data") -> str:
-    """The weakest kind of density in a run of model and guide; drawn latents make it at best *unbiased*.
-
-    Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for one that is not.
-    """
-    drawn = {name: site for name, site in density_sites(pair.guide).items() if not site["is_observed"]}
-    for name, site in drawn.items():
-        if density(site["fn"]) != "exact":
-            raise ValueError(
-                f"expected an exact density at guide site '{name}', got {density(site['fn'])}; use a guide whose "
-                "log_prob is exact (Gaussian, flow, mixture, autoregressive)"
-            )
-    kind = "unbiased" if drawn else "exact"
-    for name, site in density_sites(pair.model).items():
-        if not site["is_observed"] and name not in drawn and not is_enumerated(site):
-            raise ValueError(
-                f"expected the guide to draw the latent site '{name}' of the model, it does not; add pyro.sample"
-                f"('{name}', ...) to the guide, or infer={{'enumerate': 'parallel'}} to a discrete site of the model"
-            )
-        kind = worst(kind, "unnormalised" if isinstance(site["fn"], Unit) else density(site["fn"]))
-    return kind
-
-
-def average(weights: Tensor, kind: str) -> Tensor:
-    """Averages log weights over their first dim: in log space for bounds, in probability space otherwise.
-
-    >>> average(torch.tensor([0.25, 0.75]).log(), "unbiased").exp()
-    tensor(0.5000)
-    """
-    return weights.mean(0) if kind == "bound" else weights.logsumexp(0) - math.log(len(weights))
 
 
 @torch.no_grad()
@@ -216,7 +138,7 @@ def log_likelihood(
 class _Probe(NamedTuple):
     """One run, its memory per row and place, whether it drew anything, and whether the batch may be cut into blocks."""
 
-    pair: TracePair
+    pair: Reading
     bytes_of_row: float
     accelerated: bool
     random: bool
@@ -238,7 +160,7 @@ def _measured(gen: GenerativeModel, batch: tuple, cut: bool) -> _Probe:
     before = random_state()
     with Profile() as profile:
         pair = _run(gen, batch, None)
-        rows = row_log_probs(pair, gen.plate).shape[1]
+        rows = pair.by_row(gen.plate).shape[1]
     random = not all(map(torch.equal, before, random_state()))
     return _Probe(pair, profile.peak / max(1, rows), profile.accelerated, random, cut)
 
@@ -266,7 +188,7 @@ def _by_block(
     blocks = [_some(batch, slice(*each[:2])) if cut else batch for each in cuts]
     others: Iterator[list[Tensor]] | None = None
     for block, each in zip(blocks, cuts, strict=True):
-        first = row_log_probs(_run(gen, block, None), gen.plate)
+        first = _run(gen, block, None).by_row(gen.plate)
         others = others or _others(gen, blocks, particles - 1, at_once // max(1, first.shape[1]), compile)
         yield torch.cat([first, *next(others)])[:particles, each.skip :]
 
@@ -284,7 +206,7 @@ def _others(
         for index, tensor in zip(given, tensors, strict=True):
             batch[index] = tensor
         with pyro.validation_enabled(False):
-            return row_log_probs(_run(gen, tuple(batch), drawn if drawn > 1 else None), gen.plate)
+            return _run(gen, tuple(batch), drawn if drawn > 1 else None).by_row(gen.plate)
 
     count = -(-particles // max(1, drawn))
     calls = [Call(tuple(block[index] for index in given)) for block in blocks for _ in range(count)]
@@ -294,7 +216,7 @@ def _others(
         yield list(islice(weights, count))
 
 
-def _measure(pair: TracePair, plate: str) -> str:
-    observed = [s for s in sample_sites(pair.model).values() if s["is_observed"] and in_plate(s, plate)]
+def _measure(pair: Reading, plate: str) -> str:
+    observed = [site for site in observed_sites(pair.model).values() if in_plate(site, plate)]
     discrete = bool(observed) and all(site["fn"].support.is_discrete for site in observed)
     return "mass" if discrete else "density"

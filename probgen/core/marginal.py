@@ -14,7 +14,8 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core.density import average, density, log_weights, worst
-from probgen.core.runtime import density_sites, in_plate, isolated, latent_sites
+from probgen.core.runtime import isolated
+from probgen.core.sites import density_sites, in_plate, latent_sites
 
 if TYPE_CHECKING:
     from probgen.core.module import LatentVariableModel

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 _assumed: ContextVar[bool | None] = ContextVar("assumed_missing", default=None)
 
@@ -48,7 +49,7 @@ def values_are_known() -> bool:
     >>> values_are_known()
     True
     """
-    return _assumed.get() is None and not torch.compiler.is_compiling()
+    return _assumed.get() is None and not torch.compiler.is_compiling() and get_proxy_mode() is None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.marginal import Marginal
-from probgen.core.runtime import LocalParameters, RowPlate, localise
+from probgen.core.runtime import RowPlate
 
 
 def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> RowPlate:
@@ -25,6 +25,11 @@ def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> RowPla
     """
     rows = x if x is not None else context
     return RowPlate("data", 1 if rows is None else rows.shape[0], dim=-1)
+
+
+def first_length(batch: tuple) -> int | None:
+    """The length of the first argument with dims: the rows of a family, whose arguments are ``x`` and ``context``."""
+    return next((len(value) for value in batch if torch.is_tensor(value) and value.ndim), None)
 
 
 @runtime_checkable
@@ -56,6 +61,9 @@ class GenerativeModel(Protocol):
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         """The Pyro program q(z | x, context); without ``x`` it draws the globals alone."""
+
+    def rows_in(self, batch: tuple) -> int | None:
+        """How many rows the arguments in a batch have; ``None`` where the programs take none."""
 
 
 class DistributionModule(nn.Module, ABC):
@@ -90,6 +98,9 @@ class DistributionModule(nn.Module, ABC):
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         pass
 
+    def rows_in(self, batch: tuple) -> int | None:
+        return first_length(batch)
+
 
 class LatentVariableModel(nn.Module, ABC):
     """A family that tells its story: write ``model`` and ``guide``; ``forward`` is their marginal.
@@ -121,6 +132,9 @@ class LatentVariableModel(nn.Module, ABC):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         return Marginal(self, context)
+
+    def rows_in(self, batch: tuple) -> int | None:
+        return first_length(batch)
 
 
 class Fixed(DistributionModule):
@@ -180,56 +194,6 @@ class Independent(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         return self.module(context).to_event(self.ndim)
-
-
-class Program(LatentVariableModel):
-    """Anyone's own Pyro pair: plain functions, modules or AutoGuides, with any tensor arguments.
-
-    Parameters
-    ----------
-    model, guide : callable
-        Pyro programs called with the same arguments, for instance ``model(covariates, y)``. ``pyro.param`` statements
-        in plain functions become parameters of this module: the global parameter store stays untouched.
-        A missing guide means that the model has no latent variables.
-    plate : str
-        Name of the plate whose entries are the rows of the data.
-    max_plate_nesting : int
-        Number of dims that the plates of ``model`` use.
-    vectorized : bool
-        Whether the pair accepts draws in a plate to the left of its own plates, that is, whether every tensor
-        operation in it treats the dims to the left as batch dims. If not, it is run once per draw.
-
-    >>> def model(y):
-    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
-    ...     with pyro.plate("data", len(y)):
-    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
-    >>> from pyro.infer.autoguide import AutoNormal
-    >>> program = Program(model, AutoNormal(model))
-    """
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any] | None = None,
-        *,
-        plate: str = "data",
-        max_plate_nesting: int = 1,
-        vectorized: bool = False,
-    ):
-        super().__init__()
-        self._model, self._guide = model, guide
-        self.plate, self.max_plate_nesting, self.vectorized = plate, max_plate_nesting, vectorized
-        self.statements = nn.ParameterDict()
-        localise(guide, self.statements)
-
-    def model(self, *args: Any, **kwargs: Any) -> Any:
-        with LocalParameters(self.statements):
-            return self._model(*args, **kwargs)
-
-    def guide(self, *args: Any, **kwargs: Any) -> Any:
-        if self._guide is not None:
-            with LocalParameters(self.statements):
-                return self._guide(*args, **kwargs)
 
 
 @torch.no_grad()

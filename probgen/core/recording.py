@@ -23,9 +23,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
-from probgen.core.runtime import PARTICLES
-
-Sites = dict[str, dict[str, Any]]
+from probgen.core.reading import share_masks
+from probgen.core.runtime import PARTICLES, as_guide
+from probgen.core.sites import Sites, densities, is_summed
 
 
 class Recorder(Messenger):
@@ -67,15 +67,12 @@ def record(
     """
     plate = nullcontext() if particles is None else pyro.plate(PARTICLES, particles, dim=-max_plate_nesting - 1)
     with (q := Recorder()), plate:
-        guide(*batch)
+        as_guide(guide)(*batch)
     with (p := Recorder(q.sites)), plate:
         model(*batch)
-    return Run(densities(p.sites), densities(q.sites))
-
-
-def densities(sites: Mapping[str, dict[str, Any]]) -> Sites:
-    """The sample sites among the nodes of a run, plate indices left out, helper variables and factors included."""
-    return {name: site for name, site in sites.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    run = Run(densities(p.sites), densities(q.sites))
+    share_masks(*run)
+    return run
 
 
 def log_prob(site: dict[str, Any]) -> Tensor:
@@ -108,7 +105,7 @@ class Cut(Messenger):
         self.differentiable, self.draws, self.copies = differentiable, {}, {}
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        kept = msg["is_observed"] or msg["name"] in self.draws or is_enumerated_dim(msg)
+        kept = msg["is_observed"] or msg["name"] in self.draws or is_summed(msg)
         if not kept and not site_is_subsample(msg):
             self.draws[msg["name"]] = msg["value"]
             copy = msg["value"].detach()
@@ -117,16 +114,11 @@ class Cut(Messenger):
             self.copies[msg["name"]] = msg["value"] = copy
 
 
-def is_enumerated_dim(site: dict[str, Any]) -> bool:
-    """Whether this run gave the site a dim of its own with all its values along it."""
-    return site["infer"].get("_enumerate_dim") is not None
-
-
 def enumerated_runs(
     model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, particles: int | None, max_plate_nesting: int
 ) -> Iterator[tuple[poutine.Trace, poutine.Trace]]:
     """Traces of model and guide with every enumerated site expanded; several where the guide asks for a sequence."""
-    first = -max_plate_nesting - 1
+    first, guide = -max_plate_nesting - 1, as_guide(guide)
     if particles is not None:
         plate = pyro.plate(PARTICLES, particles, dim=first)
         model, guide, first = plate(model), plate(guide), first - 1
@@ -137,6 +129,7 @@ def enumerated_runs(
     while not queue.empty():
         q = poutine.trace(tried).get_trace(*batch)
         p = poutine.trace(poutine.replay(poutine.enum(model), trace=q)).get_trace(*batch)
+        share_masks(p.nodes, q.nodes)
         yield prune_subsample_sites(p), prune_subsample_sites(q)
 
 
@@ -153,11 +146,26 @@ def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
         with shared_intermediates() as cache:
             factors = contract_tensor_tree(factors, dims, ring=LogRing(cache=cache, dim_to_size=sizes))
     for ordinal, group in factors.items():
-        costs.setdefault(ordinal, []).extend(packed.scale_and_mask(term, scale=scale) for term in group)
+        costs.setdefault(ordinal, []).extend(_scaled(term, scale, p) for term in group)
     for name, site in q.nodes.items():
         if site["type"] == "sample":
             costs.setdefault(ordinals[name], []).append(packed.neg(site["packed"]["log_prob"]))
     return _Expectation(q, ordinals).compute_expectation(costs)
+
+
+def _scaled(term: Tensor, scale: float | Tensor, p: poutine.Trace) -> Tensor:
+    """A packed term times the scale that its factors have in common; weights of rows are packed like the term."""
+    if not torch.is_tensor(scale) or not scale.ndim:
+        return packed.scale_and_mask(term, scale=scale)
+    frames = {frame for site in p.nodes.values() if site["type"] == "sample" for frame in site["cond_indep_stack"]}
+    weights = packed.pack(scale, {frame.dim: p.plate_to_symbol[frame.name] for frame in frames if frame.vectorized})
+    term, weights = packed.broadcast_all(term, weights)
+    return _named(term * weights, term._pyro_dims)
+
+
+def _named(value: Tensor, dims: str) -> Tensor:
+    value._pyro_dims = dims
+    return value
 
 
 class _Expectation(Dice):

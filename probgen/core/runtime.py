@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.util import MultiFrameTensor
-from pyro.ops import packed
-from pyro.ops.contract import contract_to_tensor
-from pyro.ops.rings import LogRing
+from pyro.nn.module import _Context
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import runtime
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import SubsampleMessenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import transform_to
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["MultiFrameTensor"]
 
@@ -38,7 +37,8 @@ def isolated() -> Iterator[None]:
     for stack in live:
         stack.clear()
     try:
-        yield
+        with local_parameters():
+            yield
     finally:
         for stack, old in zip(live, kept, strict=True):
             stack[:] = old
@@ -59,160 +59,147 @@ class RowPlate(IndepMessenger):
                 BroadcastMessenger._pyro_sample(msg)
 
 
-class LocalParameters(Messenger):
-    """Answers ``pyro.param`` statements of plain functions from a ``ParameterDict`` of unconstrained values."""
+class _ParamState:
+    """What ``_Context.param_state`` is for modules that were made while ``module_local_params`` was off."""
 
-    def __init__(self, store: nn.ParameterDict):
+    def __get__(self, context: _Context | None, owner: type) -> Any:
+        if context is None:
+            return self
+        context.param_state = {"params": {}, "constraints": {}}
+        return context.param_state
+
+
+@contextmanager
+def local_parameters() -> Iterator[None]:
+    """Parameters of PyroModules stay in the modules inside the block; plain Pyro around it is as it was.
+
+    Pyro reads a global setting, and modules made while it is off lack what they need while it is on.
+    """
+    if pyro.settings.get("module_local_params"):
+        yield
+        return
+    pyro.settings.set(module_local_params=True)
+    _Context.param_state = _ParamState()
+    try:
+        yield
+    finally:
+        del _Context.param_state
+        pyro.settings.set(module_local_params=False)
+
+
+class LocalParameters(Messenger):
+    """Answers ``pyro.param`` statements from a ``ParameterDict`` of unconstrained values; adopts what modules announce.
+
+    A statement starts from the value that the global parameter store has under its name, if any; the store is never
+    written. A parameter of a module that ``knows`` does not know yet is kept in the dictionary under its name.
+
+    Parameters
+    ----------
+    store : ParameterDict
+        Where the values live.
+    constraints : dict
+        Gets the constraint of every statement by name.
+    knows : callable
+        Whether a parameter belongs to the owner of the store already.
+    """
+
+    def __init__(
+        self,
+        store: nn.ParameterDict,
+        constraints: dict[str, Any] | None = None,
+        knows: Callable[[nn.Parameter], bool] = lambda parameter: False,
+    ):
         super().__init__()
-        self.store = store
+        self.store, self.knows = store, knows
+        self.constraints = {} if constraints is None else constraints
+        self._global: tuple[dict, dict] = ({}, {})
+
+    def __enter__(self) -> Any:
+        store = pyro.get_param_store()
+        self._global = store._params, store._constraints
+        return super().__enter__()
 
     def _pyro_param(self, msg: dict[str, Any]) -> None:
         if getattr(msg["fn"], "__func__", None) is not ParamStoreDict.get_param:
             return  # a PyroModule announces a parameter that it owns
-        key = msg["name"].replace(".", "/")
-        bijection = transform_to(msg["kwargs"]["constraint"])
+        key, initial = msg["name"].replace(".", "/"), msg["args"][1] if len(msg["args"]) > 1 else None
+        if isinstance(initial, nn.Parameter) and key not in self.store and self.knows(initial):
+            msg["value"], msg["done"] = initial, True
+            return
+        constraint = msg["kwargs"]["constraint"]
+        if initial is None and key in self.constraints:  # a second statement need not repeat it
+            constraint = self.constraints[key]
+        bijection = transform_to(constraint)
         if key not in self.store:
-            self.store[key] = self._initial(msg, bijection)
-        msg["value"], msg["done"] = bijection(self.store[key]), True
+            self.store[key] = self._initial(msg["name"], initial, bijection)
+        self.constraints.setdefault(key, constraint)
+        value = bijection(self.store[key])
+        if value is not self.store[key]:
+            value.unconstrained = weakref.ref(self.store[key])
+        msg["value"], msg["done"] = value, True
 
-    @staticmethod
-    def _initial(msg: dict[str, Any], bijection: Any) -> nn.Parameter:
-        if len(msg["args"]) < 2:
-            raise ValueError(f"pyro.param('{msg['name']}') has no initial value; give one where it is first used")
-        value = msg["args"][1]() if callable(msg["args"][1]) else msg["args"][1]
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
+        value = msg["value"]
+        owned = value if isinstance(value, nn.Parameter) else getattr(value, "unconstrained", lambda: None)()
+        key = msg["name"].replace(".", "/")
+        if isinstance(owned, nn.Parameter) and self.store.get(key) is not owned and not self.knows(owned):
+            self.store[key] = owned
+
+    def _initial(self, name: str, value: Any, bijection: Any) -> nn.Parameter:
+        values, constraints = self._global
         if isinstance(value, nn.Parameter):  # pyro.module passes parameters that live in a module: keep them
             return value
+        if name in values:
+            value = transform_to(constraints[name])(values[name].detach())
+        if value is None:
+            raise ValueError(f"pyro.param('{name}') has no initial value; give one where it is first used")
+        value = value() if callable(value) else value
         return nn.Parameter(bijection.inv(torch.as_tensor(value)).detach().clone())
 
 
-def localise(guide: Any, store: nn.ParameterDict) -> None:
-    """Puts the handler of local parameters inside AutoGuides too: they hide their runs of the model from outer ones."""
-    for part in guide.modules() if isinstance(guide, AutoGuide) else ():
-        if isinstance(part, AutoGuide):
-            part._model = (LocalParameters(store)(part.model),)
+@contextmanager
+def localised(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[None]:
+    """Puts handlers of local parameters inside AutoGuides, which hide their runs of the model from outer ones."""
+    parts = [part for part in (guide.modules() if isinstance(guide, AutoGuide) else ()) if isinstance(part, AutoGuide)]
+    models = [part._model for part in parts]
+    for part in parts:
+        part._model = (handler()(part.model),)
+    try:
+        yield
+    finally:
+        for part, model in zip(parts, models, strict=True):
+            part._model = model
 
 
-class TracePair(NamedTuple):
-    """One run of a guide and of the model replayed against it."""
+def as_guide(guide: Callable[..., Any]) -> Callable[..., Any]:
+    """A guide as a program that draws latent sites only: one that is a messenger also runs its model, unseen here.
 
-    model: poutine.Trace
-    guide: poutine.Trace
-
-
-def density_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
-    """The sample sites of a trace that carry a density: all but the indices of plates."""
-    return {
-        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
-    }
-
-
-def sample_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
-    """The variables of a program: its sites with a density, without the helper variables of AutoGuides."""
-    return {name: site for name, site in density_sites(trace).items() if not site["infer"].get("is_auxiliary")}
-
-
-def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
-    """The sample sites that were drawn, not observed."""
-    return {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
-
-
-def draws_each_row(guide: poutine.Trace, plate: str) -> bool:
-    """Whether every latent site inside ``plate`` has randomness of its own there.
-
-    Point estimates have none; with ``AutoMultivariateNormal`` they are images of one draw for all rows together.
+    Pyro's own objectives take both traces from such a guide; here the model is replayed on its draws like any other.
     """
-    local = [site for site in density_sites(guide).values() if in_plate(site, plate) and not site["is_observed"]]
-    images = sum(isinstance(site["fn"], pyro.distributions.Delta) for site in local)
-    return images <= sum(bool(site["infer"].get("is_auxiliary")) for site in local)
+    if not isinstance(poutine.unwrap(guide), Messenger):
+        return guide
+    return poutine.block(guide, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
 
 
-def is_enumerated(site: dict[str, Any]) -> bool:
-    """Whether a site asks to be summed out (``infer={"enumerate": "parallel"}``)."""
-    return bool(site["infer"].get("enumerate"))
+@contextmanager
+def evaluating(batch: Any) -> Iterator[None]:
+    """Runs of programs that are to be judged: on a stack of their own, with all rows of plates that would draw a few.
 
-
-def in_plate(site: dict[str, Any], plate: str) -> bool:
-    """Whether a site has one entry per index of the plate of that name."""
-    return any(frame.name == plate for frame in site["cond_indep_stack"])
-
-
-def trace_pair(
-    model: Callable, guide: Callable, batch: tuple, particles: int | None = None, max_plate_nesting: int = 1
-) -> TracePair:
-    """Runs the guide and the model replayed against it; enumerated sites that the guide leaves out are expanded.
-
-    With ``particles`` both run inside a plate of that size to the left of their own plates.
+    A plate whose subset is as long as the data was given a batch, and one with a ``subsample`` the rows of the caller:
+    both stay as they are.
     """
-    if particles is not None:
-        outer = pyro.plate(PARTICLES, particles, dim=-max_plate_nesting - 1)
-        model, guide = outer(model), outer(guide)
-    q = poutine.trace(guide).get_trace(*batch)
-    expanded = poutine.enum(poutine.replay(model, trace=q), first_available_dim=-max_plate_nesting - 2)
-    return TracePair(poutine.trace(expanded).get_trace(*batch), q)
+    lengths = {size for value in tree_leaves(batch) if torch.is_tensor(value) for size in value.shape[:2]}
+    given = SubsampleMessenger.__dict__["_subsample"]
 
+    def complete(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any) -> Any:
+        given_batch = subsample_size in lengths and size not in lengths
+        if size is not None and subsample is None and not given_batch:
+            subsample_size = None
+        return given.__func__(name, size, subsample_size, subsample, *rest)
 
-def unscaled(site: dict[str, Any]) -> Tensor:
-    """log_prob of a site entry by entry: masked, but without the scale of subsampled plates."""
-    return scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), mask=site["mask"])
-
-
-def row_log_probs(pair: TracePair, plate: str) -> Tensor:
-    """log p(x, z) - log q(z) over the sites inside ``plate``: ``(particles, rows)``, enumerated sites summed out.
-
-    The first dim has size one without a plate of particles. Raises ``ValueError`` when no site stands inside ``plate``.
-    """
-    local = {name: site for name, site in density_sites(pair.model).items() if in_plate(site, plate)}
-    if not local:
-        raise ValueError(
-            f"expected a plate named '{plate}' around the rows of the data, found none; open pyro.plate('{plate}', "
-            "len(x)) in the model, or name yours with Program(..., plate=...)"
-        )
-    _check_enumerated(pair.model, plate)
-    if any("_enumerate_dim" in site["infer"] for site in local.values()):
-        terms = [_sum_out(pair.model, local, plate)]
-    else:
-        terms = [_to_rows(site, plate) for site in local.values()]
-    guide = [_to_rows(site, plate) for site in density_sites(pair.guide).values() if in_plate(site, plate)]
-    return sum(terms) - sum(guide) if guide else sum(terms)
-
-
-def _check_enumerated(trace: poutine.Trace, plate: str) -> None:
-    for name, site in sample_sites(trace).items():
-        if "_enumerate_dim" in site["infer"] and not in_plate(site, plate):
-            raise ValueError(
-                f"expected enumerated sites inside plate '{plate}', got '{name}' outside: all rows share it, so that "
-                "its sum does not split into one number per row; draw it in the guide"
-            )
-
-
-def _to_rows(site: dict[str, Any], plate: str) -> Tensor:
-    """log_prob of a site summed over every plate but particles and rows: ``(particles or 1, rows)``."""
-    value, frames = unscaled(site), {frame.name: frame for frame in site["cond_indep_stack"]}
-    value = value.reshape((1,) * (max(-frame.dim for frame in frames.values()) - value.ndim) + value.shape)
-    for frame in frames.values():
-        if frame.name not in (plate, PARTICLES):
-            value = value.sum(frame.dim, keepdim=True)
-    rows, particles = frames[plate], frames.get(PARTICLES)
-    value = value.transpose(rows.dim, -1).reshape(-1, value.shape[rows.dim])
-    return value.expand(particles.size if particles else 1, rows.size)
-
-
-def _sum_out(trace: poutine.Trace, local: dict[str, dict[str, Any]], plate: str) -> Tensor:
-    """Sums the enumerated sites out of the local ones by message passing: ``(particles or 1, rows)``."""
-    trace.symbolize_dims()
-    symbols, factors = trace.plate_to_symbol, OrderedDict()
-    for site in local.values():
-        ordinal = frozenset(symbols[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized)
-        factors.setdefault(ordinal, []).append(packed.pack(unscaled(site), site["infer"]["_dim_to_symbol"]))
-    enumerated = set(trace.symbol_to_dim) - set(symbols.values())
-    names = [name for name in (PARTICLES, plate) if name in symbols]
-    sizes = {frame.name: frame.size for site in local.values() for frame in site["cond_indep_stack"]}
-    kept = frozenset(symbols[name] for name in names)
-    value = contract_to_tensor(factors, enumerated, target_ordinal=kept, ring=_ring(symbols, sizes))
-    order = [value._pyro_dims.index(symbols[name]) for name in names]
-    return value.permute(order).reshape(-1, sizes[plate])
-
-
-def _ring(symbols: dict[str, str], sizes: dict[str, int]) -> LogRing:
-    """Log-space sums and products that know plate sizes, so that results broadcast to their plates."""
-    return LogRing(dim_to_size={symbols[name]: size for name, size in sizes.items() if name in symbols})
+    SubsampleMessenger._subsample = staticmethod(complete)
+    try:
+        with isolated():
+            yield
+    finally:
+        SubsampleMessenger._subsample = given

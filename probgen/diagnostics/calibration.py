@@ -11,13 +11,14 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from probgen.core.module import GenerativeModel, Program
-from probgen.core.runtime import sample_sites
+from probgen.core.module import GenerativeModel
+from probgen.core.program import Program
+from probgen.core.sites import holds_data, sample_sites
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import as_program, ready
 from probgen.infer.nuts import Plan, Sampler
 from probgen.infer.posterior import prior_predictive
-from probgen.infer.simulate import Draws, holds_data, trace_of
+from probgen.infer.simulate import Draws, trace_of
 
 
 @dataclass(frozen=True)

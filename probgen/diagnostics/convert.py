@@ -10,13 +10,13 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core.density import density
-from probgen.core.runtime import in_plate, latent_sites, sample_sites
+from probgen.core.sites import Site, holds_data, in_plate, latent_sites, sample_sites, shape_of
 from probgen.diagnostics.adapter import Labelled, container
 from probgen.diagnostics.labels import SAMPLE_DIMS, constants, dims_of, to_numpy
 from probgen.diagnostics.sampled import Sampled, from_chains, from_guide
 from probgen.infer.mcmc import Chains, as_program
 from probgen.infer.posterior import predictive, prior_predictive
-from probgen.infer.simulate import Site, holds_data, shape_of, trace_of
+from probgen.infer.simulate import trace_of
 
 if TYPE_CHECKING:
     import arviz
@@ -176,7 +176,7 @@ def to_arviz(
     https://proceedings.mlr.press/v97/magnusson19a.html
 
     >>> import pyro, torch, pyro.distributions as dist
-    >>> from probgen.core.module import Program
+    >>> from probgen.core.program import Program
     >>> def model(y):
     ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(y)):

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probgen.core.module import Program
+from probgen.core.program import Program
+from probgen.core.rows import row_count
+from probgen.core.sites import Site, is_deterministic, shape_of
 from probgen.diagnostics.adapter import Labelled
-from probgen.evaluate.guide_draws import row_count
-from probgen.infer.simulate import Site, is_deterministic, shape_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -71,7 +71,7 @@ def _plates_in_front(site: Site) -> dict[int, str]:
 
 def constants(gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]) -> dict[str, Labelled]:
     """The numerical arguments of a program that are not its observations, by their names."""
-    rows, found = row_count(batch), {}
+    rows, found = row_count(gen, batch), {}
     for name, value in zip(argument_names(gen, len(batch)), batch, strict=True):
         numerical = isinstance(value, Tensor | np.ndarray | int | float)
         if not numerical or any(_same(value, seen) for seen in observed):

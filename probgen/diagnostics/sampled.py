@@ -12,11 +12,13 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core.density import average, kind_of
-from probgen.core.runtime import in_plate, is_enumerated, isolated, latent_sites, row_log_probs, trace_pair
+from probgen.core.reading import read
+from probgen.core.runtime import isolated
+from probgen.core.sites import Site, in_plate, is_enumerated, latent_sites
 from probgen.evaluate.guide_draws import draws_latents, factorises_over_rows, guide_draws, row_count
 from probgen.infer.mcmc import Chains
 from probgen.infer.posterior import complete, posterior
-from probgen.infer.simulate import Draws, Site, trace_of
+from probgen.infer.simulate import Draws, trace_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -114,11 +116,11 @@ def _rows(gen: GenerativeModel, batch: tuple, proposal: Proposal, values: Draws,
         values = {name: value[0] for name, value in values.items()}
     model = poutine.condition(gen.model, values)
     with isolated():
-        pair = trace_pair(model, proposal(values), batch, size if gen.vectorized else None, gen.max_plate_nesting)
+        pair = read(model, proposal(values), batch, size if gen.vectorized else None, gen.max_plate_nesting)
     kind = kind_of(pair, gen.plate)
     if kind == "unnormalised":
         raise ValueError("expected a normalised log-likelihood, got one up to a constant; leave log_likelihood out")
-    return row_log_probs(pair, gen.plate).expand(size, -1), kind
+    return pair.by_row(gen.plate).expand(size, -1), kind
 
 
 def _proposal(gen: GenerativeModel, batch: tuple, local: list[str]) -> Proposal:

@@ -5,22 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from probgen.core.density import kind_of, worst
-from probgen.core.runtime import (
-    PARTICLES,
-    density_sites,
-    in_plate,
-    isolated,
-    latent_sites,
-    row_log_probs,
-    trace_pair,
-    unscaled,
-)
+from probgen.core.graphs.repeat import Call, repeated, windows
+from probgen.core.kinds import check_rows_drawn, kind_of
+from probgen.core.missing import has_missing
+from probgen.core.reading import Reading, read
+from probgen.core.rows import row_count, tensors_of
+from probgen.core.runtime import evaluating
+from probgen.core.sites import axis_of, density_sites, in_plate, latent_sites, shape_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -36,10 +31,13 @@ class GuideDraws:
         ``(K, *plate dims, *event)`` for each site of the guide.
     row_axis : dict of str to int
         Where the rows of the data stand in the values of the local sites; globals are not in it.
-    log_p, log_q : Tensor
-        ``(K,)``, log density of the globals under model and guide, in nats.
-    rows : Tensor
-        ``(K, B)``, :math:`\log p(x_b, z_b \mid \theta) - \log q(z_b)`, in nats.
+    log_joint, log_guide : Tensor
+        ``(K,)``, :math:`\log p(x, z, \theta)` and :math:`\log q(z, \theta)` of the whole draw, in nats.
+    rows : Tensor or None
+        ``(K, B)``, :math:`\log p(x_b, z_b \mid \theta) - \log q(z_b)`, in nats; ``None`` where rows have no density of
+        their own.
+    why : str
+        Why there are no rows.
     kind : str
         Weakest kind of density met.
     continuous : frozenset of str
@@ -51,9 +49,10 @@ class GuideDraws:
 
     values: dict[str, Tensor]
     row_axis: dict[str, int]
-    log_p: Tensor
-    log_q: Tensor
-    rows: Tensor
+    log_joint: Tensor
+    log_guide: Tensor
+    rows: Tensor | None
+    why: str
     kind: str
     continuous: frozenset[str]
     by_row: bool
@@ -66,121 +65,111 @@ class GuideDraws:
     @property
     def joint(self) -> Tensor:
         r"""``(K,)``, log weights of the whole draw: :math:`\log p(\theta, z, x) - \log q(\theta, z)`."""
-        return self.log_p + self.rows.double().sum(1) - self.log_q
+        return self.log_joint - self.log_guide
+
+    @property
+    def points(self) -> list[str]:
+        """Continuous sites at which the guide puts all its mass on a point."""
+        if len(self.joint) < 2:
+            return []
+        drawn = {name: self.values[name] for name in sorted(self.continuous)}
+        return [name for name, value in drawn.items() if value.numel() and (value == value[:1]).all()]
 
     def check_random(self) -> None:
         """Raises ``ValueError`` where the guide puts all its mass on a point: that has no density to compare."""
-        if len(self.rows) > 1:
-            drawn = {name: self.values[name] for name in sorted(self.continuous)}
-            if points := [name for name, value in drawn.items() if (value == value[:1]).all()]:
-                raise ValueError(
-                    f"expected a guide that is a distribution, got a point estimate of {', '.join(points)}; use "
-                    "AutoNormal, AutoMultivariateNormal or MCMC to ask about uncertainty"
-                )
+        if self.points:
+            raise ValueError(
+                f"expected a guide that is a distribution, got a point estimate of {', '.join(self.points)}; use "
+                "AutoNormal, AutoMultivariateNormal or MCMC to ask about uncertainty"
+            )
 
 
 @torch.no_grad()
 def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2**15) -> GuideDraws:
     """Runs guide and model ``draws`` times on all rows of a batch, in chunks of at most ``max_rows`` rows.
 
+    The draws of a program that is not vectorised are recorded once and made together, where that is repaid.
+
     Raises
     ------
     ValueError
-        If model and guide do not match, a guide's density is not exact, or a global site asks to be enumerated.
+        If model and guide do not match, or a guide's density is not exact.
     """
     if draws < 1:
         raise ValueError(f"expected draws >= 1, got {draws}")
     if not draws_latents(gen, *batch):
         raise ValueError("expected a guide that draws latents, got an empty one: there is nothing to diagnose")
-    chunk = max(1, max_rows // row_count(batch)) if gen.vectorized else 1
-    sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
-    parts = [_chunk(gen, batch, size if gen.vectorized else None) for size in sizes]
-    log_p, log_q, rows = (torch.cat([getattr(part, name) for part in parts]) for name in ("log_p", "log_q", "rows"))
-    values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
-    kind = worst(*(part.kind for part in parts))
-    return replace(parts[0], values=values, log_p=log_p, log_q=log_q, rows=rows, kind=kind)
+    first, shapes = _first(gen, batch)
+    chunk = max(1, max_rows // row_count(gen, batch))
+    size = min(chunk, draws) if gen.vectorized else 1
+    cuts = windows(draws, size)
+    missing = any(map(has_missing, tensors_of(batch)))
+
+    def run() -> dict[str, dict[str, Tensor]]:
+        return _numbers(gen, batch, cuts[0].stop if gen.vectorized else None, first.rows is not None, shapes)
+
+    together = 1 if gen.vectorized else windows(draws, chunk)[0].stop
+    parts = list(repeated(run, [Call()] * len(cuts), "auto", together, missing))
+    joined = {
+        group: {
+            name: torch.cat([part[group][name][cut.skip :] for cut, part in zip(cuts, parts, strict=True)])
+            for name in parts[0][group]
+        }
+        for group in parts[0]
+    }
+    return replace(first, values=joined["values"], **joined["numbers"])
 
 
 @torch.no_grad()
 def draws_latents(gen: GenerativeModel, *batch: Any) -> bool:
     """Whether the guide draws anything; a model without latents is not run, its log_prob may be costly."""
-    with isolated():
+    with evaluating(batch):
         return bool(latent_sites(poutine.trace(gen.guide).get_trace(*batch)))
 
 
-def _chunk(gen: GenerativeModel, batch: tuple, size: int | None) -> GuideDraws:
-    with isolated():
-        pair = trace_pair(gen.model, gen.guide, batch, size, gen.max_plate_nesting)
-    kind, rows = kind_of(pair, gen.plate), row_log_probs(pair, gen.plate)
-    sites = latent_sites(pair.guide)
-    drawn = {name: _natural(site, gen.plate) for name, site in sites.items()}
-    continuous = frozenset(name for name, site in sites.items() if not site["fn"].support.is_discrete)
-    values = {name: value for name, (value, _) in drawn.items()}
-    axes = {name: axis for name, (_, axis) in drawn.items() if axis is not None}
-    log_p, log_q = (_outside(trace, gen.plate).expand(size or 1) for trace in pair)
-    rows, by_row = rows.expand(size or 1, -1), factorises_over_rows(pair.guide, gen.plate)
-    return GuideDraws(values, axes, log_p, log_q, rows, kind, continuous, by_row)
+def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, torch.Size]]:
+    """One draw, checked: which numbers there are, of what kind, and the natural shapes of the values."""
+    with evaluating(batch):
+        reading = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+    sites, kind, why = latent_sites(reading.guide), kind_of(reading, gen.plate), ""
+    rows = None
+    try:
+        rows = reading.by_row(gen.plate)
+    except ValueError as error:
+        why = str(error)
+    model = density_sites(reading.model)
+    continuous = frozenset(n for n, site in sites.items() if not model.get(n, site)["fn"].support.is_discrete)
+    axes = {name: 1 + axis for name, site in sites.items() if (axis := axis_of(site, gen.plate)) is not None}
+    shapes = {name: shape_of(site) for name, site in sites.items()}
+    by_row = factorises_over_rows(reading, gen.plate)
+    none = torch.empty(0)
+    return GuideDraws({}, axes, none, none, rows, why, kind, continuous, by_row), shapes
 
 
-def factorises_over_rows(guide: poutine.Trace, plate: str) -> bool:
+def _numbers(
+    gen: GenerativeModel, batch: tuple, size: int | None, by_row: bool, shapes: dict[str, torch.Size]
+) -> dict[str, dict[str, Tensor]]:
+    """Values and log densities of ``size`` draws in one run, tensors alone."""
+    with evaluating(batch):
+        reading = read(gen.model, gen.guide, batch, size, gen.max_plate_nesting)
+    count = size or 1
+    numbers = {"log_joint": reading.log_joint().expand(count), "log_guide": reading.log_guide().expand(count)}
+    if by_row:
+        numbers["rows"] = reading.by_row(gen.plate).expand(count, -1)
+    sites = latent_sites(reading.guide)
+    values = {name: sites[name]["value"].reshape(count, *shape) for name, shape in shapes.items()}
+    return {"numbers": numbers, "values": values}
+
+
+def factorises_over_rows(reading: Reading, plate: str) -> bool:
     """Whether a guide has local sites that are not images of one draw for all rows together."""
-    drawn = density_sites(guide).values()
-    local = [site for site in drawn if in_plate(site, plate)]
-    images = sum(isinstance(site["fn"], dist.Delta) for site in local)
-    sources = sum(bool(site["infer"].get("is_auxiliary")) for site in local)
-    joint_source = any(site["infer"].get("is_auxiliary") for site in drawn if not in_plate(site, plate))
-    return bool(local) and not (joint_source and images > sources)
-
-
-def _outside(trace: poutine.Trace, plate: str) -> Tensor:
-    """log_prob summed over the sites outside the plate, auxiliary ones of AutoGuides too: ``(K,)`` or ``(1,)``."""
-    total = torch.zeros(1, dtype=torch.double)
-    for site in density_sites(trace).values():
-        if not in_plate(site, plate):
-            value, dim = unscaled(site).double(), _particle_dim(site)
-            by_draw = dim is not None and value.ndim >= -dim
-            total = total.to(value.device) + (value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum())
-    return total
-
-
-def _particle_dim(site: dict[str, Any]) -> Any:
-    return next((frame.dim for frame in site["cond_indep_stack"] if frame.name == PARTICLES), None)
-
-
-def _natural(site: dict[str, Any], plate: str) -> tuple[Tensor, int | None]:
-    """A drawn value without the singleton dims between draws and plates, and the axis of the rows in it."""
-    value, law, particles = site["value"], site["fn"], _particle_dim(site)
-    plates = {frame.dim: frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
-    batch = value.shape[: value.ndim - law.event_dim]
-    sizes = dict(zip(range(-len(batch), 0), batch, strict=True))
-    kept = [dim for dim, size in sizes.items() if dim != particles and (dim in plates or size > 1)]
-    draws = 1 if particles is None else sizes[particles]
-    value = value.reshape(draws, *(sizes[dim] for dim in kept), *value.shape[value.ndim - law.event_dim :])
-    return value, next((1 + i for i, dim in enumerate(kept) if plates.get(dim) == plate), None)
-
-
-def row_count(batch: tuple) -> int:
-    """Number of rows of a batch: the length of its first tensor that has one.
-
-    >>> row_count((None, torch.tensor(2.0), torch.zeros(5, 3)))
-    5
-    """
-    return max(1, next((len(value) for value in batch if torch.is_tensor(value) and value.ndim), 1))
-
-
-def some_rows(batch: tuple, count: int) -> tuple:
-    """At most ``count`` evenly spaced rows of a batch; what does not have its number of rows stays whole.
-
-    >>> some_rows((torch.arange(10), None, torch.zeros(3)), 4)
-    (tensor([0, 3, 6, 9]), None, tensor([0., 0., 0.]))
-    """
-    rows = row_count(batch)
-    if count >= rows:
-        return batch
-    chosen = torch.linspace(0, rows - 1, count).round().long()
-
-    def pick(value: Any) -> Any:
-        has_rows = torch.is_tensor(value) and value.ndim and len(value) == rows
-        return value[chosen.to(value.device)] if has_rows else value
-
-    return tuple(pick(value) for value in batch)
+    drawn = density_sites(reading.guide).values()
+    if not any(in_plate(site, plate) and not site["is_observed"] for site in drawn):
+        return False
+    if not any(site["infer"].get("is_auxiliary") for site in drawn if not in_plate(site, plate)):
+        return True
+    try:
+        check_rows_drawn(reading, plate)
+    except ValueError:
+        return False
+    return True

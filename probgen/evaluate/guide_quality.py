@@ -52,7 +52,7 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     https://jmlr.org/papers/v25/19-556.html
 
     >>> import torch, pyro, pyro.distributions as dist
-    >>> from probgen.core.module import Program
+    >>> from probgen.core.program import Program
     >>> def model(y):
     ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(y)):
@@ -95,7 +95,7 @@ def active_units(gen: GenerativeModel, *batch: Any, particles: int = 200, max_ro
 
 def weights_of(drawn: GuideDraws) -> Tensor:
     """Log weights of the rows ``(K, B)`` where the guide has a density for each, else of the whole draw ``(K,)``."""
-    return drawn.rows if drawn.by_row else (drawn.joint - drawn.joint.amax()).to(drawn.rows.dtype)
+    return drawn.rows if drawn.by_row and drawn.rows is not None else drawn.joint - drawn.joint.amax()
 
 
 def active(drawn: GuideDraws) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws, row_count, some_rows
+from probgen.core.rows import row_count, some_rows
+from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
 from probgen.evaluate.guide_quality import active, weights_of
 from probgen.evaluate.psis import effective_sample_size, pareto_khat
 from probgen.evaluate.settled import settled
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 RELIABLE = 0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
+FEWEST = 50  # draws: fewer have no tail to speak of
 PROBES = 8  # draws of the first run, by which the cost of the rest is judged
 
 
@@ -158,18 +160,18 @@ def verdict(
 def _findings(
     gen: GenerativeModel, batch: tuple, data_rows: int | None, draws: int, max_rows: int, seconds: float
 ) -> dict[str, Any]:
-    rows = row_count(batch)
+    rows = row_count(gen, batch)
     some, probe, cost = _first_run(gen, batch, max_rows)
     if probe is None:
         return {}
     if probe.by_row:
         affordable = max(8, int(seconds / (draws * cost)))
-        return _judged(guide_draws(gen, *some_rows(some, affordable), draws=draws, max_rows=2**12))
+        return _judged(guide_draws(gen, *some_rows(gen, some, affordable), draws=draws, max_rows=2**12))
     if data_rows is not None and data_rows > rows:
         return {"notes": (f"guide: not judged (its posterior is that of all {data_rows} rows; use khat)",)}
-    if draws * cost * rows > seconds:
-        return {"notes": (f"guide: not judged (it would take about {draws * cost * rows:.0f} s; use khat)",)}
-    return _judged(guide_draws(gen, *batch, draws=draws))
+    fewer = min(draws, max(FEWEST, int(seconds / (cost * rows))))
+    note = f"guide: judged by {fewer} draws instead of {draws}, to save time; khat takes as many as you like"
+    return _judged(guide_draws(gen, *batch, draws=fewer)) | ({"notes": (note,)} if fewer < draws else {})
 
 
 def _first_run(gen: GenerativeModel, batch: tuple, max_rows: int) -> tuple[tuple, GuideDraws | None, float]:
@@ -177,7 +179,7 @@ def _first_run(gen: GenerativeModel, batch: tuple, max_rows: int) -> tuple[tuple
 
     A guide with parameters of its own for every row accepts only all rows.
     """
-    some = some_rows(batch, max_rows)
+    some = some_rows(gen, batch, max_rows)
     try:
         if not draws_latents(gen, *some):
             return some, None, 0.0
@@ -186,14 +188,14 @@ def _first_run(gen: GenerativeModel, batch: tuple, max_rows: int) -> tuple[tuple
     except (RuntimeError, ValueError, IndexError):
         if some is batch:
             raise
-        return _first_run(gen, batch, row_count(batch))
-    return some, probe, (time.perf_counter() - began) / (PROBES * row_count(some))
+        return _first_run(gen, batch, row_count(gen, batch))
+    return some, probe, (time.perf_counter() - began) / (PROBES * row_count(gen, some))
 
 
 def _judged(drawn: GuideDraws) -> dict[str, Any]:
     drawn.check_random()
     weights = weights_of(drawn)
-    units = active(drawn) if drawn.rows.shape[1] > 1 else {}
+    units = active(drawn) if drawn.rows is not None and drawn.rows.shape[1] > 1 else {}
     return {
         "khat": pareto_khat(weights),
         "ess": effective_sample_size(weights),

@@ -14,16 +14,9 @@ from torch import Tensor
 
 from probgen.core.density import density, kind_of, worst
 from probgen.core.graphs.repeat import Call, Choice, Repeat
-from probgen.core.runtime import (
-    TracePair,
-    in_plate,
-    is_enumerated,
-    isolated,
-    latent_sites,
-    row_log_probs,
-    sample_sites,
-    trace_pair,
-)
+from probgen.core.reading import Reading, read
+from probgen.core.runtime import isolated
+from probgen.core.sites import in_plate, is_enumerated, latent_sites, sample_sites
 from probgen.distributions.conditional import conditional
 from probgen.distributions.gibbs import completions
 from probgen.infer.posterior import posterior
@@ -244,7 +237,7 @@ class _Chains:
         state.nodes["x"]["value"] = filled = conditional(_law(state), batch[0], seen).sample()
         batch = (filled, batch[1])
         proposal = self._propose(batch)
-        current = TracePair(state, _trace(poutine.replay(self.guide, trace=state), batch))
+        current = Reading(state, _trace(poutine.replay(self.guide, trace=state), batch))
         accepted = _accept(self._log_ratio(proposal, current)) | ~corrected
         moved = []
         for (name, site), value in zip(self._locals(latents).items(), values, strict=True):
@@ -253,12 +246,12 @@ class _Chains:
             moved.append(torch.where(column, proposal.guide.nodes[name]["value"], value))
         return [filled, accepted, *moved]
 
-    def _propose(self, batch: tuple) -> TracePair:
+    def _propose(self, batch: tuple) -> Reading:
         with isolated():
-            return trace_pair(self.model, self.guide, batch, None, self.gen.max_plate_nesting)
+            return read(self.model, self.guide, batch, None, self.gen.max_plate_nesting)
 
-    def _log_ratio(self, proposal: TracePair, current: TracePair) -> Tensor:
-        return row_log_probs(proposal, self.gen.plate)[0] - row_log_probs(current, self.gen.plate)[0]
+    def _log_ratio(self, proposal: Reading, current: Reading) -> Tensor:
+        return proposal.by_row(self.gen.plate)[0] - current.by_row(self.gen.plate)[0]
 
     def _at(self, values: Sequence[Tensor], latents: poutine.Trace, batch: tuple) -> poutine.Trace:
         """The model's run with these values of the local latents, which stand in a run of the guide."""
@@ -293,7 +286,7 @@ def _accept(log_ratio: Tensor) -> Tensor:
     return torch.rand_like(log_ratio).log() < log_ratio
 
 
-def _kind(pair: TracePair, plate: str) -> str:
+def _kind(pair: Reading, plate: str) -> str:
     """Chains are as exact as the densities in their acceptance ratio; an inexact guide is refused."""
     kind_of(pair, plate)
     exact = worst(*(density(site["fn"]) for site in sample_sites(pair.model).values())) == "exact"

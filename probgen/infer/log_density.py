@@ -19,11 +19,22 @@ from torch.utils._pytree import tree_leaves, tree_map
 from probgen.core.density import density
 from probgen.core.graphs.graph import NotCompilable, record
 from probgen.core.missing import assume_missing
-from probgen.core.recording import Recorder, densities, enumerated_elbo, log_prob
-from probgen.core.runtime import is_enumerated, isolated, latent_sites, sample_sites
+from probgen.core.recording import Recorder, enumerated_elbo, log_prob
+from probgen.core.runtime import evaluating
+from probgen.core.sites import (
+    Site,
+    densities,
+    holds_data,
+    is_deterministic,
+    is_enumerated,
+    latent_sites,
+    plate_dims,
+    sample_sites,
+    shape_of,
+)
 from probgen.infer.posterior import complete
 from probgen.infer.precision import Cast, default_dtype
-from probgen.infer.simulate import Draws, Site, holds_data, is_deterministic, shape_of, trace_of
+from probgen.infer.simulate import Draws, trace_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -64,7 +75,7 @@ class LogDensity:
         estimated, or there is no continuous latent site.
 
     >>> import pyro.distributions as dist
-    >>> from probgen.core.module import Program
+    >>> from probgen.core.program import Program
     >>> def model(x):
     ...     rate = pyro.sample("rate", dist.Exponential(1.0))
     ...     pyro.sample("x", dist.Exponential(rate), obs=x)
@@ -155,7 +166,7 @@ class LogDensity:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Runs of the program on its own: a trajectory may leave a support by rounding, so values are not checked."""
-        with isolated(), pyro.validation_enabled(False), assume_missing(self._missing), self._precision():
+        with evaluating(self.batch), pyro.validation_enabled(False), assume_missing(self._missing), self._precision():
             yield
 
     @contextmanager
@@ -233,12 +244,6 @@ def for_each(function: Callable[..., Any], *rows: Tensor, numbers: int = 2**23) 
     except (NotCompilable, RuntimeError):
         found = [function(*row) for row in zip(*rows, strict=True)]
         return tree_map(lambda *values: torch.stack(values), *found)
-
-
-def plate_dims(trace: poutine.Trace) -> int:
-    """Number of dims that the plates of a program use."""
-    frames = [frame for site in sample_sites(trace).values() for frame in site["cond_indep_stack"]]
-    return max((-frame.dim for frame in frames if frame.vectorized), default=0)
 
 
 def sampled_sites(probe: poutine.Trace) -> dict[str, Site]:

@@ -12,8 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probgen.core.graphs.graph import NotCompilable
-from probgen.core.module import GenerativeModel, Program
-from probgen.infer.log_density import LogDensity, plate_dims
+from probgen.core.module import GenerativeModel
+from probgen.core.program import Program
+from probgen.core.sites import plate_dims
+from probgen.infer.log_density import LogDensity
 from probgen.infer.nuts import Chain, Plan, PyroNUTS, Sampler, Walk
 from probgen.infer.nuts_nutpie import Nutpie
 from probgen.infer.simulate import Draws, trace_of

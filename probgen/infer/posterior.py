@@ -11,8 +11,8 @@ from pyro.distributions import Unit
 from torch import Tensor
 
 from probgen.core.graphs.repeat import Choice
-from probgen.core.runtime import in_plate, is_enumerated, latent_sites, sample_sites
-from probgen.infer.simulate import Draws, Runs, Site, Unobserved, holds_data, is_deterministic, trace_of
+from probgen.core.sites import Site, holds_data, in_plate, is_deterministic, is_enumerated, latent_sites, sample_sites
+from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -58,7 +58,7 @@ def posterior(
         ``(draws, *plate dims, *event)`` for each site.
 
     >>> import pyro, pyro.distributions as dist
-    >>> from probgen.core.module import Program
+    >>> from probgen.core.program import Program
     >>> def model(y):
     ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(y)):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Unit
 from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -18,29 +17,27 @@ from torch import Tensor
 from probgen.core.graphs.profile import Profile, fitting
 from probgen.core.graphs.repeat import Call, Choice, repeated, windows
 from probgen.core.missing import has_missing
-from probgen.core.runtime import isolated, latent_sites, sample_sites
+from probgen.core.runtime import evaluating
+from probgen.core.sites import (
+    Site,
+    event_of,
+    holds_data,
+    is_deterministic,
+    latent_sites,
+    plates_of,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
-Site = dict[str, Any]
 Draws = dict[str, Tensor]
 
 
 def trace_of(program: Callable, batch: tuple) -> poutine.Trace:
     """One run of a program on its own."""
-    with isolated():
+    with evaluating(batch):
         return poutine.trace(program).get_trace(*batch)
-
-
-def is_deterministic(site: Site) -> bool:
-    """Whether a site came from ``pyro.deterministic``."""
-    return bool(site["infer"].get("_deterministic"))
-
-
-def holds_data(site: Site) -> bool:
-    """Whether a site is observed for the sake of data: neither ``pyro.deterministic`` nor ``pyro.factor``."""
-    return site["is_observed"] and not is_deterministic(site) and not isinstance(site["fn"], Unit)
 
 
 class Unobserved(Messenger):
@@ -49,21 +46,6 @@ class Unobserved(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if holds_data(msg):
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
-
-
-def shape_of(site: Site) -> torch.Size:
-    """Natural shape ``(*plate dims, *event)`` of a site of a plain run: no singleton dims where it has no plate."""
-    if is_deterministic(site):
-        return site["value"].shape
-    plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-    batch = site["fn"].batch_shape
-    dims = zip(range(-len(batch), 0), batch, strict=True)
-    return torch.Size([size for dim, size in dims if dim in plates or size > 1]) + _event(site)
-
-
-def _event(site: Site) -> torch.Size:
-    """Event shape of the value: a law of sequences may leave the length open."""
-    return site["value"].shape[site["value"].ndim - site["fn"].event_dim :]
 
 
 @dataclass(frozen=True)
@@ -129,9 +111,8 @@ class Runs:
             with Profile() as profile:
                 one()
             return fitting(self.memory, profile.peak, profile.accelerated)
-        frames = [frame for site in sample_sites(self.probe).values() for frame in site["cond_indep_stack"]]
-        rows = max((frame.size for frame in frames if frame.name == self.gen.plate), default=1)
-        return max(1, self.max_rows // max(1, rows))
+        plate = plates_of(self.probe).get(self.gen.plate)
+        return max(1, self.max_rows // max(1, 1 if plate is None else plate.size))
 
     def _prepare(self, program: Callable, size: int, values: Draws, discrete: bool) -> Callable:
         """The draws' plate is innermost: drawing discrete sites hides the program from handlers around it."""
@@ -150,7 +131,7 @@ class Runs:
     def _full_shape(self, site: Site) -> torch.Size:
         batch = site["fn"].batch_shape
         padding = self.gen.max_plate_nesting - len(batch) if self.gen.vectorized else 0
-        return torch.Size((1,) * padding) + batch + _event(site)
+        return torch.Size((1,) * padding) + batch + event_of(site)
 
     def _settle(self, site: Site, value: Tensor, size: int) -> Tensor:
         """A drawn value in the site's natural shape; what does not depend on the draw is repeated."""

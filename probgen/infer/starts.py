@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.module import GenerativeModel
-from probgen.core.runtime import latent_sites
+from probgen.core.sites import latent_sites
 from probgen.infer.log_density import LogDensity, value_and_grad
 from probgen.infer.simulate import Draws, Runs, trace_of
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probgen.core.recording import Recorder, densities, log_prob
+from probgen.core.recording import Recorder, log_prob
+from probgen.core.sites import densities
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.games import Game

@@ -10,7 +10,8 @@ from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
 from probgen.core.density import KINDS, density
-from probgen.core.recording import is_enumerated_dim, record
+from probgen.core.recording import record
+from probgen.core.sites import is_summed
 
 INSTEAD = {
     "approximate": "train the unnormalised or denoising form of the same family: contrastive divergence, denoising",
@@ -100,7 +101,7 @@ def check_pair(model: Sites, guide: Sites, weakest: str, objective: str) -> None
     """
     for name, site in model.items():
         check_density(name, site, weakest, objective)
-        if not site["is_observed"] and name not in guide and not is_enumerated_dim(site):
+        if not site["is_observed"] and name not in guide and not is_summed(site):
             raise ValueError(
                 f"{objective}: expected the guide to draw the latent site '{name}' of the model, it does not; add "
                 f"pyro.sample('{name}', ...) to the guide, or sum a discrete site out: infer={{'enumerate': "

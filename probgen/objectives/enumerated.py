@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probgen.core.recording import densities, enumerated_elbo, enumerated_runs, record
-from probgen.core.runtime import is_enumerated, isolated
+from probgen.core.recording import enumerated_elbo, enumerated_runs, record
+from probgen.core.runtime import isolated
+from probgen.core.sites import densities, is_enumerated
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.elbo import ELBO
 

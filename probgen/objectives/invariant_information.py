@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from probgen.core.missing import fill_missing
-from probgen.core.recording import Recorder, densities
+from probgen.core.recording import Recorder
+from probgen.core.sites import densities
 from probgen.objectives.base import Objective, Prepared
 from probgen.objectives.schedules import Schedule, at_next_step
 

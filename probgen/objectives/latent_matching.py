@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from probgen.core.recording import Run, Sites, log_prob, record
+from probgen.core.recording import Run, log_prob, record
+from probgen.core.sites import Sites
 from probgen.objectives.base import Objective, check_density
 from probgen.objectives.divergence import divergence
 

@@ -10,8 +10,9 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from probgen.core.missing import has_missing
-from probgen.core.recording import Recorder, Sites, densities
+from probgen.core.recording import Recorder
 from probgen.core.runtime import PARTICLES
+from probgen.core.sites import Sites, densities
 
 
 class Dream(NamedTuple):

@@ -11,7 +11,8 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core.density import average
-from probgen.core.recording import Cut, densities
+from probgen.core.recording import Cut
+from probgen.core.sites import densities
 from probgen.objectives.importance import shares
 from probgen.objectives.weighted import RowWeighted, log_rows
 

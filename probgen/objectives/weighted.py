@@ -11,8 +11,9 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core.density import kind_of, worst
-from probgen.core.recording import Sites, densities, score_function
-from probgen.core.runtime import TracePair, in_plate, row_log_probs, trace_pair
+from probgen.core.reading import Reading, read
+from probgen.core.recording import score_function
+from probgen.core.sites import Sites, densities, in_plate
 from probgen.objectives.base import Objective, check_pair
 
 
@@ -22,7 +23,7 @@ class Weights(NamedTuple):
     log_p: Tensor
     log_q: Tensor
     kind: str
-    pairs: list[TracePair]
+    pairs: list[Reading]
 
     @property
     def log_w(self) -> Tensor:
@@ -68,7 +69,7 @@ class RowWeighted(Objective):
         pairs = []
         for _ in range(runs):
             with handler():
-                pairs.append(trace_pair(model, guide, batch, inside, self.max_plate_nesting))
+                pairs.append(read(model, guide, batch, inside, self.max_plate_nesting))
         for pair in pairs:
             self._check(pair)
         log_p = [log_rows(densities(pair.model.nodes), self.plate) for pair in pairs]
@@ -76,16 +77,16 @@ class RowWeighted(Objective):
         kind = worst(*(kind_of(pair, self.plate) for pair in pairs))
         return Weights(torch.cat(log_p), torch.cat(log_q), kind, pairs)
 
-    def _log_q(self, pair: TracePair, log_p: Tensor) -> Tensor:
+    def _log_q(self, pair: Reading, log_p: Tensor) -> Tensor:
         drawn = {name: site for name, site in densities(pair.guide.nodes).items() if in_plate(site, self.plate)}
         return log_rows(drawn, self.plate) if drawn else torch.zeros_like(log_p)
 
-    def not_reparameterised(self, pair: TracePair) -> Sites:
+    def not_reparameterised(self, pair: Reading) -> Sites:
         """Guide sites whose draws carry no gradient."""
         sites = {name: site for name, site in densities(pair.guide.nodes).items() if not site["is_observed"]}
         return {name: site for name, site in sites.items() if score_function(site) is not None}
 
-    def _check(self, pair: TracePair) -> None:
+    def _check(self, pair: Reading) -> None:
         name, model, guide = type(self).__name__, densities(pair.model.nodes), densities(pair.guide.nodes)
         check_pair(model, guide, self.weakest, name)
         for site in (*model.values(), *guide.values()):
@@ -101,4 +102,4 @@ def log_rows(sites: Sites, plate: str) -> Tensor:
     trace = poutine.Trace()
     for name, site in sites.items():
         trace.add_node(name, **site)
-    return row_log_probs(TracePair(trace, poutine.Trace()), plate)
+    return Reading(trace, poutine.Trace()).by_row(plate)

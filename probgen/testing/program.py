@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from probgen.core.density import KINDS, log_weights
 from probgen.core.module import GenerativeModel
-from probgen.core.runtime import in_plate, is_enumerated, isolated, latent_sites, sample_sites, trace_pair
+from probgen.core.reading import read
+from probgen.core.runtime import isolated
+from probgen.core.sites import in_plate, is_enumerated, latent_sites, sample_sites
 from probgen.objectives.enumerated import default_objective
 from probgen.testing.case import Case, require, require_finite, require_shape
 
@@ -35,7 +37,7 @@ def protocol(case: Case) -> None:
 def runs(case: Case) -> None:
     """model and guide run on a batch."""
     with isolated(), torch.no_grad():
-        trace_pair(case.gen.model, case.gen.guide, case.batch)
+        read(case.gen.model, case.gen.guide, case.batch)
 
 
 def observes(case: Case) -> None:
@@ -65,7 +67,7 @@ def generates(case: Case) -> None:
 def guides(case: Case) -> None:
     """guide draws the latent sites of model, and without x its globals alone."""
     with isolated():
-        pair = trace_pair(case.gen.model, case.gen.guide, case.batch)
+        pair = read(case.gen.model, case.gen.guide, case.batch)
     latent, drawn = latent_sites(pair.model), set(latent_sites(pair.guide))
     needed = {name for name, site in latent.items() if not is_enumerated(site)}
     hint = "sites of both programs must have the same names"

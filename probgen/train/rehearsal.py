@@ -12,7 +12,9 @@ from torch import nn
 
 from probgen.core.density import density
 from probgen.core.module import GenerativeModel
-from probgen.core.runtime import TracePair, in_plate, isolated, latent_sites, sample_sites, trace_pair
+from probgen.core.reading import Reading, read
+from probgen.core.runtime import isolated
+from probgen.core.sites import in_plate, latent_sites, sample_sites
 from probgen.train.rows import Batch, row_count
 
 
@@ -51,7 +53,7 @@ def rehearse(gen: GenerativeModel, batch: Batch, total: int | None) -> None:
     gen.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(True):
-            pair = trace_pair(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+            pair = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
             for site in [*sample_sites(pair.guide).values(), *sample_sites(pair.model).values()]:
                 _check_shape(site, gen.max_plate_nesting)
     except ValueError as error:
@@ -92,7 +94,7 @@ def _refusal(site: dict[str, Any], error: ValueError) -> str:
     )
 
 
-def _check_rows(gen: GenerativeModel, pair: TracePair, rows: int, total: int | None) -> None:
+def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | None) -> None:
     """A mini-batch needs a data plate; globals need to know how many rows there are in all."""
     plates = [f for s in sample_sites(pair.model).values() for f in s["cond_indep_stack"] if f.name == gen.plate]
     if total is not None and rows < total and not plates:
@@ -119,7 +121,7 @@ def autopsy(gen: GenerativeModel, loss: nn.Module, batch: Batch) -> str:
     lines = []
     try:
         with torch.no_grad(), isolated():
-            pair = trace_pair(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+            pair = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
         for part, trace in zip(("model", "guide"), pair, strict=True):
             for name, site in sample_sites(trace).items():
                 lines += _not_finite(f"{part} site '{name}'", site)

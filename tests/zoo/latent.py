@@ -11,7 +11,8 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from probgen.core import heads
-from probgen.core.module import Fixed, Independent, LatentVariableModel, Program, data_plate
+from probgen.core.module import Fixed, Independent, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA

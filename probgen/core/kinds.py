@@ -1,0 +1,129 @@
+"""A number carries its kind: exact, unbiased, bound, approximate, unnormalised or implicit."""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+from typing import Any
+
+import torch.distributions as td
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution, Unit
+from torch import Tensor
+
+from probgen.core.missing import values_are_known
+from probgen.core.reading import Reading
+from probgen.core.sites import Site, Sites, density_sites, in_plate, is_deterministic, is_enumerated, unwrapped
+
+SELDOM = 1e-6  # a probability that no sensible number of draws meets
+KINDS = ("exact", "unbiased", "bound", "approximate", "unnormalised", "implicit")
+
+
+def worst(*kinds: str) -> str:
+    """The weakest of several kinds of density.
+
+    >>> worst("exact", "bound", "unbiased")
+    'bound'
+    """
+    return max(kinds, key=KINDS.index)
+
+
+@singledispatch
+def density(distribution: Any) -> str:
+    """The kind of number that ``distribution.log_prob`` is; wrappers inherit from what they wrap.
+
+    >>> density(td.Independent(td.Normal(torch.zeros(3), 1.0), 1))
+    'exact'
+    """
+    return getattr(distribution, "density", "exact")
+
+
+@density.register(td.Independent)
+@density.register(td.TransformedDistribution)
+@density.register(ExpandedDistribution)
+@density.register(MaskedDistribution)
+def _(distribution: Any) -> str:
+    return worst(getattr(distribution, "density", "exact"), density(distribution.base_dist))
+
+
+@density.register(td.MixtureSameFamily)
+def _(distribution: td.MixtureSameFamily) -> str:
+    return density(distribution.component_distribution)
+
+
+def average(weights: Tensor, kind: str) -> Tensor:
+    """Averages log weights over their first dim: in log space for bounds, in probability space otherwise.
+
+    >>> average(torch.tensor([0.25, 0.75]).log(), "unbiased").exp()
+    tensor(0.5000)
+    """
+    return weights.mean(0) if kind == "bound" else weights.logsumexp(0) - math.log(len(weights))
+
+
+def kind_of(reading: Reading, plate: str = "data") -> str:
+    """The weakest kind of density in a run of model and guide; drawn latents make it at best *unbiased*.
+
+    A *bound* where the guide never visits some values of a discrete latent: their share of the sum is left out.
+    Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for one that is not.
+    """
+    model = density_sites(reading.model)
+    drawn = {name: site for name, site in density_sites(reading.guide).items() if not is_deterministic(site)}
+    kind = "unbiased" if drawn else "exact"
+    for name, site in drawn.items():
+        check_drawn(name, site, model)
+        kind = worst(kind, "exact" if visits_all(site, model.get(name)) else "bound")
+    for name, site in model.items():
+        if not site["is_observed"] and name not in drawn and not is_enumerated(site):
+            raise ValueError(
+                f"expected the guide to draw the latent site '{name}' of the model, it does not; add pyro.sample"
+                f"('{name}', ...) to the guide, or infer={{'enumerate': 'parallel'}} to a discrete site of the model"
+            )
+        kind = worst(kind, "unnormalised" if isinstance(site["fn"], Unit) else density(site["fn"]))
+    return kind
+
+
+def check_drawn(name: str, site: Site, model: Sites) -> None:
+    """Refuses a guide site that is observed, or whose density is not exact."""
+    if site["is_observed"] and not isinstance(site["fn"], Unit):
+        raise ValueError(
+            f"expected a guide that draws latent sites, got the observed site '{name}'; leave obs= out of the guide"
+            + (", the model has that site already" if name in model else "")
+        )
+    if (kind := density(site["fn"])) != "exact":
+        raise ValueError(
+            f"expected an exact density at guide site '{name}', got {kind} ({type(site['fn']).__name__}); use a "
+            "distribution whose log_prob is exact"
+        )
+
+
+def visits_all(site: Site, latent: Site | None) -> bool:
+    """Whether draws of a guide's site can take every value of the model's latent, if that is discrete.
+
+    Where values cannot be read (a graph that is being recorded) the guide is taken at its word.
+    """
+    if latent is None or not latent["fn"].support.is_discrete:
+        return True
+    distribution = unwrapped(site["fn"])
+    if isinstance(distribution, Delta):
+        return False
+    if not distribution.has_enumerate_support or not values_are_known():
+        return True
+    log_prob = distribution.log_prob(distribution.enumerate_support(expand=False))
+    return bool((log_prob > math.log(SELDOM)).all())
+
+
+def check_rows_drawn(reading: Reading, plate: str) -> None:
+    """Refuses a guide without a draw of its own for every row: point estimates, or one joint draw for all rows.
+
+    With ``AutoMultivariateNormal`` the latents of rows are images of one draw for all of them together.
+    """
+    model = density_sites(reading.model)
+    local = {n: s for n, s in density_sites(reading.guide).items() if in_plate(s, plate) and not s["is_observed"]}
+    continuous = [n for n in local if n not in model or not model[n]["fn"].support.is_discrete]
+    images = [name for name in continuous if isinstance(unwrapped(local[name]["fn"]), Delta)]
+    sources = [name for name in local if local[name]["infer"].get("is_auxiliary")]
+    if len(images) > len(sources):
+        raise ValueError(
+            f"expected a guide that draws the latents of each row in plate '{plate}', got point estimates or one "
+            f"joint draw for all rows at {', '.join(images)}, so that rows have no weights of their own; use "
+            "AutoNormal, an encoder, or mcmc"
+        )

@@ -1,0 +1,276 @@
+"""Anyone's own pair of Pyro programs as a generative model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.inspect import render_model
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import transform_to
+
+from probgen.core.module import LatentVariableModel, first_length
+from probgen.core.ownership import owned_modules
+from probgen.core.runtime import LocalParameters, as_guide, evaluating, local_parameters, localised
+from probgen.core.sites import dim_of, observed_sites, plate_dims, plates_of, role, sample_sites
+
+FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
+
+
+class Keywords(dict):
+    """Arguments that programs take by name, at the end of a batch.
+
+    >>> Program(lambda x, *, scale: x * scale).model(2, Keywords(scale=3))
+    6
+    """
+
+
+class Line(NamedTuple):
+    """One site as it was read: a line of ``print(program)``."""
+
+    name: str
+    role: str
+    distribution: str
+    shape: tuple[int, ...]
+    plates: tuple[str, ...]
+
+
+class Program(LatentVariableModel):
+    """Anyone's own Pyro pair: plain functions, modules, AutoGuides or guides that are messengers, with any arguments.
+
+    The program owns what its runs show: parameters of ``pyro.param`` statements, which start from the global parameter
+    store where that has their name, and modules behind bound methods, closures, handlers and ``pyro.module``. The
+    global store is read, never written.
+
+    Parameters
+    ----------
+    model, guide : callable
+        Pyro programs called with the same arguments, for instance ``model(covariates, y)``. A missing guide means that
+        the model has no latent variables.
+    plate : str, optional
+        Name of the plate whose entries are the rows of the data; default: the plate ``"data"``, else the one that is
+        around all observed sites, the outer one where they are nested.
+    max_plate_nesting : int, optional
+        Number of dims that the plates use; default: as many as a first run shows.
+    vectorized : bool
+        Whether the pair accepts draws in a plate to the left of its own plates, that is, whether every tensor
+        operation in it treats the dims to the left as batch dims. If not, it is run once per draw.
+
+    >>> import pyro.distributions as dist
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("cities", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> program = Program(model, AutoNormal(model))
+    >>> program.settle((torch.zeros(3),))
+    >>> print(program)
+    Program: rows are plate 'cities'
+    site  role      distribution  shape  plates
+    mu    latent    Normal        ()     -
+    y     observed  Normal        (3,)   cities
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any] | None = None,
+        *,
+        plate: str | None = None,
+        max_plate_nesting: int | None = None,
+        vectorized: bool = False,
+    ):
+        super().__init__()
+        self._model, self._guide = model, guide
+        self._told = plate, max_plate_nesting
+        self.plate = "data" if plate is None else plate
+        self.max_plate_nesting = 1 if max_plate_nesting is None else max_plate_nesting
+        self.vectorized = vectorized
+        self.statements = nn.ParameterDict()
+        self.parts = nn.ModuleList(m for m in owned_modules(model, guide) if m is not model and m is not guide)
+        self._constraints: dict[str, Any] = {}
+        self._known: set[int] = set()
+        self._lines: list[Line] = []
+        self._size: int | None = None
+        self._waiting: dict[str, Tensor] = {}
+
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        args = _joined(args, kwargs)
+        with self._running(args):
+            return _call(self._model, args)
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        args = _joined(args, kwargs)
+        if self._guide is not None:
+            with self._running(args), localised(self._guide, self._handler):
+                return _call(as_guide(self._guide), args)
+
+    @contextmanager
+    def _running(self, args: tuple) -> Iterator[None]:
+        if self._waiting:
+            self._realise(args)
+        with local_parameters(), self._handler():
+            yield
+
+    def _handler(self) -> LocalParameters:
+        return LocalParameters(self.statements, self._constraints, self._knows)
+
+    def _knows(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter belongs to a module of the program."""
+        if id(parameter) not in self._known:
+            self._known = {id(p) for p in self.parameters()}
+        return id(parameter) in self._known
+
+    # -- how it is read ------------------------------------------------------------------------------------------
+
+    def settle(self, batch: tuple) -> None:
+        """Finds the plate of the rows and the nesting of plates by a run, where they were not told."""
+        plate, nesting = self._told
+        trace, drawn = self._first_run(batch)
+        if nesting is None:
+            self.max_plate_nesting = max(1, plate_dims(trace), plate_dims(drawn))
+        if plate is None:
+            self.plate = rows_plate(trace) or self.plate
+        self._size = rows_of(trace, self.plate)
+        self._lines = [_line(site) for site in sample_sites(trace).values()]
+
+    @torch.no_grad()
+    def _first_run(self, batch: tuple) -> tuple[poutine.Trace, poutine.Trace]:
+        """Traces of model and guide, enumerated far to the left; lazy parameters come into being here."""
+        with torch.random.fork_rng(devices=[]), evaluating(batch), pyro.validation_enabled(False):
+            drawn = poutine.trace(self.guide).get_trace(*batch)
+            expanded = poutine.enum(poutine.replay(self.model, trace=drawn), first_available_dim=-1 - FAR)
+            return poutine.trace(expanded).get_trace(*batch), drawn
+
+    def rows_in(self, batch: tuple) -> int | None:
+        """The number of entries of the plate of the rows, as the last run told; else the length of the arguments."""
+        return first_length(batch) if self._size is None else self._size
+
+    def __repr__(self) -> str:
+        if not self._lines:
+            return super().__repr__()
+        rows = [Line._fields[:1] + Line._fields[1:]]
+        rows[0] = ("site", *Line._fields[1:])
+        rows += [(n, r, d, str(s), ", ".join(p) or "-") for n, r, d, s, p in self._lines]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([f"Program: rows are plate '{self.plate}'", *table])
+
+    def render(self, *args: Any, **options: Any) -> Any:
+        """The model as a graph, by :func:`pyro.infer.inspect.render_model`, whose options these are.
+
+        Needs the package ``graphviz``.
+        """
+        with local_parameters(), self._handler():
+            args, kwargs = _split(args)
+            return render_model(self._model, model_args=args, model_kwargs=kwargs, **options)
+
+    # -- parameters ----------------------------------------------------------------------------------------------
+
+    def param_values(self) -> dict[str, Tensor]:
+        """Constrained values of all ``pyro.param`` statements and parameters of PyroModules, by name, detached."""
+        values = {
+            key.replace("/", "."): transform_to(self._constraints[key])(value).detach()
+            for key, value in self.statements.items()
+            if key in self._constraints
+        }
+        for module in self.children():
+            if isinstance(module, PyroModule):
+                values |= {name: value.detach() for name, value in module.named_pyro_params()}
+        return values
+
+    def to_param_store(self) -> None:
+        """Writes the values of ``pyro.param`` statements to Pyro's global store, for code that reads them there."""
+        store = pyro.get_param_store()
+        for key, constraint in self._constraints.items():
+            value = transform_to(constraint)(self.statements[key]).detach().clone()
+            store.setdefault(key.replace("/", "."), value, constraint)
+
+    def awaits(self, name: str) -> bool:
+        """Whether an entry of a state belongs to a parameter that the first run will make."""
+        return name.startswith(("statements.", "_guide.", "_model.")) and name not in self.state_dict()
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As for any module; what a first run is yet to make (AutoGuides, statements) is put in place there."""
+        waiting = {name: value.detach().clone() for name, value in state_dict.items() if self.awaits(name)}
+        present = {name: value for name, value in state_dict.items() if name not in waiting}
+        result = super().load_state_dict(present, strict, assign)
+        self._waiting = waiting
+        return result
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in self._waiting.items():
+            destination.setdefault(prefix + name, value)
+
+    @torch.no_grad()
+    def _realise(self, args: tuple) -> None:
+        """Makes the parameters that wait for a first run, and gives them the values that were loaded."""
+        waiting, self._waiting = self._waiting, {}
+        try:
+            self._first_run(args)
+            own = self.state_dict(keep_vars=True)
+            if unknown := sorted(set(waiting) - set(own)):
+                raise ValueError(f"expected a program with parameters {unknown}, which was saved; this one has none")
+            for name, value in waiting.items():
+                own[name].copy_(value)
+        except BaseException:
+            self._waiting = waiting
+            raise
+
+
+def rows_plate(trace: poutine.Trace) -> str | None:
+    """The plate whose entries are rows, where there is one answer: ``"data"``, or the outermost of all observed sites.
+
+    Plates of which none is inside of the other (crossed ones, the two sides of an image) have none.
+    """
+    if "data" in plates_of(trace):
+        return "data"
+    seen = [site["cond_indep_stack"] for site in (observed_sites(trace) or sample_sites(trace)).values()]
+    common = set.intersection(*({frame.name for frame in stack} for stack in seen)) if seen else set()
+    inside = {
+        plate: {name for name, s in sample_sites(trace).items() if any(f.name == plate for f in s["cond_indep_stack"])}
+        for plate in common
+    }
+    outer = [p for p in common if all(inside[q] < inside[p] for q in common if q != p)]
+    return outer[0] if len(outer) == 1 else None
+
+
+def rows_of(trace: poutine.Trace, plate: str) -> int | None:
+    """How many entries a plate has, without those that subsampling left out; asked of a site if the plate has no size."""
+    found = plates_of(trace).get(plate)
+    if found is None or found.size >= 0:
+        return None if found is None else found.size
+    inside = (site for site in sample_sites(trace).values() if dim_of(site, plate) is not None)
+    sizes = (site["fn"].batch_shape[found.dim] for site in inside if len(site["fn"].batch_shape) >= -found.dim)
+    return next(sizes, None)
+
+
+def _line(site: dict[str, Any]) -> Line:
+    kept = [frame for frame in reversed(site["cond_indep_stack"])]
+    shape = tuple(site["value"].shape) if torch.is_tensor(site["value"]) else ()
+    distribution = site["fn"]
+    while type(distribution).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+        distribution = distribution.base_dist
+    return Line(site["name"], role(site), type(distribution).__name__, shape, tuple(frame.name for frame in kept))
+
+
+def _split(args: tuple) -> tuple[tuple, dict[str, Any]]:
+    """Positional arguments and those by name."""
+    return (args[:-1], dict(args[-1])) if args and isinstance(args[-1], Keywords) else (args, {})
+
+
+def _joined(args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """Arguments in one tuple, those by name at its end."""
+    args, earlier = _split(args)
+    return (*args, Keywords(earlier | kwargs)) if earlier or kwargs else args
+
+
+def _call(program: Callable[..., Any], args: tuple) -> Any:
+    args, kwargs = _split(args)
+    return program(*args, **kwargs)

@@ -1,0 +1,235 @@
+"""The one reading of a pair of programs: sites with their roles, plates, and the same terms behind every sum."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.ops import packed
+from pyro.ops.contract import contract_to_tensor
+from pyro.ops.rings import LogRing
+from torch import Tensor
+
+from probgen.core.runtime import PARTICLES, as_guide
+from probgen.core.sites import (
+    Plate,
+    Site,
+    Sites,
+    density_sites,
+    dim_of,
+    in_plate,
+    is_summed,
+    observed_sites,
+    plates_of,
+    sample_sites,
+)
+
+ROWS = "_row_factor"  # under this key of ``site["infer"]`` mini-batch training notes its part of the scale
+
+
+class Reading(NamedTuple):
+    """One run of a guide and of the model replayed against it, with the sums that anybody may ask for.
+
+    A term is ``log_prob`` times the user's scale, where no mask removes it. The factors of subsampled plates and of
+    mini-batch training are no part of the density. Enumerated sites are summed out. With particles every sum has their
+    number as its first size, else 1.
+    """
+
+    model: poutine.Trace
+    guide: poutine.Trace
+
+    @property
+    def plates(self) -> dict[str, Plate]:
+        """The plates around any site, without that of the particles."""
+        return plates_of(self.model) | plates_of(self.guide)
+
+    def log_joint(self) -> Tensor:
+        """log p(x, z, theta) of each draw: ``(particles,)``, in double precision."""
+        return _total(density_sites(self.model), self.model)
+
+    def log_guide(self) -> Tensor:
+        """log q(z, theta) of each draw: ``(particles,)``, in double precision."""
+        return _total(density_sites(self.guide), self.guide)
+
+    def by_row(self, plate: str, observed: Iterable[str] | None = None) -> Tensor:
+        """log p - log q over the sites inside a plate: ``(particles, rows)``.
+
+        With ``observed`` the other observed sites are left out. Raises ``ValueError`` where rows have no numbers of
+        their own, with the reason.
+        """
+        left_out = set() if observed is None else set(observed_sites(self.model)) - set(observed)
+        local = {
+            name: site
+            for name, site in density_sites(self.model).items()
+            if in_plate(site, plate) and name not in left_out
+        }
+        _check_rows(self, plate, local)
+        value = _rows(local, self.model, plate)
+        drawn = {name: site for name, site in density_sites(self.guide).items() if in_plate(site, plate)}
+        return value - _rows(drawn, self.guide, plate) if drawn else value
+
+
+def read(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, particles: int | None = None, nesting: int = 1
+) -> Reading:
+    """Runs the guide and the model on its draws; enumerated sites that the guide leaves out are expanded.
+
+    With ``particles`` both run inside a plate of that size to the left of their own plates, ``nesting`` dims.
+    """
+    guide = as_guide(guide)
+    if particles is not None:
+        outer = pyro.plate(PARTICLES, particles, dim=-nesting - 1)
+        model, guide = outer(model), outer(guide)
+    q = poutine.trace(guide).get_trace(*batch)
+    expanded = poutine.enum(poutine.replay(model, trace=q), first_available_dim=-nesting - 2)
+    p = poutine.trace(expanded).get_trace(*batch)
+    share_masks(p.nodes, q.nodes)
+    return Reading(p, q)
+
+
+def share_masks(model: Sites, guide: Sites) -> None:
+    """Where the model masks a latent site, the guide's draw for it is masked too: there is nothing to learn from it."""
+    for name, site in guide.items():
+        mask = model[name]["mask"] if name in model and model[name]["type"] == "sample" else None
+        if mask is not None and site["mask"] is not mask:
+            site["mask"] = mask if site["mask"] is None else site["mask"] & mask
+
+
+# -- terms -----------------------------------------------------------------------------------------------------------
+
+
+def user_scale(site: Site) -> float | Tensor:
+    """What of a site's scale belongs to the density: row weights and tempering, not the factors of subsampling."""
+    factor = site["infer"].get(ROWS, 1.0)
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size is not None and frame.full_size != frame.size:
+            factor = factor * frame.full_size / frame.size
+    return site["scale"] if factor == 1.0 else _rounded(site["scale"] / factor)
+
+
+def _rounded(scale: float | Tensor) -> float | Tensor:
+    """A factor that is one but for rounding is one."""
+    return 1.0 if not torch.is_tensor(scale) and math.isclose(scale, 1.0, rel_tol=1e-9) else scale
+
+
+def unscaled(site: Site) -> Tensor:
+    """log_prob of a site entry by entry: masked, without any scale."""
+    return scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), mask=site["mask"])
+
+
+def term(site: Site) -> Tensor:
+    """What a site adds to the log density, entry by entry: masked, with the user's scale."""
+    return scale_and_mask(unscaled(site), user_scale(site))
+
+
+def _total(sites: Sites, trace: poutine.Trace) -> Tensor:
+    """The sum of all terms for each particle, ``(particles or 1,)``."""
+    total = torch.zeros(1, dtype=torch.double)
+    if any(is_summed(site) for site in sites.values()):
+        return total + _summed_out(sites, trace, (PARTICLES,)).double().reshape(-1)
+    for site in sites.values():
+        value, dim = term(site).double(), dim_of(site, PARTICLES)
+        by_draw = dim is not None and value.ndim >= -dim
+        total = total.to(value.device) + (value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum())
+    return total
+
+
+def _check_rows(reading: Reading, plate: str, local: Sites) -> None:
+    """Refuses rows that have no numbers of their own."""
+    plates = reading.plates
+    if not local:
+        named = f"its plates are {', '.join(plates)}" if plates else "it has none"
+        raise ValueError(
+            f"expected a plate named '{plate}' around the rows of the data, found none ({named}); open pyro.plate("
+            f"'{plate}', len(x)) in the model, or name yours with Program(..., plate=...)"
+        )
+    for name, site in sample_sites(reading.model).items():
+        if is_summed(site) and not in_plate(site, plate):
+            raise ValueError(
+                f"expected enumerated sites inside plate '{plate}', got '{name}' outside: all rows share it, so that "
+                "its sum does not split into one number per row; draw it in the guide"
+            )
+
+
+def _rows(sites: Sites, trace: poutine.Trace, plate: str) -> Tensor:
+    """Terms summed over every plate but particles and rows: ``(particles or 1, rows)``."""
+    steps = {_step(site, plate) for site in sites.values()}
+    if steps != {None}:
+        parts = [{n: site for n, site in sites.items() if _step(site, plate) == step} for step in sorted(steps)]
+        return torch.stack(torch.broadcast_tensors(*(_terms(part, trace, (PARTICLES,)) for part in parts)), 1)
+    return _terms(sites, trace, (PARTICLES, plate))
+
+
+def _step(site: Site, plate: str) -> int | None:
+    """Which entry of a sequential plate a site belongs to; ``None`` in a vectorized one."""
+    return next((f.counter for f in site["cond_indep_stack"] if f.name == plate and not f.vectorized), None)
+
+
+def _terms(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Tensor:
+    if any(is_summed(site) for site in sites.values()):
+        return _summed_out(sites, trace, kept)
+    return sum(_to(kept, term(site), site) for site in sites.values())
+
+
+def _to(kept: tuple[str, ...], value: Tensor, site: Site) -> Tensor:
+    """Entries of a site summed to the plates that are kept, in their order, each with its size (particles or 1)."""
+    frames = {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+    deepest = max((-frame.dim for frame in frames.values()), default=0)
+    value = value.reshape((1,) * (deepest - value.ndim) + value.shape)
+    dims = [frames[name].dim % value.ndim for name in kept if name in frames]
+    value = value.movedim(dims, list(range(len(dims)))).flatten(len(dims)) if value.ndim > len(dims) else value
+    value = value.sum(-1) if value.ndim > len(dims) else value.movedim(dims, list(range(len(dims))))
+    own = iter(value.shape)
+    own = [next(own) if name in frames else 1 for name in kept]
+    sizes = [max(frames[name].size, size) if name in frames else 1 for name, size in zip(kept, own, strict=True)]
+    return value.reshape(own).expand(sizes)
+
+
+def _summed_out(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Tensor:
+    """Terms with the enumerated sites summed out by message passing, as ``(particles or 1, *other kept plates)``.
+
+    The probabilities of an enumerated site sum to one whatever masks it, so that its mask is not applied.
+    """
+    trace.symbolize_dims()
+    symbols, factors, scales = trace.plate_to_symbol, OrderedDict(), []
+    enumerated = set(trace.symbol_to_dim) - set(symbols.values())
+    total = torch.zeros(())
+    for site in sites.values():
+        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        value = value if is_summed(site) else scale_and_mask(value, mask=site["mask"])
+        factor = packed.pack(value, site["infer"]["_dim_to_symbol"])
+        if enumerated.isdisjoint(factor._pyro_dims):
+            total = total + _to(kept, scale_and_mask(value, user_scale(site)), site)
+            continue
+        ordinal = frozenset(symbols[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized)
+        factors.setdefault(ordinal, []).append(factor)
+        scales.append((site["name"], user_scale(site)))
+    sizes = {frame.name: frame.size for site in sites.values() for frame in site["cond_indep_stack"]}
+    names = [name for name in kept if name in symbols and name in sizes]
+    target = frozenset(symbols[name] for name in names)
+    ring = LogRing(dim_to_size={symbols[name]: size for name, size in sizes.items() if name in symbols})
+    if not factors:  # sites summed out that nothing observed here depends on sum to one
+        return total
+    value = contract_to_tensor(factors, enumerated, target_ordinal=target, ring=ring)
+    value = value.permute([value._pyro_dims.index(symbols[name]) for name in names])
+    value = value.reshape([sizes[name] if name in names else 1 for name in kept])
+    return total + value * common_scale(scales)
+
+
+def common_scale(scales: list[tuple[str, float | Tensor]]) -> float | Tensor:
+    """The one scale of all factors of a sum over enumerated values; refuses several, which have no common sum."""
+    first, scale = scales[0]
+    for name, other in scales[1:]:
+        same = other is scale or (torch.as_tensor(other) == torch.as_tensor(scale)).all()
+        if not same:
+            raise ValueError(
+                "expected one scale for all sites that depend on an enumerated one, got different ones at "
+                f"'{first}' and '{name}'; put poutine.scale around both"
+            )
+    return scale

@@ -1,0 +1,93 @@
+"""Which arguments of a program are rows of data: asked of the plate, never guessed from their position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+
+
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """The tensors among the arguments of a program, those in lists and dicts too."""
+    return (value for value in tree_leaves(batch) if torch.is_tensor(value))
+
+
+class RowLayout(NamedTuple):
+    """Where the rows stand in the arguments of a program.
+
+    Attributes
+    ----------
+    size : int
+        How many rows there are.
+    dims : tuple of (int or None)
+        The dim of the rows in each leaf of the arguments; ``None`` for what belongs to all rows.
+    """
+
+    size: int
+    dims: tuple[int | None, ...]
+
+    def map(self, function: Callable[[Tensor, int], Any], batch: Any) -> Any:
+        """The arguments with ``function(tensor, dim)`` in place of those that are rows."""
+        leaves, spec = tree_flatten(batch)
+        pairs = zip(leaves, self.dims, strict=True)
+        return tree_unflatten([leaf if dim is None else function(leaf, dim) for leaf, dim in pairs], spec)
+
+    def take(self, batch: Any, index: Tensor | slice) -> Any:
+        """Some rows of all arguments."""
+        return self.map(lambda value, dim: value[(slice(None),) * dim + (index,)], batch)
+
+    def rows(self, batch: Any) -> list[tuple[Tensor, int]]:
+        """The tensors that are rows, each with its dim."""
+        leaves = tree_leaves(batch)
+        return [(leaf, dim) for leaf, dim in zip(leaves, self.dims, strict=True) if dim is not None]
+
+    def count(self, batch: Any) -> int:
+        """How many rows another batch of the same layout has."""
+        return next((value.shape[dim] for value, dim in self.rows(batch)), 1)
+
+
+def row_layout(batch: Any, size: int | None = None) -> RowLayout:
+    """Which tensors have ``size`` entries along their first dim, or else along their second.
+
+    Without a size it is the length of the first tensor that has any dims.
+
+    >>> row_layout((torch.zeros(5, 3), torch.zeros(3), 2.0), 5)
+    RowLayout(size=5, dims=(0, None, None))
+    >>> row_layout((torch.zeros(3, 5), None), 5).dims
+    (1, None)
+    """
+    leaves = tree_leaves(batch)
+    if size is None:
+        size = next((len(leaf) for leaf in leaves if torch.is_tensor(leaf) and leaf.ndim), 1)
+    return RowLayout(size, tuple(_dim_of_rows(leaf, size) for leaf in leaves))
+
+
+def _dim_of_rows(leaf: Any, size: int) -> int | None:
+    if not torch.is_tensor(leaf):
+        return None
+    return next((dim for dim, length in enumerate(leaf.shape[:2]) if length == size), None)
+
+
+def layout_of(gen: GenerativeModel, batch: tuple) -> RowLayout:
+    """The rows in a batch for this model, as its plate tells."""
+    return row_layout(batch, gen.rows_in(batch))
+
+
+def row_count(gen: GenerativeModel, batch: tuple) -> int:
+    """Number of rows of a batch for this model."""
+    return max(1, layout_of(gen, batch).size)
+
+
+def some_rows(gen: GenerativeModel, batch: tuple, count: int) -> tuple:
+    """At most ``count`` evenly spaced rows of a batch; what belongs to all rows stays whole."""
+    layout = layout_of(gen, batch)
+    if count >= layout.size:
+        return batch
+    chosen = torch.linspace(0, layout.size - 1, count).round().long()
+    return layout.map(lambda value, dim: value.index_select(dim, chosen.to(value.device)), batch)
