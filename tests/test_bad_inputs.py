@@ -147,7 +147,7 @@ CASES = {
     "complex numbers": (lambda _: fit(gaussian(), X + 0j), TypeError, "dense real tensor"),
     "sparse tensor": (lambda _: fit(gaussian(), X.to_sparse()), TypeError, "dense real tensor"),
     "iterator": (lambda _: fit(gaussian(), iter([X])), TypeError, "read more than once"),
-    "dictionary batches": (lambda _: fit(gaussian(), [{"x": X}]), TypeError, r"got a dict with keys \['x'\]"),
+    "dictionary batches": (lambda _: fit(gaussian(), [{"pixels": X}]), TypeError, r"got a dict with keys \['pixels'\]"),
     "empty iterable": (lambda _: fit(gaussian(), []), ValueError, "at least one batch"),
     "used-up iterable": (lambda _: fit(gaussian(), exhausted()), ValueError, "at least one batch"),
     "batch size 0": (lambda _: fit(gaussian(), X, batch_size=0), ValueError, "batch_size >= 1, got 0"),

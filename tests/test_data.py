@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from probgen.train.data import InMemory, Stream, as_source, held_out
-from probgen.train.rows import as_tensors
+from probgen.core.arguments import as_arguments
+from probgen.train.data import InMemory, as_source, held_out
+from probgen.train.stream import Stream
 
 
 def following(source):
@@ -68,12 +69,12 @@ def test_a_cursor_brings_back_the_same_stream(make, before):
 
 def test_arrays_tables_and_series_become_tensors():
     frame = pd.DataFrame({"a": [1, 2], "b": [0.5, None], "c": pd.array([1, None], dtype="Int64"), "d": [True, False]})
-    (tensor,) = as_tensors(frame)
+    (tensor,) = as_arguments((frame,))
     np.testing.assert_array_equal(tensor, [[1, 0.5, 1, 1], [2, np.nan, np.nan, 0]])
-    x, context = as_tensors((np.ones((3, 2), dtype=np.uint8), None))
-    assert x.dtype == torch.float32 and context is None
-    assert as_tensors(torch.ones(2, dtype=torch.float64))[0].dtype == torch.float64
-    assert as_tensors(frame["a"])[0].tolist() == [1, 2]
+    x, context = as_arguments((np.ones((3, 2), dtype=np.uint8), None))
+    assert x.dtype == torch.int64 and context is None
+    assert as_arguments((torch.ones(2, dtype=torch.float64),))[0].dtype == torch.float64
+    assert as_arguments((frame["a"],))[0].tolist() == [1, 2]
 
 
 def test_datasets_are_loaded_and_sized():

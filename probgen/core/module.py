@@ -11,6 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.arguments import as_arguments, dtype_of, floating, is_plain
+from probgen.core.contexts import Conditional
 from probgen.core.marginal import Marginal
 from probgen.core.runtime import RowPlate
 
@@ -30,6 +32,15 @@ def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> RowPla
 def first_length(batch: tuple) -> int | None:
     """The length of the first argument with dims: the rows of a family, whose arguments are ``x`` and ``context``."""
     return next((len(value) for value in batch if torch.is_tensor(value) and value.ndim), None)
+
+
+def settled(module: nn.Module, batch: tuple) -> tuple:
+    """``x`` and ``context`` of a family as tensors; an ``x`` of integers in an array or table is one of numbers."""
+    if all(map(is_plain, batch)):
+        return batch
+    dtype = dtype_of(module)
+    converted = as_arguments(batch, dtype)
+    return (converted[0] if torch.is_tensor(batch[0]) else floating(converted[0], dtype), *converted[1:])
 
 
 @runtime_checkable
@@ -62,11 +73,14 @@ class GenerativeModel(Protocol):
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         """The Pyro program q(z | x, context); without ``x`` it draws the globals alone."""
 
+    def settle(self, batch: tuple) -> tuple:
+        """The arguments as the programs take them: arrays and tables as tensors. Every function that takes data asks."""
+
     def rows_in(self, batch: tuple) -> int | None:
         """How many rows the arguments in a batch have; ``None`` where the programs take none."""
 
 
-class DistributionModule(nn.Module, ABC):
+class DistributionModule(Conditional, ABC):
     """A family that states its distribution: write ``__init__`` and ``forward``, the program follows.
 
     One site ``"x"`` drawn from ``self(context)`` in the data plate, and an empty guide: the ELBO *is* the
@@ -98,11 +112,14 @@ class DistributionModule(nn.Module, ABC):
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         pass
 
+    def settle(self, batch: tuple) -> tuple:
+        return settled(self, batch)
+
     def rows_in(self, batch: tuple) -> int | None:
         return first_length(batch)
 
 
-class LatentVariableModel(nn.Module, ABC):
+class LatentVariableModel(Conditional, ABC):
     """A family that tells its story: write ``model`` and ``guide``; ``forward`` is their marginal.
 
     >>> class LinearGaussian(LatentVariableModel):
@@ -133,6 +150,9 @@ class LatentVariableModel(nn.Module, ABC):
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         return Marginal(self, context)
 
+    def settle(self, batch: tuple) -> tuple:
+        return settled(self, batch)
+
     def rows_in(self, batch: tuple) -> int | None:
         return first_length(batch)
 
@@ -152,6 +172,8 @@ class Fixed(DistributionModule):
     >>> Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0)().event_shape
     torch.Size([3])
     """
+
+    ignores_contexts = True
 
     def __init__(self, family: Callable[..., dist.TorchDistribution], event_ndim: int = 1, **arguments: Tensor | float):
         super().__init__()

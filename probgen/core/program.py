@@ -14,9 +14,11 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from probgen.core.arguments import as_arguments, dtype_of
 from probgen.core.module import LatentVariableModel, first_length
 from probgen.core.ownership import owned_modules
-from probgen.core.runtime import LocalParameters, as_guide, evaluating, local_parameters, localised
+from probgen.core.rows import leaves_of
+from probgen.core.runtime import LocalParameters, as_guide, evaluating, local_parameters, localised, shapes_explained
 from probgen.core.sites import dim_of, observed_sites, plate_dims, plates_of, role, sample_sites
 
 FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
@@ -68,7 +70,7 @@ class Program(LatentVariableModel):
     ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
     >>> from pyro.infer.autoguide import AutoNormal
     >>> program = Program(model, AutoNormal(model))
-    >>> program.settle((torch.zeros(3),))
+    >>> rows = program.settle((torch.zeros(3),))
     >>> print(program)
     Program: rows are plate 'cities'
     site  role      distribution  shape  plates
@@ -97,6 +99,8 @@ class Program(LatentVariableModel):
         self._known: set[int] = set()
         self._lines: list[Line] = []
         self._size: int | None = None
+        self._seen: tuple = ()
+        self.chooses: frozenset[str] = frozenset()
         self._waiting: dict[str, Tensor] = {}
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,10 +132,18 @@ class Program(LatentVariableModel):
 
     # -- how it is read ------------------------------------------------------------------------------------------
 
-    def settle(self, batch: tuple) -> None:
-        """Finds the plate of the rows and the nesting of plates by a run, where they were not told."""
+    def settle(self, batch: tuple) -> tuple:
+        """The arguments as tensors; finds plate, rows and nesting by a run of the pair on them, where not told."""
+        batch = as_arguments(batch, dtype_of(self))
+        key = tuple((id(leaf), getattr(leaf, "shape", None)) for leaf in leaves_of(batch))
+        if key != self._seen:
+            self._read(batch)
+            self._seen = key
+        return batch
+
+    def _read(self, batch: tuple) -> None:
+        trace, drawn, self.chooses = self._first_run(batch)
         plate, nesting = self._told
-        trace, drawn = self._first_run(batch)
         if nesting is None:
             self.max_plate_nesting = max(1, plate_dims(trace), plate_dims(drawn))
         if plate is None:
@@ -140,12 +152,21 @@ class Program(LatentVariableModel):
         self._lines = [_line(site) for site in sample_sites(trace).values()]
 
     @torch.no_grad()
-    def _first_run(self, batch: tuple) -> tuple[poutine.Trace, poutine.Trace]:
-        """Traces of model and guide, enumerated far to the left; lazy parameters come into being here."""
-        with torch.random.fork_rng(devices=[]), evaluating(batch), pyro.validation_enabled(False):
+    def _first_run(self, batch: tuple) -> tuple[poutine.Trace, poutine.Trace, frozenset[str]]:
+        """Traces of model and guide, enumerated far to the left, and plates that would have drawn a subset of rows.
+
+        Lazy parameters come into being here.
+        """
+        with (
+            torch.random.fork_rng(devices=[]),
+            evaluating(batch) as completed,
+            pyro.validation_enabled(False),
+            _eval_mode(self),
+            shapes_explained(),
+        ):
             drawn = poutine.trace(self.guide).get_trace(*batch)
             expanded = poutine.enum(poutine.replay(self.model, trace=drawn), first_available_dim=-1 - FAR)
-            return poutine.trace(expanded).get_trace(*batch), drawn
+            return poutine.trace(expanded).get_trace(*batch), drawn, frozenset(completed)
 
     def rows_in(self, batch: tuple) -> int | None:
         """The number of entries of the plate of the rows, as the last run told; else the length of the arguments."""
@@ -222,6 +243,18 @@ class Program(LatentVariableModel):
         except BaseException:
             self._waiting = waiting
             raise
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Running averages and random layers stay out of a run that only looks."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def rows_plate(trace: poutine.Trace) -> str | None:

@@ -57,6 +57,14 @@ class Reading(NamedTuple):
         """log q(z, theta) of each draw: ``(particles,)``, in double precision."""
         return _total(density_sites(self.guide), self.guide)
 
+    def outside(self, plate: str) -> tuple[Tensor, Tensor]:
+        """log p and log q of what all rows share, the sites outside a plate: ``(particles,)`` each."""
+        log_p, log_q = (
+            _total({name: site for name, site in density_sites(trace).items() if not in_plate(site, plate)}, trace)
+            for trace in self
+        )
+        return log_p, log_q
+
     def by_row(self, plate: str, observed: Iterable[str] | None = None) -> Tensor:
         """log p - log q over the sites inside a plate: ``(particles, rows)``.
 

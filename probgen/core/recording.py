@@ -23,7 +23,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
-from probgen.core.reading import share_masks
+from probgen.core.missing import values_are_known
+from probgen.core.reading import common_scale, share_masks
 from probgen.core.runtime import PARTICLES, as_guide
 from probgen.core.sites import Sites, densities, is_summed
 
@@ -134,19 +135,33 @@ def enumerated_runs(
 
 
 def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
-    """The evidence lower bound of one enumerated run, exact over its enumerated sites, without reading a value."""
+    """The evidence lower bound of one enumerated run, exact over its enumerated sites, without reading a value.
+
+    Sites that depend on an enumerated one have one scale: a number, or weights of the entries of its plates.
+    """
     q.compute_score_parts()
     p.compute_log_prob()
     q.pack_tensors()
     p.pack_tensors(q.plate_to_symbol)
-    costs, factors, ordinals, dims, scale = model_factors(p, q)
+    scales = {name: site["scale"] for name, site in p.nodes.items() if site["type"] == "sample"}
+    for name in scales:
+        p.nodes[name]["scale"] = 1.0  # Pyro's factors take numbers alone, and read them
+    costs, factors, ordinals, dims, _ = model_factors(p, q)
+    summed = [(n, s) for n, s in scales.items() if not dims.isdisjoint(p.nodes[n]["packed"]["log_prob"]._pyro_dims)]
+    scale = common_scale(summed) if summed and values_are_known() else summed[0][1] if summed else 1.0
     if factors:
         terms = [term for group in factors.values() for term in group]
         sizes = {dim: size for term in terms for dim, size in zip(term._pyro_dims, term.shape, strict=True)}
         with shared_intermediates() as cache:
             factors = contract_tensor_tree(factors, dims, ring=LogRing(cache=cache, dim_to_size=sizes))
     for ordinal, group in factors.items():
-        costs.setdefault(ordinal, []).extend(_scaled(term, scale, p) for term in group)
+        scaled = [_scaled(term, scale, p) for term in group]
+        if any(value.ndim > term.ndim for value, term in zip(scaled, group, strict=True)):
+            raise ValueError(
+                "expected weights of rows around enumerated sites in the plate of the rows, got weights around "
+                f"{', '.join(n for n, _ in summed)}, which rows share; give those one number as their scale"
+            )
+        costs.setdefault(ordinal, []).extend(scaled)
     for name, site in q.nodes.items():
         if site["type"] == "sample":
             costs.setdefault(ordinals[name], []).append(packed.neg(site["packed"]["log_prob"]))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils import _pytree as pytree
+
+from probgen.core.arguments import is_leaf
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -15,7 +17,12 @@ if TYPE_CHECKING:
 
 def tensors_of(batch: Any) -> Iterator[Tensor]:
     """The tensors among the arguments of a program, those in lists and dicts too."""
-    return (value for value in tree_leaves(batch) if torch.is_tensor(value))
+    return (value for value in leaves_of(batch) if torch.is_tensor(value))
+
+
+def leaves_of(batch: Any) -> list[Any]:
+    """What the arguments of a program are made of."""
+    return pytree.tree_leaves(batch, is_leaf=is_leaf)
 
 
 class RowLayout(NamedTuple):
@@ -34,22 +41,35 @@ class RowLayout(NamedTuple):
 
     def map(self, function: Callable[[Tensor, int], Any], batch: Any) -> Any:
         """The arguments with ``function(tensor, dim)`` in place of those that are rows."""
-        leaves, spec = tree_flatten(batch)
+        leaves, spec = pytree.tree_flatten(batch, is_leaf=is_leaf)
         pairs = zip(leaves, self.dims, strict=True)
-        return tree_unflatten([leaf if dim is None else function(leaf, dim) for leaf, dim in pairs], spec)
+        return pytree.tree_unflatten([leaf if dim is None else function(leaf, dim) for leaf, dim in pairs], spec)
 
     def take(self, batch: Any, index: Tensor | slice) -> Any:
         """Some rows of all arguments."""
         return self.map(lambda value, dim: value[(slice(None),) * dim + (index,)], batch)
 
+    @property
+    def known(self) -> bool:
+        """Whether any argument holds rows, so that some of them can be taken."""
+        return any(dim is not None for dim in self.dims)
+
     def rows(self, batch: Any) -> list[tuple[Tensor, int]]:
         """The tensors that are rows, each with its dim."""
-        leaves = tree_leaves(batch)
+        leaves = leaves_of(batch)
         return [(leaf, dim) for leaf, dim in zip(leaves, self.dims, strict=True) if dim is not None]
 
     def count(self, batch: Any) -> int:
         """How many rows another batch of the same layout has."""
-        return next((value.shape[dim] for value, dim in self.rows(batch)), 1)
+        return next((value.shape[dim] for value, dim in self.rows(batch)), self.size)
+
+    def like(self, batch: Any) -> RowLayout:
+        """The layout of another batch: the same where its arguments are alike, else by its own lengths."""
+        leaves = leaves_of(batch)
+        if len(leaves) != len(self.dims):
+            return row_layout(batch)
+        fits = all(dim is None or (torch.is_tensor(leaf) and leaf.ndim > dim) for leaf, dim in zip(leaves, self.dims))
+        return self if fits else row_layout(batch)
 
 
 def row_layout(batch: Any, size: int | None = None) -> RowLayout:
@@ -62,7 +82,7 @@ def row_layout(batch: Any, size: int | None = None) -> RowLayout:
     >>> row_layout((torch.zeros(3, 5), None), 5).dims
     (1, None)
     """
-    leaves = tree_leaves(batch)
+    leaves = leaves_of(batch)
     if size is None:
         size = next((len(leaf) for leaf in leaves if torch.is_tensor(leaf) and leaf.ndim), 1)
     return RowLayout(size, tuple(_dim_of_rows(leaf, size) for leaf in leaves))

@@ -182,24 +182,55 @@ def as_guide(guide: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def evaluating(batch: Any) -> Iterator[None]:
+def evaluating(batch: Any) -> Iterator[set[str]]:
     """Runs of programs that are to be judged: on a stack of their own, with all rows of plates that would draw a few.
 
     A plate whose subset is as long as the data was given a batch, and one with a ``subsample`` the rows of the caller:
-    both stay as they are.
+    both stay as they are. Gives the names of the plates that were completed.
     """
     lengths = {size for value in tree_leaves(batch) if torch.is_tensor(value) for size in value.shape[:2]}
-    given = SubsampleMessenger.__dict__["_subsample"]
+    given, completed = SubsampleMessenger.__dict__["_subsample"], set[str]()
 
     def complete(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any) -> Any:
         given_batch = subsample_size in lengths and size not in lengths
         if size is not None and subsample is None and not given_batch:
+            if subsample_size not in (None, size):
+                completed.add(name)
             subsample_size = None
         return given.__func__(name, size, subsample_size, subsample, *rest)
 
     SubsampleMessenger._subsample = staticmethod(complete)
     try:
         with isolated():
-            yield
+            yield completed
     finally:
         SubsampleMessenger._subsample = given
+
+
+@contextmanager
+def rows_of(plate: str, total: int, index: torch.Tensor | None) -> Iterator[None]:
+    """The plate of that name stands for the rows ``index`` of ``total``: parameters of rows inside it are theirs."""
+    given = SubsampleMessenger.__dict__["_subsample"]
+
+    def numbered(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any) -> Any:
+        if name == plate and index is not None and subsample is None and size in (total, len(index)):
+            size, subsample_size, subsample = total, len(index), index
+        return given.__func__(name, size, subsample_size, subsample, *rest)
+
+    SubsampleMessenger._subsample = staticmethod(numbered)
+    try:
+        yield
+    finally:
+        SubsampleMessenger._subsample = given
+
+
+@contextmanager
+def shapes_explained() -> Iterator[None]:
+    """Pyro's errors about shapes inside plates in one line, with the fix."""
+    try:
+        yield
+    except ValueError as error:
+        if "hape mismatch inside plate" not in str(error):
+            raise
+        fix = "make the dims that are not independent rows event dims with .to_event(n)"
+        raise ValueError(f"{str(error).splitlines()[0]}; {fix}") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 Labelled = tuple[tuple[str, ...], np.ndarray]
+
+SAMPLE_DIMS = ("chain", "draw")
 
 
 def container(
@@ -16,6 +18,9 @@ def container(
     attrs: Mapping[str, Any] | None = None,
 ) -> Any:
     """``InferenceData`` under ArviZ 0.x, ``xarray.DataTree`` under 1.x, with the same groups, dims and coords.
+
+    Names that files or xarray do not allow are changed: "/" becomes ".", a dim called like a variable of its group
+    gets "_dim" after it. A variable that is renamed has its own name in its attribute ``site``.
 
     Parameters
     ----------
@@ -48,10 +53,31 @@ def _dataset(variables: Mapping[str, Labelled], coords: Mapping[str, Any], attrs
         for dim, size in zip(dims, array.shape, strict=True):
             if sizes.setdefault(dim, size) != size:
                 raise ValueError(f"expected one length of dim '{dim}', got {sizes[dim]} and {size} (at '{name}')")
-    if clash := sorted(set(sizes) & set(variables)):
-        raise ValueError(f"expected dims with names of their own, got {clash}, which are sites; rename them in dims=")
     labels = {dim: np.asarray(coords[dim]) if dim in coords else np.arange(size) for dim, size in sizes.items()}
     for dim, size in sizes.items():
         if len(labels[dim]) != size:
             raise ValueError(f"expected {size} labels for dim '{dim}', got {len(labels[dim])}")
-    return xarray.Dataset(dict(variables), {dim: (dim, label) for dim, label in labels.items()}, attrs)
+    names = _unique(variables, SAMPLE_DIMS, "_")
+    own = _unique([dim for dim in sizes if dim not in SAMPLE_DIMS], names.values(), "_dim")
+    own |= {dim: dim for dim in SAMPLE_DIMS}
+    data = {
+        names[name]: (tuple(own[dim] for dim in dims), array, {} if names[name] == name else {"site": name})
+        for name, (dims, array) in variables.items()
+    }
+    return xarray.Dataset(data, {own[dim]: (own[dim], label) for dim, label in labels.items()}, attrs)
+
+
+def _unique(names: Iterable[str], taken: Iterable[str], suffix: str) -> dict[str, str]:
+    """Names without "/", each another one and none of those taken, by suffixes where that is needed.
+
+    >>> _unique(["a/b", "a.b", "draw"], ["draw"], "_")
+    {'a.b': 'a.b', 'draw': 'draw_', 'a/b': 'a.b_'}
+    """
+    used, found = set(taken), {}
+    for name in sorted(names, key=lambda name: "/" in name):  # who can keep the name does
+        new = name.replace("/", ".")
+        while new in used:
+            new += suffix
+        used.add(new)
+        found[name] = new
+    return found

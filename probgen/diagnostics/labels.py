@@ -1,24 +1,25 @@
-"""Names for the dims of sites: plates keep their own, events take the user's or ArviZ's default."""
+"""Names for the dims of sites: plates keep their own, events take the user's or ArviZ's default; names of arguments."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
 
-from probgen.core.program import Program
+from probgen.core.program import Keywords, Program
 from probgen.core.rows import row_count
-from probgen.core.sites import Site, is_deterministic, shape_of
-from probgen.diagnostics.adapter import Labelled
+from probgen.core.sites import Site, event_of, is_deterministic, own_dims, shape_of
+from probgen.diagnostics.adapter import SAMPLE_DIMS, Labelled
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
-
-SAMPLE_DIMS = ("chain", "draw")
 
 
 def dims_of(sites: Iterable[Site], given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -43,12 +44,15 @@ def dims_of(sites: Iterable[Site], given: Mapping[str, Sequence[str]]) -> dict[s
         shape = tuple(shape_of(by_name[name]))
         if len(names) > len(shape):
             raise ValueError(f"expected at most {len(shape)} names for dims of '{name}' {shape}, got {list(names)}")
-    return {name: _dims(site, tuple(given.get(name, ()))) for name, site in by_name.items()}
+    sizes = dict.fromkeys(SAMPLE_DIMS, -1)
+    return {name: _dims(site, tuple(given.get(name, ())), sizes) for name, site in by_name.items()}
 
 
-def _dims(site: Site, names: tuple[str, ...]) -> tuple[str, ...]:
+def _dims(site: Site, names: tuple[str, ...], sizes: dict[str, int]) -> tuple[str, ...]:
+    """A plate gives its name to its dims of one size alone: one of another size, in a loop, is a dim of its site."""
     name, shape = site["name"], shape_of(site)
-    plates = _plates_in_front(site) if is_deterministic(site) else _plates(site)
+    found = _plates_in_front(site) if is_deterministic(site) else _plates(site)
+    plates = {i: plate for i, plate in found.items() if sizes.setdefault(plate, shape[i]) == shape[i]}
     default = [plates.get(i, f"{name}_dim_{i - sum(j < i for j in plates)}") for i in range(len(shape))]
     return (*default[: len(shape) - len(names)], *names)
 
@@ -56,10 +60,7 @@ def _dims(site: Site, names: tuple[str, ...]) -> tuple[str, ...]:
 def _plates(site: Site) -> dict[int, str]:
     """Which plate stands at which natural dim of a sample site."""
     plates = {frame.dim: frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
-    batch = site["fn"].batch_shape
-    sizes = zip(range(-len(batch), 0), batch, strict=True)
-    kept = [dim for dim, size in sizes if dim in plates or size > 1]
-    return {i: plates[dim] for i, dim in enumerate(kept) if dim in plates}
+    return {i: plates[dim] for i, dim in enumerate(own_dims(site)) if dim in plates}
 
 
 def _plates_in_front(site: Site) -> dict[int, str]:
@@ -69,12 +70,19 @@ def _plates_in_front(site: Site) -> dict[int, str]:
     return dict(enumerate(frame.name for frame in frames)) if site["value"].shape[: len(sizes)] == sizes else {}
 
 
+def observation(site: Site) -> np.ndarray:
+    """The data of an observed site in its natural shape; one number for all entries is repeated."""
+    value, shape = torch.as_tensor(site["value"]), shape_of(site)
+    if value.numel() != shape.numel():
+        value = value.expand(site["fn"].batch_shape + event_of(site))
+    return to_numpy(value.reshape(shape))
+
+
 def constants(gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]) -> dict[str, Labelled]:
     """The numerical arguments of a program that are not its observations, by their names."""
     rows, found = row_count(gen, batch), {}
-    for name, value in zip(argument_names(gen, len(batch)), batch, strict=True):
-        numerical = isinstance(value, Tensor | np.ndarray | int | float)
-        if not numerical or any(_same(value, seen) for seen in observed):
+    for name, value in _arguments(gen, batch):
+        if name in found or any(_same(value, seen) for seen in observed):
             continue
         array = to_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
         dims = [f"{name}_dim_{i}" for i in range(array.ndim)]
@@ -84,9 +92,22 @@ def constants(gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]) ->
     return found
 
 
-def _same(value: Any, seen: Tensor) -> bool:
+def _arguments(gen: GenerativeModel, batch: tuple) -> Iterator[tuple[str, Any]]:
+    """Numbers and tensors among the arguments with their names: those of dicts by their keys."""
+    named = batch[-1] if batch and isinstance(batch[-1], Keywords) else {}
+    positional = batch[: len(batch) - bool(named)]
+    values = [*zip(argument_names(gen, len(positional)), positional, strict=True), *named.items()]
+    while values:
+        name, value = values.pop(0)
+        if isinstance(value, Mapping):
+            values = [(str(key), entry) for key, entry in value.items()] + values
+        elif isinstance(value, Tensor | np.ndarray | np.generic | int | float):
+            yield name, value
+
+
+def _same(value: Any, seen: Any) -> bool:
     """Whether an argument is the observation of a site; missing values (NaN) make it no less so."""
-    if not isinstance(value, Tensor) or value.shape != seen.shape:
+    if not isinstance(value, Tensor) or not isinstance(seen, Tensor) or value.shape != seen.shape:
         return value is seen
     return bool((torch.eq(value, seen) | (value != value) & (seen != seen)).all())
 
@@ -97,12 +118,35 @@ def argument_names(gen: GenerativeModel, count: int) -> list[str]:
     >>> argument_names(Program(lambda covariates, *rest: None), 3)
     ['covariates', 'argument_1', 'argument_2']
     """
-    program = gen._model if isinstance(gen, Program) else gen.model
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    named = [name for name, p in inspect.signature(program).parameters.items() if p.kind in positional]
+    named = _positional(gen._model if isinstance(gen, Program) else gen.model)
     return (named + [f"argument_{i}" for i in range(len(named), count)])[:count]
 
 
+def _positional(program: Callable[..., Any]) -> list[str]:
+    """Names of positional arguments, seen through handlers, modules and what already has some of its arguments."""
+    if isinstance(program, nn.Module):
+        return _positional(program.forward)
+    inner = poutine.unwrap(program)
+    if isinstance(program, partial) and not _is_handled(program):
+        names = _positional(program.func)[len(program.args) :]
+        return names[: min((names.index(name) for name in program.keywords if name in names), default=len(names))]
+    if inner is not program:
+        return _positional(inner)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(program).parameters.items()
+    except (TypeError, ValueError):  # built in
+        return []
+    return [name for name, parameter in parameters if parameter.kind in positional]
+
+
+def _is_handled(program: partial) -> bool:
+    """Whether a partial call is one of Pyro's handlers around a program, ``partial(run_in, handler, program)``."""
+    handled = len(program.args) >= 2 and isinstance(program.args[0], Messenger)
+    return handled or isinstance(program.func, partial)
+
+
 def to_numpy(value: Tensor) -> np.ndarray:
-    """A tensor of any device, without its gradient, as an array."""
-    return value.detach().cpu().numpy()
+    """A tensor of any device and precision, without its gradient, as an array."""
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()

@@ -1,21 +1,20 @@
-"""Posterior draws of a guide or of MCMC with their pointwise log-likelihood."""
+"""Posterior draws of a guide or of MCMC with their pointwise log-likelihoods, and why some numbers are not there."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from torch import Tensor
 
-from probgen.core.density import average, kind_of
-from probgen.core.reading import read
-from probgen.core.runtime import isolated
-from probgen.core.sites import Site, in_plate, is_enumerated, latent_sites
-from probgen.evaluate.guide_draws import draws_latents, factorises_over_rows, guide_draws, row_count
+from probgen.core.kinds import average, density
+from probgen.core.sites import density_sites, is_enumerated, latent_sites
+from probgen.diagnostics.pointwise import log_likelihoods, variables_of
+from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
 from probgen.infer.mcmc import Chains
 from probgen.infer.posterior import complete, posterior
 from probgen.infer.simulate import Draws, trace_of
@@ -23,10 +22,11 @@ from probgen.infer.simulate import Draws, trace_of
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
-Proposal = Callable[[Draws], Callable[..., Any]]
+DENSITIES = ("log_likelihood", "sample_stats")
+UNDEFINED = (ValueError, NotImplementedError)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sampled:
     """Draws from a posterior, ``(chain, draw, *natural shape)`` each.
 
@@ -36,107 +36,145 @@ class Sampled:
         Latent and deterministic sites; empty for a model without latents.
     stats : dict of str to Tensor
         ``(chain, draw)`` each.
-    log_likelihood : Tensor or None
-        ``(chain, draw, rows)``, log p(x_b | globals) in nats.
+    log_likelihood : dict of str to Tensor
+        ``(chain, draw, rows)`` each, log p(x_b | globals) in nats.
+    refused : dict of str to Exception
+        Why the numbers of a group are not defined.
+    points : list of str
+        Sites of which there is a point estimate instead of draws.
     """
 
     draws: Draws
     stats: Draws = field(default_factory=dict)
-    log_likelihood: Tensor | None = None
+    log_likelihood: Draws = field(default_factory=dict)
+    refused: dict[str, Exception] = field(default_factory=dict)
+    points: list[str] = field(default_factory=list)
+
+    def attempt(self, group: str, compute: Callable[[], Draws]) -> Draws:
+        """What is computed, or nothing and the reason."""
+        try:
+            return compute()
+        except UNDEFINED as error:
+            self.refused[group] = error
+            return {}
 
 
 @torch.no_grad()
 def from_guide(
-    gen: GenerativeModel, batch: tuple, draws: int, particles: int, max_rows: int, pointwise: bool
+    gen: GenerativeModel, batch: tuple, draws: int, particles: int, max_rows: int, wanted: Collection[str]
 ) -> Sampled:
-    """One chain of draws from the guide; with ``pointwise`` their log-likelihoods, log p and log q of the globals."""
+    """One chain of draws from the guide, with those of log-likelihoods and log densities of the globals wanted."""
     if not draws_latents(gen, *batch):
-        return Sampled({}, {}, log_likelihood(gen, batch, {}, 1, max_rows).expand(1, draws, -1) if pointwise else None)
-    if not pointwise:
+        return _without_latents(gen, batch, draws, max_rows, wanted)
+    found = Sampled({})
+    drawn = _with_densities(gen, batch, draws, max_rows, found) if set(wanted) & set(DENSITIES) else None
+    if drawn is None:
         values = posterior(gen, *batch, draws=draws, max_rows=max_rows)
-        return Sampled({name: value[None] for name, value in values.items()})
-    drawn = guide_draws(gen, *batch, draws=draws, max_rows=max_rows)
-    values = complete(gen, *batch, given=drawn.values, discrete=False, max_rows=max_rows)
-    values = {name: value[None] for name, value in values.items()}
-    if drawn.by_row and not drawn.globals:
-        return Sampled(values, {}, average(drawn.rows, drawn.kind).expand(1, draws, -1))
-    rows = log_likelihood(gen, batch, drawn.values, particles, max_rows) if drawn.row_axis else drawn.rows
-    coupled = drawn.row_axis and not drawn.by_row
-    log_p = drawn.log_p + (drawn.rows if coupled else rows).double().sum(1)
-    return Sampled(values, {"log_p": log_p[None], "log_q": drawn.log_q[None]}, rows[None])
+    else:
+        values = complete(gen, *batch, given=drawn.values, discrete=False, max_rows=max_rows)
+        found.points = drawn.points
+    if "log_likelihood" in wanted or (drawn is not None and _integrated(drawn)):
+        rows = found.attempt("log_likelihood", lambda: _rows(gen, batch, drawn, values, particles, max_rows))
+    else:
+        rows = {}
+    if "log_likelihood" in wanted:
+        found.log_likelihood = {name: value.expand(draws, -1)[None] for name, value in rows.items()}
+    if drawn is not None:
+        found.stats = found.attempt("sample_stats", lambda: _log_densities(gen, batch, drawn, rows))
+    found.draws = {name: value[None] for name, value in values.items()}
+    return found
 
 
 @torch.no_grad()
 def from_chains(
-    gen: GenerativeModel, batch: tuple, chains: Chains, particles: int, max_rows: int, pointwise: bool
+    gen: GenerativeModel, batch: tuple, chains: Chains, particles: int, max_rows: int, wanted: Collection[str]
 ) -> Sampled:
-    """Draws of MCMC with the sampler's statistics; with ``pointwise`` also their log-likelihoods."""
-    counts = next(iter(chains.draws.values())).shape[:2]
-    rows = log_likelihood(gen, batch, chains.merged, particles, max_rows).unflatten(0, counts) if pointwise else None
-    return Sampled(chains.draws, chains.stats, rows)
+    """Draws of MCMC with the sampler's statistics, and their log-likelihoods if wanted."""
+    found = Sampled(chains.draws, chains.stats)
+    if "log_likelihood" in wanted:
+        counts, merged = next(iter(chains.draws.values())).shape[:2], chains.merged
+        rows = found.attempt("log_likelihood", lambda: log_likelihoods(gen, batch, merged, particles, max_rows))
+        found.log_likelihood = {name: _each(value, counts) for name, value in rows.items()}
+    return found
 
 
-@torch.no_grad()
-def log_likelihood(
-    gen: GenerativeModel, batch: tuple, given: Mapping[str, Tensor], particles: int, max_rows: int
-) -> Tensor:
-    r"""Log-likelihood of every row given draws of the globals, marginal over local latents: ``(draws, rows)``.
-
-    .. math:: \log \tfrac1M \sum_m \frac{p(x_b, z_m \mid \theta)}{q(z_m)}, \qquad z_m \sim q
-
-    Enumerated sites are summed out exactly. q is the guide where it has a density for each row, else the prior
-    :math:`p(z \mid \theta)`; without local latents the value is exact.
-
-    Raises
-    ------
-    ValueError
-        If ``given`` lacks a global site, or a density is known up to its constant only.
-    """
-    probe = trace_of(gen.model, batch)
-    latent = {name: site for name, site in latent_sites(probe).items() if not is_enumerated(site)}
-    local = [name for name, site in latent.items() if in_plate(site, gen.plate)]
-    fixed = _full({name: site for name, site in latent.items() if name not in local}, given, gen)
-    proposal = _proposal(gen, batch, local)
-    draws, particles = len(next(iter(given.values()))) if given else 1, particles if local else 1
-    capacity = max(1, max_rows // row_count(batch)) if gen.vectorized else 1
-    together = min(particles, capacity)
-    step, rounds, parts = capacity // together, math.ceil(particles / together), []
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
-        values = {name: value[start : start + step].repeat_interleave(together, 0) for name, value in fixed.items()}
-        runs = [_rows(gen, batch, proposal, values, size * together) for _ in range(rounds)]
-        weights = torch.stack([rows.unflatten(0, (size, together)) for rows, _ in runs], 1).flatten(1, 2)
-        parts.append(average(weights.movedim(1, 0), runs[0][1]))
-    return torch.cat(parts)
+def _each(rows: Tensor, counts: torch.Size) -> Tensor:
+    """``(draws, rows)`` by chain; what does not depend on the draw is repeated."""
+    return rows.expand(counts.numel(), -1).unflatten(0, counts)
 
 
-def _rows(gen: GenerativeModel, batch: tuple, proposal: Proposal, values: Draws, size: int) -> tuple[Tensor, str]:
-    """Log weights of the rows for draws of the local latents, ``(size, rows)``, and their kind."""
-    if not gen.vectorized:
-        values = {name: value[0] for name, value in values.items()}
-    model = poutine.condition(gen.model, values)
-    with isolated():
-        pair = read(model, proposal(values), batch, size if gen.vectorized else None, gen.max_plate_nesting)
-    kind = kind_of(pair, gen.plate)
-    if kind == "unnormalised":
-        raise ValueError("expected a normalised log-likelihood, got one up to a constant; leave log_likelihood out")
-    return pair.by_row(gen.plate).expand(size, -1), kind
+def _without_latents(gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, wanted: Collection[str]) -> Sampled:
+    """For a model without latents to draw; one that has some lacks a guide."""
+    found = Sampled({})
+    left = [name for name, site in latent_sites(trace_of(gen.model, batch)).items() if not is_enumerated(site)]
+    if left:
+        error = ValueError(
+            f"expected a guide or chains=, got neither to draw {', '.join(left)}; fit a guide, or give what mcmc "
+            "returned as chains="
+        )
+        found.refused = dict.fromkeys(("posterior", "posterior_predictive", *DENSITIES), error)
+    elif "log_likelihood" in wanted:
+        rows = found.attempt("log_likelihood", lambda: log_likelihoods(gen, batch, {}, 1, max_rows))
+        found.log_likelihood = {name: value.expand(1, draws, -1) for name, value in rows.items()}
+    return found
 
 
-def _proposal(gen: GenerativeModel, batch: tuple, local: list[str]) -> Proposal:
-    """What draws the local latents given the globals: the guide where it has a density for each row, else the prior."""
-    if not local:
-        return lambda values: lambda *batch: None
-    guide = trace_of(gen.guide, batch)
-    if set(local) <= set(latent_sites(guide)) and factorises_over_rows(guide, gen.plate):
-        return lambda values: poutine.condition(gen.guide, values)
-    return lambda values: poutine.block(poutine.condition(gen.model, values), expose=local)
+def _with_densities(
+    gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, found: Sampled
+) -> GuideDraws | None:
+    """Draws with their log densities; ``None``, and why, where the pair has none: its draws are there all the same."""
+    try:
+        return guide_draws(gen, *batch, draws=draws, max_rows=max_rows)
+    except UNDEFINED as error:
+        found.refused["sample_stats"] = error
+        return None
 
 
-def _full(sites: Mapping[str, Site], given: Mapping[str, Tensor], gen: GenerativeModel) -> Draws:
-    """Given values as the program draws them: singleton dims between the draws and the dims of their plates."""
-    if missing := sorted(set(sites) - set(given)):
-        raise ValueError(f"expected draws of every global site, got none of {', '.join(missing)}")
-    padding = {name: gen.max_plate_nesting - len(site["fn"].batch_shape) for name, site in sites.items()}
-    ones = {name: (1,) * (size if gen.vectorized else 0) for name, size in padding.items()}
-    return {name: given[name].reshape(-1, *ones[name], *site["value"].shape) for name, site in sites.items()}
+def _rows(
+    gen: GenerativeModel,
+    batch: tuple,
+    drawn: GuideDraws | None,
+    values: Mapping[str, Tensor],
+    particles: int,
+    max_rows: int,
+) -> Draws:
+    """Log-likelihoods ``(draws or 1, rows)``; those that came with the draws are not computed again."""
+    if drawn is None:
+        return log_likelihoods(gen, batch, values, particles, max_rows)
+    if drawn.rows is None:
+        raise ValueError(drawn.why)
+    names = list(variables_of(trace_of(gen.model, batch), gen.plate))
+    if len(names) == 1 and drawn.kind != "unnormalised" and not drawn.points:
+        if not drawn.row_axis:
+            return {names[0]: drawn.rows}
+        if drawn.by_row and not drawn.globals:
+            return {names[0]: average(drawn.rows, drawn.kind)[None]}
+    if not drawn.globals:
+        return log_likelihoods(gen, batch, {}, len(drawn.rows), max_rows)
+    return log_likelihoods(gen, batch, values, particles, max_rows)
+
+
+def _log_densities(gen: GenerativeModel, batch: tuple, drawn: GuideDraws, rows: Draws) -> Draws:
+    """log p and log q of the draws, local latents integrated out where rows have densities of their own."""
+    if drawn.points or (drawn.by_row and not drawn.globals and drawn.row_axis):
+        return {}
+    _check_normalised(trace_of(gen.model, batch))
+    log_p, log_q = drawn.log_joint, drawn.log_guide
+    if rows and drawn.outside is not None and _integrated(drawn):
+        joint = list(rows.values())[-1].expand(len(log_p), -1)
+        log_p, log_q = drawn.outside[:, 0] + joint.double().sum(1), drawn.outside[:, 1]
+    return {"log_p": log_p[None], "log_q": log_q[None]}
+
+
+def _integrated(drawn: GuideDraws) -> bool:
+    """Whether the densities of draws are those of the globals alone."""
+    return drawn.by_row and bool(drawn.row_axis) and bool(drawn.globals) and not drawn.points
+
+
+def _check_normalised(model: poutine.Trace) -> None:
+    """Refuses densities whose constant may depend on what is inferred; that of a factor does not."""
+    for name, site in density_sites(model).items():
+        if not isinstance(site["fn"], Unit) and density(site["fn"]) in ("unnormalised", "implicit"):
+            raise ValueError(
+                f"expected a normalised density at '{name}', got one up to a constant; leave sample_stats out of groups="
+            )

@@ -77,11 +77,3 @@ def of_entries(head: Head) -> Head:
     single = copy.copy(head)
     single.event_ndim = 0
     return single
-
-
-def check_context(context: Tensor | None, size: int) -> None:
-    """Raises ``ValueError`` unless the context is ``(*batch, size)``; none for size 0."""
-    if (context is None) != (size == 0) or (context is not None and context.shape[-1:] != (size,)):
-        got = "none" if context is None else f"one of shape {tuple(context.shape)}"
-        expected = f"a context of shape (*batch, {size})" if size else "no context"
-        raise ValueError(f"expected {expected}, got {got}; build the model with context= the length of its vectors")

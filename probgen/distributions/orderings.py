@@ -40,18 +40,12 @@ def check_orders(orders: Tensor | None, dims: int) -> Tensor:
     return orders.long()
 
 
-def batch_of(context: Tensor | None, width: int) -> torch.Size:
-    """The batch shape that a context ``(*batch, width)`` gives; a model of width 0 takes any, and looks at none.
+def batch_of(context: Tensor | None) -> torch.Size:
+    """The batch shape that a context ``(*batch, C)`` gives.
 
-    >>> batch_of(torch.zeros(7, 2), 2), batch_of(None, 0)
+    >>> batch_of(torch.zeros(7, 2)), batch_of(None)
     (torch.Size([7]), torch.Size([]))
     """
-    if width and (context is None or context.shape[-1:] != (width,)):
-        got = None if context is None else tuple(context.shape)
-        raise ValueError(
-            f"expected a context of shape (*batch, {width}), got {got}; build the model with "
-            f"context={0 if context is None or not context.ndim else context.shape[-1]}, or give it one of that width"
-        )
     return torch.Size(()) if context is None else context.shape[:-1]
 
 

@@ -38,6 +38,8 @@ class GuideDraws:
         their own.
     why : str
         Why there are no rows.
+    outside : Tensor or None
+        ``(K, 2)``, :math:`\log p(\theta)` and :math:`\log q(\theta)` of what all rows share, where there are rows.
     kind : str
         Weakest kind of density met.
     continuous : frozenset of str
@@ -53,6 +55,7 @@ class GuideDraws:
     log_guide: Tensor
     rows: Tensor | None
     why: str
+    outside: Tensor | None
     kind: str
     continuous: frozenset[str]
     by_row: bool
@@ -143,7 +146,7 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
     shapes = {name: shape_of(site) for name, site in sites.items()}
     by_row = factorises_over_rows(reading, gen.plate)
     none = torch.empty(0)
-    return GuideDraws({}, axes, none, none, rows, why, kind, continuous, by_row), shapes
+    return GuideDraws({}, axes, none, none, rows, why, None, kind, continuous, by_row), shapes
 
 
 def _numbers(
@@ -156,6 +159,7 @@ def _numbers(
     numbers = {"log_joint": reading.log_joint().expand(count), "log_guide": reading.log_guide().expand(count)}
     if by_row:
         numbers["rows"] = reading.by_row(gen.plate).expand(count, -1)
+        numbers["outside"] = torch.stack([value.expand(count) for value in reading.outside(gen.plate)], 1)
     sites = latent_sites(reading.guide)
     values = {name: sites[name]["value"].reshape(count, *shape) for name, shape in shapes.items()}
     return {"numbers": numbers, "values": values}

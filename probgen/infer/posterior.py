@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probgen.core.graphs.repeat import Choice
 from probgen.core.sites import Site, holds_data, in_plate, is_deterministic, is_enumerated, latent_sites, sample_sites
+from probgen.infer.given import Given, follows, merged
 from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of
 
 if TYPE_CHECKING:
@@ -72,14 +73,14 @@ def posterior(
     probe = trace_of(gen.guide, batch)
     limits = (max_rows, memory, compile)
     values = Runs(gen, batch, probe, *limits).of(gen.guide, draws, latent_sites(probe).values())
-    return _complete(gen, batch, draws, values, discrete, limits)
+    return _complete(gen, batch, trace_of(gen.model, batch), values, discrete, limits, draws)
 
 
 @torch.no_grad()
 def complete(
     gen: GenerativeModel,
     *batch: Any,
-    given: Mapping[str, Tensor],
+    given: Given,
     discrete: bool = True,
     max_rows: int | None = None,
     memory: float | None = None,
@@ -93,25 +94,36 @@ def complete(
         A family or a Program.
     *batch : Tensor
         What the programs take.
-    given : mapping of str to Tensor
-        ``(draws, *plate dims, *event)`` for each latent site that is not enumerated, from a guide or from MCMC.
+    given : mapping of str to Tensor, Chains, pyro.infer.MCMC or Importance
+        ``(draws, *plate dims, *event)``, or ``(chains, draws, ...)`` in which case chains are put in one dim, for each
+        latent site that is not enumerated, from a guide or from MCMC.
     discrete : bool
         Whether to draw the enumerated sites from their exact conditional.
     max_rows, memory, compile
         As in :func:`posterior`.
     """
-    return _complete(gen, batch, _count(given), given, discrete, (max_rows, memory, compile))
+    probe = trace_of(gen.model, batch)
+    values = merged(given, gen, batch, probe, follows(probe))
+    if not values:
+        raise ValueError("expected draws of some site in given=, got none; posterior(gen, ...) makes them")
+    return _complete(gen, batch, probe, values, discrete, (max_rows, memory, compile))
 
 
 def _complete(
-    gen: GenerativeModel, batch: tuple, draws: int, given: Mapping[str, Tensor], discrete: bool, limits: tuple
+    gen: GenerativeModel,
+    batch: tuple,
+    probe: poutine.Trace,
+    given: Mapping[str, Tensor],
+    discrete: bool,
+    limits: tuple,
+    draws: int | None = None,
 ) -> Draws:
-    probe = trace_of(gen.model, batch)
     summed = [site for name, site in latent_sites(probe).items() if is_enumerated(site) and name not in given]
     wanted = [site for site in sample_sites(probe).values() if is_deterministic(site)] + (summed if discrete else [])
     if not wanted:
         return dict(given)
-    return {**given, **Runs(gen, batch, probe, *limits).of(gen.model, draws, wanted, given, bool(summed))}
+    count = draws or len(next(iter(given.values())))
+    return {**given, **Runs(gen, batch, probe, *limits).of(gen.model, count, wanted, given, bool(summed))}
 
 
 @torch.no_grad()
@@ -119,7 +131,7 @@ def predictive(
     gen: GenerativeModel,
     *batch: Any,
     draws: int = 1000,
-    given: Mapping[str, Tensor] | None = None,
+    given: Given | None = None,
     new_rows: bool = False,
     sites: Iterable[str] | None = None,
     max_rows: int | None = None,
@@ -144,8 +156,8 @@ def predictive(
         What the programs take.
     draws : int
         Number of draws, when ``given`` is not there to tell it.
-    given : mapping of str to Tensor, optional
-        Draws ``(draws, *plate dims, *event)`` of the latent sites, for instance from MCMC; default: from the guide.
+    given : mapping of str to Tensor, Chains, pyro.infer.MCMC or Importance, optional
+        Draws ``(draws, *plate dims, *event)`` or ``(chains, draws, ...)`` of the latent sites; default: from the guide.
     new_rows : bool
         Whether to draw the latents inside the data plate from the model.
     sites : iterable of str, optional
@@ -161,21 +173,23 @@ def predictive(
     Raises
     ------
     ValueError
-        If ``sites`` has a name that the program lacks, or ``given`` draws of different numbers.
+        If ``sites`` has a name that the program lacks, or ``given`` an unknown site, another shape or number of draws.
     """
     probe, how = trace_of(gen.model, batch), {"max_rows": max_rows, "memory": memory, "compile": compile}
     observed = _observed(probe)
     new_rows = new_rows or not observed
+    local = {name for name, site in probe.nodes.items() if site["type"] == "sample" and in_plate(site, gen.plate)}
     if given is None:
         given = posterior(gen, *batch, draws=draws, discrete=not new_rows, **how)
-    elif not new_rows:
+    elif new_rows:
+        given = merged(given, gen, batch, probe, local | follows(probe))
+    else:
         given = complete(gen, *batch, given=given, **how)
     free = [s for name, s in latent_sites(probe).items() if name not in given and not is_enumerated(s)]
     if new_rows:
-        local = {name for name, site in probe.nodes.items() if site["type"] == "sample" and in_plate(site, gen.plate)}
         given = {name: value for name, value in given.items() if name not in local}
     wanted = _named(probe, sites) if sites is not None else observed or free
-    count = _count(given) if given else draws
+    count = len(next(iter(given.values()))) if given else draws
     return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, given)
 
 
@@ -231,13 +245,6 @@ def observed_sites(gen: GenerativeModel, *batch: Any) -> list[str]:
 def _check_draws(draws: int) -> None:
     if draws < 1:
         raise ValueError(f"expected draws >= 1, got {draws}")
-
-
-def _count(given: Mapping[str, Tensor]) -> int:
-    counts = {name: len(value) for name, value in given.items()}
-    if len(set(counts.values())) != 1:
-        raise ValueError(f"expected the same number of draws of each site, got {counts}; flatten chains and draws")
-    return next(iter(counts.values()))
 
 
 def _observed(probe: poutine.Trace) -> list[Site]:

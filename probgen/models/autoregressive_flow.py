@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from probgen.core.contexts import law_given
 from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
@@ -48,6 +49,7 @@ class AutoregressiveLayer(nn.Module):
         super().__init__()
         self.univariate, self.inverse = univariate, inverse
         self.network = MaskedConditioner(dims, univariate.width, **network)
+        self.context_size = self.network.context_size
 
     def forward(self, context: Tensor | None = None) -> Transform:
         elements, steps = partial(self._elements, context), partial(self._steps, context)
@@ -120,7 +122,7 @@ class AutoregressiveFlow(DistributionModule):
         residual: bool = False,
     ):
         super().__init__()
-        self.base = standard_normal(dims) if base is None else base
+        self.context_size, self.base = context, standard_normal(dims) if base is None else base
         if orders is None:
             orders = [torch.arange(dims) if layer % 2 == 0 else torch.arange(dims).flip(0) for layer in range(layers)]
         if len(orders) != layers:
@@ -133,7 +135,7 @@ class AutoregressiveFlow(DistributionModule):
         )
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        return Pushforward.through(self.base(context), [layer(context) for layer in self.layers])
+        return Pushforward.through(law_given(self.base, context), [layer(context) for layer in self.layers])
 
 
 class MAF(AutoregressiveFlow):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from probgen.core.heads import laws
+from probgen.core.contexts import WITHOUT, received
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
@@ -69,6 +70,8 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     torch.Size([50, 1])
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(
         self,
         states: int,
@@ -113,11 +116,13 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         return HiddenMarkov(initial, transitions, self.emission(**own), self.steps)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        received(self, context)
         drawn = {name: pyro.sample(name, law) for name, law in self._prior_laws().items()}
         with data_plate(x, context):
             return pyro.sample("x", self.given(drawn), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        received(self, context)
         for name, law in self._prior_laws().items():
             base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(self.locs[name].ndim)
             pyro.sample(name, dist.TransformedDistribution(base, [biject_to(law.support)]))

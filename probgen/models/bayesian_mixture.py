@@ -12,6 +12,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from probgen.core.contexts import WITHOUT, received
 from probgen.core.missing import MissingAware, fill_missing
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.core.normal import MultivariateNormal
@@ -62,6 +63,8 @@ class BayesianGaussianMixture(LatentVariableModel):
     torch.Size([100, 2])
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(
         self,
         components: int,
@@ -104,6 +107,7 @@ class BayesianGaussianMixture(LatentVariableModel):
         return laws
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        received(self, context)
         laws = self._prior_laws()
         drawn = {name: pyro.sample(name, law) for name, law in laws.items()}
         with data_plate(x, context):
@@ -113,6 +117,7 @@ class BayesianGaussianMixture(LatentVariableModel):
             return pyro.sample("x", _gaussian(**chosen), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        received(self, context)
         for name, law in self._prior_laws().items():
             base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(self.locs[name].ndim)
             pyro.sample(name, dist.TransformedDistribution(base, [biject_to(law.support)]))

@@ -171,7 +171,7 @@ class BayesianNetwork(DistributionModule):
         limit: int = LIMIT,
     ):
         super().__init__()
-        self.context, self.limit = context, limit
+        self.context_size, self.limit = context, limit
         self.graph = Graph.of(conditionals, parents or {}, context)
         self.conditionals = nn.ModuleList(conditionals.values())
         self._linear = all(isinstance(part, LinearGaussian) for part in self.conditionals)
@@ -188,8 +188,6 @@ class BayesianNetwork(DistributionModule):
         return cls(nodes, parents, limit=limit)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        if context is None and self.graph.conditioned(*self.graph.names):
-            raise ValueError(f"expected a context of shape (*batch, {self.context}), got None; give one")
         batch = torch.Size() if context is None else context.shape[:-1]
         if self._linear:
             return self._normal(context)

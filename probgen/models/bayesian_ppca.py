@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import WITHOUT, received
 from probgen.core.missing import MissingAware
 from probgen.core.module import LatentVariableModel, data_plate
 from probgen.distributions.low_rank import LowRankMultivariateNormal
@@ -48,6 +49,8 @@ class BayesianPPCA(LatentVariableModel):
     (torch.Size([10, 5]), torch.Size([4, 5]))
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(self, dims: int, factors: int, *, a: float = 1e-3, b: float = 1e-3, mean_scale: float = 10.0):
         super().__init__()
         if not 1 <= factors < dims:
@@ -61,6 +64,7 @@ class BayesianPPCA(LatentVariableModel):
         self.noise_log_scale = nn.Parameter(torch.full((), -3.0))
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        received(self, context)
         zeros = torch.zeros_like(self.loadings_loc)
         alpha = pyro.sample("alpha", dist.Gamma(zeros[0] + self.a, self.b).to_event(1))
         loadings = pyro.sample("W", dist.Normal(zeros, alpha.rsqrt().unsqueeze(-2)).to_event(2))
@@ -72,6 +76,7 @@ class BayesianPPCA(LatentVariableModel):
             return pyro.sample("x", MissingAware(dist.Normal(loc, noise.sqrt().unsqueeze(-1)), 1), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        received(self, context)
         dims = len(self.mean_loc)
         loadings = pyro.sample("W", dist.Normal(self.loadings_loc, self.loadings_log_scale.exp()).to_event(2))
         mean = pyro.sample("mean", dist.Normal(self.mean_loc, self.mean_log_scale.exp()).to_event(1))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.graphs.dependence_tree import (
     family_counts,
@@ -50,6 +51,8 @@ class ChowLiu(DistributionModule):
     (True, [-1, 0, 0])
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(self, levels: Sequence[int], *, smoothing: float = 1.0):
         super().__init__()
         if isinstance(levels, int):
@@ -61,8 +64,7 @@ class ChowLiu(DistributionModule):
         self.logits = nn.Parameter(torch.zeros(len(levels), most, most))
 
     def forward(self, context: Tensor | None = None) -> DiscreteNetwork:
-        law = tree_law(self.parents.tolist(), self.logits, self.levels)
-        return law if context is None else law.expand(context.shape[:-1])
+        return tree_law(self.parents.tolist(), self.logits, self.levels)
 
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``: log-likelihood, and expected counts of values given the parents'."""

@@ -60,7 +60,7 @@ class CircularFlow(DistributionModule):
         super().__init__()
         if dims < 1 or transforms < 1 + (dims > 1):
             raise ValueError(f"expected dims >= 1, transforms >= 1 (2 on a torus), got {dims=}, {transforms=}")
-        self.dims, self.raw = dims, 3 * bins + 1
+        self.dims, self.raw, self.context_size = dims, 3 * bins + 1, context
         self.register_buffer("corner", torch.full((dims,), math.pi))
         self.kept = [dims // 2 if layer % 2 == 0 else dims - dims // 2 for layer in range(transforms)]
         if dims == 1:

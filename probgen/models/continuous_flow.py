@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import law_given
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Rademacher, Solver, basis
@@ -70,20 +71,14 @@ class ContinuousFlow(DistributionModule):
     ):
         super().__init__()
         self.base = standard_normal(dims) if base is None else base
-        self.solver, self.probes, self.context = solver, probes, context
+        self.solver, self.probes, self.context_size = solver, probes, context
         self.net = MLP(dims + 2 * frequencies + context, hidden, dims, activation)
         self.register_buffer("times", math.pi * torch.arange(1.0, frequencies + 1))
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        if (context is None) != (self.context == 0):
-            got = None if context is None else tuple(context.shape)
-            raise ValueError(
-                f"expected {f'a context of shape (*batch, {self.context})' if self.context else 'no context'}, got "
-                f"{got}; build the flow with context=<its width>"
-            )
         parameters = (*self.net.parameters(), *([] if context is None else [context]))
         velocity = partial(self._velocity, context)
-        return Pushforward(self.base(context), ContinuousTransform(velocity, self.solver, self.probes, parameters))
+        return Pushforward(law_given(self.base, context), ContinuousTransform(velocity, self.solver, self.probes, parameters))
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
         angles = t * self.times

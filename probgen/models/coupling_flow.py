@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from probgen.core.contexts import law_given, required
 from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
@@ -57,7 +58,7 @@ class CouplingLayer(nn.Module):
             raise ValueError(f"expected dims >= 2, got {dims}: one variable has no other half; use AutoregressiveFlow")
         self.first, self.univariate = (dims + 1) // 2, univariate
         self.net = MLP(self.first + context, hidden, (dims - self.first) * univariate.width, **network)
-        self.context = context
+        self.context_size = context
         self.register_buffer("order", order)
         with torch.no_grad():  # start close to the identity
             self.net.last.weight.mul_(0.01)
@@ -71,13 +72,8 @@ class CouplingLayer(nn.Module):
 
     def _elements(self, context: Tensor | None, kept: Tensor) -> Transform:
         seen = kept.clamp(-10, 10)  # rows far out in the tails do not meet extreme parameters
-        if self.context:
-            if context is None or context.shape[-1] != self.context:
-                got = None if context is None else tuple(context.shape)
-                raise ValueError(
-                    f"expected a context of shape (*batch, {self.context}), got {got}; build the flow with "
-                    "context=<its width>"
-                )
+        if self.context_size:
+            context = required(context, self.context_size)
             lead = torch.broadcast_shapes(seen.shape[:-1], context.shape[:-1])
             seen = torch.cat((seen.expand(*lead, -1), context.expand(*lead, -1)), -1)
         return self.univariate(self.net(seen).unflatten(-1, (-1, self.univariate.width)))
@@ -131,7 +127,7 @@ class CouplingFlow(DistributionModule):
         residual: bool = False,
     ):
         super().__init__()
-        self.base = standard_normal(dims) if base is None else base
+        self.context_size, self.base = context, standard_normal(dims) if base is None else base
         network = {"activation": activation, "dropout": dropout, "norm": norm, "residual": residual}
         orders = [torch.randperm(dims) if layer and layer % 2 == 0 else None for layer in range(layers)]
         self.layers = nn.ModuleList(
@@ -139,7 +135,7 @@ class CouplingFlow(DistributionModule):
         )
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        return Pushforward.through(self.base(context), [layer(context) for layer in self.layers])
+        return Pushforward.through(law_given(self.base, context), [layer(context) for layer in self.layers])
 
 
 class RealNVP(CouplingFlow):

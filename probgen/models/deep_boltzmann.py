@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.energy.bipartite import Bipartite
 from probgen.distributions.energy.boltzmann import ChainedBoltzmann, ExactBoltzmann, boltzmann
@@ -55,6 +56,8 @@ class DeepBoltzmannMachine(DistributionModule):
     ('exact', torch.Size([2]))
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     offset: Tensor
     middle: Tensor
 
@@ -82,8 +85,7 @@ class DeepBoltzmannMachine(DistributionModule):
         self.register_buffer("middle", torch.zeros(sum(hidden[::2])))
 
     def forward(self, context: Tensor | None = None) -> ExactBoltzmann | ChainedBoltzmann:
-        law = boltzmann(self.field(), self.visible, self.sweeps, self.limit)
-        return law if context is None else law.expand(context.shape[:-1])
+        return boltzmann(self.field(), self.visible, self.sweeps, self.limit)
 
     def field(self) -> Bipartite:
         """The potentials between even and odd layers, offsets multiplied out."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from probgen.core.contexts import received
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.any_order import AllOrders, ObservedFirst
@@ -90,14 +91,14 @@ class DeepNADE(DistributionModule):
         if not hidden:
             raise ValueError("expected at least one hidden layer, got none; NADE and MADE have shallow forms")
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
-        self.width = context
+        self.context_size = context
         self.register_buffer("orders", check_orders(random_orders(1, dims) if orders is None else orders, dims))
         self.first = nn.Linear(dims * (self.encode.features + 1) + context, hidden[0])
         self.net = MLP(hidden[0], hidden[1:], head.width(dims), activation, dropout, norm, residual)
         self.start = nn.Sequential(activation(), nn.Dropout(dropout))
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        batch = batch_of(context, self.width)
+        batch = batch_of(context)
         if self.training:
             return AllOrders(partial(self.given, context=context), self.dims, batch)
         return OrderEnsemble(self._member, len(self.orders), (self.dims,), context)
@@ -109,15 +110,16 @@ class DeepNADE(DistributionModule):
         """
         features = self.encode(torch.where(seen, x, 0.0).to(self.first.bias)) * seen.unsqueeze(-1)
         parts = [features.flatten(-2), seen.to(features)]
-        parts += [] if context is None or not self.width else [context.expand(*x.shape[:-1], -1)]
+        parts += [] if context is None else [context.expand(*x.shape[:-1], -1)]
         raw = self.net(self.start(self.first(torch.cat(parts, -1))))
         return self.head.law(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
 
     def ordered(self, order: Tensor, context: Tensor | None = None) -> Autoregressive:
         """The law in any order ``(D,)``, with exact density; entries that are missing last in it are integrated out."""
+        context = received(self, context)
         laws, steps = partial(self._laws, order, context), partial(self._steps, order, context)
         return Autoregressive(
-            laws, steps, (self.dims,), batch_shape=batch_of(context, self.width), order=order.to(self.orders.device)
+            laws, steps, (self.dims,), batch_shape=batch_of(context), order=order.to(self.orders.device)
         )
 
     def completion(self, x: Tensor, context: Tensor | None = None) -> ObservedFirst:
@@ -126,6 +128,7 @@ class DeepNADE(DistributionModule):
         Exact draws and densities of the model in the order "observed entries first, then missing ones in the first of
         ``orders``". That is another joint law than the ensemble's, and for each pattern of missing entries another one.
         """
+        context = received(self, context)
         return ObservedFirst(partial(self.given, context=context), x, self.orders[0])
 
     def _member(self, index: Tensor, context: Tensor | None) -> Autoregressive:
@@ -152,7 +155,7 @@ class DeepNADE(DistributionModule):
         size, inputs = self.encode.features, self.dims * self.encode.features
         weight = self.first.weight
         running = self.first.bias.expand(lead.numel(), -1)
-        if context is not None and self.width:
+        if context is not None:
             running = running + (context @ weight[:, inputs + self.dims :].mT).expand(*lead, -1).reshape(running.shape)
         for at in places:
             h = self._hidden(self.start(running))

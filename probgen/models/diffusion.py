@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import dropped, received
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate, standard_normal
 from probgen.distributions.diffusion.diffused import Diffused
 from probgen.distributions.diffusion.predictions import Prediction, Velocity
@@ -87,6 +88,10 @@ class Diffusion(DistributionModule):
     (torch.Size([5, 2]), torch.Size([5]), 'bound')
     """
 
+    unknown_contexts = True
+    context_hint = "build its network with context={size}"
+
+
     def __init__(
         self,
         net: nn.Module,
@@ -117,6 +122,11 @@ class Diffusion(DistributionModule):
         self.steps, self.times, self.guidance = steps, times, guidance
         self.context_dropout, self.context_ndim = context_dropout, context_ndim
         self.noise = standard_normal(*shape)
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network declares."""
+        return getattr(self.net, "context_size", None)
 
     def forward(self, context: Tensor | None = None) -> Diffused:
         noise, unconditional = self.noise(), None
@@ -161,9 +171,7 @@ class Diffusion(DistributionModule):
         """The context with some rows made unknown, in training mode."""
         if not self.training or not self.context_dropout:
             return context
-        ndim = context.ndim - self.context_ndim
-        unknown = torch.rand(context.shape[:ndim], device=context.device) < self.context_dropout
-        return context.masked_fill(unknown.reshape(*unknown.shape, *[1] * self.context_ndim), torch.nan)
+        return dropped(context, self.context_ndim, self.context_dropout, self)
 
 
 class DiffusionChain(LatentVariableModel):
@@ -191,6 +199,9 @@ class DiffusionChain(LatentVariableModel):
     ['z3', 'z2', 'z1', 'z0']
     """
 
+    context_from = "diffusion"
+
+
     def __init__(self, diffusion: Diffusion):
         super().__init__()
         if diffusion.steps is None:
@@ -198,6 +209,7 @@ class DiffusionChain(LatentVariableModel):
         self.diffusion, self.context_ndim = diffusion, diffusion.context_ndim
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        context = received(self, context)
         process, noise = self.diffusion.process(context), self.diffusion.noise.loc
         ndim = noise.ndim
         with data_plate(x, context):
@@ -209,6 +221,7 @@ class DiffusionChain(LatentVariableModel):
             return pyro.sample("x", law.to_event(ndim), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        context = received(self, context)
         if x is None:
             return
         process, y = self.diffusion.process(context), self.diffusion.reconstruction.embed(x)
@@ -258,6 +271,9 @@ class ProbabilityFlow(DistributionModule):
     >>> flow().log_prob(torch.zeros(5, 2)).shape, flow().density
     (torch.Size([5]), 'approximate')
     """
+
+    context_from = "diffusion"
+
 
     def __init__(
         self,

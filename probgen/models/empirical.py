@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.resampled import Resampled
 
@@ -30,6 +31,8 @@ class Empirical(DistributionModule):
     torch.Size([5, 2])
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     rows: Tensor
 
     def __init__(self, rows: Tensor):
@@ -42,4 +45,4 @@ class Empirical(DistributionModule):
         self.register_buffer("rows", rows, persistent=False)
 
     def forward(self, context: Tensor | None = None) -> Resampled:
-        return Resampled(self.rows, () if context is None else context.shape[:-1])
+        return Resampled(self.rows, ())

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
 from probgen.distributions.low_rank import LowRankMultivariateNormal
@@ -30,8 +31,7 @@ class _LinearGaussian(DistributionModule):
         return self.log_noise.exp()
 
     def forward(self, context: Tensor | None = None) -> LowRankMultivariateNormal:
-        law = LowRankMultivariateNormal(self.mean, self.loadings, self.noise.expand_as(self.mean))
-        return law if context is None else law.expand(context.shape[:-1])
+        return LowRankMultivariateNormal(self.mean, self.loadings, self.noise.expand_as(self.mean))
 
     def posterior(self, x: Tensor, context: Tensor | None = None) -> dist.MultivariateNormal:
         r"""The exact law of the factors given a row, NaN = missing: ``(*batch, D) -> N of event shape (K,)``.
@@ -121,6 +121,8 @@ class FactorAnalysis(_LinearGaussian):
     >>> gen().log_prob(torch.zeros(3, 4)).shape, gen.posterior(torch.zeros(3, 4)).mean.shape
     (torch.Size([3]), torch.Size([3, 2]))
     """
+
+    context_size, context_hint = 0, WITHOUT
 
     def __init__(self, dims: int, factors: int):
         super().__init__(dims, factors, torch.zeros(dims))

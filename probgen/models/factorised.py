@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.heads import laws
+from probgen.core.contexts import WITHOUT
 from probgen.core.missing import MissingAware
 from probgen.distributions.tables import Counted, counts_of, log_masses
 
@@ -35,13 +36,14 @@ class Factorised(Counted):
     tensor(0.3750, grad_fn=<ExpBackward0>)
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
         super().__init__(torch.zeros(dims, levels - 1), smoothing)
         self.dims, self.levels = dims, levels
 
     def forward(self, context: Tensor | None = None) -> MissingAware:
-        law = MissingAware(laws.Categorical(log_masses(self.logits)), 1)
-        return law if context is None else law.expand(context.shape[:-1])
+        return MissingAware(laws.Categorical(log_masses(self.logits)), 1)
 
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Counts of the levels of every label; labels may be missing."""

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import dropped, law_given
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.times import Times, UniformTimes
 from probgen.distributions.flows.couplings import Coupling, IndependentCoupling
@@ -78,6 +79,10 @@ class FlowMatching(DistributionModule):
     (torch.Size([5, 2]), torch.Size([5]), 'exact')
     """
 
+    unknown_contexts = True
+    context_hint = "build its network with context={size}"
+
+
     def __init__(
         self,
         net: nn.Module,
@@ -104,8 +109,13 @@ class FlowMatching(DistributionModule):
         self.solver, self.probes = solver, probes
         self.context_dropout, self.guidance, self.context_ndim = context_dropout, guidance, context_ndim
 
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network declares."""
+        return getattr(self.net, "context_size", None)
+
     def forward(self, context: Tensor | None = None) -> MatchedFlow:
-        base = self.base(context if self.own_base else None)
+        base = law_given(self.base, context) if self.own_base else self.base()
         if base.event_shape != self.shape:
             raise ValueError(
                 f"expected a base with events of shape {self.shape}, got {tuple(base.event_shape)}; paths lead from "
@@ -139,6 +149,4 @@ class FlowMatching(DistributionModule):
         """The context with some rows made unknown, in training mode."""
         if context is None or not self.training or not self.context_dropout:
             return context
-        ndim = context.ndim - self.context_ndim
-        unknown = torch.rand(context.shape[:ndim], device=context.device) < self.context_dropout
-        return context.masked_fill(unknown.reshape(*unknown.shape, *[1] * self.context_ndim), torch.nan)
+        return dropped(context, self.context_ndim, self.context_dropout, self)

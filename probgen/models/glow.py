@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import received
 from probgen.core import heads
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.multi_scale import MultiScale
@@ -68,7 +69,7 @@ class Glow(DistributionModule):
         context_ndim: int = 1,
     ):
         super().__init__()
-        self.shape, self.context, self.context_ndim = tuple(shape), context, context_ndim
+        self.shape, self.context_size, self.context_ndim = tuple(shape), context, context_ndim
         self.head, unit = heads.Gaussian(event_ndim=3), torch.tensor([0.0, math.log(math.expm1(1))])
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
@@ -81,7 +82,7 @@ class Glow(DistributionModule):
         )
 
     def forward(self, context: Tensor | None = None) -> MultiScale:
-        contexts = contexts_of_scales(context, self.context, self.context_ndim, len(self.scales))
+        contexts = contexts_of_scales(context, self.context_ndim, len(self.scales))
         batch = () if context is None else context.shape[: context.ndim - self.context_ndim]
         return MultiScale(list(self.scales), self.head, self.shape, contexts, batch)
 
@@ -91,6 +92,6 @@ class Glow(DistributionModule):
 
         In place: rows ``(N, C, H, W)`` in the units that the flow takes, some hundreds suffice; their contexts.
         """
-        contexts = contexts_of_scales(context, self.context, self.context_ndim, len(self.scales))
+        contexts = contexts_of_scales(received(self, context), self.context_ndim, len(self.scales))
         for scale, known in zip(self.scales, contexts, strict=True):
             x = scale.initialise(x, known)

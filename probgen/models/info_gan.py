@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probgen.core.contexts import received
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.distributions.codes import CodeLaw
@@ -60,6 +61,10 @@ class Codes(DistributionModule):
     def width(categories: Sequence[int], numbers: int = 0) -> int:
         """Number of raw values that a network has to give."""
         return sum(categories) + 2 * numbers
+
+    @property
+    def ignores_contexts(self) -> bool:  # type: ignore[override]
+        return self.net is None
 
     def forward(self, context: Tensor | None = None) -> CodeLaw:
         raw = self._raw(context)
@@ -114,21 +119,24 @@ class InfoGAN(LatentVariableModel):
     (torch.Size([5, 2]), torch.Size([5, 3]))
     """
 
+    context_size = 0
+    context_hint = (
+        "InfoGAN finds its codes by itself: a generator of labels is GAN(network, base, event_shape), and "
+        "VAE(codes, generator, recogniser) is InfoGAN given a context"
+    )
+
     def __init__(self, generator: DistributionModule, codes: DistributionModule, recogniser: DistributionModule):
         super().__init__()
         self.generator, self.codes, self.recogniser = generator, codes, recogniser
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        if context is not None:
-            raise ValueError(
-                "expected no context, got one: InfoGAN finds its codes by itself; a generator of labels is "
-                "GAN(network, base, event_shape), and VAE(codes, generator, recogniser) is InfoGAN given a context"
-            )
+        received(self, context)
         with data_plate(x):
             code = pyro.sample("code", self.codes())
             return pyro.sample("x", self.generator(code), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        received(self, context)
         if x is None:  # the code belongs to rows: no globals to draw
             return
         with data_plate(x):

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import received
 from probgen.core import heads
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.integer_logistic import IntegerLogisticMixture
@@ -69,7 +70,7 @@ class IntegerFlow(DistributionModule):
         context_ndim: int = 1,
     ):
         super().__init__()
-        self.shape, self.context, self.context_ndim = tuple(shape), context, context_ndim
+        self.shape, self.context_size, self.context_ndim = tuple(shape), context, context_ndim
         self.head = _IntegerHead(levels, components)
         centre, start = (levels - 1) / 2, _spread(components)
 
@@ -89,13 +90,13 @@ class IntegerFlow(DistributionModule):
         Integer images ``(N, C, H, W)``, some hundreds suffice, and their contexts. Without it components are spread
         over all levels everywhere, which takes many steps to unlearn for pixels that hardly vary.
         """
-        contexts = contexts_of_scales(context, self.context, self.context_ndim, len(self.scales))
+        contexts = contexts_of_scales(received(self, context), self.context_ndim, len(self.scales))
         for scale, known in zip(self.scales, contexts, strict=True):
             x, latents, _ = scale.encode(x, known)
             scale.offset.copy_(self.head.fitted(latents))
 
     def forward(self, context: Tensor | None = None) -> MultiScale:
-        contexts = contexts_of_scales(context, self.context, self.context_ndim, len(self.scales))
+        contexts = contexts_of_scales(context, self.context_ndim, len(self.scales))
         batch = () if context is None else context.shape[: context.ndim - self.context_ndim]
         return MultiScale(list(self.scales), self.head, self.shape, contexts, batch)
 

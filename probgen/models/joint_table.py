@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probgen.core.contexts import WITHOUT
 from probgen.distributions.tables import Counted, JointLaw, log_masses
 
 
@@ -39,6 +40,8 @@ class JointTable(Counted):
     tensor(0.5000, grad_fn=<ExpBackward0>)
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     largest = 2**20
 
     def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
@@ -51,8 +54,7 @@ class JointTable(Counted):
         self.dims, self.levels = dims, levels
 
     def forward(self, context: Tensor | None = None) -> JointLaw:
-        law = JointLaw(log_masses(self.logits), self.dims, self.levels)
-        return law if context is None else law.expand(context.shape[:-1])
+        return JointLaw(log_masses(self.logits), self.dims, self.levels)
 
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Expected counts of the combinations; labels may be missing."""

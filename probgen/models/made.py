@@ -83,7 +83,7 @@ class MADE(DistributionModule):
     ):
         super().__init__()
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
-        self.hidden, self.width = tuple(hidden), context
+        self.hidden, self.context_size = tuple(hidden), context
         orders, generator = check_orders(orders, dims), torch.Generator().manual_seed(seed)
         self.net = MaskedMLP(
             dims,
@@ -101,14 +101,13 @@ class MADE(DistributionModule):
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         if len(self.orders) == 1:
             return self.ordered(torch.zeros(1, dtype=torch.long), context)
-        batch_of(context, self.width)
         mixture = OrderEnsemble(self.ordered, len(self.orders), (self.dims,), context)
         return RandomOrder(mixture) if self.training else mixture
 
     def ordered(self, index: Tensor, context: Tensor | None = None) -> Autoregressive:
         """The law of one of the orders, by its index, a tensor ``(1,)``."""
         index = index.to(self.orders.device)
-        batch, order = batch_of(context, self.width), self.orders.index_select(0, index)[0]
+        batch, order = batch_of(context), self.orders.index_select(0, index)[0]
         degrees = Degrees(order.argsort(), self.degrees.index_select(0, index)[0].split(self.hidden))
         laws, steps = partial(self._laws, degrees, context), partial(self._steps, degrees, context)
         return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=order)

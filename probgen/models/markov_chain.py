@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.heads import laws
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.tables import Counted, counts_of, log_masses
@@ -44,6 +45,8 @@ class MarkovChain(Counted):
     tensor(0.5000, grad_fn=<ExpBackward0>)
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     first: Tensor
 
     def __init__(self, dims: int, levels: int = 2, order: int = 1, smoothing: float = 0.0):
@@ -57,8 +60,7 @@ class MarkovChain(Counted):
         self.register_buffer("first", rows.cumsum(0) - rows, persistent=False)  # where the tables of a place begin
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
-        batch = () if context is None else context.shape[:-1]
-        return Autoregressive(self._laws, self._steps, (self.dims,), batch_shape=batch)
+        return Autoregressive(self._laws, self._steps, (self.dims,))
 
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Counts of every label after every past; missing labels must come last."""

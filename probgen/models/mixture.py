@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.missing import check_event, fill_missing
 from probgen.core.module import DistributionModule
 from probgen.core.threads import one_core
@@ -57,6 +58,8 @@ class GaussianMixture(DistributionModule):
     tensor([0, 1])
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(self, components: int, dims: int, covariance: type[Covariance] = Full, *, regularisation: float = 0.0):
         super().__init__()
         if components < 1 or dims < 1 or regularisation < 0:
@@ -71,10 +74,9 @@ class GaussianMixture(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> dist.MixtureSameFamily:
         """The mixture; its components know NaN, so the mixture itself checks no values."""
-        law = dist.MixtureSameFamily(
+        return dist.MixtureSameFamily(
             dist.Categorical(logits=self.logits), self.covariance.law(self.loc), validate_args=False
         )
-        return law if context is None else law.expand(context.shape[:-1])
 
     @property
     def weights(self) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from probgen.core.contexts import common_size, law_given
 from probgen.core.module import DistributionModule
 from probgen.distributions.mixture_of import MixtureOf
 from probgen.nn import Constant
@@ -52,8 +53,13 @@ class Mixture(DistributionModule):
         self.components, self.context_ndim = nn.ModuleList(components), ndims.pop()
         self.weights = Constant(len(components), context_ndim=self.context_ndim) if weights is None else weights
 
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What a component declares, or the network of the weights."""
+        return common_size([*self.components, self.weights])
+
     def forward(self, context: Tensor | None = None) -> MixtureOf:
-        return MixtureOf(self.weights(context), [component(context) for component in self.components])
+        return MixtureOf(self.weights(context), [law_given(component, context) for component in self.components])
 
     def responsibilities(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""The law :math:`p(k \mid x, c)` of the component of each row: ``(*batch, *event) -> (*batch, K)``."""

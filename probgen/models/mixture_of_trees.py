@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
 from probgen.distributions.graphs.dependence_tree import (
@@ -53,6 +54,8 @@ class MixtureOfTrees(DistributionModule):
     torch.Size([1])
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(self, components: int, levels: tuple[int, ...], *, smoothing: float = 1.0):
         super().__init__()
         if components < 1 or not levels or min(levels) < 1 or smoothing < 0:
@@ -67,8 +70,7 @@ class MixtureOfTrees(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> MixtureOf:
         trees = zip(self.parents.tolist(), self.logits, strict=True)
-        law = MixtureOf(self.weights, [tree_law(parents, logits, self.levels) for parents, logits in trees])
-        return law if context is None else law.expand(context.shape[:-1])
+        return MixtureOf(self.weights, [tree_law(parents, logits, self.levels) for parents, logits in trees])
 
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on complete rows ``(n, D)``: log-likelihood, and counts of all pairs of values for each tree.

@@ -81,7 +81,7 @@ class NADE(DistributionModule):
     ):
         super().__init__()
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
-        self.width = context
+        self.context_size = context
         self.register_buffer("order", check_orders(order, dims)[0])
         inputs, outputs = dims * self.encode.features, head.width(1)
         self.weight = nn.Parameter(torch.randn(dims, self.encode.features, hidden) / inputs**0.5)
@@ -94,12 +94,12 @@ class NADE(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         laws, steps = partial(self._laws, context), partial(self._steps, context)
-        batch = batch_of(context, self.width)
+        batch = batch_of(context)
         return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=self.order)
 
     def _start(self, context: Tensor | None) -> Tensor:
         """Activations before the first variable: ``(*batch, H)``."""
-        return self.offset if context is None or self.context is None else self.offset + self.context(context)
+        return self.offset if self.context is None else self.offset + self.context(context)
 
     def _laws(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
         features = self.encode(x.to(self.offset)).index_select(-2, self.order)

@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import received
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.distributions.noising.additive import AdditiveNoise
 from probgen.distributions.noising.chain import NoisingChain, Step, ancestral
@@ -58,6 +59,10 @@ class NoisingDiffusion(DistributionModule):
     (torch.Size([5, 2]), 'bound')
     """
 
+    unknown_contexts = True
+    context_hint = "build its network with context={size}"
+
+
     def __init__(
         self,
         net: nn.Module,
@@ -72,6 +77,11 @@ class NoisingDiffusion(DistributionModule):
         self.net, self.shape, self.process, self.context_ndim = net, torch.Size(shape), process, context_ndim
         self.calls, self.step = calls, step
         self()  # refuses what does not fit
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network declares."""
+        return getattr(self.net, "context_size", None)
 
     def forward(self, context: Tensor | None = None) -> NoisingChain:
         predict = _given(self.net, context, len(self.shape), self.context_ndim)
@@ -132,6 +142,10 @@ class CategoricalDiffusion(DistributionModule):
     (torch.Size([5, 4]), tensor(True))
     """
 
+    unknown_contexts = True
+    context_hint = "build its network with context={size}"
+
+
     def __init__(
         self,
         net: nn.Module,
@@ -148,6 +162,11 @@ class CategoricalDiffusion(DistributionModule):
         self.net, self.shape, self.process, self.context_ndim = net, torch.Size(shape), process, context_ndim
         self.encode, self.calls = OneHot(process.states) if encode is None else encode, calls
         self()  # refuses what does not fit
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network declares."""
+        return getattr(self.net, "context_size", None)
 
     def forward(self, context: Tensor | None = None) -> NoisingChain:
         predict = _given(self._logits, context, len(self.shape), self.context_ndim)
@@ -195,11 +214,15 @@ class UnrolledDiffusion(LatentVariableModel):
     (torch.Size([3]), 'unbiased')
     """
 
+    context_from = "diffusion"
+
+
     def __init__(self, diffusion: NoisingDiffusion | CategoricalDiffusion):
         super().__init__()
         self.diffusion, self.context_ndim = diffusion, diffusion.context_ndim
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        context = received(self, context)
         law, steps = self.diffusion(context), self.diffusion.process.steps
         with data_plate(x, context):
             state = pyro.sample(f"x_{steps}", law.process.prior(law.event_shape))
@@ -208,6 +231,7 @@ class UnrolledDiffusion(LatentVariableModel):
             return pyro.sample("x", law.reverse(state, *self._steps(state, 1)), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        context = received(self, context)
         if x is None:  # all latents belong to rows: no globals to draw
             return
         process = self.diffusion.process

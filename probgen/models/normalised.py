@@ -31,6 +31,9 @@ class Normalised(DistributionModule):
     ('approximate', 0.125...)
     """
 
+    context_from = "gen"
+
+
     log_z: Tensor
 
     def __init__(self, gen: DistributionModule, log_z: float):

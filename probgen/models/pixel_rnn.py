@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from probgen.core.heads.base import Head
 from probgen.core.module import DistributionModule
-from probgen.distributions.network_laws import autoregression, check_context, of_entries
+from probgen.distributions.network_laws import autoregression, of_entries
 from probgen.nn.diagonal import DiagonalLayer
 from probgen.nn.raster import RasterNet
 
@@ -78,10 +78,9 @@ class PixelRNN(DistributionModule):
         block: int = 1,
     ):
         super().__init__()
-        self.context, self.head = context, of_entries(head)
+        self.context_size, self.head = context, of_entries(head)
         diagonal = [DiagonalLayer(width, context, dropout) for _ in range(layers)]
         self.net = RasterNet(shape, embed, diagonal, width=width, outputs=head.width(1), hidden=hidden, block=block)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        check_context(context, self.context)
         return autoregression(self.net, self.net.walk, self.head, self.net.shape, context, self.net.order)

@@ -44,6 +44,9 @@ class Quantised(DistributionModule):
     'unbiased'
     """
 
+    context_from = "family"
+
+
     def __init__(self, family: DistributionModule, noise: DistributionModule | None = None):
         super().__init__()
         self.family, self.noise, self.context_ndim = family, noise, family.context_ndim

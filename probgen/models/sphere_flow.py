@@ -58,6 +58,7 @@ class SphereFlow(DistributionModule):
         super().__init__()
         if transforms < 1:
             raise ValueError(f"expected transforms >= 1, got {transforms}")
+        self.context_size = context
         self.heights = nn.ModuleList(MLP(2 + context, hidden, 3 * bins + 1) for _ in range(transforms))
         self.longitudes = nn.ModuleList(MLP(1 + context, hidden, 3 * bins + 1) for _ in range(transforms))
 

@@ -45,6 +45,9 @@ class Standardised(DistributionModule):
     (True, tensor([1., 1., 1.]))
     """
 
+    context_from = "family"
+
+
     loc: Tensor
     scale: Tensor
 

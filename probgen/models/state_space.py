@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.cholesky import Limits
 from probgen.distributions.covariance import Covariance, Full
@@ -46,6 +47,8 @@ class LinearGaussianStateSpace(DistributionModule):
     torch.Size([7, 3, 2])
     """
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(self, states: int, dims: int, steps: int, noise: type[Covariance] = Full):
         super().__init__()
         if states < 1 or dims < 1 or steps < 1:
@@ -64,8 +67,7 @@ class LinearGaussianStateSpace(DistributionModule):
         return System(self.transition, move, self.emission, noise, self.initial_mean, first)
 
     def forward(self, context: Tensor | None = None) -> StateSpace:
-        law = StateSpace(self.system, self.steps)
-        return law if context is None else law.expand(context.shape[:-1])
+        return StateSpace(self.system, self.steps)
 
     @torch.no_grad()
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

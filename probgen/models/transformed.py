@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from probgen.core.contexts import common_size, law_given
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.flow import Pushforward
 
@@ -37,5 +38,10 @@ class Transformed(DistributionModule):
         self.family, self.layers = family, nn.ModuleList(layers)
         self.context_ndim = family.context_ndim
 
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the family declares, or one of the maps."""
+        return common_size([self.family, *self.layers])
+
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        return Pushforward.through(self.family(context), [layer(context) for layer in self.layers])
+        return Pushforward.through(law_given(self.family, context), [layer(context) for layer in self.layers])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from probgen.core.heads.base import Head
 from probgen.core.module import DistributionModule
-from probgen.distributions.network_laws import autoregression, check_context, of_entries
+from probgen.distributions.network_laws import autoregression, of_entries
 from probgen.nn.transformer import TransformerNet
 
 
@@ -68,10 +68,9 @@ class Transformer(DistributionModule):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.context, self.head = context, of_entries(head)
+        self.context_size, self.head = context, of_entries(head)
         sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}
         self.net = TransformerNet(shape, embed, **sizes, context=context, dropout=dropout)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        check_context(context, self.context)
         return autoregression(self.net, self.net.walk, self.head, self.net.shape, context)

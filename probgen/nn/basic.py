@@ -26,6 +26,8 @@ class Constant(nn.Module):
     (torch.Size([5]), torch.Size([7, 5]))
     """
 
+    ignores_contexts = True
+
     def __init__(self, *shape: int, initial: float | Tensor = 0.0, context_ndim: int = 1):
         super().__init__()
         self.value = nn.Parameter(torch.as_tensor(initial, dtype=torch.get_default_dtype()).expand(shape).clone())

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import as_numbers, check_context
+
 
 class FourierTime(nn.Module):
     r"""Cosines and sines of a time, ``(*batch,) -> (*batch, 2 K)``.
@@ -98,18 +100,12 @@ class Conditioning(nn.Module):
     def _context(self, context: Tensor | None) -> Tensor | float:
         if self.known is None or self.unknown is None:
             if context is not None:
-                raise ValueError(
-                    f"expected no context, got one of shape {tuple(context.shape)}; build the network with "
-                    f"context={context.shape[-1] if context.ndim else 1}"
-                )
+                check_context(context, 0)
             return 0.0
         if context is None:
             return self.unknown
-        if context.shape[-1:] != (self.context,):
-            raise ValueError(
-                f"expected a context of shape (*batch, {self.context}), got {tuple(context.shape)}; build the network "
-                f"with context={context.shape[-1] if context.ndim else 1}"
-            )
+        check_context(context, self.context)
+        context = as_numbers(context, self)
         absent = context.isnan().any(-1, keepdim=True)
         return torch.where(absent, self.unknown, self.known(context.masked_fill(absent, 0.0)))
 

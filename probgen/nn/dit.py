@@ -104,6 +104,11 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def context_size(self) -> int:
+        """Length of the context vectors."""
+        return self.conditioning.context
+
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         lead = check_input(x, self.shape, "DiT")
         e = flat_rows(self.conditioning(t, context), lead)

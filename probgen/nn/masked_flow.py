@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from probgen.core.contexts import as_numbers, required
+
 
 class MaskedConditioner(nn.Module):
     r"""Masked multilayer perceptron, :math:`r_d = r_d(x_{e: \text{e before d in the order}}, c)`.
@@ -74,6 +76,7 @@ class MaskedConditioner(nn.Module):
         self.layers = nn.ModuleList(_Masked(after[:, None] >= before) for before, after in pairwise(chain))
         self.last = _Masked(place.repeat_interleave(width)[:, None] >= chain[-1])
         first = self.layers[0] if hidden else self.last
+        self.context_size = context
         self.context = nn.Linear(context, first.out_features, bias=False) if context else None
         self.activation = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
         self.sizes, self.new = (dims, *hidden), [degree.bincount(minlength=dims).tolist() for degree in degrees]
@@ -128,12 +131,7 @@ class MaskedConditioner(nn.Module):
         """What the context adds to the first layer; raises ``ValueError`` unless it is there when it should be."""
         if self.context is None:
             return None
-        if context is None or context.shape[-1] != self.context.in_features:
-            raise ValueError(
-                f"expected a context of shape (*batch, {self.context.in_features}), got "
-                f"{None if context is None else tuple(context.shape)}; build the flow with context=<its width>"
-            )
-        return self.context(context)
+        return self.context(as_numbers(required(context, self.context_size), self))
 
 
 class _Masked(nn.Linear):

@@ -103,19 +103,8 @@ def halvings(shape: Shape, scales: int, context: int, context_ndim: int) -> Iter
         channels = kept
 
 
-def contexts_of_scales(context: Tensor | None, channels: int, ndim: int, scales: int) -> list[Tensor | None]:
-    """The context as every scale takes it: vectors ``(*batch, K, 1, 1)``, images with 2 x 2 pixels made channels.
-
-    Raises
-    ------
-    ValueError
-        If the context has another number of channels, or there is none where one is needed.
-    """
-    if (0 if context is None else context.shape[-ndim]) != channels:
-        got = None if context is None else tuple(context.shape)
-        raise ValueError(
-            f"expected a context of {channels} channels at dim {-ndim}, got {got}; see context, context_ndim"
-        )
+def contexts_of_scales(context: Tensor | None, ndim: int, scales: int) -> list[Tensor | None]:
+    """The context as every scale takes it: vectors ``(*batch, K, 1, 1)``, images with 2 x 2 pixels made channels."""
     if context is None or ndim == 1:
         return [None if context is None else context[..., None, None]] * scales
     contexts = []

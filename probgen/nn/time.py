@@ -77,6 +77,11 @@ class TimeMLP(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
+    @property
+    def context_size(self) -> int:
+        """Length of the context vectors."""
+        return self.conditioning.context
+
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         check_input(x, (self.dims,), "TimeMLP")
         widths = [width for layer in self.layers for width in (layer.out_features,) * 2]

@@ -154,6 +154,11 @@ class UNet(nn.Module):
         out = nn.Conv2d(width, shape[0] if outputs is None else outputs, 3, padding=1)
         self.last = nn.Sequential(group_norm(width), nn.SiLU(), zero(out))
 
+    @property
+    def context_size(self) -> int:
+        """Length of the context vectors."""
+        return self.conditioning.context
+
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         lead = check_input(x, self.shape, "UNet")
         e = flat_rows(self.conditioning(t, context), lead)

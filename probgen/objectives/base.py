@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
-from probgen.core.density import KINDS, density
+from probgen.core.kinds import KINDS, check_drawn, density
 from probgen.core.recording import record
-from probgen.core.sites import is_summed
+from probgen.core.sites import holds_data, is_summed
 
 INSTEAD = {
     "approximate": "train the unnormalised or denoising form of the same family: contrastive divergence, denoising",
@@ -33,6 +33,8 @@ class Objective(nn.Module, ABC):
     descends : bool
         Whether a smaller value means a better model. It does not in a game of two players, nor where the value is a
         difference whose gradient alone is meant: such losses are not judged, and cannot end training by ``patience``.
+    held : tuple of str
+        Names of the parts that the loss gives no gradient although their parameters could take one.
 
     >>> class LogLikelihood(Objective):
     ...     def differentiable_loss(self, model, guide, *batch):
@@ -45,6 +47,7 @@ class Objective(nn.Module, ABC):
     """
 
     descends = True
+    held: tuple[str, ...] = ()
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ELBOModule:
         """The loss of this pair as a module that is called with a batch."""
@@ -108,6 +111,8 @@ def check_pair(model: Sites, guide: Sites, weakest: str, objective: str) -> None
                 "'parallel'}} in the model and EnumeratedELBO()"
             )
     for name, site in guide.items():
+        if holds_data(site):
+            check_drawn(name, site, model)
         check_density(name, site, "exact", objective, "guide")
         if site["is_observed"] or site["infer"].get("is_auxiliary"):
             continue

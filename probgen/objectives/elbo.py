@@ -9,9 +9,10 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from probgen.core.recording import Run, log_prob, record
-from probgen.core.runtime import PARTICLES, MultiFrameTensor
+from probgen.core.recording import Run, log_prob, record, score_function
+from probgen.core.runtime import PARTICLES, MultiFrameTensor, isolated
 from probgen.objectives.base import Objective, check_pair
+from probgen.objectives.baselines import Baselines, Signal, baseline_of
 from probgen.objectives.divergence import Cost, divergence
 from probgen.objectives.schedules import Schedule, at_next_step
 
@@ -25,7 +26,8 @@ class ELBO(Objective):
     The divergence of a latent site is the closed form of :func:`torch.distributions.kl_divergence` where there is one
     and both programs draw their latents in the same order; elsewhere it is estimated on the draws. Guide sites that
     are not reparameterised get score-function terms: of the costs in their own plates only, and with the mean of the
-    other particles as baseline. Scales and masks of sites are respected.
+    other particles as baseline, besides those that sites ask for in ``infer={"baseline": {...}}``
+    (:class:`~probgen.objectives.baselines.Baselines`). Scales and masks of sites are respected.
 
     Parameters
     ----------
@@ -48,8 +50,8 @@ class ELBO(Objective):
     Raises
     ------
     ValueError
-        At the call, if a model site's density is weaker than a bound, a guide site's is not exact, or their latent
-        sites do not match; the error names the site and what to use instead.
+        At the call, if a model site's density is weaker than a bound, a guide site's is not exact, their latent sites
+        do not match, or a site asks for a baseline that does not fit; the error names the site and what to do.
 
     References
     ----------
@@ -87,21 +89,35 @@ class ELBO(Objective):
         self.beta, self.free_bits, self.particles = beta, free_bits, particles
         self.plate, self.max_plate_nesting, self.vectorized = plate, max_plate_nesting, vectorized
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.baselines = Baselines()
+
+    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
+        """Makes the buffers of the decaying averages that guide sites ask for; the random state is left as it was."""
+        devices = {value.device for value in batch if torch.is_tensor(value) and value.is_cuda}
+        with isolated(), torch.random.fork_rng(devices), torch.no_grad():
+            run = record(lambda *batch: None, guide, batch, self._inside, self.max_plate_nesting)
+        for name, site in run.guide.items():
+            score = score_function(site)
+            asked = None if score is None else baseline_of(site)
+            if asked is not None and asked.use_decaying_avg_baseline:
+                self.baselines.start(name, score.detach() if self._inside is None else score.detach()[0])
+
+    @property
+    def _inside(self) -> int | None:
+        """Number of particles in one run, where it has several."""
+        return self.particles if self.vectorized and self.particles > 1 else None
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        beta, together = at_next_step(self.beta, self.step, self.training), self.vectorized or self.particles == 1
-        inside = self.particles if together and self.particles > 1 else None
-        estimates = []
-        for _ in range(1 if together else self.particles):
-            run = record(model, guide, batch, inside, self.max_plate_nesting)
+        beta, estimates = at_next_step(self.beta, self.step, self.training), []
+        for _ in range(1 if self.vectorized else self.particles):
+            run = record(model, guide, batch, self._inside, self.max_plate_nesting)
             check_pair(run.model, run.guide, "bound", "ELBO")
             estimates.append(self._estimate(run, beta))
         loss = sum(loss for loss, _ in estimates)
-        for pairs in zip(*(scores for _, scores in estimates), strict=True):
-            loss = loss + _score_term(pairs, self.particles)
+        loss = loss + self.baselines([signals for _, signals in estimates], self.particles)
         return loss if self.particles == 1 else loss / self.particles
 
-    def _estimate(self, run: Run, beta: float | Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def _estimate(self, run: Run, beta: float | Tensor) -> tuple[Tensor, list[Signal]]:
         """The loss of one run; and for each site drawn without reparameterisation its score and the cost it had."""
         shared = run.model.keys() & run.guide.keys()
         ordered = [name for name in run.model if name in shared] == [name for name in run.guide if name in shared]
@@ -109,7 +125,7 @@ class ELBO(Objective):
         for name, site in run.guide.items():
             cost = divergence(site, run.model.get(name), ordered)._replace(weight=beta)
             costs.append(self._free(cost) if self.free_bits else cost)
-        return sum(cost.total() for cost in costs), _scores_and_rewards(costs)
+        return sum(cost.total() for cost in costs), _signals(costs)
 
     def _free(self, cost: Cost) -> Cost:
         """Charges the allowance instead of the divergence of each dim where that is smaller."""
@@ -130,19 +146,11 @@ class ELBO(Objective):
         return cost._replace(entries=torch.where(spent > allowed, cost.entries, 0.0), charged=charged)
 
 
-def _scores_and_rewards(costs: list[Cost]) -> list[tuple[Tensor, Tensor]]:
+def _signals(costs: list[Cost]) -> list[Signal]:
     """Each score with the costs in its site's plates; a site's own closed form is no consequence of its draw."""
     drawn = [cost for cost in costs if cost.score is not None]
     if not drawn:
         return []
     caused = MultiFrameTensor(*((cost.site["cond_indep_stack"], cost.caused()) for cost in costs))
     rewards = [caused.sum_to(cost.site["cond_indep_stack"]) - (cost.caused() if cost.closed else 0.0) for cost in drawn]
-    return [(cost.score, reward) for cost, reward in zip(drawn, rewards, strict=True)]
-
-
-def _score_term(pairs: tuple[tuple[Tensor, Tensor], ...], particles: int) -> Tensor:
-    """Zero whose gradient is the sum of score times reward; particles stand in the first dim, or in a run each."""
-    score, reward = pairs[0] if len(pairs) == 1 else (torch.stack(terms) for terms in zip(*pairs, strict=True))
-    if particles > 1:
-        reward = (reward - reward.mean(0)) * (particles / (particles - 1))
-    return ((score - score.detach()) * reward).sum()
+    return [Signal(cost.site, cost.score, reward) for cost, reward in zip(drawn, rewards, strict=True)]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probgen.core.recording import enumerated_elbo, enumerated_runs, record
+from probgen.core.recording import enumerated_elbo, enumerated_runs
 from probgen.core.runtime import isolated
 from probgen.core.sites import densities, is_enumerated
 from probgen.objectives.base import Objective, check_pair
+from probgen.objectives.baselines import refuse_baselines
 from probgen.objectives.elbo import ELBO
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class EnumeratedELBO(Objective):
 
     where c are enumerated sites of the model that the guide leaves out, d those of the guide, and u is drawn. The sum
     over c is exact inference by tensor elimination, the one over d removes the noise of discrete draws. Guide sites
-    drawn without reparameterisation get score-function terms. Mark a whole program with
-    :func:`pyro.infer.config_enumerate`.
+    drawn without reparameterisation get score-function terms, without baselines. Scales may be numbers or weights of
+    rows. Mark a whole program with :func:`pyro.infer.config_enumerate`.
 
     Parameters
     ----------
@@ -40,8 +41,9 @@ class EnumeratedELBO(Objective):
     Raises
     ------
     ValueError
-        At the call, if a model site's density is weaker than a bound, a guide site's is not exact, or their latent
-        sites do not match; from Pyro, if enumerated sites depend on each other across plates that are not nested.
+        At the call, if a model site's density is weaker than a bound, a guide site's is not exact, their latent sites
+        do not match, sites that depend on an enumerated one differ in scale, or a drawn site asks for a baseline; from
+        Pyro, if enumerated sites depend on each other across plates that are not nested.
 
     References
     ----------
@@ -72,6 +74,7 @@ class EnumeratedELBO(Objective):
             inside = self.particles if together else None
             for p, q in enumerated_runs(model, guide, batch, inside, self.max_plate_nesting):
                 check_pair(densities(p.nodes), densities(q.nodes), "bound", "EnumeratedELBO")
+                refuse_baselines(densities(q.nodes), "EnumeratedELBO")
                 loss = loss - enumerated_elbo(p, q)
         return loss / self.particles
 
@@ -88,8 +91,8 @@ def default_objective(gen: GenerativeModel, *batch: Any) -> Objective:
     """
     devices = {value.device for value in batch if torch.is_tensor(value) and value.is_cuda}
     with isolated(), torch.random.fork_rng(devices), torch.no_grad():
-        run = record(gen.model, gen.guide, batch)
-    latent = [site for sites in run for site in sites.values() if not site["is_observed"]]
+        run = next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting))
+    latent = [site for trace in run for site in densities(trace.nodes).values() if not site["is_observed"]]
     options = {"max_plate_nesting": gen.max_plate_nesting, "vectorized": gen.vectorized}
     if any(is_enumerated(site) for site in latent):
         return EnumeratedELBO(**options)

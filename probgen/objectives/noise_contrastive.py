@@ -64,6 +64,8 @@ class NoiseContrastive(Objective):
     torch.Size([])
     """
 
+    held = ("noise",)
+
     def __init__(self, noise: GenerativeModel, ratio: int = 1):
         super().__init__()
         if ratio < 1:

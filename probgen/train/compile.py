@@ -87,7 +87,8 @@ class Step:
     def _loss(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         batch = self.run.source.batch(self.selection, inputs)
         with torch.enable_grad():
-            value = self.run.per_row(batch, loss=self._program)
+            index = self.run.source.index(self.selection, inputs)
+            value = self.run.per_row(batch, loss=self._program, index=index)
             pieces = [piece for part in self.parts for piece in part.pieces]
             known = {id(piece) for piece in pieces}
             trained = [p for group in self.run.optimizer.param_groups for p in group["params"]]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from probgen.core.arguments import is_leaf
 from probgen.core.missing import has_missing
-from probgen.train.rows import Batch, as_tensors, in_memory, row_count
+from probgen.core.module import GenerativeModel
+from probgen.core.program import Program
+from probgen.core.rows import RowLayout, row_layout, tensors_of
+from probgen.train.rows import Batch, checked, in_memory
+from probgen.train.stream import Stream, as_batch
 
 Selection = Any
 
@@ -21,9 +27,16 @@ class Source(Protocol):
 
     rows: int | None
     epoch: int
+    layout: RowLayout
 
     def to(self, device: torch.device) -> None:
         """Moves the data to where the model is, if they fit."""
+
+    def first(self) -> Selection:
+        """A selection of the usual size; the cursor does not move."""
+
+    def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Tensor | None:
+        """The numbers of the rows of a selection among all rows, where they are some of these."""
 
     def peek(self) -> Batch:
         """A batch of the usual size; the cursor does not move."""
@@ -65,24 +78,42 @@ class InMemory:
     The order of an epoch follows from (seed, epoch) alone, so the cursor is two numbers.
     """
 
-    def __init__(self, data: Batch, batch_size: int, seed: int, rank: int = 0, world: int = 1):
-        self.data, self.rows = data, row_count(data)
+    def __init__(
+        self,
+        data: Batch,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        layout: RowLayout | None = None,
+    ):
+        self.data, self.layout = data, row_layout(data) if layout is None else layout
+        self.rows = self.layout.size
         self.batch_size, self.seed, self.rank, self.world = batch_size * world, seed, rank, world
         self.epoch, self.position, self._order = 0, 0, None
         self._missing: bool | None = None
 
     def to(self, device: torch.device) -> None:
         """Moves the rows to a device, if half of its free memory holds them."""
-        size = sum(part.numel() * part.element_size() for part in self.data if part is not None)
+        size = sum(part.numel() * part.element_size() for part in tensors_of(self.data))
         if device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]:
-            self.data = tuple(None if part is None else part.to(device) for part in self.data)
+            self.data = tree_map(lambda p: p.to(device) if torch.is_tensor(p) else p, self.data, is_leaf=is_leaf)
 
     def peek(self) -> Batch:
+        return self.batch(self.first())
+
+    def first(self) -> Selection:
         """The first rows, some of them exchanged for those with the smallest, largest and missing values."""
         size = min(self.batch_size, self.rows)
-        telling = [row for part in self.data if part is not None and part.ndim for row in _telling_rows(part)]
+        if size == self.rows:
+            return None
+        telling = [row for part, dim in self.layout.rows(self.data) for row in _telling_rows(part.movedim(dim, 0))]
         chosen = list(dict.fromkeys([*telling, *range(size)]))[:size]
-        return self._take(torch.tensor(sorted(chosen)))
+        return torch.tensor(sorted(chosen))
+
+    def whole(self) -> None:
+        """From here on every batch holds all rows."""
+        self.batch_size = self.rows * self.world
 
     def look(self) -> Batch:
         return self.data
@@ -104,15 +135,18 @@ class InMemory:
         return self.batch_size >= self.rows and self.world == 1
 
     def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
-        chosen = selection if tensors is None else next(iter(tensors), None)
-        return self.data if chosen is None else self._take(chosen)
+        chosen = self.index(selection, tensors)
+        return self.data if chosen is None else self.layout.take(self.data, chosen)
+
+    def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Tensor | None:
+        return selection if tensors is None else next(iter(tensors), None)
 
     def tensors(self, selection: Selection) -> list[Tensor]:
         return [] if selection is None else [selection]
 
     def missing(self, selection: Selection) -> bool:
         if self._missing is None:
-            self._missing = any(map(has_missing, filter(torch.is_tensor, self.data)))
+            self._missing = any(map(has_missing, tensors_of(self.data)))
         return self._missing
 
     def alike(self) -> int:
@@ -126,9 +160,6 @@ class InMemory:
     def per_epoch(self) -> int | None:
         return -(-self.rows // self.batch_size)
 
-    def _take(self, index: Tensor | slice) -> Batch:
-        return tuple(part[index] if part is not None and part.ndim else part for part in self.data)
-
     def cursor(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
 
@@ -139,140 +170,38 @@ class InMemory:
 def _telling_rows(part: Tensor) -> list[int]:
     """Rows with the smallest and the largest value, and the first with a missing one."""
     flat = part.reshape(len(part), -1)
+    if not flat.shape[1]:  # no columns at all
+        return []
     missing = flat.isnan()
     known = torch.where(missing, 0, flat)
     rows = [known.argmin() // flat.shape[1], known.argmax() // flat.shape[1], *missing.any(1).nonzero()[:1, 0]]
     return [int(row) for row in rows]
 
 
-class Stream:
-    """Batches from a DataLoader or any iterable of batches that can be iterated again.
-
-    To resume, the random state at the start of the epoch is put back and the batches already seen are skipped.
-    """
-
-    def __init__(self, batches: Iterable[Any], world: int = 1):
-        self.batches, self.world = batches, world
-        self.rows = _length(batches)
-        self.epoch, self.position, self._iterator = 0, 0, None
-        self._ahead: Batch = ()
-        self._start: list[Tensor] | None = None
-
-    def to(self, device: torch.device) -> None:
-        """Batches move one by one."""
-
-    def peek(self) -> Batch:
-        state = self._random_state()
-        try:
-            return _as_batch(next(iter(self.batches)))
-        except StopIteration:
-            raise ValueError("expected at least one batch, got an empty iterable; check the data set") from None
-        finally:
-            self._restore(state)
-
-    def look(self) -> Batch:
-        return self.peek()
-
-    def choose(self) -> tuple[Selection, int]:
-        if self._iterator is None:
-            self._start = self._random_state()
-            self._open(0)
-        batch, self.position = self._ahead, self.position + 1
-        self._look_ahead()
-        return batch, row_count(batch) * self.world
-
-    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
-        given = iter(selection if tensors is None else tensors)
-        return selection if tensors is None else tuple(next(given) if torch.is_tensor(p) else p for p in selection)
-
-    def tensors(self, selection: Selection) -> list[Tensor]:
-        return [part for part in selection if torch.is_tensor(part)]
-
-    def missing(self, selection: Selection) -> bool:
-        return any(map(has_missing, self.tensors(selection)))
-
-    def alike(self) -> int:
-        return 1
-
-    def left(self) -> int:
-        return 1
-
-    def per_epoch(self) -> int | None:
-        try:
-            return len(self.batches) if isinstance(self.batches, Sized) else None
-        except TypeError:  # a loader over an iterable data set has a length that it cannot tell
-            return None
-
-    def _open(self, position: int) -> None:
-        """Starts an epoch and moves to the batch at ``position``."""
-        self._iterator, self.position = iter(self.batches), position
-        for _ in range(position):
-            next(self._iterator)
-        self._look_ahead()
-        if self._iterator is None:
-            raise ValueError(
-                "expected an iterable that gives batches in every epoch, got none; pass a list, a DataLoader, or an "
-                "object whose __iter__ starts anew"
-            )
-
-    def _look_ahead(self) -> None:
-        """Fetches the next batch early, so that the end of an epoch is known with its last batch."""
-        try:
-            self._ahead = _as_batch(next(self._iterator))
-        except StopIteration:
-            self.epoch, self.position, self._iterator = self.epoch + 1, 0, None
-
-    def _generators(self) -> list[torch.Generator]:
-        own = self.batches.generator if isinstance(self.batches, DataLoader) else None
-        return [torch.default_generator] + ([own] if own is not None else [])
-
-    def _random_state(self) -> list[Tensor]:
-        return [generator.get_state() for generator in self._generators()]
-
-    def _restore(self, states: list[Tensor]) -> None:
-        for generator, state in zip(self._generators(), states, strict=True):
-            generator.set_state(state)
-
-    def cursor(self) -> dict[str, Any]:
-        start = [state.tolist() for state in (self._start if self._iterator else self._random_state())]
-        return {"epoch": self.epoch, "position": self.position, "start": start}
-
-    def seek(self, cursor: dict[str, Any]) -> None:
-        self.epoch, self.position, self._iterator = cursor["epoch"], cursor["position"], None
-        self._start = [torch.tensor(state, dtype=torch.uint8) for state in cursor["start"]]
-        self._restore(self._start)
-        if self.position:
-            self._open(self.position)
-
-
-def _length(batches: Any) -> int | None:
-    data = batches.dataset if isinstance(batches, DataLoader) else batches
-    if isinstance(data, IterableDataset) or not isinstance(data, Sized):
-        return None
-    if isinstance(batches, DataLoader):
-        return len(data)
-    return sum(row_count(_as_batch(batch)) for batch in data)
-
-
-def _as_batch(batch: Any) -> Batch:
-    if isinstance(batch, dict):
-        raise TypeError(
-            f"expected batches that are tensors or tuples, got a dict with keys {list(batch)}; pass a tuple"
-        )
-    return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-
-
-def held_out(data: Any, size: int) -> list[Batch]:
+def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[Batch]:
     """Validation data as batches of at most ``size`` rows in their order; batches from a loader stay as they are."""
     if not in_memory(data):
-        return [_as_batch(batch) for batch in data]
-    tensors = as_tensors(data)
-    pieces = range(0, row_count(tensors), size)
-    return [tuple(p[i : i + size] if p is not None and p.ndim else p for p in tensors) for i in pieces]
+        return [as_batch(batch, gen) for batch in data]
+    batch, layout = checked(gen, data)
+    if not layout.known or size >= layout.size:
+        return [batch]
+    return [layout.take(batch, slice(start, start + size)) for start in range(0, layout.size, size)]
 
 
-def as_source(data: Any, batch_size: int | None, seed: int, rank: int = 0, world: int = 1) -> Source:
-    """The stream of batches for whatever a user passes as data; see :func:`probgen.fit`."""
+def as_source(
+    data: Any,
+    batch_size: int | None,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    gen: GenerativeModel | None = None,
+    rows: Sequence[str] | None = None,
+    needless: bool = False,
+) -> Source:
+    """The stream of batches for whatever a user passes as data; see :func:`probgen.fit`.
+
+    ``needless``: an objective may need no rows, and get no arguments then.
+    """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"expected batch_size >= 1, got {batch_size}")
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
@@ -281,16 +210,30 @@ def as_source(data: Any, batch_size: int | None, seed: int, rank: int = 0, world
         raise TypeError(
             "expected data that can be read more than once, got an iterator; pass a list, a DataLoader or an array"
         )
+    if data is None and not (needless or isinstance(gen, Program)):
+        raise TypeError("expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got None")
     if in_memory(data):
-        tensors = as_tensors(data)
-        return InMemory(tensors, min(batch_size or DEFAULT_ROWS, row_count(tensors)), seed, rank, world)
+        batch, layout = checked(gen, data, rows)
+        return InMemory(batch, _batch_size(gen, batch_size, layout), seed, rank, world, layout)
     if not isinstance(data, Iterable):
         raise TypeError(
             f"expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got {type(data)}"
         )
     if batch_size is not None and not isinstance(data, DataLoader):
         raise ValueError("expected no batch_size with an iterable of batches: it sets their size itself; drop one")
-    return Stream(data, world)
+    return Stream(data, world, gen)
+
+
+def _batch_size(gen: GenerativeModel, asked: int | None, layout: RowLayout) -> int:
+    """As asked; else a part of the rows, or all where the arguments hold none or the program takes some by itself."""
+    if not layout.known or (asked is None and chooses_rows(gen)):
+        return layout.size
+    return min(asked or DEFAULT_ROWS, layout.size)
+
+
+def chooses_rows(gen: GenerativeModel) -> bool:
+    """Whether a program draws the rows of each step itself, by a plate that subsamples."""
+    return isinstance(gen, Program) and gen.plate in gen.chooses
 
 
 DEFAULT_ROWS = 128

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from probgen.core.module import GenerativeModel
+from probgen.core.rows import row_layout
+from probgen.core.runtime import local_parameters
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
@@ -21,9 +23,9 @@ from probgen.train.data import Source, as_source, held_out
 from probgen.train.engine import Choice, Engine
 from probgen.train.history import FitWarning, History
 from probgen.train.loop import INTERRUPTED, Callback, Plan, train
-from probgen.train.rehearsal import rehearse
-from probgen.train.rows import row_count
+from probgen.train.rehearsal import rehearsed
 from probgen.train.run import Run
+from probgen.train.stream import Stream
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,6 +53,7 @@ def fit(
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    rows: Sequence[str] | None = None,
     optimizer: Optimizer | None = None,
     scheduler: Scheduler | None = None,
     clip: float | None = None,
@@ -83,15 +86,19 @@ def fit(
     gen : GenerativeModel
         A family, or ``Program(model, guide)`` for your own Pyro pair.
     data
-        A tensor, array or DataFrame of rows, or a tuple of them (``(x, context)``, or a Program's arguments): kept in
-        memory and indexed directly. Or a Dataset, a DataLoader, or an iterable of batches. NaN = missing.
+        A tensor, array or DataFrame of rows, or a tuple of arguments (``(x, context)``, or whatever a Program takes),
+        or a dict of those by name: kept in memory and indexed directly. Or a Dataset, a DataLoader, or an iterable of
+        batches. ``None`` for programs without arguments. NaN = missing.
     objective : Objective, optional
         Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites. Pyro's own objectives
         work where they have a ``differentiable_loss``.
     steps, epochs : int, optional
         How long to train, earlier steps of a resumed run included; 2,000 steps when neither is given.
     batch_size : int, optional
-        Rows per step and process; default: 128, or all rows when there are fewer.
+        Rows per step and process; default: 128, or all rows where there are fewer or the pair runs on all rows only.
+    rows : sequence of str, optional
+        Names of the arguments that hold rows, of which batches take some; default: those that have as many entries as
+        the plate of the rows.
     optimizer : callable, optional
         Makes the optimizer from the parameters; default ``adam(1e-3)``. Parameter groups are the caller's choice.
     scheduler : callable, optional
@@ -153,15 +160,26 @@ def fit(
     _check_arguments(steps, epochs, ema, clip, (validation, patience, "patience"), (checkpoint, resume, "resume"))
     fabric = fabric or _this_process()
     with _random_state(seed, fabric):
-        source = as_source(data, batch_size, _data_seed(fabric), fabric.global_rank, fabric.world_size)
+        source = as_source(
+            data,
+            batch_size,
+            _data_seed(fabric),
+            fabric.global_rank,
+            fabric.world_size,
+            gen,
+            rows,
+            objective is not None,
+        )
+        _settle(gen, source)
+        rows_of = rehearsed(gen, source, batch_size)
         loss = _objective(gen, source, objective, patience)
         source.to(fabric.device)
-        run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema)
+        run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema, rows_of)
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
             run.load(path) if resume and path.exists() else run.save(path)
         steps = 2000 if steps is None and epochs is None else steps
-        batches = [] if validation is None else held_out(validation, row_count(source.peek()))
+        batches = [] if validation is None else held_out(validation, source.layout.count(source.peek()), gen)
         plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
         run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
@@ -177,10 +195,16 @@ def _this_process() -> Fabric:
     return Fabric(accelerator="cpu", devices=1)
 
 
+def _settle(gen: GenerativeModel, source: Source) -> None:
+    """The layout of the batches of a loader, as the program reads the first of them."""
+    if isinstance(source, Stream):
+        batch = gen.settle(source.peek())
+        source.layout = row_layout(batch, gen.rows_in(batch))
+
+
 def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None) -> nn.Module:
     """The loss as one module that owns the model's and the objective's parameters, after a checked first run."""
     batch = source.peek()
-    rehearse(gen, batch, source.rows)
     chosen = default_objective(gen, *batch) if objective is None else objective
     if patience is not None and not _descends(chosen):
         raise ValueError(
@@ -221,6 +245,7 @@ def _random_state(seed: int | None, fabric: Fabric) -> Iterator[None]:
     """With a seed: a random state of the run's own, another one in every process. Validation is off meanwhile."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(local_parameters())
         if seed is not None:
             stack.enter_context(torch.random.fork_rng())
             torch.manual_seed(seed)

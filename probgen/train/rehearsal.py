@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -12,10 +15,14 @@ from torch import nn
 
 from probgen.core.density import density
 from probgen.core.module import GenerativeModel
-from probgen.core.reading import Reading, read
-from probgen.core.runtime import isolated
+from probgen.core.program import Program
+from probgen.core.reading import ROWS, Reading, read
+from probgen.core.recording import enumerated_runs
+from probgen.core.runtime import isolated, rows_of, shapes_explained
 from probgen.core.sites import in_plate, latent_sites, sample_sites
-from probgen.train.rows import Batch, row_count
+from probgen.train.data import Source
+from probgen.train.history import FitWarning
+from probgen.train.rows import Batch
 
 
 class RowScale(Messenger):
@@ -36,34 +43,112 @@ class RowScale(Messenger):
         self.plate, self.rows, self.total = plate, rows, total
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        for frame in msg["cond_indep_stack"]:
-            if frame.name == self.plate:
-                msg["scale"] = msg["scale"] * (self.rows / frame.full_size)
-                return
-        msg["scale"] = msg["scale"] * (self.rows / self.total)
+        full = next((frame.full_size or frame.size for frame in msg["cond_indep_stack"] if frame.name == self.plate), 0)
+        factor = self.rows / (full or self.total) if full >= 0 else 1.0  # a plate without size holds the batch
+        msg["infer"][ROWS] = factor
+        msg["scale"] = msg["scale"] * factor
 
 
-def rehearse(gen: GenerativeModel, batch: Batch, total: int | None) -> None:
+RowsOf = Callable[..., AbstractContextManager]
+MISFIT = (ValueError, RuntimeError, IndexError)  # what programs raise on rows that are not theirs
+
+
+def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf:
+    """A checked first run; gives the handler under which the rows of a batch stand for themselves.
+
+    A guide with parameters for each row takes those of the batch. Where the pair runs on all rows only and no batch size
+    was ``asked`` for, every batch holds all rows.
+    """
+    try:
+        rehearse(gen, source, _nothing)
+        _check_other_rows(gen, source)
+        return _nothing
+    except MISFIT as error:
+        if not isinstance(gen, Program) or source.index(source.first()) is None:
+            raise
+        return _otherwise(gen, source, asked, error)
+
+
+def _otherwise(gen: GenerativeModel, source: Source, asked: int | None, error: Exception) -> RowsOf:
+    """Mini-batches of a guide with parameters for each row, else all rows."""
+    try:
+        rehearse(gen, source, rows_of)
+        return rows_of
+    except MISFIT:
+        size, kept = len(source.index(source.first())), source.batch_size
+    try:
+        source.whole()
+        rehearse(gen, source, _nothing)
+    except MISFIT:
+        raise error from None
+    reason = f"the pair runs on all {source.rows} rows and not on {size} of them ({_first_line(error)})"
+    if asked is not None:
+        source.batch_size = kept
+        raise ValueError(
+            f"expected a pair that runs on mini-batches: {reason}; train on all rows with batch_size={source.rows}, size "
+            "plates and parameters by what the programs are given, or draw local latents by an encoder or AutoNormal"
+        ) from error
+    warnings.warn(f"every step takes all rows: {reason}", FitWarning, stacklevel=5)
+    return _nothing
+
+
+def _nothing(*_: Any) -> AbstractContextManager:
+    return nullcontext()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _check_other_rows(gen: GenerativeModel, source: Source) -> None:
+    """Batches of a loader have no numbers of rows: a guide with parameters for those of the first one is refused."""
+    batch = source.peek()
+    layout = source.layout.like(batch)
+    rows = layout.count(batch)
+    more = source.rows is None or source.rows > rows
+    if (
+        not isinstance(gen, Program)
+        or not (layout.known and more and rows > 1)
+        or source.index(source.first()) is not None
+    ):
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(False):
+            next(
+                enumerated_runs(gen.model, gen.guide, layout.take(batch, slice(rows - 1)), None, gen.max_plate_nesting)
+            )
+    except MISFIT as error:
+        raise ValueError(
+            f"expected a pair that runs on other rows than those of the first batch, it does not ({_first_line(error)}); "
+            "a guide with parameters for each row needs the rows in memory: pass tensors, or use an encoder"
+        ) from error
+
+
+def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
     """Runs guide and model once with all of Pyro's and torch's checks on, and names what does not fit.
 
-    Random state and training mode are left as they were; lazy parameters (AutoGuides) come into being here.
-    Raises ``ValueError`` with the site, its plates, the expected and the actual shape, and the fix.
+    Sites are enumerated as training does it. Random state and training mode are left as they were; lazy parameters
+    (AutoGuides) come into being here. Raises ``ValueError`` with the site, its plates, the expected and the actual
+    shape, and the fix.
     """
-    training = gen.training
+    training, chosen = gen.training, source.first()
+    batch, total = source.batch(chosen), source.rows
     gen.eval()
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(True):
-            pair = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.no_grad(),
+            isolated(),
+            pyro.validation_enabled(True),
+            shapes_explained(),
+            handler(gen.plate, total, source.index(chosen)),
+        ):
+            pair = Reading(*next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting)))
             for site in [*sample_sites(pair.guide).values(), *sample_sites(pair.model).values()]:
                 _check_shape(site, gen.max_plate_nesting)
-    except ValueError as error:
-        if "hape mismatch inside plate" not in str(error):
-            raise
-        fix = "make the dims that are not independent rows event dims with .to_event(n)"
-        raise ValueError(f"{str(error).splitlines()[0]}; {fix}") from error
     finally:
         gen.train(training)
-    _check_rows(gen, pair, row_count(batch), total)
+    _check_rows(gen, pair, source.layout.like(batch).count(batch), total)
 
 
 def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
@@ -96,7 +181,8 @@ def _refusal(site: dict[str, Any], error: ValueError) -> str:
 
 def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | None) -> None:
     """A mini-batch needs a data plate; globals need to know how many rows there are in all."""
-    plates = [f for s in sample_sites(pair.model).values() for f in s["cond_indep_stack"] if f.name == gen.plate]
+    stacks = [site["cond_indep_stack"] for site in sample_sites(pair.model).values()]
+    plates = [frame for stack in stacks for frame in stack if frame.name == gen.plate and frame.size >= 0]
     if total is not None and rows < total and not plates:
         raise ValueError(
             f"expected a plate named '{gen.plate}' for mini-batches of {rows} of {total} rows, found none; open it in "

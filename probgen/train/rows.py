@@ -1,70 +1,126 @@
-"""Rows of data as tensors, from what people have: arrays, tables, tensors, tuples of these."""
+"""Rows of data as the arguments of a program: checked, converted, with the layout that its plate tells."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgen.core.arguments import as_arguments
+from probgen.core.module import GenerativeModel
+from probgen.core.program import Keywords, Program
+from probgen.core.rows import RowLayout, leaves_of, row_layout
 
 Batch = tuple[Any, ...]
 
 
-def as_tensors(data: Any) -> Batch:
-    """Rows as a tuple of tensors: from a tensor, array, DataFrame, or a tuple of these (``None`` entries stay).
-
-    Tensors are taken as they are; arrays and DataFrames get torch's default floating-point type. NaN = missing.
-    Raises ``ValueError`` for no rows, unequal lengths and infinities, ``TypeError`` for what is no number.
-
-    >>> as_tensors((np.zeros((3, 2)), torch.ones(3)))[0].shape
-    torch.Size([3, 2])
-    """
-    parts = tuple(map(_as_tensor, data)) if isinstance(data, tuple | list) else (_as_tensor(data),)
-    lengths = {len(part) for part in parts if part is not None and part.ndim}
-    if not lengths or 0 in lengths:
-        raise ValueError("expected data with at least one row, got none; check how it was filtered or split")
-    if len(lengths) > 1:
-        shapes = [tuple(part.shape) for part in parts if part is not None]
-        raise ValueError(f"expected arrays with the same number of rows, got shapes {shapes}; align their first dims")
-    for part in parts:
-        if part is not None and part.is_floating_point() and part.isinf().any():
-            where = part.isinf().nonzero()[0].tolist()
-            raise ValueError(f"expected finite numbers (or NaN = missing), got inf at {where}; clip or remove it")
-    return parts
-
-
-def _as_tensor(data: Any) -> Tensor | None:
-    if data is None:
-        return None
-    if torch.is_tensor(data):
-        if data.is_complex() or data.is_sparse:
-            raise TypeError(f"expected a dense real tensor, got {data.dtype} {data.layout}; convert it first")
-        return data
-    if type(data).__module__.startswith("pandas"):
-        data = _from_pandas(data)
-    array = np.asarray(data)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"expected numbers, got an array of dtype {array.dtype}; encode categories as 0, 1, 2, ...")
-    return torch.as_tensor(array).to(torch.get_default_dtype())
-
-
-def _from_pandas(frame: Any) -> np.ndarray:
-    table = frame.to_frame() if frame.ndim == 1 else frame
-    words = [str(name) for name, kind in table.dtypes.items() if kind.kind not in "fiub"]
-    if words:
-        raise TypeError(f"expected numeric columns, got {words}; encode them as 0, 1, 2, ... (frame[c].cat.codes)")
-    return frame.to_numpy(dtype="float64", na_value=np.nan)
-
-
-def row_count(batch: Batch) -> int:
-    """Number of rows of a batch: the length of its first tensor that has any dims."""
-    lengths = [part.shape[0] for part in batch if torch.is_tensor(part) and part.ndim]
-    if not lengths:
-        raise ValueError("expected a batch with at least one tensor of rows, got none")
-    return lengths[0]
-
-
 def in_memory(data: Any) -> bool:
-    """Whether data is rows (a tensor, array, DataFrame or a tuple of these), not batches."""
-    return isinstance(data, Tensor | tuple | np.ndarray) or type(data).__module__.startswith("pandas")
+    """Whether data is rows (a tensor, array, DataFrame, or a tuple or dict of these) or nothing, not batches."""
+    return (
+        data is None
+        or isinstance(data, Tensor | tuple | np.ndarray | Mapping)
+        or type(data).__module__.startswith("pandas")
+    )
+
+
+def arguments_of(gen: GenerativeModel | None, data: Any) -> Batch:
+    """The arguments in whatever a user passes as data: a tuple is several, a dict those of its names.
+
+    A dict whose keys are not names of the program's arguments is one argument; ``None`` is none for a program that
+    takes none.
+    """
+    if isinstance(data, tuple):
+        return data
+    if isinstance(data, Mapping):
+        return _by_name(gen, data)
+    if data is None:
+        return (None,) if isinstance(gen, Program) and _required(gen) else ()
+    return (data,)
+
+
+def _by_name(gen: GenerativeModel | None, data: Mapping[str, Any]) -> Batch:
+    """Arguments by their names; one argument that is a dict, where a program has no such names."""
+    if isinstance(gen, Program):
+        return (Keywords(data),) if data.keys() <= set(parameters_of(gen)) else (dict(data),)
+    if data.keys() <= {"x", "context"}:
+        return data.get("x"), data.get("context")
+    raise TypeError(
+        f"expected batches that are tensors or tuples, got a dict with keys {list(data)}; name them x and context, or "
+        "pass a tuple"
+    )
+
+
+def parameters_of(gen: GenerativeModel) -> dict[str, inspect.Parameter]:
+    """The parameters of a model's program by name; none where it has no signature."""
+    program: Any = gen._model if isinstance(gen, Program) else gen.model
+    program = poutine.unwrap(program)
+    try:
+        return dict(inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters)
+    except (TypeError, ValueError):  # a builtin, or an object that hides it
+        return {}
+
+
+def _required(gen: GenerativeModel) -> list[str]:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = parameters_of(gen).items()
+    return [name for name, p in found if p.default is inspect.Parameter.empty and p.kind not in kinds]
+
+
+def checked(gen: GenerativeModel, data: Any, rows: Sequence[str] | None = None) -> tuple[Batch, RowLayout]:
+    """Data in memory as arguments and the layout of their rows; ``rows`` names the arguments that hold them.
+
+    Raises ``ValueError`` for no rows, unequal lengths of a family's arguments and infinities, ``TypeError`` for what is
+    no number.
+    """
+    batch = arguments_of(gen, data)
+    if any(len(leaf) == 0 for leaf in leaves_of(batch) if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim):
+        _check_some(gen, batch)
+    batch = as_arguments(batch) if gen is None else gen.settle(batch)
+    layout = row_layout(batch, None if gen is None else gen.rows_in(batch))
+    if rows is not None:
+        layout = _named(gen, batch, layout, rows)
+    if batch and not isinstance(gen, Program):
+        _check_lengths(batch)
+    for value, dim in layout.rows(batch):
+        if value.is_floating_point() and value.isinf().any():
+            where = value.movedim(dim, 0).isinf().nonzero()[0].tolist()
+            raise ValueError(f"expected finite numbers (or NaN = missing), got inf at {where}; clip or remove it")
+    return batch, layout
+
+
+def _check_some(gen: GenerativeModel, batch: Batch) -> None:
+    first = next((leaf for leaf in leaves_of(batch) if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim), None)
+    if first is not None and len(first) == 0:
+        raise ValueError("expected data with at least one row, got none; check how it was filtered or split")
+
+
+def _check_lengths(batch: Batch) -> None:
+    tensors = [value for value in batch if isinstance(value, Tensor) and value.ndim]
+    if not tensors:
+        raise ValueError("expected data with at least one row, got none; check how it was filtered or split")
+    if len({len(value) for value in tensors}) > 1:
+        shapes = [tuple(value.shape) for value in tensors]
+        raise ValueError(f"expected arrays with the same number of rows, got shapes {shapes}; align their first dims")
+
+
+def _named(gen: GenerativeModel, batch: Batch, layout: RowLayout, rows: Sequence[str]) -> RowLayout:
+    """The layout with rows in the named arguments alone."""
+    names = argument_names(gen, batch)
+    if unknown := sorted(set(rows) - set(names)):
+        raise ValueError(f"expected rows= to name arguments among {names}, got {unknown}")
+    args = (*batch[:-1], *batch[-1].values()) if batch and isinstance(batch[-1], Keywords) else batch
+    kept = [name in rows for name, value in zip(names, args, strict=True) for _ in leaves_of(value)]
+    return RowLayout(layout.size, tuple(dim if keep else None for dim, keep in zip(layout.dims, kept, strict=True)))
+
+
+def argument_names(gen: GenerativeModel, batch: Batch) -> list[str]:
+    """Names of the arguments in a batch, those by keyword at the end; numbered where the program takes ``*args``."""
+    by_name = list(batch[-1]) if batch and isinstance(batch[-1], Keywords) else []
+    count = len(batch) - bool(by_name)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = [name for name, p in parameters_of(gen).items() if p.kind in positional]
+    return (named + [f"argument_{i}" for i in range(len(named), count)])[:count] + by_name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.module import GenerativeModel
+from probgen.core.runtime import local_parameters
 from probgen.train import checkpoint as disk
 from probgen.train.data import Selection, Source
 from probgen.train.history import History
 from probgen.train.rehearsal import RowScale, autopsy
-from probgen.train.rows import Batch, row_count
+from probgen.train.rows import Batch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -61,7 +63,9 @@ class Run:
         fabric: Fabric,
         clip: float | None,
         ema: float | None,
+        rows_of: Callable[..., AbstractContextManager] = lambda *_: nullcontext(),
     ):
+        self.rows_of = rows_of
         self.gen, self.module, self.source, self.fabric = gen, loss, source, fabric
         self.scheduler = None if scheduler is None else scheduler(optimizer)
         self.clip, self.decay = clip, ema
@@ -82,7 +86,7 @@ class Run:
     def learn(self, selection: Selection, rows: int) -> None:
         """One step on the rows chosen, of so many in all processes."""
         batch = self.fetch(selection)
-        value = self.per_row(batch, rows / self.fabric.world_size)
+        value = self.per_row(batch, rows / self.fabric.world_size, index=self.source.index(selection))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
         norm = self._clip()
@@ -112,11 +116,20 @@ class Run:
         if self.average is not None:
             torch._foreach_lerp_(self.average, self.parameters, 1 - self.decay)
 
-    def per_row(self, batch: Batch, rows: float | None = None, loss: Callable | None = None) -> Tensor:
-        """The objective of a batch divided by its number of rows, or by ``rows``."""
-        own = row_count(batch)
-        with RowScale(self.gen.plate, own, self.source.rows or own):
+    def per_row(
+        self, batch: Batch, rows: float | None = None, loss: Callable | None = None, index: Tensor | None = None
+    ) -> Tensor:
+        """The objective of a batch divided by its number of rows, or by ``rows``.
+
+        ``index`` numbers the rows of the batch among all rows, for a guide with parameters for each of them.
+        """
+        own, plate = self._count(batch), self.gen.plate
+        total = self.source.rows or own
+        with local_parameters(), RowScale(plate, own, total), self.rows_of(plate, total, index):
             return (loss or self.loss)(*batch) / (rows or own)
+
+    def _count(self, batch: Batch) -> int:
+        return self.source.layout.like(batch).count(batch)
 
     def _clip(self) -> Tensor:
         if self.clip is not None:
@@ -158,7 +171,7 @@ class Run:
         self.module.eval()
         with self.averaged(), torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            rows = sum(map(row_count, batches))
+            rows = sum(map(self._count, batches))
             total = sum(self.per_row(self.fabric.to_device(batch), rows, self.module) for batch in batches)
             value = self.fabric.all_reduce(total, reduce_op="mean") if self.fabric.world_size > 1 else total
             value = value.item()

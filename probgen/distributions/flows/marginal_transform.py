@@ -30,6 +30,7 @@ class Gaussianised(nn.Module):
     """
 
     edges: Tensor
+    ignores_contexts = True
 
     def __init__(self, weights: Tensor, low: float, high: float):
         super().__init__()

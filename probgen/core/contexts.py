@@ -1,0 +1,242 @@
+"""One meaning of contexts: declared by a family, received in one place, refused in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probgen.core.missing import has_missing, values_are_known
+
+
+class Conditional(nn.Module):
+    """What a family says about its contexts; a call of it checks the context that it is given.
+
+    Attributes
+    ----------
+    context_ndim : int
+        Number of event dims of a context: 1 for vectors, 3 for images.
+    context_size : int or None
+        Length of the context vectors (channels, for images); 0: there is no context, and one is refused; ``None``: not
+        told, and what ``forward`` makes of a context is its own affair.
+    unknown_contexts : bool or None
+        Whether NaN in a context, and a context of ``None``, mean that it is unknown. If not they are refused; ``None``:
+        refused where ``context_size`` is told.
+    ignores_contexts : bool
+        Whether the values of contexts have no meaning by intention: the law is the same for each row, as in a prior.
+    context_hint : str
+        What to do instead of giving a context to a family without one.
+    context_from : str or None
+        Name of the part to whose contexts all of this applies, in a family around another one.
+
+    >>> class Shift(Conditional):
+    ...     context_size = 2
+    ...     def forward(self, context=None):
+    ...         return context.sum(-1)
+    >>> Shift()(torch.tensor([[1, 2]]))
+    tensor([3.])
+    """
+
+    context_ndim: int = 1
+    context_size: int | None = None
+    unknown_contexts: bool | None = None
+    ignores_contexts: bool = False
+    context_hint: str = "build it with context={size}"
+    context_from: str | None = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if arguments:
+            arguments = (received(self, arguments[0]), *arguments[1:])
+        elif "context" in options:
+            options["context"] = received(self, options["context"])
+        else:
+            received(self, None)
+        return super().__call__(*arguments, **options)
+
+
+WITHOUT = "leave it out, or take a family that is built with context={size}"
+
+
+def received(family: nn.Module, context: Any) -> Any:
+    """The context as a family takes it: integers as numbers of its dtype, anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        If the context is not what the family declares, see :class:`Conditional`.
+
+    >>> from probgen.models.autoregressive_flow import MAF
+    >>> received(MAF(3, context=2), torch.zeros(5, 2, dtype=torch.long)).dtype
+    torch.float32
+    """
+    source = _source(family)
+    size, unknown = getattr(source, "context_size", None), getattr(source, "unknown_contexts", None)
+    ndim = getattr(source, "context_ndim", 1)
+    if context is None or not torch.is_tensor(context):
+        if context is None and size and not unknown:
+            raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got None; give one")
+        return context
+    if size is not None:
+        check_context(context, size, ndim, type(source).__name__, getattr(source, "context_hint", WITHOUT))
+        context = as_numbers(context, family)
+    if unknown is False or (unknown is None and size is not None):
+        check_known(context, ndim)
+    return context
+
+
+def law_given(part: Any, context: Tensor | None) -> Any:
+    """The law of a part of a family, a prior say, for each row of a context; a part without one has the same for all.
+
+    >>> from probgen.models.mixture import GaussianMixture
+    >>> law_given(GaussianMixture(3, 2), torch.zeros(5, 4)).batch_shape
+    torch.Size([5])
+    """
+    if context is None or getattr(_source(part), "context_size", None) != 0:
+        return part(context)
+    return part().expand(context.shape[: context.ndim - part.context_ndim])
+
+
+def check_context(
+    context: Tensor, size: int, ndim: int = 1, name: str = "the network", hint: str = Conditional.context_hint
+) -> None:
+    """Raises ``ValueError`` unless a context has the declared size, and where none is declared.
+
+    >>> check_context(torch.zeros(7, 3), 3)
+    >>> check_context(torch.zeros(7, 3), 0, name="NSF")
+    Traceback (most recent call last):
+        ...
+    ValueError: expected no context (NSF was built without one), got one of shape (7, 3); build it with context=3
+    """
+    shape, at = tuple(context.shape), _axis(ndim)
+    got = shape[at] if len(shape) >= -at else 1
+    if size == 0:
+        raise ValueError(
+            f"expected no context ({name} was built without one), got one of shape {shape}; {hint.format(size=got)}"
+        )
+    if len(shape) >= ndim and got == size:
+        return
+    expected = f"expected a context of shape {shape_of(size, ndim)}, got"
+    if len(shape) == 1 and ndim == 1 and not context.is_floating_point():
+        how = "labels[:, None]" if size == 1 else f"torch.nn.functional.one_hot(labels, {size}).float()"
+        raise ValueError(
+            f"{expected} integer labels of shape {shape}; {'give' if size == 1 else 'one-hot'} them: {how}"
+        )
+    raise ValueError(f"{expected} {shape}; give one of that shape, or build {name} for contexts of {got} entries")
+
+
+def required(context: Tensor | None, size: int, ndim: int = 1, name: str = "the network") -> Tensor:
+    """A context of the declared size; raises ``ValueError`` if there is none, or it has another one.
+
+    >>> required(torch.zeros(7, 3), 3).shape
+    torch.Size([7, 3])
+    """
+    if context is None:
+        raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got None; give one")
+    check_context(context, size, ndim, name)
+    return context
+
+
+def check_known(context: Tensor, ndim: int = 1) -> None:
+    """Raises ``ValueError`` if a context has NaN; one that carries gradients was computed, and is not looked at.
+
+    >>> check_known(torch.tensor([[0.0], [torch.nan]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a context without missing values, got NaN in 1 of 2 rows (first: row 1); fill them in, ...
+    """
+    if context.requires_grad or not values_are_known() or not has_missing(context):
+        return
+    lead = context.shape[: max(context.ndim - ndim, 0)]
+    rows = context.isnan().reshape(lead.numel(), -1).any(-1)
+    raise ValueError(
+        f"expected a context without missing values, got NaN in {int(rows.sum())} of {len(rows)} rows (first: row "
+        f"{int(rows.nonzero()[0])}); fill them in, leave the rows out, or use a family that learns an unknown context "
+        "(context_dropout=...)"
+    )
+
+
+def as_numbers(context: Tensor, module: nn.Module) -> Tensor:
+    """Integers as numbers of the dtype of a module's parameters; floating-point contexts as they are.
+
+    >>> as_numbers(torch.tensor([1, 0]), nn.Linear(2, 1))
+    tensor([1., 0.])
+    """
+    if context.is_floating_point() or context.is_complex():
+        return context
+    dtypes = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return context.to(next(dtypes, torch.get_default_dtype()))
+
+
+def dropped(context: Tensor, ndim: int, probability: float, module: nn.Module) -> Tensor:
+    """A context some of whose rows, at random, are unknown (NaN).
+
+    >>> dropped(torch.ones(2, 3, dtype=torch.long), 1, 0.0, nn.Linear(3, 1))
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
+    """
+    context = as_numbers(context, module)
+    unknown = torch.rand(context.shape[: context.ndim - ndim], device=context.device) < probability
+    return context.masked_fill(unknown.reshape(*unknown.shape, *[1] * ndim), torch.nan)
+
+
+def input_size(net: Any) -> int | None:
+    """How many numbers or channels a network takes, as its first layer tells; ``None`` where that is not known.
+
+    >>> input_size(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1))), input_size(nn.Flatten())
+    (3, None)
+    """
+    if isinstance(net, nn.Sequential):
+        layers = (layer for layer in net if not isinstance(layer, nn.Identity | nn.Dropout))
+        return input_size(next(layers, None))
+    if isinstance(net, nn.Linear):
+        return net.in_features
+    if isinstance(net, nn.Conv1d | nn.Conv2d):
+        return net.in_channels
+    sizes = (getattr(net, name, None) for name in ("inputs", "context_size"))
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def beside_size(part: Any, own: int) -> int | None:
+    """Length of the contexts that a network takes beside ``own`` numbers; ``None`` where that is not known.
+
+    >>> beside_size(nn.Linear(5, 1), 3)
+    2
+    """
+    size = input_size(part)
+    return None if size is None or size < own else size - own
+
+
+def common_size(parts: Iterable[Any]) -> int | None:
+    """Length of the contexts of parts that all get the same one: 0 if none takes any, ``None`` where that is not known.
+
+    >>> from probgen.models.mixture import GaussianMixture
+    >>> common_size([GaussianMixture(3, 2), nn.Linear(4, 3)])
+    4
+    """
+    sources = [part for part in map(_source, parts) if not getattr(part, "ignores_contexts", False)]
+    sizes = [input_size(part) for part in sources]
+    largest = max((size for size in sizes if size), default=0)
+    return None if largest == 0 and (None in sizes or not sizes) else largest
+
+
+def shape_of(size: int, ndim: int = 1) -> str:
+    """The shape of contexts in words.
+
+    >>> shape_of(10), shape_of(2, 3)
+    ('(*batch, 10)', '(*batch, 2, H, W)')
+    """
+    steps = ("(*batch, ", "(*batch, T, ")[ndim == 2]
+    return f"{steps}{size}, H, W)" if ndim >= 3 else f"{steps}{size})"
+
+
+def _axis(ndim: int) -> int:
+    return -3 if ndim >= 3 else -1
+
+
+def _source(family: Any) -> Any:
+    """The part of a family to whose contexts its declarations apply."""
+    while name := getattr(family, "context_from", None):
+        family = getattr(family, name)
+    return family

@@ -1,0 +1,189 @@
+"""Log-likelihoods of rows given draws of what all rows share: one for each observed site, and one for all together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from torch import Tensor
+
+from probgen.core.graphs.repeat import Call, repeated, windows
+from probgen.core.kinds import average, check_rows_drawn, kind_of
+from probgen.core.missing import has_missing
+from probgen.core.reading import Reading, read
+from probgen.core.rows import row_count, tensors_of
+from probgen.core.runtime import evaluating
+from probgen.core.sites import (
+    Site,
+    density_sites,
+    event_of,
+    in_plate,
+    is_enumerated,
+    latent_sites,
+    observed_sites,
+    plates_of,
+    sample_sites,
+)
+from probgen.infer.simulate import Draws, trace_of
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+
+Proposal = Callable[[Draws], Callable[..., Any]]
+Variables = dict[str, list[str] | None]
+
+SEPARATE = 16  # observed sites of a row that are worth a variable each; more are the steps of a series
+
+
+@torch.no_grad()
+def log_likelihoods(
+    gen: GenerativeModel, batch: tuple, given: Mapping[str, Tensor], particles: int, max_rows: int
+) -> Draws:
+    r"""Log-likelihood of every row given draws of the globals, marginal over local latents: ``(draws, rows)`` each.
+
+    .. math:: \log \tfrac1M \sum_m \frac{p(x_b, z_m \mid \theta)}{q(z_m)}, \qquad z_m \sim q
+
+    Enumerated sites are summed out exactly. q is the guide where it has a density for each row, else the prior
+    :math:`p(z \mid \theta)`; without local latents the value is exact. Programs that are not vectorised are recorded
+    once and run for many draws together, where that is repaid.
+
+    Returns
+    -------
+    dict of str to Tensor
+        For each of :func:`variables_of` a tensor ``(draws, rows)`` in nats.
+
+    Raises
+    ------
+    ValueError
+        If ``given`` lacks a global site, rows have no density of their own, or one known up to its constant only.
+    """
+    probe = trace_of(gen.model, batch)
+    latent = {name: site for name, site in latent_sites(probe).items() if not is_enumerated(site)}
+    local = [name for name, site in latent.items() if in_plate(site, gen.plate)]
+    fixed = _full({name: site for name, site in latent.items() if name not in local}, given, gen)
+    proposal, capacity = _proposal(gen, batch, local), max(1, max_rows // row_count(gen, batch))
+    draws, particles = len(next(iter(given.values()))) if given else 1, particles if local else 1
+    size, together = (capacity, 1) if gen.vectorized else (1, capacity)
+    repeats = min(particles, size)
+    cuts, rounds = windows(draws, size // repeats), -(-particles // repeats)
+    size = cuts[0].stop * repeats
+    first = _run(gen, batch, proposal, {name: value[:1] for name, value in fixed.items()}, 1)
+    variables, kind = variables_of(first.model, gen.plate), _checked(first, gen.plate)
+
+    def weigh(*values: Tensor) -> Draws:
+        with pyro.validation_enabled(False):
+            pair = _run(gen, batch, proposal, dict(zip(fixed, values, strict=True)), size)
+        return {name: pair.by_row(gen.plate, sites).expand(size, -1) for name, sites in variables.items()}
+
+    own = [tuple(v[c.start : c.stop].repeat_interleave(repeats, 0) for v in fixed.values()) for c in cuts]
+    calls = [Call(own=values) for values in own for _ in range(rounds)]
+    runs, parts = repeated(weigh, calls, "auto", together, any(map(has_missing, tensors_of(batch)))), []
+    for cut in cuts:
+        found = list(islice(runs, rounds))
+        parts.append({name: _averaged([run[name] for run in found], repeats, kind)[cut.skip :] for name in variables})
+    return {name: torch.cat([part[name] for part in parts]) for name in variables}
+
+
+def variables_of(model: poutine.Trace, plate: str) -> Variables:
+    """Names of log-likelihoods, each with the observed sites that it is of: ``None`` for all of them together.
+
+    One for each observed site inside the plate of the rows, and where there are several the joint one, ``"joint"``
+    (with underscores after it where a site is called that). The joint one alone for a plate that is a loop, where each
+    row has sites of its own, and for the many steps of a series.
+    """
+    inside = {name: site for name, site in observed_sites(model).items() if in_plate(site, plate)}
+    if not inside:
+        raise ValueError(_nothing_observed(model, plate))
+    joint, names = "joint", set(sample_sites(model))
+    while joint in names:
+        joint += "_"
+    if plates_of(model)[plate].kind == "sequential" or len(inside) > SEPARATE:
+        return {joint: None}
+    if len(inside) == 1:
+        return {next(iter(inside)): None}
+    return {name: [name] for name in inside} | {joint: None}
+
+
+def _nothing_observed(model: poutine.Trace, plate: str) -> str:
+    factors = [name for name, site in density_sites(model).items() if isinstance(site["fn"], Unit)]
+    if factors:
+        return (
+            f"expected an observed site inside plate '{plate}', got pyro.factor ({', '.join(factors)}), whose constant "
+            "nobody knows; state the likelihood with pyro.sample(..., obs=...)"
+        )
+    return (
+        f"expected an observed site inside plate '{plate}', got none; open the plate around the observed data, with "
+        "one entry for each row"
+    )
+
+
+def _run(gen: GenerativeModel, batch: tuple, proposal: Proposal, values: Draws, size: int) -> Reading:
+    """The model with given globals, local latents drawn from the proposal."""
+    if not gen.vectorized:
+        values = {name: value[0] for name, value in values.items()}
+    model = poutine.condition(gen.model, values)
+    with evaluating(batch):
+        return read(model, proposal(values), batch, size if gen.vectorized else None, gen.max_plate_nesting)
+
+
+def _checked(pair: Reading, plate: str) -> str:
+    """The kind of the rows' numbers; factors outside of the plate are no part of them."""
+    pair.by_row(plate)
+    model = pair.model.copy()
+    for name, site in density_sites(pair.model).items():
+        if isinstance(site["fn"], Unit) and not in_plate(site, plate):
+            model.remove_node(name)
+    kind = kind_of(Reading(model, pair.guide), plate)
+    if kind == "unnormalised":
+        raise ValueError(
+            f"expected a normalised log-likelihood of the rows in plate '{plate}', got one up to a constant; leave "
+            "log_likelihood out of groups="
+        )
+    return kind
+
+
+def _averaged(runs: list[Tensor], repeats: int, kind: str) -> Tensor:
+    """Log weights of some runs, ``(draws * repeats, rows)`` each, over all draws of the local latents."""
+    weights = torch.stack([rows.unflatten(0, (-1, repeats)) for rows in runs], 1).flatten(1, 2)
+    return average(weights.movedim(1, 0), kind)
+
+
+def _proposal(gen: GenerativeModel, batch: tuple, local: list[str]) -> Proposal:
+    """What draws the local latents given the globals: the guide where it has a density for each row, else the prior."""
+    if not local:
+        return lambda values: lambda *batch: None
+    if _draws_rows(gen, batch, local):
+        return lambda values: poutine.block(poutine.condition(gen.guide, values), hide=list(values))
+    return lambda values: poutine.block(poutine.condition(gen.model, values), expose=local)
+
+
+def _draws_rows(gen: GenerativeModel, batch: tuple, local: list[str]) -> bool:
+    """Whether the guide draws these sites, with a density for each row."""
+    if not set(local) <= set(latent_sites(trace_of(gen.guide, batch))):
+        return False
+    with evaluating(batch):
+        pair = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
+    try:
+        check_rows_drawn(pair, gen.plate)
+    except ValueError:
+        return False
+    return True
+
+
+def _full(sites: Mapping[str, Site], given: Mapping[str, Tensor], gen: GenerativeModel) -> Draws:
+    """Given values as the program draws them: singleton dims between the draws and the dims of their plates."""
+    if missing := sorted(set(sites) - set(given)):
+        raise ValueError(
+            f"expected draws of every global site, got none of {', '.join(missing)}; give them in chains=, or a guide"
+        )
+    values = {}
+    for name, site in sites.items():
+        batch = site["fn"].batch_shape
+        padding = gen.max_plate_nesting - len(batch) if gen.vectorized else 0
+        values[name] = given[name].reshape(-1, *(1,) * padding, *batch, *event_of(site))
+    return values

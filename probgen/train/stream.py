@@ -1,0 +1,144 @@
+"""Batches from a DataLoader or any iterable that can be read again, with a cursor for exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, IterableDataset
+
+from probgen.core.arguments import as_arguments, is_leaf
+from probgen.core.missing import has_missing
+from probgen.core.module import GenerativeModel
+from probgen.core.rows import row_layout, tensors_of
+from probgen.train.rows import Batch, arguments_of
+
+Selection = Any
+
+
+class Stream:
+    """Batches from a DataLoader or any iterable of batches that can be iterated again.
+
+    To resume, the random state at the start of the epoch is put back and the batches already seen are skipped.
+    """
+
+    def __init__(self, batches: Iterable[Any], world: int = 1, gen: GenerativeModel | None = None):
+        self.batches, self.world, self.gen = batches, world, gen
+        self.rows = _length(batches, gen)
+        self.layout = row_layout(())
+        self.epoch, self.position, self._iterator = 0, 0, None
+        self._ahead: Batch = ()
+        self._start: list[Tensor] | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Batches move one by one."""
+
+    def peek(self) -> Batch:
+        state = self._random_state()
+        try:
+            return as_batch(next(iter(self.batches)), self.gen)
+        except StopIteration:
+            raise ValueError("expected at least one batch, got an empty iterable; check the data set") from None
+        finally:
+            self._restore(state)
+
+    def first(self) -> Selection:
+        return self.peek()
+
+    def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
+        return None
+
+    def look(self) -> Batch:
+        return self.peek()
+
+    def choose(self) -> tuple[Selection, int]:
+        if self._iterator is None:
+            self._start = self._random_state()
+            self._open(0)
+        batch, self.position = self._ahead, self.position + 1
+        self._look_ahead()
+        return batch, self.layout.like(batch).count(batch) * self.world
+
+    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
+        if tensors is None:
+            return selection
+        given = iter(tensors)
+        return tree_map(lambda part: next(given) if torch.is_tensor(part) else part, selection, is_leaf=is_leaf)
+
+    def tensors(self, selection: Selection) -> list[Tensor]:
+        return list(tensors_of(selection))
+
+    def missing(self, selection: Selection) -> bool:
+        return any(map(has_missing, self.tensors(selection)))
+
+    def alike(self) -> int:
+        return 1
+
+    def left(self) -> int:
+        return 1
+
+    def per_epoch(self) -> int | None:
+        try:
+            return len(self.batches) if isinstance(self.batches, Sized) else None
+        except TypeError:  # a loader over an iterable data set has a length that it cannot tell
+            return None
+
+    def _open(self, position: int) -> None:
+        """Starts an epoch and moves to the batch at ``position``."""
+        self._iterator, self.position = iter(self.batches), position
+        for _ in range(position):
+            next(self._iterator)
+        self._look_ahead()
+        if self._iterator is None:
+            raise ValueError(
+                "expected an iterable that gives batches in every epoch, got none; pass a list, a DataLoader, or an "
+                "object whose __iter__ starts anew"
+            )
+
+    def _look_ahead(self) -> None:
+        """Fetches the next batch early, so that the end of an epoch is known with its last batch."""
+        try:
+            self._ahead = as_batch(next(self._iterator), self.gen)
+        except StopIteration:
+            self.epoch, self.position, self._iterator = self.epoch + 1, 0, None
+
+    def _generators(self) -> list[torch.Generator]:
+        own = self.batches.generator if isinstance(self.batches, DataLoader) else None
+        return [torch.default_generator] + ([own] if own is not None else [])
+
+    def _random_state(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators()]
+
+    def _restore(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self._generators(), states, strict=True):
+            generator.set_state(state)
+
+    def cursor(self) -> dict[str, Any]:
+        start = [state.tolist() for state in (self._start if self._iterator else self._random_state())]
+        return {"epoch": self.epoch, "position": self.position, "start": start}
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        self.epoch, self.position, self._iterator = cursor["epoch"], cursor["position"], None
+        self._start = [torch.tensor(state, dtype=torch.uint8) for state in cursor["start"]]
+        self._restore(self._start)
+        if self.position:
+            self._open(self.position)
+
+
+def _length(batches: Any, gen: GenerativeModel | None) -> int | None:
+    data = batches.dataset if isinstance(batches, DataLoader) else batches
+    if isinstance(data, IterableDataset) or not isinstance(data, Sized):
+        return None
+    if isinstance(batches, DataLoader):
+        return len(data)
+    return sum(row_layout(as_batch(batch, gen)).size for batch in data)
+
+
+def as_batch(batch: Any, gen: GenerativeModel | None = None) -> Batch:
+    """A batch as arguments of a model: a dict is one by names, as with data in memory."""
+    if isinstance(batch, list):
+        batch = tuple(batch)
+    return as_arguments(arguments_of(gen, batch))
