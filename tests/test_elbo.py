@@ -9,7 +9,9 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoNormal
+from pyro.infer.reparam import LocScaleReparam
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
@@ -307,6 +309,56 @@ def test_latent_sites_that_do_not_match_are_refused(model, guide, message):
         ELBO()(program(model), program(guide))()
 
 
+def observing(x):
+    """Observes a latent of the model: half of what people mean by conditioning a guide."""
+    pyro.sample("z", dist.Normal(0.0, 1.0), obs=torch.tensor(0.3))
+
+
+def repeating(x):
+    pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(0.0, 1.0).expand([6]).to_event(1), obs=x)
+
+
+def one_latent(x):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(z, 1.0).expand([6]).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("objective", "guide", "name"),
+    [(ELBO(), observing, "z"), (ELBO(), repeating, "x"), (EnumeratedELBO(), repeating, "x")],
+)
+def test_a_guide_that_observes_is_refused(objective, guide, name):
+    words = f"expected a guide that draws latent sites, got the observed site '{name}'; leave obs= out of the guide"
+    with pytest.raises(ValueError, match=words):
+        objective(one_latent, guide)(X[:, 0])
+
+
+def test_a_guide_may_reparameterise_add_factors_and_fix_a_discrete_value():
+    """A fixed value of a discrete latent leaves a bound: the joint density there."""
+
+    @poutine.reparam(config={"z": LocScaleReparam(0.0)})
+    def reparameterised(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def factoring(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("f", torch.tensor(0.7), has_rsample=False)
+
+    reparam = poutine.reparam(one_latent, config={"z": LocScaleReparam(0.0)})
+    torch.testing.assert_close(*(value(ELBO(), Program(reparam, g), X[:, 0]) for g in [reparameterised] * 2))
+    plain = Program(one_latent, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)))
+    shifted = value(ELBO(), Program(one_latent, factoring), X[:, 0])
+    torch.testing.assert_close(shifted, value(ELBO(), plain, X[:, 0]) + 0.7)
+
+    def discrete(x):
+        c = pyro.sample("c", dist.Bernoulli(0.3))
+        pyro.sample("x", dist.Normal(c, 1.0).expand([6]).to_event(1), obs=x)
+
+    loss = value(ELBO(), Program(discrete, lambda x: pyro.sample("c", dist.Delta(torch.tensor(1.0)))), X[:, 0])
+    torch.testing.assert_close(loss, -math.log(0.3) - dist.Normal(1.0, 1.0).log_prob(X[:, 0]).sum())
+
+
 def test_enumerated_model_sites_give_the_exact_likelihood():
     means = nn.Parameter(torch.tensor([-1.0, 0.0, 2.0]))
     weights = torch.tensor([0.2, 0.3, 0.5])
@@ -320,6 +372,80 @@ def test_enumerated_model_sites_give_the_exact_likelihood():
     exact = -0.3 * (weights.log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1).sum()
     loss = EnumeratedELBO()(poutine.scale(model, scale=0.3), lambda x: None)(x)
     assert_same([loss, *torch.autograd.grad(loss, means)], [exact, *torch.autograd.grad(exact, means)])
+
+
+W = torch.tensor([0.5, 2.0, 0.7, 1.0, 3.0, 0.1])
+
+
+def weighted_mixture(means, scale, local=True):
+    """x_b ~ 0.3 N(m_0, 1) + 0.7 N(m_1, 1), with a component of its own for every row, or one for them all."""
+
+    def model(x):
+        c = None if local else pyro.sample("c", dist.Bernoulli(0.7), infer={"enumerate": "parallel"})
+        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=scale):
+            c = pyro.sample("c", dist.Bernoulli(0.7), infer={"enumerate": "parallel"}) if local else c
+            pyro.sample("x", dist.Normal(torch.where(c > 0, means[1], means[0]), 1.0), obs=x)
+
+    return model
+
+
+@pytest.mark.parametrize("scale", [0.3, torch.tensor(0.3), W, W[:, None].T], ids=["number", "scalar", "rows", "dims"])
+@pytest.mark.parametrize("particles", [1, 2])
+def test_weights_of_rows_around_a_sum(scale, particles):
+    means, x = nn.Parameter(torch.tensor([-1.0, 2.0])), X[:, 0]
+    rows = (torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1)
+    exact = -(torch.as_tensor(scale) * rows).sum()
+    loss = EnumeratedELBO(particles)(weighted_mixture(means, scale), lambda x: None)(x)
+    assert_same([loss, *torch.autograd.grad(loss, means)], [exact, *torch.autograd.grad(exact, means)])
+
+
+def test_weights_of_rows_around_an_enumerated_guide():
+    means, q, x = nn.Parameter(torch.tensor([-1.0, 2.0])), nn.Parameter(torch.linspace(-1, 1, 6)), X[:, 0]
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=W):
+            pyro.sample("c", dist.Bernoulli(logits=q), infer={"enumerate": "parallel"})
+
+    p_c = torch.stack([1 - q.sigmoid(), q.sigmoid()], -1)
+    rows = torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None]) - p_c.log()
+    exact = -(W * (p_c * rows).sum(-1)).sum()
+    loss = EnumeratedELBO()(weighted_mixture(means, W), guide)(x)
+    assert_same([loss, *torch.autograd.grad(loss, [means, q])], [exact, *torch.autograd.grad(exact, [means, q])])
+
+
+def test_weights_of_rows_without_a_sum():
+    gen = Gaussians()
+    misfit, divergence = gen.parts(X)
+    pair = Program(poutine.scale(gen.model, scale=W), poutine.scale(gen.guide, scale=W), vectorized=True)
+    loss = value_and_grads(ELBO(particles=4000), pair, X)[0]
+    torch.testing.assert_close(loss, (W * (misfit + divergence.sum(-1))).sum().detach(), rtol=0.02, atol=0)
+
+
+def test_the_weight_of_a_single_row():
+    means, x = torch.tensor([-1.0, 2.0]), X[:1, 0]
+    rows = (torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1)
+    loss = EnumeratedELBO()(weighted_mixture(means, W[:1]), lambda x: None)(x)
+    torch.testing.assert_close(loss, -W[0] * rows.sum())
+
+
+def test_weights_of_rows_in_a_graph():
+    """A recorded loss does not compare the scales, whose values it cannot read."""
+    means = torch.tensor([-1.0, 2.0])
+
+    def loss(x, weights):
+        return EnumeratedELBO()(weighted_mixture(means, weights), lambda x: None)(x)
+
+    with pyro.validation_enabled(False):
+        graph = make_fx(loss)(X[:, 0], torch.ones(6))
+        torch.testing.assert_close(graph(X[:, 1], W), loss(X[:, 1], W))
+
+
+def test_scales_that_a_sum_cannot_have_are_refused():
+    means, x = torch.tensor([-1.0, 2.0]), X[:, 0]
+    with pytest.raises(ValueError, match="expected one scale for all sites that depend on an enumerated one"):
+        EnumeratedELBO()(weighted_mixture(means, W, local=False), lambda x: None)(x)
+    with pytest.raises(ValueError, match=r"expected weights of rows .* got weights around c, x, which rows share"):
+        EnumeratedELBO()(weighted_mixture(means, torch.ones(6), local=False), lambda x: None)(x)
 
 
 @pytest.mark.parametrize("particles", [1, 3])

@@ -41,6 +41,8 @@ class Law(dist.TorchDistribution):
 class Module(DistributionModule):
     """States a law of that sort."""
 
+    context_size = 0
+
     def __init__(self, law=Law):
         super().__init__()
         self.loc, self.law = nn.Parameter(torch.tensor([0.5, -0.5])), law
@@ -61,6 +63,8 @@ def module(**attributes):
 
 class Observed(LatentVariableModel):
     """z ~ N(0, 1), x ~ N(a z, 1), done right; the broken ones override one program."""
+
+    context_size = 0
 
     def __init__(self):
         super().__init__()

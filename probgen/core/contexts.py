@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 
 from probgen.core.missing import has_missing, values_are_known
 
+BUILD = "build it with context={size}"
+WITHOUT = "leave it out, or take a family that is built with context={size}"
 
-class Conditional(nn.Module):
-    """What a family says about its contexts; a call of it checks the context that it is given.
+
+def declares_contexts(cls: type) -> type:
+    """A base of families, as a decorator: what they say about contexts, which every call of one checks.
 
     Attributes
     ----------
@@ -23,40 +27,67 @@ class Conditional(nn.Module):
         told, and what ``forward`` makes of a context is its own affair.
     unknown_contexts : bool or None
         Whether NaN in a context, and a context of ``None``, mean that it is unknown. If not they are refused; ``None``:
-        refused where ``context_size`` is told.
+        refused where a size is told.
     ignores_contexts : bool
         Whether the values of contexts have no meaning by intention: the law is the same for each row, as in a prior.
     context_hint : str
         What to do instead of giving a context to a family without one.
+    context_net : str or None
+        Name of a network whose first layer tells the size of context vectors, if nothing else does.
     context_from : str or None
         Name of the part to whose contexts all of this applies, in a family around another one.
 
-    >>> class Shift(Conditional):
-    ...     context_size = 2
+    >>> @declares_contexts
+    ... class Sum(nn.Module):
     ...     def forward(self, context=None):
     ...         return context.sum(-1)
-    >>> Shift()(torch.tensor([[1, 2]]))
+    >>> class OfTwo(Sum):
+    ...     context_size = 2
+    >>> OfTwo()(torch.tensor([[1, 2]]))
     tensor([3.])
     """
 
-    context_ndim: int = 1
-    context_size: int | None = None
-    unknown_contexts: bool | None = None
-    ignores_contexts: bool = False
-    context_hint: str = "build it with context={size}"
-    context_from: str | None = None
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def called(self: Any, *arguments: Any, **options: Any) -> Any:
         if arguments:
             arguments = (received(self, arguments[0]), *arguments[1:])
         elif "context" in options:
             options["context"] = received(self, options["context"])
         else:
             received(self, None)
-        return super().__call__(*arguments, **options)
+        return super(cls, self).__call__(*arguments, **options)
+
+    cls.__call__ = called  # type: ignore[operator]
+    defaults = {"context_ndim": 1, "context_size": None, "unknown_contexts": None, "ignores_contexts": False}
+    for name, value in (defaults | {"context_hint": BUILD, "context_net": None, "context_from": None}).items():
+        setattr(cls, name, value)
+    return cls
 
 
-WITHOUT = "leave it out, or take a family that is built with context={size}"
+def size_of(family: Any) -> int | None:
+    """The size of contexts that a family, or the part that it is around, declares; ``None`` where it does not.
+
+    >>> from probgen.core.heads import Gaussian
+    >>> size_of(Gaussian(nn.Linear(3, 2)))
+    3
+    """
+    family = _source(family)
+    size, net = getattr(family, "context_size", None), getattr(family, "context_net", None)
+    if size is None and net and family.context_ndim == 1:
+        return input_size(getattr(family, net)) or None
+    return size
+
+
+def ignores(part: Any) -> bool:
+    """Whether the values of contexts have no meaning by intention.
+
+    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.nn import Constant
+    >>> ignores(Gaussian(Constant(2))), ignores(Gaussian(nn.Linear(3, 2)))
+    (True, False)
+    """
+    part = _source(part)
+    net = getattr(part, "context_net", None)
+    return getattr(part, "ignores_contexts", False) or (net is not None and ignores(getattr(part, net)))
 
 
 def received(family: nn.Module, context: Any) -> Any:
@@ -65,14 +96,14 @@ def received(family: nn.Module, context: Any) -> Any:
     Raises
     ------
     ValueError
-        If the context is not what the family declares, see :class:`Conditional`.
+        If the context is not what the family declares, see :func:`declares_contexts`.
 
     >>> from probgen.models.autoregressive_flow import MAF
     >>> received(MAF(3, context=2), torch.zeros(5, 2, dtype=torch.long)).dtype
     torch.float32
     """
-    source = _source(family)
-    size, unknown = getattr(source, "context_size", None), getattr(source, "unknown_contexts", None)
+    source, size = _source(family), size_of(family)
+    unknown = getattr(source, "unknown_contexts", None)
     ndim = getattr(source, "context_ndim", 1)
     if context is None or not torch.is_tensor(context):
         if context is None and size and not unknown:
@@ -93,14 +124,12 @@ def law_given(part: Any, context: Tensor | None) -> Any:
     >>> law_given(GaussianMixture(3, 2), torch.zeros(5, 4)).batch_shape
     torch.Size([5])
     """
-    if context is None or getattr(_source(part), "context_size", None) != 0:
+    if context is None or size_of(part) != 0:
         return part(context)
     return part().expand(context.shape[: context.ndim - part.context_ndim])
 
 
-def check_context(
-    context: Tensor, size: int, ndim: int = 1, name: str = "the network", hint: str = Conditional.context_hint
-) -> None:
+def check_context(context: Tensor, size: int, ndim: int = 1, name: str = "the network", hint: str = BUILD) -> None:
     """Raises ``ValueError`` unless a context has the declared size, and where none is declared.
 
     >>> check_context(torch.zeros(7, 3), 3)
@@ -194,8 +223,8 @@ def input_size(net: Any) -> int | None:
         return net.in_features
     if isinstance(net, nn.Conv1d | nn.Conv2d):
         return net.in_channels
-    sizes = (getattr(net, name, None) for name in ("inputs", "context_size"))
-    return next((size for size in sizes if isinstance(size, int)), None)
+    inputs = getattr(net, "inputs", None)
+    return inputs if isinstance(inputs, int) else size_of(net)
 
 
 def beside_size(part: Any, own: int) -> int | None:
@@ -215,10 +244,22 @@ def common_size(parts: Iterable[Any]) -> int | None:
     >>> common_size([GaussianMixture(3, 2), nn.Linear(4, 3)])
     4
     """
-    sources = [part for part in map(_source, parts) if not getattr(part, "ignores_contexts", False)]
-    sizes = [input_size(part) for part in sources]
+    sizes = [input_size(part) for part in parts if not ignores(part)]
     largest = max((size for size in sizes if size), default=0)
-    return None if largest == 0 and (None in sizes or not sizes) else largest
+    return None if largest == 0 and None in sizes else largest
+
+
+def size_beside(net: nn.Module, shape: Sequence[int]) -> int | None:
+    """Length of the contexts that a network takes as its second argument beside events; ``None`` where not known.
+
+    >>> from probgen.nn.side_by_side import SideBySide
+    >>> size_beside(SideBySide(nn.Linear(5, 1)), (2,)), size_beside(nn.Linear(2, 1), (2,))
+    (3, 0)
+    """
+    if getattr(net, "side_by_side", False):
+        return beside_size(net.net, shape[-net.event_ndim])  # type: ignore[arg-type,operator,index]
+    arguments = inspect.signature(net.forward).parameters.values()
+    return 0 if len(arguments) == 1 and all(a.kind is not a.VAR_POSITIONAL for a in arguments) else None
 
 
 def shape_of(size: int, ndim: int = 1) -> str:

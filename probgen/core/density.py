@@ -60,6 +60,7 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
     ----------
     Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
     """
+    batch = gen.settle(batch)
     if gen.vectorized:
         return _weights(gen, batch, particles)
     runs = [_weights(gen, batch, None) for _ in range(particles)]
@@ -126,6 +127,7 @@ def log_likelihood(
     """
     if particles < 1:
         raise ValueError(f"expected particles >= 1, got {particles}")
+    batch = gen.settle(batch)
     probe = _probe(gen, batch)
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
     if kind == "exact" or not (probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))):

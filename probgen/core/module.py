@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.arguments import as_arguments, dtype_of, floating, is_plain
-from probgen.core.contexts import Conditional
+from probgen.core.contexts import declares_contexts
 from probgen.core.marginal import Marginal
 from probgen.core.runtime import RowPlate
 
@@ -76,11 +76,16 @@ class GenerativeModel(Protocol):
     def settle(self, batch: tuple) -> tuple:
         """The arguments as the programs take them: arrays and tables as tensors. Every function that takes data asks."""
 
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether the programs have no arguments, so that without any they are complete."""
+
     def rows_in(self, batch: tuple) -> int | None:
         """How many rows the arguments in a batch have; ``None`` where the programs take none."""
 
 
-class DistributionModule(Conditional, ABC):
+@declares_contexts
+class DistributionModule(nn.Module, ABC):
     """A family that states its distribution: write ``__init__`` and ``forward``, the program follows.
 
     One site ``"x"`` drawn from ``self(context)`` in the data plate, and an empty guide: the ELBO *is* the
@@ -115,11 +120,14 @@ class DistributionModule(Conditional, ABC):
     def settle(self, batch: tuple) -> tuple:
         return settled(self, batch)
 
+    takes_nothing = False
+
     def rows_in(self, batch: tuple) -> int | None:
         return first_length(batch)
 
 
-class LatentVariableModel(Conditional, ABC):
+@declares_contexts
+class LatentVariableModel(nn.Module, ABC):
     """A family that tells its story: write ``model`` and ``guide``; ``forward`` is their marginal.
 
     >>> class LinearGaussian(LatentVariableModel):
@@ -152,6 +160,8 @@ class LatentVariableModel(Conditional, ABC):
 
     def settle(self, batch: tuple) -> tuple:
         return settled(self, batch)
+
+    takes_nothing = False
 
     def rows_in(self, batch: tuple) -> int | None:
         return first_length(batch)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,16 +12,25 @@ import torch
 from pyro import poutine
 from pyro.infer.inspect import render_model
 from pyro.nn import PyroModule
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from probgen.core.arguments import as_arguments, dtype_of
-from probgen.core.module import LatentVariableModel, first_length
+from probgen.core.module import GenerativeModel, LatentVariableModel, first_length
 from probgen.core.ownership import owned_modules
 from probgen.core.rows import leaves_of
-from probgen.core.runtime import LocalParameters, as_guide, evaluating, local_parameters, localised, shapes_explained
-from probgen.core.sites import dim_of, observed_sites, plate_dims, plates_of, role, sample_sites
+from probgen.core.runtime import (
+    LocalParameters,
+    as_guide,
+    evaluating,
+    local_parameters,
+    localised,
+    shapes_explained,
+)
+from probgen.core.sites import dim_of, is_enumerated, observed_sites, plate_dims, plates_of, role, sample_sites
 
+NEAR = (0, 1, 2, 3)  # nestings that are tried where a program counts on the dims of enumerated values
 FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
 
 
@@ -99,7 +109,7 @@ class Program(LatentVariableModel):
         self._known: set[int] = set()
         self._lines: list[Line] = []
         self._size: int | None = None
-        self._seen: tuple = ()
+        self._seen: tuple | None = None
         self.chooses: frozenset[str] = frozenset()
         self._waiting: dict[str, Tensor] = {}
 
@@ -165,8 +175,26 @@ class Program(LatentVariableModel):
             shapes_explained(),
         ):
             drawn = poutine.trace(self.guide).get_trace(*batch)
-            expanded = poutine.enum(poutine.replay(self.model, trace=drawn), first_available_dim=-1 - FAR)
-            return poutine.trace(expanded).get_trace(*batch), drawn, frozenset(completed)
+            for attempt in (FAR, *NEAR):
+                try:
+                    expanded = poutine.enum(self.model, first_available_dim=-1 - attempt)
+                    trace = poutine.trace(poutine.replay(expanded, trace=drawn)).get_trace(*batch)
+                    return trace, drawn, frozenset(completed)
+                except (RuntimeError, IndexError):  # it counts on the dim that enumerated values take
+                    if attempt == NEAR[-1]:
+                        raise
+
+    def parameters_by_name(self) -> dict[str, inspect.Parameter]:
+        """The parameters of the model's signature; none where it hides it."""
+        program: Any = poutine.unwrap(self._model)
+        try:
+            return dict(inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters)
+        except (TypeError, ValueError):  # a builtin, or an object of C
+            return {}
+
+    @property
+    def takes_nothing(self) -> bool:
+        return not self.parameters_by_name()
 
     def rows_in(self, batch: tuple) -> int | None:
         """The number of entries of the plate of the rows, as the last run told; else the length of the arguments."""
@@ -243,6 +271,30 @@ class Program(LatentVariableModel):
         except BaseException:
             self._waiting = waiting
             raise
+
+
+class Enumerating:
+    """A model whose discrete latent sites are all summed out, those that do not ask for it too; else as it was."""
+
+    def __init__(self, gen: GenerativeModel):
+        self._gen = gen
+
+    def model(self, *args: Any) -> Any:
+        return poutine.infer_config(self._gen.model, _summed)(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gen, name)
+
+
+def _summed(site: dict[str, Any]) -> dict[str, Any]:
+    chosen = site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    return {"enumerate": "parallel"} if chosen and site["fn"].has_enumerate_support else {}
+
+
+def enumerating(gen: GenerativeModel, latent: Iterable[dict[str, Any]]) -> GenerativeModel:
+    """The model with the discrete ones of these sites summed out; the model itself where all of them ask for it."""
+    silent = [site for site in latent if not is_enumerated(site) and site["fn"].has_enumerate_support]
+    return Enumerating(gen) if silent else gen
 
 
 @contextmanager

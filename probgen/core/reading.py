@@ -95,8 +95,8 @@ def read(
         outer = pyro.plate(PARTICLES, particles, dim=-nesting - 1)
         model, guide = outer(model), outer(guide)
     q = poutine.trace(guide).get_trace(*batch)
-    expanded = poutine.enum(poutine.replay(model, trace=q), first_available_dim=-nesting - 2)
-    p = poutine.trace(expanded).get_trace(*batch)
+    expanded = poutine.enum(model, first_available_dim=-nesting - 2)
+    p = poutine.trace(poutine.replay(expanded, trace=q)).get_trace(*batch)
     share_masks(p.nodes, q.nodes)
     return Reading(p, q)
 

@@ -148,7 +148,9 @@ def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
         p.nodes[name]["scale"] = 1.0  # Pyro's factors take numbers alone, and read them
     costs, factors, ordinals, dims, _ = model_factors(p, q)
     summed = [(n, s) for n, s in scales.items() if not dims.isdisjoint(p.nodes[n]["packed"]["log_prob"]._pyro_dims)]
-    scale = common_scale(summed) if summed and values_are_known() else summed[0][1] if summed else 1.0
+    if summed and values_are_known():
+        common_scale(summed)
+    scale = max((scale for _, scale in summed), key=lambda scale: torch.as_tensor(scale).ndim, default=1.0)
     if factors:
         terms = [term for group in factors.values() for term in group]
         sizes = {dim: size for term in terms for dim, size in zip(term._pyro_dims, term.shape, strict=True)}

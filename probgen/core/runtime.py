@@ -134,6 +134,8 @@ class LocalParameters(Messenger):
             self.store[key] = self._initial(msg["name"], initial, bijection)
         self.constraints.setdefault(key, constraint)
         value = bijection(self.store[key])
+        if value is self.store[key] and not isinstance(initial, nn.Parameter):  # a module expects its very parameter
+            value = value.view_as(value)
         if value is not self.store[key]:
             value.unconstrained = weakref.ref(self.store[key])
         msg["value"], msg["done"] = value, True

@@ -91,10 +91,10 @@ def is_enumerated(site: Site) -> bool:
 
 def role(site: Site) -> str:
     """What a site of a program is: observed, latent, enumerated, deterministic, factor or auxiliary."""
-    if site["infer"].get("is_auxiliary"):
-        return "auxiliary"
     if isinstance(site["fn"], Unit):
         return "factor"
+    if site["infer"].get("is_auxiliary"):
+        return "auxiliary"
     if site["is_observed"]:
         return "deterministic" if is_deterministic(site) else "observed"
     return "enumerated" if is_enumerated(site) else "latent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pyro import poutine
 from torch import Tensor
 
-from probgen.core.density import density
-from probgen.core.sites import Site, holds_data, in_plate, latent_sites, sample_sites, shape_of
-from probgen.diagnostics.adapter import Labelled, container
-from probgen.diagnostics.labels import SAMPLE_DIMS, constants, dims_of, to_numpy
-from probgen.diagnostics.sampled import Sampled, from_chains, from_guide
+from probgen.core.sites import Site, latent_sites, observed_sites, sample_sites, shape_of
+from probgen.diagnostics.adapter import SAMPLE_DIMS, Labelled, container
+from probgen.diagnostics.labels import constants, dims_of, observation, to_numpy
+from probgen.diagnostics.sampled import UNDEFINED, Sampled, from_chains, from_guide
+from probgen.infer.draws import as_chains
+from probgen.infer.given import Given, model_trace
 from probgen.infer.mcmc import Chains, as_program
 from probgen.infer.posterior import predictive, prior_predictive
-from probgen.infer.simulate import trace_of
 
 if TYPE_CHECKING:
     import arviz
@@ -53,7 +54,8 @@ class Groups:
         drawn = self.sampled.draws
         given = {name: value.flatten(0, 1) for name, value in drawn.items()} if drawn else None
         counts = next(iter(drawn.values())).shape[:2] if drawn else (1, self.draws)
-        values = predictive(self.gen, *self.batch, draws=self.draws, given=given, max_rows=self.max_rows)
+        sites = list(self._observed)
+        values = predictive(self.gen, *self.batch, draws=self.draws, given=given, sites=sites, max_rows=self.max_rows)
         return self._labelled({name: value.unflatten(0, counts) for name, value in values.items()})
 
     def prior(self) -> dict[str, Labelled]:
@@ -63,21 +65,17 @@ class Groups:
         return self._forward(self._observed)
 
     def log_likelihood(self) -> dict[str, Labelled]:
-        rows, plate = self.sampled.log_likelihood, self.gen.plate
-        inside = [name for name, site in self._observed.items() if in_plate(site, plate)]
-        name = inside[0] if len(inside) == 1 else plate
-        return {} if rows is None else {name: ((*SAMPLE_DIMS, plate), to_numpy(rows))}
+        dims = (*SAMPLE_DIMS, self.gen.plate)
+        return {name: (dims, to_numpy(value)) for name, value in self.sampled.log_likelihood.items()}
 
     def sample_stats(self) -> dict[str, Labelled]:
         return _statistics(self.sampled.stats)
 
     def observed_data(self) -> dict[str, Labelled]:
-        sites = self._observed.items()
-        return {name: (self.names[name], to_numpy(site["value"].reshape(shape_of(site)))) for name, site in sites}
+        return {name: observation(site, self.names[name]) for name, site in self._observed.items()}
 
     def constant_data(self) -> dict[str, Labelled]:
-        seen = [site["value"] for site in self._observed.values()]
-        return constants(self.gen, self.batch, seen)
+        return constants(self.gen, self.batch, [site["value"] for site in self._observed.values()])
 
     @property
     def _warmup(self) -> Chains:
@@ -86,10 +84,14 @@ class Groups:
 
     @property
     def _observed(self) -> dict[str, Site]:
-        return {name: site for name, site in sample_sites(self.probe).items() if holds_data(site)}
+        return observed_sites(self.probe)
 
     def _labelled(self, values: Mapping[str, Tensor]) -> dict[str, Labelled]:
-        return {name: ((*SAMPLE_DIMS, *self.names[name]), to_numpy(value)) for name, value in values.items()}
+        return {name: ((*SAMPLE_DIMS, *self._dims(name, value)), to_numpy(value)) for name, value in values.items()}
+
+    def _dims(self, name: str, value: Tensor) -> tuple[str, ...]:
+        """Names of the dims after chain and draw; a guide may have sites that the model has not."""
+        return self.names.get(name) or tuple(f"{name}_dim_{i}" for i in range(value.ndim - len(SAMPLE_DIMS)))
 
     def _forward(self, sites: Collection[str]) -> dict[str, Labelled]:
         if not sites:
@@ -116,7 +118,7 @@ def to_arviz(
     gen: GenerativeModel | Callable[..., Any],
     *batch: Any,
     draws: int = 1000,
-    chains: Chains | None = None,
+    chains: Given | None = None,
     coords: Mapping[str, Sequence] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     groups: Collection[str] | None = None,
@@ -133,7 +135,10 @@ def to_arviz(
 
     which :func:`loo` (or ``arviz.loo_approximate_posterior`` of ArviZ 1.x) needs to correct for the guide. The
     log-likelihood of a row is that given the globals: enumerated sites are summed out, local latents integrated out
-    by importance sampling.
+    by importance sampling. It has a variable for each observed site, and where there are several the joint one beside
+    them, ``"joint"``. Where rows have no density of their own, log p and log q are those of the whole draw.
+
+    Of a point estimate there are no log p and log q; the attribute ``point_estimate`` of all groups names its sites.
 
     Parameters
     ----------
@@ -143,16 +148,16 @@ def to_arviz(
         What the programs take, observations included.
     draws : int
         Draws from guide and prior.
-    chains : Chains, optional
-        What :func:`mcmc` returned for this model and batch; its draws and statistics take the place of the guide's.
-        Warm-up steps that were kept are groups of their own.
+    chains : Chains, mapping of str to Tensor or array, pyro.infer.MCMC, Importance or CSIS, optional
+        What :func:`mcmc` returned for this model and batch, or draws from elsewhere, ``(draw, *shape)`` or ``(chain,
+        draw, *shape)``; they take the place of the guide's. Warm-up steps that were kept are groups of their own.
     coords : mapping of str to sequence, optional
         Labels of dims; a plate's name is the name of its dim.
     dims : mapping of str to sequence of str, optional
         Names of the rightmost dims of sites, for instance ``{"beta": ["feature"]}``.
     groups : collection of str, optional
-        What to compute; leave out what is not needed or too large. Default: all that the model has, that is, no
-        log-likelihoods where an observed site's density lacks its constant, or where it has none.
+        What to compute; leave out what is not needed or too large. Default: all that the model has; a warning says why
+        a group is not among them (rows without a density of their own, a distribution without a sampler, ...).
     particles : int
         Draws of the local latents for each log-likelihood, where there are globals too.
     max_rows : int
@@ -168,7 +173,8 @@ def to_arviz(
     Raises
     ------
     ValueError
-        For unknown groups, dims of unknown sites, labels of the wrong length, or a group of more than ``max_numbers``.
+        For unknown groups, dims of unknown sites, labels of the wrong length, a group of more than ``max_numbers``, or
+        a group that was asked for by name and is not defined.
 
     References
     ----------
@@ -188,20 +194,41 @@ def to_arviz(
     {'chain': 1, 'draw': 50, 'data': 3}
     """
     gen = as_program(gen, *batch)
-    probe = trace_of(gen.model, batch)
-    groups = _defined(probe) if groups is None else groups
-    _check_groups(groups)
-    _check_size(groups, probe, draws, chains, max_numbers)
+    batch = gen.settle(batch)
+    probe, wanted = model_trace(gen, batch), GROUPS if groups is None else groups
+    given = None if chains is None else as_chains(chains, gen, batch)
+    _check_groups(wanted)
+    _check_size(wanted, probe, draws, given, max_numbers)
     names = dims_of(sample_sites(probe).values(), dims or {})
-    wanted = "log_likelihood" in groups or ("sample_stats" in groups and chains is None)
-    pointwise = wanted and any(holds_data(site) for site in sample_sites(probe).values())
-    if chains is None:
-        sampled = from_guide(gen, batch, draws, particles, max_rows, pointwise)
+    if given is None:
+        sampled = from_guide(gen, batch, draws, particles, max_rows, wanted)
     else:
-        sampled = from_chains(gen, batch, _as_drawn(chains, probe), particles, max_rows, pointwise)
-    found = Groups(gen, batch, probe, sampled, names, draws, max_rows, chains)
-    computed = {name: compute(found) for name, compute in GROUPS.items() if name in groups}
-    return container(computed, coords, {"inference_library": "probgen", "modeling_interface": "pyro"})
+        sampled = from_chains(gen, batch, _as_drawn(given, probe), particles, max_rows, wanted)
+    found = Groups(gen, batch, probe, sampled, names, draws, max_rows, given)
+    attrs = {"inference_library": "probgen", "modeling_interface": "pyro"}
+    attrs["draws_of"] = "guide" if given is None else "posterior"
+    if sampled.points:
+        attrs["point_estimate"] = ", ".join(sampled.points)
+    return container(_computed(found, wanted, strict=groups is not None), coords, attrs)
+
+
+def _computed(found: Groups, wanted: Collection[str], strict: bool) -> dict[str, dict[str, Labelled]]:
+    """The groups that are defined, and a word about the others; the error of one that was asked for by name."""
+    computed, reasons = {}, {}
+    for name, compute in GROUPS.items():
+        try:
+            if name in wanted:
+                found.sampled.check(name)
+                computed[name] = compute(found)
+        except UNDEFINED as error:
+            if strict:
+                raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            reasons.setdefault(reason, []).append(name)
+    if reasons:
+        left_out = "; ".join(f"{' and '.join(names)} ({reason})" for reason, names in reasons.items())
+        warnings.warn(f"groups that this model has not: {left_out}", stacklevel=3)
+    return computed
 
 
 def _as_drawn(chains: Chains, probe: poutine.Trace) -> Chains:
@@ -215,13 +242,6 @@ def _statistics(stats: Mapping[str, Tensor]) -> dict[str, Labelled]:
     return {name: (SAMPLE_DIMS, to_numpy(value)) for name, value in stats.items()}
 
 
-def _defined(probe: poutine.Trace) -> list[str]:
-    """All groups but those of log-likelihoods that are no numbers to compare."""
-    observed = (density(site["fn"]) for site in sample_sites(probe).values() if holds_data(site))
-    lacking = {"log_likelihood", "sample_stats"} if {"unnormalised", "implicit"} & set(observed) else set()
-    return [name for name in GROUPS if name not in lacking]
-
-
 def _check_groups(groups: Collection[str]) -> None:
     if unknown := sorted(set(groups) - set(GROUPS)):
         raise ValueError(f"expected groups among {', '.join(GROUPS)}, got {', '.join(unknown)}")
@@ -232,7 +252,7 @@ def _check_size(
 ) -> None:
     """Refuses what would not fit in memory before it is computed."""
     latent = sum(shape_of(site).numel() for site in latent_sites(probe).values())
-    observed = sum(shape_of(site).numel() for site in sample_sites(probe).values() if holds_data(site))
+    observed = sum(shape_of(site).numel() for site in observed_sites(probe).values())
     kept = draws if chains is None else next(iter(chains.draws.values())).shape[:2].numel()
     sizes = {
         "posterior": kept * latent,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -70,12 +69,18 @@ def _plates_in_front(site: Site) -> dict[int, str]:
     return dict(enumerate(frame.name for frame in frames)) if site["value"].shape[: len(sizes)] == sizes else {}
 
 
-def observation(site: Site) -> np.ndarray:
-    """The data of an observed site in its natural shape; one number for all entries is repeated."""
+def observation(site: Site, names: tuple[str, ...]) -> Labelled:
+    """The data of an observed site in its natural shape, with the names of its dims.
+
+    One number for all entries is repeated; data of a plate without size keep their own shape.
+    """
     value, shape = torch.as_tensor(site["value"]), shape_of(site)
-    if value.numel() != shape.numel():
-        value = value.expand(site["fn"].batch_shape + event_of(site))
-    return to_numpy(value.reshape(shape))
+    full = site["fn"].batch_shape + event_of(site)
+    if value.numel() == shape.numel():
+        return names, to_numpy(value.reshape(shape))
+    if value.ndim <= len(full):
+        return names, to_numpy(value.expand(full).reshape(shape))
+    return tuple(f"{site['name']}_dim_{i}" for i in range(value.ndim)), to_numpy(value)
 
 
 def constants(gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]) -> dict[str, Labelled]:
@@ -126,24 +131,19 @@ def _positional(program: Callable[..., Any]) -> list[str]:
     """Names of positional arguments, seen through handlers, modules and what already has some of its arguments."""
     if isinstance(program, nn.Module):
         return _positional(program.forward)
-    inner = poutine.unwrap(program)
-    if isinstance(program, partial) and not _is_handled(program):
-        names = _positional(program.func)[len(program.args) :]
+    if isinstance(program, partial):
+        if isinstance(program.func, partial):
+            return _positional(program.func)
+        handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)  # partial(run_in, handler, program)
+        inner, given = (program.args[1], program.args[2:]) if handled else (program.func, program.args)
+        names = _positional(inner)[len(given) :]
         return names[: min((names.index(name) for name in program.keywords if name in names), default=len(names))]
-    if inner is not program:
-        return _positional(inner)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = inspect.signature(program).parameters.items()
     except (TypeError, ValueError):  # built in
         return []
     return [name for name, parameter in parameters if parameter.kind in positional]
-
-
-def _is_handled(program: partial) -> bool:
-    """Whether a partial call is one of Pyro's handlers around a program, ``partial(run_in, handler, program)``."""
-    handled = len(program.args) >= 2 and isinstance(program.args[0], Messenger)
-    return handled or isinstance(program.func, partial)
 
 
 def to_numpy(value: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,12 @@ from probgen.evaluate.psis import pareto_smooth
 if TYPE_CHECKING:
     import arviz
     import xarray
+
+
+NEEDED = (
+    "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got data without"
+)
+MANY = 0.1  # share of rows with a large k-hat above which the sum is in doubt
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,10 @@ class Loo:
     p_loo : float
         Effective number of parameters.
 
+    >>> print(Loo(torch.tensor([-1.0, -1.4]), torch.tensor([0.1, 0.2]), p_loo=0.8))
+    elpd_loo = -2.40 ± 0.28 nats, p_loo = 0.8
     >>> print(Loo(torch.tensor([-1.0, -1.4]), torch.tensor([0.1, 0.9]), p_loo=0.8))
-    elpd_loo = -2.40 ± 0.28 nats, p_loo = 0.8 (k-hat > 0.7 on 1 of 2 rows)
+    k-hat > 0.7 on 1 of 2 rows, not to be trusted: elpd_loo = -2.40 ± 0.28 nats, p_loo = 0.8
     """
 
     pointwise: Tensor
@@ -48,12 +57,20 @@ class Loo:
         return math.sqrt(len(self.pointwise)) * self.pointwise.std(correction=0).item()
 
     def __str__(self) -> str:
-        bad = int((self.khat > 0.7).sum())
-        trust = f" (k-hat > 0.7 on {bad} of {len(self.khat)} rows)" if bad else ""
-        return f"elpd_loo = {self.elpd:.2f} ± {self.stderr:.2f} nats, p_loo = {self.p_loo:.1f}{trust}"
+        bad, rows = int((self.khat > 0.7).sum()), len(self.khat)
+        if bad == rows:
+            return (
+                f"elpd_loo: no estimate, k-hat > 0.7 on all {rows} rows; use mcmc or a guide nearer to the posterior, "
+                "or leave out rows in folds and fit again"
+            )
+        value = f"elpd_loo = {self.elpd:.2f} ± {self.stderr:.2f} nats, p_loo = {self.p_loo:.1f}"
+        trust = f"k-hat > 0.7 on {bad} of {rows} rows"
+        if bad > MANY * rows:
+            return f"{trust}, not to be trusted: {value}"
+        return f"{value} ({trust})" if bad else value
 
 
-def loo(data: arviz.InferenceData | xarray.DataTree) -> Loo:
+def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None) -> Loo:
     r"""Leave-one-out cross-validation that corrects for the guide, by Pareto smoothed importance sampling.
 
     .. math:: \log p(x_b \mid x_{-b}) \approx \log \sum_s \bar w_{sb}\, p(x_b \mid \theta_s), \qquad
@@ -68,28 +85,48 @@ def loo(data: arviz.InferenceData | xarray.DataTree) -> Loo:
     data : InferenceData or DataTree
         What :func:`to_arviz` returned, with groups ``log_likelihood`` and ``sample_stats``: the statistics tell whether
         the draws are a guide's or a sampler's.
+    var_name : str, optional
+        Which log-likelihood: that of one observed site, for instance. Default: the only one, or the joint one of all
+        observed sites.
 
     Raises
     ------
     ValueError
-        If one of the groups is missing.
+        If one of the groups is missing, the draws are a point estimate, or there are several log-likelihoods and no
+        joint one.
 
     References
     ----------
     Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large data,
     https://proceedings.mlr.press/v97/magnusson19a.html
     """
-    if any(group not in data for group in ("sample_stats", "log_likelihood")):
+    if "log_likelihood" not in data:
+        raise ValueError(f"{NEEDED}; ask to_arviz for both")
+    attrs = data["log_likelihood"].attrs
+    if "point_estimate" in attrs:
         raise ValueError(
-            "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got "
-            "data without; ask to_arviz for both, and keep the statistics that mcmc returned"
+            f"expected draws of a posterior, got a point estimate of {attrs['point_estimate']}; use AutoNormal, "
+            "AutoMultivariateNormal or mcmc"
         )
-    (rows,) = (torch.tensor(v.values).double().flatten(0, 1) for v in data["log_likelihood"].data_vars.values())
-    correction = _correction(data["sample_stats"], rows)
+    if "sample_stats" not in data and attrs.get("draws_of") != "posterior":
+        raise ValueError(f"{NEEDED}; ask to_arviz for both, and keep the statistics that mcmc returned")
+    rows = _rows(data["log_likelihood"].data_vars, var_name)
+    stats = data["sample_stats"] if "sample_stats" in data else {}  # noqa: SIM401  # containers of ArviZ have no get
+    correction = _correction(stats, rows)
     weights, khat = pareto_smooth(correction - rows)
     pointwise = (weights + rows).logsumexp(0)
     seen = (correction.log_softmax(0) + rows).logsumexp(0)
     return Loo(pointwise, khat, (seen - pointwise).sum().item())
+
+
+def _rows(variables: Mapping[str, Any], name: str | None) -> Tensor:
+    """One log-likelihood, ``(draws, rows)``; the joint one has the longest of the names "joint", "joint_", ..."""
+    names = list(variables)
+    joint = sorted((n for n in names if n.rstrip("_") == "joint"), key=len)
+    chosen = name or (names[0] if len(names) == 1 else joint[-1] if joint else None)
+    if chosen is None or chosen not in names:
+        raise ValueError(f"expected one log-likelihood among {names}, got '{name}'; choose it with var_name=")
+    return torch.tensor(variables[chosen].values).double().flatten(0, 1).flatten(1)
 
 
 def _correction(stats: Any, rows: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from probgen.core.sites import (
     plates_of,
     sample_sites,
 )
+from probgen.infer.given import model_trace
 from probgen.infer.simulate import Draws, trace_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def log_likelihoods(
     ValueError
         If ``given`` lacks a global site, rows have no density of their own, or one known up to its constant only.
     """
-    probe = trace_of(gen.model, batch)
+    probe = model_trace(gen, batch)
+    if not observed_sites(probe):
+        raise ValueError(_nothing_observed(probe, gen.plate))
     latent = {name: site for name, site in latent_sites(probe).items() if not is_enumerated(site)}
     local = [name for name, site in latent.items() if in_plate(site, gen.plate)]
     fixed = _full({name: site for name, site in latent.items() if name not in local}, given, gen)
@@ -73,7 +76,7 @@ def log_likelihoods(
     cuts, rounds = windows(draws, size // repeats), -(-particles // repeats)
     size = cuts[0].stop * repeats
     first = _run(gen, batch, proposal, {name: value[:1] for name, value in fixed.items()}, 1)
-    variables, kind = variables_of(first.model, gen.plate), _checked(first, gen.plate)
+    kind, variables = _checked(first, gen.plate), variables_of(first.model, gen.plate)
 
     def weigh(*values: Tensor) -> Draws:
         with pyro.validation_enabled(False):

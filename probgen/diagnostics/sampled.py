@@ -15,15 +15,16 @@ from probgen.core.kinds import average, density
 from probgen.core.sites import density_sites, is_enumerated, latent_sites
 from probgen.diagnostics.pointwise import log_likelihoods, variables_of
 from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
+from probgen.infer.given import model_trace
 from probgen.infer.mcmc import Chains
 from probgen.infer.posterior import complete, posterior
-from probgen.infer.simulate import Draws, trace_of
+from probgen.infer.simulate import Draws
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 DENSITIES = ("log_likelihood", "sample_stats")
-UNDEFINED = (ValueError, NotImplementedError)
+UNDEFINED = (ValueError, NotImplementedError, RuntimeError)
 
 
 @dataclass
@@ -49,6 +50,11 @@ class Sampled:
     log_likelihood: Draws = field(default_factory=dict)
     refused: dict[str, Exception] = field(default_factory=dict)
     points: list[str] = field(default_factory=list)
+
+    def check(self, group: str) -> None:
+        """Raises what stands in the way of a group."""
+        if group in self.refused:
+            raise self.refused[group]
 
     def attempt(self, group: str, compute: Callable[[], Draws]) -> Draws:
         """What is computed, or nothing and the reason."""
@@ -106,7 +112,7 @@ def _each(rows: Tensor, counts: torch.Size) -> Tensor:
 def _without_latents(gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, wanted: Collection[str]) -> Sampled:
     """For a model without latents to draw; one that has some lacks a guide."""
     found = Sampled({})
-    left = [name for name, site in latent_sites(trace_of(gen.model, batch)).items() if not is_enumerated(site)]
+    left = [name for name, site in latent_sites(model_trace(gen, batch)).items() if not is_enumerated(site)]
     if left:
         error = ValueError(
             f"expected a guide or chains=, got neither to draw {', '.join(left)}; fit a guide, or give what mcmc "
@@ -119,9 +125,7 @@ def _without_latents(gen: GenerativeModel, batch: tuple, draws: int, max_rows: i
     return found
 
 
-def _with_densities(
-    gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, found: Sampled
-) -> GuideDraws | None:
+def _with_densities(gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, found: Sampled) -> GuideDraws | None:
     """Draws with their log densities; ``None``, and why, where the pair has none: its draws are there all the same."""
     try:
         return guide_draws(gen, *batch, draws=draws, max_rows=max_rows)
@@ -139,11 +143,9 @@ def _rows(
     max_rows: int,
 ) -> Draws:
     """Log-likelihoods ``(draws or 1, rows)``; those that came with the draws are not computed again."""
-    if drawn is None:
+    if drawn is None or drawn.rows is None:
         return log_likelihoods(gen, batch, values, particles, max_rows)
-    if drawn.rows is None:
-        raise ValueError(drawn.why)
-    names = list(variables_of(trace_of(gen.model, batch), gen.plate))
+    names = list(variables_of(model_trace(gen, batch), gen.plate))
     if len(names) == 1 and drawn.kind != "unnormalised" and not drawn.points:
         if not drawn.row_axis:
             return {names[0]: drawn.rows}
@@ -158,7 +160,7 @@ def _log_densities(gen: GenerativeModel, batch: tuple, drawn: GuideDraws, rows: 
     """log p and log q of the draws, local latents integrated out where rows have densities of their own."""
     if drawn.points or (drawn.by_row and not drawn.globals and drawn.row_axis):
         return {}
-    _check_normalised(trace_of(gen.model, batch))
+    _check_normalised(model_trace(gen, batch))
     log_p, log_q = drawn.log_joint, drawn.log_guide
     if rows and drawn.outside is not None and _integrated(drawn):
         joint = list(rows.values())[-1].expand(len(log_p), -1)
@@ -176,5 +178,6 @@ def _check_normalised(model: poutine.Trace) -> None:
     for name, site in density_sites(model).items():
         if not isinstance(site["fn"], Unit) and density(site["fn"]) in ("unnormalised", "implicit"):
             raise ValueError(
-                f"expected a normalised density at '{name}', got one up to a constant; leave sample_stats out of groups="
+                f"expected a normalised density at '{name}', got one up to a constant; leave sample_stats out of "
+                "groups="
             )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from probgen.evaluate.guide_draws import GuideDraws, guide_draws
-from probgen.evaluate.psis import effective_sample_size, pareto_khat
+from probgen.evaluate.psis import ROUNDING, effective_sample_size, pareto_khat
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -37,7 +38,7 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     -------
     Tensor
         ``(B,)``, one number per row for a guide with local latents :math:`q(z_b \mid x_b)`, globals drawn from the
-        guide. Where the guide draws globals alone, or all rows at once (AutoMultivariateNormal), ``()``: one number for
+        guide; NaN where a discrete latent took one value in all draws. Where the guide draws globals alone, or all rows at once (AutoMultivariateNormal), ``()``: one number for
         :math:`\log p(\theta, z, x_1, \dots, x_B) - \log q(\theta, z)`.
 
     Raises
@@ -62,7 +63,7 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     >>> khat(Program(model, guide), torch.ones(3))        # the guide is the posterior: all weights are equal
     tensor(0.)
     """
-    return pareto_khat(weights_of(_drawn(gen, batch, particles, max_rows)))
+    return khat_of(_drawn(gen, batch, particles, max_rows))
 
 
 def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
@@ -98,6 +99,30 @@ def weights_of(drawn: GuideDraws) -> Tensor:
     return drawn.rows if drawn.by_row and drawn.rows is not None else drawn.joint - drawn.joint.amax()
 
 
+def khat_of(drawn: GuideDraws) -> Tensor:
+    """k-hat of some draws; NaN where a discrete latent took one value in all of them, and the weights are equal.
+
+    Equal weights vouch for a guide that has been where the posterior is: this one has been in one place.
+    """
+    weights = weights_of(drawn)
+    khat = pareto_khat(weights)
+    equal = weights.amax(0) - weights.amin(0) < ROUNDING
+    return torch.where(equal & _one_value(drawn, weights), torch.nan, khat)
+
+
+def _one_value(drawn: GuideDraws, weights: Tensor) -> Tensor:
+    """Whether some discrete latent has the same value in all draws: for each row where weights are those of rows."""
+    same = torch.zeros(weights.shape[1:], dtype=torch.bool, device=weights.device)
+    for name, value in drawn.values.items():
+        if name in drawn.continuous:
+            continue
+        unmoved = (value == value[:1]).all(0)
+        axis = drawn.row_axis.get(name)
+        by_row = same.ndim > 0 and axis is not None
+        same = same | (unmoved.movedim(axis - 1, 0).flatten(1).all(1) if by_row else unmoved.all())
+    return same
+
+
 def active(drawn: GuideDraws) -> dict[str, Tensor]:
     """Booleans for each local latent of some draws, see :func:`active_units`."""
     by_row = {name: drawn.values[name].movedim(axis, 1).double() for name, axis in drawn.row_axis.items()}
@@ -114,6 +139,7 @@ def _varies(value: Tensor) -> Tensor:
 
 
 def _drawn(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) -> GuideDraws:
+    batch = gen.settle(batch)
     drawn = guide_draws(gen, *batch, draws=particles, max_rows=max_rows)
     drawn.check_random()
     return drawn

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from probgen.core.rows import row_count, some_rows
 from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
-from probgen.evaluate.guide_quality import active, weights_of
-from probgen.evaluate.psis import effective_sample_size, pareto_khat
+from probgen.evaluate.guide_quality import active, khat_of, weights_of
+from probgen.evaluate.psis import effective_sample_size
 from probgen.evaluate.settled import settled
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 RELIABLE = 0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
+UNMOVED = " all draws of a discrete latent are the same: equal weights say nothing about values never drawn"
 FEWEST = 50  # draws: fewer have no tail to speak of
 PROBES = 8  # draws of the first run, by which the cost of the rest is judged
 
@@ -80,7 +81,7 @@ class Verdict:
 
         What was not computed does not count against the fit.
         """
-        typical = self.khat is None or self.khat.median().item() <= RELIABLE
+        typical = self.khat is None or not self.khat.nanmedian().item() > RELIABLE
         return self.settled is not False and typical and self.active_units != 0
 
     def __str__(self) -> str:
@@ -94,14 +95,16 @@ class Verdict:
     def _guide(self) -> list[str]:
         if self.khat is None:
             return []
-        bad = not self.khat.median() <= RELIABLE
+        bad = bool(self.khat.nanmedian() > RELIABLE)
         advice = "; a more flexible guide, or more training, would bring it closer to the posterior" if bad else ""
         if self.khat.ndim == 0:
             whole = f"k-hat {self.khat:.2f} for the whole posterior"
+            advice = UNMOVED if self.khat.isnan() else advice
             return [f"guide: {whole}; ESS {self.ess:.0f} of {self.draws} draws{advice}"]
         share = f"k-hat > {RELIABLE} on {self.share_unreliable:.0%} of {len(self.khat)} rows"
-        typical = f"median {self.khat.median():.2f}; median ESS {self.median_ess:.0f} of {self.draws} draws"
-        return [f"guide: {share}, {typical}{advice}"]
+        typical = f"median {self.khat.nanmedian():.2f}; median ESS {self.median_ess:.0f} of {self.draws} draws"
+        unmoved = f"; on {int(self.khat.isnan().sum())} rows{UNMOVED}" if self.khat.isnan().any() else ""
+        return [f"guide: {share}, {typical}{advice}{unmoved}"]
 
     def _latents(self) -> list[str]:
         if self.active is None:
@@ -160,6 +163,7 @@ def verdict(
 def _findings(
     gen: GenerativeModel, batch: tuple, data_rows: int | None, draws: int, max_rows: int, seconds: float
 ) -> dict[str, Any]:
+    batch = gen.settle(batch)
     rows = row_count(gen, batch)
     some, probe, cost = _first_run(gen, batch, max_rows)
     if probe is None:
@@ -197,7 +201,7 @@ def _judged(drawn: GuideDraws) -> dict[str, Any]:
     weights = weights_of(drawn)
     units = active(drawn) if drawn.rows is not None and drawn.rows.shape[1] > 1 else {}
     return {
-        "khat": pareto_khat(weights),
+        "khat": khat_of(drawn),
         "ess": effective_sample_size(weights),
         "active": torch.cat([unit.flatten() for unit in units.values()]) if units else None,
         "draws": len(weights),

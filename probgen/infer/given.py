@@ -43,7 +43,7 @@ def by_chain(
     ValueError
         For unknown sites, shapes that are no draws of a site, or different numbers of draws.
     """
-    sites = sample_sites(trace_of(gen.model, batch) if probe is None else probe)
+    sites = sample_sites(model_trace(gen, batch) if probe is None else probe)
     values = {name: _tensor(value, sites.get(name)) for name, value in _values(given).items()}
     found = {}
     for name, value in values.items():
@@ -79,6 +79,15 @@ def statistics(given: Given) -> Draws:
     for chain in range(chains):
         diverging[chain, list(noted[f"chain {chain}"])] = True
     return {"diverging": diverging}
+
+
+def model_trace(gen: GenerativeModel, batch: tuple) -> poutine.Trace:
+    """One run of the model; on a draw of the guide where the prior cannot be drawn from."""
+    try:
+        return trace_of(gen.model, batch)
+    except (NotImplementedError, RuntimeError):
+        drawn = trace_of(gen.guide, batch)
+        return trace_of(poutine.replay(gen.model, trace=drawn), batch)
 
 
 def follows(probe: poutine.Trace) -> set[str]:

@@ -19,16 +19,19 @@ from torch.utils._pytree import tree_leaves, tree_map
 from probgen.core.density import density
 from probgen.core.graphs.graph import NotCompilable, record
 from probgen.core.missing import assume_missing
+from probgen.core.program import enumerating
 from probgen.core.recording import Recorder, enumerated_elbo, log_prob
+from probgen.core.rows import tensors_of
 from probgen.core.runtime import evaluating
 from probgen.core.sites import (
     Site,
     densities,
-    holds_data,
+    density_sites,
     is_deterministic,
     is_enumerated,
     latent_sites,
     plate_dims,
+    role,
     sample_sites,
     shape_of,
 )
@@ -87,11 +90,15 @@ class LogDensity:
     """
 
     def __init__(self, gen: GenerativeModel, *batch: Any, dtype: torch.dtype | None = None):
-        self.gen, self._cast = gen, None if dtype is None else Cast(dtype)
+        if dtype is None and any(value.dtype == torch.float64 for value in tensors_of(batch)):
+            dtype = torch.float64  # the data are that precise: so is the density
+        self._cast = None if dtype is None else Cast(dtype)
         self.batch = batch if self._cast is None else self._cast.cast(batch)
         with torch.no_grad(), self._precision():
             probe = trace_of(gen.model, self.batch)
-            sites = sampled_sites(probe)
+            self.gen = gen = enumerating(gen, latent_sites(probe).values())
+            probe = trace_of(gen.model, self.batch)
+            sites = sampled_sites(probe, not batch and gen.takes_nothing)
             pieces = [biject_to(site["fn"].support).inv(site["value"]) for site in sites.values()]
         self.origin = pieces[0].new_zeros(sum(piece.numel() for piece in pieces))
         self.shapes = {name: shape_of(site) for name, site in sites.items()}
@@ -246,9 +253,10 @@ def for_each(function: Callable[..., Any], *rows: Tensor, numbers: int = 2**23) 
         return tree_map(lambda *values: torch.stack(values), *found)
 
 
-def sampled_sites(probe: poutine.Trace) -> dict[str, Site]:
+def sampled_sites(probe: poutine.Trace, whole: bool = False) -> dict[str, Site]:
     """The continuous latent sites of a plain run; refuses programs that a sampler would get wrong."""
-    if not any(holds_data(site) for site in sample_sites(probe).values()):
+    given = any(role(site) in ("observed", "factor") for site in density_sites(probe).values())
+    if not given and not whole:
         raise ValueError("expected observed sites, found none; pass the data, or draw with prior_predictive")
     for site in sample_sites(probe).values():
         _check_plates(site)

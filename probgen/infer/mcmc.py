@@ -14,11 +14,10 @@ from tqdm import tqdm
 from probgen.core.graphs.graph import NotCompilable
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
-from probgen.core.sites import plate_dims
 from probgen.infer.log_density import LogDensity
 from probgen.infer.nuts import Chain, Plan, PyroNUTS, Sampler, Walk
 from probgen.infer.nuts_nutpie import Nutpie
-from probgen.infer.simulate import Draws, trace_of
+from probgen.infer.simulate import Draws
 from probgen.infer.starts import Init, Scaled, starts
 
 
@@ -131,7 +130,9 @@ def mcmc(
         else:
             torch.manual_seed(seed)
         seeds = torch.randint(2**62, (chains,)).tolist()
-        log_density = LogDensity(as_program(gen, *batch), *batch, dtype=dtype)
+        gen = as_program(gen, *batch)
+        batch = gen.settle(batch)
+        log_density = LogDensity(gen, *batch, dtype=dtype)
         scaled, u = starts(log_density, batch, init, chains)
         chain = ready(sampler, scaled, scaled.loc)
         with tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step") as bar:
@@ -143,10 +144,7 @@ def mcmc(
 
 def as_program(gen: GenerativeModel | Callable[..., Any], *batch: Any) -> GenerativeModel:
     """A model of the library as it is; any other Pyro model as a Program with as many dims as its plates use."""
-    if isinstance(gen, GenerativeModel):
-        return gen
-    with torch.no_grad():
-        return Program(gen, max_plate_nesting=max(1, plate_dims(trace_of(gen, batch))))
+    return gen if isinstance(gen, GenerativeModel) else Program(gen)
 
 
 def ready(sampler: Sampler | None, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain:

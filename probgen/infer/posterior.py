@@ -11,8 +11,9 @@ from pyro.distributions import Unit
 from torch import Tensor
 
 from probgen.core.graphs.repeat import Choice
+from probgen.core.program import enumerating
 from probgen.core.sites import Site, holds_data, in_plate, is_deterministic, is_enumerated, latent_sites, sample_sites
-from probgen.infer.given import Given, follows, merged
+from probgen.infer.given import Given, follows, merged, model_trace
 from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ def posterior(
     torch.Size([10])
     """
     _check_draws(draws)
+    batch = gen.settle(batch)
     probe = trace_of(gen.guide, batch)
     limits = (max_rows, memory, compile)
     values = Runs(gen, batch, probe, *limits).of(gen.guide, draws, latent_sites(probe).values())
-    return _complete(gen, batch, trace_of(gen.model, batch), values, discrete, limits, draws)
+    return _complete(gen, batch, model_trace(gen, batch), values, discrete, limits, draws)
 
 
 @torch.no_grad()
@@ -102,7 +104,7 @@ def complete(
     max_rows, memory, compile
         As in :func:`posterior`.
     """
-    probe = trace_of(gen.model, batch)
+    probe = model_trace(gen, batch)
     values = merged(given, gen, batch, probe, follows(probe))
     if not values:
         raise ValueError("expected draws of some site in given=, got none; posterior(gen, ...) makes them")
@@ -118,6 +120,9 @@ def _complete(
     limits: tuple,
     draws: int | None = None,
 ) -> Draws:
+    view = enumerating(gen, [site for name, site in latent_sites(probe).items() if name not in given])
+    if view is not gen:
+        gen, probe = view, trace_of(view.model, batch)
     summed = [site for name, site in latent_sites(probe).items() if is_enumerated(site) and name not in given]
     wanted = [site for site in sample_sites(probe).values() if is_deterministic(site)] + (summed if discrete else [])
     if not wanted:
@@ -175,7 +180,8 @@ def predictive(
     ValueError
         If ``sites`` has a name that the program lacks, or ``given`` an unknown site, another shape or number of draws.
     """
-    probe, how = trace_of(gen.model, batch), {"max_rows": max_rows, "memory": memory, "compile": compile}
+    batch = gen.settle(batch)
+    probe, how = model_trace(gen, batch), {"max_rows": max_rows, "memory": memory, "compile": compile}
     observed = _observed(probe)
     new_rows = new_rows or not observed
     local = {name for name, site in probe.nodes.items() if site["type"] == "sample" and in_plate(site, gen.plate)}
@@ -231,6 +237,7 @@ def prior_predictive(
         If ``sites`` has a name that the program lacks.
     """
     _check_draws(draws)
+    batch = gen.settle(batch)
     probe = trace_of(gen.model, batch)
     wanted = _named(probe, sites) if sites is not None else _with_values(probe)
     return Runs(gen, batch, probe, max_rows, memory, compile).of(Unobserved()(gen.model), draws, wanted)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from probgen.core.heads import laws
 from probgen.core.contexts import WITHOUT, received
+from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov

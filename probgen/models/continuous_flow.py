@@ -78,7 +78,9 @@ class ContinuousFlow(DistributionModule):
     def forward(self, context: Tensor | None = None) -> Pushforward:
         parameters = (*self.net.parameters(), *([] if context is None else [context]))
         velocity = partial(self._velocity, context)
-        return Pushforward(law_given(self.base, context), ContinuousTransform(velocity, self.solver, self.probes, parameters))
+        return Pushforward(
+            law_given(self.base, context), ContinuousTransform(velocity, self.solver, self.probes, parameters)
+        )
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
         angles = t * self.times

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import beside_size, received
 from probgen.core.missing import fill_missing, has_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.distributions.sequences.latent_chain import LatentChain, beside
@@ -54,6 +55,9 @@ class DeepMarkovModel(LatentVariableModel):
     torch.Size([5, 10, 4])
     """
 
+    unknown_contexts = False
+    context_hint = "build its networks for {size} more inputs"
+
     def __init__(
         self,
         transition: DistributionModule,
@@ -66,7 +70,15 @@ class DeepMarkovModel(LatentVariableModel):
         self.transition, self.emission, self.network, self.combiner = transition, emission, network, combiner
         self.length, self.start, self.guide_start = shape[0], *(nn.Parameter(torch.zeros(shape[1])) for _ in range(2))
 
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the transition or the emission takes beside the latents."""
+        latents = len(self.start)
+        sizes = [beside_size(part, latents) for part in (self.transition, self.emission)]
+        return next((size for size in sizes if size is not None), None)
+
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        context = received(self, context)
         with data_plate(x, context):
             z = pyro.sample("z", self.prior(context, _counts(x)))
             return pyro.sample("x", self.decode(z, context), obs=x)
@@ -74,6 +86,7 @@ class DeepMarkovModel(LatentVariableModel):
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         if x is None:  # all latents belong to rows: no globals to draw
             return
+        context = received(self, context)
         with data_plate(x, context):
             pyro.sample("z", self.encode(x, context))
 

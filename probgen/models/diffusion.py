@@ -91,7 +91,6 @@ class Diffusion(DistributionModule):
     unknown_contexts = True
     context_hint = "build its network with context={size}"
 
-
     def __init__(
         self,
         net: nn.Module,
@@ -201,7 +200,6 @@ class DiffusionChain(LatentVariableModel):
 
     context_from = "diffusion"
 
-
     def __init__(self, diffusion: Diffusion):
         super().__init__()
         if diffusion.steps is None:
@@ -273,7 +271,6 @@ class ProbabilityFlow(DistributionModule):
     """
 
     context_from = "diffusion"
-
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probgen.core.contexts import law_given
 from probgen.distributions.energy.continuous import EnergyLaw
 from probgen.distributions.energy.module import EnergyModule
 
@@ -56,6 +57,14 @@ class EnergyBasedModel(EnergyModule):
     (torch.Size([5]), torch.Size([5, 2]))
     """
 
+    unknown_contexts = False
+    context_hint = "build its network as SideBySide(network) of {size} more inputs"
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network takes beside an event."""
+        return self.beside
+
     def forward(self, context: Tensor | None = None) -> EnergyLaw:
         batch = torch.Size() if context is None else context.shape[:-1]
 
@@ -66,7 +75,7 @@ class EnergyBasedModel(EnergyModule):
 
         return EnergyLaw(
             energy,
-            self.start(context),
+            law_given(self.start, context),
             self.kernel,
             self.steps,
             tilted=self.tilted,

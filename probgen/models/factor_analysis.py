@@ -17,6 +17,8 @@ _NOISE_FLOOR = 1e-6  # share of a column's variance; the likelihood of factor an
 class _LinearGaussian(DistributionModule):
     """What both families share: x = W z + mu + noise, its density, its posterior, and EM; they differ in ``noise``."""
 
+    context_size, context_hint = 0, WITHOUT
+
     def __init__(self, dims: int, factors: int, log_noise: Tensor):
         super().__init__()
         if not 1 <= factors < dims:
@@ -121,8 +123,6 @@ class FactorAnalysis(_LinearGaussian):
     >>> gen().log_prob(torch.zeros(3, 4)).shape, gen.posterior(torch.zeros(3, 4)).mean.shape
     (torch.Size([3]), torch.Size([3, 2]))
     """
-
-    context_size, context_hint = 0, WITHOUT
 
     def __init__(self, dims: int, factors: int):
         super().__init__(dims, factors, torch.zeros(dims))

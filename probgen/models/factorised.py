@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probgen.core.heads import laws
 from probgen.core.contexts import WITHOUT
+from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
 from probgen.distributions.tables import Counted, counts_of, log_masses
 

@@ -82,7 +82,6 @@ class FlowMatching(DistributionModule):
     unknown_contexts = True
     context_hint = "build its network with context={size}"
 
-
     def __init__(
         self,
         net: nn.Module,

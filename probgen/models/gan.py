@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.core.contexts import size_beside
 from probgen.core.module import DistributionModule
 from probgen.distributions.implicit import Implicit
 
@@ -52,6 +53,9 @@ class GAN(DistributionModule):
     (torch.Size([5, 3]), 'implicit')
     """
 
+    unknown_contexts = False
+    context_hint = "build its generator as SideBySide(network) of {size} more inputs, and give event_shape="
+
     def __init__(
         self,
         generator: nn.Module,
@@ -64,6 +68,7 @@ class GAN(DistributionModule):
         super().__init__()
         self.generator, self.base, self.context_ndim, self.support = generator, base, context_ndim, support
         self.event_shape = self._seen() if event_shape is None else torch.Size(event_shape)
+        self.context_size = size_beside(generator, base().event_shape)
 
     def forward(self, context: Tensor | None = None) -> Implicit:
         return Implicit(

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from probgen.core.contexts import received
 from probgen.core import heads
+from probgen.core.contexts import received
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.multi_scale import MultiScale
 from probgen.nn.invertible import ActNorm, AffineCoupling, CouplingNet, InvertibleConv, Network, Shape

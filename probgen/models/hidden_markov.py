@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import beside_size, common_size
 from probgen.core.module import DistributionModule
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.sequences.forward_backward import DENSE, posterior
@@ -57,6 +58,9 @@ class HiddenMarkovModel(DistributionModule):
     (torch.Size([20, 30]), tensor([1.0000, 1.0000]))
     """
 
+    unknown_contexts = False
+    context_hint = "build its initial=, transition= and emission with networks of {size} more inputs"
+
     def __init__(
         self,
         states: int,
@@ -77,6 +81,14 @@ class HiddenMarkovModel(DistributionModule):
         self.transition = Constant(states, states) if transition is None else transition
         self.emission = emission
         self.register_buffer("identity", torch.eye(states), persistent=False)
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the networks of first states and transitions take, or the emission beside the state."""
+        size = common_size([self.initial, self.transition])
+        if size or isinstance(self.emission, Emission):
+            return size
+        return beside_size(self.emission, self.states)
 
     def forward(self, context: Tensor | None = None) -> HiddenMarkov:
         batch = () if context is None else context.shape[:-1]

@@ -8,8 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probgen.core.contexts import received
 from probgen.core import heads
+from probgen.core.contexts import received
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.integer_logistic import IntegerLogisticMixture
 from probgen.distributions.flows.multi_scale import MultiScale

@@ -38,6 +38,8 @@ class JointEnergyModel(EnergyModule):
     (torch.Size([5, 3]), torch.Size([5]))
     """
 
+    context_size, unknown_contexts = 1, True
+
     def forward(self, context: Tensor | None = None) -> LabelledEnergy:
         label = None if context is None else context.squeeze(-1)
         start, options = self.start(None), {"tilted": self.tilted, "annealing": self.annealing}

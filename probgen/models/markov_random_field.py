@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import input_size
 from probgen.core.module import DistributionModule
 from probgen.distributions.graphs.pairwise_field import ExactField, GibbsField, Pairwise
 from probgen.samplers.belief_propagation import Beliefs, belief_propagation
@@ -73,6 +74,9 @@ class MarkovRandomField(DistributionModule):
     tensor(0.1508, grad_fn=<ExpBackward0>)
     """
 
+    unknown_contexts = False
+    context_hint = "build it with unary=, a network of {size} inputs"
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -94,6 +98,11 @@ class MarkovRandomField(DistributionModule):
         self.net = unary
         if unary is None:
             self.unary = nn.Parameter(torch.zeros(1 if shared else self.nodes, levels))
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network of the unary takes."""
+        return 0 if self.net is None else input_size(self.net)
 
     def forward(self, context: Tensor | None = None) -> ExactField | GibbsField:
         field = self.potentials(context)

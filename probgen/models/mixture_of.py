@@ -45,6 +45,8 @@ class Mixture(DistributionModule):
     (torch.Size([5]), tensor([1., 1., 1., 1., 1.], grad_fn=<SumBackward1>))
     """
 
+    context_hint = "build its parts with context={size}"
+
     def __init__(self, components: Sequence[DistributionModule], weights: nn.Module | None = None):
         super().__init__()
         ndims = {component.context_ndim for component in components}

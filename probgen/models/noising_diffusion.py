@@ -62,7 +62,6 @@ class NoisingDiffusion(DistributionModule):
     unknown_contexts = True
     context_hint = "build its network with context={size}"
 
-
     def __init__(
         self,
         net: nn.Module,
@@ -145,7 +144,6 @@ class CategoricalDiffusion(DistributionModule):
     unknown_contexts = True
     context_hint = "build its network with context={size}"
 
-
     def __init__(
         self,
         net: nn.Module,
@@ -215,7 +213,6 @@ class UnrolledDiffusion(LatentVariableModel):
     """
 
     context_from = "diffusion"
-
 
     def __init__(self, diffusion: NoisingDiffusion | CategoricalDiffusion):
         super().__init__()

@@ -33,7 +33,6 @@ class Normalised(DistributionModule):
 
     context_from = "gen"
 
-
     log_z: Tensor
 
     def __init__(self, gen: DistributionModule, log_z: float):

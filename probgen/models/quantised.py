@@ -46,7 +46,6 @@ class Quantised(DistributionModule):
 
     context_from = "family"
 
-
     def __init__(self, family: DistributionModule, noise: DistributionModule | None = None):
         super().__init__()
         self.family, self.noise, self.context_ndim = family, noise, family.context_ndim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import input_size
 from probgen.core.module import DistributionModule
 from probgen.distributions.energy.bipartite import Bipartite
 from probgen.distributions.energy.boltzmann import ChainedBoltzmann, ExactBoltzmann, boltzmann
@@ -53,6 +54,9 @@ class RBM(DistributionModule):
     ('exact', torch.Size([5, 2, 3]), 'unnormalised')
     """
 
+    unknown_contexts = False
+    context_hint = "build it with biases=, a network of {size} inputs"
+
     offset: Tensor
     middle: Tensor
 
@@ -78,6 +82,11 @@ class RBM(DistributionModule):
             self.bias = nn.Parameter(torch.zeros(hidden))
         self.register_buffer("offset", torch.zeros(visible.width))
         self.register_buffer("middle", torch.zeros(hidden))
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network of the biases takes."""
+        return 0 if self.net is None else input_size(self.net)
 
     def forward(self, context: Tensor | None = None) -> ExactBoltzmann | ChainedBoltzmann:
         law = boltzmann(self.field(context), self.visible, self.sweeps, self.limit)

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.contexts import beside_size
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.sequences.latent_chain import beside
@@ -57,10 +58,18 @@ class SequenceModel(DistributionModule):
     torch.Size([5, 10, 4])
     """
 
+    unknown_contexts = False
+    context_hint = "build its network for {size} more inputs"
+
     def __init__(self, network: CausalNetwork, emission: DistributionModule, shape: tuple[int, int]):
         super().__init__()
         self.network, self.emission, self.shape = network, emission, tuple(shape)
         self.start = nn.Parameter(torch.zeros(shape[1]))
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the network takes beside a frame."""
+        return beside_size(self.network, self.shape[1])
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         batch = () if context is None else context.shape[:-1]

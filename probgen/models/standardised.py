@@ -47,7 +47,6 @@ class Standardised(DistributionModule):
 
     context_from = "family"
 
-
     loc: Tensor
     scale: Tensor
 

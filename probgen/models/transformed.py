@@ -33,6 +33,8 @@ class Transformed(DistributionModule):
     tensor(0.7500)
     """
 
+    context_hint = "build its parts with context={size}"
+
     def __init__(self, family: DistributionModule, *layers: nn.Module):
         super().__init__()
         self.family, self.layers = family, nn.ModuleList(layers)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core.contexts import beside_size, ignores, law_given, received, size_of
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 
@@ -48,20 +49,31 @@ class VAE(LatentVariableModel):
     (torch.Size([5, 9]), torch.Size([5, 2]))
     """
 
+    unknown_contexts = False
+    context_hint = "build its networks for {size} more inputs"
+
     def __init__(
         self, prior: DistributionModule | LatentVariableModel, decoder: DistributionModule, encoder: DistributionModule
     ):
         super().__init__()
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
+        self.latents = _length(prior)
+
+    @property
+    def context_size(self) -> int | None:  # type: ignore[override]
+        """What the prior declares, or what the decoder takes beside the latents."""
+        return size_of(self.prior) or (None if self.latents is None else beside_size(self.decoder, self.latents))
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        context = received(self, context)
         with data_plate(x, context):
-            z = pyro.sample("z", self.prior(context))
+            z = pyro.sample("z", law_given(self.prior, context))
             return pyro.sample("x", self.decode(z, context), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         if x is None:  # all latents belong to rows: no globals to draw
             return
+        context = received(self, context)
         with data_plate(x, context):
             pyro.sample("z", self.encode(x, context))
 
@@ -72,6 +84,15 @@ class VAE(LatentVariableModel):
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The likelihood p(x | z, c): ``(*batch, Z) -> batch_shape (*batch,)``."""
         return self.decoder(_side_by_side(z, context, self.decoder.context_ndim))
+
+
+def _length(prior: DistributionModule | LatentVariableModel) -> int | None:
+    """Length Z of the latents; ``None`` where it cannot be seen without a context."""
+    if not ignores(prior) and size_of(prior) != 0:
+        return None
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        shape = prior().event_shape
+    return shape[0] if len(shape) == 1 else None
 
 
 def _side_by_side(value: Tensor, context: Tensor | None, event_ndim: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from probgen.core.contexts import as_numbers, required
+from probgen.nn.conditioning import vectors
 
 
 class MaskedConditioner(nn.Module):
@@ -131,7 +131,9 @@ class MaskedConditioner(nn.Module):
         """What the context adds to the first layer; raises ``ValueError`` unless it is there when it should be."""
         if self.context is None:
             return None
-        return self.context(as_numbers(required(context, self.context_size), self))
+        if context is None:
+            raise ValueError(f"expected a context of shape (*batch, {self.context_size}), got None; give one")
+        return self.context(vectors(context, self.context_size, self.context.weight.dtype))
 
 
 class _Masked(nn.Linear):

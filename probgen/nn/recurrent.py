@@ -117,7 +117,7 @@ class GatedTransition(nn.Module):
 
     def __init__(self, latent: int, hidden: int, context: int = 0):
         super().__init__()
-        inputs = latent + context
+        self.inputs = inputs = latent + context
         self.gate = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, latent), nn.Sigmoid())
         self.proposal = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, latent))
         self.linear, self.scale = nn.Linear(inputs, latent), nn.Linear(latent, latent)
@@ -155,7 +155,7 @@ class Combiner(nn.Module):
 
     def __init__(self, latent: int, summary: int):
         super().__init__()
-        self.sizes = (latent, summary)
+        self.inputs, self.sizes = latent + summary, (latent, summary)
         self.widen, self.last = nn.Linear(latent, summary), nn.Linear(summary, 2 * latent)
 
     def forward(self, both: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ class SideBySide(nn.Module):
     torch.Size([7, 1])
     """
 
+    side_by_side = True
+
     def __init__(self, net: nn.Module, event_ndim: int = 1):
         super().__init__()
         if event_ndim not in (1, 3):

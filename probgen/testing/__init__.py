@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.module import GenerativeModel, LatentVariableModel
-from probgen.testing import agreement, distribution, missing, program, state
+from probgen.testing import agreement, contexts, distribution, missing, program, state
 from probgen.testing.case import Case, ConformanceError, run
 
 __all__ = ["ConformanceError", "check_generative"]
@@ -59,5 +59,5 @@ def check_generative(
     with torch.random.fork_rng():
         for check in program.GIVEN + (program.runs,) * told:  # the first run may make parameters
             run(check, case, seed)
-        for check in (*first, *state.CHECKS, *agreement.CHECKS, *program.CHECKS, *missing.CHECKS):
+        for check in (*first, *state.CHECKS, *agreement.CHECKS, *program.CHECKS, *missing.CHECKS, *contexts.CHECKS):
             run(check, replace(case, gen=copy.deepcopy(gen).eval()), seed)

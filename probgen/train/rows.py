@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgen.core.arguments import as_arguments
 from probgen.core.module import GenerativeModel
@@ -45,7 +44,7 @@ def arguments_of(gen: GenerativeModel | None, data: Any) -> Batch:
 def _by_name(gen: GenerativeModel | None, data: Mapping[str, Any]) -> Batch:
     """Arguments by their names; one argument that is a dict, where a program has no such names."""
     if isinstance(gen, Program):
-        return (Keywords(data),) if data.keys() <= set(parameters_of(gen)) else (dict(data),)
+        return (Keywords(data),) if data.keys() <= set(gen.parameters_by_name()) else (dict(data),)
     if data.keys() <= {"x", "context"}:
         return data.get("x"), data.get("context")
     raise TypeError(
@@ -54,19 +53,9 @@ def _by_name(gen: GenerativeModel | None, data: Mapping[str, Any]) -> Batch:
     )
 
 
-def parameters_of(gen: GenerativeModel) -> dict[str, inspect.Parameter]:
-    """The parameters of a model's program by name; none where it has no signature."""
-    program: Any = gen._model if isinstance(gen, Program) else gen.model
-    program = poutine.unwrap(program)
-    try:
-        return dict(inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters)
-    except (TypeError, ValueError):  # a builtin, or an object that hides it
-        return {}
-
-
 def _required(gen: GenerativeModel) -> list[str]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    found = parameters_of(gen).items()
+    found = gen.parameters_by_name().items()
     return [name for name, p in found if p.default is inspect.Parameter.empty and p.kind not in kinds]
 
 
@@ -122,5 +111,5 @@ def argument_names(gen: GenerativeModel, batch: Batch) -> list[str]:
     by_name = list(batch[-1]) if batch and isinstance(batch[-1], Keywords) else []
     count = len(batch) - bool(by_name)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    named = [name for name, p in parameters_of(gen).items() if p.kind in positional]
+    named = [name for name, p in gen.parameters_by_name().items() if p.kind in positional]
     return (named + [f"argument_{i}" for i in range(len(named), count)])[:count] + by_name

@@ -27,6 +27,8 @@ from zoo.member import Member, constant, levels, normal, rows
 class Story(LatentVariableModel):
     """Two levels, a global and a local Gaussian latent, with a free guide."""
 
+    context_size = 0
+
     def __init__(self):
         super().__init__()
         self.loc, self.log_scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
@@ -47,6 +49,8 @@ class Story(LatentVariableModel):
 
 class Enumerated(LatentVariableModel):
     """A mixture told as a story: the component of each row is summed out."""
+
+    context_size = 0
 
     def __init__(self, components: int, dims: int):
         super().__init__()
@@ -134,7 +138,6 @@ FAMILIES = [
         Member(f"GaussianMixture {kind.__name__}", lambda kind=kind: GaussianMixture(3, 2, kind), rows(2))
         for kind in (Full, Tied, Diagonal, Spherical)
     ),
-    Member("GaussianMixture given a context", lambda: GaussianMixture(3, 2), rows(2, context=(3,))),
     Member("FactorAnalysis", lambda: FactorAnalysis(4, factors=2), rows(4)),
     Member("PPCA", lambda: PPCA(4, factors=2), rows(4)),
     Member("Quantised", lambda: Quantised(FactorAnalysis(4, factors=2)), levels(5, 4)),

@@ -38,6 +38,8 @@ class Head(DistributionModule):
         If the network's output does not divide into R parameters, or does not have the batch dims of the context.
     """
 
+    unknown_contexts, context_net = False, "net"
+
     def __init__(self, net: nn.Module | None, raw: tuple[str, ...], event_ndim: int = 1, context_ndim: int = 1):
         super().__init__()
         self.net, self.raw, self.event_ndim = nn.Identity() if net is None else net, raw, event_ndim

@@ -112,6 +112,8 @@ class FullGaussian(DistributionModule):
     torch.Size([7, 3, 3])
     """
 
+    unknown_contexts, context_net = False, "net"
+
     event_ndim = 1
 
     def __init__(self, net: nn.Module | None = None, *, min_scale: float = 1e-3, context_ndim: int = 1):

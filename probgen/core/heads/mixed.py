@@ -102,6 +102,8 @@ class Mixed(DistributionModule):
     tensor(0.1250)
     """
 
+    unknown_contexts, context_net = False, "net"
+
     event_ndim = 1
 
     def __init__(self, net: nn.Module | None, columns: Sequence[Head], *, context_ndim: int = 1):

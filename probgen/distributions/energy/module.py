@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from probgen.core.contexts import size_beside
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.energy.continuous import Kernel
 from probgen.samplers.hmc import HMC
@@ -31,5 +32,5 @@ class EnergyModule(DistributionModule):
         if base is not None and start is not None:
             raise ValueError("expected a base or a start, got both: chains start from the base; drop one")
         self.net, self.shape, self.kernel, self.steps, self.annealing = net, torch.Size(shape), kernel, steps, annealing
-        self.tilted = base is not None
+        self.beside, self.tilted = size_beside(net, shape), base is not None
         self.start = base if base is not None else standard_normal(*shape) if start is None else start

@@ -1,0 +1,190 @@
+"""What ``fit`` accepts as an objective: its own, Pyro's, plain functions; and which of its parts are models."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro import infer
+from torch import Tensor, nn
+
+from probgen.core.module import GenerativeModel
+from probgen.objectives.base import Objective
+
+SUMMED = "EnumeratedELBO() for programs with enumerated sites, else ELBO()"
+# The nearest class that stands here decides. Braces are filled with attributes of what was passed.
+INSTEAD: Mapping[type, str] = {
+    infer.TraceGraph_ELBO: "ELBO(particles={num_particles}), which takes the same baselines",
+    infer.JitTraceGraph_ELBO: "ELBO(particles={num_particles}) with fit(..., compile=True)",
+    infer.JitTrace_ELBO: "Trace_ELBO(num_particles={num_particles}) or ELBO() with fit(..., compile=True)",
+    infer.JitTraceMeanField_ELBO: "TraceMeanField_ELBO(num_particles={num_particles}) or ELBO() with fit(..., "
+    "compile=True)",
+    infer.JitTraceEnum_ELBO: "EnumeratedELBO(particles={num_particles}) with fit(..., compile=True)",
+    infer.RenyiELBO: "Renyi(alpha={alpha}, particles={num_particles}), which for alpha=0 is "
+    "IWAE(particles={num_particles})",
+    infer.ReweightedWakeSleep: "WakeSleep(particles={num_particles}, sleep=1 - {insomnia})",
+    infer.TraceTailAdaptive_ELBO: "Renyi(alpha=..., particles={num_particles})",
+    infer.EnergyDistance: "Discrepancy(EnergyDistance())",
+    infer.CSIS: "WakeSleep(particles=..., sleep=1.0)",
+    infer.SVI: "the objective alone, with the programs and the optimizer: fit(Program(model, guide), data, "
+    "Trace_ELBO(), optimizer=...)",
+    infer.SVGD: f"mcmc(gen, x), or {SUMMED}",
+    infer.MCMC: "mcmc(gen, x), which does not train",
+    infer.NUTS: "mcmc(gen, x), which does not train",
+    infer.HMC: "mcmc(gen, x), which does not train",
+    infer.Importance: "log_weights(gen, x, particles=...), which does not train",
+}
+
+
+class PlainLoss(Objective):
+    """A function ``loss(model, guide, *batch) -> scalar`` as an objective: nats summed over the rows of the batch.
+
+    Its own parameters are trained where it is a module, or a method of one; modules that it merely refers to are not.
+
+    Parameters
+    ----------
+    loss : callable
+        The function, such as ``Trace_ELBO().differentiable_loss``.
+
+    Raises
+    ------
+    TypeError
+        At the call, if it does not return a tensor without dims.
+
+    >>> def loss(model, guide, x):
+    ...     return (x - model()).square().sum()
+    >>> PlainLoss(loss)(lambda x=None: torch.ones(()), lambda x=None: None)(torch.zeros(3))
+    tensor(3.)
+    """
+
+    def __init__(self, loss: Callable[..., Tensor]):
+        super().__init__()
+        self.loss, owner = loss, getattr(loss, "__self__", None)
+        if isinstance(owner, nn.Module):
+            self.owner = owner
+
+    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        value = self.loss(model, guide, *batch)
+        if not torch.is_tensor(value) or value.ndim:
+            name = getattr(self.loss, "__qualname__", type(self.loss).__name__)
+            got = f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__
+            raise TypeError(
+                f"expected {name}(model, guide, *batch) to return a tensor without dims, whose backward gives the "
+                f"gradients, got {got}; sum over rows, and for an objective of Pyro pass it itself or its "
+                "differentiable_loss"
+            )
+        return value
+
+
+def as_objective(objective: Any) -> Any:
+    """An objective that is called as ``objective(model, guide)(*batch)``, from what users have at hand.
+
+    Objectives of probgen, and those of Pyro that have a ``differentiable_loss``, are handed on; a function
+    ``loss(model, guide, *batch) -> scalar`` becomes a :class:`PlainLoss`.
+
+    Raises
+    ------
+    TypeError
+        For other objectives of Pyro, with the one to use instead; for a class in the place of an object; for anything
+        that cannot be called.
+
+    >>> as_objective(infer.Trace_ELBO()).num_particles
+    1
+    >>> as_objective(infer.RenyiELBO(alpha=0.5, num_particles=8))
+    Traceback (most recent call last):
+    TypeError: expected an objective that gives a differentiable loss, got Pyro's RenyiELBO; use Renyi(alpha=0.5, ...
+    """
+    if inspect.isclass(objective):
+        raise TypeError(
+            f"expected an objective, got the class {objective.__name__}; call it: {objective.__name__}(...)"
+        )
+    _refuse(objective)
+    if isinstance(objective, Objective | infer.ELBO):
+        return objective
+    owner = getattr(objective, "__self__", None)
+    if isinstance(owner, Objective | infer.ELBO):
+        return _of_method(owner, objective.__name__)
+    if isinstance(objective, nn.Module) and callable(own := getattr(objective, "differentiable_loss", None)):
+        return PlainLoss(own)
+    if callable(objective):
+        return PlainLoss(objective)
+    raise TypeError(
+        f"expected an objective such as ELBO(), or a function loss(model, guide, *batch) that returns a scalar, got "
+        f"{type(objective).__name__}; leave it out for the default objective"
+    )
+
+
+def _refuse(objective: Any) -> None:
+    """Refuses objectives of Pyro that give no differentiable loss, and its other algorithms."""
+    ancestors = type(objective).__mro__
+    kind = next((kind for kind in ancestors if kind in INSTEAD or "differentiable_loss" in vars(kind)), None)
+    if kind in INSTEAD:
+        advice = INSTEAD[kind].format_map(_Attributes(objective))
+    elif isinstance(objective, infer.ELBO) and not callable(getattr(objective, "differentiable_loss", None)):
+        advice = SUMMED
+    else:
+        return
+    name = type(objective).__name__
+    raise TypeError(f"expected an objective that gives a differentiable loss, got Pyro's {name}; use {advice}")
+
+
+class _Attributes(dict):
+    """Attributes of an object by name, for texts."""
+
+    def __init__(self, owner: Any):
+        super().__init__(vars(owner))
+
+    def __missing__(self, name: str) -> str:
+        return "..."
+
+
+def _of_method(owner: Objective | infer.ELBO, method: str) -> Any:
+    """The objective that a bound method belongs to, if it is that which gives a differentiable loss."""
+    _refuse(owner)
+    if method != "differentiable_loss":
+        name = type(owner).__name__
+        raise TypeError(
+            f"expected an objective, got {name}.{method}, which is not a loss with gradients; use {name}(...) itself, "
+            f"or {name}(...).differentiable_loss"
+        )
+    return owner
+
+
+# -- parts that are models -------------------------------------------------------------------------------------------
+
+
+def teachers(objective: Any, gen: nn.Module) -> list[str]:
+    """Names of an objective's parts that are models with parameters to train, and no part of the model being trained.
+
+    Parts inside of such a part are not named again; nor is what an objective says it gives no gradient
+    (:attr:`Objective.held <probgen.objectives.base.Objective>`).
+
+    >>> from probgen.core.module import DistributionModule, standard_normal
+    >>> class Learned(DistributionModule):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.inner, self.bias = standard_normal(2), nn.Parameter(torch.zeros(1))
+    ...     def forward(self, context=None):
+    ...         return self.inner(context)
+    >>> loss = PlainLoss(lambda model, guide, *batch: torch.zeros(()))
+    >>> loss.teacher, gen = Learned(), Learned()
+    >>> teachers(loss, gen), trainable(loss.teacher, gen)
+    (['teacher'], 1)
+    """
+    if not isinstance(objective, nn.Module):
+        return []
+    found: list[str] = []
+    held = getattr(objective, "held", ())
+    for name, part in objective.named_modules():
+        inside = any(name == outer or name.startswith(f"{outer}.") for outer in (*found, *held))
+        if name and not inside and isinstance(part, GenerativeModel) and trainable(part, gen):
+            found.append(name)
+    return found
+
+
+def trainable(part: nn.Module, gen: nn.Module) -> int:
+    """How many numbers of a part take gradients and are none of the model's."""
+    own = {id(p) for p in gen.parameters()}
+    return sum(p.numel() for p in part.parameters() if p.requires_grad and id(p) not in own)

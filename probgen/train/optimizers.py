@@ -1,0 +1,126 @@
+"""What ``fit`` accepts as an optimizer: factories and classes of torch optimizers, and Pyro's optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from inspect import isfunction
+from typing import Any
+
+import torch
+from pyro.optim import HorovodOptimizer, PyroLRScheduler, PyroOptim
+from torch import nn
+
+Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Named = Sequence[tuple[str, nn.Parameter]]
+
+
+def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
+    """A factory that makes a torch optimizer from a list of parameters, from what users have at hand.
+
+    Takes factories and classes of torch optimizers as they are, and optimizers of Pyro: their options, by parameter
+    where they are a function of its name, become parameter groups, and ``clip_args`` clip the gradient of every
+    parameter before each step. A parameter of a ``pyro.param`` statement has the name that is stated; one of a module
+    has its name in the model, such as ``"encoder.0.weight"``.
+
+    The loss of ``fit`` is per row, that of :class:`pyro.infer.SVI` a sum over all rows: bounds on the gradient
+    (``clip_args``, ``ClippedAdam``) are to be smaller by the number of rows here, and the learning rates of optimizers
+    that follow its scale (``SGD``) larger; those of ``Adam`` and its relatives stay.
+
+    Parameters
+    ----------
+    optimizer : callable or PyroOptim
+        What to adapt.
+    names : sequence of (str, Parameter)
+        Names in the loss module, for functions of names.
+
+    Raises
+    ------
+    TypeError
+        For an optimizer of other parameters, a scheduler, and anything else.
+
+    >>> from pyro.optim import ClippedAdam
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> as_optimizer(ClippedAdam({"lr": 0.1}), [("gen.weight", weight)])([weight]).param_groups[0]["lr"]
+    0.1
+    """
+    if isinstance(optimizer, PyroOptim):
+        _refuse_wrappers(optimizer)
+        return partial(_from_pyro, optimizer, {id(p): _stated(name) for name, p in names})
+    if isinstance(optimizer, torch.optim.Optimizer):
+        name = type(optimizer).__name__
+        raise TypeError(
+            f"expected a factory of optimizers, got a {name} that has its parameters already; pass "
+            f"lambda parameters: {name}(parameters, lr={optimizer.defaults.get('lr')})"
+        )
+    if not callable(optimizer) or (isfunction(optimizer) and optimizer.__module__.startswith("pyro.optim")):
+        got = (
+            type(optimizer).__name__ if not callable(optimizer) else f"pyro.optim.{optimizer.__name__} without options"
+        )
+        raise TypeError(
+            f"expected a function that makes an optimizer from parameters, or an optimizer of Pyro, got {got}; pass "
+            "adam(1e-3), torch.optim.AdamW or pyro.optim.Adam({'lr': 1e-3})"
+        )
+    return partial(_checked, optimizer)
+
+
+def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    made = factory(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(
+            f"expected optimizer(parameters) to give a torch optimizer, got {type(made).__name__}; pass adam(1e-3) or "
+            "lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)"
+        )
+    return made
+
+
+def _refuse_wrappers(optimizer: PyroOptim) -> None:
+    if isinstance(optimizer, HorovodOptimizer):
+        raise TypeError(
+            "expected an optimizer, got a HorovodOptimizer; pass the one inside, and start the script with torchrun"
+        )
+    if isinstance(optimizer, PyroLRScheduler):
+        name, inner = optimizer.pt_scheduler_constructor.__name__, optimizer.pt_optim_constructor.__name__
+        options = ", ".join(f"{key}={value!r}" for key, value in optimizer.kwargs.items())
+        raise TypeError(
+            f"expected an optimizer, got a scheduler of Pyro ({name}); pass optimizer=pyro.optim.{inner}("
+            f"{optimizer.pt_optim_args}) and scheduler=lambda optimizer: {name}(optimizer, {options}), which advances "
+            "every step"
+        )
+
+
+def _stated(name: str) -> str:
+    """The name of a parameter as the programs know it, from that in the loss module."""
+    name = name.removeprefix("gen.").removesuffix("_unconstrained")
+    return name.removeprefix("statements.").replace("/", ".") if name.startswith("statements.") else name
+
+
+def _from_pyro(pyro: PyroOptim, names: Mapping[int, str], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """One torch optimizer: parameters with the same options in one group, gradients clipped parameter by parameter."""
+    groups: list[dict[str, Any]] = []
+    clips: list[tuple[nn.Parameter, dict[str, float]]] = []
+    for p in parameters:
+        name = names.get(id(p), "")
+        module, _, own = name.partition(".")
+        options = pyro.pt_optim_args
+        if callable(options):
+            options = options(name) if pyro.pt_optim_args_argc == 1 else options(module, own or name)
+        clip = pyro.pt_clip_args(module, own or name) if callable(pyro.pt_clip_args) else pyro.pt_clip_args
+        clips += [(p, clip)] if clip else []
+        group = next((group for group in groups if {**group, "params": 0} == {**options, "params": 0}), None)
+        if group is None:
+            groups.append(group := {**options, "params": []})
+        group["params"].append(p)
+    first = {key: value for key, value in groups[0].items() if key != "params"} if len(groups) == 1 else {}
+    made = pyro.pt_optim_constructor(groups[0]["params"] if len(groups) == 1 else groups, **first)
+    if clips:
+        made.register_step_pre_hook(partial(_clip, clips))
+    return made
+
+
+def _clip(clips: list[tuple[nn.Parameter, dict[str, float]]], *step: Any) -> None:
+    for p, bounds in clips:
+        if bounds.get("clip_norm") is not None:
+            nn.utils.clip_grad_norm_(p, bounds["clip_norm"])
+        if bounds.get("clip_value") is not None:
+            nn.utils.clip_grad_value_(p, bounds["clip_value"])

@@ -1,0 +1,249 @@
+"""One meaning of contexts in every family: known, unknown, of another size, of integers, or none at all."""
+
+import re
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+from zoo import ZOO, Member, constant
+
+from probgen.core import heads
+from probgen.core.contexts import (
+    check_context,
+    check_known,
+    common_size,
+    ignores,
+    input_size,
+    law_given,
+    received,
+    size_of,
+)
+from probgen.core.density import density
+from probgen.core.missing import assume_missing
+from probgen.core.module import DistributionModule, Fixed, Independent
+from probgen.core.program import Program
+from probgen.models.coupling_flow import RealNVP
+from probgen.models.deep_nade import DeepNADE
+from probgen.models.diffusion import Diffusion
+from probgen.models.flow_matching import FlowMatching
+from probgen.models.glow import Glow
+from probgen.models.joint_energy import JointEnergyModel
+from probgen.models.mixture import GaussianMixture
+from probgen.models.vae import VAE
+from probgen.nn import MLP, Constant, TimeMLP, UNet
+from probgen.objectives.denoising import Denoising
+
+UNKNOWN = {
+    "Diffusion by denoising, given a context",
+    "DiffusionChain given a context",
+    "Guided FlowMatching given a context",
+    "NoisingDiffusion, Gamma, given a context",
+    "CategoricalDiffusion, absorbing, given a context",
+    "UnrolledDiffusion, Gamma",
+    "JointEnergyModel",
+}
+NAN = r"expected a context without missing values, got NaN in 1 of \d+ rows \(first: row \d+\); fill them in, leave "
+NONE = r"expected no context \(\w+ was built without one\), got one of shape \(6, 3\); "
+
+
+def told(gen) -> bool:
+    """Whether the values of contexts mean something, or are refused: not so in priors, and in stories of others."""
+    parts = gen.modules() if isinstance(gen, Independent) else [gen]
+    return not isinstance(gen, Program) and not any(ignores(part) for part in parts)
+
+
+GIVEN = [member for member in ZOO if len(member.data()) == 2 and told(member.gen())]
+BARE = [member for member in ZOO if len(member.data()) == 1 and told(member.gen())]
+NAMES = {"ids": lambda member: member.name}
+
+
+def made(member: Member, seed: int = 0):
+    torch.manual_seed(seed)
+    return member.gen().eval(), *member.data()
+
+
+def answer(gen, x, context):
+    """The same number for the same law."""
+    torch.manual_seed(1)
+    law = gen(context)
+    return law.sample() if density(law) == "implicit" else law.log_prob(x)
+
+
+@pytest.mark.parametrize("member", GIVEN, **NAMES)
+def test_nan_is_unknown_or_refused_in_one_sentence(member):
+    gen, x, context = made(member)
+    holes = context.nan_to_num()
+    holes[(2, *[0] * (holes.ndim - 1))] = torch.nan
+    if member.name in UNKNOWN:
+        assert answer(gen, x, holes).isfinite().all()
+        return
+    for call in (gen, lambda holes: gen.model(x, holes), lambda holes: gen.guide(x, holes) or gen.model(x, holes)):
+        with pytest.raises(ValueError, match=NAN):
+            call(holes)
+
+
+@pytest.mark.parametrize("member", [member for member in GIVEN if member.name in UNKNOWN], **NAMES)
+def test_an_unknown_context_is_none(member):
+    gen, x, context = made(member)
+    torch.testing.assert_close(
+        answer(gen, x, torch.full_like(context, torch.nan)), answer(gen, x, None).expand(len(x)), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("member", GIVEN, **NAMES)
+def test_integers_are_numbers(member):
+    gen, x, context = made(member)
+    integers = context.nan_to_num().sign().clamp(min=0).long()
+    torch.testing.assert_close(answer(gen, x, integers), answer(gen, x, integers.to(x.dtype)))
+
+
+@pytest.mark.parametrize("member", GIVEN, **NAMES)
+def test_another_size_is_refused(member):
+    gen, _, context = made(member)
+    at = -3 if gen.context_ndim == 3 else -1
+    wide = torch.cat([context, context], at)
+    if size_of(gen) is None and not isinstance(gen, Independent):
+        pytest.skip("the size is the affair of the network")
+    with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, .*, got \(6, ") as error:
+        gen(wide)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("member", GIVEN, **NAMES)
+def test_a_context_that_is_lacking_is_unknown_or_refused(member):
+    gen, x, _ = made(member)
+    if member.name in UNKNOWN:
+        assert answer(gen, x, None).isfinite().all()
+    elif size_of(gen):
+        with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, .*got None; give one"):
+            gen(None)
+
+
+@pytest.mark.parametrize("member", BARE, **NAMES)
+def test_a_context_that_is_not_declared_is_refused_in_one_sentence(member):
+    gen, x = made(member)
+    with pytest.raises(ValueError, match=NONE) as error:
+        gen(torch.randn(6, 3))
+    assert "\n" not in str(error.value)
+    if not type(gen).__module__.startswith("zoo"):
+        with pytest.raises(ValueError, match=NONE):
+            gen.model(x, torch.randn(6, 3))
+
+
+LABELS = "expected a context of shape (*batch, 10), got integer labels of shape (128,); one-hot them: "
+
+
+@pytest.mark.parametrize(
+    "gen",
+    [
+        Diffusion(TimeMLP(3, [8], context=10), (3,)),
+        FlowMatching(TimeMLP(3, [8], context=10), (3,)),
+        RealNVP(3, context=10),
+        heads.Gaussian(MLP(10, [4], 6)),
+    ],
+    ids=lambda gen: type(gen).__name__,
+)
+def test_labels_are_to_be_encoded(gen):
+    labels = torch.arange(128) % 10
+    with pytest.raises(ValueError, match=re.escape(LABELS + "torch.nn.functional.one_hot(labels, 10).float()")):
+        gen(labels)
+    assert gen(nn.functional.one_hot(labels, 10).float()).batch_shape == (128,)
+    with pytest.raises(ValueError, match=re.escape(LABELS)):
+        gen.model(torch.randn(128, 3), labels)
+
+
+def test_labels_of_a_joint_energy_model_are_a_column():
+    gen = JointEnergyModel(MLP(3, [8], 4), (3,))
+    with pytest.raises(ValueError, match=r"got integer labels of shape \(6,\); give them: labels\[:, None\]"):
+        gen(torch.arange(6) % 4)
+
+
+@pytest.mark.parametrize("family", [Diffusion, FlowMatching])
+def test_integers_are_dropped_like_numbers(family):
+    gen = family(TimeMLP(3, [8], context=4), (3,), context_dropout=0.5)
+    labels = nn.functional.one_hot(torch.arange(6) % 4, 4)
+    loss = Denoising()(gen.model, gen.guide)(torch.randn(6, 3), labels)
+    assert loss.isfinite()
+
+
+def test_an_embedding_keeps_its_labels():
+    net = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 6))
+    gen = heads.Gaussian(net, context_ndim=0)
+    assert gen(torch.arange(7)).batch_shape == (7,)
+
+
+@pytest.mark.parametrize("net", [TimeMLP(3, [8], context=2), UNet((1, 4, 4), width=8, multipliers=(1,), context=2)])
+def test_networks_of_diffusions_read_integers(net):
+    x = torch.randn(5, *getattr(net, "shape", (3,)))
+    t, context = torch.rand(5), torch.ones(5, 2)
+    torch.testing.assert_close(net(x, t, context.long()), net(x, t, context))
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_no_values_are_read_where_none_are_known(answer):
+    gen, context = RealNVP(2, context=2), torch.full((3, 2), torch.nan)
+    with assume_missing(answer):
+        assert gen(context).batch_shape == (3,)
+
+
+def test_a_context_with_gradients_is_not_looked_at():
+    check_known(torch.full((3, 2), torch.nan, requires_grad=True))
+
+
+def test_methods_beside_the_call_check_too():
+    gen = DeepNADE(3, [4], heads.Bernoulli())
+    for call in (lambda c: gen.ordered(torch.arange(3), c), lambda c: gen.completion(torch.zeros(6, 3), c)):
+        with pytest.raises(ValueError, match=NONE):
+            call(torch.randn(6, 3))
+    flow = Glow((1, 4, 4), steps=1)
+    with pytest.raises(ValueError, match=NONE):
+        flow.initialise(torch.randn(6, 1, 4, 4), torch.randn(6, 3))
+
+
+def test_a_context_by_name_is_checked():
+    with pytest.raises(ValueError, match=NONE):
+        GaussianMixture(3, 2)(context=torch.randn(6, 3))
+
+
+def test_images_count_channels():
+    check_context(torch.zeros(5, 2, 4, 4), 2, 3)
+    with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2, H, W\), got \(5, 3, 4, 4\)"):
+        check_context(torch.zeros(5, 3, 4, 4), 2, 3)
+
+
+def test_priors_without_a_context_are_repeated_for_its_rows():
+    gen = VAE(GaussianMixture(3, 2), heads.Gaussian(MLP(5, [8], 8)), heads.Gaussian(MLP(7, [8], 4)))
+    assert gen.context_size == 3
+    assert gen(torch.randn(6, 3)).log_prob(torch.randn(6, 4)).isfinite().all()
+    with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 3\), got None"):
+        gen()
+
+
+def test_laws_of_parts():
+    context = torch.randn(6, 3)
+    assert law_given(GaussianMixture(3, 2), context).batch_shape == (6,)
+    assert law_given(Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), context).batch_shape == (6,)
+    assert law_given(heads.Gaussian(MLP(3, [4], 4)), context).batch_shape == (6,)
+    assert law_given(GaussianMixture(3, 2), None).batch_shape == ()
+
+
+def test_sizes_of_networks():
+    assert input_size(nn.Sequential(nn.Dropout(), nn.Conv2d(3, 4, 1))) == 3
+    assert input_size(constant(4)) is None
+    assert common_size([Constant(4), nn.Linear(3, 2)]) == 3
+    assert common_size([nn.Flatten(), GaussianMixture(3, 2)]) is None
+
+
+class Own(DistributionModule):
+    """A family of a user who declares nothing."""
+
+    def forward(self, context=None):
+        law = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        return law if context is None else law.expand(context.shape[:-1])
+
+
+def test_what_is_not_declared_is_not_judged():
+    context = torch.full((6, 3), torch.nan)
+    assert received(Own(), context) is context
+    assert Own()(context).batch_shape == (6,)
