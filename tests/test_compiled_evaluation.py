@@ -272,6 +272,7 @@ def test_a_guide_for_all_rows_is_scored_on_all_rows():
     guide.locs.z, guide.scales.z = nn.Parameter(x / 2), torch.full((300,), 0.5**0.5)
     score = log_likelihood(Program(model, guide), x, particles=3, max_rows=100)
     assert_close(score.value, MARGINAL.log_prob(x), atol=1e-4, rtol=1e-4)
+    pyro.clear_param_store()
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------

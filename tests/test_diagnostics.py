@@ -12,7 +12,7 @@ from toys import Law, Stated
 
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.core.program import Program
-from probgen.diagnostics import loo, predictive_check, to_arviz
+from probgen.diagnostics import Loo, loo, predictive_check, to_arviz
 from probgen.infer.mcmc import Chains
 
 FOR_LOO = ["posterior", "log_likelihood", "sample_stats"]
@@ -171,7 +171,6 @@ def test_local_latents_without_a_guide_are_integrated_over_their_prior():
 def test_guide_that_couples_all_rows_keeps_its_joint_density():
     program, y = random_effects(guided=True), torch.randn(3)
     guide = AutoMultivariateNormal(program._model, init_scale=0.5)
-    guide(y)
     found = to_arviz(Program(program._model, guide, vectorized=True), y, draws=8, particles=4000)
     mu, z = values(found, "posterior", "mu")[0], values(found, "posterior", "z")[0]
     draw = np.concatenate([mu[:, None], z], 1)
@@ -181,6 +180,7 @@ def test_guide_that_couples_all_rows_keeps_its_joint_density():
     np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], log_p, rtol=1e-3)
     rows = stats.norm.logpdf(y.numpy(), mu[:, None], np.sqrt(2))
     np.testing.assert_allclose(values(found, "log_likelihood", "y")[0], rows, atol=0.15)
+    pyro.clear_param_store()
 
 
 def test_enumerated_sites_are_summed_out():
@@ -229,7 +229,8 @@ def test_families_without_latents_have_no_posterior():
 
 @pytest.mark.parametrize("kind", ["unnormalised", "implicit"])
 def test_models_without_a_normalised_density_have_all_groups_but_log_likelihoods(kind):
-    found = to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5)
+    with pytest.warns(UserWarning, match="groups that this model has not: log_likelihood"):
+        found = to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5)
     assert found["posterior_predictive"]["x"].sizes == {"chain": 1, "draw": 5, "data": 4, "x_dim_0": 2}
     assert "log_likelihood" not in found
     with pytest.raises((ValueError, NotImplementedError), match=r"leave log_likelihood out|Adversarial"):
@@ -263,8 +264,10 @@ def test_refusals_say_what_to_do():
         to_arviz(gen, y, dims={"mu": ["a"]})
     with pytest.raises(ValueError, match="posterior_predictive would have 5,000; ask for fewer draws"):
         to_arviz(gen, y, max_numbers=4000)
-    with pytest.raises(ValueError, match="expected draws of every global site, got none of mu"):
+    with pytest.raises(ValueError, match="expected draws of sites among mu, y, got tau"):
         to_arviz(gen, y, chains=Chains({"tau": torch.zeros(1, 3)}), groups=["log_likelihood"])
+    with pytest.raises(ValueError, match="expected draws of every global site, got none of mu"):
+        to_arviz(random_effects(True), y, chains=Chains({"z": torch.zeros(1, 3, 5)}), groups=["log_likelihood"])
 
 
 def test_programs_without_a_plate_have_a_posterior_but_no_pointwise_log_likelihood():
@@ -273,10 +276,16 @@ def test_programs_without_a_plate_have_a_posterior_but_no_pointwise_log_likeliho
         pyro.sample("y", dist.Normal(mu, 1.0).expand([5]).to_event(1), obs=y)
 
     gen, y = Program(model, lambda y: pyro.sample("mu", dist.Normal(2.0, 0.1))), torch.zeros(5)
-    found = to_arviz(gen, y, draws=200, groups=["posterior", "posterior_predictive"])
-    assert abs(values(found, "posterior", "mu").mean() - 2) < 0.05
+    with pytest.warns(UserWarning, match="has not: log_likelihood .expected a plate named 'data'") as warned:
+        found = to_arviz(gen, y, draws=200)
+    assert len(warned) == 1 and "log_likelihood" not in found
+    mu = values(found, "posterior", "mu")[0]
+    assert abs(mu.mean() - 2) < 0.05
+    log_p = stats.norm.logpdf(mu) + stats.norm.logpdf(0.0, mu[:, None], np.ones((1, 5))).sum(1)
+    np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], log_p, rtol=1e-4)
+    np.testing.assert_allclose(values(found, "sample_stats", "log_q")[0], stats.norm.logpdf(mu, 2, 0.1), rtol=1e-3)
     with pytest.raises(ValueError, match="expected a plate named 'data'"):
-        to_arviz(gen, y)
+        to_arviz(gen, y, groups=["log_likelihood"])
 
 
 # leave-one-out
@@ -310,6 +319,15 @@ def test_loo_of_chains_is_the_exact_one():
     np.testing.assert_allclose(ours.pointwise, theirs.loo_i.values, atol=1e-3)
     with pytest.raises(ValueError, match="log_likelihood and sample_stats"):
         loo(to_arviz(conjugate_mean(), y, draws=10, groups=("log_likelihood",)))
+
+
+def test_loo_prints_no_number_that_cannot_be_trusted():
+    pointwise = torch.full((20,), -1.0)
+    shown = {bad: str(Loo(pointwise, torch.tensor([0.9] * bad + [0.1] * (20 - bad)), 1.0)) for bad in (0, 2, 3, 20)}
+    value = "elpd_loo = -20.00 ± 0.00 nats, p_loo = 1.0"
+    assert shown[0] == value and shown[2] == f"{value} (k-hat > 0.7 on 2 of 20 rows)"
+    assert shown[3].startswith("k-hat > 0.7 on 3 of 20 rows") and shown[3].endswith(value)
+    assert shown[20].startswith("elpd_loo: no estimate, k-hat > 0.7 on all 20 rows; ") and "-20" not in shown[20]
 
 
 # predictive checks

@@ -6,6 +6,7 @@ import torch
 from sklearn import decomposition
 from torch.autograd import gradcheck
 
+from probgen.core.contexts import law_given
 from probgen.distributions.low_rank import LowRankMultivariateNormal
 from probgen.infer.em import em
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
@@ -82,8 +83,8 @@ def test_density_keeps_its_digits_in_single_precision_when_noise_is_small():
     torch.testing.assert_close(law.log_prob(x).double(), expected, atol=0.05, rtol=0)
 
 
-def test_context_gives_the_batch_shape():
-    law = PPCA(D, K)(torch.zeros(3, 4, 1))
+def test_as_a_part_it_is_the_same_for_each_row_of_a_context():
+    law = law_given(PPCA(D, K), torch.zeros(3, 4, 1))
     assert law.batch_shape == (3, 4) and law.sample().shape == (3, 4, D)
 
 

@@ -274,7 +274,7 @@ class Noisy(dist.Normal):
 
 def subsampled(x):
     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-    with pyro.plate("data", len(x), subsample_size=2) as rows:
+    with pyro.plate("data", len(x), subsample=torch.arange(2)) as rows:
         pyro.sample("x", dist.Normal(mu, 1.0), obs=x[rows])
 
 

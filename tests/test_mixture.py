@@ -9,6 +9,7 @@ from pyro.distributions import MixtureSameFamily
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture as Reference
 
+from probgen.core.contexts import law_given
 from probgen.core.density import density
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.infer.em import em
@@ -127,9 +128,9 @@ def test_assign_gives_back_what_it_was_given(name):
         assert torch.allclose(mine, theirs)
 
 
-def test_a_context_gives_batch_shape_and_nothing_else():
+def test_as_a_part_it_is_the_same_for_each_row_of_a_context():
     gen, x = mixture("full"), torch.randn(5, 4, dtype=torch.float64)
-    law = gen(torch.zeros(5, 7))
+    law = law_given(gen, torch.zeros(5, 7))
     assert isinstance(law, MixtureSameFamily) and law.batch_shape == (5,) and law.event_shape == (4,)
     assert torch.allclose(law.log_prob(x), gen().log_prob(x))
 

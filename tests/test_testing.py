@@ -133,6 +133,30 @@ def guide_that_needs_rows(self, x=None, context=None):
         pyro.sample("z", N(self.loc, 1.0))
 
 
+class Ignoring(Module):
+    """Takes contexts, declares nothing, and looks at none."""
+
+    context_size = None
+
+    def forward(self, context=None):
+        law = self.law(self.loc)
+        return law if context is None else law.expand(context.shape[:-1])
+
+
+class Prior(Ignoring):
+    """The same by intention."""
+
+    ignores_contexts = True
+
+
+@pytest.mark.parametrize("context", [None, torch.randn(6, 3)])
+def test_a_family_that_ignores_contexts_is_told(context):
+    x = torch.randn(6, 2)
+    check_generative(Prior(), x, context)
+    with pytest.raises(ConformanceError, match=r"depends on the context.* context_size = 0 in the class"):
+        check_generative(Ignoring(), x, context)
+
+
 class Running(Law):
     """Runs its program among the handlers of whoever asks for a sample."""
 

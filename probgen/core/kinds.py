@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any
 
+import torch
 import torch.distributions as td
 from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution, Unit
 from torch import Tensor
 
 from probgen.core.missing import values_are_known
-from probgen.core.reading import Reading
-from probgen.core.sites import Site, Sites, density_sites, in_plate, is_deterministic, is_enumerated, unwrapped
+from probgen.core.reading import Reading, unscaled
+from probgen.core.sites import (
+    Site,
+    Sites,
+    density_sites,
+    dim_of,
+    in_plate,
+    is_deterministic,
+    is_enumerated,
+    is_summed,
+    unwrapped,
+)
 
-SELDOM = 1e-6  # a probability that no sensible number of draws meets
+SELDOM = 1e-6  # a probability that no sensible number of draws meets, and its logarithm off one
 KINDS = ("exact", "unbiased", "bound", "approximate", "unnormalised", "implicit")
 
 
@@ -62,7 +74,7 @@ def average(weights: Tensor, kind: str) -> Tensor:
 def kind_of(reading: Reading, plate: str = "data") -> str:
     """The weakest kind of density in a run of model and guide; drawn latents make it at best *unbiased*.
 
-    A *bound* where the guide never visits some values of a discrete latent: their share of the sum is left out.
+    A *bound* where the guide visits one value alone of a discrete latent: the share of the others is left out.
     Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for one that is not.
     """
     model = density_sites(reading.model)
@@ -70,7 +82,8 @@ def kind_of(reading: Reading, plate: str = "data") -> str:
     kind = "unbiased" if drawn else "exact"
     for name, site in drawn.items():
         check_drawn(name, site, model)
-        kind = worst(kind, "exact" if visits_all(site, model.get(name)) else "bound")
+    if visits_one(reading, plate):
+        kind = "bound"
     for name, site in model.items():
         if not site["is_observed"] and name not in drawn and not is_enumerated(site):
             raise ValueError(
@@ -95,20 +108,33 @@ def check_drawn(name: str, site: Site, model: Sites) -> None:
         )
 
 
-def visits_all(site: Site, latent: Site | None) -> bool:
-    """Whether draws of a guide's site can take every value of the model's latent, if that is discrete.
+def visits_one(reading: Reading, plate: str) -> bool:
+    """Whether some draw of the discrete latents is all that the guide ever makes, although the model has others.
 
-    Where values cannot be read (a graph that is being recorded) the guide is taken at its word.
+    A draw of a row has probability one under the guide and less under the model. Where values cannot be read (a graph
+    that is being recorded) the guide is taken at its word.
     """
-    if latent is None or not latent["fn"].support.is_discrete:
-        return True
-    distribution = unwrapped(site["fn"])
-    if isinstance(distribution, Delta):
+    model = density_sites(reading.model)
+    drawn = {n: s for n, s in density_sites(reading.guide).items() if n in model and not is_summed(model[n])}
+    discrete = [name for name in drawn if model[name]["fn"].support.is_discrete]
+    if not discrete or not values_are_known():
         return False
-    if not distribution.has_enumerate_support or not values_are_known():
-        return True
-    log_prob = distribution.log_prob(distribution.enumerate_support(expand=False))
-    return bool((log_prob > math.log(SELDOM)).all())
+    inside = [name for name in discrete if in_plate(drawn[name], plate)]
+    log_q = _log_prob(drawn, inside, plate), _log_prob(drawn, set(discrete) - set(inside), plate)
+    log_p = _log_prob(model, inside, plate), _log_prob(model, set(discrete) - set(inside), plate)
+    return any(bool(((q > -SELDOM) & (p < -SELDOM)).any()) for q, p in zip(log_q, log_p, strict=True))
+
+
+def _log_prob(sites: Sites, names: Iterable[str], plate: str) -> Tensor:
+    """log_prob of some sites together: of each row inside the plate, else in one number."""
+    terms = [unscaled(sites[name]) for name in names]
+    dims = [dim_of(sites[name], plate) for name in names]
+    rows = [value.sum() if dim is None else _by_row(value, dim) for value, dim in zip(terms, dims, strict=True)]
+    return torch.as_tensor(sum(rows)) if rows else torch.zeros(())
+
+
+def _by_row(value: Tensor, dim: int) -> Tensor:
+    return value.movedim(dim, 0).reshape(value.shape[dim], -1).sum(1)
 
 
 def check_rows_drawn(reading: Reading, plate: str) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer.inspect import render_model
 from pyro.nn import PyroModule
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from probgen.core.arguments import as_arguments, dtype_of
-from probgen.core.module import GenerativeModel, LatentVariableModel, first_length
+from probgen.core.marginal import Marginal
+from probgen.core.module import first_length
+from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
 from probgen.core.ownership import owned_modules
 from probgen.core.rows import leaves_of
 from probgen.core.runtime import (
@@ -28,7 +29,7 @@ from probgen.core.runtime import (
     localised,
     shapes_explained,
 )
-from probgen.core.sites import dim_of, is_enumerated, observed_sites, plate_dims, plates_of, role, sample_sites
+from probgen.core.sites import plate_dims, sample_sites
 
 NEAR = (0, 1, 2, 3)  # nestings that are tried where a program counts on the dims of enumerated values
 FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
@@ -42,17 +43,7 @@ class Keywords(dict):
     """
 
 
-class Line(NamedTuple):
-    """One site as it was read: a line of ``print(program)``."""
-
-    name: str
-    role: str
-    distribution: str
-    shape: tuple[int, ...]
-    plates: tuple[str, ...]
-
-
-class Program(LatentVariableModel):
+class Program(nn.Module):
     """Anyone's own Pyro pair: plain functions, modules, AutoGuides or guides that are messengers, with any arguments.
 
     The program owns what its runs show: parameters of ``pyro.param`` statements, which start from the global parameter
@@ -113,6 +104,12 @@ class Program(LatentVariableModel):
         self.chooses: frozenset[str] = frozenset()
         self._waiting: dict[str, Tensor] = {}
 
+    context_ndim = 1
+
+    def forward(self, context: Tensor | None = None) -> Marginal:
+        """p(x) of a program of ``x`` and ``context`` with an observed site ``"x"``."""
+        return Marginal(self, context)
+
     def model(self, *args: Any, **kwargs: Any) -> Any:
         args = _joined(args, kwargs)
         with self._running(args):
@@ -159,7 +156,7 @@ class Program(LatentVariableModel):
         if plate is None:
             self.plate = rows_plate(trace) or self.plate
         self._size = rows_of(trace, self.plate)
-        self._lines = [_line(site) for site in sample_sites(trace).values()]
+        self._lines = [line_of(site) for site in sample_sites(trace).values()]
 
     @torch.no_grad()
     def _first_run(self, batch: tuple) -> tuple[poutine.Trace, poutine.Trace, frozenset[str]]:
@@ -203,12 +200,7 @@ class Program(LatentVariableModel):
     def __repr__(self) -> str:
         if not self._lines:
             return super().__repr__()
-        rows = [Line._fields[:1] + Line._fields[1:]]
-        rows[0] = ("site", *Line._fields[1:])
-        rows += [(n, r, d, str(s), ", ".join(p) or "-") for n, r, d, s, p in self._lines]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"Program: rows are plate '{self.plate}'", *table])
+        return f"Program: rows are plate '{self.plate}'\n{table(self._lines)}"
 
     def render(self, *args: Any, **options: Any) -> Any:
         """The model as a graph, by :func:`pyro.infer.inspect.render_model`, whose options these are.
@@ -273,30 +265,6 @@ class Program(LatentVariableModel):
             raise
 
 
-class Enumerating:
-    """A model whose discrete latent sites are all summed out, those that do not ask for it too; else as it was."""
-
-    def __init__(self, gen: GenerativeModel):
-        self._gen = gen
-
-    def model(self, *args: Any) -> Any:
-        return poutine.infer_config(self._gen.model, _summed)(*args)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._gen, name)
-
-
-def _summed(site: dict[str, Any]) -> dict[str, Any]:
-    chosen = site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
-    return {"enumerate": "parallel"} if chosen and site["fn"].has_enumerate_support else {}
-
-
-def enumerating(gen: GenerativeModel, latent: Iterable[dict[str, Any]]) -> GenerativeModel:
-    """The model with the discrete ones of these sites summed out; the model itself where all of them ask for it."""
-    silent = [site for site in latent if not is_enumerated(site) and site["fn"].has_enumerate_support]
-    return Enumerating(gen) if silent else gen
-
-
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     """Running averages and random layers stay out of a run that only looks."""
@@ -307,42 +275,6 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def rows_plate(trace: poutine.Trace) -> str | None:
-    """The plate whose entries are rows, where there is one answer: ``"data"``, or the outermost of all observed sites.
-
-    Plates of which none is inside of the other (crossed ones, the two sides of an image) have none.
-    """
-    if "data" in plates_of(trace):
-        return "data"
-    seen = [site["cond_indep_stack"] for site in (observed_sites(trace) or sample_sites(trace)).values()]
-    common = set.intersection(*({frame.name for frame in stack} for stack in seen)) if seen else set()
-    inside = {
-        plate: {name for name, s in sample_sites(trace).items() if any(f.name == plate for f in s["cond_indep_stack"])}
-        for plate in common
-    }
-    outer = [p for p in common if all(inside[q] < inside[p] for q in common if q != p)]
-    return outer[0] if len(outer) == 1 else None
-
-
-def rows_of(trace: poutine.Trace, plate: str) -> int | None:
-    """How many entries a plate has, without those that subsampling left out; asked of a site if the plate has no size."""
-    found = plates_of(trace).get(plate)
-    if found is None or found.size >= 0:
-        return None if found is None else found.size
-    inside = (site for site in sample_sites(trace).values() if dim_of(site, plate) is not None)
-    sizes = (site["fn"].batch_shape[found.dim] for site in inside if len(site["fn"].batch_shape) >= -found.dim)
-    return next(sizes, None)
-
-
-def _line(site: dict[str, Any]) -> Line:
-    kept = [frame for frame in reversed(site["cond_indep_stack"])]
-    shape = tuple(site["value"].shape) if torch.is_tensor(site["value"]) else ()
-    distribution = site["fn"]
-    while type(distribution).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
-        distribution = distribution.base_dist
-    return Line(site["name"], role(site), type(distribution).__name__, shape, tuple(frame.name for frame in kept))
 
 
 def _split(args: tuple) -> tuple[tuple, dict[str, Any]]:

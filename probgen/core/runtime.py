@@ -162,7 +162,8 @@ class LocalParameters(Messenger):
 @contextmanager
 def localised(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[None]:
     """Puts handlers of local parameters inside AutoGuides, which hide their runs of the model from outer ones."""
-    parts = [part for part in (guide.modules() if isinstance(guide, AutoGuide) else ()) if isinstance(part, AutoGuide)]
+    inside = guide.modules() if isinstance(guide, AutoGuide) else ()
+    parts = [part for part in inside if isinstance(part, AutoGuide) and part._model]  # a copy has lost its model
     models = [part._model for part in parts]
     for part in parts:
         part._model = (handler()(part.model),)

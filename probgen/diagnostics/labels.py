@@ -132,9 +132,9 @@ def _positional(program: Callable[..., Any]) -> list[str]:
     if isinstance(program, nn.Module):
         return _positional(program.forward)
     if isinstance(program, partial):
-        if isinstance(program.func, partial):
+        if type(program) is not partial:  # Pyro's own, around partial(run_in, handler, program)
             return _positional(program.func)
-        handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)  # partial(run_in, handler, program)
+        handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)
         inner, given = (program.args[1], program.args[2:]) if handled else (program.func, program.args)
         names = _positional(inner)[len(given) :]
         return names[: min((names.index(name) for name in program.keywords if name in names), default=len(names))]

@@ -62,6 +62,16 @@ def log_likelihoods(
     ------
     ValueError
         If ``given`` lacks a global site, rows have no density of their own, or one known up to its constant only.
+
+    >>> import pyro.distributions as dist
+    >>> from probgen.core.program import Program
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> found = log_likelihoods(Program(model), (torch.zeros(3),), {"mu": torch.tensor([0.0, 1.0])}, 1, 100)
+    >>> found["y"].sum(1)
+    tensor([-2.7568, -4.2568])
     """
     probe = model_trace(gen, batch)
     if not observed_sites(probe):

@@ -61,7 +61,7 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     >>> def guide(y):
     ...     pyro.sample("mu", dist.Normal(y.sum() / (len(y) + 1), (len(y) + 1) ** -0.5))
     >>> khat(Program(model, guide), torch.ones(3))        # the guide is the posterior: all weights are equal
-    tensor(0.)
+    tensor(0., dtype=torch.float64)
     """
     return khat_of(_drawn(gen, batch, particles, max_rows))
 

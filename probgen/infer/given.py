@@ -42,6 +42,12 @@ def by_chain(
     ------
     ValueError
         For unknown sites, shapes that are no draws of a site, or different numbers of draws.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> from probgen.core.program import Program
+    >>> gen = Program(lambda: pyro.sample("mu", dist.Normal(0.0, 1.0)))
+    >>> by_chain({"mu": torch.zeros(4, 50)}, gen, ())["mu"].shape, by_chain({"mu": [1.0, 2.0]}, gen, ())["mu"].shape
+    (torch.Size([4, 50]), torch.Size([1, 2]))
     """
     sites = sample_sites(model_trace(gen, batch) if probe is None else probe)
     values = {name: _tensor(value, sites.get(name)) for name, value in _values(given).items()}

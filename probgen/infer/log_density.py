@@ -17,9 +17,9 @@ from torch.distributions import biject_to
 from torch.utils._pytree import tree_leaves, tree_map
 
 from probgen.core.density import density
+from probgen.core.enumerating import enumerating
 from probgen.core.graphs.graph import NotCompilable, record
 from probgen.core.missing import assume_missing
-from probgen.core.program import enumerating
 from probgen.core.recording import Recorder, enumerated_elbo, log_prob
 from probgen.core.rows import tensors_of
 from probgen.core.runtime import evaluating

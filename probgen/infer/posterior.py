@@ -10,8 +10,8 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
+from probgen.core.enumerating import enumerating
 from probgen.core.graphs.repeat import Choice
-from probgen.core.program import enumerating
 from probgen.core.sites import Site, holds_data, in_plate, is_deterministic, is_enumerated, latent_sites, sample_sites
 from probgen.infer.given import Given, follows, merged, model_trace
 from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of

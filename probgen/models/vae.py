@@ -65,7 +65,6 @@ class VAE(LatentVariableModel):
         return size_of(self.prior) or (None if self.latents is None else beside_size(self.decoder, self.latents))
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        context = received(self, context)
         with data_plate(x, context):
             z = pyro.sample("z", law_given(self.prior, context))
             return pyro.sample("x", self.decode(z, context), obs=x)
@@ -73,17 +72,16 @@ class VAE(LatentVariableModel):
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         if x is None:  # all latents belong to rows: no globals to draw
             return
-        context = received(self, context)
         with data_plate(x, context):
             pyro.sample("z", self.encode(x, context))
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The approximate posterior q(z | x, c): ``(*batch, *event) -> batch_shape (*batch,)``; NaN enters as 0."""
-        return self.encoder(_side_by_side(fill_missing(x), context, self.encoder.context_ndim))
+        return self.encoder(_side_by_side(fill_missing(x), received(self, context), self.encoder.context_ndim))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The likelihood p(x | z, c): ``(*batch, Z) -> batch_shape (*batch,)``."""
-        return self.decoder(_side_by_side(z, context, self.decoder.context_ndim))
+        return self.decoder(_side_by_side(z, received(self, context), self.decoder.context_ndim))
 
 
 def _length(prior: DistributionModule | LatentVariableModel) -> int | None:

@@ -18,9 +18,10 @@ SUMMED = "EnumeratedELBO() for programs with enumerated sites, else ELBO()"
 INSTEAD: Mapping[type, str] = {
     infer.TraceGraph_ELBO: "ELBO(particles={num_particles}), which takes the same baselines",
     infer.JitTraceGraph_ELBO: "ELBO(particles={num_particles}) with fit(..., compile=True)",
-    infer.JitTrace_ELBO: "Trace_ELBO(num_particles={num_particles}) or ELBO() with fit(..., compile=True)",
-    infer.JitTraceMeanField_ELBO: "TraceMeanField_ELBO(num_particles={num_particles}) or ELBO() with fit(..., "
-    "compile=True)",
+    infer.JitTrace_ELBO: "Trace_ELBO(num_particles={num_particles}), or for a compiled step ELBO(particles="
+    "{num_particles}) with fit(..., compile=True)",
+    infer.JitTraceMeanField_ELBO: "TraceMeanField_ELBO(num_particles={num_particles}), or for a compiled step "
+    "ELBO(particles={num_particles}) with fit(..., compile=True)",
     infer.JitTraceEnum_ELBO: "EnumeratedELBO(particles={num_particles}) with fit(..., compile=True)",
     infer.RenyiELBO: "Renyi(alpha={alpha}, particles={num_particles}), which for alpha=0 is "
     "IWAE(particles={num_particles})",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,12 @@ from probgen.core.runtime import local_parameters
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
+from probgen.train.adapters import as_objective, teachers, trainable
 from probgen.train.data import Source, as_source, held_out
 from probgen.train.engine import Choice, Engine
 from probgen.train.history import FitWarning, History
 from probgen.train.loop import INTERRUPTED, Callback, Plan, train
+from probgen.train.optimizers import Optimizer, as_optimizer
 from probgen.train.rehearsal import rehearsed
 from probgen.train.run import Run
 from probgen.train.stream import Stream
@@ -30,7 +32,6 @@ from probgen.train.stream import Stream
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
@@ -91,7 +92,7 @@ def fit(
         batches. ``None`` for programs without arguments. NaN = missing.
     objective : Objective, optional
         Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites. Pyro's own objectives
-        work where they have a ``differentiable_loss``.
+        work where they have a ``differentiable_loss``, and so does a function ``loss(model, guide, *arguments)``.
     steps, epochs : int, optional
         How long to train, earlier steps of a resumed run included; 2,000 steps when neither is given.
     batch_size : int, optional
@@ -101,6 +102,7 @@ def fit(
         the plate of the rows.
     optimizer : callable, optional
         Makes the optimizer from the parameters; default ``adam(1e-3)``. Parameter groups are the caller's choice.
+        Pyro's optimizers work too; the loss here is per row, where ``SVI`` sums it over rows.
     scheduler : callable, optional
         Makes a learning-rate scheduler from the optimizer; it advances every step.
     clip : float, optional
@@ -205,7 +207,8 @@ def _settle(gen: GenerativeModel, source: Source) -> None:
 def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None) -> nn.Module:
     """The loss as one module that owns the model's and the objective's parameters, after a checked first run."""
     batch = source.peek()
-    chosen = default_objective(gen, *batch) if objective is None else objective
+    chosen = default_objective(gen, *batch) if objective is None else as_objective(objective)
+    _warn_of_teachers(chosen, gen)
     if patience is not None and not _descends(chosen):
         raise ValueError(
             f"expected an objective whose value tells how good the model is, for patience, got {type(chosen).__name__}"
@@ -218,16 +221,27 @@ def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None
     return loss
 
 
+def _warn_of_teachers(objective: nn.Module, gen: GenerativeModel) -> None:
+    for name in teachers(objective, gen):
+        count = trainable(objective.get_submodule(name), gen)
+        warnings.warn(
+            f"objective part '{name}' is a model with {count} parameters that take gradients and will be trained; freeze "
+            "it with requires_grad_(False) if it is to stay fixed",
+            FitWarning,
+            stacklevel=4,
+        )
+
+
 def _descends(objective: nn.Module) -> bool:
     """Whether a smaller loss is a better one; Pyro's own objectives do not say, and are bounds."""
     return getattr(objective, "descends", True)
 
 
 def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimizer:
-    parameters = [p for p in loss.parameters() if p.requires_grad]
-    if not parameters:
+    named = [(name, p) for name, p in loss.named_parameters() if p.requires_grad]
+    if not named:
         raise ValueError("expected a model with parameters to learn, got none; is everything Fixed or frozen?")
-    return (factory or adam())(parameters)
+    return as_optimizer(factory or adam(), named)([p for _, p in named])
 
 
 def _judge(run: Run, judged: bool) -> None:

@@ -1,0 +1,68 @@
+"""What a run of a program shows at a glance: its sites, its plates, and which plate holds the rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+
+from probgen.core.sites import dim_of, observed_sites, plates_of, role, sample_sites, unwrapped
+
+
+class Line(NamedTuple):
+    """One site as it was read: a line of ``print(program)``."""
+
+    name: str
+    role: str
+    distribution: str
+    shape: tuple[int, ...]
+    plates: tuple[str, ...]
+
+
+def rows_plate(trace: poutine.Trace) -> str | None:
+    """The plate whose entries are rows, where there is one answer: ``"data"``, or the outermost of all observed sites.
+
+    Plates of which none is inside of the other (crossed ones, the two sides of an image) have none.
+    """
+    if "data" in plates_of(trace):
+        return "data"
+    seen = [site["cond_indep_stack"] for site in (observed_sites(trace) or sample_sites(trace)).values()]
+    common = set.intersection(*({frame.name for frame in stack} for stack in seen)) if seen else set()
+    inside = {
+        plate: {name for name, s in sample_sites(trace).items() if any(f.name == plate for f in s["cond_indep_stack"])}
+        for plate in common
+    }
+    outer = [p for p in common if all(inside[q] < inside[p] for q in common if q != p)]
+    return outer[0] if len(outer) == 1 else None
+
+
+def rows_of(trace: poutine.Trace, plate: str) -> int | None:
+    """How many entries a plate has, without those that subsampling left out; asked of a site if the plate has no size."""
+    found = plates_of(trace).get(plate)
+    if found is None or found.size >= 0:
+        return None if found is None else found.size
+    inside = (site for site in sample_sites(trace).values() if dim_of(site, plate) is not None)
+    sizes = (site["fn"].batch_shape[found.dim] for site in inside if len(site["fn"].batch_shape) >= -found.dim)
+    return next(sizes, None)
+
+
+def line_of(site: dict[str, Any]) -> Line:
+    shape = tuple(site["value"].shape) if torch.is_tensor(site["value"]) else ()
+    distribution = unwrapped(site["fn"])
+    return Line(
+        site["name"],
+        role(site),
+        type(distribution).__name__,
+        shape,
+        tuple(f.name for f in reversed(site["cond_indep_stack"])),
+    )
+
+
+def table(lines: list[Line]) -> str:
+    """Lines under a heading, in columns."""
+    rows = [("site", *Line._fields[1:])]
+    rows += [(n, r, d, str(shape), ", ".join(plates) or "-") for n, r, d, shape, plates in lines]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    cells = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in cells)
