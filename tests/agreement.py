@@ -74,7 +74,8 @@ def plain(program: Program, args: tuple, enumerate: bool) -> float:
     kwargs = dict(args[-1]) if args and isinstance(args[-1], Keywords) else {}
     given = args[:-1] if kwargs else args
     nesting = program.max_plate_nesting
-    loss = TraceEnum_ELBO(nesting, strict_enumeration_warning=False) if enumerate else Trace_ELBO()
+    enumerating = TraceEnum_ELBO(max_plate_nesting=nesting, strict_enumeration_warning=False)
+    loss = enumerating if enumerate else Trace_ELBO()
     torch.manual_seed(3)
     with evaluating(args), pyro.validation_enabled(False):
         return -loss.loss(program.model, program.guide, *given, **kwargs)

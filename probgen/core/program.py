@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
@@ -20,6 +20,7 @@ from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
 from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
 from probgen.core.ownership import owned_modules
+from probgen.core.recording import enumerated_runs
 from probgen.core.rows import leaves_of
 from probgen.core.runtime import (
     LocalParameters,
@@ -27,6 +28,7 @@ from probgen.core.runtime import (
     evaluating,
     local_parameters,
     localised,
+    private_store,
     shapes_explained,
 )
 from probgen.core.sites import plate_dims, sample_sites
@@ -125,7 +127,7 @@ class Program(nn.Module):
     def _running(self, args: tuple) -> Iterator[None]:
         if self._waiting:
             self._realise(args)
-        with local_parameters(), self._handler():
+        with local_parameters(), private_store(), self._handler():
             yield
 
     def _handler(self) -> LocalParameters:
@@ -171,15 +173,7 @@ class Program(nn.Module):
             _eval_mode(self),
             shapes_explained(),
         ):
-            drawn = poutine.trace(self.guide).get_trace(*batch)
-            for attempt in (FAR, *NEAR):
-                try:
-                    expanded = poutine.enum(self.model, first_available_dim=-1 - attempt)
-                    trace = poutine.trace(poutine.replay(expanded, trace=drawn)).get_trace(*batch)
-                    return trace, drawn, frozenset(completed)
-                except (RuntimeError, IndexError):  # it counts on the dim that enumerated values take
-                    if attempt == NEAR[-1]:
-                        raise
+            return *_traces(self, batch), frozenset(completed)
 
     def parameters_by_name(self) -> dict[str, inspect.Parameter]:
         """The parameters of the model's signature; none where it hides it."""
@@ -263,6 +257,21 @@ class Program(nn.Module):
         except BaseException:
             self._waiting = waiting
             raise
+
+
+def _traces(program: Program, batch: tuple) -> tuple[poutine.Trace, poutine.Trace]:
+    """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's."""
+    drawn = poutine.trace(program.guide).get_trace(*batch)
+    for nesting in (FAR, *NEAR):
+        try:
+            expanded = poutine.enum(program.model, first_available_dim=-1 - nesting)
+            return poutine.trace(poutine.replay(expanded, trace=drawn)).get_trace(*batch), drawn
+        except (RuntimeError, IndexError) as error:
+            failure = error
+    for nesting in NEAR:
+        with suppress(RuntimeError, IndexError):
+            return next(enumerated_runs(program.model, program.guide, batch, None, nesting))
+    raise failure
 
 
 @contextmanager

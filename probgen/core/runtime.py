@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.util import MultiFrameTensor
-from pyro.nn.module import _Context
+from pyro.nn.module import PyroModule, _Context
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import runtime
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
@@ -78,13 +78,24 @@ def local_parameters() -> Iterator[None]:
     if pyro.settings.get("module_local_params"):
         yield
         return
+    check = PyroModule._check_module_local_param_usage
     pyro.settings.set(module_local_params=True)
     _Context.param_state = _ParamState()
+    PyroModule._check_module_local_param_usage = lambda module: None  # statements in blocks are kept apart, see below
     try:
         yield
     finally:
+        PyroModule._check_module_local_param_usage = check
         del _Context.param_state
         pyro.settings.set(module_local_params=False)
+
+
+@contextmanager
+def private_store() -> Iterator[None]:
+    """Statements that no handler sees, since they stand in a ``poutine.block``, read the global store or write a copy."""
+    store = pyro.get_param_store()
+    with store.scope(store.get_state()):
+        yield
 
 
 class LocalParameters(Messenger):
