@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 DEPTH = 6  # handlers around functions around objects: deeper nests are somebody's data structures
@@ -26,6 +27,25 @@ def owned_modules(*programs: Callable[..., Any] | None) -> list[nn.Module]:
             found.setdefault(id(module), module)
     inside = {id(part) for module in found.values() for part in module.modules() if part is not module}
     return [module for module in found.values() if id(module) not in inside]
+
+
+@torch.no_grad()
+def dense(module: nn.Module) -> None:
+    """Gives every parameter memory of its own for each of its entries.
+
+    Guides make some from expanded tensors, whose entries share memory: updates in place would write beyond it.
+
+    >>> net = nn.Linear(2, 3)
+    >>> net.bias = nn.Parameter(torch.zeros(()).expand(3))
+    >>> dense(net)
+    >>> net.bias.stride()
+    (1,)
+    """
+    for parameter in module.parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            continue
+        if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
 
 def _reached(value: Any, seen: set[int], depth: int) -> Iterator[nn.Module]:

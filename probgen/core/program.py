@@ -19,7 +19,7 @@ from probgen.core.arguments import as_arguments, dtype_of
 from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
 from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
-from probgen.core.ownership import owned_modules
+from probgen.core.ownership import dense, owned_modules
 from probgen.core.recording import enumerated_runs
 from probgen.core.rows import leaves_of
 from probgen.core.runtime import (
@@ -249,6 +249,7 @@ class Program(nn.Module):
         waiting, self._waiting = self._waiting, {}
         try:
             self._first_run(args)
+            dense(self)
             own = self.state_dict(keep_vars=True)
             if unknown := sorted(set(waiting) - set(own)):
                 raise ValueError(f"expected a program with parameters {unknown}, which was saved; this one has none")

@@ -119,7 +119,7 @@ def _one_value(drawn: GuideDraws, weights: Tensor) -> Tensor:
         unmoved = (value == value[:1]).all(0)
         axis = drawn.row_axis.get(name)
         by_row = same.ndim > 0 and axis is not None
-        same = same | (unmoved.movedim(axis - 1, 0).flatten(1).all(1) if by_row else unmoved.all())
+        same = same | (unmoved.movedim(axis - 1, 0).reshape(len(same), -1).all(1) if by_row else unmoved.all())
     return same
 
 

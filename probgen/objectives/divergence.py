@@ -72,6 +72,8 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
     if isinstance(q, _SAMPLED) and not isinstance(q, td.LogNormal):
         return None
     try:
+        if type(q.support) is not type(p.support) and p.support is not td.constraints.real:
+            return None  # a guide that may leave the support: infinite in closed form, finite on the draws that stay
         divergence = td.kl_divergence(q, p).expand(shape)
     except NotImplementedError:
         return None

@@ -146,11 +146,18 @@ class ELBO(Objective):
         return cost._replace(entries=torch.where(spent > allowed, cost.entries, 0.0), charged=charged)
 
 
+def _in_plates(cost: Cost) -> Tensor:
+    """What a site causes, with a dim for each plate around it: a plate without size does not broadcast its sites."""
+    caused = cost.caused()
+    deepest = max((-frame.dim for frame in cost.site["cond_indep_stack"] if frame.vectorized), default=0)
+    return caused.reshape((1,) * (deepest - caused.ndim) + caused.shape)
+
+
 def _signals(costs: list[Cost]) -> list[Signal]:
     """Each score with the costs in its site's plates; a site's own closed form is no consequence of its draw."""
     drawn = [cost for cost in costs if cost.score is not None]
     if not drawn:
         return []
-    caused = MultiFrameTensor(*((cost.site["cond_indep_stack"], cost.caused()) for cost in costs))
+    caused = MultiFrameTensor(*((cost.site["cond_indep_stack"], _in_plates(cost)) for cost in costs))
     rewards = [caused.sum_to(cost.site["cond_indep_stack"]) - (cost.caused() if cost.closed else 0.0) for cost in drawn]
     return [Signal(cost.site, cost.score, reward) for cost, reward in zip(drawn, rewards, strict=True)]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from probgen.core.module import GenerativeModel
+from probgen.core.ownership import dense
 from probgen.core.rows import row_layout
 from probgen.core.runtime import local_parameters
 from probgen.evaluate.verdict import verdict as judge
@@ -218,6 +219,7 @@ def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None
         chosen.prepare(gen.model, gen.guide, *batch)
     loss = chosen(gen.model, gen.guide)
     loss.add_module("gen", gen)  # bound methods register no parameters
+    dense(loss)
     return loss
 
 

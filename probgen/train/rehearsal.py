@@ -188,7 +188,8 @@ def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | Non
             f"expected a plate named '{gen.plate}' for mini-batches of {rows} of {total} rows, found none; open it in "
             f"the model, name yours with Program(..., plate=...), or train on all rows with batch_size={total}"
         )
-    sizes = {frame.full_size for frame in plates} - {rows, total}
+    subset = {frame.full_size for frame in plates if frame.size == rows < frame.full_size}
+    sizes = {frame.full_size for frame in plates} - {rows, total} - subset
     if sizes:
         raise ValueError(
             f"expected plate '{gen.plate}' of size {rows} (rows of the batch) or {total} (rows of the data), got "
