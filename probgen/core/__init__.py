@@ -12,7 +12,7 @@ from probgen.core.module import (
     sample,
     standard_normal,
 )
-from probgen.core.program import Program
+from probgen.core.program import Keywords, Program
 from probgen.core.score import Score
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Fixed",
     "GenerativeModel",
     "Independent",
+    "Keywords",
     "LatentVariableModel",
     "Marginal",
     "Program",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ from torch.utils._pytree import tree_map
 
 NUMBERS = "fiub"  # NumPy's letters for floating-point numbers, integers and booleans
 ENCODE = "encode categories as 0, 1, 2, ... (frame[column].cat.codes, where -1 is missing: leave those rows out)"
+
+
+class Keywords(dict):
+    """Arguments that programs take by name, at the end of a batch.
+
+    >>> call(lambda x, *, scale: x * scale, (2, Keywords(scale=3)))
+    6
+    """
 
 
 def as_arguments(batch: tuple, dtype: torch.dtype | None = None) -> tuple:
@@ -93,3 +102,20 @@ def _from_pandas(table: Any) -> Any:
     if whole:
         return table.to_numpy(dtype="bool" if set(kinds.values()) == {"b"} else "int64")
     return table.to_numpy(dtype="float64", na_value=float("nan"))
+
+
+def split(args: tuple) -> tuple[tuple, dict[str, Any]]:
+    """Positional arguments and those by name."""
+    return (args[:-1], dict(args[-1])) if args and isinstance(args[-1], Keywords) else (args, {})
+
+
+def joined(args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """Arguments in one tuple, those by name at its end."""
+    args, earlier = split(args)
+    return (*args, Keywords(earlier | kwargs)) if earlier or kwargs else args
+
+
+def call(program: Callable[..., Any], args: tuple) -> Any:
+    """A program called with a batch."""
+    args, kwargs = split(args)
+    return program(*args, **kwargs)

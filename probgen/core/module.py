@@ -74,7 +74,7 @@ class GenerativeModel(Protocol):
         """The Pyro program q(z | x, context); without ``x`` it draws the globals alone."""
 
     def settle(self, batch: tuple) -> tuple:
-        """The arguments as the programs take them: arrays and tables as tensors. Every function that takes data asks."""
+        """The arguments as the programs take them, arrays and tables as tensors: asked by all that takes data."""
 
     @property
     def takes_nothing(self) -> bool:

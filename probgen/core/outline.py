@@ -38,7 +38,7 @@ def rows_plate(trace: poutine.Trace) -> str | None:
 
 
 def rows_of(trace: poutine.Trace, plate: str) -> int | None:
-    """How many entries a plate has, without those that subsampling left out; asked of a site if the plate has no size."""
+    """How many entries a plate has in a run; asked of a site where the plate has no size."""
     found = plates_of(trace).get(plate)
     if found is None or found.size >= 0:
         return None if found is None else found.size
@@ -48,6 +48,7 @@ def rows_of(trace: poutine.Trace, plate: str) -> int | None:
 
 
 def line_of(site: dict[str, Any]) -> Line:
+    """A site as a line of the table."""
     shape = tuple(site["value"].shape) if torch.is_tensor(site["value"]) else ()
     distribution = unwrapped(site["fn"])
     return Line(

@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from probgen.core.arguments import as_arguments, dtype_of
+from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, joined, split
 from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
 from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
@@ -33,16 +33,10 @@ from probgen.core.runtime import (
 )
 from probgen.core.sites import plate_dims, sample_sites
 
+__all__ = ["Keywords", "Program"]
+
 NEAR = (0, 1, 2, 3)  # nestings that are tried where a program counts on the dims of enumerated values
 FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
-
-
-class Keywords(dict):
-    """Arguments that programs take by name, at the end of a batch.
-
-    >>> Program(lambda x, *, scale: x * scale).model(2, Keywords(scale=3))
-    6
-    """
 
 
 class Program(nn.Module):
@@ -113,15 +107,15 @@ class Program(nn.Module):
         return Marginal(self, context)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
-        args = _joined(args, kwargs)
+        args = joined(args, kwargs)
         with self._running(args):
-            return _call(self._model, args)
+            return call(self._model, args)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
-        args = _joined(args, kwargs)
+        args = joined(args, kwargs)
         if self._guide is not None:
             with self._running(args), localised(self._guide, self._handler):
-                return _call(as_guide(self._guide), args)
+                return call(as_guide(self._guide), args)
 
     @contextmanager
     def _running(self, args: tuple) -> Iterator[None]:
@@ -202,7 +196,7 @@ class Program(nn.Module):
         Needs the package ``graphviz``.
         """
         with local_parameters(), self._handler():
-            args, kwargs = _split(args)
+            args, kwargs = split(args)
             return render_model(self._model, model_args=args, model_kwargs=kwargs, **options)
 
     # -- parameters ----------------------------------------------------------------------------------------------
@@ -264,15 +258,13 @@ def _traces(program: Program, batch: tuple) -> tuple[poutine.Trace, poutine.Trac
     """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's."""
     drawn = poutine.trace(program.guide).get_trace(*batch)
     for nesting in (FAR, *NEAR):
-        try:
+        with suppress(RuntimeError, IndexError):
             expanded = poutine.enum(program.model, first_available_dim=-1 - nesting)
             return poutine.trace(poutine.replay(expanded, trace=drawn)).get_trace(*batch), drawn
-        except (RuntimeError, IndexError) as error:
-            failure = error
     for nesting in NEAR:
         with suppress(RuntimeError, IndexError):
             return next(enumerated_runs(program.model, program.guide, batch, None, nesting))
-    raise failure
+    return poutine.trace(poutine.replay(program.model, trace=drawn)).get_trace(*batch), drawn  # with its own error
 
 
 @contextmanager
@@ -285,19 +277,3 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def _split(args: tuple) -> tuple[tuple, dict[str, Any]]:
-    """Positional arguments and those by name."""
-    return (args[:-1], dict(args[-1])) if args and isinstance(args[-1], Keywords) else (args, {})
-
-
-def _joined(args: tuple, kwargs: dict[str, Any]) -> tuple:
-    """Arguments in one tuple, those by name at its end."""
-    args, earlier = _split(args)
-    return (*args, Keywords(earlier | kwargs)) if earlier or kwargs else args
-
-
-def _call(program: Callable[..., Any], args: tuple) -> Any:
-    args, kwargs = _split(args)
-    return program(*args, **kwargs)

@@ -169,7 +169,8 @@ def _rows(sites: Sites, trace: poutine.Trace, plate: str) -> Tensor:
     """Terms summed over every plate but particles and rows: ``(particles or 1, rows)``."""
     steps = {_step(site, plate) for site in sites.values()}
     if steps != {None}:
-        parts = [{n: site for n, site in sites.items() if _step(site, plate) == step} for step in sorted(steps)]
+        ordered = sorted(step for step in steps if step is not None)
+        parts = [{n: site for n, site in sites.items() if _step(site, plate) == step} for step in ordered]
         return torch.stack(torch.broadcast_tensors(*(_terms(part, trace, (PARTICLES,)) for part in parts)), 1)
     return _terms(sites, trace, (PARTICLES, plate))
 

@@ -68,7 +68,8 @@ class RowLayout(NamedTuple):
         leaves = leaves_of(batch)
         if len(leaves) != len(self.dims):
             return row_layout(batch)
-        fits = all(dim is None or (torch.is_tensor(leaf) and leaf.ndim > dim) for leaf, dim in zip(leaves, self.dims))
+        pairs = zip(leaves, self.dims, strict=True)
+        fits = all(dim is None or (torch.is_tensor(leaf) and leaf.ndim > dim) for leaf, dim in pairs)
         return self if fits else row_layout(batch)
 
 

@@ -92,7 +92,7 @@ def local_parameters() -> Iterator[None]:
 
 @contextmanager
 def private_store() -> Iterator[None]:
-    """Statements that no handler sees, since they stand in a ``poutine.block``, read the global store or write a copy."""
+    """Statements in a ``poutine.block``, which no handler sees, read the global store and write to a copy."""
     store = pyro.get_param_store()
     with store.scope(store.get_state()):
         yield

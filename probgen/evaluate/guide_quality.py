@@ -38,7 +38,8 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     -------
     Tensor
         ``(B,)``, one number per row for a guide with local latents :math:`q(z_b \mid x_b)`, globals drawn from the
-        guide; NaN where a discrete latent took one value in all draws. Where the guide draws globals alone, or all rows at once (AutoMultivariateNormal), ``()``: one number for
+        guide; NaN where a discrete latent took one value in all draws. Where the guide draws globals alone, or all
+        rows at once (AutoMultivariateNormal), ``()``: one number for
         :math:`\log p(\theta, z, x_1, \dots, x_B) - \log q(\theta, z)`.
 
     Raises

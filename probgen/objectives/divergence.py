@@ -59,16 +59,8 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
     alike = q.batch_shape == p.batch_shape and q.event_shape == p.event_shape
     if not alike or mask is not prior["mask"] or not _same(scale, prior["scale"]):
         return None
-    batch, shape = len(q.batch_shape), q.batch_shape
-    while True:
-        if isinstance(q, ExpandedDistribution):
-            q = q.base_dist
-        elif isinstance(p, ExpandedDistribution):
-            p = p.base_dist
-        elif _split_alike(q, p):
-            q, p, shape = q.base_dist, p.base_dist, q.base_dist.batch_shape
-        else:
-            break
+    batch = len(q.batch_shape)
+    q, p, shape = _bare(q, p)
     if isinstance(q, _SAMPLED) and not isinstance(q, td.LogNormal):
         return None
     try:
@@ -79,6 +71,20 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
         return None
     mask = mask.reshape(mask.shape + (1,) * (len(shape) - batch)) if torch.is_tensor(mask) else mask
     return scale_and_mask(divergence, scale, mask), q.event_shape.numel()
+
+
+def _bare(q: td.Distribution, p: td.Distribution) -> tuple[td.Distribution, td.Distribution, torch.Size]:
+    """Both distributions without expansions and the event dims that they share, and the shape of their divergence."""
+    shape = q.batch_shape
+    while True:
+        if isinstance(q, ExpandedDistribution):
+            q = q.base_dist
+        elif isinstance(p, ExpandedDistribution):
+            p = p.base_dist
+        elif _split_alike(q, p):
+            q, p, shape = q.base_dist, p.base_dist, q.base_dist.batch_shape
+        else:
+            return q, p, shape
 
 
 def _same(a: float | Tensor, b: float | Tensor) -> bool:

@@ -227,8 +227,8 @@ def _warn_of_teachers(objective: nn.Module, gen: GenerativeModel) -> None:
     for name in teachers(objective, gen):
         count = trainable(objective.get_submodule(name), gen)
         warnings.warn(
-            f"objective part '{name}' is a model with {count} parameters that take gradients and will be trained; freeze "
-            "it with requires_grad_(False) if it is to stay fixed",
+            f"objective part '{name}' is a model with {count} parameters that take gradients and will be trained; "
+            "freeze it with requires_grad_(False) if it is to stay fixed",
             FitWarning,
             stacklevel=4,
         )

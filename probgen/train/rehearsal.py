@@ -56,8 +56,8 @@ MISFIT = (ValueError, RuntimeError, IndexError)  # what programs raise on rows t
 def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf:
     """A checked first run; gives the handler under which the rows of a batch stand for themselves.
 
-    A guide with parameters for each row takes those of the batch. Where the pair runs on all rows only and no batch size
-    was ``asked`` for, every batch holds all rows.
+    A guide with parameters for each row takes those of the batch. Where the pair runs on all rows only and no batch
+    size was ``asked`` for, every batch holds all rows.
     """
     try:
         rehearse(gen, source, _nothing)
@@ -85,8 +85,8 @@ def _otherwise(gen: GenerativeModel, source: Source, asked: int | None, error: E
     if asked is not None:
         source.batch_size = kept
         raise ValueError(
-            f"expected a pair that runs on mini-batches: {reason}; train on all rows with batch_size={source.rows}, size "
-            "plates and parameters by what the programs are given, or draw local latents by an encoder or AutoNormal"
+            f"expected a pair that runs on mini-batches: {reason}; train on all rows with batch_size={source.rows}, "
+            "size plates and parameters by what the programs are given, or draw local latents by AutoNormal"
         ) from error
     warnings.warn(f"every step takes all rows: {reason}", FitWarning, stacklevel=5)
     return _nothing
@@ -119,8 +119,9 @@ def _check_other_rows(gen: GenerativeModel, source: Source) -> None:
             )
     except MISFIT as error:
         raise ValueError(
-            f"expected a pair that runs on other rows than those of the first batch, it does not ({_first_line(error)}); "
-            "a guide with parameters for each row needs the rows in memory: pass tensors, or use an encoder"
+            "expected a pair that runs on other rows than those of the first batch, it does not "
+            f"({_first_line(error)}); a guide with parameters for each row needs the rows in memory: pass tensors, or "
+            "use an encoder"
         ) from error
 
 
