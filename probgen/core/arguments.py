@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import register_pytree_node, tree_map
 
 NUMBERS = "fiub"  # NumPy's letters for floating-point numbers, integers and booleans
 ENCODE = "encode categories as 0, 1, 2, ... (frame[column].cat.codes, where -1 is missing: leave those rows out)"
@@ -20,6 +20,14 @@ class Keywords(dict):
     >>> call(lambda x, *, scale: x * scale, (2, Keywords(scale=3)))
     6
     """
+
+
+register_pytree_node(
+    Keywords,
+    lambda keywords: (list(keywords.values()), list(keywords)),
+    lambda values, names: Keywords(zip(names, values, strict=True)),
+    serialized_type_name="probgen.Keywords",
+)
 
 
 def as_arguments(batch: tuple, dtype: torch.dtype | None = None) -> tuple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ def line_of(site: dict[str, Any]) -> Line:
         role(site),
         type(distribution).__name__,
         shape,
-        tuple(f.name for f in reversed(site["cond_indep_stack"])),
+        tuple(frame.name for frame in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim or -math.inf)),
     )
 
 

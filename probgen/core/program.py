@@ -219,6 +219,7 @@ class Program(nn.Module):
         for key, constraint in self._constraints.items():
             value = transform_to(constraint)(self.statements[key]).detach().clone()
             store.setdefault(key.replace("/", "."), value, constraint)
+            store[key.replace("/", ".")] = value
 
     def awaits(self, name: str) -> bool:
         """Whether an entry of a state belongs to a parameter that the first run will make."""

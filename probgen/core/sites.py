@@ -65,6 +65,12 @@ def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
     return {name: site for name, site in sample_sites(trace).items() if holds_data(site)}
 
 
+def completed_sites(trace: poutine.Trace) -> list[Site]:
+    """The sites that ``obs_mask`` makes of observed and unobserved entries, under the name that was written."""
+    sites = sample_sites(trace)
+    return [sites[name] for name in sites if f"{name}_observed" in sites and f"{name}_unobserved" in sites]
+
+
 def is_deterministic(site: Site) -> bool:
     """Whether a site follows from others: ``pyro.deterministic``, or what a reparameterization put in its place."""
     if site["infer"].get("_deterministic"):

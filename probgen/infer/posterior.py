@@ -12,7 +12,16 @@ from torch import Tensor
 
 from probgen.core.enumerating import enumerating
 from probgen.core.graphs.repeat import Choice
-from probgen.core.sites import Site, holds_data, in_plate, is_deterministic, is_enumerated, latent_sites, sample_sites
+from probgen.core.sites import (
+    Site,
+    completed_sites,
+    holds_data,
+    in_plate,
+    is_deterministic,
+    is_enumerated,
+    latent_sites,
+    sample_sites,
+)
 from probgen.infer.given import Given, follows, merged, model_trace
 from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of
 
@@ -194,7 +203,7 @@ def predictive(
     free = [s for name, s in latent_sites(probe).items() if name not in given and not is_enumerated(s)]
     if new_rows:
         given = {name: value for name, value in given.items() if name not in local}
-    wanted = _named(probe, sites) if sites is not None else observed or free
+    wanted = _named(probe, sites) if sites is not None else [*observed, *completed_sites(probe)] or free
     count = len(next(iter(given.values()))) if given else draws
     return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, given)
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -106,11 +106,20 @@ def load(module: nn.Module, path: str | os.PathLike) -> nn.Module:
     return module
 
 
+@runtime_checkable
+class Awaiting(Protocol):
+    """A module some of whose parameters come into being at its first run: a Program with an AutoGuide."""
+
+    def awaits(self, name: str) -> bool:
+        """Whether the first run may make an entry of that name."""
+
+
 def load_into(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
     """``load_state_dict`` that compares names and shapes first, and says all differences at once."""
     own = module.state_dict()
+    awaited = {name for name in tensors if isinstance(module, Awaiting) and module.awaits(name)}
     problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own]
+    problems += [f"unexpected {name}" for name in tensors if name not in own and name not in awaited]
     problems += [
         f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(tensors[name].shape)}"
         for name in own
