@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -21,13 +21,14 @@ from probgen.core.module import first_length
 from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
 from probgen.core.ownership import dense, owned_modules
 from probgen.core.recording import enumerated_runs
-from probgen.core.rows import leaves_of
+from probgen.core.rows import RowLayout, leaves_of, row_layout
 from probgen.core.runtime import (
     LocalParameters,
     as_guide,
     evaluating,
     local_parameters,
     localised,
+    makes_parameters,
     private_store,
     shapes_explained,
 )
@@ -36,7 +37,16 @@ from probgen.core.sites import plate_dims, sample_sites
 __all__ = ["Keywords", "Program"]
 
 NEAR = (0, 1, 2, 3)  # nestings that are tried where a program counts on the dims of enumerated values
+MANY, SOME = 4096, 256  # rows that a first run need not all see, and how many it then sees
 FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
+
+
+class Run(NamedTuple):
+    """Traces of model and guide, and the plates that would have drawn a subset of their rows."""
+
+    model: poutine.Trace
+    guide: poutine.Trace
+    completed: frozenset[str]
 
 
 class Program(nn.Module):
@@ -95,7 +105,7 @@ class Program(nn.Module):
         self._constraints: dict[str, Any] = {}
         self._known: set[int] = set()
         self._lines: list[Line] = []
-        self._size: int | None = None
+        self._layout: RowLayout | None = None
         self._seen: tuple | None = None
         self.chooses: frozenset[str] = frozenset()
         self._waiting: dict[str, Tensor] = {}
@@ -145,17 +155,36 @@ class Program(nn.Module):
         return batch
 
     def _read(self, batch: tuple) -> None:
-        trace, drawn, self.chooses = self._first_run(batch)
+        few = self._on_few_rows(batch)
+        trace, drawn, self.chooses = few or self._first_run(batch)
         plate, nesting = self._told
         if nesting is None:
             self.max_plate_nesting = max(1, plate_dims(trace), plate_dims(drawn))
         if plate is None:
             self.plate = rows_plate(trace) or self.plate
-        self._size = rows_of(trace, self.plate)
+        size = first_length(batch) if few else rows_of(trace, self.plate)
+        self._layout = None if size is None else row_layout(batch, size)
         self._lines = [line_of(site) for site in sample_sites(trace).values()]
 
+    def _on_few_rows(self, batch: tuple) -> Run | None:
+        """A first run on some of very many rows, if the pair runs on any number of them; a network need not see all."""
+        count = first_length(batch)
+        if count is None or count <= MANY or makes_parameters(self._guide):
+            return None
+        layout, made = row_layout(batch, count), set(self.statements)
+        try:
+            self._first_run(layout.take(batch, slice(SOME // 2)))
+            found = self._first_run(layout.take(batch, slice(SOME)))
+        except (ValueError, RuntimeError, IndexError):  # parameters or plates of another size
+            found = None
+        if found is None or rows_of(found[0], rows_plate(found[0]) or self.plate) != SOME:
+            for key in set(self.statements) - made:
+                del self.statements[key]
+            return None
+        return found
+
     @torch.no_grad()
-    def _first_run(self, batch: tuple) -> tuple[poutine.Trace, poutine.Trace, frozenset[str]]:
+    def _first_run(self, batch: tuple) -> Run:
         """Traces of model and guide, enumerated far to the left, and plates that would have drawn a subset of rows.
 
         Lazy parameters come into being here.
@@ -167,7 +196,7 @@ class Program(nn.Module):
             _eval_mode(self),
             shapes_explained(),
         ):
-            return *_traces(self, batch), frozenset(completed)
+            return Run(*_traces(self, batch), frozenset(completed))
 
     def parameters_by_name(self) -> dict[str, inspect.Parameter]:
         """The parameters of the model's signature; none where it hides it."""
@@ -182,8 +211,8 @@ class Program(nn.Module):
         return not self.parameters_by_name()
 
     def rows_in(self, batch: tuple) -> int | None:
-        """The number of entries of the plate of the rows, as the last run told; else the length of the arguments."""
-        return first_length(batch) if self._size is None else self._size
+        """The number of entries along the plate of the rows, as a run told; else the length of the arguments."""
+        return first_length(batch) if self._layout is None else self._layout.like(batch).count(batch)
 
     def __repr__(self) -> str:
         if not self._lines:

@@ -126,9 +126,18 @@ def _rounded(scale: float | Tensor) -> float | Tensor:
     return 1.0 if not torch.is_tensor(scale) and math.isclose(scale, 1.0, rel_tol=1e-9) else scale
 
 
+def raw(site: Site) -> Tensor:
+    """log_prob of a site entry by entry, without mask and scale; computed once for each value."""
+    value, found = site.get("_raw", (None, None))
+    if value is not site["value"]:
+        found = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        site["_raw"] = site["value"], found
+    return found
+
+
 def unscaled(site: Site) -> Tensor:
     """log_prob of a site entry by entry: masked, without any scale."""
-    return scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), mask=site["mask"])
+    return scale_and_mask(raw(site), mask=site["mask"])
 
 
 def term(site: Site) -> Tensor:
@@ -210,7 +219,7 @@ def _summed_out(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Te
     enumerated = set(trace.symbol_to_dim) - set(symbols.values())
     total = torch.zeros(())
     for site in sites.values():
-        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        value = raw(site)
         value = value if is_summed(site) else scale_and_mask(value, mask=site["mask"])
         factor = packed.pack(value, site["infer"]["_dim_to_symbol"])
         if enumerated.isdisjoint(factor._pyro_dims):

@@ -185,6 +185,12 @@ def localised(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[No
             part._model = model
 
 
+def makes_parameters(guide: Any) -> bool:
+    """Whether a guide makes parameters of the shape of what it first runs on: AutoGuides and guides as messengers."""
+    unwrapped = None if guide is None else poutine.unwrap(guide)
+    return isinstance(unwrapped, AutoGuide | Messenger)
+
+
 def as_guide(guide: Callable[..., Any]) -> Callable[..., Any]:
     """A guide as a program that draws latent sites only: one that is a messenger also runs its model, unseen here.
 
