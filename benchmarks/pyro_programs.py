@@ -51,7 +51,7 @@ SHORT = (  # messages in a few words
     ("reads the value of a tensor|depends on values", "looks at values of tensors"),
     ("with parameters to learn", "nothing to learn"),
     ("leave obs= out of the guide", "observed site in the guide"),
-    ("must match the size of tensor", "RuntimeError"),
+    ("must match the size of tensor", "a shape that does not fit"),
     ("TODO", "not implemented by Pyro's distribution"),
     ("point estimate", "point estimate"),
     ("draws no latents|draws nothing|guide that draws|no latents?", "no latents in the guide"),

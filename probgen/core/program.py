@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -16,37 +16,25 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, joined, split
+from probgen.core.first_run import Run, first_run
 from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
 from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
 from probgen.core.ownership import dense, owned_modules
-from probgen.core.recording import enumerated_runs
 from probgen.core.rows import RowLayout, leaves_of, row_layout
 from probgen.core.runtime import (
     LocalParameters,
     as_guide,
-    evaluating,
     local_parameters,
     localised,
     makes_parameters,
     private_store,
-    shapes_explained,
 )
 from probgen.core.sites import plate_dims, sample_sites
 
 __all__ = ["Keywords", "Program"]
 
-NEAR = (0, 1, 2, 3)  # nestings that are tried where a program counts on the dims of enumerated values
 MANY, SOME = 4096, 256  # rows that a first run need not all see, and how many it then sees
-FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
-
-
-class Run(NamedTuple):
-    """Traces of model and guide, and the plates that would have drawn a subset of their rows."""
-
-    model: poutine.Trace
-    guide: poutine.Trace
-    completed: frozenset[str]
 
 
 class Program(nn.Module):
@@ -156,7 +144,7 @@ class Program(nn.Module):
 
     def _read(self, batch: tuple) -> None:
         few = self._on_few_rows(batch)
-        trace, drawn, self.chooses = few or self._first_run(batch)
+        trace, drawn, self.chooses = few or first_run(self, batch)
         plate, nesting = self._told
         if nesting is None:
             self.max_plate_nesting = max(1, plate_dims(trace), plate_dims(drawn))
@@ -173,8 +161,8 @@ class Program(nn.Module):
             return None
         layout, made = row_layout(batch, count), set(self.statements)
         try:
-            self._first_run(layout.take(batch, slice(SOME // 2)))
-            found = self._first_run(layout.take(batch, slice(SOME)))
+            first_run(self, layout.take(batch, slice(SOME // 2)))
+            found = first_run(self, layout.take(batch, slice(SOME)))
         except (ValueError, RuntimeError, IndexError):  # parameters or plates of another size
             found = None
         if found is None or rows_of(found[0], rows_plate(found[0]) or self.plate) != SOME:
@@ -182,21 +170,6 @@ class Program(nn.Module):
                 del self.statements[key]
             return None
         return found
-
-    @torch.no_grad()
-    def _first_run(self, batch: tuple) -> Run:
-        """Traces of model and guide, enumerated far to the left, and plates that would have drawn a subset of rows.
-
-        Lazy parameters come into being here.
-        """
-        with (
-            torch.random.fork_rng(devices=[]),
-            evaluating(batch) as completed,
-            pyro.validation_enabled(False),
-            _eval_mode(self),
-            shapes_explained(),
-        ):
-            return Run(*_traces(self, batch), frozenset(completed))
 
     def parameters_by_name(self) -> dict[str, inspect.Parameter]:
         """The parameters of the model's signature; none where it hides it."""
@@ -272,7 +245,7 @@ class Program(nn.Module):
         """Makes the parameters that wait for a first run, and gives them the values that were loaded."""
         waiting, self._waiting = self._waiting, {}
         try:
-            self._first_run(args)
+            first_run(self, args)
             dense(self)
             own = self.state_dict(keep_vars=True)
             if unknown := sorted(set(waiting) - set(own)):
@@ -282,28 +255,3 @@ class Program(nn.Module):
         except BaseException:
             self._waiting = waiting
             raise
-
-
-def _traces(program: Program, batch: tuple) -> tuple[poutine.Trace, poutine.Trace]:
-    """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's."""
-    drawn = poutine.trace(program.guide).get_trace(*batch)
-    for nesting in (FAR, *NEAR):
-        with suppress(RuntimeError, IndexError):
-            expanded = poutine.enum(program.model, first_available_dim=-1 - nesting)
-            return poutine.trace(poutine.replay(expanded, trace=drawn)).get_trace(*batch), drawn
-    for nesting in NEAR:
-        with suppress(RuntimeError, IndexError):
-            return next(enumerated_runs(program.model, program.guide, batch, None, nesting))
-    return poutine.trace(poutine.replay(program.model, trace=drawn)).get_trace(*batch), drawn  # with its own error
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Running averages and random layers stay out of a run that only looks."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
