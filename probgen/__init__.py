@@ -95,6 +95,7 @@ from probgen.evaluate.two_sample import (
     wasserstein,
 )
 from probgen.infer.ais import LogZ, annealed_importance, reverse_annealing
+from probgen.infer.draws import as_chains
 from probgen.infer.em import em
 from probgen.infer.impute import Imputation, impute
 from probgen.infer.mcmc import Chains, mcmc
@@ -442,6 +443,7 @@ __all__ = [
     "active_units",
     "adam",
     "annealed_importance",
+    "as_chains",
     "categorical_emission",
     "check_generative",
     "classifier_features",

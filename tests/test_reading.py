@@ -545,6 +545,11 @@ def test_discrete_sites_that_nobody_marked_are_summed_out_by_nuts():
 # -- how a program was read ------------------------------------------------------------------------------------------
 
 
+def test_a_program_is_drawn_as_a_graph():
+    drawn = pg.Program(with_everything).render(torch.zeros(4, 2), torch.eye(2), ["a", "b"], Keywords(y=torch.zeros(4)))
+    assert "effects -> y" in drawn.source and "label=people" in drawn.source
+
+
 def test_a_program_prints_how_it_was_read():
     def model(x):
         with pyro.plate("sensors", 2, dim=-2):

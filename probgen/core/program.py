@@ -195,10 +195,10 @@ class Program(nn.Module):
     def render(self, *args: Any, **options: Any) -> Any:
         """The model as a graph, by :func:`pyro.infer.inspect.render_model`, whose options these are.
 
-        Needs the package ``graphviz``.
+        Needs the package ``graphviz``. Keyword arguments of the model go into :class:`Keywords`.
         """
-        with local_parameters(), self._handler():
-            args, kwargs = split(args)
+        args, kwargs = split(self.settle(args))
+        with local_parameters(), private_store(), self._handler():
             return render_model(self._model, model_args=args, model_kwargs=kwargs, **options)
 
     # -- parameters ----------------------------------------------------------------------------------------------
