@@ -43,7 +43,7 @@ def routes(program: Program, args: tuple) -> dict[str, float]:
 
 
 def reading(program: Program, args: tuple) -> Reading:
-    with evaluating(args):
+    with evaluating():
         return read(program.model, program.guide, args, None, program.max_plate_nesting)
 
 
@@ -58,7 +58,7 @@ def enumerated(found: Reading) -> bool:
 def training(program: Program, args: tuple) -> float:
     """What the objectives see: the recorded run of :class:`ELBO`, the loss of :class:`EnumeratedELBO`."""
     torch.manual_seed(3)
-    with evaluating(args):
+    with evaluating():
         run = record(program.model, program.guide, args)
         latent = [site for sites in run for site in sites.values() if not site["is_observed"]]
         if any(map(is_enumerated, latent)):
@@ -77,7 +77,7 @@ def plain(program: Program, args: tuple, enumerate: bool) -> float:
     enumerating = TraceEnum_ELBO(max_plate_nesting=nesting, strict_enumeration_warning=False)
     loss = enumerating if enumerate else Trace_ELBO()
     torch.manual_seed(3)
-    with evaluating(args), pyro.validation_enabled(False):
+    with evaluating(), pyro.validation_enabled(False):
         return -loss.loss(program.model, program.guide, *given, **kwargs)
 
 

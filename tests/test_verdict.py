@@ -96,6 +96,54 @@ def test_impossible_draws_count_as_weight_zero():
     assert found.isfinite() and smoothed[:50].exp().sum() == 0 and abs(smoothed.exp().sum() - 1) < 1e-5
 
 
+def limits_of_weights() -> dict[str, torch.Tensor]:
+    """Sets of 200 log weights at the limits of what can be trusted."""
+    z = torch.linspace(0.0025, 0.9975, 200, dtype=torch.double)
+    z = dist.Normal(0.0, 1.0).icdf(z)
+    few = torch.full((200,), -torch.inf, dtype=torch.double)
+    cases = {f"normal, scale {scale}": z * scale for scale in (0.5, 1, 10, 100, 300, 1000, 1e6)}
+    cases["one draw has all"] = few.index_fill(0, torch.tensor([7]), 3.0)
+    cases["one draw has almost all"] = z.index_fill(0, torch.tensor([7]), 900.0)
+    cases["four draws above ties"] = torch.zeros_like(z).index_fill(0, torch.arange(4), 1.0)
+    cases["ten draws, the others impossible"] = torch.where(torch.arange(200) < 10, z, few)
+    cases["many impossible"] = torch.where(torch.arange(200) < 150, few, z)
+    cases["ties in the tail"] = z.mul(3).round()
+    cases["ties at the cutoff"] = z.clamp(max=1.0).where(z < 2, z)
+    return cases
+
+
+@pytest.mark.parametrize("case", limits_of_weights())
+def test_khat_at_its_limits_is_that_of_arviz(case):
+    weights = limits_of_weights()[case]
+    smoothed, found = pareto_smooth(weights)
+    expected_weights, expected = az.psislw(weights.numpy().copy())
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(np.sort(smoothed), np.sort(expected_weights), atol=1e-9)  # ties take any order
+
+
+def test_columns_with_tails_of_different_lengths_do_not_touch_each_other():
+    cases = list(limits_of_weights().values())
+    together = pareto_smooth(torch.stack(cases, 1))
+    for column, weights in enumerate(cases):
+        alone = pareto_smooth(weights)
+        torch.testing.assert_close(together[0][:, column], alone[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(together[1][column], alone[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e2, 3e2, 1e3, 1e6, 1e30])
+def test_the_worst_weights_are_never_called_good(scale):
+    weights = torch.randn(200, 20, dtype=torch.double) * scale
+    assert (pareto_khat(weights) > 0.7).all() and (effective_sample_size(weights) < 20).all()
+
+
+def test_weights_that_are_no_numbers_are_worth_no_draw():
+    zero = torch.zeros(50)
+    bad = [zero.index_fill(0, torch.tensor([3]), value) for value in (torch.nan, torch.inf)] + [zero - torch.inf]
+    weights = torch.stack([*bad, zero.index_fill(0, torch.arange(49), -torch.inf), zero], 1)
+    assert pareto_khat(weights).tolist() == [math.inf] * 4 + [0.0]
+    assert effective_sample_size(weights).tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0, 50.0])
+
+
 def test_khat_needs_25_draws():
     with pytest.raises(ValueError, match="expected at least 25 draws"):
         pareto_khat(torch.zeros(24))

@@ -15,6 +15,7 @@ from probgen.core.graphs.repeat import Call, Choice, Window, repeated, windows
 from probgen.core.graphs.replay import random_state
 from probgen.core.kinds import KINDS, average, check_rows_drawn, density, kind_of, worst
 from probgen.core.missing import has_missing
+from probgen.core.modes import depends_on_mode, infers
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import evaluating
 from probgen.core.score import Score
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "average", "density", "kind_of", "log_likelihood", "log_weights", "worst"]
 
+MEANS = ("exact", "unbiased")  # kinds of which a layer in training mode makes another one
 PROBED = 64  # rows of a first run, which tells kind and memory
 
 
@@ -48,7 +50,8 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
     Returns
     -------
     (Tensor, str)
-        Weights ``(K, B)`` in nats, and the weakest kind of density met on the way.
+        Weights ``(K, B)`` in nats, and the weakest kind of density met on the way; at best *approximate* while dropout
+        or batch normalisation of a model in training mode enters them.
 
     Raises
     ------
@@ -69,16 +72,18 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
 
 def _weights(gen: GenerativeModel, batch: tuple, particles: int | None) -> tuple[Tensor, str]:
     pair = _run(gen, batch, particles)
-    return pair.by_row(gen.plate), kind_of(pair, gen.plate)
+    kind = kind_of(pair, gen.plate)
+    return pair.by_row(gen.plate), "approximate" if kind in MEANS and depends_on_mode(gen) else kind
 
 
 def _run(gen: GenerativeModel, batch: tuple, particles: int | None) -> Reading:
-    with evaluating(batch):
+    with evaluating():
         pair = read(gen.model, gen.guide, batch, particles, gen.max_plate_nesting)
     check_rows_drawn(pair, gen.plate)
     return pair
 
 
+@infers
 @torch.no_grad()
 def log_likelihood(
     gen: GenerativeModel,
@@ -98,7 +103,7 @@ def log_likelihood(
     Parameters
     ----------
     gen : GenerativeModel
-        The model; it is scored in the mode (train or eval) that it is in.
+        The model; it is scored in eval mode, and left in the mode that it is in.
     *batch : Tensor
         ``x`` of shape ``(B, *event)``, NaN = missing; then ``context`` where there is one.
     particles : int

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from torch import nn
 
+from probgen.core.modes import inference_mode_of
 from probgen.core.recording import enumerated_runs
 from probgen.core.runtime import evaluating, shapes_explained
 
 if TYPE_CHECKING:
     from probgen.core.program import Program
 
+MISFIT = (ValueError, RuntimeError, IndexError)  # what programs raise on rows that are not theirs
 NEAR = (0, 1, 2, 3)  # nestings that are tried where a program counts on the dims of enumerated values
 FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
 
@@ -33,21 +33,33 @@ class Run(NamedTuple):
 def first_run(program: Program, batch: tuple) -> Run:
     """One run of guide and model in eval mode, enumerated far to the left of all plates, without validation.
 
-    The random state stays as it was.
+    Plates that draw a subset of rows are completed if the program runs on all rows, else they were given a batch. The
+    random state stays as it was.
     """
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        evaluating(batch) as completed,
+        evaluating(),
         pyro.validation_enabled(False),
-        _eval_mode(program),
+        inference_mode_of(program),
         shapes_explained(),
     ):
-        return Run(*_traces(program, batch), frozenset(completed))
+        program._given, program._completed = frozenset(), set()
+        with suppress(*MISFIT):
+            return Run(*_traces(program, batch), frozenset(program._completed))
+        program._given = frozenset(program._completed)
+        return Run(*_traces(program, batch), frozenset())
+
+
+def _drawn(program: Program, batch: tuple) -> poutine.Trace:
+    """A run of the guide; of none where it does not run on these rows: what needs no guide does without."""
+    with suppress(*MISFIT):
+        return poutine.trace(program.guide).get_trace(*batch)
+    return poutine.Trace()
 
 
 def _traces(program: Program, batch: tuple) -> tuple[poutine.Trace, poutine.Trace]:
     """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's."""
-    drawn = poutine.trace(program.guide).get_trace(*batch)
+    drawn = _drawn(program, batch)
     for nesting in (FAR, *NEAR):
         with suppress(RuntimeError, IndexError):
             expanded = poutine.enum(program.model, first_available_dim=-1 - nesting)
@@ -56,15 +68,3 @@ def _traces(program: Program, batch: tuple) -> tuple[poutine.Trace, poutine.Trac
         with suppress(RuntimeError, IndexError):
             return next(enumerated_runs(program.model, program.guide, batch, None, nesting))
     return poutine.trace(poutine.replay(program.model, trace=drawn)).get_trace(*batch), drawn  # with its own error
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Running averages and random layers stay out of a run that only looks."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

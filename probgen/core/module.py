@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probgen.core.arguments import as_arguments, dtype_of, floating, is_plain
 from probgen.core.contexts import declares_contexts
 from probgen.core.marginal import Marginal
+from probgen.core.modes import infers
 from probgen.core.runtime import RowPlate
 
 
@@ -228,9 +229,12 @@ class Independent(DistributionModule):
         return self.module(context).to_event(self.ndim)
 
 
+@infers
 @torch.no_grad()
 def sample(gen: GenerativeModel, n: int, context: Tensor | None = None) -> Tensor:
     """Draws from a model: ``(n, *batch, *event)`` for a context of shape ``(*batch, C)``, else ``(n, *event)``.
+
+    The model runs in eval mode for the call. ``gen(context).sample((n,))`` draws in the mode that it is in.
 
     >>> sample(Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), 5).shape
     torch.Size([5, 3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from probgen.core.rows import RowLayout, leaves_of, row_layout
 from probgen.core.runtime import (
     LocalParameters,
     as_guide,
+    completed_plates,
     local_parameters,
     localised,
     makes_parameters,
@@ -94,9 +95,12 @@ class Program(nn.Module):
         self._known: set[int] = set()
         self._lines: list[Line] = []
         self._layout: RowLayout | None = None
-        self._seen: tuple | None = None
+        self._seen: list[Any] | None = None
         self.chooses: frozenset[str] = frozenset()
+        self._given: frozenset[str] = frozenset()
+        self._completed: set[str] = set()
         self._waiting: dict[str, Tensor] = {}
+        self._complete: set[str] | bool = False
 
     context_ndim = 1
 
@@ -117,9 +121,10 @@ class Program(nn.Module):
 
     @contextmanager
     def _running(self, args: tuple) -> Iterator[None]:
-        if self._waiting:
+        if self._waiting or self._complete:
             self._realise(args)
-        with local_parameters(), private_store(), self._handler():
+        completing = completed_plates(self._given, self._completed)
+        with local_parameters(), private_store(), completing, self._handler():
             yield
 
     def _handler(self) -> LocalParameters:
@@ -136,7 +141,7 @@ class Program(nn.Module):
     def settle(self, batch: tuple) -> tuple:
         """The arguments as tensors; finds plate, rows and nesting by a run of the pair on them, where not told."""
         batch = as_arguments(batch, dtype_of(self))
-        key = tuple((id(leaf), getattr(leaf, "shape", None)) for leaf in leaves_of(batch))
+        key = [_remembered(leaf) for leaf in leaves_of(batch)]
         if key != self._seen:
             self._read(batch)
             self._seen = key
@@ -232,7 +237,7 @@ class Program(nn.Module):
         waiting = {name: value.detach().clone() for name, value in state_dict.items() if self.awaits(name)}
         present = {name: value for name, value in state_dict.items() if name not in waiting}
         result = super().load_state_dict(present, strict, assign)
-        self._waiting = waiting
+        self._waiting, self._complete = waiting, strict and self._seen is None and set(state_dict)
         return result
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -243,15 +248,33 @@ class Program(nn.Module):
     @torch.no_grad()
     def _realise(self, args: tuple) -> None:
         """Makes the parameters that wait for a first run, and gives them the values that were loaded."""
-        waiting, self._waiting = self._waiting, {}
+        waiting, complete = self._waiting, self._complete
+        self._waiting, self._complete = {}, False
         try:
             first_run(self, args)
             dense(self)
             own = self.state_dict(keep_vars=True)
-            if unknown := sorted(set(waiting) - set(own)):
-                raise ValueError(f"expected a program with parameters {unknown}, which was saved; this one has none")
+            _check_state(own, waiting, complete)
             for name, value in waiting.items():
                 own[name].copy_(value)
         except BaseException:
-            self._waiting = waiting
+            self._waiting, self._complete = waiting, complete
             raise
+
+
+def _check_state(own: Mapping[str, Tensor], waiting: Mapping[str, Tensor], complete: set[str] | bool) -> None:
+    """Refuses a state of other parameters than those that a first run has made."""
+    wrong = [f"unexpected {name}" for name in waiting if name not in own]
+    wrong += [f"missing {name}" for name in (set(own) - complete if complete else ())]
+    wrong += [
+        f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(value.shape)}"
+        for name, value in waiting.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if wrong:
+        raise ValueError(f"the state that was loaded belongs to another program ({'; '.join(sorted(wrong)[:8])})")
+
+
+def _remembered(leaf: Any) -> Any:
+    """What tells an argument from others: a tensor by its identity and shape, anything else as it is."""
+    return (id(leaf), leaf.shape) if isinstance(leaf, Tensor) else leaf

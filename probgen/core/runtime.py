@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import pyro
@@ -22,7 +23,6 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import transform_to
-from torch.utils._pytree import tree_leaves
 
 __all__ = ["MultiFrameTensor"]
 
@@ -201,43 +201,65 @@ def as_guide(guide: Callable[..., Any]) -> Callable[..., Any]:
     return poutine.block(guide, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
 
 
+_judging: ContextVar[bool] = ContextVar("judging", default=False)
+
+
 @contextmanager
-def evaluating(batch: Any) -> Iterator[set[str]]:
-    """Runs of programs that are to be judged: on a stack of their own, with all rows of plates that would draw a few.
-
-    A plate whose subset is as long as the data was given a batch, and one with a ``subsample`` the rows of the caller:
-    both stay as they are. Gives the names of the plates that were completed.
-    """
-    lengths = {size for value in tree_leaves(batch) if torch.is_tensor(value) for size in value.shape[:2]}
-    given, completed = SubsampleMessenger.__dict__["_subsample"], set[str]()
-
-    def complete(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any) -> Any:
-        given_batch = subsample_size in lengths and size not in lengths
-        if size is not None and subsample is None and not given_batch:
-            if subsample_size not in (None, size):
-                completed.add(name)
-            subsample_size = None
-        return given.__func__(name, size, subsample_size, subsample, *rest)
-
-    SubsampleMessenger._subsample = staticmethod(complete)
+def evaluating() -> Iterator[None]:
+    """Runs of programs that are to be judged: on a stack of their own, with all rows of plates that would draw a few."""
+    token = _judging.set(True)
     try:
         with isolated():
-            yield completed
+            yield
     finally:
-        SubsampleMessenger._subsample = given
+        _judging.reset(token)
+
+
+@contextmanager
+def completed_plates(given: frozenset[str], completed: set[str]) -> Iterator[None]:
+    """Under :func:`evaluating`, plates that draw a subset of their rows hold all of them, but for those named ``given``.
+
+    Those were given a batch whose length is that of the subset; plates with a ``subsample`` hold the rows of the caller.
+    ``completed`` gets the names of plates that would have drawn a subset.
+    """
+    if not _judging.get():
+        yield
+        return
+
+    def complete(name: str, size: Any, subsample_size: Any, subsample: Any) -> tuple[Any, Any, Any]:
+        if subsample is None and subsample_size not in (None, size):
+            completed.add(name)
+            subsample_size = subsample_size if name in given else None
+        return size, subsample_size, subsample
+
+    with _subsampling(complete):
+        yield
 
 
 @contextmanager
 def rows_of(plate: str, total: int, index: torch.Tensor | None) -> Iterator[None]:
-    """The plate of that name stands for the rows ``index`` of ``total``: parameters of rows inside it are theirs."""
+    """The plate of that name stands for the rows ``index`` of ``total``: its indices and the parameters of rows."""
+
+    def numbered(name: str, size: Any, subsample_size: Any, subsample: Any) -> tuple[Any, Any, Any]:
+        if name == plate and subsample is None and size in (total, len(index)):
+            return total, len(index), index
+        return size, subsample_size, subsample
+
+    with nullcontext() if index is None else _subsampling(numbered):
+        yield
+
+
+@contextmanager
+def _subsampling(change: Callable[[str, Any, Any, Any], tuple[Any, Any, Any]]) -> Iterator[None]:
+    """Changes size, size of the subset and subset of every plate that is opened inside the block."""
     given = SubsampleMessenger.__dict__["_subsample"]
 
-    def numbered(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any) -> Any:
-        if name == plate and index is not None and subsample is None and size in (total, len(index)):
-            size, subsample_size, subsample = total, len(index), index
+    def changed(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any) -> Any:
+        if size is not None:
+            size, subsample_size, subsample = change(name, size, subsample_size, subsample)
         return given.__func__(name, size, subsample_size, subsample, *rest)
 
-    SubsampleMessenger._subsample = staticmethod(numbered)
+    SubsampleMessenger._subsample = staticmethod(changed)
     try:
         yield
     finally:

@@ -140,7 +140,7 @@ def _run(gen: GenerativeModel, batch: tuple, proposal: Proposal, values: Draws, 
     if not gen.vectorized:
         values = {name: value[0] for name, value in values.items()}
     model = poutine.condition(gen.model, values)
-    with evaluating(batch):
+    with evaluating():
         return read(model, proposal(values), batch, size if gen.vectorized else None, gen.max_plate_nesting)
 
 
@@ -179,7 +179,7 @@ def _draws_rows(gen: GenerativeModel, batch: tuple, local: list[str]) -> bool:
     """Whether the guide draws these sites, with a density for each row."""
     if not set(local) <= set(latent_sites(trace_of(gen.guide, batch))):
         return False
-    with evaluating(batch):
+    with evaluating():
         pair = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
     try:
         check_rows_drawn(pair, gen.plate)

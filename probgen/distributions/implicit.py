@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.foreign import row_by_row
 from probgen.distributions.conditional import conditional
 
 UNSCORED = (
@@ -86,10 +87,11 @@ class Implicit(dist.TorchDistribution):
         z = self.base_dist(torch.Size(sample_shape))
         lead = torch.Size(sample_shape) + self.batch_shape
         if self.context is None:
-            x = self.generator(z)
+            x = row_by_row(self.generator, z, ndims=[len(self.base_dist.event_shape)])
         else:
             event = self.context.shape[self.context.ndim - self.context_ndim :]
-            x = self.generator(z, self.context.expand(*lead, *event))
+            ndims = [len(self.base_dist.event_shape), self.context_ndim]
+            x = row_by_row(self.generator, z, self.context.expand(*lead, *event), ndims=ndims)
         if x.shape != lead + self.event_shape:
             raise ValueError(
                 f"expected the generator to give {tuple(lead)} + events {tuple(self.event_shape)} for noise of shape "

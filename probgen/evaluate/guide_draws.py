@@ -126,13 +126,13 @@ def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2
 @torch.no_grad()
 def draws_latents(gen: GenerativeModel, *batch: Any) -> bool:
     """Whether the guide draws anything; a model without latents is not run, its log_prob may be costly."""
-    with evaluating(batch):
+    with evaluating():
         return bool(latent_sites(poutine.trace(gen.guide).get_trace(*batch)))
 
 
 def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, torch.Size]]:
     """One draw, checked: which numbers there are, of what kind, and the natural shapes of the values."""
-    with evaluating(batch):
+    with evaluating():
         reading = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
     sites, kind, why = latent_sites(reading.guide), kind_of(reading, gen.plate), ""
     rows = None
@@ -153,7 +153,7 @@ def _numbers(
     gen: GenerativeModel, batch: tuple, size: int | None, by_row: bool, shapes: dict[str, torch.Size]
 ) -> dict[str, dict[str, Tensor]]:
     """Values and log densities of ``size`` draws in one run, tensors alone."""
-    with evaluating(batch):
+    with evaluating():
         reading = read(gen.model, gen.guide, batch, size, gen.max_plate_nesting)
     count = size or 1
     numbers = {"log_joint": reading.log_joint().expand(count), "log_guide": reading.log_guide().expand(count)}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 ROUNDING = 0.01  # nats: weights this close to each other differ by less than the arithmetic that made them
-SHORTEST = 25  # draws: a fifth of them is the tail, and five points are the fewest that determine its shape
+_FEWEST = 5  # points that determine the shape of a tail
+SHORTEST = 5 * _FEWEST  # draws, of which a fifth is the tail
 BLOCK = 2**22  # numbers held at once by the fit of the tails
 
 
@@ -17,12 +18,15 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
     .. math:: \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2} \in [1, K]
 
+    It is 1 where one draw has all the weight, and 0 where a weight is NaN or infinite, or all of them are zero.
+
     Source: Kong (1992), A note on importance sampling using standardized weights, University of Chicago, TR 348.
 
     >>> effective_sample_size(torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
     tensor(2.)
     """
-    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+    relative = log_weights - log_weights.detach().amax(0)
+    return (2 * relative.logsumexp(0) - (2 * relative).logsumexp(0)).exp().nan_to_num(0.0)
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
@@ -52,7 +56,8 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     -------
     (Tensor, Tensor)
         Normalised smoothed log weights ``(K, *rest)``, and k-hat ``(*rest,)``: 0 where the weights (or the whole tail)
-        are equal up to rounding, infinity where a weight is NaN or infinite.
+        are equal up to rounding; infinity where a weight is NaN or infinite, or fewer than five are larger than those
+        below the tail, which is so where one draw has all the weight.
 
     Raises
     ------
@@ -86,16 +91,25 @@ def _smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     log_weights = log_weights - log_weights.amax(0)
     ordered, order = log_weights.sort(0)
     length = _tail_length(len(log_weights))
-    cutoff = ordered[-length - 1].exp()
-    excess = ordered[-length:].exp() - cutoff
+    cutoff = ordered[-length - 1].clamp(min=math.log(torch.finfo(ordered.dtype).tiny))
+    tail, members = ordered[-length:].clone(), (ordered[-length:] > cutoff).sum(0)
     broken = ~(log_weights < torch.inf).all(0)
-    flat = ~broken & ((ordered[-1] - ordered[0] < ROUNDING) | (excess[-1] <= 0))
-    shape, scale = _fit_pareto(torch.where(flat | broken, torch.ones_like(excess).cumsum(0), excess))
-    tail = (_pareto_quantiles(length, shape, scale) + cutoff).log().clamp(max=0)
-    tail = torch.where(flat | broken | ~shape.isfinite(), ordered[-length:], tail)
+    flat = ~broken & ((ordered[-1] - ordered[0] < ROUNDING) | (members == 0))
+    khat = torch.full_like(cutoff, torch.inf).masked_fill(flat, 0.0)
+    members = members.masked_fill(flat | broken, 0)
+    for n in members.unique().tolist():
+        if n >= _FEWEST:
+            columns = (members == n).nonzero()[:, 0]
+            tail[-n:, columns], khat[columns] = _smooth_tail(tail[-n:, columns], cutoff[columns].exp())
     smoothed = log_weights.scatter(0, order[-length:], tail)
-    khat = shape.masked_fill(flat, 0.0).masked_fill(broken, torch.inf).nan_to_num(torch.inf)
     return smoothed - smoothed.logsumexp(0), khat
+
+
+def _smooth_tail(tail: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor]:
+    """Log weights above the cutoff, ascending, smoothed; and their k-hat: ``(n, R), (R,) -> (n, R), (R,)``."""
+    shape, scale = _fit_pareto(tail.exp() - cutoff)
+    smoothed = (_pareto_quantiles(len(tail), shape, scale) + cutoff).log().clamp(max=0)
+    return torch.where(shape.isfinite(), smoothed, tail), shape.nan_to_num(torch.inf, posinf=torch.inf)
 
 
 def _fit_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from probgen.infer.em_data import Rows, prepared
 
 _ROUNDING = 1e-5  # relative; sums over rows in float32 stay below
 
@@ -22,10 +26,14 @@ class SupportsEM(Protocol):
 
     .. math:: \theta' = \arg\max_{\theta'} \sum_b E_{p_\theta(z \mid x_b)} \log p_{\theta'}(x_b, z)
 
-    and the sum enters through sufficient statistics that add over rows.
+    and the sum enters through sufficient statistics that add over rows. Parameters that do not train
+    (``requires_grad`` is ``False``) are given: ``maximise`` takes the maximum over the others.
+
+    A family whose ``maximise`` subtracts something from that sum (pseudo-counts, a variance added to others) tells it
+    by a method ``penalty(statistics)``, in nats under the present parameters, so that :func:`em` knows what rises.
     """
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         r"""E-step on some of the rows: the log-likelihood and the expected sufficient statistics, summed over them.
 
         Both must add over chunks of rows: ``expect(x)`` equals ``expect(x[:n])`` plus ``expect(x[n:])``. :func:`em`
@@ -36,6 +44,8 @@ class SupportsEM(Protocol):
         ----------
         x : Tensor
             Rows ``(n, *event)``; NaN = missing (a family that cannot marginalise raises ``ValueError``).
+        weights : Tensor, optional
+            How often each row counts, ``(n,)``. A family may leave this argument out, and is then refused weights.
 
         Returns
         -------
@@ -57,7 +67,7 @@ class SupportsEM(Protocol):
             If this run collapsed (an empty component, a singular covariance); another start may do better.
         """
 
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """Sets the parameters, in place, to a start suited to ``x`` of shape ``(N, *event)``; raises like ``maximise``.
 
         Random starts draw from ``generator`` (the global one when ``None``), so that each of ``n_init`` differs.
@@ -88,8 +98,9 @@ class EMResult:
 @torch.no_grad()
 def em(
     gen: nn.Module,
-    x: Tensor,
+    x: Tensor | Sequence[Tensor],
     *,
+    weights: Tensor | None = None,
     steps: int = 200,
     tol: float = 1e-4,
     n_init: int = 1,
@@ -98,13 +109,18 @@ def em(
 ) -> EMResult:
     r"""Fits a family in place by expectation maximisation: each step raises the log-likelihood, without a step size.
 
+    Parameters that do not train (``gen.loc.requires_grad_(False)``) keep their values, as in :func:`probgen.fit`.
+
     Parameters
     ----------
     gen : nn.Module
         A family with the methods of :class:`SupportsEM`.
-    x : Tensor
+    x : Tensor or sequence of Tensor
         Data ``(N, *event)`` of the parameters' dtype; NaN = missing, where the family marginalises it. It may lie on
-        another device than the parameters: chunks are moved.
+        another device than the parameters: chunks are moved. Sequences of different lengths come as a list of tensors
+        ``(T_b, *event)``, or padded with NaN at the end.
+    weights : Tensor, optional
+        How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated rows.
     steps : int
         Largest number of steps.
     tol : float
@@ -121,14 +137,16 @@ def em(
     Raises
     ------
     ValueError
-        If ``x`` is empty, infinite, not of the family's shape and dtype, or does not determine the parameters.
+        If ``x`` is empty, infinite, outside of the family's support, not of its shape and dtype, or does not determine
+        the parameters.
     torch.linalg.LinAlgError
         If every run collapsed.
 
     Warns
     -----
     RuntimeWarning
-        If a step lowered the log-likelihood by more than ``tol`` and rounding, which an exact M-step cannot do.
+        If a step lowered what it should raise by more than ``tol`` and rounding; or if EM was still rising by more than
+        ``tol`` after the last step (not where ``tol`` is 0, which asks for so many steps).
 
     References
     ----------
@@ -141,16 +159,27 @@ def em(
     >>> result.converged, result.log_likelihood.shape == (result.steps + 1,)
     (True, True)
     """
-    chunk = max(1, 2**22 // max(1, x[:1].numel())) if chunk is None else chunk
-    _check(gen, x, steps, n_init, chunk)
-    if n_init == 0:
-        return _run(gen, x, steps, tol, chunk)
+    _check(gen, steps, n_init)
+    data = prepared(gen, x, weights, chunk)
+    result = _run(gen, data, steps, tol) if n_init == 0 else _best_of(gen, data, steps, tol, n_init, seed)
+    if not result.converged and tol > 0 and steps > 0:
+        warnings.warn(
+            f"EM stopped after {steps} steps while a step still gained {result.log_likelihood[-2:].diff().item():.3g} "
+            f"nats a row, more than tol = {tol:g}; give more steps, or a larger tol",
+            RuntimeWarning,
+            stacklevel=3,  # torch.no_grad stands in between
+        )
+    return result
+
+
+def _best_of(gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: int | None) -> EMResult:
+    """Runs from several starts, of which the best is kept."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     best, best_state, collapse = None, {}, None
     for _ in range(n_init):
         try:
-            gen.initialise(x, generator)
-            result = _run(gen, x, steps, tol, chunk)
+            _start(gen, data, generator)
+            result = _run(gen, data, steps, tol)
         except torch.linalg.LinAlgError as error:
             collapse = error
             continue
@@ -162,65 +191,83 @@ def em(
     return best
 
 
-def _run(gen: nn.Module, x: Tensor, steps: int, tol: float, chunk: int) -> EMResult:
+def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:
+    with _frozen_kept(gen):
+        gen.initialise(data.x, generator, **({} if data.weights is None else {"weights": data.weights}))
+
+
+def _run(gen: Any, data: Rows, steps: int, tol: float) -> EMResult:
     """E- and M-steps from the present parameters; it ends on an E-step, so the last value is that of the result."""
-    value, statistics = _expect(gen, x, chunk)
+    value, statistics = _expect(gen, data)
     history, converged, warned = [value], False, False
     while len(history) <= steps and not converged:
-        gen.maximise(statistics)
-        value, statistics = _expect(gen, x, chunk)
+        before = _penalty(gen, statistics, data)
+        with _frozen_kept(gen):
+            gen.maximise(statistics)
+        change = _penalty(gen, statistics, data) - before
+        value, statistics = _expect(gen, data)
         history.append(value)
-        gain = history[-1] - history[-2]
-        converged, warned = abs(gain) < tol, warned or _warn_if_lower(gain, history, tol)
+        gain = history[-1] - history[-2] - change
+        converged, warned = abs(gain) < tol, warned or _warn_if_lower(gain, history, tol, data.x.dtype)
     return EMResult(torch.tensor(history, dtype=torch.float64), converged)
 
 
-def _expect(gen: nn.Module, x: Tensor, chunk: int) -> tuple[float, dict[str, Tensor]]:
+@contextmanager
+def _frozen_kept(gen: nn.Module) -> Iterator[None]:
+    """Parameters that do not train leave the block with the values that they had, whatever a family does."""
+    kept = [(parameter, parameter.clone()) for parameter in gen.parameters() if not parameter.requires_grad]
+    try:
+        yield
+    finally:
+        for parameter, value in kept:
+            parameter.copy_(value)
+
+
+def _penalty(gen: Any, statistics: dict[str, Tensor], data: Rows) -> float:
+    """What the M-step subtracts from the mean log-likelihood of a row, under the present parameters."""
+    penalty = getattr(gen, "penalty", None)
+    return 0.0 if penalty is None else float(penalty(statistics)) / data.total
+
+
+def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
     """The E-step over all rows, chunk by chunk, summed in float64: mean log-likelihood and total statistics."""
-    device = next(gen.parameters()).device
     total, statistics = 0.0, {}
-    for rows in x.split(chunk):
-        value, parts = gen.expect(rows.to(device))
+    for rows in data.chunks(next(gen.parameters()).device):
+        value, parts = gen.expect(*rows)
         total = total + value.double()
         for name, part in parts.items():
             statistics[name] = statistics[name].add_(part) if name in statistics else part.to(torch.float64, copy=True)
-    mean = (total / len(x)).item()
+    mean = (total / data.total).item()
+    if mean == -math.inf:
+        raise torch.linalg.LinAlgError(
+            "expected rows of positive probability, got impossible ones under the parameters that EM started from; "
+            "allow what they observe (no zeros in tables or transitions), or remove these rows"
+        )
     if not math.isfinite(mean):
         raise torch.linalg.LinAlgError(
             f"expected a finite log-likelihood, got {mean}: a component collapsed, or values are too large for "
-            f"{x.dtype}; use several starts (n_init), regularisation, standardised data or float64"
+            f"{data.x.dtype}; use several starts (n_init), regularisation, standardised data or float64"
         )
     return mean, statistics
 
 
-def _warn_if_lower(gain: float, history: list[float], tol: float) -> bool:
+def _warn_if_lower(gain: float, history: list[float], tol: float, dtype: torch.dtype) -> bool:
     if gain >= -tol - _ROUNDING * max(1.0, abs(history[-1])):
         return False
+    rounding = "" if dtype == torch.float64 else f"most often the rounding of {dtype}: try float64; or else "
     warnings.warn(
-        f"the mean log-likelihood fell by {-gain:.3g} nats at step {len(history) - 1}: this M-step does not maximise "
-        "what the E-step measures; either the family regularises (less regularisation brings it closer to maximum "
-        "likelihood) or its maximise and expect disagree",
+        f"the mean log-likelihood fell by {-gain:.3g} nats at step {len(history) - 1}: {rounding}this M-step does not "
+        "maximise what the E-step measures, the family's maximise and expect disagree",
         RuntimeWarning,
         stacklevel=5,
     )
     return True
 
 
-def _check(gen: nn.Module, x: Tensor, steps: int, n_init: int, chunk: int) -> None:
+def _check(gen: nn.Module, steps: int, n_init: int) -> None:
     if not isinstance(gen, SupportsEM):
         raise TypeError(
             f"expected a family with expect, maximise and initialise, got {type(gen).__name__}; use fit(gen, x)"
         )
-    if steps < 0 or n_init < 0 or chunk < 1:
-        raise ValueError(f"expected steps >= 0, n_init >= 0, chunk >= 1, got {steps=}, {n_init=}, {chunk=}")
-    dtype, event = next(gen.parameters()).dtype, tuple(gen().event_shape)
-    if x.dtype != dtype:
-        raise ValueError(f"expected x of the parameters' {dtype}, got {x.dtype}; use x.to({dtype}), or convert gen")
-    if x.ndim != 1 + len(event) or tuple(x.shape[1:]) != event:
-        raise ValueError(
-            f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row a datum"
-        )
-    if len(x) < 2 and (len(event) < 2 or not len(x)):  # one long sequence is data enough
-        raise ValueError(f"expected at least two rows, got x of shape {tuple(x.shape)}; give more data")
-    if x.isinf().any():
-        raise ValueError("expected finite values (NaN = missing), got infinities in x; remove or clip these rows")
+    if steps < 0 or n_init < 0:
+        raise ValueError(f"expected steps >= 0, n_init >= 0, got {steps=}, {n_init=}")

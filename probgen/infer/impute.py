@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probgen.core.density import density, kind_of, worst
 from probgen.core.graphs.repeat import Call, Choice, Repeat
+from probgen.core.modes import infers
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import isolated
 from probgen.core.sites import in_plate, is_enumerated, latent_sites, sample_sites
@@ -76,6 +77,7 @@ def _quantile(ordered: Tensor, share: float) -> Tensor:
     return low.lerp(high, place - math.floor(place))
 
 
+@infers
 @torch.no_grad()
 def impute(
     gen: GenerativeModel,
@@ -97,7 +99,8 @@ def impute(
               \min\Big(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)}\Big); \qquad x_m \sim p(x_m \mid x_o, z)
 
     started by a tenth as many steps that accept everything. Globals of a Bayesian model are drawn from its guide, one
-    set per draw. Entries are taken to be missing at random. The model runs in the mode (train or eval) that it is in.
+    set per draw. Entries are taken to be missing at random. The model runs in eval mode, and
+    is left in the mode that it is in.
 
     Parameters
     ----------

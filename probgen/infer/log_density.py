@@ -173,7 +173,7 @@ class LogDensity:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Runs of the program on its own: a trajectory may leave a support by rounding, so values are not checked."""
-        with evaluating(self.batch), pyro.validation_enabled(False), assume_missing(self._missing), self._precision():
+        with evaluating(), pyro.validation_enabled(False), assume_missing(self._missing), self._precision():
             yield
 
     @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probgen.core.enumerating import enumerating
 from probgen.core.graphs.repeat import Choice
+from probgen.core.modes import infers
 from probgen.core.sites import (
     Site,
     completed_sites,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
+@infers
 @torch.no_grad()
 def posterior(
     gen: GenerativeModel,
@@ -46,7 +48,7 @@ def posterior(
     Parameters
     ----------
     gen : GenerativeModel
-        A family or a Program; it is used in the mode (train or eval) that it is in.
+        A family or a Program; it runs in eval mode, and is left in the mode that it is in.
     *batch : Tensor
         What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
     draws : int
@@ -87,6 +89,7 @@ def posterior(
     return _complete(gen, batch, model_trace(gen, batch), values, discrete, limits, draws)
 
 
+@infers
 @torch.no_grad()
 def complete(
     gen: GenerativeModel,
@@ -140,6 +143,7 @@ def _complete(
     return {**given, **Runs(gen, batch, probe, *limits).of(gen.model, count, wanted, given, bool(summed))}
 
 
+@infers
 @torch.no_grad()
 def predictive(
     gen: GenerativeModel,
@@ -208,6 +212,7 @@ def predictive(
     return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, given)
 
 
+@infers
 @torch.no_grad()
 def prior_predictive(
     gen: GenerativeModel,

@@ -36,7 +36,7 @@ Draws = dict[str, Tensor]
 
 def trace_of(program: Callable, batch: tuple) -> poutine.Trace:
     """One run of a program on its own."""
-    with evaluating(batch):
+    with evaluating():
         return poutine.trace(program).get_trace(*batch)
 
 

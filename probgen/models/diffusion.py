@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.contexts import dropped, received
+from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate, standard_normal
 from probgen.distributions.diffusion.diffused import Diffused
 from probgen.distributions.diffusion.predictions import Prediction, Velocity
@@ -162,9 +163,9 @@ class Diffusion(DistributionModule):
         return ProbabilityFlow(self, solver, probes)
 
     def _call(self, context: Tensor | None, z: Tensor, t: Tensor) -> Tensor:
-        if context is None:
-            return self.net(z, t, None)
-        return self.net(z, t, context.expand(*t.shape, *context.shape[context.ndim - self.context_ndim :]))
+        if context is not None:
+            context = context.expand(*t.shape, *context.shape[context.ndim - self.context_ndim :])
+        return row_by_row(self.net, z, t, context, ndims=[self.noise.loc.ndim, 0, self.context_ndim])
 
     def _dropped(self, context: Tensor) -> Tensor:
         """The context with some rows made unknown, in training mode."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.contexts import law_given
+from probgen.core.foreign import row_by_row
 from probgen.distributions.energy.continuous import EnergyLaw
 from probgen.distributions.energy.module import EnergyModule
 
@@ -70,8 +71,8 @@ class EnergyBasedModel(EnergyModule):
 
         def energy(x: Tensor) -> Tensor:
             lead = x.shape[: x.ndim - len(self.shape)]
-            value = self.net(x) if context is None else self.net(x, context.expand(*lead, -1))
-            return value.reshape(lead)
+            inputs = (x,) if context is None else (x, context.expand(*lead, -1))
+            return row_by_row(self.net, *inputs, ndims=[len(self.shape), 1][: len(inputs)]).reshape(lead)
 
         return EnergyLaw(
             energy,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.contexts import dropped, law_given
+from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.times import Times, UniformTimes
 from probgen.distributions.flows.couplings import Coupling, IndependentCoupling
@@ -133,7 +134,7 @@ class FlowMatching(DistributionModule):
         lead = x.shape[: x.ndim - len(self.shape)]
         if context is not None:
             context = context.expand(*lead, *context.shape[context.ndim - self.context_ndim :])
-        return self.net(x, t.expand(lead), context)
+        return row_by_row(self.net, x, t.expand(lead), context, ndims=[len(self.shape), 0, self.context_ndim])
 
     def _trained(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
         return self._velocity(self._dropped(context), t, x)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from probgen.core.contexts import received
+from probgen.core.foreign import row_by_row
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.distributions.codes import CodeLaw
@@ -75,7 +76,7 @@ class Codes(DistributionModule):
     def _raw(self, context: Tensor | None) -> Tensor:
         if self.net is None:
             return self.zeros if context is None else self.zeros.expand(*context.shape[: -self.context_ndim], -1)
-        raw = self.net(context)
+        raw = row_by_row(self.net, context, ndims=[self.context_ndim])
         if raw.shape[-1:] != self.zeros.shape:
             raise ValueError(
                 f"expected a network that gives {len(self.zeros)} raw values, got {tuple(raw.shape)}; set its outputs "

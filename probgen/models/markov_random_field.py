@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.contexts import input_size
+from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
 from probgen.distributions.graphs.pairwise_field import ExactField, GibbsField, Pairwise
 from probgen.samplers.belief_propagation import Beliefs, belief_propagation
@@ -117,7 +118,7 @@ class MarkovRandomField(DistributionModule):
         elif context is None:
             raise ValueError("expected a context for the network of the unary potentials, got None; give one")
         else:
-            unary = self.net(context).unflatten(-1, (self.nodes, self.levels))
+            unary = row_by_row(self.net, context, ndims=[1]).unflatten(-1, (self.nodes, self.levels))
         return Pairwise(unary, self.pairs.expand(len(self.edges), -1, -1), self.edges, self.neighbours)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.contexts import received
+from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.distributions.noising.additive import AdditiveNoise
 from probgen.distributions.noising.chain import NoisingChain, Step, ancestral
@@ -179,7 +180,8 @@ class CategoricalDiffusion(DistributionModule):
     def _logits(self, x: Tensor, t: Tensor, *context: Tensor) -> Tensor:
         ndim, levels = len(self.shape), self.process.levels
         features = self.encode(x).movedim(-1, -ndim).flatten(-ndim - 1, -ndim)
-        output = self.net(features, t, *context)
+        ndims = [ndim, 0, self.context_ndim][: 2 + len(context)]
+        output = row_by_row(self.net, features, t, *context, ndims=ndims)
         wanted = (*x.shape[: x.ndim - ndim], self.shape[0] * levels, *self.shape[1:])
         if output.shape != wanted:
             raise ValueError(
@@ -248,12 +250,13 @@ class UnrolledDiffusion(LatentVariableModel):
 
 def _given(net: Callable[..., Tensor], context: Tensor | None, event_ndim: int, context_ndim: int) -> Callable:
     """The network with its context, which is repeated over draws to the left of its rows."""
-    if context is None:
-        return net
+    given = () if context is None else (context,)
+    ndims = (event_ndim, 0, context_ndim)[: 2 + len(given)]
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        tail = context.shape[context.ndim - context_ndim :]
-        return net(x, t, context.expand(*x.shape[: x.ndim - event_ndim], *tail))
+        lead = x.shape[: x.ndim - event_ndim]
+        wide = [c.expand(*lead, *c.shape[c.ndim - context_ndim :]) for c in given]
+        return row_by_row(net, x, t, *wide, ndims=ndims)
 
     return predict
 

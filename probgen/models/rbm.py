@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.contexts import input_size
+from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
 from probgen.distributions.energy.bipartite import Bipartite
 from probgen.distributions.energy.boltzmann import ChainedBoltzmann, ExactBoltzmann, boltzmann
@@ -113,4 +114,4 @@ class RBM(DistributionModule):
             return self.raw, self.bias
         if context is None:
             raise ValueError("expected a context for the network of the biases, got None; give one")
-        return self.net(context).split((self.visible.raw, self.hidden), -1)
+        return row_by_row(self.net, context, ndims=[1]).split((self.visible.raw, self.hidden), -1)

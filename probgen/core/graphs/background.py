@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from probgen.core import cache
 from probgen.core.graphs.graph import Compiled, NotCompilable
-from probgen.core.graphs.native import by_inductor
+from probgen.core.graphs.native import KIND, by_inductor
 
 COMMAND = f"import sys; from {__name__} import compile_file; compile_file(sys.argv[1])"
 
@@ -43,7 +44,9 @@ class Background:
         layouts = [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
         file.write_bytes(pickle.dumps((_as_list(graph.module.graph), layouts, torch.get_num_threads())))
         self._log = Path(self._folder.name) / "log.txt"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        paths = os.pathsep.join(filter(None, sys.path))
+        # the very folder of this process, which may be a temporary one
+        environment = os.environ | {"PYTHONPATH": paths, cache.FOLDER: str(cache.folder(KIND).parent)}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, str(file)], stdout=log, stderr=log, env=environment

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import copy
-import getpass
+import functools
 import hashlib
 import logging
 import os
+import platform
+import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
+
+from probgen.core import cache
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
 
 SHARED = {"fallback_random": True, "cpp.vec_isa_ok": True, "cpp_cache_precompile_headers": False}
 LIBRARY = SHARED | {"memory_planning": True, "aot_inductor.precompile_headers": False}
 WRAPPED = SHARED | {"size_asserts": False, "alignment_asserts": False}
+
+KIND, TORCHS = "libraries", "TORCHINDUCTOR_CACHE_DIR"
+SETTINGS = ("torch._inductor.config.cpp.", "torch._inductor.config.aot_inductor.")
+VARIABLES = ("CXX", "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "OMP_PREFIX", "TORCHINDUCTOR_DEBUG_COMPILE")
+FAILURES = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError),
+    *(RuntimeError, TypeError, ValueError, subprocess.SubprocessError),
+)
 
 
 def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool = True) -> Run:
@@ -31,12 +46,33 @@ def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool =
     about half the time. A library that is there already is taken in any case.
     """
     with _quiet():
-        if all(value.device.type == "cpu" for value in inputs) and (library or _found(_note(graph, inputs))):
-            try:
-                return _load(_library(graph, inputs))
-            except Exception:  # whatever this newer part of torch cannot do, the older one may
-                pass
-        return _wrapped(graph, inputs)
+        if all(value.device.type == "cpu" for value in inputs):
+            with suppress(*FAILURES):  # whatever this newer part of torch cannot do, the older one may
+                if run := _kept(graph, inputs) or (library and _built(graph, inputs)):
+                    return run
+        with _own_folder():
+            return _wrapped(graph, inputs)
+
+
+def _kept(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run | None:
+    found = cache.find(cache.folder(KIND), _key(graph, inputs))
+    with suppress(RuntimeError, OSError):  # what this machine cannot load is made anew
+        return _load(found) if found else None
+
+
+def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+    """Made in a folder of this process alone, from which the cache gets it whole."""
+    with _own_folder(), tempfile.TemporaryDirectory(prefix="probgen-") as folder:
+        options = _known(LIBRARY) | {"aot_inductor.output_path": folder}
+        made = Path(_twice(lambda: str(torch._inductor.aot_compile(_plain(graph), tuple(inputs), options=options))))
+        beside = made.with_suffix(".json")  # of calls that are no machine code, which the library looks up there
+        files = {path.suffix: path.read_bytes() for path in (made, beside) if path.exists()}
+        try:
+            library = cache.keep(cache.folder(KIND), _key(graph, inputs), files)
+        except OSError:  # such as a full disk
+            return _load(made)
+        cache.trim(library)
+        return _load(library)
 
 
 def _wrapped(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
@@ -60,21 +96,29 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _load(library: str) -> Run:
-    return torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1).run
+def _load(library: Path) -> Run:
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1).run
 
 
-def _library(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
-    """Where the library of a graph stands on disk; it is made if it is not there yet."""
-    note = _note(graph, inputs)
-    if found := _found(note):
-        return found
-    made = _twice(lambda: str(torch._inductor.aot_compile(_plain(graph), tuple(inputs), options=_known(LIBRARY))))
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as file:
-        file.write(made)
-    Path(file.name).replace(note)
-    return made
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """With torch's own cache in a private folder for this kind of machine, unless the user has chosen one.
+
+    By default torch keeps its machine code under a name in the folder for temporary files that others can guess.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    before = os.environ.get(TORCHS)
+    if before not in (None, "", default_cache_dir()):
+        yield
+        return
+    os.environ[TORCHS] = str(cache.folder(f"inductor-{_digest(_machine(), _compiler())[:16]}"))
+    try:
+        yield
+    finally:
+        os.environ.pop(TORCHS)
+        if before is not None:
+            os.environ[TORCHS] = before
 
 
 def _known(options: dict[str, bool]) -> dict[str, bool]:
@@ -82,25 +126,47 @@ def _known(options: dict[str, bool]) -> dict[str, bool]:
     return {key: value for key, value in options.items() if key in torch._inductor.list_options()}
 
 
-def _note(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Path:
-    """The file that says where the library of a graph stands."""
-    return _cache() / f"{_key(graph, inputs)}.txt"
-
-
-def _found(note: Path) -> str | None:
-    return note.read_text() if note.exists() and Path(note.read_text()).exists() else None
-
-
-def _cache() -> Path:
-    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    return Path(given or f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}") / "probgen"
-
-
 def _key(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
     """What the machine code depends on."""
     layouts = [(tuple(value.shape), value.stride(), value.dtype) for value in inputs]
-    machine = torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), LIBRARY
-    return hashlib.sha256(repr((graph.code, layouts, machine)).encode()).hexdigest()
+    return _digest(graph.code, layouts, torch.get_num_threads(), LIBRARY, _machine(), _compiler())
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _machine() -> tuple[str, ...]:
+    """The processor with its features, and the versions of what makes code for it."""
+    information = Path("/proc/cpuinfo")  # of Linux
+    lines = information.read_text().splitlines() if information.exists() else []
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    try:
+        own = version("probgen")
+    except PackageNotFoundError:
+        own = "not installed"
+    python = f"{sys.implementation.cache_tag} {platform.platform()} {platform.processor()}"
+    return torch.__version__, torch.backends.cpu.get_cpu_capability(), own, python, *features
+
+
+def _compiler() -> tuple[str, ...]:
+    """The compiler that inductor will take, its version, and all settings that reach it."""
+    names = torch._inductor.config.cpp.cxx
+    names = names if isinstance(names, list | tuple) else (names,)
+    changed = torch._inductor.config.codegen_config().splitlines()
+    settings = [line for line in changed if line.startswith(SETTINGS)]
+    variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name in VARIABLES]
+    return *(_version(name) for name in names if name), *settings, *variables
+
+
+@functools.cache
+def _version(compiler: str) -> str:
+    try:
+        told = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        told = type(error).__name__
+    return f"{compiler} {shutil.which(compiler)} {told}"
 
 
 def _plain(graph: fx.GraphModule) -> fx.GraphModule:
@@ -118,7 +184,7 @@ def _twice(make: Callable[[], object]) -> object:
     """Compilers of several processes may get into each other's way at the cache; not twice."""
     try:
         return make()
-    except Exception as error:
+    except (OSError, RuntimeError) as error:
         if "No such file" not in str(error):
             raise
         return make()

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.foreign import row_by_row
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule
 
@@ -24,7 +25,8 @@ class Head(DistributionModule):
     Parameters
     ----------
     net : callable or None
-        Network from the context to the raw values; ``None``: the context itself holds them.
+        Network from the context to the raw values; ``None``: the context itself holds them. Convolutions, batch norms
+        and networks from elsewhere get all leading dims as one.
     raw : tuple of str
         Names of the R raw parameters of one variable.
     event_ndim : int
@@ -75,7 +77,8 @@ class HasNetwork(Protocol):
 
 def raw_values(head: HasNetwork, context: Tensor | None) -> Tensor:
     """The output of a head's network; raises ``ValueError`` unless it has the batch dims of the context."""
-    values, name = head.net(context), type(head).__name__
+    name = type(head).__name__
+    values = head.net(None) if context is None else row_by_row(head.net, context, ndims=[head.context_ndim])
     if not torch.is_tensor(values):
         raise ValueError(
             f"expected a context for {name}, got {context}; give one, or use the network nn.Constant(head.width(D))"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
+import logging
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from probgen.core import cache as kept
 from probgen.evaluate.two_sample.rows import generator
 
 
@@ -105,8 +105,8 @@ def classifier_features(
     seed : int
         Of weights, batches and the rows held out; the global generator is left as it was.
     cache : Path, optional
-        Folder of the trained classifiers; by default ``probgen/classifiers`` beside what torch's inductor compiles
-        (``TORCHINDUCTOR_CACHE_DIR``, or the folder for temporary files).
+        Folder of the trained classifiers; by default ``classifiers`` in ``$PROBGEN_CACHE`` or ``~/.cache/probgen``,
+        which only this user may write. Damaged files, and those of other users, are made anew.
 
     Returns
     -------
@@ -130,10 +130,8 @@ def classifier_features(
         torch.manual_seed(seed)
         net = ClassifierFeatures(tuple(x.shape[1:]), width, int(labels.max()) + 1)
     settings = width, steps, batch_size, held_out, seed, torch.__version__, str(net)
-    file = (cache or _cache()) / f"{_key(x, labels, settings)}.safetensors"
-    if file.exists():
-        net.load_state_dict(load_file(file))
-    else:
+    file = (cache or kept.folder("classifiers")) / f"{_key(x, labels, settings)}.sealed"
+    if not _loaded(net, file):
         _train(net, x, labels, steps, batch_size, held_out, seed)
         _save(net, file)
     return net.eval().requires_grad_(False)
@@ -177,14 +175,18 @@ def _key(x: Tensor, labels: Tensor, settings: tuple) -> str:
     return digest.hexdigest()
 
 
-def _cache() -> Path:
-    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    return Path(given or f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}") / "probgen" / "classifiers"
+def _loaded(net: nn.Module, file: Path) -> bool:
+    content = kept.read_sealed(file)
+    try:
+        net.load_state_dict(load(content or b""))
+    except (SafetensorError, RuntimeError):  # no file, or none of this network
+        return False
+    return True
 
 
 def _save(net: nn.Module, file: Path) -> None:
-    """Written elsewhere and then moved, so that another process never reads half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-        save_file(net.state_dict(), part.name)
-    Path(part.name).replace(file)
+    try:
+        kept.write_sealed(file, save(net.state_dict()))
+    except OSError as error:
+        logging.getLogger("probgen").warning(f"{file} could not be kept ({error}); it is trained anew the next time")
+    kept.trim(file)

@@ -1,0 +1,237 @@
+"""Files that are made once and found again: in a folder of the user's own, checked before they are believed.
+
+What is kept may be machine code that runs when it is loaded, so that nobody else may be able to put it there.
+``PROBGEN_CACHE`` names the folder, by default ``probgen`` in ``$XDG_CACHE_HOME`` or ``~/.cache``;
+``PROBGEN_CACHE_LIMIT`` its size in bytes (``500M``, ``2G``), above which what was used last longest ago goes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER, LIMIT = "PROBGEN_CACHE", "PROBGEN_CACHE_LIMIT"
+DEFAULT_LIMIT = 2 * 2**30
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_LINE = re.compile(r"([0-9a-f]{64}) (\.[a-z]+)")
+_PART = ".part-"
+_DAY = 86_400
+
+
+def folder(kind: str) -> Path:
+    """The private folder of one kind of files; it is there.
+
+    Where no such folder can be had (no home, a full disk, a folder of somebody else), it is a fresh one for temporary
+    files, which ends with the process; the logger ``probgen`` says why.
+
+    >>> import stat
+    >>> stat.filemode(folder("examples").stat().st_mode)
+    'drwx------'
+    """
+    try:
+        return private(root() / kind)
+    except (OSError, RuntimeError) as error:  # pathlib raises RuntimeError where there is no home
+        _tell(f"{error}; what is made now is kept for this process only")
+        return private(_temporary() / kind)
+
+
+def root() -> Path:
+    """The folder that all kinds stand in, as the environment names it; whether it is private is not checked yet."""
+    if given := os.environ.get(FOLDER):
+        return Path(given).expanduser().absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "probgen"
+
+
+def private(path: Path) -> Path:
+    """A folder that only this user may read and write, made if it is not there; its real path.
+
+    Raises ``PermissionError`` where it, or a folder above it, could be exchanged by others.
+    """
+    for place in (path.parent, path):
+        if place.is_symlink():
+            raise PermissionError(f"expected a folder at {place}, got a link; remove it, or set {FOLDER}")
+    path = path.resolve()
+    for place in reversed((path, *path.parents)):
+        if not place.exists():
+            place.mkdir(mode=0o700, exist_ok=True)
+    _check(path)
+    if stat.S_IMODE(path.stat().st_mode) != 0o700:
+        path.chmod(0o700)
+    return path
+
+
+def _check(path: Path) -> None:
+    for depth, place in enumerate((path, *path.parents)):
+        found = place.lstat()
+        ours = _mine(found) or (depth > 0 and found.st_uid == 0)
+        forbidden = stat.S_IWGRP | stat.S_IWOTH if depth < 2 else stat.S_IWOTH
+        open_to_others = os.name == "posix" and found.st_mode & forbidden
+        if depth > 0 and found.st_mode & stat.S_ISVTX:  # as of /tmp: what others own there cannot be moved
+            open_to_others = False
+        if not stat.S_ISDIR(found.st_mode) or not ours or open_to_others:
+            got = f"{stat.filemode(found.st_mode)} of user {found.st_uid}"
+            raise PermissionError(f"expected a folder that only you may change at {place}, got {got}; set {FOLDER}")
+
+
+def _mine(found: os.stat_result) -> bool:
+    user = getattr(os, "getuid", None)
+    return user is None or found.st_uid == user()
+
+
+@functools.cache
+def _temporary() -> Path:
+    path, process = tempfile.mkdtemp(prefix="probgen-"), os.getpid()
+    atexit.register(lambda: os.getpid() == process and shutil.rmtree(path, ignore_errors=True))
+    return Path(path)
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    logging.getLogger("probgen").warning(message)
+
+
+def read(file: Path) -> bytes | None:
+    """The content of a plain file of this user's own; nothing where there is none, or something else.
+
+    >>> read(Path("no such file")) is None
+    True
+    """
+    flags = [getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")]
+    try:
+        handle = os.open(file, functools.reduce(int.__or__, flags, os.O_RDONLY))
+    except OSError:
+        return None
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or not _mine(found) or found.st_size > limit():
+            return None
+        with suppress(OSError), open(handle, "rb", closefd=False) as opened:
+            _used(handle, found)
+            return opened.read()
+        return None
+    finally:
+        os.close(handle)
+
+
+def _used(handle: int, found: os.stat_result) -> None:
+    """Notes when a file was last of use, which many file systems do not."""
+    if os.utime in os.supports_fd:
+        with suppress(OSError):  # of a file system that cannot be written
+            os.utime(handle, ns=(time.time_ns(), found.st_mtime_ns))
+
+
+def write(file: Path, content: bytes) -> None:
+    """Written elsewhere and then moved, so that another process never reads half a file."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=file.parent, prefix=_PART)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(content)
+        Path(part).replace(file)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def read_sealed(file: Path) -> bytes | None:
+    """What :func:`write_sealed` has written; nothing where the file is not there or is not as it was written."""
+    digest, _, content = (read(file) or b"").partition(b"\n")
+    return content if digest.decode("ascii", "replace") == _digest(content) else None
+
+
+def write_sealed(file: Path, content: bytes) -> None:
+    """One file that carries the digest of its content.
+
+    >>> file = folder("examples") / "file"
+    >>> write_sealed(file, b"content")
+    >>> read_sealed(file)
+    b'content'
+    """
+    write(file, _digest(content).encode() + b"\n" + content)
+
+
+def keep(place: Path, key: str, files: Mapping[str, bytes]) -> Path:
+    """Several files that belong together, by their endings; where the first of them stands.
+
+    They stand beside a note, ``key.txt``, of endings and digests, and are named by its own digest: a note can name
+    nothing outside the folder, and files of two makers do not mix.
+
+    >>> keep(folder("examples"), "key", {".so": b"code", ".json": b"{}"}).suffix
+    '.so'
+    >>> find(folder("examples"), "key").read_bytes()
+    b'code'
+    """
+    note = "".join(f"{_digest(content)} {ending}\n" for ending, content in files.items())
+    stem = _digest(note.encode())
+    for ending, content in files.items():
+        write(place / f"{stem}{ending}", content)
+    write(place / f"{key}.txt", note.encode())
+    return place / f"{stem}{next(iter(files))}"
+
+
+def find(place: Path, key: str) -> Path | None:
+    """Where the first of the files of :func:`keep` stands; nothing unless all of them are as they were written."""
+    note = read(place / f"{key}.txt") or b""
+    lines = [_LINE.fullmatch(line) for line in note.decode("ascii", "replace").splitlines()]
+    stem, found = _digest(note), [line.groups() for line in lines if line]
+    if not lines or len(found) != len(lines):
+        return None
+    for digest, ending in found:
+        content = read(place / f"{stem}{ending}")
+        if content is None or _digest(content) != digest:
+            return None
+    return place / f"{stem}{found[0][1]}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def limit() -> int:
+    """Bytes that the cache may take, by ``PROBGEN_CACHE_LIMIT``."""
+    given = os.environ.get(LIMIT, "").strip()
+    if not given:
+        return DEFAULT_LIMIT
+    number, unit = given.upper().removesuffix("B"), ""
+    if number[-1:] in set("KMGT"):
+        number, unit = number[:-1].strip(), number[-1]
+    if not (number.isascii() and number.isdigit()):
+        raise ValueError(f"expected a size such as 500M or 2G in {LIMIT}, got {given!r}; correct it or unset it")
+    return int(number) * _UNITS[unit]
+
+
+def trim(*spared: Path) -> None:
+    """Removes what was used last longest ago, as far as the cache exceeds its limit; what is spared stays."""
+    try:
+        files = sorted(_files(root()))
+    except RuntimeError:  # there is no home
+        return
+    names, now = {path.stem for path in spared}, time.time()
+    total, most = sum(size for _, size, _ in files), limit()
+    for used, size, path in files:
+        left_over = path.name.startswith(_PART) and now - used > _DAY
+        if left_over or (total > most and path.stem not in names):
+            with suppress(OSError):  # another process was faster
+                path.unlink()
+            total -= size
+
+
+def _files(place: Path) -> Iterator[tuple[float, int, Path]]:
+    """When last used, the size and the name of every plain file below a folder; links are not followed."""
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _files(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    found = entry.stat(follow_symlinks=False)
+                    yield max(found.st_atime, found.st_mtime), found.st_size, Path(entry.path)

@@ -1,0 +1,71 @@
+"""Training and eval mode: inference runs a model in eval mode, whatever mode it is in, and leaves it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+
+@contextmanager
+def inference_mode_of(gen: Any) -> Iterator[None]:
+    """Eval mode inside the block: random layers and running averages stay out; each part's mode is put back after it.
+
+    What is no module has no mode.
+
+    >>> net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3).eval())
+    >>> with inference_mode_of(net):
+    ...     print([part.training for part in net])
+    [False, False]
+    >>> [part.training for part in net]
+    [True, False]
+    """
+    if not isinstance(gen, nn.Module):
+        yield
+        return
+    modes = [(part, part.training) for part in gen.modules()]
+    gen.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def infers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a model, its first argument, that is inference: it runs in eval mode. A decorator.
+
+    >>> infers(lambda net: net.training)(nn.Dropout())
+    False
+    """
+
+    @wraps(function)
+    def inferring(gen: Any, *arguments: Any, **options: Any) -> Any:
+        with inference_mode_of(gen):
+            return function(gen, *arguments, **options)
+
+    return inferring
+
+
+def depends_on_mode(gen: Any) -> bool:
+    """Whether numbers differ from call to call, or with the other rows, because a layer is in training mode.
+
+    Dropout of values and of contexts, and normalisation by the batch.
+
+    >>> net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1))
+    >>> depends_on_mode(net), depends_on_mode(net.eval())
+    (True, False)
+    """
+    return isinstance(gen, nn.Module) and any(part.training and _is_random(part) for part in gen.modules())
+
+
+def _is_random(part: nn.Module) -> bool:
+    if isinstance(part, _DropoutNd):
+        return part.p > 0
+    rates = (getattr(part, name, 0.0) for name in ("dropout", "context_dropout"))  # of attention, recurrence, families
+    return isinstance(part, _BatchNorm | nn.RReLU) or any(isinstance(rate, float) and rate > 0 for rate in rates)

@@ -1,0 +1,107 @@
+"""What expectation maximisation is given: rows and their weights, checked and in one form."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probgen.distributions.support import check_in_support
+
+_NUMBERS = 2**22  # of a chunk
+
+
+class Rows(NamedTuple):
+    """Data ``(N, *event)``, the weights of its rows ``(N,)`` or ``None``, and how many rows are handled at a time."""
+
+    x: Tensor
+    weights: Tensor | None
+    chunk: int
+
+    @property
+    def total(self) -> float:
+        """Number of rows, each as often as its weight says."""
+        return len(self.x) if self.weights is None else self.weights.double().sum().item()
+
+    def chunks(self, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+        """Arguments of ``expect``: rows on the device, with weights where there are some."""
+        parts = (self.x,) if self.weights is None else (self.x, self.weights)
+        for pieces in zip(*(part.split(self.chunk) for part in parts), strict=True):
+            yield tuple(piece.to(device) for piece in pieces)
+
+
+def prepared(gen: nn.Module, x: Tensor | Sequence[Tensor], weights: Tensor | None, chunk: int | None) -> Rows:
+    """The data in one form: sequences padded with NaN, rows without weight left out; refuses what no row may be."""
+    law, dtype = gen(), next(gen.parameters()).dtype
+    if not isinstance(x, Tensor):
+        x = padded(x, law.event_shape)
+    chunk = max(1, _NUMBERS // max(1, x[:1].numel())) if chunk is None else chunk
+    if chunk < 1:
+        raise ValueError(f"expected chunk >= 1, got {chunk}")
+    _check_shape(x, tuple(law.event_shape), dtype)
+    if weights is not None:
+        _check_weights(gen, x, weights)
+        x, weights = x[(weights > 0).to(x.device)], weights[weights > 0].to(x)
+    rows = Rows(x, weights, chunk)
+    _check_rows(law, rows)
+    return rows
+
+
+def padded(x: Sequence[Tensor], event: torch.Size) -> Tensor:
+    """Sequences of different lengths, each ``(T_b, *event)``, as one tensor ``(N, T, *event)``, NaN after their ends.
+
+    >>> padded([torch.zeros(2, 1), torch.ones(1, 1)], torch.Size([3, 1]))[..., 0]
+    tensor([[0., 0., nan],
+            [1., nan, nan]])
+    """
+    for number, part in enumerate(x):
+        if part.shape[1:] != event[1:] or not 1 <= len(part) <= event[0]:
+            raise ValueError(
+                f"expected sequences of shape (T, {', '.join(map(str, event[1:]))}) with T from 1 to {event[0]}, got "
+                f"{tuple(part.shape)} at place {number}; build the model with more steps, or reshape the sequence"
+            )
+    if not x:
+        raise ValueError("expected at least one sequence, got none; give more data")
+    return nn.utils.rnn.pad_sequence(list(x), batch_first=True, padding_value=torch.nan)
+
+
+def _check_shape(x: Tensor, event: tuple[int, ...], dtype: torch.dtype) -> None:
+    if x.dtype != dtype:
+        raise ValueError(f"expected x of the parameters' {dtype}, got {x.dtype}; use x.to({dtype}), or convert gen")
+    shorter = len(event) > 1 and x.ndim == 1 + len(event) and 1 <= x.shape[1] <= event[0] and x.shape[2:] == event[1:]
+    if x.ndim != 1 + len(event) or (tuple(x.shape[1:]) != event and not shorter):
+        raise ValueError(
+            f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row a datum"
+        )
+    if len(x) < 2 and (len(event) < 2 or not len(x)):  # one long sequence is data enough
+        raise ValueError(f"expected at least two rows, got x of shape {tuple(x.shape)}; give more data")
+
+
+def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
+    if not all("weights" in inspect.signature(method).parameters for method in (gen.expect, gen.initialise)):
+        raise TypeError(
+            f"expected a family whose expect and initialise take weights, got {type(gen).__name__}; repeat the rows"
+        )
+    if weights.shape != x.shape[:1] or not (weights.isfinite() & (weights >= 0)).all() or not (weights > 0).any():
+        raise ValueError(
+            f"expected weights of shape ({len(x)},), finite and not negative, some positive, got shape "
+            f"{tuple(weights.shape)} with values from {weights.min().item():g} to {weights.max().item():g}; give each "
+            "row the number of times that it counts"
+        )
+
+
+def _check_rows(law: dist.TorchDistribution, rows: Rows) -> None:
+    """Refuses infinities, and what ``log_prob`` refuses: values outside of the support."""
+    try:
+        support = law.support
+    except NotImplementedError:  # a law that does not tell
+        support = constraints.real
+    for x in rows.x.split(rows.chunk):
+        if x.isinf().any():
+            raise ValueError("expected finite values (NaN = missing), got infinities in x; remove or clip these rows")
+        check_in_support(x, support)

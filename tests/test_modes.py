@@ -1,0 +1,165 @@
+"""Drawing and scoring do not depend on the mode that a model is in, and leave it, and its buffers, as they were."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import pytest
+import torch
+from torch import nn
+from zoo import ZOO, Member
+
+import probgen as pg
+from probgen.core.modes import depends_on_mode, inference_mode_of
+
+
+def batch_norm_generator() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def dropping_diffusion() -> pg.Diffusion:
+    net = pg.TimeMLP(2, [8], embedding=8, context=2)
+    return pg.Diffusion(net, (2,), sampler=pg.DDIM(3), context_dropout=0.9, guidance=2.0)
+
+
+def dropping_flow() -> pg.FlowMatching:
+    net = pg.TimeMLP(2, [8], embedding=8, context=2)
+    return pg.FlowMatching(net, (2,), solver=pg.Euler(3), context_dropout=0.9)
+
+
+def dropping_vae() -> pg.VAE:
+    decoder = pg.Gaussian(pg.MLP(2, [8], 6, dropout=0.5))
+    encoder = pg.Gaussian(pg.MLP(3, [8], 4, norm=nn.BatchNorm1d))
+    return pg.VAE(pg.standard_normal(2), decoder, encoder)
+
+
+def numbers(*event: int, context: bool = False) -> Callable[[], tuple]:
+    x = lambda: torch.randn(6, *event)  # noqa: E731
+    return lambda: (x(), torch.randn(6, 2)) if context else (x(),)
+
+
+def bits(*event: int) -> Callable[[], tuple]:
+    return lambda: (torch.randint(2, (6, *event)).float(),)
+
+
+SENSITIVE = [
+    Member("GAN with batch norm", lambda: pg.GAN(batch_norm_generator(), pg.standard_normal(2)), numbers(3)),
+    Member("MADE with dropout", lambda: pg.MADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
+    Member(
+        "MADE of many orders", lambda: pg.MADE(4, [8], pg.Bernoulli(), orders=pg.random_orders(3, 4)), bits(4)
+    ),
+    Member("DeepNADE", lambda: pg.DeepNADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
+    Member("VAE with dropout and batch norm", dropping_vae, numbers(3)),
+    Member("Diffusion with context dropout", dropping_diffusion, numbers(2, context=True)),
+    Member("FlowMatching with context dropout", dropping_flow, numbers(2, context=True)),
+    Member(
+        "Transformer with dropout",
+        lambda: pg.Transformer((4,), pg.Categorical(levels=2), pg.Tokens(2, 8), layers=1, dropout=0.5),
+        bits(4),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One way to draw from a model or to score with it."""
+
+    name: str
+    of: Callable
+    needs_density: bool = True
+
+    def __call__(self, gen, batch):
+        pyro.set_rng_seed(1)
+        with torch.random.fork_rng():
+            return self.of(gen, *batch)
+
+
+def completed(gen, x, context=None):
+    return pg.impute(gen, x.masked_fill(torch.rand(x.shape) < 0.2, torch.nan), context, steps=2).draws
+
+
+def scored(gen, *batch):
+    return pg.log_likelihood(gen, *batch, particles=2).value
+
+
+def replicated(gen, *batch):
+    return next(iter(pg.predictive(gen, *batch, draws=2).values()))
+
+
+def latents(gen, *batch):
+    return list(pg.posterior(gen, *batch, draws=2).values())
+
+
+USES = [
+    Use("sample", lambda gen, x, context=None: pg.sample(gen, 2, context), needs_density=False),
+    Use("log_likelihood", scored),
+    Use("posterior", latents, needs_density=False),
+    Use("predictive", replicated, needs_density=False),
+    Use("impute", completed),
+]
+
+
+def state(gen: nn.Module) -> dict:
+    return copy.deepcopy({**dict(gen.named_buffers()), **{f"mode of {n}": m.training for n, m in gen.named_modules()}})
+
+
+def same(one, other) -> bool:
+    if torch.is_tensor(one):
+        return torch.equal(one.nan_to_num(), other.nan_to_num())
+    return len(one) == len(other) and all(map(same, one, other))
+
+
+def one_layer_frozen(gen: nn.Module) -> nn.Module:
+    parts = list(gen.train().modules())
+    parts[-1].eval()
+    return gen
+
+
+@pytest.mark.parametrize("member", SENSITIVE + ZOO, ids=lambda member: member.name)
+def test_inference_is_the_same_in_both_modes_and_changes_nothing(member: Member):
+    gen, batch = member.gen(), member.data()
+    density = pg.density(gen.eval()(batch[1] if len(batch) > 1 else None))
+    gen.model(*batch), gen.guide(*batch)  # what a first run makes
+    for use in USES:
+        if use.needs_density and density == "implicit":
+            continue
+        try:
+            expected = use(gen.eval(), batch)
+        except (NotImplementedError, ValueError, TypeError):
+            continue
+        before = state(one_layer_frozen(gen))
+        found = use(gen, batch)
+        after = state(gen)
+        assert same(found, expected), use.name
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            assert same(value, after[name]) if torch.is_tensor(value) else value == after[name], (use.name, name)
+
+
+def test_nothing_is_exact_while_a_layer_is_random():
+    gen, x = pg.MADE(4, [8], pg.Bernoulli(), dropout=0.5).train(), bits(4)()[0]
+    assert pg.log_weights(gen, x)[1] == "approximate"
+    assert pg.log_weights(gen.eval(), x)[1] == "exact"
+    assert pg.log_likelihood(gen.train(), x).kind == "exact"
+    assert pg.log_weights(pg.MADE(4, [8], pg.Bernoulli()).train(), x)[1] == "exact"
+
+
+@pytest.mark.parametrize("member", SENSITIVE, ids=lambda member: member.name)
+def test_what_depends_on_the_mode_is_known(member: Member):
+    gen = member.gen().train()
+    expected = "orders" not in member.name
+    assert depends_on_mode(gen) is expected
+    assert not depends_on_mode(gen.eval())
+
+
+def test_a_failing_call_puts_the_mode_back():
+    gen = pg.MADE(4, [8], pg.Bernoulli()).train()
+    with pytest.raises(ValueError, match="n >= 0"):
+        pg.sample(gen, -1)
+    assert all(part.training for part in gen.modules())
+
+
+def test_what_is_no_module_has_no_mode():
+    with inference_mode_of(object()):
+        assert not depends_on_mode(object())
