@@ -46,6 +46,7 @@ from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original, Velocity
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, LevelReconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.thresholds import DynamicThreshold, StaticThreshold
 from probgen.distributions.diffusion.times import (
     KarrasSteps,
     LogNormalTimes,
@@ -303,6 +304,7 @@ __all__ = [
     "Discrepancy",
     "DiscretizedLogisticMixture",
     "DistributionModule",
+    "DynamicThreshold",
     "EDMSchedule",
     "Emission",
     "Empirical",
@@ -417,6 +419,7 @@ __all__ = [
     "Spherical",
     "Spline",
     "Standardised",
+    "StaticThreshold",
     "StickBreaking",
     "StraightPath",
     "StudentT",

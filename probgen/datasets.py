@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
+import lzma
 import math
 import os
+import struct
+import tokenize
+import warnings
+import zipfile
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +21,11 @@ from torch import Tensor
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
+RATIO = 1040  # gzip cannot pack more bytes than this into one
+HEADER = 2**14  # bytes; numpy's own limit is 10,000 characters
+DIMS, ITEMS = 32, 2**59  # of numpy's arrays
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError, KeyError)
+BROKEN_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, LookupError, RuntimeError, MemoryError)
 PARTS = {
     "train_images": ("x_train", "train-images-idx3-ubyte"),
     "train_labels": ("y_train", "train-labels-idx1-ubyte"),
@@ -65,7 +77,9 @@ def load_mnist(path: str | os.PathLike) -> Mnist:
     """
     path = Path(path)
     archive = path / "mnist.npz" if (path / "mnist.npz").is_file() else path
-    parts = _from_archive(archive) if archive.is_file() else _from_folder(path)
+    parts = _from_folder(path) if archive.is_dir() or not archive.exists() else _from_archive(_plain(archive))
+    for name, array in parts.items():
+        _check_values(path, name, array)
     mnist = Mnist(**{name: torch.as_tensor(parts[name]).to(torch.get_default_dtype()) for name in PARTS})
     for images, labels in (mnist[:2], mnist[2:]):
         if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -74,6 +88,20 @@ def load_mnist(path: str | os.PathLike) -> Mnist:
                 f"{tuple(labels.shape)}; the files do not belong together"
             )
     return mnist
+
+
+def _check_values(path: Path, name: str, array: np.ndarray) -> None:
+    """Whole numbers, for images up to 255: what NaN there does shows much later."""
+    most, expected = (255, "0, 1, ..., 255") if name.endswith("images") else (math.inf, "0, 1, ...")
+    if not array.size:
+        raise ValueError(f"expected {name} with values {expected} in {path}, got none; fetch it again")
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= most and high < math.inf):
+        raise ValueError(f"expected {name} with values {expected} in {path}, got {low:g} to {high:g}; correct them")
+    if array.dtype.kind == "f" and (array != np.round(array)).any():
+        raise ValueError(
+            f"expected {name} with values {expected} in {path}, got fractions; multiply scaled ones by 255"
+        )
 
 
 def binarize(images: Tensor, seed: int) -> Tensor:
@@ -112,35 +140,107 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     """An array from a file in the IDX format of MNIST, packed by gzip or not.
 
     Two zero bytes, one for the type, one for the number of dims; the sizes as 32-bit and the values as big-endian
-    numbers. Raises ``ValueError`` for other files and for files that are cut short.
+    numbers. Raises ``ValueError`` for other files and for files that are cut short or damaged; no more is unpacked
+    than the sizes call for.
     """
-    path = Path(path)
-    content = path.read_bytes()
-    if content[:2] == GZIP_MAGIC:
+    path = _plain(Path(path))
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        if not packed:
+            return _idx(path, file, size)
         try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError) as error:
-            raise ValueError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
-    kind = IDX_TYPES.get(content[2]) if len(content) >= 4 and content[:2] == b"\0\0" else None
-    if kind is None:
-        raise ValueError(f"expected an IDX file at {path}, got one that begins with {content[:4]!r}; check the path")
-    start = 4 + 4 * content[3]
-    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return _idx(path, unpacked, RATIO * size)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(
+                f"expected a whole gzip file at {path}, got a damaged one ({error}); fetch it again"
+            ) from error
+
+
+def _idx(path: Path, stream: IO[bytes], most: int) -> np.ndarray:
+    head = bytes(_up_to(stream, 4))
+    kind = IDX_TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None
+    if kind is None or head[3] > DIMS:
+        raise ValueError(f"expected an IDX file at {path}, got one that begins with {head!r}; check the path")
+    start = 4 + 4 * head[3]
+    sizes = _up_to(stream, start - 4)
+    if len(sizes) != start - 4:
+        raise ValueError(f"expected {start} bytes of header in {path}, got {4 + len(sizes)}; fetch it again")
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     size = math.prod(shape) * np.dtype(kind).itemsize
-    if len(shape) != content[3] or len(content) != start + size:
-        raise ValueError(
-            f"expected {start + size} bytes in {path} for values of shape {shape}, got {len(content)}; fetch it again"
+    content = _up_to(stream, size + 1) if start + size <= most else b""
+    if len(content) != size or math.prod(filter(None, shape)) > ITEMS:
+        got = (
+            f"at most {most}" if start + size > most else f"{start + len(content)}{' or more' * (len(content) > size)}"
         )
-    return np.frombuffer(content, kind, offset=start).reshape(shape).astype(kind[1:])
+        raise ValueError(
+            f"expected {start + size} bytes in {path} for values of shape {shape}, got {got}; fetch it again"
+        )
+    return np.frombuffer(content, kind).reshape(shape).astype(kind[1:])
+
+
+def _plain(path: Path) -> Path:
+    """A file indeed: a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"expected a file at {path}, got a folder, pipe or device; give the path of a file")
+    return path
+
+
+def _up_to(stream: IO[bytes], size: int) -> bytearray:
+    """So many bytes or what there is, in parts: memory follows the content, not the promise of a header."""
+    content = bytearray()
+    while len(content) < size and (part := stream.read(min(size - len(content), 2**20))):
+        content += part
+    return content
 
 
 def _from_archive(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as archive:
-        names = {name: next((key for key in (name, keys[0]) if key in archive), None) for name, keys in PARTS.items()}
-        missing = [name for name, key in names.items() if key is None]
-        if missing:
-            raise ValueError(f"expected {', '.join(missing)} in {path}, got {', '.join(archive)}; rename its arrays")
-        return {name: archive[key] for name, key in names.items()}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            known = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            names = {name: next((key for key in (name, own[0]) if key in known), None) for name, own in PARTS.items()}
+            missing = [name for name, key in names.items() if key is None]
+            if missing:
+                got = ", ".join(list(known)[:10]) or "nothing"
+                raise ValueError(f"expected {', '.join(missing)} in {path}, got {got}; rename its arrays")
+            return {name: _array(path, archive, known[key]) for name, key in names.items() if key is not None}
+    except BROKEN_ZIP as error:
+        got = f"a damaged or foreign file ({str(error)[:100] or type(error).__name__})"
+        raise ValueError(f"expected an archive of NumPy at {path}, got {got}; fetch it again") from error
+
+
+def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array, read to its end, which is where the checksum is compared."""
+    with archive.open(info) as stream:
+        begin = io.BytesIO(_up_to(stream, HEADER))
+        shape, fortran, dtype = _header(path, info, begin)
+        size = math.prod(shape) * dtype.itemsize
+        most = min(info.file_size, RATIO * info.compress_size + HEADER)
+        content = begin.read()
+        if begin.tell() - len(content) + size == info.file_size <= most:
+            content += _up_to(stream, size - len(content) + 1)
+    if len(content) != size or math.prod(filter(None, shape)) > ITEMS:
+        expected = f"expected {size} bytes of {info.filename} in {path} for values of shape {shape}"
+        raise ValueError(f"{expected}, got {'others' if len(content) == size else len(content)}; fetch it again")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
+
+
+def _header(path: Path, info: zipfile.ZipInfo, begin: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    got = "a damaged header"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy tries to repair headers, and says so
+            version = np.lib.format.read_magic(begin)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(begin)
+        if dtype.kind in "uif" and dtype.itemsize <= 8 and len(shape) <= DIMS and all(size >= 0 for size in shape):
+            return shape, fortran, dtype
+        got = f"{dtype} of shape {shape}"
+    except BROKEN_HEADER:  # numpy's advice concerns pickled objects, which are not read here
+        pass
+    raise ValueError(f"expected an array of real numbers as {info.filename} in {path}, got {got[:200]}; save it so")
 
 
 def _from_folder(folder: Path) -> dict[str, np.ndarray]:

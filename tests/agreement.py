@@ -7,6 +7,7 @@ import torch
 from programs import Case
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.poutine.messenger import Messenger
 
 from probgen.core.program import Keywords, Program
 from probgen.core.reading import Reading, read
@@ -81,6 +82,18 @@ def plain(program: Program, args: tuple, enumerate: bool) -> float:
         return -loss.loss(program.model, program.guide, *given, **kwargs)
 
 
+class Unmasked(Messenger):
+    """Latent sites keep their prior where a tensor masks them: it integrates to one."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.names = set(names)
+
+    def _pyro_sample(self, msg):
+        if msg["name"] in self.names and torch.is_tensor(msg["mask"]):
+            msg["mask"] = None
+
+
 @torch.no_grad()
 def nuts(program: Program, args: tuple) -> tuple[float, float]:
     """The density that NUTS climbs at a point without its Jacobian, and the reading's there."""
@@ -90,7 +103,8 @@ def nuts(program: Program, args: tuple) -> tuple[float, float]:
     placed = Placed(density._split(u))
     with density._running(), placed:
         density.gen.model(*density.batch)
-    model = poutine.condition(density.gen.model, {name: placed.natural[name] for name in density.shapes})
+    given = {name: placed.natural[name] for name in density.shapes}
+    model = Unmasked(given)(poutine.condition(density.gen.model, given))
     with density._running():
         there = read(model, lambda *_: None, density.batch, None, program.max_plate_nesting)
     return (density(u) - sum(placed.log_jacobians)).item(), there.log_joint().item()

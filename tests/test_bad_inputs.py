@@ -206,7 +206,7 @@ CASES = {
     ),
     "saved model as checkpoint": (lambda p: resume(p, lambda f: save(gaussian(), f)), CheckpointError, "probgen.load"),
     "checkpoint of another model": (
-        lambda p: resume(p, lambda f: fit(vae(), X, steps=1, checkpoint=f, verdict=False)),
+        lambda p: resume(p, lambda f: (f.unlink(), fit(vae(), X, steps=1, checkpoint=f, verdict=False))),
         CheckpointError,
         "another model.*missing",
     ),

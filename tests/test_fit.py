@@ -164,14 +164,19 @@ def test_resume_refuses_another_run(tmp_path):
         fit(Normal(), rows(), steps=4, checkpoint=path, resume=True)
 
 
-def test_average_of_the_weights():
+def weighted(values, decay):
+    """The average by its definition, in double precision."""
+    weights = torch.tensor([decay ** (len(values) - i) for i in range(1, len(values) + 1)], dtype=torch.float64)
+    return (weights @ torch.stack(values).double() / weights.sum()).float()
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999, 1 - 1e-9])
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_average_of_the_weights_holds_none_from_before_the_first_step(decay, compile):
     gen, seen = Normal(), []
-    start = parameters(gen)
-    fit(gen, rows(), steps=5, ema=0.5, callbacks=[lambda run: seen.append(parameters(run.gen))], verdict=False)
-    expected = start
-    for value in seen:
-        expected = 0.5 * expected + 0.5 * value
-    torch.testing.assert_close(parameters(gen), expected)
+    watch = [lambda run: seen.append(parameters(run.gen))]
+    fit(gen, rows(), steps=9, ema=decay, optimizer=adam(0.1), callbacks=watch, compile=compile, verdict=False)
+    torch.testing.assert_close(parameters(gen), weighted(seen, decay), rtol=1e-5, atol=1e-6)
 
 
 def test_patience_restores_the_best_state():

@@ -29,9 +29,7 @@ def images() -> torch.Tensor:
 
 
 def convolutional(final: str) -> pg.VAE:
-    encoder = nn.Sequential(
-        nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)
-    )
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4))
     decoder = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 72))
     decoder.append(nn.Unflatten(1, (2, 6, 6)))
     if final == "conv":

@@ -46,9 +46,7 @@ def bits(*event: int) -> Callable[[], tuple]:
 SENSITIVE = [
     Member("GAN with batch norm", lambda: pg.GAN(batch_norm_generator(), pg.standard_normal(2)), numbers(3)),
     Member("MADE with dropout", lambda: pg.MADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
-    Member(
-        "MADE of many orders", lambda: pg.MADE(4, [8], pg.Bernoulli(), orders=pg.random_orders(3, 4)), bits(4)
-    ),
+    Member("MADE of many orders", lambda: pg.MADE(4, [8], pg.Bernoulli(), orders=pg.random_orders(3, 4)), bits(4)),
     Member("DeepNADE", lambda: pg.DeepNADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
     Member("VAE with dropout and batch norm", dropping_vae, numbers(3)),
     Member("Diffusion with context dropout", dropping_diffusion, numbers(2, context=True)),

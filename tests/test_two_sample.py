@@ -68,7 +68,7 @@ def test_frechet_of_samples_in_any_chunks_and_of_events():
     x, y = torch.randn(300, 2, 3), torch.randn(200, 2, 3) * 1.5 + 0.5
     rows = [part.flatten(1).double().numpy() for part in (x, y)]
     expected = sqrtm_frechet(*(f(part) for part in rows for f in (lambda r: r.mean(0), lambda r: np.cov(r.T))))
-    whole, parts = frechet_distance(x, y), frechet_distance(x, y, chunk=7)
+    whole, parts = (frechet_distance(x, y, standardize=False, chunk=chunk) for chunk in (1024, 7))
     assert whole.value == pytest.approx(expected, rel=1e-9)
     assert (parts.value, parts.stderr, parts.floor) == pytest.approx((whole.value, whole.stderr, whole.floor), rel=1e-9)
     assert whole.rows == (300, 200) and whole.floor_rows == (120, 80)
@@ -100,7 +100,7 @@ def test_frechet_with_fewer_rows_than_features():
     cross = torch.linalg.svdvals(rows[0] @ rows[1].T).sum() / math.sqrt(19 * 29)
     traces = sum(part.square().sum() / (len(part) - 1) for part in rows)
     shift = (x.double().mean(0) - y.double().mean(0)).square().sum()
-    found = frechet_distance(x, y)
+    found = frechet_distance(x, y, standardize=False)
     assert found.value == pytest.approx((shift + traces - 2 * cross).item(), rel=1e-5)
     assert math.isfinite(found.stderr)
 
@@ -144,7 +144,7 @@ def test_kernel_distance_is_unbiased():
 
 def test_kernel_distance_of_one_block_by_loops():
     x, y = torch.randn(20, 2), torch.randn(20, 2)
-    found = kernel_distance(x, y, splits=0)
+    found = kernel_distance(x, y, splits=0, standardize=False)
     order = torch.Generator().manual_seed(0)
     blocks = [rows[torch.randperm(20, generator=order)].double().tensor_split(10) for rows in (x, y)]
     values = [brute_mmd(PolynomialKernel(), *pair) for pair in zip(*blocks, strict=True)]
@@ -263,12 +263,13 @@ def brute_inside(x, y, k):
 def test_fidelity_and_coverage_by_scikit_learn(dims):
     x, y = torch.randn(70, dims).double(), torch.randn(50, dims).double() * 1.2
     forward, backward = brute_inside(x.numpy(), y.numpy(), 3), brute_inside(y.numpy(), x.numpy(), 3)
-    precision, recall = precision_recall(x, y)
+    precision, recall = precision_recall(x, y, standardize=False)
     assert (precision.value, recall.value) == pytest.approx((forward.any(1).mean(), backward.any(1).mean()))
     inside = brute_inside(x.numpy(), y.numpy(), 5)
-    density, coverage = density_coverage(x, y)
+    density, coverage = density_coverage(x, y, standardize=False)
     assert (density.value, coverage.value) == pytest.approx((inside.sum() / (5 * 70), inside.any(0).mean()))
-    small = [*precision_recall(x, y, memory=3000), *density_coverage(x, y, memory=3000)]
+    how = {"memory": 3000, "standardize": False}
+    small = [*precision_recall(x, y, **how), *density_coverage(x, y, **how)]
     assert small == [precision, recall, density, coverage]
 
 
@@ -303,10 +304,10 @@ def test_copying_is_mann_and_whitneys_test(levels):
     near = [scipy.spatial.distance.cdist(part.numpy(), train.numpy()).min(1) for part in (x, y)]
     near = [part.round(6) for part in near]
     peer = scipy.stats.mannwhitneyu(*near, alternative="less", method="asymptotic", use_continuity=False)
-    found = copying_test(x, train, y)
+    found = copying_test(x, train, y, standardize=False)
     assert found.value == pytest.approx(1 - peer.statistic / 80**2, abs=1e-3)
     assert found.p_value == pytest.approx(peer.pvalue, rel=0.05)
-    assert copying_test(x, train, y, memory=2000) == found
+    assert copying_test(x, train, y, memory=2000, standardize=False) == found
 
 
 def test_copies_pass_all_but_the_copying_test():

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import logging
 import os
-import re
 import shutil
 import stat
 import tempfile
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 FOLDER, LIMIT = "PROBGEN_CACHE", "PROBGEN_CACHE_LIMIT"
 DEFAULT_LIMIT = 2 * 2**30
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_LINE = re.compile(r"([0-9a-f]{64}) (\.[a-z]+)")
 _PART = ".part-"
 _DAY = 86_400
 
@@ -40,7 +41,16 @@ def folder(kind: str) -> Path:
         return private(root() / kind)
     except (OSError, RuntimeError) as error:  # pathlib raises RuntimeError where there is no home
         _tell(f"{error}; what is made now is kept for this process only")
-        return private(_temporary() / kind)
+        return temporary(kind)
+
+
+def temporary(kind: str) -> Path:
+    """A private folder that ends with this process.
+
+    >>> temporary("examples") == temporary("examples")
+    True
+    """
+    return private(_temporary(os.getpid()) / kind)  # not that of a process that has forked
 
 
 def root() -> Path:
@@ -88,9 +98,14 @@ def _mine(found: os.stat_result) -> bool:
 
 
 @functools.cache
-def _temporary() -> Path:
-    path, process = tempfile.mkdtemp(prefix="probgen-"), os.getpid()
-    atexit.register(lambda: os.getpid() == process and shutil.rmtree(path, ignore_errors=True))
+def _temporary(process: int) -> Path:
+    path = tempfile.mkdtemp(prefix="probgen-")
+
+    @atexit.register
+    def _remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(path, ignore_errors=True)
+
     return Path(path)
 
 
@@ -149,7 +164,7 @@ def read_sealed(file: Path) -> bytes | None:
 
 
 def write_sealed(file: Path, content: bytes) -> None:
-    """One file that carries the digest of its content.
+    """One file that carries the digest of its content; it names no other file.
 
     >>> file = folder("examples") / "file"
     >>> write_sealed(file, b"content")
@@ -157,39 +172,6 @@ def write_sealed(file: Path, content: bytes) -> None:
     b'content'
     """
     write(file, _digest(content).encode() + b"\n" + content)
-
-
-def keep(place: Path, key: str, files: Mapping[str, bytes]) -> Path:
-    """Several files that belong together, by their endings; where the first of them stands.
-
-    They stand beside a note, ``key.txt``, of endings and digests, and are named by its own digest: a note can name
-    nothing outside the folder, and files of two makers do not mix.
-
-    >>> keep(folder("examples"), "key", {".so": b"code", ".json": b"{}"}).suffix
-    '.so'
-    >>> find(folder("examples"), "key").read_bytes()
-    b'code'
-    """
-    note = "".join(f"{_digest(content)} {ending}\n" for ending, content in files.items())
-    stem = _digest(note.encode())
-    for ending, content in files.items():
-        write(place / f"{stem}{ending}", content)
-    write(place / f"{key}.txt", note.encode())
-    return place / f"{stem}{next(iter(files))}"
-
-
-def find(place: Path, key: str) -> Path | None:
-    """Where the first of the files of :func:`keep` stands; nothing unless all of them are as they were written."""
-    note = read(place / f"{key}.txt") or b""
-    lines = [_LINE.fullmatch(line) for line in note.decode("ascii", "replace").splitlines()]
-    stem, found = _digest(note), [line.groups() for line in lines if line]
-    if not lines or len(found) != len(lines):
-        return None
-    for digest, ending in found:
-        content = read(place / f"{stem}{ending}")
-        if content is None or _digest(content) != digest:
-            return None
-    return place / f"{stem}{found[0][1]}"
 
 
 def _digest(content: bytes) -> str:
@@ -205,7 +187,8 @@ def limit() -> int:
     if number[-1:] in set("KMGT"):
         number, unit = number[:-1].strip(), number[-1]
     if not (number.isascii() and number.isdigit()):
-        raise ValueError(f"expected a size such as 500M or 2G in {LIMIT}, got {given!r}; correct it or unset it")
+        _tell(f"expected a size such as 500M or 2G in {LIMIT}, got {given!r}; correct it, until then it is 2G")
+        return DEFAULT_LIMIT
     return int(number) * _UNITS[unit]
 
 
@@ -215,11 +198,11 @@ def trim(*spared: Path) -> None:
         files = sorted(_files(root()))
     except RuntimeError:  # there is no home
         return
-    names, now = {path.stem for path in spared}, time.time()
+    now = time.time()
     total, most = sum(size for _, size, _ in files), limit()
     for used, size, path in files:
         left_over = path.name.startswith(_PART) and now - used > _DAY
-        if left_over or (total > most and path.stem not in names):
+        if left_over or (total > most and path not in spared):
             with suppress(OSError):  # another process was faster
                 path.unlink()
             total -= size

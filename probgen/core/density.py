@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from probgen.core.arguments import is_leaf
 from probgen.core.graphs.profile import Profile, fitting
 from probgen.core.graphs.repeat import Call, Choice, Window, repeated, windows
 from probgen.core.graphs.replay import random_state
@@ -17,9 +20,11 @@ from probgen.core.kinds import KINDS, average, check_rows_drawn, density, kind_o
 from probgen.core.missing import has_missing
 from probgen.core.modes import depends_on_mode, infers
 from probgen.core.reading import Reading, read
-from probgen.core.runtime import evaluating
+from probgen.core.rows import RowLayout, layout_of, tensors_of
+from probgen.core.runtime import evaluating, rows_of
 from probgen.core.score import Score
 from probgen.core.sites import in_plate, observed_sites
+from probgen.core.unvisited import leaves_values_out
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -135,6 +140,8 @@ def log_likelihood(
     batch = gen.settle(batch)
     probe = _probe(gen, batch)
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
+    if kind == "unbiased" and probe.leaves_out:
+        kind = "bound"
     if kind == "exact" or not (probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))):
         particles = 1
     at_once = fitting(memory, probe.bytes_of_row, probe.accelerated) if max_rows is None else max(1, max_rows)
@@ -143,81 +150,127 @@ def log_likelihood(
 
 
 class _Probe(NamedTuple):
-    """One run, its memory per row and place, whether it drew anything, and whether the batch may be cut into blocks."""
+    """One run, its memory per row and place, whether it drew anything, and how the batch is cut into blocks."""
 
     pair: Reading
     bytes_of_row: float
     accelerated: bool
     random: bool
-    cut: bool
+    cut: Cut | None
+    leaves_out: bool
+
+
+class Cut(NamedTuple):
+    """Rows of a batch by their numbers, which the plate of the program gets too where it runs with them."""
+
+    gen: GenerativeModel
+    batch: tuple
+    layout: RowLayout
+    numbered: bool
+
+    def take(self, rows: slice) -> tuple:
+        """The arguments with some rows alone."""
+        return self.layout.take(self.batch, rows)
+
+    def run(self, block: tuple, rows: slice, particles: int | None = None) -> Reading:
+        """A run on those rows."""
+        index = torch.arange(rows.start, rows.stop) if self.numbered else None
+        with rows_of(self.gen.plate, self.layout.size, index):
+            return _run(self.gen, block, particles)
 
 
 def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
-    """A run on a few rows; on all where the arguments have no rows, or the guide draws for all rows or none."""
-    rows = _row_count(batch)
-    if rows is not None and rows > PROBED:
-        try:
-            return _measured(gen, _some(batch, slice(PROBED)), cut=True)
-        except (RuntimeError, ValueError, IndexError):
-            rows = None
-    return _measured(gen, batch, cut=rows is not None)
+    """A run on a few rows; on all where the arguments have no rows, or rows cannot be told apart."""
+    layout = layout_of(gen, batch)
+    for numbered in (True, False) if layout.known and layout.size > PROBED else ():
+        cut = Cut(gen, batch, layout, numbered)
+        with suppress(RuntimeError, ValueError, IndexError):
+            probe = _measured(cut, slice(layout.size - PROBED, layout.size))
+            if _rows_stand_alone(cut, probe):
+                return probe
+            break
+    return _measured(Cut(gen, batch, layout, numbered=False), None)
 
 
-def _measured(gen: GenerativeModel, batch: tuple, cut: bool) -> _Probe:
+def _measured(cut: Cut, rows: slice | None) -> _Probe:
     before = random_state()
     with Profile() as profile:
-        pair = _run(gen, batch, None)
-        rows = pair.by_row(gen.plate).shape[1]
+        block = cut.batch if rows is None else cut.take(rows)
+        pair = _run(cut.gen, block, None) if rows is None else cut.run(block, rows)
+        count = pair.by_row(cut.gen.plate).shape[1]
+    if rows is not None and count != rows.stop - rows.start:
+        raise ValueError("a plate that does not follow the rows of the arguments")
     random = not all(map(torch.equal, before, random_state()))
-    return _Probe(pair, profile.peak / max(1, rows), profile.accelerated, random, cut)
+    known = None if rows is None else cut
+    leaves_out = leaves_values_out(cut.gen, block, pair)
+    return _Probe(pair, profile.peak / max(1, count), profile.accelerated, random, known, leaves_out)
 
 
-def _row_count(batch: tuple) -> int | None:
-    """Number of rows of a batch whose arguments are all tensors of one length."""
-    given = [value for value in batch if value is not None]
-    lengths = {value.shape[0] if torch.is_tensor(value) and value.ndim else None for value in given}
-    return lengths.pop() if len(lengths) == 1 else None
-
-
-def _some(batch: tuple, rows: slice) -> tuple:
-    return tuple(None if value is None else value[rows] for value in batch)
+def _rows_stand_alone(cut: Cut, probe: _Probe) -> bool:
+    """Whether rows have the same numbers among others, where nothing random enters: else they look at each other."""
+    if probe.random:
+        return True
+    half = slice(cut.layout.size - PROBED // 2, cut.layout.size)
+    alone = cut.run(cut.take(half), half).by_row(cut.gen.plate)
+    among = probe.pair.by_row(cut.gen.plate)[:, -PROBED // 2 :]
+    return torch.allclose(alone, among, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 def _by_block(
-    gen: GenerativeModel, batch: tuple, particles: int, at_once: int, cut: bool, compile: Choice
+    gen: GenerativeModel, batch: tuple, particles: int, at_once: int, cut: Cut | None, compile: Choice
 ) -> Iterator[Tensor]:
     """Log weights of one block of rows after the other, ``(particles, rows of the block)``.
 
     The first draw of each block is made with Pyro's checks of data and shapes, the others without.
     """
     size = max(min(at_once, 256), at_once // particles)  # a block shares a run of its encoder
-    cuts = windows(_row_count(batch) or 0, size) if cut else [Window(0, 0, 0)]
-    blocks = [_some(batch, slice(*each[:2])) if cut else batch for each in cuts]
+    cuts = windows(cut.layout.size, size) if cut is not None else [Window(0, 0, 0)]
+    blocks = [batch if cut is None else cut.take(slice(*each[:2])) for each in cuts]
     others: Iterator[list[Tensor]] | None = None
     for block, each in zip(blocks, cuts, strict=True):
-        first = _run(gen, block, None).by_row(gen.plate)
-        others = others or _others(gen, blocks, particles - 1, at_once // max(1, first.shape[1]), compile)
+        pair = _run(gen, block, None) if cut is None else cut.run(block, slice(*each[:2]))
+        first = pair.by_row(gen.plate)
+        count = at_once // max(1, first.shape[1])
+        others = others or _others(gen, blocks, cuts, particles - 1, count, cut, compile)
         yield torch.cat([first, *next(others)])[:particles, each.skip :]
 
 
 def _others(
-    gen: GenerativeModel, blocks: list[tuple], particles: int, at_once: int, compile: Choice
+    gen: GenerativeModel,
+    blocks: list[tuple],
+    cuts: list[Window],
+    particles: int,
+    at_once: int,
+    cut: Cut | None,
+    compile: Choice,
 ) -> Iterator[list[Tensor]]:
-    """Log weights of so many particles, or of some more, for one block after the other: ``(some, rows)`` each."""
-    given = [index for index, value in enumerate(blocks[0]) if torch.is_tensor(value)] if len(blocks) > 1 else []
+    """Log weights of so many particles, or of some more, for one block after the other: ``(some, rows)`` each.
+
+    What differs between blocks is an argument of the recorded function: their rows, and the numbers of these.
+    """
+    leaves, spec = tree_flatten(blocks[0], is_leaf=is_leaf)
+    given = [i for i, leaf in enumerate(leaves) if torch.is_tensor(leaf)] if len(blocks) > 1 else []
+    numbered = cut is not None and cut.numbered and len(blocks) > 1
     chunk = windows(particles, max(1, at_once))[0].stop
     drawn, together = (chunk, 1) if gen.vectorized else (1, chunk)
 
     def weigh(*tensors: Tensor) -> Tensor:
-        batch = list(blocks[0])
-        for index, tensor in zip(given, tensors, strict=True):
-            batch[index] = tensor
-        with pyro.validation_enabled(False):
-            return _run(gen, tuple(batch), drawn if drawn > 1 else None).by_row(gen.plate)
+        own = list(leaves)
+        for index, tensor in zip(given, tensors, strict=False):
+            own[index] = tensor
+        numbers = tensors[-1] if numbered else None
+        size = cut.layout.size if cut is not None else 0
+        with pyro.validation_enabled(False), rows_of(gen.plate, size, numbers):
+            return _run(gen, tree_unflatten(own, spec), drawn if drawn > 1 else None).by_row(gen.plate)
 
     count = -(-particles // max(1, drawn))
-    calls = [Call(tuple(block[index] for index in given)) for block in blocks for _ in range(count)]
-    missing = any(has_missing(value) for block in blocks for value in block if torch.is_tensor(value))
+    shared = []
+    for block, each in zip(blocks, cuts, strict=True):
+        tensors = tree_flatten(block, is_leaf=is_leaf)[0]
+        numbers = (torch.arange(each.start, each.stop),) if numbered else ()
+        shared.append((*(tensors[index] for index in given), *numbers))
+    calls = [Call(tensors) for tensors in shared for _ in range(count)]
+    missing = any(has_missing(value) for block in blocks for value in tensors_of(block))
     weights = repeated(weigh, calls, compile, together, missing)
     for _ in blocks:
         yield list(islice(weights, count))

@@ -12,6 +12,7 @@ from pyro import poutine
 from probgen.core.modes import inference_mode_of
 from probgen.core.recording import enumerated_runs
 from probgen.core.runtime import evaluating, shapes_explained
+from probgen.core.sites import observed_sites
 
 if TYPE_CHECKING:
     from probgen.core.program import Program
@@ -45,9 +46,20 @@ def first_run(program: Program, batch: tuple) -> Run:
     ):
         program._given, program._completed = frozenset(), set()
         with suppress(*MISFIT):
-            return Run(*_traces(program, batch), frozenset(program._completed))
+            traces = _traces(program, batch)
+            _check_values(traces[0])
+            return Run(*traces, frozenset(program._completed))
         program._given = frozenset(program._completed)
         return Run(*_traces(program, batch), frozenset())
+
+
+def _check_values(model: poutine.Trace) -> None:
+    """Refuses data of another length than the plate around them, which a run without validation lets pass."""
+    for name, site in observed_sites(model).items():
+        for frame in site["cond_indep_stack"]:
+            dim = frame.dim - site["fn"].event_dim if frame.vectorized else 0
+            if dim and site["value"].ndim >= -dim and site["value"].shape[dim] not in (frame.size, frame.full_size):
+                raise ValueError(f"{site['value'].shape[dim]} values at '{name}' in a plate of size {frame.size}")
 
 
 def _drawn(program: Program, batch: tuple) -> poutine.Trace:

@@ -100,7 +100,7 @@ class Program(nn.Module):
         self._given: frozenset[str] = frozenset()
         self._completed: set[str] = set()
         self._waiting: dict[str, Tensor] = {}
-        self._complete: set[str] | bool = False
+        self._complete: set[str] | None = None
 
     context_ndim = 1
 
@@ -121,7 +121,7 @@ class Program(nn.Module):
 
     @contextmanager
     def _running(self, args: tuple) -> Iterator[None]:
-        if self._waiting or self._complete:
+        if self._waiting or self._complete is not None:
             self._realise(args)
         completing = completed_plates(self._given, self._completed)
         with local_parameters(), private_store(), completing, self._handler():
@@ -237,7 +237,7 @@ class Program(nn.Module):
         waiting = {name: value.detach().clone() for name, value in state_dict.items() if self.awaits(name)}
         present = {name: value for name, value in state_dict.items() if name not in waiting}
         result = super().load_state_dict(present, strict, assign)
-        self._waiting, self._complete = waiting, strict and self._seen is None and set(state_dict)
+        self._waiting, self._complete = waiting, set(state_dict) if strict and self._seen is None else None
         return result
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -249,7 +249,7 @@ class Program(nn.Module):
     def _realise(self, args: tuple) -> None:
         """Makes the parameters that wait for a first run, and gives them the values that were loaded."""
         waiting, complete = self._waiting, self._complete
-        self._waiting, self._complete = {}, False
+        self._waiting, self._complete = {}, None
         try:
             first_run(self, args)
             dense(self)
@@ -262,10 +262,10 @@ class Program(nn.Module):
             raise
 
 
-def _check_state(own: Mapping[str, Tensor], waiting: Mapping[str, Tensor], complete: set[str] | bool) -> None:
+def _check_state(own: Mapping[str, Tensor], waiting: Mapping[str, Tensor], complete: set[str] | None) -> None:
     """Refuses a state of other parameters than those that a first run has made."""
     wrong = [f"unexpected {name}" for name in waiting if name not in own]
-    wrong += [f"missing {name}" for name in (set(own) - complete if complete else ())]
+    wrong += [f"missing {name}" for name in (() if complete is None else set(own) - complete)]
     wrong += [
         f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(value.shape)}"
         for name, value in waiting.items()
@@ -276,5 +276,7 @@ def _check_state(own: Mapping[str, Tensor], waiting: Mapping[str, Tensor], compl
 
 
 def _remembered(leaf: Any) -> Any:
-    """What tells an argument from others: a tensor by its identity and shape, anything else as it is."""
-    return (id(leaf), leaf.shape) if isinstance(leaf, Tensor) else leaf
+    """What tells an argument from others: a tensor by its identity and shape, plain values as they are."""
+    if isinstance(leaf, Tensor):
+        return id(leaf), leaf.shape
+    return leaf if isinstance(leaf, str | int | float | None) else (id(leaf), leaf)  # kept, or its id might return

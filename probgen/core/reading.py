@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -102,11 +102,25 @@ def read(
 
 
 def share_masks(model: Sites, guide: Sites) -> None:
-    """Where the model masks a latent site, the guide's draw for it is masked too: there is nothing to learn from it."""
+    """Where the model masks a latent site, the guide's draw for it is masked too: there is nothing to learn from it.
+
+    Raises ``ValueError`` where the mask depends on an enumerated site: one draw has no share in several masks.
+    """
     for name, site in guide.items():
         mask = model[name]["mask"] if name in model and model[name]["type"] == "sample" else None
         if mask is not None and site["mask"] is not mask:
+            _check_mask(name, mask, site)
             site["mask"] = mask if site["mask"] is None else site["mask"] & mask
+
+
+def _check_mask(name: str, mask: Any, site: Site) -> None:
+    dims = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+    if torch.is_tensor(mask) and any(mask.shape[dim] > 1 and dim not in dims for dim in range(-mask.ndim, 0)):
+        raise ValueError(
+            f"expected a mask of latent site '{name}' with the dims of its plates, got one of shape "
+            f"{tuple(mask.shape)} that depends on an enumerated site; choose between distributions instead: "
+            "torch.where on their parameters"
+        )
 
 
 # -- terms -----------------------------------------------------------------------------------------------------------
@@ -228,16 +242,44 @@ def _summed_out(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Te
         ordinal = frozenset(symbols[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized)
         factors.setdefault(ordinal, []).append(factor)
         scales.append((site["name"], user_scale(site)))
-    sizes = {frame.name: frame.size for site in sites.values() for frame in site["cond_indep_stack"]}
-    names = [name for name in kept if name in symbols and name in sizes]
-    target = frozenset(symbols[name] for name in names)
-    ring = LogRing(dim_to_size={symbols[name]: size for name, size in sizes.items() if name in symbols})
     if not factors:  # sites summed out that nothing observed here depends on sum to one
         return total
+    frames = {frame.name: frame for site in sites.values() for frame in site["cond_indep_stack"] if frame.vectorized}
+    return total + _contracted(factors, enumerated, frames, symbols, common_scale(scales), kept)
+
+
+def _contracted(
+    factors: Mapping[frozenset, list[Tensor]],
+    enumerated: set[str],
+    frames: Mapping[str, Any],
+    symbols: Mapping[str, str],
+    scale: float | Tensor,
+    kept: tuple[str, ...],
+) -> Tensor:
+    """Factors summed over enumerated values and multiplied over plates, as ``(particles or 1, *other kept plates)``.
+
+    A scale that differs between the entries of a plate applies to each of them before they are multiplied.
+    """
+    weighted = [name for name, frame in frames.items() if _varies(scale, frame.dim)]
+    names = list(dict.fromkeys([*(name for name in kept if name in frames), *weighted]))
+    ring = LogRing(dim_to_size={symbols[name]: frame.size for name, frame in frames.items()})
+    target = frozenset(symbols[name] for name in names)
     value = contract_to_tensor(factors, enumerated, target_ordinal=target, ring=ring)
     value = value.permute([value._pyro_dims.index(symbols[name]) for name in names])
-    value = value.reshape([sizes[name] if name in names else 1 for name in kept])
-    return total + value * common_scale(scales)
+    if torch.is_tensor(scale) and scale.ndim:
+        dims = [frames[name].dim for name in names]
+        padded = scale.reshape((1,) * (-min(dims, default=0) - scale.ndim) + scale.shape)
+        rest = [dim for dim in range(-padded.ndim, 0) if dim not in dims]
+        scale = padded.permute([*rest, *dims]).reshape([padded.shape[dim] for dim in dims])
+    value = value * scale
+    extra = [index for index, name in enumerate(names) if name not in kept]
+    value = value.sum(extra) if extra else value
+    return value.reshape([frames[name].size if name in frames else 1 for name in kept])
+
+
+def _varies(scale: float | Tensor, dim: int) -> bool:
+    """Whether a scale has entries of its own along a batch dim."""
+    return torch.is_tensor(scale) and scale.ndim >= -dim and scale.shape[dim] > 1
 
 
 def common_scale(scales: list[tuple[str, float | Tensor]]) -> float | Tensor:

@@ -206,7 +206,7 @@ _judging: ContextVar[bool] = ContextVar("judging", default=False)
 
 @contextmanager
 def evaluating() -> Iterator[None]:
-    """Runs of programs that are to be judged: on a stack of their own, with all rows of plates that would draw a few."""
+    """Runs of programs that are judged: on a stack of their own, with all rows of plates that would draw a few."""
     token = _judging.set(True)
     try:
         with isolated():
@@ -217,9 +217,9 @@ def evaluating() -> Iterator[None]:
 
 @contextmanager
 def completed_plates(given: frozenset[str], completed: set[str]) -> Iterator[None]:
-    """Under :func:`evaluating`, plates that draw a subset of their rows hold all of them, but for those named ``given``.
+    """Under :func:`evaluating`, plates that draw a subset of rows hold all of them, but for those named ``given``.
 
-    Those were given a batch whose length is that of the subset; plates with a ``subsample`` hold the rows of the caller.
+    Those were given a batch as long as the subset; plates with a ``subsample`` hold the rows of the caller.
     ``completed`` gets the names of plates that would have drawn a subset.
     """
     if not _judging.get():

@@ -87,6 +87,7 @@ def predictive_check(
     >>> predictive_check(gen, torch.ones(50, 1), statistic=torch.std).p_value     # every replication spreads more
     tensor(1., dtype=torch.float64)
     """
+    batch = gen.settle(batch)
     names = observed_sites(gen, *batch)
     if site is None and len(names) != 1:
         raise ValueError(f"expected one observed site, got {names}; choose with site=")

@@ -158,7 +158,7 @@ def _rows(
 
 def _log_densities(gen: GenerativeModel, batch: tuple, drawn: GuideDraws, rows: Draws) -> Draws:
     """log p and log q of the draws, local latents integrated out where rows have densities of their own."""
-    if drawn.points or (drawn.by_row and not drawn.globals and drawn.row_axis):
+    if drawn.points:
         return {}
     _check_normalised(model_trace(gen, batch))
     log_p, log_q = drawn.log_joint, drawn.log_guide
@@ -170,7 +170,7 @@ def _log_densities(gen: GenerativeModel, batch: tuple, drawn: GuideDraws, rows: 
 
 def _integrated(drawn: GuideDraws) -> bool:
     """Whether the densities of draws are those of the globals alone."""
-    return drawn.by_row and bool(drawn.row_axis) and bool(drawn.globals) and not drawn.points
+    return drawn.by_row and bool(drawn.row_axis) and not drawn.points
 
 
 def _check_normalised(model: poutine.Trace) -> None:

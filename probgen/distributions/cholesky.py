@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from probgen.distributions.frozen import put
+
+_SWEEPS, _SETTLED = 200, 1e-13
+
 
 def strictly_lower(matrices: int, dims: int) -> nn.Parameter:
     """Entries below the diagonal, row by row: ``(matrices, D (D - 1) / 2)``, at zero."""
@@ -56,6 +60,48 @@ class Limits:
     def reduce(self, function: Callable[[Tensor], Tensor]) -> Limits:
         """The limits of variances that several components or variables share."""
         return Limits(self.added, function(self.noise), function(self.least))
+
+
+def set_factor(log_scale: Tensor, lower: Tensor, covariance: Tensor, limits: Limits) -> None:
+    r"""Sets the parameters of a Cholesky factor, in place, to the maximum likelihood given the covariance of the rows.
+
+    Those that do not train keep their values, and the others take the maximum given them. With :math:`U = I + A` and
+    :math:`\Sigma = S U U^\top S`, the best A given S is the unit factor of :math:`S^{-1} C S^{-1}`; the best S given A
+    comes by coordinates, each in closed form.
+    """
+    if log_scale.requires_grad and lower.requires_grad:
+        for parameter, value in zip((log_scale, lower), split_tril(cholesky(covariance, limits)), strict=True):
+            put(parameter, value)
+    elif lower.requires_grad:
+        scale = log_scale.to(covariance).exp()
+        relative = Limits(limits.added, limits.noise / scale.square(), limits.least / scale.square())
+        added = torch.diag_embed(limits.added * (1 - scale.square()) / scale.square())  # the rest, cholesky adds
+        tril = cholesky(covariance / (scale[..., None] * scale[:, None]) + added, relative)
+        i, j = torch.tril_indices(*tril.shape[-2:], offset=-1)
+        put(lower, (tril / tril.diagonal(dim1=-2, dim2=-1)[:, None])[:, i, j])
+    elif log_scale.requires_grad:
+        unit = tril_of(torch.zeros_like(log_scale), lower).to(covariance)
+        added = torch.diag_embed(limits.added * torch.ones_like(limits.noise))
+        put(log_scale, _scales(torch.cholesky_inverse(unit) * (covariance + added), log_scale.to(covariance)))
+
+
+def _scales(products: Tensor, log_scale: Tensor) -> Tensor:
+    r"""The maximum of :math:`\sum_i \log u_i - \frac12 u^\top Q u`, a concave function, as :math:`-\log u`."""
+    u = (-log_scale).exp()
+    for _ in range(_SWEEPS):
+        before = u.clone()
+        for i in range(u.shape[-1]):
+            own = products[:, i, i]
+            rest = (products[:, i] * u).sum(-1) - own * u[:, i]
+            u[:, i] = (-rest + (rest.square() + 4 * own).sqrt()) / (2 * own)
+        if (u - before).abs().max() <= _SETTLED * u.abs().max():
+            break
+    return -u.log()
+
+
+def half_trace_of_inverse(scale_tril: Tensor) -> Tensor:
+    """Half the trace of the inverse of covariance matrices with these factors: ``(K, D, D) -> (K,)``, float64."""
+    return 0.5 * torch.cholesky_inverse(scale_tril.detach().double()).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def cholesky(covariance: Tensor, limits: Limits) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from probgen.core.missing import MissingAware
 from probgen.core.normal import MultivariateNormal
-from probgen.distributions.cholesky import Limits, cholesky, raised, split_tril, strictly_lower, tril_of
+from probgen.distributions.cholesky import Limits, raised, set_factor, strictly_lower, tril_of
+from probgen.distributions.frozen import put
 
 
 class Covariance(nn.Module, ABC):
@@ -84,7 +85,7 @@ class Covariance(nn.Module, ABC):
 
     @abstractmethod
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        """M-step: sets the parameters to the maximiser, given a scatter about the new means.
+        """M-step: sets the parameters that train to the maximiser, given a scatter about the new means.
 
         Parameters
         ----------
@@ -125,9 +126,7 @@ class _Correlated(Covariance):
 
     def assign(self, covariance: Tensor, limits: Limits) -> None:
         """Sets the parameters to covariance matrices, one or one for each component."""
-        log_scale, lower = split_tril(cholesky(covariance, limits))
-        self.log_scale.copy_(log_scale)
-        self.lower.copy_(lower)
+        set_factor(self.log_scale, self.lower, covariance, limits)
 
 
 class Full(_Correlated):
@@ -230,6 +229,11 @@ class _Uncorrelated(Covariance):
     def coefficients(self) -> Tensor:
         return -0.5 * (-2 * self.log_scale.double()).exp()
 
+    def spread(self, variance: Tensor, limits: Limits) -> None:
+        """Sets the parameters to variances, if they train."""
+        if self.log_scale.requires_grad:
+            put(self.log_scale, 0.5 * raised(variance, limits).log())
+
     def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
         return weights @ features.mT
 
@@ -259,7 +263,7 @@ class Diagonal(_Uncorrelated):
         return scatter.diagonal(dim1=-2, dim2=-1)
 
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        self.log_scale.copy_(0.5 * raised(scatter / rows[:, None], limits).log())
+        self.spread(scatter / rows[:, None], limits)
 
 
 class Spherical(_Uncorrelated):
@@ -288,4 +292,4 @@ class Spherical(_Uncorrelated):
 
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
         limits = limits.reduce(lambda variance: variance.mean(-1, keepdim=True))
-        self.log_scale.copy_(0.5 * raised(scatter / (rows[:, None] * self.dims), limits).log())
+        self.spread(scatter / (rows[:, None] * self.dims), limits)

@@ -13,55 +13,47 @@ With posteriors :math:`r_{kb} = p(k \mid x_b)` these are, for each component, th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from probgen.core.missing import has_missing
 from probgen.core.threads import one_core, side_by_side
-from probgen.distributions.covariance import Covariance
+from probgen.distributions.mixture_steps import Mixture, Observed, Quadratic, Whitened
 
 _WIDEST = 4096  # features of a row beyond which a block of rows holds too few of them for matrix products
 _FEWEST = 4096  # rows that are worth a thread
-_ROUNDING = 16  # in units of the last digit: what sums of products lose
-
-
-class Mixture(NamedTuple):
-    """The parameters: log weights ``(K,)``, means ``(K, D)``, covariances."""
-
-    log_weights: Tensor
-    means: Tensor
-    covariance: Covariance
-
-    @property
-    def constant(self) -> Tensor:
-        """Log of weight times density at the mean: ``(K,)``, float64."""
-        dims = self.means.shape[1]
-        return self.log_weights.double() - self.covariance.log_det - 0.5 * dims * math.log(2 * math.pi)
 
 
 @torch.no_grad()
-def moments(x: Tensor, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+def moments(x: Tensor, mixture: Mixture, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-likelihood of rows ``(n, D)``, NaN = missing, summed, and their moments about the present means.
+
+    Weights ``(n,)`` say how often each row counts.
 
     The moments are ``rows`` (K,), ``first`` (K, D), ``scatter`` in the shape of the covariance's form, and ``noise``
     (K, D), the rounding in the scatter's diagonal.
     """
+    total: Tensor | float = 0.0
+    sums: dict[str, Tensor] = {}
     with one_core() as cores:
-        return _moments(x, mixture, cores)
-
-
-def _moments(x: Tensor, mixture: Mixture, cores: int) -> tuple[Tensor, dict[str, Tensor]]:
-    total, sums = 0.0, {}
-    for step, pieces, _ in _steps(x, mixture, cores):
-        value, *raw = map(sum, zip(*side_by_side(partial(_sum, step), pieces), strict=True))
-        total = total + value
-        for name, part in zip(("rows", "first", "scatter", "noise"), step.finish(*raw), strict=True):
-            sums[name] = sums.get(name, 0.0) + part
+        for step, pieces, index in _steps(x, mixture, cores):
+            own = [None] * len(pieces) if weights is None else weights[index].split([len(piece) for piece in pieces])
+            value, *raw = _added(partial(_sum, step), zip(pieces, own, strict=True))
+            total = total + value
+            _add(sums, step.finish(*raw))
     return total, sums
+
+
+def _added(function: Callable, pieces: Iterable) -> tuple:
+    return tuple(map(sum, zip(*side_by_side(function, pieces), strict=True)))
+
+
+def _add(sums: dict[str, Tensor], parts: tuple[Tensor, ...]) -> None:
+    for name, part in zip(("rows", "first", "scatter", "noise"), parts, strict=True):
+        sums[name] = sums.get(name, 0.0) + part
 
 
 @torch.no_grad()
@@ -71,11 +63,7 @@ def weighted_moments(x: Tensor, weights: Tensor, mixture: Mixture) -> dict[str, 
     with one_core() as cores:
         for step, pieces, index in _steps(x, mixture, cores):
             parts = weights[:, index].split([len(piece) for piece in pieces], -1)
-            raw = map(
-                sum, zip(*side_by_side(partial(_sum_weighted, step), zip(pieces, parts, strict=True)), strict=True)
-            )
-            for name, part in zip(("rows", "first", "scatter", "noise"), step.finish(*raw), strict=True):
-                sums[name] = sums.get(name, 0.0) + part
+            _add(sums, step.finish(*_added(partial(_sum_weighted, step), zip(pieces, parts, strict=True))))
     return sums
 
 
@@ -89,12 +77,16 @@ def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
     return out
 
 
-def _sum(step: Quadratic | Whitened | Observed, x: Tensor) -> tuple[Tensor | float, ...]:
-    """Log-likelihood and raw moments of rows, in float64."""
+def _sum(step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor | None]) -> tuple[Tensor | float, ...]:
+    """Log-likelihood and raw moments of rows and, if given, their weights ``(n,)``, in float64."""
     buffers, totals = step.buffers(), (0.0, 0.0, 0.0, 0.0)
-    for block in _blocks(x, step.block):
+    blocks = _blocks(rows[0], step.block)
+    weights = [None] * len(blocks) if rows[1] is None else _blocks(rows[1], step.block)
+    for block, weight in zip(blocks, weights, strict=True):
         joint, work = step.joint(block, buffers)
         value, posterior = _normalise(joint)
+        if weight is not None:
+            value, posterior = value * weight, posterior.mul_(weight)
         parts = (value.sum(dtype=torch.float64), posterior.sum(1), *step.sums(posterior, *work))
         totals = tuple(old + part.double() for old, part in zip(totals, parts, strict=True))
     return totals
@@ -159,135 +151,3 @@ def _best(x: Tensor, mixture: Mixture) -> Quadratic | Whitened:
             if magnitude < torch.finfo(dtype).eps ** -0.4:
                 return step if dtype == x.dtype else Quadratic(mixture, dtype)
     return Whitened(mixture, x.dtype)
-
-
-def _block(x: Tensor, width: int) -> int:
-    """How many rows of ``width`` numbers stay in the cache of a processor, or fill a graphics card.
-
-    Blocks reuse their buffers: memory fresh from the operating system costs more time than the arithmetic done in it.
-    """
-    return max(128, (2**22 if x.device.type == "cpu" else 2**28) // (width * x.element_size()))
-
-
-class Quadratic:
-    r"""Log densities as linear functions of products of variables, about the centre c of the mixture.
-
-    .. math:: \log p(k, x) = C_k f(z) + b_k^\top z + a_k, \qquad z = x - c
-    """
-
-    def __init__(self, mixture: Mixture, dtype: torch.dtype):
-        means, self.covariance = mixture.means.double(), mixture.covariance
-        weights, variances = mixture.log_weights.double().exp(), self.covariance.variance
-        self.centre = (weights @ means).to(dtype)[:, None]
-        self.shift = means - self.centre[:, 0]
-        self.spread = (weights @ (variances + self.shift.square())).sqrt()
-        linear, quadratic = self.covariance.solve(self.shift), self.covariance.coefficients()
-        constant = mixture.constant - 0.5 * (linear * self.shift).sum(-1)
-        self.quadratic, self.linear, self.constant = (part.to(dtype) for part in (quadratic, linear, constant[:, None]))
-        self.widths = (means.shape[1], self.covariance.width, len(means))
-        self.block = _block(self.centre, sum(self.widths))
-
-    def magnitude(self) -> float:
-        """Size of the terms that make up a log density, at the means of the components and one deviation off."""
-        points = torch.cat([self.shift, self.spread[None]]).mT.contiguous()
-        products = self.covariance.features(points, out=points.new_empty(self.covariance.width, points.shape[1]))
-        terms = self.quadratic.double().square() @ products.square()
-        return terms.sqrt().max().item()
-
-    def buffers(self) -> list[Tensor]:
-        return [self.centre.new_empty(width, self.block) for width in self.widths]
-
-    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        z, features, joint = (buffer[:, : len(x)] for buffer in buffers)
-        self.covariance.features(z.copy_(x.mT).sub_(self.centre), out=features)
-        return torch.addmm(self.constant, self.linear, z, out=joint).addmm_(self.quadratic, features), (z, features)
-
-    def sums(self, posterior: Tensor, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        return posterior @ z.mT, self.covariance.scatter(posterior, z, features)
-
-    def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
-        """From moments about the centre to moments about the means."""
-        outer, centred = self.covariance.outer, first - rows[:, None] * self.shift
-        noise = _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
-        return rows, centred, scatter - outer(first, self.shift) - outer(self.shift, centred), noise
-
-
-class Whitened:
-    r"""Log densities as squared lengths in the coordinates of each component.
-
-    .. math:: \log p(k, x) = a_k - \tfrac12 |y_k|^2, \qquad y_k = L_k^{-1} (x - \mu_k)
-    """
-
-    def __init__(self, mixture: Mixture, dtype: torch.dtype):
-        means, self.covariance = mixture.means.double(), mixture.covariance
-        self.components, self.dims = means.shape
-        self.tril = self.covariance.scale_tril.double()
-        identity = torch.eye(self.dims, dtype=torch.float64, device=means.device)
-        inverse = torch.linalg.solve_triangular(self.tril, identity, upper=False)
-        self.centre = (mixture.log_weights.double().exp() @ means).to(dtype)
-        offset = inverse @ (self.centre - means)[..., None]
-        self.matrix, self.offset = inverse.flatten(0, 1).to(dtype), offset.flatten(0, 1).to(dtype)
-        self.constant = mixture.constant.to(dtype)[:, None]
-        self.block = _block(self.centre, 2 * self.components * self.dims)
-
-    def buffers(self) -> list[Tensor]:
-        return [self.centre.new_empty(self.components * self.dims, self.block) for _ in range(2)]
-
-    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        y, free = (buffer[:, : len(x)] for buffer in buffers)
-        torch.addmm(self.offset, self.matrix, (x - self.centre).mT, out=y)
-        y, free = (part.unflatten(0, (self.components, self.dims)) for part in (y, free))
-        return torch.mul(y, y, out=free).sum(1).mul_(-0.5).add_(self.constant), (y, free)
-
-    def sums(self, posterior: Tensor, y: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-        root = posterior.sqrt()[:, None]
-        y.mul_(root)  # in place, so that the scatter is one matrix by itself
-        return torch.mul(y, root, out=free).sum(-1), torch.bmm(y, y.mT)
-
-    def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
-        """From the coordinates of the components to those of the data."""
-        first, scatter = (self.tril @ first[..., None])[..., 0], self.tril @ scatter @ self.tril.mT
-        return rows, first, self.covariance.reduce(scatter), torch.zeros_like(first)
-
-
-class Observed:
-    r"""Rows of which the same variables o are observed; the others enter by their conditional moments.
-
-    .. math:: E[x - \mu_k \mid x_o] = B_k y_k, \quad \operatorname{Cov}[x \mid x_o] = \Sigma_k - B_k B_k^\top,
-              \qquad y_k = L_{k,oo}^{-1} (x_o - \mu_{k,o}), \quad B_k = \Sigma_{k, \cdot o} L_{k,oo}^{-\top}
-
-    References
-    ----------
-    Ghahramani, Jordan (1994), Supervised learning from incomplete data via an EM approach,
-    https://proceedings.neurips.cc/paper/1993/hash/f2201f5191c4e92cc5af043eebfd0946-Abstract.html
-    """
-
-    def __init__(self, mixture: Mixture, sigma: Tensor, seen: Tensor):
-        self.covariance, self.seen = mixture.covariance, seen
-        self.means = mixture.means[:, seen].double()
-        tril = torch.linalg.cholesky(sigma[:, seen][:, :, seen])
-        identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
-        self.inverse = torch.linalg.solve_triangular(tril, identity, upper=False)
-        self.gain = sigma[:, :, seen] @ self.inverse.mT
-        self.left = sigma - self.gain @ self.gain.mT
-        log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = mixture.log_weights.double() - log_det - 0.5 * self.means.shape[1] * math.log(2 * math.pi)
-        self.constant = constant[:, None]
-        self.block = _block(self.means, 3 * sigma[..., 0].numel())
-
-    def buffers(self) -> list[Tensor]:
-        return []
-
-    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
-        y = self.inverse @ (x[:, self.seen].double() - self.means[:, None]).mT
-        return self.constant - 0.5 * y.square().sum(1), (y,)
-
-    def sums(self, posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        weighted = y * posterior[:, None]
-        return weighted.sum(-1), torch.bmm(weighted, y.mT)
-
-    def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
-        """From the coordinates of the observed variables to those of all."""
-        scatter = self.gain @ scatter @ self.gain.mT + rows[:, None, None] * self.left
-        first = (self.gain @ first[..., None])[..., 0]
-        return rows, first, self.covariance.reduce(scatter), torch.zeros_like(first)

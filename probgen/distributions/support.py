@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
-from probgen.core.missing import _in_words
+from probgen.core.missing import _in_words, fill_missing
 from probgen.distributions.mixture_of import AnyOf
 
 
 def check_in_support(x: Tensor, support: Constraint) -> None:
     """Raises ``ValueError``, and names the place, unless all entries of rows ``(N, *event)`` are in the support or NaN.
 
-    >>> import torch
-    >>> check_in_support(torch.tensor([[0.0, torch.nan], [1.0, 0.5]]), constraints.independent(constraints.boolean, 1))
+    >>> check_in_support(torch.tensor([[0.0, torch.nan], [1.0, 0.5]]), constraints.boolean)
     Traceback (most recent call last):
-    ValueError: expected values in boolean or NaN (missing), got 0.5 in row 1, entry 1; recode x or choose another family
+    ValueError: expected values in boolean or NaN (missing), got 0.5 in row 1, entry 1; recode x, or take another family
     """
     base = _of_entries(support)
     inside = base.check(x)
@@ -30,8 +30,23 @@ def check_in_support(x: Tensor, support: Constraint) -> None:
     got = f"{wrong.item():g} in row {row}" if wrong.ndim == 0 else f"{wrong.tolist()} in row {row}"
     where = f", entry {', '.join(map(str, entry))}" if entry else ""
     raise ValueError(
-        f"expected values in {_in_words(base)} or NaN (missing), got {got}{where}; recode x or choose another family"
+        f"expected values in {_in_words(base)} or NaN (missing), got {got}{where}; recode x, or take another family"
     )
+
+
+def check_columns(x: Tensor, constant: bool = False, hint: str = "remove them") -> None:
+    """Raises ``ValueError`` where columns of rows ``(N, D)`` have no observed entry, or, unless allowed, do not vary.
+
+    >>> check_columns(torch.tensor([[0.0, 3.0], [1.0, 3.0]]))
+    Traceback (most recent call last):
+    ValueError: expected columns that vary, got constant columns [1]; remove them
+    """
+    low, high = fill_missing(x, torch.inf).amin(0), fill_missing(x, -torch.inf).amax(0)
+    empty, same = (columns.nonzero().flatten().tolist() for columns in (low > high, low == high))
+    if empty:
+        raise ValueError(f"expected observed entries in every column, got none in columns {empty}; remove them")
+    if same and not constant:
+        raise ValueError(f"expected columns that vary, got constant columns {same}; {hint}")
 
 
 def _of_entries(support: Constraint) -> Constraint:

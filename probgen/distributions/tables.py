@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probgen.core.missing import check_event
+from probgen.core.missing import check_event, values_are_known
 from probgen.core.module import DistributionModule
 from probgen.distributions.conditional import Clamped, conditional
+from probgen.distributions.criteria import aic, bic, trained
+from probgen.distributions.support import check_in_support
 
 _LEAST = 1e-30  # a count, so that the logarithm of an impossible level is finite
 
@@ -36,13 +38,24 @@ def free_logits(counts: Tensor) -> Tensor:
     return logs[..., 1:] - logs[..., :1]
 
 
-def counts_of(index: Tensor, size: int) -> Tensor:
-    """How often each of 0, ..., size - 1 occurs, in float64.
+def counts_of(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
+    """How often each of 0, ..., size - 1 occurs in ``(n, *rest)``, each row as often as its weight says; in float64.
 
     >>> counts_of(torch.tensor([0, 2, 2]), 3)
     tensor([1., 0., 2.], dtype=torch.float64)
     """
-    return index.flatten().bincount(minlength=size).double()
+    if weights is not None:
+        weights = weights.double().reshape(-1, *(1,) * (index.ndim - 1)).expand(index.shape).flatten()
+    return index.flatten().bincount(weights, minlength=size).double()
+
+
+def weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum of ``(n,)`` in float64, each as often as its weight says.
+
+    >>> weighted_sum(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0]))
+    tensor(5., dtype=torch.float64)
+    """
+    return (values if weights is None else values * weights).sum(dtype=torch.float64)
 
 
 class Counted(DistributionModule):
@@ -69,8 +82,19 @@ class Counted(DistributionModule):
         """M-step: shares of the counts."""
         self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
 
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines."""
+        return trained(self)
+
+    aic, bic = aic, bic
+
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+        """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
+        return -self.smoothing * log_masses(self.logits.detach().double()).sum()
+
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """Equal shares."""
         self.logits.zero_()
 
@@ -110,6 +134,8 @@ class JointLaw(dist.TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
+        if values_are_known():
+            check_in_support(x, self.support)
         agrees = ((x.unsqueeze(-2) == self.cells) | x.unsqueeze(-2).isnan()).all(-1)
         return torch.where(agrees, self.log_masses, -torch.inf).logsumexp(-1)
 

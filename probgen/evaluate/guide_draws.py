@@ -16,6 +16,7 @@ from probgen.core.reading import Reading, read
 from probgen.core.rows import row_count, tensors_of
 from probgen.core.runtime import evaluating
 from probgen.core.sites import axis_of, density_sites, in_plate, latent_sites, shape_of
+from probgen.core.unvisited import leaves_values_out
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -47,6 +48,8 @@ class GuideDraws:
     by_row : bool
         Whether each row has a density of its own under the guide: there are local sites, and they are not images of
         one draw for all rows together (as in AutoMultivariateNormal).
+    leaves_out : bool
+        Whether the guide never draws a value of a discrete latent that the model holds possible.
     """
 
     values: dict[str, Tensor]
@@ -59,6 +62,7 @@ class GuideDraws:
     kind: str
     continuous: frozenset[str]
     by_row: bool
+    leaves_out: bool = False
 
     @property
     def globals(self) -> list[str]:
@@ -135,6 +139,7 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
     with evaluating():
         reading = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
     sites, kind, why = latent_sites(reading.guide), kind_of(reading, gen.plate), ""
+    leaves_out = leaves_values_out(gen, batch, reading)
     rows = None
     try:
         rows = reading.by_row(gen.plate)
@@ -146,7 +151,7 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
     shapes = {name: shape_of(site) for name, site in sites.items()}
     by_row = factorises_over_rows(reading, gen.plate)
     none = torch.empty(0)
-    return GuideDraws({}, axes, none, none, rows, why, None, kind, continuous, by_row), shapes
+    return GuideDraws({}, axes, none, none, rows, why, None, kind, continuous, by_row, leaves_out), shapes
 
 
 def _numbers(

@@ -38,7 +38,7 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     -------
     Tensor
         ``(B,)``, one number per row for a guide with local latents :math:`q(z_b \mid x_b)`, globals drawn from the
-        guide; NaN where a discrete latent took one value in all draws. Where the guide draws globals alone, or all
+        guide; NaN where it leaves out values of a discrete latent. Where the guide draws globals alone, or all
         rows at once (AutoMultivariateNormal), ``()``: one number for
         :math:`\log p(\theta, z, x_1, \dots, x_B) - \log q(\theta, z)`.
 
@@ -101,14 +101,15 @@ def weights_of(drawn: GuideDraws) -> Tensor:
 
 
 def khat_of(drawn: GuideDraws) -> Tensor:
-    """k-hat of some draws; NaN where a discrete latent took one value in all of them, and the weights are equal.
+    """k-hat of some draws; NaN where the guide leaves out values of a discrete latent: no draw tells of those.
 
-    Equal weights vouch for a guide that has been where the posterior is: this one has been in one place.
+    So it is where such a latent took one value in all draws and the weights are equal: equal weights vouch for a guide
+    that has been where the posterior is, and this one has been in one place.
     """
     weights = weights_of(drawn)
     khat = pareto_khat(weights)
     equal = weights.amax(0) - weights.amin(0) < ROUNDING
-    return torch.where(equal & _one_value(drawn, weights), torch.nan, khat)
+    return torch.where(equal & _one_value(drawn, weights) | drawn.leaves_out, torch.nan, khat)
 
 
 def _one_value(drawn: GuideDraws, weights: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 RELIABLE = 0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
-UNMOVED = " all draws of a discrete latent are the same: equal weights say nothing about values never drawn"
+UNMOVED = " the guide leaves out values of a discrete latent: weights say nothing about what is never drawn"
 FEWEST = 50  # draws: fewer have no tail to speak of
 PROBES = 8  # draws of the first run, by which the cost of the rest is judged
 

@@ -50,8 +50,8 @@ class LogDensity:
 
     u holds the continuous latent sites one after the other, each carried to the reals by the bijection that
     :func:`torch.distributions.biject_to` has for its support; a bound may depend on other sites. Sites marked
-    ``infer={"enumerate": "parallel"}`` are summed out exactly; masks, scales and factors count. Parameters of modules
-    stay as they are.
+    ``infer={"enumerate": "parallel"}`` are summed out exactly; masks, scales and factors count, but entries of latent
+    sites that a tensor masks keep their prior, which integrates to one. Parameters of modules stay as they are.
 
     Parameters
     ----------
@@ -205,6 +205,8 @@ class Placed(Messenger):
         name = msg["name"]
         if msg["is_observed"] or name not in self.unconstrained:
             return
+        if torch.is_tensor(msg["mask"]):  # nothing depends on masked entries: their prior makes the density proper
+            msg["mask"] = None
         bijection = biject_to(msg["fn"].support)
         if name in self.natural:
             self.unconstrained[name] = bijection.inv(self.natural[name])

@@ -11,6 +11,7 @@ from pyro.distributions import Unit
 from torch import Tensor
 
 from probgen.core.enumerating import enumerating
+from probgen.core.first_run import MISFIT
 from probgen.core.graphs.repeat import Choice
 from probgen.core.modes import infers
 from probgen.core.sites import (
@@ -83,13 +84,23 @@ def posterior(
     """
     _check_draws(draws)
     batch = gen.settle(batch)
-    probe = trace_of(gen.guide, batch)
+    probe = _guide_trace(gen, batch)
     limits = (max_rows, memory, compile)
     values = Runs(gen, batch, probe, *limits).of(gen.guide, draws, latent_sites(probe).values())
     return _complete(gen, batch, model_trace(gen, batch), values, discrete, limits, draws)
 
 
 @infers
+def _guide_trace(gen: GenerativeModel, batch: tuple) -> poutine.Trace:
+    try:
+        return trace_of(gen.guide, batch)
+    except MISFIT as error:
+        raise ValueError(
+            f"expected rows that the guide runs on, it does not ({str(error).splitlines()[0]}); a guide with "
+            "parameters for each row takes the rows that it was fitted to: pass those, or draws of globals as given="
+        ) from error
+
+
 @torch.no_grad()
 def complete(
     gen: GenerativeModel,

@@ -10,115 +10,19 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probgen.core.heads import laws
-from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule
+from probgen.distributions.criteria import aic, bic
 from probgen.distributions.graphs.ancestral import Ancestral, Node, family_table
 from probgen.distributions.graphs.directed_graph import Graph
 from probgen.distributions.graphs.discrete_network import DiscreteNetwork
 from probgen.distributions.graphs.factors import LIMIT
-from probgen.distributions.graphs.linear_gaussian import expected_moments, network_law, regressions
+from probgen.distributions.graphs.linear_gaussian import expected_moments, network_law, regression
+from probgen.distributions.graphs.nodes import LinearGaussian, Table
+from probgen.distributions.support import check_columns
+
+__all__ = ["BayesianNetwork", "LinearGaussian", "Table"]
 
 _TABULATED = 2**20
-
-
-class Table(DistributionModule):
-    r"""A label given labels: one row of probabilities for every combination of the parents' values.
-
-    .. math:: p(x = k \mid c) = \mathrm{softmax}(\text{logits}_{c_1 \dots c_P})_k
-
-    Parameters
-    ----------
-    levels : int
-        Number K of labels 0., 1., ..., K - 1.
-    parents : sequence of int
-        Numbers of labels of the parents, whose values are the context ``(*batch, P)``.
-    probs : Tensor, optional
-        Probabilities ``(*parents, levels)`` to begin with; by default they are equal.
-    pseudo_count : float
-        What is added to every count in the M-step: 1 is Laplace's rule, 0 maximum likelihood.
-
-    Raises
-    ------
-    ValueError
-        If ``probs`` has another shape, or its rows are no probabilities.
-
-    >>> Table(2, parents=(3,))(torch.tensor([[2.0]])).log_prob(torch.tensor([[1.0]])).exp()
-    tensor([0.5000], grad_fn=<ExpBackward0>)
-    """
-
-    def __init__(
-        self, levels: int, parents: Sequence[int] = (), *, probs: Tensor | None = None, pseudo_count: float = 0.0
-    ):
-        super().__init__()
-        shape = (*parents, levels)
-        if probs is not None and (tuple(probs.shape) != shape or not (probs.sum(-1) - 1).abs().max() < 1e-3):
-            raise ValueError(f"expected probabilities of shape {shape} that sum to 1 along the last dim, got {probs}")
-        self.levels, self.pseudo_count = levels, pseudo_count
-        self.logits = nn.Parameter(torch.zeros(shape) if probs is None else probs.log())
-
-    @property
-    def log_probs(self) -> Tensor:
-        """Log probabilities: ``(*parents, levels)``."""
-        return self.logits.log_softmax(-1)
-
-    def forward(self, context: Tensor | None = None) -> MissingAware:
-        table = self.log_probs
-        if context is not None:
-            index = context.long().unbind(-1)
-            table = table[index] if index else table.expand(*context.shape[:-1], -1)
-        return MissingAware(laws.Categorical(table.unsqueeze(-2)), 1)
-
-    @torch.no_grad()
-    def initialise(self, column: Tensor, generator: torch.Generator | None) -> None:
-        """Random probabilities."""
-        self.logits.copy_(torch.randn(self.logits.shape, generator=generator))
-
-    @torch.no_grad()
-    def maximise(self, counts: Tensor) -> None:
-        """Shares of the counts ``(*parents, levels)``; rows without any keep their probabilities."""
-        counts = counts + self.pseudo_count
-        rows = counts.sum(-1, keepdim=True)
-        self.logits.copy_(torch.where(rows > 0, (counts / rows).log(), self.log_probs.double()))
-
-
-class LinearGaussian(DistributionModule):
-    r"""A number with a normal law whose mean is linear in its parents.
-
-    .. math:: p(x \mid c) = N(x;\, b + w^\top c,\, \sigma^2)
-
-    Parameters
-    ----------
-    parents : int
-        Number of columns of the context ``(*batch, P)``.
-
-    >>> LinearGaussian(2)(torch.zeros(5, 2)).shape()
-    torch.Size([5, 1])
-    """
-
-    def __init__(self, parents: int = 0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(parents))
-        self.bias = nn.Parameter(torch.zeros(()))
-        self.log_scale = nn.Parameter(torch.zeros(()))
-
-    def forward(self, context: Tensor | None = None) -> MissingAware:
-        loc = self.bias + (self.weight.sum() if context is None else context @ self.weight)
-        return MissingAware(laws.Normal(loc.unsqueeze(-1), self.log_scale.exp().unsqueeze(-1)), 1)
-
-    @torch.no_grad()
-    def initialise(self, column: Tensor, generator: torch.Generator | None) -> None:
-        """Mean and scale of the column, NaN = missing; small random weights."""
-        centre = column.nanmean().nan_to_num()
-        variance = (column - centre).square().nanmean().nan_to_num(1.0).clamp(min=1e-12)
-        self.maximise(0.1 * torch.randn(self.weight.shape, generator=generator), centre, variance)
-
-    @torch.no_grad()
-    def maximise(self, weight: Tensor, bias: Tensor, variance: Tensor) -> None:
-        """Sets the regression: ``(P,)`` and two scalars."""
-        self.weight.copy_(weight)
-        self.bias.copy_(bias)
-        self.log_scale.copy_(variance.log() / 2)
 
 
 class BayesianNetwork(DistributionModule):
@@ -208,6 +112,14 @@ class BayesianNetwork(DistributionModule):
         self._check_em()
         return {n: part.log_probs.detach().exp() for n, part in zip(self.graph.names, self.conditionals, strict=True)}
 
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines: rows of a table sum to 1; what does not train is left out."""
+        self._check_em()
+        return sum(part.free_parameters for part in self.conditionals)
+
+    aic, bic = aic, bic
+
     def row(self, **values: float) -> Tensor:
         """One row ``(1, D)`` with these values of some nodes, all others missing (NaN)."""
         x = torch.full((1, self.graph.width), torch.nan)
@@ -228,31 +140,45 @@ class BayesianNetwork(DistributionModule):
         """The most probable values of all missing entries together: ``(*batch, D) -> (*batch, D)``."""
         return self._discrete(context).mode_given(x)
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``, NaN = missing: log-likelihood, and expected counts or moments."""
         self._check_em()
         if self._linear:
-            return expected_moments(self(), x)
-        value, counts = self().expected_counts(x)
+            return expected_moments(self(), x, weights)
+        value, counts = self().expected_counts(x, weights)
         return value, dict(zip(self.graph.names, counts, strict=True))
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the counts, or regressions of each node on its parents."""
-        if self._linear:
-            above = [self.graph.above(name) for name in self.graph.names]
-            found = regressions(statistics, self().loc.double(), above)
-        else:
-            found = [(statistics[name],) for name in self.graph.names]
-        for part, values in zip(self.conditionals, found, strict=True):
-            part.maximise(*values)
+        centre = self().loc.double() if self._linear else None
+        for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
+            if centre is None:
+                part.maximise(statistics[name])
+            else:
+                part.maximise(*regression(statistics, centre, index, self.graph.above(name), *part.given))
+
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
+        """What pseudo-counts make the M-step subtract from the log-likelihood."""
+        return sum(part.penalty() for part in self.conditionals if isinstance(part, Table))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Random tables; or means and scales of the columns, with small random weights."""
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+        """Random tables, equal where nothing is seen; or the columns' means and scales, with small random weights."""
         self._check_em()
-        for part, column in zip(self.conditionals, x.unbind(-1), strict=True):
-            part.initialise(column, generator)
+        x = x.to(next(self.parameters()).device)
+        if self._linear:
+            check_columns(x)
+            centre = x.double().nanmean(0)
+            variance = (x - centre).square().nanmean(0)
+        for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
+            if self._linear:
+                part.initialise(centre[index], centre[list(self.graph.above(name))], variance[index], generator)
+            else:
+                part.initialise(generator)
+        if not self._linear:
+            for part, counts in zip(self.conditionals, self().expected_counts(x, weights)[1], strict=True):
+                part.forget(counts.sum(-1) == 0)
 
     def _check_em(self) -> None:
         tables = all(isinstance(part, Table) for part in self.conditionals)

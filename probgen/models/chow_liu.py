@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
+from probgen.distributions.criteria import aic, bic
 from probgen.distributions.graphs.dependence_tree import (
     family_counts,
+    log_prior,
     log_shares,
     mutual_information,
     pair_counts,
     spanning_tree,
     tree_law,
+    tree_parameters,
 )
 from probgen.distributions.graphs.discrete_network import DiscreteNetwork
 
@@ -66,9 +69,9 @@ class ChowLiu(DistributionModule):
     def forward(self, context: Tensor | None = None) -> DiscreteNetwork:
         return tree_law(self.parents.tolist(), self.logits, self.levels)
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``: log-likelihood, and expected counts of values given the parents'."""
-        value, counts = self().expected_counts(x)
+        value, counts = self().expected_counts(x, weights)
         total = torch.zeros_like(self.logits)
         for d, count in enumerate(counts):
             count = torch.atleast_2d(count)
@@ -80,9 +83,23 @@ class ChowLiu(DistributionModule):
         """M-step: shares of the smoothed counts; those given values that never occur are equal."""
         self.logits.copy_(log_shares(statistics["counts"], self.levels, self.smoothing))
 
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines, given the tree."""
+        return tree_parameters(self.parents, self.levels) * self.logits.requires_grad
+
+    aic, bic = aic, bic
+
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+        """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
+        return self.smoothing * log_prior(self.parents, self.logits, self.levels)
+
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """The best tree of rows ``(N, D)``, NaN = missing, and its tables; nothing is random."""
-        counts = pair_counts(x, self.levels)
+        if not self.logits.requires_grad:
+            return  # tables of another tree would mean nothing
+        counts = pair_counts(x, self.levels, None if weights is None else weights[:, None])
+        counts = counts if weights is None else counts[0]
         self.parents.copy_(spanning_tree(mutual_information(counts)))
         self.maximise({"counts": family_counts(counts, self.parents)})

@@ -19,6 +19,7 @@ from probgen.distributions.diffusion.probability_flow import ReverseFlow
 from probgen.distributions.diffusion.process import Process
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
 from probgen.distributions.diffusion.samplers import Ancestral, Sampler
+from probgen.distributions.diffusion.thresholds import Limit, StaticThreshold, Threshold
 from probgen.distributions.diffusion.times import Times, UniformTimes
 from probgen.distributions.diffusion.variances import PosteriorVariance, Variance
 from probgen.distributions.flows.ode import Adaptive, Solver, basis
@@ -66,6 +67,9 @@ class Diffusion(DistributionModule):
         ``LearnedVariance()``.
     reconstruction : Reconstruction
         The law of the data given the least noisy state.
+    threshold : Threshold, optional
+        Bounds the data that the network expects, in sampling: ``StaticThreshold()`` to the range of the training data,
+        ``DynamicThreshold(quantile)`` for strong guidance, ``None``: no bound.
     context_dropout : float
         Probability with which a row's context is made unknown in training mode, for guidance.
     guidance : float
@@ -104,6 +108,7 @@ class Diffusion(DistributionModule):
         times: Times = UniformTimes(),  # noqa: B008
         variance: Variance = PosteriorVariance(),  # noqa: B008
         reconstruction: Reconstruction = GaussianReconstruction(),  # noqa: B008
+        threshold: Threshold | None = StaticThreshold(),  # noqa: B008
         context_dropout: float = 0.0,
         guidance: float = 1.0,
         context_ndim: int = 1,
@@ -121,7 +126,7 @@ class Diffusion(DistributionModule):
         self.sampler = Ancestral(steps or 256) if sampler is None else sampler
         self.steps, self.times, self.guidance = steps, times, guidance
         self.context_dropout, self.context_ndim = context_dropout, context_ndim
-        self.noise = standard_normal(*shape)
+        self.noise, self.limit = standard_normal(*shape), Limit(threshold)
 
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
@@ -143,6 +148,7 @@ class Diffusion(DistributionModule):
             reconstruction=self.reconstruction,
             unconditional=unconditional,
             guidance=1.0 if context is None else self.guidance,
+            limit=self.limit,
         )
 
     def process(self, context: Tensor | None = None) -> Process:

@@ -8,14 +8,17 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probgen.core.heads import laws
-from probgen.core.missing import MissingAware, fill_missing
 from probgen.core.normal import MultivariateNormal
-from probgen.distributions.cholesky import Limits
+from probgen.distributions.cholesky import Limits, half_trace_of_inverse
 from probgen.distributions.covariance import Covariance, Full
+from probgen.distributions.criteria import trained
+from probgen.distributions.frozen import put
 from probgen.distributions.mixture_moments import Mixture, log_joint, weighted_moments
-from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute, pooled
+from probgen.distributions.sequences.discrete_emissions import CategoricalEmission, PoissonEmission
+from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute
 from probgen.distributions.sequences.state_normals import StateNormals
+
+__all__ = ["CategoricalEmission", "GaussianEmission", "GaussianMixtureEmission", "PoissonEmission"]
 
 
 class GaussianEmission(Emission):
@@ -60,13 +63,17 @@ class GaussianEmission(Emission):
     def maximise(self, statistics: dict[str, Tensor]) -> None:
         """Means and covariances of the observations of each state."""
         rows, first, scatter, noise = (statistics[name] for name in ("rows", "first", "scatter", "noise"))
-        empty, shift = rows <= EMPTY, first / rows.clamp(min=EMPTY)[:, None]
+        empty, shift = rows <= EMPTY, first / rows.clamp(min=EMPTY)[:, None] * self.loc.requires_grad
         means, scatter = self.loc.double() + shift, scatter - self.covariance.outer(first, shift)
         if empty.any():
             means, rows, scatter = self._pooled(means, rows, scatter)
         least = (torch.finfo(self.loc.dtype).eps * means).square()
         self.covariance.maximise(scatter, rows, Limits(self.regularisation, noise / rows[:, None], least))
-        self.loc.copy_(means)
+        put(self.loc, means)
+
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+        """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""
+        return self.regularisation * (statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril))
 
     def _pooled(self, means: Tensor, rows: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the moments of all observations for states that have none."""
@@ -78,9 +85,23 @@ class GaussianEmission(Emission):
             scatter = torch.where(empty.reshape(-1, *[1] * whole.ndim), whole, scatter)
         return torch.where(empty, centre, means), torch.where(empty[:, 0], 1.0, rows), scatter
 
+    @torch.no_grad()
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Clusters of observations."""
+        self.spread_over(x)
         from_clusters(self, x, generator)
+
+    def spread_over(self, x: Tensor) -> None:
+        """All states where the observations are: moments about a point that is far away would have no digits."""
+        centre = x.double().nanmean(0).nan_to_num()
+        variance = (x.double() - centre).square().nanmean(0).nan_to_num().clamp(min=1e-12)
+        put(self.loc, centre.expand_as(self.loc))
+        scatter, rows = (
+            self.covariance.reduce(variance.diag().expand(self.states, -1, -1)),
+            variance.new_ones(self.states),
+        )
+        none = torch.zeros_like(variance).expand(self.states, -1)
+        self.covariance.maximise(scatter, rows, Limits(0.0, none, none))
 
     def reorder(self, order: Tensor) -> None:
         permute(self, order)
@@ -121,6 +142,11 @@ class GaussianMixtureEmission(Emission):
         self.normals = GaussianEmission(states * components, dims, covariance, regularisation=regularisation)
         self.logits = nn.Parameter(torch.zeros(states, components))
 
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines: weights sum to 1."""
+        return trained(self) - self.states * self.logits.requires_grad
+
     def laws(self) -> dist.MixtureSameFamily:
         shape, tril = self.logits.shape, self.normals.covariance.scale_tril
         normals = MultivariateNormal(self.normals.loc.unflatten(0, shape), scale_tril=tril.unflatten(0, shape))
@@ -136,111 +162,22 @@ class GaussianMixtureEmission(Emission):
     def maximise(self, statistics: dict[str, Tensor]) -> None:
         """Weights, means and covariances of the components."""
         self.normals.maximise(statistics)
-        self.logits.copy_((statistics["rows"].unflatten(0, self.logits.shape) + EMPTY).log())
+        put(self.logits, (statistics["rows"].unflatten(0, self.logits.shape) + EMPTY).log())
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Clusters of observations; the components of a state start apart at random."""
+        self.normals.spread_over(x)
         from_clusters(self, x, generator)
         noise = torch.randn(self.normals.loc.shape, generator=generator).to(self.normals.loc)
-        self.normals.loc.add_(0.5 * noise * self.normals.covariance.variance.sqrt())
+        put(self.normals.loc, self.normals.loc + 0.5 * noise * self.normals.covariance.variance.sqrt())
+
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+        """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""
+        return self.normals.penalty(statistics)
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> None:
         every = torch.arange(self.logits.numel()).to(order).view_as(self.logits)
         permute(self.normals, every[order].flatten())
         self.logits.copy_(self.logits[order])
-
-
-class CategoricalEmission(Emission):
-    r"""Independent labels 0, 1, ..., L - 1 for each state, :math:`p(x \mid k) = \prod_d p_{kd x_d}`; NaN = missing.
-
-    Parameters
-    ----------
-    states : int
-        Number K of states.
-    levels : int
-        Number L of labels.
-    dims : int
-        Number D of variables.
-
-    >>> CategoricalEmission(3, levels=5).laws().event_shape
-    torch.Size([1])
-    """
-
-    def __init__(self, states: int, levels: int, dims: int = 1):
-        super().__init__(states)
-        self.logits = nn.Parameter(torch.randn(states, dims, levels))
-
-    @property
-    def probabilities(self) -> Tensor:
-        """``(K, D, L)``."""
-        return self.logits.detach().softmax(-1)
-
-    def laws(self) -> MissingAware:
-        return MissingAware(laws.Categorical(self.logits.log_softmax(-1)), 1)
-
-    def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Numbers of each label: ``(K, D, L)``."""
-        labels = torch.arange(self.logits.shape[-1], dtype=x.dtype, device=x.device)
-        return {"labels": (weights @ (x[..., None] == labels).to(x).flatten(1)).unflatten(-1, self.logits.shape[1:])}
-
-    @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
-        """Shares of the labels."""
-        labels = pooled(statistics["labels"], statistics["labels"].sum((1, 2)))
-        self.logits.copy_((labels / labels.sum(-1, keepdim=True)).clamp(min=1e-30).log())
-
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Random weights for each combination of state and label."""
-        every = torch.ones(1, len(x), dtype=x.dtype, device=x.device)
-        labels = self.expect(x, every)["labels"].double() + 1
-        noise = torch.rand(self.logits.shape, generator=generator, dtype=torch.float64).to(labels)
-        self.maximise({"labels": labels * (0.5 + noise)})
-
-    def reorder(self, order: Tensor) -> None:
-        permute(self, order)
-
-
-class PoissonEmission(Emission):
-    r"""Independent counts in each state, :math:`p(x|k) = \prod_d \operatorname{Po}(x_d; \lambda_{kd})`; NaN = missing.
-
-    Parameters
-    ----------
-    states : int
-        Number K of states.
-    dims : int
-        Number D of variables.
-
-    >>> PoissonEmission(3).laws().log_prob(torch.zeros(1)).shape
-    torch.Size([3])
-    """
-
-    def __init__(self, states: int, dims: int = 1):
-        super().__init__(states)
-        self.log_rate = nn.Parameter(torch.randn(states, dims))
-
-    @property
-    def rates(self) -> Tensor:
-        """Expected counts ``(K, D)``."""
-        return self.log_rate.detach().exp()
-
-    def laws(self) -> MissingAware:
-        return MissingAware(laws.Poisson(self.log_rate), 1)
-
-    def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Sums of counts, and how many there are: ``(K, D)`` each."""
-        return {"counts": weights @ fill_missing(x), "entries": weights @ (~x.isnan()).to(x)}
-
-    @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
-        """Mean counts."""
-        counts, entries = (pooled(statistics[name], statistics["entries"].sum(1)) for name in ("counts", "entries"))
-        self.log_rate.copy_((counts / entries.clamp(min=EMPTY)).clamp(min=1e-9).log())
-
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Clusters of observations."""
-        from_clusters(self, x, generator)
-
-    def reorder(self, order: Tensor) -> None:
-        permute(self, order)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from probgen.core.contexts import WITHOUT
 from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
+from probgen.distributions.criteria import aic, bic, trained
+from probgen.distributions.frozen import put, thawed
 from probgen.distributions.low_rank import LowRankMultivariateNormal
+from probgen.distributions.support import check_columns
 
 _NOISE_FLOOR = 1e-6  # share of a column's variance; the likelihood of factor analysis may peak at zero noise
 
@@ -43,7 +46,15 @@ class _LinearGaussian(DistributionModule):
         """
         return self(context).posterior(x)
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines: loadings up to a rotation; what does not train is left out."""
+        factors = self.loadings.shape[1]
+        return trained(self) - factors * (factors - 1) // 2 * self.loadings.requires_grad
+
+    aic, bic = aic, bic
+
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         r"""E-step on rows ``(n, D)``: log-likelihood, and moments of the factors given the observed coordinates.
 
         Moments are those of :math:`\tilde z = (z, 1)` and of deviations from the present mean, per column over the
@@ -54,14 +65,15 @@ class _LinearGaussian(DistributionModule):
         z = torch.cat([q.mean, q.mean.new_ones(len(x), 1)], -1)
         second = z.unsqueeze(-1) * z.unsqueeze(-2)
         second[:, :-1, :-1] += q.covariance_matrix
-        weights, deviation = seen.to(x.dtype).mT, torch.where(seen, x - law.loc, 0.0)
-        return law.log_prob(x).sum(dtype=torch.float64), {
-            "rows": x.new_tensor(len(x)),
-            "entries": weights.sum(-1),
-            "z": second.sum(0),
-            "zz": (weights @ second.flatten(1)).unflatten(-1, second.shape[1:]),
-            "xz": deviation.mT @ z,
-            "xx": deviation.square().sum(0),
+        share = x.new_ones(len(x)) if weights is None else weights
+        counts, deviation = seen.mT * share, torch.where(seen, x - law.loc, 0.0)
+        return (law.log_prob(x) * share).sum(dtype=torch.float64), {
+            "rows": share.sum(),
+            "entries": counts.sum(-1),
+            "z": torch.einsum("n,nij->ij", share, second),
+            "zz": (counts @ second.flatten(1)).unflatten(-1, second.shape[1:]),
+            "xz": (deviation.mT * share) @ z,
+            "xx": share @ deviation.square(),
         }
 
     @torch.no_grad()
@@ -69,35 +81,49 @@ class _LinearGaussian(DistributionModule):
         """M-step: regression of every column on the factors, and the variance that it leaves.
 
         The law of the factors is fitted as well and then absorbed into the loadings and the mean, which takes far fewer
-        steps (parameter expansion: Liu, Rubin, Wu 1998, https://doi.org/10.1093/biomet/85.4.755).
+        steps (parameter expansion: Liu, Rubin, Wu 1998, https://doi.org/10.1093/biomet/85.4.755); not so where one of
+        the two does not train.
         """
         entries, xz, xx = (statistics[name] for name in ("entries", "xz", "xx"))
         variance = xx / entries - (xz[:, -1] / entries).square()
         _check_varies(variance)
-        slopes = torch.linalg.solve(statistics["zz"], xz)
-        left = (xx - (slopes * xz).sum(-1)).clamp(min=_NOISE_FLOOR * variance * entries)
+        slopes = self._slopes(statistics["zz"], xz)
+        left = xx - 2 * (slopes * xz).sum(-1) + torch.einsum("di,dij,dj->d", slopes, statistics["zz"], slopes)
+        left = left.clamp(min=_NOISE_FLOOR * variance * entries)
         shared = self.log_noise.ndim == 0
         moments = statistics["z"] / statistics["rows"]
-        centre = moments[:-1, -1]
-        scale = torch.linalg.cholesky(moments[:-1, :-1] - centre.outer(centre))
-        mean = self.mean + slopes[:, -1] + slopes[:, :-1] @ centre
+        centre, scale = moments[:-1, -1], torch.eye(len(moments) - 1).to(moments)
+        if self.loadings.requires_grad and self.mean.requires_grad:
+            scale = torch.linalg.cholesky(moments[:-1, :-1] - centre.outer(centre))
+        mean = self.mean + slopes[:, -1] + slopes[:, :-1] @ centre * self.loadings.requires_grad
         self._assign(slopes[:, :-1] @ scale, mean, left.sum() / entries.sum() if shared else left / entries)
 
+    def _slopes(self, zz: Tensor, xz: Tensor) -> Tensor:
+        """Regressions of deviations on the factors and a constant, ``(D, K + 1)``; what does not train is given."""
+        given = torch.cat([self.loadings.to(xz), torch.zeros_like(xz[:, :1])], -1)
+        free = [self.loadings.requires_grad] * self.loadings.shape[1] + [self.mean.requires_grad]
+        places = torch.tensor(free, device=xz.device).nonzero()[:, 0]
+        slopes = torch.where(torch.tensor(free, device=xz.device), 0.0, given)
+        if len(places):
+            right = (xz - (zz @ slopes[..., None])[..., 0])[:, places]
+            slopes[:, places] = torch.linalg.solve(zz[:, places][:, :, places], right)
+        return slopes
+
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """The columns' means, and random loadings that carry half of their variances."""
-        mean = x.nanmean(0)
-        variance = (x - mean).square().nanmean(0)
-        _check_varies(variance)
+        check_columns(x)
+        mean = x.double().nanmean(0)
+        variance = (x - mean).square().nanmean(0).to(x.dtype)
         direction = torch.randn(self.loadings.shape, generator=generator, dtype=x.dtype)
         half = variance / 2
         loadings = direction.to(x.device) * (half / self.loadings.shape[1]).sqrt().unsqueeze(-1)
         self._assign(loadings, mean, half.mean() if self.log_noise.ndim == 0 else half)
 
     def _assign(self, loadings: Tensor, mean: Tensor, noise: Tensor) -> None:
-        self.loadings.copy_(loadings)
-        self.mean.copy_(mean)
-        self.log_noise.copy_(noise.log())
+        put(self.loadings, loadings)
+        put(self.mean, mean)
+        put(self.log_noise, noise.log())
 
 
 class FactorAnalysis(_LinearGaussian):
@@ -180,7 +206,8 @@ class PPCA(_LinearGaussian):
                 f"expected variance outside of {factors} axes, got {len(x)} rows that lie in them; use fewer factors "
                 "or more rows"
             )
-        self._assign((vectors[:, -factors:] * (kept - noise).sqrt()).flip(-1), x.double().mean(0), noise)
+        with thawed(self):
+            self._assign((vectors[:, -factors:] * (kept - noise).sqrt()).flip(-1), x.double().mean(0), noise)
         return self
 
 
@@ -188,4 +215,4 @@ def _check_varies(variance: Tensor) -> None:
     """Refuses columns that have no variance or no observed entry: their likelihood has no maximum."""
     if not (variance > 0).all():
         columns = (~(variance > 0)).nonzero().flatten().tolist()
-        raise ValueError(f"expected columns that vary, got constant or empty columns {columns}; remove them")
+        raise ValueError(f"expected columns that vary, got constant columns {columns}; remove them")

@@ -8,7 +8,7 @@ from torch import Tensor
 from probgen.core.contexts import WITHOUT
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
-from probgen.distributions.tables import Counted, counts_of, log_masses
+from probgen.distributions.tables import Counted, counts_of, log_masses, weighted_sum
 
 
 class Factorised(Counted):
@@ -45,10 +45,10 @@ class Factorised(Counted):
     def forward(self, context: Tensor | None = None) -> MissingAware:
         return MissingAware(laws.Categorical(log_masses(self.logits)), 1)
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Counts of the levels of every label; labels may be missing."""
         cells = torch.where(
             x.isnan(), self.dims * self.levels, x + self.levels * torch.arange(self.dims, device=x.device)
         )
-        counts = counts_of(cells.long(), self.dims * self.levels + 1)[:-1]
-        return self().log_prob(x).double().sum(), {"counts": counts.reshape(self.dims, self.levels)}
+        counts = counts_of(cells.long(), self.dims * self.levels + 1, weights)[:-1]
+        return weighted_sum(self().log_prob(x), weights), {"counts": counts.reshape(self.dims, self.levels)}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from probgen.core.contexts import beside_size, common_size
 from probgen.core.module import DistributionModule
+from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.sequences.forward_backward import DENSE, posterior
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
@@ -41,6 +42,8 @@ class HiddenMarkovModel(DistributionModule):
     context_ndim : int
         1: one context ``(*batch, C)`` for a sequence. 2: one for each step, ``(*batch, T, C)``; the transition to step
         t depends on that of step t. Emissions get the context beside the state: ``(*batch, K + C)``.
+    pseudo_count : float
+        What EM adds to the expected number of each first state and each transition that is not forbidden.
 
     References
     ----------
@@ -70,12 +73,15 @@ class HiddenMarkovModel(DistributionModule):
         initial: nn.Module | None = None,
         transition: nn.Module | None = None,
         context_ndim: int = 1,
+        pseudo_count: float = 0.0,
     ):
         super().__init__()
-        if states < 1 or steps < 1 or context_ndim not in (1, 2):
+        if states < 1 or steps < 1 or context_ndim not in (1, 2) or not pseudo_count >= 0:
             raise ValueError(
-                f"expected states >= 1, steps >= 1, context_ndim 1 or 2, got {states=}, {steps=}, {context_ndim=}"
+                f"expected states >= 1, steps >= 1, context_ndim 1 or 2, pseudo_count >= 0, got {states=}, {steps=}, "
+                f"{context_ndim=}, {pseudo_count=}"
             )
+        self.pseudo_count = pseudo_count
         self.states, self.steps, self.context_ndim = states, steps, context_ndim
         self.initial = Constant(states) if initial is None else initial
         self.transition = Constant(states, states) if transition is None else transition
@@ -138,18 +144,18 @@ class HiddenMarkovModel(DistributionModule):
         return self.reorder(self.stationary.argsort(descending=True))
 
     @torch.no_grad()
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on sequences ``(n, T, *event)``: expected first states, transitions, and emissions' statistics."""
         self._tables()
-        chain = self()._chain(x)
-        found = posterior(*chain)
+        found = posterior(*self()._chain(x), weights=None if weights is None else weights.double())
+        value = found.log_likelihood if weights is None else found.log_likelihood * weights
         weights = found.marginals.permute(1, 2, 0).flatten(1)  # (K, n T)
         rows = x.flatten(0, 1)
         seen = ~rows.isnan().flatten(1).all(-1)
         if not seen.all():
             rows, weights = rows[seen], weights[:, seen]
         statistics = {"initial": found.initial.sum(-1), "transitions": found.transitions[0, 0]}
-        return found.log_likelihood.sum(), statistics | self.emission.expect(rows, weights)
+        return value.sum(), statistics | self.emission.expect(rows, weights)
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
@@ -161,14 +167,36 @@ class HiddenMarkovModel(DistributionModule):
         the law of all observations, which costs no likelihood, and may be visited again.
         """
         for table, name in zip(self._tables(), ("initial", "transitions"), strict=True):
-            counts, possible = statistics[name], table > -torch.inf
+            possible = table > -torch.inf
+            counts = torch.where(possible, statistics[name] + self.pseudo_count, 0.0)
             counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, possible.to(counts))
             shares = (counts / counts.sum(-1, keepdim=True)).clamp(min=_LEAST)
             table.copy_(torch.where(possible, shares.log(), -torch.inf))
         self.emission.maximise(statistics)
 
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
+        """What pseudo-counts, and those or the regularisation of the emissions, make the M-step subtract."""
+        logs = [table.detach().double().log_softmax(-1) for table in self._tables()]
+        own = -self.pseudo_count * sum(part[part > -torch.inf].sum() for part in logs) if self.pseudo_count else 0.0
+        of_emission = getattr(self.emission, "penalty", None)
+        return own if of_emission is None else own + of_emission(statistics)
+
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines, without contexts: probabilities sum to 1, some may be forbidden.
+
+        Parameters that do not train are left out.
+        """
+        parts = zip(self._tables(), (self.initial, self.transition), strict=True)
+        possible = sum(
+            int(((table > -torch.inf).sum(-1) - 1).sum()) for table, part in parts if part.value.requires_grad
+        )
+        return possible + getattr(self.emission, "free_parameters", trained(self.emission))
+
+    aic, bic = aic, bic
+
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """Emissions from clusters of steps, any first state, transitions that stay half of the time."""
         initial, transition = self._tables()
         rows = x.flatten(0, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.contexts import WITHOUT
-from probgen.distributions.tables import Counted, JointLaw, log_masses
+from probgen.distributions.tables import Counted, JointLaw, log_masses, weighted_sum
 
 
 class JointTable(Counted):
@@ -56,8 +56,9 @@ class JointTable(Counted):
     def forward(self, context: Tensor | None = None) -> JointLaw:
         return JointLaw(log_masses(self.logits), self.dims, self.levels)
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Expected counts of the combinations; labels may be missing."""
         law = self()
-        masses = law.given(x, ~x.isnan()).log_masses.exp()
-        return law.log_prob(x).double().sum(), {"counts": masses.double().sum(0)}
+        masses = law.given(x, ~x.isnan()).log_masses.double().exp()
+        counts = masses.sum(0) if weights is None else weights.double() @ masses
+        return weighted_sum(law.log_prob(x), weights), {"counts": counts}

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from probgen.core.contexts import WITHOUT
 from probgen.core.heads import laws
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.tables import Counted, counts_of, log_masses
+from probgen.distributions.tables import Counted, counts_of, log_masses, weighted_sum
 
 
 class MarkovChain(Counted):
@@ -62,13 +62,13 @@ class MarkovChain(Counted):
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         return Autoregressive(self._laws, self._steps, (self.dims,))
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Counts of every label after every past; missing labels must come last."""
         seen = ~x.isnan()
         cells = (self._rows(torch.where(seen, x, 0.0)) * self.levels + torch.where(seen, x, 0.0)).long()
         size = self.logits.shape[0] * self.levels
-        counts = counts_of(torch.where(seen, cells, size), size + 1)[:-1].reshape(-1, self.levels)
-        return self().log_prob(x).double().sum(), {"counts": counts}
+        counts = counts_of(torch.where(seen, cells, size), size + 1, weights)[:-1].reshape(-1, self.levels)
+        return weighted_sum(self().log_prob(x), weights), {"counts": counts}
 
     def _rows(self, x: Tensor) -> Tensor:
         """Which row of the tables each label is drawn from: its place and the labels before it, read as digits."""

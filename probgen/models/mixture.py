@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -12,9 +10,12 @@ from probgen.core.contexts import WITHOUT
 from probgen.core.missing import check_event, fill_missing
 from probgen.core.module import DistributionModule
 from probgen.core.threads import one_core
-from probgen.distributions.cholesky import Limits
+from probgen.distributions.cholesky import Limits, half_trace_of_inverse
 from probgen.distributions.covariance import Covariance, Full
+from probgen.distributions.criteria import aic, bic, trained
+from probgen.distributions.frozen import put, thawed
 from probgen.distributions.mixture_moments import Mixture, log_joint, moments
+from probgen.distributions.support import check_columns
 
 _EMPTY = 1e-6  # expected rows of a component that has none
 _ROWS_FOR_START = 2**16
@@ -104,16 +105,13 @@ class GaussianMixture(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: weights sum to 1, covariances count by their form."""
-        return sum(parameter.numel() for parameter in self.parameters()) - 1
+        """How many numbers the likelihood determines: weights sum to 1, covariances count by their form.
 
-    def aic(self, x: Tensor) -> float:
-        r"""Akaike's information criterion on all rows, :math:`2 p - 2 \log L`, in nats; lower is better."""
-        return 2 * self.free_parameters - 2 * self._log_likelihood(x)
+        Parameters that do not train are left out.
+        """
+        return trained(self) - self.logits.requires_grad
 
-    def bic(self, x: Tensor) -> float:
-        r"""Bayesian information criterion on all rows, :math:`p \log N - 2 \log L`, in nats; lower is better."""
-        return self.free_parameters * math.log(len(x)) - 2 * self._log_likelihood(x)
+    aic, bic = aic, bic
 
     def canonical(self) -> GaussianMixture:
         """Sorts the components by decreasing weight, in place; the density stays the same."""
@@ -135,12 +133,20 @@ class GaussianMixture(DistributionModule):
         """
         weights, means, covariances = weights.double(), means.double(), covariances.double()
         scatter = self.covariance.reduce(covariances)
-        self._update(weights, means, scatter, torch.ones_like(weights), 0.0, torch.zeros_like(means))
+        with thawed(self):
+            self._update(weights, means, scatter, torch.ones_like(weights), 0.0, torch.zeros_like(means))
         return self
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``, NaN = missing: log-likelihood, and moments about the present means."""
-        return moments(x, self._mixture)
+        return moments(x, self._mixture, weights)
+
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+        r"""What ``regularisation`` makes the M-step subtract.
+
+        .. math:: \frac r2 \sum_k n_k\, \mathrm{tr}\, \Sigma_k^{-1}
+        """
+        return self.regularisation * (statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril))
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
@@ -151,26 +157,23 @@ class GaussianMixture(DistributionModule):
 
         Raises
         ------
-        ValueError
-            If there are fewer rows than components.
         torch.linalg.LinAlgError
             If a component is empty or its covariance singular.
         """
         rows, first, scatter, noise = (statistics[name] for name in ("rows", "first", "scatter", "noise"))
-        self._check_rows(round(rows.sum().item()))
         if empty := (~(rows > _EMPTY)).nonzero().flatten().tolist():
             raise torch.linalg.LinAlgError(
                 f"expected rows in every component, got none in components {empty}; use fewer components, or several "
                 "starts (n_init)"
             )
-        shift = first / rows[:, None]
+        shift = first / rows[:, None] * self.loc.requires_grad
         scatter = scatter - self.covariance.outer(first, shift)
         noise = noise / rows[:, None]
         with one_core():
             self._update(rows / rows.sum(), self.loc.double() + shift, scatter, rows, self.regularisation, noise)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """Clusters of rows ``(N, D)`` found by k-means, after k-means++, on standardised columns.
 
         Means and weights are those of the clusters, covariances start at their pooled covariance, which is regular
@@ -186,17 +189,19 @@ class GaussianMixture(DistributionModule):
             If columns are functions of others.
         """
         self._check_rows(len(x))
-        self._check_columns(x)
+        check_columns(x, self.regularisation > 0, "remove them, or use regularisation > 0")
+        share = x.new_ones(len(x)).double() if weights is None else weights.double()
         if len(x) > _ROWS_FOR_START:
-            x = x[torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)]
+            kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
+            x, share = x[kept], share[kept]
         centre = x.double().nanmean(0)
         z = fill_missing(x.double() - centre)
         scale = z.square().mean(0).sqrt()
-        labels, clusters = _k_means(z / torch.where(scale > 0, scale, 1.0), self.components, generator)
+        labels, clusters = _k_means(z / torch.where(scale > 0, scale, 1.0), self.components, generator, share)
         means = clusters * scale
         residual = z - means[labels]
-        pooled = residual.mT @ residual / len(z) + torch.diag_embed(1e-3 * scale.square())
-        counts = labels.bincount(minlength=self.components).double() + 1
+        pooled = (residual.mT * share) @ residual / share.sum() + torch.diag_embed(1e-3 * scale.square())
+        counts = labels.bincount(share, minlength=self.components) + 1
         scatter, ones = self.covariance.reduce(pooled.expand(self.components, -1, -1)), torch.ones_like(counts)
         self._update(counts / counts.sum(), centre + means, scatter, ones, self.regularisation, torch.zeros_like(means))
 
@@ -208,14 +213,11 @@ class GaussianMixture(DistributionModule):
         check_event(x, (self.dims,))
         return log_joint(x, self._mixture)
 
-    def _log_likelihood(self, x: Tensor) -> float:
-        return self._log_joint(x).double().logsumexp(-1).sum().item()
-
     def _update(self, weights: Tensor, means: Tensor, scatter: Tensor, rows: Tensor, added: float, noise: Tensor):
         least = (torch.finfo(self.loc.dtype).eps * means).square()  # the variance of the data's own rounding
         self.covariance.maximise(scatter, rows, Limits(added, noise, least))
-        self.logits.copy_(weights.log())
-        self.loc.copy_(means)
+        put(self.logits, weights.log())
+        put(self.loc, means)
 
     def _check_rows(self, rows: int) -> None:
         if rows < self.components:
@@ -224,21 +226,11 @@ class GaussianMixture(DistributionModule):
                 "fewer components or more rows"
             )
 
-    def _check_columns(self, x: Tensor) -> None:
-        low, high = fill_missing(x, torch.inf).amin(0), fill_missing(x, -torch.inf).amax(0)
-        empty, constant = (columns.nonzero().flatten().tolist() for columns in (low > high, low == high))
-        if empty:
-            raise ValueError(f"expected observed entries in every column, got none in columns {empty}; remove them")
-        if constant and not self.regularisation:
-            raise ValueError(
-                f"expected columns that vary, got constant columns {constant}; remove them, or use regularisation > 0"
-            )
 
-
-def _k_means(z: Tensor, components: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Labels ``(N,)`` and centres ``(K, D)`` of the clusters of rows."""
+def _k_means(z: Tensor, components: int, generator: torch.Generator | None, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels ``(N,)`` and centres ``(K, D)`` of the clusters of rows, each as often as its weight says."""
     from sklearn.cluster import KMeans
 
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    found = KMeans(components, n_init=1, random_state=seed).fit(z.cpu().numpy())
+    found = KMeans(components, n_init=1, random_state=seed).fit(z.cpu().numpy(), sample_weight=weights.cpu().numpy())
     return torch.as_tensor(found.labels_, device=z.device).long(), torch.as_tensor(found.cluster_centers_).to(z)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import torch
 from torch import Tensor, nn
 
 from probgen.core.contexts import WITHOUT
 from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
+from probgen.distributions.criteria import aic, bic
+from probgen.distributions.frozen import put
 from probgen.distributions.graphs.dependence_tree import (
     family_counts,
+    log_prior,
     log_shares,
     mutual_information,
     pair_counts,
     spanning_tree,
     tree_law,
+    tree_parameters,
     tree_scores,
 )
 from probgen.distributions.mixture_of import MixtureOf
+from probgen.distributions.tables import weighted_sum
 
 _SOFTENED = 0.1  # share of a row that its cluster does not get at the start
 _ROWS_FOR_START = 2**14
@@ -72,7 +79,7 @@ class MixtureOfTrees(DistributionModule):
         trees = zip(self.parents.tolist(), self.logits, strict=True)
         return MixtureOf(self.weights, [tree_law(parents, logits, self.levels) for parents, logits in trees])
 
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on complete rows ``(n, D)``: log-likelihood, and counts of all pairs of values for each tree.
 
         Raises
@@ -83,31 +90,59 @@ class MixtureOfTrees(DistributionModule):
         self._check_complete(x)
         joint = self.weights.log_softmax(-1) + tree_scores(x, self.parents, self.logits, self.levels)
         value = joint.logsumexp(-1, keepdim=True)
-        return value.sum(dtype=torch.float64), self._statistics(x, (joint - value).exp())
+        shares = (joint - value).exp() if weights is None else (joint - value).exp() * weights[:, None]
+        return weighted_sum(value[:, 0], weights), self._statistics(x, shares)
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the trees, and for each the maximum spanning tree of its mutual informations."""
         rows = statistics["rows"]
-        self.weights.copy_((rows / rows.sum()).log())
-        for c, pairs in enumerate(statistics["pairs"]):
-            self.parents[c] = spanning_tree(mutual_information(pairs))
-            self.logits[c] = log_shares(family_counts(pairs, self.parents[c]), self.levels, self.smoothing)
+        put(self.weights, (rows / rows.sum()).log())
+        if self.logits.requires_grad:
+            for c, pairs in enumerate(statistics["pairs"]):
+                trees = (spanning_tree(mutual_information(pairs)), self.parents[c])
+                best = max((self._fitted(pairs, parents) for parents in trees), key=itemgetter(0))
+                _, self.parents[c], self.logits.data[c] = best
+
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines, given the trees: weights sum to 1."""
+        tables = sum(tree_parameters(parents, self.levels) for parents in self.parents)
+        return (self.components - 1) * self.weights.requires_grad + tables * self.logits.requires_grad
+
+    aic, bic = aic, bic
+
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+        """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
+        trees = zip(self.parents, self.logits, strict=True)
+        return self.smoothing * torch.stack([log_prior(*tree, self.levels) for tree in trees]).sum()
+
+    def _fitted(self, pairs: Tensor, parents: Tensor) -> tuple[float, Tensor, Tensor]:
+        """A tree with its tables, and before them what they reach of what the M-step maximises."""
+        counts = family_counts(pairs, parents)
+        logits = log_shares(counts, self.levels, self.smoothing)
+        reached = torch.where(counts > 0, counts * logits, 0.0).sum()
+        return (reached - self.smoothing * log_prior(parents, logits, self.levels)).item(), parents, logits
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """Trees of clusters of rows ``(N, D)``, which k-means finds on at most 16,384 of them."""
         from sklearn.cluster import KMeans
 
         self._check_complete(x)
         if len(x) < self.components:
             raise ValueError(f"expected at least as many rows as trees, got {len(x)} rows for {self.components} trees")
-        rows = x[torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)]
+        kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
+        rows, share = x[kept], (x.new_ones(len(x)) if weights is None else weights)[kept]
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
-        labels = KMeans(self.components, n_init=1, max_iter=20, random_state=seed).fit(rows.cpu().numpy()).labels_
+        clusters = KMeans(self.components, n_init=1, max_iter=20, random_state=seed)
+        labels = clusters.fit(rows.cpu().numpy(), sample_weight=share.cpu().numpy()).labels_
         shares = torch.full((len(rows), self.components), _SOFTENED / self.components, device=x.device)
         shares[torch.arange(len(rows)), torch.as_tensor(labels, device=x.device).long()] += 1 - _SOFTENED
-        self.maximise(self._statistics(rows, shares.to(x.dtype)))
+        statistics = self._statistics(rows, shares.to(x.dtype) * share[:, None])
+        if self.logits.requires_grad:
+            self.parents.copy_(torch.stack([spanning_tree(mutual_information(pairs)) for pairs in statistics["pairs"]]))
+        self.maximise(statistics)
 
     def _statistics(self, x: Tensor, shares: Tensor) -> dict[str, Tensor]:
         return {"rows": shares.sum(0, dtype=torch.float64), "pairs": pair_counts(x, self.levels, shares)}

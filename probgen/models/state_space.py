@@ -9,6 +9,8 @@ from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.cholesky import Limits
 from probgen.distributions.covariance import Covariance, Full
+from probgen.distributions.criteria import aic, bic, trained
+from probgen.distributions.frozen import put
 from probgen.distributions.sequences.kalman import System, expected_values, kalman_filter, smoother
 from probgen.distributions.sequences.state_space import StateSpace
 
@@ -69,8 +71,19 @@ class LinearGaussianStateSpace(DistributionModule):
     def forward(self, context: Tensor | None = None) -> StateSpace:
         return StateSpace(self.system, self.steps)
 
+    @property
+    def free_parameters(self) -> int:
+        """How many numbers the likelihood determines: states up to their coordinates; what does not train is left out.
+
+        Where matrices of the states are frozen, so are their coordinates, and all that trains counts.
+        """
+        parts = [p for name, p in self.named_parameters() if not name.startswith("emission_cov")]
+        return trained(self) - len(self.transition) ** 2 * all(p.requires_grad for p in parts)
+
+    aic, bic = aic, bic
+
     @torch.no_grad()
-    def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on sequences ``(n, T, D)``: expected products of states, neighbours and observations, in float64."""
         system, rows = System(*(part.double() for part in self.system)), x.double().transpose(0, 1)
         system = system._replace(initial_mean=system.initial_mean[None], initial_cov=system.initial_cov[None])
@@ -90,9 +103,10 @@ class LinearGaussianStateSpace(DistributionModule):
             "xz": cross,
             "xx": square,
         }
-        statistics = {name: part.sum((0, 1)) for name, part in whole.items()}
-        counts = {"sequences": rows.new_tensor(x.shape[0]), "steps": rows.new_tensor(x.shape[0] * x.shape[1])}
-        return found.log_likelihood.sum(), statistics | counts | {"first": mean[0].sum(0), "firsts": second[0].sum(0)}
+        share = rows.new_ones(len(x)) if weights is None else weights.double()
+        statistics = {name: torch.einsum("b,tbij->ij", share, part) for name, part in whole.items()}
+        statistics |= {"first": share @ mean[0], "firsts": torch.einsum("b,bij->ij", share, second[0])}
+        return found.log_likelihood @ share, statistics | {"sequences": share.sum(), "steps": share.sum() * x.shape[1]}
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
@@ -106,35 +120,41 @@ class LinearGaussianStateSpace(DistributionModule):
             If a covariance is singular: fewer sequences than states and one more, say.
         """
         sequences, steps = statistics["sequences"], statistics["steps"]
-        mean = statistics["first"] / sequences
-        self.initial_mean.copy_(mean)
-        _set(self.initial_cov, statistics["firsts"] - sequences * mean.outer(mean), sequences)
+        first = statistics["first"][:, None]
+        _fit(self.initial_mean, self.initial_cov, first, sequences.reshape(1, 1), statistics["firsts"], sequences)
         if steps > sequences:
-            slopes = _regress(statistics["pairs"], statistics["before"])
-            self.transition.copy_(slopes)
-            _set(self.transition_cov, statistics["after"] - slopes @ statistics["pairs"].mT, steps - sequences)
-        slopes = _regress(statistics["xz"], statistics["zz"])
-        self.emission.copy_(slopes)
-        _set(self.emission_cov, statistics["xx"] - slopes @ statistics["xz"].mT, steps)
+            moments = (statistics[name] for name in ("pairs", "before", "after"))
+            _fit(self.transition, self.transition_cov, *moments, steps - sequences)
+        _fit(self.emission, self.emission_cov, statistics["xz"], statistics["zz"], statistics["xx"], steps)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         """Random directions with the scales of the variables; states of variance about 1, that persist."""
         scale = x.flatten(0, 1).double().square().nanmean(0).sqrt()
         states = len(self.transition)
         direction = torch.randn(self.emission.shape, generator=generator).to(scale)
-        self.emission.copy_(direction * scale[:, None] / (2 * states) ** 0.5)
+        put(self.emission, direction * scale[:, None] / (2 * states) ** 0.5)
         identity = torch.eye(states).to(scale)
-        self.transition.copy_(0.9 * identity)
-        self.initial_mean.zero_()
+        put(self.transition, 0.9 * identity)
+        put(self.initial_mean, torch.zeros_like(self.initial_mean))
         one = scale.new_ones(())
         _set(self.initial_cov, identity, one)
         _set(self.transition_cov, 0.19 * identity, one)
         _set(self.emission_cov, (0.5 * scale.square()).diag(), one)
 
 
-def _regress(cross: Tensor, square: Tensor) -> Tensor:
-    return torch.linalg.solve(square, cross.mT).mT
+def _fit(slopes: Tensor, noise: Covariance, cross: Tensor, before: Tensor, after: Tensor, rows: Tensor) -> None:
+    r"""A regression from sums of products, and the covariance of what it leaves; slopes that are frozen are given.
+
+    .. math:: B = \Sigma_{ab} \Sigma_{bb}^{-1}, \qquad
+              n R = \Sigma_{aa} - B \Sigma_{ba} - \Sigma_{ab} B^\top + B \Sigma_{bb} B^\top
+    """
+    found = slopes.to(cross).view_as(cross)
+    if slopes.requires_grad:
+        found = torch.linalg.solve(before, cross.mT).mT
+        put(slopes, found.view_as(slopes))
+    one = found @ cross.mT
+    _set(noise, after - one - one.mT + found @ before @ found.mT, rows)
 
 
 def _set(covariance: Covariance, scatter: Tensor, rows: Tensor) -> None:

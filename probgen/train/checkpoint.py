@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-FORMAT = "probgen-1"
+from probgen.train.files import content_of, replace
+
+FORMAT = "probgen-2"
+FIRST = "probgen-1"  # its checksum is of the tensors alone; still read
+UNSEALED = b"0" * 64
 
 
 class CheckpointError(RuntimeError):
@@ -24,50 +29,98 @@ class CheckpointError(RuntimeError):
 def write(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Writes tensors and JSON-able metadata to one file: afterwards it is the old one or the new one, whole.
 
+    A link is written through to the file that it points to.
+
     Raises
     ------
     CheckpointError
-        If the folder cannot be written or the disk is full; an earlier file at ``path`` is left as it was.
+        If the folder cannot be written or the disk is full, or for what a file cannot hold; an earlier file at
+        ``path`` is left as it was.
     """
-    path = Path(path)
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    header = {"format": FORMAT, "checksum": str(_checksum(tensors)), "metadata": json.dumps(metadata)}
-    temporary: Path | None = None
+    content = _sealed({name: _plain(name, value) for name, value in tensors.items()}, metadata)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(to_bytes(tensors, header))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        replace(Path(path), content)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"cannot write {path}: {error}; choose a folder that is writable and has space"
         ) from error
 
 
+def _plain(name: str, value: Any) -> Tensor:
+    """A tensor of its own memory on the CPU."""
+    if not torch.is_tensor(value) or value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        kind = f"a {value.layout} tensor" if torch.is_tensor(value) else type(value).__name__
+        raise CheckpointError(f"expected {name} to be a dense tensor, got {kind}, which a file cannot hold; drop it")
+    return value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
+
+
+def _sealed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
+    """A safetensors file whose header has the SHA-256 of the file with zeros in its place."""
+    header = {"format": FORMAT, "checksum": UNSEALED.decode(), "metadata": json.dumps(metadata)}
+    try:
+        content = bytearray(to_bytes(tensors, header))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"a tensor is of a kind that no file can hold ({error}); convert it") from error
+    place = content.index(b'"checksum":"' + UNSEALED) + len(b'"checksum":"')
+    content[place : place + len(UNSEALED)] = hashlib.sha256(content).hexdigest().encode()
+    return bytes(content)
+
+
 def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what :func:`write` wrote; raises :class:`CheckpointError` for missing, foreign or damaged files."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"expected a checkpoint at {path}, found no file; check the path")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+        content = content_of(Path(path))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise CheckpointError(f"expected a checkpoint at {path}, found no file; check the path") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; check the path and its permissions") from error
+    header = _header(path, content)
+    try:
+        if header["format"] == FORMAT:
+            _check_seal(path, content, header["checksum"])
+        tensors = from_bytes(content)
+        if header["format"] == FIRST and int(header["checksum"]) != _checksum(tensors):
+            raise _damaged(path)
+        metadata = json.loads(header["metadata"])
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); use an earlier copy") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"expected format {FORMAT} in {path}, got {header.get('format')}; it was not saved here")
-    if int(header["checksum"]) != _checksum(tensors):
-        raise CheckpointError(f"{path} is damaged: its checksum does not fit its content; use an earlier copy")
-    return tensors, json.loads(header["metadata"])
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} is damaged: its metadata are no names with values; use an earlier copy")
+    return tensors, metadata
+
+
+def _header(path: str | os.PathLike, content: bytes) -> dict[str, str]:
+    """Format, checksum and metadata as text."""
+    length = int.from_bytes(content[:8], "little")
+    try:
+        entries = json.loads(content[8 : 8 + length] if length <= len(content) else b"")
+        found = entries.get("__metadata__", {})
+        header = {name: found.get(name, "") for name in ("format", "checksum", "metadata")}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); use an earlier copy") from error
+    if header["format"] not in (FORMAT, FIRST):
+        raise CheckpointError(
+            f"expected format {FORMAT} in {path}, got {header['format'] or None}; it was not saved here, or by a later "
+            "version of probgen"
+        )
+    return header
+
+
+def _check_seal(path: str | os.PathLike, content: bytes, checksum: str) -> None:
+    name = b'"checksum":"'
+    place = content.find(name + checksum.encode()) + len(name)
+    found = hashlib.sha256(content[:place] + UNSEALED)
+    found.update(memoryview(content)[place + len(UNSEALED) :])
+    if place < len(name) or found.hexdigest() != checksum:
+        raise _damaged(path)
+
+
+def _damaged(path: str | os.PathLike) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: its checksum does not fit its content; use an earlier copy")
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:
+    """The checksum of the first format."""
     total = 0
     for name in sorted(tensors):
         value = tensors[name].reshape(-1)
@@ -88,22 +141,29 @@ def save(module: nn.Module, path: str | os.PathLike) -> None:
 
 
 def load(module: nn.Module, path: str | os.PathLike) -> nn.Module:
-    """Loads parameters and buffers into a module of the same structure, and returns it.
+    """Loads parameters and buffers into a module of the same structure, and returns it in eval mode.
 
-    A training checkpoint of :func:`probgen.fit` serves as well: its model is taken (EMA weights where it has them).
+    A training checkpoint of :func:`probgen.fit` serves as well: the model is the one that ``fit`` leaves behind when it
+    ends there (the best state where it was told to have ``patience``, else averaged weights where it has them).
     Raises :class:`CheckpointError` naming the entries that are missing, unexpected or of another shape; the module
     is untouched then.
     """
     tensors, metadata = read(path)
     if "cursor" in metadata:
-        averaged = {
-            "module/" + name[len("ema/") :]: value for name, value in tensors.items() if name.startswith("ema/")
-        }
-        tensors = {**tensors, **averaged}
-        prefix = "module/gen."
-        tensors = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+        tensors = left_behind(tensors, metadata)
     load_into(module, tensors, path)
-    return module
+    return module.eval()
+
+
+def left_behind(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> dict[str, Tensor]:
+    """The state of the model that a run of :func:`probgen.fit` leaves, from the whole state of the run."""
+    names = {name: name for name in tensors if name.startswith("module/")}
+    if metadata.get("leaves") == "best":
+        names = {"module/" + name.removeprefix("best/"): name for name in tensors if name.startswith("best/")}
+    else:
+        names |= {"module/" + name.removeprefix("ema/"): name for name in tensors if name.startswith("ema/")}
+    own = "module/gen."
+    return {name[len(own) :]: tensors[source] for name, source in names.items() if name.startswith(own)}
 
 
 @runtime_checkable
@@ -116,6 +176,12 @@ class Awaiting(Protocol):
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
     """``load_state_dict`` that compares names and shapes first, and says all differences at once."""
+    check_fits(module, tensors, path)
+    module.load_state_dict(tensors)
+
+
+def check_fits(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Raises :class:`CheckpointError` with all names and shapes in which a state differs from a module's own."""
     own = module.state_dict()
     awaited = {name for name in tensors if isinstance(module, Awaiting) and module.awaits(name)}
     problems = [f"missing {name}" for name in own if name not in tensors]
@@ -130,4 +196,3 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], path: str | os.Path
             f"{path} belongs to another model ({'; '.join(problems[:8])}); build the model with the arguments that it "
             "was saved with"
         )
-    module.load_state_dict(tensors)

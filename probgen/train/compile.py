@@ -267,11 +267,14 @@ class Step:
 
     def _update(self, part: Part, tensors: dict[str, Tensor], gradient: Tensor, numbers: Tensor, alive: Tensor) -> None:
         """One part's update; the numbers that its elements share become one tensor, or each would compute them."""
-        factors = [*self.rule.factors(numbers.unbind(), tensors), alive]
-        *factors, go = torch.stack([factor.to(_wide(gradient).dtype) for factor in factors]).unbind()
+        averaged = tensors.get("averaged", numbers[0]) + 1  # without averages a number that nobody needs
+        newest = (1 - self.run.decay) / (1 - self.run.decay**averaged) if part.average else averaged
+        factors = [*self.rule.factors(numbers.unbind(), tensors), newest, alive]
+        *factors, newest, go = torch.stack([factor.to(_wide(gradient).dtype) for factor in factors]).unbind()
         new = self.rule.update(tensors, gradient, factors, self.run.optimizer.param_groups[part.group])
-        if "average" in tensors:
-            new["average"] = tensors["average"] + (new["value"] - tensors["average"]) * (1 - self.run.decay)
+        if part.average:
+            new["average"] = tensors["average"] + (new["value"] - tensors["average"]) * newest
+            new["averaged"] = averaged
         _replace(tensors, new, go > 0)
 
 

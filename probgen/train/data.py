@@ -66,7 +66,7 @@ class Source(Protocol):
         """How many selections make an epoch, where that is known."""
 
     def cursor(self) -> dict[str, Any]:
-        """Where the stream stands, as something that JSON can hold."""
+        """Where the stream stands, in numbers and tensors."""
 
     def seek(self, cursor: dict[str, Any]) -> None:
         """Moves to a cursor of an earlier stream over the same data."""
@@ -108,7 +108,8 @@ class InMemory:
         if size == self.rows:
             return None
         telling = [row for part, dim in self.layout.rows(self.data) for row in _telling_rows(part.movedim(dim, 0))]
-        chosen = list(dict.fromkeys([*telling, *range(size)]))[:size]
+        last = self.rows - 1  # its number lies past the batch: a program that looks it up in the batch will fail
+        chosen = list(dict.fromkeys([last, *telling, *range(size)]))[:size]
         return torch.tensor(sorted(chosen))
 
     def whole(self) -> None:
@@ -226,6 +227,11 @@ def as_source(
 
 def _batch_size(gen: GenerativeModel, asked: int | None, layout: RowLayout) -> int:
     """As asked; else a part of the rows, or all where the arguments hold none or the program takes some by itself."""
+    if asked is not None and asked < layout.size and chooses_rows(gen):
+        raise ValueError(
+            f"expected one choice of rows, got batch_size={asked} beside plate '{gen.plate}' of the program, which draws "
+            "some itself; drop batch_size, or subsample_size in the program"
+        )
     if not layout.known or (asked is None and chooses_rows(gen)):
         return layout.size
     return min(asked or DEFAULT_ROWS, layout.size)

@@ -21,7 +21,7 @@ from probgen.train.data import Selection
 from probgen.train.history import FitWarning
 from probgen.train.parts import Part, lay_out, read_steps, release, write_steps
 from probgen.train.run import NonFiniteLoss, Run
-from probgen.train.signals import uninterrupted
+from probgen.train.transaction import transaction
 from probgen.train.update import OUTSIDE, rule_of
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Engine:
         self.watched, self.alone = watched, watched or self.rule is OUTSIDE
         self.seconds: list[float] = []
         self.parts: list[Part] = []
+        self.ahead = False  # whether the parts have counted steps that the optimizer's own state has not
         self.steps: dict[Any, Step] = {}
         self.waiting: tuple[Any, Step, Background] | None = None
         self._numbers: tuple[Any, Tensor] = ((), torch.empty(0))
@@ -73,27 +74,33 @@ class Engine:
             self._give_up("half precision scales its losses; bf16-mixed does not")
 
     def advance(self, room: int, remaining: float) -> None:
-        """At least one step and at most ``room``, of about ``remaining`` in all."""
+        """At least one step and at most ``room``, of about ``remaining`` in all; each as a whole or not at all."""
         if not self.parts and self._promising(remaining):
             self._lay_out()
-        if not self.parts:
+        with transaction(self.run):
+            if self.parts:
+                self._advance(room, remaining)
+                return
             began = time.perf_counter()
             self.run.advance()
             if len(self.seconds) < WATCHED:
                 self.seconds.append(time.perf_counter() - began)
-            return
+
+    def _advance(self, room: int, remaining: float) -> None:
         room = min(room, self.run.source.alike())
         selection, rows = self.run.source.choose()
         step = self._step(selection, remaining)
         if step is None:
             self._interlude(selection, rows)
         else:
-            with uninterrupted():
+            with self.run.signals.held():
                 self._go(step, [selection, *self._more(step, room)])
 
     def settle(self) -> None:
         """Brings the optimizer's own state up to date."""
-        write_steps(self.run, self.parts)
+        if self.ahead:
+            write_steps(self.run, self.parts)
+        self.ahead = False
 
     def close(self) -> None:
         """Leaves parameters and optimizer as they would be without compilation."""
@@ -101,9 +108,10 @@ class Engine:
             self.run.history.compiled = "no: the steps take less time than compiling"
         if self.waiting is not None:
             self.waiting[2].stop()
-        self.settle()
-        release(self.run, self.parts)
-        self.parts, self.waiting = [], None
+        with self.run.signals.held():
+            self.settle()
+            release(self.run, self.parts)
+            self.parts, self.waiting = [], None
 
     # -- whether -------------------------------------------------------------------------------------------------
 
@@ -116,7 +124,8 @@ class Engine:
 
     def _lay_out(self) -> None:
         try:
-            self.parts = lay_out(self.run, self.rule is OUTSIDE)
+            with self.run.signals.held():
+                self.parts = lay_out(self.run, self.rule is OUTSIDE)
         except NotCompilable as error:
             self._give_up(str(error))
 
@@ -227,18 +236,19 @@ class Engine:
         read_steps(self.run, self.parts)
 
     def _go(self, step: Step, selections: Sequence[Selection]) -> None:
-        before, done = self._schedule(), 0
+        before, done, self.ahead = self._schedule(), 0, True
         results = step(selections, self._next_hyperparameters(len(selections)))
         try:
             for selection, result in zip(selections, results, strict=True):
-                self.run.note(result, selection)
+                self.run.check(result, selection)
+                if self.rule is OUTSIDE:
+                    step.hand_over()
+                    self.run.update()
+                self.run.record(result)
                 done += 1
         except NonFiniteLoss:
             self._reschedule(before, done)
             raise
-        if self.rule is OUTSIDE:
-            step.hand_over()
-            self.run.update()
 
     def _next_hyperparameters(self, steps: int) -> list[Tensor]:
         """Those of each of the next steps, ``(groups, K)``; the scheduler goes on by as many."""

@@ -24,10 +24,11 @@ from probgen.train.adapters import as_objective, teachers, trainable
 from probgen.train.data import Source, as_source, held_out
 from probgen.train.engine import Choice, Engine
 from probgen.train.history import FitWarning, History
-from probgen.train.loop import INTERRUPTED, Callback, Plan, train
+from probgen.train.loop import Callback, Plan, train
 from probgen.train.optimizers import Optimizer, as_optimizer
-from probgen.train.rehearsal import rehearsed
+from probgen.train.rehearsal import check_held_out, rehearsed
 from probgen.train.run import Run
+from probgen.train.state import begin
 from probgen.train.stream import Stream
 
 if TYPE_CHECKING:
@@ -178,14 +179,15 @@ def fit(
         loss = _objective(gen, source, objective, patience)
         source.to(fabric.device)
         run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema, rows_of)
+        run.restores, run.asked["seed"] = patience is not None, seed
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
-            run.load(path) if resume and path.exists() else run.save(path)
+            begin(run, path, resume)
         steps = 2000 if steps is None and epochs is None else steps
         batches = [] if validation is None else held_out(validation, source.layout.count(source.peek()), gen)
+        check_held_out(gen, batches)
         plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
-        run.finish(restore_best=patience is not None and run.history.stopped != INTERRUPTED)
         if verdict and run.step:
             watched = patience is not None and run.waited >= patience
             _judge(run, judged=_descends(getattr(loss, "elbo", loss)) and not watched)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+INTERRUPTED = "interrupted"
+
 
 class FitWarning(UserWarning):
     """Something about a fit that its user should know before trusting it."""

@@ -12,12 +12,11 @@ from tqdm import tqdm
 
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.engine import Engine
-from probgen.train.history import FitWarning
+from probgen.train.history import INTERRUPTED, FitWarning
 from probgen.train.rows import Batch
 from probgen.train.run import Run
 
 Callback = Callable[[Run], None]
-INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -61,34 +60,56 @@ class Plan:
         known = run.source.per_epoch() or (run.step / run.source.epoch if run.source.epoch else None)
         return run.step if known is None else self.epochs * known - run.step
 
+    def owes(self, run: Run) -> bool:
+        """Whether the validation after the last step is missing, which was interrupted."""
+        if not self.validation or not run.step or run.step == (run.history.validation or [(0, 0.0)])[-1][0]:
+            return False
+        return self.due(self.validate_every, run, run.source.cursor()["position"] == 0)
+
     @staticmethod
     def due(every: int | None, run: Run, new_epoch: bool) -> bool:
         return new_epoch if every is None else run.step % every == 0
 
 
 def train(run: Run, plan: Plan, engine: Engine, progress: bool, callbacks: Sequence[Callback]) -> None:
-    """The loop; whatever ends it, the history knows the time and the reason, and the last state is on disk."""
-    began, before = time.perf_counter(), run.history.seconds
+    """The loop; whatever ends it, the history knows the time and the reason, and the last state is on disk.
+
+    Signals are seen between steps and what is due after them. Unless something failed, the model is then what the run
+    leaves behind.
+    """
     shown = None if progress and run.fabric.is_global_zero else True  # None: only where there is a terminal
     bar = tqdm(total=plan.steps, initial=run.step, disable=shown, unit=" steps")
+    with run.signals:
+        try:
+            _steps(run, plan, engine, bar, callbacks)
+        except KeyboardInterrupt:
+            run.history.stopped = INTERRUPTED
+        finally:
+            with run.signals.held():
+                bar.close()
+                engine.close()
+                if plan.checkpoint is not None:
+                    _save(run, plan.checkpoint)
+                run.module.eval()
+        with run.signals.held():
+            run.finish()
+
+
+def _steps(run: Run, plan: Plan, engine: Engine, bar: tqdm, callbacks: Sequence[Callback]) -> None:
+    began, before = time.perf_counter(), run.history.seconds
     run.module.train()
-    try:
-        while (reason := plan.done(run)) is None:
-            epoch, step = run.source.epoch, run.step
-            engine.advance(1 if callbacks else plan.room(run), plan.remaining(run))
-            run.history.seconds = before + time.perf_counter() - began
-            _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
-            bar.update(run.step - step)
-            bar.set_postfix_str(f"loss {run.history.loss[-1]:.4g}", refresh=False)
-        run.history.stopped = reason
-    except KeyboardInterrupt:
-        run.history.stopped = INTERRUPTED
-    finally:
-        bar.close()
-        engine.close()
-        if plan.checkpoint is not None:
-            _save(run, plan.checkpoint)
-        run.module.eval()
+    if plan.owes(run):
+        run.validate(plan.validation)
+    run.signals.deliver()
+    while (reason := plan.done(run)) is None:
+        epoch, step = run.source.epoch, run.step
+        engine.advance(1 if callbacks else plan.room(run), plan.remaining(run))
+        run.history.seconds = before + time.perf_counter() - began
+        _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
+        bar.update(run.step - step)
+        bar.set_postfix_str(f"loss {run.history.loss[-1]:.4g}", refresh=False)
+        run.signals.deliver()
+    run.history.stopped = reason
 
 
 def _after_step(run: Run, plan: Plan, engine: Engine, new_epoch: bool, callbacks: Sequence[Callback]) -> None:
@@ -104,6 +125,7 @@ def _after_step(run: Run, plan: Plan, engine: Engine, new_epoch: bool, callbacks
 def _save(run: Run, path: Path) -> None:
     """A disk that fills up does not end training: the earlier file stays, and a warning says so."""
     try:
-        run.save(path)
+        with run.signals.held():
+            run.save(path)
     except CheckpointError as error:
         warnings.warn(f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=4)

@@ -30,8 +30,8 @@ class Part(NamedTuple):
         One vector of them all, or the one parameter itself.
     state : dict of str to Tensor
         What the optimizer keeps, in the shape of ``value``; ``step`` is one number.
-    average : Tensor or None
-        Exponential moving average of ``value``.
+    average : dict of str to Tensor
+        Where there is one, the exponential moving average of ``value`` and its number of steps (``averaged``).
     group : int
         Index of the optimizer's parameter group.
     homes : list of Tensor
@@ -41,14 +41,13 @@ class Part(NamedTuple):
     pieces: list[nn.Parameter]
     value: Tensor
     state: dict[str, Tensor]
-    average: Tensor | None
+    average: dict[str, Tensor]
     group: int
     homes: list[Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by name."""
-        average = {} if self.average is None else {"average": self.average}
-        return {"value": self.value, **self.state, **average}
+        return {"value": self.value, **self.state, **self.average}
 
     def split(self, value: Tensor) -> list[Tensor]:
         """The pieces in a tensor laid out as ``value``."""
@@ -122,24 +121,30 @@ def _with_state(run: Run, indices: list[int], group: int) -> Part:
     states = [run.optimizer.state[p] for p in pieces]
     kept = {key: _merge([state[key] for state in states]) for key in _kept(states[0])}
     steps = {"step": torch.as_tensor(states[0]["step"]).clone()} if "step" in states[0] else {}
-    average = None if run.average is None else _merge([run.average[index] for index in indices])
+    average = {} if run.average is None else _averages(run, indices)
     homes = [p.detach() for p in pieces]
     part = Part(pieces, _merge(homes), kept | steps, average, group, homes)
     _share(part)
     for key, values in kept.items():
         for state, view in zip(states, part.split(values), strict=True):
             state[key] = view
-    if average is not None:
-        for index, view in zip(indices, part.split(average), strict=True):
+    if average:
+        for index, view in zip(indices, part.split(average["average"]), strict=True):
             run.average[index] = view
     return part
+
+
+def _averages(run: Run, indices: list[int]) -> dict[str, Tensor]:
+    """The count is precise enough for one minus a decay close to one, to a high power."""
+    steps = torch.tensor(float(run.averaged_steps), dtype=torch.float64, device=run.parameters[indices[0]].device)
+    return {"average": _merge([run.average[index] for index in indices]), "averaged": steps}
 
 
 def _for_gradients(run: Run, indices: list[int], group: int) -> Part:
     pieces = [run.parameters[index] for index in indices]
     homes = [p.detach() for p in pieces]
     value = _merge(homes)
-    part = Part(pieces, value, {"gradient": torch.zeros_like(value)}, None, group, homes)
+    part = Part(pieces, value, {"gradient": torch.zeros_like(value)}, {}, group, homes)
     _share(part)
     return part
 
@@ -162,8 +167,10 @@ def write_steps(run: Run, parts: list[Part]) -> None:
 
 
 def read_steps(run: Run, parts: list[Part]) -> None:
-    """Takes the step counts from the optimizer's own state."""
+    """Takes the step counts from the optimizer's own state, and from the run."""
     for part in parts:
+        if part.average:
+            part.average["averaged"].fill_(run.averaged_steps)
         if "step" in part.state:
             part.state["step"].copy_(run.optimizer.state[part.pieces[0]]["step"])
 

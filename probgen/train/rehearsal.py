@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from pyro.util import check_site_shape
 from torch import nn
 
 from probgen.core.density import density
+from probgen.core.first_run import MISFIT
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.reading import ROWS, Reading, read
@@ -50,32 +51,32 @@ class RowScale(Messenger):
 
 
 RowsOf = Callable[..., AbstractContextManager]
-MISFIT = (ValueError, RuntimeError, IndexError)  # what programs raise on rows that are not theirs
 
 
 def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf:
     """A checked first run; gives the handler under which the rows of a batch stand for themselves.
 
-    A guide with parameters for each row takes those of the batch. Where the pair runs on all rows only and no batch
-    size was ``asked`` for, every batch holds all rows.
+    The plate of a program gets the numbers that the rows of a batch have among all rows, so that indices and parameters
+    of rows are theirs; a program that looks up its arguments by index gets those of the batch. Where the pair runs on
+    all rows only and no batch size was ``asked`` for, every batch holds all rows.
     """
-    try:
+    if not isinstance(gen, Program) or source.index(source.first()) is None:
         rehearse(gen, source, _nothing)
         _check_other_rows(gen, source)
         return _nothing
-    except MISFIT as error:
-        if not isinstance(gen, Program) or source.index(source.first()) is None:
-            raise
-        return _otherwise(gen, source, asked, error)
+    failures = []
+    for handler in (rows_of, _nothing):
+        try:
+            rehearse(gen, source, handler)
+            return handler
+        except MISFIT as error:
+            failures.append(error)
+    return _on_all_rows(gen, source, asked, failures[-1])
 
 
-def _otherwise(gen: GenerativeModel, source: Source, asked: int | None, error: Exception) -> RowsOf:
-    """Mini-batches of a guide with parameters for each row, else all rows."""
-    try:
-        rehearse(gen, source, rows_of)
-        return rows_of
-    except MISFIT:
-        size, kept = len(source.index(source.first())), source.batch_size
+def _on_all_rows(gen: GenerativeModel, source: Source, asked: int | None, error: Exception) -> RowsOf:
+    """Batches of all rows, if the pair runs on these; the error that it raised on some of them, if it does not."""
+    size, kept = len(source.index(source.first())), source.batch_size
     try:
         source.whole()
         rehearse(gen, source, _nothing)
@@ -92,6 +93,20 @@ def _otherwise(gen: GenerativeModel, source: Source, asked: int | None, error: E
     return _nothing
 
 
+def check_held_out(gen: GenerativeModel, batches: Sequence[Batch]) -> None:
+    """Refuses validation rows that the pair does not run on: those of a guide with parameters for each row."""
+    if not batches or not isinstance(gen, Program):
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(False):
+            next(enumerated_runs(gen.model, gen.guide, batches[0], None, gen.max_plate_nesting))
+    except MISFIT as error:
+        raise ValueError(
+            f"expected validation rows that the pair runs on, it does not ({_first_line(error)}); a guide with "
+            "parameters for each row knows the rows that it is fitted to: drop validation, or use an encoder"
+        ) from error
+
+
 def _nothing(*_: Any) -> AbstractContextManager:
     return nullcontext()
 
@@ -106,11 +121,7 @@ def _check_other_rows(gen: GenerativeModel, source: Source) -> None:
     layout = source.layout.like(batch)
     rows = layout.count(batch)
     more = source.rows is None or source.rows > rows
-    if (
-        not isinstance(gen, Program)
-        or not (layout.known and more and rows > 1)
-        or source.index(source.first()) is not None
-    ):
+    if not isinstance(gen, Program) or not (layout.known and more and rows > 1):
         return
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(False):

@@ -7,18 +7,21 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from probgen.core.module import GenerativeModel
 from probgen.core.runtime import local_parameters
-from probgen.train import checkpoint as disk
+from probgen.train import state
 from probgen.train.data import Selection, Source
-from probgen.train.history import History
+from probgen.train.history import INTERRUPTED, History
 from probgen.train.rehearsal import RowScale, autopsy
 from probgen.train.rows import Batch
+from probgen.train.settings import asked_of, check_steps
+from probgen.train.signals import Signals
+from probgen.train.transaction import Buffers
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,6 +54,10 @@ class Run:
         The record so far.
     stop : str or None
         A callback sets it to the reason why training should end after this step.
+    signals : Signals
+        What waits until a step is whole.
+    asked : dict
+        The settings that the run was made with.
     """
 
     def __init__(
@@ -68,12 +75,16 @@ class Run:
         self.rows_of = rows_of
         self.gen, self.module, self.source, self.fabric = gen, loss, source, fabric
         self.scheduler = None if scheduler is None else scheduler(optimizer)
+        check_steps(optimizer, self.scheduler)
         self.clip, self.decay = clip, ema
         self.loss, self.optimizer = fabric.setup(loss, optimizer)
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
-        self.average = [p.detach().clone() for p in self.parameters] if ema is not None else None
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.waited, self.history, self.stop = 0, History(), None
+        self.restores = False
+        self.signals, self.buffers = Signals(), Buffers(loss)
+        self.begin_average(0, {})
+        self.asked = asked_of(self)
 
     @property
     def step(self) -> int:
@@ -85,27 +96,43 @@ class Run:
 
     def learn(self, selection: Selection, rows: int) -> None:
         """One step on the rows chosen, of so many in all processes."""
+        self.buffers.remember()
+        try:
+            result = self._gradient(selection, rows)
+            self.check(result, selection)
+        except BaseException:
+            with self.signals.held():
+                self.buffers.restore()
+            raise
+        with self.signals.held():
+            self.update()
+            self.record(result)
+
+    def _gradient(self, selection: Selection, rows: int) -> list[float]:
+        """Loss per row and the norm of its gradient, which the parameters hold then, clipped."""
         batch = self.fetch(selection)
         value = self.per_row(batch, rows / self.fabric.world_size, index=self.source.index(selection))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
         norm = self._clip()
         value = self.fabric.all_reduce(value.detach(), reduce_op="mean") if self.fabric.world_size > 1 else value
-        self.note([value.item(), norm.item()], selection)
-        self.update()
+        return [value.item(), norm.item()]
 
     def fetch(self, selection: Selection) -> Batch:
         """The batch of a selection, on the device."""
         batch = self.source.batch(selection)
         return batch if self.fabric.device.type == "cpu" else self.fabric.to_device(batch)
 
-    def note(self, result: list[float], selection: Selection) -> None:
-        """Records loss and gradient norm of a step, or raises :class:`NonFiniteLoss`."""
+    def check(self, result: list[float], selection: Selection) -> None:
+        """Raises :class:`NonFiniteLoss` unless loss and gradient norm of a step are finite."""
         loss, norm = result
         if not (abs(loss) < float("inf") and norm < float("inf")):
             raise self._failure(loss, norm, self.fetch(selection))
-        self.history.loss.append(loss)
-        self.history.gradient_norm.append(norm)
+
+    def record(self, result: list[float]) -> None:
+        """Counts a step with its loss and gradient norm."""
+        self.history.loss.append(result[0])
+        self.history.gradient_norm.append(result[1])
 
     @torch.no_grad()
     def update(self) -> None:
@@ -114,7 +141,19 @@ class Run:
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
-            torch._foreach_lerp_(self.average, self.parameters, 1 - self.decay)
+            torch._foreach_lerp_(self.average, self.parameters, newest(self.decay, self.averaged_steps + 1))
+
+    def begin_average(self, since: int, means: dict[str, Tensor]) -> None:
+        """Starts the average of the weights after step ``since``, or goes on with the means by name."""
+        self.average, self.since = None, since if means else self.step
+        if self.decay is not None:
+            start = dict(zip(self.names(), self.parameters, strict=True))
+            self.average = [means.get(name, p).detach().to(p.device, copy=True) for name, p in start.items()]
+
+    @property
+    def averaged_steps(self) -> int:
+        """After how many steps the weights have entered their average."""
+        return self.step - self.since
 
     def per_row(
         self, batch: Batch, rows: float | None = None, loss: Callable | None = None, index: Tensor | None = None
@@ -160,32 +199,46 @@ class Run:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the weights with their average."""
-        for parameter, mean in zip(self.parameters, self.average or (), strict=False):
-            old = parameter.clone()
-            parameter.copy_(mean)
-            mean.copy_(old)
+        with self.signals.held():
+            for parameter, mean in zip(self.parameters, self.average or (), strict=False):
+                old = parameter.clone()
+                parameter.copy_(mean)
+                mean.copy_(old)
 
     def validate(self, batches: list[Batch]) -> float:
         """Mean objective per validation row, in eval mode, with the same noise every time; remembers the best state."""
         training = self.module.training
         self.module.eval()
-        with self.averaged(), torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
-            rows = sum(map(self._count, batches))
-            total = sum(self.per_row(self.fabric.to_device(batch), rows, self.module) for batch in batches)
-            value = self.fabric.all_reduce(total, reduce_op="mean") if self.fabric.world_size > 1 else total
-            value = value.item()
+        try:
+            with self.averaged(), torch.no_grad(), torch.random.fork_rng():
+                torch.manual_seed(0)
+                rows = sum(map(self._count, batches))
+                total = sum(self.per_row(self.fabric.to_device(batch), rows, self.module) for batch in batches)
+                value = self.fabric.all_reduce(total, reduce_op="mean") if self.fabric.world_size > 1 else total
+                value = value.item()
+        finally:
             self.module.train(training)
-            self.history.validation.append((self.step, value))
-            if self.best is None or value < self.best[0]:
-                self.best, self.waited = (value, _copy(self.module.state_dict())), 0
-            else:
-                self.waited += 1
+        with self.signals.held():
+            self._remember(value)
         return value
 
-    def finish(self, restore_best: bool) -> None:
-        """Leaves the model with the best state where there is one to restore, else with its averaged weights."""
-        if restore_best and self.best is not None:
+    def _remember(self, value: float) -> None:
+        self.history.validation.append((self.step, value))
+        if self.best is not None and not value < self.best[0]:
+            self.waited += 1
+            return
+        with self.averaged():
+            self.best, self.waited = (value, _copy(self.module.state_dict())), 0
+
+    def leaves(self) -> str:
+        """What the run leaves behind if it ends now: the best state, the average or the last weights."""
+        if self.restores and self.best is not None and self.history.stopped != INTERRUPTED:
+            return "best"
+        return "weights" if self.average is None else "average"
+
+    def finish(self) -> None:
+        """Gives the model what the run leaves behind."""
+        if self.leaves() == "best":
             self.module.load_state_dict(self.best[1])
         else:
             self.swap()
@@ -193,97 +246,33 @@ class Run:
     # -- the state on disk ---------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`."""
-        state = self.optimizer.state_dict()["state"]
-        tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
-        for index, entries in state.items():
-            tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v) for k, v in entries.items() if v is not None}
-        for name, mean in zip(self._names(), self.average or (), strict=False):
-            tensors[f"ema/{name}"] = mean
-        if self.best is not None:
-            tensors |= {f"best/{name}": value for name, value in self.best[1].items()}
-        tensors["random/cpu"] = torch.get_rng_state()
-        if self.fabric.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.fabric.device)
-        history = self.history
-        tensors["history/loss"] = torch.tensor(history.loss, dtype=torch.float64)
-        tensors["history/gradient_norm"] = torch.tensor(history.gradient_norm, dtype=torch.float64)
-        if self.fabric.is_global_zero:
-            disk.write(path, tensors, self._metadata())
-
-    def _metadata(self) -> dict[str, Any]:
-        groups = [
-            {k: v for k, v in group.items() if k != "params"} for group in self.optimizer.state_dict()["param_groups"]
-        ]
-        return {
-            "cursor": self.source.cursor(),
-            "rows": self.source.rows,
-            "groups": groups,
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "validation": self.history.validation,
-            "seconds": self.history.seconds,
-            "best": None if self.best is None else self.best[0],
-            "waited": self.waited,
-            "torch": torch.__version__,
-        }
+        """Writes the whole state; see :func:`probgen.train.state.write`."""
+        state.write(self, path)
 
     def load(self, path: Path) -> None:
-        """Continues from a state on disk; raises :class:`CheckpointError` if it belongs to another run."""
-        tensors, metadata = disk.read(path)
-        if "cursor" not in metadata:
-            raise disk.CheckpointError(f"{path} holds a saved model, not a training state; use probgen.load for it")
-        if metadata["rows"] != self.source.rows:
-            raise disk.CheckpointError(
-                f"expected the {metadata['rows']} rows that {path} was trained on, got {self.source.rows}; pass them"
-            )
-        disk.load_into(self.module, _under(tensors, "module/"), path)
-        self._load_optimizer(tensors, metadata, path)
-        for name, mean in zip(self._names(), self.average or (), strict=False):
-            mean.copy_(tensors[f"ema/{name}"])
-        if metadata["best"] is not None:
-            self.best = (metadata["best"], _under(tensors, "best/"))
-        self.waited = metadata["waited"]
-        self.history = History(
-            tensors["history/loss"].tolist(),
-            tensors["history/gradient_norm"].tolist(),
-            [tuple(pair) for pair in metadata["validation"]],
-            metadata["seconds"],
-        )
-        self.source.seek(metadata["cursor"])
-        torch.set_rng_state(tensors["random/cpu"])
-        if "random/cuda" in tensors and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.fabric.device)
+        """Continues from a state on disk; see :func:`probgen.train.state.restore`."""
+        state.restore(self, path)
 
-    def _load_optimizer(self, tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> None:
-        own = self.optimizer.state_dict()
-        if len(own["param_groups"]) != len(metadata["groups"]):
-            raise disk.CheckpointError(
-                f"{path} has {len(metadata['groups'])} parameter groups, the optimizer "
-                f"{len(own['param_groups'])}; pass the optimizer that it was written with"
-            )
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(tensors, "optimizer/").items():
-            index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = value
-        groups = [
-            {**saved, "params": group["params"]}
-            for saved, group in zip(metadata["groups"], own["param_groups"], strict=True)
-        ]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        if self.scheduler is not None and metadata["scheduler"] is not None:
-            self.scheduler.load_state_dict(metadata["scheduler"])
-
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The names of the parameters that are averaged, as :attr:`parameters`."""
         return [name for name, p in self.module.named_parameters() if p.requires_grad]
+
+
+def newest(decay: float, steps: int) -> float:
+    r"""The weight of the newest of so many values in their exponential moving average, which begins without any.
+
+    .. math:: w_t = \frac{1 - d}{1 - d^t}, \qquad m_t = m_{t-1} + w_t (\theta_t - m_{t-1})
+              = \frac{\sum_{i=1}^t d^{t-i} \theta_i}{\sum_{i=1}^t d^{t-i}}
+
+    >>> newest(0.5, 1), newest(0.5, 60)
+    (1.0, 0.5)
+    """
+    return (1 - decay) / (1 - decay**steps)
 
 
 def _wide(values: Sequence[Tensor]) -> torch.dtype:
     """The precision of the most precise one, at least single."""
     return functools.reduce(torch.promote_types, (value.dtype for value in values), torch.float32)
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,32 +1,86 @@
-"""Work that an interrupt from the keyboard waits for, so that nothing is left half done."""
+"""Ctrl-C and the request to end (SIGTERM), which wait until a step is whole, so that nothing is left half done."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
+Handler = Callable[[int, FrameType | None], Any] | int
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Puts Ctrl-C off until the end of the block.
 
-    >>> with uninterrupted():
-    ...     done = True
-    >>> done
-    True
+class Signals:
+    """Keeps signals until :meth:`deliver`; a second Ctrl-C is not kept, unless something is held together.
+
+    What is still kept at the end goes to the handlers that were there before. In other threads than the main one,
+    which receive no signals, it does nothing.
+
+    >>> with Signals() as signals:
+    ...     signal.raise_signal(signal.SIGINT)
+    ...     print("the step is whole")
+    ...     try:
+    ...         signals.deliver()
+    ...     except KeyboardInterrupt:
+    ...         print("interrupted")
+    the step is whole
+    interrupted
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[tuple[Any, ...]] = []
-    signal.signal(signal.SIGINT, lambda *given: waiting.append(given))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if waiting:
-            handler(*waiting[-1])
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, FrameType | None]] = []
+        self._before: dict[int, Handler] = {}
+        self._held = 0
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler) or handler == signal.SIG_DFL:
+                    self._before[number] = handler
+                    signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        before, waiting = self._before, self._waiting
+        self._before, self._waiting = {}, []
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number, frame in waiting:
+            _pass_on(before[number], number, frame)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._waiting.append((number, frame))
+        if not self._held and [kept for kept, _ in self._waiting].count(signal.SIGINT) > 1:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Passes on what has been kept; raises ``KeyboardInterrupt`` for Ctrl-C, and for what is to end the process.
+
+        The latter stays kept, for the end.
+        """
+        while self._waiting:
+            number, frame = self._waiting[0]
+            handler = self._before[number]
+            if not callable(handler):
+                raise KeyboardInterrupt
+            self._waiting = [kept for kept in self._waiting if kept[0] != number]
+            handler(number, frame)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing gets in between, however often it is asked for."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+
+def _pass_on(handler: Handler, number: int, frame: FrameType | None) -> None:
+    if callable(handler):
+        handler(number, frame)
+    else:
+        signal.raise_signal(number)

@@ -117,12 +117,12 @@ class Stream:
             generator.set_state(state)
 
     def cursor(self) -> dict[str, Any]:
-        start = [state.tolist() for state in (self._start if self._iterator else self._random_state())]
+        start = self._start if self._iterator else self._random_state()
         return {"epoch": self.epoch, "position": self.position, "start": start}
 
     def seek(self, cursor: dict[str, Any]) -> None:
         self.epoch, self.position, self._iterator = cursor["epoch"], cursor["position"], None
-        self._start = [torch.tensor(state, dtype=torch.uint8) for state in cursor["start"]]
+        self._start = [state.clone() for state in cursor["start"]]
         self._restore(self._start)
         if self.position:
             self._open(self.position)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ SHARED = {"fallback_random": True, "cpp.vec_isa_ok": True, "cpp_cache_precompile
 LIBRARY = SHARED | {"memory_planning": True, "aot_inductor.precompile_headers": False}
 WRAPPED = SHARED | {"size_asserts": False, "alignment_asserts": False}
 
+LOADING = threading.Lock()
 KIND, TORCHS = "libraries", "TORCHINDUCTOR_CACHE_DIR"
 SETTINGS = ("torch._inductor.config.cpp.", "torch._inductor.config.aot_inductor.")
 VARIABLES = ("CXX", "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "OMP_PREFIX", "TORCHINDUCTOR_DEBUG_COMPILE")
@@ -48,16 +50,19 @@ def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool =
     with _quiet():
         if all(value.device.type == "cpu" for value in inputs):
             with suppress(*FAILURES):  # whatever this newer part of torch cannot do, the older one may
-                if run := _kept(graph, inputs) or (library and _built(graph, inputs)):
-                    return run
+                run = _kept(graph, inputs)
+                if run is not None or library:
+                    return _built(graph, inputs) if run is None else run
         with _own_folder():
             return _wrapped(graph, inputs)
 
 
 def _kept(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run | None:
-    found = cache.find(cache.folder(KIND), _key(graph, inputs))
-    with suppress(RuntimeError, OSError):  # what this machine cannot load is made anew
-        return _load(found) if found else None
+    content = cache.read_sealed(_file(graph, inputs))
+    try:
+        return None if content is None else _load(content)
+    except (OSError, RuntimeError, ValueError):  # what this machine cannot load is made anew
+        return None
 
 
 def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
@@ -66,13 +71,13 @@ def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         options = _known(LIBRARY) | {"aot_inductor.output_path": folder}
         made = Path(_twice(lambda: str(torch._inductor.aot_compile(_plain(graph), tuple(inputs), options=options))))
         beside = made.with_suffix(".json")  # of calls that are no machine code, which the library looks up there
-        files = {path.suffix: path.read_bytes() for path in (made, beside) if path.exists()}
-        try:
-            library = cache.keep(cache.folder(KIND), _key(graph, inputs), files)
-        except OSError:  # such as a full disk
-            return _load(made)
-        cache.trim(library)
-        return _load(library)
+        library, calls = (path.read_bytes() if path.exists() else b"" for path in (made, beside))
+    content = b"%d\n%b%b" % (len(library), library, calls)
+    with suppress(OSError):  # such as a full disk
+        file = _file(graph, inputs)
+        cache.write_sealed(file, content)
+        cache.trim(file)
+    return _load(content)
 
 
 def _wrapped(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
@@ -96,8 +101,25 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _load(library: Path) -> Run:
-    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1).run
+def _load(content: bytes) -> Run:
+    """From a file of this process alone: to change one that is loaded would end the process."""
+    size, _, rest = content.partition(b"\n")
+    library, calls = rest[: int(size)], rest[int(size) :]
+    file = cache.temporary(KIND) / f"{_digest(content)}.so"  # one name for one content, which is then loaded once
+    beside = file.with_suffix(".json")
+    with LOADING:
+        try:
+            cache.write(file, library)
+            if calls:
+                cache.write(beside, calls)
+            return torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1).run
+        finally:
+            file.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
+
+
+def _file(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Path:
+    return cache.folder(KIND) / f"{_key(graph, inputs)}.sealed"
 
 
 @contextmanager
@@ -146,8 +168,8 @@ def _machine() -> tuple[str, ...]:
         own = version("probgen")
     except PackageNotFoundError:
         own = "not installed"
-    python = f"{sys.implementation.cache_tag} {platform.platform()} {platform.processor()}"
-    return torch.__version__, torch.backends.cpu.get_cpu_capability(), own, python, *features
+    system = f"{platform.system()} {platform.machine()} {platform.libc_ver()} {sys.implementation.cache_tag}"
+    return torch.__version__, torch.backends.cpu.get_cpu_capability(), own, system, *features
 
 
 def _compiler() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from probgen.distributions.diffusion.bound import divergences, integrated_error,
 from probgen.distributions.diffusion.process import Network, Process
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler
+from probgen.distributions.diffusion.thresholds import Limit
 from probgen.distributions.diffusion.times import NoiseSchedule, Times, UniformTimes, uniform_steps
 from probgen.distributions.gibbs import gibbs
 from probgen.samplers.inpainting import repaint
@@ -47,6 +48,9 @@ class Diffused(dist.TorchDistribution):
         The law of the data given the least noisy state.
     unconditional : callable, optional
         The network without a context, for guidance.
+    limit : Limit, optional
+        Bounds what the network says of the data in ``sample`` and ``completed``; it is shown the data in training.
+        Scores, ``encode`` and ``decode`` never use it.
     guidance : float
         Factor w of classifier-free guidance in ``sample``, :math:`\hat x = \hat x_\varnothing + w (\hat x_c - \hat
         x_\varnothing)`; 1: none. Scores never use it.
@@ -78,9 +82,11 @@ class Diffused(dist.TorchDistribution):
         reconstruction: Reconstruction = GaussianReconstruction(),  # noqa: B008
         unconditional: Network | None = None,
         guidance: float = 1.0,
+        limit: Limit | None = None,
     ):
         self.process, self.noise, self.steps, self.sampler, self.times = process, noise, steps, sampler, times
         self.reconstruction, self.unconditional, self.guidance = reconstruction, unconditional, guidance
+        self.limit = limit
         super().__init__(noise.batch_shape, noise.event_shape, validate_args=False)
 
     @constraints.dependent_property
@@ -89,7 +95,7 @@ class Diffused(dist.TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         x = self._complete(x)
-        y, end = self.reconstruction.embed(x), torch.zeros_like(x[(0,) * x.ndim])
+        y, end = self._shown(self.reconstruction.embed(x)), torch.zeros_like(x[(0,) * x.ndim])
         kept = self.process.total(self.reconstruction.expected_log_prob(x, *self.process.levels(end)))
         return kept - prior_divergence(self.process, y) - self._lost(y)
 
@@ -101,7 +107,7 @@ class Diffused(dist.TorchDistribution):
         with the weight under which errors of the network's output count alike. Learned variances add a share of the
         bound in which the mean has no gradient. The schedule is taken as it is: it gets no gradient.
         """
-        y = self.reconstruction.embed(self._complete(x))
+        y = self._shown(self.reconstruction.embed(self._complete(x)))
         t = self.times(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y).detach()
         process = replace(self.process, schedule=_Frozen(self.process.schedule))
         if self.process.variance.learned:
@@ -117,7 +123,7 @@ class Diffused(dist.TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         z = self._noisiest(self.noise.sample(torch.Size(sample_shape)))
-        z, levels = self.sampler(self._guided(), z), self._end(z)
+        z, levels = self.sampler(self._limited(), z), self._end(z)
         if self.sampler.stochastic:
             return self.reconstruction.law(z, *levels).sample().to(z.dtype)
         return self.reconstruction.mode(z, *levels)
@@ -145,7 +151,7 @@ class Diffused(dist.TorchDistribution):
     @torch.no_grad()
     def completed(self, x: Tensor, mask: Tensor, steps: int, repeats: int = 10, jump: int = 10) -> Tensor:
         """Draws of the entries that are not observed, by about ``steps`` calls of the network (RePaint)."""
-        process, shape = self._guided(), torch.broadcast_shapes(x.shape, self.shape())
+        process, shape = self._limited(), torch.broadcast_shapes(x.shape, self.shape())
         y, mask = self.reconstruction.embed(x.nan_to_num()).expand(shape), mask.expand(shape)
         times = uniform_steps(max(2, steps // repeats), process.schedule, y)
         z = self._noisiest(torch.randn_like(y))
@@ -175,6 +181,14 @@ class Diffused(dist.TorchDistribution):
     def _step(self, t: Tensor) -> Tensor:
         """Numbers 1, ..., T of steps from uniform times."""
         return (t * self.steps).floor().clamp(max=self.steps - 1) + 1
+
+    def _shown(self, y: Tensor) -> Tensor:
+        if self.limit is not None:
+            self.limit.show(y)
+        return y
+
+    def _limited(self) -> Process:
+        return replace(self._guided(), limit=self.limit)
 
     def _guided(self) -> Process:
         if self.guidance == 1.0:

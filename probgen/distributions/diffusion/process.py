@@ -33,6 +33,8 @@ class Process:
         Of the reverse steps.
     event_ndim : int
         Number of event dims.
+    limit : callable, optional
+        ``limit(x, event_ndim)`` brings expected data to where data are, in sampling.
     """
 
     net: Network
@@ -40,6 +42,7 @@ class Process:
     prediction: Prediction
     variance: Variance
     event_ndim: int
+    limit: Callable[[Tensor, int], Tensor] | None = None
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise with event dims of size one: ``(*batch,) -> (*batch, 1, ...)``."""
@@ -67,7 +70,8 @@ class Process:
         out, raw = self.net(self.prediction.inputs(z, alpha, sigma), time), None
         if self.variance.learned:
             out, raw = out.chunk(2, -self.event_ndim)
-        return self.prediction.original(out, z, alpha, sigma), raw
+        x = self.prediction.original(out, z, alpha, sigma)
+        return x if self.limit is None else self.limit(x, self.event_ndim), raw
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
         """The expected data."""

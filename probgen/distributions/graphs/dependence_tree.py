@@ -20,7 +20,7 @@ def pair_counts(x: Tensor, levels: Sequence[int], weights: Tensor | None = None)
     Weights ``(N, C)`` say how often each row counts in each of C tables: ``(C, D, K, D, K)``.
     """
     dims, most = len(levels), max(levels)
-    shares = x.new_ones(len(x), 1) if weights is None else weights.to(x.dtype)
+    shares = x.new_ones(len(x), 1) if weights is None else weights.to(x)
     total = torch.zeros(shares.shape[-1], dims * most, dims * most, dtype=torch.float64, device=x.device)
     for rows, share in zip(x.split(_ROWS), shares.split(_ROWS), strict=True):
         hot = functional.one_hot(rows.nan_to_num().long(), most) * ~rows.isnan().unsqueeze(-1)
@@ -82,6 +82,21 @@ def log_shares(counts: Tensor, levels: Sequence[int], smoothing: float) -> Tenso
     counts = torch.where(exists, counts + smoothing, 0.0)
     rows = counts.sum(-1, keepdim=True)
     return torch.where(exists, torch.where(rows > 0, counts / rows, 1 / sizes), 0.0).log()
+
+
+def log_prior(parents: Tensor, logits: Tensor, levels: Sequence[int]) -> Tensor:
+    """Minus the sum of the log masses of a tree's tables, in float64: what a pseudo-count of 1 everywhere costs."""
+    tables = tree_law(parents.tolist(), logits.detach().double(), levels).factors.tables
+    return -torch.stack([table.sum() for table in tables]).sum()
+
+
+def tree_parameters(parents: Tensor, levels: Sequence[int]) -> int:
+    """Free entries of the tables of a tree: all levels but one, for each level of the parent.
+
+    >>> tree_parameters(torch.tensor([-1, 0]), (2, 3))
+    5
+    """
+    return sum((own - 1) * (levels[p] if p >= 0 else 1) for own, p in zip(levels, parents.tolist(), strict=True))
 
 
 def tree_scores(x: Tensor, parents: Tensor, logits: Tensor, levels: Sequence[int]) -> Tensor:

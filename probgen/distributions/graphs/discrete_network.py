@@ -193,8 +193,10 @@ class DiscreteNetwork(_DiscreteLaw):
         return x.to(tables[0].dtype).reshape(*shape, -1)
 
     @torch.enable_grad()
-    def expected_counts(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def expected_counts(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         r"""How often each entry of each table is used by rows ``(n, D)``, in expectation given what they observe.
+
+        Each row counts as often as its weight ``(n,)`` says.
 
         .. math:: n_{d}(j, k) = \sum_b p(x_{\mathrm{pa}(d)} = j, x_d = k \mid x_{b,o})
                   = \sum_b \frac{\partial \log p(x_{b,o})}{\partial \log \theta_{djk}}
@@ -206,8 +208,10 @@ class DiscreteNetwork(_DiscreteLaw):
         """
         tables = tuple(table.detach().requires_grad_() for table in self.factors.tables)
         fixed, total, counts = self.factors._replace(tables=tables), 0.0, [torch.zeros_like(t) for t in tables]
-        for rows in x.split(max(1, _AT_ONCE // max(1, self.plan.operations))):
-            value = fixed.log_sum(rows, rows.shape[:-1]).sum(dtype=torch.float64)
+        weights = x.new_ones(len(x)) if weights is None else weights
+        size = max(1, _AT_ONCE // max(1, self.plan.operations))
+        for rows, share in zip(x.split(size), weights.split(size), strict=True):
+            value = (fixed.log_sum(rows, rows.shape[:-1]) * share).sum(dtype=torch.float64)
             found = torch.autograd.grad(value, tables)
             total, counts = total + value.detach(), [c + f for c, f in zip(counts, found, strict=True)]
         return torch.as_tensor(total), counts

@@ -59,39 +59,65 @@ def network_law(
     return joint_normal(matrix, torch.stack(torch.broadcast_tensors(*bias), -1), scale)
 
 
-def expected_moments(law: MultivariateNormal, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log-likelihood of rows ``(n, D)``, NaN = missing, and expected moments of deviations from the law's mean."""
+def expected_moments(
+    law: MultivariateNormal, x: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Log-likelihood of rows ``(n, D)``, NaN = missing, and expected moments of deviations from the law's mean.
+
+    Each row counts as often as its weight ``(n,)`` says.
+    """
+    share = x.new_ones(len(x), dtype=torch.float64) if weights is None else weights.double()
     given, hidden = conditional(law, x, ~x.isnan()), x.isnan()
-    deviation = given.mean - law.loc
+    deviation = (given.mean - law.loc).double()
     left = given.free.covariance_matrix * hidden.unsqueeze(-1) * hidden.unsqueeze(-2)
-    second = deviation.mT @ deviation + left.sum(0)
-    statistics = {"rows": x.new_tensor(len(x)), "first": deviation.sum(0), "second": second}
-    return law.log_prob(x).sum(dtype=torch.float64), statistics
+    second = (deviation.mT * share) @ deviation + torch.einsum("n,nij->ij", share, left.double())
+    statistics = {"rows": share.sum(), "first": share @ deviation, "second": second}
+    return law.log_prob(x).double() @ share, statistics
 
 
-def regressions(
-    statistics: dict[str, Tensor], centre: Tensor, parents: Sequence[Sequence[int]]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Least squares of each column on its parents, from moments about ``centre``: weights, bias, noise variance."""
-    first = statistics["first"] / statistics["rows"]
-    covariance = statistics["second"] / statistics["rows"] - first.outer(first)
-    return [_regression(centre + first, covariance, node, list(above)) for node, above in enumerate(parents)]
+def regression(
+    statistics: dict[str, Tensor],
+    centre: Tensor,
+    node: int,
+    above: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Least squares of a column on its parents, from moments about ``centre``: weights, bias and noise variance.
 
-
-def _regression(mean: Tensor, covariance: Tensor, node: int, parents: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Least squares of a column on others, from moments ``(D,)`` and ``(D, D)``: weights, bias and noise variance.
+    Weights or bias that are given are kept.
 
     Raises
     ------
     torch.linalg.LinAlgError
-        If the parents' covariance is singular, or the column is a function of them.
+        If the parents are functions of each other, or the column is one of them.
     """
-    inner = covariance[parents][:, parents]
-    weights = torch.linalg.solve(inner, covariance[parents, node])
-    variance = covariance[node, node] - weights @ covariance[parents, node]
-    if not variance > torch.finfo(variance.dtype).eps * covariance[node, node]:
+    first, parents = statistics["first"] / statistics["rows"], list(above)
+    mean, covariance = centre + first, statistics["second"] / statistics["rows"] - first.outer(first)
+    inner, cross = covariance[parents][:, parents], covariance[parents, node]
+    if weight is None:
+        at = 0.0 * mean[parents] if bias is None else mean[parents]  # through the bias, where that is given
+        cross = cross + at * (mean[node] - (0.0 if bias is None else bias))
+        weight = _solved(inner + at.outer(at), cross, node, parents)
+    best = mean[node] - weight @ mean[parents]
+    bias = best if bias is None else bias
+    left = covariance[node, node] - 2 * weight @ covariance[parents, node] + weight @ inner @ weight
+    if not left > torch.finfo(left.dtype).eps * covariance[node, node]:
         raise torch.linalg.LinAlgError(
-            f"expected column {node} to vary given its parents {parents}, got noise of variance "
-            f"{variance.item():.3g}; remove the column, or give more rows"
+            f"expected column {node} to vary given its parents {parents}, got noise of variance {left.item():.3g}; "
+            "remove the column, or give more rows"
         )
-    return weights, mean[node] - weights @ mean[parents], variance
+    return weight, bias, left + (best - bias).square()
+
+
+def _solved(inner: Tensor, cross: Tensor, node: int, parents: list[int]) -> Tensor:
+    """The normal equations, on parents of unit scale."""
+    scale = inner.diagonal().sqrt()
+    tril, failed = torch.linalg.cholesky_ex(inner / (scale[:, None] * scale))
+    least = 10 * len(parents) * torch.finfo(inner.dtype).eps
+    if failed or not (tril.diagonal().square() > least).all():
+        raise torch.linalg.LinAlgError(
+            f"expected parents of column {node} that are no functions of each other, got columns {parents}; remove one "
+            "of them, or give more rows"
+        )
+    return torch.cholesky_solve((cross / scale)[:, None], tril)[:, 0] / scale

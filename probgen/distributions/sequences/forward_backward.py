@@ -69,10 +69,11 @@ def log_likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Te
 
 
 @torch.no_grad()
-def posterior(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Posterior:
-    """Both passes: the log-likelihoods, and their gradients."""
-    value, states = forward(log_initial, log_transition, log_emission)
-    return Posterior(value, *backward(torch.ones_like(value), value, states, log_transition, log_emission))
+def posterior(*chain: Tensor, weights: Tensor | None = None) -> Posterior:
+    """Both passes: the log-likelihoods, and their gradients, each sequence times its weight ``(R,)``."""
+    value, states = forward(*chain)
+    weights = torch.ones_like(value) if weights is None else weights
+    return Posterior(value, *backward(weights, value, states, *chain[1:]))
 
 
 @torch.no_grad()

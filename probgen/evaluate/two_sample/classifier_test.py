@@ -9,7 +9,8 @@ from torch import Tensor
 
 from probgen.evaluate.two_sample.classifiers import Classifier, Logistic
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Z95, Features, centred, features_of, floor_of, generator, raw, some
+from probgen.evaluate.two_sample.rows import Z95, Features, centred, floor_of, generator, raw, some
+from probgen.evaluate.two_sample.units import Standardize, compared
 
 
 def classifier_two_sample_test(
@@ -17,6 +18,7 @@ def classifier_two_sample_test(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     reference: Tensor | None = None,
     classifier: Classifier = Logistic(),  # noqa: B008  (frozen)
     folds: int = 5,
@@ -40,6 +42,10 @@ def classifier_two_sample_test(
         ``(N, *event)`` and ``(M, *event)``.
     features : callable
         ``(n, *event) -> (n, F)``.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among all rows (images by one number; constant
+        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
+        units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     classifier : callable
@@ -65,7 +71,8 @@ def classifier_two_sample_test(
     >>> 0.65 < result.value < 0.85, result.p_value < 0.01
     (True, True)
     """
-    found = centred(features_of(features, samples, real, reference, chunk=chunk))
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk, pooled=True)
+    found = centred(found)
 
     def accuracies(one: Tensor, other: Tensor, count: int) -> Tensor:
         size = min(len(one), len(other))
@@ -79,7 +86,8 @@ def classifier_two_sample_test(
     floor = floor_of(lambda *pair: accuracies(*pair, 0).item(), found, splits=splits, seed=seed)
     stderr = math.sqrt(value * (1 - value) / (2 * rows))
     limits = _wilson(value, 2 * rows)
-    return TwoSample("classifier test", value, stderr, limits, floor.mean, p_value, (rows, rows), floor.rows)
+    about = (p_value, (rows, rows), floor.rows, units)
+    return TwoSample("classifier test", value, stderr, limits, floor.mean, *about)
 
 
 def _accuracies(pooled: Tensor, classifier: Classifier, folds: int, permutations: int, seed: int) -> Tensor:

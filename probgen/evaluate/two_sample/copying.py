@@ -13,12 +13,12 @@ from probgen.evaluate.two_sample.rows import (
     Features,
     centred,
     distance_blocks,
-    features_of,
     generator,
     interval,
     raw,
     squared_distances,
 )
+from probgen.evaluate.two_sample.units import Standardize, compared
 
 FEWEST = 10  # rows of either kind that a cell must have for its ranks to say anything
 
@@ -29,6 +29,7 @@ def copying_test(
     held_out: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     cells: int = 1,
     seed: int = 0,
     memory: int = MEMORY,
@@ -51,6 +52,10 @@ def copying_test(
         ``(N, *event)``, the rows that the model was fitted to, and real rows that it was not.
     features : callable
         ``(n, *event) -> (n, F)``.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among the held-out rows (images by one number; constant
+        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
+        units.
     cells : int
         Number of cells; 1 for one comparison of all.
     seed : int
@@ -82,7 +87,8 @@ def copying_test(
     >>> copying_test(fresh, train, held_out).p_value > 0.05
     True
     """
-    x, rows, y = found = features_of(features, samples, train, held_out, chunk=chunk)
+    (x, y, rows), units = compared(features, standardize, samples, held_out, train, chunk=chunk)
+    found = [x, rows, y]
     moved_x, moved, moved_y = centred(found)
     centres = _means(moved, cells, seed)
     near = [_apart(x, rows, nearest(moved_x, moved, memory)), _apart(y, rows, nearest(moved_y, moved, memory))]
@@ -99,7 +105,7 @@ def copying_test(
     value, score = value / weight, (value - weight / 2) / math.sqrt(null)
     p_value = math.erfc(score / math.sqrt(2)) / 2
     error = interval(value, math.sqrt(spread) / weight, low=0.0, high=1.0)
-    return TwoSample("copying test", value, **error, floor=0.5, p_value=p_value, rows=(len(x), len(y)))
+    return TwoSample("copying test", value, **error, floor=0.5, p_value=p_value, rows=(len(x), len(y)), units=units)
 
 
 def nearest(x: Tensor, rows: Tensor, memory: int = MEMORY) -> Tensor:

@@ -17,12 +17,12 @@ from probgen.evaluate.two_sample.rows import (
     beyond,
     centred,
     chunk_rows,
-    features_of,
     floor_of,
     generator,
     interval,
     raw,
 )
+from probgen.evaluate.two_sample.units import Standardize, compared
 
 SOME = 20  # permutations whose standard errors are computed too
 
@@ -32,6 +32,7 @@ def kernel_distance(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     reference: Tensor | None = None,
     kernel: Kernel = PolynomialKernel(),  # noqa: B008  (frozen)
     block: int = 1000,
@@ -53,6 +54,10 @@ def kernel_distance(
         ``(N, *event)`` and ``(M, *event)``, at least 40 rows each.
     features : callable
         ``(n, *event) -> (n, F)``.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
+        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
+        units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     kernel : callable
@@ -75,7 +80,7 @@ def kernel_distance(
     >>> result.interval[0] < 0 < result.interval[1]
     True
     """
-    found = features_of(features, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     blocks = partial(_block_values, kernel=kernel, block=block, seed=seed)
     values = blocks(found[0], found[1])
     floor = floor_of(lambda *pair: blocks(*pair).mean().item(), found, splits=splits, seed=seed)
@@ -83,7 +88,9 @@ def kernel_distance(
     width = stderr * _student(len(values) - 1)
     value, rows = values.mean().item(), (len(found[0]), len(found[1]))
     limits = value - width, value + width
-    return TwoSample("kernel distance", value, stderr, limits, floor.mean, rows=rows, floor_rows=floor.rows)
+    return TwoSample(
+        "kernel distance", value, stderr, limits, floor.mean, rows=rows, floor_rows=floor.rows, units=units
+    )
 
 
 def _block_values(first: Tensor, second: Tensor, kernel: Kernel, block: int, seed: int) -> Tensor:
@@ -120,6 +127,7 @@ def mmd_test(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     reference: Tensor | None = None,
     kernel: Kernel | None = None,
     permutations: int = 500,
@@ -141,6 +149,10 @@ def mmd_test(
         ``(N, *event)`` and ``(M, *event)``; time grows with ``(N + M)**2``.
     features : callable
         ``(n, *event) -> (n, F)``.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among all rows (images by one number; constant
+        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
+        units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     kernel : callable, optional
@@ -165,9 +177,10 @@ def mmd_test(
     >>> mmd_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
-    pair = centred(features_of(features, samples, real, reference, chunk=chunk))
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk, pooled=True)
+    pair = centred(found)
     kernel = kernel or GaussianKernel.median(*pair[:2], seed=seed)
-    return _permutation_test("MMD test", kernel, pair, permutations, splits, seed, memory)
+    return _permutation_test("MMD test", kernel, pair, permutations, splits, seed, memory, units)
 
 
 def energy_test(
@@ -175,6 +188,7 @@ def energy_test(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     reference: Tensor | None = None,
     permutations: int = 500,
     splits: int = 4,
@@ -192,12 +206,13 @@ def energy_test(
     >>> energy_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
-    pair = centred(features_of(features, samples, real, reference, chunk=chunk))
-    return _permutation_test("energy test", energy_kernel, pair, permutations, splits, seed, memory)
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk, pooled=True)
+    pair = centred(found)
+    return _permutation_test("energy test", energy_kernel, pair, permutations, splits, seed, memory, units)
 
 
 def _permutation_test(
-    name: str, kernel: Kernel, rows: list[Tensor], permutations: int, splits: int, seed: int, memory: int
+    name: str, kernel: Kernel, rows: list[Tensor], permutations: int, splits: int, seed: int, memory: int, units: str
 ) -> TwoSample:
     first, second = rows[:2]
     values, errors = _permuted(kernel, first, second, permutations, seed, memory)
@@ -212,7 +227,8 @@ def _permutation_test(
     by_chance = errors[1:].square().mean().sqrt().item() if len(errors) > 1 else 0.0
     error = interval(value, beyond(errors[0].item(), by_chance, spread))
     sizes = len(first), len(second)
-    return TwoSample(name, value, **error, floor=floor.mean, p_value=p_value, rows=sizes, floor_rows=floor.rows)
+    about = {"rows": sizes, "floor_rows": floor.rows, "units": units}
+    return TwoSample(name, value, **error, floor=floor.mean, p_value=p_value, **about)
 
 
 def _permuted(

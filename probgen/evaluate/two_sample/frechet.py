@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Features, beyond, features_of, floors_of, interval, raw
+from probgen.evaluate.two_sample.rows import Features, beyond, floors_of, interval, raw
+from probgen.evaluate.two_sample.units import Standardize, compared
 
 
 def frechet_distance(
@@ -17,6 +18,7 @@ def frechet_distance(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     reference: Tensor | None = None,
     splits: int = 4,
     seed: int = 0,
@@ -40,6 +42,10 @@ def frechet_distance(
         allowed, but the floor is then a rough one).
     features : callable
         ``(n, *event) -> (n, F)``.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
+        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
+        units.
     reference : Tensor, optional
         Real rows ``(R, *event)`` that are not in ``real``, for the floor; without them ``real`` is split at random, and
         the floor scaled to N and M rows by the factor that the bias has.
@@ -72,13 +78,15 @@ def frechet_distance(
     >>> 8.5 < shifted.value < 9.5, frechet_distance(x, y).value < 0.01
     (True, True)
     """
-    found = features_of(features, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     statistic = partial(_with_error, chunk=chunk)
     value, stderr = statistic(found[0], found[1])
     floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=1.0)
     error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
     rows = len(found[0]), len(found[1])
-    return TwoSample("Fréchet distance", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows)
+    return TwoSample(
+        "Fréchet distance", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows, units=units
+    )
 
 
 def gaussian_frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:

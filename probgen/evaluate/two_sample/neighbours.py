@@ -16,11 +16,11 @@ from probgen.evaluate.two_sample.rows import (
     Features,
     centred,
     distance_blocks,
-    features_of,
     floors_of,
     interval,
     raw,
 )
+from probgen.evaluate.two_sample.units import Standardize, compared
 
 
 class PrecisionRecall(NamedTuple):
@@ -48,6 +48,7 @@ def precision_recall(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     reference: Tensor | None = None,
     neighbours: int = 3,
     splits: int = 2,
@@ -70,6 +71,10 @@ def precision_recall(
         ``(N, *event)`` and ``(M, *event)``.
     features : callable
         ``(n, *event) -> (n, F)``.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
+        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
+        units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     neighbours : int
@@ -95,8 +100,9 @@ def precision_recall(
     (True, True)
     """
     statistic = partial(_precision_recall, neighbours=neighbours, memory=memory)
-    rows = centred(features_of(features, samples, real, reference, chunk=chunk))
-    return PrecisionRecall(*_judged(("precision", "recall"), statistic, rows, splits, seed, (1.0, 1.0)))
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    rows = centred(found)
+    return PrecisionRecall(*_judged(("precision", "recall"), statistic, rows, splits, seed, (1.0, 1.0), units))
 
 
 def density_coverage(
@@ -104,6 +110,7 @@ def density_coverage(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     reference: Tensor | None = None,
     neighbours: int = 5,
     splits: int = 2,
@@ -130,8 +137,9 @@ def density_coverage(
     (True, True)
     """
     statistic = partial(_density_coverage, neighbours=neighbours, memory=memory)
-    rows = centred(features_of(features, samples, real, reference, chunk=chunk))
-    return DensityCoverage(*_judged(("density", "coverage"), statistic, rows, splits, seed, (math.inf, 1.0)))
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    rows = centred(found)
+    return DensityCoverage(*_judged(("density", "coverage"), statistic, rows, splits, seed, (math.inf, 1.0), units))
 
 
 Counts = tuple[Tensor, Tensor]  # one number per row, whose mean over the rows is the statistic
@@ -144,6 +152,7 @@ def _judged(
     splits: int,
     seed: int,
     highest: tuple[float, float],
+    units: str,
 ) -> list[TwoSample]:
     first, second = rows[:2]
     counts = statistic(first, second)
@@ -154,7 +163,8 @@ def _judged(
     for name, each, floor, high in zip(names, counts, floors, highest, strict=True):
         value, stderr = each.mean().item(), each.std().item() / math.sqrt(len(each))
         error = interval(value, stderr, floor.spread, low=0.0, high=high)
-        results.append(TwoSample(name, value, **error, floor=floor.mean, rows=sizes, floor_rows=floor.rows))
+        about = {"rows": sizes, "floor_rows": floor.rows, "units": units}
+        results.append(TwoSample(name, value, **error, floor=floor.mean, **about))
     return results
 
 

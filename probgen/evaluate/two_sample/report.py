@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
@@ -16,6 +17,7 @@ from probgen.evaluate.two_sample.neighbours import density_coverage, precision_r
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import Features, features_of, raw, some
 from probgen.evaluate.two_sample.transport import sliced_wasserstein, wasserstein
+from probgen.evaluate.two_sample.units import IN_WORDS, Standardize, ways
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def sample_report(
     train: Tensor | None = None,
     *,
     features: Features = raw,
+    standardize: Standardize = "auto",
     most: int = 2000,
     permutations: int = 200,
     seed: int = 0,
@@ -83,6 +86,10 @@ def sample_report(
         ``(R, *event)`` that it was trained on.
     features : callable
         ``(n, *event) -> (n, F)``: the values themselves, :class:`RandomFeatures`, :func:`classifier_features`.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among the real rows, or all rows in tests (images by one
+        number; constant columns are left alone): default for the values themselves, not for the features of a network.
+        ``False``: raw units.
     most : int
         Rows that tests and the exact distance, whose costs grow fast, are given of each sample.
     permutations : int
@@ -106,7 +113,9 @@ def sample_report(
     rows = features_of(features, samples, real, train, chunk=chunk)
     if train is not None:
         rows[0] = some(rows[0], len(train), seed)
-    how = {"reference": rows[2] if train is not None else None, "seed": seed}
+    units = ways(features, standardize, torch.as_tensor(real).ndim - 1)
+    unit = {"standardize": units or False, "seed": seed}
+    how = {"reference": rows[2] if train is not None else None, **unit}
     few, much = [some(each, most, seed) for each in rows[:2]], dict(how)
     if train is not None:
         much["reference"] = some(rows[2], most, seed)
@@ -118,7 +127,6 @@ def sample_report(
     for test in (mmd_test, energy_test, classifier_two_sample_test):
         results.append(test(*few, **much, permutations=permutations))
     if train is not None:
-        results.append(copying_test(x, rows[2], y, seed=seed))
-    return SampleReport(
-        tuple(results), (len(x), len(y)), "" if train is None else f", floors by {len(x)} training rows"
-    )
+        results.append(copying_test(x, rows[2], y, **unit))
+    note = "" if train is None else f", floors by {len(x)} training rows"
+    return SampleReport(tuple(results), (len(x), len(y)), f"{note}; {IN_WORDS[units]}")

@@ -27,6 +27,8 @@ class TwoSample:
         Number of samples and of real rows.
     floor_rows : (int, int) or None
         Numbers of real rows behind the floor.
+    units : str
+        In which units rows were compared.
 
     >>> print(TwoSample("Fréchet distance", 3.2, 0.1, (3.0, 3.4), floor=0.4, rows=(1000, 1000), floor_rows=(500, 500)))
     Fréchet distance         3.2 ± 0.1 [3, 3.4]   real against real 0.4   (1000 against 1000 rows; floor 500 : 500)
@@ -40,6 +42,7 @@ class TwoSample:
     p_value: float | None = None
     rows: tuple[int, int] = (0, 0)
     floor_rows: tuple[int, int] | None = None
+    units: str = ""
 
     @property
     def excess(self) -> float:
@@ -54,5 +57,6 @@ class TwoSample:
         floor = "" if self.floor is None else f"   real against real {self.floor:.3g}"
         p_value = "" if self.p_value is None else f"   p = {self.p_value:.2g}"
         behind = "" if self.floor_rows is None else f"; floor {self.floor_rows[0]} : {self.floor_rows[1]}"
-        counts = f"   ({self.rows[0]} against {self.rows[1]} rows{behind})"
+        units = f"; {self.units}" if self.units else ""
+        counts = f"   ({self.rows[0]} against {self.rows[1]} rows{behind}{units})"
         return f"{self.name:22s} {self.value:.4g}{stderr}{interval}{floor}{p_value}{counts}"

@@ -10,13 +10,13 @@ from probgen.evaluate.two_sample.rows import (
     Features,
     beyond,
     centred,
-    features_of,
     floors_of,
     generator,
     interval,
     raw,
     squared_distances,
 )
+from probgen.evaluate.two_sample.units import Standardize, compared
 
 
 def sliced_wasserstein(
@@ -24,6 +24,7 @@ def sliced_wasserstein(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = False,
     reference: Tensor | None = None,
     power: float = 2.0,
     projections: int = 256,
@@ -46,6 +47,9 @@ def sliced_wasserstein(
         ``(N, *event)`` and ``(M, *event)``.
     features : callable
         ``(n, *event) -> (n, F)``.
+    standardize : bool or "auto"
+        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
+        columns are left alone); default: a distance in the units of the rows.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split, and the floor scaled to N and
         M rows.
@@ -72,7 +76,8 @@ def sliced_wasserstein(
     """
     if power < 1:
         raise ValueError(f"expected power >= 1, got {power}")
-    found = centred(features_of(features, samples, real, reference, chunk=chunk))
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    found = centred(found)
     x, y = found[:2]
     directions = torch.randn(x.shape[1], projections, generator=generator(seed)).to(x)
     directions = directions / directions.norm(dim=0)
@@ -89,7 +94,9 @@ def sliced_wasserstein(
     floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=0.5)
     limits = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), by_direction, low=0.0)
     rows = len(x), len(y)
-    return TwoSample("sliced Wasserstein", value, **limits, floor=floor.mean, rows=rows, floor_rows=floor.rows)
+    return TwoSample(
+        "sliced Wasserstein", value, **limits, floor=floor.mean, rows=rows, floor_rows=floor.rows, units=units
+    )
 
 
 def _rooted(cost: float, error: float, power: float) -> tuple[float, float]:
@@ -136,6 +143,7 @@ def wasserstein(
     real: Tensor,
     *,
     features: Features = raw,
+    standardize: Standardize = False,
     reference: Tensor | None = None,
     power: float = 2.0,
     splits: int = 1,
@@ -165,7 +173,7 @@ def wasserstein(
     """
     if power < 1:
         raise ValueError(f"expected power >= 1, got {power}")
-    found = features_of(features, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
 
     def statistic(one: Tensor, other: Tensor) -> tuple[float, float]:
         return _rooted(*_transport(one, other, power), power)
@@ -174,7 +182,7 @@ def wasserstein(
     floor, linear = floors_of(statistic, found, splits=splits, seed=seed)
     error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
     rows = len(found[0]), len(found[1])
-    return TwoSample("Wasserstein", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows)
+    return TwoSample("Wasserstein", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows, units=units)
 
 
 def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:

@@ -1,0 +1,35 @@
+"""Parameters that do not train: what an M-step leaves as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+
+def put(parameter: Tensor, value: Tensor) -> None:
+    """Sets a parameter, in place, if it trains.
+
+    >>> import torch
+    >>> free, fixed = (torch.nn.Parameter(torch.zeros(1), requires_grad=trains) for trains in (True, False))
+    >>> for parameter in (free, fixed):
+    ...     put(parameter, torch.ones(1))
+    >>> free.item(), fixed.item()
+    (1.0, 0.0)
+    """
+    if parameter.requires_grad:
+        parameter.data.copy_(value)
+
+
+@contextmanager
+def thawed(module: nn.Module) -> Iterator[None]:
+    """All parameters of the module train inside the block: for what sets them because it was asked to."""
+    frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

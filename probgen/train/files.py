@@ -1,0 +1,100 @@
+"""Files that are replaced as a whole and read as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+
+MODE = 0o666  # what the umask leaves of it
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Makes ``content`` that of the file at ``path``, or of what a link there points to: afterwards old or new, whole.
+
+    A new file has the permissions that the umask says, one that exists keeps its own. What earlier writers left that
+    were killed is removed. Raises ``OSError``, and leaves an existing file as it was.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mode = _mode(target)
+    _sweep(target)
+    temporary = target.parent / f"{_prefix(target)}{secrets.token_hex(8)}.part"
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), MODE)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _lock(handle)
+            if mode is not None:
+                temporary.chmod(mode)
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+            temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def content_of(path: Path) -> bytes:
+    """All bytes of a file as it was when it was opened; raises ``OSError``, also for what is no regular file."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise FileNotFoundError(f"{path} is no regular file")
+        return file.read()
+
+
+def _mode(target: Path) -> int | None:
+    """The permissions of the file that is there; refuses what no file can replace."""
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("there is something there that is no regular file")
+    return stat.S_IMODE(found.st_mode)
+
+
+def _prefix(target: Path) -> str:
+    """Short however long the name of the file is."""
+    return f".probgen-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}-"
+
+
+def _sweep(target: Path) -> None:
+    """Removes what earlier writers of the same file left behind: those that no longer hold their lock."""
+    for left in target.parent.glob(f"{_prefix(target)}*.part"):
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    left.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether the lock of a file is ours now; the system frees it when its writer ends, in whatever way."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name last through a loss of power, where the system lets folders be synchronised."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

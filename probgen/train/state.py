@@ -1,0 +1,232 @@
+"""The whole state of a run: to disk, and back into a run that was asked for again."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probgen.train import checkpoint as disk
+from probgen.train.history import FitWarning, History
+from probgen.train.legacy import upgraded
+from probgen.train.moments import check_optimizer, load_optimizer, optimizer_state
+from probgen.train.packing import pack, same, unpack
+from probgen.train.settings import fingerprint, reconcile, said, schedule_of
+from probgen.train.transaction import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from probgen.train.run import Run
+
+SCHEMA = {
+    "cursor": dict,
+    "rows": (int, type(None)),
+    "optimizer": dict,
+    "scheduler": (dict, type(None)),
+    "precision": dict,
+    "asked": (dict, type(None)),
+    "validation": list,
+    "seconds": (int, float),
+    "best": (int, float, type(None)),
+    "waited": int,
+    "since": int,
+    "leaves": str,
+}
+PACKED = ("cursor", "optimizer", "scheduler", "precision", "asked")
+
+
+class State(NamedTuple):
+    """What a file holds of a run: tensors by name, and the rest by the names of the schema."""
+
+    tensors: dict[str, Tensor]
+    entries: dict[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, by the rest of their names."""
+        return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+def begin(run: Run, path: Path, resume: bool) -> None:
+    """Goes on from the file, or makes a new one.
+
+    Raises
+    ------
+    CheckpointError
+        If there is a file already that is not to be resumed, unless it is of a run without any step.
+    """
+    there = run.fabric.broadcast(os.path.exists(path))  # noqa: PTH110 (does not raise where a folder is closed)
+    if there and resume:
+        restore(run, path)
+        return
+    if run.fabric.broadcast(there and not _worthless(path)):
+        raise disk.CheckpointError(f"{path} exists; pass resume=True to continue it, or another path")
+    write(run, path)
+
+
+def _worthless(path: Path) -> bool:
+    """Whether nobody would miss what a file holds."""
+    if path.is_file() and not path.stat().st_size:
+        return True
+    try:
+        tensors, metadata = disk.read(path)
+    except disk.CheckpointError:
+        return False
+    return "cursor" in metadata and "history/loss" in tensors and not tensors["history/loss"].numel()
+
+
+def write(run: Run, path: Path) -> None:
+    """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`."""
+    history = run.history
+    tensors = {f"module/{name}": value for name, value in run.module.state_dict().items()}
+    tensors |= {f"ema/{name}": mean for name, mean in zip(run.names(), run.average or (), strict=False)}
+    tensors |= {f"best/{name}": value for name, value in (run.best[1] if run.best else {}).items()}
+    tensors |= {f"random/{device}": state for device, state in random_state(run).items()}
+    tensors["history/loss"] = torch.tensor(history.loss, dtype=torch.float64)
+    tensors["history/gradient_norm"] = torch.tensor(history.gradient_norm, dtype=torch.float64)
+    if "data" not in run.asked:
+        run.asked["data"] = fingerprint(run.source)
+    entries = {
+        "cursor": run.source.cursor(),
+        "optimizer": optimizer_state(run),
+        "scheduler": schedule_of(run),
+        "precision": run.fabric.strategy.precision.state_dict(),
+        "asked": run.asked,
+    }
+    metadata = {name: pack(value, name, tensors) for name, value in entries.items()} | {
+        "rows": run.source.rows,
+        "validation": history.validation,
+        "seconds": history.seconds,
+        "best": run.best and run.best[0],
+        "waited": run.waited,
+        "since": run.since,
+        "leaves": run.leaves(),
+        "torch": torch.__version__,
+    }
+    if run.fabric.is_global_zero:
+        disk.write(path, tensors, metadata)
+
+
+def restore(run: Run, path: Path) -> None:
+    """Continues from a state on disk; raises :class:`CheckpointError` if it belongs to another run.
+
+    All is checked before anything changes. The file's state goes on, but for settings that are asked otherwise now,
+    which a warning names.
+    """
+    tensors, metadata = disk.read(path)
+    if "cursor" not in metadata:
+        raise disk.CheckpointError(f"{path} holds a saved model, not a training state; use probgen.load for it")
+    try:
+        state = upgraded(State(tensors, metadata), run) if "groups" in metadata else _parsed(tensors, metadata)
+        _check(run, state, path)
+        groups = [group["options"] for group in state.entries["optimizer"]["groups"]]
+        then = state.entries["asked"] or {**run.asked, "data": None}
+        settings = reconcile(run, then, groups, state.entries["scheduler"])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+        raise disk.CheckpointError(
+            f"expected the whole state of a run in {path}, got one with other entries ({error!r}); use an earlier copy"
+        ) from error
+    _warn(run, path, then, settings[2])
+    with run.signals.held():
+        _apply(run, state, path, *settings[:2])
+
+
+def _parsed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> State:
+    for name, kinds in SCHEMA.items():
+        if not isinstance(metadata[name], kinds):
+            raise TypeError(f"{name}: {type(metadata[name]).__name__}")
+    entries = {name: unpack(metadata[name], tensors) if name in PACKED else metadata[name] for name in SCHEMA}
+    entries["validation"] = [(int(step), float(value)) for step, value in entries["validation"]]
+    return State(tensors, entries)
+
+
+def _check(run: Run, state: State, path: Path) -> None:
+    """Everything that has to fit this run."""
+    entries = state.entries
+    if entries["rows"] != run.source.rows:
+        raise disk.CheckpointError(
+            f"expected the {entries['rows']} rows that {path} was trained on, got {run.source.rows}; pass them"
+        )
+    disk.check_fits(run.module, state.under("module/"), path)
+    if entries["best"] is not None:
+        disk.check_fits(run.module, state.under("best/"), path)
+    run.asked["data"] = fingerprint(run.source)
+    data = (entries["asked"] or {}).get("data")
+    if None not in (data, run.asked["data"]) and data != run.asked["data"]:
+        raise disk.CheckpointError(
+            f"expected the data that {path} was trained on, got others of as many rows; pass those, or another path to "
+            "start anew"
+        )
+    check_optimizer(run, entries["optimizer"], path)
+    _check_places(run, state)
+    _check_series(run, state)
+
+
+def _check_places(run: Run, state: State) -> None:
+    """Cursor, schedule and random state are of the kinds that this run has; ``ValueError`` where not."""
+    cursor, own = state.entries["cursor"], run.source.cursor()
+    if {key: _kind(value) for key, value in cursor.items()} != {key: _kind(value) for key, value in own.items()}:
+        raise ValueError("a cursor of another kind of data")
+    if not all(0 <= value < 2**62 for value in cursor.values() if isinstance(value, int)):
+        raise ValueError("a cursor that is nowhere")
+    if run.source.rows is not None and cursor["position"] > run.source.rows:
+        raise ValueError("a cursor behind the last row")
+    theirs, mine = state.entries["scheduler"], schedule_of(run)
+    if theirs and mine and theirs["class"] == mine["class"] and theirs["state"].keys() != mine["state"].keys():
+        raise ValueError(f"a schedule of {sorted(theirs['state'])}")
+    for device, value in random_state(run).items():
+        given = state.tensors.get(f"random/{device}", value)
+        if _kind(given) != _kind(value):
+            raise ValueError("a random state of another kind")
+    try:
+        torch.Generator().set_state(state.tensors["random/cpu"])
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_series(run: Run, state: State) -> None:
+    """History and averages have the shapes that they should; ``ValueError`` where not."""
+    loss, norms = state.tensors["history/loss"], state.tensors["history/gradient_norm"]
+    if loss.ndim != 1 or loss.shape != norms.shape:
+        raise ValueError(f"histories of shapes {tuple(loss.shape)} and {tuple(norms.shape)}")
+    given = {name: _kind(value) for name, value in state.under("ema/").items()}
+    own = {name: _kind(p.detach()) for name, p in zip(run.names(), run.parameters, strict=True)}
+    if given and given != own:
+        raise ValueError("averages of other weights")
+
+
+def _kind(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_kind(entry) for entry in value]
+    return (value.shape, value.dtype) if torch.is_tensor(value) else type(value)
+
+
+def _warn(run: Run, path: Path, then: dict[str, Any], differences: dict[str, tuple[Any, Any]]) -> None:
+    """One warning says all that is asked otherwise than it was, and what is done about it."""
+    texts = [said(path, differences)] if differences else []
+    if run.asked["seed"] is not None and not same(then["seed"], run.asked["seed"]) and then["seed"] is not None:
+        texts.append(f"the random state of {path} goes on, from seed={then['seed']}, not seed={run.asked['seed']}")
+    run.asked["seed"] = then["seed"]
+    if texts:
+        warnings.warn("; ".join(texts), FitWarning, stacklevel=5)
+
+
+def _apply(run: Run, state: State, path: Path, options: list[dict], schedule: dict[str, Any] | None) -> None:
+    entries, tensors = state.entries, state.tensors
+    try:
+        run.source.seek(entries["cursor"])
+    except StopIteration:
+        raise disk.CheckpointError(f"expected the batches that {path} was trained on, got fewer; pass those") from None
+    run.module.load_state_dict(state.under("module/"))
+    load_optimizer(run, entries["optimizer"], options)
+    run.fabric.strategy.precision.load_state_dict(entries["precision"])
+    if schedule is not None:
+        run.scheduler.load_state_dict(schedule)
+    losses, norms = tensors["history/loss"].tolist(), tensors["history/gradient_norm"].tolist()
+    run.history = History(losses, norms, entries["validation"], entries["seconds"])
+    run.best = None if entries["best"] is None else (entries["best"], state.under("best/"))
+    run.waited = entries["waited"]
+    run.begin_average(entries["since"], state.under("ema/"))
+    set_random_state(run, state.under("random/"))
