@@ -3,7 +3,7 @@
 Every program of `tests/programs` that has a loss becomes `Program(model, guide, **options)` and is trained, compared
 with Pyro's own loss under one seed, recorded as one graph, sampled by NUTS, and evaluated. A quantity works, is refused
 with a reason, or fails without one ("bare"): an error other than ValueError, TypeError, NotImplementedError and
-NotCompilable, or one without a sentence.
+NotCompilable, one without a sentence, or a slip (NameError, KeyError, ...) that is told as NotCompilable.
 
     python benchmarks/pyro_programs.py --markdown table.md
     python benchmarks/pyro_programs.py --inductor --only minipyro vae gmm_map
@@ -42,6 +42,7 @@ from probgen.objectives import default_objective
 from probgen.train.compile import Step
 
 STATED = (ValueError, TypeError, NotImplementedError, NotCompilable)
+SLIPS = (NameError, ImportError, AttributeError, KeyError, AssertionError)  # no reasons, whatever they are told as
 WORDS = 4  # a message of fewer is no sentence
 SAMPLING = {"draws": 20, "tune": 20, "chains": 1, "progress": False, "max_tree_depth": 4}
 LEFT_OUT = "groups that this model has not: "
@@ -245,10 +246,20 @@ def attempt(quantity: Callable[..., str], *args: Any, end: float, **options: Any
         return Found("late")
     except Exception as error:
         text = " ".join(str(error).partition("\n")[0].split())
-        stated = isinstance(error, STATED) and len(text.split()) >= WORDS
+        stated = isinstance(error, STATED) and len(text.split()) >= WORDS and not isinstance(origin(error), SLIPS)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = text if stated else f"{type(error).__name__}: {text}"
         return Found("refused" if stated else "bare", text, f"{Path(frame.filename).name}:{frame.lineno}")
+
+
+def origin(error: BaseException) -> BaseException:
+    """What a NotCompilable was raised from."""
+    while isinstance(error, NotCompilable):
+        before = error.__cause__ or error.__context__
+        if before is None:
+            break
+        error = before
+    return error
 
 
 def row_of(case: Case, inductor: bool, limit: float) -> Row:

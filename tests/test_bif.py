@@ -1,5 +1,10 @@
 """BIF files: round trips, the dialect of the bnlearn repository, errors, and published answers of small networks."""
 
+import gzip
+import itertools
+import os
+import time
+
 import pytest
 import torch
 
@@ -123,6 +128,160 @@ B = "variable b { type discrete [ 2 ] { u, v }; }\nprobability ( a ) { table 0.5
 def test_errors_name_the_line_and_what_stands_there(text, message):
     with pytest.raises(ValueError, match=message):
         parse_bif(text)
+
+
+C = "variable a { type discrete [ 2 ] { x, y }; }\nvariable b { type discrete [ 2 ] { x, y }; }\n"
+TWICE = {
+    "variable": (A + A, "line 2: expected variables that differ, got 'a' again, which line 1 has already"),
+    "state": ("variable a { type discrete [ 2 ] { x,\nx }; }", "line 2: expected states that differ, got 'x' again"),
+    "type": (
+        "variable a { type discrete [ 1 ] { x };\ntype discrete [ 1 ] { y }; }",
+        "line 2: expected one type, got a second one",
+    ),
+    "no type": ("variable a {\n }", "line 2: expected 'type discrete' and the states before it, got '}'"),
+    "no states": ("variable a { type discrete [ 0 ] { }; }", "line 1: expected 1 states, got '}'"),
+    "network": ("network n { }\nnetwork m { }", "line 2: expected one network, got a second one"),
+    "block": (
+        A + "probability ( a ) { table 0.5, 0.5; }\n\nprobability ( a ) { table 0.1, 0.9; }",
+        "line 4: expected one block for each, got 'a' again, which line 2 has already",
+    ),
+    "table": (
+        A + "probability ( a ) { table 0.5, 0.5;\n table 0.1, 0.9; }",
+        "line 3: expected each row, table and default once, got one again that line 2 has already",
+    ),
+    "row": (A + B + "probability ( b | a ) { (x) 1, 0; (y) 1, 0;\n (x) 0, 1; }", "line 5: expected each row"),
+    "default": (A + B + "probability ( b | a ) { default 1, 0;\n default 0, 1; }", "line 5: expected each row"),
+    "table and row": (
+        A + B + "probability ( b | a ) { table 1, 0, 0, 1;\n (x) 0, 1; }",
+        "line 5: expected one table, or rows and a default, got both",
+    ),
+    "own parent": (A + "probability ( a | a ) { default 1, 0; }", "line 2: expected a child and parents that differ"),
+    "parent": (C + "probability ( a | b, b ) { default 1, 0; }", "line 3: expected a child and .* got 'b' again"),
+    "cycle": (
+        C + "probability ( a | b ) { default 1, 0; }\nprobability ( b | a ) { default 1, 0; }",
+        "line [34]: expected a network without cycles, got (a -> b -> a|b -> a -> b)",
+    ),
+    "comment": (A + "/* the rest ...", r"line 2: expected the end of a comment, '\*/', got none"),
+    "nothing": ("// nothing\n", "line 2: expected 'variable', got the end of the text"),
+    "underscore": (A + "probability ( a ) { table 0.5, 0_0.5; }", "line 2: expected a number >= 0, got '0_0.5'"),
+    "no name": ('variable "" { }', "line 1: expected a name"),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_what_is_said_twice_or_contradicts_itself_is_refused(case):
+    text, message = TWICE[case]
+    with pytest.raises(ValueError, match=message):
+        parse_bif(text)
+
+
+def test_tables_that_no_memory_holds_are_refused():
+    names = [f"v{i}" for i in range(41)]
+    text = "".join(f"variable {name} {{ type discrete [ 2 ] {{ x, y }}; }}\n" for name in names)
+    with pytest.raises(
+        ValueError, match=r"line 42: expected a table of at most 33,554,432 numbers.* for 40 parents of 'v0'"
+    ):
+        parse_bif(text + f"probability ( v0 | {', '.join(names[1:])} ) {{ default 0.5, 0.5; }}")
+    text = "".join(f"variable v{i} {{ type discrete [ 1 ] {{ x }}; }}\n" for i in range(70))
+    with pytest.raises(ValueError, match=r"line 71: .* and 60 parents"):
+        parse_bif(text + f"probability ( v0 | {' '.join(f'v{i}' for i in range(1, 70))} ) {{ default 1; }}")
+
+
+@pytest.mark.parametrize("part", ["/* ", "/", '" "', "variable a {", "( ", "property ", "// x\n"])
+def test_time_grows_with_the_length_alone(part):
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="line"):
+        parse_bif(part * 100_000)
+    assert time.perf_counter() - start < 5  # what grows with its square takes minutes
+
+
+JAVA = """
+// Bayesian network in the interchange format, produced by JavaBayes
+network "Dog Problem" { //2 variables and 2 probability distributions
+  property "credal-set constant-density-bounded 1.1" ;
+}
+variable "family out" { type discrete[2] { "true" "false" }; property "position = (257, 99)" ; }
+variable "light-on" { type discrete[2] { "true" "false" }; }
+probability ( "light-on" "family out" ) { //2 variable(s) and 4 values
+  table 0.6 0.05 // p(lo=true | ...)
+        0.4 0.95 ; }
+probability ( "family out" ) { table 0.15 0.85 ; }
+"""
+
+
+def test_the_dialect_of_javabayes():
+    tables = parse_bif(JAVA)
+    assert tables.name == "Dog Problem" and tables.parents == {"family out": (), "light-on": ("family out",)}
+    assert tables.tables["light-on"].tolist() == [pytest.approx([0.6, 0.4]), pytest.approx([0.05, 0.95])]
+    again = parse_bif(format_bif(tables))
+    assert again[:3] == tables[:3]
+
+
+@pytest.mark.parametrize("name", ["asia.bif", "asia.bif.gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-8-sig", "utf-16"])
+def test_files_of_other_encodings_and_packed_ones(name, encoding, tmp_path):
+    text = ASIA.replace("smoke", "fumée").replace("\n", "\r\n")
+    content = text.encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    tables = read_bif(tmp_path / name)
+    assert tables.parents["lung"] == ("fumée",)
+    write_bif(tables, tmp_path / f"back_{name}")
+    assert read_bif(tmp_path / f"back_{name}").states == tables.states
+
+
+def test_files_that_are_none_are_named(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "wrong").write_text("variable a { }")
+    packed = gzip.compress(ASIA.encode())
+    (tmp_path / "cut").write_bytes(packed[:-20])
+    (tmp_path / "flipped").write_bytes(packed[:60] + bytes([packed[60] ^ 255]) + packed[61:])
+    for name in ("pipe", "folder", "wrong", "cut", "flipped"):
+        with pytest.raises(ValueError, match=rf"{tmp_path / name}.*expected|expected.*{tmp_path / name}"):
+            read_bif(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        read_bif(tmp_path / "nothing")
+    monkeypatch.setattr("probgen.bif.network.LARGEST_TEXT", 100)
+    (tmp_path / "bomb").write_bytes(packed)
+    with pytest.raises(ValueError, match="expected at most 100 bytes"):
+        read_bif(tmp_path / "bomb")
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\nb", ""])
+def test_names_that_the_format_cannot_hold_are_not_written(name):
+    tables = parse_bif(A + "probability ( a ) { table 0.5, 0.5; }")
+    with pytest.raises(ValueError, match="expected names without quotes"):
+        format_bif(tables._replace(name=name))
+
+
+CHAIN = """
+variable "the season" { type discrete [ 3 ] { dry, wet, "in between" }; }
+variable sprinkler { type discrete [ 2 ] { off, on }; }
+variable grass { type discrete [ 2 ] { dry, wet }; }
+probability ( grass sprinkler "the season" ) {
+  (on, dry) 0.1, 0.9; (on, wet) 0.01, 0.99; (off, wet) 0.2, 0.8; (off, "in between") 0.5, 0.5; default 0.95, 0.05;
+}
+probability ( sprinkler | "the season" ) { table 0.3, 0.9, 0.6, 0.7, 0.1, 0.4; }
+probability ( "the season" ) { table 0.5, 0.3, 0.2; }
+"""
+
+
+@pytest.mark.parametrize("text", [ASIA, CHAIN, JAVA], ids=["asia", "chain", "javabayes"])
+def test_networks_answer_like_enumeration(text):
+    """Sums over all rows, with the numbers looked up in the tables one by one."""
+    tables = parse_bif(text)
+    network = BayesianNetwork.from_tables(tables.tables, tables.parents)
+    last, names = list(tables.states)[-1], list(tables.states)
+    sums = {name: torch.zeros(len(states)) for name, states in tables.states.items()}
+    for row in itertools.product(*(range(len(states)) for states in tables.states.values())):
+        place = dict(zip(names, row, strict=True))
+        values = [tables.tables[n][(*(place[p] for p in tables.parents[n]), place[n])].item() for n in names]
+        if place[last] == 0:
+            for name in names:
+                sums[name][place[name]] += torch.tensor(values).prod()
+    found = network.marginals(tables.row(**{last: tables.states[last][0]}))
+    for name in names:
+        torch.testing.assert_close(found[name][0], sums[name] / sums[name].sum(), atol=1e-5, rtol=1e-4)
 
 
 def test_rows_by_the_names_of_states():

@@ -157,7 +157,7 @@ def test_unsolvable_data_are_refused():
         PPCA(D, K).solve(data(missing=0.1))
     with pytest.raises(ValueError, match="3 rows that lie in them"):
         PPCA(D, K).solve(x[:3])
-    with pytest.raises(ValueError, match=r"constant or empty columns \[2\]"):
+    with pytest.raises(ValueError, match=r"none in columns \[2\]"):
         em(FactorAnalysis(D, K), torch.where(torch.arange(D) == 2, torch.nan, x))
     with pytest.raises(ValueError, match=r"constant or empty columns \[4\]"):
         em(FactorAnalysis(D, K), torch.where(torch.arange(D) == 4, 1.5, x))

@@ -50,7 +50,9 @@ def temporary(kind: str) -> Path:
     >>> temporary("examples") == temporary("examples")
     True
     """
-    return private(_temporary(os.getpid()) / kind)  # not that of a process that has forked
+    path = _temporary(os.getpid()) / kind  # not that of a process that has forked
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 def root() -> Path:
@@ -80,9 +82,10 @@ def private(path: Path) -> Path:
 
 
 def _check(path: Path) -> None:
+    trusted = {0, Path(path.anchor).lstat().st_uid}  # in a container the owner of everything may have another number
     for depth, place in enumerate((path, *path.parents)):
         found = place.lstat()
-        ours = _mine(found) or (depth > 0 and found.st_uid == 0)
+        ours = _mine(found) or (depth > 0 and found.st_uid in trusted)
         forbidden = stat.S_IWGRP | stat.S_IWOTH if depth < 2 else stat.S_IWOTH
         open_to_others = os.name == "posix" and found.st_mode & forbidden
         if depth > 0 and found.st_mode & stat.S_ISVTX:  # as of /tmp: what others own there cannot be moved

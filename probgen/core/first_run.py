@@ -70,13 +70,20 @@ def _drawn(program: Program, batch: tuple) -> poutine.Trace:
 
 
 def _traces(program: Program, batch: tuple) -> tuple[poutine.Trace, poutine.Trace]:
-    """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's."""
+    """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's.
+
+    A guide with parameters for each row draws those of other rows: the model then runs on its own.
+    """
     drawn = _drawn(program, batch)
     for nesting in (FAR, *NEAR):
         with suppress(RuntimeError, IndexError):
-            expanded = poutine.enum(program.model, first_available_dim=-1 - nesting)
-            return poutine.trace(poutine.replay(expanded, trace=drawn)).get_trace(*batch), drawn
+            return _model(program, batch, drawn, nesting), drawn
     for nesting in NEAR:
         with suppress(RuntimeError, IndexError):
             return next(enumerated_runs(program.model, program.guide, batch, None, nesting))
-    return poutine.trace(poutine.replay(program.model, trace=drawn)).get_trace(*batch), drawn  # with its own error
+    return _model(program, batch, poutine.Trace(), FAR), poutine.Trace()
+
+
+def _model(program: Program, batch: tuple, drawn: poutine.Trace, nesting: int) -> poutine.Trace:
+    expanded = poutine.enum(program.model, first_available_dim=-1 - nesting)
+    return poutine.trace(poutine.replay(expanded, trace=drawn)).get_trace(*batch)

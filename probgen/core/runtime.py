@@ -54,9 +54,26 @@ class RowPlate(IndepMessenger):
         frame = CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size)
         msg["cond_indep_stack"] = (frame, *msg["cond_indep_stack"])
         if msg["type"] == "sample" and not site_is_subsample(msg):
+            if msg["is_observed"]:
+                _check_rows(msg["name"], msg["value"], msg["fn"].event_shape, self)
             batch = msg["fn"].batch_shape
             if len(batch) < -self.dim or batch[self.dim] != self.size:
                 BroadcastMessenger._pyro_sample(msg)
+
+
+def _check_rows(name: str, value: Any, event: torch.Size, plate: RowPlate) -> None:
+    """Refuses observed rows with dims between the rows and their events, which would be scored against each other."""
+    if not torch.is_tensor(value):
+        return
+    extra = range(-plate.dim, value.ndim - len(event))  # dims to the left of the plate, counted from the right
+    plates = runtime._DIM_ALLOCATOR._stack
+    if all(at < len(plates) and plates[at] is not None for at in extra):
+        return
+    expected = "(" + ", ".join(["N", *map(str, event)]) + ("" if event else ",") + ")"
+    raise ValueError(
+        f"expected {name} of shape {expected}, rows of events {tuple(event)}, got {tuple(value.shape)}; take out the "
+        f"dims between, for instance by {name}.reshape(len({name}){''.join(f', {size}' for size in event)})"
+    )
 
 
 class _ParamState:

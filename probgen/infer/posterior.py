@@ -22,6 +22,7 @@ from probgen.core.sites import (
     is_deterministic,
     is_enumerated,
     latent_sites,
+    plates_of,
     sample_sites,
 )
 from probgen.infer.given import Given, follows, merged, model_trace
@@ -92,13 +93,18 @@ def posterior(
 
 @infers
 def _guide_trace(gen: GenerativeModel, batch: tuple) -> poutine.Trace:
+    """A run of the guide on these rows; refuses one that draws those of other rows."""
     try:
-        return trace_of(gen.guide, batch)
+        probe = trace_of(gen.guide, batch)
+        plate, rows = plates_of(probe).get(gen.plate), gen.rows_in(batch)
+        if plate is not None and rows is not None and plate.size not in (-1, rows):
+            raise ValueError(f"it draws latents of {plate.size} rows for {rows}")
     except MISFIT as error:
         raise ValueError(
             f"expected rows that the guide runs on, it does not ({str(error).splitlines()[0]}); a guide with "
             "parameters for each row takes the rows that it was fitted to: pass those, or draws of globals as given="
         ) from error
+    return probe
 
 
 @torch.no_grad()

@@ -77,6 +77,11 @@ class VAE(LatentVariableModel):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The approximate posterior q(z | x, c): ``(*batch, *event) -> batch_shape (*batch,)``; NaN enters as 0."""
+        if context is not None and x.ndim - self.encoder.context_ndim > context.ndim - 1:
+            raise ValueError(
+                f"expected x of shape (N, *event), one row for each of the contexts {tuple(context.shape)}, got "
+                f"{tuple(x.shape)}; take out the dims between rows and events"
+            )
         return self.encoder(_side_by_side(fill_missing(x), received(self, context), self.encoder.context_ndim))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:

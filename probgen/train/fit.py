@@ -6,7 +6,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -110,7 +109,8 @@ def fit(
     clip : float, optional
         Largest Euclidean norm of the gradient (of the loss per row).
     ema : float, optional
-        Decay of an exponential moving average of the parameters; validation and the final model use the average.
+        Decay of an exponential moving average of the parameters after each step, which does not hold those from before
+        the first (:func:`probgen.train.run.newest`); validation and the final model use the average.
     validation
         Held-out rows (as ``data``); the objective on them is recorded every ``validate_every`` steps (default: once
         per epoch), always with the same noise.
@@ -118,7 +118,9 @@ def fit(
         Stop after so many validations without improvement, and restore the best state.
     checkpoint : path, optional
         File for the whole state, written atomically every ``checkpoint_every`` steps (default: once per epoch) and at
-        the end. With ``resume=True`` an existing file is continued exactly: N steps, resume, N more are 2N steps.
+        the end; Ctrl-C and SIGTERM are seen between steps. With ``resume=True`` an existing file is continued exactly:
+        N steps, resume, N more are 2N steps. Its random state goes on and its data are expected; learning rates, clip,
+        ema and batch size that are asked otherwise now win, with a warning. Without ``resume`` it is refused.
     compile : "auto" or bool
         Whether the step, from the choice of rows to the update, becomes one compiled graph: the same losses, as the
         seed gives them, without the Python in between. ``"auto"`` times the first steps and compiles where the
@@ -153,7 +155,7 @@ def fit(
     NonFiniteLoss
         When the loss or gradient is not finite; the model keeps its last finite state.
     CheckpointError
-        When ``checkpoint`` cannot be written at the start, or ``resume`` finds a file of another run.
+        When ``checkpoint`` cannot be written at the start or exists already, or ``resume`` finds a file of another run.
 
     >>> from probgen.core.heads import Gaussian
     >>> from probgen.nn import Constant
@@ -180,9 +182,7 @@ def fit(
         source.to(fabric.device)
         run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema, rows_of)
         run.restores, run.asked["seed"] = patience is not None, seed
-        path = None if checkpoint is None else Path(checkpoint)
-        if path is not None:
-            begin(run, path, resume)
+        path = begin(run, checkpoint, resume)
         steps = 2000 if steps is None and epochs is None else steps
         batches = [] if validation is None else held_out(validation, source.layout.count(source.peek()), gen)
         check_held_out(gen, batches)

@@ -49,21 +49,25 @@ class State(NamedTuple):
         return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
 
 
-def begin(run: Run, path: Path, resume: bool) -> None:
-    """Goes on from the file, or makes a new one.
+def begin(run: Run, checkpoint: str | os.PathLike | None, resume: bool) -> Path | None:
+    """Goes on from the file, or makes a new one; gives its path.
 
     Raises
     ------
     CheckpointError
         If there is a file already that is not to be resumed, unless it is of a run without any step.
     """
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
     there = run.fabric.broadcast(os.path.exists(path))  # noqa: PTH110 (does not raise where a folder is closed)
     if there and resume:
         restore(run, path)
-        return
+        return path
     if run.fabric.broadcast(there and not _worthless(path)):
         raise disk.CheckpointError(f"{path} exists; pass resume=True to continue it, or another path")
     write(run, path)
+    return path
 
 
 def _worthless(path: Path) -> bool:

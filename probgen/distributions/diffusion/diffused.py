@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -188,7 +189,12 @@ class Diffused(dist.TorchDistribution):
         return y
 
     def _limited(self) -> Process:
-        return replace(self._guided(), limit=self.limit)
+        process = self._guided()
+        if self.limit is None or self.limit.threshold is None:
+            return process
+        least = getattr(process.prediction, "least_signal", 0.0)
+        start = math.log(least / max(1, self.event_shape.numel())) if least else -math.inf
+        return replace(process, limit=self.limit, start=start)
 
     def _guided(self) -> Process:
         if self.guidance == 1.0:

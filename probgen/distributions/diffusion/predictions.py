@@ -47,7 +47,12 @@ class Epsilon(_Scaled):
 
     Its simple loss is :math:`|\hat\varepsilon - \varepsilon|^2`. Ho, Jain, Abbeel (2020),
     https://arxiv.org/abs/2006.11239
+
+    Where there is hardly any signal, errors of the network are multiplied by :math:`\sigma / \alpha`: deterministic
+    samplers start where signal is at most a share ``least_signal`` of the noise in any direction of standardised data.
     """
+
+    least_signal: float = 0.1
 
     def original(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return (z - sigma * output) / alpha

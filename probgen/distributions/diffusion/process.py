@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class Process:
         Number of event dims.
     limit : callable, optional
         ``limit(x, event_ndim)`` brings expected data to where data are, in sampling.
+    start : float
+        Log signal-to-noise ratio from which deterministic samplers start, where the schedule's lies below.
     """
 
     net: Network
@@ -43,6 +46,7 @@ class Process:
     variance: Variance
     event_ndim: int
     limit: Callable[[Tensor, int], Tensor] | None = None
+    start: float = -math.inf
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise with event dims of size one: ``(*batch,) -> (*batch, 1, ...)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,7 +66,7 @@ class DDIM:
     stochastic = False
 
     def __call__(self, process: Process, z: Tensor) -> Tensor:
-        return ddim(process.denoise, z, _grid(self, process, z), self.eta)
+        return ddim(process.denoise, *_begun(self, process, z), self.eta)
 
     def encode(self, process: Process, z: Tensor) -> Tensor:
         """From time 0 to time 1, without new noise."""
@@ -106,7 +107,7 @@ class Heun:
     stochastic = False
 
     def __call__(self, process: Process, z: Tensor) -> Tensor:
-        path = _grid(self, process, z)
+        z, path = _begun(self, process, z)
         raised = self._raised(process, path) if self.churn else None
         return heun(process.denoise, z, path, raised, self.inflation)
 
@@ -136,7 +137,7 @@ class DPMSolver:
     stochastic = False
 
     def __call__(self, process: Process, z: Tensor) -> Tensor:
-        return dpm_solver(process.denoise, z, _grid(self, process, z))
+        return dpm_solver(process.denoise, *_begun(self, process, z))
 
     def encode(self, process: Process, z: Tensor) -> Tensor:
         """From time 0 to time 1."""
@@ -147,6 +148,17 @@ def _grid(sampler: Ancestral | DDIM | Heun | DPMSolver, process: Process, z: Ten
     if sampler.steps < 1:
         raise ValueError(f"expected steps >= 1, got {sampler.steps}")
     return grid(process.schedule, sampler.times(sampler.steps, process.schedule, z))
+
+
+def _begun(sampler: DDIM | Heun | DPMSolver, process: Process, z: Tensor) -> tuple[Tensor, Grid]:
+    """Noise and times, where the process lets a sampler start later than at time 1."""
+    path = _grid(sampler, process, z)
+    if process.start == -math.inf:
+        return z, path
+    schedule, one = process.schedule, torch.ones_like(path.times[0])
+    first = schedule.time(schedule.log_snr(one).clamp(min=process.start)).clamp(0, 1)
+    scale = (torch.stack(schedule(first)).norm() / torch.stack(schedule(one)).norm()).to(z)
+    return scale * z, grid(schedule, path.times * first)
 
 
 def _rising(path: Grid) -> Grid:
