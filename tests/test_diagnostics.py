@@ -216,7 +216,8 @@ def test_families_without_globals_have_one_log_likelihood_for_all_draws():
     found = to_arviz(Doubled(), x, draws=7)
     rows = np.broadcast_to(stats.norm.logpdf(x[:, 0], 0, np.sqrt(2)), (1, 7, 5))
     np.testing.assert_allclose(values(found, "log_likelihood", "x"), rows, rtol=1e-4, atol=1e-4)
-    assert "sample_stats" not in found
+    np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], rows[0].sum(1), rtol=1e-4)
+    assert (values(found, "sample_stats", "log_q") == 0).all()  # no globals: leave-one-out is the density of each row
 
 
 def test_families_without_latents_have_no_posterior():

@@ -11,7 +11,17 @@ from pyro.infer import MCMC
 from pyro.infer.abstract_infer import TracePosterior
 from torch import Tensor
 
-from probgen.core.sites import Site, event_of, holds_data, is_deterministic, latent_sites, sample_sites, shape_of
+from probgen.core.first_run import MISFIT
+from probgen.core.sites import (
+    Site,
+    event_of,
+    holds_data,
+    is_deterministic,
+    latent_sites,
+    plates_of,
+    sample_sites,
+    shape_of,
+)
 from probgen.infer.simulate import Draws, trace_of
 
 if TYPE_CHECKING:
@@ -168,3 +178,18 @@ def _check_known(others: set[str], sites: Collection[str], gen: GenerativeModel,
         raise ValueError(
             f"expected draws of sites among {', '.join(sites)}, got {', '.join(sorted(unknown))}; rename or leave out"
         )
+
+
+def guide_trace(gen: GenerativeModel, batch: tuple) -> poutine.Trace:
+    """A run of the guide on these rows; refuses one that draws those of other rows."""
+    try:
+        probe = trace_of(gen.guide, batch)
+        plate, rows = plates_of(probe).get(gen.plate), gen.rows_in(batch)
+        if plate is not None and rows is not None and plate.size not in (-1, rows):
+            raise ValueError(f"it draws latents of {plate.size} rows for {rows}")
+    except MISFIT as error:
+        raise ValueError(
+            f"expected rows that the guide runs on, it does not ({str(error).splitlines()[0]}); a guide with "
+            "parameters for each row takes the rows that it was fitted to: pass those, or draws of globals as given="
+        ) from error
+    return probe

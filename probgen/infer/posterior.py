@@ -11,7 +11,6 @@ from pyro.distributions import Unit
 from torch import Tensor
 
 from probgen.core.enumerating import enumerating
-from probgen.core.first_run import MISFIT
 from probgen.core.graphs.repeat import Choice
 from probgen.core.modes import infers
 from probgen.core.sites import (
@@ -22,10 +21,9 @@ from probgen.core.sites import (
     is_deterministic,
     is_enumerated,
     latent_sites,
-    plates_of,
     sample_sites,
 )
-from probgen.infer.given import Given, follows, merged, model_trace
+from probgen.infer.given import Given, follows, guide_trace, merged, model_trace
 from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of
 
 if TYPE_CHECKING:
@@ -85,28 +83,13 @@ def posterior(
     """
     _check_draws(draws)
     batch = gen.settle(batch)
-    probe = _guide_trace(gen, batch)
+    probe = guide_trace(gen, batch)
     limits = (max_rows, memory, compile)
     values = Runs(gen, batch, probe, *limits).of(gen.guide, draws, latent_sites(probe).values())
     return _complete(gen, batch, model_trace(gen, batch), values, discrete, limits, draws)
 
 
 @infers
-def _guide_trace(gen: GenerativeModel, batch: tuple) -> poutine.Trace:
-    """A run of the guide on these rows; refuses one that draws those of other rows."""
-    try:
-        probe = trace_of(gen.guide, batch)
-        plate, rows = plates_of(probe).get(gen.plate), gen.rows_in(batch)
-        if plate is not None and rows is not None and plate.size not in (-1, rows):
-            raise ValueError(f"it draws latents of {plate.size} rows for {rows}")
-    except MISFIT as error:
-        raise ValueError(
-            f"expected rows that the guide runs on, it does not ({str(error).splitlines()[0]}); a guide with "
-            "parameters for each row takes the rows that it was fitted to: pass those, or draws of globals as given="
-        ) from error
-    return probe
-
-
 @torch.no_grad()
 def complete(
     gen: GenerativeModel,
