@@ -273,3 +273,47 @@ def test_em_and_queries_refuse_what_they_cannot_do():
         Table(2, probs=torch.tensor([0.5, 0.6]))
     with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2\), got None"):
         BayesianNetwork({"a": LinearGaussian(2)}, {"a": ["context"]}, context=2)()
+
+
+def test_configurations_that_are_never_seen_get_equal_probabilities():
+    x = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    for seed in (0, 1):
+        gen = BayesianNetwork({"a": Table(2), "b": Table(2, (2,))}, {"b": ["a"]})
+        pg.em(gen, x, seed=seed)
+        assert gen.tables["b"][1].tolist() == [0.5, 0.5]
+    gen = BayesianNetwork.from_tables(
+        {"a": torch.ones(2) / 2, "b": torch.tensor([[0.5, 0.5], [0.1, 0.9]])}, {"b": ["a"]}
+    )
+    pg.em(gen, x, n_init=0)  # what was told beforehand stays where nothing is seen
+    assert gen.tables["b"][1].tolist() == pytest.approx([0.1, 0.9])
+
+
+def test_states_go_by_their_names():
+    rain, wet = torch.tensor([0.8, 0.2]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    states = {"rain": ("no", "yes"), "wet": ("dry", "wet")}
+    network = BayesianNetwork.from_tables({"rain": rain, "wet": wet}, {"wet": ["rain"]}, states=states)
+    row = network.row(wet="wet")
+    assert network.states == states
+    assert row[0, 0].isnan() and row[0, 1] == 1
+    assert network.in_words(network.mode(row)) == [{"rain": "yes", "wet": "wet"}]
+    assert network.in_words(row) == [{"rain": None, "wet": "wet"}]
+    with pytest.raises(ValueError, match=r"expected a state of 'wet', one of \('dry', 'wet'\), got 'damp'"):
+        network.row(wet="damp")
+    with pytest.raises(ValueError, match="expected different names for the 2 values of 'wet'"):
+        BayesianNetwork.from_tables({"wet": rain}, {}, states={"wet": ("dry",)})
+    with pytest.raises(ValueError, match="as a number, since its states have no names"):
+        BayesianNetwork({"wet": Table(2)}).row(wet="wet")
+
+
+def test_some_nodes_alone_or_together():
+    rain, wet = torch.tensor([0.8, 0.2]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    network = BayesianNetwork.from_tables({"rain": rain, "wet": wet}, {"wet": ["rain"]})
+    x = torch.cat([network.row(), network.row(wet=1.0)])
+    assert torch.allclose(network.joint(x, "rain", "wet")[0], rain[:, None] * wet)
+    some, every = network.marginals(x, nodes=["wet"]), network.marginals(x)
+    assert list(some) == ["wet"] and torch.allclose(some["wet"], every["wet"])
+
+
+def test_tables_with_negative_entries_are_refused():
+    with pytest.raises(ValueError, match=r"probabilities that are not negative, got -0\.5"):
+        Table(2, probs=torch.tensor([1.5, -0.5]))

@@ -4,6 +4,8 @@ import logging
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -363,10 +365,22 @@ def test_libraries_belong_to_a_machine_a_compiler_and_settings(part, monkeypatch
     assert native._key(GRAPH, [torch.ones(3)]) != before
 
 
+def test_another_process_finds_what_this_one_has_made(compiler):
+    """Also after this one has compiled, which leaves traces in torch's settings."""
+    right()
+    code = "from test_cache import *; print(native._file(GRAPH, [torch.ones(3)]).exists())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.split() == ["True"]
+
+
 def test_what_a_machine_and_a_compiler_are(monkeypatch):
     told = " ".join(native._machine())
     assert torch.__version__ in told and ("flags" in told or "Features" in told or not Path("/proc/cpuinfo").exists())
     before = native._compiler()
+    with torch._inductor.config.patch(native.LIBRARY):
+        pass
+    assert native._compiler() == before
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert native._compiler() != before and "FileNotFoundError" in native._compiler()[0]
     with torch._inductor.config.patch({"cpp.enable_unsafe_math_opt_flag": True}):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 
 import pytest
 import torch
@@ -195,3 +196,44 @@ def test_draws_trace_back_through_sums_of_several_variables():
     eliminate(order, [table], log_max, trail)
     found = trace_back(order, trail, torch.zeros(1, 3, dtype=torch.long), lambda weights: weights.argmax(-1))
     assert table[0][tuple(found[0])] == table.max()
+
+
+def crowded(children=24):
+    """A root, its children, and a common child of each pair of these."""
+    torch.manual_seed(0)
+    parents, tables = [()], [torch.rand(2)]
+    parents += [(0,)] * children
+    tables += [torch.rand(2, 2) for _ in range(children)]
+    pairs = list(itertools.combinations(range(1, children + 1), 2))
+    parents += pairs
+    tables += [torch.rand(2, 2, 2) for _ in pairs]
+    logs = [table.double().log().log_softmax(-1) for table in tables]
+    return DiscreteNetwork(logs, parents)
+
+
+def test_what_nothing_observed_descends_from_costs_nothing():
+    law = crowded()
+    x = torch.full((2, len(law.factors.levels)), torch.nan, dtype=torch.float64)
+    x[:, 0] = torch.tensor([0.0, 1.0])
+    begin = time.perf_counter()
+    assert torch.allclose(law.log_prob(x), law.factors.tables[0])
+    x[:, 3] = 1.0
+    expected = law.factors.tables[0] + law.factors.tables[3][:, 1]
+    assert torch.allclose(law.log_prob(x), expected)
+    assert law.log_prob(torch.full_like(x, torch.nan)).abs().max() < 1e-12
+    assert time.perf_counter() - begin < 2
+
+
+def test_some_variables_together_are_asked_for_alone():
+    law, few = crowded(), crowded(3)
+    x = torch.full((len(law.factors.levels),), torch.nan, dtype=torch.float64)
+    x[2] = 1.0
+    found = law.joint_given(x, (0, 1))
+    root, one, two = (law.factors.tables[v].exp() for v in (0, 1, 2))
+    expected = root[:, None] * one * two[:, 1:]
+    assert torch.allclose(found, expected / expected.sum())
+    x = torch.full((4, len(few.factors.levels)), torch.nan, dtype=torch.float64)
+    x[1, 5], x[2, 0], x[3, 4] = 1.0, 0.0, 1.0
+    pair = few.joint_given(x, (4, 0))
+    marginals = few.marginals(x)
+    assert torch.allclose(pair.sum(-1), marginals[:, 4]) and torch.allclose(pair.sum(-2), marginals[:, 0])

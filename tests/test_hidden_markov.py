@@ -307,3 +307,17 @@ def test_wrong_shapes_are_refused_in_words():
         HiddenMarkov(torch.zeros(3), torch.zeros(3, 3), dist.Normal(torch.zeros(2), 1.0), 4)
     with pytest.raises(ValueError, match="with fewer steps"):
         law().log_prob(torch.zeros(5, 2))
+
+
+def test_nothing_follows_from_impossible_sequences():
+    """State 1 is never entered, and state 0 never says 1."""
+    never = torch.tensor([0.0, -torch.inf])
+    law = HiddenMarkov(
+        never, torch.stack([never, -never.flip(0).abs()]), dist.Categorical(logits=torch.eye(2).log()), 3
+    )
+    x = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    assert law.log_prob(x).tolist() == [0.0, -torch.inf]
+    for ask in (law.filter, law.smooth, law.smooth_pairs, law.most_likely_states, law.sample_states):
+        with pytest.raises(ValueError, match="positive probability, got an impossible combination in row 1"):
+            ask(x)
+        ask(x[:1])

@@ -203,3 +203,16 @@ def test_wrong_shapes_are_refused_in_words():
         StateSpace(system(), 3).log_prob(torch.zeros(4, DIMS).double())
     with pytest.raises(ValueError, match="expected a transition matrix"):
         StateSpace(system()._replace(transition=torch.eye(3)), 3)
+
+
+def test_a_forecast_has_a_mean_and_a_variance():
+    torch.manual_seed(0)
+    gen = LinearGaussianStateSpace(2, 3, steps=9).double()
+    x = torch.randn(4, 5, 3).double().masked_fill(torch.rand(4, 5, 3) < 0.2, torch.nan)
+    ahead = gen().forecast(x, steps=4)
+    draws = ahead.sample((20_000,))
+    assert ahead.mean.shape == ahead.variance.shape == (4, 4, 3)
+    assert torch.allclose(ahead.mean, gen().mean_given(torch.cat([x, torch.full((4, 4, 3), torch.nan)], 1))[:, 5:])
+    assert ((draws.mean(0) - ahead.mean).abs() < 5 * (ahead.variance / 20_000).sqrt()).all()
+    assert torch.allclose(draws.var(0), ahead.variance, rtol=0.1)
+    assert gen().mean.shape == gen().variance.shape == (9, 3)

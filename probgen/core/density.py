@@ -24,6 +24,7 @@ from probgen.core.rows import RowLayout, layout_of, tensors_of
 from probgen.core.runtime import evaluating, rows_of
 from probgen.core.score import Score
 from probgen.core.sites import in_plate, observed_sites
+from probgen.core.supports import check_support
 from probgen.core.unvisited import leaves_values_out
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def log_likelihood(
 
     Raises
     ------
+    ValueError
+        For values outside of the support of the data, with the row.
     NotImplementedError
         From an implicit model, naming the metric to use instead.
     NotCompilable
@@ -138,6 +141,7 @@ def log_likelihood(
     if particles < 1:
         raise ValueError(f"expected particles >= 1, got {particles}")
     batch = gen.settle(batch)
+    check_support(gen, *batch)
     probe = _probe(gen, batch)
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
     if kind == "unbiased" and probe.leaves_out:

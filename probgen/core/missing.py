@@ -155,7 +155,8 @@ def _check_support(x: Tensor, support: Constraint) -> None:
 
 def _in_words(support: Constraint) -> str:
     """A constraint in words, with its bounds."""
-    bounds = {name: value for name, value in vars(support).items() if name.endswith("_bound")}
+    ends = {name: value for name, value in vars(support).items() if name.endswith("_bound")}
+    bounds = {name: value.tolist() if torch.is_tensor(value) else value for name, value in ends.items()}
     words = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(support).__name__.strip("_")).lower()
     return words + "".join(f", {name.replace('_', ' ')} {value}" for name, value in bounds.items())
 

@@ -105,6 +105,7 @@ class DistributionModule(nn.Module, ABC):
     plate = "data"
     max_plate_nesting = 1
     vectorized = True
+    any_rows = True  # the programs run on any part of the rows
     context_ndim = 1
 
     @abstractmethod
@@ -146,6 +147,7 @@ class LatentVariableModel(nn.Module, ABC):
     plate = "data"
     max_plate_nesting = 1
     vectorized = True
+    any_rows = True  # the programs run on any part of the rows
     context_ndim = 1
 
     @abstractmethod
@@ -231,14 +233,19 @@ class Independent(DistributionModule):
 
 @infers
 @torch.no_grad()
-def sample(gen: GenerativeModel, n: int, context: Tensor | None = None) -> Tensor:
+def sample(gen: GenerativeModel, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
     """Draws from a model: ``(n, *batch, *event)`` for a context of shape ``(*batch, C)``, else ``(n, *event)``.
 
-    The model runs in eval mode for the call. ``gen(context).sample((n,))`` draws in the mode that it is in.
+    The model runs in eval mode for the call. ``gen(context).sample((n,))`` draws in the mode that it is in. With a
+    ``seed`` the same call gives the same draws, and leaves the random state as it was.
 
     >>> sample(Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), 5).shape
     torch.Size([5, 3])
     """
     if n < 0:
         raise ValueError(f"expected n >= 0 draws, got {n}")
-    return gen(context).sample((n,))
+    if seed is None:
+        return gen(context).sample((n,))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return gen(context).sample((n,))

@@ -72,7 +72,8 @@ def _check_rows(name: str, value: Any, event: torch.Size, plate: RowPlate) -> No
     expected = "(" + ", ".join(["N", *map(str, event)]) + ("" if event else ",") + ")"
     raise ValueError(
         f"expected {name} of shape {expected}, rows of events {tuple(event)}, got {tuple(value.shape)}; take out the "
-        f"dims between, for instance by {name}.reshape(len({name}){''.join(f', {size}' for size in event)})"
+        f"dims between, {name}.reshape(len({name}){''.join(f', {size}' for size in event)}), or make them event dims "
+        "of the law by .to_event(n)"
     )
 
 

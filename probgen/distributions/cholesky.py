@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from probgen.distributions.frozen import put
 
 _SWEEPS, _SETTLED = 200, 1e-13
+_UNITS = 4  # of the last digit
 
 
 def strictly_lower(matrices: int, dims: int) -> nn.Parameter:
@@ -60,6 +61,18 @@ class Limits:
     def reduce(self, function: Callable[[Tensor], Tensor]) -> Limits:
         """The limits of variances that several components or variables share."""
         return Limits(self.added, function(self.noise), function(self.least))
+
+
+def resolution(means: Tensor, scatter: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Variance of the rounding of the data, ``(K, D)``, from moments of components of any form.
+
+    A component that is narrower has closed in on rows that are equal (exact zeros, say), and its likelihood on
+    infinity, wherever among the other rows it lies.
+    """
+    shares, within = rows / rows.sum(), scatter.sum(0) / rows.sum()
+    within = within.diagonal() if within.ndim == 2 else within
+    square = shares @ means.square() + within
+    return (_UNITS * torch.finfo(dtype).eps) ** 2 * square.expand_as(means)
 
 
 def set_factor(log_scale: Tensor, lower: Tensor, covariance: Tensor, limits: Limits) -> None:
@@ -138,6 +151,6 @@ def _check(variance: Tensor, least: Tensor, added: float) -> None:
         where = (~fine.all(-1)).nonzero().flatten().tolist()
         raise torch.linalg.LinAlgError(
             f"expected covariances of full rank, got singular ones in components {where}: their rows lie in a subspace "
-            "(too few rows, repeated rows, or columns that are functions of others); use fewer components, a simpler "
-            "covariance, several starts (n_init), or regularisation > 0"
+            "(too few rows, repeated rows such as exact zeros, or columns that are functions of others); use fewer "
+            "components, a simpler covariance, several starts (n_init), or regularisation > 0"
         )

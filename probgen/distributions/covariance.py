@@ -18,7 +18,7 @@ class Covariance(nn.Module, ABC):
     r"""Covariance matrices :math:`\Sigma_k = L_k L_k^\top` of K components in D dims, restricted to some form.
 
     Parameters are unconstrained, and as many as are free. EM needs of the data only a *scatter*,
-    :math:`\sum_b r_{kb}\, x_b x_b^\top`, reduced to the entries that the form keeps (with :math:`\sum_k r_{kb} = 1`).
+    :math:`\sum_b r_{kb}\, x_b x_b^\top`, reduced to the entries that the form keeps.
     A scatter is linear in the features of a row: both steps of EM are matrix products.
 
     Parameters
@@ -193,7 +193,7 @@ class Tied(_Correlated):
         return torch.full((self.components, 1), -0.5, dtype=torch.float64, device=self.lower.device)
 
     def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
-        return (x @ x.mT)[None]
+        return ((x * weights.sum(0)) @ x.mT)[None]
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return (a.mT @ b)[None]

@@ -8,7 +8,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
-from probgen.core.missing import _in_words, fill_missing
+from probgen.core.missing import _in_words, fill_missing, values_are_known
 from probgen.distributions.mixture_of import AnyOf
 
 
@@ -32,6 +32,20 @@ def check_in_support(x: Tensor, support: Constraint) -> None:
     raise ValueError(
         f"expected values in {_in_words(base)} or NaN (missing), got {got}{where}; recode x, or take another family"
     )
+
+
+def check_possible(log_evidence: Tensor) -> None:
+    """Raises ``ValueError`` where the observed entries of a row have probability zero: nothing follows from them.
+
+    >>> import torch
+    >>> check_possible(torch.tensor([-1.0, -0.5]))
+    """
+    if values_are_known() and log_evidence.isneginf().any():
+        row = int(log_evidence.flatten().isneginf().nonzero()[0])
+        raise ValueError(
+            f"expected observed entries of positive probability, got an impossible combination in row {row}; correct "
+            "the row, or learn with pseudo-counts"
+        )
 
 
 def check_columns(x: Tensor, constant: bool = False, hint: str = "remove them") -> None:

@@ -89,8 +89,10 @@ class Counted(DistributionModule):
 
     aic, bic = aic, bic
 
-    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
+        if not self.smoothing:
+            return 0.0
         return -self.smoothing * log_masses(self.logits.detach().double()).sum()
 
     @torch.no_grad()

@@ -48,16 +48,16 @@ def prepared(gen: nn.Module, x: Tensor | Sequence[Tensor], weights: Tensor | Non
         _check_weights(gen, x, weights)
         x, weights = x[(weights > 0).to(x.device)], weights[weights > 0].to(x)
     rows = Rows(x, weights, chunk)
-    _check_rows(law, rows)
+    _check_rows(law, rows, next(gen.parameters()).device)
     return rows
 
 
 def padded(x: Sequence[Tensor], event: torch.Size) -> Tensor:
-    """Sequences of different lengths, each ``(T_b, *event)``, as one tensor ``(N, T, *event)``, NaN after their ends.
+    """Sequences of different lengths, each ``(T_b, *event)``, as one tensor with NaN after their ends.
 
     >>> padded([torch.zeros(2, 1), torch.ones(1, 1)], torch.Size([3, 1]))[..., 0]
-    tensor([[0., 0., nan],
-            [1., nan, nan]])
+    tensor([[0., 0.],
+            [1., nan]])
     """
     for number, part in enumerate(x):
         if part.shape[1:] != event[1:] or not 1 <= len(part) <= event[0]:
@@ -95,13 +95,13 @@ def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
         )
 
 
-def _check_rows(law: dist.TorchDistribution, rows: Rows) -> None:
+def _check_rows(law: dist.TorchDistribution, rows: Rows, device: torch.device) -> None:
     """Refuses infinities, and what ``log_prob`` refuses: values outside of the support."""
     try:
         support = law.support
     except NotImplementedError:  # a law that does not tell
         support = constraints.real
-    for x in rows.x.split(rows.chunk):
+    for x, *_ in rows.chunks(device):
         if x.isinf().any():
             raise ValueError("expected finite values (NaN = missing), got infinities in x; remove or clip these rows")
         check_in_support(x, support)

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
 from probgen.distributions.graphs.ancestral import Ancestral, Node, family_table
@@ -18,6 +19,7 @@ from probgen.distributions.graphs.discrete_network import DiscreteNetwork
 from probgen.distributions.graphs.factors import LIMIT
 from probgen.distributions.graphs.linear_gaussian import expected_moments, network_law, regression
 from probgen.distributions.graphs.nodes import LinearGaussian, Table
+from probgen.distributions.graphs.states import checked_states, code, word
 from probgen.distributions.support import check_columns
 
 __all__ = ["BayesianNetwork", "LinearGaussian", "Table"]
@@ -50,6 +52,8 @@ class BayesianNetwork(DistributionModule):
         Width of that context.
     limit : int
         Largest table, in entries per row of evidence, that an elimination may make.
+    states : mapping of str to sequence of str, optional
+        Names of the values 0, 1, ... of some nodes.
 
     Raises
     ------
@@ -73,23 +77,34 @@ class BayesianNetwork(DistributionModule):
         *,
         context: int = 0,
         limit: int = LIMIT,
+        states: Mapping[str, Sequence[str]] | None = None,
     ):
         super().__init__()
         self.context_size, self.limit = context, limit
         self.graph = Graph.of(conditionals, parents or {}, context)
+        self.states = checked_states(states or {}, self.graph)
         self.conditionals = nn.ModuleList(conditionals.values())
         self._linear = all(isinstance(part, LinearGaussian) for part in self.conditionals)
         self._check_tables()
-        discrete = None not in self.graph.levels
-        self._tabular = discrete and sum(prod(self.graph.shape(name)) for name in conditionals) <= _TABULATED
+        tables = all(isinstance(part, Table) for part in self.conditionals)
+        discrete, sizes = None not in self.graph.levels, (self.graph.shape(name) for name in conditionals)
+        self._tabular = discrete and (tables or sum(map(prod, sizes)) <= _TABULATED)
 
     @classmethod
     def from_tables(
-        cls, tables: Mapping[str, Tensor], parents: Mapping[str, Sequence[str]], *, limit: int = LIMIT
+        cls,
+        tables: Mapping[str, Tensor],
+        parents: Mapping[str, Sequence[str]],
+        *,
+        limit: int = LIMIT,
+        states: Mapping[str, Sequence[str]] | None = None,
     ) -> BayesianNetwork:
-        """A network of given probabilities ``(*levels of the parents, levels)``, as :func:`probgen.read_bif` gives."""
+        """A network of given probabilities ``(*levels of the parents, levels)``, as :func:`probgen.read_bif` gives.
+
+        With the names of the ``states``, :meth:`row` takes them and :meth:`in_words` gives them back.
+        """
         nodes = {name: Table(t.shape[-1], t.shape[:-1], probs=t) for name, t in tables.items()}
-        return cls(nodes, parents, limit=limit)
+        return cls(nodes, parents, limit=limit, states=states)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         batch = torch.Size() if context is None else context.shape[:-1]
@@ -120,20 +135,55 @@ class BayesianNetwork(DistributionModule):
 
     aic, bic = aic, bic
 
-    def row(self, **values: float) -> Tensor:
-        """One row ``(1, D)`` with these values of some nodes, all others missing (NaN)."""
-        x = torch.full((1, self.graph.width), torch.nan)
+    def row(self, **values: float | str) -> Tensor:
+        """One row ``(1, D)`` with these values, or states by name, of some nodes, all others missing (NaN).
+
+        >>> BayesianNetwork({"rain": Table(2)}, states={"rain": ("no", "yes")}).row(rain="yes")
+        tensor([[1.]])
+        """
+        x = next(self.parameters()).new_full((1, self.graph.width), torch.nan)
         for name, value in values.items():
-            x[:, self.graph.columns[self.graph.index(name)]] = value
+            place = self.graph.columns[self.graph.index(name)]
+            x[:, place] = code(self.states, name, value) if isinstance(value, str) else value
         return x
 
+    def in_words(self, x: Tensor) -> list[dict[str, str | float | None]]:
+        """Rows ``(n, D)``, such as :meth:`mode` or ``impute`` give, with states by name; ``None`` where missing.
+
+        >>> network = BayesianNetwork({"rain": Table(2), "n": Table(3)}, states={"rain": ("no", "yes")})
+        >>> network.in_words(torch.tensor([[1.0, 2.0], [torch.nan, 0.0]]))
+        [{'rain': 'yes', 'n': 2.0}, {'rain': None, 'n': 0.0}]
+        """
+        check_event(x, torch.Size((self.graph.width,)))
+        places = [(name, column.start) for name, column in zip(self.graph.names, self.graph.columns, strict=True)]
+        rows = x.reshape(-1, self.graph.width).tolist()
+        return [{name: word(self.states.get(name), row[place]) for name, place in places} for row in rows]
+
     @torch.no_grad()
-    def marginals(self, x: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
-        """Probabilities of each discrete node's values given the observed entries: ``(*batch, D) -> (*batch, K)``."""
+    def marginals(
+        self, x: Tensor, context: Tensor | None = None, *, nodes: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Probabilities of each discrete node's values given the observed entries: ``(*batch, D) -> (*batch, K)``.
+
+        Where only some ``nodes`` are asked for, what is neither above them nor above an observed entry costs nothing.
+        """
+        if nodes is not None:
+            return {name: self.joint(x, name, context=context) for name in nodes}
         found = self._discrete(context).marginals(x)
         return {
             name: found[..., i, :k] for i, (name, k) in enumerate(zip(self.graph.names, self.graph.levels, strict=True))
         }
+
+    @torch.no_grad()
+    def joint(self, x: Tensor, *nodes: str, context: Tensor | None = None) -> Tensor:
+        """Probabilities of all combinations of some nodes' values given the observed entries: ``(*batch, *levels)``.
+
+        >>> coins = BayesianNetwork({"a": Table(2), "b": Table(2)})
+        >>> coins.joint(coins.row(b=1.0), "a", "b")
+        tensor([[[0.0000, 0.5000],
+                 [0.0000, 0.5000]]])
+        """
+        return self._discrete(context).joint_given(x, [self.graph.index(name) for name in nodes])
 
     @torch.no_grad()
     def mode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -168,17 +218,18 @@ class BayesianNetwork(DistributionModule):
         self._check_em()
         x = x.to(next(self.parameters()).device)
         if self._linear:
-            check_columns(x)
-            centre = x.double().nanmean(0)
-            variance = (x - centre).square().nanmean(0)
+            return self._initialise_linear(x, generator)
+        for part in self.conditionals:
+            part.initialise(generator)
+        for part, counts in zip(self.conditionals, self().expected_counts(x, weights)[1], strict=True):
+            part.forget(counts.sum(-1) == 0)
+
+    def _initialise_linear(self, x: Tensor, generator: torch.Generator | None) -> None:
+        check_columns(x)
+        centre = x.double().nanmean(0)
+        variance = (x - centre).square().nanmean(0)
         for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
-            if self._linear:
-                part.initialise(centre[index], centre[list(self.graph.above(name))], variance[index], generator)
-            else:
-                part.initialise(generator)
-        if not self._linear:
-            for part, counts in zip(self.conditionals, self().expected_counts(x, weights)[1], strict=True):
-                part.forget(counts.sum(-1) == 0)
+            part.initialise(centre[index], centre[list(self.graph.above(name))], variance[index], generator)
 
     def _check_em(self) -> None:
         tables = all(isinstance(part, Table) for part in self.conditionals)

@@ -90,8 +90,10 @@ class ChowLiu(DistributionModule):
 
     aic, bic = aic, bic
 
-    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
+        if not self.smoothing:
+            return 0.0
         return self.smoothing * log_prior(self.parents, self.logits, self.levels)
 
     @torch.no_grad()

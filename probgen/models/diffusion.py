@@ -171,7 +171,7 @@ class Diffusion(DistributionModule):
     def _call(self, context: Tensor | None, z: Tensor, t: Tensor) -> Tensor:
         if context is not None:
             context = context.expand(*t.shape, *context.shape[context.ndim - self.context_ndim :])
-        return row_by_row(self.net, z, t, context, ndims=[self.noise.loc.ndim, 0, self.context_ndim])
+        return row_by_row(self.net, z, t, context, ndims=[len(self.noise.loc.shape), 0, self.context_ndim])
 
     def _dropped(self, context: Tensor) -> Tensor:
         """The context with some rows made unknown, in training mode."""

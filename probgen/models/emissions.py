@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.normal import MultivariateNormal
-from probgen.distributions.cholesky import Limits, half_trace_of_inverse
+from probgen.distributions.cholesky import Limits, half_trace_of_inverse, resolution
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import trained
 from probgen.distributions.frozen import put
@@ -67,12 +67,14 @@ class GaussianEmission(Emission):
         means, scatter = self.loc.double() + shift, scatter - self.covariance.outer(first, shift)
         if empty.any():
             means, rows, scatter = self._pooled(means, rows, scatter)
-        least = (torch.finfo(self.loc.dtype).eps * means).square()
+        least = resolution(means, scatter, rows, self.loc.dtype)
         self.covariance.maximise(scatter, rows, Limits(self.regularisation, noise / rows[:, None], least))
         put(self.loc, means)
 
-    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""
+        if not self.regularisation:
+            return 0.0
         return self.regularisation * (statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril))
 
     def _pooled(self, means: Tensor, rows: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,7 +174,7 @@ class GaussianMixtureEmission(Emission):
         noise = torch.randn(self.normals.loc.shape, generator=generator).to(self.normals.loc)
         put(self.normals.loc, self.normals.loc + 0.5 * noise * self.normals.covariance.variance.sqrt())
 
-    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""
         return self.normals.penalty(statistics)
 

@@ -72,6 +72,7 @@ class MarkovChain(Counted):
 
     def _rows(self, x: Tensor) -> Tensor:
         """Which row of the tables each label is drawn from: its place and the labels before it, read as digits."""
+        x = x.clamp(0, self.levels - 1)  # labels that there are not are refused where they are scored
         past = sum((pad(x, (k, 0))[..., : self.dims] * self.levels ** (k - 1) for k in range(1, self.order + 1)), 0 * x)
         return past.long() + self.first
 

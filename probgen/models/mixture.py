@@ -10,7 +10,7 @@ from probgen.core.contexts import WITHOUT
 from probgen.core.missing import check_event, fill_missing
 from probgen.core.module import DistributionModule
 from probgen.core.threads import one_core
-from probgen.distributions.cholesky import Limits, half_trace_of_inverse
+from probgen.distributions.cholesky import Limits, half_trace_of_inverse, resolution
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put, thawed
@@ -141,11 +141,13 @@ class GaussianMixture(DistributionModule):
         """E-step on rows ``(n, D)``, NaN = missing: log-likelihood, and moments about the present means."""
         return moments(x, self._mixture, weights)
 
-    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         r"""What ``regularisation`` makes the M-step subtract.
 
         .. math:: \frac r2 \sum_k n_k\, \mathrm{tr}\, \Sigma_k^{-1}
         """
+        if not self.regularisation:
+            return 0.0
         return self.regularisation * (statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril))
 
     @torch.no_grad()
@@ -214,7 +216,7 @@ class GaussianMixture(DistributionModule):
         return log_joint(x, self._mixture)
 
     def _update(self, weights: Tensor, means: Tensor, scatter: Tensor, rows: Tensor, added: float, noise: Tensor):
-        least = (torch.finfo(self.loc.dtype).eps * means).square()  # the variance of the data's own rounding
+        least = resolution(means, scatter, rows, self.loc.dtype)
         self.covariance.maximise(scatter, rows, Limits(added, noise, least))
         put(self.logits, weights.log())
         put(self.loc, means)

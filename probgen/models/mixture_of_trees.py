@@ -112,8 +112,10 @@ class MixtureOfTrees(DistributionModule):
 
     aic, bic = aic, bic
 
-    def penalty(self, statistics: dict[str, Tensor]) -> Tensor:
+    def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
+        if not self.smoothing:
+            return 0.0
         trees = zip(self.parents, self.logits, strict=True)
         return self.smoothing * torch.stack([log_prior(*tree, self.levels) for tree in trees]).sum()
 

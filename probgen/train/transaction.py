@@ -12,7 +12,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from probgen.train.run import Run
 
-LARGE = 2**24  # entries of a buffer that is not copied before each step
+SMALL = 2**16  # entries of a buffer that is copied before each step; others by their version, which batch norm forgets
+LARGE = 2**24  # entries of one that is not copied
 
 
 @contextmanager
@@ -68,16 +69,18 @@ class Buffers:
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Copies those that have changed since the last time."""
+        """Copies those that may have changed since the last time."""
         for index, (holder, name) in enumerate(self._places):
             value = holder.get(name)
             if value is None or value.numel() > LARGE:
                 self._seen.pop(index, None)
                 continue
             seen = self._seen.get(index)
-            if seen is None or seen[0] is not value or seen[1] != value._version:
-                self._seen[index] = value, value._version
+            if seen is None or seen[0] is not value:
                 self._copies[index] = value.detach().clone()
+            elif value.numel() <= SMALL or seen[1] != value._version:
+                self._copies[index].copy_(value)
+            self._seen[index] = value, value._version
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -85,5 +88,5 @@ class Buffers:
         for index, (value, version) in self._seen.items():
             holder, name = self._places[index]
             holder[name] = value
-            if value._version != version:
+            if value.numel() <= SMALL or value._version != version:
                 value.copy_(self._copies[index])

@@ -32,7 +32,6 @@ WRAPPED = SHARED | {"size_asserts": False, "alignment_asserts": False}
 
 LOADING = threading.Lock()
 KIND, TORCHS = "libraries", "TORCHINDUCTOR_CACHE_DIR"
-SETTINGS = ("torch._inductor.config.cpp.", "torch._inductor.config.aot_inductor.")
 VARIABLES = ("CXX", "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "OMP_PREFIX", "TORCHINDUCTOR_DEBUG_COMPILE")
 FAILURES = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError),
@@ -176,8 +175,8 @@ def _compiler() -> tuple[str, ...]:
     """The compiler that inductor will take, its version, and all settings that reach it."""
     names = torch._inductor.config.cpp.cxx
     names = names if isinstance(names, list | tuple) else (names,)
-    changed = torch._inductor.config.codegen_config().splitlines()
-    settings = [line for line in changed if line.startswith(SETTINGS)]
+    values = torch._inductor.config.get_config_copy()
+    settings = [f"{name}={value}" for name, value in sorted(values.items()) if name.startswith("cpp.")]
     variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name in VARIABLES]
     return *(_version(name) for name in names if name), *settings, *variables
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.core.missing import check_event
+from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.graphs.elimination import Plan, at_values
 from probgen.distributions.graphs.factors import LIMIT, Factors
+from probgen.distributions.support import check_possible
 
 _AT_ONCE = 2**24
 
@@ -47,12 +48,17 @@ class _DiscreteLaw(dist.TorchDistribution):
         return self.factors.plan(evidence=True)
 
     @abstractmethod
+    def relevant(self, x: Tensor) -> tuple[Factors, list[int] | slice]:
+        """The product that the density of rows ``(*lead, D)`` is the sum of, and the variables that are in it."""
+
+    @abstractmethod
     def log_partition(self) -> Tensor | float:
         """The log of the sum of all products."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         flat, lead = self._flat(x)
-        return self.factors.log_sum(flat, lead) - self.log_partition()
+        factors, kept = self.relevant(flat)
+        return factors.log_sum(flat[..., kept], lead) - self.log_partition()
 
     @torch.no_grad()
     def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -139,6 +145,9 @@ class FactorGraph(_DiscreteLaw):
     tensor([0.2672, 0.3655])
     """
 
+    def relevant(self, x: Tensor) -> tuple[Factors, slice]:
+        return self.factors, slice(None)
+
     def log_partition(self) -> Tensor:
         return self.factors.log_partition()
 
@@ -179,6 +188,33 @@ class DiscreteNetwork(_DiscreteLaw):
         scopes = tuple((*above, v) for v, above in enumerate(parents))
         super().__init__(Factors(tuple(tables), scopes, tuple(table.shape[-1] for table in tables), limit))
 
+    def relevant(self, x: Tensor) -> tuple[Factors, list[int] | slice]:
+        """Without variables that nothing observed descends from: their tables sum to 1 (Shachter 1986).
+
+        https://doi.org/10.1287/opre.34.6.871
+        """
+        if not (has_missing(x) and values_are_known()):
+            return self.factors, slice(None)
+        unseen = x.isnan().flatten(0, -2).all(0).tolist() if x.ndim > 1 else x.isnan().tolist()
+        kept = _above(self.factors.scopes, tuple(v for v, gone in enumerate(unseen) if not gone))
+        return (self.factors, slice(None)) if len(kept) == len(unseen) else (self.factors.only(kept), list(kept))
+
+    def joint_given(self, x: Tensor, variables: Sequence[int]) -> Tensor:
+        """Probabilities of some variables together given the observed entries: ``(*batch, D) -> (*batch, *levels)``.
+
+        One sum for each combination of their values, over the variables above them and above what is observed.
+        """
+        check_event(x, self.event_shape)
+        places, levels = list(variables), [self.factors.levels[v] for v in variables]
+        axes = [torch.arange(k, dtype=x.dtype, device=x.device) for k in levels]
+        values = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, *(1,) * (x.ndim - 1), len(levels))
+        agrees = (x[..., places].isnan() | (x[..., places] == values)).all(-1)
+        asked = x.repeat(len(values), *(1,) * x.ndim)
+        asked[..., places] = values.expand(*asked.shape[:-1], -1)
+        joint = self.log_prob(asked).where(agrees, -torch.inf)
+        check_possible(joint.logsumexp(0))
+        return joint.softmax(0).movedim(0, -1).unflatten(-1, levels)
+
     def log_partition(self) -> float:
         return 0.0
 
@@ -215,6 +251,18 @@ class DiscreteNetwork(_DiscreteLaw):
             found = torch.autograd.grad(value, tables)
             total, counts = total + value.detach(), [c + f for c, f in zip(counts, found, strict=True)]
         return torch.as_tensor(total), counts
+
+
+@lru_cache(maxsize=512)
+def _above(scopes: tuple[tuple[int, ...], ...], some: tuple[int, ...]) -> tuple[int, ...]:
+    """Some variables, the variables above them, and one without parents in any case, in order."""
+    found, left = {next(scope[-1] for scope in scopes if len(scope) == 1)}, list(some)
+    while left:
+        v = left.pop()
+        if v not in found:
+            found.add(v)
+            left += scopes[v][:-1]
+    return tuple(sorted(found))
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probgen.core.missing import has_missing
 from probgen.distributions.graphs.elimination import Plan, Scope, at_values, eliminate, log_max, plan, trace_back
+from probgen.distributions.support import check_possible
 
 LIMIT = 2**22  # entries of the largest table, per row
 _AT_ONCE = 2**24  # entries of all products of some rows
@@ -112,7 +113,7 @@ class Factors(NamedTuple):
         evidence = self.evidence(rows).requires_grad_()
         fixed = self._replace(tables=tuple(table.detach() for table in self.tables))
         total = fixed._log_sum(rows, evidence, lead)
-        _check_possible(total)
+        check_possible(total)
         (grad,) = torch.autograd.grad(total.sum(), evidence)
         found = torch.where(rows.isnan()[..., None], grad, evidence.detach().exp())
         return found.reshape(*lead, *found.shape[-2:])
@@ -123,6 +124,14 @@ class Factors(NamedTuple):
         exists = values < torch.tensor(self.levels, device=x.device)[:, None]
         allowed = ((x[..., None] == values) | x.isnan()[..., None]) & exists
         return torch.where(allowed, 0.0, -torch.inf).to(self.tables[0].dtype)
+
+    def only(self, variables: Sequence[int]) -> Factors:
+        """The tables all of whose variables are among some, which are renumbered in their order."""
+        place = {v: i for i, v in enumerate(variables)}
+        pairs = [(t, s) for t, s in zip(self.tables, self.scopes, strict=True) if all(v in place for v in s)]
+        scopes = tuple(tuple(place[v] for v in scope) for _, scope in pairs)
+        levels = tuple(self.levels[v] for v in variables)
+        return Factors(tuple(table for table, _ in pairs), scopes, levels, self.limit)
 
     def _score(self, x: Tensor, lead: torch.Size) -> Tensor:
         if not self.batch:
@@ -155,7 +164,7 @@ class Factors(NamedTuple):
         out = rows.nan_to_num().long().expand(copies, -1, -1).clone()
         for group in self._groups(rows, self.evidence(rows), self.rows(lead)):
             trail: list = []
-            _check_possible(eliminate(group.plan, group.tables, reduce, trail))
+            check_possible(eliminate(group.plan, group.tables, reduce, trail))
             start = out[:, group.rows].flatten(0, 1)
             out[:, group.rows] = trace_back(group.plan, trail, start, choose).unflatten(0, (copies, -1))
         return out.to(x.dtype).reshape(copies, *lead, -1)
@@ -206,15 +215,6 @@ def _flat(x: Tensor, lead: torch.Size) -> Tensor:
 
 def _some(tables: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     return [table[rows] if len(table) > 1 else table for table in tables]
-
-
-def _check_possible(log_evidence: Tensor) -> None:
-    if log_evidence.isneginf().any():
-        row = int(log_evidence.isneginf().nonzero()[0, 0])
-        raise ValueError(
-            f"expected observed entries of positive probability, got an impossible combination in row {row}; correct "
-            "the row, or learn the tables with pseudo-counts"
-        )
 
 
 @lru_cache(maxsize=64)

@@ -43,8 +43,8 @@ class Table(DistributionModule):
     ):
         super().__init__()
         shape = (*parents, levels)
-        if probs is not None and (tuple(probs.shape) != shape or not (probs.sum(-1) - 1).abs().max() < 1e-3):
-            raise ValueError(f"expected probabilities of shape {shape} that sum to 1 along the last dim, got {probs}")
+        if probs is not None:
+            _check_probabilities(probs, shape)
         self.levels, self.pseudo_count = levels, pseudo_count
         self.logits = nn.Parameter(torch.zeros(shape) if probs is None else probs.log())
 
@@ -85,6 +85,13 @@ class Table(DistributionModule):
     def penalty(self) -> Tensor | float:
         """What the pseudo-count makes the M-step subtract from the log-likelihood."""
         return -self.pseudo_count * self.log_probs.detach().double().sum() if self.pseudo_count else 0.0
+
+
+def _check_probabilities(probs: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(probs.shape) != shape or not (probs.sum(-1) - 1).abs().max() < 1e-3:
+        raise ValueError(f"expected probabilities of shape {shape} that sum to 1 along the last dim, got {probs}")
+    if not (probs >= 0).all():
+        raise ValueError(f"expected probabilities that are not negative, got {probs.min().item():g}; correct the table")
 
 
 class LinearGaussian(DistributionModule):

@@ -16,7 +16,6 @@ below :math:`m / \epsilon^2` in everything that follows: nothing is lost in floa
 from __future__ import annotations
 
 import math
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +24,11 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from probgen.core.threads import one_core
 from probgen.distributions.sequences import log_chain
+from probgen.distributions.sequences.scan import scan
+from probgen.distributions.support import check_possible
 
 DENSE = {torch.float32: 1e-9, torch.float64: 1e-100}  # least transition probability
 _DROPPED = {torch.float32: -60.0, torch.float64: -370.0}  # of log densities below the largest: share e^x / dense^2
-_LONG = 512  # steps
-_SMALL = 2**17  # multiplications that take less time than it takes to start the operations of a step
 
 
 class Posterior(NamedTuple):
@@ -79,7 +78,8 @@ def posterior(*chain: Tensor, weights: Tensor | None = None) -> Posterior:
 @torch.no_grad()
 def filtered(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
     """Log probabilities of each state given the past and the present: ``(T, K, R)``."""
-    states = forward(log_initial, log_transition, log_emission)[1]
+    value, states = forward(log_initial, log_transition, log_emission)
+    check_possible(value)
     return states if precision(log_transition) is None else states.log()
 
 
@@ -207,90 +207,6 @@ def _shifted(log_emission: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     relative = log_emission - top.clamp(min=torch.finfo(top.dtype).min)[:, None]
     floor = _DROPPED[dtype]
     return nn.functional.threshold_(relative.to(dtype).clamp_(min=floor).exp_(), math.exp(floor) * 1.01, 0.0), top
-
-
-class Passed(NamedTuple):
-    """A pass over n steps: ``M a`` before each observation and ``a`` after it, ``(n, K, R)``; scales ``(n, R)``."""
-
-    prior: Tensor
-    states: Tensor
-    scale: Tensor
-
-
-def scan(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
-    r"""The recursion :math:`a_t = b_t \circ (M_t a_{t-1}) / c_t`, where :math:`c_t` makes the sum of a 1.
-
-    Long passes of few sequences are cut into pieces that run side by side, from starts that products of matrices give.
-
-    Parameters
-    ----------
-    start : Tensor
-        ``(K, R)``, sums to 1.
-    matrix : Tensor
-        ``(S, Q, K, K)``, S and Q as in the module's description.
-    factors : Tensor
-        b of each step ``(n, K, R)``.
-    """
-    steps, states, rows = factors.shape
-    if steps < _LONG or matrix.shape[:2] != (1, 1) or rows * states**3 > _SMALL:
-        return _steps(start, matrix, factors)
-    length = math.isqrt(steps)
-    whole = steps // length * length
-    pieces = factors[:whole].unflatten(0, (-1, length)).permute(1, 2, 0, 3).contiguous()  # (L, K, C, R)
-    starts = _starts(start, *_products(matrix[0, 0], pieces))
-    inside = _steps(starts[:, :-1].flatten(1), matrix, pieces.flatten(2))
-    last = _steps(starts[:, -1], matrix, factors[whole:])
-    return Passed(*(torch.cat(parts) for parts in zip(_in_order(inside, rows), last, strict=True)))
-
-
-def _steps(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
-    """One step after the other; loops over views made beforehand, as indexing costs as much as the operations."""
-    passed = Passed(torch.empty_like(factors), torch.empty_like(factors), factors[:, 0].contiguous())
-    outs = zip(factors.unbind(0), *(part.unbind(0) for part in passed), strict=True)
-    each = iter(matrix.unbind(0)) if len(matrix) > 1 else repeat(matrix[0])
-    for factor, prior, state, scale in outs:
-        _multiply(next(each), start, out=prior)
-        torch.mul(prior, factor, out=state)
-        torch.sum(state, 0, out=scale)
-        start = state.div_(scale)
-    return passed
-
-
-def _multiply(matrix: Tensor, state: Tensor, out: Tensor) -> None:
-    """``(Q, K, K), (K, R) -> (K, R)``."""
-    if len(matrix) == 1:
-        torch.mm(matrix[0], state, out=out)
-    else:
-        out.copy_(torch.bmm(matrix, state.mT[..., None])[..., 0].mT)
-
-
-def _products(matrix: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of the matrices of each piece, column by column, each divided by its sum: ``(K, K, C, R)``, and logs."""
-    count = len(matrix)
-    current = matrix[:, :, None, None] * pieces[0][:, None]
-    log_scale = 0.0
-    for factor in pieces[1:]:
-        scale = current.sum(0)
-        log_scale = log_scale + scale.double().log()
-        current = (matrix @ (current / scale).flatten(1)).unflatten(1, (count, *factor.shape[1:])) * factor[:, None]
-    scale = current.sum(0)
-    return current / scale, log_scale + scale.double().log()
-
-
-def _starts(start: Tensor, products: Tensor, log_scale: Tensor) -> Tensor:
-    """Where each piece starts, and where the last one ends: ``(K, C + 1, R)``."""
-    weights = (log_scale - log_scale.amax(0)).exp().to(start)
-    starts = [start]
-    for product, weight in zip(products.unbind(2), weights.unbind(1), strict=True):
-        current = (product * (weight * starts[-1])).sum(1)
-        starts.append(current / current.sum(0))
-    return torch.stack(starts, 1)
-
-
-def _in_order(inside: Passed, rows: int) -> Passed:
-    """Steps of pieces side by side, one after the other: ``(L, K, C R) -> (C L, K, R)``."""
-    prior, states = (part.unflatten(-1, (-1, rows)).permute(2, 0, 1, 3).flatten(0, 1) for part in inside[:2])
-    return Passed(prior, states, inside.scale.unflatten(-1, (-1, rows)).transpose(0, 1).flatten(0, 1))
 
 
 def _pairs(now: Tensor, ahead: Tensor, shape: torch.Size) -> Tensor:

@@ -17,6 +17,7 @@ from probgen.distributions.conditional import conditional
 from probgen.distributions.sequences.forward_backward import filtered, log_likelihood, posterior
 from probgen.distributions.sequences.log_chain import best_path
 from probgen.distributions.sequences.markov_paths import draw_backward, draw_chain
+from probgen.distributions.support import check_possible
 
 
 class HiddenMarkov(dist.TorchDistribution):
@@ -112,19 +113,24 @@ class HiddenMarkov(dist.TorchDistribution):
 
     def smooth(self, x: Tensor) -> Tensor:
         r"""Probabilities of the states given all steps, :math:`p(z_t \mid x_{1:T})`: ``(*batch, T, K)``."""
-        return self._by_sequence(posterior(*self._chain(x)).marginals, x)
+        found = posterior(*self._chain(x))
+        check_possible(found.log_likelihood)
+        return self._by_sequence(found.marginals, x)
 
     def smooth_pairs(self, x: Tensor) -> Tensor:
         r"""Probabilities of neighbours, :math:`p(z_t = i, z_{t+1} = j \mid x_{1:T})`: ``(*batch, T - 1, K, K)``."""
         initial, transition, emission = self._chain(x)
         steps, rows = len(emission) - 1, emission.shape[-1]
-        pairs = posterior(initial, transition.expand(steps, rows, -1, -1), emission).transitions
-        return pairs.movedim(0, 1).reshape(*self._lead(x), steps, self.states, self.states)
+        found = posterior(initial, transition.expand(steps, rows, -1, -1), emission)
+        check_possible(found.log_likelihood)
+        return found.transitions.movedim(0, 1).reshape(*self._lead(x), steps, self.states, self.states)
 
     def most_likely_states(self, x: Tensor) -> Tensor:
         r"""The path :math:`\arg\max_z p(z \mid x)` by Viterbi's algorithm: ``(*batch, T)``, integers."""
         with torch.no_grad():
-            return best_path(*self._chain(x))[0].mT.reshape(*self._lead(x), -1)
+            path, value = best_path(*self._chain(x))
+        check_possible(value)
+        return path.mT.reshape(*self._lead(x), -1)
 
     @torch.no_grad()
     def sample_states(self, x: Tensor, draws: int = 1) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -117,12 +118,34 @@ class StateSpace(dist.TorchDistribution):
         return self._by_sequence((matrix @ mean[..., None])[..., 0] + offset, x)
 
     def forecast(self, x: Tensor, steps: int) -> StateSpace:
-        """The law of the next ``steps`` observations given ``x`` so far; batch shape that of x."""
+        """The law of the next ``steps`` observations given ``x`` so far; batch shape that of x.
+
+        Its ``mean`` and ``variance`` are the usual forecast and the square of its error bar.
+        """
         mean, cov = (part.select(len(self._lead(x)), -1) for part in self.filter(x))
         ahead = self.system._replace(
             initial_mean=mean @ self.system.transition.mT, initial_cov=predicted_cov(self.system, cov)
         )
         return StateSpace(ahead, steps)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected observations of all steps: ``(*batch, T, D)``."""
+        return torch.stack([mean @ self.system.emission.mT for mean, _ in self._states()], -2).expand(self.shape())
+
+    @property
+    def variance(self) -> Tensor:
+        """Variances of all observations: ``(*batch, T, D)``."""
+        matrix, noise = self.system.emission, self.system.emission_cov.diagonal()
+        found = torch.stack([((matrix @ cov) * matrix).sum(-1) for _, cov in self._states()], -2) + noise
+        return found.expand(self.shape())
+
+    def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Moments of the state at each step, before anything is observed."""
+        mean, cov = self.system.initial_mean, self.system.initial_cov
+        for _ in range(self.steps):
+            yield mean, cov
+            mean, cov = mean @ self.system.transition.mT, predicted_cov(self.system, cov)
 
     def _flat(self, x: Tensor) -> tuple[System, Tensor]:
         """The system of all sequences side by side, and their observations, time first: ``(T, B, D)``."""
