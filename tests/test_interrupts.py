@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -17,6 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from probgen.core.graphs.graph import Compiled
 from probgen.core.module import DistributionModule
+from probgen.infer.em import em
+from probgen.infer.mcmc import PyroNUTS, mcmc
+from probgen.models.mixture import GaussianMixture
 from probgen.train import checkpoint as disk
 from probgen.train.compile import Step
 from probgen.train.data import InMemory
@@ -217,3 +221,45 @@ def test_signals_elsewhere_than_in_the_main_thread_are_left_alone():
     thread.start()
     thread.join()
     assert found == [{}]
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_em_keeps_the_best_start_so_far(call):
+    torch.manual_seed(0)
+    x, gen = torch.randn(60, 2), GaussianMixture(components=2, dims=2)
+    with signals_at((GaussianMixture, "initialise"), SENT["once"], call):
+        if call == 1:
+            with pytest.raises(KeyboardInterrupt):
+                em(gen, x, n_init=5, seed=0)
+            return
+        with pytest.warns(UserWarning, match="interrupted in start 3 of 5"):
+            found = em(gen, x, n_init=5, seed=0)
+    fewer = GaussianMixture(components=2, dims=2)
+    assert found.log_likelihood[-1] == em(fewer, x, n_init=2, seed=0).log_likelihood[-1]
+    torch.testing.assert_close(dict(gen.state_dict()), dict(fewer.state_dict()), rtol=0, atol=0)
+
+
+def test_mcmc_keeps_the_chains_that_are_done():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    settings = {"draws": 5, "tune": 5, "seed": 0, "sampler": PyroNUTS(), "progress": False}
+    whole = mcmc(model, torch.ones(4), chains=3, **settings)
+    made = []
+
+    def stopping(log_density, example):
+        chain = PyroNUTS()(log_density, example)
+
+        def walk(*given):
+            made.append(given)
+            if len(made) == 3:
+                signal.raise_signal(signal.SIGINT)
+            return chain(*given)
+
+        return walk
+
+    with pytest.warns(UserWarning, match="interrupted in chain 3 of 3"):
+        found = mcmc(model, torch.ones(4), chains=3, **settings | {"sampler": stopping})
+    assert torch.equal(found.draws["mu"], whole.draws["mu"][:2])

@@ -173,16 +173,21 @@ def em(
 
 
 def _best_of(gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: int | None) -> EMResult:
-    """Runs from several starts, of which the best is kept."""
+    """Runs from several starts, of which the best is kept; Ctrl-C ends the search with the best so far."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     best, best_state, collapse = None, {}, None
-    for _ in range(n_init):
+    for start in range(n_init):
         try:
             _start(gen, data, generator)
             result = _run(gen, data, steps, tol)
         except torch.linalg.LinAlgError as error:
             collapse = error
             continue
+        except KeyboardInterrupt:
+            if best is None:
+                raise
+            warnings.warn(f"interrupted in start {start + 1} of {n_init}; the best before it is kept", stacklevel=4)
+            break
         if best is None or result.log_likelihood[-1] > best.log_likelihood[-1]:
             best, best_state = result, copy.deepcopy(gen.state_dict())
     if best is None:

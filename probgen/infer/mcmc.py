@@ -137,7 +137,7 @@ def mcmc(
         chain = ready(sampler, scaled, scaled.loc)
         with tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step") as bar:
             plan = Plan(tune, draws, target_accept, max_tree_depth, bar.update)
-            walks = [chain(start, stream, plan) for start, stream in zip(scaled.v(u), seeds, strict=True)]
+            walks = _walks(chain, scaled.v(u), seeds, plan)
         warmup = _chains(scaled, walks, slice(0, tune)) if save_warmup else None
         return _chains(scaled, walks, slice(tune, None), warmup)
 
@@ -159,6 +159,19 @@ def ready(sampler: Sampler | None, log_density: Callable[[Tensor], Tensor], exam
         reason = f"the model cannot be compiled: {error}"
     warnings.warn(f"Pyro's sampler, which is slower, draws the chains: {reason}", stacklevel=3)
     return PyroNUTS()(log_density, example)
+
+
+def _walks(chain: Chain, starts: Tensor, seeds: list[int], plan: Plan) -> list[Walk]:
+    """One chain after the other; Ctrl-C ends them with those that are done."""
+    walks: list[Walk] = []
+    try:
+        for start, stream in zip(starts, seeds, strict=True):
+            walks.append(chain(start, stream, plan))
+    except KeyboardInterrupt:
+        if not walks:
+            raise
+        warnings.warn(f"interrupted in chain {len(walks) + 1} of {len(seeds)}; those before are kept", stacklevel=3)
+    return walks
 
 
 def _chains(scaled: Scaled, walks: list[Walk], steps: slice, warmup: Chains | None = None) -> Chains:

@@ -229,8 +229,8 @@ def _batch_size(gen: GenerativeModel, asked: int | None, layout: RowLayout) -> i
     """As asked; else a part of the rows, or all where the arguments hold none or the program takes some by itself."""
     if asked is not None and asked < layout.size and chooses_rows(gen):
         raise ValueError(
-            f"expected one choice of rows, got batch_size={asked} beside plate '{gen.plate}' of the program, which draws "
-            "some itself; drop batch_size, or subsample_size in the program"
+            f"expected one choice of rows, got batch_size={asked} beside plate '{gen.plate}' of the program, which "
+            "draws some itself; drop batch_size, or subsample_size in the program"
         )
     if not layout.known or (asked is None and chooses_rows(gen)):
         return layout.size

@@ -14,8 +14,10 @@ from torch import nn
 
 from probgen.core.module import GenerativeModel
 from probgen.core.ownership import dense
+from probgen.core.program import Program
 from probgen.core.rows import row_layout
 from probgen.core.runtime import local_parameters
+from probgen.core.supports import check_support
 from probgen.evaluate.verdict import verdict as judge
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
@@ -201,10 +203,12 @@ def _this_process() -> Fabric:
 
 
 def _settle(gen: GenerativeModel, source: Source) -> None:
-    """The layout of the batches of a loader, as the program reads the first of them."""
+    """The layout of the batches of a loader, as the program reads the first of them; rows in memory are checked."""
     if isinstance(source, Stream):
         batch = gen.settle(source.peek())
         source.layout = row_layout(batch, gen.rows_in(batch))
+    elif not isinstance(gen, Program):  # a program would run on all rows at once
+        check_support(gen, *source.look())
 
 
 def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None) -> nn.Module:
