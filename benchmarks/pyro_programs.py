@@ -3,7 +3,7 @@
 Every program of `tests/programs` that has a loss becomes `Program(model, guide, **options)` and is trained, compared
 with Pyro's own loss under one seed, recorded as one graph, sampled by NUTS, and evaluated. A quantity works, is refused
 with a reason, or fails without one ("bare"): an error other than ValueError, TypeError, NotImplementedError and
-NotCompilable, one without a sentence, or a slip (NameError, KeyError, ...) that is told as NotCompilable.
+NotCompilable, one that nobody raised with a sentence, or a slip (NameError, KeyError, ...) told as NotCompilable.
 
     python benchmarks/pyro_programs.py --markdown table.md
     python benchmarks/pyro_programs.py --inductor --only minipyro vae gmm_map
@@ -37,7 +37,7 @@ from test_agreement import BATCHES, ENUMERATED, TOLERANCE
 
 from probgen import NotCompilable, Nutpie, PyroNUTS, fit, khat, log_likelihood, mcmc, predictive, to_arviz
 from probgen.core.program import Keywords, Program
-from probgen.core.runtime import evaluating, isolated
+from probgen.core.runtime import evaluating
 from probgen.objectives import default_objective
 from probgen.train.compile import Step
 
@@ -151,7 +151,7 @@ def own_loss(case: Case, program: Program, args: tuple) -> tuple[float, float]:
     named = args[-1] if args and isinstance(args[-1], Keywords) else {}
     given = args[:-1] if named else args
     ours = default_objective(program, *args)
-    with isolated(), evaluating(args), pyro.validation_enabled(False):
+    with evaluating(), pyro.validation_enabled(False):
         torch.manual_seed(3)
         one = ours(program.model, program.guide)(*args).item()
         torch.manual_seed(3)
@@ -246,8 +246,10 @@ def attempt(quantity: Callable[..., str], *args: Any, end: float, **options: Any
         return Found("late")
     except Exception as error:
         text = " ".join(str(error).partition("\n")[0].split())
-        stated = isinstance(error, STATED) and len(text.split()) >= WORDS and not isinstance(origin(error), SLIPS)
         frame = traceback.extract_tb(error.__traceback__)[-1]
+        raised = (frame.line or "").startswith("raise")  # by somebody, not by the interpreter or in C++
+        slip = not raised or len(text.split()) < WORDS or isinstance(origin(error), SLIPS)
+        stated = isinstance(error, STATED) and not slip
         text = text if stated else f"{type(error).__name__}: {text}"
         return Found("refused" if stated else "bare", text, f"{Path(frame.filename).name}:{frame.lineno}")
 

@@ -346,6 +346,25 @@ def test_what_a_run_uses_is_trained(make):
     assert linear.training
 
 
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_parameter_that_appears_later_is_trained_from_there_on(ema):
+    calls = []
+
+    def model(y):
+        calls.append(None)
+        loc = pyro.param("a", torch.zeros(()))
+        if len(calls) > 20:
+            loc = loc + pyro.param("aa", torch.zeros(()))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", N(loc + pyro.param("b", torch.zeros(())), 1.0), obs=y)
+
+    program = pg.Program(model)
+    settings = {"optimizer": pg.adam(0.05), "progress": False, "compile": False, "verdict": False, "ema": ema}
+    pg.fit(program, torch.randn(20) + 5, steps=60, **settings)
+    values = program.param_values()
+    assert values["aa"] > 0.5 and values["a"] > values["aa"] and values["b"] > values["aa"]
+
+
 def free_guide(y):
     positive = dist.constraints.positive
     loc, spread = pyro.param("loc", torch.zeros(())), pyro.param("spread", torch.ones(()), constraint=positive)

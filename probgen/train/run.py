@@ -79,6 +79,7 @@ class Run:
         self.clip, self.decay = clip, ema
         self.loss, self.optimizer = fabric.setup(loss, optimizer)
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
+        self._stated = len(getattr(gen, "statements", ()))
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.waited, self.history, self.stop = 0, History(), None
         self.restores = False
@@ -112,11 +113,25 @@ class Run:
         """Loss per row and the norm of its gradient, which the parameters hold then, clipped."""
         batch = self.fetch(selection)
         value = self.per_row(batch, rows / self.fabric.world_size, index=self.source.index(selection))
+        self._adopt()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
         norm = self._clip()
         value = self.fabric.all_reduce(value.detach(), reduce_op="mean") if self.fabric.world_size > 1 else value
         return [value.item(), norm.item()]
+
+    def _adopt(self) -> None:
+        """Parameters that a program states for the first time in this step are trained from here on."""
+        stated = len(getattr(self.gen, "statements", ()))
+        if stated == self._stated:
+            return
+        self._stated, known = stated, {id(p): i for i, p in enumerate(self.parameters)}
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        late = [p for p in self.parameters if id(p) not in known]
+        self.optimizer.param_groups[-1]["params"].extend(late)
+        if self.average is not None:
+            means = self.average
+            self.average = [means[known[id(p)]] if id(p) in known else p.detach().clone() for p in self.parameters]
 
     def fetch(self, selection: Selection) -> Batch:
         """The batch of a selection, on the device."""
