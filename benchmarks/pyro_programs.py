@@ -52,7 +52,8 @@ SHORT = (  # messages in a few words
     ("reads the value of a tensor|depends on values", "looks at values of tensors"),
     ("with parameters to learn", "nothing to learn"),
     ("leave obs= out of the guide", "observed site in the guide"),
-    ("must match the size of tensor", "a shape that does not fit"),
+    ("must match the size of tensor", "shapes do not fit"),
+    ("expected a mask of latent site", "a mask depends on an enumerated site"),
     ("TODO", "not implemented by Pyro's distribution"),
     ("point estimate", "point estimate"),
     ("draws no latents|draws nothing|guide that draws|no latents?", "no latents in the guide"),
@@ -302,7 +303,11 @@ def groups_without(text: str) -> str:
 
 
 def refusals(row: Row) -> str:
-    parts = [f"{n}: {short(f.text)}" for n, f in row.cells.items() if f.state in ("refused", "bare")]
+    parts = []
+    for name, found in row.cells.items():
+        if found.state in ("refused", "bare") or found.text == "NaN":
+            bare = "an error without a reason, " if found.state == "bare" else ""
+            parts.append(f"{name}: {bare}{short(found.text)}")
     return "; ".join(parts).replace("|", "\\|").replace("_", "\\_")
 
 

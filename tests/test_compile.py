@@ -46,6 +46,7 @@ from probgen.train.engine import Engine
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History
 from probgen.train.run import NonFiniteLoss
+from probgen.train.signals import Signals
 
 N, P = dist.Normal, constraints.positive
 
@@ -974,7 +975,8 @@ def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
             world_size=of_fabric.get("world_size", 1), strategy=SimpleNamespace(precision=precision)
         )
         optimizer = SimpleNamespace(optimizer=torch.optim.SGD([torch.zeros(1)]))
-        return SimpleNamespace(optimizer=optimizer, fabric=fabric, parameters=[], average=None, history=History())
+        rest = {"parameters": [], "average": None, "history": History(), "signals": Signals()}
+        return SimpleNamespace(optimizer=optimizer, fabric=fabric, **rest)
 
     with pytest.raises(NotCompilable, match=r"several processes|scales its losses"):
         Engine(run(), True, watched=False)

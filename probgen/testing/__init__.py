@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probgen.core.module import GenerativeModel, LatentVariableModel
+from probgen.core.module import DistributionModule, GenerativeModel
 from probgen.testing import agreement, contexts, distribution, missing, program, state
 from probgen.testing.case import Case, ConformanceError, run
 
@@ -52,7 +52,7 @@ def check_generative(
     >>> check_generative(Fixed(dist.Laplace, loc=torch.zeros(2), scale=1.0), torch.randn(8, 2))
     """
     case = Case(gen, x, context, objective)
-    told = isinstance(gen, LatentVariableModel)
+    told = not isinstance(gen, DistributionModule)
     first = (
         program.SITES + distribution.CHECKS if told else distribution.CHECKS + program.SITES
     )  # what the author wrote
