@@ -104,13 +104,16 @@ def read(
 def share_masks(model: Sites, guide: Sites) -> None:
     """Where the model masks a latent site, the guide's draw for it is masked too: there is nothing to learn from it.
 
-    Raises ``ValueError`` where the mask depends on an enumerated site: one draw has no share in several masks.
+    Raises ``ValueError`` where the mask depends on an enumerated site and the guide has none of its own: one draw has
+    no share in several masks.
     """
     for name, site in guide.items():
         mask = model[name]["mask"] if name in model and model[name]["type"] == "sample" else None
-        if mask is not None and site["mask"] is not mask:
+        if mask is None or site["mask"] is mask:
+            continue
+        if site["mask"] is None:
             _check_mask(name, mask, site)
-            site["mask"] = mask if site["mask"] is None else site["mask"] & mask
+        site["mask"] = mask if site["mask"] is None else site["mask"] & mask
 
 
 def _check_mask(name: str, mask: Any, site: Site) -> None:

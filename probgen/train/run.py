@@ -80,6 +80,7 @@ class Run:
         self.loss, self.optimizer = fabric.setup(loss, optimizer)
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
         self._stated = len(getattr(gen, "statements", ()))
+        self.average: list[Tensor] | None = None
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.waited, self.history, self.stop = 0, History(), None
         self.restores = False

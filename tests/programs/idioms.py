@@ -462,7 +462,7 @@ IDIOMS: list[Case] = [
     Case("annealed", annealed_guide, TraceMeanField_ELBO, nuts=True),
     Case("padded_sequences", padded_sequences, lambda: TraceEnum_ELBO(max_plate_nesting=2), nuts=True),
     Case("subsample_drawn", partial(subsampling, False), trace, refused=SUBSAMPLE),
-    Case("subsample_given", partial(subsampling, True), trace, nuts=True),
+    Case("subsample_given", partial(subsampling, True), trace),
     Case("rows_at_dim_two", rows_at_dim_two, trace, nuts=True),
     Case("two_observed", two_observed, trace, nuts=True),
     Case("crossed_plates", crossed_plates, trace, nuts=True),

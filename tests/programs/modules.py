@@ -411,8 +411,8 @@ MODULES: list[Case] = [
     Case("deep_kernel_binary", seeded(partial(deep_kernel, True)), TraceMeanField_ELBO, refused=ROWS),
     Case("scoped_mixture", seeded(scoped), enumerated, refused={"mcmc": "latent"}),
     Case("named_mixture", seeded(named_mixture), Trace_ELBO, refused={"mcmc": "latent"}),
-    Case("easy_guide_series", seeded(partial(easy, False)), Trace_ELBO, nuts=True, refused=POINT),
-    Case("easy_guide_amortised", seeded(partial(easy, True)), Trace_ELBO, nuts=True, refused=POINT),
-    Case("auxiliary_site", seeded(auxiliary), Trace_ELBO, nuts=True, refused=POINT),
+    Case("easy_guide_series", seeded(partial(easy, False)), Trace_ELBO, refused=POINT),
+    Case("easy_guide_amortised", seeded(partial(easy, True)), Trace_ELBO, refused=POINT),
+    Case("auxiliary_site", seeded(auxiliary), Trace_ELBO, refused=POINT),
     Case("cevae", seeded(cevae), TraceCausalEffect_ELBO, nuts=True),
 ]

@@ -100,6 +100,8 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
     with _recording():
         try:
             graph = make_fx(flat)(*(value.detach().clone() for value in examples))
+        except (NameError, ImportError):  # a slip is no property of the program
+            raise
         except Exception as error:
             raise NotCompilable(_reason(error)) from error
     _fold_constants(graph)
@@ -163,6 +165,8 @@ class Compiled:
             inputs = self.inputs(*examples)
             try:
                 self._run = by_inductor(self.module, [replica(value) for value in inputs], library)
+            except (NameError, ImportError):
+                raise
             except Exception as error:
                 raise NotCompilable(_first_line(error)) from error
             self._compare(inputs)
