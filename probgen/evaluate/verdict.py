@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RELIABLE = 0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
 UNMOVED = " the guide leaves out values of a discrete latent: weights say nothing about what is never drawn"
+GLOBALS = "guide: rows are judged given the guide's own draws of {}, which are not judged: compare with mcmc, or loo"
 FEWEST = 50  # draws: fewer have no tail to speak of
 PROBES = 8  # draws of the first run, by which the cost of the rest is judged
 
@@ -170,7 +171,8 @@ def _findings(
         return {}
     if probe.by_row:
         affordable = max(8, int(seconds / (draws * cost)))
-        return _judged(guide_draws(gen, *some_rows(gen, some, affordable), draws=draws, max_rows=2**12))
+        found = _judged(guide_draws(gen, *some_rows(gen, some, affordable), draws=draws, max_rows=2**12))
+        return found | ({"notes": (GLOBALS.format(", ".join(probe.globals)),)} if probe.globals else {})
     if data_rows is not None and data_rows > rows:
         return {"notes": (f"guide: not judged (its posterior is that of all {data_rows} rows; use khat)",)}
     fewer = min(draws, max(FEWEST, int(seconds / (cost * rows))))
