@@ -93,6 +93,7 @@ class DistributionModule(nn.Module, ABC):
     log-likelihood, and maximum likelihood is SVI without latents.
 
     >>> class Exponential(DistributionModule):
+    ...     context_size = 0
     ...     def __init__(self):
     ...         super().__init__()
     ...         self.log_rate = nn.Parameter(torch.zeros(1))
@@ -133,6 +134,7 @@ class LatentVariableModel(nn.Module, ABC):
     """A family that tells its story: write ``model`` and ``guide``; ``forward`` is their marginal.
 
     >>> class LinearGaussian(LatentVariableModel):
+    ...     context_size = 0
     ...     def model(self, x=None, context=None):
     ...         with data_plate(x, context):
     ...             z = pyro.sample("z", dist.Normal(0.0, 1.0))
