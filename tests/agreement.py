@@ -24,7 +24,9 @@ def prepared(case: Case) -> tuple[Program, tuple]:
     pair = case.make()
     program = Program(pair.model, pair.guide, **case.options)
     args = (*pair.args, Keywords(pair.kwargs)) if pair.kwargs else pair.args
-    return program.eval(), program.settle(args)
+    args = program.eval().settle(args)
+    program.make_parameters(args)
+    return program, args
 
 
 @torch.no_grad()

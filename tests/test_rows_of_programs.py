@@ -187,6 +187,14 @@ def test_other_rows_need_no_guide_of_the_rows_it_was_fitted_to():
         pg.fit(program, (x, x), validation=(x[:5], x[:5]), steps=2, progress=False)
 
 
+@pytest.mark.parametrize("ask", [pg.prior_predictive, lambda *a, draws: pg.Program.settle(a[0], a[1:])])
+def test_looking_at_a_program_without_data_leaves_its_guide_for_the_data(ask):
+    program = pg.Program(regression, AutoNormal(regression))
+    ask(program, X, draws=3)
+    pg.fit(program, (X, 2 * X), steps=5, progress=False, verdict=False)
+    assert pg.posterior(program, X, 2 * X, draws=2).keys() == {"w", "z"}
+
+
 def test_nuts_draws_masked_entries_from_their_prior():
     def model(x, seen):
         mu = pyro.sample("mu", N(0.0, 1.0))

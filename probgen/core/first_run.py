@@ -31,11 +31,11 @@ class Run(NamedTuple):
 
 
 @torch.no_grad()
-def first_run(program: Program, batch: tuple) -> Run:
+def first_run(program: Program, batch: tuple, guided: bool = True) -> Run:
     """One run of guide and model in eval mode, enumerated far to the left of all plates, without validation.
 
-    Plates that draw a subset of rows are completed if the program runs on all rows, else they were given a batch. The
-    random state stays as it was.
+    Plates that draw a subset of rows are completed if the program runs on all rows, else they were given a batch.
+    Without ``guided`` the model runs alone. The random state stays as it was.
     """
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
@@ -46,11 +46,11 @@ def first_run(program: Program, batch: tuple) -> Run:
     ):
         program._given, program._completed = frozenset(), set()
         with suppress(*MISFIT):
-            traces = _traces(program, batch)
+            traces = _traces(program, batch, guided)
             _check_values(traces[0])
             return Run(*traces, frozenset(program._completed))
         program._given = frozenset(program._completed)
-        return Run(*_traces(program, batch), frozenset())
+        return Run(*_traces(program, batch, guided), frozenset())
 
 
 def _check_values(model: poutine.Trace) -> None:
@@ -69,12 +69,12 @@ def _drawn(program: Program, batch: tuple) -> poutine.Trace:
     return poutine.Trace()
 
 
-def _traces(program: Program, batch: tuple) -> tuple[poutine.Trace, poutine.Trace]:
+def _traces(program: Program, batch: tuple, guided: bool) -> tuple[poutine.Trace, poutine.Trace]:
     """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's.
 
     A guide with parameters for each row draws those of other rows: the model then runs on its own.
     """
-    drawn = _drawn(program, batch)
+    drawn = _drawn(program, batch) if guided else poutine.Trace()
     for nesting in (FAR, *NEAR):
         with suppress(RuntimeError, IndexError):
             return _model(program, batch, drawn, nesting), drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, joined, split
-from probgen.core.first_run import Run, first_run
+from probgen.core.first_run import MISFIT, Run, first_run
 from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
 from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
@@ -149,7 +149,7 @@ class Program(nn.Module):
 
     def _read(self, batch: tuple) -> None:
         few = self._on_few_rows(batch)
-        trace, drawn, self.chooses = few or first_run(self, batch)
+        trace, drawn, self.chooses = few or self._alone(batch) or first_run(self, batch)
         plate, nesting = self._told
         if nesting is None:
             self.max_plate_nesting = max(1, plate_dims(trace), plate_dims(drawn))
@@ -158,6 +158,22 @@ class Program(nn.Module):
         size = first_length(batch) if few else rows_of(trace, self.plate)
         self._layout = None if size is None else row_layout(batch, size)
         self._lines = [line_of(site) for site in sample_sites(trace).values()]
+
+    def _alone(self, batch: tuple) -> Run | None:
+        """A run of the model without a guide that takes its sites from the run that makes its parameters.
+
+        It must not be one without observations, in which data are latent sites.
+        """
+        if not makes_parameters(self._guide):
+            return None
+        with suppress(NotImplementedError, *MISFIT):  # a prior that cannot be drawn from needs the guide
+            return first_run(self, batch, guided=False)
+        return None
+
+    def make_parameters(self, batch: tuple) -> None:
+        """Lets an AutoGuide, or a guide that is a messenger, make its parameters for all rows of the data."""
+        if makes_parameters(self._guide):
+            first_run(self, batch)
 
     def _on_few_rows(self, batch: tuple) -> Run | None:
         """A first run on some of very many rows, if the pair runs on any number of them; a network need not see all."""

@@ -205,9 +205,10 @@ def _this_process() -> Fabric:
 def _settle(gen: GenerativeModel, source: Source) -> None:
     """The layout of the batches of a loader, as the program reads the first of them; rows in memory are checked."""
     if isinstance(source, Stream):
-        batch = gen.settle(source.peek())
-        source.layout = row_layout(batch, gen.rows_in(batch))
-    elif not isinstance(gen, Program):  # a program would run on all rows at once
+        source.layout = row_layout(batch := gen.settle(source.peek()), gen.rows_in(batch))
+    elif isinstance(gen, Program):
+        gen.make_parameters(source.look())
+    else:
         check_support(gen, *source.look())
 
 
