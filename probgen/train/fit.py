@@ -140,8 +140,7 @@ def fit(
     seed : int, optional
         Makes the run reproducible without touching the caller's random state.
     verdict : bool
-        Whether to judge the fit at the end (PSIS k-hat, effective sample size, active units, and, unless ``patience``
-        ended it, whether the loss has settled).
+        Whether to judge the fit at the end: PSIS k-hat, effective sample size, active units, a settled loss.
 
     Returns
     -------
@@ -180,7 +179,8 @@ def fit(
         )
         _settle(gen, source)
         rows_of = rehearsed(gen, source, batch_size)
-        loss = _objective(gen, source, objective, patience)
+        with rows_of(gen.plate, source.rows, source.index(source.first())):
+            loss = _objective(gen, source, objective, patience)
         source.to(fabric.device)
         run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema, rows_of)
         run.restores, run.asked["seed"] = patience is not None, seed
