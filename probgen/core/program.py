@@ -184,7 +184,7 @@ class Program(nn.Module):
         try:
             first_run(self, layout.take(batch, slice(SOME // 2)))
             found = first_run(self, layout.take(batch, slice(SOME)))
-        except (ValueError, RuntimeError, IndexError):  # parameters or plates of another size
+        except MISFIT:  # parameters or plates of another size
             found = None
         if found is None or rows_of(found[0], rows_plate(found[0]) or self.plate) != SOME:
             for key in set(self.statements) - made:

@@ -98,13 +98,18 @@ def check_held_out(gen: GenerativeModel, batches: Sequence[Batch]) -> None:
     if not batches or not isinstance(gen, Program):
         return
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(False):
-            next(enumerated_runs(gen.model, gen.guide, batches[0], None, gen.max_plate_nesting))
+        _run_on(gen, batches[0])
     except MISFIT as error:
         raise ValueError(
             f"expected validation rows that the pair runs on, it does not ({_first_line(error)}); a guide with "
             "parameters for each row knows the rows that it is fitted to: drop validation, or use an encoder"
         ) from error
+
+
+def _run_on(gen: GenerativeModel, batch: Batch) -> None:
+    """One run of the pair, which raises what it raises on rows that are not its own."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(False):
+        next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting))
 
 
 def _nothing(*_: Any) -> AbstractContextManager:
@@ -124,10 +129,7 @@ def _check_other_rows(gen: GenerativeModel, source: Source) -> None:
     if not isinstance(gen, Program) or not (layout.known and more and rows > 1):
         return
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(False):
-            next(
-                enumerated_runs(gen.model, gen.guide, layout.take(batch, slice(rows - 1)), None, gen.max_plate_nesting)
-            )
+        _run_on(gen, layout.take(batch, slice(rows - 1)))
     except MISFIT as error:
         raise ValueError(
             "expected a pair that runs on other rows than those of the first batch, it does not "
