@@ -59,7 +59,11 @@ def compared(numbers: dict[str, float], subset: bool) -> tuple[float, str, dict[
     reference = "pyro" if "pyro" in numbers else "reading"
     truth = numbers[reference]
     kept = ("training",) if subset else ("reading", "training", "rows")
-    return truth, reference, {n: gap(numbers[n], truth) for n in kept if n in numbers and n != reference}
+    return (
+        truth,
+        reference,
+        {n: gap(numbers[n], truth) for n in kept if n in numbers and n != reference},
+    )
 
 
 def largest(rows: Sequence[Row]) -> dict[str, tuple[float, str, int]]:
@@ -76,7 +80,10 @@ def summary(rows: Sequence[Row]) -> list[str]:
     found = largest(rows)
     with_pyro = sum(row.reference == "pyro" for row in rows)
     lines = ["| route | programs | largest relative difference | program |", "|---|---|---|---|"]
-    lines += [f"| {route} | {count} | {worst:.1e} | `{name}` |" for route, (worst, name, count) in found.items()]
+    lines += [
+        f"| {route} | {count} | {worst:.1e} | `{name}` |"
+        for route, (worst, name, count) in found.items()
+    ]
     worst, name = max(((value, name) for value, name, _ in found.values()), default=(0.0, "-"))
     lines += [
         "",
@@ -98,7 +105,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these programs")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="file for maxima and table")
     options = parser.parse_args()
@@ -109,7 +118,12 @@ def main() -> None:
         if options.only and case.name not in options.only:
             continue
         rows.append(row := row_of(case))
-        print(f"{row.name:34s} " + "  ".join(f"{c} {g:.1e}" for c, g in row.gaps.items()) + row.failed, flush=True)
+        print(
+            f"{row.name:34s} "
+            + "  ".join(f"{c} {g:.1e}" for c, g in row.gaps.items())
+            + row.failed,
+            flush=True,
+        )
     print("\n".join(["", *summary(rows)]))
     if options.markdown:
         options.markdown.write_text(markdown(rows))

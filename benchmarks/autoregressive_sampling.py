@@ -30,19 +30,28 @@ Sampler = Callable[[int], torch.Tensor]
 
 def made() -> dict[str, Sampler]:
     law = MADE(DIMS, [HIDDEN], Bernoulli()).eval()()
-    return {"incremental": lambda rows: law.sample((rows,)), "naive": lambda rows: law.naive_sample((rows,))}
+    return {
+        "incremental": lambda rows: law.sample((rows,)),
+        "naive": lambda rows: law.naive_sample((rows,)),
+    }
 
 
 def nade() -> dict[str, Sampler]:
     law = NADE(DIMS, HIDDEN, Bernoulli()).eval()()
-    return {"incremental": lambda rows: law.sample((rows,)), "naive": lambda rows: law.naive_sample((rows,))}
+    return {
+        "incremental": lambda rows: law.sample((rows,)),
+        "naive": lambda rows: law.naive_sample((rows,)),
+    }
 
 
 def deep_nade() -> dict[str, Sampler]:
     """Its naive form completes an empty row: one run of the whole network for each variable."""
     gen = DeepNADE(DIMS, [HIDDEN, HIDDEN], Bernoulli()).eval()
     law, empty = gen.ordered(gen.orders[0]), gen.completion(torch.full((DIMS,), torch.nan))
-    return {"incremental": lambda rows: law.sample((rows,)), "naive": lambda rows: empty.sample((rows,))}
+    return {
+        "incremental": lambda rows: law.sample((rows,)),
+        "naive": lambda rows: empty.sample((rows,)),
+    }
 
 
 MODELS = {"made": made, "nade": nade, "deep_nade": deep_nade}
@@ -57,14 +66,22 @@ def seconds(sampler: Sampler, rows: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4], help="samples drawn together")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1, 4], help="samples drawn together"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"one thread; load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(f"{'model':10s} {'rows':>5s} {'incremental':>14s} {'naive':>14s}   ratio   (ms of processor time per sample)")
+    print(
+        f"one thread; load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
+    print(
+        f"{'model':10s} {'rows':>5s} {'incremental':>14s} {'naive':>14s}   ratio   (ms of processor time per sample)"
+    )
     for name in arguments.only:
         samplers = MODELS[name]()
         for rows in arguments.rows:
@@ -73,7 +90,9 @@ def main() -> None:
             for _ in range(arguments.repeats):
                 for key, sampler in samplers.items():
                     times[key].append(seconds(sampler, rows))
-            fast, slow = (1000 * statistics.median(times[key]) / rows for key in ("incremental", "naive"))
+            fast, slow = (
+                1000 * statistics.median(times[key]) / rows for key in ("incremental", "naive")
+            )
             print(f"{name:10s} {rows:5d} {fast:14.2f} {slow:14.2f} {slow / fast:7.1f}", flush=True)
 
 

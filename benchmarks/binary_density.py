@@ -41,7 +41,11 @@ PUBLISHED = {  # mean test negative log-likelihood in nats, as printed in the li
     "jester": {"HCLT": 52.46},
     "baudio": {"HCLT": 39.77},
 }
-ROWS, BATCH, HIDDEN = 1000, 200, 500  # validation rows that are looked at while training, rows a step, hidden units
+ROWS, BATCH, HIDDEN = (
+    1000,
+    200,
+    500,
+)  # validation rows that are looked at while training, rows a step, hidden units
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class Candidate:
     rate: float
 
 
-CANDIDATES = {"3 x 1 order": Candidate(3, 1, 1600, 5e-3), "1 x 16 orders": Candidate(1, 16, 2400, 1e-2)}
+CANDIDATES = {
+    "3 x 1 order": Candidate(3, 1, 1600, 5e-3),
+    "1 x 16 orders": Candidate(1, 16, 2400, 1e-2),
+}
 
 
 def load(folder: Path, name: str) -> Splits:
@@ -75,7 +82,9 @@ def train(rows: Splits, candidate: Candidate, longer: float, seed: int) -> MADE:
         steps=steps,
         batch_size=BATCH,
         optimizer=lambda p: torch.optim.AdamW(p, lr=candidate.rate, weight_decay=0.05, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, steps, 1e-5
+        ),
         clip=5.0,
         ema=0.99,
         validation=rows.validation[:ROWS],
@@ -93,7 +102,9 @@ def train(rows: Splits, candidate: Candidate, longer: float, seed: int) -> MADE:
 def score(members: list[MADE], x: Tensor) -> pg.Score:
     """Log of the mean probability of the members, row by row."""
     values = [torch.cat([gen().log_prob(block) for block in x.split(2000)]) for gen in members]
-    return pg.Score(torch.stack(values).logsumexp(0) - math.log(len(values)), "exact", measure="mass")
+    return pg.Score(
+        torch.stack(values).logsumexp(0) - math.log(len(values)), "exact", measure="mass"
+    )
 
 
 def run(name: str, rows: Splits, longer: float) -> None:
@@ -106,7 +117,9 @@ def run(name: str, rows: Splits, longer: float) -> None:
     chosen = max(values, key=values.__getitem__)
     test = score(models[chosen], rows.test)
     minutes = (time.perf_counter() - began) / 60
-    published = ", ".join(f"{source} {value}" for source, value in PUBLISHED[name].items()) or "none"
+    published = (
+        ", ".join(f"{source} {value}" for source, value in PUBLISHED[name].items()) or "none"
+    )
     print(
         f"{name}: test NLL {-test.mean:.3f} ± {test.stderr:.3f} nats ({test.kind}; {chosen}; {minutes:.1f} min); "
         f"validation NLL {', '.join(f'{label}: {-value:.3f}' for label, value in values.items())}; "
@@ -116,7 +129,9 @@ def run(name: str, rows: Splits, longer: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=PUBLISHED, default=list(PUBLISHED))
     parser.add_argument("--longer", type=float, default=1.0, help="factor on the number of steps")

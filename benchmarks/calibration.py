@@ -65,7 +65,9 @@ def report(name: str, found: Calibration, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sims", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=63)
     parser.add_argument("--thin", type=int, default=8)
@@ -75,7 +77,12 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in [options.only] if options.only else MODELS:
         model, data = MODELS[name]
-        sizes = {"sims": options.sims, "draws": options.draws, "thin": options.thin, "tune": options.tune}
+        sizes = {
+            "sims": options.sims,
+            "draws": options.draws,
+            "thin": options.thin,
+            "tune": options.tune,
+        }
         start = time.perf_counter()
         found = simulation_based_calibration(
             model, *data, **sizes, target_accept=0.9, dtype=torch.float64, sampler=Nutpie(), seed=0

@@ -39,10 +39,14 @@ KNOWN = {  # negative test log-likelihood of a Chow-Liu tree with add-one smooth
 
 def rows(folder: Path, name: str) -> dict[str, torch.Tensor]:
     stored = np.load(folder / "binary" / f"{name}.npz")
-    return {part: torch.tensor(stored[part], dtype=torch.float32) for part in ("train", "valid", "test")}
+    return {
+        part: torch.tensor(stored[part], dtype=torch.float32) for part in ("train", "valid", "test")
+    }
 
 
-def mixture(data: dict[str, torch.Tensor], components: list[int], smoothing: list[float], steps: int) -> MixtureOfTrees:
+def mixture(
+    data: dict[str, torch.Tensor], components: list[int], smoothing: list[float], steps: int
+) -> MixtureOfTrees:
     """The mixture that is best on the validation rows, of all that EM passes through."""
     best, state, chosen, levels = -torch.inf, None, None, (2,) * data["train"].shape[1]
     for count, added in itertools.product(components, smoothing):
@@ -58,20 +62,26 @@ def mixture(data: dict[str, torch.Tensor], components: list[int], smoothing: lis
             if value < before + 1e-3:
                 break
             before = value
-        print(f"  {count} trees, smoothing {added}: validation {max(value, before):.3f}", flush=True)
+        print(
+            f"  {count} trees, smoothing {added}: validation {max(value, before):.3f}", flush=True
+        )
     print(f"  chosen: {chosen[0]} trees, smoothing {chosen[1]}")
     return state
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="*", default=list(KNOWN))
     parser.add_argument("--components", type=int, nargs="*", default=[])
     parser.add_argument("--smoothing", type=float, nargs="*", default=[0.1, 1.0])
     parser.add_argument("--steps", type=int, default=15, help="threes of EM steps")
     arguments = parser.parse_args()
-    print(f"{'':12s}{'rows':>7s}{'columns':>9s}{'fit s':>8s}{'test NLL':>22s}{'known':>9s}{'less':>8s}")
+    print(
+        f"{'':12s}{'rows':>7s}{'columns':>9s}{'fit s':>8s}{'test NLL':>22s}{'known':>9s}{'less':>8s}"
+    )
     for name in arguments.sets:
         data = rows(arguments.data, name)
         tree = ChowLiu((2,) * data["train"].shape[1])

@@ -67,23 +67,33 @@ def scores(rows: int, particles: int) -> Peers:
     @torch.no_grad()
     def by_hand() -> Tensor:
         """Blocks of 250 rows, and of as many particles as take the fewest seconds here."""
-        return torch.cat([hand_written(gen, decoder, block, particles, 25) for block in x.split(250)])
+        return torch.cat(
+            [hand_written(gen, decoder, block, particles, 25) for block in x.split(250)]
+        )
 
     return {
-        "probgen, eager": lambda: pg.log_likelihood(gen, x, particles=particles, compile=False).value,
+        "probgen, eager": lambda: (
+            pg.log_likelihood(gen, x, particles=particles, compile=False).value
+        ),
         "probgen, auto": lambda: pg.log_likelihood(gen, x, particles=particles).value,
-        "probgen, compiled": lambda: pg.log_likelihood(gen, x, particles=particles, compile=True).value,
+        "probgen, compiled": lambda: (
+            pg.log_likelihood(gen, x, particles=particles, compile=True).value
+        ),
         "torch by hand, eager": by_hand,
     }
 
 
-def hand_written(gen: pg.VAE, decoder: torch.nn.Module, x: Tensor, particles: int, chunk: int) -> Tensor:
+def hand_written(
+    gen: pg.VAE, decoder: torch.nn.Module, x: Tensor, particles: int, chunk: int
+) -> Tensor:
     q = gen.encode(x).base_dist
     wide, parts = x.expand(chunk, *x.shape), []
     for _ in range(0, particles, chunk):
         noise = torch.randn(chunk, *q.loc.shape)
         z = q.loc + q.scale * noise
-        fit = torch.nn.functional.binary_cross_entropy_with_logits(decoder(z), wide, reduction="none")
+        fit = torch.nn.functional.binary_cross_entropy_with_logits(
+            decoder(z), wide, reduction="none"
+        )
         parts.append((0.5 * (noise**2 - z**2) + q.scale.log()).sum(-1) - fit.sum(-1))
     weights = torch.cat(parts)
     return weights.logsumexp(0) - math.log(len(weights))
@@ -102,7 +112,10 @@ def grouped_rows(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 def logistic(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
     """Varying intercepts, non-centred."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = pyro.sample("mean", dist.Normal(0.0, 1.0)), pyro.sample("spread", dist.HalfNormal(1.0))
+    mean, spread = (
+        pyro.sample("mean", dist.Normal(0.0, 1.0)),
+        pyro.sample("spread", dist.HalfNormal(1.0)),
+    )
     with pyro.plate("groups", GROUPS):
         offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -112,7 +125,10 @@ def logistic(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
 def vectorised(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
     """The same, with draws to the left of all plates."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = pyro.sample("mean", dist.Normal(0.0, 1.0)), pyro.sample("spread", dist.HalfNormal(1.0))
+    mean, spread = (
+        pyro.sample("mean", dist.Normal(0.0, 1.0)),
+        pyro.sample("spread", dist.HalfNormal(1.0)),
+    )
     with pyro.plate("groups", GROUPS):
         offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -139,11 +155,15 @@ def draws(rows: int, count: int) -> Peers:
     def predictive(model: Callable, guide: AutoNormal, parallel: bool) -> Tensor:
         found = Predictive(guide, num_samples=count, parallel=parallel)(*data)
         given = {name: found[name].reshape(count, *fitted[name].shape) for name in fitted}
-        return checked(given, Predictive(model, given, return_sites=("y",), parallel=parallel)(*data[:2])["y"])
+        return checked(
+            given, Predictive(model, given, return_sites=("y",), parallel=parallel)(*data[:2])["y"]
+        )
 
     def checked(given: dict[str, Tensor], y: Tensor) -> Tensor:
         assert y.reshape(count, -1).shape == (count, rows)
-        return torch.cat([value.reshape(count, -1).mean(0) for value in (*(given[n] for n in sorted(fitted)), y)])
+        return torch.cat(
+            [value.reshape(count, -1).mean(0) for value in (*(given[n] for n in sorted(fitted)), y)]
+        )
 
     return {
         "probgen, eager": lambda: probgen(gen, False),
@@ -165,17 +185,23 @@ def compare(title: str, peers: Peers, rounds: int, preparing: Preparing) -> None
             before, began = preparing.seconds, time.perf_counter()
             results[name] = peer()
             turns[name].append((time.perf_counter() - began, preparing.seconds - before))
-    print(f"\n{title}\n{'':44s}{'first':>8s}{'median':>8s}   recording and compiling (first, then)   difference")
+    print(
+        f"\n{title}\n{'':44s}{'first':>8s}{'median':>8s}   recording and compiling (first, then)   difference"
+    )
     reference = next(iter(results.values()))
     for name, found in turns.items():
         later = found[1:] or found
         seconds, apart = (statistics.median(values) for values in zip(*later, strict=True))
         error = float((results[name] - reference).abs().mean())
-        print(f"{name:44s}{found[0][0]:7.2f}s{seconds:7.2f}s   {found[0][1]:14.2f}s {apart:14.2f}s {error:19.4f}")
+        print(
+            f"{name:44s}{found[0][0]:7.2f}s{seconds:7.2f}s   {found[0][1]:14.2f}s {apart:14.2f}s {error:19.4f}"
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, default=1000)

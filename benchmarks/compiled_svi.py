@@ -58,7 +58,9 @@ def hold_to(threads: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
-def take_turns(peers: dict[str, Any], steps: Callable[[str], int], rounds: int) -> dict[str, Result]:
+def take_turns(
+    peers: dict[str, Any], steps: Callable[[str], int], rounds: int
+) -> dict[str, Result]:
     turns: dict[str, list] = {name: [] for name in peers}
     for _ in range(rounds + 1):
         for name, peer in peers.items():
@@ -88,11 +90,19 @@ def best(results: dict[str, Result], start: str) -> str | None:
 def report(title: str, results: dict[str, Result]) -> None:
     base = results[best(results, "probgen compiled")]
     print(f"\n{title}")
-    print(f"  {'':36s}{'ms/step':>9s}{'range':>18s}{'ratio':>8s}{'compile or first, s':>22s}{'loss per row':>21s}")
+    print(
+        f"  {'':36s}{'ms/step':>9s}{'range':>18s}{'ratio':>8s}{'compile or first, s':>22s}{'loss per row':>21s}"
+    )
     for name, result in results.items():
         low, high = min(result.milliseconds), max(result.milliseconds)
-        spent = f"{result.cold:.1f}, again {result.warm:.1f}" if result.cold else f"first {max(result.first, 0):.1f}"
-        apart = abs(result.loss - base.loss) > 0.01 * abs(base.loss) + 4 * (result.error + base.error)
+        spent = (
+            f"{result.cold:.1f}, again {result.warm:.1f}"
+            if result.cold
+            else f"first {max(result.first, 0):.1f}"
+        )
+        apart = abs(result.loss - base.loss) > 0.01 * abs(base.loss) + 4 * (
+            result.error + base.error
+        )
         print(
             f"  {name:36s}{result.median:9.4f}{f'{low:.4f}-{high:.4f}':>18s}{result.median / base.median:8.2f}"
             f"{spent:>22s}{result.loss:12.4f} ± {result.error:.4f}{'  other loss' if apart else ''}"
@@ -113,35 +123,74 @@ def break_even(results: dict[str, Result], name: str | None, base: Result) -> st
 
 def overview(found: dict[str, dict[str, Result]]) -> None:
     """One line a model, every library in its fastest form."""
-    columns = ("compiled", "eager", "SVI.step", "NumPyro", "torch", "eager/", "Pyro/", "NumPyro/", "torch/")
+    columns = (
+        "compiled",
+        "eager",
+        "SVI.step",
+        "NumPyro",
+        "torch",
+        "eager/",
+        "Pyro/",
+        "NumPyro/",
+        "torch/",
+    )
     more = ("compile s", "again", "even: eager", "even: Pyro")
-    print("\nms/step of every library in its fastest form, ratios to probgen compiled, steps that repay compiling")
+    print(
+        "\nms/step of every library in its fastest form, ratios to probgen compiled, steps that repay compiling"
+    )
     print(f"{'':10s}" + "".join(f"{c:>10s}" for c in columns) + "".join(f"{c:>13s}" for c in more))
     for name, results in found.items():
         base = results[best(results, "probgen compiled")]
         starts = ("probgen eager", "Pyro SVI.step", "NumPyro", "torch loop")
         others = [best(results, start) for start in starts]
-        times = [f"{base.median:.3f}", *("-" if o is None else f"{results[o].median:.3f}" for o in others)]
+        times = [
+            f"{base.median:.3f}",
+            *("-" if o is None else f"{results[o].median:.3f}" for o in others),
+        ]
         ratios = [ratio(results, other, base) for other in others]
-        costs = [f"{base.cold:.1f}", f"{base.warm:.1f}", *(break_even(results, o, base) for o in others[:2])]
-        print(f"{name:10s}" + "".join(f"{t:>10s}" for t in times + ratios) + "".join(f"{c:>13s}" for c in costs))
+        costs = [
+            f"{base.cold:.1f}",
+            f"{base.warm:.1f}",
+            *(break_even(results, o, base) for o in others[:2]),
+        ]
+        print(
+            f"{name:10s}"
+            + "".join(f"{t:>10s}" for t in times + ratios)
+            + "".join(f"{c:>13s}" for c in costs)
+        )
 
 
 def write(path: Path, arguments: argparse.Namespace, name: str, results: dict[str, Result]) -> None:
     with path.open("a") as file:
         for peer, result in results.items():
-            row = {"model": name, "peer": peer, "threads": arguments.threads, "long": arguments.long}
+            row = {
+                "model": name,
+                "peer": peer,
+                "threads": arguments.threads,
+                "long": arguments.long,
+            }
             file.write(json.dumps(row | {"time": time.time()} | result._asdict()) + "\n")
 
 
 def arguments(given: Iterable[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=MODELS,
+        metavar="MODEL",
+        help=", ".join(MODELS),
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of every peer after the first")
     parser.add_argument("--threads", type=int, default=1, help="cores for the whole process")
     parser.add_argument("--long", type=float, default=1.0, help="factor on the steps of a turn")
     parser.add_argument("--peers", nargs="+", help="only peers whose names start so")
-    parser.add_argument("--all-forms", action="store_true", help="also the slower ways to write a model")
+    parser.add_argument(
+        "--all-forms", action="store_true", help="also the slower ways to write a model"
+    )
     parser.add_argument("--json", type=Path, help="file to append results to, a line each")
     return parser.parse_args(given)
 
@@ -159,16 +208,24 @@ def main() -> None:
         from svi_peers import FAST, peers
 
         torch.set_num_threads(options.threads)
-        print(f"{options.rounds} rounds, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()}")
+        print(
+            f"{options.rounds} rounds, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()}"
+        )
         found = {}
         for name in options.models:
             problem = (PROBLEMS | NETWORKS)[name]()
             chosen = peers(problem, name, options.all_forms)
             if options.peers:
-                chosen = {key: peer for key, peer in chosen.items() if key.startswith(tuple(options.peers))}
+                chosen = {
+                    key: peer
+                    for key, peer in chosen.items()
+                    if key.startswith(tuple(options.peers))
+                }
 
             def steps(peer: str, problem: Any = problem) -> int:
-                return int(problem.steps * options.long * (problem.more if peer.startswith(FAST) else 1))
+                return int(
+                    problem.steps * options.long * (problem.more if peer.startswith(FAST) else 1)
+                )
 
             found[name] = take_turns(chosen, steps, options.rounds)
             report(problem.title, found[name])

@@ -45,7 +45,10 @@ def processes() -> dict[str, tuple[AdditiveNoise, tuple]]:
     return {
         "Gaussian": (GaussianNoise(schedule, WITHIN), (ancestral, deterministic)),
         "Gamma": (GammaNoise(schedule, 0.001, WITHIN), (ancestral, with_own_noise, deterministic)),
-        "mixture": (MixtureNoise(schedule, **twice, bounds=WITHIN), (ancestral, with_own_noise, deterministic)),
+        "mixture": (
+            MixtureNoise(schedule, **twice, bounds=WITHIN),
+            (ancestral, with_own_noise, deterministic),
+        ),
     }
 
 
@@ -53,7 +56,8 @@ def load(data: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Levels 0 to 255 ``(N, 1, 16, 16)`` of training and test rows, and the labels of the first."""
     mnist = load_mnist(data)
     train, test = (
-        interpolate(images.unsqueeze(1), size=(SIDE, SIDE), mode="area").round() for images in (mnist[0], mnist[2])
+        interpolate(images.unsqueeze(1), size=(SIDE, SIDE), mode="area").round()
+        for images in (mnist[0], mnist[2])
     )
     return train, test, mnist.train_labels.long()
 
@@ -90,13 +94,20 @@ def train(gen: NoisingDiffusion, x: Tensor, options: argparse.Namespace, path: P
         verdict=False,
     )
     spent = (time.process_time() - began) / 60
-    print(f"  {history.steps} steps, {history.seconds / 60:.1f} min ({spent:.1f} of processor time)", flush=True)
+    print(
+        f"  {history.steps} steps, {history.seconds / 60:.1f} min ({spent:.1f} of processor time)",
+        flush=True,
+    )
 
 
 def report(name: str, row: str, values: list[float]) -> None:
     """Mean and 95 % interval over seeds (Student's t)."""
     quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.0)
-    half = quantile * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    half = (
+        quantile * statistics.stdev(values) / len(values) ** 0.5
+        if len(values) > 1
+        else float("nan")
+    )
     print(f"  {name:28s} {row:>9s}  {statistics.mean(values):8.2f} ± {half:.2f}", flush=True)
 
 
@@ -108,7 +119,9 @@ def draw(gen: NoisingDiffusion, calls: int, step, rows: int, seed: int) -> Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
@@ -125,7 +138,9 @@ def main() -> None:
     features = classifier_features(levels, labels)
     print(features)
     distance = partial(frechet_distance, features=features, splits=0)
-    parts = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))].split(options.rows)
+    parts = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))].split(
+        options.rows
+    )
     report("real digits", "", [distance(part, test).value for part in parts[: options.seeds]])
     for name, (process, ways) in processes().items():
         if options.only and name not in options.only:

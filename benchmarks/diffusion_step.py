@@ -101,7 +101,9 @@ def lucidrains(images: Tensor) -> tuple[Callable[[], None], Callable[[], Tensor]
     import denoising_diffusion_pytorch.denoising_diffusion_pytorch as module
 
     module.tqdm = lambda pairs, **_: pairs  # no progress bar
-    gen = module.GaussianDiffusion(Worn(), image_size=16, timesteps=1000, sampling_timesteps=50, objective="pred_v")
+    gen = module.GaussianDiffusion(
+        Worn(), image_size=16, timesteps=1000, sampling_timesteps=50, objective="pred_v"
+    )
     pixels = (images + 1) / 2
     return updated(adam(gen), lambda: gen(pixels)), lambda: gen.sample(batch_size=16)
 
@@ -116,7 +118,9 @@ def diffusers(images: Tensor) -> tuple[Callable[[], None], Callable[[], Tensor]]
     def loss() -> Tensor:
         t, noise = torch.randint(1000, (len(images),)), torch.randn_like(images)
         target = scheduler.get_velocity(images, noise, t)
-        return (net(scheduler.add_noise(images, noise, t), t / 1000) - target).square().sum() / len(images)
+        return (net(scheduler.add_noise(images, noise, t), t / 1000) - target).square().sum() / len(
+            images
+        )
 
     @torch.no_grad()
     def sample() -> Tensor:
@@ -135,7 +139,9 @@ def clock(function: Callable[[], object], times: int) -> float:
     return (time.process_time() - start) / times
 
 
-def compare(contestants: dict[str, Callable[[], object]], rounds: int, times: int) -> dict[str, list[float]]:
+def compare(
+    contestants: dict[str, Callable[[], object]], rounds: int, times: int
+) -> dict[str, list[float]]:
     for function in contestants.values():
         function()
     found: dict[str, list[float]] = {name: [] for name in contestants}
@@ -149,7 +155,9 @@ def show(title: str, found: dict[str, list[float]]) -> None:
     print(f"\n{title}: ms, and as a multiple of the loop written by hand")
     for name, values in found.items():
         ratios = [value / base for value, base in zip(values, found["by hand"], strict=True)]
-        print(f"  {name:30s} {1000 * statistics.median(values):8.1f}   {statistics.median(ratios):.3f}")
+        print(
+            f"  {name:30s} {1000 * statistics.median(values):8.1f}   {statistics.median(ratios):.3f}"
+        )
 
 
 def fit_step(images: Tensor, steps: int) -> float:
@@ -157,13 +165,24 @@ def fit_step(images: Tensor, steps: int) -> float:
     many, spent = images.repeat(4, 1, 1, 1), []
     for count in (1, 1 + steps):
         gen, start = Diffusion(network(), SHAPE), time.process_time()
-        pg.fit(gen, many, Denoising(), steps=count, batch_size=64, compile=False, progress=False, verdict=False)
+        pg.fit(
+            gen,
+            many,
+            Denoising(),
+            steps=count,
+            batch_size=64,
+            compile=False,
+            progress=False,
+            verdict=False,
+        )
         spent.append(time.process_time() - start)
     return (spent[1] - spent[0]) / steps
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,12 +194,21 @@ def main() -> None:
             library.define(operation + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     random.seed(0)
     images = torch.randn(64, *SHAPE).clamp(-1, 1)
-    made = {"by hand": by_hand, "probgen": ours, "denoising-diffusion-pytorch": lucidrains, "diffusers": diffusers}
+    made = {
+        "by hand": by_hand,
+        "probgen": ours,
+        "denoising-diffusion-pytorch": lucidrains,
+        "diffusers": diffusers,
+    }
     both = {name: make(images) for name, make in made.items()}
-    show("training step, 64 images", compare({n: pair[0] for n, pair in both.items()}, arguments.rounds, 4))
+    show(
+        "training step, 64 images",
+        compare({n: pair[0] for n, pair in both.items()}, arguments.rounds, 4),
+    )
     print(f"  {'probgen, fit':30s} {1000 * fit_step(images, 40):8.1f}")
     show(
-        "50 DDIM steps, 16 images", compare({n: pair[1] for n, pair in both.items()}, max(3, arguments.rounds // 3), 1)
+        "50 DDIM steps, 16 images",
+        compare({n: pair[1] for n, pair in both.items()}, max(3, arguments.rounds // 3), 1),
     )
     law = Diffusion(network(), SHAPE)()
     print("\npeak memory of sampling 16 images, MB:", end=" ")

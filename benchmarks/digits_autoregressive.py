@@ -40,13 +40,27 @@ def train(gen: PixelCNN, rows: Splits, options: argparse.Namespace, seed: int) -
     """The averaged weights that do best on the validation rows are kept."""
 
     def optimizer(parameters):
-        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.decay, betas=(0.9, 0.99))
+        return torch.optim.AdamW(
+            parameters, lr=options.lr, weight_decay=options.decay, betas=(0.9, 0.99)
+        )
 
     def falling(optimizer):
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
 
-    schedule = {"steps": options.steps, "batch_size": 50, "optimizer": optimizer, "scheduler": falling, "clip": 20.0}
-    selection = {"ema": 0.99, "validation": rows.validation, "validate_every": 100, "patience": 8, "verdict": False}
+    schedule = {
+        "steps": options.steps,
+        "batch_size": 50,
+        "optimizer": optimizer,
+        "scheduler": falling,
+        "clip": 20.0,
+    }
+    selection = {
+        "ema": 0.99,
+        "validation": rows.validation,
+        "validate_every": 100,
+        "patience": 8,
+        "verdict": False,
+    }
     return pg.fit(gen, rows.train, **schedule, **selection, seed=seed, compile=options.compile)
 
 
@@ -72,7 +86,9 @@ def save_completions(gen: PixelCNN, rows: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--width", type=int, default=32)
@@ -81,7 +97,9 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=1e-2)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
-    parser.add_argument("--completions", type=Path, help="file for a picture of completed digits (.png)")
+    parser.add_argument(
+        "--completions", type=Path, help="file for a picture of completed digits (.png)"
+    )
     options = parser.parse_args()
     rows, gens = load_digits(), []
     for seed in range(options.models):
@@ -89,11 +107,15 @@ def main() -> None:
         gens.append(pixel_cnn(options))
         history = train(gens[-1], rows, options, seed)
         chosen = -together(gens[-1:], rows.validation).mean()
-        times = f"{history.seconds / 60:.1f} min, {history.seconds / history.steps * 1e3:.0f} ms a step"
+        times = (
+            f"{history.seconds / 60:.1f} min, {history.seconds / history.steps * 1e3:.0f} ms a step"
+        )
         print(f"model {seed}: validation {chosen:.2f} nats, {history.stopped}, {times}", flush=True)
     print(f"validation, together: {-together(gens, rows.validation).mean():.2f} nats")
     ours = {
-        "this PixelCNN, mean of the models": -torch.stack([together([gen], rows.test) for gen in gens]).mean(),
+        "this PixelCNN, mean of the models": -torch.stack(
+            [together([gen], rows.test) for gen in gens]
+        ).mean(),
         f"these {options.models} PixelCNNs together": -together(gens, rows.test).mean(),
     }
     print("\ntest rows, negative log-likelihood, nats per image (exact), lower is better")

@@ -50,16 +50,26 @@ class Features(nn.Module):
 class OrdinalNet(nn.Module):
     """Features ``(*batch, F, 8, 8)`` and times to logits ``(*batch, 17, 8, 8)``."""
 
-    def __init__(self, features: int, width: int, dropout: float, components: int = 5, places: int = 4):
+    def __init__(
+        self, features: int, width: int, dropout: float, components: int = 5, places: int = 4
+    ):
         super().__init__()
-        self.head = pg.DiscretizedLogisticMixture(levels=LEVELS, components=components, event_ndim=3)
+        self.head = pg.DiscretizedLogisticMixture(
+            levels=LEVELS, components=components, event_ndim=3
+        )
         self.net = UNet(
-            (features + places, 8, 8), width=width, multipliers=(1, 2), outputs=3 * components, dropout=dropout
+            (features + places, 8, 8),
+            width=width,
+            multipliers=(1, 2),
+            outputs=3 * components,
+            dropout=dropout,
         )
         self.places = nn.Parameter(0.1 * torch.randn(places, 8, 8))
         self.offset = nn.Parameter(torch.zeros(3 * components, 8, 8))
         with torch.no_grad():  # start from broad components, spread over the levels
-            self.offset[components : 2 * components] = torch.linspace(-1, 1, components).view(-1, 1, 1)
+            self.offset[components : 2 * components] = torch.linspace(-1, 1, components).view(
+                -1, 1, 1
+            )
             self.offset[2 * components :] = -1.5
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
@@ -74,7 +84,9 @@ def diffusion(process: LabelNoise, options: argparse.Namespace) -> CategoricalDi
     return CategoricalDiffusion(net, (1, 8, 8), process, encode=Features(process.states))
 
 
-def train(gen: CategoricalDiffusion, rows: Splits, options: argparse.Namespace, seed: int) -> pg.History:
+def train(
+    gen: CategoricalDiffusion, rows: Splits, options: argparse.Namespace, seed: int
+) -> pg.History:
     """The averaged weights that do best on the validation rows are kept; their bound is averaged over eight draws."""
 
     def optimizer(parameters):
@@ -83,23 +95,41 @@ def train(gen: CategoricalDiffusion, rows: Splits, options: argparse.Namespace, 
     def falling(optimizer):
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
 
-    schedule = {"steps": options.steps, "batch_size": 50, "optimizer": optimizer, "scheduler": falling, "clip": 20.0}
+    schedule = {
+        "steps": options.steps,
+        "batch_size": 50,
+        "optimizer": optimizer,
+        "scheduler": falling,
+        "clip": 20.0,
+    }
     validation = rows.validation.repeat(8, 1, 1, 1)
-    selection = {"ema": 0.99, "validation": validation, "validate_every": 200, "patience": 10, "verdict": False}
-    return pg.fit(gen, rows.train, **schedule, **selection, seed=seed, progress=False, compile=options.compile)
+    selection = {
+        "ema": 0.99,
+        "validation": validation,
+        "validate_every": 200,
+        "patience": 10,
+        "verdict": False,
+    }
+    return pg.fit(
+        gen, rows.train, **schedule, **selection, seed=seed, progress=False, compile=options.compile
+    )
 
 
 def save_samples(gen: CategoricalDiffusion, path: Path) -> None:
     """Forty draws."""
     from matplotlib import image
 
-    tiles = torch.nn.functional.pad(gen().sample((40,))[:, 0], (1, 1, 1, 1), value=8.0).view(4, 10, 10, 10)
+    tiles = torch.nn.functional.pad(gen().sample((40,))[:, 0], (1, 1, 1, 1), value=8.0).view(
+        4, 10, 10, 10
+    )
     picture = tiles.movedim(2, 1).reshape(40, 100).repeat_interleave(4, 0).repeat_interleave(4, 1)
     image.imsave(path, picture, cmap="gray_r", vmin=0, vmax=16)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--chain", type=int, default=500, help="steps T of the chains")
     parser.add_argument("--width", type=int, default=24)
@@ -123,9 +153,14 @@ def main() -> None:
             gen.eval()
             best = min(value for _, value in history.validation)
             took = f"{history.seconds / 60:.1f} min, {history.seconds / history.steps * 1e3:.0f} ms a step"
-            print(f"{name}, seed {seed}: {history.stopped}, best validation {best:.2f} nats, {took}", flush=True)
+            print(
+                f"{name}, seed {seed}: {history.stopped}, best validation {best:.2f} nats, {took}",
+                flush=True,
+            )
             torch.manual_seed(0)
-            score = pg.log_likelihood(gen, rows.test, particles=options.particles, compile=options.compile)
+            score = pg.log_likelihood(
+                gen, rows.test, particles=options.particles, compile=options.compile
+            )
             print(f"  test {score}", flush=True)
             table[f"diffusion of {name} labels, bound, seed {seed}"] = -score.mean
             if options.samples:

@@ -59,11 +59,15 @@ def of_levels(rows: Tensor) -> pg.DistributionModule:
 def dequantised(rows: Tensor) -> pg.DistributionModule:
     net = Flat(UNet(SHAPE, width=32, multipliers=(1, 2), dropout=0.2))
     marginals = Gaussianised.of(rows, 0.0, LEVELS, bins=LEVELS)
-    return pg.Quantised(Transformed(Diffusion(net, (64,), schedule=CosineSchedule(10.0, -9.0)), marginals))
+    return pg.Quantised(
+        Transformed(Diffusion(net, (64,), schedule=CosineSchedule(10.0, -9.0)), marginals)
+    )
 
 
 def mixture(rows: Tensor) -> pg.DistributionModule:
-    return pg.Quantised(Standardised.fitted(pg.GaussianMixture(20, 64, pg.Diagonal), rows + torch.rand_like(rows)))
+    return pg.Quantised(
+        Standardised.fitted(pg.GaussianMixture(20, 64, pg.Diagonal), rows + torch.rand_like(rows))
+    )
 
 
 def flow(rows: Tensor) -> pg.DistributionModule:
@@ -75,7 +79,9 @@ def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01, fused=True)
 
 
-def train(make: Callable[[Tensor], pg.DistributionModule], steps: int) -> tuple[pg.DistributionModule, str, float]:
+def train(
+    make: Callable[[Tensor], pg.DistributionModule], steps: int
+) -> tuple[pg.DistributionModule, str, float]:
     """By the bound on the likelihood, the average of the weights kept that does best on the validation rows."""
     rows = [part.flatten(1) for part in pg.load_digits()]
     torch.manual_seed(0)
@@ -101,7 +107,12 @@ def train(make: Callable[[Tensor], pg.DistributionModule], steps: int) -> tuple[
 
 
 def shown(score: pg.Score) -> dict[str, float | str]:
-    return {"nats": -score.mean, "stderr": score.stderr, "kind": score.kind, "draws": score.particles}
+    return {
+        "nats": -score.mean,
+        "stderr": score.stderr,
+        "kind": score.kind,
+        "draws": score.particles,
+    }
 
 
 def scored(gen: pg.DistributionModule, particles: Iterable[int]) -> list[dict]:
@@ -145,7 +156,11 @@ def autoencoder(steps: int) -> dict:
     history = vae_digits.train(gen, rows, steps, seed=0)
     minutes = (time.process_time() - start) / 60
     scores = [vae_digits.score(gen, rows.test, count) for count in (1, 500)]
-    return {"minutes": minutes, "stopped": history.stopped, "scores": [shown(score) for score in scores]}
+    return {
+        "minutes": minutes,
+        "stopped": history.stopped,
+        "scores": [shown(score) for score in scores],
+    }
 
 
 CONTESTANTS: dict[str, tuple[Callable[[int], dict], int]] = {
@@ -158,10 +173,18 @@ CONTESTANTS: dict[str, tuple[Callable[[int], dict], int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the usual number of steps")
-    parser.add_argument("--results", type=Path, help="file of results, from which they are not made again")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME"
+    )
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the usual number of steps"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="file of results, from which they are not made again"
+    )
     arguments = parser.parse_args()
     path = arguments.results
     done = json.loads(path.read_text()) if path is not None and path.exists() else {}
@@ -172,11 +195,17 @@ def main() -> None:
             print(f"{name:30s} {done[name]}", flush=True)
             if path is not None:
                 path.write_text(json.dumps(done, indent=1))
-    print("\ntest rows, negative log-likelihood, nats per image, lower is better; minutes of one core in training")
+    print(
+        "\ntest rows, negative log-likelihood, nats per image, lower is better; minutes of one core in training"
+    )
     for name, row in done.items():
         for score in row["scores"]:
-            kind = f"{score['kind']}, {score['draws']} draws" if score["draws"] > 1 else score["kind"]
-            print(f"  {name:30s} {score['nats']:7.2f} ± {score['stderr']:.2f}   {kind:24s} {row['minutes']:5.1f}")
+            kind = (
+                f"{score['kind']}, {score['draws']} draws" if score["draws"] > 1 else score["kind"]
+            )
+            print(
+                f"  {name:30s} {score['nats']:7.2f} ± {score['stderr']:.2f}   {kind:24s} {row['minutes']:5.1f}"
+            )
 
 
 if __name__ == "__main__":

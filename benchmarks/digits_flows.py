@@ -62,7 +62,10 @@ def gaussianised(family: pg.DistributionModule, rows: Tensor) -> pg.Distribution
 
 SMALL, WIDE = {"hidden": (128, 128)}, {"hidden": (256,), "dropout": 0.3}
 CONTESTANTS: dict[str, tuple[Callable[[], pg.DistributionModule], Callable]] = {
-    "MAF, zuko": (lambda: Zukos(zuko.flows.MAF(DIMS, transforms=3, hidden_features=(128, 128))), standardised),
+    "MAF, zuko": (
+        lambda: Zukos(zuko.flows.MAF(DIMS, transforms=3, hidden_features=(128, 128))),
+        standardised,
+    ),
     "MAF": (lambda: MAF(DIMS, layers=3, **SMALL), standardised),
     "MAF, normal marginals": (lambda: MAF(DIMS, layers=2, **WIDE), gaussianised),
     "RealNVP, zuko": (
@@ -77,7 +80,10 @@ CONTESTANTS: dict[str, tuple[Callable[[], pg.DistributionModule], Callable]] = {
     ),
     "coupling NSF": (lambda: CouplingNSF(DIMS, layers=4, **SMALL), standardised),
     "coupling NSF, normal marginals": (lambda: CouplingNSF(DIMS, layers=4, **WIDE), gaussianised),
-    "NSF, zuko": (lambda: Zukos(zuko.flows.NSF(DIMS, transforms=2, hidden_features=(128, 128))), standardised),
+    "NSF, zuko": (
+        lambda: Zukos(zuko.flows.NSF(DIMS, transforms=2, hidden_features=(128, 128))),
+        standardised,
+    ),
     "NSF": (lambda: NSF(DIMS, layers=2, **SMALL), standardised),
     "NSF, normal marginals": (lambda: NSF(DIMS, layers=2, **WIDE), gaussianised),
 }
@@ -118,15 +124,25 @@ def train_and_score(name: str, steps: int) -> dict[str, float | str]:
         "64 draws": pg.log_likelihood(gen, test, particles=64),
     }
     figures = {key: -score.mean for key, score in scores.items()}
-    return figures | {"stderr": scores["64 draws"].stderr, "minutes": minutes, "stopped": history.stopped}
+    return figures | {
+        "stderr": scores["64 draws"].stderr,
+        "minutes": minutes,
+        "stopped": history.stopped,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
     parser.add_argument(
-        "--results", type=Path, help="file to which figures are added, and from which they are not redone"
+        "--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="file to which figures are added, and from which they are not redone",
     )
     arguments = parser.parse_args()
     path = arguments.results
@@ -141,7 +157,9 @@ def main() -> None:
     print(f"{'':34s} bound   64 draws         minutes   (validation, 16 draws)")
     for name, row in sorted(done.items(), key=lambda item: -item[1]["64 draws"]):
         draws = f"{row['64 draws']:6.2f} ± {row['stderr']:.2f}"
-        print(f"  {name:30s} {row['bound']:7.2f}   {draws}   {row['minutes']:7.1f}   ({row['validation']:.2f})")
+        print(
+            f"  {name:30s} {row['bound']:7.2f}   {draws}   {row['minutes']:7.1f}   ({row['validation']:.2f})"
+        )
     print("published: " + ", ".join(f"{name} {value}" for name, value in PUBLISHED.items()))
 
 

@@ -56,7 +56,9 @@ def uniform(rows: Splits, layers: int, options: argparse.Namespace) -> Quantised
 
 
 def learned(rows: Splits, layers: int, options: argparse.Namespace) -> Quantised:
-    noise = nn.Sequential(Standardize(8.0, 8.0), CouplingNet(SHAPE, 2, options.hidden))  # starts at uniform noise
+    noise = nn.Sequential(
+        Standardize(8.0, 8.0), CouplingNet(SHAPE, 2, options.hidden)
+    )  # starts at uniform noise
     return Quantised(glow(rows, layers, options), BinNoise(noise, event_ndim=3, context_ndim=3))
 
 
@@ -91,15 +93,27 @@ def train(gen: nn.Module, rows: Splits, rate: float, options: argparse.Namespace
     def falling(optimizer):
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
 
-    schedule = {"steps": options.steps, "batch_size": 100, "optimizer": optimizer, "scheduler": falling, "clip": 50.0}
+    schedule = {
+        "steps": options.steps,
+        "batch_size": 100,
+        "optimizer": optimizer,
+        "scheduler": falling,
+        "clip": 50.0,
+    }
     selection = {"ema": 0.99, "validation": rows.validation, "validate_every": 50, "patience": 8}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pg.FitWarning)  # stopped by the validation rows, not by convergence
-        return pg.fit(gen, rows.train, **schedule, **selection, seed=options.seed, compile=options.compile)
+        warnings.simplefilter(
+            "ignore", pg.FitWarning
+        )  # stopped by the validation rows, not by convergence
+        return pg.fit(
+            gen, rows.train, **schedule, **selection, seed=options.seed, compile=options.compile
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--hidden", type=int, default=32)
@@ -116,8 +130,16 @@ def main() -> None:
         gen = setup.make(rows, setup.layers, options)
         started = time.perf_counter()
         history = train(gen, rows, setup.rate, options)
-        print(f"{name}: {history.stopped}, {time.perf_counter() - started:.0f} s, {history.verdict}", flush=True)
-        for part, particles in (("train", 1), ("validation", 1), ("test", 1), ("test", options.particles)):
+        print(
+            f"{name}: {history.stopped}, {time.perf_counter() - started:.0f} s, {history.verdict}",
+            flush=True,
+        )
+        for part, particles in (
+            ("train", 1),
+            ("validation", 1),
+            ("test", 1),
+            ("test", options.particles),
+        ):
             score = pg.log_likelihood(gen, getattr(rows, part), particles=particles)
             print(f"    {part:10s} {score}", flush=True)
             if part == "test":

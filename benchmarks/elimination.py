@@ -37,7 +37,11 @@ def random_network(nodes: int, seed: int = 0) -> tuple[Tables, Parents]:
     tables, parents = {}, {}
     for node in range(nodes):
         near = np.arange(max(0, node - 8), node)
-        above = sorted(rng.choice(near, size=min(len(near), rng.integers(1, 4)), replace=False)) if node else []
+        above = (
+            sorted(rng.choice(near, size=min(len(near), rng.integers(1, 4)), replace=False))
+            if node
+            else []
+        )
         rows = rng.dirichlet(np.ones(levels[node]), size=[levels[p] for p in above])
         tables[f"n{node}"], parents[f"n{node}"] = rows, [f"n{p}" for p in above]
     return tables, parents
@@ -50,7 +54,9 @@ def queries(network: BayesianNetwork, count: int) -> torch.Tensor:
     return x.masked_fill(torch.rand_like(x) > 0.25, torch.nan)
 
 
-Answer = tuple[np.ndarray | None, list[np.ndarray]]  # log P(evidence), and the marginals of all nodes
+Answer = tuple[
+    np.ndarray | None, list[np.ndarray]
+]  # log P(evidence), and the marginals of all nodes
 
 
 def probgen(network: BayesianNetwork) -> Callable[[torch.Tensor], Answer]:
@@ -72,19 +78,29 @@ def pgmpy(tables: Tables, parents: Parents) -> Callable[[torch.Tensor], Answer]:
     for name, table in tables.items():
         values = np.moveaxis(table, -1, 0).reshape(table.shape[-1], -1)
         sizes = [tables[p].shape[-1] for p in parents[name]]
-        model.add_cpds(TabularCPD(name, table.shape[-1], values, evidence=parents[name], evidence_card=sizes))
+        model.add_cpds(
+            TabularCPD(name, table.shape[-1], values, evidence=parents[name], evidence_card=sizes)
+        )
     model.check_model()
     engine, names = VariableElimination(model), list(tables)
 
     def ask(x: torch.Tensor) -> Answer:
         row = x[0]
-        evidence = {name: int(value) for name, value in zip(names, row.tolist(), strict=True) if value == value}
+        evidence = {
+            name: int(value)
+            for name, value in zip(names, row.tolist(), strict=True)
+            if value == value
+        }
         hidden = [name for name in names if name not in evidence]
-        found = {name: engine.query([name], evidence=evidence, show_progress=False) for name in hidden}
+        found = {
+            name: engine.query([name], evidence=evidence, show_progress=False) for name in hidden
+        }
         marginals = []
         for name in names:
             levels = tables[name].shape[-1]
-            marginals.append(np.eye(levels)[evidence[name]] if name in evidence else found[name].values)
+            marginals.append(
+                np.eye(levels)[evidence[name]] if name in evidence else found[name].values
+            )
         return None, [marginal[None] for marginal in marginals]
 
     return ask
@@ -108,7 +124,9 @@ def timed(ask: Callable[[torch.Tensor], Answer], x: torch.Tensor) -> tuple[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nodes", type=int, default=37)
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--batch", type=int, default=2000)
@@ -116,10 +134,16 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     tables, parents = random_network(arguments.nodes)
-    network = BayesianNetwork.from_tables({name: torch.tensor(t).float() for name, t in tables.items()}, parents)
+    network = BayesianNetwork.from_tables(
+        {name: torch.tensor(t).float() for name, t in tables.items()}, parents
+    )
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
-    print(f"{len(tables)} nodes, {sum(map(len, parents.values()))} edges; elimination: {network().plan}")
-    ways = {"probgen": probgen(network)} | ({"pgmpy": pgmpy(tables, parents)} if find_spec("pgmpy") else {})
+    print(
+        f"{len(tables)} nodes, {sum(map(len, parents.values()))} edges; elimination: {network().plan}"
+    )
+    ways = {"probgen": probgen(network)} | (
+        {"pgmpy": pgmpy(tables, parents)} if find_spec("pgmpy") else {}
+    )
     x = queries(network, max(arguments.queries, arguments.batch))
     times, answers = {name: [] for name in ways}, {name: [] for name in ways}
     for turn in range(-1, arguments.queries):  # the first turn warms up
@@ -131,16 +155,25 @@ def main() -> None:
     seconds, (together, marginals) = timed(ways["probgen"], x[: arguments.batch])
     for name, values in times.items():
         truth = [einsum_log_evidence(tables, parents, row) for row in x[: arguments.queries]]
-        gaps = [abs(a[0][0] - t) for a, t in zip(answers[name], truth, strict=True) if a[0] is not None]
+        gaps = [
+            abs(a[0][0] - t) for a, t in zip(answers[name], truth, strict=True) if a[0] is not None
+        ]
         told = f"log P(e) off by {max(gaps):.1e}, " if gaps else ""
         away = max(
             np.abs(mine - theirs[row]).max()
             for row, answer in enumerate(answers[name])
             for mine, theirs in zip(answer[1], marginals, strict=True)
         )
-        median, span = 1000 * statistics.median(values), f"{1000 * min(values):.1f}-{1000 * max(values):.1f}"
-        print(f"{name:9s} one query: {median:9.2f} ms ({span}); {told}marginals differ by {away:.1e}")
-    print(f"probgen   {len(together)} queries at once: {1000 * seconds / len(together):.3f} ms each")
+        median, span = (
+            1000 * statistics.median(values),
+            f"{1000 * min(values):.1f}-{1000 * max(values):.1f}",
+        )
+        print(
+            f"{name:9s} one query: {median:9.2f} ms ({span}); {told}marginals differ by {away:.1e}"
+        )
+    print(
+        f"probgen   {len(together)} queries at once: {1000 * seconds / len(together):.3f} ms each"
+    )
 
 
 if __name__ == "__main__":

@@ -74,25 +74,39 @@ def start(x: np.ndarray, components: int, form: str = "full", extra: float = 0.0
     return Mixture(np.full(components, 1 / components), means, np.stack([covariance] * components))
 
 
-def probgen(x: np.ndarray, begin: Mixture, steps: int, form: str = "full", extra: float = 0.0) -> Callable[[], Mixture]:
+def probgen(
+    x: np.ndarray, begin: Mixture, steps: int, form: str = "full", extra: float = 0.0
+) -> Callable[[], Mixture]:
     rows = torch.as_tensor(x)
     gen = pg.GaussianMixture(*begin.means.shape, FORMS[form], regularisation=extra).to(rows.dtype)
     gen.assign(*(torch.as_tensor(part) for part in begin))
 
     def fit() -> Mixture:
         pg.em(gen, rows, steps=steps, tol=0.0, n_init=0)
-        return Mixture(*(part.double().numpy() for part in (gen.weights, gen.means, gen.covariances)))
+        return Mixture(
+            *(part.double().numpy() for part in (gen.weights, gen.means, gen.covariances))
+        )
 
     return fit
 
 
-def scikit_learn(x: np.ndarray, begin: Mixture, steps: int, form: str = "full", extra: float = 0.0) -> Callable:
+def scikit_learn(
+    x: np.ndarray, begin: Mixture, steps: int, form: str = "full", extra: float = 0.0
+) -> Callable:
     from sklearn.mixture import GaussianMixture
 
     precisions = np.linalg.inv(begin.covariances)
-    shapes = {"full": lambda p: p, "tied": lambda p: p[0], "diag": lambda p: np.diagonal(p, axis1=1, axis2=2)}
+    shapes = {
+        "full": lambda p: p,
+        "tied": lambda p: p[0],
+        "diag": lambda p: np.diagonal(p, axis1=1, axis2=2),
+    }
     precisions = (shapes | {"spherical": lambda p: p[:, 0, 0]})[form](precisions)
-    given = dict(zip(("weights_init", "means_init", "precisions_init"), (*begin[:2], precisions), strict=True))
+    given = dict(
+        zip(
+            ("weights_init", "means_init", "precisions_init"), (*begin[:2], precisions), strict=True
+        )
+    )
     given = {name: value.astype(x.dtype) for name, value in given.items()}
     model = GaussianMixture(
         len(begin.weights),
@@ -108,8 +122,13 @@ def scikit_learn(x: np.ndarray, begin: Mixture, steps: int, form: str = "full", 
         model.fit(x)
         found, eye = model.covariances_, np.eye(x.shape[1])
         shapes = {"full": lambda: found, "tied": lambda: np.stack([found] * len(begin.weights))}
-        shapes |= {"diag": lambda: found[:, None] * eye, "spherical": lambda: found[:, None, None] * eye}
-        return Mixture(*(part.astype(float) for part in (model.weights_, model.means_, shapes[form]())))
+        shapes |= {
+            "diag": lambda: found[:, None] * eye,
+            "spherical": lambda: found[:, None, None] * eye,
+        }
+        return Mixture(
+            *(part.astype(float) for part in (model.weights_, model.means_, shapes[form]()))
+        )
 
     return fit
 
@@ -119,14 +138,20 @@ def pomegranate(x: np.ndarray, begin: Mixture, steps: int) -> Callable[[], Mixtu
     from pomegranate.gmm import GeneralMixtureModel
 
     rows = torch.as_tensor(x)
-    weights, means, covariances = (torch.tensor(part).to(rows.dtype) for part in begin)  # copies: changed in place
+    weights, means, covariances = (
+        torch.tensor(part).to(rows.dtype) for part in begin
+    )  # copies: changed in place
     parts = [Normal(mean, covariance) for mean, covariance in zip(means, covariances, strict=True)]
     model = GeneralMixtureModel(parts, priors=weights, max_iter=steps, tol=-np.inf)
 
     def fit() -> Mixture:
         model.fit(rows)
-        means, covariances = (torch.stack([getattr(d, name) for d in parts]) for name in ("means", "covs"))
-        return Mixture(*(part.detach().double().numpy() for part in (model.priors, means, covariances)))
+        means, covariances = (
+            torch.stack([getattr(d, name) for d in parts]) for name in ("means", "covs")
+        )
+        return Mixture(
+            *(part.detach().double().numpy() for part in (model.priors, means, covariances))
+        )
 
     return fit
 
@@ -138,8 +163,16 @@ def mean_log_likelihood(mixture: Mixture, x: np.ndarray) -> float:
     """By torch's own distributions, in float64."""
     weights, means, covariances = (torch.as_tensor(part) for part in mixture)
     parts = torch.distributions.MultivariateNormal(means, covariances, validate_args=False)
-    law = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(weights), parts, validate_args=False)
-    return torch.cat([law.log_prob(rows) for rows in torch.as_tensor(x, dtype=torch.float64).split(4096)]).mean().item()
+    law = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(weights), parts, validate_args=False
+    )
+    return (
+        torch.cat(
+            [law.log_prob(rows) for rows in torch.as_tensor(x, dtype=torch.float64).split(4096)]
+        )
+        .mean()
+        .item()
+    )
 
 
 def extra_memory(argv: list[str], peer: str, data: str, dtype: str) -> float:
@@ -184,13 +217,19 @@ def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list
             torch.set_default_dtype(torch.float32)
             reached = {name: mean_log_likelihood(mixture, rows) for name, mixture in found.items()}
             memory = {name: extra_memory(argv, name, title, dtype) for name in peers}
-            print(f"\n{title}, {dtype}: {len(x):,} x {x.shape[1]}, {arguments.components} full components")
+            print(
+                f"\n{title}, {dtype}: {len(x):,} x {x.shape[1]}, {arguments.components} full components"
+            )
             report(times, reached, memory)
 
 
-def report(times: dict[str, list[float]], reached: dict[str, float], memory: dict[str, float]) -> None:
+def report(
+    times: dict[str, list[float]], reached: dict[str, float], memory: dict[str, float]
+) -> None:
     """One line per peer."""
-    print(f"{'':14s}{'median s':>10s}{'range':>14s}{'speed-up':>10s}{'log-likelihood':>17s}{'peak MB':>9s}")
+    print(
+        f"{'':14s}{'median s':>10s}{'range':>14s}{'speed-up':>10s}{'log-likelihood':>17s}{'peak MB':>9s}"
+    )
     for name, values in times.items():
         span = f"{min(values):.2f}-{max(values):.2f}"
         ratio = statistics.median(b / v for v, b in zip(values, times["scikit-learn"], strict=True))
@@ -204,7 +243,9 @@ def optimum(data: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
 
     cases = {title: (x, 0.0, arguments.components) for title, x in data.items()}
     cases["digits"] = (load_digits().data, 1e-1, 10)
-    print(f"\n{'after 30 steps':26s}{'scikit-learn':>14s}{'float64':>14s}{'less':>10s}{'float32':>14s}{'less':>10s}")
+    print(
+        f"\n{'after 30 steps':26s}{'scikit-learn':>14s}{'float64':>14s}{'less':>10s}{'float32':>14s}{'less':>10s}"
+    )
     for title, (x, extra, components) in cases.items():
         for form in FORMS:
             begin = start(x, components, form, extra)
@@ -217,7 +258,9 @@ def optimum(data: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="a folder with mnist.npz")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dims", type=int, default=16)
@@ -228,7 +271,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
-    sources = {"synthetic": partial(synthetic, arguments.rows, arguments.dims, arguments.components)}
+    sources = {
+        "synthetic": partial(synthetic, arguments.rows, arguments.dims, arguments.components)
+    }
     if arguments.data:
         sources["MNIST"] = partial(mnist, arguments.data, arguments.rows, arguments.dims)
     if arguments.alone:

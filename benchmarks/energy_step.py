@@ -92,7 +92,17 @@ def energy_by_hand(x: Tensor, steps: int, net: nn.Module, step: float) -> float:
 def through_fit(make: Callable, x: Tensor, steps: int, compile: bool) -> float:
     gen, objective = make()
     clock, quiet = Clock(), {"progress": False, "verdict": False}
-    pg.fit(gen, x, objective, steps=steps, batch_size=BATCH, compile=compile, seed=0, callbacks=[clock], **quiet)
+    pg.fit(
+        gen,
+        x,
+        objective,
+        steps=steps,
+        batch_size=BATCH,
+        compile=compile,
+        seed=0,
+        callbacks=[clock],
+        **quiet,
+    )
     return clock.milliseconds()
 
 
@@ -104,12 +114,16 @@ def report(title: str, hand: Callable, ours: Callable, turns: int) -> None:
         times["compiled"].append(ours(True))
     median = {name: statistics.median(values) for name, values in times.items()}
     rows = ", ".join(f"{name} {value:.3f} ms" for name, value in median.items())
-    ratios = ", ".join(f"{name} / by hand {median[name] / median['by hand']:.2f}" for name in ("eager", "compiled"))
+    ratios = ", ".join(
+        f"{name} / by hand {median[name] / median['by hand']:.2f}" for name in ("eager", "compiled")
+    )
     print(f"{title}: {rows}; {ratios}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -118,7 +132,9 @@ def main() -> None:
         x = (torch.rand(2000, dims) < 0.3).float()
 
         def make(dims: int = dims, hidden: int = hidden) -> tuple:
-            return RBM(BernoulliUnits(dims), hidden, limit=1), ContrastiveDivergence(GIBBS, chains=BATCH)
+            return RBM(BernoulliUnits(dims), hidden, limit=1), ContrastiveDivergence(
+                GIBBS, chains=BATCH
+            )
 
         report(
             f"RBM {dims} x {hidden}, PCD-{GIBBS}",
@@ -131,7 +147,11 @@ def main() -> None:
 
         def net(dims: int = dims, width: int = width) -> nn.Module:
             return nn.Sequential(
-                nn.Linear(dims, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
+                nn.Linear(dims, width),
+                nn.SiLU(),
+                nn.Linear(width, width),
+                nn.SiLU(),
+                nn.Linear(width, 1),
             )
 
         def model(dims: int = dims, net: Callable = net) -> tuple:

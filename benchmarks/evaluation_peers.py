@@ -80,7 +80,9 @@ def linear(rows: int, columns: int) -> Problem:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, columns)).astype(np.float32)
     y = x @ rng.normal(size=columns) + 0.5 * rng.normal(size=rows)
-    return Problem((x, y.astype(np.float32)), lambda: _linear_pyro(columns), lambda: _linear_numpyro(columns))
+    return Problem(
+        (x, y.astype(np.float32)), lambda: _linear_pyro(columns), lambda: _linear_numpyro(columns)
+    )
 
 
 def _linear_pyro(columns: int) -> Callable:
@@ -129,7 +131,13 @@ def probgen(problem: Problem, draws: int) -> dict[str, Callable[[], Any]]:
     model, data = problem.pyro(), tuple(map(torch.as_tensor, problem.data))
     program = pg.Program(model, AutoNormal(model))
     rows = len(data[-1])
-    settings = {"steps": STEPS, "batch_size": rows, "compile": False, "progress": False, "verdict": False}
+    settings = {
+        "steps": STEPS,
+        "batch_size": rows,
+        "compile": False,
+        "progress": False,
+        "verdict": False,
+    }
     pg.fit(program, data, optimizer=pg.adam(0.02), seed=0, **settings)
     needed = ["posterior", "log_likelihood", "sample_stats"]
     return {
@@ -153,7 +161,11 @@ class NumPyroPeer:
         svi = SVI(self.model, self.guide, Adam(0.02), Trace_ELBO())
         self.params = svi.run(jax.random.PRNGKey(0), STEPS, *self.data, progress_bar=False).params
         self.drawn, self.weights = jit(self._drawn), jit(self._weights)
-        self.replicated, self.prior, self.rows = jit(self._replicated), jit(self._prior), jit(self._rows)
+        self.replicated, self.prior, self.rows = (
+            jit(self._replicated),
+            jit(self._prior),
+            jit(self._rows),
+        )
 
     def khat(self) -> float:
         import arviz as az
@@ -187,19 +199,25 @@ class NumPyroPeer:
     def _drawn(self, key: Any) -> dict[str, Any]:
         from numpyro.infer import Predictive
 
-        return Predictive(self.guide, params=self.params, num_samples=self.draws, parallel=True)(key, *self.data)
+        return Predictive(self.guide, params=self.params, num_samples=self.draws, parallel=True)(
+            key, *self.data
+        )
 
     def _replicated(self, key: Any, draws: Mapping[str, Any]) -> dict[str, Any]:
         from numpyro.handlers import uncondition
         from numpyro.infer import Predictive
 
-        return Predictive(uncondition(self.model), draws, return_sites=["y"], parallel=True)(key, *self.data)
+        return Predictive(uncondition(self.model), draws, return_sites=["y"], parallel=True)(
+            key, *self.data
+        )
 
     def _prior(self, key: Any) -> dict[str, Any]:
         from numpyro.handlers import uncondition
         from numpyro.infer import Predictive
 
-        return Predictive(uncondition(self.model), num_samples=self.draws, parallel=True)(key, *self.data)
+        return Predictive(uncondition(self.model), num_samples=self.draws, parallel=True)(
+            key, *self.data
+        )
 
     def _rows(self, draws: Mapping[str, Any]) -> dict[str, Any]:
         from numpyro.infer import log_likelihood
@@ -258,7 +276,15 @@ def one_peer(name: str, options: argparse.Namespace) -> None:
 
 def measured(name: str, model: str, options: argparse.Namespace) -> dict[str, Any]:
     """One peer in a process of its own, with an empty cache of compiled code."""
-    command = [sys.executable, __file__, "--peer", name, "--model", model, f"--draws={options.draws}"]
+    command = [
+        sys.executable,
+        __file__,
+        "--peer",
+        name,
+        "--model",
+        model,
+        f"--draws={options.draws}",
+    ]
     with tempfile.TemporaryDirectory() as empty:
         flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         environment = os.environ | {
@@ -266,7 +292,9 @@ def measured(name: str, model: str, options: argparse.Namespace) -> dict[str, An
             "OMP_NUM_THREADS": "1",
             "XLA_FLAGS": flags,
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -275,7 +303,10 @@ def measured(name: str, model: str, options: argparse.Namespace) -> dict[str, An
 
 
 def medians(rounds: Sequence[dict[str, Any]]) -> Times:
-    return {q: [statistics.median(r["times"][q][call] for r in rounds) for call in (0, 1)] for q in QUANTITIES}
+    return {
+        q: [statistics.median(r["times"][q][call] for r in rounds) for call in (0, 1)]
+        for q in QUANTITIES
+    }
 
 
 def report(model: str, found: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
@@ -283,7 +314,9 @@ def report(model: str, found: Mapping[str, Sequence[dict[str, Any]]]) -> list[st
     times = {name: medians(rounds) for name, rounds in found.items()}
     ours, lines = times["probgen"], []
     for quantity in QUANTITIES:
-        cells = [f"{times[name][quantity][0]:.3f} / {times[name][quantity][1]:.3f}" for name in times]
+        cells = [
+            f"{times[name][quantity][0]:.3f} / {times[name][quantity][1]:.3f}" for name in times
+        ]
         for peer in (name for name in times if name != "probgen"):
             first, second = (ours[quantity][call] / times[peer][quantity][call] for call in (0, 1))
             verdict = "" if second < BAR else " (missed)"
@@ -295,7 +328,9 @@ def report(model: str, found: Mapping[str, Sequence[dict[str, Any]]]) -> list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=1000, help="draws from guide and prior")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each peer")
     parser.add_argument("--model", choices=PROBLEMS, help="this model alone")
@@ -306,7 +341,12 @@ def main() -> None:
         return one_peer(options.peer, options)
     installed = [name for name in PEERS if name == "probgen" or find_spec("numpyro")]
     others = installed[1:]
-    head = ["model", "quantity", *(f"{name}, s" for name in installed), *(f"probgen / {name}" for name in others)]
+    head = [
+        "model",
+        "quantity",
+        *(f"{name}, s" for name in installed),
+        *(f"probgen / {name}" for name in others),
+    ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for model in [options.model] if options.model else PROBLEMS:
         found: dict[str, list] = {name: [] for name in installed}

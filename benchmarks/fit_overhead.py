@@ -41,7 +41,9 @@ def negative_elbo(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
 
 def by_hand(x: Tensor) -> float:
     encoder, decoder = networks()
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(
+        [*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True
+    )
     began = time.perf_counter()
     order = torch.randperm(len(x))
     for start in range(0, len(x), BATCH):
@@ -56,7 +58,9 @@ def by_hand(x: Tensor) -> float:
 def probgen(x: Tensor) -> float:
     encoder, decoder = networks()
     vae = pg.VAE(pg.standard_normal(LATENT), pg.Bernoulli(decoder), pg.Gaussian(encoder))
-    return pg.fit(vae, x, epochs=1, batch_size=BATCH, verdict=False, progress=False, compile=False).seconds
+    return pg.fit(
+        vae, x, epochs=1, batch_size=BATCH, verdict=False, progress=False, compile=False
+    ).seconds
 
 
 def pyro_svi(x: Tensor) -> float:
@@ -110,9 +114,13 @@ def pythae(x: Tensor) -> float:
 
     config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENT, reconstruction_loss="bce")
     with tempfile.TemporaryDirectory() as folder:
-        training = BaseTrainerConfig(folder, num_epochs=1, per_device_train_batch_size=BATCH, learning_rate=1e-3)
+        training = BaseTrainerConfig(
+            folder, num_epochs=1, per_device_train_batch_size=BATCH, learning_rate=1e-3
+        )
         trainer = BaseTrainer(
-            VAE(config, Encoder(), Decoder()), BaseDataset(x, torch.zeros(len(x))), training_config=training
+            VAE(config, Encoder(), Decoder()),
+            BaseDataset(x, torch.zeros(len(x))),
+            training_config=training,
         )
         trainer.prepare_training()
         began = time.perf_counter()
@@ -141,9 +149,15 @@ def lightning(x: Tensor) -> float:
             self.seconds = time.perf_counter() - self.began
 
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), BATCH, shuffle=True)
-    options = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     module = Module()
-    pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, logger=False, **options).fit(module, loader)
+    pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, logger=False, **options).fit(
+        module, loader
+    )
     return module.seconds
 
 
@@ -157,7 +171,9 @@ PEERS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=25_600)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -175,12 +191,18 @@ def main() -> None:
     steps = -(-arguments.rows // BATCH)
     base = statistics.median(times["torch, written by hand"])
     print(f"{steps} steps a round, {arguments.rounds} rounds, {torch.get_num_threads()} threads")
-    print(f"{'':26s}{'ms/step (median)':>18s}{'range':>16s}{'ratio':>8s}{'median of paired ratios':>26s}")
+    print(
+        f"{'':26s}{'ms/step (median)':>18s}{'range':>16s}{'ratio':>8s}{'median of paired ratios':>26s}"
+    )
     for name, values in times.items():
         low, high = min(values) / steps * 1e3, max(values) / steps * 1e3
-        paired = statistics.median(v / b for v, b in zip(values, times["torch, written by hand"], strict=True))
+        paired = statistics.median(
+            v / b for v, b in zip(values, times["torch, written by hand"], strict=True)
+        )
         middle = statistics.median(values)
-        print(f"{name:26s}{middle / steps * 1e3:18.2f}{f'{low:.2f}-{high:.2f}':>16s}{middle / base:8.2f}{paired:26.2f}")
+        print(
+            f"{name:26s}{middle / steps * 1e3:18.2f}{f'{low:.2f}-{high:.2f}':>16s}{middle / base:8.2f}{paired:26.2f}"
+        )
 
 
 if __name__ == "__main__":

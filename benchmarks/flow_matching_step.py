@@ -22,11 +22,19 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchcfm.conditional_flow_matching import ConditionalFlowMatcher, ExactOptimalTransportConditionalFlowMatcher
+from torchcfm.conditional_flow_matching import (
+    ConditionalFlowMatcher,
+    ExactOptimalTransportConditionalFlowMatcher,
+)
 
 import probgen as pg
 from probgen.core.module import DistributionModule
-from probgen.distributions.flows.couplings import Coupling, EntropicTransport, IndependentCoupling, OptimalTransport
+from probgen.distributions.flows.couplings import (
+    Coupling,
+    EntropicTransport,
+    IndependentCoupling,
+    OptimalTransport,
+)
 from probgen.distributions.flows.fixed_steps import Euler, Midpoint
 from probgen.models.empirical import Empirical
 from probgen.models.flow_matching import FlowMatching
@@ -46,7 +54,12 @@ def cooling(steps: int) -> Callable:
 
 
 def theirs(
-    net: nn.Module, x: Tensor, batch: int, matcher: ConditionalFlowMatcher, base: Callable, cooled: int = 0
+    net: nn.Module,
+    x: Tensor,
+    batch: int,
+    matcher: ConditionalFlowMatcher,
+    base: Callable,
+    cooled: int = 0,
 ) -> Loop:
     """The loop of torchcfm's examples; its time runs from base to data. ``cooled``: so many steps in all."""
     optimizer = adam(net.parameters())
@@ -82,9 +95,18 @@ def by_hand(net: nn.Module, x: Tensor, batch: int) -> Loop:
     return run
 
 
-def milliseconds_of_fit(gen: FlowMatching, x: Tensor, batch: int, steps: int, compiled: bool) -> float:
+def milliseconds_of_fit(
+    gen: FlowMatching, x: Tensor, batch: int, steps: int, compiled: bool
+) -> float:
     """Per step, without the time that compilation takes."""
-    options = {"steps": steps, "batch_size": batch, "optimizer": adam, "progress": False, "verdict": False, "seed": 0}
+    options = {
+        "steps": steps,
+        "batch_size": batch,
+        "optimizer": adam,
+        "progress": False,
+        "verdict": False,
+        "seed": 0,
+    }
     history = pg.fit(gen, x, Denoising(), compile=compiled, **options)
     return 1e3 * (history.seconds - history.compile_seconds) / steps
 
@@ -111,16 +133,25 @@ def speed(dims: int, hidden: list[int], batch: int, steps: int, rounds: int) -> 
         "compiled": lambda: milliseconds_of_fit(gen(IndependentCoupling()), x, batch, steps, True),
         "torchcfm": lambda: milliseconds(peer(ConditionalFlowMatcher(sigma=0.0)), steps),
         "OT eager": lambda: milliseconds_of_fit(gen(OptimalTransport()), x, batch, steps, False),
-        "entropic compiled": lambda: milliseconds_of_fit(gen(EntropicTransport()), x, batch, steps, True),
-        "torchcfm OT": lambda: milliseconds(peer(ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)), steps),
+        "entropic compiled": lambda: milliseconds_of_fit(
+            gen(EntropicTransport()), x, batch, steps, True
+        ),
+        "torchcfm OT": lambda: milliseconds(
+            peer(ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)), steps
+        ),
     }
     turns = [{name: run() for name, run in contestants.items()} for _ in range(rounds)]
     medians = {name: statistics.median(turn[name] for turn in turns) for name in contestants}
     hand, theirs_plain, theirs_ot = medians["by hand"], medians["torchcfm"], medians["torchcfm OT"]
-    print(f"{dims} dims, hidden {hidden}, batch {batch}: ms per step, and ratios by hand / torchcfm over ours")
+    print(
+        f"{dims} dims, hidden {hidden}, batch {batch}: ms per step, and ratios by hand / torchcfm over ours"
+    )
     for name, value in medians.items():
         peer_value = theirs_ot if "OT" in name or "entropic" in name else theirs_plain
-        print(f"  {name:18s} {value:7.3f} ms   {hand / value:5.2f}   {peer_value / value:5.2f}", flush=True)
+        print(
+            f"  {name:18s} {value:7.3f} ms   {hand / value:5.2f}   {peer_value / value:5.2f}",
+            flush=True,
+        )
 
 
 def eight_gaussians(count: int) -> Tensor:
@@ -154,10 +185,21 @@ class Reversed(nn.Module):
         return -self.net(x, 1 - t)
 
 
-def trained(base: DistributionModule, x: Tensor, steps: int, hidden: list[int], seed: int) -> dict[str, FlowMatching]:
-    options = {"steps": steps, "batch_size": 256, "optimizer": adam, "scheduler": cooling(steps), "seed": seed}
+def trained(
+    base: DistributionModule, x: Tensor, steps: int, hidden: list[int], seed: int
+) -> dict[str, FlowMatching]:
+    options = {
+        "steps": steps,
+        "batch_size": 256,
+        "optimizer": adam,
+        "scheduler": cooling(steps),
+        "seed": seed,
+    }
     flows = {}
-    for name, coupling in (("independent", IndependentCoupling()), ("optimal transport", OptimalTransport())):
+    for name, coupling in (
+        ("independent", IndependentCoupling()),
+        ("optimal transport", OptimalTransport()),
+    ):
         torch.manual_seed(seed)
         gen = FlowMatching(TimeMLP(2, hidden), (2,), base=base, coupling=coupling)
         pg.fit(gen, x, Denoising(), **options, progress=False, verdict=False)
@@ -191,12 +233,20 @@ def quality(steps: int, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="0: quality alone")
     parser.add_argument("--steps", type=int, default=500, help="training steps of a round")
-    parser.add_argument("--training", type=int, default=4000, help="training steps before samples are judged")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each, from different seeds")
-    parser.add_argument("--processor", action="store_true", help="time of the processor in place of the clock's")
+    parser.add_argument(
+        "--training", type=int, default=4000, help="training steps before samples are judged"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="trainings of each, from different seeds"
+    )
+    parser.add_argument(
+        "--processor", action="store_true", help="time of the processor in place of the clock's"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.processor:

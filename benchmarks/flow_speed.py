@@ -50,11 +50,17 @@ def in_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[
 @torch.no_grad()
 def sampling(name: str, dims: int, rows: int, rounds: int) -> None:
     ours, theirs = flows(name, dims)
-    contestants = {"probgen": lambda: ours().sample((rows,)), "zuko": lambda: theirs().sample((rows,))}
+    contestants = {
+        "probgen": lambda: ours().sample((rows,)),
+        "zuko": lambda: theirs().sample((rows,)),
+    }
     medians = in_turns(contestants, rounds)
     ratio = medians["zuko"] / medians["probgen"]
     figures = "  ".join(f"{key} {1e3 * value:8.1f} ms" for key, value in medians.items())
-    print(f"sampling  {name}  {dims:3d} dims  {rows:5d} rows   {figures}   {ratio:5.1f} times", flush=True)
+    print(
+        f"sampling  {name}  {dims:3d} dims  {rows:5d} rows   {figures}   {ratio:5.1f} times",
+        flush=True,
+    )
 
 
 def zukos_loop(flow: torch.nn.Module, x: Tensor, batch: int) -> Callable[[int], None]:
@@ -71,7 +77,9 @@ def zukos_loop(flow: torch.nn.Module, x: Tensor, batch: int) -> Callable[[int], 
     return run
 
 
-def milliseconds_of_fit(flow: torch.nn.Module, x: Tensor, batch: int, steps: int, compiled: bool) -> float:
+def milliseconds_of_fit(
+    flow: torch.nn.Module, x: Tensor, batch: int, steps: int, compiled: bool
+) -> float:
     """Per step, without the time that compilation takes."""
     options = {"steps": steps, "batch_size": batch, "progress": False, "verdict": False, "seed": 0}
     history = pg.fit(flow, x, compile=compiled, **options)
@@ -87,18 +95,23 @@ def training(name: str, dims: int, batch: int, steps: int, rounds: int) -> None:
     for _ in range(rounds):
         for key in ("eager", "compiled"):
             torch.manual_seed(0)
-            times[key].append(milliseconds_of_fit(flows(name, dims)[0], x, batch, steps, key == "compiled"))
+            times[key].append(
+                milliseconds_of_fit(flows(name, dims)[0], x, batch, steps, key == "compiled")
+            )
         times["zuko"].append(1e3 * seconds(lambda: loop(steps)) / steps)
     medians = {key: statistics.median(values) for key, values in times.items()}
     eager, ratio = medians["zuko"] / medians["eager"], medians["zuko"] / medians["compiled"]
     figures = "  ".join(f"{key} {value:6.2f} ms" for key, value in medians.items())
     print(
-        f"training  {name}  {dims:3d} dims  batch {batch}   {figures}   {eager:4.2f} and {ratio:4.2f} times", flush=True
+        f"training  {name}  {dims:3d} dims  batch {batch}   {figures}   {eager:4.2f} and {ratio:4.2f} times",
+        flush=True,
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="training steps per round")
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 1000], help="draws at once")

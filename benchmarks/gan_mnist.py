@@ -38,14 +38,29 @@ SHAPE, NOISE = (1, 28, 28), 32
 
 
 def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=0.1 * optimizer.param_groups[0]["lr"])
+    return torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, steps, eta_min=0.1 * optimizer.param_groups[0]["lr"]
+    )
 
 
 def classifier(x: Tensor, labels: Tensor, steps: int) -> Categorical:
     """p(label | image), by maximum likelihood."""
     gen = Categorical(ConvEncoder(SHAPE, 10, hidden=(16, 32)), levels=10, context_ndim=3)
-    options = {"batch_size": 128, "optimizer": adam(2e-3), "scheduler": partial(cosine, steps=steps), "seed": 0}
-    fit(gen, (labels[:, None], x), steps=steps, compile=False, verdict=False, progress=False, **options)
+    options = {
+        "batch_size": 128,
+        "optimizer": adam(2e-3),
+        "scheduler": partial(cosine, steps=steps),
+        "seed": 0,
+    }
+    fit(
+        gen,
+        (labels[:, None], x),
+        steps=steps,
+        compile=False,
+        verdict=False,
+        progress=False,
+        **options,
+    )
     return gen
 
 
@@ -62,13 +77,19 @@ def report(name: str, p: Tensor, proportions: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--hidden", type=int, default=32, help="channels of the widest layer but one")
+    parser.add_argument(
+        "--hidden", type=int, default=32, help="channels of the widest layer but one"
+    )
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--penalty", type=float, default=1.0, help="weight of the critic's squared slopes")
+    parser.add_argument(
+        "--penalty", type=float, default=1.0, help="weight of the critic's squared slopes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifier-steps", type=int, default=1500)
     parser.add_argument("--samples", type=Path, help="file for a picture of samples (.png)")
@@ -79,12 +100,19 @@ def main() -> None:
     mnist, began = load_mnist(arguments.data), time.process_time()
     x, test = (images[:, None] / 127.5 - 1 for images in (mnist.train_images, mnist.test_images))
     width = arguments.hidden
-    generator = DCGANGenerator(NOISE, SHAPE, hidden=(4 * width, 2 * width), norm=partial(nn.GroupNorm, 8))
-    gan, critic = GAN(generator, standard_normal(NOISE)), DCGANCritic(SHAPE, hidden=(width, 2 * width))
+    generator = DCGANGenerator(
+        NOISE, SHAPE, hidden=(4 * width, 2 * width), norm=partial(nn.GroupNorm, 8)
+    )
+    gan, critic = (
+        GAN(generator, standard_normal(NOISE)),
+        DCGANCritic(SHAPE, hidden=(width, 2 * width)),
+    )
     history = fit(
         gan,
         x,
-        Adversarial(critic, Relativistic(), regularisers=[R1(arguments.penalty), R2(arguments.penalty)]),
+        Adversarial(
+            critic, Relativistic(), regularisers=[R1(arguments.penalty), R2(arguments.penalty)]
+        ),
         steps=arguments.steps,
         batch_size=arguments.batch,
         optimizer=adam(arguments.lr, betas=(0.0, 0.99)),
@@ -97,7 +125,9 @@ def main() -> None:
     print(f"{arguments.steps} steps, {history.seconds:.0f} s", flush=True)
     gen = classifier(x, mnist.train_labels, arguments.classifier_steps)
     seen = probabilities(gen, test)
-    print(f"classifier: accuracy {(seen.argmax(-1) == mnist.test_labels).float().mean():.4f} on test images")
+    print(
+        f"classifier: accuracy {(seen.argmax(-1) == mnist.test_labels).float().mean():.4f} on test images"
+    )
     proportions = torch.bincount(mnist.train_labels.long(), minlength=10) / len(x)
     draws = torch.cat([gan().sample((1000,)) for _ in range(10)])
     print(f"{'':12s}{' '.join(f'{d:5d}' for d in range(10))}")
@@ -111,7 +141,9 @@ def main() -> None:
 def picture(x: Tensor, path: Path) -> None:
     from matplotlib import image
 
-    image.imsave(path, x.reshape(10, 10, 28, 28).permute(0, 2, 1, 3).reshape(280, 280).numpy(), cmap="gray_r")
+    image.imsave(
+        path, x.reshape(10, 10, 28, 28).permute(0, 2, 1, 3).reshape(280, 280).numpy(), cmap="gray_r"
+    )
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ class Mixture(NamedTuple):
 ANGLES = 2 * math.pi * torch.arange(8) / 8
 DATA = {
     "ring of 8": Mixture(torch.stack([ANGLES.cos(), ANGLES.sin()], 1), 0.01),
-    "grid of 25": Mixture(2.0 * torch.cartesian_prod(torch.arange(-2.0, 3), torch.arange(-2.0, 3)), 0.05),
+    "grid of 25": Mixture(
+        2.0 * torch.cartesian_prod(torch.arange(-2.0, 3), torch.arange(-2.0, 3)), 0.05
+    ),
 }
 RECIPES = {
     "relativistic": (1, partial(Adversarial, game=Relativistic(), regularisers=[R1(0.1), R2(0.1)])),
@@ -88,7 +90,9 @@ class Fourier(nn.Module):
         return torch.cat([x, phase.cos(), phase.sin()], -1)
 
 
-def train(mixture: Mixture, recipe: str, seed: int, options: argparse.Namespace) -> tuple[int, float, float]:
+def train(
+    mixture: Mixture, recipe: str, seed: int, options: argparse.Namespace
+) -> tuple[int, float, float]:
     torch.manual_seed(seed)
     x = mixture.sample(ROWS)
     unit = x.std()
@@ -96,7 +100,9 @@ def train(mixture: Mixture, recipe: str, seed: int, options: argparse.Namespace)
     gan = GAN(MLP(NOISE, [width] * 3, 2, nn.ReLU), standard_normal(NOISE))
     waves = Fourier(2 * rows)
     critic = nn.Sequential(waves, MLP(2 * rows + 128, [width] * 3, 1, partial(nn.LeakyReLU, 0.2)))
-    schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=options.steps, eta_min=options.lr / 100)
+    schedule = partial(
+        torch.optim.lr_scheduler.CosineAnnealingLR, T_max=options.steps, eta_min=options.lr / 100
+    )
     history = fit(
         gan,
         x / unit,
@@ -112,7 +118,10 @@ def train(mixture: Mixture, recipe: str, seed: int, options: argparse.Namespace)
         progress=False,
     )
     modes, good = mixture.judge(gan().sample((DRAWS,)) * unit)
-    print(f"    {recipe}, seed {seed}: {modes} modes, {100 * good:.1f} %, {history.seconds:.0f} s", flush=True)
+    print(
+        f"    {recipe}, seed {seed}: {modes} modes, {100 * good:.1f} %, {history.seconds:.0f} s",
+        flush=True,
+    )
     return modes, good, history.seconds
 
 
@@ -122,7 +131,9 @@ def show(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=256)
@@ -135,14 +146,19 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     began = time.process_time()
-    print(f"{options.steps} steps of {options.batch} rows, width {options.width}, {options.seeds} seeds")
+    print(
+        f"{options.steps} steps of {options.batch} rows, width {options.width}, {options.seeds} seeds"
+    )
     for name in options.data:
         print(f"\n{name:14s}{'modes':>17s}{'high quality, %':>20s}{'seconds':>12s}", flush=True)
         for recipe in options.recipes:
             runs = [train(DATA[name], recipe, seed, options) for seed in range(options.seeds)]
             modes, good, seconds = zip(*runs, strict=True)
             scores = show([float(m) for m in modes]), show([100 * g for g in good])
-            print(f"{recipe:14s}{scores[0]:>17s}{scores[1]:>20s}{statistics.mean(seconds):12.0f}", flush=True)
+            print(
+                f"{recipe:14s}{scores[0]:>17s}{scores[1]:>20s}{statistics.mean(seconds):12.0f}",
+                flush=True,
+            )
     print(f"\n{(time.process_time() - began) / 60:.1f} minutes of processor time")
 
 

@@ -39,18 +39,26 @@ def small() -> tuple[nn.Module, nn.Module]:
 
 
 def images() -> tuple[nn.Module, nn.Module]:
-    return DCGANGenerator(32, (1, 28, 28), hidden=(64, 32)), DCGANCritic((1, 28, 28), hidden=(32, 64))
+    return DCGANGenerator(32, (1, 28, 28), hidden=(64, 32)), DCGANCritic(
+        (1, 28, 28), hidden=(32, 64)
+    )
 
 
-CASES = {"MLP 3 x 128, 256 points": (small, (2,), 2, 256), "DCGAN 32-64, 64 images": (images, (1, 28, 28), 32, 64)}
+CASES = {
+    "MLP 3 x 128, 256 points": (small, (2,), 2, 256),
+    "DCGAN 32-64, 64 images": (images, (1, 28, 28), 32, 64),
+}
 
 
-def loop(networks: Networks, x: Tensor, noise: int, batch: int, steps: int, compiled: bool) -> Callable[[], float]:
+def loop(
+    networks: Networks, x: Tensor, noise: int, batch: int, steps: int, compiled: bool
+) -> Callable[[], float]:
     """The hand-written loop, ready to be timed."""
     generator, critic = networks()
     run = [torch.compile(part) if compiled else part for part in (generator, critic)]
     optimizers = [
-        torch.optim.Adam(part.parameters(), lr=2e-4, betas=(0.5, 0.99), fused=True) for part in (generator, critic)
+        torch.optim.Adam(part.parameters(), lr=2e-4, betas=(0.5, 0.99), fused=True)
+        for part in (generator, critic)
     ]
 
     def go(steps: int = steps) -> float:
@@ -75,7 +83,9 @@ def loop(networks: Networks, x: Tensor, noise: int, batch: int, steps: int, comp
     return go
 
 
-def ours(networks: Networks, x: Tensor, noise: int, batch: int, steps: int, compiled: bool) -> Callable[[], float]:
+def ours(
+    networks: Networks, x: Tensor, noise: int, batch: int, steps: int, compiled: bool
+) -> Callable[[], float]:
     """probgen.fit, timed between two of its steps: without what comes before the first, or compiling."""
 
     def go() -> float:
@@ -86,15 +96,30 @@ def ours(networks: Networks, x: Tensor, noise: int, batch: int, steps: int, comp
             if run.step in (WARM, WARM + steps):
                 marks.append(time.process_time())
 
-        options = {"steps": WARM + steps, "batch_size": batch, "compile": compiled, "verdict": False, "progress": False}
-        fit(gan, x, Adversarial(critic), optimizer=adam(2e-4, betas=(0.5, 0.99)), callbacks=[mark], **options)
+        options = {
+            "steps": WARM + steps,
+            "batch_size": batch,
+            "compile": compiled,
+            "verdict": False,
+            "progress": False,
+        }
+        fit(
+            gan,
+            x,
+            Adversarial(critic),
+            optimizer=adam(2e-4, betas=(0.5, 0.99)),
+            callbacks=[mark],
+            **options,
+        )
         return (marks[1] - marks[0]) / steps
 
     return go
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--eager-only", action="store_true")
@@ -103,14 +128,23 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    print(f"{'':28s}{'':10s}{'loop, ms':>10s}{'probgen, ms':>13s}{'ratio (median of pairs)':>25s}{'range':>14s}")
+    print(
+        f"{'':28s}{'':10s}{'loop, ms':>10s}{'probgen, ms':>13s}{'ratio (median of pairs)':>25s}{'range':>14s}"
+    )
     kinds = [False] * (not arguments.compiled_only) + [True] * (not arguments.eager_only)
     for name in arguments.cases:
         networks, event, noise, batch = CASES[name]
         steps = arguments.steps if event == (2,) else arguments.steps // 4
         x = torch.randn(4096, *event).clamp(-1, 1)
         for compiled in kinds:
-            make = {"networks": networks, "x": x, "noise": noise, "batch": batch, "steps": steps, "compiled": compiled}
+            make = {
+                "networks": networks,
+                "x": x,
+                "noise": noise,
+                "batch": batch,
+                "steps": steps,
+                "compiled": compiled,
+            }
             theirs, own = loop(**make), ours(**make)
             times = [(theirs(), own()) for _ in range(arguments.rounds)]
             ratios = [b / a for a, b in times]

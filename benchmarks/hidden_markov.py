@@ -46,7 +46,9 @@ class Parameters(NamedTuple):
     covariances: np.ndarray
 
 
-def problem(rows: int, steps: int, dims: int, states: int, form: str) -> tuple[np.ndarray, Parameters]:
+def problem(
+    rows: int, steps: int, dims: int, states: int, form: str
+) -> tuple[np.ndarray, Parameters]:
     """Sequences from a chain that stays in its states for a while, and a start that is off the truth."""
     rng = np.random.default_rng(0)
     transitions = rng.dirichlet(np.ones(states), states) * 0.3 + 0.7 * np.eye(states)
@@ -54,12 +56,19 @@ def problem(rows: int, steps: int, dims: int, states: int, form: str) -> tuple[n
     path = np.empty((steps, rows), int)
     path[0] = rng.integers(states, size=rows)
     for t in range(1, steps):
-        path[t] = (transitions[path[t - 1]].cumsum(-1) < rng.random((rows, 1))).sum(-1).clip(max=states - 1)
+        path[t] = (
+            (transitions[path[t - 1]].cumsum(-1) < rng.random((rows, 1)))
+            .sum(-1)
+            .clip(max=states - 1)
+        )
     x = means[path.T] + rng.normal(size=(rows, steps, dims))
     roots = np.eye(dims) + 0.1 * rng.normal(size=(states, dims, dims)) * (form == "full")
     begin = 0.8 * transitions + 0.2 / states
     return x, Parameters(
-        np.full(states, 1 / states), begin, means + 0.3 * rng.normal(size=means.shape), roots @ roots.mT
+        np.full(states, 1 / states),
+        begin,
+        means + 0.3 * rng.normal(size=means.shape),
+        roots @ roots.mT,
     )
 
 
@@ -69,12 +78,17 @@ class Probgen:
     def __init__(self, x: np.ndarray, begin: Parameters, form: str, dtype: str = "float32"):
         states, dims = begin.means.shape
         self.x = torch.as_tensor(x.astype(dtype))
-        self.gen = HiddenMarkovModel(states, x.shape[1], GaussianEmission(states, dims, FORMS[form])).to(self.x.dtype)
+        self.gen = HiddenMarkovModel(
+            states, x.shape[1], GaussianEmission(states, dims, FORMS[form])
+        ).to(self.x.dtype)
         with torch.no_grad():
             self.gen.initial.value.copy_(torch.tensor(begin.initial).log())
             self.gen.transition.value.copy_(torch.tensor(begin.transitions).log())
             self.gen.emission.loc.copy_(torch.tensor(begin.means))
-            covariance, factor = self.gen.emission.covariance, torch.linalg.cholesky(torch.tensor(begin.covariances))
+            covariance, factor = (
+                self.gen.emission.covariance,
+                torch.linalg.cholesky(torch.tensor(begin.covariances)),
+            )
             scale = factor.diagonal(dim1=-2, dim2=-1)
             covariance.log_scale.copy_(scale.log())
             if form == "full":
@@ -91,7 +105,9 @@ class Probgen:
 
     @torch.no_grad()
     def step(self) -> None:
-        self.gen.maximise({name: part.double() for name, part in self.gen.expect(self.x)[1].items()})
+        self.gen.maximise(
+            {name: part.double() for name, part in self.gen.expect(self.x)[1].items()}
+        )
 
     def found(self) -> Parameters:
         tril = self.gen.emission.covariance.scale_tril.detach()
@@ -111,11 +127,19 @@ class Hmmlearn:
         from hmmlearn.hmm import GaussianHMM
 
         self.x, self.lengths = x.reshape(-1, x.shape[-1]), [x.shape[1]] * len(x)
-        options = {"n_iter": 1, "tol": -np.inf, "init_params": "", "min_covar": 0.0, "covars_prior": 0.0}
+        options = {
+            "n_iter": 1,
+            "tol": -np.inf,
+            "init_params": "",
+            "min_covar": 0.0,
+            "covars_prior": 0.0,
+        }
         self.model = GaussianHMM(len(begin.means), form, implementation="scaling", **options)
         self.model.startprob_, self.model.transmat_, self.model.means_ = begin[:3]
         covariances = begin.covariances
-        self.model.covars_ = covariances if form == "full" else np.diagonal(covariances, axis1=1, axis2=2).copy()
+        self.model.covars_ = (
+            covariances if form == "full" else np.diagonal(covariances, axis1=1, axis2=2).copy()
+        )
         self.model.n_features = x.shape[-1]
 
     def likelihood(self) -> float:
@@ -128,7 +152,9 @@ class Hmmlearn:
         self.model.fit(self.x, self.lengths)
 
     def found(self) -> Parameters:
-        return Parameters(self.model.startprob_, self.model.transmat_, self.model.means_, self.model.covars_)
+        return Parameters(
+            self.model.startprob_, self.model.transmat_, self.model.means_, self.model.covars_
+        )
 
 
 class Pomegranate:
@@ -142,7 +168,9 @@ class Pomegranate:
         initial, transitions, means, covariances = (torch.tensor(part).float() for part in begin)
         if form == "diag":
             covariances = covariances.diagonal(dim1=-2, dim2=-1).clone()
-        self.parts = [Normal(*pair, covariance_type=form) for pair in zip(means, covariances, strict=True)]
+        self.parts = [
+            Normal(*pair, covariance_type=form) for pair in zip(means, covariances, strict=True)
+        ]
         ends = torch.ones(len(means))
         self.model = DenseHMM(self.parts, edges=transitions, starts=initial, ends=ends)
 
@@ -167,7 +195,9 @@ PEERS = {"probgen": Probgen, "hmmlearn": Hmmlearn, "pomegranate": Pomegranate}
 
 
 def installed(arguments: argparse.Namespace) -> dict[str, type]:
-    return {name: peer for name, peer in PEERS.items() if name in arguments.peers and find_spec(name)}
+    return {
+        name: peer for name, peer in PEERS.items() if name in arguments.peers and find_spec(name)
+    }
 
 
 def checked(x: np.ndarray, found: Parameters | None, form: str) -> float:
@@ -179,13 +209,17 @@ def speed(arguments: argparse.Namespace) -> None:
     peers, clock = installed(arguments), time.process_time if arguments.cpu else time.perf_counter
     for title, sizes in PROBLEMS.items():
         x, begin = problem(*sizes, arguments.form)
-        times: dict[str, dict[str, list[float]]] = {name: {task: [] for task in TASKS} for name in peers}
+        times: dict[str, dict[str, list[float]]] = {
+            name: {task: [] for task in TASKS} for name in peers
+        }
         values: dict[str, dict[str, float]] = {name: {} for name in peers}
         for turn in range(arguments.repeats + 1):
             for name, peer in peers.items():
                 made = peer(x, begin, arguments.form)
                 torch.set_num_threads(arguments.threads)  # which pomegranate changes
-                for task, function in zip(TASKS, (made.likelihood, made.posteriors, made.step), strict=True):
+                for task, function in zip(
+                    TASKS, (made.likelihood, made.posteriors, made.step), strict=True
+                ):
                     began = clock()
                     values[name][task] = function()
                     times[name][task] += [clock() - began] * bool(turn)  # the first turn warms up
@@ -196,22 +230,45 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def report(title: str, times: dict, values: dict) -> None:
-    print(f"\n{title}\n{'milliseconds':14s}" + "".join(f"{task:>12s}{'ratio':>8s}" for task in TASKS), end="")
+    print(
+        f"\n{title}\n{'milliseconds':14s}" + "".join(f"{task:>12s}{'ratio':>8s}" for task in TASKS),
+        end="",
+    )
     print(f"{'log-lik.':>14s}{'p(z_1 = 1)':>12s}{'after EM':>14s}")
     for name, tasks in times.items():
         line = f"{name:14s}"
         for task, each in tasks.items():
-            ratio = statistics.median(b / a for a, b in zip(times["probgen"][task], each, strict=True))
+            ratio = statistics.median(
+                b / a for a, b in zip(times["probgen"][task], each, strict=True)
+            )
             line += f"{1e3 * statistics.median(each):12.1f}{ratio:7.1f}x"
-        print(line + f"{values[name]['likelihood']:14.4f}{values[name]['first']:12.6f}{values[name]['after']:14.4f}")
+        print(
+            line
+            + f"{values[name]['likelihood']:14.4f}{values[name]['first']:12.6f}{values[name]['after']:14.4f}"
+        )
 
 
 def long(arguments: argparse.Namespace, argv: list[str]) -> None:
-    print(f"\none sequence of {arguments.steps:,} steps, 10 variables, 8 states, {arguments.form} covariances")
-    print(f"{'':14s}" + "".join(f"{task + ' s':>14s}" for task in TASKS) + f"{'peak MB':>10s}{'log-lik. a step':>18s}")
+    print(
+        f"\none sequence of {arguments.steps:,} steps, 10 variables, 8 states, {arguments.form} covariances"
+    )
+    print(
+        f"{'':14s}"
+        + "".join(f"{task + ' s':>14s}" for task in TASKS)
+        + f"{'peak MB':>10s}{'log-lik. a step':>18s}"
+    )
     for name in installed(arguments):
-        run = subprocess.run([sys.executable, __file__, *argv, "--alone", name], capture_output=True, text=True)
-        print(f"{name:14s}" + (run.stdout.splitlines()[-1] if run.returncode == 0 else f"  failed ({run.returncode})"))
+        run = subprocess.run(
+            [sys.executable, __file__, *argv, "--alone", name], capture_output=True, text=True
+        )
+        print(
+            f"{name:14s}"
+            + (
+                run.stdout.splitlines()[-1]
+                if run.returncode == 0
+                else f"  failed ({run.returncode})"
+            )
+        )
 
 
 def alone(arguments: argparse.Namespace) -> None:
@@ -222,7 +279,11 @@ def alone(arguments: argparse.Namespace) -> None:
     made.likelihood(), made.posteriors(), made.step()  # what the library itself loads
     made = PEERS[arguments.alone](x, begin, arguments.form)
     Path("/proc/self/clear_refs").write_text("5")
-    before, line, clock = resident("VmRSS"), "", time.process_time if arguments.cpu else time.perf_counter
+    before, line, clock = (
+        resident("VmRSS"),
+        "",
+        time.process_time if arguments.cpu else time.perf_counter,
+    )
     for function in (made.likelihood, made.posteriors, made.step):
         began = clock()
         value = function()
@@ -239,7 +300,9 @@ def resident(field: str) -> float:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--form", choices=FORMS, default="full")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)

@@ -31,10 +31,14 @@ def models() -> dict[str, pg.DistributionModule]:
     pixels = nn.Sequential(Levels(2), nn.Linear(1, 64))
     return {
         "PixelCNN, 6 layers of 32": PixelCNN(SHAPE, pg.Bernoulli(), Levels(2), width=32, layers=6),
-        "the same in squares of 2 x 2, 64": PixelCNN(SHAPE, pg.Bernoulli(), Levels(2), width=64, layers=6, block=2),
+        "the same in squares of 2 x 2, 64": PixelCNN(
+            SHAPE, pg.Bernoulli(), Levels(2), width=64, layers=6, block=2
+        ),
         "PixelRNN, 2 layers of 32": PixelRNN(SHAPE, pg.Bernoulli(), Levels(2), width=32),
         "Transformer, 784 pixels, 4 x 64": Transformer(SHAPE, pg.Bernoulli(), pixels),
-        "Transformer, 256 tokens, 4 x 128": Transformer((256,), pg.Categorical(levels=65), Tokens(65, 128)),
+        "Transformer, 256 tokens, 4 x 128": Transformer(
+            (256,), pg.Categorical(levels=65), Tokens(65, 128)
+        ),
     }
 
 
@@ -51,20 +55,30 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 def naive(law: Autoregressive, images: int, entries: int) -> None:
     """The first entries of ``law.naive_sample``: a pass over all positions for each of them."""
     x = torch.zeros(images, *law.event_shape)
-    for position in itertools.islice(range(x[0].numel()) if law.order is None else law.order.tolist(), entries):
+    for position in itertools.islice(
+        range(x[0].numel()) if law.order is None else law.order.tolist(), entries
+    ):
         x = torch.where(law.at(position), law.laws(x).sample(), x)
 
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--entries", type=int, default=10, help="pixels of the naive way that are timed")
+    parser.add_argument(
+        "--entries", type=int, default=10, help="pixels of the naive way that are timed"
+    )
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     torch.manual_seed(0)
-    print(f"{options.images} images, {torch.get_num_threads()} threads, seconds (naive: extrapolated)")
-    print(f"{'':34s} {'one pass':>9s} {'steps':>8s} {'naive':>8s} {'naive / steps':>14s} {'steps / pass':>13s}")
+    print(
+        f"{options.images} images, {torch.get_num_threads()} threads, seconds (naive: extrapolated)"
+    )
+    print(
+        f"{'':34s} {'one pass':>9s} {'steps':>8s} {'naive':>8s} {'naive / steps':>14s} {'steps / pass':>13s}"
+    )
     for name, gen in models().items():
         law = gen.eval()()
         x = law.sample((options.images,))
@@ -72,7 +86,10 @@ def main() -> None:
         steps = seconds(lambda law=law: law.sample((options.images,)), options.repeats)
         part = seconds(lambda law=law: naive(law, options.images, options.entries), options.repeats)
         full = part * law.event_shape.numel() / options.entries
-        print(f"{name:34s} {once:9.3f} {steps:8.2f} {full:8.1f} {full / steps:14.1f} {steps / once:13.1f}", flush=True)
+        print(
+            f"{name:34s} {once:9.3f} {steps:8.2f} {full:8.1f} {full / steps:14.1f} {steps / once:13.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -52,17 +52,23 @@ class Seen(nn.Module):
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
-        self.views = nn.Sequential(RandomAffine(20.0, 0.2, 0.3, 0.1, fill=-1.0), Thickness(), Jitter(0.3))
+        self.views = nn.Sequential(
+            RandomAffine(20.0, 0.2, 0.3, 0.1, fill=-1.0), Thickness(), Jitter(0.3)
+        )
         critic = DCGANCritic(SHAPE, hidden=(width, 2 * width), norm=nn.BatchNorm2d)
         self.features, self.last = critic.features, MLP(critic.last.in_features, [128], outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, *SHAPE)
-        return self.last(self.features(self.views(rows) if self.training else rows)).reshape(*x.shape[:-3], -1)
+        return self.last(self.features(self.views(rows) if self.training else rows)).reshape(
+            *x.shape[:-3], -1
+        )
 
 
 def build(width: int, noise: int) -> InfoGAN:
-    network = DCGANGenerator(noise + 10, SHAPE, hidden=(4 * width, 2 * width), norm=partial(nn.GroupNorm, 8))
+    network = DCGANGenerator(
+        noise + 10, SHAPE, hidden=(4 * width, 2 * width), norm=partial(nn.GroupNorm, 8)
+    )
     generator = GAN(SideBySide(network), standard_normal(noise), SHAPE)
     return InfoGAN(generator, Codes([10]), Codes([10], net=Seen(width, 10), context_ndim=3))
 
@@ -84,7 +90,10 @@ def run(seed: int, arguments: argparse.Namespace) -> None:
     torch.manual_seed(seed)
     mnist = load_mnist(arguments.data)
     x, test = (images[:, None] / 127.5 - 1 for images in (mnist.train_images, mnist.test_images))
-    gen, critic = build(arguments.hidden, arguments.noise), DCGANCritic(SHAPE, (arguments.hidden, 2 * arguments.hidden))
+    gen, critic = (
+        build(arguments.hidden, arguments.noise),
+        DCGANCritic(SHAPE, (arguments.hidden, 2 * arguments.hidden)),
+    )
 
     def look(run: Run) -> None:
         if run.step % 500 == 0:
@@ -92,29 +101,60 @@ def run(seed: int, arguments: argparse.Namespace) -> None:
             found = levels(gen, x[:2000])
             gen.train()
             right = assignment(found, mnist.train_labels[:2000])[found] == mnist.train_labels[:2000]
-            print(f"  step {run.step}: {100 * right.float().mean():.1f} % of 2,000 training images", flush=True)
+            print(
+                f"  step {run.step}: {100 * right.float().mean():.1f} % of 2,000 training images",
+                flush=True,
+            )
 
-    options = {"compile": False, "seed": seed, "callbacks": [look], "verdict": False, "progress": False}
+    options = {
+        "compile": False,
+        "seed": seed,
+        "callbacks": [look],
+        "verdict": False,
+        "progress": False,
+    }
     began = time.process_time()
     if arguments.first:
         objective = InvariantInformation(balance=linear_warmup(500, 1.0, arguments.balance))
-        fit(gen, x, objective, steps=arguments.first, batch_size=256, optimizer=adam(1e-3), **options)
+        fit(
+            gen,
+            x,
+            objective,
+            steps=arguments.first,
+            batch_size=256,
+            optimizer=adam(1e-3),
+            **options,
+        )
     objective = Adversarial(critic, regularisers=[R1(1.0)], information=1.0)
     if arguments.weight:
-        objective = InvariantInformation(None, objective, weight=arguments.weight, balance=arguments.balance)
+        objective = InvariantInformation(
+            None, objective, weight=arguments.weight, balance=arguments.balance
+        )
     optimizer = adam(arguments.lr, betas=(0.0, 0.99))
-    fit(gen, x, objective, steps=arguments.steps, batch_size=64, optimizer=optimizer, ema=0.998, **options)
+    fit(
+        gen,
+        x,
+        objective,
+        steps=arguments.steps,
+        batch_size=64,
+        optimizer=optimizer,
+        ema=0.998,
+        **options,
+    )
     minutes = (time.process_time() - began) / 60
     digit = assignment(levels(gen, x[:10_000]), mnist.train_labels[:10_000])
     right = digit[levels(gen, test)] == mnist.test_labels
     by_digit = [right[mnist.test_labels == d].float().mean().item() for d in range(10)]
-    print(f"seed {seed}: accuracy {100 * right.float().mean():.2f} %, {minutes:.1f} minutes of processor time")
+    print(
+        f"seed {seed}: accuracy {100 * right.float().mean():.2f} %, {minutes:.1f} minutes of processor time"
+    )
     print("  by digit: " + " ".join(f"{100 * value:.0f}" for value in by_digit))
     told = gen.codes().sample((1000,))
     with torch.no_grad():
         read = levels(gen, gen.generator(told).sample())
     print(
-        f"  codes read off the draws made of them: {100 * (read == told.argmax(-1)).float().mean():.1f} %", flush=True
+        f"  codes read off the draws made of them: {100 * (read == told.argmax(-1)).float().mean():.1f} %",
+        flush=True,
     )
     if arguments.samples:
         picture(gen, arguments.samples)
@@ -125,19 +165,27 @@ def picture(gen: InfoGAN, path: Path) -> None:
     from matplotlib import image
 
     x = gen.generator(torch.eye(10).repeat_interleave(10, 0)).sample()
-    image.imsave(path, x.reshape(10, 10, 28, 28).permute(0, 2, 1, 3).reshape(280, 280).numpy(), cmap="gray_r")
+    image.imsave(
+        path, x.reshape(10, 10, 28, 28).permute(0, 2, 1, 3).reshape(280, 280).numpy(), cmap="gray_r"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--first", type=int, default=1500, help="steps of the recogniser alone")
     parser.add_argument("--steps", type=int, default=5000, help="steps of the game")
-    parser.add_argument("--hidden", type=int, default=32, help="channels of the widest layer but one")
+    parser.add_argument(
+        "--hidden", type=int, default=32, help="channels of the widest layer but one"
+    )
     parser.add_argument("--noise", type=int, default=32)
     parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--weight", type=float, default=1.0, help="of invariant information beside the game")
+    parser.add_argument(
+        "--weight", type=float, default=1.0, help="of invariant information beside the game"
+    )
     parser.add_argument("--balance", type=float, default=1.5)
     parser.add_argument("--samples", type=Path, help="file for a picture of samples (.png)")
     arguments = parser.parse_args()

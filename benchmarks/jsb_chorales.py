@@ -38,7 +38,11 @@ from probgen.nn import MLP, Constant
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
 from probgen.nn.temporal import TemporalConvolution
 
-KEYS, LONGEST, WINDOW = 88, 160, 72  # frames of the longest chorale, and of the pieces that models are trained on
+KEYS, LONGEST, WINDOW = (
+    88,
+    160,
+    72,
+)  # frames of the longest chorale, and of the pieces that models are trained on
 KEYS_OF_MUSIC = range(-5, 7)  # half-tones up
 PUBLISHED = {
     "deep Markov model of Pyro's tutorial, bound, 0 / 1 / 2 IAFs (6.87 / 6.82 / 6.80)": 6.80,
@@ -75,7 +79,9 @@ def recurrent(emission: Callable[[int], nn.Module], dropout: float, length: int)
     return SequenceModel(RNN(KEYS, 200, dropout=dropout), emission(200), (length, KEYS))
 
 
-def convolutional(emission: Callable[[int], nn.Module], dropout: float, length: int) -> SequenceModel:
+def convolutional(
+    emission: Callable[[int], nn.Module], dropout: float, length: int
+) -> SequenceModel:
     network = TemporalConvolution(KEYS, 128, (1, 2, 4, 8, 16), dropout=dropout)
     return SequenceModel(network, emission(128), (length, KEYS))
 
@@ -91,7 +97,9 @@ class Reader(nn.Module):
         return self.memory(x) + self.here(x)
 
 
-def deep_markov(emission: Callable[[int], nn.Module], dropout: float, length: int) -> DeepMarkovModel:
+def deep_markov(
+    emission: Callable[[int], nn.Module], dropout: float, length: int
+) -> DeepMarkovModel:
     latent, summary = 32, 160
     return DeepMarkovModel(
         Gaussian(GatedTransition(latent, 128)),
@@ -135,12 +143,19 @@ def train(name: str, pieces: Splits, arguments: argparse.Namespace) -> nn.Module
     gen = make(dropout, WINDOW)
 
     def optimizer(parameters):
-        return torch.optim.AdamW(parameters, lr=arguments.rate, weight_decay=arguments.decay, fused=True)
+        return torch.optim.AdamW(
+            parameters, lr=arguments.rate, weight_decay=arguments.decay, fused=True
+        )
 
     def falling(optimizer):
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, arguments.steps, eta_min=arguments.rate / 50)
+        return torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, arguments.steps, eta_min=arguments.rate / 50
+        )
 
-    path = arguments.checkpoints / f"jsb_{name}{'_transposed' * arguments.transpose}_{arguments.seed}.safetensors"
+    path = (
+        arguments.checkpoints
+        / f"jsb_{name}{'_transposed' * arguments.transpose}_{arguments.seed}.safetensors"
+    )
     history = pg.fit(
         gen, pieces.train, objective(), steps=arguments.steps, batch_size=arguments.batch, optimizer=optimizer,
         scheduler=falling, clip=300.0, ema=0.99, validation=pieces.validation, validate_every=50,
@@ -156,7 +171,10 @@ def train(name: str, pieces: Splits, arguments: argparse.Namespace) -> nn.Module
 def tell(run) -> None:
     if run.step % 100 == 0 and run.history.validation:
         step, value = run.history.validation[-1]
-        print(f"  step {step}: validation {value:.1f} nats per piece, train {run.history.loss[-1]:.1f}", flush=True)
+        print(
+            f"  step {step}: validation {value:.1f} nats per piece, train {run.history.loss[-1]:.1f}",
+            flush=True,
+        )
 
 
 @torch.no_grad()
@@ -175,7 +193,9 @@ def frames(x: Tensor) -> int:
 
 def scores(name: str, gen: nn.Module, rows: Splits, particles: int) -> dict[str, float]:
     """Scores of one model: exact, or the bound (mean of 20 draws) and an average of importance samples."""
-    print(f"{name}: validation {per_frame(pg.log_likelihood(gen, rows.validation, particles=1), rows.validation):.3f}")
+    print(
+        f"{name}: validation {per_frame(pg.log_likelihood(gen, rows.validation, particles=1), rows.validation):.3f}"
+    )
     draws = [pg.log_likelihood(gen, rows.test, particles=1)]
     if draws[0].kind == "exact":
         return {f"{name}, exact": per_frame(draws[0], rows.test)}
@@ -194,12 +214,19 @@ def independent_keys(x: Tensor) -> Bernoulli:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
-        "--models", nargs="+", choices=list(MODELS), default=["rnn_made", "tcn_made", "deep_markov_made"]
+        "--models",
+        nargs="+",
+        choices=list(MODELS),
+        default=["rnn_made", "tcn_made", "deep_markov_made"],
     )
-    parser.add_argument("--transpose", action="store_true", help="train on the chorales in twelve keys")
+    parser.add_argument(
+        "--transpose", action="store_true", help="train on the chorales in twelve keys"
+    )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -214,7 +241,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, pieces = load(arguments.data, LONGEST), load(arguments.data, WINDOW)
     pieces = pieces._replace(train=transposed(pieces.train)) if arguments.transpose else pieces
-    table = {"independent keys": per_frame(pg.log_likelihood(independent_keys(rows.train), rows.test), rows.test)}
+    table = {
+        "independent keys": per_frame(
+            pg.log_likelihood(independent_keys(rows.train), rows.test), rows.test
+        )
+    }
     exact = []
     for name in arguments.models:
         gen = train(name, pieces, arguments)
@@ -223,8 +254,12 @@ def main() -> None:
     if len(exact) > 1:
         table[f"average of {len(exact)} models"] = averaged(exact, rows.test)
     if exact and arguments.transpose:
-        table[f"average in twelve keys of {', '.join(arguments.models)}"] = averaged(exact, rows.test, KEYS_OF_MUSIC)
-    print(f"\nJSB chorales{', trained in twelve keys' * arguments.transpose}: nats per frame, lower is better")
+        table[f"average in twelve keys of {', '.join(arguments.models)}"] = averaged(
+            exact, rows.test, KEYS_OF_MUSIC
+        )
+    print(
+        f"\nJSB chorales{', trained in twelve keys' * arguments.transpose}: nats per frame, lower is better"
+    )
     for name, value in sorted((PUBLISHED | table).items(), key=lambda row: -row[1]):
         print(f"  {value:7.3f}  {name}")
 

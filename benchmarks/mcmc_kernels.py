@@ -34,7 +34,13 @@ class Energy(nn.Module):
 
     def __init__(self, dims: int, width: int):
         super().__init__()
-        sizes = (nn.Linear(dims, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        sizes = (
+            nn.Linear(dims, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 1),
+        )
         self.net = nn.Sequential(*sizes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +102,12 @@ def compare(samplers: dict[str, Sampler], x: Tensor, steps: int, turns: int) -> 
 def report(title: str, rates: dict[str, float]) -> None:
     first, *others = rates
     ratios = ", ".join(f"{rates[first] / rates[other]:.2f} x {other}" for other in others)
-    print(f"{title:<44}" + "".join(f"{name} {rate:>8.0f}/s  " for name, rate in rates.items()) + ratios, flush=True)
+    print(
+        f"{title:<44}"
+        + "".join(f"{name} {rate:>8.0f}/s  " for name, rate in rates.items())
+        + ratios,
+        flush=True,
+    )
 
 
 def memory(sampler: Sampler, x: Tensor) -> tuple[float, float]:
@@ -108,7 +119,9 @@ def memory(sampler: Sampler, x: Tensor) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -118,7 +131,9 @@ def main() -> None:
         x, steps = torch.randn(chains, dims), 400 if chains * width < 50_000 else 100
         size = f"{dims} dims, {chains} chains"
         samplers = langevins(energy)
-        ten = compiled(lambda x, energy=energy: langevin(lambda x: -energy(x), x, 10, step=2 * ETA), x)
+        ten = compiled(
+            lambda x, energy=energy: langevin(lambda x: -energy(x), x, 10, step=2 * ETA), x
+        )
         report(f"Langevin, {size}", compare(samplers, x, steps, options.turns))
 
         def together(x: Tensor, n: int, ten: Callable = ten) -> Tensor:
@@ -128,12 +143,18 @@ def main() -> None:
 
         pair = {"probgen, compiled": together, "TorchEBM": samplers["TorchEBM"]}
         report("  the same as one graph of 10 steps", compare(pair, x, steps, options.turns))
-        report(f"HMC of {LEAPFROGS} leapfrogs, {size}", compare(hmcs(energy), x, steps // 10, options.turns))
+        report(
+            f"HMC of {LEAPFROGS} leapfrogs, {size}",
+            compare(hmcs(energy), x, steps // 10, options.turns),
+        )
     for dims, hidden, chains in ((20, 16, 100), (784, 500, 100)):
         x = torch.randint(2, (chains, dims)).float()
         rates = compare(gibbs(dims, hidden), x, 100, options.turns)
         report(f"block Gibbs, {dims} x {hidden} units, {chains} chains", rates)
-    energy, x = Energy(64, 128), torch.randn(256, 64)  # parameters that want gradients: graphs must not pile up
+    energy, x = (
+        Energy(64, 128),
+        torch.randn(256, 64),
+    )  # parameters that want gradients: graphs must not pile up
     machine = gibbs(64, 64)["probgen"]
     for name, sampler, start in (
         ("Langevin", langevins(energy)["probgen"], x),
@@ -141,7 +162,10 @@ def main() -> None:
         ("block Gibbs", machine, (x > 0).float()),
     ):
         base, more = memory(sampler, start)
-        print(f"{name}: peak memory {base:.0f} MiB after 100 steps, {more:+.2f} MiB after 10,000", flush=True)
+        print(
+            f"{name}: peak memory {base:.0f} MiB after 100 steps, {more:+.2f} MiB after 10,000",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

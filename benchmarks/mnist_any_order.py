@@ -32,7 +32,9 @@ class Clock:
             run.stop = f"{self.minutes:g} minutes are up"
 
     def rate(self, step: int) -> float:
-        return min(1.0, (step + 1) / 200) * (0.01 + 0.99 * math.cos(math.pi / 2 * min(self.used, 1.0)) ** 2)
+        return min(1.0, (step + 1) / 200) * (
+            0.01 + 0.99 * math.cos(math.pi / 2 * min(self.used, 1.0)) ** 2
+        )
 
 
 def train(gen: pg.DeepNADE, rows: Tensor, options: argparse.Namespace) -> pg.History:
@@ -56,13 +58,17 @@ def train(gen: pg.DeepNADE, rows: Tensor, options: argparse.Namespace) -> pg.His
 def score(gen: pg.DeepNADE, rows: Tensor) -> None:
     each = torch.stack([gen.ordered(order).log_prob(rows) for order in gen.orders])
     mixture = pg.Score(each.logsumexp(0) - math.log(len(each)), "exact", measure="mass")
-    print(f"static MNIST, first {len(rows):,} test rows, log p(x) of the mixture of {len(each)} orders: {mixture}")
+    print(
+        f"static MNIST, first {len(rows):,} test rows, log p(x) of the mixture of {len(each)} orders: {mixture}"
+    )
     print("one order: " + ", ".join(f"{-value:.2f}" for value in each.mean(1).tolist()))
     print("published, negative: EoNADE, 2 layers, 128 orders 85.10")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--batch", type=int, default=128)
@@ -73,7 +79,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     data = load(options.data, seed=0)
-    gen = pg.DeepNADE(SIDE**2, options.hidden, pg.Bernoulli(), orders=pg.random_orders(options.orders, SIDE**2))
+    gen = pg.DeepNADE(
+        SIDE**2, options.hidden, pg.Bernoulli(), orders=pg.random_orders(options.orders, SIDE**2)
+    )
     print(train(gen, data.train, options))
     score(gen.eval(), data.test[: options.rows])
 

@@ -43,7 +43,8 @@ def load(data: Path, seed: int) -> Splits:
     """As in vae_mnist.py, flattened."""
     mnist = load_mnist(data)
     drawn, test = (
-        binarize(x.unsqueeze(1), seed + i).flatten(1) for i, x in enumerate((mnist.train_images, mnist.test_images))
+        binarize(x.unsqueeze(1), seed + i).flatten(1)
+        for i, x in enumerate((mnist.train_images, mnist.test_images))
     )
     return Splits(drawn[:-10_000], drawn[-10_000:], test)
 
@@ -52,18 +53,28 @@ def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace)
     """One member; the learning rate rises for a few steps, then falls along a cosine."""
     torch.manual_seed(seed)
     gen = MADE(
-        SIDE**2, arguments.hidden, Bernoulli(), orders=order, dropout=arguments.dropout, residual=True, seed=seed
+        SIDE**2,
+        arguments.hidden,
+        Bernoulli(),
+        orders=order,
+        dropout=arguments.dropout,
+        residual=True,
+        seed=seed,
     )
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / 200) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1, step / arguments.steps))) / 2)
+        return min(1.0, (step + 1) / 200) * (
+            0.01 + 0.99 * (1 + math.cos(math.pi * min(1, step / arguments.steps))) / 2
+        )
 
     history = pg.fit(
         gen,
         rows.train,
         steps=arguments.steps,
         batch_size=arguments.batch,
-        optimizer=lambda p: torch.optim.AdamW(p, lr=arguments.rate, weight_decay=arguments.decay, fused=True),
+        optimizer=lambda p: torch.optim.AdamW(
+            p, lr=arguments.rate, weight_decay=arguments.decay, fused=True
+        ),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, rate),
         clip=20.0,
         ema=0.998,
@@ -78,7 +89,8 @@ def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace)
     )
     path = ", ".join(f"{step}: {value:.2f}" for step, value in history.validation)
     print(
-        f"member {seed}: {history.stopped}, {history.seconds / 60:.1f} min; validation NLL by step {path}", flush=True
+        f"member {seed}: {history.stopped}, {history.seconds / 60:.1f} min; validation NLL by step {path}",
+        flush=True,
     )
     return gen.eval()
 
@@ -86,18 +98,24 @@ def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace)
 @torch.no_grad()
 def score(members: list[MADE], test: Tensor) -> None:
     """Every member alone, and their mixture."""
-    each = torch.stack([torch.cat([gen().log_prob(x) for x in test.split(1000)]) for gen in members])
+    each = torch.stack(
+        [torch.cat([gen().log_prob(x) for x in test.split(1000)]) for gen in members]
+    )
     mixture = pg.Score(each.logsumexp(0) - math.log(len(each)), "exact", measure="mass")
     print(f"\nstatic MNIST, {len(test):,} test rows, log p(x): {mixture}")
     print("one member: " + ", ".join(f"{-value:.2f}" for value in each.mean(1).tolist()))
-    table = PUBLISHED | {f"mixture of {len(members)} MADEs, one raster order each (exact)": -mixture.mean}
+    table = PUBLISHED | {
+        f"mixture of {len(members)} MADEs, one raster order each (exact)": -mixture.mean
+    }
     print("\nnegative log-likelihood, nats per image, lower is better")
     for name, value in sorted(table.items(), key=lambda row: -row[1]):
         print(f"  {value:7.2f}  {name}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("mnist_orderings.safetensors"))
     parser.add_argument("--resume", action="store_true")
@@ -110,7 +128,10 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     arguments = parser.parse_args()
     rows = load(arguments.data, seed=0)
-    score([train(order, rows, m, arguments) for m, order in enumerate(scans()[: arguments.members])], rows.test)
+    score(
+        [train(order, rows, m, arguments) for m, order in enumerate(scans()[: arguments.members])],
+        rows.test,
+    )
 
 
 if __name__ == "__main__":

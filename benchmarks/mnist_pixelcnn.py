@@ -45,7 +45,9 @@ class Redrawn(pg.LatentVariableModel):
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         with pg.data_plate(x, context):
-            return pyro.sample("x", self.gen(context), obs=None if x is None else torch.bernoulli(x))
+            return pyro.sample(
+                "x", self.gen(context), obs=None if x is None else torch.bernoulli(x)
+            )
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         pass
@@ -59,7 +61,9 @@ def load(data: Path) -> Splits:
 
 
 def pixel_cnn(options: argparse.Namespace) -> PixelCNN:
-    sizes = {name: getattr(options, name) for name in ("width", "layers", "reach", "block", "dropout")}
+    sizes = {
+        name: getattr(options, name) for name in ("width", "layers", "reach", "block", "dropout")
+    }
     return PixelCNN((1, 28, 28), pg.Bernoulli(), Levels(2), **sizes)
 
 
@@ -80,7 +84,9 @@ class Clock:
             run.stop = f"{self.minutes:g} minutes are up"
 
     def rate(self, step: int) -> float:
-        return min(1.0, (step + 1) / 200) * (0.01 + 0.99 * math.cos(math.pi / 2 * min(self.used, 1.0)) ** 2)
+        return min(1.0, (step + 1) / 200) * (
+            0.01 + 0.99 * math.cos(math.pi / 2 * min(self.used, 1.0)) ** 2
+        )
 
 
 def train(gen: PixelCNN, rows: Splits, options: argparse.Namespace) -> pg.History:
@@ -107,13 +113,17 @@ def score(gen: PixelCNN, rows: Tensor) -> pg.Score:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("mnist_pixelcnn.safetensors"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--every", type=int, default=500, help="steps between validations and checkpoints")
+    parser.add_argument(
+        "--every", type=int, default=500, help="steps between validations and checkpoints"
+    )
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=5)
@@ -121,13 +131,17 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
-    parser.add_argument("--precision", default="bf16-mixed", help="32-true where bfloat16 is not faster")
+    parser.add_argument(
+        "--precision", default="bf16-mixed", help="32-true where bfloat16 is not faster"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     rows, gen = load(options.data), pixel_cnn(options)
     history = train(gen, rows, options)
     spent = f"{history.seconds / 60:.1f} min ({time.process_time() / 60:.1f} of the processor, loading included)"
-    print(f"{history.stopped}: {history.steps:,} steps, {spent}, {history.seconds / history.steps * 1e3:.0f} ms a step")
+    print(
+        f"{history.stopped}: {history.steps:,} steps, {spent}, {history.seconds / history.steps * 1e3:.0f} ms a step"
+    )
     test = score(gen, rows.test)
     print(f"\ndynamic MNIST, {len(rows.test):,} test rows, log p(x): {test}")
     table = PUBLISHED | {"this PixelCNN": -test.mean}

@@ -31,7 +31,9 @@ import numpy as np
 from nuts_models import PROBLEMS, Problem
 
 Draws = Mapping[str, np.ndarray]  # (chain, draw, *shape) each
-Run = Callable[[int], tuple[Draws, dict[str, float]]]  # of a seed; draws, and what else there is to tell
+Run = Callable[
+    [int], tuple[Draws, dict[str, float]]
+]  # of a seed; draws, and what else there is to tell
 BARS = {"Pyro": 20.0, "NumPyro": 1.0}  # ratios of effective samples per second to reach
 
 
@@ -62,7 +64,9 @@ def numpyro(problem: Problem, options: argparse.Namespace, chain_method: str) ->
 
     def run(seed: int) -> tuple[Draws, dict[str, float]]:
         mcmc.run(jax.random.PRNGKey(seed), *problem.data, extra_fields=("num_steps",))
-        draws = {name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
+        draws = {
+            name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()
+        }
         return draws, {"gradients_of_draws": float(mcmc.get_extra_fields()["num_steps"].sum())}
 
     return run
@@ -81,7 +85,9 @@ def pyro(problem: Problem, options: argparse.Namespace) -> Run:
         steps = {"num_samples": options.pyro_steps, "warmup_steps": options.pyro_steps}
         mcmc = MCMC(NUTS(model, max_plate_nesting=1), **steps, disable_progbar=True)
         mcmc.run(*data)
-        draws = {name: value.numpy() for name, value in mcmc.get_samples(group_by_chain=True).items()}
+        draws = {
+            name: value.numpy() for name, value in mcmc.get_samples(group_by_chain=True).items()
+        }
         return draws, {"steps": 2.0 * options.pyro_steps}
 
     return run
@@ -89,7 +95,9 @@ def pyro(problem: Problem, options: argparse.Namespace) -> Run:
 
 PEERS: dict[str, Callable[[Problem, argparse.Namespace], Run]] = {
     "probgen": probgen,
-    "NumPyro, one after the other": lambda problem, options: numpyro(problem, options, "sequential"),
+    "NumPyro, one after the other": lambda problem, options: numpyro(
+        problem, options, "sequential"
+    ),
     "NumPyro, one batch": lambda problem, options: numpyro(problem, options, "vectorized"),
     "Pyro": pyro,
 }
@@ -99,7 +107,9 @@ LIBRARIES = {"probgen": "nutpie", "NumPyro": "numpyro", "Pyro": "pyro"}
 def smallest_ess(draws: Draws) -> float:
     import arviz as az
 
-    found = az.ess(az.convert_to_dataset({name: value.astype(float) for name, value in draws.items()}))
+    found = az.ess(
+        az.convert_to_dataset({name: value.astype(float) for name, value in draws.items()})
+    )
     return min(float(values.min()) for values in found.values())
 
 
@@ -126,7 +136,9 @@ def measured(name: str, model: str, options: argparse.Namespace) -> dict[str, An
             "TORCHINDUCTOR_CACHE_DIR": empty,
             "TMPDIR": empty,
             "OMP_NUM_THREADS": str(len(options.cores)),
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -135,7 +147,9 @@ def measured(name: str, model: str, options: argparse.Namespace) -> dict[str, An
     return {"peer": name, "model": model, **_rates(cold, (later or [cold])[0], options)}
 
 
-def _rates(cold: dict[str, float], warm: dict[str, float], options: argparse.Namespace) -> dict[str, float]:
+def _rates(
+    cold: dict[str, float], warm: dict[str, float], options: argparse.Namespace
+) -> dict[str, float]:
     if "steps" in cold:  # extrapolated from one short chain
         scale = options.chains * (options.tune + options.draws) / cold["steps"]
         ess = cold["ess"] / (cold["steps"] / 2) * options.chains * options.draws
@@ -151,14 +165,18 @@ def _rates(cold: dict[str, float], warm: dict[str, float], options: argparse.Nam
 
 
 def report(model: str, rows: list[dict[str, Any]]) -> None:
-    print(f"\n{model}\n{'':30s} {'cold, s':>9s} {'warm, s':>9s} {'ESS':>8s} {'ESS/s cold':>11s} {'ESS/s warm':>11s}")
+    print(
+        f"\n{model}\n{'':30s} {'cold, s':>9s} {'warm, s':>9s} {'ESS':>8s} {'ESS/s cold':>11s} {'ESS/s warm':>11s}"
+    )
     for row in rows:
         if "failed" in row:
             print(f"{row['peer']:30s} failed: {row['failed']}")
             continue
         numbers = (row[key] for key in ("cold_seconds", "warm_seconds", "ess"))
         rates = (row[key] for key in ("cold_ess_per_second", "warm_ess_per_second"))
-        print(f"{row['peer']:30s} {'{:9.2f} {:9.2f} {:8.0f}'.format(*numbers)} {'{:11.1f} {:11.1f}'.format(*rates)}")
+        print(
+            f"{row['peer']:30s} {'{:9.2f} {:9.2f} {:8.0f}'.format(*numbers)} {'{:11.1f} {:11.1f}'.format(*rates)}"
+        )
     ours = next((row for row in rows if row["peer"] == "probgen" and "failed" not in row), None)
     for peer, bar in BARS.items():
         theirs = [row for row in rows if row["peer"].startswith(peer) and "failed" not in row]
@@ -167,17 +185,27 @@ def report(model: str, rows: list[dict[str, Any]]) -> None:
             quickest = min(row["cold_seconds"] for row in theirs)
             ratio = ours["warm_ess_per_second"] / best["warm_ess_per_second"]
             verdict = "reached" if ratio >= bar else "missed"
-            cold = f"; cold time {quickest / ours['cold_seconds']:.2f} of ours" if peer == "NumPyro" else ""
+            cold = (
+                f"; cold time {quickest / ours['cold_seconds']:.2f} of ours"
+                if peer == "NumPyro"
+                else ""
+            )
             print(f"  probgen / {peer}: {ratio:.1f} x ESS/s warm (bar {bar:.0f}: {verdict}){cold}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--tune", type=int, default=1000)
     parser.add_argument("--chains", type=int, default=4)
-    parser.add_argument("--pyro-steps", type=int, default=200, help="warm-up steps and draws of Pyro's one chain")
-    parser.add_argument("--cores", type=int, nargs="+", default=[0], help="processor cores that every peer may use")
+    parser.add_argument(
+        "--pyro-steps", type=int, default=200, help="warm-up steps and draws of Pyro's one chain"
+    )
+    parser.add_argument(
+        "--cores", type=int, nargs="+", default=[0], help="processor cores that every peer may use"
+    )
     parser.add_argument("--only", choices=PROBLEMS)
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)

@@ -19,7 +19,11 @@ class Problem(NamedTuple):
 def schools() -> Problem:
     """Eight schools (Rubin, 1981), in the parametrisation that samplers like."""
     errors = np.array([15, 10, 16, 11, 9, 11, 10, 18], np.float32)
-    return Problem((errors, np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32)), _schools_pyro, _schools_numpyro)
+    return Problem(
+        (errors, np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32)),
+        _schools_pyro,
+        _schools_numpyro,
+    )
 
 
 def _schools_pyro() -> Callable:
@@ -57,7 +61,9 @@ def logistic(rows: int, columns: int, groups: int) -> Problem:
     logits = x @ rng.normal(size=columns) / 2 + rng.normal(size=groups)[group]
     y = rng.random(rows) < 1 / (1 + np.exp(-logits))
     data = (x.astype(np.float32), group, y.astype(np.float32))
-    return Problem(data, lambda: _logistic_pyro(columns, groups), lambda: _logistic_numpyro(columns, groups))
+    return Problem(
+        data, lambda: _logistic_pyro(columns, groups), lambda: _logistic_numpyro(columns, groups)
+    )
 
 
 def _logistic_pyro(columns: int, groups: int) -> Callable:

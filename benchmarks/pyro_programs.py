@@ -35,20 +35,39 @@ from agreement import gap, prepared, routes
 from programs import PROGRAMS, Case
 from test_agreement import BATCHES, ENUMERATED, TOLERANCE
 
-from probgen import NotCompilable, Nutpie, PyroNUTS, fit, khat, log_likelihood, mcmc, predictive, to_arviz
+from probgen import (
+    NotCompilable,
+    Nutpie,
+    PyroNUTS,
+    fit,
+    khat,
+    log_likelihood,
+    mcmc,
+    predictive,
+    to_arviz,
+)
 from probgen.core.program import Keywords, Program
 from probgen.core.runtime import evaluating
 from probgen.objectives import default_objective
 from probgen.train.compile import Step
 
 STATED = (ValueError, TypeError, NotImplementedError, NotCompilable)
-SLIPS = (NameError, ImportError, AttributeError, KeyError, AssertionError)  # no reasons, whatever they are told as
+SLIPS = (
+    NameError,
+    ImportError,
+    AttributeError,
+    KeyError,
+    AssertionError,
+)  # no reasons, whatever they are told as
 WORDS = 4  # a message of fewer is no sentence
 SAMPLING = {"draws": 20, "tune": 20, "chains": 1, "progress": False, "max_tree_depth": 4}
 LEFT_OUT = "groups that this model has not: "
 EVALUATED = ("to_arviz", "predictive", "log_likelihood", "khat")
 SHORT = (  # messages in a few words
-    ("draws the latents of each row", "rows have no weights of their own: a joint draw or point estimate"),
+    (
+        "draws the latents of each row",
+        "rows have no weights of their own: a joint draw or point estimate",
+    ),
     ("reads the value of a tensor|depends on values", "looks at values of tensors"),
     ("with parameters to learn", "nothing to learn"),
     ("leave obs= out of the guide", "observed site in the guide"),
@@ -60,7 +79,10 @@ SHORT = (  # messages in a few words
     ("no continuous latent|a continuous latent", "no continuous latent"),
     ("subsampl|expected the full data, plate", "subsampled plate"),
     ("expected a plate named", "no plate around the rows"),
-    ("observed site inside plate|inside the data plate|inside plate", "nothing observed inside the rows' plate"),
+    (
+        "observed site inside plate|inside the data plate|inside plate",
+        "nothing observed inside the rows' plate",
+    ),
     ("pyro.factor", "a factor has no normalised density"),
     ("discrete", "discrete latent"),
 )
@@ -130,7 +152,9 @@ def agrees(case: Case) -> str:
     """The largest relative difference of the log density by all routes, and of the script's own loss from ours."""
     program, args = prepared(case)
     numbers = {} if case.name in ENUMERATED else routes(program, args)
-    if case.name in BATCHES:  # Pyro's loss lets a subset stand for more rows; so does the training loss
+    if (
+        case.name in BATCHES
+    ):  # Pyro's loss lets a subset stand for more rows; so does the training loss
         numbers = {name: value for name, value in numbers.items() if name in ("training", "pyro")}
     truth = numbers.get("pyro", next(iter(numbers.values()), 0.0))
     gaps = [gap(value, truth) for value in numbers.values()]
@@ -157,7 +181,9 @@ def own_loss(case: Case, program: Program, args: tuple) -> tuple[float, float]:
         one = ours(program.model, program.guide)(*args).item()
         torch.manual_seed(3)
         other = theirs.loss(program.model, program.guide, *given, **named)
-        return one, other + (jacobians(program, args) if "MeanField" in type(theirs).__name__ else 0.0)
+        return one, other + (
+            jacobians(program, args) if "MeanField" in type(theirs).__name__ else 0.0
+        )
 
 
 def jacobians(program: Program, args: tuple) -> float:
@@ -165,7 +191,11 @@ def jacobians(program: Program, args: tuple) -> float:
     torch.manual_seed(3)
     found = poutine.trace(program.guide).get_trace(*args).nodes.values()
     laws = [site["fn"] for site in found if site["type"] == "sample"]
-    deltas = [base for law in laws if isinstance(base := getattr(law, "base_dist", law), pyro.distributions.Delta)]
+    deltas = [
+        base
+        for law in laws
+        if isinstance(base := getattr(law, "base_dist", law), pyro.distributions.Delta)
+    ]
     return sum(float(delta.log_density.expand(delta.batch_shape).sum()) for delta in deltas)
 
 
@@ -207,7 +237,9 @@ def arviz(program: Program, args: tuple) -> str:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         found = to_arviz(program, *args, draws=5)
-    missing = [str(w.message).removeprefix(LEFT_OUT) for w in warned if str(w.message).startswith(LEFT_OUT)]
+    missing = [
+        str(w.message).removeprefix(LEFT_OUT) for w in warned if str(w.message).startswith(LEFT_OUT)
+    ]
     if not list(found.groups()):
         raise ValueError("expected some group, got none")
     return f"without {missing[0]}" if missing else "yes"
@@ -248,11 +280,15 @@ def attempt(quantity: Callable[..., str], *args: Any, end: float, **options: Any
     except Exception as error:
         text = " ".join(str(error).partition("\n")[0].split())
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        raised = (frame.line or "").startswith("raise")  # by somebody, not by the interpreter or in C++
+        raised = (frame.line or "").startswith(
+            "raise"
+        )  # by somebody, not by the interpreter or in C++
         slip = not raised or len(text.split()) < WORDS or isinstance(origin(error), SLIPS)
         stated = isinstance(error, STATED) and not slip
         text = text if stated else f"{type(error).__name__}: {text}"
-        return Found("refused" if stated else "bare", text, f"{Path(frame.filename).name}:{frame.lineno}")
+        return Found(
+            "refused" if stated else "bare", text, f"{Path(frame.filename).name}:{frame.lineno}"
+        )
 
 
 def origin(error: BaseException) -> BaseException:
@@ -275,10 +311,20 @@ def row_of(case: Case, inductor: bool, limit: float) -> Row:
     program, args = made[0]
     cells["fits"] = attempt(fits, case, program, args, end=end)
     cells["to_arviz"] = attempt(arviz, program, args, end=end)
-    sizes = {"predictive": {"draws": 5}, "log_likelihood": {"particles": 4}, "khat": {"particles": 25}}
-    for name, quantity in (("predictive", predictive), ("log_likelihood", log_likelihood), ("khat", khat)):
+    sizes = {
+        "predictive": {"draws": 5},
+        "log_likelihood": {"particles": 4},
+        "khat": {"particles": 25},
+    }
+    for name, quantity in (
+        ("predictive", predictive),
+        ("log_likelihood", log_likelihood),
+        ("khat", khat),
+    ):
         cells[name] = attempt(computed, quantity, program, args, end=end, **sizes[name])
-    cells["NUTS"] = attempt(sampled, program, args, inductor, end=end) if case.nuts else Found("none")
+    cells["NUTS"] = (
+        attempt(sampled, program, args, inductor, end=end) if case.nuts else Found("none")
+    )
     cells["compiled"] = attempt(compiles, case, inductor, end=end)
     cells["loss"] = attempt(agrees, case, end=end)
     pyro.clear_param_store()
@@ -323,8 +369,12 @@ def markdown(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [cell(row.cells.get(name)) for name in ("fits", "loss", "compiled", "NUTS", "to_arviz")]
-        lines.append(f"| {' | '.join([f'`{row.name}`', *cells, str(row.changed), refusals(row)])} |")
+        cells = [
+            cell(row.cells.get(name)) for name in ("fits", "loss", "compiled", "NUTS", "to_arviz")
+        ]
+        lines.append(
+            f"| {' | '.join([f'`{row.name}`', *cells, str(row.changed), refusals(row)])} |"
+        )
     return "\n".join([*summary(rows), "", *lines, ""])
 
 
@@ -334,11 +384,20 @@ def summary(rows: Sequence[Row]) -> list[str]:
     def count(name: str, *states: str) -> int:
         return sum(row.cells.get(name, Found("bare")).state in states for row in rows)
 
-    cells = [found for row in rows for name, found in row.cells.items() if name != "built" and found.state != "none"]
-    alone = sum(row.cells["fits"].state == "ok" and row.changed == 0 for row in rows if "fits" in row.cells)
+    cells = [
+        found
+        for row in rows
+        for name, found in row.cells.items()
+        if name != "built" and found.state != "none"
+    ]
+    alone = sum(
+        row.cells["fits"].state == "ok" and row.changed == 0 for row in rows if "fits" in row.cells
+    )
     exact = sum(row.cells.get("loss", Found("bare")).text == "exact" for row in rows)
     nuts = sum(row.cells.get("NUTS", Found("none")).state != "none" for row in rows)
-    tally = {state: sum(found.state == state for found in cells) for state in ("refused", "bare", "late")}
+    tally = {
+        state: sum(found.state == state for found in cells) for state in ("refused", "bare", "late")
+    }
     return [
         f"- programs: {len(rows)}; fitted: {count('fits', 'ok')}, of them without an option or a changed line: {alone}",
         f"- loss equal to Pyro's to rounding: {exact}",
@@ -355,7 +414,9 @@ def unexpected(case: Case, row: Row) -> Iterator[str]:
     names = {"NUTS": "mcmc", "compiled": "compile", "fits": "fit"}
     for name, found in row.cells.items():
         word = case.refused.get(names.get(name, name))
-        if found.state in ("bare", "late") or (found.state == "refused" and (word is None or word not in found.text)):
+        if found.state in ("bare", "late") or (
+            found.state == "refused" and (word is None or word not in found.text)
+        ):
             yield f"{row.name}: {name} {found} ({found.where})"
         elif word is not None and found.state == "ok" and name != "to_arviz":
             yield f"{row.name}: {name} works, its case says that it is refused ({word})"
@@ -364,19 +425,31 @@ def unexpected(case: Case, row: Row) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these programs")
-    parser.add_argument("--inductor", action="store_true", help="also compile the recorded step, and run nutpie")
+    parser.add_argument(
+        "--inductor", action="store_true", help="also compile the recorded step, and run nutpie"
+    )
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for each program")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="file for summary and table")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file to append whole messages to, a line each")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="file to append whole messages to, a line each"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = [case for case in PROGRAMS if case.loss and (not options.only or case.name in options.only)]
+    cases = [
+        case for case in PROGRAMS if case.loss and (not options.only or case.name in options.only)
+    ]
     rows, others = [], []
     for case in cases:
         rows.append(row := row_of(case, options.inductor, options.limit))
-        shown = (f"{name} {groups_without(str(found))[:60]}" for name, found in row.cells.items() if name != "built")
+        shown = (
+            f"{name} {groups_without(str(found))[:60]}"
+            for name, found in row.cells.items()
+            if name != "built"
+        )
         print(f"{row.name:28s} {row.seconds:5.1f} s  " + " | ".join(shown), flush=True)
         others += unexpected(case, row)
         if options.json:

@@ -35,7 +35,9 @@ def train(rbm: RBM, rows: Tensor, options: argparse.Namespace) -> pg.History:
     def optimizer(parameters):
         if options.adam:
             return torch.optim.Adam(parameters, lr=options.rate, betas=(0.5, 0.999))
-        return torch.optim.SGD(parameters, lr=options.rate, momentum=0.5, weight_decay=options.decay)
+        return torch.optim.SGD(
+            parameters, lr=options.rate, momentum=0.5, weight_decay=options.decay
+        )
 
     return pg.fit(
         rbm,
@@ -59,7 +61,9 @@ def train(rbm: RBM, rows: Tensor, options: argparse.Namespace) -> pg.History:
 def score(rbm: RBM, base: Tensor, rows: Tensor, options: argparse.Namespace) -> None:
     """Both ends of the log-likelihood, and the conservative number of reverse annealing for some rows."""
     began = time.process_time()
-    bracket = annealed_importance(rbm, base, temperatures=options.temperatures, chains=100, settle=1000)
+    bracket = annealed_importance(
+        rbm, base, temperatures=options.temperatures, chains=100, settle=1000
+    )
     print(f"{bracket}, effective {bracket.ess[0]:.0f} and {bracket.ess[1]:.0f}", flush=True)
     low, high = bracket.log_likelihoods(rbm().log_prob(rows), measure="mass")
     print(f"{len(rows):,} held-out rows, log p(x) between {low} and {high}", flush=True)
@@ -67,11 +71,15 @@ def score(rbm: RBM, base: Tensor, rows: Tensor, options: argparse.Namespace) -> 
     few = reverse_annealing(rbm, rows[:100], base=base, temperatures=options.temperatures, chains=3)
     print(f"the first 100 of them by reverse annealing: {few}")
     print(f"{(time.process_time() - began) / 60:.1f} min of one core for the scores")
-    print("published, recalled, another static draw, negative: RBM with 500 hidden units, CD-25 86.34")
+    print(
+        "published, recalled, another static draw, negative: RBM with 500 hidden units, CD-25 86.34"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=150_000)
@@ -84,7 +92,9 @@ def main() -> None:
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--adam", action="store_true")
     parser.add_argument("--temperatures", type=int, default=10_000)
-    parser.add_argument("--held-out", action="store_true", help="train on 50,000 rows, score the other 10,000")
+    parser.add_argument(
+        "--held-out", action="store_true", help="train on 50,000 rows, score the other 10,000"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     data = load(options.data, seed=0)
@@ -93,7 +103,10 @@ def main() -> None:
     rbm.initialise(rows)
     began = time.process_time()
     print(train(rbm, rows, options), flush=True)
-    print(f"{(time.process_time() - began) / 60:.1f} min of one core for training in this run", flush=True)
+    print(
+        f"{(time.process_time() - began) / 60:.1f} min of one core for training in this run",
+        flush=True,
+    )
     score(rbm, rows, data.validation if options.held_out else data.test, options)
 
 

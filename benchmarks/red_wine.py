@@ -28,7 +28,9 @@ from probgen.distributions.orderings import random_orders
 from probgen.models.made import MADE
 
 FOLDS = 10
-PUBLISHED = {"EoRNADE": -8.76}  # mean test log-likelihood, nats per row, as printed in the literature
+PUBLISHED = {
+    "EoRNADE": -8.76
+}  # mean test log-likelihood, nats per row, as printed in the literature
 
 
 def load(path: Path) -> Tensor:
@@ -38,7 +40,9 @@ def load(path: Path) -> Tensor:
     x = pd.read_csv(path).drop(columns="target").to_numpy()
     correlation = np.abs(np.corrcoef(x.T) - np.eye(x.shape[1]))
     if correlation.max() > 0.98:
-        raise ValueError(f"expected correlations below 0.98, got {correlation.max():.3f}; drop a column")
+        raise ValueError(
+            f"expected correlations below 0.98, got {correlation.max():.3f}; drop a column"
+        )
     return torch.as_tensor(x[np.random.default_rng(0).permutation(len(x))])
 
 
@@ -48,14 +52,25 @@ def train(rows: Tensor, dropout: float, seed: int, arguments: argparse.Namespace
     dims, steps = rows.shape[1], arguments.steps
     head = MixtureOfGaussians(arguments.components, min_scale=arguments.min_scale)
     order = random_orders(1, dims, seed)
-    gen = MADE(dims, [256], head, orders=order, dropout=dropout, residual=True, activation=nn.SiLU, seed=seed)
+    gen = MADE(
+        dims,
+        [256],
+        head,
+        orders=order,
+        dropout=dropout,
+        residual=True,
+        activation=nn.SiLU,
+        seed=seed,
+    )
     pg.fit(
         gen,
         rows,
         steps=steps,
         batch_size=200,
         optimizer=lambda p: torch.optim.AdamW(p, lr=8e-3, weight_decay=0.05, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, steps, 1e-5
+        ),
         clip=5.0,
         ema=0.99,
         seed=seed,
@@ -97,11 +112,15 @@ def fold(x: Tensor, index: int, arguments: argparse.Namespace) -> tuple[Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--members", type=int, default=6)
-    parser.add_argument("--probes", type=int, default=1, help="members by which the rate of dropout is chosen")
+    parser.add_argument(
+        "--probes", type=int, default=1, help="members by which the rate of dropout is chosen"
+    )
     parser.add_argument("--dropouts", type=float, nargs="+", default=[0.1, 0.3])
     parser.add_argument("--components", type=int, default=10)
     parser.add_argument("--min-scale", type=float, default=0.05)
@@ -118,9 +137,13 @@ def main() -> None:
             flush=True,
         )
     error = np.std(means, ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.inf
-    print(f"\nred wine, {len(means)} folds, mean log-likelihood per row in nats, higher is better (all exact)")
+    print(
+        f"\nred wine, {len(means)} folds, mean log-likelihood per row in nats, higher is better (all exact)"
+    )
     table = PUBLISHED | {
-        f"mixture of {arguments.members} MADEs (standard error over folds {error:.2f})": np.mean(means),
+        f"mixture of {arguments.members} MADEs (standard error over folds {error:.2f})": np.mean(
+            means
+        ),
         "one of them": np.mean(single),
     }
     for name, value in sorted(table.items(), key=lambda row: row[1]):

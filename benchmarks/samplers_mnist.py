@@ -52,7 +52,10 @@ def flow_matching() -> pg.DistributionModule:
     return FlowMatching(network(), SHAPE)
 
 
-MODELS: dict[str, Callable[[], pg.DistributionModule]] = {"diffusion": diffusion, "flow matching": flow_matching}
+MODELS: dict[str, Callable[[], pg.DistributionModule]] = {
+    "diffusion": diffusion,
+    "flow matching": flow_matching,
+}
 
 
 def file_of(name: str, work: Path) -> Path:
@@ -81,7 +84,10 @@ def train(name: str, images: Tensor, work: Path, steps: int) -> pg.DistributionM
         seed=0,
     )
     minutes = (time.perf_counter() - start) / 60
-    print(f"{name}: {len(history.loss)} steps, {minutes:.1f} minutes in this run, {history.stopped}", flush=True)
+    print(
+        f"{name}: {len(history.loss)} steps, {minutes:.1f} minutes in this run, {history.stopped}",
+        flush=True,
+    )
     return gen.eval()
 
 
@@ -139,7 +145,10 @@ SAMPLERS: dict[str, tuple[str, Callable[[int], object]]] = {
     "Heun, even times": ("diffusion", heun()),
     "Heun, Karras times": ("diffusion", heun(times=KarrasSteps())),
     "DPM-Solver++, even times": ("diffusion", DPMSolver),
-    "DPM-Solver++, even log SNR": ("diffusion", lambda calls: DPMSolver(calls, times=log_snr_steps)),
+    "DPM-Solver++, even log SNR": (
+        "diffusion",
+        lambda calls: DPMSolver(calls, times=log_snr_steps),
+    ),
     "flow matching, Euler": ("flow matching", Euler),
     "flow matching, midpoint": ("flow matching", halved(Midpoint)),
 }
@@ -152,7 +161,9 @@ def draw(gen: pg.DistributionModule, sampler: object, count: int) -> Tensor:
     return torch.cat([law.sample((250,)) for _ in range(count // 250)])
 
 
-def figures(arguments: argparse.Namespace, models: dict, images: Tensor, test: Tensor, features: nn.Module) -> dict:
+def figures(
+    arguments: argparse.Namespace, models: dict, images: Tensor, test: Tensor, features: nn.Module
+) -> dict:
     path = arguments.work / f"results_{arguments.draws}.json"
     done = json.loads(path.read_text()) if path.exists() else {}
     if "floor" not in done:
@@ -167,17 +178,28 @@ def figures(arguments: argparse.Namespace, models: dict, images: Tensor, test: T
             seconds = time.process_time() - start
             distance = frechet_distance(x, test, features=features, splits=0)
             row = {"value": distance.value, "stderr": distance.stderr, "seconds": seconds}
-            done = (json.loads(path.read_text()) if path.exists() else done) | {f"{name} {calls}": row}
+            done = (json.loads(path.read_text()) if path.exists() else done) | {
+                f"{name} {calls}": row
+            }
             print(f"{name} {calls}: {row}", flush=True)
             path.write_text(json.dumps(done, indent=1))
     return done
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder with mnist.npz or the IDX files")
-    parser.add_argument("--work", type=Path, default=Path("samplers_mnist"), help="folder of checkpoints and results")
-    parser.add_argument("--train", action="store_true", help="train (or continue) the models, then stop")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("samplers_mnist"),
+        help="folder of checkpoints and results",
+    )
+    parser.add_argument(
+        "--train", action="store_true", help="train (or continue) the models, then stop"
+    )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
@@ -193,13 +215,17 @@ def main() -> None:
         right = torch.cat([net(part).argmax(-1) for part in test.split(1000)]) == mnist.test_labels
         print(f"classifier: {right.double().mean():.2%} of the test images right")
         done = figures(arguments, models, images, test, net.features)
-    print(f"\nFréchet distance of {arguments.draws} samples to the test images, by calls of the network")
+    print(
+        f"\nFréchet distance of {arguments.draws} samples to the test images, by calls of the network"
+    )
     print(f"  {'':30s}" + "".join(f"{calls:14d}" for calls in CALLS))
     for name in SAMPLERS:
         found = [done.get(f"{name} {calls}") for calls in CALLS]
         cells = [f"{row['value']:8.2f} ± {row['stderr']:.2f}" if row else " " * 14 for row in found]
         print(f"  {name:30s}" + "".join(f"{cell:>14s}" for cell in cells))
-    print(f"  {'as many training images':30s}{done['floor']['value']:8.2f} ± {done['floor']['stderr']:.2f}")
+    print(
+        f"  {'as many training images':30s}{done['floor']['value']:8.2f} ± {done['floor']['stderr']:.2f}"
+    )
 
 
 if __name__ == "__main__":

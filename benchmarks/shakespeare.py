@@ -31,7 +31,11 @@ PUBLISHED = {"GPT, 4 x 128, context 64, 2,000 steps": 1.88}
 def load(data: Path) -> tuple[Tensor, str]:
     """The text as labels ``(N,)``, and its alphabet."""
     path = data / "tinyshakespeare.txt"
-    text = path.read_text() if path.is_file() else gzip.decompress(path.with_suffix(".txt.gz").read_bytes()).decode()
+    text = (
+        path.read_text()
+        if path.is_file()
+        else gzip.decompress(path.with_suffix(".txt.gz").read_bytes()).decode()
+    )
     alphabet = "".join(sorted(set(text)))
     number = {character: index for index, character in enumerate(alphabet)}
     return torch.tensor([number[character] for character in text]), alphabet
@@ -60,13 +64,17 @@ def rows(text: Tensor, starts: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 def train(gen: Transformer, text: Tensor, levels: int, options: argparse.Namespace) -> pg.History:
     def optimizer(parameters):
         parameters = list(parameters)
-        matrices, others = ([p for p in parameters if (p.ndim > 1) == wide] for wide in (True, False))
+        matrices, others = (
+            [p for p in parameters if (p.ndim > 1) == wide] for wide in (True, False)
+        )
         groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.1)
 
     def one_cycle(optimizer):
         rising = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps - 100, eta_min=options.lr / 10)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, options.steps - 100, eta_min=options.lr / 10
+        )
         return torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling], [100])
 
     return pg.fit(
@@ -76,7 +84,9 @@ def train(gen: Transformer, text: Tensor, levels: int, options: argparse.Namespa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -90,16 +100,24 @@ def main() -> None:
     gen = Transformer((LENGTH,), head, Tokens(levels, 128), layers=4, heads=4, context=levels)
     print(f"{sum(p.numel() for p in gen.parameters()):,} parameters", flush=True)
     history = train(gen, text[:cut], levels, options)
-    print(f"{history.stopped}, {history.seconds / 60:.1f} min, {history.seconds / history.steps * 1e3:.0f} ms a step")
+    print(
+        f"{history.stopped}, {history.seconds / 60:.1f} min, {history.seconds / history.steps * 1e3:.0f} ms a step"
+    )
     held = text[cut:]
     x, context = rows(held, torch.arange(0, len(held) - LENGTH, LENGTH), levels)
-    parts = [pg.log_likelihood(gen, *part) for part in zip(x.split(256), context.split(256), strict=True)]
+    parts = [
+        pg.log_likelihood(gen, *part) for part in zip(x.split(256), context.split(256), strict=True)
+    ]
     value = -torch.cat([part.value for part in parts]).mean() / LENGTH
     print(f"\nvalidation, {x.numel():,} characters, nats per character, lower is better")
-    for name, score in sorted((PUBLISHED | {"this Transformer": value}).items(), key=lambda row: -row[1]):
+    for name, score in sorted(
+        (PUBLISHED | {"this Transformer": value}).items(), key=lambda row: -row[1]
+    ):
         print(f"  {score:6.3f}  {name}")
     seed = one_hot(torch.tensor(alphabet.index("\n")), levels).float()
-    for _ in range(options.characters // LENGTH):  # passage after passage, each from the last character before it
+    for _ in range(
+        options.characters // LENGTH
+    ):  # passage after passage, each from the last character before it
         passage = gen(seed).sample().long()
         print("".join(alphabet[i] for i in passage), end="")
         seed = one_hot(passage[-1], levels).float()

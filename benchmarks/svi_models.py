@@ -55,7 +55,10 @@ def rows_of(batch: Tensor, total: int | None) -> pyro.plate:
 
 # -- eight schools -------------------------------------------------------------------------------------------------
 
-SCHOOLS = torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12]), torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18])
+SCHOOLS = (
+    torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12]),
+    torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18]),
+)
 
 
 def schools(y: Tensor, sigma: Tensor, total: int | None = None) -> None:
@@ -74,7 +77,10 @@ START = torch.linspace(-6.0, 6.0, COMPONENTS)
 def clusters() -> tuple[Tensor]:
     torch.manual_seed(1)
     labels = torch.multinomial(torch.tensor([0.3, 0.25, 0.2, 0.15, 0.1]), 2000, replacement=True)
-    centres, scales = torch.tensor([-7.0, -3.0, 0.5, 4.0, 8.0]), torch.tensor([0.7, 1.0, 0.5, 1.2, 0.8])
+    centres, scales = (
+        torch.tensor([-7.0, -3.0, 0.5, 4.0, 8.0]),
+        torch.tensor([0.7, 1.0, 0.5, 1.2, 0.8]),
+    )
     return (centres[labels] + scales[labels] * torch.randn(2000),)
 
 
@@ -98,7 +104,9 @@ def marginal_mixture(x: Tensor, total: int | None = None) -> None:
     """Assignments summed out by hand."""
     weights, locs, scales = components()
     with rows_of(x, total):
-        pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(locs, scales)), obs=x)
+        pyro.sample(
+            "x", dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(locs, scales)), obs=x
+        )
 
 
 def mixture_pair(model: Callable[..., None]) -> Pair:
@@ -119,7 +127,10 @@ def grouped_rows() -> tuple[Tensor, Tensor, Tensor]:
 def logistic(x: Tensor, group: Tensor, y: Tensor, total: int | None = None) -> None:
     """Varying intercepts, non-centred."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = pyro.sample("mean", dist.Normal(0.0, 1.0)), pyro.sample("spread", dist.HalfNormal(1.0))
+    mean, spread = (
+        pyro.sample("mean", dist.Normal(0.0, 1.0)),
+        pyro.sample("spread", dist.HalfNormal(1.0)),
+    )
     with pyro.plate("groups", GROUPS):
         offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
     intercepts = mean + spread * offset
@@ -187,7 +198,9 @@ class ForwardProduct(ForwardLoop):
         return (self.transition.T @ (alpha - top).exp()).log() + top
 
 
-def parallel_scan(initial: Tensor, transition: Tensor, emission: dist.Normal, steps: int) -> dist.DiscreteHMM:
+def parallel_scan(
+    initial: Tensor, transition: Tensor, emission: dist.Normal, steps: int
+) -> dist.DiscreteHMM:
     return dist.DiscreteHMM(initial.log(), transition.log(), emission, duration=steps)
 
 
@@ -201,7 +214,9 @@ def hmm_pair(law: Callable[..., dist.TorchDistribution]) -> Pair:
         with rows_of(x, total):
             pyro.sample("x", law(initial, transition, dist.Normal(locs, scales), x.shape[1]), obs=x)
 
-    start = init_to_value(values={"locs": torch.linspace(-6.0, 6.0, STATES)}, fallback=init_to_feasible)
+    start = init_to_value(
+        values={"locs": torch.linspace(-6.0, 6.0, STATES)}, fallback=init_to_feasible
+    )
     return model, AutoNormal(model, init_loc_fn=start)
 
 

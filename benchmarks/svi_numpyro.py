@@ -65,7 +65,10 @@ def marginal_mixture(x: Array, total: int) -> None:
 
 def logistic(x: Array, group: Array, y: Array, total: int) -> None:
     slopes = numpyro.sample("slopes", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = numpyro.sample("mean", dist.Normal(0.0, 1.0)), numpyro.sample("spread", dist.HalfNormal(1.0))
+    mean, spread = (
+        numpyro.sample("mean", dist.Normal(0.0, 1.0)),
+        numpyro.sample("spread", dist.HalfNormal(1.0)),
+    )
     with numpyro.plate("groups", GROUPS):
         offset = numpyro.sample("offset", dist.Normal(0.0, 1.0))
     intercepts = mean + spread * offset
@@ -98,7 +101,9 @@ def hmm(advance: Callable[[Array, Array], Array]) -> Form:
             scales = numpyro.sample("scales", dist.LogNormal(0.0, 1.0))
         emissions = dist.Normal(locs[:, None], scales[:, None]).log_prob(x.T[:, None])
         start = jnp.log(initial)[:, None] + emissions[0]
-        alpha, _ = jax.lax.scan(lambda alpha, e: (advance(alpha, transition) + e, None), start, emissions[1:])
+        alpha, _ = jax.lax.scan(
+            lambda alpha, e: (advance(alpha, transition) + e, None), start, emissions[1:]
+        )
         with rows_of(x, total):
             numpyro.factor("x", logsumexp(alpha, 0))
 
@@ -137,7 +142,9 @@ FORMS: dict[str, Callable[[], dict[str, Form]]] = {
         "by hand": Form(marginal_mixture, mixture_guide()),
     },
     "logistic": lambda: {"": Form(logistic, AutoNormal(logistic, init_loc_fn=init_to_feasible))},
-    "linear": lambda: {"": Form(linear, AutoMultivariateNormal(linear, init_loc_fn=init_to_feasible))},
+    "linear": lambda: {
+        "": Form(linear, AutoMultivariateNormal(linear, init_loc_fn=init_to_feasible))
+    },
     "hmm": lambda: {"": hmm(forward_sum), "product": hmm(forward_product)},
     "vae": lambda: {"": vae()},
 }

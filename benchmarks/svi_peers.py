@@ -45,7 +45,9 @@ def batches(problem: Problem, steps: int) -> Iterator[tuple[Tensor, ...]]:
     if problem.batch is None:
         yield from (problem.data for _ in range(steps))
     else:
-        yield from (tuple(part[chosen] for part in problem.data) for chosen in minibatches(problem, steps))
+        yield from (
+            tuple(part[chosen] for part in problem.data) for chosen in minibatches(problem, steps)
+        )
 
 
 def timed(step: Callable[..., Any], problem: Problem, steps: int, rows: int) -> Turn:
@@ -63,7 +65,13 @@ def probgen(problem: Problem, make: Callable[[], Any], **options: Any) -> Peer:
 
     def turn(steps: int) -> Turn:
         size, adam = problem.batch or problem.rows, pg.adam(problem.lr)
-        shared = {"steps": steps, "batch_size": size, "optimizer": adam, "verdict": False, "progress": False}
+        shared = {
+            "steps": steps,
+            "batch_size": size,
+            "optimizer": adam,
+            "verdict": False,
+            "progress": False,
+        }
         history = pg.fit(gen, problem.data, **shared, **options)
         return Turn(history.seconds, np.array(history.loss), history.compile_seconds)
 
@@ -144,7 +152,11 @@ def numpyro_peers(problem: Problem, name: str) -> dict[str, Peer]:
 
     forms = FORMS[name]() if name in FORMS else {}
     if not find_spec("funsor"):  # NumPyro's own enumeration needs it
-        forms = {label: form for label, form in forms.items() if type(form.elbo).__name__ != "TraceEnum_ELBO"}
+        forms = {
+            label: form
+            for label, form in forms.items()
+            if type(form.elbo).__name__ != "TraceEnum_ELBO"
+        }
     return {
         f"NumPyro {label} {how}".replace("  ", " "): numpyro_svi(problem, form, how == "scan")
         for label, form in forms.items()
@@ -169,14 +181,20 @@ def numpyro_svi(problem: Problem, form: Any, scanned: bool) -> Peer:
 
     one = jax.jit(step)
     many = jax.jit(
-        lambda state, chosen, data, steps: jax.lax.scan(lambda s, c: step(s, c, data), state, chosen, length=steps),
+        lambda state, chosen, data, steps: jax.lax.scan(
+            lambda s, c: step(s, c, data), state, chosen, length=steps
+        ),
         static_argnums=3,
     )
 
     def turn(steps: int) -> Turn:
         nonlocal state
         began = time.perf_counter()
-        chosen = None if problem.batch is None else torch.stack(list(minibatches(problem, steps))).int().numpy()
+        chosen = (
+            None
+            if problem.batch is None
+            else torch.stack(list(minibatches(problem, steps))).int().numpy()
+        )
         if scanned:
             state, losses = many(state, chosen, data, steps)
         else:
@@ -204,7 +222,10 @@ def peers(problem: Problem, name: str, all_forms: bool) -> dict[str, Peer]:
         found[f"Pyro SVI.step{at}"] = pyro_svi(problem, pair)
         found[f"Pyro loss, fused Adam{at}"] = pyro_fused(problem, pair)
     if problem.module is not None:
-        for label, wrap in {"torch loop": lambda loss: loss, "torch loop, torch.compile": torch.compile}.items():
+        for label, wrap in {
+            "torch loop": lambda loss: loss,
+            "torch loop, torch.compile": torch.compile,
+        }.items():
             loss = problem.module()
             found[label] = torch_loop(problem, wrap(loss), loss.parameters(), 1)
     return found | numpyro_peers(problem, name)

@@ -29,7 +29,10 @@ def timed(name, function):
     start = time.perf_counter()
     value = function()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{name:44s} {time.perf_counter() - start:7.2f} s   peak {peak:5.2f} GiB   {value}", flush=True)
+    print(
+        f"{name:44s} {time.perf_counter() - start:7.2f} s   peak {peak:5.2f} GiB   {value}",
+        flush=True,
+    )
 
 
 def plain_frechet(x, y):
@@ -40,7 +43,12 @@ def plain_frechet(x, y):
     x, y = x.double().numpy(), y.double().numpy()
     first, second = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     root = sqrtm(first @ second).real
-    return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * np.trace(root)
+    return (
+        ((x.mean(0) - y.mean(0)) ** 2).sum()
+        + np.trace(first)
+        + np.trace(second)
+        - 2 * np.trace(root)
+    )
 
 
 def plain_precision_recall(x, y, k=3):
@@ -61,7 +69,10 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    x, y = torch.randn(options.rows, options.features), 1.02 * torch.randn(options.rows, options.features)
+    x, y = (
+        torch.randn(options.rows, options.features),
+        1.02 * torch.randn(options.rows, options.features),
+    )
     print(f"{options.rows} rows of {options.features} features, {options.threads} thread(s)")
     timed("frechet_distance, value and error", lambda: frechet_distance(x, y, splits=0))
     timed("frechet_distance, with its floor (4 splits)", lambda: frechet_distance(x, y))
@@ -77,7 +88,9 @@ def main():
     for classifier in (Logistic(), NearestNeighbours()):
         timed(
             f"classifier test, {type(classifier).__name__}, 64 features",
-            lambda c=classifier: classifier_two_sample_test(few[:, :64], much[:, :64], classifier=c),
+            lambda c=classifier: classifier_two_sample_test(
+                few[:, :64], much[:, :64], classifier=c
+            ),
         )
     timed(f"wasserstein, exact, {len(few)} rows", lambda: wasserstein(few, much, splits=0))
     if options.plain:

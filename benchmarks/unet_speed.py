@@ -29,7 +29,9 @@ from diffusers import UNet2DModel
 from probgen.nn.unet import UNet
 
 
-def theirs(size: int, channels: int, width: int, multipliers: tuple[int, ...], blocks: int) -> UNet2DModel:
+def theirs(
+    size: int, channels: int, width: int, multipliers: tuple[int, ...], blocks: int
+) -> UNet2DModel:
     levels = len(multipliers)
     return UNet2DModel(
         sample_size=size,
@@ -69,7 +71,9 @@ def seconds(net: nn.Module, run: Callable, backward: bool) -> float:
     return time.process_time() - start
 
 
-def compare(size: int, channels: int, width: int, multipliers: tuple[int, ...], rounds: int) -> None:
+def compare(
+    size: int, channels: int, width: int, multipliers: tuple[int, ...], rounds: int
+) -> None:
     nets = networks(size, channels, width, multipliers)
     print(f"64 images of {channels} x {size} x {size}, width {width}, multipliers {multipliers}")
     times = {name: ([], []) for name in nets}
@@ -91,7 +95,9 @@ def compare(size: int, channels: int, width: int, multipliers: tuple[int, ...], 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -39,7 +39,12 @@ class Encoder(nn.Sequential):
         super().__init__(
             *(Standardize(8.0, 8.0), nn.Conv2d(1, width, 3, padding=1), nn.SiLU()),
             *(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.SiLU()),
-            *(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(), nn.Dropout(dropout)),
+            *(
+                nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+                nn.SiLU(),
+                nn.Flatten(),
+                nn.Dropout(dropout),
+            ),
             nn.Linear(16 * width, 2 * LATENT),
         )
 
@@ -50,9 +55,18 @@ class Decoder(nn.Module):
     def __init__(self, width: int, dropout: float, parameters: int):
         super().__init__()
         self.layers = nn.Sequential(
-            *(nn.Linear(LATENT, 16 * width), nn.SiLU(), nn.Dropout(dropout), nn.Unflatten(1, (4 * width, 2, 2))),
+            *(
+                nn.Linear(LATENT, 16 * width),
+                nn.SiLU(),
+                nn.Dropout(dropout),
+                nn.Unflatten(1, (4 * width, 2, 2)),
+            ),
             *(nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1), nn.SiLU()),
-            *(nn.ConvTranspose2d(2 * width, 2 * width, 4, stride=2, padding=1), nn.SiLU(), nn.Dropout(dropout)),
+            *(
+                nn.ConvTranspose2d(2 * width, 2 * width, 4, stride=2, padding=1),
+                nn.SiLU(),
+                nn.Dropout(dropout),
+            ),
             nn.Conv2d(2 * width, parameters, 3, padding=1),
         )
         self.offset = nn.Parameter(torch.zeros(parameters, 8, 8))
@@ -64,11 +78,15 @@ class Decoder(nn.Module):
 def vae(width: int = 32, dropout: float = 0.3) -> pg.VAE:
     decoder = Decoder(width, dropout, parameters=3 * COMPONENTS)
     with torch.no_grad():  # start from broad components, spread over the levels
-        decoder.offset[COMPONENTS : 2 * COMPONENTS] = torch.linspace(-1, 1, COMPONENTS).view(-1, 1, 1)
+        decoder.offset[COMPONENTS : 2 * COMPONENTS] = torch.linspace(-1, 1, COMPONENTS).view(
+            -1, 1, 1
+        )
         decoder.offset[2 * COMPONENTS :] = -1.5
     return pg.VAE(
         prior=pg.GaussianMixture(20, LATENT, pg.Diagonal),
-        decoder=pg.DiscretizedLogisticMixture(decoder, levels=LEVELS, components=COMPONENTS, event_ndim=3),
+        decoder=pg.DiscretizedLogisticMixture(
+            decoder, levels=LEVELS, components=COMPONENTS, event_ndim=3
+        ),
         encoder=pg.Gaussian(Encoder(width, dropout), context_ndim=3),
     )
 
@@ -82,7 +100,13 @@ def train(gen: pg.VAE, rows: Splits, steps: int, seed: int) -> pg.History:
     def falling(optimizer):
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-    schedule = {"steps": steps, "batch_size": 100, "optimizer": optimizer, "scheduler": falling, "clip": 20.0}
+    schedule = {
+        "steps": steps,
+        "batch_size": 100,
+        "optimizer": optimizer,
+        "scheduler": falling,
+        "clip": 20.0,
+    }
     selection = {"ema": 0.998, "validation": rows.validation, "validate_every": 100, "patience": 8}
     objective = pg.ELBO(beta=pg.linear_warmup(500))
     return pg.fit(gen, rows.train, objective, **schedule, **selection, seed=seed)
@@ -91,12 +115,17 @@ def train(gen: pg.VAE, rows: Splits, steps: int, seed: int) -> pg.History:
 def count_table(rows: Tensor) -> pg.Categorical:
     """Independent pixels: add-one counts of every level, ``(17, 8, 8)`` logits."""
     counts = torch.stack([(rows == level).sum((0, 1)) for level in range(LEVELS)]) + 1.0
-    return pg.Categorical(pg.Constant(LEVELS, 8, 8, initial=counts.log()), levels=LEVELS, event_ndim=3)
+    return pg.Categorical(
+        pg.Constant(LEVELS, 8, 8, initial=counts.log()), levels=LEVELS, event_ndim=3
+    )
 
 
 def score(gen: pg.VAE, rows: Tensor, particles: int) -> pg.Score:
     """All particles of few rows at a time: the activations of the decoder stay small."""
-    parts = [pg.log_likelihood(gen, block, particles=particles, max_rows=2**13) for block in rows.split(16)]
+    parts = [
+        pg.log_likelihood(gen, block, particles=particles, max_rows=2**13)
+        for block in rows.split(16)
+    ]
     return replace(parts[0], value=torch.cat([part.value for part in parts]))
 
 
@@ -111,11 +140,15 @@ def save_samples(gen: pg.VAE, rows: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--particles", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=Path, help="file for a picture of data and samples (.png)")
+    parser.add_argument(
+        "--samples", type=Path, help="file for a picture of data and samples (.png)"
+    )
     arguments = parser.parse_args()
     rows = load_digits()
     table = count_table(rows.train)
@@ -132,7 +165,9 @@ def main() -> None:
     ours = {
         "this count table": -pg.log_likelihood(table, rows.test).mean,
         "this VAE, lower bound": -scores["test", 1].mean,
-        f"this VAE, {arguments.particles} importance samples": -scores["test", arguments.particles].mean,
+        f"this VAE, {arguments.particles} importance samples": -scores[
+            "test", arguments.particles
+        ].mean,
     }
     print("\ntest rows, negative log-likelihood, nats per image, lower is better")
     for name, value in sorted((PUBLISHED | ours).items(), key=lambda row: -row[1]):

@@ -64,28 +64,58 @@ def vae(dropout: float = 0.05) -> pg.VAE:
     prior = pg.GaussianMixture(50, LATENT, pg.Diagonal)
     with torch.no_grad():
         prior.loc.div_(2)  # start nearer to a standard normal law
-    return pg.VAE(prior, pg.Bernoulli(Decoder(dropout), event_ndim=3), pg.Gaussian(Encoder(dropout), context_ndim=3))
+    return pg.VAE(
+        prior,
+        pg.Bernoulli(Decoder(dropout), event_ndim=3),
+        pg.Gaussian(Encoder(dropout), context_ndim=3),
+    )
 
 
 def load(data: Path, seed: int) -> Splits:
     mnist = load_mnist(data)
-    drawn, test = (binarize(x.unsqueeze(1), seed + i) for i, x in enumerate((mnist.train_images, mnist.test_images)))
+    drawn, test = (
+        binarize(x.unsqueeze(1), seed + i)
+        for i, x in enumerate((mnist.train_images, mnist.test_images))
+    )
     return Splits(drawn[:-10_000], drawn[-10_000:], test)
 
 
-def train(gen: pg.VAE, rows: Splits, objective: pg.Objective, epochs: int, rates: tuple[float, float], **options):
+def train(
+    gen: pg.VAE,
+    rows: Splits,
+    objective: pg.Objective,
+    epochs: int,
+    rates: tuple[float, float],
+    **options,
+):
     """One phase: the learning rate falls from the first to the second of ``rates`` along a cosine."""
     each = -(-len(rows.train) // BATCH)
 
     def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * each, eta_min=rates[1])
+        return torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, epochs * each, eta_min=rates[1]
+        )
 
-    schedule = {"epochs": epochs, "batch_size": BATCH, "optimizer": pg.adam(rates[0]), "scheduler": falling}
-    selection = {"validation": rows.validation, "validate_every": each, "patience": 10, "ema": 0.999, "verdict": False}
+    schedule = {
+        "epochs": epochs,
+        "batch_size": BATCH,
+        "optimizer": pg.adam(rates[0]),
+        "scheduler": falling,
+    }
+    selection = {
+        "validation": rows.validation,
+        "validate_every": each,
+        "patience": 10,
+        "ema": 0.999,
+        "verdict": False,
+    }
     history = pg.fit(gen, rows.train, objective, **schedule, **selection, **options)
     best = min(value for _, value in history.validation)
     name = type(objective).__name__
-    print(f"{name}: {history.stopped}, {history.seconds / 60:.1f} min, best validation {best:.2f} nats", flush=True)
+    print(
+        f"{name}: {history.stopped}, {history.seconds / 60:.1f} min, best validation {best:.2f} nats",
+        flush=True,
+    )
 
 
 def score(gen: pg.VAE, rows: Tensor, particles: int) -> pg.Score:
@@ -100,7 +130,9 @@ def report(gen: pg.VAE, test: Tensor, many: int) -> None:
     few = score(gen, test, 200)
     print(f"\nstatic MNIST, {len(test):,} test rows, log p(x): {few}")
     fine = score(gen, test[:shown], many)
-    print(f"first {shown} of them with 200 particles: {few.value[:shown].mean():.2f}; more particles: {fine}")
+    print(
+        f"first {shown} of them with 200 particles: {few.value[:shown].mean():.2f}; more particles: {fine}"
+    )
     gain = (fine.value - few.value[:shown]).mean().item()
     table = PUBLISHED | {
         "this VAE, 200 particles": -few.mean,
@@ -122,15 +154,26 @@ def save_samples(gen: pg.VAE, rows: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("vae_mnist.safetensors"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--epochs", type=int, default=50, help="with the evidence lower bound")
-    parser.add_argument("--tighten", type=int, default=6, help="epochs with the importance-weighted bound after that")
-    parser.add_argument("--rows", type=int, default=50_000, help="fewer training rows for a quick look")
+    parser.add_argument(
+        "--tighten",
+        type=int,
+        default=6,
+        help="epochs with the importance-weighted bound after that",
+    )
+    parser.add_argument(
+        "--rows", type=int, default=50_000, help="fewer training rows for a quick look"
+    )
     parser.add_argument("--many", type=int, default=5000, help="particles of the fine score")
-    parser.add_argument("--samples", type=Path, help="file for a picture of data and samples (.png)")
+    parser.add_argument(
+        "--samples", type=Path, help="file for a picture of data and samples (.png)"
+    )
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rows = load(arguments.data, seed=0)
@@ -139,8 +182,24 @@ def main() -> None:
     second = arguments.checkpoint.with_stem(arguments.checkpoint.stem + "_tight")
     options = {"resume": arguments.resume, "seed": 0}
     warmup = pg.ELBO(beta=pg.linear_warmup(3000, start=0.1))
-    train(gen, rows, warmup, arguments.epochs, (2e-3, 4e-4), checkpoint=arguments.checkpoint, **options)
-    train(gen, rows, pg.DReG(particles=4), arguments.tighten, (4e-4, 1e-5), checkpoint=second, **options)
+    train(
+        gen,
+        rows,
+        warmup,
+        arguments.epochs,
+        (2e-3, 4e-4),
+        checkpoint=arguments.checkpoint,
+        **options,
+    )
+    train(
+        gen,
+        rows,
+        pg.DReG(particles=4),
+        arguments.tighten,
+        (4e-4, 1e-5),
+        checkpoint=second,
+        **options,
+    )
     if arguments.samples:
         save_samples(gen, rows.train, arguments.samples)
     report(gen, rows.test, arguments.many)

@@ -43,8 +43,17 @@ from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.conditional import conditional
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
-from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original, Velocity
-from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, LevelReconstruction
+from probgen.distributions.diffusion.predictions import (
+    EDM,
+    Epsilon,
+    LevelPrediction,
+    Original,
+    Velocity,
+)
+from probgen.distributions.diffusion.reconstruction import (
+    GaussianReconstruction,
+    LevelReconstruction,
+)
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
 from probgen.distributions.diffusion.thresholds import DynamicThreshold, StaticThreshold
 from probgen.distributions.diffusion.times import (
@@ -55,9 +64,17 @@ from probgen.distributions.diffusion.times import (
     quadratic_steps,
     uniform_steps,
 )
-from probgen.distributions.diffusion.variances import ForwardVariance, LearnedVariance, PosteriorVariance
+from probgen.distributions.diffusion.variances import (
+    ForwardVariance,
+    LearnedVariance,
+    PosteriorVariance,
+)
 from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnits, GaussianUnits
-from probgen.distributions.flows.couplings import EntropicTransport, IndependentCoupling, OptimalTransport
+from probgen.distributions.flows.couplings import (
+    EntropicTransport,
+    IndependentCoupling,
+    OptimalTransport,
+)
 from probgen.distributions.flows.fixed_steps import Euler, Midpoint, Trapezoid
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.marginal_transform import Gaussianised
@@ -104,7 +121,16 @@ from probgen.infer.nuts import PyroNUTS
 from probgen.infer.nuts_nutpie import Nutpie
 from probgen.infer.posterior import posterior, predictive, prior_predictive
 from probgen.infer.relabel import relabel
-from probgen.models.autoregressive_flow import BPF, IAF, MAF, NAF, NSF, SOSPF, UNAF, AutoregressiveFlow
+from probgen.models.autoregressive_flow import (
+    BPF,
+    IAF,
+    MAF,
+    NAF,
+    NSF,
+    SOSPF,
+    UNAF,
+    AutoregressiveFlow,
+)
 from probgen.models.bayesian_hidden_markov import (
     BayesianHiddenMarkovModel,
     categorical_emission,
@@ -122,7 +148,12 @@ from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.diffusion import Diffusion, DiffusionChain, ProbabilityFlow
-from probgen.models.emissions import CategoricalEmission, GaussianEmission, GaussianMixtureEmission, PoissonEmission
+from probgen.models.emissions import (
+    CategoricalEmission,
+    GaussianEmission,
+    GaussianMixtureEmission,
+    PoissonEmission,
+)
 from probgen.models.empirical import Empirical
 from probgen.models.energy import EnergyBasedModel
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
@@ -142,7 +173,11 @@ from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
 from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.models.nade import NADE
-from probgen.models.noising_diffusion import CategoricalDiffusion, NoisingDiffusion, UnrolledDiffusion
+from probgen.models.noising_diffusion import (
+    CategoricalDiffusion,
+    NoisingDiffusion,
+    UnrolledDiffusion,
+)
 from probgen.models.normalised import Normalised
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
@@ -176,7 +211,13 @@ from probgen.nn import (
     UNet,
 )
 from probgen.nn.augment import Colour, Cutout, Jitter, RandomAffine, Thickness, Translation
-from probgen.nn.schedules import CosineSchedule, EDMSchedule, LearnedSchedule, LinearSchedule, VarianceExploding
+from probgen.nn.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LearnedSchedule,
+    LinearSchedule,
+    VarianceExploding,
+)
 from probgen.objectives import (
     ELBO,
     IWAE,
@@ -218,7 +259,17 @@ from probgen.objectives import (
 from probgen.samplers.hmc import HMC, MALA
 from probgen.samplers.langevin import Langevin
 from probgen.testing import check_generative
-from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, Run, adam, fit, load, save
+from probgen.train import (
+    CheckpointError,
+    FitWarning,
+    History,
+    NonFiniteLoss,
+    Run,
+    adam,
+    fit,
+    load,
+    save,
+)
 
 __version__ = "0.1.0"
 

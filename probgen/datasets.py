@@ -24,8 +24,25 @@ GZIP_MAGIC = b"\x1f\x8b"
 RATIO = 1040  # gzip cannot pack more bytes than this into one
 HEADER = 2**14  # bytes; numpy's own limit is 10,000 characters
 DIMS, ITEMS = 32, 2**59  # of numpy's arrays
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError, KeyError)
-BROKEN_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, LookupError, RuntimeError, MemoryError)
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    KeyError,
+)
+BROKEN_HEADER = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+    LookupError,
+    RuntimeError,
+    MemoryError,
+)
 PARTS = {
     "train_images": ("x_train", "train-images-idx3-ubyte"),
     "train_labels": ("y_train", "train-labels-idx1-ubyte"),
@@ -77,10 +94,16 @@ def load_mnist(path: str | os.PathLike) -> Mnist:
     """
     path = Path(path)
     archive = path / "mnist.npz" if (path / "mnist.npz").is_file() else path
-    parts = _from_folder(path) if archive.is_dir() or not archive.exists() else _from_archive(_plain(archive))
+    parts = (
+        _from_folder(path)
+        if archive.is_dir() or not archive.exists()
+        else _from_archive(_plain(archive))
+    )
     for name, array in parts.items():
         _check_values(path, name, array)
-    mnist = Mnist(**{name: torch.as_tensor(parts[name]).to(torch.get_default_dtype()) for name in PARTS})
+    mnist = Mnist(
+        **{name: torch.as_tensor(parts[name]).to(torch.get_default_dtype()) for name in PARTS}
+    )
     for images, labels in (mnist[:2], mnist[2:]):
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise ValueError(
@@ -94,10 +117,14 @@ def _check_values(path: Path, name: str, array: np.ndarray) -> None:
     """Whole numbers, for images up to 255: what NaN there does shows much later."""
     most, expected = (255, "0, 1, ..., 255") if name.endswith("images") else (math.inf, "0, 1, ...")
     if not array.size:
-        raise ValueError(f"expected {name} with values {expected} in {path}, got none; fetch it again")
+        raise ValueError(
+            f"expected {name} with values {expected} in {path}, got none; fetch it again"
+        )
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= most and high < math.inf):
-        raise ValueError(f"expected {name} with values {expected} in {path}, got {low:g} to {high:g}; correct them")
+        raise ValueError(
+            f"expected {name} with values {expected} in {path}, got {low:g} to {high:g}; correct them"
+        )
     if array.dtype.kind == "f" and (array != np.round(array)).any():
         raise ValueError(
             f"expected {name} with values {expected} in {path}, got fractions; multiply scaled ones by 255"
@@ -132,7 +159,9 @@ def load_digits() -> Splits:
     """
     from sklearn import datasets
 
-    images = torch.as_tensor(datasets.load_digits().images).to(torch.get_default_dtype()).unsqueeze(1)
+    images = (
+        torch.as_tensor(datasets.load_digits().images).to(torch.get_default_dtype()).unsqueeze(1)
+    )
     return Splits(images[:1000], images[1000:1350], images[1350:])
 
 
@@ -163,17 +192,23 @@ def _idx(path: Path, stream: IO[bytes], most: int) -> np.ndarray:
     head = bytes(_up_to(stream, 4))
     kind = IDX_TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None
     if kind is None or head[3] > DIMS:
-        raise ValueError(f"expected an IDX file at {path}, got one that begins with {head!r}; check the path")
+        raise ValueError(
+            f"expected an IDX file at {path}, got one that begins with {head!r}; check the path"
+        )
     start = 4 + 4 * head[3]
     sizes = _up_to(stream, start - 4)
     if len(sizes) != start - 4:
-        raise ValueError(f"expected {start} bytes of header in {path}, got {4 + len(sizes)}; fetch it again")
+        raise ValueError(
+            f"expected {start} bytes of header in {path}, got {4 + len(sizes)}; fetch it again"
+        )
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     size = math.prod(shape) * np.dtype(kind).itemsize
     content = _up_to(stream, size + 1) if start + size <= most else b""
     if len(content) != size or math.prod(filter(None, shape)) > ITEMS:
         got = (
-            f"at most {most}" if start + size > most else f"{start + len(content)}{' or more' * (len(content) > size)}"
+            f"at most {most}"
+            if start + size > most
+            else f"{start + len(content)}{' or more' * (len(content) > size)}"
         )
         raise ValueError(
             f"expected {start + size} bytes in {path} for values of shape {shape}, got {got}; fetch it again"
@@ -184,7 +219,9 @@ def _idx(path: Path, stream: IO[bytes], most: int) -> np.ndarray:
 def _plain(path: Path) -> Path:
     """A file indeed: a pipe would wait for ever."""
     if path.exists() and not path.is_file():
-        raise ValueError(f"expected a file at {path}, got a folder, pipe or device; give the path of a file")
+        raise ValueError(
+            f"expected a file at {path}, got a folder, pipe or device; give the path of a file"
+        )
     return path
 
 
@@ -200,15 +237,26 @@ def _from_archive(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             known = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            names = {name: next((key for key in (name, own[0]) if key in known), None) for name, own in PARTS.items()}
+            names = {
+                name: next((key for key in (name, own[0]) if key in known), None)
+                for name, own in PARTS.items()
+            }
             missing = [name for name, key in names.items() if key is None]
             if missing:
                 got = ", ".join(list(known)[:10]) or "nothing"
-                raise ValueError(f"expected {', '.join(missing)} in {path}, got {got}; rename its arrays")
-            return {name: _array(path, archive, known[key]) for name, key in names.items() if key is not None}
+                raise ValueError(
+                    f"expected {', '.join(missing)} in {path}, got {got}; rename its arrays"
+                )
+            return {
+                name: _array(path, archive, known[key])
+                for name, key in names.items()
+                if key is not None
+            }
     except BROKEN_ZIP as error:
         got = f"a damaged or foreign file ({str(error)[:100] or type(error).__name__})"
-        raise ValueError(f"expected an archive of NumPy at {path}, got {got}; fetch it again") from error
+        raise ValueError(
+            f"expected an archive of NumPy at {path}, got {got}; fetch it again"
+        ) from error
 
 
 def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
@@ -223,32 +271,57 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.nd
             content += _up_to(stream, size - len(content) + 1)
     if len(content) != size or math.prod(filter(None, shape)) > ITEMS:
         expected = f"expected {size} bytes of {info.filename} in {path} for values of shape {shape}"
-        raise ValueError(f"{expected}, got {'others' if len(content) == size else len(content)}; fetch it again")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
+        raise ValueError(
+            f"{expected}, got {'others' if len(content) == size else len(content)}; fetch it again"
+        )
+    return (
+        np.frombuffer(content, dtype)
+        .reshape(shape, order="F" if fortran else "C")
+        .astype(dtype.newbyteorder("="))
+    )
 
 
-def _header(path: Path, info: zipfile.ZipInfo, begin: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(
+    path: Path, info: zipfile.ZipInfo, begin: IO[bytes]
+) -> tuple[tuple[int, ...], bool, np.dtype]:
     got = "a damaged header"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy tries to repair headers, and says so
             version = np.lib.format.read_magic(begin)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, fortran, dtype = read(begin)
-        if dtype.kind in "uif" and dtype.itemsize <= 8 and len(shape) <= DIMS and all(size >= 0 for size in shape):
+        if (
+            dtype.kind in "uif"
+            and dtype.itemsize <= 8
+            and len(shape) <= DIMS
+            and all(size >= 0 for size in shape)
+        ):
             return shape, fortran, dtype
         got = f"{dtype} of shape {shape}"
     except BROKEN_HEADER:  # numpy's advice concerns pickled objects, which are not read here
         pass
-    raise ValueError(f"expected an array of real numbers as {info.filename} in {path}, got {got[:200]}; save it so")
+    raise ValueError(
+        f"expected an array of real numbers as {info.filename} in {path}, got {got[:200]}; save it so"
+    )
 
 
 def _from_folder(folder: Path) -> dict[str, np.ndarray]:
     files = {}
     for name, (_, file) in PARTS.items():
-        spellings = [spelling + end for spelling in (file, file.replace("-idx", ".idx")) for end in ("", ".gz")]
+        spellings = [
+            spelling + end
+            for spelling in (file, file.replace("-idx", ".idx"))
+            for end in ("", ".gz")
+        ]
         found = [folder / spelling for spelling in spellings if (folder / spelling).is_file()]
         if not found:
-            raise FileNotFoundError(f"expected {file}, packed or not, or mnist.npz in {folder}, found neither")
+            raise FileNotFoundError(
+                f"expected {file}, packed or not, or mnist.npz in {folder}, found neither"
+            )
         files[name] = read_idx(found[0])
     return files

@@ -66,7 +66,9 @@ def training(program: Program, args: tuple) -> float:
         latent = [site for sites in run for site in sites.values() if not site["is_observed"]]
         if any(map(is_enumerated, latent)):
             torch.manual_seed(3)
-            loss = EnumeratedELBO(max_plate_nesting=program.max_plate_nesting)(program.model, program.guide)
+            loss = EnumeratedELBO(max_plate_nesting=program.max_plate_nesting)(
+                program.model, program.guide
+            )
             return -loss(*args).item()
     model, guide = (sum(log_prob(site).double().sum() for site in sites.values()) for sites in run)
     return float(model - guide)

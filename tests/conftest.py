@@ -18,4 +18,6 @@ def seeded():
     yield
     used = list(pyro.get_param_store())
     pyro.clear_param_store()
-    assert not used, f"the global parameter store was used: {used}; a test that runs plain Pyro clears it"
+    assert not used, (
+        f"the global parameter store was used: {used}; a test that runs plain Pyro clears it"
+    )

@@ -43,7 +43,13 @@ def assert_completes(law, levels, seen):
         masses = law.log_prob(events).exp()
     order = torch.arange(law.event_shape.numel()) if law.order is None else law.order
     x = events[len(events) // 3]
-    mask = torch.zeros(law.event_shape).flatten().index_fill(0, order[:seen], 1.0).bool().unflatten(0, law.event_shape)
+    mask = (
+        torch.zeros(law.event_shape)
+        .flatten()
+        .index_fill(0, order[:seen], 1.0)
+        .bool()
+        .unflatten(0, law.event_shape)
+    )
     agree = ((events == x) | ~mask).flatten(1).all(1)
     truth = masses[agree] / masses[agree].sum()
     given = pg.conditional(law, x, mask)

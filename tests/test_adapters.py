@@ -64,16 +64,23 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize("objective", TAKEN, ids=lambda taken: getattr(taken, "__qualname__", type(taken).__name__))
+@pytest.mark.parametrize(
+    "objective", TAKEN, ids=lambda taken: getattr(taken, "__qualname__", type(taken).__name__)
+)
 def test_objectives_and_plain_losses_are_taken(objective):
     gen = Local()
-    torch.testing.assert_close(loss_of(as_objective(objective), gen), loss_of(infer.Trace_ELBO(), gen))
+    torch.testing.assert_close(
+        loss_of(as_objective(objective), gen), loss_of(infer.Trace_ELBO(), gen)
+    )
 
 
 def test_what_is_an_objective_already_is_handed_on():
     ours, theirs = ELBO(), infer.TraceMeanField_ELBO()
     assert as_objective(ours) is ours and as_objective(theirs) is theirs
-    assert as_objective(ours.differentiable_loss) is ours and as_objective(theirs.differentiable_loss) is theirs
+    assert (
+        as_objective(ours.differentiable_loss) is ours
+        and as_objective(theirs.differentiable_loss) is theirs
+    )
     assert isinstance(as_objective(plain), PlainLoss)
 
 
@@ -85,11 +92,20 @@ def test_parameters_of_a_loss_belong_to_it(loss):
 
 ROWS = dist.Normal(torch.zeros(3), 1.0)
 REFUSED = [
-    (infer.TraceGraph_ELBO(num_particles=3), "got Pyro's TraceGraph_ELBO; use ELBO.particles=3., which takes the same"),
-    (infer.RenyiELBO(0.5, num_particles=8), "got Pyro's RenyiELBO; use Renyi.alpha=0.5, particles=8."),
+    (
+        infer.TraceGraph_ELBO(num_particles=3),
+        "got Pyro's TraceGraph_ELBO; use ELBO.particles=3., which takes the same",
+    ),
+    (
+        infer.RenyiELBO(0.5, num_particles=8),
+        "got Pyro's RenyiELBO; use Renyi.alpha=0.5, particles=8.",
+    ),
     (infer.ReweightedWakeSleep(4, insomnia=0.8), "use WakeSleep.particles=4, sleep=1 - 0.8."),
     (infer.TraceTailAdaptive_ELBO(num_particles=2), "use Renyi.alpha=..., particles=2."),
-    (infer.JitTrace_ELBO(), r"use Trace_ELBO.num_particles=1., or .* ELBO\(particles=1\) with fit\(..., compile=T"),
+    (
+        infer.JitTrace_ELBO(),
+        r"use Trace_ELBO.num_particles=1., or .* ELBO\(particles=1\) with fit\(..., compile=T",
+    ),
     (infer.JitTraceMeanField_ELBO(), "use TraceMeanField_ELBO"),
     (infer.JitTraceEnum_ELBO(), "use EnumeratedELBO.particles=1. with fit"),
     (infer.JitTraceGraph_ELBO(), "got Pyro's JitTraceGraph_ELBO; use ELBO"),
@@ -104,7 +120,10 @@ REFUSED = [
     ),
     (type("Mine", (infer.RenyiELBO,), {})(), "got Pyro's Mine; use Renyi"),
     (type("Bare", (infer.ELBO,), {"_get_trace": None})(), "got Pyro's Bare; use EnumeratedELBO"),
-    (infer.Trace_ELBO().loss, "got Trace_ELBO.loss, which is not a loss with gradients; use Trace_ELBO"),
+    (
+        infer.Trace_ELBO().loss,
+        "got Trace_ELBO.loss, which is not a loss with gradients; use Trace_ELBO",
+    ),
     (infer.Trace_ELBO().loss_and_grads, "got Trace_ELBO.loss_and_grads"),
     (ELBO().forward, "got ELBO.forward"),
     (ELBO, r"got the class ELBO; call it: ELBO\(...\)"),
@@ -129,7 +148,8 @@ def test_a_loss_that_is_no_scalar_is_refused(returned, got):
         return returned
 
     with pytest.raises(
-        TypeError, match=rf"expected .*losing\(model, guide, \*batch\).*{got}; sum over rows.*differenti"
+        TypeError,
+        match=rf"expected .*losing\(model, guide, \*batch\).*{got}; sum over rows.*differenti",
     ):
         as_objective(losing)(plain, plain)()
 
@@ -139,7 +159,10 @@ def test_a_loss_that_is_no_scalar_is_refused(returned, got):
 
 def parameters():
     torch.manual_seed(0)
-    return [("gen.net.weight", nn.Parameter(torch.randn(3))), ("gen.statements.a/b", nn.Parameter(torch.randn(2)))]
+    return [
+        ("gen.net.weight", nn.Parameter(torch.randn(3))),
+        ("gen.statements.a/b", nn.Parameter(torch.randn(2))),
+    ]
 
 
 def descend(step, named, steps=4):
@@ -217,11 +240,15 @@ def test_pyros_optimizers_take_the_same_steps(make, groups):
 )
 def test_functions_of_names_get_those_of_the_programs(stated, name):
     seen, weight = [], nn.Parameter(torch.zeros(1))
-    as_optimizer(optim.Adam(lambda name: seen.append(name) or {"lr": 0.1}), [(stated, weight)])([weight])
+    as_optimizer(optim.Adam(lambda name: seen.append(name) or {"lr": 0.1}), [(stated, weight)])(
+        [weight]
+    )
     assert seen == [name]
 
 
-@pytest.mark.parametrize("factory", [torch.optim.Adam, ClippedAdam, lambda parameters: torch.optim.SGD(parameters)])
+@pytest.mark.parametrize(
+    "factory", [torch.optim.Adam, ClippedAdam, lambda parameters: torch.optim.SGD(parameters)]
+)
 def test_factories_are_taken_as_they_are(factory):
     weight = nn.Parameter(torch.zeros(1))
     assert as_optimizer(factory)([weight]).param_groups[0]["params"] == [weight]
@@ -238,7 +265,10 @@ NO_OPTIMIZERS = [
         lambda: torch.optim.Adam([WEIGHT], lr=0.5),
         r"expected a factory .* lambda parameters: Adam\(parameters, lr=0.5\)",
     ),
-    (lambda: optim.Adam, r"got pyro.optim.Adam without options; pass .* pyro.optim.Adam\(\{'lr': 1e-3\}\)"),
+    (
+        lambda: optim.Adam,
+        r"got pyro.optim.Adam without options; pass .* pyro.optim.Adam\(\{'lr': 1e-3\}\)",
+    ),
     (lambda: optim.ClippedAdam, r"got pyro.optim.ClippedAdam without options"),
     (lambda: 1e-3, "got float; pass adam"),
     (lambda: {"lr": 1e-3}, "got dict; pass adam"),
@@ -274,17 +304,31 @@ class Distillation(Objective):
 
 def test_models_inside_of_an_objective_are_named():
     gen, teacher, frozen = Local(), Head(), Head().requires_grad_(False)
-    parts = {"teacher": teacher, "frozen": frozen, "same": gen, "critic": nn.Linear(2, 1), "fixed": standard_normal(2)}
+    parts = {
+        "teacher": teacher,
+        "frozen": frozen,
+        "same": gen,
+        "critic": nn.Linear(2, 1),
+        "fixed": standard_normal(2),
+    }
     assert teachers(Distillation(**parts), gen) == ["teacher"]
     assert trainable(teacher, gen) == sum(p.numel() for p in teacher.parameters())
-    assert teachers(Distillation(pair=nn.ModuleList([teacher, Head()])), gen) == ["pair.0", "pair.1"]
-    assert teachers(as_objective(Distillation(teacher=teacher).differentiable_loss), gen) == ["teacher"]
+    assert teachers(Distillation(pair=nn.ModuleList([teacher, Head()])), gen) == [
+        "pair.0",
+        "pair.1",
+    ]
+    assert teachers(as_objective(Distillation(teacher=teacher).differentiable_loss), gen) == [
+        "teacher"
+    ]
 
 
 def test_a_part_inside_of_a_named_one_is_not_named_again():
     teacher = Local()
     teacher.prior = Head()
-    assert teachers(Distillation(teacher=teacher, teachers=Head()), Local()) == ["teacher", "teachers"]
+    assert teachers(Distillation(teacher=teacher, teachers=Head()), Local()) == [
+        "teacher",
+        "teachers",
+    ]
 
 
 def test_what_gets_no_gradient_is_no_teacher():

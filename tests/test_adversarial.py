@@ -22,7 +22,14 @@ from probgen.nn.augment import Jitter
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.adversary import Adversary
-from probgen.objectives.games import FDivergence, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from probgen.objectives.games import (
+    FDivergence,
+    Hinge,
+    LeastSquares,
+    NonSaturating,
+    Relativistic,
+    Wasserstein,
+)
 from probgen.objectives.regularisers import R1, R2, GradientPenalty
 from probgen.objectives.schedules import linear_warmup
 from probgen.train.fit import adam, fit
@@ -55,7 +62,11 @@ HAND_WRITTEN = {
         lambda real, fake: (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean(),
         lambda real, fake: -fake.mean(),
     ),
-    "Wasserstein": (Wasserstein(), lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean()),
+    "Wasserstein": (
+        Wasserstein(),
+        lambda real, fake: fake.mean() - real.mean(),
+        lambda real, fake: -fake.mean(),
+    ),
     "relativistic": (
         Relativistic(),
         lambda real, fake: -(real - fake).sigmoid().log().mean(),
@@ -73,7 +84,9 @@ HAND_WRITTEN = {
     ),
     "Jensen-Shannon": (
         FDivergence.jensen_shannon(),
-        lambda real, fake: -(2 - 2 * fake.sigmoid()).log().mean() - (2 * real.sigmoid()).log().mean(),
+        lambda real, fake: (
+            -(2 - 2 * fake.sigmoid()).log().mean() - (2 * real.sigmoid()).log().mean()
+        ),
         lambda real, fake: (2 - 2 * fake.sigmoid()).log().mean(),
     ),
     "Pearson": (
@@ -83,12 +96,16 @@ HAND_WRITTEN = {
     ),
     "squared Hellinger": (
         FDivergence.squared_hellinger(),
-        lambda real, fake: ((1 - (-fake).exp()) / (-fake).exp()).mean() - (1 - (-real).exp()).mean(),
+        lambda real, fake: (
+            ((1 - (-fake).exp()) / (-fake).exp()).mean() - (1 - (-real).exp()).mean()
+        ),
         lambda real, fake: -((1 - (-fake).exp()) / (-fake).exp()).mean(),
     ),
     "squared Hellinger, alternative": (
         FDivergence.squared_hellinger(alternative=True),
-        lambda real, fake: ((1 - (-fake).exp()) / (-fake).exp()).mean() - (1 - (-real).exp()).mean(),
+        lambda real, fake: (
+            ((1 - (-fake).exp()) / (-fake).exp()).mean() - (1 - (-real).exp()).mean()
+        ),
         lambda real, fake: -(1 - (-fake).exp()).mean(),
     ),
 }
@@ -163,7 +180,10 @@ def test_penalties_are_those_of_autograd(turn):
     expected = two_backwards(gan, critic, fake, of_critic, lambda fake: -critic(fake).mean())
     if turn == "critic":
         assert all(p.grad is None for p in gan.parameters())
-        found, expected = found[: len(list(critic.parameters()))], expected[: len(list(critic.parameters()))]
+        found, expected = (
+            found[: len(list(critic.parameters()))],
+            expected[: len(list(critic.parameters()))],
+        )
     assert_same(found, expected)
 
 
@@ -174,20 +194,31 @@ def test_both_players_see_the_context():
     _, found = gradients(Adversarial(critic, Hinge()), gan, critic, x, c)
     fake = draws(gan, 7, c)
     of_critic = lambda fake: (1 - critic(x, c)).relu().mean() + (1 + critic(fake, c)).relu().mean()  # noqa: E731
-    assert_same(found, two_backwards(gan, critic, fake, of_critic, lambda fake: -critic(fake, c).mean()))
+    assert_same(
+        found, two_backwards(gan, critic, fake, of_critic, lambda fake: -critic(fake, c).mean())
+    )
 
 
 def test_packs_are_rows_side_by_side():
-    (gan, critic), x = players(inputs=6), torch.randn(ROWS + 1, 2).double()  # the last row fills no pack of three
+    (gan, critic), x = (
+        players(inputs=6),
+        torch.randn(ROWS + 1, 2).double(),
+    )  # the last row fills no pack of three
     torch.manual_seed(7)
     Adversarial(critic, LeastSquares(), packing=3)(gan.model, gan.guide)(x).backward()
     torch.manual_seed(7)
     fake = gan().expand(torch.Size([ROWS + 1])).rsample()
     pack = lambda rows: torch.stack([rows[3 * i : 3 * i + 3].flatten() for i in range(4)])  # noqa: E731
-    loss = ((critic(pack(x)) - 1) ** 2 / 2 + critic(pack(fake.detach())) ** 2 / 2).mean() * (ROWS + 1)
-    assert_same([p.grad for p in critic.parameters()], torch.autograd.grad(loss, list(critic.parameters())))
+    loss = ((critic(pack(x)) - 1) ** 2 / 2 + critic(pack(fake.detach())) ** 2 / 2).mean() * (
+        ROWS + 1
+    )
+    assert_same(
+        [p.grad for p in critic.parameters()], torch.autograd.grad(loss, list(critic.parameters()))
+    )
     loss = (ROWS + 1) * ((critic(pack(fake)) - 1) ** 2 / 2).mean()
-    assert_same([p.grad for p in gan.parameters()], torch.autograd.grad(loss, list(gan.parameters())))
+    assert_same(
+        [p.grad for p in gan.parameters()], torch.autograd.grad(loss, list(gan.parameters()))
+    )
 
 
 def test_packs_of_images_have_more_channels_and_need_enough_rows():
@@ -226,7 +257,9 @@ def test_augmentation_is_seen_through_and_only_in_training():
 
 def test_validation_without_gradients_gives_the_same_value():
     (gan, critic), x = players(), torch.randn(ROWS, 2).double()
-    objective = Adversarial(critic, regularisers=[R1(3.0), R2(5.0), GradientPenalty(7.0)], critic_steps=3).eval()
+    objective = Adversarial(
+        critic, regularisers=[R1(3.0), R2(5.0), GradientPenalty(7.0)], critic_steps=3
+    ).eval()
     torch.manual_seed(7)
     value = objective(gan.model, gan.guide)(x)
     with torch.no_grad():
@@ -278,7 +311,9 @@ def test_a_trained_critic_finds_the_divergence():
         optimizer.zero_grad()
         adversary(real, fake, both=False).backward()
         optimizer.step()
-    torch.testing.assert_close(game.bound(critic(real), critic(fake)), (p * (p / q).log()).sum(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        game.bound(critic(real), critic(fake)), (p * (p / q).log()).sum(), atol=1e-4, rtol=0
+    )
 
 
 def test_critic_only_steps_leave_the_generator_alone():
@@ -286,13 +321,22 @@ def test_critic_only_steps_leave_the_generator_alone():
     moved = []
 
     def watch(run):
-        now = [torch.cat([p.detach().flatten() for p in m.parameters()]).clone() for m in (gan, critic)]
+        now = [
+            torch.cat([p.detach().flatten() for p in m.parameters()]).clone() for m in (gan, critic)
+        ]
         if watch.before is not None:
             moved.append([not torch.equal(a, b) for a, b in zip(watch.before, now, strict=True)])
         watch.before = now
 
     watch.before = None
-    options = {"steps": 10, "batch_size": 8, "compile": False, "seed": 0, "callbacks": [watch], "verdict": False}
+    options = {
+        "steps": 10,
+        "batch_size": 8,
+        "compile": False,
+        "seed": 0,
+        "callbacks": [watch],
+        "verdict": False,
+    }
     fit(gan, torch.randn(64, 2), Adversarial(critic, critic_steps=3), **options)
     assert moved == [[step % 3 == 0, True] for step in range(2, 11)]
 
@@ -305,10 +349,25 @@ def test_training_resumes_bit_for_bit(tmp_path, critic_steps):
         torch.manual_seed(3)
         gan = GAN(MLP(2, [4], 2), standard_normal(2))
         critic = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 1))
-        objective = Adversarial(critic, regularisers=[GradientPenalty()], packing=2, critic_steps=critic_steps)
+        objective = Adversarial(
+            critic, regularisers=[GradientPenalty()], packing=2, critic_steps=critic_steps
+        )
         files = {"checkpoint": path, "resume": resume}
-        fit(gan, x, objective, steps=steps, batch_size=16, compile=False, seed=0, ema=0.9, verdict=False, **files)
-        return torch.cat([p.detach().flatten() for p in (*gan.parameters(), *objective.parameters())])
+        fit(
+            gan,
+            x,
+            objective,
+            steps=steps,
+            batch_size=16,
+            compile=False,
+            seed=0,
+            ema=0.9,
+            verdict=False,
+            **files,
+        )
+        return torch.cat(
+            [p.detach().flatten() for p in (*gan.parameters(), *objective.parameters())]
+        )
 
     whole = run(10, tmp_path / "whole")
     run(5, tmp_path / "parts")
@@ -320,7 +379,15 @@ def test_players_have_learning_rates_of_their_own():
     before = [p.clone() for p in gan.parameters()], [p.clone() for p in critic.parameters()]
     groups = [{"params": gan.parameters(), "lr": 0.0}, {"params": critic.parameters(), "lr": 0.1}]
     optimizer = lambda _: torch.optim.SGD(groups)  # noqa: E731
-    fit(gan, torch.randn(20, 2), Adversarial(critic), steps=2, optimizer=optimizer, compile=False, verdict=False)
+    fit(
+        gan,
+        torch.randn(20, 2),
+        Adversarial(critic),
+        steps=2,
+        optimizer=optimizer,
+        compile=False,
+        verdict=False,
+    )
     assert all(torch.equal(a, b) for a, b in zip(before[0], gan.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(before[1], critic.parameters(), strict=True))
 
@@ -328,7 +395,9 @@ def test_players_have_learning_rates_of_their_own():
 def test_the_whole_loss_is_one_graph():
     """Recorded once, with both players' gradients, and run on other rows."""
     gan, critic = players(inputs=4)
-    objective = Adversarial(critic, regularisers=[R1(1.0), R2(2.0), GradientPenalty()], packing=2, augment=Jitter(0.1))
+    objective = Adversarial(
+        critic, regularisers=[R1(1.0), R2(2.0), GradientPenalty()], packing=2, augment=Jitter(0.1)
+    )
     parts = [*gan.parameters(), *critic.parameters()]
 
     def step(x):
@@ -352,7 +421,14 @@ def test_a_flow_learns_by_a_critic():
     loc, scale = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 1.0])
     flow, critic = RealNVP(2, layers=2, hidden=[8]), MLP(2, [16], 1)
     objective, optimizer = Adversarial(critic, regularisers=[R1(0.5)]), adam(1e-2, betas=(0.0, 0.9))
-    options = {"steps": 300, "optimizer": optimizer, "ema": 0.98, "compile": False, "verdict": False, "seed": 0}
+    options = {
+        "steps": 300,
+        "optimizer": optimizer,
+        "ema": 0.98,
+        "compile": False,
+        "verdict": False,
+        "seed": 0,
+    }
     fit(flow, loc + scale * torch.randn(400, 2), objective, **options)
     draws = flow().sample((4000,))
     assert (draws.mean(0) - loc).abs().max() < 0.2 and (draws.std(0) / scale - 1).abs().max() < 0.25
@@ -392,7 +468,9 @@ def test_information_is_the_log_probability_of_the_code_of_a_dream():
     for weight in (0.0, 2.5):
         torch.manual_seed(7)
         loss = Adversarial(critic, information=weight)(gen.model, gen.guide)(x)
-        terms.append((loss, torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True)))
+        terms.append(
+            (loss, torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True))
+        )
     torch.manual_seed(7)
     code = gen.codes().expand(torch.Size([ROWS])).sample()
     log_q = gen.recognise(gen.generator(code).rsample()).log_prob(code).sum()
@@ -410,7 +488,9 @@ def test_information_may_wait():
         objective = Adversarial(critic, information=information)
         with assume_missing(False):
             run = (
-                record(objective(gen.model, gen.guide), x) if callable(information) else objective(gen.model, gen.guide)
+                record(objective(gen.model, gen.guide), x)
+                if callable(information)
+                else objective(gen.model, gen.guide)
             )
         objective.step.zero_()  # recording is a run
         for _ in range(2):
@@ -419,7 +499,9 @@ def test_information_may_wait():
         torch.manual_seed(7)
         losses[information].append(objective.eval()(gen.model, gen.guide)(x).detach())
     none, all_, rising = losses.values()
-    torch.testing.assert_close(torch.stack(rising), torch.stack([none[0], (none[0] + all_[0]) / 2, all_[0]]))
+    torch.testing.assert_close(
+        torch.stack(rising), torch.stack([none[0], (none[0] + all_[0]) / 2, all_[0]])
+    )
 
 
 def test_information_needs_a_guide():
@@ -436,13 +518,26 @@ def test_a_code_is_found_without_labels():
     gen, critic = InfoGAN(generator, Codes([2]), Codes([2], net=MLP(2, [16], 2))), MLP(2, [16], 1)
     objective = Adversarial(critic, regularisers=[R1(0.1)], information=1.0)
     optimizer = adam(5e-3, betas=(0.0, 0.9))
-    fit(gen, x, objective, steps=300, batch_size=64, optimizer=optimizer, compile=False, verdict=False, seed=1)
+    fit(
+        gen,
+        x,
+        objective,
+        steps=300,
+        batch_size=64,
+        optimizer=optimizer,
+        compile=False,
+        verdict=False,
+        seed=1,
+    )
     right = (gen.recognise(x).probabilities()[0].argmax(-1) == label).float().mean()
     assert max(right, 1 - right) > 0.97
 
 
 def test_lazy_critics_are_made_before_the_optimizer():
-    gan, critic = GAN(MLP(2, [4], 2), standard_normal(2)), nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(1))
+    gan, critic = (
+        GAN(MLP(2, [4], 2), standard_normal(2)),
+        nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(1)),
+    )
     fit(gan, torch.randn(20, 2), Adversarial(critic), steps=2, compile=False, verdict=False)
     assert critic[0].weight.shape == (4, 2)
 

@@ -8,12 +8,20 @@ from agreement import gap, nuts, prepared, routes
 from programs import PROGRAMS
 
 # a subset that the caller chose stands for more rows in Pyro's loss; the density of the rows at hand has no such factor
-BATCHES = {"subsample_given", "svi_lightning", "easy_guide_series", "easy_guide_amortised", "auxiliary_site"}
+BATCHES = {
+    "subsample_given",
+    "svi_lightning",
+    "easy_guide_series",
+    "easy_guide_amortised",
+    "auxiliary_site",
+}
 # the model draws the weights of a new network at each run, and uses them
 RANDOM = {"module_in_model"}
 # observed values are computed from what the guide enumerates: there is no run in which they are drawn
 ENUMERATED = {"tracking_1d"}
-GUIDED = [case for case in PROGRAMS if case.loss is not None and case.name not in BATCHES | ENUMERATED]
+GUIDED = [
+    case for case in PROGRAMS if case.loss is not None and case.name not in BATCHES | ENUMERATED
+]
 SAMPLED = [case for case in PROGRAMS if case.nuts and case.name not in BATCHES | RANDOM]
 TOLERANCE = 2e-5
 
@@ -34,7 +42,9 @@ def quiet():
 def test_training_scores_and_pyro_agree(case):
     numbers = routes(*prepared(case))
     truth = numbers.get("pyro", numbers["reading"])
-    assert {name: gap(value, truth) < TOLERANCE for name, value in numbers.items()} == dict.fromkeys(numbers, True)
+    assert {
+        name: gap(value, truth) < TOLERANCE for name, value in numbers.items()
+    } == dict.fromkeys(numbers, True)
 
 
 @pytest.mark.parametrize("case", SAMPLED, ids=named)

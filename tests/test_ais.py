@@ -53,7 +53,9 @@ def test_twenty_hidden_units():
 
 def test_deep_machines_and_networks():
     exact = DeepBoltzmannMachine(BernoulliUnits(6), (5, 4, 3), scale=0.7)
-    assert contains(annealed_importance(exact, exact().sample((50,)), temperatures=300), exact().log_z().item())
+    assert contains(
+        annealed_importance(exact, exact().sample((50,)), temperatures=300), exact().log_z().item()
+    )
 
 
 class Quadratic(nn.Module):
@@ -69,7 +71,10 @@ def test_gaussian_energies_have_closed_constants():
         assert contains(bracket, truth) and bracket.gap < 0.3
     net = nn.Linear(2, 1, bias=False)  # tilts a normal base: log Z is half its square
     tilted = EnergyBasedModel(net, (2,), base=standard_normal(2), annealing=HMC(0.3, leapfrogs=5))
-    assert contains(annealed_importance(tilted, temperatures=30, at_once=40), net.weight.square().sum().item() / 2)
+    assert contains(
+        annealed_importance(tilted, temperatures=30, at_once=40),
+        net.weight.square().sum().item() / 2,
+    )
 
 
 def test_few_temperatures_bracket_from_both_sides():
@@ -103,7 +108,10 @@ def test_normalised_models_score_approximately():
     assert score.kind == "approximate" and str(score).startswith("~")
     assert torch.allclose(score.value, exact().log_prob(x), atol=0.1)
     low, high = bracket.log_likelihoods(free().log_prob(x), "mass")
-    assert high.mean - low.mean == pytest.approx(abs(bracket.gap), abs=1e-4) and low.kind == "approximate"
+    assert (
+        high.mean - low.mean == pytest.approx(abs(bracket.gap), abs=1e-4)
+        and low.kind == "approximate"
+    )
     assert impute(gen, torch.full((1, 6), torch.nan), steps=3).kind == "heuristic"
     with pytest.raises(ValueError, match="lacks its constant"):
         Normalised(exact, 1.0)()
@@ -112,7 +120,9 @@ def test_normalised_models_score_approximately():
 def test_the_estimate_is_the_log_of_a_mean():
     weights = torch.tensor([1.0, 3.0, 5.0])
     found = LogZ(weights.log(), weights.log(), "exact")
-    assert found.lower == pytest.approx(math.log(3)) and found.upper == pytest.approx(-math.log((1 + 1 / 3 + 0.2) / 3))
+    assert found.lower == pytest.approx(math.log(3)) and found.upper == pytest.approx(
+        -math.log((1 + 1 / 3 + 0.2) / 3)
+    )
     assert found.stderr[0] == pytest.approx(2 / 3 / math.sqrt(3), abs=1e-6)
     assert found.ess[0] == pytest.approx(81 / 35)
 

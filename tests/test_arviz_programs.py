@@ -60,13 +60,17 @@ def posterior_of_mean(y):
 def exact_loo(y):
     """log p(y_b | the others) for ``normal_mean``."""
     others = [posterior_of_mean(np.delete(y, b)) for b in range(len(y))]
-    return np.array([stats.norm.logpdf(y[b], loc, np.hypot(scale, 2)) for b, (loc, scale) in enumerate(others)])
+    return np.array(
+        [stats.norm.logpdf(y[b], loc, np.hypot(scale, 2)) for b, (loc, scale) in enumerate(others)]
+    )
 
 
 # programs that people bring
 
 
-@pytest.mark.parametrize("case", [case for case in PROGRAMS if case.name in CHEAP.split()], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in PROGRAMS if case.name in CHEAP.split()], ids=lambda case: case.name
+)
 def test_every_program_has_its_groups_or_a_reason(case):
     pair = case.make()
     program = Program(pair.model, pair.guide, **case.options)
@@ -74,9 +78,16 @@ def test_every_program_has_its_groups_or_a_reason(case):
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         found = to_arviz(program, *batch, draws=5)
-    reasons = [str(w.message) for w in warned if str(w.message).startswith("groups that this model has not")]
+    reasons = [
+        str(w.message)
+        for w in warned
+        if str(w.message).startswith("groups that this model has not")
+    ]
     assert len(reasons) <= 1
-    observed, drawn = observed_sites(model_trace(program, batch)), latent_sites(trace_of(program.guide, batch))
+    observed, drawn = (
+        observed_sites(model_trace(program, batch)),
+        latent_sites(trace_of(program.guide, batch)),
+    )
     assert {name.replace("/", ".") for name in drawn} <= variables(found, "posterior")
     assert {name.replace("/", ".") for name in observed} == variables(found, "observed_data")
     assert "log_likelihood" in found or "log_likelihood" in reasons[0]
@@ -108,7 +119,9 @@ def test_two_observed_sites_have_a_log_likelihood_each_and_a_joint_one():
     rows["joint_"] = rows["x"] + rows["y"] + rows["joint"]
     assert list(found["log_likelihood"].data_vars) == list(rows)
     for name, expected in rows.items():
-        np.testing.assert_allclose(values(found, "log_likelihood", name)[0], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            values(found, "log_likelihood", name)[0], expected, rtol=1e-4, atol=1e-4
+        )
         assert found["log_likelihood"][name].dims == ("chain", "draw", "data")
     np.testing.assert_array_equal(loo(found).pointwise, loo(found, var_name="joint_").pointwise)
     assert loo(found, var_name="x").elpd > loo(found).elpd
@@ -132,10 +145,16 @@ def test_local_latents_behind_two_observed_sites_are_integrated_out_of_each():
             pyro.sample("z", dist.Normal((x + y / 4) / 2.25, 0.9))
 
     x, y = torch.randn(4), torch.randn(4)
-    found = to_arviz(Program(model, guide, vectorized=True), x, y, draws=3, particles=20_000, max_rows=2**17)
+    found = to_arviz(
+        Program(model, guide, vectorized=True), x, y, draws=3, particles=20_000, max_rows=2**17
+    )
     shift = values(found, "posterior", "shift")[0][:, None]
-    np.testing.assert_allclose(values(found, "log_likelihood", "x")[0], stats.norm.logpdf(x, shift, 2**0.5), atol=0.03)
-    np.testing.assert_allclose(values(found, "log_likelihood", "y")[0], stats.norm.logpdf(y, shift, 5**0.5), atol=0.03)
+    np.testing.assert_allclose(
+        values(found, "log_likelihood", "x")[0], stats.norm.logpdf(x, shift, 2**0.5), atol=0.03
+    )
+    np.testing.assert_allclose(
+        values(found, "log_likelihood", "y")[0], stats.norm.logpdf(y, shift, 5**0.5), atol=0.03
+    )
     both, cov = np.stack([x, y], 1), [[2, 1], [1, 5]]
     joint = np.stack([stats.multivariate_normal.logpdf(both - s, cov=cov) for s in shift])
     np.testing.assert_allclose(values(found, "log_likelihood", "joint")[0], joint, atol=0.03)
@@ -149,14 +168,18 @@ def test_a_sequential_plate_has_the_joint_log_likelihood(vectorized):
             pyro.sample(f"obs_{i}", dist.Normal(mu, 2.0), obs=data[i])
 
     loc, scale = posterior_of_mean(HALVES)
-    gen = Program(model, lambda data: pyro.sample("mu", dist.Normal(loc, scale)), vectorized=vectorized)
+    gen = Program(
+        model, lambda data: pyro.sample("mu", dist.Normal(loc, scale)), vectorized=vectorized
+    )
     found = to_arviz(gen, HALVES, draws=4000 if vectorized else 800, groups=FOR_LOO)
     mu = values(found, "posterior", "mu")[0][:, None]
     assert {name: v.dims for name, v in found["log_likelihood"].data_vars.items()} == {
         "joint": ("chain", "draw", "data")
     }
     expected = stats.norm.logpdf(HALVES, mu, 2)
-    np.testing.assert_allclose(values(found, "log_likelihood", "joint")[0], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        values(found, "log_likelihood", "joint")[0], expected, rtol=1e-4, atol=1e-4
+    )
     np.testing.assert_allclose(loo(found).pointwise, exact_loo(HALVES.numpy()), atol=0.1)
 
 
@@ -169,7 +192,10 @@ def test_a_point_estimate_is_told_and_refused_by_loo(auto):
     rows = stats.norm.logpdf(HALVES, mu, 2)
     np.testing.assert_allclose(values(found, "log_likelihood", "y")[0], rows, rtol=1e-4)
     assert values(found, "posterior_predictive", "y").std() > 1
-    with pytest.raises(ValueError, match="expected draws of a posterior, got a point estimate of mu; use AutoNormal"):
+    with pytest.raises(
+        ValueError,
+        match="expected draws of a posterior, got a point estimate of mu; use AutoNormal",
+    ):
         loo(found)
 
 
@@ -188,7 +214,9 @@ def test_point_estimates_of_local_latents_do_not_stand_for_their_integral():
             pyro.sample("z", dist.Delta(y))
 
     y = torch.randn(4)
-    found = to_arviz(Program(model, guide, vectorized=True), y, draws=5, particles=20_000, max_rows=2**17)
+    found = to_arviz(
+        Program(model, guide, vectorized=True), y, draws=5, particles=20_000, max_rows=2**17
+    )
     expected = stats.norm.logpdf(y, values(found, "posterior", "mu")[0][:, None], 2**0.5)
     np.testing.assert_allclose(values(found, "log_likelihood", "y")[0], expected, atol=0.05)
     assert found["posterior"].attrs["point_estimate"] == "z"
@@ -202,13 +230,17 @@ def test_groups_that_are_not_defined_are_left_out_or_refused_by_name():
 
     y = torch.randn(5)
     program = Program(model, lambda y: pyro.sample("mu", dist.Normal(0.0, 0.5)))
-    with pytest.warns(UserWarning, match=r"has not: log_likelihood \(.*pyro.factor \(likelihood\)") as warned:
+    with pytest.warns(
+        UserWarning, match=r"has not: log_likelihood \(.*pyro.factor \(likelihood\)"
+    ) as warned:
         found = to_arviz(program, y, draws=10)
     assert len(warned) == 1
     mu = values(found, "posterior", "mu")[0]
     expected = stats.norm.logpdf(mu) + stats.norm.logpdf(y, mu[:, None], 1).sum(1)
     np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], expected, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"whose constant nobody knows; state the likelihood with pyro.sample"):
+    with pytest.raises(
+        ValueError, match=r"whose constant nobody knows; state the likelihood with pyro.sample"
+    ):
         to_arviz(program, y, draws=10, groups=["log_likelihood"])
 
 
@@ -274,7 +306,9 @@ def test_weighted_traces_are_drawn_by_their_weights(kind):
     drawn = as_chains(weighted, Program(model), (HALVES,)).draws["mu"]
     loc, scale = posterior_of_mean(HALVES)
     assert drawn.shape == (1, 1500)
-    assert drawn.mean().item() == pytest.approx(loc, abs=0.15) and drawn.std().item() == pytest.approx(scale, rel=0.15)
+    assert drawn.mean().item() == pytest.approx(
+        loc, abs=0.15
+    ) and drawn.std().item() == pytest.approx(scale, rel=0.15)
 
 
 def test_draws_with_singleton_dims_between_plates_and_of_pyros_shapes():
@@ -289,11 +323,15 @@ def test_draws_with_singleton_dims_between_plates_and_of_pyros_shapes():
 
 def test_draws_that_do_not_belong_are_refused():
     gen, wrong = Program(normal_mean), torch.zeros(10, 3)
-    with pytest.raises(ValueError, match=r"shape \(draws, 6\) or \(chains, draws, 6\), got \(10, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(draws, 6\) or \(chains, draws, 6\), got \(10, 3\)"
+    ):
         as_chains({"y": wrong}, gen, (HALVES,))
     with pytest.raises(ValueError, match="expected draws of sites among mu, y, got nu; rename"):
         predictive(gen, HALVES, given={"nu": torch.zeros(10)})
-    with pytest.raises(ValueError, match=r"same number of draws of each site, got \(chains, draws\)"):
+    with pytest.raises(
+        ValueError, match=r"same number of draws of each site, got \(chains, draws\)"
+    ):
         to_arviz(gen, HALVES, chains={"mu": torch.zeros(9), "y": torch.zeros(10, 6)})
     with pytest.raises(ValueError, match=r"expected draws as a mapping .* got int"):
         predictive(gen, HALVES, given=3)
@@ -316,7 +354,10 @@ def test_names_that_files_forbid_survive_and_are_told(tmp_path):
     found.to_netcdf(tmp_path / "fit.nc")
     back = az.from_netcdf(tmp_path / "fit.nc")
     assert set(back["posterior"].data_vars) == {"a.b", "a.b_"}
-    assert back["posterior"]["a.b_"].attrs["site"] == "a/b" and "site" not in back["posterior"]["a.b"].attrs
+    assert (
+        back["posterior"]["a.b_"].attrs["site"] == "a/b"
+        and "site" not in back["posterior"]["a.b"].attrs
+    )
     rows = back["log_likelihood"]["enc.y"]
     assert rows.dims == ("chain", "draw", "data.rows") and rows.attrs["site"] == "enc/y"
     assert rows["data.rows"].values.tolist() == list("wxyz")
@@ -397,7 +438,9 @@ def test_arguments_by_name_in_dicts_and_numbers_are_constants():
 
     y, table = torch.randn(4), {"x": torch.rand(4), "more": {"size": 3}}
     gen = Program(model, lambda *args, **kwargs: pyro.sample("mu", dist.Normal(0.0, 1.0)))
-    found = to_arviz(gen, table, 2, Keywords(scale=0.5, label="text", y=y), draws=2, groups=["constant_data"])
+    found = to_arviz(
+        gen, table, 2, Keywords(scale=0.5, label="text", y=y), draws=2, groups=["constant_data"]
+    )
     constants = found["constant_data"]
     assert {name: v.dims for name, v in constants.data_vars.items()} == {
         "x": ("data",),
@@ -405,4 +448,8 @@ def test_arguments_by_name_in_dicts_and_numbers_are_constants():
         "power": (),
         "scale": (),
     }
-    assert constants["power"].item() == 2 and constants["scale"].item() == 0.5 and constants["size"].item() == 3
+    assert (
+        constants["power"].item() == 2
+        and constants["scale"].item() == 0.5
+        and constants["size"].item() == 3
+    )

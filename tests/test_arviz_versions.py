@@ -19,7 +19,9 @@ MAJOR = int(az.__version__.split(".")[0])
 LABELS = {"data": [10, 20, 30, 40, 50], "feature": ["a", "b", "c"]}
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # five rows tell little about tails
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Estimated shape parameter"
+)  # five rows tell little about tails
 
 
 def labelled():
@@ -30,7 +32,9 @@ def labelled():
     sample = ("chain", "draw")
     return {
         "posterior": {"mu": (sample, mu)},
-        "posterior_predictive": {"x": ((*sample, "data", "feature"), mu[..., None, None] + np.zeros((5, 3)))},
+        "posterior_predictive": {
+            "x": ((*sample, "data", "feature"), mu[..., None, None] + np.zeros((5, 3)))
+        },
         "prior": {},
         "log_likelihood": {"x": ((*sample, "data"), rows)},
         "sample_stats": {
@@ -44,7 +48,11 @@ def labelled():
 
 def reference(groups):
     """What ArviZ's own converter makes of the same arrays."""
-    arrays = {group: {name: array for name, (_, array) in part.items()} for group, part in groups.items() if part}
+    arrays = {
+        group: {name: array for name, (_, array) in part.items()}
+        for group, part in groups.items()
+        if part
+    }
     options = {"dims": {"x": ["data", "feature"]}, "coords": LABELS}
     return az.from_dict(**arrays, **options) if MAJOR < 1 else az.from_dict(arrays, **options)
 
@@ -54,7 +62,9 @@ def as_dataset(group):
 
 
 def names_of(container):
-    return sorted(container.children if isinstance(container, xarray.DataTree) else container.groups())
+    return sorted(
+        container.children if isinstance(container, xarray.DataTree) else container.groups()
+    )
 
 
 def test_container_equals_that_of_arviz():
@@ -71,7 +81,10 @@ def test_statistics_of_arviz_accept_it():
     assert az.loo(found).n_data_points == 5
 
 
-@pytest.mark.skipif(MAJOR < 1, reason="ArviZ 0.x has no loo_approximate_posterior: probgen.diagnostics.loo stands in")
+@pytest.mark.skipif(
+    MAJOR < 1,
+    reason="ArviZ 0.x has no loo_approximate_posterior: probgen.diagnostics.loo stands in",
+)
 def test_arviz_corrects_loo_for_the_approximation():
     found = adapter.container(labelled(), LABELS)
     stats = found["sample_stats"]
@@ -80,7 +93,10 @@ def test_arviz_corrects_loo_for_the_approximation():
 
 
 def test_it_goes_to_a_file_and_back(tmp_path):
-    found, path = adapter.container(labelled(), LABELS, {"inference_library": "probgen"}), tmp_path / "fit.nc"
+    found, path = (
+        adapter.container(labelled(), LABELS, {"inference_library": "probgen"}),
+        tmp_path / "fit.nc",
+    )
     found.to_netcdf(path)
     back = az.from_netcdf(path)
     for group in names_of(found):
@@ -109,6 +125,11 @@ def test_labels_of_the_wrong_length_are_named():
 
 
 def test_one_dim_of_two_lengths_is_named():
-    clash = {"posterior": {"a": (("chain", "draw"), np.zeros((1, 3))), "b": (("chain", "draw"), np.zeros((1, 4)))}}
+    clash = {
+        "posterior": {
+            "a": (("chain", "draw"), np.zeros((1, 3))),
+            "b": (("chain", "draw"), np.zeros((1, 4))),
+        }
+    }
     with pytest.raises(ValueError, match="expected one length of dim 'draw'"):
         adapter.container(clash)

@@ -89,12 +89,16 @@ def test_entries_that_are_vectors():
     def steps(lead):
         last = torch.zeros(*lead, 3)
         for _ in range(2):
-            last = yield dist.Normal(last.mean(-1, keepdim=True).expand(last.shape), 1.0).to_event(1)
+            last = yield dist.Normal(last.mean(-1, keepdim=True).expand(last.shape), 1.0).to_event(
+                1
+            )
 
     law = Autoregressive(laws, steps, (2, 3), entry_ndim=1)
     x = torch.randn(5, 2, 3)
     first, second = dist.Normal(0.0, 1.0), dist.Normal(x[:, :1].mean(-1), 1.0)
-    torch.testing.assert_close(law.log_prob(x), first.log_prob(x[:, 0]).sum(-1) + second.log_prob(x[:, 1]).sum(-1))
+    torch.testing.assert_close(
+        law.log_prob(x), first.log_prob(x[:, 0]).sum(-1) + second.log_prob(x[:, 1]).sum(-1)
+    )
     short = torch.cat([x[:, :1], torch.full((5, 1, 3), torch.nan)], 1)
     torch.testing.assert_close(law.log_prob(short), first.log_prob(x[:, 0]).sum(-1))
     assert law.expand((5,)).sample((4,)).shape == (4, 5, 2, 3)

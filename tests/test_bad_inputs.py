@@ -42,7 +42,9 @@ class Implicit(dist.Normal):
     density = "implicit"
 
     def log_prob(self, x):
-        raise NotImplementedError("implicit: it can be sampled, not scored; judge it with two-sample metrics")
+        raise NotImplementedError(
+            "implicit: it can be sampled, not scored; judge it with two-sample metrics"
+        )
 
 
 class Energy(DistributionModule):
@@ -60,7 +62,10 @@ class Energy(DistributionModule):
 def flow() -> Fixed:
     """A law whose conditionals have no closed form."""
     normal = dist.Normal(torch.zeros(3), 1.0).to_event(1)
-    return Fixed(lambda loc: dist.TransformedDistribution(normal, [dist.transforms.spline(3)]), loc=torch.zeros(3))
+    return Fixed(
+        lambda loc: dist.TransformedDistribution(normal, [dist.transforms.spline(3)]),
+        loc=torch.zeros(3),
+    )
 
 
 def without_plate(y):
@@ -70,7 +75,9 @@ def without_plate(y):
 
 def wrong_size(y):
     with pyro.plate("data", 5):
-        pyro.sample("y", dist.Normal(0.0, pyro.param("s", torch.tensor(1.0))).expand([len(y)]), obs=y)
+        pyro.sample(
+            "y", dist.Normal(0.0, pyro.param("s", torch.tensor(1.0))).expand([len(y)]), obs=y
+        )
 
 
 def not_an_event(y):
@@ -136,8 +143,16 @@ EXACT, OTHER = Score(torch.zeros(3), "exact"), Score(torch.zeros(3), "unbiased",
 CASES = {
     "no rows": (lambda _: fit(gaussian(), X[:0]), ValueError, "at least one row"),
     "no data": (lambda _: fit(gaussian(), None), TypeError, "expected a tensor, array"),
-    "unequal lengths": (lambda _: fit(gaussian(), (X, X[:3])), ValueError, r"same number of rows.*\(20, 3\), \(3, 3\)"),
-    "infinity": (lambda _: fit(gaussian(), with_value(torch.inf)), ValueError, r"got inf at \[4, 1\]"),
+    "unequal lengths": (
+        lambda _: fit(gaussian(), (X, X[:3])),
+        ValueError,
+        r"same number of rows.*\(20, 3\), \(3, 3\)",
+    ),
+    "infinity": (
+        lambda _: fit(gaussian(), with_value(torch.inf)),
+        ValueError,
+        r"got inf at \[4, 1\]",
+    ),
     "words": (lambda _: fit(gaussian(), np.array([["a"]])), TypeError, "encode categories"),
     "words in a table": (
         lambda _: fit(gaussian(), pd.DataFrame({"a": ["x"]})),
@@ -147,17 +162,37 @@ CASES = {
     "complex numbers": (lambda _: fit(gaussian(), X + 0j), TypeError, "dense real tensor"),
     "sparse tensor": (lambda _: fit(gaussian(), X.to_sparse()), TypeError, "dense real tensor"),
     "iterator": (lambda _: fit(gaussian(), iter([X])), TypeError, "read more than once"),
-    "dictionary batches": (lambda _: fit(gaussian(), [{"pixels": X}]), TypeError, r"got a dict with keys \['pixels'\]"),
+    "dictionary batches": (
+        lambda _: fit(gaussian(), [{"pixels": X}]),
+        TypeError,
+        r"got a dict with keys \['pixels'\]",
+    ),
     "empty iterable": (lambda _: fit(gaussian(), []), ValueError, "at least one batch"),
     "used-up iterable": (lambda _: fit(gaussian(), exhausted()), ValueError, "at least one batch"),
-    "batch size 0": (lambda _: fit(gaussian(), X, batch_size=0), ValueError, "batch_size >= 1, got 0"),
-    "batch size of batches": (lambda _: fit(gaussian(), [X], batch_size=5), ValueError, "expected no batch_size"),
+    "batch size 0": (
+        lambda _: fit(gaussian(), X, batch_size=0),
+        ValueError,
+        "batch_size >= 1, got 0",
+    ),
+    "batch size of batches": (
+        lambda _: fit(gaussian(), [X], batch_size=5),
+        ValueError,
+        "expected no batch_size",
+    ),
     "steps and epochs": (lambda _: fit(gaussian(), X, steps=3, epochs=2), ValueError, "drop one"),
     "no steps": (lambda _: fit(gaussian(), X, steps=0), ValueError, "at least one step"),
     "decay of 1": (lambda _: fit(gaussian(), X, ema=1.0), ValueError, "between 0 and 1"),
     "clip at 0": (lambda _: fit(gaussian(), X, clip=0.0), ValueError, "clip > 0"),
-    "patience alone": (lambda _: fit(gaussian(), X, patience=3), ValueError, "patience needs validation"),
-    "resume from nowhere": (lambda _: fit(gaussian(), X, resume=True), ValueError, "resume needs checkpoint"),
+    "patience alone": (
+        lambda _: fit(gaussian(), X, patience=3),
+        ValueError,
+        "patience needs validation",
+    ),
+    "resume from nowhere": (
+        lambda _: fit(gaussian(), X, resume=True),
+        ValueError,
+        "resume needs checkpoint",
+    ),
     "infinite validation": (lambda _: fit(gaussian(), X, validation=X / 0), ValueError, "got inf"),
     "wrong width": (
         lambda _: fit(gaussian(), X[:, :2]),
@@ -170,43 +205,89 @@ CASES = {
         ValueError,
         "got 4",
     ),
-    "half a label": (lambda _: fit(Categorical(Constant(12), levels=4), with_value(0.5, X * 0)), ValueError, "got 0.5"),
-    "bytes for bits": (lambda _: fit(Bernoulli(Constant(3)), with_value(255.0, X * 0)), ValueError, "got 255"),
-    "negative count": (lambda _: fit(Poisson(Constant(3)), with_value(-1.0, X * 0)), ValueError, "got -1"),
-    "missing values": (lambda _: fit(Energy(dist.Normal), with_value(torch.nan)), ValueError, "site 'x'.*missing"),
-    "nothing to learn": (lambda _: fit(Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), X), ValueError, "to learn"),
-    "all frozen": (lambda _: fit(gaussian().requires_grad_(False), X), ValueError, "parameters to learn"),
+    "half a label": (
+        lambda _: fit(Categorical(Constant(12), levels=4), with_value(0.5, X * 0)),
+        ValueError,
+        "got 0.5",
+    ),
+    "bytes for bits": (
+        lambda _: fit(Bernoulli(Constant(3)), with_value(255.0, X * 0)),
+        ValueError,
+        "got 255",
+    ),
+    "negative count": (
+        lambda _: fit(Poisson(Constant(3)), with_value(-1.0, X * 0)),
+        ValueError,
+        "got -1",
+    ),
+    "missing values": (
+        lambda _: fit(Energy(dist.Normal), with_value(torch.nan)),
+        ValueError,
+        "site 'x'.*missing",
+    ),
+    "nothing to learn": (
+        lambda _: fit(Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), X),
+        ValueError,
+        "to learn",
+    ),
+    "all frozen": (
+        lambda _: fit(gaussian().requires_grad_(False), X),
+        ValueError,
+        "parameters to learn",
+    ),
     "mini-batches without plate": (
         lambda _: fit(Program(without_plate, guide_of_mu), X[:, 0], batch_size=5),
         ValueError,
         "plate named 'data' for mini-batches of 5 of 20 rows.*batch_size=20",
     ),
-    "plate of another size": (lambda _: fit(Program(wrong_size), X[:, 0]), ValueError, "plate 'data'|inside plate"),
+    "plate of another size": (
+        lambda _: fit(Program(wrong_size), X[:, 0]),
+        ValueError,
+        "plate 'data'|inside plate",
+    ),
     "dims without plate": (lambda _: fit(Program(not_an_event), X), ValueError, r"to_event"),
     "guide lacks a site": (
         lambda _: fit(Program(with_global, empty_guide), X[:, 0]),
         ValueError,
         "'mu'.*add pyro.sample",
     ),
-    "guide has another site": (lambda _: fit(Program(with_global, guide_of_too_much), X[:, 0]), ValueError, "'nu'"),
+    "guide has another site": (
+        lambda _: fit(Program(with_global, guide_of_too_much), X[:, 0]),
+        ValueError,
+        "'nu'",
+    ),
     "unknown number of rows": (
         lambda _: fit(Program(with_global, guide_of_mu), (X[i : i + 5, 0] for i in range(3))),
         TypeError,
         "read more than once",
     ),
     "energy under the ELBO": (lambda _: fit(Energy(), X), ValueError, "site 'x'.*unnormalised"),
-    "implicit under the ELBO": (lambda _: fit(Energy(Implicit), X), ValueError, "site 'x'.*implicit"),
+    "implicit under the ELBO": (
+        lambda _: fit(Energy(Implicit), X),
+        ValueError,
+        "site 'x'.*implicit",
+    ),
     "guide without density": (lambda _: fit(vae(Energy(dims=2)), X), ValueError, "exact"),
-    "unwritable folder": (lambda p: fit(gaussian(), X, checkpoint=not_a_folder(p)), CheckpointError, "cannot write"),
+    "unwritable folder": (
+        lambda p: fit(gaussian(), X, checkpoint=not_a_folder(p)),
+        CheckpointError,
+        "cannot write",
+    ),
     "truncated checkpoint": (lambda p: resume(p, truncate), CheckpointError, "damaged"),
     "foreign checkpoint": (
         lambda p: resume(p, lambda f: f.write_text("{}")),
         CheckpointError,
         "damaged|no safetensors",
     ),
-    "saved model as checkpoint": (lambda p: resume(p, lambda f: save(gaussian(), f)), CheckpointError, "probgen.load"),
+    "saved model as checkpoint": (
+        lambda p: resume(p, lambda f: save(gaussian(), f)),
+        CheckpointError,
+        "probgen.load",
+    ),
     "checkpoint of another model": (
-        lambda p: resume(p, lambda f: (f.unlink(), fit(vae(), X, steps=1, checkpoint=f, verdict=False))),
+        lambda p: resume(
+            p, lambda f: (f.unlink(), fit(vae(), X, steps=1, checkpoint=f, verdict=False))
+        ),
         CheckpointError,
         "another model.*missing",
     ),
@@ -217,21 +298,37 @@ CASES = {
         "missing",
     ),
     "more components than rows": (lambda _: em(GaussianMixture(30, 3), X), ValueError, "30"),
-    "constant column": (lambda _: em(GaussianMixture(2, 3), X * torch.tensor([1.0, 0.0, 1.0])), ValueError, "constant"),
+    "constant column": (
+        lambda _: em(GaussianMixture(2, 3), X * torch.tensor([1.0, 0.0, 1.0])),
+        ValueError,
+        "constant",
+    ),
     "one row": (lambda _: em(PPCA(3, 1), X[:1]), ValueError, "rows|vary"),
     "integers for EM": (lambda _: em(GaussianMixture(2, 3), X.long()), ValueError, "float"),
     "all values of a row infinite": (lambda _: em(GaussianMixture(2, 3), X / 0), ValueError, "inf"),
     "no particles": (lambda _: log_likelihood(vae(), X, particles=0), ValueError, "particles >= 1"),
-    "score of an implicit model": (lambda _: log_likelihood(Energy(Implicit), X), NotImplementedError, "two-sample"),
+    "score of an implicit model": (
+        lambda _: log_likelihood(Energy(Implicit), X),
+        NotImplementedError,
+        "two-sample",
+    ),
     "exact against estimate": (lambda _: EXACT > OTHER, TypeError, "inconclusive"),
-    "different rows": (lambda _: Score(torch.zeros(4), "exact") < EXACT, ValueError, "same held-out data"),
+    "different rows": (
+        lambda _: Score(torch.zeros(4), "exact") < EXACT,
+        ValueError,
+        "same held-out data",
+    ),
     "different units": (lambda _: EXACT.in_bits_per_dim(3) < EXACT, TypeError, "one unit"),
     "mass against density": (
         lambda _: Score(torch.zeros(3), "exact", measure="mass") < EXACT,
         TypeError,
         "quantisation",
     ),
-    "nothing to impute with": (lambda _: impute(flow(), with_value(torch.nan)), NotImplementedError, "conditional"),
+    "nothing to impute with": (
+        lambda _: impute(flow(), with_value(torch.nan)),
+        NotImplementedError,
+        "conditional",
+    ),
 }
 
 

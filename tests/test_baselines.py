@@ -41,7 +41,11 @@ class Mixture(LatentVariableModel):
         asked = self.options(self, x)
         with data_plate(x, context):
             logits = self.a[: len(x)]
-            pyro.sample("c", dist.Bernoulli(logits=logits), infer=self.infer | ({"baseline": asked} if asked else {}))
+            pyro.sample(
+                "c",
+                dist.Bernoulli(logits=logits),
+                infer=self.infer | ({"baseline": asked} if asked else {}),
+            )
 
     def reward(self, c, x):
         """log p(x, c) - log q(c | x) of every row."""
@@ -55,7 +59,10 @@ class Mixture(LatentVariableModel):
 
 
 def net_baseline(gen, x):
-    return {"nn_baseline": lambda x: gen.net(x).squeeze(-1), "nn_baseline_input": gen.w * x[:, None]}
+    return {
+        "nn_baseline": lambda x: gen.net(x).squeeze(-1),
+        "nn_baseline_input": gen.w * x[:, None],
+    }
 
 
 ASKED = {
@@ -96,7 +103,9 @@ def test_gradients_average_to_the_exact_ones(asked, options):
     assert ((drawn.mean(0) - exact).abs() < 4.5 * drawn.std(0) / len(drawn) ** 0.5).all()
 
 
-@pytest.mark.parametrize(("asked", "closed"), [("average", False), ("average", True), ("value", False)])
+@pytest.mark.parametrize(
+    ("asked", "closed"), [("average", False), ("average", True), ("value", False)]
+)
 def test_baselines_lower_the_variance(asked, closed):
     assert samples(asked, closed).var(0).sum() < 0.7 * samples(closed=closed).var(0).sum()
 
@@ -127,10 +136,17 @@ def test_one_step_is_pyros(asked):
 @pytest.mark.parametrize("prepared", [True, False])
 @pytest.mark.parametrize("objective", [{}, {"particles": 3}, {"particles": 3, "vectorized": False}])
 def test_the_average_is_the_one_by_hand(prepared, objective):
-    gen, elbo, expected, state = Mixture(ASKED["average"]), ELBO(**objective), torch.zeros(4), torch.get_rng_state()
+    gen, elbo, expected, state = (
+        Mixture(ASKED["average"]),
+        ELBO(**objective),
+        torch.zeros(4),
+        torch.get_rng_state(),
+    )
     if prepared:
         elbo.prepare(gen.model, gen.guide, X)
-        assert torch.equal(elbo.baselines.average_c, expected) and torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(elbo.baselines.average_c, expected) and torch.equal(
+            torch.get_rng_state(), state
+        )
     particles = elbo.particles
     for seed in range(3):
         torch.manual_seed(seed)
@@ -159,11 +175,15 @@ def test_the_network_gets_the_gradient_of_its_squared_error_and_nothing_else_doe
     gen = Mixture(net_baseline)
     torch.manual_seed(0)
     c = dist.Bernoulli(logits=gen.a.detach()).sample()
-    error = (gen.reward(c, X).detach() - gen.net((gen.w * X[:, None]).detach())[:, 0]).square().sum()
+    error = (
+        (gen.reward(c, X).detach() - gen.net((gen.w * X[:, None]).detach())[:, 0]).square().sum()
+    )
     expected = torch.autograd.grad(error, list(gen.net.parameters()))
     torch.manual_seed(0)
     loss = ELBO()(gen.model, gen.guide)(X)
-    torch.testing.assert_close(torch.autograd.grad(loss, list(gen.net.parameters()), retain_graph=True), expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, list(gen.net.parameters()), retain_graph=True), expected
+    )
     plain = Mixture()
     torch.testing.assert_close(torch.autograd.grad(loss, gen.w)[0], gradients(plain, ELBO())[1][1])
 
@@ -184,7 +204,9 @@ def test_trained_resumed_and_compiled(tmp_path):
     whole, objectives = fit(make(), X, ELBO(), steps=8, **options), [ELBO() for _ in range(3)]
     gen = make()
     fit(make(), X, objectives[0], steps=4, checkpoint=tmp_path / "state", **options)
-    resumed = fit(gen, X, objectives[1], steps=8, checkpoint=tmp_path / "state", resume=True, **options)
+    resumed = fit(
+        gen, X, objectives[1], steps=8, checkpoint=tmp_path / "state", resume=True, **options
+    )
     assert resumed.loss == whole.loss
     compiled = fit(make(), X, objectives[2], steps=8, **options | {"compile": True})
     assert compiled.loss == pytest.approx(whole.loss, rel=1e-4)
@@ -233,11 +255,17 @@ def site(**options):
 
 NET = nn.Identity()
 WRONG = [
-    ({"use_decaying_average": True}, r"at guide site 'z', got 'use_decaying_average'; rename or drop it"),
+    (
+        {"use_decaying_average": True},
+        r"at guide site 'z', got 'use_decaying_average'; rename or drop it",
+    ),
     ({"nn_baseline": NET, "nn_baseline_input": X, "baseline_value": X}, "got both; drop one"),
     ({"nn_baseline": NET}, "got one of them; pass both"),
     ({"nn_baseline_input": X}, "got one of them; pass both"),
-    ({"use_decaying_avg_baseline": True, "baseline_beta": 1.0}, r"expected 0 <= baseline_beta < 1 .* got 1.0"),
+    (
+        {"use_decaying_avg_baseline": True, "baseline_beta": 1.0},
+        r"expected 0 <= baseline_beta < 1 .* got 1.0",
+    ),
 ]
 
 
@@ -247,19 +275,25 @@ def test_options_that_do_not_fit_are_refused(options, message):
         baseline_of(site(**options))
 
 
-@pytest.mark.parametrize("options", [{}, {"baseline_beta": 0.5}, {"use_decaying_avg_baseline": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"baseline_beta": 0.5}, {"use_decaying_avg_baseline": False}]
+)
 def test_options_that_ask_for_nothing(options):
     assert baseline_of(site(**options)) is None
 
 
 def test_defaults_are_pyros():
-    assert baseline_of(site(use_decaying_avg_baseline=True)) == Baseline(use_decaying_avg_baseline=True)
+    assert baseline_of(site(use_decaying_avg_baseline=True)) == Baseline(
+        use_decaying_avg_baseline=True
+    )
     assert Baseline().baseline_beta == 0.90
 
 
 def test_a_baseline_of_another_shape_is_refused():
     gen = Mixture(lambda gen, x: {"nn_baseline": gen.net, "nn_baseline_input": x[:, None]})
-    with pytest.raises(ValueError, match=r"shape \(4,\) at guide site 'c'.* got \(4, 1\); drop dims"):
+    with pytest.raises(
+        ValueError, match=r"shape \(4,\) at guide site 'c'.* got \(4, 1\); drop dims"
+    ):
         ELBO()(gen.model, gen.guide)(X)
 
 
@@ -268,7 +302,8 @@ def test_the_enumerated_objective_takes_them_where_nothing_is_drawn_and_refuses_
     torch.testing.assert_close(EnumeratedELBO()(summed.model, summed.guide)(X), summed.exact(X))
     drawn = Mixture(ASKED["average"])
     with pytest.raises(
-        ValueError, match=r"EnumeratedELBO: expected guide sites without .* got 'c'; drop it, or use EL"
+        ValueError,
+        match=r"EnumeratedELBO: expected guide sites without .* got 'c'; drop it, or use EL",
     ):
         EnumeratedELBO()(drawn.model, drawn.guide)(X)
 

@@ -40,7 +40,13 @@ def test_the_posterior_by_nuts_is_that_of_importance_sampling():
     values, log_likelihood = prior_draws(gen, 200_000)
     weights = log_likelihood.softmax(0)
     assert 1 / weights.square().sum() > 2000
-    options = {"chains": 1, "seed": 0, "dtype": torch.float64, "progress": False, "sampler": Nutpie()}
+    options = {
+        "chains": 1,
+        "seed": 0,
+        "dtype": torch.float64,
+        "progress": False,
+        "sampler": Nutpie(),
+    }
     try:
         chains = mcmc(gen, X, draws=600, tune=300, **options)
     except NotCompilable as reason:
@@ -59,7 +65,9 @@ def test_the_density_of_a_fitted_guide_bounds_the_evidence():
     bound = Trace_ELBO(num_particles=2000, vectorize_particles=True, max_plate_nesting=1)
     elbo = -bound.loss(gen.model, gen.guide, X)
     assert elbo < evidence + 0.05
-    assert elbo > evidence - 1.7  # one of the two orders of the states costs log 2, a mean field some more
+    assert (
+        elbo > evidence - 1.7
+    )  # one of the two orders of the states costs log 2, a mean field some more
 
 
 def test_states_in_order_are_the_same_law():
@@ -79,7 +87,8 @@ def test_every_emission_has_the_density_of_its_law():
     torch.testing.assert_close(normal_emission(means, scales).log_prob(x), expected)
     probabilities = torch.rand(5, 2, 4).softmax(-1)
     torch.testing.assert_close(
-        categorical_emission(probabilities).log_prob(torch.tensor([2.0])).exp(), probabilities[..., 2]
+        categorical_emission(probabilities).log_prob(torch.tensor([2.0])).exp(),
+        probabilities[..., 2],
     )
     x = torch.tensor([2.0, 0.0, 5.0])
     expected = torch.distributions.Poisson(scales).log_prob(x).sum(-1)
@@ -88,7 +97,8 @@ def test_every_emission_has_the_density_of_its_law():
 
 def test_missing_steps_are_imputed_exactly_under_each_draw_of_the_globals():
     gen = poisson().start_at(
-        {"rates": torch.tensor([[1.0], [50.0]]), "transitions": 0.98 * torch.eye(2) + 0.01}, scale=1e-3
+        {"rates": torch.tensor([[1.0], [50.0]]), "transitions": 0.98 * torch.eye(2) + 0.01},
+        scale=1e-3,
     )
     x = torch.tensor([[50.0, torch.nan, 50.0, 1.0, torch.nan]])[..., None]
     done = impute(gen, x, draws=200)

@@ -25,7 +25,11 @@ def correlated(dims):
 
 def two_clusters(rows, dims=2, apart=4.0):
     which = torch.arange(rows) % 3 == 0
-    return torch.where(which[:, None], apart / 2 + 0.5 * torch.randn(rows, dims), torch.randn(rows, dims) - apart / 2)
+    return torch.where(
+        which[:, None],
+        apart / 2 + 0.5 * torch.randn(rows, dims),
+        torch.randn(rows, dims) - apart / 2,
+    )
 
 
 def train(gen, x, steps=150, lr=0.05):
@@ -69,7 +73,9 @@ GENS = {
     ),
     "one component": lambda: BayesianGaussianMixture(1, 2),
 }
-X = torch.tensor([[0.5, -1.0], [2.0, torch.nan], [torch.nan, 0.3], [torch.nan, torch.nan], [-3.0, 1.0]])
+X = torch.tensor(
+    [[0.5, -1.0], [2.0, torch.nan], [torch.nan, 0.3], [torch.nan, torch.nan], [-3.0, 1.0]]
+)
 
 
 @pytest.mark.parametrize("name", GENS)
@@ -91,39 +97,55 @@ def test_responsibilities_average_the_direct_ones_and_match_the_discrete_draws(n
     first = {site: value[0].numpy() for site, value in drawn.items()}
     terms = np.stack([direct(first, row) for row in X.numpy()])
     expected = torch.tensor(np.exp(terms - logsumexp(terms, 1, keepdims=True)))
-    torch.testing.assert_close(gen.responsibilities(X, single).double(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        gen.responsibilities(X, single).double(), expected, atol=1e-5, rtol=1e-4
+    )
     averaged = gen.responsibilities(X, drawn)
-    counted = torch.stack([(drawn["component"] == k).float().mean(0) for k in range(gen.components)], -1)
+    counted = torch.stack(
+        [(drawn["component"] == k).float().mean(0) for k in range(gen.components)], -1
+    )
     assert ((averaged - counted).abs() < 4 * (averaged * (1 - averaged) / 500).sqrt() + 1e-6).all()
 
 
 def test_the_predictive_density_integrates_to_one():
     gen = BayesianGaussianMixture(2, 1)
     grid = torch.linspace(-60, 60, 6001)[:, None]
-    score = log_likelihood(gen, grid, particles=20, max_rows=140_000)  # one block: one set of globals
-    torch.testing.assert_close(score.value.exp().sum() * 120 / 6000, torch.tensor(1.0), atol=1e-3, rtol=0)
+    score = log_likelihood(
+        gen, grid, particles=20, max_rows=140_000
+    )  # one block: one set of globals
+    torch.testing.assert_close(
+        score.value.exp().sum() * 120 / 6000, torch.tensor(1.0), atol=1e-3, rtol=0
+    )
     torch.testing.assert_close(gen().sample((4000,)).shape, torch.Size([4000, 1]))
 
 
 def test_one_component_agrees_with_numerical_integration():
     x = 1.0 + 0.7 * torch.randn(12, 1)
     gen = train(BayesianGaussianMixture(1, 1), x)
-    mean, log_scale = torch.meshgrid(torch.linspace(-1, 3, 300), torch.linspace(-2, 1.5, 300), indexing="ij")
+    mean, log_scale = torch.meshgrid(
+        torch.linspace(-1, 3, 300), torch.linspace(-2, 1.5, 300), indexing="ij"
+    )
     log_joint = dist.Normal(0.0, 3.0).log_prob(mean) + dist.Normal(-0.5, 1.0).log_prob(log_scale)
-    log_joint = log_joint + dist.Normal(mean[..., None], log_scale.exp()[..., None]).log_prob(x[:, 0]).sum(-1)
+    log_joint = log_joint + dist.Normal(mean[..., None], log_scale.exp()[..., None]).log_prob(
+        x[:, 0]
+    ).sum(-1)
     mass = log_joint.flatten().softmax(0)
     drawn = posterior(gen, x, draws=4000)
     for value, grid in ((drawn["means"], mean), (drawn["scales"].log(), log_scale)):
         truth = (mass * grid.flatten()).sum()
         spread = (mass * (grid.flatten() - truth).square()).sum().sqrt()
         assert (value.mean() - truth).abs() < 0.15 * spread
-        assert 0.8 < value.std() / spread < 1.1  # the normal, independent guide is a little too narrow
+        assert (
+            0.8 < value.std() / spread < 1.1
+        )  # the normal, independent guide is a little too narrow
 
 
 def log_joint(gen, drawn, x):
     """log p(x, globals) of each draw, from the formula."""
     laws = dist.Normal(drawn["means"][:, None], drawn["scales"][:, None])
-    rows = (drawn["weights"].log()[:, None] + laws.log_prob(x[:, None]).sum(-1)).logsumexp(-1).sum(-1)
+    rows = (
+        (drawn["weights"].log()[:, None] + laws.log_prob(x[:, None]).sum(-1)).logsumexp(-1).sum(-1)
+    )
     prior = dist.Dirichlet(torch.ones(gen.components)).log_prob(drawn["weights"])
     prior = prior + dist.Normal(0.0, 3.0).log_prob(drawn["means"]).sum((-1, -2))
     return rows + prior + dist.LogNormal(-0.5, 1.0).log_prob(drawn["scales"]).sum((-1, -2))
@@ -135,10 +157,17 @@ def test_the_fitted_guide_agrees_with_importance_sampling_and_mcmc():
     with torch.no_grad():
         pair = read(gen.model, gen.guide, (x,), 20000, 1)
     drawn = {site: pair.guide.nodes[site]["value"][:, 0] for site in gen.priors}
-    log_guide = sum(pair.guide.nodes[site]["fn"].log_prob(pair.guide.nodes[site]["value"])[:, 0] for site in gen.priors)
+    log_guide = sum(
+        pair.guide.nodes[site]["fn"].log_prob(pair.guide.nodes[site]["value"])[:, 0]
+        for site in gen.priors
+    )
     weights = (log_joint(gen, drawn, x) - log_guide.detach()).softmax(0)
-    assert 1 / weights.square().sum() > 1000  # effective draws: the truth below is known to about 3 % of its spread
-    chain = mcmc(gen, x, draws=60, tune=40, chains=1, seed=0, init=posterior(gen, x, draws=1), progress=False).merged
+    assert (
+        1 / weights.square().sum() > 1000
+    )  # effective draws: the truth below is known to about 3 % of its spread
+    chain = mcmc(
+        gen, x, draws=60, tune=40, chains=1, seed=0, init=posterior(gen, x, draws=1), progress=False
+    ).merged
     for site in ("weights", "means", "scales"):
         shaped = weights.reshape(-1, *(1,) * (drawn[site].ndim - 1))
         truth = (shaped * drawn[site]).sum(0)
@@ -149,7 +178,9 @@ def test_the_fitted_guide_agrees_with_importance_sampling_and_mcmc():
 
 def test_a_dirichlet_process_leaves_unneeded_components_empty():
     x = two_clusters(60, apart=8.0)
-    gen = BayesianGaussianMixture(5, 2, weights=Fixed(StickBreaking, concentration=torch.full((4,), 0.5)))
+    gen = BayesianGaussianMixture(
+        5, 2, weights=Fixed(StickBreaking, concentration=torch.full((4,), 0.5))
+    )
     train(gen, x, lr=0.1)
     used = gen.responsibilities(x).mean(0).sort(descending=True).values
     assert used[:2].sum() > 0.9  # k-means starts it with five clusters of similar size
@@ -177,7 +208,9 @@ def test_initialisation_starts_the_guide_at_the_clusters():
         means = drawn["means"][:, component]
         assert ((means.mean(0) - rows.mean(0)).abs() < 0.2 * errors).all()
         torch.testing.assert_close(means.std(0), errors, rtol=0.15, atol=0)
-        torch.testing.assert_close(drawn["scales"][:, component].mean(0), rows.std(0), rtol=0.05, atol=0)
+        torch.testing.assert_close(
+            drawn["scales"][:, component].mean(0), rows.std(0), rtol=0.05, atol=0
+        )
 
 
 def test_the_prior_is_the_one_given():
@@ -190,12 +223,20 @@ def test_the_prior_is_the_one_given():
         correlations=correlated(3),
     )
     drawn = prior_predictive(gen, draws=2000)
-    torch.testing.assert_close(drawn["weights"].mean(0), torch.tensor([0.75, 0.25]), atol=0.02, rtol=0)
-    torch.testing.assert_close(drawn["means"].mean((0, 1)), torch.tensor([1.0, 2.0, 3.0]), atol=0.01, rtol=0)
-    torch.testing.assert_close(drawn["scales"].mean((0, 1)), torch.full((3,), 2.0), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        drawn["weights"].mean(0), torch.tensor([0.75, 0.25]), atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(
+        drawn["means"].mean((0, 1)), torch.tensor([1.0, 2.0, 3.0]), atol=0.01, rtol=0
+    )
+    torch.testing.assert_close(
+        drawn["scales"].mean((0, 1)), torch.full((3,), 2.0), atol=0.05, rtol=0
+    )
     correlation = drawn["correlations"] @ drawn["correlations"].mT
     torch.testing.assert_close(correlation.diagonal(dim1=-2, dim2=-1), torch.ones(2000, 2, 3))
-    torch.testing.assert_close((drawn["component"] == 0).float().mean(), torch.tensor(0.75), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        (drawn["component"] == 0).float().mean(), torch.tensor(0.75), atol=0.05, rtol=0
+    )
     with pytest.raises(ValueError, match="expected scales in the prior's support"):
         gen.initialise(10 * torch.randn(50, 3))
 
@@ -203,5 +244,7 @@ def test_the_prior_is_the_one_given():
 def test_priors_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"prior on means with events of shape \(2,\), got \(3,\)"):
         BayesianGaussianMixture(4, 2, means=Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0))
-    with pytest.raises(ValueError, match=r"prior on weights with events of shape \(4,\), got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"prior on weights with events of shape \(4,\), got \(3,\)"
+    ):
         BayesianGaussianMixture(4, 2, weights=Fixed(StickBreaking, concentration=torch.ones(2)))

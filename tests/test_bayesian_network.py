@@ -30,13 +30,18 @@ def shaken(gen):
 
 
 def network(**arguments):
-    nodes = {n: Table(k, [LEVELS[p] for p in PARENTS.get(n, ())], **arguments) for n, k in LEVELS.items()}
+    nodes = {
+        n: Table(k, [LEVELS[p] for p in PARENTS.get(n, ())], **arguments) for n, k in LEVELS.items()
+    }
     return shaken(BayesianNetwork(nodes, PARENTS))
 
 
 def joint(gen):
     """The mass of every state, as a product of table entries looked up one by one."""
-    tables = {name: part.log_probs.exp().detach() for name, part in zip(LEVELS, gen.conditionals, strict=True)}
+    tables = {
+        name: part.log_probs.exp().detach()
+        for name, part in zip(LEVELS, gen.conditionals, strict=True)
+    }
     places = {name: index for index, name in enumerate(LEVELS)}
     out = []
     for state in STATES.long().tolist():
@@ -68,7 +73,10 @@ def test_marginals_and_modes_given_evidence_are_enumerated():
     given = p * ((x == STATES) | x.isnan()).all(-1)
     found = gen.marginals(x)
     for index, (name, k) in enumerate(LEVELS.items()):
-        shares = torch.stack([given[STATES[:, index] == value].sum() for value in range(k)]) / given.sum()
+        shares = (
+            torch.stack([given[STATES[:, index] == value].sum() for value in range(k)])
+            / given.sum()
+        )
         assert torch.allclose(found[name][0], shares, atol=1e-12)
     assert torch.equal(gen.mode(x)[0], STATES[given.argmax()])
     with pytest.raises(ValueError, match=r"one of \('c', 'a', 'd', 'b'\), got 'e'"):
@@ -81,7 +89,10 @@ def test_imputation_is_exact():
     given = p * ((row == STATES) | row.isnan()).all(-1)
     done = pg.impute(gen, row, draws=20_000)
     shares = (done.draws == STATES).all(-1).double().mean(0)
-    assert done.kind == "exact" and (shares - given / given.sum()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+    assert (
+        done.kind == "exact"
+        and (shares - given / given.sum()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+    )
 
 
 def test_em_on_complete_rows_counts_in_one_step():
@@ -93,7 +104,9 @@ def test_em_on_complete_rows_counts_in_one_step():
     for i, j, k in itertools.product(range(2), range(3), range(2)):
         above = (a == i) & (b == j)
         share = ((above & (c == k)).sum() + 1) / (above.sum() + 2)
-        assert gen.conditionals[0].log_probs[i, j, k].exp().item() == pytest.approx(share.item(), abs=1e-6)
+        assert gen.conditionals[0].log_probs[i, j, k].exp().item() == pytest.approx(
+            share.item(), abs=1e-6
+        )
 
 
 def test_em_on_incomplete_rows_rises_to_a_maximum():
@@ -129,7 +142,11 @@ def test_tables_that_never_occur_stay_and_zeros_are_kept():
 
 def linear(**scale):
     parents = {"b": ["a"], "y": ["a", "b"]}
-    return shaken(BayesianNetwork({"y": LinearGaussian(2), "a": LinearGaussian(), "b": LinearGaussian(1)}, parents))
+    return shaken(
+        BayesianNetwork(
+            {"y": LinearGaussian(2), "a": LinearGaussian(), "b": LinearGaussian(1)}, parents
+        )
+    )
 
 
 def by_hand(gen, row):
@@ -141,18 +158,28 @@ def by_hand(gen, row):
         parts[1].bias,
         parts[2].bias + parts[2].weight[0] * a,
     )
-    normals = (torch.distributions.Normal(m, part.log_scale.exp()) for m, part in zip(means, parts, strict=True))
+    normals = (
+        torch.distributions.Normal(m, part.log_scale.exp())
+        for m, part in zip(means, parts, strict=True)
+    )
     return sum(n.log_prob(torch.tensor(v)) for n, v in zip(normals, (y, a, b), strict=True))
 
 
 def test_a_linear_gaussian_network_is_a_joint_normal():
     gen, x = linear(), torch.randn(5, 3).double()
-    assert torch.allclose(gen().log_prob(x), torch.stack([by_hand(gen, row) for row in x]), atol=1e-6)
+    assert torch.allclose(
+        gen().log_prob(x), torch.stack([by_hand(gen, row) for row in x]), atol=1e-6
+    )
     law, rows = gen(), holes(torch.randn(20, 3).double())
     for row, value in zip(rows, law.log_prob(rows), strict=True):
         seen = ~row.isnan().numpy()
-        mean, covariance = law.mean.detach().numpy()[seen], law.covariance_matrix.detach().numpy()[np.ix_(seen, seen)]
-        truth = multivariate_normal(mean, covariance).logpdf(row.numpy()[seen]) if seen.any() else 0.0
+        mean, covariance = (
+            law.mean.detach().numpy()[seen],
+            law.covariance_matrix.detach().numpy()[np.ix_(seen, seen)],
+        )
+        truth = (
+            multivariate_normal(mean, covariance).logpdf(row.numpy()[seen]) if seen.any() else 0.0
+        )
         assert value.item() == pytest.approx(truth, abs=1e-8)
 
 
@@ -179,7 +206,9 @@ def mixed():
         "number": heads.Gaussian(MLP(1, [8], 2)),
         "pair": heads.Gaussian(MLP(1, [8], 4)),
     }
-    return shaken(BayesianNetwork(nodes, {"number": ["label"], "flag": ["label", "number"], "pair": ["flag"]}))
+    return shaken(
+        BayesianNetwork(nodes, {"number": ["label"], "flag": ["label", "number"], "pair": ["flag"]})
+    )
 
 
 def test_a_mixed_network_sums_missing_labels_out():
@@ -216,7 +245,9 @@ def test_a_mixed_network_integrates_numbers_out_where_nothing_below_is_seen():
         spread = above[:, column].std() * (1 / len(above) + 1 / len(draws)) ** 0.5
         assert (draws[:, column].mean() - above[:, column].mean()).abs() < 5 * spread
     x[1, 0], x[1, 2] = 1.0, torch.nan
-    with pytest.raises(ValueError, match="the node 'number' to be observed where its descendants are, got NaN in 1"):
+    with pytest.raises(
+        ValueError, match="the node 'number' to be observed where its descendants are, got NaN in 1"
+    ):
         gen().log_prob(x)
 
 
@@ -230,7 +261,9 @@ def test_a_neural_conditional_of_labels_is_a_table():
     assert torch.allclose(gen(context).log_prob(x), both.logsumexp(0), atol=1e-6)
     assert torch.allclose(gen.marginals(x, context)["k"], both.softmax(0).mT, atol=1e-6)
     by_parts = gen.conditionals[0](context).log_prob(torch.full((4, 1), 2.0))
-    by_parts += gen.conditionals[1](torch.cat([torch.full((4, 1), 2.0), context], -1)).log_prob(torch.ones(4, 1))
+    by_parts += gen.conditionals[1](torch.cat([torch.full((4, 1), 2.0), context], -1)).log_prob(
+        torch.ones(4, 1)
+    )
     assert torch.allclose(both[2], by_parts, atol=1e-6)
 
 
@@ -239,7 +272,16 @@ def test_gradients_find_what_em_finds():
     x = holes(network()().sample((200,)), 0.2).float()
     by_em, by_fit = network().float(), network().float()
     reached = pg.em(by_em, x, steps=500, tol=1e-8, n_init=0).log_likelihood[-1]
-    pg.fit(by_fit, x, steps=150, batch_size=200, optimizer=pg.adam(0.1), compile=False, progress=False, seed=0)
+    pg.fit(
+        by_fit,
+        x,
+        steps=150,
+        batch_size=200,
+        optimizer=pg.adam(0.1),
+        compile=False,
+        progress=False,
+        seed=0,
+    )
     assert by_fit().log_prob(x).mean().item() == pytest.approx(reached.item(), abs=2e-3)
 
 
@@ -253,8 +295,16 @@ def test_cycles_are_named():
     ("nodes", "parents", "message"),
     [
         ({"a": Table(2)}, {"a": ["z"]}, r"among the nodes \('a',\), got \['z'\]"),
-        ({"a": Table(2), "b": Table(2, (3,))}, {"b": ["a"]}, r"a table of shape \(2, 2\) at 'b'.*got \(3, 2\)"),
-        ({"a": Table(2), "b": Table(2, (2, 2))}, {"b": ["a", "a"]}, r"every parent once, got one twice at \['b'\]"),
+        (
+            {"a": Table(2), "b": Table(2, (3,))},
+            {"b": ["a"]},
+            r"a table of shape \(2, 2\) at 'b'.*got \(3, 2\)",
+        ),
+        (
+            {"a": Table(2), "b": Table(2, (2, 2))},
+            {"b": ["a", "a"]},
+            r"every parent once, got one twice at \['b'\]",
+        ),
         ({"context": Table(2)}, {}, "got context; name them"),
     ],
 )
@@ -265,7 +315,9 @@ def test_graphs_that_are_none_are_refused(nodes, parents, message):
 
 def test_em_and_queries_refuse_what_they_cannot_do():
     gen = mixed().float()
-    with pytest.raises(ValueError, match=r"network of tables, or of linear-Gaussian nodes.*use fit"):
+    with pytest.raises(
+        ValueError, match=r"network of tables, or of linear-Gaussian nodes.*use fit"
+    ):
         pg.em(gen, torch.zeros(4, 5))
     with pytest.raises(ValueError, match="expected a network of discrete nodes"):
         gen.marginals(torch.zeros(1, 5))
@@ -291,13 +343,17 @@ def test_configurations_that_are_never_seen_get_equal_probabilities():
 def test_states_go_by_their_names():
     rain, wet = torch.tensor([0.8, 0.2]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
     states = {"rain": ("no", "yes"), "wet": ("dry", "wet")}
-    network = BayesianNetwork.from_tables({"rain": rain, "wet": wet}, {"wet": ["rain"]}, states=states)
+    network = BayesianNetwork.from_tables(
+        {"rain": rain, "wet": wet}, {"wet": ["rain"]}, states=states
+    )
     row = network.row(wet="wet")
     assert network.states == states
     assert row[0, 0].isnan() and row[0, 1] == 1
     assert network.in_words(network.mode(row)) == [{"rain": "yes", "wet": "wet"}]
     assert network.in_words(row) == [{"rain": None, "wet": "wet"}]
-    with pytest.raises(ValueError, match=r"expected a state of 'wet', one of \('dry', 'wet'\), got 'damp'"):
+    with pytest.raises(
+        ValueError, match=r"expected a state of 'wet', one of \('dry', 'wet'\), got 'damp'"
+    ):
         network.row(wet="damp")
     with pytest.raises(ValueError, match="expected different names for the 2 values of 'wet'"):
         BayesianNetwork.from_tables({"wet": rain}, {}, states={"wet": ("dry",)})

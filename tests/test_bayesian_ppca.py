@@ -45,7 +45,9 @@ def test_weights_of_a_run_are_those_of_the_model_without_factors_and_precisions(
     loadings, mean, noise = (pair.guide.nodes[name]["value"] for name in ("W", "mean", "noise"))
     # a column of W with its precision integrated out is a multivariate Student t with 2 a degrees of freedom
     scale = torch.eye(D, dtype=F64) * (0.4 / 0.7) ** 0.5
-    student = dist.MultivariateStudentT(torch.tensor(1.4, dtype=F64), torch.zeros(D, dtype=F64), scale)
+    student = dist.MultivariateStudentT(
+        torch.tensor(1.4, dtype=F64), torch.zeros(D, dtype=F64), scale
+    )
     expected = student.log_prob(loadings.mT).sum() + log_marginal(x, loadings, mean, noise).sum()
     expected += dist.Normal(0.0, 10.0).log_prob(mean).sum()
     expected += dist.InverseGamma(torch.tensor(0.7, dtype=F64), 0.4).log_prob(noise)
@@ -80,7 +82,9 @@ def fitted():
     pyro.set_rng_seed(0)
     law, gen = truth(), BayesianPPCA(D, K)
     x = law.sample((N,))
-    fit(gen, x, steps=400, batch_size=N, optimizer=adam(0.05), seed=0, progress=False, verdict=False)
+    fit(
+        gen, x, steps=400, batch_size=N, optimizer=adam(0.05), seed=0, progress=False, verdict=False
+    )
     return law, gen
 
 
@@ -97,7 +101,9 @@ def test_columns_beyond_the_rank_of_the_data_are_switched_off(fitted):
 def test_predictions_are_as_close_to_the_truth_as_the_number_of_rows_allows(fitted):
     law, gen = fitted
     covariance = gen.loadings_loc @ gen.loadings_loc.mT + gen.noise_loc.exp() * torch.eye(D)
-    gap = torch.distributions.kl_divergence(law, dist.MultivariateNormal(gen.mean_loc, covariance)).item()
+    gap = torch.distributions.kl_divergence(
+        law, dist.MultivariateNormal(gen.mean_loc, covariance)
+    ).item()
     needed = D * RANK - RANK * (RANK - 1) / 2 + D + 1
     assert gap < 2.5 * needed / (2 * N)
 

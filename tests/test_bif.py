@@ -44,7 +44,17 @@ def asia():
 @pytest.mark.parametrize(
     ("evidence", "answers"),
     [
-        ({}, {"tub": 0.0104, "lung": 0.055, "bronc": 0.45, "either": 0.0648, "xray": 0.1103, "dysp": 0.4360}),
+        (
+            {},
+            {
+                "tub": 0.0104,
+                "lung": 0.055,
+                "bronc": 0.45,
+                "either": 0.0648,
+                "xray": 0.1103,
+                "dysp": 0.4360,
+            },
+        ),
         ({"dysp": "yes"}, {"tub": 0.0189, "lung": 0.1028, "bronc": 0.8340}),
         ({"asia": "yes", "dysp": "yes"}, {"tub": 0.0878, "lung": 0.0995, "bronc": 0.8114}),
     ],
@@ -61,7 +71,10 @@ def test_all_ways_to_write_a_table_agree():
     tables, _ = asia()
     assert tables.tables["bronc"].tolist() == [pytest.approx([0.6, 0.4]), pytest.approx([0.3, 0.7])]
     assert tables.tables["either"].tolist() == [[[1, 0], [1, 0]], [[1, 0], [0, 1]]]
-    assert tables.tables["lung"].tolist() == [pytest.approx([0.1, 0.9]), pytest.approx([0.01, 0.99])]
+    assert tables.tables["lung"].tolist() == [
+        pytest.approx([0.1, 0.9]),
+        pytest.approx([0.01, 0.99]),
+    ]
     assert tables.parents["dysp"] == ("bronc", "either") and tables.states["asia"] == ("yes", "no")
 
 
@@ -110,15 +123,39 @@ B = "variable b { type discrete [ 2 ] { u, v }; }\nprobability ( a ) { table 0.5
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (A + "probabilty ( a ) { }", "line 2: expected 'network' or 'variable' or 'probability', got 'probabilty'"),
-        (A + "probability ( c ) { table 1; }", r"line 2: expected one of the variables \('a',\), got 'c'"),
-        (A + "probability ( a ) {\n table 0.5, 0.6; }", r"line 3: expected probabilities that sum to 1, not \[1.1\]"),
-        (A + "probability ( a ) { table 0.5, 0.25, 0.25; }", "line 2: expected 2 probabilities, not 3"),
-        (A + "probability ( a ) { table 0.5, -0.5; }", "line 2: expected a number >= 0, got '-0.5'"),
+        (
+            A + "probabilty ( a ) { }",
+            "line 2: expected 'network' or 'variable' or 'probability', got 'probabilty'",
+        ),
+        (
+            A + "probability ( c ) { table 1; }",
+            r"line 2: expected one of the variables \('a',\), got 'c'",
+        ),
+        (
+            A + "probability ( a ) {\n table 0.5, 0.6; }",
+            r"line 3: expected probabilities that sum to 1, not \[1.1\]",
+        ),
+        (
+            A + "probability ( a ) { table 0.5, 0.25, 0.25; }",
+            "line 2: expected 2 probabilities, not 3",
+        ),
+        (
+            A + "probability ( a ) { table 0.5, -0.5; }",
+            "line 2: expected a number >= 0, got '-0.5'",
+        ),
         (A + "probability ( a ) { table 0.5, nan; }", "line 2: expected a number >= 0, got 'nan'"),
-        (A + "probability ( a ) { table 0.5, 0.5", "line 2: expected a number >= 0, got the end of the text"),
-        (A + B + "probability ( b | a ) {\n (x) 1, 0; }", r"line 5: expected probabilities of 'b' for \('y',\)"),
-        (A + B + "probability ( b | a ) { (z) 1, 0; }", r"line 4: expected one of \('x', 'y'\) \(a\), got 'z'"),
+        (
+            A + "probability ( a ) { table 0.5, 0.5",
+            "line 2: expected a number >= 0, got the end of the text",
+        ),
+        (
+            A + B + "probability ( b | a ) {\n (x) 1, 0; }",
+            r"line 5: expected probabilities of 'b' for \('y',\)",
+        ),
+        (
+            A + B + "probability ( b | a ) { (z) 1, 0; }",
+            r"line 4: expected one of \('x', 'y'\) \(a\), got 'z'",
+        ),
         (A + B + "probability ( b | a ) { (x, x) 1, 0; }", r"line 4: expected '\)', got 'x'"),
         ("variable a { type discrete [ 3 ] { x, y }; }", "line 1: expected 3 states, got '}'"),
         (A, r"probability block for every variable, got none for \['a'\]"),
@@ -132,13 +169,22 @@ def test_errors_name_the_line_and_what_stands_there(text, message):
 
 C = "variable a { type discrete [ 2 ] { x, y }; }\nvariable b { type discrete [ 2 ] { x, y }; }\n"
 TWICE = {
-    "variable": (A + A, "line 2: expected variables that differ, got 'a' again, which line 1 has already"),
-    "state": ("variable a { type discrete [ 2 ] { x,\nx }; }", "line 2: expected states that differ, got 'x' again"),
+    "variable": (
+        A + A,
+        "line 2: expected variables that differ, got 'a' again, which line 1 has already",
+    ),
+    "state": (
+        "variable a { type discrete [ 2 ] { x,\nx }; }",
+        "line 2: expected states that differ, got 'x' again",
+    ),
     "type": (
         "variable a { type discrete [ 1 ] { x };\ntype discrete [ 1 ] { y }; }",
         "line 2: expected one type, got a second one",
     ),
-    "no type": ("variable a {\n }", "line 2: expected 'type discrete' and the states before it, got '}'"),
+    "no type": (
+        "variable a {\n }",
+        "line 2: expected 'type discrete' and the states before it, got '}'",
+    ),
     "no states": ("variable a { type discrete [ 0 ] { }; }", "line 1: expected 1 states, got '}'"),
     "network": ("network n { }\nnetwork m { }", "line 2: expected one network, got a second one"),
     "block": (
@@ -149,21 +195,36 @@ TWICE = {
         A + "probability ( a ) { table 0.5, 0.5;\n table 0.1, 0.9; }",
         "line 3: expected each row, table and default once, got one again that line 2 has already",
     ),
-    "row": (A + B + "probability ( b | a ) { (x) 1, 0; (y) 1, 0;\n (x) 0, 1; }", "line 5: expected each row"),
-    "default": (A + B + "probability ( b | a ) { default 1, 0;\n default 0, 1; }", "line 5: expected each row"),
+    "row": (
+        A + B + "probability ( b | a ) { (x) 1, 0; (y) 1, 0;\n (x) 0, 1; }",
+        "line 5: expected each row",
+    ),
+    "default": (
+        A + B + "probability ( b | a ) { default 1, 0;\n default 0, 1; }",
+        "line 5: expected each row",
+    ),
     "table and row": (
         A + B + "probability ( b | a ) { table 1, 0, 0, 1;\n (x) 0, 1; }",
         "line 5: expected one table, or rows and a default, got both",
     ),
-    "own parent": (A + "probability ( a | a ) { default 1, 0; }", "line 2: expected a child and parents that differ"),
-    "parent": (C + "probability ( a | b, b ) { default 1, 0; }", "line 3: expected a child and .* got 'b' again"),
+    "own parent": (
+        A + "probability ( a | a ) { default 1, 0; }",
+        "line 2: expected a child and parents that differ",
+    ),
+    "parent": (
+        C + "probability ( a | b, b ) { default 1, 0; }",
+        "line 3: expected a child and .* got 'b' again",
+    ),
     "cycle": (
         C + "probability ( a | b ) { default 1, 0; }\nprobability ( b | a ) { default 1, 0; }",
         "line [34]: expected a network without cycles, got (a -> b -> a|b -> a -> b)",
     ),
     "comment": (A + "/* the rest ...", r"line 2: expected the end of a comment, '\*/', got none"),
     "nothing": ("// nothing\n", "line 2: expected 'variable', got the end of the text"),
-    "underscore": (A + "probability ( a ) { table 0.5, 0_0.5; }", "line 2: expected a number >= 0, got '0_0.5'"),
+    "underscore": (
+        A + "probability ( a ) { table 0.5, 0_0.5; }",
+        "line 2: expected a number >= 0, got '0_0.5'",
+    ),
     "no name": ('variable "" { }', "line 1: expected a name"),
 }
 
@@ -179,12 +240,16 @@ def test_tables_that_no_memory_holds_are_refused():
     names = [f"v{i}" for i in range(41)]
     text = "".join(f"variable {name} {{ type discrete [ 2 ] {{ x, y }}; }}\n" for name in names)
     with pytest.raises(
-        ValueError, match=r"line 42: expected a table of at most 33,554,432 numbers.* for 40 parents of 'v0'"
+        ValueError,
+        match=r"line 42: expected a table of at most 33,554,432 numbers.* for 40 parents of 'v0'",
     ):
         parse_bif(text + f"probability ( v0 | {', '.join(names[1:])} ) {{ default 0.5, 0.5; }}")
     text = "".join(f"variable v{i} {{ type discrete [ 1 ] {{ x }}; }}\n" for i in range(70))
     with pytest.raises(ValueError, match=r"line 71: .* and 60 parents"):
-        parse_bif(text + f"probability ( v0 | {' '.join(f'v{i}' for i in range(1, 70))} ) {{ default 1; }}")
+        parse_bif(
+            text
+            + f"probability ( v0 | {' '.join(f'v{i}' for i in range(1, 70))} ) {{ default 1; }}"
+        )
 
 
 @pytest.mark.parametrize("part", ["/* ", "/", '" "', "variable a {", "( ", "property ", "// x\n"])
@@ -211,8 +276,14 @@ probability ( "family out" ) { table 0.15 0.85 ; }
 
 def test_the_dialect_of_javabayes():
     tables = parse_bif(JAVA)
-    assert tables.name == "Dog Problem" and tables.parents == {"family out": (), "light-on": ("family out",)}
-    assert tables.tables["light-on"].tolist() == [pytest.approx([0.6, 0.4]), pytest.approx([0.05, 0.95])]
+    assert tables.name == "Dog Problem" and tables.parents == {
+        "family out": (),
+        "light-on": ("family out",),
+    }
+    assert tables.tables["light-on"].tolist() == [
+        pytest.approx([0.6, 0.4]),
+        pytest.approx([0.05, 0.95]),
+    ]
     again = parse_bif(format_bif(tables))
     assert again[:3] == tables[:3]
 
@@ -237,7 +308,9 @@ def test_files_that_are_none_are_named(tmp_path, monkeypatch):
     (tmp_path / "cut").write_bytes(packed[:-20])
     (tmp_path / "flipped").write_bytes(packed[:60] + bytes([packed[60] ^ 255]) + packed[61:])
     for name in ("pipe", "folder", "wrong", "cut", "flipped"):
-        with pytest.raises(ValueError, match=rf"{tmp_path / name}.*expected|expected.*{tmp_path / name}"):
+        with pytest.raises(
+            ValueError, match=rf"{tmp_path / name}.*expected|expected.*{tmp_path / name}"
+        ):
             read_bif(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read_bif(tmp_path / "nothing")
@@ -275,13 +348,18 @@ def test_networks_answer_like_enumeration(text):
     sums = {name: torch.zeros(len(states)) for name, states in tables.states.items()}
     for row in itertools.product(*(range(len(states)) for states in tables.states.values())):
         place = dict(zip(names, row, strict=True))
-        values = [tables.tables[n][(*(place[p] for p in tables.parents[n]), place[n])].item() for n in names]
+        values = [
+            tables.tables[n][(*(place[p] for p in tables.parents[n]), place[n])].item()
+            for n in names
+        ]
         if place[last] == 0:
             for name in names:
                 sums[name][place[name]] += torch.tensor(values).prod()
     found = network.marginals(tables.row(**{last: tables.states[last][0]}))
     for name in names:
-        torch.testing.assert_close(found[name][0], sums[name] / sums[name].sum(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            found[name][0], sums[name] / sums[name].sum(), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_rows_by_the_names_of_states():

@@ -17,7 +17,9 @@ from probgen.core import cache
 from probgen.core.graphs import native
 
 NOBODY = 65534
-AS_ROOT = pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="gives files to another user")
+AS_ROOT = pytest.mark.skipif(
+    os.name != "posix" or os.getuid() != 0, reason="gives files to another user"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,9 @@ def mode(path):
         ({"PROBGEN_CACHE": "", "XDG_CACHE_HOME": ""}, ".cache/probgen/kind"),
     ],
 )
-def test_the_folder_is_where_the_environment_says_and_private(variables, expected, tmp_path, monkeypatch):
+def test_the_folder_is_where_the_environment_says_and_private(
+    variables, expected, tmp_path, monkeypatch
+):
     monkeypatch.delenv(cache.FOLDER)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     for name, value in {"HOME": "{}", **variables}.items():
@@ -93,7 +97,10 @@ def test_folders_of_others_links_and_no_folders_are_not_used(planted, below, hom
     planted(home / "kind" if below else home)
     with caplog.at_level(logging.WARNING, "probgen"):
         found = cache.folder("kind")
-    assert not found.is_relative_to(home.resolve().parent) and mode(found) == mode(found.parent) == 0o700
+    assert (
+        not found.is_relative_to(home.resolve().parent)
+        and mode(found) == mode(found.parent) == 0o700
+    )
     assert "kept for this process only" in caplog.text
     assert cache.folder("kind") == found
 
@@ -136,8 +143,17 @@ def sealed():
 
 def test_files_cut_anywhere_or_with_any_byte_changed_are_not_believed(sealed):
     whole = sealed.read_bytes()
-    others = [whole[:end] for end in range(len(whole))] + [whole + b"\n", whole + b"x", b"\n" + whole, b"\xff" * 70]
-    others += [whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :] for i in range(len(whole)) for bit in range(8)]
+    others = [whole[:end] for end in range(len(whole))] + [
+        whole + b"\n",
+        whole + b"x",
+        b"\n" + whole,
+        b"\xff" * 70,
+    ]
+    others += [
+        whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :]
+        for i in range(len(whole))
+        for bit in range(8)
+    ]
     for other in others:
         sealed.write_bytes(other)
         assert cache.read_sealed(sealed) is None
@@ -195,7 +211,9 @@ def _write_often(file, mark):
 
 def test_processes_that_write_the_same_file_never_mix(sealed):
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_write_often, args=(sealed, mark)) for mark in (b"a", b"b", b"c")]
+    processes = [
+        context.Process(target=_write_often, args=(sealed, mark)) for mark in (b"a", b"b", b"c")
+    ]
     for process in processes:
         process.start()
     while any(process.is_alive() for process in processes):
@@ -218,7 +236,14 @@ def test_a_process_that_has_forked_has_another_temporary_folder():
 @pytest.mark.parametrize(
     ("given", "size"),
     [
-        *[("", 2 * 2**30), ("0", 0), ("1000", 1000), ("5k", 5 * 2**10), ("500M", 500 * 2**20), ("3 GB", 3 * 2**30)],
+        *[
+            ("", 2 * 2**30),
+            ("0", 0),
+            ("1000", 1000),
+            ("5k", 5 * 2**10),
+            ("500M", 500 * 2**20),
+            ("3 GB", 3 * 2**30),
+        ],
         *[("1.5G", None), ("-1", None), ("much", None), ("G", None), ("1P", None)],
     ],
 )
@@ -266,7 +291,9 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     with native._quiet():
         options = native._known(native.LIBRARY) | {"aot_inductor.output_path": str(folder)}
-        return Path(torch._inductor.aot_compile(native._plain(GRAPH), (torch.ones(3),), options=options))
+        return Path(
+            torch._inductor.aot_compile(native._plain(GRAPH), (torch.ones(3),), options=options)
+        )
 
 
 @pytest.fixture
@@ -313,7 +340,9 @@ def with_no_size(file):
     cache.write_sealed(file, b"whole, but of no use")
 
 
-@pytest.mark.parametrize("change", [*CHANGES, cut_short, with_another_byte, with_a_path, with_no_library, with_no_size])
+@pytest.mark.parametrize(
+    "change", [*CHANGES, cut_short, with_another_byte, with_a_path, with_no_library, with_no_size]
+)
 def test_damaged_and_planted_libraries_are_made_anew(change, compiler, capfd):
     right()
     right()
@@ -345,7 +374,9 @@ def test_a_full_disk_is_no_obstacle(compiler, monkeypatch):
 
 def test_operations_without_machine_code_are_found_again(home):
     """Their calls are described in a second file beside the library."""
-    graph = make_fx(lambda x: (torch.linalg.cholesky_ex(x @ x.T + torch.eye(3))[0],))(torch.ones(3, 3))
+    graph = make_fx(lambda x: (torch.linalg.cholesky_ex(x @ x.T + torch.eye(3))[0],))(
+        torch.ones(3, 3)
+    )
     x = torch.rand(3, 3)
     expected = torch.linalg.cholesky(x @ x.T + torch.eye(3))
     for found in (native.by_inductor(graph, [x]), native._kept(graph, [x])):
@@ -369,14 +400,20 @@ def test_another_process_finds_what_this_one_has_made(compiler):
     """Also after this one has compiled, which leaves traces in torch's settings."""
     right()
     code = "from test_cache import *; print(native._file(GRAPH, [torch.ones(3)]).exists())"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert run.stdout.split() == ["True"]
 
 
 def test_what_a_machine_and_a_compiler_are(monkeypatch):
     told = " ".join(native._machine())
-    assert torch.__version__ in told and ("flags" in told or "Features" in told or not Path("/proc/cpuinfo").exists())
+    assert torch.__version__ in told and (
+        "flags" in told or "Features" in told or not Path("/proc/cpuinfo").exists()
+    )
     before = native._compiler()
     with torch._inductor.config.patch(native.LIBRARY):
         pass
@@ -390,7 +427,9 @@ def test_what_a_machine_and_a_compiler_are(monkeypatch):
 
 
 @pytest.mark.parametrize("before", [None, "torch's", "chosen"])
-def test_torchs_own_cache_is_private_too_unless_the_user_has_chosen_it(before, home, monkeypatch, tmp_path):
+def test_torchs_own_cache_is_private_too_unless_the_user_has_chosen_it(
+    before, home, monkeypatch, tmp_path
+):
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     value = {"torch's": default_cache_dir(), "chosen": str(tmp_path / "chosen")}.get(before)
@@ -400,6 +439,8 @@ def test_torchs_own_cache_is_private_too_unless_the_user_has_chosen_it(before, h
     with native._own_folder():
         inside = Path(os.environ[native.TORCHS])
         assert (
-            (inside == Path(value)) if before == "chosen" else (mode(inside) == 0o700 and inside.is_relative_to(home))
+            (inside == Path(value))
+            if before == "chosen"
+            else (mode(inside) == 0o700 and inside.is_relative_to(home))
         )
     assert os.environ.get(native.TORCHS) == value

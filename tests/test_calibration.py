@@ -38,7 +38,9 @@ class Exact:
             precision = -hessian(log_density, start)
             mean = start + torch.linalg.solve(precision, value_and_grad(log_density)(start)[1])
             root = torch.linalg.cholesky(torch.linalg.inv(precision))
-            noise = torch.randn(plan.tune + plan.draws, len(start), generator=torch.Generator().manual_seed(seed))
+            noise = torch.randn(
+                plan.tune + plan.draws, len(start), generator=torch.Generator().manual_seed(seed)
+            )
             return Walk(mean + (self.spread * noise + self.shift) @ root.T, {})
 
         return chain
@@ -46,7 +48,9 @@ class Exact:
 
 def calibrate(sampler, **options):
     sizes = {"sims": 200, "draws": 19, "thin": 1, "tune": 1, "seed": 0} | options
-    return simulation_based_calibration(regression, X, torch.zeros(10), sampler=sampler, progress=False, **sizes)
+    return simulation_based_calibration(
+        regression, X, torch.zeros(10), sampler=sampler, progress=False, **sizes
+    )
 
 
 def test_exact_posteriors_have_uniform_ranks():
@@ -66,13 +70,17 @@ def test_p_values_are_those_of_scipy():
     counts = [torch.bincount(column, minlength=20).numpy() for column in ranks.T]
     truth = [scipy.stats.chisquare(count).pvalue for count in counts]
     torch.testing.assert_close(uniformity(ranks, 19).double(), torch.tensor(truth).double())
-    halves = scipy.stats.chisquare([(ranks[:10, 0] < 10).sum().item(), (ranks[:10, 0] >= 10).sum().item()])
+    halves = scipy.stats.chisquare(
+        [(ranks[:10, 0] < 10).sum().item(), (ranks[:10, 0] >= 10).sum().item()]
+    )
     torch.testing.assert_close(uniformity(ranks[:10, 0], 19).item(), halves.pvalue)
 
 
 def test_seeds_make_it_reproducible_and_leave_the_generator_alone():
     before = torch.get_rng_state()
-    first, second = (calibrate(PyroNUTS(), sims=2, draws=2, tune=2).ranks["slope"] for _ in range(2))
+    first, second = (
+        calibrate(PyroNUTS(), sims=2, draws=2, tune=2).ranks["slope"] for _ in range(2)
+    )
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -91,7 +99,9 @@ def test_nutpie_is_calibrated():
     sizes = {"sims": 60, "draws": 9, "thin": 5, "tune": 100, "seed": 0}
     errors = torch.tensor([5.0, 8.0, 10.0, 12.0])
     try:
-        found = simulation_based_calibration(schools, errors, torch.zeros(4), sampler=Nutpie(), progress=False, **sizes)
+        found = simulation_based_calibration(
+            schools, errors, torch.zeros(4), sampler=Nutpie(), progress=False, **sizes
+        )
     except NotCompilable as reason:
         pytest.skip(str(reason))
     assert set(found.ranks) == {"mu", "tau", "effect"}

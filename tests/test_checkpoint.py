@@ -112,18 +112,24 @@ def test_a_link_is_written_through_and_permissions_are_kept(path):
     assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o640
     path.chmod(0o604)
     write(link, {"a": torch.zeros(1)}, {})
-    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o604 and not read(path)[0]["a"].item()
+    assert (
+        link.is_symlink() and path.stat().st_mode & 0o777 == 0o604 and not read(path)[0]["a"].item()
+    )
 
 
 def test_long_names_and_what_a_killed_writer_left(path):
     path = path.with_name("n" * 255)
     write(path, {"a": torch.ones(1)}, {})
-    killed, at_work = (path.with_name(f"{_prefix(path)}{name}.part") for name in ("killed", "at_work"))
+    killed, at_work = (
+        path.with_name(f"{_prefix(path)}{name}.part") for name in ("killed", "at_work")
+    )
     killed.touch()
     with at_work.open("w") as other:
         assert _lock(other.fileno())
         write(path, {"a": torch.ones(1)}, {})
-        assert sorted(file.name for file in path.parent.iterdir()) == sorted([at_work.name, path.name])
+        assert sorted(file.name for file in path.parent.iterdir()) == sorted(
+            [at_work.name, path.name]
+        )
 
 
 def test_what_a_file_cannot_hold_is_refused_by_name(path):
@@ -146,7 +152,11 @@ VALUES = {
 
 def alike(one, other):
     if isinstance(one, dict):
-        return type(one) is type(other) and [*one] == [*other] and all(alike(one[key], other[key]) for key in one)
+        return (
+            type(one) is type(other)
+            and [*one] == [*other]
+            and all(alike(one[key], other[key]) for key in one)
+        )
     if isinstance(one, list | tuple):
         return type(one) is type(other) and len(one) == len(other) and all(map(alike, one, other))
     if isinstance(one, torch.Tensor | np.ndarray):
@@ -162,7 +172,9 @@ def test_python_state_comes_back_of_the_types_that_it_had(kind, path):
     assert alike(VALUES[kind], unpack(metadata["packed"], tensors))
 
 
-@pytest.mark.parametrize("value", [len, object(), {"x": [len]}, type("Float", (float,), {})(1.0), torch.Generator()])
+@pytest.mark.parametrize(
+    "value", [len, object(), {"x": [len]}, type("Float", (float,), {})(1.0), torch.Generator()]
+)
 def test_other_python_state_is_refused_by_name(value):
     with pytest.raises(CheckpointError, match=r"expected schedule(\.x\.0)? to be numbers"):
         pack(value, "schedule", {})
@@ -189,7 +201,10 @@ def test_load_names_all_differences_and_leaves_the_module_alone(path):
     save(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), path)
     other = nn.Sequential(nn.Linear(2, 4))
     before = [p.clone() for p in other.parameters()]
-    with pytest.raises(CheckpointError, match=r"unexpected 1.weight.*0.weight: expected shape \(4, 2\), got \(3, 2\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"unexpected 1.weight.*0.weight: expected shape \(4, 2\), got \(3, 2\)",
+    ):
         load(other, path)
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
 

@@ -8,7 +8,11 @@ import torch
 from sklearn.metrics import mutual_info_score
 
 import probgen as pg
-from probgen.distributions.graphs.dependence_tree import mutual_information, pair_counts, spanning_tree
+from probgen.distributions.graphs.dependence_tree import (
+    mutual_information,
+    pair_counts,
+    spanning_tree,
+)
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.mixture_of_trees import MixtureOfTrees
 
@@ -31,7 +35,11 @@ def likelihood_of(x, levels, edges, smoothing=0.0):
         parent = next(iter(networkx.predecessor(graph, 0)[child]), None)
         for value in range(levels[child]):
             for above in [None] if parent is None else range(levels[parent]):
-                rows = torch.ones(len(x), dtype=torch.bool) if parent is None else x[:, parent] == above
+                rows = (
+                    torch.ones(len(x), dtype=torch.bool)
+                    if parent is None
+                    else x[:, parent] == above
+                )
                 here = rows & (x[:, child] == value)
                 share = (here.sum() + smoothing) / (rows.sum() + smoothing * levels[child])
                 total[here] += share.double().log()
@@ -40,7 +48,10 @@ def likelihood_of(x, levels, edges, smoothing=0.0):
 
 def test_the_tree_is_the_best_of_all_125():
     x, levels = data()
-    trees = [networkx.from_prufer_sequence(list(code)).edges for code in itertools.product(range(5), repeat=3)]
+    trees = [
+        networkx.from_prufer_sequence(list(code)).edges
+        for code in itertools.product(range(5), repeat=3)
+    ]
     best = max(likelihood_of(x, levels, tree) for tree in trees)
     gen = ChowLiu(levels, smoothing=0.0)
     gen.initialise(x)
@@ -53,7 +64,9 @@ def test_smoothed_tables_are_counts_and_em_stays():
     result = pg.em(gen, x)
     assert result.converged and result.steps == 1
     edges = [(d, p) for d, p in enumerate(gen.parents.tolist()) if p >= 0]
-    assert result.log_likelihood[-1].item() == pytest.approx(likelihood_of(x, levels, edges, 1.0), abs=1e-5)
+    assert result.log_likelihood[-1].item() == pytest.approx(
+        likelihood_of(x, levels, edges, 1.0), abs=1e-5
+    )
 
 
 def test_mutual_information_is_that_of_scikit_learn():
@@ -82,7 +95,9 @@ def test_missing_entries_are_summed_out():
     log_p = gen().log_prob(states)
     assert log_p.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
     rows = x[:40].masked_fill(torch.rand(40, 5) < 0.5, torch.nan)
-    truth = torch.stack([log_p[((states == row) | row.isnan()).all(-1)].logsumexp(0) for row in rows])
+    truth = torch.stack(
+        [log_p[((states == row) | row.isnan()).all(-1)].logsumexp(0) for row in rows]
+    )
     assert torch.allclose(gen().log_prob(rows), truth, atol=1e-5)
 
 
@@ -116,7 +131,11 @@ def test_sizes_are_checked():
 def two_trees(rows=600):
     """Half of the rows: columns in pairs; the other half: the pairs crossed."""
     torch.manual_seed(0)
-    a, b, flips = torch.randint(2, (rows, 1)), torch.randint(2, (rows, 1)), torch.rand(rows, 2) < 0.05
+    a, b, flips = (
+        torch.randint(2, (rows, 1)),
+        torch.randint(2, (rows, 1)),
+        torch.rand(rows, 2) < 0.05,
+    )
     straight, crossed = torch.cat([a, a, b, b], 1), torch.cat([a, b, b, a], 1)
     x = torch.where(torch.arange(rows)[:, None] < rows / 2, straight, crossed).float()
     x[:, 2:] = torch.where(flips, 1 - x[:, 2:], x[:, 2:])
@@ -129,7 +148,9 @@ def test_a_mixture_of_one_tree_is_the_tree():
     pg.em(tree, x)
     result = pg.em(mixture, x, seed=0)
     assert result.steps <= 2
-    assert result.log_likelihood[-1].item() == pytest.approx(mixture().log_prob(x).mean().item(), abs=1e-5)
+    assert result.log_likelihood[-1].item() == pytest.approx(
+        mixture().log_prob(x).mean().item(), abs=1e-5
+    )
     assert torch.allclose(mixture().log_prob(x), tree().log_prob(x), atol=1e-5)
 
 
@@ -145,7 +166,9 @@ def test_em_of_a_mixture_rises_and_its_mass_is_enumerated():
     log_p = gen().log_prob(states)
     assert log_p.exp().sum().item() == pytest.approx(1.0, abs=1e-9)
     by_hand = torch.zeros(16, dtype=torch.float64)
-    for weight, parents, logits in zip(gen.weights.softmax(0), gen.parents.tolist(), gen.logits, strict=True):
+    for weight, parents, logits in zip(
+        gen.weights.softmax(0), gen.parents.tolist(), gen.logits, strict=True
+    ):
         mass = weight.repeat(16)
         for d, p in enumerate(parents):
             above = states[:, p].long() if p >= 0 else torch.zeros(16, dtype=torch.long)

@@ -75,18 +75,26 @@ class Outcome:
 
         usual = {"steps": 6, "batch_size": 4, "seed": 3, "verdict": False}
         settings = {k: v for k, v in (usual | settings).items() if v is not None}
-        self.history = fit(self.gen, data, self.objective, optimizer=remembered, compile=compile, **settings)
+        self.history = fit(
+            self.gen, data, self.objective, optimizer=remembered, compile=compile, **settings
+        )
         self.optimizer = made[0]
 
     def tensors(self):
         """Everything by name."""
         found = {}
         for index, kept in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer {index} {k}": torch.as_tensor(v) for k, v in kept.items() if v is not None}
+            found |= {
+                f"optimizer {index} {k}": torch.as_tensor(v)
+                for k, v in kept.items()
+                if v is not None
+            }
         found |= {f"model {name}": value for name, value in self.gen.state_dict().items()}
         found |= {f"buffer {name}": value for name, value in self.gen.named_buffers()}
         if self.objective is not None:
-            found |= {f"objective {name}": value for name, value in self.objective.state_dict().items()}
+            found |= {
+                f"objective {name}": value for name, value in self.objective.state_dict().items()
+            }
         return found
 
 
@@ -95,22 +103,31 @@ def same(one, other, rtol=1e-4):
     near = {"rtol": rtol, "atol": rtol * 1e-2}
     close(one.history.loss, other.history.loss, **near)
     close(one.history.gradient_norm, other.history.gradient_norm, **near)
-    assert [step for step, _ in one.history.validation] == [step for step, _ in other.history.validation]
+    assert [step for step, _ in one.history.validation] == [
+        step for step, _ in other.history.validation
+    ]
     close([v for _, v in one.history.validation], [v for _, v in other.history.validation], **near)
     first, second = one.tensors(), other.tensors()
     assert first.keys() == second.keys()
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, **near, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            second[name], value, **near, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def close(one, other, **near):
-    torch.testing.assert_close(torch.tensor(other).double(), torch.tensor(one).double(), equal_nan=True, **near)
+    torch.testing.assert_close(
+        torch.tensor(other).double(), torch.tensor(one).double(), equal_nan=True, **near
+    )
 
 
 def agree(make, data=None, rtol=1e-4, **settings):
     """Trains twice from the same start, as told and as graphs; gives both outcomes."""
     data = rows() if data is None else data
-    runs = [Outcome(make, data() if callable(data) else data, compile, **settings) for compile in (False, True)]
+    runs = [
+        Outcome(make, data() if callable(data) else data, compile, **settings)
+        for compile in (False, True)
+    ]
     assert runs[1].history.compiled.startswith("from step ")
     same(*runs, rtol)
     return runs
@@ -139,7 +156,9 @@ def test_families(member, replayed):
 
 OBJECTIVES = {
     "beta": lambda: ELBO(beta=0.5),
-    "schedule, free bits, particles": lambda: ELBO(beta=linear_warmup(4), free_bits=0.3, particles=2),
+    "schedule, free bits, particles": lambda: ELBO(
+        beta=linear_warmup(4), free_bits=0.3, particles=2
+    ),
     "cycles, runs one by one": lambda: ELBO(beta=cyclical(3), particles=2, vectorized=False),
     "IWAE": lambda: IWAE(particles=3),
     "Renyi": lambda: Renyi(alpha=0.5, particles=3),
@@ -170,7 +189,9 @@ class Labels(LatentVariableModel):
             pyro.sample("k", dist.OneHotCategorical(logits=self.encoder(x)))
 
 
-@pytest.mark.parametrize("objective", [lambda: ELBO(particles=3), OBJECTIVES["WakeSleep"]], ids=["ELBO", "WakeSleep"])
+@pytest.mark.parametrize(
+    "objective", [lambda: ELBO(particles=3), OBJECTIVES["WakeSleep"]], ids=["ELBO", "WakeSleep"]
+)
 def test_discrete_draws(objective, replayed):
     agree(Labels, objective=objective)
 
@@ -225,10 +246,19 @@ LAWS = {
     "Dirichlet": (lambda: dist.Dirichlet(one), lambda: dist.Dirichlet(value("a"))),
     "Gamma": (each(lambda: dist.Gamma(one, 1.0)), each(lambda: dist.Gamma(value("a"), value("b")))),
     "Beta": (each(lambda: dist.Beta(one, 1.0)), each(lambda: dist.Beta(value("a"), value("b")))),
-    "StudentT": (each(lambda: N(one, 1.0)), each(lambda: dist.StudentT(3 + value("a"), value("b")))),
-    "Weibull": (each(lambda: dist.Gamma(one, 1.0)), each(lambda: dist.Weibull(value("a"), value("b")))),
+    "StudentT": (
+        each(lambda: N(one, 1.0)),
+        each(lambda: dist.StudentT(3 + value("a"), value("b"))),
+    ),
+    "Weibull": (
+        each(lambda: dist.Gamma(one, 1.0)),
+        each(lambda: dist.Weibull(value("a"), value("b"))),
+    ),
     "Poisson": (each(lambda: dist.Poisson(one)), each(lambda: dist.Poisson(value("a")))),
-    "LKJCholesky": (lambda: dist.LKJCholesky(2, 1.0), lambda: dist.LKJCholesky(2, value("a", shape=()))),
+    "LKJCholesky": (
+        lambda: dist.LKJCholesky(2, 1.0),
+        lambda: dist.LKJCholesky(2, value("a", shape=())),
+    ),
 }
 
 
@@ -400,7 +430,16 @@ def test_optimizers_schedules_clipping_and_averages(optimizer, replayed):
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, 20, cycle_momentum=cycle)
 
     held_out = rows(6, seed=1)
-    agree(Law, rows() * 3, optimizer=optimizer, scheduler=schedule, clip=0.5, ema=0.8, steps=11, validation=held_out)
+    agree(
+        Law,
+        rows() * 3,
+        optimizer=optimizer,
+        scheduler=schedule,
+        clip=0.5,
+        ema=0.8,
+        steps=11,
+        validation=held_out,
+    )
 
 
 def test_hooks_of_optimizers_and_parameters(replayed):
@@ -436,7 +475,12 @@ def step_schedule(optimizer):
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_precisions(precision, replayed):
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    agree(lambda: vae(dims=3), rows(dims=3), rtol=1e-4 if precision == "64-true" else 0.02, fabric=fabric)
+    agree(
+        lambda: vae(dims=3),
+        rows(dims=3),
+        rtol=1e-4 if precision == "64-true" else 0.02,
+        fabric=fabric,
+    )
 
 
 def test_learning_rates_set_by_a_callback(replayed):
@@ -452,22 +496,41 @@ def test_short_batches_at_the_end_of_epochs(replayed):
 
 
 def test_patience_restores_the_best_state(replayed):
-    settings = {"validation": rows(seed=2), "validate_every": 2, "patience": 2, "optimizer": adam(0.3), "ema": 0.5}
+    settings = {
+        "validation": rows(seed=2),
+        "validate_every": 2,
+        "patience": 2,
+        "optimizer": adam(0.3),
+        "ema": 0.5,
+    }
     runs = agree(Law, rows() + 5, steps=100, **settings)
     assert "no improvement" in runs[1].history.stopped
 
 
 def test_loaders(replayed):
-    agree(Law, lambda: DataLoader(TensorDataset(rows(14)), 4, shuffle=True), batch_size=None, steps=9)
+    agree(
+        Law, lambda: DataLoader(TensorDataset(rows(14)), 4, shuffle=True), batch_size=None, steps=9
+    )
 
 
 @pytest.mark.parametrize("halves", [(True, True), (True, False), (False, True)], ids=str)
 def test_resuming_across_modes(halves, replayed, tmp_path):
-    settings = {"ema": 0.9, "scheduler": step_schedule, "objective": lambda: ELBO(beta=linear_warmup(8))}
+    settings = {
+        "ema": 0.9,
+        "scheduler": step_schedule,
+        "objective": lambda: ELBO(beta=linear_warmup(8)),
+    }
     whole = Outcome(lambda: vae(dims=3), rows(dims=3), False, steps=10, **settings)
     settings["checkpoint"] = tmp_path / "state"
     Outcome(lambda: vae(dims=3), rows(dims=3), halves[0], steps=5, **settings)
-    resumed = Outcome(lambda: vae(dims=3), rows(dims=3), halves[1], steps=10, resume=True, **settings | {"seed": 99})
+    resumed = Outcome(
+        lambda: vae(dims=3),
+        rows(dims=3),
+        halves[1],
+        steps=10,
+        resume=True,
+        **settings | {"seed": 99},
+    )
     same(whole, resumed)
 
 
@@ -494,7 +557,16 @@ def test_a_loss_that_is_not_finite_leaves_the_state_before_it(replayed, tmp_path
         gen, made = Exploding(), []
         settings = {"optimizer": adam(0.1), "scheduler": partial(slower, made)}
         with pytest.raises(NonFiniteLoss, match="model keeps its state") as caught:
-            fit(gen, rows() + 9, steps=90, batch_size=4, seed=0, compile=compile, verdict=False, **settings)
+            fit(
+                gen,
+                rows() + 9,
+                steps=90,
+                batch_size=4,
+                seed=0,
+                compile=compile,
+                verdict=False,
+                **settings,
+            )
         histories.append(caught.value.history)
         states.append((gen.state_dict(), made[0].last_epoch, made[0].get_last_lr()))
     assert 5 < histories[0].steps == histories[1].steps
@@ -537,8 +609,12 @@ def test_the_model_is_its_own_again_afterwards(replayed):
     gen, state = outcome.gen, outcome.optimizer.state
     places = [p.untyped_storage().data_ptr() for p in gen.parameters()]
     assert len(set(places)) == len(places)
-    assert all(p.untyped_storage().nbytes() == p.numel() * p.element_size() for p in gen.parameters())
-    assert all(s["exp_avg"].untyped_storage().nbytes() == s["exp_avg"].numel() * 4 for s in state.values())
+    assert all(
+        p.untyped_storage().nbytes() == p.numel() * p.element_size() for p in gen.parameters()
+    )
+    assert all(
+        s["exp_avg"].untyped_storage().nbytes() == s["exp_avg"].numel() * 4 for s in state.values()
+    )
     again = [pickle.loads(pickle.dumps(gen)), copy.deepcopy(gen), vae(dims=3)]
     again[2].load_state_dict(gen.state_dict())
     for other in again:
@@ -642,14 +718,21 @@ class ManyLayouts(Odd):
     """Parameters with strides of their own, one too large to be laid beside others, of two precisions."""
 
     def setup(self):
-        self.turned, self.large = nn.Parameter(torch.randn(4, 2).T), nn.Parameter(torch.randn(5000) / 100)
+        self.turned, self.large = (
+            nn.Parameter(torch.randn(4, 2).T),
+            nn.Parameter(torch.randn(5000) / 100),
+        )
         self.wide = nn.Parameter(torch.randn(4, 4)[:, ::2].detach())
         self.precise = nn.Parameter(torch.randn(2, dtype=torch.float64))
         self.register_buffer("phase", torch.tensor([1.0 + 1.0j, 2.0]))
         self.register_buffer("expanded", torch.ones(1).expand(2))
 
     def mean(self):
-        mean = self.turned.mean(1) * self.phase.abs() + self.wide.mean(0) * self.expanded + self.large.mean()
+        mean = (
+            self.turned.mean(1) * self.phase.abs()
+            + self.wide.mean(0) * self.expanded
+            + self.large.mean()
+        )
         return self.loc.mean(0) + mean + self.precise.float()
 
 
@@ -691,12 +774,24 @@ class ConstantMask(Odd):
         return self.loc[self.kept].sum(0) / len(self.loc[self.kept])
 
 
-FOLLOWED = (BuffersInPlace, FlagInPlace, FrozenParameterFollows, PlainTensorInPlace, Clamped, Shrunk, TiedAndUnused)
+FOLLOWED = (
+    BuffersInPlace,
+    FlagInPlace,
+    FrozenParameterFollows,
+    PlainTensorInPlace,
+    Clamped,
+    Shrunk,
+    TiedAndUnused,
+)
 
 
-@pytest.mark.parametrize("kind", [*FOLLOWED, ManyLayouts, Hooked, Functional, KeepsWhatItComputed, ConstantMask])
+@pytest.mark.parametrize(
+    "kind", [*FOLLOWED, ManyLayouts, Hooked, Functional, KeepsWhatItComputed, ConstantMask]
+)
 def test_changes_are_followed(kind, replayed):
-    one, other = agree(kind, ema=0.9, optimizer=adam(0.1, fused=False))  # fused updates need dense parameters
+    one, other = agree(
+        kind, ema=0.9, optimizer=adam(0.1, fused=False)
+    )  # fused updates need dense parameters
     plain = {name: v for name, v in vars(one.gen).items() if torch.is_tensor(v) and name != "last"}
     torch.testing.assert_close(plain, {name: vars(other.gen)[name] for name in plain})
 
@@ -733,7 +828,10 @@ class ReadsFlag(Odd):
 
 class ReadsList(Odd):
     def mean(self):
-        return self.loc[int(np.argmax(self.loc.detach().sum(1).numpy()))] + self.loc.detach().sum(1).tolist()[0]
+        return (
+            self.loc[int(np.argmax(self.loc.detach().sum(1).numpy()))]
+            + self.loc.detach().sum(1).tolist()[0]
+        )
 
 
 class Mask(Odd):
@@ -893,7 +991,9 @@ class Weighted(Odd):
 
 def test_one_graph_for_each_shape_and_number_in_batches(replayed, monkeypatch):
     built, build = [], compiling.Step.build
-    monkeypatch.setattr(compiling.Step, "build", lambda step, *a, **k: (built.append(step), build(step, *a, **k)))
+    monkeypatch.setattr(
+        compiling.Step, "build", lambda step, *a, **k: (built.append(step), build(step, *a, **k))
+    )
     agree(Weighted, Shapes(), batch_size=None, steps=16)
     assert len(built) == 6
 
@@ -913,7 +1013,9 @@ class Sometimes(Odd):
 @pytest.mark.parametrize("small_first", [True, False])
 def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_compile, monkeypatch):
     """Their own counts of steps go on as without compilation, whichever batches come before a graph is tried."""
-    monkeypatch.setattr("probgen.train.engine.Engine._worth_recording", lambda engine, remaining: not engine.steps)
+    monkeypatch.setattr(
+        "probgen.train.engine.Engine._worth_recording", lambda engine, remaining: not engine.steps
+    )
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
     both = [rows(3, seed=2), rows(4, seed=1)]
     batches = [*(both if small_first else reversed(both)), rows(4, seed=3)]
@@ -956,9 +1058,13 @@ class Elsewhere:
 
 
 @pytest.mark.parametrize("reason", [None, "no disk"])
-def test_steps_go_on_while_graphs_are_compiled_in_the_background(reason, eager_to_compile, replayed, monkeypatch):
+def test_steps_go_on_while_graphs_are_compiled_in_the_background(
+    reason, eager_to_compile, replayed, monkeypatch
+):
     monkeypatch.setattr("probgen.train.engine.ELSEWHERE", -1.0)
-    monkeypatch.setattr("probgen.train.engine.Background", type("Told", (Elsewhere,), {"reason": reason}))
+    monkeypatch.setattr(
+        "probgen.train.engine.Background", type("Told", (Elsewhere,), {"reason": reason})
+    )
     settings = {"steps": 14, "ema": 0.9, "scheduler": step_schedule, "clip": 1.0}
     plain = Outcome(lambda: vae(dims=3), rows(dims=3), False, **settings)
     with pytest.warns(FitWarning, match=reason) if reason else nullcontext():
@@ -967,7 +1073,9 @@ def test_steps_go_on_while_graphs_are_compiled_in_the_background(reason, eager_t
     same(plain, tried)
 
 
-@pytest.mark.parametrize("of_fabric", [{"world_size": 2}, {"scaler": object()}], ids=["processes", "scaler"])
+@pytest.mark.parametrize(
+    "of_fabric", [{"world_size": 2}, {"scaler": object()}], ids=["processes", "scaler"]
+)
 def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
     def run():
         precision = SimpleNamespace(scaler=of_fabric.get("scaler"))
@@ -1002,7 +1110,9 @@ class Everything(LatentVariableModel):
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(2, 6, bias=False), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
+        self.encoder = nn.Sequential(
+            nn.Linear(2, 6, bias=False), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3)
+        )
         self.loc, self.rate = nn.Parameter(torch.randn(2)), nn.Parameter(torch.zeros(()))
 
     def model(self, x=None, context=None):
@@ -1022,13 +1132,20 @@ class Everything(LatentVariableModel):
 
 
 def test_compiled_with_all_kinds_of_randomness_and_state():
-    settings = {"clip": 1.0, "ema": 0.9, "scheduler": step_schedule, "objective": lambda: ELBO(beta=linear_warmup(9))}
+    settings = {
+        "clip": 1.0,
+        "ema": 0.9,
+        "scheduler": step_schedule,
+        "objective": lambda: ELBO(beta=linear_warmup(9)),
+    }
     agree(Everything, steps=12, validation=rows(seed=5), **settings)
 
 
 def test_compiled_in_double_precision_several_steps_at_once(monkeypatch):
     counts, most = [], compiling.Step.most
-    monkeypatch.setattr(compiling.Step, "most", lambda step: counts.append(most(step)) or counts[-1])
+    monkeypatch.setattr(
+        compiling.Step, "most", lambda step: counts.append(most(step)) or counts[-1]
+    )
     sgd = lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True)  # noqa: E731
     gen = lambda: vae(dims=3).double()  # noqa: E731
     agree(gen, rows(dims=3).double(), rtol=1e-8, steps=100, optimizer=sgd, scheduler=step_schedule)

@@ -62,7 +62,9 @@ DRAWS = {
     "bernoulli": lambda x: torch.bernoulli(torch.sigmoid(x + torch.randn(3))),
     "categorical": lambda x: dist.Categorical(logits=(x * torch.randn(4, 3)).mT).sample(),
     "gamma": lambda x: dist.Gamma(x.exp(), torch.ones(3)).sample() + torch.randn(3),
-    "poisson of a draw": lambda x: torch.poisson(dist.Gamma(torch.full((3,), 2.0), 1.0).rsample() + 0 * x),
+    "poisson of a draw": lambda x: torch.poisson(
+        dist.Gamma(torch.full((3,), 2.0), 1.0).rsample() + 0 * x
+    ),
     "permutation": lambda x: x[torch.randperm(3)],
     "dropout": lambda x: torch.nn.functional.dropout(x + torch.rand(3), 0.5),
     "in place": lambda x: (x + torch.rand(3)).mul_(2.0).index_fill_(0, torch.tensor([1]), 5.0),
@@ -87,7 +89,13 @@ def test_calls_share_arguments_with_their_neighbours_alone(together, recorded):
 
 def test_after_the_first_calls_and_a_recording_the_function_is_not_called_again(recorded):
     runs = []
-    list(repeated(lambda x: runs.append(0) or x + torch.rand(3), [Call((torch.zeros(3),))] * 50, together=10))
+    list(
+        repeated(
+            lambda x: runs.append(0) or x + torch.rand(3),
+            [Call((torch.zeros(3),))] * 50,
+            together=10,
+        )
+    )
     assert len(runs) == repeat.WATCHED + 1
 
 
@@ -99,7 +107,13 @@ def test_a_function_is_not_recorded_where_few_calls_are_left():
 
 def test_independent_draws_run_together_and_dependent_ones_one_by_one():
     calls = [Call()] * 5
-    for name, together in (("normal", 5), ("bernoulli", 5), ("categorical", 5), ("gamma", 1), ("permutation", 1)):
+    for name, together in (
+        ("normal", 5),
+        ("bernoulli", 5),
+        ("categorical", 5),
+        ("gamma", 1),
+        ("permutation", 1),
+    ):
         replay = Replay(record(DRAWS[name], torch.zeros(3)), together=5)
         assert replay.together == together
         assert len(replay([Call(own=(torch.zeros(3),)) for _ in calls])) == 5
@@ -139,7 +153,9 @@ def test_running_averages_are_left_to_the_program(recorded):
         list(repeated(lambda x: net(x), [Call((torch.randn(4, 2),))] * 6))
 
 
-@pytest.mark.parametrize(("total", "size"), [(1, 1), (7, 3), (10, 4), (12, 5), (5, 100), (1000, 256), (9, 2)])
+@pytest.mark.parametrize(
+    ("total", "size"), [(1, 1), (7, 3), (10, 4), (12, 5), (5, 100), (1000, 256), (9, 2)]
+)
 def test_windows_have_one_length_and_cover_each_entry_once(total, size):
     cuts = windows(total, size)
     assert len({cut.stop - cut.start for cut in cuts}) == 1 and cuts[0].stop <= size
@@ -171,7 +187,9 @@ def logistic(x, group, y):
 def counts(x):
     rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
     with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
+        z = pyro.sample(
+            "z", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"}
+        )
         pyro.deterministic("mean", rate * (1 + z), event_dim=0)
         pyro.sample("x", dist.Poisson(rate * (1 + z)), obs=x)
 
@@ -187,7 +205,9 @@ def vae():
 
 def dropping():
     gen = vae()
-    gen.decoder = Bernoulli(nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 5)))
+    gen.decoder = Bernoulli(
+        nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 5))
+    )
     return gen.train()
 
 
@@ -197,8 +217,14 @@ def mixed():
 
 
 ROWS = torch.bernoulli(torch.full((11, 5), 0.4), generator=torch.Generator().manual_seed(2))
-HOLES = torch.where(torch.rand(11, 5, generator=torch.Generator().manual_seed(3)) < 0.2, torch.nan, ROWS)
-REGRESSION = (torch.randn(6, 2, generator=torch.Generator().manual_seed(4)), GROUP, torch.tensor([0.0, 1, 1, 0, 1, 1]))
+HOLES = torch.where(
+    torch.rand(11, 5, generator=torch.Generator().manual_seed(3)) < 0.2, torch.nan, ROWS
+)
+REGRESSION = (
+    torch.randn(6, 2, generator=torch.Generator().manual_seed(4)),
+    GROUP,
+    torch.tensor([0.0, 1, 1, 0, 1, 1]),
+)
 COUNTS = torch.tensor([2.0, 5.0, 3.0, 1.0])
 
 SCORED = {
@@ -224,7 +250,9 @@ def scored(name):
 @pytest.mark.parametrize("name", SCORED)
 def test_recorded_scores_are_those_of_the_program(name, recorded):
     gen, batch = scored(name)
-    ours, plain = both(log_likelihood, gen, *batch, particles=40, max_rows=40 if name != "exact" else 16)
+    ours, plain = both(
+        log_likelihood, gen, *batch, particles=40, max_rows=40 if name != "exact" else 16
+    )
     assert (ours.kind, ours.particles) == (plain.kind, plain.particles)
     assert_close(ours.value, plain.value, rtol=1e-4, atol=1e-5)
 
@@ -237,7 +265,10 @@ def test_recorded_scores_average_to_the_marginal(recorded):
 
 def test_compiled_scores_are_those_of_the_program():
     gen = vae()
-    ours, plain = (seeded(log_likelihood, gen, HOLES, particles=40, max_rows=40, compile=how) for how in (True, False))
+    ours, plain = (
+        seeded(log_likelihood, gen, HOLES, particles=40, max_rows=40, compile=how)
+        for how in (True, False)
+    )
     assert_close(ours.value, plain.value, rtol=1e-4, atol=1e-5)
 
 
@@ -286,11 +317,19 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("program", ["one run a draw", "enumerated", "enumerated, vectorised", "missing values"])
+@pytest.mark.parametrize(
+    "program", ["one run a draw", "enumerated", "enumerated, vectorised", "missing values"]
+)
 @pytest.mark.parametrize("function", DRAWN)
 def test_recorded_draws_are_those_of_the_program(function, program, recorded):
     gen, batch = scored(program)
-    ours, plain = both(DRAWN[function], gen, *batch, draws=20, max_rows=len(batch[0]) * (4 if gen.vectorized else 16))
+    ours, plain = both(
+        DRAWN[function],
+        gen,
+        *batch,
+        draws=20,
+        max_rows=len(batch[0]) * (4 if gen.vectorized else 16),
+    )
     assert set(ours) == set(plain)
     for name in plain:
         assert_close(ours[name], plain[name], rtol=1e-4, atol=1e-5)

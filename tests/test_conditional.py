@@ -39,7 +39,9 @@ def laws():
     return {
         "full": dist.MultivariateNormal(loc, covariance),
         "full, aware of NaN": MultivariateNormal(loc, covariance),
-        "a covariance each row": MultivariateNormal(torch.randn(6, D, dtype=F64), random_covariance(6)),
+        "a covariance each row": MultivariateNormal(
+            torch.randn(6, D, dtype=F64), random_covariance(6)
+        ),
         "expanded": dist.MultivariateNormal(loc, covariance).expand((6,)),
         "low rank": dist.LowRankMultivariateNormal(loc, factor, diag),
         "low rank, aware of NaN": LowRankMultivariateNormal(loc, factor, diag).expand((6,)),
@@ -68,7 +70,9 @@ def test_gaussian_conditionals_are_those_of_dense_algebra(name):
         expected_mean, expected = dense(locs[row], covariances[row], x[row], mask[row])
         torch.testing.assert_close(mean[row, missing], expected_mean)
         torch.testing.assert_close(variance[row, missing], expected.diagonal())
-        block = torch.distributions.MultivariateNormal(expected_mean, expected).log_prob(value[row, missing])
+        block = torch.distributions.MultivariateNormal(expected_mean, expected).log_prob(
+            value[row, missing]
+        )
         torch.testing.assert_close(log_prob[row], block)
 
 
@@ -94,13 +98,19 @@ def test_nearly_singular_covariance_in_single_precision():
     given = conditional(dist.MultivariateNormal(torch.zeros(30), kernel), x, seen)
     mean, covariance = dense(torch.zeros(30, dtype=F64), kernel.double(), x.double(), seen)
     torch.testing.assert_close(given.mean[~seen].double(), mean, atol=1e-4, rtol=0)
-    torch.testing.assert_close(given.variance[~seen].double(), covariance.diagonal(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        given.variance[~seen].double(), covariance.diagonal(), atol=1e-5, rtol=0
+    )
 
 
 MIXTURES = {
-    "full": lambda: dist.MultivariateNormal(torch.randn(3, 2, dtype=F64), random_covariance(3, dims=2) / 4),
+    "full": lambda: dist.MultivariateNormal(
+        torch.randn(3, 2, dtype=F64), random_covariance(3, dims=2) / 4
+    ),
     "low rank": lambda: LowRankMultivariateNormal(
-        torch.randn(3, 2, dtype=F64), torch.randn(3, 2, 1, dtype=F64) / 2, torch.full((3, 2), 0.1, dtype=F64)
+        torch.randn(3, 2, dtype=F64),
+        torch.randn(3, 2, 1, dtype=F64) / 2,
+        torch.full((3, 2), 0.1, dtype=F64),
     ),
     "diagonal": lambda: dist.Normal(torch.randn(3, 2, dtype=F64), 0.4).to_event(1),
     "not normal": lambda: MissingAware(dist.StudentT(3.0, torch.randn(3, 2, dtype=F64), 0.4), 1),
@@ -109,7 +119,9 @@ MIXTURES = {
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixture_conditional_is_the_joint_on_a_grid_normalised_along_a_line(name):
-    mixture = dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.5, 0.3, 0.2], dtype=F64)), MIXTURES[name]())
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(torch.tensor([0.5, 0.3, 0.2], dtype=F64)), MIXTURES[name]()
+    )
     x = torch.tensor([[0.7, torch.nan], [torch.nan, -0.4]], dtype=F64)
     given = conditional(mixture, x, ~x.isnan())
     line = torch.linspace(-60, 60, 120_001, dtype=F64)
@@ -120,7 +132,9 @@ def test_mixture_conditional_is_the_joint_on_a_grid_normalised_along_a_line(name
     mean = torch.trapezoid(density * line[:, None], line, dim=0)
     variance = torch.trapezoid(density * (line[:, None] - mean).square(), line, dim=0)
     torch.testing.assert_close(given.mean[x.isnan()], mean, atol=2e-3, rtol=1e-3)
-    if name != "not normal":  # a Student with three degrees of freedom has too much variance beyond any grid
+    if (
+        name != "not normal"
+    ):  # a Student with three degrees of freedom has too much variance beyond any grid
         torch.testing.assert_close(given.variance[x.isnan()], variance, atol=1e-4, rtol=1e-4)
 
 
@@ -129,10 +143,12 @@ def test_mixture_samples_follow_the_conditional_density():
     mixture = dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.5, 0.5])), components)
     x = torch.tensor([0.5, torch.nan])
     draws = conditional(mixture, x, ~x.isnan()).sample((40_000,))
-    weight = torch.sigmoid(torch.tensor(2 * 2 * 0.5))  # log odds of the second component: ((x + 2)^2 - (x - 2)^2) / 2
-    share = weight * dist.Normal(2.0, 1.0).cdf(torch.tensor(0.0)) + (1 - weight) * dist.Normal(-2.0, 1.0).cdf(
-        torch.tensor(0.0)
-    )
+    weight = torch.sigmoid(
+        torch.tensor(2 * 2 * 0.5)
+    )  # log odds of the second component: ((x + 2)^2 - (x - 2)^2) / 2
+    share = weight * dist.Normal(2.0, 1.0).cdf(torch.tensor(0.0)) + (1 - weight) * dist.Normal(
+        -2.0, 1.0
+    ).cdf(torch.tensor(0.0))
     assert (draws[:, 0] == 0.5).all()
     assert abs((draws[:, 1] < 0).float().mean() - share) < 4.5 * 0.5 / 200
 
@@ -179,13 +195,17 @@ def test_columns_of_different_types():
 
 
 def test_log_prob_is_minus_infinity_where_observed_coordinates_differ():
-    given = conditional(dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.zeros(2), torch.tensor([True, False]))
+    given = conditional(
+        dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.zeros(2), torch.tensor([True, False])
+    )
     assert given.log_prob(torch.tensor([0.1, 0.0])) == -math.inf
 
 
 def test_gradients_reach_the_law_and_the_observed_values():
     loc, x = torch.zeros(2, requires_grad=True), torch.tensor([2.0, torch.nan], requires_grad=True)
-    given = conditional(dist.MultivariateNormal(loc, torch.tensor([[1.0, 0.8], [0.8, 1.0]])), x, ~x.isnan())
+    given = conditional(
+        dist.MultivariateNormal(loc, torch.tensor([[1.0, 0.8], [0.8, 1.0]])), x, ~x.isnan()
+    )
     given.mean[1].backward()
     torch.testing.assert_close(loc.grad, torch.tensor([-0.8, 1.0]))
     torch.testing.assert_close(x.grad, torch.tensor([0.8, 0.0]))
@@ -215,4 +235,8 @@ def test_a_registered_law_is_used():
 
 def test_missing_entries_marked_as_observed_are_refused():
     with pytest.raises(ValueError, match="expected observed entries of x to be numbers, got NaN"):
-        Clamped(MissingAware(dist.Normal(torch.zeros(2), 1.0), 1), torch.tensor([torch.nan, 0.0]), torch.ones(2) > 0)
+        Clamped(
+            MissingAware(dist.Normal(torch.zeros(2), 1.0), 1),
+            torch.tensor([torch.nan, 0.0]),
+            torch.ones(2) > 0,
+        )

@@ -78,7 +78,11 @@ def test_nan_is_unknown_or_refused_in_one_sentence(member):
     if member.name in UNKNOWN:
         assert answer(gen, x, holes).isfinite().all()
         return
-    for call in (gen, lambda holes: gen.model(x, holes), lambda holes: gen.guide(x, holes) or gen.model(x, holes)):
+    for call in (
+        gen,
+        lambda holes: gen.model(x, holes),
+        lambda holes: gen.guide(x, holes) or gen.model(x, holes),
+    ):
         with pytest.raises(ValueError, match=NAN):
             call(holes)
 
@@ -87,7 +91,10 @@ def test_nan_is_unknown_or_refused_in_one_sentence(member):
 def test_an_unknown_context_is_none(member):
     gen, x, context = made(member)
     torch.testing.assert_close(
-        answer(gen, x, torch.full_like(context, torch.nan)), answer(gen, x, None).expand(len(x)), atol=1e-4, rtol=1e-4
+        answer(gen, x, torch.full_like(context, torch.nan)),
+        answer(gen, x, None).expand(len(x)),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -105,7 +112,9 @@ def test_another_size_is_refused(member):
     wide = torch.cat([context, context], at)
     if size_of(gen) is None and not isinstance(gen, Independent):
         pytest.skip("the size is the affair of the network")
-    with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, .*, got \(6, ") as error:
+    with pytest.raises(
+        ValueError, match=r"expected a context of shape \(\*batch, .*, got \(6, "
+    ) as error:
         gen(wide)
     assert "\n" not in str(error.value)
 
@@ -116,7 +125,9 @@ def test_a_context_that_is_lacking_is_unknown_or_refused(member):
     if member.name in UNKNOWN:
         assert answer(gen, x, None).isfinite().all()
     elif size_of(gen):
-        with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, .*got None; give one"):
+        with pytest.raises(
+            ValueError, match=r"expected a context of shape \(\*batch, .*got None; give one"
+        ):
             gen(None)
 
 
@@ -131,7 +142,9 @@ def test_a_context_that_is_not_declared_is_refused_in_one_sentence(member):
             gen.model(x, torch.randn(6, 3))
 
 
-LABELS = "expected a context of shape (*batch, 10), got integer labels of shape (128,); one-hot them: "
+LABELS = (
+    "expected a context of shape (*batch, 10), got integer labels of shape (128,); one-hot them: "
+)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +159,9 @@ LABELS = "expected a context of shape (*batch, 10), got integer labels of shape 
 )
 def test_labels_are_to_be_encoded(gen):
     labels = torch.arange(128) % 10
-    with pytest.raises(ValueError, match=re.escape(LABELS + "torch.nn.functional.one_hot(labels, 10).float()")):
+    with pytest.raises(
+        ValueError, match=re.escape(LABELS + "torch.nn.functional.one_hot(labels, 10).float()")
+    ):
         gen(labels)
     assert gen(nn.functional.one_hot(labels, 10).float()).batch_shape == (128,)
     with pytest.raises(ValueError, match=re.escape(LABELS)):
@@ -155,7 +170,9 @@ def test_labels_are_to_be_encoded(gen):
 
 def test_labels_of_a_joint_energy_model_are_a_column():
     gen = JointEnergyModel(MLP(3, [8], 4), (3,))
-    with pytest.raises(ValueError, match=r"got integer labels of shape \(6,\); give them: labels\[:, None\]"):
+    with pytest.raises(
+        ValueError, match=r"got integer labels of shape \(6,\); give them: labels\[:, None\]"
+    ):
         gen(torch.arange(6) % 4)
 
 
@@ -173,7 +190,9 @@ def test_an_embedding_keeps_its_labels():
     assert gen(torch.arange(7)).batch_shape == (7,)
 
 
-@pytest.mark.parametrize("net", [TimeMLP(3, [8], context=2), UNet((1, 4, 4), width=8, multipliers=(1,), context=2)])
+@pytest.mark.parametrize(
+    "net", [TimeMLP(3, [8], context=2), UNet((1, 4, 4), width=8, multipliers=(1,), context=2)]
+)
 def test_networks_of_diffusions_read_integers(net):
     x = torch.randn(5, *getattr(net, "shape", (3,)))
     t, context = torch.rand(5), torch.ones(5, 2)
@@ -193,7 +212,10 @@ def test_a_context_with_gradients_is_not_looked_at():
 
 def test_methods_beside_the_call_check_too():
     gen = DeepNADE(3, [4], heads.Bernoulli())
-    for call in (lambda c: gen.ordered(torch.arange(3), c), lambda c: gen.completion(torch.zeros(6, 3), c)):
+    for call in (
+        lambda c: gen.ordered(torch.arange(3), c),
+        lambda c: gen.completion(torch.zeros(6, 3), c),
+    ):
         with pytest.raises(ValueError, match=NONE):
             call(torch.randn(6, 3))
     flow = Glow((1, 4, 4), steps=1)
@@ -208,7 +230,9 @@ def test_a_context_by_name_is_checked():
 
 def test_images_count_channels():
     check_context(torch.zeros(5, 2, 4, 4), 2, 3)
-    with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2, H, W\), got \(5, 3, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"expected a context of shape \(\*batch, 2, H, W\), got \(5, 3, 4, 4\)"
+    ):
         check_context(torch.zeros(5, 3, 4, 4), 2, 3)
 
 

@@ -34,7 +34,10 @@ def gradient(gen, loss):
 @pytest.mark.parametrize("chains", [None, 20_000], ids=["from data", "persistent"])
 @pytest.mark.parametrize(
     "make",
-    [lambda: RBM(BernoulliUnits(4), 3, scale=1.0), lambda: DeepBoltzmannMachine(BernoulliUnits(3), (3, 2), scale=1.0)],
+    [
+        lambda: RBM(BernoulliUnits(4), 3, scale=1.0),
+        lambda: DeepBoltzmannMachine(BernoulliUnits(3), (3, 2), scale=1.0),
+    ],
     ids=["RBM", "DBM"],
 )
 def test_gradient_is_that_of_the_likelihood_for_long_chains(make, chains):
@@ -58,11 +61,18 @@ def test_one_step_points_uphill():
 @pytest.mark.parametrize("chains", [None, 5])
 def test_scales_and_masks_of_the_plate_are_respected(chains):
     rbm = RBM(BernoulliUnits(4), 3, limit=1, scale=1.0)
-    x, seen = torch.randint(2, (6, 4)).float(), torch.tensor([True, True, False, True, False, False])
+    x, seen = (
+        torch.randint(2, (6, 4)).float(),
+        torch.tensor([True, True, False, True, False, False]),
+    )
     states = rbm().chain_afresh((5,))
 
     def model(x):
-        with pyro.poutine.scale(scale=0.5), pyro.poutine.mask(mask=seen), pyro.plate("data", len(x), dim=-1):
+        with (
+            pyro.poutine.scale(scale=0.5),
+            pyro.poutine.mask(mask=seen),
+            pyro.plate("data", len(x), dim=-1),
+        ):
             pyro.sample("x", rbm(), obs=x)
 
     objective = ContrastiveDivergence(1, chains=chains)
@@ -73,7 +83,9 @@ def test_scales_and_masks_of_the_plate_are_respected(chains):
     torch.manual_seed(1)
     ends = rbm().chain(states if chains else x, 1)
     negative = 3 * rbm().log_prob(ends).mean() if chains else rbm().log_prob(ends)[seen].sum()
-    assert value.item() == pytest.approx(0.5 * (negative - rbm().log_prob(x)[seen].sum()).item(), rel=1e-4)
+    assert value.item() == pytest.approx(
+        0.5 * (negative - rbm().log_prob(x)[seen].sum()).item(), rel=1e-4
+    )
 
 
 def test_persistent_states_advance_in_training_alone():
@@ -133,12 +145,24 @@ class Quadratic(nn.Module):
         return (self.log_precision.exp() * (x - self.mean).square()).sum(-1) / 2
 
 
-@pytest.mark.parametrize("kernel", [Langevin(0.05), MALA(0.3), HMC(0.3, leapfrogs=3)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize(
+    "kernel", [Langevin(0.05), MALA(0.3), HMC(0.3, leapfrogs=3)], ids=lambda k: type(k).__name__
+)
 def test_an_energy_learns_a_gaussian(kernel):
     x = torch.randn(500, 2) * torch.tensor([0.5, 1.5]) + torch.tensor([1.0, -1.0])
     gen = EnergyBasedModel(Quadratic(), (2,), kernel=kernel)
     objective = ContrastiveDivergence(5, chains=200)
-    fit(gen, x, objective, steps=300, optimizer=adam(0.03), batch_size=500, ema=0.98, seed=0, **QUIET)
+    fit(
+        gen,
+        x,
+        objective,
+        steps=300,
+        optimizer=adam(0.03),
+        batch_size=500,
+        ema=0.98,
+        seed=0,
+        **QUIET,
+    )
     assert torch.allclose(gen.net.mean, x.mean(0), atol=0.15)
     assert torch.allclose(gen.net.log_precision.exp().rsqrt(), x.std(0), rtol=0.15)
 
@@ -147,7 +171,9 @@ def test_a_base_is_part_of_the_density():
     net = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0, -2.0]]))
-    gen = EnergyBasedModel(net, (2,), kernel=HMC(0.3, leapfrogs=5), base=standard_normal(2), steps=30)
+    gen = EnergyBasedModel(
+        net, (2,), kernel=HMC(0.3, leapfrogs=5), base=standard_normal(2), steps=30
+    )
     # a linear energy moves the mean of the normal base to minus its gradient
     draws = gen().sample((5000,))
     assert torch.allclose(draws.mean(0), torch.tensor([-1.0, 2.0]), atol=4 / math.sqrt(5000))
@@ -159,7 +185,9 @@ def test_clamped_chains_impute():
     gen = EnergyBasedModel(Coupled(), (2,), kernel=MALA(0.5))
     done = impute(gen, torch.tensor([[1.0, torch.nan]]), draws=4000, steps=30)
     assert done.kind == "asymptotic"
-    assert done.draws[:, 0, 1].mean().item() == pytest.approx(0.5, abs=4 / math.sqrt(4000))  # x2 ~ N(x1 / 2, 1)
+    assert done.draws[:, 0, 1].mean().item() == pytest.approx(
+        0.5, abs=4 / math.sqrt(4000)
+    )  # x2 ~ N(x1 / 2, 1)
 
 
 class Coupled(nn.Module):
@@ -171,8 +199,14 @@ class Coupled(nn.Module):
     "make",
     [
         lambda: (RBM(BernoulliUnits(4), 3, limit=1), ContrastiveDivergence(2, chains=8)),
-        lambda: (RBM(BernoulliUnits(4), 3, limit=1), ContrastiveDivergence(2, chains=4, pool=8, restart=0.3)),
-        lambda: (EnergyBasedModel(MLP(4, [8], 1), (4,)), ContrastiveDivergence(2, chains=4, pool=8, restart=0.3)),
+        lambda: (
+            RBM(BernoulliUnits(4), 3, limit=1),
+            ContrastiveDivergence(2, chains=4, pool=8, restart=0.3),
+        ),
+        lambda: (
+            EnergyBasedModel(MLP(4, [8], 1), (4,)),
+            ContrastiveDivergence(2, chains=4, pool=8, restart=0.3),
+        ),
     ],
     ids=["RBM", "RBM with a pool", "energy with a pool"],
 )
@@ -186,7 +220,17 @@ def test_resumed_runs_are_the_same_run(make, tmp_path):
         for index, steps in enumerate(parts):
             if index:  # a new process: other parameters, other states
                 gen, objective = make()
-            fit(gen, x, objective, steps=steps, batch_size=10, checkpoint=path, resume=True, seed=0, **QUIET)
+            fit(
+                gen,
+                x,
+                objective,
+                steps=steps,
+                batch_size=10,
+                checkpoint=path,
+                resume=True,
+                seed=0,
+                **QUIET,
+            )
         results.append([*gen.parameters(), objective.states])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
@@ -195,21 +239,37 @@ def test_resumed_runs_are_the_same_run(make, tmp_path):
     "make",
     [
         lambda: (RBM(BernoulliUnits(4), 3, limit=1), ContrastiveDivergence(2, chains=8)),
-        lambda: (EnergyBasedModel(MLP(4, [8], 1), (4,)), ContrastiveDivergence(2, chains=4, pool=8, restart=0.3)),
-        lambda: (JointEnergyModel(MLP(4, [8], 3), (4,)), Hybrid(ContrastiveDivergence(2, chains=4))),
+        lambda: (
+            EnergyBasedModel(MLP(4, [8], 1), (4,)),
+            ContrastiveDivergence(2, chains=4, pool=8, restart=0.3),
+        ),
+        lambda: (
+            JointEnergyModel(MLP(4, [8], 3), (4,)),
+            Hybrid(ContrastiveDivergence(2, chains=4)),
+        ),
     ],
     ids=["RBM", "energy with a pool", "hybrid"],
 )
 def test_recorded_losses_are_the_eager_ones(make):
     gen, objective = make()
-    batch = (torch.randint(2, (6, 4)).float(), torch.ones(6, 1))[: 1 + isinstance(objective, Hybrid)]
+    batch = (torch.randint(2, (6, 4)).float(), torch.ones(6, 1))[
+        : 1 + isinstance(objective, Hybrid)
+    ]
     objective.prepare(gen.model, gen.guide, *batch)
-    loss, states = objective(gen.model, gen.guide), getattr(objective, "generative", objective).states
+    loss, states = (
+        objective(gen.model, gen.guide),
+        getattr(objective, "generative", objective).states,
+    )
     before = states.clone()
     with assume_missing(False):
-        recording = record(lambda *batch: torch.autograd.grad(loss(*batch), list(gen.parameters())), *batch)
+        recording = record(
+            lambda *batch: torch.autograd.grad(loss(*batch), list(gen.parameters())), *batch
+        )
     results = []
-    for run in (recording, lambda *batch: torch.autograd.grad(loss(*batch), list(gen.parameters()))):
+    for run in (
+        recording,
+        lambda *batch: torch.autograd.grad(loss(*batch), list(gen.parameters())),
+    ):
         states.copy_(before)
         torch.manual_seed(1)
         results.append([*run(*batch), states.clone()])
@@ -226,7 +286,9 @@ def test_a_joint_model_is_a_classifier_and_a_density():
     law = gen(label)
     chosen = logits.gather(-1, label.nan_to_num().long()).squeeze(-1)
     assert torch.allclose(gen().log_prob(x), logits.logsumexp(-1))
-    assert torch.allclose(law.log_prob(x), torch.where(label[:, 0].isnan(), logits.logsumexp(-1), chosen))
+    assert torch.allclose(
+        law.log_prob(x), torch.where(label[:, 0].isnan(), logits.logsumexp(-1), chosen)
+    )
     truth = gen.classify(x).log_prob(label.nan_to_num().squeeze(-1))
     assert torch.allclose(law.label_log_prob(x), truth.masked_fill(label[:, 0].isnan(), 0.0))
 
@@ -249,7 +311,15 @@ def test_hybrids_learn_to_classify_with_few_labels():
     x = torch.randn(200, 2) * 0.5 + 2 * label[:, None] - 1
     seen = label.float().masked_fill(torch.arange(200) >= 20, torch.nan)[:, None]
     gen = JointEnergyModel(MLP(2, [16], 2), (2,), base=standard_normal(2), kernel=Langevin(0.05))
-    fit(gen, (x, seen), Hybrid(ContrastiveDivergence(5, chains=50)), steps=150, optimizer=adam(0.01), seed=0, **QUIET)
+    fit(
+        gen,
+        (x, seen),
+        Hybrid(ContrastiveDivergence(5, chains=50)),
+        steps=150,
+        optimizer=adam(0.01),
+        seed=0,
+        **QUIET,
+    )
     assert (gen.classify(x).probs.argmax(-1) == label).float().mean() > 0.95
 
 
@@ -261,10 +331,19 @@ def test_refusals_say_what_to_do():
         Hybrid(ContrastiveDivergence(1))(gaussian.model, gaussian.guide)(torch.zeros(3, 2))
     rbm = RBM(BernoulliUnits(3), 2, biases=MLP(2, [], 5))
     with pytest.raises(ValueError, match="without a context"):
-        ContrastiveDivergence(1, chains=2)(rbm.model, rbm.guide)(torch.zeros(3, 3), torch.zeros(3, 2))
+        ContrastiveDivergence(1, chains=2)(rbm.model, rbm.guide)(
+            torch.zeros(3, 3), torch.zeros(3, 2)
+        )
     with pytest.raises(ValueError, match="1 <= chains <= pool"):
         ContrastiveDivergence(1, chains=4, pool=2)
     with pytest.raises(ValueError, match="patience"):
-        fit(gaussian, torch.zeros(3, 2), ContrastiveDivergence(1), validation=torch.zeros(3, 2), patience=1, **QUIET)
+        fit(
+            gaussian,
+            torch.zeros(3, 2),
+            ContrastiveDivergence(1),
+            validation=torch.zeros(3, 2),
+            patience=1,
+            **QUIET,
+        )
     with pytest.raises(ValueError, match="a base or a start"):
         EnergyBasedModel(nn.Linear(2, 1), (2,), base=standard_normal(2), start=standard_normal(2))

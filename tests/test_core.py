@@ -18,14 +18,21 @@ from probgen.core.program import Program
 def test_fixed_has_the_batch_of_its_context(scale):
     gen = Fixed(dist.Normal, loc=torch.zeros(3), scale=scale)
     assert (gen().batch_shape, gen().event_shape) == ((), (3,))
-    assert (gen(torch.zeros(5, 4, 7)).batch_shape, gen(torch.zeros(5, 4, 7)).event_shape) == ((5, 4), (3,))
-    assert_close(gen(torch.zeros(5, 7)).log_prob(x := torch.randn(5, 3)), N(0.0, scale).log_prob(x).sum(-1))
+    assert (gen(torch.zeros(5, 4, 7)).batch_shape, gen(torch.zeros(5, 4, 7)).event_shape) == (
+        (5, 4),
+        (3,),
+    )
+    assert_close(
+        gen(torch.zeros(5, 7)).log_prob(x := torch.randn(5, 3)), N(0.0, scale).log_prob(x).sum(-1)
+    )
 
 
 def test_fixed_counts_event_dims_that_the_family_has_already():
     gen = Fixed(dist.Dirichlet, concentration=torch.ones(4, 3), event_ndim=2)
     assert (gen().batch_shape, gen().event_shape) == ((), (4, 3))
-    assert Fixed(dist.Normal, event_ndim=0, loc=0.0, scale=1.0)(torch.zeros(5, 2)).batch_shape == (5,)
+    assert Fixed(dist.Normal, event_ndim=0, loc=0.0, scale=1.0)(torch.zeros(5, 2)).batch_shape == (
+        5,
+    )
 
 
 def test_fixed_tensors_are_buffers():
@@ -61,7 +68,10 @@ def test_marginal_samples_and_scores_the_same_law():
     assert draws.mean().item() == pytest.approx(0.0, abs=0.05)
     assert draws.var().item() == pytest.approx(2.0, abs=0.08)
     assert_close(
-        Marginal(Local(), particles=20_000).log_prob(torch.ones(3)), MARGINAL.log_prob(torch.ones(3)), atol=0.03, rtol=0
+        Marginal(Local(), particles=20_000).log_prob(torch.ones(3)),
+        MARGINAL.log_prob(torch.ones(3)),
+        atol=0.03,
+        rtol=0,
     )
 
 

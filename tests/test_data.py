@@ -37,7 +37,9 @@ def test_processes_share_each_global_batch():
     for _ in range(2):
         (batch,), rows = following(whole)
         shares = [following(part) for part in parts]
-        assert sorted(torch.cat([share[0][0] for share in shares]).tolist()) == sorted(batch.tolist())
+        assert sorted(torch.cat([share[0][0] for share in shares]).tolist()) == sorted(
+            batch.tolist()
+        )
         assert {share[1] for share in shares} == {rows}
 
 
@@ -46,7 +48,11 @@ def test_processes_share_each_global_batch():
     [
         lambda: InMemory((torch.arange(23.0),), 5, seed=1),
         lambda: Stream(DataLoader(torch.arange(23.0), batch_size=5, shuffle=True)),
-        lambda: Stream(DataLoader(torch.arange(23.0), 5, shuffle=True, generator=torch.Generator().manual_seed(4))),
+        lambda: Stream(
+            DataLoader(
+                torch.arange(23.0), 5, shuffle=True, generator=torch.Generator().manual_seed(4)
+            )
+        ),
         lambda: Stream([torch.arange(4.0), torch.arange(3.0)]),
     ],
     ids=["memory", "loader", "loader with a generator", "list"],
@@ -68,7 +74,9 @@ def test_a_cursor_brings_back_the_same_stream(make, before):
 
 
 def test_arrays_tables_and_series_become_tensors():
-    frame = pd.DataFrame({"a": [1, 2], "b": [0.5, None], "c": pd.array([1, None], dtype="Int64"), "d": [True, False]})
+    frame = pd.DataFrame(
+        {"a": [1, 2], "b": [0.5, None], "c": pd.array([1, None], dtype="Int64"), "d": [True, False]}
+    )
     (tensor,) = as_arguments((frame,))
     np.testing.assert_array_equal(tensor, [[1, 0.5, 1, 1], [2, np.nan, np.nan, 0]])
     x, context = as_arguments((np.ones((3, 2), dtype=np.uint8), None))
@@ -80,7 +88,9 @@ def test_arrays_tables_and_series_become_tensors():
 def test_datasets_are_loaded_and_sized():
     source = as_source(TensorDataset(torch.ones(7, 2), torch.ones(7, 1)), batch_size=3, seed=0)
     batch, rows = following(source)
-    assert source.rows == 7 and rows == 3 and [tuple(part.shape) for part in batch] == [(3, 2), (3, 1)]
+    assert (
+        source.rows == 7 and rows == 3 and [tuple(part.shape) for part in batch] == [(3, 2), (3, 1)]
+    )
 
 
 def test_validation_keeps_its_order():

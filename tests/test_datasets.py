@@ -20,7 +20,9 @@ def idx(array):
     """The IDX format, written value by value from its definition."""
     code = CODES[array.dtype.str[1:]]
     pack = {0x08: "B", 0x09: "b", 0x0B: "h", 0x0C: "i", 0x0D: "f", 0x0E: "d"}[code]
-    header = bytes([0, 0, code, array.ndim]) + b"".join(struct.pack(">I", size) for size in array.shape)
+    header = bytes([0, 0, code, array.ndim]) + b"".join(
+        struct.pack(">I", size) for size in array.shape
+    )
     return header + b"".join(struct.pack(">" + pack, value) for value in array.ravel().tolist())
 
 
@@ -28,7 +30,10 @@ def idx(array):
 def arrays():
     rng = np.random.default_rng(0)
     sizes = {"train": 5, "test": 3}
-    images = {f"{part}_images": rng.integers(0, 256, (n, 4, 3), dtype=np.uint8) for part, n in sizes.items()}
+    images = {
+        f"{part}_images": rng.integers(0, 256, (n, 4, 3), dtype=np.uint8)
+        for part, n in sizes.items()
+    }
     labels = {f"{part}_labels": rng.integers(0, 10, n, dtype=np.uint8) for part, n in sizes.items()}
     return images | labels
 
@@ -114,7 +119,9 @@ def refused(read, path):
     with pytest.raises(ValueError, match="expected") as caught:
         read(path)
     message = str(caught.value)
-    assert str(path) in message and "got" in message and "pickle" not in message and len(message) < 600
+    assert (
+        str(path) in message and "got" in message and "pickle" not in message and len(message) < 600
+    )
 
 
 def huge(*sizes, kind=8):
@@ -179,7 +186,9 @@ def test_foreign_archives_are_refused(case, tmp_path):
     refused(load_mnist, tmp_path / "file.npz")
 
 
-@pytest.mark.parametrize("array", [VALUES.astype(">i4"), np.asfortranarray(VALUES), VALUES.astype("f2")], ids=str)
+@pytest.mark.parametrize(
+    "array", [VALUES.astype(">i4"), np.asfortranarray(VALUES), VALUES.astype("f2")], ids=str
+)
 def test_arrays_in_other_layouts_are_read(array, tmp_path):
     (tmp_path / "file.npz").write_bytes(zipped(saved(array)))
     assert load_mnist(tmp_path / "file.npz").train_images.tolist() == VALUES.tolist()
@@ -195,7 +204,11 @@ def damaged(content, step=1):
 CHECKED = {  # by a checksum: what is read is right
     "packed": (gzip.compress(idx(VALUES)), read_idx, 1),
     "archive": (zipped(saved(VALUES)), lambda path: load_mnist(path).train_images.numpy(), 4),
-    "stored": (zipped(saved(VALUES), zipfile.ZIP_STORED), lambda path: load_mnist(path).train_images.numpy(), 5),
+    "stored": (
+        zipped(saved(VALUES), zipfile.ZIP_STORED),
+        lambda path: load_mnist(path).train_images.numpy(),
+        5,
+    ),
 }
 
 

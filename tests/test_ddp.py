@@ -11,7 +11,9 @@ WORKER = str(Path(__file__).with_name("ddp_worker.py"))
 
 
 def run(command):
-    output = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, check=False)
+    output = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=300, check=False
+    )
     lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, output.stderr[-2000:]
     return json.loads(lines[0].removeprefix("RESULT"))
@@ -23,4 +25,6 @@ def test_two_processes_equal_one():
     assert "no improvement" in stopped and len(loss) < 300
     assert both[2] == stopped and len(both[0]) == len(loss)
     assert both[0] == pytest.approx(loss, rel=1e-5)
-    assert [value for _, value in both[1]] == pytest.approx([value for _, value in validation], rel=1e-5)
+    assert [value for _, value in both[1]] == pytest.approx(
+        [value for _, value in validation], rel=1e-5
+    )

@@ -25,7 +25,11 @@ class Linear(nn.Module):
 
     def __init__(self, z: int = Z, d: int = D):
         super().__init__()
-        self.transition, self.emission, self.start = nn.Linear(z, z), nn.Linear(z, d), torch.randn(z)
+        self.transition, self.emission, self.start = (
+            nn.Linear(z, z),
+            nn.Linear(z, d),
+            torch.randn(z),
+        )
 
     def joint(self, length: int, start: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and covariance of ``(z_1, ..., z_T, x_1, ..., x_T)``, from z = F z + f + noise, x = G z + g + noise."""
@@ -40,7 +44,9 @@ class Linear(nn.Module):
         out = torch.block_diag(*[self.emission.weight.double()] * length)
         mean = torch.cat([mean_z, out @ mean_z + self.emission.bias.repeat(length).double()])
         cov_x = out @ cov_z @ out.mT + SPREAD**2 * eye(length * d)
-        return mean, torch.cat([torch.cat([cov_z, cov_z @ out.mT], 1), torch.cat([out @ cov_z, cov_x], 1)])
+        return mean, torch.cat(
+            [torch.cat([cov_z, cov_z @ out.mT], 1), torch.cat([out @ cov_z, cov_x], 1)]
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         length, z = x.shape[-2], self.start.numel()
@@ -48,7 +54,9 @@ class Linear(nn.Module):
         law = dist.MultivariateNormal(mean[length * z :], cov[length * z :, length * z :])
         return law.log_prob(x.flatten(-2).double()).float()
 
-    def model(self, network: nn.Module, combiner: DistributionModule, length: int = T) -> DeepMarkovModel:
+    def model(
+        self, network: nn.Module, combiner: DistributionModule, length: int = T
+    ) -> DeepMarkovModel:
         transition = heads.Gaussian(self.transition, scale=NOISE)
         emission = heads.Gaussian(self.emission, scale=SPREAD)
         gen = DeepMarkovModel(transition, emission, network, combiner, (length, self.start.numel()))
@@ -69,7 +77,9 @@ class Exact(nn.Module):
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self._step(x[..., : s + 1, :].flip(-2)) for s in range(x.shape[-2])], -2)
+        return torch.stack(
+            [self._step(x[..., : s + 1, :].flip(-2)) for s in range(x.shape[-2])], -2
+        )
 
     def _step(self, x: Tensor) -> Tensor:
         z, length = self.linear.start.numel(), x.shape[-2]
@@ -117,7 +127,9 @@ def test_with_the_exact_guide_every_weight_is_the_likelihood(linear):
 def test_sequences_that_end_early_have_the_likelihood_of_what_is_there(linear):
     gen, x = linear.model(Exact(linear), Affine()), frames(linear)
     x[1, 2:], x[2, 1:] = torch.nan, torch.nan
-    expected = torch.stack([linear.log_prob(row[:n]) for row, n in zip(x, (T, 2, 1, T, T), strict=True)])
+    expected = torch.stack(
+        [linear.log_prob(row[:n]) for row, n in zip(x, (T, 2, 1, T, T), strict=True)]
+    )
     weights, _ = log_weights(gen, x, particles=2)
     torch.testing.assert_close(weights, expected.expand(2, -1), rtol=1e-4, atol=1e-4)
 
@@ -141,8 +153,21 @@ def test_posterior_draws_go_on_by_the_transition_where_a_sequence_has_ended(line
 
 def test_bound_is_below_and_weights_average_to_the_likelihood_in_probability_space(linear):
     gen, x = linear.model(RNN(D, H), heads.Gaussian(Combiner(Z, H))), frames(linear)
-    gen.combiner.requires_grad_(True), gen.network.requires_grad_(True), gen.guide_start.requires_grad_(True)
-    fit(gen, x, steps=100, optimizer=adam(0.03), compile=False, progress=False, seed=0, verdict=False)
+    (
+        gen.combiner.requires_grad_(True),
+        gen.network.requires_grad_(True),
+        gen.guide_start.requires_grad_(True),
+    )
+    fit(
+        gen,
+        x,
+        steps=100,
+        optimizer=adam(0.03),
+        compile=False,
+        progress=False,
+        seed=0,
+        verdict=False,
+    )
     torch.manual_seed(1)
     weights, _ = log_weights(gen, x, particles=4000)
     gap = weights - linear.log_prob(x)
@@ -159,8 +184,12 @@ def test_loss_is_minus_the_mean_weight_and_annealing_scales_the_divergence(linea
     z = gen.encode(x).sample((2000,))
     fits = gen.decode(z).log_prob(x).mean(0).sum()
     divergence = (gen.encode(x).log_prob(z) - gen.prior().log_prob(z)).mean(0).sum()
-    assert whole(gen.model, gen.guide)(x).item() == pytest.approx((divergence - fits).item(), rel=0.02)
-    assert half(gen.model, gen.guide)(x).item() == pytest.approx((0.5 * divergence - fits).item(), rel=0.02)
+    assert whole(gen.model, gen.guide)(x).item() == pytest.approx(
+        (divergence - fits).item(), rel=0.02
+    )
+    assert half(gen.model, gen.guide)(x).item() == pytest.approx(
+        (0.5 * divergence - fits).item(), rel=0.02
+    )
 
 
 def test_the_guide_of_a_step_reads_present_and_later_frames_only():
@@ -176,8 +205,13 @@ def test_the_guide_of_a_step_reads_present_and_later_frames_only():
 
 def small(context: int = 0) -> DeepMarkovModel:
     torch.manual_seed(0)
-    transition, emission = heads.Gaussian(GatedTransition(Z, 5, context)), heads.Bernoulli(nn.Linear(Z + context, D))
-    return DeepMarkovModel(transition, emission, RNN(D + context, H), heads.Gaussian(Combiner(Z, H)), (T, Z))
+    transition, emission = (
+        heads.Gaussian(GatedTransition(Z, 5, context)),
+        heads.Bernoulli(nn.Linear(Z + context, D)),
+    )
+    return DeepMarkovModel(
+        transition, emission, RNN(D + context, H), heads.Gaussian(Combiner(Z, H)), (T, Z)
+    )
 
 
 def test_padding_leaves_guide_loss_and_gradients_as_they_are():
@@ -195,7 +229,10 @@ def test_padding_leaves_guide_loss_and_gradients_as_they_are():
         log_joint = p.log_prob(z[:, :rows]) + each.decode(z[:, :rows]).log_prob(x[:, :rows])
         losses.append((log_joint - q.log_prob(z[:, :rows])).sum())
     torch.testing.assert_close(*losses)
-    gradients = [torch.autograd.grad(loss, each.parameters()) for loss, each in zip(losses, (gen, short), strict=True)]
+    gradients = [
+        torch.autograd.grad(loss, each.parameters())
+        for loss, each in zip(losses, (gen, short), strict=True)
+    ]
     torch.testing.assert_close(*gradients)
 
 
@@ -225,7 +262,16 @@ def test_draws_of_the_program_follow_the_joint_law(linear):
 def test_a_flow_guide_gives_weights_that_average_to_the_likelihood(linear):
     gen, x = linear.model(RNN(D, H), flow_guide()), frames(linear, 3)
     gen.combiner.requires_grad_(True), gen.network.requires_grad_(True)
-    fit(gen, x, steps=100, optimizer=adam(0.03), compile=False, progress=False, seed=0, verdict=False)
+    fit(
+        gen,
+        x,
+        steps=100,
+        optimizer=adam(0.03),
+        compile=False,
+        progress=False,
+        seed=0,
+        verdict=False,
+    )
     torch.manual_seed(1)
     weights, kind = log_weights(gen, x, particles=4000)
     ratio = (weights - linear.log_prob(x)).exp()
@@ -271,7 +317,9 @@ def test_a_draw_without_gradients_is_scored_with_them():
 
 def test_divergence_along_draws_averages_to_that_of_the_joint_laws():
     def chain(slope: float, scale: float) -> LatentChain:
-        return LatentChain(lambda z: dist.Normal(slope * z, scale).to_event(1), torch.tensor([1.0]), 3)
+        return LatentChain(
+            lambda z: dist.Normal(slope * z, scale).to_event(1), torch.tensor([1.0]), 3
+        )
 
     def joint(slope: float, scale: float) -> dist.MultivariateNormal:
         gain = (torch.eye(3) - slope * torch.eye(3).roll(1, 0).tril(-1)).inverse()
@@ -291,7 +339,9 @@ def test_chain_is_its_multivariate_normal():
     walk = LatentChain(lambda z: dist.Normal(z, 2.0).to_event(1), torch.tensor([1.0]), 3)
     cov = 4 * torch.tensor([[1.0, 1, 1], [1, 2, 2], [1, 2, 3]])
     z = torch.randn(5, 3, 1)
-    torch.testing.assert_close(walk.log_prob(z), dist.MultivariateNormal(torch.ones(3), cov).log_prob(z.squeeze(-1)))
+    torch.testing.assert_close(
+        walk.log_prob(z), dist.MultivariateNormal(torch.ones(3), cov).log_prob(z.squeeze(-1))
+    )
     counts = torch.tensor([True, True, False])
     part = LatentChain(walk.transition, walk.start, 3, counts=counts)
     torch.testing.assert_close(

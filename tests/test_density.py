@@ -39,7 +39,9 @@ class Words(DistributionModule):
         with data_plate(x, context):
             k = pyro.sample("k", dist.Categorical(self.topics), infer={"enumerate": "parallel"})
             with pyro.plate("words", x.shape[1], dim=-2):
-                w = pyro.sample("w", dist.Categorical(self.words[k]), infer={"enumerate": "parallel"})
+                w = pyro.sample(
+                    "w", dist.Categorical(self.words[k]), infer={"enumerate": "parallel"}
+                )
                 pyro.sample("x", N(self.loc[w], 1.0), obs=x.mT)
 
     def truth(self, x):
@@ -60,7 +62,9 @@ def test_worst_kind_follows_the_order_of_kinds():
         lambda law: law.mask(torch.tensor([True, False, True])),
         lambda law: dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), law),
         lambda law: (
-            dist.TransformedDistribution(law.to_event(1), [dist.transforms.ExpTransform()]).expand((2,)).to_event(1)
+            dist.TransformedDistribution(law.to_event(1), [dist.transforms.ExpTransform()])
+            .expand((2,))
+            .to_event(1)
         ),
     ],
 )
@@ -75,7 +79,9 @@ def test_torch_distributions_are_exact():
 
 def block_observed(model):
     """The prior as a guide."""
-    return lambda *batch: poutine.block(model, hide_fn=lambda site: site["is_observed"])(*batch) and None
+    return lambda *batch: (
+        poutine.block(model, hide_fn=lambda site: site["is_observed"])(*batch) and None
+    )
 
 
 def test_weights_are_constant_and_exact_when_the_guide_is_the_posterior():
@@ -138,7 +144,9 @@ def test_enumerated_sites_stay_apart_from_drawn_ones():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", N(0.0, 1.0))
-            k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
+            k = pyro.sample(
+                "k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"}
+            )
             pyro.sample("x", N(z + torch.tensor([-1.0, 2.0])[k], 1.0), obs=x)
 
     def guide(x):
@@ -150,7 +158,9 @@ def test_enumerated_sites_stay_apart_from_drawn_ones():
     weights, kind = log_weights(Program(model, guide, vectorized=True), x, particles=3)
     pyro.set_rng_seed(1)
     z = N(0.5 * x, 0.8).sample((3,))
-    mixture = torch.stack([math.log(p) + N(z + m, 1.0).log_prob(x) for p, m in ((0.3, -1.0), (0.7, 2.0))]).logsumexp(0)
+    mixture = torch.stack(
+        [math.log(p) + N(z + m, 1.0).log_prob(x) for p, m in ((0.3, -1.0), (0.7, 2.0))]
+    ).logsumexp(0)
     assert kind == "unbiased"
     assert_close(weights, mixture + N(0.0, 1.0).log_prob(z) - N(0.5 * x, 0.8).log_prob(z))
 
@@ -202,14 +212,18 @@ def test_masked_entries_do_not_count_and_the_scales_of_the_user_do(enumerated):
         with pyro.plate("data", len(x)), poutine.scale(scale=10.0):
             k = 1
             if enumerated:
-                k = pyro.sample("k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+                k = pyro.sample(
+                    "k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"}
+                )
             with poutine.mask(mask=observed):
                 pyro.sample("x", N(means[k], 1.0), obs=x)
 
     x = torch.randn(4)
     both = torch.stack([N(m, 1.0).log_prob(x) for m in means]).logsumexp(0) - math.log(2)
     truth = torch.where(observed, both if enumerated else N(2.0, 1.0).log_prob(x), 0.0)
-    assert_close(log_weights(Program(model, vectorized=True), x, particles=2)[0], 10 * truth.expand(2, 4))
+    assert_close(
+        log_weights(Program(model, vectorized=True), x, particles=2)[0], 10 * truth.expand(2, 4)
+    )
 
 
 def test_missing_values_are_left_out():
@@ -292,7 +306,12 @@ def test_weights_are_refused_with_words(model, guide, words):
 def test_exact_scores_do_not_depend_on_blocks(max_rows):
     gen, x, context = Head(), torch.randn(10, 3), torch.randn(10, 2)
     score = log_likelihood(gen, x, context, max_rows=max_rows)
-    assert (score.kind, score.unit, score.particles, score.measure) == ("exact", "nats", 1, "density")
+    assert (score.kind, score.unit, score.particles, score.measure) == (
+        "exact",
+        "nats",
+        1,
+        "density",
+    )
     assert_close(score.value, N(gen.linear(context), 1.0).log_prob(x).sum(-1).detach())
 
 
@@ -303,7 +322,9 @@ def test_a_context_of_none_is_no_context():
 
 @pytest.mark.parametrize("max_rows", [50, 2**15])
 def test_estimates_converge_to_the_marginal_whatever_the_blocks(max_rows):
-    score = log_likelihood(Local(), x := torch.tensor([-1.0, 0.0, 2.0]), particles=2000, max_rows=max_rows)
+    score = log_likelihood(
+        Local(), x := torch.tensor([-1.0, 0.0, 2.0]), particles=2000, max_rows=max_rows
+    )
     assert (score.kind, score.particles) == ("unbiased", 2000)
     assert_close(score.value, MARGINAL.log_prob(x), atol=0.05, rtol=0)
 

@@ -42,7 +42,9 @@ def noise(dims: int) -> BinNoise:
 def test_noise_integrates_to_one_and_starts_uniform():
     u = (torch.arange(100_000) + 0.5) / 100_000
     law = LogitLogistic(torch.tensor([-0.5, 0.0, 2.0]), torch.tensor([0.6, 1.0, 1.7]))
-    torch.testing.assert_close(law.log_prob(u[:, None]).exp().mean(0), torch.ones(3), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        law.log_prob(u[:, None]).exp().mean(0), torch.ones(3), atol=1e-2, rtol=0
+    )
     torch.manual_seed(0)
     draws = law.rsample((20_000,))
     below = lambda end: law.log_prob(u[u < end][:, None]).exp().sum(0) / 100_000  # noqa: E731
@@ -92,7 +94,8 @@ def test_learned_noise_tightens_the_bound():
     x = torch.randint(3, (500, 1)).float()
     scale = 0.05
     family = dist.MixtureSameFamily(
-        dist.Categorical(torch.ones(3)), dist.Normal(torch.arange(3.0)[:, None] + 0.5, scale).to_event(1)
+        dist.Categorical(torch.ones(3)),
+        dist.Normal(torch.arange(3.0)[:, None] + 0.5, scale).to_event(1),
     )
 
     class Peaks(DistributionModule):
@@ -129,5 +132,7 @@ def test_noise_without_an_exact_density_or_of_other_events_is_refused():
     with pytest.raises(ValueError, match="exact density"):
         Dequantised(law, Scored()).log_prob(torch.zeros(3, 2))
     with pytest.raises(ValueError, match="event_ndim"):
-        Dequantised(law, lambda x: dist.Uniform(torch.zeros(3), 1.0).to_event(1)).log_prob(torch.zeros(3, 2))
+        Dequantised(law, lambda x: dist.Uniform(torch.zeros(3), 1.0).to_event(1)).log_prob(
+            torch.zeros(3, 2)
+        )
     assert density(Dequantised(law)) == "unbiased"

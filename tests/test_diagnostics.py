@@ -25,7 +25,9 @@ def regression(vectorized):
         beta = pyro.sample("beta", dist.Normal(torch.zeros(3), 1.0).to_event(1))
         scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
         mean = (
-            pyro.deterministic("mean", (beta * covariates).sum(-1)) if not vectorized else (beta * covariates).sum(-1)
+            pyro.deterministic("mean", (beta * covariates).sum(-1))
+            if not vectorized
+            else (beta * covariates).sum(-1)
         )
         with pyro.plate("data", len(covariates)):
             pyro.sample("y", dist.Normal(mean, scale), obs=y)
@@ -87,9 +89,13 @@ def test_regression_by_hand(vectorized):
     rows = stats.norm.logpdf(y.numpy(), beta @ covariates.numpy().T, scale[:, None])
     np.testing.assert_allclose(values(found, "log_likelihood", "y")[0], rows, rtol=1e-4, atol=1e-4)
     log_p = stats.norm.logpdf(beta).sum(1) + stats.lognorm.logpdf(scale, 0.5) + rows.sum(1)
-    log_q = stats.norm.logpdf(beta, [0.5, -1.0, 0.0], 0.2).sum(1) + stats.lognorm.logpdf(scale, 0.1, scale=np.exp(-0.2))
+    log_q = stats.norm.logpdf(beta, [0.5, -1.0, 0.0], 0.2).sum(1) + stats.lognorm.logpdf(
+        scale, 0.1, scale=np.exp(-0.2)
+    )
     np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], log_p, rtol=1e-4)
-    np.testing.assert_allclose(values(found, "sample_stats", "log_q")[0], log_q, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        values(found, "sample_stats", "log_q")[0], log_q, rtol=1e-3, atol=1e-3
+    )
     np.testing.assert_array_equal(values(found, "constant_data", "covariates"), covariates)
     np.testing.assert_array_equal(values(found, "observed_data", "y"), y)
 
@@ -97,10 +103,16 @@ def test_regression_by_hand(vectorized):
 def test_groups_dims_and_labels():
     covariates, y = torch.randn(4, 3), torch.randn(4)
     labels = {"feature": ["a", "b", "c"], "data": [7, 8, 9, 10]}
-    found = to_arviz(regression(False), covariates, y, draws=5, dims={"beta": ["feature"]}, coords=labels)
+    found = to_arviz(
+        regression(False), covariates, y, draws=5, dims={"beta": ["feature"]}, coords=labels
+    )
     sample = ("chain", "draw")
     expected = {
-        "posterior": {"beta": (*sample, "feature"), "scale": sample, "mean": (*sample, "mean_dim_0")},
+        "posterior": {
+            "beta": (*sample, "feature"),
+            "scale": sample,
+            "mean": (*sample, "mean_dim_0"),
+        },
         "posterior_predictive": {"y": (*sample, "data")},
         "prior": {"beta": (*sample, "feature"), "scale": sample},
         "prior_predictive": {"y": (*sample, "data")},
@@ -109,7 +121,9 @@ def test_groups_dims_and_labels():
         "observed_data": {"y": ("data",)},
         "constant_data": {"covariates": ("data", "covariates_dim_1")},
     }
-    assert {group: {name: v.dims for name, v in found[group].data_vars.items()} for group in expected} == expected
+    assert {
+        group: {name: v.dims for name, v in found[group].data_vars.items()} for group in expected
+    } == expected
     assert found["posterior"]["feature"].values.tolist() == ["a", "b", "c"]
     assert found["log_likelihood"]["data"].values.tolist() == [7, 8, 9, 10]
 
@@ -136,7 +150,9 @@ def test_plates_inside_and_around_the_rows_name_their_dims():
 
 
 def test_predictions_follow_their_own_draw_of_the_posterior():
-    found = to_arviz(conjugate_mean(), torch.randn(400), draws=300, groups=["posterior", "posterior_predictive"])
+    found = to_arviz(
+        conjugate_mean(), torch.randn(400), draws=300, groups=["posterior", "posterior_predictive"]
+    )
     means = values(found, "posterior_predictive", "y")[0].mean(1)
     centred = means - values(found, "posterior", "mu")[0]
     assert abs(centred.std() - 400**-0.5) < 0.01  # noise of 400 rows around that draw of mu
@@ -148,24 +164,34 @@ def test_local_latents_are_integrated_out(vectorized):
     y = torch.randn(6)
     gen = random_effects(guided=True)
     gen.vectorized = vectorized
-    found = to_arviz(gen, y, draws=10, particles=2)  # weights under the exact posterior of z do not vary
+    found = to_arviz(
+        gen, y, draws=10, particles=2
+    )  # weights under the exact posterior of z do not vary
     mu = values(found, "posterior", "mu")[0]
     rows = stats.norm.logpdf(y.numpy(), mu[:, None], np.sqrt(2))
     np.testing.assert_allclose(values(found, "log_likelihood", "y")[0], rows, rtol=1e-4, atol=1e-4)
     log_p = rows.sum(1) + stats.norm.logpdf(mu)
     np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], log_p, rtol=1e-4)
-    np.testing.assert_allclose(values(found, "sample_stats", "log_q")[0], stats.norm.logpdf(mu, 0.1, 0.4), rtol=1e-3)
+    np.testing.assert_allclose(
+        values(found, "sample_stats", "log_q")[0], stats.norm.logpdf(mu, 0.1, 0.4), rtol=1e-3
+    )
     assert found["posterior"]["z"].dims == ("chain", "draw", "data")
 
 
 def test_local_latents_without_a_guide_are_integrated_over_their_prior():
     y, mu = torch.randn(6), torch.randn(2, 5)
-    chains = Chains({"mu": mu, "z": torch.randn(2, 5, 6)}, {"diverging": torch.zeros(2, 5, dtype=torch.bool)})
-    found = to_arviz(random_effects(guided=False), y, chains=chains, particles=4000, draws=3, max_rows=2**17)
+    chains = Chains(
+        {"mu": mu, "z": torch.randn(2, 5, 6)}, {"diverging": torch.zeros(2, 5, dtype=torch.bool)}
+    )
+    found = to_arviz(
+        random_effects(guided=False), y, chains=chains, particles=4000, draws=3, max_rows=2**17
+    )
     rows = stats.norm.logpdf(y.numpy(), mu[..., None], np.sqrt(2))
     np.testing.assert_allclose(values(found, "log_likelihood", "y"), rows, atol=0.15)
     assert values(found, "sample_stats", "diverging").shape == (2, 5)
-    assert values(found, "prior", "mu").shape == (1, 3) and values(found, "posterior", "z").shape == (2, 5, 6)
+    assert values(found, "prior", "mu").shape == (1, 3) and values(
+        found, "posterior", "z"
+    ).shape == (2, 5, 6)
 
 
 def test_guide_that_couples_all_rows_keeps_its_joint_density():
@@ -175,7 +201,11 @@ def test_guide_that_couples_all_rows_keeps_its_joint_density():
     mu, z = values(found, "posterior", "mu")[0], values(found, "posterior", "z")[0]
     draw = np.concatenate([mu[:, None], z], 1)
     log_q = stats.multivariate_normal.logpdf(draw, guide.loc.detach(), np.eye(4) * 0.25)
-    log_p = stats.norm.logpdf(mu) + stats.norm.logpdf(z, mu[:, None]).sum(1) + stats.norm.logpdf(y, z).sum(1)
+    log_p = (
+        stats.norm.logpdf(mu)
+        + stats.norm.logpdf(z, mu[:, None]).sum(1)
+        + stats.norm.logpdf(y, z).sum(1)
+    )
     np.testing.assert_allclose(values(found, "sample_stats", "log_q")[0], log_q, rtol=1e-3)
     np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], log_p, rtol=1e-3)
     rows = stats.norm.logpdf(y.numpy(), mu[:, None], np.sqrt(2))
@@ -196,7 +226,9 @@ def test_enumerated_sites_are_summed_out():
     y = torch.randn(5)
     found = to_arviz(Program(model, guide), y, draws=6)
     weight = values(found, "posterior", "weight")[0][:, None]
-    rows = np.log(weight * stats.norm.pdf(y.numpy(), 3) + (1 - weight) * stats.norm.pdf(y.numpy(), 0))
+    rows = np.log(
+        weight * stats.norm.pdf(y.numpy(), 3) + (1 - weight) * stats.norm.pdf(y.numpy(), 0)
+    )
     np.testing.assert_allclose(values(found, "log_likelihood", "y")[0], rows, rtol=1e-4, atol=1e-4)
     assert "side" not in found["posterior"]
 
@@ -217,7 +249,9 @@ def test_families_without_globals_have_one_log_likelihood_for_all_draws():
     rows = np.broadcast_to(stats.norm.logpdf(x[:, 0], 0, np.sqrt(2)), (1, 7, 5))
     np.testing.assert_allclose(values(found, "log_likelihood", "x"), rows, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], rows[0].sum(1), rtol=1e-4)
-    assert (values(found, "sample_stats", "log_q") == 0).all()  # no globals: leave-one-out is the density of each row
+    assert (
+        values(found, "sample_stats", "log_q") == 0
+    ).all()  # no globals: leave-one-out is the density of each row
 
 
 def test_families_without_latents_have_no_posterior():
@@ -225,23 +259,38 @@ def test_families_without_latents_have_no_posterior():
     found = to_arviz(Fixed(dist.Normal, loc=torch.zeros(2), scale=2.0), x, draws=4)
     rows = np.broadcast_to(stats.norm.logpdf(x, 0, 2).sum(1), (1, 4, 5))
     np.testing.assert_allclose(values(found, "log_likelihood", "x"), rows, rtol=1e-5)
-    assert "posterior" not in found and values(found, "posterior_predictive", "x").shape == (1, 4, 5, 2)
+    assert "posterior" not in found and values(found, "posterior_predictive", "x").shape == (
+        1,
+        4,
+        5,
+        2,
+    )
 
 
 @pytest.mark.parametrize("kind", ["unnormalised", "implicit"])
 def test_models_without_a_normalised_density_have_all_groups_but_log_likelihoods(kind):
     with pytest.warns(UserWarning, match="groups that this model has not: log_likelihood"):
         found = to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5)
-    assert found["posterior_predictive"]["x"].sizes == {"chain": 1, "draw": 5, "data": 4, "x_dim_0": 2}
+    assert found["posterior_predictive"]["x"].sizes == {
+        "chain": 1,
+        "draw": 5,
+        "data": 4,
+        "x_dim_0": 2,
+    }
     assert "log_likelihood" not in found
-    with pytest.raises((ValueError, NotImplementedError), match=r"leave log_likelihood out|Adversarial"):
+    with pytest.raises(
+        (ValueError, NotImplementedError), match=r"leave log_likelihood out|Adversarial"
+    ):
         to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5, groups=["log_likelihood"])
 
 
 def test_missing_observations_are_data_not_constants():
     x = torch.tensor([[1.0], [torch.nan], [2.0]])
     found = to_arviz(
-        Fixed(dist.Normal, loc=torch.zeros(1), scale=1.0), x, draws=4, groups=["observed_data", "constant_data"]
+        Fixed(dist.Normal, loc=torch.zeros(1), scale=1.0),
+        x,
+        draws=4,
+        groups=["observed_data", "constant_data"],
     )
     np.testing.assert_array_equal(values(found, "observed_data", "x"), x)
     assert found.groups() == ["observed_data"]
@@ -252,7 +301,9 @@ def test_it_goes_to_a_file_and_back(tmp_path):
     found.to_netcdf(tmp_path / "fit.nc")
     back = az.from_netcdf(tmp_path / "fit.nc")
     assert sorted(back.groups()) == sorted(found.groups())
-    np.testing.assert_array_equal(values(back, "log_likelihood", "y"), values(found, "log_likelihood", "y"))
+    np.testing.assert_array_equal(
+        values(back, "log_likelihood", "y"), values(found, "log_likelihood", "y")
+    )
 
 
 def test_refusals_say_what_to_do():
@@ -263,12 +314,19 @@ def test_refusals_say_what_to_do():
         to_arviz(gen, y, dims={"mean": ["a"]})
     with pytest.raises(ValueError, match="expected at most 0 names for dims of 'mu'"):
         to_arviz(gen, y, dims={"mu": ["a"]})
-    with pytest.raises(ValueError, match="posterior_predictive would have 5,000; ask for fewer draws"):
+    with pytest.raises(
+        ValueError, match="posterior_predictive would have 5,000; ask for fewer draws"
+    ):
         to_arviz(gen, y, max_numbers=4000)
     with pytest.raises(ValueError, match="expected draws of sites among mu, y, got tau"):
         to_arviz(gen, y, chains=Chains({"tau": torch.zeros(1, 3)}), groups=["log_likelihood"])
     with pytest.raises(ValueError, match="expected draws of every global site, got none of mu"):
-        to_arviz(random_effects(True), y, chains=Chains({"z": torch.zeros(1, 3, 5)}), groups=["log_likelihood"])
+        to_arviz(
+            random_effects(True),
+            y,
+            chains=Chains({"z": torch.zeros(1, 3, 5)}),
+            groups=["log_likelihood"],
+        )
 
 
 def test_programs_without_a_plate_have_a_posterior_but_no_pointwise_log_likelihood():
@@ -277,14 +335,18 @@ def test_programs_without_a_plate_have_a_posterior_but_no_pointwise_log_likeliho
         pyro.sample("y", dist.Normal(mu, 1.0).expand([5]).to_event(1), obs=y)
 
     gen, y = Program(model, lambda y: pyro.sample("mu", dist.Normal(2.0, 0.1))), torch.zeros(5)
-    with pytest.warns(UserWarning, match="has not: log_likelihood .expected a plate named 'data'") as warned:
+    with pytest.warns(
+        UserWarning, match="has not: log_likelihood .expected a plate named 'data'"
+    ) as warned:
         found = to_arviz(gen, y, draws=200)
     assert len(warned) == 1 and "log_likelihood" not in found
     mu = values(found, "posterior", "mu")[0]
     assert abs(mu.mean() - 2) < 0.05
     log_p = stats.norm.logpdf(mu) + stats.norm.logpdf(0.0, mu[:, None], np.ones((1, 5))).sum(1)
     np.testing.assert_allclose(values(found, "sample_stats", "log_p")[0], log_p, rtol=1e-4)
-    np.testing.assert_allclose(values(found, "sample_stats", "log_q")[0], stats.norm.logpdf(mu, 2, 0.1), rtol=1e-3)
+    np.testing.assert_allclose(
+        values(found, "sample_stats", "log_q")[0], stats.norm.logpdf(mu, 2, 0.1), rtol=1e-3
+    )
     with pytest.raises(ValueError, match="expected a plate named 'data'"):
         to_arviz(gen, y, groups=["log_likelihood"])
 
@@ -307,7 +369,9 @@ def test_loo_of_the_exact_posterior_agrees_with_arviz():
     ours, theirs = loo(found), az.loo(found, pointwise=True)
     np.testing.assert_allclose(ours.pointwise, theirs.loo_i.values, atol=1e-3)
     np.testing.assert_allclose(ours.khat, theirs.pareto_k.values, atol=0.05)
-    assert ours.p_loo == pytest.approx(theirs.p_loo, abs=1e-2) and ours.stderr == pytest.approx(theirs.se, rel=1e-2)
+    assert ours.p_loo == pytest.approx(theirs.p_loo, abs=1e-2) and ours.stderr == pytest.approx(
+        theirs.se, rel=1e-2
+    )
 
 
 def test_loo_of_chains_is_the_exact_one():
@@ -324,11 +388,17 @@ def test_loo_of_chains_is_the_exact_one():
 
 def test_loo_prints_no_number_that_cannot_be_trusted():
     pointwise = torch.full((20,), -1.0)
-    shown = {bad: str(Loo(pointwise, torch.tensor([0.9] * bad + [0.1] * (20 - bad)), 1.0)) for bad in (0, 2, 3, 20)}
+    shown = {
+        bad: str(Loo(pointwise, torch.tensor([0.9] * bad + [0.1] * (20 - bad)), 1.0))
+        for bad in (0, 2, 3, 20)
+    }
     value = "elpd_loo = -20.00 ± 0.00 nats, p_loo = 1.0"
     assert shown[0] == value and shown[2] == f"{value} (k-hat > 0.7 on 2 of 20 rows)"
     assert shown[3].startswith("k-hat > 0.7 on 3 of 20 rows") and shown[3].endswith(value)
-    assert shown[20].startswith("elpd_loo: no estimate, k-hat > 0.7 on all 20 rows; ") and "-20" not in shown[20]
+    assert (
+        shown[20].startswith("elpd_loo: no estimate, k-hat > 0.7 on all 20 rows; ")
+        and "-20" not in shown[20]
+    )
 
 
 # predictive checks
@@ -344,14 +414,19 @@ def test_bayesian_p_value_in_closed_form():
 
 def test_p_values_of_several_statistics_and_ties():
     y = torch.zeros(30)
-    check = predictive_check(conjugate_mean(), y, statistic=lambda y: torch.stack([y.var(), y.numel() + 0 * y[0]]))
+    check = predictive_check(
+        conjugate_mean(), y, statistic=lambda y: torch.stack([y.var(), y.numel() + 0 * y[0]])
+    )
     assert check.p_value.tolist() == [1.0, 0.5]  # all spread too much; all have 30 rows
 
 
 def test_replications_of_other_rows_take_their_latents_from_the_model():
     """Same rows keep z and repeat y up to noise 1; other rows vary by 2 around mu."""
     gen, y = random_effects(guided=True), 10 * torch.ones(200)
-    same, other = (predictive_check(gen, y, statistic=torch.mean, draws=50, new_rows=new) for new in (False, True))
+    same, other = (
+        predictive_check(gen, y, statistic=torch.mean, draws=50, new_rows=new)
+        for new in (False, True)
+    )
     assert same.replicated.mean() > 4 and other.replicated.mean() < 1
 
 

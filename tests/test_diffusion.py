@@ -12,12 +12,22 @@ from torch import nn
 
 from probgen.core.density import density, log_likelihood
 from probgen.distributions.diffusion.diffused import Diffused
-from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original, Velocity
+from probgen.distributions.diffusion.predictions import (
+    EDM,
+    Epsilon,
+    LevelPrediction,
+    Original,
+    Velocity,
+)
 from probgen.distributions.diffusion.process import Process
 from probgen.distributions.diffusion.reconstruction import LevelReconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver
 from probgen.distributions.diffusion.times import LogNormalTimes
-from probgen.distributions.diffusion.variances import ForwardVariance, LearnedVariance, PosteriorVariance
+from probgen.distributions.diffusion.variances import (
+    ForwardVariance,
+    LearnedVariance,
+    PosteriorVariance,
+)
 from probgen.infer.impute import impute
 from probgen.models.diffusion import Diffusion
 from probgen.models.mixture import GaussianMixture
@@ -44,7 +54,10 @@ def true_bound(law, x, large=False):
     (a0, a1), (s0, s1) = schedule(torch.tensor([0.0, 1.0]).double())
     total = -(torch.log(s0 / a0) + 0.5 * torch.log(torch.tensor(2 * torch.pi)) + 0.5) * 2
     prior = torch.distributions.Normal(torch.zeros(2).double(), (a1**2 + s1**2).sqrt())
-    total = total - torch.distributions.kl_divergence(torch.distributions.Normal(a1 * x, s1), prior).sum()
+    total = (
+        total
+        - torch.distributions.kl_divergence(torch.distributions.Normal(a1 * x, s1), prior).sum()
+    )
     if steps is None:
         high, low = schedule.log_snr(torch.tensor([0.0, 1.0]).double())
         log_snr = torch.linspace(low, high, 4001).double()
@@ -53,11 +66,15 @@ def true_bound(law, x, large=False):
     t = torch.arange(steps + 1).double() / steps
     alpha, sigma = schedule(t)
     error = expected_error(law.process, x, t[1:])
-    forward = sigma[1:] ** 2 - (alpha[1:] / alpha[:-1]) ** 2 * sigma[:-1] ** 2  # the variance of q(z_t | z_s)
+    forward = (
+        sigma[1:] ** 2 - (alpha[1:] / alpha[:-1]) ** 2 * sigma[:-1] ** 2
+    )  # the variance of q(z_t | z_s)
     small = forward * sigma[:-1] ** 2 / sigma[1:] ** 2
     variance = forward if large else small
     gap = (alpha[:-1] * forward / sigma[1:] ** 2) ** 2 * error
-    return total - (2 * (small / variance - 1 - (small / variance).log()) + gap / variance).sum() / 2
+    return (
+        total - (2 * (small / variance - 1 - (small / variance).log()) + gap / variance).sum() / 2
+    )
 
 
 CASES = {
@@ -77,7 +94,9 @@ def test_bound_is_the_sum_or_the_integral_that_it_estimates(case):
     draws = law.log_prob(x.expand(20000, 2))
     truth = true_bound(law, x, large)
     assert density(law) == "bound"
-    assert (draws.mean() - truth).abs() < 4 * draws.std() / 20000**0.5  # stratified: less noise than that
+    assert (
+        draws.mean() - truth
+    ).abs() < 4 * draws.std() / 20000**0.5  # stratified: less noise than that
     assert steps or draws.std() < 6  # nats; uniform times without a control variate have 30
 
 
@@ -85,7 +104,10 @@ def test_bound_is_below_the_density_and_closes_as_steps_shrink():
     x = data().sample((40,))
     exact_value = data().log_prob(x).mean()
     wide = CosineSchedule(14.0, -14.0)
-    bounds = [torch.stack([true_bound(exact(wide, steps=T), row) for row in x]).mean() for T in (10, 50, 250, None)]
+    bounds = [
+        torch.stack([true_bound(exact(wide, steps=T), row) for row in x]).mean()
+        for T in (10, 50, 250, None)
+    ]
     assert all(one < other for one, other in zip(bounds, [*bounds[1:], exact_value], strict=True))
     assert exact_value - bounds[-1] < 1e-3
 
@@ -97,18 +119,24 @@ def random_diffusion(steps, variance, context=0, seed=0):
     return Diffusion(net, (2,), steps=steps, variance=variance, schedule=CosineSchedule(5.0, -5.0))
 
 
-@pytest.mark.parametrize("variance", [PosteriorVariance(), ForwardVariance(), LearnedVariance()], ids=str)
+@pytest.mark.parametrize(
+    "variance", [PosteriorVariance(), ForwardVariance(), LearnedVariance()], ids=str
+)
 def test_the_chain_of_sites_has_the_same_bound(variance):
     gen = random_diffusion(12, variance)
     x = torch.tensor([[0.5, -1.0]])
     with torch.no_grad():
         draws = gen().log_prob(x.expand(8000, 2))
         chain, rows = gen.chain(), x.expand(400, 2)
-        losses = torch.tensor([Trace_ELBO().loss(chain.model, chain.guide, rows) / 400 for _ in range(10)])
+        losses = torch.tensor(
+            [Trace_ELBO().loss(chain.model, chain.guide, rows) / 400 for _ in range(10)]
+        )
         closed = torch.stack([ELBO()(chain.model, chain.guide)(rows) / 400 for _ in range(5)])
     error = (draws.var() / 8000 + losses.var() / 10).sqrt()
     assert (draws.mean() + losses.mean()).abs() < 4.5 * error
-    assert (draws.mean() + closed.mean()).abs() < 4.5 * (draws.var() / 8000 + closed.var() / 5).sqrt()
+    assert (draws.mean() + closed.mean()).abs() < 4.5 * (
+        draws.var() / 8000 + closed.var() / 5
+    ).sqrt()
 
 
 def test_the_chain_scores_and_samples_like_the_diffusion():
@@ -116,7 +144,9 @@ def test_the_chain_scores_and_samples_like_the_diffusion():
     context = torch.randn(500, 1)
     torch.manual_seed(0)
     direct, told = gen(context).sample(), gen.chain()(context).sample()
-    assert (direct.mean(0) - told.mean(0)).abs().max() < 0.3 and (direct.std(0) / told.std(0) - 1).abs().max() < 0.15
+    assert (direct.mean(0) - told.mean(0)).abs().max() < 0.3 and (
+        direct.std(0) / told.std(0) - 1
+    ).abs().max() < 0.15
     x = torch.randn(3, 2)
     score = log_likelihood(gen.chain(), x, context[:3], particles=200)
     bound = log_likelihood(gen, x, context[:3], particles=2000)
@@ -133,12 +163,20 @@ def test_masses_of_integers_by_the_exact_denoiser():
     values = levels.embed(torch.arange(3).double())
 
     def guess(z, alpha, sigma):
-        logits = log_mass - 0.5 * ((z.unsqueeze(-1) - alpha.unsqueeze(-1) * values) / sigma.unsqueeze(-1)).square()
+        logits = (
+            log_mass
+            - 0.5
+            * ((z.unsqueeze(-1) - alpha.unsqueeze(-1) * values) / sigma.unsqueeze(-1)).square()
+        )
         return (logits.softmax(-1) * values).sum(-1)
 
-    process = Process(Exact(schedule, Velocity(), guess), schedule, Velocity(), PosteriorVariance(), 1)
+    process = Process(
+        Exact(schedule, Velocity(), guess), schedule, Velocity(), PosteriorVariance(), 1
+    )
     noise = torch.distributions.Normal(torch.zeros(1).double(), 1.0)
-    law = Diffused(process, pyro.distributions.Normal(noise.loc, 1.0).to_event(1), reconstruction=levels)
+    law = Diffused(
+        process, pyro.distributions.Normal(noise.loc, 1.0).to_event(1), reconstruction=levels
+    )
     x = torch.arange(3).double()[:, None]
     draws = law.log_prob(x.expand(20000, 3, 1))
     assert ((draws.mean(0) - log_mass).abs() < 4 * draws.std(0) / 20000**0.5).all()
@@ -158,7 +196,9 @@ def test_simple_loss_is_the_error_of_the_output():
         noise = torch.randn_like(x)
         alpha, sigma = (level[:, None] for level in gen.schedule(t))
         z = alpha * x + sigma * noise
-        out = gen.net(prediction.inputs(z, alpha, sigma), prediction.time(t, alpha[:, 0], sigma[:, 0]))
+        out = gen.net(
+            prediction.inputs(z, alpha, sigma), prediction.time(t, alpha[:, 0], sigma[:, 0])
+        )
         target = prediction.output(x, z, alpha, sigma)
         torch.testing.assert_close(loss, (out - target).square().sum(-1))
     epsilon_target = (z - alpha * x) / sigma
@@ -188,7 +228,9 @@ def test_learned_schedule_has_the_gradient_of_the_bound(steps):
     nn.init.normal_(net.last.weight, std=0.2)
     gen = Diffusion(net, (2,), schedule=LearnedSchedule(3.0, -3.0), steps=steps).double()
     gen().denoising_loss(x).sum().backward()
-    assert all(p.grad is None for p in gen.schedule.parameters())  # the simple loss takes it as given
+    assert all(
+        p.grad is None for p in gen.schedule.parameters()
+    )  # the simple loss takes it as given
 
     def value():
         with torch.no_grad():
@@ -204,7 +246,9 @@ def test_learned_schedule_has_the_gradient_of_the_bound(steps):
                 parameter.add_(step)
                 values.append(value())
             parameter.add_(0.05)
-        assert abs((values[0] - values[1]) / 0.1 - parameter.grad) < 0.03 * (1 + parameter.grad.abs())
+        assert abs((values[0] - values[1]) / 0.1 - parameter.grad) < 0.03 * (
+            1 + parameter.grad.abs()
+        )
     assert all(p.grad.isfinite().all() for p in gen.schedule.parameters())
 
 
@@ -243,11 +287,20 @@ def test_training_comes_near_the_entropy(objective):
 @pytest.mark.parametrize("variance", [PosteriorVariance(), LearnedVariance()], ids=str)
 def test_resumed_training_is_bit_for_bit_the_same(variance, tmp_path):
     x, losses = torch.randn(60, 2), []
-    settings = {"batch_size": 20, "seed": 0, "compile": False, "verdict": False, "progress": False, "ema": 0.9}
+    settings = {
+        "batch_size": 20,
+        "seed": 0,
+        "compile": False,
+        "verdict": False,
+        "progress": False,
+        "ema": 0.9,
+    }
     for halves in (False, True):
         gen, path = random_diffusion(5, variance), tmp_path / f"{halves}.ckpt"
         for steps in (4, 8) if halves else (8,):
-            history = fit(gen, x, Denoising(), steps=steps, checkpoint=path, resume=halves, **settings)
+            history = fit(
+                gen, x, Denoising(), steps=steps, checkpoint=path, resume=halves, **settings
+            )
         losses.append((history.loss, copy.deepcopy(gen.state_dict())))
     assert losses[0][0] == losses[1][0]
     assert all(torch.equal(value, losses[1][1][name]) for name, value in losses[0][1].items())
@@ -262,7 +315,16 @@ def test_the_loss_as_one_graph_is_the_loss(objective, steps, monkeypatch):
     for compile in (False, True):
         gen = random_diffusion(steps, PosteriorVariance(), context=1)
         gen.context_dropout = 0.3
-        history = fit(gen, (x, context), objective(), steps=5, batch_size=8, seed=0, compile=compile, verdict=False)
+        history = fit(
+            gen,
+            (x, context),
+            objective(),
+            steps=5,
+            batch_size=8,
+            seed=0,
+            compile=compile,
+            verdict=False,
+        )
         losses.append(torch.tensor(history.loss))
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
@@ -292,7 +354,9 @@ def test_contexts_are_dropped_row_by_row_in_training_alone():
     torch.manual_seed(0)
     gen = Diffusion(TimeMLP(2, [8], context=3), (2,), context_dropout=0.25)
     shown = gen.train()(torch.randn(4000, 3)).process.net.args[0].isnan()
-    assert (shown.all(-1) == shown.any(-1)).all() and (shown.any(-1).double().mean() - 0.25).abs() < 0.03
+    assert (shown.all(-1) == shown.any(-1)).all() and (
+        shown.any(-1).double().mean() - 0.25
+    ).abs() < 0.03
     assert not gen.eval()(torch.randn(4000, 3)).process.net.args[0].isnan().any()
     assert gen.train()().batch_shape == ()
 
@@ -332,7 +396,9 @@ def test_completions_in_other_units_and_of_integers():
     assert (done.draws[..., 1].mean() - 1.0).abs() < 1.0  # ten times -0.5 + 0.6 (2 - 1)
     whole = impute(Quantised(Standardised(inner, 0.0, 10.0)), x, draws=1000, steps=400)
     assert whole.kind == "heuristic" and (whole.draws[..., 0] == 20).all()
-    assert (whole.draws == whole.draws.floor()).all() and (whole.draws[..., 1].mean() - 0.8).abs() < 0.9
+    assert (whole.draws == whole.draws.floor()).all() and (
+        whole.draws[..., 1].mean() - 0.8
+    ).abs() < 0.9
 
 
 def test_wrappers_hand_the_simple_loss_on():
@@ -357,10 +423,21 @@ def test_wrappers_hand_the_simple_loss_on():
 @pytest.mark.parametrize(
     ("gen", "message"),
     [
-        (lambda: GaussianMixture(2, 2), "expected a law with denoising_loss at site 'x', got MixtureSame"),
+        (
+            lambda: GaussianMixture(2, 2),
+            "expected a law with denoising_loss at site 'x', got MixtureSame",
+        ),
         (lambda: Standardised(GaussianMixture(2, 2)), "learned by denoising .* got MixtureSame"),
-        (lambda: Quantised(Standardised(GaussianMixture(2, 2))), "learned by denoising .* got MixtureSame"),
-        (lambda: Quantised(Diffusion(TimeMLP(2, [4]), (2,)), BinNoise(TimeMLP(2, [4], outputs=4))), "learned noise"),
+        (
+            lambda: Quantised(Standardised(GaussianMixture(2, 2))),
+            "learned by denoising .* got MixtureSame",
+        ),
+        (
+            lambda: Quantised(
+                Diffusion(TimeMLP(2, [4]), (2,)), BinNoise(TimeMLP(2, [4], outputs=4))
+            ),
+            "learned noise",
+        ),
     ],
 )
 def test_laws_without_a_simple_loss_are_refused(gen, message):
@@ -409,7 +486,10 @@ def test_level_predictions_are_bayes_rule_for_each_variable():
         alpha, sigma = torch.rand(2, 5, *[1] * len(shape))
         got = prediction.original(logits, z, alpha, sigma)
         per_level = logits.unflatten(1, (4, shape[0]))
-        masses = [per_level[:, k].exp() * (-0.5 * ((z - alpha * values[k]) / sigma).square()).exp() for k in range(4)]
+        masses = [
+            per_level[:, k].exp() * (-0.5 * ((z - alpha * values[k]) / sigma).square()).exp()
+            for k in range(4)
+        ]
         guess = sum(mass * value for mass, value in zip(masses, values, strict=True)) / sum(masses)
         torch.testing.assert_close(got, guess)
     with pytest.raises(NotImplementedError):

@@ -49,7 +49,9 @@ def test_errors_shrink_with_the_order_of_the_method(schedule, prediction, make, 
     assert all(2**order * 0.75 < ratio < 2**order * 1.5 for ratio in ratios), (errors, ratios)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(200), Heun(60), DPMSolver(100)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler", [DDIM(200), Heun(60), DPMSolver(100)], ids=lambda s: type(s).__name__
+)
 def test_encoding_follows_the_equation_and_decoding_undoes_it(sampler):
     law = exact()
     assert error(law, sampler, encode=True) < 0.03
@@ -93,11 +95,16 @@ def test_ancestral_steps_have_the_moments_that_linear_steps_compose_to(large):
         t, s = torch.tensor(i / 10).double(), torch.tensor((i - 1) / 10).double()
         offset, scale = law.process.reverse(torch.zeros(2).double(), t, s)
         matrix = (law.process.reverse(EYE, t, s)[0] - offset).T
-        mean, covariance = matrix @ mean + offset, matrix @ covariance @ matrix.T + scale.square() * EYE
+        mean, covariance = (
+            matrix @ mean + offset,
+            matrix @ covariance @ matrix.T + scale.square() * EYE,
+        )
     alpha, sigma = law.process.schedule(torch.zeros(()).double())
     got = moments(law, 20000)
     torch.testing.assert_close(got[0], mean / alpha, atol=0.02, rtol=0)
-    torch.testing.assert_close(got[1], (covariance + sigma.square() * EYE) / alpha.square(), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        got[1], (covariance + sigma.square() * EYE) / alpha.square(), atol=0.03, rtol=0
+    )
 
 
 def test_ddim_with_all_of_the_noise_is_ancestral_sampling():
@@ -131,7 +138,9 @@ def test_the_density_of_the_probability_flow(schedule, prediction):
         flow = ReverseFlow(law, solver, basis)
         torch.testing.assert_close(flow.log_prob(x), true.log_prob(x), atol=near, rtol=0)
         assert flow.density == "approximate"
-    assert (true.log_prob(x) - data().log_prob(x)).abs().max() < 0.06  # the exact denoiser's flow has the data's law
+    assert (
+        true.log_prob(x) - data().log_prob(x)
+    ).abs().max() < 0.06  # the exact denoiser's flow has the data's law
     if not isinstance(schedule, CosineSchedule):
         return
     torch.manual_seed(0)

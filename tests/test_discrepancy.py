@@ -24,7 +24,10 @@ from probgen.train.fit import adam, fit
 
 KERNELS = {
     "RBF": (RBF([0.5, 2.0]), lambda d: sum(math.exp(-(d**2) / (2 * h**2)) for h in (0.5, 2.0))),
-    "IMQ": (InverseMultiquadric([0.5, 2.0]), lambda d: sum(h**2 / (h**2 + d**2) for h in (0.5, 2.0))),
+    "IMQ": (
+        InverseMultiquadric([0.5, 2.0]),
+        lambda d: sum(h**2 / (h**2 + d**2) for h in (0.5, 2.0)),
+    ),
 }
 
 
@@ -56,7 +59,9 @@ def test_mmd_is_a_double_loop(name, unbiased):
 def test_energy_distance_is_a_double_loop(unbiased):
     x, y = torch.randn(7, 2, 2).double(), torch.randn(5, 2, 2).double() + 1
     within_x, within_y, between = double_loop(lambda d: d, x.flatten(1), y.flatten(1), unbiased)
-    torch.testing.assert_close(EnergyDistance(unbiased)(x, y).item(), 2 * between - within_x - within_y)
+    torch.testing.assert_close(
+        EnergyDistance(unbiased)(x, y).item(), 2 * between - within_x - within_y
+    )
 
 
 def test_discrepancies_of_normal_laws():
@@ -100,11 +105,20 @@ def test_one_row_has_no_pairs():
         MMD()(torch.zeros(1, 2), torch.zeros(3, 2))
 
 
-@pytest.mark.parametrize("measure", [MMD(), EnergyDistance(), SlicedWasserstein()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "measure", [MMD(), EnergyDistance(), SlicedWasserstein()], ids=lambda m: type(m).__name__
+)
 def test_a_generator_matches_its_data(measure):
     x = torch.tensor([2.0, -1.0]) + torch.tensor([0.5, 1.5]) * torch.randn(500, 2)
     gan = GAN(MLP(2, [16], 2), standard_normal(2))
-    options = {"steps": 250, "batch_size": 128, "optimizer": adam(1e-2), "compile": False, "verdict": False, "seed": 0}
+    options = {
+        "steps": 250,
+        "batch_size": 128,
+        "optimizer": adam(1e-2),
+        "compile": False,
+        "verdict": False,
+        "seed": 0,
+    }
     fit(gan, x, Discrepancy(measure), **options)
     draws = gan().sample((4000,))
     assert (draws.mean(0) - x.mean(0)).abs().max() < 0.25
@@ -116,7 +130,14 @@ def test_a_context_is_compared_with_the_rows():
     c = torch.randn(500, 1)
     x = c + 0.1 * torch.randn(500, 1)
     gan = GAN(SideBySide(MLP(1 + 1, [16], 1)), standard_normal(1), (1,))
-    options = {"steps": 200, "batch_size": 128, "optimizer": adam(1e-2), "compile": False, "verdict": False, "seed": 0}
+    options = {
+        "steps": 200,
+        "batch_size": 128,
+        "optimizer": adam(1e-2),
+        "compile": False,
+        "verdict": False,
+        "seed": 0,
+    }
     fit(gan, (x, c), Discrepancy(EnergyDistance()), **options)
     assert torch.corrcoef(torch.cat([gan(c).sample(), c], 1).T)[0, 1] > 0.95
 

@@ -33,7 +33,8 @@ class Gaussians(LatentVariableModel):
         if sites == ("z",):
             return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
         drawn = {
-            name: pyro.sample(name, dist.Normal(loc[..., int(name[1])], scale[..., int(name[1])])) for name in sites
+            name: pyro.sample(name, dist.Normal(loc[..., int(name[1])], scale[..., int(name[1])]))
+            for name in sites
         }
         return torch.stack([drawn[name] for name in sorted(drawn)], -1)
 
@@ -51,7 +52,9 @@ class Gaussians(LatentVariableModel):
         """-E log p(x | z) by its closed form, and KL(q || p) of every row and dim."""
         loc, log_scale = self.encode(x).chunk(2, -1)
         scale = (log_scale / 4).exp()
-        square = (x - loc @ self.w.T).square().sum(-1) + (scale.square() @ self.w.square().T).sum(-1)
+        square = (x - loc @ self.w.T).square().sum(-1) + (scale.square() @ self.w.square().T).sum(
+            -1
+        )
         misfit = 0.5 * square / 0.25 + 1.5 * math.log(2 * math.pi * 0.25)
         return misfit, 0.5 * (loc.square() + scale.square() - 1) - log_scale / 4
 
@@ -60,7 +63,10 @@ def value_and_grads(objective, gen, *batch, seed=0):
     torch.manual_seed(seed)
     parameters = list(gen.parameters())
     loss = objective.differentiable_loss(gen.model, gen.guide, *batch)
-    return [loss.detach(), *torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)]
+    return [
+        loss.detach(),
+        *torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True),
+    ]
 
 
 def value(objective, gen, *batch):
@@ -120,7 +126,9 @@ def test_scales_and_masks_count(sites, handlers):
     gen = Gaussians(*sites)
     pair = Program(handlers[0](gen.model), handlers[1](gen.guide))
     agree = sites[1] is None and handlers in HANDLERS[:2]
-    torch.testing.assert_close(value(ELBO(), pair, X), value((TraceMeanField_ELBO if agree else Trace_ELBO)(), pair, X))
+    torch.testing.assert_close(
+        value(ELBO(), pair, X), value((TraceMeanField_ELBO if agree else Trace_ELBO)(), pair, X)
+    )
 
 
 def test_a_transformed_guide_keeps_its_jacobian():
@@ -133,7 +141,9 @@ def test_a_transformed_guide_keeps_its_jacobian():
 
     program = Program(model, AutoNormal(model))
     program.guide(X[:, 0].abs())
-    ours, theirs = (value_and_grads(loss, program, X[:, 0].abs()) for loss in (ELBO(), Trace_ELBO()))
+    ours, theirs = (
+        value_and_grads(loss, program, X[:, 0].abs()) for loss in (ELBO(), Trace_ELBO())
+    )
     assert_same(ours, theirs)
 
 
@@ -143,7 +153,11 @@ def test_beta_weighs_the_divergence(beta):
     divergence = gen.parts(X)[1]
     torch.manual_seed(0)
     run = poutine.trace(gen.guide).get_trace(X)
-    drawn = -poutine.trace(poutine.replay(gen.model, trace=run)).get_trace(X).log_prob_sum(lambda name, _: name == "x")
+    drawn = (
+        -poutine.trace(poutine.replay(gen.model, trace=run))
+        .get_trace(X)
+        .log_prob_sum(lambda name, _: name == "x")
+    )
     loss = value_and_grads(ELBO(beta=beta), gen, X)[0]
     torch.testing.assert_close(loss, (drawn + beta * divergence.sum()).detach())
 
@@ -154,7 +168,10 @@ def test_warmup_counts_training_calls_and_evaluates_its_limit():
     assert_same([value_and_grads(elbo, gen, X)[0] for _ in range(4)], constant)
     resumed = ELBO(beta=linear_warmup(8, start=0.5))
     resumed.load_state_dict(elbo.state_dict())
-    assert_same([value_and_grads(resumed, gen, X)[0], value_and_grads(resumed.eval(), gen, X)[0]], constant[1:3])
+    assert_same(
+        [value_and_grads(resumed, gen, X)[0], value_and_grads(resumed.eval(), gen, X)[0]],
+        constant[1:3],
+    )
     assert resumed.step == 5
     assert_same([value_and_grads(ELBO(beta=cyclical(10)).eval(), gen, X)[0]], constant[2:3])
 
@@ -165,8 +182,13 @@ def test_free_bits_per_latent_dim(sites):
     spent = gen.parts(X)[1].mean(0)
     allowance = spent.mean().item()
     charged = len(X) * spent.clamp(min=allowance).sum()
-    gradients = torch.autograd.grad(charged, list(gen.parameters()), allow_unused=True, materialize_grads=True)
-    free, none = value_and_grads(ELBO(free_bits=allowance), gen, X), value_and_grads(ELBO(beta=0.0), gen, X)
+    gradients = torch.autograd.grad(
+        charged, list(gen.parameters()), allow_unused=True, materialize_grads=True
+    )
+    free, none = (
+        value_and_grads(ELBO(free_bits=allowance), gen, X),
+        value_and_grads(ELBO(beta=0.0), gen, X),
+    )
     assert_same(free, [a + b for a, b in zip(none, [charged.detach(), *gradients], strict=True)])
 
 
@@ -241,9 +263,18 @@ class Discrete(LatentVariableModel):
         """The negative bound by enumeration over g and the c of each row."""
         q_c, total = (x[:, None] * self.q_c).log_softmax(-1), 0.0
         for g in (0, 1):
-            log_q, prior = dist.Bernoulli(logits=self.q_g).log_prob(torch.tensor(float(g))), [0.7, 0.3][g]
-            rows = self.prior[g].log_softmax(-1) + dist.Normal(self.means[g], 1.0).log_prob(x[:, None]) - q_c
-            total = total + log_q.exp() * (0.4 * (math.log(prior) - log_q) + (q_c.exp() * rows).sum())
+            log_q, prior = (
+                dist.Bernoulli(logits=self.q_g).log_prob(torch.tensor(float(g))),
+                [0.7, 0.3][g],
+            )
+            rows = (
+                self.prior[g].log_softmax(-1)
+                + dist.Normal(self.means[g], 1.0).log_prob(x[:, None])
+                - q_c
+            )
+            total = total + log_q.exp() * (
+                0.4 * (math.log(prior) - log_q) + (q_c.exp() * rows).sum()
+            )
         return -total
 
 
@@ -299,7 +330,11 @@ def test_a_bound_is_refused_at_the_guide():
 
 @pytest.mark.parametrize(
     ("model", "guide", "message"),
-    [(["z"], [], "draw the latent site 'z'"), ([], ["z"], "got 'z'"), (["z", "z"], ["z"], "'z' twice")],
+    [
+        (["z"], [], "draw the latent site 'z'"),
+        ([], ["z"], "got 'z'"),
+        (["z", "z"], ["z"], "'z' twice"),
+    ],
 )
 def test_latent_sites_that_do_not_match_are_refused(model, guide, message):
     def program(names):
@@ -346,7 +381,9 @@ def test_a_guide_may_reparameterise_add_factors_and_fix_a_discrete_value():
         pyro.factor("f", torch.tensor(0.7), has_rsample=False)
 
     reparam = poutine.reparam(one_latent, config={"z": LocScaleReparam(0.0)})
-    torch.testing.assert_close(*(value(ELBO(), Program(reparam, g), X[:, 0]) for g in [reparameterised] * 2))
+    torch.testing.assert_close(
+        *(value(ELBO(), Program(reparam, g), X[:, 0]) for g in [reparameterised] * 2)
+    )
     plain = Program(one_latent, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)))
     shifted = value(ELBO(), Program(one_latent, factoring), X[:, 0])
     torch.testing.assert_close(shifted, value(ELBO(), plain, X[:, 0]) + 0.7)
@@ -355,7 +392,11 @@ def test_a_guide_may_reparameterise_add_factors_and_fix_a_discrete_value():
         c = pyro.sample("c", dist.Bernoulli(0.3))
         pyro.sample("x", dist.Normal(c, 1.0).expand([6]).to_event(1), obs=x)
 
-    loss = value(ELBO(), Program(discrete, lambda x: pyro.sample("c", dist.Delta(torch.tensor(1.0)))), X[:, 0])
+    loss = value(
+        ELBO(),
+        Program(discrete, lambda x: pyro.sample("c", dist.Delta(torch.tensor(1.0)))),
+        X[:, 0],
+    )
     torch.testing.assert_close(loss, -math.log(0.3) - dist.Normal(1.0, 1.0).log_prob(X[:, 0]).sum())
 
 
@@ -366,12 +407,18 @@ def test_enumerated_model_sites_give_the_exact_likelihood():
     @config_enumerate
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("x", dist.Normal(means[pyro.sample("c", dist.Categorical(weights))], 1.0), obs=x)
+            pyro.sample(
+                "x", dist.Normal(means[pyro.sample("c", dist.Categorical(weights))], 1.0), obs=x
+            )
 
     x = X[:, 0]
-    exact = -0.3 * (weights.log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1).sum()
+    exact = (
+        -0.3 * (weights.log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1).sum()
+    )
     loss = EnumeratedELBO()(poutine.scale(model, scale=0.3), lambda x: None)(x)
-    assert_same([loss, *torch.autograd.grad(loss, means)], [exact, *torch.autograd.grad(exact, means)])
+    assert_same(
+        [loss, *torch.autograd.grad(loss, means)], [exact, *torch.autograd.grad(exact, means)]
+    )
 
 
 W = torch.tensor([0.5, 2.0, 0.7, 1.0, 3.0, 0.1])
@@ -381,26 +428,44 @@ def weighted_mixture(means, scale, local=True):
     """x_b ~ 0.3 N(m_0, 1) + 0.7 N(m_1, 1), with a component of its own for every row, or one for them all."""
 
     def model(x):
-        c = None if local else pyro.sample("c", dist.Bernoulli(0.7), infer={"enumerate": "parallel"})
+        c = (
+            None
+            if local
+            else pyro.sample("c", dist.Bernoulli(0.7), infer={"enumerate": "parallel"})
+        )
         with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=scale):
-            c = pyro.sample("c", dist.Bernoulli(0.7), infer={"enumerate": "parallel"}) if local else c
+            c = (
+                pyro.sample("c", dist.Bernoulli(0.7), infer={"enumerate": "parallel"})
+                if local
+                else c
+            )
             pyro.sample("x", dist.Normal(torch.where(c > 0, means[1], means[0]), 1.0), obs=x)
 
     return model
 
 
-@pytest.mark.parametrize("scale", [0.3, torch.tensor(0.3), W, W[:, None].T], ids=["number", "scalar", "rows", "dims"])
+@pytest.mark.parametrize(
+    "scale", [0.3, torch.tensor(0.3), W, W[:, None].T], ids=["number", "scalar", "rows", "dims"]
+)
 @pytest.mark.parametrize("particles", [1, 2])
 def test_weights_of_rows_around_a_sum(scale, particles):
     means, x = nn.Parameter(torch.tensor([-1.0, 2.0])), X[:, 0]
-    rows = (torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1)
+    rows = (
+        torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None])
+    ).logsumexp(-1)
     exact = -(torch.as_tensor(scale) * rows).sum()
     loss = EnumeratedELBO(particles)(weighted_mixture(means, scale), lambda x: None)(x)
-    assert_same([loss, *torch.autograd.grad(loss, means)], [exact, *torch.autograd.grad(exact, means)])
+    assert_same(
+        [loss, *torch.autograd.grad(loss, means)], [exact, *torch.autograd.grad(exact, means)]
+    )
 
 
 def test_weights_of_rows_around_an_enumerated_guide():
-    means, q, x = nn.Parameter(torch.tensor([-1.0, 2.0])), nn.Parameter(torch.linspace(-1, 1, 6)), X[:, 0]
+    means, q, x = (
+        nn.Parameter(torch.tensor([-1.0, 2.0])),
+        nn.Parameter(torch.linspace(-1, 1, 6)),
+        X[:, 0],
+    )
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=W):
@@ -410,20 +475,29 @@ def test_weights_of_rows_around_an_enumerated_guide():
     rows = torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None]) - p_c.log()
     exact = -(W * (p_c * rows).sum(-1)).sum()
     loss = EnumeratedELBO()(weighted_mixture(means, W), guide)(x)
-    assert_same([loss, *torch.autograd.grad(loss, [means, q])], [exact, *torch.autograd.grad(exact, [means, q])])
+    assert_same(
+        [loss, *torch.autograd.grad(loss, [means, q])],
+        [exact, *torch.autograd.grad(exact, [means, q])],
+    )
 
 
 def test_weights_of_rows_without_a_sum():
     gen = Gaussians()
     misfit, divergence = gen.parts(X)
-    pair = Program(poutine.scale(gen.model, scale=W), poutine.scale(gen.guide, scale=W), vectorized=True)
+    pair = Program(
+        poutine.scale(gen.model, scale=W), poutine.scale(gen.guide, scale=W), vectorized=True
+    )
     loss = value_and_grads(ELBO(particles=4000), pair, X)[0]
-    torch.testing.assert_close(loss, (W * (misfit + divergence.sum(-1))).sum().detach(), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        loss, (W * (misfit + divergence.sum(-1))).sum().detach(), rtol=0.02, atol=0
+    )
 
 
 def test_the_weight_of_a_single_row():
     means, x = torch.tensor([-1.0, 2.0]), X[:1, 0]
-    rows = (torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None])).logsumexp(-1)
+    rows = (
+        torch.tensor([0.3, 0.7]).log() + dist.Normal(means, 1.0).log_prob(x[:, None])
+    ).logsumexp(-1)
     loss = EnumeratedELBO()(weighted_mixture(means, W[:1]), lambda x: None)(x)
     torch.testing.assert_close(loss, -W[0] * rows.sum())
 
@@ -442,9 +516,13 @@ def test_weights_of_rows_in_a_graph():
 
 def test_scales_that_a_sum_cannot_have_are_refused():
     means, x = torch.tensor([-1.0, 2.0]), X[:, 0]
-    with pytest.raises(ValueError, match="expected one scale for all sites that depend on an enumerated one"):
+    with pytest.raises(
+        ValueError, match="expected one scale for all sites that depend on an enumerated one"
+    ):
         EnumeratedELBO()(weighted_mixture(means, W, local=False), lambda x: None)(x)
-    with pytest.raises(ValueError, match=r"expected weights of rows .* got weights around c, x, which rows share"):
+    with pytest.raises(
+        ValueError, match=r"expected weights of rows .* got weights around c, x, which rows share"
+    ):
         EnumeratedELBO()(weighted_mixture(means, torch.ones(6), local=False), lambda x: None)(x)
 
 
@@ -459,7 +537,11 @@ def test_impossible_values_have_no_weight():
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
-            c = pyro.sample("c", dist.Categorical(torch.tensor([0.5, 0.5, 0.0])), infer={"enumerate": "parallel"})
+            c = pyro.sample(
+                "c",
+                dist.Categorical(torch.tensor([0.5, 0.5, 0.0])),
+                infer={"enumerate": "parallel"},
+            )
             pyro.sample("x", dist.Normal(c.float(), 1.0), obs=x)
 
     def guide(x):
@@ -471,7 +553,9 @@ def test_impossible_values_have_no_weight():
     rows = math.log(0.5) + dist.Normal(torch.arange(2.0), 1.0).log_prob(x[:, None]) - q.log()
     exact = -(q * rows).sum()
     loss = EnumeratedELBO()(model, guide)(x)
-    assert_same([loss, *torch.autograd.grad(loss, logits)], [exact, *torch.autograd.grad(exact, logits)])
+    assert_same(
+        [loss, *torch.autograd.grad(loss, logits)], [exact, *torch.autograd.grad(exact, logits)]
+    )
 
 
 def bayesian_mixture(enumerate_c):
@@ -481,7 +565,11 @@ def bayesian_mixture(enumerate_c):
             means = pyro.sample("means", dist.Normal(0.0, 2.0))
         with pyro.plate("data", len(x), dim=-1):
             c = pyro.sample("c", dist.Categorical(torch.tensor([0.4, 0.6])))
-            pyro.sample("x", dist.Normal(means[..., c.long()] if means.ndim == 1 else means[c.long()], 1.0), obs=x)
+            pyro.sample(
+                "x",
+                dist.Normal(means[..., c.long()] if means.ndim == 1 else means[c.long()], 1.0),
+                obs=x,
+            )
 
     return model
 
@@ -492,8 +580,12 @@ def test_drawn_globals_beside_enumerated_rows_equal_pyros():
     program.guide(X[:, 0])
     for particles in (1, 2):
         options = {"max_plate_nesting": 1}
-        ours = value_and_grads(EnumeratedELBO(particles, vectorized=False, **options), program, X[:, 0])
-        theirs = value_and_grads(TraceEnum_ELBO(num_particles=particles, **options), program, X[:, 0])
+        ours = value_and_grads(
+            EnumeratedELBO(particles, vectorized=False, **options), program, X[:, 0]
+        )
+        theirs = value_and_grads(
+            TraceEnum_ELBO(num_particles=particles, **options), program, X[:, 0]
+        )
         assert_same(ours, theirs)
 
 
@@ -526,7 +618,11 @@ def test_what_rows_share_counts_once_however_often_their_values_are_tried():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("c", dist.Bernoulli(0.4), infer={"enumerate": "sequential"})
 
-    rows = math.log(0.5) + dist.Normal(mu + torch.tensor([0.0, 1.0]), 1.0).log_prob(x[:, None]) - q.log()
+    rows = (
+        math.log(0.5)
+        + dist.Normal(mu + torch.tensor([0.0, 1.0]), 1.0).log_prob(x[:, None])
+        - q.log()
+    )
     exact = -(q * rows).sum() - dist.Normal(0.0, 1.0).log_prob(mu)
     torch.testing.assert_close(EnumeratedELBO()(model, guide)(x), exact)
 
@@ -535,7 +631,9 @@ def test_enumerated_objective_refuses_what_the_other_one_does():
     law = dist.Normal(torch.zeros(6), 1.0)
     law.density = "unnormalised"
     with pytest.raises(ValueError, match=r"EnumeratedELBO: expected .* 'x', got unnormalised"):
-        EnumeratedELBO()(lambda x: pyro.sample("x", law.to_event(1), obs=x), lambda x: None)(X[:, 0])
+        EnumeratedELBO()(lambda x: pyro.sample("x", law.to_event(1), obs=x), lambda x: None)(
+            X[:, 0]
+        )
 
 
 def test_default_objective_looks_at_the_program_and_leaves_the_random_state():

@@ -25,7 +25,10 @@ def tables(scopes=LOOP, batch=()):
 def joint(log_tables, scopes=LOOP):
     """The log of the product at every joint state."""
     index = STATES.long().unbind(-1)
-    return sum(table[..., *(index[v] for v in scope)] for table, scope in zip(log_tables, scopes, strict=True))
+    return sum(
+        table[..., *(index[v] for v in scope)]
+        for table, scope in zip(log_tables, scopes, strict=True)
+    )
 
 
 def holes(rows=20):
@@ -50,7 +53,9 @@ def test_sums_maxima_and_gradients_are_those_of_the_joint_table(small, monkeypat
     total, truth = eliminate(order, rows), joint(logs).logsumexp(0)
     assert torch.allclose(total, truth, atol=1e-12)
     assert torch.allclose(eliminate(order, rows, log_max), joint(logs).max(), atol=1e-12)
-    for mine, theirs in zip(torch.autograd.grad(total.sum(), logs), torch.autograd.grad(truth, logs), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(total.sum(), logs), torch.autograd.grad(truth, logs), strict=True
+    ):
         assert torch.allclose(mine, theirs, atol=1e-12)
 
 
@@ -69,7 +74,9 @@ def test_impossible_values_leave_gradients_finite(small, monkeypatch):
 def test_the_largest_table_of_a_grid_is_that_of_the_transfer_matrix():
     """The greedy search alone makes tables four times as large on a 10 x 10 grid."""
     side = 10
-    edges = [(i, i + 1) for i in range(side**2) if (i + 1) % side] + [(i, i + side) for i in range(side**2 - side)]
+    edges = [(i, i + 1) for i in range(side**2) if (i + 1) % side] + [
+        (i, i + side) for i in range(side**2 - side)
+    ]
     before = random.getstate()
     assert plan(tuple(edges), (2,) * side**2).largest <= 2**side
     assert random.getstate() == before
@@ -117,14 +124,19 @@ def test_draws_have_the_frequencies_of_enumeration(limit):
     draws = conditional(law, x, ~x.isnan()).sample((n,))
     for row, found in zip(x, draws.unbind(1), strict=True):
         given = torch.where(allowed(row), truth, 0.0) / truth[allowed(row)].sum()
-        shares = torch.stack([(found == state).all(-1).double().mean() for state in STATES[given > 0]])
+        shares = torch.stack(
+            [(found == state).all(-1).double().mean() for state in STATES[given > 0]]
+        )
         assert shares.sum() == 1
         mean, variance = found.mean(0), found.var(0)
         law_of_row = conditional(law, row, ~row.isnan())
         assert (
-            torch.allclose(law_of_row.mean, given @ STATES, atol=1e-10) and (law_of_row.mean - mean).abs().max() < 0.05
+            torch.allclose(law_of_row.mean, given @ STATES, atol=1e-10)
+            and (law_of_row.mean - mean).abs().max() < 0.05
         )
-        assert torch.allclose(law_of_row.variance, given @ STATES.square() - (given @ STATES).square(), atol=1e-10)
+        assert torch.allclose(
+            law_of_row.variance, given @ STATES.square() - (given @ STATES).square(), atol=1e-10
+        )
         assert (law_of_row.variance - variance).abs().max() < 0.05
         assert (shares - given[given > 0]).abs().max() < 5 * (0.25 / n) ** 0.5
     if limit > 8:
@@ -141,13 +153,18 @@ def test_tables_of_each_row_are_kept_apart():
     for b, row in enumerate(x):
         own = [table[b] if i < 2 else table for i, table in enumerate(log_tables)]
         truth = joint(own, scopes).log_softmax(0)
-        assert law.log_prob(x)[b].item() == pytest.approx(truth[allowed(row)].logsumexp(0).item(), abs=1e-12)
+        assert law.log_prob(x)[b].item() == pytest.approx(
+            truth[allowed(row)].logsumexp(0).item(), abs=1e-12
+        )
         assert law.log_prob(STATES[[17]])[b].item() == pytest.approx(truth[17].item(), abs=1e-12)
     means = torch.stack(
         [
-            (joint([t[b] if i < 2 else t for i, t in enumerate(log_tables)], scopes).softmax(0)[:, None] * STATES).sum(
-                0
-            )
+            (
+                joint([t[b] if i < 2 else t for i, t in enumerate(log_tables)], scopes).softmax(0)[
+                    :, None
+                ]
+                * STATES
+            ).sum(0)
             for b in range(6)
         ]
     )
@@ -161,7 +178,9 @@ def test_the_density_of_a_completion_is_a_ratio():
     given = conditional(law, x, ~x.isnan())
     complete = given.sample()
     assert torch.equal(torch.where(x.isnan(), complete, x), complete)
-    assert torch.allclose(given.log_prob(complete), law.log_prob(complete) - law.log_prob(x), atol=1e-12)
+    assert torch.allclose(
+        given.log_prob(complete), law.log_prob(complete) - law.log_prob(x), atol=1e-12
+    )
     other = torch.where(x.isnan(), complete, (x + 1) % 2)
     assert torch.equal(given.log_prob(other).isneginf(), ~x.isnan().all(-1))
 
@@ -169,7 +188,9 @@ def test_the_density_of_a_completion_is_a_ratio():
 def test_what_is_too_wide_is_refused_with_numbers():
     edges = tuple(itertools.combinations(range(12), 2))
     law = FactorGraph(Factors(tuple(torch.zeros(2, 2) for _ in edges), edges, (2,) * 12, limit=100))
-    with pytest.raises(ValueError, match=r"at most 100 entries per row, got \d+ products.*largest table [\d,]+"):
+    with pytest.raises(
+        ValueError, match=r"at most 100 entries per row, got \d+ products.*largest table [\d,]+"
+    ):
         law.log_prob(torch.zeros(1, 12))
 
 
@@ -184,7 +205,9 @@ def test_impossible_evidence_is_refused_where_an_answer_needs_it():
 
 def test_values_outside_the_levels_are_refused():
     law = DiscreteNetwork([torch.zeros(3).log_softmax(-1)], [()])
-    with pytest.raises(ValueError, match=r"values 0, ..., 2 or NaN \(missing\) in column \[0\], got 3"):
+    with pytest.raises(
+        ValueError, match=r"values 0, ..., 2 or NaN \(missing\) in column \[0\], got 3"
+    ):
         law.log_prob(torch.tensor([[3.0]]))
 
 
@@ -194,7 +217,9 @@ def test_draws_trace_back_through_sums_of_several_variables():
     table, order = torch.randn(1, 2, 3, 2), plan(((0, 1, 2),), (2, 3, 2))
     trail = []
     eliminate(order, [table], log_max, trail)
-    found = trace_back(order, trail, torch.zeros(1, 3, dtype=torch.long), lambda weights: weights.argmax(-1))
+    found = trace_back(
+        order, trail, torch.zeros(1, 3, dtype=torch.long), lambda weights: weights.argmax(-1)
+    )
     assert table[0][tuple(found[0])] == table.max()
 
 
@@ -236,4 +261,6 @@ def test_some_variables_together_are_asked_for_alone():
     x[1, 5], x[2, 0], x[3, 4] = 1.0, 0.0, 1.0
     pair = few.joint_given(x, (4, 0))
     marginals = few.marginals(x)
-    assert torch.allclose(pair.sum(-1), marginals[:, 4]) and torch.allclose(pair.sum(-2), marginals[:, 0])
+    assert torch.allclose(pair.sum(-1), marginals[:, 4]) and torch.allclose(
+        pair.sum(-2), marginals[:, 0]
+    )

@@ -24,7 +24,9 @@ forms = pytest.mark.parametrize("name", FORMS)
 def clusters(rows=600, dims=3, components=3, distance=3.0, dtype=torch.float64):
     """Rows of clusters with correlated variables, and their labels."""
     labels = torch.arange(rows) % components
-    factors = torch.eye(dims, dtype=torch.float64) + 0.4 * torch.randn(components, dims, dims, dtype=torch.float64)
+    factors = torch.eye(dims, dtype=torch.float64) + 0.4 * torch.randn(
+        components, dims, dims, dtype=torch.float64
+    )
     centres = distance * torch.randn(components, dims, dtype=torch.float64)
     noise = torch.randn(rows, dims, 1, dtype=torch.float64)
     return (centres[labels] + (factors[labels] @ noise)[..., 0]).to(dtype), labels
@@ -33,20 +35,33 @@ def clusters(rows=600, dims=3, components=3, distance=3.0, dtype=torch.float64):
 def start(x, name, components=3, **options):
     """A mixture at a start that takes EM tens of steps to leave, and the same start for scikit-learn."""
     dims, means = x.shape[1], x[:components] + 0.1
-    covariance = {"full": x.mT.cov(), "tied": x.mT.cov(), "diag": x.var(0).diag(), "spherical": torch.eye(dims) * 4}
+    covariance = {
+        "full": x.mT.cov(),
+        "tied": x.mT.cov(),
+        "diag": x.var(0).diag(),
+        "spherical": torch.eye(dims) * 4,
+    }
     covariances = covariance[name].to(x).expand(components, -1, -1)
     gen = GaussianMixture(components, dims, FORMS[name], **options).to(x.dtype)
     gen.assign(torch.full((components,), 1 / components), means, covariances)
     precision = covariances[0].inverse().numpy()
     precisions = {"full": np.stack([precision] * components), "tied": precision}
-    precisions |= {"diag": np.stack([precision.diagonal()] * components), "spherical": np.full(components, 0.25)}
-    given = {"means_init": means.numpy(), "weights_init": np.full(components, 1 / components, means.numpy().dtype)}
+    precisions |= {
+        "diag": np.stack([precision.diagonal()] * components),
+        "spherical": np.full(components, 0.25),
+    }
+    given = {
+        "means_init": means.numpy(),
+        "weights_init": np.full(components, 1 / components, means.numpy().dtype),
+    }
     return gen, given | {"precisions_init": precisions[name].astype(means.numpy().dtype)}
 
 
 def reference(x, name, steps, components=3, reg_covar=0.0, **given):
     """scikit-learn after a number of steps."""
-    model = Reference(components, covariance_type=name, max_iter=steps, tol=0.0, reg_covar=reg_covar, **given)
+    model = Reference(
+        components, covariance_type=name, max_iter=steps, tol=0.0, reg_covar=reg_covar, **given
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(x.numpy())
@@ -56,7 +71,10 @@ def complete(model, name, dims):
     """Covariance matrices of scikit-learn's mixture, whatever their form."""
     found, eye = model.covariances_, np.eye(dims)
     shapes = {"full": lambda: found, "tied": lambda: np.stack([found] * model.n_components)}
-    shapes |= {"diag": lambda: found[:, None] * eye, "spherical": lambda: found[:, None, None] * eye}
+    shapes |= {
+        "diag": lambda: found[:, None] * eye,
+        "spherical": lambda: found[:, None, None] * eye,
+    }
     return torch.tensor(shapes[name]())
 
 
@@ -83,7 +101,9 @@ def test_float32_reaches_the_optimum_of_float64(name):
     x, _ = clusters()
     gen, given = start(x.float(), name)
     result = em(gen, x.float(), steps=40, tol=0.0, n_init=0)
-    assert result.log_likelihood[-1].item() == pytest.approx(reference(x, name, 40, **given).score(x.numpy()), abs=1e-5)
+    assert result.log_likelihood[-1].item() == pytest.approx(
+        reference(x, name, 40, **given).score(x.numpy()), abs=1e-5
+    )
 
 
 @forms
@@ -107,7 +127,9 @@ def test_the_log_likelihood_rises_and_is_that_of_the_result(name, missing):
     result = em(gen, x, steps=30, tol=0.0, seed=0)
     assert result.steps == 30 and (result.log_likelihood.diff() > -1e-11).all()
     assert result.log_likelihood[-1] - result.log_likelihood[0] > 0.01
-    assert result.log_likelihood[-1].item() == pytest.approx(observed_log_likelihood(gen, x).item(), abs=1e-10)
+    assert result.log_likelihood[-1].item() == pytest.approx(
+        observed_log_likelihood(gen, x).item(), abs=1e-10
+    )
 
 
 @forms
@@ -149,7 +171,9 @@ def summed(step, x):
     """What one way of summing gives for all rows."""
     joint, work = step.joint(x, step.buffers())
     posterior = joint.softmax(0)
-    return joint.logsumexp(0).sum(), *step.finish(posterior.sum(1), *step.sums(posterior, *work))[:3]
+    return joint.logsumexp(0).sum(), *step.finish(posterior.sum(1), *step.sums(posterior, *work))[
+        :3
+    ]
 
 
 @forms
@@ -170,13 +194,19 @@ def test_precision_follows_the_distance_between_clusters():
     ways = []
     for distance in (3.0, 1e3, 1e6):
         gen = GaussianMixture(2, 2)
-        gen.assign(torch.ones(2) / 2, torch.tensor([[0.0, 0.0], [distance, 0.0]]), torch.eye(2).expand(2, -1, -1))
+        gen.assign(
+            torch.ones(2) / 2,
+            torch.tensor([[0.0, 0.0], [distance, 0.0]]),
+            torch.eye(2).expand(2, -1, -1),
+        )
         ways.append(_best(torch.zeros(1, 2), gen._mixture))
     assert [type(way) for way in ways] == [Quadratic, Quadratic, Whitened]
     assert [way.linear.dtype for way in ways[:2]] == [torch.float32, torch.float64]
 
 
-@pytest.mark.parametrize(("dtype", "scale", "rtol"), [(torch.float64, 1e-6, 1e-6), (torch.float32, 1e-3, 1e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "scale", "rtol"), [(torch.float64, 1e-6, 1e-6), (torch.float32, 1e-3, 1e-3)]
+)
 @pytest.mark.parametrize("name", ["full", "diag"])
 def test_tight_clusters_far_apart_keep_their_digits(name, dtype, scale, rtol):
     """Clusters that never overlap: EM must give the moments of the labelled rows."""
@@ -230,7 +260,10 @@ class Linkage(DistributionModule):
 
     def expect(self, x):
         hidden = x[:, 0] * (self.theta / 4) / (0.5 + self.theta / 4)
-        return self().log_prob(x).sum(), {"linked": (hidden + x[:, 3]).sum(), "all": (hidden + x[:, 1:].sum(-1)).sum()}
+        return self().log_prob(x).sum(), {
+            "linked": (hidden + x[:, 3]).sum(),
+            "all": (hidden + x[:, 1:].sum(-1)).sum(),
+        }
 
     def maximise(self, statistics):
         self.theta.copy_(statistics["linked"] / statistics["all"] - self.flaw)

@@ -13,7 +13,12 @@ from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.infer.em import SupportsEM, em
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.models.chow_liu import ChowLiu
-from probgen.models.emissions import CategoricalEmission, GaussianEmission, GaussianMixtureEmission, PoissonEmission
+from probgen.models.emissions import (
+    CategoricalEmission,
+    GaussianEmission,
+    GaussianMixtureEmission,
+    PoissonEmission,
+)
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.factorised import Factorised
 from probgen.models.hidden_markov import HiddenMarkovModel
@@ -50,13 +55,22 @@ def clusters(*event, rows=60):
     """Two clusters of correlated numbers, half a unit wide; along a sequence they take turns."""
     x = torch.randn(rows, *event, dtype=torch.float64)
     x[..., 0] += 0.5 * x[..., -1]
-    side = torch.arange(rows * (event[0] if len(event) > 1 else 1)).reshape(rows, *event[:-1], 1) % 3 == 0
+    side = (
+        torch.arange(rows * (event[0] if len(event) > 1 else 1)).reshape(rows, *event[:-1], 1) % 3
+        == 0
+    )
     return 0.5 * x + 2.0 * side
 
 
 NUMBERS = {
-    **{f"mixture {form.__name__}": (lambda form=form: GaussianMixture(2, 3, form), (3,)) for form in FORMS},
-    **{f"HMM {form.__name__}": (lambda form=form: hidden(GaussianEmission(2, 3, form)), (6, 3)) for form in FORMS},
+    **{
+        f"mixture {form.__name__}": (lambda form=form: GaussianMixture(2, 3, form), (3,))
+        for form in FORMS
+    },
+    **{
+        f"HMM {form.__name__}": (lambda form=form: hidden(GaussianEmission(2, 3, form)), (6, 3))
+        for form in FORMS
+    },
     "HMM of mixtures": (lambda: hidden(GaussianMixtureEmission(2, 2, 3, Diagonal)), (6, 3)),
     "FactorAnalysis": (lambda: FactorAnalysis(3, 1), (3,)),
     "PPCA": (lambda: PPCA(3, 1), (3,)),
@@ -82,7 +96,9 @@ def made(name, rows=60):
     torch.manual_seed(0)
     make, event = ALL[name]
     gen = make().double()
-    return gen, labels(*event, levels=2, rows=rows) if name in DISCRETE else clusters(*event, rows=rows)
+    return gen, labels(*event, levels=2, rows=rows) if name in DISCRETE else clusters(
+        *event, rows=rows
+    )
 
 
 def started(name, rows=60):
@@ -93,7 +109,9 @@ def started(name, rows=60):
 
 def test_the_table_has_every_family_of_the_zoo():
     known = {type(make()) for make, _ in ALL.values()}
-    assert {type(gen) for gen in (member.gen() for member in ZOO) if isinstance(gen, SupportsEM)} <= known
+    assert {
+        type(gen) for gen in (member.gen() for member in ZOO) if isinstance(gen, SupportsEM)
+    } <= known
 
 
 # values outside of the support
@@ -171,14 +189,19 @@ def test_frozen_parameters_stay_and_the_likelihood_rises(name, frozen, holes):
     assert all(torch.equal(before[key], gen.state_dict()[key]) for key in frozen)
 
 
-@pytest.mark.parametrize("name", ["mixture Full", "mixture Tied", "FactorAnalysis", "network of regressions"])
+@pytest.mark.parametrize(
+    "name", ["mixture Full", "mixture Tied", "FactorAnalysis", "network of regressions"]
+)
 def test_with_frozen_parameters_em_stops_where_the_gradient_of_the_others_is_zero(name):
     for key in dict(made(name)[0].named_parameters()):
         gen, x = started(name)
         gen.get_parameter(key).requires_grad_(False)
         em(gen, x, steps=3000, tol=1e-13, n_init=0)
         gen().log_prob(x).mean().backward()
-        assert max(p.grad.abs().max() for p in gen.parameters() if p.requires_grad and p.numel()) < 1e-4, key
+        assert (
+            max(p.grad.abs().max() for p in gen.parameters() if p.requires_grad and p.numel())
+            < 1e-4
+        ), key
 
 
 # data far from zero
@@ -225,7 +248,9 @@ def test_whole_weights_are_repeated_rows(name, holes):
         assert torch.allclose(mine.double(), theirs.double(), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ChowLiu", "JointTable", "network of tables", "network of regressions"])
+@pytest.mark.parametrize(
+    "name", ["ChowLiu", "JointTable", "network of tables", "network of regressions"]
+)
 def test_closed_forms_take_weights_from_any_start(name):
     gen, x = made(name, rows=40)
     times = torch.randint(4, (40,))
@@ -236,12 +261,20 @@ def test_closed_forms_take_weights_from_any_start(name):
     assert abs(weighted.log_likelihood[-1] - repeated.log_likelihood[-1]) < tolerance
 
 
-BAD_WEIGHTS = {"negative": [-1.0, 1.0], "not finite": [torch.nan, 1.0], "all zero": [0.0, 0.0], "too few": [1.0]}
+BAD_WEIGHTS = {
+    "negative": [-1.0, 1.0],
+    "not finite": [torch.nan, 1.0],
+    "all zero": [0.0, 0.0],
+    "too few": [1.0],
+}
 
 
 @pytest.mark.parametrize("case", BAD_WEIGHTS)
 def test_weights_that_count_nothing_are_refused(case):
-    with pytest.raises(ValueError, match=r"expected weights of shape \(2,\), finite and not negative, some positive"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected weights of shape \(2,\), finite and not negative, some positive",
+    ):
         em(JointTable(2), torch.ones(2, 2), weights=torch.tensor(BAD_WEIGHTS[case]))
 
 
@@ -254,7 +287,9 @@ def test_families_that_take_no_weights_are_told():
         def maximise(self, statistics): ...
         def initialise(self, x, generator=None): ...
 
-    with pytest.raises(TypeError, match="whose expect and initialise take weights, got Plain; repeat the rows"):
+    with pytest.raises(
+        TypeError, match="whose expect and initialise take weights, got Plain; repeat the rows"
+    ):
         em(Plain(1, 1), torch.zeros(2), weights=torch.ones(2))
 
 
@@ -290,17 +325,26 @@ def test_closed_forms_do_not_depend_on_the_seed(name):
     assert torch.equal(first == -torch.inf, second == -torch.inf)
     assert torch.allclose(first, second, atol=1e-6)
     for mine, theirs in zip(*(gen.parameters() for gen in fits), strict=True):
-        assert torch.allclose(mine.softmax(-1) if mine.ndim else mine, theirs.softmax(-1) if mine.ndim else theirs)
+        assert torch.allclose(
+            mine.softmax(-1) if mine.ndim else mine, theirs.softmax(-1) if mine.ndim else theirs
+        )
 
 
 # what the user asked for costs no warning
 
 ASKED = {
     "mixture Full": lambda form=None: GaussianMixture(2, 3, regularisation=0.5),
-    **{f"mixture {form.__name__}": lambda form=form: GaussianMixture(2, 3, form, regularisation=0.5) for form in FORMS},
+    **{
+        f"mixture {form.__name__}": lambda form=form: GaussianMixture(
+            2, 3, form, regularisation=0.5
+        )
+        for form in FORMS
+    },
     "HMM Full": lambda: hidden(GaussianEmission(2, 3, regularisation=0.5)),
     "HMM of mixtures": lambda: hidden(GaussianMixtureEmission(2, 2, 3, regularisation=0.5)),
-    "HMM of labels": lambda: HiddenMarkovModel(2, 6, CategoricalEmission(2, 3, 2, pseudo_count=5.0), pseudo_count=5.0),
+    "HMM of labels": lambda: HiddenMarkovModel(
+        2, 6, CategoricalEmission(2, 3, 2, pseudo_count=5.0), pseudo_count=5.0
+    ),
     "network of tables": lambda: tables(5.0),
     "ChowLiu": lambda: ChowLiu((2, 3, 3), smoothing=9.0),
     "MixtureOfTrees": lambda: MixtureOfTrees(2, (2, 3, 3), smoothing=9.0),
@@ -334,12 +378,27 @@ def test_many_equal_rows_are_told_as_what_they_are(form, dtype, chain):
     reasons = []
     for seed in range(3):
         torch.manual_seed(seed)
-        x = torch.randn(1200, 4, dtype=torch.float64).exp().masked_fill(torch.rand(1200, 1) < 0.4, 0.0).to(dtype)
-        gen = HiddenMarkovModel(3, 6, GaussianEmission(3, 4, form)) if chain else GaussianMixture(3, 4, form)
+        x = (
+            torch.randn(1200, 4, dtype=torch.float64)
+            .exp()
+            .masked_fill(torch.rand(1200, 1) < 0.4, 0.0)
+            .to(dtype)
+        )
+        gen = (
+            HiddenMarkovModel(3, 6, GaussianEmission(3, 4, form))
+            if chain
+            else GaussianMixture(3, 4, form)
+        )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                em(gen.to(dtype), x.unflatten(0, (-1, 6)) if chain else x, seed=seed, tol=0.0, steps=60)
+                em(
+                    gen.to(dtype),
+                    x.unflatten(0, (-1, 6)) if chain else x,
+                    seed=seed,
+                    tol=0.0,
+                    steps=60,
+                )
         except torch.linalg.LinAlgError as error:
             reasons.append(str(error))
     assert all("repeated rows such as exact zeros" in reason for reason in reasons)
@@ -348,7 +407,9 @@ def test_many_equal_rows_are_told_as_what_they_are(form, dtype, chain):
 
 def test_running_out_of_steps_is_told_once():
     gen, x = made("mixture Full")
-    with pytest.warns(RuntimeWarning, match="EM stopped after 2 steps while a step still gained") as told:
+    with pytest.warns(
+        RuntimeWarning, match="EM stopped after 2 steps while a step still gained"
+    ) as told:
         em(gen, x, steps=2, tol=1e-9, n_init=3, seed=0)
     assert len(told) == 1 and told[0].filename == __file__
 
@@ -383,7 +444,9 @@ def test_information_criteria(name):
     if name in ("ChowLiu", "MixtureOfTrees"):
         levels, parents = (2, 3, 3), gen.parents.reshape(-1, 3).tolist()
         free = sum(
-            (k - 1) * (levels[p] if p >= 0 else 1) for tree in parents for k, p in zip(levels, tree, strict=True)
+            (k - 1) * (levels[p] if p >= 0 else 1)
+            for tree in parents
+            for k, p in zip(levels, tree, strict=True)
         )
         assert gen.free_parameters == free + (name == "MixtureOfTrees")
     elif name in FREE:
@@ -415,14 +478,18 @@ def test_columns_that_tell_nothing_are_refused_in_the_same_words(name):
     with pytest.raises(ValueError, match=r"expected columns that vary, got constant columns \[1\]"):
         em(gen, x)
     x[:, 1] = torch.nan
-    with pytest.raises(ValueError, match=r"expected observed entries in every column, got none in columns \[1\]"):
+    with pytest.raises(
+        ValueError, match=r"expected observed entries in every column, got none in columns \[1\]"
+    ):
         em(gen, x)
 
 
 def test_parents_that_are_functions_of_each_other_are_named():
     gen, x = made("network of regressions")
     x[:, 2] = 2 * x[:, 1] + 1  # b is a function of a
-    with pytest.raises(torch.linalg.LinAlgError, match=r"column 2 to vary given its parents|parents of column 0"):
+    with pytest.raises(
+        torch.linalg.LinAlgError, match=r"column 2 to vary given its parents|parents of column 0"
+    ):
         em(gen, x)
 
 

@@ -41,7 +41,9 @@ def test_log_prob_is_that_of_the_dense_marginal_of_each_row(family):
     for given, value in zip(x[:30], gen().log_prob(x[:30]), strict=True):
         seen = ~given.isnan()
         law = dist.MultivariateNormal(mean[seen], covariance[seen][:, seen]) if seen.any() else None
-        torch.testing.assert_close(value, law.log_prob(given[seen]) if law else torch.zeros((), dtype=F64))
+        torch.testing.assert_close(
+            value, law.log_prob(given[seen]) if law else torch.zeros((), dtype=F64)
+        )
     complete = torch.randn(10, 3, D, dtype=F64)
     expected = dist.MultivariateNormal(mean, covariance).log_prob(complete)
     torch.testing.assert_close(gen().log_prob(complete), expected)
@@ -57,7 +59,9 @@ def test_posterior_is_the_conditional_of_the_dense_joint(family):
         seen = ~given.isnan()
         gain = gen.loadings[seen].mT @ covariance[seen][:, seen].inverse()
         torch.testing.assert_close(q.mean[row], gain @ (given - mean)[seen])
-        torch.testing.assert_close(q.covariance_matrix[row], torch.eye(K, dtype=F64) - gain @ gen.loadings[seen])
+        torch.testing.assert_close(
+            q.covariance_matrix[row], torch.eye(K, dtype=F64) - gain @ gen.loadings[seen]
+        )
     alone = gen.posterior(x[1:2])  # complete rows share one covariance
     torch.testing.assert_close(alone.mean[0], q.mean[1])
     torch.testing.assert_close(alone.covariance_matrix[0], q.covariance_matrix[1])
@@ -66,7 +70,11 @@ def test_posterior_is_the_conditional_of_the_dense_joint(family):
 def test_gradients_of_the_density_with_missing_entries():
     x = data(missing=0.4).double()[:4]
     assert x.isnan().any()
-    arguments = [torch.randn(D, dtype=F64), torch.randn(D, K, dtype=F64), torch.rand(D, dtype=F64) + 0.5]
+    arguments = [
+        torch.randn(D, dtype=F64),
+        torch.randn(D, K, dtype=F64),
+        torch.rand(D, dtype=F64) + 0.5,
+    ]
 
     def log_prob(*arguments):
         return LowRankMultivariateNormal(*arguments).log_prob(x)
@@ -99,10 +107,14 @@ def test_samples_have_the_moments_of_the_law():
 def test_factor_analysis_by_em_reaches_the_likelihood_of_scikit_learn():
     x, gen = data(), FactorAnalysis(D, K)
     result = em(gen, x, steps=500, tol=1e-7, seed=0)
-    peer = decomposition.FactorAnalysis(K, tol=1e-9, max_iter=5000, svd_method="lapack").fit(x.numpy())
+    peer = decomposition.FactorAnalysis(K, tol=1e-9, max_iter=5000, svd_method="lapack").fit(
+        x.numpy()
+    )
     assert result.converged and result.log_likelihood.diff().min() > -1e-5
     assert gen().log_prob(x).mean().item() == pytest.approx(peer.score(x.numpy()), abs=1e-4)
-    torch.testing.assert_close(gen.noise.detach(), torch.as_tensor(peer.noise_variance_).float(), atol=0, rtol=0.02)
+    torch.testing.assert_close(
+        gen.noise.detach(), torch.as_tensor(peer.noise_variance_).float(), atol=0, rtol=0.02
+    )
 
 
 def test_ppca_in_closed_form_by_em_and_by_scikit_learn_agree():
@@ -112,7 +124,9 @@ def test_ppca_in_closed_form_by_em_and_by_scikit_learn_agree():
     peer = decomposition.PCA(K).fit(x.numpy()).score(x.numpy())
     assert solved().log_prob(x).mean().item() == pytest.approx(peer, abs=1e-4)
     assert result.log_likelihood[-1].item() == pytest.approx(peer, abs=1e-4)
-    torch.testing.assert_close(solved().covariance_matrix, gen().covariance_matrix, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        solved().covariance_matrix, gen().covariance_matrix, atol=1e-3, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -131,13 +145,24 @@ def test_ppca_with_missing_entries_finds_the_law_of_the_complete_data():
     gen = PPCA(D, K).double()
     em(gen, torch.where(torch.rand_like(x) < 0.3, torch.nan, x), tol=1e-8, seed=0)
     gap = torch.distributions.kl_divergence(truth(), gen()).item()
-    parameters = D * K - K * (K - 1) / 2 + D + 1  # a maximum-likelihood fit misses by parameters / (2 N) nats
+    parameters = (
+        D * K - K * (K - 1) / 2 + D + 1
+    )  # a maximum-likelihood fit misses by parameters / (2 N) nats
     assert gap < 2.5 * parameters / (2 * 4000 * 0.7)
 
 
 def test_gradients_climb_to_the_same_likelihood_as_em():
     x, climbed, gen = data(missing=0.1), PPCA(D, K), PPCA(D, K)
-    fit(climbed, x, steps=200, batch_size=N, optimizer=adam(0.1), seed=0, progress=False, verdict=False)
+    fit(
+        climbed,
+        x,
+        steps=200,
+        batch_size=N,
+        optimizer=adam(0.1),
+        seed=0,
+        progress=False,
+        verdict=False,
+    )
     best = em(gen, x, steps=300, tol=1e-6, seed=0).log_likelihood[-1].item()
     assert climbed().log_prob(x).mean().item() == pytest.approx(best, abs=0.02)
 

@@ -66,7 +66,9 @@ def test_maximum_likelihood_of_a_gaussian_is_its_moments():
     x, gen = rows(500), Normal()
     history = fit(gen, x, steps=400, optimizer=adam(0.05), batch_size=500, seed=0)
     torch.testing.assert_close(gen.loc.detach(), x.mean(0), atol=1e-3, rtol=0)
-    torch.testing.assert_close(gen.log_scale.detach().exp(), x.std(0, correction=0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        gen.log_scale.detach().exp(), x.std(0, correction=0), atol=1e-3, rtol=0
+    )
     entropy = (0.5 * (2 * math.pi * math.e * x.var(0, correction=0)).log()).sum()
     assert history.loss[-1] == pytest.approx(entropy.item(), abs=1e-3)
 
@@ -86,7 +88,9 @@ def test_minibatch_loss_is_unbiased_for_models_with_globals():
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
     value = {"mu": torch.tensor(0.7)}
-    exact = pyro.poutine.trace(pyro.poutine.condition(model, value)).get_trace(y).log_prob_sum() / 12
+    exact = (
+        pyro.poutine.trace(pyro.poutine.condition(model, value)).get_trace(y).log_prob_sum() / 12
+    )
     for program in (model, full):
         parts = []
         for batch in y.split(4):
@@ -167,17 +171,30 @@ def test_resume_refuses_another_run(tmp_path):
 
 def weighted(values, decay):
     """The average by its definition, in double precision."""
-    weights = torch.tensor([decay ** (len(values) - i) for i in range(1, len(values) + 1)], dtype=torch.float64)
+    weights = torch.tensor(
+        [decay ** (len(values) - i) for i in range(1, len(values) + 1)], dtype=torch.float64
+    )
     return (weights @ torch.stack(values).double() / weights.sum()).float()
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999, 1 - 1e-9])
 @pytest.mark.parametrize("compile", [False, True])
-def test_the_average_of_the_weights_holds_none_from_before_the_first_step(decay, compile, monkeypatch):
+def test_the_average_of_the_weights_holds_none_from_before_the_first_step(
+    decay, compile, monkeypatch
+):
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)  # replayed
     gen, seen = Normal(), []
     watch = [lambda run: seen.append(parameters(run.gen))]
-    fit(gen, rows(), steps=9, ema=decay, optimizer=adam(0.1), callbacks=watch, compile=compile, verdict=False)
+    fit(
+        gen,
+        rows(),
+        steps=9,
+        ema=decay,
+        optimizer=adam(0.1),
+        callbacks=watch,
+        compile=compile,
+        verdict=False,
+    )
     torch.testing.assert_close(parameters(gen), weighted(seen, decay), rtol=1e-5, atol=1e-6)
 
 
@@ -205,7 +222,12 @@ def test_patience_restores_the_best_state():
 
 def test_patience_speaks_for_the_loss():
     """A falling training loss is no reason to train on where held-out rows have said enough."""
-    watched = {"validation": rows(seed=2), "validate_every": 1, "optimizer": adam(0.1), "steps": 500}
+    watched = {
+        "validation": rows(seed=2),
+        "validate_every": 1,
+        "optimizer": adam(0.1),
+        "steps": 500,
+    }
     history = fit(Normal(), rows() + 5, patience=5, **watched)
     assert history.verdict.settled is None and history.verdict.ok
     with pytest.warns(FitWarning, match="still changing"):
@@ -271,10 +293,14 @@ def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
 
     def fill(run):
         if run.step == 2:
-            monkeypatch.setattr("os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            monkeypatch.setattr(
+                "os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            )
 
     with pytest.warns(UserWarning, match="No space left.*earlier checkpoint is kept"):
-        history = fit(make(), rows(), steps=4, checkpoint=path, checkpoint_every=1, callbacks=[fill])
+        history = fit(
+            make(), rows(), steps=4, checkpoint=path, checkpoint_every=1, callbacks=[fill]
+        )
     assert history.steps == 4
     monkeypatch.undo()
     assert fit(make(), rows(), steps=4, checkpoint=path, resume=True).steps == 4
@@ -290,7 +316,9 @@ def test_mixed_precision_follows_full_precision():
     runs = []
     for precision in ("32-true", "bf16-mixed"):
         fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-        runs.append(fit(make(), rows(), steps=60, batch_size=30, fabric=fabric, seed=2, verdict=False).loss)
+        runs.append(
+            fit(make(), rows(), steps=60, batch_size=30, fabric=fabric, seed=2, verdict=False).loss
+        )
     assert runs[0] != runs[1]  # rounding shows that the precision was used
     assert sum(runs[1]) == pytest.approx(sum(runs[0]), rel=0.02)
 
@@ -303,12 +331,20 @@ def test_pyros_own_objectives_train_the_same_model():
         Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1),
         TraceMeanField_ELBO(),
     ):
-        losses = fit(make(), x, objective, steps=200, optimizer=adam(0.02), seed=0, verdict=False).loss
+        losses = fit(
+            make(), x, objective, steps=200, optimizer=adam(0.02), seed=0, verdict=False
+        ).loss
         ours = fit(make(), x, steps=200, optimizer=adam(0.02), seed=0, verdict=False).loss
         assert sum(losses[-50:]) / 50 == pytest.approx(sum(ours[-50:]) / 50, abs=0.15)
 
 
 def test_averages_of_weights_carry_no_graph():
     seen = []
-    fit(make(), rows(), steps=3, ema=0.9, callbacks=[lambda run: seen.extend(m.requires_grad for m in run.average)])
+    fit(
+        make(),
+        rows(),
+        steps=3,
+        ema=0.9,
+        callbacks=[lambda run: seen.extend(m.requires_grad for m in run.average)],
+    )
     assert seen and not any(seen)

@@ -19,7 +19,14 @@ from probgen.models.autoregressive_flow import MAF, AutoregressiveFlow
 from probgen.models.coupling_flow import CouplingFlow
 from probgen.nn.masked_flow import MaskedConditioner
 
-UNIVARIATE = [Affine(), Spline(), SumOfSquares(), Bernstein(), MonotonicNetwork(), MonotonicIntegral(8, (16,))]
+UNIVARIATE = [
+    Affine(),
+    Spline(),
+    SumOfSquares(),
+    Bernstein(),
+    MonotonicNetwork(),
+    MonotonicIntegral(8, (16,)),
+]
 EXACT = {torch.float32: 2e-5, torch.float64: 1e-10}
 
 
@@ -34,7 +41,9 @@ def test_functions_are_inverted_near_and_far(univariate, dtype):
     univariate = univariate.to(dtype) if isinstance(univariate, torch.nn.Module) else univariate
     near, far = torch.linspace(-12.1, 12.3, 97), torch.tensor([-1e5, -1e3, -20.0, 20.0, 1e3, 1e5])
     x = torch.cat((near, far)).to(dtype).expand(8, 103)
-    function = univariate(torch.randn(8, 1, univariate.width, dtype=dtype).expand(8, 103, univariate.width))
+    function = univariate(
+        torch.randn(8, 1, univariate.width, dtype=dtype).expand(8, 103, univariate.width)
+    )
     with torch.no_grad():
         y, ladj = function.call_and_ladj(x)
         back, inverse_ladj = function.inv.call_and_ladj(y)
@@ -43,7 +52,9 @@ def test_functions_are_inverted_near_and_far(univariate, dtype):
     torch.testing.assert_close(again, y, atol=EXACT[dtype], rtol=EXACT[dtype])
     slope = ladj.exp().clamp(min=1e-3)
     torch.testing.assert_close(back * slope, x * slope, atol=20 * EXACT[dtype], rtol=EXACT[dtype])
-    torch.testing.assert_close(inverse_ladj, -ladj, atol=1e-2 if dtype == torch.float32 else 1e-8, rtol=0)
+    torch.testing.assert_close(
+        inverse_ladj, -ladj, atol=1e-2 if dtype == torch.float32 else 1e-8, rtol=0
+    )
 
 
 @pytest.mark.parametrize("univariate", UNIVARIATE, ids=name)
@@ -61,14 +72,18 @@ def test_derivatives_are_those_of_autograd(univariate):
     (gradient,) = torch.autograd.grad(y.sum(), raw)
     step = 1e-6 * direction
     ahead, behind = (univariate((raw + sign * step).detach()).inv(x.detach()) for sign in (1, -1))
-    torch.testing.assert_close((gradient * direction).sum(), (ahead - behind).sum() / 2e-6, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(
+        (gradient * direction).sum(), (ahead - behind).sum() / 2e-6, atol=1e-3, rtol=1e-5
+    )
 
 
 def test_the_spline_is_that_of_zuko():
     torch.manual_seed(0)
     raw, x = torch.randn(200, 23, dtype=torch.double), 3 * torch.randn(200, dtype=torch.double)
     peer = zuko.transforms.MonotonicRQSTransform(raw[:, :8], raw[:, 8:16], raw[:, 16:])
-    for got, expected in zip(SplineTransform(raw).call_and_ladj(x), peer.call_and_ladj(x), strict=True):
+    for got, expected in zip(
+        SplineTransform(raw).call_and_ladj(x), peer.call_and_ladj(x), strict=True
+    ):
         torch.testing.assert_close(got, expected)
     torch.testing.assert_close(SplineTransform(raw).inv(x), peer.inv(x))
 
@@ -76,7 +91,10 @@ def test_the_spline_is_that_of_zuko():
 def test_splines_with_extreme_parameters_stay_finite():
     torch.manual_seed(0)
     raw, y = 30 * torch.randn(20_000, 23), 2 * torch.randn(20_000)
-    for part in (*SplineTransform(raw).inv.call_and_ladj(y), *SplineTransform(raw).call_and_ladj(y)):
+    for part in (
+        *SplineTransform(raw).inv.call_and_ladj(y),
+        *SplineTransform(raw).call_and_ladj(y),
+    ):
         assert part.isfinite().all()
 
 
@@ -124,7 +142,9 @@ def test_parameters_see_the_variables_before_theirs_and_no_others(options):
     order = torch.tensor([2, 0, 3, 1])
     net = MaskedConditioner(4, 2, order=order, activation=torch.nn.SiLU, **options)
     context = torch.randn(2) if "context" in options else None
-    jacobian = torch.autograd.functional.jacobian(lambda x: net(x, context), torch.randn(4)).abs().sum(1)
+    jacobian = (
+        torch.autograd.functional.jacobian(lambda x: net(x, context), torch.randn(4)).abs().sum(1)
+    )
     place = order.argsort()
     before = place[:, None] > place
     assert (jacobian[~before] == 0).all()
@@ -147,7 +167,9 @@ def test_flows_are_inverted_near_and_far(univariate, family, scale, dtype):
         z, ladj = transform.call_and_ladj(x)
         back, inverse_ladj = transform.inv.call_and_ladj(z)
     torch.testing.assert_close(back, x, atol=50 * EXACT[dtype], rtol=50 * EXACT[dtype])
-    torch.testing.assert_close(inverse_ladj, -ladj, atol=1e-3 if dtype == torch.float32 else 1e-9, rtol=1e-3)
+    torch.testing.assert_close(
+        inverse_ladj, -ladj, atol=1e-3 if dtype == torch.float32 else 1e-9, rtol=1e-3
+    )
 
 
 def test_the_inverse_is_that_of_repeated_passes():

@@ -11,7 +11,11 @@ from torch import nn
 from probgen.core.density import density
 from probgen.core.graphs.graph import NotCompilable, record
 from probgen.core.module import Fixed
-from probgen.distributions.flows.couplings import EntropicTransport, IndependentCoupling, OptimalTransport
+from probgen.distributions.flows.couplings import (
+    EntropicTransport,
+    IndependentCoupling,
+    OptimalTransport,
+)
 from probgen.distributions.flows.fixed_steps import Euler, Midpoint, Trapezoid
 from probgen.distributions.flows.matching import StraightPath, TrigonometricPath
 from probgen.distributions.flows.ode import Adaptive, Rademacher, RungeKutta
@@ -45,7 +49,9 @@ class GaussianVelocity(nn.Module):
 
 @pytest.mark.parametrize("path", [StraightPath(), StraightPath(0.3), TrigonometricPath()])
 def test_between_gaussians_the_flow_is_linear_and_known(path):
-    gen = FlowMatching(GaussianVelocity(path), (2,), path=path, solver=Adaptive(1e-7, 1e-7)).double()
+    gen = FlowMatching(
+        GaussianVelocity(path), (2,), path=path, solver=Adaptive(1e-7, 1e-7)
+    ).double()
     blur = 0.3 if path == StraightPath(0.3) else 0.0
     scale = (SCALE.square() + blur**2).sqrt()
     x = torch.randn(20, 2, dtype=torch.double)
@@ -67,7 +73,9 @@ def test_paths_lead_from_data_to_the_base_and_their_rates_are_derivatives():
         levels = path(t)
         for level, rate in ((levels.data, levels.data_rate), (levels.base, levels.base_rate)):
             slope = torch.autograd.grad(level.sum(), t, retain_graph=True)[0]
-            torch.testing.assert_close(slope, torch.as_tensor(rate, dtype=torch.double).detach().expand(7))
+            torch.testing.assert_close(
+                slope, torch.as_tensor(rate, dtype=torch.double).detach().expand(7)
+            )
 
 
 class TwoPoints(nn.Module):
@@ -88,7 +96,10 @@ class TwoPoints(nn.Module):
 def test_the_loss_is_least_at_the_conditional_expectation():
     """Its gradient is zero there, in the direction of any function, and it grows by the square of a deviation."""
     torch.manual_seed(0)
-    gen, x = FlowMatching(TwoPoints(), (1,)).double(), torch.randint(2, (200, 400, 1)).double() * 2 - 1
+    gen, x = (
+        FlowMatching(TwoPoints(), (1,)).double(),
+        torch.randint(2, (200, 400, 1)).double() * 2 - 1,
+    )
     gradients = []
     for rows in x:
         loss = Denoising()(gen.model, gen.guide)(rows) / len(rows)
@@ -107,13 +118,21 @@ def test_the_loss_is_least_at_the_conditional_expectation():
 def test_optimal_pairs_are_those_of_all_permutations():
     torch.manual_seed(0)
     x, z = torch.randn(2, 6, 3)
-    costs = {order: (x - z[list(order)]).square().sum() for order in itertools.permutations(range(6))}
+    costs = {
+        order: (x - z[list(order)]).square().sum() for order in itertools.permutations(range(6))
+    }
     best = min(costs, key=costs.get)
     torch.testing.assert_close(OptimalTransport()(x, z, None), z[list(best)])
     torch.testing.assert_close(EntropicTransport(0.005, 200)(x, z, None), z[list(best)])
     x, z = torch.randn(2, 64, 3)
-    lengths = [(x - pairs(x, z, None)).square().sum(-1).mean() for pairs in (OptimalTransport(), EntropicTransport())]
-    assert lengths[0] < 0.5 * (x - z).square().sum(-1).mean() and lengths[0] < lengths[1] < 1.6 * lengths[0]
+    lengths = [
+        (x - pairs(x, z, None)).square().sum(-1).mean()
+        for pairs in (OptimalTransport(), EntropicTransport())
+    ]
+    assert (
+        lengths[0] < 0.5 * (x - z).square().sum(-1).mean()
+        and lengths[0] < lengths[1] < 1.6 * lengths[0]
+    )
 
 
 def test_drawn_pairs_keep_the_law_of_the_base():
@@ -133,9 +152,16 @@ def test_pairs_across_contexts_are_refused_or_weighed():
         gen(labels).denoising_loss(x)
     paired = OptimalTransport(context_weight=1e4)(x, z, labels)
     for label in (0, 1):
-        torch.testing.assert_close(paired[label::2], OptimalTransport()(x[label::2], z[label::2], None))
+        torch.testing.assert_close(
+            paired[label::2], OptimalTransport()(x[label::2], z[label::2], None)
+        )
     labels[:4] = torch.nan
-    assert FlowMatching(gen.net, (2,), coupling=OptimalTransport(1.0))(labels).denoising_loss(x).isfinite().all()
+    assert (
+        FlowMatching(gen.net, (2,), coupling=OptimalTransport(1.0))(labels)
+        .denoising_loss(x)
+        .isfinite()
+        .all()
+    )
 
 
 def banana(count):
@@ -175,7 +201,9 @@ def test_the_density_of_images_is_that_of_a_change_of_variables():
     gen = FlowMatching(net, (1, 3, 2), solver=RungeKutta(6)).double()
     x = torch.randn(2, 1, 3, 2, dtype=torch.double)
     law = gen()
-    jacobian = torch.autograd.functional.jacobian(law.transform, x)[range(2), :, :, :, range(2)].reshape(2, 6, 6)
+    jacobian = torch.autograd.functional.jacobian(law.transform, x)[
+        range(2), :, :, :, range(2)
+    ].reshape(2, 6, 6)
     ladj = torch.linalg.slogdet(jacobian).logabsdet
     assert ladj.abs().min() > 0.01
     with torch.no_grad():
@@ -190,7 +218,10 @@ def test_densities_with_gradients_are_those_without():
     """Group normalisation cannot be differentiated twice for many probes at once: one after the other, then."""
     torch.manual_seed(0)
     net = disturbed(UNet((1, 3, 2), width=8, multipliers=(1, 1), attention=0))
-    gen, x = FlowMatching(net, (1, 3, 2), solver=Euler(2)).double(), torch.randn(2, 1, 3, 2, dtype=torch.double)
+    gen, x = (
+        FlowMatching(net, (1, 3, 2), solver=Euler(2)).double(),
+        torch.randn(2, 1, 3, 2, dtype=torch.double),
+    )
     value = gen().log_prob(x)
     value.sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
@@ -198,7 +229,9 @@ def test_densities_with_gradients_are_those_without():
         torch.testing.assert_close(value, gen().log_prob(x))
 
 
-@pytest.mark.parametrize(("solver", "order", "calls"), [(Euler, 1, 1), (Midpoint, 2, 2), (Trapezoid, 2, 2)])
+@pytest.mark.parametrize(
+    ("solver", "order", "calls"), [(Euler, 1, 1), (Midpoint, 2, 2), (Trapezoid, 2, 2)]
+)
 def test_solvers_have_their_order_and_their_cost(solver, order, calls):
     slope = lambda t, x: (x.square() * t.cos(),)  # noqa: E731 (x = 1 / (1 / x_0 - sin t))
     start = torch.ones((), dtype=torch.double) / 2
@@ -256,7 +289,9 @@ def test_a_flow_between_two_data_sets():
     torch.manual_seed(0)
     start = torch.rand(1500, 2) * 4
     goal = torch.rand(1500, 2) * 2 + 3
-    gen = FlowMatching(TimeMLP(2, [64, 64]), (2,), base=Empirical(start), coupling=OptimalTransport())
+    gen = FlowMatching(
+        TimeMLP(2, [64, 64]), (2,), base=Empirical(start), coupling=OptimalTransport()
+    )
     fit(gen, goal, Denoising(), steps=300, batch_size=128, optimizer=adam(3e-3), **QUIET)
     law = gen.eval()().using(Midpoint(8))
     draws = law.sample((1000,))
@@ -315,7 +350,9 @@ def test_refusals_say_what_to_do():
         with pytest.raises(ValueError, match="expected x of shape"):
             law_of(torch.zeros(5, 3))
     with pytest.raises(ValueError, match="base with events"):
-        FlowMatching(TimeMLP(2, [8]), (2,), base=Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0))()
+        FlowMatching(
+            TimeMLP(2, [8]), (2,), base=Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0)
+        )()
     with pytest.raises(ValueError, match="context_dropout"):
         FlowMatching(TimeMLP(2, [8]), (2,), context_dropout=1.0)
     with pytest.raises(ValueError, match="one shape"):

@@ -14,7 +14,16 @@ from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.marginal_transform import Gaussianised
 from probgen.distributions.flows.ode import Adaptive, Rademacher, RungeKutta
 from probgen.distributions.flows.univariate import Affine, MonotonicIntegral, Spline
-from probgen.models.autoregressive_flow import BPF, IAF, MAF, NAF, NSF, SOSPF, UNAF, AutoregressiveFlow
+from probgen.models.autoregressive_flow import (
+    BPF,
+    IAF,
+    MAF,
+    NAF,
+    NSF,
+    SOSPF,
+    UNAF,
+    AutoregressiveFlow,
+)
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
 from probgen.models.mixture import GaussianMixture
@@ -29,7 +38,9 @@ FLOWS = {
     "IAF": lambda **options: IAF(2, hidden=(16,), **options),
     "NSF": lambda **options: NSF(2, hidden=(16,), **options),
     "NAF": lambda **options: NAF(2, layers=2, hidden=(16,), **options),
-    "UNAF": lambda **options: AutoregressiveFlow(2, MonotonicIntegral(4, (8,)), layers=1, hidden=(16,), **options),
+    "UNAF": lambda **options: AutoregressiveFlow(
+        2, MonotonicIntegral(4, (8,)), layers=1, hidden=(16,), **options
+    ),
     "SOSPF": lambda **options: SOSPF(2, layers=2, hidden=(16,), **options),
     "BPF": lambda **options: BPF(2, layers=2, hidden=(16,), **options),
     "RealNVP": lambda **options: RealNVP(2, layers=4, hidden=(16,), **options),
@@ -105,12 +116,20 @@ def test_an_affine_flow_of_gaussians_is_gaussian():
         layer.bias.copy_(torch.tensor([0.5, 0.3, -1.0, -0.2]))
     x = torch.randn(5, 2, dtype=torch.double)
     scale = torch.tensor([-0.3, 0.2]).double().exp()
-    expected = dist.Normal(-torch.tensor([0.5, -1.0]).double() * scale, scale).to_event(1).log_prob(x)
+    expected = (
+        dist.Normal(-torch.tensor([0.5, -1.0]).double() * scale, scale).to_event(1).log_prob(x)
+    )
     torch.testing.assert_close(flow().log_prob(x), expected)
 
 
 def test_kinds_are_told():
-    assert density(NSF(2)()) == density(UNAF(2)()) == density(RealNVP(2)()) == density(ContinuousFlow(2)()) == "exact"
+    assert (
+        density(NSF(2)())
+        == density(UNAF(2)())
+        == density(RealNVP(2)())
+        == density(ContinuousFlow(2)())
+        == "exact"
+    )
     assert density(FFJORD(2)()) == "bound"
     rough = ContinuousFlow(2, solver=RungeKutta(4))
     assert density(rough()) == density(ContinuousFlow(2, solver=Adaptive(1e-2))()) == "approximate"
@@ -240,7 +259,10 @@ def test_estimates_of_the_trace_are_right_on_average():
 
 def test_solvers_agree_on_values_and_gradients():
     torch.manual_seed(0)
-    flow, context = ContinuousFlow(2, hidden=(8,), context=1).double(), torch.randn(3, 1, dtype=torch.double)
+    flow, context = (
+        ContinuousFlow(2, hidden=(8,), context=1).double(),
+        torch.randn(3, 1, dtype=torch.double),
+    )
     x = torch.randn(3, 2, dtype=torch.double)
     results = []
     for solver in (RungeKutta(32), Adaptive(1e-8, 1e-8)):
@@ -263,7 +285,16 @@ def test_a_flow_learns_a_density_that_is_known():
     x, test = torch.stack((first, torch.sin(2 * first) + 0.3 * torch.randn(2, 1000)), -1)
     entropy = 2 * (0.5 + 0.5 * torch.log(torch.tensor(2 * torch.pi))) + torch.log(torch.tensor(0.3))
     flow = NSF(2, layers=2, hidden=(32,))
-    fit(flow, x, steps=200, optimizer=adam(1e-2), compile=False, progress=False, verdict=False, seed=0)
+    fit(
+        flow,
+        x,
+        steps=200,
+        optimizer=adam(1e-2),
+        compile=False,
+        progress=False,
+        verdict=False,
+        seed=0,
+    )
     with torch.no_grad():
         assert -0.1 < -flow().log_prob(test).mean() - entropy < 0.2
 
@@ -287,15 +318,21 @@ def test_a_flow_as_encoder_and_as_prior():
     vae = VAE(AutoregressiveFlow(1, Affine(), layers=1), decoder, encoder)
     fit(vae, x, ELBO(), steps=20, compile=False, progress=False, verdict=False, seed=0)
     assert vae.encode(x).rsample().shape == (200, 1)
-    coupled = VAE(CouplingFlow(2, Spline(4)), Gaussian(MLP(2, [4], 4)), MAF(2, context=2, fast_sampling=True))
+    coupled = VAE(
+        CouplingFlow(2, Spline(4)), Gaussian(MLP(2, [4], 4)), MAF(2, context=2, fast_sampling=True)
+    )
     fit(coupled, x, ELBO(), steps=3, compile=False, progress=False, verdict=False, seed=0)
 
 
 def test_laws_of_other_transforms():
     """Torch's own transforms, elementwise ones on events of more dims included."""
-    law = Pushforward(dist.Normal(torch.zeros(2, 3), 1.0).to_event(2), torch.distributions.ExpTransform().inv)
+    law = Pushforward(
+        dist.Normal(torch.zeros(2, 3), 1.0).to_event(2), torch.distributions.ExpTransform().inv
+    )
     x = torch.rand(5, 2, 3) + 0.5
-    torch.testing.assert_close(law.log_prob(x), dist.LogNormal(0.0, 1.0).log_prob(x).flatten(1).sum(-1))
+    torch.testing.assert_close(
+        law.log_prob(x), dist.LogNormal(0.0, 1.0).log_prob(x).flatten(1).sum(-1)
+    )
     assert law.support.event_dim == 2 and law.rsample((4,)).shape == (4, 2, 3)
     with pytest.raises(ValueError, match="expected x of shape"):
         law.log_prob(torch.ones(3))

@@ -21,7 +21,9 @@ class Elsewhere(nn.Module):
         for part in parts:
             if part is not None and part.ndim > 2:
                 raise RuntimeError(f"expected rows, got {tuple(part.shape)}")
-        return self.lin(torch.cat([p if p.ndim == 2 else p[:, None] for p in parts if p is not None], -1))
+        return self.lin(
+            torch.cat([p if p.ndim == 2 else p[:, None] for p in parts if p is not None], -1)
+        )
 
 
 def images() -> torch.Tensor:
@@ -29,7 +31,9 @@ def images() -> torch.Tensor:
 
 
 def convolutional(final: str) -> pg.VAE:
-    encoder = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4))
+    encoder = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)
+    )
     decoder = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 72))
     decoder.append(nn.Unflatten(1, (2, 6, 6)))
     if final == "conv":
@@ -60,7 +64,9 @@ def test_importance_weights_of_training_see_foreign_networks_too():
 
 
 def test_flattened_rows_are_those_of_a_loop():
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 5)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 5)
+    ).eval()
     x = torch.randn(4, 3, 1, 6, 6)
     found = row_by_row(net, x, ndims=[3])
     assert torch.allclose(found, torch.stack([net(row) for row in x]), atol=1e-6)
@@ -70,9 +76,14 @@ def test_flattened_rows_are_those_of_a_loop():
 MEMBERS: dict[str, tuple[Callable, tuple]] = {
     "diffusion": (lambda: pg.Diffusion(Elsewhere(3, 2), (2,), sampler=pg.DDIM(3)), (2,)),
     "flow matching": (lambda: pg.FlowMatching(Elsewhere(3, 2), (2,), solver=pg.Euler(3)), (2,)),
-    "GAN": (lambda: pg.GAN(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)), pg.standard_normal(2)), (4,)),
+    "GAN": (
+        lambda: pg.GAN(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)), pg.standard_normal(2)),
+        (4,),
+    ),
     "energy": (
-        lambda: pg.EnergyBasedModel(Elsewhere(2, 1), (2,), kernel=pg.Langevin(0.1), base=pg.standard_normal(2)),
+        lambda: pg.EnergyBasedModel(
+            Elsewhere(2, 1), (2,), kernel=pg.Langevin(0.1), base=pg.standard_normal(2)
+        ),
         (2,),
     ),
     "noising": (
@@ -92,7 +103,13 @@ def test_networks_of_rows_alone_are_enough(name):
         assert gen().log_prob(torch.zeros(2, 3, *event)).shape == (2, 3)
 
 
-KEEP = [nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Tanh()), pg.MLP(2, [3], 1), pg.Constant(3), torch.exp]
+KEEP = [
+    nn.Linear(2, 2),
+    nn.Sequential(nn.Linear(2, 2), nn.Tanh()),
+    pg.MLP(2, [3], 1),
+    pg.Constant(3),
+    torch.exp,
+]
 ROWS = [
     nn.Sequential(nn.Flatten()),
     nn.BatchNorm1d(3),
@@ -102,7 +119,9 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("net", "keeps"), [(net, True) for net in KEEP] + [(net, False) for net in ROWS])
+@pytest.mark.parametrize(
+    ("net", "keeps"), [(net, True) for net in KEEP] + [(net, False) for net in ROWS]
+)
 def test_which_networks_get_their_inputs_as_they_are(net, keeps):
     assert keeps_leading_dims(net) is keeps
 

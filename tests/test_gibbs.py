@@ -23,7 +23,10 @@ class Law(DistributionModule):
 
 @pytest.mark.parametrize("order", [None, ORDER], ids=["raster", "permuted"])
 def test_binary_completion_against_enumeration(order):
-    law, x = network(order), torch.tensor([[torch.nan, 0.0, torch.nan, 1.0], [1.0, torch.nan, torch.nan, 1.0]])
+    law, x = (
+        network(order),
+        torch.tensor([[torch.nan, 0.0, torch.nan, 1.0], [1.0, torch.nan, torch.nan, 1.0]]),
+    )
     done = impute(Law(law), x, draws=4_000, steps=20)
     assert done.kind == "asymptotic"
     for row in range(2):
@@ -51,7 +54,9 @@ def walk():
 def test_a_bridge_of_a_random_walk():
     x = torch.tensor([[torch.nan, 2.0, torch.nan]])
     draws = impute(Law(walk()), x, draws=4_000, steps=30).draws[:, 0]
-    truth = dist.Normal(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([0.5**0.5, 1e-9, 1.0]))  # the bridge, the end
+    truth = dist.Normal(
+        torch.tensor([1.0, 2.0, 2.0]), torch.tensor([0.5**0.5, 1e-9, 1.0])
+    )  # the bridge, the end
     torch.testing.assert_close(draws.mean(0), truth.mean, atol=0.06, rtol=0)
     torch.testing.assert_close(draws.std(0), truth.stddev, atol=0.05, rtol=0)
 

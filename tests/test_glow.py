@@ -31,8 +31,12 @@ def test_log_determinant_is_that_of_the_jacobian(name, reach):
     torch.manual_seed(0)
     layer, x = disturbed(LAYERS[name]()), reach * torch.randn(1, *SHAPE)
     y, log_det = layer(x)
-    jacobian = torch.autograd.functional.jacobian(lambda flat: layer(flat.view(1, *SHAPE))[0].flatten(), x.flatten())
-    torch.testing.assert_close(log_det[0], jacobian.double().slogdet()[1].float(), rtol=1e-4, atol=1e-4)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda flat: layer(flat.view(1, *SHAPE))[0].flatten(), x.flatten()
+    )
+    torch.testing.assert_close(
+        log_det[0], jacobian.double().slogdet()[1].float(), rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(layer.inverse(y), x, rtol=1e-4, atol=1e-4 * reach)
 
 
@@ -47,7 +51,9 @@ def test_every_scale_goes_back_and_counts_its_volume(reach):
     def flat(row):
         return torch.cat(scale.encode(row.view(1, 1, 4, 4), None)[:2], 1).flatten()
 
-    truth = [torch.autograd.functional.jacobian(flat, row.flatten()).double().slogdet()[1] for row in x]
+    truth = [
+        torch.autograd.functional.jacobian(flat, row.flatten()).double().slogdet()[1] for row in x
+    ]
     torch.testing.assert_close(log_det.double(), torch.stack(truth), rtol=1e-4, atol=1e-3)
 
 
@@ -82,20 +88,39 @@ def test_initialisation_standardises_what_reaches_every_layer():
         for layer in scale.layers:
             y, _ = layer(y)
             if isinstance(layer, ActNorm):
-                torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(y.shape[1]), atol=1e-4, rtol=0)
-                torch.testing.assert_close(y.std((0, 2, 3)), torch.ones(y.shape[1]), atol=1e-4, rtol=0)
+                torch.testing.assert_close(
+                    y.mean((0, 2, 3)), torch.zeros(y.shape[1]), atol=1e-4, rtol=0
+                )
+                torch.testing.assert_close(
+                    y.std((0, 2, 3)), torch.ones(y.shape[1]), atol=1e-4, rtol=0
+                )
         rows = y[:, : scale.kept]
 
 
 def test_correlated_pixels_are_learned():
     torch.manual_seed(4)
-    factor = torch.tensor([[1.0, 0, 0, 0], [0.9, 0.3, 0, 0], [0.5, -0.5, 0.4, 0], [0.0, 0.7, 0.2, 0.3]])
+    factor = torch.tensor(
+        [[1.0, 0, 0, 0], [0.9, 0.3, 0, 0], [0.5, -0.5, 0.4, 0], [0.0, 0.7, 0.2, 0.3]]
+    )
     truth = dist.MultivariateNormal(torch.arange(4.0), scale_tril=factor)
     x = truth.sample((4000,)).view(-1, 1, 2, 2)
-    glow = Glow((1, 2, 2), scales=1, steps=2, network=lambda shape, outputs: CouplingNet(shape, outputs, hidden=8))
+    glow = Glow(
+        (1, 2, 2),
+        scales=1,
+        steps=2,
+        network=lambda shape, outputs: CouplingNet(shape, outputs, hidden=8),
+    )
     glow.initialise(x)
     independent = -sum(0.5 * math.log(2 * math.pi * math.e * v) for v in factor.square().sum(-1))
-    pg.fit(glow, x, steps=200, batch_size=500, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), compile=False, seed=0)
+    pg.fit(
+        glow,
+        x,
+        steps=200,
+        batch_size=500,
+        optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
+        compile=False,
+        seed=0,
+    )
     reached = glow().log_prob(truth.sample((4000,)).view(-1, 1, 2, 2)).mean()
     assert -truth.entropy() - 0.05 < reached < -truth.entropy() + 0.05
     assert reached > independent + 1

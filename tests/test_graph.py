@@ -74,7 +74,9 @@ def test_changes_in_place_are_found_also_through_views_and_batch_statistics():
         return norm(x) + kept[0]
 
     graph = record(function, torch.randn(5, 3))
-    expected = {id(t) for t in (kept, norm.running_mean, norm.running_var, norm.num_batches_tracked)}
+    expected = {
+        id(t) for t in (kept, norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    }
     assert {id(t) for t in graph.changed} == expected
 
 
@@ -99,11 +101,15 @@ def test_draws_before_and_after_some_that_depend_on_values():
 def test_fills_are_made_outside_of_the_graph(fill):
     numbers = (0.3,) if fill in ("geometric_", "bernoulli_") else ()
     graph = same_draws(lambda x: x + getattr(torch.empty(3, 7), fill)(*numbers) * 2, torch.ones(7))
-    assert not graph.random, f"torch.Tensor.{fill} is no longer recorded by that name" + LOOK.format("draws.py")
+    assert not graph.random, (
+        f"torch.Tensor.{fill} is no longer recorded by that name" + LOOK.format("draws.py")
+    )
 
 
 def test_draws_that_nobody_uses_are_drawn():
-    same_draws(lambda x: (torch.rand(3), torch._standard_gamma(x), x * torch.randn(2))[2], torch.ones(2))
+    same_draws(
+        lambda x: (torch.rand(3), torch._standard_gamma(x), x * torch.randn(2))[2], torch.ones(2)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -154,13 +160,18 @@ def test_the_reason_names_the_line_of_the_program():
     def program(x):
         return x * 2 if x.sum() > 0 else x
 
-    with pytest.raises(NotCompilable, match=r"\(at test_graph.py:\d+: return x \* 2 if x.sum\(\) > 0 else x\)"):
+    with pytest.raises(
+        NotCompilable, match=r"\(at test_graph.py:\d+: return x \* 2 if x.sum\(\) > 0 else x\)"
+    ):
         record(program, torch.ones(2))
 
 
 def test_random_generators_of_their_own_are_refused():
     own = torch.Generator().manual_seed(0)
-    for function in (lambda x: x + torch.randn(2, generator=own), lambda x: x + torch.empty(2).normal_(generator=own)):
+    for function in (
+        lambda x: x + torch.randn(2, generator=own),
+        lambda x: x + torch.empty(2).normal_(generator=own),
+    ):
         with pytest.raises(NotCompilable, match="generator of its own"):
             record(function, torch.ones(2))
 
@@ -193,9 +204,16 @@ def test_choices_by_a_mask_do_not_depend_on_its_shape():
 def test_shapes_that_depend_on_values_are_told():
     kept = torch.tensor([True, False])
     w = torch.ones(2, requires_grad=True)
-    for function in (lambda x: x[x > 0].sum(), lambda x: x.nonzero(), lambda x: x.sum() + w[w > 0].sum()):
+    for function in (
+        lambda x: x[x > 0].sum(),
+        lambda x: x.nonzero(),
+        lambda x: x.sum() + w[w > 0].sum(),
+    ):
         assert "shape of a tensor depends on values" in record(function, torch.ones(2)).refusal
-    assert record(lambda x: x[kept].sum() + x[torch.tensor([0, 1])].sum(), torch.ones(2)).refusal is None
+    assert (
+        record(lambda x: x[kept].sum() + x[torch.tensor([0, 1])].sum(), torch.ones(2)).refusal
+        is None
+    )
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -224,7 +242,9 @@ def test_recording_leaves_no_trace():
     record(lambda x: x + torch.rand(2), torch.ones(2))
     with pytest.raises(NotCompilable):
         record(lambda x: x + torch.rand(2) * x.sum().item(), torch.ones(2))
-    assert flags[0] == torch.backends.mkldnn.enabled and torch.equal(flags[1], torch.get_rng_state())
+    assert flags[0] == torch.backends.mkldnn.enabled and torch.equal(
+        flags[1], torch.get_rng_state()
+    )
 
 
 # -- what these graphs rely on in torch ------------------------------------------------------------------------------
@@ -240,20 +260,35 @@ def test_torch_refuses_to_read_values_while_it_records():
 def test_torch_marks_draws_and_changes_in_place():
     tags = [
         op.tags
-        for op in (aten.randn.default, aten.bernoulli.default, aten._standard_gamma.default, aten.normal_.default)
+        for op in (
+            aten.randn.default,
+            aten.bernoulli.default,
+            aten._standard_gamma.default,
+            aten.normal_.default,
+        )
     ]
-    assert all(torch.Tag.nondeterministic_seeded in tag for tag in tags), LOOK.format("draws.py: is_random")
-    written = {a.name for a in aten.add_.Tensor._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
+    assert all(torch.Tag.nondeterministic_seeded in tag for tag in tags), LOOK.format(
+        "draws.py: is_random"
+    )
+    written = {
+        a.name
+        for a in aten.add_.Tensor._schema.arguments
+        if a.alias_info is not None and a.alias_info.is_write
+    }
     assert written == {"self"}, "schemas no longer say what is changed" + LOOK.format("aliases.py")
     assert aten.view.default._schema.arguments[0].alias_info is not None, LOOK.format("aliases.py")
-    assert torch.Tag.dynamic_output_shape in aten.nonzero.default.tags, LOOK.format("strict.py: refusal")
+    assert torch.Tag.dynamic_output_shape in aten.nonzero.default.tags, LOOK.format(
+        "strict.py: refusal"
+    )
 
 
 def test_recorded_nodes_know_shape_layout_and_device():
     graph = make_fx(lambda x: x + torch.randn(3, 2).T)(torch.ones(2, 3))
     node = next(node for node in graph.graph.nodes if node.target is aten.randn.default)
     told = node.meta.get("tensor_meta"), node.meta.get("val")
-    assert all(part is not None for part in told), "make_fx keeps no meta data" + LOOK.format("draws.py: _free")
+    assert all(part is not None for part in told), "make_fx keeps no meta data" + LOOK.format(
+        "draws.py: _free"
+    )
     assert told[0].shape == (3, 2) and told[0].stride == (2, 1) and told[0].dtype == torch.float32
     assert told[1].device == torch.device("cpu")
 
@@ -271,7 +306,9 @@ def test_batch_statistics_are_known_by_the_names_of_their_arguments():
     changed = {id(getattr(graph, node.target)) for node in graph.graph.find_nodes(op="get_attr")}
     assert id(norm.running_mean) in changed
     names = {str(node.target) for node in graph.graph.nodes if node.op == "call_function"}
-    assert any("batch_norm" in name for name in names), f"recorded as {names}" + LOOK.format("aliases.py: RUNNING")
+    assert any("batch_norm" in name for name in names), f"recorded as {names}" + LOOK.format(
+        "aliases.py: RUNNING"
+    )
     assert not changed_inputs(graph.graph)  # none is an input yet
 
 
@@ -287,16 +324,31 @@ def test_modes_see_what_tensors_are_asked_for():
     x = torch.tensor(1.0)
     with Asked():
         x.item(), bool(x), int(x), float(x), x.tolist(), x.numpy(), [0, 1][x.long()]
-    expected = {Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.tolist, Tensor.numpy}
-    assert expected | {Tensor.__index__} <= set(asked), "not every read is seen" + LOOK.format("strict.py: READS")
+    expected = {
+        Tensor.item,
+        Tensor.__bool__,
+        Tensor.__int__,
+        Tensor.__float__,
+        Tensor.tolist,
+        Tensor.numpy,
+    }
+    assert expected | {Tensor.__index__} <= set(asked), "not every read is seen" + LOOK.format(
+        "strict.py: READS"
+    )
     with Asked():
         nn.functional.one_hot(torch.tensor([0]), 2)
         torch.distributions.Normal(0.0, 1.0, validate_args=True).log_prob(x)
-    assert nn.functional.one_hot in asked and torch._is_all_true in asked, LOOK.format("strict.py: Strict")
+    assert nn.functional.one_hot in asked and torch._is_all_true in asked, LOOK.format(
+        "strict.py: Strict"
+    )
 
 
 def test_inductor_offers_what_is_asked_of_it():
     options = torch._inductor.list_options()
-    assert "fallback_random" in options, "inductor draws random numbers in a way of its own" + LOOK.format("native.py")
-    assert torch._inductor.standalone_compile and torch._inductor.aot_compile, LOOK.format("native.py")
+    assert "fallback_random" in options, (
+        "inductor draws random numbers in a way of its own" + LOOK.format("native.py")
+    )
+    assert torch._inductor.standalone_compile and torch._inductor.aot_compile, LOOK.format(
+        "native.py"
+    )
     assert torch._C._aoti.AOTIModelContainerRunnerCpu, LOOK.format("native.py")

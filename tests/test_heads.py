@@ -33,7 +33,8 @@ def logistic_mixture_masses(raw, levels, components):
     edges = np.concatenate(([-np.inf], np.arange(levels - 1) + 0.5, [np.inf]))
     weights = scipy.special.softmax(raw[0])
     cdf = [
-        scipy.stats.logistic.cdf(edges, half * (1 + m), half * np.exp(s)) for m, s in zip(raw[1], raw[2], strict=True)
+        scipy.stats.logistic.cdf(edges, half * (1 + m), half * np.exp(s))
+        for m, s in zip(raw[1], raw[2], strict=True)
     ]
     return sum(w * np.diff(c) for w, c in zip(weights, cdf, strict=True))
 
@@ -56,7 +57,9 @@ CASES = {
         heads.StudentT,
         [0.3, -0.4, 4.0],
         REALS,
-        lambda r, x: scipy.stats.t.logpdf(x, 2 + softplus_scale(r[2], 0.0), r[0], softplus_scale(r[1])),
+        lambda r, x: scipy.stats.t.logpdf(
+            x, 2 + softplus_scale(r[2], 0.0), r[0], softplus_scale(r[1])
+        ),
     ),
     "StudentT, fixed df": (
         partial(heads.StudentT, df=7.0),
@@ -82,7 +85,12 @@ CASES = {
         torch.arange(16.0),
         lambda r, x: np.log(logistic_mixture_masses(r, 16, 2))[np.asarray(x, dtype=int)],
     ),
-    "Poisson": (heads.Poisson, [1.2], COUNTS, lambda r, x: scipy.stats.poisson.logpmf(x, np.exp(r[0]))),
+    "Poisson": (
+        heads.Poisson,
+        [1.2],
+        COUNTS,
+        lambda r, x: scipy.stats.poisson.logpmf(x, np.exp(r[0])),
+    ),
     "NegativeBinomial": (
         heads.NegativeBinomial,
         [1.2, 0.4],
@@ -115,7 +123,9 @@ def test_log_prob_is_that_of_scipy(case):
     values = values[:40] if values is COUNTS else values[::400] / 5 if values is REALS else values
     law = head(stacked(raw))
     expected = torch.as_tensor(reference(np.array(raw), values.numpy()), dtype=torch.float32)
-    torch.testing.assert_close(law.log_prob(torch.stack((values, values), -1)), 2 * expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        law.log_prob(torch.stack((values, values), -1)), 2 * expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @cases
@@ -127,10 +137,14 @@ def test_density_is_normalised_and_a_missing_entry_is_its_marginal(case):
     step = spacing(values).log()
     pairs = torch.stack((first.expand_as(values), values), -1)
     marginal = law.log_prob(pairs).logsumexp(0) + step
-    torch.testing.assert_close(law.log_prob(torch.stack((first, torch.tensor(NAN)))), marginal, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        law.log_prob(torch.stack((first, torch.tensor(NAN)))), marginal, rtol=1e-4, atol=1e-4
+    )
     assert law.log_prob(torch.full((2,), NAN)) == 0
     one = head(stacked(raw, 1))
-    torch.testing.assert_close(one.log_prob(values[:, None]).logsumexp(0) + step, torch.zeros(()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        one.log_prob(values[:, None]).logsumexp(0) + step, torch.zeros(()), rtol=0, atol=1e-4
+    )
 
 
 @cases
@@ -156,7 +170,9 @@ def test_draws_are_floats_with_the_moments_of_the_reference(case):
     mean = float((values.numpy() * mass).sum())
     variance = float(((values.numpy() - mean) ** 2 * mass).sum())
     assert draws.dtype == torch.float32
-    torch.testing.assert_close(draws.mean(0), torch.full((2,), mean), rtol=0, atol=5 * (variance / 40000) ** 0.5)
+    torch.testing.assert_close(
+        draws.mean(0), torch.full((2,), mean), rtol=0, atol=5 * (variance / 40000) ** 0.5
+    )
     torch.testing.assert_close(draws.var(0), torch.full((2,), variance), rtol=0.15, atol=0)
     if "Categorical" not in type(head).__name__:  # labels have no mean
         law = head(stacked(raw))
@@ -170,10 +186,16 @@ def test_images_are_vectors_stacked_along_channels(case):
     make, raw, values, _ = case
     vector, image = make(), make(event_ndim=3)
     channels, size = 2, (3, 4)
-    parameters = torch.tensor(raw).repeat_interleave(channels)[:, None, None] + 0.1 * torch.randn(5, 1, *size)
-    x = values[torch.randint(2, (5, channels, *size))].masked_fill(torch.rand(5, channels, *size) < 0.2, NAN)
+    parameters = torch.tensor(raw).repeat_interleave(channels)[:, None, None] + 0.1 * torch.randn(
+        5, 1, *size
+    )
+    x = values[torch.randint(2, (5, channels, *size))].masked_fill(
+        torch.rand(5, channels, *size) < 0.2, NAN
+    )
     pixels = vector(parameters.permute(0, 2, 3, 1)).log_prob(x.permute(0, 2, 3, 1))
-    torch.testing.assert_close(image(parameters).log_prob(x), pixels.sum((1, 2)), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        image(parameters).log_prob(x), pixels.sum((1, 2)), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_divergences_from_standard_normals_match_simulation():
@@ -233,17 +255,29 @@ def test_mixed_rows_are_products_of_their_columns():
     table = heads.Mixed(MLP(2, [8], 7), COLUMNS)
     context = torch.randn(5, 2)
     x = torch.tensor(
-        [[0.5, 2.0, 1.0, 4.0], [NAN, 0.0, 0.0, NAN], [1.0, NAN, NAN, 2.0], [NAN] * 4, [0.0, 1.0, 1.0, 0.0]]
+        [
+            [0.5, 2.0, 1.0, 4.0],
+            [NAN, 0.0, 0.0, NAN],
+            [1.0, NAN, NAN, 2.0],
+            [NAN] * 4,
+            [0.0, 1.0, 1.0, 0.0],
+        ]
     )
     parts = table.net(context).split((2, 3, 1, 1), -1)
-    columns = (head(part).log_prob(x[:, i : i + 1]) for i, (head, part) in enumerate(zip(COLUMNS, parts, strict=True)))
+    columns = (
+        head(part).log_prob(x[:, i : i + 1])
+        for i, (head, part) in enumerate(zip(COLUMNS, parts, strict=True))
+    )
     law = table(context)
     torch.testing.assert_close(law.log_prob(x), sum(columns))
     assert law.log_prob(x)[3] == 0
     assert torch.isfinite(law.sample((3,))).all() and law.sample((3,)).shape == (3, 5, 4)
     assert law.expand((2, 5)).sample().shape == (2, 5, 4)
     assert not law.support.is_discrete
-    assert law.support.check(torch.nan_to_num(x)).all() and not law.support.check(torch.full((5, 4), 0.5)).any()
+    assert (
+        law.support.check(torch.nan_to_num(x)).all()
+        and not law.support.check(torch.full((5, 4), 0.5)).any()
+    )
     assert heads.Mixed(None, COLUMNS[1:]).forward(torch.zeros(5)).support.is_discrete
 
 
@@ -252,25 +286,33 @@ def test_mixed_blocks_of_equal_columns_are_the_columns():
     one, raw, x = heads.Gaussian(), torch.randn(5, 6), torch.randn(5, 3)
     block = heads.Mixed(None, [one] * 3)
     single = heads.Mixed(None, [heads.Gaussian(), heads.Gaussian(), heads.Gaussian()])
-    by_column = raw.view(5, 2, 3).mT.reshape(5, 6)  # a block stacks parameters, single columns interleave them
+    by_column = raw.view(5, 2, 3).mT.reshape(
+        5, 6
+    )  # a block stacks parameters, single columns interleave them
     assert len(block.blocks) == 1 and len(single.blocks) == 3 and block.width == single.width == 6
     torch.testing.assert_close(block(raw).log_prob(x), single(by_column).log_prob(x))
 
 
 def test_refusals_say_what_to_do():
     refused = pytest.raises
-    with refused(ValueError, match=r"2 values per variable \(loc, scale\) along dim -1, got 5 in all; set its outputs"):
+    with refused(
+        ValueError,
+        match=r"2 values per variable \(loc, scale\) along dim -1, got 5 in all; set its outputs",
+    ):
         heads.Gaussian(MLP(3, [], 5))(torch.zeros(7, 3))
     with refused(ValueError, match=r"D \(D \+ 3\) / 2 values .* got 6; set its outputs"):
         heads.FullGaussian()(torch.zeros(6))
     with refused(ValueError, match=r"give 7 values per row, got 8; set its outputs to mixed.width"):
         heads.Mixed(None, COLUMNS)(torch.zeros(8))
-    with refused(ValueError, match=r"expected x of shape \(\*batch, 4\), got \(5, 2, 2\); reshape x"):
+    with refused(
+        ValueError, match=r"expected x of shape \(\*batch, 4\), got \(5, 2, 2\); reshape x"
+    ):
         heads.Bernoulli()(torch.zeros(4)).log_prob(torch.zeros(5, 2, 2))
     with refused(ValueError, match=r"expected x of shape \(\*batch, 4\), got \(5, 1\)"):
         heads.Bernoulli()(torch.zeros(4)).log_prob(torch.zeros(5, 1))
     with refused(
-        ValueError, match=r"expected values in integer interval, lower bound 0, upper bound 2 or NaN .* got 3"
+        ValueError,
+        match=r"expected values in integer interval, lower bound 0, upper bound 2 or NaN .* got 3",
     ):
         heads.Categorical(levels=3)(torch.zeros(6)).log_prob(torch.tensor([NAN, 3.0]))
     with refused(ValueError, match="expected values in boolean or NaN .* got 0.5"):
@@ -279,7 +321,10 @@ def test_refusals_say_what_to_do():
         heads.Bernoulli()()
     with refused(ValueError, match="expected a context for Mixed, got None"):
         heads.Mixed(None, COLUMNS)()
-    with refused(ValueError, match=r"to give \(7,\) \+ 1 event dims .* got \(7, 2, 3\); .* context_ndim \(now 2\)"):
+    with refused(
+        ValueError,
+        match=r"to give \(7,\) \+ 1 event dims .* got \(7, 2, 3\); .* context_ndim \(now 2\)",
+    ):
         heads.Bernoulli(MLP(5, [], 3), context_ndim=2)(torch.zeros(7, 2, 5))
     with refused(ValueError, match="expected levels >= 2, got 1"):
         heads.DiscretizedLogisticMixture(levels=1, components=1)(torch.zeros(3))

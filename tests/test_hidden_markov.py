@@ -19,13 +19,18 @@ from probgen.models.hidden_markov import HiddenMarkovModel
 FORBIDDEN = torch.tensor([[0.0, 0.5, -torch.inf], [-torch.inf, 0.0, 1.0], [0.3, -torch.inf, 0.0]])
 
 
-def chain(steps: int, states: int, rows: int, each: bool = False, own: bool = False, forbid: bool = False) -> tuple:
+def chain(
+    steps: int, states: int, rows: int, each: bool = False, own: bool = False, forbid: bool = False
+) -> tuple:
     """Log probabilities in float64: of each step if ``each``, of each sequence if ``own``."""
     torch.manual_seed(0)
     transition = torch.randn(steps - 1 if each else 1, rows if own else 1, states, states).double()
     if forbid:
         transition = transition + FORBIDDEN
-    initial, emission = torch.randn(states, rows).double(), 2 * torch.randn(steps, states, rows).double()
+    initial, emission = (
+        torch.randn(states, rows).double(),
+        2 * torch.randn(steps, states, rows).double(),
+    )
     return initial.log_softmax(0), transition.log_softmax(-1), emission
 
 
@@ -99,16 +104,21 @@ def test_what_is_recorded_gives_the_same_value_and_gradient(case, states):
     def both(*parts):
         leaves = [part.requires_grad_() for part in parts]
         value = forward_backward.log_likelihood(*leaves)
-        return value.detach(), *torch.autograd.grad((value * torch.tensor([1.0, 2.0])).sum(), leaves)
+        return value.detach(), *torch.autograd.grad(
+            (value * torch.tensor([1.0, 2.0])).sum(), leaves
+        )
 
-    for got, expected in zip(record(both, *parts)(*parts), both(*(p.clone() for p in parts)), strict=True):
+    for got, expected in zip(
+        record(both, *parts)(*parts), both(*(p.clone() for p in parts)), strict=True
+    ):
         torch.testing.assert_close(got, expected)
 
 
 def test_products_of_matrices_know_what_is_impossible():
     initial, transition, emission = chain(6, 3, 2, forbid=True)
     torch.testing.assert_close(
-        log_chain.by_halves(initial, transition, emission), paths(initial, transition, emission)[1].logsumexp(0)
+        log_chain.by_halves(initial, transition, emission),
+        paths(initial, transition, emission)[1].logsumexp(0),
     )
     emission[2] = -torch.inf
     assert (log_chain.by_halves(initial, transition, emission) == -torch.inf).all()
@@ -146,7 +156,9 @@ def test_single_precision_loses_no_path_to_underflow(least):
     expected = log_chain.forward(*(part.double() for part in parts))
     found = forward_backward.posterior(*parts)
     torch.testing.assert_close(found.log_likelihood, expected[0], rtol=1e-5, atol=0)
-    weights = log_chain.backward(torch.ones(1).double(), expected[1], *(part.double() for part in parts[1:]))
+    weights = log_chain.backward(
+        torch.ones(1).double(), expected[1], *(part.double() for part in parts[1:])
+    )
     torch.testing.assert_close(found.marginals.double(), weights[2], rtol=1e-3, atol=1e-6)
 
 
@@ -190,7 +202,9 @@ def test_posteriors_of_states_and_the_best_path_by_enumeration():
         torch.testing.assert_close(law().smooth(x)[row], torch.einsum("ptk,p->tk", member, weights))
         pairs = torch.einsum("pti,ptj,p->tij", member[:, :-1], member[:, 1:], weights)
         torch.testing.assert_close(law().smooth_pairs(x)[row], pairs)
-        torch.testing.assert_close(law().filter(x)[row, -1], torch.einsum("pk,p->k", member[:, -1], weights))
+        torch.testing.assert_close(
+            law().filter(x)[row, -1], torch.einsum("pk,p->k", member[:, -1], weights)
+        )
         assert torch.equal(law().most_likely_states(x)[row], every[joint.argmax()])
 
 
@@ -240,7 +254,9 @@ def test_whole_steps_are_completed_under_laws_without_a_conditional():
         def log_prob(self, value):
             return super().log_prob(value)
 
-    gen = HiddenMarkov(torch.zeros(2), torch.eye(2).log(), Unknown(torch.tensor([1.0, 100.0]), 1.0), 3)
+    gen = HiddenMarkov(
+        torch.zeros(2), torch.eye(2).log(), Unknown(torch.tensor([1.0, 100.0]), 1.0), 3
+    )
     x = torch.tensor([[0.5, torch.nan, 1.5], [90.0, torch.nan, 110.0]])
     torch.manual_seed(0)
     middle = conditional(gen, x, ~x.isnan()).sample((1000,))[:, :, 1].mean(0)
@@ -270,7 +286,11 @@ def test_parameters_of_each_sequence_and_of_each_step():
     x = gen.sample()
     for row in range(5):
         emission = dist.Normal(loc[row], 1.0).log_prob(x[row, :, None])[..., None]
-        parts = initial[row].log_softmax(-1)[:, None], transition[row, 1:].log_softmax(-1)[:, None], emission
+        parts = (
+            initial[row].log_softmax(-1)[:, None],
+            transition[row, 1:].log_softmax(-1)[:, None],
+            emission,
+        )
         torch.testing.assert_close(gen.log_prob(x)[row], paths(*parts)[1].logsumexp(0)[0])
         short = paths(parts[0], parts[1], emission[:2])[1].logsumexp(0)[0]
         torch.testing.assert_close(gen.log_prob(x[:, :2])[row], short)
@@ -278,7 +298,11 @@ def test_parameters_of_each_sequence_and_of_each_step():
 
 def test_covariates_reach_every_part_of_the_model():
     torch.manual_seed(0)
-    options = {"initial": torch.nn.Linear(2, 3), "transition": torch.nn.Linear(2, 9), "context_ndim": 2}
+    options = {
+        "initial": torch.nn.Linear(2, 3),
+        "transition": torch.nn.Linear(2, 9),
+        "context_ndim": 2,
+    }
     gen = HiddenMarkovModel(3, 4, CategoricalEmission(3, 5), **options)
     context = torch.randn(1, 4, 2)
     x = gen(context).sample()
@@ -313,11 +337,22 @@ def test_nothing_follows_from_impossible_sequences():
     """State 1 is never entered, and state 0 never says 1."""
     never = torch.tensor([0.0, -torch.inf])
     law = HiddenMarkov(
-        never, torch.stack([never, -never.flip(0).abs()]), dist.Categorical(logits=torch.eye(2).log()), 3
+        never,
+        torch.stack([never, -never.flip(0).abs()]),
+        dist.Categorical(logits=torch.eye(2).log()),
+        3,
     )
     x = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert law.log_prob(x).tolist() == [0.0, -torch.inf]
-    for ask in (law.filter, law.smooth, law.smooth_pairs, law.most_likely_states, law.sample_states):
-        with pytest.raises(ValueError, match="positive probability, got an impossible combination in row 1"):
+    for ask in (
+        law.filter,
+        law.smooth,
+        law.smooth_pairs,
+        law.most_likely_states,
+        law.sample_states,
+    ):
+        with pytest.raises(
+            ValueError, match="positive probability, got an impossible combination in row 1"
+        ):
             ask(x)
         ask(x[:1])

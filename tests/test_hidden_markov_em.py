@@ -10,7 +10,12 @@ from probgen.core import heads
 from probgen.core.module import sample
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.infer.em import em
-from probgen.models.emissions import CategoricalEmission, GaussianEmission, GaussianMixtureEmission, PoissonEmission
+from probgen.models.emissions import (
+    CategoricalEmission,
+    GaussianEmission,
+    GaussianMixtureEmission,
+    PoissonEmission,
+)
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.train.fit import fit
 
@@ -33,7 +38,9 @@ def counts() -> HiddenMarkovModel:
     return HiddenMarkovModel(STATES, STEPS, PoissonEmission(STATES, 2)).double()
 
 
-FAMILIES = {form.__name__: lambda form=form: gaussian(form) for form in (Full, Tied, Diagonal, Spherical)}
+FAMILIES = {
+    form.__name__: lambda form=form: gaussian(form) for form in (Full, Tied, Diagonal, Spherical)
+}
 FAMILIES |= {"mixture": mixture, "labels": labels, "counts": counts}
 
 
@@ -119,7 +126,9 @@ def test_what_is_forbidden_stays_forbidden():
     assert result.converged
     matrix = gen.transition_matrix
     assert (matrix[[1, 2, 2, 0], [0, 0, 1, 2]] == 0).all() and gen.initial_probabilities[0] == 1
-    torch.testing.assert_close(matrix.diagonal(), torch.tensor([0.75, 0.75, 1.0]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        matrix.diagonal(), torch.tensor([0.75, 0.75, 1.0]), rtol=0, atol=1e-3
+    )
     assert torch.equal(gen().most_likely_states(x), steps.expand(20, -1))
 
 
@@ -145,7 +154,14 @@ def test_em_and_gradients_agree():
     by_em, by_gradient = counts(), counts()
     by_gradient.load_state_dict(by_em.state_dict())
     em(by_em, x, n_init=0, tol=1e-10, steps=3000)
-    fit(by_gradient, x, steps=300, optimizer=lambda p: torch.optim.Adam(p, lr=0.05), progress=False, compile=False)
+    fit(
+        by_gradient,
+        x,
+        steps=300,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
+        progress=False,
+        compile=False,
+    )
     gap = by_em().log_prob(x).mean() - by_gradient().log_prob(x).mean()
     assert gap.abs() < 1e-2
 

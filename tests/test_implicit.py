@@ -44,9 +44,13 @@ def test_noise_without_gradients_still_gives_the_generator_some():
 def test_every_question_for_a_density_says_what_to_do():
     gan, x = GAN(MLP(2, [4], 3), standard_normal(2)), torch.randn(4, 3)
     for ask in (lambda: gan().log_prob(x), lambda: log_likelihood(gan, x)):
-        with pytest.raises(NotImplementedError, match=r"Adversarial\(critic\) or Discrepancy\(MMD\(\)\)"):
+        with pytest.raises(
+            NotImplementedError, match=r"Adversarial\(critic\) or Discrepancy\(MMD\(\)\)"
+        ):
             ask()
-    with pytest.raises(ValueError, match=r"got implicit \(Implicit\); use an adversarial objective"):
+    with pytest.raises(
+        ValueError, match=r"got implicit \(Implicit\); use an adversarial objective"
+    ):
         ELBO()(gan.model, gan.guide)(x)
     with pytest.raises(NotImplementedError, match="Missing"):
         impute(gan, torch.tensor([[0.0, torch.nan, 0.0]]))
@@ -95,7 +99,10 @@ def test_dcgan_makes_and_judges_images_of_any_size(shape, wrap):
 def test_every_pixel_is_seen_and_made():
     """The critic depends on every pixel, and every pixel on the noise, where sizes are odd too."""
     shape = (1, 7, 5)
-    generator, critic = DCGANGenerator(4, shape, hidden=(8, 8), norm=None), DCGANCritic(shape, hidden=(8, 8))
+    generator, critic = (
+        DCGANGenerator(4, shape, hidden=(8, 8), norm=None),
+        DCGANCritic(shape, hidden=(8, 8)),
+    )
     x = torch.randn(4, *shape, requires_grad=True)
     (slope,) = torch.autograd.grad(critic(x).sum(), x)
     assert (slope.abs().sum(0) > 0).all()
@@ -103,7 +110,10 @@ def test_every_pixel_is_seen_and_made():
 
 
 def test_leading_dims_do_not_matter():
-    generator, critic = DCGANGenerator(4, (1, 6, 6), hidden=(4,)).eval(), DCGANCritic((1, 6, 6), hidden=(4,))
+    generator, critic = (
+        DCGANGenerator(4, (1, 6, 6), hidden=(4,)).eval(),
+        DCGANCritic((1, 6, 6), hidden=(4,)),
+    )
     z = torch.randn(2, 3, 4)
     torch.testing.assert_close(generator(z)[1], generator(z[1]))
     torch.testing.assert_close(critic(generator(z))[1], critic(generator(z[1])))
@@ -123,12 +133,17 @@ def test_projection_is_an_inner_product():
     critic = DCGANCritic((1, 6, 6), hidden=(4,), context=2)
     x, c = torch.randn(3, 1, 6, 6), torch.randn(3, 2)
     h = critic.features(x)
-    expected = (critic.last.weight + c @ critic.projection.weight.T).mul(h).sum(-1) + critic.last.bias
+    expected = (critic.last.weight + c @ critic.projection.weight.T).mul(h).sum(
+        -1
+    ) + critic.last.bias
     torch.testing.assert_close(critic(x, c), expected)
 
 
 def test_wrong_shapes_are_refused():
-    generator, critic = DCGANGenerator(4, (1, 6, 6), hidden=(4,)), DCGANCritic((1, 6, 6), hidden=(4,), context=2)
+    generator, critic = (
+        DCGANGenerator(4, (1, 6, 6), hidden=(4,)),
+        DCGANCritic((1, 6, 6), hidden=(4,), context=2),
+    )
     with pytest.raises(ValueError, match="inputs=3"):
         generator(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="expected images of shape"):
@@ -151,11 +166,18 @@ def test_side_by_side_of_images():
 
 
 def test_code_laws_are_products():
-    logits, loc, scale = [torch.randn(4, 3), torch.randn(4, 2)], torch.randn(4, 1), torch.rand(4, 1) + 0.5
+    logits, loc, scale = (
+        [torch.randn(4, 3), torch.randn(4, 2)],
+        torch.randn(4, 1),
+        torch.rand(4, 1) + 0.5,
+    )
     law = CodeLaw(logits, loc, scale)
     code = law.sample((7,))
     parts = [dist.OneHotCategorical(logits=block) for block in logits]
-    expected = sum(part.log_prob(block) for part, block in zip(parts, code[..., :5].split([3, 2], -1), strict=True))
+    expected = sum(
+        part.log_prob(block)
+        for part, block in zip(parts, code[..., :5].split([3, 2], -1), strict=True)
+    )
     expected = expected + dist.Normal(loc, scale).to_event(1).log_prob(code[..., 5:])
     torch.testing.assert_close(law.log_prob(code), expected)
     assert law.support.check(code).all() and not law.support.check(code + 0.5).any()
@@ -170,7 +192,9 @@ def test_a_network_of_zeros_says_what_the_prior_says():
     for p in net.parameters():
         nn.init.zeros_(p)
     code = prior().sample((5,))
-    torch.testing.assert_close(Codes([3], 2, net)(torch.randn(5, 2)).log_prob(code), prior().log_prob(code))
+    torch.testing.assert_close(
+        Codes([3], 2, net)(torch.randn(5, 2)).log_prob(code), prior().log_prob(code)
+    )
     with pytest.raises(ValueError, match="7 raw values"):
         Codes([3], 2, MLP(2, [4], 5))(torch.randn(5, 2))
     with pytest.raises(ValueError, match="got neither"):
@@ -202,11 +226,15 @@ def test_affine_maps_move_what_is_inside():
     x[:, 0, 4, 6] = 1.0
     turned = RandomAffine(90.0, 0.0, 0.0, 0.0)(x)
     coordinates = torch.arange(9.0) - 4
-    centre = torch.stack([(turned * coordinates[:, None]).sum((1, 2, 3)), (turned * coordinates).sum((1, 2, 3))], 1)
+    centre = torch.stack(
+        [(turned * coordinates[:, None]).sum((1, 2, 3)), (turned * coordinates).sum((1, 2, 3))], 1
+    )
     assert ((centre.norm(dim=1) - 2).abs() < 0.3).all() and (centre[:, 1] > -0.2).all()
     assert (centre[:, 0] > 1).any() and (centre[:, 0] < -1).any()
     moved = RandomAffine(0.0, 0.0, 0.0, 1 / 9, fill=0.0)(x)
-    assert (moved.sum((1, 2, 3)) - 1).abs().max() < 1e-5 and (moved[:, 0, 3:6, 5:8].sum((1, 2)) > 1 - 1e-5).all()
+    assert (moved.sum((1, 2, 3)) - 1).abs().max() < 1e-5 and (
+        moved[:, 0, 3:6, 5:8].sum((1, 2)) > 1 - 1e-5
+    ).all()
 
 
 def test_strokes_go_a_share_of_the_way_to_their_dilation_or_erosion():
@@ -216,7 +244,9 @@ def test_strokes_go_a_share_of_the_way_to_their_dilation_or_erosion():
         extreme = torch.as_tensor(filtered(x.numpy(), size=(1, 1, 3, 3), mode="nearest"))
         moves.append((extreme - x).flatten(1))
     change = (Thickness(0.8)(x) - x).flatten(1)
-    towards = torch.stack([(change * move).sum(1) / move.square().sum(1) for move in moves])  # by least squares
+    towards = torch.stack(
+        [(change * move).sum(1) / move.square().sum(1) for move in moves]
+    )  # by least squares
     share, which = towards.max(0)
     move = torch.where(which[:, None] == 0, *moves)
     torch.testing.assert_close(change, share[:, None] * move, atol=1e-5, rtol=0)
@@ -227,6 +257,8 @@ def test_strokes_go_a_share_of_the_way_to_their_dilation_or_erosion():
 
 def test_augmentations_have_gradients():
     x = torch.rand(4, 3, 8, 8, requires_grad=True)
-    augment = nn.Sequential(Colour(), RandomAffine(), Translation(), Cutout(), Thickness(), Jitter(0.1))
+    augment = nn.Sequential(
+        Colour(), RandomAffine(), Translation(), Cutout(), Thickness(), Jitter(0.1)
+    )
     (slope,) = torch.autograd.grad(augment(x).sum(), x)
     assert slope.isfinite().all() and (slope != 0).any()

@@ -27,7 +27,12 @@ class LinearGaussian(LatentVariableModel):
 
     def __init__(self, loadings, covariance, shift=0.0, spread=1.0):
         super().__init__()
-        self.loadings, self.covariance, self.shift, self.spread = loadings, covariance, shift, spread
+        self.loadings, self.covariance, self.shift, self.spread = (
+            loadings,
+            covariance,
+            shift,
+            spread,
+        )
 
     def emission(self, loc):
         if (self.covariance == self.covariance.diag().diag()).all():
@@ -43,7 +48,10 @@ class LinearGaussian(LatentVariableModel):
         gain = self.loadings.mT @ (self.loadings @ self.loadings.mT + self.covariance).inverse()
         tril = torch.linalg.cholesky(torch.eye(self.loadings.shape[1]) - gain @ self.loadings)
         with data_plate(x, context):
-            pyro.sample("z", dist.MultivariateNormal(x @ gain.mT + self.shift, scale_tril=self.spread * tril))
+            pyro.sample(
+                "z",
+                dist.MultivariateNormal(x @ gain.mT + self.shift, scale_tril=self.spread * tril),
+            )
 
     def marginal(self):
         return dist.MultivariateNormal(
@@ -82,7 +90,11 @@ def test_exact_models_are_imputed_by_their_conditional():
 
 def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
     done = impute(poor, X, draws=1500, steps=120)
-    assert done.kind == "asymptotic" and (done.acceptance > 0.1).all() and (done.acceptance < 0.9).all()
+    assert (
+        done.kind == "asymptotic"
+        and (done.acceptance > 0.1).all()
+        and (done.acceptance < 0.9).all()
+    )
     assert_moments(done.draws, conditional(poor.marginal(), X, ~X.isnan()), X)
 
 
@@ -103,7 +115,10 @@ def test_decoders_with_correlated_coordinates_are_conditioned():
 def test_variational_autoencoder_with_a_linear_decoder():
     """Heads, an encoder that is wide and was never trained, and a decoder whose marginal is known."""
     decoder = Gaussian(torch.nn.Linear(2, 4), scale=0.7)
-    prior, encoder = Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), Gaussian(torch.nn.Linear(4, 2), scale=1.2)
+    prior, encoder = (
+        Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0),
+        Gaussian(torch.nn.Linear(4, 2), scale=1.2),
+    )
     weight, bias = decoder.net.weight.detach(), decoder.net.bias.detach()
     done = impute(VAE(prior, decoder, encoder), X, draws=1500, steps=80)
     marginal = dist.MultivariateNormal(bias, weight @ weight.mT + 0.49 * torch.eye(4))
@@ -133,14 +148,22 @@ def test_several_latents_and_inner_plates():
     x = torch.tensor([[2.0, NAN], [NAN, -1.0]])
     done = impute(Layers(), x, draws=3000, steps=60)
     covariance = torch.ones(2, 2) + 1.25 * torch.eye(2)
-    assert_moments(done.draws, conditional(dist.MultivariateNormal(torch.zeros(2), covariance), x, ~x.isnan()), x)
+    assert_moments(
+        done.draws,
+        conditional(dist.MultivariateNormal(torch.zeros(2), covariance), x, ~x.isnan()),
+        x,
+    )
 
 
 class Switch(LatentVariableModel):
     """Four binary pixels with a binary cause whose probability is the context; the guide tosses a coin."""
 
     def probs(self, z):
-        return torch.where(z[..., None] == 1, torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0.2, 0.3, 0.1, 0.4]))
+        return torch.where(
+            z[..., None] == 1,
+            torch.tensor([0.9, 0.8, 0.7, 0.6]),
+            torch.tensor([0.2, 0.3, 0.1, 0.4]),
+        )
 
     def model(self, x=None, context=None):
         with data_plate(x, context):
@@ -158,7 +181,9 @@ def test_discrete_latents_with_context_by_enumeration():
     draws = impute(Switch(), x, context, draws=4000, steps=40).draws
     for row, free in enumerate(x.isnan()):
         z = torch.tensor([0.0, 1.0])
-        likelihood = dist.Bernoulli(Switch().probs(z)[:, ~free]).log_prob(x[row, ~free]).sum(-1).exp()
+        likelihood = (
+            dist.Bernoulli(Switch().probs(z)[:, ~free]).log_prob(x[row, ~free]).sum(-1).exp()
+        )
         weights = likelihood * torch.stack([1 - context[row, 0], context[row, 0]])
         p = Switch().probs(z)[:, free]
         pairs = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
@@ -211,7 +236,9 @@ def test_observed_entries_and_complete_rows_are_untouched(poor):
 
 
 def test_interval_covers_what_it_says():
-    done = impute(Fixed(dist.Normal, loc=torch.zeros(1), scale=2.0), torch.full((1, 1), NAN), draws=20_000)
+    done = impute(
+        Fixed(dist.Normal, loc=torch.zeros(1), scale=2.0), torch.full((1, 1), NAN), draws=20_000
+    )
     low, high = done.interval(0.8)
     torch.testing.assert_close(low, done.draws.quantile(0.1, dim=0))
     assert torch.stack([low, high]).flatten().tolist() == pytest.approx([-2.563, 2.563], abs=0.08)
@@ -227,7 +254,9 @@ class Variant(LatentVariableModel):
     def __init__(self, prior=None, decoder=None, encoder=None, infer=None):
         super().__init__()
         self.prior, self.encoder, self.infer = prior or dist.Normal(0.0, 1.0), encoder, infer
-        self.decoder = decoder or (lambda z: dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1))
+        self.decoder = decoder or (
+            lambda z: dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1)
+        )
 
     def model(self, x=None, context=None):
         with data_plate(x, context):
@@ -250,7 +279,11 @@ def test_what_cannot_be_done_says_so():
     with pytest.raises(NotImplementedError, match="the enumerated site 'z'"):
         impute(Variant(prior=dist.Bernoulli(0.5), infer={"enumerate": "parallel"}), x, steps=3)
     with pytest.raises(NotImplementedError, match="got Dirichlet; register one"):
-        impute(Variant(decoder=lambda z: dist.Dirichlet(torch.ones(*z.shape, 2)), encoder=encoder), x, steps=3)
+        impute(
+            Variant(decoder=lambda z: dist.Dirichlet(torch.ones(*z.shape, 2)), encoder=encoder),
+            x,
+            steps=3,
+        )
     with pytest.raises(ValueError, match="expected draws >= 1"):
         impute(Variant(encoder=encoder), x, draws=0)
 

@@ -16,7 +16,9 @@ SMALL = partial(CouplingNet, hidden=8)
 
 
 def flow(steps: int = 2, narrow: float = 0.0, **options) -> IntegerFlow:
-    gen = IntegerFlow((1, 2, 2), levels=4, scales=1, steps=steps, components=2, network=SMALL, **options)
+    gen = IntegerFlow(
+        (1, 2, 2), levels=4, scales=1, steps=steps, components=2, network=SMALL, **options
+    )
     with torch.no_grad():
         for name, parameter in gen.named_parameters():
             if "offset" not in name or "network" in name:
@@ -37,7 +39,9 @@ def test_encoding_is_a_bijection_of_integers():
     _, latents, _ = gen.scales[0].encode(x, None)
     assert torch.equal(latents, latents.round())
     assert len(latents.flatten(1).unique(dim=0)) == len(x)
-    assert not torch.equal(latents.flatten(1).sort(-1).values, x.flatten(1).sort(-1).values)  # more than a permutation
+    assert not torch.equal(
+        latents.flatten(1).sort(-1).values, x.flatten(1).sort(-1).values
+    )  # more than a permutation
     assert torch.equal(gen.scales[0].decode(latents[:, :0], latents, None), x)
 
 
@@ -74,15 +78,21 @@ def test_mixture_of_logistic_laws_is_a_difference_of_distribution_functions():
     x = torch.arange(-3.0, 4.0, dtype=torch.float64)
     cdf = lambda t: SigmoidTransform()((t[:, None] - loc) / log_scale.exp())  # noqa: E731
     truth = (logits.softmax(-1) * (cdf(x + 0.5) - cdf(x - 0.5))).sum(-1)
-    torch.testing.assert_close(IntegerLogisticMixture(logits, loc, log_scale).log_prob(x).exp(), truth)
+    torch.testing.assert_close(
+        IntegerLogisticMixture(logits, loc, log_scale).log_prob(x).exp(), truth
+    )
 
 
 def test_far_tails_are_finite_in_single_precision():
     loc = torch.zeros(1, requires_grad=True)
-    value = IntegerLogisticMixture(torch.zeros(1), loc, torch.full((1,), -3.0)).log_prob(torch.tensor([-500.0, 500.0]))
+    value = IntegerLogisticMixture(torch.zeros(1), loc, torch.full((1,), -3.0)).log_prob(
+        torch.tensor([-500.0, 500.0])
+    )
     value.sum().backward()
     scale = torch.tensor(-3.0).exp()
-    torch.testing.assert_close(value, (-499.5 / scale + torch.log1p(-torch.exp(-1 / scale))).expand(2))
+    torch.testing.assert_close(
+        value, (-499.5 / scale + torch.log1p(-torch.exp(-1 / scale))).expand(2)
+    )
     assert loc.grad.isfinite().all()
 
 
@@ -96,7 +106,11 @@ def test_dependent_integers_are_learned():
     adam = lambda parameters: torch.optim.Adam(parameters, lr=1e-2)  # noqa: E731
     pg.fit(gen, x, steps=250, batch_size=300, optimizer=adam, compile=False, seed=0)
     every = torch.tensor(
-        [(a, a + b, a + c, a + d) for a in range(8) for b, c, d in itertools.product((0, 1), repeat=3)]
+        [
+            (a, a + b, a + c, a + d)
+            for a in range(8)
+            for b, c, d in itertools.product((0, 1), repeat=3)
+        ]
     )
     reached = gen().log_prob(every.float().view(-1, 1, 2, 2)).mean()
     independent = 4 * truth.new_tensor(1 / 8).log()

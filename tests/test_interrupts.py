@@ -39,7 +39,9 @@ class Noisy(DistributionModule):
         self.net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.3), nn.Linear(2, 2))
 
     def forward(self, context=None):
-        return dist.Normal(self.loc + self.net(torch.ones(4, 2) * self.loc).mean(0), 1.0).to_event(1)
+        return dist.Normal(self.loc + self.net(torch.ones(4, 2) * self.loc).mean(0), 1.0).to_event(
+            1
+        )
 
 
 ROWS = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)) + 1
@@ -72,7 +74,9 @@ def identical(one, other, exact=True):
     assert history.steps == resumed.steps
     assert [step for step, _ in history.validation] == [step for step, _ in resumed.validation]
     torch.testing.assert_close(torch.tensor(history.loss), torch.tensor(resumed.loss), **near)
-    torch.testing.assert_close(torch.tensor(history.validation), torch.tensor(resumed.validation), **near)
+    torch.testing.assert_close(
+        torch.tensor(history.validation), torch.tensor(resumed.validation), **near
+    )
     torch.testing.assert_close(dict(gen.state_dict()), dict(again.state_dict()), **near)
 
 
@@ -118,7 +122,9 @@ PLACES = {
 SENT = {"once": [signal.SIGINT], "twice": [signal.SIGINT] * 2, "thrice": [signal.SIGINT] * 3}
 EAGER = [(place, sent, after) for place in PLACES for sent in SENT for after in (False, True)]
 COMPILED = [
-    (place, sent, False) for place in ("loss", "compiled step", "averages", "disk") for sent in ("once", "twice")
+    (place, sent, False)
+    for place in ("loss", "compiled step", "averages", "disk")
+    for sent in ("once", "twice")
 ]
 
 
@@ -162,7 +168,10 @@ def test_batches_of_a_loader_go_on_as_well(sent, tmp_path):
     with signals_at(PLACES["loss"], SENT[sent], 7):
         _, history = run(tmp_path / "state", data=loader(), batch_size=None)
     assert history.stopped == "interrupted"
-    identical(run(data=loader(), batch_size=None), run(tmp_path / "state", resume=True, data=loader(), batch_size=None))
+    identical(
+        run(data=loader(), batch_size=None),
+        run(tmp_path / "state", resume=True, data=loader(), batch_size=None),
+    )
 
 
 def test_an_interrupt_leaves_the_average_and_the_history():
@@ -208,7 +217,9 @@ def test_a_request_to_end_is_granted_after_the_step(tmp_path):
             run({str(tmp_path / "state")!r})
         print("not reached")
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == -signal.SIGTERM and not done.stdout, done.stderr
     identical(whole(), run(tmp_path / "state", resume=True))
 

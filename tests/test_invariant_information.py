@@ -24,7 +24,9 @@ CENTRES = 3 * torch.tensor([[1.0, 0.0], [-0.5, 0.87], [-0.5, -0.87]])
 
 def info_gan(levels=3, numbers=0, net=None):
     generator = GAN(SideBySide(MLP(2 + levels + numbers, [6], 2)), standard_normal(2), (2,))
-    return InfoGAN(generator, Codes([levels], numbers), Codes([levels], numbers, net or MLP(2, [8], levels)))
+    return InfoGAN(
+        generator, Codes([levels], numbers), Codes([levels], numbers, net or MLP(2, [8], levels))
+    )
 
 
 def jitter(x):
@@ -78,17 +80,27 @@ def test_the_balance_may_rise():
     objective = InvariantInformation(lambda x: x, balance=linear_warmup(2, 1.0, 3.0))
     (p,) = gen.recognise(x).probabilities()
     for balance in (1.0, 2.0, 3.0, 3.0):
-        torch.testing.assert_close(objective(gen.model, gen.guide)(x), -20 * joint_information(p, p, balance))
+        torch.testing.assert_close(
+            objective(gen.model, gen.guide)(x), -20 * joint_information(p, p, balance)
+        )
     assert objective.step == 4
     objective.step.zero_()
-    torch.testing.assert_close(objective.eval()(gen.model, gen.guide)(x), -20 * joint_information(p, p, 3.0))
+    torch.testing.assert_close(
+        objective.eval()(gen.model, gen.guide)(x), -20 * joint_information(p, p, 3.0)
+    )
 
 
 def test_clusters_are_what_the_views_do_not_change():
     label = torch.arange(240) % 3
     x = CENTRES[label] + 0.4 * torch.randn(240, 2)
     gen = info_gan(net=MLP(2, [32], 3))
-    options = {"batch_size": 80, "optimizer": adam(1e-2), "verdict": False, "compile": False, "seed": 0}
+    options = {
+        "batch_size": 80,
+        "optimizer": adam(1e-2),
+        "verdict": False,
+        "compile": False,
+        "seed": 0,
+    }
     history = fit(gen, x, InvariantInformation(jitter), steps=150, **options)
     found = gen.recognise(x).probabilities()[0].argmax(-1)
     assert adjusted_rand_score(label, found) > 0.95
@@ -100,7 +112,14 @@ def test_missing_entries_and_critics_of_unknown_size_go_through():
     x[0, 0] = torch.nan
     assert InvariantInformation(jitter)(gen.model, gen.guide)(x).isfinite()
     critic = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(1))
-    fit(gen, x[1:], InvariantInformation(jitter, Adversarial(critic)), steps=2, compile=False, verdict=False)
+    fit(
+        gen,
+        x[1:],
+        InvariantInformation(jitter, Adversarial(critic)),
+        steps=2,
+        compile=False,
+        verdict=False,
+    )
     assert critic[0].weight.shape == (4, 2)
 
 

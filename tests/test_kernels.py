@@ -33,7 +33,9 @@ def test_langevin_has_the_law_of_its_discrete_chain():
 
 
 def test_langevin_follows_clipped_gradients_and_less_noise():
-    still = langevin(lambda x: -(x**4).sum(-1), torch.full((1, 1), 10.0), 1, step=0.1, noise=0.0, clip=2.0)
+    still = langevin(
+        lambda x: -(x**4).sum(-1), torch.full((1, 1), 10.0), 1, step=0.1, noise=0.0, clip=2.0
+    )
     assert still.item() == pytest.approx(10 - 0.1 / 2 * 2)
 
 
@@ -72,12 +74,16 @@ def test_steps_of_coordinates_precondition():
     law = torch.distributions.Normal(torch.zeros(2), scales)
     from probgen.samplers.hmc import hmc
 
-    x, acceptance = hmc(lambda x: law.log_prob(x).sum(-1), torch.zeros(4000, 2), 20, step=0.3 * scales, leapfrogs=5)
+    x, acceptance = hmc(
+        lambda x: law.log_prob(x).sum(-1), torch.zeros(4000, 2), 20, step=0.3 * scales, leapfrogs=5
+    )
     assert torch.allclose(x.std(0) / scales, torch.ones(2), atol=0.06)
     assert acceptance.mean() > 0.9
 
 
-@pytest.mark.parametrize("kernel", [Langevin(0.1), MALA(0.1), HMC(0.1, leapfrogs=2)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize(
+    "kernel", [Langevin(0.1), MALA(0.1), HMC(0.1, leapfrogs=2)], ids=lambda k: type(k).__name__
+)
 def test_chains_are_one_graph(kernel):
     x = torch.randn(3, 2)
     graph = record(lambda x: kernel(lambda x: -(x**4).sum(-1), x, 3).x, x)

@@ -55,7 +55,9 @@ class Posterior(DistributionModule):
         return dist.MultivariateNormal(context @ self.weight.mT, self.spread)
 
 
-PRIOR = torch.tensor([[1.5, 0.9], [0.9, 1.0]])  # of the truth, not the standard normal that codes start from
+PRIOR = torch.tensor(
+    [[1.5, 0.9], [0.9, 1.0]]
+)  # of the truth, not the standard normal that codes start from
 
 
 def observed(count):
@@ -64,7 +66,9 @@ def observed(count):
 
 
 def marginal(covariance):
-    return dist.MultivariateNormal(torch.zeros(3), LOADINGS @ covariance @ LOADINGS.mT + NOISE**2 * torch.eye(3))
+    return dist.MultivariateNormal(
+        torch.zeros(3), LOADINGS @ covariance @ LOADINGS.mT + NOISE**2 * torch.eye(3)
+    )
 
 
 PRIORS = {
@@ -82,7 +86,16 @@ def test_a_prior_fitted_to_codes_is_the_law_of_the_codes(name):
     with torch.no_grad():
         codes = vae.encode(x).sample()
     torch.testing.assert_close(codes.T.cov(), PRIOR, atol=0.08, rtol=0)
-    fit(vae.prior, codes, Denoising(), steps=300, batch_size=128, optimizer=adam(1e-2), ema=0.98, **QUIET)
+    fit(
+        vae.prior,
+        codes,
+        Denoising(),
+        steps=300,
+        batch_size=128,
+        optimizer=adam(1e-2),
+        ema=0.98,
+        **QUIET,
+    )
     vae.eval()
     law = vae.prior()
     draws = (law if name == "diffusion" else law.using(Midpoint(10))).sample((4000,))
@@ -115,7 +128,16 @@ def test_a_flow_matched_prior_scores_codes_exactly():
     vae = VAE(PRIORS["flow matching"](), Linear(LOADINGS, NOISE), Posterior(PRIOR))
     with torch.no_grad():
         codes = vae.encode(observed(6000)).sample()
-    fit(vae.prior, codes, Denoising(), steps=300, batch_size=128, optimizer=adam(1e-2), ema=0.98, **QUIET)
+    fit(
+        vae.prior,
+        codes,
+        Denoising(),
+        steps=300,
+        batch_size=128,
+        optimizer=adam(1e-2),
+        ema=0.98,
+        **QUIET,
+    )
     vae.eval()
     x = observed(100)
     score = log_likelihood(vae, x, particles=10)
@@ -127,16 +149,24 @@ def test_trained_jointly_the_bound_rises_to_what_the_model_can_reach():
     """Decoder and encoder are linear and the prior is free: the entropy of the data is the limit."""
     torch.manual_seed(0)
     encoder = Gaussian(nn.Linear(3, 4))
-    vae = VAE(Diffusion(TimeMLP(2, [32, 32]), (2,), sampler=DPMSolver(20)), Gaussian(nn.Linear(2, 6)), encoder)
+    vae = VAE(
+        Diffusion(TimeMLP(2, [32, 32]), (2,), sampler=DPMSolver(20)),
+        Gaussian(nn.Linear(2, 6)),
+        encoder,
+    )
     x = observed(2000)
-    history = fit(vae, x, ELBO(), steps=500, batch_size=128, optimizer=adam(5e-3), ema=0.98, **QUIET)
+    history = fit(
+        vae, x, ELBO(), steps=500, batch_size=128, optimizer=adam(5e-3), ema=0.98, **QUIET
+    )
     vae.eval()
     entropy, rows = marginal(PRIOR).entropy(), observed(500)
     reached = log_likelihood(vae, rows, particles=50)
     assert reached.kind == "bound" and density(vae()) == "bound"
     assert sum(history.loss[:10]) / 10 > entropy + 1.0
     assert -0.05 < (marginal(PRIOR).log_prob(rows) - reached.value).mean() < 0.7
-    torch.testing.assert_close(sample(vae, 3000).T.cov(), marginal(PRIOR).covariance_matrix, atol=0.6, rtol=0)
+    torch.testing.assert_close(
+        sample(vae, 3000).T.cov(), marginal(PRIOR).covariance_matrix, atol=0.6, rtol=0
+    )
 
 
 def test_conditional_latents_and_gradients_of_all_parts():

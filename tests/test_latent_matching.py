@@ -40,7 +40,9 @@ def vae(prior=None, encoder=None):
 
 def slopes(loss, modules):
     parts = [p for module in modules for p in module.parameters()]
-    return torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True, retain_graph=True)
+    return torch.autograd.grad(
+        loss, parts, allow_unused=True, materialize_grads=True, retain_graph=True
+    )
 
 
 def assert_same(found, expected):
@@ -62,7 +64,9 @@ def test_a_critic_of_codes_gives_what_three_losses_give():
     z, prior = draws(gen, x)
     reconstruction = -gen.decode(z).log_prob(x).sum()
     fooling = 4.0 * ROWS * ((critic(z) - 1) ** 2).mean() / 2
-    criticism = 4.0 * ROWS * (((critic(prior) - 1) ** 2).mean() + (critic(z.detach()) ** 2).mean()) / 2
+    criticism = (
+        4.0 * ROWS * (((critic(prior) - 1) ** 2).mean() + (critic(z.detach()) ** 2).mean()) / 2
+    )
     players = (gen.encoder, gen.decoder)
     assert_same(slopes(loss, players), slopes(reconstruction + fooling, players))
     assert_same(slopes(loss, [critic]), slopes(criticism, [critic]))
@@ -123,7 +127,9 @@ def test_a_flow_as_prior_follows_the_codes():
 
 
 def test_whether_it_descends_is_told_by_the_matcher():
-    assert MatchedLatents(MMD()).descends and not MatchedLatents(Adversary(nn.Linear(2, 1))).descends
+    assert (
+        MatchedLatents(MMD()).descends and not MatchedLatents(Adversary(nn.Linear(2, 1))).descends
+    )
 
 
 def test_what_has_no_gradient_is_refused():
@@ -133,7 +139,9 @@ def test_what_has_no_gradient_is_refused():
         MatchedLatents(MMD())(discrete.model, discrete.guide)(x)
     with pytest.raises(ValueError, match="one latent site 'code'"):
         MatchedLatents(MMD(), site="code")(discrete.model, discrete.guide)(x)
-    implicit = VAE(GAN(MLP(2, [4], 2), standard_normal(2)), Gaussian(MLP(2, [4], 6)), Gaussian(MLP(3, [4], 4)))
+    implicit = VAE(
+        GAN(MLP(2, [4], 2), standard_normal(2)), Gaussian(MLP(2, [4], 6)), Gaussian(MLP(3, [4], 4))
+    )
     with pytest.raises(ValueError, match="site 'z', got implicit"):
         MatchedLatents(MMD())(implicit.model, implicit.guide)(x)
     with pytest.raises(ValueError, match="weight >= 0"):

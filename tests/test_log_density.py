@@ -65,7 +65,11 @@ def masked_and_scaled(x):
     with pyro.plate("columns", 3, dim=-1):
         loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
         pyro.factor("weight", -0.1 * loc**4)
-        with pyro.plate("data", len(x), dim=-2), poutine.scale(scale=0.5), poutine.mask(mask=x == x):
+        with (
+            pyro.plate("data", len(x), dim=-2),
+            poutine.scale(scale=0.5),
+            poutine.mask(mask=x == x),
+        ):
             pyro.sample("x", dist.Normal(loc, 1 + top), obs=torch.nan_to_num(x))
 
 
@@ -82,7 +86,9 @@ MODELS = {
 def pyros_own(model, batch, nesting):
     """Pyro's potential as a function of the flat vector."""
     with pyro.validation_enabled(False):
-        initial, potential, transforms, _ = initialize_model(model, batch, max_plate_nesting=nesting)
+        initial, potential, transforms, _ = initialize_model(
+            model, batch, max_plate_nesting=nesting
+        )
     sizes = [value.numel() for value in initial.values()]
 
     def log_density(u):
@@ -92,7 +98,10 @@ def pyros_own(model, batch, nesting):
 
     def natural(u):
         parts = zip(initial, u.split(sizes, -1), strict=True)
-        return {name: transforms[name].inv(part.reshape(len(u), *initial[name].shape)) for name, part in parts}
+        return {
+            name: transforms[name].inv(part.reshape(len(u), *initial[name].shape))
+            for name, part in parts
+        }
 
     return log_density, natural
 
@@ -112,12 +121,18 @@ def test_value_gradient_and_transforms_are_pyros(model, batch, nesting, dtype, t
         torch.set_default_dtype(before)
     found = [value_and_grad(ours)(point) for point in u]
     torch.testing.assert_close(found, truth, rtol=tolerance, atol=tolerance)
-    graph = thinned(with_indices(record(value_and_grad(ours), u[0])), u[0])  # what is compiled for nutpie
+    graph = thinned(
+        with_indices(record(value_and_grad(ours), u[0])), u[0]
+    )  # what is compiled for nutpie
     torch.testing.assert_close([graph(point) for point in u], truth, rtol=tolerance, atol=tolerance)
     drawn = ours.constrain(u)
     for name, value in values.items():
-        torch.testing.assert_close(drawn[name], value.reshape(drawn[name].shape), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(ours.unconstrain(drawn, torch.zeros_like(u)), u, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            drawn[name], value.reshape(drawn[name].shape), rtol=tolerance, atol=tolerance
+        )
+    torch.testing.assert_close(
+        ours.unconstrain(drawn, torch.zeros_like(u)), u, rtol=1e-3, atol=1e-3
+    )
 
 
 def dependent(x):
@@ -136,7 +151,9 @@ def test_bounds_may_depend_on_other_sites():
     drawn = ours.constrain(u)
     top, inner = u[:, 0].exp(), u[:, 0].exp() * u[:, 1].sigmoid()
     torch.testing.assert_close(drawn, {"top": top, "inner": inner, "rest": top - inner})
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda u: torch.stack([u[0].exp(), u[0].exp() * u[1].sigmoid()])))(u)
+    jacobian = torch.func.vmap(
+        torch.func.jacrev(lambda u: torch.stack([u[0].exp(), u[0].exp() * u[1].sigmoid()]))
+    )(u)
     log_joint = -top - top.log() + dist.Normal(inner[:, None], 1.0).log_prob(x).sum(1)
     truth = log_joint + jacobian.det().abs().log()
     torch.testing.assert_close(torch.stack([ours(point) for point in u]), truth)
@@ -168,5 +185,7 @@ def test_values_of_the_wrong_shape_are_refused():
 def test_functions_of_rows_run_together_or_one_by_one():
     rows = torch.arange(12.0).reshape(4, 3)
     torch.testing.assert_close(for_each(lambda row: row.cumsum(0), rows, numbers=5), rows.cumsum(1))
-    reads = for_each(lambda row: row * (2 if row.sum() > 10 else 1), rows)  # no graph: it reads a value
+    reads = for_each(
+        lambda row: row * (2 if row.sum() > 10 else 1), rows
+    )  # no graph: it reads a value
     torch.testing.assert_close(reads, rows * torch.tensor([[1.0], [2.0], [2.0], [2.0]]))

@@ -58,7 +58,9 @@ def test_the_jacobian_is_triangular_in_the_order(form):
     """The law of a variable moves with the variables before it, each of them, and with no other."""
     gen = shaken(MADE(5, head=Bernoulli(), **FORMS[form]))
     law = gen.ordered(torch.tensor([0]))
-    logits = torch.autograd.functional.jacobian(lambda x: law.laws(x).logits, torch.rand(5, dtype=torch.float64))
+    logits = torch.autograd.functional.jacobian(
+        lambda x: law.laws(x).logits, torch.rand(5, dtype=torch.float64)
+    )
     moved = (logits != 0)[law.order][:, law.order]
     assert not moved.triu().any()
     if (form != "few units" and gen.net.direct is not None) or form == "linear":
@@ -86,11 +88,22 @@ def stepwise(law, x):
 
 
 @pytest.mark.parametrize(
-    "head", [Categorical(levels=3), MixtureOfGaussians(2), Gaussian()], ids=lambda h: type(h).__name__
+    "head",
+    [Categorical(levels=3), MixtureOfGaussians(2), Gaussian()],
+    ids=lambda h: type(h).__name__,
 )
 def test_steps_with_features_and_a_context(head):
     labels = isinstance(head, Categorical)
-    gen = shaken(MADE(4, [9, 9], head, encode=OneHot(3) if labels else None, context=2, orders=random_orders(3, 4)))
+    gen = shaken(
+        MADE(
+            4,
+            [9, 9],
+            head,
+            encode=OneHot(3) if labels else None,
+            context=2,
+            orders=random_orders(3, 4),
+        )
+    )
     x = torch.randint(3, (6, 4)).double() if labels else torch.randn(6, 4).double()
     law = gen.ordered(torch.tensor([1]), torch.randn(6, 2).double())
     assert torch.allclose(stepwise(law, x), law.terms(x), atol=1e-12)
@@ -109,7 +122,9 @@ def test_naive_and_incremental_samples_agree_in_law():
     code, counts = torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64), []
     for sample in (gen().sample, gen().naive_sample):
         counts.append((sample((20_000,)).double() @ code).long().bincount(minlength=8) / 20_000)
-    assert ((counts[0] - counts[1]).abs() < 5 * (2 * counts[0] * (1 - counts[0]) / 20_000).sqrt() + 1e-4).all()
+    assert (
+        (counts[0] - counts[1]).abs() < 5 * (2 * counts[0] * (1 - counts[0]) / 20_000).sqrt() + 1e-4
+    ).all()
 
 
 def test_a_mixture_over_orders_averages_probabilities():
@@ -147,7 +162,10 @@ def test_samples_of_a_mixture_follow_their_contexts():
     truth = gen(context).log_prob(every(2, 2).unsqueeze(1)).exp()
     for row in range(2):
         share = found[:, row].bincount(minlength=4) / 20_000
-        assert ((share - truth[:, row]).abs() < 5 * (truth[:, row] * (1 - truth[:, row]) / 20_000).sqrt() + 1e-4).all()
+        assert (
+            (share - truth[:, row]).abs()
+            < 5 * (truth[:, row] * (1 - truth[:, row]) / 20_000).sqrt() + 1e-4
+        ).all()
 
 
 def test_a_missing_suffix_is_summed_out():
@@ -164,7 +182,9 @@ def test_a_missing_suffix_is_summed_out():
 
 @pytest.mark.parametrize("dims", [1, 2])
 def test_densities_of_real_vectors_integrate_to_one(dims):
-    gen = shaken(MADE(dims, [6], MixtureOfGaussians(3, min_scale=0.2), orders=random_orders(2, dims)))
+    gen = shaken(
+        MADE(dims, [6], MixtureOfGaussians(3, min_scale=0.2), orders=random_orders(2, dims))
+    )
     line = torch.linspace(-20, 20, 401, dtype=torch.float64)
     rows = torch.cartesian_prod(*[line] * dims).reshape(-1, dims)
     assert gen().log_prob(rows).exp().sum().item() * 0.1**dims == pytest.approx(1.0, abs=1e-4)
@@ -176,7 +196,11 @@ def test_a_mixture_of_normals_is_the_weighted_sum_of_their_densities():
     x = torch.randn(4)
     logits, loc, scale = raw.split(2)
     scale, loc = nn.functional.softplus(scale) + 0.1, loc + torch.tensor([[-0.5], [0.5]])
-    parts = logits.softmax(0) * torch.exp(-0.5 * ((x - loc) / scale) ** 2) / (scale * math.sqrt(2 * math.pi))
+    parts = (
+        logits.softmax(0)
+        * torch.exp(-0.5 * ((x - loc) / scale) ** 2)
+        / (scale * math.sqrt(2 * math.pi))
+    )
     assert law.log_prob(x).item() == pytest.approx(parts.sum(0).log().sum().item(), abs=1e-5)
 
 
@@ -185,7 +209,16 @@ def test_fitting_finds_an_order_of_parity():
     x = torch.tensor([row for row in itertools.product([0.0, 1.0], repeat=4) if sum(row) % 2 == 0])
     torch.manual_seed(1)
     gen = MADE(4, [32, 32], Bernoulli(), orders=random_orders(2, 4))
-    fit(gen, x.repeat(8, 1), steps=250, batch_size=64, optimizer=adam(1e-2), compile=False, seed=0, verdict=False)
+    fit(
+        gen,
+        x.repeat(8, 1),
+        steps=250,
+        batch_size=64,
+        optimizer=adam(1e-2),
+        compile=False,
+        seed=0,
+        verdict=False,
+    )
     score = log_likelihood(gen, x)
     assert score.kind == "exact" and abs(score.mean + 3 * math.log(2)) < 0.05
 
@@ -199,7 +232,9 @@ def test_orders_are_permutations(orders):
 def test_contexts_are_checked_and_models_without_refuse_them():
     with pytest.raises(ValueError, match=r"\(\*batch, 2\), got \(5, 3\)"):
         MADE(3, [4], Bernoulli(), context=2, orders=random_orders(2, 3))(torch.zeros(5, 3))
-    with pytest.raises(ValueError, match=r"expected no context \(MADE was built without one\), got one of shape"):
+    with pytest.raises(
+        ValueError, match=r"expected no context \(MADE was built without one\), got one of shape"
+    ):
         MADE(3, [4], Bernoulli())(torch.randn(8, 5))
 
 

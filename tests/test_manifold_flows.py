@@ -36,7 +36,9 @@ def adam(parameters):
     return torch.optim.Adam(parameters, lr=1e-2)
 
 
-@pytest.mark.parametrize("make", [lambda raw: CircularTransform(raw), lambda raw: IntervalSpline(raw, math.pi)])
+@pytest.mark.parametrize(
+    "make", [lambda raw: CircularTransform(raw), lambda raw: IntervalSpline(raw, math.pi)]
+)
 def test_slopes_are_those_of_autograd_and_inverses_go_back(make):
     torch.manual_seed(0)
     transform = make(torch.randn(13))
@@ -56,9 +58,13 @@ def test_circle_integrates_to_one_and_has_no_seam():
     angles = midpoints(2000, -math.pi, math.pi)[:, None]
     total = gen().log_prob(angles).exp().mean() * TURN
     torch.testing.assert_close(total, torch.ones(()), atol=1e-4, rtol=0)
-    sides = gen().log_prob(torch.tensor([[math.pi - 1e-5], [-math.pi + 1e-5], [math.pi], [-math.pi]]))
+    sides = gen().log_prob(
+        torch.tensor([[math.pi - 1e-5], [-math.pi + 1e-5], [math.pi], [-math.pi]])
+    )
     torch.testing.assert_close(sides, sides[:1].expand(4), atol=1e-3, rtol=0)
-    torch.testing.assert_close(gen().log_prob(angles + 3 * TURN), gen().log_prob(angles), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        gen().log_prob(angles + 3 * TURN), gen().log_prob(angles), atol=1e-3, rtol=0
+    )
 
 
 def test_torus_integrates_to_one_and_has_no_seam():
@@ -67,9 +73,14 @@ def test_torus_integrates_to_one_and_has_no_seam():
     angles = midpoints(300, -math.pi, math.pi)
     total = gen().log_prob(torch.cartesian_prod(angles, angles)).exp().mean() * TURN**2
     torch.testing.assert_close(total, torch.ones(()), atol=1e-3, rtol=0)
-    one, other = torch.stack((angles, math.pi - 1e-5 + 0 * angles), -1), torch.stack((angles, 0 * angles - math.pi), -1)
+    one, other = (
+        torch.stack((angles, math.pi - 1e-5 + 0 * angles), -1),
+        torch.stack((angles, 0 * angles - math.pi), -1),
+    )
     torch.testing.assert_close(gen().log_prob(one), gen().log_prob(other), atol=1e-3, rtol=0)
-    torch.testing.assert_close(gen().log_prob(one.flip(-1)), gen().log_prob(other.flip(-1)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        gen().log_prob(one.flip(-1)), gen().log_prob(other.flip(-1)), atol=1e-3, rtol=0
+    )
     draws = gen().sample((500,))
     assert draws.abs().max() <= math.pi + 1e-6
 
@@ -82,7 +93,10 @@ def test_sphere_integrates_to_one_and_samples_lie_on_it():
     torch.testing.assert_close(total, torch.ones(()), atol=1e-3, rtol=0)
     draws = gen().sample((1000,))
     torch.testing.assert_close(draws.norm(dim=-1), torch.ones(1000), atol=1e-6, rtol=0)
-    seam = [on_sphere(torch.tensor(angle), midpoints(50, -1, 1)) for angle in (math.pi - 1e-6, 1e-6 - math.pi)]
+    seam = [
+        on_sphere(torch.tensor(angle), midpoints(50, -1, 1))
+        for angle in (math.pi - 1e-6, 1e-6 - math.pi)
+    ]
     torch.testing.assert_close(gen().log_prob(seam[0]), gen().log_prob(seam[1]), atol=1e-3, rtol=0)
 
 
@@ -111,7 +125,15 @@ def test_modes_on_the_circle_are_learned_to_their_entropy():
         dist.VonMises(torch.tensor([3.0, 0.5, -1.5]), torch.tensor([8.0, 20.0, 3.0])),
     )
     gen = CircularFlow(1, transforms=2, bins=8)
-    pg.fit(gen, truth.sample((4000,))[:, None], steps=200, batch_size=500, optimizer=adam, compile=False, seed=0)
+    pg.fit(
+        gen,
+        truth.sample((4000,))[:, None],
+        steps=200,
+        batch_size=500,
+        optimizer=adam,
+        compile=False,
+        seed=0,
+    )
     angles = midpoints(4000, -math.pi, math.pi)
     log_truth, log_gen = truth.log_prob(angles), gen().log_prob(angles[:, None])
     divergence = (log_truth.exp() * (log_truth - log_gen)).mean() * TURN

@@ -16,7 +16,9 @@ from probgen.samplers.gibbs_discrete import colouring
 
 def ising(height, width, coupling, periodic=True, **arguments):
     """Spins 0 and 1 with weight exp(coupling) for equal neighbours, exp(-coupling) for others."""
-    gen = MarkovRandomField((height, width), grid_edges(height, width, periodic=periodic), shared=True, **arguments)
+    gen = MarkovRandomField(
+        (height, width), grid_edges(height, width, periodic=periodic), shared=True, **arguments
+    )
     gen = gen.double()
     gen.pairs.data.copy_(coupling * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).double())
     return gen
@@ -38,7 +40,9 @@ def energies(gen, x):
     unary, pairs, edges, _ = gen.potentials()
     flat = x.flatten(1).long()
     total = sum(unary[d, flat[:, d]] for d in range(flat.shape[1]))
-    return (total + sum(pairs[e, flat[:, i], flat[:, j]] for e, (i, j) in enumerate(edges.tolist()))).detach()
+    return (
+        total + sum(pairs[e, flat[:, i], flat[:, j]] for e, (i, j) in enumerate(edges.tolist()))
+    ).detach()
 
 
 def kaufman(rows, columns, coupling):
@@ -50,7 +54,9 @@ def kaufman(rows, columns, coupling):
     gammas[0] = 2 * coupling + math.log(math.tanh(coupling))
     odd, even = gammas[1::2], gammas[0::2]
     products = [
-        math.prod(2 * f(rows * gamma / 2) for gamma in group) for group in (odd, even) for f in (math.cosh, math.sinh)
+        math.prod(2 * f(rows * gamma / 2) for gamma in group)
+        for group in (odd, even)
+        for f in (math.cosh, math.sinh)
     ]
     return math.log(sum(products) / 2) + rows * columns / 2 * math.log(2 * math.sinh(2 * coupling))
 
@@ -93,7 +99,9 @@ def test_missing_spins_are_summed_out_and_drawn():
     assert gen().log_prob(row).item() == pytest.approx(log_p[match].logsumexp(0).item(), abs=1e-10)
     done = pg.impute(gen, row, draws=20_000)
     truth = log_p[match].softmax(0)
-    shares = torch.stack([(done.draws[:, 0] == state).flatten(1).all(-1).double().mean() for state in x[match]])
+    shares = torch.stack(
+        [(done.draws[:, 0] == state).flatten(1).all(-1).double().mean() for state in x[match]]
+    )
     assert done.kind == "exact" and (shares - truth).abs().max() < 5 * (0.25 / 20_000) ** 0.5
 
 
@@ -102,11 +110,22 @@ def test_maximum_likelihood_matches_moments():
     torch.manual_seed(0)
     x = random_field((6,), [(i, i + 1) for i in range(5)] + [(0, 5)])().sample((400,)).float()
     gen = MarkovRandomField((6,), [(i, i + 1) for i in range(5)] + [(0, 5)])
-    pg.fit(gen, x, steps=150, batch_size=400, optimizer=pg.adam(0.1), compile=False, progress=False, seed=0)
+    pg.fit(
+        gen,
+        x,
+        steps=150,
+        batch_size=400,
+        optimizer=pg.adam(0.1),
+        compile=False,
+        progress=False,
+        seed=0,
+    )
     everything = states(6).float()
     p = gen().log_prob(everything).exp().detach()
     for i, j in gen.neighbours:
-        assert abs((p * everything[:, i] * everything[:, j]).sum() - (x[:, i] * x[:, j]).mean()) < 5e-3
+        assert (
+            abs((p * everything[:, i] * everything[:, j]).sum() - (x[:, i] * x[:, j]).mean()) < 5e-3
+        )
 
 
 def test_too_wide_fields_are_unnormalised_and_elbo_refuses_them():
@@ -136,14 +155,19 @@ def test_a_wide_field_is_imputed_by_chains():
     torch.manual_seed(0)
     gen, x = random_field((2, 3), grid_edges(2, 3)).float(), states(6).reshape(-1, 2, 3).float()
     rows = torch.tensor(
-        [[[torch.nan, 1.0, 0.0], [torch.nan, torch.nan, 1.0]], [[1.0, torch.nan, 0.0], [0.0, 1.0, 0.0]]]
+        [
+            [[torch.nan, 1.0, 0.0], [torch.nan, torch.nan, 1.0]],
+            [[1.0, torch.nan, 0.0], [0.0, 1.0, 0.0]],
+        ]
     )
     truth, gen.limit = energies(gen, x), 1
     done = pg.impute(gen, rows, draws=5000, steps=20)
     assert done.kind == "asymptotic"
     for row, draws in zip(rows, done.draws.unbind(1), strict=True):
         match = ((x == row) | row.isnan()).flatten(1).all(-1)
-        shares = torch.stack([(draws == state).flatten(1).all(-1).float().mean() for state in x[match]])
+        shares = torch.stack(
+            [(draws == state).flatten(1).all(-1).float().mean() for state in x[match]]
+        )
         assert shares.sum() == pytest.approx(1.0)
         assert (shares - truth[match].softmax(0)).abs().max() < 5 * (0.25 / 5000) ** 0.5
 
@@ -166,7 +190,16 @@ def test_pseudo_likelihood_recovers_the_coupling_of_a_wide_field():
     torch.manual_seed(0)
     x = ising(8, 8, 0.3, periodic=False)().sample((60,)).float()
     gen = MarkovRandomField((8, 8), grid_edges(8, 8), shared=True, limit=1)
-    pg.fit(gen, x, PseudoLikelihood(), steps=150, optimizer=pg.adam(0.05), compile=False, progress=False, seed=0)
+    pg.fit(
+        gen,
+        x,
+        PseudoLikelihood(),
+        steps=150,
+        optimizer=pg.adam(0.05),
+        compile=False,
+        progress=False,
+        seed=0,
+    )
     w = gen.pairs[0].detach()
     coupling = (w[0, 0] + w[1, 1] - w[0, 1] - w[1, 0]).item() / 4
     assert coupling == pytest.approx(0.3, abs=0.05)  # standard error about 0.015
@@ -218,11 +251,14 @@ def test_a_conditional_field_takes_its_unary_potentials_from_the_context():
 
 def test_grids_and_colours():
     assert len(grid_edges(3, 4)) == 3 * 3 + 2 * 4 and len(grid_edges(3, 4, periodic=True)) == 2 * 12
-    assert len(set(map(frozenset, grid_edges(2, 3, periodic=True)))) == len(grid_edges(2, 3, periodic=True))
+    assert len(set(map(frozenset, grid_edges(2, 3, periodic=True)))) == len(
+        grid_edges(2, 3, periodic=True)
+    )
     assert len(grid_edges(2, 3, 4)) == 1 * 12 + 2 * 8 + 3 * 6
     groups = colouring(torch.tensor(grid_edges(5, 6)), 30)
     assert [len(group) for group in groups] == [15, 15]
     with pytest.raises(
-        ValueError, match=r"edges between two of the variables 0, ..., 3, got levels 2 and \[\(1, 1\)\]"
+        ValueError,
+        match=r"edges between two of the variables 0, ..., 3, got levels 2 and \[\(1, 1\)\]",
     ):
         MarkovRandomField((4,), [(0, 1), (1, 1)])

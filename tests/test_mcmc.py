@@ -106,7 +106,9 @@ def test_statistics_are_those_of_the_trajectories():
     chains = run(Program(model), x, draws=100, max_tree_depth=3)
     stats, rate = chains.stats, chains.draws["rate"]
     assert all(value.shape == (1, 100) for value in stats.values())
-    log_joint = dist.Gamma(3.0, 2.0).log_prob(rate) + dist.Exponential(rate[..., None]).log_prob(x).sum(-1)
+    log_joint = dist.Gamma(3.0, 2.0).log_prob(rate) + dist.Exponential(rate[..., None]).log_prob(
+        x
+    ).sum(-1)
     torch.testing.assert_close(stats["lp"], log_joint + rate.log(), atol=1e-4, rtol=1e-4)
     kinetic = stats["energy"][:, 1:] + stats["lp"][:, :-1]  # fresh momentum ~ N(0, 1), one dim
     assert kinetic.min() > -1e-4
@@ -148,7 +150,14 @@ def test_chains_start_where_told():
             pyro.sample("x", dist.Normal(mode.abs(), 0.1).to_event(1), obs=x)
 
     start = torch.tensor([[9.0, 9.0], [9.0, -9.0]])
-    draws = run(Program(two_modes), torch.full((5, 2), 9.0), chains=2, draws=5, tune=20, init={"mode": start}).draws
+    draws = run(
+        Program(two_modes),
+        torch.full((5, 2), 9.0),
+        chains=2,
+        draws=5,
+        tune=20,
+        init={"mode": start},
+    ).draws
     assert torch.equal(draws["mode"].sign(), start.sign()[:, None].expand(-1, 5, -1))
 
 
@@ -195,11 +204,17 @@ def test_warmup_is_kept_on_request_and_goes_to_arviz():
     assert chains.warmup.draws["z"].shape == (2, 30, 3) and chains.draws["z"].shape == (2, 20, 3)
     assert chains.warmup.stats["step_size"].unique().numel() > 2
     found = to_arviz(Fitted(), x, chains=chains, draws=20)
-    assert found.warmup_posterior["z"].dims == ("chain", "draw", "data") == found.posterior["z"].dims
+    assert (
+        found.warmup_posterior["z"].dims == ("chain", "draw", "data") == found.posterior["z"].dims
+    )
     assert dict(found.warmup_sample_stats.sizes) == {"chain": 2, "draw": 30}
     assert found.posterior["double"].dtype == "float64"
-    evidence = dist.Normal(torch.zeros(3), 1.25**0.5).log_prob(x)  # z integrated out, exactly with this guide
-    torch.testing.assert_close(torch.tensor(found.log_likelihood["x"].values), evidence.expand(2, 20, 3))
+    evidence = dist.Normal(torch.zeros(3), 1.25**0.5).log_prob(
+        x
+    )  # z integrated out, exactly with this guide
+    torch.testing.assert_close(
+        torch.tensor(found.log_likelihood["x"].values), evidence.expand(2, 20, 3)
+    )
     assert run(Fitted(), x, draws=2, tune=2).warmup is None
 
 
@@ -223,7 +238,9 @@ def test_a_start_without_a_finite_density_is_refused():
         pyro.factor("wall", torch.where(z > 0, -torch.inf, 0.0))
         pyro.sample("x", dist.Normal(z, 1.0).expand([len(x)]).to_event(1), obs=x)
 
-    with pytest.raises(ValueError, match="finite log density and gradient where chain 1 starts, got -inf"):
+    with pytest.raises(
+        ValueError, match="finite log density and gradient where chain 1 starts, got -inf"
+    ):
         run(model, torch.zeros(2), chains=2, init={"z": torch.tensor([-1.0, 1.0])})
     assert run(model, torch.zeros(2), draws=5, tune=5).draws["z"].max() <= 0
 
@@ -237,7 +254,9 @@ def branches(x):
 
 def test_what_cannot_be_compiled_falls_back_and_says_why():
     pytest.importorskip("nutpie")
-    with pytest.warns(UserWarning, match="slower.*cannot be compiled: .*value of a tensor.*if z > 0"):
+    with pytest.warns(
+        UserWarning, match="slower.*cannot be compiled: .*value of a tensor.*if z > 0"
+    ):
         draws = run(branches, torch.ones(3), sampler=None, draws=5, tune=5).draws["z"]
     assert draws.shape == (1, 5)
     with pytest.raises(NotCompilable, match="value of a tensor"):
@@ -247,7 +266,9 @@ def test_what_cannot_be_compiled_falls_back_and_says_why():
 def test_a_missing_nutpie_falls_back_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "nutpie", None)
     with pytest.warns(UserWarning, match="pip install nutpie"):
-        assert run(NormalMeans(), torch.zeros(2), sampler=None, draws=5, tune=5).draws["z"].shape == (1, 5, 2)
+        assert run(NormalMeans(), torch.zeros(2), sampler=None, draws=5, tune=5).draws[
+            "z"
+        ].shape == (1, 5, 2)
 
 
 class Discrete(LatentVariableModel):
@@ -291,10 +312,25 @@ REFUSED = [
     (Program(subsampled), (X,), {}, "plate 'data' around site 'x' holds 2 of 4 rows"),
     (Program(noisy), (X,), {}, "expected an exact density at site 'x', got unbiased"),
     (Discrete(dist.Poisson(1.0), {}), (X,), {}, "'k' is discrete"),
-    (Discrete(dist.Bernoulli(0.5), ENUMERATE), (X,), {}, "expected continuous latent sites, found none"),
-    (Fixed(dist.Normal, 0, loc=0.0, scale=1.0), (X,), {}, "expected continuous latent sites, found none"),
+    (
+        Discrete(dist.Bernoulli(0.5), ENUMERATE),
+        (X,),
+        {},
+        "expected continuous latent sites, found none",
+    ),
+    (
+        Fixed(dist.Normal, 0, loc=0.0, scale=1.0),
+        (X,),
+        {},
+        "expected continuous latent sites, found none",
+    ),
     (NormalMeans(), (X,), {"chains": 0}, "expected chains >= 1, got 0"),
-    (NormalMeans(), (X,), {"init": {"z": torch.zeros(4)}}, r"expected init\['z'\] of shape \(1, 4\), got \(4,\)"),
+    (
+        NormalMeans(),
+        (X,),
+        {"init": {"z": torch.zeros(4)}},
+        r"expected init\['z'\] of shape \(1, 4\), got \(4,\)",
+    ),
 ]
 
 

@@ -32,8 +32,12 @@ def test_full_gaussian_marginalises_exactly():
         seen = ~row.isnan().numpy()
         normal = scipy.stats.multivariate_normal
         part = covariance.numpy()[np.ix_(seen, seen)]
-        expected.append(normal.logpdf(row.numpy()[seen], mean.numpy()[seen], part) if seen.any() else 0.0)
-    torch.testing.assert_close(law.log_prob(x), torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-4)
+        expected.append(
+            normal.logpdf(row.numpy()[seen], mean.numpy()[seen], part) if seen.any() else 0.0
+        )
+    torch.testing.assert_close(
+        law.log_prob(x), torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-4
+    )
     complete = torch.randn(6, 4)
     with assume_missing(True):
         slow = law.log_prob(complete)
@@ -63,18 +67,20 @@ def test_missing_aware_is_an_independent_in_all_else():
     assert density(law) == "exact" and law.has_rsample and law.support is not None
     mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), law, validate_args=False)
     row = torch.tensor([0.5, NAN, NAN])
-    expected = dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), dist.Normal(base.loc[:, 0], 2.0)).log_prob(
-        row[0]
-    )
+    expected = dist.MixtureSameFamily(
+        dist.Categorical(torch.ones(4)), dist.Normal(base.loc[:, 0], 2.0)
+    ).log_prob(row[0])
     torch.testing.assert_close(mixture.log_prob(row), expected)
 
 
 @pytest.mark.parametrize(
-    "base", [dist.Gamma(2.0, 1.0), dist.Beta(2.0, 3.0), dist.LogNormal(0.0, 1.0), dist.Uniform(2, 3)]
+    "base",
+    [dist.Gamma(2.0, 1.0), dist.Beta(2.0, 3.0), dist.LogNormal(0.0, 1.0), dist.Uniform(2, 3)],
 )
 def test_missing_entries_of_any_support_leave_finite_gradients(base):
     parameters = {
-        name: torch.full((2,), float(getattr(base, name)), requires_grad=True) for name in base.arg_constraints
+        name: torch.full((2,), float(getattr(base, name)), requires_grad=True)
+        for name in base.arg_constraints
     }
     law = MissingAware(type(base)(**parameters), 1)
     x = torch.stack((base.sample(), torch.tensor(NAN)))
@@ -96,7 +102,9 @@ def test_has_missing_looks_at_nan_only():
     assert missing._assumed.get() is None
 
 
-@pytest.mark.parametrize("make", [heads.Gaussian, partial(heads.Categorical, levels=3), heads.FullGaussian])
+@pytest.mark.parametrize(
+    "make", [heads.Gaussian, partial(heads.Categorical, levels=3), heads.FullGaussian]
+)
 def test_a_graph_that_assumes_missing_values_is_right_for_all_rows(make):
     """Traced on complete rows, it gives the eager gradients on rows with and without missing entries."""
     head, complete = make(), torch.ones(5, 3)
@@ -120,13 +128,17 @@ def test_the_multivariate_normal_of_missing_rows_keeps_double_precision():
     x = torch.randn(5, dtype=torch.float64)
     x[2] = NAN
     seen = [0, 1, 3, 4]
-    expected = scipy.stats.multivariate_normal.logpdf(x[seen], np.zeros(4), law.covariance_matrix[seen][:, seen])
+    expected = scipy.stats.multivariate_normal.logpdf(
+        x[seen], np.zeros(4), law.covariance_matrix[seen][:, seen]
+    )
     assert law.log_prob(x).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_an_ill_conditioned_covariance_does_not_break_the_marginal():
     """x_1 = x_0 + noise of scale 1e-4: the covariance is singular in single precision, its square root is not."""
     factor = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-4, 0.0], [0.3, 0.2, 1.0]])
-    value = MultivariateNormal(torch.zeros(3), scale_tril=factor).log_prob(torch.tensor([0.0, 5e-5, NAN]))
+    value = MultivariateNormal(torch.zeros(3), scale_tril=factor).log_prob(
+        torch.tensor([0.0, 5e-5, NAN])
+    )
     expected = scipy.stats.norm.logpdf(0.0) + scipy.stats.norm.logpdf(5e-5, 0.0, 1e-4)
     assert value.item() == pytest.approx(expected, abs=1e-4)

@@ -30,7 +30,9 @@ def mixture(name, components=3, dims=4):
 
 def holes(rows, dims):
     """Rows with all patterns from complete to empty."""
-    x = torch.randn(rows, dims, dtype=torch.float64).masked_fill(torch.rand(rows, dims) < 0.4, torch.nan)
+    x = torch.randn(rows, dims, dtype=torch.float64).masked_fill(
+        torch.rand(rows, dims) < 0.4, torch.nan
+    )
     x[0], x[1] = torch.nan, 0.5
     return x
 
@@ -42,7 +44,9 @@ def joint_by_scipy(gen, x):
         seen = ~np.isnan(row)
         for k in range(gen.components):
             covariance = gen.covariances[k].numpy()[np.ix_(seen, seen)]
-            given = multivariate_normal(gen.means[k].numpy()[seen], covariance) if seen.any() else None
+            given = (
+                multivariate_normal(gen.means[k].numpy()[seen], covariance) if seen.any() else None
+            )
             out[b, k] = gen.weights[k].item() * (given.pdf(row[seen]) if given else 1.0)
     return torch.tensor(out)
 
@@ -63,7 +67,9 @@ def test_responsibilities_follow_from_bayes_rule(name):
     assert torch.equal(gen.predict(x), joint.argmax(-1))
     complete = x.nan_to_num()
     joint = joint_by_scipy(gen, complete)
-    assert torch.allclose(gen.responsibilities(complete), joint / joint.sum(-1, keepdim=True), atol=1e-10)
+    assert torch.allclose(
+        gen.responsibilities(complete), joint / joint.sum(-1, keepdim=True), atol=1e-10
+    )
 
 
 @forms
@@ -75,7 +81,9 @@ def test_the_view_of_covariances_is_that_of_the_distribution(name):
     for k in range(3):
         scale = gen.covariances[k].diagonal().sqrt()
         error = (draws[:, k].mT.cov() - gen.covariances[k]) / scale.outer(scale)
-        assert error.abs().max() < 5 * 2**0.5 / 40_000**0.5  # standard error of a covariance, five of them
+        assert (
+            error.abs().max() < 5 * 2**0.5 / 40_000**0.5
+        )  # standard error of a covariance, five of them
 
 
 @forms
@@ -85,7 +93,10 @@ def test_information_criteria_and_free_parameters_are_those_of_scikit_learn(name
     gen, eye = GaussianMixture(3, 4, FORMS[name]).double(), np.eye(4)
     found = theirs.covariances_
     shapes = {"full": lambda: found, "tied": lambda: np.stack([found] * 3)}
-    shapes |= {"diag": lambda: found[:, None] * eye, "spherical": lambda: found[:, None, None] * eye}
+    shapes |= {
+        "diag": lambda: found[:, None] * eye,
+        "spherical": lambda: found[:, None, None] * eye,
+    }
     gen.assign(*(torch.tensor(part) for part in (theirs.weights_, theirs.means_, shapes[name]())))
     assert gen.free_parameters == theirs._n_parameters()
     assert gen.aic(x) == pytest.approx(theirs.aic(x.numpy()), abs=1e-8)
@@ -123,7 +134,9 @@ def test_assign_gives_back_what_it_was_given(name):
     gen, other = mixture(name), GaussianMixture(3, 4, FORMS[name]).double()
     other.assign(gen.weights, gen.means, gen.covariances)
     for mine, theirs in zip(
-        (gen.weights, gen.means, gen.covariances), (other.weights, other.means, other.covariances), strict=True
+        (gen.weights, gen.means, gen.covariances),
+        (other.weights, other.means, other.covariances),
+        strict=True,
     ):
         assert torch.allclose(mine, theirs)
 
@@ -131,7 +144,9 @@ def test_assign_gives_back_what_it_was_given(name):
 def test_as_a_part_it_is_the_same_for_each_row_of_a_context():
     gen, x = mixture("full"), torch.randn(5, 4, dtype=torch.float64)
     law = law_given(gen, torch.zeros(5, 7))
-    assert isinstance(law, MixtureSameFamily) and law.batch_shape == (5,) and law.event_shape == (4,)
+    assert (
+        isinstance(law, MixtureSameFamily) and law.batch_shape == (5,) and law.event_shape == (4,)
+    )
     assert torch.allclose(law.log_prob(x), gen().log_prob(x))
 
 
@@ -140,7 +155,9 @@ def test_the_start_finds_clusters_in_any_unit(name):
     """Well-separated clusters, variables in different units, some entries missing: labels up to their order."""
     labels = torch.arange(200) % 4
     centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
-    x = (centres[labels] + torch.randn(200, 2)) * torch.tensor([1e4 if name == "spherical" else 1.0, 1e4])
+    x = (centres[labels] + torch.randn(200, 2)) * torch.tensor(
+        [1e4 if name == "spherical" else 1.0, 1e4]
+    )
     x[::10, 0] = torch.nan
     gen = GaussianMixture(4, 2, FORMS[name])
     gen.initialise(x, torch.Generator().manual_seed(0))

@@ -19,7 +19,10 @@ def gaussians() -> tuple[Mixture, pg.GaussianMixture]:
     covariances = factors @ factors.mT + 0.5 * torch.eye(3)
     truth = pg.GaussianMixture(2, 3).assign(torch.tensor([0.25, 0.75]), means, covariances)
     ours = Mixture(
-        [Fixed(dist.MultivariateNormal, loc=m, covariance_matrix=c) for m, c in zip(means, covariances, strict=True)]
+        [
+            Fixed(dist.MultivariateNormal, loc=m, covariance_matrix=c)
+            for m, c in zip(means, covariances, strict=True)
+        ]
     )
     with torch.no_grad():
         ours.weights.value.copy_(torch.tensor([0.25, 0.75]).log())
@@ -47,14 +50,20 @@ def test_conditionals_are_those_of_a_gaussian_mixture():
 
 
 def test_components_count_only_within_their_supports():
-    law = MixtureOf(torch.zeros(3), [dist.Exponential(2.0), dist.Uniform(-1.0, 1.0), dist.Normal(0.0, 1.0)])
+    law = MixtureOf(
+        torch.zeros(3), [dist.Exponential(2.0), dist.Uniform(-1.0, 1.0), dist.Normal(0.0, 1.0)]
+    )
     x = torch.linspace(-8, 12, 400_001)
-    torch.testing.assert_close(torch.trapezoid(law.log_prob(x).exp(), x), torch.ones(()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        torch.trapezoid(law.log_prob(x).exp(), x), torch.ones(()), atol=1e-4, rtol=0
+    )
     scale = torch.tensor(1.0, requires_grad=True)
     law = MixtureOf(torch.zeros(2), [dist.LogNormal(0.0, scale), dist.Normal(0.0, scale)])
     law.log_prob(torch.tensor([-1.0, 1.0])).sum().backward()
     assert scale.grad.isfinite()
-    counts = MixtureOf(torch.zeros(2), [dist.Bernoulli(torch.tensor(0.3)), dist.Poisson(torch.tensor(2.0))])
+    counts = MixtureOf(
+        torch.zeros(2), [dist.Bernoulli(torch.tensor(0.3)), dist.Poisson(torch.tensor(2.0))]
+    )
     torch.testing.assert_close(counts.log_prob(torch.arange(30.0)).exp().sum(), torch.ones(()))
 
 
@@ -73,8 +82,15 @@ def test_kinds_are_the_weakest_and_bounds_are_lost():
         normal.density = kind
         return normal
 
-    kinds = {kind: MixtureOf(torch.zeros(2), [law("exact"), law(kind)]).density for kind in KINDS[:4]}
-    expected = {"exact": "exact", "unbiased": "unbiased", "bound": "approximate", "approximate": "approximate"}
+    kinds = {
+        kind: MixtureOf(torch.zeros(2), [law("exact"), law(kind)]).density for kind in KINDS[:4]
+    }
+    expected = {
+        "exact": "exact",
+        "unbiased": "unbiased",
+        "bound": "approximate",
+        "approximate": "approximate",
+    }
     assert kinds == expected
 
 

@@ -44,16 +44,26 @@ def bits(*event: int) -> Callable[[], tuple]:
 
 
 SENSITIVE = [
-    Member("GAN with batch norm", lambda: pg.GAN(batch_norm_generator(), pg.standard_normal(2)), numbers(3)),
+    Member(
+        "GAN with batch norm",
+        lambda: pg.GAN(batch_norm_generator(), pg.standard_normal(2)),
+        numbers(3),
+    ),
     Member("MADE with dropout", lambda: pg.MADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
-    Member("MADE of many orders", lambda: pg.MADE(4, [8], pg.Bernoulli(), orders=pg.random_orders(3, 4)), bits(4)),
+    Member(
+        "MADE of many orders",
+        lambda: pg.MADE(4, [8], pg.Bernoulli(), orders=pg.random_orders(3, 4)),
+        bits(4),
+    ),
     Member("DeepNADE", lambda: pg.DeepNADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
     Member("VAE with dropout and batch norm", dropping_vae, numbers(3)),
     Member("Diffusion with context dropout", dropping_diffusion, numbers(2, context=True)),
     Member("FlowMatching with context dropout", dropping_flow, numbers(2, context=True)),
     Member(
         "Transformer with dropout",
-        lambda: pg.Transformer((4,), pg.Categorical(levels=2), pg.Tokens(2, 8), layers=1, dropout=0.5),
+        lambda: pg.Transformer(
+            (4,), pg.Categorical(levels=2), pg.Tokens(2, 8), layers=1, dropout=0.5
+        ),
         bits(4),
     ),
 ]
@@ -74,7 +84,9 @@ class Use:
 
 
 def completed(gen, x, context=None):
-    return pg.impute(gen, x.masked_fill(torch.rand(x.shape) < 0.2, torch.nan), context, steps=2).draws
+    return pg.impute(
+        gen, x.masked_fill(torch.rand(x.shape) < 0.2, torch.nan), context, steps=2
+    ).draws
 
 
 def scored(gen, *batch):
@@ -99,7 +111,12 @@ USES = [
 
 
 def state(gen: nn.Module) -> dict:
-    return copy.deepcopy({**dict(gen.named_buffers()), **{f"mode of {n}": m.training for n, m in gen.named_modules()}})
+    return copy.deepcopy(
+        {
+            **dict(gen.named_buffers()),
+            **{f"mode of {n}": m.training for n, m in gen.named_modules()},
+        }
+    )
 
 
 def same(one, other) -> bool:
@@ -132,7 +149,10 @@ def test_inference_is_the_same_in_both_modes_and_changes_nothing(member: Member)
         assert same(found, expected), use.name
         assert before.keys() == after.keys()
         for name, value in before.items():
-            assert same(value, after[name]) if torch.is_tensor(value) else value == after[name], (use.name, name)
+            assert same(value, after[name]) if torch.is_tensor(value) else value == after[name], (
+                use.name,
+                name,
+            )
 
 
 def test_nothing_is_exact_while_a_layer_is_random():

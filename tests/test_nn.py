@@ -67,7 +67,10 @@ def test_images_of_any_size_fold_and_unfold_their_leading_dims(shape):
 
 
 def test_the_encoder_and_decoder_see_every_pixel_and_code():
-    encoder, decoder = ConvEncoder((1, 9, 9), 2, hidden=(4, 4)), ConvDecoder(2, (1, 9, 9), hidden=(4, 4))
+    encoder, decoder = (
+        ConvEncoder((1, 9, 9), 2, hidden=(4, 4)),
+        ConvDecoder(2, (1, 9, 9), hidden=(4, 4)),
+    )
     x, z = torch.randn(1, 1, 9, 9, requires_grad=True), torch.randn(1, 2, requires_grad=True)
     assert (torch.autograd.grad(encoder(x).sum(), x)[0] != 0).all()
     jacobian = torch.autograd.functional.jacobian(decoder, z)
@@ -93,9 +96,21 @@ def test_standardize_gives_zero_mean_and_unit_variance():
 @pytest.mark.parametrize(
     ("net", "x", "message"),
     [
-        (MLP(3, [], 2), torch.zeros(4, 5), r"expected inputs of shape \(\*batch, 3\), got \(4, 5\); .* inputs=5"),
-        (ConvDecoder(3, (1, 8, 8)), torch.zeros(4, 5), r"expected inputs of shape \(\*batch, 3\), got \(4, 5\)"),
-        (ConvEncoder((1, 8, 8), 2), torch.zeros(4, 64), r"shape \(\*batch, 1, 8, 8\), got \(4, 64\); unflatten"),
+        (
+            MLP(3, [], 2),
+            torch.zeros(4, 5),
+            r"expected inputs of shape \(\*batch, 3\), got \(4, 5\); .* inputs=5",
+        ),
+        (
+            ConvDecoder(3, (1, 8, 8)),
+            torch.zeros(4, 5),
+            r"expected inputs of shape \(\*batch, 3\), got \(4, 5\)",
+        ),
+        (
+            ConvEncoder((1, 8, 8), 2),
+            torch.zeros(4, 64),
+            r"shape \(\*batch, 1, 8, 8\), got \(4, 64\); unflatten",
+        ),
     ],
 )
 def test_wrong_shapes_are_refused(net, x, message):

@@ -29,7 +29,9 @@ PROCESSES = {
     "Gamma": lambda schedule: GammaNoise(schedule, theta=0.4).double(),
     "mixture": lambda schedule: MixtureNoise(schedule, **SKEWED).double(),
 }
-by_process = pytest.mark.parametrize("process", [make(FADING) for make in PROCESSES.values()], ids=PROCESSES)
+by_process = pytest.mark.parametrize(
+    "process", [make(FADING) for make in PROCESSES.values()], ids=PROCESSES
+)
 
 
 def steps(t, *lead):
@@ -39,7 +41,10 @@ def steps(t, *lead):
 def same_law(one, other):
     """Two-sample Kolmogorov-Smirnov statistic below its 0.1 per cent point."""
     values = torch.cat((one, other)).sort().values
-    first, second = (torch.searchsorted(part.sort().values, values, right=True) / len(part) for part in (one, other))
+    first, second = (
+        torch.searchsorted(part.sort().values, values, right=True) / len(part)
+        for part in (one, other)
+    )
     assert (first - second).abs().max() < 1.95 * math.sqrt(1 / len(one) + 1 / len(other))
 
 
@@ -81,12 +86,16 @@ def test_mixture_marginal_and_posterior_are_those_of_one_component_per_entry():
     process, x_0 = PROCESSES["mixture"](FADING), torch.full((N, 1), 0.7).double()
     weights = process.log_weights.exp()
     assert torch.allclose(weights @ process.locs, torch.zeros(()).double(), atol=1e-6)
-    assert torch.allclose(weights @ (process.locs**2 + process.spreads**2), torch.ones(()).double(), atol=1e-6)
+    assert torch.allclose(
+        weights @ (process.locs**2 + process.spreads**2), torch.ones(()).double(), atol=1e-6
+    )
     label = torch.multinomial(weights, N, replacement=True).unsqueeze(-1)
     gaussian, states = torch.zeros(N, 1).double(), [x_0]
     before = torch.ones(()).double()
     for signal in FADING:
-        gaussian = (signal / before).sqrt() * gaussian + (1 - signal / before).sqrt() * torch.randn_like(gaussian)
+        gaussian = (signal / before).sqrt() * gaussian + (
+            1 - signal / before
+        ).sqrt() * torch.randn_like(gaussian)
         moved = (1 - signal).sqrt() * process.locs[label] + process.spreads[label] * gaussian
         states.append(signal.sqrt() * x_0 + moved)
         before = signal
@@ -125,7 +134,11 @@ def test_mean_and_scale_are_those_of_posteriors(process):
 
 @pytest.mark.parametrize("shape", [0.5, 3.0, 19.0, 21.0, 4000.0])
 def test_centred_gamma_is_a_moved_gamma(shape):
-    k, scale, loc = torch.tensor(shape).double(), torch.tensor(0.3).double(), torch.tensor(1.2).double()
+    k, scale, loc = (
+        torch.tensor(shape).double(),
+        torch.tensor(0.3).double(),
+        torch.tensor(1.2).double(),
+    )
     law, gamma = CentredGamma(loc, k, scale), td.Gamma(k, 1 / scale)
     torch.manual_seed(0)
     g = gamma.sample((50,))
@@ -154,7 +167,9 @@ def test_large_shapes_are_normal_laws_even_in_single_precision():
     x = torch.linspace(-2, 2, 9)
     assert torch.allclose(law.log_prob(x), dist.Normal(0.0, 1.0).log_prob(x), atol=1e-4)
     assert kl_divergence(law, dist.Normal(0.0, 1.0)).abs() < 1e-5
-    beta = ScaledBeta(torch.tensor(0.0), (4 * k.double()).rsqrt() * 2 * k.double() * 2, k.double(), k.double())
+    beta = ScaledBeta(
+        torch.tensor(0.0), (4 * k.double()).rsqrt() * 2 * k.double() * 2, k.double(), k.double()
+    )
     same_law(beta.sample((N,)) / beta.variance.sqrt(), torch.randn(N))
 
 
@@ -167,7 +182,10 @@ def test_large_shapes_are_normal_laws_even_in_single_precision():
     ],
 )
 def test_divergence_from_a_normal_law_is_the_integral(q):
-    law, p = q(lambda value: torch.tensor(value).double()), dist.Normal(torch.tensor(0.3).double(), 0.7)
+    law, p = (
+        q(lambda value: torch.tensor(value).double()),
+        dist.Normal(torch.tensor(0.3).double(), 0.7),
+    )
     low, high = law.mean - 9 * law.variance.sqrt(), law.mean + 25 * law.variance.sqrt()
     x = torch.linspace(low.item(), high.item(), 2_000_001).double()
     log_q = law.log_prob(x)
@@ -233,11 +251,17 @@ def test_bound_is_the_sum_over_all_steps(process):
     predict, n = chance_of(process), 20000
     law, x = NoisingChain(predict, process, (2,)), torch.tensor([0.4, -1.0]).double().expand(n, 2)
     state = process.marginal(x, steps(STEPS, n)).sample()
-    total = process.prior(torch.Size((2,))).log_prob(state) - process.marginal(x, steps(STEPS, n)).log_prob(state)
+    total = process.prior(torch.Size((2,))).log_prob(state) - process.marginal(
+        x, steps(STEPS, n)
+    ).log_prob(state)
     for t in range(STEPS, 1, -1):
         q = process.posterior(state, x, steps(t, n), steps(t - 1, n))
         before = q.sample()
-        total = total + law.reverse(state, steps(t, n), steps(t - 1, n)).log_prob(before) - q.log_prob(before)
+        total = (
+            total
+            + law.reverse(state, steps(t, n), steps(t - 1, n)).log_prob(before)
+            - q.log_prob(before)
+        )
         state = before
     total = total + law.reverse(state, steps(1, n), steps(0, n)).log_prob(x)
     quick = law.log_prob(x)
@@ -256,14 +280,18 @@ def test_gaussian_bound_is_the_analytic_one():
         return noise * x / (signal**2 * spread**2 + noise**2)
 
     signal = torch.cat((torch.ones(1).double(), FADING))
-    error = spread**2 * (1 - signal) / (signal * spread**2 + 1 - signal)  # of the mean of x_0 given x_t
+    error = (
+        spread**2 * (1 - signal) / (signal * spread**2 + 1 - signal)
+    )  # of the mean of x_0 given x_t
     ratio = signal / (1 - signal)
     truth = sum(0.5 * (ratio[t - 1] - ratio[t]) * error[t] for t in range(2, STEPS + 1))
     variance = (1 - signal[1]) / signal[1]
     truth = truth + 0.5 * (torch.log(2 * math.pi * variance) + error[1] / variance)
     truth = truth + 0.5 * (signal[-1] * spread**2 + 1 - signal[-1] - 1 - torch.log(1 - signal[-1]))
     draws = NoisingChain(exact, process, (1,)).log_prob(spread * torch.randn(200000, 1).double())
-    assert -draws.mean().item() == pytest.approx(truth.item(), abs=4 * draws.std().item() / 200000**0.5)
+    assert -draws.mean().item() == pytest.approx(
+        truth.item(), abs=4 * draws.std().item() / 200000**0.5
+    )
     entropy = 0.5 + 0.5 * math.log(2 * math.pi * spread**2)
     assert truth > entropy
 
@@ -282,8 +310,12 @@ def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
     gradient = torch.autograd.grad(mean_bound(x, 0), x)[0].item()
     h = 0.5  # a smooth bound; draws at both ends are independent of each other for mixtures
     with torch.no_grad():
-        slope = torch.stack([(mean_bound(x + h, i) - mean_bound(x - h, i)) / (2 * h) for i in range(3)])
-        curve = torch.stack([(mean_bound(x + h / 2, i) - mean_bound(x - h / 2, i)) / h for i in range(3)])
+        slope = torch.stack(
+            [(mean_bound(x + h, i) - mean_bound(x - h, i)) / (2 * h) for i in range(3)]
+        )
+        curve = torch.stack(
+            [(mean_bound(x + h / 2, i) - mean_bound(x - h / 2, i)) / h for i in range(3)]
+        )
     richardson = (4 * curve - slope) / 3
     assert gradient == pytest.approx(richardson.mean().item(), abs=0.15)
 
@@ -297,10 +329,16 @@ def two_points(process):
     def predict(x, t):
         count = (t * process.steps).round().long()
         points = [torch.full_like(x, value) for value in (-1.0, 1.0)]
-        weights = torch.stack([process.marginal(point, count).base_dist.log_prob(x) for point in points])
-        near = -(x - torch.stack(points)).square()  # where a support ends the model's normal laws may overstep it
+        weights = torch.stack(
+            [process.marginal(point, count).base_dist.log_prob(x) for point in points]
+        )
+        near = -(
+            x - torch.stack(points)
+        ).square()  # where a support ends the model's normal laws may overstep it
         weights = torch.where((weights == -math.inf).any(0), near, weights)
-        x_0 = (weights.softmax(0) * torch.tensor([-1.0, 1.0]).double().reshape(-1, *[1] * x.ndim)).sum(0)
+        x_0 = (
+            weights.softmax(0) * torch.tensor([-1.0, 1.0]).double().reshape(-1, *[1] * x.ndim)
+        ).sum(0)
         signal, noise = process.scales(count, x)
         return (x - signal * x_0) / noise
 
@@ -330,7 +368,11 @@ def test_draws_of_normal_data_have_their_moments():
         signal, noise = process.scales((t * 200).round().long(), x)
         return noise * x / (signal**2 * spread**2 + noise**2)
 
-    for calls, step, error in ((200, ancestral, 0.02), (200, deterministic, 0.02), (20, deterministic, 0.08)):
+    for calls, step, error in (
+        (200, ancestral, 0.02),
+        (200, deterministic, 0.02),
+        (20, deterministic, 0.08),
+    ):
         x = NoisingChain(exact, process, (1,), calls=calls, step=step).sample((20000,))
         assert x.std().item() == pytest.approx(spread, rel=error)
 
@@ -359,7 +401,12 @@ def test_what_does_not_fit_is_refused():
         NoisingChain(lambda x, t: x, process, (1,), calls=21)
     with pytest.raises(ValueError, match="missing"):
         NoisingChain(lambda x, t: x, process, (1,)).log_prob(torch.tensor([[torch.nan]]))
-    for wrong in (torch.tensor([0.5]), torch.tensor([0.5, 0.6]), torch.tensor([1.0, 0.5]), even_steps(3)):
+    for wrong in (
+        torch.tensor([0.5]),
+        torch.tensor([0.5, 0.6]),
+        torch.tensor([1.0, 0.5]),
+        even_steps(3),
+    ):
         with pytest.raises(ValueError, match="schedule"):
             GaussianNoise(wrong)
     with pytest.raises(ValueError, match="theta"):

@@ -59,7 +59,9 @@ def test_marginals_are_powers_of_the_transition_matrix(process):
     for t in range(1, STEPS + 1):
         law = process.marginal(labels, full(t, labels))
         assert torch.allclose(law.base_dist.probs[:, 0], chain[t][:LEVELS])
-    assert torch.allclose(process.prior(torch.Size((1,))).base_dist.probs[0].sum(), torch.ones(()).double())
+    assert torch.allclose(
+        process.prior(torch.Size((1,))).base_dist.probs[0].sum(), torch.ones(()).double()
+    )
 
 
 @by_process
@@ -140,7 +142,11 @@ def test_exact_predictions_give_the_data_back(process):
 
     def exact(x, t):
         count = (t * STEPS).round().long()
-        likelihood = chain[count][..., :LEVELS, :].transpose(-1, -2).take_along_dim(x.long().unsqueeze(-1), -2)
+        likelihood = (
+            chain[count][..., :LEVELS, :]
+            .transpose(-1, -2)
+            .take_along_dim(x.long().unsqueeze(-1), -2)
+        )
         return (likelihood * masses).log()
 
     for calls in (1, 3):
@@ -155,7 +161,9 @@ def test_exact_predictions_give_the_data_back(process):
     last = masses @ chain[-1][:LEVELS]
     prior = process.prior(torch.Size((1,))).base_dist.logits[0]
     gap = torch.where(last > 0, last * (last.clamp(min=1e-30).log() - prior), 0.0).sum()
-    assert bound.mean().item() == pytest.approx((entropy - gap).item(), abs=4 * bound.std().item() / 200)
+    assert bound.mean().item() == pytest.approx(
+        (entropy - gap).item(), abs=4 * bound.std().item() / 200
+    )
 
 
 def test_simple_loss_is_the_cross_entropy_of_noised_labels():
@@ -171,7 +179,9 @@ def test_simple_loss_is_the_cross_entropy_of_noised_labels():
             counted = every == LEVELS if name == "absorbing" else torch.ones_like(every) > 0
             total += (here * torch.where(counted, losses, 0.0).sum(-1)).sum() / STEPS
         draws = NoisingChain(predict, process, (2,)).denoising_loss(x)
-        assert draws.mean().item() == pytest.approx(total.item(), abs=4 * draws.std().item() / 20000**0.5)
+        assert draws.mean().item() == pytest.approx(
+            total.item(), abs=4 * draws.std().item() / 20000**0.5
+        )
 
 
 def test_absorbing_bound_is_the_mean_over_orders():
@@ -192,7 +202,9 @@ def test_absorbing_bound_is_the_mean_over_orders():
             state = torch.where(torch.arange(2) == entry, x, state)
         orders.append(total)
     draws = law.log_prob(x.expand(40000, 2))
-    assert draws.mean().item() == pytest.approx(torch.stack(orders).mean().item(), abs=4 * draws.std().item() / 200)
+    assert draws.mean().item() == pytest.approx(
+        torch.stack(orders).mean().item(), abs=4 * draws.std().item() / 200
+    )
 
 
 def test_missing_labels_are_revealed_given_the_others():
@@ -203,12 +215,16 @@ def test_missing_labels_are_revealed_given_the_others():
 
     def conditionals(x, t):
         first, second = x[..., 0].long(), x[..., 1].long()
-        padded = torch.cat((table, table.sum(0, keepdim=True)))  # the last row: the first variable masked
+        padded = torch.cat(
+            (table, table.sum(0, keepdim=True))
+        )  # the last row: the first variable masked
         columns = torch.cat((table, table.sum(1, keepdim=True)), 1).T
         return torch.stack((columns[second], padded[first]), -2).log()
 
     law = NoisingChain(conditionals, AbsorbingNoise(LEVELS, even_steps(50)).double(), (2,))
-    x = torch.tensor([[1.0, torch.nan], [torch.nan, 2.0], [torch.nan, torch.nan], [0.0, 1.0]]).double()
+    x = torch.tensor(
+        [[1.0, torch.nan], [torch.nan, 2.0], [torch.nan, torch.nan], [0.0, 1.0]]
+    ).double()
     draws, kind = completions(law, x, 4000, 50)
     assert kind == "heuristic"
     assert torch.equal(draws[:, 0, 0], torch.ones(4000).double())

@@ -36,13 +36,17 @@ def numbers(process, **options):
 
 def labels(process, **options):
     states = process.states
-    return CategoricalDiffusion(started(TimeMLP(2 * states, [16], outputs=6, embedding=8, **options)), (2,), process)
+    return CategoricalDiffusion(
+        started(TimeMLP(2 * states, [16], outputs=6, embedding=8, **options)), (2,), process
+    )
 
 
 GENS = {
     "Gaussian": lambda **o: numbers(GaussianNoise(FADING), **o),
     "Gamma": lambda **o: numbers(GammaNoise(FADING, theta=0.2), **o),
-    "mixture": lambda **o: numbers(MixtureNoise(FADING, weights=[1, 2], locs=[-2, 1], scales=[1, 0.7]), **o),
+    "mixture": lambda **o: numbers(
+        MixtureNoise(FADING, weights=[1, 2], locs=[-2, 1], scales=[1, 0.7]), **o
+    ),
     "absorbing": lambda **o: labels(AbsorbingNoise(3, even_steps(6)), **o),
     "uniform": lambda **o: labels(UniformNoise(3, cosine_steps(6)), **o),
 }
@@ -50,7 +54,11 @@ by_name = pytest.mark.parametrize("name", GENS)
 
 
 def data(name, rows):
-    return torch.randn(rows, 2) if name in ("Gaussian", "Gamma", "mixture") else torch.randint(3, (rows, 2)).float()
+    return (
+        torch.randn(rows, 2)
+        if name in ("Gaussian", "Gamma", "mixture")
+        else torch.randint(3, (rows, 2)).float()
+    )
 
 
 @by_name
@@ -59,7 +67,10 @@ def test_chain_of_sites_has_the_same_bound(name, context):
     """Pyro's own estimate of the evidence lower bound, site by site."""
     torch.manual_seed(0)
     gen, rows = GENS[name](context=context), 8000
-    batch = (data(name, 1).expand(rows, 2), *([torch.randn(1, 3).expand(rows, 3)] if context else []))
+    batch = (
+        data(name, 1).expand(rows, 2),
+        *([torch.randn(1, 3).expand(rows, 3)] if context else []),
+    )
     chain = gen.chain()
     assert {id(p) for p in chain.parameters()} == {id(p) for p in gen.parameters()}
     with torch.no_grad():
@@ -80,12 +91,18 @@ def test_importance_weights_of_chains_lie_above_the_bound(name):
     chain = log_likelihood(gen.chain(), x, particles=200)
     bound = log_likelihood(gen, x, particles=200)
     assert (chain.kind, bound.kind) == ("unbiased", "bound")
-    assert chain.measure == bound.measure == ("mass" if name in ("absorbing", "uniform") else "density")
+    assert (
+        chain.measure
+        == bound.measure
+        == ("mass" if name in ("absorbing", "uniform") else "density")
+    )
     assert chain.value.mean() > bound.value.mean() - 0.05
     pyro.clear_param_store()
 
 
-@pytest.mark.parametrize(("name", "objective"), [("Gamma", Denoising), ("Gamma", ELBO), ("uniform", ELBO)])
+@pytest.mark.parametrize(
+    ("name", "objective"), [("Gamma", Denoising), ("Gamma", ELBO), ("uniform", ELBO)]
+)
 def test_compiled_training_is_training(name, objective, monkeypatch):
     from test_compile import agree
 
@@ -132,9 +149,18 @@ def test_fitted_diffusion_learns_a_dependence():
     """x_1 = x_0 on three levels: log 3 = 1.10 nats at best, 2.20 for independent labels."""
     torch.manual_seed(0)
     x = torch.randint(3, (200, 1)).float().expand(200, 2).contiguous()
-    gen = CategoricalDiffusion(TimeMLP(8, [32], outputs=6, embedding=16), (2,), AbsorbingNoise(3, even_steps(20)))
+    gen = CategoricalDiffusion(
+        TimeMLP(8, [32], outputs=6, embedding=16), (2,), AbsorbingNoise(3, even_steps(20))
+    )
     settings = {"seed": 0, "progress": False, "verdict": False, "compile": False}
-    fit(gen, x, steps=200, batch_size=100, optimizer=lambda p: torch.optim.Adam(p, lr=2e-2), **settings)
+    fit(
+        gen,
+        x,
+        steps=200,
+        batch_size=100,
+        optimizer=lambda p: torch.optim.Adam(p, lr=2e-2),
+        **settings,
+    )
     assert -log_likelihood(gen.eval(), x[:100], particles=16).mean < 1.35
     draws = gen().sample((300,))
     assert (draws[:, 0] == draws[:, 1]).float().mean() > 0.85
@@ -181,4 +207,6 @@ def test_networks_of_another_width_are_refused():
     with pytest.raises(ValueError, match="at least one dim"):
         CategoricalDiffusion(TimeMLP(8, [8], embedding=8), (), process)
     with pytest.raises(ValueError, match="1 to 10 calls"):
-        NoisingDiffusion(TimeMLP(2, [8], embedding=8), (2,), GaussianNoise(linear_steps(10)), calls=11)
+        NoisingDiffusion(
+            TimeMLP(2, [8], embedding=8), (2,), GaussianNoise(linear_steps(10)), calls=11
+        )

@@ -34,7 +34,14 @@ PROGRAM = Program(schools, plate="schools", vectorized=True)
 @pytest.fixture(scope="module")
 def chains():
     """One compilation for all tests of a kind."""
-    sizes = {"draws": 1000, "tune": 500, "chains": 2, "seed": 0, "save_warmup": True, "progress": False}
+    sizes = {
+        "draws": 1000,
+        "tune": 500,
+        "chains": 2,
+        "seed": 0,
+        "save_warmup": True,
+        "progress": False,
+    }
     try:
         return mcmc(PROGRAM, ERRORS, EFFECTS, sampler=Nutpie(), dtype=torch.float64, **sizes)
     except NotCompilable as reason:
@@ -43,7 +50,9 @@ def chains():
 
 def integrated(statistic):
     """Posterior mean of a function of mu and tau, with the effects integrated out by hand, on a grid."""
-    mu, tau = torch.meshgrid(torch.linspace(-20, 30, 400), torch.linspace(0.01, 120, 3000), indexing="ij")
+    mu, tau = torch.meshgrid(
+        torch.linspace(-20, 30, 400), torch.linspace(0.01, 120, 3000), indexing="ij"
+    )
     spread = (tau[..., None].square() + ERRORS.square()).sqrt()
     log_joint = dist.Normal(mu[..., None], spread).log_prob(EFFECTS).sum(-1)
     log_joint = log_joint + dist.Normal(0.0, 5.0).log_prob(mu) + dist.HalfCauchy(5.0).log_prob(tau)
@@ -51,7 +60,9 @@ def integrated(statistic):
     return (mass * statistic(mu, tau).flatten()).sum().item()
 
 
-@pytest.mark.parametrize("statistic", [lambda mu, tau: mu, lambda mu, tau: tau, lambda mu, tau: tau.log()])
+@pytest.mark.parametrize(
+    "statistic", [lambda mu, tau: mu, lambda mu, tau: tau, lambda mu, tau: tau.log()]
+)
 def test_posterior_means_are_those_of_integration(chains, statistic):
     values = statistic(chains.draws["mu"], chains.draws["tau"])
     assert abs(values.mean().item() - integrated(statistic)) < 4 * values.std().item() / 400**0.5
@@ -69,25 +80,38 @@ def test_statistics_are_those_of_the_draws(chains):
     stats, draws = chains.stats, chains.draws
     assert all(value.shape == (2, 1000) for value in stats.values())
     mu, tau, effect = draws["mu"], draws["tau"], draws["effect"]
-    rows = dist.Normal(draws["theta"], ERRORS).log_prob(EFFECTS) + dist.Normal(0.0, 1.0).log_prob(effect)
-    log_joint = rows.sum(-1) + dist.Normal(0.0, 5.0).log_prob(mu) + dist.HalfCauchy(5.0).log_prob(tau) + tau.log()
+    rows = dist.Normal(draws["theta"], ERRORS).log_prob(EFFECTS) + dist.Normal(0.0, 1.0).log_prob(
+        effect
+    )
+    log_joint = (
+        rows.sum(-1)
+        + dist.Normal(0.0, 5.0).log_prob(mu)
+        + dist.HalfCauchy(5.0).log_prob(tau)
+        + tau.log()
+    )
     torch.testing.assert_close(stats["lp"], log_joint)
     kinetic = stats["energy"] + stats["lp"]  # of ten momenta
     assert kinetic.min() > 0 and abs(kinetic.mean().item() - 5) < 0.3
     assert abs(stats["acceptance_rate"].mean().item() - 0.8) < 0.15
     assert stats["diverging"].dtype == torch.bool and stats["diverging"].double().mean() < 0.02
-    assert (stats["n_steps"] < 2 ** (stats["tree_depth"] + 1)).all() and stats["tree_depth"].max() <= 10
+    assert (stats["n_steps"] < 2 ** (stats["tree_depth"] + 1)).all() and stats[
+        "tree_depth"
+    ].max() <= 10
 
 
 def test_warmup_and_likelihood_go_to_arviz(chains):
     assert chains.warmup.stats["step_size"].shape == (2, 500)
-    found = to_arviz(PROGRAM, ERRORS, EFFECTS, chains=chains, draws=50, coords={"schools": list("ABCDEFGH")})
+    found = to_arviz(
+        PROGRAM, ERRORS, EFFECTS, chains=chains, draws=50, coords={"schools": list("ABCDEFGH")}
+    )
     assert dict(found.warmup_posterior.sizes) == {"chain": 2, "draw": 500, "schools": 8}
     assert list(found.posterior.coords["schools"].values) == list("ABCDEFGH")
     assert found.sample_stats["diverging"].shape == (2, 1000)
     spread = (chains.draws["tau"][..., None].square() + ERRORS.square()).sqrt()
     rows = dist.Normal(chains.draws["mu"][..., None], spread).log_prob(EFFECTS)
-    assert abs(found.log_likelihood["y"].values.mean((0, 1)) - rows.mean((0, 1)).numpy()).max() < 0.1
+    assert (
+        abs(found.log_likelihood["y"].values.mean((0, 1)) - rows.mean((0, 1)).numpy()).max() < 0.1
+    )
 
 
 def test_chains_may_start_at_a_mode_and_meet_walls():
@@ -100,7 +124,11 @@ def test_chains_may_start_at_a_mode_and_meet_walls():
 
     walk = one_chain(Nutpie(), walled, torch.zeros(2).double(), 0, Plan(100, 400))
     points = walk.points[100:]
-    assert points[:, 0].max() <= 1 and walk.stats["diverging"].any() and not walk.stats["diverging"].all()
+    assert (
+        points[:, 0].max() <= 1
+        and walk.stats["diverging"].any()
+        and not walk.stats["diverging"].all()
+    )
     assert abs(points[:, 1].mean().item()) < 4 / 100**0.5
 
 

@@ -25,7 +25,9 @@ class Remembering(Objective):
         model(*batch)
         if self.training:
             self.chains.lerp_(torch.randn_like(self.chains), 0.3)
-        return (batch[0] - self.bias - self.chains[: len(batch[0])]).square().sum() + self.weight(model)
+        return (batch[0] - self.bias - self.chains[: len(batch[0])]).square().sum() + self.weight(
+            model
+        )
 
     def weight(self, model):
         return sum(p.square().sum() for p in model.__self__.parameters())
@@ -55,14 +57,38 @@ def test_chains_resume_bit_for_bit(tmp_path):
     options = {"batch_size": 10, "verdict": False, "seed": 3, "compile": False}
     whole = fit(Local(), rows(), Remembering(), steps=6, **options).loss
     fit(Local(), rows(), Remembering(), steps=3, checkpoint=tmp_path / "state", **options)
-    both = fit(Local(), rows(), Remembering(), steps=6, checkpoint=tmp_path / "state", resume=True, **options)
+    both = fit(
+        Local(),
+        rows(),
+        Remembering(),
+        steps=6,
+        checkpoint=tmp_path / "state",
+        resume=True,
+        **options,
+    )
     assert both.loss == whole
 
 
 def test_a_state_of_other_chains_is_refused(tmp_path):
-    fit(Local(), rows(), Remembering(), steps=1, batch_size=8, checkpoint=tmp_path / "state", verdict=False)
+    fit(
+        Local(),
+        rows(),
+        Remembering(),
+        steps=1,
+        batch_size=8,
+        checkpoint=tmp_path / "state",
+        verdict=False,
+    )
     with pytest.raises(CheckpointError, match="chains: expected shape"):
-        fit(Local(), rows(), Remembering(), steps=2, batch_size=4, checkpoint=tmp_path / "state", resume=True)
+        fit(
+            Local(),
+            rows(),
+            Remembering(),
+            steps=2,
+            batch_size=4,
+            checkpoint=tmp_path / "state",
+            resume=True,
+        )
 
 
 def test_a_value_that_does_not_descend_is_neither_judged_nor_waited_for():
@@ -73,5 +99,8 @@ def test_a_value_that_does_not_descend_is_neither_judged_nor_waited_for():
 
 
 def test_laws_are_asked_in_words():
-    with pytest.raises(TypeError, match=r"PseudoLikelihood: expected a law with pseudo_log_prob at site 'x', got Norm"):
+    with pytest.raises(
+        TypeError,
+        match=r"PseudoLikelihood: expected a law with pseudo_log_prob at site 'x', got Norm",
+    ):
         fit(Local(), rows(), PseudoLikelihood(), steps=1)

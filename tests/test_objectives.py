@@ -30,7 +30,11 @@ class Rows(LatentVariableModel):
         self.infer = infer or {}
         for name, value in values.items():
             setattr(
-                self, name, nn.Parameter(torch.as_tensor(value).expand(rows, *torch.as_tensor(value).shape).clone())
+                self,
+                name,
+                nn.Parameter(
+                    torch.as_tensor(value).expand(rows, *torch.as_tensor(value).shape).clone()
+                ),
             )
 
 
@@ -68,7 +72,9 @@ class Layers(Rows):
     def guide(self, x=None, context=None):
         with data_plate(x, context):
             z1 = pyro.sample("z1", dist.Normal(self.a, self.log_s.exp()))
-            pyro.sample("z2", dist.Normal(self.b * z1 + self.c * x, (self.log_s + self.c * z1).exp()))
+            pyro.sample(
+                "z2", dist.Normal(self.b * z1 + self.c * x, (self.log_s + self.c * z1).exp())
+            )
 
 
 class Binary(Rows):
@@ -93,7 +99,9 @@ class Binary(Rows):
     def tables(self, x):
         """log p(x, c) and log q(c | x) of the first row, for c = 0 and 1."""
         c = torch.tensor([0.0, 1.0])
-        log_p = dist.Bernoulli(logits=self.p[0]).log_prob(c) + dist.Bernoulli(logits=self.r[0]).log_prob(x)
+        log_p = dist.Bernoulli(logits=self.p[0]).log_prob(c) + dist.Bernoulli(
+            logits=self.r[0]
+        ).log_prob(x)
         return log_p, dist.Bernoulli(logits=self.logits[0, int(x)]).log_prob(c)
 
 
@@ -106,20 +114,30 @@ def per_row(objective, gen, x):
 def assert_mean(samples, expected, sigmas=4.5):
     """Independent samples whose mean is the expected value, within its standard error."""
     stderr = samples.std(0) / len(samples) ** 0.5
-    assert ((samples.mean(0) - expected).abs() <= sigmas * stderr + 1e-6).all(), (samples.mean(0), expected, stderr)
+    assert ((samples.mean(0) - expected).abs() <= sigmas * stderr + 1e-6).all(), (
+        samples.mean(0),
+        expected,
+        stderr,
+    )
 
 
 def test_bound_rises_from_the_elbo_to_the_evidence():
     gen, x = Gaussian(), torch.tensor(1.5)
     w, a, s = 1.2, 0.1, math.exp(-0.2)
-    elbo = -0.5 * ((1.5 - w * a) ** 2 + w**2 * s**2 + math.log(2 * math.pi)) - 0.5 * (a**2 + s**2 - 1) - 0.2
+    elbo = (
+        -0.5 * ((1.5 - w * a) ** 2 + w**2 * s**2 + math.log(2 * math.pi))
+        - 0.5 * (a**2 + s**2 - 1)
+        - 0.2
+    )
     bounds = [-per_row(IWAE(particles), gen, x)[0].item() for particles in (1, 4, 100)]
     assert bounds[0] == pytest.approx(elbo, abs=0.05)
     assert bounds[0] < bounds[1] - 0.05 < bounds[2] - 0.05
     assert bounds[2] == pytest.approx(gen.evidence(x).item(), abs=0.01)
 
 
-@pytest.mark.parametrize("objective", [IWAE(3), Renyi(0.5, 3), Renyi(1.0, 3), Renyi(2.0, 3), DReG(3), WakeSleep(3)])
+@pytest.mark.parametrize(
+    "objective", [IWAE(3), Renyi(0.5, 3), Renyi(1.0, 3), Renyi(2.0, 3), DReG(3), WakeSleep(3)]
+)
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_with_the_posterior_as_guide_every_bound_is_the_evidence(objective, vectorized):
     gen, x = Gaussian(rows=5), torch.tensor([0.5, -1.0, 0.0, 2.0, 1.0])
@@ -161,7 +179,9 @@ def test_one_doubly_reparameterised_draw_has_the_gradient_of_the_path_alone():
     torch.manual_seed(0)
     loss = DReG(1)(gen.model, gen.guide)(x)
     torch.testing.assert_close(loss, by_hand.sum())
-    ours, theirs = (torch.autograd.grad(value.sum(), list(gen.parameters())) for value in (loss, by_hand))
+    ours, theirs = (
+        torch.autograd.grad(value.sum(), list(gen.parameters())) for value in (loss, by_hand)
+    )
     torch.testing.assert_close(ours, theirs)
 
 
@@ -188,7 +208,9 @@ def test_renyi_runs_from_the_elbo_to_the_importance_weighted_bound():
         log_w = log_w - dist.Normal(gen.a, gen.log_s.exp()).log_prob(z)
         for alpha in (-1.0, 0.5, 2.0):
             power = 1 - alpha
-            torch.testing.assert_close(loss(Renyi(alpha, 4)), -(log_w * power).exp().mean(0).log().sum() / power)
+            torch.testing.assert_close(
+                loss(Renyi(alpha, 4)), -(log_w * power).exp().mean(0).log().sum() / power
+            )
         torch.testing.assert_close(loss(Renyi(0.0, 4)), loss(IWAE(4)))
         torch.testing.assert_close(loss(Renyi(1.0, 4)), -log_w.mean(0).sum())
         torch.testing.assert_close(loss(Renyi(1 - 1e-3, 4)), loss(Renyi(1.0, 4)), rtol=1e-3, atol=0)
@@ -199,8 +221,13 @@ def exact_gradients(gen, x, particles, loss_of_draws):
     log_p, log_q = gen.tables(x)
     total = 0.0
     for draws in product([0, 1], repeat=particles):
-        total = total + loss_of_draws(log_p[list(draws)], log_q[list(draws)], log_q[list(draws)].sum().exp())
-    return [grad[0] for grad in torch.autograd.grad(total, list(gen.parameters()), materialize_grads=True)]
+        total = total + loss_of_draws(
+            log_p[list(draws)], log_q[list(draws)], log_q[list(draws)].sum().exp()
+        )
+    return [
+        grad[0]
+        for grad in torch.autograd.grad(total, list(gen.parameters()), materialize_grads=True)
+    ]
 
 
 def renyi_of_draws(alpha):
@@ -338,11 +365,16 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("objective", "make"), PAIRS, ids=lambda part: getattr(part, "__name__", type(part).__name__))
+@pytest.mark.parametrize(
+    ("objective", "make"), PAIRS, ids=lambda part: getattr(part, "__name__", type(part).__name__)
+)
 def test_losses_and_their_gradients_are_one_graph(objective, make):
     """Recorded on one batch and replayed on another, a loss reads no value while it is built."""
     gen = make(4)
-    loss, names, values = objective(gen.model, gen.guide), *zip(*gen.named_parameters(), strict=True)
+    loss, names, values = (
+        objective(gen.model, gen.guide),
+        *zip(*gen.named_parameters(), strict=True),
+    )
     loss.add_module("gen", gen)
     names = [f"gen.{name}" for name in names]
 

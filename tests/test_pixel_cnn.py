@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from stepwise import all_events, assert_all_earlier_and_no_others, assert_completes, influence, terms_of_steps
+from stepwise import (
+    all_events,
+    assert_all_earlier_and_no_others,
+    assert_completes,
+    influence,
+    terms_of_steps,
+)
 
 import probgen as pg
 from probgen.core import heads
@@ -79,7 +85,24 @@ def test_channels_follow_each_other_inside_of_a_pixel():
 
 
 def test_squares_follow_each_other_row_by_row():
-    assert binary((1, 4, 4), block=2).net.order.tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+    assert binary((1, 4, 4), block=2).net.order.tolist() == [
+        0,
+        1,
+        4,
+        5,
+        2,
+        3,
+        6,
+        7,
+        8,
+        9,
+        12,
+        13,
+        10,
+        11,
+        14,
+        15,
+    ]
 
 
 def test_squares_as_channels_and_back():
@@ -88,7 +111,9 @@ def test_squares_as_channels_and_back():
     assert torch.equal(as_pixels(as_channels(x, 2).unsqueeze(1), 2).squeeze(1), x)
 
 
-@pytest.mark.parametrize("gen", [binary, lambda: binary((1, 2, 4), block=2)], ids=["image", "squares"])
+@pytest.mark.parametrize(
+    "gen", [binary, lambda: binary((1, 2, 4), block=2)], ids=["image", "squares"]
+)
 def test_a_suffix_is_completed_as_by_enumeration(gen):
     assert_completes(gen()(), 2, seen=3)
 
@@ -96,16 +121,28 @@ def test_a_suffix_is_completed_as_by_enumeration(gen):
 def test_the_context_reaches_every_entry():
     gen = colours((2, 2, 3), context=2)
     x = torch.ones(1, 2, 2, 3)
-    slopes = torch.autograd.functional.jacobian(lambda c: gen.net(x, c)[0].abs().sum(0), torch.randn(1, 2))
+    slopes = torch.autograd.functional.jacobian(
+        lambda c: gen.net(x, c)[0].abs().sum(0), torch.randn(1, 2)
+    )
     assert (slopes.abs().sum((-1, -2)) > 0).all()
 
 
 def test_learns_four_images_and_no_others():
     """The entropy of four equally frequent images is log 4; their last pixel is the parity of two others."""
     corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    images = torch.stack((corners[:, 0], corners[:, 1], corners[:, 0], (corners.sum(1) % 2)), 1).view(4, 1, 2, 2)
+    images = torch.stack(
+        (corners[:, 0], corners[:, 1], corners[:, 0], (corners.sum(1) % 2)), 1
+    ).view(4, 1, 2, 2)
     gen = binary((1, 2, 2), width=8)
-    pg.fit(gen, images.repeat(8, 1, 1, 1), steps=250, optimizer=pg.adam(0.02), seed=0, compile=False, verdict=False)
+    pg.fit(
+        gen,
+        images.repeat(8, 1, 1, 1),
+        steps=250,
+        optimizer=pg.adam(0.02),
+        seed=0,
+        compile=False,
+        verdict=False,
+    )
     nll = -pg.log_likelihood(gen, images).mean
     assert 1.386 < nll < 1.42
     drawn = pg.sample(gen, 200)

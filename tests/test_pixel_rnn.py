@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from stepwise import all_events, assert_all_earlier_and_no_others, assert_completes, influence, terms_of_steps
+from stepwise import (
+    all_events,
+    assert_all_earlier_and_no_others,
+    assert_completes,
+    influence,
+    terms_of_steps,
+)
 
 from probgen.core import heads
 from probgen.models.pixel_rnn import PixelRNN
@@ -15,7 +21,9 @@ def binary(shape=(1, 2, 3), **options) -> PixelRNN:
 
 
 def labels(shape=(1, 2, 2), **options) -> PixelRNN:
-    return PixelRNN(shape, heads.Categorical(levels=3), OneHot(3), **{"width": 5, "layers": 2, **options})
+    return PixelRNN(
+        shape, heads.Categorical(levels=3), OneHot(3), **{"width": 5, "layers": 2, **options}
+    )
 
 
 @pytest.mark.parametrize(("gen", "levels"), [(binary, 2), (labels, 3)])
@@ -52,7 +60,9 @@ def test_diagonals_in_parallel_are_a_loop_over_pixels():
     for y in range(4):
         for x in range(5):
             left, above = hidden.get((y, x - 1), zero), hidden.get((y - 1, x), zero)
-            i, f, o, g = (gates[..., y, x] + torch.cat((left, above), 1) @ lstm.states.weight.T).chunk(4, 1)
+            i, f, o, g = (
+                gates[..., y, x] + torch.cat((left, above), 1) @ lstm.states.weight.T
+            ).chunk(4, 1)
             memory[y, x] = f.sigmoid() * memory.get((y, x - 1), zero) + i.sigmoid() * g.tanh()
             hidden[y, x] = o.sigmoid() * memory[y, x].tanh()
     truth = torch.stack([torch.stack([hidden[y, x] for x in range(5)], -1) for y in range(4)], -2)
@@ -73,5 +83,7 @@ def test_a_suffix_is_completed_as_by_enumeration():
 def test_the_context_reaches_every_entry():
     gen = labels((1, 2, 3), context=2)
     x = torch.ones(1, 1, 2, 3)
-    slopes = torch.autograd.functional.jacobian(lambda c: gen.net(x, c)[0].abs().sum(0), torch.randn(1, 2))
+    slopes = torch.autograd.functional.jacobian(
+        lambda c: gen.net(x, c)[0].abs().sum(0), torch.randn(1, 2)
+    )
     assert (slopes.abs().sum((-1, -2)) > 0).all()

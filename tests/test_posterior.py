@@ -10,7 +10,13 @@ from pyro.infer.autoguide import AutoNormal
 
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.core.program import Program
-from probgen.infer.posterior import complete, observed_sites, posterior, predictive, prior_predictive
+from probgen.infer.posterior import (
+    complete,
+    observed_sites,
+    posterior,
+    predictive,
+    prior_predictive,
+)
 
 
 def normal_mean(y):
@@ -68,7 +74,9 @@ def nested_guide(y):
 def test_vectorised_draws_equal_a_loop_in_nested_plates():
     y = torch.arange(10.0).reshape(2, 5)
     settings = {"max_plate_nesting": 2}
-    vectorised = posterior(Program(nested_model, nested_guide, vectorized=True, **settings), y, draws=3)
+    vectorised = posterior(
+        Program(nested_model, nested_guide, vectorized=True, **settings), y, draws=3
+    )
     looped = posterior(Program(nested_model, nested_guide, **settings), y, draws=3)
     shapes = {"scale": (3, 3), "group": (3, 2, 4), "local": (3, 2, 5), "sum": (3, 2, 5)}
     assert {name: tuple(value.shape) for name, value in vectorised.items()} == shapes
@@ -86,7 +94,10 @@ def test_auto_guides_give_natural_values_without_their_auxiliary_sites():
 
     guide = AutoNormal(model, init_scale=0.5)
     drawn = posterior(Program(model, guide), Y, draws=400)
-    assert {name: tuple(value.shape) for name, value in drawn.items()} == {"scale": (400,), "z": (400, 3)}
+    assert {name: tuple(value.shape) for name, value in drawn.items()} == {
+        "scale": (400,),
+        "z": (400, 3),
+    }
     close(drawn["scale"].log(), dist.Normal(guide.locs.scale.detach(), torch.tensor(0.5)))
 
 
@@ -107,9 +118,13 @@ class TwoSteps(LatentVariableModel):
 def test_discrete_sites_come_from_their_joint_conditional():
     x = torch.tensor([-0.5, 1.2, 2.0, 3.5])
     drawn = posterior(TwoSteps(), x, draws=4000, discrete=True)
-    found = torch.stack([((drawn["a"] == a) & (drawn["b"] == b)).float().mean(0) for a in (0, 1) for b in (0, 1)])
+    found = torch.stack(
+        [((drawn["a"] == a) & (drawn["b"] == b)).float().mean(0) for a in (0, 1) for b in (0, 1)]
+    )
     prior = torch.tensor([0.7 * 0.8, 0.7 * 0.2, 0.3 * 0.2, 0.3 * 0.8])
-    joint = prior.log()[:, None] + dist.Normal(torch.arange(4.0)[[0, 2, 1, 3]][:, None] + 0.5, 1.0).log_prob(x)
+    joint = prior.log()[:, None] + dist.Normal(
+        torch.arange(4.0)[[0, 2, 1, 3]][:, None] + 0.5, 1.0
+    ).log_prob(x)
     truth = joint.softmax(0)
     assert ((found - truth).abs() < 4 * (truth * (1 - truth) / 4000).sqrt()).all()
     assert set(posterior(TwoSteps(), x, draws=2)) == {"shift"}
@@ -144,7 +159,9 @@ def test_predictive_takes_draws_from_elsewhere_and_new_covariates():
     program = Program(regression, vectorized=True)
     slopes, new = torch.tensor([1.0, 2.0, -3.0]), torch.tensor([1.0, 10.0])
     expected = slopes[:, None] * new
-    torch.testing.assert_close(predictive(program, new, given={"slope": slopes})["y"], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        predictive(program, new, given={"slope": slopes})["y"], expected, atol=1e-4, rtol=0
+    )
     found = predictive(program, new, torch.zeros(2), given={"slope": slopes}, sites=["mean", "y"])
     torch.testing.assert_close(found["mean"], expected)
     torch.testing.assert_close(found["y"], expected, atol=1e-4, rtol=0)

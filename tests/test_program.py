@@ -74,7 +74,11 @@ def test_programs_of_plain_functions_own_their_parameters(guide, set_posterior):
     y, program = 3.0 + torch.randn(12), Program(conjugate, guide())
     loss = Trace_ELBO()(program.model, program.guide)
     loss(y).backward()
-    assert all(parameter.grad.abs().sum() > 0 for name, parameter in program.named_parameters() if "tril" not in name)
+    assert all(
+        parameter.grad.abs().sum() > 0
+        for name, parameter in program.named_parameters()
+        if "tril" not in name
+    )
     mean, sd, evidence = posterior_of_conjugate(y)
     set_posterior(program, mean, sd)
     assert_close(-loss(y), evidence, atol=1e-3, rtol=0)
@@ -137,11 +141,16 @@ def test_pyro_modules_work_unchanged():
     precision = covariates.T @ covariates / noise**2 + torch.eye(2) / 9
     tril = torch.linalg.cholesky(precision.inverse())
     program._guide.loc = nn.Parameter(torch.linalg.solve(precision, covariates.T @ y / noise**2))
-    program._guide.scale, program._guide.scale_tril = tril.diagonal(), tril / tril.diagonal()[:, None]
+    program._guide.scale, program._guide.scale_tril = (
+        tril.diagonal(),
+        tril / tril.diagonal()[:, None],
+    )
     covariance = noise**2 * torch.eye(12) + 9 * covariates @ covariates.T
     evidence = dist.MultivariateNormal(torch.zeros(12), covariance).log_prob(y)
     assert_close(-loss(covariates, y), evidence, atol=1e-3, rtol=0)
-    assert {"_model.noise_unconstrained", "_guide.loc"} <= {name for name, _ in program.named_parameters()}
+    assert {"_model.noise_unconstrained", "_guide.loc"} <= {
+        name for name, _ in program.named_parameters()
+    }
     assert not pyro.get_param_store().keys()
 
 
@@ -219,5 +228,7 @@ def test_scores_leave_running_programs_alone():
 
     values = []
     trace = poutine.trace(program).get_trace()
-    assert [name for name, site in trace.nodes.items() if site["type"] == "sample" and name != "data"] == ["y"]
+    assert [
+        name for name, site in trace.nodes.items() if site["type"] == "sample" and name != "data"
+    ] == ["y"]
     assert_close(values[0], MARGINAL.log_prob(torch.ones(5)))

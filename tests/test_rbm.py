@@ -31,7 +31,9 @@ def disturbed(gen, scale=0.7):
 def brute(rbm, v, h):
     """The exponent of a binary RBM, written out with its offsets, but for a constant."""
     inner = torch.einsum("vi,ij,hj->vh", v - rbm.offset, rbm.weight, h - rbm.middle)
-    return (v @ rbm.raw)[:, None] + (h @ rbm.bias)[None] + inner - rbm.offset @ rbm.weight @ rbm.middle
+    return (
+        (v @ rbm.raw)[:, None] + (h @ rbm.bias)[None] + inner - rbm.offset @ rbm.weight @ rbm.middle
+    )
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(5, 3), (3, 5)])
@@ -45,7 +47,10 @@ def test_probabilities_are_those_of_enumeration(visible, hidden):
     assert law.log_prob(v).exp().sum().item() == pytest.approx(1, abs=1e-5)
     free = disturbed(RBM(BernoulliUnits(visible), hidden, limit=1))
     free.load_state_dict(rbm.state_dict())
-    assert torch.allclose(free().log_prob(v), joint.logsumexp(1), atol=1e-4) and free().density == "unnormalised"
+    assert (
+        torch.allclose(free().log_prob(v), joint.logsumexp(1), atol=1e-4)
+        and free().density == "unnormalised"
+    )
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(5, 3), (3, 5)])
@@ -85,10 +90,14 @@ def test_labels_sum_to_one_and_agree_with_their_score():
     assert rbm().log_prob(v).exp().sum().item() == pytest.approx(1, abs=1e-5)
     x = v[5].clone()
     x[2] = torch.nan
-    assert rbm().log_prob(x).exp().item() == pytest.approx(rbm().log_prob(v[3:6]).exp().sum().item(), abs=1e-6)
+    assert rbm().log_prob(x).exp().item() == pytest.approx(
+        rbm().log_prob(v[3:6]).exp().sum().item(), abs=1e-6
+    )
 
 
-@pytest.mark.parametrize("kind", [BernoulliUnits(4), CategoricalUnits(3, levels=3)], ids=["bits", "labels"])
+@pytest.mark.parametrize(
+    "kind", [BernoulliUnits(4), CategoricalUnits(3, levels=3)], ids=["bits", "labels"]
+)
 def test_pseudo_likelihood_is_the_product_of_conditionals(kind):
     rbm = disturbed(RBM(kind, 3))
     count, values = kind.shape.numel(), 2 if kind.width == kind.shape.numel() else 3
@@ -106,7 +115,9 @@ def test_gibbs_chains_reach_the_law():
     exact.load_state_dict(rbm.state_dict())
     drawn = rbm().sample((20_000,)) @ torch.tensor([4.0, 2.0, 1.0])
     shares = torch.bincount(drawn.long(), minlength=8) / 20_000
-    assert torch.allclose(shares, exact().log_prob(states(3)).exp(), atol=4 * 0.5 / math.sqrt(20_000))
+    assert torch.allclose(
+        shares, exact().log_prob(states(3)).exp(), atol=4 * 0.5 / math.sqrt(20_000)
+    )
 
 
 def test_clamped_chains_impute():
@@ -141,14 +152,20 @@ def test_initialise_gives_the_moments_of_the_rows():
     real = RBM(GaussianUnits(2), 2, scale=0.0)
     real.initialise(y)
     draws = real().sample((20_000,))
-    assert torch.allclose(draws.mean(0), y.mean(0), atol=0.1) and torch.allclose(draws.std(0), y.std(0), atol=0.1)
+    assert torch.allclose(draws.mean(0), y.mean(0), atol=0.1) and torch.allclose(
+        draws.std(0), y.std(0), atol=0.1
+    )
 
 
 def test_maximum_likelihood_by_fit_where_it_is_exact():
     x = torch.tensor([[1.0, 1, 0], [0, 0, 1], [1, 1, 1]]).repeat(20, 1)
     rbm = RBM(BernoulliUnits(3), 4)
-    fit(rbm, x, steps=300, optimizer=adam(0.1), seed=0, progress=False, verdict=False, compile=False)
-    assert log_likelihood(rbm, x).mean > -math.log(3) - 0.05 and log_likelihood(rbm, x).kind == "exact"
+    fit(
+        rbm, x, steps=300, optimizer=adam(0.1), seed=0, progress=False, verdict=False, compile=False
+    )
+    assert (
+        log_likelihood(rbm, x).mean > -math.log(3) - 0.05 and log_likelihood(rbm, x).kind == "exact"
+    )
 
 
 def deep_states(machine):
@@ -162,7 +179,9 @@ def deep_states(machine):
         total = total + layer @ bias
     for below, weight, above in zip(centred[:-1], machine.weights, centred[1:], strict=True):
         total = total + ((below @ weight) * above).sum(-1)
-    constant = offsets[0] @ machine.weights[0] @ offsets[1] + offsets[1] @ machine.weights[1] @ offsets[2]
+    constant = (
+        offsets[0] @ machine.weights[0] @ offsets[1] + offsets[1] @ machine.weights[1] @ offsets[2]
+    )
     return layers, total - constant
 
 
@@ -177,7 +196,9 @@ def test_deep_machines_sum_to_what_enumeration_gives(sizes):
     assert torch.allclose(law.log_weight(v), weights, atol=1e-4)
     free = DeepBoltzmannMachine(BernoulliUnits(sizes[0]), sizes[1:], limit=1)
     free.load_state_dict(machine.state_dict())
-    assert isinstance(free(), ChainedBoltzmann) and torch.allclose(free().log_prob(v), weights, atol=1e-4)
+    assert isinstance(free(), ChainedBoltzmann) and torch.allclose(
+        free().log_prob(v), weights, atol=1e-4
+    )
 
 
 def test_mean_field_is_a_lower_bound_with_the_right_gradient(monkeypatch):
@@ -205,7 +226,9 @@ def test_deep_chains_reach_the_law():
     for gen in (machine, exact):
         drawn = gen().sample((20_000,)) @ torch.tensor([4.0, 2.0, 1.0])
         shares = torch.bincount(drawn.long(), minlength=8) / 20_000
-        assert torch.allclose(shares, exact().log_prob(states(3)).exp(), atol=4 * 0.5 / math.sqrt(20_000))
+        assert torch.allclose(
+            shares, exact().log_prob(states(3)).exp(), atol=4 * 0.5 / math.sqrt(20_000)
+        )
 
 
 def test_refusals_say_what_to_do():

@@ -56,7 +56,9 @@ def mean_and_spread(y, prior=1.0, noise=1.0):
 # -- guides ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [AutoNormalMessenger, AutoHierarchicalNormalMessenger, AutoRegressiveMessenger])
+@pytest.mark.parametrize(
+    "make", [AutoNormalMessenger, AutoHierarchicalNormalMessenger, AutoRegressiveMessenger]
+)
 def test_guides_that_are_messengers_learn_the_posterior(make):
     y = torch.randn(20) + 3.0
     program = pg.Program(mean, make(mean))
@@ -73,7 +75,9 @@ def test_a_guide_that_observes_is_refused():
         mean(y, noise=pyro.param("noise", torch.ones(())))
 
     for ask in (pg.khat, pg.log_likelihood, partial(pg.fit, progress=False)):
-        with pytest.raises(ValueError, match="got the observed site 'y'; leave obs= out of the guide"):
+        with pytest.raises(
+            ValueError, match="got the observed site 'y'; leave obs= out of the guide"
+        ):
             ask(pg.Program(mean, guide), torch.zeros(3))
 
 
@@ -88,7 +92,13 @@ def local(y):
 def test_mini_batches_of_a_guide_with_a_normal_for_each_row(compile):
     y = 1 + 4.25**0.5 * torch.randn(256)
     program = pg.Program(local, AutoNormal(local))
-    settings = {"steps": 800, "optimizer": pg.adam(0.05), "progress": False, "seed": 0, "compile": compile}
+    settings = {
+        "steps": 800,
+        "optimizer": pg.adam(0.05),
+        "progress": False,
+        "seed": 0,
+        "compile": compile,
+    }
     history = pg.fit(program, y, **settings)
     noise = 4.25 * torch.eye(256) + 1.0
     evidence = dist.MultivariateNormal(torch.zeros(256), noise).log_prob(y).item() / 256
@@ -130,7 +140,10 @@ def test_point_estimates_have_no_leave_one_out_and_no_khat():
         for loc, spread in [mean_and_spread(torch.cat([y[:i], y[i + 1 :]]), 10.0, 2.0)]
     )
     torch.manual_seed(0)
-    assert abs(pg.loo(pg.to_arviz(exact, y, draws=2000, groups=FOR_LOO)).elpd - elpd) < 0.1 and abs(elpd + 15.31) < 0.01
+    assert (
+        abs(pg.loo(pg.to_arviz(exact, y, draws=2000, groups=FOR_LOO)).elpd - elpd) < 0.1
+        and abs(elpd + 15.31) < 0.01
+    )
 
 
 def two_modes(x):
@@ -157,7 +170,9 @@ def test_a_discrete_guide_vouches_for_what_it_visits(fn, kind):
     score, khat = pg.log_likelihood(program, x, particles=4000), pg.khat(program, x)
     truth = N(1.0, 1.0).log_prob(torch.zeros(())).item()  # both modes have the same density at 0
     assert score.kind == kind
-    assert_close(score.value, torch.full((3,), truth - (kind == "bound") * math.log(2)), atol=0.05, rtol=0)
+    assert_close(
+        score.value, torch.full((3,), truth - (kind == "bound") * math.log(2)), atol=0.05, rtol=0
+    )
     assert khat.isnan().all() == (kind == "bound")
 
 
@@ -214,7 +229,9 @@ def without_size(x):
 
 
 NORMAL = lambda x: N(0.0, 1.0).log_prob(x)  # noqa: E731
-MIXTURE = lambda x: torch.stack([N(m, 1.0).log_prob(x) for m in (-1.0, 1.0)]).logsumexp(0) - math.log(2)  # noqa: E731
+MIXTURE = lambda x: (
+    torch.stack([N(m, 1.0).log_prob(x) for m in (-1.0, 1.0)]).logsumexp(0) - math.log(2)
+)  # noqa: E731
 ROWS = [
     (weighted, lambda x: WEIGHTS * NORMAL(x)),
     (weighted_mixture, lambda x: WEIGHTS * MIXTURE(x)),
@@ -255,7 +272,9 @@ def test_masked_steps_of_an_enumerated_chain_add_nothing():
     for row, length in zip(y.numpy(), lengths, strict=True):
         alpha = np.log(TRANSITION[0].numpy())
         for t in range(length):
-            alpha = alpha if t == 0 else logsumexp(alpha[:, None] + np.log(TRANSITION.numpy()), axis=0)
+            alpha = (
+                alpha if t == 0 else logsumexp(alpha[:, None] + np.log(TRANSITION.numpy()), axis=0)
+            )
             alpha = alpha + np.log(np.where(row[t], EMISSION.numpy(), 1 - EMISSION.numpy()))
         truth.append(logsumexp(alpha))
     program = pg.Program(padded)
@@ -276,14 +295,19 @@ def test_where_the_model_masks_a_latent_the_guide_pays_nothing():
 
     def guide(x, seen):
         with pyro.plate("data", len(x)):
-            pyro.sample("x_unobserved", N(pyro.param("loc", torch.zeros(())), pyro.param("sd", torch.ones(()))))
+            pyro.sample(
+                "x_unobserved",
+                N(pyro.param("loc", torch.zeros(())), pyro.param("sd", torch.ones(()))),
+            )
 
     x, seen = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, False, True])
     program = pg.Program(model, guide)
     elbo = pg.ELBO()(program.model, program.guide)
     elbo(x, seen)
     with torch.no_grad():
-        program.statements["sd"].fill_(0.01)  # for rows that are seen the draw means nothing, however narrow it is
+        program.statements["sd"].fill_(
+            0.01
+        )  # for rows that are seen the draw means nothing, however narrow it is
     missing = torch.distributions.kl_divergence(N(0.0, 0.01), N(0.0, 1.0))
     assert_close(elbo(x, seen), missing - NORMAL(x[seen]).sum(), rtol=1e-4, atol=1e-4)
     drawn = pg.predictive(program, x, seen, draws=7)
@@ -335,12 +359,21 @@ def behind_a_block():
     return partial(poutine.block(model, hide=["nothing"])), linear
 
 
-@pytest.mark.parametrize("make", [behind_a_method, behind_a_closure, behind_a_handler, behind_a_block])
+@pytest.mark.parametrize(
+    "make", [behind_a_method, behind_a_closure, behind_a_handler, behind_a_block]
+)
 def test_what_a_run_uses_is_trained(make):
     model, linear = make()
     x = torch.randn(50, 1)
     program = pg.Program(model)
-    pg.fit(program, (x, 3 * x[:, 0] + 1), steps=400, optimizer=pg.adam(0.05), progress=False, compile=False)
+    pg.fit(
+        program,
+        (x, 3 * x[:, 0] + 1),
+        steps=400,
+        optimizer=pg.adam(0.05),
+        progress=False,
+        compile=False,
+    )
     assert abs(linear.weight.item() - 3) < 0.1 and abs(linear.bias.item() - 1) < 0.1
     program.train()
     assert linear.training
@@ -359,7 +392,13 @@ def test_a_parameter_that_appears_later_is_trained_from_there_on(ema):
             pyro.sample("y", N(loc + pyro.param("b", torch.zeros(())), 1.0), obs=y)
 
     program = pg.Program(model)
-    settings = {"optimizer": pg.adam(0.05), "progress": False, "compile": False, "verdict": False, "ema": ema}
+    settings = {
+        "optimizer": pg.adam(0.05),
+        "progress": False,
+        "compile": False,
+        "verdict": False,
+        "ema": ema,
+    }
     pg.fit(program, torch.randn(20) + 5, steps=60, **settings)
     values = program.param_values()
     assert values["aa"] > 0.5 and values["a"] > values["aa"] and values["b"] > values["aa"]
@@ -367,7 +406,10 @@ def test_a_parameter_that_appears_later_is_trained_from_there_on(ema):
 
 def free_guide(y):
     positive = dist.constraints.positive
-    loc, spread = pyro.param("loc", torch.zeros(())), pyro.param("spread", torch.ones(()), constraint=positive)
+    loc, spread = (
+        pyro.param("loc", torch.zeros(())),
+        pyro.param("spread", torch.ones(()), constraint=positive),
+    )
     pyro.sample("mu", N(loc, spread))
 
 
@@ -379,9 +421,13 @@ def test_plain_svi_and_fit_go_hand_in_hand():
     stored = {name: value.item() for name, value in pyro.get_param_store().items()}
     program = pg.Program(mean, free_guide)
     program.settle((y,))
-    assert {name: value.item() for name, value in program.param_values().items()} == pytest.approx(stored, rel=1e-5)
+    assert {name: value.item() for name, value in program.param_values().items()} == pytest.approx(
+        stored, rel=1e-5
+    )
     pg.fit(program, y, steps=20, progress=False)
-    assert {name: value.item() for name, value in pyro.get_param_store().items()} == stored  # never written
+    assert {
+        name: value.item() for name, value in pyro.get_param_store().items()
+    } == stored  # never written
     program.to_param_store()
     assert pyro.param("loc").item() == pytest.approx(program.param_values()["loc"].item())
 
@@ -393,7 +439,9 @@ def test_an_autoguide_moves_between_plain_svi_and_fit(make):
     svi.step(y)
     before = dict(guide.median(y))
     program = pg.Program(mean, guide)
-    assert_close(pg.posterior(program, y, draws=20000)["mu"].mean(), before["mu"], atol=0.05, rtol=0)
+    assert_close(
+        pg.posterior(program, y, draws=20000)["mu"].mean(), before["mu"], atol=0.05, rtol=0
+    )
     pg.fit(program, y, steps=300, optimizer=pg.adam(0.02), progress=False)
     assert abs(guide.median(y)["mu"].item() - mean_and_spread(y)[0]) < 0.1
     assert math.isfinite(svi.step(y)) and not pyro.settings.get("module_local_params")
@@ -461,7 +509,9 @@ def test_integers_index_whatever_they_came_in(data):
 
 def test_categories_and_words_say_what_to_do():
     for data in ((FRAME["group"], FRAME["y"]), (np.array(list("abc")), np.zeros(3))):
-        with pytest.raises(TypeError, match=r"encode categories as 0, 1, 2, \.\.\. \(frame\[column\]\.cat\.codes"):
+        with pytest.raises(
+            TypeError, match=r"encode categories as 0, 1, 2, \.\.\. \(frame\[column\]\.cat\.codes"
+        ):
             pg.fit(pg.Program(grouped, AutoNormal(grouped)), data, steps=1)
 
 
@@ -477,11 +527,20 @@ def test_arguments_of_all_sorts_pass_and_rows_are_asked_of_the_plate():
     y = x @ torch.tensor([1.0, -1.0]) + 0.1 * torch.randn(300)
     args = (x, table, ["a", "b"], 0.1, Keywords(y=y))
     program = pg.Program(with_everything, AutoMultivariateNormal(with_everything))
-    settings = {"optimizer": pg.adam(0.1), "progress": False, "seed": 0, "compile": False, "verdict": False}
+    settings = {
+        "optimizer": pg.adam(0.1),
+        "progress": False,
+        "seed": 0,
+        "compile": False,
+        "verdict": False,
+    }
     pg.fit(program, args, steps=250, **settings)
     assert program.plate == "people"
     assert_close(
-        pg.posterior(program, *args, draws=500)["effects"].mean(0), torch.tensor([1.0, -1.0]), atol=0.1, rtol=0
+        pg.posterior(program, *args, draws=500)["effects"].mean(0),
+        torch.tensor([1.0, -1.0]),
+        atol=0.1,
+        rtol=0,
     )
     assert pg.khat(program, *args, particles=50).shape == ()
     assert pg.log_likelihood(program, *args, particles=4).value.shape == (300,)
@@ -512,7 +571,9 @@ def test_programs_without_arguments_and_objectives_without_rows():
         def differentiable_loss(self, model, guide, *batch):
             return (student.loc - 3.0).square().sum()
 
-    pg.fit(student, None, Towards(), steps=300, optimizer=pg.adam(0.05), progress=False, verdict=False)
+    pg.fit(
+        student, None, Towards(), steps=300, optimizer=pg.adam(0.05), progress=False, verdict=False
+    )
     assert abs(student.loc.item() - 3) < 0.1
 
 
@@ -523,7 +584,9 @@ def test_rows_may_be_named():
 
     x, knots = torch.randn(200) + 5, torch.ones(200) / 200  # as many knots as rows
     program = pg.Program(model)
-    pg.fit(program, (x, knots), rows=["x"], steps=800, optimizer=pg.adam(0.02), progress=False, seed=0)
+    pg.fit(
+        program, (x, knots), rows=["x"], steps=800, optimizer=pg.adam(0.02), progress=False, seed=0
+    )
     assert abs(program.param_values()["loc"].item() + 1 - x.mean().item()) < 0.2
     with pytest.raises(ValueError, match=r"rows= to name arguments among \['x', 'knots'\]"):
         pg.fit(program, (x, knots), rows=["z"])
@@ -538,7 +601,9 @@ def test_nuts_keeps_shapes_takes_factors_and_the_precision_of_the_data():
         pyro.factor("likelihood", N(mu, 1.0).log_prob(y).sum())
 
     y = torch.randn(8, dtype=torch.float64)
-    chains = pg.mcmc(model, y, draws=300, tune=200, chains=1, seed=0, sampler=PyroNUTS(), progress=False)
+    chains = pg.mcmc(
+        model, y, draws=300, tune=200, chains=1, seed=0, sampler=PyroNUTS(), progress=False
+    )
     assert chains.draws["mu"].shape == (1, 300, 1) and chains.draws["mu"].dtype == torch.float64
     assert abs(chains.draws["mu"].mean().item() - mean_and_spread(y)[0]) < 0.12
 
@@ -556,16 +621,24 @@ def test_discrete_sites_that_nobody_marked_are_summed_out_by_nuts():
     weight = torch.sigmoid(u)
     each = weight * N(4.0, 1.0).log_prob(x).exp() + (1 - weight) * N(0.0, 1.0).log_prob(x).exp()
     jacobian = (weight * (1 - weight)).log()
-    assert_close(density(u), (dist.Beta(2.0, 2.0).log_prob(weight) + jacobian).sum() + each.log().sum())
-    drawn = pg.predictive(pg.Program(model), x, given={"weight": torch.full((2000,), 0.5)}, sites=["k"])["k"]
-    assert_close(drawn.mean(0), torch.tensor([0.0, 1.0, 1.0, 1.0]), atol=0.01, rtol=0)  # given x, not the prior
+    assert_close(
+        density(u), (dist.Beta(2.0, 2.0).log_prob(weight) + jacobian).sum() + each.log().sum()
+    )
+    drawn = pg.predictive(
+        pg.Program(model), x, given={"weight": torch.full((2000,), 0.5)}, sites=["k"]
+    )["k"]
+    assert_close(
+        drawn.mean(0), torch.tensor([0.0, 1.0, 1.0, 1.0]), atol=0.01, rtol=0
+    )  # given x, not the prior
 
 
 # -- how a program was read ------------------------------------------------------------------------------------------
 
 
 def test_a_program_is_drawn_as_a_graph():
-    drawn = pg.Program(with_everything).render(torch.zeros(4, 2), torch.eye(2), ["a", "b"], Keywords(y=torch.zeros(4)))
+    drawn = pg.Program(with_everything).render(
+        torch.zeros(4, 2), torch.eye(2), ["a", "b"], Keywords(y=torch.zeros(4))
+    )
     assert "effects -> y" in drawn.source and "label=people" in drawn.source
 
 

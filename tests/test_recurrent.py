@@ -35,12 +35,16 @@ def model(network, length=T, context=0) -> SequenceModel:
 
 
 def all_sequences(length=T) -> torch.Tensor:
-    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=length * D))).unflatten(1, (length, D))
+    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=length * D))).unflatten(
+        1, (length, D)
+    )
 
 
 @each_network
 def test_probabilities_of_all_sequences_sum_to_one(network):
-    assert model(network)().log_prob(all_sequences()).exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert model(network)().log_prob(all_sequences()).exp().sum().item() == pytest.approx(
+        1.0, abs=1e-5
+    )
 
 
 @each_network
@@ -85,7 +89,8 @@ def test_a_padded_sequence_is_the_short_sequence(network):
     padded[:, 4:] = torch.nan
     torch.testing.assert_close(long().log_prob(padded), short().log_prob(x[:, :4]))
     gradients = [
-        torch.autograd.grad(law.log_prob(rows).sum(), long.parameters()) for law, rows in _both(long, short, x)
+        torch.autograd.grad(law.log_prob(rows).sum(), long.parameters())
+        for law, rows in _both(long, short, x)
     ]
     torch.testing.assert_close(*gradients)
 
@@ -135,10 +140,15 @@ def test_frames_of_dependent_variables_sum_to_one_and_are_drawn_as_scored():
     p = gen().log_prob(x).exp()
     assert p.sum().item() == pytest.approx(1.0, abs=1e-5)
     codes = (gen().sample((20000,)).flatten(1) @ 2.0 ** torch.arange(T * D - 1, -1, -1)).long()
-    assert ((codes.bincount(minlength=len(x)) / 20000 - p).abs() < 5 * (p * (1 - p) / 20000).sqrt() + 1e-4).all()
+    assert (
+        (codes.bincount(minlength=len(x)) / 20000 - p).abs()
+        < 5 * (p * (1 - p) / 20000).sqrt() + 1e-4
+    ).all()
     short = x.clone()
     short[:, 1:] = torch.nan
-    torch.testing.assert_close(gen().log_prob(short).exp(), p.view(4, 16).sum(1).repeat_interleave(16))
+    torch.testing.assert_close(
+        gen().log_prob(short).exp(), p.view(4, 16).sum(1).repeat_interleave(16)
+    )
 
 
 def test_score_is_an_exact_mass():
@@ -158,7 +168,9 @@ def test_a_convolution_sees_as_far_as_it_says():
 @each_network
 def test_a_network_of_other_width_is_named(network):
     gen = SequenceModel(network(D), heads.Bernoulli(nn.Linear(H, D)), (T, D))
-    with pytest.raises(ValueError, match=r"expected no context .* build its network for 3 more inputs"):
+    with pytest.raises(
+        ValueError, match=r"expected no context .* build its network for 3 more inputs"
+    ):
         gen(torch.zeros(4, 3))
     gen = SequenceModel(network(D - 1), heads.Bernoulli(nn.Linear(H, D)), (T, D))
     with pytest.raises(ValueError, match=f"inputs={D}"):

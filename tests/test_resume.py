@@ -33,7 +33,14 @@ def run(path, steps, resume=False, data=ROWS, change=lambda gen: None, **setting
     torch.manual_seed(1)
     gen = Net()
     change(gen)
-    usual = {"batch_size": 8, "optimizer": adam(0.05), "seed": 3, "compile": False, "verdict": False, "progress": False}
+    usual = {
+        "batch_size": 8,
+        "optimizer": adam(0.05),
+        "seed": 3,
+        "compile": False,
+        "verdict": False,
+        "progress": False,
+    }
     return gen, fit(gen, data, steps=steps, checkpoint=path, resume=resume, **usual | settings)
 
 
@@ -42,7 +49,9 @@ def groups(*options):
 
     def make(parameters):
         first, *others = parameters
-        return torch.optim.Adam([{"params": [first], **options[0]}, {"params": others, **options[1]}], lr=0.05)
+        return torch.optim.Adam(
+            [{"params": [first], **options[0]}, {"params": others, **options[1]}], lr=0.05
+        )
 
     return make
 
@@ -69,7 +78,9 @@ SCHEDULES = {
     "one cycle": lambda o: schedules.OneCycleLR(o, 0.1, 12),
     "cosine": lambda o: schedules.CosineAnnealingWarmRestarts(o, 4),
     "function": lambda o: schedules.LambdaLR(o, lambda step: 1 / (1 + step)),
-    "chained": lambda o: schedules.ChainedScheduler([schedules.ConstantLR(o, 0.5, 7), schedules.ExponentialLR(o, 0.9)]),
+    "chained": lambda o: schedules.ChainedScheduler(
+        [schedules.ConstantLR(o, 0.5, 7), schedules.ExponentialLR(o, 0.9)]
+    ),
     "cyclic": lambda o: schedules.CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=False),
 }
 KINDS = {name: {"optimizer": made} for name, made in OPTIMIZERS.items()}
@@ -82,12 +93,18 @@ def test_resumed_runs_are_the_same_run(kind, tmp_path):
     run(tmp_path / "state", 7, **KINDS[kind])
     again, resumed = run(tmp_path / "state", 12, resume=True, **KINDS[kind])
     assert resumed.loss == whole.loss
-    assert all(torch.equal(one, other) for one, other in zip(gen.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(gen.parameters(), again.parameters(), strict=True)
+    )
 
 
 REFUSED = {
     "LBFGS": ({"optimizer": lambda p: torch.optim.LBFGS(p)}, "got LBFGS.*closure"),
-    "plateaus": ({"scheduler": lambda o: schedules.ReduceLROnPlateau(o)}, "got ReduceLROnPlateau.*metrics"),
+    "plateaus": (
+        {"scheduler": lambda o: schedules.ReduceLROnPlateau(o)},
+        "got ReduceLROnPlateau.*metrics",
+    ),
 }
 
 
@@ -126,7 +143,11 @@ def backwards(parameters):
 OTHERS = {
     "a frozen layer": ({}, {"change": freeze}, "parameters that .* trains, got .*less"),
     "a thawed layer": ({"change": freeze}, {}, "parameters that .* trains, got .*more"),
-    "another optimizer": ({}, {"optimizer": lambda p: torch.optim.SGD(p, 0.05)}, "expected the optimizer torch.*Adam"),
+    "another optimizer": (
+        {},
+        {"optimizer": lambda p: torch.optim.SGD(p, 0.05)},
+        "expected the optimizer torch.*Adam",
+    ),
     "other groups": ({}, {"optimizer": split}, "parameter groups"),
     "groups in another order": ({"optimizer": split}, {"optimizer": backwards}, "parameter groups"),
     "other state": ({}, {"optimizer": adam(0.05, amsgrad=True)}, "max_exp_avg_sq"),
@@ -137,7 +158,11 @@ OTHERS = {
         {"data": DataLoader(TensorDataset(-ROWS), 8), "batch_size": None},
         "the data that",
     ),
-    "other kinds of data": ({}, {"data": DataLoader(TensorDataset(ROWS), 8), "batch_size": None}, "the data|cursor"),
+    "other kinds of data": (
+        {},
+        {"data": DataLoader(TensorDataset(ROWS), 8), "batch_size": None},
+        "the data|cursor",
+    ),
 }
 
 
@@ -153,14 +178,19 @@ def test_another_run_is_refused_in_a_sentence(kind, tmp_path):
 def test_parameters_are_known_by_name_not_by_place(tmp_path):
     gen, whole = run(None, 10)
     run(tmp_path / "state", 5)
-    again, resumed = run(tmp_path / "state", 10, resume=True, optimizer=lambda p: adam(0.05)(list(p)[::-1]))
+    again, resumed = run(
+        tmp_path / "state", 10, resume=True, optimizer=lambda p: adam(0.05)(list(p)[::-1])
+    )
     torch.testing.assert_close(resumed.loss, whole.loss)
     torch.testing.assert_close(dict(gen.state_dict()), dict(again.state_dict()))
 
 
 CRAFTED = {
     "moments of another shape": ("optimizer.state.gen.loc.exp_avg", torch.zeros(1)),
-    "moments of another type": ("optimizer.state.gen.loc.exp_avg", torch.zeros(2, dtype=torch.int8)),
+    "moments of another type": (
+        "optimizer.state.gen.loc.exp_avg",
+        torch.zeros(2, dtype=torch.int8),
+    ),
     "steps of another shape": ("optimizer.state.gen.loc.step", torch.zeros(3)),
     "no moments": ("optimizer.state.gen.loc.exp_avg", None),
     "averages of another shape": ("ema/gen.loc", torch.zeros(5)),
@@ -177,14 +207,19 @@ def test_files_that_fit_nothing_are_refused(kind, tmp_path):
     run(tmp_path / "state", 3, ema=0.9)
     tensors, metadata = read(tmp_path / "state")
     [key] = [key for key in tensors if key.replace("/", ".") == name.replace("/", ".")]
-    tensors = {**tensors, key: value} if value is not None else {k: v for k, v in tensors.items() if k != key}
+    tensors = (
+        {**tensors, key: value}
+        if value is not None
+        else {k: v for k, v in tensors.items() if k != key}
+    )
     write(tmp_path / "state", tensors, metadata)
     with pytest.raises(CheckpointError):
         run(tmp_path / "state", 6, resume=True, ema=0.9)
 
 
 @pytest.mark.parametrize(
-    "value", [None, 3, [], {}, {"x": 1, "y": 2}, {"dict": 3}, {"dict": [["a"]]}, {"tensor": "?"}, "?"]
+    "value",
+    [None, 3, [], {}, {"x": 1, "y": 2}, {"dict": 3}, {"dict": [["a"]]}, {"tensor": "?"}, "?"],
 )
 def test_metadata_of_another_kind_are_refused(value, tmp_path):
     run(tmp_path / "state", 2)
@@ -202,7 +237,11 @@ def fits(name, value):
     optional = {"asked", "scheduler", "best", "rows", "precision"}
     numbers = {"seconds", "waited", "since"}
     text = {"leaves": "?", "validation": []}
-    return (value is None and name in optional) or (value == 3 and name in numbers) or text.get(name, len) == value
+    return (
+        (value is None and name in optional)
+        or (value == 3 and name in numbers)
+        or text.get(name, len) == value
+    )
 
 
 ASKED = {
@@ -212,7 +251,10 @@ ASKED = {
     "batch size": ({"batch_size": 10}, "batch_size=8.*batch_size=10"),
     "ema": ({"ema": 0.9}, "ema=None.*ema=0.9"),
     "seed": ({"seed": 4}, "seed=3, not seed=4"),
-    "several": ({"seed": 4, "clip": 2.0, "ema": 0.5}, "clip=None, ema=None.*clip=2.0, ema=0.5.*seed=3"),
+    "several": (
+        {"seed": 4, "clip": 2.0, "ema": 0.5},
+        "clip=None, ema=None.*clip=2.0, ema=0.5.*seed=3",
+    ),
     "scheduler": ({"scheduler": SCHEDULES["cyclic"]}, "scheduler=None.*CyclicLR"),
 }
 
@@ -246,14 +288,19 @@ def test_the_same_settings_are_resumed_in_silence(tmp_path, recwarn):
     assert not [warning for warning in recwarn if issubclass(warning.category, FitWarning)]
 
 
-@pytest.mark.parametrize("settings", [{"ema": 0.9}, {"patience": 2}, {"patience": 2, "ema": 0.9}, {}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"ema": 0.9}, {"patience": 2}, {"patience": 2, "ema": 0.9}, {}], ids=str
+)
 def test_loading_a_checkpoint_gives_the_model_that_fit_left(settings, tmp_path):
     watched = {"validation": ROWS - 3, "validate_every": 1, "optimizer": adam(0.2)}
     gen, history = run(tmp_path / "state", 40, **watched, **settings)
     assert ("patience" in settings) == ("no improvement" in history.stopped)
     loaded = load(Net(), tmp_path / "state")
     assert not loaded.training
-    assert all(torch.equal(one, other) for one, other in zip(gen.parameters(), loaded.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(gen.parameters(), loaded.parameters(), strict=True)
+    )
 
 
 def test_a_checkpoint_is_not_overwritten_by_a_run_that_does_not_resume_it(tmp_path):
@@ -261,7 +308,9 @@ def test_a_checkpoint_is_not_overwritten_by_a_run_that_does_not_resume_it(tmp_pa
     path.touch()  # an empty file is nobody's loss
     run(path, 3)
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match="exists; pass resume=True to continue it, or another path"):
+    with pytest.raises(
+        CheckpointError, match="exists; pass resume=True to continue it, or another path"
+    ):
         run(path, 3)
     assert path.read_bytes() == before
 
@@ -277,7 +326,11 @@ def test_a_run_without_any_step_is_nobodys_loss(tmp_path):
     assert run(tmp_path / "state", 3)[1].steps == 3
 
 
-FIRST = {"scheduler": lambda o: schedules.MultiStepLR(o, [3, 7], 0.5), "ema": 0.9, "validation": ROWS[:9]}
+FIRST = {
+    "scheduler": lambda o: schedules.MultiStepLR(o, [3, 7], 0.5),
+    "ema": 0.9,
+    "validation": ROWS[:9],
+}
 
 
 LOADED = [0.12959329783916473, 0.10423345118761063]

@@ -35,10 +35,15 @@ def slope(x, plate=lambda x: pyro.plate("data", len(x)), own=lambda x, i: x, dat
 
 LOOKED_UP = {
     "data in a closure by the plate's numbers": slope,
-    "arguments by the plate's numbers": lambda x, y: slope(x, own=lambda x, i: x[i], data=lambda i: y[i]),
+    "arguments by the plate's numbers": lambda x, y: slope(
+        x, own=lambda x, i: x[i], data=lambda i: y[i]
+    ),
     "arguments as they are": lambda x, y: slope(x, data=lambda i: y),
     "rows that the program draws": lambda x, y: slope(
-        x, lambda x: pyro.plate("data", len(x), subsample_size=30), lambda x, i: x[i], lambda i: y[i]
+        x,
+        lambda x: pyro.plate("data", len(x), subsample_size=30),
+        lambda x, i: x[i],
+        lambda i: y[i],
     ),
 }
 
@@ -47,7 +52,13 @@ LOOKED_UP = {
 def test_mini_batches_hold_the_rows_that_they_name(model):
     args = (X,) if model is slope else (X, Y)
     program = pg.Program(model, AutoNormal(model))
-    settings = {"optimizer": pg.adam(0.03), "progress": False, "seed": 0, "compile": False, "verdict": False}
+    settings = {
+        "optimizer": pg.adam(0.03),
+        "progress": False,
+        "seed": 0,
+        "compile": False,
+        "verdict": False,
+    }
     pg.fit(program, args, steps=400, **settings)
     assert abs(pg.posterior(program, *args, draws=200)["w"].mean().item() - 2) < 0.1
     whole = pg.Program(model).settle(args)
@@ -66,7 +77,16 @@ def test_parameters_of_rows_are_theirs():
             pyro.sample("z", N(loc[i], 0.49))
 
     x, program = 3 * X, pg.Program(model, guide)
-    pg.fit(program, x, steps=800, optimizer=pg.adam(0.05), progress=False, seed=0, compile=False, batch_size=100)
+    pg.fit(
+        program,
+        x,
+        steps=800,
+        optimizer=pg.adam(0.05),
+        progress=False,
+        seed=0,
+        compile=False,
+        batch_size=100,
+    )
     assert (program.param_values()["loc"] - x * 9 / 9.25).abs().mean() < 0.15
     truth = N(0.0, 9.25**0.5).log_prob(x)
     assert (pg.log_likelihood(program, x, max_rows=6400).value - truth).abs().mean() < 0.1
@@ -100,10 +120,16 @@ UNCUT = [
 ]
 
 
-@pytest.mark.parametrize(("model", "x", "truth"), UNCUT, ids=["columns", "rows look at rows", "between rows"])
-@pytest.mark.parametrize("limit", [{}, {"max_rows": 50}, {"memory": 2.0**14}], ids=["default", "rows", "memory"])
+@pytest.mark.parametrize(
+    ("model", "x", "truth"), UNCUT, ids=["columns", "rows look at rows", "between rows"]
+)
+@pytest.mark.parametrize(
+    "limit", [{}, {"max_rows": 50}, {"memory": 2.0**14}], ids=["default", "rows", "memory"]
+)
 def test_blocks_change_no_score(model, x, truth, limit):
-    assert_close(pg.log_likelihood(pg.Program(model), x, **limit).value, truth(x), rtol=1e-4, atol=1e-4)
+    assert_close(
+        pg.log_likelihood(pg.Program(model), x, **limit).value, truth(x), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("dim", [-1, -2])
@@ -121,7 +147,9 @@ def test_weights_of_rows_beside_enumerated_sites(dim):
     x, w = torch.randn(5) * 2, torch.tensor([1.0, 2.0, 3.0, 1.0, 0.5])
     each = 0.3 * N(2.2, 1.0).log_prob(x).exp() + 0.7 * N(0.2, 1.0).log_prob(x).exp()
     program = pg.Program(model, guide)
-    assert_close(pg.log_likelihood(program, x, w, particles=4).value, w * each.log(), atol=0.02, rtol=0)
+    assert_close(
+        pg.log_likelihood(program, x, w, particles=4).value, w * each.log(), atol=0.02, rtol=0
+    )
     assert pg.khat(program, x, w).shape == ()
     found = pg.to_arviz(program, x, w, draws=30, groups=["sample_stats", "log_likelihood"])
     total = (w * each.log()).sum().item() + N(0.0, 1.0).log_prob(torch.tensor(0.2)).item()
@@ -187,7 +215,9 @@ def test_other_rows_need_no_guide_of_the_rows_it_was_fitted_to():
         pg.fit(program, (x, x), validation=(x[:5], x[:5]), steps=2, progress=False)
 
 
-@pytest.mark.parametrize("ask", [pg.prior_predictive, lambda *a, draws: pg.Program.settle(a[0], a[1:])])
+@pytest.mark.parametrize(
+    "ask", [pg.prior_predictive, lambda *a, draws: pg.Program.settle(a[0], a[1:])]
+)
 def test_looking_at_a_program_without_data_leaves_its_guide_for_the_data(ask):
     program = pg.Program(regression, AutoNormal(regression))
     ask(program, X, draws=3)
@@ -202,7 +232,9 @@ def test_nuts_draws_masked_entries_from_their_prior():
             pyro.sample("x", N(mu, 1.0), obs=x, obs_mask=seen)
 
     x, seen = torch.randn(8) + 1, torch.tensor([1, 1, 0, 1, 1, 0, 1, 1]).bool()
-    chains = pg.mcmc(model, x, seen, draws=300, tune=200, chains=1, seed=0, sampler=PyroNUTS(), progress=False)
+    chains = pg.mcmc(
+        model, x, seen, draws=300, tune=200, chains=1, seed=0, sampler=PyroNUTS(), progress=False
+    )
     truth = (x[seen].sum() / 7).item()
     assert abs(chains.draws["mu"].mean().item() - truth) < 0.15
     assert abs(chains.draws["mu"].std().item() - 7**-0.5) < 0.1
@@ -216,7 +248,10 @@ def test_states_of_other_programs_are_refused_at_the_first_run():
 
     for state, message in [
         ({"statements.loc": torch.zeros(1)}, r"loc: expected shape \(3,\), got \(1,\)"),
-        ({"statements.other": torch.zeros(3)}, "missing statements.loc; unexpected statements.other"),
+        (
+            {"statements.other": torch.zeros(3)},
+            "missing statements.loc; unexpected statements.other",
+        ),
         ({}, "missing statements.loc"),
     ]:
         program = pg.Program(regression, guide)

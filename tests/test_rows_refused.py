@@ -25,15 +25,22 @@ def test_a_dim_between_rows_and_events_is_refused(member: Member):
     with pytest.raises(ValueError, match=expected):
         gen.model(*wrong)
     objective = member.objective() if member.objective else None
-    guide_is_first = member.name == "DeepMarkovModel given a context"  # it joins x and context before any site
-    with pytest.raises(RuntimeError if guide_is_first else ValueError, match=None if guide_is_first else expected):
+    guide_is_first = (
+        member.name == "DeepMarkovModel given a context"
+    )  # it joins x and context before any site
+    with pytest.raises(
+        RuntimeError if guide_is_first else ValueError, match=None if guide_is_first else expected
+    ):
         pg.fit(gen, wrong, objective, steps=1, verdict=False, progress=False)
 
 
 @pytest.mark.parametrize("rows", [1, 6])
 def test_the_sentence_says_what_to_do(rows):
     gen = pg.Gaussian(pg.Constant(6))
-    with pytest.raises(ValueError, match=r"expected x of shape \(N, 3\), .*got \(\d, 1, 3\).*x.reshape\(len\(x\), 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected x of shape \(N, 3\), .*got \(\d, 1, 3\).*x.reshape\(len\(x\), 3\)",
+    ):
         pg.log_likelihood(gen, torch.zeros(rows, 1, 3))
 
 

@@ -41,7 +41,9 @@ def test_log_snr_falls_and_agrees_with_the_levels_in_both_precisions(schedule):
     alpha, sigma = schedule(t.double())
     torch.testing.assert_close(2 * (alpha.log() - sigma.log()), double)
     preserving = not isinstance(schedule, VarianceExploding | EDMSchedule)
-    torch.testing.assert_close(alpha.square() + preserving * sigma.square(), torch.ones_like(t.double()))
+    torch.testing.assert_close(
+        alpha.square() + preserving * sigma.square(), torch.ones_like(t.double())
+    )
 
 
 def test_time_inverts_log_snr(schedule):
@@ -51,7 +53,9 @@ def test_time_inverts_log_snr(schedule):
 
 def test_linear_schedule_is_the_product_of_the_steps_of_ddpm():
     betas = torch.linspace(1e-4, 0.02, 1000).double()
-    ours = LinearSchedule(beta_min=0.1, beta_max=20.0).double()(torch.linspace(0, 1, 1000).double())[0]
+    ours = LinearSchedule(beta_min=0.1, beta_max=20.0).double()(
+        torch.linspace(0, 1, 1000).double()
+    )[0]
     assert (ours.square() - (1 - betas).cumprod(0)).abs().max() < 2e-3
 
 
@@ -77,10 +81,14 @@ def test_grids_fall_from_one_to_zero_and_keep_their_rule(schedule):
 
 def test_stratified_times_have_one_row_in_each_stratum_and_are_uniform():
     torch.manual_seed(0)
-    draws = torch.stack([UniformTimes()(torch.Size([2, 3]), None, torch.zeros(())).flatten() for _ in range(3000)])
+    draws = torch.stack(
+        [UniformTimes()(torch.Size([2, 3]), None, torch.zeros(())).flatten() for _ in range(3000)]
+    )
     assert ((draws * 6).floor().sort(-1).values == torch.arange(6)).all()
     row = draws[:, 2].sort().values
-    assert (row - torch.linspace(0, 1, 3000)).abs().max() < 1.63 / 3000**0.5  # Kolmogorov-Smirnov at one per cent
+    assert (
+        row - torch.linspace(0, 1, 3000)
+    ).abs().max() < 1.63 / 3000**0.5  # Kolmogorov-Smirnov at one per cent
     assert UniformTimes(stratified=False)(torch.Size([5]), None, torch.zeros(())).shape == (5,)
 
 
@@ -95,7 +103,9 @@ def test_log_normal_times_give_log_normal_noise():
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
 def test_outputs_tell_the_data_and_errors_weigh_alike(prediction, schedule):
     torch.manual_seed(0)
-    alpha, sigma = (level.detach()[:, None] for level in schedule.double()(torch.linspace(0, 1, 9).double()))
+    alpha, sigma = (
+        level.detach()[:, None] for level in schedule.double()(torch.linspace(0, 1, 9).double())
+    )
     x, other, noise = torch.randn(3, 9, 4).double()
     z = alpha * x + sigma * noise
     outputs = [prediction.output(value, z, alpha, sigma) for value in (x, other)]
@@ -107,7 +117,9 @@ def test_outputs_tell_the_data_and_errors_weigh_alike(prediction, schedule):
 
 def test_predictions_have_their_textbook_targets():
     torch.manual_seed(0)
-    alpha, sigma = (level[:, None] for level in CosineSchedule().double()(torch.linspace(0, 1, 9).double()))
+    alpha, sigma = (
+        level[:, None] for level in CosineSchedule().double()(torch.linspace(0, 1, 9).double())
+    )
     x, noise = torch.randn(2, 9, 4).double()
     z = alpha * x + sigma * noise
     torch.testing.assert_close(Epsilon().output(x, z, alpha, sigma), noise)
@@ -115,7 +127,8 @@ def test_predictions_have_their_textbook_targets():
     edm, ratio = EDM(0.7), sigma / alpha
     total = ratio.square() + 0.49
     torch.testing.assert_close(
-        edm.output(x, z, alpha, sigma), (x - 0.49 / total * z / alpha) / (0.7 * ratio / total.sqrt())
+        edm.output(x, z, alpha, sigma),
+        (x - 0.49 / total * z / alpha) / (0.7 * ratio / total.sqrt()),
     )
     torch.testing.assert_close(edm.inputs(z, alpha, sigma), z / alpha / total.sqrt())
 

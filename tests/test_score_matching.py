@@ -15,7 +15,11 @@ from probgen.models.energy import EnergyBasedModel
 from probgen.models.rbm import RBM
 from probgen.nn import MLP, Constant
 from probgen.objectives.noise_contrastive import NoiseContrastive
-from probgen.objectives.score_matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+from probgen.objectives.score_matching import (
+    DenoisingScoreMatching,
+    ScoreMatching,
+    SlicedScoreMatching,
+)
 from probgen.train.fit import adam, fit
 
 QUIET = {"progress": False, "verdict": False, "compile": False}
@@ -42,7 +46,9 @@ def test_exact_loss_is_the_formula():
     expected = (trace + score.square().sum(-1) / 2).sum()
     found = ScoreMatching()(gen.model, gen.guide)(x)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    for one, other in zip(*(torch.autograd.grad(v, (a, b), retain_graph=True) for v in (found, expected)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(v, (a, b), retain_graph=True) for v in (found, expected)), strict=True
+    ):
         assert torch.allclose(one, other, rtol=1e-4)
 
 
@@ -68,7 +74,17 @@ def test_denoising_loss_is_the_expected_distance_of_scores():
 def test_a_gaussian_gets_the_moments_of_the_data(objective):
     x = torch.randn(300, 2) * torch.tensor([0.5, 0.9]) + torch.tensor([1.0, -1.0])
     gen = Gaussian(Constant(4))
-    fit(gen, x, objective, steps=200, optimizer=adam(0.05), batch_size=300, ema=0.95, seed=0, **QUIET)
+    fit(
+        gen,
+        x,
+        objective,
+        steps=200,
+        optimizer=adam(0.05),
+        batch_size=300,
+        ema=0.95,
+        seed=0,
+        **QUIET,
+    )
     law = gen()
     assert torch.allclose(law.mean, x.mean(0), atol=0.02)
     assert torch.allclose(law.stddev, x.std(0, correction=0), rtol=0.03)
@@ -77,7 +93,17 @@ def test_a_gaussian_gets_the_moments_of_the_data(objective):
 def test_denoising_gives_the_moments_of_the_noisy_data():
     x = torch.randn(300, 1) * 0.5
     gen = Gaussian(Constant(2))
-    fit(gen, x, DenoisingScoreMatching(0.5), steps=300, optimizer=adam(0.03), ema=0.98, batch_size=300, seed=0, **QUIET)
+    fit(
+        gen,
+        x,
+        DenoisingScoreMatching(0.5),
+        steps=300,
+        optimizer=adam(0.03),
+        ema=0.98,
+        batch_size=300,
+        seed=0,
+        **QUIET,
+    )
     assert gen().variance.item() == pytest.approx(x.var().item() + 0.25, rel=0.15)
 
 
@@ -126,13 +152,29 @@ def test_the_constant_of_a_gaussian_is_learned():
     class Quadratic(nn.Module):
         def __init__(self):
             super().__init__()
-            self.mean, self.log_precision = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+            self.mean, self.log_precision = (
+                nn.Parameter(torch.zeros(2)),
+                nn.Parameter(torch.zeros(2)),
+            )
 
         def forward(self, x):
             return (self.log_precision.exp() * (x - self.mean).square()).sum(-1) / 2
 
-    gen, objective = EnergyBasedModel(Quadratic(), (2,)), NoiseContrastive(standard_normal(2), ratio=4)
-    fit(gen, x, objective, steps=400, optimizer=adam(0.03), batch_size=1000, ema=0.98, seed=0, **QUIET)
+    gen, objective = (
+        EnergyBasedModel(Quadratic(), (2,)),
+        NoiseContrastive(standard_normal(2), ratio=4),
+    )
+    fit(
+        gen,
+        x,
+        objective,
+        steps=400,
+        optimizer=adam(0.03),
+        batch_size=1000,
+        ema=0.98,
+        seed=0,
+        **QUIET,
+    )
     log_z = (math.log(2 * math.pi) - gen.net.log_precision).sum().item() / 2
     assert objective.log_normaliser.item() == pytest.approx(log_z, abs=0.1)
     assert torch.allclose(gen.net.log_precision.exp().rsqrt(), x.std(0), rtol=0.1)
@@ -165,7 +207,10 @@ def test_noise_given_a_context_and_its_own_parameters():
 
     gen, objective = EnergyBasedModel(Joined(), (3,)), NoiseContrastive(noise, ratio=3)
     objective(gen.model, gen.guide)(torch.randn(4, 3), torch.randn(4, 2)).backward()
-    assert all(p.grad is None for p in noise.parameters()) and objective.log_normaliser.grad is not None
+    assert (
+        all(p.grad is None for p in noise.parameters())
+        and objective.log_normaliser.grad is not None
+    )
 
 
 def test_resumed_runs_are_the_same_run(tmp_path):
@@ -173,11 +218,24 @@ def test_resumed_runs_are_the_same_run(tmp_path):
     for parts in ((8,), (4, 8)):
         for index, steps in enumerate(parts):
             torch.manual_seed(index)
-            gen, objective = EnergyBasedModel(MLP(2, [4], 1), (2,)), NoiseContrastive(standard_normal(2))
+            gen, objective = (
+                EnergyBasedModel(MLP(2, [4], 1), (2,)),
+                NoiseContrastive(standard_normal(2)),
+            )
             if not index:
                 torch.manual_seed(0), [nn.init.constant_(p, 0.1) for p in gen.parameters()]
             path = tmp_path / f"{len(parts)}.safetensors"
-            fit(gen, x, objective, steps=steps, batch_size=10, checkpoint=path, resume=True, seed=0, **QUIET)
+            fit(
+                gen,
+                x,
+                objective,
+                steps=steps,
+                batch_size=10,
+                checkpoint=path,
+                resume=True,
+                seed=0,
+                **QUIET,
+            )
         results.append([*gen.parameters(), objective.log_normaliser])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 

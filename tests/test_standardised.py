@@ -40,7 +40,9 @@ def test_conditionals_are_those_of_the_law_in_raw_units():
     ours, truth = pg.conditional(gen(), x, mask), pg.conditional(raw(), x, mask)
     draws = ours.sample((20_000,))
     assert torch.equal(draws[..., [0, 2]], x[:, [0, 2]].expand(20_000, 4, 2))
-    torch.testing.assert_close(ours.log_prob(draws[:5]), truth.log_prob(draws[:5]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        ours.log_prob(draws[:5]), truth.log_prob(draws[:5]), atol=1e-3, rtol=1e-3
+    )
     torch.testing.assert_close(draws[..., 1].mean(0), truth.mean[..., 1], atol=0.01, rtol=0)
     assert (ours.log_prob(x + 1) == -torch.inf).all()
 

@@ -21,7 +21,10 @@ def system() -> System:
     torch.manual_seed(0)
     roots = [torch.randn(n, n).double() for n in (STATES, DIMS, STATES)]
     move, noise, first = (root @ root.mT + 0.1 * torch.eye(len(root)) for root in roots)
-    transition, emission = 0.6 * torch.randn(STATES, STATES).double(), torch.randn(DIMS, STATES).double()
+    transition, emission = (
+        0.6 * torch.randn(STATES, STATES).double(),
+        torch.randn(DIMS, STATES).double(),
+    )
     return System(transition, move, emission, noise, torch.randn(STATES).double(), first)
 
 
@@ -33,7 +36,10 @@ def joint(steps: int = STEPS) -> tuple[torch.Tensor, torch.Tensor]:
     own = [p]
     for _ in range(steps - 1):
         own.append(a @ own[-1] @ a.mT + q)
-    rows = [[power[t - s] @ own[s] if t >= s else own[t] @ power[s - t].mT for s in range(steps)] for t in range(steps)]
+    rows = [
+        [power[t - s] @ own[s] if t >= s else own[t] @ power[s - t].mT for s in range(steps)]
+        for t in range(steps)
+    ]
     cov = torch.cat([torch.cat(row, 1) for row in rows])
     lift = torch.cat([torch.eye(steps * STATES).double(), torch.block_diag(*[c] * steps)])
     noise = torch.block_diag(torch.zeros(steps * STATES, steps * STATES).double(), *[r] * steps)
@@ -80,9 +86,15 @@ def test_smoothed_and_filtered_states_are_those_of_the_joint_law(complete):
     for i, row in enumerate(x):
         expected, whole = given(row)
         torch.testing.assert_close(mean[i].flatten(), expected[: STEPS * STATES])
-        blocks = whole[: STEPS * STATES, : STEPS * STATES].unflatten(0, (STEPS, STATES)).unflatten(2, (STEPS, STATES))
+        blocks = (
+            whole[: STEPS * STATES, : STEPS * STATES]
+            .unflatten(0, (STEPS, STATES))
+            .unflatten(2, (STEPS, STATES))
+        )
         torch.testing.assert_close(cov[i], torch.stack([blocks[t, :, t] for t in range(STEPS)]))
-        torch.testing.assert_close(lagged[:, i], torch.stack([blocks[t + 1, :, t] for t in range(STEPS - 1)]))
+        torch.testing.assert_close(
+            lagged[:, i], torch.stack([blocks[t + 1, :, t] for t in range(STEPS - 1)])
+        )
         for t in range(STEPS):
             now, about = given(row[: t + 1])
             part = slice(t * STATES, (t + 1) * STATES)
@@ -110,13 +122,17 @@ def test_missing_values_are_drawn_from_their_conditional_law():
         cov = cov[:, STEPS * STATES :]
         torch.testing.assert_close(law.mean[i].flatten(), mean)
         hole = row.isnan().flatten()
-        assert torch.equal(draws[:, i].flatten(1)[:, ~hole], row.flatten()[~hole].expand(20_000, -1))
+        assert torch.equal(
+            draws[:, i].flatten(1)[:, ~hole], row.flatten()[~hole].expand(20_000, -1)
+        )
         if hole.any():
             found, scale = draws[:, i].flatten(1)[:, hole], cov[hole][:, hole].diagonal().sqrt()
             assert ((found.mean(0) - mean[hole]) / scale).abs().max() < 0.04
             assert ((found.mT.cov() - cov[hole][:, hole]) / scale.outer(scale)).abs().max() < 0.05
             expected = torch.distributions.MultivariateNormal(mean[hole], cov[hole][:, hole])
-            torch.testing.assert_close(law.log_prob(draws[:1])[0, i], expected.log_prob(found[:1])[0])
+            torch.testing.assert_close(
+                law.log_prob(draws[:1])[0, i], expected.log_prob(found[:1])[0]
+            )
     assert impute(LinearGaussianStateSpace(2, 3, 4), x.float(), draws=2).kind == "exact"
 
 
@@ -132,7 +148,14 @@ def test_single_precision_stays_positive_where_noise_is_small():
     """Near-exact observations of a slow state: textbook updates lose positivity here."""
     tiny = 1e-6 * torch.eye(2).double()
     transition = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).double()
-    parts = System(transition, tiny, torch.eye(2).double(), tiny, torch.zeros(1, 2).double(), 1e4 * torch.eye(2)[None])
+    parts = System(
+        transition,
+        tiny,
+        torch.eye(2).double(),
+        tiny,
+        torch.zeros(1, 2).double(),
+        1e4 * torch.eye(2)[None],
+    )
     parts = System(*(part.double() for part in parts))
     torch.manual_seed(0)
     x = StateSpace(parts, 200).sample((3,))[:, 0].transpose(0, 1)
@@ -212,7 +235,9 @@ def test_a_forecast_has_a_mean_and_a_variance():
     ahead = gen().forecast(x, steps=4)
     draws = ahead.sample((20_000,))
     assert ahead.mean.shape == ahead.variance.shape == (4, 4, 3)
-    assert torch.allclose(ahead.mean, gen().mean_given(torch.cat([x, torch.full((4, 4, 3), torch.nan)], 1))[:, 5:])
+    assert torch.allclose(
+        ahead.mean, gen().mean_given(torch.cat([x, torch.full((4, 4, 3), torch.nan)], 1))[:, 5:]
+    )
     assert ((draws.mean(0) - ahead.mean).abs() < 5 * (ahead.variance / 20_000).sqrt()).all()
     assert torch.allclose(draws.var(0), ahead.variance, rtol=0.1)
     assert gen().mean.shape == gen().variance.shape == (9, 3)

@@ -18,8 +18,12 @@ def test_the_jacobian_is_that_of_automatic_differentiation_and_the_inverse_inver
     transform, fractions = SticksToWeights(), torch.rand(5, 3, dtype=torch.float64)
     weights = transform(fractions)
     torch.testing.assert_close(transform.inv(weights), fractions)
-    for row, logdet in zip(fractions, transform.log_abs_det_jacobian(fractions, weights), strict=True):
-        jacobian = torch.autograd.functional.jacobian(transform, row)[:-1]  # the last weight follows from the others
+    for row, logdet in zip(
+        fractions, transform.log_abs_det_jacobian(fractions, weights), strict=True
+    ):
+        jacobian = torch.autograd.functional.jacobian(transform, row)[
+            :-1
+        ]  # the last weight follows from the others
         torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, logdet)
 
 

@@ -42,7 +42,9 @@ def test_half_a_label_in_any_row_is_refused_where_labels_are_meant(member: Membe
     if not discrete:
         check_support(gen, x, *rest)
         return
-    with pytest.raises(ValueError, match=r"expected x with values in .* got 0.5 in row 101; recode x"):
+    with pytest.raises(
+        ValueError, match=r"expected x with values in .* got 0.5 in row 101; recode x"
+    ):
         check_support(gen, wrong(x, 0.5, 101), *rest)
     with pytest.raises(ValueError, match=r"got 0\.5 in row 101"):
         pg.log_likelihood(gen, wrong(x, 0.5, 101), *rest, particles=1)
@@ -102,26 +104,38 @@ def test_observations_of_programs_are_checked_too():
 
     program = pg.Program(model, guide)
     covariate, y = torch.ones(5), torch.tensor([1.0, 2.0, 3.0, 4.5, 0.0])
-    with pytest.raises(ValueError, match=r"expected y with values in .* got 4.5 in row 3; recode y"):
+    with pytest.raises(
+        ValueError, match=r"expected y with values in .* got 4.5 in row 3; recode y"
+    ):
         pg.log_likelihood(program, covariate, y)
 
 
 def test_bounds_that_differ_from_row_to_row_are_left_alone():
     check_values(
-        "x", torch.tensor([[1.0], [9.0]]), constraints.interval(torch.zeros(2, 1), torch.tensor([[2.0], [10.0]]))
+        "x",
+        torch.tensor([[1.0], [9.0]]),
+        constraints.interval(torch.zeros(2, 1), torch.tensor([[2.0], [10.0]])),
     )
-    check_values("n", torch.tensor([3.0, 9.0]), constraints.integer_interval(0, torch.tensor([3.0, 9.0])))
+    check_values(
+        "n", torch.tensor([3.0, 9.0]), constraints.integer_interval(0, torch.tensor([3.0, 9.0]))
+    )
 
 
 def test_looking_leaves_random_numbers_and_modes_as_they_were():
-    gen = pg.VAE(pg.standard_normal(2), pg.Gaussian(pg.MLP(2, [4], 6, dropout=0.5)), pg.Gaussian(pg.MLP(3, [4], 4)))
+    gen = pg.VAE(
+        pg.standard_normal(2),
+        pg.Gaussian(pg.MLP(2, [4], 6, dropout=0.5)),
+        pg.Gaussian(pg.MLP(3, [4], 4)),
+    )
     before = torch.get_rng_state()
     check_support(gen.train(), torch.zeros(5, 3))
     assert torch.equal(before, torch.get_rng_state()) and gen.training
 
 
 def test_a_model_that_does_not_run_says_so_itself():
-    gen = pg.VAE(pg.standard_normal(2), pg.Gaussian(pg.MLP(3, [4], 6)), pg.Gaussian(pg.MLP(3, [4], 4)))
+    gen = pg.VAE(
+        pg.standard_normal(2), pg.Gaussian(pg.MLP(3, [4], 6)), pg.Gaussian(pg.MLP(3, [4], 4))
+    )
     check_support(gen, torch.zeros(5, 3))
     with pytest.raises((ValueError, RuntimeError)):
         pg.log_likelihood(gen, torch.zeros(5, 3))

@@ -38,7 +38,13 @@ def test_parameter_counts_of_binary_models(n):
 
 @pytest.mark.parametrize(
     "model",
-    [JointTable(4), Factorised(4), MarkovChain(4), MarkovChain(4, order=2), MarkovChain(3, levels=3, order=2)],
+    [
+        JointTable(4),
+        Factorised(4),
+        MarkovChain(4),
+        MarkovChain(4, order=2),
+        MarkovChain(3, levels=3, order=2),
+    ],
     ids=lambda model: f"{type(model).__name__}-{parameters(model)}",
 )
 def test_masses_sum_to_one_and_draws_follow_them(model):
@@ -68,7 +74,9 @@ def test_the_longest_chain_is_the_joint_table():
     x = data(3, levels=3)
     chain, table = MarkovChain(3, levels=3, order=2), JointTable(3, levels=3)
     em(chain, x), em(table, x)
-    torch.testing.assert_close(chain().log_prob(events(3, 3)).exp(), table().log_prob(events(3, 3)).exp())
+    torch.testing.assert_close(
+        chain().log_prob(events(3, 3)).exp(), table().log_prob(events(3, 3)).exp()
+    )
 
 
 def test_em_with_missing_labels_reaches_a_stationary_point():

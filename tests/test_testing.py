@@ -68,7 +68,10 @@ class Observed(LatentVariableModel):
 
     def __init__(self):
         super().__init__()
-        self.loc, self.slope = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor([1.0, 0.5]))
+        self.loc, self.slope = (
+            nn.Parameter(torch.tensor(0.3)),
+            nn.Parameter(torch.tensor([1.0, 0.5])),
+        )
 
     def model(self, x=None, context=None):
         with data_plate(x, context):
@@ -153,7 +156,9 @@ class Prior(Ignoring):
 def test_a_family_that_ignores_contexts_is_told(context):
     x = torch.randn(6, 2)
     check_generative(Prior(), x, context)
-    with pytest.raises(ConformanceError, match=r"depends on the context.* context_size = 0 in the class"):
+    with pytest.raises(
+        ConformanceError, match=r"depends on the context.* context_size = 0 in the class"
+    ):
         check_generative(Ignoring(), x, context)
 
 
@@ -198,7 +203,11 @@ def where_nan(self, x):
 def filled(value, factor=1.0):
     def log_prob(self, x):
         each = N(self.loc, 1.0).log_prob(x.nan_to_num(value))
-        each = torch.where(x.isnan(), factor * each, each) if factor else each.masked_fill(x.isnan(), 0.0)
+        each = (
+            torch.where(x.isnan(), factor * each, each)
+            if factor
+            else each.masked_fill(x.isnan(), 0.0)
+        )
         return each.sum(-1).expand(torch.broadcast_shapes(x.shape[:-1], self.batch_shape))
 
     return log_prob
@@ -208,7 +217,11 @@ def coupled(self, x):
     """Variables that depend on each other, scored without their missing partner as if they did not."""
     missing, x = x.isnan(), x.nan_to_num() - self.loc
     each = torch.stack([N(0.0, 1.0).log_prob(x[..., 0]), N(x[..., 0], 1.0).log_prob(x[..., 1])], -1)
-    return each.masked_fill(missing, 0.0).sum(-1).expand(torch.broadcast_shapes(x.shape[:-1], self.batch_shape))
+    return (
+        each.masked_fill(missing, 0.0)
+        .sum(-1)
+        .expand(torch.broadcast_shapes(x.shape[:-1], self.batch_shape))
+    )
 
 
 def coupled_sample(self, sample_shape=()):
@@ -312,14 +325,30 @@ REJECTED = [
     ("same seed", law(sample=numpy_draws), (X,)),
     ("one finite number", law(log_prob=lambda self, x: N(self.loc, 1.0).log_prob(x)), (X,)),
     ("one finite number", law(log_prob=lambda self, x: Law.log_prob(self, x).log()), (X,)),
-    ("one finite number", law(log_prob=lambda self, x: Law.log_prob(self, x) + torch.randn(())), (X,)),
+    (
+        "one finite number",
+        law(log_prob=lambda self, x: Law.log_prob(self, x) + torch.randn(())),
+        (X,),
+    ),
     ("one finite number", law(density="implicit"), (X,)),
     ("one finite number", law(density="implicit", log_prob=silent_refusal), (X,)),
-    ("the other rows", law(log_prob=lambda self, x: Law.log_prob(self, x - x.mean(-2, keepdim=True))), (X,)),
-    ("draws to the left", law(log_prob=lambda self, x: Law.log_prob(self, x.reshape(-1, 2)[-6:])), (X,)),
+    (
+        "the other rows",
+        law(log_prob=lambda self, x: Law.log_prob(self, x - x.mean(-2, keepdim=True))),
+        (X,),
+    ),
+    (
+        "draws to the left",
+        law(log_prob=lambda self, x: Law.log_prob(self, x.reshape(-1, 2)[-6:])),
+        (X,),
+    ),
     ("expand(shape)", law(expand=torch.distributions.Distribution.expand), (X,)),
     ("expand(shape)", law(expand=lambda self, shape, _instance=None: self), (X,)),
-    ("log_likelihood gives", module(model=lambda self, x=None, context=None: Stated(Law(0 * self.loc)).model(x)), (X,)),
+    (
+        "log_likelihood gives",
+        module(model=lambda self, x=None, context=None: Stated(Law(0 * self.loc)).model(x)),
+        (X,),
+    ),
     ("samples follow", law(sample=lambda self, shape=(): 2 * Law.sample(self, shape)), (X,)),
     ("samples follow", law(log_prob=lambda self, x: 2 * Law.log_prob(self, x)), (X,)),
     # program
@@ -334,7 +363,11 @@ REJECTED = [
     ("log weights", program(model=model_that_indexes_from_the_left), (X,)),
     ("finite gradient", Idle(), (X,)),
     ("finite gradient", Root(), (X,)),
-    ("part of any other program", program(forward=lambda self, context=None: Running(self.slope)), (X,)),
+    (
+        "part of any other program",
+        program(forward=lambda self, context=None: Running(self.slope)),
+        (X,),
+    ),
     # missing values
     ("missing values", law(log_prob=silent_nan), (X,)),
     ("missing values", law(log_prob=refusal_of_nan("bad input")), (X,)),
@@ -344,7 +377,9 @@ REJECTED = [
 ]
 
 
-@pytest.mark.parametrize(("promise", "gen", "batch"), REJECTED, ids=[f"{n} {r[0]}" for n, r in enumerate(REJECTED)])
+@pytest.mark.parametrize(
+    ("promise", "gen", "batch"), REJECTED, ids=[f"{n} {r[0]}" for n, r in enumerate(REJECTED)]
+)
 def test_a_broken_promise_is_named(promise, gen, batch):
     with pytest.raises(ConformanceError) as raised:
         check_generative(gen, *batch)
@@ -382,10 +417,14 @@ def mean_of_samples(model, guide):
 def test_laws_without_a_normalised_density_pass():
     check_generative(law(density="implicit", log_prob=spoken_refusal), X, objective=mean_of_samples)
     for kind in ("unbiased", "bound", "approximate"):
-        noisy = law(density=kind, log_prob=lambda self, x: Law.log_prob(self, x) + 0.1 * torch.randn(()))
+        noisy = law(
+            density=kind, log_prob=lambda self, x: Law.log_prob(self, x) + 0.1 * torch.randn(())
+        )
         check_generative(noisy, X, objective=mean_of_samples)
     check_generative(
-        law(density="unnormalised", log_prob=lambda self, x: Law.log_prob(self, x) + 5.0), X, objective=mean_of_samples
+        law(density="unnormalised", log_prob=lambda self, x: Law.log_prob(self, x) + 5.0),
+        X,
+        objective=mean_of_samples,
     )
 
 

@@ -36,7 +36,12 @@ def written_through_a_view(x):
 
 def largest(x):
     wide = x.expand(ROWS, 3)
-    return wide.max(1)[0].exp().sum(), wide.max(0, keepdim=True)[0], wide.amax((0, 1)), wide.min(0)[0]
+    return (
+        wide.max(1)[0].exp().sum(),
+        wide.max(0, keepdim=True)[0],
+        wide.amax((0, 1)),
+        wide.min(0)[0],
+    )
 
 
 def normal(x):
@@ -47,11 +52,23 @@ def normal(x):
 
 THIN = {  # function: entries that are left to compute
     "pointwise": (lambda x: x.expand(ROWS, 3).exp().log1p(), 6),
-    "sums": (lambda x: (x.expand(ROWS, 3).exp().sum(), x.expand(ROWS, 3).sum(0), x.expand(2, 3).mul(2).sum(1)), 10),
+    "sums": (
+        lambda x: (
+            x.expand(ROWS, 3).exp().sum(),
+            x.expand(ROWS, 3).sum(0),
+            x.expand(2, 3).mul(2).sum(1),
+        ),
+        10,
+    ),
     "kept dims": (lambda x: x[:, None].expand(3, ROWS).exp().sum((0, 1), keepdim=True), 4),
     "views": (lambda x: x.expand(ROWS, 3).unsqueeze(1).exp().squeeze(1).sum(0), 6),
     "transposed": (lambda x: x.expand(ROWS, 3).t().exp().permute(1, 0).transpose(0, 1).sum(1), 6),
-    "numbers": (lambda x: (torch.ones(ROWS, 3) * 2 + torch.full_like(x.expand(ROWS, 3), 3.0)).sum() + x.sum(), 4),
+    "numbers": (
+        lambda x: (
+            (torch.ones(ROWS, 3) * 2 + torch.full_like(x.expand(ROWS, 3), 3.0)).sum() + x.sum()
+        ),
+        4,
+    ),
     "largest": (largest, 2),
     "in place": (in_place, 13),
     "normal": (normal, 6 * ROWS + 2),
@@ -61,7 +78,11 @@ SAME = {
     "concatenated": lambda x: torch.cat([x.expand(ROWS, 3), x[:2].sum().expand(ROWS, 1)], 1),
     "written": written_through_a_view,
     "matrix": lambda x: torch.linspace(0, 1, 6000).reshape(2000, 3) @ x,
-    "running": lambda x: (x.cumsum(0), x.expand(4, 3).cumprod(1).cumsum(0), x[:, None].expand(3, 50).cumsum(1)),
+    "running": lambda x: (
+        x.cumsum(0),
+        x.expand(4, 3).cumprod(1).cumsum(0),
+        x[:, None].expand(3, 50).cumsum(1),
+    ),
     "counted": lambda x: (x > 0).expand(2, 3).cumsum(-1) + (x > 1).long().cumprod(0) + x,
     "softmax": lambda x: x.expand(ROWS, 3).log_softmax(1)[:, 1] + DATA,
     "unforeseen": lambda x: x[x > -10].expand(ROWS, 3).exp().sum(),
@@ -96,7 +117,9 @@ def test_gradients_taken_inside_stay_the_same():
 
     x = torch.tensor([0.3, -0.2])
     thin = thinned(record(gradient, x), x)
-    by_hand = torch.stack([(((DATA - x[1]) / x[0].exp()) ** 2 - 1).sum(), (DATA - x[1]).sum() / (2 * x[0]).exp()])
+    by_hand = torch.stack(
+        [(((DATA - x[1]) / x[0].exp()) ** 2 - 1).sum(), (DATA - x[1]).sum() / (2 * x[0]).exp()]
+    )
     torch.testing.assert_close(thin(x), by_hand)
 
 

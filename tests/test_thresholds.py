@@ -10,13 +10,25 @@ from probgen.distributions.diffusion.thresholds import Limit
 def ring(count: int, seed: int) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     angle = torch.randint(8, (count,), generator=random) * torch.pi / 4
-    return 1.4 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(count, 2, generator=random)
+    return 1.4 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(
+        count, 2, generator=random
+    )
 
 
 def trained(prediction, threshold, x):
     torch.manual_seed(0)
     gen = pg.Diffusion(pg.TimeMLP(2, [64, 64]), (2,), prediction=prediction, threshold=threshold)
-    pg.fit(gen, x, pg.Denoising(), steps=800, batch_size=256, seed=0, verdict=False, progress=False, compile=False)
+    pg.fit(
+        gen,
+        x,
+        pg.Denoising(),
+        steps=800,
+        batch_size=256,
+        seed=0,
+        verdict=False,
+        progress=False,
+        compile=False,
+    )
     return gen.eval()
 
 
@@ -30,7 +42,9 @@ def models():
     }
 
 
-@pytest.mark.parametrize("sampler", [pg.DDIM(20), pg.DPMSolver(20), pg.Heun(20)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler", [pg.DDIM(20), pg.DPMSolver(20), pg.Heun(20)], ids=lambda s: type(s).__name__
+)
 def test_a_network_that_tells_the_noise_is_as_good_as_one_that_tells_the_velocity(models, sampler):
     test, away = ring(600, 1), {}
     for name, gen in models.items():
@@ -39,7 +53,9 @@ def test_a_network_that_tells_the_noise_is_as_good_as_one_that_tells_the_velocit
         away[name] = pg.wasserstein(drawn, test, splits=0).value
         if name != "noise, unbounded":
             assert drawn.abs().max() < 2.2
-    assert away["noise"] < away["velocity"] + 0.2  # two samples of the law are 0.3 apart, give or take 0.1
+    assert (
+        away["noise"] < away["velocity"] + 0.2
+    )  # two samples of the law are 0.3 apart, give or take 0.1
     assert away["noise"] < 0.75 * away["noise, unbounded"]
 
 

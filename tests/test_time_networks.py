@@ -15,9 +15,18 @@ from probgen.nn.unet import Mixing, Residual, UNet
 NETWORKS = {
     "TimeMLP": (lambda **o: TimeMLP(6, [8, 8, 5], **o), (6,)),
     "UNet": (lambda **o: UNet((2, 8, 8), width=8, multipliers=(1, 2), **o), (2, 8, 8)),
-    "UNet of odd size": (lambda **o: UNet((1, 7, 5), width=8, multipliers=(1, 1, 2), blocks=2, **o), (1, 7, 5)),
-    "DiT of images": (lambda **o: DiT((2, 8, 4), patch=2, width=16, layers=2, heads=2, **o), (2, 8, 4)),
-    "DiT of sequences": (lambda **o: DiT((6, 3), patch=3, width=16, layers=2, heads=2, **o), (6, 3)),
+    "UNet of odd size": (
+        lambda **o: UNet((1, 7, 5), width=8, multipliers=(1, 1, 2), blocks=2, **o),
+        (1, 7, 5),
+    ),
+    "DiT of images": (
+        lambda **o: DiT((2, 8, 4), patch=2, width=16, layers=2, heads=2, **o),
+        (2, 8, 4),
+    ),
+    "DiT of sequences": (
+        lambda **o: DiT((6, 3), patch=3, width=16, layers=2, heads=2, **o),
+        (6, 3),
+    ),
     "DiT of vectors": (lambda **o: DiT((6,), patch=2, width=16, layers=2, heads=2, **o), (6,)),
 }
 
@@ -47,9 +56,18 @@ def test_rows_do_not_depend_on_leading_dims_and_all_inputs_matter(name):
     assert together.shape == x.shape
     for i in range(2):
         for j in range(3):
-            torch.testing.assert_close(net(x[i, j], t[i, j], context[i, j]), together[i, j], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(net(x, t[0], context[0]), net(x, t[0].expand(2, 3), context[0].expand(2, 3, 3)))
-    for other in (net(x, 1 - t, context), net(x, t, -context), net(x, t, None), net(-x, t, context)):
+            torch.testing.assert_close(
+                net(x[i, j], t[i, j], context[i, j]), together[i, j], atol=1e-4, rtol=1e-4
+            )
+    torch.testing.assert_close(
+        net(x, t[0], context[0]), net(x, t[0].expand(2, 3), context[0].expand(2, 3, 3))
+    )
+    for other in (
+        net(x, 1 - t, context),
+        net(x, t, -context),
+        net(x, t, None),
+        net(-x, t, context),
+    ):
         assert (other - together).flatten(2).abs().amax(-1).min() > 1e-3
     together.square().sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
@@ -67,7 +85,9 @@ def test_rows_of_nan_and_no_context_are_the_same_unknown_context(name):
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
-@pytest.mark.parametrize(("name", "axis"), [("TimeMLP", 0), ("UNet", 0), ("DiT of images", 0), ("DiT of sequences", 1)])
+@pytest.mark.parametrize(
+    ("name", "axis"), [("TimeMLP", 0), ("UNet", 0), ("DiT of images", 0), ("DiT of sequences", 1)]
+)
 def test_outputs_may_be_wider_than_inputs(name, axis):
     shape = list(NETWORKS[name][1])
     shape[axis] *= 2
@@ -102,7 +122,9 @@ def test_time_is_seen_through_cosines_and_sines_of_frequencies_in_equal_ratios()
     t = torch.tensor([0.0, 0.3, -2.0])
     frequencies = torch.tensor([0.5, 1.0, 2.0, 4.0])
     angles = t[:, None] * frequencies
-    torch.testing.assert_close(FourierTime(4, 0.5, 4.0)(t), torch.cat((angles.cos(), angles.sin()), -1))
+    torch.testing.assert_close(
+        FourierTime(4, 0.5, 4.0)(t), torch.cat((angles.cos(), angles.sin()), -1)
+    )
 
 
 def test_conditioning_is_its_formula():
@@ -111,7 +133,11 @@ def test_conditioning_is_its_formula():
     context[3] = torch.nan
     features = module.time[2](silu(module.time[0](FourierTime(4)(t))))
     for row in range(7):
-        known = linear(context[row], module.known.weight, module.known.bias) if row != 3 else module.unknown
+        known = (
+            linear(context[row], module.known.weight, module.known.bias)
+            if row != 3
+            else module.unknown
+        )
         torch.testing.assert_close(module(t, context)[row], silu(features[row] + known))
 
 
@@ -133,7 +159,12 @@ def test_residual_block_is_its_formula():
     x, e = torch.randn(3, 4, 5, 5), torch.randn(3, 5)
     h = conv2d(silu(group_norm(x, 4)), block.enter[2].weight, block.enter[2].bias, padding=1)
     scale, shift = block.modulation(e)[:, :, None, None].chunk(2, 1)
-    h = conv2d(silu(group_norm(h, 2) * (1 + scale) + shift), block.leave[2].weight, block.leave[2].bias, padding=1)
+    h = conv2d(
+        silu(group_norm(h, 2) * (1 + scale) + shift),
+        block.leave[2].weight,
+        block.leave[2].bias,
+        padding=1,
+    )
     torch.testing.assert_close(block(x, e), conv2d(x, block.skip.weight, block.skip.bias) + h)
 
 
@@ -153,7 +184,9 @@ def test_attention_over_all_positions_is_its_formula():
     torch.testing.assert_close(causal(h)[:, -1], attention(h)[:, -1])
     mixing, x = Mixing(8, 2), torch.randn(3, 8, 3, 2)
     torch.nn.init.normal_(mixing.attention.out.weight)
-    expected = softmax_attention(mixing.attention, group_norm(x, 8).flatten(2).mT).mT.unflatten(2, (3, 2))
+    expected = softmax_attention(mixing.attention, group_norm(x, 8).flatten(2).mT).mT.unflatten(
+        2, (3, 2)
+    )
     torch.testing.assert_close(mixing(x), x + expected)
 
 
@@ -187,7 +220,9 @@ def test_unet_uses_its_skips_and_coarse_levels():
                 parameter.add_(0.2 * torch.randn_like(parameter))
         for module in net.modules():
             if isinstance(module, torch.nn.GroupNorm):
-                module.register_forward_hook(lambda module, inputs, output: inputs[0])  # they see all pixels
+                module.register_forward_hook(
+                    lambda module, inputs, output: inputs[0]
+                )  # they see all pixels
         x = torch.randn(1, 1, 24, 24, requires_grad=True)
         (gradient,) = torch.autograd.grad(net(x, torch.rand(1))[0, 0, 0, 0], x)
         assert (gradient[0, 0, -1, -1] != 0) == reaches and gradient[0, 0, 1, 1] != 0

@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
-from stepwise import all_events, assert_all_earlier_and_no_others, assert_completes, influence, terms_of_steps
+from stepwise import (
+    all_events,
+    assert_all_earlier_and_no_others,
+    assert_completes,
+    influence,
+    terms_of_steps,
+)
 from torch import nn
 
 import probgen as pg
@@ -16,7 +22,9 @@ from probgen.nn.transformer import CausalAttention, Tokens
 
 def tokens(length=5, levels=3, **options) -> Transformer:
     options = {"layers": 2, "heads": 2, **options}
-    return louder(Transformer((length,), heads.Categorical(levels=levels), Tokens(levels, 8), **options))
+    return louder(
+        Transformer((length,), heads.Categorical(levels=levels), Tokens(levels, 8), **options)
+    )
 
 
 def pixels(shape=(1, 2, 3), **options) -> Transformer:
@@ -33,7 +41,9 @@ def louder(gen: Transformer) -> Transformer:
     return gen
 
 
-@pytest.mark.parametrize(("gen", "levels"), [(tokens, 3), (pixels, 2), (lambda: pixels((2, 2, 2)), 2)])
+@pytest.mark.parametrize(
+    ("gen", "levels"), [(tokens, 3), (pixels, 2), (lambda: pixels((2, 2, 2)), 2)]
+)
 @torch.no_grad()
 def test_probabilities_of_all_events_sum_to_one(gen, levels):
     law = gen()()
@@ -45,7 +55,9 @@ def test_probabilities_of_all_events_sum_to_one(gen, levels):
 @pytest.mark.parametrize("shape", [(9,), (1, 3, 4), (2, 2, 3)])
 def test_every_entry_sees_all_earlier_ones_and_no_others(shape):
     net = pixels(shape).double().net
-    assert_all_earlier_and_no_others(influence(net, torch.rand(shape).double(), torch.arange(math.prod(shape))))
+    assert_all_earlier_and_no_others(
+        influence(net, torch.rand(shape).double(), torch.arange(math.prod(shape)))
+    )
 
 
 @pytest.mark.parametrize("context", [0, 3])
@@ -61,7 +73,10 @@ def test_sampling_steps_have_the_laws_that_the_score_has(make, context):
 def test_attention_is_a_weighted_mean_over_earlier_positions():
     attention, h = CausalAttention(6, 2), torch.randn(4, 6)
     q, k, v = (
-        h @ w.T + b for w, b in zip(attention.inputs.weight.chunk(3), attention.inputs.bias.chunk(3), strict=True)
+        h @ w.T + b
+        for w, b in zip(
+            attention.inputs.weight.chunk(3), attention.inputs.bias.chunk(3), strict=True
+        )
     )
     out = torch.zeros(4, 6)
     for head in (slice(0, 3), slice(3, 6)):
@@ -109,7 +124,14 @@ def test_learns_to_copy_what_it_saw():
     embed = Tokens(3, 16)
     gen = Transformer((6,), heads.Categorical(levels=3), embed, layers=2, heads=2)
     pg.fit(
-        gen, half.repeat(1, 2), steps=300, batch_size=64, optimizer=pg.adam(5e-3), seed=0, compile=False, verdict=False
+        gen,
+        half.repeat(1, 2),
+        steps=300,
+        batch_size=64,
+        optimizer=pg.adam(5e-3),
+        seed=0,
+        compile=False,
+        verdict=False,
     )
     nll = -pg.log_likelihood(gen, half.repeat(1, 2)).mean
     assert 3 * math.log(3) - 0.05 < nll < 3 * math.log(3) + 0.1

@@ -17,7 +17,9 @@ PRIORS = ("VAE, normal prior    ", "VAE, diffusion prior ")
 def run(name, output):
     command = [sys.executable, str(TUTORIALS / name), "--output", str(output)]
     environment = {**os.environ, "MPLBACKEND": "Agg"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -34,9 +36,22 @@ def test_quickstart(tmp_path):
     assert score(text, "mixture, EM") > -130 and score(text, "Bayesian mixture") > -130
     assert "the VAE is better than counting pixels: True" in text and "is inconclusive" in text
     data = arviz.from_netcdf(tmp_path / "bayesian_mixture.nc")
-    assert dict(data.posterior["means"].sizes) == {"chain": 1, "draw": 300, "cluster": 10, "pixel": 64}
+    assert dict(data.posterior["means"].sizes) == {
+        "chain": 1,
+        "draw": 300,
+        "cluster": 10,
+        "pixel": 64,
+    }
     assert float(abs(data.posterior["weights"].sum("cluster") - 1).max()) < 1e-4
-    pictures = {"mixture_means", "weights_forest", "weights_trace", "weights_pair", "vae", "vae_samples", "imputation"}
+    pictures = {
+        "mixture_means",
+        "weights_forest",
+        "weights_trace",
+        "weights_pair",
+        "vae",
+        "vae_samples",
+        "imputation",
+    }
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 
@@ -46,7 +61,13 @@ def test_your_own_model(tmp_path):
     assert gap < 0.6  # posterior standard deviations between SVI and NUTS
     assert "pooled: History(1500 steps" in text and "loss: settled" in text
     data = arviz.from_netcdf(tmp_path / "hierarchical.nc")
-    assert list(data.posterior["line"].coords["age"].values) == ["19-34", "35-44", "45-54", "55-64", "65-79"]
+    assert list(data.posterior["line"].coords["age"].values) == [
+        "19-34",
+        "35-44",
+        "45-54",
+        "55-64",
+        "65-79",
+    ]
     assert {"forest", "predictive_check", "lines"} <= {path.stem for path in tmp_path.glob("*.png")}
 
 
@@ -54,24 +75,34 @@ def test_fast_inference(tmp_path):
     text = run("03_fast_inference.py", tmp_path)
     gaps = [float(rest.split()[0]) for rest in text.split("steps differ by at most ")[1:]]
     assert len(gaps) == 3 and max(gaps) < 1e-3  # nats per row, between program and compiled graph
-    width = pandas.read_csv(tmp_path / "summary.csv", index_col=0)["width"]  # of the guides, relative to NUTS
+    width = pandas.read_csv(tmp_path / "summary.csv", index_col=0)[
+        "width"
+    ]  # of the guides, relative to NUTS
     assert width["mean field"] < 0.6 and width["mean field"] < width["multivariate"] < 1
     assert abs(width["mixture"] - 1) < 0.15 and abs(width["schools"] - 1) < 0.2
     assert float(text.split("chains from the guide: ")[1].split(",")[0]) < 1.1  # R-hat
-    assert float(text.split("held-out log score, NUTS: ")[1].split()[0]) > -0.1  # -0.66 without any measurement
+    assert (
+        float(text.split("held-out log score, NUTS: ")[1].split()[0]) > -0.1
+    )  # -0.66 without any measurement
     data = arviz.from_netcdf(tmp_path / "tumours.nc")
     assert dict(data.posterior["slope"].sizes) == {"chain": 4, "draw": 250, "kind": 10, "part": 3}
-    assert {"schools", "slopes", "mixture", "chains", "trust"} <= {path.stem for path in tmp_path.glob("*.png")}
+    assert {"schools", "slopes", "mixture", "chains", "trust"} <= {
+        path.stem for path in tmp_path.glob("*.png")
+    }
 
 
 def test_autoregressive(tmp_path):
     text = run("04_autoregressive.py", tmp_path)
-    assert "joint table        511 parameters" in text and "chain of order 1    17 parameters" in text
+    assert (
+        "joint table        511 parameters" in text and "chain of order 1    17 parameters" in text
+    )
     assert score(text, "pixel counts") == pytest.approx(-106.3, abs=0.1)
     assert score(text, "PixelCNN     ") > -83 and "PixelCNN is better than MADE: True" in text
     assert float(text.split("area under the curve ")[1].split()[0]) > 0.98
     assert "lower half: exact; upper half: asymptotic" in text
-    assert {"completions", "surprise_and_samples", "uses"} <= {path.stem for path in tmp_path.glob("*.png")}
+    assert {"completions", "surprise_and_samples", "uses"} <= {
+        path.stem for path in tmp_path.glob("*.png")
+    }
 
 
 def test_flows(tmp_path):
@@ -86,8 +117,12 @@ def test_flows(tmp_path):
 
 def test_graphical_and_sequences(tmp_path):
     text = run("06_graphical_and_sequences.py", tmp_path)
-    dyspnoea = next(line for line in text.splitlines() if line.startswith("short of breath")).split()
-    assert [float(value) for value in dyspnoea[-4:]] == pytest.approx([0.0188, 0.1028, 0.8340, 0.4360], abs=1e-3)
+    dyspnoea = next(
+        line for line in text.splitlines() if line.startswith("short of breath")
+    ).split()
+    assert [float(value) for value in dyspnoea[-4:]] == pytest.approx(
+        [0.0188, 0.1028, 0.8340, 0.4360], abs=1e-3
+    )
     assert score(text, "EM on all with gaps") > score(text, "complete records only") + 0.3
     assert score(text, "tree  ") > score(text, "independent pixels") + 2
     data = arviz.from_netcdf(tmp_path / "earthquakes.nc")
@@ -99,18 +134,38 @@ def test_graphical_and_sequences(tmp_path):
 
 def test_diffusion(tmp_path):
     text = run("08_diffusion.py", tmp_path)
-    assert score(text, "two moons, flow matching") > score(text, "two moons, mixture of 8 Gaussians")
-    kinds = {"diffusion, bound": "(bound", "diffusion, its equation": "(approximate", "flow matching  ": "(exact"}
+    assert score(text, "two moons, flow matching") > score(
+        text, "two moons, mixture of 8 Gaussians"
+    )
+    kinds = {
+        "diffusion, bound": "(bound",
+        "diffusion, its equation": "(approximate",
+        "flow matching  ": "(exact",
+    }
     for name, kind in kinds.items():
-        assert kind in next(line for line in text.splitlines() if line.startswith(f"two moons, {name}"))
+        assert kind in next(
+            line for line in text.splitlines() if line.startswith(f"two moons, {name}")
+        )
     assert (
         "the diffusion, told the labels, is better than counting pixels: True" in text
         and "completions are heuristic" in text
     )
-    distance = {name: float(text.split(f"{name} Fréchet distance")[1].split()[0]) for name in PRIORS}
+    distance = {
+        name: float(text.split(f"{name} Fréchet distance")[1].split()[0]) for name in PRIORS
+    }
     assert distance["VAE, diffusion prior "] < 0.6 * distance["VAE, normal prior    "]
     assert "real : real" in text and "copying test" in text
-    pictures = {"moons", "paths", "denoising", "diffusion", "samplers", "guidance", "halves", "codes", "latent"}
+    pictures = {
+        "moons",
+        "paths",
+        "denoising",
+        "diffusion",
+        "samplers",
+        "guidance",
+        "halves",
+        "codes",
+        "latent",
+    }
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 
@@ -126,7 +181,11 @@ def test_energy_and_gan(tmp_path):
     low, _, high, *_ = numbers(text, "wide machine, annealed")
     assert abs(high - low) < 0.5
     assert score(text, "independent pixels") == pytest.approx(-25.05, abs=0.02)
-    assert score(text, "wide machine, reverse") > score(text, "small machine  ") > score(text, "tree of pixels")
+    assert (
+        score(text, "wide machine, reverse")
+        > score(text, "small machine  ")
+        > score(text, "tree of pixels")
+    )
     assert "wide machine better than the tree: True" in text and "is inconclusive" in text
     assert "(approximate)" in text and "(unnormalised)" in text
     assert "small machine exact; wide machine asymptotic" in text
@@ -134,19 +193,27 @@ def test_energy_and_gan(tmp_path):
     learned = float(text.split(" as learned along with the network")[0].split()[-1])
     assert max(abs(low - grid), abs(high - grid), abs(learned - grid)) < 0.4
     plain, tamed = (
-        [numbers(text, f"{name}, seed {seed}") for seed in range(3)] for name in ("plain", "relativistic, R1, R2")
+        [numbers(text, f"{name}, seed {seed}") for seed in range(3)]
+        for name in ("plain", "relativistic, R1, R2")
     )
     assert min(modes for modes, *_ in tamed) >= 7
-    assert sum(good for *_, good in tamed) > sum(good for *_, good in plain) + 30  # percent, of three seeds
+    assert (
+        sum(good for *_, good in tamed) > sum(good for *_, good in plain) + 30
+    )  # percent, of three seeds
     collapsed, spread = text.split("plain MLP: ")[1].split("DCGAN with R1: ")
     assert numbers(spread, "Fréchet")[0] < numbers(collapsed, "Fréchet")[0] / 2
     assert numbers(collapsed, "recall")[0] < 0.15 < numbers(spread, "recall")[0]
     assert "log_likelihood: this law is implicit" in text and "sample_report(draws, rows)" in text
     assert numbers(text, "codes by adversarial")[0] < numbers(text, "codes by ELBO")[0] / 3
-    assert score(text, "12 independent bits") == pytest.approx(score(text, "the same, not enumerated"), abs=0.1)
+    assert score(text, "12 independent bits") == pytest.approx(
+        score(text, "the same, not enumerated"), abs=0.1
+    )
     *_, gain, error = numbers(text, "and trained on together")
     assert gain > max(0.2, 3 * error)
-    assert "a machine of 16 and 16 units: ELBO: expected density exact" in text and "got unnormalised" in text
+    assert (
+        "a machine of 16 and 16 units: ELBO: expected density exact" in text
+        and "got unnormalised" in text
+    )
     pictures = {"machines", "energy", "ring", "digits", "latents", "energy_and_gan"}
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 

@@ -59,39 +59,60 @@ def sqrtm_frechet(mean, covariance, other_mean, other_covariance):
 
 def test_frechet_of_gaussians_is_that_of_the_matrix_root():
     a, b = torch.randn(2, 6, 6, dtype=torch.double)
-    mean, other, covariance, rest = torch.zeros(6).double(), torch.ones(6).double(), a @ a.T, b @ b.T
+    mean, other, covariance, rest = (
+        torch.zeros(6).double(),
+        torch.ones(6).double(),
+        a @ a.T,
+        b @ b.T,
+    )
     expected = sqrtm_frechet(*(part.numpy() for part in (mean, covariance, other, rest)))
-    assert gaussian_frechet(mean, covariance, other, rest).item() == pytest.approx(expected, rel=1e-9)
+    assert gaussian_frechet(mean, covariance, other, rest).item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_frechet_of_samples_in_any_chunks_and_of_events():
     x, y = torch.randn(300, 2, 3), torch.randn(200, 2, 3) * 1.5 + 0.5
     rows = [part.flatten(1).double().numpy() for part in (x, y)]
-    expected = sqrtm_frechet(*(f(part) for part in rows for f in (lambda r: r.mean(0), lambda r: np.cov(r.T))))
+    expected = sqrtm_frechet(
+        *(f(part) for part in rows for f in (lambda r: r.mean(0), lambda r: np.cov(r.T)))
+    )
     whole, parts = (frechet_distance(x, y, standardize=False, chunk=chunk) for chunk in (1024, 7))
     assert whole.value == pytest.approx(expected, rel=1e-9)
-    assert (parts.value, parts.stderr, parts.floor) == pytest.approx((whole.value, whole.stderr, whole.floor), rel=1e-9)
+    assert (parts.value, parts.stderr, parts.floor) == pytest.approx(
+        (whole.value, whole.stderr, whole.floor), rel=1e-9
+    )
     assert whole.rows == (300, 200) and whole.floor_rows == (120, 80)
 
 
 def test_frechet_standard_error_is_the_spread_over_samples():
     scale = torch.tensor([1.0, 2.0, 0.5])
-    found = [frechet_distance(torch.randn(300, 3) * scale, torch.randn(400, 3) + 0.3, splits=0) for _ in range(300)]
+    found = [
+        frechet_distance(torch.randn(300, 3) * scale, torch.randn(400, 3) + 0.3, splits=0)
+        for _ in range(300)
+    ]
     values = torch.tensor([each.value for each in found])
     assert np.mean([each.stderr for each in found]) == pytest.approx(values.std().item(), rel=0.15)
-    truth = gaussian_frechet(torch.zeros(3), (scale**2).diag(), torch.full((3,), 0.3), torch.eye(3)).item()
+    truth = gaussian_frechet(
+        torch.zeros(3), (scale**2).diag(), torch.full((3,), 0.3), torch.eye(3)
+    ).item()
     assert 0.9 < np.mean([each.interval[0] <= truth <= each.interval[1] for each in found]) <= 1.0
 
 
 def test_frechet_floor_is_what_one_law_gives():
     found = [frechet_distance(torch.randn(400, 5), torch.randn(300, 5)) for _ in range(100)]
-    values, floors = (np.array([getattr(each, name) for each in found]) for name in ("value", "floor"))
+    values, floors = (
+        np.array([getattr(each, name) for each in found]) for name in ("value", "floor")
+    )
     assert floors.mean() == pytest.approx(values.mean(), rel=0.15)
     held = [
-        frechet_distance(torch.randn(200, 5), torch.randn(300, 5), reference=torch.randn(250, 5)) for _ in range(50)
+        frechet_distance(torch.randn(200, 5), torch.randn(300, 5), reference=torch.randn(250, 5))
+        for _ in range(50)
     ]
     assert held[0].floor_rows == (200, 300)
-    assert np.mean([each.floor for each in held]) == pytest.approx(np.mean([each.value for each in held]), rel=0.2)
+    assert np.mean([each.floor for each in held]) == pytest.approx(
+        np.mean([each.value for each in held]), rel=0.2
+    )
 
 
 def test_frechet_with_fewer_rows_than_features():
@@ -109,13 +130,23 @@ def test_frechet_with_fewer_rows_than_features():
 
 
 def brute_mmd(kernel, x, y):
-    own = [kernel(a[None], b[None]).item() for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
-    other = [kernel(a[None], b[None]).item() for i, a in enumerate(y) for j, b in enumerate(y) if i != j]
-    return np.mean(own) + np.mean(other) - 2 * np.mean([kernel(a[None], b[None]).item() for a in x for b in y])
+    own = [
+        kernel(a[None], b[None]).item() for i, a in enumerate(x) for j, b in enumerate(x) if i != j
+    ]
+    other = [
+        kernel(a[None], b[None]).item() for i, a in enumerate(y) for j, b in enumerate(y) if i != j
+    ]
+    return (
+        np.mean(own)
+        + np.mean(other)
+        - 2 * np.mean([kernel(a[None], b[None]).item() for a in x for b in y])
+    )
 
 
 @pytest.mark.parametrize(
-    "kernel", [PolynomialKernel(), GaussianKernel(1.3), energy_kernel], ids=["poly", "rbf", "energy"]
+    "kernel",
+    [PolynomialKernel(), GaussianKernel(1.3), energy_kernel],
+    ids=["poly", "rbf", "energy"],
 )
 def test_discrepancies_by_loops_for_the_samples_and_for_permutations(kernel):
     x, y = torch.randn(8, 3).double(), torch.randn(6, 3).double() + 0.5
@@ -125,19 +156,24 @@ def test_discrepancies_by_loops_for_the_samples_and_for_permutations(kernel):
     keys = torch.rand(5, 14, generator=torch.Generator().manual_seed(0)).argsort(1)
     for value, chosen in zip(values, torch.cat([torch.arange(14)[None], keys]) < 8, strict=True):
         pooled = torch.cat([x, y])
-        assert value.item() == pytest.approx(brute_mmd(kernel, pooled[chosen], pooled[~chosen]), abs=1e-9)
+        assert value.item() == pytest.approx(
+            brute_mmd(kernel, pooled[chosen], pooled[~chosen]), abs=1e-9
+        )
 
 
 def test_kernel_distance_is_unbiased():
     kernel = GaussianKernel(1.0)
     found = [
-        kernel_distance(torch.randn(40, 1), torch.randn(60, 1) + 1.0, kernel=kernel, splits=0).value for _ in range(400)
+        kernel_distance(torch.randn(40, 1), torch.randn(60, 1) + 1.0, kernel=kernel, splits=0).value
+        for _ in range(400)
     ]
     between = math.exp(-1 / 6) / math.sqrt(3)  # E k(x, y) for normal laws one apart
     truth = 2 / math.sqrt(3) - 2 * between
     assert abs(np.mean(found) - truth) < 3 * np.std(found) / 20
     same = [kernel_distance(torch.randn(40, 2), torch.randn(60, 2), splits=1) for _ in range(300)]
-    assert abs(np.mean([each.value for each in same])) < 3 * np.std([each.value for each in same]) / math.sqrt(300)
+    assert abs(np.mean([each.value for each in same])) < 3 * np.std(
+        [each.value for each in same]
+    ) / math.sqrt(300)
     covered = np.mean([each.interval[0] <= 0 <= each.interval[1] for each in same])
     assert 0.9 < covered < 0.99
 
@@ -146,7 +182,9 @@ def test_kernel_distance_of_one_block_by_loops():
     x, y = torch.randn(20, 2), torch.randn(20, 2)
     found = kernel_distance(x, y, splits=0, standardize=False)
     order = torch.Generator().manual_seed(0)
-    blocks = [rows[torch.randperm(20, generator=order)].double().tensor_split(10) for rows in (x, y)]
+    blocks = [
+        rows[torch.randperm(20, generator=order)].double().tensor_split(10) for rows in (x, y)
+    ]
     values = [brute_mmd(PolynomialKernel(), *pair) for pair in zip(*blocks, strict=True)]
     assert found.value == pytest.approx(np.mean(values), rel=1e-9)
     assert found.stderr == pytest.approx(np.std(values, ddof=1) / math.sqrt(10), rel=1e-9)
@@ -183,7 +221,9 @@ def test_standard_errors_under_one_law_are_the_spread_and_not_twice_it(name):
 TESTS = {
     "mmd": lambda x, y: mmd_test(x, y, permutations=99, splits=0),
     "energy": lambda x, y: energy_test(x, y, permutations=99, splits=0),
-    "logistic": lambda x, y: classifier_two_sample_test(x, y, classifier=Logistic(steps=12), permutations=99, splits=0),
+    "logistic": lambda x, y: classifier_two_sample_test(
+        x, y, classifier=Logistic(steps=12), permutations=99, splits=0
+    ),
     "neighbours": lambda x, y: classifier_two_sample_test(
         x, y, classifier=NearestNeighbours(5), permutations=99, splits=0
     ),
@@ -193,7 +233,9 @@ TESTS = {
 
 @pytest.mark.parametrize("name", TESTS)
 def test_p_values_are_uniform_under_one_law(name):
-    found = np.array([TESTS[name](torch.randn(40, 3), torch.randn(40, 3)).p_value for _ in range(150)])
+    found = np.array(
+        [TESTS[name](torch.randn(40, 3), torch.randn(40, 3)).p_value for _ in range(150)]
+    )
     largest = 1.63 / math.sqrt(150)  # the 1 % point of Kolmogorov's law
     below = [np.mean(found <= level) - level for level in (0.05, 0.1, 0.25, 0.5, 0.75)]
     assert max(below) < largest, below  # never too small
@@ -208,14 +250,18 @@ def test_a_shift_is_found(name):
 
 def test_a_network_sees_what_a_line_does_not():
     x, y = torch.randn(150, 2), 2.0 * torch.randn(150, 2)
-    network = classifier_two_sample_test(x, y, classifier=Network(steps=80), permutations=39, splits=0)
+    network = classifier_two_sample_test(
+        x, y, classifier=Network(steps=80), permutations=39, splits=0
+    )
     line = classifier_two_sample_test(x, y, permutations=39, splits=0)
     assert network.p_value <= 0.05 and network.value > line.value + 0.05
     assert network.interval[0] < network.value < network.interval[1]
 
 
 def test_the_binomial_p_value_and_wilsons_interval():
-    found = classifier_two_sample_test(torch.randn(100, 2), torch.randn(130, 2) + 0.7, permutations=0)
+    found = classifier_two_sample_test(
+        torch.randn(100, 2), torch.randn(130, 2) + 0.7, permutations=0
+    )
     hits = round(found.value * 200)
     exact = scipy.stats.binomtest(hits, 200, 0.5, alternative="greater")
     assert found.p_value == pytest.approx(exact.pvalue, rel=0.5)
@@ -233,8 +279,12 @@ def test_logistic_is_that_of_scikit_learn_for_every_labelling():
     scores = Logistic(penalty=1.0, steps=500)(rows, labels, new)
     mean, scale = rows.double().mean(0), rows.double().std(0)
     for column, label in zip(scores.T, labels.T, strict=True):
-        peer = LogisticRegression(C=1.0, tol=1e-10, max_iter=1000).fit(((rows - mean) / scale).numpy(), label.numpy())
-        np.testing.assert_allclose(column, peer.decision_function(((new - mean) / scale).numpy()), atol=1e-4)
+        peer = LogisticRegression(C=1.0, tol=1e-10, max_iter=1000).fit(
+            ((rows - mean) / scale).numpy(), label.numpy()
+        )
+        np.testing.assert_allclose(
+            column, peer.decision_function(((new - mean) / scale).numpy()), atol=1e-4
+        )
 
 
 def test_neighbours_are_those_of_scikit_learn_in_any_memory():
@@ -242,7 +292,9 @@ def test_neighbours_are_those_of_scikit_learn_in_any_memory():
     scores = NearestNeighbours(7)(rows, labels, new)
     torch.testing.assert_close(scores, NearestNeighbours(7, memory=2000)(rows, labels, new))
     peer = KNeighborsClassifier(7).fit(rows.numpy(), labels.numpy())
-    np.testing.assert_allclose(scores + 0.5, np.stack([part[:, 1] for part in peer.predict_proba(new.numpy())], 1))
+    np.testing.assert_allclose(
+        scores + 0.5, np.stack([part[:, 1] for part in peer.predict_proba(new.numpy())], 1)
+    )
 
 
 def test_networks_trained_side_by_side_do_not_see_each_other():
@@ -264,10 +316,14 @@ def test_fidelity_and_coverage_by_scikit_learn(dims):
     x, y = torch.randn(70, dims).double(), torch.randn(50, dims).double() * 1.2
     forward, backward = brute_inside(x.numpy(), y.numpy(), 3), brute_inside(y.numpy(), x.numpy(), 3)
     precision, recall = precision_recall(x, y, standardize=False)
-    assert (precision.value, recall.value) == pytest.approx((forward.any(1).mean(), backward.any(1).mean()))
+    assert (precision.value, recall.value) == pytest.approx(
+        (forward.any(1).mean(), backward.any(1).mean())
+    )
     inside = brute_inside(x.numpy(), y.numpy(), 5)
     density, coverage = density_coverage(x, y, standardize=False)
-    assert (density.value, coverage.value) == pytest.approx((inside.sum() / (5 * 70), inside.any(0).mean()))
+    assert (density.value, coverage.value) == pytest.approx(
+        (inside.sum() / (5 * 70), inside.any(0).mean())
+    )
     how = {"memory": 3000, "standardize": False}
     small = [*precision_recall(x, y, **how), *density_coverage(x, y, **how)]
     assert small == [precision, recall, density, coverage]
@@ -276,16 +332,25 @@ def test_fidelity_and_coverage_by_scikit_learn(dims):
 def test_blocks_of_distances_keep_to_the_memory():
     x, y = torch.randn(100, 30), torch.randn(64, 30)
     blocks = list(distance_blocks(x, y, 4096))
-    assert all(block.numel() * block.element_size() <= 4096 for _, block in blocks) and len(blocks) == 7
-    expected = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
-    torch.testing.assert_close(torch.cat([block for _, block in blocks]).double(), expected, atol=1e-4, rtol=1e-4)
+    assert (
+        all(block.numel() * block.element_size() <= 4096 for _, block in blocks)
+        and len(blocks) == 7
+    )
+    expected = torch.cdist(
+        x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist"
+    ).square()
+    torch.testing.assert_close(
+        torch.cat([block for _, block in blocks]).double(), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_dropped_mode_costs_recall_and_coverage_alone():
     real, fresh, one_mode = two_modes(600), two_modes(600), two_modes(600, share=0.0)
     whole = [*precision_recall(fresh, real), *density_coverage(fresh, real)]
     dropped = [*precision_recall(one_mode, real), *density_coverage(one_mode, real)]
-    for name, before, after in zip(("precision", "recall", "density", "coverage"), whole, dropped, strict=True):
+    for name, before, after in zip(
+        ("precision", "recall", "density", "coverage"), whole, dropped, strict=True
+    ):
         if name in ("recall", "coverage"):
             assert after.value < 0.6 < 0.8 < before.value
         else:
@@ -303,7 +368,9 @@ def test_copying_is_mann_and_whitneys_test(levels):
         x, train, y = ((part * levels).round() / levels for part in (x, train, y))
     near = [scipy.spatial.distance.cdist(part.numpy(), train.numpy()).min(1) for part in (x, y)]
     near = [part.round(6) for part in near]
-    peer = scipy.stats.mannwhitneyu(*near, alternative="less", method="asymptotic", use_continuity=False)
+    peer = scipy.stats.mannwhitneyu(
+        *near, alternative="less", method="asymptotic", use_continuity=False
+    )
     found = copying_test(x, train, y, standardize=False)
     assert found.value == pytest.approx(1 - peer.statistic / 80**2, abs=1e-3)
     assert found.p_value == pytest.approx(peer.pvalue, rel=0.05)
@@ -324,10 +391,15 @@ def test_copies_pass_all_but_the_copying_test():
 def test_cells_find_copies_where_the_regions_differ():
     """Copies of a wide cluster are farther from the training rows than fresh rows of a narrow one."""
     narrow, wide = 0.02, 1.0
-    clusters = [torch.cat([narrow * torch.randn(150, 2), 10 + wide * torch.randn(150, 2)]) for _ in range(2)]
+    clusters = [
+        torch.cat([narrow * torch.randn(150, 2), 10 + wide * torch.randn(150, 2)]) for _ in range(2)
+    ]
     train, held_out = clusters
     samples = torch.cat([10 + wide * torch.randn(20, 2), train[150:] + 0.05 * torch.randn(150, 2)])
-    together, apart = copying_test(samples, train, held_out), copying_test(samples, train, held_out, cells=2)
+    together, apart = (
+        copying_test(samples, train, held_out),
+        copying_test(samples, train, held_out, cells=2),
+    )
     assert together.p_value > 0.05 and apart.p_value < 1e-3
 
 
@@ -348,8 +420,12 @@ def test_cells_average_ranks_within_cells():
 def test_one_dimension_is_sorting_for_any_numbers_of_rows():
     x, y = torch.randn(50, 1).double(), torch.randn(70, 1).double() * 2
     found = sliced_wasserstein(x, y, power=1.0, projections=3)
-    assert found.value == pytest.approx(scipy.stats.wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-9)
-    assert sliced_wasserstein(x, y, power=1.0, projections=3, chunk=1).value == pytest.approx(found.value, rel=1e-12)
+    assert found.value == pytest.approx(
+        scipy.stats.wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-9
+    )
+    assert sliced_wasserstein(x, y, power=1.0, projections=3, chunk=1).value == pytest.approx(
+        found.value, rel=1e-12
+    )
     equal = sliced_wasserstein(x, y[:50])
     expected = (x[:, 0].sort().values - y[:50, 0].sort().values).square().mean().sqrt().item()
     assert equal.value == pytest.approx(expected, rel=1e-9)
@@ -360,8 +436,12 @@ def test_slices_are_those_of_pot():
     x, y = torch.randn(40, 5).double(), torch.randn(60, 5).double() + 0.3
     directions = torch.randn(5, 64, generator=torch.Generator().manual_seed(3)).double()
     directions = directions / directions.norm(dim=0)
-    expected = ot.sliced_wasserstein_distance(x.numpy(), y.numpy(), projections=directions.numpy(), p=2)
-    assert sliced_wasserstein(x, y, projections=64, seed=3).value == pytest.approx(expected, rel=1e-5)
+    expected = ot.sliced_wasserstein_distance(
+        x.numpy(), y.numpy(), projections=directions.numpy(), p=2
+    )
+    assert sliced_wasserstein(x, y, projections=64, seed=3).value == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_exact_transport_is_the_best_assignment():
@@ -382,21 +462,31 @@ def test_transport_without_pot_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_sliced_standard_error_is_the_spread_over_samples(power):
     how = {"power": power, "splits": 0, "projections": 1}
-    found = [sliced_wasserstein(torch.randn(150, 1), torch.randn(200, 1) * 2 + 1, **how) for _ in range(200)]
+    found = [
+        sliced_wasserstein(torch.randn(150, 1), torch.randn(200, 1) * 2 + 1, **how)
+        for _ in range(200)
+    ]
     spread = np.std([each.value for each in found])
     assert np.mean([each.stderr for each in found]) == pytest.approx(spread, rel=0.15)
 
 
 def test_exact_standard_error_is_the_spread_over_samples():
     pytest.importorskip("ot")
-    found = [wasserstein(torch.randn(60, 2), torch.randn(60, 2) + 2.0, splits=0) for _ in range(100)]
+    found = [
+        wasserstein(torch.randn(60, 2), torch.randn(60, 2) + 2.0, splits=0) for _ in range(100)
+    ]
     spread = np.std([each.value for each in found])
     assert np.mean([each.stderr for each in found]) == pytest.approx(spread, rel=0.25)
 
 
 def test_sliced_floor_is_what_one_law_gives():
-    found = [sliced_wasserstein(torch.randn(200, 4), torch.randn(150, 4), projections=32) for _ in range(40)]
-    assert np.mean([each.floor for each in found]) == pytest.approx(np.mean([each.value for each in found]), rel=0.1)
+    found = [
+        sliced_wasserstein(torch.randn(200, 4), torch.randn(150, 4), projections=32)
+        for _ in range(40)
+    ]
+    assert np.mean([each.floor for each in found]) == pytest.approx(
+        np.mean([each.value for each in found]), rel=0.1
+    )
 
 
 # ---- features
@@ -417,7 +507,9 @@ def test_random_features_depend_on_the_seed_alone(event):
 def test_fitted_random_features_and_their_width():
     x = torch.randint(0, 17, (50, 1, 8, 8))
     features = RandomFeatures.fitted(x)
-    assert (features.location, features.scale) == pytest.approx((x.double().mean().item(), x.double().std().item()))
+    assert (features.location, features.scale) == pytest.approx(
+        (x.double().mean().item(), x.double().std().item())
+    )
     assert features(x).dtype == torch.float32
     with pytest.raises(ValueError, match="multiple of 16"):
         RandomFeatures(width=20)
@@ -430,7 +522,11 @@ def test_a_classifier_is_trained_once_and_says_how_good_it_is(event, tmp_path):
     state = torch.get_rng_state()
     features = classifier_features(x, labels, steps=60, cache=tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
-    assert features.accuracy > 0.9 and features.held_out == 30 and "on 30 held-out rows" in str(features)
+    assert (
+        features.accuracy > 0.9
+        and features.held_out == 30
+        and "on 30 held-out rows" in str(features)
+    )
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
     again = classifier_features(x, labels, steps=60, cache=tmp_path)
@@ -447,7 +543,9 @@ def test_a_classifier_needs_one_class_per_row(tmp_path):
     with pytest.raises(ValueError, match="one class per row"):
         classifier_features(torch.randn(10, 2), torch.rand(10), cache=tmp_path)
     with pytest.raises(ValueError, match="NaN"):
-        classifier_features(torch.full((10, 2), math.nan), torch.zeros(10, dtype=torch.long), cache=tmp_path)
+        classifier_features(
+            torch.full((10, 2), math.nan), torch.zeros(10, dtype=torch.long), cache=tmp_path
+        )
 
 
 # ---- results
@@ -505,10 +603,15 @@ def test_the_report_holds_what_the_functions_give_beside_floors_of_as_many_rows(
     assert len(str(report).splitlines()) == 2 + len(report.results)
     with pytest.raises(KeyError, match="recall"):
         report["FID"]
-    for name in ("sliced Wasserstein", "Fréchet distance"):  # one pair alone tells no spread: the full linear error
+    for name in (
+        "sliced Wasserstein",
+        "Fréchet distance",
+    ):  # one pair alone tells no spread: the full linear error
         assert report[name].stderr > 0.01 * report[name].value
     copies = sample_report(train, real, train, permutations=39)
-    assert copies["Fréchet distance"].value == pytest.approx(copies["Fréchet distance"].floor, rel=1e-6)
+    assert copies["Fréchet distance"].value == pytest.approx(
+        copies["Fréchet distance"].floor, rel=1e-6
+    )
     assert copies["copying test"].p_value < 1e-10
     alone = sample_report(samples, real, permutations=39)
     assert "copying test" not in str(alone) and alone["recall"].floor is not None

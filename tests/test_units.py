@@ -34,24 +34,33 @@ def test_an_inverted_flag_beside_an_income_is_seen(name):
 
 
 def test_raw_units_do_not_see_it():
-    found = pg.mmd_test(income_and_flag(1, inverted=True), income_and_flag(0), permutations=99, standardize=False)
+    found = pg.mmd_test(
+        income_and_flag(1, inverted=True), income_and_flag(0), permutations=99, standardize=False
+    )
     assert found.p_value > 0.05
 
 
 @pytest.mark.parametrize("distance", [pg.frechet_distance, pg.kernel_distance])
 def test_distances_of_tables_are_of_the_size_of_ones(distance):
     real = income_and_flag(0)
-    wrong, right = distance(income_and_flag(1, inverted=True), real), distance(income_and_flag(2), real)
+    wrong, right = (
+        distance(income_and_flag(1, inverted=True), real),
+        distance(income_and_flag(2), real),
+    )
     assert 0.1 < wrong.value < 50
     assert abs(right.value) < 0.1
     assert abs(distance(income_and_flag(2), real, standardize=False).value) > 10
 
 
 def test_the_report_says_units_and_sees_the_flag():
-    report = pg.sample_report(income_and_flag(1, inverted=True), income_and_flag(0), permutations=199)
+    report = pg.sample_report(
+        income_and_flag(1, inverted=True), income_and_flag(0), permutations=199
+    )
     assert report["MMD test"].p_value <= 0.01 and report["energy test"].p_value <= 0.01
     assert "columns / their std" in str(report).splitlines()[0]
-    raw = pg.sample_report(income_and_flag(2)[:100], income_and_flag(0)[:100], permutations=9, standardize=False)
+    raw = pg.sample_report(
+        income_and_flag(2)[:100], income_and_flag(0)[:100], permutations=9, standardize=False
+    )
     assert "raw units" in str(raw).splitlines()[0]
 
 
@@ -60,14 +69,22 @@ def test_every_printed_result_says_its_units():
     for function in (pg.frechet_distance, pg.kernel_distance, pg.sliced_wasserstein):
         assert "raw units" in str(function(x, y, standardize=False))
         assert "columns / their std" in str(function(x, y, standardize=True))
-    for result in (*pg.precision_recall(x, y), *pg.density_coverage(x, y), pg.copying_test(x, y, x + 1)):
+    for result in (
+        *pg.precision_recall(x, y),
+        *pg.density_coverage(x, y),
+        pg.copying_test(x, y, x + 1),
+    ):
         assert "columns / their std" in str(result)
 
 
 def test_units_do_not_change_what_is_found():
     x, y = torch.randn(2, 200, 2) + torch.tensor([0.3, 0.0])
     unit = torch.tensor([1e6, 1e-3])
-    for function in (pg.frechet_distance, partial(pg.mmd_test, permutations=19), pg.kernel_distance):
+    for function in (
+        pg.frechet_distance,
+        partial(pg.mmd_test, permutations=19),
+        pg.kernel_distance,
+    ):
         here, there = function(x, y), function(x * unit, y * unit)
         assert here.value == pytest.approx(there.value, rel=1e-3, abs=1e-6)
 

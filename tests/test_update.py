@@ -7,13 +7,25 @@ from probgen.train.update import ADAM, OUTSIDE, SGD, rule_of
 
 KINDS = {
     "Adam": (torch.optim.Adam, {"lr": 0.1}),
-    "Adam, all options": (torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.2, "amsgrad": True, "maximize": True}),
+    "Adam, all options": (
+        torch.optim.Adam,
+        {"lr": 0.1, "weight_decay": 0.2, "amsgrad": True, "maximize": True},
+    ),
     "AdamW": (torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.3}),
-    "AdamW, all options": (torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "maximize": True}),
-    "Adam with decoupled decay": (torch.optim.Adam, {"weight_decay": 0.3, "decoupled_weight_decay": True}),
+    "AdamW, all options": (
+        torch.optim.AdamW,
+        {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "maximize": True},
+    ),
+    "Adam with decoupled decay": (
+        torch.optim.Adam,
+        {"weight_decay": 0.3, "decoupled_weight_decay": True},
+    ),
     "SGD": (torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.2, "maximize": True}),
     "SGD with momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "dampening": 0.3}),
-    "SGD with Nesterov's": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1}),
+    "SGD with Nesterov's": (
+        torch.optim.SGD,
+        {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+    ),
 }
 
 
@@ -28,7 +40,9 @@ def changed(group, step):
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 2e-6), (torch.float64, 1e-12)], ids=["32", "64"])
+@pytest.mark.parametrize(
+    ("dtype", "near"), [(torch.float32, 2e-6), (torch.float64, 1e-12)], ids=["32", "64"]
+)
 def test_the_rule_is_the_optimizer(kind, options, dtype, near):
     """From the second step on: the optimizer itself makes the first one, and its state."""
     generator = torch.Generator().manual_seed(0)
@@ -37,7 +51,11 @@ def test_the_rule_is_the_optimizer(kind, options, dtype, near):
     optimizer = kind([p], **options)
     group, rule = optimizer.param_groups[0], rule_of(optimizer)
     for step, gradient in enumerate(gradients):
-        kept = {key: torch.as_tensor(v).clone() for key, v in optimizer.state[p].items() if v is not None}
+        kept = {
+            key: torch.as_tensor(v).clone()
+            for key, v in optimizer.state[p].items()
+            if v is not None
+        }
         tensors = {"value": p.detach().clone(), **kept}
         p.grad = gradient.clone()
         optimizer.step()

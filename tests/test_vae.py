@@ -60,7 +60,9 @@ def test_with_the_exact_posterior_every_weight_is_the_likelihood(decoder):
     vae = VAE(standard_normal(), decoder, ExactPosterior(decoder))
     x = ppca(decoder).sample((8,))
     weights, kind = log_weights(vae, x, particles=5)
-    torch.testing.assert_close(weights, ppca(decoder).log_prob(x).expand(5, 8), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        weights, ppca(decoder).log_prob(x).expand(5, 8), rtol=1e-4, atol=1e-4
+    )
     assert kind == "unbiased"
 
 
@@ -70,12 +72,14 @@ def test_with_a_poor_guide_the_estimate_is_unbiased_and_the_elbo_below(decoder):
     score = log_likelihood(vae, x, particles=2000)
     assert (score.kind, score.particles, score.measure) == ("unbiased", 2000, "density")
     weights = log_weights(vae, x, particles=2000)[0]
-    error = 5 * (weights - truth).exp().std(0) / 2000**0.5  # of the estimated ratio to the truth, in probability space
+    error = (
+        5 * (weights - truth).exp().std(0) / 2000**0.5
+    )  # of the estimated ratio to the truth, in probability space
     assert ((score.value - truth).exp() - 1).abs().le(error).all()
     with torch.no_grad():
-        elbo = -Trace_ELBO(num_particles=400, vectorize_particles=True, max_plate_nesting=1).differentiable_loss(
-            vae.model, vae.guide, x
-        )
+        elbo = -Trace_ELBO(
+            num_particles=400, vectorize_particles=True, max_plate_nesting=1
+        ).differentiable_loss(vae.model, vae.guide, x)
     assert elbo < truth.sum() - 1
     gap = elbo - weights.mean(0).sum()
     assert gap.abs() < 5 * (weights.var(0).sum() * (1 / 400 + 1 / 2000)) ** 0.5
@@ -91,7 +95,10 @@ def test_missing_entries_are_integrated_out(decoder):
 
 
 def test_the_encoder_sees_zeros_in_place_of_missing_values(decoder):
-    vae, x = VAE(standard_normal(), decoder, Gaussian(MLP(DIM, [8], 2 * LATENT))), torch.randn(3, DIM)
+    vae, x = (
+        VAE(standard_normal(), decoder, Gaussian(MLP(DIM, [8], 2 * LATENT))),
+        torch.randn(3, DIM),
+    )
     x[1, 2] = math.nan
     torch.testing.assert_close(vae.encode(x).mean, vae.encode(x.nan_to_num(0.0)).mean)
     loss = Trace_ELBO().differentiable_loss(vae.model, vae.guide, x)
@@ -129,19 +136,32 @@ def test_a_conditional_prior_is_the_law_of_the_latents():
     decoder, context = linear_decoder(LATENT + 3), torch.randn(8, 3)
     with torch.no_grad():
         decoder.net.weight[:, LATENT:] = 0
-        weight, bias, shift = decoder.net.weight[:, :LATENT].clone(), decoder.net.bias.clone(), prior.net(context)
+        weight, bias, shift = (
+            decoder.net.weight[:, :LATENT].clone(),
+            decoder.net.bias.clone(),
+            prior.net(context),
+        )
     covariance = 0.25 * weight @ weight.T + NOISE**2 * torch.eye(DIM)
     truth = dist.MultivariateNormal(shift @ weight.T + bias, covariance)
     x = truth.sample()
-    ratio = (log_weights(VAE(prior, decoder, poor_encoder()), x, context, particles=4000)[0] - truth.log_prob(x)).exp()
+    ratio = (
+        log_weights(VAE(prior, decoder, poor_encoder()), x, context, particles=4000)[0]
+        - truth.log_prob(x)
+    ).exp()
     assert (ratio.mean(0) - 1).abs().le(5 * ratio.std(0) / 4000**0.5).all()
 
 
 def test_a_context_joins_vectors_by_features_and_images_by_channels():
     context, x = torch.randn(5, 3), torch.randn(5, 2, 8, 8)
     encoder = Gaussian(ConvEncoder((2 + 3, 8, 8), 2 * LATENT, hidden=(4,)), context_ndim=3)
-    vae = VAE(standard_normal(), Bernoulli(ConvDecoder(LATENT + 3, (2, 8, 8), hidden=(4,)), event_ndim=3), encoder)
-    maps = torch.stack([torch.stack([torch.full((8, 8), value.item()) for value in row]) for row in context])
+    vae = VAE(
+        standard_normal(),
+        Bernoulli(ConvDecoder(LATENT + 3, (2, 8, 8), hidden=(4,)), event_ndim=3),
+        encoder,
+    )
+    maps = torch.stack(
+        [torch.stack([torch.full((8, 8), value.item()) for value in row]) for row in context]
+    )
     torch.testing.assert_close(vae.encode(x, context).mean, encoder(torch.cat((x, maps), 1)).mean)
     z = torch.randn(6, 5, LATENT)
     rows = torch.stack([torch.cat((part, context), -1) for part in z])
@@ -161,7 +181,8 @@ def test_a_vae_whose_prior_is_a_vae():
         load, weight = inner.net.weight, decoder.net.weight
         latent = load @ load.T + 0.25 * torch.eye(LATENT)
         truth = dist.MultivariateNormal(
-            weight @ inner.net.bias + decoder.net.bias, weight @ latent @ weight.T + NOISE**2 * torch.eye(DIM)
+            weight @ inner.net.bias + decoder.net.bias,
+            weight @ latent @ weight.T + NOISE**2 * torch.eye(DIM),
         )
         x = truth.sample((4,))
         weights, kind = log_weights(vae, x, particles=4000)
@@ -174,7 +195,11 @@ def test_a_vae_whose_prior_is_a_vae():
 def test_training_reaches_ppca(decoder):
     """Fitted by stochastic gradients, model and amortised full-covariance posterior reach the maximum likelihood."""
     x = ppca(decoder).sample((500,))
-    vae = VAE(standard_normal(), linear_decoder(), FullGaussian(nn.Linear(DIM, FullGaussian().width(LATENT))))
+    vae = VAE(
+        standard_normal(),
+        linear_decoder(),
+        FullGaussian(nn.Linear(DIM, FullGaussian().width(LATENT))),
+    )
     elbo, optimizer = Trace_ELBO(), torch.optim.Adam(vae.parameters(), 0.1)
     for step in range(150):
         for group in optimizer.param_groups:
@@ -184,12 +209,18 @@ def test_training_reaches_ppca(decoder):
         optimizer.step()
     values, vectors = torch.linalg.eigh(x.T.cov(correction=0))
     leading = (values[-LATENT:] - NOISE**2).clamp(min=0).sqrt() * vectors[:, -LATENT:]
-    best = dist.MultivariateNormal(x.mean(0), leading @ leading.T + NOISE**2 * torch.eye(DIM)).log_prob(x).mean()
+    best = (
+        dist.MultivariateNormal(x.mean(0), leading @ leading.T + NOISE**2 * torch.eye(DIM))
+        .log_prob(x)
+        .mean()
+    )
     reached = log_likelihood(vae, x, particles=20).mean
     assert best.item() - 0.03 < reached < best.item() + 0.01
 
 
 def test_wrong_widths_are_refused(decoder):
     vae = VAE(standard_normal(), decoder, Gaussian(MLP(DIM, [], 2 * LATENT)))
-    with pytest.raises(ValueError, match=r"expected no context \(VAE was built without one\), got one of shape"):
+    with pytest.raises(
+        ValueError, match=r"expected no context \(VAE was built without one\), got one of shape"
+    ):
         vae.encode(torch.zeros(3, DIM), torch.zeros(3, 3))

@@ -38,7 +38,10 @@ class LinearGaussian(LatentVariableModel):
     def guide(self, x=None, context=None):
         with data_plate(x, context):
             rest = torch.zeros(len(x), self.ignored)
-            loc, scale = torch.cat([x / 2, rest], -1), torch.cat([0 * x + 0.5**0.5 * self.width, rest + 1], -1)
+            loc, scale = (
+                torch.cat([x / 2, rest], -1),
+                torch.cat([0 * x + 0.5**0.5 * self.width, rest + 1], -1),
+            )
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
 
@@ -93,7 +96,9 @@ def test_equal_weights_have_no_tail_and_broken_ones_an_infinite_one():
 def test_impossible_draws_count_as_weight_zero():
     weights = torch.randn(200).index_fill(0, torch.arange(50), -torch.inf)
     smoothed, found = pareto_smooth(weights)
-    assert found.isfinite() and smoothed[:50].exp().sum() == 0 and abs(smoothed.exp().sum() - 1) < 1e-5
+    assert (
+        found.isfinite() and smoothed[:50].exp().sum() == 0 and abs(smoothed.exp().sum() - 1) < 1e-5
+    )
 
 
 def limits_of_weights() -> dict[str, torch.Tensor]:
@@ -118,7 +123,9 @@ def test_khat_at_its_limits_is_that_of_arviz(case):
     smoothed, found = pareto_smooth(weights)
     expected_weights, expected = az.psislw(weights.numpy().copy())
     np.testing.assert_allclose(found, expected, atol=1e-9)
-    np.testing.assert_allclose(np.sort(smoothed), np.sort(expected_weights), atol=1e-9)  # ties take any order
+    np.testing.assert_allclose(
+        np.sort(smoothed), np.sort(expected_weights), atol=1e-9
+    )  # ties take any order
 
 
 def test_columns_with_tails_of_different_lengths_do_not_touch_each_other():
@@ -138,7 +145,9 @@ def test_the_worst_weights_are_never_called_good(scale):
 
 def test_weights_that_are_no_numbers_are_worth_no_draw():
     zero = torch.zeros(50)
-    bad = [zero.index_fill(0, torch.tensor([3]), value) for value in (torch.nan, torch.inf)] + [zero - torch.inf]
+    bad = [zero.index_fill(0, torch.tensor([3]), value) for value in (torch.nan, torch.inf)] + [
+        zero - torch.inf
+    ]
     weights = torch.stack([*bad, zero.index_fill(0, torch.arange(49), -torch.inf), zero], 1)
     assert pareto_khat(weights).tolist() == [math.inf] * 4 + [0.0]
     assert effective_sample_size(weights).tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0, 50.0])
@@ -160,7 +169,9 @@ def test_effective_sample_size_of_chosen_weights():
 def test_guide_equal_to_the_posterior_is_worth_all_its_draws():
     gen, x = LinearGaussian(), torch.randn(20, 2)
     assert khat(gen, x).abs().max() < 0.1
-    torch.testing.assert_close(ess(gen, x, particles=150), torch.full((20,), 150.0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        ess(gen, x, particles=150), torch.full((20,), 150.0), rtol=1e-3, atol=0
+    )
 
 
 def test_narrow_guide_is_found_out_and_wide_one_is_not_blamed():
@@ -203,8 +214,12 @@ def test_guides_that_couple_all_rows_are_judged_as_a_whole(vectorized):
 
     y, guide = torch.randn(3), AutoMultivariateNormal(model)
     guide(y)
-    cross = torch.full((1, 3), -1.0)  # precision of (mu, z): 1 + 3 and 2 on the diagonal, -1 between mu and each z
-    precision = torch.cat([torch.cat([torch.tensor([[4.0]]), cross], 1), torch.cat([cross.T, 2 * torch.eye(3)], 1)])
+    cross = torch.full(
+        (1, 3), -1.0
+    )  # precision of (mu, z): 1 + 3 and 2 on the diagonal, -1 between mu and each z
+    precision = torch.cat(
+        [torch.cat([torch.tensor([[4.0]]), cross], 1), torch.cat([cross.T, 2 * torch.eye(3)], 1)]
+    )
     covariance = precision.inverse()
     factor = torch.linalg.cholesky(covariance)
     guide.loc.data = covariance @ torch.cat([torch.zeros(1), y])
@@ -212,7 +227,9 @@ def test_guides_that_couple_all_rows_are_judged_as_a_whole(vectorized):
     guide.scale_tril = factor / factor.diagonal()[:, None]
     gen = Program(model, guide, vectorized=vectorized)
     evidence = dist.MultivariateNormal(torch.zeros(3), 2 * torch.eye(3) + 1).log_prob(y)
-    torch.testing.assert_close(guide_draws(gen, y, draws=4).joint.float(), evidence.expand(4), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        guide_draws(gen, y, draws=4).joint.float(), evidence.expand(4), rtol=1e-4, atol=1e-4
+    )
     assert khat(gen, y, particles=50).item() == pytest.approx(0, abs=0.1)
     pyro.clear_param_store()
 
@@ -228,7 +245,9 @@ def test_autoguide_with_a_normal_for_each_row():
     guide.locs.z.data, guide.scales.z = y / 2, torch.full((6,), 0.5**0.5)
     gen = Program(model, guide, vectorized=True)
     evidence = dist.Normal(0.0, 2**0.5).log_prob(y)
-    torch.testing.assert_close(guide_draws(gen, y, draws=4).rows, evidence.expand(4, 6), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        guide_draws(gen, y, draws=4).rows, evidence.expand(4, 6), rtol=1e-4, atol=1e-4
+    )
     assert khat(gen, y).abs().max() < 0.1
     pyro.clear_param_store()
 
@@ -252,7 +271,9 @@ def test_chunks_change_nothing_but_the_draws():
     whole, parts = (guide_draws(gen, x, draws=10, max_rows=rows) for rows in (1000, 18))
     assert whole.rows.shape == parts.rows.shape == (10, 6)
     assert whole.values["z"].shape == parts.values["z"].shape == (10, 6, 2)
-    torch.testing.assert_close(whole.rows, parts.rows)  # weights of the exact posterior do not depend on the draw
+    torch.testing.assert_close(
+        whole.rows, parts.rows
+    )  # weights of the exact posterior do not depend on the draw
 
 
 # losses
@@ -278,7 +299,9 @@ def test_stationary_losses_have_settled_and_falling_or_rising_ones_have_not(n, c
 def test_settled_without_noise():
     time = torch.arange(400) / 400
     assert settled(torch.exp(-8 * time)) and settled(torch.zeros(400))
-    assert settled(torch.exp(-60 * time) + 3 - 1e-5 * time)  # done within the first quarter, and a drift of nothing
+    assert settled(
+        torch.exp(-60 * time) + 3 - 1e-5 * time
+    )  # done within the first quarter, and a drift of nothing
     assert not settled(torch.exp(-3 * time)) and not settled((1 + 400 * time).rsqrt())
 
 
@@ -297,7 +320,10 @@ def test_autocorrelation_time_of_an_autoregression():
 
 def test_verdict_on_good_and_bad_guides():
     x, flat = torch.randn(300, 2), Losses([1.0] * 100)
-    good, bad = verdict(LinearGaussian(), x, history=flat), verdict(LinearGaussian(0.2), x, history=flat)
+    good, bad = (
+        verdict(LinearGaussian(), x, history=flat),
+        verdict(LinearGaussian(0.2), x, history=flat),
+    )
     assert good.ok and good.settled and good.share_unreliable == 0 and good.median_ess > 199
     assert len(good.khat) == 128 and good.active_units == 2 and not good.notes
     assert not bad.ok and bad.share_unreliable > 0.5 and "more flexible guide" in str(bad)

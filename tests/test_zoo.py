@@ -25,7 +25,9 @@ def test_every_public_family_has_a_member():
     shown = {type(part) for member in ZOO for part in member.gen().modules()}
     families = set(filter(inspect.isclass, vars(probgen.core.heads).values()))
     for module in pkgutil.iter_modules(probgen.models.__path__, "probgen.models."):
-        families |= set(filter(inspect.isclass, vars(importlib.import_module(module.name)).values()))
+        families |= set(
+            filter(inspect.isclass, vars(importlib.import_module(module.name)).values())
+        )
     lacking = {
         family.__name__
         for family in families - shown

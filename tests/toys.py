@@ -61,7 +61,12 @@ class Law(dist.TorchDistribution):
     def log_prob(self, x):
         if self.density == "implicit":
             raise NotImplementedError("train it with Adversarial")
-        return N(0.0, 1.0).log_prob(x).sum(-1).expand(torch.broadcast_shapes(x.shape[:-1], self.batch_shape))
+        return (
+            N(0.0, 1.0)
+            .log_prob(x)
+            .sum(-1)
+            .expand(torch.broadcast_shapes(x.shape[:-1], self.batch_shape))
+        )
 
     def sample(self, sample_shape=()):
         return torch.randn(self.shape(sample_shape))

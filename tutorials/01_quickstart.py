@@ -29,13 +29,22 @@ torch.manual_seed(0)
 digits = load_digits()
 pixels, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
 train, validation, test = pixels[:1000], pixels[1000:1350], pixels[1350:]
-print(f"{len(train)} images of {train.shape[1]} pixels with values 0, 1, ..., 16; {len(test)} held out")
+print(
+    f"{len(train)} images of {train.shape[1]} pixels with values 0, 1, ..., 16; {len(test)} held out"
+)
 
 
 def show(rows, path, columns=20):
     """Saves images as a grid."""
-    tiles = nn.functional.pad(rows[: len(rows) // columns * columns].reshape(-1, columns, 8, 8), (1, 1, 1, 1), value=4)
-    picture = tiles.permute(0, 2, 1, 3).reshape(-1, 10 * columns).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    tiles = nn.functional.pad(
+        rows[: len(rows) // columns * columns].reshape(-1, columns, 8, 8), (1, 1, 1, 1), value=4
+    )
+    picture = (
+        tiles.permute(0, 2, 1, 3)
+        .reshape(-1, 10 * columns)
+        .repeat_interleave(4, 0)
+        .repeat_interleave(4, 1)
+    )
     plt.imsave(path, picture, cmap="gray_r", vmin=0, vmax=16)
 
 
@@ -74,7 +83,16 @@ bayesian = pg.BayesianGaussianMixture(
     scales=pg.Fixed(dist.LogNormal, loc=torch.ones(64), scale=0.7),
 )
 bayesian.initialise(spread)
-history = pg.fit(bayesian, spread, steps=600, batch_size=250, optimizer=pg.adam(0.02), ema=0.98, seed=0, verdict=False)
+history = pg.fit(
+    bayesian,
+    spread,
+    steps=600,
+    batch_size=250,
+    optimizer=pg.adam(0.02),
+    ema=0.98,
+    seed=0,
+    verdict=False,
+)
 print(history, f"k-hat {pg.khat(bayesian, spread, particles=100):.1f}")
 
 inference = pg.to_arviz(
@@ -95,8 +113,15 @@ az.plot_trace(inference, **weights, figsize=(9, 3))
 plt.savefig(OUTPUT / "weights_trace.png", dpi=120, bbox_inches="tight")
 az.plot_pair(inference, **weights, coords={"cluster": [0, 1, 2]}, kind="kde", figsize=(5, 5))
 plt.savefig(OUTPUT / "weights_pair.png", dpi=120, bbox_inches="tight")
-mean, sd = (getattr(inference.posterior["means"], name)(("chain", "draw")).values for name in ("mean", "std"))
-show(torch.tensor(np.concatenate((mean, 16 * sd / sd.max()))), OUTPUT / "posterior_means_and_sds.png", columns=10)
+mean, sd = (
+    getattr(inference.posterior["means"], name)(("chain", "draw")).values
+    for name in ("mean", "std")
+)
+show(
+    torch.tensor(np.concatenate((mean, 16 * sd / sd.max()))),
+    OUTPUT / "posterior_means_and_sds.png",
+    columns=10,
+)
 
 # %% [markdown]
 # ## A variational autoencoder
@@ -105,7 +130,9 @@ show(torch.tensor(np.concatenate((mean, 16 * sd / sd.max()))), OUTPUT / "posteri
 # probabilities of the integers 0 to 16. `fit` watches the held-out images and keeps the best state.
 
 # %%
-decoder = pg.ConvDecoder(16, (3 * 3, 8, 8), hidden=(64, 32))  # weight, location and scale of 3 components per pixel
+decoder = pg.ConvDecoder(
+    16, (3 * 3, 8, 8), hidden=(64, 32)
+)  # weight, location and scale of 3 components per pixel
 encoder = pg.ConvEncoder((1, 8, 8), 2 * 16, hidden=(32, 64))
 vae = pg.VAE(
     prior=pg.standard_normal(16),
@@ -140,7 +167,9 @@ axes[1].set(title="codes of all digits (t-SNE)")
 figure.colorbar(points, ax=axes[1])
 axes[2].hist(pg.khat(vae, test[:200].view(image), particles=200), bins=30)
 axes[2].axvline(0.7, color="k", ls=":")
-axes[2].set(title="k-hat of held-out images", xlabel="right of the line the encoder misses the posterior")
+axes[2].set(
+    title="k-hat of held-out images", xlabel="right of the line the encoder misses the posterior"
+)
 figure.savefig(OUTPUT / "vae.png", dpi=120, bbox_inches="tight")
 plt.close("all")
 
@@ -181,6 +210,12 @@ hidden[:, 32:] = torch.nan
 exact = pg.impute(by_em, hidden + 0.5, draws=2)
 chain = pg.impute(vae, hidden.view(image), draws=2, steps=100)
 print(f"mixture: {exact.kind}; VAE: {chain.kind}, acceptance {chain.acceptance.mean():.2f}")
-panels = [test[:20], hidden.nan_to_num(0.0), exact.draws[0], exact.draws[1], *chain.draws.flatten(2)]
+panels = [
+    test[:20],
+    hidden.nan_to_num(0.0),
+    exact.draws[0],
+    exact.draws[1],
+    *chain.draws.flatten(2),
+]
 show(torch.cat([panel.clamp(0, 16) for panel in panels]), OUTPUT / "imputation.png")
 print(f"figures and the posterior (bayesian_mixture.nc) are in {OUTPUT.resolve()}")

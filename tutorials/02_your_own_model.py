@@ -37,7 +37,9 @@ group = torch.as_tensor(np.digitize(table["age"], [35, 45, 55, 65]))
 standardised = (table - table.mean()) / table.std()
 bmi = torch.tensor(standardised["bmi"].to_numpy(), dtype=torch.float32)
 y = torch.tensor(standardised["target"].to_numpy(), dtype=torch.float32)
-print(f"{len(y)} patients; per age group: {dict(zip(AGES, group.bincount().tolist(), strict=True))}")
+print(
+    f"{len(y)} patients; per age group: {dict(zip(AGES, group.bincount().tolist(), strict=True))}"
+)
 
 # %% [markdown]
 # ## Two models
@@ -63,12 +65,17 @@ def hierarchical(group, bmi, y=None):
     noise = pyro.sample("noise", dist.HalfNormal(1.0))
     with pyro.plate("age", len(AGES)):
         offset = pyro.sample("offset", dist.Normal(torch.zeros(2), 1.0).to_event(1)) * spread
-        line = pyro.deterministic("line", torch.stack((intercept + offset[:, 0], slope + offset[:, 1]), -1))
+        line = pyro.deterministic(
+            "line", torch.stack((intercept + offset[:, 0], slope + offset[:, 1]), -1)
+        )
     with pyro.plate("data", len(bmi)):
         pyro.sample("y", dist.Normal(line[group, 0] + line[group, 1] * bmi, noise), obs=y)
 
 
-programs = {model.__name__: pg.Program(model, AutoMultivariateNormal(model)) for model in (pooled, hierarchical)}
+programs = {
+    model.__name__: pg.Program(model, AutoMultivariateNormal(model))
+    for model in (pooled, hierarchical)
+}
 
 # %% [markdown]
 # ## Before the data: what does the prior believe?
@@ -87,7 +94,13 @@ print(f"prior predictive sd of y: {prior['y'].std():.2f} (the data's is 1)")
 # (PSIS k-hat; above 0.7 the approximation should not be trusted).
 
 # %%
-options = {"batch_size": len(y), "optimizer": pg.adam(0.02), "ema": 0.99, "seed": 1, "progress": False}
+options = {
+    "batch_size": len(y),
+    "optimizer": pg.adam(0.02),
+    "ema": 0.99,
+    "seed": 1,
+    "progress": False,
+}
 for name, program in programs.items():
     history = pg.fit(program, (group, bmi, y), steps=1500, **options)
     print(f"{name}: {history}")
@@ -103,15 +116,26 @@ began = time.perf_counter()
 start = pg.posterior(programs["hierarchical"], group, bmi, y, draws=2)
 start.pop("line")  # follows from the others
 sizes = {"draws": 150, "tune": 150, "chains": 2}
-chains = pg.mcmc(programs["hierarchical"], group, bmi, y, init=start, seed=0, progress=False, **sizes)
+chains = pg.mcmc(
+    programs["hierarchical"], group, bmi, y, init=start, seed=0, progress=False, **sizes
+)
 print(f"NUTS took {time.perf_counter() - began:.0f} s")
-labels = {"coords": {"age": AGES, "line_part": ["intercept", "slope"]}, "dims": {"line": ["line_part"]}}
+labels = {
+    "coords": {"age": AGES, "line_part": ["intercept", "slope"]},
+    "dims": {"line": ["line_part"]},
+}
 by_mcmc = pg.to_arviz(programs["hierarchical"], group, bmi, y, chains=chains, draws=150, **labels)
 by_svi = {
-    name: pg.to_arviz(program, group, bmi, y, draws=600, **(labels if name == "hierarchical" else {}))
+    name: pg.to_arviz(
+        program, group, bmi, y, draws=600, **(labels if name == "hierarchical" else {})
+    )
     for name, program in programs.items()
 }
-print(az.summary(by_mcmc, var_names=["intercept", "slope", "spread", "noise"], kind="all").round(2).to_string())
+print(
+    az.summary(by_mcmc, var_names=["intercept", "slope", "spread", "noise"], kind="all")
+    .round(2)
+    .to_string()
+)
 
 # %%
 az.plot_forest(
@@ -123,11 +147,13 @@ az.plot_forest(
 )
 plt.savefig(OUTPUT / "forest.png", dpi=120, bbox_inches="tight")
 plt.close("all")
-gap = by_mcmc.posterior["line"].mean(("chain", "draw")) - by_svi["hierarchical"].posterior["line"].mean(
-    ("chain", "draw")
-)
+gap = by_mcmc.posterior["line"].mean(("chain", "draw")) - by_svi["hierarchical"].posterior[
+    "line"
+].mean(("chain", "draw"))
 width = by_mcmc.posterior["line"].std(("chain", "draw"))
-print(f"largest difference of a posterior mean: {float(abs(gap / width).max()):.2f} posterior standard deviations")
+print(
+    f"largest difference of a posterior mean: {float(abs(gap / width).max()):.2f} posterior standard deviations"
+)
 
 # %% [markdown]
 # ## Is the model any good? Posterior predictive checks
@@ -143,7 +169,9 @@ def skewness(y):
 
 check = pg.predictive_check(programs["hierarchical"], group, bmi, y, statistic=skewness, draws=300)
 print(f"skewness of y {check.observed:.2f}, of replicated data {check.replicated.mean():.2f}")
-print(f"Bayesian p-value {float(check.p_value):.2f}: the data are more skewed than normal noise allows")
+print(
+    f"Bayesian p-value {float(check.p_value):.2f}: the data are more skewed than normal noise allows"
+)
 az.plot_ppc(by_svi["hierarchical"], num_pp_samples=50, figsize=(7, 4))
 plt.savefig(OUTPUT / "predictive_check.png", dpi=120, bbox_inches="tight")
 plt.close("all")
@@ -156,7 +184,11 @@ plt.close("all")
 # row by row: that is what its standard error is about.
 
 # %%
-scores = {"pooled, SVI": by_svi["pooled"], "hierarchical, SVI": by_svi["hierarchical"], "hierarchical, NUTS": by_mcmc}
+scores = {
+    "pooled, SVI": by_svi["pooled"],
+    "hierarchical, SVI": by_svi["hierarchical"],
+    "hierarchical, NUTS": by_mcmc,
+}
 scores = {name: pg.loo(data) for name, data in scores.items()}
 for name, score in scores.items():
     print(f"{name:19s} {score}")

@@ -32,8 +32,20 @@ OUTPUT.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
 torch.set_num_threads(1)  # operations this small are over before a second thread has woken up
 
-NUTS, MEAN_FIELD, FULL, REWRITTEN = "#4d4d4d", "#e4572e", "#2e86ab", "#3a9d5d"  # the same colours in all pictures
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "savefig.dpi": 130})
+NUTS, MEAN_FIELD, FULL, REWRITTEN = (
+    "#4d4d4d",
+    "#e4572e",
+    "#2e86ab",
+    "#3a9d5d",
+)  # the same colours in all pictures
+plt.rcParams.update(
+    {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "savefig.dpi": 130,
+    }
+)
 summary = {}  # model: what it took, and how good the guide is
 
 
@@ -44,12 +56,20 @@ def cosine(steps):
 
 def race(name, make, data, steps, eager_steps, **options):
     """Fits a model as a Pyro program for some steps, and its twin as a compiled graph for all; gives the twin."""
-    options |= {"scheduler": cosine(steps), "ema": 0.99, "seed": 0, "progress": False, "verdict": False}
+    options |= {
+        "scheduler": cosine(steps),
+        "ema": 0.99,
+        "seed": 0,
+        "progress": False,
+        "verdict": False,
+    }
     eager, program = pg.fit(make(), data, steps=eager_steps, compile=False, **options), make()
     fast = pg.fit(program, data, steps=steps, compile=True, **options)
     before, after = (1000 * (h.seconds - h.compile_seconds) / h.steps for h in (eager, fast))
     gap = np.abs(np.array(eager.loss) - fast.loss[:eager_steps]).max()
-    print(f"{name}: SVI {before:.2f} ms per step; compiled in {fast.compile_seconds:.1f} s, then {after:.3f} ms")
+    print(
+        f"{name}: SVI {before:.2f} ms per step; compiled in {fast.compile_seconds:.1f} s, then {after:.3f} ms"
+    )
     print(f"{name}: the losses of {eager_steps} steps differ by at most {gap:.0e} nats per row")
     summary[name] = {"ms/step": before, "compiled": after, "compiling, s": fast.compile_seconds}
     return program
@@ -60,14 +80,19 @@ def sample(name, gen, *data, **options):
     began = time.perf_counter()
     chains = pg.mcmc(gen, *data, chains=4, seed=0, progress=False, **options)
     seconds, diverging = time.perf_counter() - began, int(chains.stats["diverging"].sum())
-    print(f"{name}: NUTS took {seconds:.1f} s for {chains.stats['diverging'].numel()} draws, {diverging} divergent")
+    print(
+        f"{name}: NUTS took {seconds:.1f} s for {chains.stats['diverging'].numel()} draws, {diverging} divergent"
+    )
     return chains, seconds
 
 
 def compare(name, khat, svi, nuts, seconds, **which):
     """Means and 94% intervals of both, the guide's k-hat, effective draws (ESS) per second of NUTS, and R-hat."""
     columns = ["mean", "hdi_3%", "hdi_97%"]
-    left, right = az.summary(svi, kind="stats", round_to="none", **which), az.summary(nuts, round_to="none", **which)
+    left, right = (
+        az.summary(svi, kind="stats", round_to="none", **which),
+        az.summary(nuts, round_to="none", **which),
+    )
     right["ESS/s"] = (right["ess_bulk"] / seconds).round()
     table = {f"SVI, k-hat {khat:.2f}": left[columns], "NUTS": right[[*columns, "ESS/s", "r_hat"]]}
     print(pd.concat(table, axis=1).to_string(float_format="{:.4g}".format))
@@ -125,18 +150,36 @@ def program(model, guide):
 
 
 few = (error, estimate)
-schools_guide = race("schools", lambda: program(schools, AutoNormal), few, 1000, 300, optimizer=pg.adam(0.05))
+schools_guide = race(
+    "schools", lambda: program(schools, AutoNormal), few, 1000, 300, optimizer=pg.adam(0.05)
+)
 chains, seconds = sample("schools", schools, *few, draws=1000, tune=400, target_accept=0.9)
 labels = {"coords": {"school": SCHOOLS}}
 schools_svi = pg.to_arviz(schools_guide, *few, draws=4000, groups=["posterior"], **labels)
-schools_nuts = pg.to_arviz(schools_guide, *few, chains=chains, groups=["posterior", "sample_stats"], **labels)
+schools_nuts = pg.to_arviz(
+    schools_guide, *few, chains=chains, groups=["posterior", "sample_stats"], **labels
+)
 schools_khat = float(pg.khat(schools_guide, *few, particles=20000))
-compare("schools", schools_khat, schools_svi, schools_nuts, seconds, var_names=["mean", "spread", "effect"])
+compare(
+    "schools",
+    schools_khat,
+    schools_svi,
+    schools_nuts,
+    seconds,
+    var_names=["mean", "spread", "effect"],
+)
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
 rows = np.arange(8)
-ax.hlines(rows, estimate - 1.88 * error, estimate + 1.88 * error, color="0.88", lw=9, label="each school on its own")
+ax.hlines(
+    rows,
+    estimate - 1.88 * error,
+    estimate + 1.88 * error,
+    color="0.88",
+    lw=9,
+    label="each school on its own",
+)
 ax.plot(estimate, rows, "|", color="0.6", ms=9, mew=2)
 intervals(ax, schools_svi.posterior["effect"], rows - 0.12, MEAN_FIELD, "SVI")
 intervals(ax, schools_nuts.posterior["effect"], rows + 0.12, NUTS, "NUTS")
@@ -161,13 +204,20 @@ figure.savefig(OUTPUT / "schools.png")
 
 # %%
 table = load_breast_cancer(as_frame=True)
-KINDS, PARTS = [name.removeprefix("mean ") for name in table.data.columns[:10]], ["mean", "error", "worst"]
+KINDS, PARTS = (
+    [name.removeprefix("mean ") for name in table.data.columns[:10]],
+    ["mean", "error", "worst"],
+)
 order = torch.randperm(len(table.data), generator=torch.Generator().manual_seed(0))
-standardised = torch.tensor(((table.data - table.data.mean()) / table.data.std()).to_numpy(), dtype=torch.float32)
+standardised = torch.tensor(
+    ((table.data - table.data.mean()) / table.data.std()).to_numpy(), dtype=torch.float32
+)
 measured = standardised.view(-1, 3, 10).transpose(1, 2)[order]  # patients, kinds, parts
 malignant = torch.tensor(1 - table.target.to_numpy(), dtype=torch.float32)[order]
 train, test = (measured[:512], malignant[:512]), (measured[512:], malignant[512:])
-print(f"{len(train[1])} tumours to learn from, {len(test[1])} held out; {malignant.mean():.0%} are malignant")
+print(
+    f"{len(train[1])} tumours to learn from, {len(test[1])} held out; {malignant.mean():.0%} are malignant"
+)
 
 
 def tumours(measured, malignant=None):
@@ -186,23 +236,36 @@ mean_field = program(tumours, AutoNormal)
 history = pg.fit(mean_field, train, steps=600, batch_size=128, optimizer=pg.adam(0.1), **quick)
 print(f"mean field: {history.steps} steps in {history.seconds:.1f} s; compiled: {history.compiled}")
 batches = {"batch_size": 128, "optimizer": pg.adam(0.02)}
-full = race("multivariate", lambda: program(tumours, AutoMultivariateNormal), train, 10000, 200, **batches)
+full = race(
+    "multivariate", lambda: program(tumours, AutoMultivariateNormal), train, 10000, 200, **batches
+)
 chains, seconds = sample("tumours", tumours, *train, init=full, draws=250, tune=250)
 labels = {"coords": {"kind": KINDS, "part": PARTS}, "dims": {"slope": ["part"]}}
-tumours_nuts = pg.to_arviz(full, *train, chains=chains, groups=["posterior", "sample_stats"], **labels)
+tumours_nuts = pg.to_arviz(
+    full, *train, chains=chains, groups=["posterior", "sample_stats"], **labels
+)
 tumours_svi = {}
 for name, gen in {"mean field": mean_field, "multivariate": full}.items():
     khat = float(pg.khat(gen, *train, particles=5000))
     tumours_svi[name] = pg.to_arviz(gen, *train, draws=2000, groups=["posterior"], **labels)
     print(f"\n{name}")
-    compare(name, khat, tumours_svi[name], tumours_nuts, seconds, var_names=["intercept", "typical", "scale"])
+    compare(
+        name,
+        khat,
+        tumours_svi[name],
+        tumours_nuts,
+        seconds,
+        var_names=["intercept", "typical", "scale"],
+    )
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(10, 4.6), sharey=True, sharex=True, layout="constrained")
 rows = np.argsort(-tumours_nuts.posterior["scale"].mean(("chain", "draw")).values)
 for part, ax in enumerate(axes):
     ax.axvline(0, color="0.85", lw=1)
-    slopes = [data.posterior["slope"][..., rows, part] for data in (tumours_nuts, *tumours_svi.values())]
+    slopes = [
+        data.posterior["slope"][..., rows, part] for data in (tumours_nuts, *tumours_svi.values())
+    ]
     intervals(ax, slopes[0], np.arange(10) - 0.25, NUTS, "NUTS")
     intervals(ax, slopes[2], np.arange(10), FULL, "SVI, multivariate normal")
     intervals(ax, slopes[1], np.arange(10) + 0.25, MEAN_FIELD, "SVI, mean field")
@@ -221,7 +284,9 @@ figure.savefig(OUTPUT / "slopes.png")
 # its draws (`init=mixture`, which gives them its scales as well) start in that order.
 
 # %%
-digit = torch.tensor(load_digits().target[:1000])  # of the rows that pg.load_digits has for training
+digit = torch.tensor(
+    load_digits().target[:1000]
+)  # of the rows that pg.load_digits has for training
 chosen = torch.isin(digit, torch.tensor([0, 3, 4, 6, 7]))
 pixels, digit = pg.load_digits().train[chosen].flatten(1), digit[chosen]
 pca = PCA(3).fit(pixels)
@@ -238,9 +303,13 @@ def make_mixture():
 whole = {"batch_size": len(scores), "optimizer": pg.adam(0.02)}
 mixture = race("mixture", make_mixture, (scores,), 1500, 60, **whole)
 at_guide, seconds = sample("mixture", mixture, scores, init=mixture, draws=300, tune=200)
-labels = {"dims": {name: ["component", "score"][: 1 + (name != "weights")] for name in at_guide.draws}}
+labels = {
+    "dims": {name: ["component", "score"][: 1 + (name != "weights")] for name in at_guide.draws}
+}
 mixture_svi = pg.to_arviz(mixture, scores, draws=2000, groups=["posterior"], **labels)
-mixture_nuts = pg.to_arviz(mixture, scores, chains=at_guide, groups=["posterior", "sample_stats"], **labels)
+mixture_nuts = pg.to_arviz(
+    mixture, scores, chains=at_guide, groups=["posterior", "sample_stats"], **labels
+)
 mixture_khat = float(pg.khat(mixture, scores, particles=5000))
 compare("mixture", mixture_khat, mixture_svi, mixture_nuts, seconds, var_names=["weights"])
 
@@ -261,44 +330,73 @@ def largest_rhat(draws, chains=slice(None)):
 
 
 lp = at_random.stats["lp"].mean(1)
-print(f"largest R-hat, chains from the guide: {largest_rhat(at_guide.draws):.2f}, lp {at_guide.stats['lp'].mean():.0f}")
+print(
+    f"largest R-hat, chains from the guide: {largest_rhat(at_guide.draws):.2f}, lp {at_guide.stats['lp'].mean():.0f}"
+)
 print(f"largest R-hat, chains from random starts: {largest_rhat(at_random.draws):.2f}")
 for chain in range(4):
     rhat = largest_rhat(relabelled, [0, 1, 2, 3, 4 + chain])
-    print(f"largest R-hat, random start {chain} with those, relabelled: {rhat:.2f}, lp {lp[chain]:.0f}")
+    print(
+        f"largest R-hat, random start {chain} with those, relabelled: {rhat:.2f}, lp {lp[chain]:.0f}"
+    )
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=[1.3, 1], layout="constrained")
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(10, 4.2), width_ratios=[1.3, 1], layout="constrained"
+)
 palette = plt.get_cmap("Set2").colors
 component = mixture.responsibilities(scores, at_guide.merged).argmax(1)
 thinned = mixture_nuts.posterior.isel(draw=slice(0, None, 30)).stack(sample=("chain", "draw"))
 guess = mixture_svi.posterior.mean(("chain", "draw"))
 for k in range(5):
     left.scatter(*scores[component == k, :2].T, s=10, color=palette[k], alpha=0.6, lw=0)
-    for means, scales in zip(thinned["means"][k, :2].T.values, thinned["scales"][k, :2].T.values, strict=True):
+    for means, scales in zip(
+        thinned["means"][k, :2].T.values, thinned["scales"][k, :2].T.values, strict=True
+    ):
         left.plot(*ellipse(means, np.diag(scales**2)), color=NUTS, lw=0.4, alpha=0.5)
     means, scales = guess["means"][k].values, guess["scales"][k, :2].values
     left.plot(*ellipse(means[:2], np.diag(scales**2)), color=MEAN_FIELD, lw=1.5)
-    image = OffsetImage(pca.inverse_transform(means[None] * unit).reshape(8, 8), zoom=3.5, cmap="gray_r")
-    place = {"xycoords": ("axes fraction", "data"), "box_alignment": (1.1, 0.5), "pad": 0.1, "annotation_clip": False}
-    right.add_artist(AnnotationBbox(image, (0, k), bboxprops={"edgecolor": palette[k], "lw": 2}, **place))
+    image = OffsetImage(
+        pca.inverse_transform(means[None] * unit).reshape(8, 8), zoom=3.5, cmap="gray_r"
+    )
+    place = {
+        "xycoords": ("axes fraction", "data"),
+        "box_alignment": (1.1, 0.5),
+        "pad": 0.1,
+        "annotation_clip": False,
+    }
+    right.add_artist(
+        AnnotationBbox(image, (0, k), bboxprops={"edgecolor": palette[k], "lw": 2}, **place)
+    )
 intervals(right, mixture_svi.posterior["weights"], np.arange(5) - 0.1, MEAN_FIELD, "SVI")
 intervals(right, mixture_nuts.posterior["weights"], np.arange(5) + 0.1, NUTS, "NUTS")
 left.set(title="Components (94% of each)", xlabel="first principal component", ylabel="second")
-right.set(title="Mean image and weight of each", xlabel="weight, 94% intervals", yticks=[], ylim=(4.6, -0.6))
+right.set(
+    title="Mean image and weight of each",
+    xlabel="weight, 94% intervals",
+    yticks=[],
+    ylim=(4.6, -0.6),
+)
 figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2)
 figure.savefig(OUTPUT / "mixture.png")
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
 axes[0].sharey(axes[1])
-for ax, draws, title in [(axes[0], at_random.draws, "random starts"), (axes[1], relabelled, "the same, relabelled")]:
+for ax, draws, title in [
+    (axes[0], at_random.draws, "random starts"),
+    (axes[1], relabelled, "the same, relabelled"),
+]:
     for chain, colour in zip(draws["means"][-4:, :, 0, 0], palette, strict=False):
         ax.plot(chain, color=colour, lw=0.8)
     ax.set(title=f"Mixture, {title}", xlabel="draw", ylabel="mean of component 0")
 az.plot_energy(tumours_nuts, ax=axes[2], fill_color=(FULL, NUTS), fill_alpha=(0.6, 0.4), bfmi=False)
-axes[2].set(title="Tumours, energy of the chains", xlabel="energy (nats), centred", ylabel="density")
-print(f"tumours: BFMI of the chains {az.bfmi(tumours_nuts).round(2)} (below 0.3 they would explore too slowly)")
+axes[2].set(
+    title="Tumours, energy of the chains", xlabel="energy (nats), centred", ylabel="density"
+)
+print(
+    f"tumours: BFMI of the chains {az.bfmi(tumours_nuts).round(2)} (below 0.3 they would explore too slowly)"
+)
 figure.savefig(OUTPUT / "chains.png")
 
 # %% [markdown]
@@ -316,10 +414,17 @@ names = [f"{PARTS[index % 3]} {KINDS[index // 3]}" for index in pair]
 print(f"largest correlation of two slopes: {correlation.max():.2f} in size, {' and '.join(names)}")
 covariance = np.cov(by_nuts.T)
 predicted = 1 / np.sqrt(np.diag(covariance) * np.diag(np.linalg.inv(covariance)))
-width = {name: data.posterior["slope"].values.reshape(-1, 30).std(0) for name, data in tumours_svi.items()}
-print(f"width of slopes, guide / NUTS, median: {np.median(predicted):.2f} predicted from correlations alone;")
+width = {
+    name: data.posterior["slope"].values.reshape(-1, 30).std(0)
+    for name, data in tumours_svi.items()
+}
+print(
+    f"width of slopes, guide / NUTS, median: {np.median(predicted):.2f} predicted from correlations alone;"
+)
 for name, value in width.items():
-    print(f"    {name} {np.median(value / by_nuts.std(0)):.2f} (from {(value / by_nuts.std(0)).min():.2f})")
+    print(
+        f"    {name} {np.median(value / by_nuts.std(0)):.2f} (from {(value / by_nuts.std(0)).min():.2f})"
+    )
 
 # %% [markdown]
 # Predictions need not suffer as much. The log score of held-out tumours, per row (higher is better; so few rows do not
@@ -328,7 +433,9 @@ for name, value in width.items():
 
 # %%
 def held_out(posterior):
-    intercept, slope = (torch.tensor(posterior[site].values).flatten(0, 1) for site in ("intercept", "slope"))
+    intercept, slope = (
+        torch.tensor(posterior[site].values).flatten(0, 1) for site in ("intercept", "slope")
+    )
     law = dist.Bernoulli(logits=intercept[:, None] + torch.einsum("nkp,skp->sn", test[0], slope))
     return (law.log_prob(test[1]).logsumexp(0) - np.log(len(slope))).mean()
 
@@ -359,7 +466,9 @@ def centred(error, estimate=None):
 
 def funnel(posterior):
     """Draws of the first effect and the log of the spread, (2, draws)."""
-    return np.stack((posterior["effect"][..., 0].values.ravel(), np.log(posterior["spread"].values.ravel())))
+    return np.stack(
+        (posterior["effect"][..., 0].values.ravel(), np.log(posterior["spread"].values.ravel()))
+    )
 
 
 funnels = {}
@@ -367,7 +476,9 @@ for name, guide in {"mean field": AutoNormal, "multivariate": AutoMultivariateNo
     gen = program(centred, guide)
     pg.fit(gen, few, steps=600, optimizer=pg.adam(0.05), **quick)
     khat = float(pg.khat(gen, *few, particles=20000))
-    funnels[f"{name}, k-hat {khat:.2f}"] = funnel(pg.to_arviz(gen, *few, draws=4000, groups=["posterior"]).posterior)
+    funnels[f"{name}, k-hat {khat:.2f}"] = funnel(
+        pg.to_arviz(gen, *few, draws=4000, groups=["posterior"]).posterior
+    )
     print(f"effect ~ Normal(mean, spread), {name}: k-hat {khat:.2f}")
 print(f"effect = mean + spread * raw, mean field: k-hat {schools_khat:.2f}")
 
@@ -375,15 +486,29 @@ print(f"effect = mean + spread * raw, mean field: k-hat {schools_khat:.2f}")
 figure, axes = plt.subplots(1, 4, figsize=(15, 4), layout="constrained")
 limit = 1.05 * by_nuts.std(0).max()
 axes[0].fill_between([0, limit], [0, limit], color="0.95")
-axes[0].text(0.95 * limit, 0.87 * limit, "as wide as the posterior", color="0.5", rotation=45, ha="right", va="top")
+axes[0].text(
+    0.95 * limit,
+    0.87 * limit,
+    "as wide as the posterior",
+    color="0.5",
+    rotation=45,
+    ha="right",
+    va="top",
+)
 axes[1].scatter(*by_nuts[:, pair].T, s=4, color=NUTS, alpha=0.35, lw=0, label="NUTS")
 for (name, data), colour in zip(tumours_svi.items(), (MEAN_FIELD, FULL), strict=True):
     slopes = data.posterior["slope"].values.reshape(-1, 30).T
     axes[0].plot(by_nuts.std(0), slopes.std(1), "o", color=colour, ms=5, alpha=0.8, label=name)
-    axes[1].plot(*ellipse(slopes[pair].mean(1), np.cov(slopes[pair])), color=colour, lw=2, label=name)
+    axes[1].plot(
+        *ellipse(slopes[pair].mean(1), np.cov(slopes[pair])), color=colour, lw=2, label=name
+    )
 axes[0].set(title="Guides too narrow, a mean field most", xlim=(0, limit), ylim=(0, limit))
 axes[0].set(xlabel="sd of each slope, NUTS", ylabel="sd of each slope, SVI")
-axes[1].set(title="... since it knows no correlations", xlabel=f"slope of {names[0]}", ylabel=f"slope of {names[1]}")
+axes[1].set(
+    title="... since it knows no correlations",
+    xlabel=f"slope of {names[0]}",
+    ylabel=f"slope of {names[1]}",
+)
 for ax in axes[2:]:
     ax.scatter(*funnel(schools_nuts.posterior), s=4, color=NUTS, alpha=0.25, lw=0, label="NUTS")
     ax.set(xlabel="effect in school A", ylabel="log spread", xlim=(-1.5, 3.5), ylim=(-6, 2))
@@ -394,7 +519,9 @@ name = f"mean field, k-hat {schools_khat:.2f}"
 axes[3].scatter(*funnel(schools_svi.posterior), s=4, color=REWRITTEN, alpha=0.25, lw=0, label=name)
 axes[3].set(title="... and less of it once rewritten")
 for ax in axes:
-    legend = ax.legend(loc="lower right" if ax in axes[2:] else "upper left", markerscale=1 if ax is axes[0] else 3)
+    legend = ax.legend(
+        loc="lower right" if ax in axes[2:] else "upper left", markerscale=1 if ax is axes[0] else 3
+    )
     for handle in legend.legend_handles:
         handle.set_alpha(1)
 figure.savefig(OUTPUT / "trust.png")

@@ -25,7 +25,9 @@ OUTPUT.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
 
 digits = load_digits()
-images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)  # (1797, 1, 8, 8), values 0, 1, ..., 16
+images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(
+    1
+)  # (1797, 1, 8, 8), values 0, 1, ..., 16
 labels = torch.tensor(digits.target)
 train, validation, test = slice(1000), slice(1000, 1350), slice(1350, None)
 
@@ -38,7 +40,10 @@ train, validation, test = slice(1000), slice(1000, 1350), slice(1350, None)
 
 # %%
 patch = (images[:, 0, 2:5, 2:5] > 8).float().flatten(1)
-models = {"independent": pg.Factorised(9, smoothing=0.1), "joint table": pg.JointTable(9, smoothing=0.1)}
+models = {
+    "independent": pg.Factorised(9, smoothing=0.1),
+    "joint table": pg.JointTable(9, smoothing=0.1),
+}
 models |= {f"chain of order {k}": pg.MarkovChain(9, order=k, smoothing=0.1) for k in (1, 2, 4, 6)}
 for name, model in models.items():
     pg.em(model, patch[train])
@@ -54,18 +59,41 @@ for name, model in models.items():
 # the PixelCNN is also told the label, as its *context*: it is ten models in one.
 
 # %%
-made = pg.MADE(64, [400], pg.DiscretizedLogisticMixture(levels=17, components=3), encode=pg.OneHot(17), dropout=0.3)
+made = pg.MADE(
+    64,
+    [400],
+    pg.DiscretizedLogisticMixture(levels=17, components=3),
+    encode=pg.OneHot(17),
+    dropout=0.3,
+)
 pixelcnn = pg.PixelCNN(
-    (1, 8, 8), pg.Categorical(levels=17), pg.Levels(17), width=24, layers=3, reach=2, context=10, dropout=0.2
+    (1, 8, 8),
+    pg.Categorical(levels=17),
+    pg.Levels(17),
+    width=24,
+    layers=3,
+    reach=2,
+    context=10,
+    dropout=0.2,
 )
 onehot = nn.functional.one_hot(labels, 10).float()
-settings = {"batch_size": 100, "optimizer": pg.adam(3e-3), "ema": 0.98, "validate_every": 50, "patience": 3, "seed": 0}
+settings = {
+    "batch_size": 100,
+    "optimizer": pg.adam(3e-3),
+    "ema": 0.98,
+    "validate_every": 50,
+    "patience": 3,
+    "seed": 0,
+}
 flat = images.flatten(1)
 print("MADE:", pg.fit(made, flat[train], steps=600, validation=flat[validation], **settings))
 data, held_out = (images[train], onehot[train]), (images[validation], onehot[validation])
 print("PixelCNN:", pg.fit(pixelcnn, data, steps=400, validation=held_out, **settings))
 
-counting = {"pixel counts": pg.Factorised(64, 17, smoothing=1 / 17), "chain": pg.MarkovChain(64, 17, smoothing=0.3)}
+counting = {
+    "pixel counts": pg.Factorised(64, 17, smoothing=1 / 17),
+    "chain": pg.MarkovChain(64, 17, smoothing=0.3),
+}
 for model in counting.values():
     pg.em(model, flat[train])
 scores = {name: pg.log_likelihood(model, flat[test]) for name, model in counting.items()}
@@ -101,7 +129,9 @@ confidence, guess = by_label.softmax(1).max(1)
 right = (guess == labels[test]).float()
 order = confidence.argsort(descending=True)
 accuracy = right[order].cumsum(0) / torch.arange(1, len(order) + 1)
-print(f"accuracy {right.mean():.3f}; of the 90 % most certain {accuracy[int(0.9 * len(order)) - 1]:.3f}")
+print(
+    f"accuracy {right.mean():.3f}; of the 90 % most certain {accuracy[int(0.9 * len(order)) - 1]:.3f}"
+)
 
 seen, odd = (joint(x).logsumexp(1) for x in (images[test], images[test].rot90(dims=(2, 3))))
 area = (seen.unsqueeze(1) > odd).float().mean()
@@ -134,8 +164,19 @@ print(f"lower half: {below.kind}; upper half: {above.kind}")
 
 def picture(panels, path, **how):
     """Saves rows of images as a grid."""
-    tiles = torch.cat([nn.functional.pad(panel.reshape(-1, 1, 8, 8), (1, 1, 1, 1), value=3.0) for panel in panels], 1)
-    grid = tiles.permute(1, 2, 0, 3).reshape(10 * len(panels), -1).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    tiles = torch.cat(
+        [
+            nn.functional.pad(panel.reshape(-1, 1, 8, 8), (1, 1, 1, 1), value=3.0)
+            for panel in panels
+        ],
+        1,
+    )
+    grid = (
+        tiles.permute(1, 2, 0, 3)
+        .reshape(10 * len(panels), -1)
+        .repeat_interleave(4, 0)
+        .repeat_interleave(4, 1)
+    )
     plt.imsave(path, grid, **{"cmap": "gray_r", "vmin": 0, "vmax": 16} | how)
 
 
@@ -146,8 +187,14 @@ picture([shown, hidden[0], *below.draws, hidden[1], *above.draws], OUTPUT / "com
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
 axes[0].plot(torch.arange(1, len(order) + 1) / len(order), accuracy)
-axes[0].set(title="Bayes' rule with a reject option", xlabel="share of images answered", ylabel="accuracy")
-axes[1].hist([seen.tolist(), odd.clamp_min(-400).tolist()], bins=40, label=["held-out digits", "turned on their side"])
+axes[0].set(
+    title="Bayes' rule with a reject option", xlabel="share of images answered", ylabel="accuracy"
+)
+axes[1].hist(
+    [seen.tolist(), odd.clamp_min(-400).tolist()],
+    bins=40,
+    label=["held-out digits", "turned on their side"],
+)
 axes[1].set(title="what does not belong", xlabel="log p(x), nats")
 axes[1].legend()
 figure.savefig(OUTPUT / "uses.png", dpi=120, bbox_inches="tight")

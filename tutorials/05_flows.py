@@ -86,7 +86,9 @@ pixels = pg.Gaussianised.of(train, 0.0, 17.0, bins=17)
 independent = pg.Quantised(pg.Transformed(pg.standard_normal(64), pixels))
 flow = pg.Quantised(pg.Transformed(pg.MAF(64, layers=2, hidden=(256,), dropout=0.3), pixels))
 selection = {"validation": validation, "validate_every": 100, "patience": 4}
-history = pg.fit(flow, train, steps=800, batch_size=100, optimizer=pg.adam(2e-3), ema=0.99, **selection, **quiet)
+history = pg.fit(
+    flow, train, steps=800, batch_size=100, optimizer=pg.adam(2e-3), ema=0.99, **selection, **quiet
+)
 flow.eval()
 print(history)
 
@@ -112,7 +114,9 @@ class FlowEncoder(pg.DistributionModule):
 
 def vae(flow_prior: bool, flow_posterior: bool, dims: int = 8) -> pg.VAE:
     net = nn.Sequential(Standardize(8.0, 8.0), MLP(64, [128], 2 * dims, dropout=0.2))
-    decoder = pg.DiscretizedLogisticMixture(MLP(dims, [128], 3 * 3 * 64, dropout=0.2), levels=17, components=3)
+    decoder = pg.DiscretizedLogisticMixture(
+        MLP(dims, [128], 3 * 3 * 64, dropout=0.2), levels=17, components=3
+    )
     prior = pg.MAF(dims, layers=3, hidden=(32, 32)) if flow_prior else pg.standard_normal(dims)
     return pg.VAE(prior, decoder, FlowEncoder(net, dims) if flow_posterior else pg.Gaussian(net))
 
@@ -145,7 +149,9 @@ models = {"autoregressive flow": flow, **vaes}
 scores = {name: pg.log_likelihood(gen, test, particles=64) for name, gen in models.items()}
 for name, score in scores.items():
     bound = pg.log_likelihood(models[name], test, particles=1)
-    print(f"{name:32s} {score}   better than counting: {score > baseline}   one particle: {bound.mean:.2f}")
+    print(
+        f"{name:32s} {score}   better than counting: {score > baseline}   one particle: {bound.mean:.2f}"
+    )
 try:
     print(scores["autoregressive flow"] > scores["VAE"])
 except TypeError as error:
@@ -160,7 +166,11 @@ def tiles(rows, columns=12):
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 1.9))
 best = vaes["VAE, flow prior and posterior"]
-drawn = {"data": test[:48], "autoregressive flow": pg.sample(flow, 48), "VAE with flows": pg.sample(best, 48)}
+drawn = {
+    "data": test[:48],
+    "autoregressive flow": pg.sample(flow, 48),
+    "VAE with flows": pg.sample(best, 48),
+}
 for panel, (name, rows) in zip(axes, drawn.items(), strict=True):
     panel.imshow(tiles(rows.clamp(0, 16)), cmap="gray_r", vmin=0, vmax=16)
     panel.set(title=name, xticks=[], yticks=[])

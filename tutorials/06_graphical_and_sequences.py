@@ -27,7 +27,9 @@ OUTPUT = parser.parse_known_args()[0].output
 OUTPUT.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
 torch.set_num_threads(1)
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 9})
+plt.rcParams.update(
+    {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 9}
+)
 
 # %% [markdown]
 # ## A network from a file
@@ -77,7 +79,9 @@ findings = {
 diseases = ["tub", "lung", "bronc"]
 rows = torch.cat([asia.row(**evidence) for evidence in findings.values()])
 marginals = network.marginals(rows)
-answers = pd.DataFrame({name: marginals[name][:, 1].numpy() for name in diseases}, index=list(findings))
+answers = pd.DataFrame(
+    {name: marginals[name][:, 1].numpy() for name in diseases}, index=list(findings)
+)
 answers["P(evidence)"] = network().log_prob(rows).exp().detach().numpy()
 print(answers.round(4).to_string())
 story = network.mode(rows[-1:])[0]
@@ -96,18 +100,28 @@ gaps = records.masked_fill(torch.rand_like(records) < 0.5, torch.nan)
 
 
 def untaught():
-    nodes = {name: pg.Table(2, (2,) * len(asia.parents[name]), pseudo_count=0.1) for name in asia.tables}
+    nodes = {
+        name: pg.Table(2, (2,) * len(asia.parents[name]), pseudo_count=0.1) for name in asia.tables
+    }
     return pg.BayesianNetwork(nodes, asia.parents)
 
 
-learners = {"complete records only": gaps[~gaps.isnan().any(-1)], "EM on all with gaps": gaps, "no gaps": records}
+learners = {
+    "complete records only": gaps[~gaps.isnan().any(-1)],
+    "EM on all with gaps": gaps,
+    "no gaps": records,
+}
 print(f"{'the true network':22s} {pg.log_likelihood(network, fresh)}")
 for name, data in learners.items():
     learned = untaught()
     result = pg.em(learned, data, tol=1e-6, steps=1000, seed=0)
-    print(f"{name:22s} {pg.log_likelihood(learned, fresh)}   ({len(data)} rows, {result.steps} steps)")
+    print(
+        f"{name:22s} {pg.log_likelihood(learned, fresh)}   ({len(data)} rows, {result.steps} steps)"
+    )
 filled = pg.impute(network, gaps[:3], draws=500)
-print(f"gaps filled in, {filled.kind}: P(bronchitis) of three records", filled.mean()[:, 4].tolist())
+print(
+    f"gaps filled in, {filled.kind}: P(bronchitis) of three records", filled.mean()[:, 4].tolist()
+)
 
 # %% [markdown]
 # ## Which pixel depends on which? A tree, and a field
@@ -123,7 +137,13 @@ apart = pg.Fixed(dist.Bernoulli, probs=(train.sum(0) + 1) / (len(train) + 2))
 tree = pg.ChowLiu((2,) * 64)
 pg.em(tree, train)
 field = pg.MarkovRandomField((64,), pg.grid_edges(8, 8))
-options = {"batch_size": len(train), "optimizer": pg.adam(0.1), "compile": False, "progress": False, "verdict": False}
+options = {
+    "batch_size": len(train),
+    "optimizer": pg.adam(0.1),
+    "compile": False,
+    "progress": False,
+    "verdict": False,
+}
 history = pg.fit(field, train, steps=120, **options)
 print(f"field: {field().factors.plan()}; {history}")
 for name, gen in {"independent pixels": apart, "tree": tree, "field": field}.items():
@@ -157,10 +177,14 @@ years, x = 1900 + np.arange(len(counts)), counts.reshape(1, -1, 1)
 print(f"{len(counts)} years, mean {counts.mean():.1f}, variance {counts.var():.1f}")
 for states in (2, 3, 4):
     by_em = pg.HiddenMarkovModel(states, len(counts), pg.PoissonEmission(states))
-    pg.em(by_em, x.expand(2, -1, -1), tol=1e-5, n_init=3, seed=0)  # the same sequence twice: the same maximum
+    pg.em(
+        by_em, x.expand(2, -1, -1), tol=1e-5, n_init=3, seed=0
+    )  # the same sequence twice: the same maximum
     free = states**2 + states - 1
     value = by_em().log_prob(x).item()
-    print(f"{states} regimes: log-likelihood {value:.2f}, BIC {free * np.log(len(counts)) - 2 * value:.1f}")
+    print(
+        f"{states} regimes: log-likelihood {value:.2f}, BIC {free * np.log(len(counts)) - 2 * value:.1f}"
+    )
 
 # %% [markdown]
 # ## How long does a regime last? The posterior
@@ -173,7 +197,9 @@ for states in (2, 3, 4):
 REGIMES = ["quiet", "usual", "busy"]
 sticky = pg.Fixed(dist.Dirichlet, concentration=torch.ones(3, 3) + 2 * torch.eye(3))
 rates = pg.Fixed(dist.Gamma, concentration=torch.tensor([4.0]), rate=0.2)
-bayesian = pg.BayesianHiddenMarkovModel(3, len(counts), pg.poisson_emission, {"rates": rates}, transition=sticky)
+bayesian = pg.BayesianHiddenMarkovModel(
+    3, len(counts), pg.poisson_emission, {"rates": rates}, transition=sticky
+)
 chains = pg.mcmc(bayesian, x, draws=300, tune=300, chains=2, seed=0, progress=False)
 chains = dataclasses.replace(chains, draws=bayesian.in_order(chains.draws, "rates"))
 inference = pg.to_arviz(
@@ -181,7 +207,11 @@ inference = pg.to_arviz(
     x,
     chains=chains,
     coords={"regime": REGIMES, "next": REGIMES},
-    dims={"initial": ["regime"], "rates": ["regime", "per_year"], "transitions": ["regime", "next"]},
+    dims={
+        "initial": ["regime"],
+        "rates": ["regime", "per_year"],
+        "transitions": ["regime", "next"],
+    },
     groups=("posterior", "sample_stats"),
 )
 print(az.summary(inference, var_names=["rates", "transitions"]).round(2).to_string())
@@ -201,10 +231,16 @@ for index, name in enumerate(REGIMES):
 
 # %%
 COLOURS = ["#2e86ab", "#8d99a6", "#e4572e"]
-figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), width_ratios=[1.15, 0.8, 1.6, 1], layout="constrained")
+figure, axes = plt.subplots(
+    1, 4, figsize=(15, 3.4), width_ratios=[1.15, 0.8, 1.6, 1], layout="constrained"
+)
 places = np.arange(len(findings))[::-1]
-for index, (disease, label) in enumerate(zip(diseases, ("tuberculosis", "lung cancer", "bronchitis"), strict=True)):
-    axes[0].barh(places - 0.27 * (index - 1), answers[disease], 0.25, color=COLOURS[::-1][index], label=label)
+for index, (disease, label) in enumerate(
+    zip(diseases, ("tuberculosis", "lung cancer", "bronchitis"), strict=True)
+):
+    axes[0].barh(
+        places - 0.27 * (index - 1), answers[disease], 0.25, color=COLOURS[::-1][index], label=label
+    )
 axes[0].set_yticks(places, list(findings))
 axes[0].set(title="What the clinic should believe", xlim=(0, 1), xlabel="probability")
 axes[0].legend(loc="lower right", fontsize=7)
@@ -216,7 +252,9 @@ for child, parent in enumerate(tree.parents.tolist()):
         axes[1].plot([j, m], [i, k], color=COLOURS[2], lw=1.6)
 axes[1].set(title="The best tree of pixels", xticks=[], yticks=[])
 axes[2].bar(years, counts, color="0.85", width=1.0, label="earthquakes")
-axes[2].fill_between(years, *np.quantile(level, [0.05, 0.95], axis=0), color=COLOURS[2], alpha=0.35, lw=0)
+axes[2].fill_between(
+    years, *np.quantile(level, [0.05, 0.95], axis=0), color=COLOURS[2], alpha=0.35, lw=0
+)
 axes[2].plot(years, level.mean(0), color=COLOURS[2], lw=1.5, label="rate, 90 % of the posterior")
 axes[2].set(title="Earthquakes a year, and their hidden rate", xlabel="year", xlim=(1899.5, 2006.5))
 axes[2].legend(loc="upper right", fontsize=7)
@@ -224,7 +262,13 @@ for index, (name, colour) in enumerate(zip(REGIMES, COLOURS, strict=True)):
     stays = inference.posterior["transitions"].values[..., index, index].ravel()
     grid, density = az.kde(stays, bound_correction=True)
     axes[3].fill_between(grid, density, color=colour, alpha=0.4, lw=0, label=name)
-axes[3].set(title="P(the regime stays another year)", xlim=(0.3, 1), ylim=(0, None), yticks=[], xlabel="probability")
+axes[3].set(
+    title="P(the regime stays another year)",
+    xlim=(0.3, 1),
+    ylim=(0, None),
+    yticks=[],
+    xlabel="probability",
+)
 axes[3].legend(loc="upper left")
 figure.savefig(OUTPUT / "graphical.png", dpi=80)
 plt.close("all")

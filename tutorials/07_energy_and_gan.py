@@ -26,12 +26,19 @@ parser.add_argument("--output", type=Path, default=Path("energy_and_gan_output")
 OUTPUT = parser.parse_known_args()[0].output
 OUTPUT.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
-quiet = {"progress": False, "verdict": False, "seed": 0, "compile": False}  # trainings of seconds repay no compiler
+quiet = {
+    "progress": False,
+    "verdict": False,
+    "seed": 0,
+    "compile": False,
+}  # trainings of seconds repay no compiler
 
 
 def falling(steps):
     """Learning rates that fall to nothing along a line."""
-    return partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.02, total_iters=steps)
+    return partial(
+        torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.02, total_iters=steps
+    )
 
 
 def tiles(rows, columns, border):
@@ -61,9 +68,22 @@ small, wide = (pg.RBM(pg.BernoulliUnits(64), hidden=hidden) for hidden in (10, 1
 small.initialise(train)
 wide.initialise(train)
 schedule = {"batch_size": 100, "ema": 0.99}
-pg.fit(small, train, steps=600, optimizer=pg.adam(2e-2), scheduler=falling(600), **schedule, **quiet)
+pg.fit(
+    small, train, steps=600, optimizer=pg.adam(2e-2), scheduler=falling(600), **schedule, **quiet
+)
 chains = pg.ContrastiveDivergence(steps=2, chains=100)
-print(pg.fit(wide, train, chains, steps=2000, optimizer=pg.adam(5e-3), scheduler=falling(2000), **schedule, **quiet))
+print(
+    pg.fit(
+        wide,
+        train,
+        chains,
+        steps=2000,
+        optimizer=pg.adam(5e-3),
+        scheduler=falling(2000),
+        **schedule,
+        **quiet,
+    )
+)
 
 # %% [markdown]
 # The loss of contrastive divergence is a difference that measures nothing. Annealed importance sampling does: from
@@ -76,7 +96,9 @@ brackets = {
     name: [pg.annealed_importance(rbm, train, temperatures=number) for number in temperatures]
     for name, rbm in {"small": small, "wide": wide}.items()
 }
-print(f"small machine, enumerated: log Z = {small().log_z():.2f}; annealed: {brackets['small'][-1]}")
+print(
+    f"small machine, enumerated: log Z = {small().log_z():.2f}; annealed: {brackets['small'][-1]}"
+)
 print(f"wide machine, annealed: {brackets['wide'][-1]}")
 
 # %% [markdown]
@@ -90,12 +112,18 @@ for baseline in (pixels, tree):
     pg.em(baseline, train)
 baselines = {"independent pixels": pixels, "tree of pixels": tree, "small machine": small}
 scores = {name: pg.log_likelihood(gen, test) for name, gen in baselines.items()}
-scores["wide machine"] = pg.log_likelihood(pg.Normalised(wide, brackets["wide"][-1].value), test, particles=1)
-scores["wide machine, reverse"] = pg.reverse_annealing(wide, test, base=train, temperatures=300, chains=4)
+scores["wide machine"] = pg.log_likelihood(
+    pg.Normalised(wide, brackets["wide"][-1].value), test, particles=1
+)
+scores["wide machine, reverse"] = pg.reverse_annealing(
+    wide, test, base=train, temperatures=300, chains=4
+)
 for name, score in scores.items():
     print(f"{name:24s} {score}")
 print("wide machine without its constant:", pg.log_likelihood(wide, test, particles=1))
-print("wide machine better than the tree:", scores["wide machine, reverse"] > scores["tree of pixels"])
+print(
+    "wide machine better than the tree:", scores["wide machine, reverse"] > scores["tree of pixels"]
+)
 try:
     print(scores["wide machine"] > scores["small machine"])
 except TypeError as error:
@@ -114,8 +142,14 @@ halves = test[[0, 4, 8, 12, 16, 20, 24, 28]].clone()
 truth = halves.clone()
 halves[:, 32:] = torch.nan
 torch.manual_seed(0)
-completions = {name: pg.impute(rbm, halves, draws=200) for name, rbm in {"small": small, "wide": wide}.items()}
-print("completions: small machine", completions["small"].kind + "; wide machine", completions["wide"].kind)
+completions = {
+    name: pg.impute(rbm, halves, draws=200) for name, rbm in {"small": small, "wide": wide}.items()
+}
+print(
+    "completions: small machine",
+    completions["small"].kind + "; wide machine",
+    completions["wide"].kind,
+)
 
 
 # %%
@@ -126,7 +160,9 @@ def gibbs(panel):
     panel.set_xticklabels(moments, fontsize=7)
 
 
-figure, axes = plt.subplots(1, 4, figsize=(15, 3.1), width_ratios=[1.2, 1.45, 0.85, 1.1], layout="constrained")
+figure, axes = plt.subplots(
+    1, 4, figsize=(15, 3.1), width_ratios=[1.2, 1.45, 0.85, 1.1], layout="constrained"
+)
 order = wide.weight.norm(dim=0).argsort(descending=True)
 axes[0].imshow(tiles(wide.weight.T[order[:80]], 10, 0), cmap="RdBu_r", vmin=-1.5, vmax=1.5)
 bare(axes[0], "what 80 hidden units look for")
@@ -140,9 +176,14 @@ axes[2].set_xticklabels(["known", "completed", "mean", "truth"], fontsize=7)
 axes[2].set_title("lower halves, clamped chains", fontsize=10)
 known = {"small": small().log_z().item(), "wide": brackets["wide"][-1].value}
 for name, colour in {"small": "tab:blue", "wide": "tab:red"}.items():
-    there, back = ([getattr(b, way).mean() - known[name] for b in brackets[name]] for way in ("forwards", "backwards"))
+    there, back = (
+        [getattr(b, way).mean() - known[name] for b in brackets[name]]
+        for way in ("forwards", "backwards")
+    )
     axes[3].fill_between(temperatures, there, back, color=colour, alpha=0.15, linewidth=0)
-    axes[3].plot(temperatures, there, "^-", color=colour, markersize=4, linewidth=1, label=f"{name} machine")
+    axes[3].plot(
+        temperatures, there, "^-", color=colour, markersize=4, linewidth=1, label=f"{name} machine"
+    )
     axes[3].plot(temperatures, back, "v-", color=colour, markersize=4, linewidth=1)
 axes[3].axhline(0, color="k", linewidth=0.8)
 axes[3].set(xscale="log", xlabel="temperatures", ylabel="nats")
@@ -161,7 +202,9 @@ figure.savefig(OUTPUT / "machines.png", dpi=80)
 # %%
 def spirals(n):
     turn, side = math.pi * (0.25 + 1.9 * torch.rand(n).sqrt()), torch.randint(2, (n, 1)) - 0.5
-    return side * 0.8 * torch.stack([turn * turn.cos(), turn * turn.sin()], 1) + 0.1 * torch.randn(n, 2)
+    return side * 0.8 * torch.stack([turn * turn.cos(), turn * turn.sin()], 1) + 0.1 * torch.randn(
+        n, 2
+    )
 
 
 points, held_out = spirals(5000), spirals(1000)
@@ -174,10 +217,21 @@ pg.em(mixture, points, seed=0)
 print(f"{'mixture of 12 Gaussians':24s} {pg.log_likelihood(mixture, held_out)}")
 contrast = pg.NoiseContrastive(noise, ratio=4)
 energies, surfaces = {}, {}
-for name, objective in {"noise contrast": contrast, "denoising": pg.DenoisingScoreMatching(0.1)}.items():
+for name, objective in {
+    "noise contrast": contrast,
+    "denoising": pg.DenoisingScoreMatching(0.1),
+}.items():
     torch.manual_seed(0)
-    gen = pg.EnergyBasedModel(pg.MLP(2, [64, 64, 64], 1), (2,), kernel=pg.Langevin(0.01), base=noise)
-    plan = {"steps": 1500, "batch_size": 256, "optimizer": pg.adam(5e-3), "scheduler": falling(1500), "ema": 0.99}
+    gen = pg.EnergyBasedModel(
+        pg.MLP(2, [64, 64, 64], 1), (2,), kernel=pg.Langevin(0.01), base=noise
+    )
+    plan = {
+        "steps": 1500,
+        "batch_size": 256,
+        "optimizer": pg.adam(5e-3),
+        "scheduler": falling(1500),
+        "ema": 0.99,
+    }
     pg.fit(gen, points, objective, **plan, **quiet)
     bracket = pg.annealed_importance(gen, temperatures=100, chains=200)
     with torch.no_grad():
@@ -186,7 +240,9 @@ for name, objective in {"noise contrast": contrast, "denoising": pg.DenoisingSco
     print(f"{name}: log Z = {exact:.2f} by the grid; {bracket}")
     print(f"{name:24s} {pg.log_likelihood(pg.Normalised(gen, exact), held_out, particles=1)}")
     energies[name], surfaces[name] = gen, surface - exact
-print(f"noise contrast: log Z = {contrast.log_normaliser.item():.2f} as learned along with the network")
+print(
+    f"noise contrast: log Z = {contrast.log_normaliser.item():.2f} as learned along with the network"
+)
 
 # %%
 torch.manual_seed(1)
@@ -201,7 +257,9 @@ def landscape(panel):
     """The energy, with chains that roll down it."""
     energy = -surfaces["noise contrast"]
     levels = torch.linspace(0, 5, 26).square() + energy.min()
-    panel.contourf(axis, axis, energy, levels=levels, cmap="bone_r", norm=PowerNorm(0.5), extend="max")
+    panel.contourf(
+        axis, axis, energy, levels=levels, cmap="bone_r", norm=PowerNorm(0.5), extend="max"
+    )
     for path in paths:
         panel.plot(*path.T, color="tab:red", linewidth=0.7, alpha=0.6)
     panel.scatter(*paths[:, 0].T, s=12, facecolor="w", edgecolor="tab:red", linewidth=0.8, zorder=3)
@@ -262,8 +320,20 @@ for seed, (name, recipe) in itertools.product(range(3), recipes.items()):
                 draws = pg.sample(gan, 1500)
             film.append((run.step, draws, critic(window).squeeze(-1)))
 
-    plan = {"steps": 1200, "batch_size": 128, "ema": 0.98, "callbacks": [shoot] if seed == 0 else []}
-    pg.fit(gan, ring, pg.Adversarial(critic, **recipe), optimizer=pg.adam(betas=(0.5, 0.999)), **plan, **quiet)
+    plan = {
+        "steps": 1200,
+        "batch_size": 128,
+        "ema": 0.98,
+        "callbacks": [shoot] if seed == 0 else [],
+    }
+    pg.fit(
+        gan,
+        ring,
+        pg.Adversarial(critic, **recipe),
+        optimizer=pg.adam(betas=(0.5, 0.999)),
+        **plan,
+        **quiet,
+    )
     modes, good = judged(pg.sample(gan, 2500))
     print(f"{f'{name}, seed {seed}':30s} {modes} of 8 modes, {good:.1%} of draws near one")
 
@@ -271,7 +341,13 @@ for seed, (name, recipe) in itertools.product(range(3), recipes.items()):
 # %%
 def played(panel, step, draws, opinion):
     """Fakes of the moment, not averaged, over what the critic thinks of the place: violet is real."""
-    panel.imshow(opinion, origin="lower", extent=(-2.3, 2.3, -2.3, 2.3), cmap="PuOr", interpolation="bilinear")
+    panel.imshow(
+        opinion,
+        origin="lower",
+        extent=(-2.3, 2.3, -2.3, 2.3),
+        cmap="PuOr",
+        interpolation="bilinear",
+    )
     panel.scatter(*centres.T, s=60, facecolor="none", edgecolor="k", linewidth=0.6)
     panel.scatter(*draws.T, s=1.5, c="k", linewidths=0)
     panel.set(xlim=(-2.3, 2.3), ylim=(-2.3, 2.3))
@@ -320,15 +396,31 @@ except NotImplementedError as error:
 # %%
 with torch.no_grad():
     corners, share = torch.randn(10, 16), torch.linspace(0, math.pi / 2, 10)[:, None, None]
-    walks = gan.generator((share.cos() * corners + share.sin() * corners.roll(1, 0)).transpose(0, 1))
-figure, axes = plt.subplots(1, 5, figsize=(15, 2.9), width_ratios=[1, 1, 1, 1, 1.3], layout="constrained")
-pictures = {"real, unseen": unseen, "plain MLP": drawn["plain MLP"], "DCGAN with R1": drawn["DCGAN with R1"]}
+    walks = gan.generator(
+        (share.cos() * corners + share.sin() * corners.roll(1, 0)).transpose(0, 1)
+    )
+figure, axes = plt.subplots(
+    1, 5, figsize=(15, 2.9), width_ratios=[1, 1, 1, 1, 1.3], layout="constrained"
+)
+pictures = {
+    "real, unseen": unseen,
+    "plain MLP": drawn["plain MLP"],
+    "DCGAN with R1": drawn["DCGAN with R1"],
+}
 for panel, (name, rows) in zip(
     axes, {**pictures, "DCGAN, between two draws": walks.flatten(0, 1)}.items(), strict=False
 ):
     panel.imshow(tiles(rows[:100], 10, -0.6), cmap="gray_r", vmin=-1, vmax=1)
     bare(panel, name)
-shown = ["Fréchet distance", "sliced Wasserstein", "energy test", "classifier test", "precision", "recall", "coverage"]
+shown = [
+    "Fréchet distance",
+    "sliced Wasserstein",
+    "energy test",
+    "classifier test",
+    "precision",
+    "recall",
+    "coverage",
+]
 for height, (name, report) in zip((0.12, -0.12), reports.items(), strict=True):
     ratio = [report[line].value / report[line].floor for line in shown]
     places = [place + height for place in range(len(shown))]
@@ -353,26 +445,36 @@ figure.savefig(OUTPUT / "digits.png", dpi=80)
 # %%
 def on_a_ring(angle, radius, scale):
     places = radius * torch.stack([angle.cos(), angle.sin()], -1)
-    return dist.MixtureSameFamily(dist.Categorical(torch.ones_like(angle)), dist.Normal(places, scale).to_event(1))
+    return dist.MixtureSameFamily(
+        dist.Categorical(torch.ones_like(angle)), dist.Normal(places, scale).to_event(1)
+    )
 
 
 prior = pg.Fixed(on_a_ring, angle=2 * math.pi * torch.arange(16) / 16, radius=2.0, scale=0.35)
 torch.manual_seed(1)
-adversary = pg.Adversary(pg.MLP(2, [128] * 2, 1, partial(nn.LeakyReLU, 0.2)), regularisers=[pg.R1(0.02)])
+adversary = pg.Adversary(
+    pg.MLP(2, [128] * 2, 1, partial(nn.LeakyReLU, 0.2)), regularisers=[pg.R1(0.02)]
+)
 matched = pg.MatchedLatents(adversary, weight=10.0, beta=0.1)
 digits, codes = load_digits().target, {}
 for name, objective in {"ELBO": pg.ELBO(), "adversarial": matched}.items():
     torch.manual_seed(0)
-    autoencoder = pg.VAE(prior, pg.Bernoulli(pg.MLP(2, [128] * 2, 64)), pg.Gaussian(pg.MLP(64, [128] * 2, 4)))
+    autoencoder = pg.VAE(
+        prior, pg.Bernoulli(pg.MLP(2, [128] * 2, 64)), pg.Gaussian(pg.MLP(64, [128] * 2, 4))
+    )
     plan = {"steps": 1500, "batch_size": 128, "scheduler": falling(1500), "ema": 0.99}
-    pg.fit(autoencoder, train, objective, optimizer=pg.adam(2e-3, betas=(0.5, 0.99)), **plan, **quiet)
+    pg.fit(
+        autoencoder, train, objective, optimizer=pg.adam(2e-3, betas=(0.5, 0.99)), **plan, **quiet
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         codes[name], found = autoencoder.encode(train).sample(), autoencoder.encode(test).sample()
         told = autoencoder.decode(found).log_prob(test).mean()
     real, reference = prior().sample((2, len(found)))
     print(f"codes by {name:12s} {pg.energy_test(found, real, reference=reference)}")
-    print(f"{'':21s} {told:.2f} nats of reconstruction; {pg.log_likelihood(autoencoder, test, particles=200)}")
+    print(
+        f"{'':21s} {told:.2f} nats of reconstruction; {pg.log_likelihood(autoencoder, test, particles=200)}"
+    )
 
 # %% [markdown]
 # ## A machine as a prior: a deep belief network
@@ -391,14 +493,19 @@ every_code = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 12)
 def enumerated(gen, x):
     """The exact log-likelihood: the sum over all codes."""
     given = gen.decode(every_code)
-    joint = torch.stack([given.log_prob(row) for row in x], 1) + gen.prior().log_prob(every_code)[:, None]
+    joint = (
+        torch.stack([given.log_prob(row) for row in x], 1)
+        + gen.prior().log_prob(every_code)[:, None]
+    )
     return pg.Score(joint.logsumexp(0), "exact", measure="mass")
 
 
 torch.manual_seed(0)
 coins = pg.Fixed(dist.Bernoulli, logits=torch.zeros(12))
 belief = pg.VAE(coins, pg.Bernoulli(pg.MLP(12, [], 64)), pg.Bernoulli(pg.MLP(64, [128], 12)))
-pg.fit(belief, train, pg.IWAE(particles=8), steps=1200, optimizer=pg.adam(5e-3), **schedule, **quiet)
+pg.fit(
+    belief, train, pg.IWAE(particles=8), steps=1200, optimizer=pg.adam(5e-3), **schedule, **quiet
+)
 print(f"{'12 independent bits':32s} {enumerated(belief, test)}")
 print(f"{'the same, not enumerated':32s} {pg.log_likelihood(belief, test)}")
 with torch.no_grad():
@@ -416,7 +523,12 @@ gain, error = after.difference(before)
 print(f"{'and trained on together':32s} {after}   gain {gain:.2f} ± {error:.2f}")
 try:
     large = pg.RBM(pg.BernoulliUnits(16), hidden=16)
-    pg.fit(pg.VAE(large, pg.Bernoulli(pg.MLP(16, [], 64)), pg.Bernoulli(pg.MLP(64, [], 16))), train, steps=1, **quiet)
+    pg.fit(
+        pg.VAE(large, pg.Bernoulli(pg.MLP(16, [], 64)), pg.Bernoulli(pg.MLP(64, [], 16))),
+        train,
+        steps=1,
+        **quiet,
+    )
 except ValueError as error:
     print("a machine of 16 and 16 units:", error)
 
@@ -435,8 +547,12 @@ def around(panel):
     for radius, number in ((1.4, 16), (2.05, 24), (2.7, 32)):
         turn = 2 * math.pi * torch.arange(number) / number
         places = radius * torch.stack([turn.cos(), turn.sin()], 1)
-        for (x, y), ink in zip(places.tolist(), autoencoder.decode(places).mean.reshape(-1, 8, 8), strict=True):
-            black = torch.cat([torch.zeros(8, 8, 3), ink[:, :, None]], -1)  # transparent where there is no ink
+        for (x, y), ink in zip(
+            places.tolist(), autoencoder.decode(places).mean.reshape(-1, 8, 8), strict=True
+        ):
+            black = torch.cat(
+                [torch.zeros(8, 8, 3), ink[:, :, None]], -1
+            )  # transparent where there is no ink
             panel.imshow(black, extent=(x - 0.27, x + 0.27, y - 0.27, y + 0.27))
     panel.set(xlim=(-3.1, 3.1), ylim=(-3.1, 3.1), aspect="equal")
 
@@ -450,7 +566,9 @@ with torch.no_grad():
     pictures = deep.decode(pg.sample(machine, 100)).mean
 axes[4].imshow(tiles(pictures, 10, 0.4), cmap="gray_r")
 titles = ["codes by the ELBO", "codes matched by an adversary", "... and what they decode to"]
-for panel, title in zip(axes, [*titles, "what each of 12 bits draws", "draws of the belief network"], strict=True):
+for panel, title in zip(
+    axes, [*titles, "what each of 12 bits draws", "draws of the belief network"], strict=True
+):
     bare(panel, title)
 figure.tight_layout()
 figure.savefig(OUTPUT / "latents.png", dpi=80)

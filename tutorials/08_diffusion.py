@@ -32,10 +32,21 @@ torch.manual_seed(0)
 
 def train(gen, data, objective, steps, lr=2e-3, batch_size=100, **options):
     """Adam with a learning rate that falls to zero, and an average of the last parameters."""
-    schedule = {"scheduler": lambda optimizer: CosineAnnealingLR(optimizer, steps), "optimizer": pg.adam(lr)}
+    schedule = {
+        "scheduler": lambda optimizer: CosineAnnealingLR(optimizer, steps),
+        "optimizer": pg.adam(lr),
+    }
     quiet = {"progress": False, "verdict": False, "seed": 0, **options}
     history = pg.fit(
-        gen, data, objective, steps=steps, batch_size=batch_size, ema=0.99, clip=100.0, **schedule, **quiet
+        gen,
+        data,
+        objective,
+        steps=steps,
+        batch_size=batch_size,
+        ema=0.99,
+        clip=100.0,
+        **schedule,
+        **quiet,
     )
     print(f"{type(gen).__name__:13s} {history}")
     return gen.eval()
@@ -61,7 +72,9 @@ train_moons, test_moons = moons[:4000], moons[4000:]
 diffusion = pg.Diffusion(TimeMLP(2, [96, 96, 96]), (2,), sampler=pg.DPMSolver(20))
 matching = pg.FlowMatching(TimeMLP(2, [96, 96, 96]), (2,), coupling=pg.OptimalTransport())
 train(diffusion, train_moons, pg.Denoising(), steps=700, lr=4e-3, batch_size=200)
-train(matching, train_moons, pg.Denoising(), steps=700, lr=4e-3, batch_size=200, compile=False)  # pairing is no graph
+train(
+    matching, train_moons, pg.Denoising(), steps=700, lr=4e-3, batch_size=200, compile=False
+)  # pairing is no graph
 
 # %% [markdown]
 # Top: data as noise is added. Bottom, to be read from right to left: pure noise as the network takes it away. At every
@@ -102,7 +115,10 @@ for column, t in enumerate((0.0, 0.2, 0.4, 0.6, 0.8, 1.0)):
     signal, scale = diffusion.schedule(torch.tensor(t))
     forward = signal * moons[:3000] + scale * noise
     states = backward[round(100 * (1 - t))]
-    for panel, points, ends in ((axes[0, column], forward, moons[:3000]), (axes[1, column], states, backward[-1])):
+    for panel, points, ends in (
+        (axes[0, column], forward, moons[:3000]),
+        (axes[1, column], states, backward[-1]),
+    ):
         panel.scatter(*points.T, c=angle(ends), cmap="hsv", s=2, linewidths=0, alpha=0.8)
         panel.set(xlim=(-3, 3), ylim=(-3, 3), facecolor="black", xticks=[], yticks=[])
     axes[0, column].set_title(f"time {t:.1f}", color="white")
@@ -122,7 +138,9 @@ def draw_paths(panel, states, title):
     for i in range(len(states) - 1):
         segments = torch.stack((states[i], states[i + 1]), 1)
         colour = plt.cm.magma(0.25 + 0.7 * i / len(states))
-        panel.add_collection(LineCollection(segments.numpy(), colors=[colour], linewidths=0.5, alpha=0.8))
+        panel.add_collection(
+            LineCollection(segments.numpy(), colors=[colour], linewidths=0.5, alpha=0.8)
+        )
     panel.scatter(*states[-1].T, s=1.5, c="white", linewidths=0, zorder=3)
     panel.set(xlim=(-3, 3), ylim=(-3, 3), facecolor="black", xticks=[], yticks=[])
     panel.set_title(title, color="white")
@@ -152,7 +170,9 @@ scores = {
     "mixture of 8 Gaussians": pg.log_likelihood(mixture, test_moons),
     "spline flow": pg.log_likelihood(spline, test_moons),
     "diffusion, bound": pg.log_likelihood(diffusion, test_moons, particles=100),
-    "diffusion, its equation": pg.log_likelihood(diffusion.probability_flow(), test_moons, particles=1),
+    "diffusion, its equation": pg.log_likelihood(
+        diffusion.probability_flow(), test_moons, particles=1
+    ),
     "flow matching": pg.log_likelihood(matching, test_moons),
 }
 for name, score in scores.items():
@@ -226,7 +246,12 @@ save(figure, "denoising.png")
 figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.6), facecolor="black", width_ratios=(1, 1, 1.05))
 draw_paths(axes[0], backward[:, :600], "diffusion: from noise to data, as it learned")
 draw_paths(axes[1], onward[:, :600], "flow matching: nearly straight")
-show(axes[2], 8 + 8 * states[times + 1].clamp(-1, 1).transpose(0, 1), 10, "noise becomes digits of given classes")
+show(
+    axes[2],
+    8 + 8 * states[times + 1].clamp(-1, 1).transpose(0, 1),
+    10,
+    "noise becomes digits of given classes",
+)
 figure.tight_layout(pad=0.4, w_pad=1.5)
 save(figure, "diffusion.png", dpi=64)
 
@@ -274,9 +299,17 @@ for row, (name, draw) in zip(axes, samplers.items(), strict=True):
         torch.manual_seed(1)
         few, many = draw(calls, ten.repeat(2, 1)), draw(calls, train_c[:300])
         result = frechet(many)
-        show(panel, few, 10, f"{calls} calls: {result.value:.0f}", name if calls == budgets[0] else "")
+        show(
+            panel,
+            few,
+            10,
+            f"{calls} calls: {result.value:.0f}",
+            name if calls == budgets[0] else "",
+        )
         print(f"{name:14s} {calls:3d} calls   {result}")
-figure.suptitle(f"Fréchet distance to held-out digits; real digits get {result.floor:.0f}", color="white")
+figure.suptitle(
+    f"Fréchet distance to held-out digits; real digits get {result.floor:.0f}", color="white"
+)
 figure.tight_layout(pad=0.4, w_pad=1.5)
 save(figure, "samplers.png")
 
@@ -299,7 +332,12 @@ for panel, strength in zip(axes, strengths, strict=True):
     print(f"guidance {strength:.0f}: recognised {accuracy:.1%}   {coverage}")
     first = torch.cat([drawn[(wanted == k).nonzero()[:5, 0]] for k in range(10)])
     shown = first.reshape(10, 5, 1, 8, 8).transpose(0, 1)
-    show(panel, shown, 10, f"guidance {strength:.0f}\nrecognised {accuracy:.0%}, coverage {coverage.value:.2f}")
+    show(
+        panel,
+        shown,
+        10,
+        f"guidance {strength:.0f}\nrecognised {accuracy:.0%}, coverage {coverage.value:.2f}",
+    )
 figure.tight_layout(pad=0.5, w_pad=1.5)
 save(figure, "guidance.png")
 
@@ -343,7 +381,8 @@ counts = torch.stack([(flat_train == level).float().sum(0) for level in range(17
 by_em = pg.GaussianMixture(20, 64, pg.Diagonal)
 pg.em(by_em, flat_train + torch.rand_like(flat_train), n_init=2, seed=0)
 maf = pg.Transformed(
-    pg.MAF(64, layers=2, hidden=(256,), dropout=0.3), pg.Gaussianised.of(flat_train, 0.0, 17.0, bins=17)
+    pg.MAF(64, layers=2, hidden=(256,), dropout=0.3),
+    pg.Gaussianised.of(flat_train, 0.0, 17.0, bins=17),
 )
 maf = train(pg.Quantised(maf), flat_train, None, steps=400)
 flow.solver, flow.probes = pg.RungeKutta(6), Rademacher(1)
@@ -360,7 +399,9 @@ for name, score in digit_scores.items():
     print(f"{name:34s} {score}")
 beaten = digit_scores["diffusion, given labels"] > digit_scores["pixel counts"]
 print("the diffusion, told the labels, is better than counting pixels:", beaten)
-print(f"Fréchet distance by denoising {before.value:.1f}, then by the bound {after.value:.1f}, floor {after.floor:.1f}")
+print(
+    f"Fréchet distance by denoising {before.value:.1f}, then by the bound {after.value:.1f}, floor {after.floor:.1f}"
+)
 
 # %% [markdown]
 # ## The honest table of samples
@@ -384,18 +425,24 @@ print(pg.sample_report(digit(train_c).sample(), test_x, train_x, features=featur
 # %%
 DIMS = 8
 encoder = nn.Sequential(Standardize(8.0, 8.0), MLP(64, [256], 2 * DIMS, dropout=0.1))
-decoder = pg.DiscretizedLogisticMixture(MLP(DIMS, [256], 3 * 3 * 64, dropout=0.1), levels=17, components=3)
+decoder = pg.DiscretizedLogisticMixture(
+    MLP(DIMS, [256], 3 * 3 * 64, dropout=0.1), levels=17, components=3
+)
 vae = pg.VAE(pg.standard_normal(DIMS), decoder, pg.Gaussian(encoder))
 train(vae, flat_train, pg.ELBO(beta=0.3), steps=800, lr=3e-3)
 with torch.no_grad():
     codes = vae.encode(flat_train).sample((8,)).flatten(0, 1)
-prior = pg.Standardised.fitted(pg.Diffusion(TimeMLP(DIMS, [128, 128, 128]), (DIMS,), sampler=pg.DPMSolver(20)), codes)
+prior = pg.Standardised.fitted(
+    pg.Diffusion(TimeMLP(DIMS, [128, 128, 128]), (DIMS,), sampler=pg.DPMSolver(20)), codes
+)
 train(prior.family, prior.standardise(codes), pg.Denoising(), steps=800, batch_size=200)
 latent = pg.VAE(prior, decoder, pg.Gaussian(encoder)).eval()
 drawn = {"normal prior": pg.sample(vae, 1200), "diffusion prior": pg.sample(latent, 1200)}
 for name, rows in drawn.items():
     print(f"VAE, {name:16s} {frechet(rows.reshape(-1, 1, 8, 8))}")
-    print(f"VAE, {name:16s} {pg.log_likelihood(vae if name == 'normal prior' else latent, flat_test, particles=64)}")
+    print(
+        f"VAE, {name:16s} {pg.log_likelihood(vae if name == 'normal prior' else latent, flat_test, particles=64)}"
+    )
 
 
 # %%

@@ -55,7 +55,9 @@ def kinds() -> dict[str, Kind]:
     values = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
     idx = bytes([0, 0, 8, 3]) + struct.pack(">3I", *values.shape) + values.tobytes()
     archive = io.BytesIO()
-    np.savez_compressed(archive, x_train=values, y_train=np.arange(6), x_test=values, y_test=np.arange(6))
+    np.savez_compressed(
+        archive, x_train=values, y_train=np.arange(6), x_test=values, y_test=np.arange(6)
+    )
     with tempfile.TemporaryDirectory() as folder:
         cache.write_sealed(Path(folder) / "file", random.Random(0).randbytes(4000))
         library = (Path(folder) / "file").read_bytes()
@@ -63,8 +65,12 @@ def kinds() -> dict[str, Kind]:
         "BIF": Kind(BIF.encode(), network, False),
         "BIF, packed": Kind(gzip.compress(BIF.encode(), mtime=0), network, True),
         "IDX": Kind(idx, lambda path: read_idx(path).tolist(), False),
-        "IDX, packed": Kind(gzip.compress(idx, mtime=0), lambda path: read_idx(path).tolist(), True),
-        "npz": Kind(archive.getvalue(), lambda path: [part.tolist() for part in load_mnist(path)], True),
+        "IDX, packed": Kind(
+            gzip.compress(idx, mtime=0), lambda path: read_idx(path).tolist(), True
+        ),
+        "npz": Kind(
+            archive.getvalue(), lambda path: [part.tolist() for part in load_mnist(path)], True
+        ),
         "cached library": Kind(library, believed, True),
     }
 
@@ -72,8 +78,14 @@ def kinds() -> dict[str, Kind]:
 def network(path: Path) -> object:
     """What was read, which is a network in any case."""
     found = read_bif(path)
-    assert all(torch.isclose(table.sum(-1), torch.ones(())).all() for table in found.tables.values())
-    return found.states, found.parents, {name: table.tolist() for name, table in found.tables.items()}
+    assert all(
+        torch.isclose(table.sum(-1), torch.ones(())).all() for table in found.tables.values()
+    )
+    return (
+        found.states,
+        found.parents,
+        {name: table.tolist() for name, table in found.tables.items()},
+    )
 
 
 def believed(path: Path) -> bytes:
@@ -126,7 +138,9 @@ def table(count: int, seed: int) -> list[str]:
                 for content in damage(kind.content, count, rng):
                     path.write_bytes(content)
                     counts[outcome(kind, path, right)] += 1
-                lines.append(f"| {name} | {damage.__name__} | {' | '.join(str(counts[o]) for o in OUTCOMES)} |")
+                lines.append(
+                    f"| {name} | {damage.__name__} | {' | '.join(str(counts[o]) for o in OUTCOMES)} |"
+                )
     return lines
 
 

@@ -44,7 +44,9 @@ class Noisy(DistributionModule):
         self.net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.3), nn.Linear(2, 2))
 
     def forward(self, context=None):
-        return dist.Normal(self.loc + self.net(torch.ones(4, 2) * self.loc).mean(0), 1.0).to_event(1)
+        return dist.Normal(self.loc + self.net(torch.ones(4, 2) * self.loc).mean(0), 1.0).to_event(
+            1
+        )
 
 
 def run(path, resume=False, compile=False):
@@ -106,7 +108,11 @@ def kills(folder, tries):
         left += bool(list(folder.glob(".probgen-*.part")))
     write(path, *state(0))
     swept = not list(folder.glob(".probgen-*.part"))
-    return tries, right * swept, f"{left} in the middle of a save; what they left is removed by the next one: {swept}"
+    return (
+        tries,
+        right * swept,
+        f"{left} in the middle of a save; what they left is removed by the next one: {swept}",
+    )
 
 
 def refused(path, content):
@@ -188,7 +194,9 @@ def lines_of(work, at=(), number=signal.SIGINT):
         return local
 
     old = sys.gettrace()
-    sys.settrace(lambda frame, event, _: local if frame.f_code.co_filename.startswith(TRAIN) else None)
+    sys.settrace(
+        lambda frame, event, _: local if frame.f_code.co_filename.startswith(TRAIN) else None
+    )
     try:
         work()
     except KeyboardInterrupt:
@@ -200,7 +208,9 @@ def lines_of(work, at=(), number=signal.SIGINT):
 
 def timed(work, seconds, presses):
     """Does the work; sends Ctrl-C after so many seconds."""
-    timer = threading.Timer(seconds, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(presses)])
+    timer = threading.Timer(
+        seconds, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(presses)]
+    )
     timer.start()
     try:
         work()
@@ -225,7 +235,9 @@ def interrupts(folder, tries, compile=False):
         try:
             if index % 2:
                 first = random.randrange(lines)
-                lines_of(work, {first, *(first + random.randrange(1, 200) for _ in range(presses - 1))})
+                lines_of(
+                    work, {first, *(first + random.randrange(1, 200) for _ in range(presses - 1))}
+                )
             else:
                 timed(work, random.uniform(0, seconds), presses)
         except KeyboardInterrupt:
@@ -239,14 +251,19 @@ def equal(one, other, tolerance):
     pairs = [(torch.tensor(one[1].loss), torch.tensor(other[1].loss))]
     pairs += [(torch.tensor(one[1].validation), torch.tensor(other[1].validation))]
     pairs += zip(one[0].state_dict().values(), other[0].state_dict().values(), strict=True)
-    return all(a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
+        for a, b in pairs
+    )
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tries", type=int, default=1000)
     parser.add_argument("--interrupts", type=int, default=100)
-    parser.add_argument("--compiler", action="store_true", help="compile the graphs, instead of replaying them")
+    parser.add_argument(
+        "--compiler", action="store_true", help="compile the graphs, instead of replaying them"
+    )
     parser.add_argument("--only", default="", help="kinds whose name has this in it")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -256,7 +273,10 @@ def main():
         Compiled.build = lambda self, *examples, **how: self
     kinds = {name: (work, options.tries) for name, work in TRIED.items()}
     kinds["interrupts, eager"] = interrupts, options.interrupts
-    kinds["interrupts, compiled"] = (lambda *given: interrupts(*given, compile=True)), options.interrupts
+    kinds["interrupts, compiled"] = (
+        (lambda *given: interrupts(*given, compile=True)),
+        options.interrupts,
+    )
     print(f"{'kind':22}{'tried':>8}{'right':>8}  ")
     for name, (work, tries) in kinds.items():
         if options.only not in name:
@@ -266,7 +286,13 @@ def main():
         print(f"{name:22}{tried:>8}{right:>8}  {note}", flush=True)
 
 
-TRIED = {"kills": kills, "cuts": cuts, "flipped bits": flips, "full disk": full_disk, "reader beside writer": readers}
+TRIED = {
+    "kills": kills,
+    "cuts": cuts,
+    "flipped bits": flips,
+    "full disk": full_disk,
+    "reader beside writer": readers,
+}
 
 if __name__ == "__main__":
     main()

@@ -81,7 +81,9 @@ def read_table(reader: Reader, states: States, child: str, parents: Sequence[str
     shape = [len(states[v]) for v in (*parents, child)]
     if math.prod(shape) > LARGEST or len(parents) > MOST_PARENTS:
         got = f"{math.prod(shape):,} for {len(parents)} parents of '{child}'"
-        reader.fail(f"a table of at most {LARGEST:,} numbers and {MOST_PARENTS} parents", got, back=1)
+        reader.fail(
+            f"a table of at most {LARGEST:,} numbers and {MOST_PARENTS} parents", got, back=1
+        )
     table = torch.full(shape, torch.nan, dtype=torch.float64)
     lines: dict[Hashable, int] = {}
     reader.block(lambda: _row(reader, states, parents, table, lines))
@@ -92,18 +94,30 @@ def read_table(reader: Reader, states: States, child: str, parents: Sequence[str
     return table.to(torch.get_default_dtype())
 
 
-def _row(reader: Reader, states: States, parents: Sequence[str], table: Tensor, lines: dict[Hashable, int]) -> None:
+def _row(
+    reader: Reader,
+    states: States,
+    parents: Sequence[str],
+    table: Tensor,
+    lines: dict[Hashable, int],
+) -> None:
     """One statement of a probability block, entered into the table."""
     line = reader.line
     kind = reader.take("table", "default", "(")
     given = _given(reader, states, parents) if kind == "(" else None
     key = kind if given is None else given
     if key in lines:
-        reader.fail("each row, table and default once", f"one again that line {lines[key]} has already", back=1)
+        reader.fail(
+            "each row, table and default once",
+            f"one again that line {lines[key]} has already",
+            back=1,
+        )
     if lines and "table" in (kind, *lines):
         reader.fail("one table, or rows and a default", "both", back=1)
     lines[key] = line
-    rows = _probabilities(reader, (table.shape[-1], *table.shape[:-1]) if kind == "table" else table.shape[-1:])
+    rows = _probabilities(
+        reader, (table.shape[-1], *table.shape[:-1]) if kind == "table" else table.shape[-1:]
+    )
     if given is not None:
         table[given] = rows
     else:
@@ -138,4 +152,6 @@ def _probabilities(reader: Reader, shape: Sequence[int]) -> Tensor:
     wrong = sums[(sums - 1).abs() >= ROUNDED]
     if len(wrong):
         reader.fail(f"probabilities that sum to 1, not {[round(v, 6) for v in wrong[:3].tolist()]}")
-    return torch.where((sums - 1).abs() < 1e-6, rows, rows / sums)  # what is right already comes back as it was
+    return torch.where(
+        (sums - 1).abs() < 1e-6, rows, rows / sums
+    )  # what is right already comes back as it was

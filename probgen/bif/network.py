@@ -16,7 +16,9 @@ from torch import Tensor
 from probgen.bif.blocks import read_family, read_states, read_table
 from probgen.bif.text import Reader, refuse
 
-LARGEST_TEXT = 2**27  # bytes of an unpacked file; the largest network of the repository has some millions
+LARGEST_TEXT = (
+    2**27
+)  # bytes of an unpacked file; the largest network of the repository has some millions
 _BARE = re.compile(r'[^\s{}()\[\];,|"/]+')
 _GZIP = b"\x1f\x8b"
 
@@ -51,7 +53,9 @@ class Tables(NamedTuple):
         x = torch.full((1, len(self.states)), torch.nan)
         for name, value in values.items():
             if value not in self.states.get(name, ()):
-                raise ValueError(f"expected a state of {name}, one of {self.states.get(name)}, got '{value}'")
+                raise ValueError(
+                    f"expected a state of {name}, one of {self.states.get(name)}, got '{value}'"
+                )
             x[0, list(self.states).index(name)] = float(self.states[name].index(value))
         return x
 
@@ -63,7 +67,9 @@ def read_bif(path: str | Path) -> Tables:
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise ValueError(f"expected a BIF file at {path}, got a folder, pipe or device; give the path of a file")
+        raise ValueError(
+            f"expected a BIF file at {path}, got a folder, pipe or device; give the path of a file"
+        )
     content = path.read_bytes()
     if content[:2] == _GZIP:
         content = _unpacked(path)
@@ -82,13 +88,17 @@ def _unpacked(path: Path) -> bytes:
             f"expected a whole gzip file at {path}, got a damaged one ({error}); fetch it again"
         ) from error
     if len(content) > LARGEST_TEXT:
-        raise ValueError(f"expected at most {LARGEST_TEXT:,} bytes of text in {path}, got more; unpack it yourself")
+        raise ValueError(
+            f"expected at most {LARGEST_TEXT:,} bytes of text in {path}, got more; unpack it yourself"
+        )
     return content
 
 
 def _decoded(content: bytes) -> str:
     try:
-        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        return content.decode(
+            "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        )
     except UnicodeDecodeError:
         return content.decode("latin-1")
 
@@ -148,21 +158,36 @@ def parse_bif(text: str) -> Tables:
             line = reader.line
             child, parents = read_family(reader, states)
             if child in places:
-                refuse(line, "one block for each", f"'{child}' again, which line {places[child]} has already")
+                refuse(
+                    line,
+                    "one block for each",
+                    f"'{child}' again, which line {places[child]} has already",
+                )
             places[child] = line
             families[child] = parents, read_table(reader, states, child, parents)
-    _check(reader, states, lines, places, {child: parents for child, (parents, _) in families.items()})
+    _check(
+        reader, states, lines, places, {child: parents for child, (parents, _) in families.items()}
+    )
     found = {variable: families[variable] for variable in states}
-    return Tables(name or "unknown", states, {v: f[0] for v, f in found.items()}, {v: f[1] for v, f in found.items()})
+    return Tables(
+        name or "unknown",
+        states,
+        {v: f[0] for v, f in found.items()},
+        {v: f[1] for v, f in found.items()},
+    )
 
 
-def _check(reader: Reader, states: dict, lines: dict, places: dict, parents: dict[str, tuple[str, ...]]) -> None:
+def _check(
+    reader: Reader, states: dict, lines: dict, places: dict, parents: dict[str, tuple[str, ...]]
+) -> None:
     """That the blocks make up a network."""
     if not states:
         reader.fail("'variable'")
     lacking = [variable for variable in states if variable not in parents]
     if lacking:
-        refuse(lines[lacking[0]], "a probability block for every variable", f"none for {lacking[:20]}")
+        refuse(
+            lines[lacking[0]], "a probability block for every variable", f"none for {lacking[:20]}"
+        )
     try:
         TopologicalSorter(parents).prepare()
     except CycleError as error:
@@ -175,7 +200,9 @@ def format_bif(network: Tables) -> str:
     lines = [f"network {_quoted(network.name)} {{\n}}"]
     for name, states in network.states.items():
         listed = ", ".join(map(_quoted, states))
-        lines.append(f"variable {_quoted(name)} {{\n  type discrete [ {len(states)} ] {{ {listed} }};\n}}")
+        lines.append(
+            f"variable {_quoted(name)} {{\n  type discrete [ {len(states)} ] {{ {listed} }};\n}}"
+        )
     for name, parents in network.parents.items():
         table, own = network.tables[name], _quoted(name)
         if not parents:
@@ -183,7 +210,9 @@ def format_bif(network: Tables) -> str:
             continue
         lines.append(f"probability ( {own} | {', '.join(map(_quoted, parents))} ) {{")
         for place in product(*(range(size) for size in table.shape[:-1])):
-            given = ", ".join(_quoted(network.states[p][i]) for p, i in zip(parents, place, strict=True))
+            given = ", ".join(
+                _quoted(network.states[p][i]) for p, i in zip(parents, place, strict=True)
+            )
             lines.append(f"  ({given}) {_numbers(table[place])};")
         lines.append("}")
     return "\n".join(lines) + "\n"
@@ -195,5 +224,7 @@ def _numbers(row: Tensor) -> str:
 
 def _quoted(name: str) -> str:
     if not name or set(name) & set('"\n\r'):
-        raise ValueError(f"expected names without quotes and line breaks, got {name!r}; BIF cannot hold it, rename it")
+        raise ValueError(
+            f"expected names without quotes and line breaks, got {name!r}; BIF cannot hold it, rename it"
+        )
     return name if _BARE.fullmatch(name) else f'"{name}"'

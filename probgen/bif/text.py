@@ -128,12 +128,16 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
     while place < len(text):
         found = _TOKEN.match(text, place)
         if found is None:
-            raise ValueError(f"line {line}: expected a closing quote, got {text[place : place + 20]!r}; close it")
+            raise ValueError(
+                f"line {line}: expected a closing quote, got {text[place : place + 20]!r}; close it"
+            )
         end = found.end()
         if found.lastgroup == "open":
             end = text.find("*/", end) + 2
             if end < 2:
-                raise ValueError(f"line {line}: expected the end of a comment, '*/', got none; close it")
+                raise ValueError(
+                    f"line {line}: expected the end of a comment, '*/', got none; close it"
+                )
         elif found.lastgroup not in ("space", "comment"):
             yield found.group(), line
         line += text.count("\n", place, end)

@@ -58,7 +58,11 @@ def is_leaf(value: Any) -> bool:
 def dtype_of(module: nn.Module) -> torch.dtype:
     """The floating-point type of a module's parameters, or of its buffers; torch's default where it has none."""
     values = (*module.parameters(), *module.buffers())
-    kinds = (v.dtype for v in values if not isinstance(v, nn.UninitializedParameter) and v.is_floating_point())
+    kinds = (
+        v.dtype
+        for v in values
+        if not isinstance(v, nn.UninitializedParameter) and v.is_floating_point()
+    )
     return next(kinds, torch.get_default_dtype())
 
 
@@ -78,7 +82,9 @@ def floating(value: Any, dtype: torch.dtype) -> Any:
 def _argument(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
         if value.is_complex() or value.layout != torch.strided:
-            raise TypeError(f"expected a dense real tensor, got {value.dtype} {value.layout}; convert it first")
+            raise TypeError(
+                f"expected a dense real tensor, got {value.dtype} {value.layout}; convert it first"
+            )
         return value
     home = type(value).__module__.split(".")[0]
     if home == "pandas":

@@ -70,7 +70,9 @@ def private(path: Path) -> Path:
     """
     for place in (path.parent, path):
         if place.is_symlink():
-            raise PermissionError(f"expected a folder at {place}, got a link; remove it, or set {FOLDER}")
+            raise PermissionError(
+                f"expected a folder at {place}, got a link; remove it, or set {FOLDER}"
+            )
     path = path.resolve()
     for place in reversed((path, *path.parents)):
         if not place.exists():
@@ -82,17 +84,24 @@ def private(path: Path) -> Path:
 
 
 def _check(path: Path) -> None:
-    trusted = {0, Path(path.anchor).lstat().st_uid}  # in a container the owner of everything may have another number
+    trusted = {
+        0,
+        Path(path.anchor).lstat().st_uid,
+    }  # in a container the owner of everything may have another number
     for depth, place in enumerate((path, *path.parents)):
         found = place.lstat()
         ours = _mine(found) or (depth > 0 and found.st_uid in trusted)
         forbidden = stat.S_IWGRP | stat.S_IWOTH if depth < 2 else stat.S_IWOTH
         open_to_others = os.name == "posix" and found.st_mode & forbidden
-        if depth > 0 and found.st_mode & stat.S_ISVTX:  # as of /tmp: what others own there cannot be moved
+        if (
+            depth > 0 and found.st_mode & stat.S_ISVTX
+        ):  # as of /tmp: what others own there cannot be moved
             open_to_others = False
         if not stat.S_ISDIR(found.st_mode) or not ours or open_to_others:
             got = f"{stat.filemode(found.st_mode)} of user {found.st_uid}"
-            raise PermissionError(f"expected a folder that only you may change at {place}, got {got}; set {FOLDER}")
+            raise PermissionError(
+                f"expected a folder that only you may change at {place}, got {got}; set {FOLDER}"
+            )
 
 
 def _mine(found: os.stat_result) -> bool:
@@ -190,7 +199,9 @@ def limit() -> int:
     if number[-1:] in set("KMGT"):
         number, unit = number[:-1].strip(), number[-1]
     if not (number.isascii() and number.isdigit()):
-        _tell(f"expected a size such as 500M or 2G in {LIMIT}, got {given!r}; correct it, until then it is 2G")
+        _tell(
+            f"expected a size such as 500M or 2G in {LIMIT}, got {given!r}; correct it, until then it is 2G"
+        )
         return DEFAULT_LIMIT
     return int(number) * _UNITS[unit]
 

@@ -57,8 +57,15 @@ def declares_contexts(cls: type) -> type:
         return super(cls, self).__call__(*arguments, **options)
 
     cls.__call__ = called  # type: ignore[operator]
-    defaults = {"context_ndim": 1, "context_size": None, "unknown_contexts": None, "ignores_contexts": False}
-    for name, value in (defaults | {"context_hint": BUILD, "context_net": None, "context_from": None}).items():
+    defaults = {
+        "context_ndim": 1,
+        "context_size": None,
+        "unknown_contexts": None,
+        "ignores_contexts": False,
+    }
+    for name, value in (
+        defaults | {"context_hint": BUILD, "context_net": None, "context_from": None}
+    ).items():
         setattr(cls, name, value)
     return cls
 
@@ -87,7 +94,9 @@ def ignores(part: Any) -> bool:
     """
     part = _source(part)
     net = getattr(part, "context_net", None)
-    return getattr(part, "ignores_contexts", False) or (net is not None and ignores(getattr(part, net)))
+    return getattr(part, "ignores_contexts", False) or (
+        net is not None and ignores(getattr(part, net))
+    )
 
 
 def received(family: nn.Module, context: Any) -> Any:
@@ -107,10 +116,14 @@ def received(family: nn.Module, context: Any) -> Any:
     ndim = getattr(source, "context_ndim", 1)
     if context is None or not torch.is_tensor(context):
         if context is None and size and not unknown:
-            raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got None; give one")
+            raise ValueError(
+                f"expected a context of shape {shape_of(size, ndim)}, got None; give one"
+            )
         return context
     if size is not None:
-        check_context(context, size, ndim, type(source).__name__, getattr(source, "context_hint", WITHOUT))
+        check_context(
+            context, size, ndim, type(source).__name__, getattr(source, "context_hint", WITHOUT)
+        )
         context = as_numbers(context, family)
     if unknown is False or (unknown is None and size is not None):
         check_known(context, ndim)
@@ -129,7 +142,9 @@ def law_given(part: Any, context: Tensor | None) -> Any:
     return part().expand(context.shape[: context.ndim - part.context_ndim])
 
 
-def check_context(context: Tensor, size: int, ndim: int = 1, name: str = "the network", hint: str = BUILD) -> None:
+def check_context(
+    context: Tensor, size: int, ndim: int = 1, name: str = "the network", hint: str = BUILD
+) -> None:
     """Raises ``ValueError`` unless a context has the declared size, and where none is declared.
 
     >>> check_context(torch.zeros(7, 3), 3)
@@ -148,11 +163,17 @@ def check_context(context: Tensor, size: int, ndim: int = 1, name: str = "the ne
         return
     expected = f"expected a context of shape {shape_of(size, ndim)}, got"
     if len(shape) == 1 and ndim == 1 and not context.is_floating_point():
-        how = "labels[:, None]" if size == 1 else f"torch.nn.functional.one_hot(labels, {size}).float()"
+        how = (
+            "labels[:, None]"
+            if size == 1
+            else f"torch.nn.functional.one_hot(labels, {size}).float()"
+        )
         raise ValueError(
             f"{expected} integer labels of shape {shape}; {'give' if size == 1 else 'one-hot'} them: {how}"
         )
-    raise ValueError(f"{expected} {shape}; give one of that shape, or build {name} for contexts of {got} entries")
+    raise ValueError(
+        f"{expected} {shape}; give one of that shape, or build {name} for contexts of {got} entries"
+    )
 
 
 def required(context: Tensor | None, size: int, ndim: int = 1, name: str = "the network") -> Tensor:
@@ -259,7 +280,11 @@ def size_beside(net: nn.Module, shape: Sequence[int]) -> int | None:
     if getattr(net, "side_by_side", False):
         return beside_size(net.net, shape[-net.event_ndim])  # type: ignore[arg-type,operator,index]
     arguments = inspect.signature(net.forward).parameters.values()
-    return 0 if len(arguments) == 1 and all(a.kind is not a.VAR_POSITIONAL for a in arguments) else None
+    return (
+        0
+        if len(arguments) == 1 and all(a.kind is not a.VAR_POSITIONAL for a in arguments)
+        else None
+    )
 
 
 def shape_of(size: int, ndim: int = 1) -> str:

@@ -146,11 +146,19 @@ def log_likelihood(
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
     if kind == "unbiased" and probe.leaves_out:
         kind = "bound"
-    if kind == "exact" or not (probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))):
+    if kind == "exact" or not (
+        probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
+    ):
         particles = 1
-    at_once = fitting(memory, probe.bytes_of_row, probe.accelerated) if max_rows is None else max(1, max_rows)
+    at_once = (
+        fitting(memory, probe.bytes_of_row, probe.accelerated)
+        if max_rows is None
+        else max(1, max_rows)
+    )
     blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
-    return Score(torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure)
+    return Score(
+        torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure
+    )
 
 
 class _Probe(NamedTuple):
@@ -207,7 +215,9 @@ def _measured(cut: Cut, rows: slice | None) -> _Probe:
     random = not all(map(torch.equal, before, random_state()))
     known = None if rows is None else cut
     leaves_out = leaves_values_out(cut.gen, block, pair)
-    return _Probe(pair, profile.peak / max(1, count), profile.accelerated, random, known, leaves_out)
+    return _Probe(
+        pair, profile.peak / max(1, count), profile.accelerated, random, known, leaves_out
+    )
 
 
 def _rows_stand_alone(cut: Cut, probe: _Probe) -> bool:
@@ -221,7 +231,12 @@ def _rows_stand_alone(cut: Cut, probe: _Probe) -> bool:
 
 
 def _by_block(
-    gen: GenerativeModel, batch: tuple, particles: int, at_once: int, cut: Cut | None, compile: Choice
+    gen: GenerativeModel,
+    batch: tuple,
+    particles: int,
+    at_once: int,
+    cut: Cut | None,
+    compile: Choice,
 ) -> Iterator[Tensor]:
     """Log weights of one block of rows after the other, ``(particles, rows of the block)``.
 
@@ -265,7 +280,9 @@ def _others(
         numbers = tensors[-1] if numbered else None
         size = cut.layout.size if cut is not None else 0
         with pyro.validation_enabled(False), rows_of(gen.plate, size, numbers):
-            return _run(gen, tree_unflatten(own, spec), drawn if drawn > 1 else None).by_row(gen.plate)
+            return _run(gen, tree_unflatten(own, spec), drawn if drawn > 1 else None).by_row(
+                gen.plate
+            )
 
     count = -(-particles // max(1, drawn))
     shared = []

@@ -34,5 +34,7 @@ def _summed(site: Site) -> dict[str, Any]:
 
 def enumerating(gen: GenerativeModel, latent: Iterable[Site]) -> GenerativeModel:
     """The model with the discrete ones of these sites summed out; the model itself where all of them ask for it."""
-    silent = [site for site in latent if not is_enumerated(site) and site["fn"].has_enumerate_support]
+    silent = [
+        site for site in latent if not is_enumerated(site) and site["fn"].has_enumerate_support
+    ]
     return Enumerating(gen) if silent else gen

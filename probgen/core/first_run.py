@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from probgen.core.program import Program
 
 MISFIT = (ValueError, RuntimeError, IndexError)  # what programs raise on rows that are not theirs
-NEAR = (0, 1, 2, 3)  # nestings that are tried where a program counts on the dims of enumerated values
+NEAR = (
+    0,
+    1,
+    2,
+    3,
+)  # nestings that are tried where a program counts on the dims of enumerated values
 FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
 
 
@@ -58,8 +63,14 @@ def _check_values(model: poutine.Trace) -> None:
     for name, site in observed_sites(model).items():
         for frame in site["cond_indep_stack"]:
             dim = frame.dim - site["fn"].event_dim if frame.vectorized else 0
-            if dim and site["value"].ndim >= -dim and site["value"].shape[dim] not in (frame.size, frame.full_size):
-                raise ValueError(f"{site['value'].shape[dim]} values at '{name}' in a plate of size {frame.size}")
+            if (
+                dim
+                and site["value"].ndim >= -dim
+                and site["value"].shape[dim] not in (frame.size, frame.full_size)
+            ):
+                raise ValueError(
+                    f"{site['value'].shape[dim]} values at '{name}' in a plate of size {frame.size}"
+                )
 
 
 def _drawn(program: Program, batch: tuple) -> poutine.Trace:

@@ -8,13 +8,29 @@ from typing import Any
 from torch import Size, Tensor, nn
 from torch.nn.modules import activation
 
-WHOLE = (nn.Softmin, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.MultiheadAttention, nn.GLU)  # look at some dims
+WHOLE = (
+    nn.Softmin,
+    nn.Softmax,
+    nn.Softmax2d,
+    nn.LogSoftmax,
+    nn.MultiheadAttention,
+    nn.GLU,
+)  # look at some dims
 BY_ENTRY = tuple(
     kind
     for kind in (getattr(activation, name) for name in activation.__all__)
     if isinstance(kind, type) and kind not in (*WHOLE, nn.PReLU)
 )
-ANY_LEADING = (*BY_ENTRY, nn.Linear, nn.Identity, nn.Dropout, nn.AlphaDropout, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
+ANY_LEADING = (
+    *BY_ENTRY,
+    nn.Linear,
+    nn.Identity,
+    nn.Dropout,
+    nn.AlphaDropout,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.Embedding,
+)
 
 
 def row_by_row(net: Any, *inputs: Tensor | None, ndims: Sequence[int]) -> Any:
@@ -41,7 +57,12 @@ def row_by_row(net: Any, *inputs: Tensor | None, ndims: Sequence[int]) -> Any:
     lead = first.shape[: max(first.ndim - ndims[0], 0)]
     if len(lead) == 1 or keeps_leading_dims(net):
         return net(*inputs)
-    out = net(*(None if x is None else _rows(x, lead, ndim) for x, ndim in zip(inputs, ndims, strict=True)))
+    out = net(
+        *(
+            None if x is None else _rows(x, lead, ndim)
+            for x, ndim in zip(inputs, ndims, strict=True)
+        )
+    )
     if not isinstance(out, Tensor) or out.shape[:1] != (lead.numel(),):
         return out  # whoever asked says what is wrong with it
     return out.reshape(lead + out.shape[1:])

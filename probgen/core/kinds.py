@@ -78,7 +78,11 @@ def kind_of(reading: Reading, plate: str = "data") -> str:
     Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for one that is not.
     """
     model = density_sites(reading.model)
-    drawn = {name: site for name, site in density_sites(reading.guide).items() if not is_deterministic(site)}
+    drawn = {
+        name: site
+        for name, site in density_sites(reading.guide).items()
+        if not is_deterministic(site)
+    }
     kind = "unbiased" if drawn else "exact"
     for name, site in drawn.items():
         check_drawn(name, site, model)
@@ -115,21 +119,30 @@ def visits_one(reading: Reading, plate: str) -> bool:
     that is being recorded) the guide is taken at its word.
     """
     model = density_sites(reading.model)
-    drawn = {n: s for n, s in density_sites(reading.guide).items() if n in model and not is_summed(model[n])}
+    drawn = {
+        n: s
+        for n, s in density_sites(reading.guide).items()
+        if n in model and not is_summed(model[n])
+    }
     discrete = [name for name in drawn if model[name]["fn"].support.is_discrete]
     if not discrete or not values_are_known():
         return False
     inside = [name for name in discrete if in_plate(drawn[name], plate)]
     log_q = _log_prob(drawn, inside, plate), _log_prob(drawn, set(discrete) - set(inside), plate)
     log_p = _log_prob(model, inside, plate), _log_prob(model, set(discrete) - set(inside), plate)
-    return any(bool(((q > -SELDOM) & (p < -SELDOM)).any()) for q, p in zip(log_q, log_p, strict=True))
+    return any(
+        bool(((q > -SELDOM) & (p < -SELDOM)).any()) for q, p in zip(log_q, log_p, strict=True)
+    )
 
 
 def _log_prob(sites: Sites, names: Iterable[str], plate: str) -> Tensor:
     """log_prob of some sites together: of each row inside the plate, else in one number."""
     terms = [unscaled(sites[name]) for name in names]
     dims = [dim_of(sites[name], plate) for name in names]
-    rows = [value.sum() if dim is None else _by_row(value, dim) for value, dim in zip(terms, dims, strict=True)]
+    rows = [
+        value.sum() if dim is None else _by_row(value, dim)
+        for value, dim in zip(terms, dims, strict=True)
+    ]
     return torch.as_tensor(sum(rows)) if rows else torch.zeros(())
 
 
@@ -143,7 +156,11 @@ def check_rows_drawn(reading: Reading, plate: str) -> None:
     With ``AutoMultivariateNormal`` the latents of rows are images of one draw for all of them together.
     """
     model = density_sites(reading.model)
-    local = {n: s for n, s in density_sites(reading.guide).items() if in_plate(s, plate) and not s["is_observed"]}
+    local = {
+        n: s
+        for n, s in density_sites(reading.guide).items()
+        if in_plate(s, plate) and not s["is_observed"]
+    }
     continuous = [n for n in local if n not in model or not model[n]["fn"].support.is_discrete]
     images = [name for name in continuous if isinstance(unwrapped(local[name]["fn"]), Delta)]
     sources = [name for name in local if local[name]["infer"].get("is_auxiliary")]

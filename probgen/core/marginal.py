@@ -41,7 +41,9 @@ class Marginal(dist.TorchDistribution):
     arg_constraints: dict = {}
     has_rsample = False
 
-    def __init__(self, gen: LatentVariableModel, context: Tensor | None = None, particles: int = 16):
+    def __init__(
+        self, gen: LatentVariableModel, context: Tensor | None = None, particles: int = 16
+    ):
         self.gen, self.context, self.particles = gen, context, particles
         batch = () if context is None else context.shape[: context.ndim - gen.context_ndim]
         sites = self._probe()

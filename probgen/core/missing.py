@@ -115,12 +115,18 @@ class MissingAware(dist.Independent):
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> MissingAware:
         """The law with more event dims, still aware of missing values (``None``: all batch dims)."""
-        more = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        more = (
+            len(self.batch_shape)
+            if reinterpreted_batch_ndims is None
+            else reinterpreted_batch_ndims
+        )
         return MissingAware(self.base_dist, self.reinterpreted_batch_ndims + more)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MissingAware:
         event = self.event_shape[: self.reinterpreted_batch_ndims]
-        return MissingAware(self.base_dist.expand(torch.Size(batch_shape) + event), self.reinterpreted_batch_ndims)
+        return MissingAware(
+            self.base_dist.expand(torch.Size(batch_shape) + event), self.reinterpreted_batch_ndims
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -129,7 +135,9 @@ class MissingAware(dist.Independent):
         if not has_missing(x):
             return super().log_prob(x)
         missing = x.isnan()
-        entries = self.base_dist.log_prob(torch.where(missing, _inside(self.base_dist.support).to(x), x))
+        entries = self.base_dist.log_prob(
+            torch.where(missing, _inside(self.base_dist.support).to(x), x)
+        )
         return _sum_events(torch.where(missing, 0.0, entries), self.reinterpreted_batch_ndims)
 
 
@@ -156,7 +164,9 @@ def _check_support(x: Tensor, support: Constraint) -> None:
 def _in_words(support: Constraint) -> str:
     """A constraint in words, with its bounds."""
     ends = {name: value for name, value in vars(support).items() if name.endswith("_bound")}
-    bounds = {name: value.tolist() if torch.is_tensor(value) else value for name, value in ends.items()}
+    bounds = {
+        name: value.tolist() if torch.is_tensor(value) else value for name, value in ends.items()
+    }
     words = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(support).__name__.strip("_")).lower()
     return words + "".join(f", {name.replace('_', ' ')} {value}" for name, value in bounds.items())
 

@@ -61,11 +61,17 @@ def depends_on_mode(gen: Any) -> bool:
     >>> depends_on_mode(net), depends_on_mode(net.eval())
     (True, False)
     """
-    return isinstance(gen, nn.Module) and any(part.training and _is_random(part) for part in gen.modules())
+    return isinstance(gen, nn.Module) and any(
+        part.training and _is_random(part) for part in gen.modules()
+    )
 
 
 def _is_random(part: nn.Module) -> bool:
     if isinstance(part, _DropoutNd):
         return part.p > 0
-    rates = (getattr(part, name, 0.0) for name in ("dropout", "context_dropout"))  # of attention, recurrence, families
-    return isinstance(part, _BatchNorm | nn.RReLU) or any(isinstance(rate, float) and rate > 0 for rate in rates)
+    rates = (
+        getattr(part, name, 0.0) for name in ("dropout", "context_dropout")
+    )  # of attention, recurrence, families
+    return isinstance(part, _BatchNorm | nn.RReLU) or any(
+        isinstance(rate, float) and rate > 0 for rate in rates
+    )

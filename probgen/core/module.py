@@ -41,7 +41,10 @@ def settled(module: nn.Module, batch: tuple) -> tuple:
         return batch
     dtype = dtype_of(module)
     converted = as_arguments(batch, dtype)
-    return (converted[0] if torch.is_tensor(batch[0]) else floating(converted[0], dtype), *converted[1:])
+    return (
+        converted[0] if torch.is_tensor(batch[0]) else floating(converted[0], dtype),
+        *converted[1:],
+    )
 
 
 @runtime_checkable
@@ -190,7 +193,12 @@ class Fixed(DistributionModule):
 
     ignores_contexts = True
 
-    def __init__(self, family: Callable[..., dist.TorchDistribution], event_ndim: int = 1, **arguments: Tensor | float):
+    def __init__(
+        self,
+        family: Callable[..., dist.TorchDistribution],
+        event_ndim: int = 1,
+        **arguments: Tensor | float,
+    ):
         super().__init__()
         self.family, self.event_ndim = family, event_ndim
         for name, value in arguments.items():
@@ -235,7 +243,9 @@ class Independent(DistributionModule):
 
 @infers
 @torch.no_grad()
-def sample(gen: GenerativeModel, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+def sample(
+    gen: GenerativeModel, n: int, context: Tensor | None = None, *, seed: int | None = None
+) -> Tensor:
     """Draws from a model: ``(n, *batch, *event)`` for a context of shape ``(*batch, C)``, else ``(n, *event)``.
 
     The model runs in eval mode for the call. ``gen(context).sample((n,))`` draws in the mode that it is in. With a

@@ -42,7 +42,9 @@ class MultivariateNormal(dist.MultivariateNormal):
         """
         observed = ~value.isnan()
         tril = self._unbroadcasted_scale_tril
-        kept, filled = torch.broadcast_tensors(tril * observed[..., None], torch.diag_embed((~observed).to(tril)))
+        kept, filled = torch.broadcast_tensors(
+            tril * observed[..., None], torch.diag_embed((~observed).to(tril))
+        )
         root = torch.cat((kept, filled), -1)
         factor = torch.linalg.qr(root.mT).R.mT
         difference = torch.where(observed, value - self.loc, 0.0)

@@ -28,10 +28,18 @@ def rows_plate(trace: poutine.Trace) -> str | None:
     """
     if "data" in plates_of(trace):
         return "data"
-    seen = [site["cond_indep_stack"] for site in (observed_sites(trace) or sample_sites(trace)).values()]
-    common = set.intersection(*({frame.name for frame in stack} for stack in seen)) if seen else set()
+    seen = [
+        site["cond_indep_stack"] for site in (observed_sites(trace) or sample_sites(trace)).values()
+    ]
+    common = (
+        set.intersection(*({frame.name for frame in stack} for stack in seen)) if seen else set()
+    )
     inside = {
-        plate: {name for name, s in sample_sites(trace).items() if any(f.name == plate for f in s["cond_indep_stack"])}
+        plate: {
+            name
+            for name, s in sample_sites(trace).items()
+            if any(f.name == plate for f in s["cond_indep_stack"])
+        }
         for plate in common
     }
     outer = [p for p in common if all(inside[q] < inside[p] for q in common if q != p)]
@@ -44,7 +52,11 @@ def rows_of(trace: poutine.Trace, plate: str) -> int | None:
     if found is None or found.size >= 0:
         return None if found is None else found.size
     inside = (site for site in sample_sites(trace).values() if dim_of(site, plate) is not None)
-    sizes = (site["fn"].batch_shape[found.dim] for site in inside if len(site["fn"].batch_shape) >= -found.dim)
+    sizes = (
+        site["fn"].batch_shape[found.dim]
+        for site in inside
+        if len(site["fn"].batch_shape) >= -found.dim
+    )
     return next(sizes, None)
 
 
@@ -57,7 +69,10 @@ def line_of(site: dict[str, Any]) -> Line:
         role(site),
         type(distribution).__name__,
         shape,
-        tuple(frame.name for frame in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim or -math.inf)),
+        tuple(
+            frame.name
+            for frame in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim or -math.inf)
+        ),
     )
 
 

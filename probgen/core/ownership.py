@@ -25,7 +25,9 @@ def owned_modules(*programs: Callable[..., Any] | None) -> list[nn.Module]:
     for program in programs:
         for module in _reached(program, seen, DEPTH):
             found.setdefault(id(module), module)
-    inside = {id(part) for module in found.values() for part in module.modules() if part is not module}
+    inside = {
+        id(part) for module in found.values() for part in module.modules() if part is not module
+    }
     return [module for module in found.values() if id(module) not in inside]
 
 
@@ -44,7 +46,10 @@ def dense(module: nn.Module) -> None:
     for parameter in module.parameters():
         if isinstance(parameter, nn.UninitializedParameter):
             continue
-        if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
+        if any(
+            stride == 0 and size > 1
+            for size, stride in zip(parameter.shape, parameter.stride(), strict=True)
+        ):
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
 
@@ -72,10 +77,16 @@ def _parts(value: Any) -> list[Any]:
     if inspect.isfunction(value):
         cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
         named = [value.__globals__.get(name) for name in value.__code__.co_names]
-        return cells + [part for part in named if isinstance(part, nn.Module)] + list(value.__defaults__ or ())
+        return (
+            cells
+            + [part for part in named if isinstance(part, nn.Module)]
+            + list(value.__defaults__ or ())
+        )
     if inspect.isclass(value) or inspect.ismodule(value):
         return []
-    return list(getattr(value, "__dict__", {}).values()) if callable(value) or _is_plain(value) else []
+    return (
+        list(getattr(value, "__dict__", {}).values()) if callable(value) or _is_plain(value) else []
+    )
 
 
 def _is_plain(value: Any) -> bool:

@@ -90,7 +90,9 @@ class Program(nn.Module):
         self.max_plate_nesting = 1 if max_plate_nesting is None else max_plate_nesting
         self.vectorized = vectorized
         self.statements = nn.ParameterDict()
-        self.parts = nn.ModuleList(m for m in owned_modules(model, guide) if m is not model and m is not guide)
+        self.parts = nn.ModuleList(
+            m for m in owned_modules(model, guide) if m is not model and m is not guide
+        )
         self._constraints: dict[str, Any] = {}
         self._known: set[int] = set()
         self._lines: list[Line] = []
@@ -166,7 +168,9 @@ class Program(nn.Module):
         """
         if not makes_parameters(self._guide):
             return None
-        with suppress(NotImplementedError, *MISFIT):  # a prior that cannot be drawn from needs the guide
+        with suppress(
+            NotImplementedError, *MISFIT
+        ):  # a prior that cannot be drawn from needs the guide
             return first_run(self, batch, guided=False)
         return None
 
@@ -196,7 +200,11 @@ class Program(nn.Module):
         """The parameters of the model's signature; none where it hides it."""
         program: Any = poutine.unwrap(self._model)
         try:
-            return dict(inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters)
+            return dict(
+                inspect.signature(
+                    program.forward if isinstance(program, nn.Module) else program
+                ).parameters
+            )
         except (TypeError, ValueError):  # a builtin, or an object of C
             return {}
 
@@ -206,7 +214,9 @@ class Program(nn.Module):
 
     def rows_in(self, batch: tuple) -> int | None:
         """The number of entries along the plate of the rows, as a run told; else the length of the arguments."""
-        return first_length(batch) if self._layout is None else self._layout.like(batch).count(batch)
+        return (
+            first_length(batch) if self._layout is None else self._layout.like(batch).count(batch)
+        )
 
     def __repr__(self) -> str:
         if not self._lines:
@@ -246,14 +256,21 @@ class Program(nn.Module):
 
     def awaits(self, name: str) -> bool:
         """Whether an entry of a state belongs to a parameter that the first run will make."""
-        return name.startswith(("statements.", "_guide.", "_model.")) and name not in self.state_dict()
+        return (
+            name.startswith(("statements.", "_guide.", "_model.")) and name not in self.state_dict()
+        )
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As for any module; what a first run is yet to make (AutoGuides, statements) is put in place there."""
-        waiting = {name: value.detach().clone() for name, value in state_dict.items() if self.awaits(name)}
+        waiting = {
+            name: value.detach().clone() for name, value in state_dict.items() if self.awaits(name)
+        }
         present = {name: value for name, value in state_dict.items() if name not in waiting}
         result = super().load_state_dict(present, strict, assign)
-        self._waiting, self._complete = waiting, set(state_dict) if strict and self._seen is None else None
+        self._waiting, self._complete = (
+            waiting,
+            set(state_dict) if strict and self._seen is None else None,
+        )
         return result
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -278,7 +295,9 @@ class Program(nn.Module):
             raise
 
 
-def _check_state(own: Mapping[str, Tensor], waiting: Mapping[str, Tensor], complete: set[str] | None) -> None:
+def _check_state(
+    own: Mapping[str, Tensor], waiting: Mapping[str, Tensor], complete: set[str] | None
+) -> None:
     """Refuses a state of other parameters than those that a first run has made."""
     wrong = [f"unexpected {name}" for name in waiting if name not in own]
     wrong += [f"missing {name}" for name in (() if complete is None else set(own) - complete)]
@@ -288,11 +307,15 @@ def _check_state(own: Mapping[str, Tensor], waiting: Mapping[str, Tensor], compl
         if name in own and own[name].shape != value.shape
     ]
     if wrong:
-        raise ValueError(f"the state that was loaded belongs to another program ({'; '.join(sorted(wrong)[:8])})")
+        raise ValueError(
+            f"the state that was loaded belongs to another program ({'; '.join(sorted(wrong)[:8])})"
+        )
 
 
 def _remembered(leaf: Any) -> Any:
     """What tells an argument from others: a tensor by its identity and shape, plain values as they are."""
     if isinstance(leaf, Tensor):
         return id(leaf), leaf.shape
-    return leaf if isinstance(leaf, str | int | float | None) else (id(leaf), leaf)  # kept, or its id might return
+    return (
+        leaf if isinstance(leaf, str | int | float | None) else (id(leaf), leaf)
+    )  # kept, or its id might return

@@ -60,7 +60,14 @@ class Reading(NamedTuple):
     def outside(self, plate: str) -> tuple[Tensor, Tensor]:
         """log p and log q of what all rows share, the sites outside a plate: ``(particles,)`` each."""
         log_p, log_q = (
-            _total({name: site for name, site in density_sites(trace).items() if not in_plate(site, plate)}, trace)
+            _total(
+                {
+                    name: site
+                    for name, site in density_sites(trace).items()
+                    if not in_plate(site, plate)
+                },
+                trace,
+            )
             for trace in self
         )
         return log_p, log_q
@@ -79,12 +86,18 @@ class Reading(NamedTuple):
         }
         _check_rows(self, plate, local)
         value = _rows(local, self.model, plate)
-        drawn = {name: site for name, site in density_sites(self.guide).items() if in_plate(site, plate)}
+        drawn = {
+            name: site for name, site in density_sites(self.guide).items() if in_plate(site, plate)
+        }
         return value - _rows(drawn, self.guide, plate) if drawn else value
 
 
 def read(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, particles: int | None = None, nesting: int = 1
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batch: tuple,
+    particles: int | None = None,
+    nesting: int = 1,
 ) -> Reading:
     """Runs the guide and the model on its draws; enumerated sites that the guide leaves out are expanded.
 
@@ -118,7 +131,9 @@ def share_masks(model: Sites, guide: Sites) -> None:
 
 def _check_mask(name: str, mask: Any, site: Site) -> None:
     dims = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-    if torch.is_tensor(mask) and any(mask.shape[dim] > 1 and dim not in dims for dim in range(-mask.ndim, 0)):
+    if torch.is_tensor(mask) and any(
+        mask.shape[dim] > 1 and dim not in dims for dim in range(-mask.ndim, 0)
+    ):
         raise ValueError(
             f"expected a mask of latent site '{name}' with the dims of its plates, got one of shape "
             f"{tuple(mask.shape)} that depends on an enumerated site; choose between distributions instead: "
@@ -170,7 +185,9 @@ def _total(sites: Sites, trace: poutine.Trace) -> Tensor:
     for site in sites.values():
         value, dim = term(site).double(), dim_of(site, PARTICLES)
         by_draw = dim is not None and value.ndim >= -dim
-        total = total.to(value.device) + (value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum())
+        total = total.to(value.device) + (
+            value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum()
+        )
     return total
 
 
@@ -196,14 +213,20 @@ def _rows(sites: Sites, trace: poutine.Trace, plate: str) -> Tensor:
     steps = {_step(site, plate) for site in sites.values()}
     if steps != {None}:
         ordered = sorted(step for step in steps if step is not None)
-        parts = [{n: site for n, site in sites.items() if _step(site, plate) == step} for step in ordered]
-        return torch.stack(torch.broadcast_tensors(*(_terms(part, trace, (PARTICLES,)) for part in parts)), 1)
+        parts = [
+            {n: site for n, site in sites.items() if _step(site, plate) == step} for step in ordered
+        ]
+        return torch.stack(
+            torch.broadcast_tensors(*(_terms(part, trace, (PARTICLES,)) for part in parts)), 1
+        )
     return _terms(sites, trace, (PARTICLES, plate))
 
 
 def _step(site: Site, plate: str) -> int | None:
     """Which entry of a sequential plate a site belongs to; ``None`` in a vectorized one."""
-    return next((f.counter for f in site["cond_indep_stack"] if f.name == plate and not f.vectorized), None)
+    return next(
+        (f.counter for f in site["cond_indep_stack"] if f.name == plate and not f.vectorized), None
+    )
 
 
 def _terms(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Tensor:
@@ -218,11 +241,18 @@ def _to(kept: tuple[str, ...], value: Tensor, site: Site) -> Tensor:
     deepest = max((-frame.dim for frame in frames.values()), default=0)
     value = value.reshape((1,) * (deepest - value.ndim) + value.shape)
     dims = [frames[name].dim % value.ndim for name in kept if name in frames]
-    value = value.movedim(dims, list(range(len(dims)))).flatten(len(dims)) if value.ndim > len(dims) else value
+    value = (
+        value.movedim(dims, list(range(len(dims)))).flatten(len(dims))
+        if value.ndim > len(dims)
+        else value
+    )
     value = value.sum(-1) if value.ndim > len(dims) else value.movedim(dims, list(range(len(dims))))
     own = iter(value.shape)
     own = [next(own) if name in frames else 1 for name in kept]
-    sizes = [max(frames[name].size, size) if name in frames else 1 for name, size in zip(kept, own, strict=True)]
+    sizes = [
+        max(frames[name].size, size) if name in frames else 1
+        for name, size in zip(kept, own, strict=True)
+    ]
     return value.reshape(own).expand(sizes)
 
 
@@ -242,12 +272,19 @@ def _summed_out(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Te
         if enumerated.isdisjoint(factor._pyro_dims):
             total = total + _to(kept, scale_and_mask(value, user_scale(site)), site)
             continue
-        ordinal = frozenset(symbols[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized)
+        ordinal = frozenset(
+            symbols[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized
+        )
         factors.setdefault(ordinal, []).append(factor)
         scales.append((site["name"], user_scale(site)))
     if not factors:  # sites summed out that nothing observed here depends on sum to one
         return total
-    frames = {frame.name: frame for site in sites.values() for frame in site["cond_indep_stack"] if frame.vectorized}
+    frames = {
+        frame.name: frame
+        for site in sites.values()
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    }
     return total + _contracted(factors, enumerated, frames, symbols, common_scale(scales), kept)
 
 

@@ -43,7 +43,9 @@ class Recorder(Messenger):
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.sites:
-            raise ValueError(f"expected every sample site to have its own name, got '{msg['name']}' twice; rename one")
+            raise ValueError(
+                f"expected every sample site to have its own name, got '{msg['name']}' twice; rename one"
+            )
         if not msg["infer"].get("_do_not_trace"):
             self.sites[msg["name"]] = msg
 
@@ -66,7 +68,11 @@ def record(
 
     With ``particles`` both run inside a plate of that size to the left of their own plates. Sites are not enumerated.
     """
-    plate = nullcontext() if particles is None else pyro.plate(PARTICLES, particles, dim=-max_plate_nesting - 1)
+    plate = (
+        nullcontext()
+        if particles is None
+        else pyro.plate(PARTICLES, particles, dim=-max_plate_nesting - 1)
+    )
     with (q := Recorder()), plate:
         as_guide(guide)(*batch)
     with (p := Recorder(q.sites)), plate:
@@ -79,7 +85,9 @@ def record(
 def log_prob(site: dict[str, Any]) -> Tensor:
     """log_prob of a site entry by entry, with its scale and mask."""
     return scale_and_mask(
-        site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site["scale"], site["mask"]
+        site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]),
+        site["scale"],
+        site["mask"],
     )
 
 
@@ -116,7 +124,11 @@ class Cut(Messenger):
 
 
 def enumerated_runs(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, particles: int | None, max_plate_nesting: int
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batch: tuple,
+    particles: int | None,
+    max_plate_nesting: int,
 ) -> Iterator[tuple[poutine.Trace, poutine.Trace]]:
     """Traces of model and guide with every enumerated site expanded; several where the guide asks for a sequence."""
     first, guide = -max_plate_nesting - 1, as_guide(guide)
@@ -126,7 +138,9 @@ def enumerated_runs(
     queue: LifoQueue = LifoQueue()
     queue.put(poutine.Trace())
     expanded = poutine.enum(guide, first_available_dim=first)
-    tried = poutine.queue(expanded, queue, escape_fn=iter_discrete_escape, extend_fn=iter_discrete_extend)
+    tried = poutine.queue(
+        expanded, queue, escape_fn=iter_discrete_escape, extend_fn=iter_discrete_extend
+    )
     while not queue.empty():
         q = poutine.trace(tried).get_trace(*batch)
         p = poutine.trace(poutine.replay(poutine.enum(model), trace=q)).get_trace(*batch)
@@ -147,15 +161,27 @@ def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
     for name in scales:
         p.nodes[name]["scale"] = 1.0  # Pyro's factors take numbers alone, and read them
     costs, factors, ordinals, dims, _ = model_factors(p, q)
-    summed = [(n, s) for n, s in scales.items() if not dims.isdisjoint(p.nodes[n]["packed"]["log_prob"]._pyro_dims)]
+    summed = [
+        (n, s)
+        for n, s in scales.items()
+        if not dims.isdisjoint(p.nodes[n]["packed"]["log_prob"]._pyro_dims)
+    ]
     if summed and values_are_known():
         common_scale(summed)
-    scale = max((scale for _, scale in summed), key=lambda scale: torch.as_tensor(scale).ndim, default=1.0)
+    scale = max(
+        (scale for _, scale in summed), key=lambda scale: torch.as_tensor(scale).ndim, default=1.0
+    )
     if factors:
         terms = [term for group in factors.values() for term in group]
-        sizes = {dim: size for term in terms for dim, size in zip(term._pyro_dims, term.shape, strict=True)}
+        sizes = {
+            dim: size
+            for term in terms
+            for dim, size in zip(term._pyro_dims, term.shape, strict=True)
+        }
         with shared_intermediates() as cache:
-            factors = contract_tensor_tree(factors, dims, ring=LogRing(cache=cache, dim_to_size=sizes))
+            factors = contract_tensor_tree(
+                factors, dims, ring=LogRing(cache=cache, dim_to_size=sizes)
+            )
     for ordinal, group in factors.items():
         scaled = [_scaled(term, scale, p) for term in group]
         if any(value.ndim > term.ndim for value, term in zip(scaled, group, strict=True)):
@@ -174,8 +200,15 @@ def _scaled(term: Tensor, scale: float | Tensor, p: poutine.Trace) -> Tensor:
     """A packed term times the scale that its factors have in common; weights of rows are packed like the term."""
     if not torch.is_tensor(scale) or not scale.ndim:
         return packed.scale_and_mask(term, scale=scale)
-    frames = {frame for site in p.nodes.values() if site["type"] == "sample" for frame in site["cond_indep_stack"]}
-    weights = packed.pack(scale, {frame.dim: p.plate_to_symbol[frame.name] for frame in frames if frame.vectorized})
+    frames = {
+        frame
+        for site in p.nodes.values()
+        if site["type"] == "sample"
+        for frame in site["cond_indep_stack"]
+    }
+    weights = packed.pack(
+        scale, {frame.dim: p.plate_to_symbol[frame.name] for frame in frames if frame.vectorized}
+    )
     term, weights = packed.broadcast_all(term, weights)
     return _named(term * weights, term._pyro_dims)
 

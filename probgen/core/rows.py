@@ -43,7 +43,9 @@ class RowLayout(NamedTuple):
         """The arguments with ``function(tensor, dim)`` in place of those that are rows."""
         leaves, spec = pytree.tree_flatten(batch, is_leaf=is_leaf)
         pairs = zip(leaves, self.dims, strict=True)
-        return pytree.tree_unflatten([leaf if dim is None else function(leaf, dim) for leaf, dim in pairs], spec)
+        return pytree.tree_unflatten(
+            [leaf if dim is None else function(leaf, dim) for leaf, dim in pairs], spec
+        )
 
     def take(self, batch: Any, index: Tensor | slice) -> Any:
         """Some rows of all arguments."""
@@ -69,7 +71,9 @@ class RowLayout(NamedTuple):
         if len(leaves) != len(self.dims):
             return row_layout(batch)
         pairs = zip(leaves, self.dims, strict=True)
-        fits = all(dim is None or (torch.is_tensor(leaf) and leaf.ndim > dim) for leaf, dim in pairs)
+        fits = all(
+            dim is None or (torch.is_tensor(leaf) and leaf.ndim > dim) for leaf, dim in pairs
+        )
         return self if fits else row_layout(batch)
 
 

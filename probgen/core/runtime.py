@@ -65,7 +65,9 @@ def _check_rows(name: str, value: Any, event: torch.Size, plate: RowPlate) -> No
     """Refuses observed rows with dims between the rows and their events, which would be scored against each other."""
     if not torch.is_tensor(value):
         return
-    extra = range(-plate.dim, value.ndim - len(event))  # dims to the left of the plate, counted from the right
+    extra = range(
+        -plate.dim, value.ndim - len(event)
+    )  # dims to the left of the plate, counted from the right
     plates = runtime._DIM_ALLOCATOR._stack
     if all(at < len(plates) and plates[at] is not None for at in extra):
         return
@@ -99,7 +101,9 @@ def local_parameters() -> Iterator[None]:
     check = PyroModule._check_module_local_param_usage
     pyro.settings.set(module_local_params=True)
     _Context.param_state = _ParamState()
-    PyroModule._check_module_local_param_usage = lambda module: None  # statements in blocks are kept apart, see below
+    PyroModule._check_module_local_param_usage = lambda module: (
+        None
+    )  # statements in blocks are kept apart, see below
     try:
         yield
     finally:
@@ -151,7 +155,10 @@ class LocalParameters(Messenger):
     def _pyro_param(self, msg: dict[str, Any]) -> None:
         if getattr(msg["fn"], "__func__", None) is not ParamStoreDict.get_param:
             return  # a PyroModule announces a parameter that it owns
-        key, initial = msg["name"].replace(".", "/"), msg["args"][1] if len(msg["args"]) > 1 else None
+        key, initial = (
+            msg["name"].replace(".", "/"),
+            msg["args"][1] if len(msg["args"]) > 1 else None,
+        )
         if isinstance(initial, nn.Parameter) and key not in self.store and self.knows(initial):
             msg["value"], msg["done"] = initial, True
             return
@@ -163,7 +170,9 @@ class LocalParameters(Messenger):
             self.store[key] = self._initial(msg["name"], initial, bijection)
         self.constraints.setdefault(key, constraint)
         value = bijection(self.store[key])
-        if value is self.store[key] and not isinstance(initial, nn.Parameter):  # a module expects its very parameter
+        if value is self.store[key] and not isinstance(
+            initial, nn.Parameter
+        ):  # a module expects its very parameter
             value = value.view_as(value)
         if value is not self.store[key]:
             value.unconstrained = weakref.ref(self.store[key])
@@ -171,19 +180,31 @@ class LocalParameters(Messenger):
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         value = msg["value"]
-        owned = value if isinstance(value, nn.Parameter) else getattr(value, "unconstrained", lambda: None)()
+        owned = (
+            value
+            if isinstance(value, nn.Parameter)
+            else getattr(value, "unconstrained", lambda: None)()
+        )
         key = msg["name"].replace(".", "/")
-        if isinstance(owned, nn.Parameter) and self.store.get(key) is not owned and not self.knows(owned):
+        if (
+            isinstance(owned, nn.Parameter)
+            and self.store.get(key) is not owned
+            and not self.knows(owned)
+        ):
             self.store[key] = owned
 
     def _initial(self, name: str, value: Any, bijection: Any) -> nn.Parameter:
         values, constraints = self._global
-        if isinstance(value, nn.Parameter):  # pyro.module passes parameters that live in a module: keep them
+        if isinstance(
+            value, nn.Parameter
+        ):  # pyro.module passes parameters that live in a module: keep them
             return value
         if name in values:
             value = transform_to(constraints[name])(values[name].detach())
         if value is None:
-            raise ValueError(f"pyro.param('{name}') has no initial value; give one where it is first used")
+            raise ValueError(
+                f"pyro.param('{name}') has no initial value; give one where it is first used"
+            )
         value = value() if callable(value) else value
         return nn.Parameter(bijection.inv(torch.as_tensor(value)).detach().clone())
 
@@ -192,7 +213,9 @@ class LocalParameters(Messenger):
 def localised(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[None]:
     """Puts handlers of local parameters inside AutoGuides, which hide their runs of the model from outer ones."""
     inside = guide.modules() if isinstance(guide, AutoGuide) else ()
-    parts = [part for part in inside if isinstance(part, AutoGuide) and part._model]  # a copy has lost its model
+    parts = [
+        part for part in inside if isinstance(part, AutoGuide) and part._model
+    ]  # a copy has lost its model
     models = [part._model for part in parts]
     for part in parts:
         part._model = (handler()(part.model),)
@@ -216,7 +239,9 @@ def as_guide(guide: Callable[..., Any]) -> Callable[..., Any]:
     """
     if not isinstance(poutine.unwrap(guide), Messenger):
         return guide
-    return poutine.block(guide, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+    return poutine.block(
+        guide, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"]
+    )
 
 
 _judging: ContextVar[bool] = ContextVar("judging", default=False)
@@ -272,7 +297,9 @@ def _subsampling(change: Callable[[str, Any, Any, Any], tuple[Any, Any, Any]]) -
     """Changes size, size of the subset and subset of every plate that is opened inside the block."""
     given = SubsampleMessenger.__dict__["_subsample"]
 
-    def changed(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any) -> Any:
+    def changed(
+        name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any
+    ) -> Any:
         if size is not None:
             size, subsample_size, subsample = change(name, size, subsample_size, subsample)
         return given.__func__(name, size, subsample_size, subsample, *rest)

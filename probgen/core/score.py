@@ -45,7 +45,11 @@ class Score:
     @property
     def stderr(self) -> float:
         """Standard error of the mean over rows; it contains the Monte Carlo noise of the rows' values."""
-        return self.value.std().item() / math.sqrt(len(self.value)) if len(self.value) > 1 else math.inf
+        return (
+            self.value.std().item() / math.sqrt(len(self.value))
+            if len(self.value) > 1
+            else math.inf
+        )
 
     def in_bits_per_dim(self, dims: int, bin_width: float = 1.0) -> Score:
         r"""The score in bits per dim, for data that was quantised to bins of ``bin_width`` in each of ``dims`` dims.
@@ -55,15 +59,21 @@ class Score:
         ``bin_width`` is in the unit that the model saw: ``1/256`` for 8-bit pixels divided by 256, 1 for integers.
         """
         if self.unit != "nats":
-            raise ValueError(f"expected a score in nats, got {self.unit}; convert the original score once")
+            raise ValueError(
+                f"expected a score in nats, got {self.unit}; convert the original score once"
+            )
         bits = -(self.value + dims * math.log(bin_width)) / (dims * math.log(2))
-        return replace(self, value=bits, unit="bits/dim", measure="mass" if self.measure == "mass" else "bins")
+        return replace(
+            self, value=bits, unit="bits/dim", measure="mass" if self.measure == "mass" else "bins"
+        )
 
     def difference(self, other: Score) -> tuple[float, float]:
         """Mean and standard error of how much better this score is, row by row (positive: this one is better)."""
         self._check_comparable(other)
         gain = (self.value - other.value) * (1 if self.unit == "nats" else -1)
-        return gain.mean().item(), gain.std().item() / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+        return gain.mean().item(), gain.std().item() / math.sqrt(len(gain)) if len(
+            gain
+        ) > 1 else math.inf
 
     def __gt__(self, other: Score) -> bool:
         """Whether this score is the better one; raises ``TypeError`` where the two kinds of numbers cannot tell."""
@@ -86,7 +96,9 @@ class Score:
 
     def _check_comparable(self, other: Score) -> None:
         if self.unit != other.unit:
-            raise TypeError(f"expected scores in one unit, got {self.unit} and {other.unit}; convert one of them")
+            raise TypeError(
+                f"expected scores in one unit, got {self.unit} and {other.unit}; convert one of them"
+            )
         if "density" in (self.measure, other.measure) and self.measure != other.measure:
             raise TypeError(
                 f"a {self.measure} and a {other.measure} are different kinds of number; declare the quantisation of "

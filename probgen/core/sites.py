@@ -47,12 +47,20 @@ def density_sites(trace: poutine.Trace) -> dict[str, Site]:
 
 def densities(sites: Sites) -> dict[str, Site]:
     """The sample sites among the nodes of a run, plate indices left out, helper variables and factors included."""
-    return {name: site for name, site in sites.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    return {
+        name: site
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, Site]:
     """The variables of a program: its sites with a density, without the helper variables of AutoGuides."""
-    return {name: site for name, site in density_sites(trace).items() if not site["infer"].get("is_auxiliary")}
+    return {
+        name: site
+        for name, site in density_sites(trace).items()
+        if not site["infer"].get("is_auxiliary")
+    }
 
 
 def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
@@ -68,7 +76,11 @@ def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
 def completed_sites(trace: poutine.Trace) -> list[Site]:
     """The sites that ``obs_mask`` makes of observed and unobserved entries, under the name that was written."""
     sites = sample_sites(trace)
-    return [sites[name] for name in sites if f"{name}_observed" in sites and f"{name}_unobserved" in sites]
+    return [
+        sites[name]
+        for name in sites
+        if f"{name}_observed" in sites and f"{name}_unobserved" in sites
+    ]
 
 
 def is_deterministic(site: Site) -> bool:
@@ -80,7 +92,9 @@ def is_deterministic(site: Site) -> bool:
 
 def unwrapped(distribution: Any) -> Any:
     """The distribution inside of expansions, masks and event dims."""
-    while not isinstance(distribution, Delta) and getattr(distribution, "base_dist", None) is not None:
+    while (
+        not isinstance(distribution, Delta) and getattr(distribution, "base_dist", None) is not None
+    ):
         distribution = distribution.base_dist
     return distribution
 
@@ -113,7 +127,11 @@ def in_plate(site: Site, plate: str) -> bool:
 
 def plates_of(trace: poutine.Trace) -> dict[str, Plate]:
     """The plates around the sites of a trace, by name, outermost first, without that of the particles."""
-    frames = (frame for site in density_sites(trace).values() for frame in reversed(site["cond_indep_stack"]))
+    frames = (
+        frame
+        for site in density_sites(trace).values()
+        for frame in reversed(site["cond_indep_stack"])
+    )
     return {frame.name: _plate(frame) for frame in frames if frame.name != PARTICLES}
 
 
@@ -126,7 +144,9 @@ def _plate(frame: Any) -> Plate:
 
 def plate_dims(trace: poutine.Trace) -> int:
     """Number of dims that the plates of a program use."""
-    return max((-plate.dim for plate in plates_of(trace).values() if plate.dim is not None), default=0)
+    return max(
+        (-plate.dim for plate in plates_of(trace).values() if plate.dim is not None), default=0
+    )
 
 
 def is_summed(site: Site) -> bool:

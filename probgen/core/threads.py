@@ -54,4 +54,6 @@ def side_by_side(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """Threads that stay: new ones would spend milliseconds on their first matrix product. A forked process has none."""
-    return ThreadPoolExecutor(os.cpu_count(), "probgen", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(
+        os.cpu_count(), "probgen", initializer=torch.set_num_threads, initargs=(1,)
+    )

@@ -33,13 +33,21 @@ def leaves_values_out(gen: GenerativeModel, batch: tuple, reading: Reading) -> b
     if not values_are_known():
         return False
     model = density_sites(reading.model)
-    tried = [n for n, site in density_sites(reading.guide).items() if n in model and not is_summed(model[n])]
+    tried = [
+        n
+        for n, site in density_sites(reading.guide).items()
+        if n in model and not is_summed(model[n])
+    ]
     tried = [n for n in tried if _is_listed(reading.guide.nodes[n]) and _is_listed(model[n])]
     return any(_is_possible(gen, batch, reading, name) for name in tried[:MOST])
 
 
 def _is_listed(site: Site) -> bool:
-    return not site["is_observed"] and site["fn"].has_enumerate_support and site["fn"].support.is_discrete
+    return (
+        not site["is_observed"]
+        and site["fn"].has_enumerate_support
+        and site["fn"].support.is_discrete
+    )
 
 
 def _is_possible(gen: GenerativeModel, batch: tuple, reading: Reading, name: str) -> bool:
@@ -51,13 +59,19 @@ def _is_possible(gen: GenerativeModel, batch: tuple, reading: Reading, name: str
     if not anywhere.any():
         return False
     event = (1,) * drawn["fn"].event_dim
-    index = left_out.int().argmax(0).reshape(1, *anywhere.shape, *event).expand(1, *values.shape[1:])
-    other = torch.where(anywhere.reshape(*anywhere.shape, *event), values.gather(0, index)[0], drawn["value"])
+    index = (
+        left_out.int().argmax(0).reshape(1, *anywhere.shape, *event).expand(1, *values.shape[1:])
+    )
+    other = torch.where(
+        anywhere.reshape(*anywhere.shape, *event), values.gather(0, index)[0], drawn["value"]
+    )
     given = reading.guide.copy()
     given.nodes[name] = {**drawn, "value": other}
     with evaluating(), pyro.validation_enabled(False):
         expanded = poutine.enum(gen.model, first_available_dim=-gen.max_plate_nesting - 2)
-        there = Reading(poutine.trace(poutine.replay(expanded, trace=given)).get_trace(*batch), poutine.Trace())
+        there = Reading(
+            poutine.trace(poutine.replay(expanded, trace=given)).get_trace(*batch), poutine.Trace()
+        )
         dim = dim_of(drawn, gen.plate)
         if dim is None:
             return bool(there.log_joint() > IMPOSSIBLE)

@@ -39,21 +39,32 @@ def container(
     import arviz
     import xarray
 
-    datasets = {group: _dataset(variables, coords or {}, attrs) for group, variables in groups.items() if variables}
+    datasets = {
+        group: _dataset(variables, coords or {}, attrs)
+        for group, variables in groups.items()
+        if variables
+    }
     if int(arviz.__version__.split(".")[0]) < 1:
         return arviz.InferenceData(**datasets)
     return xarray.DataTree.from_dict(datasets)
 
 
-def _dataset(variables: Mapping[str, Labelled], coords: Mapping[str, Any], attrs: Mapping[str, Any] | None) -> Any:
+def _dataset(
+    variables: Mapping[str, Labelled], coords: Mapping[str, Any], attrs: Mapping[str, Any] | None
+) -> Any:
     import xarray
 
     sizes: dict[str, int] = {}
     for name, (dims, array) in variables.items():
         for dim, size in zip(dims, array.shape, strict=True):
             if sizes.setdefault(dim, size) != size:
-                raise ValueError(f"expected one length of dim '{dim}', got {sizes[dim]} and {size} (at '{name}')")
-    labels = {dim: np.asarray(coords[dim]) if dim in coords else np.arange(size) for dim, size in sizes.items()}
+                raise ValueError(
+                    f"expected one length of dim '{dim}', got {sizes[dim]} and {size} (at '{name}')"
+                )
+    labels = {
+        dim: np.asarray(coords[dim]) if dim in coords else np.arange(size)
+        for dim, size in sizes.items()
+    }
     for dim, size in sizes.items():
         if len(labels[dim]) != size:
             raise ValueError(f"expected {size} labels for dim '{dim}', got {len(labels[dim])}")
@@ -61,10 +72,16 @@ def _dataset(variables: Mapping[str, Labelled], coords: Mapping[str, Any], attrs
     own = _unique([dim for dim in sizes if dim not in SAMPLE_DIMS], names.values(), "_dim")
     own |= {dim: dim for dim in SAMPLE_DIMS}
     data = {
-        names[name]: (tuple(own[dim] for dim in dims), array, {} if names[name] == name else {"site": name})
+        names[name]: (
+            tuple(own[dim] for dim in dims),
+            array,
+            {} if names[name] == name else {"site": name},
+        )
         for name, (dims, array) in variables.items()
     }
-    return xarray.Dataset(data, {own[dim]: (own[dim], label) for dim, label in labels.items()}, attrs)
+    return xarray.Dataset(
+        data, {own[dim]: (own[dim], label) for dim, label in labels.items()}, attrs
+    )
 
 
 def _unique(names: Iterable[str], taken: Iterable[str], suffix: str) -> dict[str, str]:

@@ -62,7 +62,9 @@ def uniformity(ranks: Tensor, largest: int) -> Tensor:
     which = torch.div(ranks, values // bins, rounding_mode="floor")
     counts = torch.stack([(which == bin).sum(0) for bin in range(bins)]).double()
     statistic = ((counts - sims / bins) ** 2 / (sims / bins)).sum(0)
-    return torch.special.gammaincc(torch.full_like(statistic, (bins - 1) / 2), statistic / 2).float()
+    return torch.special.gammaincc(
+        torch.full_like(statistic, (bins - 1) / 2), statistic / 2
+    ).float()
 
 
 def simulation_based_calibration(
@@ -128,7 +130,9 @@ def simulation_based_calibration(
         plan = Plan(tune, draws * thin, target_accept)
         for sim in tqdm(range(sims), disable=None if progress else True, unit="data set"):
             for name, value in data.items():
-                value.copy_(simulated[name][sim].reshape(value.shape))  # the density reads them where they are
+                value.copy_(
+                    simulated[name][sim].reshape(value.shape)
+                )  # the density reads them where they are
             walk = chain(starts[sim], int(torch.randint(2**62, ())), plan)
             points.append(walk.points[tune + thin - 1 :: thin])
         found = log_density.constrain(torch.cat(points))
@@ -139,8 +143,13 @@ def _templates(gen: GenerativeModel, batch: tuple, dtype: torch.dtype | None) ->
     """A tensor for the data of every observed site, in the precision asked for."""
     with torch.no_grad():
         sites = sample_sites(trace_of(gen.model, batch))
-    values = {name: site["value"].detach().clone() for name, site in sites.items() if holds_data(site)}
-    return {name: value.to(dtype) if dtype and value.is_floating_point() else value for name, value in values.items()}
+    values = {
+        name: site["value"].detach().clone() for name, site in sites.items() if holds_data(site)
+    }
+    return {
+        name: value.to(dtype) if dtype and value.is_floating_point() else value
+        for name, value in values.items()
+    }
 
 
 def _with_data(gen: GenerativeModel, data: Draws) -> Program:

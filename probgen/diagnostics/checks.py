@@ -94,6 +94,8 @@ def predictive_check(
     if site is not None and site not in names:
         raise ValueError(f"expected one of the observed sites {names}, got '{site}'")
     name = site or names[0]
-    made = predictive(gen, *batch, draws=draws, new_rows=new_rows, sites=[name], max_rows=max_rows)[name]
+    made = predictive(gen, *batch, draws=draws, new_rows=new_rows, sites=[name], max_rows=max_rows)[
+        name
+    ]
     observed = trace_of(gen.model, batch).nodes[name]["value"].reshape(made.shape[1:])
     return PredictiveCheck(statistic(observed), torch.stack([statistic(x) for x in made]))

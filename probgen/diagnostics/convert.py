@@ -55,7 +55,14 @@ class Groups:
         given = {name: value.flatten(0, 1) for name, value in drawn.items()} if drawn else None
         counts = next(iter(drawn.values())).shape[:2] if drawn else (1, self.draws)
         sites = list(self._observed)
-        values = predictive(self.gen, *self.batch, draws=self.draws, given=given, sites=sites, max_rows=self.max_rows)
+        values = predictive(
+            self.gen,
+            *self.batch,
+            draws=self.draws,
+            given=given,
+            sites=sites,
+            max_rows=self.max_rows,
+        )
         return self._labelled({name: value.unflatten(0, counts) for name, value in values.items()})
 
     def prior(self) -> dict[str, Labelled]:
@@ -66,7 +73,9 @@ class Groups:
 
     def log_likelihood(self) -> dict[str, Labelled]:
         dims = (*SAMPLE_DIMS, self.gen.plate)
-        return {name: (dims, to_numpy(value)) for name, value in self.sampled.log_likelihood.items()}
+        return {
+            name: (dims, to_numpy(value)) for name, value in self.sampled.log_likelihood.items()
+        }
 
     def sample_stats(self) -> dict[str, Labelled]:
         return _statistics(self.sampled.stats)
@@ -87,16 +96,23 @@ class Groups:
         return observed_sites(self.probe)
 
     def _labelled(self, values: Mapping[str, Tensor]) -> dict[str, Labelled]:
-        return {name: ((*SAMPLE_DIMS, *self._dims(name, value)), to_numpy(value)) for name, value in values.items()}
+        return {
+            name: ((*SAMPLE_DIMS, *self._dims(name, value)), to_numpy(value))
+            for name, value in values.items()
+        }
 
     def _dims(self, name: str, value: Tensor) -> tuple[str, ...]:
         """Names of the dims after chain and draw; a guide may have sites that the model has not."""
-        return self.names.get(name) or tuple(f"{name}_dim_{i}" for i in range(value.ndim - len(SAMPLE_DIMS)))
+        return self.names.get(name) or tuple(
+            f"{name}_dim_{i}" for i in range(value.ndim - len(SAMPLE_DIMS))
+        )
 
     def _forward(self, sites: Collection[str]) -> dict[str, Labelled]:
         if not sites:
             return {}
-        values = prior_predictive(self.gen, *self.batch, draws=self.draws, sites=sites, max_rows=self.max_rows)
+        values = prior_predictive(
+            self.gen, *self.batch, draws=self.draws, sites=sites, max_rows=self.max_rows
+        )
         return self._labelled({name: value[None] for name, value in values.items()})
 
 
@@ -212,7 +228,9 @@ def to_arviz(
     return container(_computed(found, wanted, strict=groups is not None), coords, attrs)
 
 
-def _computed(found: Groups, wanted: Collection[str], strict: bool) -> dict[str, dict[str, Labelled]]:
+def _computed(
+    found: Groups, wanted: Collection[str], strict: bool
+) -> dict[str, dict[str, Labelled]]:
     """The groups that are defined, and a word about the others; the error of one that was asked for by name."""
     computed, reasons = {}, {}
     for name, compute in GROUPS.items():
@@ -226,7 +244,9 @@ def _computed(found: Groups, wanted: Collection[str], strict: bool) -> dict[str,
             reason = str(error).partition("\n")[0] or type(error).__name__
             reasons.setdefault(reason, []).append(name)
     if reasons:
-        left_out = "; ".join(f"{' and '.join(names)} ({reason})" for reason, names in reasons.items())
+        left_out = "; ".join(
+            f"{' and '.join(names)} ({reason})" for reason, names in reasons.items()
+        )
         warnings.warn(f"groups that this model has not: {left_out}", stacklevel=3)
     return computed
 
@@ -234,7 +254,10 @@ def _computed(found: Groups, wanted: Collection[str], strict: bool) -> dict[str,
 def _as_drawn(chains: Chains, probe: poutine.Trace) -> Chains:
     """Chains in the precision of the model, whatever it was sampled in."""
     sites = sample_sites(probe)
-    draws = {name: value.to(sites[name]["value"]) if name in sites else value for name, value in chains.draws.items()}
+    draws = {
+        name: value.to(sites[name]["value"]) if name in sites else value
+        for name, value in chains.draws.items()
+    }
     return Chains(draws, chains.stats)
 
 
@@ -248,7 +271,11 @@ def _check_groups(groups: Collection[str]) -> None:
 
 
 def _check_size(
-    groups: Collection[str], probe: poutine.Trace, draws: int, chains: Chains | None, max_numbers: int
+    groups: Collection[str],
+    probe: poutine.Trace,
+    draws: int,
+    chains: Chains | None,
+    max_numbers: int,
 ) -> None:
     """Refuses what would not fit in memory before it is computed."""
     latent = sum(shape_of(site).numel() for site in latent_sites(probe).values())

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
-def dims_of(sites: Iterable[Site], given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+def dims_of(
+    sites: Iterable[Site], given: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
     """Names of the natural dims ``(*plate dims, *event)`` of each site.
 
     Parameters
@@ -42,7 +44,9 @@ def dims_of(sites: Iterable[Site], given: Mapping[str, Sequence[str]]) -> dict[s
             raise ValueError(f"expected dims of sites among {sorted(by_name)}, got '{name}'")
         shape = tuple(shape_of(by_name[name]))
         if len(names) > len(shape):
-            raise ValueError(f"expected at most {len(shape)} names for dims of '{name}' {shape}, got {list(names)}")
+            raise ValueError(
+                f"expected at most {len(shape)} names for dims of '{name}' {shape}, got {list(names)}"
+            )
     sizes = dict.fromkeys(SAMPLE_DIMS, -1)
     return {name: _dims(site, tuple(given.get(name, ())), sizes) for name, site in by_name.items()}
 
@@ -51,8 +55,12 @@ def _dims(site: Site, names: tuple[str, ...], sizes: dict[str, int]) -> tuple[st
     """A plate gives its name to its dims of one size alone: one of another size, in a loop, is a dim of its site."""
     name, shape = site["name"], shape_of(site)
     found = _plates_in_front(site) if is_deterministic(site) else _plates(site)
-    plates = {i: plate for i, plate in found.items() if sizes.setdefault(plate, shape[i]) == shape[i]}
-    default = [plates.get(i, f"{name}_dim_{i - sum(j < i for j in plates)}") for i in range(len(shape))]
+    plates = {
+        i: plate for i, plate in found.items() if sizes.setdefault(plate, shape[i]) == shape[i]
+    }
+    default = [
+        plates.get(i, f"{name}_dim_{i - sum(j < i for j in plates)}") for i in range(len(shape))
+    ]
     return (*default[: len(shape) - len(names)], *names)
 
 
@@ -64,9 +72,16 @@ def _plates(site: Site) -> dict[int, str]:
 
 def _plates_in_front(site: Site) -> dict[int, str]:
     """The same for a deterministic site, which does not tell batch from event: plates in front where sizes agree."""
-    frames = sorted((frame for frame in site["cond_indep_stack"] if frame.vectorized), key=lambda frame: frame.dim)
+    frames = sorted(
+        (frame for frame in site["cond_indep_stack"] if frame.vectorized),
+        key=lambda frame: frame.dim,
+    )
     sizes = tuple(frame.size for frame in frames)
-    return dict(enumerate(frame.name for frame in frames)) if site["value"].shape[: len(sizes)] == sizes else {}
+    return (
+        dict(enumerate(frame.name for frame in frames))
+        if site["value"].shape[: len(sizes)] == sizes
+        else {}
+    )
 
 
 def observation(site: Site, names: tuple[str, ...]) -> Labelled:
@@ -83,7 +98,9 @@ def observation(site: Site, names: tuple[str, ...]) -> Labelled:
     return tuple(f"{site['name']}_dim_{i}" for i in range(value.ndim)), to_numpy(value)
 
 
-def constants(gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]) -> dict[str, Labelled]:
+def constants(
+    gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]
+) -> dict[str, Labelled]:
     """The numerical arguments of a program that are not its observations, by their names."""
     rows, found = row_count(gen, batch), {}
     for name, value in _arguments(gen, batch):
@@ -135,9 +152,16 @@ def _positional(program: Callable[..., Any]) -> list[str]:
         if type(program) is not partial:  # Pyro's own, around partial(run_in, handler, program)
             return _positional(program.func)
         handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)
-        inner, given = (program.args[1], program.args[2:]) if handled else (program.func, program.args)
+        inner, given = (
+            (program.args[1], program.args[2:]) if handled else (program.func, program.args)
+        )
         names = _positional(inner)[len(given) :]
-        return names[: min((names.index(name) for name in program.keywords if name in names), default=len(names))]
+        return names[
+            : min(
+                (names.index(name) for name in program.keywords if name in names),
+                default=len(names),
+            )
+        ]
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = inspect.signature(program).parameters.items()

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-NEEDED = (
-    "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got data without"
-)
+NEEDED = "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got data without"
 MANY = 0.1  # share of rows with a large k-hat above which the sum is in doubt
 
 
@@ -109,7 +107,9 @@ def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None
             "AutoMultivariateNormal or mcmc"
         )
     if "sample_stats" not in data and attrs.get("draws_of") != "posterior":
-        raise ValueError(f"{NEEDED}; ask to_arviz for both, and keep the statistics that mcmc returned")
+        raise ValueError(
+            f"{NEEDED}; ask to_arviz for both, and keep the statistics that mcmc returned"
+        )
     rows = _rows(data["log_likelihood"].data_vars, var_name)
     stats = data["sample_stats"] if "sample_stats" in data else {}  # noqa: SIM401  # containers of ArviZ have no get
     correction = _correction(stats, rows)
@@ -125,7 +125,9 @@ def _rows(variables: Mapping[str, Any], name: str | None) -> Tensor:
     joint = sorted((n for n in names if n.rstrip("_") == "joint"), key=len)
     chosen = name or (names[0] if len(names) == 1 else joint[-1] if joint else None)
     if chosen is None or chosen not in names:
-        raise ValueError(f"expected one log-likelihood among {names}, got '{name}'; choose it with var_name=")
+        raise ValueError(
+            f"expected one log-likelihood among {names}, got '{name}'; choose it with var_name="
+        )
     return torch.tensor(variables[chosen].values).double().flatten(0, 1).flatten(1)
 
 
@@ -133,5 +135,7 @@ def _correction(stats: Any, rows: Tensor) -> Tensor:
     """log p - log q of every draw ``(S, 1)``: zero for those of a sampler, whose statistics have no log_q."""
     if "log_q" not in stats:
         return rows.new_zeros(len(rows), 1)
-    log_p, log_q = (torch.tensor(stats[name].values).double().flatten()[:, None] for name in ("log_p", "log_q"))
+    log_p, log_q = (
+        torch.tensor(stats[name].values).double().flatten()[:, None] for name in ("log_p", "log_q")
+    )
     return log_p - log_q

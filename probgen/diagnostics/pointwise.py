@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 Proposal = Callable[[Draws], Callable[..., Any]]
 Variables = dict[str, list[str] | None]
 
-SEPARATE = 16  # observed sites of a row that are worth a variable each; more are the steps of a series
+SEPARATE = (
+    16  # observed sites of a row that are worth a variable each; more are the steps of a series
+)
 
 
 @torch.no_grad()
@@ -91,14 +93,28 @@ def log_likelihoods(
     def weigh(*values: Tensor) -> Draws:
         with pyro.validation_enabled(False):
             pair = _run(gen, batch, proposal, dict(zip(fixed, values, strict=True)), size)
-        return {name: pair.by_row(gen.plate, sites).expand(size, -1) for name, sites in variables.items()}
+        return {
+            name: pair.by_row(gen.plate, sites).expand(size, -1)
+            for name, sites in variables.items()
+        }
 
-    own = [tuple(v[c.start : c.stop].repeat_interleave(repeats, 0) for v in fixed.values()) for c in cuts]
+    own = [
+        tuple(v[c.start : c.stop].repeat_interleave(repeats, 0) for v in fixed.values())
+        for c in cuts
+    ]
     calls = [Call(own=values) for values in own for _ in range(rounds)]
-    runs, parts = repeated(weigh, calls, "auto", together, any(map(has_missing, tensors_of(batch)))), []
+    runs, parts = (
+        repeated(weigh, calls, "auto", together, any(map(has_missing, tensors_of(batch)))),
+        [],
+    )
     for cut in cuts:
         found = list(islice(runs, rounds))
-        parts.append({name: _averaged([run[name] for run in found], repeats, kind)[cut.skip :] for name in variables})
+        parts.append(
+            {
+                name: _averaged([run[name] for run in found], repeats, kind)[cut.skip :]
+                for name in variables
+            }
+        )
     return {name: torch.cat([part[name] for part in parts]) for name in variables}
 
 
@@ -135,13 +151,17 @@ def _nothing_observed(model: poutine.Trace, plate: str) -> str:
     )
 
 
-def _run(gen: GenerativeModel, batch: tuple, proposal: Proposal, values: Draws, size: int) -> Reading:
+def _run(
+    gen: GenerativeModel, batch: tuple, proposal: Proposal, values: Draws, size: int
+) -> Reading:
     """The model with given globals, local latents drawn from the proposal."""
     if not gen.vectorized:
         values = {name: value[0] for name, value in values.items()}
     model = poutine.condition(gen.model, values)
     with evaluating():
-        return read(model, proposal(values), batch, size if gen.vectorized else None, gen.max_plate_nesting)
+        return read(
+            model, proposal(values), batch, size if gen.vectorized else None, gen.max_plate_nesting
+        )
 
 
 def _checked(pair: Reading, plate: str) -> str:

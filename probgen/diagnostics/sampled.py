@@ -67,20 +67,31 @@ class Sampled:
 
 @torch.no_grad()
 def from_guide(
-    gen: GenerativeModel, batch: tuple, draws: int, particles: int, max_rows: int, wanted: Collection[str]
+    gen: GenerativeModel,
+    batch: tuple,
+    draws: int,
+    particles: int,
+    max_rows: int,
+    wanted: Collection[str],
 ) -> Sampled:
     """One chain of draws from the guide, with those of log-likelihoods and log densities of the globals wanted."""
     if not draws_latents(gen, *batch):
         return _without_latents(gen, batch, draws, max_rows, wanted)
     found = Sampled({})
-    drawn = _with_densities(gen, batch, draws, max_rows, found) if set(wanted) & set(DENSITIES) else None
+    drawn = (
+        _with_densities(gen, batch, draws, max_rows, found)
+        if set(wanted) & set(DENSITIES)
+        else None
+    )
     if drawn is None:
         values = posterior(gen, *batch, draws=draws, max_rows=max_rows)
     else:
         values = complete(gen, *batch, given=drawn.values, discrete=False, max_rows=max_rows)
         found.points = drawn.points
     if "log_likelihood" in wanted or (drawn is not None and _integrated(drawn)):
-        rows = found.attempt("log_likelihood", lambda: _rows(gen, batch, drawn, values, particles, max_rows))
+        rows = found.attempt(
+            "log_likelihood", lambda: _rows(gen, batch, drawn, values, particles, max_rows)
+        )
     else:
         rows = {}
     if "log_likelihood" in wanted:
@@ -93,13 +104,20 @@ def from_guide(
 
 @torch.no_grad()
 def from_chains(
-    gen: GenerativeModel, batch: tuple, chains: Chains, particles: int, max_rows: int, wanted: Collection[str]
+    gen: GenerativeModel,
+    batch: tuple,
+    chains: Chains,
+    particles: int,
+    max_rows: int,
+    wanted: Collection[str],
 ) -> Sampled:
     """Draws of MCMC with the sampler's statistics, and their log-likelihoods if wanted."""
     found = Sampled(chains.draws, chains.stats)
     if "log_likelihood" in wanted:
         counts, merged = next(iter(chains.draws.values())).shape[:2], chains.merged
-        rows = found.attempt("log_likelihood", lambda: log_likelihoods(gen, batch, merged, particles, max_rows))
+        rows = found.attempt(
+            "log_likelihood", lambda: log_likelihoods(gen, batch, merged, particles, max_rows)
+        )
         found.log_likelihood = {name: _each(value, counts) for name, value in rows.items()}
     return found
 
@@ -109,10 +127,16 @@ def _each(rows: Tensor, counts: torch.Size) -> Tensor:
     return rows.expand(counts.numel(), -1).unflatten(0, counts)
 
 
-def _without_latents(gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, wanted: Collection[str]) -> Sampled:
+def _without_latents(
+    gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, wanted: Collection[str]
+) -> Sampled:
     """For a model without latents to draw; one that has some lacks a guide."""
     found = Sampled({})
-    left = [name for name, site in latent_sites(model_trace(gen, batch)).items() if not is_enumerated(site)]
+    left = [
+        name
+        for name, site in latent_sites(model_trace(gen, batch)).items()
+        if not is_enumerated(site)
+    ]
     if left:
         error = ValueError(
             f"expected a guide or chains=, got neither to draw {', '.join(left)}; fit a guide, or give what mcmc "
@@ -125,7 +149,9 @@ def _without_latents(gen: GenerativeModel, batch: tuple, draws: int, max_rows: i
     return found
 
 
-def _with_densities(gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, found: Sampled) -> GuideDraws | None:
+def _with_densities(
+    gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, found: Sampled
+) -> GuideDraws | None:
     """Draws with their log densities; ``None``, and why, where the pair has none: its draws are there all the same."""
     try:
         return guide_draws(gen, *batch, draws=draws, max_rows=max_rows)

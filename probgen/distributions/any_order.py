@@ -73,7 +73,9 @@ class AllOrders(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape = self.shape(torch.Size(sample_shape))
-        return ObservedFirst(self.given, torch.full(shape, torch.nan), torch.rand(shape).argsort(-1)).sample()
+        return ObservedFirst(
+            self.given, torch.full(shape, torch.nan), torch.rand(shape).argsort(-1)
+        ).sample()
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> AllOrders:
         return AllOrders(self.given, self.event_shape[0], batch_shape)

@@ -91,7 +91,9 @@ class Autoregressive(dist.TorchDistribution):
 
     @property
     def support(self) -> Any:
-        return constraints.independent(next(self.steps(self.batch_shape)).support, len(self.positions))
+        return constraints.independent(
+            next(self.steps(self.batch_shape)).support, len(self.positions)
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -125,7 +127,9 @@ class Autoregressive(dist.TorchDistribution):
         return self.generate(self.shape(torch.Size(sample_shape)), lambda t, law: law.sample())
 
     @torch.no_grad()
-    def generate(self, shape: torch.Size, choose: Callable[[int, dist.TorchDistribution], Tensor]) -> Tensor:
+    def generate(
+        self, shape: torch.Size, choose: Callable[[int, dist.TorchDistribution], Tensor]
+    ) -> Tensor:
         """An event made entry by entry: ``choose(t, law)`` gives the t-th of them; ``law`` is its law given the others.
 
         Parameters
@@ -153,7 +157,9 @@ class Autoregressive(dist.TorchDistribution):
         shape = self.shape(torch.Size(sample_shape))
         first = next(self.steps(torch.Size(shape[: len(shape) - len(self.event_shape)])))
         x = first.sample().new_zeros(shape)  # of the dtype and on the device that draws have
-        for position in range(self.positions.numel()) if self.order is None else self.order.tolist():
+        for position in (
+            range(self.positions.numel()) if self.order is None else self.order.tolist()
+        ):
             x = torch.where(self.at(position, x.device), self.laws(x).sample(), x)
         return x
 
@@ -165,7 +171,9 @@ class Autoregressive(dist.TorchDistribution):
     def entries(self, x: Tensor) -> Tensor:
         """Entries in the order in which they are drawn: ``(*lead, *event) -> (T, *lead, *entry)``."""
         last = x.ndim - self.entry_ndim
-        flat = x.flatten(last - len(self.positions), last - 1).movedim(last - len(self.positions), 0)
+        flat = x.flatten(last - len(self.positions), last - 1).movedim(
+            last - len(self.positions), 0
+        )
         return flat if self.order is None else flat[self.order]
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Autoregressive:
@@ -199,7 +207,9 @@ _NOT_LAST = (
     "expected missing entries (NaN) to come last in the order of the model, got a missing entry before an observed "
     "one; impute(gen, x) completes such rows"
 )
-_IN_PART = "expected entries that are observed or missing as a whole, got an entry of which a part is NaN"
+_IN_PART = (
+    "expected entries that are observed or missing as a whole, got an entry of which a part is NaN"
+)
 
 
 class Completion(dist.TorchDistribution):
@@ -238,7 +248,9 @@ class Completion(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         terms = self.law.terms(torch.where(self.mask, self.x, value))
-        return torch.where(self.law.in_order(whole(self.mask, self.law.entry_ndim)), 0.0, terms).sum(-1)
+        return torch.where(
+            self.law.in_order(whole(self.mask, self.law.entry_ndim)), 0.0, terms
+        ).sum(-1)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Completion:
         shape = torch.Size(batch_shape) + self.event_shape

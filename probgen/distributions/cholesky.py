@@ -28,7 +28,9 @@ def tril_of(log_scale: Tensor, lower: Tensor) -> Tensor:
     """
     dims = log_scale.shape[-1]
     i, j = torch.tril_indices(dims, dims, offset=-1)
-    unit = torch.eye(dims, dtype=lower.dtype, device=lower.device).expand(len(lower), -1, -1).clone()
+    unit = (
+        torch.eye(dims, dtype=lower.dtype, device=lower.device).expand(len(lower), -1, -1).clone()
+    )
     unit[:, i, j] = lower
     return log_scale.exp()[..., None] * unit
 
@@ -83,19 +85,28 @@ def set_factor(log_scale: Tensor, lower: Tensor, covariance: Tensor, limits: Lim
     comes by coordinates, each in closed form.
     """
     if log_scale.requires_grad and lower.requires_grad:
-        for parameter, value in zip((log_scale, lower), split_tril(cholesky(covariance, limits)), strict=True):
+        for parameter, value in zip(
+            (log_scale, lower), split_tril(cholesky(covariance, limits)), strict=True
+        ):
             put(parameter, value)
     elif lower.requires_grad:
         scale = log_scale.to(covariance).exp()
-        relative = Limits(limits.added, limits.noise / scale.square(), limits.least / scale.square())
-        added = torch.diag_embed(limits.added * (1 - scale.square()) / scale.square())  # the rest, cholesky adds
+        relative = Limits(
+            limits.added, limits.noise / scale.square(), limits.least / scale.square()
+        )
+        added = torch.diag_embed(
+            limits.added * (1 - scale.square()) / scale.square()
+        )  # the rest, cholesky adds
         tril = cholesky(covariance / (scale[..., None] * scale[:, None]) + added, relative)
         i, j = torch.tril_indices(*tril.shape[-2:], offset=-1)
         put(lower, (tril / tril.diagonal(dim1=-2, dim2=-1)[:, None])[:, i, j])
     elif log_scale.requires_grad:
         unit = tril_of(torch.zeros_like(log_scale), lower).to(covariance)
         added = torch.diag_embed(limits.added * torch.ones_like(limits.noise))
-        put(log_scale, _scales(torch.cholesky_inverse(unit) * (covariance + added), log_scale.to(covariance)))
+        put(
+            log_scale,
+            _scales(torch.cholesky_inverse(unit) * (covariance + added), log_scale.to(covariance)),
+        )
 
 
 def _scales(products: Tensor, log_scale: Tensor) -> Tensor:
@@ -114,16 +125,22 @@ def _scales(products: Tensor, log_scale: Tensor) -> Tensor:
 
 def half_trace_of_inverse(scale_tril: Tensor) -> Tensor:
     """Half the trace of the inverse of covariance matrices with these factors: ``(K, D, D) -> (K,)``, float64."""
-    return 0.5 * torch.cholesky_inverse(scale_tril.detach().double()).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return 0.5 * torch.cholesky_inverse(scale_tril.detach().double()).diagonal(
+        dim1=-2, dim2=-1
+    ).sum(-1)
 
 
 def cholesky(covariance: Tensor, limits: Limits) -> Tensor:
     """Cholesky factors whose squared pivots, the variances that other variables leave unexplained, keep the limits."""
-    covariance = 0.5 * (covariance + covariance.mT) + torch.diag_embed(limits.added * torch.ones_like(limits.noise))
+    covariance = 0.5 * (covariance + covariance.mT) + torch.diag_embed(
+        limits.added * torch.ones_like(limits.noise)
+    )
     tril, pivots = _factorise(covariance)
     low = pivots <= limits.noise
     if low.any():
-        tril, pivots = _factorise(covariance + torch.diag_embed(low.any(-1, keepdim=True) * limits.noise))
+        tril, pivots = _factorise(
+            covariance + torch.diag_embed(low.any(-1, keepdim=True) * limits.noise)
+        )
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     rounding = 10 * covariance.shape[-1] * torch.finfo(covariance.dtype).eps * variance
     _check(pivots, torch.maximum(limits.least, rounding), limits.added)

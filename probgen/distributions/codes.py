@@ -79,10 +79,15 @@ class CodeLaw(dist.TorchDistribution):
         shape = torch.Size(sample_shape)
         with torch.no_grad():
             parts = [
-                dist.OneHotCategorical(logits=logits, validate_args=False).expand(self.batch_shape).sample(shape)
+                dist.OneHotCategorical(logits=logits, validate_args=False)
+                .expand(self.batch_shape)
+                .sample(shape)
                 for logits in self.logits
             ]
-            number = self.loc.expand(*self.batch_shape, -1), self.scale.expand(*self.batch_shape, -1)
+            number = (
+                self.loc.expand(*self.batch_shape, -1),
+                self.scale.expand(*self.batch_shape, -1),
+            )
             return torch.cat([*parts, dist.Normal(*number, validate_args=False).sample(shape)], -1)
 
     def probabilities(self) -> list[Tensor]:

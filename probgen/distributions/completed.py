@@ -49,8 +49,12 @@ class Completed(dist.TorchDistribution):
     def __init__(self, joint: Completing, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
         if (x.isnan() & mask).any():
-            raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
-        batch = torch.broadcast_shapes(x.shape[: x.ndim - len(joint.event_shape)], joint.batch_shape)
+            raise ValueError(
+                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+            )
+        batch = torch.broadcast_shapes(
+            x.shape[: x.ndim - len(joint.event_shape)], joint.batch_shape
+        )
         self.joint, self.density = joint, joint.density
         self.mask = mask.expand(*batch, *joint.event_shape)
         self.x = torch.where(mask, x, torch.nan).expand(*batch, *joint.event_shape)
@@ -73,11 +77,15 @@ class Completed(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         dims = tuple(range(-len(self.event_shape), 0))
-        differs = ((value != self.x) & self.mask).any(dims) if dims else (value != self.x) & self.mask
+        differs = (
+            ((value != self.x) & self.mask).any(dims) if dims else (value != self.x) & self.mask
+        )
         both = torch.where(self.mask, self.x, value)
         ratio = self.joint.log_prob(both) - self.joint.log_prob(self.x)
         return torch.where(differs, -torch.inf, ratio)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Completed:
         shape = torch.Size(batch_shape) + self.event_shape
-        return Completed(self.joint.expand(batch_shape), self.x.expand(shape), self.mask.expand(shape))
+        return Completed(
+            self.joint.expand(batch_shape), self.x.expand(shape), self.mask.expand(shape)
+        )

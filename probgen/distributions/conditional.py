@@ -86,7 +86,9 @@ def _(distribution: ExpandedDistribution, x: Tensor, mask: Tensor) -> dist.Torch
 @conditional.register(ColumnLaws)
 def _(distribution: ColumnLaws, x: Tensor, mask: Tensor) -> ColumnLaws:
     blocks = (tensor.split(distribution.sizes, -1) for tensor in torch.broadcast_tensors(x, mask))
-    return ColumnLaws([conditional(*block) for block in zip(distribution.laws, *blocks, strict=True)])
+    return ColumnLaws(
+        [conditional(*block) for block in zip(distribution.laws, *blocks, strict=True)]
+    )
 
 
 @conditional.register(td.MultivariateNormal)
@@ -94,7 +96,9 @@ def _(distribution: td.MultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
     """With observed coordinates put first, the Cholesky factor of the covariance holds that of the conditional."""
     tril = distribution._unbroadcasted_scale_tril
     mask = mask.expand(broadcast_shape(mask.shape, distribution.event_shape))
-    order = mask.logical_not().byte().argsort(stable=True, dim=-1)  # stable: the missing block stays lower triangular
+    order = (
+        mask.logical_not().byte().argsort(stable=True, dim=-1)
+    )  # stable: the missing block stays lower triangular
     first = mask.take_along_dim(order, -1)
     factor = torch.linalg.cholesky(_permute(tril @ tril.mT, order))
     known = factor * first.unsqueeze(-2)
@@ -104,12 +108,16 @@ def _(distribution: td.MultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
     shift = known @ torch.linalg.solve_triangular(square, deviation.unsqueeze(-1), upper=False)
     free = torch.where(first.unsqueeze(-2), 0.0, factor) + torch.diag_embed(first.to(tril))
     loc = distribution.loc + shift.squeeze(-1).take_along_dim(inverse.expand_as(deviation), -1)
-    return Clamped(MultivariateNormal(loc, scale_tril=_permute(free, inverse), validate_args=False), x, mask)
+    return Clamped(
+        MultivariateNormal(loc, scale_tril=_permute(free, inverse), validate_args=False), x, mask
+    )
 
 
 def _permute(matrix: Tensor, order: Tensor) -> Tensor:
     """Rows and columns in the given order: ``(*batch, D, D), (*batch, D) -> (*batch, D, D)``."""
-    matrix = matrix.expand(*broadcast_shape(matrix.shape[:-2], order.shape[:-1]), *matrix.shape[-2:])
+    matrix = matrix.expand(
+        *broadcast_shape(matrix.shape[:-2], order.shape[:-1]), *matrix.shape[-2:]
+    )
     return matrix.take_along_dim(order.unsqueeze(-1), -2).take_along_dim(order.unsqueeze(-2), -1)
 
 
@@ -168,7 +176,9 @@ class Clamped(dist.TorchDistribution):
 
     def __init__(self, free: dist.TorchDistribution, x: Tensor, mask: Tensor):
         if has_missing(torch.where(mask, x, 0.0)):
-            raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
+            raise ValueError(
+                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+            )
         x, mask = torch.broadcast_tensors(x, mask)
         batch = broadcast_shape(x.shape[: x.ndim - len(free.event_shape)], free.batch_shape)
         self.free, shape = free.expand(batch), batch + free.event_shape
@@ -203,8 +213,12 @@ class Clamped(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         differs = (value != self.x) & self.mask
-        differs = differs.reshape(*differs.shape[: differs.ndim - len(self.event_shape)], -1).any(-1)
-        return torch.where(differs, -torch.inf, self.free.log_prob(torch.where(self.mask, torch.nan, value)))
+        differs = differs.reshape(*differs.shape[: differs.ndim - len(self.event_shape)], -1).any(
+            -1
+        )
+        return torch.where(
+            differs, -torch.inf, self.free.log_prob(torch.where(self.mask, torch.nan, value))
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Clamped:
         shape = torch.Size(batch_shape) + self.event_shape

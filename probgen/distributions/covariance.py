@@ -108,7 +108,10 @@ class _Correlated(Covariance):
 
     def __init__(self, components: int, dims: int, matrices: int):
         super().__init__(components, dims)
-        self.log_scale, self.lower = nn.Parameter(torch.zeros(matrices, dims)), strictly_lower(matrices, dims)
+        self.log_scale, self.lower = (
+            nn.Parameter(torch.zeros(matrices, dims)),
+            strictly_lower(matrices, dims),
+        )
 
     @property
     def scale_tril(self) -> Tensor:
@@ -187,7 +190,9 @@ class Tied(_Correlated):
     def features(self, x: Tensor, out: Tensor) -> Tensor:
         """The one quadratic form that all components share."""
         tril = tril_of(self.log_scale, self.lower)[0].to(x)
-        return torch.sum(torch.linalg.solve_triangular(tril, x, upper=False).square_(), 0, keepdim=True, out=out)
+        return torch.sum(
+            torch.linalg.solve_triangular(tril, x, upper=False).square_(), 0, keepdim=True, out=out
+        )
 
     def coefficients(self) -> Tensor:
         return torch.full((self.components, 1), -0.5, dtype=torch.float64, device=self.lower.device)
@@ -202,7 +207,9 @@ class Tied(_Correlated):
         return scatter.sum(0, keepdim=True)
 
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        self.assign(scatter / rows.sum(), limits.reduce(lambda variance: variance.amax(0, keepdim=True)))
+        self.assign(
+            scatter / rows.sum(), limits.reduce(lambda variance: variance.amax(0, keepdim=True))
+        )
 
 
 class _Uncorrelated(Covariance):

@@ -61,7 +61,9 @@ class Dequantised(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(
-        self, base_dist: dist.TorchDistribution, noise: Callable[[Tensor], dist.TorchDistribution] | None = None
+        self,
+        base_dist: dist.TorchDistribution,
+        noise: Callable[[Tensor], dist.TorchDistribution] | None = None,
     ):
         self.base_dist, self.noise = base_dist, noise
         self.density = worst("unbiased", density(base_dist))
@@ -69,7 +71,9 @@ class Dequantised(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True)
     def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.integer_interval(-(2**24), 2**24), len(self.event_shape))
+        return constraints.independent(
+            constraints.integer_interval(-(2**24), 2**24), len(self.event_shape)
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -89,7 +93,9 @@ class Dequantised(dist.TorchDistribution):
         """
         loss = denoising_loss_of(self.base_dist)
         if self.noise is not None:
-            raise TypeError("expected uniform noise with a denoising loss, got learned noise; train it by ELBO()")
+            raise TypeError(
+                "expected uniform noise with a denoising loss, got learned noise; train it by ELBO()"
+            )
         x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
         return loss(x + torch.rand(x.shape, dtype=x.dtype, device=x.device))
 
@@ -132,7 +138,9 @@ def denoising_loss_of(law: dist.TorchDistribution) -> Callable[[Tensor], Tensor]
     return loss
 
 
-def sampled_otherwise(law: dist.TorchDistribution, *arguments: Any, **options: Any) -> dist.TorchDistribution:
+def sampled_otherwise(
+    law: dist.TorchDistribution, *arguments: Any, **options: Any
+) -> dist.TorchDistribution:
     """A law with another way of sampling, where it has several; raises ``TypeError`` for others."""
     using = getattr(law, "using", None)
     if using is None:

@@ -66,7 +66,9 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 
 @gibbs.register(Autoregressive)
 def _(distribution: Autoregressive, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    law = Completion(distribution, x, mask)  # a start, which knows only the observed entries that come earlier
+    law = Completion(
+        distribution, x, mask
+    )  # a start, which knows only the observed entries that come earlier
     seen = distribution.in_order(whole(law.mask, distribution.entry_ndim))
     followed = seen.flip(-1).cumsum(-1).flip(-1) > 0
     chained = followed & ~seen
@@ -99,7 +101,9 @@ def _visit(law: Autoregressive, x: Tensor, chosen: Tensor, t: int) -> Tensor:
     return torch.where(here, values[drawn].reshape(*drawn.shape, *[1] * len(law.event_shape)), x)
 
 
-def completions(law: dist.TorchDistribution, x: Tensor, draws: int, steps: int) -> tuple[Tensor, str]:
+def completions(
+    law: dist.TorchDistribution, x: Tensor, draws: int, steps: int
+) -> tuple[Tensor, str]:
     """Completed copies ``(draws, *batch, *event)`` and their kind: exact by :func:`conditional`, else ends of chains.
 
     They are *asymptotic* where log_prob is exact or lacks a constant alone, else *heuristic*.

@@ -71,14 +71,25 @@ class Implicit(dist.TorchDistribution):
         context_ndim: int = 1,
         support: constraints.Constraint = constraints.real,
     ):
-        self.generator, self.context, self.context_ndim, self._support = generator, context, context_ndim, support
-        batch = base_dist.batch_shape if context is None else context.shape[: context.ndim - context_ndim]
+        self.generator, self.context, self.context_ndim, self._support = (
+            generator,
+            context,
+            context_ndim,
+            support,
+        )
+        batch = (
+            base_dist.batch_shape
+            if context is None
+            else context.shape[: context.ndim - context_ndim]
+        )
         self.base_dist = base_dist if base_dist.batch_shape == batch else base_dist.expand(batch)
         super().__init__(batch, torch.Size(event_shape), validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(self._support, len(self.event_shape) - self._support.event_dim)
+        return constraints.independent(
+            self._support, len(self.event_shape) - self._support.event_dim
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         raise NotImplementedError(UNSCORED)
@@ -112,4 +123,6 @@ class Implicit(dist.TorchDistribution):
 
 @conditional.register(Implicit)
 def _(distribution: Implicit, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
-    raise NotImplementedError(UNSCORED + ". Missing entries (NaN) can be drawn by a family with a density")
+    raise NotImplementedError(
+        UNSCORED + ". Missing entries (NaN) can be drawn by a family with a density"
+    )

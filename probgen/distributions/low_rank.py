@@ -31,11 +31,15 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
         check_event(value, self.event_shape)
         seen, residual, tril = self._condition(value)
         z = self._explain(residual, tril, seen)
-        error = residual - seen * torch.einsum("...dk,...k->...d", self._unbroadcasted_cov_factor, z)
+        error = residual - seen * torch.einsum(
+            "...dk,...k->...d", self._unbroadcasted_cov_factor, z
+        )
         diag = self._unbroadcasted_cov_diag
         # min over z of the joint exponent: unlike Woodbury's difference it never subtracts large numbers
         quadratic = (error.square() / diag).sum(-1) + z.square().sum(-1)
-        log_det = (seen * (diag.log() + math.log(2 * math.pi))).sum(-1) + 2 * _log_diagonal(tril).sum(-1)
+        log_det = (seen * (diag.log() + math.log(2 * math.pi))).sum(-1) + 2 * _log_diagonal(
+            tril
+        ).sum(-1)
         return -0.5 * (quadratic + log_det)
 
     def posterior(self, value: Tensor) -> dist.MultivariateNormal:
@@ -51,13 +55,21 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     def _condition(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which coordinates are seen (ones, zeros), their deviation from the mean, the Cholesky factor of M."""
         if not has_missing(value):
-            return torch.ones_like(self._unbroadcasted_cov_diag), value - self.loc, self._capacitance_tril
+            return (
+                torch.ones_like(self._unbroadcasted_cov_diag),
+                value - self.loc,
+                self._capacitance_tril,
+            )
         seen = ~value.isnan()
         residual = torch.where(seen, value, self.loc) - self.loc
         factor, diag = self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag
         weighted = factor * (seen / diag).unsqueeze(-1)
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        return seen.to(residual.dtype), residual, torch.linalg.cholesky(identity + weighted.mT @ factor)
+        return (
+            seen.to(residual.dtype),
+            residual,
+            torch.linalg.cholesky(identity + weighted.mT @ factor),
+        )
 
     def _explain(self, residual: Tensor, tril: Tensor, seen: Tensor) -> Tensor:
         """The posterior mean of the factors: one matrix for all complete rows, a solve for each incomplete one."""

@@ -23,12 +23,16 @@ from probgen.core.missing import has_missing
 from probgen.core.threads import one_core, side_by_side
 from probgen.distributions.mixture_steps import Mixture, Observed, Quadratic, Whitened
 
-_WIDEST = 4096  # features of a row beyond which a block of rows holds too few of them for matrix products
+_WIDEST = (
+    4096  # features of a row beyond which a block of rows holds too few of them for matrix products
+)
 _FEWEST = 4096  # rows that are worth a thread
 
 
 @torch.no_grad()
-def moments(x: Tensor, mixture: Mixture, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def moments(
+    x: Tensor, mixture: Mixture, weights: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-likelihood of rows ``(n, D)``, NaN = missing, summed, and their moments about the present means.
 
     Weights ``(n,)`` say how often each row counts.
@@ -40,7 +44,11 @@ def moments(x: Tensor, mixture: Mixture, weights: Tensor | None = None) -> tuple
     sums: dict[str, Tensor] = {}
     with one_core() as cores:
         for step, pieces, index in _steps(x, mixture, cores):
-            own = [None] * len(pieces) if weights is None else weights[index].split([len(piece) for piece in pieces])
+            own = (
+                [None] * len(pieces)
+                if weights is None
+                else weights[index].split([len(piece) for piece in pieces])
+            )
             value, *raw = _added(partial(_sum, step), zip(pieces, own, strict=True))
             total = total + value
             _add(sums, step.finish(*raw))
@@ -63,7 +71,10 @@ def weighted_moments(x: Tensor, weights: Tensor, mixture: Mixture) -> dict[str, 
     with one_core() as cores:
         for step, pieces, index in _steps(x, mixture, cores):
             parts = weights[:, index].split([len(piece) for piece in pieces], -1)
-            _add(sums, step.finish(*_added(partial(_sum_weighted, step), zip(pieces, parts, strict=True))))
+            _add(
+                sums,
+                step.finish(*_added(partial(_sum_weighted, step), zip(pieces, parts, strict=True))),
+            )
     return sums
 
 
@@ -77,7 +88,9 @@ def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
     return out
 
 
-def _sum(step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor | None]) -> tuple[Tensor | float, ...]:
+def _sum(
+    step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor | float, ...]:
     """Log-likelihood and raw moments of rows and, if given, their weights ``(n,)``, in float64."""
     buffers, totals = step.buffers(), (0.0, 0.0, 0.0, 0.0)
     blocks = _blocks(rows[0], step.block)
@@ -92,10 +105,14 @@ def _sum(step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor | Non
     return totals
 
 
-def _sum_weighted(step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor]) -> tuple[Tensor | float, ...]:
+def _sum_weighted(
+    step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor]
+) -> tuple[Tensor | float, ...]:
     """Raw moments of rows under their weights ``(K, n)``, in float64."""
     buffers, totals = step.buffers(), (0.0, 0.0, 0.0)
-    for block, weights in zip(*(_blocks(part, step.block, dim) for dim, part in enumerate(rows)), strict=True):
+    for block, weights in zip(
+        *(_blocks(part, step.block, dim) for dim, part in enumerate(rows)), strict=True
+    ):
         _, work = step.joint(block, buffers)
         weights = weights.to(work[0].dtype)
         parts = (weights.sum(1), *step.sums(weights, *work))

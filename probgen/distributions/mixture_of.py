@@ -43,7 +43,10 @@ class MixtureOf(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, logits: Tensor, components: Sequence[dist.TorchDistribution]):
-        events, discrete = {law.event_shape for law in components}, {law.support.is_discrete for law in components}
+        events, discrete = (
+            {law.event_shape for law in components},
+            {law.support.is_discrete for law in components},
+        )
         if len(events) != 1 or len(discrete) != 1 or logits.shape[-1:] != (len(components),):
             raise ValueError(
                 f"expected one logit for each component, and components of the same events, all masses or all "
@@ -51,7 +54,10 @@ class MixtureOf(dist.TorchDistribution):
                 f"{sorted(map(tuple, events))}, discrete: {sorted(discrete)}"
             )
         batch = torch.broadcast_shapes(logits.shape[:-1], *(law.batch_shape for law in components))
-        self.logits, self.components = logits.expand(*batch, -1), [law.expand(batch) for law in components]
+        self.logits, self.components = (
+            logits.expand(*batch, -1),
+            [law.expand(batch) for law in components],
+        )
         kind = worst(*map(density, components))
         self.density = "approximate" if kind == "bound" else kind
         super().__init__(batch, events.pop(), validate_args=False)
@@ -88,10 +94,15 @@ class MixtureOf(dist.TorchDistribution):
         return self._average([law.variance + (law.mean - mean).square() for law in self.components])
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MixtureOf:
-        return MixtureOf(self.logits.expand(*batch_shape, -1), [law.expand(batch_shape) for law in self.components])
+        return MixtureOf(
+            self.logits.expand(*batch_shape, -1),
+            [law.expand(batch_shape) for law in self.components],
+        )
 
     def _average(self, values: list[Tensor]) -> Tensor:
-        weights = self.logits.softmax(-1).reshape(*self.batch_shape, *(1 for _ in self.event_shape), -1)
+        weights = self.logits.softmax(-1).reshape(
+            *self.batch_shape, *(1 for _ in self.event_shape), -1
+        )
         return (weights * torch.stack(values, -1)).sum(-1)
 
 
@@ -123,7 +134,11 @@ def _log_prob(law: dist.TorchDistribution, x: Tensor) -> Tensor:
         return law.log_prob(x)
     inside = support.check(x) | x.isnan()
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    somewhere = getattr(support, "lower_bound", zero) if support.is_discrete else transform_to(support)(zero)
+    somewhere = (
+        getattr(support, "lower_bound", zero)
+        if support.is_discrete
+        else transform_to(support)(zero)
+    )
     value = law.log_prob(torch.where(inside, x, somewhere))
     return torch.where(inside.flatten(-ndim).all(-1) if ndim else inside, value, -torch.inf)
 
@@ -134,5 +149,7 @@ def _(distribution: MixtureOf, x: Tensor, mask: Tensor) -> MixtureOf:
     given = [conditional(law, x, mask) for law in distribution.components]
     drawn = [law.sample() for law in given]
     pairs = zip(distribution.components, given, drawn, strict=True)
-    evidence = torch.stack([law.log_prob(value) - rest.log_prob(value) for law, rest, value in pairs], -1)
+    evidence = torch.stack(
+        [law.log_prob(value) - rest.log_prob(value) for law, rest, value in pairs], -1
+    )
     return MixtureOf(distribution.logits + evidence, given)

@@ -24,7 +24,9 @@ class Mixture(NamedTuple):
     def constant(self) -> Tensor:
         """Log of weight times density at the mean: ``(K,)``, float64."""
         dims = self.means.shape[1]
-        return self.log_weights.double() - self.covariance.log_det - 0.5 * dims * math.log(2 * math.pi)
+        return (
+            self.log_weights.double() - self.covariance.log_det - 0.5 * dims * math.log(2 * math.pi)
+        )
 
 
 def _block(x: Tensor, width: int) -> int:
@@ -49,14 +51,18 @@ class Quadratic:
         self.spread = (weights @ (variances + self.shift.square())).sqrt()
         linear, quadratic = self.covariance.solve(self.shift), self.covariance.coefficients()
         constant = mixture.constant - 0.5 * (linear * self.shift).sum(-1)
-        self.quadratic, self.linear, self.constant = (part.to(dtype) for part in (quadratic, linear, constant[:, None]))
+        self.quadratic, self.linear, self.constant = (
+            part.to(dtype) for part in (quadratic, linear, constant[:, None])
+        )
         self.widths = (means.shape[1], self.covariance.width, len(means))
         self.block = _block(self.centre, sum(self.widths))
 
     def magnitude(self) -> float:
         """Size of the terms that make up a log density, at the means of the components and one deviation off."""
         points = torch.cat([self.shift, self.spread[None]]).mT.contiguous()
-        products = self.covariance.features(points, out=points.new_empty(self.covariance.width, points.shape[1]))
+        products = self.covariance.features(
+            points, out=points.new_empty(self.covariance.width, points.shape[1])
+        )
         terms = self.quadratic.double().square() @ products.square()
         return terms.sqrt().max().item()
 
@@ -66,7 +72,9 @@ class Quadratic:
     def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         z, features, joint = (buffer[:, : len(x)] for buffer in buffers)
         self.covariance.features(z.copy_(x.mT).sub_(self.centre), out=features)
-        return torch.addmm(self.constant, self.linear, z, out=joint).addmm_(self.quadratic, features), (z, features)
+        return torch.addmm(self.constant, self.linear, z, out=joint).addmm_(
+            self.quadratic, features
+        ), (z, features)
 
     def sums(self, posterior: Tensor, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         return posterior @ z.mT, self.covariance.scatter(posterior, z, features)
@@ -74,7 +82,9 @@ class Quadratic:
     def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
         """From moments about the centre to moments about the means."""
         outer, centred = self.covariance.outer, first - rows[:, None] * self.shift
-        noise = _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
+        noise = (
+            _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
+        )
         return rows, centred, scatter - outer(first, self.shift) - outer(self.shift, centred), noise
 
 
@@ -137,7 +147,11 @@ class Observed:
         self.gain = sigma[:, :, seen] @ self.inverse.mT
         self.left = sigma - self.gain @ self.gain.mT
         log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = mixture.log_weights.double() - log_det - 0.5 * self.means.shape[1] * math.log(2 * math.pi)
+        constant = (
+            mixture.log_weights.double()
+            - log_det
+            - 0.5 * self.means.shape[1] * math.log(2 * math.pi)
+        )
         self.constant = constant[:, None]
         self.block = _block(self.means, 3 * sigma[..., 0].numel())
 

@@ -32,7 +32,9 @@ def check_orders(orders: Tensor | None, dims: int) -> Tensor:
     if orders is None:
         return torch.arange(dims).unsqueeze(0)
     orders = torch.atleast_2d(torch.as_tensor(orders))
-    if orders.ndim != 2 or not torch.equal(orders.sort(-1).values, torch.arange(dims).expand(len(orders), -1)):
+    if orders.ndim != 2 or not torch.equal(
+        orders.sort(-1).values, torch.arange(dims).expand(len(orders), -1)
+    ):
         raise ValueError(
             f"expected orders of shape (M, {dims}), each a permutation of 0, ..., {dims - 1}, got {tuple(orders.shape)}"
             f"; make them by random_orders(M, {dims})"
@@ -90,7 +92,9 @@ class OrderEnsemble(dist.TorchDistribution):
         batch_shape: torch.Size | tuple[int, ...] | None = None,
     ):
         self.member, self.count, self.context = member, count, context
-        batch = (() if context is None else context.shape[:-1]) if batch_shape is None else batch_shape
+        batch = (
+            (() if context is None else context.shape[:-1]) if batch_shape is None else batch_shape
+        )
         super().__init__(torch.Size(batch), torch.Size(event_shape), validate_args=False)
 
     def of(self, index: int | Tensor) -> Autoregressive:

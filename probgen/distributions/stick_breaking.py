@@ -33,12 +33,16 @@ class SticksToWeights(Transform):
         return pad(x, (0, 1), value=1.0) * pad((1 - x).cumprod(-1), (1, 0), value=1.0)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        left = y.flip(-1).cumsum(-1).flip(-1)  # summed from the far end: 1 - y.cumsum(-1) would cancel
+        left = (
+            y.flip(-1).cumsum(-1).flip(-1)
+        )  # summed from the far end: 1 - y.cumsum(-1) would cancel
         limits = torch.finfo(y.dtype)
         return (y / left.clamp(min=limits.tiny))[..., :-1].clamp(limits.tiny, 1 - limits.eps)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        shortened = torch.arange(x.shape[-1]).flip(0).to(x)  # how many later fractions each one shortens
+        shortened = (
+            torch.arange(x.shape[-1]).flip(0).to(x)
+        )  # how many later fractions each one shortens
         return (shortened * torch.log1p(-x)).sum(-1)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:

@@ -58,7 +58,9 @@ def check_columns(x: Tensor, constant: bool = False, hint: str = "remove them") 
     low, high = fill_missing(x, torch.inf).amin(0), fill_missing(x, -torch.inf).amax(0)
     empty, same = (columns.nonzero().flatten().tolist() for columns in (low > high, low == high))
     if empty:
-        raise ValueError(f"expected observed entries in every column, got none in columns {empty}; remove them")
+        raise ValueError(
+            f"expected observed entries in every column, got none in columns {empty}; remove them"
+        )
     if same and not constant:
         raise ValueError(f"expected columns that vary, got constant columns {same}; {hint}")
 

@@ -45,7 +45,9 @@ def counts_of(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor
     tensor([1., 0., 2.], dtype=torch.float64)
     """
     if weights is not None:
-        weights = weights.double().reshape(-1, *(1,) * (index.ndim - 1)).expand(index.shape).flatten()
+        weights = (
+            weights.double().reshape(-1, *(1,) * (index.ndim - 1)).expand(index.shape).flatten()
+        )
     return index.flatten().bincount(weights, minlength=size).double()
 
 
@@ -96,7 +98,9 @@ class Counted(DistributionModule):
         return -self.smoothing * log_masses(self.logits.detach().double()).sum()
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """Equal shares."""
         self.logits.zero_()
 
@@ -142,12 +146,16 @@ class JointLaw(dist.TorchDistribution):
         return torch.where(agrees, self.log_masses, -torch.inf).logsumexp(-1)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self._labels(dist.Categorical(logits=self.log_masses).sample(torch.Size(sample_shape)))
+        return self._labels(
+            dist.Categorical(logits=self.log_masses).sample(torch.Size(sample_shape))
+        )
 
     def given(self, x: Tensor, mask: Tensor) -> JointLaw:
         """The law of complete events that agree with the observed labels."""
         agrees = ((x.unsqueeze(-2) == self.cells) | ~mask.unsqueeze(-2)).all(-1)
-        return JointLaw(torch.where(agrees, self.log_masses, -torch.inf).log_softmax(-1), self.dims, self.levels)
+        return JointLaw(
+            torch.where(agrees, self.log_masses, -torch.inf).log_softmax(-1), self.dims, self.levels
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> JointLaw:
         new = copy.copy(self)

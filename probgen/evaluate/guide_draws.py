@@ -80,7 +80,9 @@ class GuideDraws:
         if len(self.joint) < 2:
             return []
         drawn = {name: self.values[name] for name in sorted(self.continuous)}
-        return [name for name, value in drawn.items() if value.numel() and (value == value[:1]).all()]
+        return [
+            name for name, value in drawn.items() if value.numel() and (value == value[:1]).all()
+        ]
 
     def check_random(self) -> None:
         """Raises ``ValueError`` where the guide puts all its mass on a point: that has no density to compare."""
@@ -105,7 +107,9 @@ def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2
     if draws < 1:
         raise ValueError(f"expected draws >= 1, got {draws}")
     if not draws_latents(gen, *batch):
-        raise ValueError("expected a guide that draws latents, got an empty one: there is nothing to diagnose")
+        raise ValueError(
+            "expected a guide that draws latents, got an empty one: there is nothing to diagnose"
+        )
     first, shapes = _first(gen, batch)
     chunk = max(1, max_rows // row_count(gen, batch))
     size = min(chunk, draws) if gen.vectorized else 1
@@ -113,13 +117,17 @@ def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2
     missing = any(map(has_missing, tensors_of(batch)))
 
     def run() -> dict[str, dict[str, Tensor]]:
-        return _numbers(gen, batch, cuts[0].stop if gen.vectorized else None, first.rows is not None, shapes)
+        return _numbers(
+            gen, batch, cuts[0].stop if gen.vectorized else None, first.rows is not None, shapes
+        )
 
     together = 1 if gen.vectorized else windows(draws, chunk)[0].stop
     parts = list(repeated(run, [Call()] * len(cuts), "auto", together, missing))
     joined = {
         group: {
-            name: torch.cat([part[group][name][cut.skip :] for cut, part in zip(cuts, parts, strict=True)])
+            name: torch.cat(
+                [part[group][name][cut.skip :] for cut, part in zip(cuts, parts, strict=True)]
+            )
             for name in parts[0][group]
         }
         for group in parts[0]
@@ -146,25 +154,42 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
     except ValueError as error:
         why = str(error)
     model = density_sites(reading.model)
-    continuous = frozenset(n for n, site in sites.items() if not model.get(n, site)["fn"].support.is_discrete)
-    axes = {name: 1 + axis for name, site in sites.items() if (axis := axis_of(site, gen.plate)) is not None}
+    continuous = frozenset(
+        n for n, site in sites.items() if not model.get(n, site)["fn"].support.is_discrete
+    )
+    axes = {
+        name: 1 + axis
+        for name, site in sites.items()
+        if (axis := axis_of(site, gen.plate)) is not None
+    }
     shapes = {name: shape_of(site) for name, site in sites.items()}
     by_row = factorises_over_rows(reading, gen.plate)
     none = torch.empty(0)
-    return GuideDraws({}, axes, none, none, rows, why, None, kind, continuous, by_row, leaves_out), shapes
+    return GuideDraws(
+        {}, axes, none, none, rows, why, None, kind, continuous, by_row, leaves_out
+    ), shapes
 
 
 def _numbers(
-    gen: GenerativeModel, batch: tuple, size: int | None, by_row: bool, shapes: dict[str, torch.Size]
+    gen: GenerativeModel,
+    batch: tuple,
+    size: int | None,
+    by_row: bool,
+    shapes: dict[str, torch.Size],
 ) -> dict[str, dict[str, Tensor]]:
     """Values and log densities of ``size`` draws in one run, tensors alone."""
     with evaluating():
         reading = read(gen.model, gen.guide, batch, size, gen.max_plate_nesting)
     count = size or 1
-    numbers = {"log_joint": reading.log_joint().expand(count), "log_guide": reading.log_guide().expand(count)}
+    numbers = {
+        "log_joint": reading.log_joint().expand(count),
+        "log_guide": reading.log_guide().expand(count),
+    }
     if by_row:
         numbers["rows"] = reading.by_row(gen.plate).expand(count, -1)
-        numbers["outside"] = torch.stack([value.expand(count) for value in reading.outside(gen.plate)], 1)
+        numbers["outside"] = torch.stack(
+            [value.expand(count) for value in reading.outside(gen.plate)], 1
+        )
     sites = latent_sites(reading.guide)
     values = {name: sites[name]["value"].reshape(count, *shape) for name, shape in shapes.items()}
     return {"numbers": numbers, "values": values}

@@ -75,7 +75,9 @@ def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int =
     return effective_sample_size(weights_of(_drawn(gen, batch, particles, max_rows)))
 
 
-def active_units(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> dict[str, Tensor]:
+def active_units(
+    gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15
+) -> dict[str, Tensor]:
     r"""Which dims of each local latent are in use: those whose posterior mean varies over the data.
 
     .. math:: A_d = \mathrm{Var}_x\big(\mathrm E_{q(z \mid x)}[z_d]\big) > 0.01\, \mathrm{Var}_{x,\,q(z \mid x)}(z_d)
@@ -97,7 +99,9 @@ def active_units(gen: GenerativeModel, *batch: Any, particles: int = 200, max_ro
 
 def weights_of(drawn: GuideDraws) -> Tensor:
     """Log weights of the rows ``(K, B)`` where the guide has a density for each, else of the whole draw ``(K,)``."""
-    return drawn.rows if drawn.by_row and drawn.rows is not None else drawn.joint - drawn.joint.amax()
+    return (
+        drawn.rows if drawn.by_row and drawn.rows is not None else drawn.joint - drawn.joint.amax()
+    )
 
 
 def khat_of(drawn: GuideDraws) -> Tensor:
@@ -121,20 +125,26 @@ def _one_value(drawn: GuideDraws, weights: Tensor) -> Tensor:
         unmoved = (value == value[:1]).all(0)
         axis = drawn.row_axis.get(name)
         by_row = same.ndim > 0 and axis is not None
-        same = same | (unmoved.movedim(axis - 1, 0).reshape(len(same), -1).all(1) if by_row else unmoved.all())
+        same = same | (
+            unmoved.movedim(axis - 1, 0).reshape(len(same), -1).all(1) if by_row else unmoved.all()
+        )
     return same
 
 
 def active(drawn: GuideDraws) -> dict[str, Tensor]:
     """Booleans for each local latent of some draws, see :func:`active_units`."""
-    by_row = {name: drawn.values[name].movedim(axis, 1).double() for name, axis in drawn.row_axis.items()}
+    by_row = {
+        name: drawn.values[name].movedim(axis, 1).double() for name, axis in drawn.row_axis.items()
+    }
     return {name: _varies(value) for name, value in by_row.items()}
 
 
 def _varies(value: Tensor) -> Tensor:
     """Whether the means over draws vary over rows: ``(K, B, *rest) -> (*rest,)``."""
     if min(value.shape[:2]) < 2:
-        raise ValueError(f"expected at least two draws and two rows to see what varies, got {tuple(value.shape[:2])}")
+        raise ValueError(
+            f"expected at least two draws and two rows to see what varies, got {tuple(value.shape[:2])}"
+        )
     within = value.var(0).mean(0)
     between = value.mean(0).var(0) - within / len(value)
     return between > ACTIVE * (between + within)

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-ROUNDING = 0.01  # nats: weights this close to each other differ by less than the arithmetic that made them
+ROUNDING = (
+    0.01  # nats: weights this close to each other differ by less than the arithmetic that made them
+)
 _FEWEST = 5  # points that determine the shape of a tail
 SHORTEST = 5 * _FEWEST  # draws, of which a fifth is the tail
 BLOCK = 2**22  # numbers held at once by the fit of the tails
@@ -72,14 +74,16 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """
     draws = len(log_weights)
     if draws < SHORTEST:
-        raise ValueError(f"expected at least {SHORTEST} draws for a tail index, got {draws}; draw more particles")
+        raise ValueError(
+            f"expected at least {SHORTEST} draws for a tail index, got {draws}; draw more particles"
+        )
     flat = log_weights.detach().double().reshape(draws, -1)
     width = max(1, BLOCK // (draws + 40 * _tail_length(draws)))
     blocks = [_smooth(block) for block in flat.split(width, dim=1)]
     smoothed, khat = (torch.cat(parts, dim=-1) for parts in zip(*blocks, strict=True))
-    return smoothed.reshape(log_weights.shape).to(log_weights.dtype), khat.reshape(log_weights.shape[1:]).to(
-        log_weights.dtype
-    )
+    return smoothed.reshape(log_weights.shape).to(log_weights.dtype), khat.reshape(
+        log_weights.shape[1:]
+    ).to(log_weights.dtype)
 
 
 def _tail_length(draws: int) -> int:
@@ -100,7 +104,9 @@ def _smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     for n in members.unique().tolist():
         if n >= _FEWEST:
             columns = (members == n).nonzero()[:, 0]
-            tail[-n:, columns], khat[columns] = _smooth_tail(tail[-n:, columns], cutoff[columns].exp())
+            tail[-n:, columns], khat[columns] = _smooth_tail(
+                tail[-n:, columns], cutoff[columns].exp()
+            )
     smoothed = log_weights.scatter(0, order[-length:], tail)
     return smoothed - smoothed.logsumexp(0), khat
 
@@ -109,7 +115,9 @@ def _smooth_tail(tail: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor]:
     """Log weights above the cutoff, ascending, smoothed; and their k-hat: ``(n, R), (R,) -> (n, R), (R,)``."""
     shape, scale = _fit_pareto(tail.exp() - cutoff)
     smoothed = (_pareto_quantiles(len(tail), shape, scale) + cutoff).log().clamp(max=0)
-    return torch.where(shape.isfinite(), smoothed, tail), shape.nan_to_num(torch.inf, posinf=torch.inf)
+    return torch.where(shape.isfinite(), smoothed, tail), shape.nan_to_num(
+        torch.inf, posinf=torch.inf
+    )
 
 
 def _fit_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +127,9 @@ def _fit_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
     """
     n = len(excess)
     quartile = excess[int(n / 4 + 0.5) - 1]
-    quartile = torch.where(quartile > 0, quartile, excess.mean(0))  # a quarter of the tail may sit at the cutoff
+    quartile = torch.where(
+        quartile > 0, quartile, excess.mean(0)
+    )  # a quarter of the tail may sit at the cutoff
     points = torch.arange(1, 31 + int(math.sqrt(n)), dtype=excess.dtype, device=excess.device)
     grid = (1 - (len(points) / (points - 0.5)).sqrt())[:, None] / (3 * quartile) + 1 / excess[-1]
     shapes = torch.log1p(-grid[:, None] * excess).mean(1)

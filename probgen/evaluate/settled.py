@@ -52,7 +52,9 @@ def settled(losses: Sequence[float], *, relative: float = 0.02) -> bool:
     change = (third.mean() - fourth.mean()).abs()
     gain = (loss[:quarter].median() - fourth.mean()).abs()
     noise = _standard_error(torch.cat([third, fourth]))
-    return change.item() <= max(3 * noise.item(), relative * gain.item(), NEGLIGIBLE * fourth.mean().abs().item())
+    return change.item() <= max(
+        3 * noise.item(), relative * gain.item(), NEGLIGIBLE * fourth.mean().abs().item()
+    )
 
 
 def _standard_error(half: Tensor) -> Tensor:
@@ -82,6 +84,8 @@ def autocorrelation_time(series: Tensor) -> Tensor:
     n = len(series)
     spectrum = torch.fft.rfft(series - series.mean(), n=2 * n).abs().square()
     covariance = torch.fft.irfft(spectrum)[: n - n % 2]
-    pairs = (covariance / covariance[0].clamp(min=torch.finfo(series.dtype).tiny)).reshape(-1, 2).sum(1)
+    pairs = (
+        (covariance / covariance[0].clamp(min=torch.finfo(series.dtype).tiny)).reshape(-1, 2).sum(1)
+    )
     positive = (pairs > 0).cumprod(0)
     return (2 * (pairs * positive).sum() - 1).clamp(min=1.0)

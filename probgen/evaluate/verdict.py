@@ -19,7 +19,9 @@ from probgen.evaluate.settled import settled
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
-RELIABLE = 0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
+RELIABLE = (
+    0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
+)
 UNMOVED = " the guide leaves out values of a discrete latent: weights say nothing about what is never drawn"
 GLOBALS = "guide: rows are judged given the guide's own draws of {}, which are not judged: compare with mcmc, or loo"
 FEWEST = 50  # draws: fewer have no tail to speak of
@@ -86,25 +88,38 @@ class Verdict:
         return self.settled is not False and typical and self.active_units != 0
 
     def __str__(self) -> str:
-        return "\n".join([*self._loss(), *self._guide(), *self._latents(), *self.notes]) or "nothing to judge"
+        return (
+            "\n".join([*self._loss(), *self._guide(), *self._latents(), *self.notes])
+            or "nothing to judge"
+        )
 
     def _loss(self) -> list[str]:
         if self.settled is None:
             return []
-        return ["loss: settled" if self.settled else "loss: still changing, or too short to tell; train longer"]
+        return [
+            "loss: settled"
+            if self.settled
+            else "loss: still changing, or too short to tell; train longer"
+        ]
 
     def _guide(self) -> list[str]:
         if self.khat is None:
             return []
         bad = bool(self.khat.nanmedian() > RELIABLE)
-        advice = "; a more flexible guide, or more training, would bring it closer to the posterior" if bad else ""
+        advice = (
+            "; a more flexible guide, or more training, would bring it closer to the posterior"
+            if bad
+            else ""
+        )
         if self.khat.ndim == 0:
             whole = f"k-hat {self.khat:.2f} for the whole posterior"
             advice = UNMOVED if self.khat.isnan() else advice
             return [f"guide: {whole}; ESS {self.ess:.0f} of {self.draws} draws{advice}"]
         share = f"k-hat > {RELIABLE} on {self.share_unreliable:.0%} of {len(self.khat)} rows"
         typical = f"median {self.khat.nanmedian():.2f}; median ESS {self.median_ess:.0f} of {self.draws} draws"
-        unmoved = f"; on {int(self.khat.isnan().sum())} rows{UNMOVED}" if self.khat.isnan().any() else ""
+        unmoved = (
+            f"; on {int(self.khat.isnan().sum())} rows{UNMOVED}" if self.khat.isnan().any() else ""
+        )
         return [f"guide: {share}, {typical}{advice}{unmoved}"]
 
     def _latents(self) -> list[str]:
@@ -162,7 +177,12 @@ def verdict(
 
 
 def _findings(
-    gen: GenerativeModel, batch: tuple, data_rows: int | None, draws: int, max_rows: int, seconds: float
+    gen: GenerativeModel,
+    batch: tuple,
+    data_rows: int | None,
+    draws: int,
+    max_rows: int,
+    seconds: float,
 ) -> dict[str, Any]:
     batch = gen.settle(batch)
     rows = row_count(gen, batch)
@@ -171,16 +191,28 @@ def _findings(
         return {}
     if probe.by_row:
         affordable = max(8, int(seconds / (draws * cost)))
-        found = _judged(guide_draws(gen, *some_rows(gen, some, affordable), draws=draws, max_rows=2**12))
-        return found | ({"notes": (GLOBALS.format(", ".join(probe.globals)),)} if probe.globals else {})
+        found = _judged(
+            guide_draws(gen, *some_rows(gen, some, affordable), draws=draws, max_rows=2**12)
+        )
+        return found | (
+            {"notes": (GLOBALS.format(", ".join(probe.globals)),)} if probe.globals else {}
+        )
     if data_rows is not None and data_rows > rows:
-        return {"notes": (f"guide: not judged (its posterior is that of all {data_rows} rows; use khat)",)}
+        return {
+            "notes": (
+                f"guide: not judged (its posterior is that of all {data_rows} rows; use khat)",
+            )
+        }
     fewer = min(draws, max(FEWEST, int(seconds / (cost * rows))))
     note = f"guide: judged by {fewer} draws instead of {draws}, to save time; khat takes as many as you like"
-    return _judged(guide_draws(gen, *batch, draws=fewer)) | ({"notes": (note,)} if fewer < draws else {})
+    return _judged(guide_draws(gen, *batch, draws=fewer)) | (
+        {"notes": (note,)} if fewer < draws else {}
+    )
 
 
-def _first_run(gen: GenerativeModel, batch: tuple, max_rows: int) -> tuple[tuple, GuideDraws | None, float]:
+def _first_run(
+    gen: GenerativeModel, batch: tuple, max_rows: int
+) -> tuple[tuple, GuideDraws | None, float]:
     """Rows that the guide accepts, a few draws for them (if it draws at all), and seconds per row and draw.
 
     A guide with parameters of its own for every row accepts only all rows.

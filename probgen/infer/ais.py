@@ -26,7 +26,9 @@ class Path(Protocol):
 
     def log_weight(self, state: Tensor) -> Tensor: ...
 
-    def advance(self, state: Tensor, old: Tensor, new: Tensor, steps: int) -> tuple[Tensor, Tensor]: ...
+    def advance(
+        self, state: Tensor, old: Tensor, new: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor]: ...
 
     def events(self, state: Tensor) -> Tensor: ...
 
@@ -100,7 +102,8 @@ class LogZ:
     def ess(self) -> tuple[float, float]:
         """Effective numbers of chains, there and back; near 1 the numbers stand on one chain."""
         return tuple(
-            float(torch.exp(2 * w.logsumexp(0) - (2 * w).logsumexp(0))) for w in (self.forwards, -self.backwards)
+            float(torch.exp(2 * w.logsumexp(0) - (2 * w).logsumexp(0)))
+            for w in (self.forwards, -self.backwards)
         )
 
     def log_likelihoods(self, log_weight: Tensor, measure: str = "density") -> tuple[Score, Score]:
@@ -183,7 +186,9 @@ def annealed_importance(
     if exact:
         begin = law.states((chains,))
     else:
-        chosen = torch.distributions.Categorical(logits=ratios, validate_args=False).sample((chains,))
+        chosen = torch.distributions.Categorical(logits=ratios, validate_args=False).sample(
+            (chains,)
+        )
         begin = law.chain(ends[chosen], settle)
     back, _ = _anneal(path, begin, betas.flip(0), moves, at_once)
     return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic", chosen)
@@ -241,7 +246,12 @@ def reverse_annealing(
     rows = state.repeat(chains, *[1] * (state.ndim - 1))
     _, moved = path.advance(rows, betas[0], betas[0], moves)
     ratios, _ = _anneal(path, moved, betas, moves, at_once)
-    value = path.log_weight(state) - path.log_z() + ratios.unflatten(0, (chains, -1)).logsumexp(0) - math.log(chains)
+    value = (
+        path.log_weight(state)
+        - path.log_z()
+        + ratios.unflatten(0, (chains, -1)).logsumexp(0)
+        - math.log(chains)
+    )
     measure = "mass" if law.support.is_discrete else "density"
     return Score(value, "unbiased", particles=chains, measure=measure)
 
@@ -261,11 +271,15 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
         temperatures = torch.linspace(0, 1, temperatures + 1)
     betas = torch.as_tensor(temperatures, dtype=torch.get_default_dtype())
     if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not (betas.diff() >= 0).all():
-        raise ValueError(f"expected temperatures that rise from 0 to 1, or their number >= 1, got {temperatures}")
+        raise ValueError(
+            f"expected temperatures that rise from 0 to 1, or their number >= 1, got {temperatures}"
+        )
     return betas
 
 
-def _anneal(path: Path, states: Tensor, betas: Tensor, moves: int, at_once: int) -> tuple[Tensor, Tensor]:
+def _anneal(
+    path: Path, states: Tensor, betas: Tensor, moves: int, at_once: int
+) -> tuple[Tensor, Tensor]:
     """Log ratios of the weights at the ends of a path, summed along chains, and the ends of these."""
     totals, ends = [], []
     for state in states.split(max(1, at_once)):
@@ -290,4 +304,8 @@ def _stderr(weights: Tensor, families: Tensor | None = None) -> float:
         _, index = families.unique(return_inverse=True)
         excess = excess.new_zeros(int(index.max()) + 1).index_add_(0, index, excess)
     count = len(excess)
-    return math.inf if count < 2 else math.sqrt(float(excess.square().sum()) * count / (count - 1)) / len(weights)
+    return (
+        math.inf
+        if count < 2
+        else math.sqrt(float(excess.square().sum()) * count / (count - 1)) / len(weights)
+    )

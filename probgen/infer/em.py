@@ -67,7 +67,9 @@ class SupportsEM(Protocol):
             If this run collapsed (an empty component, a singular covariance); another start may do better.
         """
 
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """Sets the parameters, in place, to a start suited to ``x`` of shape ``(N, *event)``; raises like ``maximise``.
 
         Random starts draw from ``generator`` (the global one when ``None``), so that each of ``n_init`` differs.
@@ -161,7 +163,11 @@ def em(
     """
     _check(gen, steps, n_init)
     data = prepared(gen, x, weights, chunk)
-    result = _run(gen, data, steps, tol) if n_init == 0 else _best_of(gen, data, steps, tol, n_init, seed)
+    result = (
+        _run(gen, data, steps, tol)
+        if n_init == 0
+        else _best_of(gen, data, steps, tol, n_init, seed)
+    )
     if not result.converged and tol > 0 and steps > 0:
         warnings.warn(
             f"EM stopped after {steps} steps while a step still gained {result.log_likelihood[-2:].diff().item():.3g} "
@@ -172,7 +178,9 @@ def em(
     return result
 
 
-def _best_of(gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: int | None) -> EMResult:
+def _best_of(
+    gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: int | None
+) -> EMResult:
     """Runs from several starts, of which the best is kept; Ctrl-C ends the search with the best so far."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     best, best_state, collapse = None, {}, None
@@ -186,7 +194,10 @@ def _best_of(gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: in
         except KeyboardInterrupt:
             if best is None:
                 raise
-            warnings.warn(f"interrupted in start {start + 1} of {n_init}; the best before it is kept", stacklevel=4)
+            warnings.warn(
+                f"interrupted in start {start + 1} of {n_init}; the best before it is kept",
+                stacklevel=4,
+            )
             break
         if best is None or result.log_likelihood[-1] > best.log_likelihood[-1]:
             best, best_state = result, copy.deepcopy(gen.state_dict())
@@ -198,7 +209,9 @@ def _best_of(gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: in
 
 def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:
     with _frozen_kept(gen):
-        gen.initialise(data.x, generator, **({} if data.weights is None else {"weights": data.weights}))
+        gen.initialise(
+            data.x, generator, **({} if data.weights is None else {"weights": data.weights})
+        )
 
 
 def _run(gen: Any, data: Rows, steps: int, tol: float) -> EMResult:
@@ -213,14 +226,21 @@ def _run(gen: Any, data: Rows, steps: int, tol: float) -> EMResult:
         value, statistics = _expect(gen, data)
         history.append(value)
         gain = history[-1] - history[-2] - change
-        converged, warned = abs(gain) < tol, warned or _warn_if_lower(gain, history, tol, data.x.dtype)
+        converged, warned = (
+            abs(gain) < tol,
+            warned or _warn_if_lower(gain, history, tol, data.x.dtype),
+        )
     return EMResult(torch.tensor(history, dtype=torch.float64), converged)
 
 
 @contextmanager
 def _frozen_kept(gen: nn.Module) -> Iterator[None]:
     """Parameters that do not train leave the block with the values that they had, whatever a family does."""
-    kept = [(parameter, parameter.clone()) for parameter in gen.parameters() if not parameter.requires_grad]
+    kept = [
+        (parameter, parameter.clone())
+        for parameter in gen.parameters()
+        if not parameter.requires_grad
+    ]
     try:
         yield
     finally:
@@ -241,7 +261,11 @@ def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
         value, parts = gen.expect(*rows)
         total = total + value.double()
         for name, part in parts.items():
-            statistics[name] = statistics[name].add_(part) if name in statistics else part.to(torch.float64, copy=True)
+            statistics[name] = (
+                statistics[name].add_(part)
+                if name in statistics
+                else part.to(torch.float64, copy=True)
+            )
     mean = (total / data.total).item()
     if mean == -math.inf:
         raise torch.linalg.LinAlgError(
@@ -259,7 +283,11 @@ def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
 def _warn_if_lower(gain: float, history: list[float], tol: float, dtype: torch.dtype) -> bool:
     if gain >= -tol - _ROUNDING * max(1.0, abs(history[-1])):
         return False
-    rounding = "" if dtype == torch.float64 else f"most often the rounding of {dtype}: try float64; or else "
+    rounding = (
+        ""
+        if dtype == torch.float64
+        else f"most often the rounding of {dtype}: try float64; or else "
+    )
     warnings.warn(
         f"the mean log-likelihood fell by {-gain:.3g} nats at step {len(history) - 1}: {rounding}this M-step does not "
         "maximise what the E-step measures, the family's maximise and expect disagree",

@@ -35,7 +35,9 @@ class Rows(NamedTuple):
             yield tuple(piece.to(device) for piece in pieces)
 
 
-def prepared(gen: nn.Module, x: Tensor | Sequence[Tensor], weights: Tensor | None, chunk: int | None) -> Rows:
+def prepared(
+    gen: nn.Module, x: Tensor | Sequence[Tensor], weights: Tensor | None, chunk: int | None
+) -> Rows:
     """The data in one form: sequences padded with NaN, rows without weight left out; refuses what no row may be."""
     law, dtype = gen(), next(gen.parameters()).dtype
     if not isinstance(x, Tensor):
@@ -72,22 +74,37 @@ def padded(x: Sequence[Tensor], event: torch.Size) -> Tensor:
 
 def _check_shape(x: Tensor, event: tuple[int, ...], dtype: torch.dtype) -> None:
     if x.dtype != dtype:
-        raise ValueError(f"expected x of the parameters' {dtype}, got {x.dtype}; use x.to({dtype}), or convert gen")
-    shorter = len(event) > 1 and x.ndim == 1 + len(event) and 1 <= x.shape[1] <= event[0] and x.shape[2:] == event[1:]
+        raise ValueError(
+            f"expected x of the parameters' {dtype}, got {x.dtype}; use x.to({dtype}), or convert gen"
+        )
+    shorter = (
+        len(event) > 1
+        and x.ndim == 1 + len(event)
+        and 1 <= x.shape[1] <= event[0]
+        and x.shape[2:] == event[1:]
+    )
     if x.ndim != 1 + len(event) or (tuple(x.shape[1:]) != event and not shorter):
         raise ValueError(
             f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row a datum"
         )
     if len(x) < 2 and (len(event) < 2 or not len(x)):  # one long sequence is data enough
-        raise ValueError(f"expected at least two rows, got x of shape {tuple(x.shape)}; give more data")
+        raise ValueError(
+            f"expected at least two rows, got x of shape {tuple(x.shape)}; give more data"
+        )
 
 
 def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
-    if not all("weights" in inspect.signature(method).parameters for method in (gen.expect, gen.initialise)):
+    if not all(
+        "weights" in inspect.signature(method).parameters for method in (gen.expect, gen.initialise)
+    ):
         raise TypeError(
             f"expected a family whose expect and initialise take weights, got {type(gen).__name__}; repeat the rows"
         )
-    if weights.shape != x.shape[:1] or not (weights.isfinite() & (weights >= 0)).all() or not (weights > 0).any():
+    if (
+        weights.shape != x.shape[:1]
+        or not (weights.isfinite() & (weights >= 0)).all()
+        or not (weights > 0).any()
+    ):
         raise ValueError(
             f"expected weights of shape ({len(x)},), finite and not negative, some positive, got shape "
             f"{tuple(weights.shape)} with values from {weights.min().item():g} to {weights.max().item():g}; give each "
@@ -103,5 +120,7 @@ def _check_rows(law: dist.TorchDistribution, rows: Rows, device: torch.device) -
         support = constraints.real
     for x, *_ in rows.chunks(device):
         if x.isinf().any():
-            raise ValueError("expected finite values (NaN = missing), got infinities in x; remove or clip these rows")
+            raise ValueError(
+                "expected finite values (NaN = missing), got infinities in x; remove or clip these rows"
+            )
         check_in_support(x, support)

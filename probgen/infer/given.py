@@ -42,7 +42,11 @@ Given = Mapping[str, Any] | Chained | MCMC | TracePosterior
 
 
 def by_chain(
-    given: Given, gen: GenerativeModel, batch: tuple, probe: poutine.Trace | None = None, loose: Collection[str] = ()
+    given: Given,
+    gen: GenerativeModel,
+    batch: tuple,
+    probe: poutine.Trace | None = None,
+    loose: Collection[str] = (),
 ) -> Draws:
     """Draws of every site that has some, ``(chain, draw, *natural shape)``; one chain where there are none.
 
@@ -75,10 +79,17 @@ def by_chain(
 
 
 def merged(
-    given: Given, gen: GenerativeModel, batch: tuple, probe: poutine.Trace | None = None, loose: Collection[str] = ()
+    given: Given,
+    gen: GenerativeModel,
+    batch: tuple,
+    probe: poutine.Trace | None = None,
+    loose: Collection[str] = (),
 ) -> Draws:
     """The same with all chains in one dim: ``(chain * draw, *natural shape)``."""
-    return {name: value.flatten(0, 1) for name, value in by_chain(given, gen, batch, probe, loose).items()}
+    return {
+        name: value.flatten(0, 1)
+        for name, value in by_chain(given, gen, batch, probe, loose).items()
+    }
 
 
 def statistics(given: Given) -> Draws:
@@ -130,11 +141,20 @@ def _resampled(weighted: TracePosterior) -> Draws:
     """As many draws as there are traces, each with the probability of its weight."""
     traces = weighted.exec_traces
     if not traces:
-        raise ValueError(f"expected a {type(weighted).__name__} that has run, got no traces; call its run(...) first")
-    weights = torch.stack([torch.as_tensor(weight) for weight in weighted.log_weights]).double().softmax(0)
+        raise ValueError(
+            f"expected a {type(weighted).__name__} that has run, got no traces; call its run(...) first"
+        )
+    weights = (
+        torch.stack([torch.as_tensor(weight) for weight in weighted.log_weights])
+        .double()
+        .softmax(0)
+    )
     chosen = torch.multinomial(weights, len(traces), replacement=True).tolist()
     names = [name for name, site in sample_sites(traces[0]).items() if not holds_data(site)]
-    return {name: torch.stack([traces[i].nodes[name]["value"].detach() for i in chosen]) for name in names}
+    return {
+        name: torch.stack([traces[i].nodes[name]["value"].detach() for i in chosen])
+        for name in names
+    }
 
 
 def _tensor(value: Any, site: Site | None) -> Tensor:
@@ -142,7 +162,9 @@ def _tensor(value: Any, site: Site | None) -> Tensor:
     if torch.is_tensor(value):
         return value
     tensor = torch.as_tensor(value)
-    return tensor if site is None or not torch.is_tensor(site["value"]) else tensor.to(site["value"])
+    return (
+        tensor if site is None or not torch.is_tensor(site["value"]) else tensor.to(site["value"])
+    )
 
 
 def _fitted(value: Tensor, site: Site) -> Tensor | None:
@@ -172,7 +194,9 @@ def _check_counts(found: Draws) -> None:
         )
 
 
-def _check_known(others: set[str], sites: Collection[str], gen: GenerativeModel, batch: tuple) -> None:
+def _check_known(
+    others: set[str], sites: Collection[str], gen: GenerativeModel, batch: tuple
+) -> None:
     """A guide may draw more than the latents of the model."""
     if others and (unknown := others - set(latent_sites(trace_of(gen.guide, batch)))):
         raise ValueError(

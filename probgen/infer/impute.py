@@ -65,7 +65,9 @@ class Imputation:
         (tensor([[0.1000]]), tensor([[0.9000]]))
         """
         if not 0 < level < 1:
-            raise ValueError(f"expected 0 < level < 1, got {level}; 0.9 is the central ninety per cent")
+            raise ValueError(
+                f"expected 0 < level < 1, got {level}; 0.9 is the central ninety per cent"
+            )
         ordered = self.draws.sort(0).values  # torch.quantile refuses large tensors
         return _quantile(ordered, 0.5 - level / 2), _quantile(ordered, 0.5 + level / 2)
 
@@ -143,24 +145,35 @@ def impute(
         raise ValueError(f"expected draws >= 1 and steps >= 1, got {draws=}, {steps=}")
     missing = x.isnan()
     rows = missing.reshape(len(x), -1).any(-1)
-    completed, acceptance, kind = x.repeat(draws, *[1] * x.ndim), torch.ones(len(x), device=x.device), "exact"
+    completed, acceptance, kind = (
+        x.repeat(draws, *[1] * x.ndim),
+        torch.ones(len(x), device=x.device),
+        "exact",
+    )
     if rows.any():
         batch = x[rows], None if context is None else context[rows]
         completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, steps, compile)
     return Imputation(completed, missing, kind, acceptance)
 
 
-def _impute(gen: GenerativeModel, batch: tuple, draws: int, steps: int, compile: Choice) -> tuple[Tensor, str, Tensor]:
+def _impute(
+    gen: GenerativeModel, batch: tuple, draws: int, steps: int, compile: Choice
+) -> tuple[Tensor, str, Tensor]:
     """Draws of one model, or of one model for every draw of the globals."""
     probe = _trace(gen.model, batch)
     if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
         return _Chains(gen, gen.model, gen.guide, compile).draw(batch, draws, steps)
-    if all(is_enumerated(site) for site in latent_sites(probe).values() if in_plate(site, gen.plate)):
+    if all(
+        is_enumerated(site) for site in latent_sites(probe).values() if in_plate(site, gen.plate)
+    ):
         return _given_labels(gen, batch, draws)
     parts = []
     for _ in range(draws):
         drawn = _trace(gen.guide, (None, batch[1]))
-        pair = (poutine.replay(program, trace=_shared(drawn, gen.plate)) for program in (gen.model, gen.guide))
+        pair = (
+            poutine.replay(program, trace=_shared(drawn, gen.plate))
+            for program in (gen.model, gen.guide)
+        )
         parts.append(_Chains(gen, *pair, compile).draw(batch, 1, steps))
     completed, kinds, acceptance = zip(*parts, strict=True)
     return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
@@ -204,8 +217,12 @@ class _Chains:
         """Completed rows ``(draws, B, *event)``, their kind, and the acceptance rate of every row."""
         state = _trace(self.model, batch)
         if not self._locals(state):
-            return *completions(_law(state), batch[0], draws, steps), torch.ones(len(batch[0]), device=batch[0].device)
-        batch = tuple(None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch)
+            return *completions(_law(state), batch[0], draws, steps), torch.ones(
+                len(batch[0]), device=batch[0].device
+            )
+        batch = tuple(
+            None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch
+        )
         completed, kind, rate = self._run(*batch, steps)
         return completed.unflatten(0, (draws, -1)), kind, rate.unflatten(0, (draws, -1)).mean(0)
 
@@ -230,7 +247,12 @@ class _Chains:
         return conditional(_law(state), filled, seen).sample(), kind, rate
 
     def _step(
-        self, batch: tuple, seen: Tensor, corrected: Tensor, latents: poutine.Trace, values: Sequence[Tensor]
+        self,
+        batch: tuple,
+        seen: Tensor,
+        corrected: Tensor,
+        latents: poutine.Trace,
+        values: Sequence[Tensor],
     ) -> list[Tensor]:
         """Missing entries given the latents, then a proposal for the latents: completed x, what was accepted, latents.
 
@@ -244,7 +266,9 @@ class _Chains:
         accepted = _accept(self._log_ratio(proposal, current)) | ~corrected
         moved = []
         for (name, site), value in zip(self._locals(latents).items(), values, strict=True):
-            dim = next(frame.dim for frame in site["cond_indep_stack"] if frame.name == self.gen.plate)
+            dim = next(
+                frame.dim for frame in site["cond_indep_stack"] if frame.name == self.gen.plate
+            )
             column = accepted.reshape(-1, *[1] * (site["fn"].event_dim - dim - 1))
             moved.append(torch.where(column, proposal.guide.nodes[name]["value"], value))
         return [filled, accepted, *moved]
@@ -265,7 +289,11 @@ class _Chains:
 
     def _locals(self, trace: poutine.Trace) -> dict[str, dict[str, Any]]:
         """The latent sites inside the data plate."""
-        sites = {name: site for name, site in latent_sites(trace).items() if in_plate(site, self.gen.plate)}
+        sites = {
+            name: site
+            for name, site in latent_sites(trace).items()
+            if in_plate(site, self.gen.plate)
+        }
         for name in sites:
             if is_enumerated(sites[name]):
                 raise NotImplementedError(

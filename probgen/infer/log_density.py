@@ -108,7 +108,9 @@ class LogDensity:
         self._deterministic = [site["name"] for site in found if is_deterministic(site)]
         self._enumerated = any(is_enumerated(site) and not site["is_observed"] for site in found)
         self._plate_dims = max(gen.max_plate_nesting, plate_dims(probe))
-        self._missing = any(_has_nan(value) for value in [*tree_leaves(self.batch), *(s["value"] for s in found)])
+        self._missing = any(
+            _has_nan(value) for value in [*tree_leaves(self.batch), *(s["value"] for s in found)]
+        )
 
     def __call__(self, u: Tensor) -> Tensor:
         """The log density in nats: ``(D,) -> ()``."""
@@ -133,10 +135,14 @@ class LogDensity:
 
         Raises ``ValueError`` if the values of a site are not of shape ``(S, *natural shape)``.
         """
-        given = {name: value.detach().to(u) for name, value in values.items() if name in self.shapes}
+        given = {
+            name: value.detach().to(u) for name, value in values.items() if name in self.shapes
+        }
         for name, value in given.items():
             if value.shape != (expected := (len(u), *self.shapes[name])):
-                raise ValueError(f"expected values of '{name}' of shape {tuple(expected)}, got {tuple(value.shape)}")
+                raise ValueError(
+                    f"expected values of '{name}' of shape {tuple(expected)}, got {tuple(value.shape)}"
+                )
         return for_each(partial(self._place, list(given)), u, *given.values()) if given else u
 
     def _joint(self) -> Tensor:
@@ -148,7 +154,9 @@ class LogDensity:
     def _summed_out(self) -> Tensor:
         """log p(x, theta) by message passing: the evidence bound with nothing left to draw is exact."""
         expanded = poutine.enum(self.gen.model, first_available_dim=-1 - self._plate_dims)
-        return enumerated_elbo(prune_subsample_sites(poutine.trace(expanded).get_trace(*self.batch)), poutine.Trace())
+        return enumerated_elbo(
+            prune_subsample_sites(poutine.trace(expanded).get_trace(*self.batch)), poutine.Trace()
+        )
 
     def _natural(self, u: Tensor) -> Draws:
         """Natural values of the sites at one point ``(D,)``."""
@@ -156,11 +164,18 @@ class LogDensity:
         with self._running(), placed, (recorder := Recorder()):
             self.gen.model(*self.batch)
         values = {name: placed.natural[name].reshape(shape) for name, shape in self.shapes.items()}
-        return values if self._enumerated else values | {n: recorder.sites[n]["value"] for n in self._deterministic}
+        return (
+            values
+            if self._enumerated
+            else values | {n: recorder.sites[n]["value"] for n in self._deterministic}
+        )
 
     def _place(self, names: list[str], u: Tensor, *natural: Tensor) -> Tensor:
         """One point ``(D,)`` with some natural values put into it."""
-        given = {name: value.reshape(self._values[name]) for name, value in zip(names, natural, strict=True)}
+        given = {
+            name: value.reshape(self._values[name])
+            for name, value in zip(names, natural, strict=True)
+        }
         placed = Placed(self._split(u), given)
         with self._running(), placed:
             self.gen.model(*self.batch)
@@ -168,12 +183,20 @@ class LogDensity:
 
     def _split(self, u: Tensor) -> Draws:
         parts = u.split([shape.numel() for shape in self._pieces.values()])
-        return {n: part.reshape(shape) for (n, shape), part in zip(self._pieces.items(), parts, strict=True)}
+        return {
+            n: part.reshape(shape)
+            for (n, shape), part in zip(self._pieces.items(), parts, strict=True)
+        }
 
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Runs of the program on its own: a trajectory may leave a support by rounding, so values are not checked."""
-        with evaluating(), pyro.validation_enabled(False), assume_missing(self._missing), self._precision():
+        with (
+            evaluating(),
+            pyro.validation_enabled(False),
+            assume_missing(self._missing),
+            self._precision(),
+        ):
             yield
 
     @contextmanager
@@ -196,7 +219,9 @@ class Placed(Messenger):
         The logarithm of the volume change of each bijection, a scalar.
     """
 
-    def __init__(self, unconstrained: Mapping[str, Tensor], natural: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self, unconstrained: Mapping[str, Tensor], natural: Mapping[str, Tensor] | None = None
+    ):
         super().__init__()
         self.unconstrained, self.natural = dict(unconstrained), dict(natural or {})
         self.log_jacobians: list[Tensor] = []
@@ -205,7 +230,9 @@ class Placed(Messenger):
         name = msg["name"]
         if msg["is_observed"] or name not in self.unconstrained:
             return
-        if torch.is_tensor(msg["mask"]):  # nothing depends on masked entries: their prior makes the density proper
+        if torch.is_tensor(
+            msg["mask"]
+        ):  # nothing depends on masked entries: their prior makes the density proper
             msg["mask"] = None
         bijection = biject_to(msg["fn"].support)
         if name in self.natural:
@@ -217,7 +244,9 @@ class Placed(Messenger):
         msg["value"], msg["done"] = value, True
 
 
-def value_and_grad(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def value_and_grad(
+    function: Callable[[Tensor], Tensor],
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A scalar function of one tensor with its gradient, both detached.
 
     >>> value_and_grad(lambda u: (u**2).sum())(torch.tensor([1.0, 2.0]))
@@ -248,8 +277,14 @@ def for_each(function: Callable[..., Any], *rows: Tensor, numbers: int = 2**23) 
         graph = recording.graph
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        largest = max(node.meta["val"].numel() for node in graph.graph.nodes if torch.is_tensor(node.meta.get("val")))
-        return torch.vmap(recording, randomness="different", chunk_size=max(1, numbers // max(1, largest)))(*rows)
+        largest = max(
+            node.meta["val"].numel()
+            for node in graph.graph.nodes
+            if torch.is_tensor(node.meta.get("val"))
+        )
+        return torch.vmap(
+            recording, randomness="different", chunk_size=max(1, numbers // max(1, largest))
+        )(*rows)
     except (NotCompilable, RuntimeError):
         found = [function(*row) for row in zip(*rows, strict=True)]
         return tree_map(lambda *values: torch.stack(values), *found)
@@ -259,7 +294,9 @@ def sampled_sites(probe: poutine.Trace, whole: bool = False) -> dict[str, Site]:
     """The continuous latent sites of a plain run; refuses programs that a sampler would get wrong."""
     given = any(role(site) in ("observed", "factor") for site in density_sites(probe).values())
     if not given and not whole:
-        raise ValueError("expected observed sites, found none; pass the data, or draw with prior_predictive")
+        raise ValueError(
+            "expected observed sites, found none; pass the data, or draw with prior_predictive"
+        )
     for site in sample_sites(probe).values():
         _check_plates(site)
         _check_density(site)
@@ -271,7 +308,9 @@ def sampled_sites(probe: poutine.Trace, whole: bool = False) -> dict[str, Site]:
                 "'parallel'}, or write the marginal density (probgen.distributions)"
             )
     if not sites:
-        raise ValueError("expected continuous latent sites, found none; there is nothing to draw by MCMC")
+        raise ValueError(
+            "expected continuous latent sites, found none; there is nothing to draw by MCMC"
+        )
     return sites
 
 
@@ -286,7 +325,10 @@ def _check_plates(site: Site) -> None:
 
 def _check_density(site: Site) -> None:
     """A latent prior may lack its constant; a likelihood must not, and no term may be random."""
-    kind, allowed = density(site["fn"]), ("exact",) if site["is_observed"] else ("exact", "unnormalised")
+    kind, allowed = (
+        density(site["fn"]),
+        ("exact",) if site["is_observed"] else ("exact", "unnormalised"),
+    )
     if kind not in allowed:
         raise ValueError(
             f"expected an exact density at site '{site['name']}', got {kind}; its gradient is not that of the "

@@ -135,7 +135,9 @@ def mcmc(
         log_density = LogDensity(gen, *batch, dtype=dtype)
         scaled, u = starts(log_density, batch, init, chains)
         chain = ready(sampler, scaled, scaled.loc)
-        with tqdm(total=chains * (tune + draws), disable=None if progress else True, unit="step") as bar:
+        with tqdm(
+            total=chains * (tune + draws), disable=None if progress else True, unit="step"
+        ) as bar:
             plan = Plan(tune, draws, target_accept, max_tree_depth, bar.update)
             walks = _walks(chain, scaled.v(u), seeds, plan)
         warmup = _chains(scaled, walks, slice(0, tune)) if save_warmup else None
@@ -147,7 +149,9 @@ def as_program(gen: GenerativeModel | Callable[..., Any], *batch: Any) -> Genera
     return gen if isinstance(gen, GenerativeModel) else Program(gen)
 
 
-def ready(sampler: Sampler | None, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain:
+def ready(
+    sampler: Sampler | None, log_density: Callable[[Tensor], Tensor], example: Tensor
+) -> Chain:
     """The sampler asked for; else nutpie's, or Pyro's with a word about why."""
     if sampler is not None:
         return sampler(log_density, example)
@@ -170,16 +174,25 @@ def _walks(chain: Chain, starts: Tensor, seeds: list[int], plan: Plan) -> list[W
     except KeyboardInterrupt:
         if not walks:
             raise
-        warnings.warn(f"interrupted in chain {len(walks) + 1} of {len(seeds)}; those before are kept", stacklevel=3)
+        warnings.warn(
+            f"interrupted in chain {len(walks) + 1} of {len(seeds)}; those before are kept",
+            stacklevel=3,
+        )
     return walks
 
 
-def _chains(scaled: Scaled, walks: list[Walk], steps: slice, warmup: Chains | None = None) -> Chains:
+def _chains(
+    scaled: Scaled, walks: list[Walk], steps: slice, warmup: Chains | None = None
+) -> Chains:
     """Some steps of all chains, in the natural space."""
     u = scaled.u(torch.stack([walk.points[steps] for walk in walks]))
     values = scaled.log_density.constrain(u.flatten(0, 1))
-    stats = {name: torch.stack([walk.stats[name][steps] for walk in walks]) for name in walks[0].stats}
-    return Chains({name: value.unflatten(0, u.shape[:2]) for name, value in values.items()}, stats, warmup)
+    stats = {
+        name: torch.stack([walk.stats[name][steps] for walk in walks]) for name in walks[0].stats
+    }
+    return Chains(
+        {name: value.unflatten(0, u.shape[:2]) for name, value in values.items()}, stats, warmup
+    )
 
 
 def _check_counts(**counts: int) -> None:

@@ -79,7 +79,11 @@ def _by_pyro(log_density: Callable[[Tensor], Tensor], start: Tensor, seed: int, 
     )
     kernel.initial_params = point = {"u": start}
     points, stats = [], []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), isolated(), pyro.validation_enabled(False):
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        isolated(),
+        pyro.validation_enabled(False),
+    ):
         torch.manual_seed(seed)
         kernel.setup(plan.tune)
         for _ in range(plan.tune + plan.draws):
@@ -88,7 +92,10 @@ def _by_pyro(log_density: Callable[[Tensor], Tensor], start: Tensor, seed: int, 
             stats.append({name: value.detach() for name, value in kernel.statistics().items()})
             plan.advance()
         kernel.cleanup()
-    return Walk(torch.stack(points), {name: torch.stack([step[name] for step in stats]) for name in stats[0]})
+    return Walk(
+        torch.stack(points),
+        {name: torch.stack([step[name] for step in stats]) for name in stats[0]},
+    )
 
 
 class RecordingNUTS(NUTS):
@@ -109,7 +116,9 @@ class RecordingNUTS(NUTS):
         """Of the transition just made, under ArviZ's names."""
         steps = len(self.leaves)
         return {
-            "diverging": torch.stack([torch.as_tensor(leaf.diverging) for leaf in self.leaves]).any(),
+            "diverging": torch.stack(
+                [torch.as_tensor(leaf.diverging) for leaf in self.leaves]
+            ).any(),
             "energy": self.energy,
             "lp": -self._potential_energy_last,
             "acceptance_rate": torch.stack([leaf.sum_accept_probs for leaf in self.leaves]).mean(),

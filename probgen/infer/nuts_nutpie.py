@@ -102,9 +102,16 @@ class Callbacks:
     def model(self) -> Any:
         from nutpie.compiled_pyfunc import from_pyfunc
 
-        dims, nothing = len(self.start), ([], [], [])  # no variables: the points are among the statistics
+        dims, nothing = (
+            len(self.start),
+            ([], [], []),
+        )  # no variables: the points are among the statistics
         return from_pyfunc(
-            dims, lambda: self.log_density, lambda *_: self.after_step, *nothing, make_initial_point_fn=self.first
+            dims,
+            lambda: self.log_density,
+            lambda *_: self.after_step,
+            *nothing,
+            make_initial_point_fn=self.first,
         )
 
     def first(self, seed: int) -> np.ndarray:

@@ -119,7 +119,9 @@ def complete(
     probe = model_trace(gen, batch)
     values = merged(given, gen, batch, probe, follows(probe))
     if not values:
-        raise ValueError("expected draws of some site in given=, got none; posterior(gen, ...) makes them")
+        raise ValueError(
+            "expected draws of some site in given=, got none; posterior(gen, ...) makes them"
+        )
     return _complete(gen, batch, probe, values, discrete, (max_rows, memory, compile))
 
 
@@ -132,15 +134,26 @@ def _complete(
     limits: tuple,
     draws: int | None = None,
 ) -> Draws:
-    view = enumerating(gen, [site for name, site in latent_sites(probe).items() if name not in given])
+    view = enumerating(
+        gen, [site for name, site in latent_sites(probe).items() if name not in given]
+    )
     if view is not gen:
         gen, probe = view, trace_of(view.model, batch)
-    summed = [site for name, site in latent_sites(probe).items() if is_enumerated(site) and name not in given]
-    wanted = [site for site in sample_sites(probe).values() if is_deterministic(site)] + (summed if discrete else [])
+    summed = [
+        site
+        for name, site in latent_sites(probe).items()
+        if is_enumerated(site) and name not in given
+    ]
+    wanted = [site for site in sample_sites(probe).values() if is_deterministic(site)] + (
+        summed if discrete else []
+    )
     if not wanted:
         return dict(given)
     count = draws or len(next(iter(given.values())))
-    return {**given, **Runs(gen, batch, probe, *limits).of(gen.model, count, wanted, given, bool(summed))}
+    return {
+        **given,
+        **Runs(gen, batch, probe, *limits).of(gen.model, count, wanted, given, bool(summed)),
+    }
 
 
 @infers
@@ -194,20 +207,31 @@ def predictive(
         If ``sites`` has a name that the program lacks, or ``given`` an unknown site, another shape or number of draws.
     """
     batch = gen.settle(batch)
-    probe, how = model_trace(gen, batch), {"max_rows": max_rows, "memory": memory, "compile": compile}
+    probe, how = (
+        model_trace(gen, batch),
+        {"max_rows": max_rows, "memory": memory, "compile": compile},
+    )
     observed = _observed(probe)
     new_rows = new_rows or not observed
-    local = {name for name, site in probe.nodes.items() if site["type"] == "sample" and in_plate(site, gen.plate)}
+    local = {
+        name
+        for name, site in probe.nodes.items()
+        if site["type"] == "sample" and in_plate(site, gen.plate)
+    }
     if given is None:
         given = posterior(gen, *batch, draws=draws, discrete=not new_rows, **how)
     elif new_rows:
         given = merged(given, gen, batch, probe, local | follows(probe))
     else:
         given = complete(gen, *batch, given=given, **how)
-    free = [s for name, s in latent_sites(probe).items() if name not in given and not is_enumerated(s)]
+    free = [
+        s for name, s in latent_sites(probe).items() if name not in given and not is_enumerated(s)
+    ]
     if new_rows:
         given = {name: value for name, value in given.items() if name not in local}
-    wanted = _named(probe, sites) if sites is not None else [*observed, *completed_sites(probe)] or free
+    wanted = (
+        _named(probe, sites) if sites is not None else [*observed, *completed_sites(probe)] or free
+    )
     count = len(next(iter(given.values()))) if given else draws
     return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, given)
 
@@ -254,7 +278,9 @@ def prior_predictive(
     batch = gen.settle(batch)
     probe = trace_of(gen.model, batch)
     wanted = _named(probe, sites) if sites is not None else _with_values(probe)
-    return Runs(gen, batch, probe, max_rows, memory, compile).of(Unobserved()(gen.model), draws, wanted)
+    return Runs(gen, batch, probe, max_rows, memory, compile).of(
+        Unobserved()(gen.model), draws, wanted
+    )
 
 
 def observed_sites(gen: GenerativeModel, *batch: Any) -> list[str]:

@@ -28,16 +28,25 @@ class Cast(TorchFunctionMode):
         self.dtype = dtype
         self._converted = WeakIdKeyDictionary()
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         return func(*self.cast(args), **self.cast(kwargs or {}))
 
     def cast(self, value: Any) -> Any:
         """Floating-point tensors in the dtype, those in lists, tuples and dicts too; anything else as it is."""
-        if type(value) in (list, tuple):  # a torch.Size is not one: some methods tell it from a tuple
+        if type(value) in (
+            list,
+            tuple,
+        ):  # a torch.Size is not one: some methods tell it from a tuple
             return type(value)(self.cast(part) for part in value)
         if type(value) is dict:
             return {name: self.cast(part) for name, part in value.items()}
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == self.dtype:
+        if (
+            not isinstance(value, Tensor)
+            or not value.is_floating_point()
+            or value.dtype == self.dtype
+        ):
             return value
         if value.grad_fn is not None:
             return value.to(self.dtype)

@@ -63,7 +63,9 @@ def relabel(
     flat = {name: value.flatten(0, leading - 1) for name, value in draws.items()}
     present = [name for name in sites if name in flat]
     if not present:
-        raise ValueError(f"expected draws of some of {list(sites)}, got {sorted(draws)}; name the sites of components")
+        raise ValueError(
+            f"expected draws of some of {list(sites)}, got {sorted(draws)}; name the sites of components"
+        )
     features = torch.cat([_standardised(flat[name]) for name in present], -1)
     order = _matched(features, max_sweeps)
     first = flat[present[0]].flatten(2).mean(-1) if flat[present[0]].ndim > 2 else flat[present[0]]
@@ -91,7 +93,9 @@ def _matched(features: Tensor, max_sweeps: int) -> Tensor:
     reference, order = features[-1], None
     for _ in range(max_sweeps):
         costs = torch.cdist(reference.expand_as(features), features).square().double().cpu().numpy()
-        new = torch.tensor([linear_sum_assignment(cost)[1].tolist() for cost in costs], device=features.device)
+        new = torch.tensor(
+            [linear_sum_assignment(cost)[1].tolist() for cost in costs], device=features.device
+        )
         if order is not None and torch.equal(new, order):
             break
         order = new

@@ -93,16 +93,21 @@ class Runs:
         def run(size: int, *values: Tensor) -> Draws:
             prepared = self._prepare(program, size, dict(zip(fixed, values, strict=True)), discrete)
             nodes = trace_of(prepared, self.batch).nodes
-            return {name: self._settle(site, nodes[name]["value"], size) for name, site in named.items()}
+            return {
+                name: self._settle(site, nodes[name]["value"], size) for name, site in named.items()
+            }
 
         at_once = self._at_once(lambda: run(1, *(value[:1] for value in fixed.values())))
         cuts = windows(draws, at_once if self.gen.vectorized else 1)
-        calls = [Call(own=tuple(value[cut.start : cut.stop] for value in fixed.values())) for cut in cuts]
+        calls = [
+            Call(own=tuple(value[cut.start : cut.stop] for value in fixed.values())) for cut in cuts
+        ]
         together = 1 if self.gen.vectorized else windows(draws, at_once)[0].stop
         missing = any(has_missing(value) for value in self.batch if torch.is_tensor(value))
         parts = list(repeated(partial(run, cuts[0].stop), calls, self.compile, together, missing))
         return {
-            name: torch.cat([part[name][cut.skip :] for cut, part in zip(cuts, parts, strict=True)]) for name in named
+            name: torch.cat([part[name][cut.skip :] for cut, part in zip(cuts, parts, strict=True)])
+            for name in named
         }
 
     def _at_once(self, one: Callable[[], Any]) -> int:
@@ -121,12 +126,19 @@ class Runs:
             program = pyro.plate("_draws", size, dim=dim)(poutine.condition(program, values))
         else:
             program = poutine.condition(program, {name: value[0] for name, value in values.items()})
-        return infer_discrete(program, dim - 1, strict_enumeration_warning=False) if discrete else program
+        return (
+            infer_discrete(program, dim - 1, strict_enumeration_warning=False)
+            if discrete
+            else program
+        )
 
     def _full(self, given: Mapping[str, Tensor]) -> Draws:
         """Given values as the program draws them: singleton dims between the draws and the dims of their plates."""
         sites = {name: site for name, site in latent_sites(self.probe).items() if name in given}
-        return {name: given[name].reshape(len(given[name]), *self._full_shape(site)) for name, site in sites.items()}
+        return {
+            name: given[name].reshape(len(given[name]), *self._full_shape(site))
+            for name, site in sites.items()
+        }
 
     def _full_shape(self, site: Site) -> torch.Size:
         batch = site["fn"].batch_shape
@@ -137,6 +149,8 @@ class Runs:
         """A drawn value in the site's natural shape; what does not depend on the draw is repeated."""
         shape = shape_of(site)
         if is_deterministic(site):
-            return value.expand(size, *shape) if value.shape == shape else value.reshape(size, *shape)
+            return (
+                value.expand(size, *shape) if value.shape == shape else value.reshape(size, *shape)
+            )
         full = (size, *self._full_shape(site)) if self.gen.vectorized else self._full_shape(site)
         return value.expand(torch.broadcast_shapes(value.shape, full)).reshape(size, *shape)

@@ -60,15 +60,22 @@ def starts(log_density: LogDensity, batch: tuple, init: Init, chains: int) -> tu
     given: Mapping[str, Tensor] = init if isinstance(init, Mapping) else {}
     if init is not None and not isinstance(init, Mapping):
         drawn = guide_draws(log_density.gen, init, batch, chains + GUIDE_DRAWS)
-        scaled, given = _scales(log_density, drawn), {name: value[:chains] for name, value in drawn.items()}
+        scaled, given = (
+            _scales(log_density, drawn),
+            {name: value[:chains] for name, value in drawn.items()},
+        )
     _check(log_density, given, chains)
     return scaled, _finite(log_density, given, chains)
 
 
-def guide_draws(gen: GenerativeModel, init: GenerativeModel | Callable[..., Any], batch: tuple, draws: int) -> Draws:
+def guide_draws(
+    gen: GenerativeModel, init: GenerativeModel | Callable[..., Any], batch: tuple, draws: int
+) -> Draws:
     """Draws of the latent sites of a guide, on its own or that of a model: ``(draws, *natural shape)`` each."""
     owner, guide = (init, init.guide) if isinstance(init, GenerativeModel) else (gen, init)
-    pair = SimpleNamespace(plate=owner.plate, max_plate_nesting=owner.max_plate_nesting, vectorized=owner.vectorized)
+    pair = SimpleNamespace(
+        plate=owner.plate, max_plate_nesting=owner.max_plate_nesting, vectorized=owner.vectorized
+    )
     with torch.no_grad():
         probe = trace_of(guide, batch)
         return Runs(pair, batch, probe, 2**15).of(guide, draws, latent_sites(probe).values())
@@ -85,7 +92,9 @@ def _scales(log_density: LogDensity, drawn: Draws) -> Scaled:
 def _check(log_density: LogDensity, given: Mapping[str, Tensor], chains: int) -> None:
     known = log_density.shapes
     if given and not set(given) & set(known):
-        raise ValueError(f"expected init to have sites among {', '.join(known)}, got {', '.join(given)}")
+        raise ValueError(
+            f"expected init to have sites among {', '.join(known)}, got {', '.join(given)}"
+        )
     for name, value in given.items():
         if name in known and tuple(value.shape) != (expected := (chains, *known[name])):
             raise ValueError(
@@ -94,13 +103,17 @@ def _check(log_density: LogDensity, given: Mapping[str, Tensor], chains: int) ->
             )
 
 
-def _finite(log_density: LogDensity, given: Mapping[str, Tensor], chains: int, tries: int = 100) -> Tensor:
+def _finite(
+    log_density: LogDensity, given: Mapping[str, Tensor], chains: int, tries: int = 100
+) -> Tensor:
     both, u = value_and_grad(log_density), log_density.origin.repeat(chains, 1)
     wrong = list(range(chains))
     for _ in range(tries):
         u[wrong] = torch.empty_like(u[wrong]).uniform_(-2, 2)
         u = log_density.unconstrain(given, u)
-        wrong = [chain for chain in wrong if not all(part.isfinite().all() for part in both(u[chain]))]
+        wrong = [
+            chain for chain in wrong if not all(part.isfinite().all() for part in both(u[chain]))
+        ]
         if not wrong or set(log_density.shapes) <= set(given):
             break
     if wrong:

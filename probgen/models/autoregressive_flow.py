@@ -53,13 +53,17 @@ class AutoregressiveLayer(nn.Module):
 
     def forward(self, context: Tensor | None = None) -> Transform:
         elements, steps = partial(self._elements, context), partial(self._steps, context)
-        transform = AutoregressiveTransform(elements, steps, self.network.order, density(self.univariate))
+        transform = AutoregressiveTransform(
+            elements, steps, self.network.order, density(self.univariate)
+        )
         return transform.inv if self.inverse else transform
 
     def _elements(self, context: Tensor | None, x: Tensor) -> Transform:
         return self.univariate(self.network(x, context))
 
-    def _steps(self, context: Tensor | None, lead: torch.Size) -> Generator[Transform, Tensor, None]:
+    def _steps(
+        self, context: Tensor | None, lead: torch.Size
+    ) -> Generator[Transform, Tensor, None]:
         raw_values = self.network.steps(lead, context)
         raw = next(raw_values)
         while True:
@@ -124,18 +128,27 @@ class AutoregressiveFlow(DistributionModule):
         super().__init__()
         self.context_size, self.base = context, standard_normal(dims) if base is None else base
         if orders is None:
-            orders = [torch.arange(dims) if layer % 2 == 0 else torch.arange(dims).flip(0) for layer in range(layers)]
+            orders = [
+                torch.arange(dims) if layer % 2 == 0 else torch.arange(dims).flip(0)
+                for layer in range(layers)
+            ]
         if len(orders) != layers:
-            raise ValueError(f"expected one order per layer, got {len(orders)} for {layers} layers; set layers too")
+            raise ValueError(
+                f"expected one order per layer, got {len(orders)} for {layers} layers; set layers too"
+            )
         network = {"hidden": hidden, "context": context, "activation": activation}
         network |= {"dropout": dropout, "residual": residual}
         self.layers = nn.ModuleList(
-            AutoregressiveLayer(dims, copy.deepcopy(univariate), fast_sampling, order=order, **network)
+            AutoregressiveLayer(
+                dims, copy.deepcopy(univariate), fast_sampling, order=order, **network
+            )
             for order in orders
         )
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        return Pushforward.through(law_given(self.base, context), [layer(context) for layer in self.layers])
+        return Pushforward.through(
+            law_given(self.base, context), [layer(context) for layer in self.layers]
+        )
 
 
 class MAF(AutoregressiveFlow):
@@ -174,7 +187,9 @@ class NSF(AutoregressiveFlow):
     torch.Size([5])
     """
 
-    def __init__(self, dims: int, layers: int = 3, bins: int = 8, bound: float = 5.0, **options: Any):
+    def __init__(
+        self, dims: int, layers: int = 3, bins: int = 8, bound: float = 5.0, **options: Any
+    ):
         super().__init__(dims, Spline(bins, bound), layers, **options)
 
 
@@ -195,7 +210,9 @@ class UNAF(AutoregressiveFlow):
 class SOSPF(AutoregressiveFlow):
     """Sum-of-squares polynomial flow (Jaini, Selby, Yu 2019)."""
 
-    def __init__(self, dims: int, layers: int = 3, degree: int = 4, polynomials: int = 3, **options: Any):
+    def __init__(
+        self, dims: int, layers: int = 3, degree: int = 4, polynomials: int = 3, **options: Any
+    ):
         super().__init__(dims, SumOfSquares(degree, polynomials), layers, **options)
 
 

@@ -85,11 +85,15 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         super().__init__()
         self.states, self.steps, self.emission = states, steps, emission
         uniform = Fixed(dist.Dirichlet, concentration=torch.ones(states))
-        self.priors = nn.ModuleDict({"initial": initial or uniform, "transitions": transition or uniform, **priors})
+        self.priors = nn.ModuleDict(
+            {"initial": initial or uniform, "transitions": transition or uniform, **priors}
+        )
         self.locs, self.log_scales = nn.ParameterDict(), nn.ParameterDict()
         for name, law in self._prior_laws().items():
             shape = biject_to(law.support).inverse_shape(law.event_shape)
-            self.locs[name] = nn.Parameter(0.1 * torch.randn(shape))  # equal states would stay equal
+            self.locs[name] = nn.Parameter(
+                0.1 * torch.randn(shape)
+            )  # equal states would stay equal
             self.log_scales[name] = nn.Parameter(torch.full(shape, -2.0))
 
     def _prior_laws(self) -> dict[str, dist.TorchDistribution]:
@@ -124,11 +128,15 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         received(self, context)
         for name, law in self._prior_laws().items():
-            base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(self.locs[name].ndim)
+            base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(
+                self.locs[name].ndim
+            )
             pyro.sample(name, dist.TransformedDistribution(base, [biject_to(law.support)]))
 
     @torch.no_grad()
-    def start_at(self, values: Mapping[str, Tensor], scale: float = 0.1) -> BayesianHiddenMarkovModel:
+    def start_at(
+        self, values: Mapping[str, Tensor], scale: float = 0.1
+    ) -> BayesianHiddenMarkovModel:
         """Sets the guide, in place: medians at natural values of some sites, from EM say, and one scale.
 
         Raises
@@ -157,12 +165,16 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
             If ``by`` is not a site with one entry for each state.
         """
         if by not in self.priors or by == "transitions":
-            raise ValueError(f"expected by to be one of {sorted(set(self.priors) - {'transitions'})}, got '{by}'")
+            raise ValueError(
+                f"expected by to be one of {sorted(set(self.priors) - {'transitions'})}, got '{by}'"
+            )
         lead, found = draws["initial"].ndim - 1, dict(draws)
         order = draws[by].reshape(*draws[by].shape[: lead + 1], -1)[..., 0].argsort(-1)
         for name in set(self.priors) & set(draws):
             value = draws[name]
-            found[name] = value.take_along_dim(order.reshape(*order.shape, *[1] * (value.ndim - order.ndim)), lead)
+            found[name] = value.take_along_dim(
+                order.reshape(*order.shape, *[1] * (value.ndim - order.ndim)), lead
+            )
         found["transitions"] = found["transitions"].take_along_dim(order.unsqueeze(-2), -1)
         return found
 

@@ -113,13 +113,18 @@ class BayesianGaussianMixture(LatentVariableModel):
         with data_plate(x, context):
             law = dist.Categorical(drawn.pop("weights"))
             component = pyro.sample("component", law, infer={"enumerate": "parallel"})
-            chosen = {name: _select(value, component, laws[name].event_dim - 1) for name, value in drawn.items()}
+            chosen = {
+                name: _select(value, component, laws[name].event_dim - 1)
+                for name, value in drawn.items()
+            }
             return pyro.sample("x", _gaussian(**chosen), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         received(self, context)
         for name, law in self._prior_laws().items():
-            base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(self.locs[name].ndim)
+            base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(
+                self.locs[name].ndim
+            )
             pyro.sample(name, dist.TransformedDistribution(base, [biject_to(law.support)]))
 
     @torch.no_grad()
@@ -137,9 +142,13 @@ class BayesianGaussianMixture(LatentVariableModel):
 
         filled = fill_missing(x, x.nanmean(0)).detach()
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
-        labels = KMeans(self.components, n_init=4, random_state=seed).fit_predict(filled.cpu().numpy())
+        labels = KMeans(self.components, n_init=4, random_state=seed).fit_predict(
+            filled.cpu().numpy()
+        )
         member = nn.functional.one_hot(torch.as_tensor(labels).long(), self.components).to(filled)
-        member = member[:, member.sum(0).argsort(descending=True)]  # stick-breaking priors expect the largest first
+        member = member[
+            :, member.sum(0).argsort(descending=True)
+        ]  # stick-breaking priors expect the largest first
         counts = member.sum(0).clamp(min=1)
         means = member.T @ filled / counts[:, None]
         spread = (member.T @ filled.square() / counts[:, None] - means.square()).clamp(min=0).sqrt()
@@ -150,7 +159,9 @@ class BayesianGaussianMixture(LatentVariableModel):
             self._start_at(name, law, start.get(name, identity), counts)
         self.log_scales["means"].add_(scales.log())
 
-    def _start_at(self, name: str, law: dist.TorchDistribution, value: Tensor, counts: Tensor) -> None:
+    def _start_at(
+        self, name: str, law: dist.TorchDistribution, value: Tensor, counts: Tensor
+    ) -> None:
         """Guide of one site: median at ``value``, relative error that of an estimate from ``counts`` rows."""
         if not law.support.check(value).all():
             raise ValueError(
@@ -159,10 +170,14 @@ class BayesianGaussianMixture(LatentVariableModel):
             )
         loc = biject_to(law.support).inv(value)
         self.locs[name].copy_(loc)
-        self.log_scales[name].copy_(-0.5 * counts[: len(loc)].log().reshape(-1, *(1,) * (loc.ndim - 1)))
+        self.log_scales[name].copy_(
+            -0.5 * counts[: len(loc)].log().reshape(-1, *(1,) * (loc.ndim - 1))
+        )
 
     @torch.no_grad()
-    def responsibilities(self, x: Tensor, given: Mapping[str, Tensor] | None = None, draws: int = 100) -> Tensor:
+    def responsibilities(
+        self, x: Tensor, given: Mapping[str, Tensor] | None = None, draws: int = 100
+    ) -> Tensor:
         r"""Posterior probability that each row came from each component, averaged over draws of the globals.
 
         .. math:: \frac1S \sum_s \frac{w^{(s)}_k N(x_b; \mu^{(s)}_k, \Sigma^{(s)}_k)}
@@ -200,7 +215,9 @@ def _select(value: Tensor, component: Tensor, ndim: int) -> Tensor:
     return Vindex(value)[(..., component, *(slice(None),) * ndim)]
 
 
-def _gaussian(means: Tensor, scales: Tensor, correlations: Tensor | None = None) -> dist.TorchDistribution:
+def _gaussian(
+    means: Tensor, scales: Tensor, correlations: Tensor | None = None
+) -> dist.TorchDistribution:
     """Normal law ``(*batch, D)`` with standard deviations ``scales`` and Cholesky factor ``correlations``."""
     if correlations is None:
         return MissingAware(dist.Normal(means, scales), 1)

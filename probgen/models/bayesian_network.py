@@ -87,7 +87,10 @@ class BayesianNetwork(DistributionModule):
         self._linear = all(isinstance(part, LinearGaussian) for part in self.conditionals)
         self._check_tables()
         tables = all(isinstance(part, Table) for part in self.conditionals)
-        discrete, sizes = None not in self.graph.levels, (self.graph.shape(name) for name in conditionals)
+        discrete, sizes = (
+            None not in self.graph.levels,
+            (self.graph.shape(name) for name in conditionals),
+        )
         self._tabular = discrete and (tables or sum(map(prod, sizes)) <= _TABULATED)
 
     @classmethod
@@ -115,7 +118,9 @@ class BayesianNetwork(DistributionModule):
         if not self._tabular:
             return Ancestral(nodes, blank, self.limit)
         tables = [
-            part.log_probs if isinstance(part, Table) and not node.own else family_table(nodes, index, blank)[0]
+            part.log_probs
+            if isinstance(part, Table) and not node.own
+            else family_table(nodes, index, blank)[0]
             for index, (part, node) in enumerate(zip(self.conditionals, nodes, strict=True))
         ]
         law = DiscreteNetwork(tables, [node.parents for node in nodes], self.limit)
@@ -125,7 +130,10 @@ class BayesianNetwork(DistributionModule):
     def tables(self) -> dict[str, Tensor]:
         """Probabilities of a network of tables, ``(*levels of the parents, levels)`` each, as BIF files hold them."""
         self._check_em()
-        return {n: part.log_probs.detach().exp() for n, part in zip(self.graph.names, self.conditionals, strict=True)}
+        return {
+            n: part.log_probs.detach().exp()
+            for n, part in zip(self.graph.names, self.conditionals, strict=True)
+        }
 
     @property
     def free_parameters(self) -> int:
@@ -155,9 +163,15 @@ class BayesianNetwork(DistributionModule):
         [{'rain': 'yes', 'n': 2.0}, {'rain': None, 'n': 0.0}]
         """
         check_event(x, torch.Size((self.graph.width,)))
-        places = [(name, column.start) for name, column in zip(self.graph.names, self.graph.columns, strict=True)]
+        places = [
+            (name, column.start)
+            for name, column in zip(self.graph.names, self.graph.columns, strict=True)
+        ]
         rows = x.reshape(-1, self.graph.width).tolist()
-        return [{name: word(self.states.get(name), row[place]) for name, place in places} for row in rows]
+        return [
+            {name: word(self.states.get(name), row[place]) for name, place in places}
+            for row in rows
+        ]
 
     @torch.no_grad()
     def marginals(
@@ -171,7 +185,8 @@ class BayesianNetwork(DistributionModule):
             return {name: self.joint(x, name, context=context) for name in nodes}
         found = self._discrete(context).marginals(x)
         return {
-            name: found[..., i, :k] for i, (name, k) in enumerate(zip(self.graph.names, self.graph.levels, strict=True))
+            name: found[..., i, :k]
+            for i, (name, k) in enumerate(zip(self.graph.names, self.graph.levels, strict=True))
         }
 
     @torch.no_grad()
@@ -206,14 +221,18 @@ class BayesianNetwork(DistributionModule):
             if centre is None:
                 part.maximise(statistics[name])
             else:
-                part.maximise(*regression(statistics, centre, index, self.graph.above(name), *part.given))
+                part.maximise(
+                    *regression(statistics, centre, index, self.graph.above(name), *part.given)
+                )
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts make the M-step subtract from the log-likelihood."""
         return sum(part.penalty() for part in self.conditionals if isinstance(part, Table))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """Random tables, equal where nothing is seen; or the columns' means and scales, with small random weights."""
         self._check_em()
         x = x.to(next(self.parameters()).device)
@@ -221,7 +240,9 @@ class BayesianNetwork(DistributionModule):
             return self._initialise_linear(x, generator)
         for part in self.conditionals:
             part.initialise(generator)
-        for part, counts in zip(self.conditionals, self().expected_counts(x, weights)[1], strict=True):
+        for part, counts in zip(
+            self.conditionals, self().expected_counts(x, weights)[1], strict=True
+        ):
             part.forget(counts.sum(-1) == 0)
 
     def _initialise_linear(self, x: Tensor, generator: torch.Generator | None) -> None:
@@ -229,12 +250,16 @@ class BayesianNetwork(DistributionModule):
         centre = x.double().nanmean(0)
         variance = (x - centre).square().nanmean(0)
         for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
-            part.initialise(centre[index], centre[list(self.graph.above(name))], variance[index], generator)
+            part.initialise(
+                centre[index], centre[list(self.graph.above(name))], variance[index], generator
+            )
 
     def _check_em(self) -> None:
         tables = all(isinstance(part, Table) for part in self.conditionals)
         if self.graph.conditioned(*self.graph.names) or not (self._linear or tables):
-            raise ValueError("expected a network of tables, or of linear-Gaussian nodes, without a context; use fit")
+            raise ValueError(
+                "expected a network of tables, or of linear-Gaussian nodes, without a context; use fit"
+            )
 
     def _discrete(self, context: Tensor | None) -> DiscreteNetwork:
         if not self._tabular:
@@ -246,7 +271,9 @@ class BayesianNetwork(DistributionModule):
 
     def _normal(self, context: Tensor | None) -> dist.TorchDistribution:
         above = [self.graph.above(name) for name in self.graph.names]
-        law = network_law([(part.weight, part.bias, part.log_scale) for part in self.conditionals], above, context)
+        law = network_law(
+            [(part.weight, part.bias, part.log_scale) for part in self.conditionals], above, context
+        )
         return law if context is None else law.expand(context.shape[:-1])
 
     def _nodes(self, context: Tensor | None) -> list[Node]:
@@ -254,11 +281,15 @@ class BayesianNetwork(DistributionModule):
         for index, (name, part) in enumerate(zip(graph.names, self.conditionals, strict=True)):
             own = graph.conditioned(name)
             law = partial(self._law, part, context if own else None)
-            nodes.append(Node(law, graph.above(name), graph.columns[index], graph.levels[index], own, name))
+            nodes.append(
+                Node(law, graph.above(name), graph.columns[index], graph.levels[index], own, name)
+            )
         return nodes
 
     @staticmethod
-    def _law(part: DistributionModule, context: Tensor | None, values: Tensor) -> dist.TorchDistribution:
+    def _law(
+        part: DistributionModule, context: Tensor | None, values: Tensor
+    ) -> dist.TorchDistribution:
         if context is not None:
             values = torch.cat([values, context.expand(*values.shape[:-1], -1)], -1)
         return part(values) if values.shape[-1] else part()
@@ -266,7 +297,11 @@ class BayesianNetwork(DistributionModule):
     def _check_tables(self) -> None:
         for name, part in zip(self.graph.names, self.conditionals, strict=True):
             shape = self.graph.shape(name)
-            if isinstance(part, Table) and not self.graph.conditioned(name) and part.logits.shape != shape:
+            if (
+                isinstance(part, Table)
+                and not self.graph.conditioned(name)
+                and part.logits.shape != shape
+            ):
                 raise ValueError(
                     f"expected a table of shape {shape} at '{name}' (levels of its parents, its own; None: not discrete"
                     f"), got {tuple(part.logits.shape)}; give Table the levels of {self.graph.parents[name]}"

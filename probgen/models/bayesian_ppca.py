@@ -51,10 +51,14 @@ class BayesianPPCA(LatentVariableModel):
 
     context_size, context_hint = 0, WITHOUT
 
-    def __init__(self, dims: int, factors: int, *, a: float = 1e-3, b: float = 1e-3, mean_scale: float = 10.0):
+    def __init__(
+        self, dims: int, factors: int, *, a: float = 1e-3, b: float = 1e-3, mean_scale: float = 10.0
+    ):
         super().__init__()
         if not 1 <= factors < dims:
-            raise ValueError(f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer factors")
+            raise ValueError(
+                f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer factors"
+            )
         self.a, self.b, self.mean_scale = a, b, mean_scale
         self.loadings_loc = nn.Parameter(torch.randn(dims, factors) / dims**0.5)
         self.loadings_log_scale = nn.Parameter(torch.full((dims, factors), -3.0))
@@ -73,13 +77,19 @@ class BayesianPPCA(LatentVariableModel):
         with data_plate(x, context):
             z = pyro.sample("z", dist.Normal(zeros[0], 1.0).to_event(1))
             loc = mean + torch.einsum("...dk,...k->...d", loadings, z)
-            return pyro.sample("x", MissingAware(dist.Normal(loc, noise.sqrt().unsqueeze(-1)), 1), obs=x)
+            return pyro.sample(
+                "x", MissingAware(dist.Normal(loc, noise.sqrt().unsqueeze(-1)), 1), obs=x
+            )
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         received(self, context)
         dims = len(self.mean_loc)
-        loadings = pyro.sample("W", dist.Normal(self.loadings_loc, self.loadings_log_scale.exp()).to_event(2))
-        mean = pyro.sample("mean", dist.Normal(self.mean_loc, self.mean_log_scale.exp()).to_event(1))
+        loadings = pyro.sample(
+            "W", dist.Normal(self.loadings_loc, self.loadings_log_scale.exp()).to_event(2)
+        )
+        mean = pyro.sample(
+            "mean", dist.Normal(self.mean_loc, self.mean_log_scale.exp()).to_event(1)
+        )
         noise = pyro.sample("noise", dist.LogNormal(self.noise_loc, self.noise_log_scale.exp()))
         rate = self.b + loadings.square().sum(-2) / 2
         pyro.sample("alpha", dist.Gamma(torch.full_like(rate, self.a + dims / 2), rate).to_event(1))

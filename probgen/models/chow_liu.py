@@ -59,9 +59,13 @@ class ChowLiu(DistributionModule):
     def __init__(self, levels: Sequence[int], *, smoothing: float = 1.0):
         super().__init__()
         if isinstance(levels, int):
-            raise TypeError(f"expected levels of each variable, got {levels}; for so many binary ones: (2,) * {levels}")
+            raise TypeError(
+                f"expected levels of each variable, got {levels}; for so many binary ones: (2,) * {levels}"
+            )
         if not levels or min(levels) < 1 or smoothing < 0:
-            raise ValueError(f"expected levels >= 1 of some variables and smoothing >= 0, got {levels=}, {smoothing=}")
+            raise ValueError(
+                f"expected levels >= 1 of some variables and smoothing >= 0, got {levels=}, {smoothing=}"
+            )
         self.levels, self.smoothing, most = tuple(levels), smoothing, max(levels)
         self.register_buffer("parents", torch.full((len(levels),), -1))
         self.logits = nn.Parameter(torch.zeros(len(levels), most, most))
@@ -97,7 +101,9 @@ class ChowLiu(DistributionModule):
         return self.smoothing * log_prior(self.parents, self.logits, self.levels)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """The best tree of rows ``(N, D)``, NaN = missing, and its tables; nothing is random."""
         if not self.logits.requires_grad:
             return  # tables of another tree would mean nothing

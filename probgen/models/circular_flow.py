@@ -55,14 +55,24 @@ class CircularFlow(DistributionModule):
     corner: Tensor
 
     def __init__(
-        self, dims: int = 1, *, transforms: int = 4, bins: int = 8, hidden: Sequence[int] = (64, 64), context: int = 0
+        self,
+        dims: int = 1,
+        *,
+        transforms: int = 4,
+        bins: int = 8,
+        hidden: Sequence[int] = (64, 64),
+        context: int = 0,
     ):
         super().__init__()
         if dims < 1 or transforms < 1 + (dims > 1):
-            raise ValueError(f"expected dims >= 1, transforms >= 1 (2 on a torus), got {dims=}, {transforms=}")
+            raise ValueError(
+                f"expected dims >= 1, transforms >= 1 (2 on a torus), got {dims=}, {transforms=}"
+            )
         self.dims, self.raw, self.context_size = dims, 3 * bins + 1, context
         self.register_buffer("corner", torch.full((dims,), math.pi))
-        self.kept = [dims // 2 if layer % 2 == 0 else dims - dims // 2 for layer in range(transforms)]
+        self.kept = [
+            dims // 2 if layer % 2 == 0 else dims - dims // 2 for layer in range(transforms)
+        ]
         if dims == 1:
             self.kept = [0] * transforms
         outputs = [(dims - kept) * self.raw for kept in self.kept]
@@ -74,7 +84,9 @@ class CircularFlow(DistributionModule):
     def forward(self, context: Tensor | None = None) -> Pushforward:
         base = UniformBox(-self.corner, self.corner, () if context is None else context.shape[:-1])
         layers = zip(self.nets, self.kept, strict=True)
-        return Pushforward.through(base, [CouplingTransform(partial(self._map, n, context), k) for n, k in layers])
+        return Pushforward.through(
+            base, [CouplingTransform(partial(self._map, n, context), k) for n, k in layers]
+        )
 
     def _map(self, net: nn.Module, context: Tensor | None, kept: Tensor) -> CircularTransform:
         """The map of the other angles given those kept."""

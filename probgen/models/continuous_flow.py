@@ -79,7 +79,8 @@ class ContinuousFlow(DistributionModule):
         parameters = (*self.net.parameters(), *([] if context is None else [context]))
         velocity = partial(self._velocity, context)
         return Pushforward(
-            law_given(self.base, context), ContinuousTransform(velocity, self.solver, self.probes, parameters)
+            law_given(self.base, context),
+            ContinuousTransform(velocity, self.solver, self.probes, parameters),
         )
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:

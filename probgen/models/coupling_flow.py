@@ -55,9 +55,13 @@ class CouplingLayer(nn.Module):
     ):
         super().__init__()
         if dims < 2:
-            raise ValueError(f"expected dims >= 2, got {dims}: one variable has no other half; use AutoregressiveFlow")
+            raise ValueError(
+                f"expected dims >= 2, got {dims}: one variable has no other half; use AutoregressiveFlow"
+            )
         self.first, self.univariate = (dims + 1) // 2, univariate
-        self.net = MLP(self.first + context, hidden, (dims - self.first) * univariate.width, **network)
+        self.net = MLP(
+            self.first + context, hidden, (dims - self.first) * univariate.width, **network
+        )
         self.context_size = context
         self.register_buffer("order", order)
         with torch.no_grad():  # start close to the identity
@@ -65,7 +69,9 @@ class CouplingLayer(nn.Module):
             self.net.last.bias.mul_(0.01)
 
     def forward(self, context: Tensor | None = None) -> Transform:
-        coupling = CouplingTransform(partial(self._elements, context), self.first, density(self.univariate))
+        coupling = CouplingTransform(
+            partial(self._elements, context), self.first, density(self.univariate)
+        )
         if self.order is None:
             return coupling
         return ComposedTransform(transforms.PermutationTransform(self.order), coupling)
@@ -129,13 +135,18 @@ class CouplingFlow(DistributionModule):
         super().__init__()
         self.context_size, self.base = context, standard_normal(dims) if base is None else base
         network = {"activation": activation, "dropout": dropout, "norm": norm, "residual": residual}
-        orders = [torch.randperm(dims) if layer and layer % 2 == 0 else None for layer in range(layers)]
+        orders = [
+            torch.randperm(dims) if layer and layer % 2 == 0 else None for layer in range(layers)
+        ]
         self.layers = nn.ModuleList(
-            CouplingLayer(dims, copy.deepcopy(univariate), hidden, context, order, **network) for order in orders
+            CouplingLayer(dims, copy.deepcopy(univariate), hidden, context, order, **network)
+            for order in orders
         )
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        return Pushforward.through(law_given(self.base, context), [layer(context) for layer in self.layers])
+        return Pushforward.through(
+            law_given(self.base, context), [layer(context) for layer in self.layers]
+        )
 
 
 class RealNVP(CouplingFlow):
@@ -159,5 +170,7 @@ class CouplingNSF(CouplingFlow):
     torch.Size([5])
     """
 
-    def __init__(self, dims: int, layers: int = 6, bins: int = 8, bound: float = 5.0, **options: Any):
+    def __init__(
+        self, dims: int, layers: int = 6, bins: int = 8, bound: float = 5.0, **options: Any
+    ):
         super().__init__(dims, Spline(bins, bound), layers, **options)

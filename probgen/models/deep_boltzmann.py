@@ -72,7 +72,9 @@ class DeepBoltzmannMachine(DistributionModule):
     ):
         super().__init__()
         if len(hidden) < 2 or min(hidden) < 1:
-            raise ValueError(f"expected two or more hidden layers of one or more units, got {hidden}; one is an RBM")
+            raise ValueError(
+                f"expected two or more hidden layers of one or more units, got {hidden}; one is an RBM"
+            )
         self.visible, self.hidden, self.limit, self.sweeps = visible, tuple(hidden), limit, sweeps
         sizes = (visible.width, *hidden)
         self.weights = nn.ParameterList(

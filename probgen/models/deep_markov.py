@@ -67,8 +67,16 @@ class DeepMarkovModel(LatentVariableModel):
         shape: tuple[int, int],
     ):
         super().__init__()
-        self.transition, self.emission, self.network, self.combiner = transition, emission, network, combiner
-        self.length, self.start, self.guide_start = shape[0], *(nn.Parameter(torch.zeros(shape[1])) for _ in range(2))
+        self.transition, self.emission, self.network, self.combiner = (
+            transition,
+            emission,
+            network,
+            combiner,
+        )
+        self.length, self.start, self.guide_start = (
+            shape[0],
+            *(nn.Parameter(torch.zeros(shape[1])) for _ in range(2)),
+        )
 
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
@@ -92,12 +100,18 @@ class DeepMarkovModel(LatentVariableModel):
 
     def prior(self, context: Tensor | None = None, counts: Tensor | None = None) -> LatentChain:
         """The law of the latents; ``counts`` says which steps of every row belong to its sequence, ``(*batch, T)``."""
-        inputs = None if context is None else _each_step(context).expand(*context.shape[:-1], self.length, -1)
+        inputs = (
+            None
+            if context is None
+            else _each_step(context).expand(*context.shape[:-1], self.length, -1)
+        )
         return LatentChain(self.transition, self.start, self.length, inputs, counts)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The likelihood p(x | z, c): ``(*batch, T, Z) -> batch_shape (*batch,)``, events ``(T, D)``."""
-        return self.emission(beside(z, None if context is None else _each_step(context))).to_event(1)
+        return self.emission(beside(z, None if context is None else _each_step(context))).to_event(
+            1
+        )
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> LatentChain:
         """The approximate posterior q(z | x, c): ``(*batch, T, D) -> batch_shape (*batch,)``, events ``(T, Z)``."""

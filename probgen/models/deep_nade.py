@@ -15,7 +15,13 @@ from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.any_order import AllOrders, ObservedFirst
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.orderings import OrderEnsemble, batch_of, check_orders, entry_law, random_orders
+from probgen.distributions.orderings import (
+    OrderEnsemble,
+    batch_of,
+    check_orders,
+    entry_law,
+    random_orders,
+)
 from probgen.nn import MLP
 from probgen.nn.encodings import Plain
 
@@ -89,10 +95,14 @@ class DeepNADE(DistributionModule):
     ):
         super().__init__()
         if not hidden:
-            raise ValueError("expected at least one hidden layer, got none; NADE and MADE have shallow forms")
+            raise ValueError(
+                "expected at least one hidden layer, got none; NADE and MADE have shallow forms"
+            )
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
         self.context_size = context
-        self.register_buffer("orders", check_orders(random_orders(1, dims) if orders is None else orders, dims))
+        self.register_buffer(
+            "orders", check_orders(random_orders(1, dims) if orders is None else orders, dims)
+        )
         self.first = nn.Linear(dims * (self.encode.features + 1) + context, hidden[0])
         self.net = MLP(hidden[0], hidden[1:], head.width(dims), activation, dropout, norm, residual)
         self.start = nn.Sequential(activation(), nn.Dropout(dropout))
@@ -103,7 +113,9 @@ class DeepNADE(DistributionModule):
             return AllOrders(partial(self.given, context=context), self.dims, batch)
         return OrderEnsemble(self._member, len(self.orders), (self.dims,), context)
 
-    def given(self, x: Tensor, seen: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+    def given(
+        self, x: Tensor, seen: Tensor, context: Tensor | None = None
+    ) -> dist.TorchDistribution:
         """The law of every variable given those that are seen: ``(*batch, D), (*batch, D) -> batch_shape (*batch, D)``.
 
         Values that are not seen are not read; the laws of variables that are seen mean nothing.
@@ -119,7 +131,11 @@ class DeepNADE(DistributionModule):
         context = received(self, context)
         laws, steps = partial(self._laws, order, context), partial(self._steps, order, context)
         return Autoregressive(
-            laws, steps, (self.dims,), batch_shape=batch_of(context), order=order.to(self.orders.device)
+            laws,
+            steps,
+            (self.dims,),
+            batch_shape=batch_of(context),
+            order=order.to(self.orders.device),
         )
 
     def completion(self, x: Tensor, context: Tensor | None = None) -> ObservedFirst:
@@ -150,16 +166,22 @@ class DeepNADE(DistributionModule):
             raw = raws.send(self.encode(x.reshape(-1, 1)).flatten(1))
         yield entry_law(self.head, raw, lead)
 
-    def _raws(self, places: list[int], context: Tensor | None, lead: torch.Size) -> Generator[Tensor, Tensor, None]:
+    def _raws(
+        self, places: list[int], context: Tensor | None, lead: torch.Size
+    ) -> Generator[Tensor, Tensor, None]:
         """Raw values ``(rows, R)`` of one variable after the other; the first layer is carried along."""
         size, inputs = self.encode.features, self.dims * self.encode.features
         weight = self.first.weight
         running = self.first.bias.expand(lead.numel(), -1)
         if context is not None:
-            running = running + (context @ weight[:, inputs + self.dims :].mT).expand(*lead, -1).reshape(running.shape)
+            running = running + (context @ weight[:, inputs + self.dims :].mT).expand(
+                *lead, -1
+            ).reshape(running.shape)
         for at in places:
             h = self._hidden(self.start(running))
-            features = yield linear(h, self.net.last.weight[at :: self.dims], self.net.last.bias[at :: self.dims])
+            features = yield linear(
+                h, self.net.last.weight[at :: self.dims], self.net.last.bias[at :: self.dims]
+            )
             running = running + weight[:, inputs + at]
             running = running.addmm(features, weight[:, at * size : (at + 1) * size].mT)
 

@@ -120,7 +120,9 @@ class Diffusion(DistributionModule):
                 "the number of steps"
             )
         if not 0 <= context_dropout < 1 or (steps is not None and steps < 1):
-            raise ValueError(f"expected 0 <= context_dropout < 1 and steps >= 1, got {context_dropout} and {steps}")
+            raise ValueError(
+                f"expected 0 <= context_dropout < 1 and steps >= 1, got {context_dropout} and {steps}"
+            )
         self.net, self.schedule = net, CosineSchedule() if schedule is None else schedule
         self.prediction, self.variance, self.reconstruction = prediction, variance, reconstruction
         self.sampler = Ancestral(steps or 256) if sampler is None else sampler
@@ -154,7 +156,9 @@ class Diffusion(DistributionModule):
     def process(self, context: Tensor | None = None) -> Process:
         """The noising process with its learned reversal, given a context."""
         net = partial(self._call, context)
-        return Process(net, self.schedule, self.prediction, self.variance, len(self.noise.loc.shape))
+        return Process(
+            net, self.schedule, self.prediction, self.variance, len(self.noise.loc.shape)
+        )
 
     def chain(self) -> DiffusionChain:
         """The same model, with the same parameters, as a chain of T latent sites."""
@@ -171,7 +175,9 @@ class Diffusion(DistributionModule):
     def _call(self, context: Tensor | None, z: Tensor, t: Tensor) -> Tensor:
         if context is not None:
             context = context.expand(*t.shape, *context.shape[context.ndim - self.context_ndim :])
-        return row_by_row(self.net, z, t, context, ndims=[len(self.noise.loc.shape), 0, self.context_ndim])
+        return row_by_row(
+            self.net, z, t, context, ndims=[len(self.noise.loc.shape), 0, self.context_ndim]
+        )
 
     def _dropped(self, context: Tensor) -> Tensor:
         """The context with some rows made unknown, in training mode."""
@@ -210,7 +216,9 @@ class DiffusionChain(LatentVariableModel):
     def __init__(self, diffusion: Diffusion):
         super().__init__()
         if diffusion.steps is None:
-            raise ValueError("expected a diffusion in T steps, got one in continuous time; make it with steps=T")
+            raise ValueError(
+                "expected a diffusion in T steps, got one in continuous time; make it with steps=T"
+            )
         self.diffusion, self.context_ndim = diffusion, diffusion.context_ndim
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
@@ -221,7 +229,9 @@ class DiffusionChain(LatentVariableModel):
             scale = process.prior_scale(noise[(0,) * ndim])
             z = pyro.sample(f"z{self.diffusion.steps}", dist.Normal(noise, scale).to_event(ndim))
             for index, t, s in self._steps():
-                z = pyro.sample(f"z{index - 1}", dist.Normal(*process.reverse(z, t, s)).to_event(ndim))
+                z = pyro.sample(
+                    f"z{index - 1}", dist.Normal(*process.reverse(z, t, s)).to_event(ndim)
+                )
             law = self.diffusion.reconstruction.law(z, *process.levels(s))
             return pyro.sample("x", law.to_event(ndim), obs=x)
 
@@ -233,7 +243,9 @@ class DiffusionChain(LatentVariableModel):
         ndim = self.diffusion.noise.loc.ndim
         with data_plate(x, context):
             alpha, sigma = process.levels(torch.ones_like(self.diffusion.noise.loc[(0,) * ndim]))
-            z = pyro.sample(f"z{self.diffusion.steps}", dist.Normal(alpha * y, sigma).to_event(ndim))
+            z = pyro.sample(
+                f"z{self.diffusion.steps}", dist.Normal(alpha * y, sigma).to_event(ndim)
+            )
             for index, t, s in self._steps():
                 scale = (0.5 * process.log_variances(t, s)[0]).exp()
                 law = dist.Normal(process.posterior(z, y, t, s), scale).to_event(ndim)

@@ -39,10 +39,19 @@ class GaussianEmission(Emission):
     (torch.Size([3]), torch.Size([1]))
     """
 
-    def __init__(self, states: int, dims: int, covariance: type[Covariance] = Full, *, regularisation: float = 0.0):
+    def __init__(
+        self,
+        states: int,
+        dims: int,
+        covariance: type[Covariance] = Full,
+        *,
+        regularisation: float = 0.0,
+    ):
         super().__init__(states)
         if dims < 1 or regularisation < 0:
-            raise ValueError(f"expected dims >= 1, regularisation >= 0, got {dims=}, {regularisation=}")
+            raise ValueError(
+                f"expected dims >= 1, regularisation >= 0, got {dims=}, {regularisation=}"
+            )
         self.dims, self.regularisation = dims, regularisation
         self.loc = nn.Parameter(torch.randn(states, dims))
         self.covariance = covariance(states, dims)
@@ -50,7 +59,9 @@ class GaussianEmission(Emission):
     @property
     def mixture(self) -> Mixture:
         """The normal laws as a mixture of equal weights."""
-        return Mixture(self.loc.new_full((self.states,), -math.log(self.states)), self.loc, self.covariance)
+        return Mixture(
+            self.loc.new_full((self.states,), -math.log(self.states)), self.loc, self.covariance
+        )
 
     def laws(self) -> StateNormals:
         return StateNormals(self.covariance.law(self.loc), self.mixture)
@@ -62,22 +73,33 @@ class GaussianEmission(Emission):
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
         """Means and covariances of the observations of each state."""
-        rows, first, scatter, noise = (statistics[name] for name in ("rows", "first", "scatter", "noise"))
-        empty, shift = rows <= EMPTY, first / rows.clamp(min=EMPTY)[:, None] * self.loc.requires_grad
+        rows, first, scatter, noise = (
+            statistics[name] for name in ("rows", "first", "scatter", "noise")
+        )
+        empty, shift = (
+            rows <= EMPTY,
+            first / rows.clamp(min=EMPTY)[:, None] * self.loc.requires_grad,
+        )
         means, scatter = self.loc.double() + shift, scatter - self.covariance.outer(first, shift)
         if empty.any():
             means, rows, scatter = self._pooled(means, rows, scatter)
         least = resolution(means, scatter, rows, self.loc.dtype)
-        self.covariance.maximise(scatter, rows, Limits(self.regularisation, noise / rows[:, None], least))
+        self.covariance.maximise(
+            scatter, rows, Limits(self.regularisation, noise / rows[:, None], least)
+        )
         put(self.loc, means)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""
         if not self.regularisation:
             return 0.0
-        return self.regularisation * (statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril))
+        return self.regularisation * (
+            statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril)
+        )
 
-    def _pooled(self, means: Tensor, rows: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pooled(
+        self, means: Tensor, rows: Tensor, scatter: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the moments of all observations for states that have none."""
         empty = (rows <= EMPTY)[:, None]
         centre = (rows @ means) / rows.sum()
@@ -141,7 +163,9 @@ class GaussianMixtureEmission(Emission):
         super().__init__(states)
         if components < 1:
             raise ValueError(f"expected components >= 1, got {components}")
-        self.normals = GaussianEmission(states * components, dims, covariance, regularisation=regularisation)
+        self.normals = GaussianEmission(
+            states * components, dims, covariance, regularisation=regularisation
+        )
         self.logits = nn.Parameter(torch.zeros(states, components))
 
     @property
@@ -151,12 +175,18 @@ class GaussianMixtureEmission(Emission):
 
     def laws(self) -> dist.MixtureSameFamily:
         shape, tril = self.logits.shape, self.normals.covariance.scale_tril
-        normals = MultivariateNormal(self.normals.loc.unflatten(0, shape), scale_tril=tril.unflatten(0, shape))
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), normals, validate_args=False)
+        normals = MultivariateNormal(
+            self.normals.loc.unflatten(0, shape), scale_tril=tril.unflatten(0, shape)
+        )
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=self.logits), normals, validate_args=False
+        )
 
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Moments of all components, under weights shared among the components of a state by their posterior."""
-        joint = log_joint(x, self.normals.mixture).unflatten(-1, self.logits.shape) + self.logits.log_softmax(-1)
+        joint = log_joint(x, self.normals.mixture).unflatten(
+            -1, self.logits.shape
+        ) + self.logits.log_softmax(-1)
         shares = joint.softmax(-1) * weights.mT[..., None]
         return self.normals.expect(x, shares.flatten(1).mT.contiguous())
 
@@ -172,7 +202,10 @@ class GaussianMixtureEmission(Emission):
         self.normals.spread_over(x)
         from_clusters(self, x, generator)
         noise = torch.randn(self.normals.loc.shape, generator=generator).to(self.normals.loc)
-        put(self.normals.loc, self.normals.loc + 0.5 * noise * self.normals.covariance.variance.sqrt())
+        put(
+            self.normals.loc,
+            self.normals.loc + 0.5 * noise * self.normals.covariance.variance.sqrt(),
+        )
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""

@@ -72,7 +72,9 @@ class EnergyBasedModel(EnergyModule):
         def energy(x: Tensor) -> Tensor:
             lead = x.shape[: x.ndim - len(self.shape)]
             inputs = (x,) if context is None else (x, context.expand(*lead, -1))
-            return row_by_row(self.net, *inputs, ndims=[len(self.shape), 1][: len(inputs)]).reshape(lead)
+            return row_by_row(self.net, *inputs, ndims=[len(self.shape), 1][: len(inputs)]).reshape(
+                lead
+            )
 
         return EnergyLaw(
             energy,

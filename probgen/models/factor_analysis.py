@@ -14,7 +14,9 @@ from probgen.distributions.frozen import put, thawed
 from probgen.distributions.low_rank import LowRankMultivariateNormal
 from probgen.distributions.support import check_columns
 
-_NOISE_FLOOR = 1e-6  # share of a column's variance; the likelihood of factor analysis may peak at zero noise
+_NOISE_FLOOR = (
+    1e-6  # share of a column's variance; the likelihood of factor analysis may peak at zero noise
+)
 
 
 class _LinearGaussian(DistributionModule):
@@ -25,7 +27,9 @@ class _LinearGaussian(DistributionModule):
     def __init__(self, dims: int, factors: int, log_noise: Tensor):
         super().__init__()
         if not 1 <= factors < dims:
-            raise ValueError(f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer factors")
+            raise ValueError(
+                f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer factors"
+            )
         self.loadings = nn.Parameter(torch.randn(dims, factors) / factors**0.5)
         self.mean = nn.Parameter(torch.zeros(dims))
         self.log_noise = nn.Parameter(log_noise)
@@ -88,7 +92,11 @@ class _LinearGaussian(DistributionModule):
         variance = xx / entries - (xz[:, -1] / entries).square()
         _check_varies(variance)
         slopes = self._slopes(statistics["zz"], xz)
-        left = xx - 2 * (slopes * xz).sum(-1) + torch.einsum("di,dij,dj->d", slopes, statistics["zz"], slopes)
+        left = (
+            xx
+            - 2 * (slopes * xz).sum(-1)
+            + torch.einsum("di,dij,dj->d", slopes, statistics["zz"], slopes)
+        )
         left = left.clamp(min=_NOISE_FLOOR * variance * entries)
         shared = self.log_noise.ndim == 0
         moments = statistics["z"] / statistics["rows"]
@@ -96,7 +104,9 @@ class _LinearGaussian(DistributionModule):
         if self.loadings.requires_grad and self.mean.requires_grad:
             scale = torch.linalg.cholesky(moments[:-1, :-1] - centre.outer(centre))
         mean = self.mean + slopes[:, -1] + slopes[:, :-1] @ centre * self.loadings.requires_grad
-        self._assign(slopes[:, :-1] @ scale, mean, left.sum() / entries.sum() if shared else left / entries)
+        self._assign(
+            slopes[:, :-1] @ scale, mean, left.sum() / entries.sum() if shared else left / entries
+        )
 
     def _slopes(self, zz: Tensor, xz: Tensor) -> Tensor:
         """Regressions of deviations on the factors and a constant, ``(D, K + 1)``; what does not train is given."""
@@ -110,7 +120,9 @@ class _LinearGaussian(DistributionModule):
         return slopes
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """The columns' means, and random loadings that carry half of their variances."""
         check_columns(x)
         mean = x.double().nanmean(0)
@@ -195,10 +207,14 @@ class PPCA(_LinearGaussian):
             If entries are missing, or the rows lie in K axes (fewer than K + 2 rows, say).
         """
         if has_missing(x):
-            raise ValueError("expected complete rows, got NaN in x; use probgen.em(gen, x), exact with missing values")
+            raise ValueError(
+                "expected complete rows, got NaN in x; use probgen.em(gen, x), exact with missing values"
+            )
         dims, factors = self.loadings.shape
         if x.ndim != 2 or x.shape[1] != dims:
-            raise ValueError(f"expected x of shape (N, {dims}), got {tuple(x.shape)}; one row a datum")
+            raise ValueError(
+                f"expected x of shape (N, {dims}), got {tuple(x.shape)}; one row a datum"
+            )
         values, vectors = torch.linalg.eigh(x.double().mT.cov(correction=0))
         noise, kept = values[:-factors].mean(), values[-factors:]
         if not noise > 1e-12 * kept[-1]:
@@ -207,7 +223,9 @@ class PPCA(_LinearGaussian):
                 "or more rows"
             )
         with thawed(self):
-            self._assign((vectors[:, -factors:] * (kept - noise).sqrt()).flip(-1), x.double().mean(0), noise)
+            self._assign(
+                (vectors[:, -factors:] * (kept - noise).sqrt()).flip(-1), x.double().mean(0), noise
+            )
         return self
 
 

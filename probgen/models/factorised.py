@@ -48,7 +48,11 @@ class Factorised(Counted):
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Counts of the levels of every label; labels may be missing."""
         cells = torch.where(
-            x.isnan(), self.dims * self.levels, x + self.levels * torch.arange(self.dims, device=x.device)
+            x.isnan(),
+            self.dims * self.levels,
+            x + self.levels * torch.arange(self.dims, device=x.device),
         )
         counts = counts_of(cells.long(), self.dims * self.levels + 1, weights)[:-1]
-        return weighted_sum(self().log_prob(x), weights), {"counts": counts.reshape(self.dims, self.levels)}
+        return weighted_sum(self().log_prob(x), weights), {
+            "counts": counts.reshape(self.dims, self.levels)
+        }

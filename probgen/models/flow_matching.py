@@ -103,11 +103,19 @@ class FlowMatching(DistributionModule):
             raise ValueError(
                 f"expected 0 <= context_dropout < 1 and events of one dim or more, got {context_dropout} and {shape}"
             )
-        self.net, self.shape, self.base = net, tuple(shape), standard_normal(*shape) if base is None else base
+        self.net, self.shape, self.base = (
+            net,
+            tuple(shape),
+            standard_normal(*shape) if base is None else base,
+        )
         self.own_base = base is not None
         self.coupling, self.path, self.times = coupling, path, times
         self.solver, self.probes = solver, probes
-        self.context_dropout, self.guidance, self.context_ndim = context_dropout, guidance, context_ndim
+        self.context_dropout, self.guidance, self.context_ndim = (
+            context_dropout,
+            guidance,
+            context_ndim,
+        )
 
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
@@ -128,13 +136,17 @@ class FlowMatching(DistributionModule):
         transform = ContinuousTransform(velocity, self.solver, self.probes, parameters, event_ndim)
         seen = None if context is None else context.flatten(-self.context_ndim)
         trained = partial(self._trained, context)
-        return MatchedFlow(base, transform, Matching(trained, self.path, self.coupling, self.times, seen))
+        return MatchedFlow(
+            base, transform, Matching(trained, self.path, self.coupling, self.times, seen)
+        )
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
         lead = x.shape[: x.ndim - len(self.shape)]
         if context is not None:
             context = context.expand(*lead, *context.shape[context.ndim - self.context_ndim :])
-        return row_by_row(self.net, x, t.expand(lead), context, ndims=[len(self.shape), 0, self.context_ndim])
+        return row_by_row(
+            self.net, x, t.expand(lead), context, ndims=[len(self.shape), 0, self.context_ndim]
+        )
 
     def _trained(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
         return self._velocity(self._dropped(context), t, x)

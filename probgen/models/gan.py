@@ -54,7 +54,9 @@ class GAN(DistributionModule):
     """
 
     unknown_contexts = False
-    context_hint = "build its generator as SideBySide(network) of {size} more inputs, and give event_shape="
+    context_hint = (
+        "build its generator as SideBySide(network) of {size} more inputs, and give event_shape="
+    )
 
     def __init__(
         self,
@@ -66,7 +68,12 @@ class GAN(DistributionModule):
         support: constraints.Constraint = constraints.real,
     ):
         super().__init__()
-        self.generator, self.base, self.context_ndim, self.support = generator, base, context_ndim, support
+        self.generator, self.base, self.context_ndim, self.support = (
+            generator,
+            base,
+            context_ndim,
+            support,
+        )
         self.event_shape = self._seen() if event_shape is None else torch.Size(event_shape)
         self.context_size = size_beside(generator, base().event_shape)
 

@@ -11,7 +11,14 @@ from probgen.core import heads
 from probgen.core.contexts import received
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.multi_scale import MultiScale
-from probgen.nn.invertible import ActNorm, AffineCoupling, CouplingNet, InvertibleConv, Network, Shape
+from probgen.nn.invertible import (
+    ActNorm,
+    AffineCoupling,
+    CouplingNet,
+    InvertibleConv,
+    Network,
+    Shape,
+)
 from probgen.nn.scales import Scale, contexts_of_scales, halvings
 
 
@@ -73,7 +80,11 @@ class Glow(DistributionModule):
         self.head, unit = heads.Gaussian(event_ndim=3), torch.tensor([0.0, math.log(math.expm1(1))])
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
-            step = lambda: (ActNorm(shape[0]), InvertibleConv(shape[0]), AffineCoupling(shape, network, context))  # noqa: E731
+            step = lambda: (
+                ActNorm(shape[0]),
+                InvertibleConv(shape[0]),
+                AffineCoupling(shape, network, context),
+            )  # noqa: E731
             return [layer for _ in range(steps) for layer in step()]
 
         self.scales = nn.ModuleList(

@@ -13,7 +13,9 @@ from probgen.distributions.sequences.forward_backward import DENSE, posterior
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.nn import Constant
 
-_LEAST = 2 * DENSE[torch.float32]  # EM keeps transitions possible, and passes without logarithms exact
+_LEAST = (
+    2 * DENSE[torch.float32]
+)  # EM keeps transitions possible, and passes without logarithms exact
 
 
 class HiddenMarkovModel(DistributionModule):
@@ -62,7 +64,9 @@ class HiddenMarkovModel(DistributionModule):
     """
 
     unknown_contexts = False
-    context_hint = "build its initial=, transition= and emission with networks of {size} more inputs"
+    context_hint = (
+        "build its initial=, transition= and emission with networks of {size} more inputs"
+    )
 
     def __init__(
         self,
@@ -102,14 +106,22 @@ class HiddenMarkovModel(DistributionModule):
         if varying:
             initial = initial[..., 0, :]
         transition = self.transition(context).reshape(*batch, self.states, self.states)
-        return HiddenMarkov(initial, transition, self._emissions(context), self.steps, varying=varying)
+        return HiddenMarkov(
+            initial, transition, self._emissions(context), self.steps, varying=varying
+        )
 
     def _emissions(self, context: Tensor | None) -> torch.distributions.Distribution:
         """The laws of all states: batch shape ``(*batch, K)``."""
         if context is None:
-            return self.emission.laws() if isinstance(self.emission, Emission) else self.emission(self.identity)
+            return (
+                self.emission.laws()
+                if isinstance(self.emission, Emission)
+                else self.emission(self.identity)
+            )
         beside = context.unsqueeze(-2).expand(*context.shape[:-1], self.states, -1)
-        return self.emission(torch.cat([self.identity.expand(*context.shape[:-1], -1, -1), beside], -1))
+        return self.emission(
+            torch.cat([self.identity.expand(*context.shape[:-1], -1, -1), beside], -1)
+        )
 
     @property
     def initial_probabilities(self) -> Tensor:
@@ -128,7 +140,12 @@ class HiddenMarkovModel(DistributionModule):
         balance = matrix.mT - torch.eye(self.states).to(matrix)
         system = torch.cat([balance, torch.ones_like(balance[:1])])
         one = torch.cat([torch.zeros_like(balance[:, :1]), torch.ones_like(balance[:1, :1])])
-        return torch.linalg.lstsq(system, one, driver="gelsd").solution[:, 0].clamp(min=0).to(self.transition_matrix)
+        return (
+            torch.linalg.lstsq(system, one, driver="gelsd")
+            .solution[:, 0]
+            .clamp(min=0)
+            .to(self.transition_matrix)
+        )
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> HiddenMarkovModel:
@@ -177,7 +194,11 @@ class HiddenMarkovModel(DistributionModule):
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts, and those or the regularisation of the emissions, make the M-step subtract."""
         logs = [table.detach().double().log_softmax(-1) for table in self._tables()]
-        own = -self.pseudo_count * sum(part[part > -torch.inf].sum() for part in logs) if self.pseudo_count else 0.0
+        own = (
+            -self.pseudo_count * sum(part[part > -torch.inf].sum() for part in logs)
+            if self.pseudo_count
+            else 0.0
+        )
         of_emission = getattr(self.emission, "penalty", None)
         return own if of_emission is None else own + of_emission(statistics)
 
@@ -189,14 +210,18 @@ class HiddenMarkovModel(DistributionModule):
         """
         parts = zip(self._tables(), (self.initial, self.transition), strict=True)
         possible = sum(
-            int(((table > -torch.inf).sum(-1) - 1).sum()) for table, part in parts if part.value.requires_grad
+            int(((table > -torch.inf).sum(-1) - 1).sum())
+            for table, part in parts
+            if part.value.requires_grad
         )
         return possible + getattr(self.emission, "free_parameters", trained(self.emission))
 
     aic, bic = aic, bic
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """Emissions from clusters of steps, any first state, transitions that stay half of the time."""
         initial, transition = self._tables()
         rows = x.flatten(0, 1)
@@ -208,7 +233,9 @@ class HiddenMarkovModel(DistributionModule):
     def _tables(self) -> tuple[Tensor, Tensor]:
         """The parameters that are logits of first states and of transitions."""
         parts = (self.initial, self.transition)
-        if not isinstance(self.emission, Emission) or not all(isinstance(part, Constant) for part in parts):
+        if not isinstance(self.emission, Emission) or not all(
+            isinstance(part, Constant) for part in parts
+        ):
             raise TypeError(
                 "expected an Emission and constant initial and transition probabilities, got "
                 f"{', '.join(type(part).__name__ for part in (self.emission, *parts))}; use fit(gen, x)"

@@ -53,10 +53,14 @@ class Codes(DistributionModule):
     ):
         super().__init__()
         if not categories and not numbers:
-            raise ValueError("expected categories or numbers, got neither; Codes([10]) is one category of ten levels")
+            raise ValueError(
+                "expected categories or numbers, got neither; Codes([10]) is one category of ten levels"
+            )
         self.categories, self.numbers, self.min_scale = tuple(categories), numbers, min_scale
         self.net, self.context_ndim = net, context_ndim
-        self.register_buffer("zeros", torch.zeros(self.width(categories, numbers)), persistent=False)
+        self.register_buffer(
+            "zeros", torch.zeros(self.width(categories, numbers)), persistent=False
+        )
 
     @staticmethod
     def width(categories: Sequence[int], numbers: int = 0) -> int:
@@ -75,7 +79,11 @@ class Codes(DistributionModule):
 
     def _raw(self, context: Tensor | None) -> Tensor:
         if self.net is None:
-            return self.zeros if context is None else self.zeros.expand(*context.shape[: -self.context_ndim], -1)
+            return (
+                self.zeros
+                if context is None
+                else self.zeros.expand(*context.shape[: -self.context_ndim], -1)
+            )
         raw = row_by_row(self.net, context, ndims=[self.context_ndim])
         if raw.shape[-1:] != self.zeros.shape:
             raise ValueError(
@@ -126,7 +134,12 @@ class InfoGAN(LatentVariableModel):
         "VAE(codes, generator, recogniser) is InfoGAN given a context"
     )
 
-    def __init__(self, generator: DistributionModule, codes: DistributionModule, recogniser: DistributionModule):
+    def __init__(
+        self,
+        generator: DistributionModule,
+        codes: DistributionModule,
+        recogniser: DistributionModule,
+    ):
         super().__init__()
         self.generator, self.codes, self.recogniser = generator, codes, recogniser
 

@@ -75,7 +75,10 @@ class IntegerFlow(DistributionModule):
         centre, start = (levels - 1) / 2, _spread(components)
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
-            step = lambda: (Shuffle(shape[0]), IntegerCoupling(shape, network, context, centre, centre))  # noqa: E731
+            step = lambda: (
+                Shuffle(shape[0]),
+                IntegerCoupling(shape, network, context, centre, centre),
+            )  # noqa: E731
             return [layer for _ in range(steps) for layer in step()]
 
         self.scales = nn.ModuleList(
@@ -105,7 +108,11 @@ def _spread(components: int) -> Tensor:
     """Raw parameters of broad components spread over the levels."""
     ends = 1 - 1 / components
     return torch.cat(
-        (torch.zeros(components), torch.linspace(-ends, ends, components), torch.full((components,), -1.5))
+        (
+            torch.zeros(components),
+            torch.linspace(-ends, ends, components),
+            torch.full((components,), -1.5),
+        )
     )
 
 
@@ -114,8 +121,12 @@ class _IntegerHead(heads.Head):
 
     def __init__(self, levels: int, components: int):
         if levels < 2 or components < 1:
-            raise ValueError(f"expected levels >= 2 and components >= 1, got {levels=}, {components=}")
-        names = tuple(f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components))
+            raise ValueError(
+                f"expected levels >= 2 and components >= 1, got {levels=}, {components=}"
+            )
+        names = tuple(
+            f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components)
+        )
         super().__init__(None, names, event_ndim=3)
         self.components, self.half = components, (levels - 1) / 2
 
@@ -124,8 +135,12 @@ class _IntegerHead(heads.Head):
         share = torch.linspace(0, 1, 2 * self.components + 1, dtype=z.dtype, device=z.device)
         quantiles = z.quantile(share, 0)
         loc, scale = quantiles[1::2], (quantiles[2::2] - quantiles[:-1:2]) / 4 + 0.15
-        return torch.cat((torch.zeros_like(loc), loc / self.half - 1, (scale / self.half).log())).flatten(0, 1)
+        return torch.cat(
+            (torch.zeros_like(loc), loc / self.half - 1, (scale / self.half).log())
+        ).flatten(0, 1)
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
         logits, loc, log_scale = raw.movedim(0, -1).split(self.components, -1)
-        return IntegerLogisticMixture(logits, self.half * (1 + loc), log_scale.clamp(-7, 7) + math.log(self.half))
+        return IntegerLogisticMixture(
+            logits, self.half * (1 + loc), log_scale.clamp(-7, 7) + math.log(self.half)
+        )

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.orderings import OrderEnsemble, RandomOrder, batch_of, check_orders, entry_law
+from probgen.distributions.orderings import (
+    OrderEnsemble,
+    RandomOrder,
+    batch_of,
+    check_orders,
+    entry_law,
+)
 from probgen.nn.encodings import Plain
 from probgen.nn.masked import Degrees, MaskedMLP
 
@@ -95,7 +101,9 @@ class MADE(DistributionModule):
             **options,
         )
         self.register_buffer("orders", orders)
-        degrees = [torch.cat([*self.net.degrees(order, generator).hidden, order[:0]]) for order in orders]
+        degrees = [
+            torch.cat([*self.net.degrees(order, generator).hidden, order[:0]]) for order in orders
+        ]
         self.register_buffer("degrees", torch.stack(degrees))
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
@@ -108,7 +116,9 @@ class MADE(DistributionModule):
         """The law of one of the orders, by its index, a tensor ``(1,)``."""
         index = index.to(self.orders.device)
         batch, order = batch_of(context), self.orders.index_select(0, index)[0]
-        degrees = Degrees(order.argsort(), self.degrees.index_select(0, index)[0].split(self.hidden))
+        degrees = Degrees(
+            order.argsort(), self.degrees.index_select(0, index)[0].split(self.hidden)
+        )
         laws, steps = partial(self._laws, degrees, context), partial(self._steps, degrees, context)
         return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=order)
 

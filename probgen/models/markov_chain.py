@@ -57,7 +57,9 @@ class MarkovChain(Counted):
         rows = torch.tensor([levels ** min(t, order) for t in range(dims)])
         super().__init__(torch.zeros(int(rows.sum()), levels - 1), smoothing)
         self.dims, self.levels, self.order = dims, levels, order
-        self.register_buffer("first", rows.cumsum(0) - rows, persistent=False)  # where the tables of a place begin
+        self.register_buffer(
+            "first", rows.cumsum(0) - rows, persistent=False
+        )  # where the tables of a place begin
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         return Autoregressive(self._laws, self._steps, (self.dims,))
@@ -65,22 +67,37 @@ class MarkovChain(Counted):
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Counts of every label after every past; missing labels must come last."""
         seen = ~x.isnan()
-        cells = (self._rows(torch.where(seen, x, 0.0)) * self.levels + torch.where(seen, x, 0.0)).long()
+        cells = (
+            self._rows(torch.where(seen, x, 0.0)) * self.levels + torch.where(seen, x, 0.0)
+        ).long()
         size = self.logits.shape[0] * self.levels
-        counts = counts_of(torch.where(seen, cells, size), size + 1, weights)[:-1].reshape(-1, self.levels)
+        counts = counts_of(torch.where(seen, cells, size), size + 1, weights)[:-1].reshape(
+            -1, self.levels
+        )
         return weighted_sum(self().log_prob(x), weights), {"counts": counts}
 
     def _rows(self, x: Tensor) -> Tensor:
         """Which row of the tables each label is drawn from: its place and the labels before it, read as digits."""
-        x = x.clamp(0, self.levels - 1)  # labels that there are not are refused where they are scored
-        past = sum((pad(x, (k, 0))[..., : self.dims] * self.levels ** (k - 1) for k in range(1, self.order + 1)), 0 * x)
+        x = x.clamp(
+            0, self.levels - 1
+        )  # labels that there are not are refused where they are scored
+        past = sum(
+            (
+                pad(x, (k, 0))[..., : self.dims] * self.levels ** (k - 1)
+                for k in range(1, self.order + 1)
+            ),
+            0 * x,
+        )
         return past.long() + self.first
 
     def _laws(self, x: Tensor) -> laws.Categorical:
         return laws.Categorical(log_masses(self.logits)[self._rows(x)])
 
     def _steps(self, lead: torch.Size) -> Generator:
-        table, past = log_masses(self.logits), torch.zeros(lead, dtype=torch.long, device=self.logits.device)
+        table, past = (
+            log_masses(self.logits),
+            torch.zeros(lead, dtype=torch.long, device=self.logits.device),
+        )
         for t in range(self.dims):
             value = yield laws.Categorical(table[past + self.first[t]])
             past = (past * self.levels + value.long()) % self.levels**self.order

@@ -28,7 +28,9 @@ def grid_edges(*shape: int, periodic: bool = False) -> list[tuple[int, int]]:
         for dim in reversed(range(len(shape))):
             following = (point[dim] + 1) % shape[dim]
             if shape[dim] > 1 and (following or (periodic and shape[dim] > 2)):
-                edges.append((int(number[point]), int(number[(*point[:dim], following, *point[dim + 1 :])])))
+                edges.append(
+                    (int(number[point]), int(number[(*point[:dim], following, *point[dim + 1 :])]))
+                )
     return edges
 
 
@@ -94,7 +96,11 @@ class MarkovRandomField(DistributionModule):
         self.nodes = prod(shape)
         self.neighbours = tuple((int(a), int(b)) for a, b in edges)
         self._check(self.neighbours)
-        self.register_buffer("edges", torch.tensor(self.neighbours, dtype=torch.long).reshape(-1, 2), persistent=False)
+        self.register_buffer(
+            "edges",
+            torch.tensor(self.neighbours, dtype=torch.long).reshape(-1, 2),
+            persistent=False,
+        )
         self.pairs = nn.Parameter(torch.zeros(1 if shared else len(edges), levels, levels))
         self.net = unary
         if unary is None:
@@ -108,30 +114,55 @@ class MarkovRandomField(DistributionModule):
     def forward(self, context: Tensor | None = None) -> ExactField | GibbsField:
         field = self.potentials(context)
         exact = field.factors(self.limit).plan().largest <= self.limit
-        law = ExactField(field, self.shape, self.limit) if exact else GibbsField(field, self.shape, self.sweeps)
-        return law if context is None or law.batch_shape == context.shape[:-1] else law.expand(context.shape[:-1])
+        law = (
+            ExactField(field, self.shape, self.limit)
+            if exact
+            else GibbsField(field, self.shape, self.sweeps)
+        )
+        return (
+            law
+            if context is None or law.batch_shape == context.shape[:-1]
+            else law.expand(context.shape[:-1])
+        )
 
     def potentials(self, context: Tensor | None = None) -> Pairwise:
         """Log potentials: u ``(*batch, D, K)`` and w ``(E, K, K)``."""
         if self.net is None:
             unary = self.unary.expand(self.nodes, -1)
         elif context is None:
-            raise ValueError("expected a context for the network of the unary potentials, got None; give one")
+            raise ValueError(
+                "expected a context for the network of the unary potentials, got None; give one"
+            )
         else:
-            unary = row_by_row(self.net, context, ndims=[1]).unflatten(-1, (self.nodes, self.levels))
-        return Pairwise(unary, self.pairs.expand(len(self.edges), -1, -1), self.edges, self.neighbours)
+            unary = row_by_row(self.net, context, ndims=[1]).unflatten(
+                -1, (self.nodes, self.levels)
+            )
+        return Pairwise(
+            unary, self.pairs.expand(len(self.edges), -1, -1), self.edges, self.neighbours
+        )
 
     @torch.no_grad()
     def belief_propagation(
-        self, context: Tensor | None = None, *, iterations: int = 200, damping: float = 0.0, tol: float = 1e-6
+        self,
+        context: Tensor | None = None,
+        *,
+        iterations: int = 200,
+        damping: float = 0.0,
+        tol: float = 1e-6,
     ) -> Beliefs:
         """Marginals and log Z by messages, for each row of the context or one: exact on trees, else approximate."""
         unary, pairs, edges, _ = self.potentials(context)
         rows = unary.reshape(-1, self.nodes, self.levels)
-        return belief_propagation(rows, pairs, edges, iterations=iterations, damping=damping, tol=tol)
+        return belief_propagation(
+            rows, pairs, edges, iterations=iterations, damping=damping, tol=tol
+        )
 
     def _check(self, edges: Sequence[tuple[int, int]]) -> None:
-        wrong = [edge for edge in edges if not (len({*edge}) == 2 and all(0 <= v < self.nodes for v in edge))]
+        wrong = [
+            edge
+            for edge in edges
+            if not (len({*edge}) == 2 and all(0 <= v < self.nodes for v in edge))
+        ]
         if wrong or self.levels < 2:
             raise ValueError(
                 f"expected levels >= 2 and edges between two of the variables 0, ..., {self.nodes - 1}, got levels "

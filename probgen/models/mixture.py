@@ -61,7 +61,14 @@ class GaussianMixture(DistributionModule):
 
     context_size, context_hint = 0, WITHOUT
 
-    def __init__(self, components: int, dims: int, covariance: type[Covariance] = Full, *, regularisation: float = 0.0):
+    def __init__(
+        self,
+        components: int,
+        dims: int,
+        covariance: type[Covariance] = Full,
+        *,
+        regularisation: float = 0.0,
+    ):
         super().__init__()
         if components < 1 or dims < 1 or regularisation < 0:
             raise ValueError(
@@ -118,7 +125,9 @@ class GaussianMixture(DistributionModule):
         with torch.no_grad():
             order = self.logits.argsort(descending=True)
             for parameter in self.parameters():
-                if len(parameter) == self.components:  # a tied covariance has one entry for all of them
+                if (
+                    len(parameter) == self.components
+                ):  # a tied covariance has one entry for all of them
                     parameter.copy_(parameter[order])
         return self
 
@@ -134,7 +143,9 @@ class GaussianMixture(DistributionModule):
         weights, means, covariances = weights.double(), means.double(), covariances.double()
         scatter = self.covariance.reduce(covariances)
         with thawed(self):
-            self._update(weights, means, scatter, torch.ones_like(weights), 0.0, torch.zeros_like(means))
+            self._update(
+                weights, means, scatter, torch.ones_like(weights), 0.0, torch.zeros_like(means)
+            )
         return self
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -148,7 +159,9 @@ class GaussianMixture(DistributionModule):
         """
         if not self.regularisation:
             return 0.0
-        return self.regularisation * (statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril))
+        return self.regularisation * (
+            statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril)
+        )
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
@@ -162,7 +175,9 @@ class GaussianMixture(DistributionModule):
         torch.linalg.LinAlgError
             If a component is empty or its covariance singular.
         """
-        rows, first, scatter, noise = (statistics[name] for name in ("rows", "first", "scatter", "noise"))
+        rows, first, scatter, noise = (
+            statistics[name] for name in ("rows", "first", "scatter", "noise")
+        )
         if empty := (~(rows > _EMPTY)).nonzero().flatten().tolist():
             raise torch.linalg.LinAlgError(
                 f"expected rows in every component, got none in components {empty}; use fewer components, or several "
@@ -172,10 +187,19 @@ class GaussianMixture(DistributionModule):
         scatter = scatter - self.covariance.outer(first, shift)
         noise = noise / rows[:, None]
         with one_core():
-            self._update(rows / rows.sum(), self.loc.double() + shift, scatter, rows, self.regularisation, noise)
+            self._update(
+                rows / rows.sum(),
+                self.loc.double() + shift,
+                scatter,
+                rows,
+                self.regularisation,
+                noise,
+            )
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """Clusters of rows ``(N, D)`` found by k-means, after k-means++, on standardised columns.
 
         Means and weights are those of the clusters, covariances start at their pooled covariance, which is regular
@@ -199,13 +223,27 @@ class GaussianMixture(DistributionModule):
         centre = x.double().nanmean(0)
         z = fill_missing(x.double() - centre)
         scale = z.square().mean(0).sqrt()
-        labels, clusters = _k_means(z / torch.where(scale > 0, scale, 1.0), self.components, generator, share)
+        labels, clusters = _k_means(
+            z / torch.where(scale > 0, scale, 1.0), self.components, generator, share
+        )
         means = clusters * scale
         residual = z - means[labels]
-        pooled = (residual.mT * share) @ residual / share.sum() + torch.diag_embed(1e-3 * scale.square())
+        pooled = (residual.mT * share) @ residual / share.sum() + torch.diag_embed(
+            1e-3 * scale.square()
+        )
         counts = labels.bincount(share, minlength=self.components) + 1
-        scatter, ones = self.covariance.reduce(pooled.expand(self.components, -1, -1)), torch.ones_like(counts)
-        self._update(counts / counts.sum(), centre + means, scatter, ones, self.regularisation, torch.zeros_like(means))
+        scatter, ones = (
+            self.covariance.reduce(pooled.expand(self.components, -1, -1)),
+            torch.ones_like(counts),
+        )
+        self._update(
+            counts / counts.sum(),
+            centre + means,
+            scatter,
+            ones,
+            self.regularisation,
+            torch.zeros_like(means),
+        )
 
     @property
     def _mixture(self) -> Mixture:
@@ -215,7 +253,15 @@ class GaussianMixture(DistributionModule):
         check_event(x, (self.dims,))
         return log_joint(x, self._mixture)
 
-    def _update(self, weights: Tensor, means: Tensor, scatter: Tensor, rows: Tensor, added: float, noise: Tensor):
+    def _update(
+        self,
+        weights: Tensor,
+        means: Tensor,
+        scatter: Tensor,
+        rows: Tensor,
+        added: float,
+        noise: Tensor,
+    ):
         least = resolution(means, scatter, rows, self.loc.dtype)
         self.covariance.maximise(scatter, rows, Limits(added, noise, least))
         put(self.logits, weights.log())
@@ -229,10 +275,16 @@ class GaussianMixture(DistributionModule):
             )
 
 
-def _k_means(z: Tensor, components: int, generator: torch.Generator | None, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _k_means(
+    z: Tensor, components: int, generator: torch.Generator | None, weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """Labels ``(N,)`` and centres ``(K, D)`` of the clusters of rows, each as often as its weight says."""
     from sklearn.cluster import KMeans
 
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    found = KMeans(components, n_init=1, random_state=seed).fit(z.cpu().numpy(), sample_weight=weights.cpu().numpy())
-    return torch.as_tensor(found.labels_, device=z.device).long(), torch.as_tensor(found.cluster_centers_).to(z)
+    found = KMeans(components, n_init=1, random_state=seed).fit(
+        z.cpu().numpy(), sample_weight=weights.cpu().numpy()
+    )
+    return torch.as_tensor(found.labels_, device=z.device).long(), torch.as_tensor(
+        found.cluster_centers_
+    ).to(z)

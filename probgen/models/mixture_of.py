@@ -51,9 +51,15 @@ class Mixture(DistributionModule):
         super().__init__()
         ndims = {component.context_ndim for component in components}
         if len(ndims) != 1:
-            raise ValueError(f"expected components whose contexts have one number of event dims, got {sorted(ndims)}")
+            raise ValueError(
+                f"expected components whose contexts have one number of event dims, got {sorted(ndims)}"
+            )
         self.components, self.context_ndim = nn.ModuleList(components), ndims.pop()
-        self.weights = Constant(len(components), context_ndim=self.context_ndim) if weights is None else weights
+        self.weights = (
+            Constant(len(components), context_ndim=self.context_ndim)
+            if weights is None
+            else weights
+        )
 
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
@@ -61,7 +67,9 @@ class Mixture(DistributionModule):
         return common_size([*self.components, self.weights])
 
     def forward(self, context: Tensor | None = None) -> MixtureOf:
-        return MixtureOf(self.weights(context), [law_given(component, context) for component in self.components])
+        return MixtureOf(
+            self.weights(context), [law_given(component, context) for component in self.components]
+        )
 
     def responsibilities(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""The law :math:`p(k \mid x, c)` of the component of each row: ``(*batch, *event) -> (*batch, K)``."""

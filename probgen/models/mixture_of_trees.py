@@ -77,7 +77,9 @@ class MixtureOfTrees(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> MixtureOf:
         trees = zip(self.parents.tolist(), self.logits, strict=True)
-        return MixtureOf(self.weights, [tree_law(parents, logits, self.levels) for parents, logits in trees])
+        return MixtureOf(
+            self.weights, [tree_law(parents, logits, self.levels) for parents, logits in trees]
+        )
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on complete rows ``(n, D)``: log-likelihood, and counts of all pairs of values for each tree.
@@ -88,9 +90,13 @@ class MixtureOfTrees(DistributionModule):
             If entries are missing.
         """
         self._check_complete(x)
-        joint = self.weights.log_softmax(-1) + tree_scores(x, self.parents, self.logits, self.levels)
+        joint = self.weights.log_softmax(-1) + tree_scores(
+            x, self.parents, self.logits, self.levels
+        )
         value = joint.logsumexp(-1, keepdim=True)
-        shares = (joint - value).exp() if weights is None else (joint - value).exp() * weights[:, None]
+        shares = (
+            (joint - value).exp() if weights is None else (joint - value).exp() * weights[:, None]
+        )
         return weighted_sum(value[:, 0], weights), self._statistics(x, shares)
 
     @torch.no_grad()
@@ -108,7 +114,9 @@ class MixtureOfTrees(DistributionModule):
     def free_parameters(self) -> int:
         """How many numbers the likelihood determines, given the trees: weights sum to 1."""
         tables = sum(tree_parameters(parents, self.levels) for parents in self.parents)
-        return (self.components - 1) * self.weights.requires_grad + tables * self.logits.requires_grad
+        return (
+            self.components - 1
+        ) * self.weights.requires_grad + tables * self.logits.requires_grad
 
     aic, bic = aic, bic
 
@@ -124,30 +132,49 @@ class MixtureOfTrees(DistributionModule):
         counts = family_counts(pairs, parents)
         logits = log_shares(counts, self.levels, self.smoothing)
         reached = torch.where(counts > 0, counts * logits, 0.0).sum()
-        return (reached - self.smoothing * log_prior(parents, logits, self.levels)).item(), parents, logits
+        return (
+            (reached - self.smoothing * log_prior(parents, logits, self.levels)).item(),
+            parents,
+            logits,
+        )
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """Trees of clusters of rows ``(N, D)``, which k-means finds on at most 16,384 of them."""
         from sklearn.cluster import KMeans
 
         self._check_complete(x)
         if len(x) < self.components:
-            raise ValueError(f"expected at least as many rows as trees, got {len(x)} rows for {self.components} trees")
+            raise ValueError(
+                f"expected at least as many rows as trees, got {len(x)} rows for {self.components} trees"
+            )
         kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
         rows, share = x[kept], (x.new_ones(len(x)) if weights is None else weights)[kept]
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
         clusters = KMeans(self.components, n_init=1, max_iter=20, random_state=seed)
         labels = clusters.fit(rows.cpu().numpy(), sample_weight=share.cpu().numpy()).labels_
-        shares = torch.full((len(rows), self.components), _SOFTENED / self.components, device=x.device)
-        shares[torch.arange(len(rows)), torch.as_tensor(labels, device=x.device).long()] += 1 - _SOFTENED
+        shares = torch.full(
+            (len(rows), self.components), _SOFTENED / self.components, device=x.device
+        )
+        shares[torch.arange(len(rows)), torch.as_tensor(labels, device=x.device).long()] += (
+            1 - _SOFTENED
+        )
         statistics = self._statistics(rows, shares.to(x.dtype) * share[:, None])
         if self.logits.requires_grad:
-            self.parents.copy_(torch.stack([spanning_tree(mutual_information(pairs)) for pairs in statistics["pairs"]]))
+            self.parents.copy_(
+                torch.stack(
+                    [spanning_tree(mutual_information(pairs)) for pairs in statistics["pairs"]]
+                )
+            )
         self.maximise(statistics)
 
     def _statistics(self, x: Tensor, shares: Tensor) -> dict[str, Tensor]:
-        return {"rows": shares.sum(0, dtype=torch.float64), "pairs": pair_counts(x, self.levels, shares)}
+        return {
+            "rows": shares.sum(0, dtype=torch.float64),
+            "pairs": pair_counts(x, self.levels, shares),
+        }
 
     def _check_complete(self, x: Tensor) -> None:
         if has_missing(x):

@@ -105,11 +105,17 @@ class NADE(DistributionModule):
         features = self.encode(x.to(self.offset)).index_select(-2, self.order)
         added = torch.einsum("...te,teh->...th", features, self.weight.index_select(0, self.order))
         running = added.cumsum(-2) - added + self._start(context).unsqueeze(-2)
-        raw = torch.einsum("...th,trh->...tr", self._hidden(running), self.out.index_select(0, self.order))
-        return self.head.law(raw.index_select(-2, self.order.argsort()).add(self.bias).movedim(-1, 0))
+        raw = torch.einsum(
+            "...th,trh->...tr", self._hidden(running), self.out.index_select(0, self.order)
+        )
+        return self.head.law(
+            raw.index_select(-2, self.order.argsort()).add(self.bias).movedim(-1, 0)
+        )
 
     def _hidden(self, running: Tensor) -> Tensor:
-        return self.activation(running if self.scale is None else running * self.scale.unsqueeze(-1))
+        return self.activation(
+            running if self.scale is None else running * self.scale.unsqueeze(-1)
+        )
 
     def _steps(self, context: Tensor | None, lead: torch.Size) -> Generator:
         running = self._start(context).expand(*lead, -1).reshape(lead.numel(), -1)

@@ -74,7 +74,12 @@ class NoisingDiffusion(DistributionModule):
         context_ndim: int = 1,
     ):
         super().__init__()
-        self.net, self.shape, self.process, self.context_ndim = net, torch.Size(shape), process, context_ndim
+        self.net, self.shape, self.process, self.context_ndim = (
+            net,
+            torch.Size(shape),
+            process,
+            context_ndim,
+        )
         self.calls, self.step = calls, step
         self()  # refuses what does not fit
 
@@ -86,7 +91,9 @@ class NoisingDiffusion(DistributionModule):
     def forward(self, context: Tensor | None = None) -> NoisingChain:
         predict = _given(self.net, context, len(self.shape), self.context_ndim)
         batch = _batch(context, self.context_ndim)
-        return NoisingChain(predict, self.process, self.shape, batch, calls=self.calls, step=self.step)
+        return NoisingChain(
+            predict, self.process, self.shape, batch, calls=self.calls, step=self.step
+        )
 
     def chain(self) -> UnrolledDiffusion:
         """The same model, parameters shared, as a program with a site for each step."""
@@ -157,8 +164,15 @@ class CategoricalDiffusion(DistributionModule):
     ):
         super().__init__()
         if not len(shape):
-            raise ValueError("expected events of at least one dim, got none; use events of shape (1,)")
-        self.net, self.shape, self.process, self.context_ndim = net, torch.Size(shape), process, context_ndim
+            raise ValueError(
+                "expected events of at least one dim, got none; use events of shape (1,)"
+            )
+        self.net, self.shape, self.process, self.context_ndim = (
+            net,
+            torch.Size(shape),
+            process,
+            context_ndim,
+        )
         self.encode, self.calls = OneHot(process.states) if encode is None else encode, calls
         self()  # refuses what does not fit
 
@@ -170,7 +184,12 @@ class CategoricalDiffusion(DistributionModule):
     def forward(self, context: Tensor | None = None) -> NoisingChain:
         predict = _given(self._logits, context, len(self.shape), self.context_ndim)
         return NoisingChain(
-            predict, self.process, self.shape, _batch(context, self.context_ndim), calls=self.calls, step=ancestral
+            predict,
+            self.process,
+            self.shape,
+            _batch(context, self.context_ndim),
+            calls=self.calls,
+            step=ancestral,
         )
 
     def chain(self) -> UnrolledDiffusion:
@@ -236,7 +255,9 @@ class UnrolledDiffusion(LatentVariableModel):
         process = self.diffusion.process
         process.check(x)
         with data_plate(x, context):
-            state = pyro.sample(f"x_{process.steps}", process.marginal(x, self._steps(x, process.steps)[0]))
+            state = pyro.sample(
+                f"x_{process.steps}", process.marginal(x, self._steps(x, process.steps)[0])
+            )
             for t in range(process.steps, 1, -1):
                 law = process.posterior(state, x, *self._steps(state, t))
                 state = pyro.sample(f"x_{t - 1}", law)
@@ -248,7 +269,9 @@ class UnrolledDiffusion(LatentVariableModel):
         return step, step - 1
 
 
-def _given(net: Callable[..., Tensor], context: Tensor | None, event_ndim: int, context_ndim: int) -> Callable:
+def _given(
+    net: Callable[..., Tensor], context: Tensor | None, event_ndim: int, context_ndim: int
+) -> Callable:
     """The network with its context, which is repeated over draws to the left of its rows."""
     given = () if context is None else (context,)
     ndims = (event_ndim, 0, context_ndim)[: 2 + len(given)]

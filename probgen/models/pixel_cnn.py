@@ -85,7 +85,11 @@ class PixelCNN(DistributionModule):
         super().__init__()
         self.context_size, self.head = context, of_entries(head)
         gated = [GatedLayer(width, reach, context, dropout) for _ in range(layers)]
-        self.net = RasterNet(shape, embed, gated, width=width, outputs=head.width(1), hidden=hidden, block=block)
+        self.net = RasterNet(
+            shape, embed, gated, width=width, outputs=head.width(1), hidden=hidden, block=block
+        )
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        return autoregression(self.net, self.net.walk, self.head, self.net.shape, context, self.net.order)
+        return autoregression(
+            self.net, self.net.walk, self.head, self.net.shape, context, self.net.order
+        )

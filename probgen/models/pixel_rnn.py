@@ -80,7 +80,11 @@ class PixelRNN(DistributionModule):
         super().__init__()
         self.context_size, self.head = context, of_entries(head)
         diagonal = [DiagonalLayer(width, context, dropout) for _ in range(layers)]
-        self.net = RasterNet(shape, embed, diagonal, width=width, outputs=head.width(1), hidden=hidden, block=block)
+        self.net = RasterNet(
+            shape, embed, diagonal, width=width, outputs=head.width(1), hidden=hidden, block=block
+        )
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        return autoregression(self.net, self.net.walk, self.head, self.net.shape, context, self.net.order)
+        return autoregression(
+            self.net, self.net.walk, self.head, self.net.shape, context, self.net.order
+        )

@@ -77,7 +77,12 @@ class BinNoise(Head):
     """
 
     def __init__(
-        self, net: nn.Module | None = None, *, min_scale: float = 0.55, event_ndim: int = 1, context_ndim: int = 1
+        self,
+        net: nn.Module | None = None,
+        *,
+        min_scale: float = 0.55,
+        event_ndim: int = 1,
+        context_ndim: int = 1,
     ):
         super().__init__(net, ("loc", "scale"), event_ndim, context_ndim)
         if not 0 < min_scale < 1:
@@ -86,4 +91,6 @@ class BinNoise(Head):
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
         loc, scale = raw
-        return LogitLogistic(loc, self.min_scale + (1 - self.min_scale) / math.log(2) * softplus(scale))
+        return LogitLogistic(
+            loc, self.min_scale + (1 - self.min_scale) / math.log(2) * softplus(scale)
+        )

@@ -91,7 +91,11 @@ class RBM(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> ExactBoltzmann | ChainedBoltzmann:
         law = boltzmann(self.field(context), self.visible, self.sweeps, self.limit)
-        return law if context is None or law.batch_shape == context.shape[:-1] else law.expand(context.shape[:-1])
+        return (
+            law
+            if context is None or law.batch_shape == context.shape[:-1]
+            else law.expand(context.shape[:-1])
+        )
 
     def field(self, context: Tensor | None = None) -> Bipartite:
         """The potentials, offsets multiplied out."""
@@ -103,7 +107,9 @@ class RBM(DistributionModule):
     def initialise(self, x: Tensor) -> None:
         """Biases that give the visible units the moments of rows ``(N, *event)``, and offsets in their middle."""
         if self.net is not None:
-            raise ValueError("expected a machine without a network for its biases, got one; train it from its start")
+            raise ValueError(
+                "expected a machine without a network for its biases, got one; train it from its start"
+            )
         start = self.visible.start(x.flatten(1).to(self.weight.dtype))
         self.raw.copy_(start)
         self.middle.fill_(0.5)

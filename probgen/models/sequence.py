@@ -61,7 +61,9 @@ class SequenceModel(DistributionModule):
     unknown_contexts = False
     context_hint = "build its network for {size} more inputs"
 
-    def __init__(self, network: CausalNetwork, emission: DistributionModule, shape: tuple[int, int]):
+    def __init__(
+        self, network: CausalNetwork, emission: DistributionModule, shape: tuple[int, int]
+    ):
         super().__init__()
         self.network, self.emission, self.shape = network, emission, tuple(shape)
         self.start = nn.Parameter(torch.zeros(shape[1]))
@@ -81,7 +83,9 @@ class SequenceModel(DistributionModule):
         context = None if context is None else context.unsqueeze(-2)
         return self.emission(self.network(beside(torch.cat((start, x[..., :-1, :]), -2), context)))
 
-    def _steps(self, context: Tensor | None, lead: torch.Size) -> Generator[dist.TorchDistribution, Tensor, None]:
+    def _steps(
+        self, context: Tensor | None, lead: torch.Size
+    ) -> Generator[dist.TorchDistribution, Tensor, None]:
         x, state = self.start.expand(*lead, -1), None
         for _ in range(self.shape[0]):
             hidden, state = self.network.step(beside(x, context), state)

@@ -54,13 +54,24 @@ class SphereFlow(DistributionModule):
     (True, torch.Size([5]))
     """
 
-    def __init__(self, *, transforms: int = 3, bins: int = 8, hidden: Sequence[int] = (64, 64), context: int = 0):
+    def __init__(
+        self,
+        *,
+        transforms: int = 3,
+        bins: int = 8,
+        hidden: Sequence[int] = (64, 64),
+        context: int = 0,
+    ):
         super().__init__()
         if transforms < 1:
             raise ValueError(f"expected transforms >= 1, got {transforms}")
         self.context_size = context
-        self.heights = nn.ModuleList(MLP(2 + context, hidden, 3 * bins + 1) for _ in range(transforms))
-        self.longitudes = nn.ModuleList(MLP(1 + context, hidden, 3 * bins + 1) for _ in range(transforms))
+        self.heights = nn.ModuleList(
+            MLP(2 + context, hidden, 3 * bins + 1) for _ in range(transforms)
+        )
+        self.longitudes = nn.ModuleList(
+            MLP(1 + context, hidden, 3 * bins + 1) for _ in range(transforms)
+        )
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
         maps: list[Transform] = [CylinderTransform()]
@@ -68,11 +79,15 @@ class SphereFlow(DistributionModule):
             maps.append(CouplingTransform(partial(_map_of_height, height, context), 1))
             maps.append(CouplingTransform(partial(_map_of_longitude, longitude, context), 1))
         base = uniform_cylinder(next(self.parameters()))
-        return Pushforward.through(base if context is None else base.expand(context.shape[:-1]), maps)
+        return Pushforward.through(
+            base if context is None else base.expand(context.shape[:-1]), maps
+        )
 
 
 def _map_of_height(net: nn.Module, context: Tensor | None, longitude: Tensor) -> IntervalSpline:
-    return IntervalSpline(net(beside(torch.cat((longitude.cos(), longitude.sin()), -1), context)).unsqueeze(-2))
+    return IntervalSpline(
+        net(beside(torch.cat((longitude.cos(), longitude.sin()), -1), context)).unsqueeze(-2)
+    )
 
 
 def _map_of_longitude(net: nn.Module, context: Tensor | None, height: Tensor) -> CircularTransform:

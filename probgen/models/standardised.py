@@ -66,12 +66,16 @@ class Standardised(DistributionModule):
         for name, value in zip(("low", "high"), bounds or (None, None), strict=True):
             self.register_buffer(name, None if value is None else torch.as_tensor(value).to(real))
         if not (self.scale > 0).all():
-            raise ValueError(f"expected scale > 0, got {self.scale}; drop constant variables, or give them a scale")
+            raise ValueError(
+                f"expected scale > 0, got {self.scale}; drop constant variables, or give them a scale"
+            )
         if bounds is not None and not (self.low < self.high).all():
             raise ValueError(f"expected bounds a < b, got {bounds}")
 
     @classmethod
-    def fitted(cls, family: DistributionModule, x: Tensor, *, bounds: Bounds | None = None) -> Standardised:
+    def fitted(
+        cls, family: DistributionModule, x: Tensor, *, bounds: Bounds | None = None
+    ) -> Standardised:
         """With the means and standard deviations of rows ``(N, *event)``, NaN = missing (after the logit, if any).
 
         Raises
@@ -81,7 +85,9 @@ class Standardised(DistributionModule):
         """
         if bounds is not None and not ((x >= bounds[0]) & (x <= bounds[1]) | x.isnan()).all():
             low, high = (f(x[~x.isnan()]).item() for f in (torch.min, torch.max))
-            raise ValueError(f"expected x within the bounds {bounds}, got {low:g} to {high:g}; widen the bounds")
+            raise ValueError(
+                f"expected x within the bounds {bounds}, got {low:g} to {high:g}; widen the bounds"
+            )
         y = cls(family, bounds=bounds).standardise(x).double()
         loc = y.nanmean(0)
         scale = (y - loc).square().nanmean(0).sqrt()

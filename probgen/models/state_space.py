@@ -54,17 +54,26 @@ class LinearGaussianStateSpace(DistributionModule):
     def __init__(self, states: int, dims: int, steps: int, noise: type[Covariance] = Full):
         super().__init__()
         if states < 1 or dims < 1 or steps < 1:
-            raise ValueError(f"expected states >= 1, dims >= 1, steps >= 1, got {states=}, {dims=}, {steps=}")
+            raise ValueError(
+                f"expected states >= 1, dims >= 1, steps >= 1, got {states=}, {dims=}, {steps=}"
+            )
         self.steps = steps
         self.transition = nn.Parameter(0.9 * torch.eye(states))
         self.emission = nn.Parameter(torch.randn(dims, states))
         self.initial_mean = nn.Parameter(torch.zeros(states))
-        self.transition_cov, self.initial_cov, self.emission_cov = Full(1, states), Full(1, states), noise(1, dims)
+        self.transition_cov, self.initial_cov, self.emission_cov = (
+            Full(1, states),
+            Full(1, states),
+            noise(1, dims),
+        )
 
     @property
     def system(self) -> System:
         """The parameters, covariances as matrices."""
-        trils = (part.scale_tril[0] for part in (self.transition_cov, self.emission_cov, self.initial_cov))
+        trils = (
+            part.scale_tril[0]
+            for part in (self.transition_cov, self.emission_cov, self.initial_cov)
+        )
         move, noise, first = (tril @ tril.mT for tril in trils)
         return System(self.transition, move, self.emission, noise, self.initial_mean, first)
 
@@ -86,14 +95,22 @@ class LinearGaussianStateSpace(DistributionModule):
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on sequences ``(n, T, D)``: expected products of states, neighbours and observations, in float64."""
         system, rows = System(*(part.double() for part in self.system)), x.double().transpose(0, 1)
-        system = system._replace(initial_mean=system.initial_mean[None], initial_cov=system.initial_cov[None])
+        system = system._replace(
+            initial_mean=system.initial_mean[None], initial_cov=system.initial_cov[None]
+        )
         found = kalman_filter(system, rows)
         mean, cov, lagged = smoother(system, found)
         second = mean[..., None] * mean[..., None, :] + cov
         matrix, offset, left = expected_values(system, rows)
         cross = matrix @ second + offset[..., None] * mean[..., None, :]
         one = offset[..., None] * (matrix @ mean[..., None]).mT
-        square = matrix @ second @ matrix.mT + one + one.mT + offset[..., None] * offset[..., None, :] + left
+        square = (
+            matrix @ second @ matrix.mT
+            + one
+            + one.mT
+            + offset[..., None] * offset[..., None, :]
+            + left
+        )
         neighbours = mean[1:, :, :, None] * mean[:-1, :, None, :] + lagged
         whole = {
             "zz": second,
@@ -105,8 +122,14 @@ class LinearGaussianStateSpace(DistributionModule):
         }
         share = rows.new_ones(len(x)) if weights is None else weights.double()
         statistics = {name: torch.einsum("b,tbij->ij", share, part) for name, part in whole.items()}
-        statistics |= {"first": share @ mean[0], "firsts": torch.einsum("b,bij->ij", share, second[0])}
-        return found.log_likelihood @ share, statistics | {"sequences": share.sum(), "steps": share.sum() * x.shape[1]}
+        statistics |= {
+            "first": share @ mean[0],
+            "firsts": torch.einsum("b,bij->ij", share, second[0]),
+        }
+        return found.log_likelihood @ share, statistics | {
+            "sequences": share.sum(),
+            "steps": share.sum() * x.shape[1],
+        }
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
@@ -121,14 +144,30 @@ class LinearGaussianStateSpace(DistributionModule):
         """
         sequences, steps = statistics["sequences"], statistics["steps"]
         first = statistics["first"][:, None]
-        _fit(self.initial_mean, self.initial_cov, first, sequences.reshape(1, 1), statistics["firsts"], sequences)
+        _fit(
+            self.initial_mean,
+            self.initial_cov,
+            first,
+            sequences.reshape(1, 1),
+            statistics["firsts"],
+            sequences,
+        )
         if steps > sequences:
             moments = (statistics[name] for name in ("pairs", "before", "after"))
             _fit(self.transition, self.transition_cov, *moments, steps - sequences)
-        _fit(self.emission, self.emission_cov, statistics["xz"], statistics["zz"], statistics["xx"], steps)
+        _fit(
+            self.emission,
+            self.emission_cov,
+            statistics["xz"],
+            statistics["zz"],
+            statistics["xx"],
+            steps,
+        )
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+    ) -> None:
         """Random directions with the scales of the variables; states of variance about 1, that persist."""
         scale = x.flatten(0, 1).double().square().nanmean(0).sqrt()
         states = len(self.transition)
@@ -143,7 +182,9 @@ class LinearGaussianStateSpace(DistributionModule):
         _set(self.emission_cov, (0.5 * scale.square()).diag(), one)
 
 
-def _fit(slopes: Tensor, noise: Covariance, cross: Tensor, before: Tensor, after: Tensor, rows: Tensor) -> None:
+def _fit(
+    slopes: Tensor, noise: Covariance, cross: Tensor, before: Tensor, after: Tensor, rows: Tensor
+) -> None:
     r"""A regression from sums of products, and the covariance of what it leaves; slopes that are frozen are given.
 
     .. math:: B = \Sigma_{ab} \Sigma_{bb}^{-1}, \qquad
@@ -160,4 +201,6 @@ def _fit(slopes: Tensor, noise: Covariance, cross: Tensor, before: Tensor, after
 def _set(covariance: Covariance, scatter: Tensor, rows: Tensor) -> None:
     """One covariance matrix of the given form from a sum of products over so many rows."""
     none = scatter.new_zeros(1, len(scatter))
-    covariance.maximise(covariance.reduce(0.5 * (scatter + scatter.mT)[None]), rows[None], Limits(0.0, none, none))
+    covariance.maximise(
+        covariance.reduce(0.5 * (scatter + scatter.mT)[None]), rows[None], Limits(0.0, none, none)
+    )

@@ -46,4 +46,6 @@ class Transformed(DistributionModule):
         return common_size([self.family, *self.layers])
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        return Pushforward.through(law_given(self.family, context), [layer(context) for layer in self.layers])
+        return Pushforward.through(
+            law_given(self.family, context), [layer(context) for layer in self.layers]
+        )

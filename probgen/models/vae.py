@@ -53,7 +53,10 @@ class VAE(LatentVariableModel):
     context_hint = "build its networks for {size} more inputs"
 
     def __init__(
-        self, prior: DistributionModule | LatentVariableModel, decoder: DistributionModule, encoder: DistributionModule
+        self,
+        prior: DistributionModule | LatentVariableModel,
+        decoder: DistributionModule,
+        encoder: DistributionModule,
     ):
         super().__init__()
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
@@ -62,7 +65,9 @@ class VAE(LatentVariableModel):
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
         """What the prior declares, or what the decoder takes beside the latents."""
-        return size_of(self.prior) or (None if self.latents is None else beside_size(self.decoder, self.latents))
+        return size_of(self.prior) or (
+            None if self.latents is None else beside_size(self.decoder, self.latents)
+        )
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         with data_plate(x, context):
@@ -82,7 +87,9 @@ class VAE(LatentVariableModel):
                 f"expected x of shape (N, *event), one row for each of the contexts {tuple(context.shape)}, got "
                 f"{tuple(x.shape)}; take out the dims between rows and events"
             )
-        return self.encoder(_side_by_side(fill_missing(x), received(self, context), self.encoder.context_ndim))
+        return self.encoder(
+            _side_by_side(fill_missing(x), received(self, context), self.encoder.context_ndim)
+        )
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The likelihood p(x | z, c): ``(*batch, Z) -> batch_shape (*batch,)``."""
@@ -103,7 +110,9 @@ def _side_by_side(value: Tensor, context: Tensor | None, event_ndim: int) -> Ten
     if context is None:
         return value
     at = -3 if event_ndim >= 3 else -1
-    context = context.reshape(*context.shape[:-1], *(1,) * (event_ndim + at), context.shape[-1], *(1,) * (-1 - at))
+    context = context.reshape(
+        *context.shape[:-1], *(1,) * (event_ndim + at), context.shape[-1], *(1,) * (-1 - at)
+    )
     shape = list(value.shape)
     shape[at] = context.shape[at]
     return torch.cat((value, context.expand(shape)), at)

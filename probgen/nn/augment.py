@@ -34,7 +34,9 @@ class Colour(nn.Module):
         self.strength = strength
 
     def forward(self, x: Tensor) -> Tensor:
-        brightness, saturation, contrast = self.strength * (torch.rand(3, len(x), 1, 1, 1).to(x) - 0.5)
+        brightness, saturation, contrast = self.strength * (
+            torch.rand(3, len(x), 1, 1, 1).to(x) - 0.5
+        )
         x = x + brightness
         grey = x.mean(1, keepdim=True)
         x = grey + (x - grey) * (1 + 2 * saturation)
@@ -140,17 +142,36 @@ class RandomAffine(nn.Module):
     """
 
     def __init__(
-        self, degrees: float = 15.0, scale: float = 0.15, shear: float = 0.2, shift: float = 0.1, fill: float = 0.0
+        self,
+        degrees: float = 15.0,
+        scale: float = 0.15,
+        shear: float = 0.2,
+        shift: float = 0.1,
+        fill: float = 0.0,
     ):
         super().__init__()
-        self.degrees, self.scale, self.shear, self.shift, self.fill = degrees, scale, shear, shift, fill
+        self.degrees, self.scale, self.shear, self.shift, self.fill = (
+            degrees,
+            scale,
+            shear,
+            shift,
+            fill,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        turn, size, shear, right, down = 2 * torch.rand(5, len(x), dtype=x.dtype, device=x.device) - 1
-        angle, size, shear = math.radians(self.degrees) * turn, (self.scale * size).exp(), self.shear * shear
+        turn, size, shear, right, down = (
+            2 * torch.rand(5, len(x), dtype=x.dtype, device=x.device) - 1
+        )
+        angle, size, shear = (
+            math.radians(self.degrees) * turn,
+            (self.scale * size).exp(),
+            self.shear * shear,
+        )
         cos, sin = size * angle.cos(), size * angle.sin()
         row = torch.stack([cos, shear * cos - sin, 2 * self.shift * right], -1)
-        grid = torch.stack([row, torch.stack([sin, shear * sin + cos, 2 * self.shift * down], -1)], 1)
+        grid = torch.stack(
+            [row, torch.stack([sin, shear * sin + cos, 2 * self.shift * down], -1)], 1
+        )
         grid = affine_grid(grid, x.shape, align_corners=False)
         return grid_sample(x - self.fill, grid, align_corners=False) + self.fill
 

@@ -30,13 +30,17 @@ class Constant(nn.Module):
 
     def __init__(self, *shape: int, initial: float | Tensor = 0.0, context_ndim: int = 1):
         super().__init__()
-        self.value = nn.Parameter(torch.as_tensor(initial, dtype=torch.get_default_dtype()).expand(shape).clone())
+        self.value = nn.Parameter(
+            torch.as_tensor(initial, dtype=torch.get_default_dtype()).expand(shape).clone()
+        )
         self.context_ndim = context_ndim
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         if context is None:
             return self.value
-        return self.value.expand(*context.shape[: context.ndim - self.context_ndim], *self.value.shape)
+        return self.value.expand(
+            *context.shape[: context.ndim - self.context_ndim], *self.value.shape
+        )
 
 
 class Standardize(nn.Module):
@@ -51,7 +55,9 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.as_tensor(mean))
         self.register_buffer("std", torch.as_tensor(std))
         if not (self.std > 0).all():
-            raise ValueError(f"expected positive std, got {std}; drop constant variables, or give them a std of 1")
+            raise ValueError(
+                f"expected positive std, got {std}; drop constant variables, or give them a std of 1"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std

@@ -54,7 +54,9 @@ class GatedLayer(nn.Module):
         self.context = nn.Linear(context, 4 * width, bias=False) if context else None
         self.dropout = nn.Dropout2d(dropout)
 
-    def forward(self, above: Tensor, before: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, above: Tensor, before: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         r = self.reach
         first, second = self.biases(context)
         above = above + self.dropout(gate(self.vertical(pad(above, (r, r, r, 0))) + first))
@@ -94,5 +96,8 @@ class GatedWalk:
         """The other stack at one pixel of the row, ``(B, F) -> (B, F)``."""
         columns = torch.cat((self.columns, before.unsqueeze(2)), 2)
         self.columns = columns[:, :, 1:]
-        z = linear(columns.flatten(1), self.weights[0], self.layer.horizontal.bias) + self.over[..., column]
+        z = (
+            linear(columns.flatten(1), self.weights[0], self.layer.horizontal.bias)
+            + self.over[..., column]
+        )
         return before + linear(gate(z), self.weights[1], self.layer.out.bias)

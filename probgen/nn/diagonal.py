@@ -58,13 +58,17 @@ def skewed(x: Tensor) -> Tensor:
             [0, 3, 4]])
     """
     height, width = x.shape[-2:]
-    return pad(x, (0, height)).flatten(-2)[..., :-height].unflatten(-1, (height, width + height - 1))
+    return (
+        pad(x, (0, height)).flatten(-2)[..., :-height].unflatten(-1, (height, width + height - 1))
+    )
 
 
 def straight(x: Tensor) -> Tensor:
     """What :func:`skewed` undoes, ``(*, H, W + H - 1) -> (*, H, W)``."""
     height, length = x.shape[-2:]
-    return pad(x.flatten(-2), (0, height)).unflatten(-1, (height, length + 1))[..., : length + 1 - height]
+    return pad(x.flatten(-2), (0, height)).unflatten(-1, (height, length + 1))[
+        ..., : length + 1 - height
+    ]
 
 
 class DiagonalLayer(nn.Module):
@@ -89,12 +93,16 @@ class DiagonalLayer(nn.Module):
     def __init__(self, width: int, context: int = 0, dropout: float = 0.0):
         super().__init__()
         self.leftward, self.rightward = DiagonalLSTM(width), DiagonalLSTM(width)
-        self.link, *self.out = (nn.Conv2d(width, width, 1, bias=bias) for bias in (False, True, True))
+        self.link, *self.out = (
+            nn.Conv2d(width, width, 1, bias=bias) for bias in (False, True, True)
+        )
         self.out = nn.ModuleList(self.out)
         self.context = nn.Linear(context, 8 * width, bias=False) if context else None
         self.dropout = nn.Dropout2d(dropout)
 
-    def forward(self, above: Tensor, before: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, above: Tensor, before: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         first, second = self.biases(context)
         left = self.leftward(above.flip(3), first).flip(3)
         above = above + self.out[0](self.dropout(left))

@@ -22,7 +22,9 @@ class ModulatedBlock(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)
+        )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
@@ -93,13 +95,22 @@ class DiT(nn.Module):
                 f"expected images (C, H, W), sequences (T, C) or vectors (D,) of sizes divisible by patch {patch}, got "
                 f"shape {self.shape}; choose a patch that divides {tuple(sizes)}"
             )
-        self.outputs, self.grid = channels if outputs is None else outputs, [size // patch for size in sizes]
+        self.outputs, self.grid = (
+            channels if outputs is None else outputs,
+            [size // patch for size in sizes],
+        )
         entries = patch ** len(sizes)
         self.conditioning = Conditioning(width, context, time)
-        self.first, self.last = nn.Linear(channels * entries, width), nn.Linear(width, self.outputs * entries)
+        self.first, self.last = (
+            nn.Linear(channels * entries, width),
+            nn.Linear(width, self.outputs * entries),
+        )
         self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in self.grid)
         self.blocks = nn.ModuleList(ModulatedBlock(width, heads) for _ in range(layers))
-        self.norm, self.modulation = nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, 2 * width)
+        self.norm, self.modulation = (
+            nn.LayerNorm(width, elementwise_affine=False),
+            nn.Linear(width, 2 * width),
+        )
         for layer in (self.last, self.modulation):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -32,7 +32,9 @@ class Levels(nn.Module):
     def __init__(self, levels: int):
         super().__init__()
         if levels < 2:
-            raise ValueError(f"expected levels >= 2, got {levels}; a single level leaves nothing to tell")
+            raise ValueError(
+                f"expected levels >= 2, got {levels}; a single level leaves nothing to tell"
+            )
         self.half = (levels - 1) / 2
 
     def forward(self, x: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ class CouplingNet(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(shape[0], hidden, 3, padding=1)
         self.offset = nn.Parameter(torch.zeros(hidden, *shape[1:]))
-        self.between = nn.Sequential(nn.SiLU(), nn.Conv2d(hidden, hidden, 1), nn.SiLU(), nn.Dropout2d(dropout))
+        self.between = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(hidden, hidden, 1), nn.SiLU(), nn.Dropout2d(dropout)
+        )
         self.last = nn.Conv2d(hidden, outputs, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -58,7 +60,10 @@ class ActNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.shift, self.log_scale = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+        self.shift, self.log_scale = (
+            nn.Parameter(torch.zeros(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = (x + self.shift[:, None, None]) * self.log_scale.exp()[:, None, None]
@@ -101,7 +106,9 @@ class InvertibleConv(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper = self._factors()
         weight = self.permutation @ lower @ upper
-        return conv2d(x, weight[..., None, None]), (self.log_scale.sum() * x.shape[-1] * x.shape[-2]).expand(len(x))
+        return conv2d(x, weight[..., None, None]), (
+            self.log_scale.sum() * x.shape[-1] * x.shape[-2]
+        ).expand(len(x))
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         lower, upper = self._factors()
@@ -167,7 +174,12 @@ class IntegerCoupling(nn.Module):
     """
 
     def __init__(
-        self, shape: Shape, network: Network = CouplingNet, context: int = 0, centre: float = 0.0, half: float = 1.0
+        self,
+        shape: Shape,
+        network: Network = CouplingNet,
+        context: int = 0,
+        centre: float = 0.0,
+        half: float = 1.0,
     ):
         super().__init__()
         self.first, self.centre, self.half = shape[0] // 2, centre, half
@@ -183,7 +195,9 @@ class IntegerCoupling(nn.Module):
 
     def _shift(self, first: Tensor, context: Tensor | None) -> Tensor:
         shift = self.half * self.network(beside((first - self.centre) / self.half, context))
-        return shift.round().detach() + (shift - shift.detach())  # in this order the value is an integer exactly
+        return shift.round().detach() + (
+            shift - shift.detach()
+        )  # in this order the value is an integer exactly
 
 
 class Shuffle(nn.Module):

@@ -47,7 +47,11 @@ class MaskedLinear(nn.Module):
     def masked(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Weight ``(outputs, inputs)`` and bias ``(outputs,)`` for the degrees of the units before and after."""
         keep = before <= after.unsqueeze(-1)
-        bias = self.bias if self.seen is None else self.bias + torch.where(keep, self.seen, 0.0).sum(-1)
+        bias = (
+            self.bias
+            if self.seen is None
+            else self.bias + torch.where(keep, self.seen, 0.0).sum(-1)
+        )
         return torch.where(keep, self.weight, 0.0), bias
 
     def forward(self, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -110,7 +114,8 @@ class MaskedMLP(nn.Module):
         self.dims, self.outputs, self.features, self.residual = dims, outputs, features, residual
         sizes = (dims * features, *hidden)
         self.hidden = nn.ModuleList(
-            MaskedLinear(before, after, aware and i == 0) for i, (before, after) in enumerate(pairwise(sizes))
+            MaskedLinear(before, after, aware and i == 0)
+            for i, (before, after) in enumerate(pairwise(sizes))
         )
         self.last = MaskedLinear(sizes[-1], outputs * dims, aware and not hidden)
         self.direct = MaskedLinear(sizes[0], outputs * dims) if direct and hidden else None
@@ -144,7 +149,9 @@ class MaskedMLP(nn.Module):
             raw = raw + self.direct(x, self._chain(degrees)[0], after)
         return raw + self._seen(-1, context)
 
-    def steps(self, degrees: Degrees, context: Tensor | None, rows: int) -> Generator[Tensor, Tensor, None]:
+    def steps(
+        self, degrees: Degrees, context: Tensor | None, rows: int
+    ) -> Generator[Tensor, Tensor, None]:
         """The outputs ``(rows, R)`` of one variable after the other; it is sent the features ``(rows, E)`` of each.
 
         A hidden unit is computed once, as soon as all that it sees is known: all steps together cost what one pass
@@ -166,7 +173,9 @@ class MaskedMLP(nn.Module):
             return
         seen = plan.bounds[layer - 1][t + 1]
         weight, bias = plan.weights[layer - 1], plan.biases[layer - 1]
-        out = self.activation(torch.addmm(bias[first:last], weight[first:last, :seen], known[layer - 1][:seen]))
+        out = self.activation(
+            torch.addmm(bias[first:last], weight[first:last, :seen], known[layer - 1][:seen])
+        )
         if self.residual and layer > 1 and len(known[layer]) == len(known[layer - 1]):
             out = out + known[layer - 1][first:last]
         known[layer][first:last] = out
@@ -199,9 +208,15 @@ class _Plan:
             [0, *torch.searchsorted(degree[sort], places, right=True).tolist()]
             for degree, sort in zip(chain[:-1], sorts, strict=False)
         ]
-        maps = [layer.masked(*around) for layer, around in zip([*net.hidden, net.last], pairwise(chain), strict=True)]
+        maps = [
+            layer.masked(*around)
+            for layer, around in zip([*net.hidden, net.last], pairwise(chain), strict=True)
+        ]
         around = list(pairwise(sorts))
-        self.weights = [weight[after][:, before] for (weight, _), (before, after) in zip(maps, around, strict=True)]
+        self.weights = [
+            weight[after][:, before]
+            for (weight, _), (before, after) in zip(maps, around, strict=True)
+        ]
         biases = [bias.unsqueeze(-1) for _, bias in maps]
         biases[-1] = biases[-1] + _column(net._seen(-1, context))
         biases[0] = biases[0] + _column(net._seen(0, context))
@@ -214,9 +229,15 @@ class _Plan:
 
     def outputs(self, known: list[Tensor], t: int, each: int) -> Tensor:
         """The outputs ``(R, rows)`` for place t."""
-        rows, seen, inputs = slice(t * each, (t + 1) * each), self.bounds[-1][t + 1], self.bounds[0][t + 1]
+        rows, seen, inputs = (
+            slice(t * each, (t + 1) * each),
+            self.bounds[-1][t + 1],
+            self.bounds[0][t + 1],
+        )
         raw = torch.addmm(self.biases[-1][rows], self.weights[-1][rows, :seen], known[-1][:seen])
-        return raw if self.direct is None else raw.addmm(self.direct[rows, :inputs], known[0][:inputs])
+        return (
+            raw if self.direct is None else raw.addmm(self.direct[rows, :inputs], known[0][:inputs])
+        )
 
 
 def _column(seen: Tensor | float) -> Tensor | float:

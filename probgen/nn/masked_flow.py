@@ -66,21 +66,36 @@ class MaskedConditioner(nn.Module):
     ):
         super().__init__()
         self.dims, self.width, self.residual = dims, width, residual
-        self.register_buffer("order", torch.arange(dims) if order is None else torch.as_tensor(order))
+        self.register_buffer(
+            "order", torch.arange(dims) if order is None else torch.as_tensor(order)
+        )
         if not torch.equal(self.order.sort().values.cpu(), torch.arange(dims)):
-            raise ValueError(f"expected an order that has each of 0, ..., {dims - 1} once, got {self.order.tolist()}")
-        lowest = 0 if context else min(1, dims - 1)  # units that see nothing are of no use without a context
+            raise ValueError(
+                f"expected an order that has each of 0, ..., {dims - 1} once, got {self.order.tolist()}"
+            )
+        lowest = (
+            0 if context else min(1, dims - 1)
+        )  # units that see nothing are of no use without a context
         degrees = [lowest + torch.arange(size) * (dims - lowest) // size for size in hidden]
         place = self.order.argsort()
         chain = [place + 1, *degrees]
-        self.layers = nn.ModuleList(_Masked(after[:, None] >= before) for before, after in pairwise(chain))
+        self.layers = nn.ModuleList(
+            _Masked(after[:, None] >= before) for before, after in pairwise(chain)
+        )
         self.last = _Masked(place.repeat_interleave(width)[:, None] >= chain[-1])
         first = self.layers[0] if hidden else self.last
         self.context_size = context
         self.context = nn.Linear(context, first.out_features, bias=False) if context else None
-        self.activation = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
-        self.sizes, self.new = (dims, *hidden), [degree.bincount(minlength=dims).tolist() for degree in degrees]
-        with torch.no_grad():  # close to the same parameters for every x: a flow starts close to the identity
+        self.activation = (
+            nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
+        )
+        self.sizes, self.new = (
+            (dims, *hidden),
+            [degree.bincount(minlength=dims).tolist() for degree in degrees],
+        )
+        with (
+            torch.no_grad()
+        ):  # close to the same parameters for every x: a flow starts close to the identity
             self.last.weight.mul_(0.01)
             self.last.bias.mul_(0.01)
 
@@ -95,7 +110,9 @@ class MaskedConditioner(nn.Module):
         raw = raw if self.layers or shown is None else raw + shown
         return raw.unflatten(-1, (self.dims, self.width))
 
-    def steps(self, lead: torch.Size, context: Tensor | None = None) -> Generator[Tensor, Tensor, None]:
+    def steps(
+        self, lead: torch.Size, context: Tensor | None = None
+    ) -> Generator[Tensor, Tensor, None]:
         """Yields ``(*lead, R)`` for one variable after the other, in order, and is sent the values ``(*lead,)``.
 
         Every hidden unit is computed once, when all that it sees is known: together the steps cost about one pass.
@@ -125,14 +142,20 @@ class MaskedConditioner(nn.Module):
         ]
 
     def _adds(self, layer: int) -> bool:
-        return self.residual and layer > 0 and self.layers[layer].weight.shape[0] == self.layers[layer].weight.shape[1]
+        return (
+            self.residual
+            and layer > 0
+            and self.layers[layer].weight.shape[0] == self.layers[layer].weight.shape[1]
+        )
 
     def _shown(self, context: Tensor | None) -> Tensor | None:
         """What the context adds to the first layer; raises ``ValueError`` unless it is there when it should be."""
         if self.context is None:
             return None
         if context is None:
-            raise ValueError(f"expected a context of shape (*batch, {self.context_size}), got None; give one")
+            raise ValueError(
+                f"expected a context of shape (*batch, {self.context_size}), got None; give one"
+            )
         return self.context(vectors(context, self.context_size, self.context.weight.dtype))
 
 
@@ -159,7 +182,10 @@ class _Known:
         self.buffer, self.value, self.count = buffer, buffer[:0], 0
 
     def append(self, rows: Tensor, count: int) -> None:
-        first, self.count = self.count, self.count + count  # counted here: len(tensor) takes longer than the sums
+        first, self.count = (
+            self.count,
+            self.count + count,
+        )  # counted here: len(tensor) takes longer than the sums
         if torch.is_grad_enabled():
             self.value = torch.cat((self.value, rows))
         else:

@@ -41,11 +41,15 @@ class Stem(nn.Module):
 
     def row(self, rows: Tensor, row: int) -> Tensor:
         """The upper stack from the last ``reach`` rows, ``(B, E + 1, reach, W) -> (B, F, 1, W)``."""
-        return self.vertical(pad(rows, (self.reach, self.reach))) + self.positions[0, :, row : row + 1]
+        return (
+            self.vertical(pad(rows, (self.reach, self.reach))) + self.positions[0, :, row : row + 1]
+        )
 
     def pixel(self, columns: Tensor, row: int, column: int) -> Tensor:
         """The other stack from the last ``reach`` pixels of the row, ``(B, E + 1, reach) -> (B, F)``."""
-        return linear(columns.flatten(1), self.horizontal.weight.flatten(1), self.positions[1, :, row, column])
+        return linear(
+            columns.flatten(1), self.horizontal.weight.flatten(1), self.positions[1, :, row, column]
+        )
 
 
 def inside(values: Tensor) -> Tensor:
@@ -65,11 +69,17 @@ class Readout(nn.Module):
         super().__init__()
         self.channels, self.hidden = channels, hidden
         self.features = nn.Conv2d(width, channels * hidden, 1)
-        self.earlier = nn.Conv2d(channels * embedded, channels * hidden, 1, bias=False) if channels > 1 else None
+        self.earlier = (
+            nn.Conv2d(channels * embedded, channels * hidden, 1, bias=False)
+            if channels > 1
+            else None
+        )
         self.last = nn.Conv2d(channels * hidden, channels * outputs, 1, groups=channels)
         order = torch.arange(channels)
         mask = order.repeat_interleave(hidden)[:, None] > order.repeat_interleave(embedded)
-        self.register_buffer("mask", mask.to(torch.get_default_dtype())[..., None, None], persistent=False)
+        self.register_buffer(
+            "mask", mask.to(torch.get_default_dtype())[..., None, None], persistent=False
+        )
 
     def forward(self, features: Tensor, values: Tensor) -> Tensor:
         h = self.features(elu(features))
@@ -80,13 +90,18 @@ class Readout(nn.Module):
     def pixel(self, features: Tensor) -> Generator[Tensor, Tensor, None]:
         """Gives the raw parameters ``(B, R)`` of each channel of a pixel; receives its embedded value ``(B, E)``."""
         known = linear(elu(features), self.features.weight.flatten(1), self.features.bias)
-        weights = [w.flatten(1).chunk(self.channels) for w in (self.last.weight, self.last.bias.unsqueeze(1))]
+        weights = [
+            w.flatten(1).chunk(self.channels)
+            for w in (self.last.weight, self.last.bias.unsqueeze(1))
+        ]
         for channel, (weight, bias) in enumerate(zip(*weights, strict=True)):
             h = known[:, channel * self.hidden : (channel + 1) * self.hidden]
             value = yield linear(elu(h), weight, bias.flatten())
             if self.earlier is not None:
                 size = value.shape[1]
-                seen = (self.earlier.weight * self.mask)[:, channel * size : (channel + 1) * size, 0, 0]
+                seen = (self.earlier.weight * self.mask)[
+                    :, channel * size : (channel + 1) * size, 0, 0
+                ]
                 known = known + linear(value, seen)
 
 
@@ -135,7 +150,12 @@ class RasterNet(nn.Module):
                 "pad the images, or set block=1"
             )
         channels, size = shape[0] * block**2, (shape[1] // block, shape[2] // block)
-        self.shape, self.block, self.grid, self.reach = tuple(shape), block, (channels, *size), reach
+        self.shape, self.block, self.grid, self.reach = (
+            tuple(shape),
+            block,
+            (channels, *size),
+            reach,
+        )
         self.embed, self.layers = embed, nn.ModuleList(layers)
         embedded = embed(torch.zeros(1)).shape[-1]
         self.stem = Stem(channels * embedded, width, size, reach)
@@ -168,7 +188,9 @@ class RasterNet(nn.Module):
             pixels = yield from self._row(walks, row, rows.new_zeros(*rows.shape[:3]))
             rows = torch.cat((rows[:, :, 1:], torch.stack(pixels, 2).unsqueeze(2)), 2)
 
-    def _row(self, walks: Sequence[Walk], row: int, columns: Tensor) -> Generator[Tensor, Tensor, list[Tensor]]:
+    def _row(
+        self, walks: Sequence[Walk], row: int, columns: Tensor
+    ) -> Generator[Tensor, Tensor, list[Tensor]]:
         """The values of one row; returns its embedded pixels ``(B, E + 1)``."""
         pixels = []
         for column in range(self.grid[2]):

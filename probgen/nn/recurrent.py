@@ -54,7 +54,9 @@ class RNN(nn.Module):
     ):
         super().__init__()
         self.inputs, self.hidden, self.drop = inputs, hidden, nn.Dropout(dropout)
-        self.cells = nn.ModuleList(cell(hidden if layer else inputs, hidden) for layer in range(layers))
+        self.cells = nn.ModuleList(
+            cell(hidden if layer else inputs, hidden) for layer in range(layers)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self._check(x).reshape(-1, *x.shape[-2:])
@@ -118,8 +120,12 @@ class GatedTransition(nn.Module):
     def __init__(self, latent: int, hidden: int, context: int = 0):
         super().__init__()
         self.inputs = inputs = latent + context
-        self.gate = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, latent), nn.Sigmoid())
-        self.proposal = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, latent))
+        self.gate = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, latent), nn.Sigmoid()
+        )
+        self.proposal = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, latent)
+        )
         self.linear, self.scale = nn.Linear(inputs, latent), nn.Linear(latent, latent)
         with torch.no_grad():
             self.linear.weight.copy_(torch.eye(latent, inputs))

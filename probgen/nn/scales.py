@@ -46,8 +46,14 @@ class Scale(nn.Module):
         super().__init__()
         self.layers, self.kept, self.centre, self.half = nn.ModuleList(layers), kept, centre, half
         latents = shape[0] - kept
-        self.offset = nn.Parameter(initial.repeat_interleave(latents)[:, None, None].repeat(1, *shape[1:]))
-        self.network = network((kept + context, *shape[1:]), len(initial) * latents) if kept + context else None
+        self.offset = nn.Parameter(
+            initial.repeat_interleave(latents)[:, None, None].repeat(1, *shape[1:])
+        )
+        self.network = (
+            network((kept + context, *shape[1:]), len(initial) * latents)
+            if kept + context
+            else None
+        )
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """``(N, C, H, W)`` to the channels kept, the latents, and log determinants ``(N,)``."""
@@ -67,7 +73,11 @@ class Scale(nn.Module):
     def raw(self, kept: Tensor, context: Tensor | None) -> Tensor:
         """Raw parameters of the law of the latents given the channels kept, ``(N, R * latents, H / 2, W / 2)``."""
         raw = self.offset.expand(len(kept), *self.offset.shape)
-        return raw if self.network is None else raw + self.network(beside((kept - self.centre) / self.half, context))
+        return (
+            raw
+            if self.network is None
+            else raw + self.network(beside((kept - self.centre) / self.half, context))
+        )
 
     def initialise(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Initialises every :class:`ActNorm` on what reaches it of these rows; returns the channels kept."""
@@ -79,7 +89,9 @@ class Scale(nn.Module):
         return y[:, : self.kept]
 
 
-def halvings(shape: Shape, scales: int, context: int, context_ndim: int) -> Iterator[tuple[Shape, int, int]]:
+def halvings(
+    shape: Shape, scales: int, context: int, context_ndim: int
+) -> Iterator[tuple[Shape, int, int]]:
     """For every scale the shape of its images, the channels that it keeps, and the channels of its context.
 
     Raises
@@ -99,7 +111,11 @@ def halvings(shape: Shape, scales: int, context: int, context_ndim: int) -> Iter
     for index in range(scales):
         channels, height, width = 4 * channels, height // 2, width // 2
         kept = channels // 2 if index + 1 < scales else 0
-        yield (channels, height, width), kept, context * 4 ** (index + 1) if context_ndim == 3 else context
+        yield (
+            (channels, height, width),
+            kept,
+            context * 4 ** (index + 1) if context_ndim == 3 else context,
+        )
         channels = kept
 
 

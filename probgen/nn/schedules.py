@@ -115,11 +115,17 @@ class CosineSchedule(VariancePreserving):
     def __init__(self, log_snr_max: float = 10.0, log_snr_min: float = -10.0):
         super().__init__()
         _check_ends(log_snr_max, log_snr_min)
-        self.low, self.rest = math.atan(math.exp(-log_snr_max / 2)), math.atan(math.exp(log_snr_min / 2))
+        self.low, self.rest = (
+            math.atan(math.exp(-log_snr_max / 2)),
+            math.atan(math.exp(log_snr_min / 2)),
+        )
         self.width = math.pi / 2 - self.low - self.rest
 
     def log_snr(self, t: Tensor) -> Tensor:
-        angle, complement = self.low + self.width * t, self.rest + self.width * (1 - t)  # both accurate near zero
+        angle, complement = (
+            self.low + self.width * t,
+            self.rest + self.width * (1 - t),
+        )  # both accurate near zero
         return 2 * (complement.sin().log() - angle.sin().log())
 
     def time(self, log_snr: Tensor) -> Tensor:
@@ -222,7 +228,9 @@ class LearnedSchedule(VariancePreserving):
         self.centre = nn.Parameter(torch.linspace(0, 1, hidden))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        ends = self._rising(torch.stack((torch.zeros_like(self.start), torch.ones_like(self.start))))
+        ends = self._rising(
+            torch.stack((torch.zeros_like(self.start), torch.ones_like(self.start)))
+        )
         return self.start - self.log_range.exp() * (self._rising(t) - ends[0]) / (ends[1] - ends[0])
 
     def time(self, log_snr: Tensor) -> Tensor:

@@ -35,14 +35,19 @@ class SideBySide(nn.Module):
     def __init__(self, net: nn.Module, event_ndim: int = 1):
         super().__init__()
         if event_ndim not in (1, 3):
-            raise ValueError(f"expected event_ndim 1 (vectors) or 3 (images), got {event_ndim}; flatten other events")
+            raise ValueError(
+                f"expected event_ndim 1 (vectors) or 3 (images), got {event_ndim}; flatten other events"
+            )
         self.net, self.event_ndim = net, event_ndim
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
             return self.net(x)
         batch = x.shape[: x.ndim - self.event_ndim]
-        if context.shape[: len(batch)] != batch or context.ndim - len(batch) not in (1, self.event_ndim):
+        if context.shape[: len(batch)] != batch or context.ndim - len(batch) not in (
+            1,
+            self.event_ndim,
+        ):
             raise ValueError(
                 f"expected a context of shape {tuple(batch)} + (K,), as x of shape {tuple(x.shape)}, got "
                 f"{tuple(context.shape)}; expand it to the batch dims of x"

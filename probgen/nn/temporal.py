@@ -46,7 +46,10 @@ class GatedBlock(nn.Module):
 
     def __init__(self, hidden: int, kernel: int, dilation: int, dropout: float = 0.0):
         super().__init__()
-        self.causal, self.mix = CausalConvolution(hidden, 2 * hidden, kernel, dilation), nn.Linear(hidden, hidden)
+        self.causal, self.mix = (
+            CausalConvolution(hidden, 2 * hidden, kernel, dilation),
+            nn.Linear(hidden, hidden),
+        )
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,12 +105,19 @@ class TemporalConvolution(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, hidden: int, dilations: Sequence[int] = (1, 2, 4, 8, 16), kernel: int = 2, dropout: float = 0
+        self,
+        inputs: int,
+        hidden: int,
+        dilations: Sequence[int] = (1, 2, 4, 8, 16),
+        kernel: int = 2,
+        dropout: float = 0,
     ):
         super().__init__()
         self.inputs, self.hidden, self.past = inputs, hidden, (kernel - 1) * sum(dilations)
         self.drop, self.first = nn.Dropout(dropout), nn.Linear(inputs, hidden)
-        self.blocks = nn.ModuleList(GatedBlock(hidden, kernel, dilation, dropout) for dilation in dilations)
+        self.blocks = nn.ModuleList(
+            GatedBlock(hidden, kernel, dilation, dropout) for dilation in dilations
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self._start(x).flatten(0, -3).mT if x.ndim > 2 else self._start(x).mT.unsqueeze(0)

@@ -65,7 +65,9 @@ class TimeMLP(nn.Module):
     ):
         super().__init__()
         if not hidden:
-            raise ValueError("expected at least one hidden layer, got none; a linear map of x does not know the time")
+            raise ValueError(
+                "expected at least one hidden layer, got none; a linear map of x does not know the time"
+            )
         self.dims = dims
         self.conditioning = Conditioning(embedding, context, time)
         self.first = nn.Linear(dims, hidden[0])
@@ -73,7 +75,10 @@ class TimeMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
         self.norms = nn.ModuleList(nn.LayerNorm(before) for before, _ in sizes)
         self.modulations = nn.Linear(embedding, 2 * sum(hidden))
-        self.dropout, self.last = nn.Dropout(dropout), nn.Linear(hidden[-1], dims if outputs is None else outputs)
+        self.dropout, self.last = (
+            nn.Dropout(dropout),
+            nn.Linear(hidden[-1], dims if outputs is None else outputs),
+        )
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
@@ -87,7 +92,9 @@ class TimeMLP(nn.Module):
         widths = [width for layer in self.layers for width in (layer.out_features,) * 2]
         parts = self.modulations(self.conditioning(t, context)).split(widths, -1)
         h = self.first(x)
-        for layer, norm, scale, shift in zip(self.layers, self.norms, parts[::2], parts[1::2], strict=True):
+        for layer, norm, scale, shift in zip(
+            self.layers, self.norms, parts[::2], parts[1::2], strict=True
+        ):
             update = self.dropout(silu(layer(norm(h)) * (1 + scale) + shift))
             h = h + update if update.shape[-1] == h.shape[-1] else update
         return self.last(h)

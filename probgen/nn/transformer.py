@@ -68,7 +68,9 @@ class CausalAttention(Attention):
         """The output at one position, ``(B, 1, E)``; its key and value are written into the caches."""
         q, k, v = self.projected(h)
         keys[:, :, position], values[:, :, position] = k[:, :, 0], v[:, :, 0]
-        y = scaled_dot_product_attention(q, keys[:, :, : position + 1], values[:, :, : position + 1])
+        y = scaled_dot_product_attention(
+            q, keys[:, :, : position + 1], values[:, :, : position + 1]
+        )
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -83,7 +85,9 @@ class Block(nn.Module):
         super().__init__()
         self.attention = CausalAttention(width, heads, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -134,11 +138,17 @@ class TransformerNet(nn.Module):
         super().__init__()
         width = embed(torch.zeros(1)).shape[-1]
         self.shape, self.heads, self.embed = tuple(shape), heads, embed
-        self.start = nn.Linear(context, width) if context else nn.Parameter(torch.randn(width) * 0.02)
+        self.start = (
+            nn.Linear(context, width) if context else nn.Parameter(torch.randn(width) * 0.02)
+        )
         axes = [size for size in shape if size > 1] or [1]
         self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in axes)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
-        self.norm, self.last, self.dropout = nn.LayerNorm(width), nn.Linear(width, outputs), nn.Dropout(dropout)
+        self.norm, self.last, self.dropout = (
+            nn.LayerNorm(width),
+            nn.Linear(width, outputs),
+            nn.Dropout(dropout),
+        )
         self.apply(small)
         for block in self.blocks:
             for residual in (block.attention.out, block.mlp[-1]):
@@ -179,7 +189,9 @@ class TransformerNet(nn.Module):
 
 def positions(axes: Sequence[Tensor]) -> Tensor:
     """Sums of the vectors of all combinations of positions, tables ``(size, E)`` each, ``-> (product of sizes, E)``."""
-    tables = [table[(slice(None),) + (None,) * (len(axes) - 1 - axis)] for axis, table in enumerate(axes)]
+    tables = [
+        table[(slice(None),) + (None,) * (len(axes) - 1 - axis)] for axis, table in enumerate(axes)
+    ]
     return functools.reduce(torch.add, tables).flatten(0, -2)
 
 

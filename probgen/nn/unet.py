@@ -32,9 +32,13 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, after: int, embedding: int, dropout: float = 0.0):
         super().__init__()
-        self.enter = nn.Sequential(group_norm(before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1))
+        self.enter = nn.Sequential(
+            group_norm(before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
+        )
         self.norm, self.modulation = group_norm(after), nn.Linear(embedding, 2 * after)
-        self.leave = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zero(nn.Conv2d(after, after, 3, padding=1)))
+        self.leave = nn.Sequential(
+            nn.SiLU(), nn.Dropout(dropout), zero(nn.Conv2d(after, after, 3, padding=1))
+        )
         self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
@@ -58,10 +62,16 @@ class Mixing(nn.Module):
 class Stage(nn.Module):
     """Residual blocks at one resolution, each perhaps with attention after it; keeps what every block gives."""
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], embedding: int, dropout: float, heads: int):
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]], embedding: int, dropout: float, heads: int
+    ):
         super().__init__()
-        self.blocks = nn.ModuleList(Residual(before, after, embedding, dropout) for before, after in sizes)
-        self.mixing = nn.ModuleList(Mixing(after, heads) if heads else nn.Identity() for _, after in sizes)
+        self.blocks = nn.ModuleList(
+            Residual(before, after, embedding, dropout) for before, after in sizes
+        )
+        self.mixing = nn.ModuleList(
+            Mixing(after, heads) if heads else nn.Identity() for _, after in sizes
+        )
 
     def forward(self, h: Tensor, e: Tensor, skips: Sequence[Tensor] = ()) -> list[Tensor]:
         kept = []
@@ -145,11 +155,17 @@ class UNet(nn.Module):
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)
         down = [[(w, w)] * blocks for w in widths]
         up = [[(2 * w, w)] * blocks for w in widths]
-        self.down = nn.ModuleList(Stage(s, embedding, dropout, h) for s, h in zip(down, mixed, strict=True))
-        self.up = nn.ModuleList(Stage(s, embedding, dropout, h) for s, h in zip(up, mixed, strict=True))
+        self.down = nn.ModuleList(
+            Stage(s, embedding, dropout, h) for s, h in zip(down, mixed, strict=True)
+        )
+        self.up = nn.ModuleList(
+            Stage(s, embedding, dropout, h) for s, h in zip(up, mixed, strict=True)
+        )
         pairs = list(itertools.pairwise(widths))
         self.halvings = nn.ModuleList(nn.Conv2d(fine, coarse, 3, 2, 1) for fine, coarse in pairs)
-        self.doublings = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in pairs)
+        self.doublings = nn.ModuleList(
+            nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in pairs
+        )
         self.middle = Stage([(widths[-1], widths[-1])] * 2, embedding, dropout, mixed[-1])
         out = nn.Conv2d(width, shape[0] if outputs is None else outputs, 3, padding=1)
         self.last = nn.Sequential(group_norm(width), nn.SiLU(), zero(out))

@@ -5,10 +5,24 @@ from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.objectives.denoising import Denoising
-from probgen.objectives.discrepancy import MMD, RBF, Discrepancy, EnergyDistance, InverseMultiquadric, SlicedWasserstein
+from probgen.objectives.discrepancy import (
+    MMD,
+    RBF,
+    Discrepancy,
+    EnergyDistance,
+    InverseMultiquadric,
+    SlicedWasserstein,
+)
 from probgen.objectives.elbo import ELBO
 from probgen.objectives.enumerated import EnumeratedELBO, default_objective
-from probgen.objectives.games import FDivergence, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from probgen.objectives.games import (
+    FDivergence,
+    Hinge,
+    LeastSquares,
+    NonSaturating,
+    Relativistic,
+    Wasserstein,
+)
 from probgen.objectives.hybrid import Hybrid
 from probgen.objectives.importance import IWAE, DReG, Renyi
 from probgen.objectives.invariant_information import InvariantInformation
@@ -17,7 +31,11 @@ from probgen.objectives.noise_contrastive import NoiseContrastive
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
 from probgen.objectives.regularisers import R1, R2, GradientPenalty
 from probgen.objectives.schedules import cyclical, linear_warmup
-from probgen.objectives.score_matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+from probgen.objectives.score_matching import (
+    DenoisingScoreMatching,
+    ScoreMatching,
+    SlicedScoreMatching,
+)
 from probgen.objectives.wake_sleep import WakeSleep
 
 __all__ = [

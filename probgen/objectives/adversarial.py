@@ -87,8 +87,12 @@ class Adversarial(Objective):
     ):
         super().__init__()
         if critic_steps < 1 or (not callable(information) and information < 0):
-            raise ValueError(f"expected critic_steps >= 1 and information >= 0, got {critic_steps} and {information}")
-        self.adversary = Adversary(critic, game, regularisers=regularisers, packing=packing, augment=augment)
+            raise ValueError(
+                f"expected critic_steps >= 1 and information >= 0, got {critic_steps} and {information}"
+            )
+        self.adversary = Adversary(
+            critic, game, regularisers=regularisers, packing=packing, augment=augment
+        )
         self.critic_steps, self.information = critic_steps, information
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
@@ -100,7 +104,9 @@ class Adversarial(Objective):
             self.differentiable_loss(model, guide, *batch)
         self.train(training)
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         information = at_step(self.information, self.step, self.training)
         both = self._generators_turn()
         drawn = dream(model, batch, self, differentiable=both)

@@ -69,15 +69,29 @@ class Adversary(nn.Module):
     ):
         super().__init__()
         if packing < 1:
-            raise ValueError(f"expected packing >= 1, got {packing}; 1 shows the critic one row at a time")
-        self.critic, self.game, self.packing, self.augment = critic, game or NonSaturating(), packing, augment
+            raise ValueError(
+                f"expected packing >= 1, got {packing}; 1 shows the critic one row at a time"
+            )
+        self.critic, self.game, self.packing, self.augment = (
+            critic,
+            game or NonSaturating(),
+            packing,
+            augment,
+        )
         self.regularisers = tuple(regularisers)
 
     def forward(self, real: Tensor, fake: Tensor, *context: Any, both: bool = True) -> Tensor:
         """The loss per row of rows and fakes ``(B, *event)``; without ``both`` that of the critic alone."""
-        leaf, contexts = fake.detach(), tuple(self._packed(c) for c in context if torch.is_tensor(c))
+        leaf, contexts = (
+            fake.detach(),
+            tuple(self._packed(c) for c in context if torch.is_tensor(c)),
+        )
         leaf.requires_grad_(both or bool(self.regularisers))
-        seen = self._packed(self._augmented(real.detach())).detach().requires_grad_(bool(self.regularisers))
+        seen = (
+            self._packed(self._augmented(real.detach()))
+            .detach()
+            .requires_grad_(bool(self.regularisers))
+        )
         made = self._packed(self._augmented(leaf))
         on_real, on_fake = self._scores(seen, contexts), self._scores(made, contexts)
         critic = lambda x: self._scores(x, contexts).mean(-1)  # noqa: E731
@@ -105,7 +119,9 @@ class Adversary(nn.Module):
             return x
         packs = len(x) // self.packing
         if not packs:
-            raise ValueError(f"expected at least {self.packing} rows for a pack, got {len(x)}; use a larger batch_size")
+            raise ValueError(
+                f"expected at least {self.packing} rows for a pack, got {len(x)}; use a larger batch_size"
+            )
         rest = x.shape[1:] if x.ndim > 1 else (1,)
         return x[: packs * self.packing].reshape(packs, self.packing * rest[0], *rest[1:])
 

@@ -54,7 +54,9 @@ class Objective(nn.Module, ABC):
         return ELBOModule(model, guide, self)
 
     @abstractmethod
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         """The loss of one batch: a scalar in nats, summed over rows, whose backward gives every gradient."""
 
 
@@ -67,7 +69,12 @@ class Prepared(Protocol):
 
 
 def law_of_x(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, needs: type, objective: nn.Module, instead: str
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batch: tuple,
+    needs: type,
+    objective: nn.Module,
+    instead: str,
 ) -> dict[str, Any]:
     """The observed site ``"x"`` of a run, whose law (under ``"fn"``) satisfies the protocol ``needs``.
 
@@ -76,21 +83,32 @@ def law_of_x(
     site = record(model, guide, batch).model.get("x")
     name = type(objective).__name__
     if site is None:
-        raise TypeError(f"{name}: expected an observed site named 'x', found none; rename the site of the data")
+        raise TypeError(
+            f"{name}: expected an observed site named 'x', found none; rename the site of the data"
+        )
     if not isinstance(site["fn"], needs):
         law = type(site["fn"])
-        wanted = ", ".join(m for m in vars(needs) if not m.startswith("_") and getattr(law, m, None) is None)
-        raise TypeError(f"{name}: expected a law with {wanted} at site 'x', got {law.__name__}; {instead}")
+        wanted = ", ".join(
+            m for m in vars(needs) if not m.startswith("_") and getattr(law, m, None) is None
+        )
+        raise TypeError(
+            f"{name}: expected a law with {wanted} at site 'x', got {law.__name__}; {instead}"
+        )
     return site
 
 
-def check_density(name: str, site: dict[str, Any], weakest: str, objective: str, of: str = "model") -> None:
+def check_density(
+    name: str, site: dict[str, Any], weakest: str, objective: str, of: str = "model"
+) -> None:
     """Refuses a site whose density is weaker than ``weakest``; says what to use instead."""
     kind = density(site["fn"])
     if KINDS.index(kind) > KINDS.index(weakest):
         law = type(site["fn"]).__name__
         advice = INSTEAD.get(kind, "") if of == "model" and site["is_observed"] else ""
-        advice = advice or "use a distribution whose log_prob is exact (Gaussian, flow, mixture, autoregressive)"
+        advice = (
+            advice
+            or "use a distribution whose log_prob is exact (Gaussian, flow, mixture, autoregressive)"
+        )
         expected = weakest if weakest == "exact" else " or ".join(KINDS[: KINDS.index(weakest) + 1])
         raise ValueError(
             f"{objective}: expected density {expected} at {of} site '{name}', got {kind} ({law}); {advice}"

@@ -39,9 +39,13 @@ class Baseline(NamedTuple):
         if self.nn_baseline is not None:
             value = self.nn_baseline(tree_map_only(Tensor, Tensor.detach, self.nn_baseline_input))
         else:
-            value = torch.as_tensor(self.baseline_value, dtype=signal.score.dtype, device=signal.score.device)
+            value = torch.as_tensor(
+                self.baseline_value, dtype=signal.score.dtype, device=signal.score.device
+            )
         wanted, got = signal.score.shape, value.shape
-        if len(got) > len(wanted) or any(a not in (1, b) for a, b in zip(got[::-1], wanted[::-1], strict=False)):
+        if len(got) > len(wanted) or any(
+            a not in (1, b) for a, b in zip(got[::-1], wanted[::-1], strict=False)
+        ):
             raise ValueError(
                 f"expected a baseline of shape {tuple(wanted)} at guide site '{signal.site['name']}', one number per "
                 f"draw, got {tuple(got)}; drop dims of size 1 with squeeze(-1)"
@@ -65,13 +69,17 @@ def baseline_of(site: Site) -> Baseline | None:
         )
     options = Baseline(**given)
     if options.nn_baseline is not None and options.baseline_value is not None:
-        raise ValueError(f"expected nn_baseline or baseline_value at guide site '{name}', got both; drop one")
+        raise ValueError(
+            f"expected nn_baseline or baseline_value at guide site '{name}', got both; drop one"
+        )
     if (options.nn_baseline is None) != (options.nn_baseline_input is None):
         raise ValueError(
             f"expected nn_baseline together with nn_baseline_input at guide site '{name}', got one of them; pass both"
         )
     if not 0 <= options.baseline_beta < 1:
-        raise ValueError(f"expected 0 <= baseline_beta < 1 at guide site '{name}', got {options.baseline_beta}")
+        raise ValueError(
+            f"expected 0 <= baseline_beta < 1 at guide site '{name}', got {options.baseline_beta}"
+        )
     learns = options.nn_baseline is not None or options.baseline_value is not None
     return options if learns or options.use_decaying_avg_baseline else None
 
@@ -132,7 +140,9 @@ class Baselines(nn.Module):
             self.register_buffer(key, torch.zeros_like(like))
         return self._buffers[key]
 
-    def _against(self, signals: tuple[Signal, ...], particles: int) -> tuple[Tensor, Tensor | float]:
+    def _against(
+        self, signals: tuple[Signal, ...], particles: int
+    ) -> tuple[Tensor, Tensor | float]:
         """Costs less what the site's baseline predicts; and zero with the gradient of its squared error."""
         options = [baseline_of(signal.site) for signal in signals]
         if options[0] is None:
@@ -144,7 +154,9 @@ class Baselines(nn.Module):
             guess = guess + self._average(signals[0].site["name"], recent, options[0].baseline_beta)
         if options[0].nn_baseline is None and options[0].baseline_value is None:
             return guess - reward, 0.0
-        guess = guess + _together([own.learned(signal) for own, signal in zip(options, signals, strict=True)])
+        guess = guess + _together(
+            [own.learned(signal) for own, signal in zip(options, signals, strict=True)]
+        )
         error = (reward - guess).square().sum()
         return guess.detach() - reward, error - error.detach()
 

@@ -110,10 +110,20 @@ class ContrastiveDivergence(Objective):
         super().__init__()
         pool = chains if pool is None else pool
         if steps < 1 or not 0 <= restart <= 1 or penalty < 0:
-            raise ValueError(f"expected steps >= 1, 0 <= restart <= 1, penalty >= 0, got {steps}, {restart}, {penalty}")
+            raise ValueError(
+                f"expected steps >= 1, 0 <= restart <= 1, penalty >= 0, got {steps}, {restart}, {penalty}"
+            )
         if (chains is None) != (pool is None) or (chains is not None and not 1 <= chains <= pool):
-            raise ValueError(f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}")
-        self.steps, self.chains, self.pool, self.restart, self.penalty = steps, chains, pool, restart, penalty
+            raise ValueError(
+                f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}"
+            )
+        self.steps, self.chains, self.pool, self.restart, self.penalty = (
+            steps,
+            chains,
+            pool,
+            restart,
+            penalty,
+        )
         self.register_buffer("states", None)
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
@@ -124,7 +134,9 @@ class ContrastiveDivergence(Objective):
             if self.states is None or self.states.shape != states.shape:
                 self.states = states
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         if self.chains is not None and self.states is None:
             self.prepare(model, guide, *batch)
         site = self._site(model, guide, batch)
@@ -133,18 +145,28 @@ class ContrastiveDivergence(Objective):
         if self.chains is None:
             states = law.chain(law.chain_from(x), self.steps)
             each = law.chain_log_weight(states) - positive
-            return scale_and_mask(each + self._penalty(law, x, states), site["scale"], site["mask"]).sum()
+            return scale_and_mask(
+                each + self._penalty(law, x, states), site["scale"], site["mask"]
+            ).sum()
         self._check(batch)
         states = self._advance(law)
         rows = scale_and_mask(torch.ones_like(positive), site["scale"], site["mask"]).sum()
         negative = law.chain_log_weight(states).mean()
         penalty = self._penalty(law, x, states)
-        return rows * negative - scale_and_mask(positive - penalty, site["scale"], site["mask"]).sum()
+        return (
+            rows * negative - scale_and_mask(positive - penalty, site["scale"], site["mask"]).sum()
+        )
 
-    def _site(self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple) -> dict[str, Any]:
-        site = law_of_x(model, guide, batch, HasChains, self, "use ELBO, or another objective for its density")
+    def _site(
+        self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple
+    ) -> dict[str, Any]:
+        site = law_of_x(
+            model, guide, batch, HasChains, self, "use ELBO, or another objective for its density"
+        )
         if self.penalty and not isinstance(site["fn"], HasEnergy):
-            raise TypeError(f"expected a law with an energy for the penalty, got {type(site['fn']).__name__}; drop it")
+            raise TypeError(
+                f"expected a law with an energy for the penalty, got {type(site['fn']).__name__}; drop it"
+            )
         return site
 
     def _check(self, batch: tuple) -> None:
@@ -159,7 +181,9 @@ class ContrastiveDivergence(Objective):
         """The next states of some chains; in training they take the place of the earlier ones."""
         where = torch.arange(self.chains, device=self.states.device)
         if self.chains < self.pool:  # neighbours in the pool, from a random place on
-            where = (where + (torch.rand(1, device=self.states.device) * self.pool).long()) % self.pool
+            where = (
+                where + (torch.rand(1, device=self.states.device) * self.pool).long()
+            ) % self.pool
         states = self.states.index_select(0, where)
         if self.restart:
             anew = torch.rand(self.chains, device=states.device) < self.restart
@@ -177,4 +201,6 @@ class ContrastiveDivergence(Objective):
         """What each row pays for the size of energies."""
         if not self.penalty:
             return 0.0
-        return self.penalty * (law.energy(x).square() + law.chain_log_weight(states).square().mean())
+        return self.penalty * (
+            law.energy(x).square() + law.chain_log_weight(states).square().mean()
+        )

@@ -46,6 +46,10 @@ class Denoising(Objective):
     torch.Size([])
     """
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         site = law_of_x(model, guide, batch, HasDenoisingLoss, self, "use ELBO, or a Diffusion")
-        return scale_and_mask(site["fn"].denoising_loss(site["value"]), site["scale"], site["mask"]).sum()
+        return scale_and_mask(
+            site["fn"].denoising_loss(site["value"]), site["scale"], site["mask"]
+        ).sum()

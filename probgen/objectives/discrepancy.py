@@ -152,7 +152,9 @@ class SlicedWasserstein:
     def __call__(self, real: Tensor, fake: Tensor, *context: Any) -> Tensor:
         x, y = _vectors(real, context), _vectors(fake, context)
         if len(x) != len(y):
-            raise ValueError(f"expected samples of one size, got {len(x)} and {len(y)} rows; leave some out")
+            raise ValueError(
+                f"expected samples of one size, got {len(x)} and {len(y)} rows; leave some out"
+            )
         u = torch.randn(x.shape[1], self.directions, dtype=x.dtype, device=x.device)
         u = u / u.norm(dim=0)
         return ((x @ u).sort(0).values - (y @ u).sort(0).values).square().mean()
@@ -196,14 +198,18 @@ class Discrepancy(Objective):
         super().__init__()
         self.measure = measure or MMD()
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         drawn = dream(model, batch, self)
         return len(drawn.real) * self.measure(drawn.real, drawn.fake, *drawn.context)
 
 
 def _vectors(x: Tensor, context: tuple) -> Tensor:
     """Rows as vectors, with those of their context side by side: ``(n, D)``."""
-    return torch.cat([part.reshape(len(part), -1) for part in (x, *context) if torch.is_tensor(part)], -1)
+    return torch.cat(
+        [part.reshape(len(part), -1) for part in (x, *context) if torch.is_tensor(part)], -1
+    )
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
@@ -224,5 +230,7 @@ def _average(values: Tensor, without_diagonal: bool) -> Tensor:
         return values.mean()
     n = len(values)
     if n < 2:
-        raise ValueError(f"expected at least two rows for an unbiased estimate, got {n}; use larger batches")
+        raise ValueError(
+            f"expected at least two rows for an unbiased estimate, got {n}; use larger batches"
+        )
     return (values.sum() - values.diagonal().sum()) / (n * (n - 1))

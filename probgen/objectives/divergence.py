@@ -50,7 +50,9 @@ def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool
         log_q = log_q.detach() + (path - path.detach() if torch.is_tensor(path) else path)
     entries = scale_and_mask(log_q, site["scale"], site["mask"])
     entries = entries if prior is None else entries - log_prob(prior)
-    return Cost(site, entries, law.event_shape.numel(), score=score if torch.is_tensor(score) else None)
+    return Cost(
+        site, entries, law.event_shape.numel(), score=score if torch.is_tensor(score) else None
+    )
 
 
 def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, int] | None:
@@ -73,7 +75,9 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
     return scale_and_mask(divergence, scale, mask), q.event_shape.numel()
 
 
-def _bare(q: td.Distribution, p: td.Distribution) -> tuple[td.Distribution, td.Distribution, torch.Size]:
+def _bare(
+    q: td.Distribution, p: td.Distribution
+) -> tuple[td.Distribution, td.Distribution, torch.Size]:
     """Both distributions without expansions and the event dims that they share, and the shape of their divergence."""
     shape = q.batch_shape
     while True:

@@ -85,7 +85,9 @@ class ELBO(Objective):
     ):
         super().__init__()
         if particles < 1 or free_bits < 0:
-            raise ValueError(f"expected particles >= 1 and free_bits >= 0, got {particles} and {free_bits}")
+            raise ValueError(
+                f"expected particles >= 1 and free_bits >= 0, got {particles} and {free_bits}"
+            )
         self.beta, self.free_bits, self.particles = beta, free_bits, particles
         self.plate, self.max_plate_nesting, self.vectorized = plate, max_plate_nesting, vectorized
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -100,14 +102,18 @@ class ELBO(Objective):
             score = score_function(site)
             asked = None if score is None else baseline_of(site)
             if asked is not None and asked.use_decaying_avg_baseline:
-                self.baselines.start(name, score.detach() if self._inside is None else score.detach()[0])
+                self.baselines.start(
+                    name, score.detach() if self._inside is None else score.detach()[0]
+                )
 
     @property
     def _inside(self) -> int | None:
         """Number of particles in one run, where it has several."""
         return self.particles if self.vectorized and self.particles > 1 else None
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         beta, estimates = at_next_step(self.beta, self.step, self.training), []
         for _ in range(1 if self.vectorized else self.particles):
             run = record(model, guide, batch, self._inside, self.max_plate_nesting)
@@ -120,8 +126,12 @@ class ELBO(Objective):
     def _estimate(self, run: Run, beta: float | Tensor) -> tuple[Tensor, list[Signal]]:
         """The loss of one run; and for each site drawn without reparameterisation its score and the cost it had."""
         shared = run.model.keys() & run.guide.keys()
-        ordered = [name for name in run.model if name in shared] == [name for name in run.guide if name in shared]
-        costs = [Cost(site, -log_prob(site)) for name, site in run.model.items() if name not in shared]
+        ordered = [name for name in run.model if name in shared] == [
+            name for name in run.guide if name in shared
+        ]
+        costs = [
+            Cost(site, -log_prob(site)) for name, site in run.model.items() if name not in shared
+        ]
         for name, site in run.guide.items():
             cost = divergence(site, run.model.get(name), ordered)._replace(weight=beta)
             costs.append(self._free(cost) if self.free_bits else cost)
@@ -137,19 +147,29 @@ class ELBO(Objective):
             )
         if site["is_observed"]:  # a deterministic site is no latent dim
             return cost
-        rows = [f.dim - dims for f in site["cond_indep_stack"] if f.vectorized and f.name in (self.plate, PARTICLES)]
-        counts = scale_and_mask(cost.entries.new_ones(site["fn"].batch_shape), site["scale"], site["mask"])
+        rows = [
+            f.dim - dims
+            for f in site["cond_indep_stack"]
+            if f.vectorized and f.name in (self.plate, PARTICLES)
+        ]
+        counts = scale_and_mask(
+            cost.entries.new_ones(site["fn"].batch_shape), site["scale"], site["mask"]
+        )
         counts = counts.reshape(counts.shape + (1,) * dims)
         spent = cost.entries.sum(rows, keepdim=True) if rows else cost.entries
         allowed = self.free_bits * cost.size * (counts.sum(rows, keepdim=True) if rows else counts)
         charged = torch.where(spent > allowed, 0.0, allowed).sum()
-        return cost._replace(entries=torch.where(spent > allowed, cost.entries, 0.0), charged=charged)
+        return cost._replace(
+            entries=torch.where(spent > allowed, cost.entries, 0.0), charged=charged
+        )
 
 
 def _in_plates(cost: Cost) -> Tensor:
     """What a site causes, with a dim for each plate around it: a plate without size does not broadcast its sites."""
     caused = cost.caused()
-    deepest = max((-frame.dim for frame in cost.site["cond_indep_stack"] if frame.vectorized), default=0)
+    deepest = max(
+        (-frame.dim for frame in cost.site["cond_indep_stack"] if frame.vectorized), default=0
+    )
     return caused.reshape((1,) * (deepest - caused.ndim) + caused.shape)
 
 
@@ -158,6 +178,13 @@ def _signals(costs: list[Cost]) -> list[Signal]:
     drawn = [cost for cost in costs if cost.score is not None]
     if not drawn:
         return []
-    caused = MultiFrameTensor(*((cost.site["cond_indep_stack"], _in_plates(cost)) for cost in costs))
-    rewards = [caused.sum_to(cost.site["cond_indep_stack"]) - (cost.caused() if cost.closed else 0.0) for cost in drawn]
-    return [Signal(cost.site, cost.score, reward) for cost, reward in zip(drawn, rewards, strict=True)]
+    caused = MultiFrameTensor(
+        *((cost.site["cond_indep_stack"], _in_plates(cost)) for cost in costs)
+    )
+    rewards = [
+        caused.sum_to(cost.site["cond_indep_stack"]) - (cost.caused() if cost.closed else 0.0)
+        for cost in drawn
+    ]
+    return [
+        Signal(cost.site, cost.score, reward) for cost, reward in zip(drawn, rewards, strict=True)
+    ]

@@ -65,9 +65,15 @@ class EnumeratedELBO(Objective):
         super().__init__()
         if particles < 1:
             raise ValueError(f"expected particles >= 1, got {particles}")
-        self.particles, self.max_plate_nesting, self.vectorized = particles, max_plate_nesting, vectorized
+        self.particles, self.max_plate_nesting, self.vectorized = (
+            particles,
+            max_plate_nesting,
+            vectorized,
+        )
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         together = self.vectorized and self.particles > 1
         loss = 0.0
         for _ in range(1 if together else self.particles):
@@ -92,7 +98,9 @@ def default_objective(gen: GenerativeModel, *batch: Any) -> Objective:
     devices = {value.device for value in batch if torch.is_tensor(value) and value.is_cuda}
     with isolated(), torch.random.fork_rng(devices), torch.no_grad():
         run = next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting))
-    latent = [site for trace in run for site in densities(trace.nodes).values() if not site["is_observed"]]
+    latent = [
+        site for trace in run for site in densities(trace.nodes).values() if not site["is_observed"]
+    ]
     options = {"max_plate_nesting": gen.max_plate_nesting, "vectorized": gen.vectorized}
     if any(is_enumerated(site) for site in latent):
         return EnumeratedELBO(**options)

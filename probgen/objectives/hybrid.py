@@ -63,7 +63,13 @@ class Hybrid(Objective):
         if isinstance(self.generative, Prepared):
             self.generative.prepare(model, guide, batch[0])
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         site = law_of_x(model, guide, batch, HasLabels, self, "use the generative objective alone")
-        labels = scale_and_mask(site["fn"].label_log_prob(site["value"]), site["scale"], site["mask"])
-        return self.generative.differentiable_loss(model, guide, batch[0]) - self.weight * labels.sum()
+        labels = scale_and_mask(
+            site["fn"].label_log_prob(site["value"]), site["scale"], site["mask"]
+        )
+        return (
+            self.generative.differentiable_loss(model, guide, batch[0]) - self.weight * labels.sum()
+        )

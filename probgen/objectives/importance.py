@@ -54,7 +54,9 @@ class IWAE(RowWeighted):
     (tensor(2.7...), tensor(2.7810))
     """
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         weights = self.weigh(model, guide, batch)
         return -_total(self, weights, lambda log_w: average(log_w, weights.kind))
 
@@ -90,7 +92,9 @@ class Renyi(RowWeighted):
         super().__init__(particles, **options)
         self.alpha = alpha
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         weights, power = self.weigh(model, guide, batch), 1.0 - self.alpha
 
         def bound(log_w: Tensor) -> Tensor:
@@ -129,7 +133,9 @@ class DReG(RowWeighted):
     8
     """
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         cuts: list[Cut] = []
 
         def cut() -> Cut:
@@ -159,8 +165,14 @@ def shares(log_w: Tensor, kind: str) -> Tensor:
 def _pathwise(value: Tensor, cuts: list[Cut]) -> Tensor:
     """A sum whose gradient is that of ``value`` through the draws alone, later draws through earlier ones included."""
     copies = [copy for cut in cuts for copy in cut.copies.values()]
-    gradients = iter(torch.autograd.grad(value, copies, retain_graph=True, materialize_grads=True) if copies else ())
-    return sum((_chain(cut, [next(gradients) for _ in cut.copies]) for cut in cuts), value.new_zeros(()))
+    gradients = iter(
+        torch.autograd.grad(value, copies, retain_graph=True, materialize_grads=True)
+        if copies
+        else ()
+    )
+    return sum(
+        (_chain(cut, [next(gradients) for _ in cut.copies]) for cut in cuts), value.new_zeros(())
+    )
 
 
 def _chain(cut: Cut, gradients: list[Tensor]) -> Tensor:
@@ -168,7 +180,10 @@ def _chain(cut: Cut, gradients: list[Tensor]) -> Tensor:
     steps = zip(cut.draws.values(), cut.copies.values(), gradients, strict=True)
     for draw, copy, gradient in reversed(list(steps)):
         if total.requires_grad:  # what the later draws pass back to this one
-            gradient = gradient + torch.autograd.grad(total, copy, retain_graph=True, materialize_grads=True)[0]
+            gradient = (
+                gradient
+                + torch.autograd.grad(total, copy, retain_graph=True, materialize_grads=True)[0]
+            )
         total = total + (gradient * draw).sum()
     return total
 

@@ -92,7 +92,13 @@ class InvariantInformation(Objective):
         super().__init__()
         if weight < 0 or (not callable(balance) and balance < 1):
             raise ValueError(f"expected weight >= 0 and balance >= 1, got {weight} and {balance}")
-        self.views, self.objective, self.weight, self.balance, self.site = views, objective, weight, balance, site
+        self.views, self.objective, self.weight, self.balance, self.site = (
+            views,
+            objective,
+            weight,
+            balance,
+            site,
+        )
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
@@ -100,12 +106,18 @@ class InvariantInformation(Objective):
         if isinstance(self.objective, Prepared):
             self.objective.prepare(model, guide, *batch)
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         one, other = (self._levels(guide, batch) for _ in range(2))
         balance = at_next_step(self.balance, self.step, self.training)
         told = sum(joint_information(p, q, balance) for p, q in zip(one, other, strict=True))
         loss = -self.weight * len(one[0]) * told
-        return loss if self.objective is None else loss + self.objective.differentiable_loss(model, guide, *batch)
+        return (
+            loss
+            if self.objective is None
+            else loss + self.objective.differentiable_loss(model, guide, *batch)
+        )
 
     def _levels(self, guide: Callable[..., Any], batch: tuple) -> list[Tensor]:
         """The probabilities that the guide gives to the levels of each category, for a view of the rows."""
@@ -142,6 +154,8 @@ def joint_information(one: Tensor, other: Tensor, balance: float | Tensor = 1.0)
     tensor(1.3863)
     """
     joint = one.mT @ other / len(one)
-    joint = ((joint + joint.mT) / 2).clamp_min(torch.finfo(joint.dtype).tiny)  # whose log has a gradient
+    joint = ((joint + joint.mT) / 2).clamp_min(
+        torch.finfo(joint.dtype).tiny
+    )  # whose log has a gradient
     margin = joint.sum(0)
     return torch.special.entr(margin).sum() * 2 * balance - torch.special.entr(joint).sum()

@@ -72,25 +72,37 @@ class MatchedLatents(Objective):
     torch.Size([])
     """
 
-    def __init__(self, matcher: Matcher, weight: float = 1.0, *, beta: float = 0.0, site: str = "z"):
+    def __init__(
+        self, matcher: Matcher, weight: float = 1.0, *, beta: float = 0.0, site: str = "z"
+    ):
         super().__init__()
         if weight < 0 or beta < 0:
             raise ValueError(f"expected weight >= 0 and beta >= 0, got {weight} and {beta}")
         self.matcher, self.weight, self.beta, self.site = matcher, weight, beta, site
         self.descends = matcher.descends
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         run = record(model, guide, batch)
         p, q = self._checked(run)
         observed = [site for site in run.model.values() if site["is_observed"]]
         loss = -sum(log_prob(site).sum() for site in observed)
         if self.beta:
             loss = loss + divergence(q, p, True)._replace(weight=self.beta).total()
-        context = [value for value in batch if value is not None and all(value is not s["value"] for s in observed)]
+        context = [
+            value
+            for value in batch
+            if value is not None and all(value is not s["value"] for s in observed)
+        ]
         with torch.no_grad():
             draws = p["fn"].sample()
         match = self.matcher(draws, q["value"], *context)
-        return loss + len(draws) * self.weight * match + max(1.0 - self.beta, 0.0) * _only_gradient(-_log_prior(p))
+        return (
+            loss
+            + len(draws) * self.weight * match
+            + max(1.0 - self.beta, 0.0) * _only_gradient(-_log_prior(p))
+        )
 
     def _checked(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         """The latent site in the model and in the guide."""

@@ -73,7 +73,9 @@ class NoiseContrastive(Objective):
         self.noise, self.ratio = noise, ratio
         self.log_normaliser = nn.Parameter(torch.zeros(()))
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         site = law_of_x(model, guide, batch, HasLogWeight, self, "use an adversarial objective")
         if density(site["fn"]) != "unnormalised":
             check_density("x", site, "exact", "NoiseContrastive")

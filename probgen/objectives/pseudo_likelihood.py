@@ -40,6 +40,12 @@ class PseudoLikelihood(Objective):
     tensor(11.0904, grad_fn=<NegBackward0>)
     """
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        site = law_of_x(model, guide, batch, HasPseudoLikelihood, self, "use ELBO, or another objective")
-        return -scale_and_mask(site["fn"].pseudo_log_prob(site["value"]), site["scale"], site["mask"]).sum()
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
+        site = law_of_x(
+            model, guide, batch, HasPseudoLikelihood, self, "use ELBO, or another objective"
+        )
+        return -scale_and_mask(
+            site["fn"].pseudo_log_prob(site["value"]), site["scale"], site["mask"]
+        ).sum()

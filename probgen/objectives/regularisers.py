@@ -62,7 +62,9 @@ class GradientPenalty:
     def __call__(self, played: Round) -> Tensor:
         real, fake = played.real.detach(), played.fake.detach()
         with torch.enable_grad():
-            share = torch.rand(len(real), *[1] * (real.ndim - 1), dtype=real.dtype, device=real.device)
+            share = torch.rand(
+                len(real), *[1] * (real.ndim - 1), dtype=real.dtype, device=real.device
+            )
             between = (fake + share * (real - fake)).requires_grad_()
             slope = _slopes(played.critic(between), between)
         norm = (slope.flatten(1).square().sum(-1) + 1e-12).sqrt()  # the root has no slope at 0

@@ -34,18 +34,26 @@ class Dream(NamedTuple):
     sites: Sites
 
 
-def dream(model: Callable[..., Any], batch: tuple, objective: nn.Module, differentiable: bool = True) -> Dream:
+def dream(
+    model: Callable[..., Any], batch: tuple, objective: nn.Module, differentiable: bool = True
+) -> Dream:
     """Runs the model unconditioned on a batch; refuses what has no gradient to give.
 
     Raises ``TypeError`` where the model has no observed site ``"x"`` or its law has no ``rsample``, ``ValueError``
     where rows are incomplete or masked.
     """
     name = type(objective).__name__
-    with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), Recorder() as run, poutine.uncondition():
+    with (
+        torch.set_grad_enabled(differentiable and torch.is_grad_enabled()),
+        Recorder() as run,
+        poutine.uncondition(),
+    ):
         model(*batch)
     site = run.sites.get("x")
     if site is None or not site["infer"].get("was_observed"):
-        raise TypeError(f"{name}: expected an observed site named 'x', found none; rename the site of the data")
+        raise TypeError(
+            f"{name}: expected an observed site named 'x', found none; rename the site of the data"
+        )
     real, fake = site["infer"]["obs"], site["value"]
     if not site["fn"].has_rsample:
         raise TypeError(
@@ -54,7 +62,10 @@ def dream(model: Callable[..., Any], batch: tuple, objective: nn.Module, differe
         )
     _check(name, site, real, fake)
     return Dream(
-        real, fake, tuple(value for value in batch if value is not real and value is not None), densities(run.sites)
+        real,
+        fake,
+        tuple(value for value in batch if value is not real and value is not None),
+        densities(run.sites),
     )
 
 
@@ -67,7 +78,9 @@ def _check(name: str, site: dict[str, Any], real: Tensor, fake: Tensor) -> None:
         )
     plates = [frame.name for frame in site["cond_indep_stack"]]
     if site["mask"] is not None or PARTICLES in plates:
-        raise ValueError(f"{name}: expected rows without mask or particles at site 'x'; leave rows out of the batch")
+        raise ValueError(
+            f"{name}: expected rows without mask or particles at site 'x'; leave rows out of the batch"
+        )
     if fake.shape != real.shape:
         raise ValueError(
             f"{name}: expected draws of the shape of the data {tuple(real.shape)}, got {tuple(fake.shape)}; open "

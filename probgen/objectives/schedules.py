@@ -20,7 +20,9 @@ def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> Schedule
     tensor([0.0000, 0.5000, 1.0000, 1.0000])
     """
     if steps < 1:
-        raise ValueError(f"expected steps >= 1, got {steps}; a constant weight is ELBO(beta={stop})")
+        raise ValueError(
+            f"expected steps >= 1, got {steps}; a constant weight is ELBO(beta={stop})"
+        )
     return lambda step: start + (stop - start) * (step / steps).clamp(max=1.0)
 
 
@@ -35,9 +37,13 @@ def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1
     tensor([0.0000, 0.5000, 1.0000, 0.0000, 0.5000, 1.0000])
     """
     if period < 1 or not 0 < ramp <= 1:
-        raise ValueError(f"expected period >= 1 and 0 < ramp <= 1, got period={period}, ramp={ramp}")
+        raise ValueError(
+            f"expected period >= 1 and 0 < ramp <= 1, got period={period}, ramp={ramp}"
+        )
     rising = linear_warmup(1, start, stop)
-    return lambda step: rising(torch.where(step.isinf(), torch.ones_like(step), step % period / (ramp * period)))
+    return lambda step: rising(
+        torch.where(step.isinf(), torch.ones_like(step), step % period / (ramp * period))
+    )
 
 
 def at_step(weight: float | Schedule, step: Tensor, training: bool) -> float | Tensor:

@@ -22,7 +22,9 @@ class HasScore(Protocol):
         """``(*batch, *event) -> (*batch,)``."""
 
 
-def _continuous(model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, objective: Objective) -> dict:
+def _continuous(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, objective: Objective
+) -> dict:
     """The site of x, whose law has a score."""
     site = law_of_x(model, guide, batch, HasScore, objective, "use an adversarial objective")
     law, name = site["fn"], type(objective).__name__
@@ -32,7 +34,9 @@ def _continuous(model: Callable[..., Any], guide: Callable[..., Any], batch: tup
             f"({density(law)}, {law.support}); use ELBO, PseudoLikelihood or contrastive divergence"
         )
     if has_missing(site["value"]):
-        raise ValueError(f"{name}: expected complete rows, got NaN (missing); complete the rows first: impute()")
+        raise ValueError(
+            f"{name}: expected complete rows, got NaN (missing); complete the rows first: impute()"
+        )
     return site
 
 
@@ -81,12 +85,16 @@ class ScoreMatching(Objective):
     -3.0
     """
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         site = _continuous(model, guide, batch, self)
         with torch.enable_grad():
             x, score = _score(site["fn"], site["value"])
             flat = score.flatten(1)
-            curvature = [_derivative(flat[:, d].sum(), x).flatten(1)[:, d] for d in range(flat.shape[1])]
+            curvature = [
+                _derivative(flat[:, d].sum(), x).flatten(1)[:, d] for d in range(flat.shape[1])
+            ]
             each = sum(curvature) + flat.square().sum(-1) / 2
         return _total(each, site)
 
@@ -120,7 +128,9 @@ class SlicedScoreMatching(Objective):
             raise ValueError(f"expected at least one direction, got {directions}")
         self.directions = directions
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         site = _continuous(model, guide, batch, self)
         with torch.enable_grad():
             x, score = _score(site["fn"], site["value"])
@@ -168,7 +178,9 @@ class DenoisingScoreMatching(Objective):
             raise ValueError(f"expected noise of scale > 0, got {scale}")
         self.register_buffer("levels", levels)
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         site = _continuous(model, guide, batch, self)
         x = site["value"].detach()
         sigma, noise = self._levels(x), torch.randn_like(x)

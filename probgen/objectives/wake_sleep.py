@@ -63,7 +63,9 @@ class WakeSleep(RowWeighted):
             raise ValueError(f"expected a weight of the dreams between 0 and 1, got {sleep}")
         self.sleep = sleep
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         weights = self.weigh(model, guide, batch, partial(Cut, differentiable=False))
         bound = average(weights.log_p - weights.log_q.detach(), weights.kind).sum()
         fit = (1.0 - self.sleep) * (shares(weights.log_w, weights.kind) * weights.log_q).sum()
@@ -75,7 +77,11 @@ class WakeSleep(RowWeighted):
         """log q(z' | x') of one draw (z', x') of the model per row, summed."""
         with torch.no_grad():
             dream = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
-        given = [(site["infer"]["obs"], site["value"]) for site in dream.nodes.values() if _was_observed(site)]
+        given = [
+            (site["infer"]["obs"], site["value"])
+            for site in dream.nodes.values()
+            if _was_observed(site)
+        ]
         told = tuple(next((x for obs, x in given if obs is value), value) for value in batch)
         if all(new is old for new, old in zip(told, batch, strict=True)):
             raise ValueError(

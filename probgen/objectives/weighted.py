@@ -50,7 +50,14 @@ class RowWeighted(Objective):
 
     weakest = "bound"
 
-    def __init__(self, particles: int, *, plate: str = "data", max_plate_nesting: int = 1, vectorized: bool = True):
+    def __init__(
+        self,
+        particles: int,
+        *,
+        plate: str = "data",
+        max_plate_nesting: int = 1,
+        vectorized: bool = True,
+    ):
         super().__init__()
         if particles < 1:
             raise ValueError(f"expected particles >= 1, got {particles}")
@@ -78,16 +85,28 @@ class RowWeighted(Objective):
         return Weights(torch.cat(log_p), torch.cat(log_q), kind, pairs)
 
     def _log_q(self, pair: Reading, log_p: Tensor) -> Tensor:
-        drawn = {name: site for name, site in densities(pair.guide.nodes).items() if in_plate(site, self.plate)}
+        drawn = {
+            name: site
+            for name, site in densities(pair.guide.nodes).items()
+            if in_plate(site, self.plate)
+        }
         return log_rows(drawn, self.plate) if drawn else torch.zeros_like(log_p)
 
     def not_reparameterised(self, pair: Reading) -> Sites:
         """Guide sites whose draws carry no gradient."""
-        sites = {name: site for name, site in densities(pair.guide.nodes).items() if not site["is_observed"]}
+        sites = {
+            name: site
+            for name, site in densities(pair.guide.nodes).items()
+            if not site["is_observed"]
+        }
         return {name: site for name, site in sites.items() if score_function(site) is not None}
 
     def _check(self, pair: Reading) -> None:
-        name, model, guide = type(self).__name__, densities(pair.model.nodes), densities(pair.guide.nodes)
+        name, model, guide = (
+            type(self).__name__,
+            densities(pair.model.nodes),
+            densities(pair.guide.nodes),
+        )
         check_pair(model, guide, self.weakest, name)
         for site in (*model.values(), *guide.values()):
             if not in_plate(site, self.plate) and not site["infer"].get("_deterministic"):

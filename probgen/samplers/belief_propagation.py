@@ -36,7 +36,13 @@ class Beliefs(NamedTuple):
 
 @torch.no_grad()
 def belief_propagation(
-    unary: Tensor, pairs: Tensor, edges: Tensor, *, iterations: int = 200, damping: float = 0.0, tol: float = 1e-6
+    unary: Tensor,
+    pairs: Tensor,
+    edges: Tensor,
+    *,
+    iterations: int = 200,
+    damping: float = 0.0,
+    tol: float = 1e-6,
 ) -> Beliefs:
     r"""Passes messages along all edges at once until they settle.
 
@@ -69,7 +75,9 @@ def belief_propagation(
     (tensor([2.0064]), tensor([2.0064]))
     """
     if iterations < 1 or not 0 <= damping < 1:
-        raise ValueError(f"expected iterations >= 1 and 0 <= damping < 1, got {iterations=}, {damping=}")
+        raise ValueError(
+            f"expected iterations >= 1 and 0 <= damping < 1, got {iterations=}, {damping=}"
+        )
     targets, sources, tables = both_ways(edges, pairs)
     back = torch.arange(2 * len(edges), device=unary.device).roll(len(edges))
     messages = unary.new_zeros(len(unary), len(targets), unary.shape[-1])
@@ -81,7 +89,9 @@ def belief_propagation(
         residual = (new - messages).abs().max().item() if len(edges) else 0.0
         messages, rounds = new, rounds + 1
     beliefs = unary.index_add(1, targets, messages)
-    ends = beliefs[:, targets] - messages  # of every edge's target, without what the edge itself said
+    ends = (
+        beliefs[:, targets] - messages
+    )  # of every edge's target, without what the edge itself said
     joint = (tables + ends.unsqueeze(-1) + ends[:, back].unsqueeze(-2))[:, : len(edges)]
     nodes, joint = beliefs.softmax(-1), joint.flatten(2).softmax(-1).reshape(joint.shape)
     return Beliefs(nodes, joint, _bethe(nodes, joint, unary, pairs, edges), rounds, residual)

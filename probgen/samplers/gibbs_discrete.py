@@ -20,7 +20,10 @@ def colouring(edges: Tensor, nodes: int) -> list[Tensor]:
     for node in range(nodes):
         taken = {colours[other] for other in neighbours[node] if other < node}
         colours.append(next(colour for colour in range(nodes) if colour not in taken))
-    return [torch.tensor([n for n in range(nodes) if colours[n] == c]) for c in range(max(colours, default=-1) + 1)]
+    return [
+        torch.tensor([n for n in range(nodes) if colours[n] == c])
+        for c in range(max(colours, default=-1) + 1)
+    ]
 
 
 def both_ways(edges: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +58,13 @@ def neighbour_logits(x: Tensor, unary: Tensor, pairs: Tensor, edges: Tensor) -> 
 
 @torch.no_grad()
 def gibbs_sweeps(
-    x: Tensor, unary: Tensor, pairs: Tensor, edges: Tensor, colours: list[Tensor], sweeps: int, free: Tensor
+    x: Tensor,
+    unary: Tensor,
+    pairs: Tensor,
+    edges: Tensor,
+    colours: list[Tensor],
+    sweeps: int,
+    free: Tensor,
 ) -> Tensor:
     r"""Markov chains that leave :math:`p(x) \propto \exp(\sum_i u_i(x_i) + \sum_{ij} w_{ij}(x_i, x_j))` invariant.
 
@@ -82,7 +91,9 @@ def gibbs_sweeps(
     targets, sources, tables = both_ways(edges, pairs)
     blocks = []
     for nodes in colours:
-        place = x.new_full((x.shape[-1],), -1).index_copy(0, nodes, torch.arange(len(nodes), device=x.device))
+        place = x.new_full((x.shape[-1],), -1).index_copy(
+            0, nodes, torch.arange(len(nodes), device=x.device)
+        )
         into = place[targets] >= 0
         blocks.append((nodes, place[targets[into]], sources[into], tables[into].transpose(1, 2)))
     for _ in range(sweeps):

@@ -60,7 +60,9 @@ def hmc(
     for _ in range(steps):
         first = torch.randn_like(x)
         first = first if free is None else torch.where(free, first, 0.0)
-        other, momentum, new_value, new_score = _leapfrog(log_weight, x, first, score, step, leapfrogs, free)
+        other, momentum, new_value, new_score = _leapfrog(
+            log_weight, x, first, score, step, leapfrogs, free
+        )
         kinetic = event_sum(first.square() - momentum.square(), value.ndim) / 2
         ratio = new_value - value + kinetic
         yes = torch.rand_like(ratio).log() < ratio
@@ -88,7 +90,14 @@ def _leapfrog(
     return x, momentum, value, score
 
 
-def mala(log_weight: LogWeight, x: Tensor, steps: int, *, step: float | Tensor, free: Tensor | None = None) -> Moved:
+def mala(
+    log_weight: LogWeight,
+    x: Tensor,
+    steps: int,
+    *,
+    step: float | Tensor,
+    free: Tensor | None = None,
+) -> Moved:
     r"""Ends of Metropolis-adjusted Langevin chains, which leave the law invariant.
 
     .. math:: x' \sim q(\cdot \mid x) = N\big(x + \tfrac{\epsilon}{2} \nabla \log p^*(x),\, \epsilon I\big)
@@ -131,7 +140,9 @@ class HMC:
         if self.leapfrogs < 1:
             raise ValueError(f"expected at least one leapfrog step, got {self.leapfrogs}")
 
-    def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved:
+    def __call__(
+        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+    ) -> Moved:
         return hmc(log_weight, x, steps, step=self.step, leapfrogs=self.leapfrogs, free=free)
 
 
@@ -146,5 +157,7 @@ class MALA:
     step: float
     adjusted = True
 
-    def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved:
+    def __call__(
+        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+    ) -> Moved:
         return mala(log_weight, x, steps, step=self.step, free=free)

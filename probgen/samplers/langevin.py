@@ -108,6 +108,10 @@ class Langevin:
     clip: float | None = None
     adjusted = False
 
-    def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved:
-        x = langevin(log_weight, x, steps, step=self.step, noise=self.noise, clip=self.clip, free=free)
+    def __call__(
+        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+    ) -> Moved:
+        x = langevin(
+            log_weight, x, steps, step=self.step, noise=self.noise, clip=self.clip, free=free
+        )
         return Moved(x, x.new_ones(()))

@@ -40,7 +40,9 @@ class Grid(NamedTuple):
         return itertools.pairwise(Node(*levels) for levels in zip(*self, strict=True))
 
 
-def ancestral(reverse: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, grid: Grid) -> Tensor:
+def ancestral(
+    reverse: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, grid: Grid
+) -> Tensor:
     r"""Draws step by step from Gaussian reverse kernels :math:`p(z_s \mid z_t)`.
 
     Parameters
@@ -99,7 +101,10 @@ def ddim(denoise: Denoise, z: Tensor, grid: Grid, eta: float = 0.0) -> Tensor:
         noise = (z - here.alpha * x) / here.sigma
         if eta:
             fresh = eta * there.sigma * (1 - (there.ratio / here.ratio).square()).sqrt()
-            z = there.alpha * x + (there.sigma.square() - fresh.square()).clamp(min=0).sqrt() * noise
+            z = (
+                there.alpha * x
+                + (there.sigma.square() - fresh.square()).clamp(min=0).sqrt() * noise
+            )
             z = z + fresh * torch.randn_like(z)
         else:
             z = there.alpha * x + there.sigma * noise
@@ -140,7 +145,11 @@ def heun(
     tensor([0.5000])
     """
     steps = list(grid.steps())
-    lifted = [None] * len(steps) if raised is None else [Node(*levels) for levels in zip(*raised, strict=True)]
+    lifted = (
+        [None] * len(steps)
+        if raised is None
+        else [Node(*levels) for levels in zip(*raised, strict=True)]
+    )
     for index, ((here, there), lift) in enumerate(zip(steps, lifted, strict=True)):
         y = z / here.alpha
         if lift is not None:

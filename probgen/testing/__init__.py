@@ -59,5 +59,12 @@ def check_generative(
     with torch.random.fork_rng():
         for check in program.GIVEN + (program.runs,) * told:  # the first run may make parameters
             run(check, case, seed)
-        for check in (*first, *state.CHECKS, *agreement.CHECKS, *program.CHECKS, *missing.CHECKS, *contexts.CHECKS):
+        for check in (
+            *first,
+            *state.CHECKS,
+            *agreement.CHECKS,
+            *program.CHECKS,
+            *missing.CHECKS,
+            *contexts.CHECKS,
+        ):
             run(check, replace(case, gen=copy.deepcopy(gen).eval()), seed)

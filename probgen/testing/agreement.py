@@ -17,13 +17,22 @@ def agrees_with_program(case: Case) -> None:
     if case.kind == "implicit":
         return
     score = log_likelihood(case.gen, *case.batch, particles=4)
-    require_shape("log_likelihood", score.value, (len(case.x),), "open data_plate around the sites of the rows")
+    require_shape(
+        "log_likelihood",
+        score.value,
+        (len(case.x),),
+        "open data_plate around the sites of the rows",
+    )
     if case.kind == "exact":
         require(
-            score.kind == "exact", f"expected an exact score, got {score.kind}; model tells another story than forward"
+            score.kind == "exact",
+            f"expected an exact score, got {score.kind}; model tells another story than forward",
         )
         require_close(
-            "log_likelihood", score.value, case.law.log_prob(case.x), "model and forward are two distributions"
+            "log_likelihood",
+            score.value,
+            case.law.log_prob(case.x),
+            "model and forward are two distributions",
         )
 
 
@@ -51,7 +60,9 @@ def samples_follow_density(case: Case) -> None:
 
 
 def _direction(case: Case) -> list[Tensor]:
-    return [torch.randn_like(parameter) * (0.1 + parameter.abs()) for parameter in case.gen.parameters()]
+    return [
+        torch.randn_like(parameter) * (0.1 + parameter.abs()) for parameter in case.gen.parameters()
+    ]
 
 
 @torch.no_grad()

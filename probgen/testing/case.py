@@ -95,7 +95,10 @@ def require_finite(name: str, value: Tensor) -> None:
 
 def require_shape(name: str, value: Tensor, shape: tuple[int, ...], hint: str) -> None:
     """Raises unless a tensor has the shape, and finite values."""
-    require(tuple(value.shape) == shape, f"expected {name} of shape {shape}, got {tuple(value.shape)}; {hint}")
+    require(
+        tuple(value.shape) == shape,
+        f"expected {name} of shape {shape}, got {tuple(value.shape)}; {hint}",
+    )
     require_finite(name, value)
 
 

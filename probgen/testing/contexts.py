@@ -22,7 +22,11 @@ HINT = (
 def depends(case: Case) -> None:
     """the law depends on the context, unless the family declares that it has none."""
     parts = case.gen.modules() if isinstance(case.gen, Independent) else [case.gen]
-    if isinstance(case.gen, Program) or size_of(case.gen) is not None or any(ignores(part) for part in parts):
+    if (
+        isinstance(case.gen, Program)
+        or size_of(case.gen) is not None
+        or any(ignores(part) for part in parts)
+    ):
         return
     with torch.no_grad():
         for parameter in case.gen.parameters():  # networks may start from zero
@@ -33,7 +37,9 @@ def depends(case: Case) -> None:
     found = [_answer(case, context) for context in (given, given.roll(1, 0))]
     if found[0] is None or found[1] is None:
         return
-    require(not torch.equal(found[0], found[1]), f"it takes a context and does not depend on it; {HINT}")
+    require(
+        not torch.equal(found[0], found[1]), f"it takes a context and does not depend on it; {HINT}"
+    )
 
 
 def _answer(case: Case, context: Tensor) -> Tensor | None:

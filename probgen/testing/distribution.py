@@ -14,12 +14,17 @@ REPEATABLE = ("exact", "unnormalised")
 def shapes(case: Case) -> None:
     """gen(context) is a distribution over rows of x, one for each row of context."""
     law = case.law
-    require(isinstance(law, TorchDistributionMixin), f"got {type(law)}; take it from pyro.distributions")
+    require(
+        isinstance(law, TorchDistributionMixin), f"got {type(law)}; take it from pyro.distributions"
+    )
     hint = "turn dims into event dims by .to_event(n), and expand the law to the batch dims of the context"
     batch, event = tuple(law.batch_shape), tuple(law.event_shape)
     require(batch == case.rows, f"expected batch_shape {case.rows}, got {batch}; {hint}")
     require(event == case.event, f"expected event_shape {case.event}, got {event}; {hint}")
-    require(case.kind in KINDS, f"expected a density that is one of {KINDS}, got {case.kind!r}; correct the attribute")
+    require(
+        case.kind in KINDS,
+        f"expected a density that is one of {KINDS}, got {case.kind!r}; correct the attribute",
+    )
 
 
 def contexts(case: Case) -> None:
@@ -28,26 +33,45 @@ def contexts(case: Case) -> None:
         return
     law = case.gen(case.context.expand(2, *case.context.shape))
     hint, rows = "index dims of the context from the right", (2, len(case.x))
-    require(tuple(law.batch_shape) == rows, f"expected batch_shape {rows}, got {tuple(law.batch_shape)}; {hint}")
+    require(
+        tuple(law.batch_shape) == rows,
+        f"expected batch_shape {rows}, got {tuple(law.batch_shape)}; {hint}",
+    )
     require_shape("samples", law.sample(), rows + case.event, hint)
     if case.kind in REPEATABLE:
-        require_close("log_prob", law.log_prob(case.x)[1], case.law.log_prob(case.x), "rows of context are mixed up")
+        require_close(
+            "log_prob",
+            law.log_prob(case.x)[1],
+            case.law.log_prob(case.x),
+            "rows of context are mixed up",
+        )
 
 
 def samples(case: Case) -> None:
     """sample(shape) gives finite draws of shape + batch_shape + event_shape, in the dtype of x."""
     for shape in ((), (3,), (2, 3)):
         draws = case.law.sample(torch.Size(shape))
-        require_shape("samples", draws, shape + case.rows + case.event, "sample_shape goes to the left")
-        require(draws.dtype == case.x.dtype, f"expected samples of {case.x.dtype} as x, got {draws.dtype}; convert one")
-        require(not draws.requires_grad, "samples carry gradients; sample() runs without them, rsample() with")
+        require_shape(
+            "samples", draws, shape + case.rows + case.event, "sample_shape goes to the left"
+        )
+        require(
+            draws.dtype == case.x.dtype,
+            f"expected samples of {case.x.dtype} as x, got {draws.dtype}; convert one",
+        )
+        require(
+            not draws.requires_grad,
+            "samples carry gradients; sample() runs without them, rsample() with",
+        )
 
 
 def supports(case: Case) -> None:
     """x and samples lie in the support."""
     for name, value in (("x", case.complete), ("a sample", case.law.sample())):
         inside = case.law.support.check(value)
-        require(inside.all(), f"{name} leaves the support {case.law.support}; correct the support, or the data")
+        require(
+            inside.all(),
+            f"{name} leaves the support {case.law.support}; correct the support, or the data",
+        )
 
 
 def seeded(case: Case) -> None:
@@ -56,7 +80,10 @@ def seeded(case: Case) -> None:
     for _ in range(2):
         torch.manual_seed(1)
         draws.append(case.gen(case.context).sample((3,)))
-    require(torch.equal(*draws), "two draws differ; draw from torch's generators alone, and keep no state")
+    require(
+        torch.equal(*draws),
+        "two draws differ; draw from torch's generators alone, and keep no state",
+    )
 
 
 def scores(case: Case) -> None:
@@ -75,9 +102,14 @@ def refuses(case: Case) -> None:
     try:
         case.law.log_prob(case.x)
     except NotImplementedError as error:
-        require(bool(str(error)), "log_prob refuses without a word; name the objective and the metric to use")
+        require(
+            bool(str(error)),
+            "log_prob refuses without a word; name the objective and the metric to use",
+        )
     else:
-        raise ConformanceError("it is implicit and gives a log_prob; raise NotImplementedError, or declare its kind")
+        raise ConformanceError(
+            "it is implicit and gives a log_prob; raise NotImplementedError, or declare its kind"
+        )
 
 
 def single_rows(case: Case) -> None:
@@ -85,26 +117,42 @@ def single_rows(case: Case) -> None:
     if case.kind in REPEATABLE:
         first, rest = (case.at(rows).log_prob(case.x[rows]) for rows in (slice(1), slice(1, None)))
         hint = "rows are scored one by one: no statistics over the batch in eval mode"
-        require_close("log_prob row by row", torch.cat([first, rest]), case.law.log_prob(case.x), hint)
+        require_close(
+            "log_prob row by row", torch.cat([first, rest]), case.law.log_prob(case.x), hint
+        )
 
 
 def draws_of_rows(case: Case) -> None:
     """log_prob accepts draws to the left of the rows."""
     if case.kind == "implicit":
         return
-    draws = torch.stack([case.x.flip(0), case.x]) if case.context is None else case.x.expand(2, *case.x.shape)
+    draws = (
+        torch.stack([case.x.flip(0), case.x])
+        if case.context is None
+        else case.x.expand(2, *case.x.shape)
+    )
     value = case.law.log_prob(draws)
-    require_shape("log_prob", value, (2, len(case.x)), "index dims from the right: the leading ones are draws")
+    require_shape(
+        "log_prob", value, (2, len(case.x)), "index dims from the right: the leading ones are draws"
+    )
     if case.kind in REPEATABLE:
-        require_close("log_prob of a draw", value[1], case.law.log_prob(case.x), "draws are mixed up")
+        require_close(
+            "log_prob of a draw", value[1], case.law.log_prob(case.x), "draws are mixed up"
+        )
 
 
 def expands(case: Case) -> None:
     """expand(shape) gives the same distribution with that batch_shape."""
     for shape in ((len(case.x),), (2, len(case.x))):
         law = case.law.expand(torch.Size(shape))
-        got, hint = (tuple(law.batch_shape), tuple(law.event_shape)), "implement expand(batch_shape, _instance=None)"
-        require(got == (shape, case.event), f"expected batch and event shapes {(shape, case.event)}, got {got}; {hint}")
+        got, hint = (
+            (tuple(law.batch_shape), tuple(law.event_shape)),
+            "implement expand(batch_shape, _instance=None)",
+        )
+        require(
+            got == (shape, case.event),
+            f"expected batch and event shapes {(shape, case.event)}, got {got}; {hint}",
+        )
         require_shape("samples", law.sample((3,)), (3, *shape, *case.event), hint)
         if case.kind == "implicit":
             continue

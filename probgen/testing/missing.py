@@ -25,9 +25,17 @@ def integrates(case: Case) -> None:
     if case.kind == "exact":
         full = case.law.log_prob(complete)
         require_close(
-            "log_prob of a complete row beside incomplete ones", value[0], full[0], "fill only missing values"
+            "log_prob of a complete row beside incomplete ones",
+            value[0],
+            full[0],
+            "fill only missing values",
         )
-        require_close("log_prob of a row without values", value[1], torch.zeros(()), "what is missing adds nothing")
+        require_close(
+            "log_prob of a row without values",
+            value[1],
+            torch.zeros(()),
+            "what is missing adds nothing",
+        )
         _check_integral(case, complete)
     gradients(case, x)
 
@@ -44,7 +52,10 @@ def _unless_refused(case: Case, x: Tensor) -> Tensor | None:
         return case.law.log_prob(x)
     except (ValueError, NotImplementedError) as error:
         told = any(word in str(error).lower() for word in ("nan", "missing"))
-        require(told, f"NaN in x is refused without saying so ({error}); name NaN in the error, and impute() as a way")
+        require(
+            told,
+            f"NaN in x is refused without saying so ({error}); name NaN in the error, and impute() as a way",
+        )
     return None
 
 
@@ -60,11 +71,15 @@ def _check_integral(case: Case, complete: Tensor) -> None:
     rows[:, 0] = grid
     law, batch = case.at(slice(1)), (1,) if case.rows else ()
     step = 1.0 if case.law.support.is_discrete else (grid[1] - grid[0]).item()
-    total = law.log_prob(rows.reshape(-1, *batch, *case.event)).logsumexp(0).squeeze() + math.log(step)
+    total = law.log_prob(rows.reshape(-1, *batch, *case.event)).logsumexp(0).squeeze() + math.log(
+        step
+    )
     rows[:1, 0] = torch.nan
     missing = law.log_prob(rows[:1].reshape(-1, *batch, *case.event)).squeeze()
     if not (total - missing).abs() < 1e-2:
-        raise ConformanceError(f"expected log_prob {total:g} of a row without its first entry, got {missing:g}")
+        raise ConformanceError(
+            f"expected log_prob {total:g} of a row without its first entry, got {missing:g}"
+        )
 
 
 def _grid(case: Case, row: Tensor) -> Tensor | None:

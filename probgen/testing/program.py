@@ -19,19 +19,28 @@ from probgen.testing.case import Case, require, require_finite, require_shape
 def batch(case: Case) -> None:
     """x holds rows, and context as many."""
     require(
-        case.x.ndim >= 1 and len(case.x) >= 2, f"expected x of shape (B, *event), B >= 2, got {tuple(case.x.shape)}"
+        case.x.ndim >= 1 and len(case.x) >= 2,
+        f"expected x of shape (B, *event), B >= 2, got {tuple(case.x.shape)}",
     )
     if case.context is not None:
         rows = tuple(case.context.shape[: case.context.ndim - case.gen.context_ndim])
-        require(rows == case.rows, f"expected a context of batch shape {case.rows}, got {rows}; see gen.context_ndim")
+        require(
+            rows == case.rows,
+            f"expected a context of batch shape {case.rows}, got {rows}; see gen.context_ndim",
+        )
 
 
 def protocol(case: Case) -> None:
     """a model is a torch module with forward, model and guide."""
-    require(isinstance(case.gen, nn.Module), "it is no torch.nn.Module; derive it from DistributionModule")
+    require(
+        isinstance(case.gen, nn.Module),
+        "it is no torch.nn.Module; derive it from DistributionModule",
+    )
     names = ("forward", "model", "guide", *GenerativeModel.__annotations__)
     lacking = [name for name in names if getattr(case.gen, name, None) is None]
-    require(not lacking, f"it lacks {lacking}; derive it from DistributionModule or LatentVariableModel")
+    require(
+        not lacking, f"it lacks {lacking}; derive it from DistributionModule or LatentVariableModel"
+    )
 
 
 def runs(case: Case) -> None:
@@ -44,14 +53,20 @@ def observes(case: Case) -> None:
     """model observes x at site "x" in the data plate at dim -1, and returns it."""
     trace = _trace(case.gen.model, *case.batch)
     site = sample_sites(trace).get("x")
-    require(site is not None, f"expected a sample site 'x', got {list(sample_sites(trace))}; rename the observed site")
+    require(
+        site is not None,
+        f"expected a sample site 'x', got {list(sample_sites(trace))}; rename the observed site",
+    )
     require(site["is_observed"], "site 'x' is drawn; write pyro.sample('x', ..., obs=x)")
     _require_same("the observed value", site["value"], case.x)
     frames = {frame.name: (frame.dim, frame.size) for frame in site["cond_indep_stack"]}
     expected = (-1, len(case.x))
     hint = "open it by probgen.data_plate(x, context)"
     got = frames.get(case.gen.plate)
-    require(got == expected, f"expected plate '{case.gen.plate}' of (dim, size) {expected}, got {got}; {hint}")
+    require(
+        got == expected,
+        f"expected plate '{case.gen.plate}' of (dim, size) {expected}, got {got}; {hint}",
+    )
     _require_same("what model returns", trace.nodes["_RETURN"]["value"], case.x)
 
 
@@ -61,7 +76,9 @@ def generates(case: Case) -> None:
     rows = len(case.x) if case.rows else 1
     hint = "return the value of site 'x', and let data_plate(x, context) choose the number of rows"
     require_shape("what model returns", trace.nodes["_RETURN"]["value"], (rows, *case.event), hint)
-    require(not sample_sites(trace)["x"]["is_observed"], "site 'x' is observed without x; write obs=x")
+    require(
+        not sample_sites(trace)["x"]["is_observed"], "site 'x' is observed without x; write obs=x"
+    )
 
 
 def guides(case: Case) -> None:
@@ -71,7 +88,10 @@ def guides(case: Case) -> None:
     latent, drawn = latent_sites(pair.model), set(latent_sites(pair.guide))
     needed = {name for name, site in latent.items() if not is_enumerated(site)}
     hint = "sites of both programs must have the same names"
-    require(drawn <= set(latent), f"guide draws {sorted(drawn - set(latent))}, which model lacks; {hint}")
+    require(
+        drawn <= set(latent),
+        f"guide draws {sorted(drawn - set(latent))}, which model lacks; {hint}",
+    )
     require(needed <= drawn, f"guide does not draw {sorted(needed - drawn)}; {hint}")
     shared = {name for name in drawn if not in_plate(latent[name], case.gen.plate)}
     alone = set(latent_sites(_trace(case.gen.guide, None, case.context)))
@@ -106,7 +126,8 @@ def gradients(case: Case, x: Tensor) -> None:
         loss.backward()
     idle = [name for name, p in trained.items() if p.grad is None]
     require(
-        not idle, f"parameters {idle} have no gradient; use them, freeze them by requires_grad_(False), or drop them"
+        not idle,
+        f"parameters {idle} have no gradient; use them, freeze them by requires_grad_(False), or drop them",
     )
     for name, parameter in trained.items():
         require_finite(f"gradient of '{name}'", parameter.grad)
@@ -124,7 +145,9 @@ def composes(case: Case) -> None:
         drawn = poutine.trace(particles(program)).get_trace()
         scored = poutine.trace(program).get_trace(case.x)
     hint = "implement expand, and run programs inside forward isolated, as Marginal does"
-    require_shape("a draw inside plates", drawn.nodes["part"]["value"], (2, len(case.x), *case.event), hint)
+    require_shape(
+        "a draw inside plates", drawn.nodes["part"]["value"], (2, len(case.x), *case.event), hint
+    )
     if case.kind != "implicit":
         scored.compute_log_prob()
         require_shape("log_prob in a plate", scored.nodes["part"]["log_prob"], (len(case.x),), hint)
@@ -137,7 +160,8 @@ def _trace(program: object, *arguments: Tensor | None) -> poutine.Trace:
 
 def _require_same(name: str, got: Tensor, x: Tensor) -> None:
     require(
-        tuple(got.shape) == tuple(x.shape), f"expected {name} to be x of shape {tuple(x.shape)}, got {tuple(got.shape)}"
+        tuple(got.shape) == tuple(x.shape),
+        f"expected {name} to be x of shape {tuple(x.shape)}, got {tuple(got.shape)}",
     )
     require(((got == x) | (x != x)).all(), f"expected {name} to be x, got other numbers")
 

@@ -19,17 +19,30 @@ def registered(case: Case) -> None:
             parts = value if isinstance(value, list | tuple) else [value]
             name = f"{path}.{key}".lstrip(".")
             loose = any(isinstance(part, Tensor) and id(part) not in known for part in parts)
-            require(not loose, f"'{name}' is a plain tensor, which .to(device) leaves behind; use register_buffer")
+            require(
+                not loose,
+                f"'{name}' is a plain tensor, which .to(device) leaves behind; use register_buffer",
+            )
             hidden = any(isinstance(part, nn.Module) for part in parts)
-            require(not hidden, f"'{name}' hides modules from parameters(); use nn.ModuleList, or assign each module")
+            require(
+                not hidden,
+                f"'{name}' hides modules from parameters(); use nn.ModuleList, or assign each module",
+            )
 
 
 def copied(case: Case) -> None:
     """a deepcopy is the same distribution, and independent of the original."""
     before, twin = case.fingerprint(), replace(case, gen=copy.deepcopy(case.gen))
-    require_close("of the copy", twin.fingerprint(), before, "something that the model needs is not copied")
+    require_close(
+        "of the copy", twin.fingerprint(), before, "something that the model needs is not copied"
+    )
     _disturb(twin.gen)
-    require_close("after changing a copy", case.fingerprint(), before, "the copy shares parameters with the original")
+    require_close(
+        "after changing a copy",
+        case.fingerprint(),
+        before,
+        "the copy shares parameters with the original",
+    )
 
 
 def saved(case: Case) -> None:
@@ -47,7 +60,10 @@ def double(case: Case) -> None:
         return
     context = None if case.context is None else case.context.double()
     twin = replace(case, gen=copy.deepcopy(case.gen).double(), x=case.x.double(), context=context)
-    dtype, hint = twin.law.sample().dtype, "use buffers, or torch.zeros_like(parameter), in place of new tensors"
+    dtype, hint = (
+        twin.law.sample().dtype,
+        "use buffers, or torch.zeros_like(parameter), in place of new tensors",
+    )
     require(dtype == torch.float64, f"expected samples of float64, got {dtype}; {hint}")
     if case.kind == "exact":
         hint = "precisions disagree: a tensor is made in single precision, or large numbers cancel"

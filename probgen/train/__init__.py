@@ -5,4 +5,14 @@ from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History
 from probgen.train.run import NonFiniteLoss, Run
 
-__all__ = ["CheckpointError", "FitWarning", "History", "NonFiniteLoss", "Run", "adam", "fit", "load", "save"]
+__all__ = [
+    "CheckpointError",
+    "FitWarning",
+    "History",
+    "NonFiniteLoss",
+    "Run",
+    "adam",
+    "fit",
+    "load",
+    "save",
+]

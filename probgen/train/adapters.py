@@ -66,11 +66,17 @@ class PlainLoss(Objective):
         if isinstance(owner, nn.Module):
             self.owner = owner
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
         value = self.loss(model, guide, *batch)
         if not torch.is_tensor(value) or value.ndim:
             name = getattr(self.loss, "__qualname__", type(self.loss).__name__)
-            got = f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__
+            got = (
+                f"a tensor of shape {tuple(value.shape)}"
+                if torch.is_tensor(value)
+                else type(value).__name__
+            )
             raise TypeError(
                 f"expected {name}(model, guide, *batch) to return a tensor without dims, whose backward gives the "
                 f"gradients, got {got}; sum over rows, and for an objective of Pyro pass it itself or its "
@@ -107,7 +113,9 @@ def as_objective(objective: Any) -> Any:
     owner = getattr(objective, "__self__", None)
     if isinstance(owner, Objective | infer.ELBO):
         return _of_method(owner, objective.__name__)
-    if isinstance(objective, nn.Module) and callable(own := getattr(objective, "differentiable_loss", None)):
+    if isinstance(objective, nn.Module) and callable(
+        own := getattr(objective, "differentiable_loss", None)
+    ):
         return PlainLoss(own)
     if callable(objective):
         return PlainLoss(objective)
@@ -120,15 +128,21 @@ def as_objective(objective: Any) -> Any:
 def _refuse(objective: Any) -> None:
     """Refuses objectives of Pyro that give no differentiable loss, and its other algorithms."""
     ancestors = type(objective).__mro__
-    kind = next((kind for kind in ancestors if kind in INSTEAD or "differentiable_loss" in vars(kind)), None)
+    kind = next(
+        (kind for kind in ancestors if kind in INSTEAD or "differentiable_loss" in vars(kind)), None
+    )
     if kind in INSTEAD:
         advice = INSTEAD[kind].format_map(_Attributes(objective))
-    elif isinstance(objective, infer.ELBO) and not callable(getattr(objective, "differentiable_loss", None)):
+    elif isinstance(objective, infer.ELBO) and not callable(
+        getattr(objective, "differentiable_loss", None)
+    ):
         advice = SUMMED
     else:
         return
     name = type(objective).__name__
-    raise TypeError(f"expected an objective that gives a differentiable loss, got Pyro's {name}; use {advice}")
+    raise TypeError(
+        f"expected an objective that gives a differentiable loss, got Pyro's {name}; use {advice}"
+    )
 
 
 class _Attributes(dict):

@@ -26,7 +26,9 @@ def plain_values(module: nn.Module) -> dict[str, str]:
     '0.5'
     """
     values = {name: repr(value) for name, value in _attributes(module) if isinstance(value, PLAIN)}
-    trained = {f"{name}.requires_grad": repr(p.requires_grad) for name, p in module.named_parameters()}
+    trained = {
+        f"{name}.requires_grad": repr(p.requires_grad) for name, p in module.named_parameters()
+    }
     return values | trained
 
 
@@ -40,7 +42,9 @@ def python_random() -> tuple[Any, ...]:
 def preserved(module: nn.Module, *others: Tensor) -> Iterator[None]:
     """Puts back whatever happens to a module's tensors and attributes, and to other tensors, inside the block."""
     given = [*attached(module).values(), *others]
-    values = [(value.detach(), value.detach().clone()) for value in given if value.layout is torch.strided]
+    values = [
+        (value.detach(), value.detach().clone()) for value in given if value.layout is torch.strided
+    ]
     places = [(place, dict(place)) for part in module.modules() for place in _places(part)]
     try:
         yield

@@ -48,9 +48,16 @@ def write(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[st
 
 def _plain(name: str, value: Any) -> Tensor:
     """A tensor of its own memory on the CPU."""
-    if not torch.is_tensor(value) or value.layout is not torch.strided or value.is_quantized or value.is_meta:
+    if (
+        not torch.is_tensor(value)
+        or value.layout is not torch.strided
+        or value.is_quantized
+        or value.is_meta
+    ):
         kind = f"a {value.layout} tensor" if torch.is_tensor(value) else type(value).__name__
-        raise CheckpointError(f"expected {name} to be a dense tensor, got {kind}, which a file cannot hold; drop it")
+        raise CheckpointError(
+            f"expected {name} to be a dense tensor, got {kind}, which a file cannot hold; drop it"
+        )
     return value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
 
 
@@ -60,7 +67,9 @@ def _sealed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     try:
         content = bytearray(to_bytes(tensors, header))
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"a tensor is of a kind that no file can hold ({error}); convert it") from error
+        raise CheckpointError(
+            f"a tensor is of a kind that no file can hold ({error}); convert it"
+        ) from error
     place = content.index(b'"checksum":"' + UNSEALED) + len(b'"checksum":"')
     content[place : place + len(UNSEALED)] = hashlib.sha256(content).hexdigest().encode()
     return bytes(content)
@@ -71,9 +80,13 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = content_of(Path(path))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise CheckpointError(f"expected a checkpoint at {path}, found no file; check the path") from error
+        raise CheckpointError(
+            f"expected a checkpoint at {path}, found no file; check the path"
+        ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; check the path and its permissions") from error
+        raise CheckpointError(
+            f"cannot read {path}: {error}; check the path and its permissions"
+        ) from error
     header = _header(path, content)
     try:
         if header["format"] == FORMAT:
@@ -83,9 +96,13 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise _damaged(path)
         metadata = json.loads(header["metadata"])
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); use an earlier copy") from error
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}); use an earlier copy"
+        ) from error
     if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path} is damaged: its metadata are no names with values; use an earlier copy")
+        raise CheckpointError(
+            f"{path} is damaged: its metadata are no names with values; use an earlier copy"
+        )
     return tensors, metadata
 
 
@@ -97,7 +114,9 @@ def _header(path: str | os.PathLike, content: bytes) -> dict[str, str]:
         found = entries.get("__metadata__", {})
         header = {name: found.get(name, "") for name in ("format", "checksum", "metadata")}
     except (ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); use an earlier copy") from error
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}); use an earlier copy"
+        ) from error
     if header["format"] not in (FORMAT, FIRST):
         raise CheckpointError(
             f"expected format {FORMAT} in {path}, got {header['format'] or None}; it was not saved here, or by a later "
@@ -116,7 +135,9 @@ def _check_seal(path: str | os.PathLike, content: bytes, checksum: str) -> None:
 
 
 def _damaged(path: str | os.PathLike) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged: its checksum does not fit its content; use an earlier copy")
+    return CheckpointError(
+        f"{path} is damaged: its checksum does not fit its content; use an earlier copy"
+    )
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:
@@ -159,11 +180,21 @@ def left_behind(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> dict[st
     """The state of the model that a run of :func:`probgen.fit` leaves, from the whole state of the run."""
     names = {name: name for name in tensors if name.startswith("module/")}
     if metadata.get("leaves") == "best":
-        names = {"module/" + name.removeprefix("best/"): name for name in tensors if name.startswith("best/")}
+        names = {
+            "module/" + name.removeprefix("best/"): name
+            for name in tensors
+            if name.startswith("best/")
+        }
     else:
-        names |= {"module/" + name.removeprefix("ema/"): name for name in tensors if name.startswith("ema/")}
+        names |= {
+            "module/" + name.removeprefix("ema/"): name
+            for name in tensors
+            if name.startswith("ema/")
+        }
     own = "module/gen."
-    return {name[len(own) :]: tensors[source] for name, source in names.items() if name.startswith(own)}
+    return {
+        name[len(own) :]: tensors[source] for name, source in names.items() if name.startswith(own)
+    }
 
 
 @runtime_checkable
@@ -185,7 +216,9 @@ def check_fits(module: nn.Module, tensors: dict[str, Tensor], path: str | os.Pat
     own = module.state_dict()
     awaited = {name for name in tensors if isinstance(module, Awaiting) and module.awaits(name)}
     problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own and name not in awaited]
+    problems += [
+        f"unexpected {name}" for name in tensors if name not in own and name not in awaited
+    ]
     problems += [
         f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(tensors[name].shape)}"
         for name in own

@@ -74,7 +74,9 @@ class Step:
         state = ([part.tensors() for part in parts], self.buffers, alive)
         self.tensors, self._structure = pytree.tree_flatten(state)
         names = [f"buffer {index}" for index, _ in enumerate(self.buffers)]
-        self._names = pytree.tree_leaves(([{name: name for name in part.tensors()} for part in parts], names, "alive"))
+        self._names = pytree.tree_leaves(
+            ([{name: name for name in part.tensors()} for part in parts], names, "alive")
+        )
         self.graph: Compiled | None = None
         self.seconds = math.inf
         self._calls: dict[int, Repeated] = {}
@@ -94,7 +96,9 @@ class Step:
             trained = [p for group in self.run.optimizer.param_groups for p in group["params"]]
             others = [p for p in trained if p.requires_grad and id(p) not in known]
             gradients = torch.autograd.grad(value, [*pieces, *others], allow_unused=True)
-        if [gradient is None for gradient in gradients] != [False] * len(pieces) + [True] * len(others):
+        if [gradient is None for gradient in gradients] != [False] * len(pieces) + [True] * len(
+            others
+        ):
             raise NotCompilable("some parameters take part in some batches only")
         return value.detach(), list(gradients[: len(pieces)])
 
@@ -104,7 +108,9 @@ class Step:
         with precision.forward_context():
             return precision.convert_output(self.run.module(*precision.convert_input(batch)))
 
-    def __call__(self, selections: Sequence[Selection], numbers: Sequence[Tensor]) -> list[list[float]]:
+    def __call__(
+        self, selections: Sequence[Selection], numbers: Sequence[Tensor]
+    ) -> list[list[float]]:
         """As many steps as there are selections, at most :meth:`most`; gives loss per row and gradient norm of each.
 
         ``numbers`` holds the optimizer's hyperparameters in each of them, ``(groups, K)``.
@@ -112,7 +118,10 @@ class Step:
         began = time.perf_counter()
         if len(selections) not in self._calls:
             self._calls[len(selections)] = self.graph.repeatedly(len(selections))
-        inputs = ([*self.tensors, n, *self._inputs(chosen)] for chosen, n in zip(selections, numbers, strict=True))
+        inputs = (
+            [*self.tensors, n, *self._inputs(chosen)]
+            for chosen, n in zip(selections, numbers, strict=True)
+        )
         results = torch.stack(self._calls[len(selections)](inputs)).tolist()
         self.seconds = min(self.seconds, (time.perf_counter() - began) / len(selections))
         return results
@@ -137,7 +146,11 @@ class Step:
     def outdated(self) -> str | None:
         """A Python value of the module that is no longer what the graph has taken it for."""
         now = self._constants()
-        names = (name for name in now.keys() | self.constants.keys() if now.get(name) != self.constants.get(name))
+        names = (
+            name
+            for name in now.keys() | self.constants.keys()
+            if now.get(name) != self.constants.get(name)
+        )
         return next(names, None)
 
     def _constants(self) -> dict[str, str]:
@@ -145,13 +158,19 @@ class Step:
         flags = {"clip": repr(self.run.clip), "ema": repr(self.run.decay)}
         for index, group in enumerate(self.run.optimizer.param_groups):
             flags[f"optimizer.{index}.params"] = repr(len(group["params"]))
-            flags |= {f"optimizer.{index}.{key}": repr(flag) for key, flag in group.items() if isinstance(flag, bool)}
+            flags |= {
+                f"optimizer.{index}.{key}": repr(flag)
+                for key, flag in group.items()
+                if isinstance(flag, bool)
+            }
         return plain_values(self.run.module) | flags
 
     def hand_over(self) -> None:
         """Gives the parameters their gradients, for an optimizer that stands outside of the graph."""
         for part in self.parts:
-            for piece, gradient in zip(part.pieces, part.split(part.state["gradient"]), strict=True):
+            for piece, gradient in zip(
+                part.pieces, part.split(part.state["gradient"]), strict=True
+            ):
                 piece.grad = gradient
 
     def replay_seconds(self) -> float:
@@ -165,7 +184,10 @@ class Step:
         return statistics.median(times)
 
     def _inputs(self, selection: Selection) -> list[Tensor]:
-        return [tensor.to(self.run.fabric.device).contiguous() for tensor in self.run.source.tensors(selection)]
+        return [
+            tensor.to(self.run.fabric.device).contiguous()
+            for tensor in self.run.source.tensors(selection)
+        ]
 
     def _check_constants(self, before: dict[str, Tensor], random: tuple[Any, ...]) -> None:
         """The program does nothing that a graph would not do."""
@@ -173,24 +195,35 @@ class Step:
             raise NotCompilable(self.recording.refusal)
         name = self.outdated()
         if name is not None:
-            raise NotCompilable(f"the program changes '{name}', a Python value; make it a buffer that changes in place")
+            raise NotCompilable(
+                f"the program changes '{name}', a Python value; make it a buffer that changes in place"
+            )
         if python_random() != random:
-            raise NotCompilable("the program draws random numbers of Python or NumPy; draw them with torch")
+            raise NotCompilable(
+                "the program draws random numbers of Python or NumPy; draw them with torch"
+            )
         read = {id(tensor) for tensor in self.recording.closed_over}
         buffers = {name for name, _ in self.run.module.named_buffers()}
         for name, tensor in attached(self.run.module).items():
             old = before.get(name)
             if old is not tensor and old is not None and (id(old) in read or name in buffers):
-                raise NotCompilable(f"the program replaces '{name}'; change it in place, with .copy_()")
+                raise NotCompilable(
+                    f"the program replaces '{name}'; change it in place, with .copy_()"
+                )
 
     def _check_memory(self) -> None:
         """What changes is not seen under other names, nor looked for where it was."""
-        own = {id(tensor) for tensor in [*self.buffers, *(piece for part in self.parts for piece in part.pieces)]}
+        own = {
+            id(tensor)
+            for tensor in [*self.buffers, *(piece for part in self.parts for piece in part.pieces)]
+        }
         others = [tensor for tensor in self.recording.closed_over if id(tensor) not in own]
         homes = [home for part in self.parts if len(part.pieces) > 1 for home in part.homes]
         changing = [*(part.value for part in self.parts), *homes, *self.buffers]
         if overlapping(changing, others):
-            raise NotCompilable("a tensor shares its memory with a parameter or buffer that changes; keep it once")
+            raise NotCompilable(
+                "a tensor shares its memory with a parameter or buffer that changes; keep it once"
+            )
 
     def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
         """Loss, gradient norm and random state are those of the program, all that changes is as without compiler."""
@@ -214,7 +247,9 @@ class Step:
             )
         wrong = self._differences(copies, again, inputs, tolerance)
         if wrong or not torch.allclose(found, replayed, **near):
-            raise NotCompilable(f"the compiled step gives another {wrong or 'loss'} than its operations one by one")
+            raise NotCompilable(
+                f"the compiled step gives another {wrong or 'loss'} than its operations one by one"
+            )
 
     def _tolerance(self) -> float:
         """By the lowest precision among the operations."""
@@ -222,13 +257,19 @@ class Step:
         return max(TOLERANCE.get(value.dtype, 0.0) for value in values if torch.is_tensor(value))
 
     def _differences(
-        self, found: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor], tolerance: float
+        self,
+        found: Sequence[Tensor],
+        expected: Sequence[Tensor],
+        before: Sequence[Tensor],
+        tolerance: float,
     ) -> str:
         """What has become something else than expected. Optimizers turn rounding of tiny gradients into whole steps."""
         wrong = []
         for name in dict.fromkeys(self._names):
             one, two, old = (
-                torch.cat([_flat(t) for n, t in zip(self._names, tensors, strict=False) if n == name])
+                torch.cat(
+                    [_flat(t) for n, t in zip(self._names, tensors, strict=False) if n == name]
+                )
                 for tensors in (found, expected, before)
             )
             slack = (two - old).norm() / 2 if name in ("value", "average") else 0.0
@@ -263,15 +304,30 @@ class Step:
         for part, tensors in zip(self.parts, parts, strict=True):
             pieces = part.split(tensors["value"])
             place |= {id(piece): value for piece, value in zip(part.pieces, pieces, strict=True)}
-        return self.recording(*inputs, closed_over=[place.get(id(t), t) for t in self.recording.closed_over])
+        return self.recording(
+            *inputs, closed_over=[place.get(id(t), t) for t in self.recording.closed_over]
+        )
 
-    def _update(self, part: Part, tensors: dict[str, Tensor], gradient: Tensor, numbers: Tensor, alive: Tensor) -> None:
+    def _update(
+        self,
+        part: Part,
+        tensors: dict[str, Tensor],
+        gradient: Tensor,
+        numbers: Tensor,
+        alive: Tensor,
+    ) -> None:
         """One part's update; the numbers that its elements share become one tensor, or each would compute them."""
-        averaged = tensors.get("averaged", numbers[0]) + 1  # without averages a number that nobody needs
+        averaged = (
+            tensors.get("averaged", numbers[0]) + 1
+        )  # without averages a number that nobody needs
         newest = (1 - self.run.decay) / (1 - self.run.decay**averaged) if part.average else averaged
         factors = [*self.rule.factors(numbers.unbind(), tensors), newest, alive]
-        *factors, newest, go = torch.stack([factor.to(_wide(gradient).dtype) for factor in factors]).unbind()
-        new = self.rule.update(tensors, gradient, factors, self.run.optimizer.param_groups[part.group])
+        *factors, newest, go = torch.stack(
+            [factor.to(_wide(gradient).dtype) for factor in factors]
+        ).unbind()
+        new = self.rule.update(
+            tensors, gradient, factors, self.run.optimizer.param_groups[part.group]
+        )
         if part.average:
             new["average"] = tensors["average"] + (new["value"] - tensors["average"]) * newest
             new["averaged"] = averaged

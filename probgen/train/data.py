@@ -97,7 +97,9 @@ class InMemory:
         """Moves the rows to a device, if half of its free memory holds them."""
         size = sum(part.numel() * part.element_size() for part in tensors_of(self.data))
         if device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]:
-            self.data = tree_map(lambda p: p.to(device) if torch.is_tensor(p) else p, self.data, is_leaf=is_leaf)
+            self.data = tree_map(
+                lambda p: p.to(device) if torch.is_tensor(p) else p, self.data, is_leaf=is_leaf
+            )
 
     def peek(self) -> Batch:
         return self.batch(self.first())
@@ -107,8 +109,14 @@ class InMemory:
         size = min(self.batch_size, self.rows)
         if size == self.rows:
             return None
-        telling = [row for part, dim in self.layout.rows(self.data) for row in _telling_rows(part.movedim(dim, 0))]
-        last = self.rows - 1  # its number lies past the batch: a program that looks it up in the batch will fail
+        telling = [
+            row
+            for part, dim in self.layout.rows(self.data)
+            for row in _telling_rows(part.movedim(dim, 0))
+        ]
+        last = (
+            self.rows - 1
+        )  # its number lies past the batch: a program that looks it up in the batch will fail
         chosen = list(dict.fromkeys([last, *telling, *range(size)]))[:size]
         return torch.tensor(sorted(chosen))
 
@@ -124,7 +132,9 @@ class InMemory:
             self.epoch += 1
             return None, self.rows
         if self._order is None:
-            order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+            order = torch.randperm(
+                self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)
+            )
             self._order = iter(order[self.position :].split(self.batch_size))
         chosen, size = next(self._order), min(self.batch_size, self.rows - self.position)
         self.position += size
@@ -165,7 +175,12 @@ class InMemory:
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
 
     def seek(self, cursor: dict[str, Any]) -> None:
-        self.epoch, self.position, self.seed, self._order = cursor["epoch"], cursor["position"], cursor["seed"], None
+        self.epoch, self.position, self.seed, self._order = (
+            cursor["epoch"],
+            cursor["position"],
+            cursor["seed"],
+            None,
+        )
 
 
 def _telling_rows(part: Tensor) -> list[int]:
@@ -175,7 +190,11 @@ def _telling_rows(part: Tensor) -> list[int]:
         return []
     missing = flat.isnan()
     known = torch.where(missing, 0, flat)
-    rows = [known.argmin() // flat.shape[1], known.argmax() // flat.shape[1], *missing.any(1).nonzero()[:1, 0]]
+    rows = [
+        known.argmin() // flat.shape[1],
+        known.argmax() // flat.shape[1],
+        *missing.any(1).nonzero()[:1, 0],
+    ]
     return [int(row) for row in rows]
 
 
@@ -212,7 +231,9 @@ def as_source(
             "expected data that can be read more than once, got an iterator; pass a list, a DataLoader or an array"
         )
     if data is None and not (needless or isinstance(gen, Program)):
-        raise TypeError("expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got None")
+        raise TypeError(
+            "expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got None"
+        )
     if in_memory(data):
         batch, layout = checked(gen, data, rows)
         return InMemory(batch, _batch_size(gen, batch_size, layout), seed, rank, world, layout)
@@ -221,7 +242,9 @@ def as_source(
             f"expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got {type(data)}"
         )
     if batch_size is not None and not isinstance(data, DataLoader):
-        raise ValueError("expected no batch_size with an iterable of batches: it sets their size itself; drop one")
+        raise ValueError(
+            "expected no batch_size with an iterable of batches: it sets their size itself; drop one"
+        )
     return Stream(data, world, gen)
 
 

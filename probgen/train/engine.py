@@ -62,12 +62,16 @@ class Engine:
         self.watched, self.alone = watched, watched or self.rule is OUTSIDE
         self.seconds: list[float] = []
         self.parts: list[Part] = []
-        self.ahead = False  # whether the parts have counted steps that the optimizer's own state has not
+        self.ahead = (
+            False  # whether the parts have counted steps that the optimizer's own state has not
+        )
         self.steps: dict[Any, Step] = {}
         self.waiting: tuple[Any, Step, Background] | None = None
         self._numbers: tuple[Any, Tensor] = ((), torch.empty(0))
         if compile == "auto" and watched:
-            self._give_up("callbacks may change anything between steps; compile=True if yours change tensors alone")
+            self._give_up(
+                "callbacks may change anything between steps; compile=True if yours change tensors alone"
+            )
         elif not self.eager and run.fabric.world_size > 1:
             self._give_up("several processes train together", warn=False)
         elif not self.eager and getattr(run.fabric.strategy.precision, "scaler", None) is not None:
@@ -117,7 +121,9 @@ class Engine:
 
     def _promising(self, remaining: float) -> bool:
         """Whether enough is left to do, as far as the first steps tell."""
-        resumed = any(state for state in self.run.optimizer.state.values())  # then nothing is learnt from a first step
+        resumed = any(
+            state for state in self.run.optimizer.state.values()
+        )  # then nothing is learnt from a first step
         if self.eager or len(self.seconds) < (WATCHED if not self.must else not resumed):
             return False
         return self.must or remaining * self._eager_seconds() > GIVE_UP
@@ -144,7 +150,9 @@ class Engine:
             self._give_up(str(error))
             return None
         if step is not None:
-            self.run.history.compiled = self.run.history.compiled or f"from step {self.run.step + 1} on"
+            self.run.history.compiled = (
+                self.run.history.compiled or f"from step {self.run.step + 1} on"
+            )
             self.steps[key] = step
         return step
 
@@ -153,14 +161,20 @@ class Engine:
         parts = selection if isinstance(selection, tuple) else (selection,)
         for part in parts:
             if not torch.is_tensor(part) and not isinstance(part, PLAIN):
-                raise NotCompilable(f"expected batches of tensors and numbers, got {type(part).__name__}")
-        kinds = ((part.shape, part.dtype) if torch.is_tensor(part) else repr(part) for part in parts)
+                raise NotCompilable(
+                    f"expected batches of tensors and numbers, got {type(part).__name__}"
+                )
+        kinds = (
+            (part.shape, part.dtype) if torch.is_tensor(part) else repr(part) for part in parts
+        )
         return (*kinds, self.run.source.missing(selection))
 
     def _current(self, step: Step) -> Step:
         """The step as it is; callbacks may have changed what it takes for constant."""
         if self.watched and (name := step.outdated()):
-            raise NotCompilable(f"'{name}' has changed, a Python value that the compiled steps take for constant")
+            raise NotCompilable(
+                f"'{name}' has changed, a Python value that the compiled steps take for constant"
+            )
         return step
 
     def _new(self, key: Any, selection: Selection, remaining: float) -> Step | None:
@@ -174,9 +188,13 @@ class Engine:
             if not self.steps and remaining * (now - computing) < REPAID * cost:
                 self._give_up("the remaining steps would not repay it", warn=False)
                 return None
-            if cost * computing / now > ELSEWHERE:  # what goes on meanwhile is worth more than another Python costs
+            if (
+                cost * computing / now > ELSEWHERE
+            ):  # what goes on meanwhile is worth more than another Python costs
                 graph, inputs = step.prepare(self._hyperparameters())
-                with suppress(PicklingError, AttributeError, TypeError):  # a graph that cannot be sent is built here
+                with suppress(
+                    PicklingError, AttributeError, TypeError
+                ):  # a graph that cannot be sent is built here
                     self.waiting = key, step, Background(graph, *inputs)
                     return None
         step.build(self._hyperparameters(), library=self.must or remaining > LONG)
@@ -264,14 +282,20 @@ class Engine:
         """The present ones."""
         row = [self.rule.numbers(group) for group in self.run.optimizer.param_groups]
         if row != self._numbers[0]:
-            self._numbers = row, torch.tensor(row, dtype=torch.float64, device=self.parts[0].value.device)
+            self._numbers = (
+                row,
+                torch.tensor(row, dtype=torch.float64, device=self.parts[0].value.device),
+            )
         return self._numbers[1]
 
     def _schedule(self) -> tuple[dict, list[dict]] | None:
         """Where the learning rate stands."""
         if self.run.scheduler is None:
             return None
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.run.optimizer.param_groups]
+        groups = [
+            {k: v for k, v in group.items() if k != "params"}
+            for group in self.run.optimizer.param_groups
+        ]
         return self.run.scheduler.state_dict(), groups
 
     def _reschedule(self, before: tuple[dict, list[dict]] | None, steps: int) -> None:

@@ -24,7 +24,9 @@ def replace(path: Path, content: bytes) -> None:
     mode = _mode(target)
     _sweep(target)
     temporary = target.parent / f"{_prefix(target)}{secrets.token_hex(8)}.part"
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), MODE)
+    handle = os.open(
+        temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), MODE
+    )
     try:
         with os.fdopen(handle, "wb") as file:
             _lock(handle)

@@ -164,7 +164,9 @@ def fit(
     >>> history.stopped
     '400 steps done'
     """
-    _check_arguments(steps, epochs, ema, clip, (validation, patience, "patience"), (checkpoint, resume, "resume"))
+    _check_arguments(
+        steps, epochs, ema, clip, (validation, patience, "patience"), (checkpoint, resume, "resume")
+    )
     fabric = fabric or _this_process()
     with _random_state(seed, fabric):
         source = as_source(
@@ -182,11 +184,17 @@ def fit(
         with rows_of(gen.plate, source.rows, source.index(source.first())):
             loss = _objective(gen, source, objective, patience)
         source.to(fabric.device)
-        run = Run(gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema, rows_of)
+        run = Run(
+            gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema, rows_of
+        )
         run.restores, run.asked["seed"] = patience is not None, seed
         path = begin(run, checkpoint, resume)
         steps = 2000 if steps is None and epochs is None else steps
-        batches = [] if validation is None else held_out(validation, source.layout.count(source.peek()), gen)
+        batches = (
+            []
+            if validation is None
+            else held_out(validation, source.layout.count(source.peek()), gen)
+        )
         check_held_out(gen, batches)
         plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
@@ -197,7 +205,9 @@ def fit(
 
 
 def _this_process() -> Fabric:
-    from lightning_fabric import Fabric  # takes a second to import: only those who train wait for it
+    from lightning_fabric import (
+        Fabric,
+    )  # takes a second to import: only those who train wait for it
 
     return Fabric(accelerator="cpu", devices=1)
 
@@ -212,7 +222,9 @@ def _settle(gen: GenerativeModel, source: Source) -> None:
         check_support(gen, *source.look())
 
 
-def _objective(gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None) -> nn.Module:
+def _objective(
+    gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None
+) -> nn.Module:
     """The loss as one module that owns the model's and the objective's parameters, after a checked first run."""
     batch = source.peek()
     chosen = default_objective(gen, *batch) if objective is None else as_objective(objective)
@@ -249,7 +261,9 @@ def _descends(objective: nn.Module) -> bool:
 def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimizer:
     named = [(name, p) for name, p in loss.named_parameters() if p.requires_grad]
     if not named:
-        raise ValueError("expected a model with parameters to learn, got none; is everything Fixed or frozen?")
+        raise ValueError(
+            "expected a model with parameters to learn, got none; is everything Fixed or frozen?"
+        )
     return as_optimizer(factory or adam(), named)([p for _, p in named])
 
 
@@ -284,14 +298,20 @@ def _data_seed(fabric: Fabric) -> int:
 
 
 def _check_arguments(
-    steps: int | None, epochs: int | None, ema: float | None, clip: float | None, *needs: tuple[Any, Any, str]
+    steps: int | None,
+    epochs: int | None,
+    ema: float | None,
+    clip: float | None,
+    *needs: tuple[Any, Any, str],
 ) -> None:
     if steps is not None and epochs is not None:
         raise ValueError(f"expected steps or epochs, got both ({steps}, {epochs}); drop one")
     if any(n is not None and n < 1 for n in (steps, epochs)):
         raise ValueError(f"expected at least one step or epoch, got steps={steps}, epochs={epochs}")
     if ema is not None and not 0 < ema < 1:
-        raise ValueError(f"expected an EMA decay between 0 and 1, got {ema}; 0.999 averages over about 1,000 steps")
+        raise ValueError(
+            f"expected an EMA decay between 0 and 1, got {ema}; 0.999 averages over about 1,000 steps"
+        )
     if clip is not None and clip <= 0:
         raise ValueError(f"expected clip > 0 (the largest gradient norm), got {clip}")
     for given, wanting, name in needs:

@@ -56,7 +56,9 @@ class History:
 
     def __repr__(self) -> str:
         losses = f"loss {self.loss[0]:.4g} -> {self.loss[-1]:.4g}, " if self.loss else ""
-        best = f"best validation {min(v for _, v in self.validation):.4g}, " if self.validation else ""
+        best = (
+            f"best validation {min(v for _, v in self.validation):.4g}, " if self.validation else ""
+        )
         text = f"History({self.steps} steps, {losses}{best}{self.seconds:.1f} s, {self.stopped})"
         return text if self.verdict is None else f"{text}\n{self.verdict}"
 

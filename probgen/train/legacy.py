@@ -35,12 +35,21 @@ def upgraded(state: State, run: Run) -> State:
     schedule = None
     if mine is not None and metadata["scheduler"] is not None:
         schedule = {"class": mine["class"], "state": _alike(metadata["scheduler"], mine["state"])}
-    start = {"start": [torch.tensor(given, dtype=torch.uint8) for given in metadata["cursor"].get("start", [])]}
+    start = {
+        "start": [
+            torch.tensor(given, dtype=torch.uint8) for given in metadata["cursor"].get("start", [])
+        ]
+    }
     return state._replace(
         entries=metadata
         | {
             "cursor": metadata["cursor"] | (start if "start" in metadata["cursor"] else {}),
-            "optimizer": {"class": None, "groups": groups, "state": _by_name(state, run), "rest": own["rest"]},
+            "optimizer": {
+                "class": None,
+                "groups": groups,
+                "state": _by_name(state, run),
+                "rest": own["rest"],
+            },
             "scheduler": schedule,
             "precision": {},
             "asked": None,

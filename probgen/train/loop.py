@@ -45,7 +45,9 @@ class Plan:
 
     def room(self, run: Run) -> int:
         """How many steps can be made before anything is due."""
-        kept = [self.validate_every] * bool(self.validation) + [self.checkpoint_every] * (self.checkpoint is not None)
+        kept = [self.validate_every] * bool(self.validation) + [self.checkpoint_every] * (
+            self.checkpoint is not None
+        )
         ends = [run.source.left() if every is None else every - run.step % every for every in kept]
         if self.steps is not None:
             ends.append(self.steps - run.step)
@@ -57,12 +59,18 @@ class Plan:
         """About how many steps are left; as many again where the length of an epoch is not known yet."""
         if self.steps is not None:
             return self.steps - run.step
-        known = run.source.per_epoch() or (run.step / run.source.epoch if run.source.epoch else None)
+        known = run.source.per_epoch() or (
+            run.step / run.source.epoch if run.source.epoch else None
+        )
         return run.step if known is None else self.epochs * known - run.step
 
     def owes(self, run: Run) -> bool:
         """Whether the validation after the last step is missing, which was interrupted."""
-        if not self.validation or not run.step or run.step == (run.history.validation or [(0, 0.0)])[-1][0]:
+        if (
+            not self.validation
+            or not run.step
+            or run.step == (run.history.validation or [(0, 0.0)])[-1][0]
+        ):
             return False
         return self.due(self.validate_every, run, run.source.cursor()["position"] == 0)
 
@@ -71,13 +79,17 @@ class Plan:
         return new_epoch if every is None else run.step % every == 0
 
 
-def train(run: Run, plan: Plan, engine: Engine, progress: bool, callbacks: Sequence[Callback]) -> None:
+def train(
+    run: Run, plan: Plan, engine: Engine, progress: bool, callbacks: Sequence[Callback]
+) -> None:
     """The loop; whatever ends it, the history knows the time and the reason, and the last state is on disk.
 
     Signals are seen between steps and what is due after them. Unless something failed, the model is then what the run
     leaves behind.
     """
-    shown = None if progress and run.fabric.is_global_zero else True  # None: only where there is a terminal
+    shown = (
+        None if progress and run.fabric.is_global_zero else True
+    )  # None: only where there is a terminal
     bar = tqdm(total=plan.steps, initial=run.step, disable=shown, unit=" steps")
     with run.signals:
         try:
@@ -112,7 +124,9 @@ def _steps(run: Run, plan: Plan, engine: Engine, bar: tqdm, callbacks: Sequence[
     run.history.stopped = reason
 
 
-def _after_step(run: Run, plan: Plan, engine: Engine, new_epoch: bool, callbacks: Sequence[Callback]) -> None:
+def _after_step(
+    run: Run, plan: Plan, engine: Engine, new_epoch: bool, callbacks: Sequence[Callback]
+) -> None:
     if plan.validation and plan.due(plan.validate_every, run, new_epoch):
         run.validate(plan.validation)
     for callback in callbacks:
@@ -128,4 +142,6 @@ def _save(run: Run, path: Path) -> None:
         with run.signals.held():
             run.save(path)
     except CheckpointError as error:
-        warnings.warn(f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=4)
+        warnings.warn(
+            f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=4
+        )

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from probgen.train.run import Run
 
 Kept = dict[str, Any]
-CHECKED = ("torch.", "pyro.")  # optimizers whose updates in C++ read as far as the parameter reaches, not the state
+CHECKED = (
+    "torch.",
+    "pyro.",
+)  # optimizers whose updates in C++ read as far as the parameter reaches, not the state
 
 
 def class_of(thing: Any) -> str:
@@ -28,7 +31,10 @@ def class_of(thing: Any) -> str:
 
 def options_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The hyperparameters of each parameter group."""
-    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    return [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
 
 
 def optimizer_state(run: Run) -> dict[str, Any]:
@@ -36,16 +42,23 @@ def optimizer_state(run: Run) -> dict[str, Any]:
     optimizer, names = run.optimizer.optimizer, _names(run)
     members = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
     groups = [
-        {"names": inside, "options": options} for inside, options in zip(members, options_of(optimizer), strict=True)
+        {"names": inside, "options": options}
+        for inside, options in zip(members, options_of(optimizer), strict=True)
     ]
     state = {names[id(p)]: dict(kept) for p, kept in optimizer.state.items() if id(p) in names}
-    rest = {key: value for key, value in run.optimizer.state_dict().items() if key not in ("state", "param_groups")}
+    rest = {
+        key: value
+        for key, value in run.optimizer.state_dict().items()
+        if key not in ("state", "param_groups")
+    }
     return {"class": class_of(optimizer), "groups": groups, "state": state, "rest": rest}
 
 
 def _names(run: Run) -> dict[int, str]:
     names = {id(p): name for name, p in run.module.named_parameters()}
-    unknown = [p for group in run.optimizer.param_groups for p in group["params"] if id(p) not in names]
+    unknown = [
+        p for group in run.optimizer.param_groups for p in group["params"] if id(p) not in names
+    ]
     if unknown:
         raise CheckpointError(
             f"expected an optimizer of parameters of the model, got one of {len(unknown)} others, which a checkpoint "
@@ -62,14 +75,19 @@ def check_optimizer(run: Run, saved: dict[str, Any], path: Any) -> None:
             f"expected the optimizer {saved['class']} that wrote {path}, got {own['class']}; pass that one, or another "
             "path to start anew"
         )
-    there, here = ([name for group in groups for name in group["names"]] for groups in (saved["groups"], own["groups"]))
+    there, here = (
+        [name for group in groups for name in group["names"]]
+        for groups in (saved["groups"], own["groups"])
+    )
     if set(there) != set(here):
         raise CheckpointError(
             f"expected to train the parameters that {path} trains, got {sorted(set(here) - set(there))[:8]} more and "
             f"{sorted(set(there) - set(here))[:8]} less; freeze the same ones as then, or give another path to start "
             "anew"
         )
-    if [set(group["names"]) for group in saved["groups"]] != [set(group["names"]) for group in own["groups"]]:
+    if [set(group["names"]) for group in saved["groups"]] != [
+        set(group["names"]) for group in own["groups"]
+    ]:
         raise CheckpointError(
             f"expected the parameter groups of {path} ({len(saved['groups'])}, in their order), got "
             f"{len(own['groups'])} other ones; make the groups as then, or give another path to start anew"
@@ -88,14 +106,19 @@ def _misfits(run: Run, state: dict[str, Kept]):
         if given.keys() != expected.keys():
             yield f"of {name} it keeps {sorted(expected)}, the file {sorted(given)}"
         for key in expected.keys() & given.keys():
-            if _kind(given[key]) != _kind(expected[key]) and None not in (given[key], expected[key]):
+            if _kind(given[key]) != _kind(expected[key]) and None not in (
+                given[key],
+                expected[key],
+            ):
                 yield f"{key} of {name}: expected {_kind(expected[key])}, got {_kind(given[key])}"
 
 
 def members_of(run: Run) -> list[tuple[str, dict[str, Any], nn.Parameter]]:
     """Name, group and parameter, in the order in which the optimizer numbers them."""
     names = _names(run)
-    return [(names[id(p)], group, p) for group in run.optimizer.param_groups for p in group["params"]]
+    return [
+        (names[id(p)], group, p) for group in run.optimizer.param_groups for p in group["params"]
+    ]
 
 
 def _kind(value: Any) -> Any:
@@ -128,7 +151,9 @@ def load_optimizer(run: Run, saved: dict[str, Any], options: list[dict[str, Any]
     for name, group, p in members_of(run):
         if given := saved["state"].get(name):
             expected = fresh(run.optimizer.optimizer, group, p) or {}
-            run.optimizer.state[p] = {key: _placed(value, expected.get(key), p) for key, value in given.items()}
+            run.optimizer.state[p] = {
+                key: _placed(value, expected.get(key), p) for key, value in given.items()
+            }
 
 
 def _placed(value: Any, expected: Any, p: Tensor) -> Any:

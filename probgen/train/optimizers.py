@@ -53,9 +53,13 @@ def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
             f"expected a factory of optimizers, got a {name} that has its parameters already; pass "
             f"lambda parameters: {name}(parameters, lr={optimizer.defaults.get('lr')})"
         )
-    if not callable(optimizer) or (isfunction(optimizer) and optimizer.__module__.startswith("pyro.optim")):
+    if not callable(optimizer) or (
+        isfunction(optimizer) and optimizer.__module__.startswith("pyro.optim")
+    ):
         got = (
-            type(optimizer).__name__ if not callable(optimizer) else f"pyro.optim.{optimizer.__name__} without options"
+            type(optimizer).__name__
+            if not callable(optimizer)
+            else f"pyro.optim.{optimizer.__name__} without options"
         )
         raise TypeError(
             f"expected a function that makes an optimizer from parameters, or an optimizer of Pyro, got {got}; pass "
@@ -80,7 +84,10 @@ def _refuse_wrappers(optimizer: PyroOptim) -> None:
             "expected an optimizer, got a HorovodOptimizer; pass the one inside, and start the script with torchrun"
         )
     if isinstance(optimizer, PyroLRScheduler):
-        name, inner = optimizer.pt_scheduler_constructor.__name__, optimizer.pt_optim_constructor.__name__
+        name, inner = (
+            optimizer.pt_scheduler_constructor.__name__,
+            optimizer.pt_optim_constructor.__name__,
+        )
         options = ", ".join(f"{key}={value!r}" for key, value in optimizer.kwargs.items())
         raise TypeError(
             f"expected an optimizer, got a scheduler of Pyro ({name}); pass optimizer=pyro.optim.{inner}("
@@ -92,10 +99,16 @@ def _refuse_wrappers(optimizer: PyroOptim) -> None:
 def _stated(name: str) -> str:
     """The name of a parameter as the programs know it, from that in the loss module."""
     name = name.removeprefix("gen.").removesuffix("_unconstrained")
-    return name.removeprefix("statements.").replace("/", ".") if name.startswith("statements.") else name
+    return (
+        name.removeprefix("statements.").replace("/", ".")
+        if name.startswith("statements.")
+        else name
+    )
 
 
-def _from_pyro(pyro: PyroOptim, names: Mapping[int, str], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def _from_pyro(
+    pyro: PyroOptim, names: Mapping[int, str], parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
     """One torch optimizer: parameters with the same options in one group, gradients clipped parameter by parameter."""
     groups: list[dict[str, Any]] = []
     clips: list[tuple[nn.Parameter, dict[str, float]]] = []
@@ -104,14 +117,26 @@ def _from_pyro(pyro: PyroOptim, names: Mapping[int, str], parameters: Iterable[n
         module, _, own = name.partition(".")
         options = pyro.pt_optim_args
         if callable(options):
-            options = options(name) if pyro.pt_optim_args_argc == 1 else options(module, own or name)
-        clip = pyro.pt_clip_args(module, own or name) if callable(pyro.pt_clip_args) else pyro.pt_clip_args
+            options = (
+                options(name) if pyro.pt_optim_args_argc == 1 else options(module, own or name)
+            )
+        clip = (
+            pyro.pt_clip_args(module, own or name)
+            if callable(pyro.pt_clip_args)
+            else pyro.pt_clip_args
+        )
         clips += [(p, clip)] if clip else []
-        group = next((group for group in groups if {**group, "params": 0} == {**options, "params": 0}), None)
+        group = next(
+            (group for group in groups if {**group, "params": 0} == {**options, "params": 0}), None
+        )
         if group is None:
             groups.append(group := {**options, "params": []})
         group["params"].append(p)
-    first = {key: value for key, value in groups[0].items() if key != "params"} if len(groups) == 1 else {}
+    first = (
+        {key: value for key, value in groups[0].items() if key != "params"}
+        if len(groups) == 1
+        else {}
+    )
     made = pyro.pt_optim_constructor(groups[0]["params"] if len(groups) == 1 else groups, **first)
     if clips:
         made.register_step_pre_hook(partial(_clip, clips))

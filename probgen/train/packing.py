@@ -48,7 +48,8 @@ def _pack_container(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     kind = type(value)
     if kind in MAPPINGS.values():
         pairs = [
-            [pack(key, f"{name}.key", tensors), pack(entry, f"{name}.{key}", tensors)] for key, entry in value.items()
+            [pack(key, f"{name}.key", tensors), pack(entry, f"{name}.{key}", tensors)]
+            for key, entry in value.items()
         ]
         return {_NAMES[kind]: pairs}
     if kind is not list and kind not in SERIES.values():
@@ -68,7 +69,9 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return [unpack(entry, tensors) for entry in value]
     [(kind, content)] = value.items()
     if kind in MAPPINGS:
-        return MAPPINGS[kind]({unpack(key, tensors): unpack(entry, tensors) for key, entry in content})
+        return MAPPINGS[kind](
+            {unpack(key, tensors): unpack(entry, tensors) for key, entry in content}
+        )
     if kind in SERIES:
         return SERIES[kind](unpack(entry, tensors) for entry in content)
     return _unpack_leaf(kind, content, tensors)
@@ -85,7 +88,9 @@ def _unpack_leaf(kind: str, content: Any, tensors: dict[str, Tensor]) -> Any:
             raise ValueError(f"expected a type of tensors, got {content}")
         return found
     found = tensors[content]
-    return {"tensor": lambda: found, "scalar": lambda: found.numpy()[()], "array": found.numpy}[kind]()
+    return {"tensor": lambda: found, "scalar": lambda: found.numpy()[()], "array": found.numpy}[
+        kind
+    ]()
 
 
 def same(one: Any, other: Any) -> bool:
@@ -95,10 +100,14 @@ def same(one: Any, other: Any) -> bool:
     (True, False)
     """
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(
+            same(value, other[key]) for key, value in one.items()
+        )
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     numbers = (Tensor, np.ndarray, np.generic, int, float)
     if isinstance(one, numbers) and isinstance(other, numbers):
-        return torch.equal(torch.as_tensor(one).double().cpu(), torch.as_tensor(other).double().cpu())
+        return torch.equal(
+            torch.as_tensor(one).double().cpu(), torch.as_tensor(other).double().cpu()
+        )
     return bool(one == other)

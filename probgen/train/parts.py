@@ -54,7 +54,10 @@ class Part(NamedTuple):
         if len(self.pieces) == 1:
             return [value]
         ends = itertools.accumulate(piece.numel() for piece in self.pieces)
-        return [value[end - p.numel() : end].view(p.shape) for end, p in zip(ends, self.pieces, strict=True)]
+        return [
+            value[end - p.numel() : end].view(p.shape)
+            for end, p in zip(ends, self.pieces, strict=True)
+        ]
 
     def join(self, pieces: list[Tensor]) -> Tensor:
         """One tensor laid out as ``value``."""
@@ -75,10 +78,21 @@ def lay_out(run: Run, outside: bool) -> list[Part]:
     together: dict[Any, list[int]] = {}
     for index, p in enumerate(run.parameters):
         if id(p) in of_group and (p.grad is not None or _kept(state[p])):
-            kind = (of_group[id(p)], p.dtype, p.device, float(state[p].get("step", 0)), tuple(_kept(state[p])))
-            together.setdefault(kind if p.numel() <= SMALL and p.is_contiguous() else (kind, index), []).append(index)
+            kind = (
+                of_group[id(p)],
+                p.dtype,
+                p.device,
+                float(state[p].get("step", 0)),
+                tuple(_kept(state[p])),
+            )
+            together.setdefault(
+                kind if p.numel() <= SMALL and p.is_contiguous() else (kind, index), []
+            ).append(index)
     make = _for_gradients if outside else _with_state
-    return [make(run, indices, of_group[id(run.parameters[indices[0]])]) for indices in together.values()]
+    return [
+        make(run, indices, of_group[id(run.parameters[indices[0]])])
+        for indices in together.values()
+    ]
 
 
 def _check_alone(run: Run) -> None:
@@ -92,13 +106,19 @@ def _check_alone(run: Run) -> None:
     mine = {id(p) for p in run.parameters}
     others = {id(t): t for t in attached(run.module).values() if t.is_leaf and id(t) not in mine}
     if overlapping(run.parameters, list(others.values())):
-        raise NotCompilable("a tensor of the model shares its memory with a parameter; keep it once")
+        raise NotCompilable(
+            "a tensor of the model shares its memory with a parameter; keep it once"
+        )
 
 
 def overlapping(changing: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether a tensor shares memory with one of those that change."""
     given = [(t, True) for t in changing] + [(t, False) for t in others]
-    places = [(t.data_ptr(), _end(t), changes) for t, changes in given if t.layout is torch.strided and t.numel()]
+    places = [
+        (t.data_ptr(), _end(t), changes)
+        for t, changes in given
+        if t.layout is torch.strided and t.numel()
+    ]
     reached = {True: 0, False: 0}
     for start, end, changes in sorted(places):
         if start < reached[True] or (changes and start < reached[False]):
@@ -136,7 +156,9 @@ def _with_state(run: Run, indices: list[int], group: int) -> Part:
 
 def _averages(run: Run, indices: list[int]) -> dict[str, Tensor]:
     """The count is precise enough for one minus a decay close to one, to a high power."""
-    steps = torch.tensor(float(run.averaged_steps), dtype=torch.float64, device=run.parameters[indices[0]].device)
+    steps = torch.tensor(
+        float(run.averaged_steps), dtype=torch.float64, device=run.parameters[indices[0]].device
+    )
     return {"average": _merge([run.average[index] for index in indices]), "averaged": steps}
 
 
@@ -156,7 +178,9 @@ def _share(part: Part) -> None:
 
 
 def _merge(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return (
+        tensors[0] if len(tensors) == 1 else torch.cat([tensor.reshape(-1) for tensor in tensors])
+    )
 
 
 def write_steps(run: Run, parts: list[Part]) -> None:

@@ -44,8 +44,17 @@ class RowScale(Messenger):
         self.plate, self.rows, self.total = plate, rows, total
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        full = next((frame.full_size or frame.size for frame in msg["cond_indep_stack"] if frame.name == self.plate), 0)
-        factor = self.rows / (full or self.total) if full >= 0 else 1.0  # a plate without size holds the batch
+        full = next(
+            (
+                frame.full_size or frame.size
+                for frame in msg["cond_indep_stack"]
+                if frame.name == self.plate
+            ),
+            0,
+        )
+        factor = (
+            self.rows / (full or self.total) if full >= 0 else 1.0
+        )  # a plate without size holds the batch
         msg["infer"][ROWS] = factor
         msg["scale"] = msg["scale"] * factor
 
@@ -74,7 +83,9 @@ def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf
     return _on_all_rows(gen, source, asked, failures[-1])
 
 
-def _on_all_rows(gen: GenerativeModel, source: Source, asked: int | None, error: Exception) -> RowsOf:
+def _on_all_rows(
+    gen: GenerativeModel, source: Source, asked: int | None, error: Exception
+) -> RowsOf:
     """Batches of all rows, if the pair runs on these; the error that it raised on some of them, if it does not."""
     size, kept = len(source.index(source.first())), source.batch_size
     try:
@@ -82,7 +93,9 @@ def _on_all_rows(gen: GenerativeModel, source: Source, asked: int | None, error:
         rehearse(gen, source, _nothing)
     except MISFIT:
         raise error from None
-    reason = f"the pair runs on all {source.rows} rows and not on {size} of them ({_first_line(error)})"
+    reason = (
+        f"the pair runs on all {source.rows} rows and not on {size} of them ({_first_line(error)})"
+    )
     if asked is not None:
         source.batch_size = kept
         raise ValueError(
@@ -108,7 +121,12 @@ def check_held_out(gen: GenerativeModel, batches: Sequence[Batch]) -> None:
 
 def _run_on(gen: GenerativeModel, batch: Batch) -> None:
     """One run of the pair, which raises what it raises on rows that are not its own."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), isolated(), pyro.validation_enabled(False):
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+        isolated(),
+        pyro.validation_enabled(False),
+    ):
         next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting))
 
 
@@ -157,7 +175,9 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
             shapes_explained(),
             handler(gen.plate, total, source.index(chosen)),
         ):
-            pair = Reading(*next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting)))
+            pair = Reading(
+                *next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting))
+            )
             for site in [*sample_sites(pair.guide).values(), *sample_sites(pair.model).values()]:
                 _check_shape(site, gen.max_plate_nesting)
     finally:
@@ -179,7 +199,9 @@ def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
     try:
         check_site_shape(site, max_plate_nesting)
     except ValueError as error:
-        plates = [f"'{f.name}' of size {f.size} at dim {f.dim}" for f in site["cond_indep_stack"]] or ["no plate"]
+        plates = [
+            f"'{f.name}' of size {f.size} at dim {f.dim}" for f in site["cond_indep_stack"]
+        ] or ["no plate"]
         raise ValueError(f"site '{site['name']}' inside {' and '.join(plates)}: {error}") from error
 
 
@@ -196,7 +218,9 @@ def _refusal(site: dict[str, Any], error: ValueError) -> str:
 def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | None) -> None:
     """A mini-batch needs a data plate; globals need to know how many rows there are in all."""
     stacks = [site["cond_indep_stack"] for site in sample_sites(pair.model).values()]
-    plates = [frame for stack in stacks for frame in stack if frame.name == gen.plate and frame.size >= 0]
+    plates = [
+        frame for stack in stacks for frame in stack if frame.name == gen.plate and frame.size >= 0
+    ]
     if total is not None and rows < total and not plates:
         raise ValueError(
             f"expected a plate named '{gen.plate}' for mini-batches of {rows} of {total} rows, found none; open it in "
@@ -209,7 +233,9 @@ def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | Non
             f"expected plate '{gen.plate}' of size {rows} (rows of the batch) or {total} (rows of the data), got "
             f"{sizes.pop()}; size it by what the model is given: pyro.plate('{gen.plate}', len(x))"
         )
-    shared = [name for name, site in latent_sites(pair.model).items() if not in_plate(site, gen.plate)]
+    shared = [
+        name for name, site in latent_sites(pair.model).items() if not in_plate(site, gen.plate)
+    ]
     if total is None and shared:
         raise ValueError(
             f"sites {shared} are shared by all rows, whose number is unknown; pass a DataLoader over a sized Dataset, "
@@ -231,7 +257,10 @@ def autopsy(gen: GenerativeModel, loss: nn.Module, batch: Batch) -> str:
     for name, parameter in loss.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             lines.append(f"gradient of '{name}' has norm {parameter.grad.norm().item():.3g}")
-    return "\n  ".join(lines) or "no site's log_prob is to blame: look at the objective, or at a too large step"
+    return (
+        "\n  ".join(lines)
+        or "no site's log_prob is to blame: look at the objective, or at a too large step"
+    )
 
 
 def _not_finite(label: str, site: dict[str, Any]) -> list[str]:

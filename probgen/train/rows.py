@@ -56,17 +56,25 @@ def _by_name(gen: GenerativeModel | None, data: Mapping[str, Any]) -> Batch:
 def _required(gen: GenerativeModel) -> list[str]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     found = gen.parameters_by_name().items()
-    return [name for name, p in found if p.default is inspect.Parameter.empty and p.kind not in kinds]
+    return [
+        name for name, p in found if p.default is inspect.Parameter.empty and p.kind not in kinds
+    ]
 
 
-def checked(gen: GenerativeModel, data: Any, rows: Sequence[str] | None = None) -> tuple[Batch, RowLayout]:
+def checked(
+    gen: GenerativeModel, data: Any, rows: Sequence[str] | None = None
+) -> tuple[Batch, RowLayout]:
     """Data in memory as arguments and the layout of their rows; ``rows`` names the arguments that hold them.
 
     Raises ``ValueError`` for no rows, unequal lengths of a family's arguments and infinities, ``TypeError`` for what is
     no number.
     """
     batch = arguments_of(gen, data)
-    if any(len(leaf) == 0 for leaf in leaves_of(batch) if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim):
+    if any(
+        len(leaf) == 0
+        for leaf in leaves_of(batch)
+        if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim
+    ):
         _check_some(gen, batch)
     batch = as_arguments(batch) if gen is None else gen.settle(batch)
     layout = row_layout(batch, None if gen is None else gen.rows_in(batch))
@@ -77,23 +85,34 @@ def checked(gen: GenerativeModel, data: Any, rows: Sequence[str] | None = None) 
     for value, dim in layout.rows(batch):
         if value.is_floating_point() and value.isinf().any():
             where = value.movedim(dim, 0).isinf().nonzero()[0].tolist()
-            raise ValueError(f"expected finite numbers (or NaN = missing), got inf at {where}; clip or remove it")
+            raise ValueError(
+                f"expected finite numbers (or NaN = missing), got inf at {where}; clip or remove it"
+            )
     return batch, layout
 
 
 def _check_some(gen: GenerativeModel, batch: Batch) -> None:
-    first = next((leaf for leaf in leaves_of(batch) if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim), None)
+    first = next(
+        (leaf for leaf in leaves_of(batch) if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim),
+        None,
+    )
     if first is not None and len(first) == 0:
-        raise ValueError("expected data with at least one row, got none; check how it was filtered or split")
+        raise ValueError(
+            "expected data with at least one row, got none; check how it was filtered or split"
+        )
 
 
 def _check_lengths(batch: Batch) -> None:
     tensors = [value for value in batch if isinstance(value, Tensor) and value.ndim]
     if not tensors:
-        raise ValueError("expected data with at least one row, got none; check how it was filtered or split")
+        raise ValueError(
+            "expected data with at least one row, got none; check how it was filtered or split"
+        )
     if len({len(value) for value in tensors}) > 1:
         shapes = [tuple(value.shape) for value in tensors]
-        raise ValueError(f"expected arrays with the same number of rows, got shapes {shapes}; align their first dims")
+        raise ValueError(
+            f"expected arrays with the same number of rows, got shapes {shapes}; align their first dims"
+        )
 
 
 def _named(gen: GenerativeModel, batch: Batch, layout: RowLayout, rows: Sequence[str]) -> RowLayout:
@@ -101,9 +120,14 @@ def _named(gen: GenerativeModel, batch: Batch, layout: RowLayout, rows: Sequence
     names = argument_names(gen, batch)
     if unknown := sorted(set(rows) - set(names)):
         raise ValueError(f"expected rows= to name arguments among {names}, got {unknown}")
-    args = (*batch[:-1], *batch[-1].values()) if batch and isinstance(batch[-1], Keywords) else batch
+    args = (
+        (*batch[:-1], *batch[-1].values()) if batch and isinstance(batch[-1], Keywords) else batch
+    )
     kept = [name in rows for name, value in zip(names, args, strict=True) for _ in leaves_of(value)]
-    return RowLayout(layout.size, tuple(dim if keep else None for dim, keep in zip(layout.dims, kept, strict=True)))
+    return RowLayout(
+        layout.size,
+        tuple(dim if keep else None for dim, keep in zip(layout.dims, kept, strict=True)),
+    )
 
 
 def argument_names(gen: GenerativeModel, batch: Batch) -> list[str]:

@@ -113,12 +113,18 @@ class Run:
     def _gradient(self, selection: Selection, rows: int) -> list[float]:
         """Loss per row and the norm of its gradient, which the parameters hold then, clipped."""
         batch = self.fetch(selection)
-        value = self.per_row(batch, rows / self.fabric.world_size, index=self.source.index(selection))
+        value = self.per_row(
+            batch, rows / self.fabric.world_size, index=self.source.index(selection)
+        )
         self._adopt()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
         norm = self._clip()
-        value = self.fabric.all_reduce(value.detach(), reduce_op="mean") if self.fabric.world_size > 1 else value
+        value = (
+            self.fabric.all_reduce(value.detach(), reduce_op="mean")
+            if self.fabric.world_size > 1
+            else value
+        )
         return [value.item(), norm.item()]
 
     def _adopt(self) -> None:
@@ -132,7 +138,10 @@ class Run:
         self.optimizer.param_groups[-1]["params"].extend(late)
         if self.average is not None:
             means = self.average
-            self.average = [means[known[id(p)]] if id(p) in known else p.detach().clone() for p in self.parameters]
+            self.average = [
+                means[known[id(p)]] if id(p) in known else p.detach().clone()
+                for p in self.parameters
+            ]
 
     def fetch(self, selection: Selection) -> Batch:
         """The batch of a selection, on the device."""
@@ -157,14 +166,18 @@ class Run:
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
-            torch._foreach_lerp_(self.average, self.parameters, newest(self.decay, self.averaged_steps + 1))
+            torch._foreach_lerp_(
+                self.average, self.parameters, newest(self.decay, self.averaged_steps + 1)
+            )
 
     def begin_average(self, since: int, means: dict[str, Tensor]) -> None:
         """Starts the average of the weights after step ``since``, or goes on with the means by name."""
         self.average, self.since = None, since if means else self.step
         if self.decay is not None:
             start = dict(zip(self.names(), self.parameters, strict=True))
-            self.average = [means.get(name, p).detach().to(p.device, copy=True) for name, p in start.items()]
+            self.average = [
+                means.get(name, p).detach().to(p.device, copy=True) for name, p in start.items()
+            ]
 
     @property
     def averaged_steps(self) -> int:
@@ -172,7 +185,11 @@ class Run:
         return self.step - self.since
 
     def per_row(
-        self, batch: Batch, rows: float | None = None, loss: Callable | None = None, index: Tensor | None = None
+        self,
+        batch: Batch,
+        rows: float | None = None,
+        loss: Callable | None = None,
+        index: Tensor | None = None,
     ) -> Tensor:
         """The objective of a batch divided by its number of rows, or by ``rows``.
 
@@ -188,7 +205,9 @@ class Run:
 
     def _clip(self) -> Tensor:
         if self.clip is not None:
-            return self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False)
+            return self.fabric.clip_gradients(
+                self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
+            )
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
         kind = _wide(norms)
@@ -229,8 +248,15 @@ class Run:
             with self.averaged(), torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(0)
                 rows = sum(map(self._count, batches))
-                total = sum(self.per_row(self.fabric.to_device(batch), rows, self.module) for batch in batches)
-                value = self.fabric.all_reduce(total, reduce_op="mean") if self.fabric.world_size > 1 else total
+                total = sum(
+                    self.per_row(self.fabric.to_device(batch), rows, self.module)
+                    for batch in batches
+                )
+                value = (
+                    self.fabric.all_reduce(total, reduce_op="mean")
+                    if self.fabric.world_size > 1
+                    else total
+                )
                 value = value.item()
         finally:
             self.module.train(training)

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 WHOLE = 2**28  # bytes of a tensor that are looked at, all of them, to know it again
-FOLLOWS = ("initial_lr", "base_lrs", "_last_lr", "max_lr", "min_lr")  # from the learning rate that is asked
+FOLLOWS = (
+    "initial_lr",
+    "base_lrs",
+    "_last_lr",
+    "max_lr",
+    "min_lr",
+)  # from the learning rate that is asked
 
 
 def asked_of(run: Run) -> Settings:
@@ -69,7 +75,9 @@ def check_steps(optimizer: Any, scheduler: Any) -> None:
 def _needed(thing: Any) -> str:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = list(inspect.signature(type(thing).step).parameters.values())[1:]
-    return ", ".join(p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind in kinds)
+    return ", ".join(
+        p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind in kinds
+    )
 
 
 def fingerprint(source: Source) -> str | None:
@@ -87,7 +95,9 @@ def fingerprint(source: Source) -> str | None:
 
 def _sum(leaf: Any, total: int) -> int:
     if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
-        return zlib.crc32((repr(leaf) if isinstance(leaf, PLAIN) else type(leaf).__name__).encode(), total)
+        return zlib.crc32(
+            (repr(leaf) if isinstance(leaf, PLAIN) else type(leaf).__name__).encode(), total
+        )
     total = zlib.crc32(f"{tuple(leaf.shape)} {leaf.dtype}".encode(), total)
     stride = 1 + leaf.numel() * leaf.element_size() // WHOLE
     sample = leaf.detach().reshape(-1)[:: stride | 1].contiguous().cpu()
@@ -109,7 +119,10 @@ def reconcile(
     for key in ("clip", "ema", "batch_size"):
         if not same(then[key], now[key]):
             differences[key] = then[key], now[key]
-    merged = [_merge_options(*given, differences) for given in zip(now["groups"], then["groups"], options, strict=True)]
+    merged = [
+        _merge_options(*given, differences)
+        for given in zip(now["groups"], then["groups"], options, strict=True)
+    ]
     old, new = then["scheduler"], now["scheduler"]
     if old is None or new is None or schedule is None or old["class"] != new["class"]:
         if old is not new:
@@ -121,7 +134,9 @@ def reconcile(
     return merged, _merge(new["state"], old["state"], schedule["state"]), differences
 
 
-def _merge_options(now: dict, then: dict, current: dict, differences: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+def _merge_options(
+    now: dict, then: dict, current: dict, differences: dict[str, tuple[Any, Any]]
+) -> dict[str, Any]:
     """Current values, but for those that are asked otherwise; a learning rate that a schedule moves is scaled."""
     merged = {}
     for key, value in now.items():
@@ -132,7 +147,11 @@ def _merge_options(now: dict, then: dict, current: dict, differences: dict[str, 
         if key not in FOLLOWS:
             differences[key] = then.get(key), value
         if key == "lr" and "initial_lr" in current and "initial_lr" in now and float(then["lr"]):
-            merged[key] = type(value)(current[key] * (value / then["lr"])) if isinstance(value, float) else value
+            merged[key] = (
+                type(value)(current[key] * (value / then["lr"]))
+                if isinstance(value, float)
+                else value
+            )
     return merged
 
 
@@ -145,7 +164,9 @@ def _merge(now: Any, then: Any, current: Any) -> Any:
             key: _merge(value, then[key], current[key]) if key in then and key in current else value
             for key, value in now.items()
         }
-    if all(isinstance(state, list) for state in (now, then, current)) and len(now) == len(then) == len(current):
+    if all(isinstance(state, list) for state in (now, then, current)) and len(now) == len(
+        then
+    ) == len(current):
         return [_merge(*states) for states in zip(now, then, current, strict=True)]
     return now
 

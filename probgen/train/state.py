@@ -46,7 +46,11 @@ class State(NamedTuple):
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin so, by the rest of their names."""
-        return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
+        return {
+            name[len(prefix) :]: value
+            for name, value in self.tensors.items()
+            if name.startswith(prefix)
+        }
 
 
 def begin(run: Run, checkpoint: str | os.PathLike | None, resume: bool) -> Path | None:
@@ -65,7 +69,9 @@ def begin(run: Run, checkpoint: str | os.PathLike | None, resume: bool) -> Path 
         restore(run, path)
         return path
     if run.fabric.broadcast(there and not _worthless(path)):
-        raise disk.CheckpointError(f"{path} exists; pass resume=True to continue it, or another path")
+        raise disk.CheckpointError(
+            f"{path} exists; pass resume=True to continue it, or another path"
+        )
     write(run, path)
     return path
 
@@ -78,14 +84,18 @@ def _worthless(path: Path) -> bool:
         tensors, metadata = disk.read(path)
     except disk.CheckpointError:
         return False
-    return "cursor" in metadata and "history/loss" in tensors and not tensors["history/loss"].numel()
+    return (
+        "cursor" in metadata and "history/loss" in tensors and not tensors["history/loss"].numel()
+    )
 
 
 def write(run: Run, path: Path) -> None:
     """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`."""
     history = run.history
     tensors = {f"module/{name}": value for name, value in run.module.state_dict().items()}
-    tensors |= {f"ema/{name}": mean for name, mean in zip(run.names(), run.average or (), strict=False)}
+    tensors |= {
+        f"ema/{name}": mean for name, mean in zip(run.names(), run.average or (), strict=False)
+    }
     tensors |= {f"best/{name}": value for name, value in (run.best[1] if run.best else {}).items()}
     tensors |= {f"random/{device}": state for device, state in random_state(run).items()}
     tensors["history/loss"] = torch.tensor(history.loss, dtype=torch.float64)
@@ -121,9 +131,15 @@ def restore(run: Run, path: Path) -> None:
     """
     tensors, metadata = disk.read(path)
     if "cursor" not in metadata:
-        raise disk.CheckpointError(f"{path} holds a saved model, not a training state; use probgen.load for it")
+        raise disk.CheckpointError(
+            f"{path} holds a saved model, not a training state; use probgen.load for it"
+        )
     try:
-        state = upgraded(State(tensors, metadata), run) if "groups" in metadata else _parsed(tensors, metadata)
+        state = (
+            upgraded(State(tensors, metadata), run)
+            if "groups" in metadata
+            else _parsed(tensors, metadata)
+        )
         _check(run, state, path)
         groups = [group["options"] for group in state.entries["optimizer"]["groups"]]
         then = state.entries["asked"] or {**run.asked, "data": None}
@@ -141,7 +157,10 @@ def _parsed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> State:
     for name, kinds in SCHEMA.items():
         if not isinstance(metadata[name], kinds):
             raise TypeError(f"{name}: {type(metadata[name]).__name__}")
-    entries = {name: unpack(metadata[name], tensors) if name in PACKED else metadata[name] for name in SCHEMA}
+    entries = {
+        name: unpack(metadata[name], tensors) if name in PACKED else metadata[name]
+        for name in SCHEMA
+    }
     entries["validation"] = [(int(step), float(value)) for step, value in entries["validation"]]
     return State(tensors, entries)
 
@@ -171,14 +190,21 @@ def _check(run: Run, state: State, path: Path) -> None:
 def _check_places(run: Run, state: State) -> None:
     """Cursor, schedule and random state are of the kinds that this run has; ``ValueError`` where not."""
     cursor, own = state.entries["cursor"], run.source.cursor()
-    if {key: _kind(value) for key, value in cursor.items()} != {key: _kind(value) for key, value in own.items()}:
+    if {key: _kind(value) for key, value in cursor.items()} != {
+        key: _kind(value) for key, value in own.items()
+    }:
         raise ValueError("a cursor of another kind of data")
     if not all(0 <= value < 2**62 for value in cursor.values() if isinstance(value, int)):
         raise ValueError("a cursor that is nowhere")
     if run.source.rows is not None and cursor["position"] > run.source.rows:
         raise ValueError("a cursor behind the last row")
     theirs, mine = state.entries["scheduler"], schedule_of(run)
-    if theirs and mine and theirs["class"] == mine["class"] and theirs["state"].keys() != mine["state"].keys():
+    if (
+        theirs
+        and mine
+        and theirs["class"] == mine["class"]
+        and theirs["state"].keys() != mine["state"].keys()
+    ):
         raise ValueError(f"a schedule of {sorted(theirs['state'])}")
     for device, value in random_state(run).items():
         given = state.tensors.get(f"random/{device}", value)
@@ -207,22 +233,34 @@ def _kind(value: Any) -> Any:
     return (value.shape, value.dtype) if torch.is_tensor(value) else type(value)
 
 
-def _warn(run: Run, path: Path, then: dict[str, Any], differences: dict[str, tuple[Any, Any]]) -> None:
+def _warn(
+    run: Run, path: Path, then: dict[str, Any], differences: dict[str, tuple[Any, Any]]
+) -> None:
     """One warning says all that is asked otherwise than it was, and what is done about it."""
     texts = [said(path, differences)] if differences else []
-    if run.asked["seed"] is not None and not same(then["seed"], run.asked["seed"]) and then["seed"] is not None:
-        texts.append(f"the random state of {path} goes on, from seed={then['seed']}, not seed={run.asked['seed']}")
+    if (
+        run.asked["seed"] is not None
+        and not same(then["seed"], run.asked["seed"])
+        and then["seed"] is not None
+    ):
+        texts.append(
+            f"the random state of {path} goes on, from seed={then['seed']}, not seed={run.asked['seed']}"
+        )
     run.asked["seed"] = then["seed"]
     if texts:
         warnings.warn("; ".join(texts), FitWarning, stacklevel=5)
 
 
-def _apply(run: Run, state: State, path: Path, options: list[dict], schedule: dict[str, Any] | None) -> None:
+def _apply(
+    run: Run, state: State, path: Path, options: list[dict], schedule: dict[str, Any] | None
+) -> None:
     entries, tensors = state.entries, state.tensors
     try:
         run.source.seek(entries["cursor"])
     except StopIteration:
-        raise disk.CheckpointError(f"expected the batches that {path} was trained on, got fewer; pass those") from None
+        raise disk.CheckpointError(
+            f"expected the batches that {path} was trained on, got fewer; pass those"
+        ) from None
     run.module.load_state_dict(state.under("module/"))
     load_optimizer(run, entries["optimizer"], options)
     run.fabric.strategy.precision.load_state_dict(entries["precision"])

@@ -41,7 +41,9 @@ class Stream:
         try:
             return as_batch(next(iter(self.batches)), self.gen)
         except StopIteration:
-            raise ValueError("expected at least one batch, got an empty iterable; check the data set") from None
+            raise ValueError(
+                "expected at least one batch, got an empty iterable; check the data set"
+            ) from None
         finally:
             self._restore(state)
 
@@ -66,7 +68,9 @@ class Stream:
         if tensors is None:
             return selection
         given = iter(tensors)
-        return tree_map(lambda part: next(given) if torch.is_tensor(part) else part, selection, is_leaf=is_leaf)
+        return tree_map(
+            lambda part: next(given) if torch.is_tensor(part) else part, selection, is_leaf=is_leaf
+        )
 
     def tensors(self, selection: Selection) -> list[Tensor]:
         return list(tensors_of(selection))

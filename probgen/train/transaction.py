@@ -12,7 +12,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from probgen.train.run import Run
 
-SMALL = 2**16  # entries of a buffer that is copied before each step; others by their version, which batch norm forgets
+SMALL = (
+    2**16
+)  # entries of a buffer that is copied before each step; others by their version, which batch norm forgets
 LARGE = 2**24  # entries of one that is not copied
 
 

@@ -40,7 +40,9 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
     """
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return OUTSIDE
-    return {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD}.get(type(optimizer), OUTSIDE)
+    return {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD}.get(
+        type(optimizer), OUTSIDE
+    )
 
 
 def _adam_numbers(group: Group) -> tuple[float, ...]:
@@ -50,7 +52,15 @@ def _adam_numbers(group: Group) -> tuple[float, ...]:
 def _adam_factors(numbers: Numbers, tensors: Tensors) -> Numbers:
     lr, beta1, beta2, eps, decay = numbers
     step = tensors["step"] + 1
-    return lr / (1 - beta1**step), 1 - beta1, 1 - beta2, (1 - beta2**step).rsqrt(), eps, decay, 1 - lr * decay
+    return (
+        lr / (1 - beta1**step),
+        1 - beta1,
+        1 - beta2,
+        (1 - beta2**step).rsqrt(),
+        eps,
+        decay,
+        1 - lr * decay,
+    )
 
 
 def _adam(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) -> Tensors:

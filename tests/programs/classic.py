@@ -12,7 +12,13 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.distributions.testing.fakes import NonreparameterizedBeta
 from pyro.distributions.transforms import block_autoregressive, iterated
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, config_enumerate
+from pyro.infer import (
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
@@ -58,10 +64,17 @@ def schools_svi():
 
     def guide(data):
         loc_eta = pyro.param("loc_eta", torch.randn(len(data)))
-        scale_eta = pyro.param("scale_eta", torch.full((len(data),), 0.1), constraint=constraints.positive)
-        loc_mu, loc_logtau = pyro.param("loc_mu", torch.randn(())), pyro.param("loc_logtau", torch.randn(()))
+        scale_eta = pyro.param(
+            "scale_eta", torch.full((len(data),), 0.1), constraint=constraints.positive
+        )
+        loc_mu, loc_logtau = (
+            pyro.param("loc_mu", torch.randn(())),
+            pyro.param("loc_logtau", torch.randn(())),
+        )
         scale_mu = pyro.param("scale_mu", torch.tensor(0.1), constraint=constraints.positive)
-        scale_logtau = pyro.param("scale_logtau", torch.tensor(0.1), constraint=constraints.positive)
+        scale_logtau = pyro.param(
+            "scale_logtau", torch.tensor(0.1), constraint=constraints.positive
+        )
         pyro.sample("mu", dist.Normal(loc_mu, scale_mu))
         logtau = dist.Normal(loc_logtau, scale_logtau)
         pyro.sample("tau", dist.TransformedDistribution(logtau, dist.transforms.ExpTransform()))
@@ -118,7 +131,9 @@ def mini_regression():
     def guide(x, y):
         for name in ("slope", "offset"):
             loc = pyro.param(f"{name}_loc", torch.tensor(0.0))
-            pyro.sample(name, dist.Normal(loc, pyro.param(f"{name}_log_scale", torch.tensor(-1.0)).exp()))
+            pyro.sample(
+                name, dist.Normal(loc, pyro.param(f"{name}_log_scale", torch.tensor(-1.0)).exp())
+            )
 
     x = torch.linspace(-1, 1, 60)
     return Pair(model, guide, (x, 2.0 * x - 1.0 + 0.5 * torch.randn(60)))
@@ -167,7 +182,9 @@ def intro_guide(is_cont_africa, ruggedness, log_gdp=None):
     drawn = {"sigma": pyro.sample("sigma", dist.LogNormal(sigma_loc, torch.tensor(0.05)))}
     for name in ("a", "bA", "bR", "bAR"):
         loc = pyro.param(f"{name}_loc", lambda: torch.tensor(0.0))
-        scale = pyro.param(f"{name}_scale", lambda: torch.tensor(1.0), constraint=constraints.positive)
+        scale = pyro.param(
+            f"{name}_scale", lambda: torch.tensor(1.0), constraint=constraints.positive
+        )
         drawn[name] = pyro.sample(name, dist.Normal(loc, scale))
     return drawn
 
@@ -186,7 +203,9 @@ def intro_simple_model(is_cont_africa, ruggedness, log_gdp=None):
 def intro_long(model, guide):
     africa, rugged = torch.bernoulli(torch.full((90,), 0.3)), torch.rand(90) * 5
     log_gdp = 9.0 - 1.9 * africa - 0.2 * rugged + 0.4 * africa * rugged + 0.9 * torch.randn(90)
-    return Pair(model, guide(model) if isinstance(guide, type) else guide, (africa, rugged, log_gdp))
+    return Pair(
+        model, guide(model) if isinstance(guide, type) else guide, (africa, rugged, log_gdp)
+    )
 
 
 @seeded
@@ -366,7 +385,9 @@ class CoinWithBaseline:
         alpha = pyro.param("alpha_q", torch.tensor(15.0), constraint=constraints.positive)
         beta = pyro.param("beta_q", torch.tensor(15.0), constraint=constraints.positive)
         baseline = {"use_decaying_avg_baseline": use_decaying_avg_baseline, "baseline_beta": 0.90}
-        pyro.sample("latent_fairness", NonreparameterizedBeta(alpha, beta), infer={"baseline": baseline})
+        pyro.sample(
+            "latent_fairness", NonreparameterizedBeta(alpha, beta), infer={"baseline": baseline}
+        )
 
 
 def coin_baseline():
@@ -399,7 +420,9 @@ def toy_mixture():
             b = pyro.param(name.lower(), prior[name], constraint=constraints.positive)
             pyro.sample(f"p_{name}", dist.Beta(b[:, 0], b[:, 1]).to_event(1))
 
-    prior = {"A": torch.tensor([1.0, 10.0])} | {name: torch.tensor([[10.0, 1], [1, 10]]) for name in "BC"}
+    prior = {"A": torch.tensor([1.0, 10.0])} | {
+        name: torch.tensor([[10.0, 1], [1, 10]]) for name in "BC"
+    }
     obs = {"A": torch.bernoulli(torch.full((100,), 0.3))}
     obs["B"] = torch.bernoulli(0.1 + 0.8 * (1 - obs["A"]))
     obs["C"] = torch.bernoulli(0.1 + 0.8 * (1 - obs["B"]))
@@ -437,7 +460,9 @@ def gmm(full):
         with poutine.block(hide_types=["param"]):
             global_guide(data)
         with pyro.plate("data", len(data)):
-            probs = pyro.param("assignment_probs", torch.ones(len(data), 2) / 2, constraints.simplex)
+            probs = pyro.param(
+                "assignment_probs", torch.ones(len(data), 2) / 2, constraints.simplex
+            )
             pyro.sample("assignment", dist.Categorical(probs))
 
     return Pair(gmm_model, full_guide if full else global_guide, (GMM_DATA,))
@@ -463,7 +488,9 @@ def dirichlet_process():
             pyro.sample("obs", dist.MultivariateNormal(mu[z], torch.eye(2)), obs=data)
 
     def guide(data):
-        kappa = pyro.param("kappa", lambda: torch.rand(t - 1) * 2 + 0.1, constraint=constraints.positive)
+        kappa = pyro.param(
+            "kappa", lambda: torch.rand(t - 1) * 2 + 0.1, constraint=constraints.positive
+        )
         tau = pyro.param("tau", lambda: 3 * torch.randn(t, 2))
         phi = pyro.param("phi", lambda: torch.full((n, t), 1 / t), constraint=constraints.simplex)
         with pyro.plate("beta_plate", t - 1):
@@ -542,7 +569,11 @@ def workflow_counts():
             rate = pyro.sample("rate", dist.Normal(features @ coef, 0.1))
         with pyro.plate("day", len(counts), dim=-2):
             logits = (time[:, None] * rate).unsqueeze(-2)
-            pyro.sample("obs", dist.Multinomial(logits=logits, validate_args=False), obs=counts.unsqueeze(-2))
+            pyro.sample(
+                "obs",
+                dist.Multinomial(logits=logits, validate_args=False),
+                obs=counts.unsqueeze(-2),
+            )
 
     data = {"features": torch.bernoulli(torch.full((5, 3), 0.5)), "time": torch.linspace(0, 1, 20)}
     data["counts"] = torch.distributions.Poisson(4.0).sample((20, 5))
@@ -597,7 +628,9 @@ def sparse_regression():
     x = torch.randn(30, 6)
     y = x[:, 0] - 0.5 * x[:, 1] + x[:, 0] * x[:, 1] + 0.1 * torch.randn(30)
     hypers = {"expected_sparsity": 1.0, "alpha1": 3.0, "beta1": 1.0, "alpha3": 1.0, "c": 1.0}
-    return Pair(model, AutoDelta(model, init_loc_fn=init_loc_fn), (x, (y - y.mean()) / y.std(), hypers))
+    return Pair(
+        model, AutoDelta(model, init_loc_fn=init_loc_fn), (x, (y - y.mean()) / y.std(), hypers)
+    )
 
 
 class DualMoon(dist.TorchDistribution):
@@ -633,7 +666,9 @@ def banana_model(a, b, rho=0.9):
 
 @seeded
 def dual_moon():
-    return Pair(moon_model, AutoNormalizingFlow(moon_model, partial(iterated, 2, block_autoregressive)))
+    return Pair(
+        moon_model, AutoNormalizingFlow(moon_model, partial(iterated, 2, block_autoregressive))
+    )
 
 
 def banana():
@@ -693,21 +728,41 @@ CLASSIC: list[Case] = [
     Case("minipyro", minipyro, trace, nuts=True),
     Case("mini_regression", mini_regression, TraceMeanField_ELBO, nuts=True),
     *(Case(f"baseball_{m.__name__}_nuts", partial(baseball, m), nuts=True) for m in BASEBALL),
-    *(Case(f"baseball_{m.__name__}", partial(baseball, m, AutoNormal), trace, nuts=True) for m in BASEBALL),
+    *(
+        Case(f"baseball_{m.__name__}", partial(baseball, m, AutoNormal), trace, nuts=True)
+        for m in BASEBALL
+    ),
     Case("lkj", lkj, nuts=True),
     Case("toy_mixture_enumeration", toy_mixture, enum, nuts=True),
     Case("inclined_plane_svi", partial(inclined_plane, True), trace, nuts=True, refused=NO_PLATE),
     Case("inclined_plane_nuts", partial(inclined_plane, False), nuts=True, refused=NO_PLATE),
     Case("bayesian_regression", bayesian_regression, trace, nuts=True),
     Case("bayesian_regression_nuts", partial(bayesian_regression, None), nuts=True),
-    Case("intro_long_mle", partial(intro_long, intro_simple_model, AutoNormal), trace, refused=NO_LATENT),
-    Case("intro_long_custom_guide", partial(intro_long, intro_model, intro_guide), trace, nuts=True),
-    Case("intro_long_auto", partial(intro_long, intro_model, AutoMultivariateNormal), trace, nuts=True),
+    Case(
+        "intro_long_mle",
+        partial(intro_long, intro_simple_model, AutoNormal),
+        trace,
+        refused=NO_LATENT,
+    ),
+    Case(
+        "intro_long_custom_guide", partial(intro_long, intro_model, intro_guide), trace, nuts=True
+    ),
+    Case(
+        "intro_long_auto",
+        partial(intro_long, intro_model, AutoMultivariateNormal),
+        trace,
+        nuts=True,
+    ),
     Case("mle", coin_mle, trace, refused=NO_LATENT),
     Case("map", coin_map, trace, nuts=True, refused=POINT),
     Case("coin_list_of_scalars", coin_list, trace, nuts=True, refused=NO_PLATE),
     Case("coin_sequential_plate", coin_sequential, trace, nuts=True),
-    Case("coin_sequential_subsample", partial(coin_sequential, 5), trace, refused={"mcmc": "subsampl"}),
+    Case(
+        "coin_sequential_subsample",
+        partial(coin_sequential, 5),
+        trace,
+        refused={"mcmc": "subsampl"},
+    ),
     Case("coin_subsample", coin_subsampled, trace, refused={"mcmc": "subsampl"}),
     Case("coin_baseline", coin_baseline, TraceGraph_ELBO, nuts=True),
     Case("gmm_map", partial(gmm, False), enum, nuts=True, refused=POINT),

@@ -64,7 +64,9 @@ def with_obs_mask():
             pyro.sample("y", dist.Normal(slope * x, 0.5), obs=y, obs_mask=observed)
 
     x = torch.randn(30)
-    return Pair(model, AutoNormal(model), (x, 0.7 * x + 0.5 * torch.randn(30), torch.rand(30) > 0.3))
+    return Pair(
+        model, AutoNormal(model), (x, 0.7 * x + 0.5 * torch.randn(30), torch.rand(30) > 0.3)
+    )
 
 
 @seeded
@@ -81,7 +83,9 @@ def factor_likelihood(plated):
             pyro.factor("log_likelihood", log_likelihood.sum())
 
     x = torch.randn(40, 2)
-    return Pair(model, AutoDiagonalNormal(model), (x, x @ torch.tensor([1.0, -1.0]) + 0.3 * torch.randn(40)))
+    return Pair(
+        model, AutoDiagonalNormal(model), (x, x @ torch.tensor([1.0, -1.0]) + 0.3 * torch.randn(40))
+    )
 
 
 @seeded
@@ -123,7 +127,10 @@ def row_weights(model_scale):
     """poutine.scale with a weight for each row, or with one number as the temperature of the likelihood."""
 
     def model(x, weights):
-        loc, scale = pyro.sample("loc", dist.Normal(0.0, 5.0)), pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        loc, scale = (
+            pyro.sample("loc", dist.Normal(0.0, 5.0)),
+            pyro.sample("scale", dist.LogNormal(0.0, 1.0)),
+        )
         with pyro.plate("data", len(x)), poutine.scale(scale=weights):
             pyro.sample("x", dist.Normal(loc, scale), obs=x)
 
@@ -173,7 +180,9 @@ def padded_sequences():
 
     lengths = torch.randint(2, 8, (15,))
     rates = torch.tensor([1.0, 8.0])[torch.arange(15) % 2]
-    sequences = torch.poisson(rates.unsqueeze(-1).expand(15, 7)) * (torch.arange(7) < lengths.unsqueeze(-1))
+    sequences = torch.poisson(rates.unsqueeze(-1).expand(15, 7)) * (
+        torch.arange(7) < lengths.unsqueeze(-1)
+    )
     return Pair(model, AutoNormal(poutine.block(model, hide=["z"])), (sequences, lengths))
 
 
@@ -183,12 +192,16 @@ def subsampling(given_indices):
 
     def model(x, y, batch=None):
         slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x), subsample_size=None if given_indices else 16, subsample=batch) as ind:
+        with pyro.plate(
+            "data", len(x), subsample_size=None if given_indices else 16, subsample=batch
+        ) as ind:
             pyro.sample("y", dist.Normal(slope * x[ind], 0.5), obs=y[ind])
 
     x = torch.randn(100)
     args = (x, 0.7 * x + 0.5 * torch.randn(100))
-    return Pair(model, AutoNormal(model), (*args, torch.arange(0, 100, 5)) if given_indices else args)
+    return Pair(
+        model, AutoNormal(model), (*args, torch.arange(0, 100, 5)) if given_indices else args
+    )
 
 
 @seeded
@@ -196,7 +209,10 @@ def rows_at_dim_two():
     """Rows at dim=-2, columns at dim=-1, a latent for each column and for each row."""
 
     def model(x):
-        rows, columns = pyro.plate("rows", x.shape[0], dim=-2), pyro.plate("columns", x.shape[1], dim=-1)
+        rows, columns = (
+            pyro.plate("rows", x.shape[0], dim=-2),
+            pyro.plate("columns", x.shape[1], dim=-1),
+        )
         with columns:
             loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
         with rows:
@@ -218,7 +234,9 @@ def two_observed():
             pyro.sample("x", dist.Normal(z, 0.3), obs=x)
             pyro.sample("y", dist.Bernoulli(logits=slope * z), obs=y)
 
-    return Pair(model, AutoNormal(model), (torch.randn(40), torch.bernoulli(torch.full((40,), 0.5))))
+    return Pair(
+        model, AutoNormal(model), (torch.randn(40), torch.bernoulli(torch.full((40,), 0.5)))
+    )
 
 
 @seeded
@@ -275,7 +293,10 @@ def joint_observation():
     """The whole of the data is one event: .to_event(1), no plate."""
 
     def model(y):
-        loc, scale = pyro.sample("loc", dist.Normal(0.0, 5.0)), pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        loc, scale = (
+            pyro.sample("loc", dist.Normal(0.0, 5.0)),
+            pyro.sample("scale", dist.LogNormal(0.0, 1.0)),
+        )
         law = dist.Normal(loc.unsqueeze(-1), scale.unsqueeze(-1)).expand(y.shape).to_event(1)
         pyro.sample("y", law, obs=y)
 
@@ -357,7 +378,9 @@ def guide_list_by_hand(model):
 def structured(model):
     """A normal, a point and a dependency, chosen for each site."""
     conditionals = {"mu": "normal", "tau": "delta", "theta": "normal"}
-    return AutoStructured(model, conditionals=conditionals, dependencies={"theta": {"mu": "linear"}})
+    return AutoStructured(
+        model, conditionals=conditionals, dependencies={"theta": {"mu": "linear"}}
+    )
 
 
 def easy(model):
@@ -367,12 +390,16 @@ def easy(model):
     def guide(self, y, sigma):
         joint = self.group(match="mu|tau")
         loc = pyro.param("joint_loc", lambda: torch.zeros(2))
-        tril = pyro.param("joint_tril", lambda: 0.1 * torch.eye(2), constraint=constraints.lower_cholesky)
+        tril = pyro.param(
+            "joint_tril", lambda: 0.1 * torch.eye(2), constraint=constraints.lower_cholesky
+        )
         joint.sample("joint", dist.MultivariateNormal(loc, scale_tril=tril))
         with self.plate("schools", 8):
             local = self.group(match="theta")
             local_loc = pyro.param("local_loc", lambda: torch.zeros(8, 1))
-            local_scale = pyro.param("local_scale", lambda: torch.ones(8, 1), constraint=constraints.positive)
+            local_scale = pyro.param(
+                "local_scale", lambda: torch.ones(8, 1), constraint=constraints.positive
+            )
             local.sample("local", dist.Normal(local_loc, local_scale).to_event(1))
 
     return guide
@@ -460,7 +487,9 @@ IDIOMS: list[Case] = [
     Case("row_weights", partial(row_weights, DOUBLED), trace, nuts=True),
     Case("tempered", partial(row_weights, 0.3), trace, nuts=True),
     Case("annealed", annealed_guide, TraceMeanField_ELBO, nuts=True),
-    Case("padded_sequences", padded_sequences, lambda: TraceEnum_ELBO(max_plate_nesting=2), nuts=True),
+    Case(
+        "padded_sequences", padded_sequences, lambda: TraceEnum_ELBO(max_plate_nesting=2), nuts=True
+    ),
     Case("subsample_drawn", partial(subsampling, False), trace, refused=SUBSAMPLE),
     Case("subsample_given", partial(subsampling, True), trace),
     Case("rows_at_dim_two", rows_at_dim_two, trace, nuts=True),
@@ -473,5 +502,8 @@ IDIOMS: list[Case] = [
     Case("module_with_data", module_with_data, trace, nuts=True),
     Case("auto_reparam", auto_reparam, trace, nuts=True),
     *(Case(name, partial(guided, auto), trace, nuts=True) for name, auto in GUIDES.items()),
-    *(Case(name, partial(guided, auto), trace, nuts=True, refused=POINT) for name, auto in POINTS.items()),
+    *(
+        Case(name, partial(guided, auto), trace, nuts=True, refused=POINT)
+        for name, auto in POINTS.items()
+    ),
 ]

@@ -84,10 +84,14 @@ class Network(PyroModule):
     def __init__(self) -> None:
         super().__init__()
         self.activation = nn.Tanh()
-        self.layers = PyroModule[nn.ModuleList]([PyroModule[nn.Linear](1, 3), PyroModule[nn.Linear](3, 1)])
+        self.layers = PyroModule[nn.ModuleList](
+            [PyroModule[nn.Linear](1, 3), PyroModule[nn.Linear](3, 1)]
+        )
         for layer in self.layers:
             shape = [layer.out_features, layer.in_features]
-            layer.weight = PyroSample(dist.Normal(0.0, layer.in_features**-0.5).expand(shape).to_event(2))
+            layer.weight = PyroSample(
+                dist.Normal(0.0, layer.in_features**-0.5).expand(shape).to_event(2)
+            )
             layer.bias = PyroSample(dist.Normal(0.0, 1.0).expand(shape[:1]).to_event(1))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -191,7 +195,9 @@ def process(kind: str) -> Pair:
         it.kernel.lengthscale = PyroSample(dist.LogNormal(0.0, 1.0))
         it.kernel.variance = PyroSample(dist.LogNormal(0.0, 1.0))
     elif kind == "sparse":
-        it = gp.models.SparseGPRegression(x, y, rbf(), Xu=inducing, noise=torch.tensor(0.3), jitter=1e-5)
+        it = gp.models.SparseGPRegression(
+            x, y, rbf(), Xu=inducing, noise=torch.tensor(0.3), jitter=1e-5
+        )
     elif kind == "variational":
         it = gp.models.VariationalGP(x, y, rbf(), noise, whiten=True, jitter=1e-4)
     else:
@@ -211,7 +217,9 @@ def gplvm() -> Pair:
     prior[:, 0] = torch.linspace(0.0, 1.0, 8)
     kernel = gp.kernels.RBF(input_dim=2, lengthscale=torch.ones(2))
     start, inducing = nn.Parameter(prior.clone()), prior[::2].clone()
-    it = gp.models.SparseGPRegression(start, y, kernel, inducing, noise=torch.tensor(0.1), jitter=1e-4)
+    it = gp.models.SparseGPRegression(
+        start, y, kernel, inducing, noise=torch.tensor(0.1), jitter=1e-4
+    )
     it.X = PyroSample(dist.Normal(prior, 0.1).to_event())
     it.autoguide("X", dist.Normal)
     return Pair(it.model, it.guide)
@@ -220,7 +228,9 @@ def gplvm() -> Pair:
 def deep_kernel(binary: bool) -> Pair:
     """A network warps the inputs of a kernel, and the process takes a batch of a larger set of data."""
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    kernel = gp.kernels.Warping(gp.kernels.RBF(input_dim=2, lengthscale=torch.ones(2)), iwarping_fn=net)
+    kernel = gp.kernels.Warping(
+        gp.kernels.RBF(input_dim=2, lengthscale=torch.ones(2)), iwarping_fn=net
+    )
     x = torch.randn(10, 4)
     if not binary:
         it = gp.models.GPRegression(x, x.sum(-1), kernel, noise=torch.tensor(0.3))
@@ -317,7 +327,9 @@ def easy(amortised: bool) -> Pair:
         self.map_estimate("drift")
         group = self.group(match="state_[0-9]*")
         shape = group.event_shape
-        cov_diag = pyro.param("state_cov_diag", lambda: torch.full(shape, 0.01), constraints.positive)
+        cov_diag = pyro.param(
+            "state_cov_diag", lambda: torch.full(shape, 0.01), constraints.positive
+        )
         cov_factor = pyro.param("state_cov_factor", lambda: torch.randn((*shape, 2)) * 0.01)
         if amortised and not hasattr(self, "nn"):
             self.nn = nn.Linear(shape.numel(), shape.numel())
@@ -327,7 +339,9 @@ def easy(amortised: bool) -> Pair:
             if amortised:
                 loc = self.nn(batch.t())
             else:
-                loc = pyro.param("state_loc", lambda: torch.full((full_size, *shape), 0.5), event_dim=1)
+                loc = pyro.param(
+                    "state_loc", lambda: torch.full((full_size, *shape), 0.5), event_dim=1
+                )
             group.sample("states", dist.LowRankMultivariateNormal(loc, cov_factor, cov_diag))
 
     data = torch.bernoulli(torch.full((3, 10), 0.6))
@@ -337,8 +351,13 @@ def easy(amortised: bool) -> Pair:
 def auxiliary_guide(batch: Tensor, subsample: Tensor, full_size: int) -> None:
     """A site that only the guide has, cut into points for those of the model."""
     times = len(batch)
-    pyro.sample("drift", dist.Delta(pyro.param("drift_loc", lambda: torch.tensor(0.1), constraints.positive)))
-    cov_diag = pyro.param("state_cov_diag", lambda: torch.full((times,), 0.01), constraints.positive)
+    pyro.sample(
+        "drift",
+        dist.Delta(pyro.param("drift_loc", lambda: torch.tensor(0.1), constraints.positive)),
+    )
+    cov_diag = pyro.param(
+        "state_cov_diag", lambda: torch.full((times,), 0.01), constraints.positive
+    )
     cov_factor = pyro.param("state_cov_factor", lambda: torch.randn(times, 2) * 0.01)
     with pyro.plate("data", full_size, subsample=subsample):
         loc = pyro.param("state_loc", lambda: torch.full((full_size, times), 0.5), event_dim=1)
@@ -354,7 +373,14 @@ def auxiliary() -> Pair:
 
 def cevae() -> Pair:
     """Pyro's own class: its guide has sites that are data too, and its loss has a term for them."""
-    net = CEVAE(feature_dim=3, outcome_dist="normal", latent_dim=2, hidden_dim=4, num_layers=2, num_samples=2)
+    net = CEVAE(
+        feature_dim=3,
+        outcome_dist="normal",
+        latent_dim=2,
+        hidden_dim=4,
+        num_layers=2,
+        num_samples=2,
+    )
     x, t = torch.randn(8, 3), torch.bernoulli(torch.full((8,), 0.5))
     return Pair(net.model, net.guide, (x, t, x[:, 0] + t), {"size": 8})
 
@@ -375,7 +401,9 @@ def enumerated() -> TraceEnum_ELBO:
 
 MODULES: list[Case] = [
     Case("svi_torch", seeded(partial(sized, 12, 12)), Trace_ELBO, nuts=True),
-    Case("svi_lightning", seeded(partial(sized, 100, 10)), Trace_ELBO, refused={"mcmc": "subsample"}),
+    Case(
+        "svi_lightning", seeded(partial(sized, 100, 10)), Trace_ELBO, refused={"mcmc": "subsample"}
+    ),
     Case("regression_pyrosample", seeded(regression), Trace_ELBO, nuts=True),
     Case("regression_point", seeded(point), Trace_ELBO, nuts=True, refused=POINT),
     Case("bnn", seeded(network), Trace_ELBO, nuts=True),
@@ -405,10 +433,18 @@ MODULES: list[Case] = [
         nuts=True,
         refused={**POINT, **ROWS},
     ),
-    Case("gp_priors_auto", seeded(partial(process_of_priors, True)), Trace_ELBO, nuts=True, refused=ROWS),
+    Case(
+        "gp_priors_auto",
+        seeded(partial(process_of_priors, True)),
+        Trace_ELBO,
+        nuts=True,
+        refused=ROWS,
+    ),
     Case("gplvm", seeded(gplvm), TraceMeanField_ELBO, nuts=True, refused=ROWS),
     Case("deep_kernel", seeded(partial(deep_kernel, False)), Trace_ELBO, refused=NOTHING),
-    Case("deep_kernel_binary", seeded(partial(deep_kernel, True)), TraceMeanField_ELBO, refused=ROWS),
+    Case(
+        "deep_kernel_binary", seeded(partial(deep_kernel, True)), TraceMeanField_ELBO, refused=ROWS
+    ),
     Case("scoped_mixture", seeded(scoped), enumerated, refused={"mcmc": "latent"}),
     Case("named_mixture", seeded(named_mixture), Trace_ELBO, refused={"mcmc": "latent"}),
     Case("easy_guide_series", seeded(partial(easy, False)), Trace_ELBO, refused=POINT),

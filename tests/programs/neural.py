@@ -16,7 +16,13 @@ from pyro import poutine
 from pyro.distributions.testing import fakes
 from pyro.distributions.transforms import conditional_affine_autoregressive
 from pyro.distributions.util import broadcast_shape
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, config_enumerate
+from pyro.infer import (
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
@@ -62,7 +68,9 @@ class Decoder(nn.Module):
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(codes, 5), nn.Softplus(), nn.Linear(5, width), nn.Sigmoid())
+        self.net = nn.Sequential(
+            nn.Linear(codes, 5), nn.Softplus(), nn.Linear(5, width), nn.Sigmoid()
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z)
@@ -83,7 +91,11 @@ class VAE(nn.Module):
             z_scale = torch.ones(x.shape[0], 2, dtype=x.dtype, device=x.device)
             z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
             picture = self.decoder.forward(z)
-            pyro.sample("obs", dist.Bernoulli(picture, validate_args=False).to_event(1), obs=x.reshape(-1, 9))
+            pyro.sample(
+                "obs",
+                dist.Bernoulli(picture, validate_args=False).to_event(1),
+                obs=x.reshape(-1, 9),
+            )
             return picture
 
     def guide(self, x: Tensor) -> None:
@@ -126,7 +138,9 @@ class CVAE(nn.Module):
             if ys is not None:
                 mask_loc = loc[(xs == -1).view(-1, 16)].view(batch_size, -1)
                 mask_ys = ys[xs == -1].view(batch_size, -1)
-                pyro.sample("y", dist.Bernoulli(mask_loc, validate_args=False).to_event(1), obs=mask_ys)
+                pyro.sample(
+                    "y", dist.Bernoulli(mask_loc, validate_args=False).to_event(1), obs=mask_ys
+                )
             else:
                 pyro.deterministic("y", loc.detach())
             return loc
@@ -287,7 +301,9 @@ def grid(images: Tensor, where: Tensor, side: int) -> Tensor:
     zero = torch.zeros_like(where[:, :1])
     rows = torch.cat((where[:, :1], zero, where[:, 1:2], zero, where[:, :1], where[:, 2:]), 1)
     at = F.affine_grid(rows.view(n, 2, 3), [n, 1, side, side], align_corners=False)
-    return F.grid_sample(images.view(n, 1, before, before), at, align_corners=False).view(n, side, side)
+    return F.grid_sample(images.view(n, 1, before, before), at, align_corners=False).view(
+        n, side, side
+    )
 
 
 class AIR(nn.Module):
@@ -314,8 +330,12 @@ class AIR(nn.Module):
     def prior(self, n: int, z_pres_prior_p: Callable[[int], float]) -> Tensor:
         x, present = torch.zeros(n, self.side, self.side), torch.ones(n, 1)
         for t in range(self.steps):
-            present = pyro.sample(f"z_pres_{t}", dist.Bernoulli(z_pres_prior_p(t) * present).to_event(1))
-            where = dist.Normal(self.z_where_loc_prior.expand(n, 3), self.z_where_scale_prior.expand(n, 3))
+            present = pyro.sample(
+                f"z_pres_{t}", dist.Bernoulli(z_pres_prior_p(t) * present).to_event(1)
+            )
+            where = dist.Normal(
+                self.z_where_loc_prior.expand(n, 3), self.z_where_scale_prior.expand(n, 3)
+            )
             z_where = pyro.sample(f"z_where_{t}", where.mask(present).to_event(1))
             what = dist.Normal(torch.zeros(n, self.what), torch.ones(n, self.what))
             z_what = pyro.sample(f"z_what_{t}", what.mask(present).to_event(1))
@@ -331,7 +351,9 @@ class AIR(nn.Module):
             scale = 0.3 * torch.ones(n, self.side**2)
             pyro.sample("obs", dist.Normal(x.view(n, -1), scale).to_event(1), obs=batch.view(n, -1))
 
-    def guide(self, data: Tensor, batch_size: int, **kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    def guide(
+        self, data: Tensor, batch_size: int, **kwargs: Any
+    ) -> tuple[list[Tensor], list[Tensor]]:
         for name in ("rnn", "predict", "encode", "bl_rnn", "bl_predict", "bl_net"):
             pyro.module(name, getattr(self, name))
         pyro.param("h_init", self.h_init)
@@ -538,7 +560,9 @@ class ProdLDA(nn.Module):
             nn.BatchNorm1d(2 * topics, affine=False),
         )  # fmt: skip
         self.decoder = nn.Sequential(
-            nn.Dropout(0.2), nn.Linear(topics, words, bias=False), nn.BatchNorm1d(words, affine=False)
+            nn.Dropout(0.2),
+            nn.Linear(topics, words, bias=False),
+            nn.BatchNorm1d(words, affine=False),
         )
 
     def model(self, docs: Tensor) -> None:
@@ -612,7 +636,12 @@ def codes(kind: str) -> Pair:
         with pyro.plate("data", len(x)):
             pyro.sample("k", dist.Categorical(logits=encoder(x)), infer={"baseline": baseline})
 
-    guides = {"nearest": nearest, "drawn": drawn, "lowered": lowered, "summed": config_enumerate(drawn)}
+    guides = {
+        "nearest": nearest,
+        "drawn": drawn,
+        "lowered": lowered,
+        "summed": config_enumerate(drawn),
+    }
     return Pair(model, guides[kind], (torch.randn(8, 3),))
 
 
@@ -696,7 +725,12 @@ NEURAL: list[Case] = [
     Case("module_in_model", seeded(inner), Trace_ELBO, nuts=True),
     Case("codes_nearest", seeded(partial(codes, "nearest")), Trace_ELBO, refused=NEAREST),
     Case("codes_drawn", seeded(partial(codes, "drawn")), Trace_ELBO, refused=DISCRETE),
-    Case("codes_decaying_baseline", seeded(partial(codes, "lowered")), TraceGraph_ELBO, refused=DISCRETE),
+    Case(
+        "codes_decaying_baseline",
+        seeded(partial(codes, "lowered")),
+        TraceGraph_ELBO,
+        refused=DISCRETE,
+    ),
     Case("codes_enumerated", seeded(partial(codes, "summed")), enumerated, refused=DISCRETE),
     Case("beta_bernoulli_baseline", seeded(beta_bernoulli), TraceGraph_ELBO, nuts=True),
     Case("lists_and_option", seeded(pieces), Trace_ELBO, nuts=True),

@@ -99,7 +99,9 @@ def hmm_3(sequences, lengths, args, batch_size=None, include_prior=True):
                 w = pyro.sample(f"w_{t}", dist.Categorical(probs_w[w]), infer=ENUMERATED)
                 x = pyro.sample(f"x_{t}", dist.Categorical(probs_x[x]), infer=ENUMERATED)
                 with tones_plate as tones:
-                    pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[w, x, tones]), obs=sequences[batch, t])
+                    pyro.sample(
+                        f"y_{t}", dist.Bernoulli(probs_y[w, x, tones]), obs=sequences[batch, t]
+                    )
 
 
 def hmm_4(sequences, lengths, args, batch_size=None, include_prior=True):
@@ -118,7 +120,9 @@ def hmm_4(sequences, lengths, args, batch_size=None, include_prior=True):
                 w = pyro.sample(f"w_{t}", dist.Categorical(probs_w[w]), infer=ENUMERATED)
                 x = pyro.sample(f"x_{t}", dist.Categorical(Vindex(probs_x)[w, x]), infer=ENUMERATED)
                 with tones_plate as tones:
-                    pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[w, x, tones]), obs=sequences[batch, t])
+                    pyro.sample(
+                        f"y_{t}", dist.Bernoulli(probs_y[w, x, tones]), obs=sequences[batch, t]
+                    )
 
 
 def hmm_6(sequences, lengths, args, batch_size=None, include_prior=False):
@@ -162,7 +166,9 @@ class TonesGenerator(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         one_hot = y.new_zeros((*x.shape[:-1], self.hidden_dim)).scatter_(-1, x, 1)
         features = self.conv(y.reshape(-1, 1, y.shape[-1])).relu().reshape((*y.shape[:-1], -1))
-        return self.hidden_to_logits((self.x_to_hidden(one_hot) + self.y_to_hidden(features)).relu())
+        return self.hidden_to_logits(
+            (self.x_to_hidden(one_hot) + self.y_to_hidden(features)).relu()
+        )
 
 
 def neural_hmms() -> dict:
@@ -217,7 +223,15 @@ def _hmm(number: str, batch_size: int | None = None, raftery: bool = False) -> P
         sequences = torch.bernoulli(torch.full((6, 5, 3), 0.4))
     sequences = sequences * (torch.arange(5) < lengths.unsqueeze(-1)).unsqueeze(-1)
     args = SimpleNamespace(hidden_dim=4, nn_dim=5, nn_channels=2, raftery_parameterization=raftery)
-    model = {"0": hmm_0, "1": hmm_1, "2": hmm_2, "3": hmm_3, "4": hmm_4, "6": hmm_6, **neural_hmms()}[number]
+    model = {
+        "0": hmm_0,
+        "1": hmm_1,
+        "2": hmm_2,
+        "3": hmm_3,
+        "4": hmm_4,
+        "6": hmm_6,
+        **neural_hmms(),
+    }[number]
     guide = AutoDelta(poutine.block(model, expose_fn=lambda msg: msg["name"].startswith("probs_")))
     return Pair(model, guide, (sequences, lengths), {"args": args, "batch_size": batch_size})
 
@@ -250,7 +264,9 @@ def _binary_hmm() -> Pair:
             state = torch.tensor(0)
             for t in pyro.markov(range(sequences.shape[1])):
                 with poutine.mask(mask=t < lengths):
-                    state = pyro.sample(f"x_{t}", dist.Categorical(transition[state]), infer=ENUMERATED)
+                    state = pyro.sample(
+                        f"x_{t}", dist.Categorical(transition[state]), infer=ENUMERATED
+                    )
                     pyro.sample(f"y_{t}", dist.Bernoulli(emission[state]), obs=sequences[:, t])
 
     def guide(sequences, lengths):
@@ -259,7 +275,9 @@ def _binary_hmm() -> Pair:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         lengths = torch.arange(12) % 6 + 1
-        sequences = torch.bernoulli(torch.full((12, 6), 0.6)) * (torch.arange(6) < lengths.unsqueeze(-1))
+        sequences = torch.bernoulli(torch.full((12, 6), 0.6)) * (
+            torch.arange(6) < lengths.unsqueeze(-1)
+        )
     return Pair(model, guide, (sequences, lengths))
 
 
@@ -294,7 +312,9 @@ def mixed_model(config):
                 e_i = pyro.sample("e_i", dist.Categorical(probs_i))
                 gamma = gamma + theta_i[torch.arange(groups), e_i, :]
             elif by_individual == "continuous":
-                prior = dist.Normal(torch.zeros(groups, square), torch.ones(groups, square)).to_event(1)
+                prior = dist.Normal(
+                    torch.zeros(groups, square), torch.ones(groups, square)
+                ).to_event(1)
                 gamma = gamma + pyro.sample("eps_i", prior)
             gamma = gamma.reshape((*gamma.shape[:-1], states, states))
             y = torch.tensor(0)
@@ -323,7 +343,10 @@ def _seal_observations(config):
     angle_concentration = positive("angle_param_concentration")
     angle_loc = pyro.param("angle_param_loc", lambda: torch.randn(states).abs())
     omega_zi = pyro.param("omega_zi_param", lambda: torch.ones(states, 2))
-    omega_0, omega_1 = positive("omega_param_concentration0"), positive("omega_param_concentration1")
+    omega_0, omega_1 = (
+        positive("omega_param_concentration0"),
+        positive("omega_param_concentration1"),
+    )
 
     def inflated(name, t, law, logits):
         value = config["observations"][name][..., t]
@@ -348,7 +371,9 @@ def mixed_guide(config):
 
     def effect(name, *shape):
         loc = pyro.param(f"loc_{name}", lambda: torch.zeros(shape))
-        scale = pyro.param(f"scale_{name}", lambda: torch.ones(shape), constraint=constraints.positive)
+        scale = pyro.param(
+            f"scale_{name}", lambda: torch.ones(shape), constraint=constraints.positive
+        )
         return dist.Normal(loc, scale).to_event(1)
 
     with pyro.plate("group", sizes["group"], dim=-1):
@@ -368,7 +393,9 @@ def _mixed_hmm(effects: str | None) -> Pair:
         torch.manual_seed(0)
         observations = torch.rand(3, 2, 4, 3) * 0.9 + 0.05
     observations[0, 0, 3:] = observations[1, 1, 2:] = absent
-    if effects != "continuous":  # groups of different size; a masked continuous effect would have no density
+    if (
+        effects != "continuous"
+    ):  # groups of different size; a masked continuous effect would have no density
         observations[2, 1] = absent
     observations[0, 1, 1, 0] = 0.0
     there = observations > absent
@@ -468,7 +495,9 @@ def cjs_5(capture_history, sex):
 
 def _cjs(number: int) -> Pair:
     model = (cjs_1, cjs_2, cjs_3, cjs_4, cjs_5)[number - 1]
-    guide = AutoDiagonalNormal(poutine.block(model, expose_fn=lambda msg: msg["name"][0:3] in ["phi", "rho"]))
+    guide = AutoDiagonalNormal(
+        poutine.block(model, expose_fn=lambda msg: msg["name"][0:3] in ["phi", "rho"])
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         history = torch.bernoulli(torch.full((8, 5), 0.5))
@@ -498,7 +527,9 @@ class DMM(nn.Module):
 
     def __init__(self, input_dim=4, z_dim=2, rnn_dim=5, num_iafs=0) -> None:
         super().__init__()
-        self.emitter = nn.Sequential(nn.Linear(z_dim, 6), nn.ReLU(), nn.Linear(6, input_dim), nn.Sigmoid())
+        self.emitter = nn.Sequential(
+            nn.Linear(z_dim, 6), nn.ReLU(), nn.Linear(6, input_dim), nn.Sigmoid()
+        )
         self.trans = Gaussian(z_dim, 6, z_dim)
         self.combiner = Gaussian(z_dim + rnn_dim, 6, z_dim)
         self.rnn = nn.RNN(input_dim, rnn_dim, nonlinearity="relu", batch_first=True)
@@ -508,7 +539,9 @@ class DMM(nn.Module):
         self.z_0, self.z_q_0 = nn.Parameter(torch.zeros(z_dim)), nn.Parameter(torch.zeros(z_dim))
         self.h_0 = nn.Parameter(torch.zeros(1, 1, rnn_dim))
 
-    def model(self, mini_batch, mini_batch_reversed, mini_batch_mask, seq_lengths, annealing_factor=1.0):
+    def model(
+        self, mini_batch, mini_batch_reversed, mini_batch_mask, seq_lengths, annealing_factor=1.0
+    ):
         pyro.module("dmm", self)
         z = self.z_0.expand(mini_batch.size(0), self.z_0.size(0))
         with pyro.plate("z_minibatch", len(mini_batch)):
@@ -519,7 +552,9 @@ class DMM(nn.Module):
                 emission = dist.Bernoulli(self.emitter(z)).mask(inside).to_event(1)
                 pyro.sample(f"obs_x_{t}", emission, obs=mini_batch[:, t - 1, :])
 
-    def guide(self, mini_batch, mini_batch_reversed, mini_batch_mask, seq_lengths, annealing_factor=1.0):
+    def guide(
+        self, mini_batch, mini_batch_reversed, mini_batch_mask, seq_lengths, annealing_factor=1.0
+    ):
         pyro.module("dmm", self)
         h_0 = self.h_0.expand(1, mini_batch.size(0), self.rnn.hidden_size).contiguous()
         h, _ = self.rnn(mini_batch_reversed, h_0)
@@ -532,7 +567,9 @@ class DMM(nn.Module):
                 step = h[:, t - 1].expand(z.shape[:-1] + h.shape[-1:])
                 law = dist.Normal(*self.combiner(torch.cat([z, step], -1)))
                 if self.iafs:
-                    law = dist.TransformedDistribution(law, self.iafs).mask(mini_batch_mask[:, t - 1])
+                    law = dist.TransformedDistribution(law, self.iafs).mask(
+                        mini_batch_mask[:, t - 1]
+                    )
                 else:
                     law = law.mask(mini_batch_mask[:, t - 1 : t]).to_event(1)
                 with poutine.scale(scale=annealing_factor):
@@ -587,7 +624,9 @@ def _markov_continuous() -> Pair:
             pyro.sample(name, dist.LogNormal(loc, scale))
         half = torch.full((y.shape[1],), 0.5)
         gain = pyro.param("gain", half, constraint=constraints.unit_interval)
-        scale = pyro.param("x_scale", lambda: torch.ones(y.shape[1]), constraint=constraints.positive)
+        scale = pyro.param(
+            "x_scale", lambda: torch.ones(y.shape[1]), constraint=constraints.positive
+        )
         with pyro.plate("series", len(y)):
             x = torch.zeros(len(y))
             for t in pyro.markov(range(y.shape[1])):
@@ -610,7 +649,9 @@ def _markov_discrete() -> Pair:
             pyro.sample(f"y_{t}", dist.Normal(loc[state], scale), obs=y[t])
 
     y = _walks(1, 8)[0]
-    return Pair(model, AutoNormal(poutine.block(model, hide=[f"state_{t}" for t in range(len(y))])), (y,))
+    return Pair(
+        model, AutoNormal(poutine.block(model, hide=[f"state_{t}" for t in range(len(y))])), (y,)
+    )
 
 
 def _markov_switching() -> Pair:
@@ -618,7 +659,9 @@ def _markov_switching() -> Pair:
         """Discrete regimes, summed out, drive continuous states, drawn by the guide, in one loop."""
         stay = pyro.sample("stay", dist.Beta(4.0, 1.0))
         drift = pyro.sample("drift", dist.Normal(torch.tensor([-1.0, 1.0]), 0.5).to_event(1))
-        probs = torch.stack([torch.stack([stay, 1 - stay], -1), torch.stack([1 - stay, stay], -1)], -2)
+        probs = torch.stack(
+            [torch.stack([stay, 1 - stay], -1), torch.stack([1 - stay, stay], -1)], -2
+        )
         with pyro.plate("series", len(y)):
             regime, x = torch.tensor(0), torch.zeros(len(y))
             for t in pyro.markov(range(y.shape[1])):
@@ -682,7 +725,9 @@ def _linear_hmm() -> Pair:
         )
         pyro.sample("y", hmm, obs=y)
 
-    model = poutine.reparam(model, {"y": LinearHMMReparam(trans=StudentTReparam(), obs=StudentTReparam())})
+    model = poutine.reparam(
+        model, {"y": LinearHMMReparam(trans=StudentTReparam(), obs=StudentTReparam())}
+    )
     return Pair(model, AutoNormal(model), (_walks(1, 6)[0].unsqueeze(-1),))
 
 
@@ -733,11 +778,25 @@ SEQUENCES: list[Case] = [
     Case("dmm_packed", partial(_dmm, packed=True), Trace_ELBO),
     Case("dmm_flows", partial(_dmm, packed=True, num_iafs=1), Trace_ELBO),
     Case("markov_continuous", _markov_continuous, Trace_ELBO, nuts=True),
-    Case("markov_discrete", _markov_discrete, _enum(0), nuts=True, refused={"log_likelihood": "plate"}),
+    Case(
+        "markov_discrete",
+        _markov_discrete,
+        _enum(0),
+        nuts=True,
+        refused={"log_likelihood": "plate"},
+    ),
     Case("markov_switching", _markov_switching, _enum(1), nuts=True),
     Case("discrete_hmm", _discrete_hmm, Trace_ELBO, nuts=True, refused={"khat": "point estimate"}),
     Case("gaussian_hmm", _gaussian_hmm, Trace_ELBO, nuts=True),
-    Case("linear_hmm_student", _linear_hmm, Trace_ELBO, nuts=True, refused={"log_likelihood": "plate"}),
-    Case("split_reparam", _split_reparam, Trace_ELBO),  # NUTS of Pyro starts from draws, parts have none
+    Case(
+        "linear_hmm_student",
+        _linear_hmm,
+        Trace_ELBO,
+        nuts=True,
+        refused={"log_likelihood": "plate"},
+    ),
+    Case(
+        "split_reparam", _split_reparam, Trace_ELBO
+    ),  # NUTS of Pyro starts from draws, parts have none
 ]
 SEQUENCES += TOPICS

@@ -18,7 +18,13 @@ from pyro.contrib.tracking.distributions import EKFDistribution
 from pyro.contrib.tracking.dynamic_models import NcvContinuous
 from pyro.distributions.util import gather
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal, init_to_feasible, init_to_sample
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoNormal,
+    init_to_feasible,
+    init_to_sample,
+)
 from pyro.ops.tensor_utils import periodic_cumsum, periodic_repeat
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -59,7 +65,9 @@ def lda_guide(predictor, data, args, batch_size=None):
     pyro.module("predictor", predictor)
     with pyro.plate("documents", args.num_docs, batch_size) as ind:
         data = data[:, ind]
-        counts = torch.zeros(args.num_words, ind.size(0)).scatter_add(0, data, torch.ones(data.shape))
+        counts = torch.zeros(args.num_words, ind.size(0)).scatter_add(
+            0, data, torch.ones(data.shape)
+        )
         pyro.sample("doc_topics", dist.Delta(predictor(counts.transpose(0, 1)), event_dim=1))
 
 
@@ -83,7 +91,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(vocab, hidden), nn.Linear(hidden, hidden)
         self.fcmu, self.fclv = nn.Linear(hidden, topics), nn.Linear(hidden, topics)
-        self.bnmu, self.bnlv = nn.BatchNorm1d(topics, affine=False), nn.BatchNorm1d(topics, affine=False)
+        self.bnmu, self.bnlv = (
+            nn.BatchNorm1d(topics, affine=False),
+            nn.BatchNorm1d(topics, affine=False),
+        )
         self.drop = nn.Dropout(dropout)
 
     def forward(self, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +175,9 @@ class SparseGammaDEF:
         w_mid = self.weights("mid", self.mid, self.bottom)
         w_bottom = self.weights("bottom", self.bottom, self.image)
         with pyro.plate("data", x.size(0)):
-            z = pyro.sample("z_top", dist.Gamma(self.alpha_z, self.beta_z).expand([self.top]).to_event(1))
+            z = pyro.sample(
+                "z_top", dist.Gamma(self.alpha_z, self.beta_z).expand([self.top]).to_event(1)
+            )
             mean = torch.matmul(z, w_top)
             z = pyro.sample("z_mid", dist.Gamma(self.alpha_z, self.beta_z / mean).to_event(1))
             mean = torch.matmul(z, w_mid)
@@ -185,7 +198,11 @@ class GammaGuide:
 
     def __call__(self, x):
         d = self.family
-        for name, size in (("top", d.top * d.mid), ("mid", d.mid * d.bottom), ("bottom", d.bottom * d.image)):
+        for name, size in (
+            ("top", d.top * d.mid),
+            ("mid", d.mid * d.bottom),
+            ("bottom", d.bottom * d.image),
+        ):
             with pyro.plate(f"w_{name}_plate", size):
                 pyro.sample(f"w_{name}", self.law(f"w_{name}", (size,)))
         with pyro.plate("data", x.size(0)):
@@ -233,7 +250,9 @@ def _dynamics(num_frames: int) -> Tensor:
 def tracking_model(args, observations):
     """A factor graph: observed values are computed from latent assignments, masks from latent existence."""
     with pyro.plate("objects", args.max_num_objects):
-        exists = pyro.sample("exists", dist.Bernoulli(args.expected_num_objects / args.max_num_objects))
+        exists = pyro.sample(
+            "exists", dist.Bernoulli(args.expected_num_objects / args.max_num_objects)
+        )
         with poutine.mask(mask=exists.bool()):
             states = pyro.sample("states", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
             positions = _dynamics(args.num_frames).mm(states.t())
@@ -260,7 +279,9 @@ def tracking_guide(args, observations):
     """Assignments solved exactly inside the guide and enumerated there."""
     loc = pyro.param("states_loc", lambda: torch.randn(args.max_num_objects, 2))
     start = args.emission_noise_scale
-    scale = pyro.param("states_scale", lambda: start * torch.ones(loc.shape), constraint=constraints.positive)
+    scale = pyro.param(
+        "states_scale", lambda: start * torch.ones(loc.shape), constraint=constraints.positive
+    )
     positions = _dynamics(args.num_frames).mm(loc.t())
     is_observed = observations[..., -1] > 0
     where = observations[..., 0].unsqueeze(-1)
@@ -315,7 +336,9 @@ def _ekf() -> Pair:
         """One observed site for a whole track, whose law has a density but no sampler; no plate."""
         R = pyro.sample("pv_cov", dist.HalfCauchy(2e-6)) * torch.eye(4)
         Q = pyro.sample("measurement_cov", dist.HalfCauchy(1e-6)) * torch.eye(2)
-        pyro.sample("track", EKFDistribution(truth[0], R, dynamics, Q, time_steps=num_frames), obs=data)
+        pyro.sample(
+            "track", EKFDistribution(truth[0], R, dynamics, Q, time_steps=num_frames), obs=data
+        )
 
     return Pair(model, AutoDelta(model), (measured,))
 
@@ -343,8 +366,12 @@ class Ridership(ForecastingModel):
 
     def model(self, zero_data, covariates):
         duration, dim = zero_data.shape[-2:]
-        noise_scale = pyro.sample("noise_scale", dist.LogNormal(torch.full((dim,), -3.0), 1.0).to_event(1))
-        timescale = pyro.sample("trans_timescale", dist.LogNormal(torch.zeros(dim), 1.0).to_event(1))
+        noise_scale = pyro.sample(
+            "noise_scale", dist.LogNormal(torch.full((dim,), -3.0), 1.0).to_event(1)
+        )
+        timescale = pyro.sample(
+            "trans_timescale", dist.LogNormal(torch.zeros(dim), 1.0).to_event(1)
+        )
         trans_loc = pyro.sample("trans_loc", dist.Cauchy(0.0, 1 / self.period))
         trans_loc = trans_loc.unsqueeze(-1).expand((*trans_loc.shape, dim))
         laws = {}
@@ -392,7 +419,9 @@ TOPICS: list[Case] = [
         nuts=True,
         refused={"khat": "point estimate"},
     ),
-    Case("prodlda", _prodlda, TraceMeanField_ELBO),  # dropout in the decoder makes the density random
+    Case(
+        "prodlda", _prodlda, TraceMeanField_ELBO
+    ),  # dropout in the decoder makes the density random
     Case("sparse_gamma_def_custom", partial(_gamma_def, "custom"), TraceMeanField_ELBO, nuts=True),
     Case("sparse_gamma_def_auto", partial(_gamma_def, "auto"), TraceMeanField_ELBO, nuts=True),
     Case("sparse_gamma_def_easy", partial(_gamma_def, "easy"), TraceMeanField_ELBO, nuts=True),

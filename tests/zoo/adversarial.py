@@ -45,8 +45,15 @@ def invariant() -> InvariantInformation:
 
 ADVERSARIAL: list[Member] = [
     Member("GAN", lambda: GAN(MLP(2, [6], 2), normal(2)), rows(2), lambda: Adversarial(critic(2))),
-    Member("GAN given a context", conditional, rows(2, context=(3,)), lambda: Adversarial(critic(5))),
-    Member("GAN of images", images, rows(1, 5, 6), lambda: Adversarial(DCGANCritic((1, 5, 6), hidden=(4,)))),
+    Member(
+        "GAN given a context", conditional, rows(2, context=(3,)), lambda: Adversarial(critic(5))
+    ),
+    Member(
+        "GAN of images",
+        images,
+        rows(1, 5, 6),
+        lambda: Adversarial(DCGANCritic((1, 5, 6), hidden=(4,))),
+    ),
     Member("InfoGAN", info_gan, rows(2), lambda: Adversarial(critic(2), information=1.0)),
     Member("InfoGAN of invariant codes", info_gan, rows(2), invariant),
 ]

@@ -13,7 +13,11 @@ from zoo.member import Member, levels, rows
 
 AUTOREGRESSIVE: list[Member] = [
     Member("MADE", lambda: MADE(4, [8, 8], heads.Bernoulli(), residual=True), levels(2, 4)),
-    Member("MADE given a context", lambda: MADE(4, [8], heads.Bernoulli(), context=2), levels(2, 4, context=(2,))),
+    Member(
+        "MADE given a context",
+        lambda: MADE(4, [8], heads.Bernoulli(), context=2),
+        levels(2, 4, context=(2,)),
+    ),
     Member("MADE of normal mixtures", lambda: MADE(3, [8], MixtureOfGaussians(3)), rows(3)),
     Member(
         "MADE over orders",
@@ -21,7 +25,11 @@ AUTOREGRESSIVE: list[Member] = [
         levels(2, 4, context=(2,)),
     ),
     Member("NADE", lambda: NADE(4, 8, heads.Bernoulli()), levels(2, 4)),
-    Member("NADE of labels", lambda: NADE(3, 8, heads.Categorical(levels=4), encode=OneHot(4)), levels(4, 3)),
+    Member(
+        "NADE of labels",
+        lambda: NADE(3, 8, heads.Categorical(levels=4), encode=OneHot(4)),
+        levels(4, 3),
+    ),
     Member(
         "EoNADE",
         lambda: DeepNADE(4, [8, 8], heads.Bernoulli(), orders=random_orders(2, 4), context=2),

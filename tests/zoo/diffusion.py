@@ -28,20 +28,29 @@ GAUSSIAN = [
     Member(
         "Diffusion by denoising, given a context",
         lambda: Diffusion(
-            tiny(3, context=2), (3,), prediction=Epsilon(), sampler=DDIM(3), context_dropout=0.2, guidance=2.0
+            tiny(3, context=2),
+            (3,),
+            prediction=Epsilon(),
+            sampler=DDIM(3),
+            context_dropout=0.2,
+            guidance=2.0,
         ),
         rows(3, context=(2,)),
         Denoising,
     ),
     Member(
         "Diffusion in steps with learned variances",
-        lambda: Diffusion(tiny(3, outputs=6), (3,), steps=4, variance=LearnedVariance(), schedule=LinearSchedule()),
+        lambda: Diffusion(
+            tiny(3, outputs=6), (3,), steps=4, variance=LearnedVariance(), schedule=LinearSchedule()
+        ),
         rows(3),
         Denoising,
     ),
     Member(
         "Diffusion with a learned schedule",
-        lambda: Diffusion(tiny(2), (2,), steps=4, prediction=Original(), schedule=LearnedSchedule(hidden=4)),
+        lambda: Diffusion(
+            tiny(2), (2,), steps=4, prediction=Original(), schedule=LearnedSchedule(hidden=4)
+        ),
         rows(2),
     ),
     Member(

@@ -19,7 +19,11 @@ from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.objectives.hybrid import Hybrid
 from probgen.objectives.noise_contrastive import NoiseContrastive
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
-from probgen.objectives.score_matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+from probgen.objectives.score_matching import (
+    DenoisingScoreMatching,
+    ScoreMatching,
+    SlicedScoreMatching,
+)
 from probgen.samplers.hmc import HMC, MALA
 from zoo.member import Member, levels, rows
 
@@ -35,7 +39,9 @@ class Joined(nn.Module):
         return self.net(torch.cat([x, context], -1))
 
 
-def started(gen: RBM | DeepBoltzmannMachine, data: Callable[[], tuple]) -> RBM | DeepBoltzmannMachine:
+def started(
+    gen: RBM | DeepBoltzmannMachine, data: Callable[[], tuple]
+) -> RBM | DeepBoltzmannMachine:
     """With the moments of some rows."""
     gen.initialise(data()[0])
     return gen
@@ -43,7 +49,9 @@ def started(gen: RBM | DeepBoltzmannMachine, data: Callable[[], tuple]) -> RBM |
 
 def binary(limit: int = 2**12, **options: object) -> RBM:
     """Events (2, 3), four hidden units."""
-    return started(RBM(BernoulliUnits(2, 3), 4, scale=1.0, limit=limit, sweeps=5, **options), levels(2, 2, 3))
+    return started(
+        RBM(BernoulliUnits(2, 3), 4, scale=1.0, limit=limit, sweeps=5, **options), levels(2, 2, 3)
+    )
 
 
 def energy(**options: object) -> EnergyBasedModel:
@@ -70,26 +78,50 @@ def buffered() -> ContrastiveDivergence:
 
 BOLTZMANN = [
     Member("RBM", binary, levels(2, 2, 3)),
-    Member("RBM, enumerated over what is visible", lambda: RBM(BernoulliUnits(3), 5, scale=1.0), levels(2, 3)),
-    Member("RBM of numbers", lambda: started(RBM(GaussianUnits(4), 3, scale=0.5), rows(4)), rows(4)),
+    Member(
+        "RBM, enumerated over what is visible",
+        lambda: RBM(BernoulliUnits(3), 5, scale=1.0),
+        levels(2, 3),
+    ),
+    Member(
+        "RBM of numbers", lambda: started(RBM(GaussianUnits(4), 3, scale=0.5), rows(4)), rows(4)
+    ),
     Member("RBM of labels", lambda: RBM(CategoricalUnits(4, levels=3), 3, scale=1.0), levels(3, 4)),
     Member(
         "RBM given a context",
         lambda: RBM(BernoulliUnits(4), 3, scale=1.0, biases=MLP(2, [8], 7)),
         levels(2, 4, context=(2,)),
     ),
-    Member("RBM, unnormalised", lambda: binary(limit=1), levels(2, 2, 3), lambda: ContrastiveDivergence(2, chains=5)),
-    Member("RBM, unnormalised, by pseudo-likelihood", lambda: binary(limit=1), levels(2, 2, 3), PseudoLikelihood),
-    Member("DeepBoltzmannMachine", lambda: DeepBoltzmannMachine(BernoulliUnits(4), (3, 2), scale=1.0), levels(2, 4)),
+    Member(
+        "RBM, unnormalised",
+        lambda: binary(limit=1),
+        levels(2, 2, 3),
+        lambda: ContrastiveDivergence(2, chains=5),
+    ),
+    Member(
+        "RBM, unnormalised, by pseudo-likelihood",
+        lambda: binary(limit=1),
+        levels(2, 2, 3),
+        PseudoLikelihood,
+    ),
+    Member(
+        "DeepBoltzmannMachine",
+        lambda: DeepBoltzmannMachine(BernoulliUnits(4), (3, 2), scale=1.0),
+        levels(2, 4),
+    ),
     Member(
         "DeepBoltzmannMachine of labels, three layers, unnormalised",
-        lambda: DeepBoltzmannMachine(CategoricalUnits(4, levels=3), (3, 2, 3), scale=1.0, limit=1, sweeps=5),
+        lambda: DeepBoltzmannMachine(
+            CategoricalUnits(4, levels=3), (3, 2, 3), scale=1.0, limit=1, sweeps=5
+        ),
         levels(3, 4),
         lambda: ContrastiveDivergence(2, chains=5),
     ),
     Member(
         "DeepBoltzmannMachine with a mean field",
-        lambda: started(DeepBoltzmannMachine(GaussianUnits(4), (11, 11), scale=0.3, sweeps=5, limit=1), rows(4)),
+        lambda: started(
+            DeepBoltzmannMachine(GaussianUnits(4), (11, 11), scale=0.3, sweeps=5, limit=1), rows(4)
+        ),
         rows(4),
         lambda: ContrastiveDivergence(2, chains=5),
     ),
@@ -111,7 +143,11 @@ NETWORKS = [
     Member("Normalised", lambda: Normalised(energy(), 3.0), rows(3), ScoreMatching),
     Member("EnergyBasedModel by score matching", energy, rows(3), ScoreMatching),
     Member("EnergyBasedModel by sliced score matching", energy, rows(3), SlicedScoreMatching),
-    Member("EnergyBasedModel by denoising", energy, rows(3), lambda: DenoisingScoreMatching([0.1, 0.5])),
-    Member("JointEnergyModel", classifier, labelled, lambda: Hybrid(ContrastiveDivergence(2, chains=5))),
+    Member(
+        "EnergyBasedModel by denoising", energy, rows(3), lambda: DenoisingScoreMatching([0.1, 0.5])
+    ),
+    Member(
+        "JointEnergyModel", classifier, labelled, lambda: Hybrid(ContrastiveDivergence(2, chains=5))
+    ),
 ]
 ENERGY: list[Member] = [*BOLTZMANN, *NETWORKS]

@@ -56,7 +56,10 @@ FLOW_MATCHING = [
     Member(
         "FlowMatching of images",
         lambda: FlowMatching(
-            UNet((1, 4, 4), width=8, multipliers=(1, 1)), (1, 4, 4), solver=Midpoint(2), probes=Rademacher()
+            UNet((1, 4, 4), width=8, multipliers=(1, 1)),
+            (1, 4, 4),
+            solver=Midpoint(2),
+            probes=Rademacher(),
         ),
         rows(1, 4, 4),
         Denoising,
@@ -64,7 +67,9 @@ FLOW_MATCHING = [
     Member(
         "FlowMatching from a data set, by a transformer",
         lambda: FlowMatching(
-            DiT((1, 4, 4), width=8, layers=1, heads=2), (1, 4, 4), base=Empirical(torch.randn(5, 1, 4, 4))
+            DiT((1, 4, 4), width=8, layers=1, heads=2),
+            (1, 4, 4),
+            base=Empirical(torch.randn(5, 1, 4, 4)),
         ),
         rows(1, 4, 4),
         Denoising,

@@ -10,7 +10,16 @@ from torch.nn.functional import normalize
 from probgen.core import heads
 from probgen.distributions.flows.marginal_transform import Gaussianised
 from probgen.distributions.flows.univariate import Affine, Spline
-from probgen.models.autoregressive_flow import BPF, IAF, MAF, NAF, NSF, SOSPF, UNAF, AutoregressiveFlow
+from probgen.models.autoregressive_flow import (
+    BPF,
+    IAF,
+    MAF,
+    NAF,
+    NSF,
+    SOSPF,
+    UNAF,
+    AutoregressiveFlow,
+)
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
@@ -46,7 +55,11 @@ BY_VARIABLES = [
     Member("SOSPF", lambda: SOSPF(2, **TINY), rows(2)),
     Member("BPF given a context", lambda: BPF(2, context=2, **TINY), rows(2, context=(2,))),
     Member("RealNVP", lambda: RealNVP(3, **TINY), rows(3)),
-    Member("CouplingNSF given a context", lambda: CouplingNSF(3, bins=4, context=2, **TINY), rows(3, context=(2,))),
+    Member(
+        "CouplingNSF given a context",
+        lambda: CouplingNSF(3, bins=4, context=2, **TINY),
+        rows(3, context=(2,)),
+    ),
     Member(
         "ContinuousFlow given a context",
         lambda: ContinuousFlow(2, hidden=(8,), context=2),
@@ -55,12 +68,18 @@ BY_VARIABLES = [
     Member("FFJORD", lambda: FFJORD(2, hidden=(8,)), rows(2)),
     Member(
         "VAE with a flow prior and a flow encoder",
-        lambda: VAE(CouplingFlow(2, Spline(4), **TINY), heads.Gaussian(MLP(2, [8], 6)), IAF(2, context=3, **TINY)),
+        lambda: VAE(
+            CouplingFlow(2, Spline(4), **TINY),
+            heads.Gaussian(MLP(2, [8], 6)),
+            IAF(2, context=3, **TINY),
+        ),
         rows(3),
     ),
     Member(
         "Transformed",
-        lambda: Transformed(AutoregressiveFlow(3, Affine(), **TINY), Gaussianised(torch.rand(3, 4), -9.0, 9.0)),
+        lambda: Transformed(
+            AutoregressiveFlow(3, Affine(), **TINY), Gaussianised(torch.rand(3, 4), -9.0, 9.0)
+        ),
         rows(3),
     ),
 ]
@@ -83,10 +102,14 @@ OWN_FLOWS = [
         rows(3, context=(2,)),
     ),
     Member("SphereFlow", lambda: SphereFlow(transforms=1, bins=4, hidden=(8,)), directions),
-    Member("Standardised", lambda: Standardised(GaussianMixture(3, 2), torch.ones(2), 3.0), rows(2)),
+    Member(
+        "Standardised", lambda: Standardised(GaussianMixture(3, 2), torch.ones(2), 3.0), rows(2)
+    ),
     Member(
         "Mixture given a context",
-        lambda: Mixture([heads.Gaussian(MLP(2, [8], 4)), heads.StudentT(constant(6))], MLP(2, [8], 2)),
+        lambda: Mixture(
+            [heads.Gaussian(MLP(2, [8], 4)), heads.StudentT(constant(6))], MLP(2, [8], 2)
+        ),
         rows(2, context=(2,)),
     ),
     Member(

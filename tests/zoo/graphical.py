@@ -33,19 +33,26 @@ def discrete_rows() -> tuple:
 def linear_network() -> BayesianNetwork:
     """Columns that are no ancestral order."""
     return BayesianNetwork(
-        {"y": LinearGaussian(2), "a": LinearGaussian(), "b": LinearGaussian(1)}, {"b": ["a"], "y": ["a", "b"]}
+        {"y": LinearGaussian(2), "a": LinearGaussian(), "b": LinearGaussian(1)},
+        {"b": ["a"], "y": ["a", "b"]},
     )
 
 
 def mixed_network() -> BayesianNetwork:
     """A hidden label above numbers of a network, one of whose nodes depends on a context."""
-    nodes = {"k": Table(3), "z": heads.Gaussian(MLP(1, [8], 4)), "w": heads.Bernoulli(MLP(5, [8], 1))}
+    nodes = {
+        "k": Table(3),
+        "z": heads.Gaussian(MLP(1, [8], 4)),
+        "w": heads.Bernoulli(MLP(5, [8], 1)),
+    }
     return BayesianNetwork(nodes, {"z": ["k"], "w": ["k", "z", "context"]}, context=2)
 
 
 def mixed_rows() -> tuple:
     """The label is missing in some rows."""
-    x = torch.cat([torch.randint(3, (6, 1)).float(), torch.randn(6, 2), torch.randint(2, (6, 1)).float()], -1)
+    x = torch.cat(
+        [torch.randint(3, (6, 1)).float(), torch.randn(6, 2), torch.randint(2, (6, 1)).float()], -1
+    )
     x[:3, 0] = torch.nan
     return x, torch.randn(6, 2)
 
@@ -84,5 +91,10 @@ GRAPHICAL: list[Member] = [
         lambda: field(levels=3, shared=True, unary=MLP(2, [8], 18)),
         levels(3, 2, 3, context=(2,)),
     ),
-    Member("MarkovRandomField, unnormalised", lambda: field(limit=1, sweeps=5), levels(2, 2, 3), PseudoLikelihood),
+    Member(
+        "MarkovRandomField, unnormalised",
+        lambda: field(limit=1, sweeps=5),
+        levels(2, 2, 3),
+        PseudoLikelihood,
+    ),
 ]

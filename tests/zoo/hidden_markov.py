@@ -11,7 +11,12 @@ from probgen.core.module import Fixed
 from probgen.distributions.covariance import Diagonal
 from probgen.models.autoregressive_flow import MAF
 from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel, normal_emission
-from probgen.models.emissions import CategoricalEmission, GaussianEmission, GaussianMixtureEmission, PoissonEmission
+from probgen.models.emissions import (
+    CategoricalEmission,
+    GaussianEmission,
+    GaussianMixtureEmission,
+    PoissonEmission,
+)
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.state_space import LinearGaussianStateSpace
 from zoo.member import Member, constant, levels, rows
@@ -32,10 +37,18 @@ def bayesian() -> BayesianHiddenMarkovModel:
 HIDDEN_MARKOV = [
     Member("HiddenMarkovModel", lambda: hidden_markov(GaussianEmission(3, 2)), rows(4, 2)),
     Member(
-        "HiddenMarkovModel of mixtures", lambda: hidden_markov(GaussianMixtureEmission(3, 2, 2, Diagonal)), rows(4, 2)
+        "HiddenMarkovModel of mixtures",
+        lambda: hidden_markov(GaussianMixtureEmission(3, 2, 2, Diagonal)),
+        rows(4, 2),
     ),
-    Member("HiddenMarkovModel of labels", lambda: hidden_markov(CategoricalEmission(3, 4, 2)), levels(4, 4, 2)),
-    Member("HiddenMarkovModel of counts", lambda: hidden_markov(PoissonEmission(3)), levels(4, 4, 1)),
+    Member(
+        "HiddenMarkovModel of labels",
+        lambda: hidden_markov(CategoricalEmission(3, 4, 2)),
+        levels(4, 4, 2),
+    ),
+    Member(
+        "HiddenMarkovModel of counts", lambda: hidden_markov(PoissonEmission(3)), levels(4, 4, 1)
+    ),
     Member(
         "HiddenMarkovModel of flows",
         lambda: hidden_markov(MAF(2, layers=1, hidden=(8,), context=3)),
@@ -43,12 +56,16 @@ HIDDEN_MARKOV = [
     ),
     Member(
         "HiddenMarkovModel given a context",
-        lambda: hidden_markov(heads.Gaussian(nn.Linear(5, 4)), initial=nn.Linear(2, 3), transition=nn.Linear(2, 9)),
+        lambda: hidden_markov(
+            heads.Gaussian(nn.Linear(5, 4)), initial=nn.Linear(2, 3), transition=nn.Linear(2, 9)
+        ),
         rows(4, 2, context=(2,)),
     ),
     Member(
         "HiddenMarkovModel given a context at each step",
-        lambda: hidden_markov(heads.Gaussian(nn.Linear(5, 4)), transition=nn.Linear(2, 9), context_ndim=2),
+        lambda: hidden_markov(
+            heads.Gaussian(nn.Linear(5, 4)), transition=nn.Linear(2, 9), context_ndim=2
+        ),
         rows(4, 2, context=(4, 2)),
     ),
     Member("BayesianHiddenMarkovModel", bayesian, rows(4, 1)),

@@ -15,7 +15,10 @@ from zoo.member import Member, levels
 
 def pixels() -> Transformer:
     """Events (1, 3, 2) of 4 levels, given 2 numbers."""
-    embed, head = nn.Sequential(Levels(4), nn.Linear(1, 8)), heads.DiscretizedLogisticMixture(levels=4, components=2)
+    embed, head = (
+        nn.Sequential(Levels(4), nn.Linear(1, 8)),
+        heads.DiscretizedLogisticMixture(levels=4, components=2),
+    )
     return Transformer((1, 3, 2), head, embed, layers=1, heads=2, context=2)
 
 
@@ -27,12 +30,20 @@ def colours() -> PixelCNN:
 
 IMAGES: list[Member] = [
     Member(
-        "PixelCNN", lambda: PixelCNN((1, 3, 3), heads.Bernoulli(), Levels(2), width=4, layers=2), levels(2, 1, 3, 3)
+        "PixelCNN",
+        lambda: PixelCNN((1, 3, 3), heads.Bernoulli(), Levels(2), width=4, layers=2),
+        levels(2, 1, 3, 3),
     ),
     Member("PixelCNN of colours given a context", colours, levels(5, 2, 2, 3, context=(2,))),
     Member(
-        "PixelRNN", lambda: PixelRNN((1, 3, 2), heads.Categorical(levels=3), OneHot(3), width=4), levels(3, 1, 3, 2)
+        "PixelRNN",
+        lambda: PixelRNN((1, 3, 2), heads.Categorical(levels=3), OneHot(3), width=4),
+        levels(3, 1, 3, 2),
     ),
-    Member("Transformer", lambda: Transformer((5,), heads.Categorical(levels=4), Tokens(4, 8), layers=1), levels(4, 5)),
+    Member(
+        "Transformer",
+        lambda: Transformer((5,), heads.Categorical(levels=4), Tokens(4, 8), layers=1),
+        levels(4, 5),
+    ),
     Member("Transformer of pixels given a context", pixels, levels(4, 1, 3, 2, context=(2,))),
 ]

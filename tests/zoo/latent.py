@@ -54,11 +54,16 @@ class Enumerated(LatentVariableModel):
 
     def __init__(self, components: int, dims: int):
         super().__init__()
-        self.logits, self.loc = nn.Parameter(torch.zeros(components)), nn.Parameter(torch.randn(components, dims))
+        self.logits, self.loc = (
+            nn.Parameter(torch.zeros(components)),
+            nn.Parameter(torch.randn(components, dims)),
+        )
 
     def model(self, x=None, context=None):
         with data_plate(x, context):
-            k = pyro.sample("k", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+            k = pyro.sample(
+                "k", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"}
+            )
             return pyro.sample("x", dist.Normal(self.loc[k], 1.0).to_event(1), obs=x)
 
     def guide(self, x=None, context=None):
@@ -76,12 +81,17 @@ def plain_model(x=None, context=None):
 def plain_guide(x=None, context=None):
     """Its mean-field guide."""
     loc = pyro.param("loc", torch.zeros(()))
-    pyro.sample("mu", dist.Normal(loc, pyro.param("width", torch.ones(()), constraint=dist.constraints.positive)))
+    pyro.sample(
+        "mu",
+        dist.Normal(loc, pyro.param("width", torch.ones(()), constraint=dist.constraints.positive)),
+    )
 
 
 def vae(prior: Any = None, dims: int = 3) -> VAE:
     """Events (dims,), two latents."""
-    return VAE(prior or normal(2), heads.Gaussian(MLP(2, [8], 2 * dims)), heads.Gaussian(MLP(dims, [8], 4)))
+    return VAE(
+        prior or normal(2), heads.Gaussian(MLP(2, [8], 2 * dims)), heads.Gaussian(MLP(dims, [8], 4))
+    )
 
 
 def image_vae() -> VAE:
@@ -89,7 +99,9 @@ def image_vae() -> VAE:
     decoder = heads.DiscretizedLogisticMixture(
         ConvDecoder(2, (6, 8, 8), hidden=(4,)), levels=4, components=2, event_ndim=3
     )
-    return VAE(normal(2), decoder, heads.Gaussian(ConvEncoder((1, 8, 8), 4, hidden=(4,)), context_ndim=3))
+    return VAE(
+        normal(2), decoder, heads.Gaussian(ConvEncoder((1, 8, 8), 4, hidden=(4,)), context_ndim=3)
+    )
 
 
 def table() -> heads.Mixed:
@@ -107,22 +119,42 @@ def table_rows() -> tuple:
 CORE = [
     Member("Fixed", lambda: Fixed(dist.Laplace, loc=torch.zeros(3), scale=1.0), rows(3)),
     Member("Fixed given a context", lambda: normal(3), rows(3, context=(2,))),
-    Member("Independent", lambda: Independent(heads.Gaussian(nn.Linear(2, 6))), rows(4, 3, context=(4, 2))),
+    Member(
+        "Independent",
+        lambda: Independent(heads.Gaussian(nn.Linear(2, 6))),
+        rows(4, 3, context=(4, 2)),
+    ),
     Member("Independent Fixed", lambda: Independent(normal(3)), rows(4, 3, context=(4, 2))),
     Member("story", Story, rows(3)),
     Member("enumerated story", lambda: Enumerated(3, 2), rows(2)),
     Member("Program", lambda: Program(plain_model, plain_guide), rows(2)),
-    Member("Program with an AutoGuide", lambda: Program(plain_model, AutoNormal(plain_model)), rows(2)),
+    Member(
+        "Program with an AutoGuide", lambda: Program(plain_model, AutoNormal(plain_model)), rows(2)
+    ),
 ]
 HEADS = [
     Member("Gaussian", lambda: heads.Gaussian(constant(6)), rows(3)),
-    Member("Gaussian given a context", lambda: heads.Gaussian(MLP(2, [8], 6)), rows(3, context=(2,))),
-    Member("Gaussian of one scale", lambda: heads.Gaussian(constant(3), scale=nn.Parameter(torch.ones(()))), rows(3)),
+    Member(
+        "Gaussian given a context", lambda: heads.Gaussian(MLP(2, [8], 6)), rows(3, context=(2,))
+    ),
+    Member(
+        "Gaussian of one scale",
+        lambda: heads.Gaussian(constant(3), scale=nn.Parameter(torch.ones(()))),
+        rows(3),
+    ),
     Member("FullGaussian", lambda: heads.FullGaussian(constant(9)), rows(3)),
-    Member("FullGaussian given a context", lambda: heads.FullGaussian(MLP(2, [8], 9)), rows(3, context=(2,))),
+    Member(
+        "FullGaussian given a context",
+        lambda: heads.FullGaussian(MLP(2, [8], 9)),
+        rows(3, context=(2,)),
+    ),
     Member("StudentT", lambda: heads.StudentT(constant(9)), rows(3)),
     Member("Bernoulli", lambda: heads.Bernoulli(constant(4)), levels(2, 4)),
-    Member("Bernoulli given a context", lambda: heads.Bernoulli(MLP(2, [8], 4)), levels(2, 4, context=(2,))),
+    Member(
+        "Bernoulli given a context",
+        lambda: heads.Bernoulli(MLP(2, [8], 4)),
+        levels(2, 4, context=(2,)),
+    ),
     Member("Categorical", lambda: heads.Categorical(constant(12), levels=4), levels(4, 3)),
     Member("Poisson", lambda: heads.Poisson(constant(3)), levels(5, 3)),
     Member("NegativeBinomial", lambda: heads.NegativeBinomial(constant(6)), levels(5, 3)),
@@ -135,7 +167,11 @@ HEADS = [
 ]
 FAMILIES = [
     *(
-        Member(f"GaussianMixture {kind.__name__}", lambda kind=kind: GaussianMixture(3, 2, kind), rows(2))
+        Member(
+            f"GaussianMixture {kind.__name__}",
+            lambda kind=kind: GaussianMixture(3, 2, kind),
+            rows(2),
+        )
         for kind in (Full, Tied, Diagonal, Spherical)
     ),
     Member("FactorAnalysis", lambda: FactorAnalysis(4, factors=2), rows(4)),
@@ -147,7 +183,11 @@ FAMILIES = [
     Member("VAE of images", image_vae, levels(4, 1, 8, 8)),
     Member(
         "VAE given a context",
-        lambda: VAE(heads.Gaussian(MLP(2, [8], 4)), heads.Bernoulli(MLP(4, [8], 5)), heads.Gaussian(MLP(7, [8], 4))),
+        lambda: VAE(
+            heads.Gaussian(MLP(2, [8], 4)),
+            heads.Bernoulli(MLP(4, [8], 5)),
+            heads.Gaussian(MLP(7, [8], 4)),
+        ),
         levels(2, 5, context=(2,)),
     ),
     Member("VAE with a VAE as prior", lambda: vae(vae(dims=2)), rows(3)),

@@ -25,7 +25,11 @@ class Member:
 
 def rows(*event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:
     """Standard normal rows, and unrelated contexts."""
-    return lambda: (torch.randn(6, *event),) if context is None else (torch.randn(6, *event), torch.randn(6, *context))
+    return lambda: (
+        (torch.randn(6, *event),)
+        if context is None
+        else (torch.randn(6, *event), torch.randn(6, *context))
+    )
 
 
 def levels(count: int, *event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:

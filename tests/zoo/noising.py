@@ -22,17 +22,24 @@ def net(dims: int, **options: int) -> TimeMLP:
 def absorbing(**options: int) -> CategoricalDiffusion:
     """Three levels of four entries."""
     return CategoricalDiffusion(
-        net(16, outputs=12, **options), (4,), AbsorbingNoise(3, even_steps(6)), calls=3 if options else None
+        net(16, outputs=12, **options),
+        (4,),
+        AbsorbingNoise(3, even_steps(6)),
+        calls=3 if options else None,
     )
 
 
 NOISING: list[Member] = [
     Member(
-        "NoisingDiffusion, Gaussian", lambda: NoisingDiffusion(net(3), (3,), GaussianNoise(linear_steps(6))), rows(3)
+        "NoisingDiffusion, Gaussian",
+        lambda: NoisingDiffusion(net(3), (3,), GaussianNoise(linear_steps(6))),
+        rows(3),
     ),
     Member(
         "NoisingDiffusion, Gamma, given a context",
-        lambda: NoisingDiffusion(net(3, context=2), (3,), GammaNoise(linear_steps(6), theta=0.1), calls=3),
+        lambda: NoisingDiffusion(
+            net(3, context=2), (3,), GammaNoise(linear_steps(6), theta=0.1), calls=3
+        ),
         rows(3, context=(2,)),
     ),
     Member(
@@ -42,7 +49,9 @@ NOISING: list[Member] = [
     ),
     Member("CategoricalDiffusion, absorbing", absorbing, levels(3, 4)),
     Member(
-        "CategoricalDiffusion, absorbing, given a context", lambda: absorbing(context=2), levels(3, 4, context=(2,))
+        "CategoricalDiffusion, absorbing, given a context",
+        lambda: absorbing(context=2),
+        levels(3, 4, context=(2,)),
     ),
     Member(
         "CategoricalDiffusion, uniform",
@@ -51,7 +60,9 @@ NOISING: list[Member] = [
     ),
     Member(
         "UnrolledDiffusion, Gamma",
-        lambda: NoisingDiffusion(net(3, context=2), (3,), GammaNoise(linear_steps(3), theta=0.1)).chain(),
+        lambda: NoisingDiffusion(
+            net(3, context=2), (3,), GammaNoise(linear_steps(3), theta=0.1)
+        ).chain(),
         rows(3, context=(2,)),
     ),
     Member("UnrolledDiffusion, absorbing", lambda: absorbing().chain(), levels(3, 4)),

@@ -31,16 +31,22 @@ def deep_markov(combiner=None, context: int = 0) -> DeepMarkovModel:
     """Events (4, 3), two latents."""
     emission, network = heads.Bernoulli(nn.Linear(2 + context, 3)), RNN(3 + context, 6)
     combiner = combiner or heads.Gaussian(Combiner(2, 6))
-    return DeepMarkovModel(heads.Gaussian(GatedTransition(2, 5, context)), emission, network, combiner, (4, 2))
+    return DeepMarkovModel(
+        heads.Gaussian(GatedTransition(2, 5, context)), emission, network, combiner, (4, 2)
+    )
 
 
 RECURRENT = [
     Member(
-        "SequenceModel RNN", lambda: SequenceModel(RNN(3, 6), heads.Bernoulli(nn.Linear(6, 3)), (4, 3)), padded(4, 3)
+        "SequenceModel RNN",
+        lambda: SequenceModel(RNN(3, 6), heads.Bernoulli(nn.Linear(6, 3)), (4, 3)),
+        padded(4, 3),
     ),
     Member(
         "SequenceModel RNN given a context",
-        lambda: SequenceModel(RNN(5, 6, cell=nn.LSTMCell), heads.Bernoulli(nn.Linear(6, 3)), (4, 3)),
+        lambda: SequenceModel(
+            RNN(5, 6, cell=nn.LSTMCell), heads.Bernoulli(nn.Linear(6, 3)), (4, 3)
+        ),
         padded(4, 3, context=(2,)),
     ),
     Member(
@@ -50,15 +56,23 @@ RECURRENT = [
     ),
     Member(
         "SequenceModel of convolutions",
-        lambda: SequenceModel(TemporalConvolution(3, 6, (1, 2)), heads.Bernoulli(nn.Linear(6, 3)), (4, 3)),
+        lambda: SequenceModel(
+            TemporalConvolution(3, 6, (1, 2)), heads.Bernoulli(nn.Linear(6, 3)), (4, 3)
+        ),
         padded(4, 3),
     ),
     Member("DeepMarkovModel", deep_markov, padded(4, 3)),
     Member(
         "DeepMarkovModel with a flow guide",
-        lambda: deep_markov(IAF(2, layers=1, hidden=(8,), context=8, base=heads.Gaussian(Combiner(2, 6)))),
+        lambda: deep_markov(
+            IAF(2, layers=1, hidden=(8,), context=8, base=heads.Gaussian(Combiner(2, 6)))
+        ),
         padded(4, 3),
     ),
-    Member("DeepMarkovModel given a context", lambda: deep_markov(context=2), padded(4, 3, context=(2,))),
+    Member(
+        "DeepMarkovModel given a context",
+        lambda: deep_markov(context=2),
+        padded(4, 3, context=(2,)),
+    ),
 ]
 SEQUENCES: list[Member] = [*RECURRENT, *HIDDEN_MARKOV]

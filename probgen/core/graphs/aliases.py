@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-RUNNING = ("running_mean", "running_var")  # batch normalisation changes them although its schema does not say so
+RUNNING = (
+    "running_mean",
+    "running_var",
+)  # batch normalisation changes them although its schema does not say so
 
 
 def changed_inputs(graph: fx.Graph) -> set[fx.Node]:
@@ -55,7 +58,9 @@ def _is_operation(node: fx.Node) -> bool:
 def _aliased(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
     """Arguments that the result may share memory with or that are changed, and whether they are."""
     arguments = node.target._schema.arguments
-    given = {argument.name: value for argument, value in zip(arguments, node.args, strict=False)} | node.kwargs
+    given = {
+        argument.name: value for argument, value in zip(arguments, node.args, strict=False)
+    } | node.kwargs
     hidden = RUNNING if "batch_norm" in node.target.overloadpacket.__name__ else ()
     for argument in arguments:
         alias = argument.alias_info

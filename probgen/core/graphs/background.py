@@ -42,11 +42,16 @@ class Background:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             inputs = graph.inputs(*examples)
         layouts = [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
-        file.write_bytes(pickle.dumps((_as_list(graph.module.graph), layouts, torch.get_num_threads())))
+        file.write_bytes(
+            pickle.dumps((_as_list(graph.module.graph), layouts, torch.get_num_threads()))
+        )
         self._log = Path(self._folder.name) / "log.txt"
         paths = os.pathsep.join(filter(None, sys.path))
         # the very folder of this process, which may be a temporary one
-        environment = os.environ | {"PYTHONPATH": paths, cache.FOLDER: str(cache.folder(KIND).parent)}
+        environment = os.environ | {
+            "PYTHONPATH": paths,
+            cache.FOLDER: str(cache.folder(KIND).parent),
+        }
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, str(file)], stdout=log, stderr=log, env=environment
@@ -57,7 +62,9 @@ class Background:
         code = self._process.poll()
         if code:
             lines = self._log.read_text().strip().splitlines()
-            raise NotCompilable(f"compiling in the background failed ({lines[-1] if lines else f'exit code {code}'})")
+            raise NotCompilable(
+                f"compiling in the background failed ({lines[-1] if lines else f'exit code {code}'})"
+            )
         return code is not None
 
     def stop(self) -> None:
@@ -78,10 +85,18 @@ def _as_list(graph: fx.Graph) -> list[tuple]:
     """The nodes with their very names, which inductor's cache goes by; pickled modules would get new ones."""
 
     def plain(arguments: Any) -> Any:
-        return pytree.tree_map(lambda x: _Earlier(x.name) if isinstance(x, fx.Node) else x, arguments)
+        return pytree.tree_map(
+            lambda x: _Earlier(x.name) if isinstance(x, fx.Node) else x, arguments
+        )
 
     return [
-        (n.op, str(n.target) if _is_operation(n) else n.target, plain(n.args), plain(n.kwargs), n.name)
+        (
+            n.op,
+            str(n.target) if _is_operation(n) else n.target,
+            plain(n.args),
+            plain(n.kwargs),
+            n.name,
+        )
         for n in graph.nodes
     ]
 
@@ -111,4 +126,7 @@ def compile_file(file: str) -> None:
     nodes, layouts, threads = pickle.loads(Path(file).read_bytes())
     torch.set_num_threads(threads)
     with torch.no_grad():
-        by_inductor(_from_list(nodes), [torch.empty_strided(*size, dtype=d, device=w) for *size, d, w in layouts])
+        by_inductor(
+            _from_list(nodes),
+            [torch.empty_strided(*size, dtype=d, device=w) for *size, d, w in layouts],
+        )

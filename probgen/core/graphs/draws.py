@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-FILLS = ("normal_", "uniform_", "exponential_", "cauchy_", "log_normal_", "geometric_", "random_", "bernoulli_")
+FILLS = (
+    "normal_",
+    "uniform_",
+    "exponential_",
+    "cauchy_",
+    "log_normal_",
+    "geometric_",
+    "random_",
+    "bernoulli_",
+)
 MADE = {"rand": "uniform_", "randn": "normal_", "rand_like": "uniform_", "randn_like": "normal_"}
 EMPTY = ("empty", "empty_like", "empty_strided", "new_empty")
 SERIAL = 16  # torch fills tensors of fewer elements one number after the other, larger contiguous ones in another way
@@ -41,7 +50,11 @@ class Draw(NamedTuple):
     @property
     def serial(self) -> bool:
         """Whether torch draws it number by number, so that several can be drawn as one."""
-        return self.fill == "normal_" and self.device.type == "cpu" and torch.Size(self.shape).numel() < SERIAL
+        return (
+            self.fill == "normal_"
+            and self.device.type == "cpu"
+            and torch.Size(self.shape).numel() < SERIAL
+        )
 
 
 class Pool:
@@ -66,12 +79,16 @@ class Pool:
         self.tensors = [[draw.empty() for draw in draws] for _ in range(runs)]
         every = [(draw, run, place) for run in range(runs) for place, draw in enumerate(draws)]
         self._work: list[Any] = []
-        for (serial, *_), group in groupby(every, key=lambda entry: (entry[0].serial, *entry[0][2:])):
+        for (serial, *_), group in groupby(
+            every, key=lambda entry: (entry[0].serial, *entry[0][2:])
+        ):
             entries = list(group)
             if serial:
                 self._work.append(self._together(entries))
             else:
-                self._work += [(draw, self.tensors[run][place], None) for draw, run, place in entries]
+                self._work += [
+                    (draw, self.tensors[run][place], None) for draw, run, place in entries
+                ]
 
     def _together(self, entries: list[tuple[Draw, int, int]]) -> tuple[Draw, Tensor, Tensor]:
         """Lays the tensors of neighbours into one vector, and gives it with the place where it is drawn."""
@@ -112,13 +129,18 @@ def hoist_draws(graph: fx.Graph) -> list[Draw]:
 
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws from torch's random generator."""
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return (
+        isinstance(node.target, torch._ops.OpOverload)
+        and torch.Tag.nondeterministic_seeded in node.target.tags
+    )
 
 
 def new_input(graph: fx.Graph, name: str) -> fx.Node:
     """An input after those that there are."""
     last = graph.find_nodes(op="placeholder")
-    place = graph.inserting_after(last[-1]) if last else graph.inserting_before(next(iter(graph.nodes)))
+    place = (
+        graph.inserting_after(last[-1]) if last else graph.inserting_before(next(iter(graph.nodes)))
+    )
     with place:
         return graph.placeholder(name)
 
@@ -128,12 +150,22 @@ def _free(node: fx.Node) -> Draw | None:
     name = _name(node)
     numbers = tuple(node.args[1:]) if name in FILLS else ()
     made_here = name in MADE or (name in FILLS and _name(node.args[0]) in EMPTY)
-    if not made_here or any(isinstance(value, fx.Node) for value in numbers) or node.kwargs.get("generator"):
+    if (
+        not made_here
+        or any(isinstance(value, fx.Node) for value in numbers)
+        or node.kwargs.get("generator")
+    ):
         return None
     like, device = node.meta["tensor_meta"], node.meta["val"].device
-    return Draw(tuple(like.shape), tuple(like.stride), like.dtype, device, MADE.get(name, name), numbers)
+    return Draw(
+        tuple(like.shape), tuple(like.stride), like.dtype, device, MADE.get(name, name), numbers
+    )
 
 
 def _name(node: fx.Node) -> str:
     """Name of the torch operation at a node, without overload; empty for nodes that are none."""
-    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
+    return (
+        node.target.overloadpacket.__name__
+        if isinstance(node.target, torch._ops.OpOverload)
+        else ""
+    )

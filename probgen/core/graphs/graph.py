@@ -60,7 +60,11 @@ class Recording(NamedTuple):
     def changed(self) -> list[Tensor]:
         """Those of ``closed_over`` that the operations change in place."""
         changed = changed_inputs(self.graph.graph)
-        return [tensor for node, tensor in zip(self._nodes, self.closed_over, strict=True) if node in changed]
+        return [
+            tensor
+            for node, tensor in zip(self._nodes, self.closed_over, strict=True)
+            if node in changed
+        ]
 
     @property
     def refusal(self) -> str | None:
@@ -113,7 +117,9 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
 def _recording() -> Iterator[None]:
     """No handler of an outer program, no checks of values, no trace in the random state."""
     answer = True if assumed_missing() is None else assumed_missing()
-    shapes = FakeTensorMode(allow_fallback_kernels=True)  # one for all operations; else each would make its own
+    shapes = FakeTensorMode(
+        allow_fallback_kernels=True
+    )  # one for all operations; else each would make its own
     with (
         isolated(),
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
@@ -245,14 +251,18 @@ def compiled(function: Callable[..., Any], *examples: Tensor) -> Compiled:
 
 def _fold_constants(module: fx.GraphModule) -> None:
     """Numbers that were made tensors during the recording become numbers again."""
-    for node in list(module.graph.find_nodes(op="call_function", target=aten.lift_fresh_copy.default)):
+    for node in list(
+        module.graph.find_nodes(op="call_function", target=aten.lift_fresh_copy.default)
+    ):
         source = node.args[0]
         value = getattr(module, source.target) if source.op == "get_attr" else None
         if value is None or value.numel() != 1:
             continue
         with module.graph.inserting_before(node):
             kind = {"dtype": value.dtype, "device": value.device, "pin_memory": False}
-            number = module.graph.call_function(aten.full.default, (list(value.shape), value.item()), kind)
+            number = module.graph.call_function(
+                aten.full.default, (list(value.shape), value.item()), kind
+            )
         node.replace_all_uses_with(number)
         module.graph.erase_node(node)
         if not source.users:
@@ -278,7 +288,9 @@ def replica(value: Tensor) -> Tensor:
     """The same values laid out in the same way: compiled code goes by strides."""
     if 0 in value.stride():  # it is not written to
         return value.detach()
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(value)
+    return torch.empty_strided(
+        value.shape, value.stride(), dtype=value.dtype, device=value.device
+    ).copy_(value)
 
 
 def _reason(error: BaseException) -> str:
@@ -287,9 +299,15 @@ def _reason(error: BaseException) -> str:
     if "value out of a tracing tensor" in text or "data-dependent" in text.lower():
         text = "it reads the value of a tensor (an if, a loop or .item()), which one graph cannot follow"
     libraries = {"torch", "pyro", "probgen", "<string>"}
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not libraries & set(Path(f.filename).parts)]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not libraries & set(Path(f.filename).parts)
+    ]
     return (
-        text if not frames else f"{text} (at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})"
+        text
+        if not frames
+        else f"{text} (at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})"
     )
 
 

@@ -32,9 +32,24 @@ WRAPPED = SHARED | {"size_asserts": False, "alignment_asserts": False}
 
 LOADING = threading.Lock()
 KIND, TORCHS = "libraries", "TORCHINDUCTOR_CACHE_DIR"
-VARIABLES = ("CXX", "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "OMP_PREFIX", "TORCHINDUCTOR_DEBUG_COMPILE")
+VARIABLES = (
+    "CXX",
+    "CPATH",
+    "CPLUS_INCLUDE_PATH",
+    "LIBRARY_PATH",
+    "OMP_PREFIX",
+    "TORCHINDUCTOR_DEBUG_COMPILE",
+)
 FAILURES = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError),
+    *(
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        NotImplementedError,
+        OSError,
+    ),
     *(RuntimeError, TypeError, ValueError, subprocess.SubprocessError),
 )
 
@@ -48,7 +63,9 @@ def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool =
     """
     with _quiet():
         if all(value.device.type == "cpu" for value in inputs):
-            with suppress(*FAILURES):  # whatever this newer part of torch cannot do, the older one may
+            with suppress(
+                *FAILURES
+            ):  # whatever this newer part of torch cannot do, the older one may
                 run = _kept(graph, inputs)
                 if run is not None or library:
                     return _built(graph, inputs) if run is None else run
@@ -68,8 +85,16 @@ def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
     """Made in a folder of this process alone, from which the cache gets it whole."""
     with _own_folder(), tempfile.TemporaryDirectory(prefix="probgen-") as folder:
         options = _known(LIBRARY) | {"aot_inductor.output_path": folder}
-        made = Path(_twice(lambda: str(torch._inductor.aot_compile(_plain(graph), tuple(inputs), options=options))))
-        beside = made.with_suffix(".json")  # of calls that are no machine code, which the library looks up there
+        made = Path(
+            _twice(
+                lambda: str(
+                    torch._inductor.aot_compile(_plain(graph), tuple(inputs), options=options)
+                )
+            )
+        )
+        beside = made.with_suffix(
+            ".json"
+        )  # of calls that are no machine code, which the library looks up there
         library, calls = (path.read_bytes() if path.exists() else b"" for path in (made, beside))
     content = b"%d\n%b%b" % (len(library), library, calls)
     with suppress(OSError):  # such as a full disk
@@ -104,7 +129,9 @@ def _load(content: bytes) -> Run:
     """From a file of this process alone: to change one that is loaded would end the process."""
     size, _, rest = content.partition(b"\n")
     library, calls = rest[: int(size)], rest[int(size) :]
-    file = cache.temporary(KIND) / f"{_digest(content)}.so"  # one name for one content, which is then loaded once
+    file = (
+        cache.temporary(KIND) / f"{_digest(content)}.so"
+    )  # one name for one content, which is then loaded once
     beside = file.with_suffix(".json")
     with LOADING:
         try:
@@ -162,7 +189,9 @@ def _machine() -> tuple[str, ...]:
     """The processor with its features, and the versions of what makes code for it."""
     information = Path("/proc/cpuinfo")  # of Linux
     lines = information.read_text().splitlines() if information.exists() else []
-    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    features = sorted(
+        {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    )
     try:
         own = version("probgen")
     except PackageNotFoundError:
@@ -176,15 +205,21 @@ def _compiler() -> tuple[str, ...]:
     names = torch._inductor.config.cpp.cxx
     names = names if isinstance(names, list | tuple) else (names,)
     values = torch._inductor.config.get_config_copy()
-    settings = [f"{name}={value}" for name, value in sorted(values.items()) if name.startswith("cpp.")]
-    variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name in VARIABLES]
+    settings = [
+        f"{name}={value}" for name, value in sorted(values.items()) if name.startswith("cpp.")
+    ]
+    variables = [
+        f"{name}={value}" for name, value in sorted(os.environ.items()) if name in VARIABLES
+    ]
     return *(_version(name) for name in names if name), *settings, *variables
 
 
 @functools.cache
 def _version(compiler: str) -> str:
     try:
-        told = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+        told = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, timeout=60
+        ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         told = type(error).__name__
     return f"{compiler} {shutil.which(compiler)} {told}"

@@ -16,7 +16,20 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-LIBRARY = ("mm", "mv", "dot", "conv", "linalg", "cholesky", "solve", "sort", "topk", "fft", "eig", "svd")
+LIBRARY = (
+    "mm",
+    "mv",
+    "dot",
+    "conv",
+    "linalg",
+    "cholesky",
+    "solve",
+    "sort",
+    "topk",
+    "fft",
+    "eig",
+    "svd",
+)
 
 
 class Profile(TorchDispatchMode):
@@ -54,7 +67,11 @@ class Profile(TorchDispatchMode):
     def __enter__(self) -> Profile:
         self._collects = gc.isenabled()
         gc.disable()  # what is freed must not depend on when Python looks for cycles: the peak decides about draws
-        self._eagerly = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        self._eagerly = (
+            torch.compiler.set_stance("force_eager")
+            if "torch._dynamo" in sys.modules
+            else nullcontext()
+        )
         self._eagerly.__enter__()
         return super().__enter__()
 
@@ -72,7 +89,9 @@ class Profile(TorchDispatchMode):
         self, operation: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self._known |= {_key(value) for value in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(value)}
+        self._known |= {
+            _key(value) for value in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(value)
+        }
         began = clock()
         outputs = operation(*args, **kwargs)
         seconds = clock() - began
@@ -106,7 +125,9 @@ def _is_fusible(operation: Any) -> bool:
     if torch.Tag.pointwise in operation.tags:
         return True
     name = operation.overloadpacket.__name__
-    return torch.Tag.nondeterministic_seeded not in operation.tags and not any(word in name for word in LIBRARY)
+    return torch.Tag.nondeterministic_seeded not in operation.tags and not any(
+        word in name for word in LIBRARY
+    )
 
 
 def clock() -> float:

@@ -21,12 +21,21 @@ __all__ = ["Call", "Choice", "CompileWarning", "Repeat", "Window", "repeated", "
 
 Choice = bool | Literal["auto"]
 
-WATCHED = 3  # calls that are watched before anything is decided; the last of them operation by operation
+WATCHED = (
+    3  # calls that are watched before anything is decided; the last of them operation by operation
+)
 WATCHING = 4e-6  # seconds that watching adds to each operation
 REPAID = 1.5  # what must be saved, as a multiple of what it costs
-RECORDING, IMPORTING, COMPILING = 0.1, 1.5, 3.0  # seconds: of a recording, of torch's compiler, of a compilation
+RECORDING, IMPORTING, COMPILING = (
+    0.1,
+    1.5,
+    3.0,
+)  # seconds: of a recording, of torch's compiler, of a compilation
 BY_OPERATION = 0.01  # seconds that each operation adds to a compilation
-MERGED, OVERHEAD = 0.6, 3e-6  # what a compiler saves: of the time of operations that it merges, seconds for each one
+MERGED, OVERHEAD = (
+    0.6,
+    3e-6,
+)  # what a compiler saves: of the time of operations that it merges, seconds for each one
 
 
 class CompileWarning(UserWarning):
@@ -97,7 +106,9 @@ class Repeat:
         self.together, self.missing = together, missing
         self.watched = 1 if compile is True else WATCHED
         self._first = _First(function)
-        self._run: Callable[[Sequence[Call]], list[Any]] | None = self._plain if compile is False else None
+        self._run: Callable[[Sequence[Call]], list[Any]] | None = (
+            self._plain if compile is False else None
+        )
 
     def __call__(self, calls: Sequence[Call]) -> list[Any]:
         """What the function gives for calls that share their shared arguments."""
@@ -105,7 +116,9 @@ class Repeat:
             self._run = self._choose(calls)
         self.left -= len(calls)
         if self._run is None:
-            return [self._first(call, precisely=len(self._first.calls) == WATCHED - 1) for call in calls]
+            return [
+                self._first(call, precisely=len(self._first.calls) == WATCHED - 1) for call in calls
+            ]
         return self._run(calls)
 
     def _plain(self, calls: Sequence[Call]) -> list[Any]:
@@ -116,7 +129,9 @@ class Repeat:
             return self._plain
         try:
             with assume_missing(self.missing):
-                recording = record(self.function, *self._first.calls[-1].shared, *self._first.calls[-1].own)
+                recording = record(
+                    self.function, *self._first.calls[-1].shared, *self._first.calls[-1].own
+                )
             replay = Replay(recording, min(self.together, self.left))
             replay.check(*self._first.last(2 if replay.together > 1 else 1))
             if self.compile is True:
@@ -137,7 +152,9 @@ class Repeat:
             try:
                 replay.build(calls)
             except NotCompilable as error:
-                warnings.warn(f"evaluation goes on uncompiled: {error}", CompileWarning, stacklevel=4)
+                warnings.warn(
+                    f"evaluation goes on uncompiled: {error}", CompileWarning, stacklevel=4
+                )
         return results
 
 
@@ -167,7 +184,10 @@ class _First:
 
     def last(self, count: int) -> tuple[list[Call], list[Any], list[torch.Tensor]]:
         """The last calls, as many as share their shared arguments: results, and the random state before them."""
-        alike = [all(map(operator.is_, call.shared, self.calls[-1].shared)) for call in self.calls[-count:]]
+        alike = [
+            all(map(operator.is_, call.shared, self.calls[-1].shared))
+            for call in self.calls[-count:]
+        ]
         start = len(self.calls) - sum(alike)
         return self.calls[start:], self.results[start:], self.states[start]
 
@@ -175,9 +195,13 @@ class _First:
         """Whether leaving out the Python around the operations, or merging them, saves more than it costs."""
         seconds, profile = min(self.seconds), self.profile
         recording = RECORDING + 3 * seconds + IMPORTING * ("torch._dynamo" not in sys.modules)
-        python = left * max(seconds - max(profile.seconds - WATCHING * profile.operations, 0.0), 0.0)
+        python = left * max(
+            seconds - max(profile.seconds - WATCHING * profile.operations, 0.0), 0.0
+        )
         merged = left * MERGED * profile.fusible
-        return python > REPAID * recording or python + merged > REPAID * (recording + _compiling(profile))
+        return python > REPAID * recording or python + merged > REPAID * (
+            recording + _compiling(profile)
+        )
 
 
 def _compiling(profile: Profile) -> float:
@@ -204,5 +228,6 @@ def windows(total: int, size: int) -> list[Window]:
     size = -(-total // -(-total // min(size, total)))
     ends = [min(begin + size, total) for begin in range(0, total, size)]
     return [
-        Window(end - size, end, begin - (end - size)) for begin, end in zip(range(0, total, size), ends, strict=True)
+        Window(end - size, end, begin - (end - size))
+        for begin, end in zip(range(0, total, size), ends, strict=True)
     ]

@@ -51,9 +51,13 @@ class Replay:
         self.graph = fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
         self._closed_over, self._outputs = recording.closed_over, recording.outputs
         if recording.changed:  # running averages: replays that are thrown away would count
-            raise NotCompilable("it changes tensors that it closes over (running averages); use eval mode")
+            raise NotCompilable(
+                "it changes tensors that it closes over (running averages); use eval mode"
+            )
         _split_draws(self.graph)
-        self.recording = Recording(fx.GraphModule(self.graph, copy.deepcopy(self.graph.graph)), *recording[1:])
+        self.recording = Recording(
+            fx.GraphModule(self.graph, copy.deepcopy(self.graph.graph)), *recording[1:]
+        )
         self._draws = hoist_draws(self.graph.graph)
         relax_views(self.graph.graph)
         self.graph.graph.eliminate_dead_code()
@@ -62,7 +66,9 @@ class Replay:
         self._built: Callable[..., Any] | None = None
 
     @torch.no_grad()
-    def __call__(self, calls: Sequence[Call], watch: AbstractContextManager | None = None) -> list[Any]:
+    def __call__(
+        self, calls: Sequence[Call], watch: AbstractContextManager | None = None
+    ) -> list[Any]:
         """What the function gives for each of the calls; those that run together have the same shared arguments.
 
         ``watch`` is around the operations, not around the draws before them.
@@ -75,7 +81,9 @@ class Replay:
     def build(self, calls: Sequence[Call]) -> None:
         """Compiles for so many calls at once; :class:`NotCompilable` where that cannot be."""
         if self.together == 1:
-            self._built = Compiled(self.recording).build(*calls[0].shared, *calls[0].own, library=False)
+            self._built = Compiled(self.recording).build(
+                *calls[0].shared, *calls[0].own, library=False
+            )
         elif len(calls) == self.together:
             state = random_state()
             examples = self._stacked(calls)
@@ -92,7 +100,9 @@ class Replay:
             self.together = together
             set_random_state(state)
             try:
-                found = _same(self(calls), list(expected)) and all(map(torch.equal, random_state(), after))
+                found = _same(self(calls), list(expected)) and all(
+                    map(torch.equal, random_state(), after)
+                )
             except Exception as error:
                 if together == 1:
                     raise NotCompilable(str(error).partition("\n")[0]) from error
@@ -114,7 +124,9 @@ class Replay:
         built = self._built if len(calls) == self.together else None
         run, tensors = built or self._vectorised(calls), self._stacked(calls)
         with watch, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # operations without a batched form run one by one
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # operations without a batched form run one by one
             outputs = run(*tensors)
         pieces = zip(*(value.unbind() for value in outputs), strict=True)
         return [pytree.tree_unflatten(list(piece), self._outputs) for piece in pieces]
@@ -140,7 +152,10 @@ class Replay:
 
 def random_state() -> list[Tensor]:
     """Where torch's generators stand, those of accelerators in use included."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    return [
+        torch.get_rng_state(),
+        *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ()),
+    ]
 
 
 def set_random_state(state: list[Tensor]) -> None:
@@ -162,7 +177,9 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     tolerance = TOLERANCE.get(expected.dtype, 0.05) if expected.is_floating_point() else 0.0
     found, expected = found.double(), expected.double()
     scale = expected.nan_to_num(0.0, 0.0, 0.0).abs().mean() if expected.numel() else 0.0
-    same = torch.isclose(found, expected, rtol=tolerance, atol=float(tolerance * scale), equal_nan=True)
+    same = torch.isclose(
+        found, expected, rtol=tolerance, atol=float(tolerance * scale), equal_nan=True
+    )
     return float((~same).double().mean()) <= FLIPPED if expected.numel() else True
 
 
@@ -174,7 +191,11 @@ def _split_draws(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.target is aten.bernoulli.default and not node.kwargs:
             _replace(module.graph, node, _bernoulli)
-        elif node.target is aten.multinomial.default and node.args[1] == 1 and "tensor_meta" in node.args[0].meta:
+        elif (
+            node.target is aten.multinomial.default
+            and node.args[1] == 1
+            and "tensor_meta" in node.args[0].meta
+        ):
             _replace(module.graph, node, _categorical)
     module.recompile()
 
@@ -191,18 +212,27 @@ def _bernoulli(graph: fx.Graph, node: fx.Node) -> fx.Node:
     uniform = graph.call_function(aten.rand_like.default, (node.args[0],))
     uniform.meta = dict(node.meta)
     below = graph.call_function(aten.lt.Tensor, (uniform, node.args[0]))
-    return graph.call_function(aten._to_copy.default, (below,), {"dtype": node.meta["tensor_meta"].dtype})
+    return graph.call_function(
+        aten._to_copy.default, (below,), {"dtype": node.meta["tensor_meta"].dtype}
+    )
 
 
 def _categorical(graph: fx.Graph, node: fx.Node) -> fx.Node:
     probabilities = node.args[0]
     empty = graph.call_function(aten.empty_like.default, (probabilities,))
     exponential = graph.call_function(aten.exponential_.default, (empty,))
-    exponential.meta = {**probabilities.meta, "tensor_meta": _dense(probabilities.meta["tensor_meta"])}
+    exponential.meta = {
+        **probabilities.meta,
+        "tensor_meta": _dense(probabilities.meta["tensor_meta"]),
+    }
     ratio = graph.call_function(aten.div.Tensor, (probabilities, exponential))
     return graph.call_function(aten.argmax.default, (ratio, -1, True))
 
 
 def _dense(like: Any) -> Any:
     """The layout of ``empty_like``: that of a tensor, unless entries share memory."""
-    return like._replace(stride=torch.empty_like(torch.empty_strided(like.shape, like.stride, device="meta")).stride())
+    return like._replace(
+        stride=torch.empty_like(
+            torch.empty_strided(like.shape, like.stride, device="meta")
+        ).stride()
+    )

@@ -27,7 +27,9 @@ def smaller(recording: Recording, *examples: Tensor) -> Recording:
     """
     if recording.changed:
         return recording
-    own = recording._replace(graph=fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph)))
+    own = recording._replace(
+        graph=fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
+    )
     try:
         small = thinned(with_indices(own), *examples)
         (expected, random), (found, other) = (_run(one, examples) for one in (recording, small))

@@ -13,8 +13,22 @@ from probgen.core.graphs.aliases import changed_inputs
 
 aten = torch.ops.aten
 READS = {
-    *(Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__complex__),
-    *(torch.is_nonzero, Tensor.is_nonzero, torch.equal, Tensor.equal, torch.allclose, Tensor.allclose),
+    *(
+        Tensor.item,
+        Tensor.__bool__,
+        Tensor.__int__,
+        Tensor.__float__,
+        Tensor.__index__,
+        Tensor.__complex__,
+    ),
+    *(
+        torch.is_nonzero,
+        Tensor.is_nonzero,
+        torch.equal,
+        Tensor.equal,
+        torch.allclose,
+        Tensor.allclose,
+    ),
 }
 COPIES = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 
@@ -32,11 +46,17 @@ class Strict(TorchFunctionMode):
         self._selected: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if kwargs.get("generator") is not None:
-            raise RuntimeError("it draws from a random generator of its own; use torch's default one")
+            raise RuntimeError(
+                "it draws from a random generator of its own; use torch's default one"
+            )
         if func is torch._is_all_true:  # what distributions with validation ask
             return True
         if func is torch.nn.functional.one_hot:
@@ -73,7 +93,9 @@ def refusal(graph: fx.Graph, closed_over: Mapping[fx.Node, Tensor]) -> str | Non
 
     Tensors closed over that need no gradient, and that no operation changes, have the same values every time.
     """
-    fixed = {node for node, tensor in closed_over.items() if not tensor.requires_grad} - changed_inputs(graph)
+    fixed = {
+        node for node, tensor in closed_over.items() if not tensor.requires_grad
+    } - changed_inputs(graph)
     for node in graph.nodes:
         operation = isinstance(node.target, torch._ops.OpOverload)
         if operation and _shaping(node, closed_over) - fixed:
@@ -88,7 +110,9 @@ def _shaping(node: fx.Node, closed_over: Mapping[fx.Node, Tensor]) -> set[fx.Nod
     """Arguments whose values decide on the shape of the result."""
     if node.target is aten.index.Tensor:
         indices = [index for index in node.args[1] if index is not None]
-        kinds = {i: closed_over[i].dtype if i in closed_over else i.meta["val"].dtype for i in indices}
+        kinds = {
+            i: closed_over[i].dtype if i in closed_over else i.meta["val"].dtype for i in indices
+        }
         return {index for index, kind in kinds.items() if kind in (torch.bool, torch.uint8)}
     name = node.target.overloadpacket.__name__
     if torch.Tag.dynamic_output_shape in node.target.tags or name == "_pack_padded_sequence":

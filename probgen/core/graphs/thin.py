@@ -69,7 +69,9 @@ class _Thinning:
         value = None if rule is None else rule(self, node)
         self.values[node] = self.copy(node, self.whole) if value is None else value
 
-    def copy(self, node: fx.Node, argument: Callable[[fx.Node], fx.Node], repeated: Iterable[int] = ()) -> Thin:
+    def copy(
+        self, node: fx.Node, argument: Callable[[fx.Node], fx.Node], repeated: Iterable[int] = ()
+    ) -> Thin:
         return Thin(self.graph.node_copy(node, argument), frozenset(repeated))
 
     def call(self, repeated: Iterable[int], target: Callable, *args: Any, **kwargs: Any) -> Thin:
@@ -105,7 +107,11 @@ def written(graph: fx.Graph) -> set[fx.Node]:
         if is_operation(node):
             parts = node.target._schema.arguments
             given = dict(zip((part.name for part in parts), node.args, strict=False)) | node.kwargs
-            shared = [part for part in parts if part.alias_info and isinstance(given.get(part.name), fx.Node)]
+            shared = [
+                part
+                for part in parts
+                if part.alias_info and isinstance(given.get(part.name), fx.Node)
+            ]
             sources = [given[part.name] for part in shared]
             changed.update(given[part.name] for part in shared if part.is_write)
         for source in sources:
@@ -119,10 +125,14 @@ def _without_writes(graph: fx.Graph) -> None:
     done: set[fx.Node] = set()
     for node in graph.nodes:
         done.add(node)
-        if not is_operation(node) or not {torch.Tag.inplace, torch.Tag.pointwise} <= set(node.target.tags):
+        if not is_operation(node) or not {torch.Tag.inplace, torch.Tag.pointwise} <= set(
+            node.target.tags
+        ):
             continue
         source = node.args[0]
-        plain = getattr(getattr(aten, node.target.overloadpacket.__name__[:-1]), node.target._overloadname)
+        plain = getattr(
+            getattr(aten, node.target.overloadpacket.__name__[:-1]), node.target._overloadname
+        )
         users = [user for user in source.users if user is not node]
         if _makes_its_own(source) and all(user in done and _makes_its_own(user) for user in users):
             node.target = plain
@@ -146,7 +156,11 @@ def _rule(node: fx.Node) -> Rule | None:
         return _getitem
     if not is_operation(node) or torch.Tag.nondeterministic_seeded in node.target.tags:
         return None
-    return _pointwise if torch.Tag.pointwise in node.target.tags else RULES.get(node.target.overloadpacket)
+    return (
+        _pointwise
+        if torch.Tag.pointwise in node.target.tags
+        else RULES.get(node.target.overloadpacket)
+    )
 
 
 def _pointwise(done: _Thinning, node: fx.Node) -> Thin | None:
@@ -158,7 +172,10 @@ def _pointwise(done: _Thinning, node: fx.Node) -> Thin | None:
 
     def same(dim: int) -> bool:
         """Whether no argument changes along a dim counted from the right."""
-        return all(dim > len(given) or given[-dim] == 1 or len(given) - dim in repeated for given, repeated in inputs)
+        return all(
+            dim > len(given) or given[-dim] == 1 or len(given) - dim in repeated
+            for given, repeated in inputs
+        )
 
     repeated = (len(size) - dim for dim in range(1, len(size) + 1) if size[-dim] > 1 and same(dim))
     return done.copy(node, done.thin, repeated)
@@ -173,7 +190,9 @@ def _filled(done: _Thinning, node: fx.Node) -> Thin | None:
         return None
     layout = {"dtype": node.meta["val"].dtype, "device": node.meta["val"].device}
     repeated = (dim for dim in range(len(size)) if size[dim] > 1)
-    return done.call(repeated, aten.full.default, [min(1, n) for n in size], number, **layout, pin_memory=False)
+    return done.call(
+        repeated, aten.full.default, [min(1, n) for n in size], number, **layout, pin_memory=False
+    )
 
 
 def _expand(done: _Thinning, node: fx.Node) -> Thin:
@@ -261,7 +280,9 @@ def _matrix_vector(done: _Thinning, node: fx.Node) -> Thin | None:
         return None
     matrix, vector = (done.whole(source) for source in node.args)
     column = done.call((), aten.unsqueeze.default, vector, 1)
-    return done.call((), aten.squeeze.dim, done.call((), aten.mm.default, matrix, column.node).node, 1)
+    return done.call(
+        (), aten.squeeze.dim, done.call((), aten.mm.default, matrix, column.node).node, 1
+    )
 
 
 def _running(done: _Thinning, node: fx.Node) -> Thin | None:
@@ -288,7 +309,9 @@ RULES: dict[Any, Rule] = {
     aten.mv: _matrix_vector,
     aten.cumsum: _running,
     aten.cumprod: _running,
-    **dict.fromkeys((aten._to_copy, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy), _pointwise),
+    **dict.fromkeys(
+        (aten._to_copy, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy), _pointwise
+    ),
     **dict.fromkeys((aten.view, aten._unsafe_view, aten.squeeze, aten.unsqueeze), _view),
     **dict.fromkeys((aten.permute, aten.transpose, aten.t), _permuted),
     **dict.fromkeys((aten.amax, aten.amin), _extreme),

@@ -42,7 +42,13 @@ class Head(DistributionModule):
 
     unknown_contexts, context_net = False, "net"
 
-    def __init__(self, net: nn.Module | None, raw: tuple[str, ...], event_ndim: int = 1, context_ndim: int = 1):
+    def __init__(
+        self,
+        net: nn.Module | None,
+        raw: tuple[str, ...],
+        event_ndim: int = 1,
+        context_ndim: int = 1,
+    ):
         super().__init__()
         self.net, self.raw, self.event_ndim = nn.Identity() if net is None else net, raw, event_ndim
         self.context_ndim = event_ndim if net is None else context_ndim
@@ -78,7 +84,11 @@ class HasNetwork(Protocol):
 def raw_values(head: HasNetwork, context: Tensor | None) -> Tensor:
     """The output of a head's network; raises ``ValueError`` unless it has the batch dims of the context."""
     name = type(head).__name__
-    values = head.net(None) if context is None else row_by_row(head.net, context, ndims=[head.context_ndim])
+    values = (
+        head.net(None)
+        if context is None
+        else row_by_row(head.net, context, ndims=[head.context_ndim])
+    )
     if not torch.is_tensor(values):
         raise ValueError(
             f"expected a context for {name}, got {context}; give one, or use the network nn.Constant(head.width(D))"
@@ -112,7 +122,9 @@ class Positive(nn.Module):
         super().__init__()
         log = torch.as_tensor(value).detach().log()
         if not log.isfinite().all():
-            raise ValueError(f"expected positive values, got {value}; give the value itself, not its logarithm")
+            raise ValueError(
+                f"expected positive values, got {value}; give the value itself, not its logarithm"
+            )
         if isinstance(value, nn.Parameter):
             self.log = nn.Parameter(log)
         else:

@@ -45,7 +45,9 @@ class Gaussian(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
-        super().__init__(net, ("loc", "scale") if scale is None else ("loc",), event_ndim, context_ndim)
+        super().__init__(
+            net, ("loc", "scale") if scale is None else ("loc",), event_ndim, context_ndim
+        )
         self.scale, self.min_scale = None if scale is None else Positive(scale), min_scale
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
@@ -81,7 +83,12 @@ class StudentT(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
-        super().__init__(net, ("loc", "scale", "df") if df is None else ("loc", "scale"), event_ndim, context_ndim)
+        super().__init__(
+            net,
+            ("loc", "scale", "df") if df is None else ("loc", "scale"),
+            event_ndim,
+            context_ndim,
+        )
         self.df, self.min_scale = None if df is None else Positive(df), min_scale
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
@@ -116,9 +123,15 @@ class FullGaussian(DistributionModule):
 
     event_ndim = 1
 
-    def __init__(self, net: nn.Module | None = None, *, min_scale: float = 1e-3, context_ndim: int = 1):
+    def __init__(
+        self, net: nn.Module | None = None, *, min_scale: float = 1e-3, context_ndim: int = 1
+    ):
         super().__init__()
-        self.net, self.min_scale, self.context_ndim = nn.Identity() if net is None else net, min_scale, context_ndim
+        self.net, self.min_scale, self.context_ndim = (
+            nn.Identity() if net is None else net,
+            min_scale,
+            context_ndim,
+        )
 
     def width(self, dims: int) -> int:
         """Number of values that the network must give for ``dims`` variables."""

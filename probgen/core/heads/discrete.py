@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from probgen.core.heads import discretized, laws
 from probgen.core.heads.base import Head, Positive
 
-LOG_COUNT_RANGE = 8.0  # beyond, a negative binomial law is a Poisson law and its lgamma terms cancel in float32
+LOG_COUNT_RANGE = (
+    8.0  # beyond, a negative binomial law is a Poisson law and its lgamma terms cancel in float32
+)
 
 
 class Bernoulli(Head):
@@ -49,11 +51,22 @@ class Categorical(Head):
     tensor(0.2500)
     """
 
-    def __init__(self, net: nn.Module | None = None, *, levels: int, event_ndim: int = 1, context_ndim: int = 1):
-        super().__init__(net, tuple(f"logit {level}" for level in range(levels)), event_ndim, context_ndim)
+    def __init__(
+        self,
+        net: nn.Module | None = None,
+        *,
+        levels: int,
+        event_ndim: int = 1,
+        context_ndim: int = 1,
+    ):
+        super().__init__(
+            net, tuple(f"logit {level}" for level in range(levels)), event_ndim, context_ndim
+        )
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        dim = -min(self.event_ndim + 1, raw.ndim)  # where a network has them: normalising along another dim copies
+        dim = -min(
+            self.event_ndim + 1, raw.ndim
+        )  # where a network has them: normalising along another dim copies
         return laws.Categorical(raw.movedim(0, dim).log_softmax(dim).movedim(dim, -1))
 
 
@@ -94,8 +107,12 @@ class DiscretizedLogisticMixture(Head):
         context_ndim: int = 1,
     ):
         if levels < 2:
-            raise ValueError(f"expected levels >= 2, got {levels}; a single level leaves nothing to model")
-        names = tuple(f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components))
+            raise ValueError(
+                f"expected levels >= 2, got {levels}; a single level leaves nothing to model"
+            )
+        names = tuple(
+            f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components)
+        )
         super().__init__(net, names, event_ndim, context_ndim)
         self.levels, self.components = levels, components
 
@@ -103,7 +120,9 @@ class DiscretizedLogisticMixture(Head):
         logits, loc, log_scale = raw.movedim(0, -1).split(self.components, -1)
         half = (self.levels - 1) / 2
         log_scale = log_scale.clamp(-7, 7) + math.log(half)
-        return discretized.DiscretizedLogisticMixture(logits, half * (1 + loc), log_scale, self.levels)
+        return discretized.DiscretizedLogisticMixture(
+            logits, half * (1 + loc), log_scale, self.levels
+        )
 
 
 class Poisson(Head):

@@ -43,7 +43,14 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
     }
     has_rsample = False
 
-    def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor, levels: int, validate_args: bool | None = None):
+    def __init__(
+        self,
+        logits: Tensor,
+        loc: Tensor,
+        log_scale: Tensor,
+        levels: int,
+        validate_args: bool | None = None,
+    ):
         self.logits, self.loc, self.log_scale = torch.broadcast_tensors(logits, loc, log_scale)
         self.levels = levels
         super().__init__(self.logits.shape[:-1], validate_args=validate_args)
@@ -70,7 +77,9 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             index = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))[..., None]
-            loc, log_scale = (v.expand(*shape, -1).gather(-1, index)[..., 0] for v in (self.loc, self.log_scale))
+            loc, log_scale = (
+                v.expand(*shape, -1).gather(-1, index)[..., 0] for v in (self.loc, self.log_scale)
+            )
             noise = torch.rand_like(loc).logit(eps=torch.finfo(loc.dtype).eps)
             return (loc + log_scale.exp() * noise).round().clamp(0, self.levels - 1)
 
@@ -94,9 +103,14 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         return self.probs.argmax(-1).to(self.loc.dtype)
 
     def _moment(self, order: int) -> Tensor:
-        return (self.probs * torch.arange(self.levels, dtype=self.loc.dtype, device=self.loc.device) ** order).sum(-1)
+        return (
+            self.probs
+            * torch.arange(self.levels, dtype=self.loc.dtype, device=self.loc.device) ** order
+        ).sum(-1)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiscretizedLogisticMixture:
         shape = (*batch_shape, self.logits.shape[-1])
         parameters = (v.expand(shape) for v in (self.logits, self.loc, self.log_scale))
-        return DiscretizedLogisticMixture(*parameters, self.levels, validate_args=self._validate_args)
+        return DiscretizedLogisticMixture(
+            *parameters, self.levels, validate_args=self._validate_args
+        )

@@ -38,7 +38,9 @@ class ColumnLaws(dist.TorchDistribution):
     def __init__(self, laws: Sequence[dist.TorchDistribution]):
         self.laws = list(laws)
         self.sizes = [law.event_shape[0] for law in self.laws]
-        super().__init__(self.laws[0].batch_shape, torch.Size([sum(self.sizes)]), validate_args=False)
+        super().__init__(
+            self.laws[0].batch_shape, torch.Size([sum(self.sizes)]), validate_args=False
+        )
 
     @property
     def has_rsample(self) -> bool:
@@ -112,7 +114,10 @@ class Mixed(DistributionModule):
             raise ValueError("expected at least one column, got none; give one head per column")
         runs = [list(same) for _, same in groupby(columns, key=id)]
         self.net, self.context_ndim = nn.Identity() if net is None else net, context_ndim
-        self.blocks, self.sizes = nn.ModuleList([run[0] for run in runs]), [len(run) for run in runs]
+        self.blocks, self.sizes = (
+            nn.ModuleList([run[0] for run in runs]),
+            [len(run) for run in runs],
+        )
 
     @property
     def width(self) -> int:

@@ -48,12 +48,16 @@ class MixtureOfGaussians(Head):
     ):
         if components < 1:
             raise ValueError(f"expected components >= 1, got {components}")
-        names = tuple(f"{name} {k}" for name in ("logit", "loc", "scale") for k in range(components))
+        names = tuple(
+            f"{name} {k}" for name in ("logit", "loc", "scale") for k in range(components)
+        )
         super().__init__(net, names, event_ndim, context_ndim)
         self.components, self.min_scale = components, min_scale
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:
         logits, loc, scale = raw.movedim(0, -1).split(self.components, -1)
-        grid = torch.linspace(-1, 1, 2 * self.components + 1, dtype=raw.dtype, device=raw.device)[1::2]
+        grid = torch.linspace(-1, 1, 2 * self.components + 1, dtype=raw.dtype, device=raw.device)[
+            1::2
+        ]
         parts = Normal(loc + grid, softplus(scale) + self.min_scale)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), parts)

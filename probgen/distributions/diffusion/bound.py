@@ -43,7 +43,9 @@ def integrated_error(process: Process, x: Tensor, shares: Tensor, resolved: floa
     return process.total((high - low) * errors + known * x.square() + rest) / 2
 
 
-def summed_divergence(process: Process, x: Tensor, steps: int, shares: Tensor, resolved: float) -> Tensor:
+def summed_divergence(
+    process: Process, x: Tensor, steps: int, shares: Tensor, resolved: float
+) -> Tensor:
     r"""The sum of the divergences of all steps.
 
     .. math:: \sum_{i=1}^T \mathrm{KL}\big(q(z_{i-1} \mid z_i, x) \,\|\, p(z_{i-1} \mid z_i)\big)
@@ -53,7 +55,11 @@ def summed_divergence(process: Process, x: Tensor, steps: int, shares: Tensor, r
     """
     places = torch.arange(steps + 1, dtype=x.dtype, device=x.device) / steps
     levels = process.schedule.log_snr(places)
-    gains, shown, noise = torch.expm1(levels[:-1] - levels[1:]), levels[1:].sigmoid(), torch.randn_like(x)
+    gains, shown, noise = (
+        torch.expm1(levels[:-1] - levels[1:]),
+        levels[1:].sigmoid(),
+        torch.randn_like(x),
+    )
     probabilities = (0.5 / steps + 0.5 * gains / gains.sum()).detach()
     index = torch.bucketize(shares, probabilities.cumsum(0)[:-1])
     t, s = places[index + 1], places[index]
@@ -65,7 +71,9 @@ def summed_divergence(process: Process, x: Tensor, steps: int, shares: Tensor, r
     return process.total(entries + (known * x.square() + rest) / 2)
 
 
-def divergences(process: Process, x: Tensor, guess: Tensor, raw: Tensor | None, t: Tensor, s: Tensor) -> Tensor:
+def divergences(
+    process: Process, x: Tensor, guess: Tensor, raw: Tensor | None, t: Tensor, s: Tensor
+) -> Tensor:
     r"""The divergence of a step from time t to time s < t, variable by variable.
 
     .. math:: \frac12 \Big(\rho - 1 - \log \rho + \rho \big(e^{\lambda_s} - e^{\lambda_t}\big) (x - \hat x)^2\Big)

@@ -13,7 +13,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event, has_missing, values_are_known
-from probgen.distributions.diffusion.bound import divergences, integrated_error, prior_divergence, summed_divergence
+from probgen.distributions.diffusion.bound import (
+    divergences,
+    integrated_error,
+    prior_divergence,
+    summed_divergence,
+)
 from probgen.distributions.diffusion.process import Network, Process
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler
@@ -85,8 +90,18 @@ class Diffused(dist.TorchDistribution):
         guidance: float = 1.0,
         limit: Limit | None = None,
     ):
-        self.process, self.noise, self.steps, self.sampler, self.times = process, noise, steps, sampler, times
-        self.reconstruction, self.unconditional, self.guidance = reconstruction, unconditional, guidance
+        self.process, self.noise, self.steps, self.sampler, self.times = (
+            process,
+            noise,
+            steps,
+            sampler,
+            times,
+        )
+        self.reconstruction, self.unconditional, self.guidance = (
+            reconstruction,
+            unconditional,
+            guidance,
+        )
         self.limit = limit
         super().__init__(noise.batch_shape, noise.event_shape, validate_args=False)
 
@@ -97,7 +112,9 @@ class Diffused(dist.TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         x = self._complete(x)
         y, end = self._shown(self.reconstruction.embed(x)), torch.zeros_like(x[(0,) * x.ndim])
-        kept = self.process.total(self.reconstruction.expected_log_prob(x, *self.process.levels(end)))
+        kept = self.process.total(
+            self.reconstruction.expected_log_prob(x, *self.process.levels(end))
+        )
         return kept - prior_divergence(self.process, y) - self._lost(y)
 
     def denoising_loss(self, x: Tensor) -> Tensor:
@@ -150,7 +167,9 @@ class Diffused(dist.TorchDistribution):
         return new
 
     @torch.no_grad()
-    def completed(self, x: Tensor, mask: Tensor, steps: int, repeats: int = 10, jump: int = 10) -> Tensor:
+    def completed(
+        self, x: Tensor, mask: Tensor, steps: int, repeats: int = 10, jump: int = 10
+    ) -> Tensor:
         """Draws of the entries that are not observed, by about ``steps`` calls of the network (RePaint)."""
         process, shape = self._limited(), torch.broadcast_shapes(x.shape, self.shape())
         y, mask = self.reconstruction.embed(x.nan_to_num()).expand(shape), mask.expand(shape)

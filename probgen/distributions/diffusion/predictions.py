@@ -180,7 +180,9 @@ class LevelPrediction(_Scaled):
         return (shares * values).sum(at - 1)
 
     def output(self, x: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        raise NotImplementedError("many outputs tell the same expected level; use another prediction")
+        raise NotImplementedError(
+            "many outputs tell the same expected level; use another prediction"
+        )
 
     def weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return torch.ones_like(alpha)

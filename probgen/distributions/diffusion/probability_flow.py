@@ -59,7 +59,9 @@ class ReverseFlow(dist.TorchDistribution):
                 "Quantised(ProbabilityFlow(...)) with a GaussianReconstruction"
             )
         self.diffused = diffused
-        self.transform = ContinuousTransform(self._velocity, solver, probes, parameters, len(diffused.event_shape))
+        self.transform = ContinuousTransform(
+            self._velocity, solver, probes, parameters, len(diffused.event_shape)
+        )
         super().__init__(diffused.batch_shape, diffused.event_shape, validate_args=False)
 
     @constraints.dependent_property

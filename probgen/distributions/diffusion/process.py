@@ -110,7 +110,9 @@ class Process:
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Time derivatives of signal and noise, ``(*batch,)`` each."""
-        return _derivative(lambda t: self.schedule(t)[0], t), _derivative(lambda t: self.schedule(t)[1], t)
+        return _derivative(lambda t: self.schedule(t)[0], t), _derivative(
+            lambda t: self.schedule(t)[1], t
+        )
 
     def prior_scale(self, like: Tensor) -> Tensor:
         r"""Standard deviation :math:`\sqrt{\alpha_1^2 + \sigma_1^2}` of pure noise: what standardised data become."""

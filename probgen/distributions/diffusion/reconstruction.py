@@ -103,7 +103,9 @@ class LevelReconstruction:
     def law(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> dist.TorchDistribution:
         values = self.embed(torch.arange(self.levels, dtype=z.dtype, device=z.device))
         errors = z.unsqueeze(-1) - alpha.unsqueeze(-1) * values
-        return dist.Categorical(logits=-0.5 * (errors / sigma.unsqueeze(-1)).square(), validate_args=False)
+        return dist.Categorical(
+            logits=-0.5 * (errors / sigma.unsqueeze(-1)).square(), validate_args=False
+        )
 
     def mode(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         steps = (z / alpha - self.low) * ((self.levels - 1) / (self.high - self.low))

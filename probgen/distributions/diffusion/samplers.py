@@ -120,8 +120,12 @@ class Heun:
         ratios = (path.sigmas / path.alphas)[:-1]
         factor = 1 + min(self.churn / self.steps, 2**0.5 - 1)
         low, high = self.between
-        lifted = torch.where((ratios >= low) & (ratios <= high), ratios * factor, ratios).clamp(max=ratios[0])
-        times = torch.where(lifted > ratios, process.schedule.time(-2 * lifted.log()), path.times[:-1])
+        lifted = torch.where((ratios >= low) & (ratios <= high), ratios * factor, ratios).clamp(
+            max=ratios[0]
+        )
+        times = torch.where(
+            lifted > ratios, process.schedule.time(-2 * lifted.log()), path.times[:-1]
+        )
         return grid(process.schedule, times)
 
 
@@ -167,4 +171,6 @@ def _rising(path: Grid) -> Grid:
 
 def _check_deterministic(noise: float, name: str) -> None:
     if noise:
-        raise ValueError(f"expected a deterministic sampler to encode with, got {name}={noise}; set it to 0")
+        raise ValueError(
+            f"expected a deterministic sampler to encode with, got {name}={noise}; set it to 0"
+        )

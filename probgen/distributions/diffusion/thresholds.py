@@ -73,15 +73,24 @@ class DynamicThreshold:
 
     def __call__(self, x: Tensor, low: Tensor, high: Tensor, event_ndim: int) -> Tensor:
         low, high = _ends(self, low, high)
-        middle, half = ((low + high) / 2).nan_to_num(nan=0.0), (high - low) / 2  # an infinite range has no middle
+        middle, half = (
+            ((low + high) / 2).nan_to_num(nan=0.0),
+            (high - low) / 2,
+        )  # an infinite range has no middle
         apart = x - middle
         flat = apart.abs().reshape(*x.shape[: x.ndim - event_ndim], -1)
-        stretch = (flat.quantile(self.quantile, -1) / half).clamp(min=1).reshape(flat.shape[:-1] + (1,) * event_ndim)
+        stretch = (
+            (flat.quantile(self.quantile, -1) / half)
+            .clamp(min=1)
+            .reshape(flat.shape[:-1] + (1,) * event_ndim)
+        )
         reach = stretch * half
         return middle + torch.minimum(torch.maximum(apart, -reach), reach) / stretch
 
 
-def _ends(threshold: StaticThreshold | DynamicThreshold, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _ends(
+    threshold: StaticThreshold | DynamicThreshold, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
     """The ends that were told, else those that were seen."""
     first = low if threshold.low is None else torch.as_tensor(threshold.low).to(low)
     return first, high if threshold.high is None else torch.as_tensor(threshold.high).to(high)
@@ -113,5 +122,8 @@ class Limit(nn.Module):
         if self.threshold is None:
             return x
         unseen = self.low > self.high
-        low, high = torch.where(unseen, -torch.inf, self.low), torch.where(unseen, torch.inf, self.high)
+        low, high = (
+            torch.where(unseen, -torch.inf, self.low),
+            torch.where(unseen, torch.inf, self.high),
+        )
         return self.threshold(x, low, high, event_ndim)

@@ -112,4 +112,6 @@ def _shares(count: int, like: Tensor) -> Tensor:
 
 def _between(times: Tensor) -> Tensor:
     """Ends set to 1 and 0, from which rounding moves them."""
-    return torch.cat((torch.ones_like(times[:1]), times[1:-1].clamp(0, 1), torch.zeros_like(times[:1])))
+    return torch.cat(
+        (torch.ones_like(times[:1]), times[1:-1].clamp(0, 1), torch.zeros_like(times[:1]))
+    )

@@ -69,9 +69,16 @@ class Bipartite(NamedTuple):
         others = self.excitation(v).unsqueeze(-2) - own
         levels = range(table.shape[1])
         logits = [
-            self.visible.log_weight(torch.full_like(v, k)) + softplus(others + table[:, k]).sum(-1) for k in levels
+            self.visible.log_weight(torch.full_like(v, k)) + softplus(others + table[:, k]).sum(-1)
+            for k in levels
         ]
-        return torch.stack(logits, -1).log_softmax(-1).gather(-1, label.unsqueeze(-1)).squeeze(-1).sum(-1)
+        return (
+            torch.stack(logits, -1)
+            .log_softmax(-1)
+            .gather(-1, label.unsqueeze(-1))
+            .squeeze(-1)
+            .sum(-1)
+        )
 
     def gibbs(self, v: Tensor, steps: int, free: Tensor | None = None) -> Tensor:
         """Ends of chains of block Gibbs steps, ``(*lead, D)``."""
@@ -128,7 +135,10 @@ class HiddenSum(NamedTuple):
         linear = (features @ (self.field.weight @ states.T)).movedim(-1, 0)
         lead = max(single.ndim - 1, bias.ndim - 1)
         return (
-            linear + single.sum(-1) + bias.reshape(len(bias), *[1] * (lead - bias.ndim + 1), *bias.shape[1:]) + hidden
+            linear
+            + single.sum(-1)
+            + bias.reshape(len(bias), *[1] * (lead - bias.ndim + 1), *bias.shape[1:])
+            + hidden
         )
 
     def _unseen(self, states: Tensor, unseen: Tensor) -> Tensor:
@@ -143,7 +153,9 @@ class HiddenSum(NamedTuple):
     def _weights(self, states: Tensor) -> Tensor:
         """Log integrals of every visible unit beside hidden states: ``(S, H) -> (S, *batch, D)``."""
         inputs = states @ self.field.weight.T
-        return self.field.visible.log_partition(inputs.reshape(len(states), *[1] * len(self.field.batch), -1))
+        return self.field.visible.log_partition(
+            inputs.reshape(len(states), *[1] * len(self.field.batch), -1)
+        )
 
     def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of hidden states and their terms c h: ``(S, H)``, ``(S, *batch)``."""
@@ -164,25 +176,35 @@ class VisibleSum(NamedTuple):
 
     def log_weights(self, v: Tensor, seen: Tensor) -> Tensor:
         """Log weights of every visible state, none to speak of beside others: ``(*lead, D) -> (S, *lead)``."""
-        return torch.cat([self._consistent(v, seen, states) for states in self._states().split(AT_ONCE)])
+        return torch.cat(
+            [self._consistent(v, seen, states) for states in self._states().split(AT_ONCE)]
+        )
 
     def log_prob(self, v: Tensor, seen: Tensor | None) -> Tensor:
         """The sum over these states, a log weight of the seen entries: ``(*lead, D) -> (*lead,)``."""
         if seen is None:
             return self.field.score(v)
-        return _accumulated(self._consistent(v, seen, states) for states in self._states().split(AT_ONCE))
+        return _accumulated(
+            self._consistent(v, seen, states) for states in self._states().split(AT_ONCE)
+        )
 
     def draw(self, v: Tensor, seen: Tensor, shape: torch.Size) -> Tensor:
         """Independent draws of v given its seen entries: ``(*shape, *lead, D)``."""
         weights = self.log_weights(v, seen).movedim(0, -1)
-        return self._states()[torch.distributions.Categorical(logits=weights, validate_args=False).sample(shape)]
+        return self._states()[
+            torch.distributions.Categorical(logits=weights, validate_args=False).sample(shape)
+        ]
 
     def _consistent(self, v: Tensor, seen: Tensor, states: Tensor) -> Tensor:
         scores, lead = self._scores(states), max(v.ndim - 1, len(self.field.batch))
         scores = scores.reshape(len(states), *[1] * (lead - scores.ndim + 1), *scores.shape[1:])
         agrees = ((states.reshape(len(states), *[1] * (v.ndim - 1), -1) == v) | ~seen).all(-1)
-        never = torch.finfo(scores.dtype).min / 2  # finite: a block without any consistent state has a gradient
-        return scores.masked_fill(~agrees.reshape(len(states), *[1] * (lead - v.ndim + 1), *v.shape[:-1]), never)
+        never = (
+            torch.finfo(scores.dtype).min / 2
+        )  # finite: a block without any consistent state has a gradient
+        return scores.masked_fill(
+            ~agrees.reshape(len(states), *[1] * (lead - v.ndim + 1), *v.shape[:-1]), never
+        )
 
     def _scores(self, states: Tensor) -> Tensor:
         return self.field.score(states.reshape(len(states), *[1] * len(self.field.batch), -1))

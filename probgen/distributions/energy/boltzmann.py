@@ -13,7 +13,13 @@ from torch.distributions import constraints
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
-from probgen.distributions.energy.bipartite import Bipartite, HiddenSum, VisibleSum, binary_states, smaller_sum
+from probgen.distributions.energy.bipartite import (
+    Bipartite,
+    HiddenSum,
+    VisibleSum,
+    binary_states,
+    smaller_sum,
+)
 from probgen.distributions.energy.path import FieldPath
 from probgen.distributions.energy.units import Binary, Stacked
 from probgen.distributions.energy.visible import Visible
@@ -126,7 +132,9 @@ class Boltzmann(dist.TorchDistribution):
         own = self.kind.bind(self.kind.start(x.flatten(1)))
         if not self.above:
             return FieldPath(self.field, own, self.event_shape)
-        return FieldPath(self.field, middle._replace(parts=(own, *middle.parts[1:])), self.event_shape)
+        return FieldPath(
+            self.field, middle._replace(parts=(own, *middle.parts[1:])), self.event_shape
+        )
 
     # -- layers --------------------------------------------------------------------------------------------------
 
@@ -139,7 +147,10 @@ class Boltzmann(dist.TorchDistribution):
 
     def _mean_field(self, v: Tensor) -> Tensor:
         r"""A lower bound of the log weight: :math:`\max_m E_q[\log \phi] + H(q)`, even layers independent under q."""
-        above, turned = Binary(torch.cat([part.bias for part in self.field.visible.parts[1:]], -1)), self.field.weight.T
+        above, turned = (
+            Binary(torch.cat([part.bias for part in self.field.visible.parts[1:]], -1)),
+            self.field.weight.T,
+        )
         with torch.no_grad():
             mean = v.new_full((*v.shape[:-1], sum(self.above)), 0.5)
             for _ in range(MEAN_FIELD):
@@ -268,12 +279,18 @@ class ChainedBoltzmann(Boltzmann):
         return self.chain(self.chain_afresh(torch.Size(shape) + self.batch_shape), self.sweeps)
 
 
-def boltzmann(field: Bipartite, kind: Visible, sweeps: int, limit: int) -> ExactBoltzmann | ChainedBoltzmann:
+def boltzmann(
+    field: Bipartite, kind: Visible, sweeps: int, limit: int
+) -> ExactBoltzmann | ChainedBoltzmann:
     """The law of the visible layer: exact where the states of a layer are at most ``limit``."""
     visible = field.visible
     units = sum(visible.sizes) if isinstance(visible, Stacked) else kind.shape.numel()
     total = smaller_sum(field, units, limit)
-    return ChainedBoltzmann(field, kind, sweeps) if total is None else ExactBoltzmann(field, kind, sweeps, total)
+    return (
+        ChainedBoltzmann(field, kind, sweeps)
+        if total is None
+        else ExactBoltzmann(field, kind, sweeps, total)
+    )
 
 
 @gibbs.register(ChainedBoltzmann)

@@ -23,7 +23,9 @@ class Kernel(Protocol):
 
     adjusted: bool
 
-    def __call__(self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None) -> Moved: ...
+    def __call__(
+        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+    ) -> Moved: ...
 
 
 class EnergyLaw(dist.TorchDistribution):
@@ -72,7 +74,13 @@ class EnergyLaw(dist.TorchDistribution):
         batch_shape: torch.Size | tuple = torch.Size(),
         annealing: Kernel | None = None,
     ):
-        self.function, self.start, self.kernel, self.steps, self.tilted = function, start, kernel, steps, tilted
+        self.function, self.start, self.kernel, self.steps, self.tilted = (
+            function,
+            start,
+            kernel,
+            steps,
+            tilted,
+        )
         self.annealing = kernel if annealing is None else annealing
         self.inner = torch.broadcast_shapes(torch.Size(batch_shape), start.batch_shape)
         super().__init__(self.inner, start.event_shape, validate_args=False)
@@ -156,11 +164,19 @@ class EnergyLaw(dist.TorchDistribution):
 
     def _widened(self, x: Tensor) -> Tensor:
         """Rows that broadcast with what the energy closes over."""
-        return x.expand(torch.broadcast_shapes(self._lead(x), self.inner) + self.event_shape) if self.inner else x
+        return (
+            x.expand(torch.broadcast_shapes(self._lead(x), self.inner) + self.event_shape)
+            if self.inner
+            else x
+        )
 
     def _spread(self, value: Tensor, x: Tensor) -> Tensor:
         plain = self._lead(x) == value.shape and self.batch_shape in (value.shape, torch.Size())
-        return value if plain else value.expand(torch.broadcast_shapes(self._lead(x), self.batch_shape))
+        return (
+            value
+            if plain
+            else value.expand(torch.broadcast_shapes(self._lead(x), self.batch_shape))
+        )
 
     def _lead(self, x: Tensor) -> torch.Size:
         return x.shape[: x.ndim - len(self.event_shape)]

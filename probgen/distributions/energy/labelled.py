@@ -46,7 +46,11 @@ class LabelledEnergy(EnergyLaw):
     ):
         def energy(x: Tensor) -> Tensor:
             values = logits(x)
-            return -values.logsumexp(-1) if label is None else -_chosen(values, label, values.logsumexp(-1))
+            return (
+                -values.logsumexp(-1)
+                if label is None
+                else -_chosen(values, label, values.logsumexp(-1))
+            )
 
         self.logits, self.label = logits, label
         batch = torch.Size() if label is None else label.shape
@@ -55,7 +59,9 @@ class LabelledEnergy(EnergyLaw):
     def label_log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x) of the labels, 0 where they are not known: ``(*batch, *event) -> (*batch,)``."""
         if self.label is None:
-            raise ValueError("expected labels as the context of the rows, got None; pass (x, labels)")
+            raise ValueError(
+                "expected labels as the context of the rows, got None; pass (x, labels)"
+            )
         values = self.logits(x).log_softmax(-1)
         return _chosen(values, self.label, torch.zeros_like(values[..., 0]))
 
@@ -64,7 +70,9 @@ def _chosen(values: Tensor, label: Tensor, otherwise: Tensor) -> Tensor:
     """The values ``(*lead, K)`` of labels ``(*batch,)``, something else where these are NaN: ``(*lead,)``."""
     label = label.expand(torch.broadcast_shapes(values.shape[:-1], label.shape))
     index = label.nan_to_num().long().unsqueeze(-1)
-    return torch.where(label.isnan(), otherwise, values.expand(*label.shape, -1).gather(-1, index).squeeze(-1))
+    return torch.where(
+        label.isnan(), otherwise, values.expand(*label.shape, -1).gather(-1, index).squeeze(-1)
+    )
 
 
 @gibbs.register(LabelledEnergy)

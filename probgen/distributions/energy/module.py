@@ -30,7 +30,17 @@ class EnergyModule(DistributionModule):
     ):
         super().__init__()
         if base is not None and start is not None:
-            raise ValueError("expected a base or a start, got both: chains start from the base; drop one")
-        self.net, self.shape, self.kernel, self.steps, self.annealing = net, torch.Size(shape), kernel, steps, annealing
+            raise ValueError(
+                "expected a base or a start, got both: chains start from the base; drop one"
+            )
+        self.net, self.shape, self.kernel, self.steps, self.annealing = (
+            net,
+            torch.Size(shape),
+            kernel,
+            steps,
+            annealing,
+        )
         self.beside, self.tilted = size_beside(net, shape), base is not None
-        self.start = base if base is not None else standard_normal(*shape) if start is None else start
+        self.start = (
+            base if base is not None else standard_normal(*shape) if start is None else start
+        )

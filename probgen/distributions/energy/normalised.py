@@ -34,7 +34,9 @@ class WithConstant(dist.TorchDistribution):
 
     def __init__(self, law: dist.TorchDistribution, log_z: Tensor):
         if density(law) != "unnormalised":
-            raise ValueError(f"expected a law that lacks its constant, got density {density(law)}; use it as it is")
+            raise ValueError(
+                f"expected a law that lacks its constant, got density {density(law)}; use it as it is"
+            )
         self.law, self.log_z = law, log_z
         super().__init__(law.batch_shape, law.event_shape, validate_args=False)
 

@@ -53,7 +53,9 @@ class FieldPath(NamedTuple):
         """
         excitation = self.field.excitation(state)
         single = (self.field.visible.log_weight(state) - self.base.log_weight(state)).sum(-1)
-        ratio = (new - old) * single + (softplus(new * excitation) - softplus(old * excitation)).sum(-1)
+        ratio = (new - old) * single + (
+            softplus(new * excitation) - softplus(old * excitation)
+        ).sum(-1)
         chance, there = (new * excitation).sigmoid(), self.field.tempered(self.base, new)
         if steps:
             hidden = (torch.rand_like(chance) < chance).to(chance.dtype)

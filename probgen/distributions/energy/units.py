@@ -146,7 +146,9 @@ class Normal(NamedTuple):
         return self._replace(linear=self.linear + self.scale * a)
 
     def mixed(self, base: Normal, beta: Tensor) -> Normal:
-        linear, precision = (torch.lerp(old, new, beta) for old, new in zip(base[:2], self[:2], strict=True))
+        linear, precision = (
+            torch.lerp(old, new, beta) for old, new in zip(base[:2], self[:2], strict=True)
+        )
         return Normal(linear, precision, self.scale)
 
     def expand(self, batch: torch.Size) -> Normal:
@@ -185,7 +187,9 @@ class Labels(NamedTuple):
 
     def sample(self, a: Tensor) -> Tensor:
         total = self._total(a)
-        noise = torch.rand_like(total).clamp(torch.finfo(total.dtype).tiny).log().neg().log()  # minus Gumbel noise
+        noise = (
+            torch.rand_like(total).clamp(torch.finfo(total.dtype).tiny).log().neg().log()
+        )  # minus Gumbel noise
         return (total - noise).argmax(-1).to(total.dtype)
 
     def mean(self) -> Tensor:
@@ -225,13 +229,19 @@ class Stacked(NamedTuple):
         return torch.broadcast_shapes(*(part.batch for part in self.parts))
 
     def features(self, v: Tensor) -> Tensor:
-        return _joined([part.features(piece) for part, piece in zip(self.parts, self.cut(v), strict=True)])
+        return _joined(
+            [part.features(piece) for part, piece in zip(self.parts, self.cut(v), strict=True)]
+        )
 
     def spread(self, mask: Tensor) -> Tensor:
-        return _joined([part.spread(piece) for part, piece in zip(self.parts, self.cut(mask), strict=True)])
+        return _joined(
+            [part.spread(piece) for part, piece in zip(self.parts, self.cut(mask), strict=True)]
+        )
 
     def log_weight(self, v: Tensor) -> Tensor:
-        return _joined([part.log_weight(piece) for part, piece in zip(self.parts, self.cut(v), strict=True)])
+        return _joined(
+            [part.log_weight(piece) for part, piece in zip(self.parts, self.cut(v), strict=True)]
+        )
 
     def log_partition(self, a: Tensor) -> Tensor:
         return _joined([part.log_partition(piece) for part, piece in self._inputs(a)])
@@ -247,7 +257,9 @@ class Stacked(NamedTuple):
 
     def mixed(self, base: Stacked, beta: Tensor) -> Stacked:
         return self._replace(
-            parts=tuple(part.mixed(old, beta) for part, old in zip(self.parts, base.parts, strict=True))
+            parts=tuple(
+                part.mixed(old, beta) for part, old in zip(self.parts, base.parts, strict=True)
+            )
         )
 
     def expand(self, batch: torch.Size) -> Stacked:

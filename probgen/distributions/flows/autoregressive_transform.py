@@ -40,7 +40,13 @@ class AutoregressiveTransform(Invertible):
     Papamakarios, Pavlakou, Murray (2017), Masked autoregressive flow, https://arxiv.org/abs/1705.07057
     """
 
-    def __init__(self, elements: Callable[[Tensor], Transform], steps: Steps, order: Tensor, density: str = "exact"):
+    def __init__(
+        self,
+        elements: Callable[[Tensor], Transform],
+        steps: Steps,
+        order: Tensor,
+        density: str = "exact",
+    ):
         super().__init__()
         self.elements, self.steps, self.order, self.density = elements, steps, order, density
 
@@ -56,7 +62,11 @@ class AutoregressiveTransform(Invertible):
         return self.elements(x)(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        steps, found, columns = self.steps(y.shape[:-1]), [], y.movedim(-1, 0).contiguous().unbind(0)
+        steps, found, columns = (
+            self.steps(y.shape[:-1]),
+            [],
+            y.movedim(-1, 0).contiguous().unbind(0),
+        )
         transform = next(steps)
         for variable in self.order.tolist():
             if found:

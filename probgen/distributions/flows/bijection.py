@@ -13,9 +13,19 @@ from zuko import transforms  # noqa: E402
 from zuko.transforms import ComposedTransform  # noqa: E402
 from zuko.utils import odeint  # noqa: E402
 
-Distribution.set_default_validate_args(_validated)  # importing zuko turns validation off for everybody
+Distribution.set_default_validate_args(
+    _validated
+)  # importing zuko turns validation off for everybody
 
-__all__ = ["Bijection", "ComposedTransform", "Inverted", "Invertible", "nets", "odeint", "transforms"]
+__all__ = [
+    "Bijection",
+    "ComposedTransform",
+    "Inverted",
+    "Invertible",
+    "nets",
+    "odeint",
+    "transforms",
+]
 
 
 class Invertible(Transform):

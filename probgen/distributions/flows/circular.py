@@ -65,7 +65,10 @@ class IntervalSpline(Bijection):
         ends = raw[..., -2:]
         low, high = (ends / (1 + ends.abs() / _LIMIT)).exp().split(1, -1)
         *others, before, after = self.spline.knots.unbind(-2)
-        before, after = torch.cat((low, before[..., 1:]), -1), torch.cat((after[..., :-1], high), -1)
+        before, after = (
+            torch.cat((low, before[..., 1:]), -1),
+            torch.cat((after[..., :-1], high), -1),
+        )
         self.spline.knots = torch.stack((*others, before, after), -2)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +148,9 @@ class UniformBox(dist.TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        return self.low + (self.high - self.low) * torch.rand(shape, dtype=self.low.dtype, device=self.low.device)
+        return self.low + (self.high - self.low) * torch.rand(
+            shape, dtype=self.low.dtype, device=self.low.device
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> UniformBox:
         return UniformBox(self.low, self.high, batch_shape)

@@ -112,9 +112,13 @@ class EntropicTransport:
 
     def __call__(self, x: Tensor, z: Tensor, context: Tensor | None) -> Tensor:
         cost = _costs(x, z, context, self.context_weight).detach()
-        logits = -cost.double() / (self.strength * cost.mean()).clamp(min=torch.finfo(cost.dtype).tiny)
+        logits = -cost.double() / (self.strength * cost.mean()).clamp(
+            min=torch.finfo(cost.dtype).tiny
+        )
         logits = logits - logits.amax(1, keepdim=True)
-        logits = logits - logits.amax(0)  # a one in each row and column of the kernel: sums stay within range
+        logits = logits - logits.amax(
+            0
+        )  # a one in each row and column of the kernel: sums stay within range
         kernel, columns = logits.exp(), torch.ones_like(logits[0])
         for _ in range(self.iterations):
             rows = 1 / (kernel @ columns).clamp(min=_TINY)

@@ -24,7 +24,12 @@ class Euler:
     density = "approximate"
 
     def __call__(
-        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor] = ()
+        self,
+        slope: Callable[..., State],
+        state: State,
+        start: float,
+        end: float,
+        parameters: Sequence[Tensor] = (),
     ) -> State:
         for time, size in _steps(self.steps, start, end, state):
             state = moved(state, slope(time, *state), size)
@@ -44,7 +49,12 @@ class Midpoint:
     density = "approximate"
 
     def __call__(
-        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor] = ()
+        self,
+        slope: Callable[..., State],
+        state: State,
+        start: float,
+        end: float,
+        parameters: Sequence[Tensor] = (),
     ) -> State:
         for time, size in _steps(self.steps, start, end, state):
             middle = moved(state, slope(time, *state), size / 2)
@@ -67,12 +77,19 @@ class Trapezoid:
     density = "approximate"
 
     def __call__(
-        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor] = ()
+        self,
+        slope: Callable[..., State],
+        state: State,
+        start: float,
+        end: float,
+        parameters: Sequence[Tensor] = (),
     ) -> State:
         for time, size in _steps(self.steps, start, end, state):
             first = slope(time, *state)
             second = slope(time + size, *moved(state, first, size))
-            state = moved(state, tuple((a + b) / 2 for a, b in zip(first, second, strict=True)), size)
+            state = moved(
+                state, tuple((a + b) / 2 for a, b in zip(first, second, strict=True)), size
+            )
         return state
 
 

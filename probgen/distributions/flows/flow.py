@@ -71,7 +71,9 @@ class Pushforward(dist.TorchDistribution):
         super().__init__(base_dist.batch_shape, event_shape, validate_args=False)
 
     @classmethod
-    def through(cls, base_dist: dist.TorchDistribution, transforms: Iterable[Transform]) -> Pushforward:
+    def through(
+        cls, base_dist: dist.TorchDistribution, transforms: Iterable[Transform]
+    ) -> Pushforward:
         """The law of x for which ``f_L(... f_1(x))`` has the base law."""
         return cls(base_dist, ComposedTransform(*transforms))
 
@@ -91,7 +93,9 @@ class Pushforward(dist.TorchDistribution):
         if self.batch_shape and x.shape != self.batch_shape + self.event_shape:
             x = x.expand(broadcast_shape(x.shape, self.batch_shape + self.event_shape))
         z, ladj = self.transform.call_and_ladj(x)
-        return self.base_dist.log_prob(z) + _summed(ladj, len(self.event_shape) - self.transform.domain.event_dim)
+        return self.base_dist.log_prob(z) + _summed(
+            ladj, len(self.event_shape) - self.transform.domain.event_dim
+        )
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         if not self.has_rsample:
@@ -108,7 +112,9 @@ class Pushforward(dist.TorchDistribution):
             self._drawn = _Drawn(x, x._version, log_prob, torch.is_grad_enabled())
         return x
 
-    def rsample_and_log_prob(self, sample_shape: torch.Size | tuple = torch.Size()) -> tuple[Tensor, Tensor]:
+    def rsample_and_log_prob(
+        self, sample_shape: torch.Size | tuple = torch.Size()
+    ) -> tuple[Tensor, Tensor]:
         """Draws and their log-densities for one evaluation of the map, with gradients for both."""
         x = self.rsample(sample_shape)
         return x, self.log_prob(x)
@@ -133,7 +139,11 @@ class Pushforward(dist.TorchDistribution):
     def _check(self, x: Tensor) -> None:
         check_event(x, self.event_shape)
         refuse_missing(x)
-        if self._validate_args and values_are_known() and not (inside := self.support.check(x)).all():
+        if (
+            self._validate_args
+            and values_are_known()
+            and not (inside := self.support.check(x)).all()
+        ):
             raise ValueError(
                 f"expected x in the domain of the flow, {self.support}, got an event that begins with "
                 f"{x[~inside].flatten()[0].item():g}; move the data into it, or begin the flow with a map of it"

@@ -42,7 +42,9 @@ class IntegerLogisticMixture(dist.TorchDistribution):
     support = constraints.integer_interval(-(2**24), 2**24)
     has_rsample = False
 
-    def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None):
+    def __init__(
+        self, logits: Tensor, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None
+    ):
         self.logits, self.loc, self.log_scale = torch.broadcast_tensors(logits, loc, log_scale)
         super().__init__(self.logits.shape[:-1], validate_args=validate_args)
 
@@ -50,7 +52,10 @@ class IntegerLogisticMixture(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(x)
         inverse_scale, centred = (-self.log_scale).exp(), x[..., None] - self.loc
-        upper, lower = logsigmoid((centred + 0.5) * inverse_scale), logsigmoid((0.5 - centred) * inverse_scale)
+        upper, lower = (
+            logsigmoid((centred + 0.5) * inverse_scale),
+            logsigmoid((0.5 - centred) * inverse_scale),
+        )
         masses = upper + lower + (-torch.expm1(-inverse_scale)).log()
         return (self.logits.log_softmax(-1) + masses).logsumexp(-1)
 
@@ -58,7 +63,9 @@ class IntegerLogisticMixture(dist.TorchDistribution):
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             index = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))[..., None]
-            loc, log_scale = (v.expand(*shape, -1).gather(-1, index)[..., 0] for v in (self.loc, self.log_scale))
+            loc, log_scale = (
+                v.expand(*shape, -1).gather(-1, index)[..., 0] for v in (self.loc, self.log_scale)
+            )
             noise = torch.rand_like(loc).logit(eps=torch.finfo(loc.dtype).eps)
             return (loc + log_scale.exp() * noise).round()
 

@@ -50,8 +50,12 @@ class LogitLogistic(dist.TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        t = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(eps=torch.finfo(self.loc.dtype).eps)
+        t = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(
+            eps=torch.finfo(self.loc.dtype).eps
+        )
         return (self.loc + self.scale * t).sigmoid()
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LogitLogistic:
-        return LogitLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self._validate_args)
+        return LogitLogistic(
+            self.loc.expand(batch_shape), self.scale.expand(batch_shape), self._validate_args
+        )

@@ -39,7 +39,9 @@ class Gaussianised(nn.Module):
         self.register_buffer("edges", nn.functional.pad(below, (1, 0)).to(weights))
 
     @classmethod
-    def of(cls, rows: Tensor, low: float, high: float, bins: int, smoothing: float = 1.0) -> Gaussianised:
+    def of(
+        cls, rows: Tensor, low: float, high: float, bins: int, smoothing: float = 1.0
+    ) -> Gaussianised:
         """The histogram of rows ``(N, D)``, with so much added to the count of every bin."""
         index = ((rows - low) / (high - low) * bins).long().clamp(0, bins - 1)
         counts = nn.functional.one_hot(index, bins).sum(0)
@@ -65,14 +67,18 @@ class HistogramTransform(Bijection):
         below, above = self._ends(index)
         share = (below + (above - below) * (place - index)).clamp(1e-6, 1 - 1e-6)
         z = torch.special.ndtri(share)
-        return z, (above - below).log() - math.log(self.width) + (z.square() + math.log(2 * math.pi)) / 2
+        return z, (above - below).log() - math.log(self.width) + (
+            z.square() + math.log(2 * math.pi)
+        ) / 2
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         share = torch.special.ndtr(y)
         index = (share.detach().unsqueeze(-1) >= self.edges[..., 1:-1]).sum(-1)
         below, above = self._ends(index)
         x = self.low + self.width * (index + ((share - below) / (above - below)).clamp(0, 1))
-        return x, math.log(self.width) - (above - below).log() - (y.square() + math.log(2 * math.pi)) / 2
+        return x, math.log(self.width) - (above - below).log() - (
+            y.square() + math.log(2 * math.pi)
+        ) / 2
 
     def _ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
         edges = self.edges.expand(*index.shape, -1)

@@ -132,7 +132,9 @@ class MatchedFlow(Pushforward):
     transform: ContinuousTransform
     costly_density = True  # fit does not score a batch to see whether shapes fit
 
-    def __init__(self, base_dist: dist.TorchDistribution, transform: ContinuousTransform, matching: Matching):
+    def __init__(
+        self, base_dist: dist.TorchDistribution, transform: ContinuousTransform, matching: Matching
+    ):
         super().__init__(base_dist, transform)
         self.matching = matching
 

@@ -107,15 +107,21 @@ class MultiScale(dist.TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MultiScale:
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)
-        new.contexts = [None if c is None else c.expand(*batch_shape, *c.shape[-3:]) for c in self.contexts]
+        new.contexts = [
+            None if c is None else c.expand(*batch_shape, *c.shape[-3:]) for c in self.contexts
+        ]
         return new
 
     def _draw(self, sample_shape: torch.Size | tuple, draw: Callable[[Any], Tensor]) -> Tensor:
         """From the coarsest scale down."""
         lead = torch.Size(sample_shape) + self.batch_shape
         offset = self.scales[-1].offset
-        rows = offset.new_zeros(math.prod(lead), 0, *offset.shape[1:])  # the last scale keeps no channels
-        for scale, context in reversed(list(zip(self.scales, self._rows_of_contexts(lead), strict=True))):
+        rows = offset.new_zeros(
+            math.prod(lead), 0, *offset.shape[1:]
+        )  # the last scale keeps no channels
+        for scale, context in reversed(
+            list(zip(self.scales, self._rows_of_contexts(lead), strict=True))
+        ):
             rows = scale.decode(rows, draw(self.head(scale.raw(rows, context))), context)
         return rows.view(*lead, *self.event_shape)
 

@@ -21,7 +21,12 @@ class Solver(Protocol):
     """Integrates ``d state / dt = slope(t, *state)`` from one time to another."""
 
     def __call__(
-        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor]
+        self,
+        slope: Callable[..., State],
+        state: State,
+        start: float,
+        end: float,
+        parameters: Sequence[Tensor],
     ) -> State:
         """The state at ``end``; ``parameters`` are the tensors, besides the state, that gradients go to."""
 
@@ -52,7 +57,12 @@ class Adaptive:
         return "exact" if max(self.atol, self.rtol) <= 1e-4 else "approximate"
 
     def __call__(
-        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor]
+        self,
+        slope: Callable[..., State],
+        state: State,
+        start: float,
+        end: float,
+        parameters: Sequence[Tensor],
     ) -> State:
         def finite(t: Tensor, *state: Tensor) -> State:
             slopes = slope(t, *state)
@@ -83,7 +93,12 @@ class RungeKutta:
     density = "approximate"
 
     def __call__(
-        self, slope: Callable[..., State], state: State, start: float, end: float, parameters: Sequence[Tensor] = ()
+        self,
+        slope: Callable[..., State],
+        state: State,
+        start: float,
+        end: float,
+        parameters: Sequence[Tensor] = (),
     ) -> State:
         size = (end - start) / self.steps
         for step in range(self.steps):
@@ -92,7 +107,10 @@ class RungeKutta:
             second = slope(time + size / 2, *moved(state, first, size / 2))
             third = slope(time + size / 2, *moved(state, second, size / 2))
             fourth = slope(time + size, *moved(state, third, size))
-            mean = tuple((a + 2 * b + 2 * c + d) / 6 for a, b, c, d in zip(first, second, third, fourth, strict=True))
+            mean = tuple(
+                (a + 2 * b + 2 * c + d) / 6
+                for a, b, c, d in zip(first, second, third, fourth, strict=True)
+            )
             state = moved(state, mean, size)
         return state
 
@@ -107,10 +125,14 @@ def _pulled(v: Tensor, x: Tensor, probes: Tensor, graded: bool) -> Tensor:
     if len(probes) > 1:
         try:
             return torch.autograd.grad(v, x, probes, create_graph=graded, is_grads_batched=True)[0]
-        except RuntimeError:  # some operations, as group normalisation, cannot be differentiated twice in a batch
+        except (
+            RuntimeError
+        ):  # some operations, as group normalisation, cannot be differentiated twice in a batch
             if not graded:
                 raise
-    return torch.stack([torch.autograd.grad(v, x, probe, graded or None, graded)[0] for probe in probes])
+    return torch.stack(
+        [torch.autograd.grad(v, x, probe, graded or None, graded)[0] for probe in probes]
+    )
 
 
 def basis(x: Tensor) -> Tensor:
@@ -182,14 +204,21 @@ class ContinuousTransform(Invertible):
         event_ndim: int = 1,
     ):
         super().__init__()
-        self.velocity, self.solver, self.probes, self.parameters = velocity, solver, probes, parameters
+        self.velocity, self.solver, self.probes, self.parameters = (
+            velocity,
+            solver,
+            probes,
+            parameters,
+        )
         self.event_ndim, self.density = event_ndim, worst(density(solver), density(probes))
         if event_ndim > 1:
             self.domain = self.codomain = constraints.independent(constraints.real, event_ndim)
 
     def using(self, solver: Solver) -> ContinuousTransform:
         """The same equation, solved in another way."""
-        return ContinuousTransform(self.velocity, solver, self.probes, self.parameters, self.event_ndim)
+        return ContinuousTransform(
+            self.velocity, solver, self.probes, self.parameters, self.event_ndim
+        )
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._solved(x, 0.0, 1.0)
@@ -217,7 +246,9 @@ class ContinuousTransform(Invertible):
                 x = x.clone().requires_grad_()
                 v = self.velocity(t, x)
             pulled = _pulled(v, x, probes, graded)
-            return (v if graded else v.detach()), (pulled * probes).flatten(-self.event_ndim).sum((0, -1))
+            return (v if graded else v.detach()), (pulled * probes).flatten(-self.event_ndim).sum(
+                (0, -1)
+            )
 
         nothing = torch.zeros_like(x[(..., *[0] * self.event_ndim)])
         return self._solve(slope, (x, nothing), start, end)

@@ -108,20 +108,26 @@ class Rescaled(dist.TorchDistribution):
     def mean(self) -> Tensor:
         """Where the units are affine."""
         if self.units.bounds is not None:
-            raise NotImplementedError("the mean of a law on bounded units has no closed form; average samples")
+            raise NotImplementedError(
+                "the mean of a law on bounded units has no closed form; average samples"
+            )
         return self.units.loc + self.units.scale * self.base_dist.mean
 
     @property
     def variance(self) -> Tensor:
         """Where the units are affine."""
         if self.units.bounds is not None:
-            raise NotImplementedError("the variance of a law on bounded units has no closed form; take that of samples")
+            raise NotImplementedError(
+                "the variance of a law on bounded units has no closed form; take that of samples"
+            )
         return self.units.scale.square() * self.base_dist.variance
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
         y, ladj = self.units.call_and_ladj(x)
-        return self.base_dist.log_prob(y) + summed(torch.where(x.isnan(), 0.0, ladj), len(self.event_shape))
+        return self.base_dist.log_prob(y) + summed(
+            torch.where(x.isnan(), 0.0, ladj), len(self.event_shape)
+        )
 
     def denoising_loss(self, x: Tensor) -> Tensor:
         """The simple loss of the base law, in its units: ``(*batch, *event) -> (*batch,)``.
@@ -163,8 +169,15 @@ class RescaledGiven(dist.TorchDistribution):
 
     def __init__(self, given: dist.TorchDistribution, units: Units, x: Tensor, mask: Tensor):
         shape = torch.broadcast_shapes(x.shape, mask.shape, given.shape())
-        self.given, self.units, self.x, self.mask = given, units, x.expand(shape), mask.expand(shape)
-        super().__init__(shape[: len(shape) - len(given.event_shape)], given.event_shape, validate_args=False)
+        self.given, self.units, self.x, self.mask = (
+            given,
+            units,
+            x.expand(shape),
+            mask.expand(shape),
+        )
+        super().__init__(
+            shape[: len(shape) - len(given.event_shape)], given.event_shape, validate_args=False
+        )
 
     @property
     def density(self) -> str:
@@ -176,7 +189,9 @@ class RescaledGiven(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
-            return torch.where(self.mask, self.x, self.units.inv(self.given.sample(torch.Size(sample_shape))))
+            return torch.where(
+                self.mask, self.x, self.units.inv(self.given.sample(torch.Size(sample_shape)))
+            )
 
     def log_prob(self, value: Tensor) -> Tensor:
         ndim = len(self.event_shape)
@@ -187,7 +202,11 @@ class RescaledGiven(dist.TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> RescaledGiven:
         new, shape = copy.copy(self), torch.Size(batch_shape) + self.event_shape
-        new.given, new.x, new.mask = self.given.expand(batch_shape), self.x.expand(shape), self.mask.expand(shape)
+        new.given, new.x, new.mask = (
+            self.given.expand(batch_shape),
+            self.x.expand(shape),
+            self.mask.expand(shape),
+        )
         new._batch_shape = torch.Size(batch_shape)
         return new
 

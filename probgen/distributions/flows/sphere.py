@@ -37,7 +37,9 @@ class CylinderTransform(Bijection):
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         angle, height = y[..., 0], y[..., 1].clamp(-1, 1)
         radius = ((1 - height) * (1 + height)).clamp(min=torch.finfo(y.dtype).tiny).sqrt()
-        return torch.stack((radius * angle.cos(), radius * angle.sin(), height), -1), torch.zeros_like(angle)
+        return torch.stack(
+            (radius * angle.cos(), radius * angle.sin(), height), -1
+        ), torch.zeros_like(angle)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         return torch.Size((*shape[:-1], 2))

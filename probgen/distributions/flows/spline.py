@@ -52,9 +52,13 @@ class SplineTransform(Invertible):
         super().__init__()
         bins, limit = (raw.shape[-1] + 1) // 3, -math.log(slope)
         sizes, slopes = raw.split((2 * bins, bins - 1), -1)
-        sizes = _within(sizes.unflatten(-1, (2, bins)), limit / 2).exp()  # bounded: 20 times faster than a softmax
+        sizes = _within(
+            sizes.unflatten(-1, (2, bins)), limit / 2
+        ).exp()  # bounded: 20 times faster than a softmax
         sizes = sizes * (2 * bound / sizes.sum(-1, keepdim=True))
-        slopes = pad(_within(slopes, limit).exp(), (1, 1), value=1.0).unfold(-1, bins, 1)  # left and right of a bin
+        slopes = pad(_within(slopes, limit).exp(), (1, 1), value=1.0).unfold(
+            -1, bins, 1
+        )  # left and right of a bin
         self.bound, self.starts = bound, sizes.cumsum(-1) - sizes - bound
         self.knots = torch.cat((self.starts, sizes, slopes), -2)
 
@@ -96,7 +100,11 @@ class SplineTransform(Invertible):
             index = (value.unsqueeze(-1) > self.starts[..., axis, 1:]).sum(-1)
         shape = torch.broadcast_shapes(index.shape, self.knots.shape[:-2])
         knots = self.knots.expand(*shape, *self.knots.shape[-2:])
-        return knots.gather(-1, index.expand(shape)[..., None, None].expand(*shape, 6, 1)).squeeze(-1).unbind(-1)
+        return (
+            knots.gather(-1, index.expand(shape)[..., None, None].expand(*shape, 6, 1))
+            .squeeze(-1)
+            .unbind(-1)
+        )
 
 
 def _within(raw: Tensor, limit: float) -> Tensor:
@@ -109,7 +117,9 @@ def _rational(z: Tensor, s: Tensor, before: Tensor, after: Tensor) -> tuple[Tens
     rest = 1 - z
     both = z * rest
     scale = s + (before + after - 2 * s) * both
-    slope = s.square() * (after * z.square() + 2 * s * both + before * rest.square()) / scale.square()
+    slope = (
+        s.square() * (after * z.square() + 2 * s * both + before * rest.square()) / scale.square()
+    )
     return (s * z.square() + before * both) / scale, slope
 
 

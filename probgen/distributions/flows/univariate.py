@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from probgen.distributions.flows.bijection import Bijection, ComposedTransform, Invertible, nets, transforms
+from probgen.distributions.flows.bijection import (
+    Bijection,
+    ComposedTransform,
+    Invertible,
+    nets,
+    transforms,
+)
 from probgen.distributions.flows.spline import SplineTransform
 
 
@@ -87,7 +93,9 @@ class SumOfSquares:
     def __call__(self, raw: Tensor) -> Transform:
         coefficients = raw[..., 1:].unflatten(-1, (self.polynomials, self.degree + 1))
         shift = transforms.AdditiveTransform(raw[..., 0])
-        return ComposedTransform(LinearTails(transforms.SOSPolynomialTransform(coefficients), 10.0), shift)
+        return ComposedTransform(
+            LinearTails(transforms.SOSPolynomialTransform(coefficients), 10.0), shift
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,9 @@ class MonotonicNetwork(nn.Module):
 
     def forward(self, raw: Tensor) -> Transform:
         function = partial(_beside, self.net, raw)
-        return LinearTails(transforms.MonotonicTransform(function, phi=(raw, *self.parameters())), 10.0)
+        return LinearTails(
+            transforms.MonotonicTransform(function, phi=(raw, *self.parameters())), 10.0
+        )
 
 
 class MonotonicIntegral(nn.Module):
@@ -157,13 +167,19 @@ class MonotonicIntegral(nn.Module):
         super().__init__()
         self.width, self.net = signal + 1, nets.MLP(1 + signal, 1, hidden, activation=nn.Softplus)
         at, weights = numpy.polynomial.legendre.leggauss(nodes)
-        self.register_buffer("nodes", torch.as_tensor(at / 2 + 0.5, dtype=torch.get_default_dtype()))
-        self.register_buffer("weights", torch.as_tensor(weights / 2, dtype=torch.get_default_dtype()))
+        self.register_buffer(
+            "nodes", torch.as_tensor(at / 2 + 0.5, dtype=torch.get_default_dtype())
+        )
+        self.register_buffer(
+            "weights", torch.as_tensor(weights / 2, dtype=torch.get_default_dtype())
+        )
 
     def forward(self, raw: Tensor) -> Transform:
         function = partial(self._integral, raw[..., 1:])
         integral = transforms.MonotonicTransform(function, phi=(raw, *self.parameters()))
-        return ComposedTransform(LinearTails(integral, 10.0), transforms.AdditiveTransform(raw[..., 0]))
+        return ComposedTransform(
+            LinearTails(integral, 10.0), transforms.AdditiveTransform(raw[..., 0])
+        )
 
     def _integral(self, signal: Tensor, x: Tensor) -> Tensor:
         logarithm = _beside(self.net, signal.unsqueeze(-2), x.unsqueeze(-1) * self.nodes)
@@ -223,7 +239,9 @@ class LinearTails(Bijection):
         inside = torch.minimum(torch.maximum(y, low), high)
         with torch.no_grad():
             x = self.base.inv(inside)
-        reached, ladj = self.base.call_and_ladj(x)  # a Newton step: beyond a bisection's tolerance, and with gradients
+        reached, ladj = self.base.call_and_ladj(
+            x
+        )  # a Newton step: beyond a bisection's tolerance, and with gradients
         x = (x - (reached - inside) * (-ladj).exp()).clamp(-self.bound, self.bound)
         ladj = self.base.log_abs_det_jacobian(x, inside)
         return x + (y - inside), torch.where((low <= y) & (y <= high), -ladj, 0.0)
@@ -232,4 +250,6 @@ class LinearTails(Bijection):
 def _beside(net: nn.Module, signal: Tensor, x: Tensor) -> Tensor:
     """The network of a variable and a signal: ``(*batch, S), (*more, *batch) -> (*more, *batch)``."""
     shape = torch.broadcast_shapes(x.shape, signal.shape[:-1])
-    return net(torch.cat((x.expand(shape).unsqueeze(-1), signal.expand(*shape, -1)), -1)).squeeze(-1)
+    return net(torch.cat((x.expand(shape).unsqueeze(-1), signal.expand(*shape, -1)), -1)).squeeze(
+        -1
+    )

@@ -82,7 +82,9 @@ def family_table(nodes: Sequence[Node], index: int, x: Tensor) -> tuple[Tensor, 
     return table.permute(*range(grid, table.ndim), *range(grid)), scope
 
 
-def _on_grid(nodes: Sequence[Node], node: Node, discrete: list[int], x: Tensor, lead: torch.Size) -> Tensor:
+def _on_grid(
+    nodes: Sequence[Node], node: Node, discrete: list[int], x: Tensor, lead: torch.Size
+) -> Tensor:
     """Values of the parents, discrete ones at all their levels: ``(*levels, *lead, P)``."""
     sizes, parts = [nodes[p].levels for p in discrete], []
     for p in node.parents:
@@ -137,7 +139,9 @@ class Ancestral(dist.TorchDistribution):
         supports = {node.columns.start: node.law(self._zeros(node)).support for node in self.nodes}
         sizes = {node.columns.start: node.columns.stop - node.columns.start for node in self.nodes}
         parts = [supports[start].base_constraint for start in sorted(supports)]
-        return constraints.independent(_Columns(parts, -1, [sizes[start] for start in sorted(sizes)]), 1)
+        return constraints.independent(
+            _Columns(parts, -1, [sizes[start] for start in sorted(sizes)]), 1
+        )
 
     @property
     def density(self) -> str:
@@ -149,29 +153,43 @@ class Ancestral(dist.TorchDistribution):
         x = x.expand(*lead, -1)
         if has_missing(x):
             return self._marginal(x, lead)
-        terms = [node.law(self._above(node, x)).log_prob(x[..., node.columns]) for node in self.nodes]
+        terms = [
+            node.law(self._above(node, x)).log_prob(x[..., node.columns]) for node in self.nodes
+        ]
         return sum(terms).expand(lead)
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         x = self.blank.new_full(torch.Size(sample_shape) + self.blank.shape, torch.nan)
-        return self._filled(x, torch.ones(len(self.nodes), dtype=torch.bool, device=x.device).expand(*x.shape[:-1], -1))
+        return self._filled(
+            x,
+            torch.ones(len(self.nodes), dtype=torch.bool, device=x.device).expand(
+                *x.shape[:-1], -1
+            ),
+        )
 
     @torch.no_grad()
     def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         """Exact draws of missing entries (NaN) given the others: ``(*batch, D) -> (*sample, *batch, D)``."""
         check_event(x, self.event_shape)
-        lead, shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape), torch.Size(sample_shape)
+        lead, shape = (
+            torch.broadcast_shapes(x.shape[:-1], self.batch_shape),
+            torch.Size(sample_shape),
+        )
         x = x.expand(*lead, -1)
         free, drawn = self._free(x), x.expand(*shape, *lead, -1).clone()
         columns = self._discrete_columns()
         if columns and x[..., columns].isnan().any():
             factors, _ = self._factors(x)
-            drawn[..., columns] = factors.draw(x[..., columns], lead, shape.numel()).reshape(*shape, *lead, -1).to(x)
+            drawn[..., columns] = (
+                factors.draw(x[..., columns], lead, shape.numel()).reshape(*shape, *lead, -1).to(x)
+            )
         return self._filled(drawn, free.expand(*shape, *free.shape))
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("expected a network of one kind of node; average draws of complete(x) instead")
+        raise NotImplementedError(
+            "expected a network of one kind of node; average draws of complete(x) instead"
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Ancestral:
         new = copy.copy(self)
@@ -183,11 +201,18 @@ class Ancestral(dist.TorchDistribution):
         self._free(x)
         factors, constant = self._factors(x)
         columns = self._discrete_columns()
-        return (constant + (factors.log_sum(x[..., columns], lead) if columns else 0.0)).expand(lead)
+        return (constant + (factors.log_sum(x[..., columns], lead) if columns else 0.0)).expand(
+            lead
+        )
 
     def _factors(self, x: Tensor) -> tuple[Factors, Tensor]:
         """Each node as a table over the discrete members of its family; and the sum of those that have none."""
-        place = {index: i for i, index in enumerate(i for i, node in enumerate(self.nodes) if node.levels is not None)}
+        place = {
+            index: i
+            for i, index in enumerate(
+                i for i, node in enumerate(self.nodes) if node.levels is not None
+            )
+        }
         tables, scopes, constant = [], [], torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
         for index in range(len(self.nodes)):
             table, scope = family_table(self.nodes, index, x)
@@ -195,7 +220,9 @@ class Ancestral(dist.TorchDistribution):
                 tables, scopes = [*tables, table], [*scopes, tuple(place[i] for i in scope)]
             else:
                 constant = constant + table
-        return Factors(tuple(tables), tuple(scopes), tuple(self.nodes[i].levels for i in place), self.limit), constant
+        return Factors(
+            tuple(tables), tuple(scopes), tuple(self.nodes[i].levels for i in place), self.limit
+        ), constant
 
     def _free(self, x: Tensor) -> Tensor:
         """Which nodes have no observed entry below them or in them, ``(*lead, nodes)``; refuses other missing ones."""

@@ -21,7 +21,9 @@ def pair_counts(x: Tensor, levels: Sequence[int], weights: Tensor | None = None)
     """
     dims, most = len(levels), max(levels)
     shares = x.new_ones(len(x), 1) if weights is None else weights.to(x)
-    total = torch.zeros(shares.shape[-1], dims * most, dims * most, dtype=torch.float64, device=x.device)
+    total = torch.zeros(
+        shares.shape[-1], dims * most, dims * most, dtype=torch.float64, device=x.device
+    )
     for rows, share in zip(x.split(_ROWS), shares.split(_ROWS), strict=True):
         hot = functional.one_hot(rows.nan_to_num().long(), most) * ~rows.isnan().unsqueeze(-1)
         hot = hot.flatten(1).to(x.dtype)  # whole numbers below 2**24, where nothing is weighted
@@ -96,7 +98,10 @@ def tree_parameters(parents: Tensor, levels: Sequence[int]) -> int:
     >>> tree_parameters(torch.tensor([-1, 0]), (2, 3))
     5
     """
-    return sum((own - 1) * (levels[p] if p >= 0 else 1) for own, p in zip(levels, parents.tolist(), strict=True))
+    return sum(
+        (own - 1) * (levels[p] if p >= 0 else 1)
+        for own, p in zip(levels, parents.tolist(), strict=True)
+    )
 
 
 def tree_scores(x: Tensor, parents: Tensor, logits: Tensor, levels: Sequence[int]) -> Tensor:

@@ -74,7 +74,9 @@ def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> N
     Traceback (most recent call last):
     ValueError: expected a directed acyclic graph, got the cycle a -> b -> a; remove one of its edges
     """
-    unknown = (set(parents) | {p for above in parents.values() for p in above}) - set(names) - {CONTEXT}
+    unknown = (
+        (set(parents) | {p for above in parents.values() for p in above}) - set(names) - {CONTEXT}
+    )
     if unknown or CONTEXT in names:
         raise ValueError(
             f"expected parents and children among the nodes {tuple(names)}, got {sorted(unknown) or CONTEXT}; name "
@@ -87,11 +89,15 @@ def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> N
         TopologicalSorter(parents).prepare()
     except CycleError as error:
         cycle = " -> ".join(error.args[1])
-        raise ValueError(f"expected a directed acyclic graph, got the cycle {cycle}; remove one of its edges") from None
+        raise ValueError(
+            f"expected a directed acyclic graph, got the cycle {cycle}; remove one of its edges"
+        ) from None
 
 
 @torch.no_grad()
-def _probe(laws: Laws, parents: Mapping[str, Sequence[str]], context: int) -> tuple[list[slice], list[int | None]]:
+def _probe(
+    laws: Laws, parents: Mapping[str, Sequence[str]], context: int
+) -> tuple[list[slice], list[int | None]]:
     """Columns and numbers of levels of all nodes, from their laws where parents and context are zero."""
     found: dict[str, tuple[int, int | None]] = {CONTEXT: (context, None)}
     for name in TopologicalSorter(parents).static_order():
@@ -121,5 +127,7 @@ def finite_levels(law: dist.TorchDistribution) -> int | None:
         return None
     if support is constraints.boolean:
         return 2
-    finite = isinstance(support, type(constraints.integer_interval(0, 1))) and support.lower_bound == 0
+    finite = (
+        isinstance(support, type(constraints.integer_interval(0, 1))) and support.lower_bound == 0
+    )
     return int(support.upper_bound) + 1 if finite else None

@@ -38,7 +38,12 @@ class _DiscreteLaw(dist.TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        top = torch.tensor(self.factors.levels, device=self.factors.tables[0].device).reshape(self.event_shape) - 1
+        top = (
+            torch.tensor(self.factors.levels, device=self.factors.tables[0].device).reshape(
+                self.event_shape
+            )
+            - 1
+        )
         base = constraints.boolean if (top == 1).all() else constraints.integer_interval(0, top)
         return constraints.independent(base, len(self.event_shape))
 
@@ -95,7 +100,10 @@ class _DiscreteLaw(dist.TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _DiscreteLaw:
         new = copy.copy(self)
-        new.factors, new._batch_shape = self.factors.expand(torch.Size(batch_shape)), torch.Size(batch_shape)
+        new.factors, new._batch_shape = (
+            self.factors.expand(torch.Size(batch_shape)),
+            torch.Size(batch_shape),
+        )
         return new
 
     def _flat(self, x: Tensor) -> tuple[Tensor, torch.Size]:
@@ -184,9 +192,13 @@ class DiscreteNetwork(_DiscreteLaw):
     tensor([0.0500, 0.4500])
     """
 
-    def __init__(self, tables: Sequence[Tensor], parents: Sequence[Sequence[int]], limit: int = LIMIT):
+    def __init__(
+        self, tables: Sequence[Tensor], parents: Sequence[Sequence[int]], limit: int = LIMIT
+    ):
         scopes = tuple((*above, v) for v, above in enumerate(parents))
-        super().__init__(Factors(tuple(tables), scopes, tuple(table.shape[-1] for table in tables), limit))
+        super().__init__(
+            Factors(tuple(tables), scopes, tuple(table.shape[-1] for table in tables), limit)
+        )
 
     def relevant(self, x: Tensor) -> tuple[Factors, list[int] | slice]:
         """Without variables that nothing observed descends from: their tables sum to 1 (Shachter 1986).
@@ -197,7 +209,11 @@ class DiscreteNetwork(_DiscreteLaw):
             return self.factors, slice(None)
         unseen = x.isnan().flatten(0, -2).all(0).tolist() if x.ndim > 1 else x.isnan().tolist()
         kept = _above(self.factors.scopes, tuple(v for v, gone in enumerate(unseen) if not gone))
-        return (self.factors, slice(None)) if len(kept) == len(unseen) else (self.factors.only(kept), list(kept))
+        return (
+            (self.factors, slice(None))
+            if len(kept) == len(unseen)
+            else (self.factors.only(kept), list(kept))
+        )
 
     def joint_given(self, x: Tensor, variables: Sequence[int]) -> Tensor:
         """Probabilities of some variables together given the observed entries: ``(*batch, D) -> (*batch, *levels)``.
@@ -207,7 +223,9 @@ class DiscreteNetwork(_DiscreteLaw):
         check_event(x, self.event_shape)
         places, levels = list(variables), [self.factors.levels[v] for v in variables]
         axes = [torch.arange(k, dtype=x.dtype, device=x.device) for k in levels]
-        values = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, *(1,) * (x.ndim - 1), len(levels))
+        values = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(
+            -1, *(1,) * (x.ndim - 1), len(levels)
+        )
         agrees = (x[..., places].isnan() | (x[..., places] == values)).all(-1)
         asked = x.repeat(len(values), *(1,) * x.ndim)
         asked[..., places] = values.expand(*asked.shape[:-1], -1)
@@ -229,7 +247,9 @@ class DiscreteNetwork(_DiscreteLaw):
         return x.to(tables[0].dtype).reshape(*shape, -1)
 
     @torch.enable_grad()
-    def expected_counts(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    def expected_counts(
+        self, x: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         r"""How often each entry of each table is used by rows ``(n, D)``, in expectation given what they observe.
 
         Each row counts as often as its weight ``(n,)`` says.
@@ -243,13 +263,20 @@ class DiscreteNetwork(_DiscreteLaw):
             The log-likelihood of all rows, and counts of the shapes of the tables.
         """
         tables = tuple(table.detach().requires_grad_() for table in self.factors.tables)
-        fixed, total, counts = self.factors._replace(tables=tables), 0.0, [torch.zeros_like(t) for t in tables]
+        fixed, total, counts = (
+            self.factors._replace(tables=tables),
+            0.0,
+            [torch.zeros_like(t) for t in tables],
+        )
         weights = x.new_ones(len(x)) if weights is None else weights
         size = max(1, _AT_ONCE // max(1, self.plan.operations))
         for rows, share in zip(x.split(size), weights.split(size), strict=True):
             value = (fixed.log_sum(rows, rows.shape[:-1]) * share).sum(dtype=torch.float64)
             found = torch.autograd.grad(value, tables)
-            total, counts = total + value.detach(), [c + f for c, f in zip(counts, found, strict=True)]
+            total, counts = (
+                total + value.detach(),
+                [c + f for c, f in zip(counts, found, strict=True)],
+            )
         return torch.as_tensor(total), counts
 
 

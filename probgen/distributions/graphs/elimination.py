@@ -52,7 +52,9 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def plan(scopes: tuple[Scope, ...], levels: tuple[int, ...], batched: tuple[bool, ...] | None = None) -> Plan:
+def plan(
+    scopes: tuple[Scope, ...], levels: tuple[int, ...], batched: tuple[bool, ...] | None = None
+) -> Plan:
     r"""The cheapest order found in which to sum all variables out of a product of tables.
 
     .. math:: \sum_{x_1} \dots \sum_{x_D} \prod_f \phi_f(x_{s(f)})
@@ -82,7 +84,10 @@ def plan(scopes: tuple[Scope, ...], levels: tuple[int, ...], batched: tuple[bool
     row, batched = opt_einsum.get_symbol(len(levels)), batched or (False,) * len(scopes)
     names = ["".join(map(opt_einsum.get_symbol, scope)) for scope in scopes]
     terms = [name + row * own for name, own in zip(names, batched, strict=True)]
-    shapes = [tuple(levels[v] for v in scope) + (_ROWS,) * own for scope, own in zip(scopes, batched, strict=True)]
+    shapes = [
+        tuple(levels[v] for v in scope) + (_ROWS,) * own
+        for scope, own in zip(scopes, batched, strict=True)
+    ]
     equation = ",".join(terms) + "->" + row * any(batched)
 
     def cost(optimize: object) -> Plan:
@@ -93,18 +98,25 @@ def plan(scopes: tuple[Scope, ...], levels: tuple[int, ...], batched: tuple[bool
     if best.largest > _NARROW:
         orders = (tuple(range(len(levels))), _fewest_neighbours(scopes, levels))
         others = [cost(_path(scopes, order)) for order in orders]
-        search, state = opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size"), random.getstate()
+        search, state = (
+            opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size"),
+            random.getstate(),
+        )
         best = min([best, *others, cost(search)], key=lambda each: (each.largest, each.operations))
         random.setstate(state)  # the search seeds Python's generator
     return best
 
 
-def _costed(contractions: Sequence[tuple], levels: tuple[int, ...], symbol: Callable[[int], str]) -> Plan:
+def _costed(
+    contractions: Sequence[tuple], levels: tuple[int, ...], symbol: Callable[[int], str]
+) -> Plan:
     variable = {symbol(v): v for v in range(len(levels))}
     steps, operations = [], 0
     for positions, _, equation, *_ in contractions:
         inputs, output = equation.split("->")
-        scopes = tuple(tuple(variable[s] for s in part if s in variable) for part in inputs.split(","))
+        scopes = tuple(
+            tuple(variable[s] for s in part if s in variable) for part in inputs.split(",")
+        )
         kept = tuple(variable[s] for s in output if s in variable)
         summed = tuple(sorted(set().union(*scopes) - set(kept)))
         steps.append(Step(tuple(positions), scopes, kept, summed))
@@ -147,7 +159,9 @@ def _fewest_neighbours(scopes: tuple[Scope, ...], levels: tuple[int, ...]) -> li
     return order
 
 
-def eliminate(steps: Plan, tables: Sequence[Tensor], reduce: Reduce | None = None, trail: list | None = None) -> Tensor:
+def eliminate(
+    steps: Plan, tables: Sequence[Tensor], reduce: Reduce | None = None, trail: list | None = None
+) -> Tensor:
     """Runs a plan on log tables ``(N or 1, *levels of the scope)``: the log of the sum over all, ``(N or 1,)``.
 
     Differentiable, also where tables hold minus infinity. With ``reduce=log_max`` the maximum. ``trail`` collects what
@@ -168,7 +182,9 @@ def eliminate(steps: Plan, tables: Sequence[Tensor], reduce: Reduce | None = Non
     return torch.where(alive[0] < _IMPOSSIBLE / 2, -torch.inf, alive[0])
 
 
-def trace_back(steps: Plan, trail: Sequence[Sequence[Tensor]], x: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
+def trace_back(
+    steps: Plan, trail: Sequence[Sequence[Tensor]], x: Tensor, choose: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Values of all variables, found in the reverse order of elimination: each given those that were eliminated later.
 
     Parameters
@@ -186,7 +202,9 @@ def trace_back(steps: Plan, trail: Sequence[Sequence[Tensor]], x: Tensor, choose
         levels, weights = {}, 0.0
         for table, scope in zip(operands, step.scopes, strict=True):
             levels |= dict(zip(scope, table.shape[1:], strict=True))
-            weights = weights + _aligned(at_values(table, scope, x, step.kept), _without(scope, step.kept), step.summed)
+            weights = weights + _aligned(
+                at_values(table, scope, x, step.kept), _without(scope, step.kept), step.summed
+            )
         shape = [levels[v] for v in step.summed]
         flat = choose(weights.expand(len(x), *shape).flatten(1))
         x[:, step.summed] = torch.stack(torch.unravel_index(flat, shape), -1)
@@ -212,17 +230,24 @@ def _aligned(table: Tensor, scope: Scope, target: Scope) -> Tensor:
 @lru_cache(maxsize=2**14)
 def _alignment(scope: Scope, target: Scope) -> tuple[tuple[int, ...], tuple[slice | None, ...]]:
     order = sorted(range(len(scope)), key=lambda i: target.index(scope[i]))
-    return (0, *(1 + i for i in order)), (slice(None), *(slice(None) if v in scope else None for v in target))
+    return (0, *(1 + i for i in order)), (
+        slice(None),
+        *(slice(None) if v in scope else None for v in target),
+    )
 
 
-def log_max(tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summed: Scope) -> Tensor:
+def log_max(
+    tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summed: Scope
+) -> Tensor:
     """The log of the largest product over the variables ``summed``, for each value of those ``kept``."""
     union = kept + summed
     total = sum(_aligned(table, scope, union) for table, scope in zip(tables, scopes, strict=True))
     return total.amax(tuple(range(-len(summed), 0))) if summed else total
 
 
-def log_sum(tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summed: Scope) -> Tensor:
+def log_sum(
+    tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summed: Scope
+) -> Tensor:
     r"""The log of a product of tables summed over some variables; where these are large, by a matrix product.
 
     .. math:: \log \sum_s e^{a_{ks} + b_{ks}} = \max_s a_{ks} + \max_s b_{ks}
@@ -243,9 +268,17 @@ def log_sum(tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summ
         shift = shift + _aligned(peak.squeeze(gone), _without(scope, summed), kept)
     total = torch.einsum(*operands, [0, *(label[v] for v in kept)])
     possible = total > 0
-    return torch.where(possible, shift + torch.where(possible, total, 1.0).log().to(shift), _IMPOSSIBLE)
+    return torch.where(
+        possible, shift + torch.where(possible, total, 1.0).log().to(shift), _IMPOSSIBLE
+    )
 
 
 def _size(pairs: list[tuple[Tensor, Scope]]) -> int:
     """Entries of the product of some tables, per row."""
-    return prod({v: size for table, scope in pairs for v, size in zip(scope, table.shape[1:], strict=True)}.values())
+    return prod(
+        {
+            v: size
+            for table, scope in pairs
+            for v, size in zip(scope, table.shape[1:], strict=True)
+        }.values()
+    )

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from probgen.core.missing import has_missing
-from probgen.distributions.graphs.elimination import Plan, Scope, at_values, eliminate, log_max, plan, trace_back
+from probgen.distributions.graphs.elimination import (
+    Plan,
+    Scope,
+    at_values,
+    eliminate,
+    log_max,
+    plan,
+    trace_back,
+)
 from probgen.distributions.support import check_possible
 
 LIMIT = 2**22  # entries of the largest table, per row
@@ -51,18 +59,26 @@ class Factors(NamedTuple):
     @property
     def batch(self) -> torch.Size:
         """What all batch dims of the tables broadcast to."""
-        sizes = [table.shape[: table.ndim - len(scope)] for table, scope in zip(self.tables, self.scopes, strict=True)]
+        sizes = [
+            table.shape[: table.ndim - len(scope)]
+            for table, scope in zip(self.tables, self.scopes, strict=True)
+        ]
         return torch.broadcast_shapes(*sizes)
 
     def expand(self, batch: torch.Size) -> Factors:
         """The same with batch dims, if it had any: tables without batch dims suit every row."""
         pairs = zip(self.tables, self.scopes, strict=True)
-        tables = (t if t.ndim == len(s) else t.expand(*batch, *t.shape[t.ndim - len(s) :]) for t, s in pairs)
+        tables = (
+            t if t.ndim == len(s) else t.expand(*batch, *t.shape[t.ndim - len(s) :])
+            for t, s in pairs
+        )
         return self._replace(tables=tuple(tables))
 
     def plan(self, evidence: bool = False) -> Plan:
         """How the variables are summed out: with ``evidence`` of each row's own, or all of them."""
-        batched = tuple(table.ndim > len(scope) for table, scope in zip(self.tables, self.scopes, strict=True))
+        batched = tuple(
+            table.ndim > len(scope) for table, scope in zip(self.tables, self.scopes, strict=True)
+        )
         if not evidence:
             return plan(self.scopes, self.levels, batched)
         own = tuple((v,) for v in range(len(self.levels)))
@@ -84,17 +100,27 @@ class Factors(NamedTuple):
     def log_partition(self) -> Tensor:
         """The log of the product summed over all variables: ``(*batch,)``."""
         order = self._affordable(self.plan())
-        return eliminate(order, self.rows(self.batch)).expand(self.batch.numel()).reshape(self.batch)
+        return (
+            eliminate(order, self.rows(self.batch)).expand(self.batch.numel()).reshape(self.batch)
+        )
 
     def draw(self, x: Tensor | None, lead: torch.Size, copies: int = 1) -> Tensor:
         """Draws of missing entries given the others, ``(*lead, D) -> (copies, *lead, D)``; without x, of all."""
-        choose = lambda logits: torch.distributions.Categorical(logits=logits, validate_args=False).sample()  # noqa: E731
+        choose = lambda logits: torch.distributions.Categorical(
+            logits=logits, validate_args=False
+        ).sample()  # noqa: E731
         if x is None:
             order, trail = self._affordable(self.plan()), []
             eliminate(order, self.rows(self.batch), None, trail)
             total = copies * lead.numel()
-            values = torch.zeros(total, len(self.levels), dtype=torch.long, device=self.tables[0].device)
-            return trace_back(order, trail, values, choose).to(self.tables[0].dtype).reshape(copies, *lead, -1)
+            values = torch.zeros(
+                total, len(self.levels), dtype=torch.long, device=self.tables[0].device
+            )
+            return (
+                trace_back(order, trail, values, choose)
+                .to(self.tables[0].dtype)
+                .reshape(copies, *lead, -1)
+            )
         return self._traced(x, lead, copies, None, choose)
 
     def mode(self, x: Tensor, lead: torch.Size) -> Tensor:
@@ -128,7 +154,11 @@ class Factors(NamedTuple):
     def only(self, variables: Sequence[int]) -> Factors:
         """The tables all of whose variables are among some, which are renumbered in their order."""
         place = {v: i for i, v in enumerate(variables)}
-        pairs = [(t, s) for t, s in zip(self.tables, self.scopes, strict=True) if all(v in place for v in s)]
+        pairs = [
+            (t, s)
+            for t, s in zip(self.tables, self.scopes, strict=True)
+            if all(v in place for v in s)
+        ]
         scopes = tuple(tuple(place[v] for v in scope) for _, scope in pairs)
         levels = tuple(self.levels[v] for v in variables)
         return Factors(tuple(table for table, _ in pairs), scopes, levels, self.limit)
@@ -136,8 +166,12 @@ class Factors(NamedTuple):
     def _score(self, x: Tensor, lead: torch.Size) -> Tensor:
         if not self.batch:
             flat = torch.cat([table.flatten() for table in self.tables])
-            columns, strides, offsets = (part.to(x.device) for part in _strides(self.scopes, self.levels))
-            places = offsets + sum(x.long()[..., columns[i]] * strides[i] for i in range(len(columns)))
+            columns, strides, offsets = (
+                part.to(x.device) for part in _strides(self.scopes, self.levels)
+            )
+            places = offsets + sum(
+                x.long()[..., columns[i]] * strides[i] for i in range(len(columns))
+            )
             return flat[places].sum(-1).expand(lead)
         rows = _flat(x, lead).long()
         pairs = zip(self.rows(lead), self.scopes, strict=True)
@@ -149,7 +183,9 @@ class Factors(NamedTuple):
         for table, scope in zip(self.tables, self.scopes, strict=True):
             inner = table.shape[table.ndim - len(scope) :]
             own = table.ndim > len(scope)
-            out.append(table.expand(*lead, *inner).reshape(-1, *inner) if own else table.unsqueeze(0))
+            out.append(
+                table.expand(*lead, *inner).reshape(-1, *inner) if own else table.unsqueeze(0)
+            )
         return out
 
     def _log_sum(self, rows: Tensor, evidence: Tensor, lead: torch.Size) -> Tensor:
@@ -159,14 +195,18 @@ class Factors(NamedTuple):
             return sums[0]
         return torch.cat(sums)[torch.cat([group.rows for group in groups]).argsort()]
 
-    def _traced(self, x: Tensor, lead: torch.Size, copies: int, reduce: Callable | None, choose: Callable) -> Tensor:
+    def _traced(
+        self, x: Tensor, lead: torch.Size, copies: int, reduce: Callable | None, choose: Callable
+    ) -> Tensor:
         rows = _flat(x, lead)
         out = rows.nan_to_num().long().expand(copies, -1, -1).clone()
         for group in self._groups(rows, self.evidence(rows), self.rows(lead)):
             trail: list = []
             check_possible(eliminate(group.plan, group.tables, reduce, trail))
             start = out[:, group.rows].flatten(0, 1)
-            out[:, group.rows] = trace_back(group.plan, trail, start, choose).unflatten(0, (copies, -1))
+            out[:, group.rows] = trace_back(group.plan, trail, start, choose).unflatten(
+                0, (copies, -1)
+            )
         return out.to(x.dtype).reshape(copies, *lead, -1)
 
     def _groups(self, rows: Tensor, evidence: Tensor, tables: list[Tensor]) -> Iterator[_Group]:
@@ -176,20 +216,35 @@ class Factors(NamedTuple):
             patterns, which = rows.isnan().unique(dim=0, return_inverse=True)
             for number, pattern in enumerate(patterns.tolist()):
                 chosen = indices[which == number]
-                yield self._observed(rows[chosen], evidence[chosen], _some(tables, chosen), pattern, chosen)
+                yield self._observed(
+                    rows[chosen], evidence[chosen], _some(tables, chosen), pattern, chosen
+                )
             return
         for chosen in indices.split(max(1, _AT_ONCE // max(order.operations, 1))):
             own = [evidence[chosen, v, :size] for v, size in enumerate(self.levels)]
             yield _Group(chosen, order, _some(tables, chosen) + own)
 
     def _observed(
-        self, rows: Tensor, evidence: Tensor, tables: list[Tensor], missing: list[bool], chosen: Tensor
+        self,
+        rows: Tensor,
+        evidence: Tensor,
+        tables: list[Tensor],
+        missing: list[bool],
+        chosen: Tensor,
     ) -> _Group:
         """Rows that miss the same variables: tables at the observed values, of the missing variables alone."""
         seen = tuple(v for v, gone in enumerate(missing) if not gone)
-        values, found, scopes, constant = rows.nan_to_num().long(), [], [], torch.zeros(len(rows), device=rows.device)
+        values, found, scopes, constant = (
+            rows.nan_to_num().long(),
+            [],
+            [],
+            torch.zeros(len(rows), device=rows.device),
+        )
         for table, scope in zip(tables, self.scopes, strict=True):
-            part, rest = at_values(table, scope, values, seen), tuple(v for v in scope if missing[v])
+            part, rest = (
+                at_values(table, scope, values, seen),
+                tuple(v for v in scope if missing[v]),
+            )
             if rest:
                 found, scopes = [*found, part], [*scopes, rest]
             else:

@@ -36,14 +36,20 @@ def joint_normal(weights: Tensor, bias: Tensor, scale: Tensor) -> MultivariateNo
     """
     eye = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
     inverse = torch.linalg.inv(eye - weights)
-    upper = torch.linalg.qr((inverse * scale).mT).R  # no Cholesky decomposition: that of the product loses digits
+    upper = torch.linalg.qr(
+        (inverse * scale).mT
+    ).R  # no Cholesky decomposition: that of the product loses digits
     signs = torch.where(upper.diagonal() < 0, -1.0, 1.0)
     tril = (upper * signs.unsqueeze(-1)).mT
-    return MultivariateNormal((inverse @ bias.unsqueeze(-1)).squeeze(-1), scale_tril=tril, validate_args=False)
+    return MultivariateNormal(
+        (inverse @ bias.unsqueeze(-1)).squeeze(-1), scale_tril=tril, validate_args=False
+    )
 
 
 def network_law(
-    parts: Sequence[tuple[Tensor, Tensor, Tensor]], parents: Sequence[Sequence[int]], context: Tensor | None
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]],
+    parents: Sequence[Sequence[int]],
+    context: Tensor | None,
 ) -> MultivariateNormal:
     """The joint law of regressions, each of weights ``(P,)`` of its parents and then of a context, bias, log scale."""
     flat, bias = [], []
@@ -53,7 +59,9 @@ def network_law(
         bias.append(constant if context is None or not len(own) else constant + context @ own)
     places = [(child, parent) for child, above in enumerate(parents) for parent in above]
     weights = flat[0].new_zeros(len(parts), len(parts))
-    rows, columns = torch.tensor(places, dtype=torch.long, device=weights.device).reshape(-1, 2).unbind(-1)
+    rows, columns = (
+        torch.tensor(places, dtype=torch.long, device=weights.device).reshape(-1, 2).unbind(-1)
+    )
     scale = torch.stack([log_scale for _, _, log_scale in parts]).exp()
     matrix = weights.index_put((rows, columns), torch.cat(flat))
     return joint_normal(matrix, torch.stack(torch.broadcast_tensors(*bias), -1), scale)
@@ -93,10 +101,15 @@ def regression(
         If the parents are functions of each other, or the column is one of them.
     """
     first, parents = statistics["first"] / statistics["rows"], list(above)
-    mean, covariance = centre + first, statistics["second"] / statistics["rows"] - first.outer(first)
+    mean, covariance = (
+        centre + first,
+        statistics["second"] / statistics["rows"] - first.outer(first),
+    )
     inner, cross = covariance[parents][:, parents], covariance[parents, node]
     if weight is None:
-        at = 0.0 * mean[parents] if bias is None else mean[parents]  # through the bias, where that is given
+        at = (
+            0.0 * mean[parents] if bias is None else mean[parents]
+        )  # through the bias, where that is given
         cross = cross + at * (mean[node] - (0.0 if bias is None else bias))
         weight = _solved(inner + at.outer(at), cross, node, parents)
     best = mean[node] - weight @ mean[parents]

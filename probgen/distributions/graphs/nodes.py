@@ -39,7 +39,12 @@ class Table(DistributionModule):
     """
 
     def __init__(
-        self, levels: int, parents: Sequence[int] = (), *, probs: Tensor | None = None, pseudo_count: float = 0.0
+        self,
+        levels: int,
+        parents: Sequence[int] = (),
+        *,
+        probs: Tensor | None = None,
+        pseudo_count: float = 0.0,
     ):
         super().__init__()
         shape = (*parents, levels)
@@ -84,14 +89,22 @@ class Table(DistributionModule):
 
     def penalty(self) -> Tensor | float:
         """What the pseudo-count makes the M-step subtract from the log-likelihood."""
-        return -self.pseudo_count * self.log_probs.detach().double().sum() if self.pseudo_count else 0.0
+        return (
+            -self.pseudo_count * self.log_probs.detach().double().sum()
+            if self.pseudo_count
+            else 0.0
+        )
 
 
 def _check_probabilities(probs: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(probs.shape) != shape or not (probs.sum(-1) - 1).abs().max() < 1e-3:
-        raise ValueError(f"expected probabilities of shape {shape} that sum to 1 along the last dim, got {probs}")
+        raise ValueError(
+            f"expected probabilities of shape {shape} that sum to 1 along the last dim, got {probs}"
+        )
     if not (probs >= 0).all():
-        raise ValueError(f"expected probabilities that are not negative, got {probs.min().item():g}; correct the table")
+        raise ValueError(
+            f"expected probabilities that are not negative, got {probs.min().item():g}; correct the table"
+        )
 
 
 class LinearGaussian(DistributionModule):
@@ -121,7 +134,9 @@ class LinearGaussian(DistributionModule):
     @property
     def given(self) -> tuple[Tensor | None, Tensor | None]:
         """Weights and bias, of those that do not train."""
-        weight, bias = (None if p.requires_grad else p.detach().double() for p in (self.weight, self.bias))
+        weight, bias = (
+            None if p.requires_grad else p.detach().double() for p in (self.weight, self.bias)
+        )
         return (weight if self.weight.numel() else None), bias
 
     @property
@@ -130,7 +145,9 @@ class LinearGaussian(DistributionModule):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     @torch.no_grad()
-    def initialise(self, centre: Tensor, above: Tensor, variance: Tensor, generator: torch.Generator | None) -> None:
+    def initialise(
+        self, centre: Tensor, above: Tensor, variance: Tensor, generator: torch.Generator | None
+    ) -> None:
         """Small random weights, with which the mean is ``centre`` where those of the parents are ``above``."""
         put(self.weight, 0.1 * torch.randn(self.weight.shape, generator=generator))
         self.maximise(self.weight, centre - above @ self.weight.double(), variance)

@@ -47,13 +47,17 @@ class Pairwise(NamedTuple):
         """The same as tables: one for each variable, one for each edge."""
         nodes, levels = self.unary.shape[-2:]
         scopes = (*((v,) for v in range(nodes)), *self.scopes)
-        return Factors((*self.unary.unbind(-2), *self.pairs.unbind(0)), scopes, (levels,) * nodes, limit)
+        return Factors(
+            (*self.unary.unbind(-2), *self.pairs.unbind(0)), scopes, (levels,) * nodes, limit
+        )
 
     def score(self, x: Tensor) -> Tensor:
         """The log of the product of all potentials: ``(*batch, D) -> (*batch,)``, integers."""
         single = self.unary.expand(*x.shape, -1).take_along_dim(x.unsqueeze(-1), -1).squeeze(-1)
         first, second = x[..., self.edges[:, 0]], x[..., self.edges[:, 1]]
-        return single.sum(-1) + self.pairs[torch.arange(len(self.pairs), device=x.device), first, second].sum(-1)
+        return single.sum(-1) + self.pairs[
+            torch.arange(len(self.pairs), device=x.device), first, second
+        ].sum(-1)
 
     def pseudo_score(self, x: Tensor) -> Tensor:
         r"""The log pseudo-likelihood :math:`\sum_i \log p(x_i \mid x_{-i})`: ``(*batch, D) -> (*batch,)``, integers."""
@@ -139,15 +143,28 @@ class GibbsField(dist.TorchDistribution):
     @torch.no_grad()
     def completed(self, x: Tensor, sweeps: int) -> Tensor:
         """Ends of Gibbs chains over the missing entries (NaN) given the others: ``(*lead, *event)``, as ``x``."""
-        lead, (nodes, levels) = x.shape[: x.ndim - len(self.event_shape)], self.field.unary.shape[-2:]
+        lead, (nodes, levels) = (
+            x.shape[: x.ndim - len(self.event_shape)],
+            self.field.unary.shape[-2:],
+        )
         unary, pairs, edges, _ = self.field
-        unary = unary.expand(*lead, nodes, levels).reshape(-1, nodes, levels) if self.field.batch else unary[None]
+        unary = (
+            unary.expand(*lead, nodes, levels).reshape(-1, nodes, levels)
+            if self.field.batch
+            else unary[None]
+        )
         free = x.isnan().reshape(-1, nodes)
         start = torch.where(
-            free, torch.randint(levels, free.shape, device=x.device), x.nan_to_num().reshape_as(free).long()
+            free,
+            torch.randint(levels, free.shape, device=x.device),
+            x.nan_to_num().reshape_as(free).long(),
         )
         colours = [group.to(x.device) for group in colouring(edges, nodes)]
-        return gibbs_sweeps(start, unary, pairs, edges, colours, sweeps, free).to(x.dtype).reshape(x.shape)
+        return (
+            gibbs_sweeps(start, unary, pairs, edges, colours, sweeps, free)
+            .to(x.dtype)
+            .reshape(x.shape)
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GibbsField:
         new = copy.copy(self)

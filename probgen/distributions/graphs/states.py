@@ -29,7 +29,11 @@ def code(states: Mapping[str, Sequence[str]], name: str, value: str) -> int:
     1
     """
     if value not in states.get(name, ()):
-        known = f"one of {tuple(states[name])}" if name in states else "as a number, since its states have no names"
+        known = (
+            f"one of {tuple(states[name])}"
+            if name in states
+            else "as a number, since its states have no names"
+        )
         raise ValueError(f"expected a state of '{name}', {known}, got '{value}'; give one of these")
     return list(states[name]).index(value)
 

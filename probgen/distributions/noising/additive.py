@@ -43,8 +43,12 @@ class AdditiveNoise(nn.Module, ABC):
     def __init__(self, schedule: Tensor, bounds: tuple[float, float] | None = None):
         super().__init__()
         check_schedule(schedule, schedule[-1] > 0, "(0, 1)")
-        log_signal = torch.cat((schedule.new_zeros(1), schedule.log())).to(torch.get_default_dtype())
-        self.register_buffer("log_signal", log_signal)  # differences of logarithms stay exact where steps are small
+        log_signal = torch.cat((schedule.new_zeros(1), schedule.log())).to(
+            torch.get_default_dtype()
+        )
+        self.register_buffer(
+            "log_signal", log_signal
+        )  # differences of logarithms stay exact where steps are small
         ratio = schedule.double().logit()
         chances = torch.cat((ratio.new_zeros(2), -ratio.diff() / (ratio[0] - ratio[-1])))
         self.register_buffer("chances", chances.to(torch.get_default_dtype()))
@@ -87,7 +91,9 @@ class AdditiveNoise(nn.Module, ABC):
         log_signal = at(self.log_signal, t, x)
         return (0.5 * log_signal).exp(), (-torch.expm1(log_signal)).sqrt()
 
-    def mean_and_scale(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_and_scale(
+        self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
         r"""Mean of x_s given x_t and the datum, and its scale on average over x_t; at s = 0 that of x_0 given x_1.
 
         .. math:: \sqrt{\bar\alpha_s}\, x_0 + \sqrt{\frac{\bar\alpha_t}{\bar\alpha_s}} \frac{1 - \bar\alpha_s}
@@ -95,10 +101,14 @@ class AdditiveNoise(nn.Module, ABC):
                   \tilde\beta = \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t} (1 - \bar\alpha_t / \bar\alpha_s)
         """
         (signal, noise), (signal_s, noise_s) = self.scales(t, x_t), self.scales(s, x_t)
-        mean = signal_s * x_0 + signal / signal_s * (noise_s / noise).square() * (x_t - signal * x_0)
+        mean = signal_s * x_0 + signal / signal_s * (noise_s / noise).square() * (
+            x_t - signal * x_0
+        )
         fading = at(self.log_signal, t, x_t) - at(self.log_signal, s, x_t)
         scale = noise_s / noise * (-torch.expm1(fading)).sqrt()
-        return mean, torch.where(at(s, None, x_t) == 0, torch.expm1(-self.log_signal[1]).sqrt(), scale)
+        return mean, torch.where(
+            at(s, None, x_t) == 0, torch.expm1(-self.log_signal[1]).sqrt(), scale
+        )
 
     def support(self, event_ndim: int) -> constraints.Constraint:
         return constraints.independent(constraints.real, event_ndim)
@@ -167,7 +177,13 @@ def standard_normal(like: Tensor, shape: torch.Size) -> dist.TorchDistribution:
 
 def check_schedule(schedule: Tensor, ends: Tensor, interval: str) -> None:
     """Raises ``ValueError`` unless shares of signal fall strictly, from below 1, and end as told."""
-    falls = schedule.ndim == 1 and len(schedule) > 1 and schedule[0] < 1 and (schedule.diff() < 0).all() and ends
+    falls = (
+        schedule.ndim == 1
+        and len(schedule) > 1
+        and schedule[0] < 1
+        and (schedule.diff() < 0).all()
+        and ends
+    )
     if not falls:
         raise ValueError(
             f"expected a schedule of 2 or more shares of signal that fall within {interval}, got shape "

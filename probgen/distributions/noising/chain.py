@@ -119,7 +119,9 @@ class NoisingChain(dist.TorchDistribution):
         self.predict, self.process, self.step = predict, process, step or ancestral
         self.calls = process.steps if calls is None else calls
         if not 1 <= self.calls <= process.steps:
-            raise ValueError(f"expected 1 to {process.steps} calls of the network for a draw, got {calls}")
+            raise ValueError(
+                f"expected 1 to {process.steps} calls of the network for a draw, got {calls}"
+            )
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
     @constraints.dependent_property
@@ -132,7 +134,9 @@ class NoisingChain(dist.TorchDistribution):
         x_t = _drawn(process.marginal(x, t))
         term = _divergence(process.posterior(x_t, x, t, t - 1), self.reverse(x_t, t, t - 1))
         last = process.marginal(x, torch.full_like(t, process.steps))
-        bound = -term / process.chances[t] - _divergence(last, process.prior(self.event_shape).expand(t.shape))
+        bound = -term / process.chances[t] - _divergence(
+            last, process.prior(self.event_shape).expand(t.shape)
+        )
         return bound + self._reconstruction(x, torch.ones_like(t)) if process.continuous else bound
 
     def denoising_loss(self, x: Tensor) -> Tensor:
@@ -196,7 +200,9 @@ class NoisingChain(dist.TorchDistribution):
     def _steps(self, x: Tensor, chances: Tensor) -> Tensor:
         """A random step for each row, the steps of all rows spread evenly."""
         lead = x.shape[: x.ndim - len(self.event_shape)]
-        place = torch.arange(lead.numel(), device=x.device, dtype=torch.float64) / max(1, lead.numel())
+        place = torch.arange(lead.numel(), device=x.device, dtype=torch.float64) / max(
+            1, lead.numel()
+        )
         share = (torch.rand((), device=x.device, dtype=torch.float64) + place) % 1
         t = torch.searchsorted(chances.double().cumsum(0), share, right=True)
         return t.clamp(max=self.process.steps).reshape(lead)

@@ -50,7 +50,9 @@ class GammaNoise(AdditiveNoise):
     tensor([1.0000e-01, 1.2478e+03, 4.9042e+06], dtype=torch.float64)
     """
 
-    def __init__(self, schedule: Tensor, theta: float = 0.001, bounds: tuple[float, float] | None = None):
+    def __init__(
+        self, schedule: Tensor, theta: float = 0.001, bounds: tuple[float, float] | None = None
+    ):
         super().__init__(schedule, bounds)
         if theta <= 0:
             raise ValueError(f"expected theta > 0, got {theta}; Nachmani, Roman, Wolf use 0.001")

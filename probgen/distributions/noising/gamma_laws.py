@@ -61,12 +61,16 @@ class CentredGamma(dist.TorchDistribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, concentration: Tensor, scale: Tensor):
-        self.loc, self.concentration, self.scale = torch.broadcast_tensors(loc, concentration, scale)
+        self.loc, self.concentration, self.scale = torch.broadcast_tensors(
+            loc, concentration, scale
+        )
         super().__init__(self.loc.shape, validate_args=False)
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        return constraints.greater_than_eq((self.loc - self.concentration * self.scale).to(self.loc.dtype))
+        return constraints.greater_than_eq(
+            (self.loc - self.concentration * self.scale).to(self.loc.dtype)
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -100,7 +104,10 @@ class CentredGamma(dist.TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> CentredGamma:
         return CentredGamma(
-            *(value.expand(torch.Size(batch_shape)) for value in (self.loc, self.concentration, self.scale))
+            *(
+                value.expand(torch.Size(batch_shape))
+                for value in (self.loc, self.concentration, self.scale)
+            )
         )
 
 
@@ -125,7 +132,9 @@ class ScaledBeta(dist.TorchDistribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, width: Tensor, first: Tensor, second: Tensor):
-        self.loc, self.width, self.first, self.second = torch.broadcast_tensors(loc, width, first, second)
+        self.loc, self.width, self.first, self.second = torch.broadcast_tensors(
+            loc, width, first, second
+        )
         super().__init__(self.loc.shape, validate_args=False)
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
@@ -148,7 +157,9 @@ class ScaledBeta(dist.TorchDistribution):
         shape = torch.Size(sample_shape) + self.batch_shape
         k, rest = (value.detach().double().expand(shape) for value in (self.first, self.second))
         one, other = torch._standard_gamma(k), torch._standard_gamma(rest)
-        share = (one * rest - other * k) / ((one + other).clamp(min=TINY) * (k + rest))  # less its mean, exactly
+        share = (one * rest - other * k) / (
+            (one + other).clamp(min=TINY) * (k + rest)
+        )  # less its mean, exactly
         return self.loc + (self.width * share).to(self.loc.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -159,7 +170,13 @@ class ScaledBeta(dist.TorchDistribution):
         body = (k - 1) * torch.log1p(torch.where(inside, one, 0.0))
         body = body + (rest - 1) * torch.log1p(torch.where(inside, other, 0.0))
         left = stirling(total)[0] - stirling(k)[0] - stirling(rest)[0]
-        value = body + left - 0.5 * (k.log() + rest.log() - 3 * total.log()) - HALF_LOG_2PI - width.log()
+        value = (
+            body
+            + left
+            - 0.5 * (k.log() + rest.log() - 3 * total.log())
+            - HALF_LOG_2PI
+            - width.log()
+        )
         return torch.where(inside, value, -math.inf).to(self.loc.dtype)
 
     def entropy(self) -> Tensor:
@@ -167,7 +184,12 @@ class ScaledBeta(dist.TorchDistribution):
         total = k + rest
         (r, d), (r_rest, d_rest), (r_total, d_total) = stirling(k), stirling(rest), stirling(total)
         left = r + r_rest - r_total - (k - 1) * d - (rest - 1) * d_rest + (total - 2) * d_total
-        value = 0.5 * (k.log() + rest.log() - 3 * total.log()) + HALF_LOG_2PI + left + self.width.double().log()
+        value = (
+            0.5 * (k.log() + rest.log() - 3 * total.log())
+            + HALF_LOG_2PI
+            + left
+            + self.width.double().log()
+        )
         return value.to(self.loc.dtype)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ScaledBeta:

@@ -80,7 +80,9 @@ class LabelNoise(nn.Module, ABC):
     def __init__(self, levels: int, schedule: Tensor):
         super().__init__()
         if levels < 2:
-            raise ValueError(f"expected levels >= 2, got {levels}; a single level leaves nothing to model")
+            raise ValueError(
+                f"expected levels >= 2, got {levels}; a single level leaves nothing to model"
+            )
         check_schedule(schedule, schedule[-1] >= 0, "[0, 1)")
         signal = torch.cat((schedule.new_ones(1), schedule)).to(torch.get_default_dtype())
         self.register_buffer("signal", signal)
@@ -162,14 +164,18 @@ class UniformNoise(LabelNoise):
         return self.levels
 
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        return independent(Labels(self._spread(one_hot(x_0, self.levels), at(self.signal, t, x_0))), t.ndim)
+        return independent(
+            Labels(self._spread(one_hot(x_0, self.levels), at(self.signal, t, x_0))), t.ndim
+        )
 
     def mixed(self, x_t: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
         signal, signal_s = at(self.signal, t, x_t), at(self.signal, s, x_t)
         seen = one_hot(x_t, self.levels)
         weights = masses / self._spread(seen, signal)
         before = signal_s.unsqueeze(-1) * weights
-        before = before + ((1 - signal_s) / self.levels).unsqueeze(-1) * weights.sum(-1, keepdim=True)
+        before = before + ((1 - signal_s) / self.levels).unsqueeze(-1) * weights.sum(
+            -1, keepdim=True
+        )
         joint = self._spread(seen, signal / signal_s) * before
         return independent(Labels(joint / joint.sum(-1, keepdim=True)), t.ndim)
 
@@ -240,7 +246,10 @@ class AbsorbingNoise(LabelNoise):
         return independent(self._masked(masses, torch.where(masked, revealed, 1.0)), t.ndim)
 
     def prior(self, shape: torch.Size) -> dist.TorchDistribution:
-        return independent(self._masked(self.signal.new_zeros(*shape, self.levels), self.signal.new_zeros(shape)), 0)
+        return independent(
+            self._masked(self.signal.new_zeros(*shape, self.levels), self.signal.new_zeros(shape)),
+            0,
+        )
 
     def counted(self, x_t: Tensor) -> Tensor:
         return x_t == self.levels
@@ -248,7 +257,9 @@ class AbsorbingNoise(LabelNoise):
     def incomplete(self, x: Tensor, event_ndim: int) -> tuple[Tensor, Tensor]:
         """Missing entries (NaN) masked, and the steps ``(*batch,)`` at which as large a share is masked."""
         missing = x.isnan()
-        share = missing.flatten(-event_ndim).to(x.dtype).mean(-1) if event_ndim else missing.to(x.dtype)
+        share = (
+            missing.flatten(-event_ndim).to(x.dtype).mean(-1) if event_ndim else missing.to(x.dtype)
+        )
         t = torch.searchsorted(1 - self.signal, share.contiguous())
         return torch.where(missing, float(self.levels), x), t.clamp(min=1, max=self.steps)
 

@@ -93,7 +93,10 @@ class MixtureNoise(AdditiveNoise):
     ):
         super().__init__(schedule, bounds)
         values = [torch.as_tensor(value, dtype=torch.float64) for value in (weights, locs, scales)]
-        if len({value.shape for value in values}) > 1 or not ((values[0] > 0) & (values[2] > 0)).all():
+        if (
+            len({value.shape for value in values}) > 1
+            or not ((values[0] > 0) & (values[2] > 0)).all()
+        ):
             raise ValueError(
                 f"expected as many weights > 0 as locs and scales > 0, got {weights=}, {locs=}, {scales=}; one number "
                 "for each component"
@@ -116,9 +119,15 @@ class MixtureNoise(AdditiveNoise):
         signal_s, noise_s = self.scales(s, x_t)
         kept = noise * signal / signal_s * (noise_s / noise).square()
         epsilon = ((x_t - signal * x_0) / noise).unsqueeze(-1)
-        logits = self.log_weights - self.spreads.log() - 0.5 * ((epsilon - self.locs) / self.spreads).square()
+        logits = (
+            self.log_weights
+            - self.spreads.log()
+            - 0.5 * ((epsilon - self.locs) / self.spreads).square()
+        )
         loc = mean.unsqueeze(-1) + (noise_s - kept).unsqueeze(-1) * self.locs
-        shrunk = torch.where((s == 0).reshape(s.shape + (1,) * (loc.ndim - s.ndim)), 1.0, self.spreads)
+        shrunk = torch.where(
+            (s == 0).reshape(s.shape + (1,) * (loc.ndim - s.ndim)), 1.0, self.spreads
+        )
         return self._mixture(logits, loc, scale.unsqueeze(-1) * shrunk, t)
 
     def prior(self, shape: torch.Size) -> dist.TorchDistribution:
@@ -130,9 +139,13 @@ class MixtureNoise(AdditiveNoise):
 
     def noise(self, x_t: Tensor, t: Tensor) -> dist.TorchDistribution:
         shape = (*x_t.shape, len(self.locs))
-        return self._mixture(self.log_weights.expand(shape), self.locs.expand(shape), self.spreads, t)
+        return self._mixture(
+            self.log_weights.expand(shape), self.locs.expand(shape), self.spreads, t
+        )
 
-    def _mixture(self, logits: Tensor, loc: Tensor, scale: Tensor, t: Tensor) -> dist.TorchDistribution:
+    def _mixture(
+        self, logits: Tensor, loc: Tensor, scale: Tensor, t: Tensor
+    ) -> dist.TorchDistribution:
         labels = dist.Categorical(logits=logits, validate_args=False)
         parts = dist.Normal(loc, scale, validate_args=False)
         return independent(DifferentiableMixture(labels, parts, validate_args=False), t.ndim)

@@ -53,7 +53,11 @@ class CategoricalEmission(Emission):
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Numbers of each label: ``(K, D, L)``."""
         labels = torch.arange(self.logits.shape[-1], dtype=x.dtype, device=x.device)
-        return {"labels": (weights @ (x[..., None] == labels).to(x).flatten(1)).unflatten(-1, self.logits.shape[1:])}
+        return {
+            "labels": (weights @ (x[..., None] == labels).to(x).flatten(1)).unflatten(
+                -1, self.logits.shape[1:]
+            )
+        }
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
@@ -110,7 +114,9 @@ class PoissonEmission(Emission):
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
         """Mean counts."""
-        counts, entries = (pooled(statistics[name], statistics["entries"].sum(1)) for name in ("counts", "entries"))
+        counts, entries = (
+            pooled(statistics[name], statistics["entries"].sum(1)) for name in ("counts", "entries")
+        )
         self.log_rate.copy_((counts / entries.clamp(min=EMPTY)).clamp(min=1e-9).log())
 
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:

@@ -69,7 +69,9 @@ class Emission(DistributionModule, ABC):
 
 
 @torch.no_grad()
-def from_clusters(emission: Emission, x: Tensor, generator: torch.Generator | None, shared: float = 0.2) -> None:
+def from_clusters(
+    emission: Emission, x: Tensor, generator: torch.Generator | None, shared: float = 0.2
+) -> None:
     """Gives each state a cluster of observations ``(n, *event)``, and all states a share of the whole.
 
     Clusters are those of k-means on standardised columns, from random starts, of at most 16,384 observations.
@@ -135,7 +137,9 @@ class Chosen(dist.TorchDistribution):
         event = len(self.event_shape)
         values = self.laws.sample(torch.Size(sample_shape) + self.batch_shape)
         index = self.index.reshape(*self.batch_shape, 1, *[1] * event)
-        return values.take_along_dim(index.expand(*sample_shape, *index.shape), -1 - event).squeeze(-1 - event)
+        return values.take_along_dim(index.expand(*sample_shape, *index.shape), -1 - event).squeeze(
+            -1 - event
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Chosen:
         return Chosen(self.laws, self.index.expand(batch_shape))

@@ -28,7 +28,10 @@ from probgen.distributions.sequences.scan import scan
 from probgen.distributions.support import check_possible
 
 DENSE = {torch.float32: 1e-9, torch.float64: 1e-100}  # least transition probability
-_DROPPED = {torch.float32: -60.0, torch.float64: -370.0}  # of log densities below the largest: share e^x / dense^2
+_DROPPED = {
+    torch.float32: -60.0,
+    torch.float64: -370.0,
+}  # of log densities below the largest: share e^x / dense^2
 
 
 class Posterior(NamedTuple):
@@ -83,7 +86,9 @@ def filtered(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) 
     return states if precision(log_transition) is None else states.log()
 
 
-def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:
+def forward(
+    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> tuple[Tensor, Tensor]:
     """Log-likelihoods ``(R,)`` in float64, and the law of each state given the past ``(T, K, R)``.
 
     The latter are probabilities, in whichever precision loses nothing, or else log probabilities.
@@ -92,7 +97,9 @@ def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -
         return _forward(log_initial, log_transition, log_emission)
 
 
-def _forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(
+    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> tuple[Tensor, Tensor]:
     dtype = precision(log_transition)
     if dtype is None:
         return log_chain.forward(log_initial, log_transition, log_emission)
@@ -125,7 +132,10 @@ def _backward(
         return log_chain.backward(grad, states, log_transition, log_emission)
     impossible = value == -torch.inf
     if impossible.any():
-        log_emission, states = log_emission.masked_fill(impossible, 0.0), states.masked_fill(impossible, 1.0)
+        log_emission, states = (
+            log_emission.masked_fill(impossible, 0.0),
+            states.masked_fill(impossible, 1.0),
+        )
         grad = grad.masked_fill(impossible, 0.0)
     later, _ = _shifted(log_emission.flip(0), dtype)
     start, transition = later[0] / later[0].sum(0), log_transition.to(dtype).exp()
@@ -143,7 +153,9 @@ class _LogLikelihood(torch.autograd.Function):
     """The gradient with respect to log probabilities: expected numbers of what they are the probabilities of."""
 
     @staticmethod
-    def forward(ctx: Any, log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+    ) -> Tensor:
         value, states = forward(log_initial, log_transition, log_emission)
         ctx.save_for_backward(value, states, log_transition, log_emission)
         return value
@@ -181,7 +193,11 @@ def markov_grad(
     """:func:`forward` and :func:`backward`."""
     value, states = forward(log_initial, log_transition, log_emission)
     initial, pairs, marginals = backward(grad, value, states, log_transition, log_emission)
-    return initial.clone(), pairs.contiguous(), marginals.contiguous()  # none may share memory with another
+    return (
+        initial.clone(),
+        pairs.contiguous(),
+        marginals.contiguous(),
+    )  # none may share memory with another
 
 
 @markov_value.register_fake
@@ -206,7 +222,9 @@ def _shifted(log_emission: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     top = log_emission.amax(1)
     relative = log_emission - top.clamp(min=torch.finfo(top.dtype).min)[:, None]
     floor = _DROPPED[dtype]
-    return nn.functional.threshold_(relative.to(dtype).clamp_(min=floor).exp_(), math.exp(floor) * 1.01, 0.0), top
+    return nn.functional.threshold_(
+        relative.to(dtype).clamp_(min=floor).exp_(), math.exp(floor) * 1.01, 0.0
+    ), top
 
 
 def _pairs(now: Tensor, ahead: Tensor, shape: torch.Size) -> Tensor:

@@ -74,11 +74,18 @@ class HiddenMarkov(dist.TorchDistribution):
                 f"(*batch, {states}, {states}), got {tuple(own)} and {tuple(transition_logits.shape)}; give one law "
                 "of an observation for each state"
             )
-        self.initial, self.transition = initial_logits.log_softmax(-1), transition_logits.log_softmax(-1)
+        self.initial, self.transition = (
+            initial_logits.log_softmax(-1),
+            transition_logits.log_softmax(-1),
+        )
         self.emissions, self.steps, self.states, self.varying = emissions, steps, states, varying
         self._own = own[: len(own) - len(expected)]
-        batch = broadcast_shape(self.initial.shape[:-1], self.transition.shape[: -3 if varying else -2], self._own)
-        super().__init__(torch.Size(batch), torch.Size([steps]) + emissions.event_shape, validate_args=False)
+        batch = broadcast_shape(
+            self.initial.shape[:-1], self.transition.shape[: -3 if varying else -2], self._own
+        )
+        super().__init__(
+            torch.Size(batch), torch.Size([steps]) + emissions.event_shape, validate_args=False
+        )
 
     @property
     def support(self) -> constraints.Constraint:
@@ -101,10 +108,14 @@ class HiddenMarkov(dist.TorchDistribution):
         return self.sample_with_states(sample_shape)[0]
 
     @torch.no_grad()
-    def sample_with_states(self, sample_shape: torch.Size | tuple = torch.Size()) -> tuple[Tensor, Tensor]:
+    def sample_with_states(
+        self, sample_shape: torch.Size | tuple = torch.Size()
+    ) -> tuple[Tensor, Tensor]:
         """Sequences ``(*sample, *batch, T, *event)``, and the states that emitted them ``(*sample, *batch, T)``."""
         shape = torch.Size(sample_shape) + self.batch_shape
-        states = draw_chain(*self._markov(shape, self.steps), self.steps).mT.reshape(*shape, self.steps)
+        states = draw_chain(*self._markov(shape, self.steps), self.steps).mT.reshape(
+            *shape, self.steps
+        )
         return self._emit(self.emissions, states), states
 
     def filter(self, x: Tensor) -> Tensor:
@@ -123,7 +134,9 @@ class HiddenMarkov(dist.TorchDistribution):
         steps, rows = len(emission) - 1, emission.shape[-1]
         found = posterior(initial, transition.expand(steps, rows, -1, -1), emission)
         check_possible(found.log_likelihood)
-        return found.transitions.movedim(0, 1).reshape(*self._lead(x), steps, self.states, self.states)
+        return found.transitions.movedim(0, 1).reshape(
+            *self._lead(x), steps, self.states, self.states
+        )
 
     def most_likely_states(self, x: Tensor) -> Tensor:
         r"""The path :math:`\arg\max_z p(z \mid x)` by Viterbi's algorithm: ``(*batch, T)``, integers."""
@@ -162,7 +175,8 @@ class HiddenMarkov(dist.TorchDistribution):
         x = x.reshape(*[1] * (len(self.batch_shape) + len(self.event_shape) - x.ndim), *x.shape)
         if self.varying:
             missing = x.new_full(
-                (*x.shape[: x.ndim - event - 1], self.steps - time, *x.shape[x.ndim - event :]), torch.nan
+                (*x.shape[: x.ndim - event - 1], self.steps - time, *x.shape[x.ndim - event :]),
+                torch.nan,
             )
             values = self._of_states(torch.cat([x, missing], -1 - event))
             return values.movedim(-2, 0)[:time]
@@ -176,7 +190,9 @@ class HiddenMarkov(dist.TorchDistribution):
         if not has_missing(x):
             return self.emissions.log_prob(x.expand(shape))
         empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
-        x = torch.where(empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x)
+        x = torch.where(
+            empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x
+        )
         return torch.where(empty, 0.0, self.emissions.log_prob(x.expand(shape)))
 
     def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,7 +206,9 @@ class HiddenMarkov(dist.TorchDistribution):
         initial = self.initial.expand(*lead, -1).reshape(-1, self.states).mT
         each = self.transition.movedim(-3, 0)[1:steps] if self.varying else self.transition[None]
         own, square = each.shape[1:-2], (self.states, self.states)
-        each = each if len(each) else self.transition.movedim(-3, 0)[:1]  # of a single step, not used
+        each = (
+            each if len(each) else self.transition.movedim(-3, 0)[:1]
+        )  # of a single step, not used
         if own.numel() > 1:
             each = each.reshape(len(each), *[1] * (len(lead) - len(own)), *own, *square)
             each = each.expand(len(each), *lead, *square)
@@ -209,7 +227,9 @@ class HiddenMarkov(dist.TorchDistribution):
         return x.shape[dim]
 
     def _lead(self, x: Tensor) -> torch.Size:
-        return torch.Size(broadcast_shape(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape))
+        return torch.Size(
+            broadcast_shape(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
+        )
 
     def _emit(self, emissions: dist.TorchDistribution, states: Tensor) -> Tensor:
         """A draw from the law of each step's state: ``(*batch, T) -> (*batch, T, *event)``.
@@ -260,8 +280,12 @@ class HiddenMarkovGiven(dist.TorchDistribution):
         self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
         self.observed = torch.where(self.mask, self.x, torch.nan)
         if has_missing(torch.where(self.mask, self.x, 0.0)):
-            raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
-        super().__init__(torch.Size(shape[: -len(law.event_shape)]), law.event_shape, validate_args=False)
+            raise ValueError(
+                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+            )
+        super().__init__(
+            torch.Size(shape[: -len(law.event_shape)]), law.event_shape, validate_args=False
+        )
 
     @property
     def support(self) -> constraints.Constraint:
@@ -276,15 +300,21 @@ class HiddenMarkovGiven(dist.TorchDistribution):
         return HiddenMarkovGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        differs = ((value != self.x) & self.mask).flatten(value.ndim - len(self.event_shape)).any(-1)
+        differs = (
+            ((value != self.x) & self.mask).flatten(value.ndim - len(self.event_shape)).any(-1)
+        )
         complete = torch.where(self.mask, self.x, value)
-        return torch.where(differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed))
+        return torch.where(
+            differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed)
+        )
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)
         states = self.law.sample_states(self.observed, shape.numel())
         values = self._emissions(states)
-        return torch.where(self.mask, self.x, values).reshape(*shape, *self.batch_shape, *self.event_shape)
+        return torch.where(self.mask, self.x, values).reshape(
+            *shape, *self.batch_shape, *self.event_shape
+        )
 
     def _emissions(self, states: Tensor) -> Tensor:
         event = len(self.law.emissions.event_shape)

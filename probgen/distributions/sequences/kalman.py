@@ -94,14 +94,24 @@ def kalman_filter(system: System, x: Tensor) -> Filtered:
         residual = value - apply(matrix, mean)
         tril = torch.linalg.cholesky(matrix @ cov @ matrix.mT + noise)
         gain = torch.cholesky_solve(matrix @ cov, tril).mT
-        white = apply(torch.linalg.solve_triangular(tril, torch.eye(tril.shape[-1]).to(tril), upper=False), residual)
-        total = total + constant - 0.5 * white.square().sum(-1) - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        white = apply(
+            torch.linalg.solve_triangular(tril, torch.eye(tril.shape[-1]).to(tril), upper=False),
+            residual,
+        )
+        total = (
+            total
+            + constant
+            - 0.5 * white.square().sum(-1)
+            - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        )
         keep = identity - gain @ matrix
         after = keep @ cov @ keep.mT + gain @ noise @ gain.mT
         updated = mean + apply(gain, residual)
         steps.append((mean, cov, updated, after))
         mean, cov = updated, after
-    return Filtered(total, *(torch.stack(torch.broadcast_tensors(*part)) for part in zip(*steps, strict=True)))
+    return Filtered(
+        total, *(torch.stack(torch.broadcast_tensors(*part)) for part in zip(*steps, strict=True))
+    )
 
 
 def smoother(system: System, found: Filtered) -> Smoothed:
@@ -120,7 +130,11 @@ def smoother(system: System, found: Filtered) -> Smoothed:
         means.append(found.mean[step] + apply(back, means[-1] - found.prior_mean[step + 1]))
         covs.append(keep @ cov @ keep.mT + back @ (system.transition_cov + covs[-1]) @ back.mT)
     none = found.cov[:0]
-    return Smoothed(torch.stack(means[::-1]), torch.stack(covs[::-1]), torch.stack(lagged[::-1]) if lagged else none)
+    return Smoothed(
+        torch.stack(means[::-1]),
+        torch.stack(covs[::-1]),
+        torch.stack(lagged[::-1]) if lagged else none,
+    )
 
 
 def predicted_cov(system: System, cov: Tensor) -> Tensor:
@@ -139,7 +153,9 @@ def expected_values(system: System, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     seen = (~x.isnan()).to(x.dtype)
     cov, free = system.emission_cov, 1 - seen
     inside = cov * seen[..., None] * seen[..., None, :] + torch.diag_embed(free)
-    weights = torch.linalg.solve(inside, cov * seen[..., None]).mT * seen[..., None, :]  # R_{.o} R_oo^{-1}
+    weights = (
+        torch.linalg.solve(inside, cov * seen[..., None]).mT * seen[..., None, :]
+    )  # R_{.o} R_oo^{-1}
     matrix = free[..., None] * (system.emission - weights @ system.emission)
     filled = torch.where(seen > 0, x, 0.0)
     offset = filled + free * (weights @ filled[..., None])[..., 0]

@@ -71,8 +71,13 @@ class LatentChain(dist.TorchDistribution):
         self.transition, self.start, self.inputs = transition, start, inputs
         self.counts, self.beyond = counts, beyond
         self._drawn: _Drawn | None = None
-        shapes = [() if inputs is None else inputs.shape[:-2], () if counts is None else counts.shape[:-1]]
-        super().__init__(torch.broadcast_shapes(*shapes), torch.Size((length, *start.shape)), validate_args=False)
+        shapes = [
+            () if inputs is None else inputs.shape[:-2],
+            () if counts is None else counts.shape[:-1],
+        ]
+        super().__init__(
+            torch.broadcast_shapes(*shapes), torch.Size((length, *start.shape)), validate_args=False
+        )
 
     @property
     def has_rsample(self) -> bool:
@@ -88,14 +93,18 @@ class LatentChain(dist.TorchDistribution):
         for t in range(self.event_shape[0]):
             law = self.law(z, t)
             steps.append((law, law()))
-            kept.append(steps[-1][1] if self.counts is None else self._or_beyond(steps[-1][1], z, t))
+            kept.append(
+                steps[-1][1] if self.counts is None else self._or_beyond(steps[-1][1], z, t)
+            )
             z = kept[-1]
         self._drawn = _Drawn(torch.stack(kept, -2), steps, torch.is_grad_enabled())
         return self._drawn.z
 
     def log_prob(self, z: Tensor) -> Tensor:
         check_event(z, self.event_shape)
-        return self.total(self._terms(z)).expand(torch.broadcast_shapes(z.shape[:-2], self.batch_shape))
+        return self.total(self._terms(z)).expand(
+            torch.broadcast_shapes(z.shape[:-2], self.batch_shape)
+        )
 
     def total(self, terms: Tensor) -> Tensor:
         """The sum over the steps that belong to the chain: ``(*lead, T) -> (*lead,)``."""
@@ -160,5 +169,7 @@ def divergence_along(q: LatentChain, p: LatentChain) -> Tensor:
     """
     z = q.drawn()
     if z is None:
-        raise NotImplementedError("expected a chain that rsample() was called on, got one without a draw")
+        raise NotImplementedError(
+            "expected a chain that rsample() was called on, got one without a draw"
+        )
     return q.total(kl_divergence(q.laws(z), p.laws(z)))

@@ -12,7 +12,9 @@ FEW = 5  # states for which a product of matrices costs little more than one wit
 _IMPOSSIBLE = -1e30  # instead of minus infinity, whose differences are no numbers
 
 
-def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:
+def forward(
+    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> tuple[Tensor, Tensor]:
     """Log-likelihoods ``(R,)`` in float64, and log probabilities of each state given the past ``(T, K, R)``."""
     each, state, total, states = log_transition, log_initial, 0.0, []
     for step, density in enumerate(log_emission):
@@ -61,7 +63,9 @@ def by_halves(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor)
     return torch.where(value < 0.1 * _IMPOSSIBLE, -torch.inf, value)
 
 
-def best_path(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:
+def best_path(
+    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> tuple[Tensor, Tensor]:
     """Viterbi's algorithm: the most probable states ``(T, R)`` and the log density of them with the data ``(R,)``."""
     each, state, choices = log_transition, (log_initial + log_emission[0]).double(), []
     for step, density in enumerate(log_emission[1:]):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 _LONG = 512  # steps
-_SMALL = 2**17  # multiplications that take less time than it takes to start the operations of a step
+_SMALL = (
+    2**17
+)  # multiplications that take less time than it takes to start the operations of a step
 
 
 class Passed(NamedTuple):
@@ -40,7 +42,9 @@ def scan(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
         return _steps(start, matrix, factors)
     length = math.isqrt(steps)
     whole = steps // length * length
-    pieces = factors[:whole].unflatten(0, (-1, length)).permute(1, 2, 0, 3).contiguous()  # (L, K, C, R)
+    pieces = (
+        factors[:whole].unflatten(0, (-1, length)).permute(1, 2, 0, 3).contiguous()
+    )  # (L, K, C, R)
     starts = _starts(start, *_products(matrix[0, 0], pieces))
     inside = _steps(starts[:, :-1].flatten(1), matrix, pieces.flatten(2))
     last = _steps(starts[:, -1], matrix, factors[whole:])
@@ -49,7 +53,9 @@ def scan(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
 
 def _steps(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
     """One step after the other; loops over views made beforehand, as indexing costs as much as the operations."""
-    passed = Passed(torch.empty_like(factors), torch.empty_like(factors), factors[:, 0].contiguous())
+    passed = Passed(
+        torch.empty_like(factors), torch.empty_like(factors), factors[:, 0].contiguous()
+    )
     outs = zip(factors.unbind(0), *(part.unbind(0) for part in passed), strict=True)
     each = iter(matrix.unbind(0)) if len(matrix) > 1 else repeat(matrix[0])
     for factor, prior, state, scale in outs:
@@ -76,7 +82,9 @@ def _products(matrix: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
     for factor in pieces[1:]:
         scale = current.sum(0)
         log_scale = log_scale + scale.double().log()
-        current = (matrix @ (current / scale).flatten(1)).unflatten(1, (count, *factor.shape[1:])) * factor[:, None]
+        current = (matrix @ (current / scale).flatten(1)).unflatten(
+            1, (count, *factor.shape[1:])
+        ) * factor[:, None]
     scale = current.sum(0)
     return current / scale, log_scale + scale.double().log()
 
@@ -93,5 +101,9 @@ def _starts(start: Tensor, products: Tensor, log_scale: Tensor) -> Tensor:
 
 def _in_order(inside: Passed, rows: int) -> Passed:
     """Steps of pieces side by side, one after the other: ``(L, K, C R) -> (C L, K, R)``."""
-    prior, states = (part.unflatten(-1, (-1, rows)).permute(2, 0, 1, 3).flatten(0, 1) for part in inside[:2])
-    return Passed(prior, states, inside.scale.unflatten(-1, (-1, rows)).transpose(0, 1).flatten(0, 1))
+    prior, states = (
+        part.unflatten(-1, (-1, rows)).permute(2, 0, 1, 3).flatten(0, 1) for part in inside[:2]
+    )
+    return Passed(
+        prior, states, inside.scale.unflatten(-1, (-1, rows)).transpose(0, 1).flatten(0, 1)
+    )

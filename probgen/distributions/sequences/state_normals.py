@@ -43,7 +43,9 @@ class StateNormals(dist.TorchDistribution):
         if torch.is_grad_enabled() or get_proxy_mode() is not None or not shared:
             return self.law.log_prob(x)
         rows = x[..., 0, :].flatten(end_dim=-2)
-        return (log_joint(rows, self.mixture) + math.log(len(self.mixture.means))).reshape(*x.shape[:-2], -1)
+        return (log_joint(rows, self.mixture) + math.log(len(self.mixture.means))).reshape(
+            *x.shape[:-2], -1
+        )
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.law.sample(torch.Size(sample_shape))

@@ -66,7 +66,9 @@ class StateSpace(dist.TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StateSpace:
         mean = self.system.initial_mean
-        return StateSpace(self.system._replace(initial_mean=mean.expand(*batch_shape, mean.shape[-1])), self.steps)
+        return StateSpace(
+            self.system._replace(initial_mean=mean.expand(*batch_shape, mean.shape[-1])), self.steps
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         system, rows = self._flat(x)
@@ -81,13 +83,20 @@ class StateSpace(dist.TorchDistribution):
 
     has_rsample = True
 
-    def sample_with_states(self, sample_shape: torch.Size | tuple = torch.Size()) -> tuple[Tensor, Tensor]:
+    def sample_with_states(
+        self, sample_shape: torch.Size | tuple = torch.Size()
+    ) -> tuple[Tensor, Tensor]:
         """Sequences ``(*sample, *batch, T, D)`` and the states behind them ``(*sample, *batch, T, k)``."""
         system, shape = self.system, torch.Size(sample_shape) + self.batch_shape
-        roots = (torch.linalg.cholesky(cov) for cov in (system.initial_cov, system.transition_cov, system.emission_cov))
+        roots = (
+            torch.linalg.cholesky(cov)
+            for cov in (system.initial_cov, system.transition_cov, system.emission_cov)
+        )
         first, move, noise = roots
         mean = system.initial_mean
-        drawn = torch.randn(*shape, self.steps, mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        drawn = torch.randn(
+            *shape, self.steps, mean.shape[-1], dtype=mean.dtype, device=mean.device
+        )
         states = [mean + (first @ drawn[..., 0, :, None])[..., 0]]
         for step in range(1, self.steps):
             states.append(states[-1] @ system.transition.mT + drawn[..., step, :] @ move.mT)
@@ -124,20 +133,26 @@ class StateSpace(dist.TorchDistribution):
         """
         mean, cov = (part.select(len(self._lead(x)), -1) for part in self.filter(x))
         ahead = self.system._replace(
-            initial_mean=mean @ self.system.transition.mT, initial_cov=predicted_cov(self.system, cov)
+            initial_mean=mean @ self.system.transition.mT,
+            initial_cov=predicted_cov(self.system, cov),
         )
         return StateSpace(ahead, steps)
 
     @property
     def mean(self) -> Tensor:
         """Expected observations of all steps: ``(*batch, T, D)``."""
-        return torch.stack([mean @ self.system.emission.mT for mean, _ in self._states()], -2).expand(self.shape())
+        return torch.stack(
+            [mean @ self.system.emission.mT for mean, _ in self._states()], -2
+        ).expand(self.shape())
 
     @property
     def variance(self) -> Tensor:
         """Variances of all observations: ``(*batch, T, D)``."""
         matrix, noise = self.system.emission, self.system.emission_cov.diagonal()
-        found = torch.stack([((matrix @ cov) * matrix).sum(-1) for _, cov in self._states()], -2) + noise
+        found = (
+            torch.stack([((matrix @ cov) * matrix).sum(-1) for _, cov in self._states()], -2)
+            + noise
+        )
         return found.expand(self.shape())
 
     def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -158,7 +173,11 @@ class StateSpace(dist.TorchDistribution):
         lead, (mean, cov) = self._lead(x), (self.system.initial_mean, self.system.initial_cov)
         states = mean.shape[-1]
         mean = mean.expand(*lead, states).reshape(-1, states)
-        cov = cov[None] if cov.ndim == 2 else cov.expand(*lead, states, states).reshape(-1, states, states)
+        cov = (
+            cov[None]
+            if cov.ndim == 2
+            else cov.expand(*lead, states, states).reshape(-1, states, states)
+        )
         rows = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:]).transpose(0, 1)
         return self.system._replace(initial_mean=mean, initial_cov=cov), rows
 
@@ -192,7 +211,9 @@ class StateSpaceGiven(dist.TorchDistribution):
         self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
         self.observed = torch.where(self.mask, self.x, torch.nan)
         if has_missing(torch.where(self.mask, self.x, 0.0)):
-            raise ValueError("expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()")
+            raise ValueError(
+                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+            )
         super().__init__(torch.Size(shape[:-2]), law.event_shape, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StateSpaceGiven:
@@ -206,7 +227,9 @@ class StateSpaceGiven(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         differs = ((value != self.x) & self.mask).flatten(-2).any(-1)
         complete = torch.where(self.mask, self.x, value)
-        return torch.where(differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed))
+        return torch.where(
+            differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed)
+        )
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():

@@ -71,7 +71,9 @@ def classifier_two_sample_test(
     >>> 0.65 < result.value < 0.85, result.p_value < 0.01
     (True, True)
     """
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk, pooled=True)
+    found, units = compared(
+        features, standardize, samples, real, reference, chunk=chunk, pooled=True
+    )
     found = centred(found)
 
     def accuracies(one: Tensor, other: Tensor, count: int) -> Tensor:
@@ -82,7 +84,11 @@ def classifier_two_sample_test(
     values = accuracies(found[0], found[1], permutations)
     value, null = values[0].item(), values[1:]
     rows = min(len(found[0]), len(found[1]))
-    p_value = (1 + (null >= values[0]).sum().item()) / (1 + len(null)) if permutations else _binomial(value, 2 * rows)
+    p_value = (
+        (1 + (null >= values[0]).sum().item()) / (1 + len(null))
+        if permutations
+        else _binomial(value, 2 * rows)
+    )
     floor = floor_of(lambda *pair: accuracies(*pair, 0).item(), found, splits=splits, seed=seed)
     stderr = math.sqrt(value * (1 - value) / (2 * rows))
     limits = _wilson(value, 2 * rows)
@@ -90,7 +96,9 @@ def classifier_two_sample_test(
     return TwoSample("classifier test", value, stderr, limits, floor.mean, *about)
 
 
-def _accuracies(pooled: Tensor, classifier: Classifier, folds: int, permutations: int, seed: int) -> Tensor:
+def _accuracies(
+    pooled: Tensor, classifier: Classifier, folds: int, permutations: int, seed: int
+) -> Tensor:
     """Out-of-fold accuracy under the true labels and under permuted ones: ``(1 + permutations,)``.
 
     The folds do not look at the labels, or the true labelling would not be one among equals.
@@ -100,7 +108,9 @@ def _accuracies(pooled: Tensor, classifier: Classifier, folds: int, permutations
         raise ValueError(f"expected 2 to {total // 2} folds, got {folds}")
     fold = (torch.randperm(total, generator=random) % folds).to(pooled.device)
     orders = torch.rand(permutations, total, generator=random).argsort(1)
-    labels = torch.cat([torch.arange(total)[None], orders]).lt(total // 2).T.double().to(pooled.device)
+    labels = (
+        torch.cat([torch.arange(total)[None], orders]).lt(total // 2).T.double().to(pooled.device)
+    )
     correct = pooled.new_zeros(1 + permutations, dtype=torch.double)
     for number in range(folds):
         train, judged = fold != number, fold == number

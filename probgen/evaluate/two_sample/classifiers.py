@@ -10,7 +10,9 @@ from torch import Tensor
 
 from probgen.evaluate.two_sample.rows import MEMORY, chunk_rows, distance_blocks
 
-Classifier = Callable[[Tensor, Tensor, Tensor], Tensor]  # rows (n, F), labels (n, P), new rows (m, F) -> scores (m, P)
+Classifier = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # rows (n, F), labels (n, P), new rows (m, F) -> scores (m, P)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class NearestNeighbours:
         scores = []
         for _, squares in distance_blocks(new, rows, self.memory // 2):
             found = squares.topk(count, largest=False).indices
-            for part in found.split(chunk_rows(count * labels.shape[1], self.memory // 2, labels.element_size())):
+            for part in found.split(
+                chunk_rows(count * labels.shape[1], self.memory // 2, labels.element_size())
+            ):
                 scores.append(labels[part].mean(1) - 0.5)
         return torch.cat(scores)
 
@@ -65,7 +69,9 @@ class Logistic:
 
     def __call__(self, rows: Tensor, labels: Tensor, new: Tensor) -> Tensor:
         design, fresh = _design(rows, new)
-        ridge = torch.full((design.shape[1],), self.penalty, dtype=design.dtype, device=design.device)
+        ridge = torch.full(
+            (design.shape[1],), self.penalty, dtype=design.dtype, device=design.device
+        )
         ridge[0] = 1e-9
         factor = torch.linalg.cholesky(design.T @ design / 4 + ridge.diag())
         weights = design.new_zeros(design.shape[1], labels.shape[1])
@@ -96,7 +102,10 @@ class Network:
     def __call__(self, rows: Tensor, labels: Tensor, new: Tensor) -> Tensor:
         design, fresh = (each.float() for each in _design(rows, new))
         random, count = torch.Generator().manual_seed(self.seed), labels.shape[1]
-        inner = torch.randn(1, design.shape[1], self.hidden, generator=random) * (2 / design.shape[1]) ** 0.5
+        inner = (
+            torch.randn(1, design.shape[1], self.hidden, generator=random)
+            * (2 / design.shape[1]) ** 0.5
+        )
         outer = torch.randn(1, self.hidden, 1, generator=random) * self.hidden**-0.5
         weights = [each.to(design).repeat(count, 1, 1).requires_grad_() for each in (inner, outer)]
         optimizer = torch.optim.AdamW(weights, self.rate, weight_decay=1e-2)
@@ -105,12 +114,16 @@ class Network:
             some = torch.randint(len(rows), (self.batch_size,), generator=random).to(rows.device)
             with torch.enable_grad():
                 scores = _scores(design[some], *weights)
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, targets[some].T, reduction="sum")
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                    scores, targets[some].T, reduction="sum"
+                )
             for each, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 each.grad = slope / self.batch_size
             optimizer.step()
         with torch.no_grad():
-            return torch.cat([_scores(part, *weights) for part in fresh.split(1024)], 1).T.to(labels)
+            return torch.cat([_scores(part, *weights) for part in fresh.split(1024)], 1).T.to(
+                labels
+            )
 
 
 def _scores(design: Tensor, inner: Tensor, outer: Tensor) -> Tensor:

@@ -91,7 +91,10 @@ def copying_test(
     found = [x, rows, y]
     moved_x, moved, moved_y = centred(found)
     centres = _means(moved, cells, seed)
-    near = [_apart(x, rows, nearest(moved_x, moved, memory)), _apart(y, rows, nearest(moved_y, moved, memory))]
+    near = [
+        _apart(x, rows, nearest(moved_x, moved, memory)),
+        _apart(y, rows, nearest(moved_y, moved, memory)),
+    ]
     home = [nearest(part, centres, memory) for part in (moved_x, moved_y)]
     value, null, spread, weight = 0.0, 0.0, 0.0, 0.0
     for cell in range(len(centres)):
@@ -101,11 +104,21 @@ def copying_test(
             value, weight = value + share * closer, weight + share
             null, spread = null + share**2 * under_null, spread + share**2 * error
     if not weight:
-        raise ValueError(f"expected {FEWEST} samples and held-out rows in some cell, got none; use fewer cells")
+        raise ValueError(
+            f"expected {FEWEST} samples and held-out rows in some cell, got none; use fewer cells"
+        )
     value, score = value / weight, (value - weight / 2) / math.sqrt(null)
     p_value = math.erfc(score / math.sqrt(2)) / 2
     error = interval(value, math.sqrt(spread) / weight, low=0.0, high=1.0)
-    return TwoSample("copying test", value, **error, floor=0.5, p_value=p_value, rows=(len(x), len(y)), units=units)
+    return TwoSample(
+        "copying test",
+        value,
+        **error,
+        floor=0.5,
+        p_value=p_value,
+        rows=(len(x), len(y)),
+        units=units,
+    )
 
 
 def nearest(x: Tensor, rows: Tensor, memory: int = MEMORY) -> Tensor:

@@ -8,7 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from probgen.evaluate.two_sample.kernels import GaussianKernel, Kernel, PolynomialKernel, energy_kernel
+from probgen.evaluate.two_sample.kernels import (
+    GaussianKernel,
+    Kernel,
+    PolynomialKernel,
+    energy_kernel,
+)
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     MEMORY,
@@ -89,7 +94,14 @@ def kernel_distance(
     value, rows = values.mean().item(), (len(found[0]), len(found[1]))
     limits = value - width, value + width
     return TwoSample(
-        "kernel distance", value, stderr, limits, floor.mean, rows=rows, floor_rows=floor.rows, units=units
+        "kernel distance",
+        value,
+        stderr,
+        limits,
+        floor.mean,
+        rows=rows,
+        floor_rows=floor.rows,
+        units=units,
     )
 
 
@@ -97,20 +109,28 @@ def _block_values(first: Tensor, second: Tensor, kernel: Kernel, block: int, see
     """Unbiased estimates of disjoint blocks, ``(blocks,)``."""
     fewest = min(len(first), len(second))
     if fewest < 20:
-        raise ValueError(f"expected at least 40 rows (20 on either side of a split), got {fewest}; draw more")
+        raise ValueError(
+            f"expected at least 40 rows (20 on either side of a split), got {fewest}; draw more"
+        )
     count = max(10, -(-max(len(first), len(second)) // block))
     count = min(count, fewest // 2)
     random = generator(seed)
     parts = []
     for rows in (first, second):
-        parts.append(rows[torch.randperm(len(rows), generator=random).to(rows.device)].tensor_split(count))
-    return torch.stack([_unbiased(kernel, x.double(), y.double()) for x, y in zip(*parts, strict=True)])
+        parts.append(
+            rows[torch.randperm(len(rows), generator=random).to(rows.device)].tensor_split(count)
+        )
+    return torch.stack(
+        [_unbiased(kernel, x.double(), y.double()) for x, y in zip(*parts, strict=True)]
+    )
 
 
 def _unbiased(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     n, m = len(x), len(y)
     own, other = kernel(x, x), kernel(y, y)
-    within = (own.sum() - own.trace()) / (n * (n - 1)) + (other.sum() - other.trace()) / (m * (m - 1))
+    within = (own.sum() - own.trace()) / (n * (n - 1)) + (other.sum() - other.trace()) / (
+        m * (m - 1)
+    )
     return within - 2 * kernel(x, y).mean()
 
 
@@ -177,7 +197,9 @@ def mmd_test(
     >>> mmd_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk, pooled=True)
+    found, units = compared(
+        features, standardize, samples, real, reference, chunk=chunk, pooled=True
+    )
     pair = centred(found)
     kernel = kernel or GaussianKernel.median(*pair[:2], seed=seed)
     return _permutation_test("MMD test", kernel, pair, permutations, splits, seed, memory, units)
@@ -206,13 +228,24 @@ def energy_test(
     >>> energy_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk, pooled=True)
+    found, units = compared(
+        features, standardize, samples, real, reference, chunk=chunk, pooled=True
+    )
     pair = centred(found)
-    return _permutation_test("energy test", energy_kernel, pair, permutations, splits, seed, memory, units)
+    return _permutation_test(
+        "energy test", energy_kernel, pair, permutations, splits, seed, memory, units
+    )
 
 
 def _permutation_test(
-    name: str, kernel: Kernel, rows: list[Tensor], permutations: int, splits: int, seed: int, memory: int, units: str
+    name: str,
+    kernel: Kernel,
+    rows: list[Tensor],
+    permutations: int,
+    splits: int,
+    seed: int,
+    memory: int,
+    units: str,
 ) -> TwoSample:
     first, second = rows[:2]
     values, errors = _permuted(kernel, first, second, permutations, seed, memory)
@@ -252,7 +285,10 @@ def _permuted(
     within = (inner - diagonal) / (n * (n - 1)) + (rest - (trace - diagonal)) / (m * (m - 1))
     values = within - 2 * (outer - inner) / (n * m)
     place, itself = chosen.bool(), torch.tensor(own).to(with_all)
-    errors = [_linear_error(sums, with_all, itself, place[:, i], n, m) for i, sums in enumerate(with_first)]
+    errors = [
+        _linear_error(sums, with_all, itself, place[:, i], n, m)
+        for i, sums in enumerate(with_first)
+    ]
     return values, torch.stack(errors)
 
 
@@ -262,7 +298,9 @@ def _labellings(chosen: int, total: int, permutations: int, seed: int) -> Tensor
     return torch.cat([torch.arange(total)[None], keys]).lt(chosen).T.double()
 
 
-def _linear_error(with_first: Tensor, with_all: Tensor, own: Tensor, is_first: Tensor, n: int, m: int) -> Tensor:
+def _linear_error(
+    with_first: Tensor, with_all: Tensor, own: Tensor, is_first: Tensor, n: int, m: int
+) -> Tensor:
     """Standard error from the mean of the kernel between each row and either sample."""
     with_second = with_all - with_first
     in_first = ((with_first - own) / (n - 1) - with_second / m)[is_first]

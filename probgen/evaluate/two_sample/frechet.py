@@ -85,11 +85,19 @@ def frechet_distance(
     error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
     rows = len(found[0]), len(found[1])
     return TwoSample(
-        "Fréchet distance", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows, units=units
+        "Fréchet distance",
+        value,
+        **error,
+        floor=floor.mean,
+        rows=rows,
+        floor_rows=floor.rows,
+        units=units,
     )
 
 
-def gaussian_frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
+def gaussian_frechet(
+    mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
+) -> Tensor:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians: ``(F,), (F, F), (F,), (F, F) -> ()``.
 
     Source: Dowson, Landau (1982), The Fréchet distance between multivariate normal distributions,
@@ -99,7 +107,9 @@ def gaussian_frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     tensor(4., dtype=torch.float64)
     """
     moments = [part.double() for part in (mean, covariance, other_mean, other_covariance)]
-    return torch.as_tensor(_distance(_Moments(*moments[:2]), _Moments(*moments[2:])), dtype=torch.double)
+    return torch.as_tensor(
+        _distance(_Moments(*moments[:2]), _Moments(*moments[2:])), dtype=torch.double
+    )
 
 
 @dataclass(frozen=True)
@@ -167,5 +177,7 @@ def _influence(rows: Tensor, mean: Tensor, slope: Tensor, transport: Tensor, chu
     influence = []
     for part in rows.split(chunk):
         centred = part.double() - mean
-        influence.append(centred @ slope + centred.square().sum(1) - (centred @ transport * centred).sum(1))
+        influence.append(
+            centred @ slope + centred.square().sum(1) - (centred @ transport * centred).sum(1)
+        )
     return torch.cat(influence).var() / len(rows)

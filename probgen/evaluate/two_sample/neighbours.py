@@ -102,7 +102,9 @@ def precision_recall(
     statistic = partial(_precision_recall, neighbours=neighbours, memory=memory)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     rows = centred(found)
-    return PrecisionRecall(*_judged(("precision", "recall"), statistic, rows, splits, seed, (1.0, 1.0), units))
+    return PrecisionRecall(
+        *_judged(("precision", "recall"), statistic, rows, splits, seed, (1.0, 1.0), units)
+    )
 
 
 def density_coverage(
@@ -139,7 +141,9 @@ def density_coverage(
     statistic = partial(_density_coverage, neighbours=neighbours, memory=memory)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     rows = centred(found)
-    return DensityCoverage(*_judged(("density", "coverage"), statistic, rows, splits, seed, (math.inf, 1.0), units))
+    return DensityCoverage(
+        *_judged(("density", "coverage"), statistic, rows, splits, seed, (math.inf, 1.0), units)
+    )
 
 
 Counts = tuple[Tensor, Tensor]  # one number per row, whose mean over the rows is the statistic
@@ -157,7 +161,10 @@ def _judged(
     first, second = rows[:2]
     counts = statistic(first, second)
     floors = floors_of(
-        lambda one, other: [each.mean().item() for each in statistic(one, other)], rows, splits=splits, seed=seed
+        lambda one, other: [each.mean().item() for each in statistic(one, other)],
+        rows,
+        splits=splits,
+        seed=seed,
     )
     sizes, results = (len(first), len(second)), []
     for name, each, floor, high in zip(names, counts, floors, highest, strict=True):

@@ -63,13 +63,19 @@ class RandomFeatures:
         if x.ndim in (3, 4):
             return self._images(x if x.ndim == 4 else x[:, None])
         rows, random = x.reshape(len(x), -1), generator(self.seed)
-        weights = torch.randn(rows.shape[1], self.width, generator=random) * (2 / rows.shape[1]) ** 0.5
+        weights = (
+            torch.randn(rows.shape[1], self.width, generator=random) * (2 / rows.shape[1]) ** 0.5
+        )
         biases = torch.randn(self.width, generator=random) / 2
         return torch.addmm(biases.to(rows), rows, weights.to(rows)).relu_()
 
     def _images(self, x: Tensor) -> Tensor:
         random, pooled = generator(self.seed), []
-        for channels, stride in ((self.width // 16, 1), (self.width // 8, 2), (self.width // 16, 2)):
+        for channels, stride in (
+            (self.width // 16, 1),
+            (self.width // 8, 2),
+            (self.width // 16, 2),
+        ):
             fan = 9 * x.shape[1]
             weights = torch.randn(channels, x.shape[1], 3, 3, generator=random) * (2 / fan) ** 0.5
             biases = torch.randn(channels, generator=random) / 2

@@ -51,7 +51,9 @@ class SampleReport:
 
 
 def _line(result: TwoSample) -> str:
-    limits = "" if result.interval is None else f"{result.interval[0]:.3g} to {result.interval[1]:.3g}"
+    limits = (
+        "" if result.interval is None else f"{result.interval[0]:.3g} to {result.interval[1]:.3g}"
+    )
     floor = "" if result.floor is None else f"{result.floor:.3g}"
     p_value = "" if result.p_value is None else f"{result.p_value:.2g}"
     return f"{result.name:22s} {result.value:8.3g} {limits:>20s}   {floor:>11s} {p_value:>6s}"
@@ -120,7 +122,11 @@ def sample_report(
     if train is not None:
         much["reference"] = some(rows[2], most, seed)
     x, y = rows[:2]
-    results = [frechet_distance(x, y, **how), kernel_distance(x, y, **how), sliced_wasserstein(x, y, **how)]
+    results = [
+        frechet_distance(x, y, **how),
+        kernel_distance(x, y, **how),
+        sliced_wasserstein(x, y, **how),
+    ]
     if importlib.util.find_spec("ot") is not None:
         results.append(wasserstein(*few, **much))
     results += [*precision_recall(x, y, **how), *density_coverage(x, y, **how)]

@@ -48,15 +48,23 @@ class TwoSample:
     def excess(self) -> float:
         """How far the value lies from its floor; raises ``ValueError`` where there is no floor."""
         if self.floor is None:
-            raise ValueError(f"expected a floor beside {self.name}, got none; give reference rows, or more real rows")
+            raise ValueError(
+                f"expected a floor beside {self.name}, got none; give reference rows, or more real rows"
+            )
         return self.value - self.floor
 
     def __str__(self) -> str:
         stderr = "" if self.stderr is None else f" ± {self.stderr:.2g}"
-        interval = "" if self.interval is None else f" [{self.interval[0]:.3g}, {self.interval[1]:.3g}]"
+        interval = (
+            "" if self.interval is None else f" [{self.interval[0]:.3g}, {self.interval[1]:.3g}]"
+        )
         floor = "" if self.floor is None else f"   real against real {self.floor:.3g}"
         p_value = "" if self.p_value is None else f"   p = {self.p_value:.2g}"
-        behind = "" if self.floor_rows is None else f"; floor {self.floor_rows[0]} : {self.floor_rows[1]}"
+        behind = (
+            ""
+            if self.floor_rows is None
+            else f"; floor {self.floor_rows[0]} : {self.floor_rows[1]}"
+        )
         units = f"; {self.units}" if self.units else ""
         counts = f"   ({self.rows[0]} against {self.rows[1]} rows{behind}{units})"
         return f"{self.name:22s} {self.value:.4g}{stderr}{interval}{floor}{p_value}{counts}"

@@ -36,16 +36,22 @@ def features_of(features: Features, *samples: Tensor | None, chunk: int = 1024) 
     """
     given = [_checked(x) for x in samples if x is not None]
     if len(shapes := {tuple(x.shape[1:]) for x in given}) > 1:
-        raise ValueError(f"expected samples of one shape, got events {sorted(shapes)}; reshape one of them")
+        raise ValueError(
+            f"expected samples of one shape, got events {sorted(shapes)}; reshape one of them"
+        )
     return [torch.cat([_rows(features(part)) for part in x.split(chunk)]) for x in given]
 
 
 def _checked(x: Tensor) -> Tensor:
     x = torch.as_tensor(x).detach()
     if x.ndim == 0 or len(x) < 4:
-        raise ValueError(f"expected samples (N, *event) with N >= 4, got shape {tuple(x.shape)}; draw more")
+        raise ValueError(
+            f"expected samples (N, *event) with N >= 4, got shape {tuple(x.shape)}; draw more"
+        )
     if x.is_floating_point() and x.isnan().any():
-        raise ValueError("expected complete rows, got NaN (missing values); impute them, or drop those rows")
+        raise ValueError(
+            "expected complete rows, got NaN (missing values); impute them, or drop those rows"
+        )
     return x
 
 
@@ -103,17 +109,24 @@ def floors_of(
     """
     first, second, *held = rows
     values, sizes = [], None
-    for one, other in stand_ins(len(first), second, held[0] if held else None, splits, seed) if splits else ():
+    for one, other in (
+        stand_ins(len(first), second, held[0] if held else None, splits, seed) if splits else ()
+    ):
         sizes = len(one), len(other)
         ratio = (1 / len(first) + 1 / len(second)) / (1 / sizes[0] + 1 / sizes[1])
         values.append([value * ratio**rate for value in statistic(one, other)])
     if not values:
         return [Floor(), Floor()]
     found = torch.tensor(values, dtype=torch.double).T
-    return [Floor(each.mean().item(), each.std().item() if len(each) > 1 else 0.0, sizes) for each in found]
+    return [
+        Floor(each.mean().item(), each.std().item() if len(each) > 1 else 0.0, sizes)
+        for each in found
+    ]
 
 
-def floor_of(statistic: Callable[[Tensor, Tensor], float], rows: Sequence[Tensor], **how: Any) -> Floor:
+def floor_of(
+    statistic: Callable[[Tensor, Tensor], float], rows: Sequence[Tensor], **how: Any
+) -> Floor:
     """The floor of a statistic that is one number; arguments as :func:`floors_of`."""
     return floors_of(lambda one, other: [statistic(one, other)], rows, **how)[0]
 
@@ -121,7 +134,10 @@ def floor_of(statistic: Callable[[Tensor, Tensor], float], rows: Sequence[Tensor
 def interval(value: float, *errors: float, low: float = -math.inf, high: float = math.inf) -> dict:
     """Standard error and 95 % interval, from errors that add up in squares, as arguments of a result."""
     stderr = math.hypot(*errors)
-    return {"stderr": stderr, "interval": (max(low, value - Z95 * stderr), min(high, value + Z95 * stderr))}
+    return {
+        "stderr": stderr,
+        "interval": (max(low, value - Z95 * stderr), min(high, value + Z95 * stderr)),
+    }
 
 
 def beyond(error: float, null_error: float, spread: float) -> float:
@@ -140,7 +156,9 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     if x.shape[1] <= EXACT:
         return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     lengths = y.square().sum(1)
-    return torch.addmm(lengths, x, y.T, alpha=-2).add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
+    return (
+        torch.addmm(lengths, x, y.T, alpha=-2).add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
+    )
 
 
 def distance_blocks(x: Tensor, y: Tensor, memory: int) -> Iterator[tuple[slice, Tensor]]:

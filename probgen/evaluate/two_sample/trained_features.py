@@ -33,7 +33,11 @@ class ClassifierFeatures(nn.Module):
         for name in ("location", "scale", "correct", "tested"):
             self.register_buffer(name, torch.ones(()))
         image = len(event) in (2, 3)
-        self.body = _images(event[0] if len(event) == 3 else 1, width) if image else _vectors(math.prod(event), width)
+        self.body = (
+            _images(event[0] if len(event) == 3 else 1, width)
+            if image
+            else _vectors(math.prod(event), width)
+        )
         self.head = nn.Linear(width, classes)
         self.image = image
 
@@ -55,7 +59,9 @@ class ClassifierFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.event:
-            raise ValueError(f"expected events of shape {self.event}, got {tuple(x.shape[1:])}; reshape the samples")
+            raise ValueError(
+                f"expected events of shape {self.event}, got {tuple(x.shape[1:])}; reshape the samples"
+            )
         x = (x.to(self.location) - self.location) / self.scale
         return self.body(x.reshape(len(x), -1, *self.event[-2:]) if self.image else x.flatten(1))
 
@@ -70,8 +76,15 @@ def _vectors(dims: int, width: int) -> nn.Sequential:
 
 def _images(channels: int, width: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU()]
-    layers += [nn.Conv2d(16, 32, 3, 2, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, width), nn.ReLU())
+    layers += [
+        nn.Conv2d(16, 32, 3, 2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, 2, padding=1),
+        nn.ReLU(),
+    ]
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, width), nn.ReLU()
+    )
 
 
 def classifier_features(
@@ -140,12 +153,24 @@ def classifier_features(
 def _check(x: Tensor, labels: Tensor) -> None:
     if labels.shape != x.shape[:1] or labels.is_floating_point() or (labels < 0).any():
         got = f"{tuple(labels.shape)} of {labels.dtype}"
-        raise ValueError(f"expected labels 0, 1, ... of shape ({len(x)},), got {got}; give one class per row")
+        raise ValueError(
+            f"expected labels 0, 1, ... of shape ({len(x)},), got {got}; give one class per row"
+        )
     if x.is_floating_point() and x.isnan().any():
-        raise ValueError("expected complete rows, got NaN (missing values); impute them, or drop those rows")
+        raise ValueError(
+            "expected complete rows, got NaN (missing values); impute them, or drop those rows"
+        )
 
 
-def _train(net: ClassifierFeatures, x: Tensor, labels: Tensor, steps: int, batch: int, share: float, seed: int) -> None:
+def _train(
+    net: ClassifierFeatures,
+    x: Tensor,
+    labels: Tensor,
+    steps: int,
+    batch: int,
+    share: float,
+    seed: int,
+) -> None:
     random = generator(seed)
     order = torch.randperm(len(x), generator=random)
     tested = max(1, round(share * len(x)))
@@ -188,5 +213,7 @@ def _save(net: nn.Module, file: Path) -> None:
     try:
         kept.write_sealed(file, save(net.state_dict()))
     except OSError as error:
-        logging.getLogger("probgen").warning(f"{file} could not be kept ({error}); it is trained anew the next time")
+        logging.getLogger("probgen").warning(
+            f"{file} could not be kept ({error}); it is trained anew the next time"
+        )
     kept.trim(file)

@@ -92,10 +92,18 @@ def sliced_wasserstein(
     value, stderr = _rooted(cost, error, power)
     by_direction = _rooted(cost, between if x.shape[1] > 1 else 0.0, power)[1]
     floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=0.5)
-    limits = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), by_direction, low=0.0)
+    limits = interval(
+        value, beyond(stderr, linear.mean or 0.0, floor.spread), by_direction, low=0.0
+    )
     rows = len(x), len(y)
     return TwoSample(
-        "sliced Wasserstein", value, **limits, floor=floor.mean, rows=rows, floor_rows=floor.rows, units=units
+        "sliced Wasserstein",
+        value,
+        **limits,
+        floor=floor.mean,
+        rows=rows,
+        floor_rows=floor.rows,
+        units=units,
     )
 
 
@@ -104,14 +112,19 @@ def _rooted(cost: float, error: float, power: float) -> tuple[float, float]:
     return cost ** (1 / power), error * cost ** (1 / power - 1) / power if cost > 0 else 0.0
 
 
-def _slices(x: Tensor, y: Tensor, directions: Tensor, power: float, together: int) -> tuple[Tensor, float]:
+def _slices(
+    x: Tensor, y: Tensor, directions: Tensor, power: float, together: int
+) -> tuple[Tensor, float]:
     """Transport cost of each direction, ``(P,)``, and the standard error of their mean over draws of the rows."""
     costs, potentials = [], [torch.zeros(len(rows), dtype=torch.double) for rows in (x, y)]
     for part in directions.split(together, 1):
         projected = [(rows @ part).double().sort(0) for rows in (x, y)]
         (one, first), (other, second) = projected
         costs.append(_cost(one, other, power))
-        for sums, mine, order, others in ((potentials[0], one, first, other), (potentials[1], other, second, one)):
+        for sums, mine, order, others in (
+            (potentials[0], one, first, other),
+            (potentials[1], other, second, one),
+        ):
             sums += _potential(mine, others, power).gather(0, order.argsort(0)).sum(1).to(sums)
     count = directions.shape[1]
     error = sum((each / count).var() / len(each) for each in potentials)
@@ -123,7 +136,9 @@ def _cost(x: Tensor, y: Tensor, power: float) -> Tensor:
     n, m = len(x), len(y)
     if n == m:
         return (x - y).abs().pow(power).mean(0)
-    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique().to(x.device)  # in 1 / (n m)
+    ends = (
+        torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique().to(x.device)
+    )  # in 1 / (n m)
     widths = ends.diff(prepend=ends.new_zeros(1)).to(x) / (n * m)
     return widths @ (x[(ends - 1) // m] - y[(ends - 1) // n]).abs().pow(power)
 
@@ -182,7 +197,15 @@ def wasserstein(
     floor, linear = floors_of(statistic, found, splits=splits, seed=seed)
     error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
     rows = len(found[0]), len(found[1])
-    return TwoSample("Wasserstein", value, **error, floor=floor.mean, rows=rows, floor_rows=floor.rows, units=units)
+    return TwoSample(
+        "Wasserstein",
+        value,
+        **error,
+        floor=floor.mean,
+        rows=rows,
+        floor_rows=floor.rows,
+        units=units,
+    )
 
 
 def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:

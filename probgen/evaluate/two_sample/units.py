@@ -61,7 +61,9 @@ def ways(features: Features, standardize: Standardize, event_ndim: int) -> str:
     """
     if isinstance(standardize, str) and standardize != "auto":
         if standardize not in IN_WORDS:
-            raise ValueError(f"expected standardize among True, False, 'auto', 'columns', 'whole', got {standardize!r}")
+            raise ValueError(
+                f"expected standardize among True, False, 'auto', 'columns', 'whole', got {standardize!r}"
+            )
         return standardize
     if not standardize or (standardize == "auto" and features is not raw):
         return ""
