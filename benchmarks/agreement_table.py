@@ -1,8 +1,11 @@
-"""The same log density by every route: how far training, scores, NUTS and plain Pyro are apart on each program.
+"""The same log density by every route.
 
-Of every program of `tests/programs`: log p(x, z) - log q(z) of one draw under one seed as it is read, as the training
-loss has it, as the sum over rows, and as Pyro's own loss gives it, which is the reference where there is one; and the
-density that NUTS climbs beside the one that is read at the same point. Differences are relative, of at least one nat.
+How far training, scores, NUTS and plain Pyro are apart on each program.
+
+Of every program of `tests/programs`: log p(x, z) - log q(z) of one draw under one seed as it is
+read, as the training loss has it, as the sum over rows, and as Pyro's own loss gives it, which is
+the reference where there is one; and the density that NUTS climbs beside the one that is read at
+the same point. Differences are relative, of at least one nat.
 
     python benchmarks/agreement_table.py --markdown agreement.md
 """
@@ -29,7 +32,10 @@ COLUMNS = ("reading", "training", "rows", "nuts")
 
 
 class Row(NamedTuple):
-    """A program, its number in nats, what it was compared with, and the relative difference by route."""
+    """A program, its number in nats, what it was compared with.
+
+    And the relative difference by route.
+    """
 
     name: str
     value: float | None
@@ -54,7 +60,8 @@ def row_of(case: Case) -> Row:
 def compared(numbers: dict[str, float], subset: bool) -> tuple[float, str, dict[str, float]]:
     """Differences from Pyro's number, else from the one that is read.
 
-    A subset of rows stands for more rows in the training loss, as in Pyro's, and for itself in a reading.
+    A subset of rows stands for more rows in the training loss, as in Pyro's, and for itself in a
+    reading.
     """
     reference = "pyro" if "pyro" in numbers else "reading"
     truth = numbers[reference]
@@ -67,7 +74,10 @@ def compared(numbers: dict[str, float], subset: bool) -> tuple[float, str, dict[
 
 
 def largest(rows: Sequence[Row]) -> dict[str, tuple[float, str, int]]:
-    """For each route the largest difference, the program that has it, and the number of programs."""
+    """For each route the largest difference, the program that has it.
+
+    And the number of programs.
+    """
     found = {}
     for column in COLUMNS:
         gaps = [(row.gaps[column], row.name) for row in rows if column in row.gaps]

@@ -1,9 +1,12 @@
-"""Cost of a sample from autoregressive models of vectors: incremental sampling against one whole pass per variable.
+"""Cost of a sample from autoregressive models of vectors.
 
-Untrained models of the size of binary MNIST: 784 variables, 500 hidden units (DeepNADE: two layers). Both samplers draw
-from the same law; MADE computes each hidden unit once, NADE and DeepNADE carry their first layer along. The naive
-sampler scores all variables in one parallel pass and keeps one of them, 784 times. Medians of the processor time of one
-thread, over repeats taken in turns.
+Incremental sampling against one whole pass per variable.
+
+Untrained models of the size of binary MNIST: 784 variables, 500 hidden units (DeepNADE: two
+layers). Both samplers draw from the same law; MADE computes each hidden unit once, NADE and
+DeepNADE carry their first layer along. The naive sampler scores all variables in one parallel pass
+and keeps one of them, 784 times. Medians of the processor time of one thread, over repeats taken in
+turns.
 
     python benchmarks/autoregressive_sampling.py
     python benchmarks/autoregressive_sampling.py --only made --rows 1 64

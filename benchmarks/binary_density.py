@@ -1,16 +1,19 @@
-"""Density estimation of binary vectors by autoregressive ensembles: one recipe, unchanged, on eight sets.
+"""Density estimation of binary vectors by autoregressive ensembles.
 
-Every set is fitted by two candidates: a mixture of separately trained MADEs, each with an order of its own, which fits
-fast where rows are many, and one MADE over many orders, which is regularised by them where rows are few. Weights are
-averaged while training, the best state of each run is chosen by validation, and so is the candidate. Test rows are
-scored once, by the chosen model alone: the exact density of its mixture.
+One recipe, unchanged, on eight sets.
 
-    python benchmarks/binary_density.py --data DIR                   # DIR/adult.npz, ... or DIR/binary/adult.npz, ...
-    python benchmarks/binary_density.py --data DIR --only dna nltcs
-    python benchmarks/binary_density.py --data DIR --longer 4        # four times as many steps
+Every set is fitted by two candidates: a mixture of separately trained MADEs, each with an order of
+its own, which fits fast where rows are many, and one MADE over many orders, which is regularised by
+them where rows are few. Weights are averaged while training, the best state of each run is chosen
+by validation, and so is the candidate. Test rows are scored once, by the chosen model alone: the
+exact density of its mixture.
 
-The sets: adult, connect4, dna and ocr_letters as in the papers on NADE and MADE, four of the twenty DEBD sets. Each
-file holds ``train``, ``valid``, ``test`` of shape (N, D) with values 0 and 1.
+    python benchmarks/binary_density.py --data DIR                   # DIR/adult.npz, ... or
+    DIR/binary/adult.npz, ... python benchmarks/binary_density.py --data DIR --only dna nltcs python
+    benchmarks/binary_density.py --data DIR --longer 4        # four times as many steps
+
+The sets: adult, connect4, dna and ocr_letters as in the papers on NADE and MADE, four of the twenty
+DEBD sets. Each file holds ``train``, ``valid``, ``test`` of shape (N, D) with values 0 and 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Simulation-based calibration of NUTS at length: ranks of true values among posterior draws must be uniform.
+"""Simulation-based calibration of NUTS at length.
 
-Two models: effects of schools around a common mean (eight schools with a proper prior on their spread), and logistic
-regression of 100 rows with an intercept for each of five groups. For each site the table gives the p-value of the
-chi-square test and the share of ranks in each quarter (an excess at both ends: posteriors too narrow; in the middle:
-too wide). 1,000 data sets take a few minutes.
+Ranks of true values among posterior draws must be uniform.
+
+Two models: effects of schools around a common mean (eight schools with a proper prior on their
+spread), and logistic regression of 100 rows with an intercept for each of five groups. For each
+site the table gives the p-value of the chi-square test and the share of ranks in each quarter (an
+excess at both ends: posteriors too narrow; in the middle: too wide). 1,000 data sets take a few
+minutes.
 
     python benchmarks/calibration.py
     python benchmarks/calibration.py --sims 200 --only schools

@@ -1,10 +1,11 @@
 """Chow-Liu trees on eight sets of binary data: held-out log-likelihood, in nats per row.
 
     python benchmarks/chow_liu.py --data DIR                                  # the trees: seconds
-    python benchmarks/chow_liu.py --data DIR --components 10 20 --sets nltcs  # also mixtures of trees: minutes
+    python benchmarks/chow_liu.py --data DIR --components 10 20 --sets nltcs  # also mixtures of
+    trees: minutes
 
-Mixtures are fitted on the training rows by EM, for each number of trees and each smoothing, and stopped and chosen by
-the validation rows; the test rows are scored once, by the chosen one.
+Mixtures are fitted on the training rows by EM, for each number of trees and each smoothing, and
+stopped and chosen by the validation rows; the test rows are scored once, by the chosen one.
 
 DIR holds ``binary/NAME.npz`` with arrays ``train``, ``valid``, ``test`` of zeros and ones.
 """
@@ -25,7 +26,8 @@ import probgen as pg
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.mixture_of_trees import MixtureOfTrees
 
-KNOWN = {  # negative test log-likelihood of a Chow-Liu tree with add-one smoothing, computed independently
+# negative test log-likelihood of a Chow-Liu tree with add-one smoothing, computed independently
+KNOWN = {
     "nltcs": 6.759,
     "plants": 16.524,
     "jester": 58.227,

@@ -1,15 +1,19 @@
-"""Evaluation: probgen's recorded and compiled runs beside its eager ones, Pyro's Predictive, and torch by hand.
+"""Evaluation: probgen's recorded and compiled runs beside its eager ones, Pyro's Predictive.
 
-Two tasks. Log-likelihood of a VAE (784-400-20) on 1,000 rows with 500 particles; the weights of the networks do not
-matter for time and are random. Posterior and predictive draws, 2,000 of each, of a hierarchical logistic regression
-(1,000 rows, 50 groups, AutoNormal), told as a program that does not accept draws to its left (``Program``'s default,
-and what Pyro calls sequential), and once more in a form that does (Pyro's ``parallel=True``, ``vectorized=True``).
+And torch by hand.
+
+Two tasks. Log-likelihood of a VAE (784-400-20) on 1,000 rows with 500 particles; the weights of the
+networks do not matter for time and are random. Posterior and predictive draws, 2,000 of each, of a
+hierarchical logistic regression (1,000 rows, 50 groups, AutoNormal), told as a program that does
+not accept draws to its left (``Program``'s default, and what Pyro calls sequential), and once more
+in a form that does (Pyro's ``parallel=True``, ``vectorized=True``).
 
     python benchmarks/compiled_evaluation.py --rounds 3 --threads 2
 
-Peers take turns. Times are whole calls, recording and compiling included; what these took is given apart, for the first
-turn (which also imports torch's compiler) and for later ones (which find inductor's cache). Results of all peers are
-compared: scores to their Monte Carlo error, draws by their means.
+Peers take turns. Times are whole calls, recording and compiling included; what these took is given
+apart, for the first turn (which also imports torch's compiler) and for later ones (which find
+inductor's cache). Results of all peers are compared: scores to their Monte Carlo error, draws by
+their means.
 """
 
 from __future__ import annotations
@@ -55,7 +59,8 @@ class Preparing:
         return counted
 
 
-# -- scores ----------------------------------------------------------------------------------------------------------
+# -- scores
+# ----------------------------------------------------------------------------------------------------------
 
 
 def scores(rows: int, particles: int) -> Peers:
@@ -99,7 +104,8 @@ def hand_written(
     return weights.logsumexp(0) - math.log(len(weights))
 
 
-# -- draws -----------------------------------------------------------------------------------------------------------
+# -- draws
+# -----------------------------------------------------------------------------------------------------------
 
 
 def grouped_rows(rows: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,19 +1,24 @@
-"""Time per step of stochastic variational inference: probgen compiled beside probgen eager, Pyro, NumPyro and torch.
+"""Time per step of stochastic variational inference.
 
-Every peer has the same model, guide, Adam, learning rate, float32 data and mini-batches. Peers take turns, each going
-on where it stopped; the first turn compiles and is not counted, the table gives medians over the others. Steps of
-probgen's compiled peers leave out `History.compile_seconds`, given apart: from an empty cache (first turn) and again
-(later turns find inductor's cache). NumPyro is measured in both its ways: `SVI.update` jitted and called step by step,
-its results fetched once at the end of a turn, and one jitted `lax.scan` over the steps of a turn; "first" is what its
-first turn takes longer than the others. Losses per row of the last turn's second half show that all fit the same.
+Probgen compiled beside probgen eager, Pyro, NumPyro and torch.
+
+Every peer has the same model, guide, Adam, learning rate, float32 data and mini-batches. Peers take
+turns, each going on where it stopped; the first turn compiles and is not counted, the table gives
+medians over the others. Steps of probgen's compiled peers leave out `History.compile_seconds`,
+given apart: from an empty cache (first turn) and again (later turns find inductor's cache). NumPyro
+is measured in both its ways: `SVI.update` jitted and called step by step, its results fetched once
+at the end of a turn, and one jitted `lax.scan` over the steps of a turn; "first" is what its first
+turn takes longer than the others. Losses per row of the last turn's second half show that all fit
+the same.
 
     python benchmarks/compiled_svi.py --rounds 5
     python benchmarks/compiled_svi.py --models schools mixture --threads 1 --json results.jsonl
 
-The whole process, XLA's and OpenMP's threads and the compilers included, is held to `--threads` cores
-(os.sched_setaffinity, where the system has it); XLA also gets --xla_cpu_multi_thread_eigen=false for one thread. Needs
-zuko; jax, numpyro and funsor (NumPyro's enumeration) where they are installed. There is no neural spline flow in
-NumPyro: a loop over zuko written by hand, eager and under torch.compile, is the peer there.
+The whole process, XLA's and OpenMP's threads and the compilers included, is held to `--threads`
+cores (os.sched_setaffinity, where the system has it); XLA also gets
+--xla_cpu_multi_thread_eigen=false for one thread. Needs zuko; jax, numpyro and funsor (NumPyro's
+enumeration) where they are installed. There is no neural spline flow in NumPyro: a loop over zuko
+written by hand, eager and under torch.compile, is the peer there.
 """
 
 from __future__ import annotations
@@ -34,7 +39,10 @@ MODELS = ("schools", "mixture", "logistic", "linear", "hmm", "vae", "flow64", "f
 
 
 class Result(NamedTuple):
-    """What the turns of one peer gave: ms per step, seconds of compilation or of the first turn, loss per row."""
+    """What the turns of one peer gave.
+
+    Ms per step, seconds of compilation or of the first turn, loss per row.
+    """
 
     milliseconds: list[float]
     cold: float
@@ -49,7 +57,10 @@ class Result(NamedTuple):
 
 
 def hold_to(threads: int) -> None:
-    """Before torch and jax are imported: so many cores for everything in this process and its children."""
+    """Before torch and jax are imported.
+
+    So many cores for everything in this process and its children.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,10 +1,13 @@
-"""Diffusions of one network with Gaussian, Gamma and mixture noise, drawn from in 10, 20 and 50 steps, side by side.
+"""Diffusions of one network with Gaussian, Gamma and mixture noise, drawn from in 10.
 
-MNIST of 16 x 16 pixels (area means of the 28 x 28, rounded to 256 levels, scaled to -1 ... 1), T = 1000 steps with the
-linear schedule, the same small U-Net, the same number of training steps on the squared error of the predicted noise.
-Fréchet distances of 64 features of a classifier (trained here on the real digits) between draws and the 10,000 test
-rows, for several seeds of the draws, beside the same between as many other real digits and the test rows. The bounds
-are those of the ancestral law with all T steps, in bits per dim of the 256 levels, which were dequantised uniformly.
+20 and 50 steps, side by side.
+
+MNIST of 16 x 16 pixels (area means of the 28 x 28, rounded to 256 levels, scaled to -1 ... 1), T =
+1000 steps with the linear schedule, the same small U-Net, the same number of training steps on the
+squared error of the predicted noise. Fréchet distances of 64 features of a classifier (trained here
+on the real digits) between draws and the 10,000 test rows, for several seeds of the draws, beside
+the same between as many other real digits and the test rows. The bounds are those of the ancestral
+law with all T steps, in bits per dim of the 256 levels, which were dequantised uniformly.
 
     python benchmarks/diffusion_noise.py --data DIR
 """

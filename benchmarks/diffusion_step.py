@@ -1,11 +1,14 @@
-"""What the library adds to a U-Net: a training step and 50 DDIM steps, around one and the same network.
+"""What the library adds to a U-Net.
 
-Contestants call the very same U-Net of this library (16 x 16 pixels, width 24): a loop written by hand in few lines,
-denoising-diffusion-pytorch's GaussianDiffusion, and a hand-written loop on diffusers' schedulers. Training is loss,
-backward and Adam for 64 images, velocity prediction throughout; ``fit`` is a whole step of training, data included.
-Sampling is 50 deterministic steps for 16 images. They take turns, in another order every round; figures are medians of
-seconds of the processor, which neighbours on the machine disturb least, and ratios are medians of ratios within rounds.
-Then the peak memory of sampling by 5 and by 50 steps.
+A training step and 50 DDIM steps, around one and the same network.
+
+Contestants call the very same U-Net of this library (16 x 16 pixels, width 24): a loop written by
+hand in few lines, denoising-diffusion-pytorch's GaussianDiffusion, and a hand-written loop on
+diffusers' schedulers. Training is loss, backward and Adam for 64 images, velocity prediction
+throughout; ``fit`` is a whole step of training, data included. Sampling is 50 deterministic steps
+for 16 images. They take turns, in another order every round; figures are medians of seconds of the
+processor, which neighbours on the machine disturb least, and ratios are medians of ratios within
+rounds. Then the peak memory of sampling by 5 and by 50 steps.
 
     OMP_NUM_THREADS=1 python benchmarks/diffusion_step.py
 """

@@ -1,8 +1,9 @@
 """A few small PixelCNNs on scikit-learn's digits: exact test scores beside published ones.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularisation, number of steps), 447 to
-report. Scores are negative log-likelihoods of the 17 levels of 64 pixels, nats per image. The ensemble averages the
-probabilities of every pixel given the earlier ones over models that differ in their seed: an exact law again.
+Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularisation,
+number of steps), 447 to report. Scores are negative log-likelihoods of the 17 levels of 64 pixels,
+nats per image. The ensemble averages the probabilities of every pixel given the earlier ones over
+models that differ in their seed: an exact law again.
 
     python benchmarks/digits_autoregressive.py
 """

@@ -1,9 +1,11 @@
-"""Diffusion of labels on scikit-learn's digits: masked against replaced levels, beside other families.
+"""Diffusion of labels on scikit-learn's digits.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by (number of steps), 447 to report. Scores are upper
-bounds of negative log-likelihoods of the 17 levels of 64 pixels, nats per image. The network, a small U-Net with an
-offset for each pixel, tells a mixture of discretised logistic laws for each pixel, whose masses are the logits of its
-17 levels.
+Masked against replaced levels, beside other families.
+
+Rows in the order of the file: 1,000 to train, 350 to choose by (number of steps), 447 to report.
+Scores are upper bounds of negative log-likelihoods of the 17 levels of 64 pixels, nats per image.
+The network, a small U-Net with an offset for each pixel, tells a mixture of discretised logistic
+laws for each pixel, whose masses are the logits of its 17 levels.
 
     python benchmarks/digits_categorical.py
 """
@@ -87,7 +89,10 @@ def diffusion(process: LabelNoise, options: argparse.Namespace) -> CategoricalDi
 def train(
     gen: CategoricalDiffusion, rows: Splits, options: argparse.Namespace, seed: int
 ) -> pg.History:
-    """The averaged weights that do best on the validation rows are kept; their bound is averaged over eight draws."""
+    """The averaged weights that do best on the validation rows are kept.
+
+    Their bound is averaged over eight draws.
+    """
 
     def optimizer(parameters):
         return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=1e-2, betas=(0.9, 0.99))

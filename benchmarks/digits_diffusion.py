@@ -1,16 +1,18 @@
 """Diffusions on scikit-learn's digits beside a mixture, a flow and a VAE trained in the same run.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. Scores are negative log-likelihoods of
-the 17 levels of 64 pixels, nats per image, each with the kind of number that it is: a *bound* is at least as large as
-the truth, an *unbiased* estimate of the probability gives at least it too, on average, the closer the more draws;
-the density of the probability-flow equation is that of another law than the diffusion's, found by a solver whose error
-nobody looked at: *approximate*.
+Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. Scores are negative
+log-likelihoods of the 17 levels of 64 pixels, nats per image, each with the kind of number that it
+is: a *bound* is at least as large as the truth, an *unbiased* estimate of the probability gives at
+least it too, on average, the closer the more draws; the density of the probability-flow equation is
+that of another law than the diffusion's, found by a solver whose error nobody looked at:
+*approximate*.
 
-Two diffusions: one of the levels themselves (its network predicts what other pixels tell about each, which the noisy
-pixel completes by Bayes' rule), and one of dequantised pixels whose marginals are made normal, as the best flow has
-them.
+Two diffusions: one of the levels themselves (its network predicts what other pixels tell about
+each, which the noisy pixel completes by Bayes' rule), and one of dequantised pixels whose marginals
+are made normal, as the best flow has them.
 
-    python benchmarks/digits_diffusion.py --results digits_diffusion.json     # kept and continued there
+    python benchmarks/digits_diffusion.py --results digits_diffusion.json     # kept and continued
+    there
 """
 
 from __future__ import annotations
@@ -82,7 +84,10 @@ def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 def train(
     make: Callable[[Tensor], pg.DistributionModule], steps: int
 ) -> tuple[pg.DistributionModule, str, float]:
-    """By the bound on the likelihood, the average of the weights kept that does best on the validation rows."""
+    """By the bound on the likelihood.
+
+    The average of the weights kept that does best on the validation rows.
+    """
     rows = [part.flatten(1) for part in pg.load_digits()]
     torch.manual_seed(0)
     gen, start = make(rows[0]), time.process_time()

@@ -1,10 +1,11 @@
 """Normalizing flows on scikit-learn's digits, each beside zuko's flow of the same kind.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. Scores are negative log-likelihoods of
-the 17 levels of 64 pixels by uniform dequantisation, nats per image: the bound (one draw of the noise) and the estimate
-from 64 draws. Zuko's flows and ours are trained by the same loop: same data (standardised), steps, batches, optimizer,
-average of weights, choice of the step by validation. Every family of ours has a second row with what the library adds:
-marginals made normal by histograms (their determinants counted), dropout and wider networks.
+Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. Scores are negative
+log-likelihoods of the 17 levels of 64 pixels by uniform dequantisation, nats per image: the bound
+(one draw of the noise) and the estimate from 64 draws. Zuko's flows and ours are trained by the
+same loop: same data (standardised), steps, batches, optimizer, average of weights, choice of the
+step by validation. Every family of ours has a second row with what the library adds: marginals made
+normal by histograms (their determinants counted), dropout and wider networks.
 
     python benchmarks/digits_flows.py --results digits_flows.json     # kept and continued there
 """

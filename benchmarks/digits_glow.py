@@ -1,9 +1,11 @@
-"""Flows of integers on scikit-learn's digits: Glow with uniform and with learned noise, integer discrete flow.
+"""Flows of integers on scikit-learn's digits.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. Scores are negative log-likelihoods of
-the 17 levels of 64 pixels, nats per image. Those of Glow are unbiased estimates of masses, printed for 1 particle (in
-the mean a lower bound) and for many; those of the integer flow are exact. The published ones are those of teaching
-notebooks on the same split.
+Glow with uniform and with learned noise, integer discrete flow.
+
+Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. Scores are negative
+log-likelihoods of the 17 levels of 64 pixels, nats per image. Those of Glow are unbiased estimates
+of masses, printed for 1 particle (in the mean a lower bound) and for many; those of the integer
+flow are exact. The published ones are those of teaching notebooks on the same split.
 
     OMP_NUM_THREADS=1 python benchmarks/digits_glow.py
 """
@@ -42,7 +44,10 @@ PUBLISHED = {
 
 
 def glow(rows: Splits, layers: int, options: argparse.Namespace) -> Transformed:
-    """Glow of pixels whose marginals have been made normal by histograms: it has the dependence alone to learn."""
+    """Glow of pixels whose marginals have been made normal by histograms.
+
+    It has the dependence alone to learn.
+    """
     noisy = rows.train + torch.rand_like(rows.train)
     histogram = Gaussianised.of(noisy, 0.0, LEVELS, bins=LEVELS)
     network = partial(CouplingNet, hidden=options.hidden, dropout=options.dropout)
@@ -70,7 +75,10 @@ def integers(rows: Splits, layers: int, options: argparse.Namespace) -> IntegerF
 
 
 class Setup(NamedTuple):
-    """How a model is made, its steps per scale and its learning rate, chosen from about ten runs by validation rows."""
+    """How a model is made, its steps per scale and its learning rate.
+
+    Chosen from about ten runs by validation rows.
+    """
 
     make: Callable[[Splits, int, argparse.Namespace], nn.Module]
     layers: int

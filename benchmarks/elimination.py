@@ -1,13 +1,15 @@
-"""Exact answers of a Bayesian network as large as ALARM (37 nodes, 2 to 4 values): all marginals, and P(evidence).
+"""Exact answers of a Bayesian network as large as ALARM (37 nodes, 2 to 4 values).
 
-    python benchmarks/elimination.py                # one query at a time, beside pgmpy; then many at once
-    python benchmarks/elimination.py --nodes 60
+All marginals, and P(evidence).
 
-The network is random: each node has up to three parents among the eight nodes before it. Each query observes a quarter
-of the nodes. The answers of all ways are compared, P(evidence) also with numpy's einsum.
-pgmpy is asked for one marginal after the other (asked for all, it makes a table of all of them), and not for
-P(evidence), which it enumerates. Peers that are not installed
-(pip install pgmpy) are left out.
+    python benchmarks/elimination.py                # one query at a time, beside pgmpy; then many
+    at once python benchmarks/elimination.py --nodes 60
+
+The network is random: each node has up to three parents among the eight nodes before it. Each query
+observes a quarter of the nodes. The answers of all ways are compared, P(evidence) also with numpy's
+einsum. pgmpy is asked for one marginal after the other (asked for all, it makes a table of all of
+them), and not for P(evidence), which it enumerates. Peers that are not installed (pip install
+pgmpy) are left out.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
-"""EM of a Gaussian mixture beside scikit-learn and pomegranate: time, memory, and the log-likelihood reached.
+"""EM of a Gaussian mixture beside scikit-learn and pomegranate.
 
-Every peer starts from the same weights, means and covariances and takes the same number of steps on the same rows,
-turn by turn; tables give medians, ratios to scikit-learn, and the mean log-likelihood of the final parameters computed
-by one function in float64. Peak memory (Linux) is that of a process of its own, less what it held before the fit.
+Time, memory, and the log-likelihood reached.
 
-    python benchmarks/em_mixture.py                          # 200,000 synthetic rows of 16 variables, 20 components
-    python benchmarks/em_mixture.py --data DIR               # also 16 principal components of DIR/mnist.npz
-    python benchmarks/em_mixture.py --only optimum           # all forms of covariance; scikit-learn's digits
+Every peer starts from the same weights, means and covariances and takes the same number of steps on
+the same rows, turn by turn; tables give medians, ratios to scikit-learn, and the mean
+log-likelihood of the final parameters computed by one function in float64. Peak memory (Linux) is
+that of a process of its own, less what it held before the fit.
+
+    python benchmarks/em_mixture.py                          # 200,000 synthetic rows of 16
+    variables, 20 components python benchmarks/em_mixture.py --data DIR               # also 16
+    principal components of DIR/mnist.npz python benchmarks/em_mixture.py --only optimum           #
+    all forms of covariance; scikit-learn's digits
 
 Peers that are not installed (pip install pomegranate) are left out.
 """
@@ -238,7 +242,10 @@ def report(
 
 
 def optimum(data: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
-    """The same steps from the same start: log-likelihoods must agree, whatever the form of the covariances."""
+    """The same steps from the same start.
+
+    log-likelihoods must agree, whatever the form of the covariances.
+    """
     from sklearn.datasets import load_digits
 
     cases = {title: (x, 0.0, arguments.components) for title, x in data.items()}

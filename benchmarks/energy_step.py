@@ -1,8 +1,10 @@
-"""A training step of an RBM and of an energy-based model through ``fit``, beside loops written by hand in torch.
+"""A training step of an RBM and of an energy-based model through ``fit``.
 
-Same networks, chains, batches and optimizer; the losses of the loops are the same difference of log weights. All of
-them stand in one process with one thread, in turns; the numbers are milliseconds of processor time of the
-median step, once it is compiled.
+Beside loops written by hand in torch.
+
+Same networks, chains, batches and optimizer; the losses of the loops are the same difference of log
+weights. All of them stand in one process with one thread, in turns; the numbers are milliseconds of
+processor time of the median step, once it is compiled.
 
     python benchmarks/energy_step.py
 """

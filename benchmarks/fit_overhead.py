@@ -1,7 +1,10 @@
-"""Time per training step of one VAE (784-400-20, batch 128): probgen.fit beside what people would use instead.
+"""Time per training step of one VAE (784-400-20, batch 128).
 
-Every peer trains the same architecture with Adam on the same rows, one epoch per round, rounds interleaved; the table
-gives medians and the ratio to a hand-written torch loop with fused Adam. Set-up (trainers, data loaders) is not timed.
+Probgen.fit beside what people would use instead.
+
+Every peer trains the same architecture with Adam on the same rows, one epoch per round, rounds
+interleaved; the table gives medians and the ratio to a hand-written torch loop with fused Adam.
+Set-up (trainers, data loaders) is not timed.
 
     python benchmarks/fit_overhead.py --rounds 5
 """

@@ -1,13 +1,16 @@
-"""Flow matching beside torchcfm and a loop by hand: time of a training step, quality of samples at few network calls.
+"""Flow matching beside torchcfm and a loop by hand.
 
-Time: one step of Adam on the matching loss of a batch, with the same network, batch and optimizer on all sides; here
-``fit`` with ``Denoising()``, eager and compiled, there the loop that torchcfm's examples show, and the same loop with
-the five lines of conditional flow matching written out. Contestants take turns; figures are medians over rounds. With
-``--processor`` they are seconds of the processor, not of the clock, for machines that others use at the same time.
+Time of a training step, quality of samples at few network calls.
 
-Quality: from eight Gaussians to two moons, the same network, steps and batches; sliced Wasserstein distance (root mean
-square over 200 directions) between 10,000 transported points and 10,000 fresh moons, by Euler and midpoint steps. The
-floor is fresh moons against fresh moons.
+Time: one step of Adam on the matching loss of a batch, with the same network, batch and optimizer
+on all sides; here ``fit`` with ``Denoising()``, eager and compiled, there the loop that torchcfm's
+examples show, and the same loop with the five lines of conditional flow matching written out.
+Contestants take turns; figures are medians over rounds. With ``--processor`` they are seconds of
+the processor, not of the clock, for machines that others use at the same time.
+
+Quality: from eight Gaussians to two moons, the same network, steps and batches; sliced Wasserstein
+distance (root mean square over 200 directions) between 10,000 transported points and 10,000 fresh
+moons, by Euler and midpoint steps. The floor is fresh moons against fresh moons.
 
     OMP_NUM_THREADS=1 python benchmarks/flow_matching_step.py
 """
@@ -49,7 +52,10 @@ def adam(parameters: object) -> torch.optim.Adam:
 
 
 def cooling(steps: int) -> Callable:
-    """Half a cosine from the learning rate to zero: last iterates without the noise of the last batches."""
+    """Half a cosine from the learning rate to zero.
+
+    Last iterates without the noise of the last batches.
+    """
     return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
 
@@ -61,7 +67,10 @@ def theirs(
     base: Callable,
     cooled: int = 0,
 ) -> Loop:
-    """The loop of torchcfm's examples; its time runs from base to data. ``cooled``: so many steps in all."""
+    """The loop of torchcfm's examples; its time runs from base to data.
+
+    ``cooled``: so many steps in all.
+    """
     optimizer = adam(net.parameters())
     scheduler = cooling(cooled)(optimizer) if cooled else None
 

@@ -1,8 +1,9 @@
 """Speed of autoregressive flows beside zuko's, the same networks and splines on both sides.
 
-Sampling: the inverse of all layers without gradients, incremental here, one pass of the network per variable there.
-Training: one step of Adam on the mean negative log-density of a batch; here ``fit`` (eager and compiled), there the
-loop that zuko's documentation shows. Every figure is a median over rounds in which the contestants take turns.
+Sampling: the inverse of all layers without gradients, incremental here, one pass of the network per
+variable there. Training: one step of Adam on the mean negative log-density of a batch; here ``fit``
+(eager and compiled), there the loop that zuko's documentation shows. Every figure is a median over
+rounds in which the contestants take turns.
 
     python benchmarks/flow_speed.py
 """

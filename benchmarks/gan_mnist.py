@@ -1,13 +1,17 @@
-"""A DCGAN on MNIST: are all digits made, in proportion, and do they look like digits to a classifier?
+"""A DCGAN on MNIST.
 
-60,000 training images of 28 x 28 pixels in [-1, 1], no labels. A classifier trained here on the labelled training
-images (its accuracy on the test images is printed) names 10,000 draws: their histogram, its total-variation distance to
-the proportions of the data, and the mean confidence of the classifier beside that on real test images. The distance of
-10,000 real images with the same proportions is about 0.01. The last model is reported, of one seed.
+Are all digits made, in proportion, and do they look like digits to a classifier?.
 
-Measured, 16 minutes of one core: shares from 8.8 % (2) to 12.8 % (7), distance 0.052 (test images 0.007), confidence
-0.916 (0.992). With 3,000 steps the distance was 0.077. A non-saturating game with batch normalisation in place of the
-penalty, with twice as many channels, had 0.18 after 2,500 steps.
+60,000 training images of 28 x 28 pixels in [-1, 1], no labels. A classifier trained here on the
+labelled training images (its accuracy on the test images is printed) names 10,000 draws: their
+histogram, its total-variation distance to the proportions of the data, and the mean confidence of
+the classifier beside that on real test images. The distance of 10,000 real images with the same
+proportions is about 0.01. The last model is reported, of one seed.
+
+Measured, 16 minutes of one core: shares from 8.8 % (2) to 12.8 % (7), distance 0.052 (test images
+0.007), confidence 0.916 (0.992). With 3,000 steps the distance was 0.077. A non-saturating game
+with batch normalisation in place of the penalty, with twice as many channels, had 0.18 after 2,500
+steps.
 
     OMP_NUM_THREADS=1 python benchmarks/gan_mnist.py --data DIR
 """

@@ -1,20 +1,23 @@
-"""Modes that GANs cover: 8 Gaussians on a ring, 25 on a grid; a plain GAN beside other recipes, same data, same run.
+"""Modes that GANs cover.
 
-Data: a ring of radius 1 with standard deviation 0.01 and a 5 x 5 grid of spacing 2 with 0.05 (Srivastava et al. 2017,
-VEEGAN; Lin et al. 2018, PacGAN), 100,000 rows, in units of the standard deviation of the whole. Of 2,500 draws those
-within three standard deviations of the nearest mode are of high quality (98.9 % of draws of the data themselves), and a
-mode is covered if one of them is nearest to it. Means and standard deviations over seeds; the last model is reported,
-none is selected. All recipes have the same networks (the critic sees points beside random Fourier features of them),
-batches, steps, learning rates and averages of the generator:
+8 Gaussians on a ring, 25 on a grid; a plain GAN beside other recipes, same data, same run.
 
-  relativistic   the relativistic game, penalties of the critic's slope on real rows and fakes (R1, R2)
-  plain          the non-saturating game, nothing else
-  PacGAN4        the same with packs of four rows
-  R1             the plain game with a penalty on real rows
+Data: a ring of radius 1 with standard deviation 0.01 and a 5 x 5 grid of spacing 2 with 0.05
+(Srivastava et al. 2017, VEEGAN; Lin et al. 2018, PacGAN), 100,000 rows, in units of the standard
+deviation of the whole. Of 2,500 draws those within three standard deviations of the nearest mode
+are of high quality (98.9 % of draws of the data themselves), and a mode is covered if one of them
+is nearest to it. Means and standard deviations over seeds; the last model is reported, none is
+selected. All recipes have the same networks (the critic sees points beside random Fourier features
+of them), batches, steps, learning rates and averages of the generator:
+
+  relativistic   the relativistic game, penalties of the critic's slope on real rows and fakes (R1,
+  R2) plain          the non-saturating game, nothing else PacGAN4        the same with packs of
+  four rows R1             the plain game with a penalty on real rows
 
 Published for PacGAN4 on the grid (Lin et al. 2018): 24.8 of 25 modes, 93.6 % of high quality.
-Measured, five seeds: relativistic 25.00 ± 0.00 modes and 97.37 ± 0.32 % on the grid, 8.00 ± 0.00 and 97.21 ± 0.99 % on
-the ring; plain 2.00 ± 1.41 modes and 99.02 ± 1.41 %, 1.00 ± 1.00 and 59.70 ± 54.50 %.
+Measured, five seeds: relativistic 25.00 ± 0.00 modes and 97.37 ± 0.32 % on the grid, 8.00 ± 0.00
+and 97.21 ± 0.99 % on the ring; plain 2.00 ± 1.41 modes and 99.02 ± 1.41 %, 1.00 ± 1.00 and 59.70 ±
+54.50 %.
 
     OMP_NUM_THREADS=1 python benchmarks/gan_modes.py --recipes relativistic plain
 """
@@ -76,9 +79,12 @@ RECIPES = {
 
 
 class Fourier(nn.Module):
-    """Points beside waves of them, ``(B, D) -> (B, D + 2 K)``: a network sees what is narrow against the whole.
+    """Points beside waves of them, ``(B, D) -> (B, D + 2 K)``.
 
-    Tancik et al. (2020), Fourier features let networks learn high frequency functions, https://arxiv.org/abs/2006.10739
+    A network sees what is narrow against the whole.
+
+    Tancik et al. (2020), Fourier features let networks learn high frequency functions,
+    https://arxiv.org/abs/2006.10739
     """
 
     def __init__(self, inputs: int, waves: int = 64, scale: float = 5.0):

@@ -1,11 +1,14 @@
-"""Time of a training step of a GAN: two players in one backward, beside a loop of torch with two backward passes.
+"""Time of a training step of a GAN.
 
-Same networks, batch and optimizers, rounds interleaved on one thread; processor time (so that a busy machine does not
-matter). The loop is the usual one: the critic's loss on real rows and detached fakes, its backward and step, then the
-generator's loss through the critic (frozen meanwhile, so that no gradient of its parameters is wasted), its backward
-and step. It updates the critic before the generator looks at it; ours updates both at once, from one run of the critic
-on the fakes. The compiled loop is torch.compile of both halves' forward passes; it was slower than the plain loop where
-this was measured, so that compiled steps are to be compared with both.
+Two players in one backward, beside a loop of torch with two backward passes.
+
+Same networks, batch and optimizers, rounds interleaved on one thread; processor time (so that a
+busy machine does not matter). The loop is the usual one: the critic's loss on real rows and
+detached fakes, its backward and step, then the generator's loss through the critic (frozen
+meanwhile, so that no gradient of its parameters is wasted), its backward and step. It updates the
+critic before the generator looks at it; ours updates both at once, from one run of the critic on
+the fakes. The compiled loop is torch.compile of both halves' forward passes; it was slower than the
+plain loop where this was measured, so that compiled steps are to be compared with both.
 
     OMP_NUM_THREADS=1 python benchmarks/gan_step.py --rounds 7
 """
@@ -86,7 +89,10 @@ def loop(
 def ours(
     networks: Networks, x: Tensor, noise: int, batch: int, steps: int, compiled: bool
 ) -> Callable[[], float]:
-    """probgen.fit, timed between two of its steps: without what comes before the first, or compiling."""
+    """probgen.fit, timed between two of its steps.
+
+    Without what comes before the first, or compiling.
+    """
 
     def go() -> float:
         generator, critic = networks()

@@ -1,13 +1,17 @@
-"""Gaussian hidden Markov models beside hmmlearn and pomegranate: likelihood, posteriors, a step of EM, a long sequence.
+"""Gaussian hidden Markov models beside hmmlearn and pomegranate.
 
-All start from the same parameters and see the same sequences, turn by turn. Tables give medians, ratios to each peer,
-and the mean log-likelihood of a sequence that each reports; after the step of EM that of its parameters, computed by
-one function in float64. Peak memory (Linux) is that of a process of its own, less what it held before.
+Likelihood, posteriors, a step of EM, a long sequence.
 
-    python benchmarks/hidden_markov.py                       # 200 x 50 steps, 50 states; 500 x 200 steps, 8 states
-    python benchmarks/hidden_markov.py --form diag           # covariances without correlations
-    python benchmarks/hidden_markov.py --only long           # one sequence of 1,000,000 steps
-    python benchmarks/hidden_markov.py --cpu                 # processor time, on a machine that others use
+All start from the same parameters and see the same sequences, turn by turn. Tables give medians,
+ratios to each peer, and the mean log-likelihood of a sequence that each reports; after the step of
+EM that of its parameters, computed by one function in float64. Peak memory (Linux) is that of a
+process of its own, less what it held before.
+
+    python benchmarks/hidden_markov.py                       # 200 x 50 steps, 50 states; 500 x 200
+    steps, 8 states python benchmarks/hidden_markov.py --form diag           # covariances without
+    correlations python benchmarks/hidden_markov.py --only long           # one sequence of
+    1,000,000 steps python benchmarks/hidden_markov.py --cpu                 # processor time, on a
+    machine that others use
 
 Peers that are not installed (pip install hmmlearn pomegranate) are left out.
 """
@@ -49,7 +53,10 @@ class Parameters(NamedTuple):
 def problem(
     rows: int, steps: int, dims: int, states: int, form: str
 ) -> tuple[np.ndarray, Parameters]:
-    """Sequences from a chain that stays in its states for a while, and a start that is off the truth."""
+    """Sequences from a chain that stays in its states for a while.
+
+    And a start that is off the truth.
+    """
     rng = np.random.default_rng(0)
     transitions = rng.dirichlet(np.ones(states), states) * 0.3 + 0.7 * np.eye(states)
     means = 1.5 * rng.normal(size=(states, dims))
@@ -188,7 +195,10 @@ class Pomegranate:
         self.model.from_summaries()
 
     def found(self) -> None:
-        """It estimates probabilities to end as well, so its likelihood after a step is another model's."""
+        """It estimates probabilities to end as well.
+
+        So its likelihood after a step is another model's.
+        """
 
 
 PEERS = {"probgen": Probgen, "hmmlearn": Hmmlearn, "pomegranate": Pomegranate}

@@ -1,7 +1,10 @@
-"""Drawing images pixel by pixel: with kept activations, and by a full pass of the network for every pixel.
+"""Drawing images pixel by pixel.
 
-Both ways draw from the same law. For each model the time of a batch of images, the network's own scoring pass on the
-same batch, and the ratio of the two ways; slow ways are timed on the first pixels and extrapolated.
+With kept activations, and by a full pass of the network for every pixel.
+
+Both ways draw from the same law. For each model the time of a batch of images, the network's own
+scoring pass on the same batch, and the ratio of the two ways; slow ways are timed on the first
+pixels and extrapolated.
 
     python benchmarks/image_sampling.py
 """

@@ -1,16 +1,20 @@
-"""InfoGAN on MNIST: a category of ten levels that nobody has labelled, and how well it names the real digits.
+"""InfoGAN on MNIST.
 
-60,000 training images in [-1, 1], no labels. First the recogniser q(code | x) learns from real images alone what two
-views of one image (moved, turned, thickened) have in common; then generator, critic and recogniser play the game of
-InfoGAN, the views still counting. The recogniser classifies the 10,000 test images; accuracy after the best one-to-one
-assignment of levels to digits (chosen on training images, with the labels, which are used for nothing else). Seeds
-differ: all that are run are reported, none is selected.
+A category of ten levels that nobody has labelled, and how well it names the real digits.
 
-Measured: 94.8 and 96.9 % with seeds 0 and 1, 14 minutes of one core each; the recogniser alone, after 1,500 steps, had
-85.5 and 96.9 % of 2,000 training images.
+60,000 training images in [-1, 1], no labels. First the recogniser q(code | x) learns from real
+images alone what two views of one image (moved, turned, thickened) have in common; then generator,
+critic and recogniser play the game of InfoGAN, the views still counting. The recogniser classifies
+the 10,000 test images; accuracy after the best one-to-one assignment of levels to digits (chosen on
+training images, with the labels, which are used for nothing else). Seeds differ: all that are run
+are reported, none is selected.
 
-With the game alone (``--first 0 --weight 0``) levels name shapes of strokes or hide in patterns that nobody sees: 25 to
-58 % in six settings of networks, noise and augmentation (5,000 steps or fewer, seed 0).
+Measured: 94.8 and 96.9 % with seeds 0 and 1, 14 minutes of one core each; the recogniser alone,
+after 1,500 steps, had 85.5 and 96.9 % of 2,000 training images.
+
+With the game alone (``--first 0 --weight 0``) levels name shapes of strokes or hide in patterns
+that nobody sees: 25 to 58 % in six settings of networks, noise and augmentation (5,000 steps or
+fewer, seed 0).
 
     OMP_NUM_THREADS=1 python benchmarks/infogan_mnist.py --data DIR --seeds 0
 """
@@ -45,7 +49,9 @@ SHAPE = (1, 28, 28)
 
 
 class Seen(nn.Module):
-    """Raw numbers of a code from an image, which in training is moved, turned, thickened and under noise.
+    """Raw numbers of a code from an image, which in training is moved, turned.
+
+    Thickened and under noise.
 
     Without, codes hide in patterns that nobody sees and that real digits do not have.
     """

@@ -1,18 +1,21 @@
 r"""Polyphonic music: models of the JSB chorales, 88 keys a frame, beside published scores.
 
-Splits and unit are those of Boulanger-Lewandowski, Bengio, Vincent (2012), https://arxiv.org/abs/1206.6392: negative
-log-likelihood in nats per frame, averaged over all frames of the test chorales. Models are trained on the training
-chorales as they are (the setting of the published models), or with ``--transpose`` on these in twelve keys. The
-weights that do best on the validation chorales are kept.
+Splits and unit are those of Boulanger-Lewandowski, Bengio, Vincent (2012),
+https://arxiv.org/abs/1206.6392: negative log-likelihood in nats per frame, averaged over all frames
+of the test chorales. Models are trained on the training chorales as they are (the setting of the
+published models), or with ``--transpose`` on these in twelve keys. The weights that do best on the
+validation chorales are kept.
 
-    python benchmarks/jsb_chorales.py --data DIR --models rnn_made --steps 1200 --rate 4e-3 --dropout 0.15
-    python benchmarks/jsb_chorales.py --data DIR --models tcn_made --steps 1000 --rate 3e-3 --dropout 0.15
-    python benchmarks/jsb_chorales.py --data DIR --models deep_markov_made --steps 1400 --rate 3e-3 --patience 16
-    python benchmarks/jsb_chorales.py --data DIR --models rnn_made --transpose --dropout 0 \
+    python benchmarks/jsb_chorales.py --data DIR --models rnn_made --steps 1200 --rate 4e-3
+    --dropout 0.15 python benchmarks/jsb_chorales.py --data DIR --models tcn_made --steps 1000
+    --rate 3e-3 --dropout 0.15 python benchmarks/jsb_chorales.py --data DIR --models
+    deep_markov_made --steps 1400 --rate 3e-3 --patience 16 python benchmarks/jsb_chorales.py --data
+    DIR --models rnn_made --transpose --dropout 0 \
         --steps 3600 --rate 5e-3 --seed 2
 
-``--data`` is a folder with ``jsb_chorales.npz``: ``train``, ``valid``, ``test`` of shape (frames, 88), chorales laid
-end to end, and ``train_lengths``, ... Checkpoints go to ``--checkpoints``; ``--resume`` continues from them.
+``--data`` is a folder with ``jsb_chorales.npz``: ``train``, ``valid``, ``test`` of shape (frames,
+88), chorales laid end to end, and ``train_lengths``, ... Checkpoints go to ``--checkpoints``;
+``--resume`` continues from them.
 """
 
 from __future__ import annotations
@@ -87,7 +90,10 @@ def convolutional(
 
 
 class Reader(nn.Module):
-    """A recurrent summary of the frames, with the present frame as it is: ``(*batch, T, KEYS) -> (*batch, T, H)``."""
+    """A recurrent summary of the frames, with the present frame as it is.
+
+    ``(*batch, T, KEYS) -> (*batch, T, H)``.
+    """
 
     def __init__(self, summary: int, dropout: float):
         super().__init__()
@@ -179,9 +185,12 @@ def tell(run) -> None:
 
 @torch.no_grad()
 def averaged(gens: list[SequenceModel], x: Tensor, shifts: range = range(1)) -> float:
-    """Nats per frame of several models as one: probabilities of a frame given its past, averaged over models and keys.
+    """Nats per frame of several models as one.
 
-    A model that moves chorales by some half-tones before it scores them is a model too: no probability is lost.
+    Probabilities of a frame given its past, averaged over models and keys.
+
+    A model that moves chorales by some half-tones before it scores them is a model too: no
+    probability is lost.
     """
     terms = torch.stack([gen().terms(x.roll(shift, -1)) for gen in gens for shift in shifts])
     return -(terms.logsumexp(0) - math.log(len(terms))).sum().item() / frames(x)
@@ -192,7 +201,10 @@ def frames(x: Tensor) -> int:
 
 
 def scores(name: str, gen: nn.Module, rows: Splits, particles: int) -> dict[str, float]:
-    """Scores of one model: exact, or the bound (mean of 20 draws) and an average of importance samples."""
+    """Scores of one model.
+
+    Exact, or the bound (mean of 20 draws) and an average of importance samples.
+    """
     print(
         f"{name}: validation {per_frame(pg.log_likelihood(gen, rows.validation, particles=1), rows.validation):.3f}"
     )

@@ -1,7 +1,10 @@
-"""Steps per second of Langevin, HMC and block Gibbs kernels, beside TorchEBM or a loop written by hand.
+"""Steps per second of Langevin, HMC and block Gibbs kernels.
 
-Every pair runs the same target, dimension, number of chains and step sizes, in turns, in one process with one thread;
-the numbers are medians over the turns. TorchEBM has no Gibbs sampler: that row stands beside plain torch.
+Beside TorchEBM or a loop written by hand.
+
+Every pair runs the same target, dimension, number of chains and step sizes, in turns, in one
+process with one thread; the numbers are medians over the turns. TorchEBM has no Gibbs sampler: that
+row stands beside plain torch.
 
     python benchmarks/mcmc_kernels.py
 """
@@ -111,7 +114,10 @@ def report(title: str, rates: dict[str, float]) -> None:
 
 
 def memory(sampler: Sampler, x: Tensor) -> tuple[float, float]:
-    """Peak memory of the process, in MiB, after 100 steps (leapfrogs, of HMC), and what 10,000 steps add to it."""
+    """Peak memory of the process, in MiB, after 100 steps (leapfrogs, of HMC).
+
+    And what 10,000 steps add to it.
+    """
     sampler(x, 100)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sampler(x, 10_000)

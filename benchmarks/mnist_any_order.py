@@ -1,8 +1,11 @@
-"""An order-agnostic deep NADE on statically binarized MNIST, and the mixture of several of its orders (EoNADE).
+"""An order-agnostic deep NADE on statically binarized MNIST.
 
-One network learns every pixel given any others; each order of the pixels is then a model with an exact density, and
-the mixture over orders another. Scoring an order takes one pass of the network per pixel, hence ``--rows``. The
-binarization is that of ``mnist_orderings.py``; the published row is of another static draw of the images.
+And the mixture of several of its orders (EoNADE).
+
+One network learns every pixel given any others; each order of the pixels is then a model with an
+exact density, and the mixture over orders another. Scoring an order takes one pass of the network
+per pixel, hence ``--rows``. The binarization is that of ``mnist_orderings.py``; the published row
+is of another static draw of the images.
 
     python benchmarks/mnist_any_order.py --data DIR --minutes 30
 """
@@ -21,7 +24,10 @@ import probgen as pg
 
 
 class Clock:
-    """Ends training when its time is up; the learning rate falls along a cosine by the time used."""
+    """Ends training when its time is up.
+
+    The learning rate falls along a cosine by the time used.
+    """
 
     def __init__(self, minutes: float):
         self.minutes, self.used = minutes, 0.0

@@ -1,13 +1,17 @@
-"""Autoregressive vectors on statically binarized MNIST: MADEs that scan the image in different orders, as one mixture.
+"""Autoregressive vectors on statically binarized MNIST.
 
-The raster scans of the square (rows or columns first, from each corner) are the orders of separately trained MADEs;
-their densities are averaged as probabilities. The binarization is that of ``vae_mnist.py``: pixels drawn once with a
-fixed seed, the last 10,000 training rows are validation. The published rows are of other static draws of the images.
+MADEs that scan the image in different orders, as one mixture.
 
-    python benchmarks/mnist_orderings.py --data DIR --checkpoint mnist_orderings.safetensors --members 4
+The raster scans of the square (rows or columns first, from each corner) are the orders of
+separately trained MADEs; their densities are averaged as probabilities. The binarization is that of
+``vae_mnist.py``: pixels drawn once with a fixed seed, the last 10,000 training rows are validation.
+The published rows are of other static draws of the images.
 
-Each member has a checkpoint of its own. With ``--resume`` an interrupted run continues from them; finished members are
-only scored again, so that members can be added later.
+    python benchmarks/mnist_orderings.py --data DIR --checkpoint mnist_orderings.safetensors
+    --members 4
+
+Each member has a checkpoint of its own. With ``--resume`` an interrupted run continues from them;
+finished members are only scored again, so that members can be added later.
 """
 
 from __future__ import annotations

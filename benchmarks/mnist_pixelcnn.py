@@ -1,13 +1,14 @@
 """A small PixelCNN on dynamically binarized MNIST: exact test scores beside published ones.
 
-Every visit of a training row draws its pixels anew, Bernoulli(value / 255); validation (the last 10,000 training rows)
-and test rows are drawn once with a fixed seed. Squares of 2 x 2 pixels are one position of the convolutions; inside of
-a square a small network goes from pixel to pixel, so that the score is that of all 784 pixels, exactly.
+Every visit of a training row draws its pixels anew, Bernoulli(value / 255); validation (the last
+10,000 training rows) and test rows are drawn once with a fixed seed. Squares of 2 x 2 pixels are
+one position of the convolutions; inside of a square a small network goes from pixel to pixel, so
+that the score is that of all 784 pixels, exactly.
 
     python benchmarks/mnist_pixelcnn.py --data DIR --checkpoint mnist_pixelcnn.safetensors
 
-``--data`` is a folder with the four IDX files of MNIST, packed or not, or an ``mnist.npz``. With ``--resume`` an
-interrupted run continues from its checkpoint; a finished one is scored again.
+``--data`` is a folder with the four IDX files of MNIST, packed or not, or an ``mnist.npz``. With
+``--resume`` an interrupted run continues from its checkpoint; a finished one is scored again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ PUBLISHED = {  # nats per image, dynamic binarization
 
 
 class Redrawn(pg.LatentVariableModel):
-    """A model of binary images, shown probabilities of pixels: each visit of a row draws an image of its own."""
+    """A model of binary images, shown probabilities of pixels.
+
+    Each visit of a row draws an image of its own.
+    """
 
     def __init__(self, gen: pg.DistributionModule):
         super().__init__()
@@ -68,7 +72,10 @@ def pixel_cnn(options: argparse.Namespace) -> PixelCNN:
 
 
 class Clock:
-    """Ends training when its time is up; the learning rate falls along a cosine by the time used, not by steps."""
+    """Ends training when its time is up.
+
+    The learning rate falls along a cosine by the time used, not by steps.
+    """
 
     def __init__(self, minutes: float):
         self.minutes, self.used, self.shown = minutes, 0.0, 0

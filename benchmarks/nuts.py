@@ -1,11 +1,14 @@
-"""NUTS: effective samples per second of probgen beside NumPyro and Pyro on the same models, data and cores.
+"""NUTS: effective samples per second of probgen beside NumPyro and Pyro on the same models.
 
-Every peer runs in a process of its own, which makes its own start: the first run is cold (tracing and compiling
-included, probgen with an empty cache of compiled code), the second one, with another seed, is warm. Imports are not
-counted. Effective samples are ArviZ's bulk ESS, the smallest over all entries of all sites; warm-up counts as time.
-Pyro takes a shorter run, from which its effective samples per second for the full one are extrapolated: time per step
-and effective samples per draw are taken as they are found. NumPyro runs its chains one after the other and as one
-batch; the better is its row.
+Data and cores.
+
+Every peer runs in a process of its own, which makes its own start: the first run is cold (tracing
+and compiling included, probgen with an empty cache of compiled code), the second one, with another
+seed, is warm. Imports are not counted. Effective samples are ArviZ's bulk ESS, the smallest over
+all entries of all sites; warm-up counts as time. Pyro takes a shorter run, from which its effective
+samples per second for the full one are extrapolated: time per step and effective samples per draw
+are taken as they are found. NumPyro runs its chains one after the other and as one batch; the
+better is its row.
 
     python benchmarks/nuts.py                                  # all models, one core
     python benchmarks/nuts.py --cores 0 1 --only "eight schools" --json nuts.json
@@ -126,7 +129,10 @@ def one_peer(name: str, options: argparse.Namespace) -> None:
 
 
 def measured(name: str, model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One peer in a process of its own: ``{seconds_cold, seconds_warm, ess, ess_per_second_warm, ...}``."""
+    """One peer in a process of its own.
+
+    ``{seconds_cold, seconds_warm, ess, ess_per_second_warm, ...}``.
+    """
     sizes = ("draws", "tune", "chains", "pyro_steps")
     numbers = [f"--{size.replace('_', '-')}={getattr(options, size)}" for size in sizes]
     cores = ["--cores", *map(str, options.cores)]

@@ -9,7 +9,10 @@ import numpy as np
 
 
 class Problem(NamedTuple):
-    """Data, and functions that give the model in Pyro and in NumPyro: both of them are slow to import."""
+    """Data, and functions that give the model in Pyro and in NumPyro.
+
+    Both of them are slow to import.
+    """
 
     data: tuple[np.ndarray, ...]
     pyro: Callable[[], Callable]
@@ -55,7 +58,10 @@ def _schools_numpyro() -> Callable:
 
 
 def logistic(rows: int, columns: int, groups: int) -> Problem:
-    """Logistic regression with an intercept for each group, drawn around zero with a spread that is estimated."""
+    """Logistic regression with an intercept for each group.
+
+    Drawn around zero with a spread that is estimated.
+    """
     rng = np.random.default_rng(0)
     x, group = rng.normal(size=(rows, columns)), rng.integers(groups, size=rows)
     logits = x @ rng.normal(size=columns) / 2 + rng.normal(size=groups)[group]
@@ -99,7 +105,10 @@ def _logistic_numpyro(columns: int, groups: int) -> Callable:
 
 
 def mixture(rows: int, components: int) -> Problem:
-    """Gaussian mixture whose prior tells the components apart; labels are summed out, by hand for NumPyro."""
+    """Gaussian mixture whose prior tells the components apart.
+
+    Labels are summed out, by hand for NumPyro.
+    """
     rng = np.random.default_rng(0)
     centres = np.linspace(-8, 8, components)
     x = rng.normal(centres[rng.integers(components, size=rows)], 1.0)

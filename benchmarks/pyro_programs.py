@@ -1,9 +1,12 @@
-"""Programs of the structure of Pyro's examples, as they are: what fits, agrees, compiles, samples, is refused.
+"""Programs of the structure of Pyro's examples, as they are.
 
-Every program of `tests/programs` that has a loss becomes `Program(model, guide, **options)` and is trained, compared
-with Pyro's own loss under one seed, recorded as one graph, sampled by NUTS, and evaluated. A quantity works, is refused
-with a reason, or fails without one ("bare"): an error other than ValueError, TypeError, NotImplementedError and
-NotCompilable, one that nobody raised with a sentence, or a slip (NameError, KeyError, ...) told as NotCompilable.
+What fits, agrees, compiles, samples, is refused.
+
+Every program of `tests/programs` that has a loss becomes `Program(model, guide, **options)` and is
+trained, compared with Pyro's own loss under one seed, recorded as one graph, sampled by NUTS, and
+evaluated. A quantity works, is refused with a reason, or fails without one ("bare"): an error other
+than ValueError, TypeError, NotImplementedError and NotCompilable, one that nobody raised with a
+sentence, or a slip (NameError, KeyError, ...) told as NotCompilable.
 
     python benchmarks/pyro_programs.py --markdown table.md
     python benchmarks/pyro_programs.py --inductor --only minipyro vae gmm_map
@@ -97,7 +100,10 @@ class Recorded(BaseException):
 
 
 class Found(NamedTuple):
-    """What became of a quantity: ``"ok"``, ``"refused"`` with a reason, ``"bare"``, ``"late"`` or ``"none"`` (n/a)."""
+    """What became of a quantity.
+
+    ``"ok"``, ``"refused"`` with a reason, ``"bare"``, ``"late"`` or ``"none"`` (n/a).
+    """
 
     state: str
     text: str = ""
@@ -131,7 +137,10 @@ def arguments(case: Case) -> tuple[Program, tuple]:
 
 
 def objective_of(case: Case) -> Any:
-    """None, for the default objective; the loss of the script where its guide observes, which Pyro's alone allows."""
+    """None, for the default objective.
+
+    The loss of the script where its guide observes, which Pyro's alone allows.
+    """
     return case.loss() if "CausalEffect" in type(case.loss()).__name__ else None
 
 
@@ -149,7 +158,10 @@ def fits(case: Case, program: Program, args: tuple) -> str:
 
 
 def agrees(case: Case) -> str:
-    """The largest relative difference of the log density by all routes, and of the script's own loss from ours."""
+    """The largest relative difference of the log density by all routes.
+
+    And of the script's own loss from ours.
+    """
     program, args = prepared(case)
     numbers = {} if case.name in ENUMERATED else routes(program, args)
     if (
@@ -167,8 +179,8 @@ def agrees(case: Case) -> str:
 def own_loss(case: Case, program: Program, args: tuple) -> tuple[float, float]:
     """The default objective and the loss of the script, with the draws of one seed.
 
-    Pyro's closed form of a Delta's divergence leaves its log density out, in which an AutoGuide has the Jacobian of its
-    draw (as Trace_ELBO knows): it is added.
+    Pyro's closed form of a Delta's divergence leaves its log density out, in which an AutoGuide has
+    the Jacobian of its draw (as Trace_ELBO knows): it is added.
     """
     theirs = case.loss()
     if hasattr(theirs, "max_plate_nesting"):
@@ -257,7 +269,10 @@ def computed(quantity: Callable[..., Any], program: Program, args: tuple, **opti
 
 @contextmanager
 def until(end: float) -> Iterator[None]:
-    """Raises :class:`Late` when the time is over; again every second, in case somebody catches it."""
+    """Raises :class:`Late` when the time is over.
+
+    Again every second, in case somebody catches it.
+    """
 
     def late(*_: Any) -> None:
         raise Late

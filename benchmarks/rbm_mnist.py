@@ -1,11 +1,15 @@
-r"""A restricted Boltzmann machine with 500 hidden units on statically binarized MNIST, its log-likelihood by annealing.
+r"""A restricted Boltzmann machine with 500 hidden units on statically binarized MNIST.
 
-Trained through ``probgen.fit`` by (persistent) contrastive divergence; log Z is estimated from both ends: annealed
-importance sampling from independent pixels (in expectation too low), and backwards from draws of the machine (too high,
-as far as those draws are; they are ends of chains). The binarization is that of ``mnist_orderings.py``.
+Its log-likelihood by annealing.
 
-    python benchmarks/rbm_mnist.py --data DIR --checkpoint rbm.safetensors --steps 150000            # PCD
-    python benchmarks/rbm_mnist.py --data DIR --checkpoint cd25.safetensors --steps 40000 --gibbs 25 --chains 0 \
+Trained through ``probgen.fit`` by (persistent) contrastive divergence; log Z is estimated from both
+ends: annealed importance sampling from independent pixels (in expectation too low), and backwards
+from draws of the machine (too high, as far as those draws are; they are ends of chains). The
+binarization is that of ``mnist_orderings.py``.
+
+    python benchmarks/rbm_mnist.py --data DIR --checkpoint rbm.safetensors --steps 150000
+    # PCD python benchmarks/rbm_mnist.py --data DIR --checkpoint cd25.safetensors --steps 40000
+    --gibbs 25 --chains 0 \
         --rate 0.1 --ema 0.9995
 """
 
@@ -59,7 +63,10 @@ def train(rbm: RBM, rows: Tensor, options: argparse.Namespace) -> pg.History:
 
 @torch.no_grad()
 def score(rbm: RBM, base: Tensor, rows: Tensor, options: argparse.Namespace) -> None:
-    """Both ends of the log-likelihood, and the conservative number of reverse annealing for some rows."""
+    """Both ends of the log-likelihood.
+
+    And the conservative number of reverse annealing for some rows.
+    """
     began = time.process_time()
     bracket = annealed_importance(
         rbm, base, temperatures=options.temperatures, chains=100, settle=1000

@@ -1,14 +1,19 @@
-"""Red wine: autoregressive mixtures of normals (RNADE's task) over ten folds, standardised with the training fold.
+"""Red wine: autoregressive mixtures of normals (RNADE's task) over ten folds.
 
-A fold is scored by an ensemble of MADEs, each with an order of its own, normal mixtures as conditionals, and dropout;
-their densities are averaged, which is an exact density too. In each fold the rate of dropout is chosen by a tenth of
-the training rows; then the ensemble is trained anew on all of them.
+Standardised with the training fold.
 
-    python benchmarks/red_wine.py --data DIR         # DIR/wine_red.csv.gz: eleven real columns, and ``target``
+A fold is scored by an ensemble of MADEs, each with an order of its own, normal mixtures as
+conditionals, and dropout; their densities are averaged, which is an exact density too. In each fold
+the rate of dropout is chosen by a tenth of the training rows; then the ensemble is trained anew on
+all of them.
 
-Columns without real values and one of each pair with a correlation above 0.98 are to be dropped: here there are none.
-The measurements are recorded with few digits and some rows repeat, so densities reward narrow peaks; ``--min-scale``
-bounds the scale of a component from below, in units of the standard deviation of its column.
+    python benchmarks/red_wine.py --data DIR         # DIR/wine_red.csv.gz: eleven real columns, and
+    ``target``
+
+Columns without real values and one of each pair with a correlation above 0.98 are to be dropped:
+here there are none. The measurements are recorded with few digits and some rows repeat, so
+densities reward narrow peaks; ``--min-scale`` bounds the scale of a component from below, in units
+of the standard deviation of its column.
 """
 
 from __future__ import annotations
@@ -103,7 +108,10 @@ def choose(train_rows: Tensor, arguments: argparse.Namespace) -> float:
 
 
 def fold(x: Tensor, index: int, arguments: argparse.Namespace) -> tuple[Tensor, Tensor, float]:
-    """Scores of the test rows by the ensemble and by its first member, and the chosen rate of dropout."""
+    """Scores of the test rows by the ensemble and by its first member.
+
+    And the chosen rate of dropout.
+    """
     test = torch.arange(len(x)) % FOLDS == index
     rows, held = standardised(x[~test], x[~test]), standardised(x[test], x[~test])
     dropout = choose(rows, arguments) if len(arguments.dropouts) > 1 else arguments.dropouts[0]

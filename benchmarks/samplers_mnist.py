@@ -1,13 +1,15 @@
 """Samplers side by side at equal numbers of network calls, on MNIST at 16 x 16 pixels.
 
-One diffusion and one flow-matching model with the same U-Net, trained here by the same recipe, each sampled at 5, 10,
-20 and 50 calls of the network. The figure is the Fréchet distance between features of 2,000 samples and of the 10,000
-test images; the features are the last hidden layer (64 numbers) of a small classifier trained here on the training
-images. The floor is real against real: 2,000 training images in place of the samples. No number of another paper is
-comparable: other features, other size of images.
+One diffusion and one flow-matching model with the same U-Net, trained here by the same recipe, each
+sampled at 5, 10, 20 and 50 calls of the network. The figure is the Fréchet distance between
+features of 2,000 samples and of the 10,000 test images; the features are the last hidden layer (64
+numbers) of a small classifier trained here on the training images. The floor is real against real:
+2,000 training images in place of the samples. No number of another paper is comparable: other
+features, other size of images.
 
-    python benchmarks/samplers_mnist.py --data DIR --train --work samplers_mnist    # about 14 minutes a model, one core
-    python benchmarks/samplers_mnist.py --data DIR --work samplers_mnist            # sampling, the table
+    python benchmarks/samplers_mnist.py --data DIR --train --work samplers_mnist    # about 14
+    minutes a model, one core python benchmarks/samplers_mnist.py --data DIR --work samplers_mnist
+    # sampling, the table
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ SHAPE, CALLS, DRAWS = (1, 16, 16), (5, 10, 20, 50), 2000
 
 
 def small(images: Tensor) -> Tensor:
-    """28 x 28 pixels in [0, 1] to 16 x 16 in [-1, 1]: two pixels of border, then means of two by two."""
+    """28 x 28 pixels in [0, 1] to 16 x 16 in [-1, 1].
+
+    Two pixels of border, then means of two by two.
+    """
     return avg_pool2d(pad(images.reshape(-1, 1, 28, 28), (2, 2, 2, 2)), 2) * 2 - 1
 
 

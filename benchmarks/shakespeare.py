@@ -1,9 +1,11 @@
-"""A small causal transformer on the characters of tiny Shakespeare, beside a published score of the same size.
+"""A small causal transformer on the characters of tiny Shakespeare.
 
-The protocol of the published peer: 4 blocks of width 128, 4 heads, 2,000 steps of 12 x 64 characters, no dropout; the
-first 90 % of the text to train on, the last 10 % to report. A row is a character as context and the 64 characters after
-it as event, so that every one of these has 1 to 64 characters before it. Validation goes through the whole of the last
-10 %, in blocks side by side.
+Beside a published score of the same size.
+
+The protocol of the published peer: 4 blocks of width 128, 4 heads, 2,000 steps of 12 x 64
+characters, no dropout; the first 90 % of the text to train on, the last 10 % to report. A row is a
+character as context and the 64 characters after it as event, so that every one of these has 1 to 64
+characters before it. Validation goes through the whole of the last 10 %, in blocks side by side.
 
     python benchmarks/shakespeare.py --data DIR
 
@@ -56,7 +58,10 @@ class Passages:
 
 
 def rows(text: Tensor, starts: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Events ``(B, 64)`` and contexts ``(B, levels)``: the character at each start, and what follows it."""
+    """Events ``(B, 64)`` and contexts ``(B, levels)``.
+
+    The character at each start, and what follows it.
+    """
     passages = text[starts[:, None] + torch.arange(LENGTH + 1)]
     return passages[:, 1:].float(), one_hot(passages[:, 0], levels).float()
 

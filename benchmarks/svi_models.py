@@ -1,4 +1,7 @@
-"""Bayesian models of compiled_svi.py as Pyro programs, with their data; probgen and Pyro run the same functions."""
+"""Bayesian models of compiled_svi.py as Pyro programs, with their data.
+
+Probgen and Pyro run the same functions.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,13 @@ Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, and a fresh model with its guide at every call of ``pair`` (Pyro) and ``gen`` (probgen, if it differs).
+    """Data, and a fresh model with its guide at every call of ``pair`` (Pyro) and ``gen``.
 
-    ``forms`` are other ways to write the same model, ``slow_forms`` those that no library runs fastest; ``module`` is
-    the loss of a batch per row as a hand-written torch loop would have it. Turns of peers whose steps may take
-    microseconds have ``more`` times the steps.
+    Probgen, if it differs.
+
+    ``forms`` are other ways to write the same model, ``slow_forms`` those that no library runs
+    fastest; ``module`` is the loss of a batch per row as a hand-written torch loop would have it.
+    Turns of peers whose steps may take microseconds have ``more`` times the steps.
     """
 
     title: str
@@ -49,11 +54,15 @@ class Problem:
 
 
 def rows_of(batch: Tensor, total: int | None) -> pyro.plate:
-    """The plate of the rows; a mini-batch that was gathered outside counts for all ``total`` rows."""
+    """The plate of the rows.
+
+    A mini-batch that was gathered outside counts for all ``total`` rows.
+    """
     return pyro.plate("data", total or len(batch), subsample=batch if total else None)
 
 
-# -- eight schools -------------------------------------------------------------------------------------------------
+# -- eight schools
+# -------------------------------------------------------------------------------------------------
 
 SCHOOLS = (
     torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12]),
@@ -69,7 +78,8 @@ def schools(y: Tensor, sigma: Tensor, total: int | None = None) -> None:
         pyro.sample("y", dist.Normal(mu + tau * effect, sigma), obs=y)
 
 
-# -- Gaussian mixture ----------------------------------------------------------------------------------------------
+# -- Gaussian mixture
+# ----------------------------------------------------------------------------------------------
 
 START = torch.linspace(-6.0, 6.0, COMPONENTS)
 
@@ -114,7 +124,8 @@ def mixture_pair(model: Callable[..., None]) -> Pair:
     return model, AutoNormal(lambda x, total=None: components(), init_loc_fn=start)
 
 
-# -- regressions ---------------------------------------------------------------------------------------------------
+# -- regressions
+# ---------------------------------------------------------------------------------------------------
 
 
 def grouped_rows() -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +163,8 @@ def linear(x: Tensor, y: Tensor, total: int | None = None) -> None:
         pyro.sample("y", dist.Normal(x @ slopes, noise), obs=y)
 
 
-# -- Gaussian hidden Markov model ----------------------------------------------------------------------------------
+# -- Gaussian hidden Markov model
+# ----------------------------------------------------------------------------------
 
 
 def sequences() -> tuple[Tensor]:
@@ -165,7 +177,10 @@ def sequences() -> tuple[Tensor]:
 
 
 class ForwardLoop(dist.TorchDistribution):
-    """A Gaussian hidden Markov model whose states are summed out step by step, in log space; rows are the last dim."""
+    """A Gaussian hidden Markov model whose states are summed out step by step, in log space.
+
+    Rows are the last dim.
+    """
 
     arg_constraints, support = {}, dist.constraints.real_vector
 

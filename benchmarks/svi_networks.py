@@ -1,4 +1,7 @@
-"""Neural models of compiled_svi.py: for probgen, for Pyro, and as losses for a loop that is written by hand."""
+"""Neural models of compiled_svi.py.
+
+For probgen, for Pyro, and as losses for a loop that is written by hand.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ import probgen as pg
 
 PIXELS, HIDDEN, LATENT = 784, 400, 20
 
-# -- variational autoencoder ---------------------------------------------------------------------------------------
+# -- variational autoencoder
+# ---------------------------------------------------------------------------------------
 
 
 def pictures() -> tuple[Tensor]:
@@ -71,7 +75,8 @@ class VAELoss(nn.Module):
         return (fit + (0.5 * (loc**2 + scale**2 - 1) - scale.log()).sum()) / len(x)
 
 
-# -- neural spline flow --------------------------------------------------------------------------------------------
+# -- neural spline flow
+# --------------------------------------------------------------------------------------------
 
 
 def curved(dims: int) -> tuple[Tensor]:

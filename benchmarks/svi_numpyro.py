@@ -1,4 +1,7 @@
-"""The models of compiled_svi.py in NumPyro: the same priors, guides, initial locations and mini-batches."""
+"""The models of compiled_svi.py in NumPyro.
+
+The same priors, guides, initial locations and mini-batches.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ class Form(NamedTuple):
 
 
 def rows_of(batch: Array, total: int) -> numpyro.plate:
-    """The plate of the rows; a mini-batch that was gathered outside counts for all ``total`` rows."""
+    """The plate of the rows.
+
+    A mini-batch that was gathered outside counts for all ``total`` rows.
+    """
     return numpyro.plate("data", total, subsample_size=len(batch))
 
 

@@ -1,4 +1,7 @@
-"""The peers of compiled_svi.py: every one trains one model and goes on where it stopped at the turn before."""
+"""The peers of compiled_svi.py.
+
+Every one trains one model and goes on where it stopped at the turn before.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ import probgen as pg
 
 
 class Turn(NamedTuple):
-    """Seconds for some steps, the losses per row, and the part of the seconds that went into compilation if known."""
+    """Seconds for some steps, the losses per row.
+
+    And the part of the seconds that went into compilation if known.
+    """
 
     seconds: float
     losses: np.ndarray
@@ -56,7 +62,8 @@ def timed(step: Callable[..., Any], problem: Problem, steps: int, rows: int) -> 
     return Turn(time.perf_counter() - began, np.array(losses) / rows)
 
 
-# -- probgen -------------------------------------------------------------------------------------------------------
+# -- probgen
+# -------------------------------------------------------------------------------------------------------
 
 
 def probgen(problem: Problem, make: Callable[[], Any], **options: Any) -> Peer:
@@ -78,12 +85,16 @@ def probgen(problem: Problem, make: Callable[[], Any], **options: Any) -> Peer:
     return turn
 
 
-# -- Pyro ----------------------------------------------------------------------------------------------------------
+# -- Pyro
+# ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def pyro_defaults(store: dict[str, Any]) -> Iterator[None]:
-    """Pyro as it comes, with a parameter store of the peer's own, and without its checks of values."""
+    """Pyro as it comes, with a parameter store of the peer's own.
+
+    And without its checks of values.
+    """
     with (
         pyro.settings.context(module_local_params=False),
         pyro.get_param_store().scope(store),
@@ -142,7 +153,8 @@ def torch_loop(problem: Problem, loss: Callable, parameters: Iterable[Tensor], r
     return turn
 
 
-# -- NumPyro -------------------------------------------------------------------------------------------------------
+# -- NumPyro
+# -------------------------------------------------------------------------------------------------------
 
 
 def numpyro_peers(problem: Problem, name: str) -> dict[str, Peer]:
@@ -165,7 +177,10 @@ def numpyro_peers(problem: Problem, name: str) -> dict[str, Peer]:
 
 
 def numpyro_svi(problem: Problem, form: Any, scanned: bool) -> Peer:
-    """SVI.update jitted and called step by step, or all steps of a turn in one jitted lax.scan (as SVI.run does)."""
+    """SVI.update jitted and called step by step, or all steps of a turn in one jitted lax.scan.
+
+    As SVI.run does.
+    """
     import jax
     from numpyro.infer import SVI
     from numpyro.optim import Adam
@@ -208,7 +223,8 @@ def numpyro_svi(problem: Problem, form: Any, scanned: bool) -> Peer:
     return turn
 
 
-# -- all -----------------------------------------------------------------------------------------------------------
+# -- all
+# -----------------------------------------------------------------------------------------------------------
 
 
 def peers(problem: Problem, name: str, all_forms: bool) -> dict[str, Peer]:

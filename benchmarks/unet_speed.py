@@ -1,9 +1,12 @@
-"""U-Nets side by side: seconds of a forward and backward pass on one core, at nearly the same number of parameters.
+"""U-Nets side by side.
 
-Ours, diffusers' UNet2DModel and the Unet of denoising-diffusion-pytorch, each with the same width, multipliers and
-number of blocks and with self-attention at the coarsest level where that is a choice (the third has linear attention at
-every level besides). Batches of 64 images. Contestants take turns; figures are the least times over rounds, in seconds
-of the processor: neighbours on the machine disturb those least.
+Seconds of a forward and backward pass on one core, at nearly the same number of parameters.
+
+Ours, diffusers' UNet2DModel and the Unet of denoising-diffusion-pytorch, each with the same width,
+multipliers and number of blocks and with self-attention at the coarsest level where that is a
+choice (the third has linear attention at every level besides). Batches of 64 images. Contestants
+take turns; figures are the least times over rounds, in seconds of the processor: neighbours on the
+machine disturb those least.
 
     OMP_NUM_THREADS=1 python benchmarks/unet_speed.py
 """

@@ -1,8 +1,10 @@
-"""A small convolutional variational autoencoder on scikit-learn's digits, beside published scores and simple baselines.
+"""A small convolutional variational autoencoder on scikit-learn's digits.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularisation, number of steps), 447 to
-report. Scores are negative log-likelihoods of the 17 levels of 64 pixels, nats per image. The published ones are those
-of teaching notebooks on the same split.
+Beside published scores and simple baselines.
+
+Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularisation,
+number of steps), 447 to report. Scores are negative log-likelihoods of the 17 levels of 64 pixels,
+nats per image. The published ones are those of teaching notebooks on the same split.
 
     python benchmarks/vae_digits.py
 """
@@ -92,7 +94,10 @@ def vae(width: int = 32, dropout: float = 0.3) -> pg.VAE:
 
 
 def train(gen: pg.VAE, rows: Splits, steps: int, seed: int) -> pg.History:
-    """Evidence lower bound with warm-up; the averaged weights that do best on the validation rows are kept."""
+    """Evidence lower bound with warm-up.
+
+    The averaged weights that do best on the validation rows are kept.
+    """
 
     def optimizer(parameters):
         return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.99))

@@ -1,12 +1,15 @@
-"""Variational autoencoder on statically binarized MNIST: importance-weighted test scores beside published ones.
+"""Variational autoencoder on statically binarized MNIST.
 
-Pixels are drawn once, Bernoulli(value / 255) with a fixed seed; the last 10,000 training rows are validation, by which
-the state of either phase is chosen. The published rows are of other static draws of the same images.
+Importance-weighted test scores beside published ones.
+
+Pixels are drawn once, Bernoulli(value / 255) with a fixed seed; the last 10,000 training rows are
+validation, by which the state of either phase is chosen. The published rows are of other static
+draws of the same images.
 
     python benchmarks/vae_mnist.py --data DIR --checkpoint vae_mnist.safetensors
 
-``--data`` is a folder with the four IDX files of MNIST, packed or not, or an ``mnist.npz``. With ``--resume`` an
-interrupted run continues from its checkpoint; a finished one is only scored again.
+``--data`` is a folder with the four IDX files of MNIST, packed or not, or an ``mnist.npz``. With
+``--resume`` an interrupted run continues from its checkpoint; a finished one is only scored again.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ PUBLISHED = {  # nats per image, static binarization
 
 
 class Decoder(nn.Module):
-    """Any torch network becomes a decoder when it keeps leading dims: ``(*batch, Z) -> (*batch, 1, 28, 28)``."""
+    """Any torch network becomes a decoder when it keeps leading dims.
+
+    ``(*batch, Z) -> (*batch, 1, 28, 28)``.
+    """
 
     def __init__(self, dropout: float):
         super().__init__()
@@ -119,7 +125,10 @@ def train(
 
 
 def score(gen: pg.VAE, rows: Tensor, particles: int) -> pg.Score:
-    """All particles of few rows at a time: rows are encoded once, and the decoder's activations stay in the cache."""
+    """All particles of few rows at a time.
+
+    Rows are encoded once, and the decoder's activations stay in the cache.
+    """
     blocks = rows.split(max(1, 2**12 // particles))
     parts = [pg.log_likelihood(gen, block, particles=particles, max_rows=2**12) for block in blocks]
     return replace(parts[0], value=torch.cat([part.value for part in parts]))

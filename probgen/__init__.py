@@ -1,7 +1,7 @@
 """probgen: generative models on Pyro and PyTorch.
 
-A model is a distribution, told as a Pyro program; ``fit`` trains any of them, and every score says what kind of number
-it is. Start with the README and ``tutorials/01_quickstart.py``.
+A model is a distribution, told as a Pyro program; ``fit`` trains any of them, and every score says
+what kind of number it is. Start with the README and ``tutorials/01_quickstart.py``.
 """
 
 from probgen.bif import format_bif, parse_bif, read_bif, write_bif

@@ -52,7 +52,10 @@ PARTS = {
 
 
 class Mnist(NamedTuple):
-    """Images ``(N, 28, 28)`` with values 0, 1, ..., 255, and labels ``(N,)``, all floating-point."""
+    """Images ``(N, 28, 28)`` with values 0, 1, ..., 255, and labels ``(N,)``.
+
+    All floating-point.
+    """
 
     train_images: Tensor
     train_labels: Tensor
@@ -74,9 +77,10 @@ def load_mnist(path: str | os.PathLike) -> Mnist:
     Parameters
     ----------
     path : path
-        A folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-        ``t10k-labels-idx1-ubyte`` (a dot in place of the second hyphen and the ending ``.gz`` are accepted) or with
-        ``mnist.npz``; or an ``.npz`` file with ``train_images``, ... or ``x_train``, ....
+        A folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``,
+        ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte`` (a dot in place of the second
+        hyphen and the ending ``.gz`` are accepted) or with ``mnist.npz``; or an ``.npz`` file with
+        ``train_images``, ... or ``x_train``, ....
 
     Returns
     -------
@@ -90,7 +94,8 @@ def load_mnist(path: str | os.PathLike) -> Mnist:
 
     References
     ----------
-    LeCun, Cortes, Burges, The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mnist/
+    LeCun, Cortes, Burges, The MNIST database of handwritten digits,
+    http://yann.lecun.com/exdb/mnist/
     """
     path = Path(path)
     archive = path / "mnist.npz" if (path / "mnist.npz").is_file() else path
@@ -132,11 +137,13 @@ def _check_values(path: Path, name: str, array: np.ndarray) -> None:
 
 
 def binarize(images: Tensor, seed: int) -> Tensor:
-    r"""Pixels drawn once as 0 or 1 with a seed of their own, :math:`x_d \sim \text{Bernoulli}(v_d / 255)`.
+    r"""Pixels drawn once as 0 or 1 with a seed of their own.
 
-    Any shape of values 0, 1, ..., 255 to the same shape. Drawn once and kept, this is *static* binarization; drawn
-    anew every epoch, *dynamic*. Scores of the two do not compare. Salakhutdinov, Murray (2008), On the quantitative
-    analysis of deep belief networks.
+    :math:`x_d \sim \text{Bernoulli}(v_d / 255)`.
+
+    Any shape of values 0, 1, ..., 255 to the same shape. Drawn once and kept, this is *static*
+    binarization; drawn anew every epoch, *dynamic*. Scores of the two do not compare.
+    Salakhutdinov, Murray (2008), On the quantitative analysis of deep belief networks.
 
     >>> binarize(torch.tensor([0.0, 255.0, 128.0]), seed=0)[:2]
     tensor([0., 1.])
@@ -149,10 +156,12 @@ def binarize(images: Tensor, seed: int) -> Tensor:
 
 
 def load_digits() -> Splits:
-    """The 8 x 8 digits of scikit-learn, ``(N, 1, 8, 8)`` with levels 0, 1, ..., 16, split in the order of the file.
+    """The 8 x 8 digits of scikit-learn, ``(N, 1, 8, 8)`` with levels 0, 1, ..., 16.
 
-    1,000 rows to train on, 350 to choose by, 447 to report. Alpaydin, Kaynak (1998), Optical recognition of
-    handwritten digits, https://doi.org/10.24432/C50P49
+    Split in the order of the file.
+
+    1,000 rows to train on, 350 to choose by, 447 to report. Alpaydin, Kaynak (1998), Optical
+    recognition of handwritten digits, https://doi.org/10.24432/C50P49
 
     >>> [tuple(part.shape) for part in load_digits()]
     [(1000, 1, 8, 8), (350, 1, 8, 8), (447, 1, 8, 8)]
@@ -168,9 +177,9 @@ def load_digits() -> Splits:
 def read_idx(path: str | os.PathLike) -> np.ndarray:
     """An array from a file in the IDX format of MNIST, packed by gzip or not.
 
-    Two zero bytes, one for the type, one for the number of dims; the sizes as 32-bit and the values as big-endian
-    numbers. Raises ``ValueError`` for other files and for files that are cut short or damaged; no more is unpacked
-    than the sizes call for.
+    Two zero bytes, one for the type, one for the number of dims; the sizes as 32-bit and the values
+    as big-endian numbers. Raises ``ValueError`` for other files and for files that are cut short or
+    damaged; no more is unpacked than the sizes call for.
     """
     path = _plain(Path(path))
     size = path.stat().st_size
@@ -226,7 +235,10 @@ def _plain(path: Path) -> Path:
 
 
 def _up_to(stream: IO[bytes], size: int) -> bytearray:
-    """So many bytes or what there is, in parts: memory follows the content, not the promise of a header."""
+    """So many bytes or what there is, in parts.
+
+    Memory follows the content, not the promise of a header.
+    """
     content = bytearray()
     while len(content) < size and (part := stream.read(min(size - len(content), 2**20))):
         content += part

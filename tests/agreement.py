@@ -59,7 +59,10 @@ def enumerated(found: Reading) -> bool:
 
 
 def training(program: Program, args: tuple) -> float:
-    """What the objectives see: the recorded run of :class:`ELBO`, the loss of :class:`EnumeratedELBO`."""
+    """What the objectives see.
+
+    The recorded run of :class:`ELBO`, the loss of :class:`EnumeratedELBO`.
+    """
     torch.manual_seed(3)
     with evaluating():
         run = record(program.model, program.guide, args)

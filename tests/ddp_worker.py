@@ -1,4 +1,5 @@
-"""Trains a Gaussian on rows shared by all processes and prints the history of the first one as JSON.
+"""Trains a Gaussian on rows shared by all processes and prints the history of the first one as
+JSON.
 
 Run by tests/test_ddp.py, alone and under torchrun.
 """

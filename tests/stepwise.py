@@ -1,4 +1,7 @@
-"""Autoregressive laws taken apart: all events of a small one, its steps, and what depends on what."""
+"""Autoregressive laws taken apart.
+
+All events of a small one, its steps, and what depends on what.
+"""
 
 import itertools
 
@@ -24,7 +27,10 @@ def terms_of_steps(law, x):
 
 
 def influence(net, x, order):
-    """Largest derivative of the raw parameters of the t-th entry by the s-th, ``(T, T)``; x is one event."""
+    """Largest derivative of the raw parameters of the t-th entry by the s-th, ``(T, T)``.
+
+    x is one event.
+    """
     slopes = torch.autograd.functional.jacobian(lambda x: net(x.unsqueeze(0))[0], x)
     slopes = slopes.reshape(len(slopes), x.numel(), x.numel()).abs().amax(0)
     return slopes[order][:, order]

@@ -1,4 +1,7 @@
-"""What fit takes from Pyro's users: objectives, plain losses, optimizers; and objectives with models inside."""
+"""What fit takes from Pyro's users.
+
+Objectives, plain losses, optimizers; and objectives with models inside.
+"""
 
 import pyro
 import pyro.distributions as dist
@@ -154,7 +157,8 @@ def test_a_loss_that_is_no_scalar_is_refused(returned, got):
         as_objective(losing)(plain, plain)()
 
 
-# -- optimizers ------------------------------------------------------------------------------------------------------
+# -- optimizers
+# ------------------------------------------------------------------------------------------------------
 
 
 def parameters():
@@ -287,7 +291,8 @@ def test_a_factory_of_something_else_is_refused():
         as_optimizer(list)([WEIGHT])
 
 
-# -- models inside of objectives -------------------------------------------------------------------------------------
+# -- models inside of objectives
+# -------------------------------------------------------------------------------------
 
 
 class Distillation(Objective):

@@ -1,4 +1,7 @@
-"""One scalar against two hand-written backward passes; games against known divergences; training that resumes."""
+"""One scalar against two hand-written backward passes.
+
+Games against known divergences; training that resumes.
+"""
 
 import pyro.distributions as dist
 import pytest
@@ -284,7 +287,10 @@ DIVERGENCES = {
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_the_best_critic_reaches_the_divergence(name):
-    """Of two normal laws, by quadrature: the bound at the best scores is the divergence, and no others do better."""
+    """Of two normal laws, by quadrature.
+
+    The bound at the best scores is the divergence, and no others do better.
+    """
     game, (integrand, best) = getattr(FDivergence, name)(), DIVERGENCES[name]
     p, q = P.log_prob(GRID).exp(), Q.log_prob(GRID).exp()
     truth = torch.trapezoid(integrand(p, q), GRID)
@@ -459,7 +465,10 @@ def test_incomplete_rows_are_refused():
 
 
 def test_information_is_the_log_probability_of_the_code_of_a_dream():
-    """Against the same draws by hand; gradients reach generator and recogniser, as those of one plain loss."""
+    """Against the same draws by hand.
+
+    Gradients reach generator and recogniser, as those of one plain loss.
+    """
     generator = GAN(SideBySide(MLP(2 + 4, [6], 2)), standard_normal(2), (2,))
     gen = InfoGAN(generator, Codes([3], 1), Codes([3], 1, MLP(2, [6], 5))).double()
     critic, x = MLP(2, [6], 1).double(), torch.randn(ROWS, 2).double()
@@ -480,7 +489,10 @@ def test_information_is_the_log_probability_of_the_code_of_a_dream():
 
 
 def test_information_may_wait():
-    """A weight that rises with the steps, in a graph too: the first loss has none of it, the second has half."""
+    """A weight that rises with the steps, in a graph too.
+
+    The first loss has none of it, the second has half.
+    """
     generator = GAN(SideBySide(MLP(2 + 3, [6], 2)), standard_normal(2), (2,))
     gen, critic = InfoGAN(generator, Codes([3]), Codes([3], net=MLP(2, [6], 3))), MLP(2, [6], 1)
     x, losses = torch.randn(ROWS, 2), {}

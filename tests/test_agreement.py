@@ -7,7 +7,8 @@ import pytest
 from agreement import gap, nuts, prepared, routes
 from programs import PROGRAMS
 
-# a subset that the caller chose stands for more rows in Pyro's loss; the density of the rows at hand has no such factor
+# a subset that the caller chose stands for more rows in Pyro's loss; the density of the rows at
+# hand has no such factor
 BATCHES = {
     "subsample_given",
     "svi_lightning",
@@ -17,7 +18,8 @@ BATCHES = {
 }
 # the model draws the weights of a new network at each run, and uses them
 RANDOM = {"module_in_model"}
-# observed values are computed from what the guide enumerates: there is no run in which they are drawn
+# observed values are computed from what the guide enumerates: there is no run in which they are
+# drawn
 ENUMERATED = {"tracking_1d"}
 GUIDED = [
     case for case in PROGRAMS if case.loss is not None and case.name not in BATCHES | ENUMERATED

@@ -1,4 +1,7 @@
-"""ArviZ's groups and leave-one-out for anyone's programs, with draws from anywhere, against closed forms."""
+"""ArviZ's groups and leave-one-out for anyone's programs, with draws from anywhere.
+
+Against closed forms.
+"""
 
 import warnings
 from functools import partial
@@ -130,7 +133,10 @@ def test_two_observed_sites_have_a_log_likelihood_each_and_a_joint_one():
 
 
 def test_local_latents_behind_two_observed_sites_are_integrated_out_of_each():
-    """z ~ N(0, 1), x ~ N(z, 1), y ~ N(z, 2): each is normal on its own, and both together are correlated."""
+    """z ~ N(0, 1), x ~ N(z, 1), y ~ N(z, 2).
+
+    Each is normal on its own, and both together are correlated.
+    """
 
     def model(x, y):
         shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
@@ -200,7 +206,10 @@ def test_a_point_estimate_is_told_and_refused_by_loo(auto):
 
 
 def test_point_estimates_of_local_latents_do_not_stand_for_their_integral():
-    """mu ~ N(0, 1), z ~ N(mu, 1), y ~ N(z, 1): given mu, y ~ N(mu, sqrt 2), whatever the guide says of z."""
+    """mu ~ N(0, 1), z ~ N(mu, 1), y ~ N(z, 1).
+
+    Given mu, y ~ N(mu, sqrt 2), whatever the guide says of z.
+    """
 
     def model(y):
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -365,7 +374,10 @@ def test_names_that_files_forbid_survive_and_are_told(tmp_path):
 
 
 def test_dims_give_way_to_variables_of_their_name(tmp_path):
-    """A plate called like the dim of draws, a site called like that of chains, an argument called like a plate."""
+    """A plate called like the dim of draws, a site called like that of chains.
+
+    An argument called like a plate.
+    """
 
     def model(data, draw):
         chain = pyro.sample("chain", dist.Normal(0.0, 1.0))

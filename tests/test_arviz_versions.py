@@ -1,6 +1,9 @@
-"""The adapter to ArviZ, under whichever version is installed; it needs neither torch nor Pyro, nor does this file.
+"""The adapter to ArviZ, under whichever version is installed.
 
-``pytest --noconftest tests/test_arviz_versions.py`` runs it where ArviZ 1.x is installed alone (Python 3.12).
+It needs neither torch nor Pyro, nor does this file.
+
+``pytest --noconftest tests/test_arviz_versions.py`` runs it where ArviZ 1.x is installed alone
+(Python 3.12).
 """
 
 import importlib.util

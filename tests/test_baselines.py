@@ -1,4 +1,7 @@
-"""Control variates that guide sites ask for: gradients against enumeration, averages and errors computed by hand."""
+"""Control variates that guide sites ask for.
+
+Gradients against enumeration, averages and errors computed by hand.
+"""
 
 import pyro
 import pyro.distributions as dist
@@ -19,9 +22,12 @@ AVERAGE = {"use_decaying_avg_baseline": True, "baseline_beta": 0.75}
 
 
 class Mixture(LatentVariableModel):
-    """c ~ Bernoulli(0.3), x | c ~ N(w c, 1) per row; q(c | x) = Bernoulli(sigmoid(a_x)), with some baseline.
+    """c ~ Bernoulli(0.3), x | c ~ N(w c, 1) per row; q(c | x) = Bernoulli(sigmoid(a_x)).
 
-    Under a mask the prior has no divergence in closed form: downstream of c is then its own log p - log q as well.
+    With some baseline.
+
+    Under a mask the prior has no divergence in closed form: downstream of c is then its own log p -
+    log q as well.
     """
 
     def __init__(self, baseline=None, infer=None, copies=1, closed=False):
@@ -81,7 +87,10 @@ def gradients(gen, objective, x=X, seed=0):
 
 
 def samples(asked=None, closed=False, copies=3000, **objective):
-    """Independent gradients by a, a row of four each: every copy has its own average, settled over some steps."""
+    """Independent gradients by a, a row of four each.
+
+    Every copy has its own average, settled over some steps.
+    """
     gen, elbo = Mixture(ASKED.get(asked), copies=copies, closed=closed), ELBO(**objective)
     for seed in range(12):
         _, (by_a, _) = gradients(gen, elbo, X.repeat(copies), seed)
@@ -118,7 +127,10 @@ def test_the_value_of_the_loss_is_untouched(asked):
 
 @pytest.mark.parametrize("asked", ["net", "value", "both"])
 def test_one_step_is_pyros(asked):
-    """The value that Pyro takes a baseline for: log p - log q of the plates of the site, and its squared error."""
+    """The value that Pyro takes a baseline for.
+
+    log p - log q of the plates of the site, and its squared error.
+    """
     options = ASKED[asked]
     if asked == "value":
         options = lambda gen, x: {"baseline_value": gen.net(x[:, None])[:, 0]}  # noqa: E731
@@ -216,7 +228,10 @@ def test_trained_resumed_and_compiled(tmp_path):
 
 
 class Scaled(LatentVariableModel):
-    """A shared rate ~ Beta(2, 2) without reparameterised draws, x | rate Bernoulli: E log p is a sum of digammas."""
+    """A shared rate ~ Beta(2, 2) without reparameterised draws.
+
+    x | rate Bernoulli: E log p is a sum of digammas.
+    """
 
     def __init__(self, baseline):
         super().__init__()

@@ -1,4 +1,7 @@
-"""The Bayesian hidden Markov model against importance sampling from its prior, NUTS against both."""
+"""The Bayesian hidden Markov model against importance sampling from its prior.
+
+NUTS against both.
+"""
 
 import pyro.distributions as dist
 import pytest

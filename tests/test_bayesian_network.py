@@ -110,7 +110,10 @@ def test_em_on_complete_rows_counts_in_one_step():
 
 
 def test_em_on_incomplete_rows_rises_to_a_maximum():
-    """Monotone; and at its end the gradient of the likelihood in the tables vanishes, hidden variable included."""
+    """Monotone; and at its end the gradient of the likelihood in the tables vanishes.
+
+    Hidden variable included.
+    """
     torch.manual_seed(0)
     x = holes(network()().sample((300,)), 0.3)
     x[:, 1] = torch.nan  # a common cause that is never seen
@@ -252,7 +255,10 @@ def test_a_mixed_network_integrates_numbers_out_where_nothing_below_is_seen():
 
 
 def test_a_neural_conditional_of_labels_is_a_table():
-    """Any discrete conditional gives exact answers: here a network of labels whose parent is a context too."""
+    """Any discrete conditional gives exact answers.
+
+    Here a network of labels whose parent is a context too.
+    """
     torch.manual_seed(0)
     nodes = {"k": heads.Categorical(MLP(2, [4], 3), levels=3), "w": heads.Bernoulli(MLP(3, [8], 1))}
     gen = BayesianNetwork(nodes, {"k": ["context"], "w": ["k", "context"]}, context=2)

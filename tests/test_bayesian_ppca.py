@@ -1,4 +1,7 @@
-"""Bayesian PCA against the model with factors and precisions integrated out, and against a rank that is known."""
+"""Bayesian PCA against the model with factors and precisions integrated out.
+
+And against a rank that is known.
+"""
 
 import pyro
 import pyro.distributions as dist
@@ -43,7 +46,8 @@ def test_weights_of_a_run_are_those_of_the_model_without_factors_and_precisions(
     with isolated():
         pair = read(gen.model, gen.guide, (x,))
     loadings, mean, noise = (pair.guide.nodes[name]["value"] for name in ("W", "mean", "noise"))
-    # a column of W with its precision integrated out is a multivariate Student t with 2 a degrees of freedom
+    # a column of W with its precision integrated out is a multivariate Student t with 2 a degrees
+    # of freedom
     scale = torch.eye(D, dtype=F64) * (0.4 / 0.7) ** 0.5
     student = dist.MultivariateStudentT(
         torch.tensor(1.4, dtype=F64), torch.zeros(D, dtype=F64), scale

@@ -1,4 +1,7 @@
-"""BIF files: round trips, the dialect of the bnlearn repository, errors, and published answers of small networks."""
+"""BIF files: round trips, the dialect of the bnlearn repository, errors.
+
+And published answers of small networks.
+"""
 
 import gzip
 import itertools

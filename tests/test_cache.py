@@ -1,4 +1,7 @@
-"""The cache on disk: whose folders are trusted, what is believed of what lies there, what goes when it is full."""
+"""The cache on disk.
+
+Whose folders are trusted, what is believed of what lies there, what goes when it is full.
+"""
 
 import logging
 import multiprocessing
@@ -34,7 +37,8 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-# -- folders ---------------------------------------------------------------------------------------------------------
+# -- folders
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,8 @@ def test_a_folder_that_others_may_read_is_closed_and_no_home_is_no_error(home, m
     cache.trim()
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
+# -- files
+# -----------------------------------------------------------------------------------------------------------
 
 CONTENT = b"machine code"
 
@@ -230,7 +235,8 @@ def test_a_process_that_has_forked_has_another_temporary_folder():
     assert other != folder and folder.exists()
 
 
-# -- size ------------------------------------------------------------------------------------------------------------
+# -- size
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -280,7 +286,8 @@ def test_trimming_follows_no_links(tmp_path, monkeypatch):
     assert (tmp_path / "own" / "thesis").exists()
 
 
-# -- machine code ----------------------------------------------------------------------------------------------------
+# -- machine code
+# ----------------------------------------------------------------------------------------------------
 
 GRAPH = make_fx(lambda x: (x.sin() * 2,))(torch.ones(3))
 

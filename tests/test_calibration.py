@@ -1,4 +1,7 @@
-"""Simulation-based calibration with samplers that are exact, and with ones that are wrong in a known way."""
+"""Simulation-based calibration with samplers that are exact.
+
+And with ones that are wrong in a known way.
+"""
 
 from dataclasses import dataclass
 
@@ -28,7 +31,10 @@ X = torch.linspace(-1, 1, 20).reshape(10, 2) ** 3
 
 @dataclass
 class Exact:
-    """Independent draws from a Gaussian posterior, which gradient and Hessian of its log density tell exactly."""
+    """Independent draws from a Gaussian posterior.
+
+    Which gradient and Hessian of its log density tell exactly.
+    """
 
     spread: float = 1.0
     shift: float = 0.0

@@ -1,4 +1,7 @@
-"""States on disk: what is written is read back; what is damaged, foreign or half written is refused."""
+"""States on disk: what is written is read back.
+
+What is damaged, foreign or half written is refused.
+"""
 
 import os
 import threading

@@ -1,7 +1,9 @@
-"""Compiled training is training: the same losses, parameters, states and random draws as the program itself gives.
+"""Compiled training is training.
 
-Most runs here replay the graphs operation by operation, which is the same mathematics without the C++ compiler; those
-marked so compile.
+The same losses, parameters, states and random draws as the program itself gives.
+
+Most runs here replay the graphs operation by operation, which is the same mathematics without the
+C++ compiler; those marked so compile.
 """
 
 import copy
@@ -99,7 +101,10 @@ class Outcome:
 
 
 def same(one, other, rtol=1e-4):
-    """Two runs have the same history and leave the same behind; gradients that are zero may differ by rounding."""
+    """Two runs have the same history and leave the same behind.
+
+    Gradients that are zero may differ by rounding.
+    """
     near = {"rtol": rtol, "atol": rtol * 1e-2}
     close(one.history.loss, other.history.loss, **near)
     close(one.history.gradient_norm, other.history.gradient_norm, **near)
@@ -133,7 +138,8 @@ def agree(make, data=None, rtol=1e-4, **settings):
     return runs
 
 
-# -- families, objectives and guides ---------------------------------------------------------------------------------
+# -- families, objectives and guides
+# ---------------------------------------------------------------------------------
 
 FAMILIES = (
     "story",
@@ -331,7 +337,8 @@ def test_modules_closed_over_by_plain_functions(replayed):
     agree(lambda: make(next(left)))
 
 
-# -- networks --------------------------------------------------------------------------------------------------------
+# -- networks
+# --------------------------------------------------------------------------------------------------------
 
 
 class Net(DistributionModule):
@@ -392,7 +399,8 @@ def test_missing_values_in_some_batches_only(replayed):
     agree(lambda: vae(dims=3), with_holes(3), batch_size=2, epochs=2, steps=None)
 
 
-# -- how it is trained -----------------------------------------------------------------------------------------------
+# -- how it is trained
+# -----------------------------------------------------------------------------------------------
 
 
 class Law(DistributionModule):
@@ -534,7 +542,8 @@ def test_resuming_across_modes(halves, replayed, tmp_path):
     same(whole, resumed)
 
 
-# -- what ends it early ----------------------------------------------------------------------------------------------
+# -- what ends it early
+# ----------------------------------------------------------------------------------------------
 
 
 class Exploding(Law):
@@ -632,7 +641,8 @@ def test_two_runs_one_after_the_other(replayed):
     torch.testing.assert_close(*found)
 
 
-# -- what programs do besides computing ------------------------------------------------------------------------------
+# -- what programs do besides computing
+# ------------------------------------------------------------------------------
 
 
 class Odd(DistributionModule):
@@ -715,7 +725,10 @@ class TiedAndUnused(Odd):
 
 
 class ManyLayouts(Odd):
-    """Parameters with strides of their own, one too large to be laid beside others, of two precisions."""
+    """Parameters with strides of their own, one too large to be laid beside others.
+
+    Of two precisions.
+    """
 
     def setup(self):
         self.turned, self.large = (
@@ -888,7 +901,10 @@ class SharesMemory(Odd):
 
 
 class SharesMemoryUnseen(Odd):
-    """A law made once, from a view of a parameter: it follows the parameter as long as that stays where it is."""
+    """A law made once, from a view of a parameter.
+
+    It follows the parameter as long as that stays where it is.
+    """
 
     def setup(self):
         self.law = N(self.loc.T, 1.0)
@@ -1012,7 +1028,10 @@ class Sometimes(Odd):
 
 @pytest.mark.parametrize("small_first", [True, False])
 def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_compile, monkeypatch):
-    """Their own counts of steps go on as without compilation, whichever batches come before a graph is tried."""
+    """Their own counts of steps go on as without compilation.
+
+    Whichever batches come before a graph is tried.
+    """
     monkeypatch.setattr(
         "probgen.train.engine.Engine._worth_recording", lambda engine, remaining: not engine.steps
     )
@@ -1028,7 +1047,8 @@ def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_co
         Outcome(Sometimes, batches, True, **settings)
 
 
-# -- when there is no graph ------------------------------------------------------------------------------------------
+# -- when there is no graph
+# ------------------------------------------------------------------------------------------
 
 
 def test_auto_leaves_short_runs_and_watched_ones_alone():
@@ -1102,11 +1122,15 @@ def test_without_a_compiler(eager_to_compile, monkeypatch, tmp_path):
     same(Outcome(Law, rows(), False), tried, rtol=0)
 
 
-# -- compiled indeed -------------------------------------------------------------------------------------------------
+# -- compiled indeed
+# -------------------------------------------------------------------------------------------------
 
 
 class Everything(LatentVariableModel):
-    """Batch statistics, dropout, a discrete draw, and gradients through Gamma draws: randomness that needs values."""
+    """Batch statistics, dropout, a discrete draw, and gradients through Gamma draws.
+
+    Randomness that needs values.
+    """
 
     def __init__(self):
         super().__init__()

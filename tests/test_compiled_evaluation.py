@@ -1,4 +1,7 @@
-"""Recorded, vectorised and compiled evaluation against the programs themselves, and against closed forms."""
+"""Recorded, vectorised and compiled evaluation against the programs themselves.
+
+And against closed forms.
+"""
 
 import itertools
 import warnings
@@ -54,7 +57,8 @@ def stacked(function, calls, **settings):
     return torch.stack(list(repeated(function, calls, **settings)))
 
 
-# -- many calls ------------------------------------------------------------------------------------------------------
+# -- many calls
+# ------------------------------------------------------------------------------------------------------
 
 
 DRAWS = {
@@ -171,7 +175,8 @@ def test_the_peak_counts_what_lives_at_one_time():
     assert profile.peak == 8000
 
 
-# -- log-likelihood --------------------------------------------------------------------------------------------------
+# -- log-likelihood
+# --------------------------------------------------------------------------------------------------
 
 
 def logistic(x, group, y):
@@ -290,7 +295,10 @@ def test_scores_keep_to_their_memory(memory):
 
 
 def test_a_guide_for_all_rows_is_scored_on_all_rows():
-    """Its latents are parameters of their own for each of 300 rows: blocks of rows would not fit."""
+    """Its latents are parameters of their own for each of 300 rows.
+
+    Blocks of rows would not fit.
+    """
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -306,7 +314,8 @@ def test_a_guide_for_all_rows_is_scored_on_all_rows():
     pyro.clear_param_store()
 
 
-# -- draws -----------------------------------------------------------------------------------------------------------
+# -- draws
+# -----------------------------------------------------------------------------------------------------------
 
 DRAWN = {
     "posterior": posterior,

@@ -223,7 +223,10 @@ def test_a_registered_law_is_used():
 
     @conditional.register(Uniform)
     def _(distribution, x, mask):
-        """The uniform law of three shares: given the first, the second is uniform on what is left."""
+        """The uniform law of three shares.
+
+        Given the first, the second is uniform on what is left.
+        """
         left = 1 - x[..., 0]
         second = dist.Uniform(0.0, left).sample()
         return dist.Delta(torch.stack([x[..., 0], second, left - second], -1), event_dim=1)

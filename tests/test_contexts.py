@@ -1,4 +1,7 @@
-"""One meaning of contexts in every family: known, unknown, of another size, of integers, or none at all."""
+"""One meaning of contexts in every family.
+
+Known, unknown, of another size, of integers, or none at all.
+"""
 
 import re
 
@@ -48,7 +51,10 @@ NONE = r"expected no context \(\w+ was built without one\), got one of shape \(6
 
 
 def told(gen) -> bool:
-    """Whether the values of contexts mean something, or are refused: not so in priors, and in stories of others."""
+    """Whether the values of contexts mean something, or are refused.
+
+    Not so in priors, and in stories of others.
+    """
     parts = gen.modules() if isinstance(gen, Independent) else [gen]
     return not isinstance(gen, Program) and not any(ignores(part) for part in parts)
 

@@ -1,4 +1,7 @@
-"""Contrastive divergence, its chains and buffers, and hybrids, against exact gradients and other routes."""
+"""Contrastive divergence, its chains and buffers, and hybrids.
+
+Against exact gradients and other routes.
+"""
 
 import math
 

@@ -87,7 +87,10 @@ def test_marginal_draws_the_globals_from_the_guide(vectorized):
 
 
 def test_marginal_of_a_program_that_cannot_be_vectorised_runs_it_for_each_draw():
-    """This program looks at the leftmost dim of a global, so that draws to its left would be mixed up."""
+    """This program looks at the leftmost dim of a global.
+
+    So that draws to its left would be mixed up.
+    """
 
     def model(x=None, context=None):
         mu = pyro.sample("mu", N(torch.zeros(2), 1.0).to_event(1))
@@ -153,7 +156,10 @@ class Nest(LatentVariableModel):
 
 
 def test_a_latent_variable_model_is_the_prior_of_another_although_their_plates_share_a_name():
-    """N(0, 2) as the prior gives N(0, 3); both guides are posteriors, so that every weight is exact."""
+    """N(0, 2) as the prior gives N(0, 3).
+
+    Both guides are posteriors, so that every weight is exact.
+    """
     gen, x = Nest(Local(0.0, 0.5**0.5), 2 / 3, (2 / 3) ** 0.5), torch.randn(6)
     weights, kind = log_weights(gen, x, particles=3)
     assert kind == "unbiased"

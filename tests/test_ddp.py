@@ -1,4 +1,7 @@
-"""Two processes follow the loss curve of one process with the doubled batch, early stopping included."""
+"""Two processes follow the loss curve of one process with the doubled batch.
+
+Early stopping included.
+"""
 
 import json
 import subprocess

@@ -32,7 +32,10 @@ class Linear(nn.Module):
         )
 
     def joint(self, length: int, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of ``(z_1, ..., z_T, x_1, ..., x_T)``, from z = F z + f + noise, x = G z + g + noise."""
+        """Mean and covariance of ``(z_1, ..., z_T, x_1, ..., x_T)``, from z = F z + f + noise.
+
+        x = G z + g + noise.
+        """
         (z, d), eye = (self.start.numel(), self.emission.out_features), torch.eye
         blocks = torch.block_diag(*[eye(z)] * length).double()
         f = self.transition.bias.repeat(length).double()
@@ -67,7 +70,9 @@ class Linear(nn.Module):
 
 
 class Exact(nn.Module):
-    """The summary of an exact guide: for each step the affine map from the last latents to law of the present ones.
+    """The summary of an exact guide.
+
+    For each step the affine map from the last latents to law of the present ones.
 
     Reads frames in reverse order: with s frames behind it, a step sees s + 1 frames.
     """

@@ -26,7 +26,10 @@ class Noisy(Law):
 
 
 class Words(DistributionModule):
-    """A mixture of two rates per document, and of two per word in it: both enumerated, in nested plates."""
+    """A mixture of two rates per document, and of two per word in it.
+
+    Both enumerated, in nested plates.
+    """
 
     max_plate_nesting = 2
     topics, words = torch.tensor([0.3, 0.7]), torch.tensor([[0.2, 0.8], [0.6, 0.4]])
@@ -139,7 +142,10 @@ def test_an_enumerated_site_that_rows_share_is_refused():
 
 
 def test_enumerated_sites_stay_apart_from_drawn_ones():
-    """One continuous latent per row is drawn, one discrete is summed out, in a plate of particles."""
+    """One continuous latent per row is drawn, one discrete is summed out.
+
+    In a plate of particles.
+    """
 
     def model(x):
         with pyro.plate("data", len(x)):

@@ -1,4 +1,7 @@
-"""Variational dequantisation: unbiased for any noise, exact for the best, tighter when it is learned."""
+"""Variational dequantisation.
+
+Unbiased for any noise, exact for the best, tighter when it is learned.
+"""
 
 import math
 
@@ -17,7 +20,10 @@ from probgen.nn import MLP
 
 
 class TruncatedExponential(dist.TorchDistribution):
-    r"""Density :math:`\lambda e^{-\lambda u} / (1 - e^{-\lambda})` on (0, 1): what an exponential law is in a bin."""
+    r"""Density :math:`\lambda e^{-\lambda u} / (1 - e^{-\lambda})` on (0, 1).
+
+    What an exponential law is in a bin.
+    """
 
     arg_constraints: dict = {}
     support = dist.constraints.unit_interval
@@ -89,7 +95,10 @@ def test_missing_entries_leave_an_unbiased_mass_of_the_others():
 
 
 def test_learned_noise_tightens_the_bound():
-    """A narrow law within bins: uniform noise loses the entropy of the bin, learned noise finds the place."""
+    """A narrow law within bins.
+
+    Uniform noise loses the entropy of the bin, learned noise finds the place.
+    """
     torch.manual_seed(3)
     x = torch.randint(3, (500, 1)).float()
     scale = 0.05

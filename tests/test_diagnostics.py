@@ -1,4 +1,7 @@
-"""Pointwise log-likelihoods, leave-one-out and predictive checks against closed forms; groups, dims and coords."""
+"""Pointwise log-likelihoods, leave-one-out and predictive checks against closed forms.
+
+Groups, dims and coords.
+"""
 
 import arviz as az
 import numpy as np
@@ -55,7 +58,10 @@ def conjugate_mean(width=1.0, shift=0.0):
 
 
 def random_effects(guided):
-    """mu ~ N(0, 1), z ~ N(mu, 1), y ~ N(z, 1): given mu, y ~ N(mu, 2). The guide of z is its posterior."""
+    """mu ~ N(0, 1), z ~ N(mu, 1), y ~ N(z, 1): given mu, y ~ N(mu, 2).
+
+    The guide of z is its posterior.
+    """
 
     def model(y):
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))

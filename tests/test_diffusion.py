@@ -1,4 +1,7 @@
-"""Diffusion models: bounds against closed forms and chains of sites, training, guidance, imputation, wrappers."""
+"""Diffusion models.
+
+Bounds against closed forms and chains of sites, training, guidance, imputation, wrappers.
+"""
 
 import copy
 from functools import partial
@@ -41,7 +44,10 @@ from probgen.train.fit import adam, fit
 
 
 def expected_error(process, x, t):
-    """E |x - x_hat(z_t)|^2 over the noise, for the exact denoiser of Gaussian data; t of shape (N,)."""
+    """E |x - x_hat(z_t)|^2 over the noise, for the exact denoiser of Gaussian data.
+
+    T of shape (N,).
+    """
     alpha, sigma = (level[:, None, None] for level in process.schedule(t))
     gain = alpha * COVARIANCE @ torch.linalg.inv(alpha.square() * COVARIANCE + sigma.square() * EYE)
     bias = ((EYE - alpha * gain) @ (x - MEAN).unsqueeze(-1)).square().sum((-2, -1))

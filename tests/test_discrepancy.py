@@ -1,4 +1,7 @@
-"""Discrepancies against double loops and closed forms of normal laws; moment matching of implicit laws."""
+"""Discrepancies against double loops and closed forms of normal laws.
+
+Moment matching of implicit laws.
+"""
 
 import math
 
@@ -65,8 +68,11 @@ def test_energy_distance_is_a_double_loop(unbiased):
 
 
 def test_discrepancies_of_normal_laws():
-    r"""N(0, 1) and N(m, s^2): E k = (1 + v / h^2)^{-1/2} exp(-m^2 / 2(h^2 + v)) with v the variance of the difference,
-    E|d| that of a folded normal law, and a transport cost of m^2 + (s - 1)^2."""
+    r"""N(0, 1) and N(m, s^2).
+
+    E k = (1 + v / h^2)^{-1/2} exp(-m^2 / 2(h^2 + v)) with v the variance of the difference, E|d|
+    that of a folded normal law, and a transport cost of m^2 + (s - 1)^2.
+    """
     m, s, h = 0.8, 1.5, 0.7
     x, y = torch.randn(3000, 1).double(), m + s * torch.randn(3000, 1).double()
 

@@ -1,4 +1,7 @@
-"""The evidence lower bound against Pyro's, closed forms, and exact enumeration of discrete latents."""
+"""The evidence lower bound against Pyro's, closed forms.
+
+And exact enumeration of discrete latents.
+"""
 
 import math
 
@@ -21,7 +24,8 @@ X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
 
 
 class Gaussians(LatentVariableModel):
-    """z ~ N(0, I_2), x | z ~ N(W z, 0.5); one site or one per dim, drawn in either order by the guide."""
+    """z ~ N(0, I_2), x | z ~ N(W z, 0.5); one site or one per dim, drawn in either order by the
+    guide."""
 
     def __init__(self, sites=("z",), guide_sites=None):
         super().__init__()
@@ -122,7 +126,10 @@ HANDLERS = [
 @pytest.mark.parametrize("handlers", HANDLERS)
 @pytest.mark.parametrize("sites", [(("z",), None), (("z0", "z1"), ("z1", "z0"))])
 def test_scales_and_masks_count(sites, handlers):
-    """A closed form only where model and guide agree on them; Pyro's mean-field ELBO takes the guide's for both."""
+    """A closed form only where model and guide agree on them.
+
+    Pyro's mean-field ELBO takes the guide's for both.
+    """
     gen = Gaussians(*sites)
     pair = Program(handlers[0](gen.model), handlers[1](gen.guide))
     agree = sites[1] is None and handlers in HANDLERS[:2]
@@ -425,7 +432,10 @@ W = torch.tensor([0.5, 2.0, 0.7, 1.0, 3.0, 0.1])
 
 
 def weighted_mixture(means, scale, local=True):
-    """x_b ~ 0.3 N(m_0, 1) + 0.7 N(m_1, 1), with a component of its own for every row, or one for them all."""
+    """x_b ~ 0.3 N(m_0, 1) + 0.7 N(m_1, 1), with a component of its own for every row.
+
+    Or one for them all.
+    """
 
     def model(x):
         c = (

@@ -1,4 +1,7 @@
-"""EM against scikit-learn from the same start, textbook answers, gradients, and brute-force sums."""
+"""EM against scikit-learn from the same start, textbook answers, gradients.
+
+And brute-force sums.
+"""
 
 import copy
 import warnings
@@ -33,7 +36,10 @@ def clusters(rows=600, dims=3, components=3, distance=3.0, dtype=torch.float64):
 
 
 def start(x, name, components=3, **options):
-    """A mixture at a start that takes EM tens of steps to leave, and the same start for scikit-learn."""
+    """A mixture at a start that takes EM tens of steps to leave.
+
+    And the same start for scikit-learn.
+    """
     dims, means = x.shape[1], x[:components] + 0.1
     covariance = {
         "full": x.mT.cov(),
@@ -146,7 +152,10 @@ def test_with_missing_entries_em_stops_where_the_gradient_is_zero(name):
 
 
 def test_missing_entries_are_integrated_out_not_filled_in():
-    """Half of the second variable is lost where the first is large: filling in means would halve the correlation."""
+    """Half of the second variable is lost where the first is large.
+
+    Filling in means would halve the correlation.
+    """
     torch.manual_seed(1)
     truth = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
     x = torch.randn(10_000, 2, dtype=torch.float64) @ torch.linalg.cholesky(truth).mT

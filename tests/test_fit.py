@@ -1,4 +1,7 @@
-"""One loop: it reaches known optima, repeats itself, resumes exactly, and loses nothing when something breaks."""
+"""One loop: it reaches known optima, repeats itself, resumes exactly.
+
+And loses nothing when something breaks.
+"""
 
 import math
 
@@ -74,7 +77,10 @@ def test_maximum_likelihood_of_a_gaussian_is_its_moments():
 
 
 def test_minibatch_loss_is_unbiased_for_models_with_globals():
-    """Averaged over batches the scaled loss is the loss of the whole data, and so is its gradient."""
+    """Averaged over batches the scaled loss is the loss of the whole data.
+
+    And so is its gradient.
+    """
     y = rows(12)[:, 0]
 
     def model(y):

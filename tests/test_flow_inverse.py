@@ -1,4 +1,7 @@
-"""Inverses of flows: round trips in both precisions and far out, the same as by repeated passes, gradients."""
+"""Inverses of flows.
+
+Round trips in both precisions and far out, the same as by repeated passes, gradients.
+"""
 
 import pytest
 import torch

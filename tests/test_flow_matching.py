@@ -1,4 +1,7 @@
-"""Flow matching: Gaussian ends with known velocities, minimisers, optimal pairs, densities, solvers, guidance."""
+"""Flow matching: Gaussian ends with known velocities, minimisers, optimal pairs, densities.
+
+Solvers, guidance.
+"""
 
 import itertools
 import math
@@ -79,7 +82,10 @@ def test_paths_lead_from_data_to_the_base_and_their_rates_are_derivatives():
 
 
 class TwoPoints(nn.Module):
-    """The velocity for data of -1 and 1, by Bayes' rule, plus a combination of functions with given weights."""
+    """The velocity for data of -1 and 1, by Bayes' rule.
+
+    Plus a combination of functions with given weights.
+    """
 
     def __init__(self):
         super().__init__()
@@ -94,7 +100,10 @@ class TwoPoints(nn.Module):
 
 
 def test_the_loss_is_least_at_the_conditional_expectation():
-    """Its gradient is zero there, in the direction of any function, and it grows by the square of a deviation."""
+    """Its gradient is zero there, in the direction of any function.
+
+    And it grows by the square of a deviation.
+    """
     torch.manual_seed(0)
     gen, x = (
         FlowMatching(TwoPoints(), (1,)).double(),
@@ -215,7 +224,10 @@ def test_the_density_of_images_is_that_of_a_change_of_variables():
 
 
 def test_densities_with_gradients_are_those_without():
-    """Group normalisation cannot be differentiated twice for many probes at once: one after the other, then."""
+    """Group normalisation cannot be differentiated twice for many probes at once.
+
+    One after the other, then.
+    """
     torch.manual_seed(0)
     net = disturbed(UNet((1, 3, 2), width=8, multipliers=(1, 1), attention=0))
     gen, x = (
@@ -285,7 +297,10 @@ def test_contexts_are_dropped_at_their_rate_in_training_alone():
 
 
 def test_a_flow_between_two_data_sets():
-    """Both ends are data; optimal pairs of a shifted and shrunk copy lead each point to its image."""
+    """Both ends are data.
+
+    Optimal pairs of a shifted and shrunk copy lead each point to its image.
+    """
     torch.manual_seed(0)
     start = torch.rand(1500, 2) * 4
     goal = torch.rand(1500, 2) * 2 + 3

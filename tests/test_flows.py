@@ -1,4 +1,7 @@
-"""Normalizing flows: densities that integrate to 1, determinants, missing values, draws that are scored for nothing."""
+"""Normalizing flows.
+
+Densities that integrate to 1, determinants, missing values, draws that are scored for nothing.
+"""
 
 import pyro
 import pyro.distributions as dist
@@ -108,7 +111,10 @@ def test_samples_have_the_density(name):
 
 
 def test_an_affine_flow_of_gaussians_is_gaussian():
-    """One layer without hidden units: x2 is linear in x1, in the range where inputs are not bent."""
+    """One layer without hidden units.
+
+    X2 is linear in x1, in the range where inputs are not bent.
+    """
     flow = MAF(2, layers=1, hidden=()).double()
     layer = flow.layers[0].network.last
     with torch.no_grad():
@@ -311,7 +317,10 @@ def test_compiled_steps_agree():
 
 
 def test_a_flow_as_encoder_and_as_prior():
-    """The bound is log p(x) on average where the encoder is the posterior; a flow can be it for a linear model."""
+    """The bound is log p(x) on average where the encoder is the posterior.
+
+    A flow can be it for a linear model.
+    """
     torch.manual_seed(0)
     x = torch.randn(200, 2) * 1.5
     decoder, encoder = Gaussian(nn.Linear(1, 4)), IAF(1, layers=1, hidden=(), context=2)

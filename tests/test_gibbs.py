@@ -1,4 +1,7 @@
-"""Gibbs completion of rows whose missing entries are not last, against enumeration and the conditional Gaussian."""
+"""Gibbs completion of rows whose missing entries are not last.
+
+Against enumeration and the conditional Gaussian.
+"""
 
 import pyro.distributions as dist
 import pytest

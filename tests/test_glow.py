@@ -1,4 +1,7 @@
-"""Glow: determinants against autograd, inverses in single precision, initialisation, a Gaussian as the truth."""
+"""Glow: determinants against autograd, inverses in single precision, initialisation.
+
+A Gaussian as the truth.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Recorded functions give what the functions give, draw what they draw, and refuse what they cannot follow."""
+"""Recorded functions give what the functions give, draw what they draw.
+
+And refuse what they cannot follow.
+"""
 
 import pytest
 import torch
@@ -27,7 +30,8 @@ def same_draws(function, *inputs, build=False):
     return graph
 
 
-# -- values and gradients --------------------------------------------------------------------------------------------
+# -- values and gradients
+# --------------------------------------------------------------------------------------------
 
 
 def test_gradients_inside_and_tensors_closed_over_are_current():
@@ -48,9 +52,12 @@ def test_gradients_inside_and_tensors_closed_over_are_current():
 
 
 def test_layouts_are_those_of_torch():
-    """Compiled code goes by strides: those of tensors closed over, and of results that it lays out in its own way.
+    """Compiled code goes by strides.
 
-    The derivative of a softmax comes out contiguous, in torch; compilers keep the strides of its argument.
+    Those of tensors closed over, and of results that it lays out in its own way.
+
+    The derivative of a softmax comes out contiguous, in torch; compilers keep the strides of its
+    argument.
     """
     part, repeated = torch.arange(24.0).view(4, 6)[:, ::2], torch.tensor([2.0]).expand(4)
     turned = torch.arange(12.0).view(3, 4).T
@@ -80,11 +87,15 @@ def test_changes_in_place_are_found_also_through_views_and_batch_statistics():
     assert {id(t) for t in graph.changed} == expected
 
 
-# -- draws -----------------------------------------------------------------------------------------------------------
+# -- draws
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_draws_before_and_after_some_that_depend_on_values():
-    """Only those before can be made outside of the graph; all use the generator in the program's order."""
+    """Only those before can be made outside of the graph.
+
+    All use the generator in the program's order.
+    """
 
     def mixed(a):
         first = torch.randn(3) + torch.empty(4).exponential_(2.0).sum()
@@ -130,7 +141,8 @@ def test_several_calls_in_a_row_draw_what_single_ones_draw(size, dtype):
         assert torch.equal(expected[1], found[1])
 
 
-# -- what is refused, and what is not --------------------------------------------------------------------------------
+# -- what is refused, and what is not
+# --------------------------------------------------------------------------------
 
 number, several = torch.tensor(2.0), torch.tensor([2.0, 3.0])
 READS = {
@@ -247,7 +259,8 @@ def test_recording_leaves_no_trace():
     )
 
 
-# -- what these graphs rely on in torch ------------------------------------------------------------------------------
+# -- what these graphs rely on in torch
+# ------------------------------------------------------------------------------
 
 
 def test_torch_refuses_to_read_values_while_it_records():

@@ -39,7 +39,8 @@ def logistic_mixture_masses(raw, levels, components):
     return sum(w * np.diff(c) for w, c in zip(weights, cdf, strict=True))
 
 
-# makes a head, raw parameters of one variable, all of its values (or a grid), log density of one value
+# makes a head, raw parameters of one variable, all of its values (or a grid), log density of one
+# value
 CASES = {
     "Gaussian": (
         heads.Gaussian,
@@ -112,7 +113,10 @@ def spacing(values):
 
 
 def stacked(raw, variables=2):
-    """Raw parameters of several equal variables: first parameter of every variable, then the second, ..."""
+    """Raw parameters of several equal variables.
+
+    First parameter of every variable, then the second, ...
+    """
     return torch.tensor(raw)[:, None].expand(-1, variables).reshape(-1)
 
 
@@ -130,7 +134,8 @@ def test_log_prob_is_that_of_scipy(case):
 
 @cases
 def test_density_is_normalised_and_a_missing_entry_is_its_marginal(case):
-    """Summing or integrating the second of two variables out gives the value with that variable missing."""
+    """Summing or integrating the second of two variables out gives the value with that variable
+    missing."""
     make, raw, values, _ = case
     head = make()
     law, first = head(stacked(raw)), values[len(values) // 2 + 1] if values is REALS else values[1]
@@ -210,7 +215,10 @@ def test_divergences_from_standard_normals_match_simulation():
 
 
 def test_logistic_mixture_in_its_tails():
-    """In the far tail the mass tends to exp(-(x - 1/2 - mu) / s) (1 - exp(-1 / s)), here near exp(-2000)."""
+    """In the far tail the mass tends to exp(-(x - 1/2 - mu) / s).
+
+    1 - exp(-1 / s)), here near exp(-2000.
+    """
     scale, x = 0.125, 250.0
     law = LogisticMixtureLaw(torch.zeros(1), torch.zeros(1), torch.full((1,), scale).log(), 256)
     expected = -(x - 0.5) / scale + math.log1p(-math.exp(-1 / scale))

@@ -83,7 +83,10 @@ def test_viterbi_finds_the_best_of_all_paths(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_gradient_is_that_of_the_value(case):
-    """Impossible transitions stay minus infinity: their logarithms have no neighbours to take differences with."""
+    """Impossible transitions stay minus infinity.
+
+    Their logarithms have no neighbours to take differences with.
+    """
     initial, transition, emission = chain(4, 3, 2, **case)
     possible = transition > -torch.inf
 
@@ -148,7 +151,10 @@ def test_an_impossible_observation_has_probability_zero_and_no_gradient():
 
 @pytest.mark.parametrize("least", [0.0, 1e-40, 1e-12, 1e-8])
 def test_single_precision_loses_no_path_to_underflow(least):
-    """Evidence for the first state and then, as strong, for the second, which hardly any transition leads to."""
+    """Evidence for the first state and then, as strong, for the second.
+
+    Which hardly any transition leads to.
+    """
     matrix = torch.tensor([[1 - least, least], [least, 1 - least]], dtype=torch.float64)
     emission = torch.zeros(60, 2, 1)
     emission[:30, 1], emission[30:, 0] = -20.0, -20.5

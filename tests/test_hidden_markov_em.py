@@ -1,4 +1,7 @@
-"""Expectation maximisation of hidden Markov models: it climbs, and it stops where the gradient is zero."""
+"""Expectation maximisation of hidden Markov models.
+
+It climbs, and it stops where the gradient is zero.
+"""
 
 import itertools
 import warnings

@@ -60,7 +60,8 @@ class LinearGaussian(LatentVariableModel):
 
 
 def assert_moments(draws, law, x, slack=4.5):
-    """Means and covariances of independent draws of missing entries lie within their standard errors."""
+    """Means and covariances of independent draws of missing entries lie within their standard
+    errors."""
     joint = law.sample((30_000,))
     for row, given in enumerate(x):
         free = given.isnan()
@@ -113,7 +114,10 @@ def test_decoders_with_correlated_coordinates_are_conditioned():
 
 
 def test_variational_autoencoder_with_a_linear_decoder():
-    """Heads, an encoder that is wide and was never trained, and a decoder whose marginal is known."""
+    """Heads, an encoder that is wide and was never trained.
+
+    And a decoder whose marginal is known.
+    """
     decoder = Gaussian(torch.nn.Linear(2, 4), scale=0.7)
     prior, encoder = (
         Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0),
@@ -156,7 +160,10 @@ def test_several_latents_and_inner_plates():
 
 
 class Switch(LatentVariableModel):
-    """Four binary pixels with a binary cause whose probability is the context; the guide tosses a coin."""
+    """Four binary pixels with a binary cause whose probability is the context.
+
+    The guide tosses a coin.
+    """
 
     def probs(self, z):
         return torch.where(
@@ -219,7 +226,8 @@ def test_globals_come_from_the_guide(local):
     x = torch.tensor([[5.0, NAN]])
     done = impute(UnknownMean(local), x, draws=100 if local else 600, steps=4)
     assert done.kind == ("asymptotic" if local else "exact")
-    # given mu: N(mu + (5 - mu) / 2, 3 / 2) with a local latent, N(mu, 1) without one; mu ~ N(3, 0.25)
+    # given mu: N(mu + (5 - mu) / 2, 3 / 2) with a local latent, N(mu, 1) without one; mu ~ N(3,
+    # 0.25)
     mean, variance = (4.0, 1.5 + 0.25 / 4) if local else (3.0, 1.25)
     law = conditional(dist.Normal(mean, variance**0.5).expand([1, 2]).to_event(1), x, ~x.isnan())
     assert_moments(done.draws, law, x)
@@ -289,7 +297,10 @@ def test_what_cannot_be_done_says_so():
 
 
 def test_a_bayesian_mixture_agrees_with_the_mixture_at_its_globals():
-    """A guide that is almost a point makes the draws those of an ordinary mixture, whose conditional is exact."""
+    """A guide that is almost a point makes the draws those of an ordinary mixture.
+
+    Whose conditional is exact.
+    """
     torch.manual_seed(0)
     gen = BayesianGaussianMixture(2, 2)
     x = torch.cat([torch.randn(60, 2), torch.randn(40, 2) * 0.5 + 3])

@@ -183,7 +183,10 @@ def test_an_interrupt_leaves_the_average_and_the_history():
 
 
 def test_a_failed_step_changes_nothing(tmp_path):
-    """Cursor, random state and running means are those before the step: with the rows mended it is made as usual."""
+    """Cursor, random state and running means are those before the step.
+
+    With the rows mended it is made as usual.
+    """
     x = ROWS.clone()
 
     def spoil(run):

@@ -1,4 +1,7 @@
-"""Codes that two views agree on: the information against other routes, and clusters that are found by it."""
+"""Codes that two views agree on.
+
+The information against other routes, and clusters that are found by it.
+"""
 
 import math
 
@@ -61,7 +64,10 @@ def test_certain_levels_have_gradients():
 
 
 def test_it_stands_beside_another_objective():
-    """Its loss is that of the other plus the weighted information of two views, drawn one after the other."""
+    """Its loss is that of the other plus the weighted information of two views.
+
+    Drawn one after the other.
+    """
     gen, critic, x = info_gan(3, 1, MLP(2, [8], 5)), MLP(2, [6], 1), torch.randn(20, 2)
     other = Adversarial(critic, information=1.0)
     views = lambda x: x * 2  # noqa: E731 (nothing random in it)

@@ -1,4 +1,5 @@
-"""Langevin, MALA, HMC and block Gibbs kernels against moments and stationary laws known in closed form."""
+"""Langevin, MALA, HMC and block Gibbs kernels against moments and stationary laws known in closed
+form."""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Latent diffusion: diffusions and flow matching as priors of a VAE, trained with it or on its codes."""
+"""Latent diffusion.
+
+Diffusions and flow matching as priors of a VAE, trained with it or on its codes.
+"""
 
 import pyro.distributions as dist
 import pytest
@@ -25,7 +28,10 @@ NOISE = 0.4
 
 
 class Linear(DistributionModule):
-    """A normal law whose mean is linear in the context, with one fixed standard deviation; nothing to learn."""
+    """A normal law whose mean is linear in the context, with one fixed standard deviation.
+
+    Nothing to learn.
+    """
 
     def __init__(self, weight, scale):
         super().__init__()
@@ -79,7 +85,8 @@ PRIORS = {
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_prior_fitted_to_codes_is_the_law_of_the_codes(name):
-    """With the posterior of the truth as encoder the codes of data are normal with the covariance of the truth."""
+    """With the posterior of the truth as encoder the codes of data are normal with the covariance
+    of the truth."""
     torch.manual_seed(0)
     vae = VAE(PRIORS[name](), Linear(LOADINGS, NOISE), Posterior(PRIOR))
     x = observed(6000)
@@ -107,7 +114,10 @@ def test_a_prior_fitted_to_codes_is_the_law_of_the_codes(name):
 
 
 def test_a_score_under_a_diffusion_prior_is_a_bound_and_near_the_truth():
-    """With a prior fitted to the codes, on average over many draws, below the closed form by what is left to learn."""
+    """With a prior fitted to the codes, on average over many draws.
+
+    Below the closed form by what is left to learn.
+    """
     torch.manual_seed(0)
     vae = VAE(PRIORS["diffusion"](), Linear(LOADINGS, NOISE), Posterior(PRIOR))
     with torch.no_grad():
@@ -146,7 +156,10 @@ def test_a_flow_matched_prior_scores_codes_exactly():
 
 
 def test_trained_jointly_the_bound_rises_to_what_the_model_can_reach():
-    """Decoder and encoder are linear and the prior is free: the entropy of the data is the limit."""
+    """Decoder and encoder are linear and the prior is free.
+
+    The entropy of the data is the limit.
+    """
     torch.manual_seed(0)
     encoder = Gaussian(nn.Linear(3, 4))
     vae = VAE(

@@ -1,4 +1,7 @@
-"""Autoencoders that match aggregates: gradients by hand, who learns from what, and codes that follow the prior."""
+"""Autoencoders that match aggregates.
+
+Gradients by hand, who learns from what, and codes that follow the prior.
+"""
 
 import pyro.distributions as dist
 import pytest
@@ -75,7 +78,10 @@ def test_a_critic_of_codes_gives_what_three_losses_give():
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 2.0])
 def test_a_learned_prior_climbs_the_density_of_codes(beta):
-    """Its gradient is that of maximum likelihood on the codes, with weight max(1, beta); the discrepancy adds none."""
+    """Its gradient is that of maximum likelihood on the codes, with weight max(1, beta).
+
+    The discrepancy adds none.
+    """
     gen, x = vae(GaussianMixture(3, 2)), torch.randn(ROWS, 3).double()
     torch.nn.init.normal_(gen.prior.logits)
     torch.manual_seed(7)
@@ -100,7 +106,10 @@ def test_beta_one_without_matching_is_the_elbo():
 
 
 def matched(prior, matcher, steps=250):
-    """An autoencoder of three dims with codes that are to follow the prior; gives data and model."""
+    """An autoencoder of three dims with codes that are to follow the prior.
+
+    Gives data and model.
+    """
     torch.manual_seed(2)
     x = torch.randn(400, 2) @ torch.randn(2, 3) + 0.05 * torch.randn(400, 3)
     gen = VAE(prior, Gaussian(MLP(2, [16], 6)), Point(MLP(3, [16], 2)))
@@ -112,7 +121,10 @@ def matched(prior, matcher, steps=250):
 
 @pytest.mark.parametrize("name", ["MMD", "critic"])
 def test_codes_follow_the_prior(name):
-    """By MMD (WAE) and by a critic (AAE), with a deterministic encoder: moments of the aggregate are the prior's."""
+    """By MMD (WAE) and by a critic (AAE), with a deterministic encoder.
+
+    Moments of the aggregate are the prior's.
+    """
     x, gen = matched(standard_normal(2), MMD() if name == "MMD" else Adversary(MLP(2, [16], 1)))
     z = gen.encode(x).sample()
     assert z.mean(0).abs().max() < 0.35 and (torch.cov(z.T) - torch.eye(2)).abs().max() < 0.5

@@ -1,4 +1,7 @@
-"""The layout enforced: which file may import which, and the house rules that a syntax tree can see."""
+"""The layout enforced.
+
+Which file may import which, and the house rules that a syntax tree can see.
+"""
 
 import ast
 import subprocess
@@ -77,7 +80,10 @@ def package() -> list[File]:
 
 
 def upward_imports(file: File) -> list[str]:
-    """Imports of a layer that the file's own layer must not know; a model file knows no other model file."""
+    """Imports of a layer that the file's own layer must not know.
+
+    A model file knows no other model file.
+    """
     own = {file.layer} - {"models"}
     wrong = []
     for name in file.imports():
@@ -148,7 +154,10 @@ def classes(files: list[File]) -> dict[Class, ast.ClassDef]:
 
 
 def ancestors(files: list[File]) -> dict[Class, list[Class]]:
-    """For each class of the project its bases that are of the project too, each with all of theirs."""
+    """For each class of the project its bases that are of the project too.
+
+    Each with all of theirs.
+    """
     known = classes(files)
     imports = {
         file.module: {name.rpartition(".")[2]: name.rpartition(".")[0] for name in file.imports()}

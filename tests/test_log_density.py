@@ -1,4 +1,7 @@
-"""The log density in unconstrained space against Pyro's own potential, and against densities by hand."""
+"""The log density in unconstrained space against Pyro's own potential.
+
+And against densities by hand.
+"""
 
 import pyro
 import pyro.distributions as dist

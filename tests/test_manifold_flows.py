@@ -1,4 +1,7 @@
-"""Flows on the circle, the torus and the sphere: areas, seams, determinants, laws known in closed form."""
+"""Flows on the circle, the torus and the sphere.
+
+Areas, seams, determinants, laws known in closed form.
+"""
 
 import math
 
@@ -143,7 +146,10 @@ def test_modes_on_the_circle_are_learned_to_their_entropy():
 
 
 def test_dependent_angles_on_the_torus_are_learned_to_their_entropy():
-    """The second angle follows the first around the seam: the entropy is that of a uniform and a von Mises law."""
+    """The second angle follows the first around the seam.
+
+    The entropy is that of a uniform and a von Mises law.
+    """
     torch.manual_seed(6)
     error = dist.VonMises(torch.tensor(0.0), torch.tensor(10.0))
     first = TURN * torch.rand(4000)

@@ -1,4 +1,7 @@
-"""Markov random fields against enumeration, the transfer matrix and Kaufman's solution of the Ising model."""
+"""Markov random fields against enumeration.
+
+The transfer matrix and Kaufman's solution of the Ising model.
+"""
 
 import itertools
 import math
@@ -46,7 +49,10 @@ def energies(gen, x):
 
 
 def kaufman(rows, columns, coupling):
-    """log Z of the Ising model on a torus (Kaufman 1949, https://doi.org/10.1103/PhysRev.76.1232)."""
+    """log Z of the Ising model on a torus.
+
+    Kaufman 1949, https://doi.org/10.1103/PhysRev.76.1232.
+    """
     gammas = []
     for r in range(2 * columns):
         cosine = math.cosh(2 * coupling) / math.tanh(2 * coupling) - math.cos(math.pi * r / columns)
@@ -222,7 +228,10 @@ def test_belief_propagation_is_exact_on_trees():
 
 
 def test_belief_propagation_on_loops_is_a_fixed_point_near_the_truth():
-    """Weak coupling on a torus: Bethe's value is close, and its marginals agree with those of the edges."""
+    """Weak coupling on a torus.
+
+    Bethe's value is close, and its marginals agree with those of the edges.
+    """
     gen = ising(4, 4, 0.15)
     gen.unary.data[:, 1] = 0.3
     found = gen.belief_propagation(damping=0.3, iterations=500, tol=1e-12)

@@ -22,7 +22,10 @@ run = partial(mcmc, draws=100, tune=100, chains=1, seed=0, sampler=PyroNUTS(), p
 
 
 class NormalMeans(LatentVariableModel):
-    """z_b ~ N(0, 1), x_b ~ N(z_b, 1/2): p(z_b | x_b) = N(4/5 x_b, 1/5), one independent problem per row."""
+    """z_b ~ N(0, 1), x_b ~ N(z_b, 1/2).
+
+    p(z_b | x_b) = N(4/5 x_b, 1/5), one independent problem per row.
+    """
 
     def model(self, x=None, context=None):
         with data_plate(x, context):

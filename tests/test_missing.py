@@ -106,7 +106,10 @@ def test_has_missing_looks_at_nan_only():
     "make", [heads.Gaussian, partial(heads.Categorical, levels=3), heads.FullGaussian]
 )
 def test_a_graph_that_assumes_missing_values_is_right_for_all_rows(make):
-    """Traced on complete rows, it gives the eager gradients on rows with and without missing entries."""
+    """Traced on complete rows.
+
+    It gives the eager gradients on rows with and without missing entries.
+    """
     head, complete = make(), torch.ones(5, 3)
     raw, incomplete = torch.randn(5, head.width(3)), complete.clone()
     incomplete[0, 1] = NAN
@@ -135,7 +138,10 @@ def test_the_multivariate_normal_of_missing_rows_keeps_double_precision():
 
 
 def test_an_ill_conditioned_covariance_does_not_break_the_marginal():
-    """x_1 = x_0 + noise of scale 1e-4: the covariance is singular in single precision, its square root is not."""
+    """x_1 = x_0 + noise of scale 1e-4.
+
+    The covariance is singular in single precision, its square root is not.
+    """
     factor = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-4, 0.0], [0.3, 0.2, 1.0]])
     value = MultivariateNormal(torch.zeros(3), scale_tril=factor).log_prob(
         torch.tensor([0.0, 5e-5, NAN])

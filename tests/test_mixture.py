@@ -106,7 +106,10 @@ def test_information_criteria_and_free_parameters_are_those_of_scikit_learn(name
 
 @forms
 def test_a_maximum_found_by_em_is_one_for_gradients(name):
-    """The ELBO of a model without latents is the log-likelihood: its gradient vanishes at the optimum of EM."""
+    """The ELBO of a model without latents is the log-likelihood.
+
+    Its gradient vanishes at the optimum of EM.
+    """
     x = torch.cat([torch.randn(150, 2), torch.randn(100, 2) + 3]).double()
     gen = GaussianMixture(2, 2, FORMS[name]).double()
     em(gen, x, steps=3000, tol=1e-14, seed=0)
@@ -152,7 +155,10 @@ def test_as_a_part_it_is_the_same_for_each_row_of_a_context():
 
 @forms
 def test_the_start_finds_clusters_in_any_unit(name):
-    """Well-separated clusters, variables in different units, some entries missing: labels up to their order."""
+    """Well-separated clusters, variables in different units, some entries missing.
+
+    Labels up to their order.
+    """
     labels = torch.arange(200) % 4
     centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
     x = (centres[labels] + torch.randn(200, 2)) * torch.tensor(

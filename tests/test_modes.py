@@ -1,4 +1,7 @@
-"""Drawing and scoring do not depend on the mode that a model is in, and leave it, and its buffers, as they were."""
+"""Drawing and scoring do not depend on the mode that a model is in, and leave it, and its buffers.
+
+As they were.
+"""
 
 import copy
 from collections.abc import Callable

@@ -173,7 +173,10 @@ def test_a_missing_suffix_is_summed_out(gen):
 
 
 def test_training_bounds_the_mixture_over_all_orders():
-    """Its mean over the noise is the mean log-density over the 4! orders, below the log of the mean density."""
+    """Its mean over the noise is the mean log-density over the 4! orders.
+
+    Below the log of the mean density.
+    """
     gen, x = shaken(DeepNADE(4, [6], Bernoulli())), every(2, 4)[[3, 9]]
     each = torch.stack(
         [gen.ordered(torch.tensor(o)).log_prob(x) for o in itertools.permutations(range(4))]

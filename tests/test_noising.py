@@ -1,4 +1,7 @@
-"""Chains with additive noise: closed laws against simulation, bounds against quadrature and the normal case."""
+"""Chains with additive noise.
+
+Closed laws against simulation, bounds against quadrature and the normal case.
+"""
 
 import math
 
@@ -48,7 +51,8 @@ def same_law(one, other):
     assert (first - second).abs().max() < 1.95 * math.sqrt(1 / len(one) + 1 / len(other))
 
 
-# -- forward laws ----------------------------------------------------------------------------------------------------
+# -- forward laws
+# ----------------------------------------------------------------------------------------------------
 
 
 def forward_gamma(x_0, t, generator_steps):
@@ -129,7 +133,8 @@ def test_mean_and_scale_are_those_of_posteriors(process):
     assert spread.item() == pytest.approx(scale[0].square().item(), rel=0.03)
 
 
-# -- single laws -----------------------------------------------------------------------------------------------------
+# -- single laws
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [0.5, 3.0, 19.0, 21.0, 4000.0])
@@ -204,7 +209,8 @@ def test_schedules_fall_from_one_to_nothing(schedule):
         schedule(1)
 
 
-# -- bounds ----------------------------------------------------------------------------------------------------------
+# -- bounds
+# ----------------------------------------------------------------------------------------------------------
 
 
 def chance_of(process):
@@ -320,7 +326,8 @@ def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
     assert gradient == pytest.approx(richardson.mean().item(), abs=0.15)
 
 
-# -- draws -----------------------------------------------------------------------------------------------------------
+# -- draws
+# -----------------------------------------------------------------------------------------------------------
 
 
 def two_points(process):
@@ -348,7 +355,10 @@ def two_points(process):
 @pytest.mark.parametrize("step", [ancestral, deterministic, with_own_noise])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_draws_with_an_exact_denoiser_follow_the_data(name, step):
-    """Two points, equally likely. Skewed mixtures keep their marginals if steps are deterministic, others nearly."""
+    """Two points, equally likely.
+
+    Skewed mixtures keep their marginals if steps are deterministic, others nearly.
+    """
     torch.manual_seed(0)
     make = PROCESSES | {"Gamma": lambda schedule: GammaNoise(schedule, theta=0.005).double()}
     process = make[name](linear_steps(100))
@@ -392,7 +402,8 @@ def test_draws_call_the_network_so_often_and_end_at_the_datum(calls):
     assert sorted(seen, reverse=True) == seen
 
 
-# -- refusals --------------------------------------------------------------------------------------------------------
+# -- refusals
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,4 +1,7 @@
-"""Chains of labels against powers of transition matrices, and bounds against all chains enumerated."""
+"""Chains of labels against powers of transition matrices.
+
+And bounds against all chains enumerated.
+"""
 
 import itertools
 
@@ -48,7 +51,10 @@ def full(t, like):
 
 
 def predict(x, t):
-    """Logits of two variables that depend on both and on the time: ``(*batch, 2) -> (*batch, 2, 3)``."""
+    """Logits of two variables that depend on both and on the time.
+
+    ``(*batch, 2) -> (*batch, 2, 3)``.
+    """
     seen = torch.stack((x, x.flip(-1), 2 * x + x.flip(-1)), -1)
     return torch.sin(1.3 * seen + torch.arange(3).double() + t[..., None, None])
 
@@ -81,7 +87,10 @@ def test_posteriors_are_those_of_bayes(process):
 
 @by_process
 def test_reverse_law_of_the_true_posterior_is_the_true_reverse(process):
-    """One variable with known masses: the model's law follows from Bayes' rule, whatever the step."""
+    """One variable with known masses.
+
+    The model's law follows from Bayes' rule, whatever the step.
+    """
     chain, masses = powers(process), torch.tensor([0.5, 0.2, 0.3]).double()
     for t, s in ((3, 2), (2, 1), (3, 1), (1, 0)):
         between = torch.eye(process.states).double()
@@ -97,7 +106,10 @@ def test_reverse_law_of_the_true_posterior_is_the_true_reverse(process):
 
 
 def enumerated(process):
-    """log p(x) of the model over all data, by sums over all chains, and the expected bound of each."""
+    """log p(x) of the model over all data, by sums over all chains.
+
+    And the expected bound of each.
+    """
     law, every, data = NoisingChain(predict, process, (2,)), states(process.states), states(LEVELS)
     log_p = process.prior(torch.Size((2,))).log_prob(every)
     bound = torch.zeros(len(data)).double()
@@ -136,7 +148,10 @@ def test_draws_have_the_enumerated_masses(process):
 
 @by_process
 def test_exact_predictions_give_the_data_back(process):
-    """One variable: the reverse law is exact for any number of calls; the bound is tight but for the prior."""
+    """One variable: the reverse law is exact for any number of calls.
+
+    The bound is tight but for the prior.
+    """
     torch.manual_seed(0)
     masses, chain = torch.tensor([0.6, 0.1, 0.3]).double(), powers(process)
 
@@ -185,7 +200,10 @@ def test_simple_loss_is_the_cross_entropy_of_noised_labels():
 
 
 def test_absorbing_bound_is_the_mean_over_orders():
-    """Many steps and predictions that ignore the time: an autoregressive model over random orders."""
+    """Many steps and predictions that ignore the time.
+
+    An autoregressive model over random orders.
+    """
     torch.manual_seed(0)
 
     def timeless(x, t):
@@ -208,7 +226,10 @@ def test_absorbing_bound_is_the_mean_over_orders():
 
 
 def test_missing_labels_are_revealed_given_the_others():
-    """Predictions that are the conditionals of one table, whatever is masked: completions follow it."""
+    """Predictions that are the conditionals of one table, whatever is masked.
+
+    Completions follow it.
+    """
     torch.manual_seed(0)
     table = torch.rand(LEVELS, LEVELS).double() ** 3
     table = table / table.sum()

@@ -49,7 +49,10 @@ def chains():
 
 
 def integrated(statistic):
-    """Posterior mean of a function of mu and tau, with the effects integrated out by hand, on a grid."""
+    """Posterior mean of a function of mu and tau, with the effects integrated out by hand.
+
+    On a grid.
+    """
     mu, tau = torch.meshgrid(
         torch.linspace(-20, 30, 400), torch.linspace(0.01, 120, 3000), indexing="ij"
     )

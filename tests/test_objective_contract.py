@@ -1,4 +1,7 @@
-"""What objectives tell fit: whether their value descends, and what they make from a batch before the first step."""
+"""What objectives tell fit.
+
+Whether their value descends, and what they make from a batch before the first step.
+"""
 
 import pytest
 import torch
@@ -12,7 +15,10 @@ from probgen.train.fit import fit
 
 
 class Remembering(Objective):
-    """A stand-in for persistent chains: a buffer of the shape of the data, which takes part in the loss and moves."""
+    """A stand-in for persistent chains.
+
+    A buffer of the shape of the data, which takes part in the loss and moves.
+    """
 
     descends = False
 

@@ -1,7 +1,9 @@
-"""Importance-weighted bounds and wake-sleep against closed forms and enumeration, gradients included.
+"""Importance-weighted bounds and wake-sleep against closed forms and enumeration.
 
-Rows are replicates: every row has the same x and its own copy of the parameters, so that one call gives as many
-independent gradients as there are rows.
+Gradients included.
+
+Rows are replicates: every row has the same x and its own copy of the parameters, so that one call
+gives as many independent gradients as there are rows.
 """
 
 import math
@@ -58,7 +60,10 @@ class Gaussian(Rows):
 
 
 class Layers(Rows):
-    """Two layers: z1 ~ N(0, 1), z2 | z1 ~ N(w z1, 1), x | z2 ~ N(z2, 1); the guide draws z1, then z2 given z1."""
+    """Two layers: z1 ~ N(0, 1), z2 | z1 ~ N(w z1, 1), x | z2 ~ N(z2, 1).
+
+    The guide draws z1, then z2 given z1.
+    """
 
     def __init__(self, rows=ROWS):
         super().__init__(rows, w=0.7, a=0.2, b=0.5, log_s=-0.3, c=0.1)
@@ -78,7 +83,10 @@ class Layers(Rows):
 
 
 class Binary(Rows):
-    """c ~ Bernoulli(p), x | c ~ Bernoulli(r_c), q(c = 1 | x) = sigmoid(logits[x]); everything can be listed."""
+    """c ~ Bernoulli(p), x | c ~ Bernoulli(r_c), q(c = 1 | x) = sigmoid(logits[x]).
+
+    Everything can be listed.
+    """
 
     def __init__(self, rows=ROWS, infer=None):
         super().__init__(rows, infer, p=0.4, r=[-1.0, 1.5], logits=[-0.5, 0.8])
@@ -217,7 +225,10 @@ def test_renyi_runs_from_the_elbo_to_the_importance_weighted_bound():
 
 
 def exact_gradients(gen, x, particles, loss_of_draws):
-    """Gradient of sum over all draws c_1..c_K of loss_of_draws(log p, log q, probability), at the first row."""
+    """Gradient of sum over all draws c_1..c_K of loss_of_draws(log p, log q, probability).
+
+    At the first row.
+    """
     log_p, log_q = gen.tables(x)
     total = 0.0
     for draws in product([0, 1], repeat=particles):
@@ -335,7 +346,10 @@ def test_draws_without_gradients_are_refused_where_they_cannot_work():
 
 @pytest.mark.parametrize("objective", [IWAE(3), DReG(3), WakeSleep(3)])
 def test_helper_variables_of_the_guide_and_factors_of_the_model_are_weighed(objective):
-    """AutoNormal draws a helper variable for each latent; with the posterior in it every weight is the evidence."""
+    """AutoNormal draws a helper variable for each latent.
+
+    With the posterior in it every weight is the evidence.
+    """
     objective.vectorized, x = False, torch.tensor([0.5, -1.0, 2.0])
 
     def model(x):

@@ -128,7 +128,10 @@ def test_the_context_reaches_every_entry():
 
 
 def test_learns_four_images_and_no_others():
-    """The entropy of four equally frequent images is log 4; their last pixel is the parity of two others."""
+    """The entropy of four equally frequent images is log 4.
+
+    Their last pixel is the parity of two others.
+    """
     corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     images = torch.stack(
         (corners[:, 0], corners[:, 1], corners[:, 0], (corners.sum(1) % 2)), 1

@@ -1,4 +1,7 @@
-"""Draws of posterior and predictive distributions against closed forms, and vectorised runs against loops."""
+"""Draws of posterior and predictive distributions against closed forms.
+
+And vectorised runs against loops.
+"""
 
 import math
 
@@ -20,7 +23,10 @@ from probgen.infer.posterior import (
 
 
 def normal_mean(y):
-    """Conjugate: mu ~ N(0, 2²), y_b ~ N(mu, 1); the posterior is N(sum y / (B + 1/4), 1 / (B + 1/4))."""
+    """Conjugate: mu ~ N(0, 2²), y_b ~ N(mu, 1).
+
+    The posterior is N(sum y / (B + 1/4), 1 / (B + 1/4)).
+    """
     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
     pyro.deterministic("twice", 2 * mu)
     with pyro.plate("data", len(y)):

@@ -155,7 +155,10 @@ def test_pyro_modules_work_unchanged():
 
 
 def test_pyro_module_statements_keep_the_parameters_of_the_module():
-    """The gradient of the loss vanishes at the least-squares solution, and the score is its likelihood."""
+    """The gradient of the loss vanishes at the least-squares solution.
+
+    And the score is its likelihood.
+    """
     network = nn.Linear(2, 1)
 
     def model(covariates, y):

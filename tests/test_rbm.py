@@ -73,7 +73,8 @@ def test_numbers_are_a_mixture_of_normals():
     scale, h = log_scale.exp(), states(2)
     inputs = (h - rbm.middle) @ rbm.weight.T
     means = loc + scale * inputs
-    # complete the square: -(v - b)^2 / 2s^2 + v a / s  =  -(v - b - s a)^2 / 2s^2 + b a / s + a^2 / 2
+    # complete the square: -(v - b)^2 / 2s^2 + v a / s  =  -(v - b - s a)^2 / 2s^2 + b a / s + a^2 /
+    # 2
     weights = h @ rbm.bias - (rbm.offset * ((h - rbm.middle) @ rbm.weight.T)).sum(-1)
     weights = weights + (loc / scale * inputs + inputs.square() / 2).sum(-1)
     mixture = torch.distributions.MixtureSameFamily(

@@ -53,7 +53,8 @@ def mean_and_spread(y, prior=1.0, noise=1.0):
     return variance * y.sum().item() / noise**2, variance**0.5
 
 
-# -- guides ----------------------------------------------------------------------------------------------------------
+# -- guides
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,8 @@ def test_a_discrete_guide_vouches_for_what_it_visits(fn, kind):
     assert khat.isnan().all() == (kind == "bound")
 
 
-# -- scales, masks, enumeration --------------------------------------------------------------------------------------
+# -- scales, masks, enumeration
+# --------------------------------------------------------------------------------------
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 3.0])
 
@@ -228,10 +230,9 @@ def without_size(x):
         pyro.sample("x", N(torch.zeros(len(x)), 1.0), obs=x)
 
 
+LOG2 = math.log(2)
 NORMAL = lambda x: N(0.0, 1.0).log_prob(x)  # noqa: E731
-MIXTURE = lambda x: (
-    torch.stack([N(m, 1.0).log_prob(x) for m in (-1.0, 1.0)]).logsumexp(0) - math.log(2)
-)  # noqa: E731
+MIXTURE = lambda x: torch.stack([N(m, 1.0).log_prob(x) for m in (-1.0, 1.0)]).logsumexp(0) - LOG2  # noqa: E731
 ROWS = [
     (weighted, lambda x: WEIGHTS * NORMAL(x)),
     (weighted_mixture, lambda x: WEIGHTS * MIXTURE(x)),
@@ -314,7 +315,8 @@ def test_where_the_model_masks_a_latent_the_guide_pays_nothing():
     assert drawn["x"].shape == (7, 3) and drawn["x"][:, 1].abs().max() < 0.1
 
 
-# -- what a program owns, and where its values come from -------------------------------------------------------------
+# -- what a program owns, and where its values come from
+# -------------------------------------------------------------
 
 
 class Regression(PyroModule):
@@ -478,7 +480,8 @@ def test_a_state_waits_for_the_first_run(guide, tmp_path):
         pg.load(nn.Linear(1, 1), tmp_path / "program.safetensors")
 
 
-# -- arguments -------------------------------------------------------------------------------------------------------
+# -- arguments
+# -------------------------------------------------------------------------------------------------------
 
 FRAME = pd.DataFrame({"group": pd.Categorical(list("abcabc")), "y": [1.0, 2, 3, 4, 5, 6]})
 
@@ -592,7 +595,8 @@ def test_rows_may_be_named():
         pg.fit(program, (x, knots), rows=["z"])
 
 
-# -- mcmc ------------------------------------------------------------------------------------------------------------
+# -- mcmc
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_nuts_keeps_shapes_takes_factors_and_the_precision_of_the_data():
@@ -632,7 +636,8 @@ def test_discrete_sites_that_nobody_marked_are_summed_out_by_nuts():
     )  # given x, not the prior
 
 
-# -- how a program was read ------------------------------------------------------------------------------------------
+# -- how a program was read
+# ------------------------------------------------------------------------------------------
 
 
 def test_a_program_is_drawn_as_a_graph():

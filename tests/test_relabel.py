@@ -7,7 +7,10 @@ from probgen.infer.relabel import relabel
 
 
 def shuffled(draws=60, components=4):
-    """Draws with largest weight first, the same with components permuted in each draw, and the permutations."""
+    """Draws with largest weight first, the same with components permuted in each draw.
+
+    And the permutations.
+    """
     weights = torch.tensor([0.4, 0.3, 0.2, 0.1]) + 0.02 * torch.randn(draws, components)
     means = torch.tensor([[0.0, 5.0], [5.0, 0.0], [-5.0, 0.0], [0.0, -5.0]]) + torch.randn(
         draws, components, 2

@@ -1,4 +1,7 @@
-"""Runs that go on from a file: what is matched, what wins, what is refused, and what others find in it."""
+"""Runs that go on from a file.
+
+What is matched, what wins, what is refused, and what others find in it.
+"""
 
 from pathlib import Path
 
@@ -339,7 +342,10 @@ LOSSES += [2.858494282, 2.985606670, 2.693094254, 2.929073811, 2.742129803]
 
 
 def test_files_of_the_first_format_go_on(tmp_path):
-    """The version that wrote such files made five steps for this one, and in another run the ten of these losses."""
+    """The version that wrote such files made five steps for this one.
+
+    And in another run the ten of these losses.
+    """
     path = tmp_path / "state"
     path.write_bytes((Path(__file__).parent / "data" / "probgen-1.safetensors").read_bytes())
     assert load(Net(), path).loc.tolist() == LOADED

@@ -1,4 +1,7 @@
-"""Rows of people's programs: which arguments hold them, what they are called, and what cannot be cut."""
+"""Rows of people's programs.
+
+Which arguments hold them, what they are called, and what cannot be cut.
+"""
 
 import math
 

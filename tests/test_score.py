@@ -57,7 +57,10 @@ def test_fewer_bits_are_better():
 
 
 def test_bits_per_dim_of_known_codes():
-    """Uniform pixels cost 8 bits whether they are told as masses, as densities on (0, 1) or on (0, 256)."""
+    """Uniform pixels cost 8 bits whether they are told as masses, as densities on (0, 1) or on.
+
+    0, 256.
+    """
     dims, n = 5, torch.ones(3)
     masses = Score(-dims * math.log(256) * n, "exact", measure="mass").in_bits_per_dim(dims)
     unit = Score(0 * n, "exact").in_bits_per_dim(dims, 1 / 256)

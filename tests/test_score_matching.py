@@ -143,7 +143,8 @@ def test_refusals_of_scores_say_what_to_do():
         DenoisingScoreMatching(0.0)
 
 
-# -- noise contrast ------------------------------------------------------------------------------------------------
+# -- noise contrast
+# ------------------------------------------------------------------------------------------------
 
 
 def test_the_constant_of_a_gaussian_is_learned():

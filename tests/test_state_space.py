@@ -29,7 +29,10 @@ def system() -> System:
 
 
 def joint(steps: int = STEPS) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and covariance of all states, then all observations, from the powers of the transition matrix."""
+    """Mean and covariance of all states, then all observations.
+
+    From the powers of the transition matrix.
+    """
     a, q, c, r, m, p = system()
     power = [torch.matrix_power(a, t) for t in range(steps)]
     mean = torch.cat([power[t] @ m for t in range(steps)])

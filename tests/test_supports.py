@@ -1,4 +1,7 @@
-"""Values outside of a support, and infinities, are refused by every family in whatever row they stand."""
+"""Values outside of a support, and infinities.
+
+Are refused by every family in whatever row they stand.
+"""
 
 import pyro
 import pyro.distributions as dist

@@ -214,7 +214,10 @@ def filled(value, factor=1.0):
 
 
 def coupled(self, x):
-    """Variables that depend on each other, scored without their missing partner as if they did not."""
+    """Variables that depend on each other.
+
+    Scored without their missing partner as if they did not.
+    """
     missing, x = x.isnan(), x.nan_to_num() - self.loc
     each = torch.stack([N(0.0, 1.0).log_prob(x[..., 0]), N(x[..., 0], 1.0).log_prob(x[..., 1])], -1)
     return (

@@ -45,7 +45,10 @@ def largest(x):
 
 
 def normal(x):
-    """Row by row, as plates make it: (x - loc) / scale of each row with the logarithm of each row's scale."""
+    """Row by row, as plates make it.
+
+    (x - loc) / scale of each row with the logarithm of each row's scale.
+    """
     scale = x[0].exp().expand(ROWS)
     return (-(((DATA - x[1].expand(ROWS)) / scale) ** 2) / 2 - scale.log()).sum()
 

@@ -1,4 +1,7 @@
-"""Networks that know the time against the same computation written out, and leading dims against a loop over rows."""
+"""Networks that know the time against the same computation written out.
+
+And leading dims against a loop over rows.
+"""
 
 import math
 
@@ -211,7 +214,10 @@ def test_patches_are_tokens_and_back(name):
 
 
 def test_unet_uses_its_skips_and_coarse_levels():
-    """Every pixel reaches every other by attention; without it and with one level, only its neighbourhood."""
+    """Every pixel reaches every other by attention.
+
+    Without it and with one level, only its neighbourhood.
+    """
     near = UNet((1, 24, 24), width=8, multipliers=(1,), attention=0)
     far = UNet((1, 24, 24), width=8, multipliers=(1, 1), attention=1)
     for net, reaches in ((near, False), (far, True)):

@@ -33,7 +33,10 @@ def pixels(shape=(1, 2, 3), **options) -> Transformer:
 
 
 def louder(gen: Transformer) -> Transformer:
-    """Weights so large that entries differ from each other; the initial ones make all laws nearly flat."""
+    """Weights so large that entries differ from each other.
+
+    The initial ones make all laws nearly flat.
+    """
     with torch.no_grad():
         for parameter in gen.parameters():
             if parameter.ndim > 1:

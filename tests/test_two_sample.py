@@ -1,4 +1,7 @@
-"""Samples against real rows: every number by another route, every test under one law and under two."""
+"""Samples against real rows.
+
+Every number by another route, every test under one law and under two.
+"""
 
 import math
 import sys

@@ -1,4 +1,7 @@
-"""Comparisons of samples see a column whatever unit it is in, and say in which units they were made."""
+"""Comparisons of samples see a column whatever unit it is in.
+
+And say in which units they were made.
+"""
 
 from functools import partial
 

@@ -1,4 +1,7 @@
-"""A VAE with a linear-Gaussian decoder is probabilistic PCA: its likelihood and posterior have closed forms."""
+"""A VAE with a linear-Gaussian decoder is probabilistic PCA.
+
+Its likelihood and posterior have closed forms.
+"""
 
 import math
 
@@ -131,7 +134,10 @@ def test_a_context_joins_the_latents_in_the_decoder():
 
 
 def test_a_conditional_prior_is_the_law_of_the_latents():
-    """z ~ N(A c + a, t^2 I), x = W z + b + noise, with a decoder that gives the context no weight."""
+    """z ~ N(A c + a, t^2 I), x = W z + b + noise.
+
+    With a decoder that gives the context no weight.
+    """
     prior = Gaussian(nn.Linear(3, LATENT), scale=0.5)
     decoder, context = linear_decoder(LATENT + 3), torch.randn(8, 3)
     with torch.no_grad():
@@ -172,7 +178,10 @@ def test_a_context_joins_vectors_by_features_and_images_by_channels():
 
 
 def test_a_vae_whose_prior_is_a_vae():
-    """z2 ~ N(0, I), z1 = V z2 + a + noise, x = W z1 + b + noise: normal, with covariances that add up."""
+    """z2 ~ N(0, I), z1 = V z2 + a + noise, x = W z1 + b + noise.
+
+    Normal, with covariances that add up.
+    """
     inner = Gaussian(nn.Linear(1, LATENT), scale=0.5)
     prior = VAE(standard_normal(1), inner, Gaussian(Constant(2)))
     decoder = linear_decoder()
@@ -193,7 +202,10 @@ def test_a_vae_whose_prior_is_a_vae():
 
 
 def test_training_reaches_ppca(decoder):
-    """Fitted by stochastic gradients, model and amortised full-covariance posterior reach the maximum likelihood."""
+    """Fitted by stochastic gradients.
+
+    Model and amortised full-covariance posterior reach the maximum likelihood.
+    """
     x = ppca(decoder).sample((500,))
     vae = VAE(
         standard_normal(),

@@ -1,4 +1,7 @@
-"""PSIS against ArviZ and closed forms, guides of known quality, losses that have settled or have not."""
+"""PSIS against ArviZ and closed forms, guides of known quality.
+
+Losses that have settled or have not.
+"""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +27,10 @@ from probgen.evaluate.verdict import Verdict, verdict
 
 
 class LinearGaussian(LatentVariableModel):
-    """z ~ N(0, I), x = z + noise: the posterior is N(x / 2, 1/2), the guide has ``width`` times its scale."""
+    """z ~ N(0, I), x = z + noise.
+
+    The posterior is N(x / 2, 1/2), the guide has ``width`` times its scale.
+    """
 
     def __init__(self, width=1.0, ignored=0):
         super().__init__()
@@ -182,7 +188,8 @@ def test_narrow_guide_is_found_out_and_wide_one_is_not_blamed():
 
 
 def test_effective_sample_size_of_a_wide_guide_is_that_of_gaussians():
-    """E[w]^2 / E[w^2] for a Gaussian and a guide of s times its scale is sqrt(2 s^2 - 1) / s^2 per dim."""
+    """E[w]^2 / E[w^2] for a Gaussian and a guide of s times its scale is sqrt(2 s^2 - 1) / s^2 per
+    dim."""
     found = ess(LinearGaussian(1.5), torch.zeros(4, 2), particles=20_000) / 20_000
     expected = (2 * 1.5**2 - 1) / 1.5**4
     torch.testing.assert_close(found, torch.full((4,), expected), rtol=0.03, atol=0)

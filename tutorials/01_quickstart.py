@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Quickstart: generative models of handwritten digits
 #
-# We fit four generative models to the 8 x 8 digits that come with scikit-learn, look at what they learned with ArviZ,
-# draw new digits, score all of them on held-out images in one honest table, and fill in missing pixels.
-# It takes about a minute on a laptop.
+# We fit four generative models to the 8 x 8 digits that come with scikit-learn, look at what they
+# learned with ArviZ, draw new digits, score all of them on held-out images in one honest table, and
+# fill in missing pixels. It takes about a minute on a laptop.
 
 # %%
 import argparse
@@ -51,9 +51,10 @@ def show(rows, path, columns=20):
 # %% [markdown]
 # ## A mixture of Gaussians, by EM and by SVI
 #
-# A model is a module, and `gen()` is its distribution: `gen().sample()`, `gen().log_prob(x)`. A mixture has an exact
-# density, so that both routes climb the same likelihood. Pixels are integers: `Quantised` gives each integer the
-# probability of its bin, so that the scores of continuous and discrete models can be compared.
+# A model is a module, and `gen()` is its distribution: `gen().sample()`, `gen().log_prob(x)`. A
+# mixture has an exact density, so that both routes climb the same likelihood. Pixels are integers:
+# `Quantised` gives each integer the probability of its bin, so that the scores of continuous and
+# discrete models can be compared.
 
 # %%
 spread = train + torch.rand_like(train)  # uniform dequantisation, which EM needs to do by hand
@@ -70,10 +71,11 @@ show(by_em.canonical().means, OUTPUT / "mixture_means.png")
 # %% [markdown]
 # ## A Bayesian mixture, inspected with ArviZ
 #
-# The same kind of mixture with priors on weights, means and scales. The guide is a distribution over all of them; the
-# component of each image is summed out exactly. The verdict of a fit is loud where the guide should not be trusted:
-# here 1,290 parameters are approximated as independent, and k-hat says that this is not the exact posterior.
-# (`pg.mcmc` gives exact answers where that matters.)
+# The same kind of mixture with priors on weights, means and scales. The guide is a distribution
+# over all of them; the component of each image is summed out exactly. The verdict of a fit is loud
+# where the guide should not be trusted: here 1,290 parameters are approximated as independent, and
+# k-hat says that this is not the exact posterior. (`pg.mcmc` gives exact answers where that
+# matters.)
 
 # %%
 bayesian = pg.BayesianGaussianMixture(
@@ -126,8 +128,9 @@ show(
 # %% [markdown]
 # ## A variational autoencoder
 #
-# Prior, decoder and encoder are any distributions with any networks: here convolutions, and a decoder that gives
-# probabilities of the integers 0 to 16. `fit` watches the held-out images and keeps the best state.
+# Prior, decoder and encoder are any distributions with any networks: here convolutions, and a
+# decoder that gives probabilities of the integers 0 to 16. `fit` watches the held-out images and
+# keeps the best state.
 
 # %%
 decoder = pg.ConvDecoder(
@@ -176,9 +179,9 @@ plt.close("all")
 # %% [markdown]
 # ## Held-out scores, honestly
 #
-# Every score knows what kind of number it is. Per-pixel counts are the baseline that a model has to beat. The value of
-# a mixture on integers is estimated (`unbiased`: its mean is a lower bound), as is that of the VAE, by importance
-# sampling.
+# Every score knows what kind of number it is. Per-pixel counts are the baseline that a model has to
+# beat. The value of a mixture on integers is estimated (`unbiased`: its mean is a lower bound), as
+# is that of the VAE, by importance sampling.
 
 # %%
 counts = torch.stack([(train == level).float().mean(0) for level in range(17)], -1) * 1000 + 1 / 17
@@ -201,8 +204,8 @@ except TypeError as error:
 # %% [markdown]
 # ## Missing pixels
 #
-# NaN means missing, everywhere. The lower half of twenty digits is hidden; the mixture fills it in exactly, the VAE by
-# a Markov chain that its encoder drives.
+# NaN means missing, everywhere. The lower half of twenty digits is hidden; the mixture fills it in
+# exactly, the VAE by a Markov chain that its encoder drives.
 
 # %%
 hidden = test[:20].clone()

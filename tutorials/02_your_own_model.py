@@ -2,12 +2,12 @@
 # # Your own model
 #
 # You have a Pyro model; probgen fits it, checks it and compares it. Nothing has to be rewritten:
-# `Program(model, guide)` wraps any pair of Pyro functions, and from there `fit`, `mcmc`, `to_arviz`, `loo` work as for
-# the built-in families.
-#
-# The data are scikit-learn's diabetes patients (Efron, Hastie, Johnstone, Tibshirani 2004): 442 of them, a measure of
-# disease progression after one year, and measurements at its start. Does the effect of the body mass index change with
-# age? We let every age group have its own line, and let the data say how similar the groups are.
+# `Program(model, guide)` wraps any pair of Pyro functions, and from there `fit`, `mcmc`,
+# `to_arviz`, `loo` work as for the built-in families.  The data are scikit-learn's diabetes
+# patients (Efron, Hastie, Johnstone, Tibshirani 2004): 442 of them, a measure of disease
+# progression after one year, and measurements at its start. Does the effect of the body mass index
+# change with age? We let every age group have its own line, and let the data say how similar the
+# groups are.
 
 # %%
 import argparse
@@ -44,9 +44,10 @@ print(
 # %% [markdown]
 # ## Two models
 #
-# In the pooled model one line serves everybody. In the hierarchical one each age group has its own intercept and slope,
-# drawn around common ones (in the non-centred form, which samplers and guides like better). The plate `"data"` tells
-# what the rows are: mini-batches, pointwise log-likelihoods and cross-validation all follow from it.
+# In the pooled model one line serves everybody. In the hierarchical one each age group has its own
+# intercept and slope, drawn around common ones (in the non-centred form, which samplers and guides
+# like better). The plate `"data"` tells what the rows are: mini-batches, pointwise log-likelihoods
+# and cross-validation all follow from it.
 
 
 # %%
@@ -90,8 +91,8 @@ print(f"prior predictive sd of y: {prior['y'].std():.2f} (the data's is 1)")
 # %% [markdown]
 # ## Variational inference
 #
-# `fit` returns the history with a verdict: whether the loss has settled, and how far the guide is from the posterior
-# (PSIS k-hat; above 0.7 the approximation should not be trusted).
+# `fit` returns the history with a verdict: whether the loss has settled, and how far the guide is
+# from the posterior (PSIS k-hat; above 0.7 the approximation should not be trusted).
 
 # %%
 options = {
@@ -108,8 +109,8 @@ for name, program in programs.items():
 # %% [markdown]
 # ## The same posterior by MCMC
 #
-# The No-U-Turn sampler is exact in the limit; it is slower. Chains that start at draws from the guide need less
-# warm-up. Does SVI agree with it?
+# The No-U-Turn sampler is exact in the limit; it is slower. Chains that start at draws from the
+# guide need less warm-up. Does SVI agree with it?
 
 # %%
 began = time.perf_counter()
@@ -158,7 +159,8 @@ print(
 # %% [markdown]
 # ## Is the model any good? Posterior predictive checks
 #
-# The mean is easy to get right. The skewness of the residuals asks more: would data from this model look like ours?
+# The mean is easy to get right. The skewness of the residuals asks more: would data from this model
+# look like ours?
 
 
 # %%
@@ -179,9 +181,9 @@ plt.close("all")
 # %% [markdown]
 # ## Which model predicts better?
 #
-# Leave-one-out cross-validation, by importance sampling that corrects for the guide as well. Where the guide is too
-# far from the posterior it says so (k-hat), and the draws of the sampler are the ones to use. The difference is paired,
-# row by row: that is what its standard error is about.
+# Leave-one-out cross-validation, by importance sampling that corrects for the guide as well. Where
+# the guide is too far from the posterior it says so (k-hat), and the draws of the sampler are the
+# ones to use. The difference is paired, row by row: that is what its standard error is about.
 
 # %%
 scores = {

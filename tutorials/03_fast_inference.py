@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Fast inference, and when to trust it
 #
-# One Pyro model, three ways to its posterior: stochastic variational inference (SVI) as Pyro runs it, the same SVI
-# compiled into one graph, and the No-U-Turn sampler (NUTS) of nutpie on the compiled log density. They race on three
-# models: a classic of eight numbers, a regression with groups, a mixture whose labels can switch. ArviZ compares their
-# answers, and the last part asks what matters more than speed: when is the fast answer good enough?
+# One Pyro model, three ways to its posterior: stochastic variational inference (SVI) as Pyro runs
+# it, the same SVI compiled into one graph, and the No-U-Turn sampler (NUTS) of nutpie on the
+# compiled log density. They race on three models: a classic of eight numbers, a regression with
+# groups, a mixture whose labels can switch. ArviZ compares their answers, and the last part asks
+# what matters more than speed: when is the fast answer good enough?
 
 # %%
 import argparse
@@ -55,7 +56,10 @@ def cosine(steps):
 
 
 def race(name, make, data, steps, eager_steps, **options):
-    """Fits a model as a Pyro program for some steps, and its twin as a compiled graph for all; gives the twin."""
+    """Fits a model as a Pyro program for some steps, and its twin as a compiled graph for all.
+
+    Gives the twin.
+    """
     options |= {
         "scheduler": cosine(steps),
         "ema": 0.99,
@@ -87,7 +91,10 @@ def sample(name, gen, *data, **options):
 
 
 def compare(name, khat, svi, nuts, seconds, **which):
-    """Means and 94% intervals of both, the guide's k-hat, effective draws (ESS) per second of NUTS, and R-hat."""
+    """Means and 94% intervals of both, the guide's k-hat, effective draws (ESS) per second of NUTS.
+
+    And R-hat.
+    """
     columns = ["mean", "hdi_3%", "hdi_97%"]
     left, right = (
         az.summary(svi, kind="stats", round_to="none", **which),
@@ -119,15 +126,15 @@ def ellipse(mean, covariance, mass=0.94):
 # %% [markdown]
 # ## Eight schools
 #
-# Coaching for a test was tried in eight schools (Rubin 1981): an estimated effect and its standard error for each, here
-# in units of ten points (optimisers like numbers near one). How different are the schools? Their effects are drawn
-# around a common mean with an unknown spread. We write them as `mean + spread * raw`; why, comes at the end.
-#
-# `fit(..., compile=True)` makes the whole step, from the choice of rows to Adam's update, one graph. It draws the same
-# random numbers, so the losses are the same up to rounding; what is gone is the Python between the operations. (It
-# needs a C++ compiler, and keeps its work on disk for the next time.) And `vectorized=True` promises that the model
-# works with many draws at once in dims to the left of its own (which is why this tutorial indexes with `...`): then
-# 20,000 draws for k-hat are one run.
+# Coaching for a test was tried in eight schools (Rubin 1981): an estimated effect and its standard
+# error for each, here in units of ten points (optimisers like numbers near one). How different are
+# the schools? Their effects are drawn around a common mean with an unknown spread. We write them as
+# `mean + spread * raw`; why, comes at the end.  `fit(..., compile=True)` makes the whole step, from
+# the choice of rows to Adam's update, one graph. It draws the same random numbers, so the losses
+# are the same up to rounding; what is gone is the Python between the operations. (It needs a C++
+# compiler, and keeps its work on disk for the next time.) And `vectorized=True` promises that the
+# model works with many draws at once in dims to the left of its own (which is why this tutorial
+# indexes with `...`): then 20,000 draws for k-hat are one run.
 
 # %%
 SCHOOLS = list("ABCDEFGH")
@@ -191,16 +198,17 @@ figure.savefig(OUTPUT / "schools.png")
 # %% [markdown]
 # ## A hierarchical regression, in mini-batches
 #
-# Which measurements tell malignant from benign tumours? The Wisconsin table of scikit-learn has ten *kinds* of
-# measurement of cell nuclei (radius, texture, ...): of each kind the mean over the nuclei, its standard error and the
-# worst value. A kind that does not matter should have three small slopes, so each kind has a scale of its own, drawn
-# around a typical one. SVI reads mini-batches of 128 rows; NUTS reads all rows each time.
-#
-# There are two guides. `AutoNormal` is a *mean field*: all latent variables are independent. `AutoMultivariateNormal`
-# knows correlations, and here must be some. Several columns say nearly the same (radius, perimeter and area of a
-# nucleus; mean and worst of each), and the data tell the sum of such slopes better than each of them. It has many more
-# parameters, and wants more steps. The mean field trains with `compile="auto"`, the default, which times the first
-# steps and compiles only where the others repay it.
+# Which measurements tell malignant from benign tumours? The Wisconsin table of scikit-learn has ten
+# *kinds* of measurement of cell nuclei (radius, texture, ...): of each kind the mean over the
+# nuclei, its standard error and the worst value. A kind that does not matter should have three
+# small slopes, so each kind has a scale of its own, drawn around a typical one. SVI reads
+# mini-batches of 128 rows; NUTS reads all rows each time.  There are two guides. `AutoNormal` is a
+# *mean field*: all latent variables are independent. `AutoMultivariateNormal` knows correlations,
+# and here must be some. Several columns say nearly the same (radius, perimeter and area of a
+# nucleus; mean and worst of each), and the data tell the sum of such slopes better than each of
+# them. It has many more parameters, and wants more steps. The mean field trains with
+# `compile="auto"`, the default, which times the first steps and compiles only where the others
+# repay it.
 
 # %%
 table = load_breast_cancer(as_frame=True)
@@ -278,10 +286,11 @@ figure.savefig(OUTPUT / "slopes.png")
 # %% [markdown]
 # ## A mixture, and its labels
 #
-# Images of five digits (0, 3, 4, 6 and 7, which a plane can tell apart), by their first three principal components. The
-# mixture is not told which image shows which digit; the component of each image is summed out exactly. Its posterior is
-# the same under all 5! = 120 orders of the components. The guide has settled for one order, and chains that start at
-# its draws (`init=mixture`, which gives them its scales as well) start in that order.
+# Images of five digits (0, 3, 4, 6 and 7, which a plane can tell apart), by their first three
+# principal components. The mixture is not told which image shows which digit; the component of each
+# image is summed out exactly. Its posterior is the same under all 5! = 120 orders of the
+# components. The guide has settled for one order, and chains that start at its draws
+# (`init=mixture`, which gives them its scales as well) start in that order.
 
 # %%
 digit = torch.tensor(
@@ -314,9 +323,9 @@ mixture_khat = float(pg.khat(mixture, scores, particles=5000))
 compare("mixture", mixture_khat, mixture_svi, mixture_nuts, seconds, var_names=["weights"])
 
 # %% [markdown]
-# Chains that start at random end in different orders: R-hat cries out, though it may be nothing but the labels.
-# `relabel` gives all draws one labelling. A chain that stands apart even then is in another mode, which no relabelling
-# mends; its log density tells how good that mode is.
+# Chains that start at random end in different orders: R-hat cries out, though it may be nothing but
+# the labels. `relabel` gives all draws one labelling. A chain that stands apart even then is in
+# another mode, which no relabelling mends; its log density tells how good that mode is.
 
 # %%
 at_random, _ = sample("mixture, random starts", mixture, scores, draws=300, tune=300)
@@ -402,9 +411,10 @@ figure.savefig(OUTPUT / "chains.png")
 # %% [markdown]
 # ## When to trust SVI
 #
-# **A mean field is too narrow where the posterior is correlated.** At its best it gives each variable about the width
-# that it has *given all others*. For a normal posterior with covariance C (this one is not quite normal) the ratio of
-# widths is `1 / sqrt(diag(C) * diag(inv(C)))`, which the draws of NUTS can tell.
+# **A mean field is too narrow where the posterior is correlated.** At its best it gives each
+# variable about the width that it has *given all others*. For a normal posterior with covariance C
+# (this one is not quite normal) the ratio of widths is `1 / sqrt(diag(C) * diag(inv(C)))`, which
+# the draws of NUTS can tell.
 
 # %%
 by_nuts = tumours_nuts.posterior["slope"].values.reshape(-1, 30)
@@ -427,8 +437,8 @@ for name, value in width.items():
     )
 
 # %% [markdown]
-# Predictions need not suffer as much. The log score of held-out tumours, per row (higher is better; so few rows do not
-# tell small differences):
+# Predictions need not suffer as much. The log score of held-out tumours, per row (higher is better;
+# so few rows do not tell small differences):
 
 
 # %%
@@ -444,14 +454,14 @@ for name, data in {**tumours_svi, "NUTS": tumours_nuts}.items():
     print(f"held-out log score, {name}: {held_out(data.posterior):.3f} nats")
 
 # %% [markdown]
-# **k-hat tells without NUTS.** It comes from the guide alone: how heavy is the tail of the weights that would turn its
-# draws into draws of the posterior? Above 0.7 neither its intervals nor the weights should be trusted (Yao, Vehtari,
-# Simpson, Gelman 2018). `fit` ends with a verdict that has it, wherever a few seconds are enough to tell.
-#
-# **A funnel defeats every normal guide; rewriting the model helps.** Written as `effect ~ Normal(mean, spread)` the
-# eight schools have another posterior in effects and log spread: the smaller the spread, the nearer the effects must be
-# to each other. No normal law has that shape, with or without correlations. In terms of `raw`, as above, most of the
-# funnel is gone, and it is the same model.
+# **k-hat tells without NUTS.** It comes from the guide alone: how heavy is the tail of the weights
+# that would turn its draws into draws of the posterior? Above 0.7 neither its intervals nor the
+# weights should be trusted (Yao, Vehtari, Simpson, Gelman 2018). `fit` ends with a verdict that has
+# it, wherever a few seconds are enough to tell.  **A funnel defeats every normal guide; rewriting
+# the model helps.** Written as `effect ~ Normal(mean, spread)` the eight schools have another
+# posterior in effects and log spread: the smaller the spread, the nearer the effects must be to
+# each other. No normal law has that shape, with or without correlations. In terms of `raw`, as
+# above, most of the funnel is gone, and it is the same model.
 
 
 # %%
@@ -531,15 +541,14 @@ plt.close("all")
 # **What to do**, in this order:
 #
 # 1. Look at k-hat. Up to 0.7 the guide will do, and weights can correct what is left.
-# 2. Rewrite the model so that latent variables do not scale each other (`mean + spread * raw`) where groups are small.
-# 3. Let the guide know correlations: `AutoMultivariateNormal`, for up to some hundred latent variables.
-# 4. Let NUTS have the last word on intervals. `pg.mcmc(model, *data, init=guide)` starts where the guide is; in a
-#    mixture, with its labels.
-# 5. Where only predictions count, compare held-out scores instead.
-#
-# All of it in one table: milliseconds per step of SVI, as a program and compiled, and the seconds that compiling took;
-# the guide's k-hat, and how wide its marginals are relative to those of NUTS (median); the seconds of NUTS, compilation
-# included, and its effective draws per second where they are fewest among the variables of the tables above.
+# 2. Rewrite the model so that latent variables do not scale each other (`mean + spread * raw`)
+# where groups are small. 3. Let the guide know correlations: `AutoMultivariateNormal`, for up to
+# some hundred latent variables. 4. Let NUTS have the last word on intervals. `pg.mcmc(model, *data,
+# init=guide)` starts where the guide is; in a mixture, with its labels. 5. Where only predictions
+# count, compare held-out scores instead.  All of it in one table: milliseconds per step of SVI, as
+# a program and compiled, and the seconds that compiling took; the guide's k-hat, and how wide its
+# marginals are relative to those of NUTS (median); the seconds of NUTS, compilation included, and
+# its effective draws per second where they are fewest among the variables of the tables above.
 
 # %%
 print(pd.DataFrame(summary).T.to_string(float_format="{:.2f}".format, na_rep="-"))

@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Autoregressive models: the chain rule, from counting to convolutions
 #
-# Any distribution is a product of conditionals, $p(x) = \prod_t p(x_t \mid x_1, \dots, x_{t-1})$. Models differ in how
-# they say the conditionals: by a table for everything, by forgetting all but the last values, or by a network. Their
-# likelihoods are all *exact*, so they can be compared to the last digit. We climb that ladder on the 8 x 8 digits of
-# scikit-learn with their 17 grey levels, complete half-hidden images, classify by Bayes' rule with the right to refuse,
-# and find images that do not belong.
+# Any distribution is a product of conditionals, $p(x) = \prod_t p(x_t \mid x_1, \dots, x_{t-1})$.
+# Models differ in how they say the conditionals: by a table for everything, by forgetting all but
+# the last values, or by a network. Their likelihoods are all *exact*, so they can be compared to
+# the last digit. We climb that ladder on the 8 x 8 digits of scikit-learn with their 17 grey
+# levels, complete half-hidden images, classify by Bayes' rule with the right to refuse, and find
+# images that do not belong.
 
 # %%
 import argparse
@@ -34,9 +35,10 @@ train, validation, test = slice(1000), slice(1000, 1350), slice(1350, None)
 # %% [markdown]
 # ## How many numbers does a distribution need?
 #
-# Take nine pixels in the middle of each digit, black or white. The joint table can say everything about them, with
-# $2^9 - 1$ probabilities; independence needs nine, and a chain that remembers the last k pixels lies in between. All
-# are estimated by counting (`em` does it in one step). More freedom is better until the data no longer fill the tables.
+# Take nine pixels in the middle of each digit, black or white. The joint table can say everything
+# about them, with $2^9 - 1$ probabilities; independence needs nine, and a chain that remembers the
+# last k pixels lies in between. All are estimated by counting (`em` does it in one step). More
+# freedom is better until the data no longer fill the tables.
 
 # %%
 patch = (images[:, 0, 2:5, 2:5] > 8).float().flatten(1)
@@ -53,10 +55,11 @@ for name, model in models.items():
 # %% [markdown]
 # ## Whole images
 #
-# With 64 pixels of 17 levels the joint table would have $17^{64}$ entries. Networks share what tables cannot: `MADE`
-# masks the weights of a perceptron so that output t sees the inputs before t alone; `PixelCNN` does the same with
-# convolutions, which look for the same strokes everywhere. Both give the conditionals of all pixels in one pass. Here
-# the PixelCNN is also told the label, as its *context*: it is ten models in one.
+# With 64 pixels of 17 levels the joint table would have $17^{64}$ entries. Networks share what
+# tables cannot: `MADE` masks the weights of a perceptron so that output t sees the inputs before t
+# alone; `PixelCNN` does the same with convolutions, which look for the same strokes everywhere.
+# Both give the conditionals of all pixels in one pass. Here the PixelCNN is also told the label, as
+# its *context*: it is ten models in one.
 
 # %%
 made = pg.MADE(
@@ -100,8 +103,8 @@ scores = {name: pg.log_likelihood(model, flat[test]) for name, model in counting
 scores["MADE"] = pg.log_likelihood(made, flat[test])
 
 # %% [markdown]
-# The score of an image without its label is a sum over the ten models, $p(x) = \sum_y p(y)\, p(x \mid y)$: exact too.
-# The same ten numbers classify: $p(y \mid x) \propto p(y)\, p(x \mid y)$.
+# The score of an image without its label is a sum over the ten models, $p(x) = \sum_y p(y)\, p(x
+# \mid y)$: exact too. The same ten numbers classify: $p(y \mid x) \propto p(y)\, p(x \mid y)$.
 
 
 # %%
@@ -121,8 +124,9 @@ print("PixelCNN is better than MADE:", scores["PixelCNN"] > scores["MADE"])
 # %% [markdown]
 # ## Bayes' rule with the right to refuse
 #
-# A generative classifier knows two things that others do not: how probable each class is, and whether the image is one
-# of the kind it knows at all. Refusing the images with the least certain label trades coverage for accuracy.
+# A generative classifier knows two things that others do not: how probable each class is, and
+# whether the image is one of the kind it knows at all. Refusing the images with the least certain
+# label trades coverage for accuracy.
 
 # %%
 confidence, guess = by_label.softmax(1).max(1)
@@ -140,7 +144,8 @@ print(f"digits against digits on their side, by log p(x): area under the curve {
 # %% [markdown]
 # ## Where is the surprise?
 #
-# The chain rule splits $-\log p(x)$ into one number per pixel: what the model did not expect, given what came before.
+# The chain rule splits $-\log p(x)$ into one number per pixel: what the model did not expect, given
+# what came before.
 
 # %%
 with torch.no_grad():
@@ -149,9 +154,10 @@ with torch.no_grad():
 # %% [markdown]
 # ## Half an image
 #
-# NaN means missing. Where the missing pixels come last in the order, as the lower half does, a draw of them is exact
-# and costs one pass. Where they do not, as the upper half, `impute` visits them one by one, each given all others
-# (Gibbs sampling): the chain is exact in the limit only, and says so.
+# NaN means missing. Where the missing pixels come last in the order, as the lower half does, a draw
+# of them is exact and costs one pass. Where they do not, as the upper half, `impute` visits them
+# one by one, each given all others (Gibbs sampling): the chain is exact in the limit only, and says
+# so.
 
 # %%
 shown, context = images[test][:20], onehot[test][:20]

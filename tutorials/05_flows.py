@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Normalizing flows: from two moons to digits, alone and inside a VAE
 #
-# A normalizing flow is an invertible map, learned so that it carries data to a simple law. Its density is exact, it is
-# sampled as easily as it is scored, and so it fits wherever a distribution is wanted: as a model of data, as the prior
-# or the posterior of another model. About half a minute on a laptop.
+# A normalizing flow is an invertible map, learned so that it carries data to a simple law. Its
+# density is exact, it is sampled as easily as it is scored, and so it fits wherever a distribution
+# is wanted: as a model of data, as the prior or the posterior of another model. About half a minute
+# on a laptop.
 
 # %%
 import argparse
@@ -28,9 +29,10 @@ quiet = {"progress": False, "verdict": False, "seed": 0}
 # %% [markdown]
 # ## Two moons
 #
-# `NSF` is a neural spline flow: every variable is bent by a spline whose shape depends on the variables before it.
-# Splines act on [-5, 5], so that data should come standardised: `pg.Standardised.fitted` does that and counts the
-# determinant, and scores stay densities of the data as they were.
+# `NSF` is a neural spline flow: every variable is bent by a spline whose shape depends on the
+# variables before it. Splines act on [-5, 5], so that data should come standardised:
+# `pg.Standardised.fitted` does that and counts the determinant, and scores stay densities of the
+# data as they were.
 
 # %%
 moons = torch.tensor(make_moons(4000, noise=0.06, random_state=0)[0], dtype=torch.float32)
@@ -44,8 +46,8 @@ for name, gen in {"mixture of 8 Gaussians": mixture, "spline flow": flow}.items(
     print(f"two moons, {name:24s} {pg.log_likelihood(gen, test)}")
 
 # %% [markdown]
-# Both numbers are exact, so that they may be compared (`>` would do it). What the map does can be looked at: the data
-# after each layer, on their way to a normal law. Colours follow the points.
+# Both numbers are exact, so that they may be compared (`>` would do it). What the map does can be
+# looked at: the data after each layer, on their way to a normal law. Colours follow the points.
 
 # %%
 with torch.no_grad():
@@ -74,10 +76,10 @@ figure.savefig(OUTPUT / "flows.png", dpi=80)
 # %% [markdown]
 # ## Digits
 #
-# Pixels are integers, most of them 0 at the margin. Two wrappers make them easy for a flow: `Quantised` spreads every
-# integer over its bin (the score is then an *unbiased* estimate of a probability), and a histogram per pixel makes the
-# marginals normal, so that the flow has the dependence alone to learn. `MAF` is the simplest autoregressive flow, and
-# fast.
+# Pixels are integers, most of them 0 at the margin. Two wrappers make them easy for a flow:
+# `Quantised` spreads every integer over its bin (the score is then an *unbiased* estimate of a
+# probability), and a histogram per pixel makes the marginals normal, so that the flow has the
+# dependence alone to learn. `MAF` is the simplest autoregressive flow, and fast.
 
 # %%
 digits = [rows.flatten(1) for rows in pg.load_digits()]
@@ -95,9 +97,9 @@ print(history)
 # %% [markdown]
 # ## A flow as the prior and as the posterior of a VAE
 #
-# A VAE takes any conditional distributions. Its posterior is asked for a draw and for the density of that draw, which
-# is what an inverse autoregressive flow (`IAF`) gives in one pass. Its base here is the usual Gaussian of an encoder,
-# and all that it adds is shape.
+# A VAE takes any conditional distributions. Its posterior is asked for a draw and for the density
+# of that draw, which is what an inverse autoregressive flow (`IAF`) gives in one pass. Its base
+# here is the usual Gaussian of an encoder, and all that it adds is shape.
 
 
 # %%
@@ -136,9 +138,10 @@ vaes = {
 # %% [markdown]
 # ## Scores and their kinds
 #
-# An exact score (the table of pixel counts) may be compared with estimates from below, and a flow or VAE above it is
-# better for sure. Two estimates from below cannot be ranked by that argument: the difference might be in the estimates.
-# More particles narrow it, and the bound (one particle) shows how much an estimate depends on them.
+# An exact score (the table of pixel counts) may be compared with estimates from below, and a flow
+# or VAE above it is better for sure. Two estimates from below cannot be ranked by that argument:
+# the difference might be in the estimates. More particles narrow it, and the bound (one particle)
+# shows how much an estimate depends on them.
 
 # %%
 counts = torch.stack([(train == level).float().sum(0) for level in range(17)], -1) + 1

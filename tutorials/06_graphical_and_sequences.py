@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Graphs: networks, trees, fields, and chains of hidden states
 #
-# Where it is known who depends on whom, a graph says so, and its answers can be exact: a small medical network read
-# from a file, asked questions and learned from records with gaps; a tree and a field of pixels, learned from digits;
-# and a hidden Markov model of a century of earthquakes, with the posterior of its transitions in ArviZ.
-# It takes about half a minute.
+# Where it is known who depends on whom, a graph says so, and its answers can be exact: a small
+# medical network read from a file, asked questions and learned from records with gaps; a tree and a
+# field of pixels, learned from digits; and a hidden Markov model of a century of earthquakes, with
+# the posterior of its transitions in ArviZ. It takes about half a minute.
 
 # %%
 import argparse
@@ -34,9 +34,10 @@ plt.rcParams.update(
 # %% [markdown]
 # ## A network from a file
 #
-# The chest clinic of Lauritzen and Spiegelhalter (1988): a visit to Asia raises the risk of tuberculosis, smoking those
-# of lung cancer and bronchitis; an X-ray does not tell tuberculosis from cancer, and all three make short of breath.
-# `read_bif` reads the files of the bnlearn repository; here the text itself.
+# The chest clinic of Lauritzen and Spiegelhalter (1988): a visit to Asia raises the risk of
+# tuberculosis, smoking those of lung cancer and bronchitis; an X-ray does not tell tuberculosis
+# from cancer, and all three make short of breath. `read_bif` reads the files of the bnlearn
+# repository; here the text itself.
 
 # %%
 ASIA = """
@@ -65,8 +66,9 @@ network = pg.BayesianNetwork.from_tables(asia.tables, asia.parents)
 print(f"{len(asia.tables)} nodes; exact answers by variable elimination: {network().plan}")
 
 # %% [markdown]
-# A question is a row of x with NaN where nothing is known. All marginals come from one pass back through the
-# elimination; `log_prob` of the row is the probability of the evidence, `mode` the most probable whole story.
+# A question is a row of x with NaN where nothing is known. All marginals come from one pass back
+# through the elimination; `log_prob` of the row is the probability of the evidence, `mode` the most
+# probable whole story.
 
 # %%
 findings = {
@@ -91,8 +93,8 @@ print("most probable story:", ", ".join(f"{name} {states[code]}" for (name, stat
 # %% [markdown]
 # ## Learning from records with gaps
 #
-# Half of all entries of 2,000 records are lost. EM sums the gaps out exactly; keeping complete records only leaves a
-# handful of rows. Scores are on 5,000 new records, and all numbers are exact.
+# Half of all entries of 2,000 records are lost. EM sums the gaps out exactly; keeping complete
+# records only leaves a handful of rows. Scores are on 5,000 new records, and all numbers are exact.
 
 # %%
 records, fresh = network().sample((2000,)), network().sample((5000,))
@@ -126,9 +128,10 @@ print(
 # %% [markdown]
 # ## Which pixel depends on which? A tree, and a field
 #
-# The ink of scikit-learn's digits, 8 x 8 bits. A Chow-Liu tree finds, in closed form, the tree of pixels that explains
-# most; a Markov random field couples all neighbours of the grid. The field's constant Z sums 2 ** 64 images: variable
-# elimination needs tables of 256 entries, so that maximum likelihood is exact.
+# The ink of scikit-learn's digits, 8 x 8 bits. A Chow-Liu tree finds, in closed form, the tree of
+# pixels that explains most; a Markov random field couples all neighbours of the grid. The field's
+# constant Z sums 2 ** 64 images: variable elimination needs tables of 256 entries, so that maximum
+# likelihood is exact.
 
 # %%
 digits = pg.load_digits()
@@ -162,9 +165,10 @@ print(f"loopy belief propagation: marginals off by up to {error:.3f}, log Z by {
 # %% [markdown]
 # ## A century of earthquakes
 #
-# Earthquakes of magnitude 7 or more per year in the whole world, 1900 to 2006 (Zucchini, MacDonald 2009, table 1.1).
-# Counts of one Poisson law would have a variance like their mean; these have not. A hidden Markov model lets the rate
-# change between a few regimes. By maximum likelihood first, for two to four of them.
+# Earthquakes of magnitude 7 or more per year in the whole world, 1900 to 2006 (Zucchini, MacDonald
+# 2009, table 1.1). Counts of one Poisson law would have a variance like their mean; these have not.
+# A hidden Markov model lets the rate change between a few regimes. By maximum likelihood first, for
+# two to four of them.
 
 # %%
 QUAKES = """
@@ -189,9 +193,9 @@ for states in (2, 3, 4):
 # %% [markdown]
 # ## How long does a regime last? The posterior
 #
-# 107 numbers do not determine nine transition probabilities. With priors (Dirichlet laws on the rows of the transition
-# matrix, a Gamma law on rates) and the hidden states summed out, NUTS draws from the exact posterior. Regimes are named
-# by their rates.
+# 107 numbers do not determine nine transition probabilities. With priors (Dirichlet laws on the
+# rows of the transition matrix, a Gamma law on rates) and the hidden states summed out, NUTS draws
+# from the exact posterior. Regimes are named by their rates.
 
 # %%
 REGIMES = ["quiet", "usual", "busy"]

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Energies and GANs: models without a density to read off
 #
-# Some models say how rows compare and not how likely they are; others only draw. They are trained by objectives of
-# their own and scored with more care, and stand wherever a distribution stands: `pg.fit`, `pg.sample`, `pg.impute`, as
-# a prior of another model. About two minutes on a laptop.
+# Some models say how rows compare and not how likely they are; others only draw. They are trained
+# by objectives of their own and scored with more care, and stand wherever a distribution stands:
+# `pg.fit`, `pg.sample`, `pg.impute`, as a prior of another model. About two minutes on a laptop.
 
 # %%
 import argparse
@@ -56,10 +56,11 @@ def bare(panel, title=None):
 # %% [markdown]
 # ## A restricted Boltzmann machine
 #
-# It gives every picture of black and white pixels a weight: $\log p(v) = \log \sum_h e^{b^\top v + c^\top h + v^\top W
-# h} - \log Z$. With 10 hidden units Z is a sum over 1,024 states: an exact density, maximum likelihood as for any
-# other family. With 100 it is out of reach, and `fit` takes contrastive divergence: its 100 persistent chains show what
-# the model believes, and the gradient makes that rarer and the data likelier.
+# It gives every picture of black and white pixels a weight: $\log p(v) = \log \sum_h e^{b^\top v +
+# c^\top h + v^\top W h} - \log Z$. With 10 hidden units Z is a sum over 1,024 states: an exact
+# density, maximum likelihood as for any other family. With 100 it is out of reach, and `fit` takes
+# contrastive divergence: its 100 persistent chains show what the model believes, and the gradient
+# makes that rarer and the data likelier.
 
 # %%
 bits = [(rows.flatten(1) >= 8).float() for rows in pg.load_digits()]
@@ -86,9 +87,10 @@ print(
 )
 
 # %% [markdown]
-# The loss of contrastive divergence is a difference that measures nothing. Annealed importance sampling does: from
-# independent pixels to the machine (a log Z that is too low in expectation) and back (too high). More temperatures
-# tighten the bracket, down to the noise of its ends; on the small machine the truth is known.
+# The loss of contrastive divergence is a difference that measures nothing. Annealed importance
+# sampling does: from independent pixels to the machine (a log Z that is too low in expectation) and
+# back (too high). More temperatures tighten the bracket, down to the noise of its ends; on the
+# small machine the truth is known.
 
 # %%
 temperatures = [3, 10, 30, 100, 300, 1000]
@@ -102,9 +104,10 @@ print(
 print(f"wide machine, annealed: {brackets['wide'][-1]}")
 
 # %% [markdown]
-# A score is of the kind of what it stands on. `Normalised` puts the estimate in the place of log Z: *approximate*, and
-# such numbers are reported, not ranked. A conservative one can be: `reverse_annealing` scores the model whose draws are
-# ends of annealed chains, without bias, so that it may lie above an exact score with proof.
+# A score is of the kind of what it stands on. `Normalised` puts the estimate in the place of log Z:
+# *approximate*, and such numbers are reported, not ranked. A conservative one can be:
+# `reverse_annealing` scores the model whose draws are ends of annealed chains, without bias, so
+# that it may lie above an exact score with proof.
 
 # %%
 pixels, tree = pg.Factorised(64), pg.ChowLiu([2] * 64)
@@ -130,8 +133,8 @@ except TypeError as error:
     print("approximate against exact:", error)
 
 # %% [markdown]
-# Chains of block Gibbs steps draw, and chains with some pixels clamped complete. The kind of completions says so:
-# *asymptotic*, where those of the small machine are *exact*.
+# Chains of block Gibbs steps draw, and chains with some pixels clamped complete. The kind of
+# completions says so: *asymptotic*, where those of the small machine are *exact*.
 
 # %%
 moments = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
@@ -194,9 +197,9 @@ figure.savefig(OUTPUT / "machines.png", dpi=80)
 # %% [markdown]
 # ## An energy in the plane
 #
-# `EnergyBasedModel` takes any network as $-\log p$ up to a constant. It learns by telling data from noise (which finds
-# the constant too) or by matching slopes of the log-density (which does not know it). In the plane Z can be had from a
-# grid as well.
+# `EnergyBasedModel` takes any network as $-\log p$ up to a constant. It learns by telling data from
+# noise (which finds the constant too) or by matching slopes of the log-density (which does not know
+# it). In the plane Z can be had from a grid as well.
 
 
 # %%
@@ -283,11 +286,11 @@ figure.savefig(OUTPUT / "energy.png", dpi=80)
 # %% [markdown]
 # ## Two players
 #
-# A `GAN` is a network of noise: draws, and no density. The critic belongs to its objective; game and penalties are
-# arguments. On eight modes the plain game runs after its critic and ends anywhere (longer training helps some seeds
-# out: look at several). A relativistic game whose critic pays for its slope, on real rows (`R1`) and on fakes (`R2`),
-# spreads over all modes, with a thread of draws between them that no continuous map avoids. `fit(ema=)` hands over the
-# averaged generator.
+# A `GAN` is a network of noise: draws, and no density. The critic belongs to its objective; game
+# and penalties are arguments. On eight modes the plain game runs after its critic and ends anywhere
+# (longer training helps some seeds out: look at several). A relativistic game whose critic pays for
+# its slope, on real rows (`R1`) and on fakes (`R2`), spreads over all modes, with a thread of draws
+# between them that no continuous map avoids. `fit(ema=)` hands over the averaged generator.
 
 # %%
 angles = 2 * math.pi * torch.arange(8) / 8
@@ -340,7 +343,10 @@ for seed, (name, recipe) in itertools.product(range(3), recipes.items()):
 
 # %%
 def played(panel, step, draws, opinion):
-    """Fakes of the moment, not averaged, over what the critic thinks of the place: violet is real."""
+    """Fakes of the moment, not averaged, over what the critic thinks of the place.
+
+    Violet is real.
+    """
     panel.imshow(
         opinion,
         origin="lower",
@@ -365,10 +371,11 @@ figure.savefig(OUTPUT / "ring.png", dpi=80)
 # %% [markdown]
 # ## Digits from a GAN, and what may be said of them
 #
-# `log_likelihood` refuses, and says what to do instead: compare draws with held-out rows. Every number stands beside
-# its floor, the same number for real rows against real ones. The writers of the test rows are others than those of the
-# training rows: the floor is not zero, nor the accuracy of the classifier one half. A generator that makes one digit
-# well has a fine precision, and no recall.
+# `log_likelihood` refuses, and says what to do instead: compare draws with held-out rows. Every
+# number stands beside its floor, the same number for real rows against real ones. The writers of
+# the test rows are others than those of the training rows: the floor is not zero, nor the accuracy
+# of the classifier one half. A generator that makes one digit well has a fine precision, and no
+# recall.
 
 # %%
 images, unseen = (rows / 8 - 1 for rows in pg.load_digits()[::2])
@@ -437,9 +444,10 @@ figure.savefig(OUTPUT / "digits.png", dpi=80)
 # %% [markdown]
 # ## An adversary inside an autoencoder
 #
-# The critic may look at codes in place of pictures: `MatchedLatents` asks that the codes of all digits, taken together,
-# follow the prior (an adversarial autoencoder), where the ELBO asks it of each digit. The prior is a ring here. Whether
-# codes of unseen digits follow it is a question for a two-sample test.
+# The critic may look at codes in place of pictures: `MatchedLatents` asks that the codes of all
+# digits, taken together, follow the prior (an adversarial autoencoder), where the ELBO asks it of
+# each digit. The prior is a ring here. Whether codes of unseen digits follow it is a question for a
+# two-sample test.
 
 
 # %%
@@ -479,10 +487,11 @@ for name, objective in {"ELBO": pg.ELBO(), "adversarial": matched}.items():
 # %% [markdown]
 # ## A machine as a prior: a deep belief network
 #
-# Twelve bits, and a sigmoid layer that draws a digit from them. Its bits are independent in the prior, and those of
-# real digits are not: a restricted Boltzmann machine, fitted to the codes, takes the prior's place, and all is trained
-# on together. The machine is small enough to be exact, so any objective takes it as it is; and 4,096 codes can be
-# enumerated, so that the scores are exact too. A larger machine has no density to offer, which the ELBO says.
+# Twelve bits, and a sigmoid layer that draws a digit from them. Its bits are independent in the
+# prior, and those of real digits are not: a restricted Boltzmann machine, fitted to the codes,
+# takes the prior's place, and all is trained on together. The machine is small enough to be exact,
+# so any objective takes it as it is; and 4,096 codes can be enumerated, so that the scores are
+# exact too. A larger machine has no density to offer, which the ELBO says.
 
 
 # %%

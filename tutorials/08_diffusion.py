@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Diffusion and flow matching: from noise to digits, and inside a VAE
 #
-# A diffusion model adds noise to data by a fixed recipe and learns to take it away. Flow matching learns the velocity
-# of a path between noise and data. Both are trained by regression, sampled by as many or as few calls of a network as
-# one likes, steered by labels, and made to fill holes. Here both are distributions like all others: fitted, scored,
-# completed, and plugged into a VAE. About two minutes on one core.
+# A diffusion model adds noise to data by a fixed recipe and learns to take it away. Flow matching
+# learns the velocity of a path between noise and data. Both are trained by regression, sampled by
+# as many or as few calls of a network as one likes, steered by labels, and made to fill holes. Here
+# both are distributions like all others: fitted, scored, completed, and plugged into a VAE. About
+# two minutes on one core.
 
 # %%
 import argparse
@@ -60,10 +61,11 @@ def save(figure, name, dpi=90):
 # %% [markdown]
 # ## Two moons
 #
-# The network sees a noisy point and the time, and tells the noise (here: a mixture of noise and data, `Velocity`).
-# `Denoising()` is the squared error of what it tells, at random times. The second model is trained by the same
-# objective: its law is another one, and says so. Pairs of data and noise are matched by optimal transport within each
-# batch, so that paths do not cross and come out straight.
+# The network sees a noisy point and the time, and tells the noise (here: a mixture of noise and
+# data, `Velocity`). `Denoising()` is the squared error of what it tells, at random times. The
+# second model is trained by the same objective: its law is another one, and says so. Pairs of data
+# and noise are matched by optimal transport within each batch, so that paths do not cross and come
+# out straight.
 
 # %%
 moons = torch.tensor(make_moons(5000, noise=0.06, random_state=0)[0], dtype=torch.float32)
@@ -77,15 +79,19 @@ train(
 )  # pairing is no graph
 
 # %% [markdown]
-# Top: data as noise is added. Bottom, to be read from right to left: pure noise as the network takes it away. At every
-# time both clouds should have the same law, and the colours show where each point ends. The loop that takes noise away
-# is written out: estimate the data, then mix data and noise in the proportions of the next time (DDIM).
+# Top: data as noise is added. Bottom, to be read from right to left: pure noise as the network
+# takes it away. At every time both clouds should have the same law, and the colours show where each
+# point ends. The loop that takes noise away is written out: estimate the data, then mix data and
+# noise in the proportions of the next time (DDIM).
 
 
 # %%
 @torch.no_grad()
 def reverse_path(gen, z, steps, context=None):
-    """All states from noise at time 1 to data at time 0, and the estimates of the data on the way."""
+    """All states from noise at time 1 to data at time 0.
+
+    And the estimates of the data on the way.
+    """
     process, states, estimates = gen.process(context), [z], []
     for t, s in pairwise(torch.linspace(1, 0, steps + 1)):
         (signal, noise), (next_signal, next_noise) = process.levels(t), process.levels(s)
@@ -128,8 +134,8 @@ figure.tight_layout(pad=0.4)
 save(figure, "moons.png", dpi=70)
 
 # %% [markdown]
-# The paths themselves, from noise (dark) to data (bright). Those of the diffusion bend: few large steps would miss the
-# turns. Those of flow matching are nearly straight.
+# The paths themselves, from noise (dark) to data (bright). Those of the diffusion bend: few large
+# steps would miss the turns. Those of flow matching are nearly straight.
 
 
 # %%
@@ -156,11 +162,12 @@ save(figure, "paths.png", dpi=80)
 # %% [markdown]
 # ## What a likelihood of a diffusion is
 #
-# Four numbers for the same rows. The mixture's and the flow's are exact. The diffusion's is a *bound*: an estimate of
-# something below the truth. The same network also defines an ordinary differential equation, a flow with a density of
-# its own: another model, whose score tells about the diffusion only *approximately*. Flow matching has a density that
-# is exact up to the solver. The kinds decide what may be concluded: a bound above an exact score proves something, one
-# below it does not.
+# Four numbers for the same rows. The mixture's and the flow's are exact. The diffusion's is a
+# *bound*: an estimate of something below the truth. The same network also defines an ordinary
+# differential equation, a flow with a density of its own: another model, whose score tells about
+# the diffusion only *approximately*. Flow matching has a density that is exact up to the solver.
+# The kinds decide what may be concluded: a bound above an exact score proves something, one below
+# it does not.
 
 # %%
 mixture, spline = pg.GaussianMixture(8, 2), pg.NSF(2, layers=3, hidden=(64, 64))
@@ -181,13 +188,13 @@ for name, score in scores.items():
 # %% [markdown]
 # ## Digits
 #
-# A small U-Net sees the noisy image, the time and the label. `LevelReconstruction` says that pixels are integers: the
-# score is then a bound of a probability, comparable with all other models of integers. The schedule ends at the noise
-# from which levels can just be told apart: more precision is hard to learn and costs likelihood. In training a label is
-# hidden now and then, so that the model knows digits in general too: guidance needs both.
-#
-# Rows are split at random. In the order of the file test digits are by other writers than training digits, and every
-# comparison of samples would see that first.
+# A small U-Net sees the noisy image, the time and the label. `LevelReconstruction` says that pixels
+# are integers: the score is then a bound of a probability, comparable with all other models of
+# integers. The schedule ends at the noise from which levels can just be told apart: more precision
+# is hard to learn and costs likelihood. In training a label is hidden now and then, so that the
+# model knows digits in general too: guidance needs both.  Rows are split at random. In the order of
+# the file test digits are by other writers than training digits, and every comparison of samples
+# would see that first.
 
 # %%
 digits = load_digits()
@@ -258,10 +265,10 @@ save(figure, "diffusion.png", dpi=64)
 # %% [markdown]
 # ## How few calls of the network?
 #
-# Samplers are arguments: `gen(context).using(DDIM(8))`. From the same noise, each with a budget of calls. The number is
-# the Fréchet distance between 300 samples and the held-out digits, in features of a small classifier of digits that
-# is trained on the spot; below it stands what real digits get against real digits, which is the best that a model can
-# hope for.
+# Samplers are arguments: `gen(context).using(DDIM(8))`. From the same noise, each with a budget of
+# calls. The number is the Fréchet distance between 300 samples and the held-out digits, in features
+# of a small classifier of digits that is trained on the spot; below it stands what real digits get
+# against real digits, which is the best that a model can hope for.
 
 # %%
 features = pg.classifier_features(images, classes)
@@ -316,9 +323,10 @@ save(figure, "samplers.png")
 # %% [markdown]
 # ## Guidance by class
 #
-# The estimate with the label, minus the one without, points to what is typical of the label. Going further that way
-# makes samples easier to recognise and more alike: the classifier's accuracy rises, the share of held-out digits that
-# have a sample beside them falls. That is a trade, not a gain, and both numbers should be told.
+# The estimate with the label, minus the one without, points to what is typical of the label. Going
+# further that way makes samples easier to recognise and more alike: the classifier's accuracy
+# rises, the share of held-out digits that have a sample beside them falls. That is a trade, not a
+# gain, and both numbers should be told.
 
 # %%
 strengths = (0.0, 1.0, 2.0, 4.0)
@@ -344,9 +352,10 @@ save(figure, "guidance.png")
 # %% [markdown]
 # ## Missing halves
 #
-# `impute` draws what is missing given the rest (RePaint: known pixels are noised like data and put in at every step).
-# It is not told the label. The draws are *heuristic*, and the result says so: unlike the exact conditionals of a
-# mixture they come without a guarantee. Three draws of each show what the upper half leaves open.
+# `impute` draws what is missing given the rest (RePaint: known pixels are noised like data and put
+# in at every step). It is not told the label. The draws are *heuristic*, and the result says so:
+# unlike the exact conditionals of a mixture they come without a guarantee. Three draws of each show
+# what the upper half leaves open.
 
 # %%
 chosen = torch.tensor([int((test_c.argmax(1) == k).nonzero()[2]) for k in range(10)])
@@ -364,9 +373,10 @@ save(figure, "halves.png")
 # %% [markdown]
 # ## Scores of digits
 #
-# `Denoising()` weighs times for the eye. The default objective of `fit` is the bound itself; some steps of it, from
-# where the other left off, raise the likelihood, and the samples are measured again to see what that does to them. All
-# numbers are masses of integers in nats, and the labels help those that get them.
+# `Denoising()` weighs times for the eye. The default objective of `fit` is the bound itself; some
+# steps of it, from where the other left off, raise the likelihood, and the samples are measured
+# again to see what that does to them. All numbers are masses of integers in nats, and the labels
+# help those that get them.
 
 # %%
 by_denoising = {
@@ -406,11 +416,12 @@ print(
 # %% [markdown]
 # ## The honest table of samples
 #
-# Each number beside what real training digits get against the same held-out digits: at the floor a model cannot be told
-# from data by that number, and below it nothing can be concluded. A small gap that one line misses another may see: a
-# model this small is told from data by its density, and by a plain logistic regression on the features. A model that
-# copied its training rows would get the floor everywhere; the last line would tell, by a value near 1. Below one half
-# samples lie farther from the training rows than fresh digits do.
+# Each number beside what real training digits get against the same held-out digits: at the floor a
+# model cannot be told from data by that number, and below it nothing can be concluded. A small gap
+# that one line misses another may see: a model this small is told from data by its density, and by
+# a plain logistic regression on the features. A model that copied its training rows would get the
+# floor everywhere; the last line would tell, by a value near 1. Below one half samples lie farther
+# from the training rows than fresh digits do.
 
 # %%
 print(pg.sample_report(digit(train_c).sample(), test_x, train_x, features=features))
@@ -418,9 +429,10 @@ print(pg.sample_report(digit(train_c).sample(), test_x, train_x, features=featur
 # %% [markdown]
 # ## A diffusion inside a VAE
 #
-# The codes of a VAE are no normal law, whatever its prior says, and samples suffer: the prior draws codes that no digit
-# has. Latent diffusion replaces the prior by one that is learned: `vae.prior` is any distribution, so a diffusion of 8
-# codes will do, trained on codes while the rest stays as it is.
+# The codes of a VAE are no normal law, whatever its prior says, and samples suffer: the prior draws
+# codes that no digit has. Latent diffusion replaces the prior by one that is learned: `vae.prior`
+# is any distribution, so a diffusion of 8 codes will do, trained on codes while the rest stays as
+# it is.
 
 # %%
 DIMS = 8
@@ -448,7 +460,10 @@ for name, rows in drawn.items():
 # %%
 @torch.no_grad()
 def recognised(points):
-    """What the classifier sees in the digits of some codes: classes, and the share of clear cases."""
+    """What the classifier sees in the digits of some codes.
+
+    Classes, and the share of clear cases.
+    """
     seen = features.logits(vae.decode(points).sample().reshape(-1, 1, 8, 8)).softmax(-1).max(-1)
     return seen.indices, (seen.values > 0.9).double().mean()
 

@@ -1,9 +1,12 @@
-"""Damaged files: how often each reader says what is wrong, reads what stands there, fails otherwise or hangs.
+"""Damaged files: how often each reader says what is wrong, reads what stands there.
 
-Whole files are made on the spot, and then cut at a random place or changed in one to three bits, a thousand times each
-and more. A clear error is a `ValueError` that says what was expected; for files of the cache it is that they are not
-believed. `read` counts what was read all the same: rightly where the format has a checksum, and as it stands in plain
-IDX and BIF text, which have none. Machine code is never loaded: random bytes stand for it.
+Fails otherwise or hangs.
+
+Whole files are made on the spot, and then cut at a random place or changed in one to three bits, a
+thousand times each and more. A clear error is a `ValueError` that says what was expected; for files
+of the cache it is that they are not believed. `read` counts what was read all the same: rightly
+where the format has a checksum, and as it stands in plain IDX and BIF text, which have none.
+Machine code is never loaded: random bytes stand for it.
 
     python benchmarks/robustness/files.py --count 1000 --markdown files.md
 """

@@ -1,12 +1,15 @@
-"""What happens to the state of a run when something goes wrong: kills, cuts, flipped bits, full disks, interrupts.
+"""What happens to the state of a run when something goes wrong.
+
+Kills, cuts, flipped bits, full disks, interrupts.
 
 Run from the repository root, on a POSIX system::
 
     python benchmarks/robustness/state.py --tries 1000 --interrupts 100
 
-A file is right if it is the old one or the new one, whole, or refused by ``CheckpointError``; an interrupted run is
-right if, once resumed, its losses, validations and weights are those of one long run (to rounding where it is compiled;
-the graphs are replayed operation by operation unless ``--compiler`` is given).
+A file is right if it is the old one or the new one, whole, or refused by ``CheckpointError``; an
+interrupted run is right if, once resumed, its losses, validations and weights are those of one long
+run (to rounding where it is compiled; the graphs are replayed operation by operation unless
+``--compiler`` is given).
 """
 
 import argparse
@@ -182,7 +185,10 @@ def readers(folder, tries):
 
 
 def lines_of(work, at=(), number=signal.SIGINT):
-    """Does the work; raises a signal at these lines of ``probgen.train``, counted as they run. Gives their number."""
+    """Does the work; raises a signal at these lines of ``probgen.train``, counted as they run.
+
+    Gives their number.
+    """
     count = 0
 
     def local(frame, event, _):

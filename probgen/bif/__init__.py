@@ -1,4 +1,7 @@
-"""Discrete networks as text: the Bayesian Interchange Format, as the bnlearn repository writes it."""
+"""Discrete networks as text.
+
+The Bayesian Interchange Format, as the bnlearn repository writes it.
+"""
 
 from probgen.bif.network import Tables, format_bif, parse_bif, read_bif, write_bif
 

@@ -1,4 +1,7 @@
-"""What stands in the blocks of BIF text: the states of a variable, and the table of its probabilities."""
+"""What stands in the blocks of BIF text.
+
+The states of a variable, and the table of its probabilities.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +145,10 @@ def _given(reader: Reader, states: States, parents: Sequence[str]) -> tuple[int,
 
 
 def _probabilities(reader: Reader, shape: Sequence[int]) -> Tensor:
-    """Numbers up to the semicolon, which stays; the own state, which varies slowest in them, last."""
+    """Numbers up to the semicolon, which stays.
+
+    The own state, which varies slowest in them, last.
+    """
     values = torch.tensor(reader.list(reader.number, ";"), dtype=torch.float64)
     reader.place -= 1
     if len(values) != math.prod(shape):

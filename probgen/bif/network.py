@@ -63,7 +63,8 @@ class Tables(NamedTuple):
 def read_bif(path: str | Path) -> Tables:
     """Reads a network from a BIF file, packed by gzip or not; see :func:`parse_bif`.
 
-    Text is UTF-8, or Latin-1 where it cannot be that. Raises ``ValueError`` with the path for what is no such file.
+    Text is UTF-8, or Latin-1 where it cannot be that. Raises ``ValueError`` with the path for what
+    is no such file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -104,7 +105,10 @@ def _decoded(content: bytes) -> str:
 
 
 def write_bif(network: Tables, path: str | Path) -> None:
-    """Writes a network to a BIF file, packed if its name ends in ``.gz``; see :func:`format_bif`."""
+    """Writes a network to a BIF file, packed if its name ends in ``.gz``.
+
+    See :func:`format_bif`.
+    """
     path = Path(path)
     content = format_bif(network).encode()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
@@ -113,21 +117,22 @@ def write_bif(network: Tables, path: str | Path) -> None:
 def parse_bif(text: str) -> Tables:
     """A network from BIF text: blocks ``network``, ``variable`` and ``probability``.
 
-    Understood are ``table`` (of variables with parents too: the own state varies slowest, as in the format's
-    definition), rows by the parents' states in any order, ``default``, comments, quoted names, properties (skipped),
-    and families without a bar, as JavaBayes writes them: ``( child parents )``.
+    Understood are ``table`` (of variables with parents too: the own state varies slowest, as in the
+    format's definition), rows by the parents' states in any order, ``default``, comments, quoted
+    names, properties (skipped), and families without a bar, as JavaBayes writes them: ``( child
+    parents )``.
 
     Raises
     ------
     ValueError
-        With the line and what stands there, if the text is not of this form, says something twice, has a cycle, or
-        rows are no probabilities.
+        With the line and what stands there, if the text is not of this form, says something twice,
+        has a cycle, or rows are no probabilities.
 
     References
     ----------
     Cozman (1998), The Interchange Format for Bayesian Networks,
-    https://www.cs.cmu.edu/~fgcozman/Research/InterchangeFormat/; Scutari, Bayesian Network Repository,
-    https://www.bnlearn.com/bnrepository/
+    https://www.cs.cmu.edu/~fgcozman/Research/InterchangeFormat/; Scutari, Bayesian Network
+    Repository, https://www.bnlearn.com/bnrepository/
 
     >>> text = '''
     ... variable rain { type discrete [ 2 ] { no, yes }; }
@@ -196,7 +201,10 @@ def _check(
 
 
 def format_bif(network: Tables) -> str:
-    """A network as BIF text, with all digits of its probabilities: :func:`parse_bif` gives it back."""
+    """A network as BIF text, with all digits of its probabilities.
+
+    :func:`parse_bif` gives it back.
+    """
     lines = [f"network {_quoted(network.name)} {{\n}}"]
     for name, states in network.states.items():
         listed = ", ".join(map(_quoted, states))

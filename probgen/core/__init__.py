@@ -1,4 +1,7 @@
-"""Three ideas: a model is a distribution told as a program, heads make one of any network, a number has a kind."""
+"""Three ideas: a model is a distribution told as a program, heads make one of any network.
+
+A number has a kind.
+"""
 
 from probgen.core.density import KINDS, density, log_likelihood, log_weights
 from probgen.core.marginal import Marginal

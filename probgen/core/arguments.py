@@ -31,10 +31,13 @@ register_pytree_node(
 
 
 def as_arguments(batch: tuple, dtype: torch.dtype | None = None) -> tuple:
-    """The arguments of a program with arrays and tables as tensors; those in tuples, lists and dicts too.
+    """The arguments of a program with arrays and tables as tensors.
 
-    Tensors stay as they are, and so does what is no data (numbers, strings, None, functions). Integers stay integers
-    (``int64``), booleans booleans; floating-point arrays get ``dtype``, that of the parameters. NaN = missing.
+    Those in tuples, lists and dicts too.
+
+    Tensors stay as they are, and so does what is no data (numbers, strings, None, functions).
+    Integers stay integers (``int64``), booleans booleans; floating-point arrays get ``dtype``, that
+    of the parameters. NaN = missing.
 
     Raises
     ------
@@ -56,7 +59,10 @@ def is_leaf(value: Any) -> bool:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The floating-point type of a module's parameters, or of its buffers; torch's default where it has none."""
+    """The floating-point type of a module's parameters, or of its buffers.
+
+    Torch's default where it has none.
+    """
     values = (*module.parameters(), *module.buffers())
     kinds = (
         v.dtype
@@ -73,7 +79,10 @@ def is_plain(value: Any) -> bool:
 
 
 def floating(value: Any, dtype: torch.dtype) -> Any:
-    """Integers and booleans as floating-point numbers: the rows of a family, which all are numbers."""
+    """Integers and booleans as floating-point numbers.
+
+    The rows of a family, which all are numbers.
+    """
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
         return value
     return value.to(dtype)
@@ -107,7 +116,10 @@ def _from_array(value: Any, dtype: torch.dtype) -> Tensor:
 
 
 def _from_pandas(table: Any) -> Any:
-    """A frame or series as an array: of integers where all columns are and nothing is missing, else floating-point."""
+    """A frame or series as an array.
+
+    Of integers where all columns are and nothing is missing, else floating-point.
+    """
     frame = table.to_frame() if table.ndim == 1 else table
     kinds = {str(name): getattr(kind, "kind", "O") for name, kind in frame.dtypes.items()}
     if words := [name for name, kind in kinds.items() if kind not in NUMBERS]:

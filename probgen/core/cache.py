@@ -1,8 +1,11 @@
-"""Files that are made once and found again: in a folder of the user's own, checked before they are believed.
+"""Files that are made once and found again.
 
-What is kept may be machine code that runs when it is loaded, so that nobody else may be able to put it there.
-``PROBGEN_CACHE`` names the folder, by default ``probgen`` in ``$XDG_CACHE_HOME`` or ``~/.cache``;
-``PROBGEN_CACHE_LIMIT`` its size in bytes (``500M``, ``2G``), above which what was used last longest ago goes.
+In a folder of the user's own, checked before they are believed.
+
+What is kept may be machine code that runs when it is loaded, so that nobody else may be able to put
+it there. ``PROBGEN_CACHE`` names the folder, by default ``probgen`` in ``$XDG_CACHE_HOME`` or
+``~/.cache``; ``PROBGEN_CACHE_LIMIT`` its size in bytes (``500M``, ``2G``), above which what was
+used last longest ago goes.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ _DAY = 86_400
 def folder(kind: str) -> Path:
     """The private folder of one kind of files; it is there.
 
-    Where no such folder can be had (no home, a full disk, a folder of somebody else), it is a fresh one for temporary
-    files, which ends with the process; the logger ``probgen`` says why.
+    Where no such folder can be had (no home, a full disk, a folder of somebody else), it is a fresh
+    one for temporary files, which ends with the process; the logger ``probgen`` says why.
 
     >>> import stat
     >>> stat.filemode(folder("examples").stat().st_mode)
@@ -56,7 +59,10 @@ def temporary(kind: str) -> Path:
 
 
 def root() -> Path:
-    """The folder that all kinds stand in, as the environment names it; whether it is private is not checked yet."""
+    """The folder that all kinds stand in, as the environment names it.
+
+    Whether it is private is not checked yet.
+    """
     if given := os.environ.get(FOLDER):
         return Path(given).expanduser().absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -127,7 +133,9 @@ def _tell(message: str) -> None:
 
 
 def read(file: Path) -> bytes | None:
-    """The content of a plain file of this user's own; nothing where there is none, or something else.
+    """The content of a plain file of this user's own.
+
+    Nothing where there is none, or something else.
 
     >>> read(Path("no such file")) is None
     True
@@ -170,7 +178,10 @@ def write(file: Path, content: bytes) -> None:
 
 
 def read_sealed(file: Path) -> bytes | None:
-    """What :func:`write_sealed` has written; nothing where the file is not there or is not as it was written."""
+    """What :func:`write_sealed` has written.
+
+    Nothing where the file is not there or is not as it was written.
+    """
     digest, _, content = (read(file) or b"").partition(b"\n")
     return content if digest.decode("ascii", "replace") == _digest(content) else None
 
@@ -207,7 +218,10 @@ def limit() -> int:
 
 
 def trim(*spared: Path) -> None:
-    """Removes what was used last longest ago, as far as the cache exceeds its limit; what is spared stays."""
+    """Removes what was used last longest ago, as far as the cache exceeds its limit.
+
+    What is spared stays.
+    """
     try:
         files = sorted(_files(root()))
     except RuntimeError:  # there is no home
@@ -223,7 +237,10 @@ def trim(*spared: Path) -> None:
 
 
 def _files(place: Path) -> Iterator[tuple[float, int, Path]]:
-    """When last used, the size and the name of every plain file below a folder; links are not followed."""
+    """When last used, the size and the name of every plain file below a folder.
+
+    Links are not followed.
+    """
     with suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
             with suppress(OSError):

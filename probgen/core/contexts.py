@@ -16,20 +16,23 @@ WITHOUT = "leave it out, or take a family that is built with context={size}"
 
 
 def declares_contexts(cls: type) -> type:
-    """A base of families, as a decorator: what they say about contexts, which every call of one checks.
+    """A base of families, as a decorator.
+
+    What they say about contexts, which every call of one checks.
 
     Attributes
     ----------
     context_ndim : int
         Number of event dims of a context: 1 for vectors, 3 for images.
     context_size : int or None
-        Length of the context vectors (channels, for images); 0: there is no context, and one is refused; ``None``: not
-        told, and what ``forward`` makes of a context is its own affair.
+        Length of the context vectors (channels, for images); 0: there is no context, and one is
+        refused; ``None``: not told, and what ``forward`` makes of a context is its own affair.
     unknown_contexts : bool or None
-        Whether NaN in a context, and a context of ``None``, mean that it is unknown. If not they are refused; ``None``:
-        refused where a size is told.
+        Whether NaN in a context, and a context of ``None``, mean that it is unknown. If not they
+        are refused; ``None``: refused where a size is told.
     ignores_contexts : bool
-        Whether the values of contexts have no meaning by intention: the law is the same for each row, as in a prior.
+        Whether the values of contexts have no meaning by intention: the law is the same for each
+        row, as in a prior.
     context_hint : str
         What to do instead of giving a context to a family without one.
     context_net : str or None
@@ -71,7 +74,9 @@ def declares_contexts(cls: type) -> type:
 
 
 def size_of(family: Any) -> int | None:
-    """The size of contexts that a family, or the part that it is around, declares; ``None`` where it does not.
+    """The size of contexts that a family, or the part that it is around, declares.
+
+    ``None`` where it does not.
 
     >>> from probgen.core.heads import Gaussian
     >>> size_of(Gaussian(nn.Linear(3, 2)))
@@ -131,7 +136,9 @@ def received(family: nn.Module, context: Any) -> Any:
 
 
 def law_given(part: Any, context: Tensor | None) -> Any:
-    """The law of a part of a family, a prior say, for each row of a context; a part without one has the same for all.
+    """The law of a part of a family, a prior say, for each row of a context.
+
+    A part without one has the same for all.
 
     >>> from probgen.models.mixture import GaussianMixture
     >>> law_given(GaussianMixture(3, 2), torch.zeros(5, 4)).batch_shape
@@ -177,7 +184,9 @@ def check_context(
 
 
 def required(context: Tensor | None, size: int, ndim: int = 1, name: str = "the network") -> Tensor:
-    """A context of the declared size; raises ``ValueError`` if there is none, or it has another one.
+    """A context of the declared size.
+
+    Raises ``ValueError`` if there is none, or it has another one.
 
     >>> required(torch.zeros(7, 3), 3).shape
     torch.Size([7, 3])
@@ -189,7 +198,9 @@ def required(context: Tensor | None, size: int, ndim: int = 1, name: str = "the 
 
 
 def check_known(context: Tensor, ndim: int = 1) -> None:
-    """Raises ``ValueError`` if a context has NaN; one that carries gradients was computed, and is not looked at.
+    """Raises ``ValueError`` if a context has NaN.
+
+    One that carries gradients was computed, and is not looked at.
 
     >>> check_known(torch.tensor([[0.0], [torch.nan]]))
     Traceback (most recent call last):
@@ -208,7 +219,9 @@ def check_known(context: Tensor, ndim: int = 1) -> None:
 
 
 def as_numbers(context: Tensor, module: nn.Module) -> Tensor:
-    """Integers as numbers of the dtype of a module's parameters; floating-point contexts as they are.
+    """Integers as numbers of the dtype of a module's parameters.
+
+    Floating-point contexts as they are.
 
     >>> as_numbers(torch.tensor([1, 0]), nn.Linear(2, 1))
     tensor([1., 0.])
@@ -232,7 +245,9 @@ def dropped(context: Tensor, ndim: int, probability: float, module: nn.Module) -
 
 
 def input_size(net: Any) -> int | None:
-    """How many numbers or channels a network takes, as its first layer tells; ``None`` where that is not known.
+    """How many numbers or channels a network takes, as its first layer tells.
+
+    ``None`` where that is not known.
 
     >>> input_size(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1))), input_size(nn.Flatten())
     (3, None)
@@ -249,7 +264,9 @@ def input_size(net: Any) -> int | None:
 
 
 def beside_size(part: Any, own: int) -> int | None:
-    """Length of the contexts that a network takes beside ``own`` numbers; ``None`` where that is not known.
+    """Length of the contexts that a network takes beside ``own`` numbers.
+
+    ``None`` where that is not known.
 
     >>> beside_size(nn.Linear(5, 1), 3)
     2
@@ -259,7 +276,9 @@ def beside_size(part: Any, own: int) -> int | None:
 
 
 def common_size(parts: Iterable[Any]) -> int | None:
-    """Length of the contexts of parts that all get the same one: 0 if none takes any, ``None`` where that is not known.
+    """Length of the contexts of parts that all get the same one.
+
+    0 if none takes any, ``None`` where that is not known.
 
     >>> from probgen.models.mixture import GaussianMixture
     >>> common_size([GaussianMixture(3, 2), nn.Linear(4, 3)])
@@ -271,7 +290,9 @@ def common_size(parts: Iterable[Any]) -> int | None:
 
 
 def size_beside(net: nn.Module, shape: Sequence[int]) -> int | None:
-    """Length of the contexts that a network takes as its second argument beside events; ``None`` where not known.
+    """Length of the contexts that a network takes as its second argument beside events.
+
+    ``None`` where not known.
 
     >>> from probgen.nn.side_by_side import SideBySide
     >>> size_beside(SideBySide(nn.Linear(5, 1)), (2,)), size_beside(nn.Linear(2, 1), (2,))

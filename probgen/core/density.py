@@ -41,13 +41,15 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
 
     .. math:: w_{kb} = \log p(x_b, z_{kb} \mid \theta_k) - \log q(z_{kb} \mid x_b), \qquad z_{kb} \sim q
 
-    over the sites inside the data plate. Enumerated sites are summed out exactly. Globals are drawn from the guide and
-    not reweighted, so that for a fitted Bayesian model the average of ``exp(w)`` is its posterior predictive density.
+    over the sites inside the data plate. Enumerated sites are summed out exactly. Globals are drawn
+    from the guide and not reweighted, so that for a fitted Bayesian model the average of ``exp(w)``
+    is its posterior predictive density.
 
     Parameters
     ----------
     gen : GenerativeModel
-        A model; an objective passes any object with ``model``, ``guide`` and the attributes of that protocol.
+        A model; an objective passes any object with ``model``, ``guide`` and the attributes of that
+        protocol.
     *batch : Tensor
         What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
     particles : int
@@ -56,18 +58,19 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
     Returns
     -------
     (Tensor, str)
-        Weights ``(K, B)`` in nats, and the weakest kind of density met on the way; at best *approximate* while dropout
-        or batch normalisation of a model in training mode enters them.
+        Weights ``(K, B)`` in nats, and the weakest kind of density met on the way; at best
+        *approximate* while dropout or batch normalisation of a model in training mode enters them.
 
     Raises
     ------
     ValueError
-        If the guide has a site whose density is not exact, the model a latent site that the guide lacks, or no site
-        stands inside the data plate.
+        If the guide has a site whose density is not exact, the model a latent site that the guide
+        lacks, or no site stands inside the data plate.
 
     References
     ----------
-    Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+    Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders,
+    https://arxiv.org/abs/1509.00519
     """
     batch = gen.settle(batch)
     if gen.vectorized:
@@ -103,8 +106,9 @@ def log_likelihood(
 
     .. math:: \log \hat p(x_b) = \log \tfrac1K \sum_k \frac{p(x_b, z_k)}{q(z_k \mid x_b)}
 
-    exact when there are no latents to draw. Of an exact number, and for complete rows of one that nothing random enters
-    (an unnormalised density, an ODE with an exact trace), there is one draw, whatever ``particles`` says.
+    exact when there are no latents to draw. Of an exact number, and for complete rows of one that
+    nothing random enters (an unnormalised density, an ODE with an exact trace), there is one draw,
+    whatever ``particles`` says.
 
     Parameters
     ----------
@@ -117,12 +121,12 @@ def log_likelihood(
     max_rows : int, optional
         Bound on (rows x particles) evaluated at once, in place of the one that ``memory`` sets.
     memory : float, optional
-        Bytes that the tensors of one evaluation may take, judged by a first one of a few rows; default: 128 MiB, or
-        1 GiB on an accelerator. Results do not depend on it beyond the random draws, of which every block of rows has
-        its own, globals included.
+        Bytes that the tensors of one evaluation may take, judged by a first one of a few rows;
+        default: 128 MiB, or 1 GiB on an accelerator. Results do not depend on it beyond the random
+        draws, of which every block of rows has its own, globals included.
     compile : bool or "auto"
-        Whether draws after the first ones are made by recorded and compiled operations: where the others repay it, at
-        once, or never. The same seed gives the same draws in all cases.
+        Whether draws after the first ones are made by recorded and compiled operations: where the
+        others repay it, at once, or never. The same seed gives the same draws in all cases.
 
     Raises
     ------
@@ -162,7 +166,10 @@ def log_likelihood(
 
 
 class _Probe(NamedTuple):
-    """One run, its memory per row and place, whether it drew anything, and how the batch is cut into blocks."""
+    """One run, its memory per row and place, whether it drew anything.
+
+    And how the batch is cut into blocks.
+    """
 
     pair: Reading
     bytes_of_row: float
@@ -173,7 +180,10 @@ class _Probe(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Rows of a batch by their numbers, which the plate of the program gets too where it runs with them."""
+    """Rows of a batch by their numbers.
+
+    Which the plate of the program gets too where it runs with them.
+    """
 
     gen: GenerativeModel
     batch: tuple
@@ -192,7 +202,10 @@ class Cut(NamedTuple):
 
 
 def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
-    """A run on a few rows; on all where the arguments have no rows, or rows cannot be told apart."""
+    """A run on a few rows.
+
+    On all where the arguments have no rows, or rows cannot be told apart.
+    """
     layout = layout_of(gen, batch)
     for numbered in (True, False) if layout.known and layout.size > PROBED else ():
         cut = Cut(gen, batch, layout, numbered)
@@ -221,7 +234,10 @@ def _measured(cut: Cut, rows: slice | None) -> _Probe:
 
 
 def _rows_stand_alone(cut: Cut, probe: _Probe) -> bool:
-    """Whether rows have the same numbers among others, where nothing random enters: else they look at each other."""
+    """Whether rows have the same numbers among others, where nothing random enters.
+
+    Else they look at each other.
+    """
     if probe.random:
         return True
     half = slice(cut.layout.size - PROBED // 2, cut.layout.size)
@@ -263,9 +279,12 @@ def _others(
     cut: Cut | None,
     compile: Choice,
 ) -> Iterator[list[Tensor]]:
-    """Log weights of so many particles, or of some more, for one block after the other: ``(some, rows)`` each.
+    """Log weights of so many particles, or of some more, for one block after the other.
 
-    What differs between blocks is an argument of the recorded function: their rows, and the numbers of these.
+    ``(some, rows)`` each.
+
+    What differs between blocks is an argument of the recorded function: their rows, and the numbers
+    of these.
     """
     leaves, spec = tree_flatten(blocks[0], is_leaf=is_leaf)
     given = [i for i, leaf in enumerate(leaves) if torch.is_tensor(leaf)] if len(blocks) > 1 else []

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Enumerating:
-    """A model whose discrete latent sites are all summed out, those that do not ask for it too; else as it was."""
+    """A model whose discrete latent sites are all summed out, those that do not ask for it too.
+
+    Else as it was.
+    """
 
     def __init__(self, gen: GenerativeModel):
         self._gen = gen
@@ -33,7 +36,10 @@ def _summed(site: Site) -> dict[str, Any]:
 
 
 def enumerating(gen: GenerativeModel, latent: Iterable[Site]) -> GenerativeModel:
-    """The model with the discrete ones of these sites summed out; the model itself where all of them ask for it."""
+    """The model with the discrete ones of these sites summed out.
+
+    The model itself where all of them ask for it.
+    """
     silent = [
         site for site in latent if not is_enumerated(site) and site["fn"].has_enumerate_support
     ]

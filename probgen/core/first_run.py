@@ -1,4 +1,7 @@
-"""The first run of a pair of programs, which tells how it is to be read and makes its lazy parameters."""
+"""The first run of a pair of programs.
+
+Which tells how it is to be read and makes its lazy parameters.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ NEAR = (
     2,
     3,
 )  # nestings that are tried where a program counts on the dims of enumerated values
-FAR = 12  # dims that no program's plates use: enumerated values stand to the left of them in a first run
+# dims that no program's plates use: enumerated values stand to the left of them in a first run
+FAR = 12
 
 
 class Run(NamedTuple):
@@ -37,10 +41,12 @@ class Run(NamedTuple):
 
 @torch.no_grad()
 def first_run(program: Program, batch: tuple, guided: bool = True) -> Run:
-    """One run of guide and model in eval mode, enumerated far to the left of all plates, without validation.
+    """One run of guide and model in eval mode, enumerated far to the left of all plates.
 
-    Plates that draw a subset of rows are completed if the program runs on all rows, else they were given a batch.
-    Without ``guided`` the model runs alone. The random state stays as it was.
+    Without validation.
+
+    Plates that draw a subset of rows are completed if the program runs on all rows, else they were
+    given a batch. Without ``guided`` the model runs alone. The random state stays as it was.
     """
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
@@ -59,7 +65,10 @@ def first_run(program: Program, batch: tuple, guided: bool = True) -> Run:
 
 
 def _check_values(model: poutine.Trace) -> None:
-    """Refuses data of another length than the plate around them, which a run without validation lets pass."""
+    """Refuses data of another length than the plate around them.
+
+    Which a run without validation lets pass.
+    """
     for name, site in observed_sites(model).items():
         for frame in site["cond_indep_stack"]:
             dim = frame.dim - site["fn"].event_dim if frame.vectorized else 0
@@ -74,14 +83,19 @@ def _check_values(model: poutine.Trace) -> None:
 
 
 def _drawn(program: Program, batch: tuple) -> poutine.Trace:
-    """A run of the guide; of none where it does not run on these rows: what needs no guide does without."""
+    """A run of the guide; of none where it does not run on these rows.
+
+    What needs no guide does without.
+    """
     with suppress(*MISFIT):
         return poutine.trace(program.guide).get_trace(*batch)
     return poutine.Trace()
 
 
 def _traces(program: Program, batch: tuple, guided: bool) -> tuple[poutine.Trace, poutine.Trace]:
-    """Traces of model and guide; a program may count on the dims that enumerated values take, or on the guide's.
+    """Traces of model and guide.
+
+    A program may count on the dims that enumerated values take, or on the guide's.
 
     A guide with parameters for each row draws those of other rows: the model then runs on its own.
     """

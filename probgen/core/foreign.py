@@ -1,4 +1,7 @@
-"""Networks from elsewhere, which take one leading dim of rows, where a model has any number of leading dims."""
+"""Networks from elsewhere, which take one leading dim of rows.
+
+Where a model has any number of leading dims.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,20 @@ ANY_LEADING = (
 
 
 def row_by_row(net: Any, *inputs: Tensor | None, ndims: Sequence[int]) -> Any:
-    """``net(*inputs)`` for inputs ``(*leading, *event)``: a network from elsewhere sees them as ``(rows, *event)``.
+    """``net(*inputs)`` for inputs ``(*leading, *event)``.
 
-    Networks of this library, and those made of layers that accept any leading dims, get their inputs as they are; so
-    does any network where there is one leading dim.
+    A network from elsewhere sees them as ``(rows, *event)``.
+
+    Networks of this library, and those made of layers that accept any leading dims, get their
+    inputs as they are; so does any network where there is one leading dim.
 
     Parameters
     ----------
     net : callable
         The network.
     *inputs : Tensor or None
-        The first one is a tensor, to whose leading dims those of the others are expanded where that is needed.
+        The first one is a tensor, to whose leading dims those of the others are expanded where that
+        is needed.
     ndims : sequence of int
         How many of the rightmost dims of each input are event dims.
 

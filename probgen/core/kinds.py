@@ -63,7 +63,9 @@ def _(distribution: td.MixtureSameFamily) -> str:
 
 
 def average(weights: Tensor, kind: str) -> Tensor:
-    """Averages log weights over their first dim: in log space for bounds, in probability space otherwise.
+    """Averages log weights over their first dim.
+
+    In log space for bounds, in probability space otherwise.
 
     >>> average(torch.tensor([0.25, 0.75]).log(), "unbiased").exp()
     tensor(0.5000)
@@ -72,10 +74,13 @@ def average(weights: Tensor, kind: str) -> Tensor:
 
 
 def kind_of(reading: Reading, plate: str = "data") -> str:
-    """The weakest kind of density in a run of model and guide; drawn latents make it at best *unbiased*.
+    """The weakest kind of density in a run of model and guide.
 
-    A *bound* where the guide visits one value alone of a discrete latent: the share of the others is left out.
-    Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for one that is not.
+    Drawn latents make it at best *unbiased*.
+
+    A *bound* where the guide visits one value alone of a discrete latent: the share of the others
+    is left out. Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for
+    one that is not.
     """
     model = density_sites(reading.model)
     drawn = {
@@ -113,10 +118,12 @@ def check_drawn(name: str, site: Site, model: Sites) -> None:
 
 
 def visits_one(reading: Reading, plate: str) -> bool:
-    """Whether some draw of the discrete latents is all that the guide ever makes, although the model has others.
+    """Whether some draw of the discrete latents is all that the guide ever makes.
 
-    A draw of a row has probability one under the guide and less under the model. Where values cannot be read (a graph
-    that is being recorded) the guide is taken at its word.
+    Although the model has others.
+
+    A draw of a row has probability one under the guide and less under the model. Where values
+    cannot be read (a graph that is being recorded) the guide is taken at its word.
     """
     model = density_sites(reading.model)
     drawn = {
@@ -151,9 +158,12 @@ def _by_row(value: Tensor, dim: int) -> Tensor:
 
 
 def check_rows_drawn(reading: Reading, plate: str) -> None:
-    """Refuses a guide without a draw of its own for every row: point estimates, or one joint draw for all rows.
+    """Refuses a guide without a draw of its own for every row.
 
-    With ``AutoMultivariateNormal`` the latents of rows are images of one draw for all of them together.
+    Point estimates, or one joint draw for all rows.
+
+    With ``AutoMultivariateNormal`` the latents of rows are images of one draw for all of them
+    together.
     """
     model = density_sites(reading.model)
     local = {

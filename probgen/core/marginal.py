@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 class Marginal(dist.TorchDistribution):
-    r"""The marginal :math:`p(x \mid c) = \int p(x, z \mid c)\,dz` of a model, integrated by its own guide.
+    r"""The marginal :math:`p(x \mid c) = \int p(x, z \mid c)\,dz` of a model.
 
-    ``sample`` runs the program forward; ``log_prob`` averages ``particles`` importance weights in probability space,
-    an *unbiased* estimate of p(x), or what the weakest site makes of it: a *bound* under a diffusion prior. A fitted
-    model's globals are drawn from its guide, in both.
+    Integrated by its own guide.
+
+    ``sample`` runs the program forward; ``log_prob`` averages ``particles`` importance weights in
+    probability space, an *unbiased* estimate of p(x), or what the weakest site makes of it: a
+    *bound* under a diffusion prior. A fitted model's globals are drawn from its guide, in both.
 
     Parameters
     ----------

@@ -21,9 +21,10 @@ _assumed: ContextVar[bool | None] = ContextVar("assumed_missing", default=None)
 def has_missing(x: Tensor) -> bool:
     """Whether a floating tensor has any NaN; other tensors have none.
 
-    The one place in the library that branches on the values of data: it decides for the slower path that handles
-    missing values. Where values cannot be read (a graph that is being compiled) the answer is yes, since that path is
-    right for complete data too; :func:`assume_missing` gives another answer.
+    The one place in the library that branches on the values of data: it decides for the slower path
+    that handles missing values. Where values cannot be read (a graph that is being compiled) the
+    answer is yes, since that path is right for complete data too; :func:`assume_missing` gives
+    another answer.
 
     >>> has_missing(torch.tensor([0.0, torch.nan])), has_missing(torch.ones(3)), has_missing(torch.tensor([1, 2]))
     (True, False, False)
@@ -34,7 +35,8 @@ def has_missing(x: Tensor) -> bool:
         return assumed
     if torch.compiler.is_compiling():
         return True
-    # a sum is several times faster than isnan().any(); it is NaN too where +inf meets -inf, hence the second look
+    # a sum is several times faster than isnan().any(); it is NaN too where +inf meets -inf, hence
+    # the second look
     return bool(x.detach().sum().isnan()) and bool(x.isnan().any())
 
 
@@ -54,7 +56,9 @@ def values_are_known() -> bool:
 
 @contextmanager
 def assume_missing(answer: bool) -> Iterator[None]:
-    """What :func:`has_missing` answers inside the block: for graphs traced once and run on data known beforehand.
+    """What :func:`has_missing` answers inside the block.
+
+    For graphs traced once and run on data known beforehand.
 
     ``True`` is always right, ``False`` only for data without NaN.
 
@@ -79,13 +83,16 @@ def fill_missing(x: Tensor, value: float | Tensor = 0.0) -> Tensor:
 
 
 class MissingAware(dist.Independent):
-    r"""Independent variables, any of which may be missing: those entries are integrated out exactly.
+    r"""Independent variables, any of which may be missing.
+
+    Those entries are integrated out exactly.
 
     .. math:: \log p(x) = \sum_{d: x_d \text{ observed}} \log p_d(x_d)
 
-    An :class:`~torch.distributions.Independent` in all other respects (``base_dist``, Kullback-Leibler divergences,
-    moments, ``density``). Missing entries meet the base law as a constant inside its support, so that gradients
-    are finite; complete data take the path of ``Independent``.
+    An :class:`~torch.distributions.Independent` in all other respects (``base_dist``,
+    Kullback-Leibler divergences, moments, ``density``). Missing entries meet the base law as a
+    constant inside its support, so that gradients are finite; complete data take the path of
+    ``Independent``.
 
     Parameters
     ----------
@@ -97,8 +104,8 @@ class MissingAware(dist.Independent):
     Raises
     ------
     ValueError
-        From ``log_prob``: if the rightmost dims of ``x`` are not ``event_shape``, or, under validation, if ``x`` has
-        entries that are neither in the support nor NaN.
+        From ``log_prob``: if the rightmost dims of ``x`` are not ``event_shape``, or, under
+        validation, if ``x`` has entries that are neither in the support nor NaN.
 
     >>> law = MissingAware(dist.Normal(torch.zeros(3), 1.0), 1)
     >>> law.log_prob(torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.nan, torch.nan]]))
@@ -114,7 +121,10 @@ class MissingAware(dist.Independent):
         super().__init__(base, event_ndim)
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> MissingAware:
-        """The law with more event dims, still aware of missing values (``None``: all batch dims)."""
+        """The law with more event dims, still aware of missing values.
+
+        ``None``: all batch dims.
+        """
         more = (
             len(self.batch_shape)
             if reinterpreted_batch_ndims is None
@@ -172,7 +182,10 @@ def _in_words(support: Constraint) -> str:
 
 
 def _inside(support: Constraint) -> Tensor:
-    """A point inside a support: its lower end for counts and labels, the image of 0 for continuous ones."""
+    """A point inside a support.
+
+    Its lower end for counts and labels, the image of 0 for continuous ones.
+    """
     zero = torch.zeros(())
     return zero if support.is_discrete else transform_to(support)(zero)
 

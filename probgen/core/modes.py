@@ -1,4 +1,7 @@
-"""Training and eval mode: inference runs a model in eval mode, whatever mode it is in, and leaves it as it was."""
+"""Training and eval mode.
+
+Inference runs a model in eval mode, whatever mode it is in, and leaves it as it was.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 @contextmanager
 def inference_mode_of(gen: Any) -> Iterator[None]:
-    """Eval mode inside the block: random layers and running averages stay out; each part's mode is put back after it.
+    """Eval mode inside the block.
+
+    Random layers and running averages stay out; each part's mode is put back after it.
 
     What is no module has no mode.
 
@@ -38,7 +43,9 @@ def inference_mode_of(gen: Any) -> Iterator[None]:
 
 
 def infers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a model, its first argument, that is inference: it runs in eval mode. A decorator.
+    """A function of a model, its first argument, that is inference: it runs in eval mode.
+
+    A decorator.
 
     >>> infers(lambda net: net.training)(nn.Dropout())
     False
@@ -53,7 +60,9 @@ def infers(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def depends_on_mode(gen: Any) -> bool:
-    """Whether numbers differ from call to call, or with the other rows, because a layer is in training mode.
+    """Whether numbers differ from call to call, or with the other rows.
+
+    Because a layer is in training mode.
 
     Dropout of values and of contexts, and normalisation by the batch.
 

@@ -19,9 +19,12 @@ from probgen.core.runtime import RowPlate
 
 
 def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> RowPlate:
-    """The plate ``"data"`` at dim -1: one independent entry per row of ``x``, else of ``context``, else one.
+    """The plate ``"data"`` at dim -1.
 
-    Models open it and never ask about mini-batches: :func:`probgen.fit` rescales what stands outside it.
+    One independent entry per row of ``x``, else of ``context``, else one.
+
+    Models open it and never ask about mini-batches: :func:`probgen.fit` rescales what stands
+    outside it.
 
     >>> data_plate(torch.zeros(7, 2)).size
     7
@@ -31,12 +34,18 @@ def data_plate(x: Tensor | None = None, context: Tensor | None = None) -> RowPla
 
 
 def first_length(batch: tuple) -> int | None:
-    """The length of the first argument with dims: the rows of a family, whose arguments are ``x`` and ``context``."""
+    """The length of the first argument with dims.
+
+    The rows of a family, whose arguments are ``x`` and ``context``.
+    """
     return next((len(value) for value in batch if torch.is_tensor(value) and value.ndim), None)
 
 
 def settled(module: nn.Module, batch: tuple) -> tuple:
-    """``x`` and ``context`` of a family as tensors; an ``x`` of integers in an array or table is one of numbers."""
+    """``x`` and ``context`` of a family as tensors.
+
+    An ``x`` of integers in an array or table is one of numbers.
+    """
     if all(map(is_plain, batch)):
         return batch
     dtype = dtype_of(module)
@@ -49,16 +58,20 @@ def settled(module: nn.Module, batch: tuple) -> tuple:
 
 @runtime_checkable
 class GenerativeModel(Protocol):
-    """What every family is: a conditional distribution, and the ``model``/``guide`` pair that tells it.
+    """What every family is.
+
+    A conditional distribution, and the ``model``/``guide`` pair that tells it.
 
     Attributes
     ----------
     plate : str
         Name of the plate whose entries are the rows of the data.
     max_plate_nesting : int
-        Number of dims that the program's own plates use; the next dim to the left belongs to callers.
+        Number of dims that the program's own plates use; the next dim to the left belongs to
+        callers.
     vectorized : bool
-        Whether the program accepts draws in a plate to the left of its own (otherwise it is run once a draw).
+        Whether the program accepts draws in a plate to the left of its own (otherwise it is run
+        once a draw).
     context_ndim : int
         Number of event dims of a context: 1 for vectors, 3 for images.
     """
@@ -78,7 +91,10 @@ class GenerativeModel(Protocol):
         """The Pyro program q(z | x, context); without ``x`` it draws the globals alone."""
 
     def settle(self, batch: tuple) -> tuple:
-        """The arguments as the programs take them, arrays and tables as tensors: asked by all that takes data."""
+        """The arguments as the programs take them, arrays and tables as tensors.
+
+        Asked by all that takes data.
+        """
 
     @property
     def takes_nothing(self) -> bool:
@@ -90,10 +106,12 @@ class GenerativeModel(Protocol):
 
 @declares_contexts
 class DistributionModule(nn.Module, ABC):
-    """A family that states its distribution: write ``__init__`` and ``forward``, the program follows.
+    """A family that states its distribution.
 
-    One site ``"x"`` drawn from ``self(context)`` in the data plate, and an empty guide: the ELBO *is* the
-    log-likelihood, and maximum likelihood is SVI without latents.
+    Write ``__init__`` and ``forward``, the program follows.
+
+    One site ``"x"`` drawn from ``self(context)`` in the data plate, and an empty guide: the ELBO
+    *is* the log-likelihood, and maximum likelihood is SVI without latents.
 
     >>> class Exponential(DistributionModule):
     ...     context_size = 0
@@ -220,9 +238,12 @@ def standard_normal(*shape: int) -> Fixed:
 
 
 class Independent(DistributionModule):
-    """Independent copies along the rightmost context dim: a prior, encoder or emission applied to every step.
+    """Independent copies along the rightmost context dim.
 
-    ``p(x | c) = prod_t p(x_t | c_t)`` for a context of shape ``(*batch, T, C)`` and events of shape ``(T, *event)``.
+    A prior, encoder or emission applied to every step.
+
+    ``p(x | c) = prod_t p(x_t | c_t)`` for a context of shape ``(*batch, T, C)`` and events of shape
+    ``(T, *event)``.
 
     Parameters
     ----------
@@ -246,10 +267,13 @@ class Independent(DistributionModule):
 def sample(
     gen: GenerativeModel, n: int, context: Tensor | None = None, *, seed: int | None = None
 ) -> Tensor:
-    """Draws from a model: ``(n, *batch, *event)`` for a context of shape ``(*batch, C)``, else ``(n, *event)``.
+    """Draws from a model.
 
-    The model runs in eval mode for the call. ``gen(context).sample((n,))`` draws in the mode that it is in. With a
-    ``seed`` the same call gives the same draws, and leaves the random state as it was.
+    ``(n, *batch, *event)`` for a context of shape ``(*batch, C)``, else ``(n, *event)``.
+
+    The model runs in eval mode for the call. ``gen(context).sample((n,))`` draws in the mode that
+    it is in. With a ``seed`` the same call gives the same draws, and leaves the random state as it
+    was.
 
     >>> sample(Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), 5).shape
     torch.Size([5, 3])

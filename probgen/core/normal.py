@@ -17,8 +17,9 @@ class MultivariateNormal(dist.MultivariateNormal):
 
     .. math:: \log p(x_o) = \log N(x_o;\, \mu_o, \Sigma_{oo}), \qquad o = \{d : x_d \text{ observed}\}
 
-    Takes the arguments of :class:`torch.distributions.MultivariateNormal` and costs the same on complete data; rows
-    ``(*batch, D)`` with missing entries cost one QR decomposition of a 2D x D matrix each.
+    Takes the arguments of :class:`torch.distributions.MultivariateNormal` and costs the same on
+    complete data; rows ``(*batch, D)`` with missing entries cost one QR decomposition of a 2D x D
+    matrix each.
 
     Raises
     ------
@@ -35,10 +36,12 @@ class MultivariateNormal(dist.MultivariateNormal):
         return self._marginal_log_prob(value) if has_missing(value) else super().log_prob(value)
 
     def _marginal_log_prob(self, value: Tensor) -> Tensor:
-        """Missing entries become independent standard normals at their mean: they add a constant only.
+        """Missing entries become independent standard normals at their mean.
 
-        The factor of the changed covariance comes from a QR decomposition of its square root: a Cholesky decomposition
-        of the product would fail where the square root is ill-conditioned.
+        They add a constant only.
+
+        The factor of the changed covariance comes from a QR decomposition of its square root: a
+        Cholesky decomposition of the product would fail where the square root is ill-conditioned.
         """
         observed = ~value.isnan()
         tril = self._unbroadcasted_scale_tril
@@ -56,7 +59,10 @@ class MultivariateNormal(dist.MultivariateNormal):
 
 @register_kl(MultivariateNormal, Independent)
 def _kl_to_independent_normals(p: MultivariateNormal, q: Independent) -> Tensor:
-    """KL(p || q) for a q with diagonal covariance: minus the entropy of p, minus the mean of log q under p."""
+    """KL(p || q) for a q with diagonal covariance.
+
+    Minus the entropy of p, minus the mean of log q under p.
+    """
     base = q.base_dist
     if not isinstance(base, Normal) or q.reinterpreted_batch_ndims != 1:
         raise NotImplementedError(f"no closed form of KL(MultivariateNormal || {q})")

@@ -1,4 +1,7 @@
-"""What a run of a program shows at a glance: its sites, its plates, and which plate holds the rows."""
+"""What a run of a program shows at a glance.
+
+Its sites, its plates, and which plate holds the rows.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class Line(NamedTuple):
 
 
 def rows_plate(trace: poutine.Trace) -> str | None:
-    """The plate whose entries are rows, where there is one answer: ``"data"``, or the outermost of all observed sites.
+    """The plate whose entries are rows, where there is one answer.
+
+    ``"data"``, or the outermost of all observed sites.
 
     Plates of which none is inside of the other (crossed ones, the two sides of an image) have none.
     """

@@ -1,4 +1,7 @@
-"""What a Pyro program owns: the modules behind bound methods, closures, handlers and partial applications."""
+"""What a Pyro program owns.
+
+The modules behind bound methods, closures, handlers and partial applications.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ DEPTH = 6  # handlers around functions around objects: deeper nests are somebody
 
 
 def owned_modules(*programs: Callable[..., Any] | None) -> list[nn.Module]:
-    """The modules that programs reach, none of them inside of another one, in the order in which they are found.
+    """The modules that programs reach, none of them inside of another one.
+
+    In the order in which they are found.
 
     >>> net = nn.Linear(2, 1)
     >>> owned_modules(lambda x: net(x)) == [net], owned_modules(net.forward) == [net]
@@ -35,7 +40,8 @@ def owned_modules(*programs: Callable[..., Any] | None) -> list[nn.Module]:
 def dense(module: nn.Module) -> None:
     """Gives every parameter memory of its own for each of its entries.
 
-    Guides make some from expanded tensors, whose entries share memory: updates in place would write beyond it.
+    Guides make some from expanded tensors, whose entries share memory: updates in place would write
+    beyond it.
 
     >>> net = nn.Linear(2, 3)
     >>> net.bias = nn.Parameter(torch.zeros(()).expand(3))

@@ -39,25 +39,28 @@ MANY, SOME = 4096, 256  # rows that a first run need not all see, and how many i
 
 
 class Program(nn.Module):
-    """Anyone's own Pyro pair: plain functions, modules, AutoGuides or guides that are messengers, with any arguments.
+    """Anyone's own Pyro pair.
 
-    The program owns what its runs show: parameters of ``pyro.param`` statements, which start from the global parameter
-    store where that has their name, and modules behind bound methods, closures, handlers and ``pyro.module``. The
-    global store is read, never written.
+    Plain functions, modules, AutoGuides or guides that are messengers, with any arguments.
+
+    The program owns what its runs show: parameters of ``pyro.param`` statements, which start from
+    the global parameter store where that has their name, and modules behind bound methods,
+    closures, handlers and ``pyro.module``. The global store is read, never written.
 
     Parameters
     ----------
     model, guide : callable
-        Pyro programs called with the same arguments, for instance ``model(covariates, y)``. A missing guide means that
-        the model has no latent variables.
+        Pyro programs called with the same arguments, for instance ``model(covariates, y)``. A
+        missing guide means that the model has no latent variables.
     plate : str, optional
-        Name of the plate whose entries are the rows of the data; default: the plate ``"data"``, else the one that is
-        around all observed sites, the outer one where they are nested.
+        Name of the plate whose entries are the rows of the data; default: the plate ``"data"``,
+        else the one that is around all observed sites, the outer one where they are nested.
     max_plate_nesting : int, optional
         Number of dims that the plates use; default: as many as a first run shows.
     vectorized : bool
-        Whether the pair accepts draws in a plate to the left of its own plates, that is, whether every tensor
-        operation in it treats the dims to the left as batch dims. If not, it is run once per draw.
+        Whether the pair accepts draws in a plate to the left of its own plates, that is, whether
+        every tensor operation in it treats the dims to the left as batch dims. If not, it is run
+        once per draw.
 
     >>> import pyro.distributions as dist
     >>> def model(y):
@@ -138,10 +141,14 @@ class Program(nn.Module):
             self._known = {id(p) for p in self.parameters()}
         return id(parameter) in self._known
 
-    # -- how it is read ------------------------------------------------------------------------------------------
+    # -- how it is read
+    # ------------------------------------------------------------------------------------------
 
     def settle(self, batch: tuple) -> tuple:
-        """The arguments as tensors; finds plate, rows and nesting by a run of the pair on them, where not told."""
+        """The arguments as tensors.
+
+        Finds plate, rows and nesting by a run of the pair on them, where not told.
+        """
         batch = as_arguments(batch, dtype_of(self))
         key = [_remembered(leaf) for leaf in leaves_of(batch)]
         if key != self._seen:
@@ -175,12 +182,18 @@ class Program(nn.Module):
         return None
 
     def make_parameters(self, batch: tuple) -> None:
-        """Lets an AutoGuide, or a guide that is a messenger, make its parameters for all rows of the data."""
+        """Lets an AutoGuide, or a guide that is a messenger.
+
+        Make its parameters for all rows of the data.
+        """
         if makes_parameters(self._guide):
             first_run(self, batch)
 
     def _on_few_rows(self, batch: tuple) -> Run | None:
-        """A first run on some of very many rows, if the pair runs on any number of them; a network need not see all."""
+        """A first run on some of very many rows, if the pair runs on any number of them.
+
+        A network need not see all.
+        """
         count = first_length(batch)
         if count is None or count <= MANY or makes_parameters(self._guide):
             return None
@@ -213,7 +226,10 @@ class Program(nn.Module):
         return not self.parameters_by_name()
 
     def rows_in(self, batch: tuple) -> int | None:
-        """The number of entries along the plate of the rows, as a run told; else the length of the arguments."""
+        """The number of entries along the plate of the rows, as a run told.
+
+        Else the length of the arguments.
+        """
         return (
             first_length(batch) if self._layout is None else self._layout.like(batch).count(batch)
         )
@@ -224,7 +240,9 @@ class Program(nn.Module):
         return f"Program: rows are plate '{self.plate}'\n{table(self._lines)}"
 
     def render(self, *args: Any, **options: Any) -> Any:
-        """The model as a graph, by :func:`pyro.infer.inspect.render_model`, whose options these are.
+        """The model as a graph, by :func:`pyro.infer.inspect.render_model`.
+
+        Whose options these are.
 
         Needs the package ``graphviz``. Keyword arguments of the model go into :class:`Keywords`.
         """
@@ -232,10 +250,14 @@ class Program(nn.Module):
         with local_parameters(), private_store(), self._handler():
             return render_model(self._model, model_args=args, model_kwargs=kwargs, **options)
 
-    # -- parameters ----------------------------------------------------------------------------------------------
+    # -- parameters
+    # ----------------------------------------------------------------------------------------------
 
     def param_values(self) -> dict[str, Tensor]:
-        """Constrained values of all ``pyro.param`` statements and parameters of PyroModules, by name, detached."""
+        """Constrained values of all ``pyro.param`` statements and parameters of PyroModules.
+
+        By name, detached.
+        """
         values = {
             key.replace("/", "."): transform_to(self._constraints[key])(value).detach()
             for key, value in self.statements.items()
@@ -247,7 +269,10 @@ class Program(nn.Module):
         return values
 
     def to_param_store(self) -> None:
-        """Writes the values of ``pyro.param`` statements to Pyro's global store, for code that reads them there."""
+        """Writes the values of ``pyro.param`` statements to Pyro's global store.
+
+        For code that reads them there.
+        """
         store = pyro.get_param_store()
         for key, constraint in self._constraints.items():
             value = transform_to(constraint)(self.statements[key]).detach().clone()
@@ -261,7 +286,10 @@ class Program(nn.Module):
         )
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As for any module; what a first run is yet to make (AutoGuides, statements) is put in place there."""
+        """As for any module.
+
+        What a first run is yet to make (AutoGuides, statements) is put in place there.
+        """
         waiting = {
             name: value.detach().clone() for name, value in state_dict.items() if self.awaits(name)
         }
@@ -280,7 +308,10 @@ class Program(nn.Module):
 
     @torch.no_grad()
     def _realise(self, args: tuple) -> None:
-        """Makes the parameters that wait for a first run, and gives them the values that were loaded."""
+        """Makes the parameters that wait for a first run.
+
+        And gives them the values that were loaded.
+        """
         waiting, complete = self._waiting, self._complete
         self._waiting, self._complete = {}, None
         try:
@@ -313,7 +344,10 @@ def _check_state(
 
 
 def _remembered(leaf: Any) -> Any:
-    """What tells an argument from others: a tensor by its identity and shape, plain values as they are."""
+    """What tells an argument from others.
+
+    A tensor by its identity and shape, plain values as they are.
+    """
     if isinstance(leaf, Tensor):
         return id(leaf), leaf.shape
     return (

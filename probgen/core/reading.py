@@ -1,4 +1,7 @@
-"""The one reading of a pair of programs: sites with their roles, plates, and the same terms behind every sum."""
+"""The one reading of a pair of programs.
+
+Sites with their roles, plates, and the same terms behind every sum.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,18 @@ from probgen.core.sites import (
     sample_sites,
 )
 
-ROWS = "_row_factor"  # under this key of ``site["infer"]`` mini-batch training notes its part of the scale
+# under this key of ``site["infer"]`` mini-batch training notes its part of the scale
+ROWS = "_row_factor"
 
 
 class Reading(NamedTuple):
-    """One run of a guide and of the model replayed against it, with the sums that anybody may ask for.
+    """One run of a guide and of the model replayed against it.
 
-    A term is ``log_prob`` times the user's scale, where no mask removes it. The factors of subsampled plates and of
-    mini-batch training are no part of the density. Enumerated sites are summed out. With particles every sum has their
-    number as its first size, else 1.
+    With the sums that anybody may ask for.
+
+    A term is ``log_prob`` times the user's scale, where no mask removes it. The factors of
+    subsampled plates and of mini-batch training are no part of the density. Enumerated sites are
+    summed out. With particles every sum has their number as its first size, else 1.
     """
 
     model: poutine.Trace
@@ -58,7 +64,10 @@ class Reading(NamedTuple):
         return _total(density_sites(self.guide), self.guide)
 
     def outside(self, plate: str) -> tuple[Tensor, Tensor]:
-        """log p and log q of what all rows share, the sites outside a plate: ``(particles,)`` each."""
+        """log p and log q of what all rows share, the sites outside a plate.
+
+        ``(particles,)`` each.
+        """
         log_p, log_q = (
             _total(
                 {
@@ -75,8 +84,8 @@ class Reading(NamedTuple):
     def by_row(self, plate: str, observed: Iterable[str] | None = None) -> Tensor:
         """log p - log q over the sites inside a plate: ``(particles, rows)``.
 
-        With ``observed`` the other observed sites are left out. Raises ``ValueError`` where rows have no numbers of
-        their own, with the reason.
+        With ``observed`` the other observed sites are left out. Raises ``ValueError`` where rows
+        have no numbers of their own, with the reason.
         """
         left_out = set() if observed is None else set(observed_sites(self.model)) - set(observed)
         local = {
@@ -99,9 +108,12 @@ def read(
     particles: int | None = None,
     nesting: int = 1,
 ) -> Reading:
-    """Runs the guide and the model on its draws; enumerated sites that the guide leaves out are expanded.
+    """Runs the guide and the model on its draws.
 
-    With ``particles`` both run inside a plate of that size to the left of their own plates, ``nesting`` dims.
+    Enumerated sites that the guide leaves out are expanded.
+
+    With ``particles`` both run inside a plate of that size to the left of their own plates,
+    ``nesting`` dims.
     """
     guide = as_guide(guide)
     if particles is not None:
@@ -115,10 +127,12 @@ def read(
 
 
 def share_masks(model: Sites, guide: Sites) -> None:
-    """Where the model masks a latent site, the guide's draw for it is masked too: there is nothing to learn from it.
+    """Where the model masks a latent site, the guide's draw for it is masked too.
 
-    Raises ``ValueError`` where the mask depends on an enumerated site and the guide has none of its own: one draw has
-    no share in several masks.
+    There is nothing to learn from it.
+
+    Raises ``ValueError`` where the mask depends on an enumerated site and the guide has none of its
+    own: one draw has no share in several masks.
     """
     for name, site in guide.items():
         mask = model[name]["mask"] if name in model and model[name]["type"] == "sample" else None
@@ -141,11 +155,15 @@ def _check_mask(name: str, mask: Any, site: Site) -> None:
         )
 
 
-# -- terms -----------------------------------------------------------------------------------------------------------
+# -- terms
+# -----------------------------------------------------------------------------------------------------------
 
 
 def user_scale(site: Site) -> float | Tensor:
-    """What of a site's scale belongs to the density: row weights and tempering, not the factors of subsampling."""
+    """What of a site's scale belongs to the density.
+
+    Row weights and tempering, not the factors of subsampling.
+    """
     factor = site["infer"].get(ROWS, 1.0)
     for frame in site["cond_indep_stack"]:
         if frame.full_size is not None and frame.full_size != frame.size:
@@ -236,7 +254,10 @@ def _terms(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Tensor:
 
 
 def _to(kept: tuple[str, ...], value: Tensor, site: Site) -> Tensor:
-    """Entries of a site summed to the plates that are kept, in their order, each with its size (particles or 1)."""
+    """Entries of a site summed to the plates that are kept, in their order, each with its size.
+
+    Particles or 1.
+    """
     frames = {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
     deepest = max((-frame.dim for frame in frames.values()), default=0)
     value = value.reshape((1,) * (deepest - value.ndim) + value.shape)
@@ -257,9 +278,12 @@ def _to(kept: tuple[str, ...], value: Tensor, site: Site) -> Tensor:
 
 
 def _summed_out(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Tensor:
-    """Terms with the enumerated sites summed out by message passing, as ``(particles or 1, *other kept plates)``.
+    """Terms with the enumerated sites summed out by message passing.
 
-    The probabilities of an enumerated site sum to one whatever masks it, so that its mask is not applied.
+    As ``(particles or 1, *other kept plates)``.
+
+    The probabilities of an enumerated site sum to one whatever masks it, so that its mask is not
+    applied.
     """
     trace.symbolize_dims()
     symbols, factors, scales = trace.plate_to_symbol, OrderedDict(), []
@@ -296,9 +320,12 @@ def _contracted(
     scale: float | Tensor,
     kept: tuple[str, ...],
 ) -> Tensor:
-    """Factors summed over enumerated values and multiplied over plates, as ``(particles or 1, *other kept plates)``.
+    """Factors summed over enumerated values and multiplied over plates.
 
-    A scale that differs between the entries of a plate applies to each of them before they are multiplied.
+    As ``(particles or 1, *other kept plates)``.
+
+    A scale that differs between the entries of a plate applies to each of them before they are
+    multiplied.
     """
     weighted = [name for name, frame in frames.items() if _varies(scale, frame.dim)]
     names = list(dict.fromkeys([*(name for name in kept if name in frames), *weighted]))
@@ -323,7 +350,10 @@ def _varies(scale: float | Tensor, dim: int) -> bool:
 
 
 def common_scale(scales: list[tuple[str, float | Tensor]]) -> float | Tensor:
-    """The one scale of all factors of a sum over enumerated values; refuses several, which have no common sum."""
+    """The one scale of all factors of a sum over enumerated values.
+
+    Refuses several, which have no common sum.
+    """
     first, scale = scales[0]
     for name, other in scales[1:]:
         same = other is scale or (torch.as_tensor(other) == torch.as_tensor(scale)).all()

@@ -1,4 +1,7 @@
-"""Runs of a pair of programs as objectives need them: recorded in one pass, cut at their draws, or enumerated."""
+"""Runs of a pair of programs as objectives need them.
+
+Recorded in one pass, cut at their draws, or enumerated.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ from probgen.core.sites import Sites, densities, is_summed
 
 
 class Recorder(Messenger):
-    """Keeps the sample sites of one run; sites drawn in an earlier run take their values from there."""
+    """Keeps the sample sites of one run.
+
+    Sites drawn in an earlier run take their values from there.
+    """
 
     def __init__(self, earlier: Mapping[str, dict[str, Any]] | None = None):
         super().__init__()
@@ -51,7 +57,10 @@ class Recorder(Messenger):
 
 
 class Run(NamedTuple):
-    """The sample sites of a guide, and of the model with the guide's draws; plate indices left out."""
+    """The sample sites of a guide, and of the model with the guide's draws.
+
+    Plate indices left out.
+    """
 
     model: Sites
     guide: Sites
@@ -64,9 +73,12 @@ def record(
     particles: int | None = None,
     max_plate_nesting: int = 1,
 ) -> Run:
-    """Runs the guide and the model on its draws, under the handlers that are in force, at the cost of the programs.
+    """Runs the guide and the model on its draws, under the handlers that are in force.
 
-    With ``particles`` both run inside a plate of that size to the left of their own plates. Sites are not enumerated.
+    At the cost of the programs.
+
+    With ``particles`` both run inside a plate of that size to the left of their own plates. Sites
+    are not enumerated.
     """
     plate = (
         nullcontext()
@@ -92,7 +104,9 @@ def log_prob(site: dict[str, Any]) -> Tensor:
 
 
 def score_function(site: dict[str, Any]) -> Tensor | None:
-    """The term whose gradient is the score of a site that was not reparameterised, entry by entry; else ``None``.
+    """The term whose gradient is the score of a site that was not reparameterised, entry by entry.
+
+    Else ``None``.
 
     Neither scaled nor masked: it belongs to the draw, not to the loss.
     """
@@ -106,7 +120,8 @@ def score_function(site: dict[str, Any]) -> Tensor | None:
 class Cut(Messenger):
     """Hands programs detached copies of what they draw, and keeps the draws themselves.
 
-    Enter it outside of the recording handlers. With ``differentiable`` the copies are leaves that take gradients.
+    Enter it outside of the recording handlers. With ``differentiable`` the copies are leaves that
+    take gradients.
     """
 
     def __init__(self, differentiable: bool):
@@ -130,7 +145,10 @@ def enumerated_runs(
     particles: int | None,
     max_plate_nesting: int,
 ) -> Iterator[tuple[poutine.Trace, poutine.Trace]]:
-    """Traces of model and guide with every enumerated site expanded; several where the guide asks for a sequence."""
+    """Traces of model and guide with every enumerated site expanded.
+
+    Several where the guide asks for a sequence.
+    """
     first, guide = -max_plate_nesting - 1, as_guide(guide)
     if particles is not None:
         plate = pyro.plate(PARTICLES, particles, dim=first)
@@ -149,9 +167,12 @@ def enumerated_runs(
 
 
 def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
-    """The evidence lower bound of one enumerated run, exact over its enumerated sites, without reading a value.
+    """The evidence lower bound of one enumerated run, exact over its enumerated sites.
 
-    Sites that depend on an enumerated one have one scale: a number, or weights of the entries of its plates.
+    Without reading a value.
+
+    Sites that depend on an enumerated one have one scale: a number, or weights of the entries of
+    its plates.
     """
     q.compute_score_parts()
     p.compute_log_prob()
@@ -197,7 +218,10 @@ def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
 
 
 def _scaled(term: Tensor, scale: float | Tensor, p: poutine.Trace) -> Tensor:
-    """A packed term times the scale that its factors have in common; weights of rows are packed like the term."""
+    """A packed term times the scale that its factors have in common.
+
+    Weights of rows are packed like the term.
+    """
     if not torch.is_tensor(scale) or not scale.ndim:
         return packed.scale_and_mask(term, scale=scale)
     frames = {
@@ -219,9 +243,12 @@ def _named(value: Tensor, dims: str) -> Tensor:
 
 
 class _Expectation(Dice):
-    """Expected costs under the guide: weighted by its enumerated probabilities, with score terms for its draws.
+    """Expected costs under the guide.
 
-    Pyro's own drops impossible entries by looking at their values; this one puts zeros in their place.
+    Weighted by its enumerated probabilities, with score terms for its draws.
+
+    Pyro's own drops impossible entries by looking at their values; this one puts zeros in their
+    place.
     """
 
     def compute_expectation(self, costs: dict[frozenset, list[Tensor]]) -> Tensor:
@@ -237,7 +264,10 @@ class _Expectation(Dice):
 
 
 def _expect(cost: Tensor, log_factors: list[Tensor], ordinal: frozenset, ring: LogRing) -> Tensor:
-    """sum(p * cost) over all dims, p the factors' marginal on the dims of the cost and its plates; 0 * inf is 0."""
+    """sum(p * cost) over all dims, p the factors' marginal on the dims of the cost and its plates.
+
+    0 * inf is 0.
+    """
     if not log_factors:
         return cost.sum()
     enumerated = {dim for factor in log_factors for dim in factor._pyro_dims} - ordinal

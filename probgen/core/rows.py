@@ -1,4 +1,7 @@
-"""Which arguments of a program are rows of data: asked of the plate, never guessed from their position."""
+"""Which arguments of a program are rows of data.
+
+Asked of the plate, never guessed from their position.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,10 @@ class RowLayout(NamedTuple):
         return next((value.shape[dim] for value, dim in self.rows(batch)), self.size)
 
     def like(self, batch: Any) -> RowLayout:
-        """The layout of another batch: the same where its arguments are alike, else by its own lengths."""
+        """The layout of another batch.
+
+        The same where its arguments are alike, else by its own lengths.
+        """
         leaves = leaves_of(batch)
         if len(leaves) != len(self.dims):
             return row_layout(batch)

@@ -1,4 +1,7 @@
-"""The one place that knows Pyro's inside: nested programs, local parameters, draws as rows, enumerated sites."""
+"""The one place that knows Pyro's inside.
+
+Nested programs, local parameters, draws as rows, enumerated sites.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ PARTICLES = "_particles"
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """A fresh Pyro stack: a program may run inside another one although their plates share names and dims."""
+    """A fresh Pyro stack.
+
+    A program may run inside another one although their plates share names and dims.
+    """
     live = (runtime._PYRO_STACK, runtime._DIM_ALLOCATOR._stack)
     kept = [stack[:] for stack in live]
     for stack in live:
@@ -45,9 +51,12 @@ def isolated() -> Iterator[None]:
 
 
 class RowPlate(IndepMessenger):
-    """A plate of all rows of a batch: ``pyro.plate`` without subsampling, and without broadcasting what fits already.
+    """A plate of all rows of a batch.
 
-    Opened at every run of every program, it leaves out what a plate of fixed rows does not need: random indices.
+    ``pyro.plate`` without subsampling, and without broadcasting what fits already.
+
+    Opened at every run of every program, it leaves out what a plate of fixed rows does not need:
+    random indices.
     """
 
     def _process_message(self, msg: dict[str, Any]) -> None:
@@ -62,7 +71,10 @@ class RowPlate(IndepMessenger):
 
 
 def _check_rows(name: str, value: Any, event: torch.Size, plate: RowPlate) -> None:
-    """Refuses observed rows with dims between the rows and their events, which would be scored against each other."""
+    """Refuses observed rows with dims between the rows and their events.
+
+    Which would be scored against each other.
+    """
     if not torch.is_tensor(value):
         return
     extra = range(
@@ -91,9 +103,12 @@ class _ParamState:
 
 @contextmanager
 def local_parameters() -> Iterator[None]:
-    """Parameters of PyroModules stay in the modules inside the block; plain Pyro around it is as it was.
+    """Parameters of PyroModules stay in the modules inside the block.
 
-    Pyro reads a global setting, and modules made while it is off lack what they need while it is on.
+    Plain Pyro around it is as it was.
+
+    Pyro reads a global setting, and modules made while it is off lack what they need while it is
+    on.
     """
     if pyro.settings.get("module_local_params"):
         yield
@@ -114,17 +129,23 @@ def local_parameters() -> Iterator[None]:
 
 @contextmanager
 def private_store() -> Iterator[None]:
-    """Statements in a ``poutine.block``, which no handler sees, read the global store and write to a copy."""
+    """Statements in a ``poutine.block``, which no handler sees.
+
+    Read the global store and write to a copy.
+    """
     store = pyro.get_param_store()
     with store.scope(store.get_state()):
         yield
 
 
 class LocalParameters(Messenger):
-    """Answers ``pyro.param`` statements from a ``ParameterDict`` of unconstrained values; adopts what modules announce.
+    """Answers ``pyro.param`` statements from a ``ParameterDict`` of unconstrained values.
 
-    A statement starts from the value that the global parameter store has under its name, if any; the store is never
-    written. A parameter of a module that ``knows`` does not know yet is kept in the dictionary under its name.
+    Adopts what modules announce.
+
+    A statement starts from the value that the global parameter store has under its name, if any;
+    the store is never written. A parameter of a module that ``knows`` does not know yet is kept in
+    the dictionary under its name.
 
     Parameters
     ----------
@@ -211,7 +232,10 @@ class LocalParameters(Messenger):
 
 @contextmanager
 def localised(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[None]:
-    """Puts handlers of local parameters inside AutoGuides, which hide their runs of the model from outer ones."""
+    """Puts handlers of local parameters inside AutoGuides.
+
+    Which hide their runs of the model from outer ones.
+    """
     inside = guide.modules() if isinstance(guide, AutoGuide) else ()
     parts = [
         part for part in inside if isinstance(part, AutoGuide) and part._model
@@ -227,15 +251,21 @@ def localised(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[No
 
 
 def makes_parameters(guide: Any) -> bool:
-    """Whether a guide makes parameters of the shape of what it first runs on: AutoGuides and guides as messengers."""
+    """Whether a guide makes parameters of the shape of what it first runs on.
+
+    AutoGuides and guides as messengers.
+    """
     unwrapped = None if guide is None else poutine.unwrap(guide)
     return isinstance(unwrapped, AutoGuide | Messenger)
 
 
 def as_guide(guide: Callable[..., Any]) -> Callable[..., Any]:
-    """A guide as a program that draws latent sites only: one that is a messenger also runs its model, unseen here.
+    """A guide as a program that draws latent sites only.
 
-    Pyro's own objectives take both traces from such a guide; here the model is replayed on its draws like any other.
+    One that is a messenger also runs its model, unseen here.
+
+    Pyro's own objectives take both traces from such a guide; here the model is replayed on its
+    draws like any other.
     """
     if not isinstance(poutine.unwrap(guide), Messenger):
         return guide
@@ -249,7 +279,10 @@ _judging: ContextVar[bool] = ContextVar("judging", default=False)
 
 @contextmanager
 def evaluating() -> Iterator[None]:
-    """Runs of programs that are judged: on a stack of their own, with all rows of plates that would draw a few."""
+    """Runs of programs that are judged.
+
+    On a stack of their own, with all rows of plates that would draw a few.
+    """
     token = _judging.set(True)
     try:
         with isolated():
@@ -260,10 +293,12 @@ def evaluating() -> Iterator[None]:
 
 @contextmanager
 def completed_plates(given: frozenset[str], completed: set[str]) -> Iterator[None]:
-    """Under :func:`evaluating`, plates that draw a subset of rows hold all of them, but for those named ``given``.
+    """Under :func:`evaluating`, plates that draw a subset of rows hold all of them.
 
-    Those were given a batch as long as the subset; plates with a ``subsample`` hold the rows of the caller.
-    ``completed`` gets the names of plates that would have drawn a subset.
+    But for those named ``given``.
+
+    Those were given a batch as long as the subset; plates with a ``subsample`` hold the rows of the
+    caller. ``completed`` gets the names of plates that would have drawn a subset.
     """
     if not _judging.get():
         yield
@@ -281,7 +316,10 @@ def completed_plates(given: frozenset[str], completed: set[str]) -> Iterator[Non
 
 @contextmanager
 def rows_of(plate: str, total: int, index: torch.Tensor | None) -> Iterator[None]:
-    """The plate of that name stands for the rows ``index`` of ``total``: its indices and the parameters of rows."""
+    """The plate of that name stands for the rows ``index`` of ``total``.
+
+    Its indices and the parameters of rows.
+    """
 
     def numbered(name: str, size: Any, subsample_size: Any, subsample: Any) -> tuple[Any, Any, Any]:
         if name == plate and subsample is None and size in (total, len(index)):

@@ -23,8 +23,9 @@ class Score:
     particles : int
         Draws of the latents per row; 1 for an exact density.
     measure : str
-        ``"mass"`` when x is discrete, ``"density"`` when continuous, ``"bins"`` for densities turned into masses by a
-        declared quantisation. Masses and bins may be compared with each other, densities only with densities.
+        ``"mass"`` when x is discrete, ``"density"`` when continuous, ``"bins"`` for densities
+        turned into masses by a declared quantisation. Masses and bins may be compared with each
+        other, densities only with densities.
 
     >>> import torch
     >>> print(Score(torch.tensor([-92.9, -93.3]), "unbiased", particles=64))
@@ -44,7 +45,10 @@ class Score:
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean over rows; it contains the Monte Carlo noise of the rows' values."""
+        """Standard error of the mean over rows.
+
+        It contains the Monte Carlo noise of the rows' values.
+        """
         return (
             self.value.std().item() / math.sqrt(len(self.value))
             if len(self.value) > 1
@@ -52,11 +56,14 @@ class Score:
         )
 
     def in_bits_per_dim(self, dims: int, bin_width: float = 1.0) -> Score:
-        r"""The score in bits per dim, for data that was quantised to bins of ``bin_width`` in each of ``dims`` dims.
+        r"""The score in bits per dim.
+
+        For data that was quantised to bins of ``bin_width`` in each of ``dims`` dims.
 
         .. math:: -(\log p(x) + D \log \Delta) / (D \log 2)
 
-        ``bin_width`` is in the unit that the model saw: ``1/256`` for 8-bit pixels divided by 256, 1 for integers.
+        ``bin_width`` is in the unit that the model saw: ``1/256`` for 8-bit pixels divided by 256,
+        1 for integers.
         """
         if self.unit != "nats":
             raise ValueError(
@@ -68,7 +75,10 @@ class Score:
         )
 
     def difference(self, other: Score) -> tuple[float, float]:
-        """Mean and standard error of how much better this score is, row by row (positive: this one is better)."""
+        """Mean and standard error of how much better this score is, row by row.
+
+        Positive: this one is better.
+        """
         self._check_comparable(other)
         gain = (self.value - other.value) * (1 if self.unit == "nats" else -1)
         return gain.mean().item(), gain.std().item() / math.sqrt(len(gain)) if len(
@@ -76,7 +86,10 @@ class Score:
         ) > 1 else math.inf
 
     def __gt__(self, other: Score) -> bool:
-        """Whether this score is the better one; raises ``TypeError`` where the two kinds of numbers cannot tell."""
+        """Whether this score is the better one.
+
+        Raises ``TypeError`` where the two kinds of numbers cannot tell.
+        """
         gain, stderr = self.difference(other)
         if self.kind == other.kind == "exact":
             return gain > 0

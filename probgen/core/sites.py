@@ -46,7 +46,10 @@ def density_sites(trace: poutine.Trace) -> dict[str, Site]:
 
 
 def densities(sites: Sites) -> dict[str, Site]:
-    """The sample sites among the nodes of a run, plate indices left out, helper variables and factors included."""
+    """The sample sites among the nodes of a run, plate indices left out.
+
+    Helper variables and factors included.
+    """
     return {
         name: site
         for name, site in sites.items()
@@ -55,7 +58,10 @@ def densities(sites: Sites) -> dict[str, Site]:
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """The variables of a program: its sites with a density, without the helper variables of AutoGuides."""
+    """The variables of a program.
+
+    Its sites with a density, without the helper variables of AutoGuides.
+    """
     return {
         name: site
         for name, site in density_sites(trace).items()
@@ -74,7 +80,10 @@ def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
 
 
 def completed_sites(trace: poutine.Trace) -> list[Site]:
-    """The sites that ``obs_mask`` makes of observed and unobserved entries, under the name that was written."""
+    """The sites that ``obs_mask`` makes of observed and unobserved entries.
+
+    Under the name that was written.
+    """
     sites = sample_sites(trace)
     return [
         sites[name]
@@ -84,7 +93,10 @@ def completed_sites(trace: poutine.Trace) -> list[Site]:
 
 
 def is_deterministic(site: Site) -> bool:
-    """Whether a site follows from others: ``pyro.deterministic``, or what a reparameterization put in its place."""
+    """Whether a site follows from others.
+
+    ``pyro.deterministic``, or what a reparameterization put in its place.
+    """
     if site["infer"].get("_deterministic"):
         return True
     return site["is_observed"] and isinstance(unwrapped(site["fn"]), Delta)
@@ -100,7 +112,10 @@ def unwrapped(distribution: Any) -> Any:
 
 
 def holds_data(site: Site) -> bool:
-    """Whether a site is observed for the sake of data: neither deterministic nor ``pyro.factor``."""
+    """Whether a site is observed for the sake of data.
+
+    Neither deterministic nor ``pyro.factor``.
+    """
     return site["is_observed"] and not isinstance(site["fn"], Unit) and not is_deterministic(site)
 
 
@@ -110,7 +125,10 @@ def is_enumerated(site: Site) -> bool:
 
 
 def role(site: Site) -> str:
-    """What a site of a program is: observed, latent, enumerated, deterministic, factor or auxiliary."""
+    """What a site of a program is.
+
+    Observed, latent, enumerated, deterministic, factor or auxiliary.
+    """
     if isinstance(site["fn"], Unit):
         return "factor"
     if site["infer"].get("is_auxiliary"):
@@ -126,7 +144,10 @@ def in_plate(site: Site, plate: str) -> bool:
 
 
 def plates_of(trace: poutine.Trace) -> dict[str, Plate]:
-    """The plates around the sites of a trace, by name, outermost first, without that of the particles."""
+    """The plates around the sites of a trace, by name, outermost first.
+
+    Without that of the particles.
+    """
     frames = (
         frame
         for site in density_sites(trace).values()
@@ -160,7 +181,10 @@ def dim_of(site: Site, plate: str) -> int | None:
 
 
 def own_dims(site: Site) -> list[int]:
-    """The batch dims of a site of a plain run that are its own or a plate's: not those that stand in for no plate."""
+    """The batch dims of a site of a plain run that are its own or a plate's.
+
+    Not those that stand in for no plate.
+    """
     plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
     batch = site["fn"].batch_shape
     dims = zip(range(-len(batch), 0), batch, strict=True)
@@ -168,7 +192,10 @@ def own_dims(site: Site) -> list[int]:
 
 
 def shape_of(site: Site) -> torch.Size:
-    """Natural shape ``(*plate dims, *event)`` of a site of a plain run: no singleton dims between its plates."""
+    """Natural shape ``(*plate dims, *event)`` of a site of a plain run.
+
+    No singleton dims between its plates.
+    """
     if is_deterministic(site):
         return site["value"].shape
     batch = site["fn"].batch_shape

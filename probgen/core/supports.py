@@ -1,4 +1,7 @@
-"""Values outside of the support of what they are data of: looked for in all rows before anything is made of them."""
+"""Values outside of the support of what they are data of.
+
+Looked for in all rows before anything is made of them.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,12 @@ ENTRIES = 2**24  # values that are checked at once
 @infers
 @torch.no_grad()
 def check_support(gen: GenerativeModel, *batch: Any) -> None:
-    """Raises ``ValueError``, with row and value, where data are outside of the support of their site, or infinite.
+    """Raises ``ValueError``, with row and value.
 
-    NaN is a missing value, and passes. Supports are those that the distributions at observed sites state; the random
-    state stays as it was.
+    Where data are outside of the support of their site, or infinite.
+
+    NaN is a missing value, and passes. Supports are those that the distributions at observed sites
+    state; the random state stays as it was.
 
     Parameters
     ----------
@@ -104,7 +109,10 @@ def _of_entries(support: Constraint) -> Constraint:
 
 
 def _observed(gen: GenerativeModel, batch: tuple) -> dict[str, Site]:
-    """Observed sites of one run; none where the model does not run like that, which whoever runs it will say."""
+    """Observed sites of one run.
+
+    None where the model does not run like that, which whoever runs it will say.
+    """
     devices = range(torch.cuda.device_count())
     try:
         with torch.random.fork_rng(devices=devices), evaluating(), pyro.validation_enabled(False):

@@ -1,4 +1,7 @@
-"""Independent pieces of tensor work side by side, one core each, instead of every operation spread over all cores."""
+"""Independent pieces of tensor work side by side, one core each.
+
+Instead of every operation spread over all cores.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,13 @@ Result = TypeVar("Result")
 
 @contextmanager
 def one_core() -> Iterator[int]:
-    """Torch operations inside the block use one core each; gives the number of cores that they used before.
+    """Torch operations inside the block use one core each.
 
-    Spreading an operation over cores makes them wait for each other at its end, and spin for milliseconds after it.
-    Where operations are short and many, :func:`side_by_side` inside this block is several times faster.
+    Gives the number of cores that they used before.
+
+    Spreading an operation over cores makes them wait for each other at its end, and spin for
+    milliseconds after it. Where operations are short and many, :func:`side_by_side` inside this
+    block is several times faster.
 
     >>> before = torch.get_num_threads()
     >>> with one_core() as threads:
@@ -36,10 +42,12 @@ def one_core() -> Iterator[int]:
 
 
 def side_by_side(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
-    """``[function(piece) for piece in pieces]``, without gradients, each piece in a thread of its own.
+    """``[function(piece) for piece in pieces]``, without gradients.
 
-    To be used inside :func:`one_core`, with as many pieces as there are cores. The function must not run Pyro programs:
-    their stack is one for all threads.
+    Each piece in a thread of its own.
+
+    To be used inside :func:`one_core`, with as many pieces as there are cores. The function must
+    not run Pyro programs: their stack is one for all threads.
 
     >>> with one_core():
     ...     side_by_side(torch.sum, torch.arange(6.0).split(3))
@@ -53,7 +61,10 @@ def side_by_side(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads that stay: new ones would spend milliseconds on their first matrix product. A forked process has none."""
+    """Threads that stay: new ones would spend milliseconds on their first matrix product.
+
+    A forked process has none.
+    """
     return ThreadPoolExecutor(
         os.cpu_count(), "probgen", initializer=torch.set_num_threads, initargs=(1,)
     )

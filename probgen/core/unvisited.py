@@ -27,8 +27,8 @@ IMPOSSIBLE = -1e4  # nats: what numerical floors stand for
 def leaves_values_out(gen: GenerativeModel, batch: tuple, reading: Reading) -> bool:
     """Whether the model gives data a density at some value of a discrete latent that the guide never draws.
 
-    Each site takes such a value in turn, the others keep those of the reading. A guide may well leave out values that
-    the data exclude.
+    Each site takes such a value in turn, the others keep those of the reading. A guide may well
+    leave out values that the data exclude.
     """
     if not values_are_known():
         return False

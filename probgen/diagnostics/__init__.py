@@ -1,4 +1,7 @@
-"""Diagnostics of fitted models: ArviZ, leave-one-out, predictive checks, quality of the guide, the verdict."""
+"""Diagnostics of fitted models.
+
+ArviZ, leave-one-out, predictive checks, quality of the guide, the verdict.
+"""
 
 from probgen.diagnostics.checks import PredictiveCheck, predictive_check
 from probgen.diagnostics.convert import to_arviz

@@ -1,4 +1,7 @@
-"""The one place that knows which ArviZ is installed: labelled arrays in, its container of groups out."""
+"""The one place that knows which ArviZ is installed.
+
+Labelled arrays in, its container of groups out.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,13 @@ def container(
     coords: Mapping[str, Any] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """``InferenceData`` under ArviZ 0.x, ``xarray.DataTree`` under 1.x, with the same groups, dims and coords.
+    """``InferenceData`` under ArviZ 0.x, ``xarray.DataTree`` under 1.x, with the same groups.
 
-    Names that files or xarray do not allow are changed: "/" becomes ".", a dim called like a variable of its group
-    gets "_dim" after it. A variable that is renamed has its own name in its attribute ``site``.
+    Dims and coords.
+
+    Names that files or xarray do not allow are changed: "/" becomes ".", a dim called like a
+    variable of its group gets "_dim" after it. A variable that is renamed has its own name in its
+    attribute ``site``.
 
     Parameters
     ----------
@@ -85,7 +91,9 @@ def _dataset(
 
 
 def _unique(names: Iterable[str], taken: Iterable[str], suffix: str) -> dict[str, str]:
-    """Names without "/", each another one and none of those taken, by suffixes where that is needed.
+    """Names without "/", each another one and none of those taken.
+
+    By suffixes where that is needed.
 
     >>> _unique(["a/b", "a.b", "draw"], ["draw"], "_")
     {'a.b': 'a.b', 'draw': 'draw_', 'a/b': 'a.b_'}

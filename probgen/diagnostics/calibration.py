@@ -28,8 +28,9 @@ class Calibration:
     Attributes
     ----------
     ranks : dict of str to Tensor
-        ``(sims, *natural shape)`` for each continuous latent site, whole numbers from 0 to ``draws``: how many of the
-        posterior draws are smaller than the value that made the data. Uniform if the posteriors are right.
+        ``(sims, *natural shape)`` for each continuous latent site, whole numbers from 0 to
+        ``draws``: how many of the posterior draws are smaller than the value that made the data.
+        Uniform if the posteriors are right.
     draws : int
         Posterior draws in each simulation.
     """
@@ -50,7 +51,9 @@ class Calibration:
 
 
 def uniformity(ranks: Tensor, largest: int) -> Tensor:
-    """P-values of chi-square tests that ranks 0, ..., ``largest`` are uniform: ``(sims, *shape) -> shape``.
+    """P-values of chi-square tests that ranks 0, ..., ``largest`` are uniform.
+
+    ``(sims, *shape) -> shape``.
 
     There are as many bins of the same size as leave five simulations or more for each.
 
@@ -80,24 +83,29 @@ def simulation_based_calibration(
     sampler: Sampler | None = None,
     progress: bool = True,
 ) -> Calibration:
-    r"""Draws parameters and data from the model, then parameters from their posterior, and ranks the first among these.
+    r"""Draws parameters and data from the model, then parameters from their posterior.
+
+    And ranks the first among these.
 
     .. math:: \theta^* \sim p(\theta), \quad x \sim p(x \mid \theta^*), \quad \theta_1, \ldots, \theta_L \sim
-        p(\theta \mid x) \quad \Rightarrow \quad \#\{l : \theta_l < \theta^*\} \sim \mathrm{Uniform}\{0, \ldots, L\}
+        p(\theta \mid x) \quad \Rightarrow \quad \#\{l : \theta_l < \theta^*\} \sim
+        \mathrm{Uniform}\{0, \ldots, L\}
 
-    It finds errors of a sampler, a log density or a parametrisation too hard to sample; the density is compiled once
-    for all data sets.
+    It finds errors of a sampler, a log density or a parametrisation too hard to sample; the density
+    is compiled once for all data sets.
 
     Parameters
     ----------
     gen : GenerativeModel or callable
-        A family, a Program or a Pyro model with proper priors; no observed site may look at another one's data.
+        A family, a Program or a Pyro model with proper priors; no observed site may look at another
+        one's data.
     *batch : Tensor
         What the programs take; observations tell shapes only.
     sims : int
         Number of data sets.
     draws, thin, tune : int
-        L, the steps from one draw to the next (draws must be nearly independent), and the warm-up of each chain.
+        L, the steps from one draw to the next (draws must be nearly independent), and the warm-up
+        of each chain.
     seed : int, optional
         Makes everything reproducible; torch's generator is left alone either way.
     target_accept, dtype, sampler, progress
@@ -105,8 +113,8 @@ def simulation_based_calibration(
 
     References
     ----------
-    Talts, Betancourt, Simpson, Vehtari, Gelman (2018), Validating Bayesian inference algorithms with
-    simulation-based calibration, https://arxiv.org/abs/1804.06788
+    Talts, Betancourt, Simpson, Vehtari, Gelman (2018), Validating Bayesian inference algorithms
+    with simulation-based calibration, https://arxiv.org/abs/1804.06788
 
     >>> import pyro, pyro.distributions as dist
     >>> from probgen.infer.nuts import PyroNUTS

@@ -33,7 +33,10 @@ class PredictiveCheck:
 
     @property
     def p_value(self) -> Tensor:
-        """Share of replications above the data, ties counted half: near 0 or 1 the model misses this statistic."""
+        """Share of replications above the data, ties counted half.
+
+        Near 0 or 1 the model misses this statistic.
+        """
         above, equal = self.replicated > self.observed, self.replicated == self.observed
         return above.double().mean(0) + equal.double().mean(0) / 2
 
@@ -61,11 +64,13 @@ def predictive_check(
     *batch : Tensor
         What the programs take, observations included.
     statistic : callable
-        T, from data ``(rows, *event)`` to a tensor of any shape: one p-value for each of its entries.
+        T, from data ``(rows, *event)`` to a tensor of any shape: one p-value for each of its
+        entries.
     draws : int
         Number of replications.
     new_rows : bool
-        Whether the replications are of other rows from the population (latents from the model) instead of the same.
+        Whether the replications are of other rows from the population (latents from the model)
+        instead of the same.
     site : str, optional
         The observed site, where there are several.
     max_rows : int
@@ -78,8 +83,8 @@ def predictive_check(
 
     References
     ----------
-    Gelman, Meng, Stern (1996), Posterior predictive assessment of model fitness via realized discrepancies,
-    Statistica Sinica 6(4), https://www.jstor.org/stable/24306036
+    Gelman, Meng, Stern (1996), Posterior predictive assessment of model fitness via realized
+    discrepancies, Statistica Sinica 6(4), https://www.jstor.org/stable/24306036
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.module import Fixed

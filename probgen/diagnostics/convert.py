@@ -142,19 +142,24 @@ def to_arviz(
     max_rows: int = 2**15,
     max_numbers: int = 10**8,
 ) -> arviz.InferenceData | xarray.DataTree:
-    r"""Posterior, predictions, pointwise log-likelihood and data of a fitted model, for ArviZ's plots and statistics.
+    r"""Posterior, predictions, pointwise log-likelihood and data of a fitted model.
 
-    Without ``chains`` the posterior is one chain of draws from the guide, and ``sample_stats`` holds for each of them
+    For ArviZ's plots and statistics.
+
+    Without ``chains`` the posterior is one chain of draws from the guide, and ``sample_stats``
+    holds for each of them
 
     .. math:: \mathtt{log\_p} = \log p(\theta) + \sum_b \log p(x_b \mid \theta), \qquad
               \mathtt{log\_q} = \log q(\theta),
 
-    which :func:`loo` (or ``arviz.loo_approximate_posterior`` of ArviZ 1.x) needs to correct for the guide. The
-    log-likelihood of a row is that given the globals: enumerated sites are summed out, local latents integrated out
-    by importance sampling. It has a variable for each observed site, and where there are several the joint one beside
-    them, ``"joint"``. Where rows have no density of their own, log p and log q are those of the whole draw.
+    which :func:`loo` (or ``arviz.loo_approximate_posterior`` of ArviZ 1.x) needs to correct for the
+    guide. The log-likelihood of a row is that given the globals: enumerated sites are summed out,
+    local latents integrated out by importance sampling. It has a variable for each observed site,
+    and where there are several the joint one beside them, ``"joint"``. Where rows have no density
+    of their own, log p and log q are those of the whole draw.
 
-    Of a point estimate there are no log p and log q; the attribute ``point_estimate`` of all groups names its sites.
+    Of a point estimate there are no log p and log q; the attribute ``point_estimate`` of all groups
+    names its sites.
 
     Parameters
     ----------
@@ -164,16 +169,19 @@ def to_arviz(
         What the programs take, observations included.
     draws : int
         Draws from guide and prior.
-    chains : Chains, mapping of str to Tensor or array, pyro.infer.MCMC, Importance or CSIS, optional
-        What :func:`mcmc` returned for this model and batch, or draws from elsewhere, ``(draw, *shape)`` or ``(chain,
-        draw, *shape)``; they take the place of the guide's. Warm-up steps that were kept are groups of their own.
+    chains : Chains, mapping of str to Tensor or array, pyro.infer.MCMC, Importance or CSIS,
+    optional
+        What :func:`mcmc` returned for this model and batch, or draws from elsewhere, ``(draw,
+        *shape)`` or ``(chain, draw, *shape)``; they take the place of the guide's. Warm-up steps
+        that were kept are groups of their own.
     coords : mapping of str to sequence, optional
         Labels of dims; a plate's name is the name of its dim.
     dims : mapping of str to sequence of str, optional
         Names of the rightmost dims of sites, for instance ``{"beta": ["feature"]}``.
     groups : collection of str, optional
-        What to compute; leave out what is not needed or too large. Default: all that the model has; a warning says why
-        a group is not among them (rows without a density of their own, a distribution without a sampler, ...).
+        What to compute; leave out what is not needed or too large. Default: all that the model has;
+        a warning says why a group is not among them (rows without a density of their own, a
+        distribution without a sampler, ...).
     particles : int
         Draws of the local latents for each log-likelihood, where there are globals too.
     max_rows : int
@@ -189,13 +197,13 @@ def to_arviz(
     Raises
     ------
     ValueError
-        For unknown groups, dims of unknown sites, labels of the wrong length, a group of more than ``max_numbers``, or
-        a group that was asked for by name and is not defined.
+        For unknown groups, dims of unknown sites, labels of the wrong length, a group of more than
+        ``max_numbers``, or a group that was asked for by name and is not defined.
 
     References
     ----------
-    Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large data,
-    https://proceedings.mlr.press/v97/magnusson19a.html
+    Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large
+    data, https://proceedings.mlr.press/v97/magnusson19a.html
 
     >>> import pyro, torch, pyro.distributions as dist
     >>> from probgen.core.program import Program
@@ -231,7 +239,10 @@ def to_arviz(
 def _computed(
     found: Groups, wanted: Collection[str], strict: bool
 ) -> dict[str, dict[str, Labelled]]:
-    """The groups that are defined, and a word about the others; the error of one that was asked for by name."""
+    """The groups that are defined, and a word about the others.
+
+    The error of one that was asked for by name.
+    """
     computed, reasons = {}, {}
     for name, compute in GROUPS.items():
         try:

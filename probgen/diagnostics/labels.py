@@ -1,4 +1,7 @@
-"""Names for the dims of sites: plates keep their own, events take the user's or ArviZ's default; names of arguments."""
+"""Names for the dims of sites.
+
+Plates keep their own, events take the user's or ArviZ's default; names of arguments.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ def dims_of(
 
 
 def _dims(site: Site, names: tuple[str, ...], sizes: dict[str, int]) -> tuple[str, ...]:
-    """A plate gives its name to its dims of one size alone: one of another size, in a loop, is a dim of its site."""
+    """A plate gives its name to its dims of one size alone.
+
+    One of another size, in a loop, is a dim of its site.
+    """
     name, shape = site["name"], shape_of(site)
     found = _plates_in_front(site) if is_deterministic(site) else _plates(site)
     plates = {
@@ -71,7 +77,10 @@ def _plates(site: Site) -> dict[int, str]:
 
 
 def _plates_in_front(site: Site) -> dict[int, str]:
-    """The same for a deterministic site, which does not tell batch from event: plates in front where sizes agree."""
+    """The same for a deterministic site, which does not tell batch from event.
+
+    Plates in front where sizes agree.
+    """
     frames = sorted(
         (frame for frame in site["cond_indep_stack"] if frame.vectorized),
         key=lambda frame: frame.dim,
@@ -135,7 +144,9 @@ def _same(value: Any, seen: Any) -> bool:
 
 
 def argument_names(gen: GenerativeModel, count: int) -> list[str]:
-    """Names of the first ``count`` positional arguments of a program; numbered where it takes ``*args``.
+    """Names of the first ``count`` positional arguments of a program.
+
+    Numbered where it takes ``*args``.
 
     >>> argument_names(Program(lambda covariates, *rest: None), 3)
     ['covariates', 'argument_1', 'argument_2']
@@ -145,7 +156,10 @@ def argument_names(gen: GenerativeModel, count: int) -> list[str]:
 
 
 def _positional(program: Callable[..., Any]) -> list[str]:
-    """Names of positional arguments, seen through handlers, modules and what already has some of its arguments."""
+    """Names of positional arguments, seen through handlers.
+
+    Modules and what already has some of its arguments.
+    """
     if isinstance(program, nn.Module):
         return _positional(program.forward)
     if isinstance(program, partial):

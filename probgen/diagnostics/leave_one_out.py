@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     import xarray
 
 
-NEEDED = "expected the groups log_likelihood and sample_stats (they tell a guide's draws from a sampler's), got data without"
+NEEDED = (
+    "expected the groups log_likelihood and sample_stats "
+    "(they tell a guide's draws from a sampler's), got data without"
+)
 MANY = 0.1  # share of rows with a large k-hat above which the sum is in doubt
 
 
@@ -69,34 +72,37 @@ class Loo:
 
 
 def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None) -> Loo:
-    r"""Leave-one-out cross-validation that corrects for the guide, by Pareto smoothed importance sampling.
+    r"""Leave-one-out cross-validation that corrects for the guide.
+
+    By Pareto smoothed importance sampling.
 
     .. math:: \log p(x_b \mid x_{-b}) \approx \log \sum_s \bar w_{sb}\, p(x_b \mid \theta_s), \qquad
               w_{sb} = \frac{p(x, \theta_s)}{q(\theta_s)\, p(x_b \mid \theta_s)}
 
-    Draws of MCMC come from the posterior itself and need no correction: :math:`w_{sb} = 1 / p(x_b \mid \theta_s)`, as
-    in ``arviz.loo`` (Vehtari, Gelman, Gabry 2017). For a guide, ArviZ 1.x has ``arviz.loo_approximate_posterior(data,
-    data.sample_stats.log_p, data.sample_stats.log_q)``; ArviZ 0.x has no such function.
+    Draws of MCMC come from the posterior itself and need no correction: :math:`w_{sb} = 1 / p(x_b
+    \mid \theta_s)`, as in ``arviz.loo`` (Vehtari, Gelman, Gabry 2017). For a guide, ArviZ 1.x has
+    ``arviz.loo_approximate_posterior(data, data.sample_stats.log_p, data.sample_stats.log_q)``;
+    ArviZ 0.x has no such function.
 
     Parameters
     ----------
     data : InferenceData or DataTree
-        What :func:`to_arviz` returned, with groups ``log_likelihood`` and ``sample_stats``: the statistics tell whether
-        the draws are a guide's or a sampler's.
+        What :func:`to_arviz` returned, with groups ``log_likelihood`` and ``sample_stats``: the
+        statistics tell whether the draws are a guide's or a sampler's.
     var_name : str, optional
-        Which log-likelihood: that of one observed site, for instance. Default: the only one, or the joint one of all
-        observed sites.
+        Which log-likelihood: that of one observed site, for instance. Default: the only one, or the
+        joint one of all observed sites.
 
     Raises
     ------
     ValueError
-        If one of the groups is missing, the draws are a point estimate, or there are several log-likelihoods and no
-        joint one.
+        If one of the groups is missing, the draws are a point estimate, or there are several
+        log-likelihoods and no joint one.
 
     References
     ----------
-    Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large data,
-    https://proceedings.mlr.press/v97/magnusson19a.html
+    Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large
+    data, https://proceedings.mlr.press/v97/magnusson19a.html
     """
     if "log_likelihood" not in data:
         raise ValueError(f"{NEEDED}; ask to_arviz for both")
@@ -120,7 +126,10 @@ def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None
 
 
 def _rows(variables: Mapping[str, Any], name: str | None) -> Tensor:
-    """One log-likelihood, ``(draws, rows)``; the joint one has the longest of the names "joint", "joint_", ..."""
+    """One log-likelihood, ``(draws, rows)``.
+
+    The joint one has the longest of the names "joint", "joint_", ...
+    """
     names = list(variables)
     joint = sorted((n for n in names if n.rstrip("_") == "joint"), key=len)
     chosen = name or (names[0] if len(names) == 1 else joint[-1] if joint else None)
@@ -132,7 +141,10 @@ def _rows(variables: Mapping[str, Any], name: str | None) -> Tensor:
 
 
 def _correction(stats: Any, rows: Tensor) -> Tensor:
-    """log p - log q of every draw ``(S, 1)``: zero for those of a sampler, whose statistics have no log_q."""
+    """log p - log q of every draw ``(S, 1)``.
+
+    Zero for those of a sampler, whose statistics have no log_q.
+    """
     if "log_q" not in stats:
         return rows.new_zeros(len(rows), 1)
     log_p, log_q = (

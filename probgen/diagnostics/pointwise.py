@@ -1,4 +1,7 @@
-"""Log-likelihoods of rows given draws of what all rows share: one for each observed site, and one for all together."""
+"""Log-likelihoods of rows given draws of what all rows share.
+
+One for each observed site, and one for all together.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +50,15 @@ SEPARATE = (
 def log_likelihoods(
     gen: GenerativeModel, batch: tuple, given: Mapping[str, Tensor], particles: int, max_rows: int
 ) -> Draws:
-    r"""Log-likelihood of every row given draws of the globals, marginal over local latents: ``(draws, rows)`` each.
+    r"""Log-likelihood of every row given draws of the globals, marginal over local latents.
+
+    ``(draws, rows)`` each.
 
     .. math:: \log \tfrac1M \sum_m \frac{p(x_b, z_m \mid \theta)}{q(z_m)}, \qquad z_m \sim q
 
-    Enumerated sites are summed out exactly. q is the guide where it has a density for each row, else the prior
-    :math:`p(z \mid \theta)`; without local latents the value is exact. Programs that are not vectorised are recorded
-    once and run for many draws together, where that is repaid.
+    Enumerated sites are summed out exactly. q is the guide where it has a density for each row,
+    else the prior :math:`p(z \mid \theta)`; without local latents the value is exact. Programs that
+    are not vectorised are recorded once and run for many draws together, where that is repaid.
 
     Returns
     -------
@@ -63,7 +68,8 @@ def log_likelihoods(
     Raises
     ------
     ValueError
-        If ``given`` lacks a global site, rows have no density of their own, or one known up to its constant only.
+        If ``given`` lacks a global site, rows have no density of their own, or one known up to its
+        constant only.
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.program import Program
@@ -119,11 +125,14 @@ def log_likelihoods(
 
 
 def variables_of(model: poutine.Trace, plate: str) -> Variables:
-    """Names of log-likelihoods, each with the observed sites that it is of: ``None`` for all of them together.
+    """Names of log-likelihoods, each with the observed sites that it is of.
 
-    One for each observed site inside the plate of the rows, and where there are several the joint one, ``"joint"``
-    (with underscores after it where a site is called that). The joint one alone for a plate that is a loop, where each
-    row has sites of its own, and for the many steps of a series.
+    ``None`` for all of them together.
+
+    One for each observed site inside the plate of the rows, and where there are several the joint
+    one, ``"joint"`` (with underscores after it where a site is called that). The joint one alone
+    for a plate that is a loop, where each row has sites of its own, and for the many steps of a
+    series.
     """
     inside = {name: site for name, site in observed_sites(model).items() if in_plate(site, plate)}
     if not inside:
@@ -181,13 +190,19 @@ def _checked(pair: Reading, plate: str) -> str:
 
 
 def _averaged(runs: list[Tensor], repeats: int, kind: str) -> Tensor:
-    """Log weights of some runs, ``(draws * repeats, rows)`` each, over all draws of the local latents."""
+    """Log weights of some runs, ``(draws * repeats, rows)`` each.
+
+    Over all draws of the local latents.
+    """
     weights = torch.stack([rows.unflatten(0, (-1, repeats)) for rows in runs], 1).flatten(1, 2)
     return average(weights.movedim(1, 0), kind)
 
 
 def _proposal(gen: GenerativeModel, batch: tuple, local: list[str]) -> Proposal:
-    """What draws the local latents given the globals: the guide where it has a density for each row, else the prior."""
+    """What draws the local latents given the globals.
+
+    The guide where it has a density for each row, else the prior.
+    """
     if not local:
         return lambda values: lambda *batch: None
     if _draws_rows(gen, batch, local):
@@ -209,7 +224,10 @@ def _draws_rows(gen: GenerativeModel, batch: tuple, local: list[str]) -> bool:
 
 
 def _full(sites: Mapping[str, Site], given: Mapping[str, Tensor], gen: GenerativeModel) -> Draws:
-    """Given values as the program draws them: singleton dims between the draws and the dims of their plates."""
+    """Given values as the program draws them.
+
+    Singleton dims between the draws and the dims of their plates.
+    """
     if missing := sorted(set(sites) - set(given)):
         raise ValueError(
             f"expected draws of every global site, got none of {', '.join(missing)}; give them in chains=, or a guide"

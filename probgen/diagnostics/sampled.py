@@ -1,4 +1,7 @@
-"""Posterior draws of a guide or of MCMC with their pointwise log-likelihoods, and why some numbers are not there."""
+"""Posterior draws of a guide or of MCMC with their pointwise log-likelihoods.
+
+And why some numbers are not there.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,10 @@ def from_guide(
     max_rows: int,
     wanted: Collection[str],
 ) -> Sampled:
-    """One chain of draws from the guide, with those of log-likelihoods and log densities of the globals wanted."""
+    """One chain of draws from the guide.
+
+    With those of log-likelihoods and log densities of the globals wanted.
+    """
     if not draws_latents(gen, *batch):
         return _without_latents(gen, batch, draws, max_rows, wanted)
     found = Sampled({})
@@ -152,7 +158,10 @@ def _without_latents(
 def _with_densities(
     gen: GenerativeModel, batch: tuple, draws: int, max_rows: int, found: Sampled
 ) -> GuideDraws | None:
-    """Draws with their log densities; ``None``, and why, where the pair has none: its draws are there all the same."""
+    """Draws with their log densities; ``None``, and why, where the pair has none.
+
+    Its draws are there all the same.
+    """
     try:
         return guide_draws(gen, *batch, draws=draws, max_rows=max_rows)
     except UNDEFINED as error:
@@ -168,7 +177,10 @@ def _rows(
     particles: int,
     max_rows: int,
 ) -> Draws:
-    """Log-likelihoods ``(draws or 1, rows)``; those that came with the draws are not computed again."""
+    """Log-likelihoods ``(draws or 1, rows)``.
+
+    Those that came with the draws are not computed again.
+    """
     if drawn is None or drawn.rows is None:
         return log_likelihoods(gen, batch, values, particles, max_rows)
     names = list(variables_of(model_trace(gen, batch), gen.plate))
@@ -183,7 +195,10 @@ def _rows(
 
 
 def _log_densities(gen: GenerativeModel, batch: tuple, drawn: GuideDraws, rows: Draws) -> Draws:
-    """log p and log q of the draws, local latents integrated out where rows have densities of their own."""
+    """log p and log q of the draws.
+
+    Local latents integrated out where rows have densities of their own.
+    """
     if drawn.points:
         return {}
     _check_normalised(model_trace(gen, batch))
@@ -200,7 +215,10 @@ def _integrated(drawn: GuideDraws) -> bool:
 
 
 def _check_normalised(model: poutine.Trace) -> None:
-    """Refuses densities whose constant may depend on what is inferred; that of a factor does not."""
+    """Refuses densities whose constant may depend on what is inferred.
+
+    That of a factor does not.
+    """
     for name, site in density_sites(model).items():
         if not isinstance(site["fn"], Unit) and density(site["fn"]) in ("unnormalised", "implicit"):
             raise ValueError(

@@ -1,4 +1,7 @@
-"""Laws of networks that predict any variable from any others: training over all orders, completion of any pattern."""
+"""Laws of networks that predict any variable from any others.
+
+Training over all orders, completion of any pattern.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,14 @@ class AllOrders(dist.TorchDistribution):
     .. math:: \log \hat p(x) = \frac{D}{D - t} \sum_{d \notin o_{\le t}} \log p(x_d \mid x_{o_1}, \dots, x_{o_t}),
               \qquad t \sim \text{uniform}\{0, \dots, D - 1\}
 
-    In expectation the mean of :math:`\log p_o(x)` over the orders, hence a lower *bound* of the log-density of the
-    mixture.
+    In expectation the mean of :math:`\log p_o(x)` over the orders, hence a lower *bound* of the
+    log-density of the mixture.
 
     Parameters
     ----------
     given : callable
-        ``(x, seen) -> law``: every variable given those that are seen, ``(*lead, D), (*lead, D) -> (*lead, D)``.
+        ``(x, seen) -> law``: every variable given those that are seen, ``(*lead, D), (*lead, D) ->
+        (*lead, D)``.
     dims : int
         Number D of variables.
     batch_shape : tuple of int
@@ -40,7 +44,8 @@ class AllOrders(dist.TorchDistribution):
 
     References
     ----------
-    Uria, Murray, Larochelle (2014), A deep and tractable density estimator, https://arxiv.org/abs/1310.1757
+    Uria, Murray, Larochelle (2014), A deep and tractable density estimator,
+    https://arxiv.org/abs/1310.1757
 
     >>> law = AllOrders(lambda x, seen: dist.Bernoulli(torch.full_like(x, 0.5)), 3)
     >>> law.log_prob(torch.ones(3)).exp()
@@ -82,13 +87,15 @@ class AllOrders(dist.TorchDistribution):
 
 
 class ObservedFirst(dist.TorchDistribution):
-    r"""Complete events whose missing entries are drawn one after the other, given all observed ones.
+    r"""Complete events whose missing entries are drawn one after the other.
+
+    Given all observed ones.
 
     .. math:: p(x_m) = \prod_{t} p(x_{m_t} \mid x_o, x_{m_1}, \dots, x_{m_{t-1}})
 
-    The exact conditional of the joint law :math:`p_{o, m}` whose order lists the observed entries of the row first.
-    Rows with other patterns of missing entries belong to other orders, whose joint laws agree as far as training has
-    made them agree.
+    The exact conditional of the joint law :math:`p_{o, m}` whose order lists the observed entries
+    of the row first. Rows with other patterns of missing entries belong to other orders, whose
+    joint laws agree as far as training has made them agree.
 
     Parameters
     ----------
@@ -97,7 +104,8 @@ class ObservedFirst(dist.TorchDistribution):
     x : Tensor
         ``(*batch, D)``, NaN = missing.
     order : Tensor
-        ``(D,)`` or ``(*batch, D)``: the order in which missing entries are drawn; observed ones are left out of it.
+        ``(D,)`` or ``(*batch, D)``: the order in which missing entries are drawn; observed ones are
+        left out of it.
 
     >>> mean = lambda x, seen: dist.Normal((x.nan_to_num() * seen).sum(-1, keepdim=True).expand_as(x), 1e-3)
     >>> ObservedFirst(mean, torch.tensor([torch.nan, 2.0]), torch.tensor([0, 1])).sample().round()

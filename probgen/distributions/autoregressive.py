@@ -24,21 +24,23 @@ class Autoregressive(dist.TorchDistribution):
 
     .. math:: \log p(x) = \sum_{t=1}^{T} \log p(x_{o_t} \mid x_{o_1}, \dots, x_{o_{t-1}})
 
-    Two callables say the same conditionals in two ways: ``laws`` gives all of them at once for a complete event
-    (training and scoring, one parallel pass), ``steps`` one after the other while the event comes into being (sampling,
-    with running activations, so that a draw costs about one pass instead of T).
+    Two callables say the same conditionals in two ways: ``laws`` gives all of them at once for a
+    complete event (training and scoring, one parallel pass), ``steps`` one after the other while
+    the event comes into being (sampling, with running activations, so that a draw costs about one
+    pass instead of T).
 
-    Entries that are missing (NaN) and last in the order are integrated out exactly: their terms are left out. Thus
-    sequences of different lengths are padded by NaN.
+    Entries that are missing (NaN) and last in the order are integrated out exactly: their terms are
+    left out. Thus sequences of different lengths are padded by NaN.
 
     Parameters
     ----------
     laws : callable
-        ``x -> law``: x is complete, ``(*lead, *event)``; the law of the entries has ``batch_shape == (*lead,
-        *positions)`` and events ``(*entry)``, and entry t of it depends on earlier entries of x alone.
+        ``x -> law``: x is complete, ``(*lead, *event)``; the law of the entries has ``batch_shape
+        == (*lead, *positions)`` and events ``(*entry)``, and entry t of it depends on earlier
+        entries of x alone.
     steps : callable
-        ``lead -> generator`` that yields the law of each entry in turn, ``batch_shape == lead`` and events
-        ``(*entry)``, and is sent the entry's value ``(*lead, *entry)``.
+        ``lead -> generator`` that yields the law of each entry in turn, ``batch_shape == lead`` and
+        events ``(*entry)``, and is sent the entry's value ``(*lead, *entry)``.
     event_shape : tuple of int
         ``(*positions, *entry)``.
     batch_shape : tuple of int
@@ -46,13 +48,15 @@ class Autoregressive(dist.TorchDistribution):
     entry_ndim : int
         Number of dims of one entry: 0 for single variables, 1 for vectors.
     order : Tensor, optional
-        ``(T,)`` position, counted along flattened positions, of the entry that comes t-th; default 0, ..., T - 1.
+        ``(T,)`` position, counted along flattened positions, of the entry that comes t-th; default
+        0, ..., T - 1.
 
     Raises
     ------
     ValueError
-        From ``log_prob``: if x does not have ``event_shape``, if an entry is missing before one that is observed, or if
-        a part of an entry is missing, or if the laws of the entries are not exact.
+        From ``log_prob``: if x does not have ``event_shape``, if an entry is missing before one
+        that is observed, or if a part of an entry is missing, or if the laws of the entries are not
+        exact.
 
     References
     ----------
@@ -100,7 +104,9 @@ class Autoregressive(dist.TorchDistribution):
         return self.terms(x).sum(-1)
 
     def terms(self, x: Tensor) -> Tensor:
-        """Log-probability of every entry given those before it, in the order: ``(*lead, *event) -> (*lead, T)``.
+        """Log-probability of every entry given those before it, in the order.
+
+        ``(*lead, *event) -> (*lead, T)``.
 
         Zero for missing entries, which must come last.
         """
@@ -130,7 +136,9 @@ class Autoregressive(dist.TorchDistribution):
     def generate(
         self, shape: torch.Size, choose: Callable[[int, dist.TorchDistribution], Tensor]
     ) -> Tensor:
-        """An event made entry by entry: ``choose(t, law)`` gives the t-th of them; ``law`` is its law given the others.
+        """An event made entry by entry.
+
+        ``choose(t, law)`` gives the t-th of them; ``law`` is its law given the others.
 
         Parameters
         ----------
@@ -153,7 +161,10 @@ class Autoregressive(dist.TorchDistribution):
 
     @torch.no_grad()
     def naive_sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        """Draws without ``steps``: T passes of ``laws``, each for one more entry. The same law as :meth:`sample`."""
+        """Draws without ``steps``: T passes of ``laws``, each for one more entry.
+
+        The same law as :meth:`sample`.
+        """
         shape = self.shape(torch.Size(sample_shape))
         first = next(self.steps(torch.Size(shape[: len(shape) - len(self.event_shape)])))
         x = first.sample().new_zeros(shape)  # of the dtype and on the device that draws have
@@ -164,12 +175,18 @@ class Autoregressive(dist.TorchDistribution):
         return x
 
     def at(self, position: int, device: torch.device | None = None) -> Tensor:
-        """Which values of an event belong to the entry at a flat position: bool, ``(*positions, 1, ...)``."""
+        """Which values of an event belong to the entry at a flat position.
+
+        Bool, ``(*positions, 1, ...)``.
+        """
         here = torch.arange(self.positions.numel(), device=device) == position
         return here.reshape(self.positions + (1,) * self.entry_ndim)
 
     def entries(self, x: Tensor) -> Tensor:
-        """Entries in the order in which they are drawn: ``(*lead, *event) -> (T, *lead, *entry)``."""
+        """Entries in the order in which they are drawn.
+
+        ``(*lead, *event) -> (T, *lead, *entry)``.
+        """
         last = x.ndim - self.entry_ndim
         flat = x.flatten(last - len(self.positions), last - 1).movedim(
             last - len(self.positions), 0
@@ -182,7 +199,10 @@ class Autoregressive(dist.TorchDistribution):
         return new
 
     def in_order(self, values: Tensor) -> Tensor:
-        """One value for every position, in the order in which they are drawn: ``(*lead, *positions) -> (*lead, T)``."""
+        """One value for every position, in the order in which they are drawn.
+
+        ``(*lead, *positions) -> (*lead, T)``.
+        """
         flat = values.flatten(values.ndim - len(self.positions))
         return flat if self.order is None else flat.index_select(-1, self.order)
 
@@ -195,7 +215,10 @@ def _send(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:
 
 
 def _require(right: Tensor, terms: Tensor, text: str) -> Tensor:
-    """The terms, or an error; NaN where values cannot be read, in a graph that is being recorded."""
+    """The terms, or an error.
+
+    NaN where values cannot be read, in a graph that is being recorded.
+    """
     if not values_are_known():
         return torch.where(right, terms, torch.nan)
     if not right.all():
@@ -213,12 +236,14 @@ _IN_PART = (
 
 
 class Completion(dist.TorchDistribution):
-    r"""A law of complete events whose missing entries are drawn in the order, the observed ones standing as they are.
+    r"""A law of complete events whose missing entries are drawn in the order.
+
+    The observed ones standing as they are.
 
     .. math:: p(x_m) = \prod_{t \in m} p(x_{o_t} \mid x_{o_1}, \dots, x_{o_{t-1}})
 
-    The law of the missing entries given *all* observed ones where these come first in the order; in general, given
-    those that come earlier only.
+    The law of the missing entries given *all* observed ones where these come first in the order; in
+    general, given those that come earlier only.
 
     Parameters
     ----------
@@ -271,7 +296,10 @@ def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Clamped:
 
 
 def whole(mask: Tensor, entry_ndim: int) -> Tensor:
-    """Which entries are observed: ``(*lead, *positions, *entry) -> (*lead, *positions)``; raises if one is in part."""
+    """Which entries are observed.
+
+    ``(*lead, *positions, *entry) -> (*lead, *positions)``; raises if one is in part.
+    """
     values = mask.reshape(*mask.shape[: mask.ndim - entry_ndim], -1)
     if (values.any(-1) != values.all(-1)).any():
         raise ValueError(_IN_PART)

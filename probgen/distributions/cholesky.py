@@ -1,4 +1,7 @@
-"""Cholesky factors of covariance matrices: unconstrained parameters, and a refusal of singular matrices."""
+"""Cholesky factors of covariance matrices.
+
+Unconstrained parameters, and a refusal of singular matrices.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ def strictly_lower(matrices: int, dims: int) -> nn.Parameter:
 
 
 def tril_of(log_scale: Tensor, lower: Tensor) -> Tensor:
-    """Cholesky factors diag(s) (I + A), A strictly lower: entries of A have no unit, whatever the unit of x.
+    """Cholesky factors diag(s) (I + A), A strictly lower.
+
+    Entries of A have no unit, whatever the unit of x.
 
     >>> tril_of(torch.tensor([[0.0, 2.0]]).log1p(), torch.tensor([[0.5]]))
     tensor([[[1.0000, 0.0000],
@@ -51,9 +56,11 @@ class Limits:
     added : float
         Added to every variance, to keep it from being too small.
     noise : Tensor
-        Rounding in the variances given: where one is smaller, the noise is added, and a next step will see clearer.
+        Rounding in the variances given: where one is smaller, the noise is added, and a next step
+        will see clearer.
     least : Tensor
-        Variance that the data's own rounding has: anything smaller is refused, unless ``added`` is positive.
+        Variance that the data's own rounding has: anything smaller is refused, unless ``added`` is
+        positive.
     """
 
     added: float
@@ -68,8 +75,8 @@ class Limits:
 def resolution(means: Tensor, scatter: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Variance of the rounding of the data, ``(K, D)``, from moments of components of any form.
 
-    A component that is narrower has closed in on rows that are equal (exact zeros, say), and its likelihood on
-    infinity, wherever among the other rows it lies.
+    A component that is narrower has closed in on rows that are equal (exact zeros, say), and its
+    likelihood on infinity, wherever among the other rows it lies.
     """
     shares, within = rows / rows.sum(), scatter.sum(0) / rows.sum()
     within = within.diagonal() if within.ndim == 2 else within
@@ -78,11 +85,13 @@ def resolution(means: Tensor, scatter: Tensor, rows: Tensor, dtype: torch.dtype)
 
 
 def set_factor(log_scale: Tensor, lower: Tensor, covariance: Tensor, limits: Limits) -> None:
-    r"""Sets the parameters of a Cholesky factor, in place, to the maximum likelihood given the covariance of the rows.
+    r"""Sets the parameters of a Cholesky factor, in place.
 
-    Those that do not train keep their values, and the others take the maximum given them. With :math:`U = I + A` and
-    :math:`\Sigma = S U U^\top S`, the best A given S is the unit factor of :math:`S^{-1} C S^{-1}`; the best S given A
-    comes by coordinates, each in closed form.
+    To the maximum likelihood given the covariance of the rows.
+
+    Those that do not train keep their values, and the others take the maximum given them. With
+    :math:`U = I + A` and :math:`\Sigma = S U U^\top S`, the best A given S is the unit factor of
+    :math:`S^{-1} C S^{-1}`; the best S given A comes by coordinates, each in closed form.
     """
     if log_scale.requires_grad and lower.requires_grad:
         for parameter, value in zip(
@@ -110,7 +119,10 @@ def set_factor(log_scale: Tensor, lower: Tensor, covariance: Tensor, limits: Lim
 
 
 def _scales(products: Tensor, log_scale: Tensor) -> Tensor:
-    r"""The maximum of :math:`\sum_i \log u_i - \frac12 u^\top Q u`, a concave function, as :math:`-\log u`."""
+    r"""The maximum of :math:`\sum_i \log u_i - \frac12 u^\top Q u`, a concave function.
+
+    As :math:`-\log u`.
+    """
     u = (-log_scale).exp()
     for _ in range(_SWEEPS):
         before = u.clone()
@@ -124,14 +136,20 @@ def _scales(products: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def half_trace_of_inverse(scale_tril: Tensor) -> Tensor:
-    """Half the trace of the inverse of covariance matrices with these factors: ``(K, D, D) -> (K,)``, float64."""
+    """Half the trace of the inverse of covariance matrices with these factors.
+
+    ``(K, D, D) -> (K,)``, float64.
+    """
     return 0.5 * torch.cholesky_inverse(scale_tril.detach().double()).diagonal(
         dim1=-2, dim2=-1
     ).sum(-1)
 
 
 def cholesky(covariance: Tensor, limits: Limits) -> Tensor:
-    """Cholesky factors whose squared pivots, the variances that other variables leave unexplained, keep the limits."""
+    """Cholesky factors whose squared pivots, the variances that other variables leave unexplained.
+
+    Keep the limits.
+    """
     covariance = 0.5 * (covariance + covariance.mT) + torch.diag_embed(
         limits.added * torch.ones_like(limits.noise)
     )

@@ -45,7 +45,8 @@ class CodeLaw(dist.TorchDistribution):
     Raises
     ------
     ValueError
-        From ``log_prob``, if the rightmost dim is not the length of a code, or entries are missing (NaN).
+        From ``log_prob``, if the rightmost dim is not the length of a code, or entries are missing
+        (NaN).
 
     >>> law = CodeLaw([torch.zeros(4)], torch.zeros(1), torch.ones(1))
     >>> law.log_prob(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]))  # -log 4 - log(2 pi) / 2

@@ -1,4 +1,7 @@
-"""The law of complete events given some of their entries, for laws that sum missing entries out and draw them."""
+"""The law of complete events given some of their entries.
+
+For laws that sum missing entries out and draw them.
+"""
 
 from __future__ import annotations
 

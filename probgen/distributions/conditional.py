@@ -25,20 +25,22 @@ def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.
 
     .. math:: p(x \mid x_o = \text{given}) = \delta(x_o - \text{given})\; p(x_m \mid x_o = \text{given})
 
-    Samples are complete events whose observed coordinates are exactly those of ``x``. ``log_prob`` is
-    :math:`\log p(x_m \mid x_o)`, the density of the missing block (minus infinity where the observed coordinates of its
-    argument are not those of ``x``). Every row may have its own mask.
+    Samples are complete events whose observed coordinates are exactly those of ``x``. ``log_prob``
+    is :math:`\log p(x_m \mid x_o)`, the density of the missing block (minus infinity where the
+    observed coordinates of its argument are not those of ``x``). Every row may have its own mask.
 
-    A function by type of distribution (``functools.singledispatch``), with closed forms for multivariate normals,
-    full and low-rank; for independent laws and columns; for mixtures of these, whose weights are updated by the
-    likelihoods of the observed coordinates. Others are added from outside by ``@conditional.register(MyLaw)``.
+    A function by type of distribution (``functools.singledispatch``), with closed forms for
+    multivariate normals, full and low-rank; for independent laws and columns; for mixtures of
+    these, whose weights are updated by the likelihoods of the observed coordinates. Others are
+    added from outside by ``@conditional.register(MyLaw)``.
 
     Parameters
     ----------
     distribution : Distribution
         A law of events of shape ``(*event)``.
     x : Tensor
-        Observed values ``(*batch, *event)``; entries that are not observed are not read, and may be NaN.
+        Observed values ``(*batch, *event)``; entries that are not observed are not read, and may be
+        NaN.
     mask : Tensor of bool
         True = observed, broadcastable to ``x``.
 
@@ -93,7 +95,10 @@ def _(distribution: ColumnLaws, x: Tensor, mask: Tensor) -> ColumnLaws:
 
 @conditional.register(td.MultivariateNormal)
 def _(distribution: td.MultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
-    """With observed coordinates put first, the Cholesky factor of the covariance holds that of the conditional."""
+    """With observed coordinates put first.
+
+    The Cholesky factor of the covariance holds that of the conditional.
+    """
     tril = distribution._unbroadcasted_scale_tril
     mask = mask.expand(broadcast_shape(mask.shape, distribution.event_shape))
     order = (
@@ -123,7 +128,10 @@ def _permute(matrix: Tensor, order: Tensor) -> Tensor:
 
 @conditional.register(td.LowRankMultivariateNormal)
 def _(distribution: td.LowRankMultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
-    """Given the observed coordinates the factors have their posterior; the noise of missing coordinates is free."""
+    """Given the observed coordinates the factors have their posterior.
+
+    The noise of missing coordinates is free.
+    """
     factor, diag = distribution._unbroadcasted_cov_factor, distribution._unbroadcasted_cov_diag
     joint = LowRankMultivariateNormal(distribution.loc, factor, diag, validate_args=False)
     z = joint.posterior(torch.where(mask, x, torch.nan))
@@ -134,7 +142,10 @@ def _(distribution: td.LowRankMultivariateNormal, x: Tensor, mask: Tensor) -> Cl
 
 @conditional.register(td.MixtureSameFamily)
 def _(distribution: td.MixtureSameFamily, x: Tensor, mask: Tensor) -> dist.MixtureSameFamily:
-    r"""Bayes' rule for the weights; :math:`p(x_o) = p(x_o, x_m) / p(x_m \mid x_o)` at any :math:`x_m`, here a draw."""
+    r"""Bayes' rule for the weights.
+
+    :math:`p(x_o) = p(x_o, x_m) / p(x_m \mid x_o)` at any :math:`x_m`, here a draw.
+    """
     joint, ndim = distribution.component_distribution, len(distribution.event_shape)
     x, mask = (tensor.unsqueeze(-1 - ndim) for tensor in torch.broadcast_tensors(x, mask))
     given = conditional(joint, x, mask)
@@ -150,13 +161,14 @@ class Clamped(dist.TorchDistribution):
     .. math:: x_o = \text{given}, \qquad x_m \sim \text{free}_m \quad
               (\text{the marginal of } \texttt{free} \text{ over the missing coordinates})
 
-    ``sample`` returns observed coordinates as they were given; ``log_prob`` is the density of the missing block, and
-    minus infinity where observed coordinates differ from the given ones.
+    ``sample`` returns observed coordinates as they were given; ``log_prob`` is the density of the
+    missing block, and minus infinity where observed coordinates differ from the given ones.
 
     Parameters
     ----------
     free : TorchDistribution
-        A law of complete events that integrates NaN out exactly; what it says about observed coordinates is not used.
+        A law of complete events that integrates NaN out exactly; what it says about observed
+        coordinates is not used.
     x : Tensor
         ``(*batch, *event)``; entries that are not observed are not read.
     mask : Tensor

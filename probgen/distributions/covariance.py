@@ -15,7 +15,9 @@ from probgen.distributions.frozen import put
 
 
 class Covariance(nn.Module, ABC):
-    r"""Covariance matrices :math:`\Sigma_k = L_k L_k^\top` of K components in D dims, restricted to some form.
+    r"""Covariance matrices :math:`\Sigma_k = L_k L_k^\top` of K components in D dims.
+
+    Restricted to some form.
 
     Parameters are unconstrained, and as many as are free. EM needs of the data only a *scatter*,
     :math:`\sum_b r_{kb}\, x_b x_b^\top`, reduced to the entries that the form keeps.
@@ -42,7 +44,10 @@ class Covariance(nn.Module, ABC):
 
     @abstractmethod
     def law(self, means: Tensor) -> dist.TorchDistribution:
-        """The components, which integrate NaN out exactly: means ``(K, D)``, batch shape ``(K,)``, events ``(D,)``."""
+        """The components, which integrate NaN out exactly.
+
+        Means ``(K, D)``, batch shape ``(K,)``, events ``(D,)``.
+        """
 
     @property
     def log_det(self) -> Tensor:
@@ -65,7 +70,10 @@ class Covariance(nn.Module, ABC):
 
     @abstractmethod
     def features(self, x: Tensor, out: Tensor) -> Tensor:
-        """What a scatter is linear in: columns ``(D, n)`` into ``out`` of shape ``(F, n)``, which is returned."""
+        """What a scatter is linear in.
+
+        Columns ``(D, n)`` into ``out`` of shape ``(F, n)``, which is returned.
+        """
 
     @abstractmethod
     def coefficients(self) -> Tensor:
@@ -85,7 +93,9 @@ class Covariance(nn.Module, ABC):
 
     @abstractmethod
     def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        """M-step: sets the parameters that train to the maximiser, given a scatter about the new means.
+        """M-step: sets the parameters that train to the maximiser.
+
+        Given a scatter about the new means.
 
         Parameters
         ----------

@@ -1,4 +1,7 @@
-"""Information criteria of families whose numbers of free parameters are known, as methods of theirs."""
+"""Information criteria of families whose numbers of free parameters are known.
+
+As methods of theirs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ class Counts(Protocol):
 
 
 def aic(self: Counts, x: Tensor) -> float:
-    r"""Akaike's information criterion on all rows, :math:`2 p - 2 \log L`, in nats; lower is better.
+    r"""Akaike's information criterion on all rows, :math:`2 p - 2 \log L`, in nats.
+
+    Lower is better.
 
     Source: Akaike (1974), https://doi.org/10.1109/TAC.1974.1100705
     """
@@ -28,7 +33,9 @@ def aic(self: Counts, x: Tensor) -> float:
 
 
 def bic(self: Counts, x: Tensor) -> float:
-    r"""Bayesian information criterion on all rows, :math:`p \log N - 2 \log L`, in nats; lower is better.
+    r"""Bayesian information criterion on all rows, :math:`p \log N - 2 \log L`, in nats.
+
+    Lower is better.
 
     Source: Schwarz (1978), https://doi.org/10.1214/aos/1176344136
     """

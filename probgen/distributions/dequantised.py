@@ -21,16 +21,18 @@ class Dequantised(dist.TorchDistribution):
 
     .. math:: P(x) = \int_{[0,1)^D} p(x + u)\,du = \mathbb E_{u \sim q(u \mid x)}\, \frac{p(x + u)}{q(u \mid x)}
 
-    ``log_prob`` draws one u, uniform unless ``noise`` says otherwise. Its kind is *unbiased* with either noise:
-    :math:`\exp` of it averages to P(x) for every q that is positive on the whole bin, whatever its parameters, so that
-    draws may be averaged in probability space; what q changes is how many it takes. By Jensen's inequality its
-    mean is a lower bound of log P(x) as well, the *variational bound* that fitting p and q maximises, tight where
-    :math:`q(u \mid x) \propto p(x + u)`; an average over a finite number K of draws in probability space has its
-    expected logarithm between that bound and log P(x).
+    ``log_prob`` draws one u, uniform unless ``noise`` says otherwise. Its kind is *unbiased* with
+    either noise: :math:`\exp` of it averages to P(x) for every q that is positive on the whole bin,
+    whatever its parameters, so that draws may be averaged in probability space; what q changes is
+    how many it takes. By Jensen's inequality its mean is a lower bound of log P(x) as well, the
+    *variational bound* that fitting p and q maximises, tight where :math:`q(u \mid x) \propto p(x +
+    u)`; an average over a finite number K of draws in probability space has its expected logarithm
+    between that bound and log P(x).
 
-    How fast such averages converge depends on the tails of q towards the ends of the bin: their variance is finite if
-    :math:`\int p(x + u)^2 / q(u \mid x)\,du` is, as with uniform noise, or noise that falls off more slowly than u
-    there. It is infinite with logit-normal noise, whose averages come out too low more often than not.
+    How fast such averages converge depends on the tails of q towards the ends of the bin: their
+    variance is finite if :math:`\int p(x + u)^2 / q(u \mid x)\,du` is, as with uniform noise, or
+    noise that falls off more slowly than u there. It is infinite with logit-normal noise, whose
+    averages come out too low more often than not.
 
     Missing entries (NaN) stay missing; q sees them as 0, and must integrate them out too.
 
@@ -39,18 +41,21 @@ class Dequantised(dist.TorchDistribution):
     base_dist : TorchDistribution
         A continuous law with events ``(*event)``.
     noise : callable, optional
-        ``x -> q(u | x)``: integers ``(*batch, *event)`` to a law of ``batch_shape`` ``(*batch,)`` and events
-        ``(*event)`` that has an exact, positive density on all of :math:`(0, 1)^D`, none outside, and ``rsample``.
+        ``x -> q(u | x)``: integers ``(*batch, *event)`` to a law of ``batch_shape`` ``(*batch,)``
+        and events ``(*event)`` that has an exact, positive density on all of :math:`(0, 1)^D`, none
+        outside, and ``rsample``.
 
     Raises
     ------
     ValueError
-        From ``log_prob``: if the law that ``noise`` gives has other shapes, no exact density, or no ``rsample``.
+        From ``log_prob``: if the law that ``noise`` gives has other shapes, no exact density, or no
+        ``rsample``.
 
     References
     ----------
-    Theis, van den Oord, Bethge (2016), A note on the evaluation of generative models, https://arxiv.org/abs/1511.01844;
-    Ho, Chen, Srinivas, Duan, Abbeel (2019), Flow++, https://arxiv.org/abs/1902.00275
+    Theis, van den Oord, Bethge (2016), A note on the evaluation of generative models,
+    https://arxiv.org/abs/1511.01844; Ho, Chen, Srinivas, Duan, Abbeel (2019), Flow++,
+    https://arxiv.org/abs/1902.00275
 
     >>> law = Dequantised(dist.Uniform(torch.zeros(2), 4.0).to_event(1))
     >>> law.log_prob(torch.tensor([3.0, 0.0])).exp()
@@ -87,9 +92,12 @@ class Dequantised(dist.TorchDistribution):
         return self.base_dist.log_prob(x + u) - q.log_prob(seen)
 
     def denoising_loss(self, x: Tensor) -> Tensor:
-        """The simple loss of the continuous law at x + u, u uniform: ``(*batch, *event) -> (*batch,)``.
+        """The simple loss of the continuous law at x + u, u uniform.
 
-        Raises ``TypeError`` if that law has none, or the noise is learned, for which this loss has no meaning.
+        ``(*batch, *event) -> (*batch,)``.
+
+        Raises ``TypeError`` if that law has none, or the noise is learned, for which this loss has
+        no meaning.
         """
         loss = denoising_loss_of(self.base_dist)
         if self.noise is not None:
@@ -153,7 +161,10 @@ def sampled_otherwise(
 
 @gibbs.register(Dequantised)
 def _(distribution: Dequantised, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    """Completions of x + u with u uniform, whatever law u has given x: near the conditional law, not it."""
+    """Completions of x + u with u uniform, whatever law u has given x.
+
+    Near the conditional law, not it.
+    """
     y = torch.where(mask, x + torch.rand_like(x), torch.nan)
     drawn = completions(distribution.base_dist, y, 1, steps)[0].squeeze(0)
     return torch.where(mask, x, drawn.floor())

@@ -24,7 +24,10 @@ def put(parameter: Tensor, value: Tensor) -> None:
 
 @contextmanager
 def thawed(module: nn.Module) -> Iterator[None]:
-    """All parameters of the module train inside the block: for what sets them because it was asked to."""
+    """All parameters of the module train inside the block.
+
+    For what sets them because it was asked to.
+    """
     frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
     try:
         for parameter in frozen:

@@ -18,13 +18,14 @@ from probgen.distributions.conditional import conditional
 def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     r"""Ends of chains that visit the missing entries in turn and leave :math:`p(x_m \mid x_o)` invariant.
 
-    A function by type of distribution; others are added from outside by ``@gibbs.register(MyLaw)``. In autoregressive
-    laws a single variable with finitely many values is drawn from its law given all others,
+    A function by type of distribution; others are added from outside by ``@gibbs.register(MyLaw)``.
+    In autoregressive laws a single variable with finitely many values is drawn from its law given
+    all others,
 
     .. math:: p(x_t \mid x_{-t}) \propto p(x_1, \dots, x_T),
 
-    any other entry is proposed from its law given the earlier ones and accepted by Metropolis' rule. Entries after the
-    last observed one are integrated out of the chain and drawn at its end.
+    any other entry is proposed from its law given the earlier ones and accepted by Metropolis'
+    rule. Entries after the last observed one are integrated out of the chain and drawn at its end.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 
     References
     ----------
-    Geman, Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of images,
-    https://doi.org/10.1109/TPAMI.1984.4767596
+    Geman, Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of
+    images, https://doi.org/10.1109/TPAMI.1984.4767596
 
     >>> from probgen.models.markov_chain import MarkovChain
     >>> x = torch.tensor([[1.0, torch.nan, 1.0]])
@@ -80,7 +81,10 @@ def _(distribution: Autoregressive, x: Tensor, mask: Tensor, steps: int) -> Tens
 
 
 def _values(law: Autoregressive, entries: Tensor) -> Tensor:
-    """Entries in the order, marked on the values that belong to them: ``(*lead, T) -> (*lead, *positions, 1, ...)``."""
+    """Entries in the order, marked on the values that belong to them.
+
+    ``(*lead, T) -> (*lead, *positions, 1, ...)``.
+    """
     placed = entries if law.order is None else entries.index_select(-1, law.order.argsort())
     return placed.reshape(*entries.shape[:-1], *law.positions, *[1] * law.entry_ndim)
 
@@ -104,7 +108,9 @@ def _visit(law: Autoregressive, x: Tensor, chosen: Tensor, t: int) -> Tensor:
 def completions(
     law: dist.TorchDistribution, x: Tensor, draws: int, steps: int
 ) -> tuple[Tensor, str]:
-    """Completed copies ``(draws, *batch, *event)`` and their kind: exact by :func:`conditional`, else ends of chains.
+    """Completed copies ``(draws, *batch, *event)`` and their kind.
+
+    Exact by :func:`conditional`, else ends of chains.
 
     They are *asymptotic* where log_prob is exact or lacks a constant alone, else *heuristic*.
 

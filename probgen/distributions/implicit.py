@@ -22,14 +22,17 @@ UNSCORED = (
 
 
 class Implicit(dist.TorchDistribution):
-    r"""The law of :math:`x = g(z, c)` for noise :math:`z \sim p_0`: draws with gradients, and no density.
+    r"""The law of :math:`x = g(z, c)` for noise :math:`z \sim p_0`.
+
+    Draws with gradients, and no density.
 
     .. math:: P(x \in A \mid c) = P_0\big(g(z, c) \in A\big)
 
     Parameters
     ----------
     generator : callable
-        g: ``(*batch, *noise) -> (*batch, *event)``; with a context it is called with both, ``generator(z, context)``.
+        g: ``(*batch, *noise) -> (*batch, *event)``; with a context it is called with both,
+        ``generator(z, context)``.
     base_dist : TorchDistribution
         The law of z; its draws carry gradients where it has ``rsample``.
     event_shape : sequence of int
@@ -50,7 +53,8 @@ class Implicit(dist.TorchDistribution):
 
     References
     ----------
-    Mohamed, Lakshminarayanan (2016), Learning in implicit generative models, https://arxiv.org/abs/1610.03483
+    Mohamed, Lakshminarayanan (2016), Learning in implicit generative models,
+    https://arxiv.org/abs/1610.03483
 
     >>> law = Implicit(torch.exp, dist.Normal(torch.zeros(2), 1.0).to_event(1), (2,))
     >>> law.rsample((5,)).shape, law.density

@@ -16,10 +16,11 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
 
     .. math:: x = \mu + W z + \varepsilon, \quad z \sim N(0, I_K), \quad \varepsilon \sim N(0, \operatorname{diag}\psi)
 
-    Arguments are those of ``pyro.distributions.LowRankMultivariateNormal``: ``loc`` :math:`\mu` of shape
-    ``(*batch, D)``, ``cov_factor`` W of shape ``(*batch, D, K)``, ``cov_diag`` :math:`\psi` of shape ``(*batch, D)``.
-    ``log_prob`` reads NaN as missing and gives each row the density of its observed coordinates, at cost
-    :math:`O(D K^2)` per row with missing entries and :math:`O(D K)` per complete row.
+    Arguments are those of ``pyro.distributions.LowRankMultivariateNormal``: ``loc`` :math:`\mu` of
+    shape ``(*batch, D)``, ``cov_factor`` W of shape ``(*batch, D, K)``, ``cov_diag`` :math:`\psi`
+    of shape ``(*batch, D)``. ``log_prob`` reads NaN as missing and gives each row the density of
+    its observed coordinates, at cost :math:`O(D K^2)` per row with missing entries and :math:`O(D
+    K)` per complete row.
 
     >>> law = LowRankMultivariateNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))
     >>> law.log_prob(torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])).exp()       # N(1; 0, 2), and nothing
@@ -35,7 +36,8 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
             "...dk,...k->...d", self._unbroadcasted_cov_factor, z
         )
         diag = self._unbroadcasted_cov_diag
-        # min over z of the joint exponent: unlike Woodbury's difference it never subtracts large numbers
+        # min over z of the joint exponent: unlike Woodbury's difference it never subtracts large
+        # numbers
         quadratic = (error.square() / diag).sum(-1) + z.square().sum(-1)
         log_det = (seen * (diag.log() + math.log(2 * math.pi))).sum(-1) + 2 * _log_diagonal(
             tril
@@ -43,7 +45,9 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
         return -0.5 * (quadratic + log_det)
 
     def posterior(self, value: Tensor) -> dist.MultivariateNormal:
-        r"""The exact law of the factors given the observed coordinates: ``(*batch, D) -> N of event shape (K,)``.
+        r"""The exact law of the factors given the observed coordinates.
+
+        ``(*batch, D) -> N of event shape (K,)``.
 
         .. math:: p(z \mid x_o) = N(z; M^{-1} W_o^\top \Psi_o^{-1} (x_o - \mu_o), M^{-1}), \quad
                   M = I + W_o^\top \Psi_o^{-1} W_o
@@ -53,7 +57,10 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
         return dist.MultivariateNormal(loc, scale_tril=_inverse_tril(tril), validate_args=False)
 
     def _condition(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which coordinates are seen (ones, zeros), their deviation from the mean, the Cholesky factor of M."""
+        """Which coordinates are seen (ones, zeros), their deviation from the mean.
+
+        The Cholesky factor of M.
+        """
         if not has_missing(value):
             return (
                 torch.ones_like(self._unbroadcasted_cov_diag),
@@ -72,7 +79,10 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
         )
 
     def _explain(self, residual: Tensor, tril: Tensor, seen: Tensor) -> Tensor:
-        """The posterior mean of the factors: one matrix for all complete rows, a solve for each incomplete one."""
+        """The posterior mean of the factors.
+
+        One matrix for all complete rows, a solve for each incomplete one.
+        """
         weighted = (self._unbroadcasted_cov_factor / self._unbroadcasted_cov_diag.unsqueeze(-1)).mT
         if tril is self._capacitance_tril:
             return torch.einsum("...kd,...d->...k", torch.cholesky_solve(weighted, tril), residual)
@@ -85,7 +95,10 @@ def _log_diagonal(tril: Tensor) -> Tensor:
 
 
 def _inverse_tril(tril: Tensor) -> Tensor:
-    """The lower Cholesky factor of the inverse of ``tril @ tril.mT``, without forming that inverse."""
+    """The lower Cholesky factor of the inverse of ``tril @ tril.mT``.
+
+    Without forming that inverse.
+    """
     identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device).expand_as(tril)
     flipped = torch.linalg.cholesky((tril @ tril.mT).flip((-2, -1))).flip((-2, -1)).mT
     return torch.linalg.solve_triangular(flipped, identity, upper=False)

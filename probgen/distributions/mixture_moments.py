@@ -1,11 +1,15 @@
-r"""Moments of the components of a Gaussian mixture under the posterior of the component: what the E-step of EM needs.
+r"""Moments of the components of a Gaussian mixture under the posterior of the component.
 
-With posteriors :math:`r_{kb} = p(k \mid x_b)` these are, for each component, the expected number of rows
-:math:`\sum_b r_{kb}`, the first moment :math:`\sum_b r_{kb} (x_b - \mu_k)` and the scatter
-:math:`\sum_b r_{kb} (x_b - \mu_k)(x_b - \mu_k)^\top`, about the present means and in float64. Three ways of summing:
+What the E-step of EM needs.
 
-* ``Quadratic``: log-densities and moments are linear in products of variables, two matrix products in all; loses the
-  digits of (distance / scale) squared, so it is used where this leaves most of them.
+With posteriors :math:`r_{kb} = p(k \mid x_b)` these are, for each component, the expected number of
+rows :math:`\sum_b r_{kb}`, the first moment :math:`\sum_b r_{kb} (x_b - \mu_k)` and the scatter
+:math:`\sum_b r_{kb} (x_b - \mu_k)(x_b - \mu_k)^\top`, about the present means and in float64. Three
+ways of summing:
+
+* ``Quadratic``: log-densities and moments are linear in products of variables, two matrix products
+  in all; loses the digits of (distance / scale) squared, so it is used where this leaves most of
+  them.
 * ``Whitened``: in the coordinates of each component, which loses none; twice the arithmetic.
 * ``Observed``: rows with the same missing entries, by conditional moments.
 """
@@ -33,12 +37,14 @@ _FEWEST = 4096  # rows that are worth a thread
 def moments(
     x: Tensor, mixture: Mixture, weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log-likelihood of rows ``(n, D)``, NaN = missing, summed, and their moments about the present means.
+    """Log-likelihood of rows ``(n, D)``, NaN = missing, summed.
+
+    And their moments about the present means.
 
     Weights ``(n,)`` say how often each row counts.
 
-    The moments are ``rows`` (K,), ``first`` (K, D), ``scatter`` in the shape of the covariance's form, and ``noise``
-    (K, D), the rounding in the scatter's diagonal.
+    The moments are ``rows`` (K,), ``first`` (K, D), ``scatter`` in the shape of the covariance's
+    form, and ``noise`` (K, D), the rounding in the scatter's diagonal.
     """
     total: Tensor | float = 0.0
     sums: dict[str, Tensor] = {}
@@ -66,7 +72,10 @@ def _add(sums: dict[str, Tensor], parts: tuple[Tensor, ...]) -> None:
 
 @torch.no_grad()
 def weighted_moments(x: Tensor, weights: Tensor, mixture: Mixture) -> dict[str, Tensor]:
-    """The same moments under given weights of each component, ``(K, n)``, in place of the posteriors of the mixture."""
+    """The same moments under given weights of each component, ``(K, n)``.
+
+    In place of the posteriors of the mixture.
+    """
     sums: dict[str, Tensor] = {}
     with one_core() as cores:
         for step, pieces, index in _steps(x, mixture, cores):
@@ -134,7 +143,8 @@ def _blocks(x: Tensor, rows: int, dim: int = 0) -> tuple[Tensor, ...]:
 def _normalise(joint: Tensor) -> tuple[Tensor, Tensor]:
     """Log-likelihoods ``(n,)`` and posteriors ``(K, n)``, the latter in place.
 
-    Posteriors stop at the root of the smallest number: below it processors compute many times slower.
+    Posteriors stop at the root of the smallest number: below it processors compute many times
+    slower.
     """
     top = joint.amax(0)
     joint.sub_(top).clamp_(min=0.5 * math.log(torch.finfo(joint.dtype).tiny)).exp_()
@@ -146,7 +156,10 @@ Step = tuple["Quadratic | Whitened | Observed", tuple[Tensor, ...], slice | Tens
 
 
 def _steps(x: Tensor, mixture: Mixture, cores: int) -> Iterator[Step]:
-    """Ways to sum, each with its rows in pieces that share the work, and the places of these rows."""
+    """Ways to sum, each with its rows in pieces that share the work.
+
+    And the places of these rows.
+    """
     pieces = _blocks(x, max(_FEWEST, -(-len(x) // cores))) if x.device.type == "cpu" else (x,)
     if not any(side_by_side(has_missing, pieces)):
         yield _best(x, mixture), pieces, slice(None)

@@ -19,15 +19,17 @@ class MixtureOf(dist.TorchDistribution):
 
     .. math:: p(x) = \sum_k w_k\, p_k(x)
 
-    Its density is of the weakest kind of its components: exact or unbiased densities stay so under a sum. A *bound*
-    does not, as :math:`\log \sum_k w_k e^{b_k}` is convex in random bounds :math:`b_k`, and makes it *approximate*.
+    Its density is of the weakest kind of its components: exact or unbiased densities stay so under
+    a sum. A *bound* does not, as :math:`\log \sum_k w_k e^{b_k}` is convex in random bounds
+    :math:`b_k`, and makes it *approximate*.
 
     Parameters
     ----------
     logits : Tensor
         Log weights up to a constant, ``(*batch, K)``.
     components : sequence of TorchDistribution
-        K laws of events ``(*event)``, all masses or all densities; batch shapes that broadcast with that of ``logits``.
+        K laws of events ``(*event)``, all masses or all densities; batch shapes that broadcast with
+        that of ``logits``.
 
     Raises
     ------
@@ -67,7 +69,10 @@ class MixtureOf(dist.TorchDistribution):
         return AnyOf([law.support for law in self.components])
 
     def joint(self, x: Tensor) -> Tensor:
-        """``log w_k + log p_k(x)``, minus infinity outside of the support of a component: ``(*batch, K)``."""
+        """``log w_k + log p_k(x)``, minus infinity outside of the support of a component.
+
+        ``(*batch, K)``.
+        """
         weights = self.logits.log_softmax(-1)
         return weights + torch.stack([_log_prob(law, x) for law in self.components], -1)
 
@@ -123,9 +128,12 @@ class AnyOf(constraints.Constraint):
 
 
 def _log_prob(law: dist.TorchDistribution, x: Tensor) -> Tensor:
-    """The log-density of a component, minus infinity outside of its support, where its own formula may be anything.
+    """The log-density of a component, minus infinity outside of its support.
 
-    Supports of single variables are looked at; a law on whole vectors (on a sphere, a mixture) answers for itself.
+    Where its own formula may be anything.
+
+    Supports of single variables are looked at; a law on whole vectors (on a sphere, a mixture)
+    answers for itself.
     """
     support, ndim = law.support, 0
     while isinstance(support, constraints.independent):
@@ -145,7 +153,10 @@ def _log_prob(law: dist.TorchDistribution, x: Tensor) -> Tensor:
 
 @conditional.register(MixtureOf)
 def _(distribution: MixtureOf, x: Tensor, mask: Tensor) -> MixtureOf:
-    r"""Bayes' rule for the weights; :math:`p_k(x_o) = p_k(x_o, x_m) / p_k(x_m \mid x_o)` at any :math:`x_m`, a draw."""
+    r"""Bayes' rule for the weights.
+
+    :math:`p_k(x_o) = p_k(x_o, x_m) / p_k(x_m \mid x_o)` at any :math:`x_m`, a draw.
+    """
     given = [conditional(law, x, mask) for law in distribution.components]
     drawn = [law.sample() for law in given]
     pairs = zip(distribution.components, given, drawn, strict=True)

@@ -32,13 +32,16 @@ class Mixture(NamedTuple):
 def _block(x: Tensor, width: int) -> int:
     """How many rows of ``width`` numbers stay in the cache of a processor, or fill a graphics card.
 
-    Blocks reuse their buffers: memory fresh from the operating system costs more time than the arithmetic done in it.
+    Blocks reuse their buffers: memory fresh from the operating system costs more time than the
+    arithmetic done in it.
     """
     return max(128, (2**22 if x.device.type == "cpu" else 2**28) // (width * x.element_size()))
 
 
 class Quadratic:
-    r"""Log densities as linear functions of products of variables, about the centre c of the mixture.
+    r"""Log densities as linear functions of products of variables.
+
+    About the centre c of the mixture.
 
     .. math:: \log p(k, x) = C_k f(z) + b_k^\top z + a_k, \qquad z = x - c
     """
@@ -58,7 +61,10 @@ class Quadratic:
         self.block = _block(self.centre, sum(self.widths))
 
     def magnitude(self) -> float:
-        """Size of the terms that make up a log density, at the means of the components and one deviation off."""
+        """Size of the terms that make up a log density.
+
+        At the means of the components and one deviation off.
+        """
         points = torch.cat([self.shift, self.spread[None]]).mT.contiguous()
         products = self.covariance.features(
             points, out=points.new_empty(self.covariance.width, points.shape[1])
@@ -127,10 +133,13 @@ class Whitened:
 
 
 class Observed:
-    r"""Rows of which the same variables o are observed; the others enter by their conditional moments.
+    r"""Rows of which the same variables o are observed.
+
+    The others enter by their conditional moments.
 
     .. math:: E[x - \mu_k \mid x_o] = B_k y_k, \quad \operatorname{Cov}[x \mid x_o] = \Sigma_k - B_k B_k^\top,
-              \qquad y_k = L_{k,oo}^{-1} (x_o - \mu_{k,o}), \quad B_k = \Sigma_{k, \cdot o} L_{k,oo}^{-\top}
+              \qquad y_k = L_{k,oo}^{-1} (x_o - \mu_{k,o}), \quad B_k = \Sigma_{k, \cdot o}
+              L_{k,oo}^{-\top}
 
     References
     ----------

@@ -29,10 +29,11 @@ def autoregression(
     Parameters
     ----------
     parallel : callable
-        Events and their contexts to the raw parameters of all entries, ``(B, *event), (B, C) -> (B, R, *event)``.
+        Events and their contexts to the raw parameters of all entries, ``(B, *event), (B, C) -> (B,
+        R, *event)``.
     walk : callable
-        ``B, (B, C)`` to a generator that yields the raw parameters ``(B, R)`` of one entry after the other, and is sent
-        the entry's value ``(B,)``.
+        ``B, (B, C)`` to a generator that yields the raw parameters ``(B, R)`` of one entry after
+        the other, and is sent the entry's value ``(B,)``.
     head : Head
         What the R raw parameters of an entry mean; its own network is not used.
     event_shape : tuple of int
@@ -73,7 +74,10 @@ def autoregression(
 
 
 def of_entries(head: Head) -> Head:
-    """The same head (its parameters are shared) for entries without dims of their own, one variable each."""
+    """The same head (its parameters are shared) for entries without dims of their own.
+
+    One variable each.
+    """
     single = copy.copy(head)
     single.event_ndim = 0
     return single

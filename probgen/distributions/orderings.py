@@ -1,4 +1,7 @@
-"""Mixtures over orders: the same variables factorised in several orders, averaged as probabilities."""
+"""Mixtures over orders.
+
+The same variables factorised in several orders, averaged as probabilities.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ Member = Callable[[Tensor, Tensor | None], Autoregressive]
 
 
 def random_orders(count: int, dims: int, seed: int = 0) -> Tensor:
-    """Random orders of ``dims`` variables, ``(count, dims)``: row m lists the variables in the order of their turn.
+    """Random orders of ``dims`` variables, ``(count, dims)``.
+
+    Row m lists the variables in the order of their turn.
 
     >>> random_orders(2, 4).sort().values
     tensor([[0, 1, 2, 3],
@@ -28,7 +33,10 @@ def random_orders(count: int, dims: int, seed: int = 0) -> Tensor:
 
 
 def check_orders(orders: Tensor | None, dims: int) -> Tensor:
-    """Orders as ``(M, dims)``, by default that of the variables; ``ValueError`` unless they are permutations."""
+    """Orders as ``(M, dims)``, by default that of the variables.
+
+    ``ValueError`` unless they are permutations.
+    """
     if orders is None:
         return torch.arange(dims).unsqueeze(0)
     orders = torch.atleast_2d(torch.as_tensor(orders))
@@ -71,7 +79,8 @@ class OrderEnsemble(dist.TorchDistribution):
 
     References
     ----------
-    Uria, Murray, Larochelle (2014), A deep and tractable density estimator, https://arxiv.org/abs/1310.1757
+    Uria, Murray, Larochelle (2014), A deep and tractable density estimator,
+    https://arxiv.org/abs/1310.1757
 
     >>> def laws(x):    # x0 decides about x1
     ...     return dist.Bernoulli(torch.stack([torch.full_like(x[..., 0], 0.5), 0.1 + 0.8 * x[..., 0]], -1))
@@ -132,12 +141,14 @@ class OrderEnsemble(dist.TorchDistribution):
 
 
 class RandomOrder(dist.TorchDistribution):
-    r"""A mixture over orders, scored by one of them drawn at random: what order-agnostic training needs.
+    r"""A mixture over orders, scored by one of them drawn at random.
+
+    What order-agnostic training needs.
 
     .. math:: \log \hat p(x) = \log p_m(x), \quad m \sim \text{uniform}, \qquad \mathbb E[\hat p(x)] = p(x)
 
-    An *unbiased* estimate of the probability, hence in expectation a lower bound of :math:`\log p(x)`; one order serves
-    all rows of a call.
+    An *unbiased* estimate of the probability, hence in expectation a lower bound of :math:`\log
+    p(x)`; one order serves all rows of a call.
 
     Parameters
     ----------

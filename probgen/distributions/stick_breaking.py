@@ -53,14 +53,17 @@ class SticksToWeights(Transform):
 
 
 class StickBreaking(dist.TransformedDistribution):
-    r"""Weights of a Dirichlet process truncated to K components: a prior that leaves unneeded components empty.
+    r"""Weights of a Dirichlet process truncated to K components.
+
+    A prior that leaves unneeded components empty.
 
     .. math:: v_k \sim \mathrm{Beta}(1, \alpha_k), \qquad w_k = v_k \prod_{j<k} (1 - v_j)
 
     Parameters
     ----------
     concentration : Tensor
-        :math:`\alpha > 0` of shape ``(*batch, K - 1)``; larger values spread the weights over more components.
+        :math:`\alpha > 0` of shape ``(*batch, K - 1)``; larger values spread the weights over more
+        components.
 
     References
     ----------

@@ -1,4 +1,7 @@
-"""Values outside of a law's support, refused in one sentence; NaN is a missing value, and passes."""
+"""Values outside of a law's support, refused in one sentence.
+
+NaN is a missing value, and passes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from probgen.distributions.mixture_of import AnyOf
 
 
 def check_in_support(x: Tensor, support: Constraint) -> None:
-    """Raises ``ValueError``, and names the place, unless all entries of rows ``(N, *event)`` are in the support or NaN.
+    """Raises ``ValueError``, and names the place.
+
+    Unless all entries of rows ``(N, *event)`` are in the support or NaN.
 
     >>> check_in_support(torch.tensor([[0.0, torch.nan], [1.0, 0.5]]), constraints.boolean)
     Traceback (most recent call last):
@@ -35,7 +40,9 @@ def check_in_support(x: Tensor, support: Constraint) -> None:
 
 
 def check_possible(log_evidence: Tensor) -> None:
-    """Raises ``ValueError`` where the observed entries of a row have probability zero: nothing follows from them.
+    """Raises ``ValueError`` where the observed entries of a row have probability zero.
+
+    Nothing follows from them.
 
     >>> import torch
     >>> check_possible(torch.tensor([-1.0, -0.5]))
@@ -49,7 +56,9 @@ def check_possible(log_evidence: Tensor) -> None:
 
 
 def check_columns(x: Tensor, constant: bool = False, hint: str = "remove them") -> None:
-    """Raises ``ValueError`` where columns of rows ``(N, D)`` have no observed entry, or, unless allowed, do not vary.
+    """Raises ``ValueError`` where columns of rows ``(N, D)`` have no observed entry, or.
+
+    Unless allowed, do not vary.
 
     >>> check_columns(torch.tensor([[0.0, 3.0], [1.0, 3.0]]))
     Traceback (most recent call last):
@@ -66,7 +75,10 @@ def check_columns(x: Tensor, constant: bool = False, hint: str = "remove them") 
 
 
 def _of_entries(support: Constraint) -> Constraint:
-    """What each entry has to keep to; all components of a mixture are taken to have the same support."""
+    """What each entry has to keep to.
+
+    All components of a mixture are taken to have the same support.
+    """
     while True:
         if isinstance(support, constraints.independent | MixtureSameFamilyConstraint):
             support = support.base_constraint

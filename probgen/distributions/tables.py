@@ -1,4 +1,7 @@
-"""Probability tables: their free parameters, their estimates from counts, and the law of a whole table."""
+"""Probability tables.
+
+Their free parameters, their estimates from counts, and the law of a whole table.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ _LEAST = 1e-30  # a count, so that the logarithm of an impossible level is finit
 
 
 def log_masses(logits: Tensor) -> Tensor:
-    """Log masses of all L levels from the L - 1 free logits, those against level 0: ``(*, L - 1) -> (*, L)``.
+    """Log masses of all L levels from the L - 1 free logits, those against level 0.
+
+    ``(*, L - 1) -> (*, L)``.
 
     >>> log_masses(torch.tensor([0.0, 0.0])).exp()
     tensor([0.3333, 0.3333, 0.3333])
@@ -29,7 +34,9 @@ def log_masses(logits: Tensor) -> Tensor:
 
 
 def free_logits(counts: Tensor) -> Tensor:
-    """The L - 1 free logits of the table that is proportional to the counts: ``(*, L) -> (*, L - 1)``.
+    """The L - 1 free logits of the table that is proportional to the counts.
+
+    ``(*, L) -> (*, L - 1)``.
 
     >>> free_logits(torch.tensor([1.0, 2.0, 1.0]))
     tensor([0.6931, 0.0000])
@@ -39,7 +46,9 @@ def free_logits(counts: Tensor) -> Tensor:
 
 
 def counts_of(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
-    """How often each of 0, ..., size - 1 occurs in ``(n, *rest)``, each row as often as its weight says; in float64.
+    """How often each of 0, ..., size - 1 occurs in ``(n, *rest)``.
+
+    Each row as often as its weight says; in float64.
 
     >>> counts_of(torch.tensor([0, 2, 2]), 3)
     tensor([1., 0., 2.], dtype=torch.float64)
@@ -61,7 +70,9 @@ def weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
 
 
 class Counted(DistributionModule):
-    """A model whose free logits, :attr:`logits`, have closed-form estimates from counts; a subclass gives ``expect``.
+    """A model whose free logits, :attr:`logits`, have closed-form estimates from counts.
+
+    A subclass gives ``expect``.
 
     ``expect`` returns the statistic ``"counts"``, of the shape of the logits with one level more.
 
@@ -106,7 +117,9 @@ class Counted(DistributionModule):
 
 
 class JointLaw(dist.TorchDistribution):
-    r"""A law of D labels with one mass per combination; any of them may be missing, and are summed out exactly.
+    r"""A law of D labels with one mass per combination.
+
+    Any of them may be missing, and are summed out exactly.
 
     .. math:: \log p(x_o) = \log \sum_{c:\, c_o = x_o} p_c
 

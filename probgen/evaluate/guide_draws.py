@@ -33,21 +33,23 @@ class GuideDraws:
     row_axis : dict of str to int
         Where the rows of the data stand in the values of the local sites; globals are not in it.
     log_joint, log_guide : Tensor
-        ``(K,)``, :math:`\log p(x, z, \theta)` and :math:`\log q(z, \theta)` of the whole draw, in nats.
+        ``(K,)``, :math:`\log p(x, z, \theta)` and :math:`\log q(z, \theta)` of the whole draw, in
+        nats.
     rows : Tensor or None
-        ``(K, B)``, :math:`\log p(x_b, z_b \mid \theta) - \log q(z_b)`, in nats; ``None`` where rows have no density of
-        their own.
+        ``(K, B)``, :math:`\log p(x_b, z_b \mid \theta) - \log q(z_b)`, in nats; ``None`` where rows
+        have no density of their own.
     why : str
         Why there are no rows.
     outside : Tensor or None
-        ``(K, 2)``, :math:`\log p(\theta)` and :math:`\log q(\theta)` of what all rows share, where there are rows.
+        ``(K, 2)``, :math:`\log p(\theta)` and :math:`\log q(\theta)` of what all rows share, where
+        there are rows.
     kind : str
         Weakest kind of density met.
     continuous : frozenset of str
         Names of the sites whose values have a density.
     by_row : bool
-        Whether each row has a density of its own under the guide: there are local sites, and they are not images of
-        one draw for all rows together (as in AutoMultivariateNormal).
+        Whether each row has a density of its own under the guide: there are local sites, and they
+        are not images of one draw for all rows together (as in AutoMultivariateNormal).
     leaves_out : bool
         Whether the guide never draws a value of a discrete latent that the model holds possible.
     """
@@ -71,7 +73,10 @@ class GuideDraws:
 
     @property
     def joint(self) -> Tensor:
-        r"""``(K,)``, log weights of the whole draw: :math:`\log p(\theta, z, x) - \log q(\theta, z)`."""
+        r"""``(K,)``, log weights of the whole draw.
+
+        :math:`\log p(\theta, z, x) - \log q(\theta, z)`.
+        """
         return self.log_joint - self.log_guide
 
     @property
@@ -85,7 +90,10 @@ class GuideDraws:
         ]
 
     def check_random(self) -> None:
-        """Raises ``ValueError`` where the guide puts all its mass on a point: that has no density to compare."""
+        """Raises ``ValueError`` where the guide puts all its mass on a point.
+
+        That has no density to compare.
+        """
         if self.points:
             raise ValueError(
                 f"expected a guide that is a distribution, got a point estimate of {', '.join(self.points)}; use "
@@ -95,9 +103,12 @@ class GuideDraws:
 
 @torch.no_grad()
 def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2**15) -> GuideDraws:
-    """Runs guide and model ``draws`` times on all rows of a batch, in chunks of at most ``max_rows`` rows.
+    """Runs guide and model ``draws`` times on all rows of a batch.
 
-    The draws of a program that is not vectorised are recorded once and made together, where that is repaid.
+    In chunks of at most ``max_rows`` rows.
+
+    The draws of a program that is not vectorised are recorded once and made together, where that is
+    repaid.
 
     Raises
     ------
@@ -137,13 +148,19 @@ def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2
 
 @torch.no_grad()
 def draws_latents(gen: GenerativeModel, *batch: Any) -> bool:
-    """Whether the guide draws anything; a model without latents is not run, its log_prob may be costly."""
+    """Whether the guide draws anything.
+
+    A model without latents is not run, its log_prob may be costly.
+    """
     with evaluating():
         return bool(latent_sites(poutine.trace(gen.guide).get_trace(*batch)))
 
 
 def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, torch.Size]]:
-    """One draw, checked: which numbers there are, of what kind, and the natural shapes of the values."""
+    """One draw, checked.
+
+    Which numbers there are, of what kind, and the natural shapes of the values.
+    """
     with evaluating():
         reading = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
     sites, kind, why = latent_sites(reading.guide), kind_of(reading, gen.plate), ""

@@ -19,9 +19,9 @@ ACTIVE = 0.01  # smallest share of a latent's variance that lies between the row
 def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
     r"""PSIS k-hat of the guide: how heavy the tail of its importance weights is.
 
-    Up to 0.5 the guide is close to the posterior, up to 0.7 close enough for importance sampling to correct it, above
-    0.7 neither the guide nor weighted averages can be trusted. A guide that is narrower than the posterior has heavy
-    tails, one that is wider has not.
+    Up to 0.5 the guide is close to the posterior, up to 0.7 close enough for importance sampling to
+    correct it, above 0.7 neither the guide nor weighted averages can be trusted. A guide that is
+    narrower than the posterior has heavy tails, one that is wider has not.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     Returns
     -------
     Tensor
-        ``(B,)``, one number per row for a guide with local latents :math:`q(z_b \mid x_b)`, globals drawn from the
-        guide; NaN where it leaves out values of a discrete latent. Where the guide draws globals alone, or all
-        rows at once (AutoMultivariateNormal), ``()``: one number for
+        ``(B,)``, one number per row for a guide with local latents :math:`q(z_b \mid x_b)`, globals
+        drawn from the guide; NaN where it leaves out values of a discrete latent. Where the guide
+        draws globals alone, or all rows at once (AutoMultivariateNormal), ``()``: one number for
         :math:`\log p(\theta, z, x_1, \dots, x_B) - \log q(\theta, z)`.
 
     Raises
@@ -50,8 +50,8 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     References
     ----------
     Yao, Vehtari, Simpson, Gelman (2018), Yes, but did it work? Evaluating variational inference,
-    https://arxiv.org/abs/1802.02538; Vehtari, Simpson, Gelman, Yao, Gabry (2024), Pareto smoothed importance sampling,
-    https://jmlr.org/papers/v25/19-556.html
+    https://arxiv.org/abs/1802.02538; Vehtari, Simpson, Gelman, Yao, Gabry (2024), Pareto smoothed
+    importance sampling, https://jmlr.org/papers/v25/19-556.html
 
     >>> import torch, pyro, pyro.distributions as dist
     >>> from probgen.core.program import Program
@@ -68,7 +68,9 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
 
 
 def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
-    r"""Effective number of ``particles`` draws from the guide, between 1 and ``particles``; shapes as :func:`khat`.
+    r"""Effective number of ``particles`` draws from the guide, between 1 and ``particles``.
+
+    Shapes as :func:`khat`.
 
     .. math:: \mathrm{ESS}_b = \frac{(\sum_k w_{kb})^2}{\sum_k w_{kb}^2}
     """
@@ -82,8 +84,9 @@ def active_units(
 
     .. math:: A_d = \mathrm{Var}_x\big(\mathrm E_{q(z \mid x)}[z_d]\big) > 0.01\, \mathrm{Var}_{x,\,q(z \mid x)}(z_d)
 
-    The variance on the right is about that of the prior: 1 for a standard normal one, where this is the usual
-    definition. The Monte Carlo noise of the means, which would look like activity, is subtracted.
+    The variance on the right is about that of the prior: 1 for a standard normal one, where this is
+    the usual definition. The Monte Carlo noise of the means, which would look like activity, is
+    subtracted.
 
     Returns
     -------
@@ -92,23 +95,30 @@ def active_units(
 
     References
     ----------
-    Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+    Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders,
+    https://arxiv.org/abs/1509.00519
     """
     return active(_drawn(gen, batch, particles, max_rows))
 
 
 def weights_of(drawn: GuideDraws) -> Tensor:
-    """Log weights of the rows ``(K, B)`` where the guide has a density for each, else of the whole draw ``(K,)``."""
+    """Log weights of the rows ``(K, B)`` where the guide has a density for each.
+
+    Else of the whole draw ``(K,)``.
+    """
     return (
         drawn.rows if drawn.by_row and drawn.rows is not None else drawn.joint - drawn.joint.amax()
     )
 
 
 def khat_of(drawn: GuideDraws) -> Tensor:
-    """k-hat of some draws; NaN where the guide leaves out values of a discrete latent: no draw tells of those.
+    """k-hat of some draws; NaN where the guide leaves out values of a discrete latent.
 
-    So it is where such a latent took one value in all draws and the weights are equal: equal weights vouch for a guide
-    that has been where the posterior is, and this one has been in one place.
+    No draw tells of those.
+
+    So it is where such a latent took one value in all draws and the weights are equal: equal
+    weights vouch for a guide that has been where the posterior is, and this one has been in one
+    place.
     """
     weights = weights_of(drawn)
     khat = pareto_khat(weights)
@@ -117,7 +127,10 @@ def khat_of(drawn: GuideDraws) -> Tensor:
 
 
 def _one_value(drawn: GuideDraws, weights: Tensor) -> Tensor:
-    """Whether some discrete latent has the same value in all draws: for each row where weights are those of rows."""
+    """Whether some discrete latent has the same value in all draws.
+
+    For each row where weights are those of rows.
+    """
     same = torch.zeros(weights.shape[1:], dtype=torch.bool, device=weights.device)
     for name, value in drawn.values.items():
         if name in drawn.continuous:

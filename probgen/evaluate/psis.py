@@ -16,13 +16,17 @@ BLOCK = 2**22  # numbers held at once by the fit of the tails
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r"""Number of equally weighted draws that are worth as much as these weighted ones: ``(K, *rest) -> (*rest,)``.
+    r"""Number of equally weighted draws that are worth as much as these weighted ones.
+
+    ``(K, *rest) -> (*rest,)``.
 
     .. math:: \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2} \in [1, K]
 
-    It is 1 where one draw has all the weight, and 0 where a weight is NaN or infinite, or all of them are zero.
+    It is 1 where one draw has all the weight, and 0 where a weight is NaN or infinite, or all of
+    them are zero.
 
-    Source: Kong (1992), A note on importance sampling using standardized weights, University of Chicago, TR 348.
+    Source: Kong (1992), A note on importance sampling using standardized weights, University of
+    Chicago, TR 348.
 
     >>> effective_sample_size(torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
     tensor(2.)
@@ -43,11 +47,14 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
 
 def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Pareto smoothed importance sampling: tames the largest weights and says whether that was enough.
+    r"""Pareto smoothed importance sampling.
 
-    A generalised Pareto distribution with shape k is fitted to the ``min(K / 5, 3 sqrt(K))`` largest weights, which
-    are then replaced by its quantiles. Moments of the weights up to order 1/k exist: below 0.5 the variance is finite,
-    above 0.7 neither the weighted average nor its error bar can be trusted, at 1 the mean is infinite.
+    Tames the largest weights and says whether that was enough.
+
+    A generalised Pareto distribution with shape k is fitted to the ``min(K / 5, 3 sqrt(K))``
+    largest weights, which are then replaced by its quantiles. Moments of the weights up to order
+    1/k exist: below 0.5 the variance is finite, above 0.7 neither the weighted average nor its
+    error bar can be trusted, at 1 the mean is infinite.
 
     Parameters
     ----------
@@ -57,9 +64,10 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     (Tensor, Tensor)
-        Normalised smoothed log weights ``(K, *rest)``, and k-hat ``(*rest,)``: 0 where the weights (or the whole tail)
-        are equal up to rounding; infinity where a weight is NaN or infinite, or fewer than five are larger than those
-        below the tail, which is so where one draw has all the weight.
+        Normalised smoothed log weights ``(K, *rest)``, and k-hat ``(*rest,)``: 0 where the weights
+        (or the whole tail) are equal up to rounding; infinity where a weight is NaN or infinite, or
+        fewer than five are larger than those below the tail, which is so where one draw has all the
+        weight.
 
     Raises
     ------
@@ -69,8 +77,9 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     References
     ----------
     Vehtari, Simpson, Gelman, Yao, Gabry (2024), Pareto smoothed importance sampling, JMLR 25(72),
-    https://jmlr.org/papers/v25/19-556.html. The fit: Zhang, Stephens (2009), A new and efficient estimation method for
-    the generalized Pareto distribution, Technometrics 51(3), https://doi.org/10.1198/tech.2009.08017
+    https://jmlr.org/papers/v25/19-556.html. The fit: Zhang, Stephens (2009), A new and efficient
+    estimation method for the generalized Pareto distribution, Technometrics 51(3),
+    https://doi.org/10.1198/tech.2009.08017
     """
     draws = len(log_weights)
     if draws < SHORTEST:
@@ -112,7 +121,10 @@ def _smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smooth_tail(tail: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor]:
-    """Log weights above the cutoff, ascending, smoothed; and their k-hat: ``(n, R), (R,) -> (n, R), (R,)``."""
+    """Log weights above the cutoff, ascending, smoothed; and their k-hat.
+
+    ``(n, R), (R,) -> (n, R), (R,)``.
+    """
     shape, scale = _fit_pareto(tail.exp() - cutoff)
     smoothed = (_pareto_quantiles(len(tail), shape, scale) + cutoff).log().clamp(max=0)
     return torch.where(shape.isfinite(), smoothed, tail), shape.nan_to_num(
@@ -121,9 +133,12 @@ def _smooth_tail(tail: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
-    """Shape and scale of a generalised Pareto distribution, by columns of sorted excesses: ``(M, R) -> (R,), (R,)``.
+    """Shape and scale of a generalised Pareto distribution, by columns of sorted excesses.
 
-    The quasi-Bayesian estimate of Zhang and Stephens, with the weak prior of Vehtari et al.: ten observations of 1/2.
+    ``(M, R) -> (R,), (R,)``.
+
+    The quasi-Bayesian estimate of Zhang and Stephens, with the weak prior of Vehtari et al.: ten
+    observations of 1/2.
     """
     n = len(excess)
     quartile = excess[int(n / 4 + 0.5) - 1]

@@ -12,16 +12,18 @@ SHORTEST = 40  # entries: two quarters of ten, the fewest whose correlation can 
 
 
 def settled(losses: Sequence[float], *, relative: float = 0.02) -> bool:
-    r"""Whether the loss of the last quarter of a run equals that of the quarter before, as far as its noise can tell.
+    r"""Whether the loss of the last quarter of a run equals that of the quarter before.
+
+    As far as its noise can tell.
 
     .. math:: |\bar\ell_3 - \bar\ell_4| \le 3\,\mathrm{se}
               \quad\text{or}\quad |\bar\ell_3 - \bar\ell_4|
               \le \max(0.02\,|\mathrm{median}(\ell_1) - \bar\ell_4|,\ 10^{-4}\,|\bar\ell_4|)
 
-    with quarter means :math:`\bar\ell_i`: the change is within the noise, or a fiftieth of what the run as a whole has
-    gained since its first quarter, or a ten-thousandth of the loss. The standard error counts correlated losses for
-    what they are worth, through the autocorrelation time of the detrended second half. A loss that rises has not
-    settled either.
+    with quarter means :math:`\bar\ell_i`: the change is within the noise, or a fiftieth of what the
+    run as a whole has gained since its first quarter, or a ten-thousandth of the loss. The standard
+    error counts correlated losses for what they are worth, through the autocorrelation time of the
+    detrended second half. A loss that rises has not settled either.
 
     Parameters
     ----------
@@ -37,9 +39,10 @@ def settled(losses: Sequence[float], *, relative: float = 0.02) -> bool:
 
     References
     ----------
-    Geyer (1992), Practical Markov chain Monte Carlo, Statistical Science 7(4), https://doi.org/10.1214/ss/1177011137
-    (the truncation of the autocorrelations); Welandawe, Andersen, Vehtari, Huggins (2024), A framework for improving
-    the reliability of black-box variational inference, https://arxiv.org/abs/2203.15945 (the problem in general).
+    Geyer (1992), Practical Markov chain Monte Carlo, Statistical Science 7(4),
+    https://doi.org/10.1214/ss/1177011137 (the truncation of the autocorrelations); Welandawe,
+    Andersen, Vehtari, Huggins (2024), A framework for improving the reliability of black-box
+    variational inference, https://arxiv.org/abs/2203.15945 (the problem in general).
 
     >>> settled([1 / step for step in range(1, 101)]), settled([0.5**step for step in range(100)])
     (False, True)
@@ -72,7 +75,9 @@ def _detrended(series: Tensor) -> Tensor:
 
 
 def autocorrelation_time(series: Tensor) -> Tensor:
-    r"""How many entries of a correlated series are worth one independent entry, at least one: ``(T,) -> ()``.
+    r"""How many entries of a correlated series are worth one independent entry, at least one.
+
+    ``(T,) -> ()``.
 
     .. math:: \tau = 1 + 2 \sum_{t \ge 1} \rho_t
 

@@ -1,4 +1,7 @@
-"""Whether to trust a fit: the tails of the guide's importance weights, the latents in use, the loss at the end."""
+"""Whether to trust a fit.
+
+The tails of the guide's importance weights, the latents in use, the loss at the end.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,17 @@ class Losses(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about a fit; ``None`` where it does not apply or was not computed (then ``notes`` says why).
+    """What is known about a fit.
+
+    ``None`` where it does not apply or was not computed (then ``notes`` says why).
 
     Attributes
     ----------
     settled : bool or None
         Whether the loss had stopped changing.
     khat : Tensor or None
-        PSIS k-hat, ``(rows,)``; ``()`` for a guide without local latents, or one that couples the rows.
+        PSIS k-hat, ``(rows,)``; ``()`` for a guide without local latents, or one that couples the
+        rows.
     ess : Tensor or None
         Effective number of draws, of the same shape.
     active : Tensor or None
@@ -80,7 +86,9 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """No sign of trouble: loss settled, k-hat of the typical row at most 0.7, and some latent in use.
+        """No sign of trouble.
+
+        Loss settled, k-hat of the typical row at most 0.7, and some latent in use.
 
         What was not computed does not count against the fit.
         """
@@ -139,7 +147,9 @@ def verdict(
     max_rows: int = 128,
     seconds: float = 5.0,
 ) -> Verdict:
-    """Judges a fit on some of its data within a budget; a diagnostic that fails leaves a note, never an error.
+    """Judges a fit on some of its data within a budget.
+
+    A diagnostic that fails leaves a note, never an error.
 
     Parameters
     ----------
@@ -156,7 +166,8 @@ def verdict(
     max_rows : int
         Rows that are looked at, evenly spaced in the batch.
     seconds : float
-        Time that the diagnostics may take, judged by a first run: fewer rows are looked at where it is short.
+        Time that the diagnostics may take, judged by a first run: fewer rows are looked at where it
+        is short.
 
     Returns
     -------
@@ -164,9 +175,10 @@ def verdict(
 
     References
     ----------
-    k-hat: Yao, Vehtari, Simpson, Gelman (2018), Yes, but did it work? Evaluating variational inference,
-    https://arxiv.org/abs/1802.02538; Vehtari et al. (2024), https://jmlr.org/papers/v25/19-556.html. Active units:
-    Burda, Grosse, Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
+    k-hat: Yao, Vehtari, Simpson, Gelman (2018), Yes, but did it work? Evaluating variational
+    inference, https://arxiv.org/abs/1802.02538; Vehtari et al. (2024),
+    https://jmlr.org/papers/v25/19-556.html. Active units: Burda, Grosse, Salakhutdinov (2016),
+    https://arxiv.org/abs/1509.00519
     """
     quiet = None if history is None else settled(history.loss)
     try:
@@ -213,7 +225,9 @@ def _findings(
 def _first_run(
     gen: GenerativeModel, batch: tuple, max_rows: int
 ) -> tuple[tuple, GuideDraws | None, float]:
-    """Rows that the guide accepts, a few draws for them (if it draws at all), and seconds per row and draw.
+    """Rows that the guide accepts, a few draws for them (if it draws at all).
+
+    And seconds per row and draw.
 
     A guide with parameters of its own for every row accepts only all rows.
     """

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Path(Protocol):
-    r"""Laws from a known one, :math:`\beta = 0`, to another, :math:`\beta = 1`, each with a reversible kernel."""
+    r"""Laws from a known one, :math:`\beta = 0`, to another, :math:`\beta = 1`.
+
+    Each with a reversible kernel.
+    """
 
     def log_z(self) -> Tensor: ...
 
@@ -54,15 +57,16 @@ class LogZ:
     .. math:: \mathbb E\Big[\log \tfrac1M \textstyle\sum_m w_m\Big] \le \log Z \le
               \mathbb E\Big[-\log \tfrac1M \textstyle\sum_m w'_m\Big]
 
-    with weights of chains that go from the known law to the other one, and of chains that go back from its draws.
+    with weights of chains that go from the known law to the other one, and of chains that go back
+    from its draws.
 
     Attributes
     ----------
     forwards, backwards : Tensor
         log Z as each chain gives it, ``(chains,)``: of the chains there, and of those back.
     start : str
-        Kind of the draws that the chains back start from: ``"exact"``, or ``"asymptotic"``, ends of chains. With these
-        the upper bound holds as far as they have reached the law.
+        Kind of the draws that the chains back start from: ``"exact"``, or ``"asymptotic"``, ends of
+        chains. With these the upper bound holds as far as they have reached the law.
 
     >>> print(LogZ(torch.tensor([5.0, 5.2]), torch.tensor([5.1, 5.3]), "exact"))
     5.10 ± 0.10 <= log Z <= 5.20 ± 0.10 nats (2 chains each way, exact draws)
@@ -80,12 +84,18 @@ class LogZ:
 
     @property
     def upper(self) -> float:
-        """The upper bound: minus the log of the mean weight of the chains back, whose mean is 1 / Z."""
+        """The upper bound.
+
+        Minus the log of the mean weight of the chains back, whose mean is 1 / Z.
+        """
         return -_log_mean(-self.backwards)
 
     @property
     def stderr(self) -> tuple[float, float]:
-        """Standard errors of both, by the delta method; infinite where there are not two independent chains."""
+        """Standard errors of both, by the delta method.
+
+        Infinite where there are not two independent chains.
+        """
         return _stderr(self.forwards), _stderr(-self.backwards, self.ancestors)
 
     @property
@@ -107,9 +117,12 @@ class LogZ:
         )
 
     def log_likelihoods(self, log_weight: Tensor, measure: str = "density") -> tuple[Score, Score]:
-        """The least and the largest log-likelihoods of rows, kind approximate, given their unnormalised ones.
+        """The least and the largest log-likelihoods of rows, kind approximate.
 
-        The larger end gives the least, also where the noise of the two has put the upper below the lower one.
+        Given their unnormalised ones.
+
+        The larger end gives the least, also where the noise of the two has put the upper below the
+        lower one.
         """
         ends = sorted((self.upper, self.lower), reverse=True)
         return tuple(Score(log_weight - end, "approximate", measure=measure) for end in ends)
@@ -131,22 +144,27 @@ def annealed_importance(
     settle: int = 100,
     at_once: int = 1000,
 ) -> LogZ:
-    r"""Brackets log Z of an unnormalised model by annealed importance sampling, forwards and backwards.
+    r"""Brackets log Z of an unnormalised model by annealed importance sampling.
+
+    Forwards and backwards.
 
     Along laws :math:`p_0, \dots, p_K`, from a known one to the model's, each chain has the weight
 
     .. math:: w = Z_0 \prod_{k=1}^K \frac{p^*_k(x_{k-1})}{p^*_{k-1}(x_{k-1})}, \qquad x_k \sim T_k(\cdot \mid x_{k-1}),
               \qquad \mathbb E[w] = Z
 
-    and a chain back from a draw of the model one with mean :math:`1 / Z`. Chains back start from independent draws
-    where the law has them, else from ends of the chains there, drawn by their weights and moved ``settle`` steps.
+    and a chain back from a draw of the model one with mean :math:`1 / Z`. Chains back start from
+    independent draws where the law has them, else from ends of the chains there, drawn by their
+    weights and moved ``settle`` steps.
 
     Parameters
     ----------
     gen : GenerativeModel
-        A model without context whose law has a path: ``RBM``, ``DeepBoltzmannMachine``, ``EnergyBasedModel``.
+        A model without context whose law has a path: ``RBM``, ``DeepBoltzmannMachine``,
+        ``EnergyBasedModel``.
     x : Tensor, optional
-        Rows ``(N, *event)``: the known law takes their moments (the base-rate model of Salakhutdinov and Murray).
+        Rows ``(N, *event)``: the known law takes their moments (the base-rate model of
+        Salakhutdinov and Murray).
     temperatures : int or sequence of float
         Number K of equal steps from 0 to 1, or the values of :math:`\beta` themselves.
     chains : int
@@ -167,9 +185,10 @@ def annealed_importance(
 
     References
     ----------
-    Neal (2001), Annealed importance sampling, https://doi.org/10.1023/A:1008923215028; Salakhutdinov, Murray (2008), On
-    the quantitative analysis of deep belief networks, https://doi.org/10.1145/1390156.1390266; Grosse, Ghahramani,
-    Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo, https://arxiv.org/abs/1511.02543
+    Neal (2001), Annealed importance sampling, https://doi.org/10.1023/A:1008923215028;
+    Salakhutdinov, Murray (2008), On the quantitative analysis of deep belief networks,
+    https://doi.org/10.1145/1390156.1390266; Grosse, Ghahramani, Adams (2015), Sandwiching the
+    marginal likelihood using bidirectional Monte Carlo, https://arxiv.org/abs/1511.02543
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> from probgen.models.rbm import RBM
@@ -208,10 +227,12 @@ def reverse_annealing(
     r"""Log-likelihoods of rows under the annealing model, whose draws are ends of annealed chains.
 
     .. math:: \log \hat p(x) = \log \tfrac1M \sum_m \frac{p^*_K(x)}{Z_0} \prod_{k=1}^K
-              \frac{p^*_{k-1}(x_{k-1})}{p^*_k(x_{k-1})}, \qquad x_{k-1} \sim T_k(\cdot \mid x_k),\ x_K = x
+              \frac{p^*_{k-1}(x_{k-1})}{p^*_k(x_{k-1})}, \qquad x_{k-1} \sim T_k(\cdot \mid x_k),\
+              x_K = x
 
-    An *unbiased* estimate for a model from which exact draws can be made, and which tends to the given one with the
-    number of temperatures; a conservative number for it in practice, without draws of the model itself.
+    An *unbiased* estimate for a model from which exact draws can be made, and which tends to the
+    given one with the number of temperatures; a conservative number for it in practice, without
+    draws of the model itself.
 
     Parameters
     ----------
@@ -228,8 +249,8 @@ def reverse_annealing(
 
     References
     ----------
-    Burda, Grosse, Salakhutdinov (2015), Accurate and conservative estimates of MRF log-likelihood using reverse
-    annealing, https://arxiv.org/abs/1412.8566
+    Burda, Grosse, Salakhutdinov (2015), Accurate and conservative estimates of MRF log-likelihood
+    using reverse annealing, https://arxiv.org/abs/1412.8566
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> from probgen.models.rbm import RBM
@@ -280,7 +301,10 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
 def _anneal(
     path: Path, states: Tensor, betas: Tensor, moves: int, at_once: int
 ) -> tuple[Tensor, Tensor]:
-    """Log ratios of the weights at the ends of a path, summed along chains, and the ends of these."""
+    """Log ratios of the weights at the ends of a path, summed along chains.
+
+    And the ends of these.
+    """
     totals, ends = [], []
     for state in states.split(max(1, at_once)):
         total: Tensor | float = 0.0
@@ -297,7 +321,10 @@ def _log_mean(weights: Tensor) -> float:
 
 
 def _stderr(weights: Tensor, families: Tensor | None = None) -> float:
-    """Of the log of a mean of exponentials, which are independent, or of so many independent families."""
+    """Of the log of a mean of exponentials, which are independent.
+
+    Or of so many independent families.
+    """
     share = (weights - weights.max()).double().exp()
     excess = share / share.mean() - 1
     if families is not None:

@@ -16,9 +16,10 @@ def as_chains(draws: Given, gen: GenerativeModel, batch: tuple) -> Chains:
 
     Parameters
     ----------
-    draws : Chains, mapping of str to Tensor or array, pyro.infer.MCMC, pyro.infer.Importance or CSIS
-        Tensors of shape ``(draw, *shape)`` or ``(chain, draw, *shape)``, told by the natural shape of their site.
-        Weighted traces are drawn by their weights, from torch's generator.
+    draws : Chains, mapping of str to Tensor or array, pyro.infer.MCMC, pyro.infer.Importance or
+    CSIS
+        Tensors of shape ``(draw, *shape)`` or ``(chain, draw, *shape)``, told by the natural shape
+        of their site. Weighted traces are drawn by their weights, from torch's generator.
     gen : GenerativeModel
         The model that they belong to.
     batch : tuple

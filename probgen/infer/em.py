@@ -26,26 +26,32 @@ class SupportsEM(Protocol):
 
     .. math:: \theta' = \arg\max_{\theta'} \sum_b E_{p_\theta(z \mid x_b)} \log p_{\theta'}(x_b, z)
 
-    and the sum enters through sufficient statistics that add over rows. Parameters that do not train
-    (``requires_grad`` is ``False``) are given: ``maximise`` takes the maximum over the others.
+    and the sum enters through sufficient statistics that add over rows. Parameters that do not
+    train (``requires_grad`` is ``False``) are given: ``maximise`` takes the maximum over the
+    others.
 
-    A family whose ``maximise`` subtracts something from that sum (pseudo-counts, a variance added to others) tells it
-    by a method ``penalty(statistics)``, in nats under the present parameters, so that :func:`em` knows what rises.
+    A family whose ``maximise`` subtracts something from that sum (pseudo-counts, a variance added
+    to others) tells it by a method ``penalty(statistics)``, in nats under the present parameters,
+    so that :func:`em` knows what rises.
     """
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        r"""E-step on some of the rows: the log-likelihood and the expected sufficient statistics, summed over them.
+        r"""E-step on some of the rows.
 
-        Both must add over chunks of rows: ``expect(x)`` equals ``expect(x[:n])`` plus ``expect(x[n:])``. :func:`em`
-        adds them up in float64. The number of rows is a statistic like any other: return it if ``maximise`` needs it.
-        Called under ``torch.no_grad``.
+        The log-likelihood and the expected sufficient statistics, summed over them.
+
+        Both must add over chunks of rows: ``expect(x)`` equals ``expect(x[:n])`` plus
+        ``expect(x[n:])``. :func:`em` adds them up in float64. The number of rows is a statistic
+        like any other: return it if ``maximise`` needs it. Called under ``torch.no_grad``.
 
         Parameters
         ----------
         x : Tensor
-            Rows ``(n, *event)``; NaN = missing (a family that cannot marginalise raises ``ValueError``).
+            Rows ``(n, *event)``; NaN = missing (a family that cannot marginalise raises
+            ``ValueError``).
         weights : Tensor, optional
-            How often each row counts, ``(n,)``. A family may leave this argument out, and is then refused weights.
+            How often each row counts, ``(n,)``. A family may leave this argument out, and is then
+            refused weights.
 
         Returns
         -------
@@ -54,25 +60,32 @@ class SupportsEM(Protocol):
         """
 
     def maximise(self, statistics: dict[str, Tensor]) -> None:
-        """M-step: sets the parameters, in place, to the maximiser given the statistics of all rows (in float64).
+        """M-step: sets the parameters, in place, to the maximiser given the statistics of all rows.
 
-        The parameters still have the values under which ``expect`` computed the statistics, so these may be relative
-        to them (whitened or centred by them, say), which keeps digits.
+        In float64.
+
+        The parameters still have the values under which ``expect`` computed the statistics, so
+        these may be relative to them (whitened or centred by them, say), which keeps digits.
 
         Raises
         ------
         ValueError
-            If the data cannot determine the parameters, however EM starts (fewer rows than components, say).
+            If the data cannot determine the parameters, however EM starts (fewer rows than
+            components, say).
         torch.linalg.LinAlgError
-            If this run collapsed (an empty component, a singular covariance); another start may do better.
+            If this run collapsed (an empty component, a singular covariance); another start may do
+            better.
         """
 
     def initialise(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
-        """Sets the parameters, in place, to a start suited to ``x`` of shape ``(N, *event)``; raises like ``maximise``.
+        """Sets the parameters, in place, to a start suited to ``x`` of shape ``(N, *event)``.
 
-        Random starts draw from ``generator`` (the global one when ``None``), so that each of ``n_init`` differs.
+        Raises like ``maximise``.
+
+        Random starts draw from ``generator`` (the global one when ``None``), so that each of
+        ``n_init`` differs.
         """
 
 
@@ -83,7 +96,8 @@ class EMResult:
     Attributes
     ----------
     log_likelihood : Tensor
-        Mean log-likelihood of a row in nats, float64, at the start and after each step: ``(steps + 1,)``.
+        Mean log-likelihood of a row in nats, float64, at the start and after each step: ``(steps +
+        1,)``.
     converged : bool
         Whether the last step gained less than ``tol``.
     """
@@ -109,46 +123,52 @@ def em(
     chunk: int | None = None,
     seed: int | None = None,
 ) -> EMResult:
-    r"""Fits a family in place by expectation maximisation: each step raises the log-likelihood, without a step size.
+    r"""Fits a family in place by expectation maximisation.
 
-    Parameters that do not train (``gen.loc.requires_grad_(False)``) keep their values, as in :func:`probgen.fit`.
+    Each step raises the log-likelihood, without a step size.
+
+    Parameters that do not train (``gen.loc.requires_grad_(False)``) keep their values, as in
+    :func:`probgen.fit`.
 
     Parameters
     ----------
     gen : nn.Module
         A family with the methods of :class:`SupportsEM`.
     x : Tensor or sequence of Tensor
-        Data ``(N, *event)`` of the parameters' dtype; NaN = missing, where the family marginalises it. It may lie on
-        another device than the parameters: chunks are moved. Sequences of different lengths come as a list of tensors
-        ``(T_b, *event)``, or padded with NaN at the end.
+        Data ``(N, *event)`` of the parameters' dtype; NaN = missing, where the family marginalises
+        it. It may lie on another device than the parameters: chunks are moved. Sequences of
+        different lengths come as a list of tensors ``(T_b, *event)``, or padded with NaN at the
+        end.
     weights : Tensor, optional
-        How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated rows.
+        How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated
+        rows.
     steps : int
         Largest number of steps.
     tol : float
         Stop when the mean log-likelihood of a row gains less than this, in nats.
     n_init : int
-        Number of starts made by ``gen.initialise``, of which the one that ends best is kept; 0 starts once from the
-        present parameters.
+        Number of starts made by ``gen.initialise``, of which the one that ends best is kept; 0
+        starts once from the present parameters.
     chunk : int, optional
-        Rows handled at a time, which bounds memory; the result depends on it by rounding only. Default: as many as make
-        four million numbers.
+        Rows handled at a time, which bounds memory; the result depends on it by rounding only.
+        Default: as many as make four million numbers.
     seed : int, optional
         Makes the starts repeatable; by default they draw from torch's global generator.
 
     Raises
     ------
     ValueError
-        If ``x`` is empty, infinite, outside of the family's support, not of its shape and dtype, or does not determine
-        the parameters.
+        If ``x`` is empty, infinite, outside of the family's support, not of its shape and dtype, or
+        does not determine the parameters.
     torch.linalg.LinAlgError
         If every run collapsed.
 
     Warns
     -----
     RuntimeWarning
-        If a step lowered what it should raise by more than ``tol`` and rounding; or if EM was still rising by more than
-        ``tol`` after the last step (not where ``tol`` is 0, which asks for so many steps).
+        If a step lowered what it should raise by more than ``tol`` and rounding; or if EM was still
+        rising by more than ``tol`` after the last step (not where ``tol`` is 0, which asks for so
+        many steps).
 
     References
     ----------
@@ -181,7 +201,10 @@ def em(
 def _best_of(
     gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: int | None
 ) -> EMResult:
-    """Runs from several starts, of which the best is kept; Ctrl-C ends the search with the best so far."""
+    """Runs from several starts, of which the best is kept.
+
+    Ctrl-C ends the search with the best so far.
+    """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     best, best_state, collapse = None, {}, None
     for start in range(n_init):
@@ -215,7 +238,10 @@ def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:
 
 
 def _run(gen: Any, data: Rows, steps: int, tol: float) -> EMResult:
-    """E- and M-steps from the present parameters; it ends on an E-step, so the last value is that of the result."""
+    """E- and M-steps from the present parameters.
+
+    It ends on an E-step, so the last value is that of the result.
+    """
     value, statistics = _expect(gen, data)
     history, converged, warned = [value], False, False
     while len(history) <= steps and not converged:
@@ -235,7 +261,10 @@ def _run(gen: Any, data: Rows, steps: int, tol: float) -> EMResult:
 
 @contextmanager
 def _frozen_kept(gen: nn.Module) -> Iterator[None]:
-    """Parameters that do not train leave the block with the values that they had, whatever a family does."""
+    """Parameters that do not train leave the block with the values that they had.
+
+    Whatever a family does.
+    """
     kept = [
         (parameter, parameter.clone())
         for parameter in gen.parameters()
@@ -249,13 +278,19 @@ def _frozen_kept(gen: nn.Module) -> Iterator[None]:
 
 
 def _penalty(gen: Any, statistics: dict[str, Tensor], data: Rows) -> float:
-    """What the M-step subtracts from the mean log-likelihood of a row, under the present parameters."""
+    """What the M-step subtracts from the mean log-likelihood of a row.
+
+    Under the present parameters.
+    """
     penalty = getattr(gen, "penalty", None)
     return 0.0 if penalty is None else float(penalty(statistics)) / data.total
 
 
 def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
-    """The E-step over all rows, chunk by chunk, summed in float64: mean log-likelihood and total statistics."""
+    """The E-step over all rows, chunk by chunk, summed in float64.
+
+    Mean log-likelihood and total statistics.
+    """
     total, statistics = 0.0, {}
     for rows in data.chunks(next(gen.parameters()).device):
         value, parts = gen.expect(*rows)

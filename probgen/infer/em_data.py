@@ -17,7 +17,10 @@ _NUMBERS = 2**22  # of a chunk
 
 
 class Rows(NamedTuple):
-    """Data ``(N, *event)``, the weights of its rows ``(N,)`` or ``None``, and how many rows are handled at a time."""
+    """Data ``(N, *event)``, the weights of its rows ``(N,)`` or ``None``.
+
+    And how many rows are handled at a time.
+    """
 
     x: Tensor
     weights: Tensor | None
@@ -38,7 +41,10 @@ class Rows(NamedTuple):
 def prepared(
     gen: nn.Module, x: Tensor | Sequence[Tensor], weights: Tensor | None, chunk: int | None
 ) -> Rows:
-    """The data in one form: sequences padded with NaN, rows without weight left out; refuses what no row may be."""
+    """The data in one form.
+
+    Sequences padded with NaN, rows without weight left out; refuses what no row may be.
+    """
     law, dtype = gen(), next(gen.parameters()).dtype
     if not isinstance(x, Tensor):
         x = padded(x, law.event_shape)
@@ -55,7 +61,9 @@ def prepared(
 
 
 def padded(x: Sequence[Tensor], event: torch.Size) -> Tensor:
-    """Sequences of different lengths, each ``(T_b, *event)``, as one tensor with NaN after their ends.
+    """Sequences of different lengths, each ``(T_b, *event)``.
+
+    As one tensor with NaN after their ends.
 
     >>> padded([torch.zeros(2, 1), torch.ones(1, 1)], torch.Size([3, 1]))[..., 0]
     tensor([[0., 0.],

@@ -1,4 +1,7 @@
-"""Draws of latent sites from wherever they come: mappings, chains, Pyro's samplers; each site told by its shape."""
+"""Draws of latent sites from wherever they come.
+
+Mappings, chains, Pyro's samplers; each site told by its shape.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ FEWEST = 4  # draws for which Pyro computes the diagnostics that list divergence
 
 @runtime_checkable
 class Chained(Protocol):
-    """What holds chains of draws, ``(chain, draw, *natural shape)`` each, and what the sampler noted with them."""
+    """What holds chains of draws, ``(chain, draw, *natural shape)`` each.
+
+    And what the sampler noted with them.
+    """
 
     draws: Draws
     stats: Draws
@@ -48,7 +54,9 @@ def by_chain(
     probe: poutine.Trace | None = None,
     loose: Collection[str] = (),
 ) -> Draws:
-    """Draws of every site that has some, ``(chain, draw, *natural shape)``; one chain where there are none.
+    """Draws of every site that has some, ``(chain, draw, *natural shape)``.
+
+    One chain where there are none.
 
     ``loose`` sites are left out where their shape does not fit.
 
@@ -168,7 +176,10 @@ def _tensor(value: Any, site: Site | None) -> Tensor:
 
 
 def _fitted(value: Tensor, site: Site) -> Tensor | None:
-    """``(chain, draw, *natural shape)`` of what has no dim of chains, or has singleton dims between its plates."""
+    """``(chain, draw, *natural shape)`` of what has no dim of chains.
+
+    Or has singleton dims between its plates.
+    """
     natural = shape_of(site)
     full = natural if is_deterministic(site) else site["fn"].batch_shape + event_of(site)
     for shape in (natural, full):

@@ -37,14 +37,14 @@ class Imputation:
     missing : Tensor of bool
         Which entries were drawn: ``(B, *event)``.
     kind : str
-        ``"exact"``: independent draws from the model's conditional distribution. ``"asymptotic"``: ends of Markov
-        chains that converge to it. ``"heuristic"``: ends of chains that converge to something near it, because the
-        model has a density that is not exact.
+        ``"exact"``: independent draws from the model's conditional distribution. ``"asymptotic"``:
+        ends of Markov chains that converge to it. ``"heuristic"``: ends of chains that converge to
+        something near it, because the model has a density that is not exact.
     acceptance : Tensor
-        Share of accepted proposals of every row ``(B,)``; one where draws are exact. Values near zero mean that the
-        guide misses the posterior of that row, and that its draws have not forgotten where they started. A guide that
-        is narrower than the posterior makes chains slow in the tails, which this share does not show: draws of longer
-        chains do.
+        Share of accepted proposals of every row ``(B,)``; one where draws are exact. Values near
+        zero mean that the guide misses the posterior of that row, and that its draws have not
+        forgotten where they started. A guide that is narrower than the posterior makes chains slow
+        in the tails, which this share does not show: draws of longer chains do.
     """
 
     draws: Tensor
@@ -57,7 +57,9 @@ class Imputation:
         return torch.where(self.missing, self.draws.mean(0), self.draws[0])
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Ends of the central interval that holds a share ``level`` of the draws of every entry: ``(B, *event)`` each.
+        """Ends of the central interval that holds a share ``level`` of the draws of every entry.
+
+        ``(B, *event)`` each.
 
         >>> draws = torch.linspace(0, 1, 101).reshape(101, 1, 1)
         >>> low, high = Imputation(draws, torch.ones(1, 1) > 0, "exact", torch.ones(1)).interval(0.8)
@@ -90,49 +92,56 @@ def impute(
     steps: int = 500,
     compile: Choice = "auto",
 ) -> Imputation:
-    r"""Draws missing entries (NaN) given the observed ones, row by row: :math:`x_m \sim p(x_m \mid x_o, c)`.
+    r"""Draws missing entries (NaN) given the observed ones, row by row.
 
-    Without local latents the draws are exact: :func:`conditional` of the model's distribution, or, where it has no
-    closed form, ends of Gibbs chains (:mod:`probgen.distributions.gibbs`). Enumerated latents (the components of a
-    mixture) are drawn from their exact conditional first. With other local latents, every draw is the
-    end of a chain over :math:`(z, x_m)` that leaves :math:`p(z, x_m \mid x_o)` invariant:
+    :math:`x_m \sim p(x_m \mid x_o, c)`.
+
+    Without local latents the draws are exact: :func:`conditional` of the model's distribution, or,
+    where it has no closed form, ends of Gibbs chains (:mod:`probgen.distributions.gibbs`).
+    Enumerated latents (the components of a mixture) are drawn from their exact conditional first.
+    With other local latents, every draw is the end of a chain over :math:`(z, x_m)` that leaves
+    :math:`p(z, x_m \mid x_o)` invariant:
 
     .. math:: z' \sim q(z \mid x), \quad \text{accepted with probability }
-              \min\Big(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)}\Big); \qquad x_m \sim p(x_m \mid x_o, z)
+              \min\Big(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)}\Big); \qquad x_m
+              \sim p(x_m \mid x_o, z)
 
-    started by a tenth as many steps that accept everything. Globals of a Bayesian model are drawn from its guide, one
-    set per draw. Entries are taken to be missing at random. The model runs in eval mode, and
-    is left in the mode that it is in.
+    started by a tenth as many steps that accept everything. Globals of a Bayesian model are drawn
+    from its guide, one set per draw. Entries are taken to be missing at random. The model runs in
+    eval mode, and is left in the mode that it is in.
 
     Parameters
     ----------
     gen : GenerativeModel
-        A model with observed site ``"x"``, whose law given the latents has a closed-form :func:`conditional`.
+        A model with observed site ``"x"``, whose law given the latents has a closed-form
+        :func:`conditional`.
     x : Tensor
         ``(B, *event)``, NaN = missing.
     context : Tensor, optional
         ``(B, *context_event)``.
     draws : int
-        Number of completed copies. Chains run in parallel; those of models with global latents one after the other.
+        Number of completed copies. Chains run in parallel; those of models with global latents one
+        after the other.
     steps : int
         Length of the chains, where draws are not exact.
     compile : bool or "auto"
-        Whether steps of the chains after the first ones are made of recorded and compiled operations: where the others
-        repay it, at once, or never. The same seed gives the same draws in all cases.
+        Whether steps of the chains after the first ones are made of recorded and compiled
+        operations: where the others repay it, at once, or never. The same seed gives the same draws
+        in all cases.
 
     Raises
     ------
     NotImplementedError
-        If the law of x given the latents has no closed-form conditional, a site has no density, or a local latent is
-        enumerated.
+        If the law of x given the latents has no closed-form conditional, a site has no density, or
+        a local latent is enumerated.
     ValueError
         If the guide does not draw a local latent, or has a site whose density is not exact.
 
     References
     ----------
-    Rezende, Mohamed, Wierstra (2014), Stochastic backpropagation, https://arxiv.org/abs/1401.4082 (pseudo-Gibbs);
-    Mattei, Frellsen (2018), Leveraging the exact likelihood of deep latent variable models,
-    https://arxiv.org/abs/1802.04826 (Metropolis within Gibbs)
+    Rezende, Mohamed, Wierstra (2014), Stochastic backpropagation, https://arxiv.org/abs/1401.4082
+    (pseudo-Gibbs); Mattei, Frellsen (2018), Leveraging the exact likelihood of deep latent variable
+    models, https://arxiv.org/abs/1802.04826 (Metropolis within Gibbs)
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.module import Fixed
@@ -180,7 +189,10 @@ def _impute(
 
 
 def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tensor, str, Tensor]:
-    """Draws of globals from the guide, of enumerated sites from their exact conditional, then of x given both."""
+    """Draws of globals from the guide, of enumerated sites from their exact conditional.
+
+    Then of x given both.
+    """
     x, values = batch[0], posterior(gen, *batch, draws=draws, discrete=True)
     completed = []
     for draw in range(draws):
@@ -206,7 +218,10 @@ def _shared(trace: poutine.Trace, plate: str) -> poutine.Trace:
 
 @dataclass(frozen=True)
 class _Chains:
-    """Metropolis-corrected pseudo-Gibbs chains of one model and guide whose globals, if any, are fixed."""
+    """Metropolis-corrected pseudo-Gibbs chains of one model and guide whose globals, if any.
+
+    Are fixed.
+    """
 
     gen: GenerativeModel
     model: Callable
@@ -214,7 +229,10 @@ class _Chains:
     compile: Choice
 
     def draw(self, batch: tuple, draws: int, steps: int) -> tuple[Tensor, str, Tensor]:
-        """Completed rows ``(draws, B, *event)``, their kind, and the acceptance rate of every row."""
+        """Completed rows ``(draws, B, *event)``, their kind.
+
+        And the acceptance rate of every row.
+        """
         state = _trace(self.model, batch)
         if not self._locals(state):
             return *completions(_law(state), batch[0], draws, steps), torch.ones(
@@ -227,7 +245,10 @@ class _Chains:
         return completed.unflatten(0, (draws, -1)), kind, rate.unflatten(0, (draws, -1)).mean(0)
 
     def _run(self, x: Tensor, context: Any, steps: int) -> tuple[Tensor, str, Tensor]:
-        """Ends of the chains, one for every row of ``x``; they start at draws of the latents from the model."""
+        """Ends of the chains, one for every row of ``x``.
+
+        They start at draws of the latents from the model.
+        """
         seen, rate, early = ~x.isnan(), torch.zeros(len(x), device=x.device), max(1, steps // 10)
         start = _trace(self.model, (x, context))
         filled = conditional(_law(start), x, seen).sample()
@@ -254,7 +275,9 @@ class _Chains:
         latents: poutine.Trace,
         values: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Missing entries given the latents, then a proposal for the latents: completed x, what was accepted, latents.
+        """Missing entries given the latents, then a proposal for the latents.
+
+        Completed x, what was accepted, latents.
 
         Early steps, not ``corrected``, accept whatever the ratio.
         """
@@ -281,7 +304,10 @@ class _Chains:
         return proposal.by_row(self.gen.plate)[0] - current.by_row(self.gen.plate)[0]
 
     def _at(self, values: Sequence[Tensor], latents: poutine.Trace, batch: tuple) -> poutine.Trace:
-        """The model's run with these values of the local latents, which stand in a run of the guide."""
+        """The model's run with these values of the local latents.
+
+        Which stand in a run of the guide.
+        """
         given = latents.copy()
         for (name, site), value in zip(self._locals(latents).items(), values, strict=True):
             given.nodes[name] = {**site, "value": value}
@@ -318,7 +344,10 @@ def _accept(log_ratio: Tensor) -> Tensor:
 
 
 def _kind(pair: Reading, plate: str) -> str:
-    """Chains are as exact as the densities in their acceptance ratio; an inexact guide is refused."""
+    """Chains are as exact as the densities in their acceptance ratio.
+
+    An inexact guide is refused.
+    """
     kind_of(pair, plate)
     exact = worst(*(density(site["fn"]) for site in sample_sites(pair.model).values())) == "exact"
     return "asymptotic" if exact else "heuristic"

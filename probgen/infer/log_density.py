@@ -48,10 +48,11 @@ class LogDensity:
 
     .. math:: \ell(u) = \log \sum_k p(x, k, \theta(u)) + \log \left| \frac{\partial \theta}{\partial u} \right|
 
-    u holds the continuous latent sites one after the other, each carried to the reals by the bijection that
-    :func:`torch.distributions.biject_to` has for its support; a bound may depend on other sites. Sites marked
-    ``infer={"enumerate": "parallel"}`` are summed out exactly; masks, scales and factors count, but entries of latent
-    sites that a tensor masks keep their prior, which integrates to one. Parameters of modules stay as they are.
+    u holds the continuous latent sites one after the other, each carried to the reals by the
+    bijection that :func:`torch.distributions.biject_to` has for its support; a bound may depend on
+    other sites. Sites marked ``infer={"enumerate": "parallel"}`` are summed out exactly; masks,
+    scales and factors count, but entries of latent sites that a tensor masks keep their prior,
+    which integrates to one. Parameters of modules stay as they are.
 
     Parameters
     ----------
@@ -60,7 +61,8 @@ class LogDensity:
     *batch : Tensor
         What the programs take: all of the data.
     dtype : torch.dtype, optional
-        Precision of all that is computed, on copies of parameters, buffers and data; default: that of the model.
+        Precision of all that is computed, on copies of parameters, buffers and data; default: that
+        of the model.
 
     Attributes
     ----------
@@ -74,8 +76,8 @@ class LogDensity:
     Raises
     ------
     ValueError
-        If nothing is observed, a plate is subsampled, a discrete site is not enumerated, a site's density is only
-        estimated, or there is no continuous latent site.
+        If nothing is observed, a plate is subsampled, a discrete site is not enumerated, a site's
+        density is only estimated, or there is no continuous latent site.
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.program import Program
@@ -120,9 +122,12 @@ class LogDensity:
         return value + sum(placed.log_jacobians)
 
     def constrain(self, u: Tensor) -> Draws:
-        """Natural values of the latent and deterministic sites at many points: ``(S, D) -> (S, *natural shape)`` each.
+        """Natural values of the latent and deterministic sites at many points.
 
-        Deterministic sites of a program with enumerated ones see draws of those from their exact conditional.
+        ``(S, D) -> (S, *natural shape)`` each.
+
+        Deterministic sites of a program with enumerated ones see draws of those from their exact
+        conditional.
         """
         values = for_each(self._natural, u.detach())
         if not (self._enumerated and self._deterministic):
@@ -131,7 +136,9 @@ class LogDensity:
             return complete(self.gen, *self.batch, given=values, discrete=False)
 
     def unconstrain(self, values: Mapping[str, Tensor], u: Tensor) -> Tensor:
-        """Points ``u``, ``(S, D)``, with the coordinates of some sites replaced by the images of natural values.
+        """Points ``u``, ``(S, D)``.
+
+        With the coordinates of some sites replaced by the images of natural values.
 
         Raises ``ValueError`` if the values of a site are not of shape ``(S, *natural shape)``.
         """
@@ -152,7 +159,10 @@ class LogDensity:
         return sum(log_prob(site).sum() for site in densities(recorder.sites).values())
 
     def _summed_out(self) -> Tensor:
-        """log p(x, theta) by message passing: the evidence bound with nothing left to draw is exact."""
+        """log p(x, theta) by message passing.
+
+        The evidence bound with nothing left to draw is exact.
+        """
         expanded = poutine.enum(self.gen.model, first_available_dim=-1 - self._plate_dims)
         return enumerated_elbo(
             prune_subsample_sites(poutine.trace(expanded).get_trace(*self.batch)), poutine.Trace()
@@ -190,7 +200,10 @@ class LogDensity:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """Runs of the program on its own: a trajectory may leave a support by rounding, so values are not checked."""
+        """Runs of the program on its own.
+
+        A trajectory may leave a support by rounding, so values are not checked.
+        """
         with (
             evaluating(),
             pyro.validation_enabled(False),
@@ -209,7 +222,9 @@ class LogDensity:
 
 
 class Placed(Messenger):
-    """Gives latent sites their values: natural ones where there are some, else the images of unconstrained ones.
+    """Gives latent sites their values.
+
+    Natural ones where there are some, else the images of unconstrained ones.
 
     Attributes
     ----------
@@ -266,8 +281,8 @@ def value_and_grad(
 def for_each(function: Callable[..., Any], *rows: Tensor, numbers: int = 2**23) -> Any:
     """A function of one row of each argument, for all rows: its results stacked, ``(S, ...)``.
 
-    The operations that the results need are recorded once and run for many rows together, at most ``numbers`` numbers
-    in any of them; a function that cannot be recorded is called row by row.
+    The operations that the results need are recorded once and run for many rows together, at most
+    ``numbers`` numbers in any of them; a function that cannot be recorded is called row by row.
 
     >>> for_each(lambda row: {"sum": row.sum()}, torch.ones(3, 2))
     {'sum': tensor([2., 2., 2.])}
@@ -291,7 +306,10 @@ def for_each(function: Callable[..., Any], *rows: Tensor, numbers: int = 2**23) 
 
 
 def sampled_sites(probe: poutine.Trace, whole: bool = False) -> dict[str, Site]:
-    """The continuous latent sites of a plain run; refuses programs that a sampler would get wrong."""
+    """The continuous latent sites of a plain run.
+
+    Refuses programs that a sampler would get wrong.
+    """
     given = any(role(site) in ("observed", "factor") for site in density_sites(probe).values())
     if not given and not whole:
         raise ValueError(

@@ -28,13 +28,16 @@ class Chains:
     Attributes
     ----------
     draws : dict of str to Tensor
-        ``(chain, draw, *plate dims, *event)`` for each latent and deterministic site, in its natural space.
+        ``(chain, draw, *plate dims, *event)`` for each latent and deterministic site, in its
+        natural space.
     stats : dict of str to Tensor
-        ``(chain, draw)`` each, under ArviZ's names: ``diverging`` (bool), ``energy`` and ``lp`` (nats; ``lp`` is the
-        log joint density in the unconstrained space), ``acceptance_rate`` (average over a trajectory),
-        ``step_size``, ``n_steps`` and ``tree_depth`` (of a trajectory).
+        ``(chain, draw)`` each, under ArviZ's names: ``diverging`` (bool), ``energy`` and ``lp``
+        (nats; ``lp`` is the log joint density in the unconstrained space), ``acceptance_rate``
+        (average over a trajectory), ``step_size``, ``n_steps`` and ``tree_depth`` (of a
+        trajectory).
     warmup : Chains or None
-        The steps before, which adapt step size and scales, if they were kept; no draws from the posterior.
+        The steps before, which adapt step size and scales, if they were kept; no draws from the
+        posterior.
     """
 
     draws: Draws
@@ -43,7 +46,10 @@ class Chains:
 
     @property
     def merged(self) -> Draws:
-        """The draws of all chains in one dim, ``(chain * draw, ...)``: what ``predictive(..., given=)`` takes."""
+        """The draws of all chains in one dim, ``(chain * draw, ...)``.
+
+        What ``predictive(..., given=)`` takes.
+        """
         return {name: value.flatten(0, 1) for name, value in self.draws.items()}
 
 
@@ -66,9 +72,10 @@ def mcmc(
 
     .. math:: p(\theta, z \mid x) \propto \sum_k p(x, z, k, \theta)
 
-    with the enumerated sites k summed out; parameters of the modules stay as they are. The log density and its
-    gradient are compiled into one graph of the full data, which takes seconds, and nutpie runs the chains on it, one
-    after the other. Where that is not possible a warning says why and Pyro's sampler does it.
+    with the enumerated sites k summed out; parameters of the modules stay as they are. The log
+    density and its gradient are compiled into one graph of the full data, which takes seconds, and
+    nutpie runs the chains on it, one after the other. Where that is not possible a warning says why
+    and Pyro's sampler does it.
 
     Parameters
     ----------
@@ -77,20 +84,22 @@ def mcmc(
     *batch : Tensor
         What the programs take: all of the data.
     draws, tune, chains : int
-        Draws kept in each chain, steps before them that adapt step size and scales, number of chains.
+        Draws kept in each chain, steps before them that adapt step size and scales, number of
+        chains.
     seed : int, optional
-        Makes the chains reproducible; each has its own stream either way, and torch's generator is left alone.
+        Makes the chains reproducible; each has its own stream either way, and torch's generator is
+        left alone.
     init : mapping of str to Tensor, GenerativeModel or callable, optional
-        Starting points ``(chains, *plate dims, *event)`` of some sites in their natural space; or a fitted guide (or
-        a model with one), whose draws become starting points and initial scales. Default: uniform on (-2, 2) in the
-        unconstrained space.
+        Starting points ``(chains, *plate dims, *event)`` of some sites in their natural space; or a
+        fitted guide (or a model with one), whose draws become starting points and initial scales.
+        Default: uniform on (-2, 2) in the unconstrained space.
     target_accept : float
         Acceptance rate that the step size is adapted to; nearer to 1 if there are divergences.
     max_tree_depth : int
         Bound on the doublings of a trajectory.
     dtype : torch.dtype, optional
-        Precision of density and draws, for instance ``torch.float64`` for sums over many rows; the model's own
-        tensors stay as they are. Default: their precision.
+        Precision of density and draws, for instance ``torch.float64`` for sums over many rows; the
+        model's own tensors stay as they are. Default: their precision.
     sampler : Sampler, optional
         :class:`Nutpie` or :class:`PyroNUTS`; one that is given does not give way to another.
     save_warmup : bool
@@ -101,18 +110,20 @@ def mcmc(
     Returns
     -------
     Chains
-        ``(chain, draw, *plate dims, *event)`` for each latent and deterministic site, and the sampler's statistics.
+        ``(chain, draw, *plate dims, *event)`` for each latent and deterministic site, and the
+        sampler's statistics.
 
     Raises
     ------
     ValueError
-        If nothing is observed, a plate is subsampled, a discrete site is not enumerated, a site's density is only
-        estimated, there is no continuous latent site, or no finite density where a chain starts.
+        If nothing is observed, a plate is subsampled, a discrete site is not enumerated, a site's
+        density is only estimated, there is no continuous latent site, or no finite density where a
+        chain starts.
 
     References
     ----------
-    Hoffman, Gelman (2014), The No-U-Turn sampler, https://arxiv.org/abs/1111.4246;
-    Betancourt (2017), A conceptual introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
+    Hoffman, Gelman (2014), The No-U-Turn sampler, https://arxiv.org/abs/1111.4246; Betancourt
+    (2017), A conceptual introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(y):
@@ -145,7 +156,10 @@ def mcmc(
 
 
 def as_program(gen: GenerativeModel | Callable[..., Any], *batch: Any) -> GenerativeModel:
-    """A model of the library as it is; any other Pyro model as a Program with as many dims as its plates use."""
+    """A model of the library as it is.
+
+    Any other Pyro model as a Program with as many dims as its plates use.
+    """
     return gen if isinstance(gen, GenerativeModel) else Program(gen)
 
 

@@ -1,4 +1,7 @@
-"""What a sampler is here, one chain of steps on a log density of one flat vector; and Pyro's No-U-Turn sampler."""
+"""What a sampler is here, one chain of steps on a log density of one flat vector.
+
+And Pyro's No-U-Turn sampler.
+"""
 
 from __future__ import annotations
 

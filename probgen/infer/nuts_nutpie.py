@@ -35,7 +35,8 @@ STATS = {
 class Nutpie:
     """The sampler of nutpie (Rust) on the log density and its gradient, compiled into one graph.
 
-    It adapts the scales of the coordinates to gradients as well as to draws, and needs shorter warm-ups for it.
+    It adapts the scales of the coordinates to gradients as well as to draws, and needs shorter
+    warm-ups for it.
 
     Parameters
     ----------
@@ -51,7 +52,8 @@ class Nutpie:
 
     References
     ----------
-    https://github.com/pymc-devs/nutpie; Hoffman, Gelman (2014), The No-U-Turn sampler, https://arxiv.org/abs/1111.4246
+    https://github.com/pymc-devs/nutpie; Hoffman, Gelman (2014), The No-U-Turn sampler,
+    https://arxiv.org/abs/1111.4246
     """
 
     low_rank: bool = False
@@ -115,7 +117,10 @@ class Callbacks:
         )
 
     def first(self, seed: int) -> np.ndarray:
-        """The start; at later tries a point beside it: nutpie takes none where an entry of the gradient is 0."""
+        """The start; at later tries a point beside it.
+
+        Nutpie takes none where an entry of the gradient is 0.
+        """
         self.tries += 1
         if self.tries == 1:
             self.thread.keep()
@@ -135,9 +140,12 @@ class Callbacks:
 
 
 class ForeignThread:
-    """Python's record of a thread that it did not start, kept from one call out of that thread to the next.
+    """Python's record of a thread that it did not start.
 
-    Without it the interpreter makes one for every call, which takes longer than a small log density.
+    Kept from one call out of that thread to the next.
+
+    Without it the interpreter makes one for every call, which takes longer than a small log
+    density.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,7 @@
-"""Draws from the posterior that a guide stands for, and from the predictive distributions of a program."""
+"""Draws from the posterior that a guide stands for.
+
+And from the predictive distributions of a program.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ def posterior(
     memory: float | None = None,
     compile: Choice = "auto",
 ) -> Draws:
-    r"""Draws of every latent site of the guide, and of the model's deterministic sites, in their natural space.
+    r"""Draws of every latent site of the guide, and of the model's deterministic sites.
+
+    In their natural space.
 
     .. math:: \theta^{(s)}, z^{(s)} \sim q(\theta, z \mid x)
 
@@ -52,18 +57,19 @@ def posterior(
     *batch : Tensor
         What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
     draws : int
-        Number of draws; they come from vectorised runs where ``gen.vectorized``, else from one run each.
+        Number of draws; they come from vectorised runs where ``gen.vectorized``, else from one run
+        each.
     discrete : bool
-        Whether to draw also the enumerated sites that the guide leaves out, from their exact conditional given x and
-        the other sites.
+        Whether to draw also the enumerated sites that the guide leaves out, from their exact
+        conditional given x and the other sites.
     max_rows : int, optional
         Bound on (draws x rows) run at once, in place of the one that ``memory`` sets.
     memory : float, optional
-        Bytes that the tensors of one run may take, judged by a run of one draw; default: 128 MiB, or 1 GiB on an
-        accelerator.
+        Bytes that the tensors of one run may take, judged by a run of one draw; default: 128 MiB,
+        or 1 GiB on an accelerator.
     compile : bool or "auto"
-        Whether runs after the first ones are made of recorded and compiled operations: where the others repay it, at
-        once, or never. The same seed gives the same draws in all cases.
+        Whether runs after the first ones are made of recorded and compiled operations: where the
+        others repay it, at once, or never. The same seed gives the same draws in all cases.
 
     Returns
     -------
@@ -100,7 +106,9 @@ def complete(
     memory: float | None = None,
     compile: Choice = "auto",
 ) -> Draws:
-    """Adds to draws of latent sites what follows from them: deterministic sites, and enumerated ones if asked.
+    """Adds to draws of latent sites what follows from them.
+
+    Deterministic sites, and enumerated ones if asked.
 
     Parameters
     ----------
@@ -109,8 +117,8 @@ def complete(
     *batch : Tensor
         What the programs take.
     given : mapping of str to Tensor, Chains, pyro.infer.MCMC or Importance
-        ``(draws, *plate dims, *event)``, or ``(chains, draws, ...)`` in which case chains are put in one dim, for each
-        latent site that is not enumerated, from a guide or from MCMC.
+        ``(draws, *plate dims, *event)``, or ``(chains, draws, ...)`` in which case chains are put
+        in one dim, for each latent site that is not enumerated, from a guide or from MCMC.
     discrete : bool
         Whether to draw the enumerated sites from their exact conditional.
     max_rows, memory, compile
@@ -174,10 +182,10 @@ def predictive(
     .. math:: \tilde x^{(s)} \sim p(\tilde x \mid z^{(s)}, \theta^{(s)}),
         \qquad z^{(s)}, \theta^{(s)} \sim q(z, \theta \mid x)
 
-    replicates the rows of the data. With ``new_rows`` the latents of each row are drawn from the model,
-    :math:`z^{(s)} \sim p(z \mid \theta^{(s)})`, which predicts other rows from the same population. Where the program
-    is called without observations (``predictive(program, covariates, None)``), the sites that the guide does not
-    draw are predicted.
+    replicates the rows of the data. With ``new_rows`` the latents of each row are drawn from the
+    model, :math:`z^{(s)} \sim p(z \mid \theta^{(s)})`, which predicts other rows from the same
+    population. Where the program is called without observations (``predictive(program, covariates,
+    None)``), the sites that the guide does not draw are predicted.
 
     Parameters
     ----------
@@ -188,7 +196,8 @@ def predictive(
     draws : int
         Number of draws, when ``given`` is not there to tell it.
     given : mapping of str to Tensor, Chains, pyro.infer.MCMC or Importance, optional
-        Draws ``(draws, *plate dims, *event)`` or ``(chains, draws, ...)`` of the latent sites; default: from the guide.
+        Draws ``(draws, *plate dims, *event)`` or ``(chains, draws, ...)`` of the latent sites;
+        default: from the guide.
     new_rows : bool
         Whether to draw the latents inside the data plate from the model.
     sites : iterable of str, optional
@@ -204,7 +213,8 @@ def predictive(
     Raises
     ------
     ValueError
-        If ``sites`` has a name that the program lacks, or ``given`` an unknown site, another shape or number of draws.
+        If ``sites`` has a name that the program lacks, or ``given`` an unknown site, another shape
+        or number of draws.
     """
     batch = gen.settle(batch)
     probe, how = (

@@ -13,10 +13,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class Cast(TorchFunctionMode):
-    """Every operation inside sees its floating-point arguments in one dtype; parameters and data keep theirs.
+    """Every operation inside sees its floating-point arguments in one dtype.
 
-    A tensor that lives on is converted once, under the first block that meets it: for a function that is recorded
-    later it is a constant of the new dtype.
+    Parameters and data keep theirs.
+
+    A tensor that lives on is converted once, under the first block that meets it: for a function
+    that is recorded later it is a constant of the new dtype.
 
     >>> with Cast(torch.float64):
     ...     (torch.ones(3) * torch.ones(3, dtype=torch.float16)).dtype
@@ -34,7 +36,10 @@ class Cast(TorchFunctionMode):
         return func(*self.cast(args), **self.cast(kwargs or {}))
 
     def cast(self, value: Any) -> Any:
-        """Floating-point tensors in the dtype, those in lists, tuples and dicts too; anything else as it is."""
+        """Floating-point tensors in the dtype, those in lists, tuples and dicts too.
+
+        Anything else as it is.
+        """
         if type(value) in (
             list,
             tuple,

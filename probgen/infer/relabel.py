@@ -19,21 +19,24 @@ def relabel(
 ) -> Draws:
     r"""Permutes the components of every draw so that a label means the same component throughout.
 
-    A mixture's posterior is the same under each of the K! orders of its components, and chains wander between them:
-    averages over draws, R-hat and effective sample sizes say nothing before this. Each draw takes the permutation
+    A mixture's posterior is the same under each of the K! orders of its components, and chains
+    wander between them: averages over draws, R-hat and effective sample sizes say nothing before
+    this. Each draw takes the permutation
 
     .. math:: \pi_s = \arg\min_\pi \sum_k \lVert \theta^{(s)}_{\pi(k)} - m_k \rVert^2, \qquad
         m_k = \frac1S \sum_s \theta^{(s)}_{\pi_s(k)}
 
-    where :math:`\theta_k` joins the standardised entries of component k at ``sites``; the two steps alternate until
-    nothing changes. Components are then put in order of decreasing average at the first site: largest weight first.
+    where :math:`\theta_k` joins the standardised entries of component k at ``sites``; the two steps
+    alternate until nothing changes. Components are then put in order of decreasing average at the
+    first site: largest weight first.
 
     Parameters
     ----------
     draws : mapping of str to Tensor
         Posterior draws, ``(S, ...)``, or ``(chain, draw, ...)`` with ``leading=2``.
     sites : sequence of str
-        Sites with one entry per component, ``(S, K, *event)``; those that ``draws`` lacks are left out.
+        Sites with one entry per component, ``(S, K, *event)``; those that ``draws`` lacks are left
+        out.
     labels : sequence of str
         Sites whose values are the components' numbers, if there.
     leading : int
@@ -53,7 +56,8 @@ def relabel(
 
     References
     ----------
-    Stephens (2000), Dealing with label switching in mixture models, https://doi.org/10.1111/1467-9868.00265
+    Stephens (2000), Dealing with label switching in mixture models,
+    https://doi.org/10.1111/1467-9868.00265
 
     >>> means = torch.tensor([[[-1.0], [1.0]], [[1.1], [-1.1]]])
     >>> relabel({"means": means})["means"][..., 0]
@@ -87,7 +91,10 @@ def _standardised(value: Tensor) -> Tensor:
 
 
 def _matched(features: Tensor, max_sweeps: int) -> Tensor:
-    """Permutations ``(S, K)`` that bring every draw nearest to the average of all, which starts as the last draw."""
+    """Permutations ``(S, K)`` that bring every draw nearest to the average of all.
+
+    Which starts as the last draw.
+    """
     from scipy.optimize import linear_sum_assignment
 
     reference, order = features[-1], None

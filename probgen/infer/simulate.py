@@ -1,4 +1,7 @@
-"""Many runs of a program on one batch: vectorised where the program allows it, in chunks, with some sites given."""
+"""Many runs of a program on one batch.
+
+Vectorised where the program allows it, in chunks, with some sites given.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def trace_of(program: Callable, batch: tuple) -> poutine.Trace:
 
 
 class Unobserved(Messenger):
-    """Draws the sites that hold data; unlike ``poutine.uncondition`` it leaves deterministic sites and factors be."""
+    """Draws the sites that hold data.
+
+    Unlike ``poutine.uncondition`` it leaves deterministic sites and factors be.
+    """
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if holds_data(msg):
@@ -85,8 +91,8 @@ class Runs:
     ) -> Draws:
         """Runs a program ``draws`` times: ``(draws, *natural shape)`` for each of the sites.
 
-        Latent sites in ``given`` keep their values; with ``discrete`` enumerated sites are drawn from their
-        conditional given everything else.
+        Latent sites in ``given`` keep their values; with ``discrete`` enumerated sites are drawn
+        from their conditional given everything else.
         """
         named, fixed = {site["name"]: site for site in sites}, self._full(given or {})
 
@@ -120,7 +126,10 @@ class Runs:
         return max(1, self.max_rows // max(1, 1 if plate is None else plate.size))
 
     def _prepare(self, program: Callable, size: int, values: Draws, discrete: bool) -> Callable:
-        """The draws' plate is innermost: drawing discrete sites hides the program from handlers around it."""
+        """The draws' plate is innermost.
+
+        Drawing discrete sites hides the program from handlers around it.
+        """
         dim = -self.gen.max_plate_nesting - 1
         if self.gen.vectorized:
             program = pyro.plate("_draws", size, dim=dim)(poutine.condition(program, values))
@@ -133,7 +142,10 @@ class Runs:
         )
 
     def _full(self, given: Mapping[str, Tensor]) -> Draws:
-        """Given values as the program draws them: singleton dims between the draws and the dims of their plates."""
+        """Given values as the program draws them.
+
+        Singleton dims between the draws and the dims of their plates.
+        """
         sites = {name: site for name, site in latent_sites(self.probe).items() if name in given}
         return {
             name: given[name].reshape(len(given[name]), *self._full_shape(site))
@@ -146,7 +158,10 @@ class Runs:
         return torch.Size((1,) * padding) + batch + event_of(site)
 
     def _settle(self, site: Site, value: Tensor, size: int) -> Tensor:
-        """A drawn value in the site's natural shape; what does not depend on the draw is repeated."""
+        """A drawn value in the site's natural shape.
+
+        What does not depend on the draw is repeated.
+        """
         shape = shape_of(site)
         if is_deterministic(site):
             return (

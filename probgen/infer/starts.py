@@ -1,4 +1,7 @@
-"""Where chains start, and the scales they start with: at random, at given values, or at draws of a fitted guide."""
+"""Where chains start, and the scales they start with.
+
+At random, at given values, or at draws of a fitted guide.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ GUIDE_DRAWS = 500
 
 
 class Scaled(NamedTuple):
-    """The density of v where u = loc + scale v, up to its constant: a diagonal mass matrix by change of variables.
+    """The density of v where u = loc + scale v, up to its constant.
+
+    A diagonal mass matrix by change of variables.
 
     Attributes
     ----------
@@ -47,14 +52,18 @@ class Scaled(NamedTuple):
 
 
 def starts(log_density: LogDensity, batch: tuple, init: Init, chains: int) -> tuple[Scaled, Tensor]:
-    """The density in the scales of a guide, if ``init`` is one, and a start ``(chains, D)`` of each chain, as u.
+    """The density in the scales of a guide, if ``init`` is one.
 
-    Sites without a value start uniformly on (-2, 2) in the unconstrained space, drawn anew until the density is finite.
+    And a start ``(chains, D)`` of each chain, as u.
+
+    Sites without a value start uniformly on (-2, 2) in the unconstrained space, drawn anew until
+    the density is finite.
 
     Raises
     ------
     ValueError
-        If given values have the wrong shape or no site knows them, or the density is not finite at a start.
+        If given values have the wrong shape or no site knows them, or the density is not finite at
+        a start.
     """
     scaled = Scaled(log_density, log_density.origin, torch.ones_like(log_density.origin))
     given: Mapping[str, Tensor] = init if isinstance(init, Mapping) else {}
@@ -71,7 +80,10 @@ def starts(log_density: LogDensity, batch: tuple, init: Init, chains: int) -> tu
 def guide_draws(
     gen: GenerativeModel, init: GenerativeModel | Callable[..., Any], batch: tuple, draws: int
 ) -> Draws:
-    """Draws of the latent sites of a guide, on its own or that of a model: ``(draws, *natural shape)`` each."""
+    """Draws of the latent sites of a guide, on its own or that of a model.
+
+    ``(draws, *natural shape)`` each.
+    """
     owner, guide = (init, init.guide) if isinstance(init, GenerativeModel) else (gen, init)
     pair = SimpleNamespace(
         plate=owner.plate, max_plate_nesting=owner.max_plate_nesting, vectorized=owner.vectorized

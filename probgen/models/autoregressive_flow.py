@@ -42,7 +42,8 @@ class AutoregressiveLayer(nn.Module):
     inverse : bool
         Whether the transform or its inverse is the direction of one pass.
     network : keyword arguments
-        Of :class:`MaskedConditioner`: ``hidden``, ``context``, ``order``, ``activation``, ``dropout``, ``residual``.
+        Of :class:`MaskedConditioner`: ``hidden``, ``context``, ``order``, ``activation``,
+        ``dropout``, ``residual``.
     """
 
     def __init__(self, dims: int, univariate: Univariate, inverse: bool = False, **network: Any):
@@ -76,17 +77,18 @@ class AutoregressiveFlow(DistributionModule):
     .. math:: \log p(x) = \log p_0(z) + \sum_l \sum_d \log f'(x^l_d;\, r^l_d(x^l_{<d}, c)), \qquad
               x^{l+1}_d = f(x^l_d;\, r^l_d(x^l_{<d}, c)),\quad x^1 = x,\ x^{L+1} = z
 
-    Scoring takes one pass per layer. So does sampling, in D small steps: hidden units are computed once, when what they
-    see is known. With ``fast_sampling`` the roles change: samples, and their own scores, are one pass in one step,
-    while scoring any other x takes the D steps. Missing values are refused.
+    Scoring takes one pass per layer. So does sampling, in D small steps: hidden units are computed
+    once, when what they see is known. With ``fast_sampling`` the roles change: samples, and their
+    own scores, are one pass in one step, while scoring any other x takes the D steps. Missing
+    values are refused.
 
     Parameters
     ----------
     dims : int
         Number D of variables.
     univariate : Univariate
-        The increasing functions f: ``Affine()``, ``Spline(bins=8)``, ``MonotonicNetwork()``, ... Modules are copied,
-        so that every layer has its own.
+        The increasing functions f: ``Affine()``, ``Spline(bins=8)``, ``MonotonicNetwork()``, ...
+        Modules are copied, so that every layer has its own.
     layers : int
         Number L of layers.
     hidden : sequence of int
@@ -98,13 +100,15 @@ class AutoregressiveFlow(DistributionModule):
     fast_sampling : bool
         Whether samples rather than scores are the direction of one pass.
     orders : sequence of Tensor, optional
-        Orders of the variables, ``(D,)`` each, one per layer; default: forwards, backwards, and so on.
+        Orders of the variables, ``(D,)`` each, one per layer; default: forwards, backwards, and so
+        on.
     activation, dropout, residual
         Of the networks, see :class:`MaskedConditioner`.
 
     References
     ----------
-    Papamakarios, Pavlakou, Murray (2017), Masked autoregressive flow, https://arxiv.org/abs/1705.07057
+    Papamakarios, Pavlakou, Murray (2017), Masked autoregressive flow,
+    https://arxiv.org/abs/1705.07057
 
     >>> flow = AutoregressiveFlow(3, Spline(bins=4), context=2)
     >>> flow(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3)).shape, flow(torch.zeros(5, 2)).sample().shape
@@ -152,7 +156,9 @@ class AutoregressiveFlow(DistributionModule):
 
 
 class MAF(AutoregressiveFlow):
-    """Masked autoregressive flow: affine layers, scored in one pass (Papamakarios, Pavlakou, Murray 2017).
+    """Masked autoregressive flow.
+
+    Affine layers, scored in one pass (Papamakarios, Pavlakou, Murray 2017).
 
     >>> MAF(3)().log_prob(torch.zeros(5, 3)).shape
     torch.Size([5])
@@ -163,10 +169,12 @@ class MAF(AutoregressiveFlow):
 
 
 class IAF(AutoregressiveFlow):
-    """Inverse autoregressive flow: affine layers, sampled and scored by itself in one pass; a guide's choice.
+    """Inverse autoregressive flow.
 
-    Kingma, Salimans et al. (2016), Improving variational inference with inverse autoregressive flow,
-    https://arxiv.org/abs/1606.04934
+    Affine layers, sampled and scored by itself in one pass; a guide's choice.
+
+    Kingma, Salimans et al. (2016), Improving variational inference with inverse autoregressive
+    flow, https://arxiv.org/abs/1606.04934
 
     >>> x, log_prob = IAF(3)().rsample_and_log_prob((5,))
     >>> x.shape, log_prob.shape
@@ -180,8 +188,9 @@ class IAF(AutoregressiveFlow):
 class NSF(AutoregressiveFlow):
     """Neural spline flow, autoregressive: rational-quadratic splines on [-``bound``, ``bound``].
 
-    Durkan, Bekasov, Murray, Papamakarios (2019), Neural spline flows, https://arxiv.org/abs/1906.04032. Standardise the
-    data: outside of the bound a layer leaves them as they are.
+    Durkan, Bekasov, Murray, Papamakarios (2019), Neural spline flows,
+    https://arxiv.org/abs/1906.04032. Standardise the data: outside of the bound a layer leaves them
+    as they are.
 
     >>> NSF(3, bins=4)().log_prob(torch.zeros(5, 3)).shape
     torch.Size([5])

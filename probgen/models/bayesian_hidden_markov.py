@@ -33,17 +33,20 @@ def categorical_emission(probabilities: Tensor) -> MissingAware:
 
 
 class BayesianHiddenMarkovModel(LatentVariableModel):
-    r"""Hidden Markov model whose probabilities and emissions have priors; the states are summed out exactly.
+    r"""Hidden Markov model whose probabilities and emissions have priors.
+
+    The states are summed out exactly.
 
     .. math::
         \pi \sim p(\pi), \quad A_k \sim p(A), \quad \theta_k \sim p(\theta), \qquad
         p(x \mid \pi, A, \theta) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t}
         \prod_{t=1}^T p(x_t \mid \theta_{z_t})
 
-    Missing entries, steps and ends (NaN) are integrated out. The posterior of the globals comes from
-    :func:`probgen.mcmc`, or from the guide by :func:`probgen.fit`, which is independent over the globals and normal in
-    their unconstrained space. It has a mode for each order of the states: see :meth:`in_order`. Sites: ``"initial"``
-    (K,), ``"transitions"`` (K, K), those of ``priors``, ``"x"`` (B, T, *event).
+    Missing entries, steps and ends (NaN) are integrated out. The posterior of the globals comes
+    from :func:`probgen.mcmc`, or from the guide by :func:`probgen.fit`, which is independent over
+    the globals and normal in their unconstrained space. It has a mode for each order of the states:
+    see :meth:`in_order`. Sites: ``"initial"`` (K,), ``"transitions"`` (K, K), those of ``priors``,
+    ``"x"`` (B, T, *event).
 
     Parameters
     ----------
@@ -52,17 +55,20 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     steps : int
         Largest length T of a sequence.
     emission : callable
-        The laws of all states, batch shape ``(*batch, K)``, from the values of the sites of ``priors`` as keyword
-        arguments: :func:`normal_emission`, :func:`poisson_emission`, :func:`categorical_emission`, or any other.
+        The laws of all states, batch shape ``(*batch, K)``, from the values of the sites of
+        ``priors`` as keyword arguments: :func:`normal_emission`, :func:`poisson_emission`,
+        :func:`categorical_emission`, or any other.
     priors : mapping of str to DistributionModule
         Priors on the emission's parameters in one state; all states have the same, independently.
     initial, transition : DistributionModule, optional
-        Priors on the probabilities of the first state and of the next one, events (K,); default: uniform Dirichlet
-        laws. The prior of transitions may have batch shape (K,), one for each present state.
+        Priors on the probabilities of the first state and of the next one, events (K,); default:
+        uniform Dirichlet laws. The prior of transitions may have batch shape (K,), one for each
+        present state.
 
     References
     ----------
-    Scott (2002), Bayesian methods for hidden Markov models, https://doi.org/10.1198/016214502753479464
+    Scott (2002), Bayesian methods for hidden Markov models,
+    https://doi.org/10.1198/016214502753479464
 
     >>> rates = Fixed(dist.Gamma, concentration=torch.tensor([2.0]), rate=0.2)
     >>> gen = BayesianHiddenMarkovModel(2, 50, poisson_emission, {"rates": rates})
@@ -97,7 +103,10 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
             self.log_scales[name] = nn.Parameter(torch.full(shape, -2.0))
 
     def _prior_laws(self) -> dict[str, dist.TorchDistribution]:
-        """Law of each site: of the first state's probabilities, and of K independent rows or parameters of the rest."""
+        """Law of each site.
+
+        Of the first state's probabilities, and of K independent rows or parameters of the rest.
+        """
         found = {}
         for name, prior in self.priors.items():
             law = prior()
@@ -110,10 +119,12 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         return found
 
     def given(self, values: Mapping[str, Tensor]) -> HiddenMarkov:
-        """The law of sequences given values of all global sites, ``(*draws, K, ...)``: batch shape ``(*draws)``.
+        """The law of sequences given values of all global sites, ``(*draws, K, ...)``.
 
-        It smooths, forecasts and so on under each draw: ``gen.given(chains.merged).smooth(x)`` is ``(draws, T, K)`` for
-        one sequence x.
+        Batch shape ``(*draws)``.
+
+        It smooths, forecasts and so on under each draw: ``gen.given(chains.merged).smooth(x)`` is
+        ``(draws, T, K)`` for one sequence x.
         """
         own = {name: value for name, value in values.items() if name in self.priors}
         initial, transitions = _log(own.pop("initial")), _log(own.pop("transitions"))
@@ -137,7 +148,9 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     def start_at(
         self, values: Mapping[str, Tensor], scale: float = 0.1
     ) -> BayesianHiddenMarkovModel:
-        """Sets the guide, in place: medians at natural values of some sites, from EM say, and one scale.
+        """Sets the guide, in place.
+
+        Medians at natural values of some sites, from EM say, and one scale.
 
         Raises
         ------
@@ -155,9 +168,12 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         return self
 
     def in_order(self, draws: Mapping[str, Tensor], by: str) -> dict[str, Tensor]:
-        """Draws ``(*draws, K, ...)`` with the states of each sorted by the first entry of one site, smallest first.
+        """Draws ``(*draws, K, ...)`` with the states of each sorted by the first entry of one site.
 
-        One name for each state in all draws, provided that their order at this site tells them apart.
+        Smallest first.
+
+        One name for each state in all draws, provided that their order at this site tells them
+        apart.
 
         Raises
         ------

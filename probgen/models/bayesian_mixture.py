@@ -1,4 +1,7 @@
-"""Gaussian mixtures with priors on weights, means, scales and correlations; truncated Dirichlet process mixtures."""
+"""Gaussian mixtures with priors on weights, means, scales and correlations.
+
+Truncated Dirichlet process mixtures.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,14 @@ class BayesianGaussianMixture(LatentVariableModel):
     r"""Gaussian mixture with priors on all that a maximum-likelihood mixture estimates.
 
     .. math::
-        w \sim p(w), \quad \mu_k \sim p(\mu), \quad \sigma_k \sim p(\sigma), \quad L_k \sim p(L), \qquad
-        x_b \mid w, \mu, \sigma, L \sim \sum_k w_k\, N(\mu_k, S_k L_k L_k^\top S_k), \quad S_k = \mathrm{diag}(\sigma_k)
+        w \sim p(w), \quad \mu_k \sim p(\mu), \quad \sigma_k \sim p(\sigma), \quad L_k \sim p(L),
+        \qquad x_b \mid w, \mu, \sigma, L \sim \sum_k w_k\, N(\mu_k, S_k L_k L_k^\top S_k), \quad
+        S_k = \mathrm{diag}(\sigma_k)
 
-    The component of each row is summed out exactly, and so are missing entries (NaN) of x. The guide is independent
-    over the globals, normal in their unconstrained space. Sites: ``"weights"`` (K,), ``"means"`` (K, D), ``"scales"``
-    (K, D), ``"correlations"`` (K, D, D) if given, ``"component"`` (local), ``"x"`` (B, D).
+    The component of each row is summed out exactly, and so are missing entries (NaN) of x. The
+    guide is independent over the globals, normal in their unconstrained space. Sites: ``"weights"``
+    (K,), ``"means"`` (K, D), ``"scales"`` (K, D), ``"correlations"`` (K, D, D) if given,
+    ``"component"`` (local), ``"x"`` (B, D).
 
     Parameters
     ----------
@@ -36,14 +41,16 @@ class BayesianGaussianMixture(LatentVariableModel):
     dims : int
         Number D of variables.
     weights : DistributionModule, optional
-        Prior on the weights, events (K,); default: ``Fixed(dist.Dirichlet, concentration=torch.ones(K))``. A truncated
-        Dirichlet process is ``Fixed(StickBreaking, concentration=torch.ones(K - 1))``.
+        Prior on the weights, events (K,); default: ``Fixed(dist.Dirichlet,
+        concentration=torch.ones(K))``. A truncated Dirichlet process is ``Fixed(StickBreaking,
+        concentration=torch.ones(K - 1))``.
     means, scales : DistributionModule, optional
-        Priors on mean and standard deviations of one component, events (D,), in the unit of x. The defaults, N(0, 3²)
-        and LogNormal(-0.5, 1), suit standardised data.
+        Priors on mean and standard deviations of one component, events (D,), in the unit of x. The
+        defaults, N(0, 3²) and LogNormal(-0.5, 1), suit standardised data.
     correlations : DistributionModule, optional
-        Prior on the Cholesky factor of the correlations of one component, events (D, D), for instance
-        ``Fixed(partial(dist.LKJCholesky, D), event_ndim=2, concentration=2.0)``; default: no correlations.
+        Prior on the Cholesky factor of the correlations of one component, events (D, D), for
+        instance ``Fixed(partial(dist.LKJCholesky, D), event_ndim=2, concentration=2.0)``; default:
+        no correlations.
 
     Raises
     ------
@@ -52,8 +59,8 @@ class BayesianGaussianMixture(LatentVariableModel):
 
     References
     ----------
-    Bishop (2006), Pattern recognition and machine learning, section 10.2;
-    Blei, Jordan (2006), Variational inference for Dirichlet process mixtures, https://doi.org/10.1214/06-BA104
+    Bishop (2006), Pattern recognition and machine learning, section 10.2; Blei, Jordan (2006),
+    Variational inference for Dirichlet process mixtures, https://doi.org/10.1214/06-BA104
 
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(100, 2) + 4 * torch.randint(2, (100, 1))
@@ -129,9 +136,12 @@ class BayesianGaussianMixture(LatentVariableModel):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Sets the guide, in place, from k-means clusters of ``x`` (B, D), NaN = missing; the largest comes first.
+        """Sets the guide, in place, from k-means clusters of ``x`` (B, D), NaN = missing.
 
-        Needs scikit-learn, whose random starts are seeded from ``generator`` (the global one when ``None``).
+        The largest comes first.
+
+        Needs scikit-learn, whose random starts are seeded from ``generator`` (the global one when
+        ``None``).
 
         Raises
         ------
@@ -162,7 +172,10 @@ class BayesianGaussianMixture(LatentVariableModel):
     def _start_at(
         self, name: str, law: dist.TorchDistribution, value: Tensor, counts: Tensor
     ) -> None:
-        """Guide of one site: median at ``value``, relative error that of an estimate from ``counts`` rows."""
+        """Guide of one site.
+
+        Median at ``value``, relative error that of an estimate from ``counts`` rows.
+        """
         if not law.support.check(value).all():
             raise ValueError(
                 f"expected {name} in the prior's support {law.support}, clusters of the data have {value.tolist()}; "
@@ -178,7 +191,9 @@ class BayesianGaussianMixture(LatentVariableModel):
     def responsibilities(
         self, x: Tensor, given: Mapping[str, Tensor] | None = None, draws: int = 100
     ) -> Tensor:
-        r"""Posterior probability that each row came from each component, averaged over draws of the globals.
+        r"""Posterior probability that each row came from each component.
+
+        Averaged over draws of the globals.
 
         .. math:: \frac1S \sum_s \frac{w^{(s)}_k N(x_b; \mu^{(s)}_k, \Sigma^{(s)}_k)}
             {\sum_j w^{(s)}_j N(x_b; \mu^{(s)}_j, \Sigma^{(s)}_j)}
@@ -188,8 +203,8 @@ class BayesianGaussianMixture(LatentVariableModel):
         x : Tensor
             ``(B, D)``, NaN = missing.
         given : mapping of str to Tensor, optional
-            Draws ``(S, ...)`` of the globals, for instance from MCMC and with components aligned; default: ``draws``
-            from the guide.
+            Draws ``(S, ...)`` of the globals, for instance from MCMC and with components aligned;
+            default: ``draws`` from the guide.
         draws : int
             Number S of draws from the guide.
 
@@ -211,7 +226,10 @@ class BayesianGaussianMixture(LatentVariableModel):
 
 
 def _select(value: Tensor, component: Tensor, ndim: int) -> Tensor:
-    """Entry of each row's component: ``(*batch, K, *event)`` indexed by ``(*batch)`` gives ``(*batch, *event)``."""
+    """Entry of each row's component.
+
+    ``(*batch, K, *event)`` indexed by ``(*batch)`` gives ``(*batch, *event)``.
+    """
     return Vindex(value)[(..., component, *(slice(None),) * ndim)]
 
 

@@ -32,22 +32,28 @@ class BayesianNetwork(DistributionModule):
 
     .. math:: p(x) = \prod_d p(x_d \mid x_{\mathrm{pa}(d)})
 
-    The columns of x ``(*batch, D)`` are those of the nodes, in the order in which they are given. What is exact:
+    The columns of x ``(*batch, D)`` are those of the nodes, in the order in which they are given.
+    What is exact:
 
-    - *All nodes discrete* (:class:`Table`, or any conditional whose support is finite, networks included): missing
-      entries (NaN) are summed out by variable elimination, and ``impute``, :meth:`marginals`, :meth:`mode` follow.
-    - *All nodes* :class:`LinearGaussian`: the joint law is normal, missing entries are integrated out.
-    - *Mixed*: missing discrete entries are summed out; missing continuous ones only without observed descendants.
+    - *All nodes discrete* (:class:`Table`, or any conditional whose support is finite, networks
+      included): missing entries (NaN) are summed out by variable elimination, and ``impute``,
+      :meth:`marginals`, :meth:`mode` follow.
+    - *All nodes* :class:`LinearGaussian`: the joint law is normal, missing entries are integrated
+      out.
+    - *Mixed*: missing discrete entries are summed out; missing continuous ones only without
+      observed descendants.
 
-    Networks of tables and linear-Gaussian ones are fitted by :func:`probgen.em`, on complete rows in one step (the
-    closed form); all of them by any objective.
+    Networks of tables and linear-Gaussian ones are fitted by :func:`probgen.em`, on complete rows
+    in one step (the closed form); all of them by any objective.
 
     Parameters
     ----------
     conditionals : mapping of str to DistributionModule
-        The law of each node, of events ``(size,)``, given the columns of its parents laid end to end.
+        The law of each node, of events ``(size,)``, given the columns of its parents laid end to
+        end.
     parents : mapping of str to sequence of str
-        The parents of each node, if any. The parent ``"context"`` is the network's own context, and stands last.
+        The parents of each node, if any. The parent ``"context"`` is the network's own context, and
+        stands last.
     context : int
         Width of that context.
     limit : int
@@ -58,7 +64,8 @@ class BayesianNetwork(DistributionModule):
     Raises
     ------
     ValueError
-        If the graph has a cycle (named) or unknown nodes; later, if an elimination would exceed ``limit``.
+        If the graph has a cycle (named) or unknown nodes; later, if an elimination would exceed
+        ``limit``.
 
     References
     ----------
@@ -102,9 +109,12 @@ class BayesianNetwork(DistributionModule):
         limit: int = LIMIT,
         states: Mapping[str, Sequence[str]] | None = None,
     ) -> BayesianNetwork:
-        """A network of given probabilities ``(*levels of the parents, levels)``, as :func:`probgen.read_bif` gives.
+        """A network of given probabilities ``(*levels of the parents, levels)``.
 
-        With the names of the ``states``, :meth:`row` takes them and :meth:`in_words` gives them back.
+        As :func:`probgen.read_bif` gives.
+
+        With the names of the ``states``, :meth:`row` takes them and :meth:`in_words` gives them
+        back.
         """
         nodes = {name: Table(t.shape[-1], t.shape[:-1], probs=t) for name, t in tables.items()}
         return cls(nodes, parents, limit=limit, states=states)
@@ -128,7 +138,10 @@ class BayesianNetwork(DistributionModule):
 
     @property
     def tables(self) -> dict[str, Tensor]:
-        """Probabilities of a network of tables, ``(*levels of the parents, levels)`` each, as BIF files hold them."""
+        """Probabilities of a network of tables, ``(*levels of the parents, levels)`` each.
+
+        As BIF files hold them.
+        """
         self._check_em()
         return {
             n: part.log_probs.detach().exp()
@@ -137,14 +150,19 @@ class BayesianNetwork(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: rows of a table sum to 1; what does not train is left out."""
+        """How many numbers the likelihood determines.
+
+        Rows of a table sum to 1; what does not train is left out.
+        """
         self._check_em()
         return sum(part.free_parameters for part in self.conditionals)
 
     aic, bic = aic, bic
 
     def row(self, **values: float | str) -> Tensor:
-        """One row ``(1, D)`` with these values, or states by name, of some nodes, all others missing (NaN).
+        """One row ``(1, D)`` with these values, or states by name, of some nodes.
+
+        All others missing (NaN).
 
         >>> BayesianNetwork({"rain": Table(2)}, states={"rain": ("no", "yes")}).row(rain="yes")
         tensor([[1.]])
@@ -156,7 +174,9 @@ class BayesianNetwork(DistributionModule):
         return x
 
     def in_words(self, x: Tensor) -> list[dict[str, str | float | None]]:
-        """Rows ``(n, D)``, such as :meth:`mode` or ``impute`` give, with states by name; ``None`` where missing.
+        """Rows ``(n, D)``, such as :meth:`mode` or ``impute`` give, with states by name.
+
+        ``None`` where missing.
 
         >>> network = BayesianNetwork({"rain": Table(2), "n": Table(3)}, states={"rain": ("no", "yes")})
         >>> network.in_words(torch.tensor([[1.0, 2.0], [torch.nan, 0.0]]))
@@ -177,9 +197,12 @@ class BayesianNetwork(DistributionModule):
     def marginals(
         self, x: Tensor, context: Tensor | None = None, *, nodes: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Probabilities of each discrete node's values given the observed entries: ``(*batch, D) -> (*batch, K)``.
+        """Probabilities of each discrete node's values given the observed entries.
 
-        Where only some ``nodes`` are asked for, what is neither above them nor above an observed entry costs nothing.
+        ``(*batch, D) -> (*batch, K)``.
+
+        Where only some ``nodes`` are asked for, what is neither above them nor above an observed
+        entry costs nothing.
         """
         if nodes is not None:
             return {name: self.joint(x, name, context=context) for name in nodes}
@@ -191,7 +214,9 @@ class BayesianNetwork(DistributionModule):
 
     @torch.no_grad()
     def joint(self, x: Tensor, *nodes: str, context: Tensor | None = None) -> Tensor:
-        """Probabilities of all combinations of some nodes' values given the observed entries: ``(*batch, *levels)``.
+        """Probabilities of all combinations of some nodes' values given the observed entries.
+
+        ``(*batch, *levels)``.
 
         >>> coins = BayesianNetwork({"a": Table(2), "b": Table(2)})
         >>> coins.joint(coins.row(b=1.0), "a", "b")
@@ -202,11 +227,17 @@ class BayesianNetwork(DistributionModule):
 
     @torch.no_grad()
     def mode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The most probable values of all missing entries together: ``(*batch, D) -> (*batch, D)``."""
+        """The most probable values of all missing entries together.
+
+        ``(*batch, D) -> (*batch, D)``.
+        """
         return self._discrete(context).mode_given(x)
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """E-step on rows ``(n, D)``, NaN = missing: log-likelihood, and expected counts or moments."""
+        """E-step on rows ``(n, D)``, NaN = missing.
+
+        log-likelihood, and expected counts or moments.
+        """
         self._check_em()
         if self._linear:
             return expected_moments(self(), x, weights)
@@ -233,7 +264,10 @@ class BayesianNetwork(DistributionModule):
     def initialise(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
-        """Random tables, equal where nothing is seen; or the columns' means and scales, with small random weights."""
+        """Random tables, equal where nothing is seen.
+
+        Or the columns' means and scales, with small random weights.
+        """
         self._check_em()
         x = x.to(next(self.parameters()).device)
         if self._linear:

@@ -14,19 +14,23 @@ from probgen.distributions.low_rank import LowRankMultivariateNormal
 
 
 class BayesianPPCA(LatentVariableModel):
-    r"""Probabilistic PCA with priors on all parameters; columns of the loadings that the data do not need vanish.
+    r"""Probabilistic PCA with priors on all parameters.
+
+    Columns of the loadings that the data do not need vanish.
 
     .. math::
-        \alpha_k \sim \mathrm{Gamma}(a, b), \quad W_{dk} \sim N(0, 1 / \alpha_k), \quad \mu_d \sim N(0, s^2), \quad
-        \sigma^2 \sim \mathrm{InverseGamma}(a, b), \\
-        z \sim N(0, I_K), \quad x \sim N(W z + \mu, \sigma^2 I_D)
+        \alpha_k \sim \mathrm{Gamma}(a, b), \quad W_{dk} \sim N(0, 1 / \alpha_k), \quad \mu_d \sim
+        N(0, s^2), \quad \sigma^2 \sim \mathrm{InverseGamma}(a, b), \\ z \sim N(0, I_K), \quad x
+        \sim N(W z + \mu, \sigma^2 I_D)
 
-    Sites ``"alpha"`` ``(K,)``, ``"W"`` ``(D, K)``, ``"mean"`` ``(D,)``, ``"noise"`` (the variance, a scalar), and
-    ``"z"`` ``(K,)`` and ``"x"`` ``(D,)`` in plate ``"data"``. Missing coordinates (NaN) are integrated out exactly.
+    Sites ``"alpha"`` ``(K,)``, ``"W"`` ``(D, K)``, ``"mean"`` ``(D,)``, ``"noise"`` (the variance,
+    a scalar), and ``"z"`` ``(K,)`` and ``"x"`` ``(D,)`` in plate ``"data"``. Missing coordinates
+    (NaN) are integrated out exactly.
 
-    The guide is free for the loadings, the mean and the noise, all independent, and exact for the rest:
-    :math:`q(\alpha \mid W)` is the conjugate Gamma law and :math:`q(z \mid x, W, \mu, \sigma^2)` the Gaussian posterior
-    of the factors. The evidence lower bound is therefore that of a model from which both are integrated out.
+    The guide is free for the loadings, the mean and the noise, all independent, and exact for the
+    rest: :math:`q(\alpha \mid W)` is the conjugate Gamma law and :math:`q(z \mid x, W, \mu,
+    \sigma^2)` the Gaussian posterior of the factors. The evidence lower bound is therefore that of
+    a model from which both are integrated out.
 
     Parameters
     ----------
@@ -35,8 +39,9 @@ class BayesianPPCA(LatentVariableModel):
     factors : int
         Largest number K of factors, ``1 <= K < D``.
     a, b : float
-        Shape and rate of the priors of precisions. The defaults are wide for columns with variances near one:
-        standardise the data. Columns of W count as absent at lengths of about :math:`\sqrt{b}`.
+        Shape and rate of the priors of precisions. The defaults are wide for columns with variances
+        near one: standardise the data. Columns of W count as absent at lengths of about
+        :math:`\sqrt{b}`.
     mean_scale : float
         Scale s of the prior of the mean.
 

@@ -24,21 +24,25 @@ from probgen.distributions.graphs.discrete_network import DiscreteNetwork
 
 
 class ChowLiu(DistributionModule):
-    r"""Tree of discrete variables: each has one parent at most, and of all trees this one fits best.
+    r"""Tree of discrete variables.
+
+    Each has one parent at most, and of all trees this one fits best.
 
     .. math:: p(x) = \prod_d p(x_d \mid x_{\mathrm{pa}(d)}), \qquad
               \text{tree} = \arg\max_T \sum_{(i, j) \in T} I(x_i; x_j)
 
-    :func:`probgen.em` learns it: the start is the maximum spanning tree of the mutual informations, with its tables,
-    which is the maximum of the likelihood if nothing is missing. Missing entries (NaN) count where both ends of a pair
-    are observed; EM then fits the tables of that tree. Density, missing entries and ``impute`` are exact.
+    :func:`probgen.em` learns it: the start is the maximum spanning tree of the mutual informations,
+    with its tables, which is the maximum of the likelihood if nothing is missing. Missing entries
+    (NaN) count where both ends of a pair are observed; EM then fits the tables of that tree.
+    Density, missing entries and ``impute`` are exact.
 
     Parameters
     ----------
     levels : sequence of int
         Number of values 0., 1., ... of each variable; for D binary ones ``(2,) * D``.
     smoothing : float
-        What is added to the count of each value given each value of the parent: 1 is Laplace's rule.
+        What is added to the count of each value given each value of the parent: 1 is Laplace's
+        rule.
 
     References
     ----------
@@ -74,7 +78,10 @@ class ChowLiu(DistributionModule):
         return tree_law(self.parents.tolist(), self.logits, self.levels)
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """E-step on rows ``(n, D)``: log-likelihood, and expected counts of values given the parents'."""
+        """E-step on rows ``(n, D)``.
+
+        log-likelihood, and expected counts of values given the parents'.
+        """
         value, counts = self().expected_counts(x, weights)
         total = torch.zeros_like(self.logits)
         for d, count in enumerate(counts):

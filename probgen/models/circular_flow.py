@@ -20,17 +20,20 @@ class CircularFlow(DistributionModule):
     r"""Flow of D angles (directions, phases, dihedral angles): circular splines in coupling layers.
 
     .. math:: p(\theta) = (2\pi)^{-D} \prod_l \left|\det \frac{\partial f_l}{\partial \theta}\right|, \qquad
-              f_l : (\theta_1, \theta_2) \mapsto \bigl(g(\theta_2;\, r(\cos\theta_1, \sin\theta_1, c)),\, \theta_1\bigr)
+              f_l : (\theta_1, \theta_2) \mapsto \bigl(g(\theta_2;\, r(\cos\theta_1, \sin\theta_1,
+              c)),\, \theta_1\bigr)
 
-    The density, with respect to angles in radians, has the period :math:`2\pi` in every angle and is continuous across
-    the seam; it integrates to 1 over one turn of each. x takes angles from anywhere, samples lie in [-pi, pi].
+    The density, with respect to angles in radians, has the period :math:`2\pi` in every angle and
+    is continuous across the seam; it integrates to 1 over one turn of each. x takes angles from
+    anywhere, samples lie in [-pi, pi].
 
     Parameters
     ----------
     dims : int
         Number D of angles: 1 for the circle, 2 and more for a torus.
     transforms : int
-        Layers; each changes about half of the angles (all of them on the circle), so that a torus needs two or more.
+        Layers; each changes about half of the angles (all of them on the circle), so that a torus
+        needs two or more.
     bins : int
         Bins of the splines.
     hidden : sequence of int

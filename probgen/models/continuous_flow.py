@@ -18,14 +18,17 @@ from probgen.nn import MLP
 
 
 class ContinuousFlow(DistributionModule):
-    r"""Continuous normalizing flow: x moves with a velocity given by a network, and arrives at the base law.
+    r"""Continuous normalizing flow.
+
+    x moves with a velocity given by a network, and arrives at the base law.
 
     .. math:: \frac{dx}{dt} = v(t, x, c), \qquad
-              \log p(x \mid c) = \log p_0(x(1)) + \int_0^1 \operatorname{tr} \frac{\partial v}{\partial x}\, dt,
-              \quad x(0) = x
+              \log p(x \mid c) = \log p_0(x(1)) + \int_0^1 \operatorname{tr} \frac{\partial
+              v}{\partial x}\, dt, \quad x(0) = x
 
-    Networks of any shape are invertible this way. The solver and the way to the trace decide about the kind of the
-    density: *exact* up to small tolerances, a *bound* with random probes, *approximate* with fixed steps.
+    Networks of any shape are invertible this way. The solver and the way to the trace decide about
+    the kind of the density: *exact* up to small tolerances, a *bound* with random probes,
+    *approximate* with fixed steps.
 
     Parameters
     ----------
@@ -40,7 +43,8 @@ class ContinuousFlow(DistributionModule):
     solver : Solver
         ``Adaptive(atol, rtol)``, or ``RungeKutta(steps)`` with a cost that is known beforehand.
     probes : callable
-        ``basis`` for the trace itself, D products of vector and Jacobian; ``Rademacher(count)`` for an estimate.
+        ``basis`` for the trace itself, D products of vector and Jacobian; ``Rademacher(count)`` for
+        an estimate.
     frequencies : int
         Number of sines and cosines of time that the network sees.
     activation : callable
@@ -91,7 +95,9 @@ class ContinuousFlow(DistributionModule):
 
 
 class FFJORD(ContinuousFlow):
-    """Continuous flow with Hutchinson's estimate of the trace, for many variables (Grathwohl et al. 2019).
+    """Continuous flow with Hutchinson's estimate of the trace, for many variables.
+
+    Grathwohl et al. 2019.
 
     https://arxiv.org/abs/1810.01367. Every evaluation of a density draws new random signs.
 

@@ -22,9 +22,12 @@ from probgen.nn import MLP
 
 
 class CouplingLayer(nn.Module):
-    """One layer: a network of the first half gives the functions of the second half, in a given order of variables.
+    """One layer: a network of the first half gives the functions of the second half.
 
-    ``context (*batch, C) -> Transform`` of ``(*batch, D)``. The halves change places: two layers move everything.
+    In a given order of variables.
+
+    ``context (*batch, C) -> Transform`` of ``(*batch, D)``. The halves change places: two layers
+    move everything.
 
     Parameters
     ----------
@@ -86,19 +89,23 @@ class CouplingLayer(nn.Module):
 
 
 class CouplingFlow(DistributionModule):
-    r"""Normalizing flow of coupling layers: scoring and sampling both take one pass per layer, in parallel.
+    r"""Normalizing flow of coupling layers.
+
+    Scoring and sampling both take one pass per layer, in parallel.
 
     .. math:: \log p(x) = \log p_0(z) + \sum_l \sum_d \log f'(x^l_{2d};\, r^l_d(x^l_1, c)), \qquad
               x^{l+1} = (f(x^l_2;\, r^l(x^l_1, c)),\, x^l_1),\quad x^1 = x,\ x^{L+1} = z
 
-    The order of the variables is shuffled after every second layer, once and for all. Missing values are refused.
+    The order of the variables is shuffled after every second layer, once and for all. Missing
+    values are refused.
 
     Parameters
     ----------
     dims : int
         Number D of variables, 2 or more.
     univariate : Univariate
-        The increasing functions f: ``Affine()``, ``Spline(bins=8)``, ... Modules are copied for every layer.
+        The increasing functions f: ``Affine()``, ``Spline(bins=8)``, ... Modules are copied for
+        every layer.
     layers : int
         Number L of layers.
     hidden : sequence of int
@@ -112,7 +119,8 @@ class CouplingFlow(DistributionModule):
 
     References
     ----------
-    Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP, https://arxiv.org/abs/1605.08803
+    Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP,
+    https://arxiv.org/abs/1605.08803
 
     >>> flow = CouplingFlow(3, Spline(bins=4), context=2)
     >>> flow(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3)).shape, flow(torch.zeros(5, 2)).sample().shape
@@ -150,7 +158,9 @@ class CouplingFlow(DistributionModule):
 
 
 class RealNVP(CouplingFlow):
-    """Real-valued non-volume-preserving flow: affine coupling layers (Dinh, Sohl-Dickstein, Bengio 2017).
+    """Real-valued non-volume-preserving flow.
+
+    Affine coupling layers (Dinh, Sohl-Dickstein, Bengio 2017).
 
     >>> RealNVP(3)().log_prob(torch.zeros(5, 3)).shape
     torch.Size([5])
@@ -163,8 +173,8 @@ class RealNVP(CouplingFlow):
 class CouplingNSF(CouplingFlow):
     """Neural spline flow of coupling layers (Durkan, Bekasov, Murray, Papamakarios 2019).
 
-    https://arxiv.org/abs/1906.04032. Standardise the data: outside of [-``bound``, ``bound``] a layer leaves them as
-    they are.
+    https://arxiv.org/abs/1906.04032. Standardise the data: outside of [-``bound``, ``bound``] a
+    layer leaves them as they are.
 
     >>> CouplingNSF(3, bins=4)().log_prob(torch.zeros(5, 3)).shape
     torch.Size([5])

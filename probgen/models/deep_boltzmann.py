@@ -23,13 +23,14 @@ class DeepBoltzmannMachine(DistributionModule):
               + (\phi(v) - \mu)^\top W_1 (h^1 - \nu_1)
               + \sum_{l \ge 2} (h^{l-1} - \nu_{l-1})^\top W_l (h^l - \nu_l)\Big)
 
-    Given the odd layers the even ones (v among them) are independent, and conversely: chains draw them in turn. Where
-    one of the two groups has at most ``limit`` states the density is *exact*. Elsewhere it is *unnormalised*, and
-    ``log_prob`` the log weight of v, exact where a group of hidden layers has at most 1,024 states given v, else its
-    mean-field lower bound. ``fit`` then takes ``ContrastiveDivergence(steps, chains=M)``: the gradient of that bound at
-    the data, persistent chains of all layers for log Z, which is the procedure of Salakhutdinov and Hinton (2009);
-    centring (the offsets :math:`\mu, \nu` of :meth:`initialise`) makes their layerwise pretraining unnecessary.
-    :func:`probgen.annealed_importance` brackets log Z.
+    Given the odd layers the even ones (v among them) are independent, and conversely: chains draw
+    them in turn. Where one of the two groups has at most ``limit`` states the density is *exact*.
+    Elsewhere it is *unnormalised*, and ``log_prob`` the log weight of v, exact where a group of
+    hidden layers has at most 1,024 states given v, else its mean-field lower bound. ``fit`` then
+    takes ``ContrastiveDivergence(steps, chains=M)``: the gradient of that bound at the data,
+    persistent chains of all layers for log Z, which is the procedure of Salakhutdinov and Hinton
+    (2009); centring (the offsets :math:`\mu, \nu` of :meth:`initialise`) makes their layerwise
+    pretraining unnecessary. :func:`probgen.annealed_importance` brackets log Z.
 
     Parameters
     ----------
@@ -38,7 +39,8 @@ class DeepBoltzmannMachine(DistributionModule):
     hidden : sequence of int
         Number of units of each hidden layer, from the lowest one.
     scale : float, optional
-        Standard deviation of the first weights; default :math:`0.1 / \sqrt{m + n}` between layers of m and n units.
+        Standard deviation of the first weights; default :math:`0.1 / \sqrt{m + n}` between layers
+        of m and n units.
     limit : int
         Most states of a group of layers that is enumerated.
     sweeps : int
@@ -46,9 +48,9 @@ class DeepBoltzmannMachine(DistributionModule):
 
     References
     ----------
-    Salakhutdinov, Hinton (2009), Deep Boltzmann machines, https://proceedings.mlr.press/v5/salakhutdinov09a.html;
-    Montavon, Mueller (2012), Deep Boltzmann machines and the centering trick,
-    https://doi.org/10.1007/978-3-642-35289-8_33
+    Salakhutdinov, Hinton (2009), Deep Boltzmann machines,
+    https://proceedings.mlr.press/v5/salakhutdinov09a.html; Montavon, Mueller (2012), Deep Boltzmann
+    machines and the centering trick, https://doi.org/10.1007/978-3-642-35289-8_33
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> machine = DeepBoltzmannMachine(BernoulliUnits(6), hidden=(4, 3))
@@ -102,7 +104,10 @@ class DeepBoltzmannMachine(DistributionModule):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Biases that give the visible units the moments of rows ``(N, *event)``, and offsets in their middle."""
+        """Biases that give the visible units the moments of rows ``(N, *event)``.
+
+        And offsets in their middle.
+        """
         start = self.visible.start(x.flatten(1).to(self.raw.dtype))
         self.raw.copy_(start)
         self.middle.fill_(0.5)

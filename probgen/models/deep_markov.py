@@ -14,18 +14,23 @@ from probgen.distributions.sequences.latent_chain import LatentChain, beside
 
 
 class DeepMarkovModel(LatentVariableModel):
-    r"""State space model with neural transition and emission; its guide reads the present and later frames.
+    r"""State space model with neural transition and emission.
+
+    Its guide reads the present and later frames.
 
     .. math:: p(x, z \mid c) = \prod_{t=1}^{T} p(z_t \mid z_{t-1}, c)\, p(x_t \mid z_t, c), \qquad
-              q(z \mid x, c) = \prod_{t=1}^{T} q(z_t \mid z_{t-1}, g_t), \quad g_t = \text{net}(x_T, \dots, x_t)
+              q(z \mid x, c) = \prod_{t=1}^{T} q(z_t \mid z_{t-1}, g_t), \quad g_t = \text{net}(x_T,
+              \dots, x_t)
 
-    Given the last latents, the posterior of :math:`z_t` depends on the frames from t on alone: the guide has the
-    structure of the posterior. Sites: ``"z"`` of events ``(T, Z)``, ``"x"`` of events ``(T, D)``. A context ``(*batch,
-    C)`` stands behind the inputs of transition, emission and network. Annealing: ``ELBO(beta=linear_warmup(steps))``.
+    Given the last latents, the posterior of :math:`z_t` depends on the frames from t on alone: the
+    guide has the structure of the posterior. Sites: ``"z"`` of events ``(T, Z)``, ``"x"`` of events
+    ``(T, D)``. A context ``(*batch, C)`` stands behind the inputs of transition, emission and
+    network. Annealing: ``ELBO(beta=linear_warmup(steps))``.
 
-    Missing entries of x (NaN) are integrated out by an emission that does so (every head); the network sees them as 0.
-    Sequences end with their last frame that is not missing as a whole: what stands after it leaves the guide as it
-    is and costs nothing, and draws of ``"z"`` go on by the transition.
+    Missing entries of x (NaN) are integrated out by an emission that does so (every head); the
+    network sees them as 0. Sequences end with their last frame that is not missing as a whole: what
+    stands after it leaves the guide as it is and costs nothing, and draws of ``"z"`` go on by the
+    transition.
 
     Parameters
     ----------
@@ -34,11 +39,11 @@ class DeepMarkovModel(LatentVariableModel):
     emission : DistributionModule
         :math:`p(x_t \mid z_t)`, events ``(D,)``: ``Bernoulli(MLP(Z, [64], D))``.
     network : nn.Module
-        Summary of the frames, last frame first: ``(*batch, T, D) -> (*batch, T, H)``, ``RNN(D, H)``. Output t may
-        depend on its inputs 1, ..., t alone.
+        Summary of the frames, last frame first: ``(*batch, T, D) -> (*batch, T, H)``, ``RNN(D,
+        H)``. Output t may depend on its inputs 1, ..., t alone.
     combiner : DistributionModule
-        :math:`q(z_t \mid z_{t-1}, g_t)` with exact density, given ``(*batch, Z + H)``: ``Gaussian(Combiner(Z, H))``, or
-        a conditional flow whose draws have gradients.
+        :math:`q(z_t \mid z_{t-1}, g_t)` with exact density, given ``(*batch, Z + H)``:
+        ``Gaussian(Combiner(Z, H))``, or a conditional flow whose draws have gradients.
     shape : (int, int)
         Number T of frames and length Z of the latents.
 
@@ -99,7 +104,10 @@ class DeepMarkovModel(LatentVariableModel):
             pyro.sample("z", self.encode(x, context))
 
     def prior(self, context: Tensor | None = None, counts: Tensor | None = None) -> LatentChain:
-        """The law of the latents; ``counts`` says which steps of every row belong to its sequence, ``(*batch, T)``."""
+        """The law of the latents.
+
+        ``counts`` says which steps of every row belong to its sequence, ``(*batch, T)``.
+        """
         inputs = (
             None
             if context is None
@@ -127,14 +135,20 @@ def _each_step(context: Tensor) -> Tensor:
 
 
 def _counts(x: Tensor | None) -> Tensor | None:
-    """Which steps have an observed value at them or after them, ``(*batch, T, D) -> (*batch, T)``; None for all."""
+    """Which steps have an observed value at them or after them, ``(*batch, T, D) -> (*batch, T)``.
+
+    None for all.
+    """
     if x is None or not has_missing(x):
         return None
     return (~x.isnan()).any(-1).flip(-1).cumsum(-1).flip(-1) > 0
 
 
 def _backwards(x: Tensor, counts: Tensor | None) -> Tensor:
-    """The steps that count in reverse order, the others where they are: ``(*batch, T, D)``; its own inverse."""
+    """The steps that count in reverse order, the others where they are.
+
+    ``(*batch, T, D)``; its own inverse.
+    """
     if counts is None:
         return x.flip(-2)
     here = torch.arange(x.shape[-2], device=x.device)

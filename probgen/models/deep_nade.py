@@ -1,4 +1,7 @@
-"""Deep NADE: one network that predicts any variable from any others, so that it can factorise in any order."""
+"""Deep NADE: one network that predicts any variable from any others.
+
+So that it can factorise in any order.
+"""
 
 from __future__ import annotations
 
@@ -27,22 +30,25 @@ from probgen.nn.encodings import Plain
 
 
 class DeepNADE(DistributionModule):
-    r"""Order-agnostic deep NADE: a perceptron of the observed values and of which they are, for all orders.
+    r"""Order-agnostic deep NADE.
+
+    A perceptron of the observed values and of which they are, for all orders.
 
     .. math:: p_o(x \mid c) = \prod_t p\big(x_{o_t};\, r_{o_t}(m \odot x,\, m,\, c)\big), \qquad
               m = \text{indicator of } o_1, \dots, o_{t-1}
 
-    In eval mode the law is the mixture of M given orders (an ensemble, EoNADE), with exact density; scoring a row takes
-    D runs of the network for each order. In training mode it is the mixture over *all* D! orders, scored by one order
-    and one cut drawn for every row,
+    In eval mode the law is the mixture of M given orders (an ensemble, EoNADE), with exact density;
+    scoring a row takes D runs of the network for each order. In training mode it is the mixture
+    over *all* D! orders, scored by one order and one cut drawn for every row,
 
     .. math:: \log \hat p(x) = \frac{D}{D - t} \sum_{d \notin o_{\le t}} \log p(x_d \mid x_{o_1}, \dots, x_{o_t}),
-              \qquad \mathbb E[\log \hat p(x)] = \frac1{D!} \sum_o \log p_o(x) \le \log \frac1{D!} \sum_o p_o(x)
+              \qquad \mathbb E[\log \hat p(x)] = \frac1{D!} \sum_o \log p_o(x) \le \log \frac1{D!}
+              \sum_o p_o(x)
 
     a *bound* in expectation: unbiased for the mean of the log-densities, not for the density.
 
-    Missing entries (NaN) are integrated out where they come last in every order; :meth:`completion` draws those of any
-    pattern.
+    Missing entries (NaN) are integrated out where they come last in every order; :meth:`completion`
+    draws those of any pattern.
 
     Parameters
     ----------
@@ -53,24 +59,27 @@ class DeepNADE(DistributionModule):
     head : Head
         Law of one variable given R raw values.
     orders : Tensor, optional
-        ``(M, D)`` orders of the ensemble in eval mode; default: one, drawn with seed 0. Not used in training: it may be
-        replaced by another ensemble after it, ``gen.orders = random_orders(16, D)``.
+        ``(M, D)`` orders of the ensemble in eval mode; default: one, drawn with seed 0. Not used in
+        training: it may be replaced by another ensemble after it, ``gen.orders = random_orders(16,
+        D)``.
     context : int
         Width of the context.
     encode : module
-        Features of the variables, ``(*batch, D) -> (*batch, D, E)``, with attribute ``features``: ``OneHot(levels)``
-        for labels.
+        Features of the variables, ``(*batch, D) -> (*batch, D, E)``, with attribute ``features``:
+        ``OneHot(levels)`` for labels.
     activation, dropout, norm, residual
         As in :class:`probgen.nn.MLP`; the first layer has no normalisation.
 
     Raises
     ------
     ValueError
-        If ``orders`` are no permutations, there is no hidden layer, or the context has another width than the model.
+        If ``orders`` are no permutations, there is no hidden layer, or the context has another
+        width than the model.
 
     References
     ----------
-    Uria, Murray, Larochelle (2014), A deep and tractable density estimator, https://arxiv.org/abs/1310.1757
+    Uria, Murray, Larochelle (2014), A deep and tractable density estimator,
+    https://arxiv.org/abs/1310.1757
 
     >>> from probgen.core.heads import Bernoulli
     >>> gen = DeepNADE(4, [16], Bernoulli(), orders=random_orders(2, 4)).eval()
@@ -116,7 +125,9 @@ class DeepNADE(DistributionModule):
     def given(
         self, x: Tensor, seen: Tensor, context: Tensor | None = None
     ) -> dist.TorchDistribution:
-        """The law of every variable given those that are seen: ``(*batch, D), (*batch, D) -> batch_shape (*batch, D)``.
+        """The law of every variable given those that are seen.
+
+        ``(*batch, D), (*batch, D) -> batch_shape (*batch, D)``.
 
         Values that are not seen are not read; the laws of variables that are seen mean nothing.
         """
@@ -127,7 +138,10 @@ class DeepNADE(DistributionModule):
         return self.head.law(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
 
     def ordered(self, order: Tensor, context: Tensor | None = None) -> Autoregressive:
-        """The law in any order ``(D,)``, with exact density; entries that are missing last in it are integrated out."""
+        """The law in any order ``(D,)``, with exact density.
+
+        Entries that are missing last in it are integrated out.
+        """
         context = received(self, context)
         laws, steps = partial(self._laws, order, context), partial(self._steps, order, context)
         return Autoregressive(
@@ -139,10 +153,13 @@ class DeepNADE(DistributionModule):
         )
 
     def completion(self, x: Tensor, context: Tensor | None = None) -> ObservedFirst:
-        """The law of complete rows given the observed entries of ``x`` ``(*batch, D)``, in any pattern; NaN = missing.
+        """The law of complete rows given the observed entries of ``x`` ``(*batch, D)``.
 
-        Exact draws and densities of the model in the order "observed entries first, then missing ones in the first of
-        ``orders``". That is another joint law than the ensemble's, and for each pattern of missing entries another one.
+        In any pattern; NaN = missing.
+
+        Exact draws and densities of the model in the order "observed entries first, then missing
+        ones in the first of ``orders``". That is another joint law than the ensemble's, and for
+        each pattern of missing entries another one.
         """
         context = received(self, context)
         return ObservedFirst(partial(self.given, context=context), x, self.orders[0])
@@ -169,7 +186,10 @@ class DeepNADE(DistributionModule):
     def _raws(
         self, places: list[int], context: Tensor | None, lead: torch.Size
     ) -> Generator[Tensor, Tensor, None]:
-        """Raw values ``(rows, R)`` of one variable after the other; the first layer is carried along."""
+        """Raw values ``(rows, R)`` of one variable after the other.
+
+        The first layer is carried along.
+        """
         size, inputs = self.encode.features, self.dims * self.encode.features
         weight = self.first.weight
         running = self.first.bias.expand(lead.numel(), -1)

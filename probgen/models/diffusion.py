@@ -27,53 +27,61 @@ from probgen.nn.schedules import CosineSchedule, Schedule
 
 
 class Diffusion(DistributionModule):
-    r"""Diffusion model: noise is added to data by a fixed process, and a network learns to take it away.
+    r"""Diffusion model.
+
+    Noise is added to data by a fixed process, and a network learns to take it away.
 
     .. math:: z_t = \alpha_t x + \sigma_t \varepsilon, \qquad
-              \hat x(z_t, t) \approx E[x \mid z_t], \qquad p(x) = \int p(z_1) \prod p(z_s \mid z_t)\, p(x \mid z_0)\, dz
+              \hat x(z_t, t) \approx E[x \mid z_t], \qquad p(x) = \int p(z_1) \prod p(z_s \mid
+              z_t)\, p(x \mid z_0)\, dz
 
-    Train it by ``fit(gen, x, Denoising())`` for samples, or by the default objective, the variational bound, for
-    likelihoods. ``log_prob`` is an estimate of that bound at one random time, in nats: its kind is *bound*. The
-    network sees data in the units that they have: standardise them (:class:`Standardised
-    <probgen.models.standardised.Standardised>`), scale pixels to [-1, 1], or give ``reconstruction=
-    LevelReconstruction(levels)`` for integers, which are then scored by their mass, best with ``LevelPrediction``.
+    Train it by ``fit(gen, x, Denoising())`` for samples, or by the default objective, the
+    variational bound, for likelihoods. ``log_prob`` is an estimate of that bound at one random
+    time, in nats: its kind is *bound*. The network sees data in the units that they have:
+    standardise them (:class:`Standardised <probgen.models.standardised.Standardised>`), scale
+    pixels to [-1, 1], or give ``reconstruction= LevelReconstruction(levels)`` for integers, which
+    are then scored by their mass, best with ``LevelPrediction``.
 
-    ``gen(context).using(DDIM(20)).sample((n,))`` samples in another way than ``gen.sampler``; ``impute`` draws missing
-    entries by RePaint; ``gen(context).encode(x)`` and ``decode(z)`` follow the probability-flow equation, of which
-    :class:`ProbabilityFlow` is the density; :class:`DiffusionChain` tells the same model as a chain of latent sites.
+    ``gen(context).using(DDIM(20)).sample((n,))`` samples in another way than ``gen.sampler``;
+    ``impute`` draws missing entries by RePaint; ``gen(context).encode(x)`` and ``decode(z)`` follow
+    the probability-flow equation, of which :class:`ProbabilityFlow` is the density;
+    :class:`DiffusionChain` tells the same model as a chain of latent sites.
 
     Parameters
     ----------
     net : nn.Module
-        ``net(z, t, context=None)``: states ``(*batch, *event)``, times ``(*batch,)`` and contexts ``(*batch, C)`` to
-        the shape of z, or with ``LearnedVariance`` to twice as many along the first event dim. Where contexts may be
-        unknown, it takes ``None`` and rows of NaN for that, as the networks of :mod:`probgen.nn` do.
+        ``net(z, t, context=None)``: states ``(*batch, *event)``, times ``(*batch,)`` and contexts
+        ``(*batch, C)`` to the shape of z, or with ``LearnedVariance`` to twice as many along the
+        first event dim. Where contexts may be unknown, it takes ``None`` and rows of NaN for that,
+        as the networks of :mod:`probgen.nn` do.
     shape : sequence of int
         Shape of an event.
     schedule : Schedule
-        Levels of signal and noise; default: :class:`CosineSchedule <probgen.nn.schedules.CosineSchedule>`.
+        Levels of signal and noise; default: :class:`CosineSchedule
+        <probgen.nn.schedules.CosineSchedule>`.
     prediction : Prediction
-        What the network predicts: ``Velocity()``, ``Epsilon()``, ``Original()``, ``EDM(sigma_data)``; for integers
-        ``LevelPrediction(levels)``.
+        What the network predicts: ``Velocity()``, ``Epsilon()``, ``Original()``,
+        ``EDM(sigma_data)``; for integers ``LevelPrediction(levels)``.
     steps : int, optional
         Number T of steps of the chain that is scored; ``None``: continuous time.
     sampler : Sampler, optional
-        ``Ancestral(steps)``, ``DDIM(steps, eta)``, ``Heun(steps, churn)``, ``DPMSolver(steps)``; default: ancestral
-        in T steps, or 256.
+        ``Ancestral(steps)``, ``DDIM(steps, eta)``, ``Heun(steps, churn)``, ``DPMSolver(steps)``;
+        default: ancestral in T steps, or 256.
     times : callable
         Times of the simple loss: ``UniformTimes()``, ``LogNormalTimes(mean, std)``.
     variance : Variance
-        Of the reverse steps: ``PosteriorVariance()``, and with ``steps`` also ``ForwardVariance()`` and
-        ``LearnedVariance()``.
+        Of the reverse steps: ``PosteriorVariance()``, and with ``steps`` also ``ForwardVariance()``
+        and ``LearnedVariance()``.
     reconstruction : Reconstruction
         The law of the data given the least noisy state.
     threshold : Threshold, optional
-        Bounds the data that the network expects, in sampling: ``StaticThreshold()`` to the range of the training data,
-        ``DynamicThreshold(quantile)`` for strong guidance, ``None``: no bound.
+        Bounds the data that the network expects, in sampling: ``StaticThreshold()`` to the range of
+        the training data, ``DynamicThreshold(quantile)`` for strong guidance, ``None``: no bound.
     context_dropout : float
         Probability with which a row's context is made unknown in training mode, for guidance.
     guidance : float
-        Factor w of classifier-free guidance in sampling: :math:`\hat x_\varnothing + w(\hat x_c - \hat x_\varnothing)`.
+        Factor w of classifier-free guidance in sampling: :math:`\hat x_\varnothing + w(\hat x_c -
+        \hat x_\varnothing)`.
     context_ndim : int
         Number of event dims of a context.
 
@@ -84,8 +92,9 @@ class Diffusion(DistributionModule):
 
     References
     ----------
-    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239; Kingma,
-    Salimans, Poole, Ho (2021), Variational diffusion models, https://arxiv.org/abs/2107.00630
+    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models,
+    https://arxiv.org/abs/2006.11239; Kingma, Salimans, Poole, Ho (2021), Variational diffusion
+    models, https://arxiv.org/abs/2107.00630
 
     >>> from probgen.nn.time import TimeMLP
     >>> gen = Diffusion(TimeMLP(2, [16]), (2,), sampler=Ancestral(10))
@@ -187,13 +196,16 @@ class Diffusion(DistributionModule):
 
 
 class DiffusionChain(LatentVariableModel):
-    r"""A diffusion in T steps told as a hierarchical latent-variable model, one site for each level of noise.
+    r"""A diffusion in T steps told as a hierarchical latent-variable model.
+
+    One site for each level of noise.
 
     .. math:: p(x, z_0, \dots, z_T) = p(z_T)\, p(x \mid z_0) \prod_{i=1}^T p(z_{i-1} \mid z_i), \qquad
               q(z \mid x) = q(z_T \mid x) \prod_{i=1}^T q(z_{i-1} \mid z_i, x)
 
-    The guide is the noising process, told from its noisy end. Sites ``"zT"`` (the number T), ..., ``"z0"`` and ``"x"``;
-    any objective, inference or diagnostic of latent-variable models applies, at T calls of the network.
+    The guide is the noising process, told from its noisy end. Sites ``"zT"`` (the number T), ...,
+    ``"z0"`` and ``"x"``; any objective, inference or diagnostic of latent-variable models applies,
+    at T calls of the network.
 
     Parameters
     ----------
@@ -259,15 +271,18 @@ class DiffusionChain(LatentVariableModel):
 
 
 class ProbabilityFlow(DistributionModule):
-    r"""The law of the ordinary differential equation that has the marginals of a diffusion, with its density.
+    r"""The law of the ordinary differential equation that has the marginals of a diffusion.
+
+    With its density.
 
     .. math:: \frac{dz}{dt} = \dot\alpha_t\, \hat x(z, t) + \dot\sigma_t\, \frac{z - \alpha_t \hat x(z, t)}{\sigma_t},
-              \qquad \log p(x) = \log p_1(z_1) + D \log \alpha_0 + \int_0^1 \operatorname{tr} \frac{\partial \dot z}
-              {\partial z}\, dt
+              \qquad \log p(x) = \log p_1(z_1) + D \log \alpha_0 + \int_0^1 \operatorname{tr}
+              \frac{\partial \dot z} {\partial z}\, dt
 
-    Were the denoiser the exact conditional expectation, both laws were one. As it is not, this is the law of another
-    model than the diffusion, whose density is therefore called *approximate*, whatever the solver. Its ``Denoising``
-    loss is that of the diffusion, whose parameters are shared.
+    Were the denoiser the exact conditional expectation, both laws were one. As it is not, this is
+    the law of another model than the diffusion, whose density is therefore called *approximate*,
+    whatever the solver. Its ``Denoising`` loss is that of the diffusion, whose parameters are
+    shared.
 
     Parameters
     ----------
@@ -276,7 +291,8 @@ class ProbabilityFlow(DistributionModule):
     solver : Solver
         ``Adaptive(atol, rtol)`` or ``RungeKutta(steps)``.
     probes : callable
-        ``basis`` for the trace, D products of vector and Jacobian; ``Rademacher(count)`` for an estimate of it.
+        ``basis`` for the trace, D products of vector and Jacobian; ``Rademacher(count)`` for an
+        estimate of it.
 
     References
     ----------

@@ -1,4 +1,7 @@
-"""What the states of a hidden Markov model emit: normal vectors, mixtures of them, labels, counts."""
+"""What the states of a hidden Markov model emit.
+
+Normal vectors, mixtures of them, labels, counts.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ __all__ = ["CategoricalEmission", "GaussianEmission", "GaussianMixtureEmission",
 
 
 class GaussianEmission(Emission):
-    r"""A normal law for each state, :math:`p(x \mid k) = N(x; \mu_k, \Sigma_k)`, missing values integrated out.
+    r"""A normal law for each state, :math:`p(x \mid k) = N(x; \mu_k, \Sigma_k)`.
+
+    Missing values integrated out.
 
     Parameters
     ----------
@@ -116,7 +121,10 @@ class GaussianEmission(Emission):
         from_clusters(self, x, generator)
 
     def spread_over(self, x: Tensor) -> None:
-        """All states where the observations are: moments about a point that is far away would have no digits."""
+        """All states where the observations are.
+
+        Moments about a point that is far away would have no digits.
+        """
         centre = x.double().nanmean(0).nan_to_num()
         variance = (x.double() - centre).square().nanmean(0).nan_to_num().clamp(min=1e-12)
         put(self.loc, centre.expand_as(self.loc))
@@ -132,7 +140,9 @@ class GaussianEmission(Emission):
 
 
 class GaussianMixtureEmission(Emission):
-    r"""A mixture of M normal laws for each state, :math:`p(x \mid k) = \sum_m w_{km} N(x; \mu_{km}, \Sigma_{km})`.
+    r"""A mixture of M normal laws for each state.
+
+    :math:`p(x \mid k) = \sum_m w_{km} N(x; \mu_{km}, \Sigma_{km})`.
 
     Parameters
     ----------
@@ -183,7 +193,10 @@ class GaussianMixtureEmission(Emission):
         )
 
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Moments of all components, under weights shared among the components of a state by their posterior."""
+        """Moments of all components.
+
+        Under weights shared among the components of a state by their posterior.
+        """
         joint = log_joint(x, self.normals.mixture).unflatten(
             -1, self.logits.shape
         ) + self.logits.log_softmax(-1)

@@ -10,11 +10,14 @@ from probgen.distributions.resampled import Resampled
 
 
 class Empirical(DistributionModule):
-    r"""The empirical law of a data set, with nothing to learn: one end of a flow between two data sets.
+    r"""The empirical law of a data set, with nothing to learn.
+
+    One end of a flow between two data sets.
 
     .. math:: P(x \in A) = \frac{1}{N} \sum_{n=1}^N 1[x_n \in A]
 
-    It has draws, with replacement, and no density. The rows are a buffer that is not saved with the model.
+    It has draws, with replacement, and no density. The rows are a buffer that is not saved with the
+    model.
 
     Parameters
     ----------

@@ -18,15 +18,16 @@ class EnergyBasedModel(EnergyModule):
               p(x \mid c) = \frac{1}{Z(c)}\, p_0(x)\, e^{-f(x, c)}
 
     Its density is *unnormalised*; draws and imputations are ends of Markov chains. ``fit`` takes
-    ``ContrastiveDivergence()`` (chains, a replay buffer), ``NoiseContrastive(noise)`` or a score matching objective;
-    :func:`probgen.annealed_importance` brackets log Z. Without a base, energies have to rise far from the data; with a
-    normal base the density is normalisable for every bounded network.
+    ``ContrastiveDivergence()`` (chains, a replay buffer), ``NoiseContrastive(noise)`` or a score
+    matching objective; :func:`probgen.annealed_importance` brackets log Z. Without a base, energies
+    have to rise far from the data; with a normal base the density is normalisable for every bounded
+    network.
 
     Parameters
     ----------
     net : nn.Module
-        The energy f: ``net(x)``, or ``net(x, context)`` where a context is given; ``(*batch, *event)`` to ``(*batch,)``
-        or ``(*batch, 1)``.
+        The energy f: ``net(x)``, or ``net(x, context)`` where a context is given; ``(*batch,
+        *event)`` to ``(*batch,)`` or ``(*batch, 1)``.
     shape : sequence of int
         Shape of an event.
     kernel : Kernel
@@ -47,8 +48,9 @@ class EnergyBasedModel(EnergyModule):
 
     References
     ----------
-    LeCun et al. (2006), A tutorial on energy-based learning; Xie et al. (2016), A theory of generative ConvNet,
-    https://arxiv.org/abs/1602.03264 (the normal base); Du, Mordatch (2019), https://arxiv.org/abs/1903.08689
+    LeCun et al. (2006), A tutorial on energy-based learning; Xie et al. (2016), A theory of
+    generative ConvNet, https://arxiv.org/abs/1602.03264 (the normal base); Du, Mordatch (2019),
+    https://arxiv.org/abs/1903.08689
 
     >>> from probgen.core.module import standard_normal
     >>> from probgen.nn import MLP

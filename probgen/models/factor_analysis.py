@@ -20,7 +20,10 @@ _NOISE_FLOOR = (
 
 
 class _LinearGaussian(DistributionModule):
-    """What both families share: x = W z + mu + noise, its density, its posterior, and EM; they differ in ``noise``."""
+    """What both families share.
+
+    x = W z + mu + noise, its density, its posterior, and EM; they differ in ``noise``.
+    """
 
     context_size, context_hint = 0, WITHOUT
 
@@ -43,7 +46,9 @@ class _LinearGaussian(DistributionModule):
         return LowRankMultivariateNormal(self.mean, self.loadings, self.noise.expand_as(self.mean))
 
     def posterior(self, x: Tensor, context: Tensor | None = None) -> dist.MultivariateNormal:
-        r"""The exact law of the factors given a row, NaN = missing: ``(*batch, D) -> N of event shape (K,)``.
+        r"""The exact law of the factors given a row, NaN = missing.
+
+        ``(*batch, D) -> N of event shape (K,)``.
 
         .. math:: p(z \mid x_o) = N(z; M^{-1} W_o^\top \Psi_o^{-1} (x_o - \mu_o), M^{-1}), \quad
                   M = I + W_o^\top \Psi_o^{-1} W_o
@@ -52,17 +57,23 @@ class _LinearGaussian(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: loadings up to a rotation; what does not train is left out."""
+        """How many numbers the likelihood determines.
+
+        Loadings up to a rotation; what does not train is left out.
+        """
         factors = self.loadings.shape[1]
         return trained(self) - factors * (factors - 1) // 2 * self.loadings.requires_grad
 
     aic, bic = aic, bic
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        r"""E-step on rows ``(n, D)``: log-likelihood, and moments of the factors given the observed coordinates.
+        r"""E-step on rows ``(n, D)``.
 
-        Moments are those of :math:`\tilde z = (z, 1)` and of deviations from the present mean, per column over the
-        rows where it is observed: missing coordinates are integrated out, not filled in.
+        log-likelihood, and moments of the factors given the observed coordinates.
+
+        Moments are those of :math:`\tilde z = (z, 1)` and of deviations from the present mean, per
+        column over the rows where it is observed: missing coordinates are integrated out, not
+        filled in.
         """
         law = self()
         q, seen = law.posterior(x), ~x.isnan()
@@ -84,9 +95,9 @@ class _LinearGaussian(DistributionModule):
     def maximise(self, statistics: dict[str, Tensor]) -> None:
         """M-step: regression of every column on the factors, and the variance that it leaves.
 
-        The law of the factors is fitted as well and then absorbed into the loadings and the mean, which takes far fewer
-        steps (parameter expansion: Liu, Rubin, Wu 1998, https://doi.org/10.1093/biomet/85.4.755); not so where one of
-        the two does not train.
+        The law of the factors is fitted as well and then absorbed into the loadings and the mean,
+        which takes far fewer steps (parameter expansion: Liu, Rubin, Wu 1998,
+        https://doi.org/10.1093/biomet/85.4.755); not so where one of the two does not train.
         """
         entries, xz, xx = (statistics[name] for name in ("entries", "xz", "xx"))
         variance = xx / entries - (xz[:, -1] / entries).square()
@@ -109,7 +120,10 @@ class _LinearGaussian(DistributionModule):
         )
 
     def _slopes(self, zz: Tensor, xz: Tensor) -> Tensor:
-        """Regressions of deviations on the factors and a constant, ``(D, K + 1)``; what does not train is given."""
+        """Regressions of deviations on the factors and a constant, ``(D, K + 1)``.
+
+        What does not train is given.
+        """
         given = torch.cat([self.loadings.to(xz), torch.zeros_like(xz[:, :1])], -1)
         free = [self.loadings.requires_grad] * self.loadings.shape[1] + [self.mean.requires_grad]
         places = torch.tensor(free, device=xz.device).nonzero()[:, 0]
@@ -139,12 +153,14 @@ class _LinearGaussian(DistributionModule):
 
 
 class FactorAnalysis(_LinearGaussian):
-    r"""Factor analysis: a few standard normal factors, and noise of its own variance in every coordinate.
+    r"""Factor analysis.
+
+    A few standard normal factors, and noise of its own variance in every coordinate.
 
     .. math:: x = W z + \mu + \varepsilon, \quad z \sim N(0, I_K), \quad \varepsilon \sim N(0, \operatorname{diag}\psi)
 
-    Exact density, also of rows with missing coordinates (NaN, missing at random). Fitted by :func:`probgen.em`, exactly
-    so with missing coordinates too, or by any objective.
+    Exact density, also of rows with missing coordinates (NaN, missing at random). Fitted by
+    :func:`probgen.em`, exactly so with missing coordinates too, or by any objective.
 
     Parameters
     ----------
@@ -171,8 +187,9 @@ class PPCA(_LinearGaussian):
 
     .. math:: x = W z + \mu + \varepsilon, \quad z \sim N(0, I_K), \quad \varepsilon \sim N(0, \sigma^2 I_D)
 
-    Exact density, also of rows with missing coordinates (NaN, missing at random). :meth:`solve` gives the maximum
-    likelihood of complete data in closed form, :func:`probgen.em` that of incomplete data.
+    Exact density, also of rows with missing coordinates (NaN, missing at random). :meth:`solve`
+    gives the maximum likelihood of complete data in closed form, :func:`probgen.em` that of
+    incomplete data.
 
     Parameters
     ----------
@@ -183,7 +200,8 @@ class PPCA(_LinearGaussian):
 
     References
     ----------
-    Tipping, Bishop (1999), Probabilistic principal component analysis, https://doi.org/10.1111/1467-9868.00196
+    Tipping, Bishop (1999), Probabilistic principal component analysis,
+    https://doi.org/10.1111/1467-9868.00196
 
     >>> x = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.5, -0.5], [-0.5, 0.5]])
     >>> PPCA(2, factors=1).solve(x).noise.item()                   # the variance along the axis left out
@@ -195,9 +213,12 @@ class PPCA(_LinearGaussian):
 
     @torch.no_grad()
     def solve(self, x: Tensor) -> PPCA:
-        r"""Sets the parameters to the maximum likelihood of complete rows ``(N, D)``, and returns itself.
+        r"""Sets the parameters to the maximum likelihood of complete rows ``(N, D)``.
 
-        With the eigenvectors U and eigenvalues :math:`\lambda_1 \ge \dots \ge \lambda_D` of the data's covariance,
+        And returns itself.
+
+        With the eigenvectors U and eigenvalues :math:`\lambda_1 \ge \dots \ge \lambda_D` of the
+        data's covariance,
 
         .. math:: \sigma^2 = \tfrac{1}{D-K} \sum_{k>K} \lambda_k, \qquad W = U_K (\Lambda_K - \sigma^2 I)^{1/2}
 
@@ -230,7 +251,10 @@ class PPCA(_LinearGaussian):
 
 
 def _check_varies(variance: Tensor) -> None:
-    """Refuses columns that have no variance or no observed entry: their likelihood has no maximum."""
+    """Refuses columns that have no variance or no observed entry.
+
+    Their likelihood has no maximum.
+    """
     if not (variance > 0).all():
         columns = (~(variance > 0)).nonzero().flatten().tolist()
         raise ValueError(f"expected columns that vary, got constant columns {columns}; remove them")

@@ -27,7 +27,8 @@ class Factorised(Counted):
 
     References
     ----------
-    Koller, Friedman (2009), Probabilistic graphical models, chapter 3, https://mitpress.mit.edu/9780262013192/
+    Koller, Friedman (2009), Probabilistic graphical models, chapter 3,
+    https://mitpress.mit.edu/9780262013192/
 
     >>> from probgen.infer.em import em
     >>> model, x = Factorised(2), torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])

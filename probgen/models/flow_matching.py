@@ -18,47 +18,54 @@ from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Solve
 
 
 class FlowMatching(DistributionModule):
-    r"""A continuous flow between data and a base law, its velocity learned from straight or other given paths.
+    r"""A continuous flow between data and a base law.
+
+    Its velocity learned from straight or other given paths.
 
     .. math:: \frac{dx_t}{dt} = v_\theta(t, x_t, c), \quad x_0 = x, \quad x_1 \sim p_1, \qquad
-              L = \mathbb E \left| v_\theta(t, x_t, c) - \frac{d}{dt}\big(a(t)\, x + b(t)\, z\big) \right|^2
+              L = \mathbb E \left| v_\theta(t, x_t, c) - \frac{d}{dt}\big(a(t)\, x + b(t)\, z\big)
+              \right|^2
 
-    Train it by ``fit(gen, x, Denoising())``: no equation is solved then. Draws and densities solve it, as those of a
-    :class:`ContinuousFlow <probgen.models.continuous_flow.ContinuousFlow>`: the density is *exact* up to small
-    tolerances, a *bound* with random probes, *approximate* with steps of one size. Maximum likelihood, the default
-    objective, trains it too. ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network.
+    Train it by ``fit(gen, x, Denoising())``: no equation is solved then. Draws and densities solve
+    it, as those of a :class:`ContinuousFlow <probgen.models.continuous_flow.ContinuousFlow>`: the
+    density is *exact* up to small tolerances, a *bound* with random probes, *approximate* with
+    steps of one size. Maximum likelihood, the default objective, trains it too.
+    ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network.
 
-    The base is any law of the shape of the events: :class:`Empirical <probgen.models.empirical.Empirical>` for a flow
-    between two data sets (its density is then *implicit*), ``gen().transform(x)`` taking data to the base, and
-    ``gen().transform.inv(z)`` back.
+    The base is any law of the shape of the events: :class:`Empirical
+    <probgen.models.empirical.Empirical>` for a flow between two data sets (its density is then
+    *implicit*), ``gen().transform(x)`` taking data to the base, and ``gen().transform.inv(z)``
+    back.
 
     Parameters
     ----------
     net : nn.Module
-        ``net(x, t, context=None)``: states ``(*batch, *event)``, times ``(*batch,)`` from 0 (data) to 1 (base) and
-        contexts ``(*batch, C)`` to the shape of x. Where contexts may be unknown it takes ``None`` and rows of NaN for
-        that, as the networks of :mod:`probgen.nn` do.
+        ``net(x, t, context=None)``: states ``(*batch, *event)``, times ``(*batch,)`` from 0 (data)
+        to 1 (base) and contexts ``(*batch, C)`` to the shape of x. Where contexts may be unknown it
+        takes ``None`` and rows of NaN for that, as the networks of :mod:`probgen.nn` do.
     shape : sequence of int
         Shape of an event.
     base : DistributionModule, optional
         Law of the other end, called with the context; default: standard normal.
     coupling : Coupling
-        Which rows of a batch meet which draws of the base: ``IndependentCoupling()``, ``OptimalTransport()``,
-        ``EntropicTransport()``.
+        Which rows of a batch meet which draws of the base: ``IndependentCoupling()``,
+        ``OptimalTransport()``, ``EntropicTransport()``.
     path : Path
         ``StraightPath(sigma_min)`` or ``TrigonometricPath()``.
     times : callable
         Times of the loss: ``UniformTimes()``.
     solver : Solver
-        ``Adaptive(atol, rtol)``, or with steps of one size ``Euler``, ``Midpoint``, ``Trapezoid``, ``RungeKutta``.
+        ``Adaptive(atol, rtol)``, or with steps of one size ``Euler``, ``Midpoint``, ``Trapezoid``,
+        ``RungeKutta``.
     probes : callable
-        ``basis`` for the trace in the density, D products of vector and Jacobian; ``Rademacher(count)`` for an
-        estimate.
+        ``basis`` for the trace in the density, D products of vector and Jacobian;
+        ``Rademacher(count)`` for an estimate.
     context_dropout : float
-        Probability with which a row's context is made unknown in the loss in training mode, for guidance.
+        Probability with which a row's context is made unknown in the loss in training mode, for
+        guidance.
     guidance : float
-        Factor w of classifier-free guidance: :math:`v_\varnothing + w (v_c - v_\varnothing)` is the velocity of draws
-        and densities; the loss knows nothing of it.
+        Factor w of classifier-free guidance: :math:`v_\varnothing + w (v_c - v_\varnothing)` is the
+        velocity of draws and densities; the loss knows nothing of it.
     context_ndim : int
         Number of event dims of a context.
 
@@ -70,9 +77,9 @@ class FlowMatching(DistributionModule):
     References
     ----------
     Lipman, Chen, Ben-Hamu, Nickel, Le (2023), Flow matching for generative modeling,
-    https://arxiv.org/abs/2210.02747; Tong et al. (2024), Improving and generalizing flow-based generative models with
-    minibatch optimal transport, https://arxiv.org/abs/2302.00482; Ho, Salimans (2021), Classifier-free diffusion
-    guidance, https://arxiv.org/abs/2207.12598
+    https://arxiv.org/abs/2210.02747; Tong et al. (2024), Improving and generalizing flow-based
+    generative models with minibatch optimal transport, https://arxiv.org/abs/2302.00482; Ho,
+    Salimans (2021), Classifier-free diffusion guidance, https://arxiv.org/abs/2207.12598
 
     >>> from probgen.nn.time import TimeMLP
     >>> gen = FlowMatching(TimeMLP(2, [16]), (2,))

@@ -18,23 +18,27 @@ class GAN(DistributionModule):
 
     .. math:: x = g(z), \quad z \sim p_0; \qquad \text{with a context} \quad x = g(z, c)
 
-    Trained by ``Adversarial(critic)`` or ``Discrepancy(MMD())``. The critic belongs to the objective: the same network
-    of noise learns from any of them. With a context the generator is called with two arguments, ``generator(z,
-    context)`` (:class:`SideBySide <probgen.nn.side_by_side.SideBySide>` makes one of any network of one argument), and
-    so is the critic.
+    Trained by ``Adversarial(critic)`` or ``Discrepancy(MMD())``. The critic belongs to the
+    objective: the same network of noise learns from any of them. With a context the generator is
+    called with two arguments, ``generator(z, context)`` (:class:`SideBySide
+    <probgen.nn.side_by_side.SideBySide>` makes one of any network of one argument), and so is the
+    critic.
 
     Parameters
     ----------
     generator : nn.Module
-        ``(*batch, *noise) -> (*batch, *event)``, in whose eval mode rows do not depend on each other.
+        ``(*batch, *noise) -> (*batch, *event)``, in whose eval mode rows do not depend on each
+        other.
     base : DistributionModule
         The law of the noise z, without context.
     event_shape : sequence of int, optional
-        Shape of x; without it the generator is run once to see. To be given for a generator that needs a context.
+        Shape of x; without it the generator is run once to see. To be given for a generator that
+        needs a context.
     context_ndim : int
         Number of event dims of a context: 1 for vectors, 3 for images.
     support : Constraint
-        Where the entries of x lie, for instance ``constraints.interval(-1, 1)`` after a last layer of tanh.
+        Where the entries of x lie, for instance ``constraints.interval(-1, 1)`` after a last layer
+        of tanh.
 
     Raises
     ------

@@ -27,12 +27,14 @@ class Glow(DistributionModule):
 
     .. math:: \log p(x) = \sum_l \log p(z_l \mid h_l) + \log\left|\det \frac{\partial f_l}{\partial h_{l-1}}\right|
 
-    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times: activation normalisation, a linear
-    map of the channels, an affine coupling. Half of the channels then become latents z, normal given the other half h.
+    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times: activation
+    normalisation, a linear map of the channels, an affine coupling. Half of the channels then
+    become latents z, normal given the other half h.
 
-    Call :meth:`initialise` with some rows before fitting (the data-dependent initialisation of activation
-    normalisation; nothing is initialised behind your back, and without it these layers start as the identity). Pixels
-    with levels 0, 1, ... are modelled by ``Quantised(Glow(...))``, other units by ``Standardised``.
+    Call :meth:`initialise` with some rows before fitting (the data-dependent initialisation of
+    activation normalisation; nothing is initialised behind your back, and without it these layers
+    start as the identity). Pixels with levels 0, 1, ... are modelled by ``Quantised(Glow(...))``,
+    other units by ``Standardised``.
 
     Parameters
     ----------
@@ -43,12 +45,13 @@ class Glow(DistributionModule):
     steps : int
         Steps per scale.
     network : callable
-        ``network(shape, outputs)`` makes a network ``(N, *shape) -> (N, outputs, H, W)``, for instance
-        ``partial(CouplingNet, hidden=128)``.
+        ``network(shape, outputs)`` makes a network ``(N, *shape) -> (N, outputs, H, W)``, for
+        instance ``partial(CouplingNet, hidden=128)``.
     context : int
         Width K of the context, if there is one.
     context_ndim : int
-        1 for contexts ``(*batch, K)``, 3 for images ``(*batch, K, H, W)`` of the height and width of x.
+        1 for contexts ``(*batch, K)``, 3 for images ``(*batch, K, H, W)`` of the height and width
+        of x.
 
     Raises
     ------
@@ -57,7 +60,8 @@ class Glow(DistributionModule):
 
     References
     ----------
-    Kingma, Dhariwal (2018), Glow: generative flow with invertible 1x1 convolutions, https://arxiv.org/abs/1807.03039
+    Kingma, Dhariwal (2018), Glow: generative flow with invertible 1x1 convolutions,
+    https://arxiv.org/abs/1807.03039
 
     >>> glow, x = Glow((1, 8, 8), scales=2, steps=2), torch.randn(16, 1, 8, 8)
     >>> glow.initialise(x)
@@ -80,11 +84,13 @@ class Glow(DistributionModule):
         self.head, unit = heads.Gaussian(event_ndim=3), torch.tensor([0.0, math.log(math.expm1(1))])
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
-            step = lambda: (
-                ActNorm(shape[0]),
-                InvertibleConv(shape[0]),
-                AffineCoupling(shape, network, context),
-            )  # noqa: E731
+            def step():
+                return (
+                    ActNorm(shape[0]),
+                    InvertibleConv(shape[0]),
+                    AffineCoupling(shape, network, context),
+                )
+
             return [layer for _ in range(steps) for layer in step()]
 
         self.scales = nn.ModuleList(
@@ -101,7 +107,8 @@ class Glow(DistributionModule):
     def initialise(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets every activation normalisation such that its channels have mean 0 and variance 1 over these rows.
 
-        In place: rows ``(N, C, H, W)`` in the units that the flow takes, some hundreds suffice; their contexts.
+        In place: rows ``(N, C, H, W)`` in the units that the flow takes, some hundreds suffice;
+        their contexts.
         """
         contexts = contexts_of_scales(received(self, context), self.context_ndim, len(self.scales))
         for scale, known in zip(self.scales, contexts, strict=True):

@@ -1,4 +1,7 @@
-"""Hidden Markov models with any emission, fitted by expectation maximisation or by any objective."""
+"""Hidden Markov models with any emission.
+
+Fitted by expectation maximisation or by any objective.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,17 @@ _LEAST = (
 
 
 class HiddenMarkovModel(DistributionModule):
-    r"""Hidden Markov model: a chain of K states that are not seen, and at each step an observation that depends on one.
+    r"""Hidden Markov model.
+
+    A chain of K states that are not seen, and at each step an observation that depends on one.
 
     .. math:: p(x_{1:T}) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t} \prod_{t=1}^T p(x_t \mid z_t)
 
-    Exact density, also of sequences with missing entries or steps (NaN) or of other lengths, padded by NaN at the end.
-    Events are ``(T, *event)``. The law, :class:`HiddenMarkov`, also filters, smooths, finds the most likely states,
-    draws states, and forecasts: ``gen().smooth(x)``. Fitted by :func:`probgen.em` where the emission is an
-    :class:`Emission` and nothing depends on a context, or by any objective.
+    Exact density, also of sequences with missing entries or steps (NaN) or of other lengths, padded
+    by NaN at the end. Events are ``(T, *event)``. The law, :class:`HiddenMarkov`, also filters,
+    smooths, finds the most likely states, draws states, and forecasts: ``gen().smooth(x)``. Fitted
+    by :func:`probgen.em` where the emission is an :class:`Emission` and nothing depends on a
+    context, or by any objective.
 
     Parameters
     ----------
@@ -35,17 +41,20 @@ class HiddenMarkovModel(DistributionModule):
     steps : int
         Largest length T of a sequence.
     emission : DistributionModule
-        The law of one observation given the state: an :class:`Emission` (``GaussianEmission``, ``PoissonEmission``...),
-        or any other module, which gets a context of shape ``(*batch, K)``, zeros and a one at the state: a head on a
-        network, a conditional flow, a mixture.
+        The law of one observation given the state: an :class:`Emission` (``GaussianEmission``,
+        ``PoissonEmission``...), or any other module, which gets a context of shape ``(*batch, K)``,
+        zeros and a one at the state: a head on a network, a conditional flow, a mixture.
     initial, transition : nn.Module, optional
-        Networks from the context to the logits of the first state ``(*batch, K)``, and of the next state given the
-        present one, ``(*batch, K, K)`` or ``(*batch, K * K)``; minus infinity forbids. Default: learned constants.
+        Networks from the context to the logits of the first state ``(*batch, K)``, and of the next
+        state given the present one, ``(*batch, K, K)`` or ``(*batch, K * K)``; minus infinity
+        forbids. Default: learned constants.
     context_ndim : int
-        1: one context ``(*batch, C)`` for a sequence. 2: one for each step, ``(*batch, T, C)``; the transition to step
-        t depends on that of step t. Emissions get the context beside the state: ``(*batch, K + C)``.
+        1: one context ``(*batch, C)`` for a sequence. 2: one for each step, ``(*batch, T, C)``; the
+        transition to step t depends on that of step t. Emissions get the context beside the state:
+        ``(*batch, K + C)``.
     pseudo_count : float
-        What EM adds to the expected number of each first state and each transition that is not forbidden.
+        What EM adds to the expected number of each first state and each transition that is not
+        forbidden.
 
     References
     ----------
@@ -94,7 +103,10 @@ class HiddenMarkovModel(DistributionModule):
 
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
-        """What the networks of first states and transitions take, or the emission beside the state."""
+        """What the networks of first states and transitions take.
+
+        Or the emission beside the state.
+        """
         size = common_size([self.initial, self.transition])
         if size or isinstance(self.emission, Emission):
             return size
@@ -130,7 +142,10 @@ class HiddenMarkovModel(DistributionModule):
 
     @property
     def transition_matrix(self) -> Tensor:
-        """Probabilities of the next state (columns) given the present one (rows), without context: ``(K, K)``."""
+        """Probabilities of the next state (columns) given the present one (rows), without context.
+
+        ``(K, K)``.
+        """
         return self.transition(None).detach().reshape(self.states, self.states).softmax(-1)
 
     @property
@@ -157,12 +172,18 @@ class HiddenMarkovModel(DistributionModule):
         return self
 
     def canonical(self) -> HiddenMarkovModel:
-        """Sorts the states by decreasing probability in the long run, in place; the density stays the same."""
+        """Sorts the states by decreasing probability in the long run, in place.
+
+        The density stays the same.
+        """
         return self.reorder(self.stationary.argsort(descending=True))
 
     @torch.no_grad()
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """E-step on sequences ``(n, T, *event)``: expected first states, transitions, and emissions' statistics."""
+        """E-step on sequences ``(n, T, *event)``.
+
+        Expected first states, transitions, and emissions' statistics.
+        """
         self._tables()
         found = posterior(*self()._chain(x), weights=None if weights is None else weights.double())
         value = found.log_likelihood if weights is None else found.log_likelihood * weights
@@ -180,8 +201,9 @@ class HiddenMarkovModel(DistributionModule):
 
         .. math:: \pi_k = \frac{E[z_1 = k]}{N}, \qquad A_{ij} = \frac{E[\#\, i \to j]}{\sum_j E[\#\, i \to j]}
 
-        Transitions that are possible stay so, with a probability of at least 2e-9. A state that is never visited gets
-        the law of all observations, which costs no likelihood, and may be visited again.
+        Transitions that are possible stay so, with a probability of at least 2e-9. A state that is
+        never visited gets the law of all observations, which costs no likelihood, and may be
+        visited again.
         """
         for table, name in zip(self._tables(), ("initial", "transitions"), strict=True):
             possible = table > -torch.inf
@@ -192,7 +214,10 @@ class HiddenMarkovModel(DistributionModule):
         self.emission.maximise(statistics)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
-        """What pseudo-counts, and those or the regularisation of the emissions, make the M-step subtract."""
+        """What pseudo-counts, and those or the regularisation of the emissions.
+
+        Make the M-step subtract.
+        """
         logs = [table.detach().double().log_softmax(-1) for table in self._tables()]
         own = (
             -self.pseudo_count * sum(part[part > -torch.inf].sum() for part in logs)
@@ -204,7 +229,9 @@ class HiddenMarkovModel(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines, without contexts: probabilities sum to 1, some may be forbidden.
+        """How many numbers the likelihood determines, without contexts.
+
+        Probabilities sum to 1, some may be forbidden.
 
         Parameters that do not train are left out.
         """
@@ -222,7 +249,10 @@ class HiddenMarkovModel(DistributionModule):
     def initialise(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
-        """Emissions from clusters of steps, any first state, transitions that stay half of the time."""
+        """Emissions from clusters of steps, any first state.
+
+        Transitions that stay half of the time.
+        """
         initial, transition = self._tables()
         rows = x.flatten(0, 1)
         self.emission.initialise(rows[~rows.isnan().flatten(1).all(-1)], generator)

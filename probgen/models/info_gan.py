@@ -18,12 +18,15 @@ from probgen.distributions.codes import CodeLaw
 
 
 class Codes(DistributionModule):
-    r"""Law of code vectors: K one-hot categories, then D real numbers; the prior, or with a network the recogniser.
+    r"""Law of code vectors.
+
+    K one-hot categories, then D real numbers; the prior, or with a network the recogniser.
 
     .. math:: p(c) = \prod_k \mathrm{Categorical}(c_k; \pi_k) \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2), \qquad
               \sigma = m + (1 - m) \operatorname{softplus}(\text{raw}) / \log 2
 
-    Without network uniform categories and standard normal numbers, which is what a network that gives zeros says too.
+    Without network uniform categories and standard normal numbers, which is what a network that
+    gives zeros says too.
 
     Parameters
     ----------
@@ -32,9 +35,11 @@ class Codes(DistributionModule):
     numbers : int
         Number D of real numbers.
     net : nn.Module, optional
-        From the context to raw values ``(*batch, width)``: logits, locations, raw scales. See :meth:`width`.
+        From the context to raw values ``(*batch, width)``: logits, locations, raw scales. See
+        :meth:`width`.
     min_scale : float
-        Smallest scale m of the numbers: without one the density of a number that is read off exactly has no bound.
+        Smallest scale m of the numbers: without one the density of a number that is read off
+        exactly has no bound.
     context_ndim : int
         Number of event dims of the context: 3 for images.
 
@@ -98,25 +103,28 @@ class InfoGAN(LatentVariableModel):
 
     .. math:: p(c)\, p(x \mid c), \quad x = g(z, c), \; z \sim p_0; \qquad q(c \mid x)
 
-    Sites: latent ``"code"``, observed ``"x"``, both in plate ``"data"``; the noise z is inside the implicit law of x.
-    Trained by ``Adversarial(critic, information=1.0)``: the mutual information of code and x is bounded from below by
-    :math:`\mathbb E \log q(c \mid x) + H(c)`, whose first term is that of a dream (c, x); generator and recogniser
-    raise it together. What the levels of a category name is left open by that: ``InvariantInformation(views,
-    Adversarial(...))`` makes it what the views of a real row have in common, on digits their classes. The recogniser of
-    a trained model is ``gen.recognise(x)``.
+    Sites: latent ``"code"``, observed ``"x"``, both in plate ``"data"``; the noise z is inside the
+    implicit law of x. Trained by ``Adversarial(critic, information=1.0)``: the mutual information
+    of code and x is bounded from below by :math:`\mathbb E \log q(c \mid x) + H(c)`, whose first
+    term is that of a dream (c, x); generator and recogniser raise it together. What the levels of a
+    category name is left open by that: ``InvariantInformation(views, Adversarial(...))`` makes it
+    what the views of a real row have in common, on digits their classes. The recogniser of a
+    trained model is ``gen.recognise(x)``.
 
     Parameters
     ----------
     generator : DistributionModule
         The law of x given the code as its context: ``GAN(SideBySide(network), base, event_shape)``.
     codes : DistributionModule
-        The prior of the code, for instance ``Codes([10], 2)``: a category of ten levels and two numbers.
+        The prior of the code, for instance ``Codes([10], 2)``: a category of ten levels and two
+        numbers.
     recogniser : DistributionModule
         q(c | x), for instance ``Codes([10], 2, network)``.
 
     References
     ----------
-    Chen, Duan, Houthooft, Schulman, Sutskever, Abbeel (2016), InfoGAN, https://arxiv.org/abs/1606.03657
+    Chen, Duan, Houthooft, Schulman, Sutskever, Abbeel (2016), InfoGAN,
+    https://arxiv.org/abs/1606.03657
 
     >>> from probgen.core.module import standard_normal
     >>> from probgen.models.gan import GAN

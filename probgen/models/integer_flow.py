@@ -18,18 +18,22 @@ from probgen.nn.scales import Scale, contexts_of_scales, halvings
 
 
 class IntegerFlow(DistributionModule):
-    r"""Integer discrete flow of images: exact probability masses of integer pixels, without dequantisation.
+    r"""Integer discrete flow of images.
+
+    Exact probability masses of integer pixels, without dequantisation.
 
     .. math:: P(x) = \prod_l P(z_l \mid h_l), \qquad (h_l, z_l) = f_l(h_{l-1}), \qquad
               y_2 = x_2 + \operatorname{round}(t(x_1))
 
-    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times a fixed permutation of the channels
-    and a rounded additive coupling; no volume changes, so that masses need no correction. Half of the channels then
-    become latents, mixtures of discretised logistic laws given the other half.
+    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times a fixed
+    permutation of the channels and a rounded additive coupling; no volume changes, so that masses
+    need no correction. Half of the channels then become latents, mixtures of discretised logistic
+    laws given the other half.
 
-    The masses sum to 1 over *all* integers: levels 0, ..., L - 1 are the units of the networks, not the support, and a
-    few samples may lie outside. Bijections of integers cannot change the set of masses, only whose they are; what a
-    flow gains is that they factorise (the gradient through rounding is biased, the mass is exact).
+    The masses sum to 1 over *all* integers: levels 0, ..., L - 1 are the units of the networks, not
+    the support, and a few samples may lie outside. Bijections of integers cannot change the set of
+    masses, only whose they are; what a flow gains is that they factorise (the gradient through
+    rounding is biased, the mass is exact).
 
     Parameters
     ----------
@@ -49,8 +53,8 @@ class IntegerFlow(DistributionModule):
 
     References
     ----------
-    Hoogeboom, Peters, van den Berg, Welling (2019), Integer discrete flows and lossless compression,
-    https://arxiv.org/abs/1905.07376
+    Hoogeboom, Peters, van den Berg, Welling (2019), Integer discrete flows and lossless
+    compression, https://arxiv.org/abs/1905.07376
 
     >>> flow, x = IntegerFlow((1, 8, 8), levels=17), torch.randint(17, (5, 1, 8, 8)).float()
     >>> flow().log_prob(x).shape, flow().sample((3,)).shape
@@ -75,10 +79,12 @@ class IntegerFlow(DistributionModule):
         centre, start = (levels - 1) / 2, _spread(components)
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
-            step = lambda: (
-                Shuffle(shape[0]),
-                IntegerCoupling(shape, network, context, centre, centre),
-            )  # noqa: E731
+            def step():
+                return (
+                    Shuffle(shape[0]),
+                    IntegerCoupling(shape, network, context, centre, centre),
+                )
+
             return [layer for _ in range(steps) for layer in step()]
 
         self.scales = nn.ModuleList(
@@ -88,10 +94,13 @@ class IntegerFlow(DistributionModule):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Starts the components of every latent at the quantiles of its values over these rows, in place.
+        """Starts the components of every latent at the quantiles of its values over these rows.
 
-        Integer images ``(N, C, H, W)``, some hundreds suffice, and their contexts. Without it components are spread
-        over all levels everywhere, which takes many steps to unlearn for pixels that hardly vary.
+        In place.
+
+        Integer images ``(N, C, H, W)``, some hundreds suffice, and their contexts. Without it
+        components are spread over all levels everywhere, which takes many steps to unlearn for
+        pixels that hardly vary.
         """
         contexts = contexts_of_scales(received(self, context), self.context_ndim, len(self.scales))
         for scale, known in zip(self.scales, contexts, strict=True):
@@ -117,7 +126,10 @@ def _spread(components: int) -> Tensor:
 
 
 class _IntegerHead(heads.Head):
-    """Locations and scales in units of half the range of the levels, from its centre; clamped as other heads are."""
+    """Locations and scales in units of half the range of the levels, from its centre.
+
+    Clamped as other heads are.
+    """
 
     def __init__(self, levels: int, components: int):
         if levels < 2 or components < 1:
@@ -131,7 +143,10 @@ class _IntegerHead(heads.Head):
         self.components, self.half = components, (levels - 1) / 2
 
     def fitted(self, z: Tensor) -> Tensor:
-        """Raw parameters of components at the quantiles of latents ``(N, C, H, W)``, scaled by their distances."""
+        """Raw parameters of components at the quantiles of latents ``(N, C, H, W)``.
+
+        Scaled by their distances.
+        """
         share = torch.linspace(0, 1, 2 * self.components + 1, dtype=z.dtype, device=z.device)
         quantiles = z.quantile(share, 0)
         loc, scale = quantiles[1::2], (quantiles[2::2] - quantiles[:-1:2]) / 4 + 0.15

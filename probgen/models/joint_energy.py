@@ -10,14 +10,17 @@ from probgen.distributions.energy.module import EnergyModule
 
 
 class JointEnergyModel(EnergyModule):
-    r"""Joint energy model (JEM): the logits of a classifier give a density of rows and labels, up to its constant.
+    r"""Joint energy model (JEM).
+
+    The logits of a classifier give a density of rows and labels, up to its constant.
 
     .. math:: p(x, y) = \frac{e^{f_y(x)}}{Z}, \qquad p(x) = \frac{\sum_y e^{f_y(x)}}{Z}, \qquad
               p(y \mid x) = \operatorname{softmax}(f(x))_y
 
-    times a base density :math:`p_0(x)` where there is one. The context is the label, ``(*batch, 1)`` with values
-    0., ..., K - 1 and NaN where it is not known; without a context the law is the marginal. ``fit(gen, (x, label),
-    Hybrid(ContrastiveDivergence(...)))`` maximises log p(x) + log p(y | x), rows without a label included.
+    times a base density :math:`p_0(x)` where there is one. The context is the label, ``(*batch,
+    1)`` with values 0., ..., K - 1 and NaN where it is not known; without a context the law is the
+    marginal. ``fit(gen, (x, label), Hybrid(ContrastiveDivergence(...)))`` maximises log p(x) + log
+    p(y | x), rows without a label included.
 
     Parameters
     ----------
@@ -28,8 +31,8 @@ class JointEnergyModel(EnergyModule):
 
     References
     ----------
-    Grathwohl et al. (2020), Your classifier is secretly an energy based model and you should treat it like one,
-    https://arxiv.org/abs/1912.03263
+    Grathwohl et al. (2020), Your classifier is secretly an energy based model and you should treat
+    it like one, https://arxiv.org/abs/1912.03263
 
     >>> import torch
     >>> from probgen.nn import MLP

@@ -14,8 +14,9 @@ class JointTable(Counted):
 
     .. math:: p(x) = \theta_{x_1 \dots x_D}
 
-    It can say everything and needs more data than there are: from about twenty binary variables on, other families
-    state in few parameters what they leave out. Missing labels are summed out, and completed, exactly.
+    It can say everything and needs more data than there are: from about twenty binary variables on,
+    other families state in few parameters what they leave out. Missing labels are summed out, and
+    completed, exactly.
 
     Parameters
     ----------
@@ -31,7 +32,8 @@ class JointTable(Counted):
 
     References
     ----------
-    Koller, Friedman (2009), Probabilistic graphical models, chapter 3, https://mitpress.mit.edu/9780262013192/
+    Koller, Friedman (2009), Probabilistic graphical models, chapter 3,
+    https://mitpress.mit.edu/9780262013192/
 
     >>> from probgen.infer.em import em
     >>> table, x = JointTable(2), torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])

@@ -1,4 +1,7 @@
-"""Masked autoencoder for distribution estimation: an autoregressive model of vectors in one pass of one network."""
+"""Masked autoencoder for distribution estimation.
+
+An autoregressive model of vectors in one pass of one network.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,17 @@ from probgen.nn.masked import Degrees, MaskedMLP
 
 
 class MADE(DistributionModule):
-    r"""Masked autoencoder: a perceptron whose masks make each output depend on the variables before it alone.
+    r"""Masked autoencoder.
+
+    A perceptron whose masks make each output depend on the variables before it alone.
 
     .. math:: p(x \mid c) = \frac1M \sum_{m=1}^{M} \prod_t p\big(x_{o_{mt}};\, r_{o_{mt}}(x_{o_{m1}}, \dots,
               x_{o_{m,t-1}}, c)\big)
 
-    with one network for all M orders, each with its own masks. In eval mode the density is exact, that of the mixture
-    over the orders; in training mode with several orders, every call scores all rows in one order drawn at random
-    (order-agnostic and connectivity-agnostic training), an unbiased estimate of the mixture's probability.
+    with one network for all M orders, each with its own masks. In eval mode the density is exact,
+    that of the mixture over the orders; in training mode with several orders, every call scores all
+    rows in one order drawn at random (order-agnostic and connectivity-agnostic training), an
+    unbiased estimate of the mixture's probability.
 
     Missing entries (NaN) are integrated out where they come last in every order.
 
@@ -45,26 +51,29 @@ class MADE(DistributionModule):
         Law of one variable given R raw values: ``Bernoulli()``, ``Categorical(levels=4)``,
         ``MixtureOfGaussians(10)`` (with it the model is called RNADE).
     orders : Tensor, optional
-        ``(D,)`` or ``(M, D)`` permutations; default the order of the variables. ``random_orders(M, D, seed)``.
+        ``(D,)`` or ``(M, D)`` permutations; default the order of the variables. ``random_orders(M,
+        D, seed)``.
     context : int
         Width of the context.
     encode : module
-        Features of the variables, ``(*batch, D) -> (*batch, D, E)``, with attribute ``features``: ``OneHot(levels)``
-        for labels.
+        Features of the variables, ``(*batch, D) -> (*batch, D, E)``, with attribute ``features``:
+        ``OneHot(levels)`` for labels.
     seed : int
         Seed of the masks.
     **options
-        ``activation``, ``dropout``, ``residual``, ``direct`` of :class:`probgen.nn.masked.MaskedMLP`.
+        ``activation``, ``dropout``, ``residual``, ``direct`` of
+        :class:`probgen.nn.masked.MaskedMLP`.
 
     Raises
     ------
     ValueError
-        If ``orders`` are not permutations of the variables, or the context does not have the width of the model.
+        If ``orders`` are not permutations of the variables, or the context does not have the width
+        of the model.
 
     References
     ----------
-    Germain, Gregor, Murray, Larochelle (2015), MADE: masked autoencoder for distribution estimation,
-    https://arxiv.org/abs/1502.03509
+    Germain, Gregor, Murray, Larochelle (2015), MADE: masked autoencoder for distribution
+    estimation, https://arxiv.org/abs/1502.03509
 
     >>> from probgen.core.heads import Bernoulli
     >>> gen = MADE(4, [16], Bernoulli())

@@ -19,8 +19,9 @@ class MarkovChain(Counted):
 
     .. math:: p(x) = \prod_{t=1}^{D} \theta^{(t)}_{x_{t-k} \dots x_{t-1},\, x_t}
 
-    It has :math:`(L - 1)(1 + L + \dots + L^{k-1} + (D - k) L^k)` parameters: :math:`2D - 1` for binary labels and
-    k = 1, between the D of independence and the :math:`2^D - 1` of the joint table, which is k = D - 1.
+    It has :math:`(L - 1)(1 + L + \dots + L^{k-1} + (D - k) L^k)` parameters: :math:`2D - 1` for
+    binary labels and k = 1, between the D of independence and the :math:`2^D - 1` of the joint
+    table, which is k = D - 1.
 
     Parameters
     ----------
@@ -77,7 +78,10 @@ class MarkovChain(Counted):
         return weighted_sum(self().log_prob(x), weights), {"counts": counts}
 
     def _rows(self, x: Tensor) -> Tensor:
-        """Which row of the tables each label is drawn from: its place and the labels before it, read as digits."""
+        """Which row of the tables each label is drawn from.
+
+        Its place and the labels before it, read as digits.
+        """
         x = x.clamp(
             0, self.levels - 1
         )  # labels that there are not are refused where they are scored

@@ -17,7 +17,9 @@ from probgen.samplers.belief_propagation import Beliefs, belief_propagation
 
 
 def grid_edges(*shape: int, periodic: bool = False) -> list[tuple[int, int]]:
-    """Pairs of neighbours of a grid whose points are numbered in raster order; ``periodic`` closes it to a torus.
+    """Pairs of neighbours of a grid whose points are numbered in raster order.
+
+    ``periodic`` closes it to a torus.
 
     >>> grid_edges(2, 2)
     [(0, 1), (0, 2), (1, 3), (2, 3)]
@@ -39,14 +41,16 @@ class MarkovRandomField(DistributionModule):
 
     .. math:: p(x) = \frac1Z \exp\Big(\sum_i u_i(x_i) + \sum_{(i, j) \in E} w_{ij}(x_i, x_j)\Big)
 
-    Where variable elimination makes no table larger than ``limit`` (trees, narrow grids), the density is *exact*:
-    log Z, missing entries, independent draws, ``impute``; maximum likelihood by ``fit``. Elsewhere it is
-    *unnormalised*: draws and imputations are ends of Gibbs chains, ``fit`` takes the objective ``PseudoLikelihood()``.
+    Where variable elimination makes no table larger than ``limit`` (trees, narrow grids), the
+    density is *exact*: log Z, missing entries, independent draws, ``impute``; maximum likelihood by
+    ``fit``. Elsewhere it is *unnormalised*: draws and imputations are ends of Gibbs chains, ``fit``
+    takes the objective ``PseudoLikelihood()``.
 
     Parameters
     ----------
     shape : sequence of int
-        Shape of an event, whose D entries in raster order are the variables: ``(D,)``, or that of a grid.
+        Shape of an event, whose D entries in raster order are the variables: ``(D,)``, or that of a
+        grid.
     edges : sequence of (int, int)
         Pairs of variables that interact, as :func:`grid_edges` lists them.
     levels : int
@@ -54,8 +58,8 @@ class MarkovRandomField(DistributionModule):
     shared : bool
         Whether all variables have the same u and all edges the same w, as in the Ising model.
     unary : nn.Module, optional
-        Network from a context to u, ``(*batch, C) -> (*batch, D * K)``, one variable after the other: a conditional
-        random field.
+        Network from a context to u, ``(*batch, C) -> (*batch, D * K)``, one variable after the
+        other: a conditional random field.
     limit : int
         Largest table, in entries per row, for which the field is summed exactly.
     sweeps : int
@@ -150,7 +154,10 @@ class MarkovRandomField(DistributionModule):
         damping: float = 0.0,
         tol: float = 1e-6,
     ) -> Beliefs:
-        """Marginals and log Z by messages, for each row of the context or one: exact on trees, else approximate."""
+        """Marginals and log Z by messages, for each row of the context or one.
+
+        Exact on trees, else approximate.
+        """
         unary, pairs, edges, _ = self.potentials(context)
         rows = unary.reshape(-1, self.nodes, self.levels)
         return belief_propagation(

@@ -26,8 +26,8 @@ class GaussianMixture(DistributionModule):
 
     .. math:: p(x) = \sum_k w_k\, N(x; \mu_k, \Sigma_k)
 
-    Exact density, also of rows with missing entries (NaN, missing at random), which are integrated out. Fitted by
-    :func:`probgen.em`, exactly so with missing entries too, or by any objective.
+    Exact density, also of rows with missing entries (NaN, missing at random), which are integrated
+    out. Fitted by :func:`probgen.em`, exactly so with missing entries too, or by any objective.
 
     Parameters
     ----------
@@ -36,16 +36,17 @@ class GaussianMixture(DistributionModule):
     dims : int
         Number D of variables.
     covariance : type
-        Form of the covariance matrices: ``Full``, ``Tied``, ``Diagonal`` or ``Spherical``; called with
-        ``(components, dims)``.
+        Form of the covariance matrices: ``Full``, ``Tied``, ``Diagonal`` or ``Spherical``; called
+        with ``(components, dims)``.
     regularisation : float
-        Variance that the M-step adds to each variable, in the squared unit of x. Positive values keep covariances
-        regular (constant columns, few rows), at the price of a fit that is near, not at, the maximum likelihood.
+        Variance that the M-step adds to each variable, in the squared unit of x. Positive values
+        keep covariances regular (constant columns, few rows), at the price of a fit that is near,
+        not at, the maximum likelihood.
 
     References
     ----------
-    Dempster, Laird, Rubin (1977), https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; with missing entries:
-    Ghahramani, Jordan (1994), Supervised learning from incomplete data via an EM approach,
+    Dempster, Laird, Rubin (1977), https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; with missing
+    entries: Ghahramani, Jordan (1994), Supervised learning from incomplete data via an EM approach,
     https://proceedings.neurips.cc/paper/1993/hash/f2201f5191c4e92cc5af043eebfd0946-Abstract.html
 
     >>> from probgen.infer.em import em
@@ -103,7 +104,10 @@ class GaussianMixture(DistributionModule):
         return tril @ tril.mT
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        r"""Probability that a row came from each component, :math:`p(k \mid x_b)`: ``(N, D) -> (N, K)``."""
+        r"""Probability that a row came from each component, :math:`p(k \mid x_b)`.
+
+        ``(N, D) -> (N, K)``.
+        """
         return self._log_joint(x).softmax(-1)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -112,7 +116,9 @@ class GaussianMixture(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: weights sum to 1, covariances count by their form.
+        """How many numbers the likelihood determines.
+
+        Weights sum to 1, covariances count by their form.
 
         Parameters that do not train are left out.
         """
@@ -133,7 +139,9 @@ class GaussianMixture(DistributionModule):
 
     @torch.no_grad()
     def assign(self, weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixture:
-        """Sets the parameters, in place: ``(K,)``, ``(K, D)`` and ``(K, D, D)``, averaged into the covariance's form.
+        """Sets the parameters, in place.
+
+        ``(K,)``, ``(K, D)`` and ``(K, D, D)``, averaged into the covariance's form.
 
         Raises
         ------
@@ -149,7 +157,10 @@ class GaussianMixture(DistributionModule):
         return self
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """E-step on rows ``(n, D)``, NaN = missing: log-likelihood, and moments about the present means."""
+        """E-step on rows ``(n, D)``, NaN = missing.
+
+        log-likelihood, and moments about the present means.
+        """
         return moments(x, self._mixture, weights)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
@@ -165,10 +176,13 @@ class GaussianMixture(DistributionModule):
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
-        r"""M-step: weights, means and covariances are those of the rows, weighted by the posteriors.
+        r"""M-step: weights, means and covariances are those of the rows.
+
+        Weighted by the posteriors.
 
         .. math:: w_k = \tfrac{n_k}{N}, \quad \mu_k' = \mu_k + \tfrac{m_k}{n_k}, \quad
-                  \Sigma_k' = \tfrac{1}{n_k} (S_k - m_k m_k^\top / n_k), \quad n_k = \textstyle\sum_b r_{kb}
+                  \Sigma_k' = \tfrac{1}{n_k} (S_k - m_k m_k^\top / n_k), \quad n_k =
+                  \textstyle\sum_b r_{kb}
 
         Raises
         ------
@@ -202,15 +216,15 @@ class GaussianMixture(DistributionModule):
     ) -> None:
         """Clusters of rows ``(N, D)`` found by k-means, after k-means++, on standardised columns.
 
-        Means and weights are those of the clusters, covariances start at their pooled covariance, which is regular
-        where that of a small cluster is not. Works on at most 65,536 rows, drawn at random; missing entries (NaN) enter
-        as the means of their columns.
+        Means and weights are those of the clusters, covariances start at their pooled covariance,
+        which is regular where that of a small cluster is not. Works on at most 65,536 rows, drawn
+        at random; missing entries (NaN) enter as the means of their columns.
 
         Raises
         ------
         ValueError
-            If there are fewer rows than components, columns without observed entries, or, without regularisation,
-            constant columns.
+            If there are fewer rows than components, columns without observed entries, or, without
+            regularisation, constant columns.
         torch.linalg.LinAlgError
             If columns are functions of others.
         """
@@ -278,7 +292,10 @@ class GaussianMixture(DistributionModule):
 def _k_means(
     z: Tensor, components: int, generator: torch.Generator | None, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Labels ``(N,)`` and centres ``(K, D)`` of the clusters of rows, each as often as its weight says."""
+    """Labels ``(N,)`` and centres ``(K, D)`` of the clusters of rows.
+
+    Each as often as its weight says.
+    """
     from sklearn.cluster import KMeans
 
     seed = int(torch.randint(2**31 - 1, (), generator=generator))

@@ -13,20 +13,22 @@ from probgen.nn import Constant
 
 
 class Mixture(DistributionModule):
-    r"""A mixture of families: each row comes from one of K components, which need not be of one kind.
+    r"""A mixture of families.
+
+    Each row comes from one of K components, which need not be of one kind.
 
     .. math:: p(x \mid c) = \sum_k w_k(c)\, p_k(x \mid c)
 
-    Its density is of the weakest kind of those of its components (a *bound* becomes *approximate*). Closed-form
-    conditionals, and imputation by them, work where they do for every component.
+    Its density is of the weakest kind of those of its components (a *bound* becomes *approximate*).
+    Closed-form conditionals, and imputation by them, work where they do for every component.
 
     Parameters
     ----------
     components : sequence of DistributionModule
         The families, all of the same events; all are called with the context.
     weights : nn.Module, optional
-        Network from the context to K logits; default: learned weights that are the same for all rows. A network makes a
-        mixture of experts.
+        Network from the context to K logits; default: learned weights that are the same for all
+        rows. A network makes a mixture of experts.
 
     Raises
     ------
@@ -72,7 +74,10 @@ class Mixture(DistributionModule):
         )
 
     def responsibilities(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        r"""The law :math:`p(k \mid x, c)` of the component of each row: ``(*batch, *event) -> (*batch, K)``."""
+        r"""The law :math:`p(k \mid x, c)` of the component of each row.
+
+        ``(*batch, *event) -> (*batch, K)``.
+        """
         return self(context).joint(x).softmax(-1)
 
     def predict(self, x: Tensor, context: Tensor | None = None) -> Tensor:

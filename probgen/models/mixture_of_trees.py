@@ -31,12 +31,15 @@ _ROWS_FOR_START = 2**14
 
 
 class MixtureOfTrees(DistributionModule):
-    r"""Mixture of trees: each row comes from one of C trees of discrete variables, which differ in edges and tables.
+    r"""Mixture of trees.
+
+    Each row comes from one of C trees of discrete variables, which differ in edges and tables.
 
     .. math:: p(x) = \sum_c w_c \prod_d p_c(x_d \mid x_{\mathrm{pa}_c(d)})
 
-    Fitted by :func:`probgen.em` on complete rows; each M-step finds the best tree of every component in closed form.
-    Density, missing entries (NaN) of a fitted mixture, and ``impute`` are exact.
+    Fitted by :func:`probgen.em` on complete rows; each M-step finds the best tree of every
+    component in closed form. Density, missing entries (NaN) of a fitted mixture, and ``impute`` are
+    exact.
 
     Parameters
     ----------
@@ -49,7 +52,8 @@ class MixtureOfTrees(DistributionModule):
 
     References
     ----------
-    Meila, Jordan (2000), Learning with mixtures of trees, https://www.jmlr.org/papers/v1/meila00a.html
+    Meila, Jordan (2000), Learning with mixtures of trees,
+    https://www.jmlr.org/papers/v1/meila00a.html
 
     >>> from probgen.infer.em import em
     >>> _ = torch.manual_seed(0)
@@ -82,7 +86,9 @@ class MixtureOfTrees(DistributionModule):
         )
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """E-step on complete rows ``(n, D)``: log-likelihood, and counts of all pairs of values for each tree.
+        """E-step on complete rows ``(n, D)``.
+
+        log-likelihood, and counts of all pairs of values for each tree.
 
         Raises
         ------
@@ -101,7 +107,10 @@ class MixtureOfTrees(DistributionModule):
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
-        """M-step: shares of the trees, and for each the maximum spanning tree of its mutual informations."""
+        """M-step: shares of the trees.
+
+        And for each the maximum spanning tree of its mutual informations.
+        """
         rows = statistics["rows"]
         put(self.weights, (rows / rows.sum()).log())
         if self.logits.requires_grad:

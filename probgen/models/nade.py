@@ -1,4 +1,7 @@
-"""Neural autoregressive distribution estimator: hidden layers that share their weights along the order."""
+"""Neural autoregressive distribution estimator.
+
+Hidden layers that share their weights along the order.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,16 @@ from probgen.nn.encodings import Plain
 
 
 class NADE(DistributionModule):
-    r"""Neural autoregressive distribution estimator: one hidden layer per variable, each made from the one before it.
+    r"""Neural autoregressive distribution estimator.
+
+    One hidden layer per variable, each made from the one before it.
 
     .. math:: p(x \mid u) = \prod_t p\big(x_{o_t};\, b_{o_t} + V_{o_t} h_t\big), \qquad h_t = \phi(a_t), \quad
               a_1 = c + A u, \quad a_{t+1} = a_t + W_{o_t} x_{o_t}
 
-    Exact density in O(D H): training forms all running activations at once by a cumulative sum, a draw carries them
-    along. Missing entries (NaN) are integrated out where they come last in the order.
+    Exact density in O(D H): training forms all running activations at once by a cumulative sum, a
+    draw carries them along. Missing entries (NaN) are integrated out where they come last in the
+    order.
 
     Parameters
     ----------
@@ -39,18 +45,19 @@ class NADE(DistributionModule):
     context : int
         Width of the context u.
     encode : module
-        Features of the variables, ``(*batch, D) -> (*batch, D, E)``, with attribute ``features``: ``OneHot(levels)``
-        for labels.
+        Features of the variables, ``(*batch, D) -> (*batch, D, E)``, with attribute ``features``:
+        ``OneHot(levels)`` for labels.
     activation : callable
         Makes the elementwise activation.
     rescale : bool
-        Whether each step has a learned factor for its activations, :math:`h_t = \phi(\rho_t a_t)`, as in RNADE: sums
-        grow along the order.
+        Whether each step has a learned factor for its activations, :math:`h_t = \phi(\rho_t a_t)`,
+        as in RNADE: sums grow along the order.
 
     Raises
     ------
     ValueError
-        If ``order`` is no permutation of the variables, or the context does not have the width of the model.
+        If ``order`` is no permutation of the variables, or the context does not have the width of
+        the model.
 
     References
     ----------

@@ -19,27 +19,31 @@ from probgen.nn.encodings import OneHot
 
 
 class NoisingDiffusion(DistributionModule):
-    r"""Diffusion of continuous data in T steps, whose noise is Gaussian, Gamma, or a mixture of normal laws.
+    r"""Diffusion of continuous data in T steps, whose noise is Gaussian, Gamma.
+
+    Or a mixture of normal laws.
 
     .. math:: p(x_0 \mid c) = \int p(x_T) \prod_{t=1}^T p(x_{t-1} \mid x_t, c)\, dx_{1:T}
 
-    A network predicts the noise in :math:`x_t`, the process makes laws of it. The density is a *bound*. ``fit`` with
-    the default objective maximises it; the objective ``Denoising()`` minimises the squared error of the predicted
-    noise, which weights the steps for better samples. Missing entries (NaN) are refused.
+    A network predicts the noise in :math:`x_t`, the process makes laws of it. The density is a
+    *bound*. ``fit`` with the default objective maximises it; the objective ``Denoising()``
+    minimises the squared error of the predicted noise, which weights the steps for better samples.
+    Missing entries (NaN) are refused.
 
     Parameters
     ----------
     net : nn.Module
-        Called ``net(x, t, context=None)`` with x ``(*batch, *event)`` and times t / T in (0, 1] ``(*batch,)``; gives
-        the shape of x. For instance ``TimeMLP`` or ``UNet``.
+        Called ``net(x, t, context=None)`` with x ``(*batch, *event)`` and times t / T in (0, 1]
+        ``(*batch,)``; gives the shape of x. For instance ``TimeMLP`` or ``UNet``.
     shape : sequence of int
         Shape of an event.
     process : AdditiveNoise
         :class:`GaussianNoise <probgen.distributions.noising.additive.GaussianNoise>`,
-        :class:`GammaNoise <probgen.distributions.noising.gamma.GammaNoise>` or
-        :class:`MixtureNoise <probgen.distributions.noising.mixture.MixtureNoise>`, with its schedule.
+        :class:`GammaNoise <probgen.distributions.noising.gamma.GammaNoise>` or :class:`MixtureNoise
+        <probgen.distributions.noising.mixture.MixtureNoise>`, with its schedule.
     calls : int, optional
-        Calls of the network for a draw; default: all T. Fewer are another law than the one that the bound scores.
+        Calls of the network for a draw; default: all T. Fewer are another law than the one that the
+        bound scores.
     step : callable
         :func:`ancestral <probgen.distributions.noising.chain.ancestral>`,
         :func:`deterministic <probgen.distributions.noising.chain.deterministic>` or
@@ -49,8 +53,9 @@ class NoisingDiffusion(DistributionModule):
 
     References
     ----------
-    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239; Nachmani,
-    Roman, Wolf (2021), Non Gaussian denoising diffusion models, https://arxiv.org/abs/2106.07582
+    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models,
+    https://arxiv.org/abs/2006.11239; Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion
+    models, https://arxiv.org/abs/2106.07582
 
     >>> from probgen.distributions.noising.gamma import GammaNoise
     >>> from probgen.distributions.noising.schedules import linear_steps
@@ -101,44 +106,52 @@ class NoisingDiffusion(DistributionModule):
 
 
 class CategoricalDiffusion(DistributionModule):
-    r"""Diffusion of labels 0., ..., K - 1 in T steps: they are masked, or replaced at random, and brought back.
+    r"""Diffusion of labels 0., ..., K - 1 in T steps.
+
+    They are masked, or replaced at random, and brought back.
 
     .. math:: p(x_{t-1} \mid x_t, c) = \prod_d \sum_j \tilde p(x_{0d} = j \mid x_t, t, c)\,
               q(x_{t-1, d} \mid x_{td}, x_{0d} = j)
 
-    The density is a *bound* of masses, every divergence in closed form. ``fit`` with the default objective maximises
-    it; the objective ``Denoising()`` minimises the cross-entropy of the predicted labels at random steps. Missing
-    entries (NaN) are refused in scores; with ``AbsorbingNoise`` :func:`probgen.impute` draws them (*heuristic*).
+    The density is a *bound* of masses, every divergence in closed form. ``fit`` with the default
+    objective maximises it; the objective ``Denoising()`` minimises the cross-entropy of the
+    predicted labels at random steps. Missing entries (NaN) are refused in scores; with
+    ``AbsorbingNoise`` :func:`probgen.impute` draws them (*heuristic*).
 
     Parameters
     ----------
     net : nn.Module
-        Called ``net(h, t, context=None)``. With events ``(C, *rest)`` h is ``(*batch, C * F, *rest)``, the F features
-        of a label beside each other; the output is ``(*batch, C * K, *rest)``, the K logits of a label likewise. For
-        instance, with F = ``process.states``, ``TimeMLP(D * F, outputs=D * K)`` for events ``(D,)`` and
-        ``UNet((C * F, H, W), outputs=C * K)`` for images.
+        Called ``net(h, t, context=None)``. With events ``(C, *rest)`` h is ``(*batch, C * F,
+        *rest)``, the F features of a label beside each other; the output is ``(*batch, C * K,
+        *rest)``, the K logits of a label likewise. For instance, with F = ``process.states``,
+        ``TimeMLP(D * F, outputs=D * K)`` for events ``(D,)`` and ``UNet((C * F, H, W), outputs=C *
+        K)`` for images.
     shape : sequence of int
         Shape of an event, at least one dim.
     process : LabelNoise
         :class:`AbsorbingNoise <probgen.distributions.noising.labels.AbsorbingNoise>` or
-        :class:`UniformNoise <probgen.distributions.noising.labels.UniformNoise>`, with number of levels and schedule.
+        :class:`UniformNoise <probgen.distributions.noising.labels.UniformNoise>`, with number of
+        levels and schedule.
     encode : nn.Module, optional
-        Features of labels, ``(*shape) -> (*shape, F)``; default: indicators of all values that noised labels have.
+        Features of labels, ``(*shape) -> (*shape, F)``; default: indicators of all values that
+        noised labels have.
     calls : int, optional
-        Calls of the network for a draw; default: all T. Fewer are another law than the one that the bound scores.
+        Calls of the network for a draw; default: all T. Fewer are another law than the one that the
+        bound scores.
     context_ndim : int
         Number of event dims of a context.
 
     Raises
     ------
     ValueError
-        If events have no dims; at a call, if the output of the network does not split into K logits per entry.
+        If events have no dims; at a call, if the output of the network does not split into K logits
+        per entry.
 
     References
     ----------
-    Austin, Johnson, Ho, Tarlow, van den Berg (2021), Structured denoising diffusion models in discrete state-spaces,
-    https://arxiv.org/abs/2107.03006; Hoogeboom et al. (2021), Argmax flows and multinomial diffusion,
-    https://arxiv.org/abs/2102.05379
+    Austin, Johnson, Ho, Tarlow, van den Berg (2021), Structured denoising diffusion models in
+    discrete state-spaces, https://arxiv.org/abs/2107.03006; Hoogeboom et al. (2021), Argmax flows
+    and multinomial diffusion, https://arxiv.org/abs/2102.05379
 
     >>> from probgen.distributions.noising.labels import AbsorbingNoise
     >>> from probgen.distributions.noising.schedules import even_steps
@@ -216,9 +229,10 @@ class UnrolledDiffusion(LatentVariableModel):
     .. math:: p(x_T) \prod_{t=T}^{2} p(x_{t-1} \mid x_t)\; p(x \mid x_1), \qquad
               q(x_T \mid x) \prod_{t=T}^{2} q(x_{t-1} \mid x_t, x)
 
-    Sites: latent ``"x_T"``, ..., ``"x_1"``, observed ``"x"``, all in plate ``"data"``; the guide has no parameters.
-    ``ELBO`` of it is the bound of the diffusion over all steps at once, at T calls of the network, and
-    :func:`probgen.log_likelihood` averages importance weights of whole chains: for small T.
+    Sites: latent ``"x_T"``, ..., ``"x_1"``, observed ``"x"``, all in plate ``"data"``; the guide
+    has no parameters. ``ELBO`` of it is the bound of the diffusion over all steps at once, at T
+    calls of the network, and :func:`probgen.log_likelihood` averages importance weights of whole
+    chains: for small T.
 
     Parameters
     ----------

@@ -10,7 +10,9 @@ from probgen.distributions.energy.normalised import WithConstant
 
 
 class Normalised(DistributionModule):
-    r"""An unnormalised model with an estimate of log Z, as a model whose ``log_likelihood`` is *approximate*.
+    r"""An unnormalised model with an estimate of log Z.
+
+    As a model whose ``log_likelihood`` is *approximate*.
 
     .. math:: \log p(x) \approx \log p^*(x) - \log \hat Z
 
@@ -21,8 +23,8 @@ class Normalised(DistributionModule):
     gen : DistributionModule
         A model without context whose density is *unnormalised*.
     log_z : float
-        The estimate: ``annealed_importance(gen).value``, or what ``NoiseContrastive`` has learned. Its ``upper`` gives
-        the least log-likelihoods, its ``lower`` the largest.
+        The estimate: ``annealed_importance(gen).value``, or what ``NoiseContrastive`` has learned.
+        Its ``upper`` gives the least log-likelihoods, its ``lower`` the largest.
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> from probgen.models.rbm import RBM

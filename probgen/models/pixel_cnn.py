@@ -13,17 +13,19 @@ from probgen.nn.raster import RasterNet
 
 
 class PixelCNN(DistributionModule):
-    r"""Every value of an image given those before it in raster order, by a stack of gated causal convolutions.
+    r"""Every value of an image given those before it in raster order.
+
+    By a stack of gated causal convolutions.
 
     .. math:: p(x \mid c) = \prod_i \prod_{k=1}^{C} p(x_{ik} \mid x_{<i}, x_{i,<k}, c)
 
-    over pixels i, row by row from left to right, and the channels k of a pixel. A vertical stack sees all rows above, a
-    horizontal one the pixels to the left too, without blind spot; the context adds a bias to every layer; a learned map
-    tells the positions. Channels follow each other through a small network at every pixel, so that none are taken as
-    independent.
+    over pixels i, row by row from left to right, and the channels k of a pixel. A vertical stack
+    sees all rows above, a horizontal one the pixels to the left too, without blind spot; the
+    context adds a bias to every layer; a learned map tells the positions. Channels follow each
+    other through a small network at every pixel, so that none are taken as independent.
 
-    Sampling works out one row of the vertical and one pixel of the horizontal stack at a time: a draw costs about one
-    pass of the network instead of one per value.
+    Sampling works out one row of the vertical and one pixel of the horizontal stack at a time: a
+    draw costs about one pass of the network instead of one per value.
 
     Parameters
     ----------
@@ -33,13 +35,15 @@ class PixelCNN(DistributionModule):
         Law of one value; its own network is not used: ``Bernoulli()``, ``Categorical(levels=17)``,
         ``DiscretizedLogisticMixture(levels=256)``.
     embed : nn.Module
-        What the network sees of a value, ``(*shape) -> (*shape, E)``: ``Levels(256)``, ``OneHot(17)``.
+        What the network sees of a value, ``(*shape) -> (*shape, E)``: ``Levels(256)``,
+        ``OneHot(17)``.
     width : int
         Number of features of either stack.
     layers : int
         Number of gated layers.
     reach : int
-        How far a layer looks up and to either side, in pixels (a kernel of ``2 * reach + 1`` columns).
+        How far a layer looks up and to either side, in pixels (a kernel of ``2 * reach + 1``
+        columns).
     context : int
         Length of the context vectors; 0: none.
     dropout : float
@@ -47,18 +51,21 @@ class PixelCNN(DistributionModule):
     hidden : int, optional
         Units of the last hidden layer for each value; default: ``width``.
     block : int
-        Side of squares of pixels that the layers take as one pixel; the values of a square follow each other through
-        the small network. The layers cost ``block ** 2`` times less; the order becomes that of the squares.
+        Side of squares of pixels that the layers take as one pixel; the values of a square follow
+        each other through the small network. The layers cost ``block ** 2`` times less; the order
+        becomes that of the squares.
 
     Raises
     ------
     ValueError
-        If height or width are not divisible by ``block``, or a context does not have the declared length.
+        If height or width are not divisible by ``block``, or a context does not have the declared
+        length.
 
     References
     ----------
-    van den Oord, Kalchbrenner, Kavukcuoglu (2016), Pixel recurrent neural networks, https://arxiv.org/abs/1601.06759;
-    van den Oord et al. (2016), Conditional image generation with PixelCNN decoders, https://arxiv.org/abs/1606.05328
+    van den Oord, Kalchbrenner, Kavukcuoglu (2016), Pixel recurrent neural networks,
+    https://arxiv.org/abs/1601.06759; van den Oord et al. (2016), Conditional image generation with
+    PixelCNN decoders, https://arxiv.org/abs/1606.05328
 
     >>> import torch
     >>> from probgen.core.heads import Bernoulli

@@ -13,14 +13,17 @@ from probgen.nn.raster import RasterNet
 
 
 class PixelRNN(DistributionModule):
-    r"""Every value of an image given all those before it in raster order, by recurrences along its diagonals.
+    r"""Every value of an image given all those before it in raster order.
+
+    By recurrences along its diagonals.
 
     .. math:: p(x \mid c) = \prod_i \prod_{k=1}^{C} p(x_{ik} \mid x_{<i}, x_{i,<k}, c)
 
-    over pixels i, row by row from left to right, and the channels k of a pixel. One layer of states that run to the
-    lower right, and to the lower left one row above, already sees every earlier pixel of an image of any size. The
-    published layer moves the leftward states one row down; here they run over features of the rows above instead, which
-    also shows them the end of the row before.
+    over pixels i, row by row from left to right, and the channels k of a pixel. One layer of states
+    that run to the lower right, and to the lower left one row above, already sees every earlier
+    pixel of an image of any size. The published layer moves the leftward states one row down; here
+    they run over features of the rows above instead, which also shows them the end of the row
+    before.
 
     Sampling takes one step of each recurrence per pixel; scoring works out diagonals in parallel.
 
@@ -32,7 +35,8 @@ class PixelRNN(DistributionModule):
         Law of one value; its own network is not used: ``Bernoulli()``, ``Categorical(levels=17)``,
         ``DiscretizedLogisticMixture(levels=256)``.
     embed : nn.Module
-        What the network sees of a value, ``(*shape) -> (*shape, E)``: ``Levels(256)``, ``OneHot(17)``.
+        What the network sees of a value, ``(*shape) -> (*shape, E)``: ``Levels(256)``,
+        ``OneHot(17)``.
     width : int
         Number of features and states.
     layers : int
@@ -40,21 +44,25 @@ class PixelRNN(DistributionModule):
     context : int
         Length of the context vectors; 0: none.
     dropout : float
-        Probability with which states are dropped in training on their way out of a layer, for a whole image.
+        Probability with which states are dropped in training on their way out of a layer, for a
+        whole image.
     hidden : int, optional
         Units of the last hidden layer for each value; default: ``width``.
     block : int
-        Side of squares of pixels that the layers take as one pixel; the values of a square follow each other through a
-        small network. The layers cost ``block ** 2`` times less; the order becomes that of the squares.
+        Side of squares of pixels that the layers take as one pixel; the values of a square follow
+        each other through a small network. The layers cost ``block ** 2`` times less; the order
+        becomes that of the squares.
 
     Raises
     ------
     ValueError
-        If height or width are not divisible by ``block``, or a context does not have the declared length.
+        If height or width are not divisible by ``block``, or a context does not have the declared
+        length.
 
     References
     ----------
-    van den Oord, Kalchbrenner, Kavukcuoglu (2016), Pixel recurrent neural networks, https://arxiv.org/abs/1601.06759
+    van den Oord, Kalchbrenner, Kavukcuoglu (2016), Pixel recurrent neural networks,
+    https://arxiv.org/abs/1601.06759
 
     >>> import torch
     >>> from probgen.core.heads import Bernoulli

@@ -19,11 +19,11 @@ class Quantised(DistributionModule):
 
     .. math:: P(x) = \int_{[0,1)^D} p(x + u)\,du = \mathbb E_{u \sim q(u \mid x)}\, \frac{p(x + u)}{q(u \mid x)}
 
-    Scores become probability masses, which compare with those of discrete families; their kind is *unbiased*. Fitting
-    it is fitting the family to dequantised data, by uniform noise or, with ``noise``, by learned noise: fitting p and q
-    together maximises a lower bound of log P(x) that learned noise makes tighter (variational dequantisation). The
-    estimate stays unbiased for every q that covers the bin; see :class:`Dequantised
-    <probgen.distributions.dequantised.Dequantised>`.
+    Scores become probability masses, which compare with those of discrete families; their kind is
+    *unbiased*. Fitting it is fitting the family to dequantised data, by uniform noise or, with
+    ``noise``, by learned noise: fitting p and q together maximises a lower bound of log P(x) that
+    learned noise makes tighter (variational dequantisation). The estimate stays unbiased for every
+    q that covers the bin; see :class:`Dequantised <probgen.distributions.dequantised.Dequantised>`.
 
     Parameters
     ----------
@@ -35,8 +35,9 @@ class Quantised(DistributionModule):
 
     References
     ----------
-    Theis, van den Oord, Bethge (2016), A note on the evaluation of generative models, https://arxiv.org/abs/1511.01844;
-    Ho, Chen, Srinivas, Duan, Abbeel (2019), Flow++, https://arxiv.org/abs/1902.00275
+    Theis, van den Oord, Bethge (2016), A note on the evaluation of generative models,
+    https://arxiv.org/abs/1511.01844; Ho, Chen, Srinivas, Duan, Abbeel (2019), Flow++,
+    https://arxiv.org/abs/1902.00275
 
     >>> import torch, pyro.distributions as dist
     >>> from probgen.core.module import Fixed
@@ -55,21 +56,23 @@ class Quantised(DistributionModule):
 
 
 class BinNoise(Head):
-    r"""Independent noise on (0, 1) for variational dequantisation, :math:`\operatorname{logit} u_d` being logistic.
+    r"""Independent noise on (0, 1) for variational dequantisation.
+
+    :math:`\operatorname{logit} u_d` being logistic.
 
     .. math:: q(u \mid x) = \prod_d q(u_d;\, \mu_d, s_d), \qquad (\mu, \text{raw}) = \text{net}(x), \qquad
               s = \text{min\_scale} + c \operatorname{softplus}(\text{raw})
 
-    with c such that raw values of 0 give the uniform law: a network whose last layer starts at 0 starts from uniform
-    dequantisation.
+    with c such that raw values of 0 give the uniform law: a network whose last layer starts at 0
+    starts from uniform dequantisation.
 
     Parameters
     ----------
     net, event_ndim, context_ndim
         As in :class:`Head <probgen.core.heads.base.Head>`; the network takes integers x.
     min_scale : float
-        Smallest scale s, less than 1. With s > 1/2 the estimates of masses have finite variance; a logit-normal law, of
-        any scale, falls off too fast towards the ends of the bin for that.
+        Smallest scale s, less than 1. With s > 1/2 the estimates of masses have finite variance; a
+        logit-normal law, of any scale, falls off too fast towards the ends of the bin for that.
 
     >>> import torch
     >>> BinNoise()(torch.zeros(6)).log_prob(torch.tensor([0.1, 0.5, 0.8])).abs() < 1e-5

@@ -14,22 +14,26 @@ from probgen.distributions.energy.visible import Visible
 
 
 class RBM(DistributionModule):
-    r"""Restricted Boltzmann machine: visible units and binary hidden ones, connected across but not within layers.
+    r"""Restricted Boltzmann machine.
+
+    Visible units and binary hidden ones, connected across but not within layers.
 
     .. math:: p(v, h) = \frac1Z \exp\Big(\sum_i u_i(v_i) + c^\top h + (\phi(v) - \mu)^\top W (h - \nu)\Big)
 
-    with u, :math:`\phi` of the visible units: :math:`u = b v, \phi = v` for bits. The offsets :math:`\mu, \nu` are
-    constants; those of :meth:`initialise` make gradients of weights and biases nearly independent of each other.
+    with u, :math:`\phi` of the visible units: :math:`u = b v, \phi = v` for bits. The offsets
+    :math:`\mu, \nu` are constants; those of :meth:`initialise` make gradients of weights and biases
+    nearly independent of each other.
 
-    Where one layer has at most ``limit`` states the density is *exact*: log Z, missing entries, independent draws,
-    maximum likelihood by ``fit``. Elsewhere it is *unnormalised*: draws and imputations are ends of block Gibbs
-    chains, and ``fit`` takes ``ContrastiveDivergence()``, or ``PseudoLikelihood()`` for discrete units;
-    :func:`probgen.annealed_importance` brackets log Z.
+    Where one layer has at most ``limit`` states the density is *exact*: log Z, missing entries,
+    independent draws, maximum likelihood by ``fit``. Elsewhere it is *unnormalised*: draws and
+    imputations are ends of block Gibbs chains, and ``fit`` takes ``ContrastiveDivergence()``, or
+    ``PseudoLikelihood()`` for discrete units; :func:`probgen.annealed_importance` brackets log Z.
 
     Parameters
     ----------
     visible : Visible
-        ``BernoulliUnits(*shape)``, ``GaussianUnits(*shape)`` or ``CategoricalUnits(*shape, levels=K)``.
+        ``BernoulliUnits(*shape)``, ``GaussianUnits(*shape)`` or ``CategoricalUnits(*shape,
+        levels=K)``.
     hidden : int
         Number H of hidden units.
     biases : nn.Module, optional
@@ -44,10 +48,11 @@ class RBM(DistributionModule):
 
     References
     ----------
-    Smolensky (1986), Information processing in dynamical systems: foundations of harmony theory; Hinton (2002),
-    https://doi.org/10.1162/089976602760128018; Melchior, Fischer, Wiskott (2016), How to center deep Boltzmann
-    machines, https://jmlr.org/papers/v17/14-237.html; Mnih, Larochelle, Hinton (2011), Conditional restricted Boltzmann
-    machines for structured output prediction, https://arxiv.org/abs/1202.3748
+    Smolensky (1986), Information processing in dynamical systems: foundations of harmony theory;
+    Hinton (2002), https://doi.org/10.1162/089976602760128018; Melchior, Fischer, Wiskott (2016),
+    How to center deep Boltzmann machines, https://jmlr.org/papers/v17/14-237.html; Mnih,
+    Larochelle, Hinton (2011), Conditional restricted Boltzmann machines for structured output
+    prediction, https://arxiv.org/abs/1202.3748
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> rbm = RBM(BernoulliUnits(2, 3), hidden=4)
@@ -105,7 +110,10 @@ class RBM(DistributionModule):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Biases that give the visible units the moments of rows ``(N, *event)``, and offsets in their middle."""
+        """Biases that give the visible units the moments of rows ``(N, *event)``.
+
+        And offsets in their middle.
+        """
         if self.net is not None:
             raise ValueError(
                 "expected a machine without a network for its biases, got one; train it from its start"

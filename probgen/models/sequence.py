@@ -17,23 +17,32 @@ from probgen.distributions.sequences.latent_chain import beside
 
 
 class CausalNetwork(Protocol):
-    """What a sequence model needs of its network, an ``nn.Module``: all steps at once, and one after the other."""
+    """What a sequence model needs of its network, an ``nn.Module``.
+
+    All steps at once, and one after the other.
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(*batch, T, inputs) -> (*batch, T, hidden)``; output t depends on inputs 1, ..., t alone."""
+        """``(*batch, T, inputs) -> (*batch, T, hidden)``.
+
+        Output t depends on inputs 1, ..., t alone.
+        """
 
     def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """``(*batch, inputs) -> (*batch, hidden)``, and the state to give to the next step."""
 
 
 class SequenceModel(DistributionModule):
-    r"""Autoregressive model of sequences: the law of a frame depends on the earlier frames through a network's state.
+    r"""Autoregressive model of sequences.
+
+    The law of a frame depends on the earlier frames through a network's state.
 
     .. math:: p(x_{1:T} \mid c) = \prod_{t=1}^{T} p(x_t \mid h_t), \quad h_t = \text{net}([x_0, c], \dots, [x_{t-1}, c])
 
-    The first input :math:`x_0` is learned. With ``RNN`` it is a recurrent model, with ``TemporalConvolution`` a
-    WaveNet. The law of a frame is any conditional distribution: independent variables (a head), or dependent ones
-    (NADE given the state: the RNN-NADE). A context, ``(*batch, C)``, stands beside every input.
+    The first input :math:`x_0` is learned. With ``RNN`` it is a recurrent model, with
+    ``TemporalConvolution`` a WaveNet. The law of a frame is any conditional distribution:
+    independent variables (a head), or dependent ones (NADE given the state: the RNN-NADE). A
+    context, ``(*batch, C)``, stands beside every input.
 
     Shorter sequences are padded at the end by NaN; frames are observed or missing as a whole.
 
@@ -48,8 +57,9 @@ class SequenceModel(DistributionModule):
 
     References
     ----------
-    Boulanger-Lewandowski, Bengio, Vincent (2012), Modeling temporal dependencies in high-dimensional sequences,
-    https://arxiv.org/abs/1206.6392; van den Oord et al. (2016), WaveNet, https://arxiv.org/abs/1609.03499
+    Boulanger-Lewandowski, Bengio, Vincent (2012), Modeling temporal dependencies in
+    high-dimensional sequences, https://arxiv.org/abs/1206.6392; van den Oord et al. (2016),
+    WaveNet, https://arxiv.org/abs/1609.03499
 
     >>> from probgen.core.heads import Bernoulli
     >>> from probgen.nn.recurrent import RNN

@@ -18,15 +18,18 @@ from probgen.nn import MLP
 
 
 class SphereFlow(DistributionModule):
-    r"""Flow of unit vectors in three dimensions (directions, places on the globe), in cylindrical coordinates.
+    r"""Flow of unit vectors in three dimensions (directions, places on the globe).
+
+    In cylindrical coordinates.
 
     .. math:: p(x) = \frac{1}{4 \pi} \prod_l \left|\det \frac{\partial f_l}{\partial (\varphi, h)}\right|, \qquad
               x = (\sqrt{1 - h^2} \cos\varphi, \sqrt{1 - h^2} \sin\varphi, h)
 
-    Layers change in turn the height h, by a spline given :math:`(\cos\varphi, \sin\varphi)`, and the longitude
-    :math:`\varphi`, by a circular spline given h. The density is with respect to area: it integrates to 1 over the
-    sphere of area :math:`4 \pi`. It is continuous but for the two poles, around which it may depend on the longitude:
-    turn the data so that the poles lie where there is little of it.
+    Layers change in turn the height h, by a spline given :math:`(\cos\varphi, \sin\varphi)`, and
+    the longitude :math:`\varphi`, by a circular spline given h. The density is with respect to
+    area: it integrates to 1 over the sphere of area :math:`4 \pi`. It is continuous but for the two
+    poles, around which it may depend on the longitude: turn the data so that the poles lie where
+    there is little of it.
 
     Parameters
     ----------

@@ -12,15 +12,18 @@ Bounds = tuple[float | Tensor, float | Tensor]
 
 
 class Standardised(DistributionModule):
-    r"""A continuous family of standardised variables, as a family of the raw ones: the Jacobian is counted.
+    r"""A continuous family of standardised variables, as a family of the raw ones.
+
+    The Jacobian is counted.
 
     .. math:: \log p(x) = \log p_0(y) + \sum_d \log \frac{d y_d}{d x_d}, \qquad y_d = \frac{x_d - m_d}{s_d}
               \;\text{ or, on } (a_d, b_d), \;
               y_d = \frac{\operatorname{logit}\left(\frac{x_d - a_d}{b_d - a_d}\right) - m_d}{s_d}
 
-    Scores are densities of the raw data, so that they compare with those of families that take the data as they are.
-    Missing entries (NaN), closed-form conditionals and imputation are those of the family. m, s, a, b are buffers: they
-    are not trained, and are saved with the model. Expectation maximisation: ``em(gen.family, gen.standardise(x))``.
+    Scores are densities of the raw data, so that they compare with those of families that take the
+    data as they are. Missing entries (NaN), closed-form conditionals and imputation are those of
+    the family. m, s, a, b are buffers: they are not trained, and are saved with the model.
+    Expectation maximisation: ``em(gen.family, gen.standardise(x))``.
 
     Parameters
     ----------
@@ -29,8 +32,8 @@ class Standardised(DistributionModule):
     loc, scale : float or Tensor
         m and s > 0, which broadcast to events; see :meth:`fitted` for those of some data.
     bounds : (float or Tensor, float or Tensor), optional
-        a < b: the ends of variables that are bounded. ``Standardised(Gaussian(net), bounds=(0, 1))`` is a law of
-        logit-normal variables.
+        a < b: the ends of variables that are bounded. ``Standardised(Gaussian(net), bounds=(0,
+        1))`` is a law of logit-normal variables.
 
     Raises
     ------
@@ -76,7 +79,9 @@ class Standardised(DistributionModule):
     def fitted(
         cls, family: DistributionModule, x: Tensor, *, bounds: Bounds | None = None
     ) -> Standardised:
-        """With the means and standard deviations of rows ``(N, *event)``, NaN = missing (after the logit, if any).
+        """With the means and standard deviations of rows ``(N, *event)``, NaN = missing.
+
+        After the logit, if any.
 
         Raises
         ------
@@ -103,7 +108,10 @@ class Standardised(DistributionModule):
         return Rescaled(self.family(context), self._units)
 
     def standardise(self, x: Tensor) -> Tensor:
-        """x in the units of the family, as its own ``initialise`` takes it: ``(*batch, *event)``, any shape."""
+        """x in the units of the family, as its own ``initialise`` takes it.
+
+        ``(*batch, *event)``, any shape.
+        """
         return self._units(x)
 
     @property

@@ -16,15 +16,18 @@ from probgen.distributions.sequences.state_space import StateSpace
 
 
 class LinearGaussianStateSpace(DistributionModule):
-    r"""Linear Gaussian state space model: states that move linearly, seen through linear observations, with noise.
+    r"""Linear Gaussian state space model.
+
+    States that move linearly, seen through linear observations, with noise.
 
     .. math:: z_1 \sim N(m_0, P_0), \quad z_t = A z_{t-1} + q_t, \quad x_t = C z_t + r_t, \qquad
               q_t \sim N(0, Q), \; r_t \sim N(0, R)
 
-    Exact density by the Kalman filter, also with missing entries or steps (NaN) and of other lengths, padded by NaN at
-    the end. Events are ``(T, D)``. The law, :class:`StateSpace`, also filters, smooths and forecasts:
-    ``gen().smooth(x)``. Fitted by :func:`probgen.em`, exactly so with missing values too, or by any objective. The
-    states are determined up to a change of their coordinates.
+    Exact density by the Kalman filter, also with missing entries or steps (NaN) and of other
+    lengths, padded by NaN at the end. Events are ``(T, D)``. The law, :class:`StateSpace`, also
+    filters, smooths and forecasts: ``gen().smooth(x)``. Fitted by :func:`probgen.em`, exactly so
+    with missing values too, or by any objective. The states are determined up to a change of their
+    coordinates.
 
     Parameters
     ----------
@@ -39,8 +42,8 @@ class LinearGaussianStateSpace(DistributionModule):
 
     References
     ----------
-    Shumway, Stoffer (1982), An approach to time series smoothing and forecasting using the EM algorithm,
-    https://doi.org/10.1111/j.1467-9892.1982.tb00349.x
+    Shumway, Stoffer (1982), An approach to time series smoothing and forecasting using the EM
+    algorithm, https://doi.org/10.1111/j.1467-9892.1982.tb00349.x
 
     >>> from probgen.infer.em import em
     >>> gen = LinearGaussianStateSpace(states=1, dims=2, steps=10)
@@ -82,9 +85,12 @@ class LinearGaussianStateSpace(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: states up to their coordinates; what does not train is left out.
+        """How many numbers the likelihood determines.
 
-        Where matrices of the states are frozen, so are their coordinates, and all that trains counts.
+        States up to their coordinates; what does not train is left out.
+
+        Where matrices of the states are frozen, so are their coordinates, and all that trains
+        counts.
         """
         parts = [p for name, p in self.named_parameters() if not name.startswith("emission_cov")]
         return trained(self) - len(self.transition) ** 2 * all(p.requires_grad for p in parts)
@@ -93,7 +99,10 @@ class LinearGaussianStateSpace(DistributionModule):
 
     @torch.no_grad()
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """E-step on sequences ``(n, T, D)``: expected products of states, neighbours and observations, in float64."""
+        """E-step on sequences ``(n, T, D)``.
+
+        Expected products of states, neighbours and observations, in float64.
+        """
         system, rows = System(*(part.double() for part in self.system)), x.double().transpose(0, 1)
         system = system._replace(
             initial_mean=system.initial_mean[None], initial_cov=system.initial_cov[None]
@@ -133,7 +142,9 @@ class LinearGaussianStateSpace(DistributionModule):
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:
-        r"""M-step: regressions of states on those before and of observations on states, and what these leave.
+        r"""M-step: regressions of states on those before and of observations on states.
+
+        And what these leave.
 
         .. math:: A = \Sigma_{z z'} \Sigma_{z' z'}^{-1}, \quad C = \Sigma_{xz} \Sigma_{zz}^{-1}
 
@@ -168,7 +179,10 @@ class LinearGaussianStateSpace(DistributionModule):
     def initialise(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
-        """Random directions with the scales of the variables; states of variance about 1, that persist."""
+        """Random directions with the scales of the variables.
+
+        States of variance about 1, that persist.
+        """
         scale = x.flatten(0, 1).double().square().nanmean(0).sqrt()
         states = len(self.transition)
         direction = torch.randn(self.emission.shape, generator=generator).to(scale)
@@ -185,7 +199,9 @@ class LinearGaussianStateSpace(DistributionModule):
 def _fit(
     slopes: Tensor, noise: Covariance, cross: Tensor, before: Tensor, after: Tensor, rows: Tensor
 ) -> None:
-    r"""A regression from sums of products, and the covariance of what it leaves; slopes that are frozen are given.
+    r"""A regression from sums of products, and the covariance of what it leaves.
+
+    Slopes that are frozen are given.
 
     .. math:: B = \Sigma_{ab} \Sigma_{bb}^{-1}, \qquad
               n R = \Sigma_{aa} - B \Sigma_{ba} - \Sigma_{ab} B^\top + B \Sigma_{bb} B^\top

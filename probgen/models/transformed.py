@@ -10,13 +10,16 @@ from probgen.distributions.flows.flow import Pushforward
 
 
 class Transformed(DistributionModule):
-    r"""Data x whose image under invertible maps follows a family: :math:`f_L(\dots f_1(x)) \sim p_0(\cdot \mid c)`.
+    r"""Data x whose image under invertible maps follows a family.
+
+    :math:`f_L(\dots f_1(x)) \sim p_0(\cdot \mid c)`.
 
     .. math:: \log p(x \mid c) = \log p_0(z \mid c) + \log\left|\det \frac{\partial z}{\partial x}\right|,
               \qquad z = f_L(\dots f_1(x))
 
-    The way to model data in their own units: scores are densities of x, with the determinant counted. Any layers do,
-    those of flows included: modules whose ``forward(context)`` is a transform.
+    The way to model data in their own units: scores are densities of x, with the determinant
+    counted. Any layers do, those of flows included: modules whose ``forward(context)`` is a
+    transform.
 
     Parameters
     ----------

@@ -12,30 +12,35 @@ from probgen.nn.transformer import TransformerNet
 
 
 class Transformer(DistributionModule):
-    r"""Every entry of a sequence, or of an image in raster order, given those before it, by causal self-attention.
+    r"""Every entry of a sequence, or of an image in raster order, given those before it.
+
+    By causal self-attention.
 
     .. math:: p(x \mid c) = \prod_{t=1}^{T} p(x_t;\, r_t), \qquad r = \text{net}(c, x_1, \dots, x_{T-1})
 
-    Pre-norm blocks with GELU, learned positions (one table per axis for images), initial weights as in GPT-2. The
-    context is a prefix: one vector, linear in c, in place of the entry before the first. Sampling keeps the keys and
-    values of earlier positions, so that a draw costs about one pass of the network instead of T. Sequences that end
-    early are padded by NaN.
+    Pre-norm blocks with GELU, learned positions (one table per axis for images), initial weights as
+    in GPT-2. The context is a prefix: one vector, linear in c, in place of the entry before the
+    first. Sampling keeps the keys and values of earlier positions, so that a draw costs about one
+    pass of the network instead of T. Sequences that end early are padded by NaN.
 
     Parameters
     ----------
     shape : tuple of int
-        ``(T,)`` for sequences, ``(C, H, W)`` for images: all rows of a channel, then the next channel.
+        ``(T,)`` for sequences, ``(C, H, W)`` for images: all rows of a channel, then the next
+        channel.
     head : Head
         Law of one entry; its own network is not used: ``Categorical(levels=65)``, ``Bernoulli()``.
     embed : nn.Module
-        What the network sees of an entry, ``(*shape) -> (*shape, E)``; E is the width of the network:
-        ``Tokens(65, 128)``, or ``nn.Sequential(Levels(256), nn.Linear(1, 128))`` for ordered levels.
+        What the network sees of an entry, ``(*shape) -> (*shape, E)``; E is the width of the
+        network: ``Tokens(65, 128)``, or ``nn.Sequential(Levels(256), nn.Linear(1, 128))`` for
+        ordered levels.
     layers, heads : int
         Number of blocks, and of attention heads in each.
     context : int
         Length of the context vectors; 0: none.
     dropout : float
-        Probability with which embedded vectors, attention weights and residual updates are dropped in training.
+        Probability with which embedded vectors, attention weights and residual updates are dropped
+        in training.
 
     Raises
     ------

@@ -17,18 +17,21 @@ class VAE(LatentVariableModel):
 
     .. math:: p(x, z \mid c) = p(z \mid c)\, p(x \mid z, c), \qquad q(z \mid x, c)
 
-    Sites: latent ``"z"``, observed ``"x"``, both in plate ``"data"``. Missing entries of x (NaN) are integrated out by
-    a decoder that does so (every head) and shown to the encoder as 0 (Mattei, Frellsen 2019).
+    Sites: latent ``"z"``, observed ``"x"``, both in plate ``"data"``. Missing entries of x (NaN)
+    are integrated out by a decoder that does so (every head) and shown to the encoder as 0 (Mattei,
+    Frellsen 2019).
 
-    With a context c of shape ``(*batch, K)`` the VAE is conditional (Sohn, Lee, Yan 2015): the prior is called with c,
-    the decoder with z and c side by side, the encoder with x and c. Side by side means along the last dim of vectors
-    and sequences, along the channels of images (modules with ``context_ndim`` 3), repeated over all other event dims:
-    a decoder takes ``(*batch, Z + K)``, an image encoder ``(*batch, C + K, H, W)``.
+    With a context c of shape ``(*batch, K)`` the VAE is conditional (Sohn, Lee, Yan 2015): the
+    prior is called with c, the decoder with z and c side by side, the encoder with x and c. Side by
+    side means along the last dim of vectors and sequences, along the channels of images (modules
+    with ``context_ndim`` 3), repeated over all other event dims: a decoder takes ``(*batch, Z +
+    K)``, an image encoder ``(*batch, C + K, H, W)``.
 
     Parameters
     ----------
     prior : DistributionModule or LatentVariableModel
-        p(z) of events ``(Z,)``, or p(z | c); without parameters for the context it must expand to its rows.
+        p(z) of events ``(Z,)``, or p(z | c); without parameters for the context it must expand to
+        its rows.
     decoder : DistributionModule
         p(x | z), for instance ``Bernoulli(MLP(Z, [400], D))``.
     encoder : DistributionModule
@@ -36,9 +39,9 @@ class VAE(LatentVariableModel):
 
     References
     ----------
-    Kingma, Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114;
-    Sohn, Lee, Yan (2015), Learning structured output representation using deep conditional generative models;
-    Mattei, Frellsen (2019), MIWAE, https://arxiv.org/abs/1812.02633
+    Kingma, Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114; Sohn,
+    Lee, Yan (2015), Learning structured output representation using deep conditional generative
+    models; Mattei, Frellsen (2019), MIWAE, https://arxiv.org/abs/1812.02633
 
     >>> from probgen.core.heads import Bernoulli, Gaussian
     >>> from probgen.core.module import Fixed
@@ -106,7 +109,10 @@ def _length(prior: DistributionModule | LatentVariableModel) -> int | None:
 
 
 def _side_by_side(value: Tensor, context: Tensor | None, event_ndim: int) -> Tensor:
-    """``(*batch, *event)`` and ``(*batch, K)`` as one tensor: along channels of images, else along the last dim."""
+    """``(*batch, *event)`` and ``(*batch, K)`` as one tensor.
+
+    Along channels of images, else along the last dim.
+    """
     if context is None:
         return value
     at = -3 if event_ndim >= 3 else -1

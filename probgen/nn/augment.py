@@ -1,4 +1,7 @@
-"""Random maps of rows with gradients, under which a critic sees real rows and fakes: more data from little."""
+"""Random maps of rows with gradients, under which a critic sees real rows and fakes.
+
+More data from little.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from torch.nn.functional import affine_grid, grid_sample, max_pool2d
 class Colour(nn.Module):
     """Random brightness, saturation and contrast of images, ``(B, C, H, W) -> (B, C, H, W)``.
 
-    Brightness is shifted by up to ``strength / 2``, saturation scaled by up to 1 ± ``strength``, contrast by up to
-    1 ± ``strength / 2``; all at once ``nn.Sequential(Colour(), Translation(), Cutout())`` is the DiffAugment policy.
+    Brightness is shifted by up to ``strength / 2``, saturation scaled by up to 1 ± ``strength``,
+    contrast by up to 1 ± ``strength / 2``; all at once ``nn.Sequential(Colour(), Translation(),
+    Cutout())`` is the DiffAugment policy.
 
     Parameters
     ----------
@@ -45,7 +49,9 @@ class Colour(nn.Module):
 
 
 class Translation(nn.Module):
-    """Images moved by random whole pixels, ``(B, C, H, W) -> (B, C, H, W)``; what comes in is ``fill``.
+    """Images moved by random whole pixels, ``(B, C, H, W) -> (B, C, H, W)``.
+
+    What comes in is ``fill``.
 
     Parameters
     ----------
@@ -86,7 +92,8 @@ class Cutout(nn.Module):
     Parameters
     ----------
     ratio : float
-        Height and width of the rectangle as a share of those of the image; parts of it may lie outside.
+        Height and width of the rectangle as a share of those of the image; parts of it may lie
+        outside.
     fill : float
         Its value.
 
@@ -114,12 +121,15 @@ class Cutout(nn.Module):
 
 
 class RandomAffine(nn.Module):
-    r"""Images turned, scaled, sheared and moved at random, ``(B, C, H, W) -> (B, C, H, W)``, between pixels bilinearly.
+    r"""Images turned, scaled, sheared and moved at random, ``(B, C, H, W) -> (B, C, H, W)``.
+
+    Between pixels bilinearly.
 
     .. math:: u \mapsto A u + t, \qquad A = s \begin{pmatrix} \cos\phi & -\sin\phi \\ \sin\phi & \cos\phi
               \end{pmatrix} \begin{pmatrix} 1 & h \\ 0 & 1 \end{pmatrix}
 
-    on coordinates u in [-1, 1] of the new image, which gives those of the old one; all numbers are uniform.
+    on coordinates u in [-1, 1] of the new image, which gives those of the old one; all numbers are
+    uniform.
 
     Parameters
     ----------
@@ -134,7 +144,8 @@ class RandomAffine(nn.Module):
 
     References
     ----------
-    Karras et al. (2020), Training generative adversarial networks with limited data, https://arxiv.org/abs/2006.06676
+    Karras et al. (2020), Training generative adversarial networks with limited data,
+    https://arxiv.org/abs/2006.06676
 
     >>> x = torch.rand(2, 1, 5, 5)
     >>> torch.allclose(RandomAffine(0.0, 0.0, 0.0, 0.0)(x), x, atol=1e-5)
@@ -177,12 +188,15 @@ class RandomAffine(nn.Module):
 
 
 class Thickness(nn.Module):
-    r"""Strokes made thicker or thinner at random, ``(B, C, H, W) -> (B, C, H, W)``: grey dilation and erosion.
+    r"""Strokes made thicker or thinner at random, ``(B, C, H, W) -> (B, C, H, W)``.
+
+    Grey dilation and erosion.
 
     .. math:: x' = (1 - |u|)\, x + |u| \begin{cases} \max_{N} x & u > 0 \\ \min_{N} x & u < 0 \end{cases},
               \qquad u \sim U(-s, s)
 
-    over the neighbourhood N of 3 x 3 pixels of each pixel; strokes are brighter than the background.
+    over the neighbourhood N of 3 x 3 pixels of each pixel; strokes are brighter than the
+    background.
 
     Parameters
     ----------
@@ -222,7 +236,8 @@ class Jitter(nn.Module):
 
     References
     ----------
-    Sønderby, Caballero, Theis, Shi, Huszár (2017), https://arxiv.org/abs/1610.04490 (instance noise)
+    Sønderby, Caballero, Theis, Shi, Huszár (2017), https://arxiv.org/abs/1610.04490 (instance
+    noise)
 
     >>> Jitter(0.1)(torch.zeros(5, 2)).shape
     torch.Size([5, 2])

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class Constant(nn.Module):
     """A learned raw parameter that ignores the values of its context and takes its batch shape.
 
-    ``(*batch, *context_event) -> (*batch, *shape)``; without context the batch shape is empty. It makes a head
-    unconditional: ``Bernoulli(Constant(64))()`` is a learned product of Bernoulli laws.
+    ``(*batch, *context_event) -> (*batch, *shape)``; without context the batch shape is empty. It
+    makes a head unconditional: ``Bernoulli(Constant(64))()`` is a learned product of Bernoulli
+    laws.
 
     Parameters
     ----------
@@ -44,7 +45,9 @@ class Constant(nn.Module):
 
 
 class Standardize(nn.Module):
-    """``(x - mean) / std`` with fixed numbers: in front of a network whose data are in other units, such as 0 to 255.
+    """``(x - mean) / std`` with fixed numbers.
+
+    In front of a network whose data are in other units, such as 0 to 255.
 
     >>> Standardize(127.5, 127.5)(torch.tensor([0.0, 255.0]))
     tensor([-1., 1.])

@@ -1,7 +1,10 @@
-"""Causal convolutions: features of a pixel that see all pixels before it in raster order, and no others.
+"""Causal convolutions.
 
-Two stacks run side by side. ``above`` at row i sees the rows over i, ``before`` at a pixel sees these and what lies to
-its left: together they have no blind spot, unlike a stack of masked convolutions.
+Features of a pixel that see all pixels before it in raster order, and no others.
+
+Two stacks run side by side. ``above`` at row i sees the rows over i, ``before`` at a pixel sees
+these and what lies to its left: together they have no blind spot, unlike a stack of masked
+convolutions.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ class GatedLayer(nn.Module):
               z &= W_h * \text{before} + L\, \text{above} + C_h c, \qquad
               \text{before} \leftarrow \text{before} + O\,[\tanh(z_1) \odot \sigma(z_2)]
 
-    :math:`W_v` covers ``reach`` rows over a pixel and its own, ``reach`` columns on either side; :math:`W_h` covers
-    ``reach`` columns to the left and its own.
+    :math:`W_v` covers ``reach`` rows over a pixel and its own, ``reach`` columns on either side;
+    :math:`W_h` covers ``reach`` columns to the left and its own.
 
     Parameters
     ----------
@@ -41,7 +44,8 @@ class GatedLayer(nn.Module):
 
     References
     ----------
-    van den Oord et al. (2016), Conditional image generation with PixelCNN decoders, https://arxiv.org/abs/1606.05328
+    van den Oord et al. (2016), Conditional image generation with PixelCNN decoders,
+    https://arxiv.org/abs/1606.05328
     """
 
     def __init__(self, width: int, reach: int = 1, context: int = 0, dropout: float = 0.0):
@@ -75,7 +79,10 @@ class GatedLayer(nn.Module):
 
 
 class GatedWalk:
-    """A :class:`GatedLayer` along the pixels: keeps the rows and columns that its next convolution covers."""
+    """A :class:`GatedLayer` along the pixels.
+
+    Keeps the rows and columns that its next convolution covers.
+    """
 
     def __init__(self, layer: GatedLayer, context: Tensor | None):
         self.layer, self.biases = layer, layer.biases(context)

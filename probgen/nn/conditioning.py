@@ -1,4 +1,7 @@
-"""What denoising networks know besides their input: a time, and perhaps a context, as one vector."""
+"""What denoising networks know besides their input.
+
+A time, and perhaps a context, as one vector.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ class FourierTime(nn.Module):
     .. math:: (\cos \omega_k t, \sin \omega_k t)_{k = 1, \dots, K}, \qquad
               \omega_1 = \text{slowest}, \dots, \omega_K = \text{fastest}
 
-    with angular frequencies in equal ratios. Those of the default suit times in [0, 1] and logarithms of noise levels;
-    faster ones tell closer times apart, and make what depends on them less smooth in time.
+    with angular frequencies in equal ratios. Those of the default suit times in [0, 1] and
+    logarithms of noise levels; faster ones tell closer times apart, and make what depends on them
+    less smooth in time.
 
     Parameters
     ----------
@@ -53,10 +57,11 @@ class Conditioning(nn.Module):
     r"""Time and context as one vector, ``(*batch,), (*batch, C) -> (*batch, E)``.
 
     .. math:: e(t, c) = \text{silu}\big(W_2\, \text{silu}(W_1\, \text{fourier}(t)) + e_c\big), \qquad
-              e_c = \begin{cases} W c & \text{if the context is known,}\\ e_0 & \text{if it is not} \end{cases}
+              e_c = \begin{cases} W c & \text{if the context is known,}\\ e_0 & \text{if it is not}
+              \end{cases}
 
-    with a learned vector :math:`e_0`. Unknown are a context of ``None`` and rows of it that contain NaN: one network is
-    conditional and unconditional, as guidance without a classifier asks for.
+    with a learned vector :math:`e_0`. Unknown are a context of ``None`` and rows of it that contain
+    NaN: one network is conditional and unconditional, as guidance without a classifier asks for.
 
     Parameters
     ----------
@@ -108,7 +113,10 @@ class Conditioning(nn.Module):
 
 
 def vectors(context: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Context vectors ``(*batch, size)``, integers as numbers; raises ``ValueError`` for others, or if size is 0."""
+    """Context vectors ``(*batch, size)``, integers as numbers.
+
+    Raises ``ValueError`` for others, or if size is 0.
+    """
     shape = tuple(context.shape)
     if shape[-1:] != (size,) or size == 0:
         got = shape[-1] if shape else 1
@@ -121,7 +129,10 @@ def vectors(context: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def check_input(x: Tensor, shape: tuple[int, ...], network: str) -> torch.Size:
-    """The leading dims of an input of a network; raises ``ValueError`` unless its rightmost dims are ``shape``."""
+    """The leading dims of an input of a network.
+
+    Raises ``ValueError`` unless its rightmost dims are ``shape``.
+    """
     lead = x.ndim - len(shape)
     if lead < 0 or tuple(x.shape[lead:]) != tuple(shape):
         expected = "(*batch" + "".join(f", {size}" for size in shape) + ")"

@@ -31,7 +31,9 @@ class ResidualBlock(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Images to vectors, ``(*batch, C, H, W) -> (*batch, outputs)``: each stage halves height and width.
+    """Images to vectors, ``(*batch, C, H, W) -> (*batch, outputs)``.
+
+    Each stage halves height and width.
 
     Parameters
     ----------
@@ -94,10 +96,12 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Vectors to images, ``(*batch, inputs) -> (*batch, C, H, W)``: each stage doubles height and width.
+    """Vectors to images, ``(*batch, inputs) -> (*batch, C, H, W)``.
 
-    Upsampling by nearest neighbours and convolution leaves no checkerboard (Odena, Dumoulin, Olah 2016,
-    https://distill.pub/2016/deconv-checkerboard/).
+    Each stage doubles height and width.
+
+    Upsampling by nearest neighbours and convolution leaves no checkerboard (Odena, Dumoulin, Olah
+    2016, https://distill.pub/2016/deconv-checkerboard/).
 
     Parameters
     ----------

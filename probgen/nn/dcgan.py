@@ -17,10 +17,13 @@ def unchanged(layer: nn.Module) -> nn.Module:
 
 
 class DCGANGenerator(nn.Module):
-    """Noise to images, ``(*batch, inputs) -> (*batch, C, H, W)``: each stage doubles height and width.
+    """Noise to images, ``(*batch, inputs) -> (*batch, C, H, W)``.
 
-    A linear map to the smallest image, then per stage a normalisation, ReLU and a transposed convolution of 4 x 4
-    pixels and stride 2; where a size is not twice the one before, the last row or column is left out.
+    Each stage doubles height and width.
+
+    A linear map to the smallest image, then per stage a normalisation, ReLU and a transposed
+    convolution of 4 x 4 pixels and stride 2; where a size is not twice the one before, the last row
+    or column is left out.
 
     Parameters
     ----------
@@ -29,24 +32,28 @@ class DCGANGenerator(nn.Module):
     shape : (int, int, int)
         Channels, height and width of the images.
     hidden : sequence of int
-        Channels at the beginning of each stage: ``(128, 64)`` begins at 7 x 7 for images of 28 x 28 pixels.
+        Channels at the beginning of each stage: ``(128, 64)`` begins at 7 x 7 for images of 28 x 28
+        pixels.
     norm : callable, optional
-        Makes a normalisation from a number of channels. The batch normalisation of the original keeps running moments
-        of its own, which an average of the parameters (``fit(ema=)``) leaves behind: ``norm=None`` goes with that.
+        Makes a normalisation from a number of channels. The batch normalisation of the original
+        keeps running moments of its own, which an average of the parameters (``fit(ema=)``) leaves
+        behind: ``norm=None`` goes with that.
     last : callable
         Makes the last activation; the default gives images in [-1, 1].
     wrap : callable
-        Applied to every layer with weights, for instance ``torch.nn.utils.parametrizations.spectral_norm``.
+        Applied to every layer with weights, for instance
+        ``torch.nn.utils.parametrizations.spectral_norm``.
 
     Raises
     ------
     ValueError
-        If the images are too small for so many stages, or the rightmost dim of the input is not ``inputs``.
+        If the images are too small for so many stages, or the rightmost dim of the input is not
+        ``inputs``.
 
     References
     ----------
-    Radford, Metz, Chintala (2016), Unsupervised representation learning with deep convolutional generative adversarial
-    networks, https://arxiv.org/abs/1511.06434
+    Radford, Metz, Chintala (2016), Unsupervised representation learning with deep convolutional
+    generative adversarial networks, https://arxiv.org/abs/1511.06434
 
     >>> import torch
     >>> DCGANGenerator(10, (1, 28, 27), hidden=(16, 8))(torch.zeros(4, 7, 10)).shape
@@ -92,13 +99,14 @@ class DCGANGenerator(nn.Module):
 class DCGANCritic(nn.Module):
     r"""Images to scores, ``(*batch, C, H, W) -> (*batch,)``: each stage halves height and width.
 
-    Per stage a convolution of 4 x 4 pixels and stride 2, a normalisation (none in the first) and a leaky ReLU; then a
-    linear map of the features :math:`\phi(x)`. With ``context`` it is conditional by projection,
+    Per stage a convolution of 4 x 4 pixels and stride 2, a normalisation (none in the first) and a
+    leaky ReLU; then a linear map of the features :math:`\phi(x)`. With ``context`` it is
+    conditional by projection,
 
     .. math:: s(x, c) = \psi^\top \phi(x) + (V c)^\top \phi(x),
 
-    and called with two arguments. (``SideBySide(DCGANCritic((C + K, H, W)), event_ndim=3)`` takes a context as further
-    channels instead.)
+    and called with two arguments. (``SideBySide(DCGANCritic((C + K, H, W)), event_ndim=3)`` takes a
+    context as further channels instead.)
 
     Parameters
     ----------
@@ -109,24 +117,25 @@ class DCGANCritic(nn.Module):
     context : int, optional
         Length of the context vectors, for instance one-hot labels.
     norm : callable, optional
-        Makes a normalisation from a number of channels. Batch normalisation, as in the original, couples the rows: it
-        does not go with penalties of the gradient.
+        Makes a normalisation from a number of channels. Batch normalisation, as in the original,
+        couples the rows: it does not go with penalties of the gradient.
     slope : float
         Slope of the leaky ReLU on negative numbers.
     wrap : callable
-        Applied to every layer with weights, for instance ``torch.nn.utils.parametrizations.spectral_norm`` (Miyato,
-        Kataoka, Koyama, Yoshida 2018).
+        Applied to every layer with weights, for instance
+        ``torch.nn.utils.parametrizations.spectral_norm`` (Miyato, Kataoka, Koyama, Yoshida 2018).
 
     Raises
     ------
     ValueError
-        If the images are too small for so many stages, or the rightmost dims of x or context do not fit.
+        If the images are too small for so many stages, or the rightmost dims of x or context do not
+        fit.
 
     References
     ----------
-    Radford, Metz, Chintala (2016), https://arxiv.org/abs/1511.06434; Miyato, Kataoka, Koyama, Yoshida (2018), Spectral
-    normalization, https://arxiv.org/abs/1802.05957; Miyato, Koyama (2018), cGANs with projection discriminator,
-    https://arxiv.org/abs/1802.05637
+    Radford, Metz, Chintala (2016), https://arxiv.org/abs/1511.06434; Miyato, Kataoka, Koyama,
+    Yoshida (2018), Spectral normalization, https://arxiv.org/abs/1802.05957; Miyato, Koyama (2018),
+    cGANs with projection discriminator, https://arxiv.org/abs/1802.05637
 
     >>> import torch
     >>> DCGANCritic((1, 28, 28), hidden=(8, 16), context=10)(torch.zeros(7, 1, 28, 28), torch.zeros(7, 10)).shape
@@ -203,12 +212,18 @@ def _sizes(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
 
 
 def _odd(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
-    """Whether height and width are odd at the beginning of each stage: then a row or column of zeros is added."""
+    """Whether height and width are odd at the beginning of each stage.
+
+    Then a row or column of zeros is added.
+    """
     return [(height % 2, width % 2) for height, width in _sizes(shape, stages)[:-1]]
 
 
 def _weighted(layer: nn.Module, norm: Norm | None, wrap: Wrap) -> nn.Module:
-    """A layer with weights, wrapped; those of normalised networks start small, as in the original."""
+    """A layer with weights, wrapped.
+
+    Those of normalised networks start small, as in the original.
+    """
     if norm is not None:
         nn.init.normal_(layer.weight, 0.0, 0.02)
     return wrap(layer)

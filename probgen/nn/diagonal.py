@@ -1,4 +1,7 @@
-"""Recurrences in two dimensions, along diagonals: a pixel carries on the states to its left and above."""
+"""Recurrences in two dimensions, along diagonals.
+
+A pixel carries on the states to its left and above.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from torch.nn.functional import linear, pad
 
 
 class DiagonalLSTM(nn.Module):
-    r"""A long short-term memory from the upper left to the lower right, ``(B, F, H, W) -> (B, F, H, W)``.
+    r"""A long short-term memory from the upper left to the lower right.
+
+    ``(B, F, H, W) -> (B, F, H, W)``.
 
     .. math:: (i, f, o, g)_{yx} = W u_{yx} + b_{yx} + K_1 h_{y, x-1} + K_2 h_{y-1, x}, \qquad
               c_{yx} = \sigma(f) \odot c_{y, x-1} + \sigma(i) \odot \tanh(g), \qquad
@@ -18,7 +23,8 @@ class DiagonalLSTM(nn.Module):
 
     References
     ----------
-    van den Oord, Kalchbrenner, Kavukcuoglu (2016), Pixel recurrent neural networks, https://arxiv.org/abs/1601.06759
+    van den Oord, Kalchbrenner, Kavukcuoglu (2016), Pixel recurrent neural networks,
+    https://arxiv.org/abs/1601.06759
     """
 
     def __init__(self, width: int):
@@ -39,7 +45,10 @@ class DiagonalLSTM(nn.Module):
         return straight(torch.stack(states).permute(1, 3, 2, 0))
 
     def step(self, gates: Tensor, h: Tensor, c: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
-        """One pixel: its gates ``(B, 4 F)``, the states to its left and the one above it, ``(B, F)`` each."""
+        """One pixel: its gates ``(B, 4 F)``, the states to its left and the one above it.
+
+        ``(B, F)`` each.
+        """
         return cell(gates + self.states(torch.cat((h, above), -1)), c)
 
 
@@ -51,7 +60,9 @@ def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def skewed(x: Tensor) -> Tensor:
-    """Row y moved y places to the right, so that diagonals become columns: ``(*, H, W) -> (*, H, W + H - 1)``.
+    """Row y moved y places to the right, so that diagonals become columns.
+
+    ``(*, H, W) -> (*, H, W + H - 1)``.
 
     >>> skewed(torch.tensor([[1, 2], [3, 4]]))
     tensor([[1, 2, 0],
@@ -75,10 +86,11 @@ class DiagonalLayer(nn.Module):
     r"""One layer of a diagonal bidirectional LSTM over two stacks, residual, ``(B, F, H, W)`` each.
 
     .. math:: \text{above} \leftarrow \text{above} + A\, \overleftarrow{\text{LSTM}}(\text{above}), \qquad
-              \text{before} \leftarrow \text{before} + B\, \overrightarrow{\text{LSTM}}(\text{before} + L\,\text{above})
+              \text{before} \leftarrow \text{before} + B\,
+              \overrightarrow{\text{LSTM}}(\text{before} + L\,\text{above})
 
-    The upper stack runs from the upper right to the lower left and may look at whole rows, since its features see only
-    the rows over them; the other runs from the upper left.
+    The upper stack runs from the upper right to the lower left and may look at whole rows, since
+    its features see only the rows over them; the other runs from the upper left.
 
     Parameters
     ----------
@@ -110,7 +122,10 @@ class DiagonalLayer(nn.Module):
         return above, before + self.out[1](self.dropout(right))
 
     def biases(self, context: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
-        """What the context adds to the gates of the two stacks, ``(B, C) -> (B, 4 F, 1, 1)`` each."""
+        """What the context adds to the gates of the two stacks.
+
+        ``(B, C) -> (B, 4 F, 1, 1)`` each.
+        """
         if self.context is None:
             return 0.0, 0.0
         return self.context(context)[:, :, None, None].chunk(2, 1)
@@ -121,7 +136,10 @@ class DiagonalLayer(nn.Module):
 
 
 class DiagonalWalk:
-    """A :class:`DiagonalLayer` along the pixels: keeps the states of the row above, and of the last pixel."""
+    """A :class:`DiagonalLayer` along the pixels.
+
+    Keeps the states of the row above, and of the last pixel.
+    """
 
     def __init__(self, layer: DiagonalLayer, context: Tensor | None):
         self.layer, (self.first, self.second) = layer, layer.biases(context)

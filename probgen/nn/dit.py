@@ -10,13 +10,16 @@ from probgen.nn.transformer import Attention, positions
 
 
 class ModulatedBlock(nn.Module):
-    r"""Attention and a perceptron whose inputs and updates are modulated, ``(B, T, E), (B, E) -> (B, T, E)``.
+    r"""Attention and a perceptron whose inputs and updates are modulated.
+
+    ``(B, T, E), (B, E) -> (B, T, E)``.
 
     .. math:: h \leftarrow h + g_1 \odot \text{attention}\big((1 + s_1) \odot \text{norm}(h) + b_1\big), \qquad
-              h \leftarrow h + g_2 \odot W_2\, \text{gelu}\big(W_1 ((1 + s_2) \odot \text{norm}(h) + b_2)\big)
+              h \leftarrow h + g_2 \odot W_2\, \text{gelu}\big(W_1 ((1 + s_2) \odot \text{norm}(h) +
+              b_2)\big)
 
-    with shifts b, scales s and gates g linear in the vector of time and context, all zero at first: the block starts
-    as the identity.
+    with shifts b, scales s and gates g linear in the vector of time and context, all zero at first:
+    the block starts as the identity.
     """
 
     def __init__(self, width: int, heads: int):
@@ -37,11 +40,13 @@ class ModulatedBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    r"""Diffusion transformer (adaLN-zero), ``(*batch, *shape)`` to the same, called as ``net(x, t, context=None)``.
+    r"""Diffusion transformer (adaLN-zero), ``(*batch, *shape)`` to the same.
 
-    Images are cut into squares of ``patch`` x ``patch`` pixels, sequences and vectors into pieces of ``patch`` steps
-    or entries; each becomes a token, with a learned vector of its place. t and context broadcast against the leading
-    dims of x.
+    Called as ``net(x, t, context=None)``.
+
+    Images are cut into squares of ``patch`` x ``patch`` pixels, sequences and vectors into pieces
+    of ``patch`` steps or entries; each becomes a token, with a learned vector of its place. t and
+    context broadcast against the leading dims of x.
 
     Parameters
     ----------
@@ -56,20 +61,21 @@ class DiT(nn.Module):
     context : int
         Length of the context vectors; 0: none. Rows with NaN, and ``None``, are unknown contexts.
     outputs : int, optional
-        Channels of the output (vectors: its length in units of D); default: those of x; twice as many for learned
-        variances.
+        Channels of the output (vectors: its length in units of D); default: those of x; twice as
+        many for learned variances.
     time : nn.Module, optional
         Features of the time; default: :class:`FourierTime <probgen.nn.conditioning.FourierTime>`.
 
     Raises
     ------
     ValueError
-        If ``patch`` does not divide the sizes, the rightmost dims of x are not ``shape``, or the context does not have
-        the declared length.
+        If ``patch`` does not divide the sizes, the rightmost dims of x are not ``shape``, or the
+        context does not have the declared length.
 
     References
     ----------
-    Peebles, Xie (2023), Scalable diffusion models with transformers, https://arxiv.org/abs/2212.09748
+    Peebles, Xie (2023), Scalable diffusion models with transformers,
+    https://arxiv.org/abs/2212.09748
 
     >>> net = DiT((1, 8, 8), patch=2, width=16, layers=2, heads=2, context=3)
     >>> net(torch.zeros(4, 5, 1, 8, 8), torch.rand(5), torch.zeros(4, 5, 3)).shape
@@ -150,7 +156,10 @@ class DiT(nn.Module):
 
 
 def _channels_first(x: Tensor, event_ndim: int) -> Tensor:
-    """Events with their channels before their places: ``(T, C) -> (C, T)``, ``(D,) -> (1, D)``, images as they are."""
+    """Events with their channels before their places.
+
+    ``(T, C) -> (C, T)``, ``(D,) -> (1, D)``, images as they are.
+    """
     if event_ndim == 1:
         return x.unsqueeze(-2)
     return x.transpose(-1, -2) if event_ndim == 2 else x

@@ -1,4 +1,7 @@
-"""What networks see of a value: features of single variables, ``(*shape) -> (*shape, features)``."""
+"""What networks see of a value.
+
+Features of single variables, ``(*shape) -> (*shape, features)``.
+"""
 
 from __future__ import annotations
 

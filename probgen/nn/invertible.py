@@ -13,7 +13,9 @@ Network = Callable[[Shape, int], nn.Module]
 
 
 class CouplingNet(nn.Module):
-    """Convolutions with a learned offset at every position, ``(*batch, C, H, W) -> (*batch, outputs, H, W)``.
+    """Convolutions with a learned offset at every position.
+
+    ``(*batch, C, H, W) -> (*batch, outputs, H, W)``.
 
     The last one starts at 0, and so does the output.
 
@@ -50,7 +52,9 @@ class CouplingNet(nn.Module):
 
 
 class ActNorm(nn.Module):
-    r"""Scale and shift of every channel, :math:`y_c = e^{s_c} (x_c + b_c)`; the identity until it is initialised.
+    r"""Scale and shift of every channel, :math:`y_c = e^{s_c} (x_c + b_c)`.
+
+    The identity until it is initialised.
 
     >>> norm, x = ActNorm(3), 5 + 2 * torch.randn(100, 3, 4, 4)
     >>> norm.initialise(x)
@@ -74,17 +78,23 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Sets mean 0 and standard deviation 1 of every channel over these rows; constant channels are not scaled."""
+        """Sets mean 0 and standard deviation 1 of every channel over these rows.
+
+        Constant channels are not scaled.
+        """
         scale = x.std((0, 2, 3))
         self.shift.copy_(-x.mean((0, 2, 3)))
         self.log_scale.copy_(-torch.where(scale > 0, scale, 1.0).log())
 
 
 class InvertibleConv(nn.Module):
-    r"""Linear map of the channels of a pixel, :math:`W = P L (U + \operatorname{diag}(\pm e^s))`; starts as a rotation.
+    r"""Linear map of the channels of a pixel, :math:`W = P L (U + \operatorname{diag}(\pm e^s))`.
 
-    P is a fixed permutation, L and U are triangular without their diagonals (L has ones there), so that
-    :math:`\log|\det W| = \sum_c s_c` costs nothing and the inverse is two triangular solutions.
+    Starts as a rotation.
+
+    P is a fixed permutation, L and U are triangular without their diagonals (L has ones there), so
+    that :math:`\log|\det W| = \sum_c s_c` costs nothing and the inverse is two triangular
+    solutions.
 
     >>> layer, x = InvertibleConv(4), torch.randn(2, 4, 3, 3)
     >>> torch.allclose(layer.inverse(layer(x)[0]), x, atol=1e-5)
@@ -122,7 +132,9 @@ class InvertibleConv(nn.Module):
 
 
 class AffineCoupling(nn.Module):
-    r"""The second half of the channels, scaled and shifted by functions of the first; starts as the identity.
+    r"""The second half of the channels, scaled and shifted by functions of the first.
+
+    Starts as the identity.
 
     .. math:: y_1 = x_1, \qquad y_2 = e^{s(x_1, c)} x_2 + t(x_1, c), \qquad |s| < 2
 
@@ -131,7 +143,8 @@ class AffineCoupling(nn.Module):
     shape : (int, int, int)
         Channels, height and width.
     network : callable
-        ``network(shape, outputs)`` makes the network of s and t; the default's last layer starts at 0.
+        ``network(shape, outputs)`` makes the network of s and t; the default's last layer starts at
+        0.
     context : int
         Channels of the context.
     """
@@ -157,13 +170,15 @@ class AffineCoupling(nn.Module):
 
 
 class IntegerCoupling(nn.Module):
-    r"""The second half of integer channels, shifted by a rounded function of the first: a bijection of integers.
+    r"""The second half of integer channels, shifted by a rounded function of the first.
+
+    A bijection of integers.
 
     .. math:: y_1 = x_1, \qquad y_2 = x_2 + \operatorname{round}\bigl(h\, t((x_1 - m) / h, c)\bigr)
 
-    Gradients pass the rounding as if it were the identity (straight-through, a biased gradient of an exact mass).
-    The inverse is exact as long as the network gives the same numbers again; next to halves, arithmetic of another
-    precision, device or batch size may round to the other side.
+    Gradients pass the rounding as if it were the identity (straight-through, a biased gradient of
+    an exact mass). The inverse is exact as long as the network gives the same numbers again; next
+    to halves, arithmetic of another precision, device or batch size may round to the other side.
 
     Parameters
     ----------

@@ -12,7 +12,9 @@ from torch.nn.functional import linear
 
 
 class Degrees(NamedTuple):
-    """What every unit may see: a unit of degree k depends on the entries at places 0, ..., k of the order.
+    """What every unit may see.
+
+    A unit of degree k depends on the entries at places 0, ..., k of the order.
 
     ``place`` (D,) of each variable; ``hidden``, one tensor of degrees per layer.
     """
@@ -22,10 +24,13 @@ class Degrees(NamedTuple):
 
 
 class MaskedLinear(nn.Module):
-    r"""Linear map whose weights respect degrees, :math:`y_i = b_i + \sum_{j: k_j \le k_i} (W_{ij} x_j + U_{ij})`.
+    r"""Linear map whose weights respect degrees, :math:`y_i = b_i + \sum_{j.
 
-    ``(*batch, inputs) -> (*batch, outputs)``. The weights U, on the constant 1 in place of x, are there where
-    ``aware``: they tell a unit which inputs it sees, for networks that serve several orders.
+    K_j \le k_i} (W_{ij} x_j + U_{ij})`.
+
+    ``(*batch, inputs) -> (*batch, outputs)``. The weights U, on the constant 1 in place of x, are
+    there where ``aware``: they tell a unit which inputs it sees, for networks that serve several
+    orders.
 
     Parameters
     ----------
@@ -59,10 +64,12 @@ class MaskedLinear(nn.Module):
 
 
 class MaskedMLP(nn.Module):
-    r"""Multilayer perceptron whose outputs for a variable depend on the variables before it, and on a context.
+    r"""Multilayer perceptron whose outputs for a variable depend on the variables before it.
 
-    ``(*batch, D, E) -> (*batch, R * D)`` for D variables of E features, R outputs for each: the first D entries are
-    the first output of every variable, as heads take them.
+    And on a context.
+
+    ``(*batch, D, E) -> (*batch, R * D)`` for D variables of E features, R outputs for each: the
+    first D entries are the first output of every variable, as heads take them.
 
     Parameters
     ----------
@@ -77,7 +84,8 @@ class MaskedMLP(nn.Module):
     context : int
         Width of the context; it is seen by all.
     aware : bool
-        Whether units know which inputs they see (:class:`MaskedLinear`), for networks that serve several orders.
+        Whether units know which inputs they see (:class:`MaskedLinear`), for networks that serve
+        several orders.
     direct : bool
         Whether the inputs also go to the outputs directly.
     activation : callable
@@ -126,7 +134,10 @@ class MaskedMLP(nn.Module):
         self.activation, self.dropout = activation(), nn.Dropout(dropout)
 
     def degrees(self, order: Tensor, generator: torch.Generator | None = None) -> Degrees:
-        """Degrees for an order ``(D,)``, spread evenly over hidden units at random; layers of one size share them."""
+        """Degrees for an order ``(D,)``, spread evenly over hidden units at random.
+
+        Layers of one size share them.
+        """
         low = -1 if self.context else 0
         drawn: dict[int, Tensor] = {}
         for layer in self.hidden:
@@ -136,7 +147,10 @@ class MaskedMLP(nn.Module):
         return Degrees(order.argsort(), [drawn[len(layer.bias)] for layer in self.hidden])
 
     def forward(self, x: Tensor, degrees: Degrees, context: Tensor | None = None) -> Tensor:
-        """``(*batch, D, E)``, and a context ``(*batch, C)`` that broadcasts to it, to ``(*batch, R * D)``."""
+        """``(*batch, D, E)``, and a context ``(*batch, C)`` that broadcasts to it.
+
+        To ``(*batch, R * D)``.
+        """
         x, (before, *hidden, after) = x.flatten(-2), self._chain(degrees)
         h = x
         for i, (layer, own) in enumerate(zip(self.hidden, hidden, strict=True)):
@@ -152,10 +166,12 @@ class MaskedMLP(nn.Module):
     def steps(
         self, degrees: Degrees, context: Tensor | None, rows: int
     ) -> Generator[Tensor, Tensor, None]:
-        """The outputs ``(rows, R)`` of one variable after the other; it is sent the features ``(rows, E)`` of each.
+        """The outputs ``(rows, R)`` of one variable after the other.
 
-        A hidden unit is computed once, as soon as all that it sees is known: all steps together cost what one pass
-        costs.
+        It is sent the features ``(rows, E)`` of each.
+
+        A hidden unit is computed once, as soon as all that it sees is known: all steps together
+        cost what one pass costs.
         """
         plan, value = _Plan(self, degrees, context), None
         known = [plan.weights[0].new_zeros(bounds[-1], rows) for bounds in plan.bounds]
@@ -181,7 +197,10 @@ class MaskedMLP(nn.Module):
         known[layer][first:last] = out
 
     def _chain(self, degrees: Degrees) -> list[Tensor]:
-        """Degrees of all layers: inputs, hidden, outputs (which see the places before their own)."""
+        """Degrees of all layers.
+
+        Inputs, hidden, outputs (which see the places before their own).
+        """
         inputs = degrees.place.repeat_interleave(self.features)
         return [inputs, *degrees.hidden, (degrees.place - 1).repeat(self.outputs)]
 
@@ -193,7 +212,9 @@ class MaskedMLP(nn.Module):
 
 
 class _Plan:
-    """Weights of a masked network with units sorted by degree, so that the known ones are always the first ones.
+    """Weights of a masked network with units sorted by degree.
+
+    So that the known ones are always the first ones.
 
     ``bounds[l][t]`` to ``bounds[l][t + 1]`` are the units of layer l that become known at step t.
     """

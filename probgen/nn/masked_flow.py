@@ -1,4 +1,7 @@
-"""The network of an autoregressive flow: raw parameters of every variable from the variables before it."""
+"""The network of an autoregressive flow.
+
+Raw parameters of every variable from the variables before it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from probgen.nn.conditioning import vectors
 class MaskedConditioner(nn.Module):
     r"""Masked multilayer perceptron, :math:`r_d = r_d(x_{e: \text{e before d in the order}}, c)`.
 
-    ``(*batch, D) -> (*batch, D, R)``. A hidden unit of degree k sees the first k variables of the order and the units
-    of degrees up to k; units stand in the order of their degrees, so that what is known after k variables is a slice.
-    Variables enter as if they were within [-10, 10]: a row far out in the tails does not meet extreme parameters, with
-    which single precision could not find its way back.
+    ``(*batch, D) -> (*batch, D, R)``. A hidden unit of degree k sees the first k variables of the
+    order and the units of degrees up to k; units stand in the order of their degrees, so that what
+    is known after k variables is a slice. Variables enter as if they were within [-10, 10]: a row
+    far out in the tails does not meet extreme parameters, with which single precision could not
+    find its way back.
 
     Parameters
     ----------
@@ -100,7 +104,10 @@ class MaskedConditioner(nn.Module):
             self.last.bias.mul_(0.01)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(*batch, D)``, and a context ``(*some, C)`` that broadcasts with it, to ``(*batch, D, R)``."""
+        """``(*batch, D)``, and a context ``(*some, C)`` that broadcasts with it.
+
+        To ``(*batch, D, R)``.
+        """
         h, shown = _near(x), self._shown(context)
         for i, layer in enumerate(self.layers):
             out = layer(h)
@@ -113,9 +120,12 @@ class MaskedConditioner(nn.Module):
     def steps(
         self, lead: torch.Size, context: Tensor | None = None
     ) -> Generator[Tensor, Tensor, None]:
-        """Yields ``(*lead, R)`` for one variable after the other, in order, and is sent the values ``(*lead,)``.
+        """Yields ``(*lead, R)`` for one variable after the other, in order.
 
-        Every hidden unit is computed once, when all that it sees is known: together the steps cost about one pass.
+        And is sent the values ``(*lead,)``.
+
+        Every hidden unit is computed once, when all that it sees is known: together the steps cost
+        about one pass.
         """
         rows, plans, activation = lead.numel(), self._plans(context, lead), self.activation
         known = [_Known(self.last.weight.new_empty(size, rows)) for size in self.sizes]
@@ -129,7 +139,10 @@ class MaskedConditioner(nn.Module):
             known[0].append(_near((yield raw.mT.view(*lead, self.width))).reshape(1, rows), 1)
 
     def _plans(self, context: Tensor | None, lead: torch.Size) -> list[list[tuple[Tensor, Tensor]]]:
-        """Weight and bias of the units of every layer that each step makes known, and of each variable's outputs."""
+        """Weight and bias of the units of every layer that each step makes known.
+
+        And of each variable's outputs.
+        """
         weights = [layer.masked() for layer in (*self.layers, self.last)]
         biases = [layer.bias.unsqueeze(-1) for layer in (*self.layers, self.last)]
         weights[0] = weights[0][:, self.order]
@@ -149,7 +162,10 @@ class MaskedConditioner(nn.Module):
         )
 
     def _shown(self, context: Tensor | None) -> Tensor | None:
-        """What the context adds to the first layer; raises ``ValueError`` unless it is there when it should be."""
+        """What the context adds to the first layer.
+
+        Raises ``ValueError`` unless it is there when it should be.
+        """
         if self.context is None:
             return None
         if context is None:
@@ -176,7 +192,10 @@ class _Masked(nn.Linear):
 
 
 class _Known:
-    """Rows appended one after the other: in place of one tensor, or without gradients into one buffer."""
+    """Rows appended one after the other.
+
+    In place of one tensor, or without gradients into one buffer.
+    """
 
     def __init__(self, buffer: Tensor):
         self.buffer, self.value, self.count = buffer, buffer[:0], 0
@@ -193,7 +212,10 @@ class _Known:
             self.value = self.buffer[: self.count]
 
     def through(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """A linear map of the rows that are there, with the weights of those that are not left out."""
+        """A linear map of the rows that are there.
+
+        With the weights of those that are not left out.
+        """
         return torch.addmm(bias, weight[:, : self.count], self.value)
 
 

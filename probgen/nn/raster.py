@@ -1,4 +1,7 @@
-"""Networks over images in raster order: all pixels at once, or from pixel to pixel with what is kept."""
+"""Networks over images in raster order.
+
+All pixels at once, or from pixel to pixel with what is kept.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ class Walk(Protocol):
 
 
 class Stem(nn.Module):
-    """First features of both stacks: a window over rows above, one to the left, and a learned map of the positions.
+    """First features of both stacks.
+
+    A window over rows above, one to the left, and a learned map of the positions.
 
     ``(B, E, H, W) -> (B, F, H, W), (B, F, H, W)``; neither sees the pixel itself.
     """
@@ -40,13 +45,19 @@ class Stem(nn.Module):
         return above, self.horizontal(pad(values, (r, 0))[..., :-1]) + before
 
     def row(self, rows: Tensor, row: int) -> Tensor:
-        """The upper stack from the last ``reach`` rows, ``(B, E + 1, reach, W) -> (B, F, 1, W)``."""
+        """The upper stack from the last ``reach`` rows.
+
+        ``(B, E + 1, reach, W) -> (B, F, 1, W)``.
+        """
         return (
             self.vertical(pad(rows, (self.reach, self.reach))) + self.positions[0, :, row : row + 1]
         )
 
     def pixel(self, columns: Tensor, row: int, column: int) -> Tensor:
-        """The other stack from the last ``reach`` pixels of the row, ``(B, E + 1, reach) -> (B, F)``."""
+        """The other stack from the last ``reach`` pixels of the row.
+
+        ``(B, E + 1, reach) -> (B, F)``.
+        """
         return linear(
             columns.flatten(1), self.horizontal.weight.flatten(1), self.positions[1, :, row, column]
         )
@@ -88,7 +99,10 @@ class Readout(nn.Module):
         return self.last(elu(h)).unflatten(1, (self.channels, -1))
 
     def pixel(self, features: Tensor) -> Generator[Tensor, Tensor, None]:
-        """Gives the raw parameters ``(B, R)`` of each channel of a pixel; receives its embedded value ``(B, E)``."""
+        """Gives the raw parameters ``(B, R)`` of each channel of a pixel.
+
+        Receives its embedded value ``(B, E)``.
+        """
         known = linear(elu(features), self.features.weight.flatten(1), self.features.bias)
         weights = [
             w.flatten(1).chunk(self.channels)
@@ -106,9 +120,12 @@ class Readout(nn.Module):
 
 
 class RasterNet(nn.Module):
-    """Raw parameters of every value of an image from the values before it, ``(B, C, H, W) -> (B, R, C, H, W)``.
+    """Raw parameters of every value of an image from the values before it.
 
-    Pixels follow each other row by row, from left to right; the channels of a pixel follow each other.
+    ``(B, C, H, W) -> (B, R, C, H, W)``.
+
+    Pixels follow each other row by row, from left to right; the channels of a pixel follow each
+    other.
 
     Parameters
     ----------
@@ -117,7 +134,8 @@ class RasterNet(nn.Module):
     embed : nn.Module
         What the network sees of a value, ``(*shape) -> (*shape, E)``.
     layers : sequence of nn.Module
-        Layers ``(above, before, context) -> (above, before)`` with a ``walk``, such as ``GatedLayer``.
+        Layers ``(above, before, context) -> (above, before)`` with a ``walk``, such as
+        ``GatedLayer``.
     width : int
         Number of features that the layers take.
     outputs : int
@@ -127,8 +145,9 @@ class RasterNet(nn.Module):
     hidden : int, optional
         Width of the last hidden layer, for each channel; default: ``width``.
     block : int
-        Side of the squares of pixels that are taken as one pixel of ``block * block`` times as many channels: the
-        layers then cost that much less, and the order is that of the squares, and inside of a square row by row.
+        Side of the squares of pixels that are taken as one pixel of ``block * block`` times as many
+        channels: the layers then cost that much less, and the order is that of the squares, and
+        inside of a square row by row.
     """
 
     def __init__(
@@ -174,9 +193,12 @@ class RasterNet(nn.Module):
         return self.embed(values).movedim(-1, 2).flatten(1, 2)
 
     def walk(self, batch: int, context: Tensor | None = None) -> Generator[Tensor, Tensor, None]:
-        """Gives the raw parameters ``(B, R)`` of every value in turn, in the order ``order``; receives the value.
+        """Gives the raw parameters ``(B, R)`` of every value in turn, in the order ``order``.
 
-        A row of the upper stack is worked out once, when it begins, and each pixel of the other stack once.
+        Receives the value.
+
+        A row of the upper stack is worked out once, when it begins, and each pixel of the other
+        stack once.
         """
         walks = [layer.walk(context) for layer in self.layers]
         like, (_, height, width) = self.stem.positions, self.grid
@@ -213,7 +235,9 @@ class RasterNet(nn.Module):
 
 
 def as_channels(x: Tensor, block: int) -> Tensor:
-    """Squares of pixels as channels, ``(B, C, H, W) -> (B, C * block * block, H // block, W // block)``.
+    """Squares of pixels as channels.
+
+    ``(B, C, H, W) -> (B, C * block * block, H // block, W // block)``.
 
     >>> as_channels(torch.arange(8).view(1, 1, 2, 4), 2)[0, :, 0]
     tensor([[0, 2],
@@ -226,6 +250,9 @@ def as_channels(x: Tensor, block: int) -> Tensor:
 
 
 def as_pixels(x: Tensor, block: int) -> Tensor:
-    """What :func:`as_channels` undoes, ``(B, R, C * block * block, h, w) -> (B, R, C, h * block, w * block)``."""
+    """What :func:`as_channels` undoes.
+
+    ``(B, R, C * block * block, h, w) -> (B, R, C, h * block, w * block)``.
+    """
     squares = x.unflatten(2, (-1, block, block))
     return squares.permute(0, 1, 2, 5, 3, 6, 4).flatten(5, 6).flatten(3, 4)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class RNN(nn.Module):
-    """Recurrent network, ``(*batch, T, inputs) -> (*batch, T, hidden)``: output t depends on inputs 1, ..., t.
+    """Recurrent network, ``(*batch, T, inputs) -> (*batch, T, hidden)``.
+
+    Output t depends on inputs 1, ..., t.
 
     Parameters
     ----------
@@ -21,10 +23,12 @@ class RNN(nn.Module):
     layers : int
         Number of layers, one upon the other.
     cell : callable
-        Makes a layer from the lengths of its input and state: ``nn.GRUCell``, ``nn.LSTMCell``, ``nn.RNNCell``.
+        Makes a layer from the lengths of its input and state: ``nn.GRUCell``, ``nn.LSTMCell``,
+        ``nn.RNNCell``.
     dropout : float
-        Probability with which entries of the input and of the output of every layer are dropped in training; states
-        pass from step to step undropped (Zaremba, Sutskever, Vinyals 2014, https://arxiv.org/abs/1409.2329).
+        Probability with which entries of the input and of the output of every layer are dropped in
+        training; states pass from step to step undropped (Zaremba, Sutskever, Vinyals 2014,
+        https://arxiv.org/abs/1409.2329).
 
     Raises
     ------
@@ -69,7 +73,10 @@ class RNN(nn.Module):
         return self.drop(h).view(*x.shape[:-1], self.hidden)
 
     def step(self, x: Tensor, states: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """One step, ``(*batch, inputs) -> (*batch, hidden)``, and the states to give to the next (at first None)."""
+        """One step, ``(*batch, inputs) -> (*batch, hidden)``, and the states to give to the next.
+
+        At first None.
+        """
         h, kept = self._check(x).reshape(-1, self.inputs), []
         for index, cell in enumerate(self.cells):
             kept.append(cell(self.drop(h), states[index] if states else None))
@@ -91,13 +98,16 @@ def _output(state: Tensor | tuple[Tensor, Tensor]) -> Tensor:
 
 
 class GatedTransition(nn.Module):
-    r"""Raw parameters of a Gaussian transition between latents, ``(*batch, Z + C) -> (*batch, 2 Z)``.
+    r"""Raw parameters of a Gaussian transition between latents.
+
+    ``(*batch, Z + C) -> (*batch, 2 Z)``.
 
     .. math:: g = \sigma(\text{MLP}_g(z)), \quad h = \text{MLP}_h(z), \quad
-              \mu = (1 - g) \odot (W z + b) + g \odot h, \quad \text{scale} = W_s\, \text{relu}(h) + b_s
+              \mu = (1 - g) \odot (W z + b) + g \odot h, \quad \text{scale} = W_s\, \text{relu}(h) +
+              b_s
 
-    Each dim chooses between a linear map, which starts as the identity, and a nonlinear one. For the head ``Gaussian``;
-    entries behind the first Z (a context) are seen by all maps.
+    Each dim chooses between a linear map, which starts as the identity, and a nonlinear one. For
+    the head ``Gaussian``; entries behind the first Z (a context) are seen by all maps.
 
     Parameters
     ----------
@@ -142,7 +152,8 @@ class Combiner(nn.Module):
 
     .. math:: h = \tfrac12 (\tanh(W z + b) + g), \quad \mu = W_\mu h + b_\mu, \quad \text{scale} = W_s h + b_s
 
-    for z the first Z entries of the input (the last latents), and g the other H (a summary of data).
+    for z the first Z entries of the input (the last latents), and g the other H (a summary of
+    data).
 
     Parameters
     ----------

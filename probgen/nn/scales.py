@@ -12,7 +12,9 @@ from probgen.nn.invertible import ActNorm, Network, Shape, beside
 
 
 class Scale(nn.Module):
-    """One scale of a flow of images: 2 x 2 pixels become channels, layers follow, some channels leave as latents.
+    """One scale of a flow of images.
+
+    2 x 2 pixels become channels, layers follow, some channels leave as latents.
 
     Parameters
     ----------
@@ -71,7 +73,10 @@ class Scale(nn.Module):
         return pixel_shuffle(x, 2)
 
     def raw(self, kept: Tensor, context: Tensor | None) -> Tensor:
-        """Raw parameters of the law of the latents given the channels kept, ``(N, R * latents, H / 2, W / 2)``."""
+        """Raw parameters of the law of the latents given the channels kept.
+
+        ``(N, R * latents, H / 2, W / 2)``.
+        """
         raw = self.offset.expand(len(kept), *self.offset.shape)
         return (
             raw
@@ -80,7 +85,10 @@ class Scale(nn.Module):
         )
 
     def initialise(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """Initialises every :class:`ActNorm` on what reaches it of these rows; returns the channels kept."""
+        """Initialises every :class:`ActNorm` on what reaches it of these rows.
+
+        Returns the channels kept.
+        """
         y = pixel_unshuffle(x, 2)
         for layer in self.layers:
             if isinstance(layer, ActNorm):
@@ -92,7 +100,9 @@ class Scale(nn.Module):
 def halvings(
     shape: Shape, scales: int, context: int, context_ndim: int
 ) -> Iterator[tuple[Shape, int, int]]:
-    """For every scale the shape of its images, the channels that it keeps, and the channels of its context.
+    """For every scale the shape of its images, the channels that it keeps.
+
+    And the channels of its context.
 
     Raises
     ------
@@ -120,7 +130,10 @@ def halvings(
 
 
 def contexts_of_scales(context: Tensor | None, ndim: int, scales: int) -> list[Tensor | None]:
-    """The context as every scale takes it: vectors ``(*batch, K, 1, 1)``, images with 2 x 2 pixels made channels."""
+    """The context as every scale takes it.
+
+    Vectors ``(*batch, K, 1, 1)``, images with 2 x 2 pixels made channels.
+    """
     if context is None or ndim == 1:
         return [None if context is None else context[..., None, None]] * scales
     contexts = []

@@ -1,4 +1,7 @@
-"""How much signal and noise a diffusion has at each time: schedules with accurate log signal-to-noise ratios."""
+"""How much signal and noise a diffusion has at each time.
+
+Schedules with accurate log signal-to-noise ratios.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,17 @@ from torch.nn.functional import softplus
 
 
 class Schedule(nn.Module, ABC):
-    r"""Levels of signal and noise at times from 0 (data) to 1 (noise), ``schedule(t) -> (alpha, sigma)``.
+    r"""Levels of signal and noise at times from 0 (data) to 1 (noise).
+
+    ``schedule(t) -> (alpha, sigma)``.
 
     .. math:: z_t = \alpha_t x + \sigma_t \varepsilon, \qquad
-              \lambda_t = \log \frac{\alpha_t^2}{\sigma_t^2} \text{ falling from } t = 0 \text{ to } t = 1
+              \lambda_t = \log \frac{\alpha_t^2}{\sigma_t^2} \text{ falling from } t = 0 \text{ to }
+              t = 1
 
-    A schedule of one's own writes ``log_snr`` and its inverse, and derives from :class:`VariancePreserving` or writes
-    ``forward`` too. Times and levels have any one shape ``(*batch,)``.
+    A schedule of one's own writes ``log_snr`` and its inverse, and derives from
+    :class:`VariancePreserving` or writes ``forward`` too. Times and levels have any one shape
+    ``(*batch,)``.
     """
 
     @abstractmethod
@@ -26,7 +33,10 @@ class Schedule(nn.Module, ABC):
 
     @abstractmethod
     def time(self, log_snr: Tensor) -> Tensor:
-        """The time at which the log signal-to-noise ratio has a value: the inverse of :meth:`log_snr`."""
+        """The time at which the log signal-to-noise ratio has a value.
+
+        The inverse of :meth:`log_snr`.
+        """
 
     @abstractmethod
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +76,8 @@ class LinearSchedule(VariancePreserving):
 
     References
     ----------
-    Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239; Song et al. (2021), https://arxiv.org/abs/2011.13456
+    Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239; Song et al. (2021),
+    https://arxiv.org/abs/2011.13456
 
     >>> alpha, sigma = LinearSchedule()(torch.tensor([0.0, 1.0]))
     >>> alpha, sigma
@@ -105,8 +116,8 @@ class CosineSchedule(VariancePreserving):
 
     References
     ----------
-    Nichol, Dhariwal (2021), Improved DDPM, https://arxiv.org/abs/2102.09672; with such ends: Hoogeboom, Heek, Salimans
-    (2023), Simple diffusion, https://arxiv.org/abs/2301.11093
+    Nichol, Dhariwal (2021), Improved DDPM, https://arxiv.org/abs/2102.09672; with such ends:
+    Hoogeboom, Heek, Salimans (2023), Simple diffusion, https://arxiv.org/abs/2301.11093
 
     >>> CosineSchedule().log_snr(torch.tensor([0.0, 0.5, 1.0]))
     tensor([ 10.,   0., -10.])
@@ -133,7 +144,9 @@ class CosineSchedule(VariancePreserving):
 
 
 class VarianceExploding(_Exploding):
-    r"""Noise that grows geometrically on a signal that stays: :math:`\sigma_t = \sigma_0^{1 - t} \sigma_1^t`.
+    r"""Noise that grows geometrically on a signal that stays.
+
+    :math:`\sigma_t = \sigma_0^{1 - t} \sigma_1^t`.
 
     Parameters
     ----------
@@ -142,7 +155,8 @@ class VarianceExploding(_Exploding):
 
     References
     ----------
-    Song, Ermon (2019), https://arxiv.org/abs/1907.05600; Song et al. (2021), https://arxiv.org/abs/2011.13456
+    Song, Ermon (2019), https://arxiv.org/abs/1907.05600; Song et al. (2021),
+    https://arxiv.org/abs/2011.13456
 
     >>> VarianceExploding(0.01, 100.0)(torch.tensor([0.0, 0.5, 1.0]))[1]
     tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
@@ -199,9 +213,9 @@ class LearnedSchedule(VariancePreserving):
     .. math:: \lambda_t = \lambda_0 - e^{r}\, \frac{m(t) - m(0)}{m(1) - m(0)}, \qquad
               m(t) = t + \sum_k a_k \operatorname{sigmoid}(b_k (t - c_k)),\quad a_k, b_k > 0
 
-    In continuous time the bound depends on the ends, and on the shape between them only through what the network
-    sees as the time; in discrete time it depends on all of the schedule. The simple loss of ``Denoising`` takes a
-    schedule as given.
+    In continuous time the bound depends on the ends, and on the shape between them only through
+    what the network sees as the time; in discrete time it depends on all of the schedule. The
+    simple loss of ``Denoising`` takes a schedule as given.
 
     Parameters
     ----------
@@ -212,7 +226,8 @@ class LearnedSchedule(VariancePreserving):
 
     References
     ----------
-    Kingma, Salimans, Poole, Ho (2021), Variational diffusion models, https://arxiv.org/abs/2107.00630
+    Kingma, Salimans, Poole, Ho (2021), Variational diffusion models,
+    https://arxiv.org/abs/2107.00630
 
     >>> LearnedSchedule().log_snr(torch.tensor([0.0, 1.0]))
     tensor([ 10., -10.], grad_fn=<SubBackward0>)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class SideBySide(nn.Module):
     """A network of one argument as one of two, ``net(x, context)``: they enter side by side.
 
-    Vectors ``(*batch, D)`` and ``(*batch, K)`` enter as ``(*batch, D + K)``. Images ``(*batch, C, H, W)`` enter with
-    more channels: those of a context image ``(*batch, K, H, W)``, or a context vector ``(*batch, K)`` repeated over
-    all pixels. Without context the network takes x alone.
+    Vectors ``(*batch, D)`` and ``(*batch, K)`` enter as ``(*batch, D + K)``. Images ``(*batch, C,
+    H, W)`` enter with more channels: those of a context image ``(*batch, K, H, W)``, or a context
+    vector ``(*batch, K)`` repeated over all pixels. Without context the network takes x alone.
 
     Parameters
     ----------

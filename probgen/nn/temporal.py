@@ -30,7 +30,10 @@ class CausalConvolution(nn.Conv1d):
         return super().forward(pad(x, (self.past, 0)))
 
     def step(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The newest output, ``(B, inputs) -> (B, outputs)``, and the inputs ``(B, inputs, past)`` to keep."""
+        """The newest output, ``(B, inputs) -> (B, outputs)``.
+
+        And the inputs ``(B, inputs, past)`` to keep.
+        """
         past = x.new_zeros(*x.shape, self.past) if past is None else past
         seen = torch.cat((past, x.unsqueeze(-1)), -1)
         return super().forward(seen).squeeze(-1), seen[..., 1:]
@@ -95,8 +98,8 @@ class TemporalConvolution(nn.Module):
 
     References
     ----------
-    van den Oord et al. (2016), WaveNet, https://arxiv.org/abs/1609.03499;
-    Bai, Kolter, Koltun (2018), An empirical evaluation of generic convolutional and recurrent networks for sequence
+    van den Oord et al. (2016), WaveNet, https://arxiv.org/abs/1609.03499; Bai, Kolter, Koltun
+    (2018), An empirical evaluation of generic convolutional and recurrent networks for sequence
     modeling, https://arxiv.org/abs/1803.01271
 
     >>> network = TemporalConvolution(3, 8, dilations=(1, 2, 4))
@@ -126,7 +129,10 @@ class TemporalConvolution(nn.Module):
         return h.mT.reshape(*x.shape[:-1], self.hidden)
 
     def step(self, x: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """One step, ``(*batch, inputs) -> (*batch, hidden)``, and the state to give to the next (at first None)."""
+        """One step, ``(*batch, inputs) -> (*batch, hidden)``, and the state to give to the next.
+
+        At first None.
+        """
         h, kept = self._start(x).reshape(-1, self.hidden), []
         for index, block in enumerate(self.blocks):
             h, past = block.step(h, state[index] if state else None)

@@ -12,14 +12,16 @@ from probgen.nn.conditioning import Conditioning, check_input
 
 
 class TimeMLP(nn.Module):
-    r"""Residual perceptron whose every layer is modulated by time and context, ``(*batch, D) -> (*batch, D)``.
+    r"""Residual perceptron whose every layer is modulated by time and context.
+
+    ``(*batch, D) -> (*batch, D)``.
 
     .. math:: h \leftarrow h + \text{silu}\big((1 + s_l) \odot (W_l\, \text{norm}(h)) + b_l\big), \qquad
               (s_l, b_l) = M_l\, e(t, c)
 
-    for each hidden layer l, without the sum where sizes change, and with the vector :math:`e(t, c)` of
-    :class:`Conditioning <probgen.nn.conditioning.Conditioning>`. The last layer starts at zero. Called as
-    ``net(x, t, context=None)``; t and context broadcast against the leading dims of x.
+    for each hidden layer l, without the sum where sizes change, and with the vector :math:`e(t, c)`
+    of :class:`Conditioning <probgen.nn.conditioning.Conditioning>`. The last layer starts at zero.
+    Called as ``net(x, t, context=None)``; t and context broadcast against the leading dims of x.
 
     Parameters
     ----------

@@ -30,7 +30,8 @@ class Attention(nn.Module):
 
     .. math:: y_t = O \sum_s \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad (q, k, v) = W h
 
-    in each of ``heads`` subspaces of d = E / heads dims; with ``causal`` the sum is over :math:`s \le t`.
+    in each of ``heads`` subspaces of d = E / heads dims; with ``causal`` the sum is over :math:`s
+    \le t`.
 
     References
     ----------
@@ -59,13 +60,19 @@ class Attention(nn.Module):
 
 
 class CausalAttention(Attention):
-    """Self-attention of every position over itself and the positions before it, ``(B, T, E) -> (B, T, E)``."""
+    """Self-attention of every position over itself and the positions before it.
+
+    ``(B, T, E) -> (B, T, E)``.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__(width, heads, dropout, causal=True)
 
     def last(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
-        """The output at one position, ``(B, 1, E)``; its key and value are written into the caches."""
+        """The output at one position, ``(B, 1, E)``.
+
+        Its key and value are written into the caches.
+        """
         q, k, v = self.projected(h)
         keys[:, :, position], values[:, :, position] = k[:, :, 0], v[:, :, 0]
         y = scaled_dot_product_attention(
@@ -75,7 +82,9 @@ class CausalAttention(Attention):
 
 
 class Block(nn.Module):
-    r"""Attention and a two-layer perceptron, both residual, normalised at their inputs, ``(B, T, E) -> (B, T, E)``.
+    r"""Attention and a two-layer perceptron, both residual, normalised at their inputs.
+
+    ``(B, T, E) -> (B, T, E)``.
 
     .. math:: h \leftarrow h + \text{attention}(\text{norm}(h)), \qquad
               h \leftarrow h + W_2\, \text{gelu}(W_1\, \text{norm}(h))
@@ -98,22 +107,29 @@ class Block(nn.Module):
         return h + self.dropout(self.mlp(self.norms[1](h)))
 
     def last(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
-        """The block at one position, ``(B, 1, E) -> (B, 1, E)``, with the caches of its attention."""
+        """The block at one position, ``(B, 1, E) -> (B, 1, E)``.
+
+        With the caches of its attention.
+        """
         return self.feed(h + self.attention.last(self.norms[0](h), keys, values, position))
 
 
 class TransformerNet(nn.Module):
-    """Raw parameters of every entry from the entries before it, ``(B, *shape) -> (B, R, *shape)``, in raster order.
+    """Raw parameters of every entry from the entries before it, ``(B, *shape) -> (B, R, *shape)``.
 
-    The sequence starts with one more vector, learned or linear in a context ``(B, C)``, in place of the entry before
-    the first. Positions are learned vectors: one table for sequences, the sum of one table per axis for images.
+    In raster order.
+
+    The sequence starts with one more vector, learned or linear in a context ``(B, C)``, in place of
+    the entry before the first. Positions are learned vectors: one table for sequences, the sum of
+    one table per axis for images.
 
     Parameters
     ----------
     shape : tuple of int
         ``(T,)`` for sequences, ``(C, H, W)`` for images.
     embed : nn.Module
-        What the network sees of an entry, ``(*shape) -> (*shape, E)``; E is the width of the network.
+        What the network sees of an entry, ``(*shape) -> (*shape, E)``; E is the width of the
+        network.
     layers, heads : int
         Number of blocks, and of attention heads in each.
     outputs : int
@@ -121,7 +137,8 @@ class TransformerNet(nn.Module):
     context : int
         Length of the context vectors; 0: none.
     dropout : float
-        Probability with which embedded vectors, attention weights and residual updates are dropped in training.
+        Probability with which embedded vectors, attention weights and residual updates are dropped
+        in training.
     """
 
     def __init__(
@@ -171,7 +188,9 @@ class TransformerNet(nn.Module):
         return self.last(self.norm(h)).transpose(1, 2).unflatten(2, self.shape)
 
     def walk(self, batch: int, context: Tensor | None = None) -> Generator[Tensor, Tensor, None]:
-        """Gives the raw parameters ``(B, R)`` of one entry after the other, and receives the entry ``(B,)``.
+        """Gives the raw parameters ``(B, R)`` of one entry after the other.
+
+        And receives the entry ``(B,)``.
 
         Keys and values of earlier positions are kept: each step is one position through the blocks.
         """
@@ -188,7 +207,10 @@ class TransformerNet(nn.Module):
 
 
 def positions(axes: Sequence[Tensor]) -> Tensor:
-    """Sums of the vectors of all combinations of positions, tables ``(size, E)`` each, ``-> (product of sizes, E)``."""
+    """Sums of the vectors of all combinations of positions, tables ``(size, E)`` each.
+
+    ``-> (product of sizes, E)``.
+    """
     tables = [
         table[(slice(None),) + (None,) * (len(axes) - 1 - axis)] for axis, table in enumerate(axes)
     ]

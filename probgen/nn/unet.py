@@ -15,7 +15,9 @@ from probgen.nn.transformer import Attention
 
 
 class Residual(nn.Module):
-    r"""Two convolutions added to their input, the second one modulated, ``(B, C, H, W), (B, E) -> (B, C', H, W)``.
+    r"""Two convolutions added to their input, the second one modulated.
+
+    ``(B, C, H, W), (B, E) -> (B, C', H, W)``.
 
     .. math:: x \leftarrow S x + W_2\, \text{silu}\big((1 + s) \odot \text{norm}(W_1\, \text{silu}(\text{norm}(x))) + b
               \big), \qquad (s, b) = M e
@@ -60,7 +62,10 @@ class Mixing(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks at one resolution, each perhaps with attention after it; keeps what every block gives."""
+    """Residual blocks at one resolution, each perhaps with attention after it.
+
+    Keeps what every block gives.
+    """
 
     def __init__(
         self, sizes: Sequence[tuple[int, int]], embedding: int, dropout: float, heads: int
@@ -82,13 +87,15 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    r"""Convolutional network from images to images that knows time and context, ``(*batch, C, H, W)`` to the same.
+    r"""Convolutional network from images to images that knows time and context.
 
-    Residual blocks modulated by time and context; halvings by strided convolutions on the way down, doublings to the
-    size of the way down (whatever it was: odd sizes need no padding) on the way up, where every block sees what its
-    mirror image gave; self-attention at the coarse levels. The second convolution of each block, each attention and
-    the last layer start at zero. Called as ``net(x, t, context=None)``; t and context broadcast against the leading
-    dims of x.
+    ``(*batch, C, H, W)`` to the same.
+
+    Residual blocks modulated by time and context; halvings by strided convolutions on the way down,
+    doublings to the size of the way down (whatever it was: odd sizes need no padding) on the way
+    up, where every block sees what its mirror image gave; self-attention at the coarse levels. The
+    second convolution of each block, each attention and the last layer start at zero. Called as
+    ``net(x, t, context=None)``; t and context broadcast against the leading dims of x.
 
     Parameters
     ----------
@@ -97,12 +104,14 @@ class UNet(nn.Module):
     width : int
         Channels of the finest level.
     multipliers : sequence of int
-        Channels of each level in units of ``width``; every level after the first halves the resolution.
+        Channels of each level in units of ``width``; every level after the first halves the
+        resolution.
     blocks : int
         Residual blocks of each level, on the way down and on the way up.
     attention : int
-        How many of the coarsest levels have self-attention after their blocks; 0 where the network is differentiated
-        twice (maximum likelihood of a continuous flow), which torch's fused attention is not on every device.
+        How many of the coarsest levels have self-attention after their blocks; 0 where the network
+        is differentiated twice (maximum likelihood of a continuous flow), which torch's fused
+        attention is not on every device.
     heads : int
         Attention heads; they divide the channels of these levels.
     context : int
@@ -117,13 +126,14 @@ class UNet(nn.Module):
     Raises
     ------
     ValueError
-        If the rightmost dims of x are not ``shape``, or the context does not have the declared length.
+        If the rightmost dims of x are not ``shape``, or the context does not have the declared
+        length.
 
     References
     ----------
-    Ronneberger, Fischer, Brox (2015), U-Net, https://arxiv.org/abs/1505.04597; Ho, Jain, Abbeel (2020), Denoising
-    diffusion probabilistic models, https://arxiv.org/abs/2006.11239; Dhariwal, Nichol (2021), Diffusion models beat
-    GANs on image synthesis, https://arxiv.org/abs/2105.05233
+    Ronneberger, Fischer, Brox (2015), U-Net, https://arxiv.org/abs/1505.04597; Ho, Jain, Abbeel
+    (2020), Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239; Dhariwal,
+    Nichol (2021), Diffusion models beat GANs on image synthesis, https://arxiv.org/abs/2105.05233
 
     >>> net = UNet((1, 9, 7), width=8, multipliers=(1, 2), context=3)
     >>> net(torch.zeros(4, 5, 1, 9, 7), torch.rand(5), torch.zeros(4, 5, 3)).shape

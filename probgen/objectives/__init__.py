@@ -1,4 +1,7 @@
-"""Losses of a pair of programs, ``objective(model, guide)(*batch)``: nats summed over rows, to be minimised."""
+"""Losses of a pair of programs, ``objective(model, guide)(*batch)``.
+
+Nats summed over rows, to be minimised.
+"""
 
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.adversary import Adversary

@@ -19,49 +19,55 @@ from probgen.objectives.schedules import Schedule, at_step
 
 
 class Adversarial(Objective):
-    r"""Adversarial training: a critic tells real rows from draws of the model, which learns to be mistaken for them.
+    r"""Adversarial training.
+
+    A critic tells real rows from draws of the model, which learns to be mistaken for them.
 
     .. math:: \sum_b L_C\big(s(x_b), s(\bar x'_b)\big) + L_G\big(\bar s(x'_b)\big) - \lambda \log q(z'_b \mid x'_b),
               \qquad (z'_b, x'_b) \sim p_\theta(\cdot \mid c_b)
 
-    Two players, one scalar, one backward: what is held fixed (under a bar) gets no gradient, so each player gets its
-    own, as from two backward passes. The fakes are draws of the unconditioned model: an implicit law
-    (:class:`GAN <probgen.models.gan.GAN>`), and as well a flow or any other family whose law of x has ``rsample``. With
-    a context c both players see it: the critic is called as ``critic(x, context)``.
+    Two players, one scalar, one backward: what is held fixed (under a bar) gets no gradient, so
+    each player gets its own, as from two backward passes. The fakes are draws of the unconditioned
+    model: an implicit law (:class:`GAN <probgen.models.gan.GAN>`), and as well a flow or any other
+    family whose law of x has ``rsample``. With a context c both players see it: the critic is
+    called as ``critic(x, context)``.
 
-    The value is no measure of progress. Learning rates of their own for the players are parameter groups::
+    The value is no measure of progress. Learning rates of their own for the players are parameter
+    groups::
 
         fit(gan, x, Adversarial(critic), optimizer=lambda _: torch.optim.Adam(
             [{"params": gan.parameters(), "lr": 1e-4}, {"params": critic.parameters(), "lr": 4e-4}], betas=(0.0, 0.9)))
 
-    ``adam(2e-4, betas=(0.5, 0.999))`` gives both the same; ``fit(ema=0.999)`` leaves the averaged generator, which
-    hides the cycles of the game.
+    ``adam(2e-4, betas=(0.5, 0.999))`` gives both the same; ``fit(ema=0.999)`` leaves the averaged
+    generator, which hides the cycles of the game.
 
     Parameters
     ----------
     critic, game, regularisers, packing, augment
         As for :class:`Adversary <probgen.objectives.adversary.Adversary>`.
     critic_steps : int
-        The generator learns at every so many-th step, the critic at each: the loss of the other steps has no gradient
-        for the model, which optimizers then leave alone. Losses that look at a step count are not compiled; with 1
-        they do not.
+        The generator learns at every so many-th step, the critic at each: the loss of the other
+        steps has no gradient for the model, which optimizers then leave alone. Losses that look at
+        a step count are not compiled; with 1 they do not.
     information : float or callable
-        Weight :math:`\lambda` of how well the guide tells the latents of a fake from the fake (InfoGAN): a lower bound
-        of their mutual information, which model and guide raise together. A number, or a function of the step count (a
-        0-dim tensor, from 0) such as ``linear_warmup(1000)``; in eval mode its value at infinity counts.
+        Weight :math:`\lambda` of how well the guide tells the latents of a fake from the fake
+        (InfoGAN): a lower bound of their mutual information, which model and guide raise together.
+        A number, or a function of the step count (a 0-dim tensor, from 0) such as
+        ``linear_warmup(1000)``; in eval mode its value at infinity counts.
 
     Raises
     ------
     TypeError
         At the call, if there is no observed site ``"x"``, or its law has no ``rsample``.
     ValueError
-        At the call, if rows are incomplete (NaN), the critic's scores do not fit, or ``information`` is asked of a
-        guide that draws no latent of the model.
+        At the call, if rows are incomplete (NaN), the critic's scores do not fit, or
+        ``information`` is asked of a guide that draws no latent of the model.
 
     References
     ----------
-    Goodfellow et al. (2014), Generative adversarial networks, https://arxiv.org/abs/1406.2661; Chen, Duan, Houthooft,
-    Schulman, Sutskever, Abbeel (2016), InfoGAN, https://arxiv.org/abs/1606.03657
+    Goodfellow et al. (2014), Generative adversarial networks, https://arxiv.org/abs/1406.2661;
+    Chen, Duan, Houthooft, Schulman, Sutskever, Abbeel (2016), InfoGAN,
+    https://arxiv.org/abs/1606.03657
 
     >>> from probgen.core.module import standard_normal
     >>> from probgen.models.gan import GAN
@@ -97,7 +103,10 @@ class Adversarial(Objective):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
-        """Runs the critic once: its lazy parameters come into being, and shapes are checked before training."""
+        """Runs the critic once.
+
+        Its lazy parameters come into being, and shapes are checked before training.
+        """
         training = self.training
         self.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -116,7 +125,10 @@ class Adversarial(Objective):
         return loss
 
     def _generators_turn(self) -> bool:
-        """Whether the generator learns in this step: the count is read only where critic and generator take turns."""
+        """Whether the generator learns in this step.
+
+        The count is read only where critic and generator take turns.
+        """
         if not self.training or (self.critic_steps == 1 and not callable(self.information)):
             return True
         self.step.add_(1)

@@ -1,4 +1,7 @@
-"""Two players in one scalar: a critic's loss, and that of whoever made the fakes, with a gradient for each."""
+"""Two players in one scalar.
+
+A critic's loss, and that of whoever made the fakes, with a gradient for each.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,26 @@ class Adversary(nn.Module):
     .. math:: L = \underbrace{L_C(s(x), s(\bar x')) + \sum_r R_r}_{\text{gradient by the critic alone}}
               + \underbrace{L_G(\bar s(x'))}_{\text{gradient by } x' \text{ alone}}
 
-    with a bar over what is held fixed, averaged over rows. The critic is run once on real rows and once on fakes: the
-    gradient of :math:`L_G` by the fakes is taken at those very scores, so that the second player costs neither a
-    further run of the critic nor gradients of its parameters.
+    with a bar over what is held fixed, averaged over rows. The critic is run once on real rows and
+    once on fakes: the gradient of :math:`L_G` by the fakes is taken at those very scores, so that
+    the second player costs neither a further run of the critic nor gradients of its parameters.
 
     Parameters
     ----------
     critic : nn.Module
-        Scores of events, ``(B, *event) -> (B,)`` (or ``(B, 1)``, or ``(B, ...)`` of patches, each of which counts as
-        much); called as ``critic(x, context)`` where there is a context.
+        Scores of events, ``(B, *event) -> (B,)`` (or ``(B, 1)``, or ``(B, ...)`` of patches, each
+        of which counts as much); called as ``critic(x, context)`` where there is a context.
     game : Game
         What the players minimise; default :class:`NonSaturating`.
     regularisers : sequence of Regulariser
         Penalties of the critic's slope: :class:`GradientPenalty`, :class:`R1`, :class:`R2`.
     packing : int
-        Number m of independent rows that the critic judges together, side by side along the first event dim, so that
-        it sees a lack of diversity: its inputs are ``(B // m, m * D)`` or ``(B // m, m * C, H, W)``, contexts
-        likewise; B modulo m rows are left out.
+        Number m of independent rows that the critic judges together, side by side along the first
+        event dim, so that it sees a lack of diversity: its inputs are ``(B // m, m * D)`` or ``(B
+        // m, m * C, H, W)``, contexts likewise; B modulo m rows are left out.
     augment : callable, optional
-        A differentiable random map of rows, ``(B, *event) -> (B, *event)``, which real rows and fakes go through in
-        training: :mod:`probgen.nn.augment`.
+        A differentiable random map of rows, ``(B, *event) -> (B, *event)``, which real rows and
+        fakes go through in training: :mod:`probgen.nn.augment`.
 
     Raises
     ------
@@ -46,8 +49,9 @@ class Adversary(nn.Module):
 
     References
     ----------
-    Lin, Khetan, Fanti, Oh (2018), PacGAN, https://arxiv.org/abs/1712.04086; Zhao, Liu, Lin, Zhu, Han (2020),
-    Differentiable augmentation for data-efficient GAN training, https://arxiv.org/abs/2006.10738
+    Lin, Khetan, Fanti, Oh (2018), PacGAN, https://arxiv.org/abs/1712.04086; Zhao, Liu, Lin, Zhu,
+    Han (2020), Differentiable augmentation for data-efficient GAN training,
+    https://arxiv.org/abs/2006.10738
 
     >>> adversary = Adversary(nn.Linear(4, 1), packing=2)
     >>> fake = torch.zeros(6, 2, requires_grad=True)
@@ -81,7 +85,10 @@ class Adversary(nn.Module):
         self.regularisers = tuple(regularisers)
 
     def forward(self, real: Tensor, fake: Tensor, *context: Any, both: bool = True) -> Tensor:
-        """The loss per row of rows and fakes ``(B, *event)``; without ``both`` that of the critic alone."""
+        """The loss per row of rows and fakes ``(B, *event)``.
+
+        Without ``both`` that of the critic alone.
+        """
         leaf, contexts = (
             fake.detach(),
             tuple(self._packed(c) for c in context if torch.is_tensor(c)),

@@ -23,16 +23,20 @@ Sites = Mapping[str, dict[str, Any]]
 
 
 class Objective(nn.Module, ABC):
-    """A loss of a pair of programs: ``objective(model, guide)(*batch)``, in nats summed over the rows of the batch.
+    """A loss of a pair of programs.
 
-    To be minimised. An objective is a module: it may own parameters (a critic) and buffers (a step count), which the
-    loss module then contains. Objectives read no value of a tensor, so that a whole loss can be one graph.
+    ``objective(model, guide)(*batch)``, in nats summed over the rows of the batch.
+
+    To be minimised. An objective is a module: it may own parameters (a critic) and buffers (a step
+    count), which the loss module then contains. Objectives read no value of a tensor, so that a
+    whole loss can be one graph.
 
     Attributes
     ----------
     descends : bool
-        Whether a smaller value means a better model. It does not in a game of two players, nor where the value is a
-        difference whose gradient alone is meant: such losses are not judged, and cannot end training by ``patience``.
+        Whether a smaller value means a better model. It does not in a game of two players, nor
+        where the value is a difference whose gradient alone is meant: such losses are not judged,
+        and cannot end training by ``patience``.
     held : tuple of str
         Names of the parts that the loss gives no gradient although their parameters could take one.
 
@@ -57,15 +61,24 @@ class Objective(nn.Module, ABC):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        """The loss of one batch: a scalar in nats, summed over rows, whose backward gives every gradient."""
+        """The loss of one batch.
+
+        A scalar in nats, summed over rows, whose backward gives every gradient.
+        """
 
 
 @runtime_checkable
 class Prepared(Protocol):
-    """An objective with parts that depend on the data: buffers of the shape of a batch, lazy parameters of a critic."""
+    """An objective with parts that depend on the data.
+
+    Buffers of the shape of a batch, lazy parameters of a critic.
+    """
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
-        """Makes them from a batch of the usual size; :func:`probgen.fit` calls it once, before the first step."""
+        """Makes them from a batch of the usual size.
+
+        :func:`probgen.fit` calls it once, before the first step.
+        """
 
 
 def law_of_x(
@@ -76,9 +89,12 @@ def law_of_x(
     objective: nn.Module,
     instead: str,
 ) -> dict[str, Any]:
-    """The observed site ``"x"`` of a run, whose law (under ``"fn"``) satisfies the protocol ``needs``.
+    """The observed site ``"x"`` of a run.
 
-    Raises ``TypeError`` where it does not, with the methods that it lacks and what to do ``instead``.
+    Whose law (under ``"fn"``) satisfies the protocol ``needs``.
+
+    Raises ``TypeError`` where it does not, with the methods that it lacks and what to do
+    ``instead``.
     """
     site = record(model, guide, batch).model.get("x")
     name = type(objective).__name__
@@ -116,7 +132,9 @@ def check_density(
 
 
 def check_pair(model: Sites, guide: Sites, weakest: str, objective: str) -> None:
-    """Refuses a pair of runs that has no evidence lower bound: densities too weak, latents that do not match.
+    """Refuses a pair of runs that has no evidence lower bound.
+
+    Densities too weak, latents that do not match.
 
     Raises ``ValueError`` with the site, what was expected there and what to do.
     """

@@ -1,4 +1,7 @@
-"""Control variates of score-function terms: what a program asks for, and the mean of the other particles."""
+"""Control variates of score-function terms.
+
+What a program asks for, and the mean of the other particles.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ AVERAGE = "average_"
 
 
 class Signal(NamedTuple):
-    """A draw that was not reparameterised: its site, the term whose gradient is its score, and the costs it had.
+    """A draw that was not reparameterised.
+
+    Its site, the term whose gradient is its score, and the costs it had.
 
     Both entry by entry. The costs are those in the site's own plates, without a gradient.
     """
@@ -26,7 +31,10 @@ class Signal(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """What ``infer={"baseline": {...}}`` of a guide site may hold, with Pyro's names and defaults."""
+    """What ``infer={"baseline": {...}}`` of a guide site may hold.
+
+    With Pyro's names and defaults.
+    """
 
     nn_baseline: Any = None
     nn_baseline_input: Any = None
@@ -35,7 +43,10 @@ class Baseline(NamedTuple):
     baseline_value: Any = None
 
     def learned(self, signal: Signal) -> Tensor:
-        """The value of the network, or the one that was given, with gradients: an entry for each of the score's."""
+        """The value of the network, or the one that was given, with gradients.
+
+        An entry for each of the score's.
+        """
         if self.nn_baseline is not None:
             value = self.nn_baseline(tree_map_only(Tensor, Tensor.detach, self.nn_baseline_input))
         else:
@@ -85,7 +96,10 @@ def baseline_of(site: Site) -> Baseline | None:
 
 
 def refuse_baselines(guide: Sites, objective: str) -> None:
-    """Refuses baselines where an objective that knows none would need them: at sites with score-function terms."""
+    """Refuses baselines where an objective that knows none would need them.
+
+    At sites with score-function terms.
+    """
     for name, site in guide.items():
         drawn = not site["is_observed"] and not is_summed(site)
         if drawn and baseline_of(site) is not None and score_function(site) is not None:
@@ -96,24 +110,29 @@ def refuse_baselines(guide: Sites, objective: str) -> None:
 
 
 class Baselines(nn.Module):
-    r"""Score-function terms of an evidence lower bound, with control variates; keeps decaying averages as buffers.
+    r"""Score-function terms of an evidence lower bound, with control variates.
 
-    For a draw with score s and downstream reward r, the log p - log q in its plates (its own left out where that
-    divergence is in closed form), the term's gradient is :math:`-\nabla s \, (r - b)` for a baseline b that does not
-    depend on the draw: the mean of the other particles, and what the site asks for in ``infer={"baseline": {...}}``,
-    by Pyro's names:
+    Keeps decaying averages as buffers.
 
-    - ``use_decaying_avg_baseline`` with ``baseline_beta``: :math:`\bar r \leftarrow \beta \bar r + (1 - \beta) r`, an
-      average per entry over the steps before, from 0, in training mode. A batch of another size uses, and moves, the
-      mean over its rows. Against the other particles it adds nothing.
-    - ``nn_baseline`` with ``nn_baseline_input``: a network's value, which learns by the gradient of its squared error;
-      the loss keeps its value. Its parameters are trained where they are parameters of the model.
+    For a draw with score s and downstream reward r, the log p - log q in its plates (its own left
+    out where that divergence is in closed form), the term's gradient is :math:`-\nabla s \, (r -
+    b)` for a baseline b that does not depend on the draw: the mean of the other particles, and what
+    the site asks for in ``infer={"baseline": {...}}``, by Pyro's names:
+
+    - ``use_decaying_avg_baseline`` with ``baseline_beta``: :math:`\bar r \leftarrow \beta \bar r +
+      (1 - \beta) r`, an average per entry over the steps before, from 0, in training mode. A batch
+      of another size uses, and moves, the mean over its rows. Against the other particles it adds
+      nothing.
+    - ``nn_baseline`` with ``nn_baseline_input``: a network's value, which learns by the gradient of
+      its squared error; the loss keeps its value. Its parameters are trained where they are
+      parameters of the model.
     - ``baseline_value``: the same for a tensor.
 
     References
     ----------
-    Mnih, Gregor (2014), Neural variational inference and learning in belief networks, https://arxiv.org/abs/1402.0030;
-    Schulman, Heess, Weber, Abbeel (2015), https://arxiv.org/abs/1506.05254
+    Mnih, Gregor (2014), Neural variational inference and learning in belief networks,
+    https://arxiv.org/abs/1402.0030; Schulman, Heess, Weber, Abbeel (2015),
+    https://arxiv.org/abs/1506.05254
 
     >>> site = {"name": "z", "infer": {"baseline": {"baseline_value": -2.0}}}
     >>> score = torch.zeros(3, requires_grad=True)
@@ -123,7 +142,10 @@ class Baselines(nn.Module):
     """
 
     def forward(self, runs: list[list[Signal]], particles: int = 1) -> Tensor | float:
-        """Zero, with the gradient of the score-function terms; particles stand in the first dim, or in a run each."""
+        """Zero, with the gradient of the score-function terms.
+
+        Particles stand in the first dim, or in a run each.
+        """
         total = 0.0
         for signals in zip(*runs, strict=True):
             score = _together([signal.score for signal in signals])
@@ -134,7 +156,10 @@ class Baselines(nn.Module):
         return total
 
     def start(self, name: str, like: Tensor) -> Tensor:
-        """The buffer with the average of a site; made here, with zeros of that shape, where there is none."""
+        """The buffer with the average of a site.
+
+        Made here, with zeros of that shape, where there is none.
+        """
         key = AVERAGE + name.replace(".", "/")  # buffers have no dots in their names
         if key not in self._buffers:
             self.register_buffer(key, torch.zeros_like(like))
@@ -143,7 +168,10 @@ class Baselines(nn.Module):
     def _against(
         self, signals: tuple[Signal, ...], particles: int
     ) -> tuple[Tensor, Tensor | float]:
-        """Costs less what the site's baseline predicts; and zero with the gradient of its squared error."""
+        """Costs less what the site's baseline predicts.
+
+        And zero with the gradient of its squared error.
+        """
         options = [baseline_of(signal.site) for signal in signals]
         if options[0] is None:
             return _together([signal.cost for signal in signals]), 0.0

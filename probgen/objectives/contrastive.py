@@ -1,4 +1,7 @@
-"""Contrastive divergence: gradients of a log-likelihood without its constant, from Markov chains of the law itself."""
+"""Contrastive divergence.
+
+Gradients of a log-likelihood without its constant, from Markov chains of the law itself.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,19 @@ class HasChains(Protocol):
         """States of chains that begin at rows: ``(*batch, *event) -> (*batch, *state)``."""
 
     def chain_afresh(self, shape: torch.Size | tuple) -> Tensor:
-        """States of chains that begin anywhere, independently of each other: ``(*shape, *state)``."""
+        """States of chains that begin anywhere, independently of each other.
+
+        ``(*shape, *state)``.
+        """
 
     def chain(self, state: Tensor, steps: int) -> Tensor:
         """States after so many steps, without gradients."""
 
     def chain_log_weight(self, state: Tensor) -> Tensor:
-        """Log weights of states, with the constant of log_prob if that has it; all other variables are summed out."""
+        """Log weights of states, with the constant of log_prob if that has it.
+
+        All other variables are summed out.
+        """
 
 
 @runtime_checkable
@@ -41,7 +50,9 @@ class HasEnergy(Protocol):
 
 
 class ContrastiveDivergence(Objective):
-    r"""A difference whose gradient approximates that of the negative log-likelihood; its value means nothing.
+    r"""A difference whose gradient approximates that of the negative log-likelihood.
+
+    Its value means nothing.
 
     .. math:: -\sum_b \log p^*(x_b) + \frac{B}{M} \sum_m \log p^*(\tilde x_m), \qquad
               \nabla \log Z = \mathbb E_p[\nabla \log p^*(\tilde x)]
@@ -49,15 +60,18 @@ class ContrastiveDivergence(Objective):
     with :math:`\tilde x` the ends of Markov chains of the law, after ``steps`` of its kernel:
 
     - from the rows of the batch, without ``chains``: contrastive divergence, CD-k (Hinton 2002);
-    - from where they ended last time, ``chains=M``: persistent contrastive divergence (Tieleman 2008);
-    - from M of a larger ``pool`` of such states, some of which start afresh with the probability ``restart``: the
-      replay buffer of Du and Mordatch (2019).
+    - from where they ended last time, ``chains=M``: persistent contrastive divergence (Tieleman
+      2008);
+    - from M of a larger ``pool`` of such states, some of which start afresh with the probability
+      ``restart``: the replay buffer of Du and Mordatch (2019).
 
-    The states are a buffer, saved with the training state; chains without rows start where the law says.
+    The states are a buffer, saved with the training state; chains without rows start where the law
+    says.
 
-    The value stands near 0 while the chains keep up with the model. One that falls without end says that they do not:
-    take more or larger steps, a smaller learning rate or a penalty. A law whose density is *exact* (a small
-    :class:`RBM <probgen.models.rbm.RBM>`) needs no chains: the default objective is its likelihood.
+    The value stands near 0 while the chains keep up with the model. One that falls without end says
+    that they do not: take more or larger steps, a smaller learning rate or a penalty. A law whose
+    density is *exact* (a small :class:`RBM <probgen.models.rbm.RBM>`) needs no chains: the default
+    objective is its likelihood.
 
     Parameters
     ----------
@@ -70,8 +84,8 @@ class ContrastiveDivergence(Objective):
     restart : float
         Probability with which each chain starts afresh at a call.
     penalty : float
-        Weight of :math:`\sum_b E(x_b)^2 + E(\tilde x)^2`, which keeps energies near 0 (Du, Mordatch 2019); the law must
-        state its energy.
+        Weight of :math:`\sum_b E(x_b)^2 + E(\tilde x)^2`, which keeps energies near 0 (Du, Mordatch
+        2019); the law must state its energy.
 
     Raises
     ------
@@ -82,9 +96,10 @@ class ContrastiveDivergence(Objective):
 
     References
     ----------
-    Hinton (2002), https://doi.org/10.1162/089976602760128018; Tieleman (2008), Training restricted Boltzmann machines
-    using approximations to the likelihood gradient, https://doi.org/10.1145/1390156.1390290; Du, Mordatch (2019),
-    Implicit generation and modeling with energy-based models, https://arxiv.org/abs/1903.08689
+    Hinton (2002), https://doi.org/10.1162/089976602760128018; Tieleman (2008), Training restricted
+    Boltzmann machines using approximations to the likelihood gradient,
+    https://doi.org/10.1145/1390156.1390290; Du, Mordatch (2019), Implicit generation and modeling
+    with energy-based models, https://arxiv.org/abs/1903.08689
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> from probgen.models.rbm import RBM

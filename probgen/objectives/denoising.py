@@ -24,9 +24,10 @@ class Denoising(Objective):
 
     .. math:: \sum_b w(t_b)\, |x_b - \hat x(z_b, t_b)|^2, \qquad z_b = \alpha_{t_b} x_b + \sigma_{t_b} \varepsilon_b
 
-    for a diffusion, the weight w being that of its prediction; other laws state theirs. It has no unit: what it
-    minimises weighs times otherwise than the variational bound does, which ``ELBO()`` maximises, and samples are better
-    for it. Scores of the trained model are bounds in nats all the same.
+    for a diffusion, the weight w being that of its prediction; other laws state theirs. It has no
+    unit: what it minimises weighs times otherwise than the variational bound does, which ``ELBO()``
+    maximises, and samples are better for it. Scores of the trained model are bounds in nats all the
+    same.
 
     Raises
     ------
@@ -35,8 +36,9 @@ class Denoising(Objective):
 
     References
     ----------
-    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239, section 3.4;
-    Kingma, Gao (2023), Understanding diffusion objectives as the ELBO, https://arxiv.org/abs/2303.00848
+    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models,
+    https://arxiv.org/abs/2006.11239, section 3.4; Kingma, Gao (2023), Understanding diffusion
+    objectives as the ELBO, https://arxiv.org/abs/2303.00848
 
     >>> import torch
     >>> from probgen.models.diffusion import Diffusion

@@ -1,4 +1,7 @@
-"""Discrepancies between two samples, as losses: maximum mean discrepancy, energy distance, sliced transport."""
+"""Discrepancies between two samples, as losses.
+
+Maximum mean discrepancy, energy distance, sliced transport.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from probgen.objectives.samples import dream
 
 
 class Measure(Protocol):
-    """How far two samples are apart: ``(n, *event), (m, *event) -> ()``; further tensors are context of both."""
+    """How far two samples are apart.
+
+    ``(n, *event), (m, *event) -> ()``; further tensors are context of both.
+    """
 
     descends: bool
 
@@ -40,7 +46,9 @@ class RBF:
 
 @dataclass(frozen=True)
 class InverseMultiquadric:
-    r"""Sum of inverse multiquadrics, :math:`k(d) = \sum_i h_i^2 / (h_i^2 + d^2)`: heavy tails, whose slope reaches far.
+    r"""Sum of inverse multiquadrics, :math:`k(d) = \sum_i h_i^2 / (h_i^2 + d^2)`.
+
+    Heavy tails, whose slope reaches far.
 
     Parameters
     ----------
@@ -49,7 +57,8 @@ class InverseMultiquadric:
 
     References
     ----------
-    Tolstikhin, Bousquet, Gelly, Schoelkopf (2018), Wasserstein auto-encoders, https://arxiv.org/abs/1711.01558
+    Tolstikhin, Bousquet, Gelly, Schoelkopf (2018), Wasserstein auto-encoders,
+    https://arxiv.org/abs/1711.01558
     """
 
     scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -69,17 +78,18 @@ class MMD:
     kernel : callable
         From squared distances to similarities: :class:`RBF`, :class:`InverseMultiquadric`.
     unit : float, optional
-        Length in which distances are measured; default: the median distance between the samples, taken as given (no
-        gradient passes through it).
+        Length in which distances are measured; default: the median distance between the samples,
+        taken as given (no gradient passes through it).
     unbiased : bool
-        Whether pairs of a row with itself are left out: the U-statistic, unbiased and negative at times. Otherwise the
-        V-statistic, never negative and larger by what the rows of a sample add among themselves, O(1/n).
+        Whether pairs of a row with itself are left out: the U-statistic, unbiased and negative at
+        times. Otherwise the V-statistic, never negative and larger by what the rows of a sample add
+        among themselves, O(1/n).
 
     References
     ----------
     Gretton, Borgwardt, Rasch, Schoelkopf, Smola (2012), A kernel two-sample test,
-    https://jmlr.org/papers/v13/gretton12a.html; Li, Swersky, Zemel (2015), Generative moment matching networks,
-    https://arxiv.org/abs/1502.02761
+    https://jmlr.org/papers/v13/gretton12a.html; Li, Swersky, Zemel (2015), Generative moment
+    matching networks, https://arxiv.org/abs/1502.02761
 
     >>> MMD(RBF([1.0]), unit=1.0)(torch.zeros(3, 2), torch.full((3, 2), 9.0))  # far apart: 1 + 1 - 0
     tensor(2.)
@@ -128,7 +138,9 @@ class EnergyDistance:
 
 @dataclass(frozen=True)
 class SlicedWasserstein:
-    r"""Squared 2-Wasserstein distance along random directions, where sorting solves transport; samples of one size.
+    r"""Squared 2-Wasserstein distance along random directions, where sorting solves transport.
+
+    Samples of one size.
 
     .. math:: \mathbb E_u\, \tfrac1n \sum_i \big(u^\top x_{(i)} - u^\top x'_{(i)}\big)^2, \qquad \lVert u \rVert = 1
 
@@ -165,10 +177,10 @@ class Discrepancy(Objective):
 
     .. math:: B\, D\big((x_1, \dots, x_B), (x'_1, \dots, x'_B)\big), \qquad x'_b \sim p_\theta(\cdot \mid c_b)
 
-    For implicit laws (:class:`GAN <probgen.models.gan.GAN>`) and any other law of x with ``rsample``. There is no
-    second player: the value descends. With a context the pairs (x, c) and (x', c) are compared, as vectors side by
-    side. It needs batches of some hundred rows, and data of moderate dimension or features of them: what it compares
-    is the batch.
+    For implicit laws (:class:`GAN <probgen.models.gan.GAN>`) and any other law of x with
+    ``rsample``. There is no second player: the value descends. With a context the pairs (x, c) and
+    (x', c) are compared, as vectors side by side. It needs batches of some hundred rows, and data
+    of moderate dimension or features of them: what it compares is the batch.
 
     Parameters
     ----------

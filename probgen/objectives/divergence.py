@@ -1,4 +1,7 @@
-"""What a site adds to an evidence lower bound: a divergence in closed form, or estimated on its draw."""
+"""What a site adds to an evidence lower bound.
+
+A divergence in closed form, or estimated on its draw.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,16 @@ from torch import Tensor
 
 from probgen.core.recording import log_prob, score_function
 
-# A Delta's divergence leaves its log density out, a mask's need not be a tensor, transforms are compared by value.
+# A Delta's divergence leaves its log density out, a mask's need not be a tensor, transforms are
+# compared by value.
 _SAMPLED = (Delta, MaskedDistribution, td.TransformedDistribution)
 
 
 class Cost(NamedTuple):
-    """What one site adds to the loss, entry by entry: ``(*batch, *dims)``, for a divergence that splits into dims."""
+    """What one site adds to the loss, entry by entry.
+
+    ``(*batch, *dims)``, for a divergence that splits into dims.
+    """
 
     site: dict[str, Any]
     entries: Tensor
@@ -40,7 +47,10 @@ class Cost(NamedTuple):
 
 
 def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool) -> Cost:
-    """KL(q || p) of a guide site: in closed form, or log q - log p of its draw, log q alone for a helper variable."""
+    """KL(q || p) of a guide site.
+
+    In closed form, or log q - log p of its draw, log q alone for a helper variable.
+    """
     law, closed = site["fn"], closed_form(site, prior) if ordered and prior is not None else None
     if closed is not None:
         return Cost(site, *closed, closed=True, score=score_function(site))
@@ -56,7 +66,10 @@ def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool
 
 
 def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, int] | None:
-    """KL(q || p) for every entry and, where it splits so, every dim; and the latent dims that one number covers."""
+    """KL(q || p) for every entry and, where it splits so, every dim.
+
+    And the latent dims that one number covers.
+    """
     q, p, scale, mask = site["fn"], prior["fn"], site["scale"], site["mask"]
     alike = q.batch_shape == p.batch_shape and q.event_shape == p.event_shape
     if not alike or mask is not prior["mask"] or not _same(scale, prior["scale"]):
@@ -67,7 +80,9 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
         return None
     try:
         if type(q.support) is not type(p.support) and p.support is not td.constraints.real:
-            return None  # a guide that may leave the support: infinite in closed form, finite on the draws that stay
+            # a guide that may leave the support: infinite in closed form, finite on the draws that
+            # stay
+            return None
         divergence = td.kl_divergence(q, p).expand(shape)
     except NotImplementedError:
         return None
@@ -78,7 +93,10 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
 def _bare(
     q: td.Distribution, p: td.Distribution
 ) -> tuple[td.Distribution, td.Distribution, torch.Size]:
-    """Both distributions without expansions and the event dims that they share, and the shape of their divergence."""
+    """Both distributions without expansions and the event dims that they share.
+
+    And the shape of their divergence.
+    """
     shape = q.batch_shape
     while True:
         if isinstance(q, ExpandedDistribution):

@@ -1,4 +1,7 @@
-"""The evidence lower bound: closed-form divergences where they exist, low-variance estimates elsewhere."""
+"""The evidence lower bound.
+
+Closed-form divergences where they exist, low-variance estimates elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,30 @@ from probgen.objectives.schedules import Schedule, at_next_step
 
 
 class ELBO(Objective):
-    r"""The negative evidence lower bound; for models without latents the negative log-likelihood itself.
+    r"""The negative evidence lower bound.
+
+    For models without latents the negative log-likelihood itself.
 
     .. math:: -\sum_b \mathbb E_{q(z \mid x_b)}\big[\log p(x_b \mid z)\big]
               + \beta \sum_b \mathrm{KL}\big(q(z \mid x_b) \,\|\, p(z)\big)
 
-    The divergence of a latent site is the closed form of :func:`torch.distributions.kl_divergence` where there is one
-    and both programs draw their latents in the same order; elsewhere it is estimated on the draws. Guide sites that
-    are not reparameterised get score-function terms: of the costs in their own plates only, and with the mean of the
-    other particles as baseline, besides those that sites ask for in ``infer={"baseline": {...}}``
+    The divergence of a latent site is the closed form of :func:`torch.distributions.kl_divergence`
+    where there is one and both programs draw their latents in the same order; elsewhere it is
+    estimated on the draws. Guide sites that are not reparameterised get score-function terms: of
+    the costs in their own plates only, and with the mean of the other particles as baseline,
+    besides those that sites ask for in ``infer={"baseline": {...}}``
     (:class:`~probgen.objectives.baselines.Baselines`). Scales and masks of sites are respected.
 
     Parameters
     ----------
     beta : float or callable
-        Weight of the divergences: a number, or a function of the step count (a 0-dim tensor, from 0) such as
-        ``linear_warmup(1000)``. Steps count calls in training mode and are saved with the objective; in eval mode the
-        weight at step infinity is used.
+        Weight of the divergences: a number, or a function of the step count (a 0-dim tensor, from
+        0) such as ``linear_warmup(1000)``. Steps count calls in training mode and are saved with
+        the objective; in eval mode the weight at step infinity is used.
     free_bits : float
-        Nats per latent dim that cost nothing more: each dim contributes the larger of this and its divergence
-        averaged over rows. A divergence that does not split into D dims counts as a whole, with D times the allowance.
+        Nats per latent dim that cost nothing more: each dim contributes the larger of this and its
+        divergence averaged over rows. A divergence that does not split into D dims counts as a
+        whole, with D times the allowance.
     particles : int
         Draws per row.
     plate : str
@@ -45,19 +52,22 @@ class ELBO(Objective):
     max_plate_nesting : int
         Number of dims that the programs' plates use; particles take the next dim to the left.
     vectorized : bool
-        Whether the programs accept particles to the left of their plates; otherwise they run once per particle.
+        Whether the programs accept particles to the left of their plates; otherwise they run once
+        per particle.
 
     Raises
     ------
     ValueError
-        At the call, if a model site's density is weaker than a bound, a guide site's is not exact, their latent sites
-        do not match, or a site asks for a baseline that does not fit; the error names the site and what to do.
+        At the call, if a model site's density is weaker than a bound, a guide site's is not exact,
+        their latent sites do not match, or a site asks for a baseline that does not fit; the error
+        names the site and what to do.
 
     References
     ----------
     Kingma, Welling (2014), https://arxiv.org/abs/1312.6114; Ranganath, Gerrish, Blei (2014),
-    https://arxiv.org/abs/1401.0118 (score-function terms); Higgins et al. (2017), https://openreview.net/forum?id=Sy2fzU9gl
-    (beta); Kingma et al. (2016), https://arxiv.org/abs/1606.04934, appendix C.8 (free bits)
+    https://arxiv.org/abs/1401.0118 (score-function terms); Higgins et al. (2017),
+    https://openreview.net/forum?id=Sy2fzU9gl (beta); Kingma et al. (2016),
+    https://arxiv.org/abs/1606.04934, appendix C.8 (free bits)
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -94,7 +104,10 @@ class ELBO(Objective):
         self.baselines = Baselines()
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
-        """Makes the buffers of the decaying averages that guide sites ask for; the random state is left as it was."""
+        """Makes the buffers of the decaying averages that guide sites ask for.
+
+        The random state is left as it was.
+        """
         devices = {value.device for value in batch if torch.is_tensor(value) and value.is_cuda}
         with isolated(), torch.random.fork_rng(devices), torch.no_grad():
             run = record(lambda *batch: None, guide, batch, self._inside, self.max_plate_nesting)
@@ -124,7 +137,10 @@ class ELBO(Objective):
         return loss if self.particles == 1 else loss / self.particles
 
     def _estimate(self, run: Run, beta: float | Tensor) -> tuple[Tensor, list[Signal]]:
-        """The loss of one run; and for each site drawn without reparameterisation its score and the cost it had."""
+        """The loss of one run.
+
+        And for each site drawn without reparameterisation its score and the cost it had.
+        """
         shared = run.model.keys() & run.guide.keys()
         ordered = [name for name in run.model if name in shared] == [
             name for name in run.guide if name in shared
@@ -165,7 +181,10 @@ class ELBO(Objective):
 
 
 def _in_plates(cost: Cost) -> Tensor:
-    """What a site causes, with a dim for each plate around it: a plate without size does not broadcast its sites."""
+    """What a site causes, with a dim for each plate around it.
+
+    A plate without size does not broadcast its sites.
+    """
     caused = cost.caused()
     deepest = max(
         (-frame.dim for frame in cost.site["cond_indep_stack"] if frame.vectorized), default=0
@@ -174,7 +193,10 @@ def _in_plates(cost: Cost) -> Tensor:
 
 
 def _signals(costs: list[Cost]) -> list[Signal]:
-    """Each score with the costs in its site's plates; a site's own closed form is no consequence of its draw."""
+    """Each score with the costs in its site's plates.
+
+    A site's own closed form is no consequence of its draw.
+    """
     drawn = [cost for cost in costs if cost.score is not None]
     if not drawn:
         return []

@@ -24,10 +24,11 @@ class EnumeratedELBO(Objective):
 
     .. math:: -\mathbb E_{q(u)} \Big[\sum_{d} q(d \mid u) \log \frac{\sum_c p(x, c, d, u)}{q(d \mid u)\, q(u)} \Big]
 
-    where c are enumerated sites of the model that the guide leaves out, d those of the guide, and u is drawn. The sum
-    over c is exact inference by tensor elimination, the one over d removes the noise of discrete draws. Guide sites
-    drawn without reparameterisation get score-function terms, without baselines. Scales may be numbers or weights of
-    rows. Mark a whole program with :func:`pyro.infer.config_enumerate`.
+    where c are enumerated sites of the model that the guide leaves out, d those of the guide, and u
+    is drawn. The sum over c is exact inference by tensor elimination, the one over d removes the
+    noise of discrete draws. Guide sites drawn without reparameterisation get score-function terms,
+    without baselines. Scales may be numbers or weights of rows. Mark a whole program with
+    :func:`pyro.infer.config_enumerate`.
 
     Parameters
     ----------
@@ -36,19 +37,21 @@ class EnumeratedELBO(Objective):
     max_plate_nesting : int
         Number of dims that the programs' plates use; enumerated values take dims further left.
     vectorized : bool
-        Whether the programs accept particles to the left of their plates; otherwise they run once per particle.
+        Whether the programs accept particles to the left of their plates; otherwise they run once
+        per particle.
 
     Raises
     ------
     ValueError
-        At the call, if a model site's density is weaker than a bound, a guide site's is not exact, their latent sites
-        do not match, sites that depend on an enumerated one differ in scale, or a drawn site asks for a baseline; from
-        Pyro, if enumerated sites depend on each other across plates that are not nested.
+        At the call, if a model site's density is weaker than a bound, a guide site's is not exact,
+        their latent sites do not match, sites that depend on an enumerated one differ in scale, or
+        a drawn site asks for a baseline; from Pyro, if enumerated sites depend on each other across
+        plates that are not nested.
 
     References
     ----------
-    Obermeyer et al. (2019), Tensor variable elimination, https://arxiv.org/abs/1902.03210; Foerster et al. (2018),
-    DiCE, https://arxiv.org/abs/1802.05098
+    Obermeyer et al. (2019), Tensor variable elimination, https://arxiv.org/abs/1902.03210; Foerster
+    et al. (2018), DiCE, https://arxiv.org/abs/1802.05098
 
     >>> import pyro, pyro.distributions as dist
     >>> def mixture(x):
@@ -86,7 +89,9 @@ class EnumeratedELBO(Objective):
 
 
 def default_objective(gen: GenerativeModel, *batch: Any) -> Objective:
-    """The evidence lower bound for a model: :class:`EnumeratedELBO` if it has sites to enumerate, else :class:`ELBO`.
+    """The evidence lower bound for a model.
+
+    :class:`EnumeratedELBO` if it has sites to enumerate, else :class:`ELBO`.
 
     Runs guide and model once on the batch; the random state is left as it was.
 

@@ -26,7 +26,9 @@ class Game(Protocol):
 
 @dataclass(frozen=True)
 class NonSaturating:
-    r"""The game of Goodfellow et al. (2014) with the generator's loss that does not saturate; :math:`s` are logits.
+    r"""The game of Goodfellow et al. (2014) with the generator's loss that does not saturate.
+
+    :math:`s` are logits.
 
     .. math:: L_C = \operatorname{softplus}(-s) + \operatorname{softplus}(s'), \qquad
               L_G = \operatorname{softplus}(-s')
@@ -34,8 +36,8 @@ class NonSaturating:
     Parameters
     ----------
     smoothing : float
-        Share by which the target of real rows is less than one, which keeps the critic's scores finite (Salimans et
-        al. 2016, https://arxiv.org/abs/1606.03498).
+        Share by which the target of real rows is less than one, which keeps the critic's scores
+        finite (Salimans et al. 2016, https://arxiv.org/abs/1606.03498).
 
     References
     ----------
@@ -56,7 +58,9 @@ class NonSaturating:
 
 @dataclass(frozen=True)
 class LeastSquares:
-    r"""Least-squares GAN: :math:`L_C = \tfrac12 (s - 1)^2 + \tfrac12 s'^2`, :math:`L_G = \tfrac12 (s' - 1)^2`.
+    r"""Least-squares GAN.
+
+    :math:`L_C = \tfrac12 (s - 1)^2 + \tfrac12 s'^2`, :math:`L_G = \tfrac12 (s' - 1)^2`.
 
     References
     ----------
@@ -97,7 +101,8 @@ class Hinge:
 class Wasserstein:
     r"""Wasserstein game: :math:`L_C = s' - s`, :math:`L_G = -s'`, for critics of bounded slope.
 
-    The bound comes from a regulariser (``GradientPenalty()``) or from the critic itself (spectral normalisation).
+    The bound comes from a regulariser (``GradientPenalty()``) or from the critic itself (spectral
+    normalisation).
 
     References
     ----------
@@ -120,12 +125,13 @@ class Relativistic:
 
     .. math:: L_C = \operatorname{softplus}(s' - s), \qquad L_G = \operatorname{softplus}(s - s')
 
-    With ``R1`` and ``R2`` as regularisers it converges locally, and leaves no mode out in practice (Huang et al. 2024).
+    With ``R1`` and ``R2`` as regularisers it converges locally, and leaves no mode out in practice
+    (Huang et al. 2024).
 
     References
     ----------
-    Jolicoeur-Martineau (2019), https://arxiv.org/abs/1807.00734; Huang, Gokaslan, Kuleshov, Tompkin (2024), The GAN is
-    dead; long live the GAN!, https://arxiv.org/abs/2501.05441
+    Jolicoeur-Martineau (2019), https://arxiv.org/abs/1807.00734; Huang, Gokaslan, Kuleshov, Tompkin
+    (2024), The GAN is dead; long live the GAN!, https://arxiv.org/abs/2501.05441
 
     >>> Relativistic().critic(torch.tensor([1.0]), torch.tensor([1.0]))
     tensor([0.6931])
@@ -146,7 +152,8 @@ class FDivergence:
               \qquad T = g_f(s)
 
     with q the generator's law. Made by :meth:`kullback_leibler`, :meth:`reverse_kullback_leibler`,
-    :meth:`jensen_shannon`, :meth:`pearson` or :meth:`squared_hellinger`, or from functions of your own.
+    :meth:`jensen_shannon`, :meth:`pearson` or :meth:`squared_hellinger`, or from functions of your
+    own.
 
     Parameters
     ----------
@@ -155,8 +162,8 @@ class FDivergence:
     conjugate : callable
         :math:`f^* \circ g_f`, a function of the scores too.
     alternative : bool
-        Whether the generator raises :math:`\mathbb E_q[T]` in place of :math:`\mathbb E_q[f^*(T)]` with the opposite
-        sign, as it does in the game that does not saturate.
+        Whether the generator raises :math:`\mathbb E_q[T]` in place of :math:`\mathbb E_q[f^*(T)]`
+        with the opposite sign, as it does in the game that does not saturate.
 
     References
     ----------
@@ -182,7 +189,10 @@ class FDivergence:
 
     @classmethod
     def jensen_shannon(cls, alternative: bool = False) -> FDivergence:
-        r"""Twice the Jensen-Shannon divergence, :math:`f(u) = u \log u - (u + 1) \log \tfrac{u + 1}{2}`."""
+        r"""Twice the Jensen-Shannon divergence.
+
+        :math:`f(u) = u \log u - (u + 1) \log \tfrac{u + 1}{2}`.
+        """
         return cls(_log_two_sigmoid, _softplus_minus_log_two, alternative)
 
     @classmethod
@@ -196,7 +206,10 @@ class FDivergence:
         return cls(_one_minus_exp_minus, torch.expm1, alternative)
 
     def bound(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Lower bound of the divergence from scores of real rows and fakes, ``(B,), (B',) -> ()``."""
+        """Lower bound of the divergence from scores of real rows and fakes.
+
+        ``(B,), (B',) -> ()``.
+        """
         return self.statistic(real).mean() - self.conjugate(fake).mean()
 
     def critic(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -40,8 +40,9 @@ class Hybrid(Objective):
 
     References
     ----------
-    Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; Lasserre, Bishop, Minka (2006), Principled hybrids of
-    generative and discriminative models, https://doi.org/10.1109/CVPR.2006.227
+    Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; Lasserre, Bishop, Minka (2006),
+    Principled hybrids of generative and discriminative models,
+    https://doi.org/10.1109/CVPR.2006.227
 
     >>> import torch
     >>> from probgen.models.joint_energy import JointEnergyModel

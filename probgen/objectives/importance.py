@@ -20,9 +20,9 @@ class IWAE(RowWeighted):
 
     .. math:: -\sum_b \mathbb E \log \tfrac1K \sum_k w_{kb}, \qquad w_{kb} = \frac{p(x_b, z_{kb})}{q(z_{kb} \mid x_b)}
 
-    Guide sites that are not reparameterised (discrete ones, mixtures) get VIMCO's score-function terms: row by row,
-    with the bound that the other draws predict as baseline. A model density that is a bound itself is averaged in log
-    space, which makes this the ELBO.
+    Guide sites that are not reparameterised (discrete ones, mixtures) get VIMCO's score-function
+    terms: row by row, with the bound that the other draws predict as baseline. A model density that
+    is a bound itself is averaged in log space, which makes this the ELBO.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ class IWAE(RowWeighted):
     Raises
     ------
     ValueError
-        At the call, if a latent site is shared by rows, a density is too weak, latent sites do not match, or a site
-        that is not reparameterised meets a single particle.
+        At the call, if a latent site is shared by rows, a density is too weak, latent sites do not
+        match, or a site that is not reparameterised meets a single particle.
 
     References
     ----------
-    Burda, Grosse, Salakhutdinov (2016), https://arxiv.org/abs/1509.00519; Mnih, Rezende (2016), Variational inference
-    for Monte Carlo objectives, https://arxiv.org/abs/1602.06725
+    Burda, Grosse, Salakhutdinov (2016), https://arxiv.org/abs/1509.00519; Mnih, Rezende (2016),
+    Variational inference for Monte Carlo objectives, https://arxiv.org/abs/1602.06725
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -62,7 +62,9 @@ class IWAE(RowWeighted):
 
 
 class Renyi(RowWeighted):
-    r"""The negative variational Rényi bound, between the ELBO (alpha near 1) and the importance-weighted one (alpha 0).
+    r"""The negative variational Rényi bound, between the ELBO.
+
+    Alpha near 1) and the importance-weighted one (alpha 0.
 
     .. math:: -\sum_b \frac{1}{1 - \alpha}\, \mathbb E \log \tfrac1K \sum_k w_{kb}^{1 - \alpha}
 
@@ -104,16 +106,19 @@ class Renyi(RowWeighted):
 
 
 class DReG(RowWeighted):
-    r"""The importance-weighted bound with doubly reparameterised gradients, whose noise does not grow with K.
+    r"""The importance-weighted bound with doubly reparameterised gradients.
 
-    The value is that of :class:`IWAE`; with normalised weights :math:`v_k = w_k / \sum_j w_j` the gradients are
+    Whose noise does not grow with K.
+
+    The value is that of :class:`IWAE`; with normalised weights :math:`v_k = w_k / \sum_j w_j` the
+    gradients are
 
     .. math:: \nabla_\theta: \sum_k v_k \nabla_\theta \log p_\theta(x, z_k), \qquad
               \nabla_\phi: \sum_k v_k^2 \, \frac{\partial \log w_k}{\partial z_k}
               \frac{\partial z_k}{\partial \phi},
 
-    where :math:`\log w_k` depends on phi through the draw alone. Guides with several layers of latents are treated as
-    one reparameterised draw of all of them.
+    where :math:`\log w_k` depends on phi through the draw alone. Guides with several layers of
+    latents are treated as one reparameterised draw of all of them.
 
     Parameters
     ----------
@@ -158,12 +163,18 @@ class DReG(RowWeighted):
 
 
 def shares(log_w: Tensor, kind: str) -> Tensor:
-    """The derivative of :func:`average` by every log weight, ``(K, B)``: how much of a row each draw accounts for."""
+    """The derivative of :func:`average` by every log weight, ``(K, B)``.
+
+    How much of a row each draw accounts for.
+    """
     return torch.full_like(log_w, 1 / len(log_w)) if kind == "bound" else log_w.detach().softmax(0)
 
 
 def _pathwise(value: Tensor, cuts: list[Cut]) -> Tensor:
-    """A sum whose gradient is that of ``value`` through the draws alone, later draws through earlier ones included."""
+    """A sum whose gradient is that of ``value`` through the draws alone.
+
+    Later draws through earlier ones included.
+    """
     copies = [copy for cut in cuts for copy in cut.copies.values()]
     gradients = iter(
         torch.autograd.grad(value, copies, retain_graph=True, materialize_grads=True)
@@ -207,7 +218,10 @@ def _total(objective: RowWeighted, weights: Weights, bound: Bound) -> Tensor:
 
 
 def _learning_signal(log_w: Tensor, bound: Bound) -> Tensor:
-    """How much each draw adds to the bound, against the geometric mean of the others in its place: ``(K, B)``."""
+    """How much each draw adds to the bound, against the geometric mean of the others in its place.
+
+    ``(K, B)``.
+    """
     particles = len(log_w)
     own = torch.eye(particles, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
     others = torch.where(own, 0.0, log_w.unsqueeze(1))

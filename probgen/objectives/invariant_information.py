@@ -30,27 +30,30 @@ class InvariantInformation(Objective):
               I = \sum_{l, m} P_{lm} \log \frac{P_{lm}}{(P_{l \cdot} P_{\cdot m})^{\eta}}, \qquad
               P = \frac1{2B} \sum_b \big(q_b q_b'^\top + q_b' q_b^\top\big)
 
-    with the probabilities :math:`q_b, q_b'` of the levels that the guide gives to two random views of row b. It is
-    greatest where a category is certain, the same in both views, and all its levels are in use. In a batch the rows
-    have to be many times the squared number of levels over which P is spread, or chance agreement counts.
+    with the probabilities :math:`q_b, q_b'` of the levels that the guide gives to two random views
+    of row b. It is greatest where a category is certain, the same in both views, and all its levels
+    are in use. In a batch the rows have to be many times the squared number of levels over which P
+    is spread, or chance agreement counts.
 
     Beside ``Adversarial(critic, information=1.0)`` the recogniser of an :class:`InfoGAN
-    <probgen.models.info_gan.InfoGAN>` learns from real rows as well as from fakes, and names what the views do not
-    change: classes rather than strokes. Without an objective it is a clustering by itself.
+    <probgen.models.info_gan.InfoGAN>` learns from real rows as well as from fakes, and names what
+    the views do not change: classes rather than strokes. Without an objective it is a clustering by
+    itself.
 
     Parameters
     ----------
     views : callable, optional
-        The random map of rows, ``(B, *event) -> (B, *event)``: ``nn.Sequential`` of :mod:`probgen.nn.augment`. Without
-        it the guide itself is run twice, and has to be random.
+        The random map of rows, ``(B, *event) -> (B, *event)``: ``nn.Sequential`` of
+        :mod:`probgen.nn.augment`. Without it the guide itself is run twice, and has to be random.
     objective : Objective, optional
         L.
     weight : float
         :math:`\lambda`, in nats per row.
     balance : float or callable
-        :math:`\eta \geq 1`: above 1 levels that are hardly used cost more. A number, or a function of the step count
-        (a 0-dim tensor, from 0); in eval mode its value at infinity counts. All levels alike are a saddle of the loss
-        for numbers well above 1, which a rise from 1 avoids: ``linear_warmup(500, 1.0, 1.5)``.
+        :math:`\eta \geq 1`: above 1 levels that are hardly used cost more. A number, or a function
+        of the step count (a 0-dim tensor, from 0); in eval mode its value at infinity counts. All
+        levels alike are a saddle of the loss for numbers well above 1, which a rise from 1 avoids:
+        ``linear_warmup(500, 1.0, 1.5)``.
     site : str
         Name of the latent site whose law has ``probabilities()``, as that of :class:`Codes
         <probgen.models.info_gan.Codes>`.
@@ -64,8 +67,8 @@ class InvariantInformation(Objective):
 
     References
     ----------
-    Ji, Henriques, Vedaldi (2019), Invariant information clustering for unsupervised image classification and
-    segmentation, https://arxiv.org/abs/1807.06653
+    Ji, Henriques, Vedaldi (2019), Invariant information clustering for unsupervised image
+    classification and segmentation, https://arxiv.org/abs/1807.06653
 
     >>> from probgen.models.info_gan import Codes, InfoGAN
     >>> from probgen.models.gan import GAN
@@ -120,7 +123,10 @@ class InvariantInformation(Objective):
         )
 
     def _levels(self, guide: Callable[..., Any], batch: tuple) -> list[Tensor]:
-        """The probabilities that the guide gives to the levels of each category, for a view of the rows."""
+        """The probabilities that the guide gives to the levels of each category.
+
+        For a view of the rows.
+        """
         x, *rest = batch
         seen = x if self.views is None else self.views(fill_missing(x))
         with Recorder() as run:
@@ -141,7 +147,9 @@ class InvariantInformation(Objective):
 
 
 def joint_information(one: Tensor, other: Tensor, balance: float | Tensor = 1.0) -> Tensor:
-    r"""The mutual information of two categories whose probabilities given each row are known, in nats.
+    r"""The mutual information of two categories whose probabilities given each row are known.
+
+    In nats.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Autoencoders whose codes, taken together, follow the prior: adversarial (AAE), by a discrepancy (WAE, InfoVAE)."""
+"""Autoencoders whose codes, taken together, follow the prior.
+
+Adversarial (AAE), by a discrepancy (WAE, InfoVAE).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from probgen.objectives.divergence import divergence
 
 
 class Matcher(Protocol):
-    """Compares two samples: ``(B, *event)`` each, to a scalar per row whose gradient draws the second to the first."""
+    """Compares two samples.
+
+    ``(B, *event)`` each, to a scalar per row whose gradient draws the second to the first.
+    """
 
     descends: bool
 
@@ -29,15 +35,16 @@ class MatchedLatents(Objective):
     .. math:: -\sum_b \mathbb E_{q(z \mid x_b)} \log p(x_b \mid z) + \beta \sum_b \mathrm{KL}(q(z \mid x_b) \,\|\, p(z))
               + \lambda B\, D\Big(p(z),\, \tfrac1B \textstyle\sum_b q(z \mid x_b)\Big)
 
-    With an :class:`Adversary <probgen.objectives.adversary.Adversary>` for D an adversarial autoencoder, with
-    :class:`MMD <probgen.objectives.discrepancy.MMD>` a Wasserstein autoencoder; with :math:`0 < \beta < 1` beside it an
-    InfoVAE. The guide may be deterministic (a Delta law). A critic sees the context of a conditional model, and a
-    discrepancy compares pairs (z, c). Missing entries (NaN) are integrated out where the model does so.
+    With an :class:`Adversary <probgen.objectives.adversary.Adversary>` for D an adversarial
+    autoencoder, with :class:`MMD <probgen.objectives.discrepancy.MMD>` a Wasserstein autoencoder;
+    with :math:`0 < \beta < 1` beside it an InfoVAE. The guide may be deterministic (a Delta law). A
+    critic sees the context of a conditional model, and a discrepancy compares pairs (z, c). Missing
+    entries (NaN) are integrated out where the model does so.
 
-    Who learns from what: the encoder from reconstruction, KL and D; the critic, if there is one, plays its game; the
-    prior's draws are given to D without gradients, and a prior with parameters (a flow, a mixture) climbs
-    :math:`\mathbb E_q[\log p(z)]` with weight :math:`\max(1, \beta)`, that is, it minimises
-    :math:`\mathrm{KL}(q(z) \,\|\, p(z))` of the aggregate, whatever D is.
+    Who learns from what: the encoder from reconstruction, KL and D; the critic, if there is one,
+    plays its game; the prior's draws are given to D without gradients, and a prior with parameters
+    (a flow, a mixture) climbs :math:`\mathbb E_q[\log p(z)]` with weight :math:`\max(1, \beta)`,
+    that is, it minimises :math:`\mathrm{KL}(q(z) \,\|\, p(z))` of the aggregate, whatever D is.
 
     Parameters
     ----------
@@ -53,14 +60,15 @@ class MatchedLatents(Objective):
     Raises
     ------
     ValueError
-        At the call, if there is another latent site than that one, a density of the prior or of x is weaker than
-        approximate, or the encoder's draws have no ``rsample``.
+        At the call, if there is another latent site than that one, a density of the prior or of x
+        is weaker than approximate, or the encoder's draws have no ``rsample``.
 
     References
     ----------
-    Makhzani, Shlens, Jaitly, Goodfellow, Frey (2016), Adversarial autoencoders, https://arxiv.org/abs/1511.05644;
-    Tolstikhin, Bousquet, Gelly, Schoelkopf (2018), Wasserstein auto-encoders, https://arxiv.org/abs/1711.01558; Zhao,
-    Song, Ermon (2019), InfoVAE, https://arxiv.org/abs/1706.02262
+    Makhzani, Shlens, Jaitly, Goodfellow, Frey (2016), Adversarial autoencoders,
+    https://arxiv.org/abs/1511.05644; Tolstikhin, Bousquet, Gelly, Schoelkopf (2018), Wasserstein
+    auto-encoders, https://arxiv.org/abs/1711.01558; Zhao, Song, Ermon (2019), InfoVAE,
+    https://arxiv.org/abs/1706.02262
 
     >>> from probgen.core.heads import Bernoulli, Gaussian
     >>> from probgen.core.module import standard_normal

@@ -1,4 +1,7 @@
-"""Noise-contrastive estimation: an unnormalised law learned by telling data from noise, its constant included."""
+"""Noise-contrastive estimation.
+
+An unnormalised law learned by telling data from noise, its constant included.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,10 @@ class NoiseContrastive(Objective):
     .. math:: -\sum_b \Big(\log \sigma(G(x_b)) + \sum_{k=1}^K \log \sigma(-G(y_{bk}))\Big), \qquad
               G(x) = \log p^*(x) - c - \log q(x) - \log K
 
-    with the log normaliser c learned along with the model: at the optimum it is log Z, and :math:`p^* / e^c` the law of
-    the data. The estimate is the better the closer the noise law is to the data; it may be any model with an exact
-    density, fitted before. Its parameters are not trained.
+    with the log normaliser c learned along with the model: at the optimum it is log Z, and
+    :math:`p^* / e^c` the law of the data. The estimate is the better the closer the noise law is to
+    the data; it may be any model with an exact density, fitted before. Its parameters are not
+    trained.
 
     Parameters
     ----------
@@ -49,8 +53,8 @@ class NoiseContrastive(Objective):
     Raises
     ------
     ValueError
-        At the call, if the density of the noise is not exact, or that of x has another kind than exact and
-        unnormalised.
+        At the call, if the density of the noise is not exact, or that of x has another kind than
+        exact and unnormalised.
 
     References
     ----------

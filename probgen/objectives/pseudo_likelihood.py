@@ -20,7 +20,9 @@ class HasPseudoLikelihood(Protocol):
 
 
 class PseudoLikelihood(Objective):
-    r"""The negative log pseudo-likelihood of the site ``"x"``; its minimum is consistent, and needs no constant.
+    r"""The negative log pseudo-likelihood of the site ``"x"``.
+
+    Its minimum is consistent, and needs no constant.
 
     .. math:: -\sum_b \sum_i \log p(x_{bi} \mid x_{b,-i})
 

@@ -39,7 +39,9 @@ class Regulariser(Protocol):
 
 @dataclass(frozen=True)
 class GradientPenalty:
-    r"""Slope near one between real rows and fakes: what makes the critic of a Wasserstein game Lipschitz.
+    r"""Slope near one between real rows and fakes.
+
+    What makes the critic of a Wasserstein game Lipschitz.
 
     .. math:: \lambda \big(\lVert \nabla_{\hat x} s(\hat x) \rVert - t\big)^2, \qquad
               \hat x = \epsilon x + (1 - \epsilon) x', \quad \epsilon \sim U(0, 1)
@@ -73,7 +75,9 @@ class GradientPenalty:
 
 @dataclass(frozen=True)
 class R1:
-    r"""Slope near zero on real rows, :math:`\tfrac\gamma2 \lVert \nabla_x s(x) \rVert^2`: locally convergent games.
+    r"""Slope near zero on real rows, :math:`\tfrac\gamma2 \lVert \nabla_x s(x) \rVert^2`.
+
+    Locally convergent games.
 
     Parameters
     ----------
@@ -94,7 +98,9 @@ class R1:
 
 @dataclass(frozen=True)
 class R2:
-    r"""Slope near zero on fakes, :math:`\tfrac\gamma2 \lVert \nabla_{x'} s(x') \rVert^2`; see :class:`R1`.
+    r"""Slope near zero on fakes, :math:`\tfrac\gamma2 \lVert \nabla_{x'} s(x') \rVert^2`.
+
+    See :class:`R1`.
 
     Parameters
     ----------
@@ -109,7 +115,10 @@ class R2:
 
 
 def _squared(critic: Callable[[Tensor], Tensor], x: Tensor, scores: Tensor) -> Tensor:
-    """Squared norm of the slope at x, ``(B,)``, from the scores there where they can be differentiated."""
+    """Squared norm of the slope at x, ``(B,)``.
+
+    From the scores there where they can be differentiated.
+    """
     if not scores.requires_grad or not x.requires_grad:
         with torch.enable_grad():
             x = x.detach().requires_grad_()

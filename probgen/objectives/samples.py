@@ -1,4 +1,7 @@
-"""What objectives that know no density ask for: real rows beside draws of the model in their place."""
+"""What objectives that know no density ask for.
+
+Real rows beside draws of the model in their place.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class Dream(NamedTuple):
     Attributes
     ----------
     real, fake : Tensor
-        Rows of data, and of the model in their place: ``(B, *event)`` each. Gradients pass through ``fake``.
+        Rows of data, and of the model in their place: ``(B, *event)`` each. Gradients pass through
+        ``fake``.
     context : tuple
         The other arguments of the programs that are not None.
     sites : dict
@@ -39,8 +43,8 @@ def dream(
 ) -> Dream:
     """Runs the model unconditioned on a batch; refuses what has no gradient to give.
 
-    Raises ``TypeError`` where the model has no observed site ``"x"`` or its law has no ``rsample``, ``ValueError``
-    where rows are incomplete or masked.
+    Raises ``TypeError`` where the model has no observed site ``"x"`` or its law has no ``rsample``,
+    ``ValueError`` where rows are incomplete or masked.
     """
     name = type(objective).__name__
     with (

@@ -27,7 +27,9 @@ def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> Schedule
 
 
 def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1.0) -> Schedule:
-    r"""A weight that rises again and again: in each period a linear rise over the share ``ramp``, then a plateau.
+    r"""A weight that rises again and again.
+
+    In each period a linear rise over the share ``ramp``, then a plateau.
 
     .. math:: \beta_t = a + (b - a) \min\!\big((t \bmod P) / (r P), 1\big), \qquad \beta_\infty = b.
 
@@ -47,7 +49,9 @@ def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1
 
 
 def at_step(weight: float | Schedule, step: Tensor, training: bool) -> float | Tensor:
-    """A weight at a step count (a 0-dim tensor of integers): that of a schedule, in eval mode at infinity.
+    """A weight at a step count (a 0-dim tensor of integers).
+
+    That of a schedule, in eval mode at infinity.
 
     >>> at_step(2.0, torch.tensor(3), True), at_step(linear_warmup(4), torch.tensor(3), True)
     (2.0, tensor(0.7500))

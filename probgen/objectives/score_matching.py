@@ -1,4 +1,7 @@
-"""Score matching: laws of real variables learned from gradients of their log-density, which know no constant."""
+"""Score matching: laws of real variables learned from gradients of their log-density.
+
+Which know no constant.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def _continuous(
 
 
 def _score(law: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """x as a leaf, and the gradient of log_prob there, itself differentiable: ``(*batch, *event)`` each."""
+    """x as a leaf, and the gradient of log_prob there, itself differentiable.
+
+    ``(*batch, *event)`` each.
+    """
     x = x.detach().requires_grad_()
     return x, _derivative(law.log_prob(x).sum(), x)
 
@@ -66,8 +72,9 @@ class ScoreMatching(Objective):
 
     .. math:: \sum_b \operatorname{tr} \nabla^2 \log p^*(x_b) + \tfrac12 |\nabla \log p^*(x_b)|^2
 
-    which is, up to a constant of the data, half the expected squared distance between the scores of model and data;
-    for a normal law its minimum is the maximum of the likelihood. The law must be smooth with full support.
+    which is, up to a constant of the data, half the expected squared distance between the scores of
+    model and data; for a normal law its minimum is the maximum of the likelihood. The law must be
+    smooth with full support.
 
     Raises
     ------
@@ -148,9 +155,9 @@ class DenoisingScoreMatching(Objective):
     .. math:: \tfrac12 \sum_b \big|\sigma_b \nabla \log p^*(x_b + \sigma_b \epsilon_b) + \epsilon_b\big|^2,
               \qquad \epsilon_b \sim N(0, I)
 
-    Its minimum is the law of the data with that noise, so that :math:`\sigma` should be small beside their details.
-    With several levels each row takes one at random: the law is then fitted to the mixture, which has a score far from
-    the data, too.
+    Its minimum is the law of the data with that noise, so that :math:`\sigma` should be small
+    beside their details. With several levels each row takes one at random: the law is then fitted
+    to the mixture, which has a score far from the data, too.
 
     Parameters
     ----------
@@ -160,8 +167,8 @@ class DenoisingScoreMatching(Objective):
     References
     ----------
     Vincent (2011), A connection between score matching and denoising autoencoders,
-    https://doi.org/10.1162/NECO_a_00142; Song, Ermon (2019), https://arxiv.org/abs/1907.05600 (the weighting by
-    :math:`\sigma^2`)
+    https://doi.org/10.1162/NECO_a_00142; Song, Ermon (2019), https://arxiv.org/abs/1907.05600 (the
+    weighting by :math:`\sigma^2`)
 
     >>> from probgen.core.module import standard_normal
     >>> normal = standard_normal(3)

@@ -18,38 +18,41 @@ from probgen.objectives.weighted import RowWeighted, log_rows
 
 
 class WakeSleep(RowWeighted):
-    r"""Reweighted wake-sleep: the model climbs the importance-weighted bound, the guide fits weighted draws and dreams.
+    r"""Reweighted wake-sleep.
 
-    The value is that of :class:`IWAE`. With :math:`z_k \sim q(z \mid x)` taken as given, normalised weights
-    :math:`v_k` and a dream :math:`(z', x') \sim p`, one backward gives
+    The model climbs the importance-weighted bound, the guide fits weighted draws and dreams.
+
+    The value is that of :class:`IWAE`. With :math:`z_k \sim q(z \mid x)` taken as given, normalised
+    weights :math:`v_k` and a dream :math:`(z', x') \sim p`, one backward gives
 
     .. math:: \nabla_\theta: -\sum_k v_k \nabla_\theta \log p_\theta(x, z_k), \qquad
               \nabla_\phi: -(1 - s) \sum_k v_k \nabla_\phi \log q_\phi(z_k \mid x)
               - s \, \nabla_\phi \log q_\phi(z' \mid x')
 
-    No draw needs to be reparameterised. The two gradients belong to two different losses: parameters that model and
-    guide share get the sum of both.
+    No draw needs to be reparameterised. The two gradients belong to two different losses:
+    parameters that model and guide share get the sum of both.
 
     Parameters
     ----------
     particles : int
         Draws K per row.
     sleep : float
-        Weight s of the dreams, from 0 (wake only) to 1: one dream per row of the batch, in the place of the observed
-        arguments that the model hands to ``pyro.sample(..., obs=)`` as they are.
+        Weight s of the dreams, from 0 (wake only) to 1: one dream per row of the batch, in the
+        place of the observed arguments that the model hands to ``pyro.sample(..., obs=)`` as they
+        are.
     **options
         ``plate``, ``max_plate_nesting`` and ``vectorized``, as for :class:`RowWeighted`.
 
     Raises
     ------
     ValueError
-        At the call, if a latent site is shared by rows, a density is not exact or unbiased, latent sites do not match,
-        or a dream cannot be told to the guide.
+        At the call, if a latent site is shared by rows, a density is not exact or unbiased, latent
+        sites do not match, or a dream cannot be told to the guide.
 
     References
     ----------
-    Bornschein, Bengio (2015), https://arxiv.org/abs/1406.2751; Le, Kosiorek, Siddharth, Teh, Wood (2019), Revisiting
-    reweighted wake-sleep, https://arxiv.org/abs/1805.10469
+    Bornschein, Bengio (2015), https://arxiv.org/abs/1406.2751; Le, Kosiorek, Siddharth, Teh, Wood
+    (2019), Revisiting reweighted wake-sleep, https://arxiv.org/abs/1805.10469
 
     >>> WakeSleep(particles=8, sleep=0.5).sleep
     0.5

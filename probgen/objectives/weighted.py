@@ -33,8 +33,8 @@ class Weights(NamedTuple):
 class RowWeighted(Objective):
     """An objective that weighs several draws for every row by itself.
 
-    Weights are densities of rows: masks count, scales do not. Latent variables that rows share have no such weights,
-    and are refused.
+    Weights are densities of rows: masks count, scales do not. Latent variables that rows share have
+    no such weights, and are refused.
 
     Parameters
     ----------
@@ -45,7 +45,8 @@ class RowWeighted(Objective):
     max_plate_nesting : int
         Number of dims that the programs' plates use; particles take the next dim to the left.
     vectorized : bool
-        Whether the programs accept particles to the left of their plates; otherwise they run once per particle.
+        Whether the programs accept particles to the left of their plates; otherwise they run once
+        per particle.
     """
 
     weakest = "bound"
@@ -117,7 +118,10 @@ class RowWeighted(Objective):
 
 
 def log_rows(sites: Sites, plate: str) -> Tensor:
-    """log density of recorded sites in the plate, ``(particles or 1, rows)``: helper variables and factors included."""
+    """log density of recorded sites in the plate, ``(particles or 1, rows)``.
+
+    Helper variables and factors included.
+    """
     trace = poutine.Trace()
     for name, site in sites.items():
         trace.add_node(name, **site)

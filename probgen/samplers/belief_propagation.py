@@ -1,4 +1,7 @@
-"""Sum-product belief propagation on pairwise fields of discrete variables: exact on trees, approximate on loops."""
+"""Sum-product belief propagation on pairwise fields of discrete variables.
+
+Exact on trees, approximate on loops.
+"""
 
 from __future__ import annotations
 
@@ -60,14 +63,15 @@ def belief_propagation(
     iterations : int
         Largest number of rounds; a tree needs as many as its longest path.
     damping : float
-        Share of the old log messages that is kept, in [0, 1): what makes messages settle on graphs with tight loops.
+        Share of the old log messages that is kept, in [0, 1): what makes messages settle on graphs
+        with tight loops.
     tol : float
         Largest change of a log message at which to stop.
 
     References
     ----------
-    Yedidia, Freeman, Weiss (2005), Constructing free-energy approximations and generalized belief propagation
-    algorithms, https://doi.org/10.1109/TIT.2005.850085
+    Yedidia, Freeman, Weiss (2005), Constructing free-energy approximations and generalized belief
+    propagation algorithms, https://doi.org/10.1109/TIT.2005.850085
 
     >>> couple = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> found = belief_propagation(torch.zeros(1, 2, 2), couple, torch.tensor([[0, 1]]))
@@ -98,7 +102,9 @@ def belief_propagation(
 
 
 def _bethe(nodes: Tensor, joint: Tensor, unary: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
-    r"""Bethe's free energy with its sign changed: :math:`\sum_{ij} A(b_{ij}) - \sum_i (d_i - 1) A(b_i)`.
+    r"""Bethe's free energy with its sign changed.
+
+    :math:`\sum_{ij} A(b_{ij}) - \sum_i (d_i - 1) A(b_i)`.
 
     A is the expected log potential plus the entropy, on each edge with those of its ends.
     """

@@ -18,8 +18,8 @@ def block_gibbs(
 ) -> Tensor:
     r"""Ends of chains :math:`h \sim p(h \mid v),\; v \sim p(v \mid h)`, which leave p(v) invariant.
 
-    Restricted Boltzmann machines have two such layers; a deep Boltzmann machine has them, too: its even layers, the
-    visible one among them, and its odd layers.
+    Restricted Boltzmann machines have two such layers; a deep Boltzmann machine has them, too: its
+    even layers, the visible one among them, and its odd layers.
 
     Parameters
     ----------
@@ -35,7 +35,8 @@ def block_gibbs(
     References
     ----------
     Hinton (2002), Training products of experts by minimizing contrastive divergence,
-    https://doi.org/10.1162/089976602760128018; Salakhutdinov, Hinton (2009), Deep Boltzmann machines, AISTATS
+    https://doi.org/10.1162/089976602760128018; Salakhutdinov, Hinton (2009), Deep Boltzmann
+    machines, AISTATS
 
     >>> copy = lambda layer: layer
     >>> block_gibbs(torch.tensor([1.0, 0.0]), copy, lambda h: 1 - h, steps=1, free=torch.tensor([True, False]))

@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def colouring(edges: Tensor, nodes: int) -> list[Tensor]:
-    """Groups of nodes without edges among them, found greedily: the two colours of a checkerboard for a grid.
+    """Groups of nodes without edges among them, found greedily.
+
+    The two colours of a checkerboard for a grid.
 
     >>> colouring(torch.tensor([[0, 1], [1, 2], [2, 3]]), 4)
     [tensor([0, 2]), tensor([1, 3])]
@@ -27,7 +29,10 @@ def colouring(edges: Tensor, nodes: int) -> list[Tensor]:
 
 
 def both_ways(edges: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Directed edges of an undirected graph: targets ``(2E,)``, sources ``(2E,)``, tables [target, source]."""
+    """Directed edges of an undirected graph.
+
+    Targets ``(2E,)``, sources ``(2E,)``, tables [target, source].
+    """
     targets, sources = torch.cat([edges, edges.flip(-1)]).unbind(-1)
     return targets, sources, torch.cat([pairs, pairs.mT])
 
@@ -68,7 +73,8 @@ def gibbs_sweeps(
 ) -> Tensor:
     r"""Markov chains that leave :math:`p(x) \propto \exp(\sum_i u_i(x_i) + \sum_{ij} w_{ij}(x_i, x_j))` invariant.
 
-    Each sweep draws all variables of one colour from their conditional laws given the rest, one colour after the other.
+    Each sweep draws all variables of one colour from their conditional laws given the rest, one
+    colour after the other.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Hamiltonian Monte Carlo with a fixed number of leapfrog steps, and with a single one: adjusted Langevin."""
+"""Hamiltonian Monte Carlo with a fixed number of leapfrog steps, and with a single one.
+
+Adjusted Langevin.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ def hmc(
     steps : int
         Number of proposals.
     step : float or Tensor
-        :math:`\epsilon`, in units of x; a tensor broadcasts to x: its entries are the scales of a diagonal mass matrix.
+        :math:`\epsilon`, in units of x; a tensor broadcasts to x: its entries are the scales of a
+        diagonal mass matrix.
     leapfrogs : int
         L, gradients for each proposal.
     free : Tensor of bool, optional
@@ -46,8 +50,8 @@ def hmc(
 
     References
     ----------
-    Duane et al. (1987), Hybrid Monte Carlo, https://doi.org/10.1016/0370-2693(87)91197-X; Neal (2011), MCMC using
-    Hamiltonian dynamics, https://arxiv.org/abs/1206.1901
+    Duane et al. (1987), Hybrid Monte Carlo, https://doi.org/10.1016/0370-2693(87)91197-X; Neal
+    (2011), MCMC using Hamiltonian dynamics, https://arxiv.org/abs/1206.1901
 
     >>> _ = torch.manual_seed(0)
     >>> ends = hmc(lambda x: -x.square().sum(-1) / 2, torch.zeros(4000, 1), 10, step=0.15)
@@ -80,7 +84,10 @@ def _leapfrog(
     leapfrogs: int,
     free: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Position, momentum, log weight and score at the end of a trajectory of the free coordinates."""
+    """Position, momentum.
+
+    log weight and score at the end of a trajectory of the free coordinates.
+    """
     gate = step if free is None else step * free.to(x.dtype)
     momentum, value = momentum + gate / 2 * score, score
     for index in range(leapfrogs):
@@ -113,8 +120,8 @@ def mala(
 
     References
     ----------
-    Besag (1994), Comments on "Representations of knowledge in complex systems" by Grenander and Miller; Roberts,
-    Tweedie (1996), https://doi.org/10.2307/3318418
+    Besag (1994), Comments on "Representations of knowledge in complex systems" by Grenander and
+    Miller; Roberts, Tweedie (1996), https://doi.org/10.2307/3318418
 
     >>> _ = torch.manual_seed(0)
     >>> ends = mala(lambda x: -x.square().sum(-1) / 2, torch.zeros(4000, 1), 50, step=1.0)
@@ -126,7 +133,9 @@ def mala(
 
 @dataclass(frozen=True)
 class HMC:
-    """The kernel :func:`hmc`, to be passed to models: ``kernel(log_weight, x, steps, free) -> Moved``.
+    """The kernel :func:`hmc`, to be passed to models.
+
+    ``kernel(log_weight, x, steps, free) -> Moved``.
 
     >>> HMC(0.1, leapfrogs=3)(lambda x: -x.square().sum(-1) / 2, torch.zeros(5, 2), 3).x.shape
     torch.Size([5, 2])
@@ -148,7 +157,9 @@ class HMC:
 
 @dataclass(frozen=True)
 class MALA:
-    """The kernel :func:`mala`, to be passed to models: ``kernel(log_weight, x, steps, free) -> Moved``.
+    """The kernel :func:`mala`, to be passed to models.
+
+    ``kernel(log_weight, x, steps, free) -> Moved``.
 
     >>> MALA(0.1)(lambda x: -x.square().sum(-1) / 2, torch.zeros(5, 2), 3).acceptance.shape
     torch.Size([5])

@@ -21,7 +21,9 @@ def repaint(
     repeats: int,
     jump: int,
 ) -> Tensor:
-    r"""Reverse steps in which observed entries are those of the noised data, repeated to let both parts agree.
+    r"""Reverse steps in which observed entries are those of the noised data.
+
+    Repeated to let both parts agree.
 
     .. math:: z_s \leftarrow m \odot \big(\alpha_s x + \sigma_s \varepsilon\big)
               + (1 - m) \odot z_s', \quad z_s' \sim p(z_s \mid z_t), \qquad
@@ -30,7 +32,8 @@ def repaint(
     Parameters
     ----------
     reverse, forward : callable
-        ``reverse(z, t, s)`` draws from :math:`p(z_s \mid z_t)`, ``forward(z, s, t)`` from :math:`q(z_t \mid z_s)`.
+        ``reverse(z, t, s)`` draws from :math:`p(z_s \mid z_t)`, ``forward(z, s, t)`` from
+        :math:`q(z_t \mid z_s)`.
     observed : callable
         ``observed(s)`` draws the noised data at time s; what is not observed is not read.
     z : Tensor
@@ -46,7 +49,8 @@ def repaint(
 
     References
     ----------
-    Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool (2022), RePaint, https://arxiv.org/abs/2201.09865
+    Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool (2022), RePaint,
+    https://arxiv.org/abs/2201.09865
 
     >>> times, known = torch.tensor([1.0, 0.0]), torch.tensor([True, False])
     >>> halve, keep, data = lambda z, t, s: z / 2, lambda z, s, t: z, lambda s: torch.tensor([7.0, 0.0])

@@ -13,14 +13,19 @@ LogWeight = Callable[[Tensor], Tensor]
 
 
 class Moved(NamedTuple):
-    """Ends of chains ``(*lead, *event)``, and the share of accepted proposals of each ``(*lead,)``."""
+    """Ends of chains ``(*lead, *event)``.
+
+    And the share of accepted proposals of each ``(*lead,)``.
+    """
 
     x: Tensor
     acceptance: Tensor
 
 
 def value_and_score(log_weight: LogWeight, x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Log weights ``(*lead,)`` and their gradients by x, both detached, whatever gradient mode is in force.
+    r"""Log weights ``(*lead,)`` and their gradients by x, both detached.
+
+    Whatever gradient mode is in force.
 
     >>> value_and_score(lambda x: -x.square().sum(-1) / 2, torch.tensor([[1.0, 2.0]]))
     (tensor([-2.5000]), tensor([[-1., -2.]]))
@@ -52,7 +57,9 @@ def langevin(
     clip: float | None = None,
     free: Tensor | None = None,
 ) -> Tensor:
-    r"""Ends of unadjusted Langevin chains, which follow the law up to an error of the order of the step size.
+    r"""Ends of unadjusted Langevin chains.
+
+    Which follow the law up to an error of the order of the step size.
 
     .. math:: x' = x + \tfrac{\epsilon}{2} \nabla \log p^*(x) + \tau \sqrt{\epsilon}\, \xi, \qquad \xi \sim N(0, I)
 
@@ -67,7 +74,8 @@ def langevin(
     step : float or Tensor
         :math:`\epsilon > 0`, in squared units of x; a tensor broadcasts to x.
     noise : float
-        :math:`\tau`: 1 for the law itself; less where a network is trained on short chains, as is common for images.
+        :math:`\tau`: 1 for the law itself; less where a network is trained on short chains, as is
+        common for images.
     clip : float, optional
         Largest absolute entry of the gradient that is followed.
     free : Tensor of bool, optional
@@ -75,9 +83,10 @@ def langevin(
 
     References
     ----------
-    Roberts, Tweedie (1996), Exponential convergence of Langevin distributions and their discrete approximations,
-    https://doi.org/10.2307/3318418; Nijkamp et al. (2020), On the anatomy of MCMC-based maximum likelihood learning of
-    energy-based models, https://arxiv.org/abs/1903.12370 (noise less than 1)
+    Roberts, Tweedie (1996), Exponential convergence of Langevin distributions and their discrete
+    approximations, https://doi.org/10.2307/3318418; Nijkamp et al. (2020), On the anatomy of
+    MCMC-based maximum likelihood learning of energy-based models, https://arxiv.org/abs/1903.12370
+    (noise less than 1)
 
     >>> _ = torch.manual_seed(0)
     >>> ends = langevin(lambda x: -x.square().sum(-1) / 2, torch.zeros(4000, 1), 200, step=0.1)
@@ -95,7 +104,9 @@ def langevin(
 
 @dataclass(frozen=True)
 class Langevin:
-    """The kernel :func:`langevin`, to be passed to models: ``kernel(log_weight, x, steps, free) -> Moved``.
+    """The kernel :func:`langevin`, to be passed to models.
+
+    ``kernel(log_weight, x, steps, free) -> Moved``.
 
     ``adjusted`` says whether a kernel leaves the law invariant; this one does not, quite.
 

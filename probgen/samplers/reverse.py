@@ -1,4 +1,7 @@
-"""From noise to data and back, given a denoiser: ancestral steps, DDIM, Heun's method, DPM-Solver++."""
+"""From noise to data and back, given a denoiser.
+
+Ancestral steps, DDIM, Heun's method, DPM-Solver++.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ class Node(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The times that a solver visits, in its order, with the levels of signal and noise there: ``(N + 1,)`` each.
+    """The times that a solver visits, in its order, with the levels of signal and noise there.
+
+    ``(N + 1,)`` each.
 
     Falling times lead from noise to data, rising ones from data to noise.
     """
@@ -69,11 +74,13 @@ def ancestral(
 
 
 def ddim(denoise: Denoise, z: Tensor, grid: Grid, eta: float = 0.0) -> Tensor:
-    r"""Steps that keep the direction of the noise; without new noise, Euler's method in :math:`\sigma / \alpha`.
+    r"""Steps that keep the direction of the noise.
+
+    Without new noise, Euler's method in :math:`\sigma / \alpha`.
 
     .. math:: z_s = \alpha_s \hat x + \sqrt{\sigma_s^2 - \eta^2 \tilde\beta}\; \hat\varepsilon
-              + \eta \sqrt{\tilde\beta}\; \varepsilon, \qquad
-              \tilde\beta = \sigma_s^2 \Big(1 - \frac{\alpha_t^2 \sigma_s^2}{\alpha_s^2 \sigma_t^2}\Big)
+              + \eta \sqrt{\tilde\beta}\; \varepsilon, \qquad \tilde\beta = \sigma_s^2 \Big(1 -
+              \frac{\alpha_t^2 \sigma_s^2}{\alpha_s^2 \sigma_t^2}\Big)
 
     of first order for ``eta`` 0, and the ancestral steps with the smaller variance for 1.
 
@@ -134,7 +141,8 @@ def heun(
     inflation : float
         Factor of the standard deviation of that noise.
     correct_last : bool
-        Whether the last step is corrected too; where it ends with next to no noise, Euler's step is the better one.
+        Whether the last step is corrected too; where it ends with next to no noise, Euler's step is
+        the better one.
 
     References
     ----------
@@ -166,13 +174,16 @@ def heun(
 
 
 def dpm_solver(denoise: Denoise, z: Tensor, grid: Grid) -> Tensor:
-    r"""DPM-Solver++ (2M): an exponential integrator that extrapolates the last two estimates of the data.
+    r"""DPM-Solver++ (2M).
+
+    An exponential integrator that extrapolates the last two estimates of the data.
 
     .. math:: z_s = \frac{\sigma_s}{\sigma_t} z_t - \alpha_s (e^{-h} - 1)
-              \Big(\big(1 + \tfrac{1}{2r}\big) \hat x_t - \tfrac{1}{2r} \hat x_{t'}\Big), \qquad
-              h = \log\tfrac{\alpha_s}{\sigma_s} - \log\tfrac{\alpha_t}{\sigma_t},\ r = \tfrac{h'}{h}
+              \Big(\big(1 + \tfrac{1}{2r}\big) \hat x_t - \tfrac{1}{2r} \hat x_{t'}\Big), \qquad h =
+              \log\tfrac{\alpha_s}{\sigma_s} - \log\tfrac{\alpha_t}{\sigma_t},\ r = \tfrac{h'}{h}
 
-    of second order at one call of the denoiser a step; the first and the last step do not extrapolate.
+    of second order at one call of the denoiser a step; the first and the last step do not
+    extrapolate.
 
     Parameters
     ----------

@@ -25,9 +25,12 @@ def check_generative(
     objective: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> None:
-    """Checks that a model keeps the promises on which fitting, scoring, sampling and composing rest.
+    """Checks that a model keeps the promises on which fitting, scoring.
 
-    Run it in the tests of a family of your own. It works on copies: ``gen`` keeps its parameters and its mode.
+    Sampling and composing rest.
+
+    Run it in the tests of a family of your own. It works on copies: ``gen`` keeps its parameters
+    and its mode.
 
     Parameters
     ----------
@@ -38,7 +41,8 @@ def check_generative(
     context : Tensor, optional
         ``(B, *context_event)``.
     objective : callable, optional
-        ``objective(model, guide)(*batch)`` gives the loss that trains the family; default: the one that ``fit`` picks.
+        ``objective(model, guide)(*batch)`` gives the loss that trains the family; default: the one
+        that ``fit`` picks.
     seed : int
         Seed of every check; the generators of the caller are left as they were.
 

@@ -87,7 +87,10 @@ def seeded(case: Case) -> None:
 
 
 def scores(case: Case) -> None:
-    """log_prob gives one finite number for each row, and the same again where the density is exact."""
+    """log_prob gives one finite number for each row.
+
+    And the same again where the density is exact.
+    """
     if case.kind == "implicit":
         return refuses(case)
     value = case.law.log_prob(case.x)

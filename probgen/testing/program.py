@@ -1,4 +1,7 @@
-"""Promises of the pair of programs: sites, plates, particles, gradients, use inside other programs."""
+"""Promises of the pair of programs.
+
+Sites, plates, particles, gradients, use inside other programs.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +137,10 @@ def gradients(case: Case, x: Tensor) -> None:
 
 
 def composes(case: Case) -> None:
-    """it is a part of any other program: gen(context) works in plates of any name, with draws to their left."""
+    """it is a part of any other program.
+
+    Gen(context) works in plates of any name, with draws to their left.
+    """
 
     def program(value: Tensor | None = None) -> Tensor:
         with pyro.plate("data", len(case.x), dim=-1):

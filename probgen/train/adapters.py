@@ -1,4 +1,7 @@
-"""What ``fit`` accepts as an objective: its own, Pyro's, plain functions; and which of its parts are models."""
+"""What ``fit`` accepts as an objective.
+
+Its own, Pyro's, plain functions; and which of its parts are models.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,12 @@ INSTEAD: Mapping[type, str] = {
 
 
 class PlainLoss(Objective):
-    """A function ``loss(model, guide, *batch) -> scalar`` as an objective: nats summed over the rows of the batch.
+    """A function ``loss(model, guide, *batch) -> scalar`` as an objective.
 
-    Its own parameters are trained where it is a module, or a method of one; modules that it merely refers to are not.
+    Nats summed over the rows of the batch.
+
+    Its own parameters are trained where it is a module, or a method of one; modules that it merely
+    refers to are not.
 
     Parameters
     ----------
@@ -86,16 +92,18 @@ class PlainLoss(Objective):
 
 
 def as_objective(objective: Any) -> Any:
-    """An objective that is called as ``objective(model, guide)(*batch)``, from what users have at hand.
+    """An objective that is called as ``objective(model, guide)(*batch)``.
 
-    Objectives of probgen, and those of Pyro that have a ``differentiable_loss``, are handed on; a function
-    ``loss(model, guide, *batch) -> scalar`` becomes a :class:`PlainLoss`.
+    From what users have at hand.
+
+    Objectives of probgen, and those of Pyro that have a ``differentiable_loss``, are handed on; a
+    function ``loss(model, guide, *batch) -> scalar`` becomes a :class:`PlainLoss`.
 
     Raises
     ------
     TypeError
-        For other objectives of Pyro, with the one to use instead; for a class in the place of an object; for anything
-        that cannot be called.
+        For other objectives of Pyro, with the one to use instead; for a class in the place of an
+        object; for anything that cannot be called.
 
     >>> as_objective(infer.Trace_ELBO()).num_particles
     1
@@ -156,7 +164,10 @@ class _Attributes(dict):
 
 
 def _of_method(owner: Objective | infer.ELBO, method: str) -> Any:
-    """The objective that a bound method belongs to, if it is that which gives a differentiable loss."""
+    """The objective that a bound method belongs to.
+
+    If it is that which gives a differentiable loss.
+    """
     _refuse(owner)
     if method != "differentiable_loss":
         name = type(owner).__name__
@@ -167,14 +178,17 @@ def _of_method(owner: Objective | infer.ELBO, method: str) -> Any:
     return owner
 
 
-# -- parts that are models -------------------------------------------------------------------------------------------
+# -- parts that are models
+# -------------------------------------------------------------------------------------------
 
 
 def teachers(objective: Any, gen: nn.Module) -> list[str]:
-    """Names of an objective's parts that are models with parameters to train, and no part of the model being trained.
+    """Names of an objective's parts that are models with parameters to train.
 
-    Parts inside of such a part are not named again; nor is what an objective says it gives no gradient
-    (:attr:`Objective.held <probgen.objectives.base.Objective>`).
+    And no part of the model being trained.
+
+    Parts inside of such a part are not named again; nor is what an objective says it gives no
+    gradient (:attr:`Objective.held <probgen.objectives.base.Objective>`).
 
     >>> from probgen.core.module import DistributionModule, standard_normal
     >>> class Learned(DistributionModule):

@@ -1,4 +1,7 @@
-"""What hangs on a module, for those who must know whether a program changes it: values, names, Python numbers."""
+"""What hangs on a module, for those who must know whether a program changes it.
+
+Values, names, Python numbers.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,17 @@ PLAIN = (bool, int, float, complex, str, type(None))
 
 
 def attached(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters, buffers and other tensors among the attributes of a module and its parts, by name."""
+    """Parameters, buffers and other tensors among the attributes of a module and its parts.
+
+    By name.
+    """
     return {name: value for name, value in _attributes(module) if torch.is_tensor(value)}
 
 
 def plain_values(module: nn.Module) -> dict[str, str]:
-    """Python numbers, strings and flags among the attributes, and which parameters are trained, as text.
+    """Python numbers, strings and flags among the attributes, and which parameters are trained.
+
+    As text.
 
     >>> plain_values(nn.Dropout(0.5))["p"]
     '0.5'
@@ -40,7 +48,10 @@ def python_random() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def preserved(module: nn.Module, *others: Tensor) -> Iterator[None]:
-    """Puts back whatever happens to a module's tensors and attributes, and to other tensors, inside the block."""
+    """Puts back whatever happens to a module's tensors and attributes, and to other tensors.
+
+    Inside the block.
+    """
     given = [*attached(module).values(), *others]
     values = [
         (value.detach(), value.detach().clone()) for value in given if value.layout is torch.strided

@@ -1,4 +1,7 @@
-"""States on disk: safetensors with a JSON header, written atomically, checked on load, never unpickled."""
+"""States on disk: safetensors with a JSON header, written atomically, checked on load.
+
+Never unpickled.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,17 @@ class CheckpointError(RuntimeError):
 
 
 def write(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Writes tensors and JSON-able metadata to one file: afterwards it is the old one or the new one, whole.
+    """Writes tensors and JSON-able metadata to one file.
+
+    Afterwards it is the old one or the new one, whole.
 
     A link is written through to the file that it points to.
 
     Raises
     ------
     CheckpointError
-        If the folder cannot be written or the disk is full, or for what a file cannot hold; an earlier file at
-        ``path`` is left as it was.
+        If the folder cannot be written or the disk is full, or for what a file cannot hold; an
+        earlier file at ``path`` is left as it was.
     """
     content = _sealed({name: _plain(name, value) for name, value in tensors.items()}, metadata)
     try:
@@ -76,7 +81,10 @@ def _sealed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what :func:`write` wrote; raises :class:`CheckpointError` for missing, foreign or damaged files."""
+    """Reads what :func:`write` wrote.
+
+    Raises :class:`CheckpointError` for missing, foreign or damaged files.
+    """
     try:
         content = content_of(Path(path))
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -162,12 +170,14 @@ def save(module: nn.Module, path: str | os.PathLike) -> None:
 
 
 def load(module: nn.Module, path: str | os.PathLike) -> nn.Module:
-    """Loads parameters and buffers into a module of the same structure, and returns it in eval mode.
+    """Loads parameters and buffers into a module of the same structure.
 
-    A training checkpoint of :func:`probgen.fit` serves as well: the model is the one that ``fit`` leaves behind when it
-    ends there (the best state where it was told to have ``patience``, else averaged weights where it has them).
-    Raises :class:`CheckpointError` naming the entries that are missing, unexpected or of another shape; the module
-    is untouched then.
+    And returns it in eval mode.
+
+    A training checkpoint of :func:`probgen.fit` serves as well: the model is the one that ``fit``
+    leaves behind when it ends there (the best state where it was told to have ``patience``, else
+    averaged weights where it has them). Raises :class:`CheckpointError` naming the entries that are
+    missing, unexpected or of another shape; the module is untouched then.
     """
     tensors, metadata = read(path)
     if "cursor" in metadata:
@@ -177,7 +187,10 @@ def load(module: nn.Module, path: str | os.PathLike) -> nn.Module:
 
 
 def left_behind(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> dict[str, Tensor]:
-    """The state of the model that a run of :func:`probgen.fit` leaves, from the whole state of the run."""
+    """The state of the model that a run of :func:`probgen.fit` leaves.
+
+    From the whole state of the run.
+    """
     names = {name: name for name in tensors if name.startswith("module/")}
     if metadata.get("leaves") == "best":
         names = {
@@ -199,14 +212,20 @@ def left_behind(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> dict[st
 
 @runtime_checkable
 class Awaiting(Protocol):
-    """A module some of whose parameters come into being at its first run: a Program with an AutoGuide."""
+    """A module some of whose parameters come into being at its first run.
+
+    A Program with an AutoGuide.
+    """
 
     def awaits(self, name: str) -> bool:
         """Whether the first run may make an entry of that name."""
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
-    """``load_state_dict`` that compares names and shapes first, and says all differences at once."""
+    """``load_state_dict`` that compares names and shapes first.
+
+    And says all differences at once.
+    """
     check_fits(module, tensors, path)
     module.load_state_dict(tensors)
 

@@ -1,4 +1,7 @@
-"""The training step as one graph: batch, loss, gradient, clipping, update and averages, several steps in one call."""
+"""The training step as one graph.
+
+Batch, loss, gradient, clipping, update and averages, several steps in one call.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ class Step:
 
     .. math:: g = \nabla_\theta L_B(\theta), \qquad (\theta, s) \leftarrow U(\theta, s, g)
 
-    with the optimizer's state s. Where loss or gradient are not finite nothing changes, nor in the steps after it.
+    with the optimizer's state s. Where loss or gradient are not finite nothing changes, nor in the
+    steps after it.
 
     Parameters
     ----------
@@ -103,7 +107,10 @@ class Step:
         return value.detach(), list(gradients[: len(pieces)])
 
     def _program(self, *batch: Any) -> Tensor:
-        """The loss in Fabric's precision; Fabric's own call of it asks for a backward pass of Fabric's."""
+        """The loss in Fabric's precision.
+
+        Fabric's own call of it asks for a backward pass of Fabric's.
+        """
         precision = self.run.fabric.strategy.precision
         with precision.forward_context():
             return precision.convert_output(self.run.module(*precision.convert_input(batch)))
@@ -111,7 +118,9 @@ class Step:
     def __call__(
         self, selections: Sequence[Selection], numbers: Sequence[Tensor]
     ) -> list[list[float]]:
-        """As many steps as there are selections, at most :meth:`most`; gives loss per row and gradient norm of each.
+        """As many steps as there are selections, at most :meth:`most`.
+
+        Gives loss per row and gradient norm of each.
 
         ``numbers`` holds the optimizer's hyperparameters in each of them, ``(groups, K)``.
         """
@@ -127,7 +136,10 @@ class Step:
         return results
 
     def most(self) -> int:
-        """So many steps may be made in a row: what takes some milliseconds, one where draws depend on values."""
+        """So many steps may be made in a row.
+
+        What takes some milliseconds, one where draws depend on values.
+        """
         return 1 if self.graph.random else max(1, min(MOST, int(TOGETHER / self.seconds)))
 
     def build(self, numbers: Tensor, library: bool = True) -> None:
@@ -166,7 +178,10 @@ class Step:
         return plain_values(self.run.module) | flags
 
     def hand_over(self) -> None:
-        """Gives the parameters their gradients, for an optimizer that stands outside of the graph."""
+        """Gives the parameters their gradients.
+
+        For an optimizer that stands outside of the graph.
+        """
         for part in self.parts:
             for piece, gradient in zip(
                 part.pieces, part.split(part.state["gradient"]), strict=True
@@ -174,7 +189,10 @@ class Step:
                 piece.grad = gradient
 
     def replay_seconds(self) -> float:
-        """Time that the operations of loss and gradient take one by one, without the program's Python."""
+        """Time that the operations of loss and gradient take one by one.
+
+        Without the program's Python.
+        """
         times = []
         with preserved(self.run.module, *self.buffers), torch.random.fork_rng(), torch.no_grad():
             for _ in range(3):
@@ -226,7 +244,10 @@ class Step:
             )
 
     def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
-        """Loss, gradient norm and random state are those of the program, all that changes is as without compiler."""
+        """Loss, gradient norm and random state are those of the program.
+
+        All that changes is as without compiler.
+        """
         copies, again = (list(map(replica, inputs)) for _ in range(2))
         with torch.random.fork_rng(), preserved(self.run.module, *self.buffers):
             state = torch.get_rng_state()
@@ -263,7 +284,10 @@ class Step:
         before: Sequence[Tensor],
         tolerance: float,
     ) -> str:
-        """What has become something else than expected. Optimizers turn rounding of tiny gradients into whole steps."""
+        """What has become something else than expected.
+
+        Optimizers turn rounding of tiny gradients into whole steps.
+        """
         wrong = []
         for name in dict.fromkeys(self._names):
             one, two, old = (
@@ -278,7 +302,10 @@ class Step:
         return " and ".join(wrong)
 
     def _step(self, *tensors: Tensor) -> Tensor:
-        """One step: state, hyperparameters ``(groups, K)``, inputs -> loss per row and gradient norm, ``(2,)``."""
+        """One step: state, hyperparameters ``(groups, K)``.
+
+        Inputs -> loss per row and gradient norm, ``(2,)``.
+        """
         count = len(self.tensors)
         parts, buffers, alive = pytree.tree_unflatten(tensors[:count], self._structure)
         numbers, inputs = tensors[count], tensors[count + 1 :]
@@ -316,7 +343,10 @@ class Step:
         numbers: Tensor,
         alive: Tensor,
     ) -> None:
-        """One part's update; the numbers that its elements share become one tensor, or each would compute them."""
+        """One part's update.
+
+        The numbers that its elements share become one tensor, or each would compute them.
+        """
         averaged = (
             tensors.get("averaged", numbers[0]) + 1
         )  # without averages a number that nobody needs

@@ -1,4 +1,7 @@
-"""Where batches come from: rows in memory, indexed directly, or any loader, each with a cursor for exact resume."""
+"""Where batches come from.
+
+Rows in memory, indexed directly, or any loader, each with a cursor for exact resume.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ class Source(Protocol):
         """Rows to judge a fit by: all of them in memory, else one batch."""
 
     def choose(self) -> tuple[Selection, int]:
-        """What the next batch of this process is made of, and its number of rows over all processes."""
+        """What the next batch of this process is made of.
+
+        And its number of rows over all processes.
+        """
 
     def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
         """The batch of a selection, with other ``tensors`` in place of the selection's own."""
@@ -54,7 +60,10 @@ class Source(Protocol):
         """The tensors that tell a selection from others like it."""
 
     def missing(self, selection: Selection) -> bool:
-        """Whether this selection, or any other of the same data in memory, has missing values (NaN)."""
+        """Whether this selection, or any other of the same data in memory, has missing values.
+
+        NaN.
+        """
 
     def alike(self) -> int:
         """How many of the next selections have the same number of rows, for sure."""
@@ -105,7 +114,10 @@ class InMemory:
         return self.batch(self.first())
 
     def first(self) -> Selection:
-        """The first rows, some of them exchanged for those with the smallest, largest and missing values."""
+        """The first rows, some of them exchanged for those with the smallest.
+
+        Largest and missing values.
+        """
         size = min(self.batch_size, self.rows)
         if size == self.rows:
             return None
@@ -199,7 +211,10 @@ def _telling_rows(part: Tensor) -> list[int]:
 
 
 def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[Batch]:
-    """Validation data as batches of at most ``size`` rows in their order; batches from a loader stay as they are."""
+    """Validation data as batches of at most ``size`` rows in their order.
+
+    Batches from a loader stay as they are.
+    """
     if not in_memory(data):
         return [as_batch(batch, gen) for batch in data]
     batch, layout = checked(gen, data)
@@ -249,7 +264,10 @@ def as_source(
 
 
 def _batch_size(gen: GenerativeModel, asked: int | None, layout: RowLayout) -> int:
-    """As asked; else a part of the rows, or all where the arguments hold none or the program takes some by itself."""
+    """As asked; else a part of the rows.
+
+    Or all where the arguments hold none or the program takes some by itself.
+    """
     if asked is not None and asked < layout.size and chooses_rows(gen):
         raise ValueError(
             f"expected one choice of rows, got batch_size={asked} beside plate '{gen.plate}' of the program, which "

@@ -1,4 +1,7 @@
-"""How each step of a run is made: as the program tells it, or by a compiled graph where that is repaid."""
+"""How each step of a run is made.
+
+As the program tells it, or by a compiled graph where that is repaid.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,10 @@ class Engine:
             self._give_up("half precision scales its losses; bf16-mixed does not")
 
     def advance(self, room: int, remaining: float) -> None:
-        """At least one step and at most ``room``, of about ``remaining`` in all; each as a whole or not at all."""
+        """At least one step and at most ``room``, of about ``remaining`` in all.
+
+        Each as a whole or not at all.
+        """
         if not self.parts and self._promising(remaining):
             self._lay_out()
         with transaction(self.run):
@@ -117,7 +123,8 @@ class Engine:
             release(self.run, self.parts)
             self.parts, self.waiting = [], None
 
-    # -- whether -------------------------------------------------------------------------------------------------
+    # -- whether
+    # -------------------------------------------------------------------------------------------------
 
     def _promising(self, remaining: float) -> bool:
         """Whether enough is left to do, as far as the first steps tell."""
@@ -178,7 +185,10 @@ class Engine:
         return step
 
     def _new(self, key: Any, selection: Selection, remaining: float) -> Step | None:
-        """Builds the step, or starts to; ``None`` where it is not there yet, or would not be repaid."""
+        """Builds the step, or starts to.
+
+        ``None`` where it is not there yet, or would not be repaid.
+        """
         if not self._worth_recording(remaining):
             return None
         step = Step(self.run, self.parts, selection)
@@ -221,7 +231,10 @@ class Engine:
         return gain > REPAID * self.run.history.compile_seconds
 
     def _more(self, step: Step, room: int) -> list[Selection]:
-        """What else is done in the same call, without looking up: steps in powers of two, which share memory."""
+        """What else is done in the same call, without looking up.
+
+        Steps in powers of two, which share memory.
+        """
         count = 1 if self.alone else 2 ** int(math.log2(min(room, step.most())))
         return [self.run.source.choose()[0] for _ in range(count - 1)]
 
@@ -241,7 +254,8 @@ class Engine:
         if warn:
             warnings.warn(f"training goes on uncompiled: {reason}", FitWarning, stacklevel=5)
 
-    # -- how -----------------------------------------------------------------------------------------------------
+    # -- how
+    # -----------------------------------------------------------------------------------------------------
 
     def _interlude(self, selection: Selection, rows: int) -> None:
         """A step without graph; from before or after others with one, or for good."""

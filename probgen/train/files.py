@@ -14,10 +14,13 @@ MODE = 0o666  # what the umask leaves of it
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Makes ``content`` that of the file at ``path``, or of what a link there points to: afterwards old or new, whole.
+    """Makes ``content`` that of the file at ``path``, or of what a link there points to.
 
-    A new file has the permissions that the umask says, one that exists keeps its own. What earlier writers left that
-    were killed is removed. Raises ``OSError``, and leaves an existing file as it was.
+    Afterwards old or new, whole.
+
+    A new file has the permissions that the umask says, one that exists keeps its own. What earlier
+    writers left that were killed is removed. Raises ``OSError``, and leaves an existing file as it
+    was.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +46,10 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def content_of(path: Path) -> bytes:
-    """All bytes of a file as it was when it was opened; raises ``OSError``, also for what is no regular file."""
+    """All bytes of a file as it was when it was opened.
+
+    Raises ``OSError``, also for what is no regular file.
+    """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -68,7 +74,10 @@ def _prefix(target: Path) -> str:
 
 
 def _sweep(target: Path) -> None:
-    """Removes what earlier writers of the same file left behind: those that no longer hold their lock."""
+    """Removes what earlier writers of the same file left behind.
+
+    Those that no longer hold their lock.
+    """
     for left in target.parent.glob(f"{_prefix(target)}*.part"):
         with contextlib.suppress(OSError):
             handle = os.open(left, os.O_RDONLY)
@@ -80,7 +89,10 @@ def _sweep(target: Path) -> None:
 
 
 def _lock(handle: int) -> bool:
-    """Whether the lock of a file is ours now; the system frees it when its writer ends, in whatever way."""
+    """Whether the lock of a file is ours now.
+
+    The system frees it when its writer ends, in whatever way.
+    """
     if sys.platform == "win32":
         return False
     import fcntl
@@ -93,7 +105,10 @@ def _lock(handle: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name last through a loss of power, where the system lets folders be synchronised."""
+    """Makes the new name last through a loss of power.
+
+    Where the system lets folders be synchronised.
+    """
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -41,7 +41,8 @@ Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRSchedul
 def adam(lr: float = 1e-3, **options: Any) -> Optimizer:
     """A factory of fused Adam optimizers, for ``fit(..., optimizer=adam(3e-4))``.
 
-    Source: Kingma, Ba (2015), https://arxiv.org/abs/1412.6980. ``options`` go to :class:`torch.optim.Adam`.
+    Source: Kingma, Ba (2015), https://arxiv.org/abs/1412.6980. ``options`` go to
+    :class:`torch.optim.Adam`.
 
     >>> adam(0.01)([nn.Parameter(torch.zeros(2))]).param_groups[0]["lr"]
     0.01
@@ -75,72 +76,82 @@ def fit(
     seed: int | None = None,
     verdict: bool = True,
 ) -> History:
-    r"""Trains any model with any objective by stochastic gradients: minimises the objective per row of data.
+    r"""Trains any model with any objective by stochastic gradients.
+
+    Minimises the objective per row of data.
 
     For the default objective that is SVI, the maximisation of the evidence lower bound
 
     .. math:: \tfrac1N \Big( \sum_i \mathbb E_q[\log p(x_i, z_i \mid \theta) - \log q(z_i \mid x_i)]
               - \mathrm{KL}(q(\theta) \| p(\theta)) \Big),
 
-    and maximum likelihood for models without latents. Programs know nothing of mini-batches: sites outside the data
-    plate are scaled by B/N.
+    and maximum likelihood for models without latents. Programs know nothing of mini-batches: sites
+    outside the data plate are scaled by B/N.
 
     Parameters
     ----------
     gen : GenerativeModel
         A family, or ``Program(model, guide)`` for your own Pyro pair.
     data
-        A tensor, array or DataFrame of rows, or a tuple of arguments (``(x, context)``, or whatever a Program takes),
-        or a dict of those by name: kept in memory and indexed directly. Or a Dataset, a DataLoader, or an iterable of
-        batches. ``None`` for programs without arguments. NaN = missing.
+        A tensor, array or DataFrame of rows, or a tuple of arguments (``(x, context)``, or whatever
+        a Program takes), or a dict of those by name: kept in memory and indexed directly. Or a
+        Dataset, a DataLoader, or an iterable of batches. ``None`` for programs without arguments.
+        NaN = missing.
     objective : Objective, optional
-        Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites. Pyro's own objectives
-        work where they have a ``differentiable_loss``, and so does a function ``loss(model, guide, *arguments)``.
+        Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites.
+        Pyro's own objectives work where they have a ``differentiable_loss``, and so does a function
+        ``loss(model, guide, *arguments)``.
     steps, epochs : int, optional
-        How long to train, earlier steps of a resumed run included; 2,000 steps when neither is given.
+        How long to train, earlier steps of a resumed run included; 2,000 steps when neither is
+        given.
     batch_size : int, optional
-        Rows per step and process; default: 128, or all rows where there are fewer or the pair runs on all rows only.
+        Rows per step and process; default: 128, or all rows where there are fewer or the pair runs
+        on all rows only.
     rows : sequence of str, optional
-        Names of the arguments that hold rows, of which batches take some; default: those that have as many entries as
-        the plate of the rows.
+        Names of the arguments that hold rows, of which batches take some; default: those that have
+        as many entries as the plate of the rows.
     optimizer : callable, optional
-        Makes the optimizer from the parameters; default ``adam(1e-3)``. Parameter groups are the caller's choice.
-        Pyro's optimizers work too; the loss here is per row, where ``SVI`` sums it over rows.
+        Makes the optimizer from the parameters; default ``adam(1e-3)``. Parameter groups are the
+        caller's choice. Pyro's optimizers work too; the loss here is per row, where ``SVI`` sums it
+        over rows.
     scheduler : callable, optional
         Makes a learning-rate scheduler from the optimizer; it advances every step.
     clip : float, optional
         Largest Euclidean norm of the gradient (of the loss per row).
     ema : float, optional
-        Decay of an exponential moving average of the parameters after each step, which does not hold those from before
-        the first (:func:`probgen.train.run.newest`); validation and the final model use the average.
+        Decay of an exponential moving average of the parameters after each step, which does not
+        hold those from before the first (:func:`probgen.train.run.newest`); validation and the
+        final model use the average.
     validation
-        Held-out rows (as ``data``); the objective on them is recorded every ``validate_every`` steps (default: once
-        per epoch), always with the same noise.
+        Held-out rows (as ``data``); the objective on them is recorded every ``validate_every``
+        steps (default: once per epoch), always with the same noise.
     patience : int, optional
         Stop after so many validations without improvement, and restore the best state.
     checkpoint : path, optional
-        File for the whole state, written atomically every ``checkpoint_every`` steps (default: once per epoch) and at
-        the end; Ctrl-C and SIGTERM are seen between steps. With ``resume=True`` an existing file is continued exactly:
-        N steps, resume, N more are 2N steps. Its random state goes on and its data are expected; learning rates, clip,
-        ema and batch size that are asked otherwise now win, with a warning. Without ``resume`` it is refused.
+        File for the whole state, written atomically every ``checkpoint_every`` steps (default: once
+        per epoch) and at the end; Ctrl-C and SIGTERM are seen between steps. With ``resume=True``
+        an existing file is continued exactly: N steps, resume, N more are 2N steps. Its random
+        state goes on and its data are expected; learning rates, clip, ema and batch size that are
+        asked otherwise now win, with a warning. Without ``resume`` it is refused.
     compile : "auto" or bool
-        Whether the step, from the choice of rows to the update, becomes one compiled graph: the same losses, as the
-        seed gives them, without the Python in between. ``"auto"`` times the first steps and compiles where the
-        remaining ones repay it (runs are then equal to rounding, not bit for bit); ``True`` compiles after the first
-        step. Python values that a program reads are then those of that time; tensors, learning rates and annealed
-        weights may change.
+        Whether the step, from the choice of rows to the update, becomes one compiled graph: the
+        same losses, as the seed gives them, without the Python in between. ``"auto"`` times the
+        first steps and compiles where the remaining ones repay it (runs are then equal to rounding,
+        not bit for bit); ``True`` compiles after the first step. Python values that a program reads
+        are then those of that time; tensors, learning rates and annealed weights may change.
     fabric : lightning_fabric.Fabric, optional
         Device, precision and processes; default: this process on the CPU.
     progress : bool
         A progress bar where there is a terminal.
     callbacks : sequence of callable
-        Called with the :class:`Run` after every step; setting ``run.stop = "reason"`` ends training. They share the
-        random state of the run: one that draws changes the steps after it, unless it draws inside
-        ``torch.random.fork_rng()``.
+        Called with the :class:`Run` after every step; setting ``run.stop = "reason"`` ends
+        training. They share the random state of the run: one that draws changes the steps after it,
+        unless it draws inside ``torch.random.fork_rng()``.
     seed : int, optional
         Makes the run reproducible without touching the caller's random state.
     verdict : bool
-        Whether to judge the fit at the end: PSIS k-hat, effective sample size, active units, a settled loss.
+        Whether to judge the fit at the end: PSIS k-hat, effective sample size, active units, a
+        settled loss.
 
     Returns
     -------
@@ -156,7 +167,8 @@ def fit(
     NonFiniteLoss
         When the loss or gradient is not finite; the model keeps its last finite state.
     CheckpointError
-        When ``checkpoint`` cannot be written at the start or exists already, or ``resume`` finds a file of another run.
+        When ``checkpoint`` cannot be written at the start or exists already, or ``resume`` finds a
+        file of another run.
 
     >>> from probgen.core.heads import Gaussian
     >>> from probgen.nn import Constant
@@ -213,7 +225,10 @@ def _this_process() -> Fabric:
 
 
 def _settle(gen: GenerativeModel, source: Source) -> None:
-    """The layout of the batches of a loader, as the program reads the first of them; rows in memory are checked."""
+    """The layout of the batches of a loader, as the program reads the first of them.
+
+    Rows in memory are checked.
+    """
     if isinstance(source, Stream):
         source.layout = row_layout(batch := gen.settle(source.peek()), gen.rows_in(batch))
     elif isinstance(gen, Program):
@@ -225,7 +240,10 @@ def _settle(gen: GenerativeModel, source: Source) -> None:
 def _objective(
     gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None
 ) -> nn.Module:
-    """The loss as one module that owns the model's and the objective's parameters, after a checked first run."""
+    """The loss as one module that owns the model's and the objective's parameters.
+
+    After a checked first run.
+    """
     batch = source.peek()
     chosen = default_objective(gen, *batch) if objective is None else as_objective(objective)
     _warn_of_teachers(chosen, gen)
@@ -268,7 +286,10 @@ def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimi
 
 
 def _judge(run: Run, judged: bool) -> None:
-    """Attaches the verdict, and warns; the loss is not judged where held-out rows ended training, nor in a game."""
+    """Attaches the verdict, and warns.
+
+    The loss is not judged where held-out rows ended training, nor in a game.
+    """
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         batch = run.fabric.to_device(run.source.look())
         history = run.history if judged else None
@@ -279,7 +300,10 @@ def _judge(run: Run, judged: bool) -> None:
 
 @contextlib.contextmanager
 def _random_state(seed: int | None, fabric: Fabric) -> Iterator[None]:
-    """With a seed: a random state of the run's own, another one in every process. Validation is off meanwhile."""
+    """With a seed: a random state of the run's own, another one in every process.
+
+    Validation is off meanwhile.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(local_parameters())

@@ -21,7 +21,10 @@ Callback = Callable[[Run], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """When to validate, save and stop; ``None`` means once per epoch, or never where there is nothing to do it with."""
+    """When to validate, save and stop.
+
+    ``None`` means once per epoch, or never where there is nothing to do it with.
+    """
 
     steps: int | None
     epochs: int | None
@@ -56,7 +59,10 @@ class Plan:
         return min(ends)
 
     def remaining(self, run: Run) -> float:
-        """About how many steps are left; as many again where the length of an epoch is not known yet."""
+        """About how many steps are left.
+
+        As many again where the length of an epoch is not known yet.
+        """
         if self.steps is not None:
             return self.steps - run.step
         known = run.source.per_epoch() or (
@@ -82,10 +88,12 @@ class Plan:
 def train(
     run: Run, plan: Plan, engine: Engine, progress: bool, callbacks: Sequence[Callback]
 ) -> None:
-    """The loop; whatever ends it, the history knows the time and the reason, and the last state is on disk.
+    """The loop; whatever ends it, the history knows the time and the reason.
 
-    Signals are seen between steps and what is due after them. Unless something failed, the model is then what the run
-    leaves behind.
+    And the last state is on disk.
+
+    Signals are seen between steps and what is due after them. Unless something failed, the model is
+    then what the run leaves behind.
     """
     shown = (
         None if progress and run.fabric.is_global_zero else True

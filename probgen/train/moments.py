@@ -1,4 +1,7 @@
-"""What an optimizer keeps, by the names of its parameters, and whether what a file holds is that."""
+"""What an optimizer keeps, by the names of its parameters.
+
+And whether what a file holds is that.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,10 @@ def _names(run: Run) -> dict[int, str]:
 
 
 def check_optimizer(run: Run, saved: dict[str, Any], path: Any) -> None:
-    """Raises :class:`CheckpointError` in a sentence, if the state of an optimizer is not one of this run's."""
+    """Raises :class:`CheckpointError` in a sentence.
+
+    If the state of an optimizer is not one of this run's.
+    """
     own = optimizer_state(run)
     if saved["class"] not in (None, own["class"]):
         raise CheckpointError(
@@ -126,7 +132,10 @@ def _kind(value: Any) -> Any:
 
 
 def fresh(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter) -> Kept | None:
-    """What the optimizer keeps of such a parameter after one step; ``None`` where that cannot be known."""
+    """What the optimizer keeps of such a parameter after one step.
+
+    ``None`` where that cannot be known.
+    """
     if not class_of(optimizer).startswith(CHECKED):
         return None
     twin = object.__new__(type(optimizer))
@@ -144,7 +153,10 @@ def fresh(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Paramet
 
 
 def load_optimizer(run: Run, saved: dict[str, Any], options: list[dict[str, Any]]) -> None:
-    """Continues with a state that has been checked, each tensor as it was saved, where the optimizer keeps it."""
+    """Continues with a state that has been checked, each tensor as it was saved.
+
+    Where the optimizer keeps it.
+    """
     indices = [group["params"] for group in run.optimizer.state_dict()["param_groups"]]
     groups = [{**given, "params": places} for given, places in zip(options, indices, strict=True)]
     run.optimizer.load_state_dict({**saved["rest"], "state": {}, "param_groups": groups})

@@ -1,4 +1,7 @@
-"""What ``fit`` accepts as an optimizer: factories and classes of torch optimizers, and Pyro's optimizers."""
+"""What ``fit`` accepts as an optimizer.
+
+Factories and classes of torch optimizers, and Pyro's optimizers.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,20 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
-    """A factory that makes a torch optimizer from a list of parameters, from what users have at hand.
+    """A factory that makes a torch optimizer from a list of parameters.
 
-    Takes factories and classes of torch optimizers as they are, and optimizers of Pyro: their options, by parameter
-    where they are a function of its name, become parameter groups, and ``clip_args`` clip the gradient of every
-    parameter before each step. A parameter of a ``pyro.param`` statement has the name that is stated; one of a module
-    has its name in the model, such as ``"encoder.0.weight"``.
+    From what users have at hand.
 
-    The loss of ``fit`` is per row, that of :class:`pyro.infer.SVI` a sum over all rows: bounds on the gradient
-    (``clip_args``, ``ClippedAdam``) are to be smaller by the number of rows here, and the learning rates of optimizers
-    that follow its scale (``SGD``) larger; those of ``Adam`` and its relatives stay.
+    Takes factories and classes of torch optimizers as they are, and optimizers of Pyro: their
+    options, by parameter where they are a function of its name, become parameter groups, and
+    ``clip_args`` clip the gradient of every parameter before each step. A parameter of a
+    ``pyro.param`` statement has the name that is stated; one of a module has its name in the model,
+    such as ``"encoder.0.weight"``.
+
+    The loss of ``fit`` is per row, that of :class:`pyro.infer.SVI` a sum over all rows: bounds on
+    the gradient (``clip_args``, ``ClippedAdam``) are to be smaller by the number of rows here, and
+    the learning rates of optimizers that follow its scale (``SGD``) larger; those of ``Adam`` and
+    its relatives stay.
 
     Parameters
     ----------
@@ -109,7 +116,10 @@ def _stated(name: str) -> str:
 def _from_pyro(
     pyro: PyroOptim, names: Mapping[int, str], parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """One torch optimizer: parameters with the same options in one group, gradients clipped parameter by parameter."""
+    """One torch optimizer.
+
+    Parameters with the same options in one group, gradients clipped parameter by parameter.
+    """
     groups: list[dict[str, Any]] = []
     clips: list[tuple[nn.Parameter, dict[str, float]]] = []
     for p in parameters:

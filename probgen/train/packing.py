@@ -1,4 +1,7 @@
-"""The state of optimizers, schedulers and the like as JSON and tensors, and back, every value of the type it had."""
+"""The state of optimizers, schedulers and the like as JSON and tensors, and back.
+
+Every value of the type it had.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ _NAMES = {kind: name for name, kind in {**SERIES, **MAPPINGS}.items()}
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """What JSON can hold of a value; its tensors go to ``tensors``, under names that begin with ``name``.
+    """What JSON can hold of a value.
+
+    Its tensors go to ``tensors``, under names that begin with ``name``.
 
     Raises
     ------
@@ -62,7 +67,10 @@ def _pack_container(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value that :func:`pack` was given; ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
+    """The value that :func:`pack` was given.
+
+    ``KeyError``, ``TypeError`` or ``ValueError`` for anything else.
+    """
     if type(value) in PLAIN:
         return value
     if isinstance(value, list):

@@ -1,4 +1,7 @@
-"""Parameters and what their optimizer keeps for them, laid out for a graph: many small ones as one vector."""
+"""Parameters and what their optimizer keeps for them, laid out for a graph.
+
+Many small ones as one vector.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class Part(NamedTuple):
     state : dict of str to Tensor
         What the optimizer keeps, in the shape of ``value``; ``step`` is one number.
     average : dict of str to Tensor
-        Where there is one, the exponential moving average of ``value`` and its number of steps (``averaged``).
+        Where there is one, the exponential moving average of ``value`` and its number of steps
+        (``averaged``).
     group : int
         Index of the optimizer's parameter group.
     homes : list of Tensor
@@ -65,11 +69,14 @@ class Part(NamedTuple):
 
 
 def lay_out(run: Run, outside: bool) -> list[Part]:
-    """Moves the parameters that have taken part in steps, their optimizer's state and averages into parts.
+    """Moves the parameters that have taken part in steps.
 
-    The parameters stay the objects that they are; the optimizer's state holds views of the parts, but for its step
-    counts (:func:`write_steps`). ``outside``: the optimizer keeps its state, the parts have a place for the gradient.
-    Raises :class:`NotCompilable` for parameters whose memory is that of other tensors, too.
+    Their optimizer's state and averages into parts.
+
+    The parameters stay the objects that they are; the optimizer's state holds views of the parts,
+    but for its step counts (:func:`write_steps`). ``outside``: the optimizer keeps its state, the
+    parts have a place for the gradient. Raises :class:`NotCompilable` for parameters whose memory
+    is that of other tensors, too.
     """
     _check_alone(run)
     state = run.optimizer.state
@@ -200,7 +207,10 @@ def read_steps(run: Run, parts: list[Part]) -> None:
 
 
 def release(run: Run, parts: list[Part]) -> None:
-    """Puts every parameter back to where it stood, and gives its state and average a storage of their own again."""
+    """Puts every parameter back to where it stood.
+
+    And gives its state and average a storage of their own again.
+    """
     where = {id(p): index for index, p in enumerate(run.parameters)}
     for part in parts:
         for p, home in zip(part.pieces, part.homes, strict=True) if len(part.pieces) > 1 else ():

@@ -1,4 +1,7 @@
-"""What goes around one evaluation of an objective: mini-batch scaling, a checked first run, an autopsy of the last."""
+"""What goes around one evaluation of an objective.
+
+Mini-batch scaling, a checked first run, an autopsy of the last.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,9 @@ from probgen.train.rows import Batch
 class RowScale(Messenger):
     r"""Scales a program's sites so that an objective summed over a batch of B of N rows is B times its mean per row.
 
-    Sites inside the data plate count once per row, whatever size the plate was given; sites outside it, the globals,
-    are shared by all N rows and get the weight B/N. An ELBO divided by B is then an unbiased estimate of the ELBO of
-    the whole data divided by N.
+    Sites inside the data plate count once per row, whatever size the plate was given; sites outside
+    it, the globals, are shared by all N rows and get the weight B/N. An ELBO divided by B is then
+    an unbiased estimate of the ELBO of the whole data divided by N.
 
     >>> with RowScale("data", rows=10, total=1000), pyro.poutine.trace() as tracer:
     ...     _ = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0))
@@ -65,9 +68,10 @@ RowsOf = Callable[..., AbstractContextManager]
 def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf:
     """A checked first run; gives the handler under which the rows of a batch stand for themselves.
 
-    The plate of a program gets the numbers that the rows of a batch have among all rows, so that indices and parameters
-    of rows are theirs; a program that looks up its arguments by index gets those of the batch. Where the pair runs on
-    all rows only and no batch size was ``asked`` for, every batch holds all rows.
+    The plate of a program gets the numbers that the rows of a batch have among all rows, so that
+    indices and parameters of rows are theirs; a program that looks up its arguments by index gets
+    those of the batch. Where the pair runs on all rows only and no batch size was ``asked`` for,
+    every batch holds all rows.
     """
     if not isinstance(gen, Program) or source.index(source.first()) is None:
         rehearse(gen, source, _nothing)
@@ -86,7 +90,10 @@ def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf
 def _on_all_rows(
     gen: GenerativeModel, source: Source, asked: int | None, error: Exception
 ) -> RowsOf:
-    """Batches of all rows, if the pair runs on these; the error that it raised on some of them, if it does not."""
+    """Batches of all rows, if the pair runs on these.
+
+    The error that it raised on some of them, if it does not.
+    """
     size, kept = len(source.index(source.first())), source.batch_size
     try:
         source.whole()
@@ -107,7 +114,10 @@ def _on_all_rows(
 
 
 def check_held_out(gen: GenerativeModel, batches: Sequence[Batch]) -> None:
-    """Refuses validation rows that the pair does not run on: those of a guide with parameters for each row."""
+    """Refuses validation rows that the pair does not run on.
+
+    Those of a guide with parameters for each row.
+    """
     if not batches or not isinstance(gen, Program):
         return
     try:
@@ -139,7 +149,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_other_rows(gen: GenerativeModel, source: Source) -> None:
-    """Batches of a loader have no numbers of rows: a guide with parameters for those of the first one is refused."""
+    """Batches of a loader have no numbers of rows.
+
+    A guide with parameters for those of the first one is refused.
+    """
     batch = source.peek()
     layout = source.layout.like(batch)
     rows = layout.count(batch)
@@ -157,11 +170,13 @@ def _check_other_rows(gen: GenerativeModel, source: Source) -> None:
 
 
 def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
-    """Runs guide and model once with all of Pyro's and torch's checks on, and names what does not fit.
+    """Runs guide and model once with all of Pyro's and torch's checks on.
 
-    Sites are enumerated as training does it. Random state and training mode are left as they were; lazy parameters
-    (AutoGuides) come into being here. Raises ``ValueError`` with the site, its plates, the expected and the actual
-    shape, and the fix.
+    And names what does not fit.
+
+    Sites are enumerated as training does it. Random state and training mode are left as they were;
+    lazy parameters (AutoGuides) come into being here. Raises ``ValueError`` with the site, its
+    plates, the expected and the actual shape, and the fix.
     """
     training, chosen = gen.training, source.first()
     batch, total = source.batch(chosen), source.rows
@@ -188,7 +203,8 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
 def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
     """Pyro's check of one site's log_prob against its plates, with the names of the plates.
 
-    Left out for laws without a density, and for those whose objectives are there because theirs costs so much.
+    Left out for laws without a density, and for those whose objectives are there because theirs
+    costs so much.
     """
     if density(site["fn"]) == "implicit" or getattr(site["fn"], "costly_density", False):
         return
@@ -244,7 +260,10 @@ def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | Non
 
 
 def autopsy(gen: GenerativeModel, loss: nn.Module, batch: Batch) -> str:
-    """Where a loss stopped being finite: sites and batch rows whose log_prob is not, and gradients that are not."""
+    """Where a loss stopped being finite.
+
+    Sites and batch rows whose log_prob is not, and gradients that are not.
+    """
     lines = []
     try:
         with torch.no_grad(), isolated():

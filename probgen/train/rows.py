@@ -1,4 +1,7 @@
-"""Rows of data as the arguments of a program: checked, converted, with the layout that its plate tells."""
+"""Rows of data as the arguments of a program.
+
+Checked, converted, with the layout that its plate tells.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ Batch = tuple[Any, ...]
 
 
 def in_memory(data: Any) -> bool:
-    """Whether data is rows (a tensor, array, DataFrame, or a tuple or dict of these) or nothing, not batches."""
+    """Whether data is rows (a tensor, array, DataFrame, or a tuple or dict of these) or nothing.
+
+    Not batches.
+    """
     return (
         data is None
         or isinstance(data, Tensor | tuple | np.ndarray | Mapping)
@@ -27,10 +33,12 @@ def in_memory(data: Any) -> bool:
 
 
 def arguments_of(gen: GenerativeModel | None, data: Any) -> Batch:
-    """The arguments in whatever a user passes as data: a tuple is several, a dict those of its names.
+    """The arguments in whatever a user passes as data.
 
-    A dict whose keys are not names of the program's arguments is one argument; ``None`` is none for a program that
-    takes none.
+    A tuple is several, a dict those of its names.
+
+    A dict whose keys are not names of the program's arguments is one argument; ``None`` is none for
+    a program that takes none.
     """
     if isinstance(data, tuple):
         return data
@@ -64,10 +72,12 @@ def _required(gen: GenerativeModel) -> list[str]:
 def checked(
     gen: GenerativeModel, data: Any, rows: Sequence[str] | None = None
 ) -> tuple[Batch, RowLayout]:
-    """Data in memory as arguments and the layout of their rows; ``rows`` names the arguments that hold them.
+    """Data in memory as arguments and the layout of their rows.
 
-    Raises ``ValueError`` for no rows, unequal lengths of a family's arguments and infinities, ``TypeError`` for what is
-    no number.
+    ``rows`` names the arguments that hold them.
+
+    Raises ``ValueError`` for no rows, unequal lengths of a family's arguments and infinities,
+    ``TypeError`` for what is no number.
     """
     batch = arguments_of(gen, data)
     if any(
@@ -131,7 +141,10 @@ def _named(gen: GenerativeModel, batch: Batch, layout: RowLayout, rows: Sequence
 
 
 def argument_names(gen: GenerativeModel, batch: Batch) -> list[str]:
-    """Names of the arguments in a batch, those by keyword at the end; numbered where the program takes ``*args``."""
+    """Names of the arguments in a batch, those by keyword at the end.
+
+    Numbered where the program takes ``*args``.
+    """
     by_name = list(batch[-1]) if batch and isinstance(batch[-1], Keywords) else []
     count = len(batch) - bool(by_name)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -171,7 +171,10 @@ class Run:
             )
 
     def begin_average(self, since: int, means: dict[str, Tensor]) -> None:
-        """Starts the average of the weights after step ``since``, or goes on with the means by name."""
+        """Starts the average of the weights after step ``since``.
+
+        Or goes on with the means by name.
+        """
         self.average, self.since = None, since if means else self.step
         if self.decay is not None:
             start = dict(zip(self.names(), self.parameters, strict=True))
@@ -193,7 +196,8 @@ class Run:
     ) -> Tensor:
         """The objective of a batch divided by its number of rows, or by ``rows``.
 
-        ``index`` numbers the rows of the batch among all rows, for a guide with parameters for each of them.
+        ``index`` numbers the rows of the batch among all rows, for a guide with parameters for each
+        of them.
         """
         own, plate = self._count(batch), self.gen.plate
         total = self.source.rows or own
@@ -241,7 +245,10 @@ class Run:
                 mean.copy_(old)
 
     def validate(self, batches: list[Batch]) -> float:
-        """Mean objective per validation row, in eval mode, with the same noise every time; remembers the best state."""
+        """Mean objective per validation row, in eval mode, with the same noise every time.
+
+        Remembers the best state.
+        """
         training = self.module.training
         self.module.eval()
         try:
@@ -273,7 +280,10 @@ class Run:
             self.best, self.waited = (value, _copy(self.module.state_dict())), 0
 
     def leaves(self) -> str:
-        """What the run leaves behind if it ends now: the best state, the average or the last weights."""
+        """What the run leaves behind if it ends now.
+
+        The best state, the average or the last weights.
+        """
         if self.restores and self.best is not None and self.history.stopped != INTERRUPTED:
             return "best"
         return "weights" if self.average is None else "average"
@@ -285,7 +295,8 @@ class Run:
         else:
             self.swap()
 
-    # -- the state on disk ---------------------------------------------------------------------------------------
+    # -- the state on disk
+    # ---------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
         """Writes the whole state; see :func:`probgen.train.state.write`."""
@@ -301,7 +312,9 @@ class Run:
 
 
 def newest(decay: float, steps: int) -> float:
-    r"""The weight of the newest of so many values in their exponential moving average, which begins without any.
+    r"""The weight of the newest of so many values in their exponential moving average.
+
+    Which begins without any.
 
     .. math:: w_t = \frac{1 - d}{1 - d^t}, \qquad m_t = m_{t-1} + w_t (\theta_t - m_{t-1})
               = \frac{\sum_{i=1}^t d^{t-i} \theta_i}{\sum_{i=1}^t d^{t-i}}

@@ -81,7 +81,10 @@ def _needed(thing: Any) -> str:
 
 
 def fingerprint(source: Source) -> str | None:
-    """A number that tells data from others, where they can be read without changing anything; else ``None``."""
+    """A number that tells data from others, where they can be read without changing anything.
+
+    Else ``None``.
+    """
     data = source.data if isinstance(source, InMemory) else getattr(source, "batches", None)
     if isinstance(data, DataLoader):
         data = data.dataset.tensors if isinstance(data.dataset, TensorDataset) else None
@@ -112,8 +115,8 @@ def reconcile(
     Returns
     -------
     (list of dict, dict or None, dict)
-        Options of the parameter groups, state of the scheduler (``None``: as it is), and what differs, by name: the
-        value then and the one now.
+        Options of the parameter groups, state of the scheduler (``None``: as it is), and what
+        differs, by name: the value then and the one now.
     """
     now, differences = run.asked, {}
     for key in ("clip", "ema", "batch_size"):
@@ -137,7 +140,10 @@ def reconcile(
 def _merge_options(
     now: dict, then: dict, current: dict, differences: dict[str, tuple[Any, Any]]
 ) -> dict[str, Any]:
-    """Current values, but for those that are asked otherwise; a learning rate that a schedule moves is scaled."""
+    """Current values, but for those that are asked otherwise.
+
+    A learning rate that a schedule moves is scaled.
+    """
     merged = {}
     for key, value in now.items():
         if key in current and same(then.get(key), value):

@@ -1,4 +1,7 @@
-"""Ctrl-C and the request to end (SIGTERM), which wait until a step is whole, so that nothing is left half done."""
+"""Ctrl-C and the request to end (SIGTERM), which wait until a step is whole.
+
+So that nothing is left half done.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ Handler = Callable[[int, FrameType | None], Any] | int
 
 
 class Signals:
-    """Keeps signals until :meth:`deliver`; a second Ctrl-C is not kept, unless something is held together.
+    """Keeps signals until :meth:`deliver`.
 
-    What is still kept at the end goes to the handlers that were there before. In other threads than the main one,
-    which receive no signals, it does nothing.
+    A second Ctrl-C is not kept, unless something is held together.
+
+    What is still kept at the end goes to the handlers that were there before. In other threads than
+    the main one, which receive no signals, it does nothing.
 
     >>> with Signals() as signals:
     ...     signal.raise_signal(signal.SIGINT)
@@ -57,7 +62,9 @@ class Signals:
             self.deliver()
 
     def deliver(self) -> None:
-        """Passes on what has been kept; raises ``KeyboardInterrupt`` for Ctrl-C, and for what is to end the process.
+        """Passes on what has been kept.
+
+        Raises ``KeyboardInterrupt`` for Ctrl-C, and for what is to end the process.
 
         The latter stays kept, for the end.
         """

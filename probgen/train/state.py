@@ -59,7 +59,8 @@ def begin(run: Run, checkpoint: str | os.PathLike | None, resume: bool) -> Path 
     Raises
     ------
     CheckpointError
-        If there is a file already that is not to be resumed, unless it is of a run without any step.
+        If there is a file already that is not to be resumed, unless it is of a run without any
+        step.
     """
     if checkpoint is None:
         return None
@@ -126,8 +127,8 @@ def write(run: Run, path: Path) -> None:
 def restore(run: Run, path: Path) -> None:
     """Continues from a state on disk; raises :class:`CheckpointError` if it belongs to another run.
 
-    All is checked before anything changes. The file's state goes on, but for settings that are asked otherwise now,
-    which a warning names.
+    All is checked before anything changes. The file's state goes on, but for settings that are
+    asked otherwise now, which a warning names.
     """
     tensors, metadata = disk.read(path)
     if "cursor" not in metadata:
@@ -188,7 +189,10 @@ def _check(run: Run, state: State, path: Path) -> None:
 
 
 def _check_places(run: Run, state: State) -> None:
-    """Cursor, schedule and random state are of the kinds that this run has; ``ValueError`` where not."""
+    """Cursor, schedule and random state are of the kinds that this run has.
+
+    ``ValueError`` where not.
+    """
     cursor, own = state.entries["cursor"], run.source.cursor()
     if {key: _kind(value) for key, value in cursor.items()} != {
         key: _kind(value) for key, value in own.items()

@@ -1,4 +1,7 @@
-"""Batches from a DataLoader or any iterable that can be read again, with a cursor for exact resume."""
+"""Batches from a DataLoader or any iterable that can be read again.
+
+With a cursor for exact resume.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ Selection = Any
 class Stream:
     """Batches from a DataLoader or any iterable of batches that can be iterated again.
 
-    To resume, the random state at the start of the epoch is put back and the batches already seen are skipped.
+    To resume, the random state at the start of the epoch is put back and the batches already seen
+    are skipped.
     """
 
     def __init__(self, batches: Iterable[Any], world: int = 1, gen: GenerativeModel | None = None):
@@ -103,7 +107,10 @@ class Stream:
             )
 
     def _look_ahead(self) -> None:
-        """Fetches the next batch early, so that the end of an epoch is known with its last batch."""
+        """Fetches the next batch early.
+
+        So that the end of an epoch is known with its last batch.
+        """
         try:
             self._ahead = as_batch(next(self._iterator), self.gen)
         except StopIteration:

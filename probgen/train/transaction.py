@@ -1,4 +1,7 @@
-"""A step as a transaction: what failed or was interrupted leaves data cursor, random state and buffers as they were."""
+"""A step as a transaction.
+
+What failed or was interrupted leaves data cursor, random state and buffers as they were.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ if TYPE_CHECKING:
 
 SMALL = (
     2**16
-)  # entries of a buffer that is copied before each step; others by their version, which batch norm forgets
+    # entries of a buffer that is copied before each step; others by their version, which batch norm
+    # forgets
+)
 LARGE = 2**24  # entries of one that is not copied
 
 
@@ -53,7 +58,9 @@ def set_random_state(run: Run, state: dict[str, Tensor]) -> None:
 
 
 class Buffers:
-    """The buffers of a module, which a step may change before it fails (running means, chains, baselines).
+    """The buffers of a module, which a step may change before it fails.
+
+    Running means, chains, baselines.
 
     >>> layer = nn.BatchNorm1d(1)
     >>> buffers = Buffers(layer)

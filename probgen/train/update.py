@@ -21,10 +21,11 @@ class Rule(NamedTuple):
     numbers : callable
         The hyperparameters of a parameter group that may change from step to step, as floats.
     factors : callable
-        ``(numbers, tensors) -> numbers`` that the update needs: those that all elements share are computed once.
+        ``(numbers, tensors) -> numbers`` that the update needs: those that all elements share are
+        computed once.
     update : callable
-        ``(tensors, gradient, factors, group) -> new tensors``: the parameter under ``"value"``, and what the optimizer
-        keeps under its own names. Flags of the group are constants.
+        ``(tensors, gradient, factors, group) -> new tensors``: the parameter under ``"value"``, and
+        what the optimizer keeps under its own names. Flags of the group are constants.
     """
 
     numbers: Callable[[Group], tuple[float, ...]]
@@ -33,7 +34,9 @@ class Rule(NamedTuple):
 
 
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
-    """The update of Adam, AdamW and SGD as a function; other optimizers get their gradient from the graph.
+    """The update of Adam, AdamW and SGD as a function.
+
+    Other optimizers get their gradient from the graph.
 
     >>> rule_of(torch.optim.SGD([torch.zeros(1)])).numbers(torch.optim.SGD([torch.zeros(1)], lr=0.1).param_groups[0])
     (0.1, 0.0, 0.0, 0.0)
@@ -69,7 +72,8 @@ def _adam(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) ->
     .. math:: \theta \leftarrow \theta - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
     Sources: Kingma, Ba (2015), https://arxiv.org/abs/1412.6980; Loshchilov, Hutter (2019),
-    https://arxiv.org/abs/1711.05101; Reddi, Kale, Kumar (2018), https://openreview.net/forum?id=ryQu7f-RZ (amsgrad)
+    https://arxiv.org/abs/1711.05101; Reddi, Kale, Kumar (2018),
+    https://openreview.net/forum?id=ryQu7f-RZ (amsgrad)
     """
     size, fresh1, fresh2, unbias, eps, decay, shrink = factors
     value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
@@ -95,7 +99,10 @@ def _sgd_factors(numbers: Numbers, tensors: Tensors) -> Numbers:
 
 
 def _sgd(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) -> Tensors:
-    """Stochastic gradient descent with momentum; source: Sutskever et al. (2013), ICML (as in torch.optim.SGD)."""
+    """Stochastic gradient descent with momentum; source.
+
+    Sutskever et al. (2013), ICML (as in torch.optim.SGD).
+    """
     lr, momentum, fresh, decay = factors
     value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
     gradient = gradient + decay * value

@@ -1,4 +1,7 @@
-"""Programs of the structure of Pyro's classic examples and tutorials, as their authors write the pair."""
+"""Programs of the structure of Pyro's classic examples and tutorials.
+
+As their authors write the pair.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,10 @@ def schools_svi():
 
 
 def schools_mcmc():
-    """No plate, latents of shape (1,), and a conditioned model that is called with the model itself."""
+    """No plate, latents of shape (1,).
+
+    And a conditioned model that is called with the model itself.
+    """
 
     def model(sigma):
         eta = pyro.sample("eta", dist.Normal(torch.zeros(8), torch.ones(8)))
@@ -104,7 +110,10 @@ def schools_mcmc():
 
 @seeded
 def minipyro():
-    """One scalar latent, a plate with dim=-1, a guide whose scale is the exponential of a parameter."""
+    """One scalar latent, a plate with dim=-1.
+
+    A guide whose scale is the exponential of a parameter.
+    """
 
     def model(data):
         loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
@@ -210,7 +219,10 @@ def intro_long(model, guide):
 
 @seeded
 def inclined_plane(with_guide):
-    """A simulator with a loop and a branch on the latent; one site for each measurement, no plate."""
+    """A simulator with a loop and a branch on the latent.
+
+    One site for each measurement, no plate.
+    """
     phi, sigma, dx = math.pi / 6, 0.02, 0.1
 
     def simulate(mu):
@@ -371,7 +383,10 @@ def coin_map():
 
 
 class CoinWithBaseline:
-    """Bound methods, data in the object, a flag as argument, a plate without size, a decaying baseline."""
+    """Bound methods, data in the object, a flag as argument, a plate without size.
+
+    A decaying baseline.
+    """
 
     def __init__(self):
         self.data = torch.tensor(FLIPS)
@@ -400,7 +415,10 @@ def coin_baseline():
 
 @seeded
 def toy_mixture():
-    """Dicts of pseudo-counts and of observations and an int; a discrete latent that only the model has."""
+    """Dicts of pseudo-counts and of observations and an int.
+
+    A discrete latent that only the model has.
+    """
 
     @config_enumerate
     def model(prior, obs, num_obs):
@@ -505,7 +523,10 @@ def dirichlet_process():
 
 @seeded
 def boosting(mixture):
-    """A posterior with two modes; a partial of the guide of a component, or a mixture of such components."""
+    """A posterior with two modes.
+
+    A partial of the guide of a component, or a mixture of such components.
+    """
 
     def model(data):
         z = pyro.sample("z", dist.Normal(torch.tensor([0.0]), torch.tensor([5.0])))
@@ -532,7 +553,10 @@ def boosting(mixture):
 
 @seeded
 def logistic_growth():
-    """A dict with counts (time, place, strain), three plates, a deterministic site, multinomial rows."""
+    """A dict with counts (time, place, strain), three plates, a deterministic site.
+
+    Multinomial rows.
+    """
 
     def model(dataset):
         counts = dataset["counts"]
@@ -687,7 +711,10 @@ def neutra():
 
 @seeded
 def stable(auto=AutoLowRankMultivariateNormal):
-    """Stochastic volatility with stable noise: no plates, a site of .to_event(1), two reparametrizers."""
+    """Stochastic volatility with stable noise.
+
+    No plates, a site of .to_event(1), two reparametrizers.
+    """
 
     def model(data):
         h_0 = pyro.sample("h_0", dist.Normal(0, 1)).unsqueeze(-1)
@@ -706,7 +733,10 @@ def stable(auto=AutoLowRankMultivariateNormal):
 
 @seeded
 def latent_stable():
-    """Latent stable steps in a plate, made drawable by LatentStableReparam; y as a keyword argument."""
+    """Latent stable steps in a plate, made drawable by LatentStableReparam.
+
+    Y as a keyword argument.
+    """
 
     @poutine.reparam(config={"step": LatentStableReparam()})
     def model(y=None):

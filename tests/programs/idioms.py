@@ -104,7 +104,10 @@ def local_latents():
 
 @seeded
 def amortised():
-    """Networks that the model and the guide register with pyro.module; the guide's gives local latents."""
+    """Networks that the model and the guide register with pyro.module.
+
+    The guide's gives local latents.
+    """
     decoder, encoder = nn.Linear(2, 6), nn.Linear(6, 4)
 
     def model(x):
@@ -124,7 +127,10 @@ def amortised():
 
 
 def row_weights(model_scale):
-    """poutine.scale with a weight for each row, or with one number as the temperature of the likelihood."""
+    """poutine.scale with a weight for each row.
+
+    Or with one number as the temperature of the likelihood.
+    """
 
     def model(x, weights):
         loc, scale = (
@@ -145,7 +151,8 @@ def row_weights(model_scale):
 
 @seeded
 def annealed_guide():
-    """An annealing factor as a keyword argument scales the local latent in the model and in the guide."""
+    """An annealing factor as a keyword argument scales the local latent in the model and in the
+    guide."""
 
     def model(x, annealing_factor=1.0):
         with pyro.plate("data", len(x)):
@@ -164,7 +171,10 @@ def annealed_guide():
 
 @seeded
 def padded_sequences():
-    """poutine.mask over padded entries; an enumerated class for each sequence in a plate at dim -2."""
+    """poutine.mask over padded entries.
+
+    An enumerated class for each sequence in a plate at dim -2.
+    """
 
     @config_enumerate
     def model(sequences, lengths):
@@ -188,7 +198,10 @@ def padded_sequences():
 
 @seeded
 def subsampling(given_indices):
-    """A plate that draws a subsample of the rows, or that is given the indices of the mini-batch."""
+    """A plate that draws a subsample of the rows.
+
+    Or that is given the indices of the mini-batch.
+    """
 
     def model(x, y, batch=None):
         slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
@@ -305,7 +318,10 @@ def joint_observation():
 
 @seeded
 def conditioned():
-    """pyro.condition gives the data to a model that takes none of it, only how many rows to draw."""
+    """pyro.condition gives the data to a model that takes none of it.
+
+    Only how many rows to draw.
+    """
 
     def model(num):
         loc = pyro.sample("loc", dist.Normal(0.0, 5.0))
@@ -361,7 +377,10 @@ def guide_list(model):
 
 
 def guide_list_by_hand(model):
-    """A function for the hyperparameters, which returns them in a dict, and an AutoGuide for the rest."""
+    """A function for the hyperparameters, which returns them in a dict.
+
+    And an AutoGuide for the rest.
+    """
 
     def hyper(y, sigma):
         loc = pyro.param("hyper_loc", torch.zeros(2))

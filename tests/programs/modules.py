@@ -1,4 +1,7 @@
-"""Programs of Pyro's own classes: modules with priors, Gaussian processes, named scopes and easy guides."""
+"""Programs of Pyro's own classes.
+
+Modules with priors, Gaussian processes, named scopes and easy guides.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ def seeded(build: Callable[[], Pair]) -> Callable[[], Pair]:
 
 
 class Sized(PyroModule):
-    """The size of all data is held, rows of a loader are passed, and the plate scales their terms."""
+    """The size of all data is held, rows of a loader are passed.
+
+    And the plate scales their terms.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -132,7 +138,10 @@ def converted() -> Pair:
 
 
 class Part(PyroModule):
-    """Parameters with constraints and a prior that depends on another attribute, read from two methods."""
+    """Parameters with constraints and a prior that depends on another attribute.
+
+    Read from two methods.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +215,10 @@ def process(kind: str) -> Pair:
 
 
 def process_of_priors(automatic: bool) -> Pair:
-    """Hyperparameters with priors: their guide is that of the class, or one of Pyro's automatic ones."""
+    """Hyperparameters with priors.
+
+    Their guide is that of the class, or one of Pyro's automatic ones.
+    """
     pair = process("priors")
     return Pair(pair.model, AutoNormal(pair.model)) if automatic else pair
 
@@ -226,7 +238,10 @@ def gplvm() -> Pair:
 
 
 def deep_kernel(binary: bool) -> Pair:
-    """A network warps the inputs of a kernel, and the process takes a batch of a larger set of data."""
+    """A network warps the inputs of a kernel.
+
+    And the process takes a batch of a larger set of data.
+    """
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     kernel = gp.kernels.Warping(
         gp.kernels.RBF(input_dim=2, lengthscale=torch.ones(2)), iwarping_fn=net
@@ -252,7 +267,10 @@ def local_model(weights: Tensor, locs: Tensor, scale: Tensor, data: Tensor) -> T
 
 
 def scoped_model(K: int, data: Tensor) -> Tensor:
-    """Parameters in the model, a count as an argument, and a helper within a plate without a size."""
+    """Parameters in the model, a count as an argument.
+
+    And a helper within a plate without a size.
+    """
     weights = pyro.param("weights", torch.ones(K) / K, constraint=constraints.simplex)
     locs = pyro.param("locs", 10 * torch.randn(K))
     scale = pyro.param("scale", torch.tensor(0.5), constraint=constraints.positive)
@@ -282,7 +300,10 @@ def scoped() -> Pair:
 
 
 def named_model(data: Tensor, k: int) -> None:
-    """Sites and parameters that take their names from attributes of an object, one site for each row."""
+    """Sites and parameters that take their names from attributes of an object.
+
+    One site for each row.
+    """
     latent = named.Object("latent")
     latent.probs.param_(torch.ones(k) / k, constraint=constraints.simplex)
     latent.locs.param_(torch.linspace(0.0, 30.0, k))

@@ -1,4 +1,7 @@
-"""Programs with networks: autoencoders, semi-supervised ones, attention, flows and amortised guides."""
+"""Programs with networks.
+
+Autoencoders, semi-supervised ones, attention, flows and amortised guides.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +236,10 @@ class Normed(nn.Module):
 
 
 class ScanVI(nn.Module):
-    """Counts with a scaled plate, a constrained parameter, normalised networks and a factor in the guide."""
+    """Counts with a scaled plate, a constrained parameter.
+
+    Normalised networks and a factor in the guide.
+    """
 
     def __init__(self, genes: int, labels: int, codes: int, scale_factor: float) -> None:
         super().__init__()
@@ -307,7 +313,10 @@ def grid(images: Tensor, where: Tensor, side: int) -> Tensor:
 
 
 class AIR(nn.Module):
-    """Objects in sequence with masked sites, a mini-batch that the guide draws, and neural baselines."""
+    """Objects in sequence with masked sites, a mini-batch that the guide draws.
+
+    And neural baselines.
+    """
 
     side, window, what, hidden, steps = 6, 3, 2, 5, 2
 
@@ -419,7 +428,10 @@ def likelihood(z: Tensor) -> dist.MultivariateNormal:
 
 
 def flow_model(x: Tensor) -> None:
-    """A prior built once at the top of the script, and a plate of observations within the batch's one."""
+    """A prior built once at the top of the script.
+
+    And a plate of observations within the batch's one.
+    """
     prior = dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
     with pyro.plate("batch", len(x)):
         z = pyro.sample("z", prior)
@@ -550,7 +562,10 @@ def normalised_guide() -> Pair:
 
 
 class ProdLDA(nn.Module):
-    """Topics of documents: batch normalisation and dropout in both networks, and counts of unequal totals."""
+    """Topics of documents.
+
+    Batch normalisation and dropout in both networks, and counts of unequal totals.
+    """
 
     def __init__(self, words: int, topics: int) -> None:
         super().__init__()
@@ -588,7 +603,10 @@ def prodlda() -> Pair:
 
 
 def inner_model(x: Tensor, y: Tensor) -> None:
-    """A network that the model builds anew at every call, and whose weights are those of the store."""
+    """A network that the model builds anew at every call.
+
+    And whose weights are those of the store.
+    """
     net = pyro.module("net", nn.Linear(2, 1))
     bias = pyro.sample("bias", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -646,7 +664,10 @@ def codes(kind: str) -> Pair:
 
 
 class BetaBernoulli:
-    """Methods of a plain object: a site without pathwise gradients, and baselines that a flag chooses."""
+    """Methods of a plain object.
+
+    A site without pathwise gradients, and baselines that a flag chooses.
+    """
 
     def __init__(self, decaying: bool) -> None:
         self.decaying = decaying

@@ -1,4 +1,7 @@
-"""Programs over time: hidden Markov models, capture histories, deep Markov models and state spaces."""
+"""Programs over time.
+
+Hidden Markov models, capture histories, deep Markov models and state spaces.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ def _rare(*shape: int) -> dist.Independent:
 
 
 def hmm_0(sequences, lengths, args, batch_size=None, include_prior=True):
-    """A sequential plate over sequences, each cut to its own length, and a plate of tones inside it."""
+    """A sequential plate over sequences, each cut to its own length.
+
+    And a plate of tones inside it.
+    """
     with poutine.mask(mask=include_prior):
         probs_x = pyro.sample("probs_x", _sticky(args.hidden_dim).to_event(1))
         probs_y = pyro.sample("probs_y", _rare(args.hidden_dim, sequences.shape[-1]))
@@ -126,7 +132,10 @@ def hmm_4(sequences, lengths, args, batch_size=None, include_prior=True):
 
 
 def hmm_6(sequences, lengths, args, batch_size=None, include_prior=False):
-    """A second-order chain (``history=2``) whose tables are params in the model: the guide is empty."""
+    """A second-order chain (``history=2``) whose tables are params in the model.
+
+    The guide is empty.
+    """
     hidden_dim = args.hidden_dim
     table = partial(pyro.param, constraint=constraints.simplex)
     if args.raftery_parameterization:
@@ -172,7 +181,10 @@ class TonesGenerator(nn.Module):
 
 
 def neural_hmms() -> dict:
-    """Models 5 and 7: their network is made at the first call, kept outside the model, and registered."""
+    """Models 5 and 7: their network is made at the first call, kept outside the model.
+
+    And registered.
+    """
     network = None
 
     def tones_generator(args, data_dim):
@@ -286,7 +298,10 @@ def _binary_hmm() -> Pair:
 
 @config_enumerate
 def mixed_model(config):
-    """Group and individual effects over masked plates at dims -1 and -2; the data stand in a config."""
+    """Group and individual effects over masked plates at dims -1 and -2.
+
+    The data stand in a config.
+    """
     sizes, groups = config["sizes"], config["sizes"]["group"]
     states, square = sizes["state"], sizes["state"] ** 2
     by_group, by_individual = config["group"]["random"], config["individual"]["random"]
@@ -325,14 +340,20 @@ def mixed_model(config):
 
 
 def _seal_kinds(name, shape, square):
-    """Params of a discrete effect: probabilities of the kinds, and what each adds to the transitions."""
+    """Params of a discrete effect.
+
+    Probabilities of the kinds, and what each adds to the transitions.
+    """
     start = partial(torch.rand, shape)
     probs = pyro.param(f"probs_e_{name}", start, constraint=constraints.simplex)
     return probs, Vindex(pyro.param(f"theta_{name}", partial(torch.randn, *shape, square)))
 
 
 def _seal_observations(config):
-    """Registers the params of the emissions and gives what observes a step, zeros by a masked mixture."""
+    """Registers the params of the emissions and gives what observes a step.
+
+    Zeros by a masked mixture.
+    """
     states, missing = config["sizes"]["state"], config["MISSING"]
 
     def positive(name):
@@ -523,7 +544,10 @@ class Gaussian(nn.Module):
 
 
 class DMM(nn.Module):
-    """Model and guide as methods of one registered module, padded mini-batches, masked laws, annealed KL."""
+    """Model and guide as methods of one registered module, padded mini-batches, masked laws.
+
+    Annealed KL.
+    """
 
     def __init__(self, input_dim=4, z_dim=2, rnn_dim=5, num_iafs=0) -> None:
         super().__init__()
@@ -638,7 +662,10 @@ def _markov_continuous() -> Pair:
 def _markov_discrete() -> Pair:
     @config_enumerate
     def model(y):
-        """One sequence without a plate; states enumerated by a decorator, hidden from the guide by name."""
+        """One sequence without a plate.
+
+        States enumerated by a decorator, hidden from the guide by name.
+        """
         rows = dist.Dirichlet(torch.eye(2) + 1.0).to_event(1)
         transition = pyro.sample("transition", rows)
         loc = pyro.sample("loc", dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).to_event(1))
@@ -656,7 +683,10 @@ def _markov_discrete() -> Pair:
 
 def _markov_switching() -> Pair:
     def model(y):
-        """Discrete regimes, summed out, drive continuous states, drawn by the guide, in one loop."""
+        """Discrete regimes, summed out, drive continuous states, drawn by the guide.
+
+        In one loop.
+        """
         stay = pyro.sample("stay", dist.Beta(4.0, 1.0))
         drift = pyro.sample("drift", dist.Normal(torch.tensor([-1.0, 1.0]), 0.5).to_event(1))
         probs = torch.stack(
@@ -712,7 +742,10 @@ def _gaussian_hmm() -> Pair:
 
 def _linear_hmm() -> Pair:
     def model(y):
-        """Heavy tails in states and observations, made Gaussian by reparameterisers; no plate at all."""
+        """Heavy tails in states and observations, made Gaussian by reparameterisers.
+
+        No plate at all.
+        """
         drift = pyro.sample("drift_scale", dist.LogNormal(0.0, 0.5))
         zero, eye = torch.zeros(1), torch.eye(1)
         hmm = dist.LinearHMM(

@@ -1,4 +1,7 @@
-"""Programs over documents, counts and tracks, and forecasts: those of ``sequences`` that are no chain."""
+"""Programs over documents, counts and tracks, and forecasts.
+
+Those of ``sequences`` that are no chain.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ from programs.case import Case, Pair
 
 
 def lda_model(data=None, args=None, batch_size=None):
-    """Documents along dim 1 of the data, word topics summed out, the subsample chosen by the guide alone."""
+    """Documents along dim 1 of the data, word topics summed out.
+
+    The subsample chosen by the guide alone.
+    """
     with pyro.plate("topics", args.num_topics):
         topic_weights = pyro.sample("topic_weights", dist.Gamma(1.0 / args.num_topics, 1.0))
         prior = dist.Dirichlet(torch.ones(args.num_words) / args.num_words)
@@ -248,7 +254,10 @@ def _dynamics(num_frames: int) -> Tensor:
 
 
 def tracking_model(args, observations):
-    """A factor graph: observed values are computed from latent assignments, masks from latent existence."""
+    """A factor graph: observed values are computed from latent assignments.
+
+    Masks from latent existence.
+    """
     with pyro.plate("objects", args.max_num_objects):
         exists = pyro.sample(
             "exists", dist.Bernoulli(args.expected_num_objects / args.max_num_objects)

@@ -1,4 +1,7 @@
-"""One small member of every family, with data that it is meant for: what the conformance tests run over."""
+"""One small member of every family, with data that it is meant for.
+
+What the conformance tests run over.
+"""
 
 from zoo.adversarial import ADVERSARIAL
 from zoo.autoregressive import AUTOREGRESSIVE

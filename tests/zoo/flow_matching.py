@@ -23,7 +23,10 @@ from zoo.member import Member, rows
 
 
 def tiny(dims: int, **options: int) -> TimeMLP:
-    """Off the zero that networks start from, so that neighbours in parameters are neighbouring laws."""
+    """Off the zero that networks start from.
+
+    So that neighbours in parameters are neighbouring laws.
+    """
     net = TimeMLP(dims, [8], embedding=8, **options)
     torch.nn.init.normal_(net.last.weight, std=0.1)
     return net

@@ -1,1 +1,4 @@
-"""Functions of tensors as graphs: recorded once, made smaller, compiled by inductor, run again and again."""
+"""Functions of tensors as graphs.
+
+Recorded once, made smaller, compiled by inductor, run again and again.
+"""

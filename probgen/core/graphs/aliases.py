@@ -22,7 +22,8 @@ def changed_inputs(graph: fx.Graph) -> set[fx.Node]:
 def relax_views(graph: fx.Graph) -> None:
     """Makes views of results reshapes, where nothing is changed in place.
 
-    A compiler may lay out a result in another way than the operation did that was recorded; then there is no such view.
+    A compiler may lay out a result in another way than the operation did that was recorded; then
+    there is no such view.
     """
     bases = _bases(graph)
     changed = _changed(graph, bases)

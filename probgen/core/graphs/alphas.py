@@ -9,7 +9,9 @@ aten = torch.ops.aten
 
 
 def spell_out_alphas(graph: fx.Graph) -> None:
-    """Makes ``add(x, y, alpha=a)`` an addition of ``a * y``: with a product of matrices for y inductor drops a.
+    """Makes ``add(x, y, alpha=a)`` an addition of ``a * y``.
+
+    With a product of matrices for y inductor drops a.
 
     >>> module = fx.symbolic_trace(lambda x, y: aten.add.Tensor(x, y, alpha=3))
     >>> spell_out_alphas(module.graph)

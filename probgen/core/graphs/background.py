@@ -1,4 +1,7 @@
-"""Compilation in a process of its own, which leaves its result in inductor's cache on disk, where this one finds it."""
+"""Compilation in a process of its own, which leaves its result in inductor's cache on disk.
+
+Where this one finds it.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,13 @@ COMMAND = f"import sys; from {__name__} import compile_file; compile_file(sys.ar
 
 
 class Background:
-    """Starts to compile a graph elsewhere; once :meth:`done`, ``graph.build(*examples)`` takes a moment.
+    """Starts to compile a graph elsewhere.
 
-    It costs the start of another Python, and a processor core while it lasts. Raises ``pickle.PicklingError``,
-    ``AttributeError`` or ``TypeError`` for graphs with operations that are no names of torch's.
+    Once :meth:`done`, ``graph.build(*examples)`` takes a moment.
+
+    It costs the start of another Python, and a processor core while it lasts. Raises
+    ``pickle.PicklingError``, ``AttributeError`` or ``TypeError`` for graphs with operations that
+    are no names of torch's.
 
     Parameters
     ----------
@@ -82,7 +88,10 @@ class _Earlier(NamedTuple):
 
 
 def _as_list(graph: fx.Graph) -> list[tuple]:
-    """The nodes with their very names, which inductor's cache goes by; pickled modules would get new ones."""
+    """The nodes with their very names, which inductor's cache goes by.
+
+    Pickled modules would get new ones.
+    """
 
     def plain(arguments: Any) -> Any:
         return pytree.tree_map(

@@ -1,4 +1,7 @@
-"""Random draws of a graph that depend on nothing but shapes: taken out of it, made by torch in the recorded order."""
+"""Random draws of a graph that depend on nothing but shapes.
+
+Taken out of it, made by torch in the recorded order.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ FILLS = (
 )
 MADE = {"rand": "uniform_", "randn": "normal_", "rand_like": "uniform_", "randn_like": "normal_"}
 EMPTY = ("empty", "empty_like", "empty_strided", "new_empty")
-SERIAL = 16  # torch fills tensors of fewer elements one number after the other, larger contiguous ones in another way
+# torch fills tensors of fewer elements one number after the other, larger contiguous ones in
+# another way
+SERIAL = 16
 
 
 class Draw(NamedTuple):
@@ -58,7 +63,9 @@ class Draw(NamedTuple):
 
 
 class Pool:
-    """Memory for the draws of several runs, refilled in their order: run by run, in each of them draw by draw.
+    """Memory for the draws of several runs, refilled in their order.
+
+    Run by run, in each of them draw by draw.
 
     Small neighbours are filled together, which gives the numbers that they would get one by one.
 
@@ -91,7 +98,10 @@ class Pool:
                 ]
 
     def _together(self, entries: list[tuple[Draw, int, int]]) -> tuple[Draw, Tensor, Tensor]:
-        """Lays the tensors of neighbours into one vector, and gives it with the place where it is drawn."""
+        """Lays the tensors of neighbours into one vector.
+
+        And gives it with the place where it is drawn.
+        """
         first = entries[0][0]
         sizes = [torch.Size(draw.shape).numel() for draw, *_ in entries]
         values = torch.empty(sum(sizes), dtype=first.dtype)
@@ -108,7 +118,10 @@ class Pool:
 
 
 def hoist_draws(graph: fx.Graph) -> list[Draw]:
-    """Makes inputs of the random draws that depend on shapes alone, up to the first one that needs a value."""
+    """Makes inputs of the random draws that depend on shapes alone.
+
+    Up to the first one that needs a value.
+    """
     draws: list[Draw] = []
     for node in list(graph.nodes):
         if not is_random(node):

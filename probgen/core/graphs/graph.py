@@ -1,4 +1,7 @@
-"""A function of tensors as one graph: recorded once from whatever Python computes it, then compiled by inductor."""
+"""A function of tensors as one graph.
+
+Recorded once from whatever Python computes it, then compiled by inductor.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ aten = torch.ops.aten
 
 
 class NotCompilable(RuntimeError):
-    """A function that cannot become one graph, or a graph that cannot be compiled here; the message says why."""
+    """A function that cannot become one graph, or a graph that cannot be compiled here.
+
+    The message says why.
+    """
 
 
 class Recording(NamedTuple):
@@ -78,11 +84,13 @@ class Recording(NamedTuple):
 
 
 def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
-    """Runs a function of tensors once and keeps what it did to them: its graph for inputs of these shapes.
+    """Runs a function of tensors once and keeps what it did to them.
 
-    Tensors that the function closes over are kept by reference; Python values are kept as they are now. The function
-    may take gradients inside; it receives copies, and torch's random state is left as it was. Missing values are
-    expected, unless :func:`assume_missing` says otherwise.
+    Its graph for inputs of these shapes.
+
+    Tensors that the function closes over are kept by reference; Python values are kept as they are
+    now. The function may take gradients inside; it receives copies, and torch's random state is
+    left as it was. Missing values are expected, unless :func:`assume_missing` says otherwise.
 
     Raises
     ------
@@ -135,8 +143,8 @@ def _recording() -> Iterator[None]:
 class Compiled:
     """A recording as machine code; :func:`compiled` makes it.
 
-    Random draws that depend on no input are made by torch before the rest, in the recorded order: the same seed gives
-    the same draws as the function itself.
+    Random draws that depend on no input are made by torch before the rest, in the recorded order:
+    the same seed gives the same draws as the function itself.
 
     Attributes
     ----------
@@ -203,7 +211,10 @@ class Compiled:
         return self.module(*values)
 
     def repeatedly(self, count: int) -> Repeated:
-        """So many calls in a row, with less around each of them; one where it makes draws itself."""
+        """So many calls in a row, with less around each of them.
+
+        One where it makes draws itself.
+        """
         return Repeated(self._run, self._closed_over, Pool(self._draws, count), self._outputs)
 
     def inputs(self, *given: Tensor) -> list[Tensor]:
@@ -212,7 +223,10 @@ class Compiled:
 
 
 class Repeated(NamedTuple):
-    """A compiled graph for many calls in a row; its draws share memory that the next calls use again."""
+    """A compiled graph for many calls in a row.
+
+    Its draws share memory that the next calls use again.
+    """
 
     run: Run
     closed_over: list[Tensor]
@@ -231,8 +245,9 @@ class Repeated(NamedTuple):
 def compiled(function: Callable[..., Any], *examples: Tensor) -> Compiled:
     """A function of tensors as one compiled graph, for inputs of these shapes and dtypes.
 
-    It runs without autograd; gradients may be taken inside. Tensors that the function closes over are read at every
-    call, Python values are those of the first run. See :func:`record` for what can be recorded.
+    It runs without autograd; gradients may be taken inside. Tensors that the function closes over
+    are read at every call, Python values are those of the first run. See :func:`record` for what
+    can be recorded.
 
     Raises
     ------
@@ -294,7 +309,10 @@ def replica(value: Tensor) -> Tensor:
 
 
 def _reason(error: BaseException) -> str:
-    """What cannot be recorded in one line, with the line of the user's program where there is one."""
+    """What cannot be recorded in one line.
+
+    With the line of the user's program where there is one.
+    """
     text = _first_line(error)
     if "value out of a tracing tensor" in text or "data-dependent" in text.lower():
         text = "it reads the value of a tensor (an if, a loop or .item()), which one graph cannot follow"

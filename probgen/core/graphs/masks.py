@@ -1,4 +1,7 @@
-"""Boolean masks in a recorded graph as the indices that they stand for: shapes that depended on values become known."""
+"""Boolean masks in a recorded graph as the indices that they stand for.
+
+Shapes that depended on values become known.
+"""
 
 from __future__ import annotations
 

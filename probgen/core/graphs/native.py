@@ -1,4 +1,7 @@
-"""Graphs as machine code, by torch's inductor: a library that needs no Python while it runs, kept on disk."""
+"""Graphs as machine code, by torch's inductor.
+
+A library that needs no Python while it runs, kept on disk.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +58,14 @@ FAILURES = (
 
 
 def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool = True) -> Run:
-    """A graph for inputs such as these as a function of a list of them, from the cache on disk where it is there.
+    """A graph for inputs such as these as a function of a list of them.
 
-    On a processor it is a library of its own, whose call takes some microseconds. Without ``library``, where inductor
-    cannot make one, and on other devices, Python calls its kernels one by one: some tens of microseconds, built in
-    about half the time. A library that is there already is taken in any case.
+    From the cache on disk where it is there.
+
+    On a processor it is a library of its own, whose call takes some microseconds. Without
+    ``library``, where inductor cannot make one, and on other devices, Python calls its kernels one
+    by one: some tens of microseconds, built in about half the time. A library that is there already
+    is taken in any case.
     """
     with _quiet():
         if all(value.device.type == "cpu" for value in inputs):
@@ -150,9 +156,12 @@ def _file(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Path:
 
 @contextmanager
 def _own_folder() -> Iterator[None]:
-    """With torch's own cache in a private folder for this kind of machine, unless the user has chosen one.
+    """With torch's own cache in a private folder for this kind of machine.
 
-    By default torch keeps its machine code under a name in the folder for temporary files that others can guess.
+    Unless the user has chosen one.
+
+    By default torch keeps its machine code under a name in the folder for temporary files that
+    others can guess.
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 

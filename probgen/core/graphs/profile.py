@@ -48,8 +48,8 @@ class Profile(TorchDispatchMode):
     seconds : float
         Time that they took, without the Python between them.
     fusible : float
-        What of it went to operations that a compiler merges: all but random draws, matrix products, convolutions and
-        the like, which stay library calls.
+        What of it went to operations that a compiler merges: all but random draws, matrix products,
+        convolutions and the like, which stay library calls.
 
     >>> with Profile() as profile:
     ...     _ = (torch.ones(1000) + 1).exp().sum()
@@ -66,7 +66,9 @@ class Profile(TorchDispatchMode):
 
     def __enter__(self) -> Profile:
         self._collects = gc.isenabled()
-        gc.disable()  # what is freed must not depend on when Python looks for cycles: the peak decides about draws
+        # what is freed must not depend on when Python looks for cycles: the peak decides about
+        # draws
+        gc.disable()
         self._eagerly = (
             torch.compiler.set_stance("force_eager")
             if "torch._dynamo" in sys.modules
@@ -83,7 +85,8 @@ class Profile(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would import its compiler, for seconds, to keep it away from the method below
+        # torch would import its compiler, for seconds, to keep it away from the method below
+        return False
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -148,9 +151,12 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 
 def fitting(memory: float | None, cost: float, accelerated: bool = False) -> int:
-    """How often a cost in bytes fits into a memory: a power of two, so that it is the same where costs hardly differ.
+    """How often a cost in bytes fits into a memory.
 
-    Without a memory it is 128 MiB, since tensors near a processor's caches are faster, or 1 GiB on an accelerator.
+    A power of two, so that it is the same where costs hardly differ.
+
+    Without a memory it is 128 MiB, since tensors near a processor's caches are faster, or 1 GiB on
+    an accelerator.
 
     >>> fitting(2**20, 1000), fitting(2**20, 2**30), fitting(None, 2**20)
     (1024, 1, 128)

@@ -1,4 +1,7 @@
-"""Many calls of one function on tensors of the same shapes, faster where enough of them are left to repay it."""
+"""Many calls of one function on tensors of the same shapes.
+
+Faster where enough of them are left to repay it.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +52,12 @@ def repeated(
     together: int = 1,
     missing: bool = True,
 ) -> Iterator[Any]:
-    """What a function gives for each of several calls, in order: ``[function(*call.shared, *call.own), ...]``.
+    """What a function gives for each of several calls, in order.
 
-    Up to ``together`` neighbours with the same shared arguments run at once, where a :class:`Repeat` does that.
+    ``[function(*call.shared, *call.own), ...]``.
+
+    Up to ``together`` neighbours with the same shared arguments run at once, where a
+    :class:`Repeat` does that.
 
     >>> calls = [Call(own=(torch.tensor(float(i)),)) for i in range(3)]
     >>> list(repeated(lambda x: 2 * x, calls))
@@ -70,15 +76,17 @@ def repeated(
 class Repeat:
     """Calls of one function, of which the first run as they are.
 
-    Where the others repay it the function is recorded: its operations run without the Python around them, for several
-    calls at once if its random draws allow that, and are compiled if that is repaid too. What was recorded is compared
-    with what the function gave. The same seed gives the same draws either way.
+    Where the others repay it the function is recorded: its operations run without the Python around
+    them, for several calls at once if its random draws allow that, and are compiled if that is
+    repaid too. What was recorded is compared with what the function gave. The same seed gives the
+    same draws either way.
 
     Parameters
     ----------
     function : callable
-        Takes tensors, of the same shapes at all calls, gives a tensor or nested containers of tensors. Its only
-        randomness is torch's; what else it uses stays as it is, but for changes of tensors in place.
+        Takes tensors, of the same shapes at all calls, gives a tensor or nested containers of
+        tensors. Its only randomness is torch's; what else it uses stays as it is, but for changes
+        of tensors in place.
     count : int
         How many calls there will be.
     compile : bool or "auto"
@@ -91,7 +99,8 @@ class Repeat:
     Raises
     ------
     NotCompilable
-        With ``compile=True``, from the second call, with the reason; with ``"auto"`` that is a warning.
+        With ``compile=True``, from the second call, with the reason; with ``"auto"`` that is a
+        warning.
     """
 
     def __init__(
@@ -183,7 +192,10 @@ class _First:
         return result
 
     def last(self, count: int) -> tuple[list[Call], list[Any], list[torch.Tensor]]:
-        """The last calls, as many as share their shared arguments: results, and the random state before them."""
+        """The last calls, as many as share their shared arguments.
+
+        Results, and the random state before them.
+        """
         alike = [
             all(map(operator.is_, call.shared, self.calls[-1].shared))
             for call in self.calls[-count:]
@@ -192,7 +204,10 @@ class _First:
         return self.calls[start:], self.results[start:], self.states[start]
 
     def repays(self, left: int) -> bool:
-        """Whether leaving out the Python around the operations, or merging them, saves more than it costs."""
+        """Whether leaving out the Python around the operations, or merging them.
+
+        Saves more than it costs.
+        """
         seconds, profile = min(self.seconds), self.profile
         recording = RECORDING + 3 * seconds + IMPORTING * ("torch._dynamo" not in sys.modules)
         python = left * max(
@@ -218,7 +233,9 @@ class Window(NamedTuple):
 
 
 def windows(total: int, size: int) -> list[Window]:
-    """Cuts a range into windows of one length, as even as can be and at most ``size``; the last may overlap.
+    """Cuts a range into windows of one length, as even as can be and at most ``size``.
+
+    The last may overlap.
 
     >>> windows(10, 4)
     [Window(start=0, stop=4, skip=0), Window(start=4, stop=8, skip=0), Window(start=6, stop=10, skip=2)]

@@ -1,4 +1,7 @@
-"""A recorded function run again: without its Python, many runs at once where its draws allow that, or compiled."""
+"""A recorded function run again.
+
+Without its Python, many runs at once where its draws allow that, or compiled.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from probgen.core.graphs.graph import Compiled, NotCompilable, Recording, compil
 
 aten = torch.ops.aten
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-FLIPPED = 1e-3  # share of entries that may differ: a discrete draw flips where rounding moves its probability
+# share of entries that may differ: a discrete draw flips where rounding moves its probability
+FLIPPED = 1e-3
 
 
 class Call(NamedTuple):
@@ -31,8 +35,8 @@ class Call(NamedTuple):
 class Replay:
     """Calls of a recorded function, with the random draws that the function itself would make.
 
-    Where all draws depend on shapes alone, they are made first, call by call, and the operations then run once for
-    many calls, with the calls along a leading dim of all tensors.
+    Where all draws depend on shapes alone, they are made first, call by call, and the operations
+    then run once for many calls, with the calls along a leading dim of all tensors.
 
     Parameters
     ----------
@@ -69,7 +73,9 @@ class Replay:
     def __call__(
         self, calls: Sequence[Call], watch: AbstractContextManager | None = None
     ) -> list[Any]:
-        """What the function gives for each of the calls; those that run together have the same shared arguments.
+        """What the function gives for each of the calls.
+
+        Those that run together have the same shared arguments.
 
         ``watch`` is around the operations, not around the draws before them.
         """
@@ -91,7 +97,9 @@ class Replay:
             self._built = compiled(self._vectorised(calls), *examples)
 
     def check(self, calls: Sequence[Call], expected: Sequence[Any], state: list[Tensor]) -> None:
-        """Compares with what the function gave from this random state on; raises :class:`NotCompilable`.
+        """Compares with what the function gave from this random state on.
+
+        Raises :class:`NotCompilable`.
 
         Where calls do not run together as they should, they run one by one from now on.
         """
@@ -184,9 +192,12 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _split_draws(module: fx.GraphModule) -> None:
-    """Discrete draws as functions of draws that depend on shapes alone: the ones by which torch itself makes them.
+    """Discrete draws as functions of draws that depend on shapes alone.
 
-    A Bernoulli draw is a uniform one below p, a categorical one the largest of p over exponential ones.
+    The ones by which torch itself makes them.
+
+    A Bernoulli draw is a uniform one below p, a categorical one the largest of p over exponential
+    ones.
     """
     for node in list(module.graph.nodes):
         if node.target is aten.bernoulli.default and not node.kwargs:

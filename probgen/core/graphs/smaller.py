@@ -14,10 +14,12 @@ from probgen.core.graphs.thin import thinned
 
 
 def smaller(recording: Recording, *examples: Tensor) -> Recording:
-    """The same function without what it computes again and again; the recording itself where that is not possible.
+    """The same function without what it computes again and again.
 
-    That is where it changes tensors in place, or where the smaller graph fails on the examples, gives other results
-    than up to rounding, or other random draws.
+    The recording itself where that is not possible.
+
+    That is where it changes tensors in place, or where the smaller graph fails on the examples,
+    gives other results than up to rounding, or other random draws.
 
     >>> from probgen.core.graphs.graph import record
     >>> x = torch.ones(1)

@@ -1,4 +1,7 @@
-"""What a function may not do while its operations are recorded, and what it may do in another way."""
+"""What a function may not do while its operations are recorded.
+
+And what it may do in another way.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,10 @@ COPIES = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 class Strict(TorchFunctionMode):
     """Sees to it that no value of a tensor becomes a Python number unnoticed.
 
-    Reads of tensors that the function closes over would be taken for constants, and copies to lists and arrays are not
-    seen at all by the tracer: here both meet it as operations, and it refuses. Checks of values are left out, and
-    ``out[mask] = values[mask]`` becomes a choice entry by entry, whose shape does not depend on the mask.
+    Reads of tensors that the function closes over would be taken for constants, and copies to lists
+    and arrays are not seen at all by the tracer: here both meet it as operations, and it refuses.
+    Checks of values are left out, and ``out[mask] = values[mask]`` becomes a choice entry by entry,
+    whose shape does not depend on the mask.
     """
 
     def __init__(self):
@@ -91,7 +95,8 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 def refusal(graph: fx.Graph, closed_over: Mapping[fx.Node, Tensor]) -> str | None:
     """Why the operations of a graph are not those that other values would need, if so.
 
-    Tensors closed over that need no gradient, and that no operation changes, have the same values every time.
+    Tensors closed over that need no gradient, and that no operation changes, have the same values
+    every time.
     """
     fixed = {
         node for node, tensor in closed_over.items() if not tensor.requires_grad

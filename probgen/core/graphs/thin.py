@@ -1,7 +1,9 @@
-"""A recorded graph with less to compute: what repeats itself along a dim is computed once and expanded afterwards.
+"""A recorded graph with less to compute.
 
-Plates and broadcasting make Pyro programs repeat themselves: a scale is expanded to every row before its logarithm is
-taken. Compilers do not undo that.
+What repeats itself along a dim is computed once and expanded afterwards.
+
+Plates and broadcasting make Pyro programs repeat themselves: a scale is expanded to every row
+before its logarithm is taken. Compilers do not undo that.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ SHORT = 32  # entries up to which a running sum is not worth one
 
 
 class Thin(NamedTuple):
-    """A value of a graph: a node of size 1 in the dims ``repeated``, along which the value repeats itself."""
+    """A value of a graph.
+
+    A node of size 1 in the dims ``repeated``, along which the value repeats itself.
+    """
 
     node: fx.Node
     repeated: frozenset[int] = frozenset()
@@ -32,9 +37,9 @@ class Thin(NamedTuple):
 def thinned(recording: Recording, *examples: Tensor) -> Recording:
     """The same function with pointwise operations and sums done before expansions, not after them.
 
-    Sums over repeated entries become products with their number, so that results may differ by rounding. Products of a
-    large matrix and a vector are left to the library for matrices. Graphs whose shapes depend on values stay as they
-    are.
+    Sums over repeated entries become products with their number, so that results may differ by
+    rounding. Products of a large matrix and a vector are left to the library for matrices. Graphs
+    whose shapes depend on values stay as they are.
 
     >>> from probgen.core.graphs.graph import record
     >>> x = torch.zeros(1)
@@ -235,7 +240,10 @@ def _permuted(done: _Thinning, node: fx.Node) -> Thin:
 
 
 def _reduced(done: _Thinning, node: fx.Node) -> tuple[list[int], bool, list[int]]:
-    """What a reduction is over, whether it keeps these dims, and the dims of its result in those of its argument."""
+    """What a reduction is over, whether it keeps these dims.
+
+    And the dims of its result in those of its argument.
+    """
     size = shape(node.args[0])
     given, keep = [*node.args[1:], None, False][:2] if len(node.args) < 3 else node.args[1:3]
     chosen = given if isinstance(given, list | tuple) else [given] if given is not None else []
@@ -286,7 +294,10 @@ def _matrix_vector(done: _Thinning, node: fx.Node) -> Thin | None:
 
 
 def _running(done: _Thinning, node: fx.Node) -> Thin | None:
-    """Short running sums and products as sums and products of what comes before: those merge with other operations."""
+    """Short running sums and products as sums and products of what comes before.
+
+    Those merge with other operations.
+    """
     source, dim = node.args[0], node.args[1]
     size, (thin, repeated) = shape(source), done.values[source]
     if not size or size[dim] > SHORT or (dim := dim % len(size)) in repeated:

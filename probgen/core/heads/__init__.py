@@ -1,4 +1,7 @@
-"""Likelihood heads: any network that gives raw parameters becomes a conditional distribution; NaN is missing."""
+"""Likelihood heads.
+
+Any network that gives raw parameters becomes a conditional distribution; NaN is missing.
+"""
 
 from probgen.core.heads.base import Head, Positive
 from probgen.core.heads.continuous import FullGaussian, Gaussian, StudentT

@@ -1,4 +1,7 @@
-"""What all heads share: raw parameters from a network, with errors that say which width it must have."""
+"""What all heads share.
+
+Raw parameters from a network, with errors that say which width it must have.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,21 @@ from probgen.core.module import DistributionModule
 
 
 class Head(DistributionModule):
-    r"""A network's raw parameters as a law of independent variables; a subclass writes ``__init__`` and ``law``.
+    r"""A network's raw parameters as a law of independent variables.
+
+    A subclass writes ``__init__`` and ``law``.
 
     .. math:: p(x \mid c) = \prod_d p(x_d;\, r_{1d}, \dots, r_{Rd}), \qquad r = \text{net}(c)
 
-    The network gives R raw values per variable, stacked along the first event dim: ``(*batch, R * D)`` for vectors,
-    ``(*batch, R * C, H, W)`` for images; the first D (or C) entries are the first parameter of every variable.
+    The network gives R raw values per variable, stacked along the first event dim: ``(*batch, R *
+    D)`` for vectors, ``(*batch, R * C, H, W)`` for images; the first D (or C) entries are the first
+    parameter of every variable.
 
     Parameters
     ----------
     net : callable or None
-        Network from the context to the raw values; ``None``: the context itself holds them. Convolutions, batch norms
-        and networks from elsewhere get all leading dims as one.
+        Network from the context to the raw values; ``None``: the context itself holds them.
+        Convolutions, batch norms and networks from elsewhere get all leading dims as one.
     raw : tuple of str
         Names of the R raw parameters of one variable.
     event_ndim : int
@@ -37,7 +43,8 @@ class Head(DistributionModule):
     Raises
     ------
     ValueError
-        If the network's output does not divide into R parameters, or does not have the batch dims of the context.
+        If the network's output does not divide into R parameters, or does not have the batch dims
+        of the context.
     """
 
     unknown_contexts, context_net = False, "net"
@@ -55,10 +62,16 @@ class Head(DistributionModule):
 
     @abstractmethod
     def law(self, raw: Tensor) -> dist.TorchDistribution:
-        """The law of single variables given ``(R, *batch, *event)`` raw parameters: batch_shape (*batch, *event)."""
+        """The law of single variables given ``(R, *batch, *event)`` raw parameters.
+
+        Batch_shape (*batch, *event).
+        """
 
     def width(self, dims: int) -> int:
-        """Number of values that the network must give for ``dims`` variables (for images: channels)."""
+        """Number of values that the network must give for ``dims`` variables.
+
+        For images: channels.
+        """
         return len(self.raw) * dims
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
@@ -82,7 +95,10 @@ class HasNetwork(Protocol):
 
 
 def raw_values(head: HasNetwork, context: Tensor | None) -> Tensor:
-    """The output of a head's network; raises ``ValueError`` unless it has the batch dims of the context."""
+    """The output of a head's network.
+
+    Raises ``ValueError`` unless it has the batch dims of the context.
+    """
     name = type(head).__name__
     values = (
         head.net(None)
@@ -110,7 +126,9 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 class Positive(nn.Module):
-    """A positive value shared by all rows: fixed, or learned when it is given as an ``nn.Parameter``.
+    """A positive value shared by all rows.
+
+    Fixed, or learned when it is given as an ``nn.Parameter``.
 
     A learned value is kept as its logarithm, in a new parameter.
 

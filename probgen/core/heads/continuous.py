@@ -26,7 +26,8 @@ class Gaussian(Head):
     net, event_ndim, context_ndim
         As in :class:`Head`.
     scale : float or Tensor or nn.Parameter, optional
-        Fixed scale, or (as ``nn.Parameter``) a learned one shared by all rows, of a shape that broadcasts to events.
+        Fixed scale, or (as ``nn.Parameter``) a learned one shared by all rows, of a shape that
+        broadcasts to events.
     min_scale : float
         Smallest scale that the network can give; it bounds the density.
 
@@ -60,8 +61,9 @@ class Gaussian(Head):
 class StudentT(Head):
     r"""Independent Student t variables: heavier tails than normal ones, robust to outliers.
 
-    Raw parameters: ``loc``, ``scale`` (as in :class:`Gaussian`) and, unless ``df`` is given, one for the degrees of
-    freedom :math:`\nu = 2 + \text{softplus}(\text{raw})`, so that the variance is finite.
+    Raw parameters: ``loc``, ``scale`` (as in :class:`Gaussian`) and, unless ``df`` is given, one
+    for the degrees of freedom :math:`\nu = 2 + \text{softplus}(\text{raw})`, so that the variance
+    is finite.
 
     Parameters
     ----------
@@ -98,10 +100,12 @@ class StudentT(Head):
 
 
 class FullGaussian(DistributionModule):
-    r"""Normal vectors with a full covariance, :math:`x \sim N(\mu, L L^\top)`; missing entries are integrated out.
+    r"""Normal vectors with a full covariance, :math:`x \sim N(\mu, L L^\top)`.
 
-    Raw parameters of D variables: ``loc`` (D values), the diagonal of L before softplus (D), and the rest of its lower
-    triangle row by row (D (D - 1) / 2).
+    Missing entries are integrated out.
+
+    Raw parameters of D variables: ``loc`` (D values), the diagonal of L before softplus (D), and
+    the rest of its lower triangle row by row (D (D - 1) / 2).
 
     Parameters
     ----------

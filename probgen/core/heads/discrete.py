@@ -1,4 +1,7 @@
-"""Heads for binary data, labels, ordered levels and counts; all values are floating-point numbers."""
+"""Heads for binary data, labels, ordered levels and counts.
+
+All values are floating-point numbers.
+"""
 
 from __future__ import annotations
 
@@ -71,11 +74,13 @@ class Categorical(Head):
 
 
 class DiscretizedLogisticMixture(Head):
-    r"""Independent ordered levels 0, 1, ..., L - 1 (pixel intensities), each a mixture of discretised logistic laws.
+    r"""Independent ordered levels 0, 1, ..., L - 1 (pixel intensities).
 
-    Raw parameters per variable: K logits, K locations, K log scales. Locations and scales are in units of half the
-    range of the levels, from its centre, so that raw values around 0 suit data that use all levels. The channels of a
-    pixel are independent given the context. The law itself:
+    Each a mixture of discretised logistic laws.
+
+    Raw parameters per variable: K logits, K locations, K log scales. Locations and scales are in
+    units of half the range of the levels, from its centre, so that raw values around 0 suit data
+    that use all levels. The channels of a pixel are independent given the context. The law itself:
     :class:`probgen.core.heads.discretized.DiscretizedLogisticMixture`.
 
     Parameters
@@ -155,7 +160,8 @@ class NegativeBinomial(Head):
     net, event_ndim, context_ndim
         As in :class:`Head`.
     total_count : float or Tensor or nn.Parameter, optional
-        Fixed or (``nn.Parameter``) learned r, shared by all rows; a large r approaches the Poisson law.
+        Fixed or (``nn.Parameter``) learned r, shared by all rows; a large r approaches the Poisson
+        law.
 
     >>> import torch
     >>> NegativeBinomial(total_count=2.0)(torch.zeros(1)).variance

@@ -12,18 +12,22 @@ from torch.nn.functional import logsigmoid
 
 
 class DiscretizedLogisticMixture(dist.TorchDistribution):
-    r"""Mixture of logistic laws, each integrated over unit bins around the levels; the outer bins reach to infinity.
+    r"""Mixture of logistic laws, each integrated over unit bins around the levels.
+
+    The outer bins reach to infinity.
 
     .. math:: p(x) = \sum_k \pi_k \left[\sigma\left(\tfrac{x + 1/2 - \mu_k}{s_k}\right)
-              - \sigma\left(\tfrac{x - 1/2 - \mu_k}{s_k}\right)\right], \qquad x \in \{0, \dots, L - 1\}
+              - \sigma\left(\tfrac{x - 1/2 - \mu_k}{s_k}\right)\right], \qquad x \in \{0, \dots, L -
+                1\}
 
-    with :math:`\sigma(\cdot + \infty) = 1` above the top level and 0 below the lowest. The bracket is computed as
-    :math:`\sigma(a) \sigma(-b) (1 - e^{b - a})`, free of cancellation.
+    with :math:`\sigma(\cdot + \infty) = 1` above the top level and 0 below the lowest. The bracket
+    is computed as :math:`\sigma(a) \sigma(-b) (1 - e^{b - a})`, free of cancellation.
 
     Parameters
     ----------
     logits, loc, log_scale : Tensor
-        Weights, locations and log scales of the components, ``(*batch, K)``; ``loc`` and scale in units of levels.
+        Weights, locations and log scales of the components, ``(*batch, K)``; ``loc`` and scale in
+        units of levels.
     levels : int
         Number L of levels.
 

@@ -1,4 +1,7 @@
-"""Torch's laws of single variables, with a ``log_prob`` that costs what the bare loss function costs."""
+"""Torch's laws of single variables.
+
+With a ``log_prob`` that costs what the bare loss function costs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Normal(dist.Normal):
-    """Normal law; a scale of fewer dims than ``loc`` is never expanded, which spares most of the work.
+    """Normal law; a scale of fewer dims than ``loc`` is never expanded.
+
+    Which spares most of the work.
 
     >>> Normal(torch.zeros(3), torch.ones(1)).log_prob(torch.zeros(3))
     tensor([-0.9189, -0.9189, -0.9189])
@@ -37,7 +42,9 @@ class Normal(dist.Normal):
 
 
 class Poisson(dist.Poisson):
-    """Poisson law of counts, from the logarithm of its rate: exact where the rate itself underflows.
+    """Poisson law of counts, from the logarithm of its rate.
+
+    Exact where the rate itself underflows.
 
     >>> Poisson(torch.tensor(-200.0)).log_prob(torch.tensor(1.0))
     tensor(-200.)

@@ -86,10 +86,12 @@ class Mixed(DistributionModule):
     Parameters
     ----------
     net : callable or None
-        Network ``(*batch, C) -> (*batch, mixed.width)``; ``None``: the context itself holds the raw parameters.
+        Network ``(*batch, C) -> (*batch, mixed.width)``; ``None``: the context itself holds the raw
+        parameters.
     columns : sequence of Head
-        One head without network of its own per column, in the order of the columns. The same head object in
-        consecutive places makes those columns one block, which is faster: ``[Gaussian()] * 8 + [Bernoulli()] * 2``.
+        One head without network of its own per column, in the order of the columns. The same head
+        object in consecutive places makes those columns one block, which is faster: ``[Gaussian()]
+        * 8 + [Bernoulli()] * 2``.
 
     Raises
     ------

@@ -16,8 +16,9 @@ class MixtureOfGaussians(Head):
 
     .. math:: p(x_d) = \sum_k \pi_{dk}\, N(x_d; \mu_{dk}, s_{dk}^2)
 
-    Raw parameters per variable: K logits, K locations, K scales. Locations are relative to a grid from -1 to 1, so that
-    raw values around 0 suit standardised data; :math:`s = \text{softplus}(\text{raw}) + \text{min\_scale}`.
+    Raw parameters per variable: K logits, K locations, K scales. Locations are relative to a grid
+    from -1 to 1, so that raw values around 0 suit standardised data; :math:`s =
+    \text{softplus}(\text{raw}) + \text{min\_scale}`.
 
     Parameters
     ----------

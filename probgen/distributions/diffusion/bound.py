@@ -10,7 +10,9 @@ from probgen.distributions.diffusion.process import Process
 
 
 def prior_divergence(process: Process, x: Tensor) -> Tensor:
-    r"""What the noisiest state still tells of the data, :math:`\mathrm{KL}(q(z_1 \mid x) \,\|\, p(z_1))`.
+    r"""What the noisiest state still tells of the data.
+
+    :math:`\mathrm{KL}(q(z_1 \mid x) \,\|\, p(z_1))`.
 
     .. math:: \frac12 \sum_d u x_d^2 - u - \log(1 - u), \qquad u = \operatorname{sigmoid}(\lambda_1)
 
@@ -26,9 +28,10 @@ def integrated_error(process: Process, x: Tensor, shares: Tensor, resolved: floa
 
     .. math:: \frac12 \int_{\lambda_1}^{\lambda_0} e^\lambda\, E |x - \hat x|^2\, d\lambda
 
-    estimated at :math:`\lambda_1 + r (\lambda_0 - \lambda_1)` for uniform ``shares`` r ``(*batch,)``. What the best
-    denoiser of standard normal data would lose at that level, of which the integral is known, is taken off as a
-    control variate: it has most of the variance. Above the ratio ``resolved`` it is not: there, nothing is lost.
+    estimated at :math:`\lambda_1 + r (\lambda_0 - \lambda_1)` for uniform ``shares`` r
+    ``(*batch,)``. What the best denoiser of standard normal data would lose at that level, of which
+    the integral is known, is taken off as a control variate: it has most of the variance. Above the
+    ratio ``resolved`` it is not: there, nothing is lost.
 
     Kingma, Salimans, Poole, Ho (2021), https://arxiv.org/abs/2107.00630, equation 18.
     """
@@ -51,7 +54,8 @@ def summed_divergence(
     .. math:: \sum_{i=1}^T \mathrm{KL}\big(q(z_{i-1} \mid z_i, x) \,\|\, p(z_{i-1} \mid z_i)\big)
 
     Estimated at one step, drawn with a probability that is half uniform and half in proportion to
-    :math:`e^{\lambda_{i-1} - \lambda_i} - 1`, and with the control variate of :func:`integrated_error`.
+    :math:`e^{\lambda_{i-1} - \lambda_i} - 1`, and with the control variate of
+    :func:`integrated_error`.
     """
     places = torch.arange(steps + 1, dtype=x.dtype, device=x.device) / steps
     levels = process.schedule.log_snr(places)
@@ -78,8 +82,8 @@ def divergences(
 
     .. math:: \frac12 \Big(\rho - 1 - \log \rho + \rho \big(e^{\lambda_s} - e^{\lambda_t}\big) (x - \hat x)^2\Big)
 
-    with the ratio :math:`\rho` of both variances; for the posterior variance it is one, and the squared error stands
-    alone (Kingma et al. 2021, equation 14).
+    with the ratio :math:`\rho` of both variances; for the posterior variance it is one, and the
+    squared error stands alone (Kingma et al. 2021, equation 14).
     """
     early, late = process.schedule.log_snr(s), process.schedule.log_snr(t)
     small, large = process.log_variances(t, s)
@@ -91,7 +95,8 @@ def divergences(
 def _linear_error(process: Process, x: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
     r"""The error :math:`e^\lambda (x - \hat x)^2` of the best denoiser of standard normal data.
 
-    Its expectation over the noise is :math:`u (1 - u) x^2 + u^2`, :math:`u = \operatorname{sigmoid}(\lambda)`.
+    Its expectation over the noise is :math:`u (1 - u) x^2 + u^2`, :math:`u =
+    \operatorname{sigmoid}(\lambda)`.
     """
     share = process.wide(log_snr).sigmoid()
     return ((share * (1 - share)).sqrt() * x - share * noise).square()

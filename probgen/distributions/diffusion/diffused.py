@@ -32,11 +32,13 @@ class Diffused(dist.TorchDistribution):
     r"""The law of data from which a network has learned to take Gaussian noise away.
 
     .. math:: q(z_t \mid x) = N(\alpha_t x, \sigma_t^2), \qquad
-              \log p(x) \ge E_q \log p(x \mid z_0) - \mathrm{KL}\big(q(z_1 \mid x) \,\|\, p(z_1)\big) - L(x)
+              \log p(x) \ge E_q \log p(x \mid z_0) - \mathrm{KL}\big(q(z_1 \mid x) \,\|\,
+              p(z_1)\big) - L(x)
 
-    where :math:`L` is, of a chain of T steps, the sum of its T divergences :math:`\mathrm{KL}(q(z_s \mid z_t, x) \|
-    p(z_s \mid z_t))`, and in continuous time :math:`\frac12 \int e^\lambda\, E |x - \hat x|^2\, d\lambda` over all
-    log signal-to-noise ratios. ``log_prob`` estimates it at one random level of noise: its kind is *bound*.
+    where :math:`L` is, of a chain of T steps, the sum of its T divergences :math:`\mathrm{KL}(q(z_s
+    \mid z_t, x) \| p(z_s \mid z_t))`, and in continuous time :math:`\frac12 \int e^\lambda\, E |x -
+    \hat x|^2\, d\lambda` over all log signal-to-noise ratios. ``log_prob`` estimates it at one
+    random level of noise: its kind is *bound*.
 
     Parameters
     ----------
@@ -55,22 +57,24 @@ class Diffused(dist.TorchDistribution):
     unconditional : callable, optional
         The network without a context, for guidance.
     limit : Limit, optional
-        Bounds what the network says of the data in ``sample`` and ``completed``; it is shown the data in training.
-        Scores, ``encode`` and ``decode`` never use it.
+        Bounds what the network says of the data in ``sample`` and ``completed``; it is shown the
+        data in training. Scores, ``encode`` and ``decode`` never use it.
     guidance : float
-        Factor w of classifier-free guidance in ``sample``, :math:`\hat x = \hat x_\varnothing + w (\hat x_c - \hat
-        x_\varnothing)`; 1: none. Scores never use it.
+        Factor w of classifier-free guidance in ``sample``, :math:`\hat x = \hat x_\varnothing + w
+        (\hat x_c - \hat x_\varnothing)`; 1: none. Scores never use it.
 
     Raises
     ------
     ValueError
-        From ``log_prob``: if an entry is missing (NaN), or the rightmost dims of x are not ``event_shape``.
+        From ``log_prob``: if an entry is missing (NaN), or the rightmost dims of x are not
+        ``event_shape``.
 
     References
     ----------
     Sohl-Dickstein et al. (2015), https://arxiv.org/abs/1503.03585; Ho, Jain, Abbeel (2020),
-    https://arxiv.org/abs/2006.11239; Kingma, Salimans, Poole, Ho (2021), https://arxiv.org/abs/2107.00630; Ho, Salimans
-    (2021), https://arxiv.org/abs/2207.12598 (guidance)
+    https://arxiv.org/abs/2006.11239; Kingma, Salimans, Poole, Ho (2021),
+    https://arxiv.org/abs/2107.00630; Ho, Salimans (2021), https://arxiv.org/abs/2207.12598
+    (guidance)
     """
 
     arg_constraints: dict = {}
@@ -118,12 +122,15 @@ class Diffused(dist.TorchDistribution):
         return kept - prior_divergence(self.process, y) - self._lost(y)
 
     def denoising_loss(self, x: Tensor) -> Tensor:
-        r"""The simple loss at random times, a weighted squared error of the data: ``(*batch, *event) -> (*batch,)``.
+        r"""The simple loss at random times, a weighted squared error of the data.
+
+        ``(*batch, *event) -> (*batch,)``.
 
         .. math:: w(\alpha_t, \sigma_t)\, |x - \hat x(z_t, t)|^2
 
-        with the weight under which errors of the network's output count alike. Learned variances add a share of the
-        bound in which the mean has no gradient. The schedule is taken as it is: it gets no gradient.
+        with the weight under which errors of the network's output count alike. Learned variances
+        add a share of the bound in which the mean has no gradient. The schedule is taken as it is:
+        it gets no gradient.
         """
         y = self._shown(self.reconstruction.embed(self._complete(x)))
         t = self.times(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y).detach()
@@ -148,14 +155,20 @@ class Diffused(dist.TorchDistribution):
 
     @torch.no_grad()
     def encode(self, x: Tensor, sampler: DDIM | Heun | DPMSolver = Heun(50)) -> Tensor:  # noqa: B008
-        """The standard normal noise from which the probability-flow equation leads to x, of the shape of x."""
+        """The standard normal noise from which the probability-flow equation leads to x.
+
+        Of the shape of x.
+        """
         y = self.reconstruction.embed(self._complete(x))
         z = sampler.encode(self._guided(), self._end(y)[0] * y)
         return z / self.process.prior_scale(z[(0,) * z.ndim])
 
     @torch.no_grad()
     def decode(self, z: Tensor, sampler: Sampler = Heun(50)) -> Tensor:  # noqa: B008
-        """The data to which standard normal noise ``(*batch, *event)`` leads; with the same sampler, undoes encode."""
+        """The data to which standard normal noise ``(*batch, *event)`` leads.
+
+        With the same sampler, undoes encode.
+        """
         z = sampler(self._guided(), self._noisiest(z))
         return self.reconstruction.mode(z, *self._end(z))
 
@@ -170,7 +183,10 @@ class Diffused(dist.TorchDistribution):
     def completed(
         self, x: Tensor, mask: Tensor, steps: int, repeats: int = 10, jump: int = 10
     ) -> Tensor:
-        """Draws of the entries that are not observed, by about ``steps`` calls of the network (RePaint)."""
+        """Draws of the entries that are not observed, by about ``steps`` calls of the network.
+
+        RePaint.
+        """
         process, shape = self._limited(), torch.broadcast_shapes(x.shape, self.shape())
         y, mask = self.reconstruction.embed(x.nan_to_num()).expand(shape), mask.expand(shape)
         times = uniform_steps(max(2, steps // repeats), process.schedule, y)
@@ -238,7 +254,10 @@ class Diffused(dist.TorchDistribution):
         return self.process.levels(torch.zeros_like(like[(0,) * like.ndim]))
 
     def _complete(self, x: Tensor) -> Tensor:
-        """x with the dims of the batch; refuses missing entries, which in a recorded graph give NaN."""
+        """x with the dims of the batch.
+
+        Refuses missing entries, which in a recorded graph give NaN.
+        """
         check_event(x, self.event_shape)
         if values_are_known() and has_missing(x):
             raise ValueError(

@@ -1,4 +1,7 @@
-"""What a denoising network predicts: the noise, the data, their velocity, or a preconditioned mixture."""
+"""What a denoising network predicts.
+
+The noise, the data, their velocity, or a preconditioned mixture.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,23 @@ class Prediction(Protocol):
         """The expected data that an output tells."""
 
     def output(self, x: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The output that tells the data x: the target of training, and a way from one prediction to another."""
+        """The output that tells the data x.
+
+        The target of training, and a way from one prediction to another.
+        """
 
     def weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The factor of the squared error of the data in the simple loss: there, outputs count alike at all times."""
+        """The factor of the squared error of the data in the simple loss.
+
+        There, outputs count alike at all times.
+        """
 
 
 class _Scaled:
-    """Predictions whose networks see the time itself, and z divided by the deviation of standardised data."""
+    """Predictions whose networks see the time itself.
+
+    And z divided by the deviation of standardised data.
+    """
 
     def inputs(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return z * (alpha.square() + sigma.square()).rsqrt()
@@ -48,8 +60,9 @@ class Epsilon(_Scaled):
     Its simple loss is :math:`|\hat\varepsilon - \varepsilon|^2`. Ho, Jain, Abbeel (2020),
     https://arxiv.org/abs/2006.11239
 
-    Where there is hardly any signal, errors of the network are multiplied by :math:`\sigma / \alpha`: deterministic
-    samplers start where signal is at most a share ``least_signal`` of the noise in any direction of standardised data.
+    Where there is hardly any signal, errors of the network are multiplied by :math:`\sigma /
+    \alpha`: deterministic samplers start where signal is at most a share ``least_signal`` of the
+    noise in any direction of standardised data.
     """
 
     least_signal: float = 0.1
@@ -145,14 +158,17 @@ class EDM:
 
 @dataclass(frozen=True)
 class LevelPrediction(_Scaled):
-    r"""The network predicts what other variables tell about integers; the noisy variable itself tells the rest.
+    r"""The network predicts what other variables tell about integers.
+
+    The noisy variable itself tells the rest.
 
     .. math:: \hat x_d = \sum_k y_k\, P_{dk}, \qquad
               P_{dk} \propto \exp\Big(F_{dk}(z, t) - \frac{(z_d - \alpha y_k)^2}{2 \sigma^2}\Big)
 
-    for data among K equally spaced levels :math:`y_k` from a to b, as ``LevelReconstruction`` makes them. At little
-    noise the guess is right whatever the network says. The network returns K times the channels: ``(*batch, K * C,
-    *rest)`` for events ``(C, *rest)``. The simple loss is :math:`|\hat x - x|^2`.
+    for data among K equally spaced levels :math:`y_k` from a to b, as ``LevelReconstruction`` makes
+    them. At little noise the guess is right whatever the network says. The network returns K times
+    the channels: ``(*batch, K * C, *rest)`` for events ``(C, *rest)``. The simple loss is
+    :math:`|\hat x - x|^2`.
 
     Parameters
     ----------

@@ -18,7 +18,9 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Process:
-    r"""Noise added to data, :math:`q(z_t \mid x) = N(\alpha_t x, \sigma_t^2)`, and taken away by a network.
+    r"""Noise added to data, :math:`q(z_t \mid x) = N(\alpha_t x, \sigma_t^2)`.
+
+    And taken away by a network.
 
     Times ``t`` have shape ``(*batch,)`` or (); states and data ``(*batch, *event)``.
 
@@ -37,7 +39,8 @@ class Process:
     limit : callable, optional
         ``limit(x, event_ndim)`` brings expected data to where data are, in sampling.
     start : float
-        Log signal-to-noise ratio from which deterministic samplers start, where the schedule's lies below.
+        Log signal-to-noise ratio from which deterministic samplers start, where the schedule's lies
+        below.
     """
 
     net: Network
@@ -91,7 +94,10 @@ class Process:
         return there / here * (1 - share) * z + there * share * x
 
     def log_variances(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Logarithms of :math:`\tilde\beta = \sigma_s^2 c` and :math:`\beta = \sigma_t^2 c`, with event dims."""
+        r"""Logarithms of :math:`\tilde\beta = \sigma_s^2 c` and :math:`\beta = \sigma_t^2 c`.
+
+        With event dims.
+        """
         (_, here), (_, there) = self.schedule(t), self.schedule(s)
         share = self._share(t, s).log()
         return self.wide(2 * there.log() + share), self.wide(2 * here.log() + share)
@@ -115,7 +121,10 @@ class Process:
         )
 
     def prior_scale(self, like: Tensor) -> Tensor:
-        r"""Standard deviation :math:`\sqrt{\alpha_1^2 + \sigma_1^2}` of pure noise: what standardised data become."""
+        r"""Standard deviation :math:`\sqrt{\alpha_1^2 + \sigma_1^2}` of pure noise.
+
+        What standardised data become.
+        """
         alpha, sigma = self.schedule(torch.ones_like(like))
         return (alpha.square() + sigma.square()).sqrt()
 

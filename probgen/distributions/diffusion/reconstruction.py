@@ -13,7 +13,10 @@ from torch.distributions import constraints
 
 
 class Reconstruction(Protocol):
-    r"""The law of the data given :math:`z_0 = \alpha_0 y + \sigma_0 \varepsilon`, y being the data in its own units."""
+    r"""The law of the data given :math:`z_0 = \alpha_0 y + \sigma_0 \varepsilon`.
+
+    Y being the data in its own units.
+    """
 
     @property
     def support(self) -> constraints.Constraint:
@@ -21,7 +24,10 @@ class Reconstruction(Protocol):
 
     @property
     def resolved(self) -> float:
-        """The log signal-to-noise ratio above which noisy data give the data away; infinity where none does."""
+        """The log signal-to-noise ratio above which noisy data give the data away.
+
+        Infinity where none does.
+        """
 
     def embed(self, x: Tensor) -> Tensor:
         """The data as real numbers y, to which noise is added."""
@@ -33,12 +39,17 @@ class Reconstruction(Protocol):
         """Its most probable value."""
 
     def expected_log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        r"""An unbiased estimate of :math:`E_{q(z_0 \mid x)} \log p(x \mid z_0)`, variable by variable, like ``x``."""
+        r"""An unbiased estimate of :math:`E_{q(z_0 \mid x)} \log p(x \mid z_0)`.
+
+        Variable by variable, like ``x``.
+        """
 
 
 @dataclass(frozen=True)
 class GaussianReconstruction:
-    r"""Real data: :math:`p(x \mid z_0) = N(z_0 / \alpha_0, \sigma_0^2 / \alpha_0^2)`, whose expectation is a constant.
+    r"""Real data: :math:`p(x \mid z_0) = N(z_0 / \alpha_0, \sigma_0^2 / \alpha_0^2)`.
+
+    Whose expectation is a constant.
 
     It is the posterior of data whose density is flat on the scale :math:`\sigma_0 / \alpha_0`.
 
@@ -79,7 +90,8 @@ class LevelReconstruction:
 
     References
     ----------
-    Kingma, Salimans, Poole, Ho (2021), Variational diffusion models, https://arxiv.org/abs/2107.00630, section 3.3
+    Kingma, Salimans, Poole, Ho (2021), Variational diffusion models,
+    https://arxiv.org/abs/2107.00630, section 3.3
 
     >>> LevelReconstruction(3).embed(torch.tensor([0.0, 1.0, 2.0]))
     tensor([-1.,  0.,  1.])

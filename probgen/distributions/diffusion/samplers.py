@@ -20,7 +20,8 @@ class Sampler(Protocol):
     Attributes
     ----------
     stochastic : bool
-        Whether it draws from the very law that is scored, so that the data are drawn given the last state too.
+        Whether it draws from the very law that is scored, so that the data are drawn given the last
+        state too.
     """
 
     stochastic: bool
@@ -31,7 +32,9 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Ancestral:
-    """The steps of the generative chain itself, of which the bound speaks; one call of the network each.
+    """The steps of the generative chain itself, of which the bound speaks.
+
+    One call of the network each.
 
     Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239
 
@@ -56,8 +59,8 @@ class Ancestral:
 class DDIM:
     """Deterministic steps, or with a share ``eta`` of new noise; one call of the network each.
 
-    With ``eta`` 0 it is Euler's method for the probability-flow equation in units of noise to signal. Song, Meng, Ermon
-    (2021), https://arxiv.org/abs/2010.02502
+    With ``eta`` 0 it is Euler's method for the probability-flow equation in units of noise to
+    signal. Song, Meng, Ermon (2021), https://arxiv.org/abs/2010.02502
     """
 
     steps: int = 50
@@ -76,21 +79,23 @@ class DDIM:
 
 @dataclass(frozen=True)
 class Heun:
-    r"""The second-order method of EDM, with fresh noise before each step by ``churn``; 2 N - 1 calls of the network.
+    r"""The second-order method of EDM, with fresh noise before each step by ``churn``.
+
+    2 N - 1 calls of the network.
 
     Karras, Aittala, Aila, Laine (2022), https://arxiv.org/abs/2206.00364, algorithm 2
 
-    It steps in the noise level itself, which suits the schedule and times of EDM (``EDMSchedule``, ``KarrasSteps``). On
-    the far wider range of a variance-preserving schedule ten steps and fewer go astray: there
-    :class:`DPMSolver` needs fewer.
+    It steps in the noise level itself, which suits the schedule and times of EDM (``EDMSchedule``,
+    ``KarrasSteps``). On the far wider range of a variance-preserving schedule ten steps and fewer
+    go astray: there :class:`DPMSolver` needs fewer.
 
     Parameters
     ----------
     steps : int
         Number of steps.
     churn : float
-        Noise added over the whole path; a step raises the level by the factor :math:`1 + churn / steps`, at most
-        :math:`\sqrt 2`, and never above that of time 1.
+        Noise added over the whole path; a step raises the level by the factor :math:`1 + churn /
+        steps`, at most :math:`\sqrt 2`, and never above that of time 1.
     between : (float, float)
         Range of noise to signal in which noise is added.
     inflation : float
@@ -131,7 +136,9 @@ class Heun:
 
 @dataclass(frozen=True)
 class DPMSolver:
-    """DPM-Solver++ (2M): second order at one call of the network a step; good samples from 10 to 20 steps.
+    """DPM-Solver++ (2M).
+
+    Second order at one call of the network a step; good samples from 10 to 20 steps.
 
     Lu, Zhou, Bao, Chen, Li, Zhu (2022), https://arxiv.org/abs/2211.01095
     """

@@ -1,4 +1,7 @@
-"""Bounds on the data that a denoiser expects, for sampling: the range of the data, or a quantile of the guess."""
+"""Bounds on the data that a denoiser expects, for sampling.
+
+The range of the data, or a quantile of the guess.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ class Threshold(Protocol):
     """Brings expected data back to where data are."""
 
     def __call__(self, x: Tensor, low: Tensor, high: Tensor, event_ndim: int) -> Tensor:
-        """Data of the shape of x, given the ends of the range that was seen in training (0-dim tensors)."""
+        """Data of the shape of x, given the ends of the range that was seen in training.
+
+        0-dim tensors.
+        """
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class DynamicThreshold:
     .. math:: \hat x \leftarrow m + \frac{\operatorname{clip}(\hat x - m, -s h, s h)}{s}, \qquad
               s = \max\big(1, \operatorname{quantile}_q(|\hat x - m|) / h\big)
 
-    with the middle m of the range and half its length h. It keeps images from saturating under strong guidance.
+    with the middle m of the range and half its length h. It keeps images from saturating under
+    strong guidance.
 
     Parameters
     ----------
@@ -56,8 +63,8 @@ class DynamicThreshold:
 
     References
     ----------
-    Saharia et al. (2022), Photorealistic text-to-image diffusion models with deep language understanding,
-    https://arxiv.org/abs/2205.11487, section 2.3
+    Saharia et al. (2022), Photorealistic text-to-image diffusion models with deep language
+    understanding, https://arxiv.org/abs/2205.11487, section 2.3
 
     >>> DynamicThreshold(1.0)(torch.tensor([-4.0, 1.0]), torch.tensor(-1.0), torch.tensor(1.0), 1)
     tensor([-1.0000,  0.2500])
@@ -97,7 +104,9 @@ def _ends(
 
 
 class Limit(nn.Module):
-    """A threshold with the range of the data, which it is shown in training; before that there is no bound.
+    """A threshold with the range of the data, which it is shown in training.
+
+    Before that there is no bound.
 
     >>> limit = Limit(StaticThreshold())
     >>> limit.show(torch.tensor([-1.0, 3.0]))

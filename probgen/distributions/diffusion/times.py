@@ -31,7 +31,9 @@ Steps = Callable[[int, NoiseSchedule, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """Times uniform on [0, 1]; ``stratified``, each row has a stratum of its own, which lowers the variance of sums.
+    """Times uniform on [0, 1].
+
+    ``stratified``, each row has a stratum of its own, which lowers the variance of sums.
 
     Kingma, Salimans, Poole, Ho (2021), https://arxiv.org/abs/2107.00630, appendix I.1
 
@@ -52,9 +54,12 @@ class UniformTimes:
 
 @dataclass(frozen=True)
 class LogNormalTimes:
-    r"""Times at which the ratio of noise to signal is log-normal: :math:`\log(\sigma / \alpha) \sim N(m, s^2)`.
+    r"""Times at which the ratio of noise to signal is log-normal.
 
-    Those beyond an end of the schedule are moved to it. Karras et al. (2022), https://arxiv.org/abs/2206.00364
+    :math:`\log(\sigma / \alpha) \sim N(m, s^2)`.
+
+    Those beyond an end of the schedule are moved to it. Karras et al. (2022),
+    https://arxiv.org/abs/2206.00364
     """
 
     mean: float = -1.2
@@ -75,19 +80,28 @@ def uniform_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
 
 
 def quadratic_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
-    """Steps of time that shrink towards the data; Song, Meng, Ermon (2021), https://arxiv.org/abs/2010.02502, D.2."""
+    """Steps of time that shrink towards the data.
+
+    Song, Meng, Ermon (2021), https://arxiv.org/abs/2010.02502, D.2.
+    """
     return uniform_steps(count, schedule, like).square()
 
 
 def log_snr_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
-    """Equal steps of the log signal-to-noise ratio; Lu et al. (2022), https://arxiv.org/abs/2206.00927."""
+    """Equal steps of the log signal-to-noise ratio.
+
+    Lu et al. (2022), https://arxiv.org/abs/2206.00927.
+    """
     start, end = schedule.log_snr(_ends(like))
     return _between(schedule.time(start + (end - start) * _shares(count, like)))
 
 
 @dataclass(frozen=True)
 class KarrasSteps:
-    r"""Equal steps of :math:`(\sigma / \alpha)^{1/\rho}`; Karras et al. (2022), https://arxiv.org/abs/2206.00364."""
+    r"""Equal steps of :math:`(\sigma / \alpha)^{1/\rho}`.
+
+    Karras et al. (2022), https://arxiv.org/abs/2206.00364.
+    """
 
     rho: float = 7.0
 

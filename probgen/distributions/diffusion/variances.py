@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 class Variance(Protocol):
-    """The variance of a reverse step, between those that are right for data of no and of unit variance.
+    """The variance of a reverse step.
+
+    Between those that are right for data of no and of unit variance.
 
     Attributes
     ----------
@@ -25,7 +27,9 @@ class Variance(Protocol):
 
 @dataclass(frozen=True)
 class PosteriorVariance:
-    r"""The variance of the step given the data, :math:`\tilde\beta = \sigma_s^2 (1 - e^{\lambda_t - \lambda_s})`.
+    r"""The variance of the step given the data.
+
+    :math:`\tilde\beta = \sigma_s^2 (1 - e^{\lambda_t - \lambda_s})`.
 
     Right for data that are one point, and the one with which a bound is a weighted squared error.
     Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239, section 3.2
@@ -39,9 +43,12 @@ class PosteriorVariance:
 
 @dataclass(frozen=True)
 class ForwardVariance:
-    r"""The variance of the noise that the step takes away, :math:`\beta = \sigma_t^2 (1 - e^{\lambda_t - \lambda_s})`.
+    r"""The variance of the noise that the step takes away.
 
-    Right for standard normal data. Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239, section 3.2
+    :math:`\beta = \sigma_t^2 (1 - e^{\lambda_t - \lambda_s})`.
+
+    Right for standard normal data. Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239,
+    section 3.2
     """
 
     learned = False
@@ -52,12 +59,15 @@ class ForwardVariance:
 
 @dataclass(frozen=True)
 class LearnedVariance:
-    r"""What the network learns: :math:`v \log \beta + (1 - v) \log \tilde\beta` with :math:`v = (1 + r) / 2`.
+    r"""What the network learns.
+
+    :math:`v \log \beta + (1 - v) \log \tilde\beta` with :math:`v = (1 + r) / 2`.
 
     Parameters
     ----------
     share : float
-        Weight of the variational bound, of which the variance alone is learned, beside the simple loss.
+        Weight of the variational bound, of which the variance alone is learned, beside the simple
+        loss.
 
     References
     ----------

@@ -1,4 +1,7 @@
-"""Two layers of units that excite or inhibit each other: scores, sums over either layer, chains, annealed weights."""
+"""Two layers of units that excite or inhibit each other.
+
+Scores, sums over either layer, chains, annealed weights.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ class Bipartite(NamedTuple):
         return self.visible.log_weight(v).sum(-1) + softplus(self.excitation(v)).sum(-1)
 
     def pseudo_score(self, v: Tensor) -> Tensor:
-        r""":math:`\sum_i \log p(v_i \mid v_{-i})` of units with finitely many values: ``(*lead, D) -> (*lead,)``."""
+        r""":math:`\sum_i \log p(v_i \mid v_{-i})` of units with finitely many values.
+
+        ``(*lead, D) -> (*lead,)``.
+        """
         table, label = self.visible.table(self.weight), v.long()
         own = table[torch.arange(v.shape[-1], device=v.device), label]
         others = self.excitation(v).unsqueeze(-2) - own
@@ -109,11 +115,17 @@ class HiddenSum(NamedTuple):
         return _accumulated(self._weights(states).sum(-1) + bias for states, bias in self._states())
 
     def log_weights(self, v: Tensor, seen: Tensor | None) -> Tensor:
-        """Log weights of every hidden state beside the seen entries of v: ``(*lead, D) -> (S, *lead)``."""
+        """Log weights of every hidden state beside the seen entries of v.
+
+        ``(*lead, D) -> (S, *lead)``.
+        """
         return torch.cat([self._joint(v, seen, states, bias) for states, bias in self._states()])
 
     def log_prob(self, v: Tensor, seen: Tensor | None) -> Tensor:
-        """The sum over these states, a log weight of the seen entries: ``(*lead, D) -> (*lead,)``."""
+        """The sum over these states, a log weight of the seen entries.
+
+        ``(*lead, D) -> (*lead,)``.
+        """
         if seen is None:
             return self.field.score(v)
         return _accumulated(self._joint(v, seen, states, bias) for states, bias in self._states())
@@ -151,7 +163,10 @@ class HiddenSum(NamedTuple):
         return torch.where(unseen, integrals.reshape(shape), 0.0).sum(-1)
 
     def _weights(self, states: Tensor) -> Tensor:
-        """Log integrals of every visible unit beside hidden states: ``(S, H) -> (S, *batch, D)``."""
+        """Log integrals of every visible unit beside hidden states.
+
+        ``(S, H) -> (S, *batch, D)``.
+        """
         inputs = states @ self.field.weight.T
         return self.field.visible.log_partition(
             inputs.reshape(len(states), *[1] * len(self.field.batch), -1)
@@ -175,13 +190,19 @@ class VisibleSum(NamedTuple):
         return _accumulated(self._scores(states) for states in self._states().split(AT_ONCE))
 
     def log_weights(self, v: Tensor, seen: Tensor) -> Tensor:
-        """Log weights of every visible state, none to speak of beside others: ``(*lead, D) -> (S, *lead)``."""
+        """Log weights of every visible state, none to speak of beside others.
+
+        ``(*lead, D) -> (S, *lead)``.
+        """
         return torch.cat(
             [self._consistent(v, seen, states) for states in self._states().split(AT_ONCE)]
         )
 
     def log_prob(self, v: Tensor, seen: Tensor | None) -> Tensor:
-        """The sum over these states, a log weight of the seen entries: ``(*lead, D) -> (*lead,)``."""
+        """The sum over these states, a log weight of the seen entries.
+
+        ``(*lead, D) -> (*lead,)``.
+        """
         if seen is None:
             return self.field.score(v)
         return _accumulated(

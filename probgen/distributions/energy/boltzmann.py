@@ -1,4 +1,7 @@
-"""Laws of Boltzmann machines: exact where a layer can be enumerated, else unnormalised with chains for draws."""
+"""Laws of Boltzmann machines.
+
+Exact where a layer can be enumerated, else unnormalised with chains for draws.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ MEAN_FIELD = 30  # updates of the mean field, which halve the distance to its fi
 class Boltzmann(dist.TorchDistribution):
     r"""The visible layer of a Boltzmann machine: what both laws of it share.
 
-    The state of a chain is the visible layer and, in a deep machine, the other even layers: ``(*lead, S)``, S >= D.
+    The state of a chain is the visible layer and, in a deep machine, the other even layers:
+    ``(*lead, S)``, S >= D.
 
     Parameters
     ----------
@@ -72,11 +76,17 @@ class Boltzmann(dist.TorchDistribution):
         return self._spread(self.field.pseudo_score(self._flat(x)), x)
 
     def energy(self, x: Tensor) -> Tensor:
-        """The free energy of complete rows, minus their log weight: ``(*batch, *event) -> (*batch,)``."""
+        """The free energy of complete rows, minus their log weight.
+
+        ``(*batch, *event) -> (*batch,)``.
+        """
         return -self._spread(self.log_weight(self._flat(x)), x)
 
     def log_weight(self, v: Tensor) -> Tensor:
-        """The log of the sum over all hidden layers, or a mean-field bound of it: ``(*lead, D) -> (*lead,)``."""
+        """The log of the sum over all hidden layers, or a mean-field bound of it.
+
+        ``(*lead, D) -> (*lead,)``.
+        """
         if not self.above:
             return self.field.score(v)
         above, odd = 2 ** sum(self.above), 2 ** self.field.bias.shape[-1]
@@ -88,11 +98,15 @@ class Boltzmann(dist.TorchDistribution):
         states = torch.cat([v.expand(above, *v.shape), layers.expand(-1, *v.shape[:-1], -1)], -1)
         return self.field.score(states).logsumexp(0)
 
-    # -- chains --------------------------------------------------------------------------------------------------
+    # -- chains
+    # --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def chain_from(self, x: Tensor) -> Tensor:
-        """States of chains that begin at rows ``(*lead, *event)``; missing entries (NaN) begin anywhere."""
+        """States of chains that begin at rows ``(*lead, *event)``.
+
+        Missing entries (NaN) begin anywhere.
+        """
         v = x.flatten(x.ndim - len(self.event_shape))
         if has_missing(x):
             v = torch.where(v.isnan(), self.kind.noise(v.shape, v), v)
@@ -124,7 +138,10 @@ class Boltzmann(dist.TorchDistribution):
         return self._rows(self.field.gibbs(state, steps, known.isnan()))
 
     def path(self, x: Tensor | None = None) -> FieldPath:
-        """Laws from independent units to this one: with the moments of rows ``(N, *event)``, or by its own biases."""
+        """Laws from independent units to this one.
+
+        With the moments of rows ``(N, *event)``, or by its own biases.
+        """
         visible = self.field.visible
         middle = visible.shifted(self.field.weight.sum(1) / 2)
         if x is None:
@@ -136,7 +153,8 @@ class Boltzmann(dist.TorchDistribution):
             self.field, middle._replace(parts=(own, *middle.parts[1:])), self.event_shape
         )
 
-    # -- layers --------------------------------------------------------------------------------------------------
+    # -- layers
+    # --------------------------------------------------------------------------------------------------
 
     def _with_even_layers(self, v: Tensor) -> tuple[Tensor, Tensor]:
         state = torch.cat([v, v.new_zeros(*v.shape[:-1], sum(self.above))], -1)
@@ -146,7 +164,10 @@ class Boltzmann(dist.TorchDistribution):
         return torch.arange(size, device=self.field.weight.device) < self.event_shape.numel()
 
     def _mean_field(self, v: Tensor) -> Tensor:
-        r"""A lower bound of the log weight: :math:`\max_m E_q[\log \phi] + H(q)`, even layers independent under q."""
+        r"""A lower bound of the log weight.
+
+        :math:`\max_m E_q[\log \phi] + H(q)`, even layers independent under q.
+        """
         above, turned = (
             Binary(torch.cat([part.bias for part in self.field.visible.parts[1:]], -1)),
             self.field.weight.T,
@@ -179,7 +200,9 @@ class Boltzmann(dist.TorchDistribution):
 
 
 class ExactBoltzmann(Boltzmann):
-    """A machine one of whose layers can be enumerated: exact density, missing entries, independent draws.
+    """A machine one of whose layers can be enumerated.
+
+    Exact density, missing entries, independent draws.
 
     Parameters
     ----------
@@ -206,7 +229,10 @@ class ExactBoltzmann(Boltzmann):
         return self._spread(self._total.log_prob(v, seen) - self.log_z(), x)
 
     def chain_log_weight(self, state: Tensor) -> Tensor:
-        """Log density of states, odd layers summed out; its gradient, averaged over the law of the chain, is zero."""
+        """Log density of states, odd layers summed out.
+
+        Its gradient, averaged over the law of the chain, is zero.
+        """
         return self.field.score(state) - self.log_z()
 
     def log_z(self) -> Tensor:
@@ -246,10 +272,12 @@ class ExactBoltzmann(Boltzmann):
 
 
 class ChainedBoltzmann(Boltzmann):
-    r"""A machine whose layers are too wide to enumerate: ``log_prob`` lacks log Z, draws are ends of Gibbs chains.
+    r"""A machine whose layers are too wide to enumerate.
 
-    With several hidden layers ``log_prob`` is the exact log weight where the odd ones can be enumerated, else the
-    largest mean-field lower bound of it that was found.
+    ``log_prob`` lacks log Z, draws are ends of Gibbs chains.
+
+    With several hidden layers ``log_prob`` is the exact log weight where the odd ones can be
+    enumerated, else the largest mean-field lower bound of it that was found.
 
     Raises
     ------
@@ -268,7 +296,10 @@ class ChainedBoltzmann(Boltzmann):
         return self._spread(self.log_weight(self._flat(x)), x)
 
     def chain_log_weight(self, state: Tensor) -> Tensor:
-        """Log weight of states, odd layers summed out; its gradient, averaged over the law of the chain, is log Z's."""
+        """Log weight of states, odd layers summed out.
+
+        Its gradient, averaged over the law of the chain, is log Z's.
+        """
         return self.field.score(state)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:

@@ -29,7 +29,9 @@ class Kernel(Protocol):
 
 
 class EnergyLaw(dist.TorchDistribution):
-    r"""The law whose density is :math:`p(x) \propto p_0(x)\, e^{-E(x)}`, or :math:`e^{-E(x)}` without a base.
+    r"""The law whose density is :math:`p(x) \propto p_0(x)\, e^{-E(x)}`.
+
+    Or :math:`e^{-E(x)}` without a base.
 
     Parameters
     ----------
@@ -110,7 +112,8 @@ class EnergyLaw(dist.TorchDistribution):
         new._batch_shape = torch.Size(batch_shape)
         return new
 
-    # -- chains --------------------------------------------------------------------------------------------------
+    # -- chains
+    # --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def chain_from(self, x: Tensor) -> Tensor:
@@ -119,7 +122,10 @@ class EnergyLaw(dist.TorchDistribution):
 
     @torch.no_grad()
     def chain_afresh(self, shape: torch.Size | tuple) -> Tensor:
-        """States drawn from the start: ``(*shape, *batch, *event)``, batch dims being those of E."""
+        """States drawn from the start.
+
+        ``(*shape, *batch, *event)``, batch dims being those of E.
+        """
         return self.start.expand(self.inner).sample(torch.Size(shape))
 
     @torch.no_grad()
@@ -147,7 +153,10 @@ class EnergyLaw(dist.TorchDistribution):
         return self.kernel(self._log_weight, torch.where(free, start, x), steps, free).x
 
     def path(self, x: Tensor | None = None) -> GeometricPath:
-        """Laws from the start, or from the normal law with the moments of rows ``(N, *event)``, to this one."""
+        """Laws from the start, or from the normal law with the moments of rows ``(N, *event)``.
+
+        To this one.
+        """
         if density(self.start) != "exact" or not self.annealing.adjusted:
             raise ValueError(
                 "expected a start with an exact density and a kernel that leaves laws invariant for annealing, got "
@@ -183,7 +192,9 @@ class EnergyLaw(dist.TorchDistribution):
 
 
 class GeometricPath(NamedTuple):
-    r"""Laws between a known one and an energy's: :math:`\log p^*_\beta = (1 - \beta) \log p_0 + \beta \log p^*`.
+    r"""Laws between a known one and an energy's.
+
+    :math:`\log p^*_\beta = (1 - \beta) \log p_0 + \beta \log p^*`.
 
     Attributes
     ----------
@@ -212,7 +223,10 @@ class GeometricPath(NamedTuple):
         return self.law.log_prob(state)
 
     def advance(self, state: Tensor, old: Tensor, new: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        r"""Log weights at the new :math:`\beta` less those at the old one, and states after steps at the new one."""
+        r"""Log weights at the new :math:`\beta` less those at the old one.
+
+        And states after steps at the new one.
+        """
 
         def between(x: Tensor) -> Tensor:
             return torch.lerp(self.base.log_prob(x), self.law.log_prob(x), new)

@@ -14,10 +14,12 @@ from probgen.distributions.gibbs import gibbs
 
 
 class LabelledEnergy(EnergyLaw):
-    r"""Rows of a joint law with labels: :math:`p(x, y) \propto e^{f_y(x)}`, or its marginal where y is not known.
+    r"""Rows of a joint law with labels.
 
-    ``log_prob`` is :math:`f_y(x)`, of the marginal :math:`\log \sum_y e^{f_y(x)}`; both lack the constant log Z of the
-    joint law, and as a law of x given y the first one lacks log p(y), too.
+    :math:`p(x, y) \propto e^{f_y(x)}`, or its marginal where y is not known.
+
+    ``log_prob`` is :math:`f_y(x)`, of the marginal :math:`\log \sum_y e^{f_y(x)}`; both lack the
+    constant log Z of the joint law, and as a law of x given y the first one lacks log p(y), too.
 
     Parameters
     ----------
@@ -67,7 +69,10 @@ class LabelledEnergy(EnergyLaw):
 
 
 def _chosen(values: Tensor, label: Tensor, otherwise: Tensor) -> Tensor:
-    """The values ``(*lead, K)`` of labels ``(*batch,)``, something else where these are NaN: ``(*lead,)``."""
+    """The values ``(*lead, K)`` of labels ``(*batch,)``, something else where these are NaN.
+
+    ``(*lead,)``.
+    """
     label = label.expand(torch.broadcast_shapes(values.shape[:-1], label.shape))
     index = label.nan_to_num().long().unsqueeze(-1)
     return torch.where(

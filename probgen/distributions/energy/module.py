@@ -15,7 +15,10 @@ from probgen.samplers.langevin import Langevin
 
 
 class EnergyModule(DistributionModule):
-    """The parts of :class:`EnergyBasedModel <probgen.models.energy.EnergyBasedModel>`, whose arguments these are."""
+    """The parts of :class:`EnergyBasedModel <probgen.models.energy.EnergyBasedModel>`.
+
+    Whose arguments these are.
+    """
 
     def __init__(
         self,

@@ -13,7 +13,9 @@ from probgen.distributions.gibbs import gibbs
 
 
 class WithConstant(dist.TorchDistribution):
-    r"""A law known up to a constant, with an estimate of it: :math:`\log p(x) \approx \log p^*(x) - \log \hat Z`.
+    r"""A law known up to a constant, with an estimate of it.
+
+    :math:`\log p(x) \approx \log p^*(x) - \log \hat Z`.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Laws between one that is known and one that is not, with a kernel for each: what annealing follows."""
+"""Laws between one that is known and one that is not, with a kernel for each.
+
+What annealing follows.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from probgen.distributions.energy.units import Units
 
 
 class FieldPath(NamedTuple):
-    r"""From independent visible units to a Boltzmann machine, all of whose potentials grow with :math:`\beta`.
+    r"""From independent visible units to a Boltzmann machine.
+
+    All of whose potentials grow with :math:`\beta`.
 
     .. math:: \log \phi_\beta(v, h) = (1 - \beta) \sum_i u^0_i(v_i) + \beta \log \phi(v, h)
 
@@ -43,11 +48,16 @@ class FieldPath(NamedTuple):
         return self.base.sample(self.field.weight.new_zeros(shape))
 
     def log_weight(self, state: Tensor) -> Tensor:
-        r"""Log weight of states at :math:`\beta = 1`, hidden units summed out: ``(*lead, S) -> (*lead,)``."""
+        r"""Log weight of states at :math:`\beta = 1`, hidden units summed out.
+
+        ``(*lead, S) -> (*lead,)``.
+        """
         return self.field.score(state)
 
     def advance(self, state: Tensor, old: Tensor, new: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        r"""Log weights at the new :math:`\beta` less those at the old one, and states after steps at the new one.
+        r"""Log weights at the new :math:`\beta` less those at the old one.
+
+        And states after steps at the new one.
 
         The steps are those of a reversible kernel: hidden units, then visible ones.
         """

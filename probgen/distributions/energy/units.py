@@ -1,4 +1,7 @@
-"""Units of Boltzmann machines: laws of independent variables whose natural parameters are shifted by other units."""
+"""Units of Boltzmann machines.
+
+Laws of independent variables whose natural parameters are shifted by other units.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from torch.nn.functional import one_hot, softplus
 
 
 class Units(Protocol):
-    r"""Independent variables given an input a to their features: :math:`p(v \mid a) \propto e^{u(v) + \phi(v)^\top a}`.
+    r"""Independent variables given an input a to their features.
+
+    :math:`p(v \mid a) \propto e^{u(v) + \phi(v)^\top a}`.
 
     Variables ``(*batch, D)``, features and inputs ``(*batch, F)`` with F a multiple of D.
     """
@@ -99,7 +104,10 @@ class Binary(NamedTuple):
         return Binary(self.bias.expand(*batch, -1))
 
     def table(self, weight: Tensor) -> Tensor:
-        """Inputs to the H hidden units from each value of each variable: ``(F, H) -> (D, K, H)``."""
+        """Inputs to the H hidden units from each value of each variable.
+
+        ``(F, H) -> (D, K, H)``.
+        """
         return torch.stack([torch.zeros_like(weight), weight], 1)
 
 
@@ -156,7 +164,9 @@ class Normal(NamedTuple):
 
 
 class Labels(NamedTuple):
-    r"""Variables 0., ..., K - 1 with a logit for each value; the features are indicators of the values.
+    r"""Variables 0., ..., K - 1 with a logit for each value.
+
+    The features are indicators of the values.
 
     >>> Labels(torch.zeros(2, 3)).features(torch.tensor([0.0, 2.0]))
     tensor([1., 0., 0., 0., 0., 1.])
@@ -205,7 +215,10 @@ class Labels(NamedTuple):
         return Labels(self.logits.expand(*batch, *self.logits.shape[-2:]))
 
     def table(self, weight: Tensor) -> Tensor:
-        """Inputs to the H hidden units from each value of each variable: ``(F, H) -> (D, K, H)``."""
+        """Inputs to the H hidden units from each value of each variable.
+
+        ``(F, H) -> (D, K, H)``.
+        """
         return weight.unflatten(0, (-1, self.values))
 
     def _total(self, a: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Kinds of visible units of a Boltzmann machine, passed to it as an argument: shapes and raw parameters."""
+"""Kinds of visible units of a Boltzmann machine, passed to it as an argument.
+
+Shapes and raw parameters.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ class Visible(Protocol):
         """Units with these raw parameters, ``(*batch, raw)``."""
 
     def start(self, x: Tensor) -> Tensor:
-        """Raw parameters with which units without input have the moments of rows ``(N, D)``; NaN = missing."""
+        """Raw parameters with which units without input have the moments of rows ``(N, D)``.
+
+        NaN = missing.
+        """
 
     def noise(self, shape: torch.Size, like: Tensor) -> Tensor:
         """Independent values to start chains at."""
@@ -74,7 +80,10 @@ class BernoulliUnits:
         return Binary(raw)
 
     def start(self, x: Tensor) -> Tensor:
-        """Raw parameters with which units without input have the frequencies of rows ``(N, D)``, smoothed."""
+        """Raw parameters with which units without input have the frequencies of rows ``(N, D)``.
+
+        Smoothed.
+        """
         mean = (x.nansum(0) + 0.5) / ((~x.isnan()).sum(0) + 1)
         return mean.logit()
 
@@ -85,12 +94,15 @@ class BernoulliUnits:
 
 @dataclass(frozen=True)
 class GaussianUnits:
-    r"""Visible real units; given the hidden ones normal with mean :math:`b + \sigma W h` and a learned scale.
+    r"""Visible real units.
+
+    Given the hidden ones normal with mean :math:`b + \sigma W h` and a learned scale.
 
     .. math:: -E = -\sum_i \frac{(v_i - b_i)^2}{2 \sigma_i^2} + \sum_{ij} \frac{v_i}{\sigma_i} w_{ij} h_j + \dots
 
-    Two raw parameters each: b, and :math:`\log \sigma`. Source: Cho, Ilin, Raiko (2011), Improved learning of
-    Gaussian-Bernoulli restricted Boltzmann machines, https://doi.org/10.1007/978-3-642-21735-7_2
+    Two raw parameters each: b, and :math:`\log \sigma`. Source: Cho, Ilin, Raiko (2011), Improved
+    learning of Gaussian-Bernoulli restricted Boltzmann machines,
+    https://doi.org/10.1007/978-3-642-21735-7_2
 
     >>> GaussianUnits(2).bind(torch.zeros(4)).sample(torch.zeros(2)).shape
     torch.Size([2])

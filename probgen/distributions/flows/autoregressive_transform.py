@@ -17,19 +17,21 @@ class AutoregressiveTransform(Invertible):
     r"""Every variable transformed by a map that depends on the variables before it.
 
     .. math:: y_d = f(x_d;\, r_d(x_{<d})), \qquad
-              \log\left|\det \frac{\partial y}{\partial x}\right| = \sum_d \log f'(x_d;\, r_d(x_{<d}))
+              \log\left|\det \frac{\partial y}{\partial x}\right| = \sum_d \log f'(x_d;\,
+              r_d(x_{<d}))
 
-    Two callables say the same maps: ``elements`` for all variables of a given x at once (one pass), ``steps`` for one
-    after the other while x comes into being. With running activations in the latter the inverse costs about one pass,
-    where repeating passes until all variables are right costs D of them.
+    Two callables say the same maps: ``elements`` for all variables of a given x at once (one pass),
+    ``steps`` for one after the other while x comes into being. With running activations in the
+    latter the inverse costs about one pass, where repeating passes until all variables are right
+    costs D of them.
 
     Parameters
     ----------
     elements : callable
         ``x -> transform``, which acts on the entries of x, of shape ``(*batch, D)``.
     steps : callable
-        ``lead -> generator`` that yields the transform of each variable in turn, to act on ``(*lead,)``, and is sent
-        the variable's value.
+        ``lead -> generator`` that yields the transform of each variable in turn, to act on
+        ``(*lead,)``, and is sent the variable's value.
     order : Tensor
         The variable that comes t-th.
     density : str
@@ -37,7 +39,8 @@ class AutoregressiveTransform(Invertible):
 
     References
     ----------
-    Papamakarios, Pavlakou, Murray (2017), Masked autoregressive flow, https://arxiv.org/abs/1705.07057
+    Papamakarios, Pavlakou, Murray (2017), Masked autoregressive flow,
+    https://arxiv.org/abs/1705.07057
     """
 
     def __init__(
@@ -77,10 +80,13 @@ class AutoregressiveTransform(Invertible):
 
 
 class CouplingTransform(Bijection):
-    r"""One half of the variables transformed given the other half, which stays as it is; the halves change places.
+    r"""One half of the variables transformed given the other half, which stays as it is.
+
+    The halves change places.
 
     .. math:: y = (f(x_2;\, r(x_1)),\, x_1), \qquad
-              \log\left|\det \frac{\partial y}{\partial x}\right| = \sum_d \log f'(x_{2d};\, r_d(x_1))
+              \log\left|\det \frac{\partial y}{\partial x}\right| = \sum_d \log f'(x_{2d};\,
+              r_d(x_1))
 
     Both directions cost one pass.
 
@@ -95,7 +101,8 @@ class CouplingTransform(Bijection):
 
     References
     ----------
-    Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP, https://arxiv.org/abs/1605.08803
+    Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP,
+    https://arxiv.org/abs/1605.08803
     """
 
     def __init__(self, elements: Callable[[Tensor], Transform], first: int, density: str = "exact"):

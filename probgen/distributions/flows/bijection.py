@@ -33,10 +33,11 @@ class Invertible(Transform):
 
     .. math:: (y, \log|\det \partial f / \partial x|)(x), \qquad (x, \log|\det \partial f^{-1} / \partial y|)(y)
 
-    A :class:`torch.distributions.Transform` in all other respects, so that it composes with torch's and zuko's. Where
-    those evaluate their networks once for the value and once more for the determinant, this evaluates them once. A
-    subclass writes ``call_and_ladj`` and ``inverse_and_ladj``, and ``_call`` and ``_inverse`` for values alone; where
-    these are not cheaper it is a :class:`Bijection`.
+    A :class:`torch.distributions.Transform` in all other respects, so that it composes with torch's
+    and zuko's. Where those evaluate their networks once for the value and once more for the
+    determinant, this evaluates them once. A subclass writes ``call_and_ladj`` and
+    ``inverse_and_ladj``, and ``_call`` and ``_inverse`` for values alone; where these are not
+    cheaper it is a :class:`Bijection`.
     """
 
     bijective = True
@@ -62,7 +63,9 @@ class Invertible(Transform):
 
 
 class Bijection(Invertible):
-    """An invertible map whose values come with their determinants; a subclass writes the two calls that give both.
+    """An invertible map whose values come with their determinants.
+
+    A subclass writes the two calls that give both.
 
     >>> import torch
     >>> class Double(Bijection):

@@ -1,4 +1,7 @@
-"""Invertible maps of angles and of bounded intervals, and the uniform law on both: parts of flows on manifolds."""
+"""Invertible maps of angles and of bounded intervals, and the uniform law on both.
+
+Parts of flows on manifolds.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def clamped(value: Tensor, bound: float) -> Tensor:
 
 
 def beside(features: Tensor, context: Tensor | None) -> Tensor:
-    """Features ``(*batch, F)`` and a context ``(*batch, K)`` side by side, their batch dims broadcast."""
+    """Features ``(*batch, F)`` and a context ``(*batch, K)`` side by side.
+
+    Their batch dims broadcast.
+    """
     if context is None:
         return features
     lead = torch.broadcast_shapes(features.shape[:-1], context.shape[:-1])
@@ -41,12 +47,14 @@ def beside(features: Tensor, context: Tensor | None) -> Tensor:
 class IntervalSpline(Bijection):
     """Monotone rational-quadratic spline of [-B, B] onto itself whose slopes at both ends are free.
 
-    Acts on single variables; numbers outside, such as rounding makes, count as the end next to them.
+    Acts on single variables; numbers outside, such as rounding makes, count as the end next to
+    them.
 
     Parameters
     ----------
     raw : Tensor
-        ``(*batch, 3 K + 1)``, any real numbers: as for :class:`SplineTransform`, then the slopes at -B and B.
+        ``(*batch, 3 K + 1)``, any real numbers: as for :class:`SplineTransform`, then the slopes at
+        -B and B.
     bound : float
         B.
 
@@ -79,7 +87,9 @@ class IntervalSpline(Bijection):
 
 
 class CircularTransform(Bijection):
-    r"""A smooth map of the circle onto itself: a rotation, then a spline with one slope on both sides of the seam.
+    r"""A smooth map of the circle onto itself.
+
+    A rotation, then a spline with one slope on both sides of the seam.
 
     .. math:: y = f(x + \varphi \bmod 2\pi), \qquad f(\pm\pi) = \pm\pi, \quad f'(-\pi) = f'(\pi)
 
@@ -88,8 +98,8 @@ class CircularTransform(Bijection):
     Parameters
     ----------
     raw : Tensor
-        ``(*batch, 3 K + 1)``, any real numbers: widths, heights and inner slopes of K bins, the slope at the seam, the
-        rotation.
+        ``(*batch, 3 K + 1)``, any real numbers: widths, heights and inner slopes of K bins, the
+        slope at the seam, the rotation.
 
     References
     ----------
@@ -118,7 +128,9 @@ class CircularTransform(Bijection):
 
 
 class UniformBox(dist.TorchDistribution):
-    r"""The uniform law between two corners, :math:`p(x) = \prod_d (b_d - a_d)^{-1}`, not cut off outside.
+    r"""The uniform law between two corners, :math:`p(x) = \prod_d (b_d - a_d)^{-1}`.
+
+    Not cut off outside.
 
     The base of a flow on a manifold, whose coordinates leave the box by rounding alone.
 

@@ -37,26 +37,29 @@ class OptimalTransport:
 
     .. math:: \pi = \arg\min_\pi \sum_i |x_i - z_{\pi(i)}|^2
 
-    Paths cross less, hence are straighter and need fewer steps of a solver. The assignment looks at values, so that
-    :func:`probgen.fit` goes on eagerly; :class:`EntropicTransport` can be compiled.
+    Paths cross less, hence are straighter and need fewer steps of a solver. The assignment looks at
+    values, so that :func:`probgen.fit` goes on eagerly; :class:`EntropicTransport` can be compiled.
 
     Parameters
     ----------
     context_weight : float, optional
-        Weight of squared distances of contexts, beside those of x; a large one pairs rows of the same context alone,
-        which keeps the base law of every context what it is. Without it, rows that have contexts are refused: pairs
-        across contexts would make the law of z depend on the context, where sampling takes it not to.
+        Weight of squared distances of contexts, beside those of x; a large one pairs rows of the
+        same context alone, which keeps the base law of every context what it is. Without it, rows
+        that have contexts are refused: pairs across contexts would make the law of z depend on the
+        context, where sampling takes it not to.
 
     Raises
     ------
     ValueError
-        At the call, if there is a context and no ``context_weight``, or x and z have different sizes.
+        At the call, if there is a context and no ``context_weight``, or x and z have different
+        sizes.
 
     References
     ----------
-    Tong et al. (2024), Improving and generalizing flow-based generative models with minibatch optimal transport,
-    https://arxiv.org/abs/2302.00482; Pooladian et al. (2023), Multisample flow matching,
-    https://arxiv.org/abs/2304.14772; Cheng, Schwing (2025), The curse of conditions, https://arxiv.org/abs/2503.10636
+    Tong et al. (2024), Improving and generalizing flow-based generative models with minibatch
+    optimal transport, https://arxiv.org/abs/2302.00482; Pooladian et al. (2023), Multisample flow
+    matching, https://arxiv.org/abs/2304.14772; Cheng, Schwing (2025), The curse of conditions,
+    https://arxiv.org/abs/2503.10636
 
     >>> x = torch.tensor([[0.0], [10.0], [20.0]])
     >>> OptimalTransport()(x, torch.tensor([[19.0], [1.0], [11.0]]), None).flatten()
@@ -75,12 +78,14 @@ class OptimalTransport:
 
 @dataclass(frozen=True)
 class EntropicTransport:
-    r"""Partners drawn from the plan of entropic optimal transport within a batch, in tensor operations alone.
+    r"""Partners drawn from the plan of entropic optimal transport within a batch.
+
+    In tensor operations alone.
 
     .. math:: P = \arg\min_P \sum_{ij} P_{ij} |x_i - z_j|^2 + \varepsilon \bar c \sum_{ij} P_{ij} \log P_{ij}
 
-    with all row and column sums equal, by Sinkhorn's iterations; :math:`\bar c` is the mean of the costs. Partners are
-    drawn with replacement.
+    with all row and column sums equal, by Sinkhorn's iterations; :math:`\bar c` is the mean of the
+    costs. Partners are drawn with replacement.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Solvers with steps of one size and few evaluations in each, for samples at a cost that is known beforehand."""
+"""Solvers with steps of one size and few evaluations in each.
+
+For samples at a cost that is known beforehand.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from probgen.distributions.flows.ode import State, moved
 
 @dataclass(frozen=True)
 class Euler:
-    """So many steps along the slope at their beginning: order 1, one evaluation a step; densities are *approximate*.
+    """So many steps along the slope at their beginning.
+
+    Order 1, one evaluation a step; densities are *approximate*.
 
     >>> decay = lambda t, x: (-x,)
     >>> Euler(4)(decay, (torch.ones(1),), 0.0, 1.0)[0]  # (1 - 1 / 4) ** 4
@@ -38,7 +43,9 @@ class Euler:
 
 @dataclass(frozen=True)
 class Midpoint:
-    """So many steps along the slope in their middle: order 2, two evaluations a step; densities are *approximate*.
+    """So many steps along the slope in their middle.
+
+    Order 2, two evaluations a step; densities are *approximate*.
 
     >>> decay = lambda t, x: (-x,)
     >>> Midpoint(2)(decay, (torch.ones(1),), 0.0, 1.0)[0]  # (1 - 1 / 2 + 1 / 8) ** 2
@@ -64,7 +71,9 @@ class Midpoint:
 
 @dataclass(frozen=True)
 class Trapezoid:
-    """So many steps along the mean of the slopes at both ends, Heun's method: order 2, two evaluations a step.
+    """So many steps along the mean of the slopes at both ends, Heun's method.
+
+    Order 2, two evaluations a step.
 
     Densities are *approximate*.
 

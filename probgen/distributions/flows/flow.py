@@ -34,8 +34,9 @@ class Pushforward(dist.TorchDistribution):
     .. math:: \log p(x) = \log p_0(f(x)) + \log\left|\det \frac{\partial f}{\partial x}\right|, \qquad
               x = f^{-1}(z),\ z \sim p_0
 
-    Value and determinant come from one evaluation of the map, in either direction. A draw of ``rsample`` remembers its
-    density: scoring that very tensor again costs nothing, as a guide does after drawing.
+    Value and determinant come from one evaluation of the map, in either direction. A draw of
+    ``rsample`` remembers its density: scoring that very tensor again costs nothing, as a guide does
+    after drawing.
 
     Parameters
     ----------
@@ -47,14 +48,14 @@ class Pushforward(dist.TorchDistribution):
     Raises
     ------
     ValueError
-        From ``log_prob``: if the rightmost dims of x are not ``event_shape``, if an entry is missing (NaN), or, under
-        validation, if x lies outside of the domain of f.
+        From ``log_prob``: if the rightmost dims of x are not ``event_shape``, if an entry is
+        missing (NaN), or, under validation, if x lies outside of the domain of f.
 
     References
     ----------
-    Rezende, Mohamed (2015), Variational inference with normalizing flows, https://arxiv.org/abs/1505.05770;
-    Papamakarios et al. (2021), Normalizing flows for probabilistic modeling and inference,
-    https://arxiv.org/abs/1912.02762
+    Rezende, Mohamed (2015), Variational inference with normalizing flows,
+    https://arxiv.org/abs/1505.05770; Papamakarios et al. (2021), Normalizing flows for
+    probabilistic modeling and inference, https://arxiv.org/abs/1912.02762
 
     >>> log = torch.distributions.transforms.ExpTransform().inv
     >>> law = Pushforward(dist.Normal(torch.zeros(2), 1.0).to_event(1), log)
@@ -130,7 +131,10 @@ class Pushforward(dist.TorchDistribution):
         return new
 
     def _remembered(self, x: Tensor) -> Tensor | None:
-        """The log-density of the last draw, if x is that draw and its gradients are there if they are wanted."""
+        """The log-density of the last draw.
+
+        If x is that draw and its gradients are there if they are wanted.
+        """
         drawn = self._drawn
         if drawn is None or drawn.x is not x or drawn.version != x._version:
             return None

@@ -17,7 +17,8 @@ class IntegerLogisticMixture(dist.TorchDistribution):
     .. math:: P(x) = \sum_k \pi_k \left[\sigma\left(\tfrac{x + 1/2 - \mu_k}{s_k}\right)
               - \sigma\left(\tfrac{x - 1/2 - \mu_k}{s_k}\right)\right], \qquad x \in \mathbb Z
 
-    The bracket is computed as :math:`\sigma(a) \sigma(-b) (1 - e^{b - a})`, free of cancellation far in the tails too.
+    The bracket is computed as :math:`\sigma(a) \sigma(-b) (1 - e^{b - a})`, free of cancellation
+    far in the tails too.
 
     Parameters
     ----------
@@ -26,8 +27,8 @@ class IntegerLogisticMixture(dist.TorchDistribution):
 
     References
     ----------
-    Hoogeboom, Peters, van den Berg, Welling (2019), Integer discrete flows and lossless compression,
-    https://arxiv.org/abs/1905.07376
+    Hoogeboom, Peters, van den Berg, Welling (2019), Integer discrete flows and lossless
+    compression, https://arxiv.org/abs/1905.07376
 
     >>> law = IntegerLogisticMixture(torch.zeros(2), torch.tensor([-3.0, 0.7]), torch.zeros(2))
     >>> law.log_prob(torch.arange(-40.0, 41.0)).exp().sum()

@@ -12,10 +12,12 @@ from probgen.distributions.flows.bijection import Bijection
 
 
 class Gaussianised(nn.Module):
-    r"""The map :math:`\Phi^{-1}(F_d(x))` with the distribution function of a histogram: standard normal marginals.
+    r"""The map :math:`\Phi^{-1}(F_d(x))` with the distribution function of a histogram.
 
-    By itself, before a standard normal law, it is the model of independent histograms; a flow after it has the
-    dependence alone to learn.
+    Standard normal marginals.
+
+    By itself, before a standard normal law, it is the model of independent histograms; a flow after
+    it has the dependence alone to learn.
 
     Parameters
     ----------
@@ -52,7 +54,10 @@ class Gaussianised(nn.Module):
 
 
 class HistogramTransform(Bijection):
-    """The map of :class:`Gaussianised`, given the distribution function ``(D, K + 1)`` at the edges of the bins."""
+    """The map of :class:`Gaussianised`.
+
+    Given the distribution function ``(D, K + 1)`` at the edges of the bins.
+    """
 
     codomain = constraints.real
 

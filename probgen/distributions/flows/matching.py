@@ -29,7 +29,10 @@ class Levels(NamedTuple):
 
 
 class Path(Protocol):
-    """Paths from data, at time 0, to draws of the base law, at time 1: ``x_t = a(t) x + b(t) z``."""
+    """Paths from data, at time 0, to draws of the base law, at time 1.
+
+    ``x_t = a(t) x + b(t) z``.
+    """
 
     def __call__(self, t: Tensor) -> Levels:
         """a, b and their derivatives, each of the shape of t, or numbers."""
@@ -37,11 +40,14 @@ class Path(Protocol):
 
 @dataclass(frozen=True)
 class StraightPath:
-    r"""Straight lines at constant speed; what arrives at the data is blurred by a small multiple of z.
+    r"""Straight lines at constant speed.
+
+    What arrives at the data is blurred by a small multiple of z.
 
     .. math:: x_t = (1 - t)\, x + \big(t + \sigma_{\min} (1 - t)\big)\, z
 
-    Lipman, Chen, Ben-Hamu, Nickel, Le (2023), https://arxiv.org/abs/2210.02747, section 4.1, with time reversed.
+    Lipman, Chen, Ben-Hamu, Nickel, Le (2023), https://arxiv.org/abs/2210.02747, section 4.1, with
+    time reversed.
 
     >>> StraightPath()(torch.tensor(0.25))[:2]
     (tensor(0.7500), tensor(0.2500))
@@ -80,7 +86,8 @@ class Matching:
     Attributes
     ----------
     velocity : callable
-        The velocity in training, ``v(t, x)``: times ``(*batch,)`` and ``(*batch, *event)`` to ``(*batch, *event)``.
+        The velocity in training, ``v(t, x)``: times ``(*batch,)`` and ``(*batch, *event)`` to
+        ``(*batch, *event)``.
     path : Path
         Paths between data and base.
     coupling : Coupling
@@ -99,14 +106,17 @@ class Matching:
 
 
 class MatchedFlow(Pushforward):
-    r"""The law of a continuous flow, whose velocity is learned by regression on that of given paths.
+    r"""The law of a continuous flow.
+
+    Whose velocity is learned by regression on that of given paths.
 
     .. math:: L(x) = \mathbb E_{t, z} \Big| v_\theta(t, x_t) - \frac{d x_t}{dt} \Big|^2, \qquad
               x_t = a(t)\, x + b(t)\, z
 
-    Its minimum over all functions is the velocity :math:`E[dx_t / dt \mid x_t]`, whose flow has the marginals of the
-    paths (Lipman et al. 2023, theorems 1 and 2). Otherwise a :class:`Pushforward
-    <probgen.distributions.flows.flow.Pushforward>` in all respects; no equation is solved in training.
+    Its minimum over all functions is the velocity :math:`E[dx_t / dt \mid x_t]`, whose flow has the
+    marginals of the paths (Lipman et al. 2023, theorems 1 and 2). Otherwise a :class:`Pushforward
+    <probgen.distributions.flows.flow.Pushforward>` in all respects; no equation is solved in
+    training.
 
     Parameters
     ----------
@@ -120,13 +130,14 @@ class MatchedFlow(Pushforward):
     Raises
     ------
     ValueError
-        From ``log_prob`` and ``denoising_loss``: if an entry is missing (NaN), or the rightmost dims of x are not
-        ``event_shape``.
+        From ``log_prob`` and ``denoising_loss``: if an entry is missing (NaN), or the rightmost
+        dims of x are not ``event_shape``.
 
     References
     ----------
     Lipman, Chen, Ben-Hamu, Nickel, Le (2023), Flow matching for generative modeling,
-    https://arxiv.org/abs/2210.02747; Liu, Gong, Liu (2023), Flow straight and fast, https://arxiv.org/abs/2209.03003
+    https://arxiv.org/abs/2210.02747; Liu, Gong, Liu (2023), Flow straight and fast,
+    https://arxiv.org/abs/2209.03003
     """
 
     transform: ContinuousTransform
@@ -139,7 +150,10 @@ class MatchedFlow(Pushforward):
         self.matching = matching
 
     def denoising_loss(self, x: Tensor) -> Tensor:
-        """Squared error of the velocity at a random time and draw of the base, ``(*batch, *event) -> (*batch,)``."""
+        """Squared error of the velocity at a random time and draw of the base.
+
+        ``(*batch, *event) -> (*batch,)``.
+        """
         check_event(x, self.event_shape)
         refuse_missing(x)
         ndim = len(self.event_shape)
@@ -154,7 +168,10 @@ class MatchedFlow(Pushforward):
         return (velocity - wanted).square().flatten(-ndim).sum(-1)
 
     def using(self, solver: Solver) -> MatchedFlow:
-        """The same flow, solved in another way: ``Midpoint(10)`` calls the network 20 times for a draw."""
+        """The same flow, solved in another way.
+
+        ``Midpoint(10)`` calls the network 20 times for a draw.
+        """
         return MatchedFlow(self.base_dist, self.transform.using(solver), self.matching)
 
     def _paired(self, x: Tensor, lead: torch.Size) -> Tensor:

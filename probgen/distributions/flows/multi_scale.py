@@ -17,9 +17,13 @@ from probgen.distributions.flows.complete import refuse_missing
 
 
 class Scale(Protocol):
-    """One scale: a bijection of rows of images with its log determinant, and the raw parameters of its latents."""
+    """One scale: a bijection of rows of images with its log determinant.
 
-    offset: Tensor  # raw parameters of the latents, ``(R C, H, W)``, to which those that depend on others are added
+    And the raw parameters of its latents.
+    """
+
+    # raw parameters of the latents, ``(R C, H, W)``, to which those that depend on others are added
+    offset: Tensor
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Images to the channels that go on, the latents, and log determinants ``(N,)``."""
@@ -35,10 +39,11 @@ class MultiScale(dist.TorchDistribution):
     r"""Images whose parts become latents at one scale after the other.
 
     .. math:: (h_l, z_l) = f_l(h_{l-1}), \quad h_0 = x, \qquad
-              \log p(x) = \sum_l \log p(z_l \mid h_l) + \log\left|\det \frac{\partial f_l}{\partial h_{l-1}}\right|
+              \log p(x) = \sum_l \log p(z_l \mid h_l) + \log\left|\det \frac{\partial f_l}{\partial
+              h_{l-1}}\right|
 
-    Nothing is kept at the last scale. For bijections of integers the determinants are 1 and the laws of the latents
-    masses, so that log p is a mass too.
+    Nothing is kept at the last scale. For bijections of integers the determinants are 1 and the
+    laws of the latents masses, so that log p is a mass too.
 
     Parameters
     ----------
@@ -60,7 +65,8 @@ class MultiScale(dist.TorchDistribution):
 
     References
     ----------
-    Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP, https://arxiv.org/abs/1605.08803
+    Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP,
+    https://arxiv.org/abs/1605.08803
     """
 
     arg_constraints: dict = {}

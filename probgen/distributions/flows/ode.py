@@ -28,16 +28,22 @@ class Solver(Protocol):
         end: float,
         parameters: Sequence[Tensor],
     ) -> State:
-        """The state at ``end``; ``parameters`` are the tensors, besides the state, that gradients go to."""
+        """The state at ``end``.
+
+        ``parameters`` are the tensors, besides the state, that gradients go to.
+        """
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Steps of Dormand and Prince, as long as an estimate of their error allows; gradients by the adjoint equation.
+    """Steps of Dormand and Prince, as long as an estimate of their error allows.
 
-    Zhuang et al. (2020), Adaptive checkpoint adjoint method, https://arxiv.org/abs/2006.02493. Step sizes depend on
-    values, so that :func:`probgen.fit` does not compile it. With tolerances up to 1e-4, which is what single precision
-    costs other flows, densities count as *exact*, otherwise as *approximate*.
+    Gradients by the adjoint equation.
+
+    Zhuang et al. (2020), Adaptive checkpoint adjoint method, https://arxiv.org/abs/2006.02493. Step
+    sizes depend on values, so that :func:`probgen.fit` does not compile it. With tolerances up to
+    1e-4, which is what single precision costs other flows, densities count as *exact*, otherwise as
+    *approximate*.
 
     Raises
     ------
@@ -79,10 +85,12 @@ class Adaptive:
 
 @dataclass(frozen=True)
 class RungeKutta:
-    """So many steps of the classical method of order 4, all of one size; gradients through the steps.
+    """So many steps of the classical method of order 4, all of one size.
 
-    Its cost is known beforehand and does not depend on values. Neither is its error looked at: densities are
-    *approximate*.
+    Gradients through the steps.
+
+    Its cost is known beforehand and does not depend on values. Neither is its error looked at:
+    densities are *approximate*.
 
     >>> decay = lambda t, x: (-x,)
     >>> torch.allclose(RungeKutta(8)(decay, (torch.ones(1),), 0.0, 1.0, ())[0], torch.tensor(-1.0).exp(), atol=1e-5)
@@ -136,7 +144,9 @@ def _pulled(v: Tensor, x: Tensor, probes: Tensor, graded: bool) -> Tensor:
 
 
 def basis(x: Tensor) -> Tensor:
-    """Unit vectors ``(D, *batch, D)``, with which the trace of a Jacobian is exact, at D times the cost of one.
+    """Unit vectors ``(D, *batch, D)``, with which the trace of a Jacobian is exact.
+
+    At D times the cost of one.
 
     >>> basis(torch.zeros(5, 3)).shape
     torch.Size([3, 5, 3])
@@ -147,9 +157,12 @@ def basis(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rademacher:
-    """Random signs ``(count, *batch, D)``, with which the trace is right in expectation (Hutchinson 1989).
+    """Random signs ``(count, *batch, D)``, with which the trace is right in expectation.
 
-    So are log-densities: estimates are to be averaged in log space alone, as those of a *bound* (here one that is met).
+    Hutchinson 1989.
+
+    So are log-densities: estimates are to be averaged in log space alone, as those of a *bound*
+    (here one that is met).
 
     >>> Rademacher(2)(torch.zeros(5, 3)).shape
     torch.Size([2, 5, 3])
@@ -170,8 +183,8 @@ class ContinuousTransform(Invertible):
               \log\left|\det \frac{\partial x(1)}{\partial x(0)}\right| = \int_0^1 \sum_k u_k^\top
               \frac{\partial v}{\partial x} u_k\, dt
 
-    with probes :math:`u_k`: unit vectors give the trace of the Jacobian, random signs an unbiased estimate of it. The
-    kind of the density follows from both, solver and probes.
+    with probes :math:`u_k`: unit vectors give the trace of the Jacobian, random signs an unbiased
+    estimate of it. The kind of the density follows from both, solver and probes.
 
     Parameters
     ----------
@@ -181,18 +194,19 @@ class ContinuousTransform(Invertible):
         ``Adaptive(atol, rtol)``, ``RungeKutta(steps)``, or another with steps of one size
         (:mod:`probgen.distributions.flows.fixed_steps`).
     probes : callable
-        ``x -> (K, *batch, D)``: :func:`basis`, or ``Rademacher(count)``, drawn once for a whole solution. Events of
-        more than one dim are flattened for it.
+        ``x -> (K, *batch, D)``: :func:`basis`, or ``Rademacher(count)``, drawn once for a whole
+        solution. Events of more than one dim are flattened for it.
     parameters : sequence of Tensor, or callable
-        What the velocity depends on: parameters of its network, and the context; or a function that gives them when
-        they are needed, for laws that are made often and seldom solved.
+        What the velocity depends on: parameters of its network, and the context; or a function that
+        gives them when they are needed, for laws that are made often and seldom solved.
     event_ndim : int
         Number of event dims, at least one: 3 for images.
 
     References
     ----------
     Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural ordinary differential equations,
-    https://arxiv.org/abs/1806.07366; Grathwohl et al. (2019), FFJORD, https://arxiv.org/abs/1810.01367
+    https://arxiv.org/abs/1806.07366; Grathwohl et al. (2019), FFJORD,
+    https://arxiv.org/abs/1810.01367
     """
 
     def __init__(

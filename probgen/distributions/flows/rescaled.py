@@ -26,8 +26,8 @@ class Units(Bijection):
               y_d = \frac{\operatorname{logit}\left(\frac{x_d - a_d}{b_d - a_d}\right) - m_d}{s_d}
               \quad \text{for } a_d < x_d < b_d
 
-    Shares nearer to 0 or 1 than the precision of x are taken for those next to it, so that the ends themselves map to
-    finite numbers.
+    Shares nearer to 0 or 1 than the precision of x are taken for those next to it, so that the ends
+    themselves map to finite numbers.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ class Rescaled(dist.TorchDistribution):
 
     .. math:: \log p(x) = \log p_0(y(x)) + \sum_{d \text{ observed}} \log \frac{d y_d}{d x_d}
 
-    Missing entries (NaN) are handed on as missing, and have no Jacobian; :func:`conditional` works where it does for
-    the base.
+    Missing entries (NaN) are handed on as missing, and have no Jacobian; :func:`conditional` works
+    where it does for the base.
 
     Parameters
     ----------
@@ -152,7 +152,9 @@ class Rescaled(dist.TorchDistribution):
 
 
 class RescaledGiven(dist.TorchDistribution):
-    """What :func:`conditional` makes of a :class:`Rescaled` law: the conditional of its base, in the units of x.
+    """What :func:`conditional` makes of a :class:`Rescaled` law.
+
+    The conditional of its base, in the units of x.
 
     Parameters
     ----------

@@ -18,8 +18,8 @@ class CylinderTransform(Bijection):
 
     .. math:: (x_1, x_2, x_3) \mapsto (\varphi, h) = (\operatorname{atan2}(x_2, x_1), x_3), \qquad dA = d\varphi\, dh
 
-    Areas stay the same (Archimedes), so that densities of :math:`(\varphi, h)` are densities on the sphere with respect
-    to its area.
+    Areas stay the same (Archimedes), so that densities of :math:`(\varphi, h)` are densities on the
+    sphere with respect to its area.
 
     >>> x = torch.tensor([[0.6, 0.0, 0.8], [0.0, 0.0, -1.0]])
     >>> torch.allclose(CylinderTransform().inv(CylinderTransform()(x)), x, atol=1e-6)
@@ -49,6 +49,9 @@ class CylinderTransform(Bijection):
 
 
 def uniform_cylinder(like: Tensor) -> UniformBox:
-    r"""Longitude and height of a uniform point of the sphere, density :math:`1 / 4 \pi`, in the dtype of a tensor."""
+    r"""Longitude and height of a uniform point of the sphere, density :math:`1 / 4 \pi`.
+
+    In the dtype of a tensor.
+    """
     corner = like.new_tensor([math.pi, 1.0])
     return UniformBox(-corner, corner)

@@ -13,21 +13,24 @@ from probgen.distributions.flows.bijection import Invertible
 
 
 class SplineTransform(Invertible):
-    r"""Monotone rational-quadratic spline on [-B, B], the identity outside of it; acts on single variables.
+    r"""Monotone rational-quadratic spline on [-B, B], the identity outside of it.
 
-    Between the knots :math:`(x_k, y_k)` with derivatives :math:`\delta_k`, in a bin of width w and height h, with
-    :math:`s = h / w` and :math:`z = (x - x_k) / w`,
+    Acts on single variables.
+
+    Between the knots :math:`(x_k, y_k)` with derivatives :math:`\delta_k`, in a bin of width w and
+    height h, with :math:`s = h / w` and :math:`z = (x - x_k) / w`,
 
     .. math:: y = y_k + h\, \frac{s z^2 + \delta_k z (1 - z)}{s + (\delta_k + \delta_{k+1} - 2 s) z (1 - z)}.
 
-    The inverse solves a quadratic equation and then takes a Newton step, which makes up for cancellation in single
-    precision and carries the gradients (first derivatives; those of higher order are not those of the inverse).
+    The inverse solves a quadratic equation and then takes a Newton step, which makes up for
+    cancellation in single precision and carries the gradients (first derivatives; those of higher
+    order are not those of the inverse).
 
     Parameters
     ----------
     raw : Tensor
-        ``(*batch, 3 K - 1)``, any real numbers: widths and heights of K bins, derivatives at the K - 1 inner knots; all
-        zero for the identity.
+        ``(*batch, 3 K - 1)``, any real numbers: widths and heights of K bins, derivatives at the K
+        - 1 inner knots; all zero for the identity.
     bound : float
         B.
     slope : float
@@ -35,8 +38,8 @@ class SplineTransform(Invertible):
 
     References
     ----------
-    Gregory, Delbourgo (1982), Piecewise rational quadratic interpolation to monotonic data;
-    Durkan, Bekasov, Murray, Papamakarios (2019), Neural spline flows, https://arxiv.org/abs/1906.04032
+    Gregory, Delbourgo (1982), Piecewise rational quadratic interpolation to monotonic data; Durkan,
+    Bekasov, Murray, Papamakarios (2019), Neural spline flows, https://arxiv.org/abs/1906.04032
 
     >>> spline = SplineTransform(torch.randn(4, 11), bound=3.0)
     >>> x = torch.tensor([-2.0, 0.1, 3.0, 1000.0])

@@ -1,4 +1,7 @@
-"""Families of increasing functions of one variable: what the layers of a flow apply to every entry."""
+"""Families of increasing functions of one variable.
+
+What the layers of a flow apply to every entry.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ from probgen.distributions.flows.spline import SplineTransform
 
 
 class Univariate(Protocol):
-    """A family of increasing functions with ``width`` raw parameters, close to the identity where these are 0.
+    """A family of increasing functions with ``width`` raw parameters.
+
+    Close to the identity where these are 0.
 
     An attribute ``density`` tells the kind of their derivatives where it is not ``"exact"``.
     """
@@ -54,7 +59,9 @@ class Affine:
 
 @dataclass(frozen=True)
 class Spline:
-    """Rational-quadratic splines on [-``bound``, ``bound``], the identity outside (:class:`SplineTransform`).
+    """Rational-quadratic splines on [-``bound``, ``bound``], the identity outside.
+
+    :class:`SplineTransform`.
 
     >>> Spline(bins=4)(torch.zeros(11))(torch.tensor(3.0))
     tensor(3.)
@@ -74,10 +81,12 @@ class Spline:
 
 @dataclass(frozen=True)
 class SumOfSquares:
-    r"""Integrals of sums of squared polynomials, :math:`b + \int_0^x \frac1K \sum_k (1 + \sum_l a_{kl} u^l)^2 du`.
+    r"""Integrals of sums of squared polynomials.
 
-    Jaini, Selby, Yu (2019), Sum-of-squares polynomial flow, https://arxiv.org/abs/1905.02325. Straight lines outside of
-    [-10, 10]; the inverse is by bisection.
+    :math:`b + \int_0^x \frac1K \sum_k (1 + \sum_l a_{kl} u^l)^2 du`.
+
+    Jaini, Selby, Yu (2019), Sum-of-squares polynomial flow, https://arxiv.org/abs/1905.02325.
+    Straight lines outside of [-10, 10]; the inverse is by bisection.
 
     >>> round(SumOfSquares()(torch.zeros(16))(torch.tensor(3.0)).item(), 2)
     3.0
@@ -119,10 +128,12 @@ class Bernstein:
 
 
 class MonotonicNetwork(nn.Module):
-    """Networks with positive weights, of the variable and of raw parameters as a signal; inverse by bisection.
+    """Networks with positive weights, of the variable and of raw parameters as a signal.
 
-    Huang, Krueger, Lacoste, Courville (2018), Neural autoregressive flows, https://arxiv.org/abs/1804.00779. Straight
-    lines outside of [-10, 10].
+    Inverse by bisection.
+
+    Huang, Krueger, Lacoste, Courville (2018), Neural autoregressive flows,
+    https://arxiv.org/abs/1804.00779. Straight lines outside of [-10, 10].
 
     Parameters
     ----------
@@ -146,9 +157,10 @@ class MonotonicNetwork(nn.Module):
 class MonotonicIntegral(nn.Module):
     r"""Integrals of positive networks, :math:`b + \int_0^x e^{g(u, r)} du`, inverse by bisection.
 
-    Wehenkel, Louppe (2019), Unconstrained monotonic neural networks, https://arxiv.org/abs/1908.05164. Straight lines
-    outside of [-10, 10]. The integral is a sum over Gauss-Legendre nodes, and its derivative that of the sum: what the
-    sum misses of the integral does not make the density any less exact.
+    Wehenkel, Louppe (2019), Unconstrained monotonic neural networks,
+    https://arxiv.org/abs/1908.05164. Straight lines outside of [-10, 10]. The integral is a sum
+    over Gauss-Legendre nodes, and its derivative that of the sum: what the sum misses of the
+    integral does not make the density any less exact.
 
     Parameters
     ----------
@@ -248,7 +260,10 @@ class LinearTails(Bijection):
 
 
 def _beside(net: nn.Module, signal: Tensor, x: Tensor) -> Tensor:
-    """The network of a variable and a signal: ``(*batch, S), (*more, *batch) -> (*more, *batch)``."""
+    """The network of a variable and a signal.
+
+    ``(*batch, S), (*more, *batch) -> (*more, *batch)``.
+    """
     shape = torch.broadcast_shapes(x.shape, signal.shape[:-1])
     return net(torch.cat((x.expand(shape).unsqueeze(-1), signal.expand(*shape, -1)), -1)).squeeze(
         -1

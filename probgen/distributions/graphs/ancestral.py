@@ -1,4 +1,7 @@
-"""The law of a directed graph of any conditional laws; discrete variables that are missing are summed out exactly."""
+"""The law of a directed graph of any conditional laws.
+
+Discrete variables that are missing are summed out exactly.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ class Node(NamedTuple):
     Attributes
     ----------
     law : callable
-        From the parents' values ``(*lead, P)`` to a law of events ``(size,)`` with batch_shape ``lead`` or ``()``.
+        From the parents' values ``(*lead, P)`` to a law of events ``(size,)`` with batch_shape
+        ``lead`` or ``()``.
     parents : tuple of int
         Which nodes are its parents, in the order in which their values are laid end to end.
     columns : slice
@@ -56,13 +60,16 @@ class _Columns(constraints.cat):
 
 
 def family_table(nodes: Sequence[Node], index: int, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Log masses of a node at all values of the discrete members of its family, other members as in ``x``.
+    """Log masses of a node at all values of the discrete members of its family.
+
+    Other members as in ``x``.
 
     Returns
     -------
     (Tensor, tuple of int)
-        ``(*lead, *levels)`` for ``x`` of shape ``(*lead, D)``, without ``lead`` where rows do not differ; and the
-        discrete nodes that its rightmost dims belong to: the parents', then its own.
+        ``(*lead, *levels)`` for ``x`` of shape ``(*lead, D)``, without ``lead`` where rows do not
+        differ; and the discrete nodes that its rightmost dims belong to: the parents', then its
+        own.
     """
     node = nodes[index]
     discrete = [p for p in dict.fromkeys(node.parents) if nodes[p].levels is not None]
@@ -99,12 +106,14 @@ def _on_grid(
 
 
 class Ancestral(dist.TorchDistribution):
-    r"""The law of a directed acyclic graph of conditional laws, each given the values of its parents.
+    r"""The law of a directed acyclic graph of conditional laws.
+
+    Each given the values of its parents.
 
     .. math:: p(x) = \prod_d p(x_d \mid x_{\mathrm{pa}(d)})
 
-    Missing entries (NaN) of discrete nodes are summed out by variable elimination; those of continuous nodes are
-    integrated out where nothing observed descends from them.
+    Missing entries (NaN) of discrete nodes are summed out by variable elimination; those of
+    continuous nodes are integrated out where nothing observed descends from them.
 
     Parameters
     ----------
@@ -122,8 +131,8 @@ class Ancestral(dist.TorchDistribution):
 
     References
     ----------
-    Lauritzen, Wermuth (1989), Graphical models for associations between variables, some of which are qualitative and
-    some quantitative, https://doi.org/10.1214/aos/1176347003
+    Lauritzen, Wermuth (1989), Graphical models for associations between variables, some of which
+    are qualitative and some quantitative, https://doi.org/10.1214/aos/1176347003
     """
 
     arg_constraints: dict = {}
@@ -170,7 +179,10 @@ class Ancestral(dist.TorchDistribution):
 
     @torch.no_grad()
     def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        """Exact draws of missing entries (NaN) given the others: ``(*batch, D) -> (*sample, *batch, D)``."""
+        """Exact draws of missing entries (NaN) given the others.
+
+        ``(*batch, D) -> (*sample, *batch, D)``.
+        """
         check_event(x, self.event_shape)
         lead, shape = (
             torch.broadcast_shapes(x.shape[:-1], self.batch_shape),
@@ -206,7 +218,10 @@ class Ancestral(dist.TorchDistribution):
         )
 
     def _factors(self, x: Tensor) -> tuple[Factors, Tensor]:
-        """Each node as a table over the discrete members of its family; and the sum of those that have none."""
+        """Each node as a table over the discrete members of its family.
+
+        And the sum of those that have none.
+        """
         place = {
             index: i
             for i, index in enumerate(
@@ -225,7 +240,10 @@ class Ancestral(dist.TorchDistribution):
         ), constant
 
     def _free(self, x: Tensor) -> Tensor:
-        """Which nodes have no observed entry below them or in them, ``(*lead, nodes)``; refuses other missing ones."""
+        """Which nodes have no observed entry below them or in them, ``(*lead, nodes)``.
+
+        Refuses other missing ones.
+        """
         some = torch.stack([x[..., node.columns].isnan().any(-1) for node in self.nodes], -1)
         free = torch.stack([x[..., node.columns].isnan().all(-1) for node in self.nodes], -1)
         for index in reversed(self.order):
@@ -241,7 +259,10 @@ class Ancestral(dist.TorchDistribution):
         return free
 
     def _filled(self, x: Tensor, free: Tensor) -> Tensor:
-        """Draws of the nodes that are free, and of missing entries of others, in ancestral order; in place."""
+        """Draws of the nodes that are free, and of missing entries of others, in ancestral order.
+
+        In place.
+        """
         for index in self.order:
             node = self.nodes[index]
             value, lead = x[..., node.columns], x.shape[:-1]

@@ -1,4 +1,7 @@
-"""Trees of discrete variables: counts of pairs, mutual information, the best tree, its tables and its law."""
+"""Trees of discrete variables.
+
+Counts of pairs, mutual information, the best tree, its tables and its law.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ _ROWS = 2**14  # one-hot rows made at once
 
 @torch.no_grad()
 def pair_counts(x: Tensor, levels: Sequence[int], weights: Tensor | None = None) -> Tensor:
-    """How often pairs of values are observed together, ``(N, D) -> (D, K, D, K)``; rows that miss one do not count.
+    """How often pairs of values are observed together, ``(N, D) -> (D, K, D, K)``.
+
+    Rows that miss one do not count.
 
     Weights ``(N, C)`` say how often each row counts in each of C tables: ``(C, D, K, D, K)``.
     """
@@ -49,7 +54,9 @@ def mutual_information(counts: Tensor) -> Tensor:
 
 
 def spanning_tree(weights: Tensor) -> Tensor:
-    """The parents ``(D,)`` of each node in the tree of largest total weight ``(D, D)``, grown from node 0 (parent -1).
+    """The parents ``(D,)`` of each node in the tree of largest total weight ``(D, D)``.
+
+    Grown from node 0 (parent -1).
 
     Source: Prim (1957), https://doi.org/10.1002/j.1538-7305.1957.tb01515.x
 
@@ -69,7 +76,10 @@ def spanning_tree(weights: Tensor) -> Tensor:
 
 
 def family_counts(pairs: Tensor, parents: Tensor) -> Tensor:
-    """Counts of each variable's values (last dim) given its parent's, ``(D, K, K)``; in row 0 where it has none."""
+    """Counts of each variable's values (last dim) given its parent's, ``(D, K, K)``.
+
+    In row 0 where it has none.
+    """
     children = torch.arange(len(parents), device=parents.device)
     found = pairs[parents.clamp(min=0), :, children]
     alone, roots = pairs[children, :, children].diagonal(dim1=-2, dim2=-1), parents < 0
@@ -78,7 +88,10 @@ def family_counts(pairs: Tensor, parents: Tensor) -> Tensor:
 
 
 def log_shares(counts: Tensor, levels: Sequence[int], smoothing: float) -> Tensor:
-    """Logarithms of the shares of smoothed counts ``(D, K, K)``: equal where there are none, none beyond levels."""
+    """Logarithms of the shares of smoothed counts ``(D, K, K)``.
+
+    Equal where there are none, none beyond levels.
+    """
     sizes = torch.tensor(levels, device=counts.device)[:, None, None]
     exists = torch.arange(counts.shape[-1], device=counts.device) < sizes
     counts = torch.where(exists, counts + smoothing, 0.0)
@@ -87,7 +100,10 @@ def log_shares(counts: Tensor, levels: Sequence[int], smoothing: float) -> Tenso
 
 
 def log_prior(parents: Tensor, logits: Tensor, levels: Sequence[int]) -> Tensor:
-    """Minus the sum of the log masses of a tree's tables, in float64: what a pseudo-count of 1 everywhere costs."""
+    """Minus the sum of the log masses of a tree's tables, in float64.
+
+    What a pseudo-count of 1 everywhere costs.
+    """
     tables = tree_law(parents.tolist(), logits.detach().double(), levels).factors.tables
     return -torch.stack([table.sum() for table in tables]).sum()
 
@@ -105,7 +121,10 @@ def tree_parameters(parents: Tensor, levels: Sequence[int]) -> int:
 
 
 def tree_scores(x: Tensor, parents: Tensor, logits: Tensor, levels: Sequence[int]) -> Tensor:
-    """Log masses of complete rows ``(N, D)`` under C trees, ``(C, D)`` and ``(C, D, K, K)``: ``(N, C)``."""
+    """Log masses of complete rows ``(N, D)`` under C trees, ``(C, D)`` and ``(C, D, K, K)``.
+
+    ``(N, C)``.
+    """
     most, sizes = logits.shape[-1], torch.tensor(levels, device=x.device)[:, None, None]
     exists = torch.arange(most, device=x.device) < sizes
     tables = logits.masked_fill(~exists, -torch.inf).log_softmax(-1)
@@ -118,7 +137,10 @@ def tree_scores(x: Tensor, parents: Tensor, logits: Tensor, levels: Sequence[int
 
 
 def tree_law(parents: Sequence[int], logits: Tensor, levels: Sequence[int]) -> DiscreteNetwork:
-    """The law of a tree, from its parents (-1: none) and logits ``(D, K, K)`` [parent's value, own value]."""
+    """The law of a tree.
+
+    From its parents (-1: none) and logits ``(D, K, K)`` [parent's value, own value].
+    """
     tables, above = [], [(p,) if p >= 0 else () for p in parents]
     for d, parent in enumerate(above):
         table = logits[d, : levels[parent[0]] if parent else 1, : levels[d]].log_softmax(-1)

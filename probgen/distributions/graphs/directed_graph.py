@@ -1,4 +1,7 @@
-"""Directed graphs of laws: names and parents without cycles, columns, and which nodes have finitely many values."""
+"""Directed graphs of laws.
+
+Names and parents without cycles, columns, and which nodes have finitely many values.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ class Graph:
 
     @classmethod
     def of(cls, laws: Laws, parents: Mapping[str, Sequence[str]], context: int) -> Graph:
-        """The graph of some laws, whose events and supports are looked at; raises ``ValueError`` if there is none."""
+        """The graph of some laws, whose events and supports are looked at.
+
+        Raises ``ValueError`` if there is none.
+        """
         check_graph(tuple(laws), parents)
         ordered = {name: tuple(sorted(parents.get(name, ()), key=CONTEXT.__eq__)) for name in laws}
         return cls(tuple(laws), ordered, *_probe(laws, ordered, context))
@@ -68,7 +74,9 @@ class Graph:
 
 
 def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> None:
-    """Raises ``ValueError`` unless parents are nodes, or the context, and the graph has no cycle, which is named.
+    """Raises ``ValueError`` unless parents are nodes, or the context, and the graph has no cycle.
+
+    Which is named.
 
     >>> check_graph(["a", "b"], {"a": ["b"], "b": ["a"]})
     Traceback (most recent call last):
@@ -98,7 +106,10 @@ def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> N
 def _probe(
     laws: Laws, parents: Mapping[str, Sequence[str]], context: int
 ) -> tuple[list[slice], list[int | None]]:
-    """Columns and numbers of levels of all nodes, from their laws where parents and context are zero."""
+    """Columns and numbers of levels of all nodes.
+
+    From their laws where parents and context are zero.
+    """
     found: dict[str, tuple[int, int | None]] = {CONTEXT: (context, None)}
     for name in TopologicalSorter(parents).static_order():
         if name != CONTEXT:

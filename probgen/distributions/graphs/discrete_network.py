@@ -1,4 +1,7 @@
-"""Laws of several discrete variables, directed and undirected, with exact answers by variable elimination."""
+"""Laws of several discrete variables, directed and undirected.
+
+With exact answers by variable elimination.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ class _DiscreteLaw(dist.TorchDistribution):
 
     @abstractmethod
     def relevant(self, x: Tensor) -> tuple[Factors, list[int] | slice]:
-        """The product that the density of rows ``(*lead, D)`` is the sum of, and the variables that are in it."""
+        """The product that the density of rows ``(*lead, D)`` is the sum of.
+
+        And the variables that are in it.
+        """
 
     @abstractmethod
     def log_partition(self) -> Tensor | float:
@@ -67,18 +73,27 @@ class _DiscreteLaw(dist.TorchDistribution):
 
     @torch.no_grad()
     def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        """Exact draws of missing entries (NaN) given the others: ``(*batch, *event) -> (*sample, *batch, *event)``."""
+        """Exact draws of missing entries (NaN) given the others.
+
+        ``(*batch, *event) -> (*sample, *batch, *event)``.
+        """
         flat, lead = self._flat(x)
         draws = self.factors.draw(flat, lead, torch.Size(sample_shape).numel())
         return draws.reshape(*sample_shape, *lead, *self.event_shape)
 
     def mode_given(self, x: Tensor) -> Tensor:
-        """The most probable completion of each row, all missing entries (NaN) together: same shape as ``x``."""
+        """The most probable completion of each row, all missing entries (NaN) together.
+
+        Same shape as ``x``.
+        """
         flat, lead = self._flat(x)
         return self.factors.mode(flat, lead).reshape(*lead, *self.event_shape)
 
     def marginals(self, x: Tensor) -> Tensor:
-        """Probabilities of each entry's values given the observed ones: ``(*batch, *event) -> (*batch, *event, K)``."""
+        """Probabilities of each entry's values given the observed ones.
+
+        ``(*batch, *event) -> (*batch, *event, K)``.
+        """
         flat, lead = self._flat(x)
         found = self.factors.marginals(flat, lead)
         return found.reshape(*lead, *self.event_shape, found.shape[-1])
@@ -125,7 +140,9 @@ class _DiscreteLaw(dist.TorchDistribution):
 
 
 class FactorGraph(_DiscreteLaw):
-    r"""Discrete variables whose joint mass is a product of tables, normalised by variable elimination.
+    r"""Discrete variables whose joint mass is a product of tables.
+
+    Normalised by variable elimination.
 
     .. math:: p(x) = \frac1Z \prod_f \phi_f(x_{s(f)}), \qquad Z = \sum_x \prod_f \phi_f(x_{s(f)})
 
@@ -145,7 +162,8 @@ class FactorGraph(_DiscreteLaw):
 
     References
     ----------
-    Kschischang, Frey, Loeliger (2001), Factor graphs and the sum-product algorithm, https://doi.org/10.1109/18.910572
+    Kschischang, Frey, Loeliger (2001), Factor graphs and the sum-product algorithm,
+    https://doi.org/10.1109/18.910572
 
     >>> attract = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> law = FactorGraph(Factors((attract, attract), ((0, 1), (1, 2)), (2, 2, 2)))
@@ -176,7 +194,8 @@ class DiscreteNetwork(_DiscreteLaw):
     Parameters
     ----------
     tables : sequence of Tensor
-        Log masses ``(*levels of the parents, levels)`` of each variable, with batch dims to the left if need be.
+        Log masses ``(*levels of the parents, levels)`` of each variable, with batch dims to the
+        left if need be.
     parents : sequence of sequence of int
         The parents of each variable.
     limit : int
@@ -201,7 +220,9 @@ class DiscreteNetwork(_DiscreteLaw):
         )
 
     def relevant(self, x: Tensor) -> tuple[Factors, list[int] | slice]:
-        """Without variables that nothing observed descends from: their tables sum to 1 (Shachter 1986).
+        """Without variables that nothing observed descends from.
+
+        Their tables sum to 1 (Shachter 1986).
 
         https://doi.org/10.1287/opre.34.6.871
         """
@@ -216,9 +237,12 @@ class DiscreteNetwork(_DiscreteLaw):
         )
 
     def joint_given(self, x: Tensor, variables: Sequence[int]) -> Tensor:
-        """Probabilities of some variables together given the observed entries: ``(*batch, D) -> (*batch, *levels)``.
+        """Probabilities of some variables together given the observed entries.
 
-        One sum for each combination of their values, over the variables above them and above what is observed.
+        ``(*batch, D) -> (*batch, *levels)``.
+
+        One sum for each combination of their values, over the variables above them and above what
+        is observed.
         """
         check_event(x, self.event_shape)
         places, levels = list(variables), [self.factors.levels[v] for v in variables]
@@ -250,7 +274,9 @@ class DiscreteNetwork(_DiscreteLaw):
     def expected_counts(
         self, x: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        r"""How often each entry of each table is used by rows ``(n, D)``, in expectation given what they observe.
+        r"""How often each entry of each table is used by rows ``(n, D)``.
+
+        In expectation given what they observe.
 
         Each row counts as often as its weight ``(n,)`` says.
 

@@ -1,4 +1,7 @@
-"""Variable elimination: products of tables of discrete variables, summed, maximised or drawn, two tables at a time."""
+"""Variable elimination.
+
+Products of tables of discrete variables, summed, maximised or drawn, two tables at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,16 @@ Reduce = Callable[[Sequence[Tensor], Sequence[Scope], Scope, Scope], Tensor]
 _NARROW = 2**8  # below this size of the largest table no better order is looked for
 _RESTARTS = 16
 _SMALL = 2**10  # up to here products are made entry by entry
-_IMPOSSIBLE = -1e30  # in place of minus infinity, so that gradients are numbers; sums of many stay far below all others
+# in place of minus infinity, so that gradients are numbers; sums of many stay far below all others
+_IMPOSSIBLE = -1e30
 _ROWS = 16  # what the search for an order takes the number of rows for
 
 
 class Step(NamedTuple):
-    """One product of tables, summed over what no other table has; operands leave a list, the result joins its end."""
+    """One product of tables, summed over what no other table has.
+
+    Operands leave a list, the result joins its end.
+    """
 
     positions: tuple[int, ...]
     scopes: tuple[Scope, ...]
@@ -59,8 +66,9 @@ def plan(
 
     .. math:: \sum_{x_1} \dots \sum_{x_D} \prod_f \phi_f(x_{s(f)})
 
-    opt_einsum's greedy search; where that makes large tables, also elimination in the order of the variables (for
-    a grid the transfer matrix), by fewest neighbours (min-weight), and random restarts of the greedy search.
+    opt_einsum's greedy search; where that makes large tables, also elimination in the order of the
+    variables (for a grid the transfer matrix), by fewest neighbours (min-weight), and random
+    restarts of the greedy search.
 
     Parameters
     ----------
@@ -73,8 +81,8 @@ def plan(
 
     References
     ----------
-    Zhang, Poole (1994), A simple approach to Bayesian network computations; Smith, Gray (2018), opt_einsum,
-    https://doi.org/10.21105/joss.00753
+    Zhang, Poole (1994), A simple approach to Bayesian network computations; Smith, Gray (2018),
+    opt_einsum, https://doi.org/10.21105/joss.00753
 
     >>> print(plan(((0,), (0, 1), (1, 2)), (2, 2, 3)))
     2 products, 14 operations a row, largest table 2
@@ -126,7 +134,10 @@ def _costed(
 
 
 def _path(scopes: tuple[Scope, ...], order: Sequence[int]) -> list[tuple[int, ...]]:
-    """The pairwise path that sums variables out in this order: all tables of a variable are multiplied, it is gone."""
+    """The pairwise path that sums variables out in this order.
+
+    All tables of a variable are multiplied, it is gone.
+    """
     from opt_einsum.paths import ssa_to_linear
 
     alive, path = {name: set(scope) for name, scope in enumerate(scopes)}, []
@@ -162,10 +173,12 @@ def _fewest_neighbours(scopes: tuple[Scope, ...], levels: tuple[int, ...]) -> li
 def eliminate(
     steps: Plan, tables: Sequence[Tensor], reduce: Reduce | None = None, trail: list | None = None
 ) -> Tensor:
-    """Runs a plan on log tables ``(N or 1, *levels of the scope)``: the log of the sum over all, ``(N or 1,)``.
+    """Runs a plan on log tables ``(N or 1, *levels of the scope)``.
 
-    Differentiable, also where tables hold minus infinity. With ``reduce=log_max`` the maximum. ``trail`` collects what
-    :func:`trace_back` needs.
+    The log of the sum over all, ``(N or 1,)``.
+
+    Differentiable, also where tables hold minus infinity. With ``reduce=log_max`` the maximum.
+    ``trail`` collects what :func:`trace_back` needs.
 
     >>> table = torch.tensor([[0.2, 0.3], [0.1, 0.4]]).log()[None]
     >>> eliminate(plan(((0, 1),), (2, 2)), [table]).exp()
@@ -185,7 +198,9 @@ def eliminate(
 def trace_back(
     steps: Plan, trail: Sequence[Sequence[Tensor]], x: Tensor, choose: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Values of all variables, found in the reverse order of elimination: each given those that were eliminated later.
+    """Values of all variables, found in the reverse order of elimination.
+
+    Each given those that were eliminated later.
 
     Parameters
     ----------
@@ -222,7 +237,10 @@ def _without(scope: Scope, gone: Scope) -> Scope:
 
 
 def _aligned(table: Tensor, scope: Scope, target: Scope) -> Tensor:
-    """The table with a dim for each variable of the target, of size 1 for those it does not have; rows stay first."""
+    """The table with a dim for each variable of the target, of size 1 for those it does not have.
+
+    Rows stay first.
+    """
     order, index = _alignment(scope, target)
     return table.permute(order)[index]
 
@@ -239,7 +257,10 @@ def _alignment(scope: Scope, target: Scope) -> tuple[tuple[int, ...], tuple[slic
 def log_max(
     tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summed: Scope
 ) -> Tensor:
-    """The log of the largest product over the variables ``summed``, for each value of those ``kept``."""
+    """The log of the largest product over the variables ``summed``.
+
+    For each value of those ``kept``.
+    """
     union = kept + summed
     total = sum(_aligned(table, scope, union) for table, scope in zip(tables, scopes, strict=True))
     return total.amax(tuple(range(-len(summed), 0))) if summed else total
@@ -248,7 +269,9 @@ def log_max(
 def log_sum(
     tables: Sequence[Tensor], scopes: Sequence[Scope], kept: Scope, summed: Scope
 ) -> Tensor:
-    r"""The log of a product of tables summed over some variables; where these are large, by a matrix product.
+    r"""The log of a product of tables summed over some variables.
+
+    Where these are large, by a matrix product.
 
     .. math:: \log \sum_s e^{a_{ks} + b_{ks}} = \max_s a_{ks} + \max_s b_{ks}
               + \log \sum_s e^{a_{ks} - \max_s a_{ks}} e^{b_{ks} - \max_s b_{ks}}

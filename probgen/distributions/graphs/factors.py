@@ -1,4 +1,7 @@
-"""A product of tables over discrete variables: scores, sums over missing variables, draws, modes and marginals."""
+"""A product of tables over discrete variables.
+
+Scores, sums over missing variables, draws, modes and marginals.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,9 @@ class Factors(NamedTuple):
         return plan(self.scopes + own, self.levels, batched + (True,) * len(own))
 
     def log_sum(self, x: Tensor, lead: torch.Size) -> Tensor:
-        r"""The log of the product, summed over the missing entries (NaN) of each row: ``(*lead, D) -> (*lead,)``.
+        r"""The log of the product, summed over the missing entries (NaN) of each row.
+
+        ``(*lead, D) -> (*lead,)``.
 
         Raises
         ------
@@ -105,10 +110,14 @@ class Factors(NamedTuple):
         )
 
     def draw(self, x: Tensor | None, lead: torch.Size, copies: int = 1) -> Tensor:
-        """Draws of missing entries given the others, ``(*lead, D) -> (copies, *lead, D)``; without x, of all."""
-        choose = lambda logits: torch.distributions.Categorical(
-            logits=logits, validate_args=False
-        ).sample()  # noqa: E731
+        """Draws of missing entries given the others, ``(*lead, D) -> (copies, *lead, D)``.
+
+        Without x, of all.
+        """
+
+        def choose(logits: torch.Tensor):
+            return torch.distributions.Categorical(logits=logits, validate_args=False).sample()
+
         if x is None:
             order, trail = self._affordable(self.plan()), []
             eliminate(order, self.rows(self.batch), None, trail)
@@ -124,16 +133,21 @@ class Factors(NamedTuple):
         return self._traced(x, lead, copies, None, choose)
 
     def mode(self, x: Tensor, lead: torch.Size) -> Tensor:
-        """The most probable values of all missing entries together: ``(*lead, D) -> (*lead, D)``."""
+        """The most probable values of all missing entries together.
+
+        ``(*lead, D) -> (*lead, D)``.
+        """
         return self._traced(x, lead, 1, log_max, lambda logits: logits.argmax(-1))[0]
 
     @torch.enable_grad()
     def marginals(self, x: Tensor, lead: torch.Size) -> Tensor:
-        r"""Probabilities of each variable's values given the observed entries: ``(*lead, D) -> (*lead, D, max K)``.
+        r"""Probabilities of each variable's values given the observed entries.
 
-        All of them from one backward pass: with weights :math:`\lambda_{dk}` on the values of variables,
-        :math:`p(x_d = k \mid x_o) = \partial \log \phi(\lambda) / \partial \log \lambda_{dk}`
-        (Darwiche 2003, https://doi.org/10.1145/765568.765570).
+        ``(*lead, D) -> (*lead, D, max K)``.
+
+        All of them from one backward pass: with weights :math:`\lambda_{dk}` on the values of
+        variables, :math:`p(x_d = k \mid x_o) = \partial \log \phi(\lambda) / \partial \log
+        \lambda_{dk}` (Darwiche 2003, https://doi.org/10.1145/765568.765570).
         """
         rows = _flat(x, lead)
         evidence = self.evidence(rows).requires_grad_()
@@ -145,7 +159,10 @@ class Factors(NamedTuple):
         return found.reshape(*lead, *found.shape[-2:])
 
     def evidence(self, x: Tensor) -> Tensor:
-        """Log indicators of the values that rows allow, ``(N, D) -> (N, D, max K)``: all of them where NaN."""
+        """Log indicators of the values that rows allow, ``(N, D) -> (N, D, max K)``.
+
+        All of them where NaN.
+        """
         values = torch.arange(max(self.levels), dtype=x.dtype, device=x.device)
         exists = values < torch.tensor(self.levels, device=x.device)[:, None]
         allowed = ((x[..., None] == values) | x.isnan()[..., None]) & exists
@@ -210,7 +227,10 @@ class Factors(NamedTuple):
         return out.to(x.dtype).reshape(copies, *lead, -1)
 
     def _groups(self, rows: Tensor, evidence: Tensor, tables: list[Tensor]) -> Iterator[_Group]:
-        """All rows in one order, each with its own evidence; where that is too wide, rows of one pattern at a time."""
+        """All rows in one order, each with its own evidence.
+
+        Where that is too wide, rows of one pattern at a time.
+        """
         order, indices = self.plan(evidence=True), torch.arange(len(rows), device=rows.device)
         if order.largest > self.limit:
             patterns, which = rows.isnan().unique(dim=0, return_inverse=True)
@@ -232,7 +252,10 @@ class Factors(NamedTuple):
         missing: list[bool],
         chosen: Tensor,
     ) -> _Group:
-        """Rows that miss the same variables: tables at the observed values, of the missing variables alone."""
+        """Rows that miss the same variables.
+
+        Tables at the observed values, of the missing variables alone.
+        """
         seen = tuple(v for v, gone in enumerate(missing) if not gone)
         values, found, scopes, constant = (
             rows.nan_to_num().long(),
@@ -274,9 +297,12 @@ def _some(tables: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
 
 @lru_cache(maxsize=64)
 def _strides(scopes: tuple[Scope, ...], levels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where tables stand when laid end to end: the place of an entry is ``offset + sum(strides * x[columns])``.
+    """Where tables stand when laid end to end.
 
-    Columns and strides ``(largest scope, F)``, of stride 0 beyond the end of a scope; offsets ``(F,)``.
+    The place of an entry is ``offset + sum(strides * x[columns])``.
+
+    Columns and strides ``(largest scope, F)``, of stride 0 beyond the end of a scope; offsets
+    ``(F,)``.
     """
     most = max(map(len, scopes))
     columns, strides = torch.zeros(2, most, len(scopes), dtype=torch.long)

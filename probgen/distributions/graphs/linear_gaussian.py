@@ -1,4 +1,7 @@
-"""The joint normal law of linear regressions on a directed graph, and the regressions from its moments."""
+"""The joint normal law of linear regressions on a directed graph.
+
+And the regressions from its moments.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ def joint_normal(weights: Tensor, bias: Tensor, scale: Tensor) -> MultivariateNo
     Parameters
     ----------
     weights : Tensor
-        ``(D, D)``: row d holds the weights of the parents of d; acyclic, else the inverse is another law's.
+        ``(D, D)``: row d holds the weights of the parents of d; acyclic, else the inverse is
+        another law's.
     bias : Tensor
         ``(*batch, D)``.
     scale : Tensor
@@ -51,7 +55,10 @@ def network_law(
     parents: Sequence[Sequence[int]],
     context: Tensor | None,
 ) -> MultivariateNormal:
-    """The joint law of regressions, each of weights ``(P,)`` of its parents and then of a context, bias, log scale."""
+    """The joint law of regressions, each of weights ``(P,)`` of its parents and then of a context.
+
+    Bias, log scale.
+    """
     flat, bias = [], []
     for (weight, constant, _), above in zip(parts, parents, strict=True):
         own = weight[len(above) :]
@@ -70,7 +77,9 @@ def network_law(
 def expected_moments(
     law: MultivariateNormal, x: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log-likelihood of rows ``(n, D)``, NaN = missing, and expected moments of deviations from the law's mean.
+    """Log-likelihood of rows ``(n, D)``, NaN = missing.
+
+    And expected moments of deviations from the law's mean.
 
     Each row counts as often as its weight ``(n,)`` says.
     """
@@ -91,7 +100,9 @@ def regression(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Least squares of a column on its parents, from moments about ``centre``: weights, bias and noise variance.
+    """Least squares of a column on its parents, from moments about ``centre``.
+
+    Weights, bias and noise variance.
 
     Weights or bias that are given are kept.
 

@@ -1,4 +1,7 @@
-"""Nodes of a Bayesian network with steps of expectation maximisation in closed form: tables, linear regressions."""
+"""Nodes of a Bayesian network with steps of expectation maximisation in closed form.
+
+Tables, linear regressions.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,10 @@ class Table(DistributionModule):
 
     @torch.no_grad()
     def maximise(self, counts: Tensor) -> None:
-        """Shares of the counts ``(*parents, levels)``; rows without any keep their probabilities."""
+        """Shares of the counts ``(*parents, levels)``.
+
+        Rows without any keep their probabilities.
+        """
         counts = counts + self.pseudo_count
         rows = counts.sum(-1, keepdim=True)
         put(self.logits, torch.where(rows > 0, (counts / rows).log(), self.log_probs.double()))
@@ -148,7 +154,10 @@ class LinearGaussian(DistributionModule):
     def initialise(
         self, centre: Tensor, above: Tensor, variance: Tensor, generator: torch.Generator | None
     ) -> None:
-        """Small random weights, with which the mean is ``centre`` where those of the parents are ``above``."""
+        """Small random weights.
+
+        With which the mean is ``centre`` where those of the parents are ``above``.
+        """
         put(self.weight, 0.1 * torch.randn(self.weight.shape, generator=generator))
         self.maximise(self.weight, centre - above @ self.weight.double(), variance)
 

@@ -1,4 +1,7 @@
-"""Laws of discrete variables that interact in pairs: exact where an elimination is affordable, else unnormalised."""
+"""Laws of discrete variables that interact in pairs.
+
+Exact where an elimination is affordable, else unnormalised.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from probgen.samplers.gibbs_discrete import colouring, gibbs_sweeps, neighbour_l
 
 
 class Pairwise(NamedTuple):
-    r"""Potentials of variables and pairs: :math:`\log \phi(x) = \sum_i u_i(x_i) + \sum_{(i, j)} w_{ij}(x_i, x_j)`.
+    r"""Potentials of variables and pairs.
+
+    :math:`\log \phi(x) = \sum_i u_i(x_i) + \sum_{(i, j)} w_{ij}(x_i, x_j)`.
 
     Attributes
     ----------
@@ -60,7 +65,10 @@ class Pairwise(NamedTuple):
         ].sum(-1)
 
     def pseudo_score(self, x: Tensor) -> Tensor:
-        r"""The log pseudo-likelihood :math:`\sum_i \log p(x_i \mid x_{-i})`: ``(*batch, D) -> (*batch,)``, integers."""
+        r"""The log pseudo-likelihood :math:`\sum_i \log p(x_i \mid x_{-i})`.
+
+        ``(*batch, D) -> (*batch,)``, integers.
+        """
         logits = neighbour_logits(x, self.unary, self.pairs, self.edges)
         return logits.log_softmax(-1).take_along_dim(x.unsqueeze(-1), -1).sum((-2, -1))
 
@@ -69,7 +77,9 @@ class Pairwise(NamedTuple):
 
 
 class ExactField(FactorGraph):
-    """A pairwise field that is summed by variable elimination: exact density, exact independent draws.
+    """A pairwise field that is summed by variable elimination.
+
+    Exact density, exact independent draws.
 
     Parameters
     ----------
@@ -91,7 +101,9 @@ class ExactField(FactorGraph):
 
 
 class GibbsField(dist.TorchDistribution):
-    """A pairwise field that is too wide to sum: ``log_prob`` lacks the constant log Z, draws are ends of Gibbs chains.
+    """A pairwise field that is too wide to sum.
+
+    ``log_prob`` lacks the constant log Z, draws are ends of Gibbs chains.
 
     Parameters
     ----------
@@ -142,7 +154,10 @@ class GibbsField(dist.TorchDistribution):
 
     @torch.no_grad()
     def completed(self, x: Tensor, sweeps: int) -> Tensor:
-        """Ends of Gibbs chains over the missing entries (NaN) given the others: ``(*lead, *event)``, as ``x``."""
+        """Ends of Gibbs chains over the missing entries (NaN) given the others.
+
+        ``(*lead, *event)``, as ``x``.
+        """
         lead, (nodes, levels) = (
             x.shape[: x.ndim - len(self.event_shape)],
             self.field.unary.shape[-2:],

@@ -11,7 +11,10 @@ States = dict[str, tuple[str, ...]]
 
 
 def checked_states(states: Mapping[str, Sequence[str]], graph: Graph) -> States:
-    """Names of the values of some nodes; raises ``ValueError`` unless each has as many, all different."""
+    """Names of the values of some nodes.
+
+    Raises ``ValueError`` unless each has as many, all different.
+    """
     for name, values in states.items():
         levels = graph.levels[graph.index(name)]
         if len(values) != levels or len(set(values)) != levels:

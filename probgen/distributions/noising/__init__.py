@@ -1,1 +1,4 @@
-"""Diffusions in discrete time by the law of their noise: Gaussian, Gamma, mixtures, labels that change."""
+"""Diffusions in discrete time by the law of their noise.
+
+Gaussian, Gamma, mixtures, labels that change.
+"""

@@ -13,14 +13,17 @@ from probgen.core.missing import has_missing, values_are_known
 
 
 class AdditiveNoise(nn.Module, ABC):
-    r"""A chain from data to noise, in which each state is the fading datum plus noise of mean 0 and variance 1.
+    r"""A chain from data to noise.
+
+    In which each state is the fading datum plus noise of mean 0 and variance 1.
 
     .. math:: x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon_t, \qquad
               \hat x_0 = \frac{x_t - \sqrt{1 - \bar\alpha_t}\, \hat\epsilon}{\sqrt{\bar\alpha_t}}
 
-    with the output :math:`\hat\epsilon` of a network, called with x_t and the time t / T. Steps t and s < t are
-    integers ``(*batch,)``; s = 0 is the datum itself, whose law given x_1 is normal around :math:`\hat x_0` with the
-    scale :math:`\sqrt{(1 - \bar\alpha_1) / \bar\alpha_1}` of the noise that x_1 holds, in units of the datum.
+    with the output :math:`\hat\epsilon` of a network, called with x_t and the time t / T. Steps t
+    and s < t are integers ``(*batch,)``; s = 0 is the datum itself, whose law given x_1 is normal
+    around :math:`\hat x_0` with the scale :math:`\sqrt{(1 - \bar\alpha_1) / \bar\alpha_1}` of the
+    noise that x_1 holds, in units of the datum.
 
     Parameters
     ----------
@@ -56,7 +59,10 @@ class AdditiveNoise(nn.Module, ABC):
 
     @abstractmethod
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        """The law of x_t given the datum: ``(*batch, *event)``, ``(*batch,)`` to events of that shape."""
+        """The law of x_t given the datum.
+
+        ``(*batch, *event)``, ``(*batch,)`` to events of that shape.
+        """
 
     @abstractmethod
     def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
@@ -94,11 +100,13 @@ class AdditiveNoise(nn.Module, ABC):
     def mean_and_scale(
         self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        r"""Mean of x_s given x_t and the datum, and its scale on average over x_t; at s = 0 that of x_0 given x_1.
+        r"""Mean of x_s given x_t and the datum, and its scale on average over x_t.
+
+        At s = 0 that of x_0 given x_1.
 
         .. math:: \sqrt{\bar\alpha_s}\, x_0 + \sqrt{\frac{\bar\alpha_t}{\bar\alpha_s}} \frac{1 - \bar\alpha_s}
-                  {1 - \bar\alpha_t} (x_t - \sqrt{\bar\alpha_t}\, x_0), \qquad
-                  \tilde\beta = \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t} (1 - \bar\alpha_t / \bar\alpha_s)
+                  {1 - \bar\alpha_t} (x_t - \sqrt{\bar\alpha_t}\, x_0), \qquad \tilde\beta = \frac{1
+                  - \bar\alpha_s}{1 - \bar\alpha_t} (1 - \bar\alpha_t / \bar\alpha_s)
         """
         (signal, noise), (signal_s, noise_s) = self.scales(t, x_t), self.scales(s, x_t)
         mean = signal_s * x_0 + signal / signal_s * (noise_s / noise).square() * (
@@ -119,7 +127,9 @@ class AdditiveNoise(nn.Module, ABC):
 
 
 class GaussianNoise(AdditiveNoise):
-    r"""Normal noise: the chain of denoising diffusion, with the variances of its posterior in the reverse law.
+    r"""Normal noise: the chain of denoising diffusion.
+
+    With the variances of its posterior in the reverse law.
 
     .. math:: q(x_t \mid x_0) = N(\sqrt{\bar\alpha_t}\, x_0, 1 - \bar\alpha_t), \qquad
               p(x_s \mid x_t) = q(x_s \mid x_t, \hat x_0), \qquad p(x_T) = N(0, 1)
@@ -131,7 +141,8 @@ class GaussianNoise(AdditiveNoise):
 
     References
     ----------
-    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239
+    Ho, Jain, Abbeel (2020), Denoising diffusion probabilistic models,
+    https://arxiv.org/abs/2006.11239
 
     >>> from probgen.distributions.noising.schedules import linear_steps
     >>> GaussianNoise(linear_steps(100)).marginal(torch.ones(3, 2), torch.tensor([1, 50, 100])).mean[:, 0]
@@ -156,7 +167,9 @@ class GaussianNoise(AdditiveNoise):
 
 
 def at(table: Tensor, t: Tensor | None, x: Tensor) -> Tensor:
-    """Entries of a table for steps ``(*batch,)``, with as many dims as ``x``; without steps the table itself.
+    """Entries of a table for steps ``(*batch,)``, with as many dims as ``x``.
+
+    Without steps the table itself.
 
     >>> at(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([2, 1]), torch.zeros(2, 4, 4)).shape
     torch.Size([2, 1, 1])
@@ -176,7 +189,10 @@ def standard_normal(like: Tensor, shape: torch.Size) -> dist.TorchDistribution:
 
 
 def check_schedule(schedule: Tensor, ends: Tensor, interval: str) -> None:
-    """Raises ``ValueError`` unless shares of signal fall strictly, from below 1, and end as told."""
+    """Raises ``ValueError`` unless shares of signal fall strictly, from below 1.
+
+    And end as told.
+    """
     falls = (
         schedule.ndim == 1
         and len(schedule) > 1

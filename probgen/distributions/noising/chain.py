@@ -19,7 +19,10 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 class Process(Protocol):
-    """A chain from data to noise whose laws are closed, and how a model goes back; steps are integers ``(*batch,)``."""
+    """A chain from data to noise whose laws are closed, and how a model goes back.
+
+    Steps are integers ``(*batch,)``.
+    """
 
     steps: int
     continuous: bool  # densities: the datum given x_1 has a term of its own
@@ -57,17 +60,19 @@ class NoisingChain(dist.TorchDistribution):
     .. math:: \log p(x_0 \mid x_1) - \frac1{\pi_t} \mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0) \|
               p(x_{t-1} \mid x_t)\big) - \mathrm{KL}\big(q(x_T \mid x_0) \| p(x_T)\big)
 
-    with :math:`x_1 \sim q(x_1 \mid x_0)` and :math:`x_t \sim q(x_t \mid x_0)`: two calls of the network. The chances
-    :math:`\pi_t` are those of the process; additive noise takes them from the log signal-to-noise ratio, to which
-    divergences are about proportional. Labels, whose divergence at t = 1 is :math:`-\log p(x_0 \mid x_1)` itself, take
-    one call, t uniform on 1, ..., T. Divergences are in closed form, or, where there is none, the log-ratio of one
-    draw. The steps of the rows of one call are spread evenly (Kingma et al. 2021). ``sample`` follows the chain, or a
+    with :math:`x_1 \sim q(x_1 \mid x_0)` and :math:`x_t \sim q(x_t \mid x_0)`: two calls of the
+    network. The chances :math:`\pi_t` are those of the process; additive noise takes them from the
+    log signal-to-noise ratio, to which divergences are about proportional. Labels, whose divergence
+    at t = 1 is :math:`-\log p(x_0 \mid x_1)` itself, take one call, t uniform on 1, ..., T.
+    Divergences are in closed form, or, where there is none, the log-ratio of one draw. The steps of
+    the rows of one call are spread evenly (Kingma et al. 2021). ``sample`` follows the chain, or a
     shorter one through ``calls`` of its states, whose law is another one, near it.
 
     Parameters
     ----------
     predict : callable
-        What a network says of x_t: ``(*batch, *event)`` and the times t / T ``(*batch,)`` to what the process reads.
+        What a network says of x_t: ``(*batch, *event)`` and the times t / T ``(*batch,)`` to what
+        the process reads.
     process : Process
         ``GaussianNoise``, ``GammaNoise``, ``MixtureNoise``, ``AbsorbingNoise`` or ``UniformNoise``.
     event_shape, batch_shape : sequence of int
@@ -81,14 +86,15 @@ class NoisingChain(dist.TorchDistribution):
     Raises
     ------
     ValueError
-        If ``calls`` is not between 1 and T; from ``log_prob``, if x has missing entries (NaN) or, for labels, other
-        values than 0, ..., K - 1.
+        If ``calls`` is not between 1 and T; from ``log_prob``, if x has missing entries (NaN) or,
+        for labels, other values than 0, ..., K - 1.
 
     References
     ----------
     Sohl-Dickstein et al. (2015), Deep unsupervised learning using nonequilibrium thermodynamics,
-    https://arxiv.org/abs/1503.03585; Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239; Kingma, Salimans,
-    Poole, Ho (2021), Variational diffusion models, https://arxiv.org/abs/2107.00630 (evenly spread steps)
+    https://arxiv.org/abs/1503.03585; Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239;
+    Kingma, Salimans, Poole, Ho (2021), Variational diffusion models,
+    https://arxiv.org/abs/2107.00630 (evenly spread steps)
 
     >>> from probgen.distributions.noising.additive import GaussianNoise
     >>> from probgen.distributions.noising.schedules import linear_steps
@@ -142,7 +148,8 @@ class NoisingChain(dist.TorchDistribution):
     def denoising_loss(self, x: Tensor) -> Tensor:
         """The simple loss at one random step per row: ``(*batch, *event) -> (*batch,)``.
 
-        The squared error of the predicted noise, summed over the entries; of labels the cross-entropy in nats.
+        The squared error of the predicted noise, summed over the entries; of labels the
+        cross-entropy in nats.
         """
         x = self._whole(x)
         t = self._steps(x, even_chances(self.process.steps, x))
@@ -165,7 +172,10 @@ class NoisingChain(dist.TorchDistribution):
 
     @torch.no_grad()
     def completed(self, x: Tensor, calls: int) -> Tensor:
-        """Missing entries (NaN) drawn given the others in at most so many steps, if the process can: as ``x``."""
+        """Missing entries (NaN) drawn given the others in at most so many steps.
+
+        If the process can: as ``x``.
+        """
         if not isinstance(self.process, Completing):
             raise NotImplementedError(
                 f"expected a process that takes missing entries (NaN) for noised ones, got "
@@ -180,7 +190,10 @@ class NoisingChain(dist.TorchDistribution):
         return new
 
     def _descend(self, x: Tensor, start: Tensor, calls: int) -> Tensor:
-        """From the steps ``(*batch,)`` to the data, through evenly spread states, the last but one of them x_1."""
+        """From the steps ``(*batch,)`` to the data, through evenly spread states.
+
+        The last but one of them x_1.
+        """
         for left in range(calls, 0, -1):
             t, s = (_spread(start, number, calls) for number in (left, left - 1))
             x = self.step(self.process, x, self.output(x, t), t, s)
@@ -222,9 +235,10 @@ def deterministic(process: Any, x_t: Tensor, output: Tensor, t: Tensor, s: Tenso
     .. math:: x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{\frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}}\,
               \big(x_t - \sqrt{\bar\alpha_t}\, \hat x_0\big)
 
-    With small steps and right predictions the marginals are kept for every noise whose law is the same at each step but
-    for its scale (normal, mixtures): the slope is the mean one given x_t. Gamma noise, more symmetric the later the
-    step, keeps them nearly. Song, Meng, Ermon (2021), https://arxiv.org/abs/2010.02502
+    With small steps and right predictions the marginals are kept for every noise whose law is the
+    same at each step but for its scale (normal, mixtures): the slope is the mean one given x_t.
+    Gamma noise, more symmetric the later the step, keeps them nearly. Song, Meng, Ermon (2021),
+    https://arxiv.org/abs/2010.02502
     """
     _require_additive(process, "deterministic")
     x_0 = process.estimate(x_t, output, t)
@@ -237,8 +251,9 @@ def with_own_noise(process: Any, x_t: Tensor, output: Tensor, t: Tensor, s: Tens
 
     .. math:: x_s = m(x_t, \hat x_0) + \sqrt{\tilde\beta}\, \epsilon_s
 
-    with :math:`\tilde\beta` the mean variance of the posterior, and the predicted datum itself at s = 0. Draws start
-    from the model's :math:`p(x_T)`. Nachmani, Roman, Wolf (2021), https://arxiv.org/abs/2106.07582
+    with :math:`\tilde\beta` the mean variance of the posterior, and the predicted datum itself at s
+    = 0. Draws start from the model's :math:`p(x_T)`. Nachmani, Roman, Wolf (2021),
+    https://arxiv.org/abs/2106.07582
     """
     _require_additive(process, "with_own_noise")
     x_0 = process.estimate(x_t, output, t)

@@ -17,20 +17,21 @@ class GammaNoise(AdditiveNoise):
               g_t \sim \Gamma(k_t, \theta_t), \quad \theta_t = \sqrt{\bar\alpha_t}\, \theta, \quad
               k_t = \frac{\beta_t}{\bar\alpha_t \theta^2}
 
-    with shapes k and scales theta. Faded to step t, the variables of all steps have the one scale :math:`\theta_t`, so
-    that marginals and posteriors are closed:
+    with shapes k and scales theta. Faded to step t, the variables of all steps have the one scale
+    :math:`\theta_t`, so that marginals and posteriors are closed:
 
     .. math:: x_t - \sqrt{\bar\alpha_t}\, x_0 + \bar k_t \theta_t = \bar g_t \sim \Gamma(\bar k_t, \theta_t), \qquad
               \bar k_t = \frac{1 / \bar\alpha_t - 1}{\theta^2}, \qquad
               \sqrt{\bar\alpha_t / \bar\alpha_s}\; \bar g_s = \bar g_t B, \quad
               B \sim \operatorname{Beta}(\bar k_s, \bar k_t - \bar k_s)
 
-    The *model* has normal laws, since the support of a Gamma law around a predicted datum would leave out part of the
-    posterior's: :math:`p(x_s \mid x_t) = N(m, \tilde\beta)` with the posterior's mean at :math:`\hat x_0` and its
-    variance averaged over x_t, and :math:`p(x_T) = N(0, 1)`. Divergences from the posteriors above are finite and in
-    closed form, the bound is one of this model. Nachmani et al. train on Gamma noise and also *draw* with it:
-    :func:`with_own_noise <probgen.distributions.noising.chain.with_own_noise>`, whose draws follow another law than the
-    one that the bound scores.
+    The *model* has normal laws, since the support of a Gamma law around a predicted datum would
+    leave out part of the posterior's: :math:`p(x_s \mid x_t) = N(m, \tilde\beta)` with the
+    posterior's mean at :math:`\hat x_0` and its variance averaged over x_t, and :math:`p(x_T) =
+    N(0, 1)`. Divergences from the posteriors above are finite and in closed form, the bound is one
+    of this model. Nachmani et al. train on Gamma noise and also *draw* with it:
+    :func:`with_own_noise <probgen.distributions.noising.chain.with_own_noise>`, whose draws follow
+    another law than the one that the bound scores.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ class GammaNoise(AdditiveNoise):
 
     References
     ----------
-    Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion models, https://arxiv.org/abs/2106.07582
+    Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion models,
+    https://arxiv.org/abs/2106.07582
 
     >>> from probgen.distributions.noising.schedules import linear_steps
     >>> noise = GammaNoise(linear_steps(100), theta=0.1)
@@ -80,6 +82,9 @@ class GammaNoise(AdditiveNoise):
         return independent(CentredGamma(torch.zeros_like(x_t), k, k.rsqrt()), t.ndim)
 
     def _shape(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape and scale of the sum of all noise in x_t, in double precision, which broadcast to x."""
+        """Shape and scale of the sum of all noise in x_t, in double precision.
+
+        Which broadcast to x.
+        """
         log_signal = at(self.log_signal, t, x).double()
         return torch.expm1(-log_signal) / self.theta**2, self.theta * (0.5 * log_signal).exp()

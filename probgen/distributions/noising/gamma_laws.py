@@ -1,4 +1,7 @@
-"""Gamma and beta laws by their mean, exact in double precision for any shape: where they are all but normal, too."""
+"""Gamma and beta laws by their mean, exact in double precision for any shape.
+
+Where they are all but normal, too.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ TINY = 1e-30
 
 
 def stirling(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""What Stirling's formulas leave out of :math:`\log\Gamma` and of its derivative, without cancellation.
+    r"""What Stirling's formulas leave out of :math:`\log\Gamma` and of its derivative.
+
+    Without cancellation.
 
     .. math:: r(x) = \log \Gamma(x) - (x - \tfrac12) \log x + x - \tfrac12 \log 2\pi, \qquad d(x) = \psi(x) - \log x
 
@@ -39,13 +44,15 @@ def stirling(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class CentredGamma(dist.TorchDistribution):
-    r"""A Gamma law of shape k and scale :math:`\theta` moved to a given mean, :math:`x = m + g - \operatorname{E} g`.
+    r"""A Gamma law of shape k and scale :math:`\theta` moved to a given mean.
+
+    :math:`x = m + g - \operatorname{E} g`.
 
     .. math:: \log p(x) = -\tfrac12 \log (2 \pi k \theta^2) - r(k) + (k - 1) \log(1 + \varepsilon) - k \varepsilon,
               \qquad \varepsilon = \frac{x - m}{k \theta} > -1
 
-    with r of :func:`stirling`. Variance :math:`k \theta^2`, skewness :math:`2 / \sqrt k`. Computed in double precision,
-    given in that of ``loc``.
+    with r of :func:`stirling`. Variance :math:`k \theta^2`, skewness :math:`2 / \sqrt k`. Computed
+    in double precision, given in that of ``loc``.
 
     Parameters
     ----------

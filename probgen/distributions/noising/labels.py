@@ -45,15 +45,18 @@ def _kl_of_labels(q: Labels, p: Labels) -> Tensor:
 
 
 class LabelNoise(nn.Module, ABC):
-    r"""A chain from data to noise in which labels 0., ..., K - 1 are left alone with probability :math:`\bar\alpha_t`.
+    r"""A chain from data to noise in which labels 0., ....
 
-    Entries change independently. The output of a network, called with x_t and the time t / T, is the logits of
-    :math:`\tilde p(x_0 \mid x_t)` of every entry, ``(*batch, *event, K)``; the model's law is the mixture of posteriors
+    K - 1 are left alone with probability :math:`\bar\alpha_t`.
+
+    Entries change independently. The output of a network, called with x_t and the time t / T, is
+    the logits of :math:`\tilde p(x_0 \mid x_t)` of every entry, ``(*batch, *event, K)``; the
+    model's law is the mixture of posteriors
 
     .. math:: p(x_s \mid x_t) = \sum_{j} \tilde p(x_0 = j \mid x_t)\, q(x_s \mid x_t, x_0 = j)
 
-    which is exact for each entry if the prediction is, at s = 0 the prediction itself. Steps t and s < t are integers
-    ``(*batch,)``.
+    which is exact for each entry if the prediction is, at s = 0 the prediction itself. Steps t and
+    s < t are integers ``(*batch,)``.
 
     Parameters
     ----------
@@ -69,8 +72,8 @@ class LabelNoise(nn.Module, ABC):
 
     References
     ----------
-    Austin, Johnson, Ho, Tarlow, van den Berg (2021), Structured denoising diffusion models in discrete state-spaces,
-    https://arxiv.org/abs/2107.03006
+    Austin, Johnson, Ho, Tarlow, van den Berg (2021), Structured denoising diffusion models in
+    discrete state-spaces, https://arxiv.org/abs/2107.03006
     """
 
     continuous = False
@@ -96,7 +99,10 @@ class LabelNoise(nn.Module, ABC):
 
     @abstractmethod
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        """The law of x_t given the datum: ``(*batch, *event)``, ``(*batch,)`` to events of that shape."""
+        """The law of x_t given the datum.
+
+        ``(*batch, *event)``, ``(*batch,)`` to events of that shape.
+        """
 
     @abstractmethod
     def mixed(self, x_t: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
@@ -119,7 +125,10 @@ class LabelNoise(nn.Module, ABC):
         return self.mixed(x_t, output.softmax(-1), t, s)
 
     def loss(self, output: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        r"""The cross-entropy :math:`-\sum \log \tilde p(x_0 \mid x_t)` of entries that are noised, one number a row."""
+        r"""The cross-entropy :math:`-\sum \log \tilde p(x_0 \mid x_t)` of entries that are noised.
+
+        One number a row.
+        """
         log_masses = output.log_softmax(-1).take_along_dim(x_0.long().unsqueeze(-1), -1).squeeze(-1)
         losses = torch.where(self.counted(x_t), -log_masses, 0.0)
         return losses.flatten(t.ndim).sum(-1) if losses.ndim > t.ndim else losses
@@ -194,11 +203,12 @@ class AbsorbingNoise(LabelNoise):
 
     .. math:: q(x_t \mid x_0) = \bar\alpha_t [x_t = x_0] + (1 - \bar\alpha_t) [x_t = K], \qquad \bar\alpha_T = 0
 
-    Backwards masked labels are revealed, each once, and no revealed label changes. The bound is a weighted
-    cross-entropy of masked labels, that of autoregressive models over random orders. Missing entries are labels not
-    revealed yet: :func:`probgen.impute` starts where as large a share is masked as is missing, and reveals them.
-    Completions are *heuristic*: draws from the law of the missing entries as far as the network's predictions given any
-    set of entries are conditionals of one law.
+    Backwards masked labels are revealed, each once, and no revealed label changes. The bound is a
+    weighted cross-entropy of masked labels, that of autoregressive models over random orders.
+    Missing entries are labels not revealed yet: :func:`probgen.impute` starts where as large a
+    share is masked as is missing, and reveals them. Completions are *heuristic*: draws from the law
+    of the missing entries as far as the network's predictions given any set of entries are
+    conditionals of one law.
 
     Parameters
     ----------
@@ -215,8 +225,9 @@ class AbsorbingNoise(LabelNoise):
 
     References
     ----------
-    Austin et al. (2021), https://arxiv.org/abs/2107.03006; Hoogeboom et al. (2022), Autoregressive diffusion models,
-    https://arxiv.org/abs/2110.02037 (the bound as that of autoregressive models over random orders)
+    Austin et al. (2021), https://arxiv.org/abs/2107.03006; Hoogeboom et al. (2022), Autoregressive
+    diffusion models, https://arxiv.org/abs/2110.02037 (the bound as that of autoregressive models
+    over random orders)
 
     >>> from probgen.distributions.noising.schedules import even_steps
     >>> AbsorbingNoise(2, even_steps(10)).marginal(torch.tensor([1.0]), torch.tensor(4)).base_dist.probs
@@ -255,7 +266,10 @@ class AbsorbingNoise(LabelNoise):
         return x_t == self.levels
 
     def incomplete(self, x: Tensor, event_ndim: int) -> tuple[Tensor, Tensor]:
-        """Missing entries (NaN) masked, and the steps ``(*batch,)`` at which as large a share is masked."""
+        """Missing entries (NaN) masked.
+
+        And the steps ``(*batch,)`` at which as large a share is masked.
+        """
         missing = x.isnan()
         share = (
             missing.flatten(-event_ndim).to(x.dtype).mean(-1) if event_ndim else missing.to(x.dtype)

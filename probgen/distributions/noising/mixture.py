@@ -12,11 +12,14 @@ from probgen.distributions.noising.additive import AdditiveNoise, independent
 
 
 class DifferentiableMixture(dist.MixtureSameFamily):
-    r"""A mixture of laws of single variables whose draws take gradients, by implicit reparameterisation.
+    r"""A mixture of laws of single variables whose draws take gradients.
+
+    By implicit reparameterisation.
 
     .. math:: \nabla_\phi x = -\frac{\nabla_\phi F_\phi(x)}{p_\phi(x)}
 
-    with the distribution function F. Figurnov, Mohamed, Mnih (2018), https://arxiv.org/abs/1805.08498
+    with the distribution function F. Figurnov, Mohamed, Mnih (2018),
+    https://arxiv.org/abs/1805.08498
 
     >>> loc = torch.zeros(2, requires_grad=True)
     >>> law = DifferentiableMixture(dist.Categorical(torch.ones(2)), dist.Normal(loc, 1.0))
@@ -36,28 +39,32 @@ class DifferentiableMixture(dist.MixtureSameFamily):
 
 
 class MixtureNoise(AdditiveNoise):
-    r"""Noise that is a mixture of K normal laws, brought to mean 0 and variance 1, at every step alike.
+    r"""Noise that is a mixture of K normal laws, brought to mean 0 and variance 1.
+
+    At every step alike.
 
     .. math:: q(x_t \mid x_0) = \sum_k w_k\, N\big(\sqrt{\bar\alpha_t}\, x_0 + \sigma_t m_k,\; \sigma_t^2 v_k\big),
               \qquad \sigma_t^2 = 1 - \bar\alpha_t
 
-    Each entry has one component for all steps: given it, the chain is a Gaussian one whose noise is moved by
-    :math:`\sigma_t m_k` and stretched by :math:`\sqrt{v_k}`. So
+    Each entry has one component for all steps: given it, the chain is a Gaussian one whose noise is
+    moved by :math:`\sigma_t m_k` and stretched by :math:`\sqrt{v_k}`. So
 
     .. math:: q(x_s \mid x_t, x_0) = \sum_k r_k\, N\big(\sqrt{\bar\alpha_s}\, x_0 + \sigma_s m_k + c\,
-              (\epsilon_t - m_k),\; v_k \tilde\beta\big), \qquad
-              c = \sigma_t \sqrt{\tfrac{\bar\alpha_t}{\bar\alpha_s}} \tfrac{\sigma_s^2}{\sigma_t^2}, \quad
-              r_k \propto w_k\, N(\epsilon_t; m_k, v_k)
+              (\epsilon_t - m_k),\; v_k \tilde\beta\big), \qquad c = \sigma_t
+              \sqrt{\tfrac{\bar\alpha_t}{\bar\alpha_s}} \tfrac{\sigma_s^2}{\sigma_t^2}, \quad r_k
+              \propto w_k\, N(\epsilon_t; m_k, v_k)
 
-    The process of the bound is :math:`q(x_T \mid x_0) \prod_t q(x_{t-1} \mid x_t, x_0)`, as in denoising diffusion
-    implicit models: it has these very marginals, because each factor takes the one of x_t to that of x_{t-1}, though
-    the components of an entry are drawn anew at each step. The model puts :math:`\hat x_0` in place of the datum,
-    :math:`p(x_s \mid x_t) = q(x_s \mid x_t, \hat x_0)`, and starts from the noise itself. Divergences of mixtures have
-    no closed form: the bound takes the log-ratio of one draw.
+    The process of the bound is :math:`q(x_T \mid x_0) \prod_t q(x_{t-1} \mid x_t, x_0)`, as in
+    denoising diffusion implicit models: it has these very marginals, because each factor takes the
+    one of x_t to that of x_{t-1}, though the components of an entry are drawn anew at each step.
+    The model puts :math:`\hat x_0` in place of the datum, :math:`p(x_s \mid x_t) = q(x_s \mid x_t,
+    \hat x_0)`, and starts from the noise itself. Divergences of mixtures have no closed form: the
+    bound takes the log-ratio of one draw.
 
-    Since r is not linear in the datum, :math:`p(x_s \mid x_t)` has another mean than the true reverse law even where
-    :math:`\hat x_0` is the exact mean of the datum: for skewed noise ancestral draws stay off, however small the steps.
-    Draws by :func:`deterministic <probgen.distributions.noising.chain.deterministic>` do not.
+    Since r is not linear in the datum, :math:`p(x_s \mid x_t)` has another mean than the true
+    reverse law even where :math:`\hat x_0` is the exact mean of the datum: for skewed noise
+    ancestral draws stay off, however small the steps. Draws by :func:`deterministic
+    <probgen.distributions.noising.chain.deterministic>` do not.
 
     Parameters
     ----------
@@ -73,9 +80,10 @@ class MixtureNoise(AdditiveNoise):
 
     References
     ----------
-    Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion models, https://arxiv.org/abs/2106.07582 (mixtures of
-    normal laws as noise); Song, Meng, Ermon (2021), Denoising diffusion implicit models,
-    https://arxiv.org/abs/2010.02502 (processes given by their posteriors)
+    Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion models,
+    https://arxiv.org/abs/2106.07582 (mixtures of normal laws as noise); Song, Meng, Ermon (2021),
+    Denoising diffusion implicit models, https://arxiv.org/abs/2010.02502 (processes given by their
+    posteriors)
 
     >>> from probgen.distributions.noising.schedules import linear_steps
     >>> noise = MixtureNoise(linear_steps(100), weights=[1, 1], locs=[-1, 1], scales=[1, 1])

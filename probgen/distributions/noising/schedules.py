@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def linear_steps(steps: int) -> Tensor:
-    r"""Noise that grows evenly, :math:`\beta_t` from :math:`0.1 / T` to :math:`20 / T`, at most 0.999.
+    r"""Noise that grows evenly, :math:`\beta_t` from :math:`0.1 / T` to :math:`20 / T`.
+
+    At most 0.999.
 
     .. math:: \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s)
 
@@ -39,12 +41,14 @@ def linear_steps(steps: int) -> Tensor:
 
 
 def cosine_steps(steps: int, offset: float = 0.008) -> Tensor:
-    r"""Signal that falls as a squared cosine, no single :math:`\beta_t` above 0.999; ``(T,)``, double precision.
+    r"""Signal that falls as a squared cosine, no single :math:`\beta_t` above 0.999.
+
+    ``(T,)``, double precision.
 
     .. math:: \bar\alpha_t \propto \cos^2\!\Big(\frac\pi2\, \frac{t / T + s}{1 + s}\Big)
 
-    with the offset s. Nichol, Dhariwal (2021), https://arxiv.org/abs/2102.09672. Raises ``ValueError`` if ``steps`` is
-    smaller than 2.
+    with the offset s. Nichol, Dhariwal (2021), https://arxiv.org/abs/2102.09672. Raises
+    ``ValueError`` if ``steps`` is smaller than 2.
 
     >>> cosine_steps(1000)[[0, 499, 999]]
     tensor([9.9996e-01, 4.9384e-01, 2.4288e-09], dtype=torch.float64)
@@ -56,10 +60,13 @@ def cosine_steps(steps: int, offset: float = 0.008) -> Tensor:
 
 
 def even_steps(steps: int) -> Tensor:
-    r"""Signal that falls by the same amount in each step to nothing, :math:`\bar\alpha_t = 1 - t / T`; ``(T,)``.
+    r"""Signal that falls by the same amount in each step to nothing.
 
-    For labels that are masked one after the other (Austin et al. 2021, https://arxiv.org/abs/2107.03006): every step
-    masks as many. Raises ``ValueError`` if ``steps`` is smaller than 2.
+    :math:`\bar\alpha_t = 1 - t / T`; ``(T,)``.
+
+    For labels that are masked one after the other (Austin et al. 2021,
+    https://arxiv.org/abs/2107.03006): every step masks as many. Raises ``ValueError`` if ``steps``
+    is smaller than 2.
 
     >>> even_steps(4)
     tensor([0.7500, 0.5000, 0.2500, 0.0000], dtype=torch.float64)
@@ -69,7 +76,9 @@ def even_steps(steps: int) -> Tensor:
 
 
 def even_chances(steps: int, like: Tensor) -> Tensor:
-    """The chance 1 / T of each of T steps, none for the datum: ``(T + 1,)``, in the precision of a tensor.
+    """The chance 1 / T of each of T steps, none for the datum.
+
+    ``(T + 1,)``, in the precision of a tensor.
 
     >>> even_chances(2, torch.zeros(()))
     tensor([0.0000, 0.5000, 0.5000])

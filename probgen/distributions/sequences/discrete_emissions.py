@@ -11,7 +11,9 @@ from probgen.distributions.sequences.emission import EMPTY, Emission, from_clust
 
 
 class CategoricalEmission(Emission):
-    r"""Independent labels 0, 1, ..., L - 1 for each state, :math:`p(x \mid k) = \prod_d p_{kd x_d}`; NaN = missing.
+    r"""Independent labels 0, 1, ..., L - 1 for each state.
+
+    :math:`p(x \mid k) = \prod_d p_{kd x_d}`; NaN = missing.
 
     Parameters
     ----------
@@ -82,7 +84,9 @@ class CategoricalEmission(Emission):
 
 
 class PoissonEmission(Emission):
-    r"""Independent counts in each state, :math:`p(x|k) = \prod_d \operatorname{Po}(x_d; \lambda_{kd})`; NaN = missing.
+    r"""Independent counts in each state.
+
+    :math:`p(x|k) = \prod_d \operatorname{Po}(x_d; \lambda_{kd})`; NaN = missing.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Emissions of a hidden Markov chain: one law for each state, with steps of expectation maximisation in closed form."""
+"""Emissions of a hidden Markov chain.
+
+One law for each state, with steps of expectation maximisation in closed form.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ _ROWS_FOR_START = 2**14
 
 
 class Emission(DistributionModule, ABC):
-    r"""One law of an observation for each of K states, learned in closed form from weighted observations.
+    r"""One law of an observation for each of K states.
 
-    As a module it is conditional on the state:
-    ``emission(context)`` is the law of the state that the first K entries of the context, all 0 but one, tell.
+    Learned in closed form from weighted observations.
+
+    As a module it is conditional on the state: ``emission(context)`` is the law of the state that
+    the first K entries of the context, all 0 but one, tell.
 
     Parameters
     ----------
@@ -42,7 +47,10 @@ class Emission(DistributionModule, ABC):
 
     @abstractmethod
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Statistics of observations ``(n, *event)`` under weights ``(K, n)``, which add over observations."""
+        """Statistics of observations ``(n, *event)`` under weights ``(K, n)``.
+
+        Which add over observations.
+        """
 
     @abstractmethod
     def maximise(self, statistics: dict[str, Tensor]) -> None:
@@ -61,7 +69,10 @@ class Emission(DistributionModule, ABC):
 
     @abstractmethod
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Sets the parameters, in place, to a start suited to observations ``(n, *event)``, random by ``generator``."""
+        """Sets the parameters, in place, to a start suited to observations ``(n, *event)``.
+
+        Random by ``generator``.
+        """
 
     @abstractmethod
     def reorder(self, order: Tensor) -> None:
@@ -72,9 +83,12 @@ class Emission(DistributionModule, ABC):
 def from_clusters(
     emission: Emission, x: Tensor, generator: torch.Generator | None, shared: float = 0.2
 ) -> None:
-    """Gives each state a cluster of observations ``(n, *event)``, and all states a share of the whole.
+    """Gives each state a cluster of observations ``(n, *event)``.
 
-    Clusters are those of k-means on standardised columns, from random starts, of at most 16,384 observations.
+    And all states a share of the whole.
+
+    Clusters are those of k-means on standardised columns, from random starts, of at most 16,384
+    observations.
     """
     from sklearn.cluster import KMeans
 
@@ -107,7 +121,9 @@ def pooled(statistic: Tensor, rows: Tensor) -> Tensor:
 
 
 class Chosen(dist.TorchDistribution):
-    """One of K laws for each entry of a batch: ``laws`` of batch shape ``(K,)``, ``index`` ``(*batch)`` of integers.
+    """One of K laws for each entry of a batch.
+
+    ``laws`` of batch shape ``(K,)``, ``index`` ``(*batch)`` of integers.
 
     >>> law = Chosen(dist.Normal(torch.tensor([5.0, 10.0]), 1e-6), torch.tensor([1, 0, 1]))
     >>> law.sample().round()

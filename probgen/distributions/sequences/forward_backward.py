@@ -1,16 +1,19 @@
-r"""The forward-backward algorithm: likelihoods of hidden Markov chains, and their gradients, which are the posteriors.
+r"""The forward-backward algorithm.
 
-All functions take log initial probabilities ``(K, R)`` of R sequences over K states; log transition probabilities
-``(S, Q, K, K)``, from row to column, S = 1 or T - 1 (one for each step), Q = 1 or R (one for each sequence); and log
-densities ``(T, K, R)`` of what was observed, under each state.
+Likelihoods of hidden Markov chains, and their gradients, which are the posteriors.
+
+All functions take log initial probabilities ``(K, R)`` of R sequences over K states; log transition
+probabilities ``(S, Q, K, K)``, from row to column, S = 1 or T - 1 (one for each step), Q = 1 or R
+(one for each sequence); and log densities ``(T, K, R)`` of what was observed, under each state.
 
 With :math:`b_t = \exp(e_t - \max_k e_{tk})` the forward pass is one matrix product a step,
 
 .. math:: a_t \propto b_t \circ (A^\top a_{t-1}), \qquad \log p(x) = \sum_t \log(\text{scale}_t) + \max_k e_{tk}
 
-Where all entries of A exceed some :math:`\epsilon`, scales do too, and mass m that underflows at one step has a share
-below :math:`m / \epsilon^2` in everything that follows: nothing is lost in float32 above 1e-9, nor in float64 above
-1e-100. Other chains (with transitions that are impossible) take sums of exponentials in log space.
+Where all entries of A exceed some :math:`\epsilon`, scales do too, and mass m that underflows at
+one step has a share below :math:`m / \epsilon^2` in everything that follows: nothing is lost in
+float32 above 1e-9, nor in float64 above 1e-100. Other chains (with transitions that are impossible)
+take sums of exponentials in log space.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ class Posterior(NamedTuple):
     initial : Tensor
         Probabilities of the first state ``(K, R)``.
     transitions : Tensor
-        Expected numbers of transitions, in the shape of the transition probabilities: summed over the steps and
-        sequences that share them.
+        Expected numbers of transitions, in the shape of the transition probabilities: summed over
+        the steps and sequences that share them.
     marginals : Tensor
         Probabilities of the state at each step ``(T, K, R)``.
     """
@@ -59,7 +62,8 @@ class Posterior(NamedTuple):
 def log_likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
     """Log-likelihoods of sequences ``(R,)``, differentiable once.
 
-    Functions that are being recorded get a product of matrices in log space, by halves, where states are few.
+    Functions that are being recorded get a product of matrices in log space, by halves, where
+    states are few.
     """
     if get_proxy_mode() is None:
         value = _LogLikelihood.apply(log_initial, log_transition, log_emission)
@@ -72,7 +76,10 @@ def log_likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Te
 
 @torch.no_grad()
 def posterior(*chain: Tensor, weights: Tensor | None = None) -> Posterior:
-    """Both passes: the log-likelihoods, and their gradients, each sequence times its weight ``(R,)``."""
+    """Both passes: the log-likelihoods, and their gradients.
+
+    Each sequence times its weight ``(R,)``.
+    """
     value, states = forward(*chain)
     weights = torch.ones_like(value) if weights is None else weights
     return Posterior(value, *backward(weights, value, states, *chain[1:]))
@@ -116,7 +123,9 @@ def _forward(
 def backward(
     grad: Tensor, value: Tensor, states: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""What :func:`forward` leaves to do: ``initial``, ``transitions`` and ``marginals`` weighted by ``grad`` ``(R,)``.
+    r"""What :func:`forward` leaves to do.
+
+    ``initial``, ``transitions`` and ``marginals`` weighted by ``grad`` ``(R,)``.
 
     .. math:: \beta_t = A (b_{t+1} \circ \beta_{t+1}) / c_{t+1}, \qquad p(z_t \mid x) \propto a_t \circ \beta_t
     """
@@ -150,7 +159,10 @@ def _backward(
 
 
 class _LogLikelihood(torch.autograd.Function):
-    """The gradient with respect to log probabilities: expected numbers of what they are the probabilities of."""
+    """The gradient with respect to log probabilities.
+
+    Expected numbers of what they are the probabilities of.
+    """
 
     @staticmethod
     def forward(
@@ -228,6 +240,9 @@ def _shifted(log_emission: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(now: Tensor, ahead: Tensor, shape: torch.Size) -> Tensor:
-    """Sums of products of states at neighbouring steps, over steps and sequences that share transitions."""
+    """Sums of products of states at neighbouring steps.
+
+    Over steps and sequences that share transitions.
+    """
     kept = ("t" if shape[0] > 1 else "") + ("r" if shape[1] > 1 else "")
     return torch.einsum(f"tir,tjr->{kept}ij", now, ahead).reshape(shape)

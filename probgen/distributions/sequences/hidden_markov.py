@@ -1,4 +1,7 @@
-"""The law of sequences that a hidden Markov chain emits, and of their missing steps given the others."""
+"""The law of sequences that a hidden Markov chain emits.
+
+And of their missing steps given the others.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,16 @@ from probgen.distributions.support import check_possible
 
 
 class HiddenMarkov(dist.TorchDistribution):
-    r"""Sequences emitted by a Markov chain of states that are not seen, summed over all paths exactly.
+    r"""Sequences emitted by a Markov chain of states that are not seen.
+
+    Summed over all paths exactly.
 
     .. math:: p(x_{1:T}) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t} \prod_{t=1}^T p(x_t \mid z_t)
 
-    Missing steps and entries (NaN) are integrated out: a step without any value adds nothing, others are marginalised
-    by the law of the emissions. Sequences shorter than ``steps``, or padded by NaN, are scored as they are. The
-    gradient is that of the forward-backward algorithm, once differentiable.
+    Missing steps and entries (NaN) are integrated out: a step without any value adds nothing,
+    others are marginalised by the law of the emissions. Sequences shorter than ``steps``, or padded
+    by NaN, are scored as they are. The gradient is that of the forward-backward algorithm, once
+    differentiable.
 
     Parameters
     ----------
@@ -40,8 +46,9 @@ class HiddenMarkov(dist.TorchDistribution):
     steps : int
         Length T.
     varying : bool
-        Whether emissions and transitions change from step to step: batch shape ``(*batch, T, K)`` and logits
-        ``(*batch, T, K, K)``, of which entry t is about the step from t - 1 to t, and entry 0 is not used.
+        Whether emissions and transitions change from step to step: batch shape ``(*batch, T, K)``
+        and logits ``(*batch, T, K, K)``, of which entry t is about the step from t - 1 to t, and
+        entry 0 is not used.
 
     References
     ----------
@@ -111,7 +118,10 @@ class HiddenMarkov(dist.TorchDistribution):
     def sample_with_states(
         self, sample_shape: torch.Size | tuple = torch.Size()
     ) -> tuple[Tensor, Tensor]:
-        """Sequences ``(*sample, *batch, T, *event)``, and the states that emitted them ``(*sample, *batch, T)``."""
+        """Sequences ``(*sample, *batch, T, *event)``.
+
+        And the states that emitted them ``(*sample, *batch, T)``.
+        """
         shape = torch.Size(sample_shape) + self.batch_shape
         states = draw_chain(*self._markov(shape, self.steps), self.steps).mT.reshape(
             *shape, self.steps
@@ -119,17 +129,26 @@ class HiddenMarkov(dist.TorchDistribution):
         return self._emit(self.emissions, states), states
 
     def filter(self, x: Tensor) -> Tensor:
-        r"""Probabilities of the states given what came before, :math:`p(z_t \mid x_{1:t})`: ``(*batch, T, K)``."""
+        r"""Probabilities of the states given what came before, :math:`p(z_t \mid x_{1:t})`.
+
+        ``(*batch, T, K)``.
+        """
         return self._by_sequence(filtered(*self._chain(x)).exp(), x)
 
     def smooth(self, x: Tensor) -> Tensor:
-        r"""Probabilities of the states given all steps, :math:`p(z_t \mid x_{1:T})`: ``(*batch, T, K)``."""
+        r"""Probabilities of the states given all steps, :math:`p(z_t \mid x_{1:T})`.
+
+        ``(*batch, T, K)``.
+        """
         found = posterior(*self._chain(x))
         check_possible(found.log_likelihood)
         return self._by_sequence(found.marginals, x)
 
     def smooth_pairs(self, x: Tensor) -> Tensor:
-        r"""Probabilities of neighbours, :math:`p(z_t = i, z_{t+1} = j \mid x_{1:T})`: ``(*batch, T - 1, K, K)``."""
+        r"""Probabilities of neighbours, :math:`p(z_t = i, z_{t+1} = j \mid x_{1:T})`.
+
+        ``(*batch, T - 1, K, K)``.
+        """
         initial, transition, emission = self._chain(x)
         steps, rows = len(emission) - 1, emission.shape[-1]
         found = posterior(initial, transition.expand(steps, rows, -1, -1), emission)
@@ -139,7 +158,10 @@ class HiddenMarkov(dist.TorchDistribution):
         )
 
     def most_likely_states(self, x: Tensor) -> Tensor:
-        r"""The path :math:`\arg\max_z p(z \mid x)` by Viterbi's algorithm: ``(*batch, T)``, integers."""
+        r"""The path :math:`\arg\max_z p(z \mid x)` by Viterbi's algorithm.
+
+        ``(*batch, T)``, integers.
+        """
         with torch.no_grad():
             path, value = best_path(*self._chain(x))
         check_possible(value)
@@ -147,7 +169,10 @@ class HiddenMarkov(dist.TorchDistribution):
 
     @torch.no_grad()
     def sample_states(self, x: Tensor, draws: int = 1) -> Tensor:
-        r"""Independent draws of whole paths from :math:`p(z \mid x)`: ``(draws, *batch, T)``, integers."""
+        r"""Independent draws of whole paths from :math:`p(z \mid x)`.
+
+        ``(draws, *batch, T)``, integers.
+        """
         chain = self._chain(x)
         paths = draw_backward(filtered(*chain), chain[1], draws)
         return paths.movedim(0, -1).reshape(draws, *self._lead(x), -1)
@@ -170,7 +195,10 @@ class HiddenMarkov(dist.TorchDistribution):
         return HiddenMarkov(following.log(), self.transition, self.emissions, steps)
 
     def log_emissions(self, x: Tensor) -> Tensor:
-        r"""Log densities :math:`\log p(x_t \mid z_t = k)`: ``(*batch, T, *event) -> (T, *batch, K)``."""
+        r"""Log densities :math:`\log p(x_t \mid z_t = k)`.
+
+        ``(*batch, T, *event) -> (T, *batch, K)``.
+        """
         event, time = len(self.emissions.event_shape), self._time(x)
         x = x.reshape(*[1] * (len(self.batch_shape) + len(self.event_shape) - x.ndim), *x.shape)
         if self.varying:
@@ -183,7 +211,10 @@ class HiddenMarkov(dist.TorchDistribution):
         return self._of_states(x.movedim(-1 - event, 0))
 
     def _of_states(self, x: Tensor) -> Tensor:
-        """Log densities under each state; steps without any value add nothing, whatever the emissions' law."""
+        """Log densities under each state.
+
+        Steps without any value add nothing, whatever the emissions' law.
+        """
         event = self.emissions.event_shape
         x = x.unsqueeze(-1 - len(event))
         shape = (*x.shape[: x.ndim - len(event) - 1], self.states, *event)
@@ -265,11 +296,14 @@ def _inside(law: dist.TorchDistribution, x: Tensor) -> Tensor:
 
 @conditional.register(HiddenMarkov)
 class HiddenMarkovGiven(dist.TorchDistribution):
-    r"""Complete sequences given some of their values: paths given all of these, then emissions given each step's own.
+    r"""Complete sequences given some of their values.
+
+    Paths given all of these, then emissions given each step's own.
 
     .. math:: p(x_m \mid x_o) = \sum_z p(z \mid x_o) \prod_t p(x_{t,m} \mid x_{t,o}, z_t)
 
-    Steps that lack only some of their values need a closed-form :func:`conditional` of the emissions' law.
+    Steps that lack only some of their values need a closed-form :func:`conditional` of the
+    emissions' law.
     """
 
     arg_constraints: dict = {}

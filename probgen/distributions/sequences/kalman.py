@@ -1,7 +1,8 @@
 r"""The Kalman filter and smoother, in forms whose covariances stay positive in single precision.
 
-Sequences stand side by side, time first: observations ``(T, B, D)``, NaN = missing. Covariances are ``(B, k, k)``, or
-``(1, k, k)`` where all sequences share them, which they do when nothing is missing.
+Sequences stand side by side, time first: observations ``(T, B, D)``, NaN = missing. Covariances are
+``(B, k, k)``, or ``(1, k, k)`` where all sequences share them, which they do when nothing is
+missing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class System(NamedTuple):
 
 
 class Filtered(NamedTuple):
-    """States given the past: log-likelihoods ``(B,)``, moments before (``prior``) and after each observation."""
+    """States given the past.
+
+    log-likelihoods ``(B,)``, moments before (``prior``) and after each observation.
+    """
 
     log_likelihood: Tensor
     prior_mean: Tensor
@@ -47,7 +51,9 @@ class Filtered(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """States given all observations: means, covariances, and the covariances of each state with the one before.
+    """States given all observations.
+
+    Means, covariances, and the covariances of each state with the one before.
 
     Shapes ``(T, B, k)``, ``(T, B or 1, k, k)``, ``(T - 1, B or 1, k, k)``.
     """
@@ -58,7 +64,10 @@ class Smoothed(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """Emissions of one step as seen: missing variables become standard normal ones, at zero, that tell nothing."""
+    """Emissions of one step as seen.
+
+    Missing variables become standard normal ones, at zero, that tell nothing.
+    """
 
     value: Tensor
     matrix: Tensor
@@ -115,7 +124,9 @@ def kalman_filter(system: System, x: Tensor) -> Filtered:
 
 
 def smoother(system: System, found: Filtered) -> Smoothed:
-    r"""Rauch, Tung and Striebel's smoother, backwards over what the filter found, in a form that keeps covariances.
+    r"""Rauch, Tung and Striebel's smoother, backwards over what the filter found.
+
+    In a form that keeps covariances.
 
     .. math:: J_t = P_t A^\top \bar P_{t+1}^{-1}, \quad m^s_t = m_t + J_t (m^s_{t+1} - \bar m_{t+1}), \quad
               P^s_t = (I - J_t A) P_t (I - J_t A)^\top + J_t (Q + P^s_{t+1}) J_t^\top
@@ -144,7 +155,9 @@ def predicted_cov(system: System, cov: Tensor) -> Tensor:
 
 
 def expected_values(system: System, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Observations as an affine function of the state, where those that were seen do not depend on it.
+    r"""Observations as an affine function of the state.
+
+    Where those that were seen do not depend on it.
 
     .. math:: x_t = G_t z_t + h_t + e_t, \qquad e_t \sim N(0, E_t)
 

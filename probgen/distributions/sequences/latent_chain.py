@@ -1,4 +1,7 @@
-"""Chains of latent vectors, each given the one before: reparameterised draws, and densities in one pass."""
+"""Chains of latent vectors, each given the one before.
+
+Reparameterised draws, and densities in one pass.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from probgen.core.missing import check_event
 
 
 class _Drawn(NamedTuple):
-    """A draw, the law of every step with what was drawn from it, and whether gradients were recorded."""
+    """A draw, the law of every step with what was drawn from it.
+
+    And whether gradients were recorded.
+    """
 
     z: Tensor
     steps: list[tuple[dist.TorchDistribution, Tensor]]
@@ -23,17 +29,21 @@ class _Drawn(NamedTuple):
 
 
 class LatentChain(dist.TorchDistribution):
-    r"""Latent vectors that follow each other, :math:`p(z_{1:T}) = \prod_t p(z_t \mid z_{t-1}, c_t)`.
+    r"""Latent vectors that follow each other.
 
-    Draws are made step by step and keep their gradients where the law of a step does; their log density is that of the
-    steps as they were drawn, which is cheap for laws that only know the density of their own draws. Other values are
-    scored by one call of ``transition`` for all steps. The divergence of two chains is known step by step, given the
-    last draw of the first: see :func:`divergence_along`.
+    :math:`p(z_{1:T}) = \prod_t p(z_t \mid z_{t-1}, c_t)`.
+
+    Draws are made step by step and keep their gradients where the law of a step does; their log
+    density is that of the steps as they were drawn, which is cheap for laws that only know the
+    density of their own draws. Other values are scored by one call of ``transition`` for all steps.
+    The divergence of two chains is known step by step, given the last draw of the first: see
+    :func:`divergence_along`.
 
     Parameters
     ----------
     transition : callable
-        Law of events ``(Z,)`` given ``(*lead, Z + C)``, the last latents and an input; its density must be exact.
+        Law of events ``(Z,)`` given ``(*lead, Z + C)``, the last latents and an input; its density
+        must be exact.
     start : Tensor
         :math:`z_0`, ``(Z,)``.
     length : int
@@ -41,8 +51,8 @@ class LatentChain(dist.TorchDistribution):
     inputs : Tensor, optional
         :math:`c_t`, ``(*batch, T, C)``.
     counts : Tensor of bool, optional
-        Which steps belong to the chain, ``(*batch, T)``: a number of first steps in every row. The others are left out
-        of ``log_prob``.
+        Which steps belong to the chain, ``(*batch, T)``: a number of first steps in every row. The
+        others are left out of ``log_prob``.
     beyond : LatentChain, optional
         How draws go on after the steps that belong to the chain; by default as before.
 
@@ -111,7 +121,10 @@ class LatentChain(dist.TorchDistribution):
         return (terms if self.counts is None else torch.where(self.counts, terms, 0.0)).sum(-1)
 
     def law(self, z: Tensor, t: int) -> dist.TorchDistribution:
-        """The law of step t given the latents of the step before: ``(*lead, Z) -> batch_shape (*lead,)``."""
+        """The law of step t given the latents of the step before.
+
+        ``(*lead, Z) -> batch_shape (*lead,)``.
+        """
         return self.transition(beside(z, None if self.inputs is None else self.inputs[..., t, :]))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LatentChain:
@@ -120,7 +133,10 @@ class LatentChain(dist.TorchDistribution):
         return new
 
     def _or_beyond(self, drawn: Tensor, z: Tensor, t: int) -> Tensor:
-        """The draw of step t, exchanged where the sequence has ended: that is not scored and needs no gradients."""
+        """The draw of step t, exchanged where the sequence has ended.
+
+        That is not scored and needs no gradients.
+        """
         if self.beyond is None or self.counts is None:
             return drawn
         with torch.no_grad():
@@ -155,17 +171,20 @@ def beside(z: Tensor, inputs: Tensor | None) -> Tensor:
 
 @register_kl(LatentChain, LatentChain)
 def divergence_along(q: LatentChain, p: LatentChain) -> Tensor:
-    r"""Divergence of two chains along the last draw of the first: an unbiased estimate, steps in closed form.
+    r"""Divergence of two chains along the last draw of the first.
+
+    An unbiased estimate, steps in closed form.
 
     .. math:: \sum_t \mathrm{KL}\big(q(z_t \mid z_{t-1}) \,\|\, p(z_t \mid z_{t-1})\big), \qquad z \sim q
 
-    Its mean is :math:`\mathrm{KL}(q \| p)`, and it varies less than the difference of log densities (Krishnan, Shalit,
-    Sontag 2017, https://arxiv.org/abs/1609.09869).
+    Its mean is :math:`\mathrm{KL}(q \| p)`, and it varies less than the difference of log densities
+    (Krishnan, Shalit, Sontag 2017, https://arxiv.org/abs/1609.09869).
 
     Raises
     ------
     NotImplementedError
-        If q has not been drawn from with gradients, or the divergence of its steps has no closed form.
+        If q has not been drawn from with gradients, or the divergence of its steps has no closed
+        form.
     """
     z = q.drawn()
     if z is None:

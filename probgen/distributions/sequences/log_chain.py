@@ -1,4 +1,6 @@
-"""Hidden Markov chains in log space: right for impossible transitions too, at the price of more exponentials.
+"""Hidden Markov chains in log space.
+
+Right for impossible transitions too, at the price of more exponentials.
 
 Shapes are those of :mod:`probgen.distributions.sequences.forward_backward`.
 """
@@ -15,7 +17,10 @@ _IMPOSSIBLE = -1e30  # instead of minus infinity, whose differences are no numbe
 def forward(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log-likelihoods ``(R,)`` in float64, and log probabilities of each state given the past ``(T, K, R)``."""
+    """Log-likelihoods ``(R,)`` in float64.
+
+    And log probabilities of each state given the past ``(T, K, R)``.
+    """
     each, state, total, states = log_transition, log_initial, 0.0, []
     for step, density in enumerate(log_emission):
         prior = state if step == 0 else _log_product(each[(step - 1) % len(each)].mT, state)
@@ -30,7 +35,10 @@ def forward(
 def backward(
     grad: Tensor, states: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``initial``, ``transitions`` and ``marginals`` of a Posterior, weighted by ``grad`` ``(R,)``."""
+    """``initial``, ``transitions`` and ``marginals`` of a Posterior.
+
+    Weighted by ``grad`` ``(R,)``.
+    """
     each, beta = log_transition, torch.zeros_like(states[0])
     pairs, marginals, ahead = torch.zeros_like(each), torch.empty_like(states), beta
     for step in range(len(states) - 1, -1, -1):
@@ -49,7 +57,10 @@ def backward(
 
 
 def by_halves(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
-    """Log-likelihoods ``(R,)`` in as many products as the length has binary digits; by ordinary operations."""
+    """Log-likelihoods ``(R,)`` in as many products as the length has binary digits.
+
+    By ordinary operations.
+    """
     steps = log_emission[1:].movedim(-1, 1)[:, :, None]
     factors = log_transition.clamp(min=_IMPOSSIBLE) + steps.clamp(min=_IMPOSSIBLE)
     while len(factors) > 1:
@@ -66,7 +77,10 @@ def by_halves(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor)
 def best_path(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Viterbi's algorithm: the most probable states ``(T, R)`` and the log density of them with the data ``(R,)``."""
+    """Viterbi's algorithm.
+
+    The most probable states ``(T, R)`` and the log density of them with the data ``(R,)``.
+    """
     each, state, choices = log_transition, (log_initial + log_emission[0]).double(), []
     for step, density in enumerate(log_emission[1:]):
         state, choice = (state.mT[..., None] + each[step % len(each)]).max(1)

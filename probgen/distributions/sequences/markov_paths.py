@@ -1,6 +1,7 @@
 """Paths of Markov chains, drawn forwards from their law and backwards from their posterior.
 
-Shapes are those of :mod:`probgen.distributions.sequences.forward_backward`; paths are ``(T, R)``, integers.
+Shapes are those of :mod:`probgen.distributions.sequences.forward_backward`; paths are ``(T, R)``,
+integers.
 """
 
 from __future__ import annotations

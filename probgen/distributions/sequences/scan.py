@@ -1,4 +1,7 @@
-"""One matrix product a step, along sequences: what a pass of the forward-backward algorithm repeats."""
+"""One matrix product a step, along sequences.
+
+What a pass of the forward-backward algorithm repeats.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ _SMALL = (
 
 
 class Passed(NamedTuple):
-    """A pass over n steps: ``M a`` before each observation and ``a`` after it, ``(n, K, R)``; scales ``(n, R)``."""
+    """A pass over n steps.
+
+    ``M a`` before each observation and ``a`` after it, ``(n, K, R)``; scales ``(n, R)``.
+    """
 
     prior: Tensor
     states: Tensor
@@ -24,9 +30,12 @@ class Passed(NamedTuple):
 
 
 def scan(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
-    r"""The recursion :math:`a_t = b_t \circ (M_t a_{t-1}) / c_t`, where :math:`c_t` makes the sum of a 1.
+    r"""The recursion :math:`a_t = b_t \circ (M_t a_{t-1}) / c_t`.
 
-    Long passes of few sequences are cut into pieces that run side by side, from starts that products of matrices give.
+    Where :math:`c_t` makes the sum of a 1.
+
+    Long passes of few sequences are cut into pieces that run side by side, from starts that
+    products of matrices give.
 
     Parameters
     ----------
@@ -52,7 +61,10 @@ def scan(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
 
 
 def _steps(start: Tensor, matrix: Tensor, factors: Tensor) -> Passed:
-    """One step after the other; loops over views made beforehand, as indexing costs as much as the operations."""
+    """One step after the other.
+
+    Loops over views made beforehand, as indexing costs as much as the operations.
+    """
     passed = Passed(
         torch.empty_like(factors), torch.empty_like(factors), factors[:, 0].contiguous()
     )
@@ -75,7 +87,10 @@ def _multiply(matrix: Tensor, state: Tensor, out: Tensor) -> None:
 
 
 def _products(matrix: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of the matrices of each piece, column by column, each divided by its sum: ``(K, K, C, R)``, and logs."""
+    """Products of the matrices of each piece, column by column, each divided by its sum.
+
+    ``(K, K, C, R)``, and logs.
+    """
     count = len(matrix)
     current = matrix[:, :, None, None] * pieces[0][:, None]
     log_scale = 0.0

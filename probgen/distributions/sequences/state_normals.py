@@ -1,4 +1,7 @@
-"""Normal laws of the states of a chain, scored together by matrix products where no gradient is asked for."""
+"""Normal laws of the states of a chain.
+
+Scored together by matrix products where no gradient is asked for.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ from probgen.distributions.mixture_moments import Mixture, log_joint
 
 
 class StateNormals(dist.TorchDistribution):
-    """The laws of K states, ``law`` with batch shape ``(K,)``; ``mixture`` has the same means and covariances.
+    """The laws of K states, ``law`` with batch shape ``(K,)``.
 
-    Without gradients, observations that all states are asked about, expanded to ``(*rows, K, D)``, cost a fraction of
-    what they do in ``law``.
+    ``mixture`` has the same means and covariances.
+
+    Without gradients, observations that all states are asked about, expanded to ``(*rows, K, D)``,
+    cost a fraction of what they do in ``law``.
     """
 
     arg_constraints: dict = {}

@@ -29,19 +29,22 @@ class StateSpace(dist.TorchDistribution):
     .. math:: z_1 \sim N(m_0, P_0), \quad z_t = A z_{t-1} + q_t, \quad x_t = C z_t + r_t, \qquad
               q_t \sim N(0, Q), \; r_t \sim N(0, R)
 
-    A joint normal law, of which only blocks of the size of a state are computed. Missing entries and steps (NaN) are
-    integrated out; sequences shorter than ``steps``, or padded by NaN, are scored as they are.
+    A joint normal law, of which only blocks of the size of a state are computed. Missing entries
+    and steps (NaN) are integrated out; sequences shorter than ``steps``, or padded by NaN, are
+    scored as they are.
 
     Parameters
     ----------
     system : System
-        The parameters. The initial mean may be ``(*batch, k)``, the initial covariance ``(*batch, k, k)``.
+        The parameters. The initial mean may be ``(*batch, k)``, the initial covariance ``(*batch,
+        k, k)``.
     steps : int
         Length T.
 
     References
     ----------
-    Kalman (1960), https://doi.org/10.1115/1.3662552; Rauch, Tung, Striebel (1965), https://doi.org/10.2514/3.3166
+    Kalman (1960), https://doi.org/10.1115/1.3662552; Rauch, Tung, Striebel (1965),
+    https://doi.org/10.2514/3.3166
 
     >>> one = torch.ones(1, 1)
     >>> walk = StateSpace(System(one, one, one, one, torch.zeros(1), one), steps=3)      # a random walk with noise
@@ -115,12 +118,18 @@ class StateSpace(dist.TorchDistribution):
         return self._by_sequence(found.mean, x), self._by_sequence(found.cov, x)
 
     def smoothed(self, x: Tensor) -> Smoothed:
-        """Moments of the states of all sequences side by side, time first, given all observations."""
+        """Moments of the states of all sequences side by side, time first.
+
+        Given all observations.
+        """
         system, rows = self._flat(x)
         return smoother(system, kalman_filter(system, rows))
 
     def mean_given(self, x: Tensor) -> Tensor:
-        """Expected values of all observations, those missing in x given the others: ``(*batch, T, D)``."""
+        """Expected values of all observations, those missing in x given the others.
+
+        ``(*batch, T, D)``.
+        """
         system, rows = self._flat(x)
         mean = smoother(system, kalman_filter(system, rows)).mean
         matrix, offset, _ = expected_values(system, rows)
@@ -163,7 +172,10 @@ class StateSpace(dist.TorchDistribution):
             mean, cov = mean @ self.system.transition.mT, predicted_cov(self.system, cov)
 
     def _flat(self, x: Tensor) -> tuple[System, Tensor]:
-        """The system of all sequences side by side, and their observations, time first: ``(T, B, D)``."""
+        """The system of all sequences side by side, and their observations, time first.
+
+        ``(T, B, D)``.
+        """
         check_event(x, self.event_shape[1:])
         if x.ndim < 2 or not 1 <= x.shape[-2] <= self.steps:
             raise ValueError(
@@ -193,13 +205,16 @@ class StateSpace(dist.TorchDistribution):
 
 @conditional.register(StateSpace)
 class StateSpaceGiven(dist.TorchDistribution):
-    r"""Complete sequences given some of their values: a draw from the law, moved by what its own errors would tell.
+    r"""Complete sequences given some of their values.
+
+    A draw from the law, moved by what its own errors would tell.
 
     .. math:: x = x^* + E[x \mid x_o] - E[x \mid x^*_o], \qquad x^* \sim p
 
     References
     ----------
-    Durbin, Koopman (2002), A simple and efficient simulation smoother, https://doi.org/10.1093/biomet/89.3.603
+    Durbin, Koopman (2002), A simple and efficient simulation smoother,
+    https://doi.org/10.1093/biomet/89.3.603
     """
 
     arg_constraints: dict = {}

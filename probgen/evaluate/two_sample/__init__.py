@@ -1,4 +1,7 @@
-"""Samples against real rows: distances, tests and coverage, each beside its real-against-real floor."""
+"""Samples against real rows.
+
+Distances, tests and coverage, each beside its real-against-real floor.
+"""
 
 from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
 from probgen.evaluate.two_sample.classifiers import Logistic, NearestNeighbours, Network

@@ -27,14 +27,17 @@ def classifier_two_sample_test(
     seed: int = 0,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Cross-validated accuracy of a classifier that tells samples from real rows; 1/2 where it cannot.
+    r"""Cross-validated accuracy of a classifier that tells samples from real rows.
+
+    1/2 where it cannot.
 
     .. math:: \frac{1}{2n} \sum_i \mathbb 1\big[\mathbb 1[f_{-k(i)}(z_i) > 0] = l_i\big]
 
-    over n samples and n real rows, each judged by the classifier that was trained without its fold. The larger sample
-    is cut to the size of the other. The p-value is the rank of the accuracy among those of permuted labels, each
-    cross-validated in the same folds: exact, where a binomial one would forget that the folds share their rows. The
-    interval is Wilson's, with judged rows counted as independent.
+    over n samples and n real rows, each judged by the classifier that was trained without its fold.
+    The larger sample is cut to the size of the other. The p-value is the rank of the accuracy among
+    those of permuted labels, each cross-validated in the same folds: exact, where a binomial one
+    would forget that the folds share their rows. The interval is Wilson's, with judged rows counted
+    as independent.
 
     Parameters
     ----------
@@ -43,18 +46,20 @@ def classifier_two_sample_test(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among all rows (images by one number; constant
-        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
-        units.
+        Whether columns are divided by their standard deviation among all rows (images by one
+        number; constant columns are left alone): default for the values themselves, not for the
+        features of a network. ``False``: raw units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     classifier : callable
-        :class:`Logistic`, :class:`NearestNeighbours`, :class:`Network` or your own: rows ``(n, F)``, labels ``(n, P)``
-        in {0, 1} and new rows ``(m, F)`` to scores ``(m, P)``, positive for ones.
+        :class:`Logistic`, :class:`NearestNeighbours`, :class:`Network` or your own: rows ``(n,
+        F)``, labels ``(n, P)`` in {0, 1} and new rows ``(m, F)`` to scores ``(m, P)``, positive for
+        ones.
     folds : int
         Of the cross-validation.
     permutations : int
-        The smallest p-value is ``1 / (permutations + 1)``; 0 for the normal approximation to the binomial law.
+        The smallest p-value is ``1 / (permutations + 1)``; 0 for the normal approximation to the
+        binomial law.
     splits : int
         Real-against-real pairs for the floor; 0 for no floor.
     seed : int
@@ -64,7 +69,8 @@ def classifier_two_sample_test(
 
     References
     ----------
-    Lopez-Paz, Oquab (2017), Revisiting classifier two-sample tests, https://arxiv.org/abs/1610.06545
+    Lopez-Paz, Oquab (2017), Revisiting classifier two-sample tests,
+    https://arxiv.org/abs/1610.06545
 
     >>> _ = torch.manual_seed(0)
     >>> result = classifier_two_sample_test(torch.randn(200, 2), torch.randn(200, 2) + 1.0)

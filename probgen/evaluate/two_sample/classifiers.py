@@ -17,7 +17,9 @@ Classifier = Callable[
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """Share of ones among the k nearest rows, minus a half; the neighbours are the same for every labelling.
+    """Share of ones among the k nearest rows, minus a half.
+
+    The neighbours are the same for every labelling.
 
     Parameters
     ----------
@@ -48,13 +50,15 @@ class NearestNeighbours:
 
 @dataclass(frozen=True)
 class Logistic:
-    r"""Penalised logistic regression on standardised features, all labellings by one matrix factorisation.
+    r"""Penalised logistic regression on standardised features.
+
+    All labellings by one matrix factorisation.
 
     .. math:: \beta \leftarrow \beta + \big(\tfrac14 X^\top X + \lambda I\big)^{-1}
               \big(X^\top (y - \sigma(X \beta)) - \lambda \beta\big)
 
-    which climbs the log-likelihood at every step, because the matrix bounds its curvature; from the limit nothing is
-    far where classes overlap. The constant is not penalised.
+    which climbs the log-likelihood at every step, because the matrix bounds its curvature; from the
+    limit nothing is far where classes overlap. The constant is not penalised.
 
     Source: Böhning, Lindsay (1988), Monotonicity of quadratic-approximation algorithms,
     https://doi.org/10.1007/BF00049423
@@ -83,7 +87,9 @@ class Logistic:
 
 @dataclass(frozen=True)
 class Network:
-    r"""One hidden layer, :math:`a^\top \mathrm{ReLU}(W x + b)`, one network per labelling, all trained side by side.
+    r"""One hidden layer, :math:`a^\top \mathrm{ReLU}(W x + b)`, one network per labelling.
+
+    All trained side by side.
 
     Time and memory grow with the labellings: use about a hundred permutations.
 

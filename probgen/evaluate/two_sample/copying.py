@@ -35,16 +35,19 @@ def copying_test(
     memory: int = MEMORY,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Probability that a sample lies closer to its nearest training row than a held-out row does, and a rank test.
+    r"""Probability that a sample lies closer to its nearest training row than a held-out row does.
+
+    And a rank test.
 
     .. math:: P\big(d(x, T) < d(y, T)\big) + \tfrac12 P\big(d(x, T) = d(y, T)\big),
               \qquad d(x, T) = \min_{t \in T} |x - t|
 
-    1/2 for fresh data, towards 1 for copies of training rows, towards 0 for samples that lie off the data. The p-value
-    is that of copying: Mann and Whitney's test of larger values than 1/2, one-sided, with ties counted, given the
-    training rows. Distances and density both differ between regions: with ``cells`` the comparison is made within cells
-    (k-means of the training rows) and averaged in proportion to the held-out rows; cells with fewer than ten samples or
-    held-out rows are left out.
+    1/2 for fresh data, towards 1 for copies of training rows, towards 0 for samples that lie off
+    the data. The p-value is that of copying: Mann and Whitney's test of larger values than 1/2,
+    one-sided, with ties counted, given the training rows. Distances and density both differ between
+    regions: with ``cells`` the comparison is made within cells (k-means of the training rows) and
+    averaged in proportion to the held-out rows; cells with fewer than ten samples or held-out rows
+    are left out.
 
     Parameters
     ----------
@@ -53,9 +56,9 @@ def copying_test(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among the held-out rows (images by one number; constant
-        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
-        units.
+        Whether columns are divided by their standard deviation among the held-out rows (images by
+        one number; constant columns are left alone): default for the values themselves, not for the
+        features of a network. ``False``: raw units.
     cells : int
         Number of cells; 1 for one comparison of all.
     seed : int
@@ -77,8 +80,8 @@ def copying_test(
 
     References
     ----------
-    Meehan, Chaudhuri, Dasgupta (2020), A non-parametric test to detect data-copying in generative models,
-    https://arxiv.org/abs/2004.05675; van Elteren (1960) for the average over cells
+    Meehan, Chaudhuri, Dasgupta (2020), A non-parametric test to detect data-copying in generative
+    models, https://arxiv.org/abs/2004.05675; van Elteren (1960) for the average over cells
 
     >>> _ = torch.manual_seed(0)
     >>> train, held_out, fresh = torch.randn(3, 300, 4)
@@ -127,13 +130,19 @@ def nearest(x: Tensor, rows: Tensor, memory: int = MEMORY) -> Tensor:
 
 
 def _apart(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Distances by differences of the values as they are, so that ties stay ties and copies are at zero."""
+    """Distances by differences of the values as they are.
+
+    So that ties stay ties and copies are at zero.
+    """
     parts = zip(x.split(1024), index.split(1024), strict=True)
     return torch.cat([(part.double() - rows[which].double()).norm(dim=1) for part, which in parts])
 
 
 def _ranks(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:
-    """Probability that one of ours is smaller, its variance under one law, and its variance as it is."""
+    """Probability that one of ours is smaller, its variance under one law.
+
+    And its variance as it is.
+    """
     n, m = len(ours), len(theirs)
     smaller, larger = _placements(ours, theirs), 1 - _placements(theirs, ours)
     ties = torch.cat([ours, theirs]).unique(return_counts=True)[1].double()

@@ -45,13 +45,16 @@ def kernel_distance(
     seed: int = 0,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Squared kernel distance, unbiased at any number of rows; with Inception's features it is the KID.
+    r"""Squared kernel distance, unbiased at any number of rows.
+
+    With Inception's features it is the KID.
 
     .. math:: \widehat{\mathrm{MMD}}^2 = \frac{\sum_{i \ne j} k(x_i, x_j)}{n (n - 1)}
               + \frac{\sum_{i \ne j} k(y_i, y_j)}{m (m - 1)} - \frac{2 \sum_{ij} k(x_i, y_j)}{n m}
 
-    as the mean over disjoint blocks of rows (at least ten), which are independent: their spread gives the standard
-    error, and Student's law the interval. Values below zero are noise around zero.
+    as the mean over disjoint blocks of rows (at least ten), which are independent: their spread
+    gives the standard error, and Student's law the interval. Values below zero are noise around
+    zero.
 
     Parameters
     ----------
@@ -60,9 +63,9 @@ def kernel_distance(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
-        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
-        units.
+        Whether columns are divided by their standard deviation among the real rows (images by one
+        number; constant columns are left alone): default for the values themselves, not for the
+        features of a network. ``False``: raw units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     kernel : callable
@@ -78,7 +81,8 @@ def kernel_distance(
 
     References
     ----------
-    Bińkowski, Sutherland, Arbel, Gretton (2018), Demystifying MMD GANs, https://arxiv.org/abs/1801.01401
+    Bińkowski, Sutherland, Arbel, Gretton (2018), Demystifying MMD GANs,
+    https://arxiv.org/abs/1801.01401
 
     >>> _ = torch.manual_seed(0)
     >>> result = kernel_distance(torch.randn(1000, 2), torch.randn(1000, 2))
@@ -156,12 +160,14 @@ def mmd_test(
     memory: int = MEMORY,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Permutation test of whether two samples are of one law, by the unbiased squared mean discrepancy.
+    r"""Permutation test of whether two samples are of one law.
 
-    The statistic is that of :func:`kernel_distance` on all rows. The p-value is the rank of the value among those of
-    ``permutations`` random exchanges of rows between the samples, all from one pass over the kernel matrix. It is exact
-    at any number of rows. The standard error is that of the linear part beyond what it has under permutations, with the
-    spread of the permutations.
+    By the unbiased squared mean discrepancy.
+
+    The statistic is that of :func:`kernel_distance` on all rows. The p-value is the rank of the
+    value among those of ``permutations`` random exchanges of rows between the samples, all from one
+    pass over the kernel matrix. It is exact at any number of rows. The standard error is that of
+    the linear part beyond what it has under permutations, with the spread of the permutations.
 
     Parameters
     ----------
@@ -170,9 +176,9 @@ def mmd_test(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among all rows (images by one number; constant
-        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
-        units.
+        Whether columns are divided by their standard deviation among all rows (images by one
+        number; constant columns are left alone): default for the values themselves, not for the
+        features of a network. ``False``: raw units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     kernel : callable, optional
@@ -218,7 +224,9 @@ def energy_test(
     memory: int = MEMORY,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Permutation test by the energy distance, which has no bandwidth; arguments as :func:`mmd_test`.
+    r"""Permutation test by the energy distance, which has no bandwidth.
+
+    Arguments as :func:`mmd_test`.
 
     .. math:: 2\,\mathrm E|x - y| - \mathrm E|x - x'| - \mathrm E|y - y'|
 
@@ -267,7 +275,10 @@ def _permutation_test(
 def _permuted(
     kernel: Kernel, first: Tensor, second: Tensor, permutations: int, seed: int, memory: int
 ) -> tuple[Tensor, Tensor]:
-    """The unbiased statistic of the samples and of random exchanges, ``(1 + permutations,)``; some standard errors."""
+    """The unbiased statistic of the samples and of random exchanges, ``(1 + permutations,)``.
+
+    Some standard errors.
+    """
     pooled, n, m = torch.cat([first, second]), len(first), len(second)
     chosen = _labellings(n, n + m, permutations, seed).to(pooled.device)
     inner, outer, diagonal, own, sums = 0.0, 0.0, 0.0, [], []
@@ -293,7 +304,10 @@ def _permuted(
 
 
 def _labellings(chosen: int, total: int, permutations: int, seed: int) -> Tensor:
-    """Columns of ones and zeros, ``(total, 1 + permutations)``: which rows count as the first sample."""
+    """Columns of ones and zeros, ``(total, 1 + permutations)``.
+
+    Which rows count as the first sample.
+    """
     keys = torch.rand(permutations, total, generator=generator(seed)).argsort(1)
     return torch.cat([torch.arange(total)[None], keys]).lt(chosen).T.double()
 

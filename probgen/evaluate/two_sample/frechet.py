@@ -1,4 +1,7 @@
-"""The Fréchet distance between the Gaussians of two samples, with its sampling error and its floor."""
+"""The Fréchet distance between the Gaussians of two samples.
+
+With its sampling error and its floor.
+"""
 
 from __future__ import annotations
 
@@ -24,31 +27,35 @@ def frechet_distance(
     seed: int = 0,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Fréchet distance of the means and covariances of features; with Inception's features it is the FID.
+    r"""Fréchet distance of the means and covariances of features.
+
+    With Inception's features it is the FID.
 
     .. math:: d^2 = |\mu_1 - \mu_2|^2 + \mathrm{tr}\big(\Sigma_1 + \Sigma_2
               - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}\big)
 
-    The estimate is too large, by about :math:`c\,(1/N + 1/M)`: that is the floor, and also what remains for a perfect
-    model. Compare values of equal N and M only, and look at ``excess``. The matrix root is exact (from eigenvalues).
+    The estimate is too large, by about :math:`c\,(1/N + 1/M)`: that is the floor, and also what
+    remains for a perfect model. Compare values of equal N and M only, and look at ``excess``. The
+    matrix root is exact (from eigenvalues).
 
-    The standard error is that of the linear part of the statistic (its influence function in both samples), less what
-    that part has for real rows against real rows, and with the spread of the floor over the splits.
+    The standard error is that of the linear part of the statistic (its influence function in both
+    samples), less what that part has for real rows against real rows, and with the spread of the
+    floor over the splits.
 
     Parameters
     ----------
     samples, real : Tensor
-        ``(N, *event)`` and ``(M, *event)``; more rows than features, or the covariances are singular (which is
-        allowed, but the floor is then a rough one).
+        ``(N, *event)`` and ``(M, *event)``; more rows than features, or the covariances are
+        singular (which is allowed, but the floor is then a rough one).
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
-        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
-        units.
+        Whether columns are divided by their standard deviation among the real rows (images by one
+        number; constant columns are left alone): default for the values themselves, not for the
+        features of a network. ``False``: raw units.
     reference : Tensor, optional
-        Real rows ``(R, *event)`` that are not in ``real``, for the floor; without them ``real`` is split at random, and
-        the floor scaled to N and M rows by the factor that the bias has.
+        Real rows ``(R, *event)`` that are not in ``real``, for the floor; without them ``real`` is
+        split at random, and the floor scaled to N and M rows by the factor that the bias has.
     splits : int
         Real-against-real pairs that the floor is a mean of; 0 for no floor.
     seed : int
@@ -68,9 +75,10 @@ def frechet_distance(
 
     References
     ----------
-    Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter (2017), GANs trained by a two time-scale update rule converge to
-    a local Nash equilibrium, https://arxiv.org/abs/1706.08500; the bias: Chong, Forsyth (2020), Effectively unbiased
-    FID and Inception score, https://arxiv.org/abs/1911.07023
+    Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter (2017), GANs trained by a two time-scale
+    update rule converge to a local Nash equilibrium, https://arxiv.org/abs/1706.08500; the bias:
+    Chong, Forsyth (2020), Effectively unbiased FID and Inception score,
+    https://arxiv.org/abs/1911.07023
 
     >>> _ = torch.manual_seed(0)
     >>> x, y = torch.randn(2, 4000, 2)
@@ -98,7 +106,9 @@ def frechet_distance(
 def gaussian_frechet(
     mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
 ) -> Tensor:
-    """Squared Fréchet (2-Wasserstein) distance of two Gaussians: ``(F,), (F, F), (F,), (F, F) -> ()``.
+    """Squared Fréchet (2-Wasserstein) distance of two Gaussians.
+
+    ``(F,), (F, F), (F,), (F, F) -> ()``.
 
     Source: Dowson, Landau (1982), The Fréchet distance between multivariate normal distributions,
     https://doi.org/10.1016/0047-259X(82)90077-X
@@ -153,9 +163,9 @@ def _value(first: _Moments, second: _Moments, eigenvalues: Tensor) -> float:
 def _with_error(rows: Tensor, others: Tensor, chunk: int) -> tuple[float, float]:
     r"""The distance and the standard error of its linear part.
 
-    The derivatives by the covariances are :math:`I - T` and :math:`I - T^{-1}`, where
-    :math:`T = \Sigma_1^{-1/2} (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2} \Sigma_1^{-1/2}` transports the first
-    Gaussian to the second.
+    The derivatives by the covariances are :math:`I - T` and :math:`I - T^{-1}`, where :math:`T =
+    \Sigma_1^{-1/2} (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2} \Sigma_1^{-1/2}` transports the
+    first Gaussian to the second.
     """
     first, second = _moments(rows, chunk), _moments(others, chunk)
     root, middle = _between(first, second)

@@ -15,7 +15,9 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PolynomialKernel:
-    r"""The kernel of the KID, :math:`k(x, y) = (x^\top y / F + c)^d`: sees the moments up to the d-th.
+    r"""The kernel of the KID, :math:`k(x, y) = (x^\top y / F + c)^d`.
+
+    Sees the moments up to the d-th.
 
     >>> PolynomialKernel()(torch.ones(1, 4), torch.ones(1, 4))
     tensor([[8.]])
@@ -30,7 +32,9 @@ class PolynomialKernel:
 
 @dataclass(frozen=True)
 class GaussianKernel:
-    r"""A characteristic kernel, :math:`k(x, y) = e^{-|x - y|^2 / 2 h^2}`: in the limit it sees every difference.
+    r"""A characteristic kernel, :math:`k(x, y) = e^{-|x - y|^2 / 2 h^2}`.
+
+    In the limit it sees every difference.
 
     >>> GaussianKernel(1.0)(torch.zeros(1, 2), torch.zeros(1, 2))
     tensor([[1.]])
@@ -58,8 +62,8 @@ class GaussianKernel:
 def energy_kernel(x: Tensor, y: Tensor) -> Tensor:
     """Minus the Euclidean distance, whose squared mean discrepancy is the energy distance.
 
-    Source: Sejdinovic, Sriperumbudur, Gretton, Fukumizu (2013), Equivalence of distance-based and RKHS-based
-    statistics in hypothesis testing, https://arxiv.org/abs/1207.6076
+    Source: Sejdinovic, Sriperumbudur, Gretton, Fukumizu (2013), Equivalence of distance-based and
+    RKHS-based statistics in hypothesis testing, https://arxiv.org/abs/1207.6076
 
     >>> energy_kernel(torch.zeros(1, 1), torch.ones(1, 1))
     tensor([[-1.]])

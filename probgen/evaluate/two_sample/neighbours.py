@@ -34,7 +34,10 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """How densely real rows lie around the samples, and share of real rows that have a sample beside them."""
+    """How densely real rows lie around the samples.
+
+    And share of real rows that have a sample beside them.
+    """
 
     density: TwoSample
     coverage: TwoSample
@@ -59,11 +62,12 @@ def precision_recall(
     r"""Improved precision and recall: membership in the union of balls up to the k-th neighbour.
 
     .. math:: \mathrm{precision} = \frac1N \sum_i \mathbb 1\Big[x_i \in \bigcup_j B\big(y_j, r_k(y_j)\big)\Big],
-              \quad \mathrm{recall} = \frac1M \sum_j \mathbb 1\Big[y_j \in \bigcup_i B\big(x_i, r_k(x_i)\big)\Big]
+              \quad \mathrm{recall} = \frac1M \sum_j \mathbb 1\Big[y_j \in \bigcup_i B\big(x_i,
+              r_k(x_i)\big)\Big]
 
-    Standard errors are over the rows that are counted, given the balls, with the spread of the floor. Both numbers
-    depend on N, M and k; compare equal ones. Outliers among the real rows inflate precision: see
-    :func:`density_coverage`.
+    Standard errors are over the rows that are counted, given the balls, with the spread of the
+    floor. Both numbers depend on N, M and k; compare equal ones. Outliers among the real rows
+    inflate precision: see :func:`density_coverage`.
 
     Parameters
     ----------
@@ -72,9 +76,9 @@ def precision_recall(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
-        columns are left alone): default for the values themselves, not for the features of a network. ``False``: raw
-        units.
+        Whether columns are divided by their standard deviation among the real rows (images by one
+        number; constant columns are left alone): default for the values themselves, not for the
+        features of a network. ``False``: raw units.
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     neighbours : int
@@ -90,8 +94,8 @@ def precision_recall(
 
     References
     ----------
-    Kynkäänniemi, Karras, Laine, Lehtinen, Aila (2019), Improved precision and recall metric for assessing generative
-    models, https://arxiv.org/abs/1904.06991
+    Kynkäänniemi, Karras, Laine, Lehtinen, Aila (2019), Improved precision and recall metric for
+    assessing generative models, https://arxiv.org/abs/1904.06991
 
     >>> _ = torch.manual_seed(0)
     >>> both, left = torch.randn(500, 2) + 3 * torch.randn(500, 1).sign(), torch.randn(500, 2) - 3
@@ -120,10 +124,13 @@ def density_coverage(
     memory: int = MEMORY,
     chunk: int = 1024,
 ) -> DensityCoverage:
-    r"""Density and coverage: like precision and recall, not led astray by outliers; arguments as there.
+    r"""Density and coverage.
+
+    Like precision and recall, not led astray by outliers; arguments as there.
 
     .. math:: \mathrm{density} = \frac{1}{k N} \sum_{ij} \mathbb 1\big[x_i \in B(y_j, r_k(y_j))\big], \quad
-              \mathrm{coverage} = \frac1M \sum_j \mathbb 1\big[\exists i: x_i \in B(y_j, r_k(y_j))\big]
+              \mathrm{coverage} = \frac1M \sum_j \mathbb 1\big[\exists i: x_i \in B(y_j,
+              r_k(y_j))\big]
 
     For samples of the same law density is 1 in expectation (it may be larger), and coverage about
     :math:`1 - 2^{-k}` at N = M.

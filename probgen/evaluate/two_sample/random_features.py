@@ -12,14 +12,17 @@ from probgen.evaluate.two_sample.rows import generator
 
 @dataclass(frozen=True)
 class RandomFeatures:
-    r"""Rectified random projections of vectors, and pooled layers of a random convolutional network for images.
+    r"""Rectified random projections of vectors.
+
+    And pooled layers of a random convolutional network for images.
 
     .. math:: \phi(x) = \max(0, W \tilde x + b), \quad W_{ij} \sim \mathcal N(0, 2 / F), \ b_i \sim \mathcal N(0, 1/4),
               \qquad \tilde x = (x - m) / s
 
-    Events of one dim are vectors; of two, images of one channel; of three, images ``(C, H, W)``; others are flattened.
-    An image gives the mean activations, over a grid of 2 x 2 cells, of three 3 x 3 convolutions (strides 1, 2, 2) with
-    ``width / 16``, ``width / 8`` and ``width / 16`` channels. The same seed gives the same features everywhere.
+    Events of one dim are vectors; of two, images of one channel; of three, images ``(C, H, W)``;
+    others are flattened. An image gives the mean activations, over a grid of 2 x 2 cells, of three
+    3 x 3 convolutions (strides 1, 2, 2) with ``width / 16``, ``width / 8`` and ``width / 16``
+    channels. The same seed gives the same features everywhere.
 
     Parameters
     ----------
@@ -28,11 +31,12 @@ class RandomFeatures:
     width : int
         Number of features, a multiple of 16.
     location, scale : float
-        m and s: mean and standard deviation of the data, so that the rectifiers act where the data are.
+        m and s: mean and standard deviation of the data, so that the rectifiers act where the data
+        are.
 
-    Source: Naeem, Oh, Uh, Choi, Yoo (2020), https://arxiv.org/abs/2002.09797, who find random networks as good as
-    trained ones for data unlike those they were trained on; Rahimi, Recht (2007), Random features for large-scale
-    kernel machines.
+    Source: Naeem, Oh, Uh, Choi, Yoo (2020), https://arxiv.org/abs/2002.09797, who find random
+    networks as good as trained ones for data unlike those they were trained on; Rahimi, Recht
+    (2007), Random features for large-scale kernel machines.
 
     >>> RandomFeatures(0)(torch.zeros(5, 1, 8, 8)).shape, RandomFeatures(0, 32)(torch.zeros(5, 2)).shape
     (torch.Size([5, 256]), torch.Size([5, 32]))

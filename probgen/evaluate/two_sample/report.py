@@ -71,12 +71,15 @@ def sample_report(
     seed: int = 0,
     chunk: int = 1024,
 ) -> SampleReport:
-    """Fréchet, kernel, sliced and exact Wasserstein distances, tests, fidelity, coverage and copies in one table.
+    """Fréchet, kernel, sliced and exact Wasserstein distances, tests, fidelity.
 
-    Where training rows are given, as many of them as samples stand in for the samples to give the floors, and samples
-    are cut to their number, so that value and floor are of the same numbers of rows and may be compared as they are. A
-    model that copies its training rows gets the floor everywhere: only the copying test tells. Without training rows
-    the floors come from splits of the real rows and that test is left out.
+    Coverage and copies in one table.
+
+    Where training rows are given, as many of them as samples stand in for the samples to give the
+    floors, and samples are cut to their number, so that value and floor are of the same numbers of
+    rows and may be compared as they are. A model that copies its training rows gets the floor
+    everywhere: only the copying test tells. Without training rows the floors come from splits of
+    the real rows and that test is left out.
 
     Parameters
     ----------
@@ -87,11 +90,12 @@ def sample_report(
     train : Tensor, optional
         ``(R, *event)`` that it was trained on.
     features : callable
-        ``(n, *event) -> (n, F)``: the values themselves, :class:`RandomFeatures`, :func:`classifier_features`.
+        ``(n, *event) -> (n, F)``: the values themselves, :class:`RandomFeatures`,
+        :func:`classifier_features`.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among the real rows, or all rows in tests (images by one
-        number; constant columns are left alone): default for the values themselves, not for the features of a network.
-        ``False``: raw units.
+        Whether columns are divided by their standard deviation among the real rows, or all rows in
+        tests (images by one number; constant columns are left alone): default for the values
+        themselves, not for the features of a network. ``False``: raw units.
     most : int
         Rows that tests and the exact distance, whose costs grow fast, are given of each sample.
     permutations : int

@@ -1,4 +1,7 @@
-"""A number about two samples, beside what it would be for two samples of one law, and how sure it is."""
+"""A number about two samples, beside what it would be for two samples of one law.
+
+And how sure it is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ class TwoSample:
     value : float
         The statistic.
     stderr : float or None
-        Its standard error over draws of both samples (the docstring of the function says how it was estimated).
+        Its standard error over draws of both samples (the docstring of the function says how it was
+        estimated).
     interval : (float, float) or None
         95 % confidence interval.
     floor : float or None

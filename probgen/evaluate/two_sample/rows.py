@@ -1,4 +1,7 @@
-"""Rows of features, parts of the real rows that stand in for samples, and distances in bounded memory."""
+"""Rows of features, parts of the real rows that stand in for samples.
+
+And distances in bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from torch import Tensor
 
 Features = Callable[[Tensor], Tensor]
 MEMORY = 2**28  # bytes that temporary matrices may take together, unless an argument says otherwise
-EXACT = 16  # up to so many features distances come from differences, above from products, which are faster
+# up to so many features distances come from differences, above from products, which are faster
+EXACT = 16
 Z95 = 1.959964  # the normal law has 95 % of its mass between minus and plus this
 
 
@@ -70,8 +74,9 @@ def stand_ins(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of real samples: what the statistic is computed of to know its floor.
 
-    With reference rows (real ones, not among ``real``) as many of them as there are samples, against all of ``real``;
-    one pair where they are needed all. Without, random parts of ``real`` in the proportion of samples to real rows.
+    With reference rows (real ones, not among ``real``) as many of them as there are samples,
+    against all of ``real``; one pair where they are needed all. Without, random parts of ``real``
+    in the proportion of samples to real rows.
     """
     random = generator(seed)
     total = len(real) if reference is None else len(reference)
@@ -87,7 +92,10 @@ def stand_ins(
 
 @dataclass(frozen=True)
 class Floor:
-    """A statistic of real rows against real rows: mean and spread over the pairs, and the size of each pair."""
+    """A statistic of real rows against real rows.
+
+    Mean and spread over the pairs, and the size of each pair.
+    """
 
     mean: float | None = None
     spread: float = 0.0
@@ -102,10 +110,12 @@ def floors_of(
     seed: int,
     rate: float = 0.0,
 ) -> list[Floor]:
-    """Floors of the numbers that a statistic gives, from the :func:`stand_ins` of samples, real and reference rows.
+    """Floors of the numbers that a statistic gives, from the :func:`stand_ins` of samples.
 
-    ``rate`` r says that under one law the statistic goes like ``(1/N + 1/M) ** r``: the floor is brought to the numbers
-    of rows of the value by that.
+    Real and reference rows.
+
+    ``rate`` r says that under one law the statistic goes like ``(1/N + 1/M) ** r``: the floor is
+    brought to the numbers of rows of the value by that.
     """
     first, second, *held = rows
     values, sizes = [], None
@@ -132,7 +142,10 @@ def floor_of(
 
 
 def interval(value: float, *errors: float, low: float = -math.inf, high: float = math.inf) -> dict:
-    """Standard error and 95 % interval, from errors that add up in squares, as arguments of a result."""
+    """Standard error and 95 % interval, from errors that add up in squares.
+
+    As arguments of a result.
+    """
     stderr = math.hypot(*errors)
     return {
         "stderr": stderr,
@@ -143,8 +156,9 @@ def interval(value: float, *errors: float, low: float = -math.inf, high: float =
 def beyond(error: float, null_error: float, spread: float) -> float:
     """Standard error from that of the linear part, and from what is not linear.
 
-    Under one law the linear part is nothing but noise, whose size is ``null_error``: it is taken off, and the spread of
-    the statistic under one law put in its place, where that is known (not from a single pair).
+    Under one law the linear part is nothing but noise, whose size is ``null_error``: it is taken
+    off, and the spread of the statistic under one law put in its place, where that is known (not
+    from a single pair).
     """
     if not spread:
         return error
@@ -170,7 +184,10 @@ def distance_blocks(x: Tensor, y: Tensor, memory: int) -> Iterator[tuple[slice, 
 
 
 def centred(rows: Sequence[Tensor]) -> list[Tensor]:
-    """Samples in one precision, moved to the mean of the second, where products of rows lose the fewest digits."""
+    """Samples in one precision, moved to the mean of the second.
+
+    Where products of rows lose the fewest digits.
+    """
     dtype = torch.promote_types(rows[0].dtype, rows[1].dtype)
     mean = rows[1].to(dtype).mean(0)
     return [each.to(dtype) - mean for each in rows]

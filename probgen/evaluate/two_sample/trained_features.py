@@ -17,7 +17,9 @@ from probgen.evaluate.two_sample.rows import generator
 
 
 class ClassifierFeatures(nn.Module):
-    """The last hidden layer of a classifier, ``(n, *event) -> (n, F)``; ``str`` of it says how good it is.
+    """The last hidden layer of a classifier, ``(n, *event) -> (n, F)``.
+
+    ``str`` of it says how good it is.
 
     Attributes
     ----------
@@ -98,15 +100,19 @@ def classifier_features(
     seed: int = 0,
     cache: Path | None = None,
 ) -> ClassifierFeatures:
-    """Trains a small classifier of the data's own classes, for its features; some seconds, none when it is on disk.
+    """Trains a small classifier of the data's own classes, for its features.
 
-    Distances in them see what matters to the classes, as Inception's do for photographs. They are no public standard:
-    numbers compare only where data, settings and seed are the same, which is what the cache goes by.
+    Some seconds, none when it is on disk.
+
+    Distances in them see what matters to the classes, as Inception's do for photographs. They are
+    no public standard: numbers compare only where data, settings and seed are the same, which is
+    what the cache goes by.
 
     Parameters
     ----------
     x : Tensor
-        ``(N, *event)`` real rows; events ``(H, W)`` and ``(C, H, W)`` are images, all others are flattened.
+        ``(N, *event)`` real rows; events ``(H, W)`` and ``(C, H, W)`` are images, all others are
+        flattened.
     labels : Tensor
         ``(N,)`` classes 0, 1, ...
     width : int
@@ -118,8 +124,9 @@ def classifier_features(
     seed : int
         Of weights, batches and the rows held out; the global generator is left as it was.
     cache : Path, optional
-        Folder of the trained classifiers; by default ``classifiers`` in ``$PROBGEN_CACHE`` or ``~/.cache/probgen``,
-        which only this user may write. Damaged files, and those of other users, are made anew.
+        Folder of the trained classifiers; by default ``classifiers`` in ``$PROBGEN_CACHE`` or
+        ``~/.cache/probgen``, which only this user may write. Damaged files, and those of other
+        users, are made anew.
 
     Returns
     -------

@@ -32,14 +32,17 @@ def sliced_wasserstein(
     seed: int = 0,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Sliced Wasserstein distance: one-dimensional distances, by sorting, averaged over random directions.
+    r"""Sliced Wasserstein distance.
+
+    One-dimensional distances, by sorting, averaged over random directions.
 
     .. math:: \mathrm{SW}_p = \Big(\mathrm E_{\theta} \int_0^1
               \big|F^{-1}_{\theta \cdot x}(u) - F^{-1}_{\theta \cdot y}(u)\big|^p \, du\Big)^{1/p}
 
-    exact for the empirical laws of any N and M, for the directions drawn. Like all plug-in distances it is too large,
-    by its floor. The standard error is that of the linear part (the dual potentials) beyond what it has for real rows
-    against real rows, with the spread of the floor and of the directions.
+    exact for the empirical laws of any N and M, for the directions drawn. Like all plug-in
+    distances it is too large, by its floor. The standard error is that of the linear part (the dual
+    potentials) beyond what it has for real rows against real rows, with the spread of the floor and
+    of the directions.
 
     Parameters
     ----------
@@ -48,11 +51,11 @@ def sliced_wasserstein(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
-        Whether columns are divided by their standard deviation among the real rows (images by one number; constant
-        columns are left alone); default: a distance in the units of the rows.
+        Whether columns are divided by their standard deviation among the real rows (images by one
+        number; constant columns are left alone); default: a distance in the units of the rows.
     reference : Tensor, optional
-        Real rows that are not in ``real``, for the floor; without them ``real`` is split, and the floor scaled to N and
-        M rows.
+        Real rows that are not in ``real``, for the floor; without them ``real`` is split, and the
+        floor scaled to N and M rows.
     power : float
         p, at least 1.
     projections : int
@@ -62,8 +65,8 @@ def sliced_wasserstein(
     seed : int
         For directions and splits.
     chunk : int
-        Rows whose features are computed at once; directions are taken so many at a time that the work in memory is as
-        large as that of ``64 * chunk`` numbers or one direction.
+        Rows whose features are computed at once; directions are taken so many at a time that the
+        work in memory is as large as that of ``64 * chunk`` numbers or one direction.
 
     References
     ----------
@@ -115,7 +118,10 @@ def _rooted(cost: float, error: float, power: float) -> tuple[float, float]:
 def _slices(
     x: Tensor, y: Tensor, directions: Tensor, power: float, together: int
 ) -> tuple[Tensor, float]:
-    """Transport cost of each direction, ``(P,)``, and the standard error of their mean over draws of the rows."""
+    """Transport cost of each direction, ``(P,)``.
+
+    And the standard error of their mean over draws of the rows.
+    """
     costs, potentials = [], [torch.zeros(len(rows), dtype=torch.double) for rows in (x, y)]
     for part in directions.split(together, 1):
         projected = [(rows @ part).double().sort(0) for rows in (x, y)]
@@ -132,7 +138,10 @@ def _slices(
 
 
 def _cost(x: Tensor, y: Tensor, power: float) -> Tensor:
-    """Transport cost between sorted columns: ``(N, P), (M, P) -> (P,)``, by the steps of both quantile functions."""
+    """Transport cost between sorted columns.
+
+    ``(N, P), (M, P) -> (P,)``, by the steps of both quantile functions.
+    """
     n, m = len(x), len(y)
     if n == m:
         return (x - y).abs().pow(power).mean(0)
@@ -144,7 +153,10 @@ def _cost(x: Tensor, y: Tensor, power: float) -> Tensor:
 
 
 def _potential(x: Tensor, y: Tensor, power: float) -> Tensor:
-    """Kantorovich potential of sorted columns at their points, ``(N, P)``: the integral of the cost's derivative."""
+    """Kantorovich potential of sorted columns at their points, ``(N, P)``.
+
+    The integral of the cost's derivative.
+    """
     n, m = len(x), len(y)
     place = ((torch.arange(n, device=x.device) + 0.5) * m / n).long().clamp(max=m - 1)
     shift = x - y[place]
@@ -170,10 +182,11 @@ def wasserstein(
     .. math:: W_p = \Big(\min_{\pi \ge 0} \sum_{ij} \pi_{ij} |x_i - y_j|^p\Big)^{1/p},
               \quad \sum_j \pi_{ij} = \tfrac1N, \ \sum_i \pi_{ij} = \tfrac1M
 
-    Time grows with about the cube of the rows and memory with N M: some thousands of rows. The distance between two
-    samples of one law shrinks only like :math:`N^{-1/F}`: look at ``excess``, and give ``reference`` rows as many as
-    samples, because the floor is not scaled. The standard error is that of the linear part (the dual potentials) beyond
-    what it has for real rows against real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein`.
+    Time grows with about the cube of the rows and memory with N M: some thousands of rows. The
+    distance between two samples of one law shrinks only like :math:`N^{-1/F}`: look at ``excess``,
+    and give ``reference`` rows as many as samples, because the floor is not scaled. The standard
+    error is that of the linear part (the dual potentials) beyond what it has for real rows against
+    real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein`.
 
     Raises
     ------
@@ -182,9 +195,10 @@ def wasserstein(
 
     References
     ----------
-    Bonneel, van de Panne, Paris, Heidrich (2011), Displacement interpolation using Lagrangian mass transport,
-    https://doi.org/10.1145/2070781.2024192; Flamary et al. (2021), POT: Python optimal transport, JMLR 22(78),
-    https://jmlr.org/papers/v22/20-451.html; the error: del Barrio, Loubes (2019), https://arxiv.org/abs/1705.01299
+    Bonneel, van de Panne, Paris, Heidrich (2011), Displacement interpolation using Lagrangian mass
+    transport, https://doi.org/10.1145/2070781.2024192; Flamary et al. (2021), POT: Python optimal
+    transport, JMLR 22(78), https://jmlr.org/papers/v22/20-451.html; the error: del Barrio, Loubes
+    (2019), https://arxiv.org/abs/1705.01299
     """
     if power < 1:
         raise ValueError(f"expected power >= 1, got {power}")

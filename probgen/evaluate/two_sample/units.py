@@ -1,4 +1,7 @@
-"""In which units rows are compared: every column by its spread among the real rows, images by one number."""
+"""In which units rows are compared.
+
+Every column by its spread among the real rows, images by one number.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,10 @@ def compared(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or str
-        ``"auto"``: the values themselves are standardised, the features of a network are left in their units. ``True``:
-        both are. That is ``"columns"``, each by its own standard deviation, for vectors and features, and ``"whole"``,
-        all values by one number, for images, whose pixels have one unit. ``False``: raw units.
+        ``"auto"``: the values themselves are standardised, the features of a network are left in
+        their units. ``True``: both are. That is ``"columns"``, each by its own standard deviation,
+        for vectors and features, and ``"whole"``, all values by one number, for images, whose
+        pixels have one unit. ``False``: raw units.
     samples, real : Tensor
         ``(N, *event)`` and ``(M, *event)``; the real rows tell the units.
     *others : Tensor or None
@@ -40,8 +44,8 @@ def compared(
     chunk : int
         Rows whose features are computed at once.
     pooled : bool
-        Whether samples and real rows tell the units together: then exchanges of rows between them keep the units, as
-        a permutation test needs.
+        Whether samples and real rows tell the units together: then exchanges of rows between them
+        keep the units, as a permutation test needs.
 
     >>> rows = torch.tensor([[0.0, 5.0], [2.0, 5.0], [0.0, 5.0], [2.0, 5.0]])
     >>> (x, y), units = compared(raw, True, rows, 10 * rows)
@@ -54,7 +58,9 @@ def compared(
 
 
 def ways(features: Features, standardize: Standardize, event_ndim: int) -> str:
-    """``"columns"``, ``"whole"`` or, for raw units, nothing: what an argument ``standardize`` means.
+    """``"columns"``, ``"whole"`` or, for raw units, nothing.
+
+    What an argument ``standardize`` means.
 
     >>> ways(raw, "auto", 3), ways(raw, "auto", 1), ways(raw, False, 1), ways(torch.tanh, "auto", 1)
     ('whole', 'columns', '', '')
@@ -71,7 +77,10 @@ def ways(features: Features, standardize: Standardize, event_ndim: int) -> str:
 
 
 def standardized(rows: Sequence[Tensor], by: Tensor, how: str) -> list[Tensor]:
-    """Samples less the mean, and divided by the spread, of some rows; what is constant there is not divided."""
+    """Samples less the mean, and divided by the spread, of some rows.
+
+    What is constant there is not divided.
+    """
     if not how:
         return list(rows)
     exact = by.double()
