@@ -1,0 +1,56 @@
+"""Configuration of the documentation; ``sphinx-build -W docs build/docs`` makes it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import probgen
+
+project = "probgen"
+author = "The probgen developers"
+copyright = "the probgen developers"
+version = release = probgen.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "reference",  # _ext: pages of the API, one for each namespace
+    "families",  # _ext: the table of what each family can do
+]
+exclude_patterns = ["_ext", "README.md"]
+nitpicky = False
+
+# pages are Markdown; notebooks are made from them and from the tutorials by hand, not at each build
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
+myst_enable_extensions = ["colon_fence", "dollarmath", "amsmath", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # tests/test_docs.py runs every snippet
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings give shapes as well
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "probgen"
+html_static_path = ["_static"]
+html_css_files = ["probgen.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
