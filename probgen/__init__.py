@@ -4,6 +4,7 @@ A model is a distribution, told as a Pyro program; ``fit`` trains any of them, a
 what kind of number it is. Start with the README and ``tutorials/01_quickstart.py``.
 """
 
+from probgen import libraries as libraries  # before all others: their imports are not interrupted
 from probgen.bif import format_bif, parse_bif, read_bif, write_bif
 from probgen.core import (
     KINDS,
@@ -15,12 +16,14 @@ from probgen.core import (
     LatentVariableModel,
     Marginal,
     Program,
+    Truncated,
     data_plate,
     density,
     log_likelihood,
     log_weights,
     sample,
     standard_normal,
+    truncated,
 )
 from probgen.core.graphs.graph import NotCompilable
 from probgen.core.graphs.repeat import CompileWarning
@@ -36,7 +39,9 @@ from probgen.core.heads import (
     Poisson,
     StudentT,
 )
+from probgen.core.ragged import pad
 from probgen.core.score import Score
+from probgen.core.turns import turn
 from probgen.datasets import load_digits, load_mnist
 from probgen.diagnostics import active_units, khat, loo, predictive_check, to_arviz, verdict
 from probgen.diagnostics.calibration import simulation_based_calibration
@@ -87,7 +92,12 @@ from probgen.distributions.noising.chain import deterministic, with_own_noise
 from probgen.distributions.noising.gamma import GammaNoise
 from probgen.distributions.noising.labels import AbsorbingNoise, UniformNoise
 from probgen.distributions.noising.mixture import MixtureNoise
-from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
+from probgen.distributions.noising.schedules import (
+    cosine_steps,
+    even_steps,
+    from_betas,
+    linear_steps,
+)
 from probgen.distributions.orderings import random_orders
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.stick_breaking import StickBreaking
@@ -155,6 +165,8 @@ from probgen.models.emissions import (
     PoissonEmission,
 )
 from probgen.models.empirical import Empirical
+from probgen.models.end_token import EndToken, StopOr
+from probgen.models.ending_hidden_markov import EndingHiddenMarkovModel
 from probgen.models.energy import EnergyBasedModel
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.factorised import Factorised
@@ -181,6 +193,7 @@ from probgen.models.noising_diffusion import (
 from probgen.models.normalised import Normalised
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
+from probgen.models.preprocessed import Preprocessed
 from probgen.models.quantised import BinNoise, Quantised
 from probgen.models.rbm import RBM
 from probgen.models.sequence import SequenceModel
@@ -190,6 +203,7 @@ from probgen.models.state_space import LinearGaussianStateSpace
 from probgen.models.transformed import Transformed
 from probgen.models.transformer import Transformer
 from probgen.models.vae import VAE
+from probgen.models.variable_length import VariableLength, VariableLengthLatents
 from probgen.nn import (
     MLP,
     RNN,
@@ -218,6 +232,7 @@ from probgen.nn.schedules import (
     LinearSchedule,
     VarianceExploding,
 )
+from probgen.nn.tabulated import TabulatedSchedule
 from probgen.objectives import (
     ELBO,
     IWAE,
@@ -359,6 +374,8 @@ __all__ = [
     "EDMSchedule",
     "Emission",
     "Empirical",
+    "EndToken",
+    "EndingHiddenMarkovModel",
     "EnergyBasedModel",
     "EnergyDistance",
     "EntropicTransport",
@@ -446,6 +463,7 @@ __all__ = [
     "PoissonEmission",
     "PolynomialKernel",
     "PosteriorVariance",
+    "Preprocessed",
     "ProbabilityFlow",
     "Program",
     "PseudoLikelihood",
@@ -472,9 +490,11 @@ __all__ = [
     "Standardised",
     "StaticThreshold",
     "StickBreaking",
+    "StopOr",
     "StraightPath",
     "StudentT",
     "Table",
+    "TabulatedSchedule",
     "TemporalConvolution",
     "Thickness",
     "Tied",
@@ -485,11 +505,14 @@ __all__ = [
     "Translation",
     "Trapezoid",
     "TrigonometricPath",
+    "Truncated",
     "TwoSample",
     "UNet",
     "UniformNoise",
     "UniformTimes",
     "UnrolledDiffusion",
+    "VariableLength",
+    "VariableLengthLatents",
     "VarianceExploding",
     "Velocity",
     "WakeSleep",
@@ -516,6 +539,7 @@ __all__ = [
     "fit",
     "format_bif",
     "frechet_distance",
+    "from_betas",
     "gaussian_frechet",
     "gibbs",
     "grid_edges",
@@ -534,6 +558,7 @@ __all__ = [
     "mcmc",
     "mmd_test",
     "normal_emission",
+    "pad",
     "parse_bif",
     "poisson_emission",
     "posterior",
@@ -553,6 +578,8 @@ __all__ = [
     "sliced_wasserstein",
     "standard_normal",
     "to_arviz",
+    "truncated",
+    "turn",
     "uniform_steps",
     "verdict",
     "wasserstein",

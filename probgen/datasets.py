@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
 RATIO = 1040  # gzip cannot pack more bytes than this into one
@@ -97,6 +99,7 @@ def load_mnist(path: str | os.PathLike) -> Mnist:
     LeCun, Cortes, Burges, The MNIST database of handwritten digits,
     http://yann.lecun.com/exdb/mnist/
     """
+    checks.path(path=path)
     path = Path(path)
     archive = path / "mnist.npz" if (path / "mnist.npz").is_file() else path
     parts = (

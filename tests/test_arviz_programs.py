@@ -19,9 +19,9 @@ from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoNormal
 from scipy import stats
 
 from probgen.core.program import Keywords, Program
+from probgen.core.signatures import argument_names
 from probgen.core.sites import latent_sites, observed_sites
 from probgen.diagnostics import loo, to_arviz
-from probgen.diagnostics.labels import argument_names
 from probgen.infer.draws import as_chains
 from probgen.infer.given import model_trace
 from probgen.infer.posterior import complete, predictive
@@ -439,7 +439,7 @@ def plain(x, y, z=0):
     ],
 )
 def test_arguments_keep_their_names(program, names):
-    assert argument_names(Program(program), 2) == names
+    assert argument_names(program, 2) == names
 
 
 def test_arguments_by_name_in_dicts_and_numbers_are_constants():

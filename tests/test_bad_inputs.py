@@ -146,12 +146,12 @@ CASES = {
     "unequal lengths": (
         lambda _: fit(gaussian(), (X, X[:3])),
         ValueError,
-        r"same number of rows.*\(20, 3\), \(3, 3\)",
+        r"same number of rows.*\(20, 3\).*\(3, 3\)",
     ),
     "infinity": (
         lambda _: fit(gaussian(), with_value(torch.inf)),
         ValueError,
-        r"got inf at \[4, 1\]",
+        r"got inf in row 4, entry 1",
     ),
     "words": (lambda _: fit(gaussian(), np.array([["a"]])), TypeError, "encode categories"),
     "words in a table": (
@@ -180,8 +180,8 @@ CASES = {
         "expected no batch_size",
     ),
     "steps and epochs": (lambda _: fit(gaussian(), X, steps=3, epochs=2), ValueError, "drop one"),
-    "no steps": (lambda _: fit(gaussian(), X, steps=0), ValueError, "at least one step"),
-    "decay of 1": (lambda _: fit(gaussian(), X, ema=1.0), ValueError, "between 0 and 1"),
+    "no steps": (lambda _: fit(gaussian(), X, steps=0), ValueError, "steps >= 1, got 0"),
+    "decay of 1": (lambda _: fit(gaussian(), X, ema=1.0), ValueError, r"in \(0, 1\), got 1.0"),
     "clip at 0": (lambda _: fit(gaussian(), X, clip=0.0), ValueError, "clip > 0"),
     "patience alone": (
         lambda _: fit(gaussian(), X, patience=3),
@@ -193,11 +193,15 @@ CASES = {
         ValueError,
         "resume needs checkpoint",
     ),
-    "infinite validation": (lambda _: fit(gaussian(), X, validation=X / 0), ValueError, "got inf"),
+    "infinite validation": (
+        lambda _: fit(gaussian(), X, validation=X / 0),
+        ValueError,
+        "got -?inf",
+    ),
     "wrong width": (
         lambda _: fit(gaussian(), X[:, :2]),
         ValueError,
-        r"expected x of shape \(\*batch, 3\), got \(20, 2\)",
+        r"expected x of shape \(N, 3\), got \(20, 2\)",
     ),
     "wrong dims": (lambda _: fit(vae(), X[:, :2]), (ValueError, RuntimeError), "got|shapes"),
     "label out of range": (
@@ -304,7 +308,6 @@ CASES = {
         "constant",
     ),
     "one row": (lambda _: em(PPCA(3, 1), X[:1]), ValueError, "rows|vary"),
-    "integers for EM": (lambda _: em(GaussianMixture(2, 3), X.long()), ValueError, "float"),
     "all values of a row infinite": (lambda _: em(GaussianMixture(2, 3), X / 0), ValueError, "inf"),
     "no particles": (lambda _: log_likelihood(vae(), X, particles=0), ValueError, "particles >= 1"),
     "score of an implicit model": (

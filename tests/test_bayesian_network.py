@@ -300,7 +300,11 @@ def test_cycles_are_named():
 @pytest.mark.parametrize(
     ("nodes", "parents", "message"),
     [
-        ({"a": Table(2)}, {"a": ["z"]}, r"among the nodes \('a',\), got \['z'\]"),
+        (
+            {"a": Table(2)},
+            {"a": ["z"]},
+            r"among the nodes \(or 'context'\), one of \('a',\), got 'z'",
+        ),
         (
             {"a": Table(2), "b": Table(2, (3,))},
             {"b": ["a"]},
@@ -312,6 +316,9 @@ def test_cycles_are_named():
             r"every parent once, got one twice at \['b'\]",
         ),
         ({"context": Table(2)}, {}, "got context; name them"),
+        ({}, {}, "expected one node or more, got none"),
+        ({"rain": Table(2), "b": Table(2, (2,))}, {"b": ["rian"]}, "did you mean 'rain'"),
+        ({"b": Table(2)}, {"rain": ["b"]}, "got 'rain'; give one of these"),
     ],
 )
 def test_graphs_that_are_none_are_refused(nodes, parents, message):
@@ -327,7 +334,7 @@ def test_em_and_queries_refuse_what_they_cannot_do():
         pg.em(gen, torch.zeros(4, 5))
     with pytest.raises(ValueError, match="expected a network of discrete nodes"):
         gen.marginals(torch.zeros(1, 5))
-    with pytest.raises(ValueError, match="probabilities of shape"):
+    with pytest.raises(ValueError, match=r"probabilities that sum to 1.*, got 1\.1; correct"):
         Table(2, probs=torch.tensor([0.5, 0.6]))
     with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2\), got None"):
         BayesianNetwork({"a": LinearGaussian(2)}, {"a": ["context"]}, context=2)()
@@ -355,15 +362,15 @@ def test_states_go_by_their_names():
     row = network.row(wet="wet")
     assert network.states == states
     assert row[0, 0].isnan() and row[0, 1] == 1
-    assert network.in_words(network.mode(row)) == [{"rain": "yes", "wet": "wet"}]
-    assert network.in_words(row) == [{"rain": None, "wet": "wet"}]
+    assert network.names_of(network.mode(row)) == {"rain": ["yes"], "wet": ["wet"]}
+    assert network.names_of(row) == {"rain": [None], "wet": ["wet"]}
     with pytest.raises(
         ValueError, match=r"expected a state of 'wet', one of \('dry', 'wet'\), got 'damp'"
     ):
         network.row(wet="damp")
     with pytest.raises(ValueError, match="expected different names for the 2 values of 'wet'"):
         BayesianNetwork.from_tables({"wet": rain}, {}, states={"wet": ("dry",)})
-    with pytest.raises(ValueError, match="as a number, since its states have no names"):
+    with pytest.raises(ValueError, match="as a number, since its states have no names, got 'wet'"):
         BayesianNetwork({"wet": Table(2)}).row(wet="wet")
 
 
@@ -376,6 +383,85 @@ def test_some_nodes_alone_or_together():
     assert list(some) == ["wet"] and torch.allclose(some["wet"], every["wet"])
 
 
-def test_tables_with_negative_entries_are_refused():
-    with pytest.raises(ValueError, match=r"probabilities that are not negative, got -0\.5"):
-        Table(2, probs=torch.tensor([1.5, -0.5]))
+EVEN = torch.ones(2) / 2
+BAD_TABLES = {
+    "negative": ([[1.5, -0.5], [0.5, 0.5]], r"table of 'b'.*not negative, got -0\.5 at \(0, 1\)"),
+    "sum": ([[0.5, 0.5], [0.5, 0.6]], r"table of 'b'.*sum to 1.*got 1\.1 at \(1,\)"),
+    "nan": ([[0.5, torch.nan], [0.5, 0.5]], r"table of 'b'.*sum to 1.*got nan"),
+    "infinite": ([[torch.inf, 0.0], [0.5, 0.5]], r"table of 'b'.*sum to 1.*got inf"),
+    "one number": (1.0, r"table of 'b'.*one probability for each value, got 1"),
+    "no value": ([], r"table of 'b'.*levels >= 1, got 0"),
+    "a parent less": ([0.5, 0.5], r"a table of shape \(2, 1\) at 'b'.*got \(2,\)"),
+    "a parent more": ([[[0.5, 0.5]] * 2] * 2, r"shape \(2, 2\) at 'b'.*got \(2, 2, 2\)"),
+    "other levels": ([[0.5, 0.5]] * 3, r"shape \(2, 2\) at 'b'.*got \(3, 2\)"),
+}
+
+
+@pytest.mark.parametrize(("table", "message"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_tables_that_are_no_probabilities_are_refused_by_name(table, message):
+    with pytest.raises(ValueError, match=message):
+        BayesianNetwork.from_tables({"a": EVEN, "b": torch.tensor(table)}, {"b": ["a"]})
+
+
+def test_tables_come_as_lists_too():
+    gen = BayesianNetwork.from_tables({"a": [0.5, 0.5], "b": [[1, 0], [0, 1]]}, {"b": ["a"]})
+    assert torch.equal(gen.tables["b"], torch.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BayesianNetwork({"a": 3}), r"conditionals\['a'\], got 3"),
+        (lambda: BayesianNetwork({"a": Table}), "got the class Table; call it"),
+        (
+            lambda: BayesianNetwork({"a": Table(2), "b": Table(2, (2,))}, {"b": "a"}),
+            r"a sequence of names parents\['b'\], got 'a' \(str\); pass \('a',\)",
+        ),
+    ],
+)
+def test_what_is_no_node_is_refused(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_values_that_a_node_has_not_are_told_with_its_name():
+    gen = BayesianNetwork.from_tables({"a": EVEN, "b": torch.eye(2)}, {"b": ["a"]})
+    x = torch.tensor([[0.0, 5.0]])
+    for ask in (gen.marginals, gen.mode, gen.log_evidence, lambda x: gen.joint(x, "a")):
+        with pytest.raises(ValueError, match=r"values 0, ..., 1 or NaN .missing. of 'b', got 5"):
+            ask(x)
+
+
+def _with(column, values):
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    x[:, column] = values(x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (_with(1, lambda x: 3.0), r"constant columns \['dose'\]"),
+        (_with(1, lambda x: torch.nan), r"none in columns \['dose'\]"),
+        (_with(1, lambda x: 2 * x[:, 0]), "expected 'dose' to vary given its parents 'age'"),
+        (
+            _with(2, lambda x: x[:, 0] - x[:, 1]),
+            "expected 'pain' to vary given its parents 'age', ",
+        ),
+    ],
+)
+def test_columns_that_a_regression_cannot_have_are_told_by_name(x, message):
+    nodes = {"age": LinearGaussian(), "dose": LinearGaussian(1), "pain": LinearGaussian(2)}
+    gen = BayesianNetwork(nodes, {"dose": ["age"], "pain": ["age", "dose"]}).double()
+    with pytest.raises((ValueError, torch.linalg.LinAlgError), match=message):
+        pg.em(gen, x)
+
+
+def test_parents_that_are_functions_of_each_other_are_told_by_name():
+    x = _with(1, lambda x: 2 * x[:, 0] + 1e-9 * x[:, 1])
+    nodes = {"age": LinearGaussian(), "months": LinearGaussian(), "pain": LinearGaussian(2)}
+    gen = BayesianNetwork(nodes, {"pain": ["age", "months"]}).double()
+    with pytest.raises(
+        torch.linalg.LinAlgError, match=r"parents of 'pain' that vary and are no.*'age', 'months'"
+    ):
+        pg.em(gen, x)

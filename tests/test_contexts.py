@@ -24,17 +24,24 @@ from probgen.core.contexts import (
 )
 from probgen.core.density import density
 from probgen.core.missing import assume_missing
-from probgen.core.module import DistributionModule, Fixed, Independent
+from probgen.core.module import DistributionModule, Fixed, Independent, standard_normal
 from probgen.core.program import Program
+from probgen.distributions.noising.additive import GaussianNoise
+from probgen.distributions.noising.labels import UniformNoise
+from probgen.distributions.noising.schedules import linear_steps
 from probgen.models.coupling_flow import RealNVP
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.diffusion import Diffusion
 from probgen.models.flow_matching import FlowMatching
+from probgen.models.gan import GAN
 from probgen.models.glow import Glow
 from probgen.models.joint_energy import JointEnergyModel
+from probgen.models.made import MADE
 from probgen.models.mixture import GaussianMixture
+from probgen.models.noising_diffusion import CategoricalDiffusion, NoisingDiffusion
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant, TimeMLP, UNet
+from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.denoising import Denoising
 
 UNKNOWN = {
@@ -172,6 +179,95 @@ def test_labels_are_to_be_encoded(gen):
     assert gen(nn.functional.one_hot(labels, 10).float()).batch_shape == (128,)
     with pytest.raises(ValueError, match=re.escape(LABELS)):
         gen.model(torch.randn(128, 3), labels)
+
+
+def tiny(context):
+    return TimeMLP(3, [8], context=context)
+
+
+def side_by_side(context):
+    net = MLP(2 + context, [8], 3)
+    return SideBySide(net) if context else net
+
+
+def conditional_vae(context):
+    decoder, encoder = MLP(2 + context, [8], 6), MLP(3 + context, [8], 4)
+    return VAE(standard_normal(2), heads.Gaussian(decoder), heads.Gaussian(encoder))
+
+
+# families that are built for contexts of a size, 0 for none
+BUILDS = {
+    "Diffusion": lambda size: Diffusion(tiny(size), (3,)),
+    "FlowMatching": lambda size: FlowMatching(tiny(size), (3,)),
+    "NoisingDiffusion": lambda size: NoisingDiffusion(
+        tiny(size), (3,), GaussianNoise(linear_steps(5))
+    ),
+    "CategoricalDiffusion": lambda size: CategoricalDiffusion(
+        TimeMLP(3 * 2, [8], outputs=3 * 2, context=size), (3,), UniformNoise(2, linear_steps(5))
+    ),
+    "GAN": lambda size: GAN(side_by_side(size), standard_normal(2), event_shape=(3,)),
+    "VAE": conditional_vae,
+    "RealNVP": lambda size: RealNVP(3, context=size),
+    "MADE": lambda size: MADE(3, [8], heads.Bernoulli(), context=size),
+    "DeepNADE": lambda size: DeepNADE(3, [8], heads.Bernoulli(), context=size),
+}
+
+
+@pytest.mark.parametrize(
+    "form", [torch.Tensor.long, torch.Tensor.float, lambda x: x.long()[:, None]]
+)
+@pytest.mark.parametrize("rows", [10, 128])
+@pytest.mark.parametrize("name", BUILDS)
+def test_labels_are_understood_and_the_advice_works(name, rows, form):
+    """Also where there happen to be as many rows as classes."""
+    labels = form(torch.arange(rows) % 10)
+    for size in (0, 4, 10):
+        gen = BUILDS[name](size)
+        if size == rows and labels.ndim == 1 and labels.is_floating_point():
+            continue  # one row of ten numbers
+        with pytest.raises(ValueError, match="labels of shape") as error:
+            gen(labels)
+        text = str(error.value)
+        assert "\n" not in text and "=128" not in text and "128 " not in text
+        call = re.search(r"torch\.nn\.functional\.one_hot\(.*\)\.float\(\)", text).group()
+        context = eval(call, {"torch": torch, "labels": labels})
+        assert context.shape == (rows, 10)
+        if size != 10:
+            assert "10" in text.replace("one_hot(labels, 10)", "")
+        assert BUILDS[name](10)(context).batch_shape == (rows,)
+
+
+def test_one_number_a_row_is_a_column():
+    for size, advice in (
+        (0, r"context=1, and give context\[:, None\]"),
+        (1, r"context\[:, None\]"),
+    ):
+        with pytest.raises(ValueError, match=advice):
+            RealNVP(3, context=size)(torch.rand(128))
+    assert RealNVP(3, context=1)(torch.rand(128)[:, None]).batch_shape == (128,)
+
+
+class OwnNetwork(nn.Module):
+    """Says nothing of the contexts that it takes."""
+
+    def forward(self, z, t, context=None):
+        return z + context.sum(-1, keepdim=True)
+
+
+def test_labels_for_a_network_that_does_not_tell_its_contexts():
+    labels = torch.arange(6) % 4
+    gen = Diffusion(OwnNetwork(), (3,))
+    with pytest.raises(
+        ValueError, match=r"one_hot\(labels, 4\)\.float\(\), or build Diffusion with"
+    ):
+        gen(labels)
+    assert gen(nn.functional.one_hot(labels, 4).float()).sample().shape == (6, 3)
+    assert Diffusion(OwnNetwork(), (3,), context_ndim=0)(labels).batch_shape == (6,)
+
+
+def test_labels_for_images():
+    with pytest.raises(ValueError, match=r"\[:, :, None, None\]\.expand\(-1, -1, H, W\)"):
+        check_context(torch.arange(6), 6, 3)
 
 
 def test_labels_of_a_joint_energy_model_are_a_column():

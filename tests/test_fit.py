@@ -267,7 +267,7 @@ def test_nan_stops_with_an_autopsy_and_the_last_finite_state(tmp_path):
     with pytest.raises(NonFiniteLoss) as caught:
         fit(gen, x, steps=10, callbacks=[spoil], checkpoint=tmp_path / "c.safetensors")
     assert "step 4" in str(caught.value)
-    assert "model site 'x': log_prob is not finite in batch rows [7]" in str(caught.value)
+    assert "model site 'x': log_prob is not finite in row 7 of the data" in str(caught.value)
     assert caught.value.history.steps == 3
     assert torch.equal(parameters(gen), states[-1])
 

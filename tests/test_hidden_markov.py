@@ -8,7 +8,7 @@ import torch
 
 from probgen.core.graphs.graph import record
 from probgen.core.missing import MissingAware
-from probgen.core.module import sample
+from probgen.core.sampling import sample
 from probgen.distributions.conditional import conditional
 from probgen.distributions.sequences import forward_backward, log_chain
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from probgen.core import heads
-from probgen.core.module import sample
+from probgen.core.sampling import sample
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.infer.em import em
 from probgen.models.emissions import (

@@ -9,7 +9,8 @@ from torch.distributions import constraints
 from torch.nn.utils.parametrizations import spectral_norm
 
 from probgen.core.density import log_likelihood
-from probgen.core.module import sample, standard_normal
+from probgen.core.module import standard_normal
+from probgen.core.sampling import sample
 from probgen.distributions.codes import CodeLaw
 from probgen.distributions.implicit import Implicit
 from probgen.infer.impute import impute

@@ -10,7 +10,8 @@ from torch import nn
 
 from probgen.core.density import density, log_likelihood
 from probgen.core.heads import Gaussian
-from probgen.core.module import DistributionModule, sample, standard_normal
+from probgen.core.module import DistributionModule, standard_normal
+from probgen.core.sampling import sample
 from probgen.distributions.diffusion.samplers import DPMSolver
 from probgen.distributions.flows.fixed_steps import Midpoint
 from probgen.models.diffusion import Diffusion

@@ -414,7 +414,7 @@ def test_what_does_not_fit_is_refused():
         NoisingChain(lambda x, t: x, process, (1,)).log_prob(torch.tensor([[torch.nan]]))
     for wrong in (
         torch.tensor([0.5]),
-        torch.tensor([0.5, 0.6]),
+        torch.tensor([0.5, 0.6, 0.4]),
         torch.tensor([1.0, 0.5]),
         even_steps(3),
     ):

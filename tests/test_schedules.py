@@ -12,6 +12,7 @@ from probgen.distributions.diffusion.times import (
     quadratic_steps,
     uniform_steps,
 )
+from probgen.distributions.noising.schedules import linear_steps
 from probgen.nn.schedules import (
     CosineSchedule,
     EDMSchedule,
@@ -19,8 +20,15 @@ from probgen.nn.schedules import (
     LinearSchedule,
     VarianceExploding,
 )
+from probgen.nn.tabulated import TabulatedSchedule
+
+
+def tabulated():
+    return TabulatedSchedule(linear_steps(200))
+
 
 SCHEDULES = [LinearSchedule, CosineSchedule, VarianceExploding, EDMSchedule, LearnedSchedule]
+SCHEDULES += [tabulated]
 PREDICTIONS = [Epsilon(), Original(), Velocity(), EDM(0.7)]
 
 

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from probgen.core.module import sample
+from probgen.core.sampling import sample
 from probgen.distributions.conditional import conditional
 from probgen.distributions.covariance import Diagonal, Full
 from probgen.distributions.sequences.kalman import System, kalman_filter, smoother

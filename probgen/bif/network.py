@@ -5,22 +5,40 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from probgen.bif.blocks import read_family, read_states, read_table
 from probgen.bif.text import Reader, refuse
+from probgen.core import checks
 
 LARGEST_TEXT = (
     2**27
 )  # bytes of an unpacked file; the largest network of the repository has some millions
 _BARE = re.compile(r'[^\s{}()\[\];,|"/]+')
 _GZIP = b"\x1f\x8b"
+
+
+class Tabular(Protocol):
+    """A network of tables: what :meth:`Tables.of` reads."""
+
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """Probabilities ``(*levels of the parents, levels)`` of each node."""
+
+    @property
+    def parents(self) -> Mapping[str, tuple[str, ...]]:
+        """The parents of each node."""
+
+    @property
+    def states(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the values of some nodes."""
 
 
 class Tables(NamedTuple):
@@ -42,6 +60,24 @@ class Tables(NamedTuple):
     states: dict[str, tuple[str, ...]]
     parents: dict[str, tuple[str, ...]]
     tables: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, network: Tabular, name: str = "unknown") -> Tables:
+        """A network of tables as plain data, which :func:`write_bif` takes.
+
+        States without names are called ``"0"``, ``"1"``, ...
+
+        >>> from probgen.models.bayesian_network import BayesianNetwork
+        >>> coin = BayesianNetwork.from_tables({"side": [0.5, 0.5]}, {}, states={"side": ("head", "tail")})
+        >>> Tables.of(coin).states
+        {'side': ('head', 'tail')}
+        """
+        tables = network.tables
+        states = {
+            node: tuple(network.states.get(node) or map(str, range(table.shape[-1])))
+            for node, table in tables.items()
+        }
+        return cls(name, states, dict(network.parents), tables)
 
     def row(self, **values: str) -> Tensor:
         """One row ``(1, D)`` of codes, by the names of states; what is not named is missing (NaN).
@@ -66,6 +102,7 @@ def read_bif(path: str | Path) -> Tables:
     Text is UTF-8, or Latin-1 where it cannot be that. Raises ``ValueError`` with the path for what
     is no such file.
     """
+    checks.path(path=path)
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(
@@ -109,6 +146,7 @@ def write_bif(network: Tables, path: str | Path) -> None:
 
     See :func:`format_bif`.
     """
+    checks.path(path=path)
     path = Path(path)
     content = format_bif(network).encode()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
@@ -144,6 +182,7 @@ def parse_bif(text: str) -> Tables:
     tensor([[0.9000, 0.1000],
             [0.1000, 0.9000]])
     """
+    checks.text(text=text)
     reader = Reader(text)
     name, lines, places = "", {}, {}
     states: dict[str, tuple[str, ...]] = {}
@@ -205,6 +244,11 @@ def format_bif(network: Tables) -> str:
 
     :func:`parse_bif` gives it back.
     """
+    checks.instance(
+        Tables,
+        "pass a BayesianNetwork through its tables, or what read_bif returns",
+        network=network,
+    )
     lines = [f"network {_quoted(network.name)} {{\n}}"]
     for name, states in network.states.items():
         listed = ", ".join(map(_quoted, states))

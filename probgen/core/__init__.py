@@ -12,11 +12,12 @@ from probgen.core.module import (
     Independent,
     LatentVariableModel,
     data_plate,
-    sample,
     standard_normal,
 )
 from probgen.core.program import Keywords, Program
+from probgen.core.sampling import sample
 from probgen.core.score import Score
+from probgen.core.truncation import Truncated, truncated
 
 __all__ = [
     "KINDS",
@@ -29,10 +30,12 @@ __all__ = [
     "Marginal",
     "Program",
     "Score",
+    "Truncated",
     "data_plate",
     "density",
     "log_likelihood",
     "log_weights",
     "sample",
     "standard_normal",
+    "truncated",
 ]

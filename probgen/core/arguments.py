@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import register_pytree_node, tree_map
 
-NUMBERS = "fiub"  # NumPy's letters for floating-point numbers, integers and booleans
-ENCODE = "encode categories as 0, 1, 2, ... (frame[column].cat.codes, where -1 is missing: leave those rows out)"
+from probgen.core.conversion import tensor_from
 
 
 class Keywords(dict):
@@ -63,71 +63,35 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
     Torch's default where it has none.
     """
-    values = (*module.parameters(), *module.buffers())
+    return own_dtype(module) or torch.get_default_dtype()
+
+
+def own_dtype(module: nn.Module) -> torch.dtype | None:
+    """The floating-point type of a module's first parameter or buffer, if it has any.
+
+    >>> own_dtype(nn.Linear(2, 1).double()), own_dtype(nn.ReLU())
+    (torch.float64, None)
+    """
     kinds = (
-        v.dtype
-        for v in values
-        if not isinstance(v, nn.UninitializedParameter) and v.is_floating_point()
+        value.dtype
+        for value in chain(module.parameters(), module.buffers())
+        if not isinstance(value, nn.UninitializedParameter) and value.is_floating_point()
     )
-    return next(kinds, torch.get_default_dtype())
+    return next(kinds, None)
 
 
 def is_plain(value: Any) -> bool:
     """Whether an argument is one that torch takes as it is."""
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
-    return value is None or dense
-
-
-def floating(value: Any, dtype: torch.dtype) -> Any:
-    """Integers and booleans as floating-point numbers.
-
-    The rows of a family, which all are numbers.
-    """
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
-        return value
-    return value.to(dtype)
+    if not isinstance(value, Tensor):
+        return value is None
+    return value.layout == torch.strided and not value.is_complex() and not value.is_meta
 
 
 def _argument(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor):
-        if value.is_complex() or value.layout != torch.strided:
-            raise TypeError(
-                f"expected a dense real tensor, got {value.dtype} {value.layout}; convert it first"
-            )
+    if callable(value):  # a module or function that has an interface of arrays by accident
         return value
-    home = type(value).__module__.split(".")[0]
-    if home == "pandas":
-        value = _from_pandas(value)
-    elif getattr(value, "__array__", None) is None or callable(value):
-        return value
-    return _from_array(value, dtype)
-
-
-def _from_array(value: Any, dtype: torch.dtype) -> Tensor:
-    array = value if type(value).__module__.split(".")[0] == "numpy" else value.__array__()
-    if array.dtype.kind not in NUMBERS:
-        raise TypeError(f"expected numbers, got an array of dtype {array.dtype}; {ENCODE}")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype("int64")
-    tensor = torch.as_tensor(array)
-    if array.dtype.kind == "b":
-        return tensor
-    return tensor.to(dtype if array.dtype.kind == "f" else torch.int64)
-
-
-def _from_pandas(table: Any) -> Any:
-    """A frame or series as an array.
-
-    Of integers where all columns are and nothing is missing, else floating-point.
-    """
-    frame = table.to_frame() if table.ndim == 1 else table
-    kinds = {str(name): getattr(kind, "kind", "O") for name, kind in frame.dtypes.items()}
-    if words := [name for name, kind in kinds.items() if kind not in NUMBERS]:
-        raise TypeError(f"expected numeric columns, got {words}; {ENCODE}")
-    whole = set(kinds.values()) <= set("iub") and not frame.isna().to_numpy().any()
-    if whole:
-        return table.to_numpy(dtype="bool" if set(kinds.values()) == {"b"} else "int64")
-    return table.to_numpy(dtype="float64", na_value=float("nan"))
+    made = tensor_from(value, dtype)
+    return value if made is None else made
 
 
 def split(args: tuple) -> tuple[tuple, dict[str, Any]]:

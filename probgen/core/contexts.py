@@ -130,6 +130,8 @@ def received(family: nn.Module, context: Any) -> Any:
             context, size, ndim, type(source).__name__, getattr(source, "context_hint", WITHOUT)
         )
         context = as_numbers(context, family)
+    elif is_labels(context, ndim) and not ignores(source):
+        raise ValueError(_advice_for_labels(context, None, ndim, type(source).__name__, BUILD))
     if unknown is False or (unknown is None and size is not None):
         check_known(context, ndim)
     return context
@@ -162,25 +164,79 @@ def check_context(
     """
     shape, at = tuple(context.shape), _axis(ndim)
     got = shape[at] if len(shape) >= -at else 1
+    fits = len(shape) >= ndim and got == size
+    if is_labels(context, ndim, size, fits):
+        raise ValueError(_advice_for_labels(context, size, ndim, name, hint))
+    alone = len(shape) == 1 and ndim == 1  # numbers of N rows, rather than one row of N numbers
     if size == 0:
-        raise ValueError(
-            f"expected no context ({name} was built without one), got one of shape {shape}; {hint.format(size=got)}"
-        )
-    if len(shape) >= ndim and got == size:
-        return
-    expected = f"expected a context of shape {shape_of(size, ndim)}, got"
-    if len(shape) == 1 and ndim == 1 and not context.is_floating_point():
         how = (
-            "labels[:, None]"
-            if size == 1
-            else f"torch.nn.functional.one_hot(labels, {size}).float()"
+            hint.format(size=1) + ", and give context[:, None]" if alone else hint.format(size=got)
         )
         raise ValueError(
-            f"{expected} integer labels of shape {shape}; {'give' if size == 1 else 'one-hot'} them: {how}"
+            f"expected no context ({name} was built without one), got one of shape {shape}; {how}"
         )
-    raise ValueError(
-        f"{expected} {shape}; give one of that shape, or build {name} for contexts of {got} entries"
-    )
+    if fits:
+        return
+    how = "give one of that shape"
+    if alone:
+        how = "give context[:, None]" if size == 1 else "give a row of it for each datum"
+    else:
+        how += f", or build {name} for contexts of {got} entries"
+    raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got {shape}; {how}")
+
+
+def is_labels(context: Tensor, ndim: int = 1, size: int | None = None, fits: bool = False) -> bool:
+    """Whether a context is the labels of N rows, where the numbers of a vector are expected.
+
+    Integers ``(N,)``, also where N happens to be the size of contexts, or ``(N, 1)``; whole numbers
+    in floating point, where they do not fit.
+
+    >>> is_labels(torch.tensor([2, 0, 1])), is_labels(torch.tensor([[0, 0, 1]]), size=3, fits=True)
+    (True, False)
+    """
+    column = context.ndim == 2 and context.shape[1] == 1 and ndim == 1
+    if (
+        ndim == 0
+        or context.dtype == torch.bool
+        or not (context.ndim == 1 or (column and size != 1))
+    ):
+        return False
+    if not context.is_floating_point():
+        return not fits or size != 1
+    if fits or size is None or column or not values_are_known():
+        return False
+    return bool(((context >= 0) & (context == context.floor())).all())
+
+
+def _advice_for_labels(labels: Tensor, size: int | None, ndim: int, name: str, hint: str) -> str:
+    """What to do with labels: one sentence with the number of classes."""
+    kind = "labels" if labels.is_floating_point() else "integer labels"
+    got = f"got {kind} of shape {tuple(labels.shape)}"
+    if size == 0:
+        wanted = f"expected no context ({name} was built without one)"
+    else:
+        wanted = f"expected a context of shape {shape_of('C' if size is None else size, ndim)}"
+    if size == 1 and ndim == 1:
+        return f"{wanted}, {got}; give them: labels[:, None]"
+    seen = int(labels.max()) + 1 if values_are_known() and labels.numel() else 0
+    classes = max(seen, size or 1)
+    how = _one_hot(labels, classes, ndim)
+    if size is None:
+        embed = f"build {name} with context_ndim=0 around a network that embeds labels"
+        return f"{wanted}, {got}; one-hot them: {how}, or {embed}"
+    if size == 0:
+        return f"{wanted}, {got}; {hint.format(size=classes)}, and give {how}"
+    if seen > size:
+        build = f"build {name} for contexts of {seen} entries"
+        return f"{wanted}, {got} up to {seen - 1}; {build}, and give {how}"
+    return f"{wanted}, {got}; one-hot them: {how}"
+
+
+def _one_hot(labels: Tensor, classes: int, ndim: int) -> str:
+    """The call that makes contexts of labels, as vectors, sequences or images."""
+    given = "labels" + "[:, 0]" * (labels.ndim > 1) + ".long()" * labels.is_floating_point()
+    room = ("", "", "[:, None].expand(-1, T, -1)", "[:, :, None, None].expand(-1, -1, H, W)")
+    return f"torch.nn.functional.one_hot({given}, {classes}).float(){room[min(ndim, 3)]}"
 
 
 def required(context: Tensor | None, size: int, ndim: int = 1, name: str = "the network") -> Tensor:
@@ -308,7 +364,7 @@ def size_beside(net: nn.Module, shape: Sequence[int]) -> int | None:
     )
 
 
-def shape_of(size: int, ndim: int = 1) -> str:
+def shape_of(size: int | str, ndim: int = 1) -> str:
     """The shape of contexts in words.
 
     >>> shape_of(10), shape_of(2, 3)

@@ -7,12 +7,13 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from probgen.core import checks
 from probgen.core.arguments import is_leaf
+from probgen.core.entry import as_rows
 from probgen.core.graphs.profile import Profile, fitting
 from probgen.core.graphs.repeat import Call, Choice, Window, repeated, windows
 from probgen.core.graphs.replay import random_state
@@ -21,10 +22,10 @@ from probgen.core.missing import has_missing
 from probgen.core.modes import depends_on_mode, infers
 from probgen.core.reading import Reading, read
 from probgen.core.rows import RowLayout, layout_of, tensors_of
-from probgen.core.runtime import evaluating, rows_of
+from probgen.core.runtime import evaluating, rows_of, validation
 from probgen.core.score import Score
 from probgen.core.sites import in_plate, observed_sites
-from probgen.core.supports import check_support
+from probgen.core.turns import in_turn
 from probgen.core.unvisited import leaves_values_out
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ MEANS = ("exact", "unbiased")  # kinds of which a layer in training mode makes a
 PROBED = 64  # rows of a first run, which tells kind and memory
 
 
+@in_turn
 def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[Tensor, str]:
     r"""Log importance weights of every row, and the kind of the estimate that they give.
 
@@ -72,7 +74,13 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
     Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders,
     https://arxiv.org/abs/1509.00519
     """
-    batch = gen.settle(batch)
+    checks.generative(gen=gen)
+    checks.at_least(1, particles=particles)
+    return row_weights(gen, as_rows(gen, *batch), particles)
+
+
+def row_weights(gen: GenerativeModel, batch: tuple, particles: int) -> tuple[Tensor, str]:
+    """:func:`log_weights` of arguments that are tensors, whose values are not looked at."""
     if gen.vectorized:
         return _weights(gen, batch, particles)
     runs = [_weights(gen, batch, None) for _ in range(particles)]
@@ -142,10 +150,12 @@ def log_likelihood(
     >>> print(log_likelihood(Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), torch.zeros(3, 2)))
     = -1.84 ± 0.00 nats (exact)
     """
-    if particles < 1:
-        raise ValueError(f"expected particles >= 1, got {particles}")
-    batch = gen.settle(batch)
-    check_support(gen, *batch)
+    checks.generative(gen=gen)
+    checks.at_least(1, particles=particles)
+    checks.at_least(1, **checks.given(max_rows=max_rows))
+    checks.positive(**checks.given(memory=memory))
+    checks.one_of(("auto", True, False), compile=compile)
+    batch = as_rows(gen, *batch)
     probe = _probe(gen, batch)
     kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
     if kind == "unbiased" and probe.leaves_out:
@@ -298,7 +308,7 @@ def _others(
             own[index] = tensor
         numbers = tensors[-1] if numbered else None
         size = cut.layout.size if cut is not None else 0
-        with pyro.validation_enabled(False), rows_of(gen.plate, size, numbers):
+        with validation(False), rows_of(gen.plate, size, numbers):
             return _run(gen, tree_unflatten(own, spec), drawn if drawn > 1 else None).by_row(
                 gen.plate
             )

@@ -8,14 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 
 from probgen.core.modes import inference_mode_of
 from probgen.core.recording import enumerated_runs
-from probgen.core.runtime import evaluating, shapes_explained
+from probgen.core.runtime import evaluating, shapes_explained, validation
 from probgen.core.sites import observed_sites
+from probgen.core.turns import same_random_state
 
 if TYPE_CHECKING:
     from probgen.core.program import Program
@@ -49,9 +49,9 @@ def first_run(program: Program, batch: tuple, guided: bool = True) -> Run:
     given a batch. Without ``guided`` the model runs alone. The random state stays as it was.
     """
     with (
-        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        same_random_state(),
         evaluating(),
-        pyro.validation_enabled(False),
+        validation(False),
         inference_mode_of(program),
         shapes_explained(),
     ):

@@ -13,9 +13,13 @@ from pyro import poutine
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
-from probgen.core.density import average, density, log_weights, worst
+from probgen.core import checks
+from probgen.core.density import average, density, row_weights, worst
+from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.core.runtime import isolated
 from probgen.core.sites import density_sites, in_plate, latent_sites
+from probgen.core.tempered import Tempered
+from probgen.core.truncation import Truncated, changed_by, truncated
 
 if TYPE_CHECKING:
     from probgen.core.module import LatentVariableModel
@@ -46,6 +50,8 @@ class Marginal(dist.TorchDistribution):
     def __init__(
         self, gen: LatentVariableModel, context: Tensor | None = None, particles: int = 16
     ):
+        checks.generative(gen=gen)
+        checks.at_least(1, particles=particles)
         self.gen, self.context, self.particles = gen, context, particles
         batch = () if context is None else context.shape[: context.ndim - gen.context_ndim]
         sites = self._probe()
@@ -97,6 +103,7 @@ class Marginal(dist.TorchDistribution):
         return poutine.replay(self.gen.model, trace=drawn)(None, context)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
         event = len(self.event_shape)
         shape = broadcast_shape(x.shape[: x.ndim - event], self.batch_shape)
         rows = x.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
@@ -104,10 +111,30 @@ class Marginal(dist.TorchDistribution):
         if self.context is not None:
             tail = self.context.shape[self.context.ndim - self.gen.context_ndim :]
             context = self.context.expand(*shape, *tail).reshape(-1, *tail)
-        weights, kind = log_weights(self.gen, rows, context, particles=self.particles)
-        return average(weights, kind).reshape(shape)
+        weights, kind = row_weights(self.gen, self.gen.settle((rows, context)), self.particles)
+        value = average(weights, kind).reshape(shape)
+        if values_are_known() and has_missing(value) and has_missing(x):
+            raise ValueError(
+                "expected complete rows, got NaN (missing values), which the distribution of x cannot integrate out; "
+                "use a likelihood head of probgen, which can, or fill them in first"
+            )
+        return value
+
+    def using(self, rule: Truncated) -> Marginal:
+        """The marginal of the model with its latents at another temperature.
+
+        ``log_prob`` is that of the changed model, scored by the same guide.
+        """
+        return changed_by(self, rule)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Marginal:
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)
         return new
+
+
+@truncated.register(Marginal)
+def _(distribution: Marginal, rule: Truncated) -> Marginal:
+    gen = Tempered(distribution.gen, rule)
+    changed = Marginal(gen, distribution.context, distribution.particles)
+    return changed.expand(distribution.batch_shape)

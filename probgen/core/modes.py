@@ -14,12 +14,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from probgen.core.turns import turn
+
 
 @contextmanager
 def inference_mode_of(gen: Any) -> Iterator[None]:
-    """Eval mode inside the block.
+    """Eval mode inside the block, in a turn of this thread.
 
-    Random layers and running averages stay out; each part's mode is put back after it.
+    Random layers and running averages stay out; each part's mode is put back after it. Another
+    thread that trains the model, or infers with it, waits meanwhile.
 
     What is no module has no mode.
 
@@ -30,16 +33,17 @@ def inference_mode_of(gen: Any) -> Iterator[None]:
     >>> [part.training for part in net]
     [True, False]
     """
-    if not isinstance(gen, nn.Module):
-        yield
-        return
-    modes = [(part, part.training) for part in gen.modules()]
-    gen.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    with turn():
+        if not isinstance(gen, nn.Module):
+            yield
+            return
+        modes = [(part, part.training) for part in gen.modules()]
+        gen.eval()
+        try:
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training
 
 
 def infers(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probgen.core.arguments import as_arguments, dtype_of, floating, is_plain
+from probgen.core import checks
+from probgen.core.arguments import is_plain, own_dtype
 from probgen.core.contexts import declares_contexts
+from probgen.core.conversion import rows_from
 from probgen.core.marginal import Marginal
-from probgen.core.modes import infers
+from probgen.core.ragged import Ragged
 from probgen.core.runtime import RowPlate
 
 
@@ -42,18 +44,36 @@ def first_length(batch: tuple) -> int | None:
 
 
 def settled(module: nn.Module, batch: tuple) -> tuple:
-    """``x`` and ``context`` of a family as tensors.
+    """``x`` and ``context`` of a family as tensors of its own floating-point type.
 
-    An ``x`` of integers in an array or table is one of numbers.
+    ``x`` are numbers, whatever they came as, unless the family ``keeps_integers``; integers of a
+    context are left to what takes it.
+
+    >>> settled(nn.Linear(2, 1), ([[1, None]], None))
+    (tensor([[1., nan]]), None)
     """
-    if all(map(is_plain, batch)):
-        return batch
-    dtype = dtype_of(module)
-    converted = as_arguments(batch, dtype)
-    return (
-        converted[0] if torch.is_tensor(batch[0]) else floating(converted[0], dtype),
-        *converted[1:],
-    )
+    if len(batch) > 2:
+        raise TypeError(
+            f"expected x and context at most, got {len(batch)} arguments; pass options by name"
+        )
+    own = own_dtype(module)
+    named = zip(("x", "context"), batch, strict=False)
+    return tuple(_settled(module, name, value, own) for name, value in named)
+
+
+def _settled(module: nn.Module, name: str, value: Any, own: torch.dtype | None) -> Any:
+    if value is None:
+        return None
+    ragged = getattr(module, "ragged", None)
+    if name == "x" and ragged is not None and ragged.takes(value):
+        value = ragged.rows(value)
+    plain = is_plain(value)
+    rows = value if plain else rows_from(name, value, own or torch.get_default_dtype())
+    if rows.is_floating_point():
+        return rows if own is None else rows.to(own)
+    if name == "context" or getattr(module, "keeps_integers", False):
+        return rows
+    return rows.to(own or torch.get_default_dtype())
 
 
 @runtime_checkable
@@ -128,6 +148,8 @@ class DistributionModule(nn.Module, ABC):
     max_plate_nesting = 1
     vectorized = True
     any_rows = True  # the programs run on any part of the rows
+    keeps_integers = False  # whether x of integers stays so, to index with
+    ragged: Ragged | None = None  # how a list of sequences becomes rows
     context_ndim = 1
 
     @abstractmethod
@@ -171,6 +193,8 @@ class LatentVariableModel(nn.Module, ABC):
     max_plate_nesting = 1
     vectorized = True
     any_rows = True  # the programs run on any part of the rows
+    keeps_integers = False  # whether x of integers stays so, to index with
+    ragged: Ragged | None = None  # how a list of sequences becomes rows
     context_ndim = 1
 
     @abstractmethod
@@ -217,6 +241,9 @@ class Fixed(DistributionModule):
         event_ndim: int = 1,
         **arguments: Tensor | float,
     ):
+        checks.factory(family=family)
+        checks.at_least(0, event_ndim=event_ndim)
+        checks.numeric(**arguments)
         super().__init__()
         self.family, self.event_ndim = family, event_ndim
         for name, value in arguments.items():
@@ -234,6 +261,7 @@ def standard_normal(*shape: int) -> Fixed:
     >>> standard_normal(3)().sample((5,)).shape
     torch.Size([5, 3])
     """
+    checks.sizes(shape=shape)
     return Fixed(dist.Normal, event_ndim=len(shape), loc=torch.zeros(shape), scale=1.0)
 
 
@@ -254,34 +282,11 @@ class Independent(DistributionModule):
     """
 
     def __init__(self, module: DistributionModule, ndim: int = 1):
+        checks.generative(module=module)
+        checks.at_least(0, ndim=ndim)
         super().__init__()
         self.module, self.ndim = module, ndim
         self.context_ndim = module.context_ndim + ndim
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         return self.module(context).to_event(self.ndim)
-
-
-@infers
-@torch.no_grad()
-def sample(
-    gen: GenerativeModel, n: int, context: Tensor | None = None, *, seed: int | None = None
-) -> Tensor:
-    """Draws from a model.
-
-    ``(n, *batch, *event)`` for a context of shape ``(*batch, C)``, else ``(n, *event)``.
-
-    The model runs in eval mode for the call. ``gen(context).sample((n,))`` draws in the mode that
-    it is in. With a ``seed`` the same call gives the same draws, and leaves the random state as it
-    was.
-
-    >>> sample(Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0), 5).shape
-    torch.Size([5, 3])
-    """
-    if n < 0:
-        raise ValueError(f"expected n >= 0 draws, got {n}")
-    if seed is None:
-        return gen(context).sample((n,))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return gen(context).sample((n,))

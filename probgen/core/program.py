@@ -9,13 +9,14 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer.inspect import render_model
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from probgen.core import checks
 from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, joined, split
+from probgen.core.conversion import NO_ROWS
 from probgen.core.first_run import MISFIT, Run, first_run
 from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
@@ -31,7 +32,9 @@ from probgen.core.runtime import (
     makes_parameters,
     private_store,
 )
+from probgen.core.signatures import parameters_of
 from probgen.core.sites import plate_dims, sample_sites
+from probgen.core.turns import turn
 
 __all__ = ["Keywords", "Program"]
 
@@ -86,6 +89,10 @@ class Program(nn.Module):
         max_plate_nesting: int | None = None,
         vectorized: bool = False,
     ):
+        checks.function(model=model, **checks.given(guide=guide))
+        checks.text(**checks.given(plate=plate))
+        checks.at_least(0, **checks.given(max_plate_nesting=max_plate_nesting))
+        checks.flag(vectorized=vectorized)
         super().__init__()
         self._model, self._guide = model, guide
         self._told = plate, max_plate_nesting
@@ -126,11 +133,12 @@ class Program(nn.Module):
 
     @contextmanager
     def _running(self, args: tuple) -> Iterator[None]:
-        if self._waiting or self._complete is not None:
-            self._realise(args)
         completing = completed_plates(self._given, self._completed)
-        with local_parameters(), private_store(), completing, self._handler():
-            yield
+        with turn():  # of all threads: Pyro's modules and guides hold what belongs to one run
+            if self._waiting or self._complete is not None:
+                self._realise(args)
+            with local_parameters(), private_store(), completing, self._handler():
+                yield
 
     def _handler(self) -> LocalParameters:
         return LocalParameters(self.statements, self._constraints, self._knows)
@@ -152,7 +160,11 @@ class Program(nn.Module):
         batch = as_arguments(batch, dtype_of(self))
         key = [_remembered(leaf) for leaf in leaves_of(batch)]
         if key != self._seen:
-            self._read(batch)
+            try:
+                self._read(batch)
+            except (*MISFIT, AttributeError, TypeError, ArithmeticError) as error:
+                _check_kinds(batch, error)
+                raise
             self._seen = key
         return batch
 
@@ -211,15 +223,7 @@ class Program(nn.Module):
 
     def parameters_by_name(self) -> dict[str, inspect.Parameter]:
         """The parameters of the model's signature; none where it hides it."""
-        program: Any = poutine.unwrap(self._model)
-        try:
-            return dict(
-                inspect.signature(
-                    program.forward if isinstance(program, nn.Module) else program
-                ).parameters
-            )
-        except (TypeError, ValueError):  # a builtin, or an object of C
-            return {}
+        return parameters_of(self._model)
 
     @property
     def takes_nothing(self) -> bool:
@@ -324,6 +328,28 @@ class Program(nn.Module):
         except BaseException:
             self._waiting, self._complete = waiting, complete
             raise
+
+
+def _check_kinds(batch: tuple, error: Exception) -> None:
+    """Says which arguments of a program that does not run are no tensors, or have no rows."""
+    leaves = leaves_of(batch)
+    if any(isinstance(leaf, Tensor) and 0 in leaf.shape[:1] for leaf in leaves):
+        raise ValueError(NO_ROWS) from error
+    if all(isinstance(value, Tensor) and value.ndim for value in batch) and batch:
+        return
+    got = ", ".join(map(_in_words, batch)) or "nothing"
+    raise TypeError(
+        f"expected arguments that the program runs on, got {got} ({type(error).__name__}: {error}); pass rows as "
+        "tensors, arrays or frames"
+    ) from error
+
+
+def _in_words(value: Any) -> str:
+    return (
+        f"a tensor of shape {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else type(value).__name__
+    )
 
 
 def _check_state(

@@ -174,6 +174,15 @@ def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
     Sites that depend on an enumerated one have one scale: a number, or weights of the entries of
     its plates.
     """
+    return enumerated_bound(p, q)[0]
+
+
+def enumerated_bound(p: poutine.Trace, q: poutine.Trace) -> tuple[Tensor, Tensor | None]:
+    """The evidence lower bound as :func:`enumerated_elbo`, and the guide's divergence within it.
+
+    The divergence carries no gradient. It is ``None`` where it has no value of its own: without
+    sites in the guide, or where the prior of one depends on a site that the model sums out.
+    """
     q.compute_score_parts()
     p.compute_log_prob()
     q.pack_tensors()
@@ -211,10 +220,30 @@ def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
                 f"{', '.join(n for n, _ in summed)}, which rows share; give those one number as their scale"
             )
         costs.setdefault(ordinal, []).extend(scaled)
+    own = _guides_own(p, q, ordinals, costs)
+    return _Expectation(q, ordinals).compute_expectation(costs, own)
+
+
+def _guides_own(
+    p: poutine.Trace,
+    q: poutine.Trace,
+    ordinals: dict[str, frozenset],
+    costs: dict[frozenset, list[Tensor]],
+) -> set[int]:
+    """Adds the costs of the guide's sites; gives those that make its divergence, by identity.
+
+    None where one of its priors is not among the costs, being summed together with other sites.
+    """
+    there = {id(cost) for group in costs.values() for cost in group}
+    own = set()
     for name, site in q.nodes.items():
         if site["type"] == "sample":
-            costs.setdefault(ordinals[name], []).append(packed.neg(site["packed"]["log_prob"]))
-    return _Expectation(q, ordinals).compute_expectation(costs)
+            cost = packed.neg(site["packed"]["log_prob"])
+            costs.setdefault(ordinals[name], []).append(cost)
+            own.add(id(cost))
+    drawn = (site for name, site in p.nodes.items() if site["type"] == "sample" and name in q.nodes)
+    priors = {id(site["packed"]["log_prob"]) for site in drawn}
+    return own | priors if priors <= there else set()
 
 
 def _scaled(term: Tensor, scale: float | Tensor, p: poutine.Trace) -> Tensor:
@@ -251,16 +280,22 @@ class _Expectation(Dice):
     place.
     """
 
-    def compute_expectation(self, costs: dict[frozenset, list[Tensor]]) -> Tensor:
-        total = 0.0
+    def compute_expectation(
+        self, costs: dict[frozenset, list[Tensor]], own: set[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The expected sum of all costs, and minus that of some, given by identity, as a value."""
+        total, apart = 0.0, []
         with shared_intermediates() as cache:
             ring = LogRing(cache=cache)
             for ordinal, group in costs.items():
                 factors = self._get_log_factors(ordinal)
                 share = math.exp(sum(factor for factor in factors if not torch.is_tensor(factor)))
                 tensors = [factor for factor in factors if torch.is_tensor(factor)]
-                total = total + share * sum(_expect(cost, tensors, ordinal, ring) for cost in group)
-        return total
+                expected = [_expect(cost, tensors, ordinal, ring) for cost in group]
+                total = total + share * sum(expected)
+                pairs = zip(group, expected, strict=True)
+                apart += [share * value.detach() for cost, value in pairs if id(cost) in own]
+        return total, -sum(apart) if apart else None
 
 
 def _expect(cost: Tensor, log_factors: list[Tensor], ordinal: frozenset, ring: LogRing) -> Tensor:

@@ -16,38 +16,37 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.util import MultiFrameTensor
-from pyro.nn.module import PyroModule, _Context
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import runtime
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import SubsampleMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import transform_to
 
-__all__ = ["MultiFrameTensor"]
+from probgen.core.own_pyro import (
+    fresh_stack,
+    local_parameters,
+    private_store,
+    subsampling,
+    validation,
+)
+from probgen.core.turns import turn
+
+__all__ = ["MultiFrameTensor", "local_parameters", "private_store", "validation"]
 
 PARTICLES = "_particles"
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """A fresh Pyro stack.
+    """A fresh Pyro stack, in a turn of this thread.
 
     A program may run inside another one although their plates share names and dims.
     """
-    live = (runtime._PYRO_STACK, runtime._DIM_ALLOCATOR._stack)
-    kept = [stack[:] for stack in live]
-    for stack in live:
-        stack.clear()
-    try:
-        with local_parameters():
-            yield
-    finally:
-        for stack, old in zip(live, kept, strict=True):
-            stack[:] = old
+    with turn(fixed=False), fresh_stack(), local_parameters():
+        yield
 
 
 class RowPlate(IndepMessenger):
@@ -89,53 +88,6 @@ def _check_rows(name: str, value: Any, event: torch.Size, plate: RowPlate) -> No
         f"dims between, {name}.reshape(len({name}){''.join(f', {size}' for size in event)}), or make them event dims "
         "of the law by .to_event(n)"
     )
-
-
-class _ParamState:
-    """What ``_Context.param_state`` is for modules that were made while ``module_local_params`` was off."""
-
-    def __get__(self, context: _Context | None, owner: type) -> Any:
-        if context is None:
-            return self
-        context.param_state = {"params": {}, "constraints": {}}
-        return context.param_state
-
-
-@contextmanager
-def local_parameters() -> Iterator[None]:
-    """Parameters of PyroModules stay in the modules inside the block.
-
-    Plain Pyro around it is as it was.
-
-    Pyro reads a global setting, and modules made while it is off lack what they need while it is
-    on.
-    """
-    if pyro.settings.get("module_local_params"):
-        yield
-        return
-    check = PyroModule._check_module_local_param_usage
-    pyro.settings.set(module_local_params=True)
-    _Context.param_state = _ParamState()
-    PyroModule._check_module_local_param_usage = lambda module: (
-        None
-    )  # statements in blocks are kept apart, see below
-    try:
-        yield
-    finally:
-        PyroModule._check_module_local_param_usage = check
-        del _Context.param_state
-        pyro.settings.set(module_local_params=False)
-
-
-@contextmanager
-def private_store() -> Iterator[None]:
-    """Statements in a ``poutine.block``, which no handler sees.
-
-    Read the global store and write to a copy.
-    """
-    store = pyro.get_param_store()
-    with store.scope(store.get_state()):
-        yield
 
 
 class LocalParameters(Messenger):
@@ -310,7 +262,7 @@ def completed_plates(given: frozenset[str], completed: set[str]) -> Iterator[Non
             subsample_size = subsample_size if name in given else None
         return size, subsample_size, subsample
 
-    with _subsampling(complete):
+    with subsampling(complete):
         yield
 
 
@@ -326,27 +278,8 @@ def rows_of(plate: str, total: int, index: torch.Tensor | None) -> Iterator[None
             return total, len(index), index
         return size, subsample_size, subsample
 
-    with nullcontext() if index is None else _subsampling(numbered):
+    with nullcontext() if index is None else subsampling(numbered):
         yield
-
-
-@contextmanager
-def _subsampling(change: Callable[[str, Any, Any, Any], tuple[Any, Any, Any]]) -> Iterator[None]:
-    """Changes size, size of the subset and subset of every plate that is opened inside the block."""
-    given = SubsampleMessenger.__dict__["_subsample"]
-
-    def changed(
-        name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any
-    ) -> Any:
-        if size is not None:
-            size, subsample_size, subsample = change(name, size, subsample_size, subsample)
-        return given.__func__(name, size, subsample_size, subsample, *rest)
-
-    SubsampleMessenger._subsample = staticmethod(changed)
-    try:
-        yield
-    finally:
-        SubsampleMessenger._subsample = given
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.kinds import KINDS
+
 
 @dataclass(frozen=True)
 class Score:
@@ -37,6 +40,13 @@ class Score:
     unit: str = "nats"
     particles: int = 1
     measure: str = "density"
+
+    def __post_init__(self) -> None:
+        checks.instance(Tensor, value=self.value)
+        checks.one_of(KINDS, kind=self.kind)
+        checks.text(unit=self.unit)
+        checks.at_least(1, particles=self.particles)
+        checks.text(measure=self.measure)
 
     @property
     def mean(self) -> float:

@@ -1,37 +1,45 @@
-"""Values outside of the support of what they are data of.
+"""Rows that are no events of what they are data of, or outside of its support.
 
 Looked for in all rows before anything is made of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
-from probgen.core.missing import _in_words, values_are_known
+from probgen.core.kinds import density
+from probgen.core.missing import _in_words, has_missing, values_are_known
 from probgen.core.modes import infers
-from probgen.core.runtime import evaluating
+from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, observed_sites
+from probgen.core.turns import same_random_state
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
+DOES_NOT_RUN = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError)
+REAL = (constraints.real, constraints.real_vector)
 FEW = 2  # rows of a run that tells supports
 ENTRIES = 2**24  # values that are checked at once
 
 
 @infers
 @torch.no_grad()
-def check_support(gen: GenerativeModel, *batch: Any) -> None:
+def check_support(
+    gen: GenerativeModel, *batch: Any, support: Constraint | None = None, missing: bool = True
+) -> None:
     """Raises ``ValueError``, with row and value.
 
-    Where data are outside of the support of their site, or infinite.
+    Where data are outside of the support of their site, or infinite, or, for a family, rows are no
+    events of it.
 
     NaN is a missing value, and passes. Supports are those that the distributions at observed sites
     state; the random state stays as it was.
@@ -42,29 +50,116 @@ def check_support(gen: GenerativeModel, *batch: Any) -> None:
         A family, which is run on a few rows, or a Program, which is run on all.
     *batch : Tensor
         What the programs take, settled: any number of rows.
+    support : Constraint, optional
+        What values have to keep to instead.
+    missing : bool
+        Whether entries may be missing that the distribution of the data cannot integrate out.
 
     >>> from probgen.core.heads import Bernoulli
     >>> from probgen.nn import Constant
     >>> check_support(Bernoulli(Constant(2)), torch.tensor([[0.0, torch.nan], [1.0, 0.5]]))
     Traceback (most recent call last):
         ...
-    ValueError: expected x with values in boolean or NaN (missing), got 0.5 in row 1; recode x, or take another family
+    ValueError: expected x with values in boolean or NaN (missing), got 0.5 in row 1, entry 1; recode x, or take ...
     """
     if not values_are_known():
         return
-    tensors = [value for value in batch if torch.is_tensor(value) and value.ndim]
-    alike = len({len(value) for value in tensors}) == 1 and getattr(gen, "any_rows", False)
-    few = tuple(value[:FEW] if alike and torch.is_tensor(value) else value for value in batch)
+    family = getattr(gen, "any_rows", False)
+    few = _few(batch) if family else batch
     for name, site in _observed(gen, few).items():
         for part, whole in zip(few, batch, strict=True):
             if site["value"] is part and torch.is_tensor(whole):
-                check_values(name, whole, site["fn"].support)
+                _check_shape(name, whole, site, family)
+                check_values(name, whole, support or support_of(site["fn"]))
+                if not missing and (not family or part.isnan().any()):
+                    _check_scored(name, site)
 
 
-def check_values(name: str, x: Tensor, support: Constraint) -> None:
+def _few(batch: tuple) -> tuple:
+    """The first rows of a family, and one with missing values if there is any."""
+    tensors = [value for value in batch if torch.is_tensor(value) and value.ndim]
+    if len({len(value) for value in tensors}) != 1:
+        return batch
+    rows = list(range(min(FEW, len(tensors[0]))))
+    if has_missing(tensors[0]):
+        flat = tensors[0].reshape(len(tensors[0]), -1)
+        rows.append(int(flat.isnan().any(1).nonzero()[0]))
+    return tuple(value[rows] if torch.is_tensor(value) else value for value in batch)
+
+
+def _check_scored(name: str, site: Site) -> None:
+    """Refuses values that the distribution of a site cannot score: missing ones, and other shapes."""
+    law, value = site["fn"], site["value"]
+    if density(law) == "implicit" or getattr(law, "costly_density", False):
+        return
+    try:
+        lost = bool(law.log_prob(value).isnan().any()) and bool(value.isnan().any())
+    except NotImplementedError:
+        return
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"expected values of {value.dtype} that site '{name}' can score: {refusal(site, error)}"
+        ) from error
+    if lost:
+        raise ValueError(f"site '{name}': {refusal(site)}")
+
+
+def refusal(site: Site, error: Exception | None = None) -> str:
+    """Why a distribution refused a value; foreign ones do not know what NaN means here."""
+    if error is not None and ("missing" in str(error) or not site["value"].isnan().any()):
+        return str(error)
+    return (
+        f"{type(site['fn']).__name__} cannot integrate out missing values (NaN); expected complete rows: use a "
+        "likelihood head of probgen, which can, or fill them in first"
+    )
+
+
+def support_of(law: Any) -> Constraint:
+    """The support that a law states; the real numbers where it does not tell."""
+    try:
+        return law.support
+    except NotImplementedError:
+        return constraints.real
+
+
+def _check_shape(name: str, x: Tensor, site: Site, family: bool) -> None:
+    """Refuses arguments that are observed at a site and have another shape than it."""
+    event = site["fn"].event_shape
+    if family:
+        return _check_event(name, x, event)
+    rows = x.ndim - len(event)
+    deepest = max(
+        (-f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size > 1), default=0
+    )
+    if rows >= deepest and x.shape[rows:] == event:
+        return None
+    raise ValueError(
+        f"expected {name} of events of shape {tuple(event)} inside {deepest} plates, got shape {tuple(x.shape)}; give "
+        "one row a datum, or declare the dims that are not rows by .to_event(n)"
+    )
+
+
+def _check_event(name: str, x: Tensor, event: torch.Size) -> None:
+    """Refuses rows that are no events; of a sequence there may be fewer steps."""
+    own = x.shape[1:]
+    if own == event:
+        return
+    steps = len(event) > 1 and len(own) == len(event) and own[1:] == event[1:]
+    if steps and 1 <= own[0] <= event[0]:
+        return
+    shape = "(" + ", ".join(["N", *map(str, event)]) + ("" if event else ",") + ")"
+    dims = "".join(f", {size}" for size in event)
+    how = f"; {name}.reshape(len({name}){dims})" if own.numel() == event.numel() else ""
+    raise ValueError(
+        f"expected {name} of shape {shape}, got {tuple(x.shape)}; one row a datum{how}"
+    )
+
+
+def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> None:
     """Raises ``ValueError`` unless all entries of rows ``(N, *event)`` are finite and in the support, or NaN.
 
-    Supports whose bounds differ from row to row are left to those who look at these rows.
+    Supports whose bounds differ from row to row are left to those who look at these rows. ``first``
+    is the number of the first of these rows.
 
     >>> check_values("y", torch.tensor([1.0, torch.inf]), constraints.real)
     Traceback (most recent call last):
@@ -77,15 +172,39 @@ def check_values(name: str, x: Tensor, support: Constraint) -> None:
     size = max(1, ENTRIES // max(1, x[:1].numel()))
     for start in range(0, len(x), size):
         rows = x[start : start + size]
+        if base in REAL and rows.is_floating_point():
+            _check_size(name, rows, first + start)
         inside = _inside(rows, base)
         if not inside.all():
             row, *place = (~inside).nonzero()[0].tolist()
             wrong = rows[(row, *place)]
             got = f"{wrong.item():g}" if wrong.ndim == 0 else f"{wrong.tolist()}"
+            where = f", entry {', '.join(map(str, place))}" if place else ""
             raise ValueError(
-                f"expected {name} with values in {_in_words(base)} or NaN (missing), got {got} in row {start + row}; "
-                f"recode {name}, or take another family"
+                f"expected {name} with values in {_in_words(base)} or NaN (missing), got {got} in row "
+                f"{first + start + row}{where}; recode {name}, or take another family"
             )
+
+
+def _check_size(name: str, rows: Tensor, first: int) -> None:
+    """Refuses finite numbers whose squares, which densities of real numbers take, are infinite."""
+    most = largest_of(rows.dtype)
+    wrong = (rows.abs() > most) & rows.isfinite()
+    if wrong.any():
+        row, *place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"expected {name} up to {most:.1e}, whose squares {rows.dtype} holds, got "
+            f"{rows[(row, *place)].item():g} in row {first + row}; rescale {name}, or take float64: gen.double()"
+        )
+
+
+def largest_of(dtype: torch.dtype) -> float:
+    """The largest number whose squares may be added up a few hundred times.
+
+    >>> round(largest_of(torch.float32) / 1e18, 2)
+    1.15
+    """
+    return torch.finfo(dtype).max ** 0.5 / 16 if dtype.is_floating_point else float("inf")
 
 
 def _inside(rows: Tensor, base: Constraint) -> Tensor:
@@ -111,11 +230,34 @@ def _of_entries(support: Constraint) -> Constraint:
 def _observed(gen: GenerativeModel, batch: tuple) -> dict[str, Site]:
     """Observed sites of one run.
 
-    None where the model does not run like that, which whoever runs it will say.
+    None where the model does not run like that, which whoever runs it will say, unless rows of a
+    family are no events of it.
     """
-    devices = range(torch.cuda.device_count())
     try:
-        with torch.random.fork_rng(devices=devices), evaluating(), pyro.validation_enabled(False):
+        with _unnoticed():
             return observed_sites(poutine.trace(gen.model).get_trace(*batch))
-    except (RuntimeError, ValueError, IndexError, NotImplementedError):
+    except DOES_NOT_RUN as error:
+        if getattr(gen, "any_rows", False) and batch and batch[0] is not None:
+            event = _event_of(gen, *batch[1:])
+            if event is not None and torch.is_tensor(batch[0]):
+                try:
+                    _check_event("x", batch[0], event)
+                except ValueError as refusal:
+                    raise refusal from error
         return {}
+
+
+def _event_of(gen: Any, context: Tensor | None = None) -> torch.Size | None:
+    """The shape of the events of a family, where it tells without rows."""
+    try:
+        with _unnoticed():
+            return gen(context).event_shape
+    except DOES_NOT_RUN:
+        return None
+
+
+@contextmanager
+def _unnoticed() -> Iterator[None]:
+    """A run that leaves the random state as it was, without checks."""
+    with same_random_state(), evaluating(), validation(False):
+        yield

@@ -6,6 +6,7 @@ Instead of every operation spread over all cores.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,13 +33,41 @@ def one_core() -> Iterator[int]:
     >>> with one_core() as threads:
     ...     threads == before, torch.get_num_threads()
     (True, 1)
+
+    Where several threads are inside at once, the last one to leave puts back what the first one
+    found: torch's number is one for all new threads.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads = _cores.enter()
     try:
         yield threads
     finally:
-        torch.set_num_threads(threads)
+        _cores.leave(threads)
+
+
+class _Cores:
+    """How many cores an operation used before any thread was inside :func:`one_core`."""
+
+    def __init__(self) -> None:
+        self.guard, self.inside, self.usual = threading.RLock(), 0, 1
+
+    def enter(self) -> int:
+        with self.guard:
+            found = torch.get_num_threads()
+            if not self.inside:
+                self.usual = found
+            elif not getattr(_mine, "inside", 0):
+                found = self.usual  # a thread that began meanwhile found 1
+            self.inside, _mine.inside = self.inside + 1, getattr(_mine, "inside", 0) + 1
+            torch.set_num_threads(1)
+            return found
+
+    def leave(self, found: int) -> None:
+        with self.guard:
+            self.inside, _mine.inside = self.inside - 1, _mine.inside - 1
+            torch.set_num_threads(found)
+
+
+_cores, _mine = _Cores(), threading.local()
 
 
 def side_by_side(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:

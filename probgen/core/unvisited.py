@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from probgen.core.kinds import SELDOM
 from probgen.core.missing import values_are_known
 from probgen.core.reading import Reading
-from probgen.core.runtime import evaluating
+from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, density_sites, dim_of, is_summed
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def _is_possible(gen: GenerativeModel, batch: tuple, reading: Reading, name: str
     )
     given = reading.guide.copy()
     given.nodes[name] = {**drawn, "value": other}
-    with evaluating(), pyro.validation_enabled(False):
+    with evaluating(), validation(False):
         expanded = poutine.enum(gen.model, first_available_dim=-gen.max_plate_nesting - 2)
         there = Reading(
             poutine.trace(poutine.replay(expanded, trace=given)).get_trace(*batch), poutine.Trace()

@@ -11,9 +11,11 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
+from probgen.core import checks
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.sites import holds_data, sample_sites
+from probgen.core.turns import own_random_state
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import as_program, ready
 from probgen.infer.nuts import Plan, Sampler
@@ -126,8 +128,15 @@ def simulation_based_calibration(
     >>> simulation_based_calibration(model, torch.zeros(5), seed=0, sampler=PyroNUTS(), **sizes).ranks["mu"].shape
     torch.Size([4])
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.seed() if seed is None else torch.manual_seed(seed)
+    checks.function(gen=gen, **checks.given(sampler=sampler))
+    checks.at_least(1, sims=sims, draws=draws, thin=thin, tune=tune)
+    checks.is_seed(**checks.given(seed=seed))
+    checks.within("(0, 1)", target_accept=target_accept)
+    checks.instance(torch.dtype, **checks.given(dtype=dtype))
+    checks.flag(progress=progress)
+    with own_random_state(seed):
+        if seed is None:
+            torch.seed()
         gen = as_program(gen, *batch)
         simulated = prior_predictive(gen, *batch, draws=sims)
         data = _templates(gen, batch, dtype)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.entry import as_rows
+from probgen.core.turns import in_turn
 from probgen.infer.posterior import observed_sites, predictive
 from probgen.infer.simulate import trace_of
 
@@ -41,6 +44,7 @@ class PredictiveCheck:
         return above.double().mean(0) + equal.double().mean(0) / 2
 
 
+@in_turn
 @torch.no_grad()
 def predictive_check(
     gen: GenerativeModel,
@@ -65,7 +69,7 @@ def predictive_check(
         What the programs take, observations included.
     statistic : callable
         T, from data ``(rows, *event)`` to a tensor of any shape: one p-value for each of its
-        entries.
+        entries. Entries that are missing in the data (NaN) are so in the replications.
     draws : int
         Number of replications.
     new_rows : bool
@@ -79,7 +83,8 @@ def predictive_check(
     Raises
     ------
     ValueError
-        If there is not exactly one observed site to choose.
+        If there is not exactly one observed site to choose, or the statistic is NaN because entries
+        are missing.
 
     References
     ----------
@@ -92,7 +97,12 @@ def predictive_check(
     >>> predictive_check(gen, torch.ones(50, 1), statistic=torch.std).p_value     # every replication spreads more
     tensor(1., dtype=torch.float64)
     """
-    batch = gen.settle(batch)
+    checks.generative(gen=gen)
+    checks.function(statistic=statistic)
+    checks.at_least(1, draws=draws, max_rows=max_rows)
+    checks.flag(new_rows=new_rows)
+    checks.text(**checks.given(site=site))
+    batch = as_rows(gen, *batch)
     names = observed_sites(gen, *batch)
     if site is None and len(names) != 1:
         raise ValueError(f"expected one observed site, got {names}; choose with site=")
@@ -103,4 +113,13 @@ def predictive_check(
         name
     ]
     observed = trace_of(gen.model, batch).nodes[name]["value"].reshape(made.shape[1:])
-    return PredictiveCheck(statistic(observed), torch.stack([statistic(x) for x in made]))
+    missing = observed.isnan()
+    if missing.any():  # replications miss what the data miss
+        made = made.masked_fill(missing, torch.nan)
+    value = statistic(observed)
+    if missing.any() and value.isnan().any():
+        raise ValueError(
+            "expected a statistic that leaves out missing values, got NaN for data with missing entries (NaN); use "
+            "torch.nanmean, torch.nanquantile, or impute first"
+        )
+    return PredictiveCheck(value, torch.stack([statistic(x) for x in made]))

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pyro import poutine
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.entry import as_rows
 from probgen.core.sites import Site, latent_sites, observed_sites, sample_sites, shape_of
+from probgen.core.turns import in_turn
 from probgen.diagnostics.adapter import SAMPLE_DIMS, Labelled, container
 from probgen.diagnostics.labels import constants, dims_of, observation, to_numpy
 from probgen.diagnostics.sampled import UNDEFINED, Sampled, from_chains, from_guide
@@ -130,6 +133,7 @@ GROUPS = {
 }
 
 
+@in_turn
 def to_arviz(
     gen: GenerativeModel | Callable[..., Any],
     *batch: Any,
@@ -217,8 +221,12 @@ def to_arviz(
     >>> dict(found["log_likelihood"]["y"].sizes)
     {'chain': 1, 'draw': 50, 'data': 3}
     """
+    checks.function(gen=gen)
+    checks.at_least(1, draws=draws, particles=particles, max_rows=max_rows, max_numbers=max_numbers)
+    checks.mapping(**checks.given(coords=coords, dims=dims))
+    checks.texts(**checks.given(groups=groups))
     gen = as_program(gen, *batch)
-    batch = gen.settle(batch)
+    batch = as_rows(gen, *batch)
     probe, wanted = model_trace(gen, batch), GROUPS if groups is None else groups
     given = None if chains is None else as_chains(chains, gen, batch)
     _check_groups(wanted)

@@ -5,18 +5,16 @@ Plates keep their own, events take the user's or ArviZ's default; names of argum
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgen.core.program import Keywords, Program
 from probgen.core.rows import row_count
+from probgen.core.signatures import argument_names
 from probgen.core.sites import Site, event_of, is_deterministic, own_dims, shape_of
 from probgen.diagnostics.adapter import SAMPLE_DIMS, Labelled
 
@@ -127,7 +125,9 @@ def _arguments(gen: GenerativeModel, batch: tuple) -> Iterator[tuple[str, Any]]:
     """Numbers and tensors among the arguments with their names: those of dicts by their keys."""
     named = batch[-1] if batch and isinstance(batch[-1], Keywords) else {}
     positional = batch[: len(batch) - bool(named)]
-    values = [*zip(argument_names(gen, len(positional)), positional, strict=True), *named.items()]
+    program = gen._model if isinstance(gen, Program) else gen.model
+    names = argument_names(program, len(positional))
+    values = [*zip(names, positional, strict=True), *named.items()]
     while values:
         name, value = values.pop(0)
         if isinstance(value, Mapping):
@@ -141,47 +141,6 @@ def _same(value: Any, seen: Any) -> bool:
     if not isinstance(value, Tensor) or not isinstance(seen, Tensor) or value.shape != seen.shape:
         return value is seen
     return bool((torch.eq(value, seen) | (value != value) & (seen != seen)).all())
-
-
-def argument_names(gen: GenerativeModel, count: int) -> list[str]:
-    """Names of the first ``count`` positional arguments of a program.
-
-    Numbered where it takes ``*args``.
-
-    >>> argument_names(Program(lambda covariates, *rest: None), 3)
-    ['covariates', 'argument_1', 'argument_2']
-    """
-    named = _positional(gen._model if isinstance(gen, Program) else gen.model)
-    return (named + [f"argument_{i}" for i in range(len(named), count)])[:count]
-
-
-def _positional(program: Callable[..., Any]) -> list[str]:
-    """Names of positional arguments, seen through handlers.
-
-    Modules and what already has some of its arguments.
-    """
-    if isinstance(program, nn.Module):
-        return _positional(program.forward)
-    if isinstance(program, partial):
-        if type(program) is not partial:  # Pyro's own, around partial(run_in, handler, program)
-            return _positional(program.func)
-        handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)
-        inner, given = (
-            (program.args[1], program.args[2:]) if handled else (program.func, program.args)
-        )
-        names = _positional(inner)[len(given) :]
-        return names[
-            : min(
-                (names.index(name) for name in program.keywords if name in names),
-                default=len(names),
-            )
-        ]
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    try:
-        parameters = inspect.signature(program).parameters.items()
-    except (TypeError, ValueError):  # built in
-        return []
-    return [name for name, parameter in parameters if parameter.kind in positional]
 
 
 def to_numpy(value: Tensor) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.turns import in_turn
 from probgen.evaluate.psis import pareto_smooth
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Loo:
         return f"{value} ({trust})" if bad else value
 
 
+@in_turn
 def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None) -> Loo:
     r"""Leave-one-out cross-validation that corrects for the guide.
 
@@ -104,6 +107,8 @@ def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None
     Magnusson, Andersen, Jonasson, Vehtari (2019), Bayesian leave-one-out cross-validation for large
     data, https://proceedings.mlr.press/v97/magnusson19a.html
     """
+    checks.has(("attrs",), "pass what to_arviz returns", data=data)
+    checks.text(**checks.given(var_name=var_name))
     if "log_likelihood" not in data:
         raise ValueError(f"{NEEDED}; ask to_arviz for both")
     attrs = data["log_likelihood"].attrs

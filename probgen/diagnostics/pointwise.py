@@ -20,7 +20,7 @@ from probgen.core.kinds import average, check_rows_drawn, kind_of
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
 from probgen.core.rows import row_count, tensors_of
-from probgen.core.runtime import evaluating
+from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import (
     Site,
     density_sites,
@@ -97,7 +97,7 @@ def log_likelihoods(
     kind, variables = _checked(first, gen.plate), variables_of(first.model, gen.plate)
 
     def weigh(*values: Tensor) -> Draws:
-        with pyro.validation_enabled(False):
+        with validation(False):
             pair = _run(gen, batch, proposal, dict(zip(fixed, values, strict=True)), size)
         return {
             name: pair.by_row(gen.plate, sites).expand(size, -1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event, has_missing
+from probgen.core.truncation import Truncated, changed_by, truncated
 
 Given = Callable[[Tensor, Tensor], dist.TorchDistribution]
 
@@ -82,6 +83,10 @@ class AllOrders(dist.TorchDistribution):
             self.given, torch.full(shape, torch.nan), torch.rand(shape).argsort(-1)
         ).sample()
 
+    def using(self, rule: Truncated) -> AllOrders:
+        """The mixture whose every step is changed, in every order."""
+        return changed_by(self, rule)
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> AllOrders:
         return AllOrders(self.given, self.event_shape[0], batch_shape)
 
@@ -147,8 +152,27 @@ class ObservedFirst(dist.TorchDistribution):
             x = x.scatter(-1, at, torch.where(here.isnan(), true, here))
         return torch.where(differs, -torch.inf, total)
 
+    def using(self, rule: Truncated) -> ObservedFirst:
+        """Completions whose every step is changed, and normalized."""
+        return changed_by(self, rule)
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ObservedFirst:
         return ObservedFirst(self.given, self.x.expand(*batch_shape, -1), self.order)
+
+
+@truncated.register(AllOrders)
+def _(distribution: AllOrders, rule: Truncated) -> AllOrders:
+    given = _changed(distribution.given, rule)
+    return AllOrders(given, distribution.event_shape[0], distribution.batch_shape)
+
+
+@truncated.register(ObservedFirst)
+def _(distribution: ObservedFirst, rule: Truncated) -> ObservedFirst:
+    return ObservedFirst(_changed(distribution.given, rule), distribution.x, distribution.order)
+
+
+def _changed(given: Given, rule: Truncated) -> Given:
+    return lambda x, seen: truncated(given(x, seen), rule)
 
 
 def _support(given: Given, shape: torch.Size) -> Any:

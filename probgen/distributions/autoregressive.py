@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.core.missing import check_event, has_missing, values_are_known
+from probgen.core.truncation import Truncated, changed_by, truncated
 from probgen.distributions.conditional import Clamped, conditional
 
 Laws = Callable[[Tensor], dist.TorchDistribution]
@@ -89,6 +91,11 @@ class Autoregressive(dist.TorchDistribution):
         entry_ndim: int = 0,
         order: Tensor | None = None,
     ):
+        checks.function(laws=laws, steps=steps)
+        checks.at_least(0, entry_ndim=entry_ndim)
+        checks.sizes(event_shape=event_shape)
+        checks.sizes(0, batch_shape=batch_shape)
+        checks.instance(Tensor, **checks.given(order=order))
         self.laws, self.steps, self.entry_ndim, self.order = laws, steps, entry_ndim, order
         self.positions = torch.Size(event_shape[: len(event_shape) - entry_ndim])
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
@@ -159,6 +166,13 @@ class Autoregressive(dist.TorchDistribution):
             made = made.index_select(dim, self.order.argsort())
         return made.unflatten(dim, self.positions)
 
+    def using(self, rule: Truncated) -> Autoregressive:
+        """The distribution whose conditionals are changed at every step, and normalized.
+
+        ``Truncated(temperature=0.8, top_p=0.9)``: draws, scores and conditionals are its own.
+        """
+        return changed_by(self, rule)
+
     @torch.no_grad()
     def naive_sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         """Draws without ``steps``: T passes of ``laws``, each for one more entry.
@@ -205,6 +219,22 @@ class Autoregressive(dist.TorchDistribution):
         """
         flat = values.flatten(values.ndim - len(self.positions))
         return flat if self.order is None else flat.index_select(-1, self.order)
+
+
+@truncated.register(Autoregressive)
+def _(distribution: Autoregressive, rule: Truncated) -> Autoregressive:
+    new = copy.copy(distribution)
+    new.laws = lambda x: truncated(distribution.laws(x), rule)
+    new.steps = lambda lead: _changed(distribution.steps(lead), rule)
+    return new
+
+
+def _changed(steps: Generator, rule: Truncated) -> Generator:
+    """The laws of one entry after the other, each changed by a rule."""
+    law = next(steps, None)
+    while law is not None:
+        value = yield truncated(law, rule)
+        law = _send(steps, value)
 
 
 def _send(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
+from collections.abc import Callable
+from functools import singledispatch, wraps
 from typing import Any
 
 import pyro.distributions as dist
@@ -12,14 +13,53 @@ from pyro.distributions import ExpandedDistribution
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.core.heads.mixed import ColumnLaws
-from probgen.core.missing import MissingAware, has_missing
+from probgen.core.missing import MissingAware, check_event, has_missing, values_are_known
 from probgen.core.normal import MultivariateNormal
+from probgen.core.supports import check_values, support_of
 from probgen.distributions.low_rank import LowRankMultivariateNormal
 
 
-@singledispatch
+def of_events(function: Callable[..., Any]) -> Any:
+    """A function by type of distribution, whose ``x`` are events of it: a decorator.
+
+    >>> of_events(lambda distribution, x, mask: 0)(dist.Normal(0.0, 1.0).expand([2]).to_event(1), torch.zeros(5, 3), 1)
+    Traceback (most recent call last):
+    ValueError: expected x of shape (*batch, 2), got (5, 3); reshape x to events of shape (2,), ...
+    """
+    by_type = singledispatch(function)
+
+    @wraps(function)
+    def checked(distribution: td.Distribution, x: Tensor, mask: Tensor) -> Any:
+        checks.instance(td.Distribution, "pass gen(context)", distribution=distribution)
+        checks.instance(Tensor, "pass a tensor", x=x)
+        _check_given(distribution, x, mask)
+        return by_type(distribution, x, mask)
+
+    checked.register = by_type.register  # type: ignore[attr-defined]
+    checked.dispatch = by_type.dispatch  # type: ignore[attr-defined]
+    return checked
+
+
+def _check_given(distribution: td.Distribution, x: Tensor, mask: Tensor) -> None:
+    """Refuses other events, other rows, and under validation observed values outside of the support."""
+    event = distribution.event_shape
+    check_event(x, event)
+    batch = x.shape[: x.ndim - len(event)]
+    pairs = zip(reversed(batch), reversed(distribution.batch_shape), strict=False)
+    if any(one != other and 1 not in (one, other) for one, other in pairs):
+        raise ValueError(
+            f"expected x of as many rows as the distribution has, got {tuple(batch)} for "
+            f"{tuple(distribution.batch_shape)}; give each row its context"
+        )
+    if td.Distribution._validate_args and values_are_known():
+        observed = torch.where(mask, x, torch.nan)
+        check_values("x", observed.reshape(-1, *event), support_of(distribution))
+
+
+@of_events
 def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
     r"""The law of complete events given their observed coordinates, in closed form.
 
@@ -53,8 +93,10 @@ def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.
     ------
     NotImplementedError
         If no closed form is registered for the type of ``distribution``.
+    TypeError
+        If ``x`` is no tensor.
     ValueError
-        If an observed entry of ``x`` is NaN.
+        If an observed entry of ``x`` is NaN, or ``x`` has other events.
 
     >>> law = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
     >>> given = conditional(law, torch.tensor([2.0, torch.nan]), torch.tensor([True, False]))
@@ -69,6 +111,19 @@ def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.
             "impute(gen, x) then samples by Metropolis-corrected pseudo-Gibbs"
         )
     return Clamped(MissingAware(distribution), x, mask)
+
+
+@singledispatch
+def observed(distribution: td.Distribution, x: Tensor) -> Tensor:
+    """Which entries of data are observed: those that are not NaN.
+
+    A function by type of distribution: sequences that are padded by NaN end with their last value,
+    and their ends are observed.
+
+    >>> observed(dist.Normal(torch.zeros(2), 1.0), torch.tensor([1.0, torch.nan]))
+    tensor([ True, False])
+    """
+    return ~x.isnan()
 
 
 @conditional.register(td.Independent)

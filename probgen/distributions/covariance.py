@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.missing import MissingAware
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.cholesky import Limits, raised, set_factor, strictly_lower, tril_of
@@ -34,6 +35,7 @@ class Covariance(nn.Module, ABC):
     log_scale: nn.Parameter
 
     def __init__(self, components: int, dims: int):
+        checks.at_least(1, components=components, dims=dims)
         super().__init__()
         self.components, self.dims = components, dims
 

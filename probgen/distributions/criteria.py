@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from probgen.core.entry import as_rows
+
 _NUMBERS = 2**22  # of rows scored at once
 
 
@@ -39,6 +41,7 @@ def bic(self: Counts, x: Tensor) -> float:
 
     Source: Schwarz (1978), https://doi.org/10.1214/aos/1176344136
     """
+    x = as_rows(self, x)[0]
     return self.free_parameters * math.log(len(x)) - 2 * _log_likelihood(self, x)
 
 
@@ -53,9 +56,6 @@ def trained(module: nn.Module) -> int:
 
 @torch.no_grad()
 def _log_likelihood(gen: Counts, x: Tensor) -> float:
-    law = gen()
-    if x.ndim != 1 + len(law.event_shape) or not len(x):
-        event = ", ".join(map(str, law.event_shape))
-        raise ValueError(f"expected x of shape (N, {event}), got {tuple(x.shape)}; one row a datum")
+    law, x = gen(), as_rows(gen, x)[0]
     blocks = x.split(max(1, _NUMBERS // max(1, x[0].numel())))
     return sum(law.log_prob(block).sum(dtype=torch.float64).item() for block in blocks)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.density import density, worst
 from probgen.core.missing import check_event, has_missing
+from probgen.core.truncation import Truncated, truncated, using
 from probgen.distributions.gibbs import completions, gibbs
 
 
@@ -109,7 +111,7 @@ class Dequantised(dist.TorchDistribution):
 
     def using(self, *arguments: Any, **options: Any) -> Dequantised:
         """With another way of sampling the continuous law, where it has several."""
-        return Dequantised(sampled_otherwise(self.base_dist, *arguments, **options), self.noise)
+        return Dequantised(using(self.base_dist, *arguments, **options), self.noise)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape)).floor()
@@ -146,17 +148,9 @@ def denoising_loss_of(law: dist.TorchDistribution) -> Callable[[Tensor], Tensor]
     return loss
 
 
-def sampled_otherwise(
-    law: dist.TorchDistribution, *arguments: Any, **options: Any
-) -> dist.TorchDistribution:
-    """A law with another way of sampling, where it has several; raises ``TypeError`` for others."""
-    using = getattr(law, "using", None)
-    if using is None:
-        raise TypeError(
-            f"expected a law that may be sampled in several ways (a diffusion, flow matching), got "
-            f"{type(law).__name__}; drop using()"
-        )
-    return using(*arguments, **options)
+@truncated.register(Dequantised)
+def _(distribution: Dequantised, rule: Truncated) -> Dequantised:
+    return distribution.using(rule)
 
 
 @gibbs.register(Dequantised)
@@ -165,6 +159,7 @@ def _(distribution: Dequantised, x: Tensor, mask: Tensor, steps: int) -> Tensor:
 
     Near the conditional law, not it.
     """
+    checks.at_least(1, steps=steps)
     y = torch.where(mask, x + torch.rand_like(x), torch.nan)
     drawn = completions(distribution.base_dist, y, 1, steps)[0].squeeze(0)
     return torch.where(mask, x, drawn.floor())

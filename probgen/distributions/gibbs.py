@@ -9,9 +9,10 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.distributions.autoregressive import Autoregressive, Completion, whole
-from probgen.distributions.conditional import conditional
+from probgen.distributions.conditional import conditional, observed
 
 
 @singledispatch
@@ -58,6 +59,7 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
     >>> gibbs(MarkovChain(3)(), x, ~x.isnan(), steps=5).shape
     torch.Size([1, 3])
     """
+    checks.instance(td.Distribution, "pass gen(context)", distribution=distribution)
     name = type(distribution).__name__
     raise NotImplementedError(
         f"expected a law that completes events, got {name}; register @conditional.register({name}) where the law given "
@@ -67,6 +69,7 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 
 @gibbs.register(Autoregressive)
 def _(distribution: Autoregressive, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     law = Completion(
         distribution, x, mask
     )  # a start, which knows only the observed entries that come earlier
@@ -117,7 +120,7 @@ def completions(
     >>> completions(dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([[1.0, torch.nan]]), 3, 1)[1]
     'exact'
     """
-    mask = ~x.isnan()
+    mask = observed(law, x)
     try:
         return conditional(law, x, mask).sample((draws,)), "exact"
     except NotImplementedError:

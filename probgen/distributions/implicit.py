@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.foreign import row_by_row
+from probgen.core.truncation import Truncated, changed_by, tempered, truncated
 from probgen.distributions.conditional import conditional
 
 UNSCORED = (
@@ -118,11 +119,22 @@ class Implicit(dist.TorchDistribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
+    def using(self, rule: Truncated) -> Implicit:
+        """The same generator on noise of another deviation: ``Truncated(temperature=0.7)``."""
+        return changed_by(self, rule)
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Implicit:
         new = copy.copy(self)
         new.base_dist = self.base_dist.expand(batch_shape)
         new._batch_shape = torch.Size(batch_shape)
         return new
+
+
+@truncated.register(Implicit)
+def _(distribution: Implicit, rule: Truncated) -> Implicit:
+    new = copy.copy(distribution)
+    new.base_dist = tempered(distribution.base_dist, rule)
+    return new
 
 
 @conditional.register(Implicit)

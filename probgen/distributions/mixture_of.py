@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from probgen.core.density import density, worst
+from probgen.core.missing import check_event, values_are_known
+from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
+from probgen.distributions.possible import check_possible, excluding
 
 
 class MixtureOf(dist.TorchDistribution):
@@ -73,6 +77,7 @@ class MixtureOf(dist.TorchDistribution):
 
         ``(*batch, K)``.
         """
+        check_event(x, self.event_shape)
         weights = self.logits.log_softmax(-1)
         return weights + torch.stack([_log_prob(law, x) for law in self.components], -1)
 
@@ -153,14 +158,30 @@ def _log_prob(law: dist.TorchDistribution, x: Tensor) -> Tensor:
 
 @conditional.register(MixtureOf)
 def _(distribution: MixtureOf, x: Tensor, mask: Tensor) -> MixtureOf:
-    r"""Bayes' rule for the weights.
+    """Bayes' rule for the weights; a component under which a row is impossible has none there."""
+    pairs = [_given(law, x, mask) for law in distribution.components]
+    weights = distribution.logits + torch.stack([evidence for _, evidence in pairs], -1)
+    sums_out = all(isinstance(law, Completed) for law, _ in pairs)
+    told = sums_out and len(distribution.event_shape) == 1
+    known = torch.where(mask, x, torch.nan)
+    check_possible(weights.logsumexp(-1), partial(excluding, distribution, known) if told else None)
+    return MixtureOf(weights, [law for law, _ in pairs])
 
-    :math:`p_k(x_o) = p_k(x_o, x_m) / p_k(x_m \mid x_o)` at any :math:`x_m`, a draw.
+
+def _given(
+    law: dist.TorchDistribution, x: Tensor, mask: Tensor
+) -> tuple[dist.TorchDistribution, Tensor]:
+    r"""A component given the observed entries, and their log density under it.
+
+    Where it cannot be summed over the others, :math:`p_k(x_o) = p_k(x_o, x_m) / p_k(x_m \mid x_o)`
+    at any :math:`x_m`, a draw.
     """
-    given = [conditional(law, x, mask) for law in distribution.components]
-    drawn = [law.sample() for law in given]
-    pairs = zip(distribution.components, given, drawn, strict=True)
-    evidence = torch.stack(
-        [law.log_prob(value) - rest.log_prob(value) for law, rest, value in pairs], -1
-    )
-    return MixtureOf(distribution.logits + evidence, given)
+    given = conditional(law, x, mask)
+    if not isinstance(given, Completed):
+        drawn = given.sample()
+        return given, law.log_prob(drawn) - given.log_prob(drawn)
+    evidence = law.log_prob(torch.where(mask, x, torch.nan))
+    if not (values_are_known() and evidence.isneginf().any()):
+        return given, evidence
+    possible = ~evidence.isneginf().reshape(*evidence.shape, *(1 for _ in law.event_shape))
+    return conditional(law, x, mask & possible), evidence

@@ -5,6 +5,7 @@ The same variables factorised in several orders, averaged as probabilities.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.heads import Head
+from probgen.core.truncation import Truncated, changed_by, truncated
 from probgen.distributions.autoregressive import Autoregressive
 
 Member = Callable[[Tensor, Tensor | None], Autoregressive]
@@ -28,7 +31,9 @@ def random_orders(count: int, dims: int, seed: int = 0) -> Tensor:
     tensor([[0, 1, 2, 3],
             [0, 1, 2, 3]])
     """
-    generator = torch.Generator().manual_seed(seed)
+    checks.at_least(1, count=count, dims=dims)
+    checks.is_seed(seed=seed)
+    generator = torch.Generator().manual_seed(int(seed))
     return torch.stack([torch.randperm(dims, generator=generator) for _ in range(count)])
 
 
@@ -135,9 +140,20 @@ class OrderEnsemble(dist.TorchDistribution):
             return torch.zeros(lead + self.event_shape)
         return torch.cat(parts)[torch.cat(places).argsort()].reshape(lead + self.event_shape)
 
+    def using(self, rule: Truncated) -> OrderEnsemble:
+        """The mixture whose every order is changed at every step."""
+        return changed_by(self, rule)
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> OrderEnsemble:
         context = None if self.context is None else self.context.expand(*batch_shape, -1)
         return OrderEnsemble(self.member, self.count, self.event_shape, context, batch_shape)
+
+
+@truncated.register(OrderEnsemble)
+def _(distribution: OrderEnsemble, rule: Truncated) -> OrderEnsemble:
+    new = copy.copy(distribution)
+    new.member = lambda index, context: truncated(distribution.member(index, context), rule)
+    return new
 
 
 class RandomOrder(dist.TorchDistribution):
@@ -173,8 +189,17 @@ class RandomOrder(dist.TorchDistribution):
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.mixture.sample(sample_shape)
 
+    def using(self, rule: Truncated) -> RandomOrder:
+        """One random order of the mixture whose every order is changed at every step."""
+        return changed_by(self, rule)
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> RandomOrder:
         return RandomOrder(self.mixture.expand(batch_shape))
+
+
+@truncated.register(RandomOrder)
+def _(distribution: RandomOrder, rule: Truncated) -> RandomOrder:
+    return RandomOrder(truncated(distribution.mixture, rule))
 
 
 def entry_law(head: Head, raw: Tensor, lead: torch.Size) -> dist.TorchDistribution:

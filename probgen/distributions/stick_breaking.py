@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 from torch.nn.functional import pad
 
+from probgen.core import checks
+
 
 class SticksToWeights(Transform):
     r"""Pieces broken off a unit stick one after the other; the last piece is what is left.
@@ -77,6 +79,7 @@ class StickBreaking(dist.TransformedDistribution):
     arg_constraints = {"concentration": constraints.independent(constraints.positive, 1)}
 
     def __init__(self, concentration: Tensor, validate_args: bool | None = None):
+        checks.instance(Tensor, concentration=concentration)
         self.concentration = concentration
         fractions = dist.Beta(torch.ones_like(concentration), concentration).to_event(1)
         super().__init__(fractions, [SticksToWeights()], validate_args=validate_args)

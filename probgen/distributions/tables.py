@@ -6,6 +6,7 @@ Their free parameters, their estimates from counts, and the law of a whole table
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.missing import check_event, values_are_known
 from probgen.core.module import DistributionModule
+from probgen.core.supports import check_values
 from probgen.distributions.conditional import Clamped, conditional
 from probgen.distributions.criteria import aic, bic, trained
-from probgen.distributions.support import check_in_support
+from probgen.distributions.possible import check_possible, excluding
 
 _LEAST = 1e-30  # a count, so that the logarithm of an impossible level is finite
 
@@ -85,9 +88,8 @@ class Counted(DistributionModule):
     """
 
     def __init__(self, logits: Tensor, smoothing: float):
+        checks.not_negative(smoothing=smoothing)
         super().__init__()
-        if smoothing < 0:
-            raise ValueError(f"expected smoothing >= 0, got {smoothing}; it is a number of rows")
         self.logits, self.smoothing = nn.Parameter(logits), smoothing
 
     @torch.no_grad()
@@ -154,7 +156,7 @@ class JointLaw(dist.TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
         if values_are_known():
-            check_in_support(x, self.support)
+            check_values("x", x.reshape(-1, *self.event_shape), self.support)
         agrees = ((x.unsqueeze(-2) == self.cells) | x.unsqueeze(-2).isnan()).all(-1)
         return torch.where(agrees, self.log_masses, -torch.inf).logsumexp(-1)
 
@@ -183,4 +185,6 @@ class JointLaw(dist.TorchDistribution):
 
 @conditional.register(JointLaw)
 def _(distribution: JointLaw, x: Tensor, mask: Tensor) -> Clamped:
+    known = torch.where(mask, x, torch.nan)
+    check_possible(distribution.log_prob(known), partial(excluding, distribution, known))
     return Clamped(distribution.given(x, mask), x, mask)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.entry import as_rows
+from probgen.core.turns import in_turn
 from probgen.evaluate.guide_draws import GuideDraws, guide_draws
 from probgen.evaluate.psis import ROUNDING, effective_sample_size, pareto_khat
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 ACTIVE = 0.01  # smallest share of a latent's variance that lies between the rows of the data
 
 
+@in_turn
 def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
     r"""PSIS k-hat of the guide: how heavy the tail of its importance weights is.
 
@@ -64,6 +68,8 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     >>> khat(Program(model, guide), torch.ones(3))        # the guide is the posterior: all weights are equal
     tensor(0., dtype=torch.float64)
     """
+    checks.generative(gen=gen)
+    checks.at_least(1, particles=particles, max_rows=max_rows)
     return khat_of(_drawn(gen, batch, particles, max_rows))
 
 
@@ -77,6 +83,7 @@ def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int =
     return effective_sample_size(weights_of(_drawn(gen, batch, particles, max_rows)))
 
 
+@in_turn
 def active_units(
     gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15
 ) -> dict[str, Tensor]:
@@ -98,6 +105,8 @@ def active_units(
     Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders,
     https://arxiv.org/abs/1509.00519
     """
+    checks.generative(gen=gen)
+    checks.at_least(1, particles=particles, max_rows=max_rows)
     return active(_drawn(gen, batch, particles, max_rows))
 
 
@@ -164,7 +173,7 @@ def _varies(value: Tensor) -> Tensor:
 
 
 def _drawn(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) -> GuideDraws:
-    batch = gen.settle(batch)
+    batch = as_rows(gen, *batch)
     drawn = guide_draws(gen, *batch, draws=particles, max_rows=max_rows)
     drawn.check_random()
     return drawn

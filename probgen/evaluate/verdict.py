@@ -1,52 +1,57 @@
 """Whether to trust a fit.
 
-The tails of the guide's importance weights, the latents in use, the loss at the end.
+The trend and the noise of the loss, the score against a baseline, gradients, the tails of the
+guide's importance weights, the latents in use, and columns that need preparation.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from probgen.core.rows import row_count, some_rows
-from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
-from probgen.evaluate.guide_quality import active, khat_of, weights_of
-from probgen.evaluate.psis import effective_sample_size
-from probgen.evaluate.settled import settled
+from probgen.core import checks
+from probgen.core.entry import as_rows
+from probgen.core.turns import in_turn
+from probgen.evaluate import findings
+from probgen.evaluate.baseline import Comparison, against_marginals, scatter_of
+from probgen.evaluate.column_advice import column_advice
+from probgen.evaluate.findings import FAULT, FINE, RELIABLE, Finding
+from probgen.evaluate.gradients import GradientCourse
+from probgen.evaluate.judged_guide import judged_guide
+from probgen.evaluate.marginals import NoMarginals
+from probgen.evaluate.settled import Course, course
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
-RELIABLE = (
-    0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
-)
-UNMOVED = " the guide leaves out values of a discrete latent: weights say nothing about what is never drawn"
-GLOBALS = "guide: rows are judged given the guide's own draws of {}, which are not judged: compare with mcmc, or loo"
-FEWEST = 50  # draws: fewer have no tail to speak of
-PROBES = 8  # draws of the first run, by which the cost of the rest is judged
-
 
 class Losses(Protocol):
-    """Anything with the losses of a run, oldest first: the history that a fit returns."""
+    """Anything with the losses of a run, oldest first: the history that a fit returns.
+
+    Its ``gradient_norm``, if it has one, is looked at as well.
+    """
 
     loss: Sequence[float]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about a fit.
+    """What is known about a fit, every measure of trust in one sentence, the worst first.
 
     ``None`` where it does not apply or was not computed (then ``notes`` says why).
 
     Attributes
     ----------
-    settled : bool or None
-        Whether the loss had stopped changing.
+    course : Course or None
+        Trend and noise of the loss.
+    baseline : Comparison or None
+        The score beside that of independent marginals of the same rows.
+    gradient : GradientCourse or None
+        Gradient norms at the start and at the end.
     khat : Tensor or None
         PSIS k-hat, ``(rows,)``; ``()`` for a guide without local latents, or one that couples the
         rows.
@@ -56,20 +61,34 @@ class Verdict:
         Whether each local latent dim is in use.
     draws : int
         Number of draws from the guide.
+    advice : tuple of Finding
+        Columns of the data and of the context that need preparation.
     notes : tuple of str
         What was not computed, and why.
 
-    >>> print(Verdict(settled=True, khat=torch.tensor([0.1, 0.4, 0.9, 0.2]), ess=torch.full((4,), 120.0), draws=200))
+    >>> khat, ess = torch.tensor([0.1, 0.4, 0.9, 0.2]), torch.full((4,), 120.0)
+    >>> print(Verdict(Course("none", 99), khat=khat, ess=ess, draws=200))
     loss: settled
+    noise: the loss scatters by 0 per row from step to step, its means by 0
     guide: k-hat > 0.7 on 25% of 4 rows, median 0.20; median ESS 120 of 200 draws
     """
 
-    settled: bool | None = None
+    course: Course | None = None
+    baseline: Comparison | None = None
+    gradient: GradientCourse | None = None
     khat: Tensor | None = None
     ess: Tensor | None = None
     active: Tensor | None = None
     draws: int = 0
+    advice: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def settled(self) -> bool | None:
+        """Whether the loss had stopped changing, by noise that is small enough to tell."""
+        if self.course is None:
+            return None
+        return self.course.settled and not self._diverged
 
     @property
     def share_unreliable(self) -> float | None:
@@ -88,60 +107,56 @@ class Verdict:
     def ok(self) -> bool:
         """No sign of trouble.
 
-        Loss settled, k-hat of the typical row at most 0.7, and some latent in use.
+        A loss that settled, with little noise, at a score above the baseline; gradients that
+        reached the parameters; k-hat of the typical row at most 0.7, and some latent in use.
 
         What was not computed does not count against the fit.
         """
-        typical = self.khat is None or not self.khat.nanmedian().item() > RELIABLE
-        return self.settled is not False and typical and self.active_units != 0
+        return all(finding.severity < FAULT for finding in self.findings)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """A sentence about each measure, the worst first."""
+        found = [*self._fit(), *self._latents(), *self.advice]
+        found += [Finding(FINE, text) for text in self.notes]
+        return sorted(found, key=lambda finding: -finding.severity)
 
     def __str__(self) -> str:
-        return (
-            "\n".join([*self._loss(), *self._guide(), *self._latents(), *self.notes])
-            or "nothing to judge"
-        )
+        return "\n".join(finding.text for finding in self.findings) or "nothing to judge"
 
-    def _loss(self) -> list[str]:
-        if self.settled is None:
-            return []
-        return [
-            "loss: settled"
-            if self.settled
-            else "loss: still changing, or too short to tell; train longer"
-        ]
+    @property
+    def _diverged(self) -> bool:
+        """A loss may rise because its objective was annealed, if the model is good in the end."""
+        excused = self.baseline is not None and self.baseline.better
+        return self.course is not None and self.course.risen and not excused
 
-    def _guide(self) -> list[str]:
-        if self.khat is None:
-            return []
-        bad = bool(self.khat.nanmedian() > RELIABLE)
-        advice = (
-            "; a more flexible guide, or more training, would bring it closer to the posterior"
-            if bad
-            else ""
-        )
-        if self.khat.ndim == 0:
-            whole = f"k-hat {self.khat:.2f} for the whole posterior"
-            advice = UNMOVED if self.khat.isnan() else advice
-            return [f"guide: {whole}; ESS {self.ess:.0f} of {self.draws} draws{advice}"]
-        share = f"k-hat > {RELIABLE} on {self.share_unreliable:.0%} of {len(self.khat)} rows"
-        typical = f"median {self.khat.nanmedian():.2f}; median ESS {self.median_ess:.0f} of {self.draws} draws"
-        unmoved = (
-            f"; on {int(self.khat.isnan().sum())} rows{UNMOVED}" if self.khat.isnan().any() else ""
-        )
-        return [f"guide: {share}, {typical}{advice}{unmoved}"]
+    def _fit(self) -> list[Finding]:
+        found = [] if self.course is None else self._loss(self.course)
+        if self.baseline is not None:
+            found.append(findings.baseline(self.baseline))
+        if self.gradient is not None:
+            found.append(findings.gradient(self.gradient))
+        return found
 
-    def _latents(self) -> list[str]:
-        if self.active is None:
-            return []
-        collapse = "; the model ignores them (posterior collapse)" if self.active_units == 0 else ""
-        return [f"latents: {self.active_units} of {self.active.numel()} units active{collapse}"]
+    def _loss(self, course: Course) -> list[Finding]:
+        return [findings.trend(course, self._diverged), *findings.noise(course)]
+
+    def _latents(self) -> list[Finding]:
+        found = []
+        if self.khat is not None and self.ess is not None:
+            found.append(findings.guide(self.khat, self.ess, self.draws))
+        if self.active is not None:
+            found.append(findings.latents(self.active))
+        return found
 
 
+@in_turn
 @torch.no_grad()
 def verdict(
     gen: GenerativeModel,
     *batch: Any,
     history: Losses | None = None,
+    held_out: Sequence[tuple] = (),
     data_rows: int | None = None,
     draws: int = 200,
     max_rows: int = 128,
@@ -158,13 +173,16 @@ def verdict(
     *batch : Tensor
         What the programs take. A model with globals only needs all rows that it was fitted to.
     history : optional
-        What :func:`probgen.fit` returns, for its losses.
+        What :func:`probgen.fit` returns, for its losses and gradient norms.
+    held_out : sequence of tuple
+        Batches of validation rows, on which the score is compared with its baseline; default: the
+        rows of the batch.
     data_rows : int, optional
         Number of rows that the model was fitted to, where the batch has fewer.
     draws : int
         Draws from the guide per row.
     max_rows : int
-        Rows that are looked at, evenly spaced in the batch.
+        Rows that are looked at for the guide, evenly spaced in the batch.
     seconds : float
         Time that the diagnostics may take, judged by a first run: fewer rows are looked at where it
         is short.
@@ -180,77 +198,46 @@ def verdict(
     https://jmlr.org/papers/v25/19-556.html. Active units: Burda, Grosse, Salakhutdinov (2016),
     https://arxiv.org/abs/1509.00519
     """
-    quiet = None if history is None else settled(history.loss)
-    try:
-        found = _findings(gen, batch, data_rows, draws, max_rows, seconds)
-    except Exception as error:  # a finished fit must not be lost to a diagnostic
-        found = {"notes": (f"guide: not judged ({error})",)}
-    return Verdict(settled=quiet, **found)
+    checks.generative(gen=gen)
+    checks.at_least(1, draws=draws, max_rows=max_rows, **checks.given(data_rows=data_rows))
+    checks.positive(seconds=seconds)
+    checks.has(("loss",), "pass the history that fit returned", **checks.given(history=history))
+    batch = as_rows(gen, *batch, optional=True)
+    found = _tried("guide", lambda: judged_guide(gen, batch, data_rows, draws, max_rows, seconds))
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        compared = _tried("baseline", lambda: _compared(gen, batch, held_out, seconds / 2))
+    advice = _tried("columns", lambda: {"advice": column_advice(gen, *batch)})
+    notes = [note for part in (found, compared, advice) for note in part.pop("notes", ())]
+    losses = {} if history is None else _of_losses(gen, batch, history, compared)
+    return Verdict(**losses, **found, **compared, **advice, notes=tuple(notes))
 
 
-def _findings(
-    gen: GenerativeModel,
-    batch: tuple,
-    data_rows: int | None,
-    draws: int,
-    max_rows: int,
-    seconds: float,
+def _compared(
+    gen: GenerativeModel, batch: tuple, held_out: Sequence[tuple], seconds: float
 ) -> dict[str, Any]:
-    batch = gen.settle(batch)
-    rows = row_count(gen, batch)
-    some, probe, cost = _first_run(gen, batch, max_rows)
-    if probe is None:
-        return {}
-    if probe.by_row:
-        affordable = max(8, int(seconds / (draws * cost)))
-        found = _judged(
-            guide_draws(gen, *some_rows(gen, some, affordable), draws=draws, max_rows=2**12)
-        )
-        return found | (
-            {"notes": (GLOBALS.format(", ".join(probe.globals)),)} if probe.globals else {}
-        )
-    if data_rows is not None and data_rows > rows:
-        return {
-            "notes": (
-                f"guide: not judged (its posterior is that of all {data_rows} rows; use khat)",
-            )
-        }
-    fewer = min(draws, max(FEWEST, int(seconds / (cost * rows))))
-    note = f"guide: judged by {fewer} draws instead of {draws}, to save time; khat takes as many as you like"
-    return _judged(guide_draws(gen, *batch, draws=fewer)) | (
-        {"notes": (note,)} if fewer < draws else {}
-    )
+    return {"baseline": against_marginals(gen, *batch, held_out=held_out, seconds=seconds)}
 
 
-def _first_run(
-    gen: GenerativeModel, batch: tuple, max_rows: int
-) -> tuple[tuple, GuideDraws | None, float]:
-    """Rows that the guide accepts, a few draws for them (if it draws at all).
-
-    And seconds per row and draw.
-
-    A guide with parameters of its own for every row accepts only all rows.
-    """
-    some = some_rows(gen, batch, max_rows)
-    try:
-        if not draws_latents(gen, *some):
-            return some, None, 0.0
-        began = time.perf_counter()
-        probe = guide_draws(gen, *some, draws=PROBES)
-    except (RuntimeError, ValueError, IndexError):
-        if some is batch:
-            raise
-        return _first_run(gen, batch, row_count(gen, batch))
-    return some, probe, (time.perf_counter() - began) / (PROBES * row_count(gen, some))
-
-
-def _judged(drawn: GuideDraws) -> dict[str, Any]:
-    drawn.check_random()
-    weights = weights_of(drawn)
-    units = active(drawn) if drawn.rows is not None and drawn.rows.shape[1] > 1 else {}
+def _of_losses(
+    gen: GenerativeModel, batch: tuple, history: Losses, compared: dict[str, Any]
+) -> dict[str, Any]:
+    """What the record of a run tells, on the scale of its rows where there is one."""
+    if "baseline" in compared:
+        rows = compared["baseline"].scatter
+    else:
+        rows = _tried("noise", lambda: {"rows": scatter_of(gen, *batch)}).get("rows")
     return {
-        "khat": khat_of(drawn),
-        "ess": effective_sample_size(weights),
-        "active": torch.cat([unit.flatten() for unit in units.values()]) if units else None,
-        "draws": len(weights),
+        "course": course(history.loss, rows=rows),
+        "gradient": GradientCourse.of(getattr(history, "gradient_norm", ())),
     }
+
+
+def _tried(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured, or a note why not: a finished fit must not be lost to a diagnostic."""
+    try:
+        return measure()
+    except NoMarginals as reason:
+        return {"notes": (f"{name}: not compared ({reason})",)}
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return {"notes": (f"{name}: not judged ({first})",)}

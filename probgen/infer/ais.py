@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import density
+from probgen.core.entry import as_rows
 from probgen.core.score import Score
+from probgen.core.turns import in_turn
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -133,6 +136,7 @@ class LogZ:
         return f"{self.lower:.2f} ± {low:.2f} <= log Z <= {self.upper:.2f} ± {high:.2f} nats ({chains})"
 
 
+@in_turn
 @torch.no_grad()
 def annealed_importance(
     gen: GenerativeModel,
@@ -198,8 +202,11 @@ def annealed_importance(
     >>> (bracket.value - rbm().log_z()).abs() < 0.1
     tensor(True)
     """
+    checks.generative(gen=gen)
+    checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
+    checks.at_least(0, settle=settle)
     law, betas = _law(gen), _schedule(temperatures)
-    path = law.path(x)
+    path = law.path(None if x is None else as_rows(gen, x)[0])
     ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once)
     forwards, exact, chosen = path.log_z() + ratios, density(law) == "exact", None
     if exact:
@@ -213,6 +220,7 @@ def annealed_importance(
     return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic", chosen)
 
 
+@in_turn
 @torch.no_grad()
 def reverse_annealing(
     gen: GenerativeModel,
@@ -257,9 +265,11 @@ def reverse_annealing(
     >>> print(reverse_annealing(RBM(BernoulliUnits(4), hidden=2, scale=0.0), torch.ones(3, 4)))  # 4 log(1/2)
     >= -2.77 ± 0.00 nats (unbiased, 10 particles)
     """
+    checks.generative(gen=gen)
+    checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
     law, betas = _law(gen), _schedule(temperatures).flip(0)
-    path = law.path(base)
-    state = law.chain_from(x)
+    path = law.path(None if base is None else as_rows(gen, base)[0])
+    state = law.chain_from(as_rows(gen, x)[0])
     if state.shape[1:] != path.start(1).shape[1:] or path.events(state).numel() != state.numel():
         raise ValueError(
             "expected a model whose states are events, got one with further layers; use annealed_importance"
@@ -288,12 +298,15 @@ def _law(gen: GenerativeModel) -> Any:
 
 
 def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
-    if isinstance(temperatures, int):
+    checks.numeric(temperatures=temperatures)
+    if checks.is_number(temperatures):
+        checks.at_least(1, temperatures=temperatures)
         temperatures = torch.linspace(0, 1, temperatures + 1)
     betas = torch.as_tensor(temperatures, dtype=torch.get_default_dtype())
     if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not (betas.diff() >= 0).all():
         raise ValueError(
-            f"expected temperatures that rise from 0 to 1, or their number >= 1, got {temperatures}"
+            f"expected temperatures that rise from 0 to 1, or their number >= 1, got {temperatures}; "
+            "pass 1000, or torch.linspace(0, 1, 1001)"
         )
     return betas
 
@@ -306,7 +319,7 @@ def _anneal(
     And the ends of these.
     """
     totals, ends = [], []
-    for state in states.split(max(1, at_once)):
+    for state in states.split(int(at_once)):
         total: Tensor | float = 0.0
         for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):
             ratio, state = path.advance(state, old, new, moves)

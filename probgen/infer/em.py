@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+from probgen.core.turns import offer, training
 from probgen.infer.em_data import Rows, prepared
 
 _ROUNDING = 1e-5  # relative; sums over rows in float32 stay below
@@ -181,13 +183,19 @@ def em(
     >>> result.converged, result.log_likelihood.shape == (result.steps + 1,)
     (True, True)
     """
-    _check(gen, steps, n_init)
+    checks.no_class(gen=gen)
+    checks.at_least(0, steps=steps, n_init=n_init)
+    checks.not_negative(tol=tol)
+    checks.at_least(1, **checks.given(chunk=chunk))
+    checks.is_seed(**checks.given(seed=seed))
+    _check(gen)
     data = prepared(gen, x, weights, chunk)
-    result = (
-        _run(gen, data, steps, tol)
-        if n_init == 0
-        else _best_of(gen, data, steps, tol, n_init, seed)
-    )
+    with training(gen):
+        result = (
+            _run(gen, data, steps, tol)
+            if n_init == 0
+            else _best_of(gen, data, steps, tol, n_init, seed)
+        )
     if not result.converged and tol > 0 and steps > 0:
         warnings.warn(
             f"EM stopped after {steps} steps while a step still gained {result.log_likelihood[-2:].diff().item():.3g} "
@@ -205,7 +213,7 @@ def _best_of(
 
     Ctrl-C ends the search with the best so far.
     """
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    generator = None if seed is None else torch.Generator().manual_seed(int(seed))
     best, best_state, collapse = None, {}, None
     for start in range(n_init):
         try:
@@ -251,6 +259,7 @@ def _run(gen: Any, data: Rows, steps: int, tol: float) -> EMResult:
         change = _penalty(gen, statistics, data) - before
         value, statistics = _expect(gen, data)
         history.append(value)
+        offer()
         gain = history[-1] - history[-2] - change
         converged, warned = (
             abs(gain) < tol,
@@ -332,10 +341,8 @@ def _warn_if_lower(gain: float, history: list[float], tol: float, dtype: torch.d
     return True
 
 
-def _check(gen: nn.Module, steps: int, n_init: int) -> None:
+def _check(gen: nn.Module) -> None:
     if not isinstance(gen, SupportsEM):
         raise TypeError(
             f"expected a family with expect, maximise and initialise, got {type(gen).__name__}; use fit(gen, x)"
         )
-    if steps < 0 or n_init < 0:
-        raise ValueError(f"expected steps >= 0, n_init >= 0, got {steps=}, {n_init=}")

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from probgen.distributions.support import check_in_support
+from probgen.core.conversion import rows_from
+from probgen.core.module import settled
+from probgen.core.supports import check_values, support_of
 
 _NUMBERS = 2**22  # of a chunk
 
@@ -34,29 +35,30 @@ class Rows(NamedTuple):
     def chunks(self, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
         """Arguments of ``expect``: rows on the device, with weights where there are some."""
         parts = (self.x,) if self.weights is None else (self.x, self.weights)
-        for pieces in zip(*(part.split(self.chunk) for part in parts), strict=True):
+        for pieces in zip(*(part.split(int(self.chunk)) for part in parts), strict=True):
             yield tuple(piece.to(device) for piece in pieces)
 
 
-def prepared(
-    gen: nn.Module, x: Tensor | Sequence[Tensor], weights: Tensor | None, chunk: int | None
-) -> Rows:
+def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
     """The data in one form.
 
     Sequences padded with NaN, rows without weight left out; refuses what no row may be.
     """
-    law, dtype = gen(), next(gen.parameters()).dtype
-    if not isinstance(x, Tensor):
-        x = padded(x, law.event_shape)
-    chunk = max(1, _NUMBERS // max(1, x[:1].numel())) if chunk is None else chunk
-    if chunk < 1:
-        raise ValueError(f"expected chunk >= 1, got {chunk}")
-    _check_shape(x, tuple(law.event_shape), dtype)
+    law, like = gen(), next(gen.parameters())
+    event = tuple(law.event_shape)
+    if isinstance(x, list | tuple) and len(event) > 1 and getattr(gen, "ragged", None) is None:
+        x = padded([settled(gen, (part,))[0] for part in x], law.event_shape)
+    (x,) = settled(gen, (x,))
+    if x is None:
+        raise ValueError("expected rows x, got None; give them")
+    chunk = max(1, _NUMBERS // max(1, x[:1].numel() if x.ndim else 1)) if chunk is None else chunk
+    _check_shape(x, event)
     if weights is not None:
+        weights = rows_from("weights", weights, like.dtype)
         _check_weights(gen, x, weights)
         x, weights = x[(weights > 0).to(x.device)], weights[weights > 0].to(x)
     rows = Rows(x, weights, chunk)
-    _check_rows(law, rows, next(gen.parameters()).device)
+    _check_rows(law, rows, like.device)
     return rows
 
 
@@ -80,11 +82,7 @@ def padded(x: Sequence[Tensor], event: torch.Size) -> Tensor:
     return nn.utils.rnn.pad_sequence(list(x), batch_first=True, padding_value=torch.nan)
 
 
-def _check_shape(x: Tensor, event: tuple[int, ...], dtype: torch.dtype) -> None:
-    if x.dtype != dtype:
-        raise ValueError(
-            f"expected x of the parameters' {dtype}, got {x.dtype}; use x.to({dtype}), or convert gen"
-        )
+def _check_shape(x: Tensor, event: tuple[int, ...]) -> None:
     shorter = (
         len(event) > 1
         and x.ndim == 1 + len(event)
@@ -121,14 +119,13 @@ def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
 
 
 def _check_rows(law: dist.TorchDistribution, rows: Rows, device: torch.device) -> None:
-    """Refuses infinities, and what ``log_prob`` refuses: values outside of the support."""
-    try:
-        support = law.support
-    except NotImplementedError:  # a law that does not tell
-        support = constraints.real
+    """Refuses infinities and values outside of the support."""
+    support, first, observed = support_of(law), 0, False
     for x, *_ in rows.chunks(device):
-        if x.isinf().any():
-            raise ValueError(
-                "expected finite values (NaN = missing), got infinities in x; remove or clip these rows"
-            )
-        check_in_support(x, support)
+        check_values("x", x, support, first)
+        first += len(x)
+        observed = observed or not bool(x.isnan().all())
+    if not observed and rows.x.ndim > 2:  # families of vectors name the columns
+        raise ValueError(
+            "expected observed entries in x, got NaN (missing values) alone; give more data"
+        )

@@ -7,20 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import density, kind_of, worst
+from probgen.core.entry import as_rows
 from probgen.core.graphs.repeat import Call, Choice, Repeat
 from probgen.core.modes import infers
 from probgen.core.reading import Reading, read
-from probgen.core.runtime import isolated
+from probgen.core.runtime import isolated, validation
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import in_plate, is_enumerated, latent_sites, sample_sites
-from probgen.distributions.conditional import conditional
+from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import completions
-from probgen.infer.posterior import posterior
+from probgen.infer.posterior import posterior_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -83,6 +85,7 @@ def _quantile(ordered: Tensor, share: float) -> Tensor:
 
 @infers
 @torch.no_grad()
+@takes_seed
 def impute(
     gen: GenerativeModel,
     x: Tensor,
@@ -91,6 +94,7 @@ def impute(
     draws: int = 1,
     steps: int = 500,
     compile: Choice = "auto",
+    seed: Seed = None,
 ) -> Imputation:
     r"""Draws missing entries (NaN) given the observed ones, row by row.
 
@@ -116,7 +120,8 @@ def impute(
         A model with observed site ``"x"``, whose law given the latents has a closed-form
         :func:`conditional`.
     x : Tensor
-        ``(B, *event)``, NaN = missing.
+        ``(B, *event)``, NaN = missing; where a model of sequences says that NaN at the end is
+        padding, that stays.
     context : Tensor, optional
         ``(B, *context_event)``.
     draws : int
@@ -128,6 +133,9 @@ def impute(
         Whether steps of the chains after the first ones are made of recorded and compiled
         operations: where the others repay it, at once, or never. The same seed gives the same draws
         in all cases.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Raises
     ------
@@ -150,9 +158,11 @@ def impute(
     >>> done.kind, done.draws.shape, done.mean().round(decimals=1)
     ('exact', torch.Size([1000, 1, 2]), tensor([[2.0000, 1.8000]]))
     """
-    if draws < 1 or steps < 1:
-        raise ValueError(f"expected draws >= 1 and steps >= 1, got {draws=}, {steps=}")
-    missing = x.isnan()
+    checks.generative(gen=gen)
+    checks.at_least(1, draws=draws, steps=steps)
+    checks.one_of(("auto", True, False), compile=compile)
+    x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
+    missing = _missing(gen, (x, context))
     rows = missing.reshape(len(x), -1).any(-1)
     completed, acceptance, kind = (
         x.repeat(draws, *[1] * x.ndim),
@@ -193,13 +203,23 @@ def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tenso
 
     Then of x given both.
     """
-    x, values = batch[0], posterior(gen, *batch, draws=draws, discrete=True)
+    x, values = batch[0], posterior_of(gen, batch, draws, discrete=True)
     completed = []
     for draw in range(draws):
         fixed = {name: value[draw] for name, value in values.items()}
         law = _law(_trace(poutine.condition(gen.model, data=fixed), batch))
-        completed.append(conditional(law, x, ~x.isnan()).sample())
+        completed.append(conditional(law, x, observed(law, x)).sample())
     return torch.stack(completed), "exact", torch.ones(len(x), device=x.device)
+
+
+def _missing(gen: GenerativeModel, batch: tuple) -> Tensor:
+    """Which entries of x are missing: what is NaN, but for the padding of sequences that ended."""
+    missing = batch[0].isnan()
+    if not missing.any():
+        return missing
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        return ~observed(_law(_trace(gen.model, batch)), batch[0])
 
 
 def _trace(program: Callable, batch: tuple) -> poutine.Trace:
@@ -249,8 +269,9 @@ class _Chains:
 
         They start at draws of the latents from the model.
         """
-        seen, rate, early = ~x.isnan(), torch.zeros(len(x), device=x.device), max(1, steps // 10)
         start = _trace(self.model, (x, context))
+        seen, rate = observed(_law(start), x), torch.zeros(len(x), device=x.device)
+        early = max(1, steps // 10)
         filled = conditional(_law(start), x, seen).sample()
         proposal = self._propose((filled, context))
         kind, latents = _kind(proposal, self.gen.plate), proposal.guide
@@ -260,7 +281,7 @@ class _Chains:
             return self._step((filled, context), seen, corrected, latents, values)
 
         repeat = Repeat(step, early + steps, self.compile, missing=False)
-        with pyro.validation_enabled(False):  # the runs above were validated
+        with validation(False):  # the runs above were validated
             for corrected in rate.new_tensor([False] * early + [True] * steps, dtype=torch.bool):
                 ((filled, accepted, *values),) = repeat([Call(own=(filled, corrected, *values))])
                 rate += accepted * corrected / steps

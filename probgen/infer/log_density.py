@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -22,7 +21,7 @@ from probgen.core.graphs.graph import NotCompilable, record
 from probgen.core.missing import assume_missing
 from probgen.core.recording import Recorder, enumerated_elbo, log_prob
 from probgen.core.rows import tensors_of
-from probgen.core.runtime import evaluating
+from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import (
     Site,
     densities,
@@ -206,7 +205,7 @@ class LogDensity:
         """
         with (
             evaluating(),
-            pyro.validation_enabled(False),
+            validation(False),
             assume_missing(self._missing),
             self._precision(),
         ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from probgen.core import checks
+from probgen.core.entry import as_rows
 from probgen.core.graphs.graph import NotCompilable
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
+from probgen.core.turns import own_random_state
 from probgen.infer.log_density import LogDensity
 from probgen.infer.nuts import Chain, Plan, PyroNUTS, Sampler, Walk
 from probgen.infer.nuts_nutpie import Nutpie
@@ -134,15 +137,20 @@ def mcmc(
     >>> found.draws["mu"].shape, found.stats["energy"].shape
     (torch.Size([2, 10]), torch.Size([2, 10]))
     """
-    _check_counts(draws=draws, tune=tune, chains=chains)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    checks.function(gen=gen, **checks.given(sampler=sampler))
+    if not isinstance(init, Mapping | None):
+        checks.function("pass values by site, or a fitted guide", init=init)
+    checks.at_least(1, draws=draws, tune=tune, chains=chains, max_tree_depth=max_tree_depth)
+    checks.is_seed(**checks.given(seed=seed))
+    checks.within("(0, 1)", target_accept=target_accept)
+    checks.instance(torch.dtype, **checks.given(dtype=dtype))
+    checks.flag(save_warmup=save_warmup, progress=progress)
+    with own_random_state(seed):
         if seed is None:
             torch.seed()
-        else:
-            torch.manual_seed(seed)
         seeds = torch.randint(2**62, (chains,)).tolist()
         gen = as_program(gen, *batch)
-        batch = gen.settle(batch)
+        batch = as_rows(gen, *batch)
         log_density = LogDensity(gen, *batch, dtype=dtype)
         scaled, u = starts(log_density, batch, init, chains)
         chain = ready(sampler, scaled, scaled.loc)
@@ -207,9 +215,3 @@ def _chains(
     return Chains(
         {name: value.unflatten(0, u.shape[:2]) for name, value in values.items()}, stats, warmup
     )
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"expected {name} >= 1, got {value}")

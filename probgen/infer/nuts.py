@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import pyro
 import torch
 from pyro.infer import NUTS
 from torch import Tensor
 
-from probgen.core.runtime import isolated
+from probgen.core.runtime import isolated, validation
+from probgen.core.turns import offer, own_random_state
 
 
 class Plan(NamedTuple):
@@ -83,17 +83,17 @@ def _by_pyro(log_density: Callable[[Tensor], Tensor], start: Tensor, seed: int, 
     kernel.initial_params = point = {"u": start}
     points, stats = [], []
     with (
-        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        own_random_state(seed),
         isolated(),
-        pyro.validation_enabled(False),
+        validation(False),
     ):
-        torch.manual_seed(seed)
         kernel.setup(plan.tune)
         for _ in range(plan.tune + plan.draws):
             point = kernel.sample(point)
             points.append(point["u"].detach())
             stats.append({name: value.detach() for name, value in kernel.statistics().items()})
             plan.advance()
+            offer()
         kernel.cleanup()
     return Walk(
         torch.stack(points),

@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.graphs.graph import Compiled, NotCompilable, record
 from probgen.core.graphs.masks import with_indices
 from probgen.core.graphs.thin import thinned
+from probgen.core.turns import lent
 from probgen.infer.log_density import value_and_grad
 from probgen.infer.nuts import Chain, Plan, Walk
+from probgen.libraries import load
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 STATS = {
@@ -58,8 +61,11 @@ class Nutpie:
 
     low_rank: bool = False
 
+    def __post_init__(self) -> None:
+        checks.flag(low_rank=self.low_rank)
+
     def __call__(self, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain:
-        import nutpie  # noqa: F401  # its absence shows here, before a compilation that takes seconds
+        load("nutpie", "nutpie.compiled_pyfunc")  # its absence shows before a compilation
 
         if example.device.type != "cpu":
             raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
@@ -72,20 +78,21 @@ def one_chain(sampler: Nutpie, fast: ValueAndGrad, start: Tensor, seed: int, pla
     """A chain of a function that gives a log density and its gradient: ``(D,) -> (), (D,)``."""
     import nutpie
 
-    trace = nutpie.sample(
-        Callbacks(fast, start, plan).model(),
-        draws=plan.draws,
-        tune=plan.tune,
-        chains=1,
-        cores=1,
-        seed=seed,
-        target_accept=plan.target_accept,
-        maxdepth=plan.max_tree_depth,
-        low_rank_modified_mass_matrix=sampler.low_rank,
-        store_unconstrained=True,
-        progress_bar=False,
-        return_raw_trace=True,
-    )
+    with lent():  # other threads may go on: the compiled density runs no program
+        trace = nutpie.sample(
+            Callbacks(fast, start, plan).model(),
+            draws=plan.draws,
+            tune=plan.tune,
+            chains=1,
+            cores=1,
+            seed=seed,
+            target_accept=plan.target_accept,
+            maxdepth=plan.max_tree_depth,
+            low_rank_modified_mass_matrix=sampler.low_rank,
+            store_unconstrained=True,
+            progress_bar=False,
+            return_raw_trace=True,
+        )
     _, (steps,) = trace.get_arrow_trace()
     if steps.num_rows < plan.tune + plan.draws:  # nutpie ends early and quietly
         raise KeyboardInterrupt

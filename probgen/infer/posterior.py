@@ -13,9 +13,12 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.entry import as_rows
 from probgen.core.enumerating import enumerating
 from probgen.core.graphs.repeat import Choice
 from probgen.core.modes import infers
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import (
     Site,
     completed_sites,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 @infers
 @torch.no_grad()
+@takes_seed
 def posterior(
     gen: GenerativeModel,
     *batch: Any,
@@ -43,6 +47,7 @@ def posterior(
     max_rows: int | None = None,
     memory: float | None = None,
     compile: Choice = "auto",
+    seed: Seed = None,
 ) -> Draws:
     r"""Draws of every latent site of the guide, and of the model's deterministic sites.
 
@@ -70,6 +75,9 @@ def posterior(
     compile : bool or "auto"
         Whether runs after the first ones are made of recorded and compiled operations: where the
         others repay it, at once, or never. The same seed gives the same draws in all cases.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Returns
     -------
@@ -87,16 +95,32 @@ def posterior(
     >>> posterior(Program(model, guide), torch.ones(3), draws=10)["mu"].shape
     torch.Size([10])
     """
-    _check_draws(draws)
-    batch = gen.settle(batch)
+    checks.generative(gen=gen)
+    checks.at_least(1, draws=draws)
+    checks.flag(discrete=discrete)
+    checks.at_least(1, **checks.given(max_rows=max_rows))
+    checks.positive(**checks.given(memory=memory))
+    checks.one_of(("auto", True, False), compile=compile)
+    batch = as_rows(gen, *batch, optional=True)
+    return posterior_of(gen, batch, draws, discrete, (max_rows, memory, compile))
+
+
+def posterior_of(
+    gen: GenerativeModel,
+    batch: tuple,
+    draws: int,
+    discrete: bool = False,
+    limits: tuple = (None, None, "auto"),
+) -> Draws:
+    """:func:`posterior` of checked arguments, of which entries may be missing."""
     probe = guide_trace(gen, batch)
-    limits = (max_rows, memory, compile)
     values = Runs(gen, batch, probe, *limits).of(gen.guide, draws, latent_sites(probe).values())
     return _complete(gen, batch, model_trace(gen, batch), values, discrete, limits, draws)
 
 
 @infers
 @torch.no_grad()
+@takes_seed
 def complete(
     gen: GenerativeModel,
     *batch: Any,
@@ -105,6 +129,7 @@ def complete(
     max_rows: int | None = None,
     memory: float | None = None,
     compile: Choice = "auto",
+    seed: Seed = None,
 ) -> Draws:
     """Adds to draws of latent sites what follows from them.
 
@@ -121,7 +146,7 @@ def complete(
         in one dim, for each latent site that is not enumerated, from a guide or from MCMC.
     discrete : bool
         Whether to draw the enumerated sites from their exact conditional.
-    max_rows, memory, compile
+    max_rows, memory, compile, seed
         As in :func:`posterior`.
     """
     probe = model_trace(gen, batch)
@@ -166,6 +191,7 @@ def _complete(
 
 @infers
 @torch.no_grad()
+@takes_seed
 def predictive(
     gen: GenerativeModel,
     *batch: Any,
@@ -176,6 +202,7 @@ def predictive(
     max_rows: int | None = None,
     memory: float | None = None,
     compile: Choice = "auto",
+    seed: Seed = None,
 ) -> Draws:
     r"""Draws from the posterior predictive distribution of the observed sites.
 
@@ -202,7 +229,7 @@ def predictive(
         Whether to draw the latents inside the data plate from the model.
     sites : iterable of str, optional
         Names of the sites to return, deterministic ones included; default: the observed ones.
-    max_rows, memory, compile
+    max_rows, memory, compile, seed
         As in :func:`posterior`.
 
     Returns
@@ -216,7 +243,14 @@ def predictive(
         If ``sites`` has a name that the program lacks, or ``given`` an unknown site, another shape
         or number of draws.
     """
-    batch = gen.settle(batch)
+    checks.generative(gen=gen)
+    checks.at_least(1, draws=draws)
+    checks.flag(new_rows=new_rows)
+    checks.texts(**checks.given(sites=sites))
+    checks.at_least(1, **checks.given(max_rows=max_rows))
+    checks.positive(**checks.given(memory=memory))
+    checks.one_of(("auto", True, False), compile=compile)
+    batch = as_rows(gen, *batch, optional=True)
     probe, how = (
         model_trace(gen, batch),
         {"max_rows": max_rows, "memory": memory, "compile": compile},
@@ -229,7 +263,7 @@ def predictive(
         if site["type"] == "sample" and in_plate(site, gen.plate)
     }
     if given is None:
-        given = posterior(gen, *batch, draws=draws, discrete=not new_rows, **how)
+        given = posterior_of(gen, batch, draws, not new_rows, (max_rows, memory, compile))
     elif new_rows:
         given = merged(given, gen, batch, probe, local | follows(probe))
     else:
@@ -248,6 +282,7 @@ def predictive(
 
 @infers
 @torch.no_grad()
+@takes_seed
 def prior_predictive(
     gen: GenerativeModel,
     *batch: Any,
@@ -256,6 +291,7 @@ def prior_predictive(
     max_rows: int | None = None,
     memory: float | None = None,
     compile: Choice = "auto",
+    seed: Seed = None,
 ) -> Draws:
     r"""Joint draws of every site of the program run forward without looking at the observations.
 
@@ -271,7 +307,7 @@ def prior_predictive(
         Number of draws.
     sites : iterable of str, optional
         Names of the sites to return; default: all, those that data would occupy included.
-    max_rows, memory, compile
+    max_rows, memory, compile, seed
         As in :func:`posterior`.
 
     Returns
@@ -284,8 +320,13 @@ def prior_predictive(
     ValueError
         If ``sites`` has a name that the program lacks.
     """
-    _check_draws(draws)
-    batch = gen.settle(batch)
+    checks.generative(gen=gen)
+    checks.at_least(1, draws=draws)
+    checks.texts(**checks.given(sites=sites))
+    checks.at_least(1, **checks.given(max_rows=max_rows))
+    checks.positive(**checks.given(memory=memory))
+    checks.one_of(("auto", True, False), compile=compile)
+    batch = as_rows(gen, *batch, optional=True, missing=True)
     probe = trace_of(gen.model, batch)
     wanted = _named(probe, sites) if sites is not None else _with_values(probe)
     return Runs(gen, batch, probe, max_rows, memory, compile).of(
@@ -297,11 +338,6 @@ def observed_sites(gen: GenerativeModel, *batch: Any) -> list[str]:
     """Names of the sites of the model that the batch occupies."""
     with torch.no_grad():
         return [site["name"] for site in _observed(trace_of(gen.model, batch))]
-
-
-def _check_draws(draws: int) -> None:
-    if draws < 1:
-        raise ValueError(f"expected draws >= 1, got {draws}")
 
 
 def _observed(probe: poutine.Trace) -> list[Site]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.infer.simulate import Draws
 
 
@@ -64,6 +65,9 @@ def relabel(
     tensor([[ 1.0000, -1.0000],
             [ 1.1000, -1.1000]])
     """
+    checks.mapping(draws=draws)
+    checks.texts(sites=sites, labels=labels)
+    checks.at_least(1, leading=leading, max_sweeps=max_sweeps)
     flat = {name: value.flatten(0, leading - 1) for name, value in draws.items()}
     present = [name for name in sites if name in flat]
     if not present:

@@ -95,6 +95,7 @@ class Runs:
         from their conditional given everything else.
         """
         named, fixed = {site["name"]: site for site in sites}, self._full(given or {})
+        draws = int(draws)  # NumPy's integers are not traced
 
         def run(size: int, *values: Tensor) -> Draws:
             prepared = self._prepare(program, size, dict(zip(fixed, values, strict=True)), discrete)

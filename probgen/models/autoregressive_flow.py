@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from probgen.core import checks
 from probgen.core.contexts import law_given
 from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
@@ -129,6 +130,15 @@ class AutoregressiveFlow(DistributionModule):
         dropout: float = 0.0,
         residual: bool = False,
     ):
+        checks.at_least(1, dims=dims, layers=layers)
+        checks.function("pass Affine() or Spline()", univariate=univariate)
+        checks.sizes(hidden=hidden)
+        checks.at_least(0, context=context)
+        checks.generative(**checks.given(base=base))
+        checks.flag(fast_sampling=fast_sampling, residual=residual)
+        checks.instances(Tensor, **checks.given(orders=orders))
+        checks.factory(activation=activation)
+        checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.context_size, self.base = context, standard_normal(dims) if base is None else base
         if orders is None:
@@ -165,6 +175,7 @@ class MAF(AutoregressiveFlow):
     """
 
     def __init__(self, dims: int, layers: int = 5, **options: Any):
+        checks.at_least(1, dims=dims, layers=layers)
         super().__init__(dims, Affine(), layers, **options)
 
 

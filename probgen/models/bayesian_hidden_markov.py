@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT, received
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
@@ -88,8 +89,12 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         initial: DistributionModule | None = None,
         transition: DistributionModule | None = None,
     ):
+        checks.at_least(1, states=states, steps=steps)
+        checks.callable_(emission=emission)
+        checks.mapping(priors=priors)
+        checks.generative(**checks.given(initial=initial, transition=transition))
         super().__init__()
-        self.states, self.steps, self.emission = states, steps, emission
+        self.states, self.steps, self.emission = int(states), int(steps), emission
         uniform = Fixed(dist.Dirichlet, concentration=torch.ones(states))
         self.priors = nn.ModuleDict(
             {"initial": initial or uniform, "transitions": transition or uniform, **priors}

@@ -15,10 +15,13 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT, received
+from probgen.core.entry import as_rows
 from probgen.core.missing import MissingAware, fill_missing
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.core.normal import MultivariateNormal
+from probgen.distributions.support import check_columns, shares
 
 
 class BayesianGaussianMixture(LatentVariableModel):
@@ -81,8 +84,12 @@ class BayesianGaussianMixture(LatentVariableModel):
         scales: DistributionModule | None = None,
         correlations: DistributionModule | None = None,
     ):
+        checks.at_least(1, components=components, dims=dims)
+        checks.generative(
+            **checks.given(weights=weights, means=means, scales=scales, correlations=correlations)
+        )
         super().__init__()
-        self.components, self.dims = components, dims
+        self.components, self.dims = int(components), int(dims)
         zeros = torch.zeros(dims)
         self.priors = nn.ModuleDict(
             {
@@ -148,6 +155,12 @@ class BayesianGaussianMixture(LatentVariableModel):
         ValueError
             If a cluster's moments lie outside the support of a prior.
         """
+        (x,) = as_rows(self, x)
+        check_columns(x, constant=True)
+        if len(x) < self.components:
+            raise ValueError(
+                f"expected at least as many rows as components ({self.components}), got {len(x)}; give more rows"
+            )
         from sklearn.cluster import KMeans
 
         filled = fill_missing(x, x.nanmean(0)).detach()
@@ -217,11 +230,12 @@ class BayesianGaussianMixture(LatentVariableModel):
             with pyro.plate("draws", draws, dim=-1):
                 trace = poutine.trace(self.guide).get_trace()
             given = {name: trace.nodes[name]["value"] for name in self.priors}
+        (x,) = as_rows(self, x)
         total = torch.zeros(len(x), self.components).to(x)
         for draw in range(len(given["weights"])):
             values = {name: given[name][draw] for name in self.priors}
             log_weights = values.pop("weights").log()
-            total += (log_weights + _gaussian(**values).log_prob(x[:, None])).softmax(-1)
+            total += shares(log_weights + _gaussian(**values).log_prob(x[:, None]))
         return total / len(given["weights"])
 
 

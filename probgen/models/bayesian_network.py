@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
 from probgen.distributions.graphs.ancestral import Ancestral, Node, family_table
-from probgen.distributions.graphs.directed_graph import Graph
+from probgen.distributions.graphs.answers import Marginals
+from probgen.distributions.graphs.directed_graph import CONTEXT, Graph, check_graph
 from probgen.distributions.graphs.discrete_network import DiscreteNetwork
-from probgen.distributions.graphs.factors import LIMIT
+from probgen.distributions.graphs.evidence import (
+    Likelihood,
+    as_likelihoods,
+    check_rows,
+    fitted_likelihoods,
+)
+from probgen.distributions.graphs.factors import LIMIT, Labels
+from probgen.distributions.graphs.given import Given
 from probgen.distributions.graphs.linear_gaussian import expected_moments, network_law, regression
 from probgen.distributions.graphs.nodes import LinearGaussian, Table
-from probgen.distributions.graphs.states import checked_states, code, word
+from probgen.distributions.graphs.separation import separated
+from probgen.distributions.graphs.states import checked_states, decoded, encoded, packed, unpacked
 from probgen.distributions.support import check_columns
 
 __all__ = ["BayesianNetwork", "LinearGaussian", "Table"]
@@ -43,6 +54,11 @@ class BayesianNetwork(DistributionModule):
     - *Mixed*: missing discrete entries are summed out; missing continuous ones only without
       observed descendants.
 
+    Questions are rows with NaN where nothing is known (:meth:`row`, :meth:`rows`). Uncertain
+    findings are likelihoods of the states of a node beside the row: ``marginals(row,
+    likelihood={"wet": [0.2, 0.9]})``; :meth:`given` makes them a model, which is sampled, imputed
+    and scored like any other.
+
     Networks of tables and linear-Gaussian ones are fitted by :func:`probgen.em`, on complete rows
     in one step (the closed form); all of them by any objective.
 
@@ -59,7 +75,7 @@ class BayesianNetwork(DistributionModule):
     limit : int
         Largest table, in entries per row of evidence, that an elimination may make.
     states : mapping of str to sequence of str, optional
-        Names of the values 0, 1, ... of some nodes.
+        Names of the values 0, 1, ... of some nodes. A checkpoint holds them beside the tables.
 
     Raises
     ------
@@ -86,10 +102,18 @@ class BayesianNetwork(DistributionModule):
         limit: int = LIMIT,
         states: Mapping[str, Sequence[str]] | None = None,
     ):
+        checks.mapping(conditionals=conditionals, **checks.given(parents=parents, states=states))
+        checks.at_least(0, context=context)
+        checks.at_least(1, limit=limit)
+        named = {f"conditionals[{name!r}]": part for name, part in conditionals.items()}
+        checks.instance(nn.Module, "pass a Table, a LinearGaussian or a head", **named)
         super().__init__()
         self.context_size, self.limit = context, limit
         self.graph = Graph.of(conditionals, parents or {}, context)
         self.states = checked_states(states or {}, self.graph)
+        if self.states:
+            self.register_buffer("state_names", packed(self.states))
+            self.register_load_state_dict_post_hook(_states_as_loaded)
         self.conditionals = nn.ModuleList(conditionals.values())
         self._linear = all(isinstance(part, LinearGaussian) for part in self.conditionals)
         self._check_tables()
@@ -113,11 +137,50 @@ class BayesianNetwork(DistributionModule):
 
         As :func:`probgen.read_bif` gives.
 
-        With the names of the ``states``, :meth:`row` takes them and :meth:`in_words` gives them
-        back.
+        With the names of the ``states``, :meth:`row` and :meth:`rows` take them and
+        :meth:`names_of` gives them back. Tables that are no probabilities are refused by name.
         """
-        nodes = {name: Table(t.shape[-1], t.shape[:-1], probs=t) for name, t in tables.items()}
+        nodes = {name: _table_of(name, table) for name, table in tables.items()}
         return cls(nodes, parents, limit=limit, states=states)
+
+    @classmethod
+    def of_states(
+        cls,
+        states: Mapping[str, int | Sequence[str]],
+        parents: Mapping[str, Sequence[str]] | None = None,
+        *,
+        pseudo_count: float = 0.0,
+        equivalent_sample_size: float | None = None,
+        limit: int = LIMIT,
+    ) -> BayesianNetwork:
+        """A network of tables that are not known yet, for :func:`probgen.em` to count.
+
+        Parameters
+        ----------
+        states : mapping of str to int or sequence of str
+            The states of each node by name, or how many there are.
+        pseudo_count, equivalent_sample_size : float
+            What every table gets, see :class:`Table`.
+
+        >>> from probgen.infer.em import em
+        >>> network = BayesianNetwork.of_states(
+        ...     {"rain": ("no", "yes"), "wet": 2}, {"wet": ["rain"]}, equivalent_sample_size=4.0
+        ... )
+        >>> _ = em(network, network.rows({"rain": ["yes", "yes"], "wet": [1, 1]}))
+        >>> network.tables["wet"]                        # one pseudo-count for each of four entries
+        tensor([[0.5000, 0.5000],
+                [0.2500, 0.7500]])
+        """
+        checks.mapping(states=states, **checks.given(parents=parents))
+        levels = {name: k if isinstance(k, int) else len(k) for name, k in states.items()}
+        check_graph(tuple(levels), parents or {})
+        own = {"pseudo_count": pseudo_count, "equivalent_sample_size": equivalent_sample_size}
+        nodes = {
+            name: Table(k, [levels[p] for p in (parents or {}).get(name, ())], **own)
+            for name, k in levels.items()
+        }
+        named = {name: words for name, words in states.items() if not isinstance(words, int)}
+        return cls(nodes, parents, limit=limit, states=named)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         batch = torch.Size() if context is None else context.shape[:-1]
@@ -133,7 +196,9 @@ class BayesianNetwork(DistributionModule):
             else family_table(nodes, index, blank)[0]
             for index, (part, node) in enumerate(zip(self.conditionals, nodes, strict=True))
         ]
-        law = DiscreteNetwork(tables, [node.parents for node in nodes], self.limit)
+        law = DiscreteNetwork(
+            tables, [node.parents for node in nodes], self.limit, self._factor_labels
+        )
         return law if law.batch_shape == batch else law.expand(batch)
 
     @property
@@ -149,6 +214,11 @@ class BayesianNetwork(DistributionModule):
         }
 
     @property
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """The parents of each node; the network's own context stands last."""
+        return self.graph.parents
+
+    @property
     def free_parameters(self) -> int:
         """How many numbers the likelihood determines.
 
@@ -159,79 +229,310 @@ class BayesianNetwork(DistributionModule):
 
     aic, bic = aic, bic
 
-    def row(self, **values: float | str) -> Tensor:
+    @property
+    def labels(self) -> dict[str, dict[str, list[str]]]:
+        """What :func:`probgen.to_arviz` calls the columns: ``to_arviz(gen, x, **gen.labels)``.
+
+        >>> BayesianNetwork({"a": Table(2), "b": Table(2)}).labels
+        {'coords': {'node': ['a', 'b']}, 'dims': {'x': ['node']}}
+        """
+        pairs = list(zip(self.graph.names, self.graph.columns, strict=True))
+        names = [
+            name if column.stop - column.start == 1 else f"{name}[{place - column.start}]"
+            for name, column in pairs
+            for place in range(column.start, column.stop)
+        ]
+        return {"coords": {"node": names}, "dims": {"x": ["node"]}}
+
+    def row(self, **values: float | str | Tensor | None) -> Tensor:
         """One row ``(1, D)`` with these values, or states by name, of some nodes.
 
-        All others missing (NaN).
+        All others missing (NaN). Names that are no identifiers come as ``row(**{"a b": 1.0})``.
+
+        Raises
+        ------
+        ValueError
+            For nodes and states that there are not.
 
         >>> BayesianNetwork({"rain": Table(2)}, states={"rain": ("no", "yes")}).row(rain="yes")
         tensor([[1.]])
         """
-        x = next(self.parameters()).new_full((1, self.graph.width), torch.nan)
-        for name, value in values.items():
-            place = self.graph.columns[self.graph.index(name)]
-            x[:, place] = code(self.states, name, value) if isinstance(value, str) else value
-        return x
+        columns = {name: [value] for name, value in values.items()}
+        return self.rows(columns or {self.graph.names[0]: [None]})
 
-    def in_words(self, x: Tensor) -> list[dict[str, str | float | None]]:
-        """Rows ``(n, D)``, such as :meth:`mode` or ``impute`` give, with states by name.
+    def rows(self, table: Any) -> Tensor:
+        """Rows ``(n, D)`` of a table whose columns are nodes: states by name, numbers as they are.
 
-        ``None`` where missing.
+        Columns that it lacks, and ``None``, NaN and NA in it, are missing (NaN).
+
+        Parameters
+        ----------
+        table : mapping of str to sequence, data frame, or sequence of mappings
+            ``{"rain": ["yes", None], "n": [0, 2]}``; a frame of pandas, Polars or Arrow; or
+            ``[{"rain": "yes"}, {"n": 2}]``.
+
+        Raises
+        ------
+        ValueError
+            For nodes and states that there are not, and columns of different lengths.
+        TypeError
+            For what is no table.
 
         >>> network = BayesianNetwork({"rain": Table(2), "n": Table(3)}, states={"rain": ("no", "yes")})
-        >>> network.in_words(torch.tensor([[1.0, 2.0], [torch.nan, 0.0]]))
-        [{'rain': 'yes', 'n': 2.0}, {'rain': None, 'n': 0.0}]
+        >>> network.rows({"rain": ["yes", None], "n": [0, 2]})
+        tensor([[1., 0.],
+                [nan, 2.]])
+        """
+        return encoded(table, self.graph, self.states, next(self.parameters()))
+
+    def names_of(self, x: Tensor) -> dict[str, list]:
+        """Columns by name of rows ``(*batch, D)``, such as ``mode``, ``impute`` and draws give.
+
+        States by name (codes where they have none), ``None`` where missing; the inverse of
+        :meth:`rows`, and what ``pandas.DataFrame`` takes.
+
+        Raises
+        ------
+        ValueError
+            For numbers that are no codes (means of draws).
+
+        >>> network = BayesianNetwork({"rain": Table(2), "n": Table(3)}, states={"rain": ("no", "yes")})
+        >>> network.names_of(torch.tensor([[1.0, 2.0], [torch.nan, 0.0]]))
+        {'rain': ['yes', None], 'n': [2, 0]}
         """
         check_event(x, torch.Size((self.graph.width,)))
-        places = [
-            (name, column.start)
-            for name, column in zip(self.graph.names, self.graph.columns, strict=True)
-        ]
-        rows = x.reshape(-1, self.graph.width).tolist()
-        return [
-            {name: word(self.states.get(name), row[place]) for name, place in places}
-            for row in rows
-        ]
+        return decoded(x, self.graph, self.states)
 
     @torch.no_grad()
     def marginals(
-        self, x: Tensor, context: Tensor | None = None, *, nodes: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Probabilities of each discrete node's values given the observed entries.
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        nodes: Sequence[str] | None = None,
+        likelihood: Likelihood | None = None,
+    ) -> Marginals:
+        r"""Probabilities of each discrete node's values given the observed entries.
 
-        ``(*batch, D) -> (*batch, K)``.
+        ``(*batch, D) -> (*batch, K)`` by the names of nodes; ``found["rain", "yes"]`` is that of
+        one state, ``(*batch,)``.
 
-        Where only some ``nodes`` are asked for, what is neither above them nor above an observed
-        entry costs nothing.
+        Parameters
+        ----------
+        nodes : sequence of str, optional
+            Where only some are asked for, what is neither above them nor above an observed entry
+            costs nothing.
+        likelihood : mapping of str to Tensor, sequence or mapping, optional
+            Uncertain findings: for some nodes :math:`p(\text{finding} \mid \text{state})` of each
+            of their states, ``(K,)`` or one row each ``(*batch, K)``, or by the names of states.
+            Only their ratios matter. What is certain is 0 elsewhere, what says nothing is 1
+            everywhere. This is Pearl's virtual evidence; where instead the *marginal* of a node is
+            known, :meth:`soft_evidence` finds its likelihood.
+
+        Raises
+        ------
+        ValueError
+            If what is observed is impossible; it names observations that exclude each other.
+
+        References
+        ----------
+        Pearl (1988), Probabilistic Reasoning in Intelligent Systems; Chan, Darwiche (2005), On the
+        revision of probabilistic beliefs using uncertain evidence,
+        https://doi.org/10.1016/j.artint.2004.09.005
+
+        >>> rain, wet = torch.tensor([0.8, 0.2]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+        >>> network = BayesianNetwork.from_tables({"rain": rain, "wet": wet}, {"wet": ["rain"]})
+        >>> network.marginals(network.row(), likelihood={"wet": [0.2, 0.8]})["rain"]
+        tensor([[0.5843, 0.4157]])
         """
         if nodes is not None:
-            return {name: self.joint(x, name, context=context) for name in nodes}
-        found = self._discrete(context).marginals(x)
-        return {
-            name: found[..., i, :k]
-            for i, (name, k) in enumerate(zip(self.graph.names, self.graph.levels, strict=True))
-        }
+            asked = {
+                name: self.joint(x, name, context=context, likelihood=likelihood) for name in nodes
+            }
+            return Marginals(asked, self.states)
+        x = self._as_rows(x)
+        found = self._discrete(context, x, likelihood).marginals(x)
+        pairs = enumerate(zip(self.graph.names, self.graph.levels, strict=True))
+        return Marginals({name: found[..., i, :k] for i, (name, k) in pairs}, self.states)
 
     @torch.no_grad()
-    def joint(self, x: Tensor, *nodes: str, context: Tensor | None = None) -> Tensor:
+    def joint(
+        self,
+        x: Tensor,
+        *nodes: str,
+        context: Tensor | None = None,
+        likelihood: Likelihood | None = None,
+    ) -> Tensor:
         """Probabilities of all combinations of some nodes' values given the observed entries.
 
-        ``(*batch, *levels)``.
+        ``(*batch, *levels)``; for ``likelihood`` see :meth:`marginals`.
 
         >>> coins = BayesianNetwork({"a": Table(2), "b": Table(2)})
         >>> coins.joint(coins.row(b=1.0), "a", "b")
         tensor([[[0.0000, 0.5000],
                  [0.0000, 0.5000]]])
         """
-        return self._discrete(context).joint_given(x, [self.graph.index(name) for name in nodes])
+        if not nodes or len(set(nodes)) < len(nodes):
+            raise ValueError(f"expected one node or more, each once, got {nodes}; name them")
+        x = self._as_rows(x)
+        law = self._discrete(context, x, likelihood)
+        return law.joint_given(x, [self.graph.index(name) for name in nodes])
+
+    def probability(
+        self,
+        x: Tensor,
+        event: Mapping[str, float | str],
+        context: Tensor | None = None,
+        *,
+        likelihood: Likelihood | None = None,
+    ) -> Tensor:
+        """Probability that some nodes have these values given the observed entries.
+
+        ``(*batch, D) -> (*batch,)``; for ``likelihood`` see :meth:`marginals`.
+
+        >>> rain, wet = torch.tensor([0.8, 0.2]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+        >>> network = BayesianNetwork.from_tables({"rain": rain, "wet": wet}, {"wet": ["rain"]})
+        >>> network.probability(network.row(wet=1), {"rain": 1})
+        tensor([0.6923])
+        """
+        values = self.row(**event)[0]
+        table = self.joint(x, *event, context=context, likelihood=likelihood)
+        codes = [int(values[self.graph.columns[self.graph.index(name)]]) for name in event]
+        return table[(..., *codes)]
 
     @torch.no_grad()
-    def mode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def log_evidence(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        likelihood: Likelihood | None = None,
+    ) -> Tensor:
+        r"""Log probability of all that is known, :math:`\log p(x_o, e)`, in nats.
+
+        ``(*batch, D) -> (*batch,)``; minus infinity where it is impossible. Unlike other answers it
+        depends on the scale of a ``likelihood`` (see :meth:`marginals`).
+        """
+        x = self._as_rows(x)
+        return self._discrete(context, x, likelihood).log_product(x)
+
+    @torch.no_grad()
+    def mode(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        likelihood: Likelihood | None = None,
+    ) -> Tensor:
         """The most probable values of all missing entries together.
 
-        ``(*batch, D) -> (*batch, D)``.
+        ``(*batch, D) -> (*batch, D)``; for ``likelihood`` see :meth:`marginals`.
         """
-        return self._discrete(context).mode_given(x)
+        x = self._as_rows(x)
+        return self._discrete(context, x, likelihood).mode_given(x)
+
+    def given(self, likelihood: Likelihood) -> Given:
+        """The network given uncertain findings, as a model.
+
+        ``sample``, ``impute`` and ``log_likelihood`` take it like any other; for ``likelihood`` see
+        :meth:`marginals`. It shares its tables with this network.
+
+        >>> coin = BayesianNetwork({"a": Table(2)})
+        >>> coin.given({"a": [0.9, 0.1]})().log_prob(coin.row(a=0)).exp()
+        tensor([0.9000], grad_fn=<ExpBackward0>)
+        """
+        found = as_likelihoods(likelihood, self.graph, self.states, next(self.parameters()))
+        return Given(self, {self.graph.index(name): value for name, value in found.items()})
+
+    def soft_evidence(
+        self,
+        x: Tensor,
+        marginals: Likelihood,
+        context: Tensor | None = None,
+        *,
+        steps: int = 200,
+        tol: float = 1e-5,
+    ) -> dict[str, Tensor]:
+        """Likelihoods under which some nodes have given marginals, beside what rows observe.
+
+        Jeffrey's rule: "rain is now 70 % probable" tells the outcome, whatever was known before;
+        the likelihood "what I saw is 7 to 3 for rain" tells what was seen, and is weighed against
+        what was known. Several nodes are fitted in turn until all of the marginals hold.
+
+        Parameters
+        ----------
+        marginals : mapping of str to Tensor, sequence or mapping
+            Probabilities of the states of some nodes, ``(K,)`` or ``(*batch, K)``, or by name.
+        steps : int
+            Largest number of rounds.
+        tol : float
+            Largest difference from the marginals.
+
+        Returns
+        -------
+        dict of str to Tensor
+            What ``likelihood`` takes.
+
+        Raises
+        ------
+        ValueError
+            If the marginals cannot hold.
+
+        References
+        ----------
+        Chan, Darwiche (2005), On the revision of probabilistic beliefs using uncertain evidence,
+        https://doi.org/10.1016/j.artint.2004.09.005
+
+        >>> rain, wet = torch.tensor([0.8, 0.2]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+        >>> network = BayesianNetwork.from_tables({"rain": rain, "wet": wet}, {"wet": ["rain"]})
+        >>> found = network.soft_evidence(network.row(), {"rain": [0.3, 0.7]})
+        >>> network.marginals(network.row(), likelihood=found)["wet"]
+        tensor([[0.3400, 0.6600]])
+        """
+        targets = as_likelihoods(marginals, self.graph, self.states, next(self.parameters()))
+        x = self._as_rows(x)
+        check_rows(targets, x.shape[:-1])
+        for name, value in targets.items():
+            if not ((value.sum(-1) - 1).abs() < 1e-3).all():
+                raise ValueError(
+                    f"expected a marginal of '{name}' that sums to 1, got {value.tolist()}; "
+                    "what needs no sum is a likelihood"
+                )
+        targets = {
+            name: (value / value.sum(-1, keepdim=True)).expand(*x.shape[:-1], -1)
+            for name, value in targets.items()
+        }
+
+        def reached(likelihood: dict[str, Tensor]) -> Marginals:
+            return self.marginals(x, context, nodes=list(targets), likelihood=likelihood)
+
+        return fitted_likelihoods(reached, targets, steps=steps, tol=tol)
+
+    def independent(self, first: str, second: str, given: Sequence[str] = ()) -> bool:
+        """Whether the graph makes two nodes independent given others (d-separation).
+
+        It reads arrows alone: tables may hide a dependence that the graph allows, never one that it
+        forbids.
+
+        >>> rain, wet = torch.tensor([0.8, 0.2]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+        >>> tables = {"rain": rain, "wet": wet, "slip": wet}
+        >>> network = BayesianNetwork.from_tables(tables, {"wet": ["rain"], "slip": ["wet"]})
+        >>> network.independent("rain", "slip"), network.independent("rain", "slip", ["wet"])
+        (False, True)
+        """
+        checks.texts(given=given)
+        for name in (first, second, *given):
+            self.graph.index(name)
+        if first == second or {first, second} & set(given):
+            raise ValueError(
+                f"expected two nodes and others given, got '{first}', '{second}' and {tuple(given)}; "
+                "name each once"
+            )
+        parents = {
+            name: [parent for parent in above if parent != CONTEXT]
+            for name, above in self.parents.items()
+        }
+        return separated(parents, {first}, {second}, given)
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``, NaN = missing.
@@ -252,9 +553,8 @@ class BayesianNetwork(DistributionModule):
             if centre is None:
                 part.maximise(statistics[name])
             else:
-                part.maximise(
-                    *regression(statistics, centre, index, self.graph.above(name), *part.given)
-                )
+                above, names = self.graph.above(name), self.graph.names
+                part.maximise(*regression(statistics, centre, index, above, *part.given, names))
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts make the M-step subtract from the log-likelihood."""
@@ -280,7 +580,7 @@ class BayesianNetwork(DistributionModule):
             part.forget(counts.sum(-1) == 0)
 
     def _initialise_linear(self, x: Tensor, generator: torch.Generator | None) -> None:
-        check_columns(x)
+        check_columns(x, names=self.graph.names)
         centre = x.double().nanmean(0)
         variance = (x - centre).square().nanmean(0)
         for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
@@ -295,13 +595,30 @@ class BayesianNetwork(DistributionModule):
                 "expected a network of tables, or of linear-Gaussian nodes, without a context; use fit"
             )
 
-    def _discrete(self, context: Tensor | None) -> DiscreteNetwork:
+    def _as_rows(self, x: Tensor | Any) -> Tensor:
+        """Rows as tensors; tables by names are encoded."""
+        x = self.settle((x,))[0] if type(x).__module__ == "numpy" else x
+        return x if isinstance(x, Tensor) else self.rows(x)
+
+    def _discrete(
+        self, context: Tensor | None, x: Tensor, likelihood: Likelihood | None = None
+    ) -> DiscreteNetwork:
+        """The distribution that answers questions about rows."""
         if not self._tabular:
             raise ValueError(
                 f"expected a network of discrete nodes with at most {_TABULATED:,} entries in all tables, got levels "
                 f"{self.graph.levels}; average draws of impute(network, x) instead"
             )
-        return self(context)
+        law = self(context)
+        if not likelihood:
+            return law
+        found = as_likelihoods(likelihood, self.graph, self.states, law.factors.tables[0])
+        check_rows(found, torch.broadcast_shapes(x.shape[:-1], law.batch_shape))
+        return law.given({self.graph.index(name): value.log() for name, value in found.items()})
+
+    @property
+    def _factor_labels(self) -> Labels:
+        return Labels(self.graph.names, tuple(map(self.states.get, self.graph.names)))
 
     def _normal(self, context: Tensor | None) -> dist.TorchDistribution:
         above = [self.graph.above(name) for name in self.graph.names]
@@ -340,3 +657,19 @@ class BayesianNetwork(DistributionModule):
                     f"expected a table of shape {shape} at '{name}' (levels of its parents, its own; None: not discrete"
                     f"), got {tuple(part.logits.shape)}; give Table the levels of {self.graph.parents[name]}"
                 )
+
+
+def _table_of(name: str, table: Any) -> Table:
+    """A node of given probabilities; what is wrong with them is told with its name."""
+    probs = table if isinstance(table, Tensor) else torch.as_tensor(table)
+    try:
+        if probs.ndim == 0:
+            raise ValueError(f"expected one probability for each value, got {probs.item():g}")
+        return Table(probs.shape[-1], probs.shape[:-1], probs=probs)
+    except ValueError as error:
+        raise ValueError(f"table of '{name}': {error}") from None
+
+
+def _states_as_loaded(network: nn.Module, incompatible: object) -> None:
+    """States are those of the checkpoint whose tables were loaded."""
+    network.states = unpacked(network.get_buffer("state_names"))

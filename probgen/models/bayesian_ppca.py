@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT, received
 from probgen.core.missing import MissingAware
 from probgen.core.module import LatentVariableModel, data_plate
@@ -59,6 +60,8 @@ class BayesianPPCA(LatentVariableModel):
     def __init__(
         self, dims: int, factors: int, *, a: float = 1e-3, b: float = 1e-3, mean_scale: float = 10.0
     ):
+        checks.at_least(1, dims=dims, factors=factors)
+        checks.positive(a=a, b=b, mean_scale=mean_scale)
         super().__init__()
         if not 1 <= factors < dims:
             raise ValueError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
@@ -61,14 +62,12 @@ class ChowLiu(DistributionModule):
     context_size, context_hint = 0, WITHOUT
 
     def __init__(self, levels: Sequence[int], *, smoothing: float = 1.0):
+        checks.sizes(1, 1, levels=levels)
+        checks.not_negative(smoothing=smoothing)
         super().__init__()
         if isinstance(levels, int):
             raise TypeError(
                 f"expected levels of each variable, got {levels}; for so many binary ones: (2,) * {levels}"
-            )
-        if not levels or min(levels) < 1 or smoothing < 0:
-            raise ValueError(
-                f"expected levels >= 1 of some variables and smoothing >= 0, got {levels=}, {smoothing=}"
             )
         self.levels, self.smoothing, most = tuple(levels), smoothing, max(levels)
         self.register_buffer("parents", torch.full((len(levels),), -1))

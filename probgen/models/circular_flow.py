@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
 from probgen.distributions.flows.circular import CircularTransform, UniformBox, beside
@@ -66,6 +67,9 @@ class CircularFlow(DistributionModule):
         hidden: Sequence[int] = (64, 64),
         context: int = 0,
     ):
+        checks.at_least(1, dims=dims, transforms=transforms, bins=bins)
+        checks.sizes(hidden=hidden)
+        checks.at_least(0, context=context)
         super().__init__()
         if dims < 1 or transforms < 1 + (dims > 1):
             raise ValueError(

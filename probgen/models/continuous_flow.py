@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import law_given
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.flow import Pushforward
@@ -73,6 +74,12 @@ class ContinuousFlow(DistributionModule):
         frequencies: int = 3,
         activation: Callable[[], nn.Module] = nn.SiLU,
     ):
+        checks.at_least(1, dims=dims)
+        checks.sizes(hidden=hidden)
+        checks.at_least(0, context=context, frequencies=frequencies)
+        checks.generative(**checks.given(base=base))
+        checks.function(solver=solver, probes=probes)
+        checks.factory(activation=activation)
         super().__init__()
         self.base = standard_normal(dims) if base is None else base
         self.solver, self.probes, self.context_size = solver, probes, context
@@ -106,4 +113,5 @@ class FFJORD(ContinuousFlow):
     """
 
     def __init__(self, dims: int, probes: int = 1, **options: Any):
+        checks.at_least(1, dims=dims, probes=probes)
         super().__init__(dims, probes=Rademacher(probes), **options)

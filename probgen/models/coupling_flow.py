@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from probgen.core import checks
 from probgen.core.contexts import law_given, required
 from probgen.core.density import density
 from probgen.core.module import DistributionModule, standard_normal
@@ -140,6 +141,14 @@ class CouplingFlow(DistributionModule):
         norm: Callable[[int], nn.Module] | None = None,
         residual: bool = False,
     ):
+        checks.at_least(1, dims=dims, layers=layers)
+        checks.function("pass Affine() or Spline()", univariate=univariate)
+        checks.sizes(hidden=hidden)
+        checks.at_least(0, context=context)
+        checks.generative(**checks.given(base=base))
+        checks.factory(activation=activation, **checks.given(norm=norm))
+        checks.within("[0, 1)", dropout=dropout)
+        checks.flag(residual=residual)
         super().__init__()
         self.context_size, self.base = context, standard_normal(dims) if base is None else base
         network = {"activation": activation, "dropout": dropout, "norm": norm, "residual": residual}

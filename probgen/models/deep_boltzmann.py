@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
+from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.energy.bipartite import Bipartite
 from probgen.distributions.energy.boltzmann import ChainedBoltzmann, ExactBoltzmann, boltzmann
@@ -72,6 +74,11 @@ class DeepBoltzmannMachine(DistributionModule):
         limit: int = 2**12,
         sweeps: int = 200,
     ):
+        checks.has(("width", "bind"), "pass BernoulliUnits(dims)", visible=visible)
+        checks.sizes(1, 1, hidden=hidden)
+        checks.positive(**checks.given(scale=scale))
+        checks.at_least(0, limit=limit)
+        checks.at_least(1, sweeps=sweeps)
         super().__init__()
         if len(hidden) < 2 or min(hidden) < 1:
             raise ValueError(
@@ -108,7 +115,7 @@ class DeepBoltzmannMachine(DistributionModule):
 
         And offsets in their middle.
         """
-        start = self.visible.start(x.flatten(1).to(self.raw.dtype))
+        start = self.visible.start(as_rows(self, x)[0].flatten(1))
         self.raw.copy_(start)
         self.middle.fill_(0.5)
         self.offset.fill_(0.5)[: self.visible.width].copy_(self.visible.bind(start).mean())

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import beside_size, received
 from probgen.core.missing import fill_missing, has_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
@@ -71,6 +72,10 @@ class DeepMarkovModel(LatentVariableModel):
         combiner: DistributionModule,
         shape: tuple[int, int],
     ):
+        checks.generative(transition=transition, emission=emission, combiner=combiner)
+        checks.network(network=network)
+        checks.sizes(shape=shape)
+        checks.length(2, shape=shape)
         super().__init__()
         self.transition, self.emission, self.network, self.combiner = (
             transition,

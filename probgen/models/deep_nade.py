@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from probgen.core import checks
 from probgen.core.contexts import received
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
@@ -102,6 +103,15 @@ class DeepNADE(DistributionModule):
         norm: Callable[[int], nn.Module] | None = None,
         residual: bool = False,
     ):
+        checks.at_least(1, dims=dims)
+        checks.sizes(hidden=hidden)
+        checks.instance(Head, head=head)
+        checks.at_least(0, context=context)
+        checks.network(**checks.given(encode=encode))
+        checks.instance(Tensor, **checks.given(orders=orders))
+        checks.factory(activation=activation, **checks.given(norm=norm))
+        checks.within("[0, 1)", dropout=dropout)
+        checks.flag(residual=residual)
         super().__init__()
         if not hidden:
             raise ValueError(

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import dropped, received
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate, standard_normal
@@ -23,7 +24,9 @@ from probgen.distributions.diffusion.thresholds import Limit, StaticThreshold, T
 from probgen.distributions.diffusion.times import Times, UniformTimes
 from probgen.distributions.diffusion.variances import PosteriorVariance, Variance
 from probgen.distributions.flows.ode import Adaptive, Solver, basis
+from probgen.distributions.noising.schedules import Shares, alphas_bar
 from probgen.nn.schedules import CosineSchedule, Schedule
+from probgen.nn.tabulated import TabulatedSchedule
 
 
 class Diffusion(DistributionModule):
@@ -56,9 +59,12 @@ class Diffusion(DistributionModule):
         as the networks of :mod:`probgen.nn` do.
     shape : sequence of int
         Shape of an event.
-    schedule : Schedule
+    schedule : Schedule, or sequence of float or Tensor
         Levels of signal and noise; default: :class:`CosineSchedule
-        <probgen.nn.schedules.CosineSchedule>`.
+        <probgen.nn.schedules.CosineSchedule>`. Numbers ``(T,)`` are the shares of signal
+        :math:`\bar\alpha_t` of a published model where they fall, and its :math:`\beta_t` where
+        they rise or stay: a :class:`TabulatedSchedule <probgen.nn.tabulated.TabulatedSchedule>`,
+        whose chain has T - 1 steps.
     prediction : Prediction
         What the network predicts: ``Velocity()``, ``Epsilon()``, ``Original()``,
         ``EDM(sigma_data)``; for integers ``LevelPrediction(levels)``.
@@ -88,7 +94,8 @@ class Diffusion(DistributionModule):
     Raises
     ------
     ValueError
-        If other variances than the posterior's are asked for in continuous time.
+        If other variances than the posterior's are asked for in continuous time, or numbers of a
+        schedule are neither betas nor shares of signal.
 
     References
     ----------
@@ -110,7 +117,7 @@ class Diffusion(DistributionModule):
         net: nn.Module,
         shape: Sequence[int],
         *,
-        schedule: Schedule | None = None,
+        schedule: Schedule | Shares | None = None,
         prediction: Prediction = Velocity(),  # noqa: B008 (immutable)
         steps: int | None = None,
         sampler: Sampler | None = None,
@@ -122,17 +129,28 @@ class Diffusion(DistributionModule):
         guidance: float = 1.0,
         context_ndim: int = 1,
     ):
+        checks.network(net=net)
+        checks.sizes(shape=shape)
+        if schedule is not None and not callable(schedule):
+            schedule = TabulatedSchedule(alphas_bar(schedule))
+        checks.function(
+            times=times, **checks.given(schedule=schedule, sampler=sampler, threshold=threshold)
+        )
+        checks.has(("inputs", "original"), "pass Velocity() or Epsilon()", prediction=prediction)
+        checks.at_least(1, **checks.given(steps=steps))
+        checks.has(("log_variance",), "pass PosteriorVariance()", variance=variance)
+        checks.has(("support",), "pass GaussianReconstruction()", reconstruction=reconstruction)
+        checks.within("[0, 1)", context_dropout=context_dropout)
+        checks.finite(guidance=guidance)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         if steps is None and not isinstance(variance, PosteriorVariance):
             raise ValueError(
                 f"expected PosteriorVariance() in continuous time, the limit of all variances, got {variance}; give "
                 "the number of steps"
             )
-        if not 0 <= context_dropout < 1 or (steps is not None and steps < 1):
-            raise ValueError(
-                f"expected 0 <= context_dropout < 1 and steps >= 1, got {context_dropout} and {steps}"
-            )
-        self.net, self.schedule = net, CosineSchedule() if schedule is None else schedule
+        self.net = net
+        self.schedule = CosineSchedule() if schedule is None else schedule
         self.prediction, self.variance, self.reconstruction = prediction, variance, reconstruction
         self.sampler = Ancestral(steps or 256) if sampler is None else sampler
         self.steps, self.times, self.guidance = steps, times, guidance
@@ -226,6 +244,7 @@ class DiffusionChain(LatentVariableModel):
     context_from = "diffusion"
 
     def __init__(self, diffusion: Diffusion):
+        checks.instance(Diffusion, diffusion=diffusion)
         super().__init__()
         if diffusion.steps is None:
             raise ValueError(
@@ -313,6 +332,8 @@ class ProbabilityFlow(DistributionModule):
         solver: Solver = Adaptive(),  # noqa: B008 (immutable)
         probes: Callable[[Tensor], Tensor] = basis,
     ):
+        checks.instance(Diffusion, diffusion=diffusion)
+        checks.function(solver=solver, probes=probes)
         super().__init__()
         self.diffusion, self.solver, self.probes = diffusion, solver, probes
         self.context_ndim = diffusion.context_ndim

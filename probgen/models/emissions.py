@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.cholesky import Limits, half_trace_of_inverse, resolution
 from probgen.distributions.covariance import Covariance, Full
@@ -52,11 +53,10 @@ class GaussianEmission(Emission):
         *,
         regularisation: float = 0.0,
     ):
+        checks.at_least(1, states=states, dims=dims)
+        checks.subclass(Covariance, covariance=covariance)
+        checks.not_negative(regularisation=regularisation)
         super().__init__(states)
-        if dims < 1 or regularisation < 0:
-            raise ValueError(
-                f"expected dims >= 1, regularisation >= 0, got {dims=}, {regularisation=}"
-            )
         self.dims, self.regularisation = dims, regularisation
         self.loc = nn.Parameter(torch.randn(states, dims))
         self.covariance = covariance(states, dims)
@@ -170,9 +170,8 @@ class GaussianMixtureEmission(Emission):
         *,
         regularisation: float = 0.0,
     ):
+        checks.at_least(1, states=states, components=components, dims=dims)
         super().__init__(states)
-        if components < 1:
-            raise ValueError(f"expected components >= 1, got {components}")
         self.normals = GaussianEmission(
             states * components, dims, covariance, regularisation=regularisation
         )

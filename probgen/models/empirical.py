@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from probgen.core.contexts import WITHOUT
+from probgen.core.conversion import complete_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.resampled import Resampled
 
@@ -27,7 +28,7 @@ class Empirical(DistributionModule):
     Raises
     ------
     ValueError
-        If there are no rows, or an entry is missing (NaN).
+        If there are no rows, or an entry is missing (NaN) or infinite.
 
     >>> import torch
     >>> Empirical(torch.randn(100, 2))().sample((5,)).shape
@@ -40,10 +41,10 @@ class Empirical(DistributionModule):
 
     def __init__(self, rows: Tensor):
         super().__init__()
-        if rows.ndim < 2 or not len(rows) or rows.isnan().any():
+        rows = complete_rows("rows", rows)
+        if rows.ndim < 2:
             raise ValueError(
-                f"expected complete rows (N, *event), N >= 1, got shape {tuple(rows.shape)} or missing values (NaN); "
-                "drop incomplete rows, or draw them by impute first"
+                f"expected rows of shape (N, *event), got {tuple(rows.shape)}; of single numbers they are rows[:, None]"
             )
         self.register_buffer("rows", rows, persistent=False)
 

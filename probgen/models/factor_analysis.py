@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
@@ -179,6 +180,7 @@ class FactorAnalysis(_LinearGaussian):
     """
 
     def __init__(self, dims: int, factors: int):
+        checks.at_least(1, dims=dims, factors=factors)
         super().__init__(dims, factors, torch.zeros(dims))
 
 
@@ -209,6 +211,7 @@ class PPCA(_LinearGaussian):
     """
 
     def __init__(self, dims: int, factors: int):
+        checks.at_least(1, dims=dims, factors=factors)
         super().__init__(dims, factors, torch.zeros(()))
 
     @torch.no_grad()

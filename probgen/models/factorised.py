@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
@@ -40,6 +41,7 @@ class Factorised(Counted):
     context_size, context_hint = 0, WITHOUT
 
     def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
+        checks.at_least(1, dims=dims, levels=levels)
         super().__init__(torch.zeros(dims, levels - 1), smoothing)
         self.dims, self.levels = dims, levels
 

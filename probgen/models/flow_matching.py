@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import dropped, law_given
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
@@ -105,11 +106,14 @@ class FlowMatching(DistributionModule):
         guidance: float = 1.0,
         context_ndim: int = 1,
     ):
+        checks.network(net=net)
+        checks.sizes(1, 1, shape=shape)
+        checks.generative(**checks.given(base=base))
+        checks.function(coupling=coupling, path=path, times=times, solver=solver, probes=probes)
+        checks.within("[0, 1)", context_dropout=context_dropout)
+        checks.finite(guidance=guidance)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        if not 0 <= context_dropout < 1 or not shape:
-            raise ValueError(
-                f"expected 0 <= context_dropout < 1 and events of one dim or more, got {context_dropout} and {shape}"
-            )
         self.net, self.shape, self.base = (
             net,
             tuple(shape),

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.contexts import size_beside
 from probgen.core.module import DistributionModule
+from probgen.core.turns import same_random_state
 from probgen.distributions.implicit import Implicit
 
 
@@ -71,6 +73,11 @@ class GAN(DistributionModule):
         context_ndim: int = 1,
         support: constraints.Constraint = constraints.real,
     ):
+        checks.network(generator=generator)
+        checks.generative(base=base)
+        checks.sizes(**checks.given(event_shape=event_shape))
+        checks.at_least(0, context_ndim=context_ndim)
+        checks.instance(constraints.Constraint, support=support)
         super().__init__()
         self.generator, self.base, self.context_ndim, self.support = (
             generator,
@@ -97,7 +104,7 @@ class GAN(DistributionModule):
         training = self.generator.training
         self.generator.eval()
         try:
-            with torch.random.fork_rng(devices=[]):
+            with same_random_state():
                 return self.generator(self.base().sample((2,))).shape[1:]
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from probgen.core import heads
+from probgen.core import checks, heads
 from probgen.core.contexts import received
+from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.multi_scale import MultiScale
 from probgen.nn.invertible import (
@@ -79,6 +80,11 @@ class Glow(DistributionModule):
         context: int = 0,
         context_ndim: int = 1,
     ):
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.at_least(1, scales=scales, steps=steps)
+        checks.factory(network=network)
+        checks.at_least(0, context=context, context_ndim=context_ndim)
         super().__init__()
         self.shape, self.context_size, self.context_ndim = tuple(shape), context, context_ndim
         self.head, unit = heads.Gaussian(event_ndim=3), torch.tensor([0.0, math.log(math.expm1(1))])
@@ -110,6 +116,7 @@ class Glow(DistributionModule):
         In place: rows ``(N, C, H, W)`` in the units that the flow takes, some hundreds suffice;
         their contexts.
         """
+        x, context = (*as_rows(self, x, context), None)[:2]
         contexts = contexts_of_scales(received(self, context), self.context_ndim, len(self.scales))
         for scale, known in zip(self.scales, contexts, strict=True):
             x = scale.initialise(x, known)

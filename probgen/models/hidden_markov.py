@@ -8,12 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import beside_size, common_size
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.sequences.emission import Emission
-from probgen.distributions.sequences.forward_backward import DENSE, posterior
+from probgen.distributions.sequences.forward_backward import DENSE, Posterior, posterior
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
+from probgen.distributions.tables import weighted_sum
 from probgen.nn import Constant
 
 _LEAST = (
@@ -88,12 +90,12 @@ class HiddenMarkovModel(DistributionModule):
         context_ndim: int = 1,
         pseudo_count: float = 0.0,
     ):
+        checks.at_least(1, states=states, steps=steps)
+        checks.generative(emission=emission)
+        checks.network(**checks.given(initial=initial, transition=transition))
+        checks.one_of((1, 2), context_ndim=context_ndim)
+        checks.not_negative(pseudo_count=pseudo_count)
         super().__init__()
-        if states < 1 or steps < 1 or context_ndim not in (1, 2) or not pseudo_count >= 0:
-            raise ValueError(
-                f"expected states >= 1, steps >= 1, context_ndim 1 or 2, pseudo_count >= 0, got {states=}, {steps=}, "
-                f"{context_ndim=}, {pseudo_count=}"
-            )
         self.pseudo_count = pseudo_count
         self.states, self.steps, self.context_ndim = states, steps, context_ndim
         self.initial = Constant(states) if initial is None else initial
@@ -186,14 +188,18 @@ class HiddenMarkovModel(DistributionModule):
         """
         self._tables()
         found = posterior(*self()._chain(x), weights=None if weights is None else weights.double())
-        value = found.log_likelihood if weights is None else found.log_likelihood * weights
+        return weighted_sum(found.log_likelihood, weights), self.statistics(found, x)
+
+    @torch.no_grad()
+    def statistics(self, found: Posterior, x: Tensor) -> dict[str, Tensor]:
+        """What the M-step needs, of what is known of the states of sequences ``(n, T, *event)``."""
         weights = found.marginals.permute(1, 2, 0).flatten(1)  # (K, n T)
         rows = x.flatten(0, 1)
         seen = ~rows.isnan().flatten(1).all(-1)
         if not seen.all():
             rows, weights = rows[seen], weights[:, seen]
         statistics = {"initial": found.initial.sum(-1), "transitions": found.transitions[0, 0]}
-        return value.sum(), statistics | self.emission.expect(rows, weights)
+        return statistics | self.emission.expect(rows, weights)
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probgen.core import checks
 from probgen.core.contexts import received
 from probgen.core.foreign import row_by_row
 from probgen.core.missing import fill_missing
@@ -56,6 +57,11 @@ class Codes(DistributionModule):
         min_scale: float = 0.1,
         context_ndim: int = 1,
     ):
+        checks.sizes(categories=categories)
+        checks.at_least(0, numbers=numbers)
+        checks.network(**checks.given(net=net))
+        checks.not_negative(min_scale=min_scale)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         if not categories and not numbers:
             raise ValueError(
@@ -148,6 +154,7 @@ class InfoGAN(LatentVariableModel):
         codes: DistributionModule,
         recogniser: DistributionModule,
     ):
+        checks.generative(generator=generator, codes=codes, recogniser=recogniser)
         super().__init__()
         self.generator, self.codes, self.recogniser = generator, codes, recogniser
 

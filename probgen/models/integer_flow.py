@@ -8,8 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probgen.core import heads
+from probgen.core import checks, heads
 from probgen.core.contexts import received
+from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.integer_logistic import IntegerLogisticMixture
 from probgen.distributions.flows.multi_scale import MultiScale
@@ -73,6 +74,12 @@ class IntegerFlow(DistributionModule):
         context: int = 0,
         context_ndim: int = 1,
     ):
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.at_least(2, levels=levels)
+        checks.at_least(1, scales=scales, steps=steps, components=components)
+        checks.factory(network=network)
+        checks.at_least(0, context=context, context_ndim=context_ndim)
         super().__init__()
         self.shape, self.context_size, self.context_ndim = tuple(shape), context, context_ndim
         self.head = _IntegerHead(levels, components)
@@ -102,6 +109,7 @@ class IntegerFlow(DistributionModule):
         components are spread over all levels everywhere, which takes many steps to unlearn for
         pixels that hardly vary.
         """
+        x, context = (*as_rows(self, x, context), None)[:2]
         contexts = contexts_of_scales(received(self, context), self.context_ndim, len(self.scales))
         for scale, known in zip(self.scales, contexts, strict=True):
             x, latents, _ = scale.encode(x, known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.distributions.tables import Counted, JointLaw, log_masses, weighted_sum
 
@@ -47,6 +48,7 @@ class JointTable(Counted):
     largest = 2**20
 
     def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
+        checks.at_least(1, dims=dims, levels=levels)
         if dims * torch.tensor(levels).log2() > 20:
             raise ValueError(
                 f"expected at most {self.largest} combinations, got {levels} ** {dims}; factorise the joint law: "

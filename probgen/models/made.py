@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
@@ -96,10 +97,17 @@ class MADE(DistributionModule):
         seed: int = 0,
         **options: float | bool | Callable[[], nn.Module],
     ):
+        checks.at_least(1, dims=dims)
+        checks.sizes(hidden=hidden)
+        checks.instance(Head, head=head)
+        checks.instance(Tensor, **checks.given(orders=orders))
+        checks.at_least(0, context=context)
+        checks.network(**checks.given(encode=encode))
+        checks.is_seed(seed=seed)
         super().__init__()
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
         self.hidden, self.context_size = tuple(hidden), context
-        orders, generator = check_orders(orders, dims), torch.Generator().manual_seed(seed)
+        orders, generator = check_orders(orders, dims), torch.Generator().manual_seed(int(seed))
         self.net = MaskedMLP(
             dims,
             hidden,

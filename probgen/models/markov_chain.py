@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.heads import laws
 from probgen.distributions.autoregressive import Autoregressive
@@ -51,6 +52,8 @@ class MarkovChain(Counted):
     first: Tensor
 
     def __init__(self, dims: int, levels: int = 2, order: int = 1, smoothing: float = 0.0):
+        checks.at_least(1, dims=dims, levels=levels)
+        checks.at_least(0, order=order)
         if not 0 <= order < dims:
             raise ValueError(
                 f"expected 0 <= order < dims = {dims}, got {order}; the chain remembers earlier labels only"

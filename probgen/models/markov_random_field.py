@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import input_size
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
@@ -24,6 +25,8 @@ def grid_edges(*shape: int, periodic: bool = False) -> list[tuple[int, int]]:
     >>> grid_edges(2, 2)
     [(0, 1), (0, 2), (1, 3), (2, 3)]
     """
+    checks.sizes(shape=shape)
+    checks.flag(periodic=periodic)
     number = torch.arange(prod(shape)).reshape(shape)
     edges = []
     for point in product(*map(range, shape)):
@@ -95,6 +98,13 @@ class MarkovRandomField(DistributionModule):
         limit: int = 2**16,
         sweeps: int = 200,
     ):
+        checks.sizes(shape=shape)
+        checks.whole_pairs(edges=edges)
+        checks.at_least(1, levels=levels)
+        checks.flag(shared=shared)
+        checks.network(**checks.given(unary=unary))
+        checks.at_least(0, limit=limit)
+        checks.at_least(1, sweeps=sweeps)
         super().__init__()
         self.shape, self.levels, self.limit, self.sweeps = torch.Size(shape), levels, limit, sweeps
         self.nodes = prod(shape)

@@ -6,7 +6,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
+from probgen.core.entry import as_rows
 from probgen.core.missing import check_event, fill_missing
 from probgen.core.module import DistributionModule
 from probgen.core.threads import one_core
@@ -15,7 +17,7 @@ from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put, thawed
 from probgen.distributions.mixture_moments import Mixture, log_joint, moments
-from probgen.distributions.support import check_columns
+from probgen.distributions.support import check_columns, shares
 
 _EMPTY = 1e-6  # expected rows of a component that has none
 _ROWS_FOR_START = 2**16
@@ -70,12 +72,10 @@ class GaussianMixture(DistributionModule):
         *,
         regularisation: float = 0.0,
     ):
+        checks.at_least(1, components=components, dims=dims)
+        checks.subclass(Covariance, covariance=covariance)
+        checks.not_negative(regularisation=regularisation)
         super().__init__()
-        if components < 1 or dims < 1 or regularisation < 0:
-            raise ValueError(
-                f"expected components >= 1, dims >= 1, regularisation >= 0, got {components=}, {dims=}, "
-                f"{regularisation=}"
-            )
         self.components, self.dims, self.regularisation = components, dims, regularisation
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, dims))
@@ -108,11 +108,11 @@ class GaussianMixture(DistributionModule):
 
         ``(N, D) -> (N, K)``.
         """
-        return self._log_joint(x).softmax(-1)
+        return shares(self._log_joint(as_rows(self, x)[0]))
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable component of each row: ``(N, D) -> (N,)``, integers."""
-        return self._log_joint(x).argmax(-1)
+        return self._log_joint(as_rows(self, x)[0]).argmax(-1)
 
     @property
     def free_parameters(self) -> int:

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import common_size, law_given
+from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.mixture_of import MixtureOf
+from probgen.distributions.support import shares
 from probgen.nn import Constant
 
 
@@ -50,6 +53,8 @@ class Mixture(DistributionModule):
     context_hint = "build its parts with context={size}"
 
     def __init__(self, components: Sequence[DistributionModule], weights: nn.Module | None = None):
+        checks.families(components=components)
+        checks.network(**checks.given(weights=weights))
         super().__init__()
         ndims = {component.context_ndim for component in components}
         if len(ndims) != 1:
@@ -76,10 +81,12 @@ class Mixture(DistributionModule):
     def responsibilities(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""The law :math:`p(k \mid x, c)` of the component of each row.
 
-        ``(*batch, *event) -> (*batch, K)``.
+        ``(N, *event) -> (N, K)``.
         """
-        return self(context).joint(x).softmax(-1)
+        x, context = (*as_rows(self, x, context), None)[:2]
+        return shares(self(context).joint(x))
 
     def predict(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The most probable component of each row: ``(*batch, *event) -> (*batch,)``, integers."""
+        """The most probable component of each row: ``(N, *event) -> (N,)``, integers."""
+        x, context = (*as_rows(self, x, context), None)[:2]
         return self(context).joint(x).argmax(-1)

@@ -7,6 +7,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
@@ -68,12 +69,10 @@ class MixtureOfTrees(DistributionModule):
     context_size, context_hint = 0, WITHOUT
 
     def __init__(self, components: int, levels: tuple[int, ...], *, smoothing: float = 1.0):
+        checks.at_least(1, components=components)
+        checks.sizes(1, 1, levels=levels)
+        checks.not_negative(smoothing=smoothing)
         super().__init__()
-        if components < 1 or not levels or min(levels) < 1 or smoothing < 0:
-            raise ValueError(
-                f"expected components >= 1, levels >= 1 of some variables, smoothing >= 0, got {components=}, "
-                f"{levels=}, {smoothing=}"
-            )
         self.components, self.levels, self.smoothing = components, tuple(levels), smoothing
         self.weights = nn.Parameter(torch.zeros(components))
         self.register_buffer("parents", torch.full((components, len(levels)), -1))

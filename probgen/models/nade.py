@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
@@ -86,6 +87,13 @@ class NADE(DistributionModule):
         activation: Callable[[], nn.Module] = nn.Sigmoid,
         rescale: bool = False,
     ):
+        checks.at_least(1, dims=dims, hidden=hidden)
+        checks.instance(Head, head=head)
+        checks.instance(Tensor, **checks.given(order=order))
+        checks.at_least(0, context=context)
+        checks.network(**checks.given(encode=encode))
+        checks.factory(activation=activation)
+        checks.flag(rescale=rescale)
         super().__init__()
         self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
         self.context_size = context

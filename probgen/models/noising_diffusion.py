@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import received
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
@@ -78,6 +79,12 @@ class NoisingDiffusion(DistributionModule):
         step: Step = ancestral,
         context_ndim: int = 1,
     ):
+        checks.network(net=net)
+        checks.sizes(shape=shape)
+        checks.has(("marginal", "posterior"), "pass GaussianNoise(schedule)", process=process)
+        checks.at_least(1, **checks.given(calls=calls))
+        checks.function(step=step)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         self.net, self.shape, self.process, self.context_ndim = (
             net,
@@ -175,11 +182,13 @@ class CategoricalDiffusion(DistributionModule):
         calls: int | None = None,
         context_ndim: int = 1,
     ):
+        checks.network(net=net)
+        checks.sizes(1, 1, shape=shape)
+        checks.has(("marginal", "states"), "pass UniformNoise(levels, schedule)", process=process)
+        checks.network(**checks.given(encode=encode))
+        checks.at_least(1, **checks.given(calls=calls))
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        if not len(shape):
-            raise ValueError(
-                "expected events of at least one dim, got none; use events of shape (1,)"
-            )
         self.net, self.shape, self.process, self.context_ndim = (
             net,
             torch.Size(shape),
@@ -250,6 +259,7 @@ class UnrolledDiffusion(LatentVariableModel):
     context_from = "diffusion"
 
     def __init__(self, diffusion: NoisingDiffusion | CategoricalDiffusion):
+        checks.instance((NoisingDiffusion, CategoricalDiffusion), diffusion=diffusion)
         super().__init__()
         self.diffusion, self.context_ndim = diffusion, diffusion.context_ndim
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.module import DistributionModule
 from probgen.distributions.energy.normalised import WithConstant
 
@@ -38,6 +39,8 @@ class Normalised(DistributionModule):
     log_z: Tensor
 
     def __init__(self, gen: DistributionModule, log_z: float):
+        checks.generative(gen=gen)
+        checks.finite(log_z=log_z)
         super().__init__()
         self.gen, self.context_ndim = gen, gen.context_ndim
         self.register_buffer("log_z", torch.as_tensor(float(log_z)))

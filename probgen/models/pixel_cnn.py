@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.heads.base import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.network_laws import autoregression, of_entries
@@ -89,6 +90,15 @@ class PixelCNN(DistributionModule):
         hidden: int | None = None,
         block: int = 1,
     ):
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.instance(Head, head=head)
+        checks.network(embed=embed)
+        checks.at_least(
+            1, width=width, layers=layers, reach=reach, block=block, **checks.given(hidden=hidden)
+        )
+        checks.at_least(0, context=context)
+        checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.context_size, self.head = context, of_entries(head)
         gated = [GatedLayer(width, reach, context, dropout) for _ in range(layers)]

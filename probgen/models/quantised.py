@@ -8,6 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probgen.core import checks
 from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.dequantised import Dequantised
@@ -48,6 +49,7 @@ class Quantised(DistributionModule):
     context_from = "family"
 
     def __init__(self, family: DistributionModule, noise: DistributionModule | None = None):
+        checks.generative(family=family, **checks.given(noise=noise))
         super().__init__()
         self.family, self.noise, self.context_ndim = family, noise, family.context_ndim
 
@@ -87,9 +89,8 @@ class BinNoise(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
+        checks.within("(0, 1)", min_scale=min_scale)
         super().__init__(net, ("loc", "scale"), event_ndim, context_ndim)
-        if not 0 < min_scale < 1:
-            raise ValueError(f"expected 0 < min_scale < 1, got {min_scale}")
         self.min_scale = min_scale
 
     def law(self, raw: Tensor) -> dist.TorchDistribution:

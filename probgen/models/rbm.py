@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import input_size
+from probgen.core.entry import as_rows
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
 from probgen.distributions.energy.bipartite import Bipartite
@@ -76,9 +78,13 @@ class RBM(DistributionModule):
         limit: int = 2**12,
         sweeps: int = 200,
     ):
+        checks.has(("width", "bind"), "pass BernoulliUnits(dims)", visible=visible)
+        checks.at_least(1, hidden=hidden)
+        checks.network(**checks.given(biases=biases))
+        checks.positive(**checks.given(scale=scale))
+        checks.at_least(0, limit=limit)
+        checks.at_least(1, sweeps=sweeps)
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"expected at least one hidden unit, got {hidden}")
         self.visible, self.hidden, self.limit, self.sweeps = visible, hidden, limit, sweeps
         scale = 0.1 / (visible.width + hidden) ** 0.5 if scale is None else scale
         self.weight = nn.Parameter(scale * torch.randn(visible.width, hidden))
@@ -118,7 +124,7 @@ class RBM(DistributionModule):
             raise ValueError(
                 "expected a machine without a network for its biases, got one; train it from its start"
             )
-        start = self.visible.start(x.flatten(1).to(self.weight.dtype))
+        start = self.visible.start(as_rows(self, x)[0].flatten(1))
         self.raw.copy_(start)
         self.middle.fill_(0.5)
         self.offset.copy_(self.visible.bind(start).mean())

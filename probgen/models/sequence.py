@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import beside_size
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
@@ -44,7 +45,9 @@ class SequenceModel(DistributionModule):
     independent variables (a head), or dependent ones (NADE given the state: the RNN-NADE). A
     context, ``(*batch, C)``, stands beside every input.
 
-    Shorter sequences are padded at the end by NaN; frames are observed or missing as a whole.
+    Shorter sequences are padded at the end by NaN; frames are observed or missing as a whole. Draws
+    have full length, unless :class:`EndToken` (with :class:`StopOr`) or :class:`VariableLength` is
+    around it.
 
     Parameters
     ----------
@@ -74,6 +77,10 @@ class SequenceModel(DistributionModule):
     def __init__(
         self, network: CausalNetwork, emission: DistributionModule, shape: tuple[int, int]
     ):
+        checks.has(("step",), "pass RNN(...) or TemporalConvolution(...)", network=network)
+        checks.generative(emission=emission)
+        checks.sizes(shape=shape)
+        checks.length(2, shape=shape)
         super().__init__()
         self.network, self.emission, self.shape = network, emission, tuple(shape)
         self.start = nn.Parameter(torch.zeros(shape[1]))

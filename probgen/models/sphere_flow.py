@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from probgen.core import checks
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
 from probgen.distributions.flows.circular import CircularTransform, IntervalSpline, beside
@@ -65,9 +66,10 @@ class SphereFlow(DistributionModule):
         hidden: Sequence[int] = (64, 64),
         context: int = 0,
     ):
+        checks.at_least(1, transforms=transforms, bins=bins)
+        checks.sizes(hidden=hidden)
+        checks.at_least(0, context=context)
         super().__init__()
-        if transforms < 1:
-            raise ValueError(f"expected transforms >= 1, got {transforms}")
         self.context_size = context
         self.heights = nn.ModuleList(
             MLP(2 + context, hidden, 3 * bins + 1) for _ in range(transforms)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
+from probgen.core import checks
+from probgen.core.conversion import rows_from
+from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
+from probgen.core.supports import check_values
 from probgen.distributions.flows.rescaled import Rescaled, Units
 
 Bounds = tuple[float | Tensor, float | Tensor]
@@ -49,6 +54,7 @@ class Standardised(DistributionModule):
     """
 
     context_from = "family"
+    prepares = frozenset({"scale"})
 
     loc: Tensor
     scale: Tensor
@@ -61,6 +67,9 @@ class Standardised(DistributionModule):
         *,
         bounds: Bounds | None = None,
     ):
+        checks.generative(family=family)
+        checks.numeric(loc=loc, scale=scale)
+        checks.bounds(**checks.given(bounds=bounds))
         super().__init__()
         self.family, self.context_ndim = family, family.context_ndim
         real = torch.get_default_dtype()
@@ -72,8 +81,6 @@ class Standardised(DistributionModule):
             raise ValueError(
                 f"expected scale > 0, got {self.scale}; drop constant variables, or give them a scale"
             )
-        if bounds is not None and not (self.low < self.high).all():
-            raise ValueError(f"expected bounds a < b, got {bounds}")
 
     @classmethod
     def fitted(
@@ -88,6 +95,13 @@ class Standardised(DistributionModule):
         ValueError
             If a variable is constant or never observed, or x does not lie within the bounds.
         """
+        if getattr(family, "context_size", None) == 0:
+            (like,) = as_rows(family, x, support=constraints.real, missing=True)
+        else:  # its events are not known without a context
+            (like,) = family.settle((x,))
+            check_values("x", like, constraints.real)
+        x = rows_from("x", x)  # in the precision that it came in
+        x = x if x.is_floating_point() else like
         if bounds is not None and not ((x >= bounds[0]) & (x <= bounds[1]) | x.isnan()).all():
             low, high = (f(x[~x.isnan()]).item() for f in (torch.min, torch.max))
             raise ValueError(

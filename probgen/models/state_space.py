@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.cholesky import Limits
@@ -55,11 +56,9 @@ class LinearGaussianStateSpace(DistributionModule):
     context_size, context_hint = 0, WITHOUT
 
     def __init__(self, states: int, dims: int, steps: int, noise: type[Covariance] = Full):
+        checks.at_least(1, states=states, dims=dims, steps=steps)
+        checks.subclass(Covariance, noise=noise)
         super().__init__()
-        if states < 1 or dims < 1 or steps < 1:
-            raise ValueError(
-                f"expected states >= 1, dims >= 1, steps >= 1, got {states=}, {dims=}, {steps=}"
-            )
         self.steps = steps
         self.transition = nn.Parameter(0.9 * torch.eye(states))
         self.emission = nn.Parameter(torch.randn(dims, states))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import common_size, law_given
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.flow import Pushforward
@@ -36,9 +37,12 @@ class Transformed(DistributionModule):
     tensor(0.7500)
     """
 
+    prepares = frozenset({"scale", "tails", "bounds"})
     context_hint = "build its parts with context={size}"
 
     def __init__(self, family: DistributionModule, *layers: nn.Module):
+        checks.generative(family=family)
+        checks.instances(nn.Module, layers=layers)
         super().__init__()
         self.family, self.layers = family, nn.ModuleList(layers)
         self.context_ndim = family.context_ndim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.heads.base import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.network_laws import autoregression, of_entries
@@ -21,7 +22,8 @@ class Transformer(DistributionModule):
     Pre-norm blocks with GELU, learned positions (one table per axis for images), initial weights as
     in GPT-2. The context is a prefix: one vector, linear in c, in place of the entry before the
     first. Sampling keeps the keys and values of earlier positions, so that a draw costs about one
-    pass of the network instead of T. Sequences that end early are padded by NaN.
+    pass of the network instead of T. Sequences that end early are padded by NaN; draws have full
+    length, unless :class:`EndToken` or :class:`VariableLength` is around it.
 
     Parameters
     ----------
@@ -72,6 +74,12 @@ class Transformer(DistributionModule):
         context: int = 0,
         dropout: float = 0.0,
     ):
+        checks.sizes(shape=shape)
+        checks.instance(Head, head=head)
+        checks.network(embed=embed)
+        checks.at_least(1, layers=layers, heads=heads)
+        checks.at_least(0, context=context)
+        checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.context_size, self.head = context, of_entries(head)
         sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}

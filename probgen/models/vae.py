@@ -7,9 +7,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.contexts import beside_size, ignores, law_given, received, size_of
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+from probgen.core.turns import same_random_state
 
 
 class VAE(LatentVariableModel):
@@ -61,6 +63,7 @@ class VAE(LatentVariableModel):
         decoder: DistributionModule,
         encoder: DistributionModule,
     ):
+        checks.generative(prior=prior, decoder=decoder, encoder=encoder)
         super().__init__()
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
         self.latents = _length(prior)
@@ -103,7 +106,7 @@ def _length(prior: DistributionModule | LatentVariableModel) -> int | None:
     """Length Z of the latents; ``None`` where it cannot be seen without a context."""
     if not ignores(prior) and size_of(prior) != 0:
         return None
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), same_random_state():
         shape = prior().event_shape
     return shape[0] if len(shape) == 1 else None
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, max_pool2d
 
+from probgen.core import checks
+
 
 class Colour(nn.Module):
     """Random brightness, saturation and contrast of images, ``(B, C, H, W) -> (B, C, H, W)``.
@@ -34,6 +36,7 @@ class Colour(nn.Module):
     """
 
     def __init__(self, strength: float = 1.0):
+        checks.within("[0, 1]", strength=strength)
         super().__init__()
         self.strength = strength
 
@@ -69,6 +72,8 @@ class Translation(nn.Module):
     """
 
     def __init__(self, ratio: float = 0.125, fill: float = 0.0):
+        checks.within("[0, 1]", ratio=ratio)
+        checks.finite(fill=fill)
         super().__init__()
         self.ratio, self.fill = ratio, fill
 
@@ -107,6 +112,8 @@ class Cutout(nn.Module):
     """
 
     def __init__(self, ratio: float = 0.5, fill: float = 0.0):
+        checks.within("[0, 1]", ratio=ratio)
+        checks.finite(fill=fill)
         super().__init__()
         self.ratio, self.fill = ratio, fill
 
@@ -160,6 +167,8 @@ class RandomAffine(nn.Module):
         shift: float = 0.1,
         fill: float = 0.0,
     ):
+        checks.not_negative(degrees=degrees, scale=scale, shear=shear, shift=shift)
+        checks.finite(fill=fill)
         super().__init__()
         self.degrees, self.scale, self.shear, self.shift, self.fill = (
             degrees,
@@ -214,9 +223,8 @@ class Thickness(nn.Module):
     """
 
     def __init__(self, strength: float = 1.0):
+        checks.within("[0, 1]", strength=strength)
         super().__init__()
-        if not 0 <= strength <= 1:
-            raise ValueError(f"expected a strength in [0, 1], got {strength}")
         self.strength = strength
 
     def forward(self, x: Tensor) -> Tensor:
@@ -244,6 +252,7 @@ class Jitter(nn.Module):
     """
 
     def __init__(self, std: float):
+        checks.not_negative(std=std)
         super().__init__()
         self.std = std
 

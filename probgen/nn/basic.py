@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 
 class Constant(nn.Module):
     """A learned raw parameter that ignores the values of its context and takes its batch shape.
@@ -30,6 +32,9 @@ class Constant(nn.Module):
     ignores_contexts = True
 
     def __init__(self, *shape: int, initial: float | Tensor = 0.0, context_ndim: int = 1):
+        checks.sizes(0, shape=shape)
+        checks.numeric(initial=initial)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         self.value = nn.Parameter(
             torch.as_tensor(initial, dtype=torch.get_default_dtype()).expand(shape).clone()

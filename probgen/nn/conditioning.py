@@ -87,6 +87,8 @@ class Conditioning(nn.Module):
     True
     """
 
+    rare = ("unknown",)  # parameters that only some data need, such as rows without a context
+
     def __init__(self, width: int, context: int = 0, time: nn.Module | None = None):
         super().__init__()
         self.width, self.context = width, context

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from probgen.core import checks
+
 Activation = Callable[[], nn.Module]
 
 
@@ -66,11 +68,13 @@ class ConvEncoder(nn.Module):
         blocks: int = 1,
         activation: Activation = nn.SiLU,
     ):
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.at_least(1, outputs=outputs)
+        checks.sizes(1, 1, hidden=hidden)
+        checks.at_least(1, "without one, stages of convolutions are one linear map", blocks=blocks)
+        checks.factory(activation=activation)
         super().__init__()
-        if blocks < 1:
-            raise ValueError(
-                f"expected blocks >= 1, got {blocks}; without one, stages of convolutions are one linear map"
-            )
         self.shape = tuple(shape)
         widths, sizes = (shape[0], *hidden), halved(shape[1:], len(hidden))
         stages = [
@@ -129,6 +133,11 @@ class ConvDecoder(nn.Module):
         blocks: int = 1,
         activation: Activation = nn.SiLU,
     ):
+        checks.at_least(1, inputs=inputs, blocks=blocks)
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.sizes(1, 1, hidden=hidden)
+        checks.factory(activation=activation)
         super().__init__()
         self.inputs, self.sizes = inputs, halved(shape[1:], len(hidden))[::-1]
         widths = (*hidden, hidden[-1])

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 Wrap = Callable[[nn.Module], nn.Module]
 Norm = Callable[[int], nn.Module]
 
@@ -70,6 +72,12 @@ class DCGANGenerator(nn.Module):
         last: Callable[[], nn.Module] = nn.Tanh,
         wrap: Wrap = unchanged,
     ):
+        checks.at_least(1, inputs=inputs)
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.sizes(1, 1, hidden=hidden)
+        checks.factory(last=last, **checks.given(norm=norm))
+        checks.function(wrap=wrap)
         super().__init__()
         self.inputs, self.sizes = inputs, _sizes(shape, len(hidden))[::-1]
         height, width = self.sizes[0]
@@ -152,6 +160,13 @@ class DCGANCritic(nn.Module):
         slope: float = 0.2,
         wrap: Wrap = unchanged,
     ):
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.sizes(1, 1, hidden=hidden)
+        checks.at_least(1, **checks.given(context=context))
+        checks.factory(**checks.given(norm=norm))
+        checks.not_negative(slope=slope)
+        checks.function(wrap=wrap)
         super().__init__()
         self.shape, (height, width) = tuple(shape), _sizes(shape, len(hidden))[-1]
         self.features = nn.Sequential(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.nn.conditioning import Conditioning, check_input, flat_rows
 from probgen.nn.transformer import Attention, positions
 
@@ -93,6 +94,12 @@ class DiT(nn.Module):
         outputs: int | None = None,
         time: nn.Module | None = None,
     ):
+        checks.sizes(shape=shape)
+        checks.at_least(
+            1, patch=patch, width=width, layers=layers, heads=heads, **checks.given(outputs=outputs)
+        )
+        checks.at_least(0, context=context)
+        checks.network(**checks.given(time=time))
         super().__init__()
         self.shape, self.patch = tuple(shape), patch
         channels, *sizes = _channels_first(torch.empty(self.shape), len(shape)).shape

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 
 class Plain(nn.Module):
     """Each variable as its own only feature, ``(*shape) -> (*shape, 1)``.
@@ -33,11 +35,8 @@ class Levels(nn.Module):
     features = 1
 
     def __init__(self, levels: int):
+        checks.at_least(2, "a single level leaves nothing to tell", levels=levels)
         super().__init__()
-        if levels < 2:
-            raise ValueError(
-                f"expected levels >= 2, got {levels}; a single level leaves nothing to tell"
-            )
         self.half = (levels - 1) / 2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,6 +52,7 @@ class OneHot(nn.Module):
     """
 
     def __init__(self, levels: int):
+        checks.at_least(1, levels=levels)
         super().__init__()
         self.features = levels
 

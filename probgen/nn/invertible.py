@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from probgen.core import checks
+
 Shape = tuple[int, int, int]
 Network = Callable[[Shape, int], nn.Module]
 
@@ -35,6 +37,10 @@ class CouplingNet(nn.Module):
     """
 
     def __init__(self, shape: Shape, outputs: int, hidden: int = 64, dropout: float = 0.0):
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.at_least(1, outputs=outputs, hidden=hidden)
+        checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.first = nn.Conv2d(shape[0], hidden, 3, padding=1)
         self.offset = nn.Parameter(torch.zeros(hidden, *shape[1:]))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from probgen.core import checks
+
 
 class Degrees(NamedTuple):
     """What every unit may see.
@@ -118,6 +120,9 @@ class MaskedMLP(nn.Module):
         dropout: float = 0.0,
         residual: bool = False,
     ):
+        checks.factory(activation=activation)
+        checks.within("[0, 1)", dropout=dropout)
+        checks.flag(residual=residual, direct=direct)
         super().__init__()
         self.dims, self.outputs, self.features, self.residual = dims, outputs, features, residual
         sizes = (dims * features, *hidden)
@@ -129,7 +134,7 @@ class MaskedMLP(nn.Module):
         self.direct = MaskedLinear(sizes[0], outputs * dims) if direct and hidden else None
         starts = [self.hidden[0], self.last] if hidden else [self.last]
         self.context = nn.ModuleList(
-            nn.Linear(context, len(start.bias), bias=False) for start in starts * (context > 0)
+            nn.Linear(context, len(start.bias), bias=False) for start in starts * bool(context)
         )
         self.activation, self.dropout = activation(), nn.Dropout(dropout)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 
 class MLP(nn.Module):
     """Multilayer perceptron, ``(*batch, inputs) -> (*batch, outputs)``.
@@ -48,6 +50,11 @@ class MLP(nn.Module):
         norm: Callable[[int], nn.Module] | None = None,
         residual: bool = False,
     ):
+        checks.at_least(1, inputs=inputs, outputs=outputs)
+        checks.sizes(hidden=hidden)
+        checks.factory(activation=activation, **checks.given(norm=norm))
+        checks.within("[0, 1)", dropout=dropout)
+        checks.flag(residual=residual)
         super().__init__()
         self.inputs, self.residual = inputs, residual
         sizes = (inputs, *hidden)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 
 class RNN(nn.Module):
     """Recurrent network, ``(*batch, T, inputs) -> (*batch, T, hidden)``.
@@ -56,6 +58,9 @@ class RNN(nn.Module):
         cell: Callable[[int, int], nn.Module] = nn.GRUCell,
         dropout: float = 0.0,
     ):
+        checks.at_least(1, inputs=inputs, hidden=hidden, layers=layers)
+        checks.factory(cell=cell)
+        checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.inputs, self.hidden, self.drop = inputs, hidden, nn.Dropout(dropout)
         self.cells = nn.ModuleList(
@@ -128,6 +133,8 @@ class GatedTransition(nn.Module):
     """
 
     def __init__(self, latent: int, hidden: int, context: int = 0):
+        checks.at_least(1, latent=latent, hidden=hidden)
+        checks.at_least(0, context=context)
         super().__init__()
         self.inputs = inputs = latent + context
         self.gate = nn.Sequential(
@@ -171,6 +178,7 @@ class Combiner(nn.Module):
     """
 
     def __init__(self, latent: int, summary: int):
+        checks.at_least(1, latent=latent, summary=summary)
         super().__init__()
         self.inputs, self.sizes = latent + summary, (latent, summary)
         self.widen, self.last = nn.Linear(latent, summary), nn.Linear(summary, 2 * latent)

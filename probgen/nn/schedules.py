@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probgen.core import checks
+
 
 class Schedule(nn.Module, ABC):
     r"""Levels of signal and noise at times from 0 (data) to 1 (noise).
@@ -85,10 +87,12 @@ class LinearSchedule(VariancePreserving):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, start: float = 1e-3):
+        checks.finite(beta_min=beta_min, beta_max=beta_max, start=start)
         super().__init__()
         if not (0 < beta_min <= beta_max and 0 < start < 1):
             raise ValueError(
-                f"expected 0 < beta_min <= beta_max and 0 < start < 1, got {beta_min}, {beta_max} and {start}"
+                f"expected 0 < beta_min <= beta_max and 0 < start < 1, got "
+                f"{beta_min}, {beta_max} and {start}; the default is LinearSchedule(0.1, 20.0)"
             )
         self.beta_min, self.beta_max, self.start = beta_min, beta_max, start
 
@@ -124,6 +128,7 @@ class CosineSchedule(VariancePreserving):
     """
 
     def __init__(self, log_snr_max: float = 10.0, log_snr_min: float = -10.0):
+        checks.finite(log_snr_max=log_snr_max, log_snr_min=log_snr_min)
         super().__init__()
         _check_ends(log_snr_max, log_snr_min)
         self.low, self.rest = (
@@ -163,6 +168,7 @@ class VarianceExploding(_Exploding):
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
+        checks.finite(sigma_min=sigma_min, sigma_max=sigma_max)
         super().__init__()
         _check_sigmas(sigma_min, sigma_max)
         self.start, self.range = math.log(sigma_min), math.log(sigma_max) - math.log(sigma_min)
@@ -195,6 +201,8 @@ class EDMSchedule(_Exploding):
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+        checks.finite(sigma_min=sigma_min, sigma_max=sigma_max)
+        checks.positive(rho=rho)
         super().__init__()
         _check_sigmas(sigma_min, sigma_max)
         self.rho, self.start = rho, sigma_min ** (1 / rho)
@@ -234,6 +242,8 @@ class LearnedSchedule(VariancePreserving):
     """
 
     def __init__(self, log_snr_max: float = 10.0, log_snr_min: float = -10.0, hidden: int = 32):
+        checks.finite(log_snr_max=log_snr_max, log_snr_min=log_snr_min)
+        checks.at_least(1, hidden=hidden)
         super().__init__()
         _check_ends(log_snr_max, log_snr_min)
         self.start = nn.Parameter(torch.tensor(float(log_snr_max)))
@@ -266,9 +276,14 @@ class LearnedSchedule(VariancePreserving):
 
 def _check_ends(log_snr_max: float, log_snr_min: float) -> None:
     if not log_snr_min < log_snr_max:
-        raise ValueError(f"expected log_snr_min < log_snr_max, got {log_snr_min} and {log_snr_max}")
+        raise ValueError(
+            f"expected log_snr_min < log_snr_max, got {log_snr_min} and {log_snr_max}; exchange them"
+        )
 
 
 def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
     if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        raise ValueError(
+            f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}; "
+            "sigma_min is the noise nearest to the data"
+        )

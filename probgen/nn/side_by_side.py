@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 
 class SideBySide(nn.Module):
     """A network of one argument as one of two, ``net(x, context)``: they enter side by side.
@@ -33,11 +35,9 @@ class SideBySide(nn.Module):
     side_by_side = True
 
     def __init__(self, net: nn.Module, event_ndim: int = 1):
+        checks.network(net=net)
+        checks.one_of((1, 3), event_ndim=event_ndim)
         super().__init__()
-        if event_ndim not in (1, 3):
-            raise ValueError(
-                f"expected event_ndim 1 (vectors) or 3 (images), got {event_ndim}; flatten other events"
-            )
         self.net, self.event_ndim = net, event_ndim
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from probgen.core import checks
+
 
 class CausalConvolution(nn.Conv1d):
     """Dilated convolution of the present and earlier steps, ``(B, inputs, T) -> (B, outputs, T)``.
@@ -115,6 +117,9 @@ class TemporalConvolution(nn.Module):
         kernel: int = 2,
         dropout: float = 0,
     ):
+        checks.at_least(1, inputs=inputs, hidden=hidden, kernel=kernel)
+        checks.sizes(1, 1, dilations=dilations)
+        checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.inputs, self.hidden, self.past = inputs, hidden, (kernel - 1) * sum(dilations)
         self.drop, self.first = nn.Dropout(dropout), nn.Linear(inputs, hidden)

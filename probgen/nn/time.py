@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from probgen.core import checks
 from probgen.nn.conditioning import Conditioning, check_input
 
 
@@ -65,6 +66,11 @@ class TimeMLP(nn.Module):
         time: nn.Module | None = None,
         dropout: float = 0.0,
     ):
+        checks.at_least(1, dims=dims, embedding=embedding, **checks.given(outputs=outputs))
+        checks.sizes(hidden=hidden)
+        checks.at_least(0, context=context)
+        checks.network(**checks.given(time=time))
+        checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         if not hidden:
             raise ValueError(

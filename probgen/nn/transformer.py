@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from probgen.core import checks
+
 
 class Tokens(nn.Embedding):
     """Learned vectors of the labels 0., 1., ..., ``levels`` - 1, ``(*shape) -> (*shape, E)``.
@@ -19,6 +21,7 @@ class Tokens(nn.Embedding):
     """
 
     def __init__(self, levels: int, width: int):
+        checks.at_least(1, levels=levels, width=width)
         super().__init__(levels, width)
 
     def forward(self, x: Tensor) -> Tensor:

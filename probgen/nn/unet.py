@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from probgen.core import checks
 from probgen.nn.conditioning import Conditioning, check_input, flat_rows
 from probgen.nn.transformer import Attention
 
@@ -153,6 +154,13 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         time: nn.Module | None = None,
     ):
+        checks.sizes(shape=shape)
+        checks.length(3, shape=shape)
+        checks.at_least(1, width=width, heads=heads, blocks=blocks, **checks.given(outputs=outputs))
+        checks.sizes(1, 1, multipliers=multipliers)
+        checks.at_least(0, attention=attention, context=context)
+        checks.within("[0, 1)", dropout=dropout)
+        checks.network(**checks.given(time=time))
         super().__init__()
         if blocks < 1 or not 0 <= attention <= len(multipliers):
             raise ValueError(

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+from probgen.core.loss_parts import note
 from probgen.core.recording import Recorder, log_prob
 from probgen.core.sites import densities
+from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.games import Game
@@ -79,6 +82,7 @@ class Adversarial(Objective):
     """
 
     descends = False
+    ignores_constants = True
 
     def __init__(
         self,
@@ -91,11 +95,9 @@ class Adversarial(Objective):
         critic_steps: int = 1,
         information: float | Schedule = 0.0,
     ):
+        checks.at_least(1, critic_steps=critic_steps)
+        checks.scheduled(information=information)
         super().__init__()
-        if critic_steps < 1 or (not callable(information) and information < 0):
-            raise ValueError(
-                f"expected critic_steps >= 1 and information >= 0, got {critic_steps} and {information}"
-            )
         self.adversary = Adversary(
             critic, game, regularisers=regularisers, packing=packing, augment=augment
         )
@@ -109,7 +111,7 @@ class Adversarial(Objective):
         """
         training = self.training
         self.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), same_random_state():
             self.differentiable_loss(model, guide, *batch)
         self.train(training)
 
@@ -119,9 +121,14 @@ class Adversarial(Objective):
         information = at_step(self.information, self.step, self.training)
         both = self._generators_turn()
         drawn = dream(model, batch, self, differentiable=both)
-        loss = len(drawn.real) * self.adversary(drawn.real, drawn.fake, *drawn.context, both=both)
+        parts = self.adversary.parts(drawn.real, drawn.fake, *drawn.context, both=both)
+        for name, value in parts.items():
+            note(name, len(drawn.real) * value)
+        loss = len(drawn.real) * sum(parts.values())
         if self.information and both:
-            loss = loss - information * self._told(guide, batch, drawn)
+            told = self._told(guide, batch, drawn)
+            note("information", -told, information)
+            loss = loss - information * told
         return loss
 
     def _generators_turn(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.objectives.games import Game, NonSaturating
 from probgen.objectives.regularisers import Regulariser, Round
 
@@ -71,11 +72,14 @@ class Adversary(nn.Module):
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
     ):
+        checks.network(critic=critic)
+        checks.has(
+            ("critic", "generator"), "pass NonSaturating() or Hinge()", **checks.given(game=game)
+        )
+        checks.functions(regularisers=regularisers)
+        checks.at_least(1, "1 shows the critic one row at a time", packing=packing)
+        checks.function(**checks.given(augment=augment))
         super().__init__()
-        if packing < 1:
-            raise ValueError(
-                f"expected packing >= 1, got {packing}; 1 shows the critic one row at a time"
-            )
         self.critic, self.game, self.packing, self.augment = (
             critic,
             game or NonSaturating(),
@@ -88,6 +92,15 @@ class Adversary(nn.Module):
         """The loss per row of rows and fakes ``(B, *event)``.
 
         Without ``both`` that of the critic alone.
+        """
+        return sum(self.parts(real, fake, *context, both=both).values())
+
+    def parts(
+        self, real: Tensor, fake: Tensor, *context: Any, both: bool = True
+    ) -> dict[str, Tensor]:
+        """The same loss as terms by name.
+
+        ``"critic"``, ``"penalty"`` where there are regularisers, ``"generator"`` with ``both``.
         """
         leaf, contexts = (
             fake.detach(),
@@ -103,10 +116,12 @@ class Adversary(nn.Module):
         on_real, on_fake = self._scores(seen, contexts), self._scores(made, contexts)
         critic = lambda x: self._scores(x, contexts).mean(-1)  # noqa: E731
         played = Round(critic, seen, made, on_real.mean(-1), on_fake.mean(-1))
-        loss = self.game.critic(on_real, on_fake).mean()
-        for regulariser in self.regularisers:
-            loss = loss + regulariser(played).mean()
-        return loss + self._second(on_real.detach(), on_fake, leaf, fake) if both else loss
+        parts = {"critic": self.game.critic(on_real, on_fake).mean()}
+        if self.regularisers:
+            parts["penalty"] = sum(regulariser(played).mean() for regulariser in self.regularisers)
+        if both:
+            parts["generator"] = self._second(on_real.detach(), on_fake, leaf, fake)
+        return parts
 
     def _second(self, on_real: Tensor, on_fake: Tensor, leaf: Tensor, fake: Tensor) -> Tensor:
         """The generator's loss, whose backward reaches the fakes and leaves the critic alone."""

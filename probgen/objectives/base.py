@@ -39,6 +39,9 @@ class Objective(nn.Module, ABC):
         and cannot end training by ``patience``.
     held : tuple of str
         Names of the parts that the loss gives no gradient although their parameters could take one.
+    ignores_constants : bool
+        Whether the loss is the same for a log density with a constant added, so that the last bias
+        of an energy gets no gradient.
 
     >>> class LogLikelihood(Objective):
     ...     def differentiable_loss(self, model, guide, *batch):
@@ -52,6 +55,7 @@ class Objective(nn.Module, ABC):
 
     descends = True
     held: tuple[str, ...] = ()
+    ignores_constants = False
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ELBOModule:
         """The loss of this pair as a module that is called with a batch."""

@@ -12,6 +12,8 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.loss_parts import note
 from probgen.objectives.base import Objective, law_of_x
 
 
@@ -111,6 +113,7 @@ class ContrastiveDivergence(Objective):
     """
 
     descends = False
+    ignores_constants = True
     states: Tensor | None
 
     def __init__(
@@ -122,15 +125,14 @@ class ContrastiveDivergence(Objective):
         restart: float = 0.0,
         penalty: float = 0.0,
     ):
+        checks.at_least(1, steps=steps, **checks.given(chains=chains, pool=pool))
+        checks.within("[0, 1]", restart=restart)
+        checks.not_negative(penalty=penalty)
         super().__init__()
         pool = chains if pool is None else pool
-        if steps < 1 or not 0 <= restart <= 1 or penalty < 0:
-            raise ValueError(
-                f"expected steps >= 1, 0 <= restart <= 1, penalty >= 0, got {steps}, {restart}, {penalty}"
-            )
         if (chains is None) != (pool is None) or (chains is not None and not 1 <= chains <= pool):
             raise ValueError(
-                f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}"
+                f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}; give both"
             )
         self.steps, self.chains, self.pool, self.restart, self.penalty = (
             steps,
@@ -160,17 +162,24 @@ class ContrastiveDivergence(Objective):
         if self.chains is None:
             states = law.chain(law.chain_from(x), self.steps)
             each = law.chain_log_weight(states) - positive
-            return scale_and_mask(
-                each + self._penalty(law, x, states), site["scale"], site["mask"]
-            ).sum()
+            penalty = self._penalty(law, x, states)
+            loss = scale_and_mask(each + penalty, site["scale"], site["mask"]).sum()
+            return self._noted(loss, penalty, site)
         self._check(batch)
         states = self._advance(law)
         rows = scale_and_mask(torch.ones_like(positive), site["scale"], site["mask"]).sum()
         negative = law.chain_log_weight(states).mean()
         penalty = self._penalty(law, x, states)
-        return (
-            rows * negative - scale_and_mask(positive - penalty, site["scale"], site["mask"]).sum()
-        )
+        known = scale_and_mask(positive - penalty, site["scale"], site["mask"]).sum()
+        return self._noted(rows * negative - known, penalty, site)
+
+    def _noted(self, loss: Tensor, penalty: Tensor | float, site: dict[str, Any]) -> Tensor:
+        """The loss, its parts noted where it has several."""
+        if torch.is_tensor(penalty):
+            paid = scale_and_mask(penalty.detach(), site["scale"], site["mask"]).sum()
+            note("contrast", loss.detach() - paid)
+            note("penalty", paid / self.penalty, self.penalty)
+        return loss
 
     def _site(
         self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.objectives.base import Objective
 from probgen.objectives.samples import dream
 
@@ -40,6 +41,9 @@ class RBF:
 
     scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0)
 
+    def __post_init__(self) -> None:
+        checks.numbers("positive", scales=self.scales)
+
     def __call__(self, squares: Tensor) -> Tensor:
         return sum((-squares / (2 * h**2)).exp() for h in self.scales)
 
@@ -62,6 +66,9 @@ class InverseMultiquadric:
     """
 
     scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+    def __post_init__(self) -> None:
+        checks.numbers("positive", scales=self.scales)
 
     def __call__(self, squares: Tensor) -> Tensor:
         return sum(h**2 / (h**2 + squares) for h in self.scales)
@@ -100,6 +107,11 @@ class MMD:
     unbiased: bool = True
     descends = True
 
+    def __post_init__(self) -> None:
+        checks.function(kernel=self.kernel)
+        checks.positive(**checks.given(unit=self.unit))
+        checks.flag(unbiased=self.unbiased)
+
     def __call__(self, real: Tensor, fake: Tensor, *context: Any) -> Tensor:
         x, y = _vectors(real, context), _vectors(fake, context)
         between = _squares(x, y)
@@ -129,6 +141,9 @@ class EnergyDistance:
 
     unbiased: bool = True
     descends = True
+
+    def __post_init__(self) -> None:
+        checks.flag(unbiased=self.unbiased)
 
     def __call__(self, real: Tensor, fake: Tensor, *context: Any) -> Tensor:
         x, y = _vectors(real, context), _vectors(fake, context)
@@ -160,6 +175,9 @@ class SlicedWasserstein:
 
     directions: int = 128
     descends = True
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, directions=self.directions)
 
     def __call__(self, real: Tensor, fake: Tensor, *context: Any) -> Tensor:
         x, y = _vectors(real, context), _vectors(fake, context)
@@ -207,6 +225,7 @@ class Discrepancy(Objective):
     """
 
     def __init__(self, measure: Measure | None = None):
+        checks.function(**checks.given(measure=measure))
         super().__init__()
         self.measure = measure or MMD()
 

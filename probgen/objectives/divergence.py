@@ -33,14 +33,16 @@ class Cost(NamedTuple):
     score: Tensor | None = None
     weight: float | Tensor = 1.0
     charged: Tensor | None = None
+    spent: Tensor | None = None  # the divergence itself, where another number is charged
 
     @property
     def dims(self) -> int:
         return self.entries.ndim - len(self.site["fn"].batch_shape)
 
-    def total(self) -> Tensor:
+    def sum(self) -> Tensor:
+        """All entries together, before the weight."""
         total = self.entries.sum()
-        return scale_and_mask(total if self.charged is None else total + self.charged, self.weight)
+        return total if self.charged is None else total + self.charged
 
     def caused(self) -> Tensor:
         return scale_and_mask(sum_rightmost(self.entries, self.dims), self.weight).detach()

@@ -6,18 +6,43 @@ Closed-form divergences where they exist, low-variance estimates elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.kinds import density
+from probgen.core.loss_parts import note, noting
 from probgen.core.recording import Run, log_prob, record, score_function
 from probgen.core.runtime import PARTICLES, MultiFrameTensor, isolated
+from probgen.core.sites import Sites
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.baselines import Baselines, Signal, baseline_of
 from probgen.objectives.divergence import Cost, divergence
 from probgen.objectives.schedules import Schedule, at_next_step
+
+CHARGED = ("kl", "free_bits")  # the parts with the weight beta
+
+
+@runtime_checkable
+class HasBoundTerms(Protocol):
+    """A distribution whose log density is a bound that is a sum of terms with names."""
+
+    def bound_terms(self, x: Tensor) -> dict[str, Tensor]:
+        """The terms of ``log_prob``: ``(*batch, *event) -> (*batch,)`` each."""
+
+
+class Estimate(NamedTuple):
+    """One run's loss, its parts without their weights, and what score-function terms need.
+
+    For each site drawn without reparameterisation: its score and the cost it had.
+    """
+
+    loss: Tensor
+    signals: list[Signal]
+    parts: dict[str, Tensor]
 
 
 class ELBO(Objective):
@@ -93,11 +118,13 @@ class ELBO(Objective):
         max_plate_nesting: int = 1,
         vectorized: bool = True,
     ):
+        checks.scheduled(beta=beta)
+        checks.not_negative(free_bits=free_bits)
+        checks.at_least(1, particles=particles)
+        checks.text(plate=plate)
+        checks.at_least(0, max_plate_nesting=max_plate_nesting)
+        checks.flag(vectorized=vectorized)
         super().__init__()
-        if particles < 1 or free_bits < 0:
-            raise ValueError(
-                f"expected particles >= 1 and free_bits >= 0, got {particles} and {free_bits}"
-            )
         self.beta, self.free_bits, self.particles = beta, free_bits, particles
         self.plate, self.max_plate_nesting, self.vectorized = plate, max_plate_nesting, vectorized
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -132,26 +159,37 @@ class ELBO(Objective):
             run = record(model, guide, batch, self._inside, self.max_plate_nesting)
             check_pair(run.model, run.guide, "bound", "ELBO")
             estimates.append(self._estimate(run, beta))
-        loss = sum(loss for loss, _ in estimates)
-        loss = loss + self.baselines([signals for _, signals in estimates], self.particles)
+        loss = sum(estimate.loss for estimate in estimates)
+        loss = loss + self.baselines([estimate.signals for estimate in estimates], self.particles)
+        if noting():
+            self._note([estimate.parts for estimate in estimates], beta)
         return loss if self.particles == 1 else loss / self.particles
 
-    def _estimate(self, run: Run, beta: float | Tensor) -> tuple[Tensor, list[Signal]]:
-        """The loss of one run.
+    def _note(self, runs: list[dict[str, Tensor]], beta: float | Tensor) -> None:
+        """Notes the parts of the loss, averaged over particles."""
+        for name in runs[0]:
+            value = sum(parts[name] for parts in runs)
+            value = value if self.particles == 1 else value / self.particles
+            note(name, value, beta if name in CHARGED else 1.0)
 
-        And for each site drawn without reparameterisation its score and the cost it had.
-        """
+    def _estimate(self, run: Run, beta: float | Tensor) -> Estimate:
         shared = run.model.keys() & run.guide.keys()
         ordered = [name for name in run.model if name in shared] == [
             name for name in run.guide if name in shared
         ]
-        costs = [
-            Cost(site, -log_prob(site)) for name, site in run.model.items() if name not in shared
-        ]
+        alone = {name: site for name, site in run.model.items() if name not in shared}
+        if noting() and not run.guide and (terms := _bound_terms(alone)):
+            return _of_bound(*alone.values(), terms)
+        costs = [Cost(site, -log_prob(site)) for site in alone.values()]
         for name, site in run.guide.items():
             cost = divergence(site, run.model.get(name), ordered)._replace(weight=beta)
             costs.append(self._free(cost) if self.free_bits else cost)
-        return sum(cost.total() for cost in costs), _signals(costs)
+        sums = [cost.sum() for cost in costs]
+        loss = sum(
+            scale_and_mask(value, cost.weight) for cost, value in zip(costs, sums, strict=True)
+        )
+        parts = _parts(costs, sums, len(alone)) if noting() and run.guide else {}
+        return Estimate(loss, _signals(costs), parts)
 
     def _free(self, cost: Cost) -> Cost:
         """Charges the allowance instead of the divergence of each dim where that is smaller."""
@@ -176,8 +214,45 @@ class ELBO(Objective):
         allowed = self.free_bits * cost.size * (counts.sum(rows, keepdim=True) if rows else counts)
         charged = torch.where(spent > allowed, 0.0, allowed).sum()
         return cost._replace(
-            entries=torch.where(spent > allowed, cost.entries, 0.0), charged=charged
+            entries=torch.where(spent > allowed, cost.entries, 0.0),
+            charged=charged,
+            spent=cost.entries.sum(),
         )
+
+
+def _parts(costs: list[Cost], sums: list[Tensor], ahead: int) -> dict[str, Tensor]:
+    """Reconstruction and divergence of one run, and what the free bits charge beyond it.
+
+    The first costs, ``ahead`` of them, are those of sites that the guide does not draw.
+    """
+    values = [value.detach() for value in sums]
+    charged = sum(values[ahead + 1 :], values[ahead])
+    parts = {"reconstruction": sum(values[1:ahead], values[0] if ahead else 0 * charged)}
+    spent = [cost.spent for cost in costs[ahead:]]
+    if all(value is None for value in spent):
+        return parts | {"kl": charged}
+    own = zip(values[ahead:], spent, strict=True)
+    kl = sum(value if divergence is None else divergence.detach() for value, divergence in own)
+    return parts | {"kl": kl, "free_bits": charged - kl}
+
+
+def _bound_terms(sites: Sites) -> dict[str, Tensor]:
+    """The terms of the one site of a program, whose density is a bound by itself; else none."""
+    laws = [site["fn"] for site in sites.values()]
+    if len(laws) != 1 or density(laws[0]) != "bound" or not isinstance(laws[0], HasBoundTerms):
+        return {}
+    (site,) = sites.values()
+    return laws[0].bound_terms(site["value"])
+
+
+def _of_bound(site: dict[str, Any], terms: dict[str, Tensor]) -> Estimate:
+    """The loss that is the sum of the terms of a bound."""
+    loss = -scale_and_mask(sum(terms.values()), site["scale"], site["mask"]).sum()
+    parts = {
+        name: -scale_and_mask(value.detach(), site["scale"], site["mask"]).sum()
+        for name, value in terms.items()
+    }
+    return Estimate(loss, [], parts)
 
 
 def _in_plates(cost: Cost) -> Tensor:

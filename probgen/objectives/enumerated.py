@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probgen.core.recording import enumerated_elbo, enumerated_runs
+from probgen.core import checks
+from probgen.core.loss_parts import note
+from probgen.core.modes import infers
+from probgen.core.recording import enumerated_bound, enumerated_runs
 from probgen.core.runtime import isolated
 from probgen.core.sites import densities, is_enumerated
 from probgen.objectives.base import Objective, check_pair
@@ -65,9 +68,10 @@ class EnumeratedELBO(Objective):
     """
 
     def __init__(self, particles: int = 1, *, max_plate_nesting: int = 1, vectorized: bool = True):
+        checks.at_least(1, particles=particles)
+        checks.at_least(0, max_plate_nesting=max_plate_nesting)
+        checks.flag(vectorized=vectorized)
         super().__init__()
-        if particles < 1:
-            raise ValueError(f"expected particles >= 1, got {particles}")
         self.particles, self.max_plate_nesting, self.vectorized = (
             particles,
             max_plate_nesting,
@@ -78,22 +82,30 @@ class EnumeratedELBO(Objective):
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
         together = self.vectorized and self.particles > 1
-        loss = 0.0
+        loss, divergences = 0.0, []
         for _ in range(1 if together else self.particles):
             inside = self.particles if together else None
             for p, q in enumerated_runs(model, guide, batch, inside, self.max_plate_nesting):
                 check_pair(densities(p.nodes), densities(q.nodes), "bound", "EnumeratedELBO")
                 refuse_baselines(densities(q.nodes), "EnumeratedELBO")
-                loss = loss - enumerated_elbo(p, q)
-        return loss / self.particles
+                bound, divergence = enumerated_bound(p, q)
+                loss = loss - bound
+                divergences.append(divergence)
+        loss = loss / self.particles
+        if None not in divergences:
+            kl = sum(divergences) / self.particles
+            note("reconstruction", loss.detach() - kl)
+            note("kl", kl)
+        return loss
 
 
+@infers
 def default_objective(gen: GenerativeModel, *batch: Any) -> Objective:
     """The evidence lower bound for a model.
 
     :class:`EnumeratedELBO` if it has sites to enumerate, else :class:`ELBO`.
 
-    Runs guide and model once on the batch; the random state is left as it was.
+    Runs guide and model once on the batch, in eval mode; the random state is left as it was.
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.module import Fixed

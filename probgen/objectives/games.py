@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from probgen.core import checks
+
 Function = Callable[[Tensor], Tensor]
 
 
@@ -48,6 +50,9 @@ class NonSaturating:
     """
 
     smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.within("[0, 1)", smoothing=self.smoothing)
 
     def critic(self, real: Tensor, fake: Tensor) -> Tensor:
         return softplus(-real) + self.smoothing * real + softplus(fake)
@@ -176,6 +181,10 @@ class FDivergence:
     statistic: Function
     conjugate: Function
     alternative: bool = False
+
+    def __post_init__(self) -> None:
+        checks.function(statistic=self.statistic, conjugate=self.conjugate)
+        checks.flag(alternative=self.alternative)
 
     @classmethod
     def kullback_leibler(cls, alternative: bool = False) -> FDivergence:

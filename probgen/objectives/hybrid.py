@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.loss_parts import note, note_whole, noted_parts
 from probgen.objectives.base import Objective, Prepared, law_of_x
 
 
@@ -56,8 +58,11 @@ class Hybrid(Objective):
     descends = False
 
     def __init__(self, generative: Objective, weight: float = 1.0):
+        checks.instance(Objective, generative=generative)
+        checks.not_negative(weight=weight)
         super().__init__()
         self.generative, self.weight = generative, weight
+        self.ignores_constants = generative.ignores_constants
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
         """Prepares the generative objective."""
@@ -71,6 +76,9 @@ class Hybrid(Objective):
         labels = scale_and_mask(
             site["fn"].label_log_prob(site["value"]), site["scale"], site["mask"]
         )
-        return (
-            self.generative.differentiable_loss(model, guide, batch[0]) - self.weight * labels.sum()
-        )
+        with noted_parts() as parts:
+            generative = self.generative.differentiable_loss(model, guide, batch[0])
+        note_whole("generative", generative, parts)
+        discriminative = labels.sum()
+        note("discriminative", -discriminative, self.weight)
+        return generative - self.weight * discriminative

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import average
 from probgen.core.recording import Cut
 from probgen.objectives.weighted import RowWeighted, Weights, log_rows
@@ -58,7 +59,8 @@ class IWAE(RowWeighted):
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
         weights = self.weigh(model, guide, batch)
-        return -_total(self, weights, lambda log_w: average(log_w, weights.kind))
+        loss = -_total(self, weights, lambda log_w: average(log_w, weights.kind))
+        return self.noted(weights, loss)
 
 
 class Renyi(RowWeighted):
@@ -91,6 +93,7 @@ class Renyi(RowWeighted):
     """
 
     def __init__(self, alpha: float, particles: int, **options: Any):
+        checks.finite(alpha=alpha)
         super().__init__(particles, **options)
         self.alpha = alpha
 
@@ -102,7 +105,7 @@ class Renyi(RowWeighted):
         def bound(log_w: Tensor) -> Tensor:
             return average(power * log_w, weights.kind) / power if power else log_w.mean(0)
 
-        return -_total(self, weights, bound)
+        return self.noted(weights, -_total(self, weights, bound))
 
 
 class DReG(RowWeighted):
@@ -153,7 +156,7 @@ class DReG(RowWeighted):
                 f"DReG: expected reparameterised draws at every guide site, got '{name}' that is not; use "
                 f"IWAE(particles={self.particles}) or WakeSleep(particles={self.particles})"
             )
-        loss = -average(weights.log_w, weights.kind).sum()
+        loss = self.noted(weights, -average(weights.log_w, weights.kind).sum())
         if not torch.is_grad_enabled():
             return loss
         share = shares(weights.log_w, weights.kind)

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.loss_parts import note, note_whole, noted_parts
 from probgen.core.missing import fill_missing
 from probgen.core.recording import Recorder
 from probgen.core.sites import densities
@@ -92,9 +94,12 @@ class InvariantInformation(Objective):
         balance: float | Schedule = 1.0,
         site: str = "code",
     ):
+        checks.function(**checks.given(views=views))
+        checks.instance(Objective, **checks.given(objective=objective))
+        checks.not_negative(weight=weight)
+        checks.scheduled(1, balance=balance)
+        checks.text(site=site)
         super().__init__()
-        if weight < 0 or (not callable(balance) and balance < 1):
-            raise ValueError(f"expected weight >= 0 and balance >= 1, got {weight} and {balance}")
         self.views, self.objective, self.weight, self.balance, self.site = (
             views,
             objective,
@@ -102,6 +107,7 @@ class InvariantInformation(Objective):
             balance,
             site,
         )
+        self.ignores_constants = objective is not None and objective.ignores_constants
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
@@ -116,11 +122,13 @@ class InvariantInformation(Objective):
         balance = at_next_step(self.balance, self.step, self.training)
         told = sum(joint_information(p, q, balance) for p, q in zip(one, other, strict=True))
         loss = -self.weight * len(one[0]) * told
-        return (
-            loss
-            if self.objective is None
-            else loss + self.objective.differentiable_loss(model, guide, *batch)
-        )
+        if self.objective is None:
+            return loss
+        note("invariance", -len(one[0]) * told, self.weight)
+        with noted_parts() as parts:
+            other = self.objective.differentiable_loss(model, guide, *batch)
+        note_whole("objective", other, parts)
+        return loss + other
 
     def _levels(self, guide: Callable[..., Any], batch: tuple) -> list[Tensor]:
         """The probabilities that the guide gives to the levels of each category.

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.core.loss_parts import note
 from probgen.core.recording import Run, log_prob, record
 from probgen.core.sites import Sites
 from probgen.objectives.base import Objective, check_density
@@ -83,11 +86,13 @@ class MatchedLatents(Objective):
     def __init__(
         self, matcher: Matcher, weight: float = 1.0, *, beta: float = 0.0, site: str = "z"
     ):
+        checks.function(matcher=matcher)
+        checks.not_negative(weight=weight, beta=beta)
+        checks.text(site=site)
         super().__init__()
-        if weight < 0 or beta < 0:
-            raise ValueError(f"expected weight >= 0 and beta >= 0, got {weight} and {beta}")
         self.matcher, self.weight, self.beta, self.site = matcher, weight, beta, site
         self.descends = matcher.descends
+        self.ignores_constants = not matcher.descends
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
@@ -96,8 +101,11 @@ class MatchedLatents(Objective):
         p, q = self._checked(run)
         observed = [site for site in run.model.values() if site["is_observed"]]
         loss = -sum(log_prob(site).sum() for site in observed)
+        note("reconstruction", loss)
         if self.beta:
-            loss = loss + divergence(q, p, True)._replace(weight=self.beta).total()
+            kl = divergence(q, p, True).sum()
+            note("kl", kl, self.beta)
+            loss = loss + scale_and_mask(kl, self.beta)
         context = [
             value
             for value in batch
@@ -106,6 +114,7 @@ class MatchedLatents(Objective):
         with torch.no_grad():
             draws = p["fn"].sample()
         match = self.matcher(draws, q["value"], *context)
+        note("match", len(draws) * match, self.weight)
         return (
             loss
             + len(draws) * self.weight * match

@@ -14,6 +14,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.core.module import GenerativeModel
 from probgen.objectives.base import Objective, check_density, law_of_x
@@ -71,9 +72,9 @@ class NoiseContrastive(Objective):
     held = ("noise",)
 
     def __init__(self, noise: GenerativeModel, ratio: int = 1):
+        checks.generative(noise=noise)
+        checks.at_least(1, ratio=ratio)
         super().__init__()
-        if ratio < 1:
-            raise ValueError(f"expected at least one draw from the noise for each row, got {ratio}")
         self.noise, self.ratio = noise, ratio
         self.log_normaliser = nn.Parameter(torch.zeros(()))
 

@@ -42,6 +42,8 @@ class PseudoLikelihood(Objective):
     tensor(11.0904, grad_fn=<NegBackward0>)
     """
 
+    ignores_constants = True
+
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:

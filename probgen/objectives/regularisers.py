@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+
 
 class Round(NamedTuple):
     """One round of a game as the critic sees it.
@@ -61,6 +63,9 @@ class GradientPenalty:
     weight: float = 10.0
     target: float = 1.0
 
+    def __post_init__(self) -> None:
+        checks.not_negative(weight=self.weight, target=self.target)
+
     def __call__(self, played: Round) -> Tensor:
         real, fake = played.real.detach(), played.fake.detach()
         with torch.enable_grad():
@@ -92,6 +97,9 @@ class R1:
 
     gamma: float = 10.0
 
+    def __post_init__(self) -> None:
+        checks.not_negative(gamma=self.gamma)
+
     def __call__(self, played: Round) -> Tensor:
         return self.gamma / 2 * _squared(played.critic, played.real, played.real_scores)
 
@@ -109,6 +117,9 @@ class R2:
     """
 
     gamma: float = 10.0
+
+    def __post_init__(self) -> None:
+        checks.not_negative(gamma=self.gamma)
 
     def __call__(self, played: Round) -> Tensor:
         return self.gamma / 2 * _squared(played.critic, played.fake, played.fake_scores)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+
 Schedule = Callable[[Tensor], Tensor]
 
 
@@ -19,10 +21,8 @@ def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> Schedule
     >>> linear_warmup(10)(torch.tensor([0.0, 5.0, 20.0, math.inf]))
     tensor([0.0000, 0.5000, 1.0000, 1.0000])
     """
-    if steps < 1:
-        raise ValueError(
-            f"expected steps >= 1, got {steps}; a constant weight is ELBO(beta={stop})"
-        )
+    checks.at_least(1, steps=steps)
+    checks.finite(start=start, stop=stop)
     return lambda step: start + (stop - start) * (step / steps).clamp(max=1.0)
 
 
@@ -38,10 +38,9 @@ def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1
     >>> cyclical(10)(torch.tensor([0.0, 2.5, 7.0, 10.0, 12.5, math.inf]))
     tensor([0.0000, 0.5000, 1.0000, 0.0000, 0.5000, 1.0000])
     """
-    if period < 1 or not 0 < ramp <= 1:
-        raise ValueError(
-            f"expected period >= 1 and 0 < ramp <= 1, got period={period}, ramp={ramp}"
-        )
+    checks.at_least(1, period=period)
+    checks.within("(0, 1]", ramp=ramp)
+    checks.finite(start=start, stop=stop)
     rising = linear_warmup(1, start, stop)
     return lambda step: rising(
         torch.where(step.isinf(), torch.ones_like(step), step % period / (ramp * period))

@@ -12,6 +12,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.core.missing import has_missing
 from probgen.objectives.base import Objective, law_of_x
@@ -92,6 +93,8 @@ class ScoreMatching(Objective):
     -3.0
     """
 
+    ignores_constants = True
+
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
@@ -129,10 +132,11 @@ class SlicedScoreMatching(Objective):
     -3.0
     """
 
+    ignores_constants = True
+
     def __init__(self, directions: int = 1):
+        checks.at_least(1, directions=directions)
         super().__init__()
-        if directions < 1:
-            raise ValueError(f"expected at least one direction, got {directions}")
         self.directions = directions
 
     def differentiable_loss(
@@ -176,9 +180,12 @@ class DenoisingScoreMatching(Objective):
     torch.Size([])
     """
 
+    ignores_constants = True
+
     levels: Tensor
 
     def __init__(self, scale: float | Sequence[float]):
+        checks.scales(scale=scale)
         super().__init__()
         levels = torch.as_tensor(scale, dtype=torch.get_default_dtype()).reshape(-1)
         if not len(levels) or not (levels > 0).all():

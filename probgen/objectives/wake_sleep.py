@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import average
 from probgen.core.recording import Cut
 from probgen.core.sites import densities
@@ -61,9 +62,8 @@ class WakeSleep(RowWeighted):
     weakest = "unbiased"
 
     def __init__(self, particles: int, sleep: float = 0.0, **options: Any):
+        checks.within("[0, 1]", sleep=sleep)
         super().__init__(particles, **options)
-        if not 0 <= sleep <= 1:
-            raise ValueError(f"expected a weight of the dreams between 0 and 1, got {sleep}")
         self.sleep = sleep
 
     def differentiable_loss(
@@ -74,7 +74,7 @@ class WakeSleep(RowWeighted):
         fit = (1.0 - self.sleep) * (shares(weights.log_w, weights.kind) * weights.log_q).sum()
         if self.sleep and densities(weights.pairs[0].guide.nodes):
             fit = fit + self.sleep * self._dream(model, guide, batch)
-        return -bound - (fit - fit.detach())
+        return self.noted(weights, -bound - (fit - fit.detach()))
 
     def _dream(self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple) -> Tensor:
         """log q(z' | x') of one draw (z', x') of the model per row, summed."""

@@ -10,7 +10,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import kind_of, worst
+from probgen.core.loss_parts import note, noting
 from probgen.core.reading import Reading, read
 from probgen.core.recording import score_function
 from probgen.core.sites import Sites, densities, in_plate
@@ -59,9 +61,11 @@ class RowWeighted(Objective):
         max_plate_nesting: int = 1,
         vectorized: bool = True,
     ):
+        checks.at_least(1, particles=particles)
+        checks.text(plate=plate)
+        checks.at_least(0, max_plate_nesting=max_plate_nesting)
+        checks.flag(vectorized=vectorized)
         super().__init__()
-        if particles < 1:
-            raise ValueError(f"expected particles >= 1, got {particles}")
         self.particles, self.plate = particles, plate
         self.max_plate_nesting, self.vectorized = max_plate_nesting, vectorized
 
@@ -92,6 +96,32 @@ class RowWeighted(Objective):
             if in_plate(site, self.plate)
         }
         return log_rows(drawn, self.plate) if drawn else torch.zeros_like(log_p)
+
+    def noted(self, weights: Weights, loss: Tensor) -> Tensor:
+        r"""The loss, with its parts noted, averaged over draws.
+
+        .. math:: L = -\sum_b \tfrac1K \sum_k \log p(x_b \mid z_{kb})
+                  + \sum_b \tfrac1K \sum_k \log \frac{q(z_{kb} \mid x_b)}{p(z_{kb})} + L_{\text{tightening}}
+
+        The first two make the negative evidence lower bound of the same draws, under the names
+        ``"reconstruction"`` and ``"kl"``; ``"tightening"`` is what the weights make of it.
+        """
+        if not noting() or not any(densities(pair.guide.nodes) for pair in weights.pairs):
+            return loss
+        with torch.no_grad():
+            prior = torch.cat([self._log_prior(pair) for pair in weights.pairs])
+            kl = (weights.log_q - prior).mean(0).sum()
+            reconstruction = (prior - weights.log_p).mean(0).sum()
+        note("reconstruction", reconstruction)
+        note("kl", kl)
+        note("tightening", loss.detach() - reconstruction - kl)
+        return loss
+
+    def _log_prior(self, pair: Reading) -> Tensor:
+        """log p of the draws, ``(particles or 1, rows)``."""
+        guide = densities(pair.guide.nodes)
+        drawn = {name: site for name, site in densities(pair.model.nodes).items() if name in guide}
+        return log_rows(drawn, self.plate)
 
     def not_reparameterised(self, pair: Reading) -> Sites:
         """Guide sites whose draws carry no gradient."""

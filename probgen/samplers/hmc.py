@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.samplers.langevin import LogWeight, Moved, event_sum, value_and_score, wide
 
 
@@ -146,8 +147,8 @@ class HMC:
     adjusted = True
 
     def __post_init__(self):
-        if self.leapfrogs < 1:
-            raise ValueError(f"expected at least one leapfrog step, got {self.leapfrogs}")
+        checks.positive(step=self.step)
+        checks.at_least(1, leapfrogs=self.leapfrogs)
 
     def __call__(
         self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
@@ -167,6 +168,9 @@ class MALA:
 
     step: float
     adjusted = True
+
+    def __post_init__(self) -> None:
+        checks.positive(step=self.step)
 
     def __call__(
         self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None

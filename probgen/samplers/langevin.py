@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+
 LogWeight = Callable[[Tensor], Tensor]
 
 
@@ -118,6 +120,11 @@ class Langevin:
     noise: float = 1.0
     clip: float | None = None
     adjusted = False
+
+    def __post_init__(self) -> None:
+        checks.positive(step=self.step)
+        checks.not_negative(noise=self.noise)
+        checks.positive(**checks.given(clip=self.clip))
 
     def __call__(
         self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.module import DistributionModule, GenerativeModel
+from probgen.core.turns import in_turn, same_random_state
 from probgen.testing import agreement, contexts, distribution, missing, program, state
 from probgen.testing.case import Case, ConformanceError, run
 
 __all__ = ["ConformanceError", "check_generative"]
 
 
+@in_turn
 def check_generative(
     gen: GenerativeModel,
     x: Tensor,
@@ -55,12 +58,15 @@ def check_generative(
     >>> from probgen.core.module import Fixed
     >>> check_generative(Fixed(dist.Laplace, loc=torch.zeros(2), scale=1.0), torch.randn(8, 2))
     """
+    checks.no_class(gen=gen)
+    checks.function(**checks.given(objective=objective))
+    checks.is_seed(seed=seed)
     case = Case(gen, x, context, objective)
     told = not isinstance(gen, DistributionModule)
     first = (
         program.SITES + distribution.CHECKS if told else distribution.CHECKS + program.SITES
     )  # what the author wrote
-    with torch.random.fork_rng():
+    with same_random_state():
         for check in program.GIVEN + (program.runs,) * told:  # the first run may make parameters
             run(check, case, seed)
         for check in (

@@ -71,7 +71,7 @@ class Case:
 def run(check: Callable[[Case], None], case: Case, seed: int) -> None:
     """Runs one check; the first line of its docstring is the promise that an error quotes."""
     promise = f"{type(case.gen).__name__} breaks the promise that {(check.__doc__ or '').splitlines()[0].rstrip('.')}"
-    torch.manual_seed(seed)
+    torch.manual_seed(int(seed))
     try:
         check(case)
     except ConformanceError as broken:

@@ -5,12 +5,14 @@ Never unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +20,12 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from probgen.train.files import content_of, replace
+from probgen.core import checks
+from probgen.core.turns import in_turn
+from probgen.train.files import Held, content_of, held, replace
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 FORMAT = "probgen-2"
 FIRST = "probgen-1"  # its checksum is of the tensors alone; still read
@@ -49,6 +56,31 @@ def write(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[st
         raise CheckpointError(
             f"cannot write {path}: {error}; choose a folder that is writable and has space"
         ) from error
+
+
+@contextlib.contextmanager
+def written_alone(path: str | os.PathLike | None, fabric: Fabric) -> Iterator[None]:
+    """One run at a time writes a file; of several processes that train together the first one.
+
+    Raises
+    ------
+    CheckpointError
+        In all of them, if another run that is alive writes it.
+    """
+    refusal = ""
+    with contextlib.ExitStack() as stack:
+        if path is not None and fabric.is_global_zero:
+            try:
+                stack.enter_context(held(Path(path)))
+            except Held as error:
+                refusal = str(error)
+        refusal = refusal if path is None else fabric.broadcast(refusal)
+        if refusal:
+            raise CheckpointError(
+                f"expected a checkpoint that no other run writes, got {path}, {refusal}; wait until that "
+                "run ends, or choose another path"
+            )
+        yield
 
 
 def _plain(name: str, value: Any) -> Tensor:
@@ -158,6 +190,7 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
     return total
 
 
+@in_turn
 def save(module: nn.Module, path: str | os.PathLike) -> None:
     """Saves the parameters and buffers of a module.
 
@@ -166,9 +199,12 @@ def save(module: nn.Module, path: str | os.PathLike) -> None:
     ...     save(nn.Linear(2, 1), os.path.join(folder, "linear.safetensors"))
     ...     _ = load(nn.Linear(2, 1), os.path.join(folder, "linear.safetensors"))
     """
+    checks.instance(nn.Module, module=module)
+    checks.path(path=path)
     write(path, module.state_dict(), {"class": type(module).__name__})
 
 
+@in_turn
 def load(module: nn.Module, path: str | os.PathLike) -> nn.Module:
     """Loads parameters and buffers into a module of the same structure.
 
@@ -179,6 +215,8 @@ def load(module: nn.Module, path: str | os.PathLike) -> nn.Module:
     averaged weights where it has them). Raises :class:`CheckpointError` naming the entries that are
     missing, unexpected or of another shape; the module is untouched then.
     """
+    checks.instance(nn.Module, module=module)
+    checks.path(path=path)
     tensors, metadata = read(path)
     if "cursor" in metadata:
         tensors = left_behind(tensors, metadata)

@@ -18,8 +18,10 @@ from torch.utils import _pytree as pytree
 
 from probgen.core.graphs.graph import Compiled, NotCompilable, Repeated, record, replica
 from probgen.core.graphs.smaller import smaller
+from probgen.core.loss_parts import noted_parts
 from probgen.core.missing import assume_missing
 from probgen.train.attributes import attached, plain_values, preserved, python_random
+from probgen.train.noted import Series, numbers_of, series_of
 from probgen.train.parts import Part, overlapping
 from probgen.train.update import rule_of
 
@@ -54,6 +56,8 @@ class Step:
         Once it is built.
     seconds : float
         The least time that a step has taken.
+    series : tuple
+        Which series of the history the parts of the loss go on.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class Step:
     def __init__(self, run: Run, parts: Sequence[Part], selection: Selection):
         self.run, self.parts, self.selection = run, parts, selection
         self.rule = rule_of(run.optimizer.optimizer)
+        self.series: Series = ()
         self.example = self._inputs(selection)
         self.constants = self._constants()
         with assume_missing(run.source.missing(selection)), preserved(run.module):
@@ -90,11 +95,12 @@ class Step:
         """Number of tensor operations of loss and gradient."""
         return sum(node.op == "call_function" for node in self.recording.graph.graph.nodes)
 
-    def _loss(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _loss(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The loss per row, its gradients, and the numbers of its parts."""
         batch = self.run.source.batch(self.selection, inputs)
-        with torch.enable_grad():
+        with torch.enable_grad(), noted_parts() as parts:
             index = self.run.source.index(self.selection, inputs)
-            value = self.run.per_row(batch, loss=self._program, index=index)
+            value = self.run.per_row(batch, loss=self.run.plain, index=index)
             pieces = [piece for part in self.parts for piece in part.pieces]
             known = {id(piece) for piece in pieces}
             trained = [p for group in self.run.optimizer.param_groups for p in group["params"]]
@@ -104,23 +110,16 @@ class Step:
             others
         ):
             raise NotCompilable("some parameters take part in some batches only")
-        return value.detach(), list(gradients[: len(pieces)])
-
-    def _program(self, *batch: Any) -> Tensor:
-        """The loss in Fabric's precision.
-
-        Fabric's own call of it asks for a backward pass of Fabric's.
-        """
-        precision = self.run.fabric.strategy.precision
-        with precision.forward_context():
-            return precision.convert_output(self.run.module(*precision.convert_input(batch)))
+        self.series = series_of(parts)
+        numbers = numbers_of(parts, self.run.count(batch), value)
+        return value.detach(), list(gradients[: len(pieces)]), numbers
 
     def __call__(
         self, selections: Sequence[Selection], numbers: Sequence[Tensor]
     ) -> list[list[float]]:
         """As many steps as there are selections, at most :meth:`most`.
 
-        Gives loss per row and gradient norm of each.
+        Gives loss per row, gradient norm and the parts of the loss (``series``) of each.
 
         ``numbers`` holds the optimizer's hyperparameters in each of them, ``(groups, K)``.
         """
@@ -252,8 +251,8 @@ class Step:
         with torch.random.fork_rng(), preserved(self.run.module, *self.buffers):
             state = torch.get_rng_state()
             with assume_missing(self.run.source.missing(self.selection)):
-                value, gradients = self._loss(*self.example)
-            expected = torch.stack([value, _norm(gradients)]).double()
+                value, gradients, numbers = self._loss(*self.example)
+            expected = _result(value, _norm(gradients), numbers)
             drawn = torch.get_rng_state()
             torch.set_rng_state(state)
             found = graph(*copies)
@@ -304,13 +303,13 @@ class Step:
     def _step(self, *tensors: Tensor) -> Tensor:
         """One step: state, hyperparameters ``(groups, K)``.
 
-        Inputs -> loss per row and gradient norm, ``(2,)``.
+        Inputs -> loss per row, gradient norm, and the parts of the loss: ``(2 + parts,)``.
         """
         count = len(self.tensors)
         parts, buffers, alive = pytree.tree_unflatten(tensors[:count], self._structure)
         numbers, inputs = tensors[count], tensors[count + 1 :]
         kept = [buffer.clone() for buffer in buffers]
-        value, gradients = self._evaluate(parts, kept, inputs)
+        value, gradients, noted = self._evaluate(parts, kept, inputs)
         left = iter(gradients)
         gradients = [part.join([next(left) for _ in part.pieces]) for part in self.parts]
         norm = _norm(gradients)
@@ -321,12 +320,12 @@ class Step:
         for part, tensors, gradient in zip(self.parts, parts, gradients, strict=True):
             self._update(part, tensors, gradient, numbers[part.group], alive)
         _replace(dict(enumerate(buffers)), dict(enumerate(kept)), alive)
-        return torch.stack([value.double(), norm.double()])
+        return _result(value, norm, noted)
 
     def _evaluate(
         self, parts: list[dict[str, Tensor]], buffers: list[Tensor], inputs: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The recorded loss and gradient, at these parameters and buffers."""
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The recorded loss, gradient and parts, at these parameters and buffers."""
         place = {id(old): new for old, new in zip(self.buffers, buffers, strict=True)}
         for part, tensors in zip(self.parts, parts, strict=True):
             pieces = part.split(tensors["value"])
@@ -359,9 +358,16 @@ class Step:
             tensors, gradient, factors, self.run.optimizer.param_groups[part.group]
         )
         if part.average:
-            new["average"] = tensors["average"] + (new["value"] - tensors["average"]) * newest
+            moved = new["value"] - tensors["average"]
+            if self.run.unbounded:  # an infinity minus itself is not a number
+                moved = torch.where(new["value"] == tensors["average"], 0.0, moved)
+            new["average"] = tensors["average"] + moved * newest
             new["averaged"] = averaged
         _replace(tensors, new, go > 0)
+
+
+def _result(value: Tensor, norm: Tensor, numbers: Tensor) -> Tensor:
+    return torch.cat([torch.stack([value, norm]).double(), numbers])
 
 
 def _replace(old: dict[Any, Tensor], new: dict[Any, Tensor], where: Tensor) -> None:

@@ -6,7 +6,7 @@ Rows in memory, indexed directly, or any loader, each with a cursor for exact re
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol
 
 import torch
@@ -15,11 +15,12 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from probgen.core.arguments import is_leaf
+from probgen.core.entry import as_rows
 from probgen.core.missing import has_missing
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.rows import RowLayout, row_layout, tensors_of
-from probgen.train.rows import Batch, checked, in_memory
+from probgen.train.rows import NO_ROWS, Batch, checked, in_memory
 from probgen.train.stream import Stream, as_batch
 
 Selection = Any
@@ -74,6 +75,9 @@ class Source(Protocol):
     def per_epoch(self) -> int | None:
         """How many selections make an epoch, where that is known."""
 
+    def left_over(self) -> int:
+        """How many rows the last batch of an epoch has, if fewer than the others; 0: none is."""
+
     def cursor(self) -> dict[str, Any]:
         """Where the stream stands, in numbers and tensors."""
 
@@ -84,7 +88,8 @@ class Source(Protocol):
 class InMemory:
     """Shuffled mini-batches of rows in memory; every process takes its share of each global batch.
 
-    The order of an epoch follows from (seed, epoch) alone, so the cursor is two numbers.
+    The order of an epoch follows from (seed, epoch) alone, so the cursor is two numbers. With
+    ``drop_last`` an epoch ends before the rows that do not fill a batch, other ones each time.
     """
 
     def __init__(
@@ -95,7 +100,9 @@ class InMemory:
         rank: int = 0,
         world: int = 1,
         layout: RowLayout | None = None,
+        drop_last: bool = False,
     ):
+        self.drop_last = drop_last
         self.data, self.layout = data, row_layout(data) if layout is None else layout
         self.rows = self.layout.size
         self.batch_size, self.seed, self.rank, self.world = batch_size * world, seed, rank, world
@@ -150,9 +157,14 @@ class InMemory:
             self._order = iter(order[self.position :].split(self.batch_size))
         chosen, size = next(self._order), min(self.batch_size, self.rows - self.position)
         self.position += size
-        if self.rows - self.position < self.world:  # the rest could not be shared out
-            self.epoch, self.position, self._order = self.epoch + 1, 0, None
+        self._turn()
         return chosen if self.world == 1 else chosen[self.rank :: self.world], size
+
+    def _turn(self) -> None:
+        """Begins the next epoch where the rest of this one makes no batch."""
+        needed = min(self.batch_size, self.rows) if self.drop_last else self.world
+        if self.rows - self.position < needed:  # the rest could not be shared out, or is dropped
+            self.epoch, self.position, self._order = self.epoch + 1, 0, None
 
     def _whole(self) -> bool:
         return self.batch_size >= self.rows and self.world == 1
@@ -173,15 +185,23 @@ class InMemory:
         return self._missing
 
     def alike(self) -> int:
-        if self._whole() or not self.rows % self.batch_size:
+        if self._whole() or not self.left_over():
             return sys.maxsize
         return max(1, (self.rows - self.position) // self.batch_size)
 
     def left(self) -> int:
-        return 1 if self._whole() else -(-(self.rows - self.position) // self.batch_size)
+        return 1 if self._whole() else self._batches(self.rows - self.position)
 
     def per_epoch(self) -> int | None:
-        return -(-self.rows // self.batch_size)
+        return self._batches(self.rows)
+
+    def _batches(self, rows: int) -> int:
+        whole = rows // self.batch_size
+        return max(1, whole if self.drop_last else -(-rows // self.batch_size))
+
+    def left_over(self) -> int:
+        size = min(self.batch_size, self.rows)
+        return 0 if self.drop_last else self.rows % size // self.world
 
     def cursor(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
@@ -193,6 +213,7 @@ class InMemory:
             cursor["seed"],
             None,
         )
+        self._turn()
 
 
 def _telling_rows(part: Tensor) -> list[int]:
@@ -215,12 +236,25 @@ def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[B
 
     Batches from a loader stay as they are.
     """
-    if not in_memory(data):
-        return [as_batch(batch, gen) for batch in data]
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size=size)
+    if not in_memory(data, gen):
+        batches = [as_batch(batch, gen) for batch in _iterable(data)]
+        if not batches:
+            raise ValueError(NO_ROWS)
+        return batches if gen is None else [as_rows(gen, *batch) for batch in batches]
     batch, layout = checked(gen, data)
     if not layout.known or size >= layout.size:
         return [batch]
     return [layout.take(batch, slice(start, start + size)) for start in range(0, layout.size, size)]
+
+
+def _iterable(data: Any) -> Iterable[Any]:
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes | type):
+        raise TypeError(
+            f"expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got {type(data)}"
+        )
+    return data
 
 
 def as_source(
@@ -232,15 +266,17 @@ def as_source(
     gen: GenerativeModel | None = None,
     rows: Sequence[str] | None = None,
     needless: bool = False,
+    drop_last: bool = False,
 ) -> Source:
     """The stream of batches for whatever a user passes as data; see :func:`probgen.fit`.
 
     ``needless``: an objective may need no rows, and get no arguments then.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"expected batch_size >= 1, got {batch_size}")
+    batch_size = None if batch_size is None else int(batch_size)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        data = DataLoader(data, batch_size=batch_size or DEFAULT_ROWS, shuffle=True)
+        if isinstance(data, Sized) and not len(data):
+            raise ValueError(NO_ROWS)
+        return Stream(_loader(data, batch_size or DEFAULT_ROWS, drop_last), world, gen)
     if isinstance(data, Iterator):
         raise TypeError(
             "expected data that can be read more than once, got an iterator; pass a list, a DataLoader or an array"
@@ -249,18 +285,34 @@ def as_source(
         raise TypeError(
             "expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got None"
         )
-    if in_memory(data):
+    if in_memory(data, gen):
         batch, layout = checked(gen, data, rows)
-        return InMemory(batch, _batch_size(gen, batch_size, layout), seed, rank, world, layout)
-    if not isinstance(data, Iterable):
-        raise TypeError(
-            f"expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got {type(data)}"
-        )
-    if batch_size is not None and not isinstance(data, DataLoader):
-        raise ValueError(
-            "expected no batch_size with an iterable of batches: it sets their size itself; drop one"
-        )
+        size = _batch_size(gen, batch_size, layout)
+        return InMemory(batch, size, seed, rank, world, layout, drop_last)
+    _iterable(data)
+    _check_own_batches(data, batch_size, drop_last)
     return Stream(data, world, gen)
+
+
+def _check_own_batches(data: Iterable, batch_size: int | None, drop_last: bool) -> None:
+    """Loaders and iterables of batches make their batches themselves."""
+    own = data.batch_size if isinstance(data, DataLoader) else None
+    if batch_size is not None and batch_size != own:
+        raise ValueError(
+            f"expected no batch_size with batches that are made already, got {batch_size}; set it where "
+            "they are made: DataLoader(dataset, batch_size=...)"
+        )
+    if drop_last:
+        raise ValueError(
+            "expected no drop_last with batches that are made already; set it where they are made: "
+            "DataLoader(dataset, drop_last=True)"
+        )
+
+
+def _loader(data: Dataset, batch_size: int, drop_last: bool) -> DataLoader:
+    """Shuffled batches of a data set; all of its rows where there are fewer than in a batch."""
+    size = min(batch_size, len(data)) if isinstance(data, Sized) else batch_size
+    return DataLoader(data, batch_size=max(1, size), shuffle=True, drop_last=drop_last)
 
 
 def _batch_size(gen: GenerativeModel, asked: int | None, layout: RowLayout) -> int:

@@ -269,28 +269,33 @@ class Engine:
 
     def _go(self, step: Step, selections: Sequence[Selection]) -> None:
         before, done, self.ahead = self._schedule(), 0, True
-        results = step(selections, self._next_hyperparameters(len(selections)))
+        numbers, rates = self._next_hyperparameters(len(selections))
+        results = step(selections, numbers)
         try:
-            for selection, result in zip(selections, results, strict=True):
+            for selection, result, rate in zip(selections, results, rates, strict=True):
                 self.run.check(result, selection)
                 if self.rule is OUTSIDE:
                     step.hand_over()
                     self.run.update()
-                self.run.record(result)
+                self.run.record(result, step.series, rate)
                 done += 1
         except NonFiniteLoss:
             self._reschedule(before, done)
             raise
 
-    def _next_hyperparameters(self, steps: int) -> list[Tensor]:
-        """Those of each of the next steps, ``(groups, K)``; the scheduler goes on by as many."""
+    def _next_hyperparameters(self, steps: int) -> tuple[list[Tensor], list[list[float]]]:
+        """Those of each of the next steps, ``(groups, K)``, and their learning rates.
+
+        The scheduler goes on by as many.
+        """
         if self.run.scheduler is None or self.rule is OUTSIDE:
-            return [self._hyperparameters()] * steps
-        numbers = []
+            return [self._hyperparameters()] * steps, [self.run.rates()] * steps
+        numbers, rates = [], []
         for _ in range(steps):
             numbers.append(self._hyperparameters())
+            rates.append(self.run.rates())
             self.run.scheduler.step()
-        return numbers
+        return numbers, rates
 
     def _hyperparameters(self) -> Tensor:
         """The present ones."""

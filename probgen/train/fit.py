@@ -8,29 +8,37 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
 from torch import nn
 
+from probgen.core import checks
+from probgen.core.entry import as_rows
+from probgen.core.modes import inference_mode_of
 from probgen.core.module import GenerativeModel
 from probgen.core.ownership import dense
 from probgen.core.program import Program
 from probgen.core.rows import row_layout
-from probgen.core.runtime import local_parameters
-from probgen.core.supports import check_support
+from probgen.core.runtime import local_parameters, validation
+from probgen.core.turns import own_random_state, training
 from probgen.evaluate.verdict import verdict as judge
+from probgen.libraries import load
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
 from probgen.train.adapters import as_objective, teachers, trainable
+from probgen.train.arguments import as_scheduler, check_asked
+from probgen.train.checkpoint import written_alone
 from probgen.train.data import Source, as_source, held_out
 from probgen.train.engine import Choice, Engine
 from probgen.train.history import FitWarning, History
 from probgen.train.loop import Callback, Plan, train
 from probgen.train.optimizers import Optimizer, as_optimizer
 from probgen.train.rehearsal import check_held_out, rehearsed
+from probgen.train.rows import Batch
 from probgen.train.run import Run
+from probgen.train.sizes import check_sizes
 from probgen.train.state import begin
 from probgen.train.stream import Stream
+from probgen.train.watch import GradientWatch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,6 +55,7 @@ def adam(lr: float = 1e-3, **options: Any) -> Optimizer:
     >>> adam(0.01)([nn.Parameter(torch.zeros(2))]).param_groups[0]["lr"]
     0.01
     """
+    checks.positive(lr=lr)
     return lambda parameters: torch.optim.Adam(parameters, lr=lr, **{"fused": True, **options})
 
 
@@ -58,6 +67,7 @@ def fit(
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    drop_last: bool = False,
     rows: Sequence[str] | None = None,
     optimizer: Optimizer | None = None,
     scheduler: Scheduler | None = None,
@@ -107,6 +117,10 @@ def fit(
     batch_size : int, optional
         Rows per step and process; default: 128, or all rows where there are fewer or the pair runs
         on all rows only.
+    drop_last : bool
+        Whether an epoch ends before the last batch where too few rows are left to fill it: other
+        rows each time, as the order is drawn anew. By default that batch is smaller. All rows count
+        in either case for how many there are.
     rows : sequence of str, optional
         Names of the arguments that hold rows, of which batches take some; default: those that have
         as many entries as the plate of the rows.
@@ -176,11 +190,33 @@ def fit(
     >>> history.stopped
     '400 steps done'
     """
-    _check_arguments(
-        steps, epochs, ema, clip, (validation, patience, "patience"), (checkpoint, resume, "resume")
+    check_asked(
+        gen,
+        objective,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        rows=rows,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        ema=ema,
+        validation=validation,
+        validate_every=validate_every,
+        patience=patience,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        compile=compile,
+        fabric=fabric,
+        progress=progress,
+        callbacks=callbacks,
+        seed=seed,
+        verdict=verdict,
     )
     fabric = fabric or _this_process()
-    with _random_state(seed, fabric):
+    with written_alone(checkpoint, fabric), training(gen), _random_state(seed, fabric):
         source = as_source(
             data,
             batch_size,
@@ -190,6 +226,7 @@ def fit(
             gen,
             rows,
             objective is not None,
+            drop_last,
         )
         _settle(gen, source)
         rows_of = rehearsed(gen, source, batch_size)
@@ -197,8 +234,17 @@ def fit(
             loss = _objective(gen, source, objective, patience)
         source.to(fabric.device)
         run = Run(
-            gen, loss, source, _optimizer(loss, optimizer), scheduler, fabric, clip, ema, rows_of
+            gen,
+            loss,
+            source,
+            _optimizer(loss, optimizer),
+            scheduler and as_scheduler(scheduler),
+            fabric,
+            clip,
+            ema,
+            rows_of,
         )
+        check_sizes(run)
         run.restores, run.asked["seed"] = patience is not None, seed
         path = begin(run, checkpoint, resume)
         steps = 2000 if steps is None and epochs is None else steps
@@ -208,33 +254,30 @@ def fit(
             else held_out(validation, source.layout.count(source.peek()), gen)
         )
         check_held_out(gen, batches)
+        if fabric.world_size == 1:  # elsewhere the strategy decides where gradients are
+            run.watch = GradientWatch(run)
         plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
         if verdict and run.step:
             watched = patience is not None and run.waited >= patience
-            _judge(run, judged=_descends(getattr(loss, "elbo", loss)) and not watched)
+            descends = _descends(getattr(loss, "elbo", loss))
+            _judge(run, batches, judged=descends and not watched)
     return run.history
 
 
 def _this_process() -> Fabric:
-    from lightning_fabric import (
-        Fabric,
-    )  # takes a second to import: only those who train wait for it
+    load("lightning_fabric")  # takes a second: only those who train wait for it
+    from lightning_fabric import Fabric
 
     return Fabric(accelerator="cpu", devices=1)
 
 
 def _settle(gen: GenerativeModel, source: Source) -> None:
-    """The layout of the batches of a loader, as the program reads the first of them.
-
-    Rows in memory are checked.
-    """
+    """The layout of the batches of a loader, as the program reads the first of them, which is checked."""
     if isinstance(source, Stream):
-        source.layout = row_layout(batch := gen.settle(source.peek()), gen.rows_in(batch))
+        source.layout = row_layout(batch := as_rows(gen, *source.peek()), gen.rows_in(batch))
     elif isinstance(gen, Program):
         gen.make_parameters(source.look())
-    else:
-        check_support(gen, *source.look())
 
 
 def _objective(
@@ -253,7 +296,8 @@ def _objective(
             "; drop patience, and let a callback that scores samples or another objective set run.stop"
         )
     if isinstance(chosen, Prepared):
-        chosen.prepare(gen.model, gen.guide, *batch)
+        with inference_mode_of(gen):  # a look at a batch is no step of its running averages
+            chosen.prepare(gen.model, gen.guide, *batch)
     loss = chosen(gen.model, gen.guide)
     loss.add_module("gen", gen)  # bound methods register no parameters
     dense(loss)
@@ -285,15 +329,18 @@ def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimi
     return as_optimizer(factory or adam(), named)([p for _, p in named])
 
 
-def _judge(run: Run, judged: bool) -> None:
-    """Attaches the verdict, and warns.
+def _judge(run: Run, batches: list[Batch], judged: bool) -> None:
+    """Attaches the verdict, and warns; scores are those of the validation batches if there are any.
 
     The loss is not judged where held-out rows ended training, nor in a game.
     """
-    with torch.random.fork_rng(), pyro.validation_enabled(False):
+    with torch.random.fork_rng(), validation(False):
         batch = run.fabric.to_device(run.source.look())
         history = run.history if judged else None
-        run.history.verdict = judge(run.gen, *batch, history=history, data_rows=run.source.rows)
+        held = [run.fabric.to_device(each) for each in batches]
+        run.history.verdict = judge(
+            run.gen, *batch, history=history, held_out=held, data_rows=run.source.rows
+        )
     if not run.history.verdict.ok:
         warnings.warn(str(run.history.verdict), FitWarning, stacklevel=3)
 
@@ -305,11 +352,12 @@ def _random_state(seed: int | None, fabric: Fabric) -> Iterator[None]:
     Validation is off meanwhile.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(validation(False))
         stack.enter_context(local_parameters())
+        if fabric.device.type == "cuda":
+            torch.cuda.init()  # what is not in use is not seeded
         if seed is not None:
-            stack.enter_context(torch.random.fork_rng())
-            torch.manual_seed(seed)
+            stack.enter_context(own_random_state(seed))
         yield
 
 
@@ -319,26 +367,3 @@ def _data_seed(fabric: Fabric) -> int:
     if fabric.world_size > 1:
         torch.manual_seed(seed + fabric.global_rank)
     return seed
-
-
-def _check_arguments(
-    steps: int | None,
-    epochs: int | None,
-    ema: float | None,
-    clip: float | None,
-    *needs: tuple[Any, Any, str],
-) -> None:
-    if steps is not None and epochs is not None:
-        raise ValueError(f"expected steps or epochs, got both ({steps}, {epochs}); drop one")
-    if any(n is not None and n < 1 for n in (steps, epochs)):
-        raise ValueError(f"expected at least one step or epoch, got steps={steps}, epochs={epochs}")
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(
-            f"expected an EMA decay between 0 and 1, got {ema}; 0.999 averages over about 1,000 steps"
-        )
-    if clip is not None and clip <= 0:
-        raise ValueError(f"expected clip > 0 (the largest gradient norm), got {clip}")
-    for given, wanting, name in needs:
-        if wanting and given is None:
-            source = {"patience": "validation", "resume": "checkpoint"}[name]
-            raise ValueError(f"{name} needs {source}; pass {source}=...")

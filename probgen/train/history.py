@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from probgen.train.noted import Series
 
 INTERRUPTED = "interrupted"
 
@@ -25,6 +29,17 @@ class History:
         Objective per row (nats for likelihood-based objectives), one entry per step.
     gradient_norm : list of float
         Euclidean norm of the gradient of that loss, before clipping.
+    parts : dict of str to list of float
+        The terms of the loss per row, one entry per step as in ``loss``, where the objective has
+        several: ``"reconstruction"`` and ``"kl"`` of an evidence lower bound, ``"critic"`` and
+        ``"generator"`` of a game. They stand before their weights; NaN in steps without them.
+    weights : dict of str to list of float
+        What the loss multiplies a part by, for those with another weight than one (``beta``): the
+        loss is the sum of all parts times their weights.
+    learning_rates : list of list of float
+        For each parameter group of the optimizer the learning rate of every step.
+    without_gradient : list of str
+        Parameters that the optimizer has and that no gradient has reached in the first steps.
     validation : list of (int, float)
         Step and objective per row on the validation data.
     seconds : float
@@ -43,6 +58,10 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
+    learning_rates: list[list[float]] = field(default_factory=list)
+    without_gradient: list[str] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     stopped: str = "not started"
@@ -54,22 +73,69 @@ class History:
     def steps(self) -> int:
         return len(self.loss)
 
+    def add(self, loss: float, gradient_norm: float) -> None:
+        """Begins the record of one more step."""
+        self.loss.append(loss)
+        self.gradient_norm.append(gradient_norm)
+
+    def add_parts(self, series: Series, numbers: Sequence[float]) -> None:
+        """What is known of the parts of the last step's loss; NaN of all others."""
+        for (kind, name), number in zip(series, numbers, strict=True):
+            own = getattr(self, kind).setdefault(name, [])
+            own.extend([math.nan] * (self.steps - 1 - len(own)))
+            own.append(number)
+        for own in (*self.parts.values(), *self.weights.values()):
+            own.extend([math.nan] * (self.steps - len(own)))
+
+    def add_learning_rates(self, rates: Sequence[float]) -> None:
+        """Those of the last step, group by group; NaN of earlier steps that nobody knows."""
+        missing = len(rates) - len(self.learning_rates)
+        self.learning_rates.extend([] for _ in range(missing))
+        for own, rate in zip(self.learning_rates, rates, strict=True):
+            own.extend([math.nan] * (self.steps - 1 - len(own)))
+            own.append(rate)
+
+    def last_loss(self) -> str:
+        """The loss of the last step with its parts, for a line of progress.
+
+        >>> History(loss=[3.0], parts={"reconstruction": [2.0], "kl": [1.0]}).last_loss()
+        'loss 3 (reconstruction 2, kl 1)'
+        """
+        known = {name: values[-1] for name, values in self.parts.items()}
+        shown = [f"{name} {last:.4g}" for name, last in known.items() if not math.isnan(last)]
+        return f"loss {self.loss[-1]:.4g}" + (f" ({', '.join(shown)})" if shown else "")
+
     def __repr__(self) -> str:
         losses = f"loss {self.loss[0]:.4g} -> {self.loss[-1]:.4g}, " if self.loss else ""
         best = (
             f"best validation {min(v for _, v in self.validation):.4g}, " if self.validation else ""
         )
         text = f"History({self.steps} steps, {losses}{best}{self.seconds:.1f} s, {self.stopped})"
+        if self.without_gradient:
+            text += f"\nno gradient: {listed(self.without_gradient)}"
         return text if self.verdict is None else f"{text}\n{self.verdict}"
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the loss per row over the steps, and the validation where there was one."""
+        """Draws the loss per row over the steps, its parts, and validation where there was one."""
         import matplotlib.pyplot as plt
 
         ax = plt.subplots()[1] if ax is None else ax
         ax.plot(self.loss, lw=0.8, alpha=0.7, label="training")
+        for name, values in self.parts.items():
+            ax.plot(values, lw=0.8, alpha=0.7, label=name)
         if self.validation:
             ax.plot(*zip(*self.validation, strict=True), "o-", ms=3, label="validation")
+        if self.validation or self.parts:
             ax.legend()
         ax.set(xlabel="step", ylabel="loss per row (nats)")
         return ax
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names in quotation marks, the first of them where there are many.
+
+    >>> listed(["a", "b", "c"], most=2)
+    "'a', 'b' and 1 more"
+    """
+    text = ", ".join(f"'{name}'" for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from probgen.core.turns import lent, offer
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.engine import Engine
 from probgen.train.history import INTERRUPTED, FitWarning
@@ -116,7 +117,7 @@ def train(
 
 
 def _steps(run: Run, plan: Plan, engine: Engine, bar: tqdm, callbacks: Sequence[Callback]) -> None:
-    began, before = time.perf_counter(), run.history.seconds
+    began, before, first = time.perf_counter(), run.history.seconds, run.step
     run.module.train()
     if plan.owes(run):
         run.validate(plan.validation)
@@ -125,11 +126,21 @@ def _steps(run: Run, plan: Plan, engine: Engine, bar: tqdm, callbacks: Sequence[
         epoch, step = run.source.epoch, run.step
         engine.advance(1 if callbacks else plan.room(run), plan.remaining(run))
         run.history.seconds = before + time.perf_counter() - began
+        _look(run, run.watch is not None and run.step >= run.watch.until)
         _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
         bar.update(run.step - step)
-        bar.set_postfix_str(f"loss {run.history.loss[-1]:.4g}", refresh=False)
+        bar.set_postfix_str(run.history.last_loss(), refresh=False)
+        offer()
         run.signals.deliver()
+    _look(run, run.step > first)
     run.history.stopped = reason
+
+
+def _look(run: Run, due: bool) -> None:
+    """Once, whether gradients reach all that is trained."""
+    if run.watch is not None and due:
+        watch, run.watch = run.watch, None
+        watch.conclude()
 
 
 def _after_step(
@@ -138,7 +149,8 @@ def _after_step(
     if plan.validation and plan.due(plan.validate_every, run, new_epoch):
         run.validate(plan.validation)
     for callback in callbacks:
-        callback(run)
+        with lent():  # it may wait for threads that use probgen
+            callback(run)
     if plan.checkpoint is not None and plan.due(plan.checkpoint_every, run, new_epoch):
         engine.settle()
         _save(run, plan.checkpoint)

@@ -1,6 +1,6 @@
 """What goes around one evaluation of an objective.
 
-Mini-batch scaling, a checked first run, an autopsy of the last.
+Mini-batch scaling, and a checked first run.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.util import check_site_shape
-from torch import nn
 
 from probgen.core.density import density
 from probgen.core.first_run import MISFIT
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
-from probgen.core.reading import ROWS, Reading, read
+from probgen.core.reading import ROWS, Reading
 from probgen.core.recording import enumerated_runs
-from probgen.core.runtime import isolated, rows_of, shapes_explained
+from probgen.core.runtime import isolated, rows_of, shapes_explained, validation
 from probgen.core.sites import in_plate, latent_sites, sample_sites
+from probgen.core.supports import refusal
 from probgen.train.data import Source
 from probgen.train.history import FitWarning
 from probgen.train.rows import Batch
@@ -36,6 +35,7 @@ class RowScale(Messenger):
     it, the globals, are shared by all N rows and get the weight B/N. An ELBO divided by B is then
     an unbiased estimate of the ELBO of the whole data divided by N.
 
+    >>> import pyro
     >>> with RowScale("data", rows=10, total=1000), pyro.poutine.trace() as tracer:
     ...     _ = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0))
     >>> tracer.trace.nodes["w"]["scale"]
@@ -135,7 +135,7 @@ def _run_on(gen: GenerativeModel, batch: Batch) -> None:
         torch.random.fork_rng(devices=[]),
         torch.no_grad(),
         isolated(),
-        pyro.validation_enabled(False),
+        validation(False),
     ):
         next(enumerated_runs(gen.model, gen.guide, batch, None, gen.max_plate_nesting))
 
@@ -186,7 +186,7 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
             torch.random.fork_rng(devices=[]),
             torch.no_grad(),
             isolated(),
-            pyro.validation_enabled(True),
+            validation(True),
             shapes_explained(),
             handler(gen.plate, total, source.index(chosen)),
         ):
@@ -211,7 +211,7 @@ def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
     try:
         site["log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     except ValueError as error:
-        raise ValueError(f"site '{site['name']}': {_refusal(site, error)}") from error
+        raise ValueError(f"site '{site['name']}': {refusal(site, error)}") from error
     try:
         check_site_shape(site, max_plate_nesting)
     except ValueError as error:
@@ -219,16 +219,6 @@ def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
             f"'{f.name}' of size {f.size} at dim {f.dim}" for f in site["cond_indep_stack"]
         ] or ["no plate"]
         raise ValueError(f"site '{site['name']}' inside {' and '.join(plates)}: {error}") from error
-
-
-def _refusal(site: dict[str, Any], error: ValueError) -> str:
-    """Why a distribution refused a value; foreign ones do not know what NaN means here."""
-    if "missing" in str(error) or not site["value"].isnan().any():
-        return str(error)
-    return (
-        f"{type(site['fn']).__name__} cannot integrate out missing values (NaN); use a likelihood head of probgen, "
-        "which can, or fill them in first"
-    )
 
 
 def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | None) -> None:
@@ -257,36 +247,3 @@ def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | Non
             f"sites {shared} are shared by all rows, whose number is unknown; pass a DataLoader over a sized Dataset, "
             "or the rows themselves"
         )
-
-
-def autopsy(gen: GenerativeModel, loss: nn.Module, batch: Batch) -> str:
-    """Where a loss stopped being finite.
-
-    Sites and batch rows whose log_prob is not, and gradients that are not.
-    """
-    lines = []
-    try:
-        with torch.no_grad(), isolated():
-            pair = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
-        for part, trace in zip(("model", "guide"), pair, strict=True):
-            for name, site in sample_sites(trace).items():
-                lines += _not_finite(f"{part} site '{name}'", site)
-    except Exception as error:  # the program itself may fail on such values: that is a finding, too
-        lines.append(f"rerunning the program raised {type(error).__name__}: {error}")
-    for name, parameter in loss.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            lines.append(f"gradient of '{name}' has norm {parameter.grad.norm().item():.3g}")
-    return (
-        "\n  ".join(lines)
-        or "no site's log_prob is to blame: look at the objective, or at a too large step"
-    )
-
-
-def _not_finite(label: str, site: dict[str, Any]) -> list[str]:
-    if density(site["fn"]) == "implicit":
-        return []
-    bad = ~site["fn"].log_prob(site["value"]).isfinite()
-    if not bad.any():
-        return []
-    rows = bad.nonzero()[:, -1].unique().tolist() if bad.ndim else []
-    return [f"{label}: log_prob is not finite" + (f" in batch rows {rows[:10]}" if rows else "")]

@@ -9,27 +9,29 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from probgen.core.arguments import as_arguments
+from probgen.core.conversion import NO_ROWS, Arraylike, Framelike, is_nested
+from probgen.core.entry import as_rows
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Keywords, Program
 from probgen.core.rows import RowLayout, leaves_of, row_layout
+from probgen.core.signatures import argument_names
 
 Batch = tuple[Any, ...]
 
 
-def in_memory(data: Any) -> bool:
-    """Whether data is rows (a tensor, array, DataFrame, or a tuple or dict of these) or nothing.
+def in_memory(data: Any, gen: Any = None) -> bool:
+    """Whether data is rows (a tensor, array, frame, lists of numbers, a tuple or dict of these) or nothing.
 
-    Not batches.
+    Not batches, of which a list of tensors is one, unless they are sequences of a family whose
+    lengths vary.
     """
-    return (
-        data is None
-        or isinstance(data, Tensor | tuple | np.ndarray | Mapping)
-        or type(data).__module__.startswith("pandas")
-    )
+    if isinstance(data, list):
+        ragged = getattr(gen, "ragged", None)
+        return is_nested(data) or (ragged is not None and ragged.takes(data))
+    return data is None or isinstance(data, Tensor | tuple | Mapping | Arraylike | Framelike)
 
 
 def arguments_of(gen: GenerativeModel | None, data: Any) -> Batch:
@@ -79,14 +81,16 @@ def checked(
     Raises ``ValueError`` for no rows, unequal lengths of a family's arguments and infinities,
     ``TypeError`` for what is no number.
     """
-    batch = arguments_of(gen, data)
-    if any(
-        len(leaf) == 0
-        for leaf in leaves_of(batch)
-        if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim
-    ):
-        _check_some(gen, batch)
-    batch = as_arguments(batch) if gen is None else gen.settle(batch)
+    batch = _with_sequences(gen, arguments_of(gen, data))
+    check_some(batch)
+    if data is not None and not batch and not isinstance(gen, Program):
+        raise ValueError(NO_ROWS)
+    if gen is None:
+        batch = as_arguments(batch)
+    elif not batch:
+        batch = gen.settle(batch)
+    else:
+        batch = as_rows(gen, *batch, optional=isinstance(gen, Program))
     layout = row_layout(batch, None if gen is None else gen.rows_in(batch))
     if rows is not None:
         layout = _named(gen, batch, layout, rows)
@@ -101,23 +105,27 @@ def checked(
     return batch, layout
 
 
-def _check_some(gen: GenerativeModel, batch: Batch) -> None:
-    first = next(
-        (leaf for leaf in leaves_of(batch) if isinstance(leaf, np.ndarray | Tensor) and leaf.ndim),
-        None,
-    )
-    if first is not None and len(first) == 0:
-        raise ValueError(
-            "expected data with at least one row, got none; check how it was filtered or split"
-        )
+def _with_sequences(gen: Any, batch: Batch) -> Batch:
+    """Arguments of which a list of sequences is made one array."""
+    ragged = getattr(gen, "ragged", None)
+    if ragged is None or not batch or not ragged.takes(batch[0]):
+        return batch
+    return (ragged.rows(batch[0]), *batch[1:])
+
+
+def check_some(batch: Batch) -> None:
+    """Refuses arguments of which the first that holds rows has none."""
+    arrays = (leaf for leaf in leaves_of(batch) if not isinstance(leaf, type))
+    shapes = (getattr(leaf, "shape", ()) for leaf in arrays)
+    first = next((tuple(shape) for shape in shapes if len(shape)), (1,))
+    if first[0] == 0:
+        raise ValueError(NO_ROWS)
 
 
 def _check_lengths(batch: Batch) -> None:
     tensors = [value for value in batch if isinstance(value, Tensor) and value.ndim]
     if not tensors:
-        raise ValueError(
-            "expected data with at least one row, got none; check how it was filtered or split"
-        )
+        raise ValueError(NO_ROWS)
     if len({len(value) for value in tensors}) > 1:
         shapes = [tuple(value.shape) for value in tensors]
         raise ValueError(
@@ -127,7 +135,7 @@ def _check_lengths(batch: Batch) -> None:
 
 def _named(gen: GenerativeModel, batch: Batch, layout: RowLayout, rows: Sequence[str]) -> RowLayout:
     """The layout with rows in the named arguments alone."""
-    names = argument_names(gen, batch)
+    names = _names(gen, batch)
     if unknown := sorted(set(rows) - set(names)):
         raise ValueError(f"expected rows= to name arguments among {names}, got {unknown}")
     args = (
@@ -140,13 +148,8 @@ def _named(gen: GenerativeModel, batch: Batch, layout: RowLayout, rows: Sequence
     )
 
 
-def argument_names(gen: GenerativeModel, batch: Batch) -> list[str]:
-    """Names of the arguments in a batch, those by keyword at the end.
-
-    Numbered where the program takes ``*args``.
-    """
+def _names(gen: GenerativeModel, batch: Batch) -> list[str]:
+    """Names of the arguments in a batch, those by keyword at the end."""
     by_name = list(batch[-1]) if batch and isinstance(batch[-1], Keywords) else []
-    count = len(batch) - bool(by_name)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    named = [name for name, p in gen.parameters_by_name().items() if p.kind in positional]
-    return (named + [f"argument_{i}" for i in range(len(named), count)])[:count] + by_name
+    program = gen._model if isinstance(gen, Program) else gen.model
+    return argument_names(program, len(batch) - bool(by_name)) + by_name

@@ -7,21 +7,25 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from probgen.core.loss_parts import LossParts, noted_parts
 from probgen.core.module import GenerativeModel
 from probgen.core.runtime import local_parameters
 from probgen.train import state
+from probgen.train.autopsy import Autopsy
 from probgen.train.data import Selection, Source
 from probgen.train.history import INTERRUPTED, History
-from probgen.train.rehearsal import RowScale, autopsy
+from probgen.train.noted import Series, numbers_of, series_of
+from probgen.train.rehearsal import RowScale
 from probgen.train.rows import Batch
 from probgen.train.settings import asked_of, check_steps
 from probgen.train.signals import Signals
 from probgen.train.transaction import Buffers
+from probgen.train.watch import GradientWatch, check_depends, check_reached
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -81,10 +85,12 @@ class Run:
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
         self._stated = len(getattr(gen, "statements", ()))
         self.average: list[Tensor] | None = None
+        self.unbounded: list[int] = []  # averages with infinite entries, zeros of a table
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.waited, self.history, self.stop = 0, History(), None
         self.restores = False
         self.signals, self.buffers = Signals(), Buffers(loss)
+        self.watch: GradientWatch | None = None
         self.begin_average(0, {})
         self.asked = asked_of(self)
 
@@ -100,32 +106,36 @@ class Run:
         """One step on the rows chosen, of so many in all processes."""
         self.buffers.remember()
         try:
-            result = self._gradient(selection, rows)
+            result, parts = self._gradient(selection, rows)
             self.check(result, selection)
         except BaseException:
             with self.signals.held():
                 self.buffers.restore()
             raise
         with self.signals.held():
+            rates = self.rates()
             self.update()
-            self.record(result)
+            self.record(result, series_of(parts), rates)
+            if self.watch is not None:
+                self.watch.see()
 
-    def _gradient(self, selection: Selection, rows: int) -> list[float]:
-        """Loss per row and the norm of its gradient, which the parameters hold then, clipped."""
-        batch = self.fetch(selection)
-        value = self.per_row(
-            batch, rows / self.fabric.world_size, index=self.source.index(selection)
-        )
+    def _gradient(self, selection: Selection, rows: int) -> tuple[list[float], LossParts]:
+        """Loss per row, the norm of its gradient, which the parameters hold then, clipped.
+
+        And the parts of the loss: as numbers, and as they were noted.
+        """
+        batch, share = self.fetch(selection), rows / self.fabric.world_size
+        with noted_parts() as parts:
+            value = self.per_row(batch, share, index=self.source.index(selection))
+        check_depends(value)
         self._adopt()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
-        norm = self._clip()
-        value = (
-            self.fabric.all_reduce(value.detach(), reduce_op="mean")
-            if self.fabric.world_size > 1
-            else value
-        )
-        return [value.item(), norm.item()]
+        norm, numbers = self._clip(), numbers_of(parts, share, value)
+        if self.fabric.world_size > 1:
+            value = self.fabric.all_reduce(value.detach(), reduce_op="mean")
+            numbers = self.fabric.all_reduce(numbers, reduce_op="mean") if parts else numbers
+        return [value.item(), norm.item(), *numbers.tolist()], parts
 
     def _adopt(self) -> None:
         """Parameters that a program states for the first time in this step are trained from here on."""
@@ -150,14 +160,20 @@ class Run:
 
     def check(self, result: list[float], selection: Selection) -> None:
         """Raises :class:`NonFiniteLoss` unless loss and gradient norm of a step are finite."""
-        loss, norm = result
+        loss, norm, *_ = result
         if not (abs(loss) < float("inf") and norm < float("inf")):
-            raise self._failure(loss, norm, self.fetch(selection))
+            raise self._failure(loss, norm, selection)
 
-    def record(self, result: list[float]) -> None:
-        """Counts a step with its loss and gradient norm."""
-        self.history.loss.append(result[0])
-        self.history.gradient_norm.append(result[1])
+    def record(self, result: list[float], series: Series, rates: Sequence[float]) -> None:
+        """Counts a step with its loss and gradient norm, the parts of the loss after them."""
+        loss, norm, *numbers = result
+        self.history.add(loss, norm)
+        self.history.add_parts(series, numbers)
+        self.history.add_learning_rates(rates)
+
+    def rates(self) -> list[float]:
+        """The learning rate of each parameter group."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -166,9 +182,15 @@ class Run:
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
-            torch._foreach_lerp_(
-                self.average, self.parameters, newest(self.decay, self.averaged_steps + 1)
-            )
+            self._move_average(newest(self.decay, self.averaged_steps + 1))
+
+    def _move_average(self, weight: float) -> None:
+        """The averages with the newest weights in them."""
+        before = {index: self.average[index].clone() for index in self.unbounded}
+        torch._foreach_lerp_(self.average, self.parameters, weight)
+        for index, mean in before.items():  # an infinity minus itself is not a number
+            same = mean == self.parameters[index]
+            self.average[index].copy_(torch.where(same, mean, self.average[index]))
 
     def begin_average(self, since: int, means: dict[str, Tensor]) -> None:
         """Starts the average of the weights after step ``since``.
@@ -180,6 +202,9 @@ class Run:
             start = dict(zip(self.names(), self.parameters, strict=True))
             self.average = [
                 means.get(name, p).detach().to(p.device, copy=True) for name, p in start.items()
+            ]
+            self.unbounded = [
+                index for index, mean in enumerate(self.average) if not mean.isfinite().all()
             ]
 
     @property
@@ -199,12 +224,22 @@ class Run:
         ``index`` numbers the rows of the batch among all rows, for a guide with parameters for each
         of them.
         """
-        own, plate = self._count(batch), self.gen.plate
+        own, plate = self.count(batch), self.gen.plate
         total = self.source.rows or own
         with local_parameters(), RowScale(plate, own, total), self.rows_of(plate, total, index):
             return (loss or self.loss)(*batch) / (rows or own)
 
-    def _count(self, batch: Batch) -> int:
+    def plain(self, *batch: Any) -> Tensor:
+        """The loss in Fabric's precision.
+
+        Fabric's own call of it asks for a backward pass of Fabric's.
+        """
+        precision = self.fabric.strategy.precision
+        with precision.forward_context():
+            return precision.convert_output(self.module(*precision.convert_input(batch)))
+
+    def count(self, batch: Batch) -> int:
+        """The number of rows in a batch."""
         return self.source.layout.like(batch).count(batch)
 
     def _clip(self) -> Tensor:
@@ -213,15 +248,17 @@ class Run:
                 self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
             )
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
+        reached = [p.grad for p in trained if p.grad is not None]
+        check_reached(reached)
+        norms = torch._foreach_norm(reached)
         kind = _wide(norms)
         return torch.linalg.vector_norm(torch.stack([norm.to(kind) for norm in norms]))
 
-    def _failure(self, loss: float, norm: float, batch: Batch) -> NonFiniteLoss:
+    def _failure(self, loss: float, norm: float, selection: Selection) -> NonFiniteLoss:
         self.history.stopped = "the loss was not finite"
         return NonFiniteLoss(
             f"step {self.step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}; the model keeps its state after step "
-            f"{self.step}\n  {autopsy(self.gen, self.module, batch)}\n  try a lower learning rate, clip=..., or look "
+            f"{self.step}\n  {Autopsy(self, selection).report()}\n  try a lower learning rate, clip=..., or look "
             "at the rows named above",
             self.history,
         )
@@ -254,7 +291,7 @@ class Run:
         try:
             with self.averaged(), torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(0)
-                rows = sum(map(self._count, batches))
+                rows = sum(map(self.count, batches))
                 total = sum(
                     self.per_row(self.fabric.to_device(batch), rows, self.module)
                     for batch in batches

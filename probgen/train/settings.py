@@ -39,6 +39,7 @@ def asked_of(run: Run) -> Settings:
         "clip": run.clip,
         "ema": run.decay,
         "batch_size": _batch_size(run.source),
+        "drop_last": isinstance(run.source, InMemory) and run.source.drop_last,
         "seed": None,
     }
 
@@ -122,6 +123,9 @@ def reconcile(
     for key in ("clip", "ema", "batch_size"):
         if not same(then[key], now[key]):
             differences[key] = then[key], now[key]
+    dropped = then.get("drop_last", False)  # of which files of the first runs say nothing
+    if dropped != now["drop_last"]:
+        differences["drop_last"] = dropped, now["drop_last"]
     merged = [
         _merge_options(*given, differences)
         for given in zip(now["groups"], then["groups"], options, strict=True)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from probgen.train import checkpoint as disk
-from probgen.train.history import FitWarning, History
+from probgen.train.history import FitWarning
 from probgen.train.legacy import upgraded
 from probgen.train.moments import check_optimizer, load_optimizer, optimizer_state
+from probgen.train.noted import series_tensors, with_series
 from probgen.train.packing import pack, same, unpack
 from probgen.train.settings import fingerprint, reconcile, said, schedule_of
 from probgen.train.transaction import random_state, set_random_state
@@ -99,8 +100,7 @@ def write(run: Run, path: Path) -> None:
     }
     tensors |= {f"best/{name}": value for name, value in (run.best[1] if run.best else {}).items()}
     tensors |= {f"random/{device}": state for device, state in random_state(run).items()}
-    tensors["history/loss"] = torch.tensor(history.loss, dtype=torch.float64)
-    tensors["history/gradient_norm"] = torch.tensor(history.gradient_norm, dtype=torch.float64)
+    tensors |= {f"history/{name}": value for name, value in series_tensors(history).items()}
     if "data" not in run.asked:
         run.asked["data"] = fingerprint(run.source)
     entries = {
@@ -225,6 +225,9 @@ def _check_series(run: Run, state: State) -> None:
     loss, norms = state.tensors["history/loss"], state.tensors["history/gradient_norm"]
     if loss.ndim != 1 or loss.shape != norms.shape:
         raise ValueError(f"histories of shapes {tuple(loss.shape)} and {tuple(norms.shape)}")
+    for name, value in state.under("history/").items():
+        if value.shape != loss.shape or not value.is_floating_point():
+            raise ValueError(f"a history of {name} of shape {tuple(value.shape)}")
     given = {name: _kind(value) for name, value in state.under("ema/").items()}
     own = {name: _kind(p.detach()) for name, p in zip(run.names(), run.parameters, strict=True)}
     if given and given != own:
@@ -258,7 +261,7 @@ def _warn(
 def _apply(
     run: Run, state: State, path: Path, options: list[dict], schedule: dict[str, Any] | None
 ) -> None:
-    entries, tensors = state.entries, state.tensors
+    entries = state.entries
     try:
         run.source.seek(entries["cursor"])
     except StopIteration:
@@ -270,8 +273,8 @@ def _apply(
     run.fabric.strategy.precision.load_state_dict(entries["precision"])
     if schedule is not None:
         run.scheduler.load_state_dict(schedule)
-    losses, norms = tensors["history/loss"].tolist(), tensors["history/gradient_norm"].tolist()
-    run.history = History(losses, norms, entries["validation"], entries["seconds"])
+    run.history = with_series(state.under("history/"))
+    run.history.validation, run.history.seconds = entries["validation"], entries["seconds"]
     run.best = None if entries["best"] is None else (entries["best"], state.under("best/"))
     run.waited = entries["waited"]
     run.begin_average(entries["since"], state.under("ema/"))

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from probgen.core.arguments import as_arguments, is_leaf
 from probgen.core.missing import has_missing
 from probgen.core.module import GenerativeModel
+from probgen.core.program import Program
 from probgen.core.rows import row_layout, tensors_of
-from probgen.train.rows import Batch, arguments_of
+from probgen.core.turns import lent
+from probgen.train.rows import NO_ROWS, Batch, arguments_of, check_some
 
 Selection = Any
 
@@ -43,11 +45,11 @@ class Stream:
     def peek(self) -> Batch:
         state = self._random_state()
         try:
-            return as_batch(next(iter(self.batches)), self.gen)
+            with lent():  # a loader may wait for threads that use probgen
+                given = next(iter(self.batches))
+            return as_batch(given, self.gen)
         except StopIteration:
-            raise ValueError(
-                "expected at least one batch, got an empty iterable; check the data set"
-            ) from None
+            raise ValueError(NO_ROWS) from None
         finally:
             self._restore(state)
 
@@ -94,11 +96,18 @@ class Stream:
         except TypeError:  # a loader over an iterable data set has a length that it cannot tell
             return None
 
+    def left_over(self) -> int:
+        loader = self.batches
+        if not isinstance(loader, DataLoader) or not loader.batch_size or loader.drop_last:
+            return 0
+        return 0 if self.rows is None else self.rows % loader.batch_size
+
     def _open(self, position: int) -> None:
         """Starts an epoch and moves to the batch at ``position``."""
-        self._iterator, self.position = iter(self.batches), position
-        for _ in range(position):
-            next(self._iterator)
+        with lent():
+            self._iterator, self.position = iter(self.batches), position
+            for _ in range(position):
+                next(self._iterator)
         self._look_ahead()
         if self._iterator is None:
             raise ValueError(
@@ -112,7 +121,9 @@ class Stream:
         So that the end of an epoch is known with its last batch.
         """
         try:
-            self._ahead = as_batch(next(self._iterator), self.gen)
+            with lent():
+                given = next(self._iterator)
+            self._ahead = as_batch(given, self.gen)
         except StopIteration:
             self.epoch, self.position, self._iterator = self.epoch + 1, 0, None
 
@@ -152,4 +163,8 @@ def as_batch(batch: Any, gen: GenerativeModel | None = None) -> Batch:
     """A batch as arguments of a model: a dict is one by names, as with data in memory."""
     if isinstance(batch, list):
         batch = tuple(batch)
-    return as_arguments(arguments_of(gen, batch))
+    arguments = arguments_of(gen, batch)
+    check_some(arguments)
+    if gen is None or isinstance(gen, Program):
+        return as_arguments(arguments)
+    return gen.settle(arguments)

@@ -15,8 +15,9 @@ from zoo.member import Member, constant
 from zoo.noising import NOISING
 from zoo.sequences import SEQUENCES
 from zoo.tables import TABLES
+from zoo.variable_length import VARIABLE_LENGTH
 
-__all__ = ["ZOO", "Enumerated", "Member", "constant", "vae"]
+__all__ = ["VARIABLE_LENGTH", "ZOO", "Enumerated", "Member", "constant", "vae"]
 
 ZOO = CORE + HEADS + FAMILIES + TABLES + AUTOREGRESSIVE + IMAGES + FLOWS + GRAPHICAL + SEQUENCES
-ZOO += ENERGY + ADVERSARIAL + DIFFUSION + NOISING
+ZOO += ENERGY + ADVERSARIAL + DIFFUSION + NOISING + VARIABLE_LENGTH

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,7 +24,7 @@ from probgen.core.graphs.draws import Pool, hoist_draws, is_random, new_input
 from probgen.core.graphs.native import Run, by_inductor
 from probgen.core.graphs.strict import Strict, refusal
 from probgen.core.missing import assume_missing, assumed_missing
-from probgen.core.runtime import isolated
+from probgen.core.runtime import isolated, validation
 
 aten = torch.ops.aten
 
@@ -132,7 +131,7 @@ def _recording() -> Iterator[None]:
         isolated(),
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
         assume_missing(answer),
-        pyro.validation_enabled(False),
+        validation(False),
         torch.autograd.set_multithreading_enabled(False),
         torch.backends.mkldnn.flags(False, None, None, None),  # its recurrent layers have no graph
         torch._guards.tracing(torch._guards.TracingContext(shapes)),

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +25,8 @@ import torch
 from torch import Tensor, fx
 
 from probgen.core import cache
+from probgen.core.turns import turn
+from probgen.libraries import load_compiler
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
 
@@ -33,7 +34,6 @@ SHARED = {"fallback_random": True, "cpp.vec_isa_ok": True, "cpp_cache_precompile
 LIBRARY = SHARED | {"memory_planning": True, "aot_inductor.precompile_headers": False}
 WRAPPED = SHARED | {"size_asserts": False, "alignment_asserts": False}
 
-LOADING = threading.Lock()
 KIND, TORCHS = "libraries", "TORCHINDUCTOR_CACHE_DIR"
 VARIABLES = (
     "CXX",
@@ -67,6 +67,7 @@ def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool =
     by one: some tens of microseconds, built in about half the time. A library that is there already
     is taken in any case.
     """
+    load_compiler()
     with _quiet():
         if all(value.device.type == "cpu" for value in inputs):
             with suppress(
@@ -139,7 +140,7 @@ def _load(content: bytes) -> Run:
         cache.temporary(KIND) / f"{_digest(content)}.so"
     )  # one name for one content, which is then loaded once
     beside = file.with_suffix(".json")
-    with LOADING:
+    with turn():
         try:
             cache.write(file, library)
             if calls:

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.foreign import row_by_row
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule
@@ -56,6 +57,9 @@ class Head(DistributionModule):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
+        checks.network(**checks.given(net=net))
+        checks.at_least(1, event_ndim=event_ndim)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         self.net, self.raw, self.event_ndim = nn.Identity() if net is None else net, raw, event_ndim
         self.context_ndim = event_ndim if net is None else context_ndim
@@ -137,6 +141,7 @@ class Positive(nn.Module):
     """
 
     def __init__(self, value: float | Tensor):
+        checks.numeric(value=value)
         super().__init__()
         log = torch.as_tensor(value).detach().log()
         if not log.isfinite().all():

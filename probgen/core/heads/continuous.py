@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probgen.core import checks
 from probgen.core.heads import laws
 from probgen.core.heads.base import Head, Positive, raw_values
 from probgen.core.module import DistributionModule
@@ -46,6 +47,7 @@ class Gaussian(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
+        checks.not_negative(min_scale=min_scale)
         super().__init__(
             net, ("loc", "scale") if scale is None else ("loc",), event_ndim, context_ndim
         )
@@ -85,6 +87,7 @@ class StudentT(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
+        checks.not_negative(min_scale=min_scale)
         super().__init__(
             net,
             ("loc", "scale", "df") if df is None else ("loc", "scale"),
@@ -130,6 +133,9 @@ class FullGaussian(DistributionModule):
     def __init__(
         self, net: nn.Module | None = None, *, min_scale: float = 1e-3, context_ndim: int = 1
     ):
+        checks.network(**checks.given(net=net))
+        checks.not_negative(min_scale=min_scale)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         self.net, self.min_scale, self.context_ndim = (
             nn.Identity() if net is None else net,

@@ -10,6 +10,7 @@ import math
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.heads import discretized, laws
 from probgen.core.heads.base import Head, Positive
 
@@ -62,6 +63,7 @@ class Categorical(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
+        checks.at_least(1, levels=levels)
         super().__init__(
             net, tuple(f"logit {level}" for level in range(levels)), event_ndim, context_ndim
         )
@@ -111,10 +113,8 @@ class DiscretizedLogisticMixture(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
-        if levels < 2:
-            raise ValueError(
-                f"expected levels >= 2, got {levels}; a single level leaves nothing to model"
-            )
+        checks.at_least(2, "a single level leaves nothing to model", levels=levels)
+        checks.at_least(1, components=components)
         names = tuple(
             f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components)
         )

@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from probgen.core.heads.laws import Categorical
+from probgen.core.truncation import Truncated, truncated
+
 
 class DiscretizedLogisticMixture(dist.TorchDistribution):
     r"""Mixture of logistic laws, each integrated over unit bins around the levels.
@@ -88,11 +91,16 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
             return (loc + log_scale.exp() * noise).round().clamp(0, self.levels - 1)
 
     @property
-    def probs(self) -> Tensor:
-        """Mass of every level, ``(*batch, L)``."""
+    def log_masses(self) -> Tensor:
+        """Log mass of every level, ``(*batch, L)``."""
         x = torch.arange(self.levels, dtype=self.loc.dtype, device=self.loc.device)
         lead = (-1,) + (1,) * len(self.batch_shape)
-        return self.log_prob(x.view(lead)).movedim(0, -1).exp()
+        return self.log_prob(x.view(lead)).movedim(0, -1)
+
+    @property
+    def probs(self) -> Tensor:
+        """Mass of every level, ``(*batch, L)``."""
+        return self.log_masses.exp()
 
     @property
     def mean(self) -> Tensor:
@@ -118,3 +126,9 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         return DiscretizedLogisticMixture(
             *parameters, self.levels, validate_args=self._validate_args
         )
+
+
+@truncated.register(DiscretizedLogisticMixture)
+def _(distribution: DiscretizedLogisticMixture, rule: Truncated) -> Categorical:
+    """As the masses of its levels."""
+    return Categorical(rule.log_masses(distribution.log_masses), validate_args=False)

@@ -12,6 +12,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import logsigmoid
+
+from probgen.core import checks
+from probgen.core.truncation import Truncated, truncated
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -93,3 +97,29 @@ class Categorical(dist.Categorical):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Categorical:
         return Categorical(self.logits.expand(*batch_shape, -1), validate_args=self._validate_args)
+
+
+@truncated.register(torch.distributions.Categorical)
+def _(
+    distribution: torch.distributions.Categorical, rule: Truncated
+) -> Categorical | dist.Categorical:
+    checks.instance(Truncated, rule=rule)
+    log_masses = rule.log_masses(distribution.logits)
+    if isinstance(distribution, Categorical):
+        return Categorical(log_masses, validate_args=False)
+    return dist.Categorical(logits=log_masses, validate_args=False)
+
+
+@truncated.register(torch.distributions.Bernoulli)
+def _(distribution: torch.distributions.Bernoulli, rule: Truncated) -> Categorical:
+    """As two labels, 0 and 1, one of which may be impossible."""
+    logits = distribution.logits
+    log_masses = torch.stack((logsigmoid(-logits), logsigmoid(logits)), -1)
+    return Categorical(rule.log_masses(log_masses), validate_args=False)
+
+
+@truncated.register(torch.distributions.Binomial)
+def _(distribution: torch.distributions.Binomial, rule: Truncated) -> Categorical:
+    """As the labels 0, ..., n, where n is the same in all rows."""
+    log_masses = distribution.log_prob(distribution.enumerate_support()).movedim(0, -1)
+    return Categorical(rule.log_masses(log_masses), validate_args=False)

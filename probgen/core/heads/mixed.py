@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.heads.base import Head, raw_values
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
+from probgen.core.truncation import Truncated, truncated
 
 
 class _Columns(constraints._Cat):
@@ -78,6 +80,11 @@ class ColumnLaws(dist.TorchDistribution):
         return ColumnLaws([law.expand(batch_shape) for law in self.laws])
 
 
+@truncated.register(ColumnLaws)
+def _(distribution: ColumnLaws, rule: Truncated) -> ColumnLaws:
+    return ColumnLaws([truncated(law, rule) for law in distribution.laws])
+
+
 class Mixed(DistributionModule):
     r"""Independent columns of different types given the context, any of them missing (NaN).
 
@@ -111,6 +118,9 @@ class Mixed(DistributionModule):
     event_ndim = 1
 
     def __init__(self, net: nn.Module | None, columns: Sequence[Head], *, context_ndim: int = 1):
+        checks.network(**checks.given(net=net))
+        checks.families(columns=columns)
+        checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         if not columns:
             raise ValueError("expected at least one column, got none; give one head per column")

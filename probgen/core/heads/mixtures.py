@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probgen.core import checks
 from probgen.core.heads.base import Head
 from probgen.core.heads.laws import Normal
 
@@ -47,8 +48,8 @@ class MixtureOfGaussians(Head):
         event_ndim: int = 1,
         context_ndim: int = 1,
     ):
-        if components < 1:
-            raise ValueError(f"expected components >= 1, got {components}")
+        checks.at_least(1, components=components)
+        checks.not_negative(min_scale=min_scale)
         names = tuple(
             f"{name} {k}" for name in ("logit", "loc", "scale") for k in range(components)
         )

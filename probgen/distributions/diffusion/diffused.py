@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.missing import check_event, has_missing, values_are_known
+from probgen.core.truncation import Truncated, using
 from probgen.distributions.diffusion.bound import (
     divergences,
     integrated_error,
@@ -114,12 +116,17 @@ class Diffused(dist.TorchDistribution):
         return constraints.independent(self.reconstruction.support, len(self.event_shape))
 
     def log_prob(self, x: Tensor) -> Tensor:
+        return sum(self.bound_terms(x).values())
+
+    def bound_terms(self, x: Tensor) -> dict[str, Tensor]:
+        """The terms of ``log_prob``, by name: ``(*batch, *event) -> (*batch,)`` each."""
         x = self._complete(x)
         y, end = self._shown(self.reconstruction.embed(x)), torch.zeros_like(x[(0,) * x.ndim])
         kept = self.process.total(
             self.reconstruction.expected_log_prob(x, *self.process.levels(end))
         )
-        return kept - prior_divergence(self.process, y) - self._lost(y)
+        prior = prior_divergence(self.process, y)
+        return {"reconstruction": kept, "prior": -prior, "diffusion": -self._lost(y)}
 
     def denoising_loss(self, x: Tensor) -> Tensor:
         r"""The simple loss at random times, a weighted squared error of the data.
@@ -174,6 +181,8 @@ class Diffused(dist.TorchDistribution):
 
     def using(self, sampler: Sampler | None = None, guidance: float | None = None) -> Diffused:
         """The same law sampled in another way, or with another strength of guidance."""
+        if isinstance(sampler, Truncated):
+            return using(self, sampler)
         new = copy.copy(self)
         new.sampler = self.sampler if sampler is None else sampler
         new.guidance = self.guidance if guidance is None else guidance
@@ -286,4 +295,5 @@ class _Frozen:
 
 @gibbs.register(Diffused)
 def _(distribution: Diffused, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     return distribution.completed(x, mask, steps)

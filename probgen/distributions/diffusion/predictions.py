@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+
 
 class Prediction(Protocol):
     r"""How a network tells the expected data :math:`\hat x` behind :math:`z = \alpha x + \sigma \varepsilon`.
@@ -66,6 +68,9 @@ class Epsilon(_Scaled):
     """
 
     least_signal: float = 0.1
+
+    def __post_init__(self) -> None:
+        checks.within("[0, 1]", least_signal=self.least_signal)
 
     def original(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return (z - sigma * output) / alpha
@@ -133,6 +138,9 @@ class EDM:
 
     sigma_data: float = 0.5
 
+    def __post_init__(self) -> None:
+        checks.positive(sigma_data=self.sigma_data)
+
     def inputs(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return z * (sigma.square() + (alpha * self.sigma_data).square()).rsqrt()
 
@@ -185,6 +193,11 @@ class LevelPrediction(_Scaled):
     levels: int
     low: float = -1.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.at_least(2, levels=self.levels)
+        checks.finite(low=self.low, high=self.high)
+        checks.ordered(low=self.low, high=self.high)
 
     def original(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         at = next(d for d in range(-z.ndim, 0) if output.shape[d] != z.shape[d])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event
+from probgen.core.truncation import Truncated, tempered, truncated, using
 from probgen.distributions.diffusion.diffused import Diffused
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
 from probgen.distributions.flows.complete import refuse_missing
@@ -87,8 +88,13 @@ class ReverseFlow(dist.TorchDistribution):
         alpha, scale = self._ends(noise)
         return self.transform.inv(scale * noise) / alpha
 
-    def using(self, solver: Solver) -> ReverseFlow:
-        """The same law with its equation solved in another way."""
+    def using(self, solver: Solver | Truncated) -> ReverseFlow:
+        """The same law with its equation solved in another way.
+
+        Or, with ``Truncated(temperature=0.7)``, that of noise of less deviation.
+        """
+        if isinstance(solver, Truncated):
+            return using(self, solver)
         new = copy.copy(self)
         new.transform = self.transform.using(solver)
         return new
@@ -109,3 +115,11 @@ class ReverseFlow(dist.TorchDistribution):
         """The signal at time 0, and the standard deviation at time 1."""
         zero = torch.zeros_like(like[(0,) * like.ndim])
         return self.diffused.process.schedule(zero)[0], self.diffused.process.prior_scale(zero)
+
+
+@truncated.register(ReverseFlow)
+def _(distribution: ReverseFlow, rule: Truncated) -> ReverseFlow:
+    new = copy.copy(distribution)
+    new.diffused = copy.copy(distribution.diffused)
+    new.diffused.noise = tempered(distribution.diffused.noise, rule)
+    return new

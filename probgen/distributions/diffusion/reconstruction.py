@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
+
 
 class Reconstruction(Protocol):
     r"""The law of the data given :math:`z_0 = \alpha_0 y + \sigma_0 \varepsilon`.
@@ -100,6 +102,11 @@ class LevelReconstruction:
     levels: int
     low: float = -1.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.at_least(2, levels=self.levels)
+        checks.finite(low=self.low, high=self.high)
+        checks.ordered(low=self.low, high=self.high)
 
     @property
     def support(self) -> constraints.Constraint:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.distributions.diffusion.process import Process
 from probgen.distributions.diffusion.times import Steps, grid, uniform_steps
 from probgen.samplers.reverse import Grid, ancestral, ddim, dpm_solver, heun
@@ -51,6 +52,10 @@ class Ancestral:
     times: Steps = uniform_steps
     stochastic = True
 
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
+        checks.function(times=self.times)
+
     def __call__(self, process: Process, z: Tensor) -> Tensor:
         return ancestral(process.reverse, z, _grid(self, process, z))
 
@@ -67,6 +72,11 @@ class DDIM:
     eta: float = 0.0
     times: Steps = uniform_steps
     stochastic = False
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
+        checks.within("[0, 1]", eta=self.eta)
+        checks.function(times=self.times)
 
     def __call__(self, process: Process, z: Tensor) -> Tensor:
         return ddim(process.denoise, *_begun(self, process, z), self.eta)
@@ -111,6 +121,13 @@ class Heun:
     times: Steps = uniform_steps
     stochastic = False
 
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
+        checks.not_negative(churn=self.churn)
+        checks.pair(between=self.between)
+        checks.positive(inflation=self.inflation)
+        checks.function(times=self.times)
+
     def __call__(self, process: Process, z: Tensor) -> Tensor:
         z, path = _begun(self, process, z)
         raised = self._raised(process, path) if self.churn else None
@@ -146,6 +163,10 @@ class DPMSolver:
     steps: int = 20
     times: Steps = uniform_steps
     stochastic = False
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
+        checks.function(times=self.times)
 
     def __call__(self, process: Process, z: Tensor) -> Tensor:
         return dpm_solver(process.denoise, *_begun(self, process, z))

@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 
 class Threshold(Protocol):
     """Brings expected data back to where data are."""
@@ -39,6 +41,9 @@ class StaticThreshold:
 
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.ordered(low=self.low, high=self.high)
 
     def __call__(self, x: Tensor, low: Tensor, high: Tensor, event_ndim: int) -> Tensor:
         return x.clamp(*_ends(self, low, high))
@@ -75,8 +80,8 @@ class DynamicThreshold:
     high: float | None = None
 
     def __post_init__(self):
-        if not 0 < self.quantile <= 1:
-            raise ValueError(f"expected 0 < quantile <= 1, got {self.quantile}")
+        checks.within("(0, 1]", quantile=self.quantile)
+        checks.ordered(low=self.low, high=self.high)
 
     def __call__(self, x: Tensor, low: Tensor, high: Tensor, event_ndim: int) -> Tensor:
         low, high = _ends(self, low, high)

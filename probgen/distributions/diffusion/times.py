@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.samplers.reverse import Grid
 
 
@@ -44,6 +45,9 @@ class UniformTimes:
 
     stratified: bool = True
 
+    def __post_init__(self) -> None:
+        checks.flag(stratified=self.stratified)
+
     def __call__(self, shape: torch.Size, schedule: NoiseSchedule, like: Tensor) -> Tensor:
         if not self.stratified:
             return torch.rand(shape, dtype=like.dtype, device=like.device)
@@ -65,6 +69,10 @@ class LogNormalTimes:
     mean: float = -1.2
     std: float = 1.2
 
+    def __post_init__(self) -> None:
+        checks.finite(mean=self.mean)
+        checks.positive(std=self.std)
+
     def __call__(self, shape: torch.Size, schedule: NoiseSchedule, like: Tensor) -> Tensor:
         log_ratio = self.mean + self.std * torch.randn(shape, dtype=like.dtype, device=like.device)
         return schedule.time(-2 * log_ratio).clamp(0, 1)
@@ -76,6 +84,8 @@ def uniform_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
     >>> uniform_steps(4, None, torch.zeros(()))
     tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000])
     """
+    checks.at_least(1, count=count)
+    checks.instance(Tensor, like=like)
     return torch.linspace(1, 0, count + 1, dtype=like.dtype, device=like.device)
 
 
@@ -92,6 +102,9 @@ def log_snr_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
 
     Lu et al. (2022), https://arxiv.org/abs/2206.00927.
     """
+    checks.at_least(1, count=count)
+    checks.has(("log_snr",), "pass CosineSchedule()", schedule=schedule)
+    checks.instance(Tensor, like=like)
     start, end = schedule.log_snr(_ends(like))
     return _between(schedule.time(start + (end - start) * _shares(count, like)))
 
@@ -104,6 +117,9 @@ class KarrasSteps:
     """
 
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        checks.positive(rho=self.rho)
 
     def __call__(self, count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
         start, end = (-schedule.log_snr(_ends(like)) / (2 * self.rho)).exp()

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from probgen.core import checks
+
 
 class Variance(Protocol):
     """The variance of a reverse step.
@@ -76,6 +78,9 @@ class LearnedVariance:
 
     share: float = 1e-3
     learned = True
+
+    def __post_init__(self) -> None:
+        checks.not_negative(share=self.share)
 
     def log_variance(self, raw: Tensor | None, small: Tensor, large: Tensor) -> Tensor:
         assert raw is not None

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.core.missing import check_event, has_missing
+from probgen.core import checks
+from probgen.core.missing import check_event, has_missing, values_are_known
+from probgen.core.supports import check_values
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.energy.bipartite import (
@@ -225,6 +227,8 @@ class ExactBoltzmann(Boltzmann):
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
+        if torch.distributions.Distribution._validate_args and values_are_known():
+            check_values("x", x.reshape(-1, *self.event_shape), self.support)
         v, seen = self._seen(x)
         return self._spread(self._total.log_prob(v, seen) - self.log_z(), x)
 
@@ -326,6 +330,7 @@ def boltzmann(
 
 @gibbs.register(ChainedBoltzmann)
 def _(distribution: ChainedBoltzmann, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     return distribution.completed(torch.where(mask, x, torch.nan), steps)
 
 

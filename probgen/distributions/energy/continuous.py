@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.gibbs import gibbs
@@ -164,7 +165,13 @@ class EnergyLaw(dist.TorchDistribution):
             )
         if x is None:
             return GeometricPath(self, self.start, self.annealing)
-        base = dist.Normal(x.mean(0), x.std(0)).to_event(len(self.event_shape))
+        scale = x.std(0)
+        if len(x) < 2 or not (scale > 0).all():
+            raise ValueError(
+                f"expected rows that vary in every entry, got {len(x)} rows with constant ones; leave x out, and the "
+                "known law is that of the start"
+            )
+        base = dist.Normal(x.mean(0), scale).to_event(len(self.event_shape))
         return GeometricPath(self, base, self.annealing)
 
     def _log_weight(self, x: Tensor) -> Tensor:
@@ -241,4 +248,5 @@ class GeometricPath(NamedTuple):
 
 @gibbs.register(EnergyLaw)
 def _(distribution: EnergyLaw, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     return distribution.completed(torch.where(mask, x, torch.nan), steps)

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.distributions.energy.continuous import EnergyLaw, Kernel
 from probgen.distributions.gibbs import gibbs
 
@@ -82,4 +83,5 @@ def _chosen(values: Tensor, label: Tensor, otherwise: Tensor) -> Tensor:
 
 @gibbs.register(LabelledEnergy)
 def _(distribution: LabelledEnergy, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     return distribution.completed(torch.where(mask, x, torch.nan), steps)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from probgen.core import checks
 from probgen.core.contexts import size_beside
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.energy.continuous import Kernel
@@ -31,6 +32,11 @@ class EnergyModule(DistributionModule):
         steps: int = 200,
         annealing: Kernel = HMC(0.1),  # noqa: B008
     ):
+        checks.network(net=net)
+        checks.sizes(shape=shape)
+        checks.function(kernel=kernel, annealing=annealing)
+        checks.generative(**checks.given(base=base, start=start))
+        checks.at_least(1, steps=steps)
         super().__init__()
         if base is not None and start is not None:
             raise ValueError(

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.distributions.gibbs import gibbs
 
@@ -58,4 +59,5 @@ class WithConstant(dist.TorchDistribution):
 
 @gibbs.register(WithConstant)
 def _(distribution: WithConstant, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     return gibbs(distribution.law, x, mask, steps)

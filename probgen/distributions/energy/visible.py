@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.distributions.energy.units import Binary, Labels, Normal, Units
 
 
@@ -59,6 +60,7 @@ class BernoulliUnits:
     shape: tuple[int, ...]
 
     def __init__(self, *shape: int):
+        checks.sizes(shape=shape)
         object.__setattr__(self, "shape", torch.Size(shape))
 
     @property
@@ -111,6 +113,7 @@ class GaussianUnits:
     shape: tuple[int, ...]
 
     def __init__(self, *shape: int):
+        checks.sizes(shape=shape)
         object.__setattr__(self, "shape", torch.Size(shape))
 
     @property
@@ -149,6 +152,8 @@ class CategoricalUnits:
     levels: int
 
     def __init__(self, *shape: int, levels: int):
+        checks.sizes(shape=shape)
+        checks.at_least(1, levels=levels)
         object.__setattr__(self, "shape", torch.Size(shape))
         object.__setattr__(self, "levels", levels)
 

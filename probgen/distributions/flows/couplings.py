@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -68,6 +70,9 @@ class OptimalTransport:
 
     context_weight: float | None = None
 
+    def __post_init__(self) -> None:
+        checks.not_negative(**checks.given(context_weight=self.context_weight))
+
     def __call__(self, x: Tensor, z: Tensor, context: Tensor | None) -> Tensor:
         from scipy.optimize import linear_sum_assignment
 
@@ -114,6 +119,11 @@ class EntropicTransport:
     strength: float = 0.05
     iterations: int = 30
     context_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.positive(strength=self.strength)
+        checks.at_least(1, iterations=self.iterations)
+        checks.not_negative(**checks.given(context_weight=self.context_weight))
 
     def __call__(self, x: Tensor, z: Tensor, context: Tensor | None) -> Tensor:
         cost = _costs(x, z, context, self.context_weight).detach()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.distributions.flows.ode import State, moved
 
 
@@ -27,6 +28,9 @@ class Euler:
 
     steps: int = 50
     density = "approximate"
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
 
     def __call__(
         self,
@@ -54,6 +58,9 @@ class Midpoint:
 
     steps: int = 25
     density = "approximate"
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
 
     def __call__(
         self,
@@ -84,6 +91,9 @@ class Trapezoid:
 
     steps: int = 25
     density = "approximate"
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyro.distributions as dist
 import torch
@@ -12,8 +12,10 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from probgen.core import checks
 from probgen.core.density import density, worst
 from probgen.core.missing import check_event, values_are_known
+from probgen.core.truncation import Truncated, tempered, truncated, using
 from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.bijection import ComposedTransform, Inverted
 from probgen.distributions.flows.complete import INCOMPLETE, refuse_missing
@@ -66,6 +68,8 @@ class Pushforward(dist.TorchDistribution):
     arg_constraints: dict = {}
 
     def __init__(self, base_dist: dist.TorchDistribution, transform: Transform):
+        checks.instance(torch.distributions.Distribution, base_dist=base_dist)
+        checks.instance(Transform, transform=transform)
         self.base_dist, self.transform, self._drawn = base_dist, transform, None
         self.density = worst(density(base_dist), density(transform))
         event_shape = transform.inverse_shape(base_dist.event_shape)
@@ -124,6 +128,23 @@ class Pushforward(dist.TorchDistribution):
         with torch.no_grad():
             return self.transform.inv(self.base_dist.sample(torch.Size(sample_shape)))
 
+    def using(self, sampler: Any) -> Self:
+        """The same flow drawn in another way.
+
+        ``Truncated(temperature=0.7)``: with noise of less deviation, a distribution of its own. A
+        solver, ``Midpoint(10)``, where the map is a differential equation: solved in another way.
+        """
+        if isinstance(sampler, Truncated):
+            return using(self, sampler)
+        return self.made_of(self.base_dist, using(self.transform, sampler))
+
+    def made_of(self, base_dist: dist.TorchDistribution, transform: Transform) -> Self:
+        """The same kind of flow from another base, of the same shape, or by another map."""
+        new = copy.copy(self)
+        new.base_dist, new.transform, new._drawn = base_dist, transform, None
+        new.density = worst(density(base_dist), density(transform))
+        return new
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Pushforward:
         new = copy.copy(self)
         new.base_dist, new._drawn = self.base_dist.expand(batch_shape), None
@@ -167,6 +188,11 @@ def _(transform: ComposedTransform) -> str:
 @density.register(Inverted)
 def _(transform: Inverted) -> str:
     return density(transform.base)
+
+
+@truncated.register(Pushforward)
+def _(distribution: Pushforward, rule: Truncated) -> Pushforward:
+    return distribution.made_of(tempered(distribution.base_dist, rule), distribution.transform)
 
 
 @conditional.register(Pushforward)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from probgen.core import checks
 from probgen.distributions.flows.bijection import Bijection
 
 
@@ -35,6 +36,9 @@ class Gaussianised(nn.Module):
     ignores_contexts = True
 
     def __init__(self, weights: Tensor, low: float, high: float):
+        checks.instance(Tensor, weights=weights)
+        checks.finite(low=low, high=high)
+        checks.ordered(low=low, high=high)
         super().__init__()
         self.low, self.high = low, high
         below = weights.double().cumsum(-1) / weights.double().sum(-1, keepdim=True)

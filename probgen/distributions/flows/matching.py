@@ -12,11 +12,12 @@ import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.distributions.flows.complete import refuse_missing
 from probgen.distributions.flows.couplings import Coupling
 from probgen.distributions.flows.flow import Pushforward
-from probgen.distributions.flows.ode import ContinuousTransform, Solver
+from probgen.distributions.flows.ode import ContinuousTransform
 
 
 class Levels(NamedTuple):
@@ -54,6 +55,9 @@ class StraightPath:
     """
 
     sigma_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.within("[0, 1)", sigma_min=self.sigma_min)
 
     def __call__(self, t: Tensor) -> Levels:
         if not self.sigma_min:
@@ -166,13 +170,6 @@ class MatchedFlow(Pushforward):
         velocity = self.matching.velocity(t, levels.data * x + levels.base * z)
         wanted = levels.data_rate * x + levels.base_rate * z
         return (velocity - wanted).square().flatten(-ndim).sum(-1)
-
-    def using(self, solver: Solver) -> MatchedFlow:
-        """The same flow, solved in another way.
-
-        ``Midpoint(10)`` calls the network 20 times for a draw.
-        """
-        return MatchedFlow(self.base_dist, self.transform.using(solver), self.matching)
 
     def _paired(self, x: Tensor, lead: torch.Size) -> Tensor:
         """A draw of the base for every row, in the order that the coupling gives."""

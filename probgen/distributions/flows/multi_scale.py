@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event
+from probgen.core.truncation import Truncated, changed_by, tempered, truncated
 from probgen.distributions.flows.complete import refuse_missing
 
 
@@ -110,6 +111,10 @@ class MultiScale(dist.TorchDistribution):
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self._draw(sample_shape, lambda law: law.rsample())
 
+    def using(self, rule: Truncated) -> MultiScale:
+        """The same flow with latents of another deviation: ``Truncated(temperature=0.7)``."""
+        return changed_by(self, rule)
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MultiScale:
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)
@@ -138,3 +143,10 @@ class MultiScale(dist.TorchDistribution):
 
     def _a_law(self) -> dist.TorchDistribution:
         return self.head(self.scales[-1].offset)
+
+
+@truncated.register(MultiScale)
+def _(distribution: MultiScale, rule: Truncated) -> MultiScale:
+    new = copy.copy(distribution)
+    new.head = lambda raw: tempered(distribution.head(raw), rule)
+    return new

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.density import density, worst
 from probgen.distributions.flows.bijection import Invertible, odeint
 
@@ -58,6 +59,9 @@ class Adaptive:
     atol: float = 1e-5
     rtol: float = 1e-5
 
+    def __post_init__(self) -> None:
+        checks.positive(atol=self.atol, rtol=self.rtol)
+
     @property
     def density(self) -> str:
         return "exact" if max(self.atol, self.rtol) <= 1e-4 else "approximate"
@@ -99,6 +103,9 @@ class RungeKutta:
 
     steps: int = 16
     density = "approximate"
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, steps=self.steps)
 
     def __call__(
         self,

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.core.missing import check_event
+from probgen.core.truncation import Truncated, truncated, using
 from probgen.distributions.conditional import conditional
-from probgen.distributions.dequantised import denoising_loss_of, sampled_otherwise
+from probgen.distributions.dequantised import denoising_loss_of
 from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.gibbs import gibbs
 
@@ -138,7 +140,7 @@ class Rescaled(dist.TorchDistribution):
 
     def using(self, *arguments: Any, **options: Any) -> Rescaled:
         """With another way of sampling the base law, where it has several."""
-        return Rescaled(sampled_otherwise(self.base_dist, *arguments, **options), self.units)
+        return Rescaled(using(self.base_dist, *arguments, **options), self.units)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
@@ -218,6 +220,11 @@ def summed(values: Tensor, ndim: int) -> Tensor:
     return values.flatten(-ndim).sum(-1) if ndim else values
 
 
+@truncated.register(Rescaled)
+def _(distribution: Rescaled, rule: Truncated) -> Rescaled:
+    return distribution.using(rule)
+
+
 @conditional.register(Rescaled)
 def _(distribution: Rescaled, x: Tensor, mask: Tensor) -> RescaledGiven:
     units = distribution.units
@@ -226,6 +233,7 @@ def _(distribution: Rescaled, x: Tensor, mask: Tensor) -> RescaledGiven:
 
 @gibbs.register(Rescaled)
 def _(distribution: Rescaled, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     units = distribution.units
     drawn = gibbs(distribution.base_dist, torch.where(mask, units(x), torch.nan), mask, steps)
     return torch.where(mask, x, units.inv(drawn))

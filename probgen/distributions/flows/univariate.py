@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from probgen.core import checks
 from probgen.distributions.flows.bijection import (
     Bijection,
     ComposedTransform,
@@ -52,6 +53,9 @@ class Affine:
     limit: float = 7.0
     width = 2
 
+    def __post_init__(self) -> None:
+        checks.positive(limit=self.limit)
+
     def __call__(self, raw: Tensor) -> Transform:
         shift, log_scale = raw.unbind(-1)
         return AffineTransform(shift, log_scale.clamp(-self.limit, self.limit))
@@ -70,6 +74,11 @@ class Spline:
     bins: int = 8
     bound: float = 5.0
     slope: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, bins=self.bins)
+        checks.positive(bound=self.bound)
+        checks.within("(0, 1)", slope=self.slope)
 
     @property
     def width(self) -> int:
@@ -95,6 +104,9 @@ class SumOfSquares:
     degree: int = 4
     polynomials: int = 3
 
+    def __post_init__(self) -> None:
+        checks.at_least(1, degree=self.degree, polynomials=self.polynomials)
+
     @property
     def width(self) -> int:
         return self.polynomials * (self.degree + 1) + 1
@@ -118,6 +130,9 @@ class Bernstein:
     """
 
     degree: int = 16
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, degree=self.degree)
 
     @property
     def width(self) -> int:
@@ -144,6 +159,8 @@ class MonotonicNetwork(nn.Module):
     """
 
     def __init__(self, signal: int = 16, hidden: Sequence[int] = (32, 32)):
+        checks.at_least(1, signal=signal)
+        checks.sizes(hidden=hidden)
         super().__init__()
         self.width, self.net = signal, nets.MonotonicMLP(1 + signal, 1, hidden)
 
@@ -176,6 +193,8 @@ class MonotonicIntegral(nn.Module):
     weights: Tensor
 
     def __init__(self, signal: int = 16, hidden: Sequence[int] = (32, 32), nodes: int = 16):
+        checks.at_least(1, signal=signal, nodes=nodes)
+        checks.sizes(hidden=hidden)
         super().__init__()
         self.width, self.net = signal + 1, nets.MLP(1 + signal, 1, hidden, activation=nn.Softplus)
         at, weights = numpy.polynomial.legendre.leggauss(nodes)

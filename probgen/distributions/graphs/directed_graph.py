@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from itertools import accumulate
 
@@ -14,7 +15,10 @@ import pyro.distributions as dist
 import torch
 from torch.distributions import constraints
 
+from probgen.core import checks
+
 CONTEXT = "context"  # the parent that is no node: what the whole network is conditioned on
+_LISTED = 20  # names that a message lists
 Laws = Mapping[str, Callable[..., dist.TorchDistribution]]
 
 
@@ -57,7 +61,7 @@ class Graph:
     def index(self, name: str) -> int:
         """The place of a node among all."""
         if name not in self.names:
-            raise ValueError(f"expected the name of a node, one of {self.names}, got '{name}'")
+            raise ValueError(f"expected the name of a node, {one_of(self.names, name)}")
         return self.names.index(name)
 
     def above(self, name: str) -> tuple[int, ...]:
@@ -73,6 +77,22 @@ class Graph:
         return (*(self.levels[place] for place in self.above(name)), self.levels[self.index(name)])
 
 
+def one_of(known: Sequence[str], got: object) -> str:
+    """The end of a message about a name that is not known: what is known, what was meant.
+
+    >>> one_of(("no", "yes"), "yess")
+    "one of ('no', 'yes'), got 'yess'; did you mean 'yes'?"
+    """
+    listed = str(tuple(known[:_LISTED]))
+    if len(known) > _LISTED:
+        listed = f"{listed[:-1]}, ... {len(known) - _LISTED} more)"
+    close = get_close_matches(str(got), known, n=1)
+    if not close:
+        close = [name for name in known if name.lower() == str(got).lower().strip()]
+    advice = f"did you mean {close[0]!r}?" if close else "give one of these"
+    return f"one of {listed}, got {got!r}; {advice}"
+
+
 def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> None:
     """Raises ``ValueError`` unless parents are nodes, or the context, and the graph has no cycle.
 
@@ -82,14 +102,20 @@ def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> N
     Traceback (most recent call last):
     ValueError: expected a directed acyclic graph, got the cycle a -> b -> a; remove one of its edges
     """
-    unknown = (
-        (set(parents) | {p for above in parents.values() for p in above}) - set(names) - {CONTEXT}
-    )
-    if unknown or CONTEXT in names:
+    if not names:
+        raise ValueError("expected one node or more, got none; give conditionals by name")
+    if CONTEXT in names:
         raise ValueError(
-            f"expected parents and children among the nodes {tuple(names)}, got {sorted(unknown) or CONTEXT}; name "
-            f"them as in the mapping of conditionals ('{CONTEXT}' is what the network is conditioned on, and no node)"
+            f"expected names of nodes other than '{CONTEXT}', got {CONTEXT}; name them as you like, but the parent of "
+            "that name is what the network is conditioned on"
         )
+    checks.texts(**{f"parents[{child!r}]": above for child, above in parents.items()})
+    for child, above in parents.items():
+        for name in (child, *above):
+            if name not in names and name != CONTEXT:
+                raise ValueError(
+                    f"expected parents and children among the nodes (or '{CONTEXT}'), {one_of(tuple(names), name)}"
+                )
     twice = [name for name, above in parents.items() if len(set(above)) < len(above)]
     if twice:
         raise ValueError(f"expected every parent once, got one twice at {twice}; name each once")

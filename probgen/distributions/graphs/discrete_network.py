@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from graphlib import TopologicalSorter
 from math import prod
@@ -22,8 +22,7 @@ from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.graphs.elimination import Plan, at_values
-from probgen.distributions.graphs.factors import LIMIT, Factors
-from probgen.distributions.support import check_possible
+from probgen.distributions.graphs.factors import LIMIT, Factors, Labels
 
 _AT_ONCE = 2**24
 
@@ -66,10 +65,65 @@ class _DiscreteLaw(dist.TorchDistribution):
     def log_partition(self) -> Tensor | float:
         """The log of the sum of all products."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    @abstractmethod
+    def given(self, likelihoods: Mapping[int, Tensor]) -> _DiscreteLaw:
+        r"""The law given uncertain evidence, as likelihoods of the values of some variables.
+
+        .. math:: p(x \mid e) \propto p(x) \prod_v \lambda_v(x_v), \qquad
+                  \lambda_v(k) = p(e_v \mid x_v = k)
+
+        Pearl's virtual evidence: each finding depends on its variable alone. Factors common to all
+        values of a variable do not matter here; what is not mentioned has the likelihood 1.
+
+        Parameters
+        ----------
+        likelihoods : mapping of int to Tensor
+            Log likelihoods ``(*batch, K)`` of the values of variables, by their places.
+
+        References
+        ----------
+        Pearl (1988), Probabilistic Reasoning in Intelligent Systems, section 2.2.2
+
+        >>> tables = [torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]])]
+        >>> law = DiscreteNetwork([table.log() for table in tables], [(), (0,)])
+        >>> law.given({1: torch.tensor([0.25, 0.75]).log()}).marginals(torch.tensor([torch.nan, torch.nan]))
+        tensor([[0.3158, 0.6842],
+                [0.2895, 0.7105]])
+        """
+
+    def log_product(self, x: Tensor) -> Tensor:
+        r"""The log of the product of all tables, summed over missing entries (NaN).
+
+        Of a network given likelihoods this is :math:`\log p(x_o, e)`.
+        """
         flat, lead = self._flat(x)
         factors, kept = self.relevant(flat)
-        return factors.log_sum(flat[..., kept], lead) - self.log_partition()
+        return factors.log_sum(flat[..., kept], lead)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.log_product(x) - self.log_partition()
+
+    def joint_given(self, x: Tensor, variables: Sequence[int]) -> Tensor:
+        """Probabilities of some variables together given the observed entries.
+
+        ``(*batch, *event) -> (*batch, *levels)``.
+
+        One sum for each combination of their values; of a network over the variables above them
+        and above what is observed alone.
+        """
+        check_event(x, self.event_shape)
+        flat = x.flatten(-len(self.event_shape))
+        places, levels = list(variables), [self.factors.levels[v] for v in variables]
+        axes = [torch.arange(k, dtype=x.dtype, device=x.device) for k in levels]
+        values = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(
+            -1, *(1,) * (flat.ndim - 1), len(levels)
+        )
+        agrees = (flat[..., places].isnan() | (flat[..., places] == values)).all(-1)
+        asked = flat.repeat(len(values), *(1,) * flat.ndim)
+        asked[..., places] = values.expand(*asked.shape[:-1], -1)
+        joint = self.log_product(asked.reshape(-1, *x.shape)).where(agrees, -torch.inf)
+        self._check_possible(joint.logsumexp(0), x)
+        return joint.softmax(0).movedim(0, -1).unflatten(-1, levels)
 
     @torch.no_grad()
     def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -121,6 +175,12 @@ class _DiscreteLaw(dist.TorchDistribution):
         )
         return new
 
+    def _check_possible(self, totals: Tensor, x: Tensor) -> None:
+        """Raises ``ValueError`` where rows ``(*batch, *event)`` have probability zero."""
+        flat, lead = self._flat(x)
+        factors, kept = self.relevant(flat)
+        factors.check_possible(totals, flat[..., kept], lead)
+
     def _flat(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         check_event(x, self.event_shape)
         if self._validate_args:
@@ -133,10 +193,16 @@ class _DiscreteLaw(dist.TorchDistribution):
         wrong = ~(((x >= 0) & (x < top) & (x % 1 == 0)) | x.isnan())
         if wrong.any():
             place = wrong.nonzero()[0].tolist()[x.ndim - len(self.event_shape) :]
+            where = self._called(place)
             raise ValueError(
-                f"expected values 0, ..., {int(top[tuple(place)]) - 1} or NaN (missing) in column {place}, got "
+                f"expected values 0, ..., {int(top[tuple(place)]) - 1} or NaN (missing) {where}, got "
                 f"{x[wrong][0].item():g}; recode x"
             )
+
+    def _called(self, place: list[int]) -> str:
+        """What errors call an entry of an event."""
+        names = self.factors.labels.names
+        return f"of '{names[place[0]]}'" if names else f"in column {place}"
 
 
 class FactorGraph(_DiscreteLaw):
@@ -177,6 +243,9 @@ class FactorGraph(_DiscreteLaw):
     def log_partition(self) -> Tensor:
         return self.factors.log_partition()
 
+    def given(self, likelihoods: Mapping[int, Tensor]) -> FactorGraph:
+        return FactorGraph(self.factors.times(likelihoods), self.event_shape)
+
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)
@@ -200,6 +269,8 @@ class DiscreteNetwork(_DiscreteLaw):
         The parents of each variable.
     limit : int
         Largest table, in entries per row, that an elimination may make.
+    labels : Labels
+        What errors call the variables and their values.
 
     References
     ----------
@@ -212,12 +283,15 @@ class DiscreteNetwork(_DiscreteLaw):
     """
 
     def __init__(
-        self, tables: Sequence[Tensor], parents: Sequence[Sequence[int]], limit: int = LIMIT
+        self,
+        tables: Sequence[Tensor],
+        parents: Sequence[Sequence[int]],
+        limit: int = LIMIT,
+        labels: Labels = Labels(),  # noqa: B008  (a tuple)
     ):
         scopes = tuple((*above, v) for v, above in enumerate(parents))
-        super().__init__(
-            Factors(tuple(tables), scopes, tuple(table.shape[-1] for table in tables), limit)
-        )
+        levels = tuple(table.shape[-1] for table in tables)
+        super().__init__(Factors(tuple(tables), scopes, levels, limit, labels))
 
     def relevant(self, x: Tensor) -> tuple[Factors, list[int] | slice]:
         """Without variables that nothing observed descends from.
@@ -229,40 +303,40 @@ class DiscreteNetwork(_DiscreteLaw):
         if not (has_missing(x) and values_are_known()):
             return self.factors, slice(None)
         unseen = x.isnan().flatten(0, -2).all(0).tolist() if x.ndim > 1 else x.isnan().tolist()
-        kept = _above(self.factors.scopes, tuple(v for v, gone in enumerate(unseen) if not gone))
+        seen = tuple(v for v, gone in enumerate(unseen) if not gone)
+        kept = _above(self._families, seen + self.factors.softly_observed)
         return (
             (self.factors, slice(None))
             if len(kept) == len(unseen)
             else (self.factors.only(kept), list(kept))
         )
 
-    def joint_given(self, x: Tensor, variables: Sequence[int]) -> Tensor:
-        """Probabilities of some variables together given the observed entries.
+    @property
+    def _families(self) -> tuple[tuple[int, ...], ...]:
+        """The parents of each variable and itself: the scopes without those of likelihoods."""
+        return self.factors.scopes[: len(self.factors.levels)]
 
-        ``(*batch, D) -> (*batch, *levels)``.
+    def log_partition(self) -> Tensor | float:
+        """The log probability of the uncertain evidence, 0 without any."""
+        if not self.factors.likelihoods:
+            return 0.0
+        kept = _above(self._families, self.factors.softly_observed)
+        total = self.factors.only(kept).log_partition()
+        unseen = self.factors.tables[0].new_full(self.shape(), torch.nan)
+        self._check_possible(total, unseen)
+        return total
 
-        One sum for each combination of their values, over the variables above them and above what
-        is observed.
-        """
-        check_event(x, self.event_shape)
-        places, levels = list(variables), [self.factors.levels[v] for v in variables]
-        axes = [torch.arange(k, dtype=x.dtype, device=x.device) for k in levels]
-        values = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(
-            -1, *(1,) * (x.ndim - 1), len(levels)
-        )
-        agrees = (x[..., places].isnan() | (x[..., places] == values)).all(-1)
-        asked = x.repeat(len(values), *(1,) * x.ndim)
-        asked[..., places] = values.expand(*asked.shape[:-1], -1)
-        joint = self.log_prob(asked).where(agrees, -torch.inf)
-        check_possible(joint.logsumexp(0))
-        return joint.softmax(0).movedim(0, -1).unflatten(-1, levels)
-
-    def log_partition(self) -> float:
-        return 0.0
+    def given(self, likelihoods: Mapping[int, Tensor]) -> DiscreteNetwork:
+        new = copy.copy(self)
+        new.factors = self.factors.times(likelihoods)
+        new._batch_shape = torch.broadcast_shapes(self.batch_shape, new.factors.batch)
+        return new
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape, factors = torch.Size(sample_shape) + self.batch_shape, self.factors
+        if factors.likelihoods:
+            return self.complete(factors.tables[0].new_full(self.shape(), torch.nan), sample_shape)
         tables = factors.rows(shape)
         x = torch.zeros(prod(shape), len(factors.levels), dtype=torch.long, device=tables[0].device)
         for v in _ancestral(factors.scopes):
@@ -288,6 +362,11 @@ class DiscreteNetwork(_DiscreteLaw):
         (Tensor, list of Tensor)
             The log-likelihood of all rows, and counts of the shapes of the tables.
         """
+        if self.factors.likelihoods:
+            raise ValueError(
+                "expected rows without uncertain evidence to count, got likelihoods; add them as "
+                "observed children of their variables"
+            )
         tables = tuple(table.detach().requires_grad_() for table in self.factors.tables)
         fixed, total, counts = (
             self.factors._replace(tables=tables),

@@ -5,7 +5,7 @@ Scores, sums over missing variables, draws, modes and marginals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -23,10 +23,34 @@ from probgen.distributions.graphs.elimination import (
     plan,
     trace_back,
 )
-from probgen.distributions.support import check_possible
+from probgen.distributions.possible import check_possible, contradiction
 
 LIMIT = 2**22  # entries of the largest table, per row
 _AT_ONCE = 2**24  # entries of all products of some rows
+
+
+class Labels(NamedTuple):
+    """What errors call variables and their values; by number where there are no names.
+
+    >>> Labels(("rain",), (("no", "yes"),)).told(0, 1.0), Labels().told(3, 1.0)
+    ('rain = yes', 'column 3 = 1')
+    """
+
+    names: tuple[str, ...] = ()
+    states: tuple[tuple[str, ...] | None, ...] = ()
+
+    def name(self, v: int) -> str:
+        """What a variable is called."""
+        return self.names[v] if self.names else f"column {v}"
+
+    def told(self, v: int, value: float) -> str:
+        """A variable with its value."""
+        states = self.states[v] if self.states else None
+        return f"{self.name(v)} = {states[int(value)] if states else f'{value:g}'}"
+
+    def only(self, variables: Sequence[int]) -> Labels:
+        """Those of some variables."""
+        return Labels(*(tuple(part[v] for v in variables) if part else () for part in self))
 
 
 class _Group(NamedTuple):
@@ -52,12 +76,31 @@ class Factors(NamedTuple):
         Number of values of each variable.
     limit : int
         Largest table, in entries per row, that an elimination may make.
+    labels : Labels
+        What errors call the variables.
+    likelihoods : int
+        How many of the tables, the last ones, are likelihoods of single variables.
     """
 
     tables: tuple[Tensor, ...]
     scopes: tuple[Scope, ...]
     levels: tuple[int, ...]
     limit: int = LIMIT
+    labels: Labels = Labels()
+    likelihoods: int = 0
+
+    @property
+    def softly_observed(self) -> tuple[int, ...]:
+        """The variables that have a likelihood."""
+        return tuple(scope[0] for scope in self.scopes[len(self.scopes) - self.likelihoods :])
+
+    def times(self, likelihoods: Mapping[int, Tensor]) -> Factors:
+        """The product with log likelihoods ``(*batch, K)`` of some variables."""
+        return self._replace(
+            tables=(*self.tables, *likelihoods.values()),
+            scopes=(*self.scopes, *((v,) for v in likelihoods)),
+            likelihoods=self.likelihoods + len(likelihoods),
+        )
 
     @property
     def batch(self) -> torch.Size:
@@ -153,7 +196,7 @@ class Factors(NamedTuple):
         evidence = self.evidence(rows).requires_grad_()
         fixed = self._replace(tables=tuple(table.detach() for table in self.tables))
         total = fixed._log_sum(rows, evidence, lead)
-        check_possible(total)
+        self.check_possible(total, rows, lead)
         (grad,) = torch.autograd.grad(total.sum(), evidence)
         found = torch.where(rows.isnan()[..., None], grad, evidence.detach().exp())
         return found.reshape(*lead, *found.shape[-2:])
@@ -178,7 +221,41 @@ class Factors(NamedTuple):
         ]
         scopes = tuple(tuple(place[v] for v in scope) for _, scope in pairs)
         levels = tuple(self.levels[v] for v in variables)
-        return Factors(tuple(table for table, _ in pairs), scopes, levels, self.limit)
+        soft = sum(v in place for v in self.softly_observed)
+        tables, labels = tuple(table for table, _ in pairs), self.labels.only(variables)
+        return Factors(tables, scopes, levels, self.limit, labels, soft)
+
+    def check_possible(self, totals: Tensor, x: Tensor, lead: torch.Size) -> None:
+        """Raises ``ValueError`` where what rows ``(*lead, D)`` observe has probability zero.
+
+        It names observations that exclude each other, no more than that takes.
+        """
+        check_possible(totals, lambda row: self._contradiction(x, lead, row))
+
+    def _contradiction(self, x: Tensor, lead: torch.Size, row: int) -> list[str]:
+        """Observations of a row that exclude each other: without any of them it is possible."""
+        one = self._replace(tables=tuple(t[row if len(t) > 1 else 0] for t in self.rows(lead)))
+        values = contradiction(_flat(x, lead)[row], one._is_impossible)
+        told = [
+            self.labels.told(v, value) for v, value in enumerate(values.tolist()) if value == value
+        ]
+        first = len(self.scopes) - self.likelihoods
+        for place in reversed(range(first, len(self.scopes))):
+            kept = [i for i in range(len(one.scopes)) if i != place]
+            fewer = one._replace(
+                tables=tuple(one.tables[i] for i in kept), scopes=tuple(one.scopes[i] for i in kept)
+            )
+            if fewer._is_impossible(values):
+                one = fewer
+            else:
+                told.append(f"the likelihood of {self.labels.name(self.scopes[place][0])}")
+        return told
+
+    def _is_impossible(self, row: Tensor) -> bool:
+        try:
+            return bool(self.log_sum(row, torch.Size()).isneginf())
+        except ValueError:  # summed over more variables, it would be too wide
+            return False
 
     def _score(self, x: Tensor, lead: torch.Size) -> Tensor:
         if not self.batch:
@@ -219,7 +296,9 @@ class Factors(NamedTuple):
         out = rows.nan_to_num().long().expand(copies, -1, -1).clone()
         for group in self._groups(rows, self.evidence(rows), self.rows(lead)):
             trail: list = []
-            check_possible(eliminate(group.plan, group.tables, reduce, trail))
+            totals = torch.zeros(len(rows), device=rows.device)
+            totals[group.rows] = eliminate(group.plan, group.tables, reduce, trail).to(totals)
+            self.check_possible(totals, x, lead)
             start = out[:, group.rows].flatten(0, 1)
             out[:, group.rows] = trace_back(group.plan, trail, start, choose).unflatten(
                 0, (copies, -1)

@@ -99,12 +99,13 @@ def regression(
     above: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Least squares of a column on its parents, from moments about ``centre``.
 
     Weights, bias and noise variance.
 
-    Weights or bias that are given are kept.
+    Weights or bias that are given are kept; errors call columns by their ``names``, if there are.
 
     Raises
     ------
@@ -122,26 +123,35 @@ def regression(
             0.0 * mean[parents] if bias is None else mean[parents]
         )  # through the bias, where that is given
         cross = cross + at * (mean[node] - (0.0 if bias is None else bias))
-        weight = _solved(inner + at.outer(at), cross, node, parents)
+        weight = _solved(inner + at.outer(at), cross, node, parents, names)
     best = mean[node] - weight @ mean[parents]
     bias = best if bias is None else bias
     left = covariance[node, node] - 2 * weight @ covariance[parents, node] + weight @ inner @ weight
-    if not left > torch.finfo(left.dtype).eps * covariance[node, node]:
+    rounding = 10 * (1 + len(parents)) * torch.finfo(left.dtype).eps
+    if not left > rounding * covariance[node, node]:
         raise torch.linalg.LinAlgError(
-            f"expected column {node} to vary given its parents {parents}, got noise of variance {left.item():.3g}; "
-            "remove the column, or give more rows"
+            f"expected {_told([node], names)} to vary given its parents {_told(parents, names)}, got noise of "
+            f"variance {left.item():.3g}; remove the column, or give more rows"
         )
     return weight, bias, left + (best - bias).square()
 
 
-def _solved(inner: Tensor, cross: Tensor, node: int, parents: list[int]) -> Tensor:
+def _told(columns: Sequence[int], names: Sequence[str]) -> str:
+    """Columns by their names, or their places."""
+    found = ", ".join(f"'{names[c]}'" if names else str(c) for c in columns)
+    return found if names else f"column{'s' * (len(columns) != 1)} {found}"
+
+
+def _solved(
+    inner: Tensor, cross: Tensor, node: int, parents: list[int], names: Sequence[str]
+) -> Tensor:
     """The normal equations, on parents of unit scale."""
     scale = inner.diagonal().sqrt()
     tril, failed = torch.linalg.cholesky_ex(inner / (scale[:, None] * scale))
     least = 10 * len(parents) * torch.finfo(inner.dtype).eps
     if failed or not (tril.diagonal().square() > least).all():
         raise torch.linalg.LinAlgError(
-            f"expected parents of column {node} that are no functions of each other, got columns {parents}; remove one "
-            "of them, or give more rows"
+            f"expected parents of {_told([node], names)} that vary and are no functions of each other, got "
+            f"{_told(parents, names)}; remove one of them, or give more rows"
         )
     return torch.cholesky_solve((cross / scale)[:, None], tril)[:, 0] / scale

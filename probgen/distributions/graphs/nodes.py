@@ -6,14 +6,18 @@ Tables, linear regressions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule
 from probgen.distributions.frozen import put
+
+_ROUNDED = 1e-3  # how far sums of rounded probabilities may be from 1
 
 
 class Table(DistributionModule):
@@ -31,11 +35,19 @@ class Table(DistributionModule):
         Probabilities ``(*parents, levels)`` to begin with; by default they are equal.
     pseudo_count : float
         What is added to every count in the M-step: 1 is Laplace's rule, 0 maximum likelihood.
+    equivalent_sample_size : float, optional
+        A number of rows that is spread over all entries of the table, in place of
+        ``pseudo_count``: the BDeu prior, the same for all tables of one joint distribution.
 
     Raises
     ------
     ValueError
         If ``probs`` has another shape, or its rows are no probabilities.
+
+    References
+    ----------
+    Heckerman, Geiger, Chickering (1995), Learning Bayesian networks: the combination of knowledge
+    and statistical data, https://doi.org/10.1007/BF00994016
 
     >>> Table(2, parents=(3,))(torch.tensor([[2.0]])).log_prob(torch.tensor([[1.0]])).exp()
     tensor([0.5000], grad_fn=<ExpBackward0>)
@@ -48,12 +60,24 @@ class Table(DistributionModule):
         *,
         probs: Tensor | None = None,
         pseudo_count: float = 0.0,
+        equivalent_sample_size: float | None = None,
     ):
+        checks.at_least(1, levels=levels)
+        checks.sizes(parents=parents)
+        checks.instance(Tensor, **checks.given(probs=probs))
+        checks.not_negative(pseudo_count=pseudo_count)
+        checks.not_negative(**checks.given(equivalent_sample_size=equivalent_sample_size))
+        if equivalent_sample_size is not None and pseudo_count:
+            raise ValueError(
+                "expected pseudo_count or equivalent_sample_size, got both; the latter is "
+                "pseudo_count times the number of entries"
+            )
         super().__init__()
         shape = (*parents, levels)
         if probs is not None:
             _check_probabilities(probs, shape)
-        self.levels, self.pseudo_count = levels, pseudo_count
+        spread = (equivalent_sample_size or 0.0) / prod(shape)
+        self.levels, self.pseudo_count = levels, pseudo_count or spread
         self.logits = nn.Parameter(torch.zeros(shape) if probs is None else probs.log())
 
     @property
@@ -103,14 +127,28 @@ class Table(DistributionModule):
 
 
 def _check_probabilities(probs: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(probs.shape) != shape or not (probs.sum(-1) - 1).abs().max() < 1e-3:
+    if tuple(probs.shape) != shape:
         raise ValueError(
-            f"expected probabilities of shape {shape} that sum to 1 along the last dim, got {probs}"
+            f"expected probabilities of shape {shape} (levels of the parents, own levels), got "
+            f"{tuple(probs.shape)}; the own values are the last dim"
         )
-    if not (probs >= 0).all():
+    if (probs < 0).any():
         raise ValueError(
-            f"expected probabilities that are not negative, got {probs.min().item():g}; correct the table"
+            f"expected probabilities that are not negative, got {probs.min().item():g}"
+            f"{_place(probs < 0)}; correct the table"
         )
+    sums = probs.double().sum(-1)
+    wrong = ~((sums - 1).abs() < _ROUNDED)
+    if wrong.any():
+        raise ValueError(
+            f"expected probabilities that sum to 1 along the last dim, got {sums[wrong][0].item():g}"
+            f"{_place(wrong)}; correct the table, or divide by the sums"
+        )
+
+
+def _place(wrong: Tensor) -> str:
+    """Where the first wrong entry stands, if there are several."""
+    return f" at {tuple(wrong.nonzero()[0].tolist())}" if wrong.ndim else ""
 
 
 class LinearGaussian(DistributionModule):
@@ -128,6 +166,7 @@ class LinearGaussian(DistributionModule):
     """
 
     def __init__(self, parents: int = 0):
+        checks.at_least(0, parents=parents)
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(parents))
         self.bias = nn.Parameter(torch.zeros(()))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.graphs.discrete_network import FactorGraph
@@ -193,6 +194,7 @@ class GibbsField(dist.TorchDistribution):
 
 @gibbs.register(GibbsField)
 def _(distribution: GibbsField, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     return distribution.completed(torch.where(mask, x, torch.nan), steps)
 
 

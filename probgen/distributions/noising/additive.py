@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.missing import has_missing, values_are_known
+from probgen.distributions.noising.schedules import Shares, alphas_bar
 
 
 class AdditiveNoise(nn.Module, ABC):
@@ -27,9 +29,10 @@ class AdditiveNoise(nn.Module, ABC):
 
     Parameters
     ----------
-    schedule : Tensor
+    schedule : sequence of float or Tensor
         :math:`1 > \bar\alpha_1 > \dots > \bar\alpha_T > 0`, shape ``(T,)``, as
-        :func:`linear_steps <probgen.distributions.noising.schedules.linear_steps>` gives them.
+        :func:`linear_steps <probgen.distributions.noising.schedules.linear_steps>` gives them, or
+        :math:`\beta_t` that rise.
     bounds : (float, float), optional
         Where data lie: :math:`\hat x_0` is moved into them.
 
@@ -43,16 +46,22 @@ class AdditiveNoise(nn.Module, ABC):
     log_signal: Tensor
     chances: Tensor
 
-    def __init__(self, schedule: Tensor, bounds: tuple[float, float] | None = None):
+    def __init__(self, schedule: Shares, bounds: tuple[float, float] | None = None):
+        checks.pair(**checks.given(bounds=bounds))
         super().__init__()
-        check_schedule(schedule, schedule[-1] > 0, "(0, 1)")
+        schedule = alphas_bar(schedule)
+        if schedule[-1] == 0:
+            raise ValueError(
+                "expected a schedule of shares of signal that fall within (0, 1), got 0 at the end, where numbers "
+                "could not be told from noise; leave it out"
+            )
         log_signal = torch.cat((schedule.new_zeros(1), schedule.log())).to(
             torch.get_default_dtype()
         )
         self.register_buffer(
             "log_signal", log_signal
         )  # differences of logarithms stay exact where steps are small
-        ratio = schedule.double().logit()
+        ratio = schedule.logit()
         chances = torch.cat((ratio.new_zeros(2), -ratio.diff() / (ratio[0] - ratio[-1])))
         self.register_buffer("chances", chances.to(torch.get_default_dtype()))
         self.steps, self.bounds = len(schedule), bounds
@@ -186,26 +195,6 @@ def independent(law: dist.TorchDistribution, batch_ndim: int) -> dist.TorchDistr
 def standard_normal(like: Tensor, shape: torch.Size) -> dist.TorchDistribution:
     """Independent standard normals of a shape, in the precision of a tensor."""
     return independent(dist.Normal(like.new_zeros(shape), 1.0, validate_args=False), 0)
-
-
-def check_schedule(schedule: Tensor, ends: Tensor, interval: str) -> None:
-    """Raises ``ValueError`` unless shares of signal fall strictly, from below 1.
-
-    And end as told.
-    """
-    falls = (
-        schedule.ndim == 1
-        and len(schedule) > 1
-        and schedule[0] < 1
-        and (schedule.diff() < 0).all()
-        and ends
-    )
-    if not falls:
-        raise ValueError(
-            f"expected a schedule of 2 or more shares of signal that fall within {interval}, got shape "
-            f"{tuple(schedule.shape)}, {schedule.flatten()[:1].tolist()} to {schedule.flatten()[-1:].tolist()}; take "
-            "linear_steps(T), cosine_steps(T) or, for labels, even_steps(T)"
-        )
 
 
 def refuse_missing(x: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
+from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.noising.schedules import even_chances
@@ -135,15 +136,23 @@ class NoisingChain(dist.TorchDistribution):
         return self.process.support(len(self.event_shape))
 
     def log_prob(self, x: Tensor) -> Tensor:
+        return sum(self.bound_terms(x).values())
+
+    def bound_terms(self, x: Tensor) -> dict[str, Tensor]:
+        """The terms of ``log_prob``, by name: ``(*batch, *event) -> (*batch,)`` each.
+
+        Of labels, the first step of the chain is the reconstruction and stands among the others.
+        """
         process, x = self.process, self._whole(x)
         t = self._steps(x, process.chances)
         x_t = _drawn(process.marginal(x, t))
         term = _divergence(process.posterior(x_t, x, t, t - 1), self.reverse(x_t, t, t - 1))
         last = process.marginal(x, torch.full_like(t, process.steps))
-        bound = -term / process.chances[t] - _divergence(
-            last, process.prior(self.event_shape).expand(t.shape)
-        )
-        return bound + self._reconstruction(x, torch.ones_like(t)) if process.continuous else bound
+        prior = _divergence(last, process.prior(self.event_shape).expand(t.shape))
+        terms = {"diffusion": -term / process.chances[t], "prior": -prior}
+        if process.continuous:
+            terms["reconstruction"] = self._reconstruction(x, torch.ones_like(t))
+        return terms
 
     def denoising_loss(self, x: Tensor) -> Tensor:
         """The simple loss at one random step per row: ``(*batch, *event) -> (*batch,)``.
@@ -283,6 +292,7 @@ class Completing(Protocol):
 
 @gibbs.register(NoisingChain)
 def _(distribution: NoisingChain, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+    checks.at_least(1, steps=steps)
     return distribution.completed(torch.where(mask, x, torch.nan), steps)
 
 

@@ -6,8 +6,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.distributions.noising.additive import AdditiveNoise, at, independent, standard_normal
 from probgen.distributions.noising.gamma_laws import TINY, CentredGamma, ScaledBeta
+from probgen.distributions.noising.schedules import Shares
 
 
 class GammaNoise(AdditiveNoise):
@@ -53,11 +55,10 @@ class GammaNoise(AdditiveNoise):
     """
 
     def __init__(
-        self, schedule: Tensor, theta: float = 0.001, bounds: tuple[float, float] | None = None
+        self, schedule: Shares, theta: float = 0.001, bounds: tuple[float, float] | None = None
     ):
+        checks.positive(theta=theta)
         super().__init__(schedule, bounds)
-        if theta <= 0:
-            raise ValueError(f"expected theta > 0, got {theta}; Nachmani, Roman, Wolf use 0.001")
         self.theta = theta
 
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:

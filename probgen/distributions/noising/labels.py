@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 
+from probgen.core import checks
 from probgen.core.heads import laws
 from probgen.core.missing import values_are_known
-from probgen.distributions.noising.additive import at, check_schedule, independent, refuse_missing
-from probgen.distributions.noising.schedules import even_chances
+from probgen.distributions.noising.additive import at, independent, refuse_missing
+from probgen.distributions.noising.schedules import Shares, alphas_bar, even_chances
 
 TINY = 1e-30
 
@@ -62,8 +63,9 @@ class LabelNoise(nn.Module, ABC):
     ----------
     levels : int
         Number K of labels.
-    schedule : Tensor
-        :math:`1 > \bar\alpha_1 > \dots > \bar\alpha_T \ge 0`, shape ``(T,)``.
+    schedule : sequence of float or Tensor
+        :math:`1 > \bar\alpha_1 > \dots > \bar\alpha_T \ge 0`, shape ``(T,)``, or
+        :math:`\beta_t` that rise.
 
     Raises
     ------
@@ -80,13 +82,10 @@ class LabelNoise(nn.Module, ABC):
     signal: Tensor
     chances: Tensor
 
-    def __init__(self, levels: int, schedule: Tensor):
+    def __init__(self, levels: int, schedule: Shares):
+        checks.at_least(2, "a single level leaves nothing to model", levels=levels)
         super().__init__()
-        if levels < 2:
-            raise ValueError(
-                f"expected levels >= 2, got {levels}; a single level leaves nothing to model"
-            )
-        check_schedule(schedule, schedule[-1] >= 0, "[0, 1)")
+        schedule = alphas_bar(schedule)
         signal = torch.cat((schedule.new_ones(1), schedule)).to(torch.get_default_dtype())
         self.register_buffer("signal", signal)
         self.register_buffer("chances", even_chances(len(schedule), signal))
@@ -214,9 +213,10 @@ class AbsorbingNoise(LabelNoise):
     ----------
     levels : int
         Number K of labels.
-    schedule : Tensor
+    schedule : sequence of float or Tensor
         :math:`1 > \bar\alpha_1 > \dots > \bar\alpha_T = 0`, as
-        :func:`even_steps <probgen.distributions.noising.schedules.even_steps>` gives them.
+        :func:`even_steps <probgen.distributions.noising.schedules.even_steps>` gives them, or
+        :math:`\beta_t` that rise to 1.
 
     Raises
     ------
@@ -234,12 +234,12 @@ class AbsorbingNoise(LabelNoise):
     tensor([[0.0000, 0.6000, 0.4000]])
     """
 
-    def __init__(self, levels: int, schedule: Tensor):
+    def __init__(self, levels: int, schedule: Shares):
         super().__init__(levels, schedule)
-        if schedule[-1] != 0:
+        if self.signal[-1] != 0:
             raise ValueError(
-                f"expected a schedule that ends at 0, got {schedule[-1].item():g}: labels left at the last step would "
-                "have no mass under its law; take even_steps(T)"
+                f"expected a schedule that ends at 0, got {self.signal[-1].item():g}: labels left at the last step "
+                "would have no mass under its law; take even_steps(T)"
             )
 
     @property

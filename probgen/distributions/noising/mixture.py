@@ -8,7 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.distributions.noising.additive import AdditiveNoise, independent
+from probgen.distributions.noising.schedules import Shares
 
 
 class DifferentiableMixture(dist.MixtureSameFamily):
@@ -93,12 +95,14 @@ class MixtureNoise(AdditiveNoise):
 
     def __init__(
         self,
-        schedule: Tensor,
+        schedule: Shares,
         weights: Sequence[float],
         locs: Sequence[float],
         scales: Sequence[float],
         bounds: tuple[float, float] | None = None,
     ):
+        checks.numbers("positive", weights=weights, scales=scales)
+        checks.numbers(locs=locs)
         super().__init__(schedule, bounds)
         values = [torch.as_tensor(value, dtype=torch.float64) for value in (weights, locs, scales)]
         if (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.heads import laws
 from probgen.core.missing import MissingAware, fill_missing
 from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute, pooled
@@ -31,11 +32,9 @@ class CategoricalEmission(Emission):
     """
 
     def __init__(self, states: int, levels: int, dims: int = 1, *, pseudo_count: float = 0.0):
+        checks.at_least(1, levels=levels, dims=dims)
+        checks.not_negative(pseudo_count=pseudo_count)
         super().__init__(states)
-        if levels < 1 or dims < 1 or not pseudo_count >= 0:
-            raise ValueError(
-                f"expected levels >= 1, dims >= 1, pseudo_count >= 0, got {levels=}, {dims=}, {pseudo_count=}"
-            )
         self.pseudo_count = pseudo_count
         self.logits = nn.Parameter(torch.randn(states, dims, levels))
 
@@ -100,6 +99,7 @@ class PoissonEmission(Emission):
     """
 
     def __init__(self, states: int, dims: int = 1):
+        checks.at_least(1, states=states, dims=dims)
         super().__init__(states)
         self.log_rate = nn.Parameter(torch.randn(states, dims))
 

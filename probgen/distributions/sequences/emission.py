@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.density import density
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule
@@ -36,9 +37,8 @@ class Emission(DistributionModule, ABC):
     """
 
     def __init__(self, states: int):
+        checks.at_least(1, states=states)
         super().__init__()
-        if states < 1:
-            raise ValueError(f"expected states >= 1, got {states}")
         self.states = states
 
     @abstractmethod

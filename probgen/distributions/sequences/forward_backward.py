@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from probgen.core.threads import one_core
+from probgen.distributions.possible import check_possible
 from probgen.distributions.sequences import log_chain
 from probgen.distributions.sequences.scan import scan
-from probgen.distributions.support import check_possible
 
 DENSE = {torch.float32: 1e-9, torch.float64: 1e-100}  # least transition probability
 _DROPPED = {

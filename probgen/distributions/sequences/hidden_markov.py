@@ -11,16 +11,16 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
-from torch.distributions import constraints, transform_to
-from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
+from torch.distributions import constraints
 
 from probgen.core.density import density
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.conditional import conditional
+from probgen.distributions.possible import check_possible
 from probgen.distributions.sequences.forward_backward import filtered, log_likelihood, posterior
+from probgen.distributions.sequences.inside import inside
 from probgen.distributions.sequences.log_chain import best_path
 from probgen.distributions.sequences.markov_paths import draw_backward, draw_chain
-from probgen.distributions.support import check_possible
 
 
 class HiddenMarkov(dist.TorchDistribution):
@@ -222,7 +222,7 @@ class HiddenMarkov(dist.TorchDistribution):
             return self.emissions.log_prob(x.expand(shape))
         empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
         x = torch.where(
-            empty.reshape(*empty.shape, *[1] * len(event)), _inside(self.emissions, x), x
+            empty.reshape(*empty.shape, *[1] * len(event)), inside(self.emissions, x), x
         )
         return torch.where(empty, 0.0, self.emissions.log_prob(x.expand(shape)))
 
@@ -281,17 +281,6 @@ class HiddenMarkov(dist.TorchDistribution):
 
     def _by_sequence(self, states: Tensor, x: Tensor) -> Tensor:
         return states.movedim(-1, 0).reshape(*self._lead(x), len(states), self.states)
-
-
-def _inside(law: dist.TorchDistribution, x: Tensor) -> Tensor:
-    """One event in the support of a law."""
-    if law.support.is_discrete:
-        return x.new_zeros(law.event_shape)
-    support = law.support
-    if isinstance(support, MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    transform = transform_to(support)
-    return transform(x.new_zeros(transform.inverse_shape(law.event_shape)))
 
 
 @conditional.register(HiddenMarkov)

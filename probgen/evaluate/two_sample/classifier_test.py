@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.classifiers import Classifier, Logistic
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import Z95, Features, centred, floor_of, generator, raw, some
@@ -77,6 +79,10 @@ def classifier_two_sample_test(
     >>> 0.65 < result.value < 0.85, result.p_value < 0.01
     (True, True)
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    checks.at_least(2, folds=folds)
+    checks.at_least(0, permutations=permutations)
+    checks.function(classifier=classifier)
     found, units = compared(
         features, standardize, samples, real, reference, chunk=chunk, pooled=True
     )

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     MEMORY,
@@ -90,6 +92,8 @@ def copying_test(
     >>> copying_test(fresh, train, held_out).p_value > 0.05
     True
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, memory=memory)
+    checks.at_least(1, cells=cells)
     (x, y, rows), units = compared(features, standardize, samples, held_out, train, chunk=chunk)
     found = [x, rows, y]
     moved_x, moved, moved_y = centred(found)

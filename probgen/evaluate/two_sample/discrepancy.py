@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.kernels import (
     GaussianKernel,
     Kernel,
@@ -89,6 +91,9 @@ def kernel_distance(
     >>> result.interval[0] < 0 < result.interval[1]
     True
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    checks.function(kernel=kernel)
+    checks.at_least(2, block=block)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     blocks = partial(_block_values, kernel=kernel, block=block, seed=seed)
     values = blocks(found[0], found[1])
@@ -203,6 +208,9 @@ def mmd_test(
     >>> mmd_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    checks.function(**checks.given(kernel=kernel))
+    checks.at_least(0, permutations=permutations)
     found, units = compared(
         features, standardize, samples, real, reference, chunk=chunk, pooled=True
     )
@@ -236,6 +244,8 @@ def energy_test(
     >>> energy_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    checks.at_least(0, permutations=permutations)
     found, units = compared(
         features, standardize, samples, real, reference, chunk=chunk, pooled=True
     )

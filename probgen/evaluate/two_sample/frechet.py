@@ -11,6 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import Features, beyond, floors_of, interval, raw
 from probgen.evaluate.two_sample.units import Standardize, compared
@@ -86,6 +88,7 @@ def frechet_distance(
     >>> 8.5 < shifted.value < 9.5, frechet_distance(x, y).value < 0.01
     (True, True)
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     statistic = partial(_with_error, chunk=chunk)
     value, stderr = statistic(found[0], found[1])
@@ -116,6 +119,13 @@ def gaussian_frechet(
     >>> gaussian_frechet(torch.zeros(2), torch.eye(2), torch.ones(2), 4 * torch.eye(2))
     tensor(4., dtype=torch.float64)
     """
+    checks.instance(
+        Tensor,
+        mean=mean,
+        covariance=covariance,
+        other_mean=other_mean,
+        other_covariance=other_covariance,
+    )
     moments = [part.double() for part in (mean, covariance, other_mean, other_covariance)]
     return torch.as_tensor(
         _distance(_Moments(*moments[:2]), _Moments(*moments[2:])), dtype=torch.double
@@ -130,9 +140,9 @@ class _Moments:
 
 def _moments(rows: Tensor, chunk: int) -> _Moments:
     """Mean and unbiased covariance in double precision, ``chunk`` rows at a time."""
-    mean = torch.stack([part.double().sum(0) for part in rows.split(chunk)]).sum(0) / len(rows)
+    mean = torch.stack([part.double().sum(0) for part in rows.split(int(chunk))]).sum(0) / len(rows)
     scatter = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.double)
-    for part in rows.split(chunk):
+    for part in rows.split(int(chunk)):
         centred = part.double() - mean
         scatter.addmm_(centred.T, centred)
     return _Moments(mean, scatter / (len(rows) - 1))
@@ -185,7 +195,7 @@ def _with_error(rows: Tensor, others: Tensor, chunk: int) -> tuple[float, float]
 def _influence(rows: Tensor, mean: Tensor, slope: Tensor, transport: Tensor, chunk: int) -> Tensor:
     """Variance of the mean influence of the rows."""
     influence = []
-    for part in rows.split(chunk):
+    for part in rows.split(int(chunk)):
         centred = part.double() - mean
         influence.append(
             centred @ slope + centred.square().sum(1) - (centred @ transport * centred).sum(1)

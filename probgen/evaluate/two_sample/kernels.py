@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.evaluate.two_sample.rows import some, squared_distances
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -26,6 +27,10 @@ class PolynomialKernel:
     degree: int = 3
     constant: float = 1.0
 
+    def __post_init__(self) -> None:
+        checks.at_least(1, degree=self.degree)
+        checks.not_negative(constant=self.constant)
+
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + self.constant) ** self.degree
 
@@ -41,6 +46,9 @@ class GaussianKernel:
     """
 
     bandwidth: float
+
+    def __post_init__(self) -> None:
+        checks.positive(bandwidth=self.bandwidth)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return (squared_distances(x, y) / (-2 * self.bandwidth**2)).exp()

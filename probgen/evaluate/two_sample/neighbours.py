@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     MEMORY,
@@ -103,6 +105,8 @@ def precision_recall(
     >>> precision.value > 0.9, recall.value < 0.6
     (True, True)
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    checks.at_least(1, neighbours=neighbours)
     statistic = partial(_precision_recall, neighbours=neighbours, memory=memory)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     rows = centred(found)
@@ -145,6 +149,8 @@ def density_coverage(
     >>> abs(density.value - 1) < 0.1, abs(coverage.value - (1 - 2**-5)) < 0.02
     (True, True)
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    checks.at_least(1, neighbours=neighbours)
     statistic = partial(_density_coverage, neighbours=neighbours, memory=memory)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     rows = centred(found)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+from probgen.core.conversion import complete_rows
 from probgen.evaluate.two_sample.rows import generator
 
 
@@ -48,6 +50,10 @@ class RandomFeatures:
     scale: float = 1.0
 
     def __post_init__(self):
+        checks.is_seed(seed=self.seed)
+        checks.at_least(16, width=self.width)
+        checks.finite(location=self.location)
+        checks.positive(scale=self.scale)
         if self.width < 16 or self.width % 16:
             raise ValueError(f"expected a width that is a multiple of 16, got {self.width}")
 
@@ -58,7 +64,7 @@ class RandomFeatures:
         >>> RandomFeatures.fitted(torch.tensor([[0.0, 16.0]])).location
         8.0
         """
-        values = x.double()
+        values = complete_rows("x", x).double()
         return cls(seed, width, values.mean().item(), max(values.std().item(), 1e-12))
 
     def __call__(self, x: Tensor) -> Tensor:

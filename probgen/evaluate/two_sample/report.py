@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
 from probgen.evaluate.two_sample.copying import copying_test
 from probgen.evaluate.two_sample.discrepancy import energy_test, kernel_distance, mmd_test
@@ -116,6 +118,9 @@ def sample_report(
     >>> report["Fréchet distance"].excess > 1, report["MMD test"].p_value < 0.05, report["copying test"].p_value > 0.05
     (True, True, True)
     """
+    check_choices(features, standardize, seed=seed, chunk=chunk)
+    checks.at_least(1, most=most)
+    checks.at_least(0, permutations=permutations)
     rows = features_of(features, samples, real, train, chunk=chunk)
     if train is not None:
         rows[0] = some(rows[0], len(train), seed)

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probgen.core.conversion import complete_rows
+from probgen.core.supports import largest_of
+
 Features = Callable[[Tensor], Tensor]
 MEMORY = 2**28  # bytes that temporary matrices may take together, unless an argument says otherwise
 # up to so many features distances come from differences, above from products, which are faster
@@ -30,31 +33,43 @@ def raw(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def features_of(features: Features, *samples: Tensor | None, chunk: int = 1024) -> list[Tensor]:
+def features_of(features: Features, *samples: Any, chunk: int = 1024) -> list[Tensor]:
     """Features of each sample that is given, ``(N, F)`` floats, computed ``chunk`` rows at a time.
 
     Raises
     ------
+    TypeError
+        For what is no rows of numbers.
     ValueError
-        For fewer than four rows, values that are NaN, and samples of different shapes.
+        For fewer than four rows, values that are NaN or infinite, and samples of different shapes.
     """
-    given = [_checked(x) for x in samples if x is not None]
+    given = [x for x in rows_of(*samples) if x is not None]
     if len(shapes := {tuple(x.shape[1:]) for x in given}) > 1:
         raise ValueError(
             f"expected samples of one shape, got events {sorted(shapes)}; reshape one of them"
         )
-    return [torch.cat([_rows(features(part)) for part in x.split(chunk)]) for x in given]
+    return [torch.cat([_rows(features(part)) for part in x.split(int(chunk))]) for x in given]
 
 
-def _checked(x: Tensor) -> Tensor:
-    x = torch.as_tensor(x).detach()
-    if x.ndim == 0 or len(x) < 4:
+def rows_of(*samples: Any) -> list[Any]:
+    """Samples, real rows and others, ``None`` where there are none of these, as complete rows."""
+    if any(x is None for x in samples[:2]):
+        raise TypeError("expected samples and real rows, got None; give both")
+    return [None if x is None else moderate(complete_rows("samples", x, 4)) for x in samples]
+
+
+def moderate(x: Tensor) -> Tensor:
+    """Rows whose squared distances are numbers.
+
+    >>> moderate(torch.full((4, 1), 1e30))
+    Traceback (most recent call last):
+    ValueError: expected samples up to 1.2e+18, whose squares are finite, got 1e+30; rescale them, or pass float64
+    """
+    most, largest = largest_of(x.dtype), x.abs().max().item()
+    if largest > most:
         raise ValueError(
-            f"expected samples (N, *event) with N >= 4, got shape {tuple(x.shape)}; draw more"
-        )
-    if x.is_floating_point() and x.isnan().any():
-        raise ValueError(
-            "expected complete rows, got NaN (missing values); impute them, or drop those rows"
+            f"expected samples up to {most:.1e}, whose squares are finite, got {largest:.3g}; rescale them, or pass "
+            "float64"
         )
     return x
 
@@ -66,7 +81,7 @@ def _rows(values: Tensor) -> Tensor:
 
 def generator(seed: int) -> torch.Generator:
     """Random numbers of their own, so that a score does not depend on what was drawn before."""
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(int(seed))
 
 
 def stand_ins(
@@ -202,4 +217,4 @@ def some(rows: Tensor, most: int, seed: int) -> Tensor:
 
 def chunk_rows(columns: int, memory: int, itemsize: int = 8) -> int:
     """How many rows of a matrix with this many columns fit into ``memory`` bytes, at least one."""
-    return max(1, memory // (itemsize * max(columns, 1)))
+    return max(1, int(memory) // (itemsize * max(columns, 1)))

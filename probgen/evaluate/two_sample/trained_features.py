@@ -13,6 +13,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from probgen.core import cache as kept
+from probgen.core import checks
+from probgen.core.conversion import complete_rows, rows_from
+from probgen.core.turns import same_random_state
 from probgen.evaluate.two_sample.rows import generator
 
 
@@ -30,6 +33,8 @@ class ClassifierFeatures(nn.Module):
     """
 
     def __init__(self, event: tuple[int, ...], width: int, classes: int):
+        checks.sizes(event=event)
+        checks.at_least(1, width=width, classes=classes)
         super().__init__()
         self.event, self.width = event, width
         for name in ("location", "scale", "correct", "tested"):
@@ -144,10 +149,14 @@ def classifier_features(
     >>> found.accuracy > 0.9, found(torch.zeros(3, 2)).shape
     (True, torch.Size([3, 64]))
     """
-    x, labels = x.detach().cpu(), labels.detach().cpu()
+    checks.at_least(1, width=width, steps=steps, batch_size=batch_size)
+    checks.within("[0, 1)", held_out=held_out)
+    checks.is_seed(seed=seed)
+    checks.path(**checks.given(cache=cache))
+    x, labels = complete_rows("x", x).cpu(), rows_from("labels", labels).detach().cpu()
     _check(x, labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with same_random_state():
+        torch.manual_seed(int(seed))
         net = ClassifierFeatures(tuple(x.shape[1:]), width, int(labels.max()) + 1)
     settings = width, steps, batch_size, held_out, seed, torch.__version__, str(net)
     file = (cache or kept.folder("classifiers")) / f"{_key(x, labels, settings)}.sealed"
@@ -162,10 +171,6 @@ def _check(x: Tensor, labels: Tensor) -> None:
         got = f"{tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(
             f"expected labels 0, 1, ... of shape ({len(x)},), got {got}; give one class per row"
-        )
-    if x.is_floating_point() and x.isnan().any():
-        raise ValueError(
-            "expected complete rows, got NaN (missing values); impute them, or drop those rows"
         )
 
 

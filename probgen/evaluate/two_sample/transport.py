@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probgen.core import checks
+from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     Features,
@@ -77,14 +79,15 @@ def sliced_wasserstein(
     >>> round(sliced_wasserstein(x + 2, x, splits=0).value, 4)
     2.0
     """
-    if power < 1:
-        raise ValueError(f"expected power >= 1, got {power}")
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    checks.within("[1, inf)", power=power)
+    checks.at_least(1, projections=projections)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     found = centred(found)
     x, y = found[:2]
     directions = torch.randn(x.shape[1], projections, generator=generator(seed)).to(x)
     directions = directions / directions.norm(dim=0)
-    together = max(1, 64 * chunk // (len(x) + len(y)))
+    together = max(1, 64 * int(chunk) // (len(x) + len(y)))
 
     def statistic(one: Tensor, other: Tensor) -> tuple[float, float]:
         costs, error = _slices(one, other, directions, power, together)
@@ -200,8 +203,8 @@ def wasserstein(
     transport, JMLR 22(78), https://jmlr.org/papers/v22/20-451.html; the error: del Barrio, Loubes
     (2019), https://arxiv.org/abs/1705.01299
     """
-    if power < 1:
-        raise ValueError(f"expected power >= 1, got {power}")
+    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    checks.within("[1, inf)", power=power)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
 
     def statistic(one: Tensor, other: Tensor) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from probgen.evaluate.two_sample.rows import Features, features_of, raw
+from probgen.evaluate.two_sample.rows import Features, features_of, raw, rows_of
 
 Standardize = bool | Literal["auto", "columns", "whole"]
 IN_WORDS = {"columns": "columns / their std", "whole": "values / their std", "": "raw units"}
@@ -52,7 +52,8 @@ def compared(
     >>> y.std(0), units
     (tensor([1., 0.]), 'columns / their std')
     """
-    how = ways(features, standardize, torch.as_tensor(real).ndim - 1)
+    samples, real, *others = rows_of(samples, real, *others)
+    how = ways(features, standardize, real.ndim - 1)
     found = features_of(features, samples, real, *others, chunk=chunk)
     return standardized(found, torch.cat(found[:2]) if pooled else found[1], how), IN_WORDS[how]
 

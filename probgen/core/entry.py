@@ -1,0 +1,101 @@
+"""The way in for rows: as the programs take them, with all of them checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.distributions.constraints import Constraint
+
+from probgen.core import checks
+from probgen.core.contexts import received
+from probgen.core.conversion import NO_ROWS
+from probgen.core.missing import values_are_known
+from probgen.core.rows import leaves_of
+from probgen.core.supports import check_support
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+
+
+def as_rows(
+    gen: GenerativeModel,
+    *batch: Any,
+    optional: bool = False,
+    missing: bool = False,
+    support: Constraint | None = None,
+) -> tuple:
+    """What a public function is given, as the programs take it, with all rows checked.
+
+    The one way in: arrays, frames, lists and tensors of any precision become tensors of the
+    model's own floating-point type; NaN, None and masks mean a missing value.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        A family or a Program.
+    *batch
+        ``x``, or ``x, context``, or a Program's own arguments.
+    optional : bool
+        Whether there may be no rows at all.
+    missing : bool
+        Whether entries may be missing that the distribution of the data cannot integrate out.
+    support : Constraint, optional
+        What values have to keep to instead of the support of the family.
+
+    Returns
+    -------
+    tuple
+        The arguments as tensors.
+
+    Raises
+    ------
+    TypeError
+        For what is no rows of numbers.
+    ValueError
+        For no rows, rows of another shape than the events of the family, contexts of other rows or
+        of another size, values outside of the support, with their row and place.
+
+    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.nn import Constant
+    >>> gen = Gaussian(Constant(4))
+    >>> as_rows(gen, [[0, 1], [None, 2]])
+    (tensor([[0., 1.],
+            [nan, 2.]]),)
+    >>> as_rows(gen, torch.zeros(5, 3))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected x of shape (N, 2), got (5, 3); one row a datum
+    """
+    checks.generative(gen=gen)
+    batch = gen.settle(batch)
+    if not values_are_known():
+        return batch
+    if getattr(gen, "any_rows", False):
+        _check_family(gen, batch, optional)
+    elif not optional and not any(map(torch.is_tensor, leaves_of(batch))) and not gen.takes_nothing:
+        raise ValueError(f"expected rows among the arguments, got {batch}; give them")
+    check_support(gen, *batch, support=support, missing=missing)
+    return batch
+
+
+def _check_family(gen: Any, batch: tuple, optional: bool) -> None:
+    """Rows and contexts of a family: that there are some, as many of one as of the other."""
+    x, context = (*batch, None, None)[:2]
+    if x is None and not optional:
+        raise ValueError("expected rows x, got None; give them")
+    if x is not None and x.ndim == 0:
+        raise ValueError("expected rows x of shape (N, *event), got a single number; give rows")
+    if x is not None and not len(x):
+        raise ValueError(NO_ROWS)
+    context = received(gen, context)
+    if not torch.is_tensor(context):
+        return
+    if x is not None and len(context) != len(x):
+        raise ValueError(
+            f"expected arrays with the same number of rows, got x of shape {tuple(x.shape)} and context of shape "
+            f"{tuple(context.shape)}; align their first dims"
+        )
+    if context.is_floating_point() and context.isinf().any():
+        row = int(context.isinf().nonzero()[0, 0])
+        raise ValueError(f"expected finite contexts, got inf in row {row}; clip or remove it")

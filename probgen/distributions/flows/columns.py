@@ -1,0 +1,161 @@
+"""Increasing maps of columns, each its own: affine, logarithm, logit, inverse hyperbolic sine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn.functional import logsigmoid
+
+from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, NAMES, Column, examine
+from probgen.distributions.flows.bijection import Bijection
+
+
+class ColumnMaps(nn.Module):
+    r"""Maps that bring columns to order one and close to normal, with their Jacobian.
+
+    .. math:: y_d = \frac{f_d(x_d) - m_d}{s_d}, \qquad f_d(x) \in \Big\{x,\; \log x,\;
+              \operatorname{logit}\tfrac{x - a_d}{b_d - a_d},\;
+              \operatorname{asinh}\tfrac{x - c_d}{r_d}\Big\}
+
+    All numbers are buffers: they are not trained, and are saved with the model.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        One for each entry of an event vector, see :func:`probgen.core.columns.examine`. To load
+        a state, ``[Column()] * D`` will do: all numbers are in it.
+
+    >>> maps = ColumnMaps.of(torch.linspace(-3, 3, 101).exp()[:, None])
+    >>> maps.words
+    ['log']
+    """
+
+    kind: Tensor
+    loc: Tensor
+    scale: Tensor
+    first: Tensor
+    second: Tensor
+    resolution: Tensor
+
+    def __init__(self, columns: Sequence[Column]):
+        super().__init__()
+        self.register_buffer("kind", torch.tensor([column.map for column in columns]))
+        numbers = {
+            "loc": [column.loc for column in columns],
+            "scale": [column.scale for column in columns],
+            "first": [_ends(column)[0] for column in columns],
+            "second": [_ends(column)[1] for column in columns],
+            "resolution": [column.resolution for column in columns],
+        }
+        for name, values in numbers.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.get_default_dtype()))
+        self.on_grid = any(column.resolution > 0 for column in columns)
+        self.register_load_state_dict_post_hook(_grid_as_loaded)
+
+    @classmethod
+    def of(cls, rows: Tensor, low: float = 0.0, high: float = 1.0) -> ColumnMaps:
+        """The maps that rows ``(N, D)`` ask for, NaN = missing."""
+        return cls([examine(column, low, high) for column in rows.T])
+
+    @property
+    def words(self) -> list[str]:
+        """The name of the map of every column."""
+        return [NAMES[kind] for kind in self.kind.tolist()]
+
+    def forward(self, context: Tensor | None = None) -> ColumnTransform:
+        return ColumnTransform(self.kind, self.loc, self.scale, self.first, self.second)
+
+
+def _grid_as_loaded(maps: nn.Module, _: object) -> None:
+    """Whether there is a grid is asked at every score: once, where buffers change."""
+    maps.on_grid = bool((maps.resolution > 0).any())  # type: ignore[operator,assignment]
+
+
+def _ends(column: Column) -> tuple[float, float]:
+    """The two numbers of a map, beside mean and scale."""
+    if column.map == ASINH:
+        return column.center, column.spread
+    return column.low, column.high
+
+
+class _Within(constraints.Constraint):
+    """Positive, bounded or any real numbers, column by column."""
+
+    def __init__(self, kind: Tensor, low: Tensor, high: Tensor):
+        self.kind, self.low, self.high = kind, low, high
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        bounded = (value >= self.low) & (value <= self.high)
+        right = torch.where(self.kind == LOGIT, bounded, value == value)
+        return torch.where(self.kind == LOG, value >= 0, right)
+
+    def __repr__(self) -> str:
+        return "the range of each column (positive where it has a logarithm, bounded where a logit)"
+
+
+class ColumnTransform(Bijection):
+    """The map of :class:`ColumnMaps`, entry by entry: ``(*batch, D)`` each way.
+
+    The logarithms of each entry's slope are apart, as :class:`Rescaled
+    <probgen.distributions.flows.rescaled.Rescaled>` wants them for missing entries.
+    """
+
+    codomain = constraints.real
+    bounds = True  # moments have no closed form
+
+    def __init__(self, kind: Tensor, loc: Tensor, scale: Tensor, first: Tensor, second: Tensor):
+        super().__init__()
+        self.kind, self.loc, self.scale = kind, loc, scale
+        self.first, self.second = first, second
+        self.domain = _Within(kind, first, second)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
+        log = torch.where(self.kind == LOG, x, 1.0).clamp(min=tiny).log()
+        width = torch.where(self.kind == LOGIT, self.second - self.first, 1.0)
+        share = torch.where(self.kind == LOGIT, (x - self.first) / width, 0.5).clamp(eps, 1 - eps)
+        up, down = share.log(), torch.log1p(-share)
+        spread = torch.where(self.kind == ASINH, self.second, 1.0)
+        ratio = torch.where(self.kind == ASINH, (x - self.first) / spread, 0.0)
+        slopes = -log, -up - down - width.log(), -_half_log1p_square(ratio) - spread.log()
+        y = self._chosen(x, log, up - down, ratio.asinh())
+        ladj = self._chosen(torch.zeros_like(x), *slopes)
+        return (y - self.loc) / self.scale, ladj - self.scale.log()
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.loc + self.scale * y
+        log = torch.where(self.kind == LOG, y, 0.0)
+        logit = torch.where(self.kind == LOGIT, y, 0.0)
+        width = torch.where(self.kind == LOGIT, self.second - self.first, 1.0)
+        arc = torch.where(self.kind == ASINH, y, 0.0)
+        spread = torch.where(self.kind == ASINH, self.second, 1.0)
+        x = self._chosen(
+            y,
+            log.exp(),
+            self.first + width * logit.sigmoid(),
+            self.first + spread * arc.sinh(),
+        )
+        slopes = (
+            log,
+            logsigmoid(logit) + logsigmoid(-logit) + width.log(),
+            _log_cosh(arc) + spread.log(),
+        )
+        return x, self._chosen(torch.zeros_like(y), *slopes) + self.scale.log()
+
+    def _chosen(self, affine: Tensor, log: Tensor, logit: Tensor, asinh: Tensor) -> Tensor:
+        found = torch.where(self.kind == AFFINE, affine, asinh)
+        found = torch.where(self.kind == LOG, log, found)
+        return torch.where(self.kind == LOGIT, logit, found)
+
+
+def _half_log1p_square(ratio: Tensor) -> Tensor:
+    """log(1 + r^2) / 2, for any r whose square may overflow."""
+    return torch.hypot(torch.ones_like(ratio), ratio).log()
+
+
+def _log_cosh(y: Tensor) -> Tensor:
+    return y.abs() + torch.log1p((-2 * y.abs()).exp()) - torch.log(torch.full_like(y, 2.0))

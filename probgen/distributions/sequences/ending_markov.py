@@ -1,0 +1,262 @@
+"""Hidden Markov chains that may end at every step, with a probability that depends on the state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import broadcast_shape
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn.functional import logsigmoid
+
+from probgen.core.missing import values_are_known
+from probgen.distributions.conditional import conditional, observed
+from probgen.distributions.possible import check_possible
+from probgen.distributions.sequences.ends import (
+    Ends,
+    ends,
+    extended,
+    known,
+    or_padding,
+    over_steps,
+    reading_missing,
+)
+from probgen.distributions.sequences.forward_backward import (
+    filtered,
+    log_likelihood,
+    posterior,
+)
+from probgen.distributions.sequences.hidden_markov import HiddenMarkov, HiddenMarkovGiven
+from probgen.distributions.sequences.log_chain import best_path
+from probgen.distributions.sequences.markov_paths import draw_backward
+
+
+class EndingMarkov(dist.TorchDistribution):
+    r"""Sequences that a hidden Markov chain emits until it ends, and their lengths.
+
+    .. math:: p(x_{1:L}) = \sum_{z_{1:L}} \pi_{z_1} \prod_{t=1}^{L} p(x_t \mid z_t)
+              \prod_{t=2}^{L} (1 - h_{z_{t-1}}) A_{z_{t-1} z_t} \; h_{z_L}^{[L < T]}
+
+    After every step the chain ends with the hazard :math:`h_z` of its state, which is one at the
+    last step T: the end is an absorbing state. The density is exact, with sequences of 1 to T
+    steps. Padding and missing values are those of :class:`WithLength`.
+
+    Parameters
+    ----------
+    inner : HiddenMarkov
+        The chain without end.
+    stop_logits : Tensor
+        Logits of the hazards ``(*batch, K)``.
+    padding : float
+        What stands after the end.
+
+    References
+    ----------
+    Langrock, Zucchini (2011), Hidden Markov models with arbitrary state dwell-time distributions,
+    https://doi.org/10.1016/j.csda.2010.06.015 (states that end)
+
+    >>> emissions = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1)
+    >>> chain = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
+    >>> law = EndingMarkov(chain, torch.tensor([-20.0, 0.0]))          # the second state ends half of the time
+    >>> x = law.sample((200,))
+    >>> (x.nan_to_num(0).sum(-1) < -3).any()                # all four steps in the first state
+    tensor(True)
+    """
+
+    arg_constraints: dict = {}
+    has_rsample = False
+
+    def __init__(self, inner: HiddenMarkov, stop_logits: Tensor, padding: float = math.nan):
+        if stop_logits.shape[-1:] != (inner.states,):
+            raise ValueError(
+                f"expected logits of the end in each of {inner.states} states, got shape {tuple(stop_logits.shape)}; "
+                f"give (*batch, {inner.states})"
+            )
+        self.inner, self.stop_logits, self.padding = inner, stop_logits, float(padding)
+        batch = broadcast_shape(inner.batch_shape, stop_logits.shape[:-1])
+        super().__init__(torch.Size(batch), inner.event_shape, validate_args=False)
+
+    @property
+    def steps(self) -> int:
+        """The largest length."""
+        return self.inner.steps
+
+    @property
+    def entry_ndim(self) -> int:
+        """Number of dims of one step."""
+        return len(self.event_shape) - 1
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return or_padding(self.inner.support, self.padding)
+
+    @property
+    def density(self) -> str:
+        return self.inner.density
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndingMarkov:
+        stop = self.stop_logits.expand(*batch_shape, self.inner.states)
+        return EndingMarkov(self.inner.expand(torch.Size(batch_shape)), stop, self.padding)
+
+    def lengths(self, x: Tensor) -> Tensor:
+        """Numbers of steps, ``(*lead, T, *entry) -> (*lead,)``."""
+        return self.ends(self.whole(x)).length
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return log_likelihood(*self.chain(x)).reshape(self._lead(x))
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return self.sample_with_states(sample_shape)[0]
+
+    @torch.no_grad()
+    def sample_with_states(
+        self, sample_shape: torch.Size | tuple = torch.Size()
+    ) -> tuple[Tensor, Tensor]:
+        """Padded sequences ``(*sample, *batch, T, *event)``, and states ``(*sample, *batch, T)``.
+
+        States after the end are those of the chain without end.
+        """
+        inner = self.inner.expand(self.batch_shape)
+        x, states = inner.sample_with_states(sample_shape)
+        none = torch.zeros(states.shape[:-1], dtype=torch.long, device=states.device)
+        found = Ends(none, torch.ones_like(none, dtype=torch.bool))
+        return self.cut(x, self.draw_lengths(states, found)), states
+
+    def smooth(self, x: Tensor) -> Tensor:
+        """Probabilities of the states given all steps and the end: ``(*batch, T, K)``."""
+        found = posterior(*self.chain(x))
+        check_possible(found.log_likelihood)
+        return found.marginals.movedim(-1, 0).reshape(*self._lead(x), self.steps, -1)
+
+    def most_likely_states(self, x: Tensor) -> Tensor:
+        """The most probable path given all steps and the end: ``(*batch, T)``, integers."""
+        with torch.no_grad():
+            path, value = best_path(*self.chain(x))
+        check_possible(value)
+        return path.mT.reshape(*self._lead(x), -1)
+
+    def draw_lengths(self, states: Tensor, found: Ends) -> Tensor:
+        """Lengths given the states ``(*lead, T)``, where they are not known: ``(*lead,)``."""
+        hazard = self.stop_logits.expand(*states.shape[:-1], -1).sigmoid().gather(-1, states)
+        step = torch.arange(1, self.steps + 1, device=states.device)
+        stops = (torch.rand_like(hazard) < hazard) & (step >= found.length[..., None])
+        stops = stops | (step == self.steps)
+        first = torch.where(stops, step, self.steps).amin(-1)
+        return torch.where(found.open, first, found.length)
+
+    def cut(self, x: Tensor, length: Tensor) -> Tensor:
+        """Sequences ``(*lead, T, *entry)`` with padding after so many steps ``(*lead,)``."""
+        after = Ends(length, torch.zeros_like(length, dtype=torch.bool)).after(self.steps)
+        return torch.where(over_steps(after, self.entry_ndim), self.padding, x)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """An array with all steps, filled by padding where it has fewer."""
+        self.inner._time(x)
+        return extended(x, self.steps, self.padding, self.entry_ndim)
+
+    def ends(self, x: Tensor, mask: Tensor | None = None) -> Ends:
+        """Where sequences end; raises ``ValueError`` for empty ones."""
+        found = ends(x, self.padding, self.entry_ndim, mask)
+        empty = ~found.open & (found.length == 0)
+        if values_are_known() and empty.any():
+            row = int(empty.flatten().nonzero()[0])
+            raise ValueError(
+                f"expected sequences of at least one step, got an empty one in row {row}; leave such rows out"
+            )
+        return found
+
+    def chain(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the passes take, with the end among what is observed.
+
+        ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences.
+        """
+        x = self.whole(x)
+        found = self.ends(x, mask)
+        gone = over_steps(found.after(self.steps), self.entry_ndim)
+        gone = gone if mask is None else gone | ~mask
+        with reading_missing():
+            values = torch.where(gone, torch.nan, x)
+            initial, transition, emission = self.inner.expand(self.batch_shape)._chain(values)
+        return initial, transition, emission + self._log_ends(found, self._lead(x))
+
+    def _log_ends(self, found: Ends, lead: torch.Size) -> Tensor:
+        """Log probabilities of what is known of the end, under each state: ``(T, K, R)``."""
+        logits = self.stop_logits.expand(*lead, -1).reshape(-1, self.inner.states).mT
+        length, is_open = (part.expand(lead).reshape(-1) for part in found)
+        step = torch.arange(1, self.steps + 1, device=length.device)[:, None]
+        goes_on = (step < length)[:, None]
+        stops = ((step == length) & ~is_open & (length < self.steps))[:, None]
+        terms = torch.where(goes_on, logsigmoid(-logits), 0.0)
+        return terms + torch.where(stops, logsigmoid(logits), 0.0)
+
+    def _lead(self, x: Tensor) -> torch.Size:
+        lead = x.shape[: x.ndim - len(self.event_shape)]
+        return torch.Size(broadcast_shape(lead, self.batch_shape))
+
+
+@observed.register(EndingMarkov)
+def _(distribution: EndingMarkov, x: Tensor) -> Tensor:
+    """The end of a sequence is known, also where NaN marks it."""
+    return known(x, distribution.padding, distribution.entry_ndim)
+
+
+@conditional.register(EndingMarkov)
+class EndingMarkovGiven(dist.TorchDistribution):
+    """Complete sequences, with their ends, given some of their values: states, values, the end."""
+
+    arg_constraints: dict = {}
+    has_rsample = False
+
+    def __init__(self, law: EndingMarkov, x: Tensor, mask: Tensor):
+        x, mask = torch.broadcast_tensors(x, mask)
+        shape = broadcast_shape(x.shape, law.shape())
+        self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
+        self.found = law.ends(self.x, self.mask)
+        after = over_steps(self.found.after(law.steps), law.entry_ndim)
+        self._seen = self.mask & ~after
+        batch = torch.Size(shape[: len(shape) - len(law.event_shape)])
+        values = torch.where(self._seen, self.x, 0.0)
+        self._values = HiddenMarkovGiven(law.inner.expand(batch), values, self._seen)
+        if (self.x.isnan() & self._seen).any():
+            raise ValueError(
+                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+            )
+        super().__init__(batch, law.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.law.support
+
+    @property
+    def density(self) -> str:
+        return self.law.density
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndingMarkovGiven:
+        shape = torch.Size(batch_shape) + self.event_shape
+        return EndingMarkovGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        chain = self.law.chain(self.x, self.mask)
+        paths = draw_backward(filtered(*chain), chain[1], shape.numel())
+        states = paths.movedim(0, -1).reshape(shape.numel(), *self.batch_shape, -1)
+        values = torch.where(self._seen, self.x, self._values._emissions(states))
+        drawn = self.law.cut(values, self.law.draw_lengths(states, self.found))
+        return drawn.reshape(*shape, *self.batch_shape, *self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        found = self.law.ends(value)
+        agrees = torch.where(
+            self.found.open,
+            found.length >= self.found.length,
+            found.length == self.found.length,
+        )
+        differs = ((value != self.x) & self._seen).flatten(value.ndim - len(self.event_shape))
+        evidence = log_likelihood(*self.law.chain(self.x, self.mask)).reshape(self.batch_shape)
+        return torch.where(
+            agrees & ~differs.any(-1), self.law.log_prob(value) - evidence, -torch.inf
+        )

@@ -1,0 +1,135 @@
+"""One sentence about each measure of trust in a fit, and how bad it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from probgen.evaluate.baseline import Comparison
+from probgen.evaluate.gradients import GradientCourse
+from probgen.evaluate.settled import SHORTEST, Course
+
+RELIABLE = (
+    0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
+)
+UNMOVED = " the guide leaves out values of a discrete latent: weights say nothing about what is never drawn"
+MOST = 0.5  # share of the noise that makes one step responsible for it
+
+FINE, CAUTION, FAULT = range(3)
+
+
+class Finding(NamedTuple):
+    """A sentence and its severity: ``FINE``, ``CAUTION`` (worth a look) or ``FAULT`` (not ok)."""
+
+    severity: int
+    text: str
+
+
+def trend(course: Course, diverged: bool = False) -> Finding:
+    """Whether the loss had stopped changing, at a level that is not above its start.
+
+    >>> trend(Course("none", 100)).text
+    'loss: settled'
+    """
+    if course.trend == "not finite":
+        return Finding(FAULT, f"loss: not finite at step {course.farthest}; the fit cannot be used")
+    if course.trend == "short":
+        few = f"{course.steps} steps, of {SHORTEST} at least"
+        return Finding(FAULT, f"loss: still changing, or too short to tell ({few}); train longer")
+    if diverged:
+        return Finding(
+            FAULT,
+            f"loss: ended at {course.level:.4g} per row, {-course.gain:.3g} above where it began; lower the learning "
+            "rate, or clip gradients",
+        )
+    between = f"by {abs(course.change):.2g} per row between the last two quarters of the run"
+    if course.trend == "falling":
+        return Finding(FAULT, f"loss: still changing, it fell {between}; train longer")
+    if course.trend == "rising":
+        return Finding(
+            FAULT,
+            f"loss: still changing, it rose {between}; lower the learning rate, or clip gradients",
+        )
+    return Finding(FINE, "loss: no trend beyond its noise" if course.noisy else "loss: settled")
+
+
+def noise(course: Course) -> list[Finding]:
+    """How far the loss scatters, against what matters."""
+    if not course.known:
+        return []
+    size = f"noise: the loss scatters by {course.spread:.2g} per row from step to step"
+    if not course.noisy:
+        return [Finding(FINE, f"{size}, its means by {course.stderr:.2g}")]
+    where = (
+        f", most of it in step {course.farthest}: look at the rows and the learning rate there"
+        if course.share > MOST
+        else "; larger batches, a lower learning rate or more particles would lower it"
+    )
+    return [
+        Finding(
+            FAULT,
+            f"{size} and its means by {course.stderr:.2g}, too much on a scale of {course.scale:.2g} to see a trend"
+            f"{where}",
+        )
+    ]
+
+
+def baseline(found: Comparison) -> Finding:
+    """Whether the model is better than independent marginals of the same rows."""
+    if found.worse:
+        return Finding(
+            FAULT,
+            f"baseline: worse than independent marginals, {found}; standardize the columns, train longer at a lower "
+            "learning rate, or take another family",
+        )
+    if found.better:
+        return Finding(FINE, f"baseline: {found}")
+    return Finding(CAUTION, f"baseline: no better than independent marginals, {found}")
+
+
+def gradient(found: GradientCourse) -> Finding:
+    """Whether gradients reached the parameters, and stayed of one order of magnitude."""
+    if found.dead:
+        return Finding(
+            FAULT,
+            "gradient: zero in every step, nothing was learned; look for detach(), or parameters that the loss does "
+            "not use",
+        )
+    size = f"gradient: norm {found.first:.2g} at the start, {found.last:.2g} at the end"
+    if found.grown:
+        return Finding(
+            CAUTION,
+            f"{size}: the parameters run away, or the density collapses onto points; clip gradients, and look at "
+            "the columns of the data",
+        )
+    return Finding(FINE, size)
+
+
+def guide(khat: Tensor, ess: Tensor, draws: int) -> Finding:
+    """How close the guide is to the posterior."""
+    bad = bool(khat.nanmedian() > RELIABLE)
+    severity = FAULT if bad else FINE
+    advice = (
+        "; a more flexible guide, or more training, would bring it closer to the posterior"
+        if bad
+        else ""
+    )
+    if khat.ndim == 0:
+        whole = f"k-hat {khat:.2f} for the whole posterior"
+        advice = UNMOVED if khat.isnan() else advice
+        return Finding(severity, f"guide: {whole}; ESS {ess:.0f} of {draws} draws{advice}")
+    unreliable = (khat > RELIABLE).double().mean().item()
+    share = f"k-hat > {RELIABLE} on {unreliable:.0%} of {len(khat)} rows"
+    typical = f"median {khat.nanmedian():.2f}; median ESS {ess.median():.0f} of {draws} draws"
+    unmoved = f"; on {int(khat.isnan().sum())} rows{UNMOVED}" if khat.isnan().any() else ""
+    return Finding(severity, f"guide: {share}, {typical}{advice}{unmoved}")
+
+
+def latents(active: Tensor) -> Finding:
+    """How many latents are in use."""
+    units = int(active.sum())
+    collapse = "" if units else "; the model ignores them (posterior collapse)"
+    return Finding(
+        FINE if units else FAULT, f"latents: {units} of {active.numel()} units active{collapse}"
+    )

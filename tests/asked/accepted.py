@@ -1,0 +1,112 @@
+"""Arguments that are data, and unusual values that arguments take on purpose, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probgen import CosineSchedule
+
+# data have checks of their own: shapes, support, missing values
+DATA = {
+    ("*", "batch"),
+    ("*", "x"),
+    ("*", "data"),
+    ("*", "samples"),
+    ("*", "real"),
+    ("*", "reference"),
+    ("*", "validation"),
+    ("copying_test", "train"),
+    ("copying_test", "held_out"),
+    ("sample_report", "train"),
+    ("verdict", "held_out"),
+    ("em", "weights"),
+    ("classifier_features", "labels"),
+    ("sample", "context"),
+    ("impute", "context"),
+    ("check_generative", "context"),
+    ("Marginal", "context"),
+    ("reverse_annealing", "base"),
+    ("conditional", "mask"),
+    ("gibbs", "mask"),
+    ("StickBreaking", "validate_args"),  # an argument of every distribution of Pyro
+}
+
+ANY_NUMBER = "a number of either sign"
+OF_ONE_NUMBER = "a context that is one number"
+NO_PLATES = "a program without plates"
+NO_FLOOR = "no estimate of the floor"
+NO_TEST = "no p-value"
+COLOR = "a gray level of images in [-1, 1]"
+NOT_ASKED = "these steps do not look at the schedule"
+
+# (callable or "*", argument): (values, why they are taken)
+ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
+    ("*", "context"): ((0,), "no context"),
+    ("*", "context_ndim"): ((0,), OF_ONE_NUMBER),
+    ("*", "max_plate_nesting"): ((0,), NO_PLATES),
+    ("*", "seed"): ((0,), "a seed"),
+    ("*", "splits"): ((0,), NO_FLOOR),
+    ("*", "permutations"): ((0,), NO_TEST),
+    ("*", "fill"): ((-1.0,), COLOR),
+    ("*", "low"): ((-1.0,), ANY_NUMBER),
+    ("*", "high"): ((-1.0,), ANY_NUMBER),
+    ("*", "start"): ((-1.0,), ANY_NUMBER),
+    ("*", "stop"): ((-1.0,), ANY_NUMBER),
+    ("*", "guidance"): ((-1.0,), "guidance away from the context"),
+    ("*", "log_snr_max"): ((-1.0,), ANY_NUMBER),
+    ("*", "log_snr_min"): ((-1.0,), ANY_NUMBER),
+    ("*", "limit"): ((0,), "never summed out"),
+    ("uniform_steps", "schedule"): ((3, "x", CosineSchedule, None), NOT_ASKED),
+    ("quadratic_steps", "schedule"): ((3, "x", CosineSchedule, None), NOT_ASKED),
+    ("Autoregressive", "batch_shape"): (((0,),), "no rows"),
+    ("Autoregressive", "entry_ndim"): ((0,), "entries that are numbers"),
+    ("Codes", "numbers"): ((0,), "categories alone"),
+    ("Constant", "*shape"): ((0,), "no raw values, for what has none"),
+    ("ContinuousFlow", "frequencies"): ((0,), "a field that does not see the time"),
+    ("Fixed", "event_ndim"): ((0,), "events that are numbers"),
+    ("Independent", "ndim"): ((0,), "nothing moves to the event"),
+    ("LinearGaussian", "parents"): ((0,), "a variable without parents"),
+    ("LogNormalTimes", "mean"): ((-1.0,), ANY_NUMBER),
+    ("MarkovChain", "order"): ((0,), "independent variables"),
+    ("Normalised", "log_z"): ((-1.0,), ANY_NUMBER),
+    ("RandomFeatures", "location"): ((-1.0,), ANY_NUMBER),
+    ("Renyi", "alpha"): ((-1.0,), "an upper bound"),
+    ("UNet", "attention"): ((0,), "no attention"),
+    ("annealed_importance", "settle"): ((0,), "no steps before the way back"),
+    ("em", "steps"): ((0,), "the score of the start"),
+    ("em", "n_init"): ((0,), "on from the present parameters"),
+    ("em", "tol"): ((0,), "as many steps as asked"),
+    ("sample", "n"): ((0,), "no draws"),
+}
+
+# public names that are not in the tables of good calls, and why
+EXEMPT = {
+    "KINDS": "a tuple",
+    "Keywords": "a dict",
+    "GenerativeModel": "a protocol",
+    "DistributionModule": "abstract",
+    "LatentVariableModel": "abstract",
+    "Emission": "abstract",
+    "Objective": "abstract",
+    "CheckpointError": "an error",
+    "CompileWarning": "a warning",
+    "FitWarning": "a warning",
+    "NonFiniteLoss": "an error",
+    "NotCompilable": "an error",
+    "Run": "made by fit",
+    "History": "made by fit",
+    "Chains": "made by mcmc",
+    "Imputation": "made by impute",
+    "LogZ": "made by annealed_importance",
+    "SampleReport": "made by sample_report",
+    "TwoSample": "made by the tests",
+    "data_plate": "called in programs, at every step, with rows",
+    "density": "asks any object",
+    "load_digits": "without arguments",
+    "as_chains": "takes draws, which are data",
+    "categorical_emission": "called in programs, at every step, with tensors",
+    "normal_emission": "called in programs, at every step, with tensors",
+    "poisson_emission": "called in programs, at every step, with tensors",
+    "deterministic": "called by processes, at every step, with tensors",
+    "with_own_noise": "called by processes, at every step, with tensors",
+}

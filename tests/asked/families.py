@@ -1,0 +1,176 @@
+"""One good call of every public family."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+import probgen as pg
+from asked.parts import (
+    SCHEDULE,
+    diffusion,
+    gaussian,
+    given,
+    labels,
+    noising,
+    normal,
+    rows,
+    vae,
+)
+
+FLOW = {"dims": 2, "layers": 1, "hidden": (4,)}
+
+
+def _image_head() -> pg.Categorical:
+    return pg.Categorical(levels=2, event_ndim=3, context_ndim=3)
+
+
+# arguments by name; those of a star under "*name"
+GOOD = {
+    "AutoregressiveFlow": lambda: {**FLOW, "univariate": pg.Affine()},
+    "MAF": lambda: dict(FLOW),
+    "IAF": lambda: dict(FLOW),
+    "NSF": lambda: dict(FLOW),
+    "NAF": lambda: dict(FLOW),
+    "UNAF": lambda: dict(FLOW),
+    "SOSPF": lambda: dict(FLOW),
+    "BPF": lambda: dict(FLOW),
+    "CouplingFlow": lambda: {**FLOW, "univariate": pg.Affine()},
+    "RealNVP": lambda: dict(FLOW),
+    "CouplingNSF": lambda: dict(FLOW),
+    "ContinuousFlow": lambda: {"dims": 2, "hidden": (4,)},
+    "FFJORD": lambda: {"dims": 2, "hidden": (4,)},
+    "CircularFlow": lambda: {"dims": 2, "hidden": (4,)},
+    "SphereFlow": lambda: {"transforms": 1, "hidden": (4,)},
+    "Glow": lambda: {"shape": (1, 4, 4), "scales": 1, "steps": 1},
+    "IntegerFlow": lambda: {"shape": (1, 4, 4), "levels": 4, "scales": 1, "steps": 1},
+    "BayesianGaussianMixture": lambda: {"components": 2, "dims": 2},
+    "BayesianHiddenMarkovModel": lambda: {
+        "states": 2,
+        "steps": 3,
+        "emission": pg.poisson_emission,
+        "priors": {"rates": pg.Fixed(dist.Gamma, 1, concentration=torch.ones(2), rate=1.0)},
+    },
+    "BayesianNetwork": lambda: {"conditionals": labels(), "parents": {"b": ("a",)}},
+    "BayesianPPCA": lambda: {"dims": 3, "factors": 1},
+    "PPCA": lambda: {"dims": 3, "factors": 1},
+    "FactorAnalysis": lambda: {"dims": 3, "factors": 1},
+    "ChowLiu": lambda: {"levels": (2, 2, 3)},
+    "MixtureOfTrees": lambda: {"components": 2, "levels": (2, 2, 3)},
+    "Factorised": lambda: {"dims": 3},
+    "JointTable": lambda: {"dims": 3},
+    "MarkovChain": lambda: {"dims": 3},
+    "MarkovRandomField": lambda: {"shape": (2, 2), "edges": pg.grid_edges(2, 2)},
+    "Codes": lambda: {"categories": (3,), "numbers": 1},
+    "InfoGAN": lambda: {
+        "generator": pg.GAN(pg.SideBySide(pg.MLP(6, [4], 2)), normal(2), (2,)),
+        "codes": pg.Codes((3,), 1),
+        "recogniser": pg.Codes((3,), 1, pg.MLP(2, [4], 5)),
+    },
+    "GAN": lambda: {"generator": pg.MLP(2, [4], 2), "base": normal(2)},
+    "DeepBoltzmannMachine": lambda: {"visible": pg.BernoulliUnits(3), "hidden": (2, 2)},
+    "RBM": lambda: {"visible": pg.BernoulliUnits(3), "hidden": 2},
+    "EnergyBasedModel": lambda: {"net": pg.MLP(2, [4], 1), "shape": (2,)},
+    "JointEnergyModel": lambda: {"net": pg.MLP(2, [4], 3), "shape": (2,)},
+    "DeepMarkovModel": lambda: {
+        "transition": pg.Gaussian(pg.GatedTransition(2, 4)),
+        "emission": given(2, 3),
+        "network": pg.RNN(3, 4),
+        "combiner": pg.Gaussian(pg.Combiner(2, 4)),
+        "shape": (5, 2),
+    },
+    "NADE": lambda: {"dims": 3, "hidden": 4, "head": pg.Bernoulli()},
+    "DeepNADE": lambda: {"dims": 3, "hidden": (4,), "head": pg.Bernoulli()},
+    "MADE": lambda: {"dims": 3, "hidden": (4,), "head": pg.Bernoulli()},
+    "PixelCNN": lambda: {
+        "shape": (1, 3, 3),
+        "head": _image_head(),
+        "embed": pg.Levels(2),
+        "width": 4,
+        "layers": 1,
+    },
+    "PixelRNN": lambda: {
+        "shape": (1, 3, 3),
+        "head": _image_head(),
+        "embed": pg.Levels(2),
+        "width": 4,
+        "layers": 1,
+    },
+    "Transformer": lambda: {
+        "shape": (4,),
+        "head": pg.Categorical(levels=3),
+        "embed": pg.Tokens(3, 8),
+        "layers": 1,
+    },
+    "SequenceModel": lambda: {
+        "network": pg.RNN(2, 4),
+        "emission": given(4, 2),
+        "shape": (5, 2),
+    },
+    "Diffusion": lambda: {"net": pg.TimeMLP(2, [4]), "shape": (2,), "steps": 4},
+    "DiffusionChain": lambda: {"diffusion": diffusion()},
+    "ProbabilityFlow": lambda: {"diffusion": diffusion()},
+    "FlowMatching": lambda: {"net": pg.TimeMLP(2, [4]), "shape": (2,)},
+    "NoisingDiffusion": lambda: {
+        "net": pg.TimeMLP(2, [4]),
+        "shape": (2,),
+        "process": pg.GaussianNoise(SCHEDULE),
+    },
+    "CategoricalDiffusion": lambda: {
+        "net": pg.TimeMLP(6, [4]),
+        "shape": (2,),
+        "process": pg.UniformNoise(3, SCHEDULE),
+    },
+    "UnrolledDiffusion": lambda: {"diffusion": noising()},
+    "Empirical": lambda: {"rows": rows(2)},
+    "GaussianMixture": lambda: {"components": 2, "dims": 2},
+    "Mixture": lambda: {"components": [gaussian(), gaussian()]},
+    "HiddenMarkovModel": lambda: {
+        "states": 2,
+        "steps": 3,
+        "emission": pg.GaussianEmission(2, 2),
+    },
+    "GaussianEmission": lambda: {"states": 2, "dims": 2},
+    "GaussianMixtureEmission": lambda: {"states": 2, "components": 2, "dims": 2},
+    "CategoricalEmission": lambda: {"states": 2, "levels": 3},
+    "PoissonEmission": lambda: {"states": 2},
+    "LinearGaussianStateSpace": lambda: {"states": 2, "dims": 2, "steps": 3},
+    "Normalised": lambda: {"gen": gaussian(), "log_z": 0.0},
+    "Quantised": lambda: {"family": gaussian()},
+    "BinNoise": lambda: {"net": pg.MLP(2, [4], 4)},
+    "Standardised": lambda: {"family": gaussian()},
+    "Transformed": lambda: {"family": gaussian(), "*layers": (nn.Identity(),)},
+    "VAE": lambda: {"prior": normal(1), "decoder": given(1, 2), "encoder": given(2, 1)},
+    "Fixed": lambda: {"family": dist.Normal, "loc": torch.zeros(2), "scale": 1.0},
+    "Independent": lambda: {"module": gaussian()},
+    "Marginal": lambda: {"gen": vae()},
+    "Program": lambda: {"model": lambda: None},
+    "Gaussian": lambda: {"net": pg.Constant(4)},
+    "StudentT": lambda: {"net": pg.Constant(6)},
+    "FullGaussian": lambda: {"net": pg.Constant(5)},
+    "Bernoulli": lambda: {"net": pg.Constant(2)},
+    "Categorical": lambda: {"net": pg.Constant(6), "levels": 3},
+    "DiscretizedLogisticMixture": lambda: {"net": pg.Constant(60), "levels": 4},
+    "Poisson": lambda: {"net": pg.Constant(2)},
+    "NegativeBinomial": lambda: {"net": pg.Constant(4)},
+    "Mixed": lambda: {"net": pg.Constant(3), "columns": [pg.Gaussian(), pg.Bernoulli()]},
+    "MixtureOfGaussians": lambda: {"components": 2, "net": pg.Constant(12)},
+    "Table": lambda: {"levels": 2},
+    "LinearGaussian": lambda: {"parents": 1},
+    "standard_normal": lambda: {"*shape": (2,)},
+    "Pushforward": lambda: {
+        "base_dist": normal()(),
+        "transform": torch.distributions.transforms.ExpTransform(),
+    },
+    "Autoregressive": lambda: {
+        "laws": lambda x: dist.Normal(x, 1.0),
+        "steps": lambda shape: iter(()),
+        "event_shape": (2,),
+    },
+    "StickBreaking": lambda: {"concentration": torch.ones(3)},
+    "Gaussianised": lambda: {"weights": torch.ones(2, 4), "low": -1.0, "high": 1.0},
+    "Score": lambda: {"value": torch.zeros(3), "kind": "exact"},
+    "Truncated": lambda: {"temperature": 0.5},
+    "Nutpie": dict,
+}

@@ -1,0 +1,173 @@
+"""One good call of every public function that takes more than tensors."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+
+import probgen as pg
+from asked.parts import (
+    bayesian,
+    energy,
+    gaussian,
+    mean_of,
+    mixture,
+    program,
+    rows,
+    vae,
+)
+
+BIF = """network n { } variable a { type discrete [ 2 ] { x, y }; }
+probability ( a ) { table 0.5, 0.5; }"""
+Y = torch.tensor([0.5, 1.0, -0.5, 0.2])
+
+
+def _pair(**options: object) -> dict:
+    return {"samples": rows(2, count=50), "real": rows(2, count=60) + 0.1, **options}
+
+
+def _tables() -> object:
+    return pg.parse_bif(BIF)
+
+
+# "FOLDER" becomes a temporary folder
+GOOD = {
+    "fit": lambda: {
+        "gen": gaussian(),
+        "data": rows(2),
+        "steps": 1,
+        "progress": False,
+        "verdict": False,
+        "compile": False,
+    },
+    "adam": lambda: {"lr": 0.1},
+    "em": lambda: {"gen": mixture(), "x": rows(2, count=30), "steps": 200, "seed": 0},
+    "mcmc": lambda: {
+        "gen": bayesian,
+        "*batch": (Y,),
+        "draws": 2,
+        "tune": 2,
+        "chains": 1,
+        "sampler": pg.PyroNUTS(),
+        "progress": False,
+        "seed": 0,
+    },
+    "simulation_based_calibration": lambda: {
+        "gen": bayesian,
+        "*batch": (Y,),
+        "sims": 2,
+        "draws": 3,
+        "thin": 1,
+        "tune": 4,
+        "sampler": pg.PyroNUTS(),
+        "progress": False,
+    },
+    "sample": lambda: {"gen": gaussian(), "n": 2},
+    "log_likelihood": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 2},
+    "log_weights": lambda: {"gen": vae(), "*batch": (rows(2),)},
+    "posterior": lambda: {"gen": vae(), "*batch": (rows(2),), "draws": 2},
+    "predictive": lambda: {"gen": program(), "*batch": (Y,), "draws": 2},
+    "prior_predictive": lambda: {"gen": program(), "*batch": (Y,), "draws": 2},
+    "predictive_check": lambda: {
+        "gen": program(),
+        "*batch": (Y,),
+        "statistic": mean_of,
+        "draws": 2,
+    },
+    "to_arviz": lambda: {"gen": program(), "*batch": (Y,), "draws": 4},
+    "loo": lambda: {"data": pg.to_arviz(vae(), rows(2), draws=30), "var_name": None},
+    "impute": lambda: {"gen": mixture(), "x": rows(2), "draws": 2, "steps": 3},
+    "active_units": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 4},
+    "khat": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
+    "verdict": lambda: {"gen": vae(), "*batch": (rows(2),), "draws": 60, "seconds": 0.1},
+    "annealed_importance": lambda: {
+        "gen": energy(),
+        "temperatures": 3,
+        "chains": 2,
+        "settle": 1,
+    },
+    "reverse_annealing": lambda: {
+        "gen": energy(),
+        "x": torch.ones(2, 3),
+        "temperatures": 3,
+        "chains": 2,
+    },
+    "relabel": lambda: {
+        "draws": {"weights": torch.rand(2, 5, 3), "means": torch.rand(2, 5, 3, 2)},
+        "leading": 2,
+    },
+    "check_generative": lambda: {"gen": gaussian(), "x": rows(2)},
+    "save": lambda: {"module": gaussian(), "path": "FOLDER/model"},
+    "load": lambda: {"module": gaussian(), "path": "FOLDER/saved"},
+    "parse_bif": lambda: {"text": BIF},
+    "read_bif": lambda: {"path": "FOLDER/network.bif"},
+    "write_bif": lambda: {"network": _tables(), "path": "FOLDER/written.bif"},
+    "format_bif": lambda: {"network": _tables()},
+    "load_mnist": lambda: {"path": "FOLDER/mnist.npz"},
+    "grid_edges": lambda: {"*shape": (2, 2)},
+    "random_orders": lambda: {"count": 2, "dims": 3},
+    "conditional": lambda: {
+        "distribution": dist.Normal(torch.zeros(2), 1.0).to_event(1),
+        "x": torch.zeros(2),
+        "mask": torch.tensor([True, False]),
+    },
+    "gibbs": lambda: {
+        "distribution": pg.MarkovChain(3)(),
+        "x": torch.zeros(1, 3),
+        "mask": torch.tensor([[True, True, False]]),
+        "steps": 1,
+    },
+    "truncated": lambda: {
+        "distribution": dist.Categorical(torch.ones(3)),
+        "rule": pg.Truncated(0.5),
+    },
+    "from_betas": lambda: {"betas": (0.1, 0.2)},
+    "even_steps": lambda: {"steps": 4},
+    "linear_steps": lambda: {"steps": 4},
+    "cosine_steps": lambda: {"steps": 4},
+    "uniform_steps": lambda: {
+        "count": 4,
+        "schedule": pg.CosineSchedule(),
+        "like": torch.zeros(1),
+    },
+    "quadratic_steps": lambda: {
+        "count": 4,
+        "schedule": pg.CosineSchedule(),
+        "like": torch.zeros(1),
+    },
+    "log_snr_steps": lambda: {
+        "count": 4,
+        "schedule": pg.CosineSchedule(),
+        "like": torch.zeros(1),
+    },
+    "gaussian_frechet": lambda: {
+        "mean": torch.zeros(2),
+        "covariance": torch.eye(2),
+        "other_mean": torch.ones(2),
+        "other_covariance": torch.eye(2),
+    },
+    "classifier_features": lambda: {
+        "x": rows(3, count=20),
+        "labels": torch.arange(20) % 2,
+        "width": 4,
+        "steps": 2,
+        "batch_size": 4,
+        "held_out": 0.2,
+        "cache": "FOLDER",
+    },
+    "classifier_two_sample_test": lambda: _pair(permutations=3, folds=2),
+    "copying_test": lambda: {
+        "samples": rows(2, count=24),
+        "train": rows(2, count=20) + 0.1,
+        "held_out": rows(2, count=16) - 0.1,
+    },
+    "density_coverage": _pair,
+    "precision_recall": _pair,
+    "energy_test": lambda: _pair(permutations=3),
+    "mmd_test": lambda: _pair(permutations=3),
+    "kernel_distance": _pair,
+    "frechet_distance": _pair,
+    "wasserstein": _pair,
+    "sliced_wasserstein": lambda: _pair(projections=4),
+    "sample_report": lambda: _pair(permutations=3),
+}

@@ -1,0 +1,88 @@
+"""Small parts that the good calls are made of."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+import probgen
+
+SCHEDULE = torch.tensor([0.9, 0.6, 0.3], dtype=torch.float64)
+
+
+def rows(*event: int, count: int = 8) -> Tensor:
+    """Normal numbers, the same at each call."""
+    return torch.randn(count, *event, generator=torch.Generator().manual_seed(0))
+
+
+def normal(dims: int = 2) -> probgen.Fixed:
+    return probgen.standard_normal(dims)
+
+
+def gaussian(dims: int = 2) -> probgen.Gaussian:
+    return probgen.Gaussian(probgen.Constant(2 * dims))
+
+
+def given(inputs: int, dims: int) -> probgen.Gaussian:
+    """A normal distribution given a vector."""
+    return probgen.Gaussian(probgen.MLP(inputs, [4], 2 * dims))
+
+
+def mixture() -> probgen.GaussianMixture:
+    return probgen.GaussianMixture(2, 2)
+
+
+def vae() -> probgen.VAE:
+    return probgen.VAE(normal(1), given(1, 2), given(2, 1))
+
+
+def diffusion(steps: int | None = 4) -> probgen.Diffusion:
+    return probgen.Diffusion(probgen.TimeMLP(2, [4]), (2,), steps=steps)
+
+
+def noising() -> probgen.NoisingDiffusion:
+    net = probgen.TimeMLP(2, [4])
+    return probgen.NoisingDiffusion(net, (2,), probgen.GaussianNoise(SCHEDULE))
+
+
+def energy() -> probgen.RBM:
+    return probgen.RBM(probgen.BernoulliUnits(3), 2)
+
+
+def labels() -> dict[str, probgen.Table]:
+    """Two binary variables, the second given the first."""
+    return {"a": probgen.Table(2), "b": probgen.Table(2, (2,))}
+
+
+def bayesian(y: Tensor) -> None:
+    """A program with one latent variable."""
+    import pyro
+
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def about_mu(y: Tensor) -> None:
+    """Its guide."""
+    import pyro
+
+    loc = pyro.param("loc", torch.zeros(()))
+    pyro.sample("mu", dist.Normal(loc, 1.0))
+
+
+def program() -> probgen.Program:
+    return probgen.Program(bayesian, about_mu)
+
+
+def critic() -> nn.Module:
+    return probgen.MLP(2, [4], 1)
+
+
+def squared(x: Tensor) -> Tensor:
+    return x.square()
+
+
+def mean_of(x: Tensor) -> Tensor:
+    return x.float().mean()

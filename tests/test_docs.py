@@ -1,0 +1,65 @@
+"""Every snippet of the documentation runs, page by page, and links inside it lead somewhere."""
+
+import contextlib
+import io
+import re
+import traceback
+import warnings
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pyro
+import pytest
+import torch
+
+DOCS = Path(__file__).parents[1] / "docs"
+GENERATED = {"_generated", "_ext", "_static", "reference"}
+PAGES = sorted(p for p in DOCS.rglob("*.md") if p.relative_to(DOCS).parts[0] not in GENERATED)
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def snippets(page: Path) -> list[str]:
+    """The Python code of a page, in order."""
+    return FENCE.findall(page.read_text())
+
+
+WITH_CODE = [page for page in PAGES if snippets(page)]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    names = {"__name__": "__main__"}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for code in snippets(page):
+            try:
+                exec(compile(code, str(page), "exec"), names)
+            except Exception:
+                pytest.fail(f"in\n{code}\n{traceback.format_exc(limit=-3)}")
+    plt.close("all")
+
+
+LINK = re.compile(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`|\]\((?!http|#|mailto)([^)#]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_links_inside_the_documentation_lead_somewhere(page):
+    for name, path in LINK.findall(page.read_text()):
+        target = page.parent / (name or path)
+        generated = "reference" in target.parts or "_generated" in target.parts
+        assert generated or target.exists() or target.with_suffix(".md").exists(), target
+
+
+def test_every_page_stands_in_a_table_of_contents():
+    listed = {"index"}
+    for page in PAGES:
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL):
+            names = [line for line in block.splitlines() if line and not line.startswith(":")]
+            folder = page.parent.relative_to(DOCS).as_posix()
+            prefix = "" if folder == "." else folder + "/"
+            listed |= {prefix + name for name in names}
+    here = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
+    assert here - listed == set()
