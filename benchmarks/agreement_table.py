@@ -97,7 +97,8 @@ def summary(rows: Sequence[Row]) -> list[str]:
     worst, name = max(((value, name) for value, name, _ in found.values()), default=(0.0, "-"))
     lines += [
         "",
-        f"Reference: Pyro's own loss for {with_pyro} of {len(rows)} programs; overall {worst:.1e} (`{name}`).",
+        f"Reference: Pyro's own loss for {with_pyro} of {len(rows)} programs; overall {worst:.1e} "
+        f"(`{name}`).",
     ]
     return lines + [f"- `{row.name}` failed: {row.failed}" for row in rows if row.failed]
 

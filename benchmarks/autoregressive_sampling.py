@@ -3,10 +3,10 @@
 Incremental sampling against one whole pass per variable.
 
 Untrained models of the size of binary MNIST: 784 variables, 500 hidden units (DeepNADE: two
-layers). Both samplers draw from the same law; MADE computes each hidden unit once, NADE and
-DeepNADE carry their first layer along. The naive sampler scores all variables in one parallel pass
-and keeps one of them, 784 times. Medians of the processor time of one thread, over repeats taken in
-turns.
+layers). Both samplers draw from the same distribution; MADE computes each hidden unit once, NADE
+and DeepNADE carry their first layer along. The naive sampler scores all variables in one parallel
+pass and keeps one of them, 784 times. Medians of the processor time of one thread, over repeats
+taken in turns.
 
     python benchmarks/autoregressive_sampling.py
     python benchmarks/autoregressive_sampling.py --only made --rows 1 64
@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import torch
 
-from probgen.core.heads import Bernoulli
+from probgen.heads import Bernoulli
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.made import MADE
 from probgen.models.nade import NADE
@@ -32,27 +32,27 @@ Sampler = Callable[[int], torch.Tensor]
 
 
 def made() -> dict[str, Sampler]:
-    law = MADE(DIMS, [HIDDEN], Bernoulli()).eval()()
+    distribution = MADE(DIMS, [HIDDEN], Bernoulli()).eval()()
     return {
-        "incremental": lambda rows: law.sample((rows,)),
-        "naive": lambda rows: law.naive_sample((rows,)),
+        "incremental": lambda rows: distribution.sample((rows,)),
+        "naive": lambda rows: distribution.naive_sample((rows,)),
     }
 
 
 def nade() -> dict[str, Sampler]:
-    law = NADE(DIMS, HIDDEN, Bernoulli()).eval()()
+    distribution = NADE(DIMS, HIDDEN, Bernoulli()).eval()()
     return {
-        "incremental": lambda rows: law.sample((rows,)),
-        "naive": lambda rows: law.naive_sample((rows,)),
+        "incremental": lambda rows: distribution.sample((rows,)),
+        "naive": lambda rows: distribution.naive_sample((rows,)),
     }
 
 
 def deep_nade() -> dict[str, Sampler]:
     """Its naive form completes an empty row: one run of the whole network for each variable."""
     gen = DeepNADE(DIMS, [HIDDEN, HIDDEN], Bernoulli()).eval()
-    law, empty = gen.ordered(gen.orders[0]), gen.completion(torch.full((DIMS,), torch.nan))
+    distribution, empty = gen.ordered(gen.orders[0]), gen.completion(torch.full((DIMS,), torch.nan))
     return {
-        "incremental": lambda rows: law.sample((rows,)),
+        "incremental": lambda rows: distribution.sample((rows,)),
         "naive": lambda rows: empty.sample((rows,)),
     }
 
@@ -80,10 +80,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        f"one thread; load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        f"one thread; load of the machine at the start: {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores"
     )
     print(
-        f"{'model':10s} {'rows':>5s} {'incremental':>14s} {'naive':>14s}   ratio   (ms of processor time per sample)"
+        f"{'model':10s} {'rows':>5s} {'incremental':>14s} {'naive':>14s}   ratio   (ms of "
+        "processor time per sample)"
     )
     for name in arguments.only:
         samplers = MODELS[name]()

@@ -3,7 +3,7 @@
 One recipe, unchanged, on eight sets.
 
 Every set is fitted by two candidates: a mixture of separately trained MADEs, each with an order of
-its own, which fits fast where rows are many, and one MADE over many orders, which is regularised by
+its own, which fits fast where rows are many, and one MADE over many orders, which is regularized by
 them where rows are few. Weights are averaged while training, the best state of each run is chosen
 by validation, and so is the candidate. Test rows are scored once, by the chosen model alone: the
 exact density of its mixture.
@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 import probgen as pg
-from probgen.core.heads import Bernoulli
 from probgen.datasets import Splits
 from probgen.distributions.orderings import random_orders
+from probgen.heads import Bernoulli
 from probgen.models.made import MADE
 
 PUBLISHED = {  # mean test negative log-likelihood in nats, as printed in the literature
@@ -124,7 +124,8 @@ def run(name: str, rows: Splits, longer: float) -> None:
         ", ".join(f"{source} {value}" for source, value in PUBLISHED[name].items()) or "none"
     )
     print(
-        f"{name}: test NLL {-test.mean:.3f} ± {test.stderr:.3f} nats ({test.kind}; {chosen}; {minutes:.1f} min); "
+        f"{name}: test NLL {-test.mean:.3f} ± {test.stderr:.3f} nats ({test.kind}; {chosen}; "
+        f"{minutes:.1f} min); "
         f"validation NLL {', '.join(f'{label}: {-value:.3f}' for label, value in values.items())}; "
         f"published: {published}",
         flush=True,

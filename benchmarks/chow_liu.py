@@ -53,11 +53,11 @@ def mixture(
     best, state, chosen, levels = -torch.inf, None, None, (2,) * data["train"].shape[1]
     for count, added in itertools.product(components, smoothing):
         gen, before = MixtureOfTrees(count, levels, smoothing=added), -torch.inf
-        gen.initialise(data["train"], torch.Generator().manual_seed(0))
+        gen.initialize(data["train"], torch.Generator().manual_seed(0))
         for _ in range(steps):
             with warnings.catch_warnings():  # smoothing is a penalty, which EM's value leaves out
                 warnings.simplefilter("ignore")
-                pg.em(gen, data["train"], steps=3, tol=0.0, n_init=0)
+                pg.em(gen, data["train"], max_iter=3, tol=0.0, n_init=0)
             value = gen().log_prob(data["valid"]).mean().item()
             if value > best:
                 best, state, chosen = value, copy.deepcopy(gen), (count, added)
@@ -88,13 +88,14 @@ def main() -> None:
         data = rows(arguments.data, name)
         tree = ChowLiu((2,) * data["train"].shape[1])
         began = time.perf_counter()
-        tree.initialise(data["train"])
+        tree.initialize(data["train"])
         seconds = time.perf_counter() - began
         score = pg.log_likelihood(tree, data["test"])
         shape = "{:7d}{:9d}".format(*data["train"].shape)
         nll = -score.value.double().mean().item()
         print(
-            f"{name:12s}{shape}{seconds:8.2f}{nll:14.3f} ({score.kind}){KNOWN[name]:9.3f}{nll - KNOWN[name]:8.3f}",
+            f"{name:12s}{shape}{seconds:8.2f}{nll:14.3f} "
+            f"({score.kind}){KNOWN[name]:9.3f}{nll - KNOWN[name]:8.3f}",
             flush=True,
         )
         if arguments.components:

@@ -4,7 +4,7 @@ And torch by hand.
 
 Two tasks. Log-likelihood of a VAE (784-400-20) on 1,000 rows with 500 particles; the weights of the
 networks do not matter for time and are random. Posterior and predictive draws, 2,000 of each, of a
-hierarchical logistic regression (1,000 rows, 50 groups, AutoNormal), told as a program that does
+hierarchical logistic regression (1,000 rows, 50 groups, AutoNormal), defined by a program that does
 not accept draws to its left (``Program``'s default, and what Pyro calls sequential), and once more
 in a form that does (Pyro's ``parallel=True``, ``vectorized=True``).
 
@@ -33,8 +33,8 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import probgen as pg
+from probgen.compile.batched_replay import Replay
 from probgen.core import repeat
-from probgen.core.graphs.replay import Replay
 
 PIXELS, HIDDEN, LATENT, GROUPS = 784, 400, 20, 50
 Peers = dict[str, Callable[[], Tensor]]
@@ -65,8 +65,10 @@ class Preparing:
 
 def scores(rows: int, particles: int) -> Peers:
     torch.manual_seed(0)
-    encoder, decoder = pg.MLP(PIXELS, [HIDDEN], 2 * LATENT), pg.MLP(LATENT, [HIDDEN], PIXELS)
-    gen = pg.VAE(pg.standard_normal(LATENT), pg.Bernoulli(decoder), pg.Gaussian(encoder))
+    encoder, decoder = pg.nn.MLP(PIXELS, [HIDDEN], 2 * LATENT), pg.nn.MLP(LATENT, [HIDDEN], PIXELS)
+    gen = pg.VAE(
+        pg.standard_normal(LATENT), pg.heads.Bernoulli(decoder), pg.heads.Gaussian(encoder)
+    )
     x = torch.bernoulli(torch.rand(rows, PIXELS))
 
     @torch.no_grad()
@@ -116,7 +118,7 @@ def grouped_rows(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def logistic(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
-    """Varying intercepts, non-centred."""
+    """Varying intercepts, non-centerd."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
     mean, spread = (
         pyro.sample("mean", dist.Normal(0.0, 1.0)),
@@ -128,7 +130,7 @@ def logistic(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
         pyro.sample("y", dist.Bernoulli(logits=x @ slopes + mean + spread * offset[group]), obs=y)
 
 
-def vectorised(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
+def vectorized(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
     """The same, with draws to the left of all plates."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
     mean, spread = (
@@ -148,10 +150,10 @@ def draws(rows: int, count: int) -> Peers:
     gen = pg.Program(logistic, guide := AutoNormal(logistic))
     pg.fit(gen, data, steps=300, progress=False, verdict=False)
     fitted = {name: value.detach().clone() for name, value in guide.median(*data).items()}
-    wide = AutoNormal(vectorised)
+    wide = AutoNormal(vectorized)
     wide(*data)
     wide.load_state_dict(guide.state_dict())
-    wide_gen = pg.Program(vectorised, wide, vectorized=True)
+    wide_gen = pg.Program(vectorized, wide, vectorized=True)
 
     def probgen(gen: pg.Program, compile: Any) -> Tensor:
         given = pg.posterior(gen, *data, draws=count, compile=compile)
@@ -176,9 +178,9 @@ def draws(rows: int, count: int) -> Peers:
         "probgen, auto": lambda: probgen(gen, "auto"),
         "probgen, compiled": lambda: probgen(gen, True),
         "Pyro Predictive, sequential": lambda: predictive(logistic, guide, False),
-        "vectorised form: probgen, eager": lambda: probgen(wide_gen, False),
-        "vectorised form: probgen, auto": lambda: probgen(wide_gen, "auto"),
-        "vectorised form: Pyro Predictive, parallel": lambda: predictive(vectorised, wide, True),
+        "vectorized form: probgen, eager": lambda: probgen(wide_gen, False),
+        "vectorized form: probgen, auto": lambda: probgen(wide_gen, "auto"),
+        "vectorized form: Pyro Predictive, parallel": lambda: predictive(vectorized, wide, True),
     }
 
 
@@ -192,7 +194,8 @@ def compare(title: str, peers: Peers, rounds: int, preparing: Preparing) -> None
             results[name] = peer()
             turns[name].append((time.perf_counter() - began, preparing.seconds - before))
     print(
-        f"\n{title}\n{'':44s}{'first':>8s}{'median':>8s}   recording and compiling (first, then)   difference"
+        f"\n{title}\n{'':44s}{'first':>8s}{'median':>8s}   recording and compiling (first, then)   "
+        "difference"
     )
     reference = next(iter(results.values()))
     for name, found in turns.items():
@@ -200,7 +203,8 @@ def compare(title: str, peers: Peers, rounds: int, preparing: Preparing) -> None
         seconds, apart = (statistics.median(values) for values in zip(*later, strict=True))
         error = float((results[name] - reference).abs().mean())
         print(
-            f"{name:44s}{found[0][0]:7.2f}s{seconds:7.2f}s   {found[0][1]:14.2f}s {apart:14.2f}s {error:19.4f}"
+            f"{name:44s}{found[0][0]:7.2f}s{seconds:7.2f}s   {found[0][1]:14.2f}s {apart:14.2f}s "
+            f"{error:19.4f}"
         )
 
 

@@ -147,7 +147,8 @@ def overview(found: dict[str, dict[str, Result]]) -> None:
     )
     more = ("compile s", "again", "even: eager", "even: Pyro")
     print(
-        "\nms/step of every library in its fastest form, ratios to probgen compiled, steps that repay compiling"
+        "\nms/step of every library in its fastest form, ratios to probgen compiled, steps that "
+        "repay compiling"
     )
     print(f"{'':10s}" + "".join(f"{c:>10s}" for c in columns) + "".join(f"{c:>13s}" for c in more))
     for name, results in found.items():
@@ -220,7 +221,8 @@ def main() -> None:
 
         torch.set_num_threads(options.threads)
         print(
-            f"{options.rounds} rounds, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()}"
+            f"{options.rounds} rounds, {options.threads} threads, torch {torch.__version__}, load "
+            f"{os.getloadavg()}"
         )
         found = {}
         for name in options.models:

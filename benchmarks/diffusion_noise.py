@@ -7,7 +7,7 @@ MNIST of 16 x 16 pixels (area means of the 28 x 28, rounded to 256 levels, scale
 squared error of the predicted noise. Fréchet distances of 64 features of a classifier (trained here
 on the real digits) between draws and the 10,000 test rows, for several seeds of the draws, beside
 the same between as many other real digits and the test rows. The bounds are those of the ancestral
-law with all T steps, in bits per dim of the 256 levels, which were dequantised uniformly.
+distribution with all T steps, in bits per dim of the 256 levels, which were dequantized uniformly.
 
     python benchmarks/diffusion_noise.py --data DIR
 """
@@ -65,7 +65,7 @@ def load(data: Path) -> tuple[Tensor, Tensor, Tensor]:
     return train, test, mnist.train_labels.long()
 
 
-def dequantised(levels: Tensor, seed: int) -> Tensor:
+def dequantized(levels: Tensor, seed: int) -> Tensor:
     noise = torch.rand(levels.shape, generator=torch.Generator().manual_seed(seed))
     return (levels + noise) / 128 - 1
 
@@ -86,7 +86,7 @@ def train(gen: NoisingDiffusion, x: Tensor, options: argparse.Namespace, path: P
         Denoising(),
         steps=options.steps,
         batch_size=options.batch,
-        optimizer=pg.adam(1e-3),
+        optimizer=pg.train.adam(1e-3),
         scheduler=falling,
         clip=1.0 * SIDE,
         ema=0.998,
@@ -152,7 +152,7 @@ def main() -> None:
         net = UNet((1, SIDE, SIDE), width=options.width, multipliers=(1, 2, 2))
         gen = NoisingDiffusion(net, (1, SIDE, SIDE), process)
         print(f"{name}, {sum(p.numel() for p in net.parameters()):,} parameters", flush=True)
-        train(gen, dequantised(levels, 0), options, options.checkpoints / f"{name}.safetensors")
+        train(gen, dequantized(levels, 0), options, options.checkpoints / f"{name}.safetensors")
         gen.eval()
         for calls in CALLS:
             for way in ways:
@@ -162,7 +162,7 @@ def main() -> None:
                 ]
                 report(f"{name}, {way.__name__}", f"{calls} calls", values)
         gen.calls, gen.step = None, ancestral
-        score = pg.log_likelihood(gen, dequantised(test[: options.scored], 1), particles=16)
+        score = pg.log_likelihood(gen, dequantized(test[: options.scored], 1), particles=16)
         print(f"  {score.in_bits_per_dim(SIDE * SIDE, 1 / 128)}", flush=True)
 
 

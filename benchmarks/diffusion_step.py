@@ -7,7 +7,7 @@ hand in few lines, denoising-diffusion-pytorch's GaussianDiffusion, and a hand-w
 diffusers' schedulers. Training is loss, backward and Adam for 64 images, velocity prediction
 throughout; ``fit`` is a whole step of training, data included. Sampling is 50 deterministic steps
 for 16 images. They take turns, in another order every round; figures are medians of seconds of the
-processor, which neighbours on the machine disturb least, and ratios are medians of ratios within
+processor, which neighbors on the machine disturb least, and ratios are medians of ratios within
 rounds. Then the peak memory of sampling by 5 and by 50 steps.
 
     OMP_NUM_THREADS=1 python benchmarks/diffusion_step.py
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import probgen as pg
-from probgen.core.graphs.profile import Profile
+from probgen.compile.cost_model import Profile
 from probgen.distributions.diffusion.samplers import DDIM
 from probgen.models.diffusion import Diffusion
 from probgen.nn.unet import UNet
@@ -82,8 +82,8 @@ def ours(images: Tensor) -> tuple[Callable[[], None], Callable[[], Tensor]]:
     gen = Diffusion(network(), SHAPE)
     loss = Denoising()(gen.model, gen.guide)
     step = updated(adam(gen), lambda: loss(images) / len(images))
-    law = gen().using(DDIM(50))
-    return step, lambda: law.sample((16,))
+    distribution = gen().using(DDIM(50))
+    return step, lambda: distribution.sample((16,))
 
 
 class Worn(nn.Module):
@@ -159,7 +159,8 @@ def show(title: str, found: dict[str, list[float]]) -> None:
     for name, values in found.items():
         ratios = [value / base for value, base in zip(values, found["by hand"], strict=True)]
         print(
-            f"  {name:30s} {1000 * statistics.median(values):8.1f}   {statistics.median(ratios):.3f}"
+            f"  {name:30s} {1000 * statistics.median(values):8.1f}   "
+            f"{statistics.median(ratios):.3f}"
         )
 
 
@@ -213,11 +214,11 @@ def main() -> None:
         "50 DDIM steps, 16 images",
         compare({n: pair[1] for n, pair in both.items()}, max(3, arguments.rounds // 3), 1),
     )
-    law = Diffusion(network(), SHAPE)()
+    distribution = Diffusion(network(), SHAPE)()
     print("\npeak memory of sampling 16 images, MB:", end=" ")
     for steps in (5, 50):
         with Profile() as profile:
-            law.using(DDIM(steps)).sample((16,))
+            distribution.using(DDIM(steps)).sample((16,))
         print(f"{steps} steps {profile.peak / 1e6:.3f}", end="   ")
     print()
 

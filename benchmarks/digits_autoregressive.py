@@ -1,9 +1,9 @@
 """A few small PixelCNNs on scikit-learn's digits: exact test scores beside published ones.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularisation,
+Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularization,
 number of steps), 447 to report. Scores are negative log-likelihoods of the 17 levels of 64 pixels,
 nats per image. The ensemble averages the probabilities of every pixel given the earlier ones over
-models that differ in their seed: an exact law again.
+models that differ in their seed: an exact distribution again.
 
     python benchmarks/digits_autoregressive.py
 """
@@ -32,7 +32,7 @@ PUBLISHED = {
 
 
 def pixel_cnn(options: argparse.Namespace) -> PixelCNN:
-    head = pg.DiscretizedLogisticMixture(levels=LEVELS, components=5)
+    head = pg.heads.DiscretizedLogisticMixture(levels=LEVELS, components=5)
     sizes = {"width": options.width, "layers": options.layers, "dropout": options.dropout}
     return PixelCNN((1, 8, 8), head, Levels(LEVELS), **sizes)
 

@@ -4,8 +4,8 @@ Masked against replaced levels, beside other families.
 
 Rows in the order of the file: 1,000 to train, 350 to choose by (number of steps), 447 to report.
 Scores are upper bounds of negative log-likelihoods of the 17 levels of 64 pixels, nats per image.
-The network, a small U-Net with an offset for each pixel, tells a mixture of discretised logistic
-laws for each pixel, whose masses are the logits of its 17 levels.
+The network, a small U-Net with an offset for each pixel, tells a mixture of discretized logistic
+distributions for each pixel, whose masses are the logits of its 17 levels.
 
     python benchmarks/digits_categorical.py
 """
@@ -56,7 +56,7 @@ class OrdinalNet(nn.Module):
         self, features: int, width: int, dropout: float, components: int = 5, places: int = 4
     ):
         super().__init__()
-        self.head = pg.DiscretizedLogisticMixture(
+        self.head = pg.heads.DiscretizedLogisticMixture(
             levels=LEVELS, components=components, event_ndim=3
         )
         self.net = UNet(
@@ -76,9 +76,9 @@ class OrdinalNet(nn.Module):
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
         places = self.places.expand(*h.shape[:-3], *self.places.shape)
-        law = self.head(self.net(torch.cat((h, places), -3), t) + self.offset).base_dist
-        levels = torch.arange(float(LEVELS)).view(-1, *[1] * len(law.batch_shape))
-        return law.log_prob(levels).squeeze(-3).movedim(0, -3)
+        distribution = self.head(self.net(torch.cat((h, places), -3), t) + self.offset).base_dist
+        levels = torch.arange(float(LEVELS)).view(-1, *[1] * len(distribution.batch_shape))
+        return distribution.log_prob(levels).squeeze(-3).movedim(0, -3)
 
 
 def diffusion(process: LabelNoise, options: argparse.Namespace) -> CategoricalDiffusion:

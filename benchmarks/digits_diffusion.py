@@ -4,11 +4,11 @@ Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. 
 log-likelihoods of the 17 levels of 64 pixels, nats per image, each with the kind of number that it
 is: a *bound* is at least as large as the truth, an *unbiased* estimate of the probability gives at
 least it too, on average, the closer the more draws; the density of the probability-flow equation is
-that of another law than the diffusion's, found by a solver whose error nobody looked at:
+that of another distribution than the diffusion's, found by a solver whose error nobody looked at:
 *approximate*.
 
 Two diffusions: one of the levels themselves (its network predicts what other pixels tell about
-each, which the noisy pixel completes by Bayes' rule), and one of dequantised pixels whose marginals
+each, which the noisy pixel completes by Bayes' rule), and one of dequantized pixels whose marginals
 are made normal, as the best flow has them.
 
     python benchmarks/digits_diffusion.py --results digits_diffusion.json     # kept and continued
@@ -29,11 +29,11 @@ from torch import Tensor, nn
 import probgen as pg
 from probgen.distributions.diffusion.predictions import LevelPrediction
 from probgen.distributions.diffusion.reconstruction import LevelReconstruction
-from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.distributions.flows.ode import Rademacher, RungeKutta
 from probgen.models.autoregressive_flow import NSF
 from probgen.models.diffusion import Diffusion
-from probgen.models.standardised import Standardised
+from probgen.models.standardized import Standardized
 from probgen.models.transformed import Transformed
 from probgen.nn.schedules import CosineSchedule
 from probgen.nn.unet import UNet
@@ -58,23 +58,25 @@ def of_levels(rows: Tensor) -> pg.DistributionModule:
     return Diffusion(net, (64,), schedule=CosineSchedule(8.0, -8.0), **levels)
 
 
-def dequantised(rows: Tensor) -> pg.DistributionModule:
+def dequantized(rows: Tensor) -> pg.DistributionModule:
     net = Flat(UNet(SHAPE, width=32, multipliers=(1, 2), dropout=0.2))
-    marginals = Gaussianised.of(rows, 0.0, LEVELS, bins=LEVELS)
-    return pg.Quantised(
+    marginals = Gaussianized.of(rows, 0.0, LEVELS, bins=LEVELS)
+    return pg.Quantized(
         Transformed(Diffusion(net, (64,), schedule=CosineSchedule(10.0, -9.0)), marginals)
     )
 
 
 def mixture(rows: Tensor) -> pg.DistributionModule:
-    return pg.Quantised(
-        Standardised.fitted(pg.GaussianMixture(20, 64, pg.Diagonal), rows + torch.rand_like(rows))
+    return pg.Quantized(
+        Standardized.fitted(
+            pg.GaussianMixture(20, 64, pg.distributions.Diagonal), rows + torch.rand_like(rows)
+        )
     )
 
 
 def flow(rows: Tensor) -> pg.DistributionModule:
-    marginals = Gaussianised.of(rows, 0.0, LEVELS, bins=LEVELS)
-    return pg.Quantised(Transformed(NSF(64, layers=2, hidden=(256,), dropout=0.3), marginals))
+    marginals = Gaussianized.of(rows, 0.0, LEVELS, bins=LEVELS)
+    return pg.Quantized(Transformed(NSF(64, layers=2, hidden=(256,), dropout=0.3), marginals))
 
 
 def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -88,7 +90,7 @@ def train(
 
     The average of the weights kept that does best on the validation rows.
     """
-    rows = [part.flatten(1) for part in pg.load_digits()]
+    rows = [part.flatten(1) for part in pg.datasets.load_digits()]
     torch.manual_seed(0)
     gen, start = make(rows[0]), time.process_time()
     history = pg.fit(
@@ -122,7 +124,7 @@ def shown(score: pg.Score) -> dict[str, float | str]:
 
 def scored(gen: pg.DistributionModule, particles: Iterable[int]) -> list[dict]:
     """Test rows; the first number also for the validation rows."""
-    rows = [part.flatten(1) for part in pg.load_digits()]
+    rows = [part.flatten(1) for part in pg.datasets.load_digits()]
     torch.manual_seed(1)
     found = [shown(pg.log_likelihood(gen, rows[2], particles=count)) for count in particles]
     found[0]["validation"] = -pg.log_likelihood(gen, rows[1], particles=max(particles)).mean
@@ -134,18 +136,20 @@ def diffusion_of_levels(steps: int) -> dict:
     return {"minutes": minutes, "stopped": stopped, "scores": scored(gen, [64])}
 
 
-def diffusion_dequantised(steps: int) -> dict:
-    gen, stopped, minutes = train(dequantised, steps)
+def diffusion_dequantized(steps: int) -> dict:
+    gen, stopped, minutes = train(dequantized, steps)
     found = scored(gen, [64])
     inner = gen.family
     equation = inner.family.probability_flow(RungeKutta(20), Rademacher(1))
-    ode = pg.Quantised(Transformed(equation, *inner.layers)).eval()
+    ode = pg.Quantized(Transformed(equation, *inner.layers)).eval()
     torch.manual_seed(2)
-    found.append(shown(pg.log_likelihood(ode, pg.load_digits().test.flatten(1), particles=1)))
+    found.append(
+        shown(pg.log_likelihood(ode, pg.datasets.load_digits().test.flatten(1), particles=1))
+    )
     return {"minutes": minutes, "stopped": stopped, "scores": found}
 
 
-def of_dequantised(make: Callable[[Tensor], pg.DistributionModule]) -> Callable[[int], dict]:
+def of_dequantized(make: Callable[[Tensor], pg.DistributionModule]) -> Callable[[int], dict]:
     def run(steps: int) -> dict:
         gen, stopped, minutes = train(make, steps)
         return {"minutes": minutes, "stopped": stopped, "scores": scored(gen, [1, 64])}
@@ -157,7 +161,7 @@ def autoencoder(steps: int) -> dict:
     import vae_digits
 
     torch.manual_seed(0)
-    gen, rows, start = vae_digits.vae(), pg.load_digits(), time.process_time()
+    gen, rows, start = vae_digits.vae(), pg.datasets.load_digits(), time.process_time()
     history = vae_digits.train(gen, rows, steps, seed=0)
     minutes = (time.process_time() - start) / 60
     scores = [vae_digits.score(gen, rows.test, count) for count in (1, 500)]
@@ -169,10 +173,10 @@ def autoencoder(steps: int) -> dict:
 
 
 CONTESTANTS: dict[str, tuple[Callable[[int], dict], int]] = {
-    "Gaussian mixture, diagonal": (of_dequantised(mixture), 1000),
-    "NSF, normal marginals": (of_dequantised(flow), 1000),
+    "Gaussian mixture, diagonal": (of_dequantized(mixture), 1000),
+    "NSF, normal marginals": (of_dequantized(flow), 1000),
     "diffusion of levels": (diffusion_of_levels, 1500),
-    "diffusion, normal marginals": (diffusion_dequantised, 1000),
+    "diffusion, normal marginals": (diffusion_dequantized, 1000),
     "VAE": (autoencoder, 2500),
 }
 
@@ -201,7 +205,8 @@ def main() -> None:
             if path is not None:
                 path.write_text(json.dumps(done, indent=1))
     print(
-        "\ntest rows, negative log-likelihood, nats per image, lower is better; minutes of one core in training"
+        "\ntest rows, negative log-likelihood, nats per image, lower is better; minutes of one "
+        "core in training"
     )
     for name, row in done.items():
         for score in row["scores"]:
@@ -209,7 +214,8 @@ def main() -> None:
                 f"{score['kind']}, {score['draws']} draws" if score["draws"] > 1 else score["kind"]
             )
             print(
-                f"  {name:30s} {score['nats']:7.2f} ± {score['stderr']:.2f}   {kind:24s} {row['minutes']:5.1f}"
+                f"  {name:30s} {score['nats']:7.2f} ± {score['stderr']:.2f}   {kind:24s} "
+                f"{row['minutes']:5.1f}"
             )
 
 

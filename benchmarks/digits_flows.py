@@ -1,9 +1,9 @@
 """Normalizing flows on scikit-learn's digits, each beside zuko's flow of the same kind.
 
 Rows in the order of the file: 1,000 to train, 350 to choose by, 447 to report. Scores are negative
-log-likelihoods of the 17 levels of 64 pixels by uniform dequantisation, nats per image: the bound
+log-likelihoods of the 17 levels of 64 pixels by uniform dequantization, nats per image: the bound
 (one draw of the noise) and the estimate from 64 draws. Zuko's flows and ours are trained by the
-same loop: same data (standardised), steps, batches, optimizer, average of weights, choice of the
+same loop: same data (standardized), steps, batches, optimizer, average of weights, choice of the
 step by validation. Every family of ours has a second row with what the library adds: marginals made
 normal by histograms (their determinants counted), dropout and wider networks.
 
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 import probgen as pg
 from probgen.distributions.flows.flow import Pushforward
-from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.models.autoregressive_flow import MAF, NSF
 from probgen.models.coupling_flow import CouplingNSF, RealNVP
-from probgen.models.standardised import Standardised
+from probgen.models.standardized import Standardized
 from probgen.models.transformed import Transformed
 
 DIMS, LEVELS = 64, 17
@@ -53,40 +53,40 @@ class Zukos(pg.DistributionModule):
         return Pushforward(self.base(), self.flow().transform)
 
 
-def standardised(family: pg.DistributionModule, rows: Tensor) -> pg.DistributionModule:
-    return Standardised.fitted(family, rows + torch.rand_like(rows))
+def standardized(family: pg.DistributionModule, rows: Tensor) -> pg.DistributionModule:
+    return Standardized.fitted(family, rows + torch.rand_like(rows))
 
 
-def gaussianised(family: pg.DistributionModule, rows: Tensor) -> pg.DistributionModule:
-    return Transformed(family, Gaussianised.of(rows, 0.0, LEVELS, bins=LEVELS))
+def gaussianized(family: pg.DistributionModule, rows: Tensor) -> pg.DistributionModule:
+    return Transformed(family, Gaussianized.of(rows, 0.0, LEVELS, bins=LEVELS))
 
 
 SMALL, WIDE = {"hidden": (128, 128)}, {"hidden": (256,), "dropout": 0.3}
 CONTESTANTS: dict[str, tuple[Callable[[], pg.DistributionModule], Callable]] = {
     "MAF, zuko": (
         lambda: Zukos(zuko.flows.MAF(DIMS, transforms=3, hidden_features=(128, 128))),
-        standardised,
+        standardized,
     ),
-    "MAF": (lambda: MAF(DIMS, layers=3, **SMALL), standardised),
-    "MAF, normal marginals": (lambda: MAF(DIMS, layers=2, **WIDE), gaussianised),
+    "MAF": (lambda: MAF(DIMS, layers=3, **SMALL), standardized),
+    "MAF, normal marginals": (lambda: MAF(DIMS, layers=2, **WIDE), gaussianized),
     "RealNVP, zuko": (
         lambda: Zukos(zuko.flows.RealNVP(DIMS, transforms=6, hidden_features=(128, 128))),
-        standardised,
+        standardized,
     ),
-    "RealNVP": (lambda: RealNVP(DIMS, layers=6, **SMALL), standardised),
-    "RealNVP, normal marginals": (lambda: RealNVP(DIMS, layers=8, **WIDE), gaussianised),
+    "RealNVP": (lambda: RealNVP(DIMS, layers=6, **SMALL), standardized),
+    "RealNVP, normal marginals": (lambda: RealNVP(DIMS, layers=8, **WIDE), gaussianized),
     "coupling NSF, zuko": (
         lambda: Zukos(zuko.flows.NSF(DIMS, transforms=4, passes=2, hidden_features=(128, 128))),
-        standardised,
+        standardized,
     ),
-    "coupling NSF": (lambda: CouplingNSF(DIMS, layers=4, **SMALL), standardised),
-    "coupling NSF, normal marginals": (lambda: CouplingNSF(DIMS, layers=4, **WIDE), gaussianised),
+    "coupling NSF": (lambda: CouplingNSF(DIMS, layers=4, **SMALL), standardized),
+    "coupling NSF, normal marginals": (lambda: CouplingNSF(DIMS, layers=4, **WIDE), gaussianized),
     "NSF, zuko": (
         lambda: Zukos(zuko.flows.NSF(DIMS, transforms=2, hidden_features=(128, 128))),
-        standardised,
+        standardized,
     ),
-    "NSF": (lambda: NSF(DIMS, layers=2, **SMALL), standardised),
-    "NSF, normal marginals": (lambda: NSF(DIMS, layers=2, **WIDE), gaussianised),
+    "NSF": (lambda: NSF(DIMS, layers=2, **SMALL), standardized),
+    "NSF, normal marginals": (lambda: NSF(DIMS, layers=2, **WIDE), gaussianized),
 }
 
 
@@ -95,11 +95,11 @@ def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def train_and_score(name: str, steps: int) -> dict[str, float | str]:
-    splits = [rows.flatten(1) for rows in pg.load_digits()]
+    splits = [rows.flatten(1) for rows in pg.datasets.load_digits()]
     train, validation, test = splits
     torch.manual_seed(0)
     make, prepared = CONTESTANTS[name]
-    gen, start = pg.Quantised(prepared(make(), train)), time.perf_counter()
+    gen, start = pg.Quantized(prepared(make(), train)), time.perf_counter()
     history = pg.fit(
         gen,
         train,
@@ -159,7 +159,8 @@ def main() -> None:
     for name, row in sorted(done.items(), key=lambda item: -item[1]["64 draws"]):
         draws = f"{row['64 draws']:6.2f} ± {row['stderr']:.2f}"
         print(
-            f"  {name:30s} {row['bound']:7.2f}   {draws}   {row['minutes']:7.1f}   ({row['validation']:.2f})"
+            f"  {name:30s} {row['bound']:7.2f}   {draws}   {row['minutes']:7.1f}   "
+            f"({row['validation']:.2f})"
         )
     print("published: " + ", ".join(f"{name} {value}" for name, value in PUBLISHED.items()))
 

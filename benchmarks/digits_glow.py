@@ -24,10 +24,10 @@ from torch import nn
 
 import probgen as pg
 from probgen.datasets import Splits, load_digits
-from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.models.glow import Glow
 from probgen.models.integer_flow import IntegerFlow
-from probgen.models.quantised import BinNoise, Quantised
+from probgen.models.quantized import BinNoise, Quantized
 from probgen.models.transformed import Transformed
 from probgen.nn import Standardize
 from probgen.nn.invertible import CouplingNet
@@ -36,8 +36,8 @@ LEVELS, SHAPE = 17, (1, 8, 8)
 PUBLISHED = {
     "per-pixel count table": 106.5,
     "mixture of categorical products": 99.9,
-    "neural spline flow, dequantised, particles: 1": 95.6,
-    "neural spline flow, dequantised, particles: 64": 92.1,
+    "neural spline flow, dequantized, particles: 1": 95.6,
+    "neural spline flow, dequantized, particles: 64": 92.1,
     "VAE, 500 importance samples": 93.4,
     "autoregressive convolutions (exact)": 86.6,
 }
@@ -49,28 +49,28 @@ def glow(rows: Splits, layers: int, options: argparse.Namespace) -> Transformed:
     It has the dependence alone to learn.
     """
     noisy = rows.train + torch.rand_like(rows.train)
-    histogram = Gaussianised.of(noisy, 0.0, LEVELS, bins=LEVELS)
+    histogram = Gaussianized.of(noisy, 0.0, LEVELS, bins=LEVELS)
     network = partial(CouplingNet, hidden=options.hidden, dropout=options.dropout)
     flow = Glow(SHAPE, scales=2, steps=layers, network=network)
-    flow.initialise(histogram()(noisy))
+    flow.initialize(histogram()(noisy))
     return Transformed(flow, histogram)
 
 
-def uniform(rows: Splits, layers: int, options: argparse.Namespace) -> Quantised:
-    return Quantised(glow(rows, layers, options))
+def uniform(rows: Splits, layers: int, options: argparse.Namespace) -> Quantized:
+    return Quantized(glow(rows, layers, options))
 
 
-def learned(rows: Splits, layers: int, options: argparse.Namespace) -> Quantised:
+def learned(rows: Splits, layers: int, options: argparse.Namespace) -> Quantized:
     noise = nn.Sequential(
         Standardize(8.0, 8.0), CouplingNet(SHAPE, 2, options.hidden)
     )  # starts at uniform noise
-    return Quantised(glow(rows, layers, options), BinNoise(noise, event_ndim=3, context_ndim=3))
+    return Quantized(glow(rows, layers, options), BinNoise(noise, event_ndim=3, context_ndim=3))
 
 
 def integers(rows: Splits, layers: int, options: argparse.Namespace) -> IntegerFlow:
     network = partial(CouplingNet, hidden=options.hidden, dropout=options.dropout)
     flow = IntegerFlow(SHAPE, levels=LEVELS, scales=2, steps=layers, network=network)
-    flow.initialise(rows.train)
+    flow.initialize(rows.train)
     return flow
 
 

@@ -141,7 +141,8 @@ def main() -> None:
     )
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
     print(
-        f"{len(tables)} nodes, {sum(map(len, parents.values()))} edges; elimination: {network().plan}"
+        f"{len(tables)} nodes, {sum(map(len, parents.values()))} edges; elimination: "
+        f"{network().plan}"
     )
     ways = {"probgen": probgen(network)} | (
         {"pgmpy": pgmpy(tables, parents)} if find_spec("pgmpy") else {}

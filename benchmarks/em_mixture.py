@@ -35,7 +35,12 @@ import torch
 
 import probgen as pg
 
-FORMS = {"full": pg.Full, "tied": pg.Tied, "diag": pg.Diagonal, "spherical": pg.Spherical}
+FORMS = {
+    "full": pg.distributions.Full,
+    "tied": pg.distributions.Tied,
+    "diag": pg.distributions.Diagonal,
+    "spherical": pg.distributions.Spherical,
+}
 
 
 class Mixture(NamedTuple):
@@ -82,11 +87,11 @@ def probgen(
     x: np.ndarray, begin: Mixture, steps: int, form: str = "full", extra: float = 0.0
 ) -> Callable[[], Mixture]:
     rows = torch.as_tensor(x)
-    gen = pg.GaussianMixture(*begin.means.shape, FORMS[form], regularisation=extra).to(rows.dtype)
+    gen = pg.GaussianMixture(*begin.means.shape, FORMS[form], regularization=extra).to(rows.dtype)
     gen.assign(*(torch.as_tensor(part) for part in begin))
 
     def fit() -> Mixture:
-        pg.em(gen, rows, steps=steps, tol=0.0, n_init=0)
+        pg.em(gen, rows, max_iter=steps, tol=0.0, n_init=0)
         return Mixture(
             *(part.double().numpy() for part in (gen.weights, gen.means, gen.covariances))
         )
@@ -167,12 +172,15 @@ def mean_log_likelihood(mixture: Mixture, x: np.ndarray) -> float:
     """By torch's own distributions, in float64."""
     weights, means, covariances = (torch.as_tensor(part) for part in mixture)
     parts = torch.distributions.MultivariateNormal(means, covariances, validate_args=False)
-    law = torch.distributions.MixtureSameFamily(
+    distribution = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(weights), parts, validate_args=False
     )
     return (
         torch.cat(
-            [law.log_prob(rows) for rows in torch.as_tensor(x, dtype=torch.float64).split(4096)]
+            [
+                distribution.log_prob(rows)
+                for rows in torch.as_tensor(x, dtype=torch.float64).split(4096)
+            ]
         )
         .mean()
         .item()
@@ -222,7 +230,8 @@ def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list
             reached = {name: mean_log_likelihood(mixture, rows) for name, mixture in found.items()}
             memory = {name: extra_memory(argv, name, title, dtype) for name in peers}
             print(
-                f"\n{title}, {dtype}: {len(x):,} x {x.shape[1]}, {arguments.components} full components"
+                f"\n{title}, {dtype}: {len(x):,} x {x.shape[1]}, {arguments.components} full "
+                "components"
             )
             report(times, reached, memory)
 

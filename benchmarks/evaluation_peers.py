@@ -4,7 +4,7 @@ Probgen beside NumPyro with ArviZ.
 
 A mean-field guide of the same model and data is fitted by each peer, which is not timed. Then k-hat
 of the guide, leave-one-out and all groups of ArviZ are computed twice from 1,000 draws: the first
-call has tracing and compiling in it, the second one has not. probgen's program is not vectorised by
+call has tracing and compiling in it, the second one has not. probgen's program is not vectorized by
 hand: each draw is a run of it. NumPyro is measured as its documentation has it (`Predictive`,
 `log_likelihood`, in parallel) and with each step under `jax.jit`. Local latents are integrated out
 of probgen's log-likelihoods, with 16 draws each, and kept at their draws in NumPyro's. Peers take
@@ -141,7 +141,7 @@ def probgen(problem: Problem, draws: int) -> dict[str, Callable[[], Any]]:
         "progress": False,
         "verdict": False,
     }
-    pg.fit(program, data, optimizer=pg.adam(0.02), seed=0, **settings)
+    pg.fit(program, data, optimizer=pg.train.adam(0.02), seed=0, **settings)
     needed = ["posterior", "log_likelihood", "sample_stats"]
     return {
         "khat": lambda: pg.khat(program, *data, particles=draws),

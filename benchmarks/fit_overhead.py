@@ -60,7 +60,9 @@ def by_hand(x: Tensor) -> float:
 
 def probgen(x: Tensor) -> float:
     encoder, decoder = networks()
-    vae = pg.VAE(pg.standard_normal(LATENT), pg.Bernoulli(decoder), pg.Gaussian(encoder))
+    vae = pg.VAE(
+        pg.standard_normal(LATENT), pg.heads.Bernoulli(decoder), pg.heads.Gaussian(encoder)
+    )
     return pg.fit(
         vae, x, epochs=1, batch_size=BATCH, verdict=False, progress=False, compile=False
     ).seconds

@@ -153,7 +153,8 @@ def speed(dims: int, hidden: list[int], batch: int, steps: int, rounds: int) -> 
     medians = {name: statistics.median(turn[name] for turn in turns) for name in contestants}
     hand, theirs_plain, theirs_ot = medians["by hand"], medians["torchcfm"], medians["torchcfm OT"]
     print(
-        f"{dims} dims, hidden {hidden}, batch {batch}: ms per step, and ratios by hand / torchcfm over ours"
+        f"{dims} dims, hidden {hidden}, batch {batch}: ms per step, and ratios by hand / torchcfm "
+        "over ours"
     )
     for name, value in medians.items():
         peer_value = theirs_ot if "OT" in name or "entropic" in name else theirs_plain

@@ -104,7 +104,8 @@ def training(name: str, dims: int, batch: int, steps: int, rounds: int) -> None:
     eager, ratio = medians["zuko"] / medians["eager"], medians["zuko"] / medians["compiled"]
     figures = "  ".join(f"{key} {value:6.2f} ms" for key, value in medians.items())
     print(
-        f"training  {name}  {dims:3d} dims  batch {batch}   {figures}   {eager:4.2f} and {ratio:4.2f} times",
+        f"training  {name}  {dims:3d} dims  batch {batch}   {figures}   {eager:4.2f} and "
+        f"{ratio:4.2f} times",
         flush=True,
     )
 

@@ -3,14 +3,14 @@
 Are all digits made, in proportion, and do they look like digits to a classifier?.
 
 60,000 training images of 28 x 28 pixels in [-1, 1], no labels. A classifier trained here on the
-labelled training images (its accuracy on the test images is printed) names 10,000 draws: their
+labeled training images (its accuracy on the test images is printed) names 10,000 draws: their
 histogram, its total-variation distance to the proportions of the data, and the mean confidence of
 the classifier beside that on real test images. The distance of 10,000 real images with the same
 proportions is about 0.01. The last model is reported, of one seed.
 
 Measured, 16 minutes of one core: shares from 8.8 % (2) to 12.8 % (7), distance 0.052 (test images
 0.007), confidence 0.916 (0.992). With 3,000 steps the distance was 0.077. A non-saturating game
-with batch normalisation in place of the penalty, with twice as many channels, had 0.18 after 2,500
+with batch normalization in place of the penalty, with twice as many channels, had 0.18 after 2,500
 steps.
 
     OMP_NUM_THREADS=1 python benchmarks/gan_mnist.py --data DIR
@@ -27,15 +27,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from probgen.core.heads import Categorical
 from probgen.core.module import standard_normal
 from probgen.datasets import load_mnist
+from probgen.heads import Categorical
 from probgen.models.gan import GAN
 from probgen.nn import ConvEncoder
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.games import Relativistic
-from probgen.objectives.regularisers import R1, R2
+from probgen.objectives.regularizers import R1, R2
 from probgen.train.fit import adam, fit
 
 SHAPE, NOISE = (1, 28, 28), 32
@@ -115,7 +115,7 @@ def main() -> None:
         gan,
         x,
         Adversarial(
-            critic, Relativistic(), regularisers=[R1(arguments.penalty), R2(arguments.penalty)]
+            critic, Relativistic(), regularizers=[R1(arguments.penalty), R2(arguments.penalty)]
         ),
         steps=arguments.steps,
         batch_size=arguments.batch,
@@ -130,7 +130,8 @@ def main() -> None:
     gen = classifier(x, mnist.train_labels, arguments.classifier_steps)
     seen = probabilities(gen, test)
     print(
-        f"classifier: accuracy {(seen.argmax(-1) == mnist.test_labels).float().mean():.4f} on test images"
+        f"classifier: accuracy {(seen.argmax(-1) == mnist.test_labels).float().mean():.4f} on test "
+        "images"
     )
     proportions = torch.bincount(mnist.train_labels.long(), minlength=10) / len(x)
     draws = torch.cat([gan().sample((1000,)) for _ in range(10)])

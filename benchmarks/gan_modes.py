@@ -40,25 +40,25 @@ from probgen.models.gan import GAN
 from probgen.nn import MLP
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.games import Relativistic
-from probgen.objectives.regularisers import R1, R2
+from probgen.objectives.regularizers import R1, R2
 from probgen.train.fit import adam, fit
 
 DRAWS, ROWS, NOISE = 2500, 100_000, 2
 
 
 class Mixture(NamedTuple):
-    """Centres ``(K, 2)`` and the standard deviation of every mode."""
+    """Centers ``(K, 2)`` and the standard deviation of every mode."""
 
-    centres: Tensor
+    centers: Tensor
     sigma: float
 
     def sample(self, n: int) -> Tensor:
-        label = torch.randint(len(self.centres), (n,))
-        return self.centres[label] + self.sigma * torch.randn(n, 2)
+        label = torch.randint(len(self.centers), (n,))
+        return self.centers[label] + self.sigma * torch.randn(n, 2)
 
     def judge(self, x: Tensor) -> tuple[int, float]:
         """Modes covered, and the share of draws of high quality."""
-        distance, nearest = torch.cdist(x, self.centres).min(1)
+        distance, nearest = torch.cdist(x, self.centers).min(1)
         good = distance < 3 * self.sigma
         return nearest[good].unique().numel(), good.double().mean().item()
 
@@ -71,10 +71,10 @@ DATA = {
     ),
 }
 RECIPES = {
-    "relativistic": (1, partial(Adversarial, game=Relativistic(), regularisers=[R1(0.1), R2(0.1)])),
+    "relativistic": (1, partial(Adversarial, game=Relativistic(), regularizers=[R1(0.1), R2(0.1)])),
     "plain": (1, Adversarial),
     "PacGAN4": (4, partial(Adversarial, packing=4)),
-    "R1": (1, partial(Adversarial, regularisers=[R1(0.1)])),
+    "R1": (1, partial(Adversarial, regularizers=[R1(0.1)])),
 }
 
 
@@ -153,7 +153,8 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     print(
-        f"{options.steps} steps of {options.batch} rows, width {options.width}, {options.seeds} seeds"
+        f"{options.steps} steps of {options.batch} rows, width {options.width}, {options.seeds} "
+        "seeds"
     )
     for name in options.data:
         print(f"\n{name:14s}{'modes':>17s}{'high quality, %':>20s}{'seconds':>12s}", flush=True)

@@ -112,7 +112,7 @@ class Probgen:
 
     @torch.no_grad()
     def step(self) -> None:
-        self.gen.maximise(
+        self.gen.maximize(
             {name: part.double() for name, part in self.gen.expect(self.x)[1].items()}
         )
 
@@ -260,7 +260,8 @@ def report(title: str, times: dict, values: dict) -> None:
 
 def long(arguments: argparse.Namespace, argv: list[str]) -> None:
     print(
-        f"\none sequence of {arguments.steps:,} steps, 10 variables, 8 states, {arguments.form} covariances"
+        f"\none sequence of {arguments.steps:,} steps, 10 variables, 8 states, {arguments.form} "
+        "covariances"
     )
     print(
         f"{'':14s}"

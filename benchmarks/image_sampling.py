@@ -2,9 +2,9 @@
 
 With kept activations, and by a full pass of the network for every pixel.
 
-Both ways draw from the same law. For each model the time of a batch of images, the network's own
-scoring pass on the same batch, and the ratio of the two ways; slow ways are timed on the first
-pixels and extrapolated.
+Both ways draw from the same distribution. For each model the time of a batch of images, the
+network's own scoring pass on the same batch, and the ratio of the two ways; slow ways are timed on
+the first pixels and extrapolated.
 
     python benchmarks/image_sampling.py
 """
@@ -33,14 +33,16 @@ SHAPE = (1, 28, 28)
 def models() -> dict[str, pg.DistributionModule]:
     pixels = nn.Sequential(Levels(2), nn.Linear(1, 64))
     return {
-        "PixelCNN, 6 layers of 32": PixelCNN(SHAPE, pg.Bernoulli(), Levels(2), width=32, layers=6),
-        "the same in squares of 2 x 2, 64": PixelCNN(
-            SHAPE, pg.Bernoulli(), Levels(2), width=64, layers=6, block=2
+        "PixelCNN, 6 layers of 32": PixelCNN(
+            SHAPE, pg.heads.Bernoulli(), Levels(2), width=32, layers=6
         ),
-        "PixelRNN, 2 layers of 32": PixelRNN(SHAPE, pg.Bernoulli(), Levels(2), width=32),
-        "Transformer, 784 pixels, 4 x 64": Transformer(SHAPE, pg.Bernoulli(), pixels),
+        "the same in squares of 2 x 2, 64": PixelCNN(
+            SHAPE, pg.heads.Bernoulli(), Levels(2), width=64, layers=6, block=2
+        ),
+        "PixelRNN, 2 layers of 32": PixelRNN(SHAPE, pg.heads.Bernoulli(), Levels(2), width=32),
+        "Transformer, 784 pixels, 4 x 64": Transformer(SHAPE, pg.heads.Bernoulli(), pixels),
         "Transformer, 256 tokens, 4 x 128": Transformer(
-            (256,), pg.Categorical(levels=65), Tokens(65, 128)
+            (256,), pg.heads.Categorical(levels=65), Tokens(65, 128)
         ),
     }
 
@@ -55,13 +57,16 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def naive(law: Autoregressive, images: int, entries: int) -> None:
-    """The first entries of ``law.naive_sample``: a pass over all positions for each of them."""
-    x = torch.zeros(images, *law.event_shape)
+def naive(distribution: Autoregressive, images: int, entries: int) -> None:
+    """The first entries of ``distribution.naive_sample``.
+
+    A pass over all positions for each of them.
+    """
+    x = torch.zeros(images, *distribution.event_shape)
     for position in itertools.islice(
-        range(x[0].numel()) if law.order is None else law.order.tolist(), entries
+        range(x[0].numel()) if distribution.order is None else distribution.order.tolist(), entries
     ):
-        x = torch.where(law.at(position), law.laws(x).sample(), x)
+        x = torch.where(distribution.at(position), distribution.distributions(x).sample(), x)
 
 
 @torch.no_grad()
@@ -80,17 +85,27 @@ def main() -> None:
         f"{options.images} images, {torch.get_num_threads()} threads, seconds (naive: extrapolated)"
     )
     print(
-        f"{'':34s} {'one pass':>9s} {'steps':>8s} {'naive':>8s} {'naive / steps':>14s} {'steps / pass':>13s}"
+        f"{'':34s} {'one pass':>9s} {'steps':>8s} {'naive':>8s} {'naive / steps':>14s} "
+        f"{'steps / pass':>13s}"
     )
     for name, gen in models().items():
-        law = gen.eval()()
-        x = law.sample((options.images,))
-        once = seconds(lambda law=law, x=x: law.log_prob(x), options.repeats)
-        steps = seconds(lambda law=law: law.sample((options.images,)), options.repeats)
-        part = seconds(lambda law=law: naive(law, options.images, options.entries), options.repeats)
-        full = part * law.event_shape.numel() / options.entries
+        distribution = gen.eval()()
+        x = distribution.sample((options.images,))
+        once = seconds(
+            lambda distribution=distribution, x=x: distribution.log_prob(x), options.repeats
+        )
+        steps = seconds(
+            lambda distribution=distribution: distribution.sample((options.images,)),
+            options.repeats,
+        )
+        part = seconds(
+            lambda distribution=distribution: naive(distribution, options.images, options.entries),
+            options.repeats,
+        )
+        full = part * distribution.event_shape.numel() / options.entries
         print(
-            f"{name:34s} {once:9.3f} {steps:8.2f} {full:8.1f} {full / steps:14.1f} {steps / once:13.1f}",
+            f"{name:34s} {once:9.3f} {steps:8.2f} {full:8.1f} {full / steps:14.1f} "
+            f"{steps / once:13.1f}",
             flush=True,
         )
 

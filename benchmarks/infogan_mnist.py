@@ -1,15 +1,15 @@
 """InfoGAN on MNIST.
 
-A category of ten levels that nobody has labelled, and how well it names the real digits.
+A category of ten levels that nobody has labeled, and how well it names the real digits.
 
-60,000 training images in [-1, 1], no labels. First the recogniser q(code | x) learns from real
+60,000 training images in [-1, 1], no labels. First the recognizer q(code | x) learns from real
 images alone what two views of one image (moved, turned, thickened) have in common; then generator,
-critic and recogniser play the game of InfoGAN, the views still counting. The recogniser classifies
+critic and recognizer play the game of InfoGAN, the views still counting. The recognizer classifies
 the 10,000 test images; accuracy after the best one-to-one assignment of levels to digits (chosen on
 training images, with the labels, which are used for nothing else). Seeds differ: all that are run
 are reported, none is selected.
 
-Measured: 94.8 and 96.9 % with seeds 0 and 1, 14 minutes of one core each; the recogniser alone,
+Measured: 94.8 and 96.9 % with seeds 0 and 1, 14 minutes of one core each; the recognizer alone,
 after 1,500 steps, had 85.5 and 96.9 % of 2,000 training images.
 
 With the game alone (``--first 0 --weight 0``) levels name shapes of strokes or hide in patterns
@@ -40,7 +40,7 @@ from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.invariant_information import InvariantInformation
-from probgen.objectives.regularisers import R1
+from probgen.objectives.regularizers import R1
 from probgen.objectives.schedules import linear_warmup
 from probgen.train.fit import adam, fit
 from probgen.train.run import Run
@@ -81,7 +81,7 @@ def build(width: int, noise: int) -> InfoGAN:
 
 @torch.no_grad()
 def levels(gen: InfoGAN, x: Tensor) -> Tensor:
-    return torch.cat([gen.recognise(part).probabilities()[0].argmax(-1) for part in x.split(1000)])
+    return torch.cat([gen.recognize(part).probabilities()[0].argmax(-1) for part in x.split(1000)])
 
 
 def assignment(found: Tensor, labels: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def run(seed: int, arguments: argparse.Namespace) -> None:
             optimizer=adam(1e-3),
             **options,
         )
-    objective = Adversarial(critic, regularisers=[R1(1.0)], information=1.0)
+    objective = Adversarial(critic, regularizers=[R1(1.0)], information=1.0)
     if arguments.weight:
         objective = InvariantInformation(
             None, objective, weight=arguments.weight, balance=arguments.balance
@@ -152,14 +152,16 @@ def run(seed: int, arguments: argparse.Namespace) -> None:
     right = digit[levels(gen, test)] == mnist.test_labels
     by_digit = [right[mnist.test_labels == d].float().mean().item() for d in range(10)]
     print(
-        f"seed {seed}: accuracy {100 * right.float().mean():.2f} %, {minutes:.1f} minutes of processor time"
+        f"seed {seed}: accuracy {100 * right.float().mean():.2f} %, {minutes:.1f} minutes of "
+        "processor time"
     )
     print("  by digit: " + " ".join(f"{100 * value:.0f}" for value in by_digit))
     told = gen.codes().sample((1000,))
     with torch.no_grad():
         read = levels(gen, gen.generator(told).sample())
     print(
-        f"  codes read off the draws made of them: {100 * (read == told.argmax(-1)).float().mean():.1f} %",
+        "  codes read off the draws made of them: "
+        f"{100 * (read == told.argmax(-1)).float().mean():.1f} %",
         flush=True,
     )
     if arguments.samples:
@@ -182,7 +184,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--first", type=int, default=1500, help="steps of the recogniser alone")
+    parser.add_argument("--first", type=int, default=1500, help="steps of the recognizer alone")
     parser.add_argument("--steps", type=int, default=5000, help="steps of the game")
     parser.add_argument(
         "--hidden", type=int, default=32, help="channels of the widest layer but one"

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 import probgen as pg
-from probgen.core.heads import Bernoulli, Gaussian
 from probgen.datasets import Splits
+from probgen.heads import Bernoulli, Gaussian
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.made import MADE
 from probgen.models.nade import NADE
@@ -129,10 +129,10 @@ def nade(state: int) -> NADE:
 
 
 def annealed() -> pg.ELBO:
-    return pg.ELBO(beta=pg.linear_warmup(400, start=0.1))
+    return pg.ELBO(beta=pg.objectives.linear_warmup(400, start=0.1))
 
 
-MODELS: dict[str, tuple[Callable, float, Callable[[], pg.Objective]]] = {
+MODELS: dict[str, tuple[Callable, float, Callable[[], pg.objectives.Objective]]] = {
     "rnn": (partial(recurrent, independent), 0.3, pg.ELBO),
     "rnn_made": (partial(recurrent, made), 0.3, pg.ELBO),
     "rnn_nade": (partial(recurrent, nade), 0.3, pg.ELBO),
@@ -178,7 +178,8 @@ def tell(run) -> None:
     if run.step % 100 == 0 and run.history.validation:
         step, value = run.history.validation[-1]
         print(
-            f"  step {step}: validation {value:.1f} nats per piece, train {run.history.loss[-1]:.1f}",
+            f"  step {step}: validation {value:.1f} nats per piece, train "
+            f"{run.history.loss[-1]:.1f}",
             flush=True,
         )
 
@@ -206,7 +207,8 @@ def scores(name: str, gen: nn.Module, rows: Splits, particles: int) -> dict[str,
     Exact, or the bound (mean of 20 draws) and an average of importance samples.
     """
     print(
-        f"{name}: validation {per_frame(pg.log_likelihood(gen, rows.validation, particles=1), rows.validation):.3f}"
+        f"{name}: validation "
+        f"{per_frame(pg.log_likelihood(gen, rows.validation, particles=1), rows.validation):.3f}"
     )
     draws = [pg.log_likelihood(gen, rows.test, particles=1)]
     if draws[0].kind == "exact":
@@ -270,7 +272,8 @@ def main() -> None:
             exact, rows.test, KEYS_OF_MUSIC
         )
     print(
-        f"\nJSB chorales{', trained in twelve keys' * arguments.transpose}: nats per frame, lower is better"
+        f"\nJSB chorales{', trained in twelve keys' * arguments.transpose}: nats per frame, lower "
+        "is better"
     )
     for name, value in sorted((PUBLISHED | table).items(), key=lambda row: -row[1]):
         print(f"  {value:7.3f}  {name}")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
-from probgen.core.graphs.graph import compiled
+from probgen.compile.tracing import compiled
 from probgen.distributions.energy.bipartite import Bipartite
 from probgen.distributions.energy.units import Binary
 from probgen.samplers.hmc import hmc

@@ -32,7 +32,7 @@ class Clock:
     def __init__(self, minutes: float):
         self.minutes, self.used = minutes, 0.0
 
-    def __call__(self, run: pg.Run) -> None:
+    def __call__(self, run: pg.train.Run) -> None:
         self.used = run.history.seconds / (60 * self.minutes)
         if self.used >= 1:
             run.stop = f"{self.minutes:g} minutes are up"
@@ -65,7 +65,8 @@ def score(gen: pg.DeepNADE, rows: Tensor) -> None:
     each = torch.stack([gen.ordered(order).log_prob(rows) for order in gen.orders])
     mixture = pg.Score(each.logsumexp(0) - math.log(len(each)), "exact", measure="mass")
     print(
-        f"static MNIST, first {len(rows):,} test rows, log p(x) of the mixture of {len(each)} orders: {mixture}"
+        f"static MNIST, first {len(rows):,} test rows, log p(x) of the mixture of {len(each)} "
+        f"orders: {mixture}"
     )
     print("one order: " + ", ".join(f"{-value:.2f}" for value in each.mean(1).tolist()))
     print("published, negative: EoNADE, 2 layers, 128 orders 85.10")
@@ -86,7 +87,10 @@ def main() -> None:
     torch.manual_seed(0)
     data = load(options.data, seed=0)
     gen = pg.DeepNADE(
-        SIDE**2, options.hidden, pg.Bernoulli(), orders=pg.random_orders(options.orders, SIDE**2)
+        SIDE**2,
+        options.hidden,
+        pg.heads.Bernoulli(),
+        orders=pg.distributions.random_orders(options.orders, SIDE**2),
     )
     print(train(gen, data.train, options))
     score(gen.eval(), data.test[: options.rows])

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 import probgen as pg
-from probgen.core.heads import Bernoulli
 from probgen.datasets import Splits, binarize, load_mnist
+from probgen.heads import Bernoulli
 from probgen.models.made import MADE
 
 SIDE, EVERY = 28, 1000
@@ -93,7 +93,8 @@ def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace)
     )
     path = ", ".join(f"{step}: {value:.2f}" for step, value in history.validation)
     print(
-        f"member {seed}: {history.stopped}, {history.seconds / 60:.1f} min; validation NLL by step {path}",
+        f"member {seed}: {history.stopped}, {history.seconds / 60:.1f} min; validation NLL by step "
+        f"{path}",
         flush=True,
     )
     return gen.eval()

@@ -68,7 +68,7 @@ def pixel_cnn(options: argparse.Namespace) -> PixelCNN:
     sizes = {
         name: getattr(options, name) for name in ("width", "layers", "reach", "block", "dropout")
     }
-    return PixelCNN((1, 28, 28), pg.Bernoulli(), Levels(2), **sizes)
+    return PixelCNN((1, 28, 28), pg.heads.Bernoulli(), Levels(2), **sizes)
 
 
 class Clock:
@@ -147,7 +147,8 @@ def main() -> None:
     history = train(gen, rows, options)
     spent = f"{history.seconds / 60:.1f} min ({time.process_time() / 60:.1f} of the processor, loading included)"
     print(
-        f"{history.stopped}: {history.steps:,} steps, {spent}, {history.seconds / history.steps * 1e3:.0f} ms a step"
+        f"{history.stopped}: {history.steps:,} steps, {spent}, "
+        f"{history.seconds / history.steps * 1e3:.0f} ms a step"
     )
     test = score(gen, rows.test)
     print(f"\ndynamic MNIST, {len(rows.test):,} test rows, log p(x): {test}")

@@ -172,7 +172,8 @@ def _rates(
 
 def report(model: str, rows: list[dict[str, Any]]) -> None:
     print(
-        f"\n{model}\n{'':30s} {'cold, s':>9s} {'warm, s':>9s} {'ESS':>8s} {'ESS/s cold':>11s} {'ESS/s warm':>11s}"
+        f"\n{model}\n{'':30s} {'cold, s':>9s} {'warm, s':>9s} {'ESS':>8s} {'ESS/s cold':>11s} "
+        f"{'ESS/s warm':>11s}"
     )
     for row in rows:
         if "failed" in row:
@@ -181,7 +182,8 @@ def report(model: str, rows: list[dict[str, Any]]) -> None:
         numbers = (row[key] for key in ("cold_seconds", "warm_seconds", "ess"))
         rates = (row[key] for key in ("cold_ess_per_second", "warm_ess_per_second"))
         print(
-            f"{row['peer']:30s} {'{:9.2f} {:9.2f} {:8.0f}'.format(*numbers)} {'{:11.1f} {:11.1f}'.format(*rates)}"
+            f"{row['peer']:30s} {'{:9.2f} {:9.2f} {:8.0f}'.format(*numbers)} "
+            f"{'{:11.1f} {:11.1f}'.format(*rates)}"
         )
     ours = next((row for row in rows if row["peer"] == "probgen" and "failed" not in row), None)
     for peer, bar in BARS.items():

@@ -20,7 +20,7 @@ class Problem(NamedTuple):
 
 
 def schools() -> Problem:
-    """Eight schools (Rubin, 1981), in the parametrisation that samplers like."""
+    """Eight schools (Rubin, 1981), in the parametrization that samplers like."""
     errors = np.array([15, 10, 16, 11, 9, 11, 10, 18], np.float32)
     return Problem(
         (errors, np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32)),
@@ -110,21 +110,21 @@ def mixture(rows: int, components: int) -> Problem:
     Labels are summed out, by hand for NumPyro.
     """
     rng = np.random.default_rng(0)
-    centres = np.linspace(-8, 8, components)
-    x = rng.normal(centres[rng.integers(components, size=rows)], 1.0)
+    centers = np.linspace(-8, 8, components)
+    x = rng.normal(centers[rng.integers(components, size=rows)], 1.0)
     return Problem(
         (x.astype(np.float32),),
-        lambda: _mixture_pyro(components, centres),
-        lambda: _mixture_numpyro(components, centres),
+        lambda: _mixture_pyro(components, centers),
+        lambda: _mixture_numpyro(components, centers),
     )
 
 
-def _mixture_pyro(components: int, centres: np.ndarray) -> Callable:
+def _mixture_pyro(components: int, centers: np.ndarray) -> Callable:
     import pyro
     import pyro.distributions as dist
     import torch
 
-    guess = torch.as_tensor(centres, dtype=torch.float32)
+    guess = torch.as_tensor(centers, dtype=torch.float32)
 
     def model(x):
         weights = pyro.sample("weights", dist.Dirichlet(torch.ones(components)))
@@ -138,7 +138,7 @@ def _mixture_pyro(components: int, centres: np.ndarray) -> Callable:
     return model
 
 
-def _mixture_numpyro(components: int, centres: np.ndarray) -> Callable:
+def _mixture_numpyro(components: int, centers: np.ndarray) -> Callable:
     import jax.numpy as jnp
     import numpyro
     import numpyro.distributions as dist
@@ -146,11 +146,13 @@ def _mixture_numpyro(components: int, centres: np.ndarray) -> Callable:
     def model(x):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(components)))
         with numpyro.plate("components", components):
-            loc = centres + numpyro.sample("offset", dist.Normal(0.0, 1.0))
+            loc = centers + numpyro.sample("offset", dist.Normal(0.0, 1.0))
             scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
         with numpyro.plate("data", len(x)):
-            law = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(loc, scale))
-            numpyro.sample("x", law, obs=x)
+            distribution = dist.MixtureSameFamily(
+                dist.Categorical(weights), dist.Normal(loc, scale)
+            )
+            numpyro.sample("x", distribution, obs=x)
 
     return model
 

@@ -1,10 +1,10 @@
 """What the preparation of columns and contexts is worth to a flow, in held-out nats per row.
 
-One masked autoregressive flow (affine, or ``--spline``) on three versions of the same rows: as they are,
-standardized, and prepared by ``Preprocessed.fitted`` (a map, a scale and, on grids, uniform noise
-for each column; contexts likewise). All scores are densities in the original units, on the same
-held-out rows; columns that were recorded on a grid are scored with the same uniform noise on each
-step for all three, the logarithm averaged, so that none gains by peaks on points.
+One masked autoregressive flow (affine, or ``--spline``) on three versions of the same rows: as they
+are, standardized, and prepared by ``Preprocessed.fitted`` (a map, a scale and, on grids, uniform
+noise for each column; contexts likewise). All scores are densities in the original units, on the
+same held-out rows; columns that were recorded on a grid are scored with the same uniform noise on
+each step for all three, the logarithm averaged, so that none gains by peaks on points.
 
     python benchmarks/preprocessing.py --data DIR    # DIR/wine_red.csv.gz; without: synthetic only
 
@@ -89,14 +89,17 @@ def families(
 
     return {
         "as it is": flow(),
-        "standardized": pg.Standardised(flow(), x.mean(0), x.std(0)),
+        "standardized": pg.Standardized(flow(), x.mean(0), x.std(0)),
         "prepared": Preprocessed.fitted(flow(), x, context),
     }
 
 
 @torch.no_grad()
 def held_out(gen: torch.nn.Module, x: Tensor, context: Tensor | None, grid: Tensor) -> Tensor:
-    """Log-densities of noisy rows, averaged over the noise; a prepared flow adds the same noise itself."""
+    """Log-densities of noisy rows, averaged over the noise.
+
+    A prepared flow adds the same noise itself.
+    """
     torch.manual_seed(1)
     prepared = isinstance(gen, Preprocessed)
     steps = torch.zeros_like(grid) if prepared else grid
@@ -131,7 +134,7 @@ def compare(name: str, x: Tensor, context: Tensor | None, arguments: argparse.Na
         options = {"steps": arguments.steps, "batch_size": 256, "clip": 10.0, "seed": 0}
         options["compile"] = arguments.compile
         try:
-            history = pg.fit(gen, data, optimizer=pg.adam(2e-3), progress=False, **options)
+            history = pg.fit(gen, data, optimizer=pg.train.adam(2e-3), progress=False, **options)
             verdict, worst = history.verdict.ok, str(history.verdict).splitlines()[0]
         except FloatingPointError as error:
             verdict, worst = False, str(error).splitlines()[0]

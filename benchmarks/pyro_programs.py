@@ -52,7 +52,7 @@ from probgen import (
 from probgen.core.program import Keywords, Program
 from probgen.core.runtime import evaluating
 from probgen.objectives import default_objective
-from probgen.train.compile import Step
+from probgen.train.compiled.step import Step
 
 STATED = (ValueError, TypeError, NotImplementedError, NotCompilable)
 SLIPS = (
@@ -86,7 +86,7 @@ SHORT = (  # messages in a few words
         "observed site inside plate|inside the data plate|inside plate",
         "nothing observed inside the rows' plate",
     ),
-    ("pyro.factor", "a factor has no normalised density"),
+    ("pyro.factor", "a factor has no normalized density"),
     ("discrete", "discrete latent"),
 )
 
@@ -202,11 +202,13 @@ def jacobians(program: Program, args: tuple) -> float:
     """Log densities of the guide's Delta sites."""
     torch.manual_seed(3)
     found = poutine.trace(program.guide).get_trace(*args).nodes.values()
-    laws = [site["fn"] for site in found if site["type"] == "sample"]
+    distributions = [site["fn"] for site in found if site["type"] == "sample"]
     deltas = [
         base
-        for law in laws
-        if isinstance(base := getattr(law, "base_dist", law), pyro.distributions.Delta)
+        for distribution in distributions
+        if isinstance(
+            base := getattr(distribution, "base_dist", distribution), pyro.distributions.Delta
+        )
     ]
     return sum(float(delta.log_density.expand(delta.batch_shape).sum()) for delta in deltas)
 
@@ -414,7 +416,8 @@ def summary(rows: Sequence[Row]) -> list[str]:
         state: sum(found.state == state for found in cells) for state in ("refused", "bare", "late")
     }
     return [
-        f"- programs: {len(rows)}; fitted: {count('fits', 'ok')}, of them without an option or a changed line: {alone}",
+        f"- programs: {len(rows)}; fitted: {count('fits', 'ok')}, of them without an option or a "
+        f"changed line: {alone}",
         f"- loss equal to Pyro's to rounding: {exact}",
         f"- training step recorded as one graph: {count('compiled', 'ok')}",
         f"- NUTS: {count('NUTS', 'ok')} of the {nuts} that it applies to",

@@ -107,7 +107,7 @@ def main() -> None:
     data = load(options.data, seed=0)
     rows = data.train if options.held_out else torch.cat([data.train, data.validation])
     rbm = RBM(BernoulliUnits(SIDE**2), hidden=options.hidden)
-    rbm.initialise(rows)
+    rbm.initialize(rows)
     began = time.process_time()
     print(train(rbm, rows, options), flush=True)
     print(

@@ -1,6 +1,6 @@
 """Red wine: autoregressive mixtures of normals (RNADE's task) over ten folds.
 
-Standardised with the training fold.
+Standardized with the training fold.
 
 A fold is scored by an ensemble of MADEs, each with an order of its own, normal mixtures as
 conditionals, and dropout; their densities are averaged, which is an exact density too. In each fold
@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 import probgen as pg
-from probgen.core.heads import MixtureOfGaussians
 from probgen.distributions.orderings import random_orders
+from probgen.heads import MixtureOfGaussians
 from probgen.models.made import MADE
 
 FOLDS = 10
@@ -92,7 +92,7 @@ def score(members: list[MADE], x: Tensor) -> Tensor:
     return torch.stack([gen().log_prob(x) for gen in members]).logsumexp(0) - math.log(len(members))
 
 
-def standardised(rows: Tensor, by: Tensor) -> Tensor:
+def standardized(rows: Tensor, by: Tensor) -> Tensor:
     return ((rows - by.mean(0)) / by.std(0, correction=0)).float()
 
 
@@ -113,7 +113,7 @@ def fold(x: Tensor, index: int, arguments: argparse.Namespace) -> tuple[Tensor, 
     And the chosen rate of dropout.
     """
     test = torch.arange(len(x)) % FOLDS == index
-    rows, held = standardised(x[~test], x[~test]), standardised(x[test], x[~test])
+    rows, held = standardized(x[~test], x[~test]), standardized(x[test], x[~test])
     dropout = choose(rows, arguments) if len(arguments.dropouts) > 1 else arguments.dropouts[0]
     members = [train(rows, dropout, seed, arguments) for seed in range(arguments.members)]
     return score(members, held), score(members[:1], held), dropout
@@ -141,12 +141,14 @@ def main() -> None:
         single.append(first.mean().item())
         spent = f"{(time.perf_counter() - began) / 60:.1f} min"
         print(
-            f"fold {index}: ensemble {means[-1]:.3f}, one member {single[-1]:.3f}, dropout {dropout} ({spent})",
+            f"fold {index}: ensemble {means[-1]:.3f}, one member {single[-1]:.3f}, dropout "
+            f"{dropout} ({spent})",
             flush=True,
         )
     error = np.std(means, ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.inf
     print(
-        f"\nred wine, {len(means)} folds, mean log-likelihood per row in nats, higher is better (all exact)"
+        f"\nred wine, {len(means)} folds, mean log-likelihood per row in nats, higher is better "
+        "(all exact)"
     )
     table = PUBLISHED | {
         f"mixture of {arguments.members} MADEs (standard error over folds {error:.2f})": np.mean(

@@ -76,7 +76,7 @@ def train(name: str, images: Tensor, work: Path, steps: int) -> pg.DistributionM
         Denoising(),
         steps=steps,
         batch_size=64,
-        optimizer=pg.adam(1e-3),
+        optimizer=pg.train.adam(1e-3),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=100.0,
         ema=0.999,
@@ -162,8 +162,8 @@ SAMPLERS: dict[str, tuple[str, Callable[[int], object]]] = {
 def draw(gen: pg.DistributionModule, sampler: object, count: int) -> Tensor:
     """Samples by one sampler, the same noise for all."""
     torch.manual_seed(2)
-    law = gen().using(sampler)
-    return torch.cat([law.sample((250,)) for _ in range(count // 250)])
+    distribution = gen().using(sampler)
+    return torch.cat([distribution.sample((250,)) for _ in range(count // 250)])
 
 
 def figures(
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     arguments = parser.parse_args()
     arguments.work.mkdir(exist_ok=True, parents=True)
-    mnist = pg.load_mnist(arguments.data)
+    mnist = pg.datasets.load_mnist(arguments.data)
     images, test = small(mnist.train_images / 255), small(mnist.test_images / 255)
     models = {name: train(name, images, arguments.work, arguments.steps) for name in arguments.only}
     if arguments.train:
@@ -221,7 +221,8 @@ def main() -> None:
         print(f"classifier: {right.double().mean():.2%} of the test images right")
         done = figures(arguments, models, images, test, net.features)
     print(
-        f"\nFréchet distance of {arguments.draws} samples to the test images, by calls of the network"
+        f"\nFréchet distance of {arguments.draws} samples to the test images, by calls of the "
+        "network"
     )
     print(f"  {'':30s}" + "".join(f"{calls:14d}" for calls in CALLS))
     for name in SAMPLERS:
@@ -229,7 +230,8 @@ def main() -> None:
         cells = [f"{row['value']:8.2f} ± {row['stderr']:.2f}" if row else " " * 14 for row in found]
         print(f"  {name:30s}" + "".join(f"{cell:>14s}" for cell in cells))
     print(
-        f"  {'as many training images':30s}{done['floor']['value']:8.2f} ± {done['floor']['stderr']:.2f}"
+        f"  {'as many training images':30s}{done['floor']['value']:8.2f} ± "
+        f"{done['floor']['stderr']:.2f}"
     )
 
 

@@ -101,12 +101,13 @@ def main() -> None:
     torch.manual_seed(0)
     text, alphabet = load(options.data)
     levels, cut = len(alphabet), int(0.9 * len(text))
-    head = pg.Categorical(levels=levels)
+    head = pg.heads.Categorical(levels=levels)
     gen = Transformer((LENGTH,), head, Tokens(levels, 128), layers=4, heads=4, context=levels)
     print(f"{sum(p.numel() for p in gen.parameters()):,} parameters", flush=True)
     history = train(gen, text[:cut], levels, options)
     print(
-        f"{history.stopped}, {history.seconds / 60:.1f} min, {history.seconds / history.steps * 1e3:.0f} ms a step"
+        f"{history.stopped}, {history.seconds / 60:.1f} min, "
+        f"{history.seconds / history.steps * 1e3:.0f} ms a step"
     )
     held = text[cut:]
     x, context = rows(held, torch.arange(0, len(held) - LENGTH, LENGTH), levels)

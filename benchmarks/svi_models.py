@@ -87,11 +87,11 @@ START = torch.linspace(-6.0, 6.0, COMPONENTS)
 def clusters() -> tuple[Tensor]:
     torch.manual_seed(1)
     labels = torch.multinomial(torch.tensor([0.3, 0.25, 0.2, 0.15, 0.1]), 2000, replacement=True)
-    centres, scales = (
+    centers, scales = (
         torch.tensor([-7.0, -3.0, 0.5, 4.0, 8.0]),
         torch.tensor([0.7, 1.0, 0.5, 1.2, 0.8]),
     )
-    return (centres[labels] + scales[labels] * torch.randn(2000),)
+    return (centers[labels] + scales[labels] * torch.randn(2000),)
 
 
 def components() -> tuple[Tensor, Tensor, Tensor]:
@@ -136,7 +136,7 @@ def grouped_rows() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def logistic(x: Tensor, group: Tensor, y: Tensor, total: int | None = None) -> None:
-    """Varying intercepts, non-centred."""
+    """Varying intercepts, non-centerd."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
     mean, spread = (
         pyro.sample("mean", dist.Normal(0.0, 1.0)),
@@ -170,10 +170,10 @@ def linear(x: Tensor, y: Tensor, total: int | None = None) -> None:
 def sequences() -> tuple[Tensor]:
     torch.manual_seed(4)
     chain = dist.Categorical(torch.eye(STATES) * 5 + 1)
-    z, centres = [torch.randint(STATES, (200,))], torch.linspace(-7.0, 7.0, STATES)
+    z, centers = [torch.randint(STATES, (200,))], torch.linspace(-7.0, 7.0, STATES)
     for _ in range(49):
         z.append(dist.Categorical(chain.probs[z[-1]]).sample())
-    return (centres[torch.stack(z, 1)] + 0.6 * torch.randn(200, 50),)
+    return (centers[torch.stack(z, 1)] + 0.6 * torch.randn(200, 50),)
 
 
 class ForwardLoop(dist.TorchDistribution):
@@ -194,8 +194,8 @@ class ForwardLoop(dist.TorchDistribution):
         return new
 
     def log_prob(self, x: Tensor) -> Tensor:
-        law = dist.Normal(self.emission.loc[:, None], self.emission.scale[:, None])
-        first, *others = law.log_prob(x.mT[:, None]).unbind()
+        distribution = dist.Normal(self.emission.loc[:, None], self.emission.scale[:, None])
+        first, *others = distribution.log_prob(x.mT[:, None]).unbind()
         alpha = self.initial.log()[:, None] + first
         for emission in others:
             alpha = self.advance(alpha) + emission
@@ -219,7 +219,7 @@ def parallel_scan(
     return dist.DiscreteHMM(initial.log(), transition.log(), emission, duration=steps)
 
 
-def hmm_pair(law: Callable[..., dist.TorchDistribution]) -> Pair:
+def hmm_pair(distribution: Callable[..., dist.TorchDistribution]) -> Pair:
     def model(x: Tensor, total: int | None = None) -> None:
         initial = pyro.sample("initial", dist.Dirichlet(torch.ones(STATES)))
         with pyro.plate("states", STATES):
@@ -227,7 +227,9 @@ def hmm_pair(law: Callable[..., dist.TorchDistribution]) -> Pair:
             locs = pyro.sample("locs", dist.Normal(0.0, 5.0))
             scales = pyro.sample("scales", dist.LogNormal(0.0, 1.0))
         with rows_of(x, total):
-            pyro.sample("x", law(initial, transition, dist.Normal(locs, scales), x.shape[1]), obs=x)
+            pyro.sample(
+                "x", distribution(initial, transition, dist.Normal(locs, scales), x.shape[1]), obs=x
+            )
 
     start = init_to_value(
         values={"locs": torch.linspace(-6.0, 6.0, STATES)}, fallback=init_to_feasible

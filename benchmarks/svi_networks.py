@@ -39,7 +39,9 @@ def networks() -> tuple[nn.Module, nn.Module]:
 
 def vae() -> pg.VAE:
     encoder, decoder = networks()
-    return pg.VAE(pg.standard_normal(LATENT), pg.Bernoulli(decoder), pg.Gaussian(encoder))
+    return pg.VAE(
+        pg.standard_normal(LATENT), pg.heads.Bernoulli(decoder), pg.heads.Gaussian(encoder)
+    )
 
 
 def vae_pair() -> Pair:
@@ -85,23 +87,23 @@ def curved(dims: int) -> tuple[Tensor]:
     return (z + 0.5 * z.roll(1, -1).tanh() ** 2,)
 
 
-class FlowLaw(dist.TorchDistribution):
+class FlowDistribution(dist.TorchDistribution):
     """A zuko distribution as a Pyro one."""
 
     arg_constraints, support, has_rsample = {}, dist.constraints.real_vector, True
 
-    def __init__(self, law: torch.distributions.Distribution):
-        self.law = law
-        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
+    def __init__(self, distribution: torch.distributions.Distribution):
+        self.distribution = distribution
+        super().__init__(distribution.batch_shape, distribution.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> FlowLaw:
-        return FlowLaw(self.law.expand(batch_shape))
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> FlowDistribution:
+        return FlowDistribution(self.distribution.expand(batch_shape))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return self.law.log_prob(x)
+        return self.distribution.log_prob(x)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        return self.law.rsample(sample_shape)
+        return self.distribution.rsample(sample_shape)
 
 
 class Flow(pg.DistributionModule):
@@ -111,8 +113,8 @@ class Flow(pg.DistributionModule):
         super().__init__()
         self.flow = zuko.flows.NSF(dims, transforms=3, hidden_features=(hidden, hidden))
 
-    def forward(self, context: Tensor | None = None) -> FlowLaw:
-        return FlowLaw(self.flow(context))
+    def forward(self, context: Tensor | None = None) -> FlowDistribution:
+        return FlowDistribution(self.flow(context))
 
 
 def flow_pair(dims: int, hidden: int) -> Pair:

@@ -64,9 +64,11 @@ def mixture(x: Array, total: int) -> None:
 
 def marginal_mixture(x: Array, total: int) -> None:
     weights, locs, scales = components()
-    law = dist.MixtureSameFamily(dist.Categorical(probs=weights), dist.Normal(locs, scales))
+    distribution = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Normal(locs, scales)
+    )
     with rows_of(x, total):
-        numpyro.sample("x", law, obs=x)
+        numpyro.sample("x", distribution, obs=x)
 
 
 def logistic(x: Array, group: Array, y: Array, total: int) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from probgen.evaluate.two_sample import (
     Logistic,
-    NearestNeighbours,
+    NearestNeighbors,
     classifier_two_sample_test,
     copying_test,
     density_coverage,
@@ -85,7 +85,7 @@ def main():
     few, much = x[: options.most], y[: options.most]
     timed(f"mmd_test, 500 permutations, {len(few)} rows", lambda: mmd_test(few, much))
     timed(f"energy_test, 500 permutations, {len(few)} rows", lambda: energy_test(few, much))
-    for classifier in (Logistic(), NearestNeighbours()):
+    for classifier in (Logistic(), NearestNeighbors()):
         timed(
             f"classifier test, {type(classifier).__name__}, 64 features",
             lambda c=classifier: classifier_two_sample_test(

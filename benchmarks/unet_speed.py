@@ -5,7 +5,7 @@ Seconds of a forward and backward pass on one core, at nearly the same number of
 Ours, diffusers' UNet2DModel and the Unet of denoising-diffusion-pytorch, each with the same width,
 multipliers and number of blocks and with self-attention at the coarsest level where that is a
 choice (the third has linear attention at every level besides). Batches of 64 images. Contestants
-take turns; figures are the least times over rounds, in seconds of the processor: neighbours on the
+take turns; figures are the least times over rounds, in seconds of the processor: neighbors on the
 machine disturb those least.
 
     OMP_NUM_THREADS=1 python benchmarks/unet_speed.py
@@ -91,7 +91,8 @@ def compare(
         count = sum(parameter.numel() for parameter in nets[name][0].parameters())
         ratios = training / best["probgen"][0], forward / best["probgen"][1]
         print(
-            f"  {name:28s} {count:10,d} parameters   forward and backward {training:6.3f} s ({ratios[0]:4.2f})   "
+            f"  {name:28s} {count:10,d} parameters   forward and backward {training:6.3f} s "
+            f"({ratios[0]:4.2f})   "
             f"forward {forward:6.3f} s ({ratios[1]:4.2f})",
             flush=True,
         )

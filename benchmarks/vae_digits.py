@@ -2,7 +2,7 @@
 
 Beside published scores and simple baselines.
 
-Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularisation,
+Rows in the order of the file: 1,000 to train, 350 to choose by (architecture, regularization,
 number of steps), 447 to report. Scores are negative log-likelihoods of the 17 levels of 64 pixels,
 nats per image. The published ones are those of teaching notebooks on the same split.
 
@@ -85,11 +85,11 @@ def vae(width: int = 32, dropout: float = 0.3) -> pg.VAE:
         )
         decoder.offset[2 * COMPONENTS :] = -1.5
     return pg.VAE(
-        prior=pg.GaussianMixture(20, LATENT, pg.Diagonal),
-        decoder=pg.DiscretizedLogisticMixture(
+        prior=pg.GaussianMixture(20, LATENT, pg.distributions.Diagonal),
+        decoder=pg.heads.DiscretizedLogisticMixture(
             decoder, levels=LEVELS, components=COMPONENTS, event_ndim=3
         ),
-        encoder=pg.Gaussian(Encoder(width, dropout), context_ndim=3),
+        encoder=pg.heads.Gaussian(Encoder(width, dropout), context_ndim=3),
     )
 
 
@@ -113,15 +113,15 @@ def train(gen: pg.VAE, rows: Splits, steps: int, seed: int) -> pg.History:
         "clip": 20.0,
     }
     selection = {"ema": 0.998, "validation": rows.validation, "validate_every": 100, "patience": 8}
-    objective = pg.ELBO(beta=pg.linear_warmup(500))
+    objective = pg.ELBO(beta=pg.objectives.linear_warmup(500))
     return pg.fit(gen, rows.train, objective, **schedule, **selection, seed=seed)
 
 
-def count_table(rows: Tensor) -> pg.Categorical:
+def count_table(rows: Tensor) -> pg.heads.Categorical:
     """Independent pixels: add-one counts of every level, ``(17, 8, 8)`` logits."""
     counts = torch.stack([(rows == level).sum((0, 1)) for level in range(LEVELS)]) + 1.0
-    return pg.Categorical(
-        pg.Constant(LEVELS, 8, 8, initial=counts.log()), levels=LEVELS, event_ndim=3
+    return pg.heads.Categorical(
+        pg.nn.Constant(LEVELS, 8, 8, initial=counts.log()), levels=LEVELS, event_ndim=3
     )
 
 

@@ -67,13 +67,13 @@ class Encoder(nn.Sequential):
 
 
 def vae(dropout: float = 0.05) -> pg.VAE:
-    prior = pg.GaussianMixture(50, LATENT, pg.Diagonal)
+    prior = pg.GaussianMixture(50, LATENT, pg.distributions.Diagonal)
     with torch.no_grad():
-        prior.loc.div_(2)  # start nearer to a standard normal law
+        prior.loc.div_(2)  # start nearer to a standard normal distribution
     return pg.VAE(
         prior,
-        pg.Bernoulli(Decoder(dropout), event_ndim=3),
-        pg.Gaussian(Encoder(dropout), context_ndim=3),
+        pg.heads.Bernoulli(Decoder(dropout), event_ndim=3),
+        pg.heads.Gaussian(Encoder(dropout), context_ndim=3),
     )
 
 
@@ -89,7 +89,7 @@ def load(data: Path, seed: int) -> Splits:
 def train(
     gen: pg.VAE,
     rows: Splits,
-    objective: pg.Objective,
+    objective: pg.objectives.Objective,
     epochs: int,
     rates: tuple[float, float],
     **options,
@@ -105,7 +105,7 @@ def train(
     schedule = {
         "epochs": epochs,
         "batch_size": BATCH,
-        "optimizer": pg.adam(rates[0]),
+        "optimizer": pg.train.adam(rates[0]),
         "scheduler": falling,
     }
     selection = {
@@ -119,7 +119,8 @@ def train(
     best = min(value for _, value in history.validation)
     name = type(objective).__name__
     print(
-        f"{name}: {history.stopped}, {history.seconds / 60:.1f} min, best validation {best:.2f} nats",
+        f"{name}: {history.stopped}, {history.seconds / 60:.1f} min, best validation {best:.2f} "
+        "nats",
         flush=True,
     )
 
@@ -140,7 +141,8 @@ def report(gen: pg.VAE, test: Tensor, many: int) -> None:
     print(f"\nstatic MNIST, {len(test):,} test rows, log p(x): {few}")
     fine = score(gen, test[:shown], many)
     print(
-        f"first {shown} of them with 200 particles: {few.value[:shown].mean():.2f}; more particles: {fine}"
+        f"first {shown} of them with 200 particles: {few.value[:shown].mean():.2f}; more "
+        f"particles: {fine}"
     )
     gain = (fine.value - few.value[:shown]).mean().item()
     table = PUBLISHED | {
@@ -190,7 +192,7 @@ def main() -> None:
     gen = vae()
     second = arguments.checkpoint.with_stem(arguments.checkpoint.stem + "_tight")
     options = {"resume": arguments.resume, "seed": 0}
-    warmup = pg.ELBO(beta=pg.linear_warmup(3000, start=0.1))
+    warmup = pg.ELBO(beta=pg.objectives.linear_warmup(3000, start=0.1))
     train(
         gen,
         rows,
@@ -203,7 +205,7 @@ def main() -> None:
     train(
         gen,
         rows,
-        pg.DReG(particles=4),
+        pg.objectives.DReG(particles=4),
         arguments.tighten,
         (4e-4, 1e-5),
         checkpoint=second,

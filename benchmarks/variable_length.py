@@ -1,11 +1,11 @@
 r"""Texts and music whose lengths are learned, beside models that draw full length only.
 
-Rows are lines of tiny Shakespeare (1 to 60 characters; a random choice of 1,000 to report, others to
-train on) and the JSB chorales (25 to 160 frames of 88 keys). The score is nats per held-
-out sequence, the length included where the model has one: a model without lengths is given the
-lengths, and its number leaves out what they cost, so that ``given length + a table of lengths`` is
-the fair sum. The distance between drawn and real lengths is total variation between histograms,
-beside its floor: that between the held-out lengths and as many of the training ones.
+Rows are lines of tiny Shakespeare (1 to 60 characters; a random choice of 1,000 to report, others
+to train on) and the JSB chorales (25 to 160 frames of 88 keys). The score is nats per held- out
+sequence, the length included where the model has one: a model without lengths is given the lengths,
+and its number leaves out what they cost, so that ``given length + a table of lengths`` is the fair
+sum. The distance between drawn and real lengths is total variation between histograms, beside its
+floor: that between the held-out lengths and as many of the training ones.
 
     python benchmarks/variable_length.py --data DIR [--steps 300] [--lines 4000]
 
@@ -79,8 +79,10 @@ def report(name: str, gen, held: Sequence[Tensor], bins: int, seconds: float) ->
     real = lengths_of(held)
     gap = distance(drawn, real, bins)
     print(
-        f"{name:38s} {value:9.2f} nats   lengths {drawn.float().mean():5.1f} ± {drawn.float().std():4.1f} "
-        f"(real {real.float().mean():.1f} ± {real.float().std():.1f}), distance {gap:.3f}   {seconds:5.0f} s",
+        f"{name:38s} {value:9.2f} nats   lengths {drawn.float().mean():5.1f} ± "
+        f"{drawn.float().std():4.1f} "
+        f"(real {real.float().mean():.1f} ± {real.float().std():.1f}), distance {gap:.3f}   "
+        f"{seconds:5.0f} s",
         flush=True,
     )
 
@@ -99,7 +101,8 @@ def full_length(name: str, family, held: Sequence[Tensor], most: int, table: flo
     family.eval()
     value = -pg.log_likelihood(family, pg.pad(list(held), most)).value.mean().item()
     print(
-        f"{name:38s} {value:9.2f} nats given the length, {value + table:.2f} with a table of lengths; draws "
+        f"{name:38s} {value:9.2f} nats given the length, {value + table:.2f} with a table of "
+        "lengths; draws "
         f"{most} steps always",
         flush=True,
     )
@@ -113,7 +116,7 @@ def text(options: argparse.Namespace) -> None:
     )
     for end in (False, True):
         torch.manual_seed(0)
-        head, embed = pg.Categorical(levels=levels + end), pg.Tokens(levels + end, 64)
+        head, embed = pg.heads.Categorical(levels=levels + end), pg.nn.Tokens(levels + end, 64)
         family = pg.Transformer((LONGEST,), head, embed, layers=2, heads=4)
         gen = pg.EndToken(family, levels) if end else pg.VariableLength(family, most=LONGEST)
         if not end:
@@ -128,13 +131,14 @@ def music(options: argparse.Namespace) -> None:
     train, held = chorales_of(options.data)
     table, floor = table_of(train, held, FRAMES), _floor(train, held, 10)
     print(
-        f"chorales: {len(train)} to train on, {len(held)} to report; floor of the distance {floor:.3f}"
+        f"chorales: {len(train)} to train on, {len(held)} to report; floor of the distance "
+        f"{floor:.3f}"
     )
     for stops in (False, True):
         torch.manual_seed(0)
-        emission = pg.Bernoulli(nn.Linear(64, 88))
+        emission = pg.heads.Bernoulli(nn.Linear(64, 88))
         emission = pg.StopOr(emission, nn.Linear(64, 1)) if stops else emission
-        family = pg.SequenceModel(pg.RNN(88, 64), emission, (FRAMES, 88))
+        family = pg.SequenceModel(pg.nn.RNN(88, 64), emission, (FRAMES, 88))
         gen = pg.EndToken(family, -1) if stops else pg.VariableLength(family, most=FRAMES)
         if not stops:
             gen.lengths.pseudo_count = 0.1
@@ -149,7 +153,7 @@ def music(options: argparse.Namespace) -> None:
 def chains(train: Sequence[Tensor], held: Sequence[Tensor]) -> None:
     for ends in (False, True):
         torch.manual_seed(0)
-        emission = pg.CategoricalEmission(12, levels=2, dims=88, pseudo_count=0.1)
+        emission = pg.sequences.CategoricalEmission(12, levels=2, dims=88, pseudo_count=0.1)
         family = pg.HiddenMarkovModel(12, FRAMES, emission, pseudo_count=0.1)
         gen = (
             pg.EndingHiddenMarkovModel(family, pseudo_count=0.1)
@@ -157,7 +161,7 @@ def chains(train: Sequence[Tensor], held: Sequence[Tensor]) -> None:
             else pg.VariableLength(family, most=FRAMES, pseudo_count=0.1)
         )
         start = time.perf_counter()
-        pg.em(gen, list(train), steps=40, tol=1e-2, seed=0)
+        pg.em(gen, list(train), max_iter=40, tol=1e-2, seed=0)
         name = f"hidden Markov, {'hazards' if ends else 'lengths'}"
         report(name, gen, held, 10, time.perf_counter() - start)
 

@@ -115,7 +115,8 @@ def load_mnist(path: str | os.PathLike) -> Mnist:
     for images, labels in (mnist[:2], mnist[2:]):
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"expected images (N, H, W) and labels (N,) in {path}, got {tuple(images.shape)} and "
+                f"expected images (N, H, W) and labels (N,) in {path}, got {tuple(images.shape)} "
+                "and "
                 f"{tuple(labels.shape)}; the files do not belong together"
             )
     return mnist
@@ -131,11 +132,13 @@ def _check_values(path: Path, name: str, array: np.ndarray) -> None:
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= most and high < math.inf):
         raise ValueError(
-            f"expected {name} with values {expected} in {path}, got {low:g} to {high:g}; correct them"
+            f"expected {name} with values {expected} in {path}, got {low:g} to {high:g}; correct "
+            "them"
         )
     if array.dtype.kind == "f" and (array != np.round(array)).any():
         raise ValueError(
-            f"expected {name} with values {expected} in {path}, got fractions; multiply scaled ones by 255"
+            f"expected {name} with values {expected} in {path}, got fractions; multiply scaled "
+            "ones by 255"
         )
 
 
@@ -153,7 +156,8 @@ def binarize(images: Tensor, seed: int) -> Tensor:
     """
     if not ((images >= 0) & (images <= 255) & (images == images.round())).all():
         raise ValueError(
-            f"expected values 0, 1, ..., 255, got {images.min():g} to {images.max():g}; multiply scaled pixels by 255"
+            f"expected values 0, 1, ..., 255, got {images.min():g} to {images.max():g}; multiply "
+            "scaled pixels by 255"
         )
     return torch.bernoulli(images / 255, generator=torch.Generator().manual_seed(seed))
 
@@ -223,7 +227,8 @@ def _idx(path: Path, stream: IO[bytes], most: int) -> np.ndarray:
             else f"{start + len(content)}{' or more' * (len(content) > size)}"
         )
         raise ValueError(
-            f"expected {start + size} bytes in {path} for values of shape {shape}, got {got}; fetch it again"
+            f"expected {start + size} bytes in {path} for values of shape {shape}, got {got}; "
+            "fetch it again"
         )
     return np.frombuffer(content, kind).reshape(shape).astype(kind[1:])
 
@@ -321,7 +326,8 @@ def _header(
     except BROKEN_HEADER:  # numpy's advice concerns pickled objects, which are not read here
         pass
     raise ValueError(
-        f"expected an array of real numbers as {info.filename} in {path}, got {got[:200]}; save it so"
+        f"expected an array of real numbers as {info.filename} in {path}, got {got[:200]}; save it "
+        "so"
     )
 
 

@@ -79,4 +79,8 @@ def load_compiler() -> None:
 
 
 load("numpy", "torch", "pyro", "pyro.infer.autoguide", "safetensors.torch", "tqdm")
-load("probgen.distributions.flows.bijection")  # zuko turns validation off, this file on again
+from torch.distributions import Distribution  # noqa: E402
+
+_validated = Distribution._validate_args
+load("zuko")
+Distribution.set_default_validate_args(_validated)  # zuko turns validation off for everybody

@@ -10,7 +10,7 @@ import sys
 import torch
 from lightning_fabric import Fabric
 
-from probgen.core.heads import Gaussian
+from probgen.heads import Gaussian
 from probgen.nn import Constant
 from probgen.train.fit import adam, fit
 

@@ -44,7 +44,7 @@ class Exact:
 
 
 def exact(schedule=None, prediction=None, variance=None, **options):
-    """The law of the data by the exact denoiser."""
+    """The distribution of the data by the exact denoiser."""
     schedule, prediction = schedule or CosineSchedule(), prediction or Velocity()
     process = Process(
         Exact(schedule, prediction), schedule, prediction, variance or PosteriorVariance(), 1

@@ -1,4 +1,7 @@
-"""Families of short sequences of labels whose lengths vary, and all the sequences that there are."""
+"""Families of short sequences of labels whose lengths vary.
+
+And all the sequences that there are.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probgen.core import heads
+from probgen import heads
 from probgen.core.ragged import pad
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.emissions import CategoricalEmission
@@ -38,7 +41,7 @@ def transformer(levels: int) -> Transformer:
 
 
 def spread(gen: Any, factor: float = 6.0) -> Any:
-    """The model with larger weights: initial ones make all laws nearly flat."""
+    """The model with larger weights: initial ones make all distributions nearly flat."""
     with torch.no_grad():
         for parameter in gen.parameters():
             parameter.copy_(

@@ -1,4 +1,4 @@
-"""Autoregressive laws taken apart.
+"""Autoregressive distributions taken apart.
 
 All events of a small one, its steps, and what depends on what.
 """
@@ -10,15 +10,21 @@ import torch
 import probgen as pg
 
 
-def all_events(law, levels):
-    """Every event of the law, ``(levels ** T, *event)``."""
-    values = torch.tensor(list(itertools.product(range(levels), repeat=law.event_shape.numel())))
-    return values.to(torch.get_default_dtype()).unflatten(1, law.event_shape)
+def all_events(distribution, levels):
+    """Every event of the distribution, ``(levels ** T, *event)``."""
+    values = torch.tensor(
+        list(itertools.product(range(levels), repeat=distribution.event_shape.numel()))
+    )
+    return values.to(torch.get_default_dtype()).unflatten(1, distribution.event_shape)
 
 
-def terms_of_steps(law, x):
-    """What ``law.terms(x)`` says, by the steps of sampling."""
-    entries, steps, terms = law.entries(x), law.steps(x.shape[: x.ndim - len(law.event_shape)]), []
+def terms_of_steps(distribution, x):
+    """What ``distribution.terms(x)`` says, by the steps of sampling."""
+    entries, steps, terms = (
+        distribution.entries(x),
+        distribution.steps(x.shape[: x.ndim - len(distribution.event_shape)]),
+        [],
+    )
     given = next(steps)
     for t, entry in enumerate(entries):
         terms.append(given.log_prob(entry))
@@ -42,25 +48,29 @@ def assert_all_earlier_and_no_others(slopes):
     assert (slopes[earlier] > 0).all(), "an entry does not see one that comes before it"
 
 
-def assert_completes(law, levels, seen):
+def assert_completes(distribution, levels, seen):
     """Completions of events whose first ``seen`` entries are known, beside enumeration."""
-    events = all_events(law, levels)
+    events = all_events(distribution, levels)
     with torch.no_grad():
-        masses = law.log_prob(events).exp()
-    order = torch.arange(law.event_shape.numel()) if law.order is None else law.order
+        masses = distribution.log_prob(events).exp()
+    order = (
+        torch.arange(distribution.event_shape.numel())
+        if distribution.order is None
+        else distribution.order
+    )
     x = events[len(events) // 3]
     mask = (
-        torch.zeros(law.event_shape)
+        torch.zeros(distribution.event_shape)
         .flatten()
         .index_fill(0, order[:seen], 1.0)
         .bool()
-        .unflatten(0, law.event_shape)
+        .unflatten(0, distribution.event_shape)
     )
     agree = ((events == x) | ~mask).flatten(1).all(1)
     truth = masses[agree] / masses[agree].sum()
-    given = pg.conditional(law, x, mask)
+    given = pg.conditional(distribution, x, mask)
     torch.testing.assert_close(given.log_prob(events[agree]).exp(), truth)
-    prefix = law.log_prob(torch.where(mask, x, torch.nan))
+    prefix = distribution.log_prob(torch.where(mask, x, torch.nan))
     torch.testing.assert_close(prefix.exp(), masses[agree].sum())
     draws, n = given.sample((4000,)), 4000
     shares = (draws.flatten(1)[:, None] == events[agree].flatten(1)).all(2).float().mean(0)

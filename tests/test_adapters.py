@@ -263,7 +263,8 @@ EXPONENTIAL = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.01}, "gamma"
 NO_OPTIMIZERS = [
     (
         lambda: optim.ExponentialLR(dict(EXPONENTIAL)),
-        r"optimizer=pyro.optim.SGD\(\{'lr': 0.01\}\) and scheduler=lambda optimizer: ExponentialLR\(optimizer, gam",
+        r"optimizer=pyro.optim.SGD\(\{'lr': 0.01\}\) and scheduler=lambda optimizer: "
+        r"ExponentialLR\(optimizer, gam",
     ),
     (
         lambda: torch.optim.Adam([WEIGHT], lr=0.5),

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-from probgen.core.graphs.graph import record
-from probgen.core.heads import Gaussian
+from probgen.compile.tracing import record
 from probgen.core.missing import assume_missing
 from probgen.core.module import standard_normal
 from probgen.core.program import Program
+from probgen.heads import Gaussian
 from probgen.models.coupling_flow import RealNVP
-from probgen.models.factorised import Factorised
+from probgen.models.factorized import Factorized
 from probgen.models.gan import GAN
 from probgen.models.info_gan import Codes, InfoGAN
 from probgen.models.mixture import GaussianMixture
@@ -33,7 +33,7 @@ from probgen.objectives.games import (
     Relativistic,
     Wasserstein,
 )
-from probgen.objectives.regularisers import R1, R2, GradientPenalty
+from probgen.objectives.regularizers import R1, R2, GradientPenalty
 from probgen.objectives.schedules import linear_warmup
 from probgen.train.fit import adam, fit
 
@@ -167,7 +167,7 @@ def squared_slope(critic, x):
 def test_penalties_are_those_of_autograd(turn):
     (gan, critic), x = players(), torch.randn(ROWS, 2).double()
     objective = Adversarial(
-        critic, Wasserstein(), regularisers=[R1(3.0), R2(5.0), GradientPenalty(7.0)], critic_steps=2
+        critic, Wasserstein(), regularizers=[R1(3.0), R2(5.0), GradientPenalty(7.0)], critic_steps=2
     )
     objective.step += turn == "both"
     _, found = gradients(objective, gan, critic, x)
@@ -177,8 +177,8 @@ def test_penalties_are_those_of_autograd(turn):
     def of_critic(fake):
         between = share * x + (1 - share) * fake
         penalty = 7.0 * (squared_slope(critic, between).sqrt() - 1) ** 2
-        zero_centred = 1.5 * squared_slope(critic, x) + 2.5 * squared_slope(critic, fake)
-        return (critic(fake) - critic(x)).mean() + (penalty + zero_centred).mean()
+        zero_centered = 1.5 * squared_slope(critic, x) + 2.5 * squared_slope(critic, fake)
+        return (critic(fake) - critic(x)).mean() + (penalty + zero_centered).mean()
 
     expected = two_backwards(gan, critic, fake, of_critic, lambda fake: -critic(fake).mean())
     if turn == "critic":
@@ -261,7 +261,7 @@ def test_augmentation_is_seen_through_and_only_in_training():
 def test_validation_without_gradients_gives_the_same_value():
     (gan, critic), x = players(), torch.randn(ROWS, 2).double()
     objective = Adversarial(
-        critic, regularisers=[R1(3.0), R2(5.0), GradientPenalty(7.0)], critic_steps=3
+        critic, regularizers=[R1(3.0), R2(5.0), GradientPenalty(7.0)], critic_steps=3
     ).eval()
     torch.manual_seed(7)
     value = objective(gan.model, gan.guide)(x)
@@ -287,7 +287,7 @@ DIVERGENCES = {
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_the_best_critic_reaches_the_divergence(name):
-    """Of two normal laws, by quadrature.
+    """Of two normal distributions, by quadrature.
 
     The bound at the best scores is the divergence, and no others do better.
     """
@@ -305,7 +305,7 @@ def test_the_best_critic_reaches_the_divergence(name):
 
 
 def test_a_trained_critic_finds_the_divergence():
-    """Discrete laws with a score for every value: the bound converges to KL(p || q)."""
+    """Discrete distributions with a score for every value: the bound converges to KL(p || q)."""
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
     real, fake = (
         torch.eye(3).repeat_interleave(torch.tensor([50, 30, 20]), 0),
@@ -356,7 +356,7 @@ def test_training_resumes_bit_for_bit(tmp_path, critic_steps):
         gan = GAN(MLP(2, [4], 2), standard_normal(2))
         critic = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 1))
         objective = Adversarial(
-            critic, regularisers=[GradientPenalty()], packing=2, critic_steps=critic_steps
+            critic, regularizers=[GradientPenalty()], packing=2, critic_steps=critic_steps
         )
         files = {"checkpoint": path, "resume": resume}
         fit(
@@ -402,7 +402,7 @@ def test_the_whole_loss_is_one_graph():
     """Recorded once, with both players' gradients, and run on other rows."""
     gan, critic = players(inputs=4)
     objective = Adversarial(
-        critic, regularisers=[R1(1.0), R2(2.0), GradientPenalty()], packing=2, augment=Jitter(0.1)
+        critic, regularizers=[R1(1.0), R2(2.0), GradientPenalty()], packing=2, augment=Jitter(0.1)
     )
     parts = [*gan.parameters(), *critic.parameters()]
 
@@ -423,10 +423,10 @@ def test_the_whole_loss_is_one_graph():
 
 
 def test_a_flow_learns_by_a_critic():
-    """Any law with rsample has fakes to give."""
+    """Any distribution with rsample has fakes to give."""
     loc, scale = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 1.0])
     flow, critic = RealNVP(2, layers=2, hidden=[8]), MLP(2, [16], 1)
-    objective, optimizer = Adversarial(critic, regularisers=[R1(0.5)]), adam(1e-2, betas=(0.0, 0.9))
+    objective, optimizer = Adversarial(critic, regularizers=[R1(0.5)]), adam(1e-2, betas=(0.0, 0.9))
     options = {
         "steps": 300,
         "optimizer": optimizer,
@@ -447,12 +447,12 @@ def test_a_latent_variable_model_learns_by_its_draws():
     assert all(p.grad is None for p in vae.encoder.parameters())
 
 
-def test_laws_without_gradients_are_refused():
+def test_distributions_without_gradients_are_refused():
     objective, x = Adversarial(MLP(2, [4], 1)), torch.randn(8, 2)
-    for law in (GaussianMixture(2, 3), Factorised(2)):
-        if not law().has_rsample:
-            with pytest.raises(TypeError, match="expected a law with rsample at site 'x'"):
-                objective(law.model, law.guide)(x)
+    for distribution in (GaussianMixture(2, 3), Factorized(2)):
+        if not distribution().has_rsample:
+            with pytest.raises(TypeError, match="expected a distribution with rsample at site 'x'"):
+                objective(distribution.model, distribution.guide)(x)
     nameless = Program(lambda x: None)
     with pytest.raises(TypeError, match="observed site named 'x'"):
         objective(nameless.model, nameless.guide)(x)
@@ -467,7 +467,7 @@ def test_incomplete_rows_are_refused():
 def test_information_is_the_log_probability_of_the_code_of_a_dream():
     """Against the same draws by hand.
 
-    Gradients reach generator and recogniser, as those of one plain loss.
+    Gradients reach generator and recognizer, as those of one plain loss.
     """
     generator = GAN(SideBySide(MLP(2 + 4, [6], 2)), standard_normal(2), (2,))
     gen = InfoGAN(generator, Codes([3], 1), Codes([3], 1, MLP(2, [6], 5))).double()
@@ -482,7 +482,7 @@ def test_information_is_the_log_probability_of_the_code_of_a_dream():
         )
     torch.manual_seed(7)
     code = gen.codes().expand(torch.Size([ROWS])).sample()
-    log_q = gen.recognise(gen.generator(code).rsample()).log_prob(code).sum()
+    log_q = gen.recognize(gen.generator(code).rsample()).log_prob(code).sum()
     expected = torch.autograd.grad(-2.5 * log_q, parts)
     torch.testing.assert_close(terms[1][0] - terms[0][0], -2.5 * log_q)
     assert_same([b - a for a, b in zip(terms[0][1], terms[1][1], strict=True)], expected)
@@ -523,12 +523,12 @@ def test_information_needs_a_guide():
 
 
 def test_a_code_is_found_without_labels():
-    """Two clusters and a category of two levels: the recogniser names them."""
+    """Two clusters and a category of two levels: the recognizer names them."""
     label = torch.arange(200) % 2
     x = torch.randn(200, 2) * 0.2 + torch.where(label[:, None] > 0, 1.0, -1.0)
     generator = GAN(SideBySide(MLP(2 + 2, [16], 2)), standard_normal(2), (2,))
     gen, critic = InfoGAN(generator, Codes([2]), Codes([2], net=MLP(2, [16], 2))), MLP(2, [16], 1)
-    objective = Adversarial(critic, regularisers=[R1(0.1)], information=1.0)
+    objective = Adversarial(critic, regularizers=[R1(0.1)], information=1.0)
     optimizer = adam(5e-3, betas=(0.0, 0.9))
     fit(
         gen,
@@ -541,7 +541,7 @@ def test_a_code_is_found_without_labels():
         verdict=False,
         seed=1,
     )
-    right = (gen.recognise(x).probabilities()[0].argmax(-1) == label).float().mean()
+    right = (gen.recognize(x).probabilities()[0].argmax(-1) == label).float().mean()
     assert max(right, 1 - right) > 0.97
 
 

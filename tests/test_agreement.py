@@ -13,7 +13,7 @@ BATCHES = {
     "subsample_given",
     "svi_lightning",
     "easy_guide_series",
-    "easy_guide_amortised",
+    "easy_guide_amortized",
     "auxiliary_site",
 }
 # the model draws the weights of a new network at each run, and uses them

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.density import log_likelihood
 from probgen.core.module import standard_normal
 from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnits, GaussianUnits
 from probgen.infer.ais import LogZ, annealed_importance, reverse_annealing
@@ -14,11 +13,12 @@ from probgen.infer.impute import impute
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.energy import EnergyBasedModel
 from probgen.models.markov_random_field import MarkovRandomField
-from probgen.models.normalised import Normalised
+from probgen.models.normalized import Normalized
 from probgen.models.rbm import RBM
 from probgen.nn import MLP
 from probgen.samplers.hmc import HMC
 from probgen.samplers.langevin import Langevin
+from probgen.scoring import log_likelihood
 
 
 def contains(bracket, truth, slack=0.0):
@@ -84,13 +84,13 @@ def test_few_temperatures_bracket_from_both_sides():
     assert sum(b.lower for b in brackets) / 30 < truth < sum(b.upper for b in brackets) / 30
 
 
-def test_reverse_annealing_is_unbiased_for_a_law_that_tends_to_the_model():
+def test_reverse_annealing_is_unbiased_for_a_distribution_that_tends_to_the_model():
     gen = RBM(BernoulliUnits(8), 6, scale=1.0)
     x = gen().sample((20,))
     score = reverse_annealing(gen, x, temperatures=300, chains=50, at_once=300)
     assert score.kind == "unbiased" and score.particles == 50 and score.measure == "mass"
     assert torch.allclose(score.value, gen().log_prob(x), atol=0.25)
-    # few temperatures: another law, whose probabilities sum to one all the same
+    # few temperatures: another distribution, whose probabilities sum to one all the same
     v = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
     small = RBM(BernoulliUnits(4), 3, scale=1.5)
     other = reverse_annealing(small, v, temperatures=2, chains=4000)
@@ -98,12 +98,12 @@ def test_reverse_annealing_is_unbiased_for_a_law_that_tends_to_the_model():
     assert (other.value - small().log_prob(v)).abs().max() > 0.1
 
 
-def test_normalised_models_score_approximately():
+def test_normalized_models_score_approximately():
     exact = RBM(BernoulliUnits(6), 4, scale=1.0)
     free = RBM(BernoulliUnits(6), 4, limit=1)
     free.load_state_dict(exact.state_dict())
     bracket, x = annealed_importance(free, temperatures=300), exact().sample((20,))
-    gen = Normalised(free, bracket.value)
+    gen = Normalized(free, bracket.value)
     score = log_likelihood(gen, x)
     assert score.kind == "approximate" and str(score).startswith("~")
     assert torch.allclose(score.value, exact().log_prob(x), atol=0.1)
@@ -114,7 +114,7 @@ def test_normalised_models_score_approximately():
     )
     assert impute(gen, torch.full((1, 6), torch.nan), steps=3).kind == "heuristic"
     with pytest.raises(ValueError, match="lacks its constant"):
-        Normalised(exact, 1.0)()
+        Normalized(exact, 1.0)()
 
 
 def test_the_estimate_is_the_log_of_a_mean():
@@ -148,7 +148,7 @@ def test_refusals_say_what_to_do():
         annealed_importance(MarkovRandomField((2,), [(0, 1)]))
     with pytest.raises(ValueError, match="from 0 to 1"):
         annealed_importance(RBM(BernoulliUnits(3), 2), temperatures=[0.0, 0.5])
-    with pytest.raises(ValueError, match="leaves laws invariant"):
+    with pytest.raises(ValueError, match="leaves distributions invariant"):
         annealed_importance(EnergyBasedModel(MLP(2, [4], 1), (2,), annealing=Langevin(0.1)))
     with pytest.raises(ValueError, match="further layers"):
         reverse_annealing(DeepBoltzmannMachine(BernoulliUnits(3), (2, 2)), torch.zeros(2, 3))

@@ -77,7 +77,7 @@ REFUSED_ELSEWHERE = {
     for name, parameter, value in [
         ("LevelPrediction", "high", -1.0),
         ("LevelReconstruction", "high", -1.0),
-        ("Gaussianised", "high", -1.0),
+        ("Gaussianized", "high", -1.0),
         ("LinearSchedule", "start", -1.0),
         ("HiddenMarkovModel", "context_ndim", 0),
         ("BayesianNetwork", "limit", 0),
@@ -217,9 +217,9 @@ def test_numbers_of_numpy_are_numbers(name, folder):
 
 
 def test_constructors_take_numbers_of_numpy():
-    made = GaussianMixture(np.int64(2), np.int32(3), regularisation=np.float32(0.1))
+    made = GaussianMixture(np.int64(2), np.int32(3), regularization=np.float32(0.1))
     assert made.loc.shape == (2, 3)
-    assert probgen.MLP(np.int64(3), [np.int64(4)], np.int64(2))(X).shape == (8, 2)
+    assert probgen.nn.MLP(np.int64(3), [np.int64(4)], np.int64(2))(X).shape == (8, 2)
     assert adam(np.float64(0.1))([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 0.1
 
 

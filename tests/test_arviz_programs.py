@@ -31,14 +31,22 @@ FOR_LOO = ["posterior", "log_likelihood", "sample_stats"]
 HALVES = torch.tensor([3.0, -2.0, 1.0, 0.0, 2.0, -4.0])
 
 CHEAP = (
-    "eight_schools_svi minipyro mini_regression baseball_fully_pooled baseball_not_pooled baseball_partially_pooled "
-    "baseball_partially_pooled_with_logit toy_mixture_enumeration inclined_plane_svi bayesian_regression "
-    "intro_long_mle intro_long_custom_guide mle map coin_list_of_scalars coin_sequential_plate coin_subsample "
-    "coin_baseline gmm_map workflow_counts workflow_mixed_effects sparse_regression dual_moon_flow banana "
-    "stable_latent obs_mask factor_in_plate factor_of_all local_latents amortised_modules row_weights tempered "
-    "annealed padded_sequences subsample_drawn subsample_given rows_at_dim_two two_observed crossed_plates "
-    "keyword_only optional_none joint_observation conditioned auto_normal auto_multivariate auto_iaf "
-    "messenger_hierarchical guide_list_by_hand easy_guide auto_delta auto_laplace lda ekf vae ss_vae_supervised "
+    "eight_schools_svi minipyro mini_regression baseball_fully_pooled baseball_not_pooled "
+    "baseball_partially_pooled "
+    "baseball_partially_pooled_with_logit toy_mixture_enumeration inclined_plane_svi "
+    "bayesian_regression "
+    "intro_long_mle intro_long_custom_guide mle map coin_list_of_scalars coin_sequential_plate "
+    "coin_subsample "
+    "coin_baseline gmm_map workflow_counts workflow_mixed_effects sparse_regression dual_moon_flow "
+    "banana "
+    "stable_latent obs_mask factor_in_plate factor_of_all local_latents amortized_modules "
+    "row_weights tempered "
+    "annealed padded_sequences subsample_drawn subsample_given rows_at_dim_two two_observed "
+    "crossed_plates "
+    "keyword_only optional_none joint_observation conditioned auto_normal auto_multivariate "
+    "auto_iaf "
+    "messenger_hierarchical guide_list_by_hand easy_guide auto_delta auto_laplace lda ekf vae "
+    "ss_vae_supervised "
     "gp_regression gp_variational codes_nearest scoped_mixture csis split_reparam "
 )
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 )  # five rows tell little about tails
 
 
-def labelled():
+def labeled():
     """Two chains of 100 draws of N(0, 1), five rows of y ~ N(mu, 1) with three features each."""
     random = np.random.default_rng(0)
     mu, x = random.normal(size=(2, 100)), random.normal(size=(5, 3))
@@ -71,7 +71,7 @@ def names_of(container):
 
 
 def test_container_equals_that_of_arviz():
-    groups = labelled()
+    groups = labeled()
     found, expected = adapter.container(groups, LABELS), reference(groups)
     assert type(found) is type(expected) and names_of(found) == names_of(expected)
     for group in names_of(expected):
@@ -79,7 +79,7 @@ def test_container_equals_that_of_arviz():
 
 
 def test_statistics_of_arviz_accept_it():
-    found = adapter.container(labelled(), LABELS)
+    found = adapter.container(labeled(), LABELS)
     assert abs(float(np.asarray(az.summary(found)["mean"])[0])) < 0.2
     assert az.loo(found).n_data_points == 5
 
@@ -89,7 +89,7 @@ def test_statistics_of_arviz_accept_it():
     reason="ArviZ 0.x has no loo_approximate_posterior: probgen.diagnostics.loo stands in",
 )
 def test_arviz_corrects_loo_for_the_approximation():
-    found = adapter.container(labelled(), LABELS)
+    found = adapter.container(labeled(), LABELS)
     stats = found["sample_stats"]
     corrected = az.loo_approximate_posterior(found, stats["log_p"], stats["log_q"])
     assert corrected.approx_posterior and corrected.elpd != az.loo(found).elpd
@@ -97,7 +97,7 @@ def test_arviz_corrects_loo_for_the_approximation():
 
 def test_it_goes_to_a_file_and_back(tmp_path):
     found, path = (
-        adapter.container(labelled(), LABELS, {"inference_library": "probgen"}),
+        adapter.container(labeled(), LABELS, {"inference_library": "probgen"}),
         tmp_path / "fit.nc",
     )
     found.to_netcdf(path)
@@ -109,9 +109,9 @@ def test_it_goes_to_a_file_and_back(tmp_path):
 
 def test_an_arviz_that_calls_itself_1_gets_a_tree(monkeypatch):
     """On 0.x this simulates the version number alone; xarray's tree is the real one."""
-    expected = adapter.container(labelled(), LABELS)
+    expected = adapter.container(labeled(), LABELS)
     monkeypatch.setattr(az, "__version__", "1.3.0")
-    found = adapter.container(labelled(), LABELS)
+    found = adapter.container(labeled(), LABELS)
     assert isinstance(found, xarray.DataTree)
     for group in names_of(found):
         xarray.testing.assert_equal(as_dataset(found[group]), as_dataset(expected[group]))
@@ -124,7 +124,7 @@ def test_dims_without_labels_are_numbered():
 
 def test_labels_of_the_wrong_length_are_named():
     with pytest.raises(ValueError, match="expected 5 labels for dim 'data', got 2"):
-        adapter.container(labelled(), {"data": ["a", "b"]})
+        adapter.container(labeled(), {"data": ["a", "b"]})
 
 
 def test_one_dim_of_two_lengths_is_named():

@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.models.autoregressive_flow import MAF
-from probgen.models.standardised import Standardised
+from probgen.models.standardized import Standardized
 from probgen.train.culprits import culprits
 from probgen.train.fit import fit
 from probgen.train.run import NonFiniteLoss
 
 N, BATCH, ROW = 40, 8, 23
-SCALE = 0.01  # of a law whose density at 1e18 no float32 holds, which holds the squares of the data
+# of a distribution whose density at 1e18 no float32 holds, which holds the squares of the data
+SCALE = 0.01
 QUIET = {"progress": False, "verdict": False, "seed": 0}
 
 
@@ -106,7 +107,7 @@ def cases():
             (torch.rand(N, 3), planted(3, at=(0,))),
             "context[0] = 1e+18",
         ),
-        "flow": (lambda: Standardised(MAF(3), 0.0, SCALE), planted(3, at=(2,)), "x[2] = 1e+18"),
+        "flow": (lambda: Standardized(MAF(3), 0.0, SCALE), planted(3, at=(2,)), "x[2] = 1e+18"),
         "latents": (Latent, planted(3, at=(0,)), "x[0] = 1e+18"),
         "one of several arguments": (
             regression,

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.density import log_likelihood
-from probgen.core.heads import Bernoulli, Categorical, Gaussian, Poisson
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.core.score import Score
+from probgen.heads import Bernoulli, Categorical, Gaussian, Poisson
 from probgen.infer.em import em
 from probgen.infer.impute import impute
 from probgen.models.factor_analysis import PPCA
 from probgen.models.mixture import GaussianMixture
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant
+from probgen.scoring import log_likelihood
 from probgen.train.checkpoint import CheckpointError, load, save, write
 from probgen.train.fit import fit
 
@@ -34,12 +34,12 @@ def vae(encoder: DistributionModule | None = None) -> VAE:
     return VAE(prior, Gaussian(MLP(2, [8], 6)), encoder or Gaussian(MLP(3, [8], 4)))
 
 
-class Unnormalised(dist.Normal):
-    density = "unnormalised"
+class Unnormalized(dist.Normal):
+    density_kind = "unnormalized"
 
 
 class Implicit(dist.Normal):
-    density = "implicit"
+    density_kind = "implicit"
 
     def log_prob(self, x):
         raise NotImplementedError(
@@ -48,19 +48,19 @@ class Implicit(dist.Normal):
 
 
 class Energy(DistributionModule):
-    """A family of some law with one parameter."""
+    """A family of some distribution with one parameter."""
 
-    def __init__(self, law=Unnormalised, dims=3):
+    def __init__(self, distribution=Unnormalized, dims=3):
         super().__init__()
-        self.law, self.loc = law, nn.Parameter(torch.zeros(dims))
+        self.distribution, self.loc = distribution, nn.Parameter(torch.zeros(dims))
 
     def forward(self, context=None):
         batch = () if context is None else context.shape[:-1]
-        return self.law(self.loc, torch.ones_like(self.loc)).to_event(1).expand(batch)
+        return self.distribution(self.loc, torch.ones_like(self.loc)).to_event(1).expand(batch)
 
 
 def flow() -> Fixed:
-    """A law whose conditionals have no closed form."""
+    """A distribution whose conditionals have no closed form."""
     normal = dist.Normal(torch.zeros(3), 1.0).to_event(1)
     return Fixed(
         lambda loc: dist.TransformedDistribution(normal, [dist.transforms.spline(3)]),
@@ -265,7 +265,7 @@ CASES = {
         TypeError,
         "read more than once",
     ),
-    "energy under the ELBO": (lambda _: fit(Energy(), X), ValueError, "site 'x'.*unnormalised"),
+    "energy under the ELBO": (lambda _: fit(Energy(), X), ValueError, "site 'x'.*unnormalized"),
     "implicit under the ELBO": (
         lambda _: fit(Energy(Implicit), X),
         ValueError,
@@ -325,7 +325,7 @@ CASES = {
     "mass against density": (
         lambda _: Score(torch.zeros(3), "exact", measure="mass") < EXACT,
         TypeError,
-        "quantisation",
+        "quantization",
     ),
     "nothing to impute with": (
         lambda _: impute(flow(), with_value(torch.nan)),

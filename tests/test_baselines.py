@@ -55,8 +55,10 @@ class Mixture(LatentVariableModel):
 
     def reward(self, c, x):
         """log p(x, c) - log q(c | x) of every row."""
-        prior, law = dist.Bernoulli(0.3), dist.Bernoulli(logits=self.a[: len(x)])
-        return prior.log_prob(c) + dist.Normal(self.w * c, 1.0).log_prob(x) - law.log_prob(c)
+        prior, distribution = dist.Bernoulli(0.3), dist.Bernoulli(logits=self.a[: len(x)])
+        return (
+            prior.log_prob(c) + dist.Normal(self.w * c, 1.0).log_prob(x) - distribution.log_prob(c)
+        )
 
     def exact(self, x):
         q = self.a[: len(x)].sigmoid()
@@ -228,7 +230,7 @@ def test_trained_resumed_and_compiled(tmp_path):
 
 
 class Scaled(LatentVariableModel):
-    """A shared rate ~ Beta(2, 2) without reparameterised draws.
+    """A shared rate ~ Beta(2, 2) without reparameterized draws.
 
     x | rate Bernoulli: E log p is a sum of digammas.
     """
@@ -243,8 +245,8 @@ class Scaled(LatentVariableModel):
             return pyro.sample("x", dist.Bernoulli(rate), obs=x)
 
     def guide(self, x=None, context=None):
-        law = NonreparameterizedBeta(*self.log_a.exp())
-        pyro.sample("rate.shared", law, infer={"baseline": self.baseline})
+        distribution = NonreparameterizedBeta(*self.log_a.exp())
+        pyro.sample("rate.shared", distribution, infer={"baseline": self.baseline})
 
     def exact(self, x):
         a, b = self.log_a.exp()
@@ -323,7 +325,7 @@ def test_the_enumerated_objective_takes_them_where_nothing_is_drawn_and_refuses_
         EnumeratedELBO()(drawn.model, drawn.guide)(X)
 
 
-def test_reparameterised_sites_need_none():
+def test_reparameterized_sites_need_none():
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)

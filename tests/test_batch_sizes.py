@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from probgen.core.heads import Gaussian
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.core.program import Program
+from probgen.heads import Gaussian
 from probgen.infer.em import em
 from probgen.models.gan import GAN
 from probgen.models.mixture import GaussianMixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from probgen.core.graphs.graph import NotCompilable
+from probgen.compile.tracing import NotCompilable
 from probgen.core.module import Fixed
 from probgen.infer.impute import impute
 from probgen.infer.mcmc import mcmc
@@ -33,7 +33,10 @@ def poisson() -> BayesianHiddenMarkovModel:
 def prior_draws(gen: BayesianHiddenMarkovModel, draws: int) -> tuple[dict, torch.Tensor]:
     """Draws from the prior, and the log-likelihood of X under each."""
     torch.manual_seed(1)
-    values = {name: law.sample((draws,)) for name, law in gen._prior_laws().items()}
+    values = {
+        name: distribution.sample((draws,))
+        for name, distribution in gen._prior_distributions().items()
+    }
     return values, gen.given(values).log_prob(X[0])
 
 
@@ -73,7 +76,7 @@ def test_the_density_of_a_fitted_guide_bounds_the_evidence():
     )  # one of the two orders of the states costs log 2, a mean field some more
 
 
-def test_states_in_order_are_the_same_law():
+def test_states_in_order_are_the_same_distribution():
     gen = poisson()
     values, log_likelihood = prior_draws(gen, 50)
     ordered = gen.in_order(values, "rates")
@@ -83,7 +86,7 @@ def test_states_in_order_are_the_same_law():
         gen.in_order(values, "transitions")
 
 
-def test_every_emission_has_the_density_of_its_law():
+def test_every_emission_has_the_density_of_its_distribution():
     means, scales = torch.randn(5, 2, 3), torch.rand(5, 2, 3) + 0.5
     x = torch.randn(3)
     expected = torch.distributions.Normal(means, scales).log_prob(x).sum(-1)

@@ -10,13 +10,13 @@ from pyro.infer import TraceEnum_ELBO
 from scipy import stats
 from scipy.special import logsumexp
 
-from probgen.core.density import log_likelihood
 from probgen.core.module import Fixed
 from probgen.core.reading import read
 from probgen.distributions.stick_breaking import StickBreaking
 from probgen.infer.mcmc import mcmc
 from probgen.infer.posterior import posterior, predictive, prior_predictive
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
+from probgen.scoring import log_likelihood
 
 
 def correlated(dims):
@@ -34,7 +34,7 @@ def two_clusters(rows, dims=2, apart=4.0):
 
 def train(gen, x, steps=150, lr=0.05):
     """A guide fitted from the clusters of x."""
-    gen.initialise(x)
+    gen.initialize(x)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
     optimizer = torch.optim.Adam(gen.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
@@ -58,11 +58,13 @@ def direct(draw, row):
     seen = ~np.isnan(row)
     if not seen.any():
         return np.log(draw["weights"])
-    laws = [
+    distributions = [
         stats.multivariate_normal(mean[seen], covariance(draw, k)[np.ix_(seen, seen)])
         for k, mean in enumerate(draw["means"])
     ]
-    return np.log(draw["weights"]) + np.array([law.logpdf(row[seen]) for law in laws])
+    return np.log(draw["weights"]) + np.array(
+        [distribution.logpdf(row[seen]) for distribution in distributions]
+    )
 
 
 GENS = {
@@ -142,9 +144,11 @@ def test_one_component_agrees_with_numerical_integration():
 
 def log_joint(gen, drawn, x):
     """log p(x, globals) of each draw, from the formula."""
-    laws = dist.Normal(drawn["means"][:, None], drawn["scales"][:, None])
+    distributions = dist.Normal(drawn["means"][:, None], drawn["scales"][:, None])
     rows = (
-        (drawn["weights"].log()[:, None] + laws.log_prob(x[:, None]).sum(-1)).logsumexp(-1).sum(-1)
+        (drawn["weights"].log()[:, None] + distributions.log_prob(x[:, None]).sum(-1))
+        .logsumexp(-1)
+        .sum(-1)
     )
     prior = dist.Dirichlet(torch.ones(gen.components)).log_prob(drawn["weights"])
     prior = prior + dist.Normal(0.0, 3.0).log_prob(drawn["means"]).sum((-1, -2))
@@ -190,16 +194,16 @@ def test_missing_entries_give_finite_gradients_and_complete_predictions():
     x = two_clusters(30)
     x[::3, 0] = torch.nan
     gen = BayesianGaussianMixture(2, 2, correlations=correlated(2))
-    gen.initialise(x)
+    gen.initialize(x)
     TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(gen.model, gen.guide, x).backward()
     assert all(parameter.grad.isfinite().all() for parameter in gen.parameters())
     assert predictive(gen, x, draws=3)["x"].isfinite().all()
 
 
-def test_initialisation_starts_the_guide_at_the_clusters():
+def test_initialization_starts_the_guide_at_the_clusters():
     x = two_clusters(300, apart=10.0)
     gen = BayesianGaussianMixture(2, 2)
-    gen.initialise(x)
+    gen.initialize(x)
     drawn = posterior(gen, x, draws=1000)
     order = drawn["weights"].mean(0).argsort(descending=True)
     member = torch.arange(300) % 3 == 0
@@ -238,7 +242,7 @@ def test_the_prior_is_the_one_given():
         (drawn["component"] == 0).float().mean(), torch.tensor(0.75), atol=0.05, rtol=0
     )
     with pytest.raises(ValueError, match="expected scales in the prior's support"):
-        gen.initialise(10 * torch.randn(50, 3))
+        gen.initialize(10 * torch.randn(50, 3))
 
 
 def test_priors_of_another_shape_are_refused():

@@ -9,11 +9,11 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import LinearRegression
 
 import probgen as pg
-from probgen.core import heads
-from probgen.core.density import density
+from probgen import heads
+from probgen.core.kinds import density_kind
 from probgen.distributions.conditional import conditional
-from probgen.distributions.graphs.ancestral import Ancestral
-from probgen.distributions.graphs.discrete_network import DiscreteNetwork
+from probgen.distributions.graphical.ancestral import Ancestral
+from probgen.distributions.graphical.discrete_network import DiscreteNetwork
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.nn import MLP
 
@@ -60,7 +60,7 @@ def test_masses_of_complete_and_incomplete_rows_are_enumerated():
     gen, x = network(), holes(STATES[::2])
     p = joint(gen)
     truth = torch.stack([p[((row == STATES) | row.isnan()).all(-1)].sum() for row in x])
-    assert isinstance(gen(), DiscreteNetwork) and density(gen()) == "exact"
+    assert isinstance(gen(), DiscreteNetwork) and density_kind(gen()) == "exact"
     assert torch.allclose(gen().log_prob(STATES).exp(), p, atol=1e-12)
     assert torch.allclose(gen().log_prob(x).exp(), truth, atol=1e-12)
     shares = (gen().sample((20_000,))[:, None] == STATES).all(-1).double().mean(0)
@@ -99,7 +99,7 @@ def test_em_on_complete_rows_counts_in_one_step():
     torch.manual_seed(0)
     x, gen = network()().sample((500,)), network(pseudo_count=1.0)
     result = pg.em(gen, x, tol=1e-9)
-    assert result.steps <= 2 and result.converged
+    assert result.n_iter <= 2 and result.converged
     c, a, _, b = x.long().unbind(-1)
     for i, j, k in itertools.product(range(2), range(3), range(2)):
         above = (a == i) & (b == j)
@@ -118,8 +118,8 @@ def test_em_on_incomplete_rows_rises_to_a_maximum():
     x = holes(network()().sample((300,)), 0.3)
     x[:, 1] = torch.nan  # a common cause that is never seen
     gen = network()
-    result = pg.em(gen, x, steps=3000, tol=1e-13, seed=0)
-    assert (result.log_likelihood.diff() > -1e-12).all() and result.steps > 10
+    result = pg.em(gen, x, max_iter=3000, tol=1e-13, seed=0)
+    assert (result.log_likelihood.diff() > -1e-12).all() and result.n_iter > 10
     gen().log_prob(x).mean().backward()
     assert max(part.logits.grad.abs().max() for part in gen.conditionals) < 1e-4
 
@@ -173,12 +173,12 @@ def test_a_linear_gaussian_network_is_a_joint_normal():
     assert torch.allclose(
         gen().log_prob(x), torch.stack([by_hand(gen, row) for row in x]), atol=1e-6
     )
-    law, rows = gen(), holes(torch.randn(20, 3).double())
-    for row, value in zip(rows, law.log_prob(rows), strict=True):
+    distribution, rows = gen(), holes(torch.randn(20, 3).double())
+    for row, value in zip(rows, distribution.log_prob(rows), strict=True):
         seen = ~row.isnan().numpy()
         mean, covariance = (
-            law.mean.detach().numpy()[seen],
-            law.covariance_matrix.detach().numpy()[np.ix_(seen, seen)],
+            distribution.mean.detach().numpy()[seen],
+            distribution.covariance_matrix.detach().numpy()[np.ix_(seen, seen)],
         )
         truth = (
             multivariate_normal(mean, covariance).logpdf(row.numpy()[seen]) if seen.any() else 0.0
@@ -195,7 +195,7 @@ def test_em_of_a_linear_gaussian_network_is_least_squares_and_handles_holes():
     residual = x[:, 0].numpy() - regression.predict(x[:, 1:].numpy())
     assert gen.conditionals[0].log_scale.exp().item() == pytest.approx(residual.std(), abs=1e-6)
     rows = holes(x, 0.3)
-    result = pg.em(gen, rows, steps=500, tol=1e-12, seed=0)
+    result = pg.em(gen, rows, max_iter=500, tol=1e-12, seed=0)
     assert (result.log_likelihood.diff() > -1e-10).all()
     gen().log_prob(rows).mean().backward()
     assert max(p.grad.abs().max() for p in gen.parameters() if p.numel()) < 1e-4
@@ -235,8 +235,10 @@ def test_a_mixed_network_integrates_numbers_out_where_nothing_below_is_seen():
     x = gen().sample((4,))
     x[:, 0], x[:, 3:] = torch.nan, torch.nan  # the flag and the pair: number is observed
     x[0, 2] = torch.nan  # with all below it missing too
-    law = gen.conditionals[2](x[:1, 1:2]).base_dist
-    grid = (law.loc + law.scale * torch.linspace(-12, 12, 4001, dtype=torch.float64)).detach()[0]
+    distribution = gen.conditionals[2](x[:1, 1:2]).base_dist
+    grid = (
+        distribution.loc + distribution.scale * torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    ).detach()[0]
     rows = x[:1].repeat(len(grid), 1)
     rows[:, 2] = grid
     integral = gen().log_prob(rows).exp().sum() * (grid[1] - grid[0])
@@ -277,13 +279,13 @@ def test_gradients_find_what_em_finds():
     torch.manual_seed(0)
     x = holes(network()().sample((200,)), 0.2).float()
     by_em, by_fit = network().float(), network().float()
-    reached = pg.em(by_em, x, steps=500, tol=1e-8, n_init=0).log_likelihood[-1]
+    reached = pg.em(by_em, x, max_iter=500, tol=1e-8, n_init=0).log_likelihood[-1]
     pg.fit(
         by_fit,
         x,
         steps=150,
         batch_size=200,
-        optimizer=pg.adam(0.1),
+        optimizer=pg.train.adam(0.1),
         compile=False,
         progress=False,
         seed=0,

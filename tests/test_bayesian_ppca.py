@@ -9,9 +9,9 @@ import pytest
 import torch
 from pyro import poutine
 
-from probgen.core.density import log_weights
 from probgen.core.reading import read
 from probgen.core.runtime import isolated
+from probgen.core.weights import log_weights
 from probgen.infer.impute import impute
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.train.fit import adam, fit
@@ -36,8 +36,10 @@ def log_marginal(x, loadings, mean, noise):
     values = torch.zeros(len(x), dtype=F64)
     for row, seen in enumerate(~x.isnan()):
         if seen.any():
-            law = torch.distributions.MultivariateNormal(mean[seen], covariance[seen][:, seen])
-            values[row] = law.log_prob(x[row, seen])
+            distribution = torch.distributions.MultivariateNormal(
+                mean[seen], covariance[seen][:, seen]
+            )
+            values[row] = distribution.log_prob(x[row, seen])
     return values
 
 
@@ -84,12 +86,12 @@ def test_without_data_the_guide_draws_globals_alone():
 @pytest.fixture(scope="module")
 def fitted():
     pyro.set_rng_seed(0)
-    law, gen = truth(), BayesianPPCA(D, K)
-    x = law.sample((N,))
+    distribution, gen = truth(), BayesianPPCA(D, K)
+    x = distribution.sample((N,))
     fit(
         gen, x, steps=400, batch_size=N, optimizer=adam(0.05), seed=0, progress=False, verdict=False
     )
-    return law, gen
+    return distribution, gen
 
 
 def test_columns_beyond_the_rank_of_the_data_are_switched_off(fitted):
@@ -103,29 +105,29 @@ def test_columns_beyond_the_rank_of_the_data_are_switched_off(fitted):
 
 
 def test_predictions_are_as_close_to_the_truth_as_the_number_of_rows_allows(fitted):
-    law, gen = fitted
+    distribution, gen = fitted
     covariance = gen.loadings_loc @ gen.loadings_loc.mT + gen.noise_loc.exp() * torch.eye(D)
     gap = torch.distributions.kl_divergence(
-        law, dist.MultivariateNormal(gen.mean_loc, covariance)
+        distribution, dist.MultivariateNormal(gen.mean_loc, covariance)
     ).item()
     needed = D * RANK - RANK * (RANK - 1) / 2 + D + 1
     assert gap < 2.5 * needed / (2 * N)
 
 
 def test_posterior_of_the_mean_has_the_width_of_its_conditional(fitted):
-    law, gen = fitted
-    expected = (N * law.precision_matrix.diagonal()).rsqrt()
+    distribution, gen = fitted
+    expected = (N * distribution.precision_matrix.diagonal()).rsqrt()
     assert (gen.mean_log_scale - expected.log()).mean().abs() < 0.15
-    assert ((gen.mean_loc - 0.7).abs() < 4 * (law.variance / N).sqrt()).all()
+    assert ((gen.mean_loc - 0.7).abs() < 4 * (distribution.variance / N).sqrt()).all()
 
 
 def test_imputation_accepts_every_proposal_of_the_exact_guide(fitted):
-    law, gen = fitted
-    x = law.sample((50,))
+    distribution, gen = fitted
+    x = distribution.sample((50,))
     x[:, 0] = torch.nan
     done = impute(gen, x, draws=2, steps=15)
     assert done.kind == "asymptotic" and done.acceptance.mean() > 0.999
-    assert done.draws[:, :, 0].sub(0.7).square().mean() < 2 * law.variance[0]
+    assert done.draws[:, :, 0].sub(0.7).square().mean() < 2 * distribution.variance[0]
 
 
 def test_too_many_factors_are_refused():

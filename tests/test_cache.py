@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from probgen.compile import native
 from probgen.core import cache
-from probgen.core.graphs import native
 
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(

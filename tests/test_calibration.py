@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from torch.autograd.functional import hessian
 
-from probgen.core.graphs.graph import NotCompilable
+from probgen.compile.tracing import NotCompilable
 from probgen.diagnostics.calibration import simulation_based_calibration, uniformity
 from probgen.infer.log_density import value_and_grad
 from probgen.infer.nuts import PyroNUTS, Walk

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import mutual_info_score
 
 import probgen as pg
-from probgen.distributions.graphs.dependence_tree import (
+from probgen.distributions.graphical.dependence_tree import (
     mutual_information,
     pair_counts,
     spanning_tree,
@@ -54,7 +54,7 @@ def test_the_tree_is_the_best_of_all_125():
     ]
     best = max(likelihood_of(x, levels, tree) for tree in trees)
     gen = ChowLiu(levels, smoothing=0.0)
-    gen.initialise(x)
+    gen.initialize(x)
     assert gen().log_prob(x).mean().item() == pytest.approx(best, abs=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_smoothed_tables_are_counts_and_em_stays():
     x, levels = data()
     gen = ChowLiu(levels, smoothing=1.0)
     result = pg.em(gen, x)
-    assert result.converged and result.steps == 1
+    assert result.converged and result.n_iter == 1
     edges = [(d, p) for d, p in enumerate(gen.parents.tolist()) if p >= 0]
     assert result.log_likelihood[-1].item() == pytest.approx(
         likelihood_of(x, levels, edges, 1.0), abs=1e-5
@@ -90,7 +90,7 @@ def test_the_spanning_tree_weighs_as_much_as_that_of_networkx():
 def test_missing_entries_are_summed_out():
     x, levels = data()
     gen = ChowLiu(levels)
-    gen.initialise(x)
+    gen.initialize(x)
     states = torch.tensor(list(itertools.product(*map(range, levels)))).float()
     log_p = gen().log_prob(states)
     assert log_p.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
@@ -104,13 +104,13 @@ def test_missing_entries_are_summed_out():
 def test_em_with_missing_entries_rises_and_finds_the_tables():
     torch.manual_seed(1)
     truth = ChowLiu((2, 3, 2))
-    truth.initialise(torch.randint(2, (9, 3)).float())
+    truth.initialize(torch.randint(2, (9, 3)).float())
     truth.logits.data.normal_()
     x = truth().sample((4000,))
     holes = x.masked_fill(torch.rand_like(x) < 0.3, torch.nan)
     gen = ChowLiu((2, 3, 2), smoothing=0.0)
     result = pg.em(gen, holes, tol=1e-7)
-    assert (result.log_likelihood.diff() > -1e-6).all() and result.steps > 2
+    assert (result.log_likelihood.diff() > -1e-6).all() and result.n_iter > 2
     states = torch.tensor(list(itertools.product(range(2), range(3), range(2)))).float()
     assert (gen().log_prob(states).exp() - truth().log_prob(states).exp()).abs().max() < 0.03
 
@@ -118,7 +118,7 @@ def test_em_with_missing_entries_rises_and_finds_the_tables():
 def test_the_structure_is_saved():
     x, levels = data()
     gen, other = ChowLiu(levels), ChowLiu(levels)
-    gen.initialise(x)
+    gen.initialize(x)
     other.load_state_dict(gen.state_dict())
     assert torch.equal(other().log_prob(x), gen().log_prob(x))
 
@@ -147,7 +147,7 @@ def test_a_mixture_of_one_tree_is_the_tree():
     tree, mixture = ChowLiu(levels), MixtureOfTrees(1, levels)
     pg.em(tree, x)
     result = pg.em(mixture, x, seed=0)
-    assert result.steps <= 2
+    assert result.n_iter <= 2
     assert result.log_likelihood[-1].item() == pytest.approx(
         mixture().log_prob(x).mean().item(), abs=1e-5
     )

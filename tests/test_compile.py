@@ -29,8 +29,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from zoo import ZOO, Enumerated, constant, vae
 
-from probgen.core import heads
-from probgen.core.graphs.graph import Compiled, NotCompilable
+from probgen import heads
+from probgen.compile.tracing import Compiled, NotCompilable
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.objectives import (
@@ -44,7 +44,7 @@ from probgen.objectives import (
     linear_warmup,
 )
 from probgen.train import compile as compiling
-from probgen.train.engine import Engine
+from probgen.train.compiled.policy import Engine
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History
 from probgen.train.run import NonFiniteLoss
@@ -243,8 +243,8 @@ def value(name, start=1.0, constraint=P, shape=(2,)):
     return pyro.param(name, torch.full(shape, start), constraint=constraint)
 
 
-def each(law):
-    return lambda: law().to_event(1)
+def each(distribution):
+    return lambda: distribution().to_event(1)
 
 
 one = torch.ones(2)
@@ -268,10 +268,10 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_draws_that_depend_on_parameters(law, replayed):
+@pytest.mark.parametrize("distribution", LAWS.values(), ids=LAWS)
+def test_draws_that_depend_on_parameters(distribution, replayed):
     """A normal draw before and after: torch's numbers are used in the same order."""
-    prior, posterior = law
+    prior, posterior = distribution
 
     def model(x):
         first, t = pyro.sample("first", N(0.0, 1.0)), pyro.sample("t", prior())
@@ -342,7 +342,7 @@ def test_modules_closed_over_by_plain_functions(replayed):
 
 
 class Net(DistributionModule):
-    """A normal law around a network's output."""
+    """A normal distribution around a network's output."""
 
     def __init__(self, net):
         super().__init__()
@@ -373,7 +373,7 @@ class Looked(nn.Module):
 
 
 NETS = {
-    "dropout, normalised batches": lambda: nn.Sequential(
+    "dropout, normalized batches": lambda: nn.Sequential(
         nn.Linear(2, 6, bias=False), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 2)
     ),
     "spectral norm": lambda: nn.Sequential(
@@ -403,8 +403,8 @@ def test_missing_values_in_some_batches_only(replayed):
 # -----------------------------------------------------------------------------------------------
 
 
-class Law(DistributionModule):
-    """A normal law with free moments."""
+class Distribution(DistributionModule):
+    """A normal distribution with free moments."""
 
     def __init__(self):
         super().__init__()
@@ -439,7 +439,7 @@ def test_optimizers_schedules_clipping_and_averages(optimizer, replayed):
 
     held_out = rows(6, seed=1)
     agree(
-        Law,
+        Distribution,
         rows() * 3,
         optimizer=optimizer,
         scheduler=schedule,
@@ -460,9 +460,9 @@ def test_hooks_of_optimizers_and_parameters(replayed):
         sgd.register_step_pre_hook(halve)
         return sgd
 
-    agree(Law, optimizer=halved)
+    agree(Distribution, optimizer=halved)
 
-    class Told(Law):
+    class Told(Distribution):
         def __init__(self):
             super().__init__()
             self.loc.register_post_accumulate_grad_hook(lambda p: None)
@@ -496,11 +496,11 @@ def test_learning_rates_set_by_a_callback(replayed):
         for group in run.optimizer.param_groups:
             group["lr"], group["weight_decay"] = 0.1 / run.step, 0.1 * run.step
 
-    agree(Law, callbacks=[lower])
+    agree(Distribution, callbacks=[lower])
 
 
 def test_short_batches_at_the_end_of_epochs(replayed):
-    agree(Law, rows(13), batch_size=4, epochs=3, steps=None)
+    agree(Distribution, rows(13), batch_size=4, epochs=3, steps=None)
 
 
 def test_patience_restores_the_best_state(replayed):
@@ -511,13 +511,16 @@ def test_patience_restores_the_best_state(replayed):
         "optimizer": adam(0.3),
         "ema": 0.5,
     }
-    runs = agree(Law, rows() + 5, steps=100, **settings)
+    runs = agree(Distribution, rows() + 5, steps=100, **settings)
     assert "no improvement" in runs[1].history.stopped
 
 
 def test_loaders(replayed):
     agree(
-        Law, lambda: DataLoader(TensorDataset(rows(14)), 4, shuffle=True), batch_size=None, steps=9
+        Distribution,
+        lambda: DataLoader(TensorDataset(rows(14)), 4, shuffle=True),
+        batch_size=None,
+        steps=9,
     )
 
 
@@ -546,7 +549,7 @@ def test_resuming_across_modes(halves, replayed, tmp_path):
 # ----------------------------------------------------------------------------------------------
 
 
-class Exploding(Law):
+class Exploding(Distribution):
     """Its density stops being finite once the location has moved far enough."""
 
     def forward(self, context=None):
@@ -589,7 +592,7 @@ def test_interrupting_between_steps(replayed):
         if run.step == 4:
             raise KeyboardInterrupt
 
-    runs = agree(Law, callbacks=[interrupt], steps=9, ema=0.9)
+    runs = agree(Distribution, callbacks=[interrupt], steps=9, ema=0.9)
     assert [run.history.stopped for run in runs] == ["interrupted"] * 2
     assert runs[1].history.steps == 4
 
@@ -605,12 +608,15 @@ def test_interrupting_several_steps_in_a_row_waits_for_their_end(replayed, tmp_p
         return evaluate(step, selection)
 
     monkeypatch.setattr(compiling.Step, "_inputs", interrupt)
-    outcome = Outcome(Law, rows(), True, **settings)
+    outcome = Outcome(Distribution, rows(), True, **settings)
     assert outcome.history.stopped == "interrupted" and 15 < outcome.history.steps < 40
-    same(Outcome(Law, rows(), False, steps=outcome.history.steps), outcome)
+    same(Outcome(Distribution, rows(), False, steps=outcome.history.steps), outcome)
     monkeypatch.undo()
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
-    same(Outcome(Law, rows(), False, steps=40), Outcome(Law, rows(), True, resume=True, **settings))
+    same(
+        Outcome(Distribution, rows(), False, steps=40),
+        Outcome(Distribution, rows(), True, resume=True, **settings),
+    )
 
 
 def test_the_model_is_its_own_again_afterwards(replayed):
@@ -646,7 +652,7 @@ def test_two_runs_one_after_the_other(replayed):
 
 
 class Odd(DistributionModule):
-    """A normal law; subclasses do something odd with its mean."""
+    """A normal distribution; subclasses do something odd with its mean."""
 
     def __init__(self):
         super().__init__()
@@ -815,11 +821,11 @@ def test_parameters_that_the_optimizer_does_not_have(replayed):
 
 def test_data_and_batches_in_layouts_of_their_own(replayed):
     whole = lambda: rows(12, 6)[:, ::3]  # noqa: E731
-    agree(Law, whole, batch_size=12)
-    agree(Law, whole)
+    agree(Distribution, whole, batch_size=12)
+    agree(Distribution, whole)
     agree(lambda: heads.Gaussian(constant(4)), lambda: with_holes(6)[:, ::3], batch_size=12)
     batches = [rows(4, seed=0), rows(2, 4, seed=1).T, rows(4, 4, seed=2)[:, :2], rows(4, seed=3)]
-    agree(Law, batches, batch_size=None, steps=9)
+    agree(Distribution, batches, batch_size=None, steps=9)
 
 
 class Branch(Odd):
@@ -901,16 +907,16 @@ class SharesMemory(Odd):
 
 
 class SharesMemoryUnseen(Odd):
-    """A law made once, from a view of a parameter.
+    """A distribution made once, from a view of a parameter.
 
     It follows the parameter as long as that stays where it is.
     """
 
     def setup(self):
-        self.law = N(self.loc.T, 1.0)
+        self.distribution = N(self.loc.T, 1.0)
 
     def mean(self):
-        return self.law.loc.mean(1)
+        return self.distribution.loc.mean(1)
 
 
 class Complex(Odd):
@@ -942,7 +948,7 @@ REFUSED = {
 def eager_to_compile(monkeypatch):
     """``"auto"`` decides early, and always for a graph."""
     for name, number in {"WATCHED": 2, "GIVE_UP": 0.0, "REPAID": 0.0}.items():
-        monkeypatch.setattr(f"probgen.train.engine.{name}", number)
+        monkeypatch.setattr(f"probgen.train.compiled.policy.{name}", number)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -956,7 +962,7 @@ def test_what_no_graph_can_follow_is_refused_or_trained_as_it_is(kind, eager_to_
 
     with pytest.raises(NotCompilable, match=REFUSED[kind]):
         train(True)
-    with pytest.warns(FitWarning, match=f"training goes on uncompiled: .*{REFUSED[kind]}"):
+    with pytest.warns(FitWarning, match=f"continuing in eager mode: .*{REFUSED[kind]}"):
         tried = train("auto")
     assert tried.history.compiled.startswith("no: ")
     plain = train(False)
@@ -1033,7 +1039,8 @@ def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_co
     Whichever batches come before a graph is tried.
     """
     monkeypatch.setattr(
-        "probgen.train.engine.Engine._worth_recording", lambda engine, remaining: not engine.steps
+        "probgen.train.compiled.policy.Engine._worth_recording",
+        lambda engine, remaining: not engine.steps,
     )
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
     both = [rows(3, seed=2), rows(4, seed=1)]
@@ -1052,10 +1059,10 @@ def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_co
 
 
 def test_auto_leaves_short_runs_and_watched_ones_alone():
-    outcome = Outcome(Law, rows(), "auto", steps=20)
+    outcome = Outcome(Distribution, rows(), "auto", steps=20)
     assert outcome.history.compiled == "no: the steps take less time than compiling"
     with pytest.warns(FitWarning, match="callbacks may change anything"):
-        watched = Outcome(Law, rows(), "auto", steps=20, callbacks=[lambda run: None])
+        watched = Outcome(Distribution, rows(), "auto", steps=20, callbacks=[lambda run: None])
     assert watched.history.loss == outcome.history.loss
 
 
@@ -1081,9 +1088,9 @@ class Elsewhere:
 def test_steps_go_on_while_graphs_are_compiled_in_the_background(
     reason, eager_to_compile, replayed, monkeypatch
 ):
-    monkeypatch.setattr("probgen.train.engine.ELSEWHERE", -1.0)
+    monkeypatch.setattr("probgen.train.compiled.policy.ELSEWHERE", -1.0)
     monkeypatch.setattr(
-        "probgen.train.engine.Background", type("Told", (Elsewhere,), {"reason": reason})
+        "probgen.train.compiled.policy.Background", type("Told", (Elsewhere,), {"reason": reason})
     )
     settings = {"steps": 14, "ema": 0.9, "scheduler": step_schedule, "clip": 1.0}
     plain = Outcome(lambda: vae(dims=3), rows(dims=3), False, **settings)
@@ -1117,9 +1124,9 @@ def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
 def test_without_a_compiler(eager_to_compile, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     none = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
-    with none, pytest.warns(FitWarning, match="training goes on uncompiled.*no-such-compiler"):
-        tried = Outcome(Law, rows(), "auto")
-    same(Outcome(Law, rows(), False), tried, rtol=0)
+    with none, pytest.warns(FitWarning, match="continuing in eager mode.*no-such-compiler"):
+        tried = Outcome(Distribution, rows(), "auto")
+    same(Outcome(Distribution, rows(), False), tried, rtol=0)
 
 
 # -- compiled indeed

@@ -1,4 +1,4 @@
-"""Recorded, vectorised and compiled evaluation against the programs themselves.
+"""Recorded, vectorized and compiled evaluation against the programs themselves.
 
 And against closed forms.
 """
@@ -15,20 +15,20 @@ from torch import nn
 from torch.testing import assert_close
 from toys import MARGINAL, Local
 
-from probgen.core.density import log_likelihood
-from probgen.core.graphs import repeat
-from probgen.core.graphs.graph import NotCompilable, record
-from probgen.core.graphs.profile import Profile
-from probgen.core.graphs.repeat import Call, CompileWarning, repeated, windows
-from probgen.core.graphs.replay import Replay
-from probgen.core.heads import Bernoulli, Gaussian
+from probgen.compile import repeat
+from probgen.compile.batched_replay import Replay
+from probgen.compile.cost_model import Profile
+from probgen.compile.scheduling import Call, CompileWarning, repeated, windows
+from probgen.compile.tracing import NotCompilable, record
 from probgen.core.module import standard_normal
 from probgen.core.program import Program
+from probgen.heads import Bernoulli, Gaussian
 from probgen.infer.impute import impute
 from probgen.infer.posterior import posterior, predictive, prior_predictive
 from probgen.models.mixture import GaussianMixture
 from probgen.models.vae import VAE
 from probgen.nn import MLP
+from probgen.scoring import log_likelihood
 
 COUNTER = itertools.count(1)
 GROUP = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -85,7 +85,7 @@ def test_recorded_calls_give_the_same_draws(name, together, recorded):
 
 
 @pytest.mark.parametrize("together", [1, 4])
-def test_calls_share_arguments_with_their_neighbours_alone(together, recorded):
+def test_calls_share_arguments_with_their_neighbors_alone(together, recorded):
     blocks = torch.arange(8.0).reshape(4, 2).unbind()
     calls = [Call((block,)) for block in blocks for _ in range(5)]
     assert_close(*both(stacked, lambda x: x + torch.rand(2), calls, together=together))
@@ -233,14 +233,14 @@ REGRESSION = (
 COUNTS = torch.tensor([2.0, 5.0, 3.0, 1.0])
 
 SCORED = {
-    "amortised": (vae, (ROWS,)),
+    "amortized": (vae, (ROWS,)),
     "missing values": (vae, (HOLES,)),
     "dropout": (dropping, (ROWS,)),
     "exact": (mixed, (torch.randn(300, 2, generator=torch.Generator().manual_seed(5)),)),
     "one run a draw": (lambda: Program(logistic, AutoNormal(logistic)), REGRESSION),
     "joint guide": (lambda: Program(logistic, AutoMultivariateNormal(logistic)), REGRESSION),
     "enumerated": (lambda: Program(counts, counts_guide), (COUNTS,)),
-    "enumerated, vectorised": (lambda: Program(counts, counts_guide, vectorized=True), (COUNTS,)),
+    "enumerated, vectorized": (lambda: Program(counts, counts_guide, vectorized=True), (COUNTS,)),
 }
 
 
@@ -327,7 +327,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize(
-    "program", ["one run a draw", "enumerated", "enumerated, vectorised", "missing values"]
+    "program", ["one run a draw", "enumerated", "enumerated, vectorized", "missing values"]
 )
 @pytest.mark.parametrize("function", DRAWN)
 def test_recorded_draws_are_those_of_the_program(function, program, recorded):
@@ -351,7 +351,7 @@ def test_compiled_draws_are_those_of_the_program():
 
 
 def test_draws_do_not_depend_on_compiling_where_chunks_are_chosen_by_memory(recorded):
-    gen, batch = scored("enumerated, vectorised")
+    gen, batch = scored("enumerated, vectorized")
     ours, plain = both(posterior, gen, *batch, draws=50, discrete=True, memory=500)
     assert_close(ours, plain)
 

@@ -6,11 +6,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.core.heads import Bernoulli, Categorical, Gaussian, Mixed
 from probgen.core.missing import MissingAware
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.conditional import Clamped, conditional
 from probgen.distributions.low_rank import LowRankMultivariateNormal
+from probgen.heads import Bernoulli, Categorical, Gaussian, Mixed
 
 D, F64 = 5, torch.float64
 
@@ -33,7 +33,7 @@ def rows_and_masks(rows=6):
     return torch.where(mask, x, torch.nan), mask
 
 
-def laws():
+def distributions():
     loc, covariance = torch.randn(D, dtype=F64), random_covariance()
     factor, diag = torch.randn(D, 2, dtype=F64), torch.rand(D, dtype=F64) + 0.1
     return {
@@ -45,7 +45,7 @@ def laws():
         "expanded": dist.MultivariateNormal(loc, covariance).expand((6,)),
         "low rank": dist.LowRankMultivariateNormal(loc, factor, diag),
         "low rank, aware of NaN": LowRankMultivariateNormal(loc, factor, diag).expand((6,)),
-        "low rank, a law each row": LowRankMultivariateNormal(
+        "low rank, a distribution each row": LowRankMultivariateNormal(
             torch.randn(6, D, dtype=F64), torch.randn(6, D, 2, dtype=F64), diag.expand(6, D)
         ),
         "independent": dist.Normal(loc, diag).to_event(1),
@@ -53,17 +53,21 @@ def laws():
     }
 
 
-def covariance_of(law):
-    return law.variance.diag_embed() if isinstance(law, dist.Independent) else law.covariance_matrix
+def covariance_of(distribution):
+    return (
+        distribution.variance.diag_embed()
+        if isinstance(distribution, dist.Independent)
+        else distribution.covariance_matrix
+    )
 
 
-@pytest.mark.parametrize("name", laws())
+@pytest.mark.parametrize("name", distributions())
 def test_gaussian_conditionals_are_those_of_dense_algebra(name):
-    law, (x, mask) = laws()[name], rows_and_masks()
-    given = conditional(law, x, mask)
+    distribution, (x, mask) = distributions()[name], rows_and_masks()
+    given = conditional(distribution, x, mask)
     value = torch.where(mask, x, torch.randn(6, D, dtype=F64))
     mean, variance, log_prob = given.mean, given.variance, given.log_prob(value)
-    locs, covariances = law.mean.expand(6, D), covariance_of(law).expand(6, D, D)
+    locs, covariances = distribution.mean.expand(6, D), covariance_of(distribution).expand(6, D, D)
     assert torch.equal(mean[mask], x[mask]) and (variance[mask] == 0).all() and log_prob[0] == 0
     for row in range(1, 6):
         missing = ~mask[row]
@@ -78,10 +82,10 @@ def test_gaussian_conditionals_are_those_of_dense_algebra(name):
 
 @pytest.mark.parametrize("name", ["full", "low rank"])
 def test_samples_keep_observed_coordinates_and_the_covariance_of_the_rest(name):
-    law, x = laws()[name], torch.randn(D, dtype=F64)
+    distribution, x = distributions()[name], torch.randn(D, dtype=F64)
     seen = torch.tensor([True, False, True, False, False])
-    draws = conditional(law, torch.where(seen, x, torch.nan), seen).sample((100_000,))
-    mean, covariance = dense(law.mean, law.covariance_matrix, x, seen)
+    draws = conditional(distribution, torch.where(seen, x, torch.nan), seen).sample((100_000,))
+    mean, covariance = dense(distribution.mean, distribution.covariance_matrix, x, seen)
     assert torch.equal(draws[:, seen], x[seen].expand(100_000, 2))
     # standard errors of the moments of 1e5 draws; 4.5 of them
     scale = covariance.diagonal().sqrt()
@@ -118,7 +122,7 @@ MIXTURES = {
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_mixture_conditional_is_the_joint_on_a_grid_normalised_along_a_line(name):
+def test_mixture_conditional_is_the_joint_on_a_grid_normalized_along_a_line(name):
     mixture = dist.MixtureSameFamily(
         dist.Categorical(torch.tensor([0.5, 0.3, 0.2], dtype=F64)), MIXTURES[name]()
     )
@@ -165,9 +169,12 @@ def test_discrete_mixture_by_enumeration():
 
 
 def test_blocks_are_conditioned_one_by_one():
-    laws = MultivariateNormal(torch.randn(2, D, dtype=F64), random_covariance(2))
+    distributions = MultivariateNormal(torch.randn(2, D, dtype=F64), random_covariance(2))
     x, mask = torch.randn(2, D, dtype=F64), torch.rand(2, D) < 0.5
-    together, apart = conditional(laws.to_event(1), x, mask), conditional(laws, x, mask)
+    together, apart = (
+        conditional(distributions.to_event(1), x, mask),
+        conditional(distributions, x, mask),
+    )
     assert together.event_shape == (2, D)
     torch.testing.assert_close(together.mean, apart.mean)
     value = torch.where(mask, x, 0.3)
@@ -175,9 +182,9 @@ def test_blocks_are_conditioned_one_by_one():
 
 
 def test_images_with_a_mask_each():
-    law = MissingAware(dist.Bernoulli(torch.full((4, 6), 0.3)), 2)
+    distribution = MissingAware(dist.Bernoulli(torch.full((4, 6), 0.3)), 2)
     x = torch.where(torch.rand(7, 4, 6) < 0.5, torch.nan, 1.0)
-    given = conditional(law, x, ~x.isnan())
+    given = conditional(distribution, x, ~x.isnan())
     draw = given.sample((10,))
     assert draw.shape == (10, 7, 4, 6) and (draw[:, ~x.isnan()] == 1).all()
     expected = (x.isnan() * torch.where(draw == 1, 0.3, 0.7).log()).sum((-2, -1))
@@ -186,12 +193,14 @@ def test_images_with_a_mask_each():
 
 def test_columns_of_different_types():
     table = Mixed(None, [Gaussian(), Gaussian(), Bernoulli(), Categorical(levels=3)])
-    law = table(torch.randn(5, table.width))
-    x = torch.where(torch.rand(5, 4) < 0.5, torch.nan, law.sample())
-    given = conditional(law, x, ~x.isnan())
+    distribution = table(torch.randn(5, table.width))
+    x = torch.where(torch.rand(5, 4) < 0.5, torch.nan, distribution.sample())
+    given = conditional(distribution, x, ~x.isnan())
     complete = given.sample()
     assert torch.equal(complete[~x.isnan()], x[~x.isnan()])
-    torch.testing.assert_close(given.log_prob(complete), law.log_prob(complete) - law.log_prob(x))
+    torch.testing.assert_close(
+        given.log_prob(complete), distribution.log_prob(complete) - distribution.log_prob(x)
+    )
 
 
 def test_log_prob_is_minus_infinity_where_observed_coordinates_differ():
@@ -201,7 +210,7 @@ def test_log_prob_is_minus_infinity_where_observed_coordinates_differ():
     assert given.log_prob(torch.tensor([0.1, 0.0])) == -math.inf
 
 
-def test_gradients_reach_the_law_and_the_observed_values():
+def test_gradients_reach_the_distribution_and_the_observed_values():
     loc, x = torch.zeros(2, requires_grad=True), torch.tensor([2.0, torch.nan], requires_grad=True)
     given = conditional(
         dist.MultivariateNormal(loc, torch.tensor([[1.0, 0.8], [0.8, 1.0]])), x, ~x.isnan()
@@ -211,19 +220,19 @@ def test_gradients_reach_the_law_and_the_observed_values():
     torch.testing.assert_close(x.grad, torch.tensor([0.8, 0.0]))
 
 
-def test_laws_without_closed_form_name_the_alternative():
-    law = dist.Dirichlet(torch.ones(3))
+def test_distributions_without_closed_form_name_the_alternative():
+    distribution = dist.Dirichlet(torch.ones(3))
     with pytest.raises(NotImplementedError, match=r"got Dirichlet; register .* or .* pseudo-Gibbs"):
-        conditional(law, torch.ones(3) / 3, torch.tensor([True, False, False]))
+        conditional(distribution, torch.ones(3) / 3, torch.tensor([True, False, False]))
 
 
-def test_a_registered_law_is_used():
+def test_a_registered_distribution_is_used():
     class Uniform(dist.Dirichlet):
         pass
 
     @conditional.register(Uniform)
     def _(distribution, x, mask):
-        """The uniform law of three shares.
+        """The uniform distribution of three shares.
 
         Given the first, the second is uniform on what is left.
         """

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 from zoo import ZOO, Member, constant
 
-from probgen.core import heads
+from probgen import heads
 from probgen.core.contexts import (
     check_context,
     check_known,
     common_size,
+    distribution_given,
     ignores,
     input_size,
-    law_given,
     received,
     size_of,
 )
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import assume_missing
 from probgen.core.module import DistributionModule, Fixed, Independent, standard_normal
 from probgen.core.program import Program
@@ -77,10 +77,14 @@ def made(member: Member, seed: int = 0):
 
 
 def answer(gen, x, context):
-    """The same number for the same law."""
+    """The same number for the same distribution."""
     torch.manual_seed(1)
-    law = gen(context)
-    return law.sample() if density(law) == "implicit" else law.log_prob(x)
+    distribution = gen(context)
+    return (
+        distribution.sample()
+        if density_kind(distribution) == "implicit"
+        else distribution.log_prob(x)
+    )
 
 
 @pytest.mark.parametrize("member", GIVEN, **NAMES)
@@ -322,7 +326,7 @@ def test_methods_beside_the_call_check_too():
             call(torch.randn(6, 3))
     flow = Glow((1, 4, 4), steps=1)
     with pytest.raises(ValueError, match=NONE):
-        flow.initialise(torch.randn(6, 1, 4, 4), torch.randn(6, 3))
+        flow.initialize(torch.randn(6, 1, 4, 4), torch.randn(6, 3))
 
 
 def test_a_context_by_name_is_checked():
@@ -346,12 +350,14 @@ def test_priors_without_a_context_are_repeated_for_its_rows():
         gen()
 
 
-def test_laws_of_parts():
+def test_distributions_of_parts():
     context = torch.randn(6, 3)
-    assert law_given(GaussianMixture(3, 2), context).batch_shape == (6,)
-    assert law_given(Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), context).batch_shape == (6,)
-    assert law_given(heads.Gaussian(MLP(3, [4], 4)), context).batch_shape == (6,)
-    assert law_given(GaussianMixture(3, 2), None).batch_shape == ()
+    assert distribution_given(GaussianMixture(3, 2), context).batch_shape == (6,)
+    assert distribution_given(
+        Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), context
+    ).batch_shape == (6,)
+    assert distribution_given(heads.Gaussian(MLP(3, [4], 4)), context).batch_shape == (6,)
+    assert distribution_given(GaussianMixture(3, 2), None).batch_shape == ()
 
 
 def test_sizes_of_networks():
@@ -365,8 +371,8 @@ class Own(DistributionModule):
     """A family of a user who declares nothing."""
 
     def forward(self, context=None):
-        law = dist.Normal(torch.zeros(2), 1.0).to_event(1)
-        return law if context is None else law.expand(context.shape[:-1])
+        distribution = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        return distribution if context is None else distribution.expand(context.shape[:-1])
 
 
 def test_what_is_not_declared_is_not_judged():

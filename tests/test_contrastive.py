@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.graphs.graph import record
-from probgen.core.heads import Gaussian
+from probgen.compile.tracing import record
 from probgen.core.missing import assume_missing
 from probgen.core.module import standard_normal
 from probgen.distributions.energy.visible import BernoulliUnits
+from probgen.heads import Gaussian
 from probgen.infer.impute import impute
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.energy import EnergyBasedModel
@@ -286,14 +286,16 @@ def test_a_joint_model_is_a_classifier_and_a_density():
     x = torch.randn(5, 2)
     logits = gen.net(x)
     label = torch.tensor([[0.0], [2.0], [1.0], [torch.nan], [1.0]])
-    law = gen(label)
+    distribution = gen(label)
     chosen = logits.gather(-1, label.nan_to_num().long()).squeeze(-1)
     assert torch.allclose(gen().log_prob(x), logits.logsumexp(-1))
     assert torch.allclose(
-        law.log_prob(x), torch.where(label[:, 0].isnan(), logits.logsumexp(-1), chosen)
+        distribution.log_prob(x), torch.where(label[:, 0].isnan(), logits.logsumexp(-1), chosen)
     )
     truth = gen.classify(x).log_prob(label.nan_to_num().squeeze(-1))
-    assert torch.allclose(law.label_log_prob(x), truth.masked_fill(label[:, 0].isnan(), 0.0))
+    assert torch.allclose(
+        distribution.label_log_prob(x), truth.masked_fill(label[:, 0].isnan(), 0.0)
+    )
 
 
 def test_hybrids_add_the_cross_entropy():

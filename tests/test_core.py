@@ -6,12 +6,13 @@ import pytest
 import torch
 from pyro import poutine
 from torch.testing import assert_close
-from toys import MARGINAL, Global, Head, Law, Local, N, Stated
+from toys import MARGINAL, Distribution, Global, Head, Local, N, Stated
 
-from probgen.core.density import density, log_weights
+from probgen.core.kinds import density_kind
 from probgen.core.marginal import Marginal
 from probgen.core.module import Fixed, Independent, LatentVariableModel, data_plate
 from probgen.core.program import Program
+from probgen.core.weights import log_weights
 
 
 @pytest.mark.parametrize("scale", [1.0, torch.tensor([1.0, 2.0, 3.0])])
@@ -46,9 +47,9 @@ def test_independent_multiplies_along_the_steps():
     head = Head()
     gen = Independent(head)
     x, context = torch.randn(5, 4, 3), torch.randn(5, 4, 2)
-    law = gen(context)
-    assert (law.batch_shape, law.event_shape) == ((5,), (4, 3))
-    assert_close(law.log_prob(x), head(context).log_prob(x).sum(-1))
+    distribution = gen(context)
+    assert (distribution.batch_shape, distribution.event_shape) == ((5,), (4, 3))
+    assert_close(distribution.log_prob(x), head(context).log_prob(x).sum(-1))
     assert Independent(head, 2)(context).event_shape == (5, 4, 3)
     assert gen.context_ndim == 2
 
@@ -56,14 +57,18 @@ def test_independent_multiplies_along_the_steps():
 def test_a_distribution_module_draws_a_row_for_each_row_of_context():
     gen = Head()
     assert gen.model(context=torch.zeros(5, 2)).shape == (5, 3)
-    assert Stated(Law()).model().shape == (1, 2)
+    assert Stated(Distribution()).model().shape == (1, 2)
     assert gen.guide() is None
 
 
-def test_marginal_samples_and_scores_the_same_law():
-    law = Local()()
-    assert (law.batch_shape, law.event_shape, density(law)) == ((), (), "unbiased")
-    draws = law.sample((20_000,))
+def test_marginal_samples_and_scores_the_same_distribution():
+    distribution = Local()()
+    assert (distribution.batch_shape, distribution.event_shape, density_kind(distribution)) == (
+        (),
+        (),
+        "unbiased",
+    )
+    draws = distribution.sample((20_000,))
     assert draws.shape == (20_000,)
     assert draws.mean().item() == pytest.approx(0.0, abs=0.05)
     assert draws.var().item() == pytest.approx(2.0, abs=0.08)
@@ -86,7 +91,7 @@ def test_marginal_draws_the_globals_from_the_guide(vectorized):
     assert draws[:1000].mean().item() != draws[1000:].mean().item()
 
 
-def test_marginal_of_a_program_that_cannot_be_vectorised_runs_it_for_each_draw():
+def test_marginal_of_a_program_that_cannot_be_vectorized_runs_it_for_each_draw():
     """This program looks at the leftmost dim of a global.
 
     So that draws to its left would be mixed up.
@@ -126,15 +131,15 @@ class Conditional(LatentVariableModel):
 
 def test_marginal_has_the_batch_of_its_context():
     context = torch.randn(4, 5, 2)
-    law, truth = Conditional()(context), N(context.sum(-1), 2**0.5)
-    assert law.batch_shape == (4, 5)
-    draws = law.sample((4000,))
+    distribution, truth = Conditional()(context), N(context.sum(-1), 2**0.5)
+    assert distribution.batch_shape == (4, 5)
+    draws = distribution.sample((4000,))
     assert draws.shape == (4000, 4, 5)
     assert_close(draws.mean(0), context.sum(-1), atol=0.13, rtol=0)
-    assert_close(law.log_prob(x := torch.randn(4, 5)), truth.log_prob(x))
-    assert_close(law.log_prob(x := torch.randn(3, 4, 5)), truth.log_prob(x))
-    assert_close(law.expand((3, 4, 5)).log_prob(x), truth.log_prob(x))
-    assert law.expand((3, 4, 5)).sample((2,)).shape == (2, 3, 4, 5)
+    assert_close(distribution.log_prob(x := torch.randn(4, 5)), truth.log_prob(x))
+    assert_close(distribution.log_prob(x := torch.randn(3, 4, 5)), truth.log_prob(x))
+    assert_close(distribution.expand((3, 4, 5)).log_prob(x), truth.log_prob(x))
+    assert distribution.expand((3, 4, 5)).sample((2,)).shape == (2, 3, 4, 5)
 
 
 class Nest(LatentVariableModel):

@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probgen.core import heads
-from probgen.core.density import log_likelihood, log_weights
+from probgen import heads
 from probgen.core.module import DistributionModule
+from probgen.core.weights import log_weights
 from probgen.distributions.sequences.latent_chain import LatentChain
 from probgen.infer.posterior import posterior
 from probgen.models.autoregressive_flow import IAF
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
 from probgen.objectives.elbo import ELBO
+from probgen.scoring import log_likelihood
 from probgen.train.fit import adam, fit
 
 T, Z, D, H = 4, 2, 3, 6
@@ -21,7 +22,10 @@ NOISE, SPREAD = 0.7, 0.5  # scales of transition and emission
 
 
 class Linear(nn.Module):
-    """Linear transition and emission, and the joint law of latents and frames that they make."""
+    """Linear transition and emission.
+
+    And the joint distribution of latents and frames that they make.
+    """
 
     def __init__(self, z: int = Z, d: int = D):
         super().__init__()
@@ -54,8 +58,8 @@ class Linear(nn.Module):
     def log_prob(self, x: Tensor) -> Tensor:
         length, z = x.shape[-2], self.start.numel()
         mean, cov = self.joint(length, self.start)
-        law = dist.MultivariateNormal(mean[length * z :], cov[length * z :, length * z :])
-        return law.log_prob(x.flatten(-2).double()).float()
+        distribution = dist.MultivariateNormal(mean[length * z :], cov[length * z :, length * z :])
+        return distribution.log_prob(x.flatten(-2).double()).float()
 
     def model(
         self, network: nn.Module, combiner: DistributionModule, length: int = T
@@ -72,7 +76,7 @@ class Linear(nn.Module):
 class Exact(nn.Module):
     """The summary of an exact guide.
 
-    For each step the affine map from the last latents to law of the present ones.
+    For each step the affine map from the last latents to distribution of the present ones.
 
     Reads frames in reverse order: with s frames behind it, a step sees s + 1 frames.
     """
@@ -118,8 +122,8 @@ def linear() -> Linear:
 
 def frames(linear: Linear, rows: int = 5) -> Tensor:
     mean, cov = linear.joint(T, linear.start)
-    law = dist.MultivariateNormal(mean[T * Z :], cov[T * Z :, T * Z :])
-    return law.sample((rows,)).float().unflatten(-1, (T, D))
+    distribution = dist.MultivariateNormal(mean[T * Z :], cov[T * Z :, T * Z :])
+    return distribution.sample((rows,)).float().unflatten(-1, (T, D))
 
 
 def test_with_the_exact_guide_every_weight_is_the_likelihood(linear):
@@ -246,15 +250,15 @@ def test_frames_missing_in_the_middle_are_integrated_out(linear):
     mean, cov = linear.joint(T, linear.start)
     x[:, 1] = torch.nan
     kept = [T * Z + i for i in range(T * D) if i // D != 1]
-    law = dist.MultivariateNormal(mean[kept], cov[kept][:, kept])
-    expected = law.log_prob(x.flatten(1)[:, [i - T * Z for i in kept]].double())
+    distribution = dist.MultivariateNormal(mean[kept], cov[kept][:, kept])
+    expected = distribution.log_prob(x.flatten(1)[:, [i - T * Z for i in kept]].double())
     torch.manual_seed(0)
     weights, _ = log_weights(gen, x, particles=30000)
     ratio = (weights.double() - expected).exp()
     assert ((ratio.mean(0) - 1).abs() < 5 * ratio.std(0) / len(ratio) ** 0.5).all()
 
 
-def test_draws_of_the_program_follow_the_joint_law(linear):
+def test_draws_of_the_program_follow_the_joint_distribution(linear):
     gen = linear.model(RNN(D, H), heads.Gaussian(Combiner(Z, H)))
     torch.manual_seed(0)
     x = gen().sample((40000,)).flatten(1).double()
@@ -320,7 +324,7 @@ def test_a_draw_without_gradients_is_scored_with_them():
     assert q.log_prob(q.sample()).requires_grad
 
 
-def test_divergence_along_draws_averages_to_that_of_the_joint_laws():
+def test_divergence_along_draws_averages_to_that_of_the_joint_distributions():
     def chain(slope: float, scale: float) -> LatentChain:
         return LatentChain(
             lambda z: dist.Normal(slope * z, scale).to_event(1), torch.tensor([1.0]), 3

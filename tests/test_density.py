@@ -10,16 +10,18 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal
 from torch.testing import assert_close
-from toys import MARGINAL, PREDICTIVE, Global, Head, Law, Local, N, Stated
+from toys import MARGINAL, PREDICTIVE, Distribution, Global, Head, Local, N, Stated
 
-from probgen.core.density import KINDS, average, density, log_likelihood, log_weights, worst
+from probgen.core.kinds import KINDS, average, density_kind, worst
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule, Fixed, data_plate
 from probgen.core.program import Program
+from probgen.core.weights import log_weights
+from probgen.scoring import log_likelihood
 
 
-class Noisy(Law):
-    """A law whose log_prob is an average of draws."""
+class Noisy(Distribution):
+    """A distribution whose log_prob is an average of draws."""
 
     def log_prob(self, x):
         return super().log_prob(x) + torch.randn(x.shape[:-1])
@@ -59,13 +61,15 @@ def test_worst_kind_follows_the_order_of_kinds():
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda law: law.to_event(1),
-        lambda law: dist.TransformedDistribution(law, [dist.transforms.ExpTransform()]),
-        lambda law: dist.ExpandedDistribution(law, torch.Size((7, 3))),
-        lambda law: law.mask(torch.tensor([True, False, True])),
-        lambda law: dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), law),
-        lambda law: (
-            dist.TransformedDistribution(law.to_event(1), [dist.transforms.ExpTransform()])
+        lambda distribution: distribution.to_event(1),
+        lambda distribution: dist.TransformedDistribution(
+            distribution, [dist.transforms.ExpTransform()]
+        ),
+        lambda distribution: dist.ExpandedDistribution(distribution, torch.Size((7, 3))),
+        lambda distribution: distribution.mask(torch.tensor([True, False, True])),
+        lambda distribution: dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), distribution),
+        lambda distribution: (
+            dist.TransformedDistribution(distribution.to_event(1), [dist.transforms.ExpTransform()])
             .expand((2,))
             .to_event(1)
         ),
@@ -73,11 +77,15 @@ def test_worst_kind_follows_the_order_of_kinds():
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrappers_keep_the_kind_of_what_they_wrap(wrap, kind):
-    assert density(wrap(Law(kind, (3,)))) == kind
+    assert density_kind(wrap(Distribution(kind, (3,)))) == kind
 
 
 def test_torch_distributions_are_exact():
-    assert density(torch.distributions.Gamma(1.0, 1.0)) == density(dist.Gamma(1.0, 1.0)) == "exact"
+    assert (
+        density_kind(torch.distributions.Gamma(1.0, 1.0))
+        == density_kind(dist.Gamma(1.0, 1.0))
+        == "exact"
+    )
 
 
 def block_observed(model):
@@ -116,8 +124,8 @@ def test_chains_of_enumerated_sites_are_summed_over_all_paths(vectorized):
         with pyro.plate("data", len(x)):
             s = 0
             for t in pyro.markov(range(x.shape[1])):
-                law = dist.Categorical(step[s] if t else initial)
-                s = pyro.sample(f"s{t}", law, infer={"enumerate": "parallel"})
+                distribution = dist.Categorical(step[s] if t else initial)
+                s = pyro.sample(f"s{t}", distribution, infer={"enumerate": "parallel"})
                 pyro.sample(f"x{t}", N(loc[s], 1.0), obs=x[:, t])
 
     x, total = torch.randn(4, 5), []
@@ -192,7 +200,7 @@ def test_rows_may_stand_in_any_plate(vectorized, enumerated):
     assert_close(log_weights(gen, x, particles=2)[0], truth.expand(2, 4))
 
 
-def test_a_program_that_cannot_be_vectorised_runs_once_for_each_draw():
+def test_a_program_that_cannot_be_vectorized_runs_once_for_each_draw():
     """mu[0] would be the first draw, not the first entry, in a plate of draws."""
 
     def model(x):
@@ -276,20 +284,20 @@ def test_subsampling_inside_a_program_does_not_rescale_its_rows():
     assert_close(log_weights(Program(model), x)[0][0], N(0.0, 1.0).log_prob(x))
 
 
-def test_factors_count_and_make_the_density_unnormalised():
+def test_factors_count_and_make_the_density_unnormalized():
     def model(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", N(0.0, 1.0), obs=x)
             pyro.factor("tilt", -x.square())
 
     weights, kind = log_weights(Program(model), x := torch.randn(4))
-    assert kind == "unnormalised"
+    assert kind == "unnormalized"
     assert_close(weights[0], N(0.0, 1.0).log_prob(x) - x.square())
 
 
 def bound_prior(x):
     with pyro.plate("data", len(x)):
-        z = pyro.sample("z", Law("bound", (len(x),)))
+        z = pyro.sample("z", Distribution("bound", (len(x),)))
         pyro.sample("x", N(z.sum(-1), 1.0), obs=x)
 
 
@@ -323,7 +331,10 @@ def test_exact_scores_do_not_depend_on_blocks(max_rows):
 
 def test_a_context_of_none_is_no_context():
     x = torch.randn(10, 2)
-    assert_close(log_likelihood(Stated(Law()), x, None, max_rows=4).value, Law().log_prob(x))
+    assert_close(
+        log_likelihood(Stated(Distribution()), x, None, max_rows=4).value,
+        Distribution().log_prob(x),
+    )
 
 
 @pytest.mark.parametrize("max_rows", [50, 2**15])
@@ -346,9 +357,9 @@ def test_bounds_are_averaged_in_log_space():
     assert_close(average(weights, "unbiased"), ((weights.exp().sum(0)) / 2).log())
 
 
-@pytest.mark.parametrize("kind", ["approximate", "unnormalised"])
+@pytest.mark.parametrize("kind", ["approximate", "unnormalized"])
 def test_what_nothing_random_enters_is_scored_once(kind):
-    score = log_likelihood(Stated(Law(kind)), torch.zeros(3, 2), particles=8)
+    score = log_likelihood(Stated(Distribution(kind)), torch.zeros(3, 2), particles=8)
     assert (score.kind, score.particles) == (kind, 1)
     assert log_likelihood(Stated(Noisy(kind)), torch.zeros(3, 2), particles=8).particles == 8
 
@@ -362,6 +373,6 @@ def test_the_measure_tells_discrete_from_continuous():
 
 def test_scores_refuse_what_has_no_number():
     with pytest.raises(NotImplementedError, match="Adversarial"):
-        log_likelihood(Stated(Law("implicit")), torch.zeros(3, 2))
+        log_likelihood(Stated(Distribution("implicit")), torch.zeros(3, 2))
     with pytest.raises(ValueError, match="particles >= 1"):
         log_likelihood(Local(), torch.zeros(3), particles=0)

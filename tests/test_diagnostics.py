@@ -11,7 +11,7 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoMultivariateNormal
 from scipy import stats
-from toys import Law, Stated
+from toys import Distribution, Stated
 
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.core.program import Program
@@ -160,8 +160,8 @@ def test_predictions_follow_their_own_draw_of_the_posterior():
         conjugate_mean(), torch.randn(400), draws=300, groups=["posterior", "posterior_predictive"]
     )
     means = values(found, "posterior_predictive", "y")[0].mean(1)
-    centred = means - values(found, "posterior", "mu")[0]
-    assert abs(centred.std() - 400**-0.5) < 0.01  # noise of 400 rows around that draw of mu
+    centerd = means - values(found, "posterior", "mu")[0]
+    assert abs(centerd.std() - 400**-0.5) < 0.01  # noise of 400 rows around that draw of mu
     assert sorted(found.groups()) == ["posterior", "posterior_predictive"]
 
 
@@ -273,10 +273,10 @@ def test_families_without_latents_have_no_posterior():
     )
 
 
-@pytest.mark.parametrize("kind", ["unnormalised", "implicit"])
-def test_models_without_a_normalised_density_have_all_groups_but_log_likelihoods(kind):
+@pytest.mark.parametrize("kind", ["unnormalized", "implicit"])
+def test_models_without_a_normalized_density_have_all_groups_but_log_likelihoods(kind):
     with pytest.warns(UserWarning, match="groups that this model has not: log_likelihood"):
-        found = to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5)
+        found = to_arviz(Stated(Distribution(kind)), torch.randn(4, 2), draws=5)
     assert found["posterior_predictive"]["x"].sizes == {
         "chain": 1,
         "draw": 5,
@@ -287,7 +287,7 @@ def test_models_without_a_normalised_density_have_all_groups_but_log_likelihoods
     with pytest.raises(
         (ValueError, NotImplementedError), match=r"leave log_likelihood out|Adversarial"
     ):
-        to_arviz(Stated(Law(kind)), torch.randn(4, 2), draws=5, groups=["log_likelihood"])
+        to_arviz(Stated(Distribution(kind)), torch.randn(4, 2), draws=5, groups=["log_likelihood"])
 
 
 def test_missing_observations_are_data_not_constants():

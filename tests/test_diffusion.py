@@ -13,7 +13,7 @@ from gaussian_diffusion import COVARIANCE, EYE, MEAN, Exact, data, exact
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from probgen.core.density import density, log_likelihood
+from probgen.core.kinds import density_kind
 from probgen.distributions.diffusion.diffused import Diffused
 from probgen.distributions.diffusion.predictions import (
     EDM,
@@ -34,12 +34,13 @@ from probgen.distributions.diffusion.variances import (
 from probgen.infer.impute import impute
 from probgen.models.diffusion import Diffusion
 from probgen.models.mixture import GaussianMixture
-from probgen.models.quantised import BinNoise, Quantised
-from probgen.models.standardised import Standardised
+from probgen.models.quantized import BinNoise, Quantized
+from probgen.models.standardized import Standardized
 from probgen.nn.schedules import CosineSchedule, EDMSchedule, LearnedSchedule, LinearSchedule
 from probgen.nn.time import TimeMLP
 from probgen.objectives.denoising import Denoising
 from probgen.objectives.elbo import ELBO
+from probgen.scoring import log_likelihood
 from probgen.train.fit import adam, fit
 
 
@@ -54,9 +55,9 @@ def expected_error(process, x, t):
     return bias + sigma.flatten().square() * gain.square().sum((-2, -1))
 
 
-def true_bound(law, x, large=False):
+def true_bound(distribution, x, large=False):
     """The bound of one row, summed over all steps or integrated over all times."""
-    steps, schedule = law.steps, law.process.schedule
+    steps, schedule = distribution.steps, distribution.process.schedule
     (a0, a1), (s0, s1) = schedule(torch.tensor([0.0, 1.0]).double())
     total = -(torch.log(s0 / a0) + 0.5 * torch.log(torch.tensor(2 * torch.pi)) + 0.5) * 2
     prior = torch.distributions.Normal(torch.zeros(2).double(), (a1**2 + s1**2).sqrt())
@@ -67,11 +68,11 @@ def true_bound(law, x, large=False):
     if steps is None:
         high, low = schedule.log_snr(torch.tensor([0.0, 1.0]).double())
         log_snr = torch.linspace(low, high, 4001).double()
-        error = log_snr.exp() * expected_error(law.process, x, schedule.time(log_snr))
+        error = log_snr.exp() * expected_error(distribution.process, x, schedule.time(log_snr))
         return total - torch.trapezoid(error, log_snr) / 2
     t = torch.arange(steps + 1).double() / steps
     alpha, sigma = schedule(t)
-    error = expected_error(law.process, x, t[1:])
+    error = expected_error(distribution.process, x, t[1:])
     forward = (
         sigma[1:] ** 2 - (alpha[1:] / alpha[:-1]) ** 2 * sigma[:-1] ** 2
     )  # the variance of q(z_t | z_s)
@@ -95,11 +96,11 @@ CASES = {
 def test_bound_is_the_sum_or_the_integral_that_it_estimates(case):
     torch.manual_seed(0)
     schedule, prediction, steps, large = CASES[case]
-    law = exact(schedule, prediction, ForwardVariance() if large else None, steps=steps)
+    distribution = exact(schedule, prediction, ForwardVariance() if large else None, steps=steps)
     x = data().sample()
-    draws = law.log_prob(x.expand(20000, 2))
-    truth = true_bound(law, x, large)
-    assert density(law) == "bound"
+    draws = distribution.log_prob(x.expand(20000, 2))
+    truth = true_bound(distribution, x, large)
+    assert density_kind(distribution) == "bound"
     assert (
         draws.mean() - truth
     ).abs() < 4 * draws.std() / 20000**0.5  # stratified: less noise than that
@@ -180,15 +181,17 @@ def test_masses_of_integers_by_the_exact_denoiser():
         Exact(schedule, Velocity(), guess), schedule, Velocity(), PosteriorVariance(), 1
     )
     noise = torch.distributions.Normal(torch.zeros(1).double(), 1.0)
-    law = Diffused(
+    distribution = Diffused(
         process, pyro.distributions.Normal(noise.loc, 1.0).to_event(1), reconstruction=levels
     )
     x = torch.arange(3).double()[:, None]
-    draws = law.log_prob(x.expand(20000, 3, 1))
+    draws = distribution.log_prob(x.expand(20000, 3, 1))
     assert ((draws.mean(0) - log_mass).abs() < 4 * draws.std(0) / 20000**0.5).all()
-    shares = law.using(DDIM(50)).sample((4000,)).flatten().long().bincount(minlength=3) / 4000
+    shares = (
+        distribution.using(DDIM(50)).sample((4000,)).flatten().long().bincount(minlength=3) / 4000
+    )
     assert (shares - log_mass.exp()).abs().max() < 0.04
-    assert law.support.is_discrete and law.sample((5,)).dtype == torch.double
+    assert distribution.support.is_discrete and distribution.sample((5,)).dtype == torch.double
 
 
 def test_simple_loss_is_the_error_of_the_output():
@@ -314,7 +317,7 @@ def test_resumed_training_is_bit_for_bit_the_same(variance, tmp_path):
 
 @pytest.mark.parametrize(("objective", "steps"), [(Denoising, None), (ELBO, None), (ELBO, 5)])
 def test_the_loss_as_one_graph_is_the_loss(objective, steps, monkeypatch):
-    from probgen.core.graphs.graph import Compiled
+    from probgen.compile.tracing import Compiled
 
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
     x, context, losses = torch.randn(24, 2), torch.randn(24, 1), []
@@ -379,7 +382,7 @@ class Gaussian(nn.Module):
         return self.says(z.double(), t.double()).to(z)
 
 
-def test_completions_are_near_the_conditional_law_and_keep_what_is_observed():
+def test_completions_are_near_the_conditional_distribution_and_keep_what_is_observed():
     torch.manual_seed(0)
     x = torch.tensor([[2.0, torch.nan], [torch.nan, 0.4], [0.1, 0.2]])
     done = impute(Diffusion(Gaussian(), (2,)), x, draws=2000, steps=400)
@@ -397,10 +400,10 @@ def test_completions_in_other_units_and_of_integers():
     torch.manual_seed(0)
     inner = Diffusion(Gaussian(), (2,))
     x = torch.tensor([[20.0, torch.nan]])
-    done = impute(Standardised(inner, 0.0, 10.0), x, draws=1000, steps=400)
+    done = impute(Standardized(inner, 0.0, 10.0), x, draws=1000, steps=400)
     assert done.kind == "heuristic" and (done.draws[..., 0] == 20).all()
     assert (done.draws[..., 1].mean() - 1.0).abs() < 1.0  # ten times -0.5 + 0.6 (2 - 1)
-    whole = impute(Quantised(Standardised(inner, 0.0, 10.0)), x, draws=1000, steps=400)
+    whole = impute(Quantized(Standardized(inner, 0.0, 10.0)), x, draws=1000, steps=400)
     assert whole.kind == "heuristic" and (whole.draws[..., 0] == 20).all()
     assert (whole.draws == whole.draws.floor()).all() and (
         whole.draws[..., 1].mean() - 0.8
@@ -410,19 +413,19 @@ def test_completions_in_other_units_and_of_integers():
 def test_wrappers_hand_the_simple_loss_on():
     inner, x = random_diffusion(None, PosteriorVariance()), torch.tensor([[3.0, 5.0], [1.0, 0.0]])
     torch.manual_seed(0)
-    wrapped = Standardised(inner, 2.0, 4.0)().denoising_loss(x)
+    wrapped = Standardized(inner, 2.0, 4.0)().denoising_loss(x)
     torch.manual_seed(0)
     torch.testing.assert_close(inner().denoising_loss((x - 2) / 4), wrapped)
-    quantised = Quantised(Standardised(inner, 2.0, 4.0))
+    quantized = Quantized(Standardized(inner, 2.0, 4.0))
     torch.manual_seed(0)
-    loss = quantised().denoising_loss(x)
+    loss = quantized().denoising_loss(x)
     torch.manual_seed(0)
     y = (x + torch.rand(2, 2) - 2) / 4
     torch.testing.assert_close(inner().denoising_loss(y), loss)
-    assert Denoising()(quantised.model, quantised.guide)(x).shape == ()
-    score = log_likelihood(quantised, x, particles=4)
+    assert Denoising()(quantized.model, quantized.guide)(x).shape == ()
+    score = log_likelihood(quantized, x, particles=4)
     assert (score.kind, score.measure) == ("bound", "mass")
-    sampled = quantised().using(DDIM(3)).sample((4,))
+    sampled = quantized().using(DDIM(3)).sample((4,))
     assert (sampled == sampled.floor()).all()
 
 
@@ -431,29 +434,29 @@ def test_wrappers_hand_the_simple_loss_on():
     [
         (
             lambda: GaussianMixture(2, 2),
-            "expected a law with denoising_loss at site 'x', got MixtureSame",
+            "expected a distribution with denoising_loss at site 'x', got MixtureSame",
         ),
-        (lambda: Standardised(GaussianMixture(2, 2)), "learned by denoising .* got MixtureSame"),
+        (lambda: Standardized(GaussianMixture(2, 2)), "learned by denoising .* got MixtureSame"),
         (
-            lambda: Quantised(Standardised(GaussianMixture(2, 2))),
+            lambda: Quantized(Standardized(GaussianMixture(2, 2))),
             "learned by denoising .* got MixtureSame",
         ),
         (
-            lambda: Quantised(
+            lambda: Quantized(
                 Diffusion(TimeMLP(2, [4]), (2,)), BinNoise(TimeMLP(2, [4], outputs=4))
             ),
             "learned noise",
         ),
     ],
 )
-def test_laws_without_a_simple_loss_are_refused(gen, message):
+def test_distributions_without_a_simple_loss_are_refused(gen, message):
     gen = gen()
     with pytest.raises(TypeError, match=message):
         Denoising()(gen.model, gen.guide)(torch.zeros(3, 2))
 
 
-def test_laws_with_one_way_of_sampling_say_so():
-    for gen in (Standardised(GaussianMixture(2, 2)), Quantised(GaussianMixture(2, 2))):
+def test_distributions_with_one_way_of_sampling_say_so():
+    for gen in (Standardized(GaussianMixture(2, 2)), Quantized(GaussianMixture(2, 2))):
         with pytest.raises(TypeError, match=r"several ways .* got MixtureSame"):
             gen().using(DDIM(3))
 

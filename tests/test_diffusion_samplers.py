@@ -23,15 +23,18 @@ CASES = [
 NAMES = [type(schedule).__name__ for schedule, _ in CASES]
 
 
-def error(law, sampler, encode=False):
+def error(distribution, sampler, encode=False):
     """Largest distance of a deterministic sampler from the exact map."""
     torch.manual_seed(0)
     if encode:
-        z = law.process.schedule(torch.zeros(()).double())[0] * data().sample((20,))
-        got, true = sampler.encode(law.process, z), exact_map(law.process, z, 0.0, 1.0)
+        z = distribution.process.schedule(torch.zeros(()).double())[0] * data().sample((20,))
+        got, true = (
+            sampler.encode(distribution.process, z),
+            exact_map(distribution.process, z, 0.0, 1.0),
+        )
     else:
-        z = law.process.prior_scale(torch.zeros(()).double()) * torch.randn(20, 2).double()
-        got, true = sampler(law.process, z), exact_map(law.process, z, 1.0, 0.0)
+        z = distribution.process.prior_scale(torch.zeros(()).double()) * torch.randn(20, 2).double()
+        got, true = sampler(distribution.process, z), exact_map(distribution.process, z, 1.0, 0.0)
     return ((got - true).abs().max() / true.abs().max()).item()
 
 
@@ -42,8 +45,8 @@ def error(law, sampler, encode=False):
     ids=["DDIM", "Heun", "DPMSolver"],
 )
 def test_errors_shrink_with_the_order_of_the_method(schedule, prediction, make, order):
-    law = exact(schedule, prediction)
-    errors = [error(law, make(n)) for n in (50, 100, 200)]
+    distribution = exact(schedule, prediction)
+    errors = [error(distribution, make(n)) for n in (50, 100, 200)]
     ratios = [errors[0] / errors[1], errors[1] / errors[2]]
     assert errors[-1] < (0.1, 2e-2)[order - 1]
     assert all(2**order * 0.75 < ratio < 2**order * 1.5 for ratio in ratios), (errors, ratios)
@@ -53,25 +56,27 @@ def test_errors_shrink_with_the_order_of_the_method(schedule, prediction, make, 
     "sampler", [DDIM(200), Heun(60), DPMSolver(100)], ids=lambda s: type(s).__name__
 )
 def test_encoding_follows_the_equation_and_decoding_undoes_it(sampler):
-    law = exact()
-    assert error(law, sampler, encode=True) < 0.03
+    distribution = exact()
+    assert error(distribution, sampler, encode=True) < 0.03
     x = data().sample((50,))
-    z = law.encode(x, sampler)
-    assert ((law.decode(z, sampler) - x).abs().max()) < 0.08
+    z = distribution.encode(x, sampler)
+    assert ((distribution.decode(z, sampler) - x).abs().max()) < 0.08
     fine = Heun(200)
-    torch.testing.assert_close(law.decode(law.encode(x, fine), fine), x, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        distribution.decode(distribution.encode(x, fine), fine), x, atol=1e-3, rtol=0
+    )
 
 
 def test_other_times_lead_to_the_same_end():
-    law = exact()
+    distribution = exact()
     for times in (KarrasSteps(), log_snr_steps):
-        assert error(law, DPMSolver(100, times=times)) < 2e-2
-        assert error(law, Heun(100, times=times)) < 2e-2
+        assert error(distribution, DPMSolver(100, times=times)) < 2e-2
+        assert error(distribution, Heun(100, times=times)) < 2e-2
 
 
-def moments(law, count=10000):
+def moments(distribution, count=10000):
     torch.manual_seed(0)
-    x = law.sample((count,))
+    x = distribution.sample((count,))
     return x.mean(0), x.T.cov()
 
 
@@ -89,18 +94,20 @@ def test_samples_have_the_moments_of_the_data(sampler, case):
 
 @pytest.mark.parametrize("large", [False, True])
 def test_ancestral_steps_have_the_moments_that_linear_steps_compose_to(large):
-    law = exact(variance=ForwardVariance() if large else None, sampler=Ancestral(10), steps=10)
+    distribution = exact(
+        variance=ForwardVariance() if large else None, sampler=Ancestral(10), steps=10
+    )
     mean, covariance = torch.zeros(2).double(), EYE
     for i in range(10, 0, -1):
         t, s = torch.tensor(i / 10).double(), torch.tensor((i - 1) / 10).double()
-        offset, scale = law.process.reverse(torch.zeros(2).double(), t, s)
-        matrix = (law.process.reverse(EYE, t, s)[0] - offset).T
+        offset, scale = distribution.process.reverse(torch.zeros(2).double(), t, s)
+        matrix = (distribution.process.reverse(EYE, t, s)[0] - offset).T
         mean, covariance = (
             matrix @ mean + offset,
             matrix @ covariance @ matrix.T + scale.square() * EYE,
         )
-    alpha, sigma = law.process.schedule(torch.zeros(()).double())
-    got = moments(law, 20000)
+    alpha, sigma = distribution.process.schedule(torch.zeros(()).double())
+    got = moments(distribution, 20000)
     torch.testing.assert_close(got[0], mean / alpha, atol=0.02, rtol=0)
     torch.testing.assert_close(
         got[1], (covariance + sigma.square() * EYE) / alpha.square(), atol=0.03, rtol=0
@@ -108,43 +115,45 @@ def test_ancestral_steps_have_the_moments_that_linear_steps_compose_to(large):
 
 
 def test_ddim_with_all_of_the_noise_is_ancestral_sampling():
-    law, z = exact(), torch.randn(5, 2).double()
+    distribution, z = exact(), torch.randn(5, 2).double()
     ends = []
     for sampler in (Ancestral(20), DDIM(20, eta=1.0)):
         torch.manual_seed(0)
-        ends.append(sampler(law.process, z))
+        ends.append(sampler(distribution.process, z))
     torch.testing.assert_close(*ends)
 
 
 def test_a_stochastic_sampler_does_not_encode():
-    law, x = exact(), torch.zeros(3, 2).double()
+    distribution, x = exact(), torch.zeros(3, 2).double()
     for sampler, name in ((DDIM(5, eta=0.5), "eta"), (Heun(5, churn=3.0), "churn")):
         with pytest.raises(ValueError, match=name):
-            law.encode(x, sampler)
+            distribution.encode(x, sampler)
     with pytest.raises(ValueError, match="steps >= 1"):
-        law.using(DDIM(0)).sample()
+        distribution.using(DDIM(0)).sample()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("schedule", "prediction"), CASES, ids=NAMES)
 def test_the_density_of_the_probability_flow(schedule, prediction):
-    law, x = exact(schedule, prediction), data().sample((6,))
+    distribution, x = exact(schedule, prediction), data().sample((6,))
     start, end = (torch.tensor(t).double() for t in (0.0, 1.0))
-    shift = exact_map(law.process, torch.zeros(2).double(), 1.0, 0.0)
-    linear = (exact_map(law.process, EYE, 1.0, 0.0) - shift) * law.process.prior_scale(end)
-    alpha = law.process.schedule(start)[0]
+    shift = exact_map(distribution.process, torch.zeros(2).double(), 1.0, 0.0)
+    linear = (
+        exact_map(distribution.process, EYE, 1.0, 0.0) - shift
+    ) * distribution.process.prior_scale(end)
+    alpha = distribution.process.schedule(start)[0]
     true = torch.distributions.MultivariateNormal(shift / alpha, linear @ linear.T / alpha.square())
     for solver, near in ((Adaptive(1e-5, 1e-5), 2e-3), (RungeKutta(60), 2e-2)):
-        flow = ReverseFlow(law, solver, basis)
+        flow = ReverseFlow(distribution, solver, basis)
         torch.testing.assert_close(flow.log_prob(x), true.log_prob(x), atol=near, rtol=0)
-        assert flow.density == "approximate"
+        assert flow.density_kind == "approximate"
     assert (
         true.log_prob(x) - data().log_prob(x)
-    ).abs().max() < 0.06  # the exact denoiser's flow has the data's law
+    ).abs().max() < 0.06  # the exact denoiser's flow has the data's distribution
     if not isinstance(schedule, CosineSchedule):
         return
     torch.manual_seed(0)
-    noisy = ReverseFlow(law, RungeKutta(50), Rademacher(1)).log_prob(x.expand(200, 6, 2))
+    noisy = ReverseFlow(distribution, RungeKutta(50), Rademacher(1)).log_prob(x.expand(200, 6, 2))
     assert ((noisy.mean(0) - true.log_prob(x)).abs() < 4 * noisy.std(0) / 200**0.5 + 0.05).all()
 
 
@@ -158,5 +167,5 @@ def test_probability_flow_of_integers_is_refused():
     from probgen.distributions.diffusion.reconstruction import LevelReconstruction
 
     gen = Diffusion(TimeMLP(2, [8]), (2,), reconstruction=LevelReconstruction(4))
-    with pytest.raises(ValueError, match="Quantised"):
+    with pytest.raises(ValueError, match="Quantized"):
         gen.probability_flow()()

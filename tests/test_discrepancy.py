@@ -1,6 +1,6 @@
-"""Discrepancies against double loops and closed forms of normal laws.
+"""Discrepancies against double loops and closed forms of normal distributions.
 
-Moment matching of implicit laws.
+Moment matching of implicit distributions.
 """
 
 import math
@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from probgen.core.graphs.graph import record
-from probgen.core.heads import Bernoulli
+from probgen.compile.tracing import record
 from probgen.core.missing import assume_missing
 from probgen.core.module import standard_normal
+from probgen.heads import Bernoulli
 from probgen.models.gan import GAN
 from probgen.nn import MLP, Constant
 from probgen.nn.side_by_side import SideBySide
@@ -67,11 +67,11 @@ def test_energy_distance_is_a_double_loop(unbiased):
     )
 
 
-def test_discrepancies_of_normal_laws():
+def test_discrepancies_of_normal_distributions():
     r"""N(0, 1) and N(m, s^2).
 
     E k = (1 + v / h^2)^{-1/2} exp(-m^2 / 2(h^2 + v)) with v the variance of the difference, E|d|
-    that of a folded normal law, and a transport cost of m^2 + (s - 1)^2.
+    that of a folded normal distribution, and a transport cost of m^2 + (s - 1)^2.
     """
     m, s, h = 0.8, 1.5, 0.7
     x, y = torch.randn(3000, 1).double(), m + s * torch.randn(3000, 1).double()
@@ -162,7 +162,7 @@ def test_the_loss_is_one_graph():
         assert recording.refusal is None
 
 
-def test_laws_without_gradients_are_refused():
-    law = Bernoulli(Constant(2))
+def test_distributions_without_gradients_are_refused():
+    distribution = Bernoulli(Constant(2))
     with pytest.raises(TypeError, match="rsample"):
-        Discrepancy()(law.model, law.guide)(torch.ones(4, 2))
+        Discrepancy()(distribution.model, distribution.guide)(torch.ones(4, 2))

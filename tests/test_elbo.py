@@ -320,19 +320,21 @@ def test_other_particles_as_baseline_lower_the_variance():
     assert 4 * spread(ELBO(particles=4), 50) < 0.5 * spread(ELBO(), 50)
 
 
-@pytest.mark.parametrize("kind", ["approximate", "unnormalised", "implicit"])
+@pytest.mark.parametrize("kind", ["approximate", "unnormalized", "implicit"])
 def test_densities_that_are_no_bound_are_refused_at_the_model(kind):
-    law = dist.Normal(torch.zeros(6), 1.0)
-    law.density = kind
+    distribution = dist.Normal(torch.zeros(6), 1.0)
+    distribution.density_kind = kind
     with pytest.raises(ValueError, match=f"site 'x', got {kind}"):
-        ELBO()(lambda x: pyro.sample("x", law.to_event(1), obs=x), lambda x: None)(X[:, 0])
+        ELBO()(lambda x: pyro.sample("x", distribution.to_event(1), obs=x), lambda x: None)(X[:, 0])
 
 
 def test_a_bound_is_refused_at_the_guide():
-    law = dist.Normal(0.0, 1.0)
-    law.density = "bound"
+    distribution = dist.Normal(0.0, 1.0)
+    distribution.density_kind = "bound"
     with pytest.raises(ValueError, match="exact at guide site 'z', got bound"):
-        ELBO()(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)), lambda: pyro.sample("z", law))()
+        ELBO()(
+            lambda: pyro.sample("z", dist.Normal(0.0, 1.0)), lambda: pyro.sample("z", distribution)
+        )()
 
 
 @pytest.mark.parametrize(
@@ -376,11 +378,11 @@ def test_a_guide_that_observes_is_refused(objective, guide, name):
         objective(one_latent, guide)(X[:, 0])
 
 
-def test_a_guide_may_reparameterise_add_factors_and_fix_a_discrete_value():
+def test_a_guide_may_reparameterize_add_factors_and_fix_a_discrete_value():
     """A fixed value of a discrete latent leaves a bound: the joint density there."""
 
     @poutine.reparam(config={"z": LocScaleReparam(0.0)})
-    def reparameterised(x):
+    def reparameterized(x):
         pyro.sample("z", dist.Normal(0.0, 1.0))
 
     def factoring(x):
@@ -389,7 +391,7 @@ def test_a_guide_may_reparameterise_add_factors_and_fix_a_discrete_value():
 
     reparam = poutine.reparam(one_latent, config={"z": LocScaleReparam(0.0)})
     torch.testing.assert_close(
-        *(value(ELBO(), Program(reparam, g), X[:, 0]) for g in [reparameterised] * 2)
+        *(value(ELBO(), Program(reparam, g), X[:, 0]) for g in [reparameterized] * 2)
     )
     plain = Program(one_latent, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)))
     shifted = value(ELBO(), Program(one_latent, factoring), X[:, 0])
@@ -638,12 +640,12 @@ def test_what_rows_share_counts_once_however_often_their_values_are_tried():
 
 
 def test_enumerated_objective_refuses_what_the_other_one_does():
-    law = dist.Normal(torch.zeros(6), 1.0)
-    law.density = "unnormalised"
-    with pytest.raises(ValueError, match=r"EnumeratedELBO: expected .* 'x', got unnormalised"):
-        EnumeratedELBO()(lambda x: pyro.sample("x", law.to_event(1), obs=x), lambda x: None)(
-            X[:, 0]
-        )
+    distribution = dist.Normal(torch.zeros(6), 1.0)
+    distribution.density_kind = "unnormalized"
+    with pytest.raises(ValueError, match=r"EnumeratedELBO: expected .* 'x', got unnormalized"):
+        EnumeratedELBO()(
+            lambda x: pyro.sample("x", distribution.to_event(1), obs=x), lambda x: None
+        )(X[:, 0])
 
 
 def test_default_objective_looks_at_the_program_and_leaves_the_random_state():

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from probgen.distributions.conditional import conditional
-from probgen.distributions.graphs import elimination
-from probgen.distributions.graphs.discrete_network import DiscreteNetwork, FactorGraph
-from probgen.distributions.graphs.elimination import eliminate, log_max, plan, trace_back
-from probgen.distributions.graphs.factors import Factors
+from probgen.distributions.graphical import elimination
+from probgen.distributions.graphical.discrete_network import DiscreteNetwork, FactorGraph
+from probgen.distributions.graphical.elimination import eliminate, log_max, plan, trace_back
+from probgen.distributions.graphical.factors import Factors
 
 LEVELS = (2, 3, 2, 4, 2)
 LOOP = ((0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1,), (4,))
@@ -95,16 +95,16 @@ def test_answers_are_those_of_enumeration(limit):
     """In one order for all rows, and, where that is too wide, pattern by pattern."""
     torch.manual_seed(0)
     log_tables = tables()
-    law = FactorGraph(Factors(log_tables, LOOP, LEVELS, 2**20))
+    distribution = FactorGraph(Factors(log_tables, LOOP, LEVELS, 2**20))
     truth, x = joint(log_tables).log_softmax(0), holes()
-    assert torch.allclose(law.log_prob(STATES), truth, atol=1e-12)
+    assert torch.allclose(distribution.log_prob(STATES), truth, atol=1e-12)
     expected = torch.stack([truth[allowed(row)].logsumexp(0) for row in x])
-    assert torch.allclose(law.log_prob(x), expected, atol=1e-12)
+    assert torch.allclose(distribution.log_prob(x), expected, atol=1e-12)
     if limit == 8:
         x[:, 3] = x[:, 3].nan_to_num(0.0)
-        law.factors = law.factors._replace(limit=limit)
-        assert law.plan.largest > limit
-    marginals, modes = law.marginals(x), law.mode_given(x)
+        distribution.factors = distribution.factors._replace(limit=limit)
+        assert distribution.plan.largest > limit
+    marginals, modes = distribution.marginals(x), distribution.mode_given(x)
     for row, mine, best in zip(x, marginals, modes, strict=True):
         given = truth.masked_fill(~allowed(row), -torch.inf).softmax(0)
         assert torch.equal(best, STATES[given.argmax()])
@@ -117,11 +117,11 @@ def test_answers_are_those_of_enumeration(limit):
 def test_draws_have_the_frequencies_of_enumeration(limit):
     torch.manual_seed(1)
     log_tables, n = tables(), 40_000
-    law = FactorGraph(Factors(log_tables, LOOP, LEVELS, limit))
+    distribution = FactorGraph(Factors(log_tables, LOOP, LEVELS, limit))
     truth = joint(log_tables).softmax(0)
     x = torch.full((2, 5), torch.nan, dtype=torch.float64)
     x[0, 1], x[0, 3], x[1, 3], x[1, 0] = 2.0, 1.0, 3.0, 0.0
-    draws = conditional(law, x, ~x.isnan()).sample((n,))
+    draws = conditional(distribution, x, ~x.isnan()).sample((n,))
     for row, found in zip(x, draws.unbind(1), strict=True):
         given = torch.where(allowed(row), truth, 0.0) / truth[allowed(row)].sum()
         shares = torch.stack(
@@ -129,18 +129,20 @@ def test_draws_have_the_frequencies_of_enumeration(limit):
         )
         assert shares.sum() == 1
         mean, variance = found.mean(0), found.var(0)
-        law_of_row = conditional(law, row, ~row.isnan())
+        distribution_of_row = conditional(distribution, row, ~row.isnan())
         assert (
-            torch.allclose(law_of_row.mean, given @ STATES, atol=1e-10)
-            and (law_of_row.mean - mean).abs().max() < 0.05
+            torch.allclose(distribution_of_row.mean, given @ STATES, atol=1e-10)
+            and (distribution_of_row.mean - mean).abs().max() < 0.05
         )
         assert torch.allclose(
-            law_of_row.variance, given @ STATES.square() - (given @ STATES).square(), atol=1e-10
+            distribution_of_row.variance,
+            given @ STATES.square() - (given @ STATES).square(),
+            atol=1e-10,
         )
-        assert (law_of_row.variance - variance).abs().max() < 0.05
+        assert (distribution_of_row.variance - variance).abs().max() < 0.05
         assert (shares - given[given > 0]).abs().max() < 5 * (0.25 / n) ** 0.5
     if limit > 8:
-        shares = (law.sample((n,))[:, None] == STATES).all(-1).double().mean(0)
+        shares = (distribution.sample((n,))[:, None] == STATES).all(-1).double().mean(0)
         assert (shares - truth).abs().max() < 5 * (0.25 / n) ** 0.5
 
 
@@ -148,15 +150,17 @@ def test_tables_of_each_row_are_kept_apart():
     torch.manual_seed(0)
     scopes, x = ((0, 1), (1, 2), (2, 3), (3, 4)), holes(6)
     log_tables = (*tables(scopes[:2], (6,)), *tables(scopes[2:]))
-    law = FactorGraph(Factors(log_tables, scopes, LEVELS))
-    assert law.batch_shape == (6,)
+    distribution = FactorGraph(Factors(log_tables, scopes, LEVELS))
+    assert distribution.batch_shape == (6,)
     for b, row in enumerate(x):
         own = [table[b] if i < 2 else table for i, table in enumerate(log_tables)]
         truth = joint(own, scopes).log_softmax(0)
-        assert law.log_prob(x)[b].item() == pytest.approx(
+        assert distribution.log_prob(x)[b].item() == pytest.approx(
             truth[allowed(row)].logsumexp(0).item(), abs=1e-12
         )
-        assert law.log_prob(STATES[[17]])[b].item() == pytest.approx(truth[17].item(), abs=1e-12)
+        assert distribution.log_prob(STATES[[17]])[b].item() == pytest.approx(
+            truth[17].item(), abs=1e-12
+        )
     means = torch.stack(
         [
             (
@@ -168,18 +172,20 @@ def test_tables_of_each_row_are_kept_apart():
             for b in range(6)
         ]
     )
-    assert torch.allclose(law.mean, means, atol=1e-12)
-    assert (law.sample((20_000,)).mean(0) - means).abs().max() < 5 * 1.5 / 20_000**0.5
+    assert torch.allclose(distribution.mean, means, atol=1e-12)
+    assert (distribution.sample((20_000,)).mean(0) - means).abs().max() < 5 * 1.5 / 20_000**0.5
 
 
 def test_the_density_of_a_completion_is_a_ratio():
     torch.manual_seed(0)
-    law, x = FactorGraph(Factors(tables(), LOOP, LEVELS)), holes()
-    given = conditional(law, x, ~x.isnan())
+    distribution, x = FactorGraph(Factors(tables(), LOOP, LEVELS)), holes()
+    given = conditional(distribution, x, ~x.isnan())
     complete = given.sample()
     assert torch.equal(torch.where(x.isnan(), complete, x), complete)
     assert torch.allclose(
-        given.log_prob(complete), law.log_prob(complete) - law.log_prob(x), atol=1e-12
+        given.log_prob(complete),
+        distribution.log_prob(complete) - distribution.log_prob(x),
+        atol=1e-12,
     )
     other = torch.where(x.isnan(), complete, (x + 1) % 2)
     assert torch.equal(given.log_prob(other).isneginf(), ~x.isnan().all(-1))
@@ -187,28 +193,30 @@ def test_the_density_of_a_completion_is_a_ratio():
 
 def test_what_is_too_wide_is_refused_with_numbers():
     edges = tuple(itertools.combinations(range(12), 2))
-    law = FactorGraph(Factors(tuple(torch.zeros(2, 2) for _ in edges), edges, (2,) * 12, limit=100))
+    distribution = FactorGraph(
+        Factors(tuple(torch.zeros(2, 2) for _ in edges), edges, (2,) * 12, limit=100)
+    )
     with pytest.raises(
         ValueError, match=r"at most 100 entries per row, got \d+ products.*largest table [\d,]+"
     ):
-        law.log_prob(torch.zeros(1, 12))
+        distribution.log_prob(torch.zeros(1, 12))
 
 
 def test_impossible_evidence_is_refused_where_an_answer_needs_it():
-    law = DiscreteNetwork([torch.tensor([1.0, 0.0]).log(), torch.eye(2).log()], [(), (0,)])
+    distribution = DiscreteNetwork([torch.tensor([1.0, 0.0]).log(), torch.eye(2).log()], [(), (0,)])
     x = torch.tensor([[torch.nan, 0.0], [torch.nan, 1.0]])
-    assert law.log_prob(x).tolist() == [0.0, -torch.inf]
-    for ask in (law.marginals, law.mode_given, law.complete):
+    assert distribution.log_prob(x).tolist() == [0.0, -torch.inf]
+    for ask in (distribution.marginals, distribution.mode_given, distribution.complete):
         with pytest.raises(ValueError, match="impossible combination in row 1"):
             ask(x)
 
 
 def test_values_outside_the_levels_are_refused():
-    law = DiscreteNetwork([torch.zeros(3).log_softmax(-1)], [()])
+    distribution = DiscreteNetwork([torch.zeros(3).log_softmax(-1)], [()])
     with pytest.raises(
         ValueError, match=r"values 0, ..., 2 or NaN \(missing\) in column \[0\], got 3"
     ):
-        law.log_prob(torch.tensor([[3.0]]))
+        distribution.log_prob(torch.tensor([[3.0]]))
 
 
 def test_draws_trace_back_through_sums_of_several_variables():
@@ -237,24 +245,24 @@ def crowded(children=24):
 
 
 def test_what_nothing_observed_descends_from_costs_nothing():
-    law = crowded()
-    x = torch.full((2, len(law.factors.levels)), torch.nan, dtype=torch.float64)
+    distribution = crowded()
+    x = torch.full((2, len(distribution.factors.levels)), torch.nan, dtype=torch.float64)
     x[:, 0] = torch.tensor([0.0, 1.0])
     begin = time.perf_counter()
-    assert torch.allclose(law.log_prob(x), law.factors.tables[0])
+    assert torch.allclose(distribution.log_prob(x), distribution.factors.tables[0])
     x[:, 3] = 1.0
-    expected = law.factors.tables[0] + law.factors.tables[3][:, 1]
-    assert torch.allclose(law.log_prob(x), expected)
-    assert law.log_prob(torch.full_like(x, torch.nan)).abs().max() < 1e-12
+    expected = distribution.factors.tables[0] + distribution.factors.tables[3][:, 1]
+    assert torch.allclose(distribution.log_prob(x), expected)
+    assert distribution.log_prob(torch.full_like(x, torch.nan)).abs().max() < 1e-12
     assert time.perf_counter() - begin < 2
 
 
 def test_some_variables_together_are_asked_for_alone():
-    law, few = crowded(), crowded(3)
-    x = torch.full((len(law.factors.levels),), torch.nan, dtype=torch.float64)
+    distribution, few = crowded(), crowded(3)
+    x = torch.full((len(distribution.factors.levels),), torch.nan, dtype=torch.float64)
     x[2] = 1.0
-    found = law.joint_given(x, (0, 1))
-    root, one, two = (law.factors.tables[v].exp() for v in (0, 1, 2))
+    found = distribution.joint_given(x, (0, 1))
+    root, one, two = (distribution.factors.tables[v].exp() for v in (0, 1, 2))
     expected = root[:, None] * one * two[:, 1:]
     assert torch.allclose(found, expected / expected.sum())
     x = torch.full((4, len(few.factors.levels)), torch.nan, dtype=torch.float64)

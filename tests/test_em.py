@@ -30,9 +30,9 @@ def clusters(rows=600, dims=3, components=3, distance=3.0, dtype=torch.float64):
     factors = torch.eye(dims, dtype=torch.float64) + 0.4 * torch.randn(
         components, dims, dims, dtype=torch.float64
     )
-    centres = distance * torch.randn(components, dims, dtype=torch.float64)
+    centers = distance * torch.randn(components, dims, dtype=torch.float64)
     noise = torch.randn(rows, dims, 1, dtype=torch.float64)
-    return (centres[labels] + (factors[labels] @ noise)[..., 0]).to(dtype), labels
+    return (centers[labels] + (factors[labels] @ noise)[..., 0]).to(dtype), labels
 
 
 def start(x, name, components=3, **options):
@@ -95,7 +95,7 @@ def test_every_step_is_that_of_scikit_learn(name):
     gen, given = start(x, name)
     for steps in (1, 2, 40):
         mine, theirs = copy.deepcopy(gen), reference(x, name, steps, **given)
-        result = em(mine, x, steps=steps, tol=0.0, n_init=0)
+        result = em(mine, x, max_iter=steps, tol=0.0, n_init=0)
         assert result.log_likelihood[-1].item() == pytest.approx(theirs.score(x.numpy()), abs=1e-9)
         assert torch.allclose(mine.means, torch.tensor(theirs.means_), atol=1e-7)
         assert torch.allclose(mine.weights, torch.tensor(theirs.weights_), atol=1e-7)
@@ -106,21 +106,21 @@ def test_every_step_is_that_of_scikit_learn(name):
 def test_float32_reaches_the_optimum_of_float64(name):
     x, _ = clusters()
     gen, given = start(x.float(), name)
-    result = em(gen, x.float(), steps=40, tol=0.0, n_init=0)
+    result = em(gen, x.float(), max_iter=40, tol=0.0, n_init=0)
     assert result.log_likelihood[-1].item() == pytest.approx(
         reference(x, name, 40, **given).score(x.numpy()), abs=1e-5
     )
 
 
 @forms
-def test_regularisation_is_that_of_scikit_learn(name):
+def test_regularization_is_that_of_scikit_learn(name):
     x, _ = clusters(rows=90)
     x = torch.cat([x, torch.ones(90, 1)], 1)  # a constant column
-    gen, given = start(x + 1e-3 * torch.randn_like(x), name, regularisation=1e-2)
+    gen, given = start(x + 1e-3 * torch.randn_like(x), name, regularization=1e-2)
     theirs = reference(x, name, 5, reg_covar=1e-2, **given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        result = em(gen, x, steps=5, tol=0.0, n_init=0)
+        result = em(gen, x, max_iter=5, tol=0.0, n_init=0)
     assert result.log_likelihood[-1].item() == pytest.approx(theirs.score(x.numpy()), abs=1e-7)
 
 
@@ -130,8 +130,8 @@ def test_the_log_likelihood_rises_and_is_that_of_the_result(name, missing):
     x, _ = clusters(rows=300, distance=1.0)
     x = x.masked_fill(torch.rand(x.shape) < missing, torch.nan)
     gen = GaussianMixture(3, 3, FORMS[name]).double()
-    result = em(gen, x, steps=30, tol=0.0, seed=0)
-    assert result.steps == 30 and (result.log_likelihood.diff() > -1e-11).all()
+    result = em(gen, x, max_iter=30, tol=0.0, seed=0)
+    assert result.n_iter == 30 and (result.log_likelihood.diff() > -1e-11).all()
     assert result.log_likelihood[-1] - result.log_likelihood[0] > 0.01
     assert result.log_likelihood[-1].item() == pytest.approx(
         observed_log_likelihood(gen, x).item(), abs=1e-10
@@ -145,7 +145,7 @@ def test_with_missing_entries_em_stops_where_the_gradient_is_zero(name):
     gen = GaussianMixture(2, 2, FORMS[name]).double()
     observed_log_likelihood(gen, x).backward()
     before = max(parameter.grad.abs().max() for parameter in gen.parameters())
-    assert em(gen, x, steps=2000, tol=1e-13, seed=0).converged
+    assert em(gen, x, max_iter=2000, tol=1e-13, seed=0).converged
     gen.zero_grad()
     observed_log_likelihood(gen, x).backward()
     assert max(parameter.grad.abs().max() for parameter in gen.parameters()) < 1e-5 < before
@@ -161,7 +161,7 @@ def test_missing_entries_are_integrated_out_not_filled_in():
     x = torch.randn(10_000, 2, dtype=torch.float64) @ torch.linalg.cholesky(truth).mT
     x[:, 1] = x[:, 1].masked_fill(x[:, 0] > 0, torch.nan)
     gen = GaussianMixture(1, 2).double()
-    em(gen, x, steps=500, tol=1e-7)
+    em(gen, x, max_iter=500, tol=1e-7)
     assert torch.allclose(gen.covariances[0], truth, atol=0.06)
     assert torch.allclose(gen.means[0], torch.zeros(2, dtype=torch.float64), atol=0.05)
 
@@ -190,7 +190,7 @@ def summed(step, x):
 def test_three_ways_of_summing_agree_with_brute_force(name):
     x, _ = clusters(rows=50)
     gen, _ = start(x, name)
-    em(gen, x, steps=3, n_init=0)
+    em(gen, x, max_iter=3, n_init=0)
     observed = Observed(gen._mixture, gen.covariances, torch.ones(3, dtype=torch.bool))
     for step in (Quadratic(gen._mixture, x.dtype), Whitened(gen._mixture, x.dtype), observed):
         for mine, truth in zip(summed(step, x), brute_force(gen, x), strict=True):
@@ -218,14 +218,14 @@ def test_precision_follows_the_distance_between_clusters():
 )
 @pytest.mark.parametrize("name", ["full", "diag"])
 def test_tight_clusters_far_apart_keep_their_digits(name, dtype, scale, rtol):
-    """Clusters that never overlap: EM must give the moments of the labelled rows."""
+    """Clusters that never overlap: EM must give the moments of the labeled rows."""
     noise, labels = clusters(rows=900, dims=2, distance=0.0)
-    centres = torch.tensor([[0.0, 0.0], [10.0, 5.0], [-7.0, 20.0]], dtype=torch.float64)
-    x = (centres[labels] + scale * noise).to(dtype)
+    centers = torch.tensor([[0.0, 0.0], [10.0, 5.0], [-7.0, 20.0]], dtype=torch.float64)
+    x = (centers[labels] + scale * noise).to(dtype)
     gen = GaussianMixture(3, 2, FORMS[name]).to(dtype)
     em(gen, x, seed=0)
     for k in range(3):
-        rows = x[labels == gen.predict(centres.to(dtype)).tolist().index(k)].double()
+        rows = x[labels == gen.predict(centers.to(dtype)).tolist().index(k)].double()
         truth = rows.mT.cov(correction=0)
         truth = truth if name == "full" else truth.diag().diag()
         assert torch.allclose(gen.covariances[k].double(), truth, rtol=rtol, atol=rtol * scale**2)
@@ -236,7 +236,7 @@ def test_chunks_only_bound_memory():
     x[::7, 1] = torch.nan
     gen, _ = start(x.nan_to_num(), "full")
     other = copy.deepcopy(gen)
-    whole, parts = em(gen, x, steps=5, n_init=0), em(other, x, steps=5, n_init=0, chunk=13)
+    whole, parts = em(gen, x, max_iter=5, n_init=0), em(other, x, max_iter=5, n_init=0, chunk=13)
     assert torch.allclose(whole.log_likelihood, parts.log_likelihood, atol=1e-12)
     assert torch.allclose(gen.covariances, other.covariances, atol=1e-12)
 
@@ -247,7 +247,7 @@ def test_the_best_of_several_starts_is_kept():
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):
         single = copy.deepcopy(gen)
-        single.initialise(x, generator)
+        single.initialize(x, generator)
         values.append(em(single, x, n_init=0).log_likelihood[-1].item())
     result = em(gen, x, n_init=5, seed=3)
     assert max(values) - min(values) > 1e-3
@@ -274,10 +274,10 @@ class Linkage(DistributionModule):
             "all": (hidden + x[:, 1:].sum(-1)).sum(),
         }
 
-    def maximise(self, statistics):
+    def maximize(self, statistics):
         self.theta.copy_(statistics["linked"] / statistics["all"] - self.flaw)
 
-    def initialise(self, x, generator=None):
+    def initialize(self, x, generator=None):
         self.theta.copy_(torch.rand((), generator=generator))
 
 
@@ -286,7 +286,7 @@ ANIMALS = torch.tensor([[125.0, 18.0, 20.0, 34.0]] * 2, dtype=torch.float64)
 
 def test_a_family_from_elsewhere_gets_the_published_answer():
     gen = Linkage()
-    first = em(gen, ANIMALS, steps=1, tol=0.0, n_init=0)
+    first = em(gen, ANIMALS, max_iter=1, tol=0.0, n_init=0)
     assert gen.theta.item() == pytest.approx(0.608247423, abs=1e-9) and not first.converged
     assert em(gen, ANIMALS, tol=1e-14, n_init=0).converged
     assert gen.theta.item() == pytest.approx(0.626821498, abs=1e-7)
@@ -294,7 +294,7 @@ def test_a_family_from_elsewhere_gets_the_published_answer():
 
 def test_a_wrong_m_step_is_told():
     with pytest.warns(RuntimeWarning, match="log-likelihood fell by .* at step"):
-        em(Linkage(flaw=0.2), ANIMALS, steps=20, n_init=0)
+        em(Linkage(flaw=0.2), ANIMALS, max_iter=20, n_init=0)
 
 
 def test_a_collapsed_start_is_left_for_another():
@@ -303,7 +303,7 @@ def test_a_collapsed_start_is_left_for_another():
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
         single = copy.deepcopy(gen)
-        single.initialise(x, generator)
+        single.initialize(x, generator)
         try:
             values.append(em(single, x, n_init=0).log_likelihood[-1].item())
         except torch.linalg.LinAlgError as error:
@@ -314,7 +314,7 @@ def test_a_collapsed_start_is_left_for_another():
 
 def test_when_every_start_collapses_the_reason_is_told():
     x = torch.tensor([[0.0], [0.0], [5.0], [5.0]])
-    with pytest.raises(torch.linalg.LinAlgError, match=r"components \[.*regularisation"):
+    with pytest.raises(torch.linalg.LinAlgError, match=r"components \[.*regularization"):
         em(GaussianMixture(2, 1), x, n_init=3)
 
 
@@ -350,7 +350,7 @@ def test_cores_share_the_rows_and_not_the_result():
         gen, _ = start(x, "full")
         torch.set_num_threads(cores)
         try:
-            results.append((em(gen, x, steps=5, n_init=0).log_likelihood, gen.covariances))
+            results.append((em(gen, x, max_iter=5, n_init=0).log_likelihood, gen.covariances))
             assert torch.get_num_threads() == cores
         finally:
             torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What expectation maximisation owes to every family that has it, over a table of all of them."""
+"""What expectation maximization owes to every family that has it, over a table of all of them."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ from probgen.models.emissions import (
 )
 from probgen.models.ending_hidden_markov import EndingHiddenMarkovModel
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
-from probgen.models.factorised import Factorised
+from probgen.models.factorized import Factorized
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.joint_table import JointTable
 from probgen.models.markov_chain import MarkovChain
@@ -85,7 +85,7 @@ LABELS = {
     "ChowLiu": (lambda: ChowLiu((2, 3, 3)), (3,)),
     "MixtureOfTrees": (lambda: MixtureOfTrees(2, (2, 3, 3)), (3,)),
     "JointTable": (lambda: JointTable(3, 3), (3,)),
-    "Factorised": (lambda: Factorised(3, 3), (3,)),
+    "Factorized": (lambda: Factorized(3, 3), (3,)),
     "MarkovChain": (lambda: MarkovChain(3, 3), (3,)),
 }
 COUNTS = {"HMM of counts": (lambda: hidden(PoissonEmission(2, 2)), (6, 2))}
@@ -115,7 +115,7 @@ def made(name, rows=60):
 
 def started(name, rows=60):
     gen, x = made(name, rows)
-    gen.initialise(x, torch.Generator().manual_seed(1))
+    gen.initialize(x, torch.Generator().manual_seed(1))
     return gen, x
 
 
@@ -146,11 +146,11 @@ def test_em_refuses_what_log_prob_refuses(name, value, column):
     if scored(gen, x):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            em(gen, x, steps=1, n_init=0)
+            em(gen, x, max_iter=1, n_init=0)
         return
     for starts in (0, 1):
         with pytest.raises(ValueError, match=r"expected (values in|finite values)"):
-            em(gen, x, steps=1, n_init=starts)
+            em(gen, x, max_iter=1, n_init=starts)
 
 
 @pytest.mark.parametrize("name", NUMBERS | CENTRED)
@@ -191,13 +191,13 @@ def test_frozen_parameters_stay_and_the_likelihood_rises(name, frozen, holes):
     smooth = name in ("ChowLiu", "MixtureOfTrees")
     if smooth:
         gen.smoothing = 0.0
-    values = em(gen, x, steps=8, tol=0.0, n_init=0).log_likelihood
+    values = em(gen, x, max_iter=8, tol=0.0, n_init=0).log_likelihood
     assert all(torch.equal(before[key], gen.state_dict()[key]) for key in frozen)
     assert (values.diff() > -1e-9).all()
     moved = [key for key in before if key not in frozen and before[key].dtype.is_floating_point]
     moved = [key for key in moved if before[key].numel() and key in dict(gen.named_parameters())]
     assert all(not torch.equal(before[key], gen.state_dict()[key]) for key in moved)
-    em(gen, x, steps=2, tol=0.0, n_init=1, seed=0)
+    em(gen, x, max_iter=2, tol=0.0, n_init=1, seed=0)
     assert all(torch.equal(before[key], gen.state_dict()[key]) for key in frozen)
 
 
@@ -208,7 +208,7 @@ def test_with_frozen_parameters_em_stops_where_the_gradient_of_the_others_is_zer
     for key in dict(made(name)[0].named_parameters()):
         gen, x = started(name)
         gen.get_parameter(key).requires_grad_(False)
-        em(gen, x, steps=3000, tol=1e-13, n_init=0)
+        em(gen, x, max_iter=3000, tol=1e-13, n_init=0)
         gen().log_prob(x).mean().backward()
         assert (
             max(p.grad.abs().max() for p in gen.parameters() if p.requires_grad and p.numel())
@@ -296,11 +296,11 @@ def test_families_that_take_no_weights_are_told():
             return torch.distributions.Normal(torch.zeros(2), 1.0)
 
         def expect(self, x): ...
-        def maximise(self, statistics): ...
-        def initialise(self, x, generator=None): ...
+        def maximize(self, statistics): ...
+        def initialize(self, x, generator=None): ...
 
     with pytest.raises(
-        TypeError, match="whose expect and initialise take weights, got Plain; repeat the rows"
+        TypeError, match="whose expect and initialize take weights, got Plain; repeat the rows"
     ):
         em(Plain(1, 1), torch.zeros(2), weights=torch.ones(2))
 
@@ -312,7 +312,7 @@ CLOSED = {
     "ChowLiu": lambda: ChowLiu((2, 3, 3), smoothing=0.0),
     "MixtureOfTrees": lambda: MixtureOfTrees(1, (2, 3, 3), smoothing=0.0),
     "JointTable": lambda: JointTable(3, 3),
-    "Factorised": lambda: Factorised(3, 3),
+    "Factorized": lambda: Factorized(3, 3),
     "MarkovChain": lambda: MarkovChain(3, 3),
     "network of regressions": regressions,
     "mixture Full": lambda: GaussianMixture(1, 3),
@@ -330,7 +330,7 @@ def test_closed_forms_do_not_depend_on_the_seed(name):
     fits = []
     for seed in (0, 1):
         gen = CLOSED[name]().double()
-        em(gen, x, steps=5, seed=seed)
+        em(gen, x, max_iter=5, seed=seed)
         fits.append(gen)
     probe = labels(*x.shape[1:]) if name in DISCRETE else x
     first, second = (gen().log_prob(probe) for gen in fits)
@@ -345,15 +345,15 @@ def test_closed_forms_do_not_depend_on_the_seed(name):
 # what the user asked for costs no warning
 
 ASKED = {
-    "mixture Full": lambda form=None: GaussianMixture(2, 3, regularisation=0.5),
+    "mixture Full": lambda form=None: GaussianMixture(2, 3, regularization=0.5),
     **{
         f"mixture {form.__name__}": lambda form=form: GaussianMixture(
-            2, 3, form, regularisation=0.5
+            2, 3, form, regularization=0.5
         )
         for form in FORMS
     },
-    "HMM Full": lambda: hidden(GaussianEmission(2, 3, regularisation=0.5)),
-    "HMM of mixtures": lambda: hidden(GaussianMixtureEmission(2, 2, 3, regularisation=0.5)),
+    "HMM Full": lambda: hidden(GaussianEmission(2, 3, regularization=0.5)),
+    "HMM of mixtures": lambda: hidden(GaussianMixtureEmission(2, 2, 3, regularization=0.5)),
     "HMM of labels": lambda: HiddenMarkovModel(
         2, 6, CategoricalEmission(2, 3, 2, pseudo_count=5.0), pseudo_count=5.0
     ),
@@ -361,24 +361,24 @@ ASKED = {
     "ChowLiu": lambda: ChowLiu((2, 3, 3), smoothing=9.0),
     "MixtureOfTrees": lambda: MixtureOfTrees(2, (2, 3, 3), smoothing=9.0),
     "JointTable": lambda: JointTable(3, 3, smoothing=9.0),
-    "Factorised": lambda: Factorised(3, 3, smoothing=9.0),
+    "Factorized": lambda: Factorized(3, 3, smoothing=9.0),
     "MarkovChain": lambda: MarkovChain(3, 3, smoothing=9.0),
 }
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_what_was_asked_for_does_not_warn_and_the_penalised_likelihood_rises(name):
+def test_what_was_asked_for_does_not_warn_and_the_penalized_likelihood_rises(name):
     x = made(name)[1]
     gen = ASKED[name]().double()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        em(gen, x, steps=15, tol=0.0, seed=0)
-    gen.initialise(x, torch.Generator().manual_seed(3))
+        em(gen, x, max_iter=15, tol=0.0, seed=0)
+    gen.initialize(x, torch.Generator().manual_seed(3))
     for _ in range(10):
         value, statistics = gen.expect(x)
         statistics = {key: part.double() for key, part in statistics.items()}
         before = value - gen.penalty(statistics)
-        gen.maximise(statistics)
+        gen.maximize(statistics)
         assert gen.expect(x)[0] - gen.penalty(statistics) > before - 1e-7
 
 
@@ -409,7 +409,7 @@ def test_many_equal_rows_are_told_as_what_they_are(form, dtype, chain):
                     x.unflatten(0, (-1, 6)) if chain else x,
                     seed=seed,
                     tol=0.0,
-                    steps=60,
+                    max_iter=60,
                 )
         except torch.linalg.LinAlgError as error:
             reasons.append(str(error))
@@ -422,7 +422,7 @@ def test_running_out_of_steps_is_told_once():
     with pytest.warns(
         RuntimeWarning, match="EM stopped after 2 steps while a step still gained"
     ) as told:
-        em(gen, x, steps=2, tol=1e-9, n_init=3, seed=0)
+        em(gen, x, max_iter=2, tol=1e-9, n_init=3, seed=0)
     assert len(told) == 1 and told[0].filename == __file__
 
 
@@ -445,7 +445,7 @@ FREE = {
     "ChowLiu": 2 + 3 * 2 + 3,
     "MixtureOfTrees": 1 + 2 * 11,
     "JointTable": 26,
-    "Factorised": 6,
+    "Factorized": 6,
     "MarkovChain": 2 + 2 * 6,
 }
 
@@ -515,8 +515,8 @@ def test_sequences_of_different_lengths_are_a_list_or_padded(name):
     several = [row[:length] for row, length in zip(x, lengths, strict=True)]
     padding = torch.arange(6)[None, :, None] >= torch.tensor(lengths)[:, None, None]
     other = copy.deepcopy(gen)
-    one = em(gen, several, steps=3, tol=0.0, n_init=0)
-    two = em(other, x.masked_fill(padding, torch.nan), steps=3, tol=0.0, n_init=0)
+    one = em(gen, several, max_iter=3, tol=0.0, n_init=0)
+    two = em(other, x.masked_fill(padding, torch.nan), max_iter=3, tol=0.0, n_init=0)
     assert torch.equal(one.log_likelihood, two.log_likelihood)
     with pytest.raises(ValueError, match=r"with T from [01] to 6, got \(7, \d\) at place 1"):
         em(gen, [x[0], torch.zeros(7, x.shape[-1]).double()])

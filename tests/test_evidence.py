@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen.core import heads
+from probgen import heads
 from probgen.distributions.conditional import conditional
-from probgen.distributions.graphs.discrete_network import DiscreteNetwork
-from probgen.distributions.graphs.factors import Factors
-from probgen.distributions.graphs.given import Given
+from probgen.distributions.graphical.discrete_network import DiscreteNetwork
+from probgen.distributions.graphical.factors import Factors
+from probgen.distributions.graphical.given import Given
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov, HiddenMarkovGiven
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.models.chow_liu import ChowLiu
@@ -101,10 +101,10 @@ def test_a_network_given_likelihoods_is_a_model(known, likelihood):
     x, n = gen.row(**known), 20_000
     given = gen.given(likelihood)
     free = weighed(gen, torch.full((4,), torch.nan), likelihood)
-    law = given()
-    assert torch.allclose(law.log_prob(STATES).exp(), free / free.sum(), atol=1e-12)
+    distribution = given()
+    assert torch.allclose(distribution.log_prob(STATES).exp(), free / free.sum(), atol=1e-12)
     expected = (weighed(gen, x[0], likelihood).sum() / free.sum()).log()
-    assert law.log_prob(x).item() == pytest.approx(expected.item(), abs=1e-12)
+    assert distribution.log_prob(x).item() == pytest.approx(expected.item(), abs=1e-12)
     torch.manual_seed(0)
     tolerance = 5 * (0.25 / n) ** 0.5
     shares = (pg.sample(given, n)[:, None] == STATES).all(-1).double().mean(0)
@@ -303,11 +303,15 @@ def test_other_discrete_models_take_likelihoods_too(make):
     gen = make().double()
     for parameter in gen.parameters():
         parameter.data.normal_()
-    law = gen()
+    distribution = gen()
     states = torch.tensor(list(itertools.product(range(2), repeat=4))).double()
-    events = states.reshape(-1, *law.event_shape)
+    events = states.reshape(-1, *distribution.event_shape)
     soft = {1: torch.tensor([0.3, 0.6]).double(), 3: torch.tensor([2.0, 0.5]).double()}
-    truth = law.log_prob(events).exp() * soft[1][states[:, 1].long()] * soft[3][states[:, 3].long()]
+    truth = (
+        distribution.log_prob(events).exp()
+        * soft[1][states[:, 1].long()]
+        * soft[3][states[:, 3].long()]
+    )
     truth = (truth / truth.sum()).detach()
     given = Given(gen, soft)()
     assert torch.allclose(given.log_prob(events).exp(), truth, atol=1e-12)
@@ -439,21 +443,23 @@ def test_likelihoods_can_be_impossible_together():
 
 
 def test_columns_without_names_are_told_by_number():
-    law = DiscreteNetwork([torch.tensor([1.0, 0.0]).log(), torch.eye(2).log()], [(), (0,)])
+    distribution = DiscreteNetwork([torch.tensor([1.0, 0.0]).log(), torch.eye(2).log()], [(), (0,)])
     with pytest.raises(ValueError, match="in row 0: column 1 = 1; correct the row"):
-        law.marginals(torch.tensor([[torch.nan, 1.0]]))
+        distribution.marginals(torch.tensor([[torch.nan, 1.0]]))
 
 
-def test_laws_given_likelihoods_can_be_copied_and_expanded():
+def test_distributions_given_likelihoods_can_be_copied_and_expanded():
     with torch.no_grad():
         prior = network()()
-    law = prior.given({1: torch.tensor([[0.9, 0.2], [0.4, 0.4]]).double().log()})
-    assert law.batch_shape == (2,)
-    wide = law.expand((3, 2))
+    distribution = prior.given({1: torch.tensor([[0.9, 0.2], [0.4, 0.4]]).double().log()})
+    assert distribution.batch_shape == (2,)
+    wide = distribution.expand((3, 2))
     assert wide.log_prob(STATES[5]).shape == (3, 2)
-    assert torch.equal(copy.deepcopy(law).log_prob(STATES[5]), law.log_prob(STATES[5]))
+    assert torch.equal(
+        copy.deepcopy(distribution).log_prob(STATES[5]), distribution.log_prob(STATES[5])
+    )
     with pytest.raises(ValueError, match="rows without uncertain evidence"):
-        law.expected_counts(STATES)
+        distribution.expected_counts(STATES)
 
 
 def test_products_count_their_likelihoods():
@@ -526,13 +532,13 @@ def test_weights_of_a_completed_mixture_are_those_of_bayes_rule():
 
 CHAINS = {"some transitions": [[0.0, -1.0], [-1.0, 0.0]], "no transitions": [[0.0, -math.inf]] * 2}
 STATES_OF_SEQUENCES = {
-    "filter": lambda law, x: law.filter(x),
-    "smooth": lambda law, x: law.smooth(x),
-    "pairs": lambda law, x: law.smooth_pairs(x),
-    "path": lambda law, x: law.most_likely_states(x),
-    "draws": lambda law, x: law.sample_states(x),
-    "forecast": lambda law, x: law.forecast(x, 2),
-    "completion": lambda law, x: HiddenMarkovGiven(law, x, ~x.isnan()).sample(),
+    "filter": lambda distribution, x: distribution.filter(x),
+    "smooth": lambda distribution, x: distribution.smooth(x),
+    "pairs": lambda distribution, x: distribution.smooth_pairs(x),
+    "path": lambda distribution, x: distribution.most_likely_states(x),
+    "draws": lambda distribution, x: distribution.sample_states(x),
+    "forecast": lambda distribution, x: distribution.forecast(x, 2),
+    "completion": lambda distribution, x: HiddenMarkovGiven(distribution, x, ~x.isnan()).sample(),
 }
 
 
@@ -542,9 +548,9 @@ def test_impossible_sequences_are_refused(ask, transitions):
     emissions = dist.Uniform(
         torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]), validate_args=False
     )
-    law = HiddenMarkov(torch.zeros(2), torch.tensor(transitions), emissions, 3)
+    distribution = HiddenMarkov(torch.zeros(2), torch.tensor(transitions), emissions, 3)
     x = torch.tensor([[0.5, 0.5, torch.nan], [0.5, 7.0, 0.5]])
-    assert law.log_prob(x)[1].item() == -math.inf
+    assert distribution.log_prob(x)[1].item() == -math.inf
     with pytest.raises(ValueError, match="an impossible combination in row 1"):
-        ask(law, x)
-    ask(law, x[:1])
+        ask(distribution, x)
+    ask(distribution, x[:1])

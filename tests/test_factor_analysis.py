@@ -6,7 +6,7 @@ import torch
 from sklearn import decomposition
 from torch.autograd import gradcheck
 
-from probgen.core.contexts import law_given
+from probgen.core.contexts import distribution_given
 from probgen.distributions.low_rank import LowRankMultivariateNormal
 from probgen.infer.em import em
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
@@ -40,9 +40,12 @@ def test_log_prob_is_that_of_the_dense_marginal_of_each_row(family):
     mean, covariance = dense(gen)
     for given, value in zip(x[:30], gen().log_prob(x[:30]), strict=True):
         seen = ~given.isnan()
-        law = dist.MultivariateNormal(mean[seen], covariance[seen][:, seen]) if seen.any() else None
+        distribution = (
+            dist.MultivariateNormal(mean[seen], covariance[seen][:, seen]) if seen.any() else None
+        )
         torch.testing.assert_close(
-            value, law.log_prob(given[seen]) if law else torch.zeros((), dtype=F64)
+            value,
+            distribution.log_prob(given[seen]) if distribution else torch.zeros((), dtype=F64),
         )
     complete = torch.randn(10, 3, D, dtype=F64)
     expected = dist.MultivariateNormal(mean, covariance).log_prob(complete)
@@ -85,18 +88,18 @@ def test_gradients_of_the_density_with_missing_entries():
 def test_density_keeps_its_digits_in_single_precision_when_noise_is_small():
     factor, diag = torch.randn(D, K), torch.full((D,), 1e-6)
     x = torch.randn(50, K) @ factor.mT + 1e-3 * torch.randn(50, D)
-    law = LowRankMultivariateNormal(torch.zeros(D), factor, diag)
+    distribution = LowRankMultivariateNormal(torch.zeros(D), factor, diag)
     covariance = factor.double() @ factor.double().mT + diag.double().diag()
     expected = dist.MultivariateNormal(torch.zeros(D, dtype=F64), covariance).log_prob(x.double())
-    torch.testing.assert_close(law.log_prob(x).double(), expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(distribution.log_prob(x).double(), expected, atol=0.05, rtol=0)
 
 
 def test_as_a_part_it_is_the_same_for_each_row_of_a_context():
-    law = law_given(PPCA(D, K), torch.zeros(3, 4, 1))
-    assert law.batch_shape == (3, 4) and law.sample().shape == (3, 4, D)
+    distribution = distribution_given(PPCA(D, K), torch.zeros(3, 4, 1))
+    assert distribution.batch_shape == (3, 4) and distribution.sample().shape == (3, 4, D)
 
 
-def test_samples_have_the_moments_of_the_law():
+def test_samples_have_the_moments_of_the_distribution():
     gen = random_family(FactorAnalysis)
     mean, covariance = (moment.detach() for moment in dense(gen))
     draws, scale = gen().sample((100_000,)), covariance.diagonal().sqrt()
@@ -106,7 +109,7 @@ def test_samples_have_the_moments_of_the_law():
 
 def test_factor_analysis_by_em_reaches_the_likelihood_of_scikit_learn():
     x, gen = data(), FactorAnalysis(D, K)
-    result = em(gen, x, steps=500, tol=1e-7, seed=0)
+    result = em(gen, x, max_iter=500, tol=1e-7, seed=0)
     peer = decomposition.FactorAnalysis(K, tol=1e-9, max_iter=5000, svd_method="lapack").fit(
         x.numpy()
     )
@@ -132,13 +135,13 @@ def test_ppca_in_closed_form_by_em_and_by_scikit_learn_agree():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_em_ends_at_a_stationary_point_of_the_likelihood_with_missing_entries(family):
     x, gen = data(missing=0.3).double(), family(D, K).double()
-    result = em(gen, x, steps=500, tol=1e-12, seed=0)
+    result = em(gen, x, max_iter=500, tol=1e-12, seed=0)
     gen().log_prob(x).mean().backward()
     assert result.log_likelihood.diff().min() > -1e-10
     assert all(parameter.grad.abs().max() < 1e-5 for parameter in gen.parameters())
 
 
-def test_ppca_with_missing_entries_finds_the_law_of_the_complete_data():
+def test_ppca_with_missing_entries_finds_the_distribution_of_the_complete_data():
     torch.manual_seed(1)
     truth = random_family(PPCA)
     x = truth().sample((4000,)).detach()
@@ -163,14 +166,14 @@ def test_gradients_climb_to_the_same_likelihood_as_em():
         progress=False,
         verdict=False,
     )
-    best = em(gen, x, steps=300, tol=1e-6, seed=0).log_likelihood[-1].item()
+    best = em(gen, x, max_iter=300, tol=1e-6, seed=0).log_likelihood[-1].item()
     assert climbed().log_prob(x).mean().item() == pytest.approx(best, abs=0.02)
 
 
 def test_em_does_not_depend_on_chunks():
     x, whole, parts = data(missing=0.2).double(), PPCA(D, K).double(), PPCA(D, K).double()
-    em(whole, x, steps=5, tol=0.0, seed=0)
-    em(parts, x, steps=5, tol=0.0, seed=0, chunk=37)
+    em(whole, x, max_iter=5, tol=0.0, seed=0)
+    em(parts, x, max_iter=5, tol=0.0, seed=0, chunk=37)
     torch.testing.assert_close(whole.loadings, parts.loadings)
 
 

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from probgen.core.graphs.graph import Compiled
+from probgen.compile.tracing import Compiled
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.train.checkpoint import CheckpointError

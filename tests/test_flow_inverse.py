@@ -8,7 +8,7 @@ import torch
 import zuko
 
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
-from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.distributions.flows.spline import SplineTransform
 from probgen.distributions.flows.univariate import (
     Affine,
@@ -103,7 +103,7 @@ def test_splines_with_extreme_parameters_stay_finite():
 
 def test_histograms_are_inverted_with_their_slopes():
     torch.manual_seed(0)
-    transform = Gaussianised(torch.rand(3, 5, dtype=torch.double) + 0.1, -2.0, 8.0)()
+    transform = Gaussianized(torch.rand(3, 5, dtype=torch.double) + 0.1, -2.0, 8.0)()
     x = torch.rand(200, 3, dtype=torch.double, requires_grad=True) * 9.9 - 1.95
     z, ladj = transform.call_and_ladj(x)
     torch.testing.assert_close(ladj, torch.autograd.grad(z.sum(), x)[0].log())

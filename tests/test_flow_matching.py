@@ -1,4 +1,4 @@
-"""Flow matching: Gaussian ends with known velocities, minimisers, optimal pairs, densities.
+"""Flow matching: Gaussian ends with known velocities, minimizers, optimal pairs, densities.
 
 Solvers, guidance.
 """
@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.density import density
-from probgen.core.graphs.graph import NotCompilable, record
+from probgen.compile.tracing import NotCompilable, record
+from probgen.core.kinds import density_kind
 from probgen.core.module import Fixed
 from probgen.distributions.flows.couplings import (
     EntropicTransport,
@@ -144,7 +144,7 @@ def test_optimal_pairs_are_those_of_all_permutations():
     )
 
 
-def test_drawn_pairs_keep_the_law_of_the_base():
+def test_drawn_pairs_keep_the_distribution_of_the_base():
     """Every draw of the base is met once on average."""
     torch.manual_seed(0)
     x, z = torch.randn(8, 1), torch.arange(8.0).unsqueeze(-1)
@@ -209,22 +209,22 @@ def test_the_density_of_images_is_that_of_a_change_of_variables():
     net = disturbed(UNet((1, 3, 2), width=8, multipliers=(1, 1), heads=2), 0.04)
     gen = FlowMatching(net, (1, 3, 2), solver=RungeKutta(6)).double()
     x = torch.randn(2, 1, 3, 2, dtype=torch.double)
-    law = gen()
-    jacobian = torch.autograd.functional.jacobian(law.transform, x)[
+    distribution = gen()
+    jacobian = torch.autograd.functional.jacobian(distribution.transform, x)[
         range(2), :, :, :, range(2)
     ].reshape(2, 6, 6)
     ladj = torch.linalg.slogdet(jacobian).logabsdet
     assert ladj.abs().min() > 0.01
     with torch.no_grad():
-        value = law.log_prob(x)
-        normal = dist.Normal(0.0, 1.0).log_prob(law.transform(x)).flatten(1).sum(-1)
+        value = distribution.log_prob(x)
+        normal = dist.Normal(0.0, 1.0).log_prob(distribution.transform(x)).flatten(1).sum(-1)
     torch.testing.assert_close(value, normal + ladj, atol=1e-4, rtol=0)
     gen.probes = Rademacher(2)
-    assert density(gen()) == "approximate" and gen().sample((2, 2)).shape == (2, 2, 1, 3, 2)
+    assert density_kind(gen()) == "approximate" and gen().sample((2, 2)).shape == (2, 2, 1, 3, 2)
 
 
 def test_densities_with_gradients_are_those_without():
-    """Group normalisation cannot be differentiated twice for many probes at once.
+    """Group normalization cannot be differentiated twice for many probes at once.
 
     One after the other, then.
     """
@@ -251,11 +251,11 @@ def test_solvers_have_their_order_and_their_cost(solver, order, calls):
     errors = [abs(end - 1 / (2 - math.sin(1.0))) for end in ends]
     assert abs(torch.log2(errors[0] / errors[1]) - order) < 0.25
     net, z = GaussianVelocity(StraightPath()), torch.randn(5, 2, dtype=torch.double)
-    law = FlowMatching(net, (2,))()
-    law.using(solver(7)).transform.inv(z)
-    assert net.calls == 7 * calls and density(law.using(solver(7))) == "approximate"
+    distribution = FlowMatching(net, (2,))()
+    distribution.using(solver(7)).transform.inv(z)
+    assert net.calls == 7 * calls and density_kind(distribution.using(solver(7))) == "approximate"
     with pytest.raises(ValueError, match="steps >= 1"):
-        law.using(solver(0)).transform.inv(z)
+        distribution.using(solver(0)).transform.inv(z)
 
 
 class ByContext(nn.Module):
@@ -308,14 +308,14 @@ def test_a_flow_between_two_data_sets():
         TimeMLP(2, [64, 64]), (2,), base=Empirical(start), coupling=OptimalTransport()
     )
     fit(gen, goal, Denoising(), steps=300, batch_size=128, optimizer=adam(3e-3), **QUIET)
-    law = gen.eval()().using(Midpoint(8))
-    draws = law.sample((1000,))
+    distribution = gen.eval()().using(Midpoint(8))
+    draws = distribution.sample((1000,))
     torch.testing.assert_close(draws.mean(0), goal.mean(0), atol=0.1, rtol=0)
     torch.testing.assert_close(draws.std(0), goal.std(0), atol=0.1, rtol=0)
     with torch.no_grad():
-        moved = law.transform.inv(start)
+        moved = distribution.transform.inv(start)
     assert (moved - (start / 2 + 3)).square().sum(-1).mean().sqrt() < 0.35
-    assert density(gen()) == "implicit" and not gen().has_rsample
+    assert density_kind(gen()) == "implicit" and not gen().has_rsample
     assert "base.rows" not in gen.state_dict()
     with pytest.raises(NotImplementedError, match="no density"):
         gen().log_prob(goal[:2])
@@ -359,11 +359,11 @@ def test_maximum_likelihood_trains_it_too():
 
 def test_refusals_say_what_to_do():
     gen = FlowMatching(TimeMLP(2, [8]), (2,))
-    for law_of in (gen().denoising_loss, gen().log_prob):
+    for distribution_of in (gen().denoising_loss, gen().log_prob):
         with pytest.raises(ValueError, match="NaN"):
-            law_of(torch.tensor([[0.0, torch.nan]]))
+            distribution_of(torch.tensor([[0.0, torch.nan]]))
         with pytest.raises(ValueError, match="expected x of shape"):
-            law_of(torch.zeros(5, 3))
+            distribution_of(torch.zeros(5, 3))
     with pytest.raises(ValueError, match="base with events"):
         FlowMatching(
             TimeMLP(2, [8]), (2,), base=Fixed(dist.Normal, loc=torch.zeros(3), scale=1.0)

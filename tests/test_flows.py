@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.density import density
-from probgen.core.heads import Gaussian
+from probgen.core.kinds import density_kind
 from probgen.core.module import Fixed
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
 from probgen.distributions.flows.flow import Pushforward
-from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.distributions.flows.ode import Adaptive, Rademacher, RungeKutta
 from probgen.distributions.flows.univariate import Affine, MonotonicIntegral, Spline
+from probgen.heads import Gaussian
 from probgen.models.autoregressive_flow import (
     BPF,
     IAF,
@@ -73,13 +73,13 @@ def jacobians(f, x):
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_density_is_that_of_a_change_of_variables(name):
-    law = built(name).double()()
+    distribution = built(name).double()()
     x = torch.randn(6, 2, dtype=torch.double)
-    z = law.transform(x)
+    z = distribution.transform(x)
     normal = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
-    expected = normal + torch.linalg.slogdet(jacobians(law.transform, x)).logabsdet
+    expected = normal + torch.linalg.slogdet(jacobians(distribution.transform, x)).logabsdet
     tolerance = 1e-4 if name == "continuous" else 1e-10
-    torch.testing.assert_close(law.log_prob(x), expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(distribution.log_prob(x), expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -99,12 +99,12 @@ def test_the_density_integrates_to_one_and_depends_on_the_context(name):
 @pytest.mark.parametrize("name", FLOWS)
 def test_samples_have_the_density(name):
     """Frequencies of quadrants against integrals of the density."""
-    law = built(name)()
+    distribution = built(name)()
     axis = torch.linspace(-10, 9.8, 100) + 0.1
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
-        mass = law.log_prob(grid).exp() * 0.2**2
-        draws = law.sample((10_000,))
+        mass = distribution.log_prob(grid).exp() * 0.2**2
+        draws = distribution.sample((10_000,))
     for sign in (torch.tensor([1.0, 1.0]), torch.tensor([-1.0, 1.0]), torch.tensor([1.0, -1.0])):
         frequency = (draws * sign > 0).all(-1).float().mean()
         assert abs(frequency - mass[(grid * sign > 0).all(-1)].sum()) < 0.02
@@ -130,29 +130,36 @@ def test_an_affine_flow_of_gaussians_is_gaussian():
 
 def test_kinds_are_told():
     assert (
-        density(NSF(2)())
-        == density(UNAF(2)())
-        == density(RealNVP(2)())
-        == density(ContinuousFlow(2)())
+        density_kind(NSF(2)())
+        == density_kind(UNAF(2)())
+        == density_kind(RealNVP(2)())
+        == density_kind(ContinuousFlow(2)())
         == "exact"
     )
-    assert density(FFJORD(2)()) == "bound"
+    assert density_kind(FFJORD(2)()) == "bound"
     rough = ContinuousFlow(2, solver=RungeKutta(4))
-    assert density(rough()) == density(ContinuousFlow(2, solver=Adaptive(1e-2))()) == "approximate"
-    assert density(Transformed(rough, Gaussianised(torch.ones(2, 3), 0.0, 3.0))()) == "approximate"
-    assert density(MAF(2, base=rough, fast_sampling=True)()) == "approximate"
+    assert (
+        density_kind(rough())
+        == density_kind(ContinuousFlow(2, solver=Adaptive(1e-2))())
+        == "approximate"
+    )
+    assert (
+        density_kind(Transformed(rough, Gaussianized(torch.ones(2, 3), 0.0, 3.0))())
+        == "approximate"
+    )
+    assert density_kind(MAF(2, base=rough, fast_sampling=True)()) == "approximate"
 
 
 def test_any_family_is_a_base():
     torch.manual_seed(0)
     flow = MAF(2, layers=1, hidden=(8,), base=GaussianMixture(3, 2))
     x = torch.randn(5, 2)
-    law = flow()
-    z, ladj = law.transform.call_and_ladj(x)
-    torch.testing.assert_close(law.log_prob(x), flow.base().log_prob(z) + ladj)
-    assert law.sample((4,)).shape == (4, 2)
+    distribution = flow()
+    z, ladj = distribution.transform.call_and_ladj(x)
+    torch.testing.assert_close(distribution.log_prob(x), flow.base().log_prob(z) + ladj)
+    assert distribution.sample((4,)).shape == (4, 2)
     with pytest.raises(NotImplementedError, match="has no rsample"):
-        law.rsample()
+        distribution.rsample()
     nested = NSF(2, base=far_from_the_identity(MAF(2, context=3)), context=3)
     assert nested(torch.zeros(5, 3)).log_prob(x).shape == (5,)
 
@@ -175,9 +182,9 @@ def test_scoring_the_last_draw_costs_nothing_and_changes_nothing():
     flow = far_from_the_identity(IAF(3, layers=1, hidden=(16,))).double()
     layer = flow.layers[0]
     layer.network = network = Counted(layer.network)
-    law = flow().expand((7,))
-    x = law.rsample()
-    free = law.log_prob(x)
+    distribution = flow().expand((7,))
+    x = distribution.rsample()
+    free = distribution.log_prob(x)
     assert network.passes == 1
     fresh = flow().log_prob(x.clone())
     torch.testing.assert_close(free, fresh)
@@ -190,33 +197,33 @@ def test_scoring_the_last_draw_costs_nothing_and_changes_nothing():
 def test_only_the_last_draw_as_it_was_is_remembered():
     torch.manual_seed(0)
     flow = far_from_the_identity(IAF(3, hidden=(16,)))
-    law = flow()
-    x = law.rsample((5,))
-    law.log_prob(x)
+    distribution = flow()
+    x = distribution.rsample((5,))
+    distribution.log_prob(x)
     with torch.no_grad():
         x += 1.0
-    torch.testing.assert_close(law.log_prob(x), flow().log_prob(x.clone()))
+    torch.testing.assert_close(distribution.log_prob(x), flow().log_prob(x.clone()))
     with torch.no_grad():
-        x = law.rsample((5,))
-    assert law.log_prob(x).requires_grad  # drawn without gradients, scored with them
+        x = distribution.rsample((5,))
+    assert distribution.log_prob(x).requires_grad  # drawn without gradients, scored with them
     with torch.inference_mode():
-        x = law.rsample((5,))
-        torch.testing.assert_close(law.log_prob(x), flow().log_prob(x))
+        x = distribution.rsample((5,))
+        torch.testing.assert_close(distribution.log_prob(x), flow().log_prob(x))
 
 
 def test_draws_and_scores_together():
-    law = built("IAF")()
-    x, log_prob = law.rsample_and_log_prob((50,))
+    distribution = built("IAF")()
+    x, log_prob = distribution.rsample_and_log_prob((50,))
     torch.testing.assert_close(log_prob, built("IAF")().log_prob(x.clone()), atol=1e-5, rtol=1e-5)
     assert x.requires_grad and log_prob.requires_grad
 
 
 def test_wrong_events_are_refused_with_advice():
-    law = MAF(3)()
+    distribution = MAF(3)()
     with pytest.raises(ValueError, match=r"expected x of shape \(\*batch, 3\), got \(5, 2\)"):
-        law.log_prob(torch.zeros(5, 2))
+        distribution.log_prob(torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r"got NaN.*impute"):
-        law.log_prob(torch.tensor([0.0, torch.nan, 0.0]))
+        distribution.log_prob(torch.tensor([0.0, torch.nan, 0.0]))
     for flow in (MAF(3, context=2), CouplingNSF(3, context=2), ContinuousFlow(3, context=2)):
         with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2\)"):
             flow(None).log_prob(torch.zeros(5, 3))
@@ -227,10 +234,10 @@ def test_wrong_events_are_refused_with_advice():
     with pytest.raises(ValueError, match="expected dims >= 2"):
         RealNVP(1)
     with pytest.raises(ValueError, match="domain of the flow"):
-        histogram = Gaussianised(torch.ones(1, 4), 0.0, 4.0)
-        law = Transformed(Fixed(dist.Normal, loc=torch.zeros(1), scale=1.0), histogram)()
-        law._validate_args = True
-        law.log_prob(torch.tensor([5.0]))
+        histogram = Gaussianized(torch.ones(1, 4), 0.0, 4.0)
+        distribution = Transformed(Fixed(dist.Normal, loc=torch.zeros(1), scale=1.0), histogram)()
+        distribution._validate_args = True
+        distribution.log_prob(torch.tensor([5.0]))
 
 
 def test_importing_flows_leaves_validation_as_it_was():
@@ -240,7 +247,7 @@ def test_importing_flows_leaves_validation_as_it_was():
 
 def test_a_histogram_by_itself_is_the_model_of_its_bins():
     rows = torch.tensor([[0.2, 3.5], [0.9, 1.1], [2.0, 1.2]])
-    histogram = Gaussianised.of(rows, 0.0, 4.0, bins=4, smoothing=0.5)
+    histogram = Gaussianized.of(rows, 0.0, 4.0, bins=4, smoothing=0.5)
     gen = Transformed(Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), histogram)
     counts = torch.tensor([[2.5, 0.5, 1.5, 0.5], [0.5, 2.5, 0.5, 1.5]])
     x = torch.tensor([[0.5, 3.1], [2.5, 1.9], [3.9, 0.1]])
@@ -333,16 +340,16 @@ def test_a_flow_as_encoder_and_as_prior():
     fit(coupled, x, ELBO(), steps=3, compile=False, progress=False, verdict=False, seed=0)
 
 
-def test_laws_of_other_transforms():
+def test_distributions_of_other_transforms():
     """Torch's own transforms, elementwise ones on events of more dims included."""
-    law = Pushforward(
+    distribution = Pushforward(
         dist.Normal(torch.zeros(2, 3), 1.0).to_event(2), torch.distributions.ExpTransform().inv
     )
     x = torch.rand(5, 2, 3) + 0.5
     torch.testing.assert_close(
-        law.log_prob(x), dist.LogNormal(0.0, 1.0).log_prob(x).flatten(1).sum(-1)
+        distribution.log_prob(x), dist.LogNormal(0.0, 1.0).log_prob(x).flatten(1).sum(-1)
     )
-    assert law.support.event_dim == 2 and law.rsample((4,)).shape == (4, 2, 3)
+    assert distribution.support.event_dim == 2 and distribution.rsample((4,)).shape == (4, 2, 3)
     with pytest.raises(ValueError, match="expected x of shape"):
-        law.log_prob(torch.ones(3))
+        distribution.log_prob(torch.ones(3))
     assert isinstance(MAF(2).layers[0](), AutoregressiveTransform)

@@ -38,8 +38,8 @@ def convolutional(final: str) -> pg.VAE:
     decoder.append(nn.Unflatten(1, (2, 6, 6)))
     if final == "conv":
         decoder.append(nn.Conv2d(2, 2, 3, padding=1))
-    head = pg.Gaussian(decoder, event_ndim=3)
-    return pg.VAE(pg.standard_normal(2), head, pg.Gaussian(encoder, context_ndim=3))
+    head = pg.heads.Gaussian(decoder, event_ndim=3)
+    return pg.VAE(pg.standard_normal(2), head, pg.heads.Gaussian(encoder, context_ndim=3))
 
 
 @pytest.mark.parametrize("final", ["linear", "conv"])
@@ -59,7 +59,7 @@ def test_a_vae_of_plain_layers_fits_samples_scores_and_imputes(final):
 
 def test_importance_weights_of_training_see_foreign_networks_too():
     gen, x = convolutional("conv"), images()
-    pg.fit(gen, x, pg.IWAE(3), steps=2, verdict=False)
+    pg.fit(gen, x, pg.objectives.IWAE(3), steps=2, verdict=False)
     assert pg.log_likelihood(gen, x, particles=3).value.isfinite().all()
 
 
@@ -74,20 +74,25 @@ def test_flattened_rows_are_those_of_a_loop():
 
 
 MEMBERS: dict[str, tuple[Callable, tuple]] = {
-    "diffusion": (lambda: pg.Diffusion(Elsewhere(3, 2), (2,), sampler=pg.DDIM(3)), (2,)),
-    "flow matching": (lambda: pg.FlowMatching(Elsewhere(3, 2), (2,), solver=pg.Euler(3)), (2,)),
+    "diffusion": (lambda: pg.Diffusion(Elsewhere(3, 2), (2,), sampler=pg.diffusion.DDIM(3)), (2,)),
+    "flow matching": (
+        lambda: pg.FlowMatching(Elsewhere(3, 2), (2,), solver=pg.flows.Euler(3)),
+        (2,),
+    ),
     "GAN": (
         lambda: pg.GAN(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)), pg.standard_normal(2)),
         (4,),
     ),
     "energy": (
         lambda: pg.EnergyBasedModel(
-            Elsewhere(2, 1), (2,), kernel=pg.Langevin(0.1), base=pg.standard_normal(2)
+            Elsewhere(2, 1), (2,), kernel=pg.samplers.Langevin(0.1), base=pg.standard_normal(2)
         ),
         (2,),
     ),
     "noising": (
-        lambda: pg.NoisingDiffusion(Elsewhere(3, 2), (2,), pg.GaussianNoise(pg.linear_steps(3))),
+        lambda: pg.NoisingDiffusion(
+            Elsewhere(3, 2), (2,), pg.diffusion.GaussianNoise(pg.diffusion.linear_steps(3))
+        ),
         (2,),
     ),
 }
@@ -106,8 +111,8 @@ def test_networks_of_rows_alone_are_enough(name):
 KEEP = [
     nn.Linear(2, 2),
     nn.Sequential(nn.Linear(2, 2), nn.Tanh()),
-    pg.MLP(2, [3], 1),
-    pg.Constant(3),
+    pg.nn.MLP(2, [3], 1),
+    pg.nn.Constant(3),
     torch.exp,
 ]
 ROWS = [
@@ -115,7 +120,7 @@ ROWS = [
     nn.BatchNorm1d(3),
     nn.Conv2d(1, 1, 1),
     Elsewhere(1, 1),
-    pg.SideBySide(nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1))),
+    pg.nn.SideBySide(nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1))),
 ]
 
 
@@ -136,6 +141,6 @@ def test_a_network_that_keeps_leading_dims_is_called_with_the_very_tensor():
 
 
 def test_a_network_that_loses_rows_is_refused_by_name():
-    head = pg.Gaussian(nn.Sequential(nn.Flatten(0), nn.Linear(24, 4)))
+    head = pg.heads.Gaussian(nn.Sequential(nn.Flatten(0), nn.Linear(24, 4)))
     with pytest.raises(ValueError, match="expected the network of Gaussian to give"):
         head(torch.zeros(3, 4, 2))

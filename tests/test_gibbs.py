@@ -15,27 +15,27 @@ from probgen.infer.impute import impute
 from probgen.models.autoregressive_flow import MAF
 
 
-class Law(DistributionModule):
-    def __init__(self, law):
+class Distribution(DistributionModule):
+    def __init__(self, distribution):
         super().__init__()
-        self.law = law
+        self.distribution = distribution
 
     def forward(self, context=None):
-        return self.law
+        return self.distribution
 
 
 @pytest.mark.parametrize("order", [None, ORDER], ids=["raster", "permuted"])
 def test_binary_completion_against_enumeration(order):
-    law, x = (
+    distribution, x = (
         network(order),
         torch.tensor([[torch.nan, 0.0, torch.nan, 1.0], [1.0, torch.nan, torch.nan, 1.0]]),
     )
-    done = impute(Law(law), x, draws=4_000, steps=20)
+    done = impute(Distribution(distribution), x, draws=4_000, steps=20)
     assert done.kind == "asymptotic"
     for row in range(2):
         seen = ~x[row].isnan()
         agree = (EVENTS[:, seen] == x[row, seen]).all(-1)
-        truth = torch.where(agree, law.log_prob(EVENTS), -torch.inf).softmax(0)
+        truth = torch.where(agree, distribution.log_prob(EVENTS), -torch.inf).softmax(0)
         counts = (done.draws[:, row].unsqueeze(1) == EVENTS).all(-1).float().mean(0)
         assert (counts - truth).abs().max() < 0.03
 
@@ -43,7 +43,7 @@ def test_binary_completion_against_enumeration(order):
 def walk():
     """A Gaussian random walk of three steps, whose entries are proposed and accepted."""
 
-    def laws(x):
+    def distributions(x):
         return dist.Normal(torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1), 1.0)
 
     def steps(lead):
@@ -51,12 +51,12 @@ def walk():
         for _ in range(3):
             last = yield dist.Normal(last, 1.0)
 
-    return Autoregressive(laws, steps, (3,))
+    return Autoregressive(distributions, steps, (3,))
 
 
 def test_a_bridge_of_a_random_walk():
     x = torch.tensor([[torch.nan, 2.0, torch.nan]])
-    draws = impute(Law(walk()), x, draws=4_000, steps=30).draws[:, 0]
+    draws = impute(Distribution(walk()), x, draws=4_000, steps=30).draws[:, 0]
     truth = dist.Normal(
         torch.tensor([1.0, 2.0, 2.0]), torch.tensor([0.5**0.5, 1e-9, 1.0])
     )  # the bridge, the end
@@ -66,13 +66,13 @@ def test_a_bridge_of_a_random_walk():
 
 def test_a_suffix_stays_exact():
     x = torch.tensor([[2.0, torch.nan, torch.nan]])
-    assert impute(Law(walk()), x, draws=3).kind == "exact"
+    assert impute(Distribution(walk()), x, draws=3).kind == "exact"
 
 
-def test_laws_without_a_kernel_say_what_to_register():
-    law = Fixed(dist.Dirichlet, concentration=torch.ones(3))()
+def test_distributions_without_a_kernel_say_what_to_register():
+    distribution = Fixed(dist.Dirichlet, concentration=torch.ones(3))()
     with pytest.raises(NotImplementedError, match="@gibbs"):
-        gibbs(law, torch.ones(1, 3), torch.zeros(1, 3).bool(), 1)
+        gibbs(distribution, torch.ones(1, 3), torch.zeros(1, 3).bool(), 1)
 
 
 def test_flows_say_what_completes_rows():

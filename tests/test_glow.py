@@ -1,4 +1,4 @@
-"""Glow: determinants against autograd, inverses in single precision, initialisation.
+"""Glow: determinants against autograd, inverses in single precision, initialization.
 
 A Gaussian as the truth.
 """
@@ -70,8 +70,8 @@ def test_density_is_the_change_of_variables_of_all_scales_together():
         rows, parts = row.view(1, 1, 4, 4), []
         for scale in glow.scales:
             rows, latents, _ = scale.encode(rows, None)
-            law = glow.head(scale.raw(rows, None)).base_dist
-            parts.append(((latents - law.loc) / law.scale).flatten())
+            distribution = glow.head(scale.raw(rows, None)).base_dist
+            parts.append(((latents - distribution.loc) / distribution.scale).flatten())
         return torch.cat(parts)
 
     for row, value in zip(x, glow().log_prob(x), strict=True):
@@ -80,11 +80,11 @@ def test_density_is_the_change_of_variables_of_all_scales_together():
         torch.testing.assert_close(value, truth)
 
 
-def test_initialisation_standardises_what_reaches_every_layer():
+def test_initialization_standardizes_what_reaches_every_layer():
     torch.manual_seed(3)
     glow = disturbed(Glow((2, 4, 4), scales=2, steps=2))
     x = 7 + 3 * torch.randn(200, 2, 4, 4)
-    glow.initialise(x)
+    glow.initialize(x)
     rows = x
     for scale in glow.scales:
         y = torch.nn.functional.pixel_unshuffle(rows, 2)
@@ -113,7 +113,7 @@ def test_correlated_pixels_are_learned():
         steps=2,
         network=lambda shape, outputs: CouplingNet(shape, outputs, hidden=8),
     )
-    glow.initialise(x)
+    glow.initialize(x)
     independent = -sum(0.5 * math.log(2 * math.pi * math.e * v) for v in factor.square().sum(-1))
     pg.fit(
         glow,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.graphs.graph import Compiled
-from probgen.core.heads import Gaussian
+from probgen.compile.tracing import Compiled
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate, standard_normal
 from probgen.core.program import Program
+from probgen.heads import Gaussian
 from probgen.models.coupling_flow import CouplingNSF
 from probgen.models.energy import EnergyBasedModel
 from probgen.models.gan import GAN

@@ -13,9 +13,9 @@ from torch import nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
-from probgen.core import heads
-from probgen.core.heads.discretized import DiscretizedLogisticMixture as LogisticMixtureLaw
+from probgen import heads
 from probgen.core.missing import MissingAware
+from probgen.heads.discretized import DiscretizedLogisticMixture as LogisticMixtureDistribution
 from probgen.nn import MLP, Constant
 
 NAN = math.nan
@@ -125,27 +125,33 @@ def test_log_prob_is_that_of_scipy(case):
     make, raw, values, reference = case
     head = make()
     values = values[:40] if values is COUNTS else values[::400] / 5 if values is REALS else values
-    law = head(stacked(raw))
+    distribution = head(stacked(raw))
     expected = torch.as_tensor(reference(np.array(raw), values.numpy()), dtype=torch.float32)
     torch.testing.assert_close(
-        law.log_prob(torch.stack((values, values), -1)), 2 * expected, rtol=1e-4, atol=1e-4
+        distribution.log_prob(torch.stack((values, values), -1)), 2 * expected, rtol=1e-4, atol=1e-4
     )
 
 
 @cases
-def test_density_is_normalised_and_a_missing_entry_is_its_marginal(case):
+def test_density_is_normalized_and_a_missing_entry_is_its_marginal(case):
     """Summing or integrating the second of two variables out gives the value with that variable
     missing."""
     make, raw, values, _ = case
     head = make()
-    law, first = head(stacked(raw)), values[len(values) // 2 + 1] if values is REALS else values[1]
+    distribution, first = (
+        head(stacked(raw)),
+        values[len(values) // 2 + 1] if values is REALS else values[1],
+    )
     step = spacing(values).log()
     pairs = torch.stack((first.expand_as(values), values), -1)
-    marginal = law.log_prob(pairs).logsumexp(0) + step
+    marginal = distribution.log_prob(pairs).logsumexp(0) + step
     torch.testing.assert_close(
-        law.log_prob(torch.stack((first, torch.tensor(NAN)))), marginal, rtol=1e-4, atol=1e-4
+        distribution.log_prob(torch.stack((first, torch.tensor(NAN)))),
+        marginal,
+        rtol=1e-4,
+        atol=1e-4,
     )
-    assert law.log_prob(torch.full((2,), NAN)) == 0
+    assert distribution.log_prob(torch.full((2,), NAN)) == 0
     one = head(stacked(raw, 1))
     torch.testing.assert_close(
         one.log_prob(values[:, None]).logsumexp(0) + step, torch.zeros(()), rtol=0, atol=1e-4
@@ -180,9 +186,11 @@ def test_draws_are_floats_with_the_moments_of_the_reference(case):
     )
     torch.testing.assert_close(draws.var(0), torch.full((2,), variance), rtol=0.15, atol=0)
     if "Categorical" not in type(head).__name__:  # labels have no mean
-        law = head(stacked(raw))
-        torch.testing.assert_close(law.mean, torch.full((2,), mean), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(law.variance, torch.full((2,), variance), rtol=2e-2, atol=1e-3)
+        distribution = head(stacked(raw))
+        torch.testing.assert_close(distribution.mean, torch.full((2,), mean), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            distribution.variance, torch.full((2,), variance), rtol=2e-2, atol=1e-3
+        )
 
 
 @cases
@@ -207,11 +215,16 @@ def test_divergences_from_standard_normals_match_simulation():
     torch.manual_seed(0)
     prior = dist.Normal(torch.zeros(3), 1.5).to_event(1)
     full = heads.FullGaussian()
-    for law in (heads.Gaussian()(torch.randn(2, 6)), full(0.5 * torch.randn(2, full.width(3)))):
-        draws = law.sample((100_000,))
-        simulated = law.log_prob(draws) - prior.log_prob(draws)
+    for distribution in (
+        heads.Gaussian()(torch.randn(2, 6)),
+        full(0.5 * torch.randn(2, full.width(3))),
+    ):
+        draws = distribution.sample((100_000,))
+        simulated = distribution.log_prob(draws) - prior.log_prob(draws)
         error = 5 * simulated.std(0).max().item() / 100_000**0.5
-        torch.testing.assert_close(kl_divergence(law, prior), simulated.mean(0), rtol=0, atol=error)
+        torch.testing.assert_close(
+            kl_divergence(distribution, prior), simulated.mean(0), rtol=0, atol=error
+        )
 
 
 def test_logistic_mixture_in_its_tails():
@@ -220,10 +233,14 @@ def test_logistic_mixture_in_its_tails():
     1 - exp(-1 / s)), here near exp(-2000.
     """
     scale, x = 0.125, 250.0
-    law = LogisticMixtureLaw(torch.zeros(1), torch.zeros(1), torch.full((1,), scale).log(), 256)
+    distribution = LogisticMixtureDistribution(
+        torch.zeros(1), torch.zeros(1), torch.full((1,), scale).log(), 256
+    )
     expected = -(x - 0.5) / scale + math.log1p(-math.exp(-1 / scale))
-    assert law.log_prob(torch.tensor(x)).item() == pytest.approx(expected, rel=1e-6)
-    wide = LogisticMixtureLaw(torch.zeros(1), torch.full((1,), 100.0), torch.full((1,), 12.0), 256)
+    assert distribution.log_prob(torch.tensor(x)).item() == pytest.approx(expected, rel=1e-6)
+    wide = LogisticMixtureDistribution(
+        torch.zeros(1), torch.full((1,), 100.0), torch.full((1,), 12.0), 256
+    )
     middle = math.log(0.25) - 12.0  # a bin of width 1 under a density of 1 / (4 s)
     assert wide.log_prob(torch.tensor(100.0)).item() == pytest.approx(middle, abs=1e-4)
     assert wide.probs.sum().item() == pytest.approx(1, abs=1e-5)
@@ -232,8 +249,8 @@ def test_logistic_mixture_in_its_tails():
 def test_logistic_mixture_draws_have_the_masses():
     torch.manual_seed(0)
     raw = [0.5, -0.5, -0.4, 0.9, -1.5, -3.0]
-    law = heads.DiscretizedLogisticMixture(levels=16, components=2)(torch.tensor(raw))
-    counts = torch.bincount(law.sample((50_000,)).long()[:, 0], minlength=16).numpy()
+    distribution = heads.DiscretizedLogisticMixture(levels=16, components=2)(torch.tensor(raw))
+    counts = torch.bincount(distribution.sample((50_000,)).long()[:, 0], minlength=16).numpy()
     assert scipy.stats.chisquare(counts, 50_000 * logistic_mixture_masses(raw, 16, 2)).pvalue > 1e-3
 
 
@@ -276,15 +293,19 @@ def test_mixed_rows_are_products_of_their_columns():
         head(part).log_prob(x[:, i : i + 1])
         for i, (head, part) in enumerate(zip(COLUMNS, parts, strict=True))
     )
-    law = table(context)
-    torch.testing.assert_close(law.log_prob(x), sum(columns))
-    assert law.log_prob(x)[3] == 0
-    assert torch.isfinite(law.sample((3,))).all() and law.sample((3,)).shape == (3, 5, 4)
-    assert law.expand((2, 5)).sample().shape == (2, 5, 4)
-    assert not law.support.is_discrete
+    distribution = table(context)
+    torch.testing.assert_close(distribution.log_prob(x), sum(columns))
+    assert distribution.log_prob(x)[3] == 0
+    assert torch.isfinite(distribution.sample((3,))).all() and distribution.sample((3,)).shape == (
+        3,
+        5,
+        4,
+    )
+    assert distribution.expand((2, 5)).sample().shape == (2, 5, 4)
+    assert not distribution.support.is_discrete
     assert (
-        law.support.check(torch.nan_to_num(x)).all()
-        and not law.support.check(torch.full((5, 4), 0.5)).any()
+        distribution.support.check(torch.nan_to_num(x)).all()
+        and not distribution.support.check(torch.full((5, 4), 0.5)).any()
     )
     assert heads.Mixed(None, COLUMNS[1:]).forward(torch.zeros(5)).support.is_discrete
 
@@ -336,5 +357,5 @@ def test_refusals_say_what_to_do():
         heads.Bernoulli(MLP(5, [], 3), context_ndim=2)(torch.zeros(7, 2, 5))
     with refused(ValueError, match="expected levels >= 2, got 1"):
         heads.DiscretizedLogisticMixture(levels=1, components=1)(torch.zeros(3))
-    with refused(ValueError, match="law of single variables"):
+    with refused(ValueError, match="distribution of single variables"):
         MissingAware(dist.Normal(torch.zeros(2), 1.0).to_event(1), 1)

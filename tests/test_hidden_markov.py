@@ -1,4 +1,4 @@
-"""The law of a hidden Markov chain against sums over all its paths."""
+"""The distribution of a hidden Markov chain against sums over all its paths."""
 
 import itertools
 
@@ -6,15 +6,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.core.graphs.graph import record
+from probgen.compile.tracing import record
 from probgen.core.missing import MissingAware
-from probgen.core.sampling import sample
 from probgen.distributions.conditional import conditional
 from probgen.distributions.sequences import forward_backward, log_chain
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.infer.impute import impute
 from probgen.models.emissions import CategoricalEmission, GaussianEmission
 from probgen.models.hidden_markov import HiddenMarkovModel
+from probgen.sampling import sample
 
 FORBIDDEN = torch.tensor([[0.0, 0.5, -torch.inf], [-torch.inf, 0.0, 1.0], [0.3, -torch.inf, 0.0]])
 
@@ -85,7 +85,7 @@ def test_viterbi_finds_the_best_of_all_paths(case):
 def test_the_gradient_is_that_of_the_value(case):
     """Impossible transitions stay minus infinity.
 
-    Their logarithms have no neighbours to take differences with.
+    Their logarithms have no neighbors to take differences with.
     """
     initial, transition, emission = chain(4, 3, 2, **case)
     possible = transition > -torch.inf
@@ -168,29 +168,36 @@ def test_single_precision_loses_no_path_to_underflow(least):
     torch.testing.assert_close(found.marginals.double(), weights[2], rtol=1e-3, atol=1e-6)
 
 
-def law(steps: int = 4) -> HiddenMarkov:
+def distribution(steps: int = 4) -> HiddenMarkov:
     torch.manual_seed(1)
     emissions = MissingAware(dist.Normal(torch.randn(3, 2), 0.7), 1)
     return HiddenMarkov(torch.randn(3), torch.randn(3, 3), emissions, steps)
 
 
-def by_paths(law: HiddenMarkov, x: torch.Tensor) -> tuple:
-    emission = law.emissions.log_prob(x[:, None])
-    every, joint = paths(law.initial[:, None], law.transition[None, None], emission[..., None])
+def by_paths(distribution: HiddenMarkov, x: torch.Tensor) -> tuple:
+    emission = distribution.emissions.log_prob(x[:, None])
+    every, joint = paths(
+        distribution.initial[:, None], distribution.transition[None, None], emission[..., None]
+    )
     return every, joint[:, 0]
 
 
 def test_missing_values_steps_and_ends_are_integrated_out():
-    x = law().sample()
+    x = distribution().sample()
     x[1], x[2, 0] = torch.nan, torch.nan
-    torch.testing.assert_close(law().log_prob(x), by_paths(law(), x)[1].logsumexp(0))
+    torch.testing.assert_close(
+        distribution().log_prob(x), by_paths(distribution(), x)[1].logsumexp(0)
+    )
     y = torch.cat([x, torch.full((3, 2), torch.nan)])
-    torch.testing.assert_close(law(steps=7).log_prob(y), law().log_prob(x))
-    torch.testing.assert_close(law(steps=7).log_prob(x), law().log_prob(x))
+    torch.testing.assert_close(distribution(steps=7).log_prob(y), distribution().log_prob(x))
+    torch.testing.assert_close(distribution(steps=7).log_prob(x), distribution().log_prob(x))
 
 
-def test_a_missing_step_adds_nothing_whatever_the_law_of_emissions():
-    """Gamma laws know no NaN; the step in the middle is left out by squaring the matrix."""
+def test_a_missing_step_adds_nothing_whatever_the_distribution_of_emissions():
+    """Gamma distributions know no NaN.
+
+    The step in the middle is left out by squaring the matrix.
+    """
     emissions = dist.Gamma(torch.tensor([1.0, 4.0]), 2.0, validate_args=False)
     gen = HiddenMarkov(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.0, 2.0]]), emissions, 3)
     first, last = (emissions.log_prob(torch.tensor(v)).exp() for v in (0.5, 1.5))
@@ -199,28 +206,30 @@ def test_a_missing_step_adds_nothing_whatever_the_law_of_emissions():
 
 
 def test_posteriors_of_states_and_the_best_path_by_enumeration():
-    x = law().sample((5,))
+    x = distribution().sample((5,))
     x[1, 2:], x[2, 0] = torch.nan, torch.nan
     for row in range(5):
-        every, joint = by_paths(law(), x[row])
+        every, joint = by_paths(distribution(), x[row])
         member = torch.nn.functional.one_hot(every, 3).float()
         weights = joint.softmax(0)
-        torch.testing.assert_close(law().smooth(x)[row], torch.einsum("ptk,p->tk", member, weights))
-        pairs = torch.einsum("pti,ptj,p->tij", member[:, :-1], member[:, 1:], weights)
-        torch.testing.assert_close(law().smooth_pairs(x)[row], pairs)
         torch.testing.assert_close(
-            law().filter(x)[row, -1], torch.einsum("pk,p->k", member[:, -1], weights)
+            distribution().smooth(x)[row], torch.einsum("ptk,p->tk", member, weights)
         )
-        assert torch.equal(law().most_likely_states(x)[row], every[joint.argmax()])
+        pairs = torch.einsum("pti,ptj,p->tij", member[:, :-1], member[:, 1:], weights)
+        torch.testing.assert_close(distribution().smooth_pairs(x)[row], pairs)
+        torch.testing.assert_close(
+            distribution().filter(x)[row, -1], torch.einsum("pk,p->k", member[:, -1], weights)
+        )
+        assert torch.equal(distribution().most_likely_states(x)[row], every[joint.argmax()])
 
 
 def test_drawn_paths_have_the_probabilities_of_all_paths():
     torch.manual_seed(0)
-    x = law().sample((2,))
+    x = distribution().sample((2,))
     x[1, 2] = torch.nan
-    draws = law().sample_states(x, 20_000)
+    draws = distribution().sample_states(x, 20_000)
     for row in range(2):
-        weights = by_paths(law(), x[row])[1].softmax(0)
+        weights = by_paths(distribution(), x[row])[1].softmax(0)
         number = (draws[:, row] * torch.tensor([27, 9, 3, 1])).sum(-1)
         shares = number.bincount(minlength=81) / 20_000
         assert (shares - weights).abs().max() < 5 * (0.25 / 20_000) ** 0.5
@@ -228,34 +237,38 @@ def test_drawn_paths_have_the_probabilities_of_all_paths():
 
 def test_sampled_states_follow_the_chain_and_emit():
     torch.manual_seed(0)
-    x, states = law().sample_with_states((20_000,))
-    _, joint = paths(law().initial[:, None], law().transition[None, None], torch.zeros(4, 3, 1))
+    x, states = distribution().sample_with_states((20_000,))
+    _, joint = paths(
+        distribution().initial[:, None], distribution().transition[None, None], torch.zeros(4, 3, 1)
+    )
     shares = (states * torch.tensor([27, 9, 3, 1])).sum(-1).bincount(minlength=81) / 20_000
     assert (shares - joint[:, 0].exp()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
-    residual = (x - law().emissions.mean[states]) / 0.7
+    residual = (x - distribution().emissions.mean[states]) / 0.7
     assert residual.mean().abs() < 0.01 and (residual.var() - 1).abs() < 0.02
 
 
 def test_completed_sequences_have_the_conditional_density():
     """Bayes' rule, and moments of the missing value by integration on a grid."""
     torch.manual_seed(0)
-    x = law().sample()
+    x = distribution().sample()
     x[1], x[2, 0] = torch.nan, torch.nan
-    given = conditional(law(), x, ~x.isnan())
+    given = conditional(distribution(), x, ~x.isnan())
     draws = given.sample((20_000,))
     assert torch.equal(draws[:, ~x.isnan()], x[~x.isnan()].expand(20_000, -1))
     value = draws[:3]
-    torch.testing.assert_close(given.log_prob(value), law().log_prob(value) - law().log_prob(x))
+    torch.testing.assert_close(
+        given.log_prob(value), distribution().log_prob(value) - distribution().log_prob(x)
+    )
     grid = torch.linspace(-5, 5, 1001)
     rows = x.expand(1001, -1, -1).clone()
     rows[:, 2, 0] = grid
-    density = (law().log_prob(rows) - law().log_prob(x)).exp() * 0.01
+    density = (distribution().log_prob(rows) - distribution().log_prob(x)).exp() * 0.01
     torch.testing.assert_close(density.sum(), torch.tensor(1.0), rtol=1e-3, atol=0)
     mean = (density * grid).sum()
     assert (draws[:, 2, 0].mean() - mean).abs() < 0.03
 
 
-def test_whole_steps_are_completed_under_laws_without_a_conditional():
+def test_whole_steps_are_completed_under_distributions_without_a_conditional():
     class Unknown(dist.Gamma):
         def log_prob(self, value):
             return super().log_prob(value)
@@ -278,10 +291,10 @@ def test_imputation_is_exact():
     assert done.kind == "exact" and done.draws.isfinite().all()
 
 
-def test_a_forecast_is_the_law_of_what_follows():
-    x = law(steps=6).sample((3,))
-    ahead = law(steps=6).forecast(x[:, :4], 2)
-    expected = law(steps=6).log_prob(x) - law(steps=6).log_prob(x[:, :4])
+def test_a_forecast_is_the_distribution_of_what_follows():
+    x = distribution(steps=6).sample((3,))
+    ahead = distribution(steps=6).forecast(x[:, :4], 2)
+    expected = distribution(steps=6).log_prob(x) - distribution(steps=6).log_prob(x[:, :4])
     torch.testing.assert_close(ahead.log_prob(x[:, 4:]), expected)
 
 
@@ -312,7 +325,7 @@ def test_covariates_reach_every_part_of_the_model():
     gen = HiddenMarkovModel(3, 4, CategoricalEmission(3, 5), **options)
     context = torch.randn(1, 4, 2)
     x = gen(context).sample()
-    emission = gen.emission.laws().log_prob(x[0][:, None])[..., None]
+    emission = gen.emission.distributions().log_prob(x[0][:, None])[..., None]
     transition = options["transition"](context[0, 1:]).unflatten(-1, (1, 3, 3)).log_softmax(-1)
     parts = options["initial"](context[0, 0]).log_softmax(-1)[:, None], transition, emission
     torch.testing.assert_close(gen(context).log_prob(x), paths(*parts)[1].logsumexp(0))
@@ -333,29 +346,29 @@ def test_states_in_another_order_are_the_same_model():
 
 
 def test_wrong_shapes_are_refused_in_words():
-    with pytest.raises(ValueError, match="one law of an observation for each state"):
+    with pytest.raises(ValueError, match="one distribution of an observation for each state"):
         HiddenMarkov(torch.zeros(3), torch.zeros(3, 3), dist.Normal(torch.zeros(2), 1.0), 4)
     with pytest.raises(ValueError, match="with fewer steps"):
-        law().log_prob(torch.zeros(5, 2))
+        distribution().log_prob(torch.zeros(5, 2))
 
 
 def test_nothing_follows_from_impossible_sequences():
     """State 1 is never entered, and state 0 never says 1."""
     never = torch.tensor([0.0, -torch.inf])
-    law = HiddenMarkov(
+    distribution = HiddenMarkov(
         never,
         torch.stack([never, -never.flip(0).abs()]),
         dist.Categorical(logits=torch.eye(2).log()),
         3,
     )
     x = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    assert law.log_prob(x).tolist() == [0.0, -torch.inf]
+    assert distribution.log_prob(x).tolist() == [0.0, -torch.inf]
     for ask in (
-        law.filter,
-        law.smooth,
-        law.smooth_pairs,
-        law.most_likely_states,
-        law.sample_states,
+        distribution.filter,
+        distribution.smooth,
+        distribution.smooth_pairs,
+        distribution.most_likely_states,
+        distribution.sample_states,
     ):
         with pytest.raises(
             ValueError, match="positive probability, got an impossible combination in row 1"

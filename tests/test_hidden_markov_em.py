@@ -1,4 +1,4 @@
-"""Expectation maximisation of hidden Markov models.
+"""Expectation maximization of hidden Markov models.
 
 It climbs, and it stops where the gradient is zero.
 """
@@ -9,8 +9,7 @@ import warnings
 import pytest
 import torch
 
-from probgen.core import heads
-from probgen.core.sampling import sample
+from probgen import heads
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.infer.em import em
 from probgen.models.emissions import (
@@ -20,6 +19,7 @@ from probgen.models.emissions import (
     PoissonEmission,
 )
 from probgen.models.hidden_markov import HiddenMarkovModel
+from probgen.sampling import sample
 from probgen.train.fit import fit
 
 STATES, STEPS = 2, 12
@@ -67,7 +67,7 @@ def test_em_climbs_to_where_the_gradient_is_zero(name):
     gen = FAMILIES[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = em(gen, x, seed=0, tol=1e-9, steps=2000)
+        result = em(gen, x, seed=0, tol=1e-9, max_iter=2000)
     assert result.converged and (result.log_likelihood.diff() > -1e-9).all()
     value = gen().log_prob(x).mean()
     torch.testing.assert_close(value.detach(), result.log_likelihood[-1])
@@ -82,10 +82,14 @@ def test_one_step_takes_expected_numbers_over_all_paths():
     with torch.no_grad():
         gen.transition.value.normal_()
     x = sample(gen, 3)
-    pi, matrix, law = gen.initial_probabilities, gen.transition_matrix, gen.emission.laws()
+    pi, matrix, distribution = (
+        gen.initial_probabilities,
+        gen.transition_matrix,
+        gen.emission.distributions(),
+    )
     first, pairs, sums, visits = torch.zeros(2), torch.zeros(2, 2), torch.zeros(2), torch.zeros(2)
     for row in x:
-        emission, weights = law.log_prob(row[:, None]).exp(), {}
+        emission, weights = distribution.log_prob(row[:, None]).exp(), {}
         for path in itertools.product(range(2), repeat=4):
             weights[path] = pi[path[0]] * emission[0, path[0]]
             for t in range(1, 4):
@@ -101,7 +105,7 @@ def test_one_step_takes_expected_numbers_over_all_paths():
                     pairs[path[t - 1], path[t]] += share
     value, statistics = gen.expect(x)
     torch.testing.assert_close(value, gen().log_prob(x).sum().detach())
-    gen.maximise(statistics)
+    gen.maximize(statistics)
     torch.testing.assert_close(gen.initial_probabilities.float(), first / 3)
     torch.testing.assert_close(gen.transition_matrix.float(), pairs / pairs.sum(-1, keepdim=True))
     torch.testing.assert_close(gen.emission.rates[:, 0].float(), sums / visits)
@@ -135,7 +139,7 @@ def test_what_is_forbidden_stays_forbidden():
     assert torch.equal(gen().most_likely_states(x), steps.expand(20, -1))
 
 
-def test_a_state_that_nothing_visits_gets_the_law_of_all_and_costs_nothing():
+def test_a_state_that_nothing_visits_gets_the_distribution_of_all_and_costs_nothing():
     torch.manual_seed(0)
     x = torch.randn(40, 10, 2) * 2 + 5
     gen = HiddenMarkovModel(2, 10, GaussianEmission(2, 2)).double()
@@ -143,12 +147,12 @@ def test_a_state_that_nothing_visits_gets_the_law_of_all_and_costs_nothing():
         gen.emission.loc[1] = 1e3
         gen.emission.loc[0] = 4.0
     value, statistics = gen.expect(x.double())
-    gen.maximise(statistics)
+    gen.maximize(statistics)
     rows = x.double().flatten(0, 1)
-    law = gen.emission.laws().law
+    distribution = gen.emission.distributions().distribution
     for state in range(2):
-        torch.testing.assert_close(law.loc[state], rows.mean(0))
-        torch.testing.assert_close(law.covariance_matrix[state], rows.mT.cov(correction=0))
+        torch.testing.assert_close(distribution.loc[state], rows.mean(0))
+        torch.testing.assert_close(distribution.covariance_matrix[state], rows.mT.cov(correction=0))
     assert gen().log_prob(x.double()).sum() > value
 
 
@@ -156,7 +160,7 @@ def test_em_and_gradients_agree():
     x = data(FAMILIES["counts"], 40)
     by_em, by_gradient = counts(), counts()
     by_gradient.load_state_dict(by_em.state_dict())
-    em(by_em, x, n_init=0, tol=1e-10, steps=3000)
+    em(by_em, x, n_init=0, tol=1e-10, max_iter=3000)
     fit(
         by_gradient,
         x,

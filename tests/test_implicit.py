@@ -1,4 +1,4 @@
-"""Implicit laws, the networks that make them, codes and augmentations."""
+"""Implicit distributions, the networks that make them, codes and augmentations."""
 
 import pyro.distributions as dist
 import pytest
@@ -8,38 +8,42 @@ from torch import nn
 from torch.distributions import constraints
 from torch.nn.utils.parametrizations import spectral_norm
 
-from probgen.core.density import log_likelihood
 from probgen.core.module import standard_normal
-from probgen.core.sampling import sample
-from probgen.distributions.codes import CodeLaw
+from probgen.distributions.codes import CodeDistribution
 from probgen.distributions.implicit import Implicit
 from probgen.infer.impute import impute
 from probgen.models.gan import GAN
 from probgen.models.info_gan import Codes, InfoGAN
 from probgen.nn import MLP
-from probgen.nn.augment import Colour, Cutout, Jitter, RandomAffine, Thickness, Translation
+from probgen.nn.augment import Color, Cutout, Jitter, RandomAffine, Thickness, Translation
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.elbo import ELBO
+from probgen.sampling import sample
+from probgen.scoring import log_likelihood
 
 
 def test_draws_are_the_generator_of_the_noise():
     net, c = nn.Linear(2 + 1, 3), torch.randn(4, 1)
-    law = Implicit(SideBySide(net), dist.Normal(torch.zeros(2), 1.0).to_event(1), (3,), context=c)
-    assert law.batch_shape == (4,) and law.event_shape == (3,)
+    distribution = Implicit(
+        SideBySide(net), dist.Normal(torch.zeros(2), 1.0).to_event(1), (3,), context=c
+    )
+    assert distribution.batch_shape == (4,) and distribution.event_shape == (3,)
     torch.manual_seed(1)
-    x = law.rsample((5,))
+    x = distribution.rsample((5,))
     torch.manual_seed(1)
     z = torch.randn(5, 4, 2)
     torch.testing.assert_close(x, net(torch.cat([z, c.expand(5, 4, 1)], -1)))
-    assert x.requires_grad and not law.sample((5,)).requires_grad
-    wide = law.expand(torch.Size([6, 4]))
+    assert x.requires_grad and not distribution.sample((5,)).requires_grad
+    wide = distribution.expand(torch.Size([6, 4]))
     assert wide.sample((2,)).shape == (2, 6, 4, 3)
 
 
 def test_noise_without_gradients_still_gives_the_generator_some():
-    law = Implicit(nn.Linear(2, 3), dist.Bernoulli(torch.full((2,), 0.5)).to_event(1), (3,))
-    assert law.rsample((5,)).requires_grad
+    distribution = Implicit(
+        nn.Linear(2, 3), dist.Bernoulli(torch.full((2,), 0.5)).to_event(1), (3,)
+    )
+    assert distribution.rsample((5,)).requires_grad
 
 
 def test_every_question_for_a_density_says_what_to_do():
@@ -67,7 +71,7 @@ def test_an_info_gan_refuses_likewise():
         ELBO()(gen.model, gen.guide)(x)
     with pytest.raises(ValueError, match="expected no context"):
         gen.model(x, torch.zeros(4, 1))
-    assert sample(gen, 5).shape == (5, 3) and gen().density == "implicit"
+    assert sample(gen, 5).shape == (5, 3) and gen().density_kind == "implicit"
 
 
 def test_event_shapes_are_seen_or_asked_for():
@@ -166,26 +170,28 @@ def test_side_by_side_of_images():
     torch.testing.assert_close(net(x), x)
 
 
-def test_code_laws_are_products():
+def test_code_distributions_are_products():
     logits, loc, scale = (
         [torch.randn(4, 3), torch.randn(4, 2)],
         torch.randn(4, 1),
         torch.rand(4, 1) + 0.5,
     )
-    law = CodeLaw(logits, loc, scale)
-    code = law.sample((7,))
+    distribution = CodeDistribution(logits, loc, scale)
+    code = distribution.sample((7,))
     parts = [dist.OneHotCategorical(logits=block) for block in logits]
     expected = sum(
         part.log_prob(block)
         for part, block in zip(parts, code[..., :5].split([3, 2], -1), strict=True)
     )
     expected = expected + dist.Normal(loc, scale).to_event(1).log_prob(code[..., 5:])
-    torch.testing.assert_close(law.log_prob(code), expected)
-    assert law.support.check(code).all() and not law.support.check(code + 0.5).any()
-    draws = law.sample((20000,))
-    assert (draws.mean(0) - law.mean).abs().max() < 0.05
+    torch.testing.assert_close(distribution.log_prob(code), expected)
+    assert (
+        distribution.support.check(code).all() and not distribution.support.check(code + 0.5).any()
+    )
+    draws = distribution.sample((20000,))
+    assert (draws.mean(0) - distribution.mean).abs().max() < 0.05
     with pytest.raises(ValueError, match="missing"):
-        law.log_prob(code * torch.nan)
+        distribution.log_prob(code * torch.nan)
 
 
 def test_a_network_of_zeros_says_what_the_prior_says():
@@ -215,9 +221,9 @@ def test_augmentations_do_what_they_say():
     assert (best.min(0).values == 0).all() and (best.argmin(0).unique().numel() == 25)
     cut = Cutout(0.5, fill=-1.0)(x) == -1
     assert (cut == cut[:, :1]).all() and cut[:, 0].sum((1, 2)).max() == 4 * 3
-    coloured = Colour()(x)
-    assert (coloured.mean((1, 2, 3)) - x.mean((1, 2, 3))).abs().max() < 0.5
-    torch.testing.assert_close(Colour(0.0)(x), x)
+    colored = Color()(x)
+    assert (colored.mean((1, 2, 3)) - x.mean((1, 2, 3))).abs().max() < 0.5
+    torch.testing.assert_close(Color(0.0)(x), x)
     assert abs((Jitter(0.3)(x) - x).std() - 0.3) < 0.01
 
 
@@ -227,11 +233,11 @@ def test_affine_maps_move_what_is_inside():
     x[:, 0, 4, 6] = 1.0
     turned = RandomAffine(90.0, 0.0, 0.0, 0.0)(x)
     coordinates = torch.arange(9.0) - 4
-    centre = torch.stack(
+    center = torch.stack(
         [(turned * coordinates[:, None]).sum((1, 2, 3)), (turned * coordinates).sum((1, 2, 3))], 1
     )
-    assert ((centre.norm(dim=1) - 2).abs() < 0.3).all() and (centre[:, 1] > -0.2).all()
-    assert (centre[:, 0] > 1).any() and (centre[:, 0] < -1).any()
+    assert ((center.norm(dim=1) - 2).abs() < 0.3).all() and (center[:, 1] > -0.2).all()
+    assert (center[:, 0] > 1).any() and (center[:, 0] < -1).any()
     moved = RandomAffine(0.0, 0.0, 0.0, 1 / 9, fill=0.0)(x)
     assert (moved.sum((1, 2, 3)) - 1).abs().max() < 1e-5 and (
         moved[:, 0, 3:6, 5:8].sum((1, 2)) > 1 - 1e-5
@@ -259,7 +265,7 @@ def test_strokes_go_a_share_of_the_way_to_their_dilation_or_erosion():
 def test_augmentations_have_gradients():
     x = torch.rand(4, 3, 8, 8, requires_grad=True)
     augment = nn.Sequential(
-        Colour(), RandomAffine(), Translation(), Cutout(), Thickness(), Jitter(0.1)
+        Color(), RandomAffine(), Translation(), Cutout(), Thickness(), Jitter(0.1)
     )
     (slope,) = torch.autograd.grad(augment(x).sum(), x)
     assert slope.isfinite().all() and (slope != 0).any()

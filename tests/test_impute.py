@@ -7,10 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.core.heads import Gaussian
 from probgen.core.missing import MissingAware
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.distributions.conditional import conditional
+from probgen.heads import Gaussian
 from probgen.infer import impute as module
 from probgen.infer.impute import impute
 from probgen.infer.posterior import posterior
@@ -59,16 +59,16 @@ class LinearGaussian(LatentVariableModel):
         )
 
 
-def assert_moments(draws, law, x, slack=4.5):
+def assert_moments(draws, distribution, x, slack=4.5):
     """Means and covariances of independent draws of missing entries lie within their standard
     errors."""
-    joint = law.sample((30_000,))
+    joint = distribution.sample((30_000,))
     for row, given in enumerate(x):
         free = given.isnan()
         mine, true = draws[:, row, free], joint[:, row, free]
-        scale = law.variance[row, free].sqrt()
+        scale = distribution.variance[row, free].sqrt()
         error = math.sqrt(1 / len(mine) + 1 / len(true))
-        assert ((mine.mean(0) - law.mean[row, free]).abs() < slack * scale * error).all()
+        assert ((mine.mean(0) - distribution.mean[row, free]).abs() < slack * scale * error).all()
         gap = (mine.mT.cov().reshape(len(scale), -1) - true.mT.cov().reshape(len(scale), -1)).abs()
         assert (gap < slack * scale.outer(scale) * math.sqrt(2) * error).all()
 
@@ -84,9 +84,9 @@ def poor():
 
 def test_exact_models_are_imputed_by_their_conditional():
     gen = PPCA(4, 2)
-    done, law = impute(gen, X, draws=5000), conditional(gen(), X, ~X.isnan())
+    done, distribution = impute(gen, X, draws=5000), conditional(gen(), X, ~X.isnan())
     assert done.kind == "exact" and (done.acceptance == 1).all()
-    assert_moments(done.draws, law, X)
+    assert_moments(done.draws, distribution, X)
 
 
 def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
@@ -229,8 +229,10 @@ def test_globals_come_from_the_guide(local):
     # given mu: N(mu + (5 - mu) / 2, 3 / 2) with a local latent, N(mu, 1) without one; mu ~ N(3,
     # 0.25)
     mean, variance = (4.0, 1.5 + 0.25 / 4) if local else (3.0, 1.25)
-    law = conditional(dist.Normal(mean, variance**0.5).expand([1, 2]).to_event(1), x, ~x.isnan())
-    assert_moments(done.draws, law, x)
+    distribution = conditional(
+        dist.Normal(mean, variance**0.5).expand([1, 2]).to_event(1), x, ~x.isnan()
+    )
+    assert_moments(done.draws, distribution, x)
 
 
 def test_observed_entries_and_complete_rows_are_untouched(poor):
@@ -253,7 +255,7 @@ def test_interval_covers_what_it_says():
 
 
 class Bound(dist.Normal):
-    density = "bound"
+    density_kind = "bound"
 
 
 class Variant(LatentVariableModel):
@@ -304,7 +306,7 @@ def test_a_bayesian_mixture_agrees_with_the_mixture_at_its_globals():
     torch.manual_seed(0)
     gen = BayesianGaussianMixture(2, 2)
     x = torch.cat([torch.randn(60, 2), torch.randn(40, 2) * 0.5 + 3])
-    gen.initialise(x)
+    gen.initialize(x)
     for log_scale in gen.log_scales.values():
         log_scale.data.fill_(-12.0)
     globals_ = {name: value[0] for name, value in posterior(gen, x, draws=1).items()}

@@ -70,7 +70,7 @@ def test_the_sentence_says_what_was_given(given, error, text):
 
 
 def test_the_advice_for_dims_between_helps():
-    gen, x = pg.Gaussian(pg.Constant(4)), torch.tensor(GOOD).unsqueeze(1)
+    gen, x = pg.heads.Gaussian(pg.nn.Constant(4)), torch.tensor(GOOD).unsqueeze(1)
     with pytest.raises(ValueError, match=r"x.reshape\(len\(x\), 2\)"):
         pg.log_likelihood(gen, x)
     assert as_rows(gen, x.reshape(len(x), 2))[0].shape == (3, 2)

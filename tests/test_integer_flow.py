@@ -1,4 +1,7 @@
-"""Integer flows: bijections by enumeration, masses that sum to 1, a law known in closed form."""
+"""Integer flows: bijections by enumeration, masses that sum to 1.
+
+A distribution known in closed form.
+"""
 
 import itertools
 from functools import partial
@@ -72,7 +75,7 @@ def test_gradients_pass_the_rounding():
     assert coupling.network.last.bias.grad.abs().min() > 0
 
 
-def test_mixture_of_logistic_laws_is_a_difference_of_distribution_functions():
+def test_mixture_of_logistic_distributions_is_a_difference_of_distribution_functions():
     torch.manual_seed(4)
     logits, loc, log_scale = torch.randn(3, 7, 2, dtype=torch.float64).unbind(0)
     x = torch.arange(-3.0, 4.0, dtype=torch.float64)

@@ -16,14 +16,14 @@ import torch
 from noisy_run import ROWS, STEPS, Noisy, identical, run
 from torch.utils.data import DataLoader, TensorDataset
 
-from probgen.core.graphs.graph import Compiled
+from probgen.compile.tracing import Compiled
 from probgen.infer.em import em
 from probgen.infer.mcmc import PyroNUTS, mcmc
 from probgen.models.mixture import GaussianMixture
 from probgen.train import checkpoint as disk
-from probgen.train.compile import Step
+from probgen.train.compiled.policy import Engine
+from probgen.train.compiled.step import Step
 from probgen.train.data import InMemory
-from probgen.train.engine import Engine
 from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.signals import Signals
 
@@ -189,7 +189,7 @@ def test_signals_elsewhere_than_in_the_main_thread_are_left_alone():
 def test_em_keeps_the_best_start_so_far(call):
     torch.manual_seed(0)
     x, gen = torch.randn(60, 2), GaussianMixture(components=2, dims=2)
-    with signals_at((GaussianMixture, "initialise"), SENT["once"], call):
+    with signals_at((GaussianMixture, "initialize"), SENT["once"], call):
         if call == 1:
             with pytest.raises(KeyboardInterrupt):
                 em(gen, x, n_init=5, seed=0)

@@ -77,14 +77,14 @@ def test_it_stands_beside_another_objective():
     for _ in range(2):  # draws of the guide
         gen.guide(x)
     alone = other(gen.model, gen.guide)(x)
-    (p,) = gen.recognise(2 * x).probabilities()
+    (p,) = gen.recognize(2 * x).probabilities()
     torch.testing.assert_close(both, alone - 0.7 * 20 * joint_information(p, p, 1.2))
 
 
 def test_the_balance_may_rise():
     gen, x = info_gan(), torch.randn(20, 2)
     objective = InvariantInformation(lambda x: x, balance=linear_warmup(2, 1.0, 3.0))
-    (p,) = gen.recognise(x).probabilities()
+    (p,) = gen.recognize(x).probabilities()
     for balance in (1.0, 2.0, 3.0, 3.0):
         torch.testing.assert_close(
             objective(gen.model, gen.guide)(x), -20 * joint_information(p, p, balance)
@@ -108,7 +108,7 @@ def test_clusters_are_what_the_views_do_not_change():
         "seed": 0,
     }
     history = fit(gen, x, InvariantInformation(jitter), steps=150, **options)
-    found = gen.recognise(x).probabilities()[0].argmax(-1)
+    found = gen.recognize(x).probabilities()[0].argmax(-1)
     assert adjusted_rand_score(label, found) > 0.95
     assert history.loss[-1] == pytest.approx(-math.log(3), abs=0.1)
 
@@ -129,7 +129,7 @@ def test_missing_entries_and_critics_of_unknown_size_go_through():
     assert critic[0].weight.shape == (4, 2)
 
 
-def test_the_law_of_the_code_has_to_have_levels():
+def test_the_distribution_of_the_code_has_to_have_levels():
     gen, x = info_gan(), torch.randn(4, 2)
     with pytest.raises(ValueError, match="expected the guide to draw 'label', it has code"):
         InvariantInformation(jitter, site="label")(gen.model, gen.guide)(x)
@@ -138,7 +138,7 @@ def test_the_law_of_the_code_has_to_have_levels():
         with pyro.plate("data", 4):
             pyro.sample("code", dist.Normal(x[:, 0], 1.0))
 
-    with pytest.raises(TypeError, match="law of categories at site 'code', got Normal"):
+    with pytest.raises(TypeError, match="distribution of categories at site 'code', got Normal"):
         InvariantInformation(jitter)(gen.model, guide)(x)
     with pytest.raises(ValueError, match="balance >= 1"):
         InvariantInformation(jitter, balance=0.5)

@@ -1,12 +1,12 @@
-"""Langevin, MALA, HMC and block Gibbs kernels against moments and stationary laws known in closed
-form."""
+"""Langevin, MALA, HMC and block Gibbs kernels against moments and stationary distributions known in
+closed form."""
 
 import math
 
 import pytest
 import torch
 
-from probgen.core.graphs.graph import record
+from probgen.compile.tracing import record
 from probgen.samplers.gibbs_bipartite import block_gibbs
 from probgen.samplers.hmc import HMC, MALA
 from probgen.samplers.langevin import Langevin, langevin, value_and_score
@@ -27,7 +27,7 @@ def test_score_is_the_gradient_under_no_grad_too():
     assert not value.requires_grad and not score.requires_grad
 
 
-def test_langevin_has_the_law_of_its_discrete_chain():
+def test_langevin_has_the_distribution_of_its_discrete_chain():
     # x' = (1 - e/2) x + sqrt(e) xi on a standard normal has variance 1 / (1 - e/4)
     x = langevin(lambda x: -x.square().sum(-1) / 2, torch.zeros(2000, 4), 60, step=0.5)
     assert x.var().item() == pytest.approx(1 / (1 - 0.5 / 4), abs=0.05)  # 4 standard errors
@@ -72,11 +72,15 @@ def test_kernels_take_any_leading_dims():
 
 def test_steps_of_coordinates_precondition():
     scales = torch.tensor([0.1, 10.0])
-    law = torch.distributions.Normal(torch.zeros(2), scales)
+    distribution = torch.distributions.Normal(torch.zeros(2), scales)
     from probgen.samplers.hmc import hmc
 
     x, acceptance = hmc(
-        lambda x: law.log_prob(x).sum(-1), torch.zeros(4000, 2), 20, step=0.3 * scales, leapfrogs=5
+        lambda x: distribution.log_prob(x).sum(-1),
+        torch.zeros(4000, 2),
+        20,
+        step=0.3 * scales,
+        leapfrogs=5,
     )
     assert torch.allclose(x.std(0) / scales, torch.ones(2), atol=0.06)
     assert acceptance.mean() > 0.9
@@ -94,7 +98,7 @@ def test_chains_are_one_graph(kernel):
     assert torch.allclose(graph(x), expected)
 
 
-def test_block_gibbs_leaves_the_law_of_a_small_table_invariant():
+def test_block_gibbs_leaves_the_distribution_of_a_small_table_invariant():
     table = torch.rand(2, 2) + 0.1  # p(v, h) up to a constant
 
     def draw(chance):

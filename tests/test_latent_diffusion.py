@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.density import density, log_likelihood
-from probgen.core.heads import Gaussian
+from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
-from probgen.core.sampling import sample
 from probgen.distributions.diffusion.samplers import DPMSolver
 from probgen.distributions.flows.fixed_steps import Midpoint
+from probgen.heads import Gaussian
 from probgen.models.diffusion import Diffusion
 from probgen.models.flow_matching import FlowMatching
 from probgen.models.vae import VAE
@@ -21,6 +20,8 @@ from probgen.nn.mlp import MLP
 from probgen.nn.time import TimeMLP
 from probgen.objectives.denoising import Denoising
 from probgen.objectives.elbo import ELBO
+from probgen.sampling import sample
+from probgen.scoring import log_likelihood
 from probgen.train.fit import adam, fit
 
 QUIET = {"compile": False, "progress": False, "verdict": False, "seed": 0}
@@ -29,7 +30,7 @@ NOISE = 0.4
 
 
 class Linear(DistributionModule):
-    """A normal law whose mean is linear in the context, with one fixed standard deviation.
+    """A normal distribution whose mean is linear in the context, with one fixed standard deviation.
 
     Nothing to learn.
     """
@@ -85,7 +86,7 @@ PRIORS = {
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_a_prior_fitted_to_codes_is_the_law_of_the_codes(name):
+def test_a_prior_fitted_to_codes_is_the_distribution_of_the_codes(name):
     """With the posterior of the truth as encoder the codes of data are normal with the covariance
     of the truth."""
     torch.manual_seed(0)
@@ -105,8 +106,10 @@ def test_a_prior_fitted_to_codes_is_the_law_of_the_codes(name):
         **QUIET,
     )
     vae.eval()
-    law = vae.prior()
-    draws = (law if name == "diffusion" else law.using(Midpoint(10))).sample((4000,))
+    distribution = vae.prior()
+    draws = (distribution if name == "diffusion" else distribution.using(Midpoint(10))).sample(
+        (4000,)
+    )
     torch.testing.assert_close(draws.mean(0), torch.zeros(2), atol=0.12, rtol=0)
     torch.testing.assert_close(draws.T.cov(), PRIOR, atol=0.22, rtol=0)
     expected = marginal(PRIOR).covariance_matrix
@@ -175,7 +178,7 @@ def test_trained_jointly_the_bound_rises_to_what_the_model_can_reach():
     vae.eval()
     entropy, rows = marginal(PRIOR).entropy(), observed(500)
     reached = log_likelihood(vae, rows, particles=50)
-    assert reached.kind == "bound" and density(vae()) == "bound"
+    assert reached.kind == "bound" and density_kind(vae()) == "bound"
     assert sum(history.loss[:10]) / 10 > entropy + 1.0
     assert -0.05 < (marginal(PRIOR).log_prob(rows) - reached.value).mean() < 0.7
     torch.testing.assert_close(

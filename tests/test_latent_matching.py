@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.heads import Bernoulli, Gaussian
 from probgen.core.module import DistributionModule, standard_normal
+from probgen.heads import Bernoulli, Gaussian
 from probgen.models.coupling_flow import RealNVP
 from probgen.models.gan import GAN
 from probgen.models.mixture import GaussianMixture

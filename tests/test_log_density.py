@@ -10,9 +10,9 @@ import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
 
-from probgen.core.graphs.graph import record
-from probgen.core.graphs.masks import with_indices
-from probgen.core.graphs.thin import thinned
+from probgen.compile.broadcast_hoisting import thinned
+from probgen.compile.mask_indices import with_indices
+from probgen.compile.tracing import record
 from probgen.core.program import Program
 from probgen.infer.log_density import LogDensity, for_each, value_and_grad
 
@@ -58,8 +58,8 @@ def covariance(x):
     root = pyro.sample("root", dist.LKJCholesky(3, 2.0))
     weights = pyro.sample("weights", dist.Dirichlet(torch.full((3,), 2.0)))
     with pyro.plate("data", len(x)):
-        law = dist.MultivariateNormal(weights, scale_tril=scale[:, None] * root)
-        pyro.sample("x", law, obs=x)
+        distribution = dist.MultivariateNormal(weights, scale_tril=scale[:, None] * root)
+        pyro.sample("x", distribution, obs=x)
 
 
 def masked_and_scaled(x):

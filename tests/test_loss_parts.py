@@ -11,11 +11,11 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from probgen.core.graphs.graph import Compiled
-from probgen.core.heads import Gaussian
+from probgen.compile.tracing import Compiled
 from probgen.core.loss_parts import noted_parts
 from probgen.core.module import LatentVariableModel, data_plate, standard_normal
 from probgen.distributions.diffusion.bound import prior_divergence
+from probgen.heads import Gaussian
 from probgen.models.diffusion import Diffusion
 from probgen.models.energy import EnergyBasedModel
 from probgen.models.gan import GAN
@@ -31,7 +31,7 @@ from probgen.objectives.enumerated import EnumeratedELBO
 from probgen.objectives.hybrid import Hybrid
 from probgen.objectives.importance import IWAE, DReG, Renyi
 from probgen.objectives.latent_matching import MatchedLatents
-from probgen.objectives.regularisers import R1
+from probgen.objectives.regularizers import R1
 from probgen.objectives.schedules import linear_warmup
 from probgen.objectives.wake_sleep import WakeSleep
 from probgen.train import checkpoint as disk
@@ -69,8 +69,8 @@ class Classes(LatentVariableModel):
             logits = self.encoder(x)
             pyro.sample("z", dist.Normal(logits[..., 0], 0.5))
             if self.guided:
-                law = dist.Categorical(logits=logits)
-                pyro.sample("k", law, infer={"enumerate": "parallel"})
+                distribution = dist.Categorical(logits=logits)
+                pyro.sample("k", distribution, infer={"enumerate": "parallel"})
 
 
 def vae():
@@ -111,7 +111,7 @@ KINDS = {
     "diffusion": (diffusion, ELBO, ["reconstruction", "prior", "diffusion"]),
     "adversarial": (
         gan,
-        lambda: Adversarial(MLP(3, [8], 1), regularisers=[R1()]),
+        lambda: Adversarial(MLP(3, [8], 1), regularizers=[R1()]),
         ["critic", "penalty", "generator"],
     ),
     "contrastive": (
@@ -182,14 +182,18 @@ def test_the_divergence_of_a_normal_encoder_is_its_closed_form(options, weights)
     torch.manual_seed(0)
     gen = vae()
     with torch.no_grad():
-        law = gen.encoder(X).base_dist
-    variance = law.scale**2
-    truth = 0.5 * (law.loc**2 + variance - 1 - variance.log()).sum(-1)
+        distribution = gen.encoder(X).base_dist
+    variance = distribution.scale**2
+    truth = 0.5 * (distribution.loc**2 + variance - 1 - variance.log()).sum(-1)
     history = fit(gen, X, ELBO(**options), steps=1, batch_size=20, verdict=False, progress=False)
     assert history.parts["kl"] == pytest.approx([truth.mean().item()], rel=1e-5)
     assert history.weights == weights
     free = history.parts.get("free_bits", [0.0])[0]
-    floor = (2.0 - 0.5 * (law.loc**2 + variance - 1 - variance.log()).mean(0)).clamp(min=0).sum()
+    floor = (
+        (2.0 - 0.5 * (distribution.loc**2 + variance - 1 - variance.log()).mean(0))
+        .clamp(min=0)
+        .sum()
+    )
     assert free == pytest.approx(floor.item() if "free_bits" in options else 0.0, abs=1e-4)
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.density import density, log_likelihood
-from probgen.core.heads import Bernoulli, Categorical, Gaussian, MixtureOfGaussians
+from probgen.core.kinds import density_kind
 from probgen.distributions.conditional import conditional
 from probgen.distributions.orderings import OrderEnsemble, RandomOrder, check_orders, random_orders
+from probgen.heads import Bernoulli, Categorical, Gaussian, MixtureOfGaussians
 from probgen.models.made import MADE
 from probgen.nn.encodings import OneHot
+from probgen.scoring import log_likelihood
 from probgen.train.fit import adam, fit
 
 
@@ -45,7 +46,7 @@ forms = pytest.mark.parametrize("form", FORMS)
 def test_probabilities_sum_to_one(form):
     gen = shaken(MADE(5, head=Bernoulli(), **FORMS[form]))
     assert gen().log_prob(every(2, 5)).exp().sum().item() == pytest.approx(1.0, abs=1e-12)
-    assert density(gen()) == "exact"
+    assert density_kind(gen()) == "exact"
 
 
 def test_probabilities_of_labels_sum_to_one():
@@ -55,35 +56,38 @@ def test_probabilities_of_labels_sum_to_one():
 
 @forms
 def test_the_jacobian_is_triangular_in_the_order(form):
-    """The law of a variable moves with the variables before it, each of them, and with no other."""
+    """The distribution of a variable moves with the variables before it, each of them.
+
+    And with no other.
+    """
     gen = shaken(MADE(5, head=Bernoulli(), **FORMS[form]))
-    law = gen.ordered(torch.tensor([0]))
+    distribution = gen.ordered(torch.tensor([0]))
     logits = torch.autograd.functional.jacobian(
-        lambda x: law.laws(x).logits, torch.rand(5, dtype=torch.float64)
+        lambda x: distribution.distributions(x).logits, torch.rand(5, dtype=torch.float64)
     )
-    moved = (logits != 0)[law.order][:, law.order]
+    moved = (logits != 0)[distribution.order][:, distribution.order]
     assert not moved.triu().any()
     if (form != "few units" and gen.net.direct is not None) or form == "linear":
         assert torch.equal(moved, torch.ones(5, 5).tril(-1).bool())
 
 
 @forms
-def test_steps_give_the_laws_of_one_pass(form):
+def test_steps_give_the_distributions_of_one_pass(form):
     gen = shaken(MADE(5, head=Bernoulli(), **FORMS[form]))
-    law, x = gen.ordered(torch.tensor([len(gen.orders) - 1])), every(2, 5)
-    assert torch.allclose(stepwise(law, x), law.terms(x), atol=1e-12)
+    distribution, x = gen.ordered(torch.tensor([len(gen.orders) - 1])), every(2, 5)
+    assert torch.allclose(stepwise(distribution, x), distribution.terms(x), atol=1e-12)
 
 
-def stepwise(law, x):
+def stepwise(distribution, x):
     """log p of every entry in turn, from the incremental sampler that is told x."""
     terms = []
-    entries = law.entries(x)
+    entries = distribution.entries(x)
 
     def choose(t, step):
         terms.append(step.log_prob(entries[t]))
         return entries[t]
 
-    law.generate(torch.Size(x.shape), choose)
+    distribution.generate(torch.Size(x.shape), choose)
     return torch.stack(terms, -1)
 
 
@@ -105,8 +109,8 @@ def test_steps_with_features_and_a_context(head):
         )
     )
     x = torch.randint(3, (6, 4)).double() if labels else torch.randn(6, 4).double()
-    law = gen.ordered(torch.tensor([1]), torch.randn(6, 2).double())
-    assert torch.allclose(stepwise(law, x), law.terms(x), atol=1e-12)
+    distribution = gen.ordered(torch.tensor([1]), torch.randn(6, 2).double())
+    assert torch.allclose(stepwise(distribution, x), distribution.terms(x), atol=1e-12)
 
 
 def test_samples_have_the_frequencies_of_the_density():
@@ -117,7 +121,7 @@ def test_samples_have_the_frequencies_of_the_density():
     assert ((found - truth).abs() < 5 * (truth * (1 - truth) / 20_000).sqrt()).all()
 
 
-def test_naive_and_incremental_samples_agree_in_law():
+def test_naive_and_incremental_samples_agree_in_distribution():
     gen = shaken(MADE(3, [8], Bernoulli(), orders=torch.tensor([2, 0, 1])))
     code, counts = torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64), []
     for sample in (gen().sample, gen().naive_sample):
@@ -139,13 +143,13 @@ def test_training_scores_one_order_without_bias():
     """The mean of the probabilities over all draws of the order is the mixture's probability."""
     gen, x = shaken(MADE(4, [8], Bernoulli(), orders=random_orders(3, 4))), every(2, 4)
     truth = gen().log_prob(x).exp()
-    law = gen.train()()
-    assert isinstance(law, RandomOrder) and density(law) == "unbiased"
-    draws = torch.stack([law.log_prob(x).exp() for _ in range(600)])
+    distribution = gen.train()()
+    assert isinstance(distribution, RandomOrder) and density_kind(distribution) == "unbiased"
+    draws = torch.stack([distribution.log_prob(x).exp() for _ in range(600)])
     assert ((draws.mean(0) - truth).abs() < 5 * draws.std(0) / 600**0.5 + 1e-12).all()
 
 
-def test_each_row_of_context_has_its_law():
+def test_each_row_of_context_has_its_distribution():
     gen = shaken(MADE(4, [8], Bernoulli(), context=2, orders=random_orders(2, 4)))
     context, x = torch.randn(3, 2).double(), every(2, 4)
     together = gen(context).log_prob(x.unsqueeze(1))
@@ -192,7 +196,7 @@ def test_densities_of_real_vectors_integrate_to_one(dims):
 
 def test_a_mixture_of_normals_is_the_weighted_sum_of_their_densities():
     raw = torch.randn(6, 4)
-    law = MixtureOfGaussians(2, min_scale=0.1)(raw.flatten())
+    distribution = MixtureOfGaussians(2, min_scale=0.1)(raw.flatten())
     x = torch.randn(4)
     logits, loc, scale = raw.split(2)
     scale, loc = nn.functional.softplus(scale) + 0.1, loc + torch.tensor([[-0.5], [0.5]])
@@ -201,7 +205,9 @@ def test_a_mixture_of_normals_is_the_weighted_sum_of_their_densities():
         * torch.exp(-0.5 * ((x - loc) / scale) ** 2)
         / (scale * math.sqrt(2 * math.pi))
     )
-    assert law.log_prob(x).item() == pytest.approx(parts.sum(0).log().sum().item(), abs=1e-5)
+    assert distribution.log_prob(x).item() == pytest.approx(
+        parts.sum(0).log().sum().item(), abs=1e-5
+    )
 
 
 def test_fitting_finds_an_order_of_parity():

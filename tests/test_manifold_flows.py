@@ -1,6 +1,6 @@
 """Flows on the circle, the torus and the sphere.
 
-Areas, seams, determinants, laws known in closed form.
+Areas, seams, determinants, distributions known in closed form.
 """
 
 import math
@@ -142,13 +142,13 @@ def test_modes_on_the_circle_are_learned_to_their_entropy():
     divergence = (log_truth.exp() * (log_truth - log_gen)).mean() * TURN
     assert 0 <= divergence < 0.03
     entropy = -(log_truth.exp() * log_truth).mean() * TURN
-    assert math.log(TURN) - entropy > 0.5  # what the uniform law loses
+    assert math.log(TURN) - entropy > 0.5  # what the uniform distribution loses
 
 
 def test_dependent_angles_on_the_torus_are_learned_to_their_entropy():
     """The second angle follows the first around the seam.
 
-    The entropy is that of a uniform and a von Mises law.
+    The entropy is that of a uniform and a von Mises distribution.
     """
     torch.manual_seed(6)
     error = dist.VonMises(torch.tensor(0.0), torch.tensor(10.0))
@@ -164,15 +164,15 @@ def test_dependent_angles_on_the_torus_are_learned_to_their_entropy():
     assert entropy - 0.05 < loss < entropy + 0.1
 
 
-def test_a_von_mises_fisher_law_is_learned_to_its_entropy():
+def test_a_von_mises_fisher_distribution_is_learned_to_its_entropy():
     torch.manual_seed(7)
-    concentration, centre = 5.0, normalize(torch.tensor([1.0, 1.0, 0.3]), dim=-1)
+    concentration, center = 5.0, normalize(torch.tensor([1.0, 1.0, 0.3]), dim=-1)
 
     def draw(count):
         u, longitude = torch.rand(count), TURN * torch.rand(count)
         height = 1 + torch.log(u + (1 - u) * math.exp(-2 * concentration)) / concentration
-        frame = torch.linalg.qr(torch.cat((centre[:, None], torch.eye(3)[:, :2]), -1)).Q
-        frame = frame[:, [1, 2, 0]] * torch.tensor([1.0, 1.0, torch.sign(frame[:, 0] @ centre)])
+        frame = torch.linalg.qr(torch.cat((center[:, None], torch.eye(3)[:, :2]), -1)).Q
+        frame = frame[:, [1, 2, 0]] * torch.tensor([1.0, 1.0, torch.sign(frame[:, 0] @ center)])
         return on_sphere(longitude, height) @ frame.mT
 
     entropy = math.log(4 * math.pi * math.sinh(concentration) / concentration)

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
 from probgen.samplers.belief_propagation import belief_propagation
-from probgen.samplers.gibbs_discrete import colouring
+from probgen.samplers.gibbs_discrete import coloring
 
 
 def ising(height, width, coupling, periodic=True, **arguments):
-    """Spins 0 and 1 with weight exp(coupling) for equal neighbours, exp(-coupling) for others."""
+    """Spins 0 and 1 with weight exp(coupling) for equal neighbors, exp(-coupling) for others."""
     gen = MarkovRandomField(
         (height, width), grid_edges(height, width, periodic=periodic), shared=True, **arguments
     )
@@ -70,9 +70,11 @@ def kaufman(rows, columns, coupling):
 @pytest.mark.parametrize("coupling", [0.2, 0.44])
 def test_log_partition_of_an_ising_torus_is_that_of_kaufman(coupling):
     for side in (4, 6):
-        law = ising(side, side, coupling)().expand(())
-        assert density(law) == "exact"
-        assert law.log_partition().item() == pytest.approx(kaufman(side, side, coupling), rel=1e-10)
+        distribution = ising(side, side, coupling)().expand(())
+        assert density_kind(distribution) == "exact"
+        assert distribution.log_partition().item() == pytest.approx(
+            kaufman(side, side, coupling), rel=1e-10
+        )
 
 
 def test_log_partition_of_an_open_grid_is_enumerated():
@@ -92,8 +94,10 @@ def test_log_partition_of_a_long_strip_is_that_of_the_transfer_matrix():
     weights = within
     for _ in range(length - 1):
         weights = (weights[:, None] + between).logsumexp(0) + within
-    law = ising(height, length, coupling, periodic=False)()
-    assert law.log_partition().item() == pytest.approx(weights.logsumexp(0).item(), rel=1e-12)
+    distribution = ising(height, length, coupling, periodic=False)()
+    assert distribution.log_partition().item() == pytest.approx(
+        weights.logsumexp(0).item(), rel=1e-12
+    )
 
 
 def test_missing_spins_are_summed_out_and_drawn():
@@ -121,31 +125,31 @@ def test_maximum_likelihood_matches_moments():
         x,
         steps=150,
         batch_size=400,
-        optimizer=pg.adam(0.1),
+        optimizer=pg.train.adam(0.1),
         compile=False,
         progress=False,
         seed=0,
     )
     everything = states(6).float()
     p = gen().log_prob(everything).exp().detach()
-    for i, j in gen.neighbours:
+    for i, j in gen.neighbors:
         assert (
             abs((p * everything[:, i] * everything[:, j]).sum() - (x[:, i] * x[:, j]).mean()) < 5e-3
         )
 
 
-def test_too_wide_fields_are_unnormalised_and_elbo_refuses_them():
+def test_too_wide_fields_are_unnormalized_and_elbo_refuses_them():
     gen = ising(4, 4, 0.3, limit=4)
     x = states(4).reshape(-1, 4, 1).expand(-1, 4, 4)
-    assert density(gen()) == "unnormalised"
+    assert density_kind(gen()) == "unnormalized"
     assert torch.allclose(gen().log_prob(x), energies(gen, x), atol=1e-12)
-    with pytest.raises(ValueError, match="unnormalised"):
+    with pytest.raises(ValueError, match="unnormalized"):
         pg.fit(gen, x, steps=1, compile=False)
     with pytest.raises(ValueError, match=r"got NaN \(missing\)"):
         gen().log_prob(torch.full((1, 4, 4), torch.nan))
 
 
-def test_gibbs_chains_have_the_law_of_the_exact_field():
+def test_gibbs_chains_have_the_distribution_of_the_exact_field():
     torch.manual_seed(0)
     gen = random_field((2, 3), grid_edges(2, 3), levels=3)
     gen.limit, gen.sweeps = 1, 30
@@ -201,7 +205,7 @@ def test_pseudo_likelihood_recovers_the_coupling_of_a_wide_field():
         x,
         PseudoLikelihood(),
         steps=150,
-        optimizer=pg.adam(0.05),
+        optimizer=pg.train.adam(0.05),
         compile=False,
         progress=False,
         seed=0,
@@ -211,7 +215,7 @@ def test_pseudo_likelihood_recovers_the_coupling_of_a_wide_field():
     assert coupling == pytest.approx(0.3, abs=0.05)  # standard error about 0.015
 
 
-def test_pseudo_likelihood_needs_a_law_that_has_one():
+def test_pseudo_likelihood_needs_a_distribution_that_has_one():
     gen = pg.standard_normal(2)
     with pytest.raises(TypeError, match="pseudo_log_prob at site 'x', got"):
         PseudoLikelihood()(gen.model, gen.guide)(torch.zeros(1, 2))
@@ -221,9 +225,13 @@ def test_belief_propagation_is_exact_on_trees():
     torch.manual_seed(0)
     tree = [(0, 1), (1, 2), (1, 3), (3, 4), (5, 3)]
     gen = random_field((6,), tree, levels=3)
-    found, law = gen.belief_propagation(tol=1e-12), gen()
-    assert found.log_partition.item() == pytest.approx(law.log_partition().item(), abs=1e-10)
-    assert torch.allclose(found.nodes[0], law.marginals(torch.full((6,), torch.nan)), atol=1e-10)
+    found, distribution = gen.belief_propagation(tol=1e-12), gen()
+    assert found.log_partition.item() == pytest.approx(
+        distribution.log_partition().item(), abs=1e-10
+    )
+    assert torch.allclose(
+        found.nodes[0], distribution.marginals(torch.full((6,), torch.nan)), atol=1e-10
+    )
     assert found.iterations <= 7  # the longest path, and a round that sees no change
 
 
@@ -250,21 +258,23 @@ def test_a_conditional_field_takes_its_unary_potentials_from_the_context():
     gen = MarkovRandomField((4,), [(0, 1), (1, 2), (2, 3)], unary=net).double()
     gen.pairs.data.normal_()
     context, x = torch.randn(3, 2).double(), states(4)
-    for c, law in zip(context, [gen(c[None]) for c in context], strict=True):
-        alone = MarkovRandomField((4,), gen.neighbours).double()
+    for c, distribution in zip(context, [gen(c[None]) for c in context], strict=True):
+        alone = MarkovRandomField((4,), gen.neighbors).double()
         alone.pairs.data, alone.unary.data = gen.pairs.data, net(c).reshape(4, 2).detach()
-        assert torch.allclose(law.log_prob(x), energies(alone, x).log_softmax(0), atol=1e-10)
+        assert torch.allclose(
+            distribution.log_prob(x), energies(alone, x).log_softmax(0), atol=1e-10
+        )
     with pytest.raises(ValueError, match="expected a context"):
         gen()
 
 
-def test_grids_and_colours():
+def test_grids_and_colors():
     assert len(grid_edges(3, 4)) == 3 * 3 + 2 * 4 and len(grid_edges(3, 4, periodic=True)) == 2 * 12
     assert len(set(map(frozenset, grid_edges(2, 3, periodic=True)))) == len(
         grid_edges(2, 3, periodic=True)
     )
     assert len(grid_edges(2, 3, 4)) == 1 * 12 + 2 * 8 + 3 * 6
-    groups = colouring(torch.tensor(grid_edges(5, 6)), 30)
+    groups = coloring(torch.tensor(grid_edges(5, 6)), 30)
     assert [len(group) for group in groups] == [15, 15]
     with pytest.raises(
         ValueError,

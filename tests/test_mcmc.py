@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.core.graphs.graph import NotCompilable
+from probgen.compile.tracing import NotCompilable
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.diagnostics import to_arviz
@@ -42,16 +42,16 @@ def test_local_latents_have_their_conjugate_posteriors():
     chains = run(NormalMeans(), x)
     z = chains.draws["z"]
     assert z.shape == (1, 100, 60)
-    standardised = (z[0] - 0.8 * x) / 0.2**0.5
-    assert standardised.mean().abs() < 4 / (60 * 50) ** 0.5
-    assert standardised.mean(0).abs().max() < 5 / 50**0.5
-    assert (standardised.var() - 1).abs() < 4 * (2 / (60 * 50)) ** 0.5
+    standardized = (z[0] - 0.8 * x) / 0.2**0.5
+    assert standardized.mean().abs() < 4 / (60 * 50) ** 0.5
+    assert standardized.mean(0).abs().max() < 5 / 50**0.5
+    assert (standardized.var() - 1).abs() < 4 * (2 / (60 * 50)) ** 0.5
     assert torch.equal(chains.draws["double"], 2 * z)
     assert chains.merged["z"].shape == (100, 60)
 
 
 def expectation(log_density, *grids):
-    """Means of the coordinates under an unnormalised density on a grid."""
+    """Means of the coordinates under an unnormalized density on a grid."""
     points = torch.meshgrid(*grids, indexing="ij")
     mass = log_density(*points).flatten().softmax(0)
     return [(mass * point.flatten()).sum().item() for point in points]
@@ -181,15 +181,15 @@ def test_plain_pyro_models_may_nest_plates():
 
 
 def test_double_precision_leaves_the_model_alone():
-    law = Fixed(dist.Normal, 0, loc=torch.tensor(0.1), scale=torch.tensor(1.0))
+    distribution = Fixed(dist.Normal, 0, loc=torch.tensor(0.1), scale=torch.tensor(1.0))
 
     def model(x):
-        z = pyro.sample("z", law())
+        z = pyro.sample("z", distribution())
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     chains = run(model, torch.ones(3), draws=150, dtype=torch.float64)
-    assert chains.draws["z"].dtype == torch.float64 and law.loc.dtype == torch.float32
+    assert chains.draws["z"].dtype == torch.float64 and distribution.loc.dtype == torch.float32
     assert abs(chains.draws["z"].mean().item() - 3.1 / 4) < 4 * 0.5 / 50**0.5
 
 
@@ -277,13 +277,13 @@ def test_a_missing_nutpie_falls_back_and_says_so(monkeypatch):
 class Discrete(LatentVariableModel):
     """A model with one discrete latent per row, and nothing else to draw."""
 
-    def __init__(self, law, infer):
+    def __init__(self, distribution, infer):
         super().__init__()
-        self.law, self.settings = law, infer
+        self.distribution, self.settings = distribution, infer
 
     def model(self, x=None, context=None):
         with data_plate(x, context):
-            k = pyro.sample("k", self.law, infer=self.settings)
+            k = pyro.sample("k", self.distribution, infer=self.settings)
             return pyro.sample("x", dist.Normal(k, 1.0), obs=x)
 
     def guide(self, x=None, context=None):
@@ -291,9 +291,9 @@ class Discrete(LatentVariableModel):
 
 
 class Noisy(dist.Normal):
-    """A law whose log_prob is only estimated."""
+    """A distribution whose log_prob is only estimated."""
 
-    density = "unbiased"
+    density_kind = "unbiased"
 
 
 def subsampled(x):

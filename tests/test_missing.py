@@ -12,23 +12,26 @@ from pyro.distributions import validation_enabled
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import softplus
 
-from probgen.core import heads, missing
-from probgen.core.density import density
+from probgen import heads
+from probgen.core import missing
+from probgen.core.kinds import density_kind
 from probgen.core.missing import MissingAware, assume_missing, fill_missing, has_missing
 from probgen.core.normal import MultivariateNormal
 
 NAN = math.nan
 
 
-def test_full_gaussian_marginalises_exactly():
+def test_full_gaussian_marginalizes_exactly():
     torch.manual_seed(0)
     head = heads.FullGaussian()
-    law = head(torch.randn(6, head.width(4)))
+    distribution = head(torch.randn(6, head.width(4)))
     x = torch.randn(6, 4)
     x[0, :] = NAN
     x[1, 1], x[2, [0, 3]], x[3, 1:] = NAN, NAN, NAN
     expected = []
-    for row, mean, covariance in zip(x, law.loc, law.covariance_matrix, strict=True):
+    for row, mean, covariance in zip(
+        x, distribution.loc, distribution.covariance_matrix, strict=True
+    ):
         seen = ~row.isnan().numpy()
         normal = scipy.stats.multivariate_normal
         part = covariance.numpy()[np.ix_(seen, seen)]
@@ -36,13 +39,13 @@ def test_full_gaussian_marginalises_exactly():
             normal.logpdf(row.numpy()[seen], mean.numpy()[seen], part) if seen.any() else 0.0
         )
     torch.testing.assert_close(
-        law.log_prob(x), torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-4
+        distribution.log_prob(x), torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-4
     )
     complete = torch.randn(6, 4)
     with assume_missing(True):
-        slow = law.log_prob(complete)
-    torch.testing.assert_close(slow, law.log_prob(complete), rtol=1e-4, atol=1e-4)
-    assert law.expand((3, 6)).log_prob(x).shape == (3, 6)
+        slow = distribution.log_prob(complete)
+    torch.testing.assert_close(slow, distribution.log_prob(complete), rtol=1e-4, atol=1e-4)
+    assert distribution.expand((3, 6)).log_prob(x).shape == (3, 6)
 
 
 def test_full_gaussian_gradients_are_those_of_the_observed_part():
@@ -57,15 +60,23 @@ def test_full_gaussian_gradients_are_those_of_the_observed_part():
 def test_missing_aware_is_an_independent_in_all_else():
     torch.manual_seed(0)
     base = dist.Normal(torch.randn(4, 3), 2.0)
-    law, plain = MissingAware(base).to_event(1), dist.Independent(base, 1)
+    distribution, plain = MissingAware(base).to_event(1), dist.Independent(base, 1)
     x = torch.randn(4, 3)
-    torch.testing.assert_close(law.log_prob(x), plain.log_prob(x))
-    torch.testing.assert_close(law.expand((2, 4)).log_prob(x), plain.expand((2, 4)).log_prob(x))
-    torch.testing.assert_close(law.to_event(1).log_prob(x), plain.log_prob(x).sum())
-    torch.testing.assert_close(law.entropy(), plain.entropy())
-    assert law.to_event(1).log_prob(torch.full((4, 3), NAN)) == 0
-    assert density(law) == "exact" and law.has_rsample and law.support is not None
-    mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), law, validate_args=False)
+    torch.testing.assert_close(distribution.log_prob(x), plain.log_prob(x))
+    torch.testing.assert_close(
+        distribution.expand((2, 4)).log_prob(x), plain.expand((2, 4)).log_prob(x)
+    )
+    torch.testing.assert_close(distribution.to_event(1).log_prob(x), plain.log_prob(x).sum())
+    torch.testing.assert_close(distribution.entropy(), plain.entropy())
+    assert distribution.to_event(1).log_prob(torch.full((4, 3), NAN)) == 0
+    assert (
+        density_kind(distribution) == "exact"
+        and distribution.has_rsample
+        and distribution.support is not None
+    )
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(torch.ones(4)), distribution, validate_args=False
+    )
     row = torch.tensor([0.5, NAN, NAN])
     expected = dist.MixtureSameFamily(
         dist.Categorical(torch.ones(4)), dist.Normal(base.loc[:, 0], 2.0)
@@ -82,9 +93,9 @@ def test_missing_entries_of_any_support_leave_finite_gradients(base):
         name: torch.full((2,), float(getattr(base, name)), requires_grad=True)
         for name in base.arg_constraints
     }
-    law = MissingAware(type(base)(**parameters), 1)
+    distribution = MissingAware(type(base)(**parameters), 1)
     x = torch.stack((base.sample(), torch.tensor(NAN)))
-    value = law.log_prob(x)
+    value = distribution.log_prob(x)
     torch.testing.assert_close(value, base.log_prob(x[0]))
     gradients = torch.autograd.grad(value, list(parameters.values()))
     assert all(g.isfinite().all() and g[1] == 0 for g in gradients)
@@ -127,14 +138,14 @@ def test_a_graph_that_assumes_missing_values_is_right_for_all_rows(make):
 def test_the_multivariate_normal_of_missing_rows_keeps_double_precision():
     torch.manual_seed(0)
     factor = torch.randn(5, 5, dtype=torch.float64).tril(-1) + torch.eye(5, dtype=torch.float64)
-    law = MultivariateNormal(torch.zeros(5, dtype=torch.float64), scale_tril=factor)
+    distribution = MultivariateNormal(torch.zeros(5, dtype=torch.float64), scale_tril=factor)
     x = torch.randn(5, dtype=torch.float64)
     x[2] = NAN
     seen = [0, 1, 3, 4]
     expected = scipy.stats.multivariate_normal.logpdf(
-        x[seen], np.zeros(4), law.covariance_matrix[seen][:, seen]
+        x[seen], np.zeros(4), distribution.covariance_matrix[seen][:, seen]
     )
-    assert law.log_prob(x).item() == pytest.approx(expected, rel=1e-12)
+    assert distribution.log_prob(x).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_an_ill_conditioned_covariance_does_not_break_the_marginal():

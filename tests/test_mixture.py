@@ -9,8 +9,8 @@ from pyro.distributions import MixtureSameFamily
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture as Reference
 
-from probgen.core.contexts import law_given
-from probgen.core.density import density
+from probgen.core.contexts import distribution_given
+from probgen.core.kinds import density_kind
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.infer.em import em
 from probgen.models.mixture import GaussianMixture
@@ -56,7 +56,7 @@ def test_log_prob_with_missing_entries_is_that_of_the_observed(name):
     gen, x = mixture(name), holes(30, 4)
     truth = joint_by_scipy(gen, x).sum(-1).log()
     assert torch.allclose(gen().log_prob(x), truth, atol=1e-10)
-    assert density(gen()) == "exact"
+    assert density_kind(gen()) == "exact"
 
 
 @forms
@@ -112,7 +112,7 @@ def test_a_maximum_found_by_em_is_one_for_gradients(name):
     """
     x = torch.cat([torch.randn(150, 2), torch.randn(100, 2) + 3]).double()
     gen = GaussianMixture(2, 2, FORMS[name]).double()
-    em(gen, x, steps=3000, tol=1e-14, seed=0)
+    em(gen, x, max_iter=3000, tol=1e-14, seed=0)
     gen().log_prob(x).mean().backward()
     assert max(parameter.grad.abs().max() for parameter in gen.parameters()) < 1e-5
     gen.zero_grad()
@@ -146,11 +146,13 @@ def test_assign_gives_back_what_it_was_given(name):
 
 def test_as_a_part_it_is_the_same_for_each_row_of_a_context():
     gen, x = mixture("full"), torch.randn(5, 4, dtype=torch.float64)
-    law = law_given(gen, torch.zeros(5, 7))
+    distribution = distribution_given(gen, torch.zeros(5, 7))
     assert (
-        isinstance(law, MixtureSameFamily) and law.batch_shape == (5,) and law.event_shape == (4,)
+        isinstance(distribution, MixtureSameFamily)
+        and distribution.batch_shape == (5,)
+        and distribution.event_shape == (4,)
     )
-    assert torch.allclose(law.log_prob(x), gen().log_prob(x))
+    assert torch.allclose(distribution.log_prob(x), gen().log_prob(x))
 
 
 @forms
@@ -160,13 +162,13 @@ def test_the_start_finds_clusters_in_any_unit(name):
     Labels up to their order.
     """
     labels = torch.arange(200) % 4
-    centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
-    x = (centres[labels] + torch.randn(200, 2)) * torch.tensor(
+    centers = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
+    x = (centers[labels] + torch.randn(200, 2)) * torch.tensor(
         [1e4 if name == "spherical" else 1.0, 1e4]
     )
     x[::10, 0] = torch.nan
     gen = GaussianMixture(4, 2, FORMS[name])
-    gen.initialise(x, torch.Generator().manual_seed(0))
+    gen.initialize(x, torch.Generator().manual_seed(0))
     found = gen.predict(x)[~x.isnan().any(-1)]
     truth = labels[~x.isnan().any(-1)]
     assert all(len(found[truth == k].unique()) == 1 for k in range(4)) and len(found.unique()) == 4
@@ -178,14 +180,14 @@ def test_starts_are_repeatable_and_differ():
     starts = []
     for seed in (0, 0, 1):
         gen = GaussianMixture(8, 3)
-        gen.initialise(x, torch.Generator().manual_seed(seed))
+        gen.initialize(x, torch.Generator().manual_seed(seed))
         starts.append(gen.means.clone())
     assert torch.equal(starts[0], starts[1]) and not torch.allclose(starts[0], starts[2])
 
 
 @pytest.mark.parametrize("arguments", [(0, 2), (2, 0)])
 def test_sizes_are_checked(arguments):
-    with pytest.raises(ValueError, match="(components|dims) >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"(components|dims) >= 1, got 0"):
         GaussianMixture(*arguments)
 
 

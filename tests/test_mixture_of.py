@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen.core.density import KINDS, density
+from probgen.core.kinds import KINDS, density_kind
 from probgen.core.module import Fixed
 from probgen.distributions.mixture_of import MixtureOf
 from probgen.models.mixture_of import Mixture
@@ -13,7 +13,7 @@ from probgen.nn import MLP
 
 
 def gaussians() -> tuple[Mixture, pg.GaussianMixture]:
-    """One law as a mixture of two families and as a Gaussian mixture."""
+    """One distribution as a mixture of two families and as a Gaussian mixture."""
     torch.manual_seed(0)
     means, factors = torch.randn(2, 3), torch.randn(2, 3, 3)
     covariances = factors @ factors.mT + 0.5 * torch.eye(3)
@@ -37,7 +37,7 @@ def test_densities_and_responsibilities_are_those_of_a_gaussian_mixture():
     assert torch.equal(ours.predict(x), truth.predict(x))
     torch.testing.assert_close(ours().mean, truth().mean)
     torch.testing.assert_close(ours().variance, truth().variance)
-    assert density(ours()) == "exact"
+    assert density_kind(ours()) == "exact"
 
 
 def test_conditionals_are_those_of_a_gaussian_mixture():
@@ -50,16 +50,16 @@ def test_conditionals_are_those_of_a_gaussian_mixture():
 
 
 def test_components_count_only_within_their_supports():
-    law = MixtureOf(
+    distribution = MixtureOf(
         torch.zeros(3), [dist.Exponential(2.0), dist.Uniform(-1.0, 1.0), dist.Normal(0.0, 1.0)]
     )
     x = torch.linspace(-8, 12, 400_001)
     torch.testing.assert_close(
-        torch.trapezoid(law.log_prob(x).exp(), x), torch.ones(()), atol=1e-4, rtol=0
+        torch.trapezoid(distribution.log_prob(x).exp(), x), torch.ones(()), atol=1e-4, rtol=0
     )
     scale = torch.tensor(1.0, requires_grad=True)
-    law = MixtureOf(torch.zeros(2), [dist.LogNormal(0.0, scale), dist.Normal(0.0, scale)])
-    law.log_prob(torch.tensor([-1.0, 1.0])).sum().backward()
+    distribution = MixtureOf(torch.zeros(2), [dist.LogNormal(0.0, scale), dist.Normal(0.0, scale)])
+    distribution.log_prob(torch.tensor([-1.0, 1.0])).sum().backward()
     assert scale.grad.isfinite()
     counts = MixtureOf(
         torch.zeros(2), [dist.Bernoulli(torch.tensor(0.3)), dist.Poisson(torch.tensor(2.0))]
@@ -69,7 +69,9 @@ def test_components_count_only_within_their_supports():
 
 def test_experts_are_chosen_by_the_context():
     torch.manual_seed(1)
-    gen = Mixture([pg.Gaussian(MLP(1, [], 2)), pg.StudentT(MLP(1, [], 3))], MLP(1, [4], 2))
+    gen = Mixture(
+        [pg.heads.Gaussian(MLP(1, [], 2)), pg.heads.StudentT(MLP(1, [], 3))], MLP(1, [4], 2)
+    )
     context, x = torch.randn(5, 1), torch.randn(5, 1)
     weights = gen.weights(context).softmax(-1)
     parts = torch.stack([component(context).log_prob(x).exp() for component in gen.components], -1)
@@ -77,13 +79,14 @@ def test_experts_are_chosen_by_the_context():
 
 
 def test_kinds_are_the_weakest_and_bounds_are_lost():
-    def law(kind):
+    def distribution(kind):
         normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
-        normal.density = kind
+        normal.density_kind = kind
         return normal
 
     kinds = {
-        kind: MixtureOf(torch.zeros(2), [law("exact"), law(kind)]).density for kind in KINDS[:4]
+        kind: MixtureOf(torch.zeros(2), [distribution("exact"), distribution(kind)]).density_kind
+        for kind in KINDS[:4]
     }
     expected = {
         "exact": "exact",

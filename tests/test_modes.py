@@ -22,18 +22,18 @@ def batch_norm_generator() -> nn.Module:
 
 
 def dropping_diffusion() -> pg.Diffusion:
-    net = pg.TimeMLP(2, [8], embedding=8, context=2)
-    return pg.Diffusion(net, (2,), sampler=pg.DDIM(3), context_dropout=0.9, guidance=2.0)
+    net = pg.nn.TimeMLP(2, [8], embedding=8, context=2)
+    return pg.Diffusion(net, (2,), sampler=pg.diffusion.DDIM(3), context_dropout=0.9, guidance=2.0)
 
 
 def dropping_flow() -> pg.FlowMatching:
-    net = pg.TimeMLP(2, [8], embedding=8, context=2)
-    return pg.FlowMatching(net, (2,), solver=pg.Euler(3), context_dropout=0.9)
+    net = pg.nn.TimeMLP(2, [8], embedding=8, context=2)
+    return pg.FlowMatching(net, (2,), solver=pg.flows.Euler(3), context_dropout=0.9)
 
 
 def dropping_vae() -> pg.VAE:
-    decoder = pg.Gaussian(pg.MLP(2, [8], 6, dropout=0.5))
-    encoder = pg.Gaussian(pg.MLP(3, [8], 4, norm=nn.BatchNorm1d))
+    decoder = pg.heads.Gaussian(pg.nn.MLP(2, [8], 6, dropout=0.5))
+    encoder = pg.heads.Gaussian(pg.nn.MLP(3, [8], 4, norm=nn.BatchNorm1d))
     return pg.VAE(pg.standard_normal(2), decoder, encoder)
 
 
@@ -52,20 +52,22 @@ SENSITIVE = [
         lambda: pg.GAN(batch_norm_generator(), pg.standard_normal(2)),
         numbers(3),
     ),
-    Member("MADE with dropout", lambda: pg.MADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
+    Member(
+        "MADE with dropout", lambda: pg.MADE(4, [8], pg.heads.Bernoulli(), dropout=0.5), bits(4)
+    ),
     Member(
         "MADE of many orders",
-        lambda: pg.MADE(4, [8], pg.Bernoulli(), orders=pg.random_orders(3, 4)),
+        lambda: pg.MADE(4, [8], pg.heads.Bernoulli(), orders=pg.distributions.random_orders(3, 4)),
         bits(4),
     ),
-    Member("DeepNADE", lambda: pg.DeepNADE(4, [8], pg.Bernoulli(), dropout=0.5), bits(4)),
+    Member("DeepNADE", lambda: pg.DeepNADE(4, [8], pg.heads.Bernoulli(), dropout=0.5), bits(4)),
     Member("VAE with dropout and batch norm", dropping_vae, numbers(3)),
     Member("Diffusion with context dropout", dropping_diffusion, numbers(2, context=True)),
     Member("FlowMatching with context dropout", dropping_flow, numbers(2, context=True)),
     Member(
         "Transformer with dropout",
         lambda: pg.Transformer(
-            (4,), pg.Categorical(levels=2), pg.Tokens(2, 8), layers=1, dropout=0.5
+            (4,), pg.heads.Categorical(levels=2), pg.nn.Tokens(2, 8), layers=1, dropout=0.5
         ),
         bits(4),
     ),
@@ -137,7 +139,7 @@ def one_layer_frozen(gen: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("member", SENSITIVE + ZOO, ids=lambda member: member.name)
 def test_inference_is_the_same_in_both_modes_and_changes_nothing(member: Member):
     gen, batch = member.gen(), member.data()
-    density = pg.density(gen.eval()(batch[1] if len(batch) > 1 else None))
+    density = pg.density_kind(gen.eval()(batch[1] if len(batch) > 1 else None))
     gen.model(*batch), gen.guide(*batch)  # what a first run makes
     for use in USES:
         if use.needs_density and density == "implicit":
@@ -159,11 +161,11 @@ def test_inference_is_the_same_in_both_modes_and_changes_nothing(member: Member)
 
 
 def test_nothing_is_exact_while_a_layer_is_random():
-    gen, x = pg.MADE(4, [8], pg.Bernoulli(), dropout=0.5).train(), bits(4)()[0]
-    assert pg.log_weights(gen, x)[1] == "approximate"
-    assert pg.log_weights(gen.eval(), x)[1] == "exact"
+    gen, x = pg.MADE(4, [8], pg.heads.Bernoulli(), dropout=0.5).train(), bits(4)()[0]
+    assert pg.core.log_weights(gen, x)[1] == "approximate"
+    assert pg.core.log_weights(gen.eval(), x)[1] == "exact"
     assert pg.log_likelihood(gen.train(), x).kind == "exact"
-    assert pg.log_weights(pg.MADE(4, [8], pg.Bernoulli()).train(), x)[1] == "exact"
+    assert pg.core.log_weights(pg.MADE(4, [8], pg.heads.Bernoulli()).train(), x)[1] == "exact"
 
 
 @pytest.mark.parametrize("member", SENSITIVE, ids=lambda member: member.name)
@@ -175,7 +177,7 @@ def test_what_depends_on_the_mode_is_known(member: Member):
 
 
 def test_a_failing_call_puts_the_mode_back():
-    gen = pg.MADE(4, [8], pg.Bernoulli()).train()
+    gen = pg.MADE(4, [8], pg.heads.Bernoulli()).train()
     with pytest.raises(ValueError, match="n >= 0"):
         pg.sample(gen, -1)
     assert all(part.training for part in gen.modules())

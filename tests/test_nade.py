@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.density import density
-from probgen.core.heads import Bernoulli, Categorical, MixtureOfGaussians
+from probgen.core.kinds import density_kind
 from probgen.core.module import data_plate
 from probgen.distributions.any_order import AllOrders, ObservedFirst
 from probgen.distributions.conditional import conditional
 from probgen.distributions.orderings import random_orders
+from probgen.heads import Bernoulli, Categorical, MixtureOfGaussians
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.nade import NADE
 from probgen.nn.encodings import OneHot
@@ -30,15 +30,15 @@ def every(levels, dims):
     return torch.cartesian_prod(*[torch.arange(float(levels), dtype=torch.float64)] * dims)
 
 
-def stepwise(law, x):
+def stepwise(distribution, x):
     """log p of every entry in turn, from the incremental sampler that is told x."""
-    terms, entries = [], law.entries(x)
+    terms, entries = [], distribution.entries(x)
 
     def choose(t, step):
         terms.append(step.log_prob(entries[t]))
         return entries[t]
 
-    law.generate(torch.Size(x.shape), choose)
+    distribution.generate(torch.Size(x.shape), choose)
     return torch.stack(terms, -1)
 
 
@@ -67,7 +67,7 @@ def test_rescaled_nade_is_its_recursion():
     total, a = 0.0, gen.offset
     for at in range(3):
         raw = gen.bias[at] + gen.out[at] @ torch.tanh(gen.scale[at] * a)
-        total += gen.head.law(raw[:, None]).log_prob(x[at]).item()
+        total += gen.head.distribution(raw[:, None]).log_prob(x[at]).item()
         a = a + gen.weight[at, 0] * x[at]
     assert gen().log_prob(x).item() == pytest.approx(total, abs=1e-12)
 
@@ -92,15 +92,15 @@ def levels(gen):
 def test_probabilities_sum_to_one(family):
     gen = shaken(FAMILIES[family]())
     assert gen().log_prob(every(levels(gen), 4)).exp().sum().item() == pytest.approx(1.0, abs=1e-12)
-    assert density(gen()) == "exact"
+    assert density_kind(gen()) == "exact"
 
 
 @families
-def test_steps_give_the_laws_of_one_pass(family):
+def test_steps_give_the_distributions_of_one_pass(family):
     gen = shaken(FAMILIES[family]())
-    law = gen() if isinstance(gen, NADE) else gen.ordered(ORDER)
+    distribution = gen() if isinstance(gen, NADE) else gen.ordered(ORDER)
     x = every(levels(gen), 4)
-    assert torch.allclose(stepwise(law, x), law.terms(x), atol=1e-12)
+    assert torch.allclose(stepwise(distribution, x), distribution.terms(x), atol=1e-12)
 
 
 @families
@@ -119,16 +119,16 @@ def test_samples_have_the_frequencies_of_the_density(family):
 def test_the_jacobian_of_nade_is_triangular_in_the_order():
     gen = shaken(NADE(4, 6, Bernoulli(), order=ORDER))
     logits = torch.autograd.functional.jacobian(
-        lambda x: gen().laws(x).logits, torch.rand(4).double()
+        lambda x: gen().distributions(x).logits, torch.rand(4).double()
     )
     assert torch.equal((logits != 0)[ORDER][:, ORDER], torch.ones(4, 4).tril(-1).bool())
 
 
 def test_the_jacobian_of_deep_nade_is_triangular_in_any_order():
     gen, order = shaken(DeepNADE(4, [7, 7], Bernoulli())), torch.tensor([3, 1, 0, 2])
-    law = gen.ordered(order)
+    distribution = gen.ordered(order)
     logits = torch.autograd.functional.jacobian(
-        lambda x: law.laws(x).logits, torch.rand(4).double()
+        lambda x: distribution.distributions(x).logits, torch.rand(4).double()
     )
     assert torch.equal((logits != 0)[order][:, order], torch.ones(4, 4).tril(-1).bool())
 
@@ -149,7 +149,7 @@ def test_densities_of_real_vectors_integrate_to_one(dims):
 @pytest.mark.parametrize(
     "gen", [NADE(4, 6, Bernoulli(), context=2), DeepNADE(4, [6], Bernoulli(), context=2)]
 )
-def test_each_row_of_context_has_its_law(gen):
+def test_each_row_of_context_has_its_distribution(gen):
     gen, context, x = shaken(gen), torch.randn(3, 2).double(), every(2, 4)
     together = gen(context).log_prob(x.unsqueeze(1))
     for row in range(3):
@@ -162,13 +162,13 @@ def test_each_row_of_context_has_its_law(gen):
 )
 def test_a_missing_suffix_is_summed_out(gen):
     gen, x = shaken(gen), torch.tensor([1.0, torch.nan, 0.0, torch.nan]).double()
-    law = gen() if isinstance(gen, NADE) else gen.ordered(ORDER)
+    distribution = gen() if isinstance(gen, NADE) else gen.ordered(ORDER)
     full = torch.tensor([1.0, 0, 0, 0]).double().repeat(4, 1)
     full[:, 1], full[:, 3] = every(2, 2).T
-    joint = law.log_prob(full)
+    joint = distribution.log_prob(full)
     assert gen().log_prob(x).item() == pytest.approx(joint.logsumexp(0).item(), abs=1e-12)
     assert torch.allclose(
-        conditional(law, x, ~x.isnan()).log_prob(full), joint - joint.logsumexp(0)
+        conditional(distribution, x, ~x.isnan()).log_prob(full), joint - joint.logsumexp(0)
     )
 
 
@@ -181,9 +181,9 @@ def test_training_bounds_the_mixture_over_all_orders():
     each = torch.stack(
         [gen.ordered(torch.tensor(o)).log_prob(x) for o in itertools.permutations(range(4))]
     )
-    law = gen.train()()
-    assert isinstance(law, AllOrders) and density(law) == "bound"
-    draws = law.log_prob(x.expand(20_000, 2, 4))
+    distribution = gen.train()()
+    assert isinstance(distribution, AllOrders) and density_kind(distribution) == "bound"
+    draws = distribution.log_prob(x.expand(20_000, 2, 4))
     assert ((draws.mean(0) - each.mean(0)).abs() < 5 * draws.std(0) / 20_000**0.5).all()
     assert (each.mean(0) < each.logsumexp(0) - math.log(24)).all()
 
@@ -208,18 +208,20 @@ def test_missing_values_are_refused_in_training():
 def test_completions_are_those_of_the_order_with_observed_entries_first():
     gen = shaken(DeepNADE(4, [6], Bernoulli(), orders=ORDER))
     x = torch.tensor([[torch.nan, 1.0, torch.nan, 0.0], [1.0, 0.0, 1.0, torch.nan]]).double()
-    law = gen.completion(x)
+    distribution = gen.completion(x)
     first = gen.ordered(torch.tensor([1, 3, 2, 0]))  # the missing ones, 2 and 0, as ORDER has them
     full = torch.tensor([[a, 1.0, b, 0.0] for a in (0.0, 1.0) for b in (0.0, 1.0)]).double()
     truth = first.log_prob(full) - first.log_prob(full).logsumexp(0)
-    assert torch.allclose(law.log_prob(full.unsqueeze(1).repeat(1, 2, 1))[:, 0], truth)
-    draws = law.sample((4000,))
+    assert torch.allclose(distribution.log_prob(full.unsqueeze(1).repeat(1, 2, 1))[:, 0], truth)
+    draws = distribution.sample((4000,))
     assert torch.equal(draws[:, 1, :3], x[1, :3].expand(4000, 3)) and (draws[:, 0, 1] == 1).all()
     found = (draws[:, 0, [0, 2]] @ torch.tensor([2.0, 1.0]).double()).long().bincount(
         minlength=4
     ) / 4000
     assert ((found - truth.exp()).abs() < 5 * (truth.exp() * (1 - truth.exp()) / 4000).sqrt()).all()
-    assert isinstance(law.expand((3, 2)), ObservedFirst) and law.expand((3, 2)).sample().shape == (
+    assert isinstance(distribution.expand((3, 2)), ObservedFirst) and distribution.expand(
+        (3, 2)
+    ).sample().shape == (
         3,
         2,
         4,

@@ -1,6 +1,6 @@
 """Chains with additive noise.
 
-Closed laws against simulation, bounds against quadrature and the normal case.
+Closed distributions against simulation, bounds against quadrature and the normal case.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 import torch.distributions as td
 from torch.distributions import kl_divergence
 
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.distributions.noising.additive import GaussianNoise
 from probgen.distributions.noising.chain import (
     NoisingChain,
@@ -20,7 +20,7 @@ from probgen.distributions.noising.chain import (
     with_own_noise,
 )
 from probgen.distributions.noising.gamma import GammaNoise
-from probgen.distributions.noising.gamma_laws import CentredGamma, ScaledBeta
+from probgen.distributions.noising.gamma_distributions import CenteredGamma, ScaledBeta
 from probgen.distributions.noising.mixture import MixtureNoise
 from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
 
@@ -41,7 +41,7 @@ def steps(t, *lead):
     return torch.full(lead, t)
 
 
-def same_law(one, other):
+def same_distribution(one, other):
     """Two-sample Kolmogorov-Smirnov statistic below its 0.1 per cent point."""
     values = torch.cat((one, other)).sort().values
     first, second = (
@@ -51,7 +51,7 @@ def same_law(one, other):
     assert (first - second).abs().max() < 1.95 * math.sqrt(1 / len(one) + 1 / len(other))
 
 
-# -- forward laws
+# -- forward distributions
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -73,16 +73,16 @@ def test_gamma_marginal_and_posterior_are_those_of_the_recursion():
     process, x_0 = PROCESSES["Gamma"](FADING), torch.full((N, 1), 0.7).double()
     states = forward_gamma(x_0, 4, FADING)
     for t in (1, 4):
-        law = process.marginal(x_0, steps(t, N))
-        same_law(states[t].flatten(), law.sample().flatten())
+        distribution = process.marginal(x_0, steps(t, N))
+        same_distribution(states[t].flatten(), distribution.sample().flatten())
         k = (1 / FADING[t - 1] - 1) / 0.4**2
-        assert law.base_dist.concentration[0].item() == pytest.approx(k.item())
-    for t, s in ((4, 3), (4, 1)):  # given what x_t really was: the pair has the same law
+        assert distribution.base_dist.concentration[0].item() == pytest.approx(k.item())
+    for t, s in ((4, 3), (4, 1)):  # given what x_t really was: the pair has the same distribution
         back = process.posterior(states[t], x_0, steps(t, N), steps(s, N)).sample()
-        same_law(back.flatten(), states[s].flatten())
-        same_law((back * states[t]).flatten(), (states[s] * states[t]).flatten())
+        same_distribution(back.flatten(), states[s].flatten())
+        same_distribution((back * states[t]).flatten(), (states[s] * states[t]).flatten())
         high = states[t] > states[t].median()
-        same_law(back[high], states[s][high])
+        same_distribution(back[high], states[s][high])
 
 
 def test_mixture_marginal_and_posterior_are_those_of_one_component_per_entry():
@@ -103,10 +103,10 @@ def test_mixture_marginal_and_posterior_are_those_of_one_component_per_entry():
         moved = (1 - signal).sqrt() * process.locs[label] + process.spreads[label] * gaussian
         states.append(signal.sqrt() * x_0 + moved)
         before = signal
-    same_law(states[3].flatten(), process.marginal(x_0, steps(3, N)).sample().flatten())
+    same_distribution(states[3].flatten(), process.marginal(x_0, steps(3, N)).sample().flatten())
     for t, s in ((3, 2), (6, 1)):
         back = process.posterior(states[t], x_0, steps(t, N), steps(s, N)).sample()
-        same_law((back * states[t]).flatten(), (states[s] * states[t]).flatten())
+        same_distribution((back * states[t]).flatten(), (states[s] * states[t]).flatten())
 
 
 @by_process
@@ -117,7 +117,7 @@ def test_posteriors_take_each_marginal_to_the_earlier_one(process):
     for t in range(STEPS, 1, -1):
         x = process.posterior(x, x_0, steps(t, N), steps(t - 1, N)).sample()
         wanted = process.marginal(x_0, steps(t - 1, N))
-        same_law(x.flatten(), wanted.sample().flatten())
+        same_distribution(x.flatten(), wanted.sample().flatten())
         assert x.var() == pytest.approx(1 - FADING[t - 2].item(), rel=0.05)
 
 
@@ -127,13 +127,16 @@ def test_mean_and_scale_are_those_of_posteriors(process):
     torch.manual_seed(2)
     x_0, t, s = torch.full((N, 1), 0.3).double(), steps(5, N), steps(2, N)
     x_t = process.marginal(x_0, t).sample()
-    law, (mean, scale) = process.posterior(x_t, x_0, t, s), process.mean_and_scale(x_t, x_0, t, s)
-    assert law.mean.mean() == pytest.approx(mean.mean().item(), abs=0.01)
-    spread = law.variance.mean() + law.mean.var() - mean.var()
+    distribution, (mean, scale) = (
+        process.posterior(x_t, x_0, t, s),
+        process.mean_and_scale(x_t, x_0, t, s),
+    )
+    assert distribution.mean.mean() == pytest.approx(mean.mean().item(), abs=0.01)
+    spread = distribution.variance.mean() + distribution.mean.var() - mean.var()
     assert spread.item() == pytest.approx(scale[0].square().item(), rel=0.03)
 
 
-# -- single laws
+# -- single distributions
 # -----------------------------------------------------------------------------------------------------
 
 
@@ -144,58 +147,63 @@ def test_centred_gamma_is_a_moved_gamma(shape):
         torch.tensor(0.3).double(),
         torch.tensor(1.2).double(),
     )
-    law, gamma = CentredGamma(loc, k, scale), td.Gamma(k, 1 / scale)
+    distribution, gamma = CenteredGamma(loc, k, scale), td.Gamma(k, 1 / scale)
     torch.manual_seed(0)
     g = gamma.sample((50,))
-    assert torch.allclose(law.log_prob(g - k * scale + loc), gamma.log_prob(g), atol=1e-8)
-    assert torch.allclose(law.entropy(), gamma.entropy(), atol=1e-8)
-    assert law.log_prob(loc - k * scale - 1).item() == -math.inf
-    same_law(law.sample((N,)), gamma.sample((N,)) - k * scale + loc)
+    assert torch.allclose(distribution.log_prob(g - k * scale + loc), gamma.log_prob(g), atol=1e-8)
+    assert torch.allclose(distribution.entropy(), gamma.entropy(), atol=1e-8)
+    assert distribution.log_prob(loc - k * scale - 1).item() == -math.inf
+    same_distribution(distribution.sample((N,)), gamma.sample((N,)) - k * scale + loc)
 
 
 @pytest.mark.parametrize(("k", "rest"), [(0.5, 2.0), (25.0, 3.0), (3000.0, 40.0)])
 def test_scaled_beta_is_a_moved_beta(k, rest):
     k, rest, width = (torch.tensor(value).double() for value in (k, rest, 2.5))
-    law, beta = ScaledBeta(torch.tensor(-1.0).double(), width, k, rest), td.Beta(k, rest)
+    distribution, beta = ScaledBeta(torch.tensor(-1.0).double(), width, k, rest), td.Beta(k, rest)
     torch.manual_seed(0)
     b = beta.sample((50,))
     x = -1 + width * (b - beta.mean)
-    assert torch.allclose(law.log_prob(x), beta.log_prob(b) - width.log(), atol=1e-7)
-    assert torch.allclose(law.entropy(), beta.entropy() + width.log(), atol=1e-7)
-    assert torch.allclose(law.variance, width**2 * beta.variance)
-    same_law(law.sample((N,)), -1 + width * (beta.sample((N,)) - beta.mean))
+    assert torch.allclose(distribution.log_prob(x), beta.log_prob(b) - width.log(), atol=1e-7)
+    assert torch.allclose(distribution.entropy(), beta.entropy() + width.log(), atol=1e-7)
+    assert torch.allclose(distribution.variance, width**2 * beta.variance)
+    same_distribution(distribution.sample((N,)), -1 + width * (beta.sample((N,)) - beta.mean))
 
 
-def test_large_shapes_are_normal_laws_even_in_single_precision():
+def test_large_shapes_are_normal_distributions_even_in_single_precision():
     k = torch.tensor(2.5e10)
-    law = CentredGamma(torch.tensor(0.0), k.double(), k.double().rsqrt())
+    distribution = CenteredGamma(torch.tensor(0.0), k.double(), k.double().rsqrt())
     x = torch.linspace(-2, 2, 9)
-    assert torch.allclose(law.log_prob(x), dist.Normal(0.0, 1.0).log_prob(x), atol=1e-4)
-    assert kl_divergence(law, dist.Normal(0.0, 1.0)).abs() < 1e-5
+    assert torch.allclose(distribution.log_prob(x), dist.Normal(0.0, 1.0).log_prob(x), atol=1e-4)
+    assert kl_divergence(distribution, dist.Normal(0.0, 1.0)).abs() < 1e-5
     beta = ScaledBeta(
         torch.tensor(0.0), (4 * k.double()).rsqrt() * 2 * k.double() * 2, k.double(), k.double()
     )
-    same_law(beta.sample((N,)) / beta.variance.sqrt(), torch.randn(N))
+    same_distribution(beta.sample((N,)) / beta.variance.sqrt(), torch.randn(N))
 
 
 @pytest.mark.parametrize(
     "q",
     [
-        lambda d: CentredGamma(torch.zeros(()).double(), d(0.8), d(0.5)),
-        lambda d: CentredGamma(torch.zeros(()).double(), d(30.0), d(0.2)),
+        lambda d: CenteredGamma(torch.zeros(()).double(), d(0.8), d(0.5)),
+        lambda d: CenteredGamma(torch.zeros(()).double(), d(30.0), d(0.2)),
         lambda d: ScaledBeta(torch.zeros(()).double(), d(2.0), d(2.0), d(5.0)),
     ],
 )
-def test_divergence_from_a_normal_law_is_the_integral(q):
-    law, p = (
+def test_divergence_from_a_normal_distribution_is_the_integral(q):
+    distribution, p = (
         q(lambda value: torch.tensor(value).double()),
         dist.Normal(torch.tensor(0.3).double(), 0.7),
     )
-    low, high = law.mean - 9 * law.variance.sqrt(), law.mean + 25 * law.variance.sqrt()
+    low, high = (
+        distribution.mean - 9 * distribution.variance.sqrt(),
+        distribution.mean + 25 * distribution.variance.sqrt(),
+    )
     x = torch.linspace(low.item(), high.item(), 2_000_001).double()
-    log_q = law.log_prob(x)
+    log_q = distribution.log_prob(x)
     gap = torch.where(log_q > -math.inf, log_q.exp() * (log_q.clamp(min=-1e3) - p.log_prob(x)), 0.0)
-    assert kl_divergence(law, p).item() == pytest.approx(torch.trapezoid(gap, x).item(), abs=3e-3)
+    assert kl_divergence(distribution, p).item() == pytest.approx(
+        torch.trapezoid(gap, x).item(), abs=3e-3
+    )
 
 
 @pytest.mark.parametrize("schedule", [linear_steps, cosine_steps, even_steps])
@@ -229,9 +237,11 @@ def quadrature(process, predict, x, grid):
     log_p = process.prior(torch.Size((1,))).log_prob(points)
     for t in range(process.steps, 0, -1):
         count = steps(t, len(grid))
-        law = process.reverse(points, predict(points, count / process.steps), count, count - 1)
+        distribution = process.reverse(
+            points, predict(points, count / process.steps), count, count - 1
+        )
         ends = points if t > 1 else x
-        log_p = (law.log_prob(ends.unsqueeze(1)) + log_p + step).logsumexp(-1)
+        log_p = (distribution.log_prob(ends.unsqueeze(1)) + log_p + step).logsumexp(-1)
     return log_p
 
 
@@ -239,11 +249,11 @@ def quadrature(process, predict, x, grid):
 def test_bound_is_below_the_truth(process):
     torch.manual_seed(0)
     predict, x = chance_of(process), torch.tensor([[-1.0], [0.2], [1.5]]).double()
-    law = NoisingChain(predict, process, (1,))
+    distribution = NoisingChain(predict, process, (1,))
     truth = quadrature(process, predict, x, torch.linspace(-9, 9, 601).double())
-    draws = law.log_prob(x.expand(8000, 3, 1))
+    draws = distribution.log_prob(x.expand(8000, 3, 1))
     bound, error = draws.mean(0), draws.std(0) / len(draws) ** 0.5
-    assert density(law) == "bound"
+    assert density_kind(distribution) == "bound"
     assert (bound < truth + 3 * error).all()
     ends = torch.linspace(-12, 12, 401).double().unsqueeze(-1)
     total = quadrature(process, predict, ends, torch.linspace(-9, 9, 601).double())
@@ -252,10 +262,13 @@ def test_bound_is_below_the_truth(process):
 
 @by_process
 def test_bound_is_the_sum_over_all_steps(process):
-    """Each divergence by the log-ratio of draws from the laws, step after step."""
+    """Each divergence by the log-ratio of draws from the distributions, step after step."""
     torch.manual_seed(0)
     predict, n = chance_of(process), 20000
-    law, x = NoisingChain(predict, process, (2,)), torch.tensor([0.4, -1.0]).double().expand(n, 2)
+    distribution, x = (
+        NoisingChain(predict, process, (2,)),
+        torch.tensor([0.4, -1.0]).double().expand(n, 2),
+    )
     state = process.marginal(x, steps(STEPS, n)).sample()
     total = process.prior(torch.Size((2,))).log_prob(state) - process.marginal(
         x, steps(STEPS, n)
@@ -265,12 +278,12 @@ def test_bound_is_the_sum_over_all_steps(process):
         before = q.sample()
         total = (
             total
-            + law.reverse(state, steps(t, n), steps(t - 1, n)).log_prob(before)
+            + distribution.reverse(state, steps(t, n), steps(t - 1, n)).log_prob(before)
             - q.log_prob(before)
         )
         state = before
-    total = total + law.reverse(state, steps(1, n), steps(0, n)).log_prob(x)
-    quick = law.log_prob(x)
+    total = total + distribution.reverse(state, steps(1, n), steps(0, n)).log_prob(x)
+    quick = distribution.log_prob(x)
     error = ((total.var() + quick.var()) / n).sqrt()
     assert (total.mean() - quick.mean()).abs() < 4 * error
     assert error < 0.2
@@ -305,12 +318,12 @@ def test_gaussian_bound_is_the_analytic_one():
 @by_process
 def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
     """So that a diffusion may be the prior of another model."""
-    law = NoisingChain(chance_of(process), process, (1,))
+    distribution = NoisingChain(chance_of(process), process, (1,))
 
     def mean_bound(value, seed):
         torch.manual_seed(seed)
         x = value.expand(15000, 1)
-        return law.log_prob(x).mean()
+        return distribution.log_prob(x).mean()
 
     x = torch.tensor([0.4]).double().requires_grad_()
     gradient = torch.autograd.grad(mean_bound(x, 0), x)[0].item()
@@ -331,7 +344,10 @@ def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
 
 
 def two_points(process):
-    r"""Data at -1 and 1: the posterior mean of the noise, from the law of the noise itself."""
+    r"""Data at -1 and 1.
+
+    The posterior mean of the noise, from the distribution of the noise itself.
+    """
 
     def predict(x, t):
         count = (t * process.steps).round().long()
@@ -341,7 +357,7 @@ def two_points(process):
         )
         near = -(
             x - torch.stack(points)
-        ).square()  # where a support ends the model's normal laws may overstep it
+        ).square()  # where a support ends the model's normal distributions may overstep it
         weights = torch.where((weights == -math.inf).any(0), near, weights)
         x_0 = (
             weights.softmax(0) * torch.tensor([-1.0, 1.0]).double().reshape(-1, *[1] * x.ndim)
@@ -362,8 +378,8 @@ def test_draws_with_an_exact_denoiser_follow_the_data(name, step):
     torch.manual_seed(0)
     make = PROCESSES | {"Gamma": lambda schedule: GammaNoise(schedule, theta=0.005).double()}
     process = make[name](linear_steps(100))
-    law = NoisingChain(two_points(process), process, (1,), calls=50, step=step)
-    x = law.sample((4000,))
+    distribution = NoisingChain(two_points(process), process, (1,), calls=50, step=step)
+    x = distribution.sample((4000,))
     assert ((x.abs() - 1).abs() < 0.15).double().mean() > 0.99
     biased = name == "mixture" and step is not deterministic
     assert (x > 0).double().mean().item() == pytest.approx(0.5, abs=0.13 if biased else 0.03)

@@ -63,8 +63,8 @@ def predict(x, t):
 def test_marginals_are_powers_of_the_transition_matrix(process):
     labels, chain = torch.arange(LEVELS).double().unsqueeze(-1), powers(process)
     for t in range(1, STEPS + 1):
-        law = process.marginal(labels, full(t, labels))
-        assert torch.allclose(law.base_dist.probs[:, 0], chain[t][:LEVELS])
+        distribution = process.marginal(labels, full(t, labels))
+        assert torch.allclose(distribution.base_dist.probs[:, 0], chain[t][:LEVELS])
     assert torch.allclose(
         process.prior(torch.Size((1,))).base_dist.probs[0].sum(), torch.ones(()).double()
     )
@@ -81,15 +81,17 @@ def test_posteriors_are_those_of_bayes(process):
             joint = chain[s][x_0] * between[:, x_t]
             if joint.sum() > 0:
                 given = [torch.full((1,), float(value)).double() for value in (x_t, x_0)]
-                law = process.posterior(*given, torch.tensor(t), torch.tensor(s))
-                assert torch.allclose(law.base_dist.probs[0], joint / joint.sum(), atol=1e-12)
+                distribution = process.posterior(*given, torch.tensor(t), torch.tensor(s))
+                assert torch.allclose(
+                    distribution.base_dist.probs[0], joint / joint.sum(), atol=1e-12
+                )
 
 
 @by_process
-def test_reverse_law_of_the_true_posterior_is_the_true_reverse(process):
+def test_reverse_distribution_of_the_true_posterior_is_the_true_reverse(process):
     """One variable with known masses.
 
-    The model's law follows from Bayes' rule, whatever the step.
+    The model's distribution follows from Bayes' rule, whatever the step.
     """
     chain, masses = powers(process), torch.tensor([0.5, 0.2, 0.3]).double()
     for t, s in ((3, 2), (2, 1), (3, 1), (1, 0)):
@@ -101,8 +103,12 @@ def test_reverse_law_of_the_true_posterior_is_the_true_reverse(process):
             joint = (masses @ chain[s][:LEVELS]) * between[:, x_t]
             if joint.sum() > 0:
                 x = torch.full((1,), float(x_t)).double()
-                law = process.reverse(x, datum.log().unsqueeze(0), torch.tensor(t), torch.tensor(s))
-                assert torch.allclose(law.base_dist.probs[0], joint / joint.sum(), atol=1e-12)
+                distribution = process.reverse(
+                    x, datum.log().unsqueeze(0), torch.tensor(t), torch.tensor(s)
+                )
+                assert torch.allclose(
+                    distribution.base_dist.probs[0], joint / joint.sum(), atol=1e-12
+                )
 
 
 def enumerated(process):
@@ -110,11 +116,15 @@ def enumerated(process):
 
     And the expected bound of each.
     """
-    law, every, data = NoisingChain(predict, process, (2,)), states(process.states), states(LEVELS)
+    distribution, every, data = (
+        NoisingChain(predict, process, (2,)),
+        states(process.states),
+        states(LEVELS),
+    )
     log_p = process.prior(torch.Size((2,))).log_prob(every)
     bound = torch.zeros(len(data)).double()
     for t in range(STEPS, 0, -1):
-        reverse = law.reverse(every, full(t, every), full(t - 1, every))
+        reverse = distribution.reverse(every, full(t, every), full(t - 1, every))
         ends = every if t > 1 else data
         log_p = (reverse.log_prob(ends.unsqueeze(1)) + log_p).logsumexp(-1)
         for number, x in enumerate(data):
@@ -148,7 +158,7 @@ def test_draws_have_the_enumerated_masses(process):
 
 @by_process
 def test_exact_predictions_give_the_data_back(process):
-    """One variable: the reverse law is exact for any number of calls.
+    """One variable: the reverse distribution is exact for any number of calls.
 
     The bound is tight but for the prior.
     """
@@ -165,13 +175,13 @@ def test_exact_predictions_give_the_data_back(process):
         return (likelihood * masses).log()
 
     for calls in (1, 3):
-        law = NoisingChain(exact, process, (1,), calls=calls)
-        x = law.sample((30000,))
+        distribution = NoisingChain(exact, process, (1,), calls=calls)
+        x = distribution.sample((30000,))
         counts = torch.bincount(x.flatten().long(), minlength=3) / len(x)
         signal_left = process.signal[-1].item()
         assert (counts - masses).abs().max() < 0.01 + 0.5 * signal_left
     data = torch.multinomial(masses, 40000, replacement=True).double().unsqueeze(-1)
-    bound = law.log_prob(data)
+    bound = distribution.log_prob(data)
     entropy = (masses * masses.log()).sum()
     last = masses @ chain[-1][:LEVELS]
     prior = process.prior(torch.Size((1,))).base_dist.logits[0]
@@ -210,7 +220,7 @@ def test_absorbing_bound_is_the_mean_over_orders():
         return predict(x, torch.zeros_like(t))
 
     x = torch.tensor([2.0, 1.0]).double()
-    law = NoisingChain(timeless, AbsorbingNoise(LEVELS, even_steps(400)).double(), (2,))
+    distribution = NoisingChain(timeless, AbsorbingNoise(LEVELS, even_steps(400)).double(), (2,))
     orders = []
     for first, second in ((0, 1), (1, 0)):
         state, total = torch.full((2,), float(LEVELS)).double(), 0.0
@@ -219,7 +229,7 @@ def test_absorbing_bound_is_the_mean_over_orders():
             total = total + logits[int(x[entry])]
             state = torch.where(torch.arange(2) == entry, x, state)
         orders.append(total)
-    draws = law.log_prob(x.expand(40000, 2))
+    draws = distribution.log_prob(x.expand(40000, 2))
     assert draws.mean().item() == pytest.approx(
         torch.stack(orders).mean().item(), abs=4 * draws.std().item() / 200
     )
@@ -242,11 +252,11 @@ def test_missing_labels_are_revealed_given_the_others():
         columns = torch.cat((table, table.sum(1, keepdim=True)), 1).T
         return torch.stack((columns[second], padded[first]), -2).log()
 
-    law = NoisingChain(conditionals, AbsorbingNoise(LEVELS, even_steps(50)).double(), (2,))
+    distribution = NoisingChain(conditionals, AbsorbingNoise(LEVELS, even_steps(50)).double(), (2,))
     x = torch.tensor(
         [[1.0, torch.nan], [torch.nan, 2.0], [torch.nan, torch.nan], [0.0, 1.0]]
     ).double()
-    draws, kind = completions(law, x, 4000, 50)
+    draws, kind = completions(distribution, x, 4000, 50)
     assert kind == "heuristic"
     assert torch.equal(draws[:, 0, 0], torch.ones(4000).double())
     assert torch.equal(draws[:, 3], x[3].expand(4000, 2))
@@ -268,13 +278,13 @@ def test_masses_of_zero_have_finite_gradients():
 
 
 def test_what_does_not_fit_is_refused():
-    law = NoisingChain(predict, PROCESSES["absorbing"], (2,), step=deterministic)
+    distribution = NoisingChain(predict, PROCESSES["absorbing"], (2,), step=deterministic)
     with pytest.raises(ValueError, match="missing"):
-        law.log_prob(torch.tensor([[0.0, torch.nan]]).double())
+        distribution.log_prob(torch.tensor([[0.0, torch.nan]]).double())
     with pytest.raises(ValueError, match=r"labels 0, 1, \.\.\., 2"):
-        law.log_prob(torch.tensor([[0.0, 3.0]]).double())
+        distribution.log_prob(torch.tensor([[0.0, 3.0]]).double())
     with pytest.raises(TypeError, match="ancestral"):
-        law.sample()
+        distribution.sample()
     with pytest.raises(ValueError, match="ends at 0"):
         AbsorbingNoise(3, linear_steps(10))
     with pytest.raises(ValueError, match="levels"):

@@ -7,7 +7,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import probgen as pg
-from probgen.core.density import log_likelihood, log_weights
+from probgen.core.weights import log_weights
 from probgen.distributions.noising.additive import GaussianNoise
 from probgen.distributions.noising.gamma import GammaNoise
 from probgen.distributions.noising.labels import AbsorbingNoise, UniformNoise
@@ -18,6 +18,7 @@ from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
 from probgen.objectives.elbo import ELBO
+from probgen.scoring import log_likelihood
 from probgen.train.fit import fit
 
 FADING = torch.tensor([0.95, 0.85, 0.7, 0.5, 0.3, 0.1], dtype=torch.float64)
@@ -106,7 +107,7 @@ def test_importance_weights_of_chains_lie_above_the_bound(name):
 def test_compiled_training_is_training(name, objective, monkeypatch):
     from test_compile import agree
 
-    from probgen.core.graphs.graph import Compiled
+    from probgen.compile.tracing import Compiled
 
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.core.graphs.graph import NotCompilable
+from probgen.compile.tracing import NotCompilable
 from probgen.core.program import Program
 from probgen.diagnostics import to_arviz
 from probgen.infer.log_density import LogDensity

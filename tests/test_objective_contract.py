@@ -104,9 +104,10 @@ def test_a_value_that_does_not_descend_is_neither_judged_nor_waited_for():
         fit(gen, rows(), Remembering(), validation=rows(), patience=2, **options)
 
 
-def test_laws_are_asked_in_words():
+def test_distributions_are_asked_in_words():
     with pytest.raises(
         TypeError,
-        match=r"PseudoLikelihood: expected a law with pseudo_log_prob at site 'x', got Norm",
+        match=r"PseudoLikelihood: expected a distribution with pseudo_log_prob at site 'x', got "
+        r"Norm",
     ):
         fit(Local(), rows(), PseudoLikelihood(), steps=1)

@@ -156,7 +156,7 @@ def test_with_the_posterior_as_guide_every_bound_is_the_evidence(objective, vect
 
 
 @pytest.mark.parametrize("make", [Gaussian, Layers])
-def test_doubly_reparameterised_gradients_have_the_same_mean_and_less_noise(make):
+def test_doubly_reparameterized_gradients_have_the_same_mean_and_less_noise(make):
     gen, x, draws = make(), torch.tensor(1.5), 8
     value, ours = per_row(DReG(draws), gen, x)
     other, theirs = per_row(IWAE(draws), gen, x)
@@ -167,7 +167,7 @@ def test_doubly_reparameterised_gradients_have_the_same_mean_and_less_noise(make
             assert a.var() < 0.6 * b.var()
 
 
-def test_doubly_reparameterised_gradients_do_not_depend_on_how_particles_run():
+def test_doubly_reparameterized_gradients_do_not_depend_on_how_particles_run():
     def grads(vectorized):
         gen = Layers(rows=1)
         torch.manual_seed(0)
@@ -177,7 +177,7 @@ def test_doubly_reparameterised_gradients_do_not_depend_on_how_particles_run():
     torch.testing.assert_close(grads(True), grads(False))
 
 
-def test_one_doubly_reparameterised_draw_has_the_gradient_of_the_path_alone():
+def test_one_doubly_reparameterized_draw_has_the_gradient_of_the_path_alone():
     gen = Gaussian(rows=1)
     torch.manual_seed(0)
     noise, x = torch.randn(1), torch.tensor([1.5])
@@ -193,7 +193,7 @@ def test_one_doubly_reparameterised_draw_has_the_gradient_of_the_path_alone():
     torch.testing.assert_close(ours, theirs)
 
 
-def test_doubly_reparameterised_bound_can_be_evaluated_without_gradients():
+def test_doubly_reparameterized_bound_can_be_evaluated_without_gradients():
     gen, x = Gaussian(rows=3), torch.ones(3)
     with torch.no_grad():
         torch.manual_seed(0)
@@ -300,7 +300,7 @@ def test_dreams_are_told_in_the_place_of_the_observed_argument():
 
 def test_a_bound_is_averaged_in_log_space():
     class Bound(dist.Normal):
-        density = "bound"
+        density_kind = "bound"
 
     gen, x = Gaussian(rows=20), torch.linspace(-1, 1, 20)
 
@@ -338,7 +338,7 @@ def test_latents_shared_by_rows_are_refused(objective):
 
 def test_draws_without_gradients_are_refused_where_they_cannot_work():
     gen, x = Binary(rows=3), torch.ones(3)
-    with pytest.raises(ValueError, match=r"DReG: expected reparameterised draws .* 'c'"):
+    with pytest.raises(ValueError, match=r"DReG: expected reparameterized draws .* 'c'"):
         DReG(4)(gen.model, gen.guide)(x)
     with pytest.raises(ValueError, match="at least 2 particles, got 'c'"):
         IWAE(1)(gen.model, gen.guide)(x)

@@ -11,7 +11,7 @@ from stepwise import (
 )
 
 import probgen as pg
-from probgen.core import heads
+from probgen import heads
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.nn.encodings import Levels, OneHot
 from probgen.nn.raster import as_channels, as_pixels
@@ -21,7 +21,7 @@ def binary(shape=(1, 2, 3), **options) -> PixelCNN:
     return PixelCNN(shape, heads.Bernoulli(), Levels(2), **{"width": 6, "layers": 2, **options})
 
 
-def colours(shape=(2, 1, 2), **options) -> PixelCNN:
+def colors(shape=(2, 1, 2), **options) -> PixelCNN:
     head = heads.DiscretizedLogisticMixture(levels=3, components=2)
     return PixelCNN(shape, head, OneHot(3), **{"width": 6, "layers": 1, **options})
 
@@ -34,7 +34,7 @@ MODELS = {
     "binary": (binary, 2),
     "binary, in squares": (lambda: binary((1, 2, 4), block=2), 2),
     "far": (lambda: binary((1, 3, 3), reach=3), 2),
-    "colours": (colours, 3),
+    "colors": (colors, 3),
     "labels": (labels, 3),
 }
 
@@ -42,8 +42,10 @@ MODELS = {
 @pytest.mark.parametrize(("make", "levels"), MODELS.values(), ids=MODELS)
 @torch.no_grad()
 def test_probabilities_of_all_images_sum_to_one(make, levels):
-    law = make()()
-    torch.testing.assert_close(law.log_prob(all_events(law, levels)).exp().sum(), torch.tensor(1.0))
+    distribution = make()()
+    torch.testing.assert_close(
+        distribution.log_prob(all_events(distribution, levels)).exp().sum(), torch.tensor(1.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_probabilities_of_all_images_sum_to_one(make, levels):
         lambda: binary((1, 6, 8), block=2, layers=1),
         lambda: binary((2, 4, 4), block=2, layers=1),
     ],
-    ids=["image", "wide image", "colours", "squares", "squares of colours"],
+    ids=["image", "wide image", "colors", "squares", "squares of colors"],
 )
 def test_every_entry_sees_all_earlier_ones_and_no_others(gen):
     net = gen().double().net
@@ -67,20 +69,22 @@ def test_every_entry_sees_all_earlier_ones_and_no_others(gen):
     "make",
     [
         lambda **o: binary((1, 5, 4), reach=2, **o),
-        lambda **o: colours((2, 4, 6), block=2, **o),
+        lambda **o: colors((2, 4, 6), block=2, **o),
         lambda **o: labels(dropout=0.5, **o).eval(),
     ],
-    ids=["binary", "colours in squares", "labels"],
+    ids=["binary", "colors in squares", "labels"],
 )
 @torch.no_grad()
-def test_sampling_steps_have_the_laws_that_the_score_has(make, context):
-    law = make(context=context)(torch.randn(5, context) if context else None)
-    for x in (law.sample((2,)), law.sample()):
-        torch.testing.assert_close(terms_of_steps(law, x), law.terms(x), atol=1e-5, rtol=1e-5)
+def test_sampling_steps_have_the_distributions_that_the_score_has(make, context):
+    distribution = make(context=context)(torch.randn(5, context) if context else None)
+    for x in (distribution.sample((2,)), distribution.sample()):
+        torch.testing.assert_close(
+            terms_of_steps(distribution, x), distribution.terms(x), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_channels_follow_each_other_inside_of_a_pixel():
-    gen = colours((3, 2, 2))
+    gen = colors((3, 2, 2))
     assert gen.net.order[:6].tolist() == [0, 4, 8, 1, 5, 9]
 
 
@@ -119,7 +123,7 @@ def test_a_suffix_is_completed_as_by_enumeration(gen):
 
 
 def test_the_context_reaches_every_entry():
-    gen = colours((2, 2, 3), context=2)
+    gen = colors((2, 2, 3), context=2)
     x = torch.ones(1, 2, 2, 3)
     slopes = torch.autograd.functional.jacobian(
         lambda c: gen.net(x, c)[0].abs().sum(0), torch.randn(1, 2)
@@ -141,7 +145,7 @@ def test_learns_four_images_and_no_others():
         gen,
         images.repeat(8, 1, 1, 1),
         steps=250,
-        optimizer=pg.adam(0.02),
+        optimizer=pg.train.adam(0.02),
         seed=0,
         compile=False,
         verdict=False,

@@ -10,7 +10,7 @@ from stepwise import (
     terms_of_steps,
 )
 
-from probgen.core import heads
+from probgen import heads
 from probgen.models.pixel_rnn import PixelRNN
 from probgen.nn.diagonal import DiagonalLSTM, skewed, straight
 from probgen.nn.encodings import Levels, OneHot
@@ -29,8 +29,10 @@ def labels(shape=(1, 2, 2), **options) -> PixelRNN:
 @pytest.mark.parametrize(("gen", "levels"), [(binary, 2), (labels, 3)])
 @torch.no_grad()
 def test_probabilities_of_all_images_sum_to_one(gen, levels):
-    law = gen()()
-    torch.testing.assert_close(law.log_prob(all_events(law, levels)).exp().sum(), torch.tensor(1.0))
+    distribution = gen()()
+    torch.testing.assert_close(
+        distribution.log_prob(all_events(distribution, levels)).exp().sum(), torch.tensor(1.0)
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 11), (1, 6, 3), (2, 3, 3)])
@@ -43,13 +45,15 @@ def test_one_layer_sees_all_earlier_entries_and_no_others(shape):
 @pytest.mark.parametrize(
     "make",
     [lambda **o: binary((1, 4, 5), layers=2, **o), lambda **o: labels((2, 4, 2), block=2, **o)],
-    ids=["binary", "colours in squares"],
+    ids=["binary", "colors in squares"],
 )
 @torch.no_grad()
-def test_sampling_steps_have_the_laws_that_the_score_has(make, context):
-    law = make(context=context)(torch.randn(5, context) if context else None)
-    for x in (law.sample((2,)), law.sample()):
-        torch.testing.assert_close(terms_of_steps(law, x), law.terms(x), atol=1e-5, rtol=1e-5)
+def test_sampling_steps_have_the_distributions_that_the_score_has(make, context):
+    distribution = make(context=context)(torch.randn(5, context) if context else None)
+    for x in (distribution.sample((2,)), distribution.sample()):
+        torch.testing.assert_close(
+            terms_of_steps(distribution, x), distribution.terms(x), atol=1e-5, rtol=1e-5
+        )
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Draws of posterior and predictive distributions against closed forms.
 
-And vectorised runs against loops.
+And vectorized runs against loops.
 """
 
 import math
@@ -42,11 +42,14 @@ Y = torch.tensor([0.5, 2.5, 1.5])
 POSTERIOR = dist.Normal(4.5 / 3.25, 3.25**-0.5)
 
 
-def close(draws, law, tolerance=4.0):
-    """Mean and variance of draws (S, ...) within ``tolerance`` standard errors of a normal law's."""
+def close(draws, distribution, tolerance=4.0):
+    """Mean and variance of draws (S, ...) within ``tolerance`` standard errors of a normal
+    distribution's."""
     n = len(draws)
-    assert ((draws.mean(0) - law.mean).abs() < tolerance * law.stddev / n**0.5).all()
-    assert ((draws.var(0) / law.variance - 1).abs() < tolerance * (2 / n) ** 0.5).all()
+    assert (
+        (draws.mean(0) - distribution.mean).abs() < tolerance * distribution.stddev / n**0.5
+    ).all()
+    assert ((draws.var(0) / distribution.variance - 1).abs() < tolerance * (2 / n) ** 0.5).all()
 
 
 @pytest.mark.parametrize("vectorized", [True, False])
@@ -77,18 +80,18 @@ def nested_guide(y):
             pyro.sample("local", dist.Delta(y))
 
 
-def test_vectorised_draws_equal_a_loop_in_nested_plates():
+def test_vectorized_draws_equal_a_loop_in_nested_plates():
     y = torch.arange(10.0).reshape(2, 5)
     settings = {"max_plate_nesting": 2}
-    vectorised = posterior(
+    vectorized = posterior(
         Program(nested_model, nested_guide, vectorized=True, **settings), y, draws=3
     )
     looped = posterior(Program(nested_model, nested_guide, **settings), y, draws=3)
     shapes = {"scale": (3, 3), "group": (3, 2, 4), "local": (3, 2, 5), "sum": (3, 2, 5)}
-    assert {name: tuple(value.shape) for name, value in vectorised.items()} == shapes
+    assert {name: tuple(value.shape) for name, value in vectorized.items()} == shapes
     for name in shapes:
-        torch.testing.assert_close(vectorised[name], looped[name])
-    torch.testing.assert_close(vectorised["sum"][1], y + torch.tensor([[6.0], [22.0]]) + 0.1)
+        torch.testing.assert_close(vectorized[name], looped[name])
+    torch.testing.assert_close(vectorized["sum"][1], y + torch.tensor([[6.0], [22.0]]) + 0.1)
 
 
 def test_auto_guides_give_natural_values_without_their_auxiliary_sites():
@@ -174,7 +177,7 @@ def test_predictive_takes_draws_from_elsewhere_and_new_covariates():
 
 
 @pytest.mark.parametrize("vectorized", [True, False])
-def test_prior_predictive_is_the_joint_law_and_does_not_look_at_the_data(vectorized):
+def test_prior_predictive_is_the_joint_distribution_and_does_not_look_at_the_data(vectorized):
     program = Program(normal_mean, vectorized=vectorized)
     drawn = prior_predictive(program, torch.full((3,), torch.nan), draws=1000)
     assert set(drawn) == {"mu", "twice", "y"}
@@ -196,7 +199,7 @@ def test_factors_are_no_data():
     assert set(prior_predictive(program, Y, draws=2)) == {"mu", "y"}
 
 
-def test_a_family_without_latents_has_an_empty_posterior_and_predicts_its_law():
+def test_a_family_without_latents_has_an_empty_posterior_and_predicts_its_distribution():
     gen = Fixed(dist.Normal, loc=torch.tensor([1.0, -1.0]), scale=2.0)
     x = torch.zeros(3, 2)
     assert posterior(gen, x, draws=5) == {}

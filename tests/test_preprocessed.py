@@ -9,18 +9,18 @@ from scipy import stats
 from torch import nn
 
 from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, Column, examine, resolution
-from probgen.core.density import log_likelihood
-from probgen.core.heads import Gaussian
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.columns import ColumnMaps
 from probgen.distributions.rounded import Rounded
 from probgen.evaluate.column_advice import column_advice
 from probgen.evaluate.verdict import verdict
+from probgen.heads import Gaussian
 from probgen.infer.impute import impute
 from probgen.models.autoregressive_flow import MAF
 from probgen.models.factor_analysis import FactorAnalysis
 from probgen.models.preprocessed import Preprocessed
 from probgen.nn import MLP, Constant
+from probgen.scoring import log_likelihood
 from probgen.train.checkpoint import load, save
 from probgen.train.fit import fit
 
@@ -135,12 +135,12 @@ def test_densities_integrate_to_one_in_the_units_of_the_data():
 
 
 def test_a_grid_of_integers_has_the_probabilities_of_the_steps():
-    law = Rounded(dist.Normal(torch.tensor([3.0]), 2.0).to_event(1), torch.tensor([1.0]))
+    distribution = Rounded(dist.Normal(torch.tensor([3.0]), 2.0).to_event(1), torch.tensor([1.0]))
     k = torch.arange(-4.0, 10.0)[:, None]
-    found = law.expand((14,)).log_prob(k.expand(20_000, 14, 1)).exp().mean(0)
+    found = distribution.expand((14,)).log_prob(k.expand(20_000, 14, 1)).exp().mean(0)
     expected = stats.norm.cdf(k[:, 0] + 1, 3, 2) - stats.norm.cdf(k[:, 0], 3, 2)
     torch.testing.assert_close(found, torch.from_numpy(expected).float(), rtol=0.02, atol=1e-4)
-    drawn = law.sample((50_000,)).flatten()
+    drawn = distribution.sample((50_000,)).flatten()
     shares = torch.stack([(drawn == value).float().mean() for value in k[:, 0]])
     torch.testing.assert_close(shares, torch.from_numpy(expected).float(), rtol=0, atol=0.01)
 
@@ -149,11 +149,11 @@ def test_log_prob_of_a_prepared_normal_is_that_of_scipy():
     x = columns()["positive"][0][:, None]
     gen = Preprocessed.fitted(standard_normal(1), x)
     log = x[:, 0].double().log()
-    law = stats.lognorm(log.std(correction=0).item(), scale=log.mean().exp().item())
+    distribution = stats.lognorm(log.std(correction=0).item(), scale=log.mean().exp().item())
     found = log_likelihood(gen, x)
     assert found.kind == "exact"
     torch.testing.assert_close(
-        found.value.double(), torch.from_numpy(law.logpdf(x[:, 0])), rtol=1e-4, atol=1e-4
+        found.value.double(), torch.from_numpy(distribution.logpdf(x[:, 0])), rtol=1e-4, atol=1e-4
     )
 
 

@@ -1,4 +1,7 @@
-"""Processes that share files, and imports that were interrupted: nothing is mixed, damaged or broken."""
+"""Processes that share files, and imports that were interrupted.
+
+Nothing is mixed, damaged or broken.
+"""
 
 import importlib.util
 import multiprocessing

@@ -14,8 +14,9 @@ from torch import nn
 from torch.testing import assert_close
 from toys import MARGINAL, Local, N
 
-from probgen.core.density import log_likelihood, log_weights
 from probgen.core.program import Program
+from probgen.core.weights import log_weights
+from probgen.scoring import log_likelihood
 
 
 def conjugate(y):
@@ -53,7 +54,7 @@ def set_free(program, mean, sd):
         program.statements["sd"].fill_(math.log(sd))
 
 
-def set_factorised(program, mean, sd):
+def set_factorized(program, mean, sd):
     program._guide.locs.mu, program._guide.scales.mu = mean, torch.tensor(sd)
 
 
@@ -65,7 +66,7 @@ def set_joint(program, mean, sd):
     ("guide", "set_posterior"),
     [
         (lambda: mean_field, set_free),
-        (lambda: AutoNormal(conjugate), set_factorised),
+        (lambda: AutoNormal(conjugate), set_factorized),
         (lambda: AutoMultivariateNormal(conjugate), set_joint),
     ],
 )

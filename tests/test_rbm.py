@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
-from probgen.core.density import log_likelihood
 from probgen.distributions.energy.boltzmann import ChainedBoltzmann, ExactBoltzmann
 from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnits, GaussianUnits
 from probgen.infer.impute import impute
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.rbm import RBM
 from probgen.nn import MLP
+from probgen.scoring import log_likelihood
 from probgen.train.fit import adam, fit
 
 
@@ -41,26 +41,30 @@ def test_probabilities_are_those_of_enumeration(visible, hidden):
     rbm = disturbed(RBM(BernoulliUnits(visible), hidden))
     v, h = states(visible), states(hidden)
     joint = brute(rbm, v, h)
-    law = rbm()
-    assert law.log_z().item() == pytest.approx(joint.logsumexp((0, 1)).item(), abs=1e-4)
-    assert torch.allclose(law.log_prob(v), joint.logsumexp(1) - joint.logsumexp((0, 1)), atol=1e-5)
-    assert law.log_prob(v).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    distribution = rbm()
+    assert distribution.log_z().item() == pytest.approx(joint.logsumexp((0, 1)).item(), abs=1e-4)
+    assert torch.allclose(
+        distribution.log_prob(v), joint.logsumexp(1) - joint.logsumexp((0, 1)), atol=1e-5
+    )
+    assert distribution.log_prob(v).exp().sum().item() == pytest.approx(1, abs=1e-5)
     free = disturbed(RBM(BernoulliUnits(visible), hidden, limit=1))
     free.load_state_dict(rbm.state_dict())
     assert (
         torch.allclose(free().log_prob(v), joint.logsumexp(1), atol=1e-4)
-        and free().density == "unnormalised"
+        and free().density_kind == "unnormalized"
     )
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(5, 3), (3, 5)])
 def test_missing_entries_are_summed_out_and_drawn_exactly(visible, hidden):
     rbm = disturbed(RBM(BernoulliUnits(visible), hidden))
-    v, law = states(visible), rbm()
-    probs = law.log_prob(v).exp()
+    v, distribution = states(visible), rbm()
+    probs = distribution.log_prob(v).exp()
     x = torch.full((visible,), torch.nan)
     x[1] = 1.0
-    assert law.log_prob(x).item() == pytest.approx(probs[v[:, 1] == 1].sum().log().item(), abs=1e-5)
+    assert distribution.log_prob(x).item() == pytest.approx(
+        probs[v[:, 1] == 1].sum().log().item(), abs=1e-5
+    )
     done = impute(rbm, x[None], draws=20_000)
     given = (probs * (v[:, 1] == 1)) @ v / probs[v[:, 1] == 1].sum()
     assert done.kind == "exact"
@@ -110,7 +114,7 @@ def test_pseudo_likelihood_is_the_product_of_conditionals(kind):
     assert rbm().pseudo_log_prob(x).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_gibbs_chains_reach_the_law():
+def test_gibbs_chains_reach_the_distribution():
     rbm = disturbed(RBM(BernoulliUnits(3), 4, limit=1, sweeps=30))
     exact = RBM(BernoulliUnits(3), 4)
     exact.load_state_dict(rbm.state_dict())
@@ -134,24 +138,24 @@ def test_clamped_chains_impute():
 def test_contexts_shift_biases():
     rbm = RBM(BernoulliUnits(3), 2, scale=1.0, biases=MLP(2, [], 5))
     context = torch.randn(4, 2)
-    law = rbm(context)
+    distribution = rbm(context)
     raw, bias = rbm.net(context).split((3, 2), -1)
     one = RBM(BernoulliUnits(3), 2)
     with torch.no_grad():
         one.weight.copy_(rbm.weight), one.raw.copy_(raw[2]), one.bias.copy_(bias[2])
     v = states(3)
-    assert torch.allclose(law.log_prob(v[:, None])[:, 2], one().log_prob(v), atol=1e-5)
-    assert law.sample((3,)).shape == (3, 4, 3)
+    assert torch.allclose(distribution.log_prob(v[:, None])[:, 2], one().log_prob(v), atol=1e-5)
+    assert distribution.sample((3,)).shape == (3, 4, 3)
 
 
-def test_initialise_gives_the_moments_of_the_rows():
+def test_initialize_gives_the_moments_of_the_rows():
     x = (torch.rand(500, 4) < torch.tensor([0.1, 0.5, 0.7, 0.9])).float()
     rbm = RBM(BernoulliUnits(4), 2, scale=0.0)
-    rbm.initialise(x)
+    rbm.initialize(x)
     assert torch.allclose(rbm().sample((20_000,)).mean(0), x.mean(0), atol=0.02)
     y = torch.randn(500, 2) * torch.tensor([1.0, 3.0]) + torch.tensor([5.0, 0.0])
     real = RBM(GaussianUnits(2), 2, scale=0.0)
-    real.initialise(y)
+    real.initialize(y)
     draws = real().sample((20_000,))
     assert torch.allclose(draws.mean(0), y.mean(0), atol=0.1) and torch.allclose(
         draws.std(0), y.std(0), atol=0.1
@@ -174,11 +178,11 @@ def deep_states(machine):
     sizes = (machine.visible.shape.numel(), *machine.hidden)
     layers = states(sum(sizes)).split(sizes, -1)
     offsets = [machine.offset[: sizes[0]], machine.middle[: sizes[1]], machine.offset[sizes[0] :]]
-    centred = [layer - offset for layer, offset in zip(layers, offsets, strict=True)]
+    centerd = [layer - offset for layer, offset in zip(layers, offsets, strict=True)]
     total = layers[0] @ machine.raw
     for layer, bias in zip(layers[1:], machine.biases, strict=True):
         total = total + layer @ bias
-    for below, weight, above in zip(centred[:-1], machine.weights, centred[1:], strict=True):
+    for below, weight, above in zip(centerd[:-1], machine.weights, centerd[1:], strict=True):
         total = total + ((below @ weight) * above).sum(-1)
     constant = (
         offsets[0] @ machine.weights[0] @ offsets[1] + offsets[1] @ machine.weights[1] @ offsets[2]
@@ -190,11 +194,11 @@ def deep_states(machine):
 def test_deep_machines_sum_to_what_enumeration_gives(sizes):
     machine = disturbed(DeepBoltzmannMachine(BernoulliUnits(sizes[0]), sizes[1:]))
     layers, total = deep_states(machine)
-    v, law = states(sizes[0]), machine()
+    v, distribution = states(sizes[0]), machine()
     weights = torch.stack([total[(layers[0] == row).all(-1)].logsumexp(0) for row in v])
-    assert isinstance(law, ExactBoltzmann)
-    assert torch.allclose(law.log_prob(v), weights - total.logsumexp(0), atol=1e-4)
-    assert torch.allclose(law.log_weight(v), weights, atol=1e-4)
+    assert isinstance(distribution, ExactBoltzmann)
+    assert torch.allclose(distribution.log_prob(v), weights - total.logsumexp(0), atol=1e-4)
+    assert torch.allclose(distribution.log_weight(v), weights, atol=1e-4)
     free = DeepBoltzmannMachine(BernoulliUnits(sizes[0]), sizes[1:], limit=1)
     free.load_state_dict(machine.state_dict())
     assert isinstance(free(), ChainedBoltzmann) and torch.allclose(
@@ -220,7 +224,7 @@ def test_mean_field_is_a_lower_bound_with_the_right_gradient(monkeypatch):
     assert ((more - less) / 2).item() == pytest.approx((gradient * step).sum().item(), abs=2e-4)
 
 
-def test_deep_chains_reach_the_law():
+def test_deep_chains_reach_the_distribution():
     machine = disturbed(DeepBoltzmannMachine(BernoulliUnits(3), (3, 2), limit=1, sweeps=40), 0.6)
     exact = DeepBoltzmannMachine(BernoulliUnits(3), (3, 2))
     exact.load_state_dict(machine.state_dict())

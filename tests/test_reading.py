@@ -63,7 +63,9 @@ def mean_and_spread(y, prior=1.0, noise=1.0):
 def test_guides_that_are_messengers_learn_the_posterior(make):
     y = torch.randn(20) + 3.0
     program = pg.Program(mean, make(mean))
-    pg.fit(program, y, steps=700, optimizer=pg.adam(0.05), progress=False, seed=0, compile=False)
+    pg.fit(
+        program, y, steps=700, optimizer=pg.train.adam(0.05), progress=False, seed=0, compile=False
+    )
     found, (loc, spread) = pg.posterior(program, y, draws=2000)["mu"], mean_and_spread(y)
     assert abs(found.mean().item() - loc) < 0.06 and abs(found.std().item() - spread) < 0.06
     wrong = pg.Program(mean, make(mean))
@@ -95,7 +97,7 @@ def test_mini_batches_of_a_guide_with_a_normal_for_each_row(compile):
     program = pg.Program(local, AutoNormal(local))
     settings = {
         "steps": 800,
-        "optimizer": pg.adam(0.05),
+        "optimizer": pg.train.adam(0.05),
         "progress": False,
         "seed": 0,
         "compile": compile,
@@ -285,7 +287,7 @@ def test_masked_steps_of_an_enumerated_chain_add_nothing():
         atol=1e-4,
         rtol=1e-4,
     )
-    loss = pg.EnumeratedELBO()(program.model, program.guide)(y, lengths).item()
+    loss = pg.objectives.EnumeratedELBO()(program.model, program.guide)(y, lengths).item()
     assert loss == pytest.approx(-sum(truth), rel=1e-4)
 
 
@@ -372,7 +374,7 @@ def test_what_a_run_uses_is_trained(make):
         program,
         (x, 3 * x[:, 0] + 1),
         steps=400,
-        optimizer=pg.adam(0.05),
+        optimizer=pg.train.adam(0.05),
         progress=False,
         compile=False,
     )
@@ -395,7 +397,7 @@ def test_a_parameter_that_appears_later_is_trained_from_there_on(ema):
 
     program = pg.Program(model)
     settings = {
-        "optimizer": pg.adam(0.05),
+        "optimizer": pg.train.adam(0.05),
         "progress": False,
         "compile": False,
         "verdict": False,
@@ -444,7 +446,7 @@ def test_an_autoguide_moves_between_plain_svi_and_fit(make):
     assert_close(
         pg.posterior(program, y, draws=20000)["mu"].mean(), before["mu"], atol=0.05, rtol=0
     )
-    pg.fit(program, y, steps=300, optimizer=pg.adam(0.02), progress=False)
+    pg.fit(program, y, steps=300, optimizer=pg.train.adam(0.02), progress=False)
     assert abs(guide.median(y)["mu"].item() - mean_and_spread(y)[0]) < 0.1
     assert math.isfinite(svi.step(y)) and not pyro.settings.get("module_local_params")
 
@@ -467,7 +469,7 @@ def test_importing_and_failing_change_nothing():
 def test_a_state_waits_for_the_first_run(guide, tmp_path):
     y = torch.randn(10) + 1.0
     program = pg.Program(mean, guide)
-    pg.fit(program, y, steps=30, optimizer=pg.adam(0.1), progress=False)
+    pg.fit(program, y, steps=30, optimizer=pg.train.adam(0.1), progress=False)
     pg.save(program, tmp_path / "program.safetensors")
     fresh = pg.Program(mean, free_guide if guide is free_guide else AutoNormal(mean))
     pg.load(fresh, tmp_path / "program.safetensors")
@@ -504,7 +506,15 @@ GROUPS = [
 @pytest.mark.parametrize("data", GROUPS, ids=["pandas", "numpy", "torch", "names"])
 def test_integers_index_whatever_they_came_in(data):
     program = pg.Program(grouped, AutoNormal(grouped))
-    pg.fit(program, data, steps=250, optimizer=pg.adam(0.1), progress=False, seed=0, compile=False)
+    pg.fit(
+        program,
+        data,
+        steps=250,
+        optimizer=pg.train.adam(0.1),
+        progress=False,
+        seed=0,
+        compile=False,
+    )
     args = (Keywords(data),) if isinstance(data, dict) else data
     found = pg.posterior(program, *args, draws=2000)["effects"].mean(0)
     assert_close(found, torch.tensor([5.0, 7.0, 9.0]) / (2 + 1 / 25), atol=0.25, rtol=0)
@@ -531,7 +541,7 @@ def test_arguments_of_all_sorts_pass_and_rows_are_asked_of_the_plate():
     args = (x, table, ["a", "b"], 0.1, Keywords(y=y))
     program = pg.Program(with_everything, AutoMultivariateNormal(with_everything))
     settings = {
-        "optimizer": pg.adam(0.1),
+        "optimizer": pg.train.adam(0.1),
         "progress": False,
         "seed": 0,
         "compile": False,
@@ -555,7 +565,7 @@ def test_programs_without_arguments_and_objectives_without_rows():
         pyro.sample("y", N(mu, 1.0), obs=torch.tensor(2.0))
 
     program = pg.Program(model, AutoNormal(model))
-    pg.fit(program, None, steps=1500, optimizer=pg.adam(0.01), progress=False, seed=0)
+    pg.fit(program, None, steps=1500, optimizer=pg.train.adam(0.01), progress=False, seed=0)
     assert abs(pg.posterior(program, draws=2000)["mu"].mean().item() - 1) < 0.1
 
     class Located(pg.DistributionModule):
@@ -570,12 +580,18 @@ def test_programs_without_arguments_and_objectives_without_rows():
 
     student = Located()
 
-    class Towards(pg.Objective):
+    class Towards(pg.objectives.Objective):
         def differentiable_loss(self, model, guide, *batch):
             return (student.loc - 3.0).square().sum()
 
     pg.fit(
-        student, None, Towards(), steps=300, optimizer=pg.adam(0.05), progress=False, verdict=False
+        student,
+        None,
+        Towards(),
+        steps=300,
+        optimizer=pg.train.adam(0.05),
+        progress=False,
+        verdict=False,
     )
     assert abs(student.loc.item() - 3) < 0.1
 
@@ -588,7 +604,13 @@ def test_rows_may_be_named():
     x, knots = torch.randn(200) + 5, torch.ones(200) / 200  # as many knots as rows
     program = pg.Program(model)
     pg.fit(
-        program, (x, knots), rows=["x"], steps=800, optimizer=pg.adam(0.02), progress=False, seed=0
+        program,
+        (x, knots),
+        rows=["x"],
+        steps=800,
+        optimizer=pg.train.adam(0.02),
+        progress=False,
+        seed=0,
     )
     assert abs(program.param_values()["loc"].item() + 1 - x.mean().item()) < 0.2
     with pytest.raises(ValueError, match=r"rows= to name arguments among \['x', 'knots'\]"):

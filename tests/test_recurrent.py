@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core import heads
-from probgen.core.density import log_likelihood
+from probgen import heads
 from probgen.models.made import MADE
 from probgen.models.sequence import SequenceModel
 from probgen.nn import MLP
 from probgen.nn.recurrent import RNN, GatedTransition
 from probgen.nn.temporal import TemporalConvolution
+from probgen.scoring import log_likelihood
 
 T, D, H = 3, 2, 5
 NETWORKS = {
@@ -25,7 +25,7 @@ each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORK
 
 
 def model(network, length=T, context=0) -> SequenceModel:
-    """Binary frames; far from the symmetric laws of a fresh network."""
+    """Binary frames; far from the symmetric distributions of a fresh network."""
     torch.manual_seed(0)
     gen = SequenceModel(network(D + context), heads.Bernoulli(MLP(H, [8], D)), (length, D))
     with torch.no_grad():
@@ -49,10 +49,12 @@ def test_probabilities_of_all_sequences_sum_to_one(network):
 
 @each_network
 def test_samples_have_the_probabilities_of_the_sequences(network):
-    law, x = model(network)(), all_sequences()
+    distribution, x = model(network)(), all_sequences()
     torch.manual_seed(1)
-    codes = (law.sample((20000,)).flatten(1) @ 2.0 ** torch.arange(T * D - 1, -1, -1)).long()
-    expected = law.log_prob(x).exp() * 20000
+    codes = (
+        distribution.sample((20000,)).flatten(1) @ 2.0 ** torch.arange(T * D - 1, -1, -1)
+    ).long()
+    expected = distribution.log_prob(x).exp() * 20000
     chi2 = ((codes.bincount(minlength=len(x)) - expected).square() / expected).sum().item()
     assert chi2 < 110  # 63 degrees of freedom: exceeded with probability 2e-4
 
@@ -62,7 +64,7 @@ def test_no_frame_sees_itself_or_the_future(network):
     length = 6
     gen = model(network, length)
     x = torch.randn(2, length, D, requires_grad=True)
-    logits = gen().laws(x).base_dist.logits
+    logits = gen().distributions(x).base_dist.logits
     for t in range(length):
         (gradient,) = torch.autograd.grad(logits[:, t].sum(), x, retain_graph=True)
         assert (gradient[:, t:] == 0).all()
@@ -70,14 +72,14 @@ def test_no_frame_sees_itself_or_the_future(network):
 
 
 @each_network
-def test_one_step_after_the_other_gives_the_laws_of_all_steps(network):
+def test_one_step_after_the_other_gives_the_distributions_of_all_steps(network):
     gen, length = model(network, 7, context=3), 7
     x, context = torch.randint(2, (2, 4, length, D)).float(), torch.randn(4, 3)
-    law = gen(context)
-    steps = law.steps(torch.Size((2, 4)))
-    laws = [next(steps), *(steps.send(x[..., t, :]) for t in range(length - 1))]
-    got = torch.stack([each.base_dist.logits for each in laws], -2)
-    torch.testing.assert_close(got, law.laws(x).base_dist.logits)
+    distribution = gen(context)
+    steps = distribution.steps(torch.Size((2, 4)))
+    distributions = [next(steps), *(steps.send(x[..., t, :]) for t in range(length - 1))]
+    got = torch.stack([each.base_dist.logits for each in distributions], -2)
+    torch.testing.assert_close(got, distribution.distributions(x).base_dist.logits)
 
 
 @each_network
@@ -89,8 +91,8 @@ def test_a_padded_sequence_is_the_short_sequence(network):
     padded[:, 4:] = torch.nan
     torch.testing.assert_close(long().log_prob(padded), short().log_prob(x[:, :4]))
     gradients = [
-        torch.autograd.grad(law.log_prob(rows).sum(), long.parameters())
-        for law, rows in _both(long, short, x)
+        torch.autograd.grad(distribution.log_prob(rows).sum(), long.parameters())
+        for distribution, rows in _both(long, short, x)
     ]
     torch.testing.assert_close(*gradients)
 
@@ -112,7 +114,7 @@ def test_frames_missing_before_others_are_refused():
 def test_a_context_reaches_every_frame_of_its_own_row(network):
     gen, x = model(network, context=3), torch.randint(2, (4, T, D)).float()
     context = torch.randn(4, 3, requires_grad=True)
-    logits = gen(context).laws(x).base_dist.logits
+    logits = gen(context).distributions(x).base_dist.logits
     for t in range(T):
         (gradient,) = torch.autograd.grad(logits[1, t].sum(), context, retain_graph=True)
         assert (gradient[[0, 2, 3]] == 0).all()

@@ -56,7 +56,7 @@ def test_mini_batches_hold_the_rows_that_they_name(model):
     args = (X,) if model is slope else (X, Y)
     program = pg.Program(model, AutoNormal(model))
     settings = {
-        "optimizer": pg.adam(0.03),
+        "optimizer": pg.train.adam(0.03),
         "progress": False,
         "seed": 0,
         "compile": False,
@@ -84,7 +84,7 @@ def test_parameters_of_rows_are_theirs():
         program,
         x,
         steps=800,
-        optimizer=pg.adam(0.05),
+        optimizer=pg.train.adam(0.05),
         progress=False,
         seed=0,
         compile=False,
@@ -106,7 +106,7 @@ def columns(x):
         pyro.sample("x", N(torch.zeros(x.shape[1], x.shape[0]), 1.0).to_event(1), obs=x.T)
 
 
-def neighbours(x):
+def neighbors(x):
     with pyro.plate("data", len(x)):
         pyro.sample("x", N(x.mean(), x.std()), obs=x)
 
@@ -118,7 +118,7 @@ def differences(x):
 
 UNCUT = [
     (columns, torch.randn(500, 40), lambda x: N(0.0, 1.0).log_prob(x).sum(0)),
-    (neighbours, torch.arange(200.0), lambda x: N(x.mean(), x.std()).log_prob(x)),
+    (neighbors, torch.arange(200.0), lambda x: N(x.mean(), x.std()).log_prob(x)),
     (differences, torch.arange(200.0) / 100, lambda x: N(0.0, 1.0).log_prob(torch.diff(x))),
 ]
 

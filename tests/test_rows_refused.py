@@ -31,7 +31,7 @@ def test_a_dim_between_rows_and_events_is_refused(member: Member):
 
 @pytest.mark.parametrize("rows", [1, 6])
 def test_the_sentence_says_what_to_do(rows):
-    gen = pg.Gaussian(pg.Constant(6))
+    gen = pg.heads.Gaussian(pg.nn.Constant(6))
     with pytest.raises(
         ValueError,
         match=r"expected x of shape \(N, 3\), .*got \(\d, 1, 3\).*x.reshape\(len\(x\), 3\)",
@@ -40,7 +40,11 @@ def test_the_sentence_says_what_to_do(rows):
 
 
 def test_a_head_of_scalars_refuses_columns():
-    gen = pg.VAE(pg.standard_normal(2), pg.Gaussian(nn.Linear(2, 2)), pg.Gaussian(nn.Linear(1, 4)))
+    gen = pg.VAE(
+        pg.standard_normal(2),
+        pg.heads.Gaussian(nn.Linear(2, 2)),
+        pg.heads.Gaussian(nn.Linear(1, 4)),
+    )
     assert pg.log_likelihood(gen, torch.zeros(5, 1)).value.shape == (5,)
     with pytest.raises(ValueError, match="expected x of shape"):
         pg.log_likelihood(gen, torch.zeros(5, 1, 1))

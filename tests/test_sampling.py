@@ -8,8 +8,8 @@ from torch import nn
 from zoo import ZOO
 
 import probgen as pg
-from probgen.core.density import density
-from probgen.core.graphs.profile import Profile
+from probgen.compile.cost_model import Profile
+from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule
 from probgen.core.program import Program
 from probgen.core.seeds import seeded
@@ -114,15 +114,15 @@ class Echo(DistributionModule):
 
     def forward(self, context=None):
         loc = torch.zeros(2) if context is None else context
-        law = dist.Normal(loc, 1e-6).to_event(1)
-        plain, sizes = law.sample, self.sizes
+        distribution = dist.Normal(loc, 1e-6).to_event(1)
+        plain, sizes = distribution.sample, self.sizes
 
         def sample(sample_shape=torch.Size()):
-            sizes.append(torch.Size(sample_shape).numel() * law.batch_shape.numel())
+            sizes.append(torch.Size(sample_shape).numel() * distribution.batch_shape.numel())
             return plain(sample_shape)
 
-        law.sample = sample
-        return law
+        distribution.sample = sample
+        return distribution
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (5,), (2, 3)])
@@ -149,13 +149,13 @@ def test_pieces_have_the_same_distribution(batch):
     count = 6000 if batch is None else 150
     whole = pg.sample(gen, count, context, seed=0).reshape(-1, 2)
     pieces = pg.sample(gen, count, context, seed=1, max_rows=64).reshape(-1, 2)
-    found = pg.mmd_test(whole[:1000], pieces[:1000], permutations=99)
+    found = pg.evaluate.mmd_test(whole[:1000], pieces[:1000], permutations=99)
     assert found.p_value > 0.01
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_one_piece_is_what_the_distribution_draws(seed):
-    gen = pg.MADE(3, [8], pg.Bernoulli())
+    gen = pg.MADE(3, [8], pg.heads.Bernoulli())
     torch.manual_seed(seed)
     expected = gen().sample((20,))
     assert torch.equal(pg.sample(gen, 20, seed=seed), expected)
@@ -169,7 +169,11 @@ def wide():
 def test_memory_is_bounded(given):
     torch.manual_seed(0)
     bound, many = 2**22, 4000
-    gen = pg.Gaussian(wide()) if given else pg.GAN(wide(), pg.standard_normal(4), event_shape=(4,))
+    gen = (
+        pg.heads.Gaussian(wide())
+        if given
+        else pg.GAN(wide(), pg.standard_normal(4), event_shape=(4,))
+    )
     n, context = (1, torch.randn(many, 4)) if given else (many, None)
     out = many * 4 * 4
     with Profile() as whole:
@@ -213,7 +217,7 @@ def is_random(gen, x, context):
 @pytest.mark.parametrize("member", PAIRS, **NAMES)
 def test_scores_of_rows_do_not_depend_on_the_others(member):
     gen, x, context = made(member)
-    if density(gen(context)) == "implicit":
+    if density_kind(gen(context)) == "implicit":
         pytest.skip("has no scores")
     if is_random(gen, x, context):
         pytest.skip("scores are estimates with draws of their own")
@@ -231,7 +235,7 @@ def with_others(rows):
 def test_a_row_is_the_same_among_others(member):
     """With the draws of a seed, also where scores are estimates."""
     gen, x, context = made(member)
-    if density(gen(context)) == "implicit":
+    if density_kind(gen(context)) == "implicit":
         pytest.skip("has no scores")
     first, second = score(gen, x, context), score(gen, with_others(x), with_others(context))
     torch.testing.assert_close(second[0], first[0], rtol=1e-3, atol=1e-3, equal_nan=True)
@@ -246,45 +250,56 @@ def test_a_draw_is_the_same_among_others(member):
 
 
 def unet(context=2):
-    return pg.UNet((1, 4, 4), width=8, multipliers=(1, 1), context=context)
+    return pg.nn.UNet((1, 4, 4), width=8, multipliers=(1, 1), context=context)
 
 
 def tiny(context=2):
-    return pg.TimeMLP(3, [8], embedding=8, context=context)
+    return pg.nn.TimeMLP(3, [8], embedding=8, context=context)
 
 
-THRESHOLD = pg.DynamicThreshold(0.9, low=-1.0, high=1.0)
+THRESHOLD = pg.diffusion.DynamicThreshold(0.9, low=-1.0, high=1.0)
 DETERMINISTIC = {
-    "DDIM": (lambda: pg.Diffusion(tiny(), (3,)), lambda law, z: law.decode(z, pg.DDIM(4))),
-    "Heun": (lambda: pg.Diffusion(tiny(), (3,)), lambda law, z: law.decode(z, pg.Heun(4))),
+    "DDIM": (
+        lambda: pg.Diffusion(tiny(), (3,)),
+        lambda distribution, z: distribution.decode(z, pg.diffusion.DDIM(4)),
+    ),
+    "Heun": (
+        lambda: pg.Diffusion(tiny(), (3,)),
+        lambda distribution, z: distribution.decode(z, pg.diffusion.Heun(4)),
+    ),
     "DPMSolver": (
         lambda: pg.Diffusion(tiny(), (3,)),
-        lambda law, z: law.decode(z, pg.DPMSolver(4)),
+        lambda distribution, z: distribution.decode(z, pg.diffusion.DPMSolver(4)),
     ),
     "DDIM with guidance and a dynamic threshold": (
         lambda: pg.Diffusion(
             unet(), (1, 4, 4), threshold=THRESHOLD, guidance=3.0, context_dropout=0.1
         ),
-        lambda law, z: law.reconstruction.mode(pg.DDIM(4)(law._limited(), z), *law._end(z)),
+        lambda distribution, z: distribution.reconstruction.mode(
+            pg.diffusion.DDIM(4)(distribution._limited(), z), *distribution._end(z)
+        ),
     ),
     "flow matching": (
-        lambda: pg.FlowMatching(unet(), (1, 4, 4), solver=pg.Euler(4)),
-        lambda law, z: law.transform.inv(z),
+        lambda: pg.FlowMatching(unet(), (1, 4, 4), solver=pg.flows.Euler(4)),
+        lambda distribution, z: distribution.transform.inv(z),
     ),
     "flow of an equation solved in adaptive steps": (
         lambda: pg.FFJORD(3, hidden=[8], context=2),
-        lambda law, z: law.transform.inv(z),
+        lambda distribution, z: distribution.transform.inv(z),
     ),
-    "flow": (lambda: pg.RealNVP(3, context=2), lambda law, z: law.transform.inv(z)),
+    "flow": (
+        lambda: pg.RealNVP(3, context=2),
+        lambda distribution, z: distribution.transform.inv(z),
+    ),
     "generator with batch norm": (
         lambda: pg.GAN(
-            pg.SideBySide(
+            pg.nn.SideBySide(
                 nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
             ),
             pg.standard_normal(3),
             event_shape=(3,),
         ),
-        lambda law, z: law.generator(z, law.context),
+        lambda distribution, z: distribution.generator(z, distribution.context),
     ),
 }
 ROWS = 5
@@ -306,19 +321,19 @@ def test_draws_without_noise_of_their_own_do_not_depend_on_the_other_rows(name):
 
 
 GREEDY = {
-    "MADE": lambda: pg.MADE(4, [8], pg.Categorical(levels=3), context=2),
-    "NADE": lambda: pg.NADE(4, 8, pg.Categorical(levels=3), context=2),
+    "MADE": lambda: pg.MADE(4, [8], pg.heads.Categorical(levels=3), context=2),
+    "NADE": lambda: pg.NADE(4, 8, pg.heads.Categorical(levels=3), context=2),
     "DeepNADE": lambda: pg.DeepNADE(
-        4, [8], pg.Categorical(levels=3), context=2, orders=torch.arange(4)
+        4, [8], pg.heads.Categorical(levels=3), context=2, orders=torch.arange(4)
     ),
     "Transformer": lambda: pg.Transformer(
-        (4,), pg.Categorical(levels=3), pg.Tokens(3, 8), layers=1, heads=2, context=2
+        (4,), pg.heads.Categorical(levels=3), pg.nn.Tokens(3, 8), layers=1, heads=2, context=2
     ),
     "PixelCNN": lambda: pg.PixelCNN(
-        (1, 2, 2), pg.Bernoulli(), nn.Unflatten(-1, (-1, 1)), width=4, layers=2, context=2
+        (1, 2, 2), pg.heads.Bernoulli(), nn.Unflatten(-1, (-1, 1)), width=4, layers=2, context=2
     ),
     "PixelRNN": lambda: pg.PixelRNN(
-        (1, 2, 2), pg.Categorical(levels=3), pg.Tokens(3, 4), width=4, layers=1, context=2
+        (1, 2, 2), pg.heads.Categorical(levels=3), pg.nn.Tokens(3, 4), width=4, layers=1, context=2
     ),
 }
 

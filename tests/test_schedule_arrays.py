@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import probgen as pg
-from probgen.core.graphs.graph import record
+from probgen.compile.tracing import record
 from probgen.distributions.diffusion.predictions import Original
 from probgen.distributions.noising.schedules import alphas_bar
 
@@ -25,12 +25,12 @@ FORMS = {
     "tensor of betas": torch.tensor(BETAS),
     "tensor of shares": torch.tensor(SHARES),
     "single precision": BETAS.astype("float32"),
-    "from_betas": pg.from_betas(BETAS),
+    "from_betas": pg.diffusion.from_betas(BETAS),
 }
 
 
 def net(dims=2):
-    return pg.TimeMLP(dims, [8], embedding=8)
+    return pg.nn.TimeMLP(dims, [8], embedding=8)
 
 
 def diffusion(schedule):
@@ -43,13 +43,16 @@ KINDS = {
         diffusion,
         lambda gen: gen.schedule(torch.arange(T) / (T - 1))[0].square(),
     ),
-    "GaussianNoise": (pg.GaussianNoise, lambda process: process.log_signal[1:].exp()),
-    "GammaNoise": (pg.GammaNoise, lambda process: process.log_signal[1:].exp()),
+    "GaussianNoise": (pg.diffusion.GaussianNoise, lambda process: process.log_signal[1:].exp()),
+    "GammaNoise": (pg.diffusion.GammaNoise, lambda process: process.log_signal[1:].exp()),
     "MixtureNoise": (
-        lambda schedule: pg.MixtureNoise(schedule, [1.0, 1.0], [-1.0, 1.0], [0.5, 0.5]),
+        lambda schedule: pg.diffusion.MixtureNoise(schedule, [1.0, 1.0], [-1.0, 1.0], [0.5, 0.5]),
         lambda process: process.log_signal[1:].exp(),
     ),
-    "UniformNoise": (lambda schedule: pg.UniformNoise(3, schedule), lambda p: p.signal[1:]),
+    "UniformNoise": (
+        lambda schedule: pg.diffusion.UniformNoise(3, schedule),
+        lambda p: p.signal[1:],
+    ),
 }
 
 
@@ -62,9 +65,9 @@ def test_every_form_of_a_schedule_means_the_same(kind, form):
 
 
 def test_labels_may_lose_all_signal():
-    process = pg.AbsorbingNoise(3, [0.25, 0.5, 1.0])
+    process = pg.diffusion.AbsorbingNoise(3, [0.25, 0.5, 1.0])
     torch.testing.assert_close(process.signal, torch.tensor([1.0, 0.75, 0.375, 0.0]))
-    assert torch.equal(process.signal, pg.AbsorbingNoise(3, [0.75, 0.375, 0.0]).signal)
+    assert torch.equal(process.signal, pg.diffusion.AbsorbingNoise(3, [0.75, 0.375, 0.0]).signal)
 
 
 def test_steps_are_those_of_ddpm():
@@ -81,7 +84,7 @@ def test_steps_are_those_of_ddpm():
 
 
 def test_between_the_steps_the_schedule_is_a_line_and_time_its_inverse():
-    schedule = pg.TabulatedSchedule(torch.tensor(SHARES)).double()
+    schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES)).double()
     t = torch.linspace(0, 1, 1001).double()
     expected = np.interp(t.numpy() * (T - 1), np.arange(T), np.log(SHARES / (1 - SHARES)))
     torch.testing.assert_close(schedule.log_snr(t), torch.tensor(expected), rtol=1e-5, atol=1e-5)
@@ -91,7 +94,7 @@ def test_between_the_steps_the_schedule_is_a_line_and_time_its_inverse():
 
 
 def test_slopes_in_time():
-    schedule = pg.TabulatedSchedule(torch.tensor(SHARES)).double()
+    schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES)).double()
     t = ((torch.arange(T - 1) + 0.37) / (T - 1)).double().requires_grad_()
     slope = torch.autograd.grad(schedule.log_snr(t).sum(), t)[0]
     logit = torch.tensor(np.log(SHARES / (1 - SHARES)))
@@ -103,7 +106,7 @@ class ExactDenoiser(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.schedule = pg.TabulatedSchedule(torch.tensor(SHARES))
+        self.schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES))
 
     def forward(self, z, t, context=None):
         return self.schedule(t)[0].unsqueeze(-1) * z
@@ -112,9 +115,9 @@ class ExactDenoiser(nn.Module):
 @pytest.mark.parametrize("steps", [T - 1, None])
 def test_the_bound_of_an_exact_denoiser(steps):
     torch.manual_seed(0)
-    exact = {} if steps is None else {"variance": pg.ForwardVariance()}
+    exact = {} if steps is None else {"variance": pg.diffusion.ForwardVariance()}
     options = {"schedule": BETAS, "prediction": Original(), "steps": steps}
-    options["sampler"] = pg.Ancestral(200 if steps is None else steps)
+    options["sampler"] = pg.diffusion.Ancestral(200 if steps is None else steps)
     gen = pg.Diffusion(ExactDenoiser(), (1,), **options, **exact)
     x = torch.randn(20_000, 1)
     bound, truth = gen().log_prob(x).mean(), dist.Normal(0.0, 1.0).log_prob(x).mean()
@@ -135,7 +138,7 @@ def test_the_schedule_is_saved_and_loaded():
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
 def test_a_graph_can_be_recorded(shape):
-    schedule = pg.TabulatedSchedule(torch.tensor(SHARES))
+    schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES))
     both = lambda t: (*schedule(t), schedule.time(schedule.log_snr(t)))  # noqa: E731
     graph = record(both, torch.rand(shape))
     t = torch.rand(shape)
@@ -144,7 +147,7 @@ def test_a_graph_can_be_recorded(shape):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [T - 1, None])
-@pytest.mark.parametrize("objective", [pg.Denoising, pg.ELBO])
+@pytest.mark.parametrize("objective", [pg.objectives.Denoising, pg.ELBO])
 def test_training_compiles(objective, steps):
     torch.manual_seed(0)
     losses = []
@@ -210,5 +213,5 @@ def test_numbers_keep_some_signal(kind):
 def test_betas_in_any_order_are_given_as_the_message_says():
     betas = [0.3, 0.1, 0.2]
     torch.testing.assert_close(
-        alphas_bar(pg.from_betas(betas)), torch.tensor([0.7, 0.63, 0.504]).double()
+        alphas_bar(pg.diffusion.from_betas(betas)), torch.tensor([0.7, 0.63, 0.504]).double()
     )

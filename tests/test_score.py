@@ -35,7 +35,7 @@ def test_a_lower_bound_proves_only_when_it_lies_above(kind):
             better > other  # noqa: B015
 
 
-@pytest.mark.parametrize("kind", ["approximate", "unnormalised"])
+@pytest.mark.parametrize("kind", ["approximate", "unnormalized"])
 def test_numbers_without_a_side_prove_nothing(kind):
     for better, other in ((score(-1.0, kind), score(-2.0)), (score(-1.0, kind), score(-2.0, kind))):
         with pytest.raises(TypeError, match="inconclusive"):
@@ -74,7 +74,7 @@ def test_bits_per_dim_of_known_codes():
 def test_scores_of_different_sorts_do_not_compare():
     with pytest.raises(TypeError, match="one unit"):
         score(-1.0).difference(score(-1.0).in_bits_per_dim(2))
-    with pytest.raises(TypeError, match="declare the quantisation"):
+    with pytest.raises(TypeError, match="declare the quantization"):
         score(-1.0).difference(score(-1.0, measure="mass"))
     with pytest.raises(ValueError, match="same rows"):
         score(-1.0).difference(Score(torch.zeros(5), "exact"))
@@ -90,7 +90,7 @@ def test_scores_of_different_sorts_do_not_compare():
         ("bound", {}, ">= -1.00 ± 0.01 nats (bound)"),
         ("bound", {"unit": "bits/dim"}, "<= -1.00 ± 0.01 bits/dim (bound)"),
         ("approximate", {}, "~ -1.00 ± 0.01 nats (approximate)"),
-        ("unnormalised", {}, "? + -1.00 ± 0.01 nats (unnormalised)"),
+        ("unnormalized", {}, "? + -1.00 ± 0.01 nats (unnormalized)"),
     ],
 )
 def test_a_score_prints_what_may_be_said(kind, fields, text):

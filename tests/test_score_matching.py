@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.core.heads import Bernoulli, Gaussian
 from probgen.core.module import Fixed, standard_normal
 from probgen.distributions.energy.visible import BernoulliUnits
+from probgen.heads import Bernoulli, Gaussian
 from probgen.models.autoregressive_flow import MAF
 from probgen.models.energy import EnergyBasedModel
 from probgen.models.rbm import RBM
@@ -85,9 +85,9 @@ def test_a_gaussian_gets_the_moments_of_the_data(objective):
         seed=0,
         **QUIET,
     )
-    law = gen()
-    assert torch.allclose(law.mean, x.mean(0), atol=0.02)
-    assert torch.allclose(law.stddev, x.std(0, correction=0), rtol=0.03)
+    distribution = gen()
+    assert torch.allclose(distribution.mean, x.mean(0), atol=0.02)
+    assert torch.allclose(distribution.stddev, x.std(0, correction=0), rtol=0.03)
 
 
 def test_denoising_gives_the_moments_of_the_noisy_data():
@@ -117,7 +117,7 @@ def test_flows_learn_by_it_in_training_and_score_in_validation(objective):
 
 
 def test_score_matching_is_compiled():
-    from probgen.core.graphs.graph import record
+    from probgen.compile.tracing import record
     from probgen.core.missing import assume_missing
 
     gen, x = EnergyBasedModel(MLP(3, [8], 1), (3,)), torch.randn(5, 3)
@@ -177,11 +177,11 @@ def test_the_constant_of_a_gaussian_is_learned():
         **QUIET,
     )
     log_z = (math.log(2 * math.pi) - gen.net.log_precision).sum().item() / 2
-    assert objective.log_normaliser.item() == pytest.approx(log_z, abs=0.1)
+    assert objective.log_normalizer.item() == pytest.approx(log_z, abs=0.1)
     assert torch.allclose(gen.net.log_precision.exp().rsqrt(), x.std(0), rtol=0.1)
 
 
-def test_the_optimum_is_where_the_law_is_that_of_the_data():
+def test_the_optimum_is_where_the_distribution_is_that_of_the_data():
     # at p* / e^c = p_data the expected gradient is zero: an RBM scored against its own draws
     rbm = RBM(BernoulliUnits(3), 2, scale=1.0)
     x = rbm().sample((40_000,))
@@ -189,9 +189,9 @@ def test_the_optimum_is_where_the_law_is_that_of_the_data():
     free.load_state_dict(rbm.state_dict())
     objective = NoiseContrastive(Fixed(dist.Bernoulli, logits=torch.zeros(3)), ratio=2)
     with torch.no_grad():
-        objective.log_normaliser.fill_(rbm().log_z())
+        objective.log_normalizer.fill_(rbm().log_z())
     loss = objective(free.model, free.guide)(x) / len(x)
-    gradients = torch.autograd.grad(loss, [*free.parameters(), objective.log_normaliser])
+    gradients = torch.autograd.grad(loss, [*free.parameters(), objective.log_normalizer])
     assert all(g.abs().max() < 4 / math.sqrt(40_000) for g in gradients)
 
 
@@ -210,7 +210,7 @@ def test_noise_given_a_context_and_its_own_parameters():
     objective(gen.model, gen.guide)(torch.randn(4, 3), torch.randn(4, 2)).backward()
     assert (
         all(p.grad is None for p in noise.parameters())
-        and objective.log_normaliser.grad is not None
+        and objective.log_normalizer.grad is not None
     )
 
 
@@ -237,7 +237,7 @@ def test_resumed_runs_are_the_same_run(tmp_path):
                 seed=0,
                 **QUIET,
             )
-        results.append([*gen.parameters(), objective.log_normaliser])
+        results.append([*gen.parameters(), objective.log_normalizer])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import probgen as pg
+from probgen import heads
 from probgen.bif import Tables, format_bif, parse_bif
-from probgen.core import heads
-from probgen.distributions.graphs.answers import Marginals
+from probgen.distributions.graphical.answers import Marginals
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.nn import MLP
 from probgen.train.checkpoint import CheckpointError

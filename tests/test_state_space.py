@@ -1,11 +1,11 @@
-"""Linear Gaussian state space models against the joint normal law of all states and observations."""
+"""Linear Gaussian state space models against the joint normal distribution of all states and
+observations."""
 
 import warnings
 
 import pytest
 import torch
 
-from probgen.core.sampling import sample
 from probgen.distributions.conditional import conditional
 from probgen.distributions.covariance import Diagonal, Full
 from probgen.distributions.sequences.kalman import System, kalman_filter, smoother
@@ -13,6 +13,7 @@ from probgen.distributions.sequences.state_space import StateSpace
 from probgen.infer.em import em
 from probgen.infer.impute import impute
 from probgen.models.state_space import LinearGaussianStateSpace
+from probgen.sampling import sample
 
 STATES, DIMS, STEPS = 2, 3, 4
 
@@ -50,7 +51,7 @@ def joint(steps: int = STEPS) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def given(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moments of the joint law given the entries of one sequence that are not NaN."""
+    """Moments of the joint distribution given the entries of one sequence that are not NaN."""
     mean, cov = joint(len(x))
     seen = torch.cat([torch.zeros(len(x) * STATES, dtype=torch.bool), ~x.isnan().flatten()])
     gain = torch.linalg.solve(cov[seen][:, seen], cov[seen]).mT
@@ -67,25 +68,25 @@ def incomplete() -> torch.Tensor:
     return x
 
 
-def test_the_density_is_that_of_the_joint_normal_law():
+def test_the_density_is_that_of_the_joint_normal_distribution():
     mean, cov = (part[STEPS * STATES :] for part in joint())
     cov = cov[:, STEPS * STATES :]
-    law, x = StateSpace(system(), STEPS), incomplete()
-    for row, value in zip(x, law.log_prob(x), strict=True):
+    distribution, x = StateSpace(system(), STEPS), incomplete()
+    for row, value in zip(x, distribution.log_prob(x), strict=True):
         seen = ~row.isnan().flatten()
         expected = torch.distributions.MultivariateNormal(mean[seen], cov[seen][:, seen])
         torch.testing.assert_close(value, expected.log_prob(row.flatten()[seen]))
-    torch.testing.assert_close(law.log_prob(x[:1]), law.log_prob(x)[:1])
-    torch.testing.assert_close(law.log_prob(x[2:3, :2]), law.log_prob(x)[2:3])
+    torch.testing.assert_close(distribution.log_prob(x[:1]), distribution.log_prob(x)[:1])
+    torch.testing.assert_close(distribution.log_prob(x[2:3, :2]), distribution.log_prob(x)[2:3])
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_smoothed_and_filtered_states_are_those_of_the_joint_law(complete):
-    law, x = StateSpace(system(), STEPS), incomplete()
+def test_smoothed_and_filtered_states_are_those_of_the_joint_distribution(complete):
+    distribution, x = StateSpace(system(), STEPS), incomplete()
     x = x[:1] if complete else x
-    mean, cov = law.smooth(x)
-    past, spread = law.filter(x)
-    lagged = law.smoothed(x).lagged
+    mean, cov = distribution.smooth(x)
+    past, spread = distribution.filter(x)
+    lagged = distribution.smoothed(x).lagged
     for i, row in enumerate(x):
         expected, whole = given(row)
         torch.testing.assert_close(mean[i].flatten(), expected[: STEPS * STATES])
@@ -105,7 +106,7 @@ def test_smoothed_and_filtered_states_are_those_of_the_joint_law(complete):
             torch.testing.assert_close(spread[i, t], about[part, part])
 
 
-def test_samples_have_the_moments_of_the_joint_law():
+def test_samples_have_the_moments_of_the_joint_distribution():
     torch.manual_seed(0)
     x, states = StateSpace(system(), STEPS).sample_with_states((40_000,))
     draws = torch.cat([states.flatten(1), x.flatten(1)], 1)
@@ -115,15 +116,15 @@ def test_samples_have_the_moments_of_the_joint_law():
     assert ((draws.mT.cov() - cov) / scale.outer(scale)).abs().max() < 0.03
 
 
-def test_missing_values_are_drawn_from_their_conditional_law():
+def test_missing_values_are_drawn_from_their_conditional_distribution():
     x = incomplete()
-    law = conditional(StateSpace(system(), STEPS), x, ~x.isnan())
+    distribution = conditional(StateSpace(system(), STEPS), x, ~x.isnan())
     torch.manual_seed(0)
-    draws = law.sample((20_000,))
+    draws = distribution.sample((20_000,))
     for i, row in enumerate(x):
         mean, cov = (part[STEPS * STATES :] for part in given(row))
         cov = cov[:, STEPS * STATES :]
-        torch.testing.assert_close(law.mean[i].flatten(), mean)
+        torch.testing.assert_close(distribution.mean[i].flatten(), mean)
         hole = row.isnan().flatten()
         assert torch.equal(
             draws[:, i].flatten(1)[:, ~hole], row.flatten()[~hole].expand(20_000, -1)
@@ -134,16 +135,16 @@ def test_missing_values_are_drawn_from_their_conditional_law():
             assert ((found.mT.cov() - cov[hole][:, hole]) / scale.outer(scale)).abs().max() < 0.05
             expected = torch.distributions.MultivariateNormal(mean[hole], cov[hole][:, hole])
             torch.testing.assert_close(
-                law.log_prob(draws[:1])[0, i], expected.log_prob(found[:1])[0]
+                distribution.log_prob(draws[:1])[0, i], expected.log_prob(found[:1])[0]
             )
     assert impute(LinearGaussianStateSpace(2, 3, 4), x.float(), draws=2).kind == "exact"
 
 
-def test_a_forecast_is_the_law_of_what_follows():
-    law, short = StateSpace(system(), STEPS), StateSpace(system(), 2)
-    x = law.sample((5,))
+def test_a_forecast_is_the_distribution_of_what_follows():
+    distribution, short = StateSpace(system(), STEPS), StateSpace(system(), 2)
+    x = distribution.sample((5,))
     x[0, 1] = torch.nan
-    expected = law.log_prob(x) - short.log_prob(x[:, :2])
+    expected = distribution.log_prob(x) - short.log_prob(x[:, :2])
     torch.testing.assert_close(short.forecast(x[:, :2], 2).log_prob(x[:, 2:]), expected)
 
 
@@ -179,7 +180,7 @@ def test_em_climbs_to_where_the_gradient_is_zero(form):
     gen = LinearGaussianStateSpace(1, 3, 8, form).double()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = em(gen, x, seed=0, tol=1e-8, steps=3000)
+        result = em(gen, x, seed=0, tol=1e-8, max_iter=3000)
     assert result.converged and (result.log_likelihood.diff() > -1e-9).all()
     value = gen().log_prob(x).mean()
     torch.testing.assert_close(value.detach(), result.log_likelihood[-1])
@@ -188,7 +189,7 @@ def test_em_climbs_to_where_the_gradient_is_zero(form):
     assert value > truth().log_prob(x).mean()
 
 
-def test_statistics_of_one_step_are_expectations_under_the_joint_law():
+def test_statistics_of_one_step_are_expectations_under_the_joint_distribution():
     torch.manual_seed(0)
     gen, x = LinearGaussianStateSpace(STATES, DIMS, STEPS).double(), incomplete()
     with torch.no_grad():
@@ -233,7 +234,7 @@ def test_wrong_shapes_are_refused_in_words():
 
 def test_a_forecast_has_a_mean_and_a_variance():
     torch.manual_seed(0)
-    gen = LinearGaussianStateSpace(2, 3, steps=9).double()
+    gen = LinearGaussianStateSpace(2, 3, length=9).double()
     x = torch.randn(4, 5, 3).double().masked_fill(torch.rand(4, 5, 3) < 0.2, torch.nan)
     ahead = gen().forecast(x, steps=4)
     draws = ahead.sample((20_000,))

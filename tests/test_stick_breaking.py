@@ -1,4 +1,4 @@
-"""The stick-breaking law against Dirichlet laws and automatic differentiation."""
+"""The stick-breaking distribution against Dirichlet distributions and automatic differentiation."""
 
 import pyro.distributions as dist
 import torch
@@ -6,12 +6,12 @@ import torch
 from probgen.distributions.stick_breaking import StickBreaking, SticksToWeights
 
 
-def test_falling_concentrations_give_the_uniform_law_on_the_simplex():
+def test_falling_concentrations_give_the_uniform_distribution_on_the_simplex():
     weights = dist.Dirichlet(torch.full((4,), 0.5)).sample((20,)).double().clamp(min=1e-6)
     weights = weights / weights.sum(-1, keepdim=True)
     uniform = dist.Dirichlet(torch.ones(4, dtype=torch.float64)).log_prob(weights)
-    law = StickBreaking(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(law.log_prob(weights), uniform)
+    distribution = StickBreaking(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(distribution.log_prob(weights), uniform)
 
 
 def test_the_jacobian_is_that_of_automatic_differentiation_and_the_inverse_inverts():
@@ -34,9 +34,9 @@ def test_a_tiny_last_weight_survives_the_way_back():
 
 
 def test_draws_have_the_stated_mean_on_the_simplex():
-    law = StickBreaking(torch.tensor([2.0, 0.5])).expand((2,))
-    assert law.batch_shape == (2,) and law.event_shape == (3,)
-    drawn = law.sample((4000,))
+    distribution = StickBreaking(torch.tensor([2.0, 0.5])).expand((2,))
+    assert distribution.batch_shape == (2,) and distribution.event_shape == (3,)
+    drawn = distribution.sample((4000,))
     torch.testing.assert_close(drawn.sum(-1), torch.ones(4000, 2))
-    assert ((drawn.mean(0) - law.mean).abs() < 4 * drawn.std(0) / 4000**0.5).all()
-    torch.testing.assert_close(law.mean[0], torch.tensor([1 / 3, 4 / 9, 2 / 9]))
+    assert ((drawn.mean(0) - distribution.mean).abs() < 4 * drawn.std(0) / 4000**0.5).all()
+    torch.testing.assert_close(distribution.mean[0], torch.tensor([1 / 3, 4 / 9, 2 / 9]))

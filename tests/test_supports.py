@@ -55,11 +55,11 @@ def test_half_a_label_in_any_row_is_refused_where_labels_are_meant(member: Membe
 
 BITS = torch.randint(2, (200, 3), generator=torch.Generator().manual_seed(0)).float()
 SCORED = {
-    "RBM": lambda: pg.RBM(pg.BernoulliUnits(3), 2),
+    "RBM": lambda: pg.RBM(pg.energy.BernoulliUnits(3), 2),
     "JointTable": lambda: pg.JointTable(3),
     "MixtureOfTrees": lambda: pg.MixtureOfTrees(2, (2, 2, 2)),
     "MarkovChain": lambda: pg.MarkovChain(3, 2),
-    "Bernoulli": lambda: pg.Bernoulli(pg.Constant(3)),
+    "Bernoulli": lambda: pg.heads.Bernoulli(pg.nn.Constant(3)),
 }
 
 
@@ -75,25 +75,25 @@ def test_scores_of_such_rows_are_no_numbers(name, value):
 def test_fractions_among_counts_are_refused():
     counts = torch.arange(100.0)[:, None]
     with pytest.raises(ValueError, match=r"got 2.25 in row 99"):
-        pg.log_likelihood(pg.Poisson(pg.Constant(1)), wrong(counts, 2.25, 99))
+        pg.log_likelihood(pg.heads.Poisson(pg.nn.Constant(1)), wrong(counts, 2.25, 99))
 
 
 def test_missing_values_pass_and_large_data_are_checked_in_parts(monkeypatch):
     x = BITS.masked_fill(torch.rand(200, 3) < 0.2, torch.nan)
     monkeypatch.setattr(supports, "ENTRIES", 30)
-    gen = pg.Bernoulli(pg.Constant(3))
+    gen = pg.heads.Bernoulli(pg.nn.Constant(3))
     check_support(gen, x)
     with pytest.raises(ValueError, match="got 2 in row 199"):
         check_support(gen, wrong(x, 2.0, 199))
 
 
 def test_rows_of_a_simplex_are_named():
-    law = pg.Fixed(dist.Dirichlet, concentration=torch.ones(3))
+    distribution = pg.Fixed(dist.Dirichlet, concentration=torch.ones(3))
     x = torch.full((9, 3), 1 / 3)
-    check_support(law, x)
+    check_support(distribution, x)
     x[7] = 0.5
     with pytest.raises(ValueError, match=r"got \[0.5, 0.5, 0.5\] in row 7"):
-        check_support(law, x)
+        check_support(distribution, x)
 
 
 def test_observations_of_programs_are_checked_too():
@@ -127,8 +127,8 @@ def test_bounds_that_differ_from_row_to_row_are_left_alone():
 def test_looking_leaves_random_numbers_and_modes_as_they_were():
     gen = pg.VAE(
         pg.standard_normal(2),
-        pg.Gaussian(pg.MLP(2, [4], 6, dropout=0.5)),
-        pg.Gaussian(pg.MLP(3, [4], 4)),
+        pg.heads.Gaussian(pg.nn.MLP(2, [4], 6, dropout=0.5)),
+        pg.heads.Gaussian(pg.nn.MLP(3, [4], 4)),
     )
     before = torch.get_rng_state()
     check_support(gen.train(), torch.zeros(5, 3))
@@ -137,7 +137,9 @@ def test_looking_leaves_random_numbers_and_modes_as_they_were():
 
 def test_a_model_that_does_not_run_says_so_itself():
     gen = pg.VAE(
-        pg.standard_normal(2), pg.Gaussian(pg.MLP(3, [4], 6)), pg.Gaussian(pg.MLP(3, [4], 4))
+        pg.standard_normal(2),
+        pg.heads.Gaussian(pg.nn.MLP(3, [4], 6)),
+        pg.heads.Gaussian(pg.nn.MLP(3, [4], 4)),
     )
     check_support(gen, torch.zeros(5, 3))
     with pytest.raises((ValueError, RuntimeError)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probgen.infer.em import em
-from probgen.models.factorised import Factorised
+from probgen.models.factorized import Factorized
 from probgen.models.joint_table import JointTable
 from probgen.models.markov_chain import MarkovChain
 
@@ -30,7 +30,7 @@ def data(dims=4, levels=2, rows=300):
 @pytest.mark.parametrize("n", [2, 5, 9])
 def test_parameter_counts_of_binary_models(n):
     assert parameters(JointTable(n)) == 2**n - 1
-    assert parameters(Factorised(n)) == n
+    assert parameters(Factorized(n)) == n
     assert parameters(MarkovChain(n)) == 2 * n - 1
     assert parameters(MarkovChain(n, order=n - 1)) == 2**n - 1
     assert parameters(MarkovChain(n, order=0)) == n
@@ -40,7 +40,7 @@ def test_parameter_counts_of_binary_models(n):
     "model",
     [
         JointTable(4),
-        Factorised(4),
+        Factorized(4),
         MarkovChain(4),
         MarkovChain(4, order=2),
         MarkovChain(3, levels=3, order=2),
@@ -58,7 +58,7 @@ def test_masses_sum_to_one_and_draws_follow_them(model):
 
 def test_em_counts():
     x = data()
-    chain, table, product = MarkovChain(4), JointTable(4), Factorised(4)
+    chain, table, product = MarkovChain(4), JointTable(4), Factorized(4)
     for model in (chain, table, product):
         assert em(model, x).converged
     frequency = (x.unsqueeze(1) == events(4)).all(-1).double().mean(0).float()
@@ -83,18 +83,18 @@ def test_em_with_missing_labels_reaches_a_stationary_point():
     x = data(3)
     x = x.masked_fill(torch.rand_like(x) < 0.2, torch.nan)
     table = JointTable(3)
-    result = em(table, x, steps=500, tol=1e-9)
+    result = em(table, x, max_iter=500, tol=1e-9)
     assert result.converged and (result.log_likelihood.diff() > -1e-6).all()  # rounding in float32
     (gradient,) = torch.autograd.grad(table().log_prob(x).mean(), table.logits)
     assert gradient.abs().max() < 1e-4
-    product = Factorised(3)
+    product = Factorized(3)
     em(product, x)
     torch.testing.assert_close(product().base_dist.probs[:, 1], x.nanmean(0))
 
 
 def test_smoothing_is_a_pseudo_count():
     x = torch.ones(8, 1)
-    model = Factorised(1, smoothing=1.0)
+    model = Factorized(1, smoothing=1.0)
     em(model, x)
     torch.testing.assert_close(model().base_dist.probs[0, 1], torch.tensor(0.9))
 

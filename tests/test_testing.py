@@ -16,12 +16,15 @@ from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, 
 from probgen.testing import ConformanceError, check_generative
 
 
-class Law(dist.TorchDistribution):
-    """A normal vector of two learned means, done right; the broken laws override one thing each."""
+class Distribution(dist.TorchDistribution):
+    """A normal vector of two learned means, done right.
+
+    The broken distributions override one thing each.
+    """
 
     arg_constraints: ClassVar[dict] = {}
     support = dist.constraints.real_vector
-    density = "exact"
+    density_kind = "exact"
 
     def __init__(self, loc, batch_shape=()):
         self.loc = loc
@@ -39,21 +42,21 @@ class Law(dist.TorchDistribution):
 
 
 class Module(DistributionModule):
-    """States a law of that sort."""
+    """States a distribution of that sort."""
 
     context_size = 0
 
-    def __init__(self, law=Law):
+    def __init__(self, distribution=Distribution):
         super().__init__()
-        self.loc, self.law = nn.Parameter(torch.tensor([0.5, -0.5])), law
+        self.loc, self.distribution = nn.Parameter(torch.tensor([0.5, -0.5])), distribution
 
     def forward(self, context=None):
-        return self.law(self.loc)
+        return self.distribution(self.loc)
 
 
-def law(**attributes):
-    """A module whose law has other attributes."""
-    return Module(type("Broken", (Law,), attributes))
+def distribution(**attributes):
+    """A module whose distribution has other attributes."""
+    return Module(type("Broken", (Distribution,), attributes))
 
 
 def module(**attributes):
@@ -142,8 +145,8 @@ class Ignoring(Module):
     context_size = None
 
     def forward(self, context=None):
-        law = self.law(self.loc)
-        return law if context is None else law.expand(context.shape[:-1])
+        distribution = self.distribution(self.loc)
+        return distribution if context is None else distribution.expand(context.shape[:-1])
 
 
 class Prior(Ignoring):
@@ -162,10 +165,10 @@ def test_a_family_that_ignores_contexts_is_told(context):
         check_generative(Ignoring(), x, context)
 
 
-class Running(Law):
+class Running(Distribution):
     """Runs its program among the handlers of whoever asks for a sample."""
 
-    density = "unbiased"
+    density_kind = "unbiased"
 
     def sample(self, sample_shape=()):
         Observed().model()
@@ -184,7 +187,7 @@ def refusal_of_nan(message):
     def log_prob(self, x):
         if x.isnan().any():
             raise ValueError(message)
-        return Law.log_prob(self, x)
+        return Distribution.log_prob(self, x)
 
     return log_prob
 
@@ -256,7 +259,7 @@ class Noisy(Module):
     """Dropout that does not know the eval mode."""
 
     def forward(self, context=None):
-        return Law(self.loc + 0.1 * torch.randn(2))
+        return Distribution(self.loc + 0.1 * torch.randn(2))
 
 
 class Idle(Module):
@@ -273,7 +276,7 @@ class Root(Module):
         self.power = nn.Parameter(torch.zeros(()))
 
     def forward(self, context=None):
-        return Law(self.loc + self.power.square().sqrt())
+        return Distribution(self.loc + self.power.square().sqrt())
 
 
 class RowMixer(DistributionModule):
@@ -293,7 +296,7 @@ class FlatContext(Head):
 
 
 def frozen_draw(self, sample_shape=()):
-    return Law.sample(self, sample_shape) + self.loc - self.loc.detach()
+    return Distribution.sample(self, sample_shape) + self.loc - self.loc.detach()
 
 
 X = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
@@ -310,50 +313,86 @@ REJECTED = [
     ("parts submodules", Hidden(), (X,)),
     ("deepcopy", module(__deepcopy__=lambda self, memo: self), (X,)),
     ("state_dict", Forgetful(), (X,)),
-    (".double()", law(sample=lambda self, shape=(): torch.randn(self.shape(shape))), (X,)),
-    (".double()", law(log_prob=lambda self, x: Law.log_prob(self, x) + 1e5 - 1e5), (X,)),
+    (".double()", distribution(sample=lambda self, shape=(): torch.randn(self.shape(shape))), (X,)),
+    (
+        ".double()",
+        distribution(log_prob=lambda self, x: Distribution.log_prob(self, x) + 1e5 - 1e5),
+        (X,),
+    ),
     # distribution
     ("a distribution over rows", module(forward=lambda self, context=None: N(self.loc, 1.0)), (X,)),
-    ("a distribution over rows", law(density="precise"), (X,)),
+    ("a distribution over rows", distribution(density_kind="precise"), (X,)),
     ("a distribution over rows", module(forward=lambda self, context=None: self.loc), (X,)),
     ("a distribution over rows", Module(), (X, C)),
     ("a distribution over rows", Module(), (torch.randn(6, 3),)),
     ("more leading dims", FlatContext(outputs=2), (X, C)),
-    ("sample(shape)", law(sample=lambda self, shape=(): Law.sample(self, shape).double()), (X,)),
-    ("sample(shape)", law(sample=lambda self, shape=(): Law.sample(self, shape)[..., :1]), (X,)),
-    ("sample(shape)", law(sample=lambda self, shape=(): Law.sample(self, shape) * torch.inf), (X,)),
-    ("sample(shape)", law(sample=frozen_draw), (X,)),
-    ("lie in the support", law(support=dist.constraints.positive), (X.exp(),)),
-    ("lie in the support", Fixed(dist.Exponential, rate=torch.ones(2)), (X,)),
-    ("same seed", law(sample=numpy_draws), (X,)),
-    ("one finite number", law(log_prob=lambda self, x: N(self.loc, 1.0).log_prob(x)), (X,)),
-    ("one finite number", law(log_prob=lambda self, x: Law.log_prob(self, x).log()), (X,)),
     (
-        "one finite number",
-        law(log_prob=lambda self, x: Law.log_prob(self, x) + torch.randn(())),
+        "sample(shape)",
+        distribution(sample=lambda self, shape=(): Distribution.sample(self, shape).double()),
         (X,),
     ),
-    ("one finite number", law(density="implicit"), (X,)),
-    ("one finite number", law(density="implicit", log_prob=silent_refusal), (X,)),
+    (
+        "sample(shape)",
+        distribution(sample=lambda self, shape=(): Distribution.sample(self, shape)[..., :1]),
+        (X,),
+    ),
+    (
+        "sample(shape)",
+        distribution(sample=lambda self, shape=(): Distribution.sample(self, shape) * torch.inf),
+        (X,),
+    ),
+    ("sample(shape)", distribution(sample=frozen_draw), (X,)),
+    ("lie in the support", distribution(support=dist.constraints.positive), (X.exp(),)),
+    ("lie in the support", Fixed(dist.Exponential, rate=torch.ones(2)), (X,)),
+    ("same seed", distribution(sample=numpy_draws), (X,)),
+    (
+        "one finite number",
+        distribution(log_prob=lambda self, x: N(self.loc, 1.0).log_prob(x)),
+        (X,),
+    ),
+    (
+        "one finite number",
+        distribution(log_prob=lambda self, x: Distribution.log_prob(self, x).log()),
+        (X,),
+    ),
+    (
+        "one finite number",
+        distribution(log_prob=lambda self, x: Distribution.log_prob(self, x) + torch.randn(())),
+        (X,),
+    ),
+    ("one finite number", distribution(density_kind="implicit"), (X,)),
+    ("one finite number", distribution(density_kind="implicit", log_prob=silent_refusal), (X,)),
     (
         "the other rows",
-        law(log_prob=lambda self, x: Law.log_prob(self, x - x.mean(-2, keepdim=True))),
+        distribution(
+            log_prob=lambda self, x: Distribution.log_prob(self, x - x.mean(-2, keepdim=True))
+        ),
         (X,),
     ),
     (
         "draws to the left",
-        law(log_prob=lambda self, x: Law.log_prob(self, x.reshape(-1, 2)[-6:])),
+        distribution(log_prob=lambda self, x: Distribution.log_prob(self, x.reshape(-1, 2)[-6:])),
         (X,),
     ),
-    ("expand(shape)", law(expand=torch.distributions.Distribution.expand), (X,)),
-    ("expand(shape)", law(expand=lambda self, shape, _instance=None: self), (X,)),
+    ("expand(shape)", distribution(expand=torch.distributions.Distribution.expand), (X,)),
+    ("expand(shape)", distribution(expand=lambda self, shape, _instance=None: self), (X,)),
     (
         "log_likelihood gives",
-        module(model=lambda self, x=None, context=None: Stated(Law(0 * self.loc)).model(x)),
+        module(
+            model=lambda self, x=None, context=None: Stated(Distribution(0 * self.loc)).model(x)
+        ),
         (X,),
     ),
-    ("samples follow", law(sample=lambda self, shape=(): 2 * Law.sample(self, shape)), (X,)),
-    ("samples follow", law(log_prob=lambda self, x: 2 * Law.log_prob(self, x)), (X,)),
+    (
+        "samples follow",
+        distribution(sample=lambda self, shape=(): 2 * Distribution.sample(self, shape)),
+        (X,),
+    ),
+    (
+        "samples follow",
+        distribution(log_prob=lambda self, x: 2 * Distribution.log_prob(self, x)),
+        (X,),
+    ),
     # program
     ('site "x"', program(model=model_that_observes_nothing), (X,)),
     ('site "x"', program(model=model_of_another_site), (X,)),
@@ -372,11 +411,11 @@ REJECTED = [
         (X,),
     ),
     # missing values
-    ("missing values", law(log_prob=silent_nan), (X,)),
-    ("missing values", law(log_prob=refusal_of_nan("bad input")), (X,)),
-    ("missing values", law(log_prob=where_nan), (X,)),
-    ("missing values", law(log_prob=filled(0.0)), (X,)),
-    ("missing values", law(log_prob=coupled, sample=coupled_sample), (X,)),
+    ("missing values", distribution(log_prob=silent_nan), (X,)),
+    ("missing values", distribution(log_prob=refusal_of_nan("bad input")), (X,)),
+    ("missing values", distribution(log_prob=where_nan), (X,)),
+    ("missing values", distribution(log_prob=filled(0.0)), (X,)),
+    ("missing values", distribution(log_prob=coupled, sample=coupled_sample), (X,)),
 ]
 
 
@@ -392,11 +431,11 @@ def test_a_broken_promise_is_named(promise, gen, batch):
 @pytest.mark.parametrize(
     ("gen", "batch"),
     [
-        (Module(law(log_prob=NO_NAN).law), (X,)),
+        (Module(distribution(log_prob=NO_NAN).distribution), (X,)),
         (Observed(), (X,)),
         (Head(outputs=2), (X, C)),
         (Fixed(dist.Laplace, event_ndim=0, loc=0.0, scale=1.0), (X[:, 0],)),
-        (law(log_prob=filled(0.0, factor=0.0)), (X,)),
+        (distribution(log_prob=filled(0.0, factor=0.0)), (X,)),
     ],
 )
 def test_what_is_right_passes(gen, batch):
@@ -411,21 +450,27 @@ def mean_of_samples(model, guide):
     """An objective that needs no density."""
 
     def loss(x):
-        law = poutine.trace(model).get_trace(None).nodes["x"]["fn"]
-        return (law.loc.sum() - x.mean(0).sum()).square()
+        distribution = poutine.trace(model).get_trace(None).nodes["x"]["fn"]
+        return (distribution.loc.sum() - x.mean(0).sum()).square()
 
     return loss
 
 
-def test_laws_without_a_normalised_density_pass():
-    check_generative(law(density="implicit", log_prob=spoken_refusal), X, objective=mean_of_samples)
+def test_distributions_without_a_normalized_density_pass():
+    check_generative(
+        distribution(density_kind="implicit", log_prob=spoken_refusal), X, objective=mean_of_samples
+    )
     for kind in ("unbiased", "bound", "approximate"):
-        noisy = law(
-            density=kind, log_prob=lambda self, x: Law.log_prob(self, x) + 0.1 * torch.randn(())
+        noisy = distribution(
+            density_kind=kind,
+            log_prob=lambda self, x: Distribution.log_prob(self, x) + 0.1 * torch.randn(()),
         )
         check_generative(noisy, X, objective=mean_of_samples)
     check_generative(
-        law(density="unnormalised", log_prob=lambda self, x: Law.log_prob(self, x) + 5.0),
+        distribution(
+            density_kind="unnormalized",
+            log_prob=lambda self, x: Distribution.log_prob(self, x) + 5.0,
+        ),
         X,
         objective=mean_of_samples,
     )

@@ -1,4 +1,7 @@
-"""Threads: what one of them gives beside others is what it gives alone, and nothing is left behind."""
+"""Threads: what one of them gives beside others is what it gives alone.
+
+And nothing is left behind.
+"""
 
 import copy
 import importlib.util

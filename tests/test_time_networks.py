@@ -216,7 +216,7 @@ def test_patches_are_tokens_and_back(name):
 def test_unet_uses_its_skips_and_coarse_levels():
     """Every pixel reaches every other by attention.
 
-    Without it and with one level, only its neighbourhood.
+    Without it and with one level, only its neighborhood.
     """
     near = UNet((1, 24, 24), width=8, multipliers=(1,), attention=0)
     far = UNet((1, 24, 24), width=8, multipliers=(1, 1), attention=1)

@@ -14,7 +14,7 @@ from stepwise import (
 from torch import nn
 
 import probgen as pg
-from probgen.core import heads
+from probgen import heads
 from probgen.models.transformer import Transformer
 from probgen.nn.encodings import Levels
 from probgen.nn.transformer import CausalAttention, Tokens
@@ -35,7 +35,7 @@ def pixels(shape=(1, 2, 3), **options) -> Transformer:
 def louder(gen: Transformer) -> Transformer:
     """Weights so large that entries differ from each other.
 
-    The initial ones make all laws nearly flat.
+    The initial ones make all distributions nearly flat.
     """
     with torch.no_grad():
         for parameter in gen.parameters():
@@ -49,8 +49,8 @@ def louder(gen: Transformer) -> Transformer:
 )
 @torch.no_grad()
 def test_probabilities_of_all_events_sum_to_one(gen, levels):
-    law = gen()()
-    masses = law.log_prob(all_events(law, levels)).exp()
+    distribution = gen()()
+    masses = distribution.log_prob(all_events(distribution, levels)).exp()
     torch.testing.assert_close(masses.sum(), torch.tensor(1.0))
     assert masses.std() / masses.mean() > 0.1
 
@@ -66,10 +66,14 @@ def test_every_entry_sees_all_earlier_ones_and_no_others(shape):
 @pytest.mark.parametrize("context", [0, 3])
 @pytest.mark.parametrize("make", [tokens, pixels], ids=["tokens", "pixels"])
 @torch.no_grad()
-def test_sampling_steps_have_the_laws_that_the_score_has(make, context):
-    law = make(context=context, dropout=0.5).eval()(torch.randn(5, context) if context else None)
-    for x in (law.sample((2,)), law.sample()):
-        torch.testing.assert_close(terms_of_steps(law, x), law.terms(x), atol=1e-5, rtol=1e-5)
+def test_sampling_steps_have_the_distributions_that_the_score_has(make, context):
+    distribution = make(context=context, dropout=0.5).eval()(
+        torch.randn(5, context) if context else None
+    )
+    for x in (distribution.sample((2,)), distribution.sample()):
+        torch.testing.assert_close(
+            terms_of_steps(distribution, x), distribution.terms(x), atol=1e-5, rtol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -97,12 +101,14 @@ def test_a_suffix_is_completed_as_by_enumeration():
 
 @torch.no_grad()
 def test_sequences_that_end_early_have_the_probability_of_their_beginning():
-    law = tokens()()
-    events = all_events(law, 3)
+    distribution = tokens()()
+    events = all_events(distribution, 3)
     start = events[100].clone()
     start[3:] = torch.nan
     agree = (events[:, :3] == start[:3]).all(1)
-    torch.testing.assert_close(law.log_prob(start).exp(), law.log_prob(events[agree]).exp().sum())
+    torch.testing.assert_close(
+        distribution.log_prob(start).exp(), distribution.log_prob(events[agree]).exp().sum()
+    )
 
 
 def test_positions_of_pixels_are_sums_of_rows_and_columns():
@@ -131,7 +137,7 @@ def test_learns_to_copy_what_it_saw():
         half.repeat(1, 2),
         steps=300,
         batch_size=64,
-        optimizer=pg.adam(5e-3),
+        optimizer=pg.train.adam(5e-3),
         seed=0,
         compile=False,
         verdict=False,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import probgen as pg
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.flows.ode import RungeKutta
 from probgen.distributions.orderings import OrderEnsemble
@@ -20,20 +20,24 @@ DIMS = 3
 
 
 def levels():
-    return pg.Categorical(levels=LEVELS)
+    return pg.heads.Categorical(levels=LEVELS)
 
 
 def one_hot(width):
-    return nn.Sequential(pg.OneHot(LEVELS), nn.Linear(LEVELS, width))
+    return nn.Sequential(pg.nn.OneHot(LEVELS), nn.Linear(LEVELS, width))
 
 
 FAMILIES = {
     "Transformer": lambda: pg.Transformer(
-        (DIMS,), levels(), pg.Tokens(LEVELS, 8), layers=1, heads=2
+        (DIMS,), levels(), pg.nn.Tokens(LEVELS, 8), layers=1, heads=2
     ),
-    "MADE": lambda: pg.MADE(DIMS, [8], levels(), encode=pg.OneHot(LEVELS)),
+    "MADE": lambda: pg.MADE(DIMS, [8], levels(), encode=pg.nn.OneHot(LEVELS)),
     "MADE of two orders": lambda: pg.MADE(
-        DIMS, [8], levels(), encode=pg.OneHot(LEVELS), orders=torch.tensor([[0, 1, 2], [2, 0, 1]])
+        DIMS,
+        [8],
+        levels(),
+        encode=pg.nn.OneHot(LEVELS),
+        orders=torch.tensor([[0, 1, 2], [2, 0, 1]]),
     ),
     "NADE in another order": lambda: pg.NADE(DIMS, 8, levels(), order=torch.tensor([1, 2, 0])),
     "DeepNADE": lambda: pg.DeepNADE(DIMS, [8], levels(), orders=torch.tensor([[2, 1, 0]])),
@@ -41,9 +45,9 @@ FAMILIES = {
     "PixelRNN": lambda: pg.PixelRNN((1, 1, DIMS), levels(), one_hot(4), width=4, layers=1),
     "MarkovChain": lambda: pg.MarkovChain(DIMS, levels=LEVELS),
     "levels of logistic mixtures": lambda: pg.NADE(
-        DIMS, 8, pg.DiscretizedLogisticMixture(levels=LEVELS, components=2)
+        DIMS, 8, pg.heads.DiscretizedLogisticMixture(levels=LEVELS, components=2)
     ),
-    "bits": lambda: pg.MADE(DIMS, [8], pg.Bernoulli()),
+    "bits": lambda: pg.MADE(DIMS, [8], pg.heads.Bernoulli()),
 }
 RULES = {
     "sharper": pg.Truncated(0.5),
@@ -100,14 +104,18 @@ def changed_table(table: torch.Tensor, order: list[int], rule: pg.Truncated) -> 
     return out.permute(torch.tensor(order).argsort().tolist())
 
 
-def members(law):
+def members(distribution):
     """The distributions of single orders that a distribution is the mixture of."""
-    return [law.of(m) for m in range(law.count)] if isinstance(law, OrderEnsemble) else [law]
+    return (
+        [distribution.of(m) for m in range(distribution.count)]
+        if isinstance(distribution, OrderEnsemble)
+        else [distribution]
+    )
 
 
-def truth(law, events: torch.Tensor, count: int, rule: pg.Truncated) -> torch.Tensor:
+def truth(distribution, events: torch.Tensor, count: int, rule: pg.Truncated) -> torch.Tensor:
     tables = []
-    for member in members(law):
+    for member in members(distribution):
         table = member.log_prob(events).exp().reshape([count] * DIMS)
         order = list(range(DIMS)) if member.order is None else member.order.tolist()
         tables.append(changed_table(table, order, rule).flatten())
@@ -120,11 +128,11 @@ def truth(law, events: torch.Tensor, count: int, rule: pg.Truncated) -> torch.Te
 def test_the_score_is_that_of_every_step_changed(name, rule):
     gen, events, count = made(name)
     plain = gen().log_prob(events)
-    law = gen().using(rule)
-    masses = law.log_prob(events).exp()
+    distribution = gen().using(rule)
+    masses = distribution.log_prob(events).exp()
     torch.testing.assert_close(masses.sum(), torch.ones(()).double())
     torch.testing.assert_close(masses, truth(gen(), events, count, rule))
-    assert density(law) == density(gen()) == "exact"
+    assert density_kind(distribution) == density_kind(gen()) == "exact"
     assert torch.equal(gen().log_prob(events), plain)
 
 
@@ -151,16 +159,20 @@ def test_limits(name):
     for nothing in (pg.Truncated(), pg.Truncated(1.0, count, 1.0)):
         torch.testing.assert_close(gen().using(nothing).log_prob(events), plain)
     if isinstance(gen(), Autoregressive):
-        greedy = gen().generate(gen().shape((5,)), lambda t, law: _mode(law))
+        greedy = gen().generate(gen().shape((5,)), lambda t, distribution: _mode(distribution))
         for rule in (pg.Truncated(0.0), pg.Truncated(1e-4), pg.Truncated(top_k=1)):
             assert torch.equal(gen().using(rule).sample((5,)), greedy)
             assert torch.equal(pg.sample(gen, 5, sampler=rule), greedy)
 
 
-def _mode(law):
+def _mode(distribution):
     """The likeliest of the first levels, as scores tell."""
-    values = torch.arange(2.0 if isinstance(law, dist.Bernoulli) else LEVELS).double()
-    return law.log_prob(values.reshape(-1, *[1] * len(law.batch_shape))).argmax(0).double()
+    values = torch.arange(2.0 if isinstance(distribution, dist.Bernoulli) else LEVELS).double()
+    return (
+        distribution.log_prob(values.reshape(-1, *[1] * len(distribution.batch_shape)))
+        .argmax(0)
+        .double()
+    )
 
 
 @torch.no_grad()
@@ -168,9 +180,9 @@ def _mode(law):
 def test_completions_are_changed_at_every_step(rule):
     gen, events, count = made("DeepNADE")
     unseen = torch.full((DIMS,), torch.nan).double()
-    law = gen.completion(unseen).using(rule)
+    distribution = gen.completion(unseen).using(rule)
     expected = truth(gen(), events, count, rule)
-    torch.testing.assert_close(law.log_prob(events).exp(), expected)
+    torch.testing.assert_close(distribution.log_prob(events).exp(), expected)
     seen = torch.tensor([1.0, torch.nan, torch.nan]).double()
     given = gen.completion(seen).using(rule).log_prob(events).exp()
     assert given.sum().item() == pytest.approx(1) and not given[events[:, 0] != 1].any()
@@ -183,13 +195,13 @@ def test_completions_are_changed_at_every_step(rule):
 @torch.no_grad()
 def test_what_training_scores_can_be_drawn_at_a_temperature_too():
     gen, _, _ = made("DeepNADE")
-    law = gen.train()().using(pg.Truncated(top_k=1))
-    assert density(law) == "bound" and law.sample((4,)).shape == (4, DIMS)
+    distribution = gen.train()().using(pg.Truncated(top_k=1))
+    assert density_kind(distribution) == "bound" and distribution.sample((4,)).shape == (4, DIMS)
     gen, events, _ = made("MADE of two orders")
-    law = gen.train()().using(pg.Truncated(0.5))
-    scores = torch.stack([law.log_prob(events) for _ in range(20)]).exp()
+    distribution = gen.train()().using(pg.Truncated(0.5))
+    scores = torch.stack([distribution.log_prob(events) for _ in range(20)]).exp()
     exact = gen.eval()().using(pg.Truncated(0.5)).log_prob(events).exp()
-    assert density(law) == "unbiased"
+    assert density_kind(distribution) == "unbiased"
     torch.testing.assert_close(scores.unique(dim=0).mean(0), exact)
 
 
@@ -218,11 +230,11 @@ def test_values_without_mass_stay_without():
 @pytest.mark.parametrize("temperature", [0.3, 1.7])
 def test_other_finite_entries(temperature):
     rule = pg.Truncated(temperature, top_k=3)
-    law = pg.truncated(dist.Binomial(4, torch.tensor([0.2, 0.6])), rule)
+    distribution = pg.truncated(dist.Binomial(4, torch.tensor([0.2, 0.6])), rule)
     for column, share in enumerate([0.2, 0.6]):
         masses = scipy.stats.binom(4, share).pmf(range(5)).tolist()
         expected = torch.tensor(changed(masses, rule))
-        torch.testing.assert_close(law.probs[column], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(distribution.probs[column], expected, rtol=1e-4, atol=1e-6)
 
 
 # -- real entries
@@ -231,34 +243,34 @@ def test_other_finite_entries(temperature):
 
 def test_normal_entries_are_their_density_to_a_power():
     torch.manual_seed(0)
-    gen = pg.MADE(2, [8], pg.Gaussian()).double()
-    law = gen().using(pg.Truncated(0.5))
+    gen = pg.MADE(2, [8], pg.heads.Gaussian()).double()
+    distribution = gen().using(pg.Truncated(0.5))
     line = torch.linspace(-6, 6, 601).double()
     grid = torch.cartesian_prod(line, line)
     with torch.no_grad():
-        assert law.log_prob(grid).exp().sum() * (line[1] - line[0]) ** 2 == pytest.approx(
+        assert distribution.log_prob(grid).exp().sum() * (line[1] - line[0]) ** 2 == pytest.approx(
             1, abs=1e-4
         )
         last = torch.stack((torch.full_like(line, 0.3), line), -1)
-        ours, power = law.terms(last)[:, 1], gen().terms(last)[:, 1] / 0.5
+        ours, power = distribution.terms(last)[:, 1], gen().terms(last)[:, 1] / 0.5
     torch.testing.assert_close(ours - power, (ours - power)[:1].expand(601))
 
 
 def test_laplace_entries_are_their_density_to_a_power():
-    law = pg.truncated(dist.Laplace(1.0, 2.0).to_event(0), pg.Truncated(0.25))
+    distribution = pg.truncated(dist.Laplace(1.0, 2.0).to_event(0), pg.Truncated(0.25))
     x = torch.linspace(-3, 5, 7)
     expected = scipy.stats.laplace(1.0, 0.5).logpdf(x.numpy())
-    torch.testing.assert_close(law.log_prob(x), torch.as_tensor(expected).float())
+    torch.testing.assert_close(distribution.log_prob(x), torch.as_tensor(expected).float())
 
 
 FLOWS = {
     "RealNVP": lambda: pg.RealNVP(2, layers=2, hidden=[8]),
     "MAF": lambda: pg.MAF(2, layers=2, hidden=[8]),
     "FlowMatching": lambda: pg.FlowMatching(
-        pg.TimeMLP(2, [8], embedding=8), (2,), solver=RungeKutta(8)
+        pg.nn.TimeMLP(2, [8], embedding=8), (2,), solver=RungeKutta(8)
     ),
-    "FlowMatching in other units": lambda: pg.Standardised(
-        pg.FlowMatching(pg.TimeMLP(2, [8], embedding=8), (2,), solver=RungeKutta(8)), 0.5, 1.5
+    "FlowMatching in other units": lambda: pg.Standardized(
+        pg.FlowMatching(pg.nn.TimeMLP(2, [8], embedding=8), (2,), solver=RungeKutta(8)), 0.5, 1.5
     ),
 }
 
@@ -270,23 +282,26 @@ def test_a_flow_has_noise_of_another_deviation(name):
     for parameter in gen.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     gen = gen.double().eval()
-    law = gen().using(pg.Truncated(temperature=0.5))
+    distribution = gen().using(pg.Truncated(temperature=0.5))
     line = torch.linspace(-8, 8, 101).double()
     with torch.no_grad():
-        mass = law.log_prob(torch.cartesian_prod(line, line)).exp().sum() * (line[1] - line[0]) ** 2
+        mass = (
+            distribution.log_prob(torch.cartesian_prod(line, line)).exp().sum()
+            * (line[1] - line[0]) ** 2
+        )
     assert mass == pytest.approx(1, abs=5e-3)
     cold = pg.sample(gen, 2000, temperature=0.5, seed=0)
     plain = pg.sample(gen, 2000, seed=0)
     assert (cold.std(0) < 0.75 * plain.std(0)).all()
     with torch.no_grad():
-        entropy = -law.log_prob(cold).mean()
+        entropy = -distribution.log_prob(cold).mean()
         expected = -gen().log_prob(plain).mean() + 2 * math.log(0.5)
     assert entropy == pytest.approx(expected.item(), abs=0.25)
 
 
 def test_the_latents_of_a_linear_vae_have_another_deviation():
     torch.manual_seed(0)
-    decoder, encoder = pg.Gaussian(nn.Linear(1, 4)), pg.Gaussian(nn.Linear(2, 2))
+    decoder, encoder = pg.heads.Gaussian(nn.Linear(1, 4)), pg.heads.Gaussian(nn.Linear(2, 2))
     decoder.net.weight.data = torch.tensor([[1.0], [-0.5], [0.0], [0.0]])
     decoder.net.bias.data.zero_()
     encoder.net.weight.data.zero_()
@@ -298,11 +313,13 @@ def test_the_latents_of_a_linear_vae_have_another_deviation():
     )
     drawn = pg.sample(gen, 20000, temperature=0.5, seed=0)
     torch.testing.assert_close(drawn.T.cov(), expected.covariance_matrix, atol=0.03, rtol=0.03)
-    law = pg.Marginal(gen, particles=20000).using(pg.Truncated(0.5))
+    distribution = pg.Marginal(gen, particles=20000).using(pg.Truncated(0.5))
     x = torch.tensor([[0.3, -0.2], [1.0, 0.4]])
     with torch.no_grad(), pg.core.seeds.seeded(0):
-        torch.testing.assert_close(law.log_prob(x), expected.log_prob(x), atol=0.05, rtol=0.0)
-    assert density(law) == "unbiased"
+        torch.testing.assert_close(
+            distribution.log_prob(x), expected.log_prob(x), atol=0.05, rtol=0.0
+        )
+    assert density_kind(distribution) == "unbiased"
 
 
 def test_a_generator_gets_noise_of_another_deviation():
@@ -317,12 +334,12 @@ def test_a_generator_gets_noise_of_another_deviation():
 STEPS = "expected a distribution that is drawn step by step"
 REAL = "expected finitely many values for top_k, top_p and temperature=0, got real numbers"
 REFUSED = [
-    (lambda: pg.Diffusion(pg.TimeMLP(2, [8]), (2,)), {"temperature": 0.5}, STEPS),
+    (lambda: pg.Diffusion(pg.nn.TimeMLP(2, [8]), (2,)), {"temperature": 0.5}, STEPS),
     (lambda: pg.GaussianMixture(2, 2), {"temperature": 0.5}, STEPS),
     (lambda: pg.RealNVP(2), {"top_k": 1}, REAL),
     (lambda: pg.RealNVP(2), {"temperature": 0.0}, REAL),
-    (lambda: pg.MADE(2, [8], pg.Gaussian()), {"top_p": 0.5}, REAL),
-    (lambda: pg.MADE(2, [8], pg.Poisson()), {"top_p": 0.5}, STEPS),
+    (lambda: pg.MADE(2, [8], pg.heads.Gaussian()), {"top_p": 0.5}, REAL),
+    (lambda: pg.MADE(2, [8], pg.heads.Poisson()), {"top_p": 0.5}, STEPS),
     (lambda: pg.standard_normal(2), {"top_k": 2}, REAL),
 ]
 
@@ -359,8 +376,8 @@ def test_parameters_of_other_types(how):
 
 
 def test_other_ways_are_refused_by_what_has_none():
-    gen = pg.MADE(2, [8], pg.Bernoulli())
+    gen = pg.MADE(2, [8], pg.heads.Bernoulli())
     with pytest.raises(
         TypeError, match=r"expected Truncated\(temperature, top_k, top_p\), got DDIM"
     ):
-        pg.sample(gen, 2, sampler=pg.DDIM(3))
+        pg.sample(gen, 2, sampler=pg.diffusion.DDIM(3))

@@ -11,7 +11,6 @@ import torch
 from scipy import stats
 from torch.distributions import constraints
 
-from probgen.core.heads import Bernoulli, Categorical, Gaussian, Mixed
 from probgen.core.module import DistributionModule, Fixed
 from probgen.core.program import Program
 from probgen.evaluate.baseline import against_marginals, scatter_of
@@ -20,6 +19,7 @@ from probgen.evaluate.gradients import GradientCourse
 from probgen.evaluate.marginals import NoMarginals, marginals
 from probgen.evaluate.settled import course, settled
 from probgen.evaluate.verdict import verdict
+from probgen.heads import Bernoulli, Categorical, Gaussian, Mixed
 
 STEPS = 400
 
@@ -167,9 +167,9 @@ def test_one_hot_rows_have_one_variable_to_a_vector():
 
 def test_tables_have_the_marginals_of_their_columns():
     head = Mixed(None, [Gaussian(), Bernoulli(), Categorical(levels=4)])
-    law = head(torch.zeros(head.width))
+    distribution = head(torch.zeros(head.width))
     x = torch.stack([torch.randn(80), torch.randint(2, (80,)), torch.randint(4, (80,))], 1)
-    whole = marginals(x, x, law.support).other
+    whole = marginals(x, x, distribution.support).other
     alone = [constraints.real, constraints.boolean, constraints.integer_interval(0, 3)]
     parts = [marginals(x[:, i], x[:, i], support).other for i, support in enumerate(alone)]
     torch.testing.assert_close(whole, sum(parts))
@@ -246,7 +246,7 @@ class Kind(DistributionModule):
         return named(torch.zeros(2), 1.0).to_event(1)
 
 
-@pytest.mark.parametrize("kind", ["unnormalised", "implicit", "approximate"])
+@pytest.mark.parametrize("kind", ["unnormalized", "implicit", "approximate"])
 def test_scores_that_are_no_likelihoods_are_not_compared(kind):
     found = verdict(Kind(kind), torch.randn(50, 2))
     assert found.ok and found.baseline is None

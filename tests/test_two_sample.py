@@ -1,6 +1,6 @@
 """Samples against real rows.
 
-Every number by another route, every test under one law and under two.
+Every number by another route, every test under one distribution and under two.
 """
 
 import math
@@ -13,12 +13,13 @@ import scipy.optimize
 import scipy.stats
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import NearestNeighbors as Reference
 
 from probgen.evaluate.two_sample import (
     GaussianKernel,
     Logistic,
-    NearestNeighbours,
+    NearestNeighbors,
     Network,
     PolynomialKernel,
     RandomFeatures,
@@ -102,7 +103,7 @@ def test_frechet_standard_error_is_the_spread_over_samples():
     assert 0.9 < np.mean([each.interval[0] <= truth <= each.interval[1] for each in found]) <= 1.0
 
 
-def test_frechet_floor_is_what_one_law_gives():
+def test_frechet_floor_is_what_one_distribution_gives():
     found = [frechet_distance(torch.randn(400, 5), torch.randn(300, 5)) for _ in range(100)]
     values, floors = (
         np.array([getattr(each, name) for each in found]) for name in ("value", "floor")
@@ -170,7 +171,7 @@ def test_kernel_distance_is_unbiased():
         kernel_distance(torch.randn(40, 1), torch.randn(60, 1) + 1.0, kernel=kernel, splits=0).value
         for _ in range(400)
     ]
-    between = math.exp(-1 / 6) / math.sqrt(3)  # E k(x, y) for normal laws one apart
+    between = math.exp(-1 / 6) / math.sqrt(3)  # E k(x, y) for normal distributions one apart
     truth = 2 / math.sqrt(3) - 2 * between
     assert abs(np.mean(found) - truth) < 3 * np.std(found) / 20
     same = [kernel_distance(torch.randn(40, 2), torch.randn(60, 2), splits=1) for _ in range(300)]
@@ -206,7 +207,7 @@ def test_mmd_standard_error_is_the_spread_over_samples():
 
 
 @pytest.mark.parametrize("name", ["frechet", "mmd", "energy", "sliced"])
-def test_standard_errors_under_one_law_are_the_spread_and_not_twice_it(name):
+def test_standard_errors_under_one_distribution_are_the_spread_and_not_twice_it(name):
     """There the linear part, which makes the error elsewhere, is noise alone."""
     compare = {
         "frechet": frechet_distance,
@@ -219,7 +220,7 @@ def test_standard_errors_under_one_law_are_the_spread_and_not_twice_it(name):
     assert 0.8 * spread < np.mean([each.stderr for each in found]) < 1.5 * spread
 
 
-# ---- tests under one law and under two
+# ---- tests under one distribution and under two
 
 TESTS = {
     "mmd": lambda x, y: mmd_test(x, y, permutations=99, splits=0),
@@ -227,26 +228,26 @@ TESTS = {
     "logistic": lambda x, y: classifier_two_sample_test(
         x, y, classifier=Logistic(steps=12), permutations=99, splits=0
     ),
-    "neighbours": lambda x, y: classifier_two_sample_test(
-        x, y, classifier=NearestNeighbours(5), permutations=99, splits=0
+    "neighbors": lambda x, y: classifier_two_sample_test(
+        x, y, classifier=NearestNeighbors(5), permutations=99, splits=0
     ),
     "copying": lambda x, y: copying_test(x, torch.randn(100, x.shape[1]), y),
 }
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_p_values_are_uniform_under_one_law(name):
+def test_p_values_are_uniform_under_one_distribution(name):
     found = np.array(
         [TESTS[name](torch.randn(40, 3), torch.randn(40, 3)).p_value for _ in range(150)]
     )
-    largest = 1.63 / math.sqrt(150)  # the 1 % point of Kolmogorov's law
+    largest = 1.63 / math.sqrt(150)  # the 1 % point of Kolmogorov's distribution
     below = [np.mean(found <= level) - level for level in (0.05, 0.1, 0.25, 0.5, 0.75)]
     assert max(below) < largest, below  # never too small
     if name in ("mmd", "energy", "copying"):  # accuracies have ties, which make p-values larger
         assert min(below) > -largest, below
 
 
-@pytest.mark.parametrize("name", ["mmd", "energy", "logistic", "neighbours"])
+@pytest.mark.parametrize("name", ["mmd", "energy", "logistic", "neighbors"])
 def test_a_shift_is_found(name):
     assert TESTS[name](torch.randn(100, 3), torch.randn(100, 3) + 0.8).p_value <= 0.01
 
@@ -273,10 +274,10 @@ def test_the_binomial_p_value_and_wilsons_interval():
     assert found.rows == (100, 100) and 0.3 < found.floor < 0.7
 
 
-# ---- classifiers of many labellings
+# ---- classifiers of many labelings
 
 
-def test_logistic_is_that_of_scikit_learn_for_every_labelling():
+def test_logistic_is_that_of_scikit_learn_for_every_labeling():
     rows, new = torch.randn(120, 4), torch.randn(30, 4)
     labels = torch.stack([(rows[:, 0] + torch.randn(120) > 0), torch.rand(120) > 0.5], 1).double()
     scores = Logistic(penalty=1.0, steps=500)(rows, labels, new)
@@ -290,10 +291,10 @@ def test_logistic_is_that_of_scikit_learn_for_every_labelling():
         )
 
 
-def test_neighbours_are_those_of_scikit_learn_in_any_memory():
+def test_neighbors_are_those_of_scikit_learn_in_any_memory():
     rows, new, labels = torch.randn(90, 20), torch.randn(25, 20), (torch.rand(90, 3) > 0.5).double()
-    scores = NearestNeighbours(7)(rows, labels, new)
-    torch.testing.assert_close(scores, NearestNeighbours(7, memory=2000)(rows, labels, new))
+    scores = NearestNeighbors(7)(rows, labels, new)
+    torch.testing.assert_close(scores, NearestNeighbors(7, memory=2000)(rows, labels, new))
     peer = KNeighborsClassifier(7).fit(rows.numpy(), labels.numpy())
     np.testing.assert_allclose(
         scores + 0.5, np.stack([part[:, 1] for part in peer.predict_proba(new.numpy())], 1)
@@ -306,11 +307,11 @@ def test_networks_trained_side_by_side_do_not_see_each_other():
     torch.testing.assert_close(together[:, 2:3], alone, atol=1e-5, rtol=1e-4)
 
 
-# ---- neighbours
+# ---- neighbors
 
 
 def brute_inside(x, y, k):
-    reach = NearestNeighbors(n_neighbors=k + 1).fit(y).kneighbors(y)[0][:, -1]
+    reach = Reference(n_neighbors=k + 1).fit(y).kneighbors(y)[0][:, -1]
     return np.linalg.norm(x[:, None] - y[None], axis=-1) <= reach
 
 
@@ -482,7 +483,7 @@ def test_exact_standard_error_is_the_spread_over_samples():
     assert np.mean([each.stderr for each in found]) == pytest.approx(spread, rel=0.25)
 
 
-def test_sliced_floor_is_what_one_law_gives():
+def test_sliced_floor_is_what_one_distribution_gives():
     found = [
         sliced_wasserstein(torch.randn(200, 4), torch.randn(150, 4), projections=32)
         for _ in range(40)
@@ -574,8 +575,8 @@ def test_refusals():
         energy_test(good[:3], good)
     with pytest.raises(ValueError, match="40 rows"):
         kernel_distance(good, good)
-    with pytest.raises(ValueError, match="neighbours < 4"):
-        precision_recall(good[:4], good, neighbours=4)
+    with pytest.raises(ValueError, match="neighbors < 4"):
+        precision_recall(good[:4], good, neighbors=4)
     with pytest.raises(ValueError, match="folds"):
         classifier_two_sample_test(good, good, folds=1)
     with pytest.raises(ValueError, match="use fewer cells"):

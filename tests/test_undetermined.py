@@ -13,7 +13,7 @@ import probgen as pg
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.emissions import CategoricalEmission, GaussianEmission
-from probgen.models.factorised import Factorised
+from probgen.models.factorized import Factorized
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.joint_table import JointTable
 from probgen.models.markov_chain import MarkovChain
@@ -48,7 +48,7 @@ CLOSED = {
     "network of tables, weights": (tables, {"weights": torch.arange(60) % 3}),
     "JointTable": (lambda: JointTable(3, 3), {}),
     "JointTable, smoothed": (lambda: JointTable(3, 3, smoothing=0.5), {}),
-    "Factorised": (lambda: Factorised(3, 3), {}),
+    "Factorized": (lambda: Factorized(3, 3), {}),
     "MarkovChain": (lambda: MarkovChain(3, 3, order=2), {}),
     "ChowLiu": (lambda: ChowLiu((3, 3, 3)), {}),
     "ChowLiu, maximum likelihood": (lambda: ChowLiu((3, 3, 3), smoothing=0.0), {}),
@@ -135,7 +135,7 @@ def test_transitions_from_a_state_that_is_never_visited_are_equal():
         gen.transition.value[:2, 2] = -torch.inf
         gen.emission.logits.normal_()
     x = torch.randint(2, (30, 5, 1), generator=torch.Generator().manual_seed(1)).double()
-    pg.em(gen, x, n_init=0, steps=5, tol=0.0)
+    pg.em(gen, x, n_init=0, max_iter=5, tol=0.0)
     assert gen.transition_matrix[2].tolist() == pytest.approx([1 / 3] * 3)
     assert torch.isfinite(gen().log_prob(x)).all()
 
@@ -162,12 +162,12 @@ def test_an_empty_component_is_refused_or_dropped_alike():
     assert torch.allclose(*found, atol=1e-12)
 
 
-def test_a_state_of_numbers_that_is_never_visited_has_the_law_of_all():
+def test_a_state_of_numbers_that_is_never_visited_has_the_distribution_of_all():
     gen = HiddenMarkovModel(2, 4, GaussianEmission(2, 1)).double()
     x = torch.randn(40, 4, 1, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         gen.initial.value.copy_(torch.tensor([0.0, -torch.inf]))
         gen.transition.value[0, 1] = -torch.inf
-    pg.em(gen, x, n_init=0, steps=3, tol=0.0)
+    pg.em(gen, x, n_init=0, max_iter=3, tol=0.0)
     assert gen.transition_matrix[1].tolist() == pytest.approx([0.5, 0.5])
     assert torch.allclose(gen.emission.loc[1], x.mean(), atol=1e-6)

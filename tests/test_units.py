@@ -23,9 +23,9 @@ def income_and_flag(seed: int, inverted: bool = False) -> torch.Tensor:
 
 
 SEEN = {
-    "MMD": partial(pg.mmd_test, permutations=199),
-    "energy": partial(pg.energy_test, permutations=199),
-    "classifier": partial(pg.classifier_two_sample_test, permutations=99),
+    "MMD": partial(pg.evaluate.mmd_test, permutations=199),
+    "energy": partial(pg.evaluate.energy_test, permutations=199),
+    "classifier": partial(pg.evaluate.classifier_two_sample_test, permutations=99),
 }
 
 
@@ -37,13 +37,13 @@ def test_an_inverted_flag_beside_an_income_is_seen(name):
 
 
 def test_raw_units_do_not_see_it():
-    found = pg.mmd_test(
+    found = pg.evaluate.mmd_test(
         income_and_flag(1, inverted=True), income_and_flag(0), permutations=99, standardize=False
     )
     assert found.p_value > 0.05
 
 
-@pytest.mark.parametrize("distance", [pg.frechet_distance, pg.kernel_distance])
+@pytest.mark.parametrize("distance", [pg.evaluate.frechet_distance, pg.evaluate.kernel_distance])
 def test_distances_of_tables_are_of_the_size_of_ones(distance):
     real = income_and_flag(0)
     wrong, right = (
@@ -69,13 +69,17 @@ def test_the_report_says_units_and_sees_the_flag():
 
 def test_every_printed_result_says_its_units():
     x, y = torch.randn(2, 60, 2)
-    for function in (pg.frechet_distance, pg.kernel_distance, pg.sliced_wasserstein):
+    for function in (
+        pg.evaluate.frechet_distance,
+        pg.evaluate.kernel_distance,
+        pg.evaluate.sliced_wasserstein_distance,
+    ):
         assert "raw units" in str(function(x, y, standardize=False))
         assert "columns / their std" in str(function(x, y, standardize=True))
     for result in (
-        *pg.precision_recall(x, y),
-        *pg.density_coverage(x, y),
-        pg.copying_test(x, y, x + 1),
+        *pg.evaluate.precision_recall(x, y),
+        *pg.evaluate.density_coverage(x, y),
+        pg.evaluate.copying_test(x, y, x + 1),
     ):
         assert "columns / their std" in str(result)
 
@@ -84,9 +88,9 @@ def test_units_do_not_change_what_is_found():
     x, y = torch.randn(2, 200, 2) + torch.tensor([0.3, 0.0])
     unit = torch.tensor([1e6, 1e-3])
     for function in (
-        pg.frechet_distance,
-        partial(pg.mmd_test, permutations=19),
-        pg.kernel_distance,
+        pg.evaluate.frechet_distance,
+        partial(pg.evaluate.mmd_test, permutations=19),
+        pg.evaluate.kernel_distance,
     ):
         here, there = function(x, y), function(x * unit, y * unit)
         assert here.value == pytest.approx(there.value, rel=1e-3, abs=1e-6)
@@ -97,7 +101,7 @@ def test_images_are_divided_by_one_number_and_networks_keep_their_units():
     rows, units = compared(pg.evaluate.two_sample.raw, "auto", x, 5 * y)
     assert units == "values / their std"
     assert rows[1].std() == pytest.approx(1.0, rel=0.01)
-    features = pg.RandomFeatures(0)
+    features = pg.evaluate.RandomFeatures(0)
     rows, units = compared(features, "auto", x, y)
     assert units == "raw units" and torch.equal(rows[1], features(y))
 

@@ -11,12 +11,13 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from probgen.core.density import log_likelihood, log_weights
-from probgen.core.heads import Bernoulli, FullGaussian, Gaussian
 from probgen.core.module import DistributionModule, Fixed
 from probgen.core.normal import MultivariateNormal
+from probgen.core.weights import log_weights
+from probgen.heads import Bernoulli, FullGaussian, Gaussian
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
+from probgen.scoring import log_likelihood
 
 DIM, LATENT, NOISE = 4, 2, 0.6
 
@@ -133,7 +134,7 @@ def test_a_context_joins_the_latents_in_the_decoder():
     assert (draws.mean(0) - mean).abs().le(5 * (truth.variance / 4000).sqrt()).all()
 
 
-def test_a_conditional_prior_is_the_law_of_the_latents():
+def test_a_conditional_prior_is_the_distribution_of_the_latents():
     """z ~ N(A c + a, t^2 I), x = W z + b + noise.
 
     With a decoder that gives the context no weight.
@@ -204,7 +205,7 @@ def test_a_vae_whose_prior_is_a_vae():
 def test_training_reaches_ppca(decoder):
     """Fitted by stochastic gradients.
 
-    Model and amortised full-covariance posterior reach the maximum likelihood.
+    Model and amortized full-covariance posterior reach the maximum likelihood.
     """
     x = ppca(decoder).sample((500,))
     vae = VAE(

@@ -25,7 +25,7 @@ from torch import nn
 from zoo import VARIABLE_LENGTH
 
 import probgen as pg
-from probgen.core import heads
+from probgen import heads
 from probgen.core.ragged import pad
 from probgen.core.truncation import Truncated
 from probgen.distributions.conditional import conditional
@@ -286,8 +286,8 @@ def test_expectation_maximization_counts_lengths_and_fits_the_values(name, paddi
     family = COUNTED[name]()
     alone = copy.deepcopy(family)
     gen = VariableLength(family, most=4, padding=padding, pseudo_count=1.0)
-    result = em(gen, sequences, steps=5, tol=0, seed=0)
-    other = em(alone, pad(sequences, 4), steps=5, tol=0, seed=0)
+    result = em(gen, sequences, max_iter=5, tol=0, seed=0)
+    other = em(alone, pad(sequences, 4), max_iter=5, tol=0, seed=0)
     shares = torch.tensor([6.0, 11.0, 6.0, 21.0]) / 44
     torch.testing.assert_close(gen().length_probabilities.detach(), shares)
     torch.testing.assert_close(gen.family().log_prob(sequences[3]), alone().log_prob(sequences[3]))
@@ -312,7 +312,10 @@ def test_drawn_lengths_have_the_frequencies_that_were_learned():
 
 @torch.no_grad()
 def test_hazards_of_states_are_found():
-    """From draws of a model whose hazards are known; the gradient of the likelihood is zero there."""
+    """From draws of a model whose hazards are known.
+
+    The gradient of the likelihood is zero there.
+    """
     torch.manual_seed(0)
     truth = EndingHiddenMarkovModel(HiddenMarkovModel(2, 12, GaussianEmission(2, 1))).double()
     truth.family.emission.loc.copy_(torch.tensor([[-3.0], [3.0]]))
@@ -320,7 +323,7 @@ def test_hazards_of_states_are_found():
     truth.stop.copy_(torch.tensor([-3.0, 0.0]))
     x = truth().sample((800,))
     gen = EndingHiddenMarkovModel(HiddenMarkovModel(2, 12, GaussianEmission(2, 1))).double()
-    result = em(gen, x, steps=60, tol=1e-9, seed=0)
+    result = em(gen, x, max_iter=60, tol=1e-9, seed=0)
     gains = result.log_likelihood.diff()
     assert (gains > -1e-9).all()
     order = gen.family.emission.loc.flatten().argsort()
@@ -334,7 +337,7 @@ def test_hazards_of_states_are_found():
 @torch.no_grad()
 def test_smoothed_states_know_the_end():
     gen = made("a hidden Markov model that ends")
-    law, x = gen(), torch.tensor([1.0, 0.0, NAN, NAN])[:, None]
+    distribution, x = gen(), torch.tensor([1.0, 0.0, NAN, NAN])[:, None]
     paths = list(itertools.product(range(3), repeat=2))
     emission = gen.family.emission.probabilities[:, 0]
     initial, matrix = gen.family.initial_probabilities, gen.family.transition_matrix
@@ -345,11 +348,11 @@ def test_smoothed_states_know_the_end():
             for a, b in paths
         ]
     )  # fmt: skip
-    torch.testing.assert_close(law.log_prob(x).exp(), weights.sum())
+    torch.testing.assert_close(distribution.log_prob(x).exp(), weights.sum())
     second = torch.stack([weights[b::3].sum() for b in range(3)]) / weights.sum()
-    torch.testing.assert_close(law.smooth(x)[1], second)
+    torch.testing.assert_close(distribution.smooth(x)[1], second)
     best = paths[int(weights.argmax())]
-    assert law.most_likely_states(x)[:2].tolist() == list(best)
+    assert distribution.most_likely_states(x)[:2].tolist() == list(best)
 
 
 class Counting:
@@ -360,12 +363,12 @@ class Counting:
 
     def __call__(self, lead):
         steps, value = self.steps(lead), None
-        law = next(steps)
+        distribution = next(steps)
         while True:
             self.count += 1
-            value = yield law
+            value = yield distribution
             try:
-                law = steps.send(value)
+                distribution = steps.send(value)
             except StopIteration:
                 return
 
@@ -375,10 +378,10 @@ def test_drawing_stops_with_the_last_sequence():
     torch.manual_seed(0)
     inner = MarkovChain(100, levels=3)()
     inner.steps = Counting(inner.steps)
-    law = Ended(inner, 2)
-    x = law.sample((20,))
+    distribution = Ended(inner, 2)
+    x = distribution.sample((20,))
     assert x.shape == (20, 100)
-    assert inner.steps.count == law.lengths(x).max() + 1 < 30
+    assert inner.steps.count == distribution.lengths(x).max() + 1 < 30
 
 
 @torch.no_grad()
@@ -398,12 +401,12 @@ def test_what_follows_an_end_token_is_not_scored():
 @pytest.mark.parametrize("name", ["end token of a transformer", "end of a recurrent model"])
 @torch.no_grad()
 def test_sharper_sequences_are_sequences(name, rule):
-    law = made(name)().using(rule)
+    distribution = made(name)().using(rule)
     every = every_row(made(name))
-    masses = law.log_prob(every).exp()
+    masses = distribution.log_prob(every).exp()
     torch.testing.assert_close(masses.sum(), torch.tensor(1.0))
     torch.manual_seed(1)
-    counts = shares(law.sample((1000,)), every)
+    counts = shares(distribution.sample((1000,)), every)
     assert (counts[masses == 0] == 0).all()
     if rule.top_k == 1:
         assert counts.max() == 1000
@@ -439,9 +442,9 @@ def test_lengths_are_counted_beside_training():
 
 def test_a_missing_step_of_mixed_columns_adds_nothing():
     emission = heads.Mixed(nn.Linear(2, 3), [heads.Gaussian(), heads.Bernoulli()])
-    law = HiddenMarkovModel(2, 3, emission)()
+    distribution = HiddenMarkovModel(2, 3, emission)()
     x = torch.tensor([[0.3, 1.0], [-1.0, 0.0], [NAN, NAN]])
-    torch.testing.assert_close(law.log_prob(x), law.log_prob(x[:2]))
+    torch.testing.assert_close(distribution.log_prob(x), distribution.log_prob(x[:2]))
 
 
 @pytest.mark.parametrize("name", ["lengths of a recurrent model", "end of a recurrent model"])

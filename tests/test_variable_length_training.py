@@ -6,7 +6,7 @@ from ragged import EXACT, NAN, every_row
 from zoo import VARIABLE_LENGTH
 
 import probgen as pg
-from probgen.core.graphs.graph import Compiled
+from probgen.compile.tracing import Compiled
 
 
 def made(name: str, padding: float = NAN):

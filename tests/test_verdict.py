@@ -15,7 +15,6 @@ import torch
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from torch import nn
 
-from probgen.core.density import log_likelihood
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.core.rows import some_rows
@@ -24,6 +23,7 @@ from probgen.evaluate.guide_quality import active_units, ess, khat
 from probgen.evaluate.psis import effective_sample_size, pareto_khat, pareto_smooth
 from probgen.evaluate.settled import autocorrelation_time, settled
 from probgen.evaluate.verdict import verdict
+from probgen.scoring import log_likelihood
 
 
 class LinearGaussian(LatentVariableModel):
@@ -352,11 +352,11 @@ def test_verdict_names_collapse_and_unsettled_losses():
 def test_a_model_that_cannot_be_scored_leaves_notes():
     class Broken(DistributionModule):
         def forward(self, context=None):
-            raise RuntimeError("no law today")
+            raise RuntimeError("no distribution today")
 
     found = verdict(Broken(), torch.zeros(5, 1), history=Losses([1.0] * 100))
     assert found.settled and found.ok and found.baseline is None
-    assert "baseline: not judged (no law today)" in str(found)
+    assert "baseline: not judged (no distribution today)" in str(found)
 
 
 def test_verdict_survives_a_broken_guide():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from zoo import ZOO, Member
 
-import probgen.core.heads
+import probgen.heads
 import probgen.models
 from probgen.core.module import DistributionModule, LatentVariableModel
 from probgen.testing import check_generative
@@ -23,7 +23,7 @@ def test_member_conforms(member: Member):
 
 def test_every_public_family_has_a_member():
     shown = {type(part) for member in ZOO for part in member.gen().modules()}
-    families = set(filter(inspect.isclass, vars(probgen.core.heads).values()))
+    families = set(filter(inspect.isclass, vars(probgen.heads).values()))
     for module in pkgutil.iter_modules(probgen.models.__path__, "probgen.models."):
         families |= set(
             filter(inspect.isclass, vars(importlib.import_module(module.name)).values())
@@ -34,6 +34,6 @@ def test_every_public_family_has_a_member():
         if issubclass(family, DistributionModule | LatentVariableModel)
         and not inspect.isabstract(family)
         and not family.__name__.startswith("_")
-        and family.__module__.startswith(("probgen.models", "probgen.core.heads"))
+        and family.__module__.startswith(("probgen.models", "probgen.heads"))
     }
     assert lacking == set()

@@ -46,20 +46,20 @@ class Global(LatentVariableModel):
 PREDICTIVE = N(2.0, 1.25**0.5)
 
 
-class Law(dist.TorchDistribution):
+class Distribution(dist.TorchDistribution):
     """A unit normal vector whose log_prob is declared to be of some kind."""
 
     arg_constraints, support, has_rsample = {}, dist.constraints.real_vector, False
 
     def __init__(self, kind="exact", batch_shape=()):
-        self.density = kind
+        self.density_kind = kind
         super().__init__(torch.Size(batch_shape), torch.Size((2,)), validate_args=False)
 
     def expand(self, batch_shape, _instance=None):
-        return type(self)(self.density, batch_shape)
+        return type(self)(self.density_kind, batch_shape)
 
     def log_prob(self, x):
-        if self.density == "implicit":
+        if self.density_kind == "implicit":
             raise NotImplementedError("train it with Adversarial")
         return (
             N(0.0, 1.0)
@@ -73,14 +73,14 @@ class Law(dist.TorchDistribution):
 
 
 class Stated(DistributionModule):
-    """A module that states a given law."""
+    """A module that states a given distribution."""
 
-    def __init__(self, law):
+    def __init__(self, distribution):
         super().__init__()
-        self.law = law
+        self.distribution = distribution
 
     def forward(self, context=None):
-        return self.law
+        return self.distribution
 
 
 class Head(DistributionModule):

@@ -30,7 +30,8 @@ digits = load_digits()
 pixels, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
 train, validation, test = pixels[:1000], pixels[1000:1350], pixels[1350:]
 print(
-    f"{len(train)} images of {train.shape[1]} pixels with values 0, 1, ..., 16; {len(test)} held out"
+    f"{len(train)} images of {train.shape[1]} pixels with values 0, 1, ..., 16; {len(test)} held "
+    "out"
 )
 
 
@@ -53,18 +54,20 @@ def show(rows, path, columns=20):
 #
 # A model is a module, and `gen()` is its distribution: `gen().sample()`, `gen().log_prob(x)`. A
 # mixture has an exact density, so that both routes climb the same likelihood. Pixels are integers:
-# `Quantised` gives each integer the probability of its bin, so that the scores of continuous and
+# `Quantized` gives each integer the probability of its bin, so that the scores of continuous and
 # discrete models can be compared.
 
 # %%
-spread = train + torch.rand_like(train)  # uniform dequantisation, which EM needs to do by hand
-by_em = pg.GaussianMixture(20, 64, pg.Diagonal)
+spread = train + torch.rand_like(train)  # uniform dequantization, which EM needs to do by hand
+by_em = pg.GaussianMixture(20, 64, pg.distributions.Diagonal)
 result = pg.em(by_em, spread, n_init=2, seed=0)
-print(f"EM: {result.steps} steps, mean log-density {result.log_likelihood[-1]:.2f} nats")
+print(f"EM: {result.n_iter} steps, mean log-density {result.log_likelihood[-1]:.2f} nats")
 
-by_svi = pg.GaussianMixture(20, 64, pg.Diagonal)
-by_svi.initialise(spread, torch.Generator().manual_seed(0))
-history = pg.fit(pg.Quantised(by_svi), train, steps=600, optimizer=pg.adam(0.03), ema=0.98, seed=0)
+by_svi = pg.GaussianMixture(20, 64, pg.distributions.Diagonal)
+by_svi.initialize(spread, torch.Generator().manual_seed(0))
+history = pg.fit(
+    pg.Quantized(by_svi), train, steps=600, optimizer=pg.train.adam(0.03), ema=0.98, seed=0
+)
 print(f"SVI: {history}")
 show(by_em.canonical().means, OUTPUT / "mixture_means.png")
 
@@ -84,13 +87,13 @@ bayesian = pg.BayesianGaussianMixture(
     means=pg.Fixed(dist.Normal, loc=torch.full((64,), 8.0), scale=8.0),
     scales=pg.Fixed(dist.LogNormal, loc=torch.ones(64), scale=0.7),
 )
-bayesian.initialise(spread)
+bayesian.initialize(spread)
 history = pg.fit(
     bayesian,
     spread,
     steps=600,
     batch_size=250,
-    optimizer=pg.adam(0.02),
+    optimizer=pg.train.adam(0.02),
     ema=0.98,
     seed=0,
     verdict=False,
@@ -133,23 +136,23 @@ show(
 # keeps the best state.
 
 # %%
-decoder = pg.ConvDecoder(
+decoder = pg.nn.ConvDecoder(
     16, (3 * 3, 8, 8), hidden=(64, 32)
 )  # weight, location and scale of 3 components per pixel
-encoder = pg.ConvEncoder((1, 8, 8), 2 * 16, hidden=(32, 64))
+encoder = pg.nn.ConvEncoder((1, 8, 8), 2 * 16, hidden=(32, 64))
 vae = pg.VAE(
     prior=pg.standard_normal(16),
-    decoder=pg.DiscretizedLogisticMixture(decoder, levels=17, components=3, event_ndim=3),
-    encoder=pg.Gaussian(encoder, context_ndim=3),
+    decoder=pg.heads.DiscretizedLogisticMixture(decoder, levels=17, components=3, event_ndim=3),
+    encoder=pg.heads.Gaussian(encoder, context_ndim=3),
 )
 image = (-1, 1, 8, 8)
 history = pg.fit(
     vae,
     train.view(image),
-    pg.ELBO(beta=pg.linear_warmup(500)),
+    pg.ELBO(beta=pg.objectives.linear_warmup(500)),
     steps=1500,
     batch_size=100,
-    optimizer=pg.adam(2e-3),
+    optimizer=pg.train.adam(2e-3),
     ema=0.99,
     validation=validation.view(image),
     validate_every=100,
@@ -188,9 +191,9 @@ counts = torch.stack([(train == level).float().mean(0) for level in range(17)], 
 baseline = pg.Fixed(dist.Categorical, probs=counts)
 scores = {
     "pixel counts": pg.log_likelihood(baseline, test),
-    "mixture, EM": pg.log_likelihood(pg.Quantised(by_em), test, particles=64),
-    "mixture, SVI": pg.log_likelihood(pg.Quantised(by_svi), test, particles=64),
-    "Bayesian mixture": pg.log_likelihood(pg.Quantised(bayesian), test, particles=8),
+    "mixture, EM": pg.log_likelihood(pg.Quantized(by_em), test, particles=64),
+    "mixture, SVI": pg.log_likelihood(pg.Quantized(by_svi), test, particles=64),
+    "Bayesian mixture": pg.log_likelihood(pg.Quantized(bayesian), test, particles=8),
     "VAE": pg.log_likelihood(vae, test.view(image), particles=100),
 }
 for name, score in scores.items():

@@ -34,9 +34,9 @@ torch.manual_seed(0)
 table = load_diabetes(as_frame=True, scaled=False).frame
 AGES = ["19-34", "35-44", "45-54", "55-64", "65-79"]
 group = torch.as_tensor(np.digitize(table["age"], [35, 45, 55, 65]))
-standardised = (table - table.mean()) / table.std()
-bmi = torch.tensor(standardised["bmi"].to_numpy(), dtype=torch.float32)
-y = torch.tensor(standardised["target"].to_numpy(), dtype=torch.float32)
+standardized = (table - table.mean()) / table.std()
+bmi = torch.tensor(standardized["bmi"].to_numpy(), dtype=torch.float32)
+y = torch.tensor(standardized["target"].to_numpy(), dtype=torch.float32)
 print(
     f"{len(y)} patients; per age group: {dict(zip(AGES, group.bincount().tolist(), strict=True))}"
 )
@@ -45,7 +45,7 @@ print(
 # ## Two models
 #
 # In the pooled model one line serves everybody. In the hierarchical one each age group has its own
-# intercept and slope, drawn around common ones (in the non-centred form, which samplers and guides
+# intercept and slope, drawn around common ones (in the non-centerd form, which samplers and guides
 # like better). The plate `"data"` tells what the rows are: mini-batches, pointwise log-likelihoods
 # and cross-validation all follow from it.
 
@@ -97,7 +97,7 @@ print(f"prior predictive sd of y: {prior['y'].std():.2f} (the data's is 1)")
 # %%
 options = {
     "batch_size": len(y),
-    "optimizer": pg.adam(0.02),
+    "optimizer": pg.train.adam(0.02),
     "ema": 0.99,
     "seed": 1,
     "progress": False,
@@ -153,7 +153,8 @@ gap = by_mcmc.posterior["line"].mean(("chain", "draw")) - by_svi["hierarchical"]
 ].mean(("chain", "draw"))
 width = by_mcmc.posterior["line"].std(("chain", "draw"))
 print(
-    f"largest difference of a posterior mean: {float(abs(gap / width).max()):.2f} posterior standard deviations"
+    f"largest difference of a posterior mean: {float(abs(gap / width).max()):.2f} posterior "
+    "standard deviations"
 )
 
 # %% [markdown]
@@ -165,14 +166,15 @@ print(
 
 # %%
 def skewness(y):
-    centred = y - y.mean(-1, keepdim=True)
-    return (centred**3).mean(-1) / (centred**2).mean(-1) ** 1.5
+    centerd = y - y.mean(-1, keepdim=True)
+    return (centerd**3).mean(-1) / (centerd**2).mean(-1) ** 1.5
 
 
 check = pg.predictive_check(programs["hierarchical"], group, bmi, y, statistic=skewness, draws=300)
 print(f"skewness of y {check.observed:.2f}, of replicated data {check.replicated.mean():.2f}")
 print(
-    f"Bayesian p-value {float(check.p_value):.2f}: the data are more skewed than normal noise allows"
+    f"Bayesian p-value {float(check.p_value):.2f}: the data are more skewed than normal noise "
+    "allows"
 )
 az.plot_ppc(by_svi["hierarchical"], num_pp_samples=50, figsize=(7, 4))
 plt.savefig(OUTPUT / "predictive_check.png", dpi=120, bbox_inches="tight")

@@ -38,7 +38,7 @@ NUTS, MEAN_FIELD, FULL, REWRITTEN = (
     "#e4572e",
     "#2e86ab",
     "#3a9d5d",
-)  # the same colours in all pictures
+)  # the same colors in all pictures
 plt.rcParams.update(
     {
         "axes.spines.top": False,
@@ -72,7 +72,8 @@ def race(name, make, data, steps, eager_steps, **options):
     before, after = (1000 * (h.seconds - h.compile_seconds) / h.steps for h in (eager, fast))
     gap = np.abs(np.array(eager.loss) - fast.loss[:eager_steps]).max()
     print(
-        f"{name}: SVI {before:.2f} ms per step; compiled in {fast.compile_seconds:.1f} s, then {after:.3f} ms"
+        f"{name}: SVI {before:.2f} ms per step; compiled in {fast.compile_seconds:.1f} s, then "
+        f"{after:.3f} ms"
     )
     print(f"{name}: the losses of {eager_steps} steps differ by at most {gap:.0e} nats per row")
     summary[name] = {"ms/step": before, "compiled": after, "compiling, s": fast.compile_seconds}
@@ -85,7 +86,8 @@ def sample(name, gen, *data, **options):
     chains = pg.mcmc(gen, *data, chains=4, seed=0, progress=False, **options)
     seconds, diverging = time.perf_counter() - began, int(chains.stats["diverging"].sum())
     print(
-        f"{name}: NUTS took {seconds:.1f} s for {chains.stats['diverging'].numel()} draws, {diverging} divergent"
+        f"{name}: NUTS took {seconds:.1f} s for {chains.stats['diverging'].numel()} draws, "
+        f"{diverging} divergent"
     )
     return chains, seconds
 
@@ -109,15 +111,15 @@ def compare(name, khat, svi, nuts, seconds, **which):
     summary[name] = summary.get(name, {}) | numbers
 
 
-def intervals(ax, values, rows, colour, label):
+def intervals(ax, values, rows, color, label):
     """Means and 94% intervals of draws (chain, draw, row), one line each."""
     low, high = az.hdi(np.asarray(values), hdi_prob=0.94).T
-    ax.hlines(rows, low, high, color=colour, lw=2)
-    ax.plot(np.mean(values, axis=(0, 1)), rows, "o", color=colour, ms=4, label=label)
+    ax.hlines(rows, low, high, color=color, lw=2)
+    ax.plot(np.mean(values, axis=(0, 1)), rows, "o", color=color, ms=4, label=label)
 
 
 def ellipse(mean, covariance, mass=0.94):
-    """The curve around so much of a normal law in the plane, (2, 100)."""
+    """The curve around so much of a normal distribution in the plane, (2, 100)."""
     angle = np.linspace(0, 2 * np.pi, 100)
     circle = np.sqrt(-2 * np.log(1 - mass)) * np.stack((np.cos(angle), np.sin(angle)))
     return np.reshape(mean, (2, 1)) + np.linalg.cholesky(covariance) @ circle
@@ -127,7 +129,7 @@ def ellipse(mean, covariance, mass=0.94):
 # ## Eight schools
 #
 # Coaching for a test was tried in eight schools (Rubin 1981): an estimated effect and its standard
-# error for each, here in units of ten points (optimisers like numbers near one). How different are
+# error for each, here in units of ten points (optimizers like numbers near one). How different are
 # the schools? Their effects are drawn around a common mean with an unknown spread. We write them as
 # `mean + spread * raw`; why, comes at the end.  `fit(..., compile=True)` makes the whole step, from
 # the choice of rows to Adam's update, one graph. It draws the same random numbers, so the losses
@@ -158,7 +160,7 @@ def program(model, guide):
 
 few = (error, estimate)
 schools_guide = race(
-    "schools", lambda: program(schools, AutoNormal), few, 1000, 300, optimizer=pg.adam(0.05)
+    "schools", lambda: program(schools, AutoNormal), few, 1000, 300, optimizer=pg.train.adam(0.05)
 )
 chains, seconds = sample("schools", schools, *few, draws=1000, tune=400, target_accept=0.9)
 labels = {"coords": {"school": SCHOOLS}}
@@ -198,7 +200,7 @@ figure.savefig(OUTPUT / "schools.png")
 # %% [markdown]
 # ## A hierarchical regression, in mini-batches
 #
-# Which measurements tell malignant from benign tumours? The Wisconsin table of scikit-learn has ten
+# Which measurements tell malignant from benign tumors? The Wisconsin table of scikit-learn has ten
 # *kinds* of measurement of cell nuclei (radius, texture, ...): of each kind the mean over the
 # nuclei, its standard error and the worst value. A kind that does not matter should have three
 # small slopes, so each kind has a scale of its own, drawn around a typical one. SVI reads
@@ -217,18 +219,19 @@ KINDS, PARTS = (
     ["mean", "error", "worst"],
 )
 order = torch.randperm(len(table.data), generator=torch.Generator().manual_seed(0))
-standardised = torch.tensor(
+standardized = torch.tensor(
     ((table.data - table.data.mean()) / table.data.std()).to_numpy(), dtype=torch.float32
 )
-measured = standardised.view(-1, 3, 10).transpose(1, 2)[order]  # patients, kinds, parts
+measured = standardized.view(-1, 3, 10).transpose(1, 2)[order]  # patients, kinds, parts
 malignant = torch.tensor(1 - table.target.to_numpy(), dtype=torch.float32)[order]
 train, test = (measured[:512], malignant[:512]), (measured[512:], malignant[512:])
 print(
-    f"{len(train[1])} tumours to learn from, {len(test[1])} held out; {malignant.mean():.0%} are malignant"
+    f"{len(train[1])} tumors to learn from, {len(test[1])} held out; {malignant.mean():.0%} are "
+    "malignant"
 )
 
 
-def tumours(measured, malignant=None):
+def tumors(measured, malignant=None):
     intercept = pyro.sample("intercept", dist.Normal(0.0, 2.0))
     typical = pyro.sample("typical", dist.LogNormal(-1.0, 0.5))
     with pyro.plate("kind", 10):
@@ -240,39 +243,41 @@ def tumours(measured, malignant=None):
 
 
 quick = {"scheduler": cosine(600), "ema": 0.99, "seed": 0, "progress": False, "verdict": False}
-mean_field = program(tumours, AutoNormal)
-history = pg.fit(mean_field, train, steps=600, batch_size=128, optimizer=pg.adam(0.1), **quick)
-print(f"mean field: {history.steps} steps in {history.seconds:.1f} s; compiled: {history.compiled}")
-batches = {"batch_size": 128, "optimizer": pg.adam(0.02)}
-full = race(
-    "multivariate", lambda: program(tumours, AutoMultivariateNormal), train, 10000, 200, **batches
+mean_field = program(tumors, AutoNormal)
+history = pg.fit(
+    mean_field, train, steps=600, batch_size=128, optimizer=pg.train.adam(0.1), **quick
 )
-chains, seconds = sample("tumours", tumours, *train, init=full, draws=250, tune=250)
+print(f"mean field: {history.steps} steps in {history.seconds:.1f} s; compiled: {history.compiled}")
+batches = {"batch_size": 128, "optimizer": pg.train.adam(0.02)}
+full = race(
+    "multivariate", lambda: program(tumors, AutoMultivariateNormal), train, 10000, 200, **batches
+)
+chains, seconds = sample("tumors", tumors, *train, init=full, draws=250, tune=250)
 labels = {"coords": {"kind": KINDS, "part": PARTS}, "dims": {"slope": ["part"]}}
-tumours_nuts = pg.to_arviz(
+tumors_nuts = pg.to_arviz(
     full, *train, chains=chains, groups=["posterior", "sample_stats"], **labels
 )
-tumours_svi = {}
+tumors_svi = {}
 for name, gen in {"mean field": mean_field, "multivariate": full}.items():
     khat = float(pg.khat(gen, *train, particles=5000))
-    tumours_svi[name] = pg.to_arviz(gen, *train, draws=2000, groups=["posterior"], **labels)
+    tumors_svi[name] = pg.to_arviz(gen, *train, draws=2000, groups=["posterior"], **labels)
     print(f"\n{name}")
     compare(
         name,
         khat,
-        tumours_svi[name],
-        tumours_nuts,
+        tumors_svi[name],
+        tumors_nuts,
         seconds,
         var_names=["intercept", "typical", "scale"],
     )
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(10, 4.6), sharey=True, sharex=True, layout="constrained")
-rows = np.argsort(-tumours_nuts.posterior["scale"].mean(("chain", "draw")).values)
+rows = np.argsort(-tumors_nuts.posterior["scale"].mean(("chain", "draw")).values)
 for part, ax in enumerate(axes):
     ax.axvline(0, color="0.85", lw=1)
     slopes = [
-        data.posterior["slope"][..., rows, part] for data in (tumours_nuts, *tumours_svi.values())
+        data.posterior["slope"][..., rows, part] for data in (tumors_nuts, *tumors_svi.values())
     ]
     intervals(ax, slopes[0], np.arange(10) - 0.25, NUTS, "NUTS")
     intervals(ax, slopes[2], np.arange(10), FULL, "SVI, multivariate normal")
@@ -295,9 +300,9 @@ figure.savefig(OUTPUT / "slopes.png")
 # %%
 digit = torch.tensor(
     load_digits().target[:1000]
-)  # of the rows that pg.load_digits has for training
+)  # of the rows that pg.datasets.load_digits has for training
 chosen = torch.isin(digit, torch.tensor([0, 3, 4, 6, 7]))
-pixels, digit = pg.load_digits().train[chosen].flatten(1), digit[chosen]
+pixels, digit = pg.datasets.load_digits().train[chosen].flatten(1), digit[chosen]
 pca = PCA(3).fit(pixels)
 unit = pca.explained_variance_[0] ** 0.5
 scores = torch.tensor(pca.transform(pixels) / unit, dtype=torch.float32)
@@ -305,11 +310,11 @@ scores = torch.tensor(pca.transform(pixels) / unit, dtype=torch.float32)
 
 def make_mixture():
     mixture = pg.BayesianGaussianMixture(components=5, dims=3)
-    mixture.initialise(scores, torch.Generator().manual_seed(0))
+    mixture.initialize(scores, torch.Generator().manual_seed(0))
     return mixture
 
 
-whole = {"batch_size": len(scores), "optimizer": pg.adam(0.02)}
+whole = {"batch_size": len(scores), "optimizer": pg.train.adam(0.02)}
 mixture = race("mixture", make_mixture, (scores,), 1500, 60, **whole)
 at_guide, seconds = sample("mixture", mixture, scores, init=mixture, draws=300, tune=200)
 labels = {
@@ -324,13 +329,13 @@ compare("mixture", mixture_khat, mixture_svi, mixture_nuts, seconds, var_names=[
 
 # %% [markdown]
 # Chains that start at random end in different orders: R-hat cries out, though it may be nothing but
-# the labels. `relabel` gives all draws one labelling. A chain that stands apart even then is in
-# another mode, which no relabelling mends; its log density tells how good that mode is.
+# the labels. `relabel` gives all draws one labeling. A chain that stands apart even then is in
+# another mode, which no relabeling mends; its log density tells how good that mode is.
 
 # %%
 at_random, _ = sample("mixture, random starts", mixture, scores, draws=300, tune=300)
 both = {name: torch.cat((at_guide.draws[name], at_random.draws[name])) for name in at_guide.draws}
-relabelled = pg.relabel(both, leading=2)
+relabeled = pg.relabel(both, leading=2)
 
 
 def largest_rhat(draws, chains=slice(None)):
@@ -340,13 +345,14 @@ def largest_rhat(draws, chains=slice(None)):
 
 lp = at_random.stats["lp"].mean(1)
 print(
-    f"largest R-hat, chains from the guide: {largest_rhat(at_guide.draws):.2f}, lp {at_guide.stats['lp'].mean():.0f}"
+    f"largest R-hat, chains from the guide: {largest_rhat(at_guide.draws):.2f}, lp "
+    f"{at_guide.stats['lp'].mean():.0f}"
 )
 print(f"largest R-hat, chains from random starts: {largest_rhat(at_random.draws):.2f}")
 for chain in range(4):
-    rhat = largest_rhat(relabelled, [0, 1, 2, 3, 4 + chain])
+    rhat = largest_rhat(relabeled, [0, 1, 2, 3, 4 + chain])
     print(
-        f"largest R-hat, random start {chain} with those, relabelled: {rhat:.2f}, lp {lp[chain]:.0f}"
+        f"largest R-hat, random start {chain} with those, relabeled: {rhat:.2f}, lp {lp[chain]:.0f}"
     )
 
 # %%
@@ -394,17 +400,16 @@ figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
 axes[0].sharey(axes[1])
 for ax, draws, title in [
     (axes[0], at_random.draws, "random starts"),
-    (axes[1], relabelled, "the same, relabelled"),
+    (axes[1], relabeled, "the same, relabeled"),
 ]:
-    for chain, colour in zip(draws["means"][-4:, :, 0, 0], palette, strict=False):
-        ax.plot(chain, color=colour, lw=0.8)
+    for chain, color in zip(draws["means"][-4:, :, 0, 0], palette, strict=False):
+        ax.plot(chain, color=color, lw=0.8)
     ax.set(title=f"Mixture, {title}", xlabel="draw", ylabel="mean of component 0")
-az.plot_energy(tumours_nuts, ax=axes[2], fill_color=(FULL, NUTS), fill_alpha=(0.6, 0.4), bfmi=False)
-axes[2].set(
-    title="Tumours, energy of the chains", xlabel="energy (nats), centred", ylabel="density"
-)
+az.plot_energy(tumors_nuts, ax=axes[2], fill_color=(FULL, NUTS), fill_alpha=(0.6, 0.4), bfmi=False)
+axes[2].set(title="Tumors, energy of the chains", xlabel="energy (nats), centerd", ylabel="density")
 print(
-    f"tumours: BFMI of the chains {az.bfmi(tumours_nuts).round(2)} (below 0.3 they would explore too slowly)"
+    f"tumors: BFMI of the chains {az.bfmi(tumors_nuts).round(2)} (below 0.3 they would explore too "
+    "slowly)"
 )
 figure.savefig(OUTPUT / "chains.png")
 
@@ -417,7 +422,7 @@ figure.savefig(OUTPUT / "chains.png")
 # the draws of NUTS can tell.
 
 # %%
-by_nuts = tumours_nuts.posterior["slope"].values.reshape(-1, 30)
+by_nuts = tumors_nuts.posterior["slope"].values.reshape(-1, 30)
 correlation = np.abs(np.corrcoef(by_nuts.T) - np.eye(30))
 pair = list(np.unravel_index(correlation.argmax(), correlation.shape))
 names = [f"{PARTS[index % 3]} {KINDS[index // 3]}" for index in pair]
@@ -425,19 +430,20 @@ print(f"largest correlation of two slopes: {correlation.max():.2f} in size, {' a
 covariance = np.cov(by_nuts.T)
 predicted = 1 / np.sqrt(np.diag(covariance) * np.diag(np.linalg.inv(covariance)))
 width = {
-    name: data.posterior["slope"].values.reshape(-1, 30).std(0)
-    for name, data in tumours_svi.items()
+    name: data.posterior["slope"].values.reshape(-1, 30).std(0) for name, data in tumors_svi.items()
 }
 print(
-    f"width of slopes, guide / NUTS, median: {np.median(predicted):.2f} predicted from correlations alone;"
+    f"width of slopes, guide / NUTS, median: {np.median(predicted):.2f} predicted from "
+    "correlations alone;"
 )
 for name, value in width.items():
     print(
-        f"    {name} {np.median(value / by_nuts.std(0)):.2f} (from {(value / by_nuts.std(0)).min():.2f})"
+        f"    {name} {np.median(value / by_nuts.std(0)):.2f} (from "
+        f"{(value / by_nuts.std(0)).min():.2f})"
     )
 
 # %% [markdown]
-# Predictions need not suffer as much. The log score of held-out tumours, per row (higher is better;
+# Predictions need not suffer as much. The log score of held-out tumors, per row (higher is better;
 # so few rows do not tell small differences):
 
 
@@ -446,11 +452,13 @@ def held_out(posterior):
     intercept, slope = (
         torch.tensor(posterior[site].values).flatten(0, 1) for site in ("intercept", "slope")
     )
-    law = dist.Bernoulli(logits=intercept[:, None] + torch.einsum("nkp,skp->sn", test[0], slope))
-    return (law.log_prob(test[1]).logsumexp(0) - np.log(len(slope))).mean()
+    distribution = dist.Bernoulli(
+        logits=intercept[:, None] + torch.einsum("nkp,skp->sn", test[0], slope)
+    )
+    return (distribution.log_prob(test[1]).logsumexp(0) - np.log(len(slope))).mean()
 
 
-for name, data in {**tumours_svi, "NUTS": tumours_nuts}.items():
+for name, data in {**tumors_svi, "NUTS": tumors_nuts}.items():
     print(f"held-out log score, {name}: {held_out(data.posterior):.3f} nats")
 
 # %% [markdown]
@@ -460,12 +468,12 @@ for name, data in {**tumours_svi, "NUTS": tumours_nuts}.items():
 # it, wherever a few seconds are enough to tell.  **A funnel defeats every normal guide; rewriting
 # the model helps.** Written as `effect ~ Normal(mean, spread)` the eight schools have another
 # posterior in effects and log spread: the smaller the spread, the nearer the effects must be to
-# each other. No normal law has that shape, with or without correlations. In terms of `raw`, as
-# above, most of the funnel is gone, and it is the same model.
+# each other. No normal distribution has that shape, with or without correlations. In terms of
+# `raw`, as above, most of the funnel is gone, and it is the same model.
 
 
 # %%
-def centred(error, estimate=None):
+def centerd(error, estimate=None):
     mean = pyro.sample("mean", dist.Normal(0.0, 0.5))
     spread = pyro.sample("spread", dist.HalfCauchy(0.5))
     with pyro.plate("school", 8):
@@ -483,8 +491,8 @@ def funnel(posterior):
 
 funnels = {}
 for name, guide in {"mean field": AutoNormal, "multivariate": AutoMultivariateNormal}.items():
-    gen = program(centred, guide)
-    pg.fit(gen, few, steps=600, optimizer=pg.adam(0.05), **quick)
+    gen = program(centerd, guide)
+    pg.fit(gen, few, steps=600, optimizer=pg.train.adam(0.05), **quick)
     khat = float(pg.khat(gen, *few, particles=20000))
     funnels[f"{name}, k-hat {khat:.2f}"] = funnel(
         pg.to_arviz(gen, *few, draws=4000, groups=["posterior"]).posterior
@@ -506,11 +514,11 @@ axes[0].text(
     va="top",
 )
 axes[1].scatter(*by_nuts[:, pair].T, s=4, color=NUTS, alpha=0.35, lw=0, label="NUTS")
-for (name, data), colour in zip(tumours_svi.items(), (MEAN_FIELD, FULL), strict=True):
+for (name, data), color in zip(tumors_svi.items(), (MEAN_FIELD, FULL), strict=True):
     slopes = data.posterior["slope"].values.reshape(-1, 30).T
-    axes[0].plot(by_nuts.std(0), slopes.std(1), "o", color=colour, ms=5, alpha=0.8, label=name)
+    axes[0].plot(by_nuts.std(0), slopes.std(1), "o", color=color, ms=5, alpha=0.8, label=name)
     axes[1].plot(
-        *ellipse(slopes[pair].mean(1), np.cov(slopes[pair])), color=colour, lw=2, label=name
+        *ellipse(slopes[pair].mean(1), np.cov(slopes[pair])), color=color, lw=2, label=name
     )
 axes[0].set(title="Guides too narrow, a mean field most", xlim=(0, limit), ylim=(0, limit))
 axes[0].set(xlabel="sd of each slope, NUTS", ylabel="sd of each slope, SVI")
@@ -522,8 +530,8 @@ axes[1].set(
 for ax in axes[2:]:
     ax.scatter(*funnel(schools_nuts.posterior), s=4, color=NUTS, alpha=0.25, lw=0, label="NUTS")
     ax.set(xlabel="effect in school A", ylabel="log spread", xlim=(-1.5, 3.5), ylim=(-6, 2))
-for (name, draws), colour in zip(funnels.items(), (MEAN_FIELD, FULL), strict=True):
-    axes[2].plot(*ellipse(draws.mean(1), np.cov(draws)), color=colour, lw=2, label=name)
+for (name, draws), color in zip(funnels.items(), (MEAN_FIELD, FULL), strict=True):
+    axes[2].plot(*ellipse(draws.mean(1), np.cov(draws)), color=color, lw=2, label=name)
 axes[2].set(title="Normal guides miss most of a funnel")
 name = f"mean field, k-hat {schools_khat:.2f}"
 axes[3].scatter(*funnel(schools_svi.posterior), s=4, color=REWRITTEN, alpha=0.25, lw=0, label=name)
@@ -553,5 +561,5 @@ plt.close("all")
 # %%
 print(pd.DataFrame(summary).T.to_string(float_format="{:.2f}".format, na_rep="-"))
 pd.DataFrame(summary).T.to_csv(OUTPUT / "summary.csv")
-tumours_nuts.to_netcdf(str(OUTPUT / "tumours.nc"))
-print(f"figures, this table and a posterior (tumours.nc) are in {OUTPUT.resolve()}")
+tumors_nuts.to_netcdf(str(OUTPUT / "tumors.nc"))
+print(f"figures, this table and a posterior (tumors.nc) are in {OUTPUT.resolve()}")

@@ -4,7 +4,7 @@
 # Any distribution is a product of conditionals, $p(x) = \prod_t p(x_t \mid x_1, \dots, x_{t-1})$.
 # Models differ in how they say the conditionals: by a table for everything, by forgetting all but
 # the last values, or by a network. Their likelihoods are all *exact*, so they can be compared to
-# the last digit. We climb that ladder on the 8 x 8 digits of scikit-learn with their 17 grey
+# the last digit. We climb that ladder on the 8 x 8 digits of scikit-learn with their 17 gray
 # levels, complete half-hidden images, classify by Bayes' rule with the right to refuse, and find
 # images that do not belong.
 
@@ -43,7 +43,7 @@ train, validation, test = slice(1000), slice(1000, 1350), slice(1350, None)
 # %%
 patch = (images[:, 0, 2:5, 2:5] > 8).float().flatten(1)
 models = {
-    "independent": pg.Factorised(9, smoothing=0.1),
+    "independent": pg.Factorized(9, smoothing=0.1),
     "joint table": pg.JointTable(9, smoothing=0.1),
 }
 models |= {f"chain of order {k}": pg.MarkovChain(9, order=k, smoothing=0.1) for k in (1, 2, 4, 6)}
@@ -65,14 +65,14 @@ for name, model in models.items():
 made = pg.MADE(
     64,
     [400],
-    pg.DiscretizedLogisticMixture(levels=17, components=3),
-    encode=pg.OneHot(17),
+    pg.heads.DiscretizedLogisticMixture(levels=17, components=3),
+    encode=pg.nn.OneHot(17),
     dropout=0.3,
 )
 pixelcnn = pg.PixelCNN(
     (1, 8, 8),
-    pg.Categorical(levels=17),
-    pg.Levels(17),
+    pg.heads.Categorical(levels=17),
+    pg.nn.Levels(17),
     width=24,
     layers=3,
     reach=2,
@@ -82,7 +82,7 @@ pixelcnn = pg.PixelCNN(
 onehot = nn.functional.one_hot(labels, 10).float()
 settings = {
     "batch_size": 100,
-    "optimizer": pg.adam(3e-3),
+    "optimizer": pg.train.adam(3e-3),
     "ema": 0.98,
     "validate_every": 50,
     "patience": 3,
@@ -94,7 +94,7 @@ data, held_out = (images[train], onehot[train]), (images[validation], onehot[val
 print("PixelCNN:", pg.fit(pixelcnn, data, steps=400, validation=held_out, **settings))
 
 counting = {
-    "pixel counts": pg.Factorised(64, 17, smoothing=1 / 17),
+    "pixel counts": pg.Factorized(64, 17, smoothing=1 / 17),
     "chain": pg.MarkovChain(64, 17, smoothing=0.3),
 }
 for model in counting.values():
@@ -134,7 +134,8 @@ right = (guess == labels[test]).float()
 order = confidence.argsort(descending=True)
 accuracy = right[order].cumsum(0) / torch.arange(1, len(order) + 1)
 print(
-    f"accuracy {right.mean():.3f}; of the 90 % most certain {accuracy[int(0.9 * len(order)) - 1]:.3f}"
+    f"accuracy {right.mean():.3f}; of the 90 % most certain "
+    f"{accuracy[int(0.9 * len(order)) - 1]:.3f}"
 )
 
 seen, odd = (joint(x).logsumexp(1) for x in (images[test], images[test].rot90(dims=(2, 3))))

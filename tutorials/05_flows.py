@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Normalizing flows: from two moons to digits, alone and inside a VAE
 #
-# A normalizing flow is an invertible map, learned so that it carries data to a simple law. Its
-# density is exact, it is sampled as easily as it is scored, and so it fits wherever a distribution
-# is wanted: as a model of data, as the prior or the posterior of another model. About half a minute
-# on a laptop.
+# A normalizing flow is an invertible map, learned so that it carries data to a simple distribution.
+# Its density is exact, it is sampled as easily as it is scored, and so it fits wherever a
+# distribution is wanted: as a model of data, as the prior or the posterior of another model. About
+# half a minute on a laptop.
 
 # %%
 import argparse
@@ -30,28 +30,31 @@ quiet = {"progress": False, "verdict": False, "seed": 0}
 # ## Two moons
 #
 # `NSF` is a neural spline flow: every variable is bent by a spline whose shape depends on the
-# variables before it. Splines act on [-5, 5], so that data should come standardised:
-# `pg.Standardised.fitted` does that and counts the determinant, and scores stay densities of the
+# variables before it. Splines act on [-5, 5], so that data should come standardized:
+# `pg.Standardized.fitted` does that and counts the determinant, and scores stay densities of the
 # data as they were.
 
 # %%
 moons = torch.tensor(make_moons(4000, noise=0.06, random_state=0)[0], dtype=torch.float32)
 train, test = moons[:3000], moons[3000:]
-flow = pg.Standardised.fitted(pg.NSF(2, layers=3, hidden=(64, 64)), train)
+flow = pg.Standardized.fitted(pg.NSF(2, layers=3, hidden=(64, 64)), train)
 mixture = pg.GaussianMixture(8, 2)
 pg.em(mixture, train, seed=0)
-history = pg.fit(flow, train, steps=500, batch_size=256, optimizer=pg.adam(5e-3), ema=0.98, **quiet)
+history = pg.fit(
+    flow, train, steps=500, batch_size=256, optimizer=pg.train.adam(5e-3), ema=0.98, **quiet
+)
 print(history)
 for name, gen in {"mixture of 8 Gaussians": mixture, "spline flow": flow}.items():
     print(f"two moons, {name:24s} {pg.log_likelihood(gen, test)}")
 
 # %% [markdown]
 # Both numbers are exact, so that they may be compared (`>` would do it). What the map does can be
-# looked at: the data after each layer, on their way to a normal law. Colours follow the points.
+# looked at: the data after each layer, on their way to a normal distribution. Colors follow the
+# points.
 
 # %%
 with torch.no_grad():
-    stages = [flow.standardise(moons)]
+    stages = [flow.standardize(moons)]
     for layer in flow.family.layers:
         stages.append(layer()(stages[-1]))
     axis = [torch.linspace(low, high, 160) for low, high in ((-1.6, 2.6), (-1.1, 1.6))]
@@ -59,10 +62,10 @@ with torch.no_grad():
     density = flow().log_prob(grid).exp()
     samples = pg.sample(flow, 2000)
 figure, axes = plt.subplots(1, 6, figsize=(15, 2.7))
-colour = torch.atan2(stages[0][:, 1], stages[0][:, 0])
+color = torch.atan2(stages[0][:, 1], stages[0][:, 0])
 titles = ["data", "after one layer", "after two", "after three: normal"]
 for panel, stage, title in zip(axes, stages, titles, strict=False):
-    panel.scatter(*stage.T, c=colour, cmap="hsv", s=1.5, linewidths=0)
+    panel.scatter(*stage.T, c=color, cmap="hsv", s=1.5, linewidths=0)
     panel.set(title=title, xlim=(-3.2, 3.2), ylim=(-3.2, 3.2))
 axes[4].imshow(density, origin="lower", extent=(-1.6, 2.6, -1.1, 1.6), cmap="magma", aspect="auto")
 axes[4].set(title="learned density")
@@ -77,19 +80,26 @@ figure.savefig(OUTPUT / "flows.png", dpi=80)
 # ## Digits
 #
 # Pixels are integers, most of them 0 at the margin. Two wrappers make them easy for a flow:
-# `Quantised` spreads every integer over its bin (the score is then an *unbiased* estimate of a
+# `Quantized` spreads every integer over its bin (the score is then an *unbiased* estimate of a
 # probability), and a histogram per pixel makes the marginals normal, so that the flow has the
 # dependence alone to learn. `MAF` is the simplest autoregressive flow, and fast.
 
 # %%
-digits = [rows.flatten(1) for rows in pg.load_digits()]
+digits = [rows.flatten(1) for rows in pg.datasets.load_digits()]
 train, validation, test = digits
-pixels = pg.Gaussianised.of(train, 0.0, 17.0, bins=17)
-independent = pg.Quantised(pg.Transformed(pg.standard_normal(64), pixels))
-flow = pg.Quantised(pg.Transformed(pg.MAF(64, layers=2, hidden=(256,), dropout=0.3), pixels))
+pixels = pg.Gaussianized.of(train, 0.0, 17.0, bins=17)
+independent = pg.Quantized(pg.Transformed(pg.standard_normal(64), pixels))
+flow = pg.Quantized(pg.Transformed(pg.MAF(64, layers=2, hidden=(256,), dropout=0.3), pixels))
 selection = {"validation": validation, "validate_every": 100, "patience": 4}
 history = pg.fit(
-    flow, train, steps=800, batch_size=100, optimizer=pg.adam(2e-3), ema=0.99, **selection, **quiet
+    flow,
+    train,
+    steps=800,
+    batch_size=100,
+    optimizer=pg.train.adam(2e-3),
+    ema=0.99,
+    **selection,
+    **quiet,
 )
 flow.eval()
 print(history)
@@ -108,7 +118,10 @@ class FlowEncoder(pg.DistributionModule):
 
     def __init__(self, net: nn.Module, dims: int):
         super().__init__()
-        self.net, self.flow = net, pg.IAF(dims, layers=2, context=2 * dims, base=pg.Gaussian(None))
+        self.net, self.flow = (
+            net,
+            pg.IAF(dims, layers=2, context=2 * dims, base=pg.heads.Gaussian(None)),
+        )
 
     def forward(self, context=None):
         return self.flow(self.net(context))
@@ -116,16 +129,20 @@ class FlowEncoder(pg.DistributionModule):
 
 def vae(flow_prior: bool, flow_posterior: bool, dims: int = 8) -> pg.VAE:
     net = nn.Sequential(Standardize(8.0, 8.0), MLP(64, [128], 2 * dims, dropout=0.2))
-    decoder = pg.DiscretizedLogisticMixture(
+    decoder = pg.heads.DiscretizedLogisticMixture(
         MLP(dims, [128], 3 * 3 * 64, dropout=0.2), levels=17, components=3
     )
     prior = pg.MAF(dims, layers=3, hidden=(32, 32)) if flow_prior else pg.standard_normal(dims)
-    return pg.VAE(prior, decoder, FlowEncoder(net, dims) if flow_posterior else pg.Gaussian(net))
+    return pg.VAE(
+        prior, decoder, FlowEncoder(net, dims) if flow_posterior else pg.heads.Gaussian(net)
+    )
 
 
 def trained(gen: pg.VAE) -> pg.VAE:
-    schedule = {"steps": 700, "batch_size": 100, "optimizer": pg.adam(3e-3), "ema": 0.99}
-    pg.fit(gen, train, pg.ELBO(beta=pg.linear_warmup(200)), **schedule, **selection, **quiet)
+    schedule = {"steps": 700, "batch_size": 100, "optimizer": pg.train.adam(3e-3), "ema": 0.99}
+    pg.fit(
+        gen, train, pg.ELBO(beta=pg.objectives.linear_warmup(200)), **schedule, **selection, **quiet
+    )
     return gen.eval()
 
 
@@ -153,7 +170,8 @@ scores = {name: pg.log_likelihood(gen, test, particles=64) for name, gen in mode
 for name, score in scores.items():
     bound = pg.log_likelihood(models[name], test, particles=1)
     print(
-        f"{name:32s} {score}   better than counting: {score > baseline}   one particle: {bound.mean:.2f}"
+        f"{name:32s} {score}   better than counting: {score > baseline}   one particle: "
+        f"{bound.mean:.2f}"
     )
 try:
     print(scores["autoregressive flow"] > scores["VAE"])

@@ -19,7 +19,7 @@ import pyro.distributions as dist
 import torch
 
 import probgen as pg
-from probgen.distributions.graphs.dependence_tree import mutual_information, pair_counts
+from probgen.distributions.graphical.dependence_tree import mutual_information, pair_counts
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--output", type=Path, default=Path("graphical_output"))
@@ -61,7 +61,7 @@ probability ( dysp | bronc, either ) {
   (no, no) 0.9, 0.1; (yes, no) 0.2, 0.8; (no, yes) 0.3, 0.7; (yes, yes) 0.1, 0.9;
 }
 """
-asia = pg.parse_bif(ASIA)
+asia = pg.graphical.parse_bif(ASIA)
 network = pg.BayesianNetwork.from_tables(asia.tables, asia.parents)
 print(f"{len(asia.tables)} nodes; exact answers by variable elimination: {network().plan}")
 
@@ -103,7 +103,8 @@ gaps = records.masked_fill(torch.rand_like(records) < 0.5, torch.nan)
 
 def untaught():
     nodes = {
-        name: pg.Table(2, (2,) * len(asia.parents[name]), pseudo_count=0.1) for name in asia.tables
+        name: pg.graphical.Table(2, (2,) * len(asia.parents[name]), pseudo_count=0.1)
+        for name in asia.tables
     }
     return pg.BayesianNetwork(nodes, asia.parents)
 
@@ -116,9 +117,10 @@ learners = {
 print(f"{'the true network':22s} {pg.log_likelihood(network, fresh)}")
 for name, data in learners.items():
     learned = untaught()
-    result = pg.em(learned, data, tol=1e-6, steps=1000, seed=0)
+    result = pg.em(learned, data, tol=1e-6, max_iter=1000, seed=0)
     print(
-        f"{name:22s} {pg.log_likelihood(learned, fresh)}   ({len(data)} rows, {result.steps} steps)"
+        f"{name:22s} {pg.log_likelihood(learned, fresh)}   ({len(data)} rows, {result.n_iter} "
+        "steps)"
     )
 filled = pg.impute(network, gaps[:3], draws=500)
 print(
@@ -129,20 +131,20 @@ print(
 # ## Which pixel depends on which? A tree, and a field
 #
 # The ink of scikit-learn's digits, 8 x 8 bits. A Chow-Liu tree finds, in closed form, the tree of
-# pixels that explains most; a Markov random field couples all neighbours of the grid. The field's
+# pixels that explains most; a Markov random field couples all neighbors of the grid. The field's
 # constant Z sums 2 ** 64 images: variable elimination needs tables of 256 entries, so that maximum
 # likelihood is exact.
 
 # %%
-digits = pg.load_digits()
+digits = pg.datasets.load_digits()
 train, test = (part.flatten(1).gt(7).float() for part in (digits.train, digits.test))
 apart = pg.Fixed(dist.Bernoulli, probs=(train.sum(0) + 1) / (len(train) + 2))
 tree = pg.ChowLiu((2,) * 64)
 pg.em(tree, train)
-field = pg.MarkovRandomField((64,), pg.grid_edges(8, 8))
+field = pg.MarkovRandomField((64,), pg.graphical.grid_edges(8, 8))
 options = {
     "batch_size": len(train),
-    "optimizer": pg.adam(0.1),
+    "optimizer": pg.train.adam(0.1),
     "compile": False,
     "progress": False,
     "verdict": False,
@@ -166,9 +168,9 @@ print(f"loopy belief propagation: marginals off by up to {error:.3f}, log Z by {
 # ## A century of earthquakes
 #
 # Earthquakes of magnitude 7 or more per year in the whole world, 1900 to 2006 (Zucchini, MacDonald
-# 2009, table 1.1). Counts of one Poisson law would have a variance like their mean; these have not.
-# A hidden Markov model lets the rate change between a few regimes. By maximum likelihood first, for
-# two to four of them.
+# 2009, table 1.1). Counts of one Poisson distribution would have a variance like their mean; these
+# have not. A hidden Markov model lets the rate change between a few regimes. By maximum likelihood
+# first, for two to four of them.
 
 # %%
 QUAKES = """
@@ -180,29 +182,30 @@ counts = torch.tensor([float(count) for count in QUAKES.split()])
 years, x = 1900 + np.arange(len(counts)), counts.reshape(1, -1, 1)
 print(f"{len(counts)} years, mean {counts.mean():.1f}, variance {counts.var():.1f}")
 for states in (2, 3, 4):
-    by_em = pg.HiddenMarkovModel(states, len(counts), pg.PoissonEmission(states))
+    by_em = pg.HiddenMarkovModel(states, len(counts), pg.sequences.PoissonEmission(states))
     pg.em(
         by_em, x.expand(2, -1, -1), tol=1e-5, n_init=3, seed=0
     )  # the same sequence twice: the same maximum
     free = states**2 + states - 1
     value = by_em().log_prob(x).item()
     print(
-        f"{states} regimes: log-likelihood {value:.2f}, BIC {free * np.log(len(counts)) - 2 * value:.1f}"
+        f"{states} regimes: log-likelihood {value:.2f}, BIC "
+        f"{free * np.log(len(counts)) - 2 * value:.1f}"
     )
 
 # %% [markdown]
 # ## How long does a regime last? The posterior
 #
-# 107 numbers do not determine nine transition probabilities. With priors (Dirichlet laws on the
-# rows of the transition matrix, a Gamma law on rates) and the hidden states summed out, NUTS draws
-# from the exact posterior. Regimes are named by their rates.
+# 107 numbers do not determine nine transition probabilities. With priors (Dirichlet distributions
+# on the rows of the transition matrix, a Gamma distribution on rates) and the hidden states summed
+# out, NUTS draws from the exact posterior. Regimes are named by their rates.
 
 # %%
 REGIMES = ["quiet", "usual", "busy"]
 sticky = pg.Fixed(dist.Dirichlet, concentration=torch.ones(3, 3) + 2 * torch.eye(3))
 rates = pg.Fixed(dist.Gamma, concentration=torch.tensor([4.0]), rate=0.2)
 bayesian = pg.BayesianHiddenMarkovModel(
-    3, len(counts), pg.poisson_emission, {"rates": rates}, transition=sticky
+    3, len(counts), pg.sequences.poisson_emission, {"rates": rates}, transition=sticky
 )
 chains = pg.mcmc(bayesian, x, draws=300, tune=300, chains=2, seed=0, progress=False)
 chains = dataclasses.replace(chains, draws=bayesian.in_order(chains.draws, "rates"))
@@ -222,8 +225,8 @@ print(az.summary(inference, var_names=["rates", "transitions"]).round(2).to_stri
 inference.to_netcdf(str(OUTPUT / "earthquakes.nc"))
 values = chains.merged
 with torch.no_grad():
-    law = bayesian.given(values)
-    regimes = law.smooth(x[0])  # of each draw: probabilities of the regimes, year by year
+    distribution = bayesian.given(values)
+    regimes = distribution.smooth(x[0])  # of each draw: probabilities of the regimes, year by year
 level = (regimes * values["rates"][..., 0][:, None]).sum(-1)
 lasts = 1 / (1 - values["transitions"].diagonal(dim1=-2, dim2=-1))
 for index, name in enumerate(REGIMES):
@@ -262,10 +265,10 @@ axes[2].fill_between(
 axes[2].plot(years, level.mean(0), color=COLOURS[2], lw=1.5, label="rate, 90 % of the posterior")
 axes[2].set(title="Earthquakes a year, and their hidden rate", xlabel="year", xlim=(1899.5, 2006.5))
 axes[2].legend(loc="upper right", fontsize=7)
-for index, (name, colour) in enumerate(zip(REGIMES, COLOURS, strict=True)):
+for index, (name, color) in enumerate(zip(REGIMES, COLOURS, strict=True)):
     stays = inference.posterior["transitions"].values[..., index, index].ravel()
     grid, density = az.kde(stays, bound_correction=True)
-    axes[3].fill_between(grid, density, color=colour, alpha=0.4, lw=0, label=name)
+    axes[3].fill_between(grid, density, color=color, alpha=0.4, lw=0, label=name)
 axes[3].set(
     title="P(the regime stays another year)",
     xlim=(0.3, 1),

@@ -63,23 +63,29 @@ def bare(panel, title=None):
 # makes that rarer and the data likelier.
 
 # %%
-bits = [(rows.flatten(1) >= 8).float() for rows in pg.load_digits()]
+bits = [(rows.flatten(1) >= 8).float() for rows in pg.datasets.load_digits()]
 train, validation, test = bits
-small, wide = (pg.RBM(pg.BernoulliUnits(64), hidden=hidden) for hidden in (10, 100))
-small.initialise(train)
-wide.initialise(train)
+small, wide = (pg.RBM(pg.energy.BernoulliUnits(64), hidden=hidden) for hidden in (10, 100))
+small.initialize(train)
+wide.initialize(train)
 schedule = {"batch_size": 100, "ema": 0.99}
 pg.fit(
-    small, train, steps=600, optimizer=pg.adam(2e-2), scheduler=falling(600), **schedule, **quiet
+    small,
+    train,
+    steps=600,
+    optimizer=pg.train.adam(2e-2),
+    scheduler=falling(600),
+    **schedule,
+    **quiet,
 )
-chains = pg.ContrastiveDivergence(steps=2, chains=100)
+chains = pg.objectives.ContrastiveDivergence(steps=2, chains=100)
 print(
     pg.fit(
         wide,
         train,
         chains,
         steps=2000,
-        optimizer=pg.adam(5e-3),
+        optimizer=pg.train.adam(5e-3),
         scheduler=falling(2000),
         **schedule,
         **quiet,
@@ -95,7 +101,9 @@ print(
 # %%
 temperatures = [3, 10, 30, 100, 300, 1000]
 brackets = {
-    name: [pg.annealed_importance(rbm, train, temperatures=number) for number in temperatures]
+    name: [
+        pg.energy.annealed_importance(rbm, train, temperatures=number) for number in temperatures
+    ]
     for name, rbm in {"small": small, "wide": wide}.items()
 }
 print(
@@ -104,21 +112,21 @@ print(
 print(f"wide machine, annealed: {brackets['wide'][-1]}")
 
 # %% [markdown]
-# A score is of the kind of what it stands on. `Normalised` puts the estimate in the place of log Z:
+# A score is of the kind of what it stands on. `Normalized` puts the estimate in the place of log Z:
 # *approximate*, and such numbers are reported, not ranked. A conservative one can be:
 # `reverse_annealing` scores the model whose draws are ends of annealed chains, without bias, so
 # that it may lie above an exact score with proof.
 
 # %%
-pixels, tree = pg.Factorised(64), pg.ChowLiu([2] * 64)
+pixels, tree = pg.Factorized(64), pg.ChowLiu([2] * 64)
 for baseline in (pixels, tree):
     pg.em(baseline, train)
 baselines = {"independent pixels": pixels, "tree of pixels": tree, "small machine": small}
 scores = {name: pg.log_likelihood(gen, test) for name, gen in baselines.items()}
 scores["wide machine"] = pg.log_likelihood(
-    pg.Normalised(wide, brackets["wide"][-1].value), test, particles=1
+    pg.Normalized(wide, brackets["wide"][-1].value), test, particles=1
 )
-scores["wide machine, reverse"] = pg.reverse_annealing(
+scores["wide machine, reverse"] = pg.energy.reverse_annealing(
     wide, test, base=train, temperatures=300, chains=4
 )
 for name, score in scores.items():
@@ -178,16 +186,16 @@ axes[2].set(yticks=[], xticks=[4.5, 29.5, 52, 66])
 axes[2].set_xticklabels(["known", "completed", "mean", "truth"], fontsize=7)
 axes[2].set_title("lower halves, clamped chains", fontsize=10)
 known = {"small": small().log_z().item(), "wide": brackets["wide"][-1].value}
-for name, colour in {"small": "tab:blue", "wide": "tab:red"}.items():
+for name, color in {"small": "tab:blue", "wide": "tab:red"}.items():
     there, back = (
         [getattr(b, way).mean() - known[name] for b in brackets[name]]
         for way in ("forwards", "backwards")
     )
-    axes[3].fill_between(temperatures, there, back, color=colour, alpha=0.15, linewidth=0)
+    axes[3].fill_between(temperatures, there, back, color=color, alpha=0.15, linewidth=0)
     axes[3].plot(
-        temperatures, there, "^-", color=colour, markersize=4, linewidth=1, label=f"{name} machine"
+        temperatures, there, "^-", color=color, markersize=4, linewidth=1, label=f"{name} machine"
     )
-    axes[3].plot(temperatures, back, "v-", color=colour, markersize=4, linewidth=1)
+    axes[3].plot(temperatures, back, "v-", color=color, markersize=4, linewidth=1)
 axes[3].axhline(0, color="k", linewidth=0.8)
 axes[3].set(xscale="log", xlabel="temperatures", ylabel="nats")
 axes[3].set_title("error of log Z, one chain there or back", fontsize=10)
@@ -218,33 +226,34 @@ cell = 2 * math.log(axis[1] - axis[0])
 mixture = pg.GaussianMixture(12, 2)
 pg.em(mixture, points, seed=0)
 print(f"{'mixture of 12 Gaussians':24s} {pg.log_likelihood(mixture, held_out)}")
-contrast = pg.NoiseContrastive(noise, ratio=4)
+contrast = pg.objectives.NoiseContrastive(noise, ratio=4)
 energies, surfaces = {}, {}
 for name, objective in {
     "noise contrast": contrast,
-    "denoising": pg.DenoisingScoreMatching(0.1),
+    "denoising": pg.objectives.DenoisingScoreMatching(0.1),
 }.items():
     torch.manual_seed(0)
     gen = pg.EnergyBasedModel(
-        pg.MLP(2, [64, 64, 64], 1), (2,), kernel=pg.Langevin(0.01), base=noise
+        pg.nn.MLP(2, [64, 64, 64], 1), (2,), kernel=pg.samplers.Langevin(0.01), base=noise
     )
     plan = {
         "steps": 1500,
         "batch_size": 256,
-        "optimizer": pg.adam(5e-3),
+        "optimizer": pg.train.adam(5e-3),
         "scheduler": falling(1500),
         "ema": 0.99,
     }
     pg.fit(gen, points, objective, **plan, **quiet)
-    bracket = pg.annealed_importance(gen, temperatures=100, chains=200)
+    bracket = pg.energy.annealed_importance(gen, temperatures=100, chains=200)
     with torch.no_grad():
         surface = gen().log_prob(grid)
     exact = (surface.flatten().logsumexp(0) + cell).item()
     print(f"{name}: log Z = {exact:.2f} by the grid; {bracket}")
-    print(f"{name:24s} {pg.log_likelihood(pg.Normalised(gen, exact), held_out, particles=1)}")
+    print(f"{name:24s} {pg.log_likelihood(pg.Normalized(gen, exact), held_out, particles=1)}")
     energies[name], surfaces[name] = gen, surface - exact
 print(
-    f"noise contrast: log Z = {contrast.log_normaliser.item():.2f} as learned along with the network"
+    f"noise contrast: log Z = {contrast.log_normalizer.item():.2f} as learned along with the "
+    "network"
 )
 
 # %%
@@ -294,27 +303,30 @@ figure.savefig(OUTPUT / "energy.png", dpi=80)
 
 # %%
 angles = 2 * math.pi * torch.arange(8) / 8
-centres, spread = 1.4 * torch.stack([angles.cos(), angles.sin()], 1), 0.05
-ring = centres[torch.randint(8, (20_000,))] + spread * torch.randn(20_000, 2)
+centers, spread = 1.4 * torch.stack([angles.cos(), angles.sin()], 1), 0.05
+ring = centers[torch.randint(8, (20_000,))] + spread * torch.randn(20_000, 2)
 
 
 def judged(x):
     """Modes that have draws within three standard deviations, and the share of such draws."""
-    distance, nearest = torch.cdist(x, centres).min(1)
+    distance, nearest = torch.cdist(x, centers).min(1)
     good = distance < 3 * spread
     return nearest[good].unique().numel(), good.double().mean().item()
 
 
-slopes = [pg.R1(0.02), pg.R2(0.02)]
-recipes = {"plain": {}, "relativistic, R1, R2": {"game": pg.Relativistic(), "regularisers": slopes}}
+slopes = [pg.objectives.R1(0.02), pg.objectives.R2(0.02)]
+recipes = {
+    "plain": {},
+    "relativistic, R1, R2": {"game": pg.objectives.Relativistic(), "regularizers": slopes},
+}
 shots = [25, 75, 150, 300, 600, 1200]
 window = grid * 2.3 / 4
 films = {name: [] for name in recipes}
 print(f"{'data':30s} {judged(ring)[0]} of 8 modes, {judged(ring)[1]:.1%} of draws near one")
 for seed, (name, recipe) in itertools.product(range(3), recipes.items()):
     torch.manual_seed(seed)
-    gan = pg.GAN(pg.MLP(2, [64] * 3, 2, nn.ReLU), pg.standard_normal(2))
-    critic = pg.MLP(2, [64] * 3, 1, partial(nn.LeakyReLU, 0.2))
+    gan = pg.GAN(pg.nn.MLP(2, [64] * 3, 2, nn.ReLU), pg.standard_normal(2))
+    critic = pg.nn.MLP(2, [64] * 3, 1, partial(nn.LeakyReLU, 0.2))
 
     @torch.no_grad()
     def shoot(run, gan=gan, critic=critic, film=films[name]):
@@ -332,8 +344,8 @@ for seed, (name, recipe) in itertools.product(range(3), recipes.items()):
     pg.fit(
         gan,
         ring,
-        pg.Adversarial(critic, **recipe),
-        optimizer=pg.adam(betas=(0.5, 0.999)),
+        pg.objectives.Adversarial(critic, **recipe),
+        optimizer=pg.train.adam(betas=(0.5, 0.999)),
         **plan,
         **quiet,
     )
@@ -354,7 +366,7 @@ def played(panel, step, draws, opinion):
         cmap="PuOr",
         interpolation="bilinear",
     )
-    panel.scatter(*centres.T, s=60, facecolor="none", edgecolor="k", linewidth=0.6)
+    panel.scatter(*centers.T, s=60, facecolor="none", edgecolor="k", linewidth=0.6)
     panel.scatter(*draws.T, s=1.5, c="k", linewidths=0)
     panel.set(xlim=(-2.3, 2.3), ylim=(-2.3, 2.3))
     bare(panel, f"step {step}: {judged(draws)[0]} of 8 modes")
@@ -378,19 +390,23 @@ figure.savefig(OUTPUT / "ring.png", dpi=80)
 # recall.
 
 # %%
-images, unseen = (rows / 8 - 1 for rows in pg.load_digits()[::2])
-plain = nn.Sequential(pg.MLP(16, [128] * 2, 64, nn.ReLU), nn.Tanh(), nn.Unflatten(-1, (1, 8, 8)))
-judge = nn.Sequential(nn.Flatten(), pg.MLP(64, [128] * 2, 1, partial(nn.LeakyReLU, 0.2)))
-images_of = pg.DCGANGenerator(16, (1, 8, 8), hidden=(64, 32), norm=None)
-sloped = pg.Adversarial(pg.DCGANCritic((1, 8, 8), hidden=(32, 64)), regularisers=[pg.R1(1.0)])
+images, unseen = (rows / 8 - 1 for rows in pg.datasets.load_digits()[::2])
+plain = nn.Sequential(pg.nn.MLP(16, [128] * 2, 64, nn.ReLU), nn.Tanh(), nn.Unflatten(-1, (1, 8, 8)))
+judge = nn.Sequential(nn.Flatten(), pg.nn.MLP(64, [128] * 2, 1, partial(nn.LeakyReLU, 0.2)))
+images_of = pg.nn.DCGANGenerator(16, (1, 8, 8), hidden=(64, 32), norm=None)
+sloped = pg.objectives.Adversarial(
+    pg.nn.DCGANCritic((1, 8, 8), hidden=(32, 64)), regularizers=[pg.objectives.R1(1.0)]
+)
 gans = {
-    "plain MLP": (pg.GAN(plain, pg.standard_normal(16)), pg.Adversarial(judge)),
+    "plain MLP": (pg.GAN(plain, pg.standard_normal(16)), pg.objectives.Adversarial(judge)),
     "DCGAN with R1": (pg.GAN(images_of, pg.standard_normal(16)), sloped),
 }
 reports, drawn = {}, {}
 for name, (gan, objective) in gans.items():
     plan = {"steps": 1500, "batch_size": 64, "scheduler": falling(1500), "ema": 0.995}
-    pg.fit(gan, images, objective, optimizer=pg.adam(1e-3, betas=(0.0, 0.99)), **plan, **quiet)
+    pg.fit(
+        gan, images, objective, optimizer=pg.train.adam(1e-3, betas=(0.0, 0.99)), **plan, **quiet
+    )
     torch.manual_seed(0)
     drawn[name] = ((pg.sample(gan, 1000) + 1) * 8).round() / 8 - 1  # pixels have 17 levels
     reports[name] = pg.sample_report(drawn[name], unseen, images, permutations=100)
@@ -460,28 +476,36 @@ def on_a_ring(angle, radius, scale):
 
 prior = pg.Fixed(on_a_ring, angle=2 * math.pi * torch.arange(16) / 16, radius=2.0, scale=0.35)
 torch.manual_seed(1)
-adversary = pg.Adversary(
-    pg.MLP(2, [128] * 2, 1, partial(nn.LeakyReLU, 0.2)), regularisers=[pg.R1(0.02)]
+adversary = pg.objectives.Adversary(
+    pg.nn.MLP(2, [128] * 2, 1, partial(nn.LeakyReLU, 0.2)), regularizers=[pg.objectives.R1(0.02)]
 )
-matched = pg.MatchedLatents(adversary, weight=10.0, beta=0.1)
+matched = pg.objectives.MatchedLatents(adversary, weight=10.0, beta=0.1)
 digits, codes = load_digits().target, {}
 for name, objective in {"ELBO": pg.ELBO(), "adversarial": matched}.items():
     torch.manual_seed(0)
     autoencoder = pg.VAE(
-        prior, pg.Bernoulli(pg.MLP(2, [128] * 2, 64)), pg.Gaussian(pg.MLP(64, [128] * 2, 4))
+        prior,
+        pg.heads.Bernoulli(pg.nn.MLP(2, [128] * 2, 64)),
+        pg.heads.Gaussian(pg.nn.MLP(64, [128] * 2, 4)),
     )
     plan = {"steps": 1500, "batch_size": 128, "scheduler": falling(1500), "ema": 0.99}
     pg.fit(
-        autoencoder, train, objective, optimizer=pg.adam(2e-3, betas=(0.5, 0.99)), **plan, **quiet
+        autoencoder,
+        train,
+        objective,
+        optimizer=pg.train.adam(2e-3, betas=(0.5, 0.99)),
+        **plan,
+        **quiet,
     )
     torch.manual_seed(0)
     with torch.no_grad():
         codes[name], found = autoencoder.encode(train).sample(), autoencoder.encode(test).sample()
         told = autoencoder.decode(found).log_prob(test).mean()
     real, reference = prior().sample((2, len(found)))
-    print(f"codes by {name:12s} {pg.energy_test(found, real, reference=reference)}")
+    print(f"codes by {name:12s} {pg.evaluate.energy_test(found, real, reference=reference)}")
     print(
-        f"{'':21s} {told:.2f} nats of reconstruction; {pg.log_likelihood(autoencoder, test, particles=200)}"
+        f"{'':21s} {told:.2f} nats of reconstruction; "
+        f"{pg.log_likelihood(autoencoder, test, particles=200)}"
     )
 
 # %% [markdown]
@@ -511,29 +535,49 @@ def enumerated(gen, x):
 
 torch.manual_seed(0)
 coins = pg.Fixed(dist.Bernoulli, logits=torch.zeros(12))
-belief = pg.VAE(coins, pg.Bernoulli(pg.MLP(12, [], 64)), pg.Bernoulli(pg.MLP(64, [128], 12)))
+belief = pg.VAE(
+    coins, pg.heads.Bernoulli(pg.nn.MLP(12, [], 64)), pg.heads.Bernoulli(pg.nn.MLP(64, [128], 12))
+)
 pg.fit(
-    belief, train, pg.IWAE(particles=8), steps=1200, optimizer=pg.adam(5e-3), **schedule, **quiet
+    belief,
+    train,
+    pg.objectives.IWAE(particles=8),
+    steps=1200,
+    optimizer=pg.train.adam(5e-3),
+    **schedule,
+    **quiet,
 )
 print(f"{'12 independent bits':32s} {enumerated(belief, test)}")
 print(f"{'the same, not enumerated':32s} {pg.log_likelihood(belief, test)}")
 with torch.no_grad():
     seen = belief.encode(train).sample((5,)).flatten(0, 1)
-machine = pg.RBM(pg.BernoulliUnits(12), hidden=6, scale=0.3)
-machine.initialise(seen)
-pg.fit(machine, seen, steps=600, batch_size=200, optimizer=pg.adam(2e-2), ema=0.98, **quiet)
+machine = pg.RBM(pg.energy.BernoulliUnits(12), hidden=6, scale=0.3)
+machine.initialize(seen)
+pg.fit(machine, seen, steps=600, batch_size=200, optimizer=pg.train.adam(2e-2), ema=0.98, **quiet)
 deep = pg.VAE(machine, belief.decoder, belief.encoder)
 before = enumerated(belief, test)
 gain, error = enumerated(deep, test).difference(before)
 print(f"{'bits of a machine':32s} {enumerated(deep, test)}   gain {gain:.2f} ± {error:.2f}")
-pg.fit(deep, train, pg.IWAE(particles=8), steps=500, optimizer=pg.adam(2e-3), **schedule, **quiet)
+pg.fit(
+    deep,
+    train,
+    pg.objectives.IWAE(particles=8),
+    steps=500,
+    optimizer=pg.train.adam(2e-3),
+    **schedule,
+    **quiet,
+)
 after = enumerated(deep, test)
 gain, error = after.difference(before)
 print(f"{'and trained on together':32s} {after}   gain {gain:.2f} ± {error:.2f}")
 try:
-    large = pg.RBM(pg.BernoulliUnits(16), hidden=16)
+    large = pg.RBM(pg.energy.BernoulliUnits(16), hidden=16)
     pg.fit(
-        pg.VAE(large, pg.Bernoulli(pg.MLP(16, [], 64)), pg.Bernoulli(pg.MLP(64, [], 16))),
+        pg.VAE(
+            large,
+            pg.heads.Bernoulli(pg.nn.MLP(16, [], 64)),
+            pg.heads.Bernoulli(pg.nn.MLP(64, [], 16)),
+        ),
         train,
         steps=1,
         **quiet,
@@ -544,7 +588,7 @@ except ValueError as error:
 
 # %%
 def coded(panel, name):
-    """Codes, coloured by digit, over the density of the prior."""
+    """Codes, colored by digit, over the density of the prior."""
     panel.contourf(axis, axis, prior().log_prob(grid).exp(), levels=8, cmap="Greys", vmax=0.25)
     panel.scatter(*codes[name].T, c=digits[: len(train)], cmap="tab10", s=4, linewidths=0)
     panel.set(xlim=(-3.4, 3.4), ylim=(-3.4, 3.4), aspect="equal")

@@ -35,7 +35,7 @@ def train(gen, data, objective, steps, lr=2e-3, batch_size=100, **options):
     """Adam with a learning rate that falls to zero, and an average of the last parameters."""
     schedule = {
         "scheduler": lambda optimizer: CosineAnnealingLR(optimizer, steps),
-        "optimizer": pg.adam(lr),
+        "optimizer": pg.train.adam(lr),
     }
     quiet = {"progress": False, "verdict": False, "seed": 0, **options}
     history = pg.fit(
@@ -63,26 +63,32 @@ def save(figure, name, dpi=90):
 #
 # The network sees a noisy point and the time, and tells the noise (here: a mixture of noise and
 # data, `Velocity`). `Denoising()` is the squared error of what it tells, at random times. The
-# second model is trained by the same objective: its law is another one, and says so. Pairs of data
-# and noise are matched by optimal transport within each batch, so that paths do not cross and come
-# out straight.
+# second model is trained by the same objective: its distribution is another one, and says so. Pairs
+# of data and noise are matched by optimal transport within each batch, so that paths do not cross
+# and come out straight.
 
 # %%
 moons = torch.tensor(make_moons(5000, noise=0.06, random_state=0)[0], dtype=torch.float32)
 moons = (moons - moons.mean(0)) / moons.std(0)
 train_moons, test_moons = moons[:4000], moons[4000:]
-diffusion = pg.Diffusion(TimeMLP(2, [96, 96, 96]), (2,), sampler=pg.DPMSolver(20))
-matching = pg.FlowMatching(TimeMLP(2, [96, 96, 96]), (2,), coupling=pg.OptimalTransport())
-train(diffusion, train_moons, pg.Denoising(), steps=700, lr=4e-3, batch_size=200)
+diffusion = pg.Diffusion(TimeMLP(2, [96, 96, 96]), (2,), sampler=pg.diffusion.DPMSolver(20))
+matching = pg.FlowMatching(TimeMLP(2, [96, 96, 96]), (2,), coupling=pg.flows.OptimalTransport())
+train(diffusion, train_moons, pg.objectives.Denoising(), steps=700, lr=4e-3, batch_size=200)
 train(
-    matching, train_moons, pg.Denoising(), steps=700, lr=4e-3, batch_size=200, compile=False
+    matching,
+    train_moons,
+    pg.objectives.Denoising(),
+    steps=700,
+    lr=4e-3,
+    batch_size=200,
+    compile=False,
 )  # pairing is no graph
 
 # %% [markdown]
 # Top: data as noise is added. Bottom, to be read from right to left: pure noise as the network
-# takes it away. At every time both clouds should have the same law, and the colours show where each
-# point ends. The loop that takes noise away is written out: estimate the data, then mix data and
-# noise in the proportions of the next time (DDIM).
+# takes it away. At every time both clouds should have the same distribution, and the colors show
+# where each point ends. The loop that takes noise away is written out: estimate the data, then mix
+# data and noise in the proportions of the next time (DDIM).
 
 
 # %%
@@ -140,12 +146,12 @@ save(figure, "moons.png", dpi=70)
 
 # %%
 def draw_paths(panel, states, title):
-    """Paths as lines whose colour is the time."""
+    """Paths as lines whose color is the time."""
     for i in range(len(states) - 1):
         segments = torch.stack((states[i], states[i + 1]), 1)
-        colour = plt.cm.magma(0.25 + 0.7 * i / len(states))
+        color = plt.cm.magma(0.25 + 0.7 * i / len(states))
         panel.add_collection(
-            LineCollection(segments.numpy(), colors=[colour], linewidths=0.5, alpha=0.8)
+            LineCollection(segments.numpy(), colors=[color], linewidths=0.5, alpha=0.8)
         )
     panel.scatter(*states[-1].T, s=1.5, c="white", linewidths=0, zorder=3)
     panel.set(xlim=(-3, 3), ylim=(-3, 3), facecolor="black", xticks=[], yticks=[])
@@ -212,12 +218,12 @@ def u_net():
 digit = pg.Diffusion(
     u_net(),
     (1, 8, 8),
-    schedule=pg.CosineSchedule(log_snr_max=7.0),
-    reconstruction=pg.LevelReconstruction(17),
-    sampler=pg.DPMSolver(20),
+    schedule=pg.diffusion.CosineSchedule(log_snr_max=7.0),
+    reconstruction=pg.diffusion.LevelReconstruction(17),
+    sampler=pg.diffusion.DPMSolver(20),
     context_dropout=0.15,
 )
-train(digit, (train_x, train_c), pg.Denoising(), steps=800, batch_size=64)
+train(digit, (train_x, train_c), pg.objectives.Denoising(), steps=800, batch_size=64)
 
 
 # %%
@@ -271,17 +277,19 @@ save(figure, "diffusion.png", dpi=64)
 # against real digits, which is the best that a model can hope for.
 
 # %%
-features = pg.classifier_features(images, classes)
+features = pg.evaluate.classifier_features(images, classes)
 print(features)
 
 
 def frechet(samples):
-    return pg.frechet_distance(samples, test_x, reference=train_x, features=features)
+    return pg.evaluate.frechet_distance(samples, test_x, reference=train_x, features=features)
 
 
 flow = pg.FlowMatching(u_net(), (1, 8, 8), context_dropout=0.15)
-dequantised = (train_x + torch.rand(4, *train_x.shape)).flatten(0, 1) / 8.5 - 1
-train(flow, (dequantised, train_c.repeat(4, 1)), pg.Denoising(), steps=600, batch_size=64)
+dequantized = (train_x + torch.rand(4, *train_x.shape)).flatten(0, 1) / 8.5 - 1
+train(
+    flow, (dequantized, train_c.repeat(4, 1)), pg.objectives.Denoising(), steps=600, batch_size=64
+)
 
 
 def from_flow(solver, context):
@@ -294,11 +302,13 @@ def from_diffusion(sampler, context):
 
 budgets = (2, 4, 8, 16)
 samplers = {
-    "ancestral": lambda calls, c: from_diffusion(pg.Ancestral(calls), c),
-    "DDIM": lambda calls, c: from_diffusion(pg.DDIM(calls), c),
-    "Heun": lambda calls, c: from_diffusion(pg.Heun(calls // 2, times=pg.KarrasSteps()), c),
-    "DPM-Solver++": lambda calls, c: from_diffusion(pg.DPMSolver(calls), c),
-    "flow matching": lambda calls, c: from_flow(pg.Midpoint(calls // 2), c),
+    "ancestral": lambda calls, c: from_diffusion(pg.diffusion.Ancestral(calls), c),
+    "DDIM": lambda calls, c: from_diffusion(pg.diffusion.DDIM(calls), c),
+    "Heun": lambda calls, c: from_diffusion(
+        pg.diffusion.Heun(calls // 2, times=pg.diffusion.KarrasSteps()), c
+    ),
+    "DPM-Solver++": lambda calls, c: from_diffusion(pg.diffusion.DPMSolver(calls), c),
+    "flow matching": lambda calls, c: from_flow(pg.flows.Midpoint(calls // 2), c),
 }
 figure, axes = plt.subplots(len(samplers), len(budgets), figsize=(13, 5.2), facecolor="black")
 for row, (name, draw) in zip(axes, samplers.items(), strict=True):
@@ -324,7 +334,7 @@ save(figure, "samplers.png")
 # ## Guidance by class
 #
 # The estimate with the label, minus the one without, points to what is typical of the label. Going
-# further that way makes samples easier to recognise and more alike: the classifier's accuracy
+# further that way makes samples easier to recognize and more alike: the classifier's accuracy
 # rises, the share of held-out digits that have a sample beside them falls. That is a trade, not a
 # gain, and both numbers should be told.
 
@@ -334,17 +344,19 @@ figure, axes = plt.subplots(1, len(strengths), figsize=(15, 2.4), facecolor="bla
 for panel, strength in zip(axes, strengths, strict=True):
     torch.manual_seed(2)
     wanted = classes[:300]
-    drawn = digit(train_c[:300]).using(pg.DPMSolver(12), guidance=strength).sample()
+    drawn = digit(train_c[:300]).using(pg.diffusion.DPMSolver(12), guidance=strength).sample()
     accuracy = (features.logits(drawn).argmax(1) == wanted).double().mean()
-    density, coverage = pg.density_coverage(drawn, test_x, reference=train_x, features=features)
-    print(f"guidance {strength:.0f}: recognised {accuracy:.1%}   {coverage}")
+    density_kind, coverage = pg.evaluate.density_coverage(
+        drawn, test_x, reference=train_x, features=features
+    )
+    print(f"guidance {strength:.0f}: recognized {accuracy:.1%}   {coverage}")
     first = torch.cat([drawn[(wanted == k).nonzero()[:5, 0]] for k in range(10)])
     shown = first.reshape(10, 5, 1, 8, 8).transpose(0, 1)
     show(
         panel,
         shown,
         10,
-        f"guidance {strength:.0f}\nrecognised {accuracy:.0%}, coverage {coverage.value:.2f}",
+        f"guidance {strength:.0f}\nrecognized {accuracy:.0%}, coverage {coverage.value:.2f}",
     )
 figure.tight_layout(pad=0.5, w_pad=1.5)
 save(figure, "guidance.png")
@@ -383,23 +395,23 @@ by_denoising = {
     "diffusion, no labels": pg.log_likelihood(digit, test_x, particles=16),
     "diffusion, given labels": pg.log_likelihood(digit, test_x, test_c, particles=16),
 }
-before = frechet(from_diffusion(pg.DPMSolver(20), train_c))
+before = frechet(from_diffusion(pg.diffusion.DPMSolver(20), train_c))
 train(digit, (train_x, train_c), None, steps=150, lr=3e-4, batch_size=64)
-after = frechet(from_diffusion(pg.DPMSolver(20), train_c))
+after = frechet(from_diffusion(pg.diffusion.DPMSolver(20), train_c))
 flat_train, flat_test = train_x.flatten(1), test_x.flatten(1)
 counts = torch.stack([(flat_train == level).float().sum(0) for level in range(17)], -1) + 1
-by_em = pg.GaussianMixture(20, 64, pg.Diagonal)
+by_em = pg.GaussianMixture(20, 64, pg.distributions.Diagonal)
 pg.em(by_em, flat_train + torch.rand_like(flat_train), n_init=2, seed=0)
 maf = pg.Transformed(
     pg.MAF(64, layers=2, hidden=(256,), dropout=0.3),
-    pg.Gaussianised.of(flat_train, 0.0, 17.0, bins=17),
+    pg.Gaussianized.of(flat_train, 0.0, 17.0, bins=17),
 )
-maf = train(pg.Quantised(maf), flat_train, None, steps=400)
-flow.solver, flow.probes = pg.RungeKutta(6), Rademacher(1)
-matched = pg.Quantised(pg.Standardised(flow, 8.5, 8.5))
+maf = train(pg.Quantized(maf), flat_train, None, steps=400)
+flow.solver, flow.probes = pg.flows.RungeKutta(6), Rademacher(1)
+matched = pg.Quantized(pg.Standardized(flow, 8.5, 8.5))
 digit_scores = {
     "pixel counts": pg.log_likelihood(pg.Fixed(dist.Categorical, probs=counts), flat_test),
-    "mixture of 20 Gaussians": pg.log_likelihood(pg.Quantised(by_em), flat_test, particles=16),
+    "mixture of 20 Gaussians": pg.log_likelihood(pg.Quantized(by_em), flat_test, particles=16),
     "autoregressive flow": pg.log_likelihood(maf, flat_test, particles=16),
     "flow matching, given labels": pg.log_likelihood(matched, test_x, test_c, particles=1),
     **by_denoising,
@@ -410,7 +422,8 @@ for name, score in digit_scores.items():
 beaten = digit_scores["diffusion, given labels"] > digit_scores["pixel counts"]
 print("the diffusion, told the labels, is better than counting pixels:", beaten)
 print(
-    f"Fréchet distance by denoising {before.value:.1f}, then by the bound {after.value:.1f}, floor {after.floor:.1f}"
+    f"Fréchet distance by denoising {before.value:.1f}, then by the bound {after.value:.1f}, floor "
+    f"{after.floor:.1f}"
 )
 
 # %% [markdown]
@@ -429,37 +442,38 @@ print(pg.sample_report(digit(train_c).sample(), test_x, train_x, features=featur
 # %% [markdown]
 # ## A diffusion inside a VAE
 #
-# The codes of a VAE are no normal law, whatever its prior says, and samples suffer: the prior draws
-# codes that no digit has. Latent diffusion replaces the prior by one that is learned: `vae.prior`
-# is any distribution, so a diffusion of 8 codes will do, trained on codes while the rest stays as
-# it is.
+# The codes of a VAE are no normal distribution, whatever its prior says, and samples suffer: the
+# prior draws codes that no digit has. Latent diffusion replaces the prior by one that is learned:
+# `vae.prior` is any distribution, so a diffusion of 8 codes will do, trained on codes while the
+# rest stays as it is.
 
 # %%
 DIMS = 8
 encoder = nn.Sequential(Standardize(8.0, 8.0), MLP(64, [256], 2 * DIMS, dropout=0.1))
-decoder = pg.DiscretizedLogisticMixture(
+decoder = pg.heads.DiscretizedLogisticMixture(
     MLP(DIMS, [256], 3 * 3 * 64, dropout=0.1), levels=17, components=3
 )
-vae = pg.VAE(pg.standard_normal(DIMS), decoder, pg.Gaussian(encoder))
+vae = pg.VAE(pg.standard_normal(DIMS), decoder, pg.heads.Gaussian(encoder))
 train(vae, flat_train, pg.ELBO(beta=0.3), steps=800, lr=3e-3)
 with torch.no_grad():
     codes = vae.encode(flat_train).sample((8,)).flatten(0, 1)
-prior = pg.Standardised.fitted(
-    pg.Diffusion(TimeMLP(DIMS, [128, 128, 128]), (DIMS,), sampler=pg.DPMSolver(20)), codes
+prior = pg.Standardized.fitted(
+    pg.Diffusion(TimeMLP(DIMS, [128, 128, 128]), (DIMS,), sampler=pg.diffusion.DPMSolver(20)), codes
 )
-train(prior.family, prior.standardise(codes), pg.Denoising(), steps=800, batch_size=200)
-latent = pg.VAE(prior, decoder, pg.Gaussian(encoder)).eval()
+train(prior.family, prior.standardize(codes), pg.objectives.Denoising(), steps=800, batch_size=200)
+latent = pg.VAE(prior, decoder, pg.heads.Gaussian(encoder)).eval()
 drawn = {"normal prior": pg.sample(vae, 1200), "diffusion prior": pg.sample(latent, 1200)}
 for name, rows in drawn.items():
     print(f"VAE, {name:16s} {frechet(rows.reshape(-1, 1, 8, 8))}")
     print(
-        f"VAE, {name:16s} {pg.log_likelihood(vae if name == 'normal prior' else latent, flat_test, particles=64)}"
+        f"VAE, {name:16s} "
+        f"{pg.log_likelihood(vae if name == 'normal prior' else latent, flat_test, particles=64)}"
     )
 
 
 # %%
 @torch.no_grad()
-def recognised(points):
+def recognized(points):
     """What the classifier sees in the digits of some codes.
 
     Classes, and the share of clear cases.
@@ -476,7 +490,7 @@ clouds = {
 }
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), facecolor="black")
 for panel, (name, points) in zip(axes, clouds.items(), strict=True):
-    seen, clear = recognised(points)
+    seen, clear = recognized(points)
     print(f"{name:16s} clear digits: {clear:.0%}")
     flat = (points - codes.mean(0)) @ axes_of_codes
     panel.scatter(*flat.T, c=seen, cmap="tab10", s=7, linewidths=0)

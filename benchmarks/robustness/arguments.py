@@ -1,9 +1,10 @@
 """Wrong arguments: how often a public callable says what is wrong with one of them.
 
 For every public callable a good call is made again with one argument changed to a value that its
-annotation excludes: 0, -1, 1.5, a string, NaN, a class in the place of an object, and so on. A clear
-error says what was expected, what came and what to do. `works` counts unusual values that are taken
-on purpose, such as 0 for no context, each listed with its reason in `tests/asked/accepted.py`.
+annotation excludes: 0, -1, 1.5, a string, NaN, a class in the place of an object, and so on. A
+clear error says what was expected, what came and what to do. `works` counts unusual values that are
+taken on purpose, such as 0 for no context, each listed with its reason in
+`tests/asked/accepted.py`.
 
     python benchmarks/robustness/arguments.py --markdown arguments.md
 """

@@ -142,7 +142,8 @@ def table(count: int, seed: int) -> list[str]:
                     path.write_bytes(content)
                     counts[outcome(kind, path, right)] += 1
                 lines.append(
-                    f"| {name} | {damage.__name__} | {' | '.join(str(counts[o]) for o in OUTCOMES)} |"
+                    f"| {name} | {damage.__name__} | "
+                    f"{' | '.join(str(counts[o]) for o in OUTCOMES)} |"
                 )
     return lines
 

@@ -1,8 +1,8 @@
 """Processes that share a checkpoint or the cache, and imports that are interrupted.
 
 How often a file is damaged, a result wrong, a process crashes or hangs. The kinds: processes that
-write one file at once while others read it; runs that want one checkpoint, of which the first has it
-and the others are told so, also where the first is killed; processes that share the cache of
+write one file at once while others read it; runs that want one checkpoint, of which the first has
+it and the others are told so, also where the first is killed; processes that share the cache of
 compiled code; `import probgen`, or the libraries that the first fit imports, interrupted by Ctrl-C
 at a random place, after which the process imports and fits as if nothing had been.
 

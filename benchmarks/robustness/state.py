@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 import probgen as pg
-from probgen.core.graphs.graph import Compiled
+from probgen.compile.tracing import Compiled
 from probgen.train.checkpoint import CheckpointError, read, write
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))

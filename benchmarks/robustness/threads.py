@@ -31,8 +31,8 @@ from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor, nn
 
 import probgen as pg
-from probgen.core.heads import Gaussian
 from probgen.core.turns import is_free, own_random_state
+from probgen.heads import Gaussian
 
 OUTCOMES = ("wrong", "crash", "hang")
 SECONDS, SEEDS = 120.0, 4
@@ -124,7 +124,7 @@ def fits(seed: int) -> Any:
 
 def fits_by_em(seed: int) -> Any:
     gen = new_mixture()
-    return pg.em(gen, ROWS, seed=seed, n_init=1, steps=5, tol=0.0).log_likelihood
+    return pg.em(gen, ROWS, seed=seed, n_init=1, max_iter=5, tol=0.0).log_likelihood
 
 
 def walks(seed: int) -> Any:
@@ -158,7 +158,10 @@ def fails(seed: int) -> Any:
 
 
 def plain_svi(seed: int) -> Any:
-    """Plain Pyro, whose parameters are in the global store; one thread at a time, as Pyro asks for."""
+    """Plain Pyro, whose parameters are in the global store.
+
+    One thread at a time, as Pyro asks for.
+    """
     with PLAIN:
         pyro.clear_param_store()
         point = AutoDelta(program, init_loc_fn=init_to_value(values={"loc": torch.zeros(())}))
@@ -184,7 +187,7 @@ def trains_while_it_waits_for_threads(seed: int) -> Any:
     gen = new_mixture()
     gen.load_state_dict(fitted("mixture").state_dict())
 
-    def look(run: pg.Run) -> None:
+    def look(run: pg.train.Run) -> None:
         found: list[Tensor] = []
         other = threading.Thread(
             target=lambda: found.append(pg.log_likelihood(gen, ROWS).value), daemon=True

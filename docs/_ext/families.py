@@ -15,7 +15,8 @@ from probgen.core.module import GenerativeModel, LatentVariableModel
 from probgen.infer.em import SupportsEM
 
 HEAD = (
-    "| family | data | log-likelihood | with missing entries | completes rows | context | latents | EM |\n"
+    "| family | data | log-likelihood | with missing entries | completes rows | context | latents "
+    "| EM |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 NOTHING = "–"

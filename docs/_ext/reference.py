@@ -63,7 +63,7 @@ def write(app) -> None:
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
     found = namespaces()
-    for dotted, module in found.items():
+    for dotted in found:
         text = page(dotted, importlib.import_module(dotted))
         replace(folder / f"{dotted}.rst", text)
     index = "API reference\n=============\n\n"

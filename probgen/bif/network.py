@@ -127,7 +127,8 @@ def _unpacked(path: Path) -> bytes:
         ) from error
     if len(content) > LARGEST_TEXT:
         raise ValueError(
-            f"expected at most {LARGEST_TEXT:,} bytes of text in {path}, got more; unpack it yourself"
+            f"expected at most {LARGEST_TEXT:,} bytes of text in {path}, got more; unpack it "
+            "yourself"
         )
     return content
 
@@ -277,6 +278,7 @@ def _numbers(row: Tensor) -> str:
 def _quoted(name: str) -> str:
     if not name or set(name) & set('"\n\r'):
         raise ValueError(
-            f"expected names without quotes and line breaks, got {name!r}; BIF cannot hold it, rename it"
+            f"expected names without quotes and line breaks, got {name!r}; BIF cannot hold it, "
+            "rename it"
         )
     return name if _BARE.fullmatch(name) else f'"{name}"'

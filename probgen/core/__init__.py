@@ -1,9 +1,9 @@
-"""Three ideas: a model is a distribution told as a program, heads make one of any network.
+"""Three ideas: a model is a distribution defined by a program, heads make one of any network.
 
 A number has a kind.
 """
 
-from probgen.core.density import KINDS, density, log_likelihood, log_weights
+from probgen.core.kinds import KINDS, density_kind
 from probgen.core.marginal import Marginal
 from probgen.core.module import (
     DistributionModule,
@@ -15,9 +15,9 @@ from probgen.core.module import (
     standard_normal,
 )
 from probgen.core.program import Keywords, Program
-from probgen.core.sampling import sample
 from probgen.core.score import Score
 from probgen.core.truncation import Truncated, truncated
+from probgen.core.weights import log_weights
 
 __all__ = [
     "KINDS",
@@ -32,10 +32,8 @@ __all__ = [
     "Score",
     "Truncated",
     "data_plate",
-    "density",
-    "log_likelihood",
+    "density_kind",
     "log_weights",
-    "sample",
     "standard_normal",
     "truncated",
 ]

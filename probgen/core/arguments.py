@@ -26,7 +26,7 @@ register_pytree_node(
     Keywords,
     lambda keywords: (list(keywords.values()), list(keywords)),
     lambda values, names: Keywords(zip(names, values, strict=True)),
-    serialized_type_name="probgen.Keywords",
+    serialized_type_name="probgen.core.Keywords",
 )
 
 

@@ -211,7 +211,8 @@ def limit() -> int:
         number, unit = number[:-1].strip(), number[-1]
     if not (number.isascii() and number.isdigit()):
         _tell(
-            f"expected a size such as 500M or 2G in {LIMIT}, got {given!r}; correct it, until then it is 2G"
+            f"expected a size such as 500M or 2G in {LIMIT}, got {given!r}; correct it, until then "
+            "it is 2G"
         )
         return DEFAULT_LIMIT
     return int(number) * _UNITS[unit]

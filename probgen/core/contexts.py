@@ -31,8 +31,8 @@ def declares_contexts(cls: type) -> type:
         Whether NaN in a context, and a context of ``None``, mean that it is unknown. If not they
         are refused; ``None``: refused where a size is told.
     ignores_contexts : bool
-        Whether the values of contexts have no meaning by intention: the law is the same for each
-        row, as in a prior.
+        Whether the values of contexts have no meaning by intention: the distribution is the same
+        for each row, as in a prior.
     context_hint : str
         What to do instead of giving a context to a family without one.
     context_net : str or None
@@ -78,7 +78,7 @@ def size_of(family: Any) -> int | None:
 
     ``None`` where it does not.
 
-    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.heads import Gaussian
     >>> size_of(Gaussian(nn.Linear(3, 2)))
     3
     """
@@ -92,7 +92,7 @@ def size_of(family: Any) -> int | None:
 def ignores(part: Any) -> bool:
     """Whether the values of contexts have no meaning by intention.
 
-    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.heads import Gaussian
     >>> from probgen.nn import Constant
     >>> ignores(Gaussian(Constant(2))), ignores(Gaussian(nn.Linear(3, 2)))
     (True, False)
@@ -137,13 +137,13 @@ def received(family: nn.Module, context: Any) -> Any:
     return context
 
 
-def law_given(part: Any, context: Tensor | None) -> Any:
-    """The law of a part of a family, a prior say, for each row of a context.
+def distribution_given(part: Any, context: Tensor | None) -> Any:
+    """The distribution of a part of a family, a prior say, for each row of a context.
 
     A part without one has the same for all.
 
     >>> from probgen.models.mixture import GaussianMixture
-    >>> law_given(GaussianMixture(3, 2), torch.zeros(5, 4)).batch_shape
+    >>> distribution_given(GaussianMixture(3, 2), torch.zeros(5, 4)).batch_shape
     torch.Size([5])
     """
     if context is None or size_of(part) != 0:
@@ -268,8 +268,10 @@ def check_known(context: Tensor, ndim: int = 1) -> None:
     lead = context.shape[: max(context.ndim - ndim, 0)]
     rows = context.isnan().reshape(lead.numel(), -1).any(-1)
     raise ValueError(
-        f"expected a context without missing values, got NaN in {int(rows.sum())} of {len(rows)} rows (first: row "
-        f"{int(rows.nonzero()[0])}); fill them in, leave the rows out, or use a family that learns an unknown context "
+        f"expected a context without missing values, got NaN in {int(rows.sum())} of {len(rows)} "
+        "rows (first: row "
+        f"{int(rows.nonzero()[0])}); fill them in, leave the rows out, or use a family that learns "
+        "an unknown context "
         "(context_dropout=...)"
     )
 

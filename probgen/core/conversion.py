@@ -80,7 +80,9 @@ def rows_from(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor
 
 
 def complete_rows(name: str, value: Any, least: int = 1) -> Tensor:
-    """Rows without a model: floating-point numbers, finite and none missing, of single precision at least.
+    """Rows without a model.
+
+    Floating-point numbers, finite and none missing, of single precision at least.
 
     Raises
     ------
@@ -98,13 +100,15 @@ def complete_rows(name: str, value: Any, least: int = 1) -> Tensor:
         x = x.to(torch.get_default_dtype())
     if x.ndim == 0 or len(x) < least or not x[:1].numel():
         raise ValueError(
-            f"expected {name} of shape (N, *event) with N >= {least}, got shape {tuple(x.shape)}; draw more"
+            f"expected {name} of shape (N, *event) with N >= {least}, got shape {tuple(x.shape)}; "
+            "draw more"
         )
     if not x.isfinite().all():
         row = int((~x.isfinite()).nonzero()[0, 0])
         found = "NaN (missing values)" if x.isnan().any() else "infinities"
         raise ValueError(
-            f"expected complete rows of finite {name}, got {found} (first: row {row}); impute them, or drop those rows"
+            f"expected complete rows of finite {name}, got {found} (first: row {row}); impute "
+            "them, or drop those rows"
         )
     return x
 
@@ -169,7 +173,8 @@ def _stacked(value: Sequence[Any], name: str, place: str) -> Tensor:
     other = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), None)
     if other is not None:
         raise ValueError(
-            f"expected rows of {name} of one shape, got {shapes[0]} and {shapes[other]}{place} in row {other}; pad "
+            f"expected rows of {name} of one shape, got {shapes[0]} and {shapes[other]}{place} in "
+            f"row {other}; pad "
             "the shorter ones with NaN (missing), or leave them out"
         )
     return torch.stack(parts) if parts else torch.zeros(0, dtype=torch.float64)
@@ -209,7 +214,8 @@ def _from_array(
         raise TypeError(f"expected numbers, got an array of dtype {array.dtype}; {ENCODE}")
     if isinstance(array, Masked):
         array, kind = array.astype("float64").filled(math.nan), "f"
-    # copies: torch knows no other byte orders, widths and directions, and warns where it may not write
+    # copies: torch knows no other byte orders, widths and directions, and warns where it may not
+    # write
     native = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}[kind]
     odd = array.dtype.itemsize > 8 or (kind == "u" and array.dtype.itemsize > 1)
     if odd or not array.dtype.isnative:
@@ -234,7 +240,8 @@ def _of_objects(array: Any, columns: Sequence[str] | None) -> Any:
     column = wrong % width
     named = f"'{columns[column]}'" if columns is not None and array.ndim > 1 else str(column)
     raise TypeError(
-        f"expected numbers, got {_shown(flat[wrong])} in row {wrong // width}, column {named}; {ENCODE}"
+        f"expected numbers, got {_shown(flat[wrong])} in row {wrong // width}, column {named}; "
+        f"{ENCODE}"
     )
 
 
@@ -282,7 +289,8 @@ def _check_dense(value: Tensor) -> None:
         )
     if value.is_meta:
         raise TypeError(
-            "expected a tensor with values, got one on the meta device; make it on the model's device"
+            "expected a tensor with values, got one on the meta device; make it on the model's "
+            "device"
         )
 
 

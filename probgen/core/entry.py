@@ -56,7 +56,7 @@ def as_rows(
         For no rows, rows of another shape than the events of the family, contexts of other rows or
         of another size, values outside of the support, with their row and place.
 
-    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.heads import Gaussian
     >>> from probgen.nn import Constant
     >>> gen = Gaussian(Constant(4))
     >>> as_rows(gen, [[0, 1], [None, 2]])
@@ -93,7 +93,8 @@ def _check_family(gen: Any, batch: tuple, optional: bool) -> None:
         return
     if x is not None and len(context) != len(x):
         raise ValueError(
-            f"expected arrays with the same number of rows, got x of shape {tuple(x.shape)} and context of shape "
+            f"expected arrays with the same number of rows, got x of shape {tuple(x.shape)} and "
+            "context of shape "
             f"{tuple(context.shape)}; align their first dims"
         )
     if context.is_floating_point() and context.isinf().any():

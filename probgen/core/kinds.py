@@ -1,4 +1,4 @@
-"""A number carries its kind: exact, unbiased, bound, approximate, unnormalised or implicit."""
+"""A number carries its kind: exact, unbiased, bound, approximate, unnormalized or implicit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from probgen.core.sites import (
 )
 
 SELDOM = 1e-6  # a probability that no sensible number of draws meets, and its logarithm off one
-KINDS = ("exact", "unbiased", "bound", "approximate", "unnormalised", "implicit")
+KINDS = ("exact", "unbiased", "bound", "approximate", "unnormalized", "implicit")
 
 
 def worst(*kinds: str) -> str:
@@ -40,26 +40,28 @@ def worst(*kinds: str) -> str:
 
 
 @singledispatch
-def density(distribution: Any) -> str:
+def density_kind(distribution: Any) -> str:
     """The kind of number that ``distribution.log_prob`` is; wrappers inherit from what they wrap.
 
-    >>> density(td.Independent(td.Normal(torch.zeros(3), 1.0), 1))
+    >>> density_kind(td.Independent(td.Normal(torch.zeros(3), 1.0), 1))
     'exact'
     """
-    return getattr(distribution, "density", "exact")
+    return getattr(distribution, "density_kind", "exact")
 
 
-@density.register(td.Independent)
-@density.register(td.TransformedDistribution)
-@density.register(ExpandedDistribution)
-@density.register(MaskedDistribution)
+@density_kind.register(td.Independent)
+@density_kind.register(td.TransformedDistribution)
+@density_kind.register(ExpandedDistribution)
+@density_kind.register(MaskedDistribution)
 def _(distribution: Any) -> str:
-    return worst(getattr(distribution, "density", "exact"), density(distribution.base_dist))
+    return worst(
+        getattr(distribution, "density_kind", "exact"), density_kind(distribution.base_dist)
+    )
 
 
-@density.register(td.MixtureSameFamily)
+@density_kind.register(td.MixtureSameFamily)
 def _(distribution: td.MixtureSameFamily) -> str:
-    return density(distribution.component_distribution)
+    return density_kind(distribution.component_distribution)
 
 
 def average(weights: Tensor, kind: str) -> Tensor:
@@ -79,7 +81,7 @@ def kind_of(reading: Reading, plate: str = "data") -> str:
     Drawn latents make it at best *unbiased*.
 
     A *bound* where the guide visits one value alone of a discrete latent: the share of the others
-    is left out. Whether ``pyro.factor`` adds a normalised density is not known, so it is taken for
+    is left out. Whether ``pyro.factor`` adds a normalized density is not known, so it is taken for
     one that is not.
     """
     model = density_sites(reading.model)
@@ -96,10 +98,14 @@ def kind_of(reading: Reading, plate: str = "data") -> str:
     for name, site in model.items():
         if not site["is_observed"] and name not in drawn and not is_enumerated(site):
             raise ValueError(
-                f"expected the guide to draw the latent site '{name}' of the model, it does not; add pyro.sample"
-                f"('{name}', ...) to the guide, or infer={{'enumerate': 'parallel'}} to a discrete site of the model"
+                f"expected the guide to draw the latent site '{name}' of the model, it does not; "
+                "add pyro.sample"
+                f"('{name}', ...) to the guide, or infer={{'enumerate': 'parallel'}} to a discrete "
+                "site of the model"
             )
-        kind = worst(kind, "unnormalised" if isinstance(site["fn"], Unit) else density(site["fn"]))
+        kind = worst(
+            kind, "unnormalized" if isinstance(site["fn"], Unit) else density_kind(site["fn"])
+        )
     return kind
 
 
@@ -107,12 +113,13 @@ def check_drawn(name: str, site: Site, model: Sites) -> None:
     """Refuses a guide site that is observed, or whose density is not exact."""
     if site["is_observed"] and not isinstance(site["fn"], Unit):
         raise ValueError(
-            f"expected a guide that draws latent sites, got the observed site '{name}'; leave obs= out of the guide"
-            + (", the model has that site already" if name in model else "")
+            f"expected a guide that draws latent sites, got the observed site '{name}'; leave obs= "
+            "out of the guide" + (", the model has that site already" if name in model else "")
         )
-    if (kind := density(site["fn"])) != "exact":
+    if (kind := density_kind(site["fn"])) != "exact":
         raise ValueError(
-            f"expected an exact density at guide site '{name}', got {kind} ({type(site['fn']).__name__}); use a "
+            f"expected an exact density at guide site '{name}', got {kind} "
+            f"({type(site['fn']).__name__}); use a "
             "distribution whose log_prob is exact"
         )
 
@@ -176,7 +183,9 @@ def check_rows_drawn(reading: Reading, plate: str) -> None:
     sources = [name for name in local if local[name]["infer"].get("is_auxiliary")]
     if len(images) > len(sources):
         raise ValueError(
-            f"expected a guide that draws the latents of each row in plate '{plate}', got point estimates or one "
-            f"joint draw for all rows at {', '.join(images)}, so that rows have no weights of their own; use "
+            f"expected a guide that draws the latents of each row in plate '{plate}', got point "
+            "estimates or one "
+            f"joint draw for all rows at {', '.join(images)}, so that rows have no weights of "
+            "their own; use "
             "AutoNormal, an encoder, or mcmc"
         )

@@ -14,12 +14,13 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import average, density, row_weights, worst
+from probgen.core.kinds import average, density_kind, worst
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.core.runtime import isolated
 from probgen.core.sites import density_sites, in_plate, latent_sites
 from probgen.core.tempered import Tempered
 from probgen.core.truncation import Truncated, changed_by, truncated
+from probgen.core.weights import row_weights
 
 if TYPE_CHECKING:
     from probgen.core.module import LatentVariableModel
@@ -56,9 +57,12 @@ class Marginal(dist.TorchDistribution):
         batch = () if context is None else context.shape[: context.ndim - gen.context_ndim]
         sites = self._probe()
         probe = sites["x"]
-        laws = [site["fn"] for site in sites.values()]
-        kinds = ("unnormalised" if isinstance(law, dist.Unit) else density(law) for law in laws)
-        self._support, self.density = probe["fn"].support, worst("unbiased", *kinds)
+        distributions = [site["fn"] for site in sites.values()]
+        kinds = (
+            "unnormalized" if isinstance(distribution, dist.Unit) else density_kind(distribution)
+            for distribution in distributions
+        )
+        self._support, self.density_kind = probe["fn"].support, worst("unbiased", *kinds)
         super().__init__(torch.Size(batch), probe["fn"].event_shape, validate_args=False)
 
     @property
@@ -72,8 +76,10 @@ class Marginal(dist.TorchDistribution):
             sites = density_sites(poutine.trace(self.gen.model).get_trace(None, row))
         if "x" not in sites:
             raise ValueError(
-                f"expected a model with a site 'x' drawn when x is not given, got sites {list(sites)}; rename the "
-                "observed site, or use probgen.predictive(gen, ...) for programs with other arguments"
+                "expected a model with a site 'x' drawn when x is not given, got sites "
+                f"{list(sites)}; rename the "
+                "observed site, or use probgen.predictive(gen, ...) for programs with other "
+                "arguments"
             )
         return sites
 
@@ -115,7 +121,8 @@ class Marginal(dist.TorchDistribution):
         value = average(weights, kind).reshape(shape)
         if values_are_known() and has_missing(value) and has_missing(x):
             raise ValueError(
-                "expected complete rows, got NaN (missing values), which the distribution of x cannot integrate out; "
+                "expected complete rows, got NaN (missing values), which the distribution of x "
+                "cannot integrate out; "
                 "use a likelihood head of probgen, which can, or fill them in first"
             )
         return value

@@ -90,14 +90,14 @@ class MissingAware(dist.Independent):
     .. math:: \log p(x) = \sum_{d: x_d \text{ observed}} \log p_d(x_d)
 
     An :class:`~torch.distributions.Independent` in all other respects (``base_dist``,
-    Kullback-Leibler divergences, moments, ``density``). Missing entries meet the base law as a
-    constant inside its support, so that gradients are finite; complete data take the path of
+    Kullback-Leibler divergences, moments, ``density``). Missing entries meet the base distribution
+    as a constant inside its support, so that gradients are finite; complete data take the path of
     ``Independent``.
 
     Parameters
     ----------
     base : TorchDistribution
-        A law of single variables: its own ``event_shape`` is empty.
+        A distribution of single variables: its own ``event_shape`` is empty.
     event_ndim : int
         How many of the rightmost batch dims of ``base`` are event dims.
 
@@ -107,21 +107,22 @@ class MissingAware(dist.Independent):
         From ``log_prob``: if the rightmost dims of ``x`` are not ``event_shape``, or, under
         validation, if ``x`` has entries that are neither in the support nor NaN.
 
-    >>> law = MissingAware(dist.Normal(torch.zeros(3), 1.0), 1)
-    >>> law.log_prob(torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.nan, torch.nan]]))
+    >>> distribution = MissingAware(dist.Normal(torch.zeros(3), 1.0), 1)
+    >>> distribution.log_prob(torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.nan, torch.nan]]))
     tensor([-2.7568, -0.9189])
     """
 
     def __init__(self, base: dist.TorchDistribution, event_ndim: int = 0):
         if base.event_shape:
             raise ValueError(
-                f"expected a law of single variables, got events of shape {tuple(base.event_shape)}; only independent "
-                "variables can be left out one by one: pass the law before .to_event()"
+                "expected a distribution of single variables, got events of shape "
+                f"{tuple(base.event_shape)}; only independent "
+                "variables can be left out one by one: pass the distribution before .to_event()"
             )
         super().__init__(base, event_ndim)
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> MissingAware:
-        """The law with more event dims, still aware of missing values.
+        """The distribution with more event dims, still aware of missing values.
 
         ``None``: all batch dims.
         """
@@ -156,7 +157,8 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
     if x.shape[x.ndim - len(event_shape) :] != event_shape or x.ndim < len(event_shape):
         expected = "(*batch" + "".join(f", {size}" for size in event_shape) + ")"
         raise ValueError(
-            f"expected x of shape {expected}, got {tuple(x.shape)}; reshape x to events of shape {tuple(event_shape)}, "
+            f"expected x of shape {expected}, got {tuple(x.shape)}; reshape x to events of shape "
+            f"{tuple(event_shape)}, "
             "or give the distribution parameters for the events that x has"
         )
 
@@ -167,7 +169,8 @@ def _check_support(x: Tensor, support: Constraint) -> None:
     if not inside.all():
         wrong = x.expand(inside.shape)[~inside][0].item()
         raise ValueError(
-            f"expected values in {_in_words(support)} or NaN (missing), got {wrong:g}; recode x or choose another head"
+            f"expected values in {_in_words(support)} or NaN (missing), got {wrong:g}; recode x or "
+            "choose another head"
         )
 
 

@@ -68,7 +68,7 @@ def depends_on_mode(gen: Any) -> bool:
 
     Because a layer is in training mode.
 
-    Dropout of values and of contexts, and normalisation by the batch.
+    Dropout of values and of contexts, and normalization by the batch.
 
     >>> net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1))
     >>> depends_on_mode(net), depends_on_mode(net.eval())

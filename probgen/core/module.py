@@ -1,4 +1,4 @@
-"""The contract: a generative model is a distribution, told as a Pyro program."""
+"""The contract: a generative model is a distribution, defined by a Pyro program."""
 
 from __future__ import annotations
 
@@ -174,7 +174,9 @@ class DistributionModule(nn.Module, ABC):
 
 @declares_contexts
 class LatentVariableModel(nn.Module, ABC):
-    """A family that tells its story: write ``model`` and ``guide``; ``forward`` is their marginal.
+    """A family that defines model() and guide().
+
+    Write ``model`` and ``guide``; ``forward`` is their marginal.
 
     >>> class LinearGaussian(LatentVariableModel):
     ...     context_size = 0
@@ -250,9 +252,9 @@ class Fixed(DistributionModule):
             self.register_buffer(name, torch.as_tensor(value))
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        law = self.family(**dict(self.named_buffers()))
-        law = law.to_event(self.event_ndim - len(law.event_shape))
-        return law if context is None else law.expand(context.shape[:-1])
+        distribution = self.family(**dict(self.named_buffers()))
+        distribution = distribution.to_event(self.event_ndim - len(distribution.event_shape))
+        return distribution if context is None else distribution.expand(context.shape[:-1])
 
 
 def standard_normal(*shape: int) -> Fixed:
@@ -276,7 +278,7 @@ class Independent(DistributionModule):
     Parameters
     ----------
     module : DistributionModule
-        The law of one entry given its context of shape ``(*batch, C)``.
+        The distribution of one entry given its context of shape ``(*batch, C)``.
     ndim : int
         How many batch dims of ``module(context)`` become event dims.
     """

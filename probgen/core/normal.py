@@ -1,4 +1,4 @@
-"""The multivariate normal law on data with missing values."""
+"""The multivariate normal distribution on data with missing values."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class MultivariateNormal(dist.MultivariateNormal):
     ValueError
         From ``log_prob``, if the rightmost dim of ``x`` is not D.
 
-    >>> law = MultivariateNormal(torch.zeros(2), torch.tensor([[4.0, 1.0], [1.0, 1.0]]))
-    >>> law.log_prob(torch.tensor([1.0, torch.nan])), dist.Normal(0.0, 2.0).log_prob(torch.tensor(1.0))
+    >>> distribution = MultivariateNormal(torch.zeros(2), torch.tensor([[4.0, 1.0], [1.0, 1.0]]))
+    >>> distribution.log_prob(torch.tensor([1.0, torch.nan])), dist.Normal(0.0, 2.0).log_prob(torch.tensor(1.0))
     (tensor(-1.7371), tensor(-1.7371))
     """
 

@@ -157,7 +157,10 @@ def _hand_over(thread: int, world: World) -> None:
 
 
 def _running_pyro() -> int:
-    """The thread whose handlers are on the shared stack: this one, unless only another runs Pyro."""
+    """The thread whose handlers are on the shared stack.
+
+    This one, unless only another runs Pyro.
+    """
     me, frames = threading.get_ident(), sys._current_frames()
     running = [thread for thread, frame in frames.items() if _runs_pyro(frame)]
     return me if me in running or len(running) != 1 else running[0]

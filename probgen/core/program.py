@@ -28,7 +28,7 @@ from probgen.core.runtime import (
     as_guide,
     completed_plates,
     local_parameters,
-    localised,
+    localized,
     makes_parameters,
     private_store,
 )
@@ -128,7 +128,7 @@ class Program(nn.Module):
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         args = joined(args, kwargs)
         if self._guide is not None:
-            with self._running(args), localised(self._guide, self._handler):
+            with self._running(args), localized(self._guide, self._handler):
                 return call(as_guide(self._guide), args)
 
     @contextmanager
@@ -339,7 +339,8 @@ def _check_kinds(batch: tuple, error: Exception) -> None:
         return
     got = ", ".join(map(_in_words, batch)) or "nothing"
     raise TypeError(
-        f"expected arguments that the program runs on, got {got} ({type(error).__name__}: {error}); pass rows as "
+        f"expected arguments that the program runs on, got {got} ({type(error).__name__}: "
+        f"{error}); pass rows as "
         "tensors, arrays or frames"
     ) from error
 

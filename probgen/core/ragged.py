@@ -47,7 +47,8 @@ def pad(sequences: Sequence[Any], steps: int | None = None, padding: float = mat
     for number, part in enumerate(parts):
         if (part.shape[1:] != entry and len(part)) or len(part) > steps:
             raise ValueError(
-                f"expected sequences of shape ({', '.join(map(str, ('T', *entry)))}) with T from 0 to {steps}, got "
+                f"expected sequences of shape ({', '.join(map(str, ('T', *entry)))}) with T from 0 "
+                f"to {steps}, got "
                 f"{tuple(part.shape)} at place {number}; give more steps, or cut the sequence"
             )
     real = next((p.dtype for p in parts if p.is_floating_point()), torch.get_default_dtype())
@@ -63,7 +64,8 @@ def _sequence(value: Any, name: str) -> Tensor:
     found = rows_from(name, list(value) if isinstance(value, tuple) else value)
     if not found.ndim:
         raise ValueError(
-            f"expected {name} with time as its first dim, got a single number; give one sequence a row"
+            f"expected {name} with time as its first dim, got a single number; give one sequence a "
+            "row"
         )
     return found
 

@@ -149,8 +149,10 @@ def _check_mask(name: str, mask: Any, site: Site) -> None:
         mask.shape[dim] > 1 and dim not in dims for dim in range(-mask.ndim, 0)
     ):
         raise ValueError(
-            f"expected a mask of latent site '{name}' with the dims of its plates, got one of shape "
-            f"{tuple(mask.shape)} that depends on an enumerated site; choose between distributions instead: "
+            f"expected a mask of latent site '{name}' with the dims of its plates, got one of "
+            "shape "
+            f"{tuple(mask.shape)} that depends on an enumerated site; choose between distributions "
+            "instead: "
             "torch.where on their parameters"
         )
 
@@ -215,13 +217,15 @@ def _check_rows(reading: Reading, plate: str, local: Sites) -> None:
     if not local:
         named = f"its plates are {', '.join(plates)}" if plates else "it has none"
         raise ValueError(
-            f"expected a plate named '{plate}' around the rows of the data, found none ({named}); open pyro.plate("
+            f"expected a plate named '{plate}' around the rows of the data, found none ({named}); "
+            "open pyro.plate("
             f"'{plate}', len(x)) in the model, or name yours with Program(..., plate=...)"
         )
     for name, site in sample_sites(reading.model).items():
         if is_summed(site) and not in_plate(site, plate):
             raise ValueError(
-                f"expected enumerated sites inside plate '{plate}', got '{name}' outside: all rows share it, so that "
+                f"expected enumerated sites inside plate '{plate}', got '{name}' outside: all rows "
+                "share it, so that "
                 "its sum does not split into one number per row; draw it in the guide"
             )
 
@@ -359,7 +363,8 @@ def common_scale(scales: list[tuple[str, float | Tensor]]) -> float | Tensor:
         same = other is scale or (torch.as_tensor(other) == torch.as_tensor(scale)).all()
         if not same:
             raise ValueError(
-                "expected one scale for all sites that depend on an enumerated one, got different ones at "
+                "expected one scale for all sites that depend on an enumerated one, got different "
+                "ones at "
                 f"'{first}' and '{name}'; put poutine.scale around both"
             )
     return scale

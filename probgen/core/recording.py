@@ -50,7 +50,8 @@ class Recorder(Messenger):
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.sites:
             raise ValueError(
-                f"expected every sample site to have its own name, got '{msg['name']}' twice; rename one"
+                f"expected every sample site to have its own name, got '{msg['name']}' twice; "
+                "rename one"
             )
         if not msg["infer"].get("_do_not_trace"):
             self.sites[msg["name"]] = msg
@@ -104,16 +105,16 @@ def log_prob(site: dict[str, Any]) -> Tensor:
 
 
 def score_function(site: dict[str, Any]) -> Tensor | None:
-    """The term whose gradient is the score of a site that was not reparameterised, entry by entry.
+    """The term whose gradient is the score of a site that was not reparameterized, entry by entry.
 
     Else ``None``.
 
     Neither scaled nor masked: it belongs to the draw, not to the loss.
     """
-    law = site["fn"]
-    if law.has_rsample and type(law).score_parts is Distribution.score_parts:
+    distribution = site["fn"]
+    if distribution.has_rsample and type(distribution).score_parts is Distribution.score_parts:
         return None
-    part = law.score_parts(site["value"], *site["args"], **site["kwargs"]).score_function
+    part = distribution.score_parts(site["value"], *site["args"], **site["kwargs"]).score_function
     return None if is_identically_zero(part) else part
 
 
@@ -216,8 +217,10 @@ def enumerated_bound(p: poutine.Trace, q: poutine.Trace) -> tuple[Tensor, Tensor
         scaled = [_scaled(term, scale, p) for term in group]
         if any(value.ndim > term.ndim for value, term in zip(scaled, group, strict=True)):
             raise ValueError(
-                "expected weights of rows around enumerated sites in the plate of the rows, got weights around "
-                f"{', '.join(n for n, _ in summed)}, which rows share; give those one number as their scale"
+                "expected weights of rows around enumerated sites in the plate of the rows, got "
+                "weights around "
+                f"{', '.join(n for n, _ in summed)}, which rows share; give those one number as "
+                "their scale"
             )
         costs.setdefault(ordinal, []).extend(scaled)
     own = _guides_own(p, q, ordinals, costs)

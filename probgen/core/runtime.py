@@ -84,9 +84,11 @@ def _check_rows(name: str, value: Any, event: torch.Size, plate: RowPlate) -> No
         return
     expected = "(" + ", ".join(["N", *map(str, event)]) + ("" if event else ",") + ")"
     raise ValueError(
-        f"expected {name} of shape {expected}, rows of events {tuple(event)}, got {tuple(value.shape)}; take out the "
-        f"dims between, {name}.reshape(len({name}){''.join(f', {size}' for size in event)}), or make them event dims "
-        "of the law by .to_event(n)"
+        f"expected {name} of shape {expected}, rows of events {tuple(event)}, got "
+        f"{tuple(value.shape)}; take out the "
+        f"dims between, {name}.reshape(len({name}){''.join(f', {size}' for size in event)}), or "
+        "make them event dims "
+        "of the distribution by .to_event(n)"
     )
 
 
@@ -183,7 +185,7 @@ class LocalParameters(Messenger):
 
 
 @contextmanager
-def localised(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[None]:
+def localized(guide: Any, handler: Callable[[], LocalParameters]) -> Iterator[None]:
     """Puts handlers of local parameters inside AutoGuides.
 
     Which hide their runs of the model from outer ones.

@@ -20,14 +20,14 @@ class Score:
     value : Tensor
         One number per row: nats (higher is better), or bits per dim (lower is better).
     kind : str
-        One of :data:`probgen.KINDS`.
+        One of :data:`probgen.core.KINDS`.
     unit : str
         ``"nats"`` or ``"bits/dim"``.
     particles : int
         Draws of the latents per row; 1 for an exact density.
     measure : str
         ``"mass"`` when x is discrete, ``"density"`` when continuous, ``"bins"`` for densities
-        turned into masses by a declared quantisation. Masses and bins may be compared with each
+        turned into masses by a declared quantization. Masses and bins may be compared with each
         other, densities only with densities.
 
     >>> import torch
@@ -68,7 +68,7 @@ class Score:
     def in_bits_per_dim(self, dims: int, bin_width: float = 1.0) -> Score:
         r"""The score in bits per dim.
 
-        For data that was quantised to bins of ``bin_width`` in each of ``dims`` dims.
+        For data that was quantized to bins of ``bin_width`` in each of ``dims`` dims.
 
         .. math:: -(\log p(x) + D \log \Delta) / (D \log 2)
 
@@ -109,8 +109,10 @@ class Score:
         if self.kind == "exact" and other.kind in lower and gain < -2 * stderr:
             return False
         raise TypeError(
-            f"{self} against {other} is inconclusive: only exact values compare both ways, and a lower bound proves "
-            "something only when it lies above an exact value by more than the noise; use more particles, or report "
+            f"{self} against {other} is inconclusive: only exact values compare both ways, and a "
+            "lower bound proves "
+            "something only when it lies above an exact value by more than the noise; use more "
+            "particles, or report "
             "both numbers with their kinds"
         )
 
@@ -120,22 +122,25 @@ class Score:
     def _check_comparable(self, other: Score) -> None:
         if self.unit != other.unit:
             raise TypeError(
-                f"expected scores in one unit, got {self.unit} and {other.unit}; convert one of them"
+                f"expected scores in one unit, got {self.unit} and {other.unit}; convert one of "
+                "them"
             )
         if "density" in (self.measure, other.measure) and self.measure != other.measure:
             raise TypeError(
-                f"a {self.measure} and a {other.measure} are different kinds of number; declare the quantisation of "
+                f"a {self.measure} and a {other.measure} are different kinds of number; declare "
+                "the quantization of "
                 "the data: score.in_bits_per_dim(dims, bin_width)"
             )
         if self.value.shape != other.value.shape:
             raise ValueError(
-                f"expected scores of the same rows, got {len(self.value)} and {len(other.value)} of them; score both "
+                f"expected scores of the same rows, got {len(self.value)} and {len(other.value)} "
+                "of them; score both "
                 "models on the same held-out data"
             )
 
     def __str__(self) -> str:
         higher_is_better = self.unit == "nats"
-        relation = {"exact": "=", "approximate": "~", "unnormalised": "? +"}.get(
+        relation = {"exact": "=", "approximate": "~", "unnormalized": "? +"}.get(
             self.kind, ">=" if higher_is_better else "<="
         )
         stderr = "" if math.isinf(self.stderr) else f" ± {self.stderr:.2f}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
-from probgen.core.kinds import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import _in_words, has_missing, values_are_known
 from probgen.core.modes import infers
 from probgen.core.runtime import evaluating, validation
@@ -55,7 +55,7 @@ def check_support(
     missing : bool
         Whether entries may be missing that the distribution of the data cannot integrate out.
 
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> from probgen.nn import Constant
     >>> check_support(Bernoulli(Constant(2)), torch.tensor([[0.0, torch.nan], [1.0, 0.5]]))
     Traceback (most recent call last):
@@ -88,12 +88,15 @@ def _few(batch: tuple) -> tuple:
 
 
 def _check_scored(name: str, site: Site) -> None:
-    """Refuses values that the distribution of a site cannot score: missing ones, and other shapes."""
-    law, value = site["fn"], site["value"]
-    if density(law) == "implicit" or getattr(law, "costly_density", False):
+    """Refuses values that the distribution of a site cannot score.
+
+    Missing ones, and other shapes.
+    """
+    distribution, value = site["fn"], site["value"]
+    if density_kind(distribution) == "implicit" or getattr(distribution, "costly_density", False):
         return
     try:
-        lost = bool(law.log_prob(value).isnan().any()) and bool(value.isnan().any())
+        lost = bool(distribution.log_prob(value).isnan().any()) and bool(value.isnan().any())
     except NotImplementedError:
         return
     except (ValueError, RuntimeError) as error:
@@ -109,15 +112,16 @@ def refusal(site: Site, error: Exception | None = None) -> str:
     if error is not None and ("missing" in str(error) or not site["value"].isnan().any()):
         return str(error)
     return (
-        f"{type(site['fn']).__name__} cannot integrate out missing values (NaN); expected complete rows: use a "
+        f"{type(site['fn']).__name__} cannot integrate out missing values (NaN); expected complete "
+        "rows: use a "
         "likelihood head of probgen, which can, or fill them in first"
     )
 
 
-def support_of(law: Any) -> Constraint:
-    """The support that a law states; the real numbers where it does not tell."""
+def support_of(distribution: Any) -> Constraint:
+    """The support that a distribution states; the real numbers where it does not tell."""
     try:
-        return law.support
+        return distribution.support
     except NotImplementedError:
         return constraints.real
 
@@ -134,7 +138,8 @@ def _check_shape(name: str, x: Tensor, site: Site, family: bool) -> None:
     if rows >= deepest and x.shape[rows:] == event:
         return None
     raise ValueError(
-        f"expected {name} of events of shape {tuple(event)} inside {deepest} plates, got shape {tuple(x.shape)}; give "
+        f"expected {name} of events of shape {tuple(event)} inside {deepest} plates, got shape "
+        f"{tuple(x.shape)}; give "
         "one row a datum, or declare the dims that are not rows by .to_event(n)"
     )
 
@@ -181,7 +186,8 @@ def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> N
             got = f"{wrong.item():g}" if wrong.ndim == 0 else f"{wrong.tolist()}"
             where = f", entry {', '.join(map(str, place))}" if place else ""
             raise ValueError(
-                f"expected {name} with values in {_in_words(base)} or NaN (missing), got {got} in row "
+                f"expected {name} with values in {_in_words(base)} or NaN (missing), got {got} in "
+                "row "
                 f"{first + start + row}{where}; recode {name}, or take another family"
             )
 
@@ -194,7 +200,8 @@ def _check_size(name: str, rows: Tensor, first: int) -> None:
         row, *place = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"expected {name} up to {most:.1e}, whose squares {rows.dtype} holds, got "
-            f"{rows[(row, *place)].item():g} in row {first + row}; rescale {name}, or take float64: gen.double()"
+            f"{rows[(row, *place)].item():g} in row {first + row}; rescale {name}, or take "
+            "float64: gen.double()"
         )
 
 

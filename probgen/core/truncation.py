@@ -119,13 +119,15 @@ def truncated(distribution: td.Distribution, rule: Truncated) -> dist.TorchDistr
     NotImplementedError
         For a distribution that has no steps over finitely many values, nor normal noise.
 
-    >>> from probgen.core.heads.laws import Categorical
+    >>> from probgen.heads.distributions import Categorical
     >>> truncated(Categorical(torch.tensor([0.5, 0.1, 0.4]).log()), Truncated(top_k=1)).probs
     tensor([1., 0., 0.])
     """
     raise NotImplementedError(
-        "expected a distribution that is drawn step by step (autoregressive) from finitely many values, or made of "
-        f"normal noise (a flow, a VAE, a GAN), got {type(distribution).__name__}; draw from it without temperature, "
+        "expected a distribution that is drawn step by step (autoregressive) from finitely many "
+        "values, or made of "
+        f"normal noise (a flow, a VAE, a GAN), got {type(distribution).__name__}; draw from it "
+        "without temperature, "
         "top_k and top_p"
     )
 
@@ -204,7 +206,8 @@ def using(distribution: Any, *arguments: Any, **options: Any) -> Any:
     method = getattr(distribution, "using", None)
     if method is None:
         raise TypeError(
-            "expected a law that may be sampled in several ways (a diffusion, flow matching), got "
+            "expected a distribution that may be sampled in several ways (a diffusion, flow "
+            "matching), got "
             f"{type(distribution).__name__}; drop using()"
         )
     return method(*arguments, **options)
@@ -220,7 +223,8 @@ def changed_by(distribution: Any, rule: Truncated) -> Any:
     """
     if not isinstance(rule, Truncated):
         raise TypeError(
-            f"expected Truncated(temperature, top_k, top_p), got {rule!r}; {type(distribution).__name__} is drawn in "
+            f"expected Truncated(temperature, top_k, top_p), got {rule!r}; "
+            f"{type(distribution).__name__} is drawn in "
             "no other ways"
         )
     return using(distribution, rule)

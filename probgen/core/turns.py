@@ -1,4 +1,6 @@
-"""Threads take turns: torch's random numbers, modes of modules and contexts of Pyro are one for all.
+"""Threads take turns.
+
+Torch's random numbers, modes of modules and contexts of Pyro are one for all.
 
 What probgen does with a model it does in a turn, which one thread has at a time and the others wait
 for; within a turn torch uses all cores. Whoever has it may enter again. :func:`probgen.fit`,
@@ -109,7 +111,10 @@ _mine = _Mine()
 
 
 def _after_fork() -> None:
-    """The threads that waited or had the turn are not there any more, but for the one that forked."""
+    """The threads that waited or had the turn are not there any more.
+
+    But for the one that forked.
+    """
     if _turns.holder != get_ident():
         _turns.free_locks()
     else:
@@ -271,7 +276,10 @@ def _give_back(lock: Any) -> None:
 
 
 def _works_for_another() -> bool:
-    """Whether this is a thread of autograd's, for which another one waits that may have the turn."""
+    """Whether this is a thread of autograd's.
+
+    For which another one waits that may have the turn.
+    """
     if not _turns.holder or torch._C._current_graph_task_id() == -1:
         return False
     return threading.current_thread().name.startswith("Dummy")

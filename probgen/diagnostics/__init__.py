@@ -3,6 +3,7 @@
 ArviZ, leave-one-out, predictive checks, quality of the guide, the verdict.
 """
 
+from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.diagnostics.checks import PredictiveCheck, predictive_check
 from probgen.diagnostics.convert import to_arviz
 from probgen.diagnostics.leave_one_out import Loo, loo
@@ -24,6 +25,7 @@ __all__ = [
     "pareto_smooth",
     "predictive_check",
     "settled",
+    "simulation_based_calibration",
     "to_arviz",
     "verdict",
 ]

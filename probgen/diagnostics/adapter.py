@@ -1,6 +1,6 @@
 """The one place that knows which ArviZ is installed.
 
-Labelled arrays in, its container of groups out.
+Labeled arrays in, its container of groups out.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-Labelled = tuple[tuple[str, ...], np.ndarray]
+Labeled = tuple[tuple[str, ...], np.ndarray]
 
 SAMPLE_DIMS = ("chain", "draw")
 
 
 def container(
-    groups: Mapping[str, Mapping[str, Labelled]],
+    groups: Mapping[str, Mapping[str, Labeled]],
     coords: Mapping[str, Any] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -56,7 +56,7 @@ def container(
 
 
 def _dataset(
-    variables: Mapping[str, Labelled], coords: Mapping[str, Any], attrs: Mapping[str, Any] | None
+    variables: Mapping[str, Labeled], coords: Mapping[str, Any], attrs: Mapping[str, Any] | None
 ) -> Any:
     import xarray
 

@@ -93,7 +93,7 @@ def simulation_based_calibration(
         p(\theta \mid x) \quad \Rightarrow \quad \#\{l : \theta_l < \theta^*\} \sim
         \mathrm{Uniform}\{0, \ldots, L\}
 
-    It finds errors of a sampler, a log density or a parametrisation too hard to sample; the density
+    It finds errors of a sampler, a log density or a parametrization too hard to sample; the density
     is compiled once for all data sets.
 
     Parameters

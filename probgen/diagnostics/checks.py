@@ -119,7 +119,8 @@ def predictive_check(
     value = statistic(observed)
     if missing.any() and value.isnan().any():
         raise ValueError(
-            "expected a statistic that leaves out missing values, got NaN for data with missing entries (NaN); use "
+            "expected a statistic that leaves out missing values, got NaN for data with missing "
+            "entries (NaN); use "
             "torch.nanmean, torch.nanquantile, or impute first"
         )
     return PredictiveCheck(value, torch.stack([statistic(x) for x in made]))

@@ -14,7 +14,7 @@ from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.sites import Site, latent_sites, observed_sites, sample_sites, shape_of
 from probgen.core.turns import in_turn
-from probgen.diagnostics.adapter import SAMPLE_DIMS, Labelled, container
+from probgen.diagnostics.adapter import SAMPLE_DIMS, Labeled, container
 from probgen.diagnostics.labels import constants, dims_of, observation, to_numpy
 from probgen.diagnostics.sampled import UNDEFINED, Sampled, from_chains, from_guide
 from probgen.infer.draws import as_chains
@@ -42,16 +42,16 @@ class Groups:
     max_rows: int
     chains: Chains | None = None
 
-    def posterior(self) -> dict[str, Labelled]:
-        return self._labelled(self.sampled.draws if self.chains is None else self.chains.draws)
+    def posterior(self) -> dict[str, Labeled]:
+        return self._labeled(self.sampled.draws if self.chains is None else self.chains.draws)
 
-    def warmup_posterior(self) -> dict[str, Labelled]:
-        return self._labelled(self._warmup.draws)
+    def warmup_posterior(self) -> dict[str, Labeled]:
+        return self._labeled(self._warmup.draws)
 
-    def warmup_sample_stats(self) -> dict[str, Labelled]:
+    def warmup_sample_stats(self) -> dict[str, Labeled]:
         return _statistics(self._warmup.stats)
 
-    def posterior_predictive(self) -> dict[str, Labelled]:
+    def posterior_predictive(self) -> dict[str, Labeled]:
         if not self._observed:
             return {}
         drawn = self.sampled.draws
@@ -66,27 +66,27 @@ class Groups:
             sites=sites,
             max_rows=self.max_rows,
         )
-        return self._labelled({name: value.unflatten(0, counts) for name, value in values.items()})
+        return self._labeled({name: value.unflatten(0, counts) for name, value in values.items()})
 
-    def prior(self) -> dict[str, Labelled]:
+    def prior(self) -> dict[str, Labeled]:
         return self._forward(latent_sites(self.probe))
 
-    def prior_predictive(self) -> dict[str, Labelled]:
+    def prior_predictive(self) -> dict[str, Labeled]:
         return self._forward(self._observed)
 
-    def log_likelihood(self) -> dict[str, Labelled]:
+    def log_likelihood(self) -> dict[str, Labeled]:
         dims = (*SAMPLE_DIMS, self.gen.plate)
         return {
             name: (dims, to_numpy(value)) for name, value in self.sampled.log_likelihood.items()
         }
 
-    def sample_stats(self) -> dict[str, Labelled]:
+    def sample_stats(self) -> dict[str, Labeled]:
         return _statistics(self.sampled.stats)
 
-    def observed_data(self) -> dict[str, Labelled]:
+    def observed_data(self) -> dict[str, Labeled]:
         return {name: observation(site, self.names[name]) for name, site in self._observed.items()}
 
-    def constant_data(self) -> dict[str, Labelled]:
+    def constant_data(self) -> dict[str, Labeled]:
         return constants(self.gen, self.batch, [site["value"] for site in self._observed.values()])
 
     @property
@@ -98,7 +98,7 @@ class Groups:
     def _observed(self) -> dict[str, Site]:
         return observed_sites(self.probe)
 
-    def _labelled(self, values: Mapping[str, Tensor]) -> dict[str, Labelled]:
+    def _labeled(self, values: Mapping[str, Tensor]) -> dict[str, Labeled]:
         return {
             name: ((*SAMPLE_DIMS, *self._dims(name, value)), to_numpy(value))
             for name, value in values.items()
@@ -110,13 +110,13 @@ class Groups:
             f"{name}_dim_{i}" for i in range(value.ndim - len(SAMPLE_DIMS))
         )
 
-    def _forward(self, sites: Collection[str]) -> dict[str, Labelled]:
+    def _forward(self, sites: Collection[str]) -> dict[str, Labeled]:
         if not sites:
             return {}
         values = prior_predictive(
             self.gen, *self.batch, draws=self.draws, sites=sites, max_rows=self.max_rows
         )
-        return self._labelled({name: value[None] for name, value in values.items()})
+        return self._labeled({name: value[None] for name, value in values.items()})
 
 
 GROUPS = {
@@ -246,7 +246,7 @@ def to_arviz(
 
 def _computed(
     found: Groups, wanted: Collection[str], strict: bool
-) -> dict[str, dict[str, Labelled]]:
+) -> dict[str, dict[str, Labeled]]:
     """The groups that are defined, and a word about the others.
 
     The error of one that was asked for by name.
@@ -280,7 +280,7 @@ def _as_drawn(chains: Chains, probe: poutine.Trace) -> Chains:
     return Chains(draws, chains.stats)
 
 
-def _statistics(stats: Mapping[str, Tensor]) -> dict[str, Labelled]:
+def _statistics(stats: Mapping[str, Tensor]) -> dict[str, Labeled]:
     return {name: (SAMPLE_DIMS, to_numpy(value)) for name, value in stats.items()}
 
 
@@ -309,6 +309,7 @@ def _check_size(
     for group, size in sizes.items():
         if group in groups and size > max_numbers:
             raise ValueError(
-                f"expected groups of at most {max_numbers:,} numbers, {group} would have {size:,}; ask for fewer draws "
+                f"expected groups of at most {max_numbers:,} numbers, {group} would have {size:,}; "
+                "ask for fewer draws "
                 f"or rows, leave it out with groups=..., or raise max_numbers"
             )

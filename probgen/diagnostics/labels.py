@@ -16,7 +16,7 @@ from probgen.core.program import Keywords, Program
 from probgen.core.rows import row_count
 from probgen.core.signatures import argument_names
 from probgen.core.sites import Site, event_of, is_deterministic, own_dims, shape_of
-from probgen.diagnostics.adapter import SAMPLE_DIMS, Labelled
+from probgen.diagnostics.adapter import SAMPLE_DIMS, Labeled
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -46,7 +46,8 @@ def dims_of(
         shape = tuple(shape_of(by_name[name]))
         if len(names) > len(shape):
             raise ValueError(
-                f"expected at most {len(shape)} names for dims of '{name}' {shape}, got {list(names)}"
+                f"expected at most {len(shape)} names for dims of '{name}' {shape}, got "
+                f"{list(names)}"
             )
     sizes = dict.fromkeys(SAMPLE_DIMS, -1)
     return {name: _dims(site, tuple(given.get(name, ())), sizes) for name, site in by_name.items()}
@@ -91,7 +92,7 @@ def _plates_in_front(site: Site) -> dict[int, str]:
     )
 
 
-def observation(site: Site, names: tuple[str, ...]) -> Labelled:
+def observation(site: Site, names: tuple[str, ...]) -> Labeled:
     """The data of an observed site in its natural shape, with the names of its dims.
 
     One number for all entries is repeated; data of a plate without size keep their own shape.
@@ -105,9 +106,7 @@ def observation(site: Site, names: tuple[str, ...]) -> Labelled:
     return tuple(f"{site['name']}_dim_{i}" for i in range(value.ndim)), to_numpy(value)
 
 
-def constants(
-    gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]
-) -> dict[str, Labelled]:
+def constants(gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]) -> dict[str, Labeled]:
     """The numerical arguments of a program that are not its observations, by their names."""
     rows, found = row_count(gen, batch), {}
     for name, value in _arguments(gen, batch):

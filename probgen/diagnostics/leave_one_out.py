@@ -63,7 +63,8 @@ class Loo:
         bad, rows = int((self.khat > 0.7).sum()), len(self.khat)
         if bad == rows:
             return (
-                f"elpd_loo: no estimate, k-hat > 0.7 on all {rows} rows; use mcmc or a guide nearer to the posterior, "
+                f"elpd_loo: no estimate, k-hat > 0.7 on all {rows} rows; use mcmc or a guide "
+                "nearer to the posterior, "
                 "or leave out rows in folds and fit again"
             )
         value = f"elpd_loo = {self.elpd:.2f} ± {self.stderr:.2f} nats, p_loo = {self.p_loo:.1f}"
@@ -114,7 +115,8 @@ def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None
     attrs = data["log_likelihood"].attrs
     if "point_estimate" in attrs:
         raise ValueError(
-            f"expected draws of a posterior, got a point estimate of {attrs['point_estimate']}; use AutoNormal, "
+            f"expected draws of a posterior, got a point estimate of {attrs['point_estimate']}; "
+            "use AutoNormal, "
             "AutoMultivariateNormal or mcmc"
         )
     if "sample_stats" not in data and attrs.get("draws_of") != "posterior":

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
-from probgen.core.graphs.repeat import Call, repeated, windows
+from probgen.compile.scheduling import Call, repeated, windows
 from probgen.core.kinds import average, check_rows_drawn, kind_of
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
@@ -57,7 +57,7 @@ def log_likelihoods(
 
     Enumerated sites are summed out exactly. q is the guide where it has a density for each row,
     else the prior :math:`p(z \mid \theta)`; without local latents the value is exact. Programs that
-    are not vectorised are recorded once and run for many draws together, where that is repaid.
+    are not vectorized are recorded once and run for many draws together, where that is repaid.
 
     Returns
     -------
@@ -150,11 +150,13 @@ def _nothing_observed(model: poutine.Trace, plate: str) -> str:
     factors = [name for name, site in density_sites(model).items() if isinstance(site["fn"], Unit)]
     if factors:
         return (
-            f"expected an observed site inside plate '{plate}', got pyro.factor ({', '.join(factors)}), whose constant "
+            f"expected an observed site inside plate '{plate}', got pyro.factor "
+            f"({', '.join(factors)}), whose constant "
             "nobody knows; state the likelihood with pyro.sample(..., obs=...)"
         )
     return (
-        f"expected an observed site inside plate '{plate}', got none; open the plate around the observed data, with "
+        f"expected an observed site inside plate '{plate}', got none; open the plate around the "
+        "observed data, with "
         "one entry for each row"
     )
 
@@ -180,9 +182,10 @@ def _checked(pair: Reading, plate: str) -> str:
         if isinstance(site["fn"], Unit) and not in_plate(site, plate):
             model.remove_node(name)
     kind = kind_of(Reading(model, pair.guide), plate)
-    if kind == "unnormalised":
+    if kind == "unnormalized":
         raise ValueError(
-            f"expected a normalised log-likelihood of the rows in plate '{plate}', got one up to a constant; leave "
+            f"expected a normalized log-likelihood of the rows in plate '{plate}', got one up to a "
+            "constant; leave "
             "log_likelihood out of groups="
         )
     return kind
@@ -229,7 +232,8 @@ def _full(sites: Mapping[str, Site], given: Mapping[str, Tensor], gen: Generativ
     """
     if missing := sorted(set(sites) - set(given)):
         raise ValueError(
-            f"expected draws of every global site, got none of {', '.join(missing)}; give them in chains=, or a guide"
+            f"expected draws of every global site, got none of {', '.join(missing)}; give them in "
+            "chains=, or a guide"
         )
     values = {}
     for name, site in sites.items():

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
-from probgen.core.kinds import average, density
+from probgen.core.kinds import average, density_kind
 from probgen.core.sites import density_sites, is_enumerated, latent_sites
 from probgen.diagnostics.pointwise import log_likelihoods, variables_of
 from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
@@ -145,7 +145,8 @@ def _without_latents(
     ]
     if left:
         error = ValueError(
-            f"expected a guide or chains=, got neither to draw {', '.join(left)}; fit a guide, or give what mcmc "
+            f"expected a guide or chains=, got neither to draw {', '.join(left)}; fit a guide, or "
+            "give what mcmc "
             "returned as chains="
         )
         found.refused = dict.fromkeys(("posterior", "posterior_predictive", *DENSITIES), error)
@@ -184,7 +185,7 @@ def _rows(
     if drawn is None or drawn.rows is None:
         return log_likelihoods(gen, batch, values, particles, max_rows)
     names = list(variables_of(model_trace(gen, batch), gen.plate))
-    if len(names) == 1 and drawn.kind != "unnormalised" and not drawn.points:
+    if len(names) == 1 and drawn.kind != "unnormalized" and not drawn.points:
         if not drawn.row_axis:
             return {names[0]: drawn.rows}
         if drawn.by_row and not drawn.globals:
@@ -201,7 +202,7 @@ def _log_densities(gen: GenerativeModel, batch: tuple, drawn: GuideDraws, rows: 
     """
     if drawn.points:
         return {}
-    _check_normalised(model_trace(gen, batch))
+    _check_normalized(model_trace(gen, batch))
     log_p, log_q = drawn.log_joint, drawn.log_guide
     if rows and drawn.outside is not None and _integrated(drawn):
         joint = list(rows.values())[-1].expand(len(log_p), -1)
@@ -214,14 +215,18 @@ def _integrated(drawn: GuideDraws) -> bool:
     return drawn.by_row and bool(drawn.row_axis) and not drawn.points
 
 
-def _check_normalised(model: poutine.Trace) -> None:
+def _check_normalized(model: poutine.Trace) -> None:
     """Refuses densities whose constant may depend on what is inferred.
 
     That of a factor does not.
     """
     for name, site in density_sites(model).items():
-        if not isinstance(site["fn"], Unit) and density(site["fn"]) in ("unnormalised", "implicit"):
+        if not isinstance(site["fn"], Unit) and density_kind(site["fn"]) in (
+            "unnormalized",
+            "implicit",
+        ):
             raise ValueError(
-                f"expected a normalised density at '{name}', got one up to a constant; leave sample_stats out of "
+                f"expected a normalized density at '{name}', got one up to a constant; leave "
+                "sample_stats out of "
                 "groups="
             )

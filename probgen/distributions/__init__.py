@@ -1,0 +1,16 @@
+"""Distributions beyond those of torch and Pyro: covariance structures, chains, orders."""
+
+from probgen.distributions.autoregressive import Autoregressive
+from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
+from probgen.distributions.orderings import random_orders
+from probgen.distributions.stick_breaking import StickBreaking
+
+__all__ = [
+    "Autoregressive",
+    "Diagonal",
+    "Full",
+    "Spherical",
+    "StickBreaking",
+    "Tied",
+    "random_orders",
+]

@@ -1,4 +1,4 @@
-"""Laws of networks that predict any variable from any others.
+"""Distributions of networks that predict any variable from any others.
 
 Training over all orders, completion of any pattern.
 """
@@ -31,8 +31,8 @@ class AllOrders(dist.TorchDistribution):
     Parameters
     ----------
     given : callable
-        ``(x, seen) -> law``: every variable given those that are seen, ``(*lead, D), (*lead, D) ->
-        (*lead, D)``.
+        ``(x, seen) -> distribution``: every variable given those that are seen, ``(*lead, D),
+        (*lead, D) -> (*lead, D)``.
     dims : int
         Number D of variables.
     batch_shape : tuple of int
@@ -48,13 +48,13 @@ class AllOrders(dist.TorchDistribution):
     Uria, Murray, Larochelle (2014), A deep and tractable density estimator,
     https://arxiv.org/abs/1310.1757
 
-    >>> law = AllOrders(lambda x, seen: dist.Bernoulli(torch.full_like(x, 0.5)), 3)
-    >>> law.log_prob(torch.ones(3)).exp()
+    >>> distribution = AllOrders(lambda x, seen: dist.Bernoulli(torch.full_like(x, 0.5)), 3)
+    >>> distribution.log_prob(torch.ones(3)).exp()
     tensor(0.1250)
     """
 
     arg_constraints: dict = {}
-    density = "bound"
+    density_kind = "bound"
 
     def __init__(self, given: Given, dims: int, batch_shape: torch.Size | tuple[int, ...] = ()):
         self.given = given
@@ -68,7 +68,8 @@ class AllOrders(dist.TorchDistribution):
         check_event(x, self.event_shape)
         if has_missing(x):
             raise ValueError(
-                "expected complete rows in training, got missing values (NaN); complete them first, or train on the "
+                "expected complete rows in training, got missing values (NaN); complete them "
+                "first, or train on the "
                 "complete rows"
             )
         x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
@@ -98,9 +99,9 @@ class ObservedFirst(dist.TorchDistribution):
 
     .. math:: p(x_m) = \prod_{t} p(x_{m_t} \mid x_o, x_{m_1}, \dots, x_{m_{t-1}})
 
-    The exact conditional of the joint law :math:`p_{o, m}` whose order lists the observed entries
-    of the row first. Rows with other patterns of missing entries belong to other orders, whose
-    joint laws agree as far as training has made them agree.
+    The exact conditional of the joint distribution :math:`p_{o, m}` whose order lists the observed
+    entries of the row first. Rows with other patterns of missing entries belong to other orders,
+    whose joint distributions agree as far as training has made them agree.
 
     Parameters
     ----------

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.core.truncation import Truncated, changed_by, truncated
 from probgen.distributions.conditional import Clamped, conditional
 
-Laws = Callable[[Tensor], dist.TorchDistribution]
+Distributions = Callable[[Tensor], dist.TorchDistribution]
 Steps = Callable[[torch.Size], Generator[dist.TorchDistribution, Tensor, None]]
 
 
@@ -26,23 +26,23 @@ class Autoregressive(dist.TorchDistribution):
 
     .. math:: \log p(x) = \sum_{t=1}^{T} \log p(x_{o_t} \mid x_{o_1}, \dots, x_{o_{t-1}})
 
-    Two callables say the same conditionals in two ways: ``laws`` gives all of them at once for a
-    complete event (training and scoring, one parallel pass), ``steps`` one after the other while
-    the event comes into being (sampling, with running activations, so that a draw costs about one
-    pass instead of T).
+    Two callables say the same conditionals in two ways: ``distributions`` gives all of them at once
+    for a complete event (training and scoring, one parallel pass), ``steps`` one after the other
+    while the event comes into being (sampling, with running activations, so that a draw costs about
+    one pass instead of T).
 
     Entries that are missing (NaN) and last in the order are integrated out exactly: their terms are
     left out. Thus sequences of different lengths are padded by NaN.
 
     Parameters
     ----------
-    laws : callable
-        ``x -> law``: x is complete, ``(*lead, *event)``; the law of the entries has ``batch_shape
-        == (*lead, *positions)`` and events ``(*entry)``, and entry t of it depends on earlier
-        entries of x alone.
+    distributions : callable
+        ``x -> distribution``: x is complete, ``(*lead, *event)``; the distribution of the entries
+        has ``batch_shape == (*lead, *positions)`` and events ``(*entry)``, and entry t of it
+        depends on earlier entries of x alone.
     steps : callable
-        ``lead -> generator`` that yields the law of each entry in turn, ``batch_shape == lead`` and
-        events ``(*entry)``, and is sent the entry's value ``(*lead, *entry)``.
+        ``lead -> generator`` that yields the distribution of each entry in turn, ``batch_shape ==
+        lead`` and events ``(*entry)``, and is sent the entry's value ``(*lead, *entry)``.
     event_shape : tuple of int
         ``(*positions, *entry)``.
     batch_shape : tuple of int
@@ -57,21 +57,21 @@ class Autoregressive(dist.TorchDistribution):
     ------
     ValueError
         From ``log_prob``: if x does not have ``event_shape``, if an entry is missing before one
-        that is observed, or if a part of an entry is missing, or if the laws of the entries are not
-        exact.
+        that is observed, or if a part of an entry is missing, or if the distributions of the
+        entries are not exact.
 
     References
     ----------
     Larochelle, Murray (2011), The neural autoregressive distribution estimator,
     https://proceedings.mlr.press/v15/larochelle11a.html
 
-    >>> def laws(x):    # a random walk
+    >>> def distributions(x):    # a random walk
     ...     return dist.Normal(torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1), 1.0)
     >>> def steps(lead):
     ...     last = torch.zeros(lead)
     ...     for _ in range(3):
     ...         last = yield dist.Normal(last, 1.0)
-    >>> walk = Autoregressive(laws, steps, (3,))
+    >>> walk = Autoregressive(distributions, steps, (3,))
     >>> walk.log_prob(torch.tensor([[0.0, 1.0, 1.0], [0.0, torch.nan, torch.nan]]))
     tensor([-3.2568, -0.9189])
     >>> walk.sample((5,)).shape
@@ -83,7 +83,7 @@ class Autoregressive(dist.TorchDistribution):
 
     def __init__(
         self,
-        laws: Laws,
+        distributions: Distributions,
         steps: Steps,
         event_shape: torch.Size | tuple[int, ...],
         *,
@@ -91,12 +91,17 @@ class Autoregressive(dist.TorchDistribution):
         entry_ndim: int = 0,
         order: Tensor | None = None,
     ):
-        checks.function(laws=laws, steps=steps)
+        checks.function(distributions=distributions, steps=steps)
         checks.at_least(0, entry_ndim=entry_ndim)
         checks.sizes(event_shape=event_shape)
         checks.sizes(0, batch_shape=batch_shape)
         checks.instance(Tensor, **checks.given(order=order))
-        self.laws, self.steps, self.entry_ndim, self.order = laws, steps, entry_ndim, order
+        self.distributions, self.steps, self.entry_ndim, self.order = (
+            distributions,
+            steps,
+            entry_ndim,
+            order,
+        )
         self.positions = torch.Size(event_shape[: len(event_shape) - entry_ndim])
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
@@ -128,16 +133,20 @@ class Autoregressive(dist.TorchDistribution):
         return _require((gone[..., 1:] | ~gone[..., :-1]).all(-1, keepdim=True), terms, _NOT_LAST)
 
     def _entries(self, x: Tensor) -> dist.TorchDistribution:
-        law = self.laws(x)
-        if (kind := density(law)) != "exact":
+        distribution = self.distributions(x)
+        if (kind := density_kind(distribution)) != "exact":
             raise ValueError(
-                f"expected entries whose density is exact, got {kind} ({type(law).__name__}); products of inexact "
-                "densities have no kind: use an exact law of the entries (a head, a mixture, a flow, NADE)"
+                f"expected entries whose density is exact, got {kind} "
+                f"({type(distribution).__name__}); products of inexact "
+                "densities have no kind: use an exact distribution of the entries (a head, a "
+                "mixture, a flow, NADE)"
             )
-        return law
+        return distribution
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self.generate(self.shape(torch.Size(sample_shape)), lambda t, law: law.sample())
+        return self.generate(
+            self.shape(torch.Size(sample_shape)), lambda t, distribution: distribution.sample()
+        )
 
     @torch.no_grad()
     def generate(
@@ -145,7 +154,8 @@ class Autoregressive(dist.TorchDistribution):
     ) -> Tensor:
         """An event made entry by entry.
 
-        ``choose(t, law)`` gives the t-th of them; ``law`` is its law given the others.
+        ``choose(t, distribution)`` gives the t-th of them; ``distribution`` is its distribution
+        given the others.
 
         Parameters
         ----------
@@ -156,10 +166,10 @@ class Autoregressive(dist.TorchDistribution):
         """
         values: list[Tensor] = []
         steps = self.steps(torch.Size(shape[: len(shape) - len(self.event_shape)]))
-        law = next(steps, None)
-        while law is not None:
-            values.append(choose(len(values), law))
-            law = _send(steps, values[-1])
+        distribution = next(steps, None)
+        while distribution is not None:
+            values.append(choose(len(values), distribution))
+            distribution = _send(steps, values[-1])
         dim = -1 - self.entry_ndim
         made = torch.stack(values, dim)
         if self.order is not None:
@@ -175,9 +185,9 @@ class Autoregressive(dist.TorchDistribution):
 
     @torch.no_grad()
     def naive_sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        """Draws without ``steps``: T passes of ``laws``, each for one more entry.
+        """Draws without ``steps``: T passes of ``distributions``, each for one more entry.
 
-        The same law as :meth:`sample`.
+        The same distribution as :meth:`sample`.
         """
         shape = self.shape(torch.Size(sample_shape))
         first = next(self.steps(torch.Size(shape[: len(shape) - len(self.event_shape)])))
@@ -185,7 +195,7 @@ class Autoregressive(dist.TorchDistribution):
         for position in (
             range(self.positions.numel()) if self.order is None else self.order.tolist()
         ):
-            x = torch.where(self.at(position, x.device), self.laws(x).sample(), x)
+            x = torch.where(self.at(position, x.device), self.distributions(x).sample(), x)
         return x
 
     def at(self, position: int, device: torch.device | None = None) -> Tensor:
@@ -224,17 +234,17 @@ class Autoregressive(dist.TorchDistribution):
 @truncated.register(Autoregressive)
 def _(distribution: Autoregressive, rule: Truncated) -> Autoregressive:
     new = copy.copy(distribution)
-    new.laws = lambda x: truncated(distribution.laws(x), rule)
+    new.distributions = lambda x: truncated(distribution.distributions(x), rule)
     new.steps = lambda lead: _changed(distribution.steps(lead), rule)
     return new
 
 
 def _changed(steps: Generator, rule: Truncated) -> Generator:
-    """The laws of one entry after the other, each changed by a rule."""
-    law = next(steps, None)
-    while law is not None:
-        value = yield truncated(law, rule)
-        law = _send(steps, value)
+    """The distributions of one entry after the other, each changed by a rule."""
+    distribution = next(steps, None)
+    while distribution is not None:
+        value = yield truncated(distribution, rule)
+        distribution = _send(steps, value)
 
 
 def _send(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:
@@ -257,7 +267,8 @@ def _require(right: Tensor, terms: Tensor, text: str) -> Tensor:
 
 
 _NOT_LAST = (
-    "expected missing entries (NaN) to come last in the order of the model, got a missing entry before an observed "
+    "expected missing entries (NaN) to come last in the order of the model, got a missing entry "
+    "before an observed "
     "one; impute(gen, x) completes such rows"
 )
 _IN_PART = (
@@ -266,50 +277,53 @@ _IN_PART = (
 
 
 class Completion(dist.TorchDistribution):
-    r"""A law of complete events whose missing entries are drawn in the order.
+    r"""A distribution of complete events whose missing entries are drawn in the order.
 
     The observed ones standing as they are.
 
     .. math:: p(x_m) = \prod_{t \in m} p(x_{o_t} \mid x_{o_1}, \dots, x_{o_{t-1}})
 
-    The law of the missing entries given *all* observed ones where these come first in the order; in
-    general, given those that come earlier only.
+    The distribution of the missing entries given *all* observed ones where these come first in the
+    order; in general, given those that come earlier only.
 
     Parameters
     ----------
-    law : Autoregressive
-        The law of complete events.
+    distribution : Autoregressive
+        The distribution of complete events.
     x, mask : Tensor
         Values, and which of them are observed: ``(*batch, *event)``.
     """
 
     arg_constraints: dict = {}
 
-    def __init__(self, law: Autoregressive, x: Tensor, mask: Tensor):
-        shape = torch.broadcast_shapes(x.shape, mask.shape, law.shape())
+    def __init__(self, distribution: Autoregressive, x: Tensor, mask: Tensor):
+        shape = torch.broadcast_shapes(x.shape, mask.shape, distribution.shape())
         self.x, self.mask = x.expand(shape), mask.expand(shape)
-        batch = shape[: len(shape) - len(law.event_shape)]
-        self.law = law.expand(batch)
-        super().__init__(batch, law.event_shape, validate_args=False)
+        batch = shape[: len(shape) - len(distribution.event_shape)]
+        self.distribution = distribution.expand(batch)
+        super().__init__(batch, distribution.event_shape, validate_args=False)
 
     @property
     def support(self) -> Any:
-        return self.law.support
+        return self.distribution.support
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        x, mask = self.law.entries(torch.where(self.mask, self.x, 0.0)), self.law.entries(self.mask)
-        choose = lambda t, law: torch.where(mask[t], x[t], law.sample())  # noqa: E731
-        return self.law.generate(self.shape(torch.Size(sample_shape)), choose)
+        x, mask = (
+            self.distribution.entries(torch.where(self.mask, self.x, 0.0)),
+            self.distribution.entries(self.mask),
+        )
+        choose = lambda t, distribution: torch.where(mask[t], x[t], distribution.sample())  # noqa: E731
+        return self.distribution.generate(self.shape(torch.Size(sample_shape)), choose)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        terms = self.law.terms(torch.where(self.mask, self.x, value))
+        terms = self.distribution.terms(torch.where(self.mask, self.x, value))
         return torch.where(
-            self.law.in_order(whole(self.mask, self.law.entry_ndim)), 0.0, terms
+            self.distribution.in_order(whole(self.mask, self.distribution.entry_ndim)), 0.0, terms
         ).sum(-1)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Completion:
         shape = torch.Size(batch_shape) + self.event_shape
-        return Completion(self.law, self.x.expand(shape), self.mask.expand(shape))
+        return Completion(self.distribution, self.x.expand(shape), self.mask.expand(shape))
 
 
 @conditional.register(Autoregressive)
@@ -319,7 +333,8 @@ def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Clamped:
     seen = distribution.in_order(whole(mask, distribution.entry_ndim))
     if not (seen[..., :-1] | ~seen[..., 1:]).all():
         raise NotImplementedError(
-            "expected missing entries to come last in the order of the autoregressive law, got one before an observed "
+            "expected missing entries to come last in the order of the autoregressive "
+            "distribution, got one before an observed "
             "entry; impute(gen, x) completes such rows by Gibbs sampling"
         )
     return Clamped(Completion(distribution, x, mask), x, mask)

@@ -153,10 +153,10 @@ def cholesky(covariance: Tensor, limits: Limits) -> Tensor:
     covariance = 0.5 * (covariance + covariance.mT) + torch.diag_embed(
         limits.added * torch.ones_like(limits.noise)
     )
-    tril, pivots = _factorise(covariance)
+    tril, pivots = _factorize(covariance)
     low = pivots <= limits.noise
     if low.any():
-        tril, pivots = _factorise(
+        tril, pivots = _factorize(
             covariance + torch.diag_embed(low.any(-1, keepdim=True) * limits.noise)
         )
     variance = covariance.diagonal(dim1=-2, dim2=-1)
@@ -173,7 +173,7 @@ def raised(variance: Tensor, limits: Limits) -> Tensor:
     return variance
 
 
-def _factorise(covariance: Tensor) -> tuple[Tensor, Tensor]:
+def _factorize(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Cholesky factors and their squared pivots; 0 where there is no factor."""
     tril, failed = torch.linalg.cholesky_ex(covariance)
     pivots = tril.diagonal(dim1=-2, dim2=-1).square()
@@ -185,7 +185,9 @@ def _check(variance: Tensor, least: Tensor, added: float) -> None:
     if not fine.all():
         where = (~fine.all(-1)).nonzero().flatten().tolist()
         raise torch.linalg.LinAlgError(
-            f"expected covariances of full rank, got singular ones in components {where}: their rows lie in a subspace "
-            "(too few rows, repeated rows such as exact zeros, or columns that are functions of others); use fewer "
-            "components, a simpler covariance, several starts (n_init), or regularisation > 0"
+            f"expected covariances of full rank, got singular ones in components {where}: their "
+            "rows lie in a subspace "
+            "(too few rows, repeated rows such as exact zeros, or columns that are functions of "
+            "others); use fewer "
+            "components, a simpler covariance, several starts (n_init), or regularization > 0"
         )

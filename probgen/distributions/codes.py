@@ -1,4 +1,4 @@
-"""Laws of code vectors: one-hot categories and real numbers side by side."""
+"""Distributions of code vectors: one-hot categories and real numbers side by side."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Codes(constraints.Constraint):
         return inside
 
 
-class CodeLaw(dist.TorchDistribution):
+class CodeDistribution(dist.TorchDistribution):
     r"""Independent categories, each as a one-hot block, and independent normal numbers after them.
 
     .. math:: p(c) = \prod_k \prod_l \pi_{kl}^{c_{kl}} \; \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2)
@@ -48,8 +48,8 @@ class CodeLaw(dist.TorchDistribution):
         From ``log_prob``, if the rightmost dim is not the length of a code, or entries are missing
         (NaN).
 
-    >>> law = CodeLaw([torch.zeros(4)], torch.zeros(1), torch.ones(1))
-    >>> law.log_prob(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]))  # -log 4 - log(2 pi) / 2
+    >>> distribution = CodeDistribution([torch.zeros(4)], torch.zeros(1), torch.ones(1))
+    >>> distribution.log_prob(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]))  # -log 4 - log(2 pi) / 2
     tensor(-2.3052)
     """
 
@@ -99,7 +99,7 @@ class CodeLaw(dist.TorchDistribution):
     def mean(self) -> Tensor:
         return torch.cat([*self.probabilities(), self.loc], -1)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> CodeLaw:
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> CodeDistribution:
         new = copy.copy(self)
         new.logits = [logits.expand(*batch_shape, -1) for logits in self.logits]
         new.loc, new.scale = self.loc.expand(*batch_shape, -1), self.scale.expand(*batch_shape, -1)

@@ -1,6 +1,6 @@
-"""The law of complete events given some of their entries.
+"""The distribution of complete events given some of their entries.
 
-For laws that sum missing entries out and draw them.
+For distributions that sum missing entries out and draw them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class Completing(Protocol):
-    """A law that integrates missing entries out and draws them given the others."""
+    """A distribution that integrates missing entries out and draws them given the others."""
 
     batch_shape: torch.Size
     event_shape: torch.Size
-    density: str
+    density_kind: str
 
     def log_prob(self, x: Tensor) -> Tensor: ...
 
@@ -27,14 +27,14 @@ class Completing(Protocol):
 
 
 class Completed(dist.TorchDistribution):
-    r"""The law of complete events given the observed entries of a law that sums missing ones out.
+    r"""The distribution of complete events given the observed entries of a distribution that sums missing ones out.
 
     .. math:: \log p(x_m \mid x_o) = \log p(x_o, x_m) - \log p(x_o)
 
     Parameters
     ----------
     joint : Completing
-        The law of complete events.
+        The distribution of complete events.
     x : Tensor
         ``(*batch, *event)``; entries that are not observed are not read.
     mask : Tensor of bool
@@ -53,12 +53,13 @@ class Completed(dist.TorchDistribution):
         x, mask = torch.broadcast_tensors(x, mask)
         if (x.isnan() & mask).any():
             raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+                "expected observed entries of x to be numbers, got NaN where mask is True; use "
+                "~x.isnan()"
             )
         batch = torch.broadcast_shapes(
             x.shape[: x.ndim - len(joint.event_shape)], joint.batch_shape
         )
-        self.joint, self.density = joint, joint.density
+        self.joint, self.density_kind = joint, joint.density_kind
         self.mask = mask.expand(*batch, *joint.event_shape)
         self.x = torch.where(mask, x, torch.nan).expand(*batch, *joint.event_shape)
         super().__init__(batch, joint.event_shape, validate_args=False)

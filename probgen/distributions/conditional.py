@@ -1,4 +1,7 @@
-"""The law of complete events given some of their coordinates, where it has a closed form."""
+"""The distribution of complete events given some of their coordinates.
+
+Where it has a closed form.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import density
-from probgen.core.heads.mixed import ColumnLaws
+from probgen.core.kinds import density_kind
 from probgen.core.missing import MissingAware, check_event, has_missing, values_are_known
 from probgen.core.normal import MultivariateNormal
 from probgen.core.supports import check_values, support_of
 from probgen.distributions.low_rank import LowRankMultivariateNormal
+from probgen.heads.mixed import ColumnDistributions
 
 
 def of_events(function: Callable[..., Any]) -> Any:
@@ -44,7 +47,10 @@ def of_events(function: Callable[..., Any]) -> Any:
 
 
 def _check_given(distribution: td.Distribution, x: Tensor, mask: Tensor) -> None:
-    """Refuses other events, other rows, and under validation observed values outside of the support."""
+    """Refuses other events, other rows.
+
+    And under validation observed values outside of the support.
+    """
     event = distribution.event_shape
     check_event(x, event)
     batch = x.shape[: x.ndim - len(event)]
@@ -61,7 +67,7 @@ def _check_given(distribution: td.Distribution, x: Tensor, mask: Tensor) -> None
 
 @of_events
 def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
-    r"""The law of complete events given their observed coordinates, in closed form.
+    r"""The distribution of complete events given their observed coordinates, in closed form.
 
     .. math:: p(x \mid x_o = \text{given}) = \delta(x_o - \text{given})\; p(x_m \mid x_o = \text{given})
 
@@ -70,14 +76,14 @@ def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.
     observed coordinates of its argument are not those of ``x``). Every row may have its own mask.
 
     A function by type of distribution (``functools.singledispatch``), with closed forms for
-    multivariate normals, full and low-rank; for independent laws and columns; for mixtures of
-    these, whose weights are updated by the likelihoods of the observed coordinates. Others are
-    added from outside by ``@conditional.register(MyLaw)``.
+    multivariate normals, full and low-rank; for independent distributions and columns; for mixtures
+    of these, whose weights are updated by the likelihoods of the observed coordinates. Others are
+    added from outside by ``@conditional.register(MyDistribution)``.
 
     Parameters
     ----------
     distribution : Distribution
-        A law of events of shape ``(*event)``.
+        A distribution of events of shape ``(*event)``.
     x : Tensor
         Observed values ``(*batch, *event)``; entries that are not observed are not read, and may be
         NaN.
@@ -98,15 +104,16 @@ def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.
     ValueError
         If an observed entry of ``x`` is NaN, or ``x`` has other events.
 
-    >>> law = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
-    >>> given = conditional(law, torch.tensor([2.0, torch.nan]), torch.tensor([True, False]))
+    >>> distribution = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
+    >>> given = conditional(distribution, torch.tensor([2.0, torch.nan]), torch.tensor([True, False]))
     >>> given.mean, given.variance
     (tensor([2.0000, 1.6000]), tensor([0.0000, 0.3600]))
     """
     if distribution.event_shape:
         name = type(distribution).__name__
         raise NotImplementedError(
-            f"expected a law whose conditionals have a closed form, got {name}; register one with "
+            f"expected a distribution whose conditionals have a closed form, got {name}; register "
+            "one with "
             f"@conditional.register({name}), or use a latent-variable model whose decoder has one: "
             "impute(gen, x) then samples by Metropolis-corrected pseudo-Gibbs"
         )
@@ -140,11 +147,11 @@ def _(distribution: ExpandedDistribution, x: Tensor, mask: Tensor) -> dist.Torch
     return conditional(distribution.base_dist, x.expand(shape), mask)
 
 
-@conditional.register(ColumnLaws)
-def _(distribution: ColumnLaws, x: Tensor, mask: Tensor) -> ColumnLaws:
+@conditional.register(ColumnDistributions)
+def _(distribution: ColumnDistributions, x: Tensor, mask: Tensor) -> ColumnDistributions:
     blocks = (tensor.split(distribution.sizes, -1) for tensor in torch.broadcast_tensors(x, mask))
-    return ColumnLaws(
-        [conditional(*block) for block in zip(distribution.laws, *blocks, strict=True)]
+    return ColumnDistributions(
+        [conditional(*block) for block in zip(distribution.distributions, *blocks, strict=True)]
     )
 
 
@@ -211,7 +218,9 @@ def _(distribution: td.MixtureSameFamily, x: Tensor, mask: Tensor) -> dist.Mixtu
 
 
 class Clamped(dist.TorchDistribution):
-    r"""A law of complete events whose observed coordinates are fixed and whose missing ones follow another law.
+    r"""Distribution of complete events with fixed observed coordinates.
+
+    The missing ones follow another distribution.
 
     .. math:: x_o = \text{given}, \qquad x_m \sim \text{free}_m \quad
               (\text{the marginal of } \texttt{free} \text{ over the missing coordinates})
@@ -222,8 +231,8 @@ class Clamped(dist.TorchDistribution):
     Parameters
     ----------
     free : TorchDistribution
-        A law of complete events that integrates NaN out exactly; what it says about observed
-        coordinates is not used.
+        A distribution of complete events that integrates NaN out exactly; what it says about
+        observed coordinates is not used.
     x : Tensor
         ``(*batch, *event)``; entries that are not observed are not read.
     mask : Tensor
@@ -234,8 +243,9 @@ class Clamped(dist.TorchDistribution):
     ValueError
         If an observed entry of ``x`` is NaN.
 
-    >>> law = Clamped(MissingAware(dist.Normal(torch.zeros(2), 1.0), 1), torch.ones(2), torch.tensor([True, False]))
-    >>> law.mean, law.log_prob(torch.tensor([1.0, 0.0]))
+    >>> free = MissingAware(dist.Normal(torch.zeros(2), 1.0), 1)
+    >>> distribution = Clamped(free, torch.ones(2), torch.tensor([True, False]))
+    >>> distribution.mean, distribution.log_prob(torch.tensor([1.0, 0.0]))
     (tensor([1., 0.]), tensor(-0.9189))
     """
 
@@ -244,7 +254,8 @@ class Clamped(dist.TorchDistribution):
     def __init__(self, free: dist.TorchDistribution, x: Tensor, mask: Tensor):
         if has_missing(torch.where(mask, x, 0.0)):
             raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+                "expected observed entries of x to be numbers, got NaN where mask is True; use "
+                "~x.isnan()"
             )
         x, mask = torch.broadcast_tensors(x, mask)
         batch = broadcast_shape(x.shape[: x.ndim - len(free.event_shape)], free.batch_shape)
@@ -261,8 +272,8 @@ class Clamped(dist.TorchDistribution):
         return self.free.support
 
     @property
-    def density(self) -> str:
-        return density(self.free)
+    def density_kind(self) -> str:
+        return density_kind(self.free)
 
     @property
     def mean(self) -> Tensor:

@@ -45,7 +45,7 @@ class Covariance(nn.Module, ABC):
         """Cholesky factors L: ``(K, D, D)``."""
 
     @abstractmethod
-    def law(self, means: Tensor) -> dist.TorchDistribution:
+    def distribution(self, means: Tensor) -> dist.TorchDistribution:
         """The components, which integrate NaN out exactly.
 
         Means ``(K, D)``, batch shape ``(K,)``, events ``(D,)``.
@@ -94,8 +94,8 @@ class Covariance(nn.Module, ABC):
         """The entries that the form keeps of complete scatter matrices ``(K, D, D)``."""
 
     @abstractmethod
-    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
-        """M-step: sets the parameters that train to the maximiser.
+    def maximize(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+        """M-step: sets the parameters that train to the maximizer.
 
         Given a scatter about the new means.
 
@@ -133,7 +133,7 @@ class _Correlated(Covariance):
     def variance(self) -> Tensor:
         return self.scale_tril.square().sum(-1)
 
-    def law(self, means: Tensor) -> MultivariateNormal:
+    def distribution(self, means: Tensor) -> MultivariateNormal:
         return MultivariateNormal(means, scale_tril=tril_of(self.log_scale, self.lower))
 
     def solve(self, a: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class Full(_Correlated):
     def reduce(self, scatter: Tensor) -> Tensor:
         return scatter
 
-    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+    def maximize(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
         self.assign(scatter / rows[:, None, None], limits)
 
 
@@ -218,7 +218,7 @@ class Tied(_Correlated):
     def reduce(self, scatter: Tensor) -> Tensor:
         return scatter.sum(0, keepdim=True)
 
-    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+    def maximize(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
         self.assign(
             scatter / rows.sum(), limits.reduce(lambda variance: variance.amax(0, keepdim=True))
         )
@@ -239,7 +239,7 @@ class _Uncorrelated(Covariance):
     def variance(self) -> Tensor:
         return (2 * self.log_scale).exp().expand(-1, self.dims)
 
-    def law(self, means: Tensor) -> MissingAware:
+    def distribution(self, means: Tensor) -> MissingAware:
         return MissingAware(dist.Normal(means, self.log_scale.exp()), 1)
 
     def solve(self, a: Tensor) -> Tensor:
@@ -281,7 +281,7 @@ class Diagonal(_Uncorrelated):
     def reduce(self, scatter: Tensor) -> Tensor:
         return scatter.diagonal(dim1=-2, dim2=-1)
 
-    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+    def maximize(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
         self.spread(scatter / rows[:, None], limits)
 
 
@@ -309,6 +309,6 @@ class Spherical(_Uncorrelated):
     def reduce(self, scatter: Tensor) -> Tensor:
         return scatter.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
 
-    def maximise(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
+    def maximize(self, scatter: Tensor, rows: Tensor, limits: Limits) -> None:
         limits = limits.reduce(lambda variance: variance.mean(-1, keepdim=True))
         self.spread(scatter / (rows[:, None] * self.dims), limits)

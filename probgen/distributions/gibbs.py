@@ -1,4 +1,7 @@
-"""Missing entries drawn one at a time, where the law given the observed ones has no closed form."""
+"""Missing entries drawn one at a time.
+
+Where the distribution given the observed ones has no closed form.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.distributions.autoregressive import Autoregressive, Completion, whole
 from probgen.distributions.conditional import conditional, observed
 
@@ -19,19 +22,20 @@ from probgen.distributions.conditional import conditional, observed
 def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     r"""Ends of chains that visit the missing entries in turn and leave :math:`p(x_m \mid x_o)` invariant.
 
-    A function by type of distribution; others are added from outside by ``@gibbs.register(MyLaw)``.
-    In autoregressive laws a single variable with finitely many values is drawn from its law given
-    all others,
+    A function by type of distribution; others are added from outside by
+    ``@gibbs.register(MyDistribution)``. In autoregressive distributions a single variable with
+    finitely many values is drawn from its distribution given all others,
 
     .. math:: p(x_t \mid x_{-t}) \propto p(x_1, \dots, x_T),
 
-    any other entry is proposed from its law given the earlier ones and accepted by Metropolis'
-    rule. Entries after the last observed one are integrated out of the chain and drawn at its end.
+    any other entry is proposed from its distribution given the earlier ones and accepted by
+    Metropolis' rule. Entries after the last observed one are integrated out of the chain and drawn
+    at its end.
 
     Parameters
     ----------
     distribution : Distribution
-        A law of events ``(*event)`` with an exact density.
+        A distribution of events ``(*event)`` with an exact density.
     x : Tensor
         Observed values ``(*lead, *event)``; what is not observed is not read.
     mask : Tensor of bool
@@ -62,7 +66,8 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
     checks.instance(td.Distribution, "pass gen(context)", distribution=distribution)
     name = type(distribution).__name__
     raise NotImplementedError(
-        f"expected a law that completes events, got {name}; register @conditional.register({name}) where the law given "
+        f"expected a distribution that completes events, got {name}; register "
+        f"@conditional.register({name}) where the distribution given "
         f"observed entries has a closed form, or @gibbs.register({name})"
     )
 
@@ -70,46 +75,58 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 @gibbs.register(Autoregressive)
 def _(distribution: Autoregressive, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     checks.at_least(1, steps=steps)
-    law = Completion(
+    distribution = Completion(
         distribution, x, mask
     )  # a start, which knows only the observed entries that come earlier
-    seen = distribution.in_order(whole(law.mask, distribution.entry_ndim))
+    seen = distribution.in_order(whole(distribution.mask, distribution.entry_ndim))
     followed = seen.flip(-1).cumsum(-1).flip(-1) > 0
     chained = followed & ~seen
-    state = torch.where(_values(distribution, followed), law.sample(), torch.nan)
+    state = torch.where(_values(distribution, followed), distribution.sample(), torch.nan)
     for _ in range(steps):
         for t in chained.flatten(0, -2).any(0).nonzero().flatten().tolist():
             state = _visit(distribution, state, chained[..., t], t)
     return Completion(distribution, state, ~state.isnan()).sample()
 
 
-def _values(law: Autoregressive, entries: Tensor) -> Tensor:
+def _values(distribution: Autoregressive, entries: Tensor) -> Tensor:
     """Entries in the order, marked on the values that belong to them.
 
     ``(*lead, T) -> (*lead, *positions, 1, ...)``.
     """
-    placed = entries if law.order is None else entries.index_select(-1, law.order.argsort())
-    return placed.reshape(*entries.shape[:-1], *law.positions, *[1] * law.entry_ndim)
+    placed = (
+        entries
+        if distribution.order is None
+        else entries.index_select(-1, distribution.order.argsort())
+    )
+    return placed.reshape(
+        *entries.shape[:-1], *distribution.positions, *[1] * distribution.entry_ndim
+    )
 
 
-def _visit(law: Autoregressive, x: Tensor, chosen: Tensor, t: int) -> Tensor:
+def _visit(distribution: Autoregressive, x: Tensor, chosen: Tensor, t: int) -> Tensor:
     """A new value for the t-th entry of the chosen rows ``(*lead,)``."""
-    here = law.at(t if law.order is None else int(law.order[t]), x.device)
-    here = here & chosen.reshape(*chosen.shape, *[1] * len(law.event_shape))
-    entries = law.laws(torch.where(x.isnan(), 0.0, x))
-    if not entries.has_enumerate_support or law.entry_ndim:
+    here = distribution.at(
+        t if distribution.order is None else int(distribution.order[t]), x.device
+    )
+    here = here & chosen.reshape(*chosen.shape, *[1] * len(distribution.event_shape))
+    entries = distribution.distributions(torch.where(x.isnan(), 0.0, x))
+    if not entries.has_enumerate_support or distribution.entry_ndim:
         other = torch.where(here, entries.sample(), x)
-        ratio = (law.terms(other) - law.terms(x))[..., t + 1 :].sum(-1)
+        ratio = (distribution.terms(other) - distribution.terms(x))[..., t + 1 :].sum(-1)
         accepted = torch.rand_like(ratio).log() < ratio
-        return torch.where(accepted.reshape(*accepted.shape, *[1] * len(law.event_shape)), other, x)
+        return torch.where(
+            accepted.reshape(*accepted.shape, *[1] * len(distribution.event_shape)), other, x
+        )
     values = entries.enumerate_support(expand=False).flatten()
     others = torch.where(here, values.reshape(-1, *[1] * x.ndim), x)
-    drawn = dist.Categorical(logits=law.log_prob(others).movedim(0, -1)).sample()
-    return torch.where(here, values[drawn].reshape(*drawn.shape, *[1] * len(law.event_shape)), x)
+    drawn = dist.Categorical(logits=distribution.log_prob(others).movedim(0, -1)).sample()
+    return torch.where(
+        here, values[drawn].reshape(*drawn.shape, *[1] * len(distribution.event_shape)), x
+    )
 
 
 def completions(
-    law: dist.TorchDistribution, x: Tensor, draws: int, steps: int
+    distribution: dist.TorchDistribution, x: Tensor, draws: int, steps: int
 ) -> tuple[Tensor, str]:
     """Completed copies ``(draws, *batch, *event)`` and their kind.
 
@@ -120,11 +137,15 @@ def completions(
     >>> completions(dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([[1.0, torch.nan]]), 3, 1)[1]
     'exact'
     """
-    mask = observed(law, x)
+    mask = observed(distribution, x)
     try:
-        return conditional(law, x, mask).sample((draws,)), "exact"
+        return conditional(distribution, x, mask).sample((draws,)), "exact"
     except NotImplementedError:
-        if gibbs.dispatch(type(law)) is gibbs.dispatch(object):
+        if gibbs.dispatch(type(distribution)) is gibbs.dispatch(object):
             raise
-        kind = "asymptotic" if density(law) in ("exact", "unnormalised") else "heuristic"
-        return gibbs(law, x.expand(draws, *x.shape), mask.expand(draws, *x.shape), steps), kind
+        kind = (
+            "asymptotic" if density_kind(distribution) in ("exact", "unnormalized") else "heuristic"
+        )
+        return gibbs(
+            distribution, x.expand(draws, *x.shape), mask.expand(draws, *x.shape), steps
+        ), kind

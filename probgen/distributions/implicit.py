@@ -1,4 +1,4 @@
-"""Laws that can be drawn from but not scored: what a network makes of noise."""
+"""Distributions that can be drawn from but not scored: what a network makes of noise."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from probgen.core.truncation import Truncated, changed_by, tempered, truncated
 from probgen.distributions.conditional import conditional
 
 UNSCORED = (
-    "this law is implicit: it can be drawn from, but its density is not known, nor are conditionals. To train it use "
+    "this distribution is implicit: it can be drawn from, but its density is not known, nor are "
+    "conditionals. To train it use "
     "Adversarial(critic) or Discrepancy(MMD()); to judge it compare draws with held-out rows: "
     "probgen.sample_report(draws, rows)"
 )
 
 
 class Implicit(dist.TorchDistribution):
-    r"""The law of :math:`x = g(z, c)` for noise :math:`z \sim p_0`.
+    r"""The distribution of :math:`x = g(z, c)` for noise :math:`z \sim p_0`.
 
     Draws with gradients, and no density.
 
@@ -35,11 +36,11 @@ class Implicit(dist.TorchDistribution):
         g: ``(*batch, *noise) -> (*batch, *event)``; with a context it is called with both,
         ``generator(z, context)``.
     base_dist : TorchDistribution
-        The law of z; its draws carry gradients where it has ``rsample``.
+        The distribution of z; its draws carry gradients where it has ``rsample``.
     event_shape : sequence of int
         Shape of x.
     context : Tensor, optional
-        ``(*batch, *context_event)``, the batch shape of the law.
+        ``(*batch, *context_event)``, the batch shape of the distribution.
     context_ndim : int
         Number of event dims of the context.
     support : Constraint
@@ -57,14 +58,14 @@ class Implicit(dist.TorchDistribution):
     Mohamed, Lakshminarayanan (2016), Learning in implicit generative models,
     https://arxiv.org/abs/1610.03483
 
-    >>> law = Implicit(torch.exp, dist.Normal(torch.zeros(2), 1.0).to_event(1), (2,))
-    >>> law.rsample((5,)).shape, law.density
+    >>> distribution = Implicit(torch.exp, dist.Normal(torch.zeros(2), 1.0).to_event(1), (2,))
+    >>> distribution.rsample((5,)).shape, distribution.density_kind
     (torch.Size([5, 2]), 'implicit')
     """
 
     arg_constraints: dict = {}
     has_rsample = True
-    density = "implicit"
+    density_kind = "implicit"
 
     def __init__(
         self,
@@ -110,8 +111,10 @@ class Implicit(dist.TorchDistribution):
             x = row_by_row(self.generator, z, self.context.expand(*lead, *event), ndims=ndims)
         if x.shape != lead + self.event_shape:
             raise ValueError(
-                f"expected the generator to give {tuple(lead)} + events {tuple(self.event_shape)} for noise of shape "
-                f"{tuple(z.shape)}, got {tuple(x.shape)}; keep all leading dims in it, or correct the event shape"
+                f"expected the generator to give {tuple(lead)} + events {tuple(self.event_shape)} "
+                "for noise of shape "
+                f"{tuple(z.shape)}, got {tuple(x.shape)}; keep all leading dims in it, or correct "
+                "the event shape"
             )
         return x
 

@@ -1,4 +1,4 @@
-"""A Gaussian with low-rank plus diagonal covariance that marginalises missing coordinates and inverts its factors."""
+"""A Gaussian with low-rank plus diagonal covariance that marginalizes missing coordinates and inverts its factors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     its observed coordinates, at cost :math:`O(D K^2)` per row with missing entries and :math:`O(D
     K)` per complete row.
 
-    >>> law = LowRankMultivariateNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))
-    >>> law.log_prob(torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])).exp()       # N(1; 0, 2), and nothing
+    >>> distribution = LowRankMultivariateNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))
+    >>> x = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])
+    >>> distribution.log_prob(x).exp()  # N(1; 0, 2), and nothing
     tensor([0.2197, 1.0000])
     """
 
@@ -45,7 +46,7 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
         return -0.5 * (quadratic + log_det)
 
     def posterior(self, value: Tensor) -> dist.MultivariateNormal:
-        r"""The exact law of the factors given the observed coordinates.
+        r"""The exact distribution of the factors given the observed coordinates.
 
         ``(*batch, D) -> N of event shape (K,)``.
 

@@ -106,7 +106,7 @@ def _sum(
     weights = [None] * len(blocks) if rows[1] is None else _blocks(rows[1], step.block)
     for block, weight in zip(blocks, weights, strict=True):
         joint, work = step.joint(block, buffers)
-        value, posterior = _normalise(joint)
+        value, posterior = _normalize(joint)
         if weight is not None:
             value, posterior = value * weight, posterior.mul_(weight)
         parts = (value.sum(dtype=torch.float64), posterior.sum(1), *step.sums(posterior, *work))
@@ -140,7 +140,7 @@ def _blocks(x: Tensor, rows: int, dim: int = 0) -> tuple[Tensor, ...]:
     return x.split(-(-count // -(-count // rows)), dim)
 
 
-def _normalise(joint: Tensor) -> tuple[Tensor, Tensor]:
+def _normalize(joint: Tensor) -> tuple[Tensor, Tensor]:
     """Log-likelihoods ``(n,)`` and posteriors ``(K, n)``, the latter in place.
 
     Posteriors stop at the root of the smallest number: below it processors compute many times

@@ -1,4 +1,4 @@
-"""Mixtures of laws of any families."""
+"""Mixtures of distributions of any families."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from probgen.core.density import density, worst
+from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, values_are_known
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
@@ -19,7 +19,7 @@ from probgen.distributions.possible import check_possible, excluding
 
 
 class MixtureOf(dist.TorchDistribution):
-    r"""A mixture of laws that need not be of one family.
+    r"""A mixture of distributions that need not be of one family.
 
     .. math:: p(x) = \sum_k w_k\, p_k(x)
 
@@ -32,16 +32,16 @@ class MixtureOf(dist.TorchDistribution):
     logits : Tensor
         Log weights up to a constant, ``(*batch, K)``.
     components : sequence of TorchDistribution
-        K laws of events ``(*event)``, all masses or all densities; batch shapes that broadcast with
-        that of ``logits``.
+        K distributions of events ``(*event)``, all masses or all densities; batch shapes that
+        broadcast with that of ``logits``.
 
     Raises
     ------
     ValueError
         If events differ, or masses are mixed with densities.
 
-    >>> law = MixtureOf(torch.zeros(2), [dist.Normal(0.0, 1.0), dist.Exponential(1.0)])
-    >>> law.log_prob(torch.tensor([-1.0, 1.0])).exp()       # half of N(-1; 0, 1); half of both
+    >>> distribution = MixtureOf(torch.zeros(2), [dist.Normal(0.0, 1.0), dist.Exponential(1.0)])
+    >>> distribution.log_prob(torch.tensor([-1.0, 1.0])).exp()       # half of N(-1; 0, 1); half of both
     tensor([0.1210, 0.3049])
     """
 
@@ -50,27 +50,31 @@ class MixtureOf(dist.TorchDistribution):
 
     def __init__(self, logits: Tensor, components: Sequence[dist.TorchDistribution]):
         events, discrete = (
-            {law.event_shape for law in components},
-            {law.support.is_discrete for law in components},
+            {distribution.event_shape for distribution in components},
+            {distribution.support.is_discrete for distribution in components},
         )
         if len(events) != 1 or len(discrete) != 1 or logits.shape[-1:] != (len(components),):
             raise ValueError(
-                f"expected one logit for each component, and components of the same events, all masses or all "
-                f"densities, got logits of shape {tuple(logits.shape)} for {len(components)} components, events "
+                "expected one logit for each component, and components of the same events, all "
+                "masses or all "
+                f"densities, got logits of shape {tuple(logits.shape)} for {len(components)} "
+                "components, events "
                 f"{sorted(map(tuple, events))}, discrete: {sorted(discrete)}"
             )
-        batch = torch.broadcast_shapes(logits.shape[:-1], *(law.batch_shape for law in components))
+        batch = torch.broadcast_shapes(
+            logits.shape[:-1], *(distribution.batch_shape for distribution in components)
+        )
         self.logits, self.components = (
             logits.expand(*batch, -1),
-            [law.expand(batch) for law in components],
+            [distribution.expand(batch) for distribution in components],
         )
-        kind = worst(*map(density, components))
-        self.density = "approximate" if kind == "bound" else kind
+        kind = worst(*map(density_kind, components))
+        self.density_kind = "approximate" if kind == "bound" else kind
         super().__init__(batch, events.pop(), validate_args=False)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
-        return AnyOf([law.support for law in self.components])
+        return AnyOf([distribution.support for distribution in self.components])
 
     def joint(self, x: Tensor) -> Tensor:
         """``log w_k + log p_k(x)``, minus infinity outside of the support of a component.
@@ -79,7 +83,9 @@ class MixtureOf(dist.TorchDistribution):
         """
         check_event(x, self.event_shape)
         weights = self.logits.log_softmax(-1)
-        return weights + torch.stack([_log_prob(law, x) for law in self.components], -1)
+        return weights + torch.stack(
+            [_log_prob(distribution, x) for distribution in self.components], -1
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.joint(x).logsumexp(-1)
@@ -89,24 +95,29 @@ class MixtureOf(dist.TorchDistribution):
             index = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
             index = index.reshape(*index.shape, *(1 for _ in self.event_shape))
             drawn = None
-            for k, law in enumerate(self.components):
-                x = law.sample(torch.Size(sample_shape))
+            for k, distribution in enumerate(self.components):
+                x = distribution.sample(torch.Size(sample_shape))
                 drawn = x if drawn is None else torch.where(index == k, x, drawn)
             return drawn
 
     @property
     def mean(self) -> Tensor:
-        return self._average([law.mean for law in self.components])
+        return self._average([distribution.mean for distribution in self.components])
 
     @property
     def variance(self) -> Tensor:
         mean = self.mean
-        return self._average([law.variance + (law.mean - mean).square() for law in self.components])
+        return self._average(
+            [
+                distribution.variance + (distribution.mean - mean).square()
+                for distribution in self.components
+            ]
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MixtureOf:
         return MixtureOf(
             self.logits.expand(*batch_shape, -1),
-            [law.expand(batch_shape) for law in self.components],
+            [distribution.expand(batch_shape) for distribution in self.components],
         )
 
     def _average(self, values: list[Tensor]) -> Tensor:
@@ -132,19 +143,19 @@ class AnyOf(constraints.Constraint):
         return torch.stack([part.check(value) for part in self.parts]).any(0)
 
 
-def _log_prob(law: dist.TorchDistribution, x: Tensor) -> Tensor:
+def _log_prob(distribution: dist.TorchDistribution, x: Tensor) -> Tensor:
     """The log-density of a component, minus infinity outside of its support.
 
     Where its own formula may be anything.
 
-    Supports of single variables are looked at; a law on whole vectors (on a sphere, a mixture)
-    answers for itself.
+    Supports of single variables are looked at; a distribution on whole vectors (on a sphere, a
+    mixture) answers for itself.
     """
-    support, ndim = law.support, 0
+    support, ndim = distribution.support, 0
     while isinstance(support, constraints.independent):
         support, ndim = support.base_constraint, ndim + support.reinterpreted_batch_ndims
     if support is constraints.real or support.event_dim > 0 or isinstance(support, AnyOf):
-        return law.log_prob(x)
+        return distribution.log_prob(x)
     inside = support.check(x) | x.isnan()
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     somewhere = (
@@ -152,36 +163,36 @@ def _log_prob(law: dist.TorchDistribution, x: Tensor) -> Tensor:
         if support.is_discrete
         else transform_to(support)(zero)
     )
-    value = law.log_prob(torch.where(inside, x, somewhere))
+    value = distribution.log_prob(torch.where(inside, x, somewhere))
     return torch.where(inside.flatten(-ndim).all(-1) if ndim else inside, value, -torch.inf)
 
 
 @conditional.register(MixtureOf)
 def _(distribution: MixtureOf, x: Tensor, mask: Tensor) -> MixtureOf:
     """Bayes' rule for the weights; a component under which a row is impossible has none there."""
-    pairs = [_given(law, x, mask) for law in distribution.components]
+    pairs = [_given(distribution, x, mask) for distribution in distribution.components]
     weights = distribution.logits + torch.stack([evidence for _, evidence in pairs], -1)
-    sums_out = all(isinstance(law, Completed) for law, _ in pairs)
+    sums_out = all(isinstance(distribution, Completed) for distribution, _ in pairs)
     told = sums_out and len(distribution.event_shape) == 1
     known = torch.where(mask, x, torch.nan)
     check_possible(weights.logsumexp(-1), partial(excluding, distribution, known) if told else None)
-    return MixtureOf(weights, [law for law, _ in pairs])
+    return MixtureOf(weights, [distribution for distribution, _ in pairs])
 
 
 def _given(
-    law: dist.TorchDistribution, x: Tensor, mask: Tensor
+    distribution: dist.TorchDistribution, x: Tensor, mask: Tensor
 ) -> tuple[dist.TorchDistribution, Tensor]:
     r"""A component given the observed entries, and their log density under it.
 
     Where it cannot be summed over the others, :math:`p_k(x_o) = p_k(x_o, x_m) / p_k(x_m \mid x_o)`
     at any :math:`x_m`, a draw.
     """
-    given = conditional(law, x, mask)
+    given = conditional(distribution, x, mask)
     if not isinstance(given, Completed):
         drawn = given.sample()
-        return given, law.log_prob(drawn) - given.log_prob(drawn)
-    evidence = law.log_prob(torch.where(mask, x, torch.nan))
+        return given, distribution.log_prob(drawn) - given.log_prob(drawn)
+    evidence = distribution.log_prob(torch.where(mask, x, torch.nan))
     if not (values_are_known() and evidence.isneginf().any()):
         return given, evidence
-    possible = ~evidence.isneginf().reshape(*evidence.shape, *(1 for _ in law.event_shape))
-    return conditional(law, x, mask & possible), evidence
+    possible = ~evidence.isneginf().reshape(*evidence.shape, *(1 for _ in distribution.event_shape))
+    return conditional(distribution, x, mask & possible), evidence

@@ -41,7 +41,7 @@ def _block(x: Tensor, width: int) -> int:
 class Quadratic:
     r"""Log densities as linear functions of products of variables.
 
-    About the centre c of the mixture.
+    About the center c of the mixture.
 
     .. math:: \log p(k, x) = C_k f(z) + b_k^\top z + a_k, \qquad z = x - c
     """
@@ -49,8 +49,8 @@ class Quadratic:
     def __init__(self, mixture: Mixture, dtype: torch.dtype):
         means, self.covariance = mixture.means.double(), mixture.covariance
         weights, variances = mixture.log_weights.double().exp(), self.covariance.variance
-        self.centre = (weights @ means).to(dtype)[:, None]
-        self.shift = means - self.centre[:, 0]
+        self.center = (weights @ means).to(dtype)[:, None]
+        self.shift = means - self.center[:, 0]
         self.spread = (weights @ (variances + self.shift.square())).sqrt()
         linear, quadratic = self.covariance.solve(self.shift), self.covariance.coefficients()
         constant = mixture.constant - 0.5 * (linear * self.shift).sum(-1)
@@ -58,7 +58,7 @@ class Quadratic:
             part.to(dtype) for part in (quadratic, linear, constant[:, None])
         )
         self.widths = (means.shape[1], self.covariance.width, len(means))
-        self.block = _block(self.centre, sum(self.widths))
+        self.block = _block(self.center, sum(self.widths))
 
     def magnitude(self) -> float:
         """Size of the terms that make up a log density.
@@ -73,11 +73,11 @@ class Quadratic:
         return terms.sqrt().max().item()
 
     def buffers(self) -> list[Tensor]:
-        return [self.centre.new_empty(width, self.block) for width in self.widths]
+        return [self.center.new_empty(width, self.block) for width in self.widths]
 
     def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         z, features, joint = (buffer[:, : len(x)] for buffer in buffers)
-        self.covariance.features(z.copy_(x.mT).sub_(self.centre), out=features)
+        self.covariance.features(z.copy_(x.mT).sub_(self.center), out=features)
         return torch.addmm(self.constant, self.linear, z, out=joint).addmm_(
             self.quadratic, features
         ), (z, features)
@@ -86,12 +86,12 @@ class Quadratic:
         return posterior @ z.mT, self.covariance.scatter(posterior, z, features)
 
     def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
-        """From moments about the centre to moments about the means."""
-        outer, centred = self.covariance.outer, first - rows[:, None] * self.shift
+        """From moments about the center to moments about the means."""
+        outer, centerd = self.covariance.outer, first - rows[:, None] * self.shift
         noise = (
             _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
         )
-        return rows, centred, scatter - outer(first, self.shift) - outer(self.shift, centred), noise
+        return rows, centerd, scatter - outer(first, self.shift) - outer(self.shift, centerd), noise
 
 
 class Whitened:
@@ -106,18 +106,18 @@ class Whitened:
         self.tril = self.covariance.scale_tril.double()
         identity = torch.eye(self.dims, dtype=torch.float64, device=means.device)
         inverse = torch.linalg.solve_triangular(self.tril, identity, upper=False)
-        self.centre = (mixture.log_weights.double().exp() @ means).to(dtype)
-        offset = inverse @ (self.centre - means)[..., None]
+        self.center = (mixture.log_weights.double().exp() @ means).to(dtype)
+        offset = inverse @ (self.center - means)[..., None]
         self.matrix, self.offset = inverse.flatten(0, 1).to(dtype), offset.flatten(0, 1).to(dtype)
         self.constant = mixture.constant.to(dtype)[:, None]
-        self.block = _block(self.centre, 2 * self.components * self.dims)
+        self.block = _block(self.center, 2 * self.components * self.dims)
 
     def buffers(self) -> list[Tensor]:
-        return [self.centre.new_empty(self.components * self.dims, self.block) for _ in range(2)]
+        return [self.center.new_empty(self.components * self.dims, self.block) for _ in range(2)]
 
     def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         y, free = (buffer[:, : len(x)] for buffer in buffers)
-        torch.addmm(self.offset, self.matrix, (x - self.centre).mT, out=y)
+        torch.addmm(self.offset, self.matrix, (x - self.center).mT, out=y)
         y, free = (part.unflatten(0, (self.components, self.dims)) for part in (y, free))
         return torch.mul(y, y, out=free).sum(1).mul_(-0.5).add_(self.constant), (y, free)
 

@@ -1,6 +1,6 @@
 """Mixtures over orders.
 
-The same variables factorised in several orders, averaged as probabilities.
+The same variables factorized in several orders, averaged as probabilities.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.heads import Head
 from probgen.core.truncation import Truncated, changed_by, truncated
 from probgen.distributions.autoregressive import Autoregressive
+from probgen.heads import Head
 
 Member = Callable[[Tensor, Tensor | None], Autoregressive]
 
@@ -49,7 +49,8 @@ def check_orders(orders: Tensor | None, dims: int) -> Tensor:
         orders.sort(-1).values, torch.arange(dims).expand(len(orders), -1)
     ):
         raise ValueError(
-            f"expected orders of shape (M, {dims}), each a permutation of 0, ..., {dims - 1}, got {tuple(orders.shape)}"
+            f"expected orders of shape (M, {dims}), each a permutation of 0, ..., {dims - 1}, got "
+            f"{tuple(orders.shape)}"
             f"; make them by random_orders(M, {dims})"
         )
     return orders.long()
@@ -65,7 +66,7 @@ def batch_of(context: Tensor | None) -> torch.Size:
 
 
 class OrderEnsemble(dist.TorchDistribution):
-    r"""Uniform mixture of the autoregressive laws of M orders: its density is exact.
+    r"""Uniform mixture of the autoregressive distributions of M orders: its density is exact.
 
     .. math:: p(x) = \frac1M \sum_{m=1}^{M} \prod_t p_m(x_{o_{mt}} \mid x_{o_{m1}}, \dots, x_{o_{m,t-1}})
 
@@ -74,7 +75,7 @@ class OrderEnsemble(dist.TorchDistribution):
     Parameters
     ----------
     member : callable
-        ``(index, context) -> law`` of the order with that index, a tensor ``(1,)``.
+        ``(index, context) -> distribution`` of the order with that index, a tensor ``(1,)``.
     count : int
         Number M of orders.
     event_shape : tuple of int
@@ -87,9 +88,9 @@ class OrderEnsemble(dist.TorchDistribution):
     Uria, Murray, Larochelle (2014), A deep and tractable density estimator,
     https://arxiv.org/abs/1310.1757
 
-    >>> def laws(x):    # x0 decides about x1
+    >>> def distributions(x):    # x0 decides about x1
     ...     return dist.Bernoulli(torch.stack([torch.full_like(x[..., 0], 0.5), 0.1 + 0.8 * x[..., 0]], -1))
-    >>> member = lambda index, context: Autoregressive(laws, None, (2,))
+    >>> member = lambda index, context: Autoregressive(distributions, None, (2,))
     >>> OrderEnsemble(member, 1, (2,)).log_prob(torch.tensor([1.0, 1.0])).exp()
     tensor(0.4500)
     """
@@ -112,7 +113,7 @@ class OrderEnsemble(dist.TorchDistribution):
         super().__init__(torch.Size(batch), torch.Size(event_shape), validate_args=False)
 
     def of(self, index: int | Tensor) -> Autoregressive:
-        """The law of one order."""
+        """The distribution of one order."""
         index = torch.as_tensor(index).reshape(1)
         return self.member(index, self.context).expand(self.batch_shape)
 
@@ -133,8 +134,10 @@ class OrderEnsemble(dist.TorchDistribution):
         parts, places = [], []
         for index in chosen.unique().tolist():
             rows = (chosen == index).nonzero().squeeze(-1)
-            law = self.member(torch.tensor([index]), None if context is None else context[rows])
-            parts.append(law.sample((len(rows),) if context is None else ()))
+            distribution = self.member(
+                torch.tensor([index]), None if context is None else context[rows]
+            )
+            parts.append(distribution.sample((len(rows),) if context is None else ()))
             places.append(rows)
         if not parts:
             return torch.zeros(lead + self.event_shape)
@@ -173,7 +176,7 @@ class RandomOrder(dist.TorchDistribution):
     """
 
     arg_constraints: dict = {}
-    density = "unbiased"
+    density_kind = "unbiased"
 
     def __init__(self, mixture: OrderEnsemble):
         self.mixture = mixture
@@ -202,11 +205,13 @@ def _(distribution: RandomOrder, rule: Truncated) -> RandomOrder:
     return RandomOrder(truncated(distribution.mixture, rule))
 
 
-def entry_law(head: Head, raw: Tensor, lead: torch.Size) -> dist.TorchDistribution:
-    """The law of one variable from its raw values ``(rows, R)``, with ``batch_shape == lead``.
+def entry_distribution(head: Head, raw: Tensor, lead: torch.Size) -> dist.TorchDistribution:
+    """The distribution of one variable from its raw values ``(rows, R)``.
 
-    >>> from probgen.core.heads import Categorical
-    >>> entry_law(Categorical(levels=3), torch.zeros(1, 3), torch.Size()).batch_shape
+    With ``batch_shape == lead``.
+
+    >>> from probgen.heads import Categorical
+    >>> entry_distribution(Categorical(levels=3), torch.zeros(1, 3), torch.Size()).batch_shape
     torch.Size([])
     """
-    return head.law(raw.mT.reshape(-1, *lead))
+    return head.distribution(raw.mT.reshape(-1, *lead))

@@ -37,7 +37,8 @@ def check_possible(
         row = int(log_evidence.flatten().isneginf().nonzero()[0])
         told = f": {', '.join(contradiction(row)[:_TOLD])}" if contradiction else ""
         raise ValueError(
-            f"expected observed entries of positive probability, got an impossible combination in row {row}{told}; "
+            "expected observed entries of positive probability, got an impossible combination in "
+            f"row {row}{told}; "
             "correct the row, or learn with pseudo-counts"
         )
 
@@ -57,23 +58,23 @@ def contradiction(row: Tensor, is_impossible: Callable[[Tensor], bool]) -> Tenso
     return row
 
 
-def excluding(law: TorchDistribution, x: Tensor, row: int) -> list[str]:
-    """Observations of a row that exclude each other under a law that sums missing entries out.
+def excluding(distribution: TorchDistribution, x: Tensor, row: int) -> list[str]:
+    """Observations of a row that exclude each other under a distribution that sums missing entries out.
 
     Parameters
     ----------
-    law : TorchDistribution
-        A law of vectors ``(D,)``.
+    distribution : TorchDistribution
+        A distribution of vectors ``(D,)``.
     x : Tensor
         Rows ``(*batch, D)``, NaN = missing.
     row : int
         The place of a row of probability zero among all.
     """
-    lead = torch.broadcast_shapes(x.shape[:-1], law.batch_shape)
+    lead = torch.broadcast_shapes(x.shape[:-1], distribution.batch_shape)
     values = x.expand(*lead, -1).reshape(-1, x.shape[-1])[row]
 
     def is_impossible(some: Tensor) -> bool:
-        return bool(law.log_prob(some).expand(lead).reshape(-1)[row].isneginf())
+        return bool(distribution.log_prob(some).expand(lead).reshape(-1)[row].isneginf())
 
     left = contradiction(values, is_impossible).tolist()
     return [f"column {place} = {value:g}" for place, value in enumerate(left) if value == value]

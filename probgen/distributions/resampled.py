@@ -1,4 +1,4 @@
-"""The law of rows drawn from a data set."""
+"""The distribution of rows drawn from a data set."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from torch import Tensor
 from torch.distributions import constraints
 
 UNSCORED = (
-    "the law of a data set's own rows has no density; use it where draws alone are asked for, such as one end of "
+    "the distribution of a data set's own rows has no density; use it where draws alone are asked "
+    "for, such as one end of "
     "FlowMatching, or fit a family with a density to the rows"
 )
 
 
 class Resampled(dist.TorchDistribution):
-    r"""The empirical law of rows: each draw is one of them, all equally likely, with replacement.
+    r"""The empirical distribution of rows.
+
+    Each draw is one of them, all equally likely, with replacement.
 
     .. math:: P(x \in A) = \frac{1}{N} \sum_{n=1}^N 1[x_n \in A]
 
@@ -26,7 +29,7 @@ class Resampled(dist.TorchDistribution):
     rows : Tensor
         ``(N, *event)``.
     batch_shape : torch.Size
-        Independent copies of the law.
+        Independent copies of the distribution.
 
     Raises
     ------
@@ -39,7 +42,7 @@ class Resampled(dist.TorchDistribution):
 
     arg_constraints: dict = {}
     has_rsample = False
-    density = "implicit"
+    density_kind = "implicit"
 
     def __init__(self, rows: Tensor, batch_shape: torch.Size | tuple = ()):
         self.rows = rows

@@ -1,4 +1,4 @@
-"""Variables recorded on a grid, under a continuous law: uniform noise on every step."""
+"""Variables recorded on a grid, under a continuous distribution: uniform noise on every step."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.core.density import density, worst
+from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event
 from probgen.core.truncation import Truncated, truncated, using
-from probgen.distributions.dequantised import denoising_loss_of
+from probgen.distributions.dequantized import denoising_loss_of
 from probgen.distributions.gibbs import completions, gibbs
 
 
 class Rounded(dist.TorchDistribution):
-    r"""Variables x recorded on grids of steps :math:`\delta_d`, as averages of a density over the steps.
+    r"""Variables x recorded on grids of steps :math:`\delta_d`.
+
+    As averages of a density over the steps.
 
     .. math:: \bar p(x) = \mathbb E_{u \sim U(0, 1)^D}\, p(x + \delta \odot u), \qquad
               P(x) = \bar p(x) \prod_{d:\, \delta_d > 0} \delta_d
@@ -27,13 +29,13 @@ class Rounded(dist.TorchDistribution):
     A density in the units of x: a variable with :math:`\delta_d = 1` counts as with its
     probability, one with :math:`\delta_d = 0` is continuous. ``log_prob`` draws one u, so that its
     kind is *unbiased*, and its mean is a lower bound of :math:`\log \bar p(x)` by Jensen's
-    inequality. Missing entries (NaN) stay missing. See :class:`Dequantised
-    <probgen.distributions.dequantised.Dequantised>` for integers and learned noise.
+    inequality. Missing entries (NaN) stay missing. See :class:`Dequantized
+    <probgen.distributions.dequantized.Dequantized>` for integers and learned noise.
 
     Parameters
     ----------
     base_dist : TorchDistribution
-        The continuous law, with events ``(*event)``.
+        The continuous distribution, with events ``(*event)``.
     resolution : Tensor
         :math:`\delta \ge 0`, which broadcasts to events. Grids contain 0.
 
@@ -42,8 +44,8 @@ class Rounded(dist.TorchDistribution):
     Theis, van den Oord, Bethge (2016), A note on the evaluation of generative models,
     https://arxiv.org/abs/1511.01844
 
-    >>> law = Rounded(dist.Uniform(torch.zeros(2), 4.0).to_event(1), torch.tensor([0.5, 0.0]))
-    >>> law.log_prob(torch.tensor([3.5, 0.1])).exp(), law.sample()[0] % 0.5
+    >>> distribution = Rounded(dist.Uniform(torch.zeros(2), 4.0).to_event(1), torch.tensor([0.5, 0.0]))
+    >>> distribution.log_prob(torch.tensor([3.5, 0.1])).exp(), distribution.sample()[0] % 0.5
     (tensor(0.0625), tensor(0.))
     """
 
@@ -52,7 +54,7 @@ class Rounded(dist.TorchDistribution):
 
     def __init__(self, base_dist: dist.TorchDistribution, resolution: Tensor):
         self.base_dist, self.resolution = base_dist, resolution
-        self.density = worst("unbiased", density(base_dist))
+        self.density_kind = worst("unbiased", density_kind(base_dist))
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @constraints.dependent_property
@@ -64,14 +66,16 @@ class Rounded(dist.TorchDistribution):
         return self.base_dist.log_prob(self._noisy(x))
 
     def denoising_loss(self, x: Tensor) -> Tensor:
-        """The simple loss of the continuous law at noisy x: ``(*batch, *event) -> (*batch,)``.
+        """The simple loss of the continuous distribution at noisy x.
 
-        Raises ``TypeError`` if that law has none.
+        ``(*batch, *event) -> (*batch,)``.
+
+        Raises ``TypeError`` if that distribution has none.
         """
         return denoising_loss_of(self.base_dist)(self._noisy(x))
 
     def using(self, *arguments: Any, **options: Any) -> Rounded:
-        """With another way of sampling the continuous law, where it has several."""
+        """With another way of sampling the continuous distribution, where it has several."""
         return Rounded(using(self.base_dist, *arguments, **options), self.resolution)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -100,7 +104,10 @@ def _(distribution: Rounded, rule: Truncated) -> Rounded:
 
 @gibbs.register(Rounded)
 def _(distribution: Rounded, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    """Completions of noisy x; near the conditional law, not it, where the law is steep in a step."""
+    """Completions of noisy x.
+
+    Near the conditional distribution, not it, where the distribution is steep in a step.
+    """
     checks.at_least(1, steps=steps)
     y = torch.where(mask, distribution._noisy(x), torch.nan)
     drawn = completions(distribution.base_dist, y, 1, steps)[0].squeeze(0)

@@ -1,4 +1,4 @@
-"""Stick-breaking law of mixture weights: the Dirichlet process, truncated."""
+"""Stick-breaking distribution of mixture weights: the Dirichlet process, truncated."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ def shares(log_joint: Tensor) -> Tensor:
     """
     if values_are_known() and (lost := ~(log_joint > -torch.inf).any(-1)).any():
         raise ValueError(
-            f"expected rows with a density under some component, got one that is too far from all, row "
+            "expected rows with a density under some component, got one that is too far from all, "
+            "row "
             f"{int(lost.flatten().nonzero()[0])}; remove it, rescale x, or take float64"
         )
     return log_joint.softmax(-1)

@@ -1,6 +1,6 @@
 """Probability tables.
 
-Their free parameters, their estimates from counts, and the law of a whole table.
+Their free parameters, their estimates from counts, and the distribution of a whole table.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Counted(DistributionModule):
         self.logits, self.smoothing = nn.Parameter(logits), smoothing
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the counts."""
         self.logits.copy_(free_logits(statistics["counts"] + self.smoothing))
 
@@ -111,15 +111,15 @@ class Counted(DistributionModule):
         return -self.smoothing * log_masses(self.logits.detach().double()).sum()
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """Equal shares."""
         self.logits.zero_()
 
 
-class JointLaw(dist.TorchDistribution):
-    r"""A law of D labels with one mass per combination.
+class JointDistribution(dist.TorchDistribution):
+    r"""A distribution of D labels with one mass per combination.
 
     Any of them may be missing, and are summed out exactly.
 
@@ -128,12 +128,12 @@ class JointLaw(dist.TorchDistribution):
     Parameters
     ----------
     log_masses : Tensor
-        Normalised, ``(*batch, L^D)``; the last label varies fastest.
+        Normalized, ``(*batch, L^D)``; the last label varies fastest.
     dims, levels : int
         Numbers D of labels and L of their levels 0., ..., L - 1.
 
-    >>> law = JointLaw(torch.tensor([0.1, 0.2, 0.3, 0.4]).log(), dims=2, levels=2)
-    >>> law.log_prob(torch.tensor([[1.0, 0.0], [1.0, torch.nan]])).exp()
+    >>> distribution = JointDistribution(torch.tensor([0.1, 0.2, 0.3, 0.4]).log(), dims=2, levels=2)
+    >>> distribution.log_prob(torch.tensor([[1.0, 0.0], [1.0, torch.nan]])).exp()
     tensor([0.3000, 0.7000])
     """
 
@@ -165,14 +165,14 @@ class JointLaw(dist.TorchDistribution):
             dist.Categorical(logits=self.log_masses).sample(torch.Size(sample_shape))
         )
 
-    def given(self, x: Tensor, mask: Tensor) -> JointLaw:
-        """The law of complete events that agree with the observed labels."""
+    def given(self, x: Tensor, mask: Tensor) -> JointDistribution:
+        """The distribution of complete events that agree with the observed labels."""
         agrees = ((x.unsqueeze(-2) == self.cells) | ~mask.unsqueeze(-2)).all(-1)
-        return JointLaw(
+        return JointDistribution(
             torch.where(agrees, self.log_masses, -torch.inf).log_softmax(-1), self.dims, self.levels
         )
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> JointLaw:
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> JointDistribution:
         new = copy.copy(self)
         new.log_masses = self.log_masses.expand(*batch_shape, -1)
         new._batch_shape = torch.Size(batch_shape)
@@ -183,8 +183,8 @@ class JointLaw(dist.TorchDistribution):
         return (cell.unsqueeze(-1) // place % self.levels).to(self.log_masses.dtype)
 
 
-@conditional.register(JointLaw)
-def _(distribution: JointLaw, x: Tensor, mask: Tensor) -> Clamped:
+@conditional.register(JointDistribution)
+def _(distribution: JointDistribution, x: Tensor, mask: Tensor) -> Clamped:
     known = torch.where(mask, x, torch.nan)
     check_possible(distribution.log_prob(known), partial(excluding, distribution, known))
     return Clamped(distribution.given(x, mask), x, mask)

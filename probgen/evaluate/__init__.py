@@ -1,0 +1,43 @@
+"""Two-sample metrics and tests: how samples of a model compare with data."""
+
+from probgen.evaluate.two_sample import (
+    ClassifierFeatures,
+    GaussianKernel,
+    PolynomialKernel,
+    RandomFeatures,
+    SampleReport,
+    TwoSample,
+    classifier_features,
+    classifier_two_sample_test,
+    copying_test,
+    density_coverage,
+    energy_test,
+    frechet_distance,
+    gaussian_frechet,
+    kernel_distance,
+    mmd_test,
+    precision_recall,
+    sliced_wasserstein,
+    wasserstein,
+)
+
+__all__ = [
+    "ClassifierFeatures",
+    "GaussianKernel",
+    "PolynomialKernel",
+    "RandomFeatures",
+    "SampleReport",
+    "TwoSample",
+    "classifier_features",
+    "classifier_two_sample_test",
+    "copying_test",
+    "density_coverage",
+    "energy_test",
+    "frechet_distance",
+    "gaussian_frechet",
+    "kernel_distance",
+    "mmd_test",
+    "precision_recall",
+    "sliced_wasserstein",
+    "wasserstein",
+]

@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from probgen.core.density import density, log_likelihood, worst
+from probgen.core.kinds import density_kind, worst
 from probgen.core.modes import infers
 from probgen.core.reading import user_scale
 from probgen.core.rows import layout_of, row_count, some_rows
@@ -20,6 +20,7 @@ from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, dim_of, in_plate, observed_sites
 from probgen.core.turns import same_random_state
 from probgen.evaluate.marginals import Marginals, NoMarginals, marginals
+from probgen.scoring import log_likelihood
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -34,7 +35,7 @@ MISFIT = (RuntimeError, ValueError, IndexError)
 
 
 class Observed(NamedTuple):
-    """The values of an observed site, rows first, and what its law says about them."""
+    """The values of an observed site, rows first, and what its distribution says about them."""
 
     value: Tensor
     support: Any
@@ -135,7 +136,7 @@ def against_marginals(
     ------
     NoMarginals
         Where the two are not compared, with the reason: scores that are no log-likelihoods
-        (unnormalised, implicit, approximate), and what :func:`marginals` refuses.
+        (unnormalized, implicit, approximate), and what :func:`marginals` refuses.
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.module import Fixed
@@ -234,14 +235,19 @@ def data_of(gen: GenerativeModel, batch: tuple) -> list[Observed]:
 
 
 def _observed(site: Site, plate: str, count: int) -> Observed:
-    law, value, scale = site["fn"], site["value"], user_scale(site)
+    distribution, value, scale = site["fn"], site["value"], user_scale(site)
     if site["mask"] is not None or torch.is_tensor(scale) or scale != 1.0:
         raise NoMarginals("rows are masked or weighted")
-    axis = value.ndim - law.event_dim + dim_of(site, plate)
+    axis = value.ndim - distribution.event_dim + dim_of(site, plate)
     if not 0 <= axis < value.ndim or value.shape[axis] != count:
         raise NoMarginals("the observed values are not one to a row")
     rows = value.detach().movedim(axis, 0).cpu()
-    return Observed(rows, law.support, density(law), getattr(law, "costly_density", False))
+    return Observed(
+        rows,
+        distribution.support,
+        density_kind(distribution),
+        getattr(distribution, "costly_density", False),
+    )
 
 
 def _check_compared(kind: str) -> None:

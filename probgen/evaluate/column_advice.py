@@ -34,7 +34,7 @@ def column_advice(gen: GenerativeModel, *batch: Any) -> tuple[Finding, ...]:
     What a model prepares by itself (its ``prepares``) is left out.
 
     >>> import torch
-    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.heads import Gaussian
     >>> from probgen.nn import Constant
     >>> column_advice(Gaussian(Constant(2)), torch.arange(50.0)[:, None] % 4)
     (Finding(severity=1, text='columns: 0 of x takes few values (4 in steps of 1): ...'),)
@@ -128,33 +128,38 @@ _DATA: dict[str, Sentence] = {
     "discrete": (
         _is_few,
         lambda column: (
-            f"takes few values ({column.distinct} in steps of {column.resolution:g}): a density has no bound on "
+            f"takes few values ({column.distinct} in steps of {column.resolution:g}): a density "
+            "has no bound on "
             f"points; dequantize it with {HELPER}, or take a discrete head"
         ),
     ),
     "atoms": (
         _is_atom,
         lambda column: (
-            f"is {column.atom:g} in {column.share:.0%} of the rows: a density has no bound on points; model these "
+            f"is {column.atom:g} in {column.share:.0%} of the rows: a density has no bound on "
+            "points; model these "
             "rows by a discrete column of their own"
         ),
     ),
     "bounds": (
         _is_bounded,
         lambda column: (
-            f"piles up at the ends of (0, 1) (a logit gains {column.gain:.2g} nats per row): use {HELPER}"
+            f"piles up at the ends of (0, 1) (a logit gains {column.gain:.2g} nats per row): use "
+            f"{HELPER}"
         ),
     ),
     "tails": (
         _is_heavy,
         lambda column: (
-            f"has heavy tails (its {NAMES[column.map]} gains {column.gain:.2g} nats per row): use {HELPER}"
+            f"has heavy tails (its {NAMES[column.map]} gains {column.gain:.2g} nats per row): use "
+            f"{HELPER}"
         ),
     ),
     "scale": (
         _is_off,
         lambda column: (
-            f"has mean {column.mean:.2g} and standard deviation {column.std:.2g}: standardize it with {HELPER}"
+            f"has mean {column.mean:.2g} and standard deviation {column.std:.2g}: standardize it "
+            f"with {HELPER}"
         ),
     ),
 }

@@ -40,7 +40,8 @@ def trend(course: Course, diverged: bool = False) -> Finding:
     if diverged:
         return Finding(
             FAULT,
-            f"loss: ended at {course.level:.4g} per row, {-course.gain:.3g} above where it began; lower the learning "
+            f"loss: ended at {course.level:.4g} per row, {-course.gain:.3g} above where it began; "
+            "lower the learning "
             "rate, or clip gradients",
         )
     between = f"by {abs(course.change):.2g} per row between the last two quarters of the run"
@@ -69,7 +70,8 @@ def noise(course: Course) -> list[Finding]:
     return [
         Finding(
             FAULT,
-            f"{size} and its means by {course.stderr:.2g}, too much on a scale of {course.scale:.2g} to see a trend"
+            f"{size} and its means by {course.stderr:.2g}, too much on a scale of "
+            f"{course.scale:.2g} to see a trend"
             f"{where}",
         )
     ]
@@ -80,7 +82,8 @@ def baseline(found: Comparison) -> Finding:
     if found.worse:
         return Finding(
             FAULT,
-            f"baseline: worse than independent marginals, {found}; standardize the columns, train longer at a lower "
+            f"baseline: worse than independent marginals, {found}; standardize the columns, train "
+            "longer at a lower "
             "learning rate, or take another family",
         )
     if found.better:
@@ -93,14 +96,16 @@ def gradient(found: GradientCourse) -> Finding:
     if found.dead:
         return Finding(
             FAULT,
-            "gradient: zero in every step, nothing was learned; look for detach(), or parameters that the loss does "
+            "gradient: zero in every step, nothing was learned; look for detach(), or parameters "
+            "that the loss does "
             "not use",
         )
     size = f"gradient: norm {found.first:.2g} at the start, {found.last:.2g} at the end"
     if found.grown:
         return Finding(
             CAUTION,
-            f"{size}: the parameters run away, or the density collapses onto points; clip gradients, and look at "
+            f"{size}: the parameters run away, or the density collapses onto points; clip "
+            "gradients, and look at "
             "the columns of the data",
         )
     return Finding(FINE, size)

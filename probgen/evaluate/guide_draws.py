@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from probgen.core.graphs.repeat import Call, repeated, windows
+from probgen.compile.scheduling import Call, repeated, windows
 from probgen.core.kinds import check_rows_drawn, kind_of
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
@@ -96,7 +96,8 @@ class GuideDraws:
         """
         if self.points:
             raise ValueError(
-                f"expected a guide that is a distribution, got a point estimate of {', '.join(self.points)}; use "
+                "expected a guide that is a distribution, got a point estimate of "
+                f"{', '.join(self.points)}; use "
                 "AutoNormal, AutoMultivariateNormal or MCMC to ask about uncertainty"
             )
 
@@ -107,7 +108,7 @@ def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2
 
     In chunks of at most ``max_rows`` rows.
 
-    The draws of a program that is not vectorised are recorded once and made together, where that is
+    The draws of a program that is not vectorized are recorded once and made together, where that is
     repaid.
 
     Raises
@@ -180,7 +181,7 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
         if (axis := axis_of(site, gen.plate)) is not None
     }
     shapes = {name: shape_of(site) for name, site in sites.items()}
-    by_row = factorises_over_rows(reading, gen.plate)
+    by_row = factorizes_over_rows(reading, gen.plate)
     none = torch.empty(0)
     return GuideDraws(
         {}, axes, none, none, rows, why, None, kind, continuous, by_row, leaves_out
@@ -212,7 +213,7 @@ def _numbers(
     return {"numbers": numbers, "values": values}
 
 
-def factorises_over_rows(reading: Reading, plate: str) -> bool:
+def factorizes_over_rows(reading: Reading, plate: str) -> bool:
     """Whether a guide has local sites that are not images of one draw for all rows together."""
     drawn = density_sites(reading.guide).values()
     if not any(in_plate(site, plate) and not site["is_observed"] for site in drawn):

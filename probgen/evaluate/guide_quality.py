@@ -165,7 +165,8 @@ def _varies(value: Tensor) -> Tensor:
     """Whether the means over draws vary over rows: ``(K, B, *rest) -> (*rest,)``."""
     if min(value.shape[:2]) < 2:
         raise ValueError(
-            f"expected at least two draws and two rows to see what varies, got {tuple(value.shape[:2])}"
+            "expected at least two draws and two rows to see what varies, got "
+            f"{tuple(value.shape[:2])}"
         )
     within = value.var(0).mean(0)
     between = value.mean(0).var(0) - within / len(value)

@@ -1,4 +1,7 @@
-"""Independent marginals of the elements of some rows: the baseline that a fitted model has to beat."""
+"""Independent marginals of the elements of some rows.
+
+The baseline that a fitted model has to beat.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ class Marginals:
 
     @property
     def scatter(self) -> float:
-        """Half the width of the middle 68% of the rows' scores: a standard deviation without outliers."""
+        """Half the width of the middle 68% of the rows' scores.
+
+        A standard deviation without outliers.
+        """
         low, high = self.own.quantile(torch.tensor([0.16, 0.84], dtype=self.own.dtype))
         return (high - low).item() / 2
 
@@ -64,7 +70,7 @@ def marginals(x: Tensor, other: Tensor, support: Any) -> Marginals:
     x, other : Tensor
         Rows to fit, at least 10, and others to score.
     support : Constraint
-        Of the law of x: it tells which elements are discrete.
+        Of the distribution of x: it tells which elements are discrete.
 
     Raises
     ------
@@ -157,7 +163,10 @@ def _frequencies(own: Tensor, rest: Tensor) -> Marginals:
     place = torch.arange(own.shape[1]) * (most + 1)
 
     def cells(rows: Tensor) -> Tensor:
-        """Numbers of the cells of a table with a row per element; its last cells are missing values."""
+        """Numbers of the cells of a table with a row per element.
+
+        Its last cells are missing values.
+        """
         return place + (rows - low).nan_to_num(nan=most).long()
 
     counts = torch.bincount(cells(own).flatten(), minlength=own.shape[1] * (most + 1))

@@ -51,7 +51,7 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
     Tames the largest weights and says whether that was enough.
 
-    A generalised Pareto distribution with shape k is fitted to the ``min(K / 5, 3 sqrt(K))``
+    A generalized Pareto distribution with shape k is fitted to the ``min(K / 5, 3 sqrt(K))``
     largest weights, which are then replaced by its quantiles. Moments of the weights up to order
     1/k exist: below 0.5 the variance is finite, above 0.7 neither the weighted average nor its
     error bar can be trusted, at 1 the mean is infinite.
@@ -64,7 +64,7 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     (Tensor, Tensor)
-        Normalised smoothed log weights ``(K, *rest)``, and k-hat ``(*rest,)``: 0 where the weights
+        Normalized smoothed log weights ``(K, *rest)``, and k-hat ``(*rest,)``: 0 where the weights
         (or the whole tail) are equal up to rounding; infinity where a weight is NaN or infinite, or
         fewer than five are larger than those below the tail, which is so where one draw has all the
         weight.
@@ -133,7 +133,7 @@ def _smooth_tail(tail: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
-    """Shape and scale of a generalised Pareto distribution, by columns of sorted excesses.
+    """Shape and scale of a generalized Pareto distribution, by columns of sorted excesses.
 
     ``(M, R) -> (R,), (R,)``.
 

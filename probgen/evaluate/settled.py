@@ -1,4 +1,7 @@
-"""Whether a loss had stopped changing when training stopped, and whether its noise lets one tell."""
+"""Whether a loss had stopped changing when training stopped.
+
+And whether its noise lets one tell.
+"""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import density
 from probgen.core.entry import as_rows
+from probgen.core.kinds import density_kind
 from probgen.core.score import Score
 from probgen.core.turns import in_turn
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Path(Protocol):
-    r"""Laws from a known one, :math:`\beta = 0`, to another, :math:`\beta = 1`.
+    r"""Distributions from a known one, :math:`\beta = 0`, to another, :math:`\beta = 1`.
 
     Each with a reversible kernel.
     """
@@ -41,16 +41,16 @@ class Path(Protocol):
 
 @runtime_checkable
 class Annealed(Protocol):
-    """A law that can be reached along a path from a known one."""
+    """A distribution that can be reached along a path from a known one."""
 
     def path(self, x: Tensor | None = None) -> Path:
-        """The path; from a law with the moments of rows, where there are any."""
+        """The path; from a distribution with the moments of rows, where there are any."""
 
     def states(self, shape: torch.Size | tuple) -> Tensor:
         """Draws of the states that the path moves."""
 
     def chain(self, state: Tensor, steps: int) -> Tensor:
-        """States after so many steps that leave the law as it is."""
+        """States after so many steps that leave the distribution as it is."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class LogZ:
     .. math:: \mathbb E\Big[\log \tfrac1M \textstyle\sum_m w_m\Big] \le \log Z \le
               \mathbb E\Big[-\log \tfrac1M \textstyle\sum_m w'_m\Big]
 
-    with weights of chains that go from the known law to the other one, and of chains that go back
-    from its draws.
+    with weights of chains that go from the known distribution to the other one, and of chains that
+    go back from its draws.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class LogZ:
         log Z as each chain gives it, ``(chains,)``: of the chains there, and of those back.
     start : str
         Kind of the draws that the chains back start from: ``"exact"``, or ``"asymptotic"``, ends of
-        chains. With these the upper bound holds as far as they have reached the law.
+        chains. With these the upper bound holds as far as they have reached the distribution.
 
     >>> print(LogZ(torch.tensor([5.0, 5.2]), torch.tensor([5.1, 5.3]), "exact"))
     5.10 ± 0.10 <= log Z <= 5.20 ± 0.10 nats (2 chains each way, exact draws)
@@ -122,7 +122,7 @@ class LogZ:
     def log_likelihoods(self, log_weight: Tensor, measure: str = "density") -> tuple[Score, Score]:
         """The least and the largest log-likelihoods of rows, kind approximate.
 
-        Given their unnormalised ones.
+        Given their unnormalized ones.
 
         The larger end gives the least, also where the noise of the two has put the upper below the
         lower one.
@@ -148,26 +148,27 @@ def annealed_importance(
     settle: int = 100,
     at_once: int = 1000,
 ) -> LogZ:
-    r"""Brackets log Z of an unnormalised model by annealed importance sampling.
+    r"""Brackets log Z of an unnormalized model by annealed importance sampling.
 
     Forwards and backwards.
 
-    Along laws :math:`p_0, \dots, p_K`, from a known one to the model's, each chain has the weight
+    Along distributions :math:`p_0, \dots, p_K`, from a known one to the model's, each chain has the
+    weight
 
     .. math:: w = Z_0 \prod_{k=1}^K \frac{p^*_k(x_{k-1})}{p^*_{k-1}(x_{k-1})}, \qquad x_k \sim T_k(\cdot \mid x_{k-1}),
               \qquad \mathbb E[w] = Z
 
     and a chain back from a draw of the model one with mean :math:`1 / Z`. Chains back start from
-    independent draws where the law has them, else from ends of the chains there, drawn by their
-    weights and moved ``settle`` steps.
+    independent draws where the distribution has them, else from ends of the chains there, drawn by
+    their weights and moved ``settle`` steps.
 
     Parameters
     ----------
     gen : GenerativeModel
-        A model without context whose law has a path: ``RBM``, ``DeepBoltzmannMachine``,
+        A model without context whose distribution has a path: ``RBM``, ``DeepBoltzmannMachine``,
         ``EnergyBasedModel``.
     x : Tensor, optional
-        Rows ``(N, *event)``: the known law takes their moments (the base-rate model of
+        Rows ``(N, *event)``: the known distribution takes their moments (the base-rate model of
         Salakhutdinov and Murray).
     temperatures : int or sequence of float
         Number K of equal steps from 0 to 1, or the values of :math:`\beta` themselves.
@@ -183,7 +184,7 @@ def annealed_importance(
     Raises
     ------
     TypeError
-        If the law has no path.
+        If the distribution has no path.
     ValueError
         If the temperatures do not rise from 0 to 1.
 
@@ -205,17 +206,17 @@ def annealed_importance(
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
     checks.at_least(0, settle=settle)
-    law, betas = _law(gen), _schedule(temperatures)
-    path = law.path(None if x is None else as_rows(gen, x)[0])
+    distribution, betas = _distribution(gen), _schedule(temperatures)
+    path = distribution.path(None if x is None else as_rows(gen, x)[0])
     ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once)
-    forwards, exact, chosen = path.log_z() + ratios, density(law) == "exact", None
+    forwards, exact, chosen = path.log_z() + ratios, density_kind(distribution) == "exact", None
     if exact:
-        begin = law.states((chains,))
+        begin = distribution.states((chains,))
     else:
         chosen = torch.distributions.Categorical(logits=ratios, validate_args=False).sample(
             (chains,)
         )
-        begin = law.chain(ends[chosen], settle)
+        begin = distribution.chain(ends[chosen], settle)
     back, _ = _anneal(path, begin, betas.flip(0), moves, at_once)
     return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic", chosen)
 
@@ -249,7 +250,7 @@ def reverse_annealing(
     x : Tensor
         Rows ``(B, *event)``.
     base : Tensor, optional
-        Rows whose moments the known law takes.
+        Rows whose moments the known distribution takes.
     temperatures, moves, at_once
         As in :func:`annealed_importance`.
     chains : int
@@ -267,12 +268,13 @@ def reverse_annealing(
     """
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
-    law, betas = _law(gen), _schedule(temperatures).flip(0)
-    path = law.path(None if base is None else as_rows(gen, base)[0])
-    state = law.chain_from(as_rows(gen, x)[0])
+    distribution, betas = _distribution(gen), _schedule(temperatures).flip(0)
+    path = distribution.path(None if base is None else as_rows(gen, base)[0])
+    state = distribution.chain_from(as_rows(gen, x)[0])
     if state.shape[1:] != path.start(1).shape[1:] or path.events(state).numel() != state.numel():
         raise ValueError(
-            "expected a model whose states are events, got one with further layers; use annealed_importance"
+            "expected a model whose states are events, got one with further layers; use "
+            "annealed_importance"
         )
     rows = state.repeat(chains, *[1] * (state.ndim - 1))
     _, moved = path.advance(rows, betas[0], betas[0], moves)
@@ -283,18 +285,19 @@ def reverse_annealing(
         + ratios.unflatten(0, (chains, -1)).logsumexp(0)
         - math.log(chains)
     )
-    measure = "mass" if law.support.is_discrete else "density"
+    measure = "mass" if distribution.support.is_discrete else "density"
     return Score(value, "unbiased", particles=chains, measure=measure)
 
 
-def _law(gen: GenerativeModel) -> Any:
-    law = gen(None)
-    if not isinstance(law, Annealed):
+def _distribution(gen: GenerativeModel) -> Any:
+    distribution = gen(None)
+    if not isinstance(distribution, Annealed):
         raise TypeError(
-            f"expected a law that can be annealed (path, states, chain), got {type(law).__name__}; models with a "
+            "expected a distribution that can be annealed (path, states, chain), got "
+            f"{type(distribution).__name__}; models with a "
             "density of another kind are scored by log_likelihood"
         )
-    return law
+    return distribution
 
 
 def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
@@ -305,7 +308,8 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
     betas = torch.as_tensor(temperatures, dtype=torch.get_default_dtype())
     if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not (betas.diff() >= 0).all():
         raise ValueError(
-            f"expected temperatures that rise from 0 to 1, or their number >= 1, got {temperatures}; "
+            "expected temperatures that rise from 0 to 1, or their number >= 1, got "
+            f"{temperatures}; "
             "pass 1000, or torch.linspace(0, 1, 1001)"
         )
     return betas

@@ -1,4 +1,4 @@
-"""Expectation maximisation for every family that has an E-step and an M-step."""
+"""Expectation maximization for every family that has an E-step and an M-step."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class SupportsEM(Protocol):
     .. math:: \theta' = \arg\max_{\theta'} \sum_b E_{p_\theta(z \mid x_b)} \log p_{\theta'}(x_b, z)
 
     and the sum enters through sufficient statistics that add over rows. Parameters that do not
-    train (``requires_grad`` is ``False``) are given: ``maximise`` takes the maximum over the
+    train (``requires_grad`` is ``False``) are given: ``maximize`` takes the maximum over the
     others.
 
-    A family whose ``maximise`` subtracts something from that sum (pseudo-counts, a variance added
+    A family whose ``maximize`` subtracts something from that sum (pseudo-counts, a variance added
     to others) tells it by a method ``penalty(statistics)``, in nats under the present parameters,
     so that :func:`em` knows what rises.
     """
@@ -44,12 +44,12 @@ class SupportsEM(Protocol):
 
         Both must add over chunks of rows: ``expect(x)`` equals ``expect(x[:n])`` plus
         ``expect(x[n:])``. :func:`em` adds them up in float64. The number of rows is a statistic
-        like any other: return it if ``maximise`` needs it. Called under ``torch.no_grad``.
+        like any other: return it if ``maximize`` needs it. Called under ``torch.no_grad``.
 
         Parameters
         ----------
         x : Tensor
-            Rows ``(n, *event)``; NaN = missing (a family that cannot marginalise raises
+            Rows ``(n, *event)``; NaN = missing (a family that cannot marginalize raises
             ``ValueError``).
         weights : Tensor, optional
             How often each row counts, ``(n,)``. A family may leave this argument out, and is then
@@ -61,13 +61,13 @@ class SupportsEM(Protocol):
             :math:`\sum_b \log p_\theta(x_b)` in nats, a scalar; and tensors of any shapes.
         """
 
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
-        """M-step: sets the parameters, in place, to the maximiser given the statistics of all rows.
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
+        """M-step: sets the parameters, in place, to the maximizer given the statistics of all rows.
 
         In float64.
 
         The parameters still have the values under which ``expect`` computed the statistics, so
-        these may be relative to them (whitened or centred by them, say), which keeps digits.
+        these may be relative to them (whitened or centerd by them, say), which keeps digits.
 
         Raises
         ------
@@ -79,12 +79,12 @@ class SupportsEM(Protocol):
             better.
         """
 
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """Sets the parameters, in place, to a start suited to ``x`` of shape ``(N, *event)``.
 
-        Raises like ``maximise``.
+        Raises like ``maximize``.
 
         Random starts draw from ``generator`` (the global one when ``None``), so that each of
         ``n_init`` differs.
@@ -108,7 +108,7 @@ class EMResult:
     converged: bool
 
     @property
-    def steps(self) -> int:
+    def n_iter(self) -> int:
         """Number of M-steps taken."""
         return len(self.log_likelihood) - 1
 
@@ -119,13 +119,13 @@ def em(
     x: Tensor | Sequence[Tensor],
     *,
     weights: Tensor | None = None,
-    steps: int = 200,
+    max_iter: int = 200,
     tol: float = 1e-4,
     n_init: int = 1,
     chunk: int | None = None,
     seed: int | None = None,
 ) -> EMResult:
-    r"""Fits a family in place by expectation maximisation.
+    r"""Fits a family in place by expectation maximization.
 
     Each step raises the log-likelihood, without a step size.
 
@@ -137,19 +137,19 @@ def em(
     gen : nn.Module
         A family with the methods of :class:`SupportsEM`.
     x : Tensor or sequence of Tensor
-        Data ``(N, *event)`` of the parameters' dtype; NaN = missing, where the family marginalises
+        Data ``(N, *event)`` of the parameters' dtype; NaN = missing, where the family marginalizes
         it. It may lie on another device than the parameters: chunks are moved. Sequences of
         different lengths come as a list of tensors ``(T_b, *event)``, or padded with NaN at the
         end.
     weights : Tensor, optional
         How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated
         rows.
-    steps : int
-        Largest number of steps.
+    max_iter : int
+        Largest number of iterations, each an E-step and an M-step.
     tol : float
         Stop when the mean log-likelihood of a row gains less than this, in nats.
     n_init : int
-        Number of starts made by ``gen.initialise``, of which the one that ends best is kept; 0
+        Number of starts made by ``gen.initialize``, of which the one that ends best is kept; 0
         starts once from the present parameters.
     chunk : int, optional
         Rows handled at a time, which bounds memory; the result depends on it by rounding only.
@@ -180,11 +180,11 @@ def em(
     >>> from probgen.models.mixture import GaussianMixture
     >>> x = torch.cat([torch.randn(60, 2), torch.randn(40, 2) + 20])
     >>> result = em(GaussianMixture(components=2, dims=2), x, seed=0)
-    >>> result.converged, result.log_likelihood.shape == (result.steps + 1,)
+    >>> result.converged, result.log_likelihood.shape == (result.n_iter + 1,)
     (True, True)
     """
     checks.no_class(gen=gen)
-    checks.at_least(0, steps=steps, n_init=n_init)
+    checks.at_least(0, max_iter=max_iter, n_init=n_init)
     checks.not_negative(tol=tol)
     checks.at_least(1, **checks.given(chunk=chunk))
     checks.is_seed(**checks.given(seed=seed))
@@ -192,14 +192,15 @@ def em(
     data = prepared(gen, x, weights, chunk)
     with training(gen):
         result = (
-            _run(gen, data, steps, tol)
+            _run(gen, data, max_iter, tol)
             if n_init == 0
-            else _best_of(gen, data, steps, tol, n_init, seed)
+            else _best_of(gen, data, max_iter, tol, n_init, seed)
         )
-    if not result.converged and tol > 0 and steps > 0:
+    if not result.converged and tol > 0 and max_iter > 0:
         warnings.warn(
-            f"EM stopped after {steps} steps while a step still gained {result.log_likelihood[-2:].diff().item():.3g} "
-            f"nats a row, more than tol = {tol:g}; give more steps, or a larger tol",
+            f"EM stopped after {max_iter} iterations while one more still gained "
+            f"{result.log_likelihood[-2:].diff().item():.3g} "
+            f"nats a row, more than tol = {tol:g}; give a larger max_iter, or a larger tol",
             RuntimeWarning,
             stacklevel=3,  # torch.no_grad stands in between
         )
@@ -207,7 +208,7 @@ def em(
 
 
 def _best_of(
-    gen: Any, data: Rows, steps: int, tol: float, n_init: int, seed: int | None
+    gen: Any, data: Rows, max_iter: int, tol: float, n_init: int, seed: int | None
 ) -> EMResult:
     """Runs from several starts, of which the best is kept.
 
@@ -218,7 +219,7 @@ def _best_of(
     for start in range(n_init):
         try:
             _start(gen, data, generator)
-            result = _run(gen, data, steps, tol)
+            result = _run(gen, data, max_iter, tol)
         except torch.linalg.LinAlgError as error:
             collapse = error
             continue
@@ -240,22 +241,22 @@ def _best_of(
 
 def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:
     with _frozen_kept(gen):
-        gen.initialise(
+        gen.initialize(
             data.x, generator, **({} if data.weights is None else {"weights": data.weights})
         )
 
 
-def _run(gen: Any, data: Rows, steps: int, tol: float) -> EMResult:
+def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
     """E- and M-steps from the present parameters.
 
     It ends on an E-step, so the last value is that of the result.
     """
     value, statistics = _expect(gen, data)
     history, converged, warned = [value], False, False
-    while len(history) <= steps and not converged:
+    while len(history) <= max_iter and not converged:
         before = _penalty(gen, statistics, data)
         with _frozen_kept(gen):
-            gen.maximise(statistics)
+            gen.maximize(statistics)
         change = _penalty(gen, statistics, data) - before
         value, statistics = _expect(gen, data)
         history.append(value)
@@ -313,13 +314,16 @@ def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
     mean = (total / data.total).item()
     if mean == -math.inf:
         raise torch.linalg.LinAlgError(
-            "expected rows of positive probability, got impossible ones under the parameters that EM started from; "
+            "expected rows of positive probability, got impossible ones under the parameters that "
+            "EM started from; "
             "allow what they observe (no zeros in tables or transitions), or remove these rows"
         )
     if not math.isfinite(mean):
         raise torch.linalg.LinAlgError(
-            f"expected a finite log-likelihood, got {mean}: a component collapsed, or values are too large for "
-            f"{data.x.dtype}; use several starts (n_init), regularisation, standardised data or float64"
+            f"expected a finite log-likelihood, got {mean}: a component collapsed, or values are "
+            "too large for "
+            f"{data.x.dtype}; use several starts (n_init), regularization, standardized data or "
+            "float64"
         )
     return mean, statistics
 
@@ -333,8 +337,9 @@ def _warn_if_lower(gain: float, history: list[float], tol: float, dtype: torch.d
         else f"most often the rounding of {dtype}: try float64; or else "
     )
     warnings.warn(
-        f"the mean log-likelihood fell by {-gain:.3g} nats at step {len(history) - 1}: {rounding}this M-step does not "
-        "maximise what the E-step measures, the family's maximise and expect disagree",
+        f"the mean log-likelihood fell by {-gain:.3g} nats at step {len(history) - 1}: "
+        f"{rounding}this M-step does not "
+        "maximize what the E-step measures, the family's maximize and expect disagree",
         RuntimeWarning,
         stacklevel=5,
     )
@@ -344,5 +349,6 @@ def _warn_if_lower(gain: float, history: list[float], tol: float, dtype: torch.d
 def _check(gen: nn.Module) -> None:
     if not isinstance(gen, SupportsEM):
         raise TypeError(
-            f"expected a family with expect, maximise and initialise, got {type(gen).__name__}; use fit(gen, x)"
+            f"expected a family with expect, maximize and initialize, got {type(gen).__name__}; "
+            "use fit(gen, x)"
         )

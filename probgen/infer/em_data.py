@@ -1,4 +1,4 @@
-"""What expectation maximisation is given: rows and their weights, checked and in one form."""
+"""What expectation maximization is given: rows and their weights, checked and in one form."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
 
     Sequences padded with NaN, rows without weight left out; refuses what no row may be.
     """
-    law, like = gen(), next(gen.parameters())
-    event = tuple(law.event_shape)
+    distribution, like = gen(), next(gen.parameters())
+    event = tuple(distribution.event_shape)
     if isinstance(x, list | tuple) and len(event) > 1 and getattr(gen, "ragged", None) is None:
-        x = padded([settled(gen, (part,))[0] for part in x], law.event_shape)
+        x = padded([settled(gen, (part,))[0] for part in x], distribution.event_shape)
     (x,) = settled(gen, (x,))
     if x is None:
         raise ValueError("expected rows x, got None; give them")
@@ -58,7 +58,7 @@ def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
         _check_weights(gen, x, weights)
         x, weights = x[(weights > 0).to(x.device)], weights[weights > 0].to(x)
     rows = Rows(x, weights, chunk)
-    _check_rows(law, rows, like.device)
+    _check_rows(distribution, rows, like.device)
     return rows
 
 
@@ -74,8 +74,10 @@ def padded(x: Sequence[Tensor], event: torch.Size) -> Tensor:
     for number, part in enumerate(x):
         if part.shape[1:] != event[1:] or not 1 <= len(part) <= event[0]:
             raise ValueError(
-                f"expected sequences of shape (T, {', '.join(map(str, event[1:]))}) with T from 1 to {event[0]}, got "
-                f"{tuple(part.shape)} at place {number}; build the model with more steps, or reshape the sequence"
+                f"expected sequences of shape (T, {', '.join(map(str, event[1:]))}) with T from 1 "
+                f"to {event[0]}, got "
+                f"{tuple(part.shape)} at place {number}; build the model with more steps, or "
+                "reshape the sequence"
             )
     if not x:
         raise ValueError("expected at least one sequence, got none; give more data")
@@ -91,7 +93,8 @@ def _check_shape(x: Tensor, event: tuple[int, ...]) -> None:
     )
     if x.ndim != 1 + len(event) or (tuple(x.shape[1:]) != event and not shorter):
         raise ValueError(
-            f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row a datum"
+            f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row "
+            "a datum"
         )
     if len(x) < 2 and (len(event) < 2 or not len(x)):  # one long sequence is data enough
         raise ValueError(
@@ -101,10 +104,11 @@ def _check_shape(x: Tensor, event: tuple[int, ...]) -> None:
 
 def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
     if not all(
-        "weights" in inspect.signature(method).parameters for method in (gen.expect, gen.initialise)
+        "weights" in inspect.signature(method).parameters for method in (gen.expect, gen.initialize)
     ):
         raise TypeError(
-            f"expected a family whose expect and initialise take weights, got {type(gen).__name__}; repeat the rows"
+            "expected a family whose expect and initialize take weights, got "
+            f"{type(gen).__name__}; repeat the rows"
         )
     if (
         weights.shape != x.shape[:1]
@@ -112,15 +116,17 @@ def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
         or not (weights > 0).any()
     ):
         raise ValueError(
-            f"expected weights of shape ({len(x)},), finite and not negative, some positive, got shape "
-            f"{tuple(weights.shape)} with values from {weights.min().item():g} to {weights.max().item():g}; give each "
+            f"expected weights of shape ({len(x)},), finite and not negative, some positive, got "
+            "shape "
+            f"{tuple(weights.shape)} with values from {weights.min().item():g} to "
+            f"{weights.max().item():g}; give each "
             "row the number of times that it counts"
         )
 
 
-def _check_rows(law: dist.TorchDistribution, rows: Rows, device: torch.device) -> None:
+def _check_rows(distribution: dist.TorchDistribution, rows: Rows, device: torch.device) -> None:
     """Refuses infinities and values outside of the support."""
-    support, first, observed = support_of(law), 0, False
+    support, first, observed = support_of(distribution), 0, False
     for x, *_ in rows.chunks(device):
         check_values("x", x, support, first)
         first += len(x)

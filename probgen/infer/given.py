@@ -140,7 +140,8 @@ def _values(given: Given) -> Mapping[str, Any]:
     if isinstance(given, Chained):
         return given.draws
     raise ValueError(
-        f"expected draws as a mapping of sites to tensors, Chains, or Pyro's MCMC or Importance, got "
+        "expected draws as a mapping of sites to tensors, Chains, or Pyro's MCMC or Importance, "
+        "got "
         f"{type(given).__name__}; give {{'site': tensor of shape (draws, *shape)}}"
     )
 
@@ -150,7 +151,8 @@ def _resampled(weighted: TracePosterior) -> Draws:
     traces = weighted.exec_traces
     if not traces:
         raise ValueError(
-            f"expected a {type(weighted).__name__} that has run, got no traces; call its run(...) first"
+            f"expected a {type(weighted).__name__} that has run, got no traces; call its run(...) "
+            "first"
         )
     weights = (
         torch.stack([torch.as_tensor(weight) for weight in weighted.log_weights])
@@ -192,7 +194,8 @@ def _fitted(value: Tensor, site: Site) -> Tensor | None:
 def _misfit(name: str, value: Tensor, site: Site) -> str:
     shape = "".join(f", {size}" for size in shape_of(site))
     return (
-        f"expected draws of '{name}' of shape (draws{shape}) or (chains, draws{shape}), got {tuple(value.shape)}; give "
+        f"expected draws of '{name}' of shape (draws{shape}) or (chains, draws{shape}), got "
+        f"{tuple(value.shape)}; give "
         "draws made for the same arguments, or leave the site out"
     )
 
@@ -201,7 +204,8 @@ def _check_counts(found: Draws) -> None:
     counts = {name: tuple(value.shape[:2]) for name, value in found.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(
-            f"expected the same number of draws of each site, got (chains, draws) = {counts}; cut them to one length"
+            f"expected the same number of draws of each site, got (chains, draws) = {counts}; cut "
+            "them to one length"
         )
 
 
@@ -211,7 +215,8 @@ def _check_known(
     """A guide may draw more than the latents of the model."""
     if others and (unknown := others - set(latent_sites(trace_of(gen.guide, batch)))):
         raise ValueError(
-            f"expected draws of sites among {', '.join(sites)}, got {', '.join(sorted(unknown))}; rename or leave out"
+            f"expected draws of sites among {', '.join(sites)}, got {', '.join(sorted(unknown))}; "
+            "rename or leave out"
         )
 
 
@@ -224,7 +229,9 @@ def guide_trace(gen: GenerativeModel, batch: tuple) -> poutine.Trace:
             raise ValueError(f"it draws latents of {plate.size} rows for {rows}")
     except MISFIT as error:
         raise ValueError(
-            f"expected rows that the guide runs on, it does not ({str(error).splitlines()[0]}); a guide with "
-            "parameters for each row takes the rows that it was fitted to: pass those, or draws of globals as given="
+            f"expected rows that the guide runs on, it does not ({str(error).splitlines()[0]}); a "
+            "guide with "
+            "parameters for each row takes the rows that it was fitted to: pass those, or draws of "
+            "globals as given="
         ) from error
     return probe

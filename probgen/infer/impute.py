@@ -11,10 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from probgen.compile.scheduling import Call, Choice, Repeat
 from probgen.core import checks
-from probgen.core.density import density, kind_of, worst
 from probgen.core.entry import as_rows
-from probgen.core.graphs.repeat import Call, Choice, Repeat
+from probgen.core.kinds import density_kind, kind_of, worst
 from probgen.core.modes import infers
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import isolated, validation
@@ -117,7 +117,7 @@ def impute(
     Parameters
     ----------
     gen : GenerativeModel
-        A model with observed site ``"x"``, whose law given the latents has a closed-form
+        A model with observed site ``"x"``, whose distribution given the latents has a closed-form
         :func:`conditional`.
     x : Tensor
         ``(B, *event)``, NaN = missing; where a model of sequences says that NaN at the end is
@@ -140,8 +140,8 @@ def impute(
     Raises
     ------
     NotImplementedError
-        If the law of x given the latents has no closed-form conditional, a site has no density, or
-        a local latent is enumerated.
+        If the distribution of x given the latents has no closed-form conditional, a site has no
+        density, or a local latent is enumerated.
     ValueError
         If the guide does not draw a local latent, or has a site whose density is not exact.
 
@@ -207,8 +207,8 @@ def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tenso
     completed = []
     for draw in range(draws):
         fixed = {name: value[draw] for name, value in values.items()}
-        law = _law(_trace(poutine.condition(gen.model, data=fixed), batch))
-        completed.append(conditional(law, x, observed(law, x)).sample())
+        distribution = _distribution(_trace(poutine.condition(gen.model, data=fixed), batch))
+        completed.append(conditional(distribution, x, observed(distribution, x)).sample())
     return torch.stack(completed), "exact", torch.ones(len(x), device=x.device)
 
 
@@ -219,7 +219,7 @@ def _missing(gen: GenerativeModel, batch: tuple) -> Tensor:
         return missing
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
-        return ~observed(_law(_trace(gen.model, batch)), batch[0])
+        return ~observed(_distribution(_trace(gen.model, batch)), batch[0])
 
 
 def _trace(program: Callable, batch: tuple) -> poutine.Trace:
@@ -255,7 +255,7 @@ class _Chains:
         """
         state = _trace(self.model, batch)
         if not self._locals(state):
-            return *completions(_law(state), batch[0], draws, steps), torch.ones(
+            return *completions(_distribution(state), batch[0], draws, steps), torch.ones(
                 len(batch[0]), device=batch[0].device
             )
         batch = tuple(
@@ -270,9 +270,9 @@ class _Chains:
         They start at draws of the latents from the model.
         """
         start = _trace(self.model, (x, context))
-        seen, rate = observed(_law(start), x), torch.zeros(len(x), device=x.device)
+        seen, rate = observed(_distribution(start), x), torch.zeros(len(x), device=x.device)
         early = max(1, steps // 10)
-        filled = conditional(_law(start), x, seen).sample()
+        filled = conditional(_distribution(start), x, seen).sample()
         proposal = self._propose((filled, context))
         kind, latents = _kind(proposal, self.gen.plate), proposal.guide
         values = [start.nodes[name]["value"] for name in self._locals(latents)]
@@ -286,7 +286,7 @@ class _Chains:
                 ((filled, accepted, *values),) = repeat([Call(own=(filled, corrected, *values))])
                 rate += accepted * corrected / steps
             state = self._at(values, latents, (filled, context))
-        return conditional(_law(state), filled, seen).sample(), kind, rate
+        return conditional(_distribution(state), filled, seen).sample(), kind, rate
 
     def _step(
         self,
@@ -303,7 +303,9 @@ class _Chains:
         Early steps, not ``corrected``, accept whatever the ratio.
         """
         state = self._at(values, latents, batch)
-        state.nodes["x"]["value"] = filled = conditional(_law(state), batch[0], seen).sample()
+        state.nodes["x"]["value"] = filled = conditional(
+            _distribution(state), batch[0], seen
+        ).sample()
         batch = (filled, batch[1])
         proposal = self._propose(batch)
         current = Reading(state, _trace(poutine.replay(self.guide, trace=state), batch))
@@ -344,17 +346,20 @@ class _Chains:
         for name in sites:
             if is_enumerated(sites[name]):
                 raise NotImplementedError(
-                    f"expected local latents that the guide draws, got the enumerated site '{name}'; add it to the "
-                    "guide, or sum it out in the law of 'x' (a mixture: pyro.distributions.MixtureSameFamily)"
+                    "expected local latents that the guide draws, got the enumerated site "
+                    f"'{name}'; add it to the "
+                    "guide, or sum it out in the distribution of 'x' (a mixture: "
+                    "pyro.distributions.MixtureSameFamily)"
                 )
         return sites
 
 
-def _law(trace: poutine.Trace) -> Any:
-    """The law of x given the latents of a run."""
+def _distribution(trace: poutine.Trace) -> Any:
+    """The distribution of x given the latents of a run."""
     if "x" not in trace.nodes:
         raise ValueError(
-            f"expected an observed site named 'x', got sites {sorted(sample_sites(trace))}; rename the site that holds "
+            f"expected an observed site named 'x', got sites {sorted(sample_sites(trace))}; rename "
+            "the site that holds "
             "the data"
         )
     return trace.nodes["x"]["fn"]
@@ -370,5 +375,7 @@ def _kind(pair: Reading, plate: str) -> str:
     An inexact guide is refused.
     """
     kind_of(pair, plate)
-    exact = worst(*(density(site["fn"]) for site in sample_sites(pair.model).values())) == "exact"
+    exact = (
+        worst(*(density_kind(site["fn"]) for site in sample_sites(pair.model).values())) == "exact"
+    )
     return "asymptotic" if exact else "heuristic"

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.utils._pytree import tree_leaves, tree_map
 
-from probgen.core.density import density
+from probgen.compile.tracing import NotCompilable, record
 from probgen.core.enumerating import enumerating
-from probgen.core.graphs.graph import NotCompilable, record
+from probgen.core.kinds import density_kind
 from probgen.core.missing import assume_missing
 from probgen.core.recording import Recorder, enumerated_elbo, log_prob
 from probgen.core.rows import tensors_of
@@ -147,7 +147,8 @@ class LogDensity:
         for name, value in given.items():
             if value.shape != (expected := (len(u), *self.shapes[name])):
                 raise ValueError(
-                    f"expected values of '{name}' of shape {tuple(expected)}, got {tuple(value.shape)}"
+                    f"expected values of '{name}' of shape {tuple(expected)}, got "
+                    f"{tuple(value.shape)}"
                 )
         return for_each(partial(self._place, list(given)), u, *given.values()) if given else u
 
@@ -321,7 +322,8 @@ def sampled_sites(probe: poutine.Trace, whole: bool = False) -> dict[str, Site]:
     for name, site in sites.items():
         if site["fn"].support.is_discrete:
             raise ValueError(
-                f"expected continuous latent sites, '{name}' is discrete; sum it out with infer={{'enumerate': "
+                f"expected continuous latent sites, '{name}' is discrete; sum it out with "
+                f"infer={{'enumerate': "
                 "'parallel'}, or write the marginal density (probgen.distributions)"
             )
     if not sites:
@@ -335,20 +337,23 @@ def _check_plates(site: Site) -> None:
     for frame in site["cond_indep_stack"]:
         if frame.full_size is not None and frame.full_size != frame.size:
             raise ValueError(
-                f"expected the full data, plate '{frame.name}' around site '{site['name']}' holds {frame.size} of "
-                f"{frame.full_size} rows; MCMC needs all rows, or use fit with a guide for mini-batches"
+                f"expected the full data, plate '{frame.name}' around site '{site['name']}' holds "
+                f"{frame.size} of "
+                f"{frame.full_size} rows; MCMC needs all rows, or use fit with a guide for "
+                "mini-batches"
             )
 
 
 def _check_density(site: Site) -> None:
     """A latent prior may lack its constant; a likelihood must not, and no term may be random."""
     kind, allowed = (
-        density(site["fn"]),
-        ("exact",) if site["is_observed"] else ("exact", "unnormalised"),
+        density_kind(site["fn"]),
+        ("exact",) if site["is_observed"] else ("exact", "unnormalized"),
     )
     if kind not in allowed:
         raise ValueError(
-            f"expected an exact density at site '{site['name']}', got {kind}; its gradient is not that of the "
+            f"expected an exact density at site '{site['name']}', got {kind}; its gradient is not "
+            "that of the "
             "posterior: use a family with an exact density there, or fit a guide"
         )
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from probgen.compile.tracing import NotCompilable
 from probgen.core import checks
 from probgen.core.entry import as_rows
-from probgen.core.graphs.graph import NotCompilable
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.turns import own_random_state

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probgen.compile.broadcast_hoisting import thinned
+from probgen.compile.mask_indices import with_indices
+from probgen.compile.tracing import Compiled, NotCompilable, record
 from probgen.core import checks
-from probgen.core.graphs.graph import Compiled, NotCompilable, record
-from probgen.core.graphs.masks import with_indices
-from probgen.core.graphs.thin import thinned
 from probgen.core.turns import lent
 from probgen.infer.log_density import value_and_grad
 from probgen.infer.nuts import Chain, Plan, Walk

@@ -13,10 +13,10 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
+from probgen.compile.scheduling import Choice
 from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.enumerating import enumerating
-from probgen.core.graphs.repeat import Choice
 from probgen.core.modes import infers
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import (
@@ -62,7 +62,7 @@ def posterior(
     *batch : Tensor
         What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
     draws : int
-        Number of draws; they come from vectorised runs where ``gen.vectorized``, else from one run
+        Number of draws; they come from vectorized runs where ``gen.vectorized``, else from one run
         each.
     discrete : bool
         Whether to draw also the enumerated sites that the guide leaves out, from their exact

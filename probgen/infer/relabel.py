@@ -1,4 +1,4 @@
-"""One labelling for the components of a mixture in all posterior draws."""
+"""One labeling for the components of a mixture in all posterior draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def relabel(
     .. math:: \pi_s = \arg\min_\pi \sum_k \lVert \theta^{(s)}_{\pi(k)} - m_k \rVert^2, \qquad
         m_k = \frac1S \sum_s \theta^{(s)}_{\pi_s(k)}
 
-    where :math:`\theta_k` joins the standardised entries of component k at ``sites``; the two steps
+    where :math:`\theta_k` joins the standardized entries of component k at ``sites``; the two steps
     alternate until nothing changes. Components are then put in order of decreasing average at the
     first site: largest weight first.
 
@@ -72,9 +72,10 @@ def relabel(
     present = [name for name in sites if name in flat]
     if not present:
         raise ValueError(
-            f"expected draws of some of {list(sites)}, got {sorted(draws)}; name the sites of components"
+            f"expected draws of some of {list(sites)}, got {sorted(draws)}; name the sites of "
+            "components"
         )
-    features = torch.cat([_standardised(flat[name]) for name in present], -1)
+    features = torch.cat([_standardized(flat[name]) for name in present], -1)
     order = _matched(features, max_sweeps)
     first = flat[present[0]].flatten(2).mean(-1) if flat[present[0]].ndim > 2 else flat[present[0]]
     order = order[:, first.gather(1, order).mean(0).argsort(descending=True)]
@@ -87,7 +88,7 @@ def relabel(
     return {name: value.reshape(draws[name].shape) for name, value in flat.items()}
 
 
-def _standardised(value: Tensor) -> Tensor:
+def _standardized(value: Tensor) -> Tensor:
     """Entries ``(S, K, F)`` on one scale, pooled over draws and components."""
     value = value.flatten(2) if value.ndim > 2 else value[..., None]
     spread = value.flatten(0, 1).std(0)

@@ -1,6 +1,6 @@
 """Many runs of a program on one batch.
 
-Vectorised where the program allows it, in chunks, with some sites given.
+Vectorized where the program allows it, in chunks, with some sites given.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from probgen.core.graphs.profile import Profile, fitting
-from probgen.core.graphs.repeat import Call, Choice, repeated, windows
+from probgen.compile.cost_model import Profile, fitting
+from probgen.compile.scheduling import Call, Choice, repeated, windows
 from probgen.core.missing import has_missing
 from probgen.core.runtime import evaluating
 from probgen.core.sites import (
@@ -61,7 +61,7 @@ class Runs:
     Attributes
     ----------
     gen : GenerativeModel
-        The owner of the program; tells plates and whether draws are vectorised.
+        The owner of the program; tells plates and whether draws are vectorized.
     batch : tuple
         Arguments of the program.
     probe : Trace

@@ -31,7 +31,7 @@ class Scaled(NamedTuple):
     log_density : LogDensity
         Log density of u.
     loc, scale : Tensor
-        Centre and standard deviations of u, ``(D,)`` each.
+        Center and standard deviations of u, ``(D,)`` each.
     """
 
     log_density: LogDensity
@@ -110,7 +110,8 @@ def _check(log_density: LogDensity, given: Mapping[str, Tensor], chains: int) ->
     for name, value in given.items():
         if name in known and tuple(value.shape) != (expected := (chains, *known[name])):
             raise ValueError(
-                f"expected init['{name}'] of shape {expected}, got {tuple(value.shape)}; one start for each chain, for "
+                f"expected init['{name}'] of shape {expected}, got {tuple(value.shape)}; one start "
+                "for each chain, for "
                 "instance posterior(gen, x, draws=chains)"
             )
 
@@ -130,7 +131,8 @@ def _finite(
             break
     if wrong:
         raise ValueError(
-            f"expected a finite log density and gradient where chain {wrong[0]} starts, got {both(u[wrong[0]])[0]:g}; "
+            f"expected a finite log density and gradient where chain {wrong[0]} starts, got "
+            f"{both(u[wrong[0]])[0]:g}; "
             "check the data for infinities and NaN, or give starting points with init="
         )
     return u

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
-from probgen.core.contexts import law_given
-from probgen.core.density import density
+from probgen.core.contexts import distribution_given
+from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
 from probgen.distributions.flows.flow import Pushforward
@@ -56,7 +56,7 @@ class AutoregressiveLayer(nn.Module):
     def forward(self, context: Tensor | None = None) -> Transform:
         elements, steps = partial(self._elements, context), partial(self._steps, context)
         transform = AutoregressiveTransform(
-            elements, steps, self.network.order, density(self.univariate)
+            elements, steps, self.network.order, density_kind(self.univariate)
         )
         return transform.inv if self.inverse else transform
 
@@ -97,7 +97,7 @@ class AutoregressiveFlow(DistributionModule):
     context : int
         Width of the context; 0 for none.
     base : DistributionModule, optional
-        Law of z, events ``(D,)``; default: standard normal.
+        Distribution of z, events ``(D,)``; default: standard normal.
     fast_sampling : bool
         Whether samples rather than scores are the direction of one pass.
     orders : sequence of Tensor, optional
@@ -148,7 +148,8 @@ class AutoregressiveFlow(DistributionModule):
             ]
         if len(orders) != layers:
             raise ValueError(
-                f"expected one order per layer, got {len(orders)} for {layers} layers; set layers too"
+                f"expected one order per layer, got {len(orders)} for {layers} layers; set layers "
+                "too"
             )
         network = {"hidden": hidden, "context": context, "activation": activation}
         network |= {"dropout": dropout, "residual": residual}
@@ -161,7 +162,7 @@ class AutoregressiveFlow(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
         return Pushforward.through(
-            law_given(self.base, context), [layer(context) for layer in self.layers]
+            distribution_given(self.base, context), [layer(context) for layer in self.layers]
         )
 
 
@@ -200,7 +201,7 @@ class NSF(AutoregressiveFlow):
     """Neural spline flow, autoregressive: rational-quadratic splines on [-``bound``, ``bound``].
 
     Durkan, Bekasov, Murray, Papamakarios (2019), Neural spline flows,
-    https://arxiv.org/abs/1906.04032. Standardise the data: outside of the bound a layer leaves them
+    https://arxiv.org/abs/1906.04032. Standardize the data: outside of the bound a layer leaves them
     as they are.
 
     >>> NSF(3, bins=4)().log_prob(torch.zeros(5, 3)).shape

@@ -12,10 +12,10 @@ from torch.distributions import biject_to
 
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT, received
-from probgen.core.heads import laws
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
+from probgen.heads import distributions
 
 
 def normal_emission(means: Tensor, scales: Tensor) -> MissingAware:
@@ -25,12 +25,12 @@ def normal_emission(means: Tensor, scales: Tensor) -> MissingAware:
 
 def poisson_emission(rates: Tensor) -> MissingAware:
     """Independent counts: expected counts ``(*batch, K, D)``."""
-    return MissingAware(laws.Poisson(_log(rates)), 1)
+    return MissingAware(distributions.Poisson(_log(rates)), 1)
 
 
 def categorical_emission(probabilities: Tensor) -> MissingAware:
     """One label 0, 1, ..., L - 1: probabilities ``(*batch, K, L)``, events ``(1,)``."""
-    return MissingAware(laws.Categorical(_log(probabilities)[..., None, :]), 1)
+    return MissingAware(distributions.Categorical(_log(probabilities)[..., None, :]), 1)
 
 
 class BayesianHiddenMarkovModel(LatentVariableModel):
@@ -53,18 +53,18 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     ----------
     states : int
         Number K of states.
-    steps : int
+    length : int
         Largest length T of a sequence.
     emission : callable
-        The laws of all states, batch shape ``(*batch, K)``, from the values of the sites of
-        ``priors`` as keyword arguments: :func:`normal_emission`, :func:`poisson_emission`,
+        The distributions of all states, batch shape ``(*batch, K)``, from the values of the sites
+        of ``priors`` as keyword arguments: :func:`normal_emission`, :func:`poisson_emission`,
         :func:`categorical_emission`, or any other.
     priors : mapping of str to DistributionModule
         Priors on the emission's parameters in one state; all states have the same, independently.
     initial, transition : DistributionModule, optional
         Priors on the probabilities of the first state and of the next one, events (K,); default:
-        uniform Dirichlet laws. The prior of transitions may have batch shape (K,), one for each
-        present state.
+        uniform Dirichlet distributions. The prior of transitions may have batch shape (K,), one for
+        each present state.
 
     References
     ----------
@@ -82,49 +82,54 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     def __init__(
         self,
         states: int,
-        steps: int,
+        length: int,
         emission: Callable[..., dist.TorchDistribution],
         priors: Mapping[str, DistributionModule],
         *,
         initial: DistributionModule | None = None,
         transition: DistributionModule | None = None,
     ):
-        checks.at_least(1, states=states, steps=steps)
+        checks.at_least(1, states=states, length=length)
         checks.callable_(emission=emission)
         checks.mapping(priors=priors)
         checks.generative(**checks.given(initial=initial, transition=transition))
         super().__init__()
-        self.states, self.steps, self.emission = int(states), int(steps), emission
+        self.states, self.length, self.emission = int(states), int(length), emission
         uniform = Fixed(dist.Dirichlet, concentration=torch.ones(states))
         self.priors = nn.ModuleDict(
             {"initial": initial or uniform, "transitions": transition or uniform, **priors}
         )
         self.locs, self.log_scales = nn.ParameterDict(), nn.ParameterDict()
-        for name, law in self._prior_laws().items():
-            shape = biject_to(law.support).inverse_shape(law.event_shape)
+        for name, distribution in self._prior_distributions().items():
+            shape = biject_to(distribution.support).inverse_shape(distribution.event_shape)
             self.locs[name] = nn.Parameter(
                 0.1 * torch.randn(shape)
             )  # equal states would stay equal
             self.log_scales[name] = nn.Parameter(torch.full(shape, -2.0))
 
-    def _prior_laws(self) -> dict[str, dist.TorchDistribution]:
-        """Law of each site.
+    def _prior_distributions(self) -> dict[str, dist.TorchDistribution]:
+        """Distribution of each site.
 
         Of the first state's probabilities, and of K independent rows or parameters of the rest.
         """
         found = {}
         for name, prior in self.priors.items():
-            law = prior()
-            if name in ("initial", "transitions") and law.event_shape != (self.states,):
+            distribution = prior()
+            if name in ("initial", "transitions") and distribution.event_shape != (self.states,):
                 raise ValueError(
-                    f"expected a prior on {name} with events of shape ({self.states},), got {tuple(law.event_shape)}; "
-                    "give a Dirichlet law over the states"
+                    f"expected a prior on {name} with events of shape ({self.states},), got "
+                    f"{tuple(distribution.event_shape)}; "
+                    "give a Dirichlet distribution over the states"
                 )
-            found[name] = law if name == "initial" else law.expand((self.states,)).to_event(1)
+            found[name] = (
+                distribution
+                if name == "initial"
+                else distribution.expand((self.states,)).to_event(1)
+            )
         return found
 
     def given(self, values: Mapping[str, Tensor]) -> HiddenMarkov:
-        """The law of sequences given values of all global sites, ``(*draws, K, ...)``.
+        """The distribution of sequences given values of all global sites, ``(*draws, K, ...)``.
 
         Batch shape ``(*draws)``.
 
@@ -133,21 +138,24 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         """
         own = {name: value for name, value in values.items() if name in self.priors}
         initial, transitions = _log(own.pop("initial")), _log(own.pop("transitions"))
-        return HiddenMarkov(initial, transitions, self.emission(**own), self.steps)
+        return HiddenMarkov(initial, transitions, self.emission(**own), self.length)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         received(self, context)
-        drawn = {name: pyro.sample(name, law) for name, law in self._prior_laws().items()}
+        drawn = {
+            name: pyro.sample(name, distribution)
+            for name, distribution in self._prior_distributions().items()
+        }
         with data_plate(x, context):
             return pyro.sample("x", self.given(drawn), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         received(self, context)
-        for name, law in self._prior_laws().items():
+        for name, distribution in self._prior_distributions().items():
             base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(
                 self.locs[name].ndim
             )
-            pyro.sample(name, dist.TransformedDistribution(base, [biject_to(law.support)]))
+            pyro.sample(name, dist.TransformedDistribution(base, [biject_to(distribution.support)]))
 
     @torch.no_grad()
     def start_at(
@@ -162,13 +170,14 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         ValueError
             If a value lies outside the support of its prior.
         """
-        for name, law in self._prior_laws().items():
+        for name, distribution in self._prior_distributions().items():
             if name in values:
-                if not law.support.check(values[name]).all():
+                if not distribution.support.check(values[name]).all():
                     raise ValueError(
-                        f"expected {name} in the prior's support {law.support}, got {values[name].tolist()}"
+                        f"expected {name} in the prior's support {distribution.support}, got "
+                        f"{values[name].tolist()}"
                     )
-                self.locs[name].copy_(biject_to(law.support).inv(values[name]))
+                self.locs[name].copy_(biject_to(distribution.support).inv(values[name]))
                 self.log_scales[name].fill_(scale).log_()
         return self
 

@@ -49,7 +49,7 @@ class BayesianGaussianMixture(LatentVariableModel):
         concentration=torch.ones(K - 1))``.
     means, scales : DistributionModule, optional
         Priors on mean and standard deviations of one component, events (D,), in the unit of x. The
-        defaults, N(0, 3²) and LogNormal(-0.5, 1), suit standardised data.
+        defaults, N(0, 3²) and LogNormal(-0.5, 1), suit standardized data.
     correlations : DistributionModule, optional
         Prior on the Cholesky factor of the correlations of one component, events (D, D), for
         instance ``Fixed(partial(dist.LKJCholesky, D), event_ndim=2, concentration=2.0)``; default:
@@ -68,7 +68,7 @@ class BayesianGaussianMixture(LatentVariableModel):
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(100, 2) + 4 * torch.randint(2, (100, 1))
     >>> gen = BayesianGaussianMixture(components=2, dims=2)
-    >>> gen.initialise(x)
+    >>> gen.initialize(x)
     >>> gen.responsibilities(x).shape
     torch.Size([100, 2])
     """
@@ -101,48 +101,58 @@ class BayesianGaussianMixture(LatentVariableModel):
         if correlations is not None:
             self.priors["correlations"] = correlations
         self.locs, self.log_scales = nn.ParameterDict(), nn.ParameterDict()
-        for name, law in self._prior_laws().items():
-            shape = biject_to(law.support).inverse_shape(law.event_shape)
+        for name, distribution in self._prior_distributions().items():
+            shape = biject_to(distribution.support).inverse_shape(distribution.event_shape)
             self.locs[name] = nn.Parameter(torch.randn(shape))  # equal components would stay equal
             self.log_scales[name] = nn.Parameter(torch.full(shape, -2.0))
 
-    def _prior_laws(self) -> dict[str, dist.TorchDistribution]:
-        """Law of each global site: of the weights, and of K independent copies of the rest."""
+    def _prior_distributions(self) -> dict[str, dist.TorchDistribution]:
+        """Distribution of each global site.
+
+        Of the weights, and of K independent copies of the rest.
+        """
         events = {"weights": (self.components,), "correlations": (self.dims, self.dims)}
-        laws = {}
+        distributions = {}
         for name, prior in self.priors.items():
-            law, event = prior(), events.get(name, (self.dims,))
-            if law.event_shape != event:
+            distribution, event = prior(), events.get(name, (self.dims,))
+            if distribution.event_shape != event:
                 raise ValueError(
-                    f"expected a prior on {name} with events of shape {event}, got {tuple(law.event_shape)}; give "
+                    f"expected a prior on {name} with events of shape {event}, got "
+                    f"{tuple(distribution.event_shape)}; give "
                     "parameters of that shape, or the right event_ndim"
                 )
-            laws[name] = law if name == "weights" else law.expand((self.components,)).to_event(1)
-        return laws
+            distributions[name] = (
+                distribution
+                if name == "weights"
+                else distribution.expand((self.components,)).to_event(1)
+            )
+        return distributions
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         received(self, context)
-        laws = self._prior_laws()
-        drawn = {name: pyro.sample(name, law) for name, law in laws.items()}
+        distributions = self._prior_distributions()
+        drawn = {
+            name: pyro.sample(name, distribution) for name, distribution in distributions.items()
+        }
         with data_plate(x, context):
-            law = dist.Categorical(drawn.pop("weights"))
-            component = pyro.sample("component", law, infer={"enumerate": "parallel"})
+            distribution = dist.Categorical(drawn.pop("weights"))
+            component = pyro.sample("component", distribution, infer={"enumerate": "parallel"})
             chosen = {
-                name: _select(value, component, laws[name].event_dim - 1)
+                name: _select(value, component, distributions[name].event_dim - 1)
                 for name, value in drawn.items()
             }
             return pyro.sample("x", _gaussian(**chosen), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         received(self, context)
-        for name, law in self._prior_laws().items():
+        for name, distribution in self._prior_distributions().items():
             base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(
                 self.locs[name].ndim
             )
-            pyro.sample(name, dist.TransformedDistribution(base, [biject_to(law.support)]))
+            pyro.sample(name, dist.TransformedDistribution(base, [biject_to(distribution.support)]))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Sets the guide, in place, from k-means clusters of ``x`` (B, D), NaN = missing.
 
         The largest comes first.
@@ -159,7 +169,8 @@ class BayesianGaussianMixture(LatentVariableModel):
         check_columns(x, constant=True)
         if len(x) < self.components:
             raise ValueError(
-                f"expected at least as many rows as components ({self.components}), got {len(x)}; give more rows"
+                f"expected at least as many rows as components ({self.components}), got {len(x)}; "
+                "give more rows"
             )
         from sklearn.cluster import KMeans
 
@@ -178,23 +189,24 @@ class BayesianGaussianMixture(LatentVariableModel):
         scales = torch.maximum(spread, 0.05 * filled.std(0))
         identity = torch.eye(self.dims).to(filled).expand(self.components, -1, -1)
         start = {"weights": (counts + 1) / (counts + 1).sum(), "means": means, "scales": scales}
-        for name, law in self._prior_laws().items():
-            self._start_at(name, law, start.get(name, identity), counts)
+        for name, distribution in self._prior_distributions().items():
+            self._start_at(name, distribution, start.get(name, identity), counts)
         self.log_scales["means"].add_(scales.log())
 
     def _start_at(
-        self, name: str, law: dist.TorchDistribution, value: Tensor, counts: Tensor
+        self, name: str, distribution: dist.TorchDistribution, value: Tensor, counts: Tensor
     ) -> None:
         """Guide of one site.
 
         Median at ``value``, relative error that of an estimate from ``counts`` rows.
         """
-        if not law.support.check(value).all():
+        if not distribution.support.check(value).all():
             raise ValueError(
-                f"expected {name} in the prior's support {law.support}, clusters of the data have {value.tolist()}; "
-                "choose a wider prior, or standardise the data"
+                f"expected {name} in the prior's support {distribution.support}, clusters of the "
+                f"data have {value.tolist()}; "
+                "choose a wider prior, or standardize the data"
             )
-        loc = biject_to(law.support).inv(value)
+        loc = biject_to(distribution.support).inv(value)
         self.locs[name].copy_(loc)
         self.log_scales[name].copy_(
             -0.5 * counts[: len(loc)].log().reshape(-1, *(1,) * (loc.ndim - 1))
@@ -250,7 +262,7 @@ def _select(value: Tensor, component: Tensor, ndim: int) -> Tensor:
 def _gaussian(
     means: Tensor, scales: Tensor, correlations: Tensor | None = None
 ) -> dist.TorchDistribution:
-    """Normal law ``(*batch, D)`` with standard deviations ``scales`` and Cholesky factor ``correlations``."""
+    """Normal distribution ``(*batch, D)`` with standard deviations ``scales`` and Cholesky factor ``correlations``."""
     if correlations is None:
         return MissingAware(dist.Normal(means, scales), 1)
     return MultivariateNormal(means, scale_tril=scales[..., None] * correlations)

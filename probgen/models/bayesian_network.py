@@ -1,4 +1,4 @@
-"""Bayesian networks: directed acyclic graphs of conditional laws."""
+"""Bayesian networks: directed acyclic graphs of conditional distributions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,32 @@ from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
-from probgen.distributions.graphs.ancestral import Ancestral, Node, family_table
-from probgen.distributions.graphs.answers import Marginals
-from probgen.distributions.graphs.directed_graph import CONTEXT, Graph, check_graph
-from probgen.distributions.graphs.discrete_network import DiscreteNetwork
-from probgen.distributions.graphs.evidence import (
+from probgen.distributions.graphical.ancestral import Ancestral, Node, family_table
+from probgen.distributions.graphical.answers import Marginals
+from probgen.distributions.graphical.directed_graph import CONTEXT, Graph, check_graph
+from probgen.distributions.graphical.discrete_network import DiscreteNetwork
+from probgen.distributions.graphical.evidence import (
     Likelihood,
     as_likelihoods,
     check_rows,
     fitted_likelihoods,
 )
-from probgen.distributions.graphs.factors import LIMIT, Labels
-from probgen.distributions.graphs.given import Given
-from probgen.distributions.graphs.linear_gaussian import expected_moments, network_law, regression
-from probgen.distributions.graphs.nodes import LinearGaussian, Table
-from probgen.distributions.graphs.separation import separated
-from probgen.distributions.graphs.states import checked_states, decoded, encoded, packed, unpacked
+from probgen.distributions.graphical.factors import LIMIT, Labels
+from probgen.distributions.graphical.given import Given
+from probgen.distributions.graphical.linear_gaussian import (
+    expected_moments,
+    network_distribution,
+    regression,
+)
+from probgen.distributions.graphical.nodes import LinearGaussian, Table
+from probgen.distributions.graphical.separation import separated
+from probgen.distributions.graphical.states import (
+    checked_states,
+    decoded,
+    encoded,
+    packed,
+    unpacked,
+)
 from probgen.distributions.support import check_columns
 
 __all__ = ["BayesianNetwork", "LinearGaussian", "Table"]
@@ -39,7 +49,9 @@ _TABULATED = 2**20
 
 
 class BayesianNetwork(DistributionModule):
-    r"""Bayesian network: a directed acyclic graph whose nodes follow any laws given their parents.
+    r"""Bayesian network.
+
+    A directed acyclic graph whose nodes follow any distributions given their parents.
 
     .. math:: p(x) = \prod_d p(x_d \mid x_{\mathrm{pa}(d)})
 
@@ -49,8 +61,8 @@ class BayesianNetwork(DistributionModule):
     - *All nodes discrete* (:class:`Table`, or any conditional whose support is finite, networks
       included): missing entries (NaN) are summed out by variable elimination, and ``impute``,
       :meth:`marginals`, :meth:`mode` follow.
-    - *All nodes* :class:`LinearGaussian`: the joint law is normal, missing entries are integrated
-      out.
+    - *All nodes* :class:`LinearGaussian`: the joint distribution is normal, missing entries are
+      integrated out.
     - *Mixed*: missing discrete entries are summed out; missing continuous ones only without
       observed descendants.
 
@@ -65,8 +77,8 @@ class BayesianNetwork(DistributionModule):
     Parameters
     ----------
     conditionals : mapping of str to DistributionModule
-        The law of each node, of events ``(size,)``, given the columns of its parents laid end to
-        end.
+        The distribution of each node, of events ``(size,)``, given the columns of its parents laid
+        end to end.
     parents : mapping of str to sequence of str
         The parents of each node, if any. The parent ``"context"`` is the network's own context, and
         stands last.
@@ -135,7 +147,7 @@ class BayesianNetwork(DistributionModule):
     ) -> BayesianNetwork:
         """A network of given probabilities ``(*levels of the parents, levels)``.
 
-        As :func:`probgen.read_bif` gives.
+        As :func:`probgen.graphical.read_bif` gives.
 
         With the names of the ``states``, :meth:`row` and :meth:`rows` take them and
         :meth:`names_of` gives them back. Tables that are no probabilities are refused by name.
@@ -196,10 +208,10 @@ class BayesianNetwork(DistributionModule):
             else family_table(nodes, index, blank)[0]
             for index, (part, node) in enumerate(zip(self.conditionals, nodes, strict=True))
         ]
-        law = DiscreteNetwork(
+        distribution = DiscreteNetwork(
             tables, [node.parents for node in nodes], self.limit, self._factor_labels
         )
-        return law if law.batch_shape == batch else law.expand(batch)
+        return distribution if distribution.batch_shape == batch else distribution.expand(batch)
 
     @property
     def tables(self) -> dict[str, Tensor]:
@@ -375,8 +387,8 @@ class BayesianNetwork(DistributionModule):
         if not nodes or len(set(nodes)) < len(nodes):
             raise ValueError(f"expected one node or more, each once, got {nodes}; name them")
         x = self._as_rows(x)
-        law = self._discrete(context, x, likelihood)
-        return law.joint_given(x, [self.graph.index(name) for name in nodes])
+        distribution = self._discrete(context, x, likelihood)
+        return distribution.joint_given(x, [self.graph.index(name) for name in nodes])
 
     def probability(
         self,
@@ -525,7 +537,8 @@ class BayesianNetwork(DistributionModule):
             self.graph.index(name)
         if first == second or {first, second} & set(given):
             raise ValueError(
-                f"expected two nodes and others given, got '{first}', '{second}' and {tuple(given)}; "
+                f"expected two nodes and others given, got '{first}', '{second}' and "
+                f"{tuple(given)}; "
                 "name each once"
             )
         parents = {
@@ -546,22 +559,22 @@ class BayesianNetwork(DistributionModule):
         return value, dict(zip(self.graph.names, counts, strict=True))
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the counts, or regressions of each node on its parents."""
-        centre = self().loc.double() if self._linear else None
+        center = self().loc.double() if self._linear else None
         for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
-            if centre is None:
-                part.maximise(statistics[name])
+            if center is None:
+                part.maximize(statistics[name])
             else:
                 above, names = self.graph.above(name), self.graph.names
-                part.maximise(*regression(statistics, centre, index, above, *part.given, names))
+                part.maximize(*regression(statistics, center, index, above, *part.given, names))
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts make the M-step subtract from the log-likelihood."""
         return sum(part.penalty() for part in self.conditionals if isinstance(part, Table))
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """Random tables, equal where nothing is seen.
@@ -571,28 +584,29 @@ class BayesianNetwork(DistributionModule):
         self._check_em()
         x = x.to(next(self.parameters()).device)
         if self._linear:
-            return self._initialise_linear(x, generator)
+            return self._initialize_linear(x, generator)
         for part in self.conditionals:
-            part.initialise(generator)
+            part.initialize(generator)
         for part, counts in zip(
             self.conditionals, self().expected_counts(x, weights)[1], strict=True
         ):
             part.forget(counts.sum(-1) == 0)
 
-    def _initialise_linear(self, x: Tensor, generator: torch.Generator | None) -> None:
+    def _initialize_linear(self, x: Tensor, generator: torch.Generator | None) -> None:
         check_columns(x, names=self.graph.names)
-        centre = x.double().nanmean(0)
-        variance = (x - centre).square().nanmean(0)
+        center = x.double().nanmean(0)
+        variance = (x - center).square().nanmean(0)
         for index, (name, part) in enumerate(zip(self.graph.names, self.conditionals, strict=True)):
-            part.initialise(
-                centre[index], centre[list(self.graph.above(name))], variance[index], generator
+            part.initialize(
+                center[index], center[list(self.graph.above(name))], variance[index], generator
             )
 
     def _check_em(self) -> None:
         tables = all(isinstance(part, Table) for part in self.conditionals)
         if self.graph.conditioned(*self.graph.names) or not (self._linear or tables):
             raise ValueError(
-                "expected a network of tables, or of linear-Gaussian nodes, without a context; use fit"
+                "expected a network of tables, or of linear-Gaussian nodes, without a context; use "
+                "fit"
             )
 
     def _as_rows(self, x: Tensor | Any) -> Tensor:
@@ -606,15 +620,18 @@ class BayesianNetwork(DistributionModule):
         """The distribution that answers questions about rows."""
         if not self._tabular:
             raise ValueError(
-                f"expected a network of discrete nodes with at most {_TABULATED:,} entries in all tables, got levels "
+                f"expected a network of discrete nodes with at most {_TABULATED:,} entries in all "
+                "tables, got levels "
                 f"{self.graph.levels}; average draws of impute(network, x) instead"
             )
-        law = self(context)
+        distribution = self(context)
         if not likelihood:
-            return law
-        found = as_likelihoods(likelihood, self.graph, self.states, law.factors.tables[0])
-        check_rows(found, torch.broadcast_shapes(x.shape[:-1], law.batch_shape))
-        return law.given({self.graph.index(name): value.log() for name, value in found.items()})
+            return distribution
+        found = as_likelihoods(likelihood, self.graph, self.states, distribution.factors.tables[0])
+        check_rows(found, torch.broadcast_shapes(x.shape[:-1], distribution.batch_shape))
+        return distribution.given(
+            {self.graph.index(name): value.log() for name, value in found.items()}
+        )
 
     @property
     def _factor_labels(self) -> Labels:
@@ -622,23 +639,30 @@ class BayesianNetwork(DistributionModule):
 
     def _normal(self, context: Tensor | None) -> dist.TorchDistribution:
         above = [self.graph.above(name) for name in self.graph.names]
-        law = network_law(
+        distribution = network_distribution(
             [(part.weight, part.bias, part.log_scale) for part in self.conditionals], above, context
         )
-        return law if context is None else law.expand(context.shape[:-1])
+        return distribution if context is None else distribution.expand(context.shape[:-1])
 
     def _nodes(self, context: Tensor | None) -> list[Node]:
         graph, nodes = self.graph, []
         for index, (name, part) in enumerate(zip(graph.names, self.conditionals, strict=True)):
             own = graph.conditioned(name)
-            law = partial(self._law, part, context if own else None)
+            distribution = partial(self._distribution, part, context if own else None)
             nodes.append(
-                Node(law, graph.above(name), graph.columns[index], graph.levels[index], own, name)
+                Node(
+                    distribution,
+                    graph.above(name),
+                    graph.columns[index],
+                    graph.levels[index],
+                    own,
+                    name,
+                )
             )
         return nodes
 
     @staticmethod
-    def _law(
+    def _distribution(
         part: DistributionModule, context: Tensor | None, values: Tensor
     ) -> dist.TorchDistribution:
         if context is not None:
@@ -654,8 +678,10 @@ class BayesianNetwork(DistributionModule):
                 and part.logits.shape != shape
             ):
                 raise ValueError(
-                    f"expected a table of shape {shape} at '{name}' (levels of its parents, its own; None: not discrete"
-                    f"), got {tuple(part.logits.shape)}; give Table the levels of {self.graph.parents[name]}"
+                    f"expected a table of shape {shape} at '{name}' (levels of its parents, its "
+                    "own; None: not discrete"
+                    f"), got {tuple(part.logits.shape)}; give Table the levels of "
+                    f"{self.graph.parents[name]}"
                 )
 
 

@@ -29,9 +29,9 @@ class BayesianPPCA(LatentVariableModel):
     (NaN) are integrated out exactly.
 
     The guide is free for the loadings, the mean and the noise, all independent, and exact for the
-    rest: :math:`q(\alpha \mid W)` is the conjugate Gamma law and :math:`q(z \mid x, W, \mu,
-    \sigma^2)` the Gaussian posterior of the factors. The evidence lower bound is therefore that of
-    a model from which both are integrated out.
+    rest: :math:`q(\alpha \mid W)` is the conjugate Gamma distribution and :math:`q(z \mid x, W,
+    \mu, \sigma^2)` the Gaussian posterior of the factors. The evidence lower bound is therefore
+    that of a model from which both are integrated out.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class BayesianPPCA(LatentVariableModel):
         Largest number K of factors, ``1 <= K < D``.
     a, b : float
         Shape and rate of the priors of precisions. The defaults are wide for columns with variances
-        near one: standardise the data. Columns of W count as absent at lengths of about
+        near one: standardize the data. Columns of W count as absent at lengths of about
         :math:`\sqrt{b}`.
     mean_scale : float
         Scale s of the prior of the mean.
@@ -65,7 +65,8 @@ class BayesianPPCA(LatentVariableModel):
         super().__init__()
         if not 1 <= factors < dims:
             raise ValueError(
-                f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer factors"
+                f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer "
+                "factors"
             )
         self.a, self.b, self.mean_scale = a, b, mean_scale
         self.loadings_loc = nn.Parameter(torch.randn(dims, factors) / dims**0.5)
@@ -104,5 +105,7 @@ class BayesianPPCA(LatentVariableModel):
         if x is None:
             return
         with data_plate(x, context):
-            law = LowRankMultivariateNormal(mean, loadings, noise.unsqueeze(-1).expand(mean.shape))
-            pyro.sample("z", law.posterior(x))
+            distribution = LowRankMultivariateNormal(
+                mean, loadings, noise.unsqueeze(-1).expand(mean.shape)
+            )
+            pyro.sample("z", distribution.posterior(x))

@@ -11,17 +11,17 @@ from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
-from probgen.distributions.graphs.dependence_tree import (
+from probgen.distributions.graphical.dependence_tree import (
     family_counts,
     log_prior,
     log_shares,
     mutual_information,
     pair_counts,
     spanning_tree,
-    tree_law,
+    tree_distribution,
     tree_parameters,
 )
-from probgen.distributions.graphs.discrete_network import DiscreteNetwork
+from probgen.distributions.graphical.discrete_network import DiscreteNetwork
 
 
 class ChowLiu(DistributionModule):
@@ -67,14 +67,15 @@ class ChowLiu(DistributionModule):
         super().__init__()
         if isinstance(levels, int):
             raise TypeError(
-                f"expected levels of each variable, got {levels}; for so many binary ones: (2,) * {levels}"
+                f"expected levels of each variable, got {levels}; for so many binary ones: (2,) * "
+                f"{levels}"
             )
         self.levels, self.smoothing, most = tuple(levels), smoothing, max(levels)
         self.register_buffer("parents", torch.full((len(levels),), -1))
         self.logits = nn.Parameter(torch.zeros(len(levels), most, most))
 
     def forward(self, context: Tensor | None = None) -> DiscreteNetwork:
-        return tree_law(self.parents.tolist(), self.logits, self.levels)
+        return tree_distribution(self.parents.tolist(), self.logits, self.levels)
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``.
@@ -89,7 +90,7 @@ class ChowLiu(DistributionModule):
         return value, {"counts": total}
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the smoothed counts; those given values that never occur are equal."""
         self.logits.copy_(log_shares(statistics["counts"], self.levels, self.smoothing))
 
@@ -107,7 +108,7 @@ class ChowLiu(DistributionModule):
         return self.smoothing * log_prior(self.parents, self.logits, self.levels)
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """The best tree of rows ``(N, D)``, NaN = missing, and its tables; nothing is random."""
@@ -116,4 +117,4 @@ class ChowLiu(DistributionModule):
         counts = pair_counts(x, self.levels, None if weights is None else weights[:, None])
         counts = counts if weights is None else counts[0]
         self.parents.copy_(spanning_tree(mutual_information(counts)))
-        self.maximise({"counts": family_counts(counts, self.parents)})
+        self.maximize({"counts": family_counts(counts, self.parents)})

@@ -1,4 +1,4 @@
-"""Continuous flows: an ordinary differential equation takes data to the base law."""
+"""Continuous flows: an ordinary differential equation takes data to the base distribution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import law_given
+from probgen.core.contexts import distribution_given
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Rademacher, Solver, basis
@@ -21,7 +21,7 @@ from probgen.nn import MLP
 class ContinuousFlow(DistributionModule):
     r"""Continuous normalizing flow.
 
-    x moves with a velocity given by a network, and arrives at the base law.
+    x moves with a velocity given by a network, and arrives at the base distribution.
 
     .. math:: \frac{dx}{dt} = v(t, x, c), \qquad
               \log p(x \mid c) = \log p_0(x(1)) + \int_0^1 \operatorname{tr} \frac{\partial
@@ -40,7 +40,7 @@ class ContinuousFlow(DistributionModule):
     context : int
         Width of the context; 0 for none.
     base : DistributionModule, optional
-        Law of x(1), events ``(D,)``; default: standard normal.
+        Distribution of x(1), events ``(D,)``; default: standard normal.
     solver : Solver
         ``Adaptive(atol, rtol)``, or ``RungeKutta(steps)`` with a cost that is known beforehand.
     probes : callable
@@ -57,7 +57,7 @@ class ContinuousFlow(DistributionModule):
     https://arxiv.org/abs/1806.07366
 
     >>> flow = ContinuousFlow(2, hidden=(8,))
-    >>> flow().log_prob(torch.zeros(5, 2)).shape, flow().density
+    >>> flow().log_prob(torch.zeros(5, 2)).shape, flow().density_kind
     (torch.Size([5]), 'exact')
     """
 
@@ -90,7 +90,7 @@ class ContinuousFlow(DistributionModule):
         parameters = (*self.net.parameters(), *([] if context is None else [context]))
         velocity = partial(self._velocity, context)
         return Pushforward(
-            law_given(self.base, context),
+            distribution_given(self.base, context),
             ContinuousTransform(velocity, self.solver, self.probes, parameters),
         )
 

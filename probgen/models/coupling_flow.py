@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
-from probgen.core.contexts import law_given, required
-from probgen.core.density import density
+from probgen.core.contexts import distribution_given, required
+from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
 from probgen.distributions.flows.bijection import ComposedTransform, transforms
@@ -60,7 +60,8 @@ class CouplingLayer(nn.Module):
         super().__init__()
         if dims < 2:
             raise ValueError(
-                f"expected dims >= 2, got {dims}: one variable has no other half; use AutoregressiveFlow"
+                f"expected dims >= 2, got {dims}: one variable has no other half; use "
+                "AutoregressiveFlow"
             )
         self.first, self.univariate = (dims + 1) // 2, univariate
         self.net = MLP(
@@ -74,7 +75,7 @@ class CouplingLayer(nn.Module):
 
     def forward(self, context: Tensor | None = None) -> Transform:
         coupling = CouplingTransform(
-            partial(self._elements, context), self.first, density(self.univariate)
+            partial(self._elements, context), self.first, density_kind(self.univariate)
         )
         if self.order is None:
             return coupling
@@ -114,7 +115,7 @@ class CouplingFlow(DistributionModule):
     context : int
         Width of the context; 0 for none.
     base : DistributionModule, optional
-        Law of z, events ``(D,)``; default: standard normal.
+        Distribution of z, events ``(D,)``; default: standard normal.
     activation, dropout, norm, residual
         Of the networks, see :class:`MLP`.
 
@@ -162,7 +163,7 @@ class CouplingFlow(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
         return Pushforward.through(
-            law_given(self.base, context), [layer(context) for layer in self.layers]
+            distribution_given(self.base, context), [layer(context) for layer in self.layers]
         )
 
 
@@ -182,7 +183,7 @@ class RealNVP(CouplingFlow):
 class CouplingNSF(CouplingFlow):
     """Neural spline flow of coupling layers (Durkan, Bekasov, Murray, Papamakarios 2019).
 
-    https://arxiv.org/abs/1906.04032. Standardise the data: outside of [-``bound``, ``bound``] a
+    https://arxiv.org/abs/1906.04032. Standardize the data: outside of [-``bound``, ``bound``] a
     layer leaves them as they are.
 
     >>> CouplingNSF(3, bins=4)().log_prob(torch.zeros(5, 3)).shape

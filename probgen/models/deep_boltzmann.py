@@ -27,12 +27,12 @@ class DeepBoltzmannMachine(DistributionModule):
 
     Given the odd layers the even ones (v among them) are independent, and conversely: chains draw
     them in turn. Where one of the two groups has at most ``limit`` states the density is *exact*.
-    Elsewhere it is *unnormalised*, and ``log_prob`` the log weight of v, exact where a group of
+    Elsewhere it is *unnormalized*, and ``log_prob`` the log weight of v, exact where a group of
     hidden layers has at most 1,024 states given v, else its mean-field lower bound. ``fit`` then
     takes ``ContrastiveDivergence(steps, chains=M)``: the gradient of that bound at the data,
     persistent chains of all layers for log Z, which is the procedure of Salakhutdinov and Hinton
-    (2009); centring (the offsets :math:`\mu, \nu` of :meth:`initialise`) makes their layerwise
-    pretraining unnecessary. :func:`probgen.annealed_importance` brackets log Z.
+    (2009); centering (the offsets :math:`\mu, \nu` of :meth:`initialize`) makes their layerwise
+    pretraining unnecessary. :func:`probgen.energy.annealed_importance` brackets log Z.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class DeepBoltzmannMachine(DistributionModule):
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> machine = DeepBoltzmannMachine(BernoulliUnits(6), hidden=(4, 3))
-    >>> machine().density, machine().log_prob(torch.ones(2, 6)).shape
+    >>> machine().density_kind, machine().log_prob(torch.ones(2, 6)).shape
     ('exact', torch.Size([2]))
     """
 
@@ -82,7 +82,8 @@ class DeepBoltzmannMachine(DistributionModule):
         super().__init__()
         if len(hidden) < 2 or min(hidden) < 1:
             raise ValueError(
-                f"expected two or more hidden layers of one or more units, got {hidden}; one is an RBM"
+                f"expected two or more hidden layers of one or more units, got {hidden}; one is an "
+                "RBM"
             )
         self.visible, self.hidden, self.limit, self.sweeps = visible, tuple(hidden), limit, sweeps
         sizes = (visible.width, *hidden)
@@ -110,7 +111,7 @@ class DeepBoltzmannMachine(DistributionModule):
         return Bipartite(even.shifted(-(weight @ self.middle)), weight, odd - self.offset @ weight)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Biases that give the visible units the moments of rows ``(N, *event)``.
 
         And offsets in their middle.

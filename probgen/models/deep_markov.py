@@ -53,7 +53,7 @@ class DeepMarkovModel(LatentVariableModel):
     Krishnan, Shalit, Sontag (2017), Structured inference networks for nonlinear state space models,
     https://arxiv.org/abs/1609.09869
 
-    >>> from probgen.core.heads import Bernoulli, Gaussian
+    >>> from probgen.heads import Bernoulli, Gaussian
     >>> from probgen.nn.recurrent import RNN, Combiner, GatedTransition
     >>> transition, combiner = Gaussian(GatedTransition(2, 8)), Gaussian(Combiner(2, 8))
     >>> gen = DeepMarkovModel(transition, Bernoulli(nn.Linear(2, 4)), RNN(4, 8), combiner, (10, 2))
@@ -109,7 +109,7 @@ class DeepMarkovModel(LatentVariableModel):
             pyro.sample("z", self.encode(x, context))
 
     def prior(self, context: Tensor | None = None, counts: Tensor | None = None) -> LatentChain:
-        """The law of the latents.
+        """The distribution of the latents.
 
         ``counts`` says which steps of every row belong to its sequence, ``(*batch, T)``.
         """

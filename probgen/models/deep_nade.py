@@ -1,6 +1,6 @@
 """Deep NADE: one network that predicts any variable from any others.
 
-So that it can factorise in any order.
+So that it can factorize in any order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch.nn.functional import linear
 
 from probgen.core import checks
 from probgen.core.contexts import received
-from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.any_order import AllOrders, ObservedFirst
 from probgen.distributions.autoregressive import Autoregressive
@@ -23,9 +22,10 @@ from probgen.distributions.orderings import (
     OrderEnsemble,
     batch_of,
     check_orders,
-    entry_law,
+    entry_distribution,
     random_orders,
 )
+from probgen.heads import Head
 from probgen.nn import MLP
 from probgen.nn.encodings import Plain
 
@@ -38,9 +38,9 @@ class DeepNADE(DistributionModule):
     .. math:: p_o(x \mid c) = \prod_t p\big(x_{o_t};\, r_{o_t}(m \odot x,\, m,\, c)\big), \qquad
               m = \text{indicator of } o_1, \dots, o_{t-1}
 
-    In eval mode the law is the mixture of M given orders (an ensemble, EoNADE), with exact density;
-    scoring a row takes D runs of the network for each order. In training mode it is the mixture
-    over *all* D! orders, scored by one order and one cut drawn for every row,
+    In eval mode the distribution is the mixture of M given orders (an ensemble, EoNADE), with exact
+    density; scoring a row takes D runs of the network for each order. In training mode it is the
+    mixture over *all* D! orders, scored by one order and one cut drawn for every row,
 
     .. math:: \log \hat p(x) = \frac{D}{D - t} \sum_{d \notin o_{\le t}} \log p(x_d \mid x_{o_1}, \dots, x_{o_t}),
               \qquad \mathbb E[\log \hat p(x)] = \frac1{D!} \sum_o \log p_o(x) \le \log \frac1{D!}
@@ -58,7 +58,7 @@ class DeepNADE(DistributionModule):
     hidden : sequence of int
         Sizes of the hidden layers, at least one.
     head : Head
-        Law of one variable given R raw values.
+        Distribution of one variable given R raw values.
     orders : Tensor, optional
         ``(M, D)`` orders of the ensemble in eval mode; default: one, drawn with seed 0. Not used in
         training: it may be replaced by another ensemble after it, ``gen.orders = random_orders(16,
@@ -69,7 +69,7 @@ class DeepNADE(DistributionModule):
         Features of the variables, ``(*batch, D) -> (*batch, D, E)``, with attribute ``features``:
         ``OneHot(levels)`` for labels.
     activation, dropout, norm, residual
-        As in :class:`probgen.nn.MLP`; the first layer has no normalisation.
+        As in :class:`probgen.nn.MLP`; the first layer has no normalization.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class DeepNADE(DistributionModule):
     Uria, Murray, Larochelle (2014), A deep and tractable density estimator,
     https://arxiv.org/abs/1310.1757
 
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> gen = DeepNADE(4, [16], Bernoulli(), orders=random_orders(2, 4)).eval()
     >>> rows = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
     >>> round(gen().log_prob(rows).exp().sum().item(), 4)
@@ -135,27 +135,31 @@ class DeepNADE(DistributionModule):
     def given(
         self, x: Tensor, seen: Tensor, context: Tensor | None = None
     ) -> dist.TorchDistribution:
-        """The law of every variable given those that are seen.
+        """The distribution of every variable given those that are seen.
 
         ``(*batch, D), (*batch, D) -> batch_shape (*batch, D)``.
 
-        Values that are not seen are not read; the laws of variables that are seen mean nothing.
+        Values that are not seen are not read; the distributions of variables that are seen mean
+        nothing.
         """
         features = self.encode(torch.where(seen, x, 0.0).to(self.first.bias)) * seen.unsqueeze(-1)
         parts = [features.flatten(-2), seen.to(features)]
         parts += [] if context is None else [context.expand(*x.shape[:-1], -1)]
         raw = self.net(self.start(self.first(torch.cat(parts, -1))))
-        return self.head.law(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
+        return self.head.distribution(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
 
     def ordered(self, order: Tensor, context: Tensor | None = None) -> Autoregressive:
-        """The law in any order ``(D,)``, with exact density.
+        """The distribution in any order ``(D,)``, with exact density.
 
         Entries that are missing last in it are integrated out.
         """
         context = received(self, context)
-        laws, steps = partial(self._laws, order, context), partial(self._steps, order, context)
+        distributions, steps = (
+            partial(self._distributions, order, context),
+            partial(self._steps, order, context),
+        )
         return Autoregressive(
-            laws,
+            distributions,
             steps,
             (self.dims,),
             batch_shape=batch_of(context),
@@ -163,13 +167,13 @@ class DeepNADE(DistributionModule):
         )
 
     def completion(self, x: Tensor, context: Tensor | None = None) -> ObservedFirst:
-        """The law of complete rows given the observed entries of ``x`` ``(*batch, D)``.
+        """The distribution of complete rows given the observed entries of ``x`` ``(*batch, D)``.
 
         In any pattern; NaN = missing.
 
         Exact draws and densities of the model in the order "observed entries first, then missing
-        ones in the first of ``orders``". That is another joint law than the ensemble's, and for
-        each pattern of missing entries another one.
+        ones in the first of ``orders``". That is another joint distribution than the ensemble's,
+        and for each pattern of missing entries another one.
         """
         context = received(self, context)
         return ObservedFirst(partial(self.given, context=context), x, self.orders[0])
@@ -177,21 +181,23 @@ class DeepNADE(DistributionModule):
     def _member(self, index: Tensor, context: Tensor | None) -> Autoregressive:
         return self.ordered(self.orders.index_select(0, index.to(self.orders.device))[0], context)
 
-    def _laws(self, order: Tensor, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
+    def _distributions(
+        self, order: Tensor, context: Tensor | None, x: Tensor
+    ) -> dist.TorchDistribution:
         lead, places = x.shape[:-1], order.tolist()
         features = self.encode(x.to(self.first.bias)).reshape(-1, self.dims, self.encode.features)
         raws = self._raws(places, context, lead)
         rows = [next(raws)] + [raws.send(features[:, at]) for at in places[:-1]]
         raw = torch.stack(rows, -1).index_select(-1, order.argsort())
-        return self.head.law(raw.movedim(1, 0).unflatten(1, lead) if lead else raw[0])
+        return self.head.distribution(raw.movedim(1, 0).unflatten(1, lead) if lead else raw[0])
 
     def _steps(self, order: Tensor, context: Tensor | None, lead: torch.Size) -> Generator:
         raws = self._raws(order.tolist(), context, lead)
         raw = next(raws)
         for _ in range(self.dims - 1):
-            x = yield entry_law(self.head, raw, lead)
+            x = yield entry_distribution(self.head, raw, lead)
             raw = raws.send(self.encode(x.reshape(-1, 1)).flatten(1))
-        yield entry_law(self.head, raw, lead)
+        yield entry_distribution(self.head, raw, lead)
 
     def _raws(
         self, places: list[int], context: Tensor | None, lead: torch.Size

@@ -41,7 +41,7 @@ class Diffusion(DistributionModule):
     Train it by ``fit(gen, x, Denoising())`` for samples, or by the default objective, the
     variational bound, for likelihoods. ``log_prob`` is an estimate of that bound at one random
     time, in nats: its kind is *bound*. The network sees data in the units that they have:
-    standardise them (:class:`Standardised <probgen.models.standardised.Standardised>`), scale
+    standardize them (:class:`Standardized <probgen.models.standardized.Standardized>`), scale
     pixels to [-1, 1], or give ``reconstruction= LevelReconstruction(levels)`` for integers, which
     are then scored by their mass, best with ``LevelPrediction``.
 
@@ -79,7 +79,7 @@ class Diffusion(DistributionModule):
         Of the reverse steps: ``PosteriorVariance()``, and with ``steps`` also ``ForwardVariance()``
         and ``LearnedVariance()``.
     reconstruction : Reconstruction
-        The law of the data given the least noisy state.
+        The distribution of the data given the least noisy state.
     threshold : Threshold, optional
         Bounds the data that the network expects, in sampling: ``StaticThreshold()`` to the range of
         the training data, ``DynamicThreshold(quantile)`` for strong guidance, ``None``: no bound.
@@ -105,7 +105,7 @@ class Diffusion(DistributionModule):
 
     >>> from probgen.nn.time import TimeMLP
     >>> gen = Diffusion(TimeMLP(2, [16]), (2,), sampler=Ancestral(10))
-    >>> gen().sample((5,)).shape, gen().log_prob(torch.zeros(5, 2)).shape, gen().density
+    >>> gen().sample((5,)).shape, gen().log_prob(torch.zeros(5, 2)).shape, gen().density_kind
     (torch.Size([5, 2]), torch.Size([5]), 'bound')
     """
 
@@ -146,7 +146,8 @@ class Diffusion(DistributionModule):
         super().__init__()
         if steps is None and not isinstance(variance, PosteriorVariance):
             raise ValueError(
-                f"expected PosteriorVariance() in continuous time, the limit of all variances, got {variance}; give "
+                "expected PosteriorVariance() in continuous time, the limit of all variances, got "
+                f"{variance}; give "
                 "the number of steps"
             )
         self.net = net
@@ -196,7 +197,7 @@ class Diffusion(DistributionModule):
         solver: Solver = Adaptive(),  # noqa: B008
         probes: Callable[[Tensor], Tensor] = basis,
     ) -> ProbabilityFlow:
-        """The law, with a density, of its probability-flow equation."""
+        """The distribution, with a density, of its probability-flow equation."""
         return ProbabilityFlow(self, solver, probes)
 
     def _call(self, context: Tensor | None, z: Tensor, t: Tensor) -> Tensor:
@@ -263,8 +264,8 @@ class DiffusionChain(LatentVariableModel):
                 z = pyro.sample(
                     f"z{index - 1}", dist.Normal(*process.reverse(z, t, s)).to_event(ndim)
                 )
-            law = self.diffusion.reconstruction.law(z, *process.levels(s))
-            return pyro.sample("x", law.to_event(ndim), obs=x)
+            distribution = self.diffusion.reconstruction.distribution(z, *process.levels(s))
+            return pyro.sample("x", distribution.to_event(ndim), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         context = received(self, context)
@@ -279,8 +280,8 @@ class DiffusionChain(LatentVariableModel):
             )
             for index, t, s in self._steps():
                 scale = (0.5 * process.log_variances(t, s)[0]).exp()
-                law = dist.Normal(process.posterior(z, y, t, s), scale).to_event(ndim)
-                z = pyro.sample(f"z{index - 1}", law)
+                distribution = dist.Normal(process.posterior(z, y, t, s), scale).to_event(ndim)
+                z = pyro.sample(f"z{index - 1}", distribution)
 
     def _steps(self) -> list[tuple[int, Tensor, Tensor]]:
         """Numbers of steps from T to 1, with the times at which they start and end."""
@@ -290,7 +291,7 @@ class DiffusionChain(LatentVariableModel):
 
 
 class ProbabilityFlow(DistributionModule):
-    r"""The law of the ordinary differential equation that has the marginals of a diffusion.
+    r"""The distribution of the ordinary differential equation that has the marginals of a diffusion.
 
     With its density.
 
@@ -298,10 +299,10 @@ class ProbabilityFlow(DistributionModule):
               \qquad \log p(x) = \log p_1(z_1) + D \log \alpha_0 + \int_0^1 \operatorname{tr}
               \frac{\partial \dot z} {\partial z}\, dt
 
-    Were the denoiser the exact conditional expectation, both laws were one. As it is not, this is
-    the law of another model than the diffusion, whose density is therefore called *approximate*,
-    whatever the solver. Its ``Denoising`` loss is that of the diffusion, whose parameters are
-    shared.
+    Were the denoiser the exact conditional expectation, both distributions were one. As it is not,
+    this is the distribution of another model than the diffusion, whose density is therefore called
+    *approximate*, whatever the solver. Its ``Denoising`` loss is that of the diffusion, whose
+    parameters are shared.
 
     Parameters
     ----------
@@ -320,7 +321,7 @@ class ProbabilityFlow(DistributionModule):
 
     >>> from probgen.nn.time import TimeMLP
     >>> flow = Diffusion(TimeMLP(2, [16]), (2,)).probability_flow()
-    >>> flow().log_prob(torch.zeros(5, 2)).shape, flow().density
+    >>> flow().log_prob(torch.zeros(5, 2)).shape, flow().density_kind
     (torch.Size([5]), 'approximate')
     """
 

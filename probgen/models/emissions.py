@@ -26,7 +26,7 @@ __all__ = ["CategoricalEmission", "GaussianEmission", "GaussianMixtureEmission",
 
 
 class GaussianEmission(Emission):
-    r"""A normal law for each state, :math:`p(x \mid k) = N(x; \mu_k, \Sigma_k)`.
+    r"""A normal distribution for each state, :math:`p(x \mid k) = N(x; \mu_k, \Sigma_k)`.
 
     Missing values integrated out.
 
@@ -38,10 +38,10 @@ class GaussianEmission(Emission):
         Number D of variables.
     covariance : type
         Form of the covariance matrices: ``Full``, ``Tied``, ``Diagonal`` or ``Spherical``.
-    regularisation : float
+    regularization : float
         Variance that the M-step adds to each variable, in the squared unit of x.
 
-    >>> GaussianEmission(3, 2).laws().batch_shape, GaussianEmission(3, 2)(torch.eye(3)[:1]).batch_shape
+    >>> GaussianEmission(3, 2).distributions().batch_shape, GaussianEmission(3, 2)(torch.eye(3)[:1]).batch_shape
     (torch.Size([3]), torch.Size([1]))
     """
 
@@ -51,32 +51,32 @@ class GaussianEmission(Emission):
         dims: int,
         covariance: type[Covariance] = Full,
         *,
-        regularisation: float = 0.0,
+        regularization: float = 0.0,
     ):
         checks.at_least(1, states=states, dims=dims)
         checks.subclass(Covariance, covariance=covariance)
-        checks.not_negative(regularisation=regularisation)
+        checks.not_negative(regularization=regularization)
         super().__init__(states)
-        self.dims, self.regularisation = dims, regularisation
+        self.dims, self.regularization = dims, regularization
         self.loc = nn.Parameter(torch.randn(states, dims))
         self.covariance = covariance(states, dims)
 
     @property
     def mixture(self) -> Mixture:
-        """The normal laws as a mixture of equal weights."""
+        """The normal distributions as a mixture of equal weights."""
         return Mixture(
             self.loc.new_full((self.states,), -math.log(self.states)), self.loc, self.covariance
         )
 
-    def laws(self) -> StateNormals:
-        return StateNormals(self.covariance.law(self.loc), self.mixture)
+    def distributions(self) -> StateNormals:
+        return StateNormals(self.covariance.distribution(self.loc), self.mixture)
 
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Numbers, first moments and scatters about the present means."""
         return weighted_moments(x, weights, self.mixture)
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """Means and covariances of the observations of each state."""
         rows, first, scatter, noise = (
             statistics[name] for name in ("rows", "first", "scatter", "noise")
@@ -89,16 +89,16 @@ class GaussianEmission(Emission):
         if empty.any():
             means, rows, scatter = self._pooled(means, rows, scatter)
         least = resolution(means, scatter, rows, self.loc.dtype)
-        self.covariance.maximise(
-            scatter, rows, Limits(self.regularisation, noise / rows[:, None], least)
+        self.covariance.maximize(
+            scatter, rows, Limits(self.regularization, noise / rows[:, None], least)
         )
         put(self.loc, means)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
-        """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""
-        if not self.regularisation:
+        """What ``regularization`` makes the M-step subtract, as in a Gaussian mixture."""
+        if not self.regularization:
             return 0.0
-        return self.regularisation * (
+        return self.regularization * (
             statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril)
         )
 
@@ -107,15 +107,15 @@ class GaussianEmission(Emission):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the moments of all observations for states that have none."""
         empty = (rows <= EMPTY)[:, None]
-        centre = (rows @ means) / rows.sum()
-        between = self.covariance.outer(rows[:, None] * (means - centre), means - centre)
+        center = (rows @ means) / rows.sum()
+        between = self.covariance.outer(rows[:, None] * (means - center), means - center)
         if len(scatter) == len(rows):  # else it is one that all states share
             whole = (scatter + between).sum(0) / rows.sum()
             scatter = torch.where(empty.reshape(-1, *[1] * whole.ndim), whole, scatter)
-        return torch.where(empty, centre, means), torch.where(empty[:, 0], 1.0, rows), scatter
+        return torch.where(empty, center, means), torch.where(empty[:, 0], 1.0, rows), scatter
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Clusters of observations."""
         self.spread_over(x)
         from_clusters(self, x, generator)
@@ -125,22 +125,22 @@ class GaussianEmission(Emission):
 
         Moments about a point that is far away would have no digits.
         """
-        centre = x.double().nanmean(0).nan_to_num()
-        variance = (x.double() - centre).square().nanmean(0).nan_to_num().clamp(min=1e-12)
-        put(self.loc, centre.expand_as(self.loc))
+        center = x.double().nanmean(0).nan_to_num()
+        variance = (x.double() - center).square().nanmean(0).nan_to_num().clamp(min=1e-12)
+        put(self.loc, center.expand_as(self.loc))
         scatter, rows = (
             self.covariance.reduce(variance.diag().expand(self.states, -1, -1)),
             variance.new_ones(self.states),
         )
         none = torch.zeros_like(variance).expand(self.states, -1)
-        self.covariance.maximise(scatter, rows, Limits(0.0, none, none))
+        self.covariance.maximize(scatter, rows, Limits(0.0, none, none))
 
     def reorder(self, order: Tensor) -> None:
         permute(self, order)
 
 
 class GaussianMixtureEmission(Emission):
-    r"""A mixture of M normal laws for each state.
+    r"""A mixture of M normal distributions for each state.
 
     :math:`p(x \mid k) = \sum_m w_{km} N(x; \mu_{km}, \Sigma_{km})`.
 
@@ -154,10 +154,10 @@ class GaussianMixtureEmission(Emission):
         Number D of variables.
     covariance : type
         Form of the covariance matrices of all K M components.
-    regularisation : float
+    regularization : float
         Variance that the M-step adds to each variable, in the squared unit of x.
 
-    >>> GaussianMixtureEmission(3, 2, dims=4).laws().batch_shape
+    >>> GaussianMixtureEmission(3, 2, dims=4).distributions().batch_shape
     torch.Size([3])
     """
 
@@ -168,12 +168,12 @@ class GaussianMixtureEmission(Emission):
         dims: int,
         covariance: type[Covariance] = Full,
         *,
-        regularisation: float = 0.0,
+        regularization: float = 0.0,
     ):
         checks.at_least(1, states=states, components=components, dims=dims)
         super().__init__(states)
         self.normals = GaussianEmission(
-            states * components, dims, covariance, regularisation=regularisation
+            states * components, dims, covariance, regularization=regularization
         )
         self.logits = nn.Parameter(torch.zeros(states, components))
 
@@ -182,7 +182,7 @@ class GaussianMixtureEmission(Emission):
         """How many numbers the likelihood determines: weights sum to 1."""
         return trained(self) - self.states * self.logits.requires_grad
 
-    def laws(self) -> dist.MixtureSameFamily:
+    def distributions(self) -> dist.MixtureSameFamily:
         shape, tril = self.logits.shape, self.normals.covariance.scale_tril
         normals = MultivariateNormal(
             self.normals.loc.unflatten(0, shape), scale_tril=tril.unflatten(0, shape)
@@ -203,13 +203,13 @@ class GaussianMixtureEmission(Emission):
         return self.normals.expect(x, shares.flatten(1).mT.contiguous())
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """Weights, means and covariances of the components."""
-        self.normals.maximise(statistics)
+        self.normals.maximize(statistics)
         put(self.logits, (statistics["rows"].unflatten(0, self.logits.shape) + EMPTY).log())
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Clusters of observations; the components of a state start apart at random."""
         self.normals.spread_over(x)
         from_clusters(self, x, generator)
@@ -220,7 +220,7 @@ class GaussianMixtureEmission(Emission):
         )
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
-        """What ``regularisation`` makes the M-step subtract, as in a Gaussian mixture."""
+        """What ``regularization`` makes the M-step subtract, as in a Gaussian mixture."""
         return self.normals.penalty(statistics)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A data set as a law: its rows, all equally likely."""
+"""A data set as a distribution: its rows, all equally likely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probgen.distributions.resampled import Resampled
 
 
 class Empirical(DistributionModule):
-    r"""The empirical law of a data set, with nothing to learn.
+    r"""The empirical distribution of a data set, with nothing to learn.
 
     One end of a flow between two data sets.
 
@@ -44,7 +44,8 @@ class Empirical(DistributionModule):
         rows = complete_rows("rows", rows)
         if rows.ndim < 2:
             raise ValueError(
-                f"expected rows of shape (N, *event), got {tuple(rows.shape)}; of single numbers they are rows[:, None]"
+                f"expected rows of shape (N, *event), got {tuple(rows.shape)}; of single numbers "
+                "they are rows[:, None]"
             )
         self.register_buffer("rows", rows, persistent=False)
 

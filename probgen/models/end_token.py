@@ -47,7 +47,7 @@ class EndToken(DistributionModule):
     https://arxiv.org/abs/1409.3215
 
     >>> import torch
-    >>> from probgen.core.heads import Categorical
+    >>> from probgen.heads import Categorical
     >>> from probgen.models.transformer import Transformer
     >>> from probgen.nn.transformer import Tokens
     >>> letters = Transformer((12,), Categorical(levels=5), Tokens(5, 16), layers=1)
@@ -90,7 +90,7 @@ class StopOr(DistributionModule):
         What all entries are at the end; no vector of the data may be that.
 
     >>> import torch
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> StopOr(Bernoulli(nn.Linear(8, 3)), nn.Linear(8, 1))(torch.zeros(5, 8)).sample().shape
     torch.Size([5, 3])
     """

@@ -95,22 +95,24 @@ class EndingHiddenMarkovModel(DistributionModule):
     @torch.no_grad()
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step: that of the family given the ends too, and expected ends in each state."""
-        law = self()
-        x = law.whole(x)
-        found = posterior(*law.chain(x), weights=None if weights is None else weights.double())
-        statistics = self.family.statistics(found, self._values(law, x))
-        statistics |= self._ends(law, x, found)
+        distribution = self()
+        x = distribution.whole(x)
+        found = posterior(
+            *distribution.chain(x), weights=None if weights is None else weights.double()
+        )
+        statistics = self.family.statistics(found, self._values(distribution, x))
+        statistics |= self._ends(distribution, x, found)
         return weighted_sum(found.log_likelihood, weights), statistics
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the steps in each state that were the last ones, then the family's."""
         ended, went_on = (
             (statistics[name] + self.pseudo_count).clamp(min=_LEAST).log()
             for name in ("ended", "went on")
         )
         self.stop.copy_(ended - went_on)
-        self.family.maximise(statistics)
+        self.family.maximize(statistics)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts make the M-step subtract."""
@@ -119,26 +121,26 @@ class EndingHiddenMarkovModel(DistributionModule):
         return own + self.family.penalty(statistics)
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """The family's start, and in all states the hazard that gives the mean length."""
-        law = self()
-        x = law.whole(x)
-        self.family.initialise(self._values(law, x), generator)
-        mean = law.lengths(x).double().mean()
+        distribution = self()
+        x = distribution.whole(x)
+        self.family.initialize(self._values(distribution, x), generator)
+        mean = distribution.lengths(x).double().mean()
         self.stop.fill_(-(mean - 1).clamp(min=0.1).log())
 
-    def _values(self, law: EndingMarkov, x: Tensor) -> Tensor:
+    def _values(self, distribution: EndingMarkov, x: Tensor) -> Tensor:
         """Sequences with NaN after their ends."""
-        after = over_steps(law.ends(x).after(law.steps), law.entry_ndim)
+        after = over_steps(distribution.ends(x).after(distribution.steps), distribution.entry_ndim)
         return torch.where(after, torch.nan, x)
 
-    def _ends(self, law: EndingMarkov, x: Tensor, found: Posterior) -> dict[str, Tensor]:
+    def _ends(self, distribution: EndingMarkov, x: Tensor, found: Posterior) -> dict[str, Tensor]:
         """Expected numbers of ends in each state, and of steps that were not the last: ``(K,)``."""
-        length, is_open = law.ends(x)
-        step = torch.arange(1, law.steps + 1, device=x.device)[:, None]
-        ended = (step == length) & ~is_open & (length < law.steps)
+        length, is_open = distribution.ends(x)
+        step = torch.arange(1, distribution.steps + 1, device=x.device)[:, None]
+        ended = (step == length) & ~is_open & (length < distribution.steps)
         marks = {"ended": ended, "went on": step < length}
         return {
             name: torch.einsum("tkr,tr->k", found.marginals, mark.to(found.marginals))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probgen.core.contexts import law_given
+from probgen.core.contexts import distribution_given
 from probgen.core.foreign import row_by_row
-from probgen.distributions.energy.continuous import EnergyLaw
+from probgen.distributions.energy.continuous import EnergyDistribution
 from probgen.distributions.energy.module import EnergyModule
 
 
@@ -17,11 +17,11 @@ class EnergyBasedModel(EnergyModule):
     .. math:: p(x \mid c) = \frac{1}{Z(c)}\, e^{-f(x, c)} \quad\text{or, with a base,}\quad
               p(x \mid c) = \frac{1}{Z(c)}\, p_0(x)\, e^{-f(x, c)}
 
-    Its density is *unnormalised*; draws and imputations are ends of Markov chains. ``fit`` takes
+    Its density is *unnormalized*; draws and imputations are ends of Markov chains. ``fit`` takes
     ``ContrastiveDivergence()`` (chains, a replay buffer), ``NoiseContrastive(noise)`` or a score
-    matching objective; :func:`probgen.annealed_importance` brackets log Z. Without a base, energies
-    have to rise far from the data; with a normal base the density is normalisable for every bounded
-    network.
+    matching objective; :func:`probgen.energy.annealed_importance` brackets log Z. Without a base,
+    energies have to rise far from the data; with a normal base the density is normalizable for
+    every bounded network.
 
     Parameters
     ----------
@@ -33,13 +33,14 @@ class EnergyBasedModel(EnergyModule):
     kernel : Kernel
         Steps of the chains: ``Langevin``, ``MALA``, ``HMC``.
     base : DistributionModule, optional
-        The law :math:`p_0` with exact density, which chains start from.
+        The distribution :math:`p_0` with exact density, which chains start from.
     start : DistributionModule, optional
-        The law that chains start from without a base; default: independent standard normals.
+        The distribution that chains start from without a base; default: independent standard
+        normals.
     steps : int
         Length of the chains that make draws.
     annealing : Kernel
-        Steps of annealed chains, of a kernel that leaves laws invariant.
+        Steps of annealed chains, of a kernel that leaves distributions invariant.
 
     Raises
     ------
@@ -68,7 +69,7 @@ class EnergyBasedModel(EnergyModule):
         """What the network takes beside an event."""
         return self.beside
 
-    def forward(self, context: Tensor | None = None) -> EnergyLaw:
+    def forward(self, context: Tensor | None = None) -> EnergyDistribution:
         batch = torch.Size() if context is None else context.shape[:-1]
 
         def energy(x: Tensor) -> Tensor:
@@ -78,9 +79,9 @@ class EnergyBasedModel(EnergyModule):
                 lead
             )
 
-        return EnergyLaw(
+        return EnergyDistribution(
             energy,
-            law_given(self.start, context),
+            distribution_given(self.start, context),
             self.kernel,
             self.steps,
             tilted=self.tilted,

@@ -32,7 +32,8 @@ class _LinearGaussian(DistributionModule):
         super().__init__()
         if not 1 <= factors < dims:
             raise ValueError(
-                f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer factors"
+                f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer "
+                "factors"
             )
         self.loadings = nn.Parameter(torch.randn(dims, factors) / factors**0.5)
         self.mean = nn.Parameter(torch.zeros(dims))
@@ -47,7 +48,7 @@ class _LinearGaussian(DistributionModule):
         return LowRankMultivariateNormal(self.mean, self.loadings, self.noise.expand_as(self.mean))
 
     def posterior(self, x: Tensor, context: Tensor | None = None) -> dist.MultivariateNormal:
-        r"""The exact law of the factors given a row, NaN = missing.
+        r"""The exact distribution of the factors given a row, NaN = missing.
 
         ``(*batch, D) -> N of event shape (K,)``.
 
@@ -76,14 +77,14 @@ class _LinearGaussian(DistributionModule):
         column over the rows where it is observed: missing coordinates are integrated out, not
         filled in.
         """
-        law = self()
-        q, seen = law.posterior(x), ~x.isnan()
+        distribution = self()
+        q, seen = distribution.posterior(x), ~x.isnan()
         z = torch.cat([q.mean, q.mean.new_ones(len(x), 1)], -1)
         second = z.unsqueeze(-1) * z.unsqueeze(-2)
         second[:, :-1, :-1] += q.covariance_matrix
         share = x.new_ones(len(x)) if weights is None else weights
-        counts, deviation = seen.mT * share, torch.where(seen, x - law.loc, 0.0)
-        return (law.log_prob(x) * share).sum(dtype=torch.float64), {
+        counts, deviation = seen.mT * share, torch.where(seen, x - distribution.loc, 0.0)
+        return (distribution.log_prob(x) * share).sum(dtype=torch.float64), {
             "rows": share.sum(),
             "entries": counts.sum(-1),
             "z": torch.einsum("n,nij->ij", share, second),
@@ -93,11 +94,11 @@ class _LinearGaussian(DistributionModule):
         }
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M-step: regression of every column on the factors, and the variance that it leaves.
 
-        The law of the factors is fitted as well and then absorbed into the loadings and the mean,
-        which takes far fewer steps (parameter expansion: Liu, Rubin, Wu 1998,
+        The distribution of the factors is fitted as well and then absorbed into the loadings and
+        the mean, which takes far fewer steps (parameter expansion: Liu, Rubin, Wu 1998,
         https://doi.org/10.1093/biomet/85.4.755); not so where one of the two does not train.
         """
         entries, xz, xx = (statistics[name] for name in ("entries", "xz", "xx"))
@@ -112,10 +113,10 @@ class _LinearGaussian(DistributionModule):
         left = left.clamp(min=_NOISE_FLOOR * variance * entries)
         shared = self.log_noise.ndim == 0
         moments = statistics["z"] / statistics["rows"]
-        centre, scale = moments[:-1, -1], torch.eye(len(moments) - 1).to(moments)
+        center, scale = moments[:-1, -1], torch.eye(len(moments) - 1).to(moments)
         if self.loadings.requires_grad and self.mean.requires_grad:
-            scale = torch.linalg.cholesky(moments[:-1, :-1] - centre.outer(centre))
-        mean = self.mean + slopes[:, -1] + slopes[:, :-1] @ centre * self.loadings.requires_grad
+            scale = torch.linalg.cholesky(moments[:-1, :-1] - center.outer(center))
+        mean = self.mean + slopes[:, -1] + slopes[:, :-1] @ center * self.loadings.requires_grad
         self._assign(
             slopes[:, :-1] @ scale, mean, left.sum() / entries.sum() if shared else left / entries
         )
@@ -135,7 +136,7 @@ class _LinearGaussian(DistributionModule):
         return slopes
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """The columns' means, and random loadings that carry half of their variances."""
@@ -232,7 +233,8 @@ class PPCA(_LinearGaussian):
         """
         if has_missing(x):
             raise ValueError(
-                "expected complete rows, got NaN in x; use probgen.em(gen, x), exact with missing values"
+                "expected complete rows, got NaN in x; use probgen.em(gen, x), exact with missing "
+                "values"
             )
         dims, factors = self.loadings.shape
         if x.ndim != 2 or x.shape[1] != dims:
@@ -243,7 +245,8 @@ class PPCA(_LinearGaussian):
         noise, kept = values[:-factors].mean(), values[-factors:]
         if not noise > 1e-12 * kept[-1]:
             raise ValueError(
-                f"expected variance outside of {factors} axes, got {len(x)} rows that lie in them; use fewer factors "
+                f"expected variance outside of {factors} axes, got {len(x)} rows that lie in them; "
+                "use fewer factors "
                 "or more rows"
             )
         with thawed(self):

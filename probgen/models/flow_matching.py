@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import dropped, law_given
+from probgen.core.contexts import distribution_given, dropped
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.times import Times, UniformTimes
@@ -19,7 +19,7 @@ from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Solve
 
 
 class FlowMatching(DistributionModule):
-    r"""A continuous flow between data and a base law.
+    r"""A continuous flow between data and a base distribution.
 
     Its velocity learned from straight or other given paths.
 
@@ -33,7 +33,7 @@ class FlowMatching(DistributionModule):
     steps of one size. Maximum likelihood, the default objective, trains it too.
     ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network.
 
-    The base is any law of the shape of the events: :class:`Empirical
+    The base is any distribution of the shape of the events: :class:`Empirical
     <probgen.models.empirical.Empirical>` for a flow between two data sets (its density is then
     *implicit*), ``gen().transform(x)`` taking data to the base, and ``gen().transform.inv(z)``
     back.
@@ -47,7 +47,7 @@ class FlowMatching(DistributionModule):
     shape : sequence of int
         Shape of an event.
     base : DistributionModule, optional
-        Law of the other end, called with the context; default: standard normal.
+        Distribution of the other end, called with the context; default: standard normal.
     coupling : Coupling
         Which rows of a batch meet which draws of the base: ``IndependentCoupling()``,
         ``OptimalTransport()``, ``EntropicTransport()``.
@@ -84,7 +84,7 @@ class FlowMatching(DistributionModule):
 
     >>> from probgen.nn.time import TimeMLP
     >>> gen = FlowMatching(TimeMLP(2, [16]), (2,))
-    >>> gen().sample((5,)).shape, gen().log_prob(torch.zeros(5, 2)).shape, gen().density
+    >>> gen().sample((5,)).shape, gen().log_prob(torch.zeros(5, 2)).shape, gen().density_kind
     (torch.Size([5, 2]), torch.Size([5]), 'exact')
     """
 
@@ -134,10 +134,11 @@ class FlowMatching(DistributionModule):
         return getattr(self.net, "context_size", None)
 
     def forward(self, context: Tensor | None = None) -> MatchedFlow:
-        base = law_given(self.base, context) if self.own_base else self.base()
+        base = distribution_given(self.base, context) if self.own_base else self.base()
         if base.event_shape != self.shape:
             raise ValueError(
-                f"expected a base with events of shape {self.shape}, got {tuple(base.event_shape)}; paths lead from "
+                f"expected a base with events of shape {self.shape}, got "
+                f"{tuple(base.event_shape)}; paths lead from "
                 "events to draws of the base: give both one shape"
             )
         if context is not None:

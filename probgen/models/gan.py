@@ -32,7 +32,7 @@ class GAN(DistributionModule):
         ``(*batch, *noise) -> (*batch, *event)``, in whose eval mode rows do not depend on each
         other.
     base : DistributionModule
-        The law of the noise z, without context.
+        The distribution of the noise z, without context.
     event_shape : sequence of int, optional
         Shape of x; without it the generator is run once to see. To be given for a generator that
         needs a context.
@@ -55,7 +55,7 @@ class GAN(DistributionModule):
     >>> from probgen.core.module import standard_normal
     >>> from probgen.nn.mlp import MLP
     >>> gan = GAN(MLP(2, [16], 3), standard_normal(2))
-    >>> gan().sample((5,)).shape, gan().density
+    >>> gan().sample((5,)).shape, gan().density_kind
     (torch.Size([5, 3]), 'implicit')
     """
 
@@ -108,7 +108,8 @@ class GAN(DistributionModule):
                 return self.generator(self.base().sample((2,))).shape[1:]
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"expected a generator that runs on noise alone, got {type(error).__name__}: {error}; for one that "
+                f"expected a generator that runs on noise alone, got {type(error).__name__}: "
+                f"{error}; for one that "
                 "takes a context give event_shape=..."
             ) from error
         finally:

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from probgen.core import checks, heads
+from probgen import heads
+from probgen.core import checks
 from probgen.core.contexts import received
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
@@ -29,13 +30,13 @@ class Glow(DistributionModule):
     .. math:: \log p(x) = \sum_l \log p(z_l \mid h_l) + \log\left|\det \frac{\partial f_l}{\partial h_{l-1}}\right|
 
     Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times: activation
-    normalisation, a linear map of the channels, an affine coupling. Half of the channels then
+    normalization, a linear map of the channels, an affine coupling. Half of the channels then
     become latents z, normal given the other half h.
 
-    Call :meth:`initialise` with some rows before fitting (the data-dependent initialisation of
-    activation normalisation; nothing is initialised behind your back, and without it these layers
-    start as the identity). Pixels with levels 0, 1, ... are modelled by ``Quantised(Glow(...))``,
-    other units by ``Standardised``.
+    Call :meth:`initialize` with some rows before fitting (the data-dependent initialization of
+    activation normalization; nothing is initialized behind your back, and without it these layers
+    start as the identity). Pixels with levels 0, 1, ... are modeled by ``Quantized(Glow(...))``,
+    other units by ``Standardized``.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ class Glow(DistributionModule):
     https://arxiv.org/abs/1807.03039
 
     >>> glow, x = Glow((1, 8, 8), scales=2, steps=2), torch.randn(16, 1, 8, 8)
-    >>> glow.initialise(x)
+    >>> glow.initialize(x)
     >>> glow().log_prob(x).shape, glow().sample((5,)).shape
     (torch.Size([16]), torch.Size([5, 1, 8, 8]))
     """
@@ -110,8 +111,8 @@ class Glow(DistributionModule):
         return MultiScale(list(self.scales), self.head, self.shape, contexts, batch)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Sets every activation normalisation such that its channels have mean 0 and variance 1 over these rows.
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Sets every activation normalization such that its channels have mean 0 and variance 1 over these rows.
 
         In place: rows ``(N, C, H, W)`` in the units that the flow takes, some hundreds suffice;
         their contexts.
@@ -119,4 +120,4 @@ class Glow(DistributionModule):
         x, context = (*as_rows(self, x, context), None)[:2]
         contexts = contexts_of_scales(received(self, context), self.context_ndim, len(self.scales))
         for scale, known in zip(self.scales, contexts, strict=True):
-            x = scale.initialise(x, known)
+            x = scale.initialize(x, known)

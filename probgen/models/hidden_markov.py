@@ -1,6 +1,6 @@
 """Hidden Markov models with any emission.
 
-Fitted by expectation maximisation or by any objective.
+Fitted by expectation maximization or by any objective.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ class HiddenMarkovModel(DistributionModule):
     .. math:: p(x_{1:T}) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t} \prod_{t=1}^T p(x_t \mid z_t)
 
     Exact density, also of sequences with missing entries or steps (NaN) or of other lengths, padded
-    by NaN at the end. Events are ``(T, *event)``. The law, :class:`HiddenMarkov`, also filters,
-    smooths, finds the most likely states, draws states, and forecasts: ``gen().smooth(x)``. Fitted
-    by :func:`probgen.em` where the emission is an :class:`Emission` and nothing depends on a
-    context, or by any objective.
+    by NaN at the end. Events are ``(T, *event)``. The distribution, :class:`HiddenMarkov`, also
+    filters, smooths, finds the most likely states, draws states, and forecasts:
+    ``gen().smooth(x)``. Fitted by :func:`probgen.em` where the emission is an :class:`Emission` and
+    nothing depends on a context, or by any objective.
 
     Parameters
     ----------
     states : int
         Number K of states.
-    steps : int
+    length : int
         Largest length T of a sequence.
     emission : DistributionModule
-        The law of one observation given the state: an :class:`Emission` (``GaussianEmission``,
-        ``PoissonEmission``...), or any other module, which gets a context of shape ``(*batch, K)``,
-        zeros and a one at the state: a head on a network, a conditional flow, a mixture.
+        The distribution of one observation given the state: an :class:`Emission`
+        (``GaussianEmission``, ``PoissonEmission``...), or any other module, which gets a context of
+        shape ``(*batch, K)``, zeros and a one at the state: a head on a network, a conditional
+        flow, a mixture.
     initial, transition : nn.Module, optional
         Networks from the context to the logits of the first state ``(*batch, K)``, and of the next
         state given the present one, ``(*batch, K, K)`` or ``(*batch, K * K)``; minus infinity
@@ -67,7 +68,7 @@ class HiddenMarkovModel(DistributionModule):
     >>> from probgen.models.emissions import GaussianEmission
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(20, 30, 1) + 5 * (torch.arange(30) % 10 < 5)[:, None]
-    >>> gen = HiddenMarkovModel(states=2, steps=30, emission=GaussianEmission(2, dims=1))
+    >>> gen = HiddenMarkovModel(states=2, length=30, emission=GaussianEmission(2, dims=1))
     >>> em(gen, x, seed=0).converged
     True
     >>> gen.canonical()().most_likely_states(x).shape, gen.transition_matrix.sum(-1)
@@ -82,7 +83,7 @@ class HiddenMarkovModel(DistributionModule):
     def __init__(
         self,
         states: int,
-        steps: int,
+        length: int,
         emission: DistributionModule,
         *,
         initial: nn.Module | None = None,
@@ -90,14 +91,14 @@ class HiddenMarkovModel(DistributionModule):
         context_ndim: int = 1,
         pseudo_count: float = 0.0,
     ):
-        checks.at_least(1, states=states, steps=steps)
+        checks.at_least(1, states=states, length=length)
         checks.generative(emission=emission)
         checks.network(**checks.given(initial=initial, transition=transition))
         checks.one_of((1, 2), context_ndim=context_ndim)
         checks.not_negative(pseudo_count=pseudo_count)
         super().__init__()
         self.pseudo_count = pseudo_count
-        self.states, self.steps, self.context_ndim = states, steps, context_ndim
+        self.states, self.length, self.context_ndim = states, length, context_ndim
         self.initial = Constant(states) if initial is None else initial
         self.transition = Constant(states, states) if transition is None else transition
         self.emission = emission
@@ -121,14 +122,14 @@ class HiddenMarkovModel(DistributionModule):
             initial = initial[..., 0, :]
         transition = self.transition(context).reshape(*batch, self.states, self.states)
         return HiddenMarkov(
-            initial, transition, self._emissions(context), self.steps, varying=varying
+            initial, transition, self._emissions(context), self.length, varying=varying
         )
 
     def _emissions(self, context: Tensor | None) -> torch.distributions.Distribution:
-        """The laws of all states: batch shape ``(*batch, K)``."""
+        """The distributions of all states: batch shape ``(*batch, K)``."""
         if context is None:
             return (
-                self.emission.laws()
+                self.emission.distributions()
                 if isinstance(self.emission, Emission)
                 else self.emission(self.identity)
             )
@@ -202,14 +203,14 @@ class HiddenMarkovModel(DistributionModule):
         return statistics | self.emission.expect(rows, weights)
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         r"""M-step: shares of first states and of transitions, then the emissions' own.
 
         .. math:: \pi_k = \frac{E[z_1 = k]}{N}, \qquad A_{ij} = \frac{E[\#\, i \to j]}{\sum_j E[\#\, i \to j]}
 
         Transitions that are possible stay so, with a probability of at least 2e-9. A state that is
-        never visited gets the law of all observations, which costs no likelihood, and may be
-        visited again.
+        never visited gets the distribution of all observations, which costs no likelihood, and may
+        be visited again.
         """
         for table, name in zip(self._tables(), ("initial", "transitions"), strict=True):
             possible = table > -torch.inf
@@ -217,10 +218,10 @@ class HiddenMarkovModel(DistributionModule):
             counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, possible.to(counts))
             shares = (counts / counts.sum(-1, keepdim=True)).clamp(min=_LEAST)
             table.copy_(torch.where(possible, shares.log(), -torch.inf))
-        self.emission.maximise(statistics)
+        self.emission.maximize(statistics)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
-        """What pseudo-counts, and those or the regularisation of the emissions.
+        """What pseudo-counts, and those or the regularization of the emissions.
 
         Make the M-step subtract.
         """
@@ -252,7 +253,7 @@ class HiddenMarkovModel(DistributionModule):
     aic, bic = aic, bic
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """Emissions from clusters of steps, any first state.
@@ -261,7 +262,7 @@ class HiddenMarkovModel(DistributionModule):
         """
         initial, transition = self._tables()
         rows = x.flatten(0, 1)
-        self.emission.initialise(rows[~rows.isnan().flatten(1).all(-1)], generator)
+        self.emission.initialize(rows[~rows.isnan().flatten(1).all(-1)], generator)
         initial.copy_(torch.where(initial > -torch.inf, 0.0, initial))
         stay = (0.5 + 0.5 * self.states * self.identity).log()
         transition.copy_(torch.where(transition > -torch.inf, stay, transition))
@@ -274,6 +275,7 @@ class HiddenMarkovModel(DistributionModule):
         ):
             raise TypeError(
                 "expected an Emission and constant initial and transition probabilities, got "
-                f"{', '.join(type(part).__name__ for part in (self.emission, *parts))}; use fit(gen, x)"
+                f"{', '.join(type(part).__name__ for part in (self.emission, *parts))}; use "
+                "fit(gen, x)"
             )
         return self.initial.value, self.transition.value.view(self.states, self.states)

@@ -1,4 +1,4 @@
-"""InfoGAN: codes that a recogniser can read off what the generator makes of them."""
+"""InfoGAN: codes that a recognizer can read off what the generator makes of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from probgen.core.contexts import received
 from probgen.core.foreign import row_by_row
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
-from probgen.distributions.codes import CodeLaw
+from probgen.distributions.codes import CodeDistribution
 
 
 class Codes(DistributionModule):
-    r"""Law of code vectors.
+    r"""Distribution of code vectors.
 
-    K one-hot categories, then D real numbers; the prior, or with a network the recogniser.
+    K one-hot categories, then D real numbers; the prior, or with a network the recognizer.
 
     .. math:: p(c) = \prod_k \mathrm{Categorical}(c_k; \pi_k) \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2), \qquad
               \sigma = m + (1 - m) \operatorname{softplus}(\text{raw}) / \log 2
@@ -65,7 +65,8 @@ class Codes(DistributionModule):
         super().__init__()
         if not categories and not numbers:
             raise ValueError(
-                "expected categories or numbers, got neither; Codes([10]) is one category of ten levels"
+                "expected categories or numbers, got neither; Codes([10]) is one category of ten "
+                "levels"
             )
         self.categories, self.numbers, self.min_scale = tuple(categories), numbers, min_scale
         self.net, self.context_ndim = net, context_ndim
@@ -82,11 +83,11 @@ class Codes(DistributionModule):
     def ignores_contexts(self) -> bool:  # type: ignore[override]
         return self.net is None
 
-    def forward(self, context: Tensor | None = None) -> CodeLaw:
+    def forward(self, context: Tensor | None = None) -> CodeDistribution:
         raw = self._raw(context)
         *logits, loc, scale = raw.split([*self.categories, self.numbers, self.numbers], -1)
         scale = self.min_scale + (1 - self.min_scale) / math.log(2) * softplus(scale)
-        return CodeLaw(logits, loc, scale)
+        return CodeDistribution(logits, loc, scale)
 
     def _raw(self, context: Tensor | None) -> Tensor:
         if self.net is None:
@@ -98,33 +99,35 @@ class Codes(DistributionModule):
         raw = row_by_row(self.net, context, ndims=[self.context_ndim])
         if raw.shape[-1:] != self.zeros.shape:
             raise ValueError(
-                f"expected a network that gives {len(self.zeros)} raw values, got {tuple(raw.shape)}; set its outputs "
+                f"expected a network that gives {len(self.zeros)} raw values, got "
+                f"{tuple(raw.shape)}; set its outputs "
                 f"to Codes.width({list(self.categories)}, {self.numbers})"
             )
         return raw
 
 
 class InfoGAN(LatentVariableModel):
-    r"""A generator of noise and a code, with a recogniser of the code: what it varies gets names.
+    r"""A generator of noise and a code, with a recognizer of the code: what it varies gets names.
 
     .. math:: p(c)\, p(x \mid c), \quad x = g(z, c), \; z \sim p_0; \qquad q(c \mid x)
 
     Sites: latent ``"code"``, observed ``"x"``, both in plate ``"data"``; the noise z is inside the
-    implicit law of x. Trained by ``Adversarial(critic, information=1.0)``: the mutual information
-    of code and x is bounded from below by :math:`\mathbb E \log q(c \mid x) + H(c)`, whose first
-    term is that of a dream (c, x); generator and recogniser raise it together. What the levels of a
-    category name is left open by that: ``InvariantInformation(views, Adversarial(...))`` makes it
-    what the views of a real row have in common, on digits their classes. The recogniser of a
-    trained model is ``gen.recognise(x)``.
+    implicit distribution of x. Trained by ``Adversarial(critic, information=1.0)``: the mutual
+    information of code and x is bounded from below by :math:`\mathbb E \log q(c \mid x) + H(c)`,
+    whose first term is that of a dream (c, x); generator and recognizer raise it together. What the
+    levels of a category name is left open by that: ``InvariantInformation(views,
+    Adversarial(...))`` makes it what the views of a real row have in common, on digits their
+    classes. The recognizer of a trained model is ``gen.recognize(x)``.
 
     Parameters
     ----------
     generator : DistributionModule
-        The law of x given the code as its context: ``GAN(SideBySide(network), base, event_shape)``.
+        The distribution of x given the code as its context: ``GAN(SideBySide(network), base,
+        event_shape)``.
     codes : DistributionModule
         The prior of the code, for instance ``Codes([10], 2)``: a category of ten levels and two
         numbers.
-    recogniser : DistributionModule
+    recognizer : DistributionModule
         q(c | x), for instance ``Codes([10], 2, network)``.
 
     References
@@ -138,25 +141,26 @@ class InfoGAN(LatentVariableModel):
     >>> from probgen.nn.side_by_side import SideBySide
     >>> generator = GAN(SideBySide(MLP(4 + 3, [8], 2)), standard_normal(4), (2,))
     >>> gen = InfoGAN(generator, Codes([3]), Codes([3], net=MLP(2, [8], 3)))
-    >>> gen().sample((5,)).shape, gen.recognise(torch.zeros(5, 2)).probabilities()[0].shape
+    >>> gen().sample((5,)).shape, gen.recognize(torch.zeros(5, 2)).probabilities()[0].shape
     (torch.Size([5, 2]), torch.Size([5, 3]))
     """
 
     context_size = 0
     context_hint = (
-        "InfoGAN finds its codes by itself: a generator of labels is GAN(network, base, event_shape), and "
-        "VAE(codes, generator, recogniser) is InfoGAN given a context"
+        "InfoGAN finds its codes by itself: a generator of labels is GAN(network, base, "
+        "event_shape), and "
+        "VAE(codes, generator, recognizer) is InfoGAN given a context"
     )
 
     def __init__(
         self,
         generator: DistributionModule,
         codes: DistributionModule,
-        recogniser: DistributionModule,
+        recognizer: DistributionModule,
     ):
-        checks.generative(generator=generator, codes=codes, recogniser=recogniser)
+        checks.generative(generator=generator, codes=codes, recognizer=recognizer)
         super().__init__()
-        self.generator, self.codes, self.recogniser = generator, codes, recogniser
+        self.generator, self.codes, self.recognizer = generator, codes, recognizer
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         received(self, context)
@@ -169,8 +173,11 @@ class InfoGAN(LatentVariableModel):
         if x is None:  # the code belongs to rows: no globals to draw
             return
         with data_plate(x):
-            pyro.sample("code", self.recognise(x))
+            pyro.sample("code", self.recognize(x))
 
-    def recognise(self, x: Tensor) -> CodeLaw:
-        """The law q(c | x) of the code of rows: ``(*batch, *event) -> batch_shape (*batch,)``; NaN enters as 0."""
-        return self.recogniser(fill_missing(x))
+    def recognize(self, x: Tensor) -> CodeDistribution:
+        """The distribution q(c | x) of the code of rows; NaN enters as 0.
+
+        ``(*batch, *event) -> batch_shape (*batch,)``.
+        """
+        return self.recognizer(fill_missing(x))

@@ -1,4 +1,7 @@
-"""Integer discrete flows: bijections of integers under laws of integers, with exact masses."""
+"""Integer discrete flows.
+
+Bijections of integers under distributions of integers, with exact masses.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probgen.core import checks, heads
+from probgen import heads
+from probgen.core import checks
 from probgen.core.contexts import received
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
@@ -21,19 +25,19 @@ from probgen.nn.scales import Scale, contexts_of_scales, halvings
 class IntegerFlow(DistributionModule):
     r"""Integer discrete flow of images.
 
-    Exact probability masses of integer pixels, without dequantisation.
+    Exact probability masses of integer pixels, without dequantization.
 
     .. math:: P(x) = \prod_l P(z_l \mid h_l), \qquad (h_l, z_l) = f_l(h_{l-1}), \qquad
               y_2 = x_2 + \operatorname{round}(t(x_1))
 
     Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times a fixed
     permutation of the channels and a rounded additive coupling; no volume changes, so that masses
-    need no correction. Half of the channels then become latents, mixtures of discretised logistic
-    laws given the other half.
+    need no correction. Half of the channels then become latents, mixtures of discretized logistic
+    distributions given the other half.
 
     The masses sum to 1 over *all* integers: levels 0, ..., L - 1 are the units of the networks, not
     the support, and a few samples may lie outside. Bijections of integers cannot change the set of
-    masses, only whose they are; what a flow gains is that they factorise (the gradient through
+    masses, only whose they are; what a flow gains is that they factorize (the gradient through
     rounding is biased, the mass is exact).
 
     Parameters
@@ -45,7 +49,7 @@ class IntegerFlow(DistributionModule):
     scales, steps, network, context, context_ndim
         As in :class:`Glow <probgen.models.glow.Glow>`.
     components : int
-        Logistic laws in the mixture of every latent.
+        Logistic distributions in the mixture of every latent.
 
     Raises
     ------
@@ -83,24 +87,24 @@ class IntegerFlow(DistributionModule):
         super().__init__()
         self.shape, self.context_size, self.context_ndim = tuple(shape), context, context_ndim
         self.head = _IntegerHead(levels, components)
-        centre, start = (levels - 1) / 2, _spread(components)
+        center, start = (levels - 1) / 2, _spread(components)
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
             def step():
                 return (
                     Shuffle(shape[0]),
-                    IntegerCoupling(shape, network, context, centre, centre),
+                    IntegerCoupling(shape, network, context, center, center),
                 )
 
             return [layer for _ in range(steps) for layer in step()]
 
         self.scales = nn.ModuleList(
-            Scale(layers(shape, known), shape, kept, start, network, known, centre, centre)
+            Scale(layers(shape, known), shape, kept, start, network, known, center, center)
             for shape, kept, known in halvings(shape, scales, context, context_ndim)
         )
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, context: Tensor | None = None) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Starts the components of every latent at the quantiles of its values over these rows.
 
         In place.
@@ -134,7 +138,7 @@ def _spread(components: int) -> Tensor:
 
 
 class _IntegerHead(heads.Head):
-    """Locations and scales in units of half the range of the levels, from its centre.
+    """Locations and scales in units of half the range of the levels, from its center.
 
     Clamped as other heads are.
     """
@@ -162,7 +166,7 @@ class _IntegerHead(heads.Head):
             (torch.zeros_like(loc), loc / self.half - 1, (scale / self.half).log())
         ).flatten(0, 1)
 
-    def law(self, raw: Tensor) -> dist.TorchDistribution:
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         logits, loc, log_scale = raw.movedim(0, -1).split(self.components, -1)
         return IntegerLogisticMixture(
             logits, self.half * (1 + loc), log_scale.clamp(-7, 7) + math.log(self.half)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from probgen.distributions.energy.labelled import LabelledEnergy
+from probgen.distributions.energy.labeled import LabeledEnergy
 from probgen.distributions.energy.module import EnergyModule
 
 
@@ -18,9 +18,9 @@ class JointEnergyModel(EnergyModule):
               p(y \mid x) = \operatorname{softmax}(f(x))_y
 
     times a base density :math:`p_0(x)` where there is one. The context is the label, ``(*batch,
-    1)`` with values 0., ..., K - 1 and NaN where it is not known; without a context the law is the
-    marginal. ``fit(gen, (x, label), Hybrid(ContrastiveDivergence(...)))`` maximises log p(x) + log
-    p(y | x), rows without a label included.
+    1)`` with values 0., ..., K - 1 and NaN where it is not known; without a context the
+    distribution is the marginal. ``fit(gen, (x, label), Hybrid(ContrastiveDivergence(...)))``
+    maximizes log p(x) + log p(y | x), rows without a label included.
 
     Parameters
     ----------
@@ -43,11 +43,14 @@ class JointEnergyModel(EnergyModule):
 
     context_size, unknown_contexts = 1, True
 
-    def forward(self, context: Tensor | None = None) -> LabelledEnergy:
+    def forward(self, context: Tensor | None = None) -> LabeledEnergy:
         label = None if context is None else context.squeeze(-1)
         start, options = self.start(None), {"tilted": self.tilted, "annealing": self.annealing}
-        return LabelledEnergy(self.net, label, start, self.kernel, self.steps, **options)
+        return LabeledEnergy(self.net, label, start, self.kernel, self.steps, **options)
 
     def classify(self, x: Tensor) -> dist.Categorical:
-        """The law of the label given rows: ``(*batch, *event) -> batch_shape (*batch,)``."""
+        """The distribution of the label given rows.
+
+        ``(*batch, *event) -> batch_shape (*batch,)``.
+        """
         return dist.Categorical(logits=self.net(x))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
-from probgen.distributions.tables import Counted, JointLaw, log_masses, weighted_sum
+from probgen.distributions.tables import Counted, JointDistribution, log_masses, weighted_sum
 
 
 class JointTable(Counted):
@@ -51,18 +51,19 @@ class JointTable(Counted):
         checks.at_least(1, dims=dims, levels=levels)
         if dims * torch.tensor(levels).log2() > 20:
             raise ValueError(
-                f"expected at most {self.largest} combinations, got {levels} ** {dims}; factorise the joint law: "
+                f"expected at most {self.largest} combinations, got {levels} ** {dims}; factorize "
+                "the joint distribution: "
                 "MarkovChain, ChowLiu, MADE"
             )
         super().__init__(torch.zeros(levels**dims - 1), smoothing)
         self.dims, self.levels = dims, levels
 
-    def forward(self, context: Tensor | None = None) -> JointLaw:
-        return JointLaw(log_masses(self.logits), self.dims, self.levels)
+    def forward(self, context: Tensor | None = None) -> JointDistribution:
+        return JointDistribution(log_masses(self.logits), self.dims, self.levels)
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Expected counts of the combinations; labels may be missing."""
-        law = self()
-        masses = law.given(x, ~x.isnan()).log_masses.double().exp()
+        distribution = self()
+        masses = distribution.given(x, ~x.isnan()).log_masses.double().exp()
         counts = masses.sum(0) if weights is None else weights.double() @ masses
-        return weighted_sum(law.log_prob(x), weights), {"counts": counts}
+        return weighted_sum(distribution.log_prob(x), weights), {"counts": counts}

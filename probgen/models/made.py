@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.orderings import (
@@ -21,8 +20,9 @@ from probgen.distributions.orderings import (
     RandomOrder,
     batch_of,
     check_orders,
-    entry_law,
+    entry_distribution,
 )
+from probgen.heads import Head
 from probgen.nn.encodings import Plain
 from probgen.nn.masked import Degrees, MaskedMLP
 
@@ -49,7 +49,7 @@ class MADE(DistributionModule):
     hidden : sequence of int
         Sizes of the hidden layers.
     head : Head
-        Law of one variable given R raw values: ``Bernoulli()``, ``Categorical(levels=4)``,
+        Distribution of one variable given R raw values: ``Bernoulli()``, ``Categorical(levels=4)``,
         ``MixtureOfGaussians(10)`` (with it the model is called RNADE).
     orders : Tensor, optional
         ``(D,)`` or ``(M, D)`` permutations; default the order of the variables. ``random_orders(M,
@@ -76,7 +76,7 @@ class MADE(DistributionModule):
     Germain, Gregor, Murray, Larochelle (2015), MADE: masked autoencoder for distribution
     estimation, https://arxiv.org/abs/1502.03509
 
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> gen = MADE(4, [16], Bernoulli())
     >>> rows = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
     >>> round(gen().log_prob(rows).exp().sum().item(), 4)
@@ -130,18 +130,23 @@ class MADE(DistributionModule):
         return RandomOrder(mixture) if self.training else mixture
 
     def ordered(self, index: Tensor, context: Tensor | None = None) -> Autoregressive:
-        """The law of one of the orders, by its index, a tensor ``(1,)``."""
+        """The distribution of one of the orders, by its index, a tensor ``(1,)``."""
         index = index.to(self.orders.device)
         batch, order = batch_of(context), self.orders.index_select(0, index)[0]
         degrees = Degrees(
             order.argsort(), self.degrees.index_select(0, index)[0].split(self.hidden)
         )
-        laws, steps = partial(self._laws, degrees, context), partial(self._steps, degrees, context)
-        return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=order)
+        distributions, steps = (
+            partial(self._distributions, degrees, context),
+            partial(self._steps, degrees, context),
+        )
+        return Autoregressive(distributions, steps, (self.dims,), batch_shape=batch, order=order)
 
-    def _laws(self, degrees: Degrees, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
+    def _distributions(
+        self, degrees: Degrees, context: Tensor | None, x: Tensor
+    ) -> dist.TorchDistribution:
         raw = self.net(self.encode(x.to(self.net.last.bias)), degrees, context)
-        return self.head.law(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
+        return self.head.distribution(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
 
     def _steps(self, degrees: Degrees, context: Tensor | None, lead: torch.Size) -> Generator:
         if context is not None:
@@ -149,6 +154,6 @@ class MADE(DistributionModule):
         steps = self.net.steps(degrees, context, lead.numel())
         raw = next(steps)
         for _ in range(self.dims - 1):
-            value = yield entry_law(self.head, raw, lead)
+            value = yield entry_distribution(self.head, raw, lead)
             raw = steps.send(self.encode(value.reshape(-1, 1)).flatten(1))
-        yield entry_law(self.head, raw, lead)
+        yield entry_distribution(self.head, raw, lead)

@@ -10,9 +10,9 @@ from torch.nn.functional import pad
 
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
-from probgen.core.heads import laws
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.tables import Counted, counts_of, log_masses, weighted_sum
+from probgen.heads import distributions
 
 
 class MarkovChain(Counted):
@@ -56,7 +56,8 @@ class MarkovChain(Counted):
         checks.at_least(0, order=order)
         if not 0 <= order < dims:
             raise ValueError(
-                f"expected 0 <= order < dims = {dims}, got {order}; the chain remembers earlier labels only"
+                f"expected 0 <= order < dims = {dims}, got {order}; the chain remembers earlier "
+                "labels only"
             )
         rows = torch.tensor([levels ** min(t, order) for t in range(dims)])
         super().__init__(torch.zeros(int(rows.sum()), levels - 1), smoothing)
@@ -66,7 +67,7 @@ class MarkovChain(Counted):
         )  # where the tables of a place begin
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
-        return Autoregressive(self._laws, self._steps, (self.dims,))
+        return Autoregressive(self._distributions, self._steps, (self.dims,))
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Counts of every label after every past; missing labels must come last."""
@@ -97,8 +98,8 @@ class MarkovChain(Counted):
         )
         return past.long() + self.first
 
-    def _laws(self, x: Tensor) -> laws.Categorical:
-        return laws.Categorical(log_masses(self.logits)[self._rows(x)])
+    def _distributions(self, x: Tensor) -> distributions.Categorical:
+        return distributions.Categorical(log_masses(self.logits)[self._rows(x)])
 
     def _steps(self, lead: torch.Size) -> Generator:
         table, past = (
@@ -106,5 +107,5 @@ class MarkovChain(Counted):
             torch.zeros(lead, dtype=torch.long, device=self.logits.device),
         )
         for t in range(self.dims):
-            value = yield laws.Categorical(table[past + self.first[t]])
+            value = yield distributions.Categorical(table[past + self.first[t]])
             past = (past * self.levels + value.long()) % self.levels**self.order

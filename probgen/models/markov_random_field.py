@@ -13,12 +13,12 @@ from probgen.core import checks
 from probgen.core.contexts import input_size
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
-from probgen.distributions.graphs.pairwise_field import ExactField, GibbsField, Pairwise
+from probgen.distributions.graphical.pairwise_field import ExactField, GibbsField, Pairwise
 from probgen.samplers.belief_propagation import Beliefs, belief_propagation
 
 
 def grid_edges(*shape: int, periodic: bool = False) -> list[tuple[int, int]]:
-    """Pairs of neighbours of a grid whose points are numbered in raster order.
+    """Pairs of neighbors of a grid whose points are numbered in raster order.
 
     ``periodic`` closes it to a torus.
 
@@ -46,7 +46,7 @@ class MarkovRandomField(DistributionModule):
 
     Where variable elimination makes no table larger than ``limit`` (trees, narrow grids), the
     density is *exact*: log Z, missing entries, independent draws, ``impute``; maximum likelihood by
-    ``fit``. Elsewhere it is *unnormalised*: draws and imputations are ends of Gibbs chains, ``fit``
+    ``fit``. Elsewhere it is *unnormalized*: draws and imputations are ends of Gibbs chains, ``fit``
     takes the objective ``PseudoLikelihood()``.
 
     Parameters
@@ -108,11 +108,11 @@ class MarkovRandomField(DistributionModule):
         super().__init__()
         self.shape, self.levels, self.limit, self.sweeps = torch.Size(shape), levels, limit, sweeps
         self.nodes = prod(shape)
-        self.neighbours = tuple((int(a), int(b)) for a, b in edges)
-        self._check(self.neighbours)
+        self.neighbors = tuple((int(a), int(b)) for a, b in edges)
+        self._check(self.neighbors)
         self.register_buffer(
             "edges",
-            torch.tensor(self.neighbours, dtype=torch.long).reshape(-1, 2),
+            torch.tensor(self.neighbors, dtype=torch.long).reshape(-1, 2),
             persistent=False,
         )
         self.pairs = nn.Parameter(torch.zeros(1 if shared else len(edges), levels, levels))
@@ -128,15 +128,15 @@ class MarkovRandomField(DistributionModule):
     def forward(self, context: Tensor | None = None) -> ExactField | GibbsField:
         field = self.potentials(context)
         exact = field.factors(self.limit).plan().largest <= self.limit
-        law = (
+        distribution = (
             ExactField(field, self.shape, self.limit)
             if exact
             else GibbsField(field, self.shape, self.sweeps)
         )
         return (
-            law
-            if context is None or law.batch_shape == context.shape[:-1]
-            else law.expand(context.shape[:-1])
+            distribution
+            if context is None or distribution.batch_shape == context.shape[:-1]
+            else distribution.expand(context.shape[:-1])
         )
 
     def potentials(self, context: Tensor | None = None) -> Pairwise:
@@ -152,7 +152,7 @@ class MarkovRandomField(DistributionModule):
                 -1, (self.nodes, self.levels)
             )
         return Pairwise(
-            unary, self.pairs.expand(len(self.edges), -1, -1), self.edges, self.neighbours
+            unary, self.pairs.expand(len(self.edges), -1, -1), self.edges, self.neighbors
         )
 
     @torch.no_grad()
@@ -182,6 +182,7 @@ class MarkovRandomField(DistributionModule):
         ]
         if wrong or self.levels < 2:
             raise ValueError(
-                f"expected levels >= 2 and edges between two of the variables 0, ..., {self.nodes - 1}, got levels "
+                "expected levels >= 2 and edges between two of the variables 0, ..., "
+                f"{self.nodes - 1}, got levels "
                 f"{self.levels} and {wrong[:3]}"
             )

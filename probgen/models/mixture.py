@@ -1,4 +1,4 @@
-"""Gaussian mixtures, fitted by expectation maximisation or by any objective."""
+"""Gaussian mixtures, fitted by expectation maximization or by any objective."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class GaussianMixture(DistributionModule):
     covariance : type
         Form of the covariance matrices: ``Full``, ``Tied``, ``Diagonal`` or ``Spherical``; called
         with ``(components, dims)``.
-    regularisation : float
+    regularization : float
         Variance that the M-step adds to each variable, in the squared unit of x. Positive values
         keep covariances regular (constant columns, few rows), at the price of a fit that is near,
         not at, the maximum likelihood.
@@ -70,13 +70,13 @@ class GaussianMixture(DistributionModule):
         dims: int,
         covariance: type[Covariance] = Full,
         *,
-        regularisation: float = 0.0,
+        regularization: float = 0.0,
     ):
         checks.at_least(1, components=components, dims=dims)
         checks.subclass(Covariance, covariance=covariance)
-        checks.not_negative(regularisation=regularisation)
+        checks.not_negative(regularization=regularization)
         super().__init__()
-        self.components, self.dims, self.regularisation = components, dims, regularisation
+        self.components, self.dims, self.regularization = components, dims, regularization
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, dims))
         self.covariance = covariance(components, dims)
@@ -84,7 +84,9 @@ class GaussianMixture(DistributionModule):
     def forward(self, context: Tensor | None = None) -> dist.MixtureSameFamily:
         """The mixture; its components know NaN, so the mixture itself checks no values."""
         return dist.MixtureSameFamily(
-            dist.Categorical(logits=self.logits), self.covariance.law(self.loc), validate_args=False
+            dist.Categorical(logits=self.logits),
+            self.covariance.distribution(self.loc),
+            validate_args=False,
         )
 
     @property
@@ -164,18 +166,18 @@ class GaussianMixture(DistributionModule):
         return moments(x, self._mixture, weights)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
-        r"""What ``regularisation`` makes the M-step subtract.
+        r"""What ``regularization`` makes the M-step subtract.
 
         .. math:: \frac r2 \sum_k n_k\, \mathrm{tr}\, \Sigma_k^{-1}
         """
-        if not self.regularisation:
+        if not self.regularization:
             return 0.0
-        return self.regularisation * (
+        return self.regularization * (
             statistics["rows"] @ half_trace_of_inverse(self.covariance.scale_tril)
         )
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         r"""M-step: weights, means and covariances are those of the rows.
 
         Weighted by the posteriors.
@@ -194,7 +196,8 @@ class GaussianMixture(DistributionModule):
         )
         if empty := (~(rows > _EMPTY)).nonzero().flatten().tolist():
             raise torch.linalg.LinAlgError(
-                f"expected rows in every component, got none in components {empty}; use fewer components, or several "
+                f"expected rows in every component, got none in components {empty}; use fewer "
+                "components, or several "
                 "starts (n_init)"
             )
         shift = first / rows[:, None] * self.loc.requires_grad
@@ -206,15 +209,15 @@ class GaussianMixture(DistributionModule):
                 self.loc.double() + shift,
                 scatter,
                 rows,
-                self.regularisation,
+                self.regularization,
                 noise,
             )
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
-        """Clusters of rows ``(N, D)`` found by k-means, after k-means++, on standardised columns.
+        """Clusters of rows ``(N, D)`` found by k-means, after k-means++, on standardized columns.
 
         Means and weights are those of the clusters, covariances start at their pooled covariance,
         which is regular where that of a small cluster is not. Works on at most 65,536 rows, drawn
@@ -224,18 +227,18 @@ class GaussianMixture(DistributionModule):
         ------
         ValueError
             If there are fewer rows than components, columns without observed entries, or, without
-            regularisation, constant columns.
+            regularization, constant columns.
         torch.linalg.LinAlgError
             If columns are functions of others.
         """
         self._check_rows(len(x))
-        check_columns(x, self.regularisation > 0, "remove them, or use regularisation > 0")
+        check_columns(x, self.regularization > 0, "remove them, or use regularization > 0")
         share = x.new_ones(len(x)).double() if weights is None else weights.double()
         if len(x) > _ROWS_FOR_START:
             kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
             x, share = x[kept], share[kept]
-        centre = x.double().nanmean(0)
-        z = fill_missing(x.double() - centre)
+        center = x.double().nanmean(0)
+        z = fill_missing(x.double() - center)
         scale = z.square().mean(0).sqrt()
         labels, clusters = _k_means(
             z / torch.where(scale > 0, scale, 1.0), self.components, generator, share
@@ -252,10 +255,10 @@ class GaussianMixture(DistributionModule):
         )
         self._update(
             counts / counts.sum(),
-            centre + means,
+            center + means,
             scatter,
             ones,
-            self.regularisation,
+            self.regularization,
             torch.zeros_like(means),
         )
 
@@ -277,14 +280,15 @@ class GaussianMixture(DistributionModule):
         noise: Tensor,
     ):
         least = resolution(means, scatter, rows, self.loc.dtype)
-        self.covariance.maximise(scatter, rows, Limits(added, noise, least))
+        self.covariance.maximize(scatter, rows, Limits(added, noise, least))
         put(self.logits, weights.log())
         put(self.loc, means)
 
     def _check_rows(self, rows: int) -> None:
         if rows < self.components:
             raise ValueError(
-                f"expected at least as many rows as components, got {rows} rows for {self.components} components; use "
+                f"expected at least as many rows as components, got {rows} rows for "
+                f"{self.components} components; use "
                 "fewer components or more rows"
             )
 
@@ -292,7 +296,7 @@ class GaussianMixture(DistributionModule):
 def _k_means(
     z: Tensor, components: int, generator: torch.Generator | None, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Labels ``(N,)`` and centres ``(K, D)`` of the clusters of rows.
+    """Labels ``(N,)`` and centers ``(K, D)`` of the clusters of rows.
 
     Each as often as its weight says.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import common_size, law_given
+from probgen.core.contexts import common_size, distribution_given
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.mixture_of import MixtureOf
@@ -44,7 +44,7 @@ class Mixture(DistributionModule):
     https://doi.org/10.1162/neco.1991.3.1.79
 
     >>> import torch
-    >>> from probgen.core.heads import Gaussian, StudentT
+    >>> from probgen.heads import Gaussian, StudentT
     >>> gen = Mixture([Gaussian(Constant(4)), StudentT(Constant(6, initial=1.0))])
     >>> gen().log_prob(torch.zeros(5, 2)).shape, gen.responsibilities(torch.zeros(5, 2)).sum(-1)
     (torch.Size([5]), tensor([1., 1., 1., 1., 1.], grad_fn=<SumBackward1>))
@@ -59,7 +59,8 @@ class Mixture(DistributionModule):
         ndims = {component.context_ndim for component in components}
         if len(ndims) != 1:
             raise ValueError(
-                f"expected components whose contexts have one number of event dims, got {sorted(ndims)}"
+                "expected components whose contexts have one number of event dims, got "
+                f"{sorted(ndims)}"
             )
         self.components, self.context_ndim = nn.ModuleList(components), ndims.pop()
         self.weights = (
@@ -75,11 +76,12 @@ class Mixture(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> MixtureOf:
         return MixtureOf(
-            self.weights(context), [law_given(component, context) for component in self.components]
+            self.weights(context),
+            [distribution_given(component, context) for component in self.components],
         )
 
     def responsibilities(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        r"""The law :math:`p(k \mid x, c)` of the component of each row.
+        r"""The distribution :math:`p(k \mid x, c)` of the component of each row.
 
         ``(N, *event) -> (N, K)``.
         """

@@ -13,14 +13,14 @@ from probgen.core.missing import has_missing
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
 from probgen.distributions.frozen import put
-from probgen.distributions.graphs.dependence_tree import (
+from probgen.distributions.graphical.dependence_tree import (
     family_counts,
     log_prior,
     log_shares,
     mutual_information,
     pair_counts,
     spanning_tree,
-    tree_law,
+    tree_distribution,
     tree_parameters,
     tree_scores,
 )
@@ -81,7 +81,8 @@ class MixtureOfTrees(DistributionModule):
     def forward(self, context: Tensor | None = None) -> MixtureOf:
         trees = zip(self.parents.tolist(), self.logits, strict=True)
         return MixtureOf(
-            self.weights, [tree_law(parents, logits, self.levels) for parents, logits in trees]
+            self.weights,
+            [tree_distribution(parents, logits, self.levels) for parents, logits in trees],
         )
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -105,7 +106,7 @@ class MixtureOfTrees(DistributionModule):
         return weighted_sum(value[:, 0], weights), self._statistics(x, shares)
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the trees.
 
         And for each the maximum spanning tree of its mutual informations.
@@ -136,7 +137,7 @@ class MixtureOfTrees(DistributionModule):
         return self.smoothing * torch.stack([log_prior(*tree, self.levels) for tree in trees]).sum()
 
     def _fitted(self, pairs: Tensor, parents: Tensor) -> tuple[float, Tensor, Tensor]:
-        """A tree with its tables, and before them what they reach of what the M-step maximises."""
+        """A tree with its tables, and before them what they reach of what the M-step maximizes."""
         counts = family_counts(pairs, parents)
         logits = log_shares(counts, self.levels, self.smoothing)
         reached = torch.where(counts > 0, counts * logits, 0.0).sum()
@@ -147,7 +148,7 @@ class MixtureOfTrees(DistributionModule):
         )
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """Trees of clusters of rows ``(N, D)``, which k-means finds on at most 16,384 of them."""
@@ -156,7 +157,8 @@ class MixtureOfTrees(DistributionModule):
         self._check_complete(x)
         if len(x) < self.components:
             raise ValueError(
-                f"expected at least as many rows as trees, got {len(x)} rows for {self.components} trees"
+                f"expected at least as many rows as trees, got {len(x)} rows for {self.components} "
+                "trees"
             )
         kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
         rows, share = x[kept], (x.new_ones(len(x)) if weights is None else weights)[kept]
@@ -176,7 +178,7 @@ class MixtureOfTrees(DistributionModule):
                     [spanning_tree(mutual_information(pairs)) for pairs in statistics["pairs"]]
                 )
             )
-        self.maximise(statistics)
+        self.maximize(statistics)
 
     def _statistics(self, x: Tensor, shares: Tensor) -> dict[str, Tensor]:
         return {
@@ -187,6 +189,7 @@ class MixtureOfTrees(DistributionModule):
     def _check_complete(self, x: Tensor) -> None:
         if has_missing(x):
             raise ValueError(
-                "expected complete rows to learn trees from, got NaN (missing); leave incomplete rows out, or complete "
+                "expected complete rows to learn trees from, got NaN (missing); leave incomplete "
+                "rows out, or complete "
                 "them: a fitted mixture scores and imputes them"
             )

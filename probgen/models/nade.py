@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.heads import Head
 from probgen.core.module import DistributionModule
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.orderings import batch_of, check_orders, entry_law
+from probgen.distributions.orderings import batch_of, check_orders, entry_distribution
+from probgen.heads import Head
 from probgen.nn.encodings import Plain
 
 
@@ -39,7 +39,7 @@ class NADE(DistributionModule):
     hidden : int
         Number H of hidden units.
     head : Head
-        Law of one variable given R raw values: ``Bernoulli()``, ``Categorical(levels=4)``,
+        Distribution of one variable given R raw values: ``Bernoulli()``, ``Categorical(levels=4)``,
         ``MixtureOfGaussians(10)`` (with it the model is called RNADE).
     order : Tensor, optional
         ``(D,)`` permutation; default the order of the variables.
@@ -66,7 +66,7 @@ class NADE(DistributionModule):
     https://proceedings.mlr.press/v15/larochelle11a.html;
     Uria, Murray, Larochelle (2013), RNADE, https://arxiv.org/abs/1306.0186
 
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> gen = NADE(4, 8, Bernoulli())
     >>> rows = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
     >>> round(gen().log_prob(rows).exp().sum().item(), 4)
@@ -108,22 +108,24 @@ class NADE(DistributionModule):
         self.activation = activation()
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
-        laws, steps = partial(self._laws, context), partial(self._steps, context)
+        distributions, steps = partial(self._distributions, context), partial(self._steps, context)
         batch = batch_of(context)
-        return Autoregressive(laws, steps, (self.dims,), batch_shape=batch, order=self.order)
+        return Autoregressive(
+            distributions, steps, (self.dims,), batch_shape=batch, order=self.order
+        )
 
     def _start(self, context: Tensor | None) -> Tensor:
         """Activations before the first variable: ``(*batch, H)``."""
         return self.offset if self.context is None else self.offset + self.context(context)
 
-    def _laws(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
+    def _distributions(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
         features = self.encode(x.to(self.offset)).index_select(-2, self.order)
         added = torch.einsum("...te,teh->...th", features, self.weight.index_select(0, self.order))
         running = added.cumsum(-2) - added + self._start(context).unsqueeze(-2)
         raw = torch.einsum(
             "...th,trh->...tr", self._hidden(running), self.out.index_select(0, self.order)
         )
-        return self.head.law(
+        return self.head.distribution(
             raw.index_select(-2, self.order.argsort()).add(self.bias).movedim(-1, 0)
         )
 
@@ -137,5 +139,5 @@ class NADE(DistributionModule):
         scales = [1.0] * self.dims if self.scale is None else self.scale
         for at, scale in zip(self.order.tolist(), scales, strict=True):
             raw = torch.addmm(self.bias[at], self.activation(running * scale), self.out[at].mT)
-            x = yield entry_law(self.head, raw, lead)
+            x = yield entry_distribution(self.head, raw, lead)
             running = running.addmm(self.encode(x.reshape(-1, 1)).flatten(1), self.weight[at])

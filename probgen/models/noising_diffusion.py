@@ -1,4 +1,7 @@
-"""Diffusions in discrete time, with noise of any closed law, for numbers and for labels."""
+"""Diffusions in discrete time, with noise of any closed distribution.
+
+For numbers and for labels.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ from probgen.nn.encodings import OneHot
 class NoisingDiffusion(DistributionModule):
     r"""Diffusion of continuous data in T steps, whose noise is Gaussian, Gamma.
 
-    Or a mixture of normal laws.
+    Or a mixture of normal distributions.
 
     .. math:: p(x_0 \mid c) = \int p(x_T) \prod_{t=1}^T p(x_{t-1} \mid x_t, c)\, dx_{1:T}
 
-    A network predicts the noise in :math:`x_t`, the process makes laws of it. The density is a
-    *bound*. ``fit`` with the default objective maximises it; the objective ``Denoising()``
-    minimises the squared error of the predicted noise, which weights the steps for better samples.
+    A network predicts the noise in :math:`x_t`, the process makes distributions of it. The density
+    is a *bound*. ``fit`` with the default objective maximizes it; the objective ``Denoising()``
+    minimizes the squared error of the predicted noise, which weights the steps for better samples.
     Missing entries (NaN) are refused.
 
     Parameters
@@ -43,8 +46,8 @@ class NoisingDiffusion(DistributionModule):
         :class:`GammaNoise <probgen.distributions.noising.gamma.GammaNoise>` or :class:`MixtureNoise
         <probgen.distributions.noising.mixture.MixtureNoise>`, with its schedule.
     calls : int, optional
-        Calls of the network for a draw; default: all T. Fewer are another law than the one that the
-        bound scores.
+        Calls of the network for a draw; default: all T. Fewer are another distribution than the one
+        that the bound scores.
     step : callable
         :func:`ancestral <probgen.distributions.noising.chain.ancestral>`,
         :func:`deterministic <probgen.distributions.noising.chain.deterministic>` or
@@ -62,7 +65,7 @@ class NoisingDiffusion(DistributionModule):
     >>> from probgen.distributions.noising.schedules import linear_steps
     >>> from probgen.nn.time import TimeMLP
     >>> gen = NoisingDiffusion(TimeMLP(2, [32]), (2,), GammaNoise(linear_steps(100), theta=0.1), calls=10)
-    >>> gen().sample((5,)).shape, gen().density
+    >>> gen().sample((5,)).shape, gen().density_kind
     (torch.Size([5, 2]), 'bound')
     """
 
@@ -121,7 +124,7 @@ class CategoricalDiffusion(DistributionModule):
               q(x_{t-1, d} \mid x_{td}, x_{0d} = j)
 
     The density is a *bound* of masses, every divergence in closed form. ``fit`` with the default
-    objective maximises it; the objective ``Denoising()`` minimises the cross-entropy of the
+    objective maximizes it; the objective ``Denoising()`` minimizes the cross-entropy of the
     predicted labels at random steps. Missing entries (NaN) are refused in scores; with
     ``AbsorbingNoise`` :func:`probgen.impute` draws them (*heuristic*).
 
@@ -143,8 +146,8 @@ class CategoricalDiffusion(DistributionModule):
         Features of labels, ``(*shape) -> (*shape, F)``; default: indicators of all values that
         noised labels have.
     calls : int, optional
-        Calls of the network for a draw; default: all T. Fewer are another law than the one that the
-        bound scores.
+        Calls of the network for a draw; default: all T. Fewer are another distribution than the one
+        that the bound scores.
     context_ndim : int
         Number of event dims of a context.
 
@@ -226,7 +229,8 @@ class CategoricalDiffusion(DistributionModule):
         wanted = (*x.shape[: x.ndim - ndim], self.shape[0] * levels, *self.shape[1:])
         if output.shape != wanted:
             raise ValueError(
-                f"expected logits of shape {tuple(wanted)} from the network, {levels} for each of {prod(self.shape)} "
+                f"expected logits of shape {tuple(wanted)} from the network, {levels} for each of "
+                f"{prod(self.shape)} "
                 f"entries, got {tuple(output.shape)}; set its outputs to {self.shape[0] * levels}"
             )
         return output.unflatten(-ndim, (self.shape[0], levels)).movedim(-ndim, -1)
@@ -252,7 +256,7 @@ class UnrolledDiffusion(LatentVariableModel):
     >>> from probgen.distributions.noising.schedules import linear_steps
     >>> from probgen.nn.time import TimeMLP
     >>> gen = NoisingDiffusion(TimeMLP(2, [8]), (2,), GaussianNoise(linear_steps(5))).chain()
-    >>> gen().log_prob(torch.zeros(3, 2)).shape, gen().density
+    >>> gen().log_prob(torch.zeros(3, 2)).shape, gen().density_kind
     (torch.Size([3]), 'unbiased')
     """
 
@@ -265,12 +269,14 @@ class UnrolledDiffusion(LatentVariableModel):
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         context = received(self, context)
-        law, steps = self.diffusion(context), self.diffusion.process.steps
+        distribution, steps = self.diffusion(context), self.diffusion.process.steps
         with data_plate(x, context):
-            state = pyro.sample(f"x_{steps}", law.process.prior(law.event_shape))
+            state = pyro.sample(f"x_{steps}", distribution.process.prior(distribution.event_shape))
             for t in range(steps, 1, -1):
-                state = pyro.sample(f"x_{t - 1}", law.reverse(state, *self._steps(state, t)))
-            return pyro.sample("x", law.reverse(state, *self._steps(state, 1)), obs=x)
+                state = pyro.sample(
+                    f"x_{t - 1}", distribution.reverse(state, *self._steps(state, t))
+                )
+            return pyro.sample("x", distribution.reverse(state, *self._steps(state, 1)), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         context = received(self, context)
@@ -283,8 +289,8 @@ class UnrolledDiffusion(LatentVariableModel):
                 f"x_{process.steps}", process.marginal(x, self._steps(x, process.steps)[0])
             )
             for t in range(process.steps, 1, -1):
-                law = process.posterior(state, x, *self._steps(state, t))
-                state = pyro.sample(f"x_{t - 1}", law)
+                distribution = process.posterior(state, x, *self._steps(state, t))
+                state = pyro.sample(f"x_{t - 1}", distribution)
 
     def _steps(self, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Steps t and t - 1 for each row of a state."""

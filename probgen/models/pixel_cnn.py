@@ -6,9 +6,9 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.heads.base import Head
 from probgen.core.module import DistributionModule
-from probgen.distributions.network_laws import autoregression, of_entries
+from probgen.distributions.network_distributions import autoregression, of_entries
+from probgen.heads.base import Head
 from probgen.nn.causal import GatedLayer
 from probgen.nn.raster import RasterNet
 
@@ -33,8 +33,8 @@ class PixelCNN(DistributionModule):
     shape : (int, int, int)
         Channels, height and width of the images.
     head : Head
-        Law of one value; its own network is not used: ``Bernoulli()``, ``Categorical(levels=17)``,
-        ``DiscretizedLogisticMixture(levels=256)``.
+        Distribution of one value; its own network is not used: ``Bernoulli()``,
+        ``Categorical(levels=17)``, ``DiscretizedLogisticMixture(levels=256)``.
     embed : nn.Module
         What the network sees of a value, ``(*shape) -> (*shape, E)``: ``Levels(256)``,
         ``OneHot(17)``.
@@ -69,7 +69,7 @@ class PixelCNN(DistributionModule):
     PixelCNN decoders, https://arxiv.org/abs/1606.05328
 
     >>> import torch
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> from probgen.nn.encodings import Levels
     >>> gen = PixelCNN((1, 6, 6), Bernoulli(), Levels(2), width=4, layers=2)
     >>> gen().sample((3,)).shape, gen().log_prob(torch.zeros(3, 1, 6, 6)).shape

@@ -6,9 +6,9 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.heads.base import Head
 from probgen.core.module import DistributionModule
-from probgen.distributions.network_laws import autoregression, of_entries
+from probgen.distributions.network_distributions import autoregression, of_entries
+from probgen.heads.base import Head
 from probgen.nn.diagonal import DiagonalLayer
 from probgen.nn.raster import RasterNet
 
@@ -33,8 +33,8 @@ class PixelRNN(DistributionModule):
     shape : (int, int, int)
         Channels, height and width of the images.
     head : Head
-        Law of one value; its own network is not used: ``Bernoulli()``, ``Categorical(levels=17)``,
-        ``DiscretizedLogisticMixture(levels=256)``.
+        Distribution of one value; its own network is not used: ``Bernoulli()``,
+        ``Categorical(levels=17)``, ``DiscretizedLogisticMixture(levels=256)``.
     embed : nn.Module
         What the network sees of a value, ``(*shape) -> (*shape, E)``: ``Levels(256)``,
         ``OneHot(17)``.
@@ -66,7 +66,7 @@ class PixelRNN(DistributionModule):
     https://arxiv.org/abs/1601.06759
 
     >>> import torch
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> from probgen.nn.encodings import Levels
     >>> gen = PixelRNN((1, 4, 4), Bernoulli(), Levels(2), width=4, layers=1)
     >>> gen().sample((3,)).shape, gen().log_prob(torch.zeros(3, 1, 4, 4)).shape

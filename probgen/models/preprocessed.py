@@ -35,7 +35,8 @@ class Preprocessed(DistributionModule):
     Parameters
     ----------
     family : DistributionModule
-        The law of y: a flow, a variational autoencoder, MADE with normal heads, a diffusion.
+        The distribution of y: a flow, a variational autoencoder, MADE with normal heads, a
+        diffusion.
     columns : ColumnMaps
         Of the data, ``(*batch, D)``.
     context : ColumnMaps, optional
@@ -51,7 +52,7 @@ class Preprocessed(DistributionModule):
     >>> from probgen.core.module import standard_normal
     >>> x = torch.stack([torch.linspace(-3, 3, 999).exp(), (torch.arange(999) % 50).float()], 1)
     >>> gen = Preprocessed.fitted(standard_normal(2), x)
-    >>> gen.columns.words, gen().density, gen().sample((5,))[:, 1] % 1
+    >>> gen.columns.words, gen().density_kind, gen().sample((5,))[:, 1] % 1
     (['log', 'affine'], 'unbiased', tensor([0., 0., 0., 0., 0.]))
     """
 
@@ -83,7 +84,7 @@ class Preprocessed(DistributionModule):
         Parameters
         ----------
         family : DistributionModule
-            The law of prepared columns.
+            The distribution of prepared columns.
         x : Tensor
             ``(N, D)``.
         context : Tensor, optional
@@ -105,7 +106,8 @@ class Preprocessed(DistributionModule):
         for name, rows in (("x", x), ("context", context)):
             if rows is not None and rows.ndim != 2:
                 raise ValueError(
-                    f"expected {name} of shape (N, D), got {tuple(rows.shape)}; flatten its events, or use Standardised"
+                    f"expected {name} of shape (N, D), got {tuple(rows.shape)}; flatten its "
+                    "events, or use Standardized"
                 )
         examined = [examine(column, *bounds) for column in x.T]
         if not dequantize:
@@ -113,7 +115,8 @@ class Preprocessed(DistributionModule):
         constant = [index for index, column in enumerate(examined) if column.constant]
         if constant:
             raise ValueError(
-                f"expected columns that vary, got constant or missing ones at {constant}; leave them out: a density "
+                f"expected columns that vary, got constant or missing ones at {constant}; leave "
+                "them out: a density "
                 "has no bound there"
             )
         contexts = None if context is None else ColumnMaps.of(context, *bounds)
@@ -122,8 +125,10 @@ class Preprocessed(DistributionModule):
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         if context is not None and self.contexts is not None:
             context = self.contexts()(context)
-        law = Rescaled(self.family(context), cast(Units, self.columns()))
-        return Rounded(law, self.columns.resolution) if self.columns.on_grid else law
+        distribution = Rescaled(self.family(context), cast(Units, self.columns()))
+        return (
+            Rounded(distribution, self.columns.resolution) if self.columns.on_grid else distribution
+        )
 
     def prepare(self, x: Tensor) -> Tensor:
         """x as the family takes it, ``(*batch, D)`` each; on a grid, in the middle of its steps."""

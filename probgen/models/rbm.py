@@ -23,13 +23,14 @@ class RBM(DistributionModule):
     .. math:: p(v, h) = \frac1Z \exp\Big(\sum_i u_i(v_i) + c^\top h + (\phi(v) - \mu)^\top W (h - \nu)\Big)
 
     with u, :math:`\phi` of the visible units: :math:`u = b v, \phi = v` for bits. The offsets
-    :math:`\mu, \nu` are constants; those of :meth:`initialise` make gradients of weights and biases
+    :math:`\mu, \nu` are constants; those of :meth:`initialize` make gradients of weights and biases
     nearly independent of each other.
 
     Where one layer has at most ``limit`` states the density is *exact*: log Z, missing entries,
-    independent draws, maximum likelihood by ``fit``. Elsewhere it is *unnormalised*: draws and
+    independent draws, maximum likelihood by ``fit``. Elsewhere it is *unnormalized*: draws and
     imputations are ends of block Gibbs chains, and ``fit`` takes ``ContrastiveDivergence()``, or
-    ``PseudoLikelihood()`` for discrete units; :func:`probgen.annealed_importance` brackets log Z.
+    ``PseudoLikelihood()`` for discrete units; :func:`probgen.energy.annealed_importance` brackets
+    log Z.
 
     Parameters
     ----------
@@ -58,8 +59,8 @@ class RBM(DistributionModule):
 
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> rbm = RBM(BernoulliUnits(2, 3), hidden=4)
-    >>> rbm().density, rbm().sample((5,)).shape, RBM(BernoulliUnits(784), hidden=500)().density
-    ('exact', torch.Size([5, 2, 3]), 'unnormalised')
+    >>> rbm().density_kind, rbm().sample((5,)).shape, RBM(BernoulliUnits(784), hidden=500)().density_kind
+    ('exact', torch.Size([5, 2, 3]), 'unnormalized')
     """
 
     unknown_contexts = False
@@ -101,11 +102,11 @@ class RBM(DistributionModule):
         return 0 if self.net is None else input_size(self.net)
 
     def forward(self, context: Tensor | None = None) -> ExactBoltzmann | ChainedBoltzmann:
-        law = boltzmann(self.field(context), self.visible, self.sweeps, self.limit)
+        distribution = boltzmann(self.field(context), self.visible, self.sweeps, self.limit)
         return (
-            law
-            if context is None or law.batch_shape == context.shape[:-1]
-            else law.expand(context.shape[:-1])
+            distribution
+            if context is None or distribution.batch_shape == context.shape[:-1]
+            else distribution.expand(context.shape[:-1])
         )
 
     def field(self, context: Tensor | None = None) -> Bipartite:
@@ -115,14 +116,15 @@ class RBM(DistributionModule):
         return Bipartite(visible, self.weight, bias - self.offset @ self.weight)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Biases that give the visible units the moments of rows ``(N, *event)``.
 
         And offsets in their middle.
         """
         if self.net is not None:
             raise ValueError(
-                "expected a machine without a network for its biases, got one; train it from its start"
+                "expected a machine without a network for its biases, got one; train it from its "
+                "start"
             )
         start = self.visible.start(as_rows(self, x)[0].flatten(1))
         self.raw.copy_(start)

@@ -36,12 +36,12 @@ class CausalNetwork(Protocol):
 class SequenceModel(DistributionModule):
     r"""Autoregressive model of sequences.
 
-    The law of a frame depends on the earlier frames through a network's state.
+    The distribution of a frame depends on the earlier frames through a network's state.
 
     .. math:: p(x_{1:T} \mid c) = \prod_{t=1}^{T} p(x_t \mid h_t), \quad h_t = \text{net}([x_0, c], \dots, [x_{t-1}, c])
 
     The first input :math:`x_0` is learned. With ``RNN`` it is a recurrent model, with
-    ``TemporalConvolution`` a WaveNet. The law of a frame is any conditional distribution:
+    ``TemporalConvolution`` a WaveNet. The distribution of a frame is any conditional distribution:
     independent variables (a head), or dependent ones (NADE given the state: the RNN-NADE). A
     context, ``(*batch, C)``, stands beside every input.
 
@@ -54,7 +54,8 @@ class SequenceModel(DistributionModule):
     network : CausalNetwork
         ``RNN(D + C, H)``, ``TemporalConvolution(D + C, H)`` or any module with their methods.
     emission : DistributionModule
-        Law of a frame, events ``(D,)``, given a state ``(*batch, H)``; its density must be exact.
+        Distribution of a frame, events ``(D,)``, given a state ``(*batch, H)``; its density must be
+        exact.
     shape : (int, int)
         Number T of frames and length D of a frame.
 
@@ -64,7 +65,7 @@ class SequenceModel(DistributionModule):
     high-dimensional sequences, https://arxiv.org/abs/1206.6392; van den Oord et al. (2016),
     WaveNet, https://arxiv.org/abs/1609.03499
 
-    >>> from probgen.core.heads import Bernoulli
+    >>> from probgen.heads import Bernoulli
     >>> from probgen.nn.recurrent import RNN
     >>> gen = SequenceModel(RNN(4, 16), Bernoulli(nn.Linear(16, 4)), (10, 4))
     >>> gen().sample((5,)).shape
@@ -92,10 +93,10 @@ class SequenceModel(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         batch = () if context is None else context.shape[:-1]
-        laws, steps = partial(self._laws, context), partial(self._steps, context)
-        return Autoregressive(laws, steps, self.shape, batch_shape=batch, entry_ndim=1)
+        distributions, steps = partial(self._distributions, context), partial(self._steps, context)
+        return Autoregressive(distributions, steps, self.shape, batch_shape=batch, entry_ndim=1)
 
-    def _laws(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
+    def _distributions(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
         start = self.start.expand(*x.shape[:-2], 1, -1)
         context = None if context is None else context.unsqueeze(-2)
         return self.emission(self.network(beside(torch.cat((start, x[..., :-1, :]), -2), context)))

@@ -1,4 +1,4 @@
-"""Linear Gaussian state space models, fitted by expectation maximisation or by any objective."""
+"""Linear Gaussian state space models, fitted by expectation maximization or by any objective."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class LinearGaussianStateSpace(DistributionModule):
               q_t \sim N(0, Q), \; r_t \sim N(0, R)
 
     Exact density by the Kalman filter, also with missing entries or steps (NaN) and of other
-    lengths, padded by NaN at the end. Events are ``(T, D)``. The law, :class:`StateSpace`, also
-    filters, smooths and forecasts: ``gen().smooth(x)``. Fitted by :func:`probgen.em`, exactly so
-    with missing values too, or by any objective. The states are determined up to a change of their
-    coordinates.
+    lengths, padded by NaN at the end. Events are ``(T, D)``. The distribution, :class:`StateSpace`,
+    also filters, smooths and forecasts: ``gen().smooth(x)``. Fitted by :func:`probgen.em`, exactly
+    so with missing values too, or by any objective. The states are determined up to a change of
+    their coordinates.
 
     Parameters
     ----------
     states : int
         Number k of state variables.
     dims : int
-        Number D of observed variables; centred ones, since the model has no offset.
-    steps : int
+        Number D of observed variables; centerd ones, since the model has no offset.
+    length : int
         Largest length T of a sequence.
     noise : type
         Form of R: ``Full``, ``Diagonal`` or ``Spherical``.
@@ -47,19 +47,20 @@ class LinearGaussianStateSpace(DistributionModule):
     algorithm, https://doi.org/10.1111/j.1467-9892.1982.tb00349.x
 
     >>> from probgen.infer.em import em
-    >>> gen = LinearGaussianStateSpace(states=1, dims=2, steps=10)
-    >>> result = em(gen, torch.randn(20, 10, 1).cumsum(1) * torch.tensor([1.0, -2.0]) + torch.randn(20, 10, 2), steps=5)
+    >>> gen = LinearGaussianStateSpace(states=1, dims=2, length=10)
+    >>> walk = torch.randn(20, 10, 1).cumsum(1) * torch.tensor([1.0, -2.0])
+    >>> result = em(gen, walk + torch.randn(20, 10, 2), max_iter=5)
     >>> gen().forecast(torch.zeros(7, 10, 2), steps=3).sample().shape
     torch.Size([7, 3, 2])
     """
 
     context_size, context_hint = 0, WITHOUT
 
-    def __init__(self, states: int, dims: int, steps: int, noise: type[Covariance] = Full):
-        checks.at_least(1, states=states, dims=dims, steps=steps)
+    def __init__(self, states: int, dims: int, length: int, noise: type[Covariance] = Full):
+        checks.at_least(1, states=states, dims=dims, length=length)
         checks.subclass(Covariance, noise=noise)
         super().__init__()
-        self.steps = steps
+        self.length = length
         self.transition = nn.Parameter(0.9 * torch.eye(states))
         self.emission = nn.Parameter(torch.randn(dims, states))
         self.initial_mean = nn.Parameter(torch.zeros(states))
@@ -80,7 +81,7 @@ class LinearGaussianStateSpace(DistributionModule):
         return System(self.transition, move, self.emission, noise, self.initial_mean, first)
 
     def forward(self, context: Tensor | None = None) -> StateSpace:
-        return StateSpace(self.system, self.steps)
+        return StateSpace(self.system, self.length)
 
     @property
     def free_parameters(self) -> int:
@@ -100,7 +101,7 @@ class LinearGaussianStateSpace(DistributionModule):
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on sequences ``(n, T, D)``.
 
-        Expected products of states, neighbours and observations, in float64.
+        Expected products of states, neighbors and observations, in float64.
         """
         system, rows = System(*(part.double() for part in self.system)), x.double().transpose(0, 1)
         system = system._replace(
@@ -119,12 +120,12 @@ class LinearGaussianStateSpace(DistributionModule):
             + offset[..., None] * offset[..., None, :]
             + left
         )
-        neighbours = mean[1:, :, :, None] * mean[:-1, :, None, :] + lagged
+        neighbors = mean[1:, :, :, None] * mean[:-1, :, None, :] + lagged
         whole = {
             "zz": second,
             "before": second[:-1],
             "after": second[1:],
-            "pairs": neighbours,
+            "pairs": neighbors,
             "xz": cross,
             "xx": square,
         }
@@ -140,7 +141,7 @@ class LinearGaussianStateSpace(DistributionModule):
         }
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         r"""M-step: regressions of states on those before and of observations on states.
 
         And what these leave.
@@ -175,7 +176,7 @@ class LinearGaussianStateSpace(DistributionModule):
         )
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """Random directions with the scales of the variables.
@@ -216,6 +217,6 @@ def _fit(
 def _set(covariance: Covariance, scatter: Tensor, rows: Tensor) -> None:
     """One covariance matrix of the given form from a sum of products over so many rows."""
     none = scatter.new_zeros(1, len(scatter))
-    covariance.maximise(
+    covariance.maximize(
         covariance.reduce(0.5 * (scatter + scatter.mT)[None]), rows[None], Limits(0.0, none, none)
     )

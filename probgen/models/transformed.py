@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import common_size, law_given
+from probgen.core.contexts import common_size, distribution_given
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.flow import Pushforward
 
@@ -25,14 +25,14 @@ class Transformed(DistributionModule):
     Parameters
     ----------
     family : DistributionModule
-        The law of z.
+        The distribution of z.
     *layers : nn.Module
-        The maps, first first: ``Gaussianised.of(rows, ...)``, ``CouplingLayer(...)``, ....
+        The maps, first first: ``Gaussianized.of(rows, ...)``, ``CouplingLayer(...)``, ....
 
     >>> import pyro.distributions as dist, torch
     >>> from probgen.core.module import Fixed
-    >>> from probgen.distributions.flows.marginal_transform import Gaussianised
-    >>> histogram = Gaussianised(torch.tensor([[3.0, 1.0]]), 0.0, 2.0)
+    >>> from probgen.distributions.flows.marginal_transform import Gaussianized
+    >>> histogram = Gaussianized(torch.tensor([[3.0, 1.0]]), 0.0, 2.0)
     >>> Transformed(Fixed(dist.Normal, loc=torch.zeros(1), scale=1.0), histogram)().log_prob(torch.tensor([0.5])).exp()
     tensor(0.7500)
     """
@@ -54,5 +54,5 @@ class Transformed(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
         return Pushforward.through(
-            law_given(self.family, context), [layer(context) for layer in self.layers]
+            distribution_given(self.family, context), [layer(context) for layer in self.layers]
         )

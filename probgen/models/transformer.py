@@ -6,9 +6,9 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.heads.base import Head
 from probgen.core.module import DistributionModule
-from probgen.distributions.network_laws import autoregression, of_entries
+from probgen.distributions.network_distributions import autoregression, of_entries
+from probgen.heads.base import Head
 from probgen.nn.transformer import TransformerNet
 
 
@@ -31,7 +31,8 @@ class Transformer(DistributionModule):
         ``(T,)`` for sequences, ``(C, H, W)`` for images: all rows of a channel, then the next
         channel.
     head : Head
-        Law of one entry; its own network is not used: ``Categorical(levels=65)``, ``Bernoulli()``.
+        Distribution of one entry; its own network is not used: ``Categorical(levels=65)``,
+        ``Bernoulli()``.
     embed : nn.Module
         What the network sees of an entry, ``(*shape) -> (*shape, E)``; E is the width of the
         network: ``Tokens(65, 128)``, or ``nn.Sequential(Levels(256), nn.Linear(1, 128))`` for
@@ -56,7 +57,7 @@ class Transformer(DistributionModule):
     Chen et al. (2020), Generative pretraining from pixels
 
     >>> import torch
-    >>> from probgen.core.heads import Categorical
+    >>> from probgen.heads import Categorical
     >>> from probgen.nn.transformer import Tokens
     >>> gen = Transformer((12,), Categorical(levels=5), Tokens(5, 16), layers=2, heads=4)
     >>> gen().sample((3,)).shape, gen().log_prob(torch.zeros(3, 12)).shape

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.contexts import beside_size, ignores, law_given, received, size_of
+from probgen.core.contexts import beside_size, distribution_given, ignores, received, size_of
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.turns import same_random_state
 
 
 class VAE(LatentVariableModel):
-    r"""Variational autoencoder, a latent-variable model with an amortised posterior.
+    r"""Variational autoencoder, a latent-variable model with an amortized posterior.
 
     .. math:: p(x, z \mid c) = p(z \mid c)\, p(x \mid z, c), \qquad q(z \mid x, c)
 
@@ -45,7 +45,7 @@ class VAE(LatentVariableModel):
     Lee, Yan (2015), Learning structured output representation using deep conditional generative
     models; Mattei, Frellsen (2019), MIWAE, https://arxiv.org/abs/1812.02633
 
-    >>> from probgen.core.heads import Bernoulli, Gaussian
+    >>> from probgen.heads import Bernoulli, Gaussian
     >>> from probgen.core.module import Fixed
     >>> from probgen.nn import MLP
     >>> prior = Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0)
@@ -77,7 +77,7 @@ class VAE(LatentVariableModel):
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         with data_plate(x, context):
-            z = pyro.sample("z", law_given(self.prior, context))
+            z = pyro.sample("z", distribution_given(self.prior, context))
             return pyro.sample("x", self.decode(z, context), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
@@ -90,7 +90,8 @@ class VAE(LatentVariableModel):
         """The approximate posterior q(z | x, c): ``(*batch, *event) -> batch_shape (*batch,)``; NaN enters as 0."""
         if context is not None and x.ndim - self.encoder.context_ndim > context.ndim - 1:
             raise ValueError(
-                f"expected x of shape (N, *event), one row for each of the contexts {tuple(context.shape)}, got "
+                "expected x of shape (N, *event), one row for each of the contexts "
+                f"{tuple(context.shape)}, got "
                 f"{tuple(x.shape)}; take out the dims between rows and events"
             )
         return self.encoder(

@@ -54,7 +54,8 @@ class LengthTable(nn.Module):
         super().__init__()
         if not 0 <= least <= most or most < 1 or not pseudo_count >= 0:
             raise ValueError(
-                f"expected 0 <= least <= most, most >= 1, pseudo_count >= 0, got {least=}, {most=}, {pseudo_count=}"
+                f"expected 0 <= least <= most, most >= 1, pseudo_count >= 0, got {least=}, "
+                f"{most=}, {pseudo_count=}"
             )
         self.most, self.least = most, least
         self.padding, self.pseudo_count = float(padding), pseudo_count
@@ -68,9 +69,9 @@ class LengthTable(nn.Module):
     def forward(self, context: Tensor | None = None) -> Tensor:
         return length_logits(self.net(context), self.every)
 
-    def around(self, law: Any, context: Tensor | None = None) -> WithLength:
+    def around(self, distribution: Any, context: Tensor | None = None) -> WithLength:
         """The distribution of sequences and lengths, for one of sequences of the largest length."""
-        return WithLength(law, self(context), least=self.least, padding=self.padding)
+        return WithLength(distribution, self(context), least=self.least, padding=self.padding)
 
     def values(self, x: Tensor) -> Tensor:
         """Sequences with NaN in place of the padding."""
@@ -87,17 +88,20 @@ class LengthTable(nn.Module):
         """
         if not isinstance(self.net, Constant):
             raise TypeError(
-                f"expected a table of lengths to count into, got {type(self.net).__name__}; leave lengths=None, or "
+                f"expected a table of lengths to count into, got {type(self.net).__name__}; leave "
+                "lengths=None, or "
                 "use fit(gen, x)"
             )
         return self.net.value
 
     @torch.no_grad()
-    def expect(self, law: WithLength, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    def expect(
+        self, distribution: WithLength, x: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Log probability of the lengths of rows, and how many have each length ``(L,)``."""
-        found = law.ends(law.whole(x))
-        mass = law.log_mass(found)
-        logs = torch.where(law.possible(found), self.table.log_softmax(-1), -torch.inf)
+        found = distribution.ends(distribution.whole(x))
+        mass = distribution.log_mass(found)
+        logs = torch.where(distribution.possible(found), self.table.log_softmax(-1), -torch.inf)
         shares = logs.softmax(-1).double()
         counts = shares.sum(0) if weights is None else weights.double() @ shares
         return weighted_sum(mass, weights), counts
@@ -111,13 +115,13 @@ class LengthTable(nn.Module):
 
 @runtime_checkable
 class ByExpectation(Protocol):
-    """A family that expectation maximisation fits."""
+    """A family that expectation maximization fits."""
 
     def expect(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
 
-    def maximise(self, statistics: dict[str, Tensor]) -> None: ...
+    def maximize(self, statistics: dict[str, Tensor]) -> None: ...
 
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None: ...
+    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None: ...
 
 
 class VariableLength(DistributionModule):
@@ -181,7 +185,8 @@ class VariableLength(DistributionModule):
         super().__init__()
         if isinstance(family, LatentVariableModel):
             raise TypeError(
-                f"expected a family that states its distribution, got {type(family).__name__}, which has latents; use "
+                f"expected a family that states its distribution, got {type(family).__name__}, "
+                "which has latents; use "
                 "VariableLengthLatents"
             )
         self.family, self.context_ndim = family, family.context_ndim
@@ -206,10 +211,10 @@ class VariableLength(DistributionModule):
         return mass + value, {"lengths": counts, **{f"of {k}": v for k, v in statistics.items()}}
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M-step: shares of the lengths, and the family's own."""
         self.lengths.count(statistics["lengths"])
-        self._counted.maximise(_of_family(statistics))
+        self._counted.maximize(_of_family(statistics))
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts of lengths, and those of the family, make the M-step subtract."""
@@ -228,13 +233,13 @@ class VariableLength(DistributionModule):
     aic, bic = aic, bic
 
     @torch.no_grad()
-    def initialise(
+    def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """All lengths alike, and the family's own start."""
         own = {} if weights is None else {"weights": weights}
         self.lengths.table.zero_()
-        self._counted.initialise(self._values(x), generator, **own)
+        self._counted.initialize(self._values(x), generator, **own)
 
     def count_lengths(self, x: Tensor, weights: Tensor | None = None) -> VariableLength:
         """Sets the probabilities of lengths to their shares in rows ``(N, *event)``, in place.
@@ -247,16 +252,17 @@ class VariableLength(DistributionModule):
         return self
 
     def _values(self, x: Tensor) -> Tensor:
-        law = self()
-        x = law.whole(x)
-        return law.without_padding(x, law.ends(x))
+        distribution = self()
+        x = distribution.whole(x)
+        return distribution.without_padding(x, distribution.ends(x))
 
     @property
     def _counted(self) -> Any:
-        """The family, if expectation maximisation fits it."""
+        """The family, if expectation maximization fits it."""
         if not isinstance(self.family, ByExpectation):
             raise TypeError(
-                f"expected a family with expect, maximise and initialise, got {type(self.family).__name__}; use "
+                "expected a family with expect, maximize and initialize, got "
+                f"{type(self.family).__name__}; use "
                 "fit(gen, x)"
             )
         return self.family
@@ -283,7 +289,7 @@ class VariableLengthLatents(LatentVariableModel):
         As in :class:`VariableLength`.
 
     >>> from probgen.models.deep_markov import DeepMarkovModel
-    >>> from probgen.core.heads import Bernoulli, Gaussian
+    >>> from probgen.heads import Bernoulli, Gaussian
     >>> from probgen.nn.recurrent import RNN, Combiner, GatedTransition
     >>> steps, guide = Gaussian(GatedTransition(2, 8)), Gaussian(Combiner(2, 8))
     >>> family = DeepMarkovModel(steps, Bernoulli(nn.Linear(2, 4)), RNN(4, 8), guide, (10, 2))
@@ -319,8 +325,8 @@ class VariableLengthLatents(LatentVariableModel):
         return self.family.vectorized
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        law = lambda values: self.lengths.around(values, context)  # noqa: E731
-        with self._values(x) as values, _Lengths(law, x):
+        distribution = lambda values: self.lengths.around(values, context)  # noqa: E731
+        with self._values(x) as values, _Lengths(distribution, x):
             return self.family.model(values, context)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
@@ -340,11 +346,11 @@ class VariableLengthLatents(LatentVariableModel):
 class _Lengths(Messenger):
     """The distribution at site ``"x"`` with random lengths, and the padded data there."""
 
-    def __init__(self, law: Any, x: Tensor | None):
+    def __init__(self, distribution: Any, x: Tensor | None):
         super().__init__()
-        self.law, self.x = law, x
+        self.distribution, self.x = distribution, x
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] == "x" and not isinstance(msg["fn"], WithLength):
-            msg["fn"] = self.law(msg["fn"])
+            msg["fn"] = self.distribution(msg["fn"])
             msg["value"] = self.x if msg["is_observed"] else msg["value"]

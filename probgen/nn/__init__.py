@@ -1,5 +1,6 @@
 """Networks, plain torch modules; all accept any leading dims."""
 
+from probgen.nn.augment import Color, Cutout, Jitter, RandomAffine, Thickness, Translation
 from probgen.nn.basic import Constant, Standardize
 from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
@@ -9,6 +10,7 @@ from probgen.nn.invertible import CouplingNet
 from probgen.nn.mlp import MLP
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
 from probgen.nn.side_by_side import SideBySide
+from probgen.nn.tabulated import TabulatedSchedule
 from probgen.nn.temporal import TemporalConvolution
 from probgen.nn.time import TimeMLP
 from probgen.nn.transformer import Tokens
@@ -17,22 +19,29 @@ from probgen.nn.unet import UNet
 __all__ = [
     "MLP",
     "RNN",
+    "Color",
     "Combiner",
     "Constant",
     "ConvDecoder",
     "ConvEncoder",
     "CouplingNet",
+    "Cutout",
     "DCGANCritic",
     "DCGANGenerator",
     "DiT",
     "GatedTransition",
+    "Jitter",
     "Levels",
     "OneHot",
+    "RandomAffine",
     "ResidualBlock",
     "SideBySide",
     "Standardize",
+    "TabulatedSchedule",
     "TemporalConvolution",
+    "Thickness",
     "TimeMLP",
     "Tokens",
+    "Translation",
     "UNet",
 ]

@@ -14,11 +14,11 @@ from torch.nn.functional import affine_grid, grid_sample, max_pool2d
 from probgen.core import checks
 
 
-class Colour(nn.Module):
+class Color(nn.Module):
     """Random brightness, saturation and contrast of images, ``(B, C, H, W) -> (B, C, H, W)``.
 
     Brightness is shifted by up to ``strength / 2``, saturation scaled by up to 1 ± ``strength``,
-    contrast by up to 1 ± ``strength / 2``; all at once ``nn.Sequential(Colour(), Translation(),
+    contrast by up to 1 ± ``strength / 2``; all at once ``nn.Sequential(Color(), Translation(),
     Cutout())`` is the DiffAugment policy.
 
     Parameters
@@ -31,7 +31,7 @@ class Colour(nn.Module):
     Zhao, Liu, Lin, Zhu, Han (2020), Differentiable augmentation for data-efficient GAN training,
     https://arxiv.org/abs/2006.10738
 
-    >>> Colour()(torch.zeros(5, 3, 8, 8)).shape
+    >>> Color()(torch.zeros(5, 3, 8, 8)).shape
     torch.Size([5, 3, 8, 8])
     """
 
@@ -45,8 +45,8 @@ class Colour(nn.Module):
             torch.rand(3, len(x), 1, 1, 1).to(x) - 0.5
         )
         x = x + brightness
-        grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * (1 + 2 * saturation)
+        gray = x.mean(1, keepdim=True)
+        x = gray + (x - gray) * (1 + 2 * saturation)
         middle = x.mean((1, 2, 3), keepdim=True)
         return middle + (x - middle) * (1 + contrast)
 
@@ -121,8 +121,8 @@ class Cutout(nn.Module):
         inside = []
         for size, shape in ((x.shape[-2], (1, -1, 1)), (x.shape[-1], (1, 1, -1))):
             length = round(size * self.ratio)
-            centre = torch.randint(0, size + 1 - length % 2, (len(x), 1, 1), device=x.device)
-            offset = torch.arange(size, device=x.device).reshape(shape) - centre + length // 2
+            center = torch.randint(0, size + 1 - length % 2, (len(x), 1, 1), device=x.device)
+            offset = torch.arange(size, device=x.device).reshape(shape) - center + length // 2
             inside.append((offset >= 0) & (offset < length))
         return torch.where((inside[0] & inside[1]).unsqueeze(1), self.fill, x)
 
@@ -199,12 +199,12 @@ class RandomAffine(nn.Module):
 class Thickness(nn.Module):
     r"""Strokes made thicker or thinner at random, ``(B, C, H, W) -> (B, C, H, W)``.
 
-    Grey dilation and erosion.
+    Gray dilation and erosion.
 
     .. math:: x' = (1 - |u|)\, x + |u| \begin{cases} \max_{N} x & u > 0 \\ \min_{N} x & u < 0 \end{cases},
               \qquad u \sim U(-s, s)
 
-    over the neighbourhood N of 3 x 3 pixels of each pixel; strokes are brighter than the
+    over the neighborhood N of 3 x 3 pixels of each pixel; strokes are brighter than the
     background.
 
     Parameters
@@ -235,7 +235,7 @@ class Thickness(nn.Module):
 
 
 class Jitter(nn.Module):
-    """Normal noise added to rows of any shape: the critic sees both laws smoothed by it.
+    """Normal noise added to rows of any shape: the critic sees both distributions smoothed by it.
 
     Parameters
     ----------

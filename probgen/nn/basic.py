@@ -1,4 +1,4 @@
-"""Small building blocks: learned constants and fixed standardisation."""
+"""Small building blocks: learned constants and fixed standardization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Constant(nn.Module):
 
     ``(*batch, *context_event) -> (*batch, *shape)``; without context the batch shape is empty. It
     makes a head unconditional: ``Bernoulli(Constant(64))()`` is a learned product of Bernoulli
-    laws.
+    distributions.
 
     Parameters
     ----------
@@ -64,7 +64,8 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.as_tensor(std))
         if not (self.std > 0).all():
             raise ValueError(
-                f"expected positive std, got {std}; drop constant variables, or give them a std of 1"
+                f"expected positive std, got {std}; drop constant variables, or give them a std of "
+                "1"
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class FourierTime(nn.Module):
         super().__init__()
         if count < 2 or not 0 < slowest < fastest:
             raise ValueError(
-                f"expected count >= 2 and 0 < slowest < fastest, got {count}, {slowest} and {fastest}; the default "
+                f"expected count >= 2 and 0 < slowest < fastest, got {count}, {slowest} and "
+                f"{fastest}; the default "
                 "is FourierTime(32, 0.1, 30.0)"
             )
         logs = torch.linspace(math.log(slowest), math.log(fastest), count)
@@ -139,7 +140,8 @@ def check_input(x: Tensor, shape: tuple[int, ...], network: str) -> torch.Size:
     if lead < 0 or tuple(x.shape[lead:]) != tuple(shape):
         expected = "(*batch" + "".join(f", {size}" for size in shape) + ")"
         raise ValueError(
-            f"expected x of shape {expected}, got {tuple(x.shape)}; build the {network} for the events that x has"
+            f"expected x of shape {expected}, got {tuple(x.shape)}; build the {network} for the "
+            "events that x has"
         )
     return x.shape[:lead]
 

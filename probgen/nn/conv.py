@@ -93,7 +93,8 @@ class ConvEncoder(nn.Module):
         if x.shape[-3:] != self.shape:
             expected = "(*batch" + "".join(f", {size}" for size in self.shape) + ")"
             raise ValueError(
-                f"expected images of shape {expected}, got {tuple(x.shape)}; unflatten vectors first: "
+                f"expected images of shape {expected}, got {tuple(x.shape)}; unflatten vectors "
+                "first: "
                 f"x.unflatten(-1, {self.shape})"
             )
         return self.layers(x.reshape(-1, *self.shape)).view(*x.shape[:-3], -1)
@@ -104,7 +105,7 @@ class ConvDecoder(nn.Module):
 
     Each stage doubles height and width.
 
-    Upsampling by nearest neighbours and convolution leaves no checkerboard (Odena, Dumoulin, Olah
+    Upsampling by nearest neighbors and convolution leaves no checkerboard (Odena, Dumoulin, Olah
     2016, https://distill.pub/2016/deconv-checkerboard/).
 
     Parameters
@@ -154,7 +155,8 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if z.shape[-1:] != (self.inputs,):
             raise ValueError(
-                f"expected inputs of shape (*batch, {self.inputs}), got {tuple(z.shape)}; build the ConvDecoder with "
+                f"expected inputs of shape (*batch, {self.inputs}), got {tuple(z.shape)}; build "
+                "the ConvDecoder with "
                 f"inputs={z.shape[-1] if z.ndim else 1}"
             )
         h = self.start(z.reshape(-1, self.inputs)).unflatten(1, (-1, *self.sizes[0]))

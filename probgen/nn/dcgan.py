@@ -14,7 +14,7 @@ Norm = Callable[[int], nn.Module]
 
 
 def unchanged(layer: nn.Module) -> nn.Module:
-    """The layer itself: no reparametrisation of its weights."""
+    """The layer itself: no reparametrization of its weights."""
     return layer
 
 
@@ -23,7 +23,7 @@ class DCGANGenerator(nn.Module):
 
     Each stage doubles height and width.
 
-    A linear map to the smallest image, then per stage a normalisation, ReLU and a transposed
+    A linear map to the smallest image, then per stage a normalization, ReLU and a transposed
     convolution of 4 x 4 pixels and stride 2; where a size is not twice the one before, the last row
     or column is left out.
 
@@ -37,7 +37,7 @@ class DCGANGenerator(nn.Module):
         Channels at the beginning of each stage: ``(128, 64)`` begins at 7 x 7 for images of 28 x 28
         pixels.
     norm : callable, optional
-        Makes a normalisation from a number of channels. The batch normalisation of the original
+        Makes a normalization from a number of channels. The batch normalization of the original
         keeps running moments of its own, which an average of the parameters (``fit(ema=)``) leaves
         behind: ``norm=None`` goes with that.
     last : callable
@@ -95,7 +95,8 @@ class DCGANGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if z.shape[-1:] != (self.inputs,):
             raise ValueError(
-                f"expected inputs of shape (*batch, {self.inputs}), got {tuple(z.shape)}; build the DCGANGenerator "
+                f"expected inputs of shape (*batch, {self.inputs}), got {tuple(z.shape)}; build "
+                "the DCGANGenerator "
                 f"with inputs={z.shape[-1] if z.ndim else 1}"
             )
         h = self.start(z.reshape(-1, self.inputs)).unflatten(1, (-1, *self.sizes[0]))
@@ -107,7 +108,7 @@ class DCGANGenerator(nn.Module):
 class DCGANCritic(nn.Module):
     r"""Images to scores, ``(*batch, C, H, W) -> (*batch,)``: each stage halves height and width.
 
-    Per stage a convolution of 4 x 4 pixels and stride 2, a normalisation (none in the first) and a
+    Per stage a convolution of 4 x 4 pixels and stride 2, a normalization (none in the first) and a
     leaky ReLU; then a linear map of the features :math:`\phi(x)`. With ``context`` it is
     conditional by projection,
 
@@ -125,7 +126,7 @@ class DCGANCritic(nn.Module):
     context : int, optional
         Length of the context vectors, for instance one-hot labels.
     norm : callable, optional
-        Makes a normalisation from a number of channels. Batch normalisation, as in the original,
+        Makes a normalization from a number of channels. Batch normalization, as in the original,
         couples the rows: it does not go with penalties of the gradient.
     slope : float
         Slope of the leaky ReLU on negative numbers.
@@ -193,7 +194,8 @@ class DCGANCritic(nn.Module):
         lead = x.shape[:-3]
         if x.shape[-3:] != self.shape:
             raise ValueError(
-                f"expected images of shape (*batch, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}; build "
+                f"expected images of shape (*batch, {', '.join(map(str, self.shape))}), got "
+                f"{tuple(x.shape)}; build "
                 "the DCGANCritic with that shape (packs of m images have m times the channels)"
             )
         self._check(lead, context)
@@ -208,7 +210,8 @@ class DCGANCritic(nn.Module):
         expected = None if self.context is None else (*lead, self.context)
         if got != expected:
             raise ValueError(
-                f"expected a context of shape {expected}, got {got}; the length of contexts is given to the "
+                f"expected a context of shape {expected}, got {got}; the length of contexts is "
+                "given to the "
                 "DCGANCritic as context=..."
             )
 
@@ -219,7 +222,8 @@ def _sizes(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
     for _ in range(stages):
         if min(sizes[-1]) < 2:
             raise ValueError(
-                f"expected images that can be halved {stages} times, got {shape[1]} x {shape[2]}; give fewer stages "
+                f"expected images that can be halved {stages} times, got {shape[1]} x {shape[2]}; "
+                "give fewer stages "
                 "(entries of hidden)"
             )
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
@@ -237,7 +241,7 @@ def _odd(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
 def _weighted(layer: nn.Module, norm: Norm | None, wrap: Wrap) -> nn.Module:
     """A layer with weights, wrapped.
 
-    Those of normalised networks start small, as in the original.
+    Those of normalized networks start small, as in the original.
     """
     if norm is not None:
         nn.init.normal_(layer.weight, 0.0, 0.02)

@@ -105,7 +105,8 @@ class DiT(nn.Module):
         channels, *sizes = _channels_first(torch.empty(self.shape), len(shape)).shape
         if len(shape) > 3 or any(size % patch for size in sizes):
             raise ValueError(
-                f"expected images (C, H, W), sequences (T, C) or vectors (D,) of sizes divisible by patch {patch}, got "
+                "expected images (C, H, W), sequences (T, C) or vectors (D,) of sizes divisible "
+                f"by patch {patch}, got "
                 f"shape {self.shape}; choose a patch that divides {tuple(sizes)}"
             )
         self.outputs, self.grid = (

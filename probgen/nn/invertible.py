@@ -60,10 +60,10 @@ class CouplingNet(nn.Module):
 class ActNorm(nn.Module):
     r"""Scale and shift of every channel, :math:`y_c = e^{s_c} (x_c + b_c)`.
 
-    The identity until it is initialised.
+    The identity until it is initialized.
 
     >>> norm, x = ActNorm(3), 5 + 2 * torch.randn(100, 3, 4, 4)
-    >>> norm.initialise(x)
+    >>> norm.initialize(x)
     >>> torch.allclose(norm(x)[0].std((0, 2, 3)), torch.ones(3))
     True
     """
@@ -83,7 +83,7 @@ class ActNorm(nn.Module):
         return y * (-self.log_scale).exp()[:, None, None] - self.shift[:, None, None]
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Sets mean 0 and standard deviation 1 of every channel over these rows.
 
         Constant channels are not scaled.
@@ -190,7 +190,7 @@ class IntegerCoupling(nn.Module):
     ----------
     shape, network, context
         As in :class:`AffineCoupling`.
-    centre, half : float
+    center, half : float
         Middle m and half range h of the integers, the units of the network.
     """
 
@@ -199,11 +199,11 @@ class IntegerCoupling(nn.Module):
         shape: Shape,
         network: Network = CouplingNet,
         context: int = 0,
-        centre: float = 0.0,
+        center: float = 0.0,
         half: float = 1.0,
     ):
         super().__init__()
-        self.first, self.centre, self.half = shape[0] // 2, centre, half
+        self.first, self.center, self.half = shape[0] // 2, center, half
         self.network = network((self.first + context, *shape[1:]), shape[0] - self.first)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -215,7 +215,7 @@ class IntegerCoupling(nn.Module):
         return torch.cat((first, second - self._shift(first, context)), 1)
 
     def _shift(self, first: Tensor, context: Tensor | None) -> Tensor:
-        shift = self.half * self.network(beside((first - self.centre) / self.half, context))
+        shift = self.half * self.network(beside((first - self.center) / self.half, context))
         return shift.round().detach() + (
             shift - shift.detach()
         )  # in this order the value is an integer exactly

@@ -75,7 +75,8 @@ class MaskedConditioner(nn.Module):
         )
         if not torch.equal(self.order.sort().values.cpu(), torch.arange(dims)):
             raise ValueError(
-                f"expected an order that has each of 0, ..., {dims - 1} once, got {self.order.tolist()}"
+                f"expected an order that has each of 0, ..., {dims - 1} once, got "
+                f"{self.order.tolist()}"
             )
         lowest = (
             0 if context else min(1, dims - 1)

@@ -26,7 +26,7 @@ class MLP(nn.Module):
     dropout : float
         Probability with which hidden units are dropped in training.
     norm : callable, optional
-        Makes a normalisation from the size of a layer: ``nn.LayerNorm``, ``nn.BatchNorm1d``.
+        Makes a normalization from the size of a layer: ``nn.LayerNorm``, ``nn.BatchNorm1d``.
     residual : bool
         Whether hidden layers of the size of their input are added to it.
 
@@ -72,8 +72,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != (self.inputs,):
             raise ValueError(
-                f"expected inputs of shape (*batch, {self.inputs}), got {tuple(x.shape)}; build the MLP with "
-                f"inputs={x.shape[-1] if x.ndim else 1}, or put nn.Flatten(-3) in front of it for images"
+                f"expected inputs of shape (*batch, {self.inputs}), got {tuple(x.shape)}; build "
+                "the MLP with "
+                f"inputs={x.shape[-1] if x.ndim else 1}, or put nn.Flatten(-3) in front of it for "
+                "images"
             )
         h = x.reshape(-1, self.inputs)  # one batch dim: BatchNorm1d reads a second one as channels
         for layer in self.hidden:

@@ -165,7 +165,8 @@ class RasterNet(nn.Module):
         super().__init__()
         if len(shape) != 3 or shape[1] % block or shape[2] % block:
             raise ValueError(
-                f"expected shape (C, H, W) with H and W divisible by block {block}, got {tuple(shape)}; "
+                f"expected shape (C, H, W) with H and W divisible by block {block}, got "
+                f"{tuple(shape)}; "
                 "pad the images, or set block=1"
             )
         channels, size = shape[0] * block**2, (shape[1] // block, shape[2] // block)

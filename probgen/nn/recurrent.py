@@ -91,8 +91,10 @@ class RNN(nn.Module):
     def _check(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != (self.inputs,):
             raise ValueError(
-                f"expected vectors of length {self.inputs}, got {tuple(x.shape)}; build the RNN with "
-                f"inputs={x.shape[-1]} (for a sequence model: length of a frame + length of the context)"
+                f"expected vectors of length {self.inputs}, got {tuple(x.shape)}; build the RNN "
+                "with "
+                f"inputs={x.shape[-1]} (for a sequence model: length of a frame + length of the "
+                "context)"
             )
         return x
 

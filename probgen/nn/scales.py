@@ -25,12 +25,12 @@ class Scale(nn.Module):
     kept : int
         Number of channels that go on to the next scale.
     initial : Tensor
-        ``(R,)``: what the raw parameters of the law of one latent start from.
+        ``(R,)``: what the raw parameters of the distribution of one latent start from.
     network : callable
-        As in :class:`AffineCoupling`: for the laws of the latents given the channels kept.
+        As in :class:`AffineCoupling`: for the distributions of the latents given the channels kept.
     context : int
         Channels of the context.
-    centre, half : float
+    center, half : float
         Middle and half range of the channels, the units of the network.
     """
 
@@ -42,11 +42,11 @@ class Scale(nn.Module):
         initial: Tensor,
         network: Network,
         context: int = 0,
-        centre: float = 0.0,
+        center: float = 0.0,
         half: float = 1.0,
     ):
         super().__init__()
-        self.layers, self.kept, self.centre, self.half = nn.ModuleList(layers), kept, centre, half
+        self.layers, self.kept, self.center, self.half = nn.ModuleList(layers), kept, center, half
         latents = shape[0] - kept
         self.offset = nn.Parameter(
             initial.repeat_interleave(latents)[:, None, None].repeat(1, *shape[1:])
@@ -73,7 +73,7 @@ class Scale(nn.Module):
         return pixel_shuffle(x, 2)
 
     def raw(self, kept: Tensor, context: Tensor | None) -> Tensor:
-        """Raw parameters of the law of the latents given the channels kept.
+        """Raw parameters of the distribution of the latents given the channels kept.
 
         ``(N, R * latents, H / 2, W / 2)``.
         """
@@ -81,18 +81,18 @@ class Scale(nn.Module):
         return (
             raw
             if self.network is None
-            else raw + self.network(beside((kept - self.centre) / self.half, context))
+            else raw + self.network(beside((kept - self.center) / self.half, context))
         )
 
-    def initialise(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """Initialises every :class:`ActNorm` on what reaches it of these rows.
+    def initialize(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Initializes every :class:`ActNorm` on what reaches it of these rows.
 
         Returns the channels kept.
         """
         y = pixel_unshuffle(x, 2)
         for layer in self.layers:
             if isinstance(layer, ActNorm):
-                layer.initialise(y)
+                layer.initialize(y)
             y, _ = layer(y, context)
         return y[:, : self.kept]
 
@@ -115,7 +115,8 @@ def halvings(
     channels, height, width = shape
     if scales < 1 or height % 2**scales or width % 2**scales:
         raise ValueError(
-            f"expected scales >= 1, height and width divisible by 2 ** scales = {2**scales}, got {scales=} and images "
+            f"expected scales >= 1, height and width divisible by 2 ** scales = {2**scales}, got "
+            f"{scales=} and images "
             f"of {height} x {width}; use fewer scales, or pad the images"
         )
     for index in range(scales):

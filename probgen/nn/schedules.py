@@ -46,7 +46,7 @@ class Schedule(nn.Module, ABC):
 
 
 class VariancePreserving(Schedule):
-    r"""Schedules that keep the variance of standardised data: :math:`\alpha_t^2 + \sigma_t^2 = 1`.
+    r"""Schedules that keep the variance of standardized data: :math:`\alpha_t^2 + \sigma_t^2 = 1`.
 
     .. math:: \alpha_t^2 = \operatorname{sigmoid}(\lambda_t), \qquad \sigma_t^2 = \operatorname{sigmoid}(-\lambda_t)
     """
@@ -216,7 +216,7 @@ class EDMSchedule(_Exploding):
 
 
 class LearnedSchedule(VariancePreserving):
-    r"""A monotone network between two ends, all learned by maximising the variational bound.
+    r"""A monotone network between two ends, all learned by maximizing the variational bound.
 
     .. math:: \lambda_t = \lambda_0 - e^{r}\, \frac{m(t) - m(0)}{m(1) - m(0)}, \qquad
               m(t) = t + \sum_k a_k \operatorname{sigmoid}(b_k (t - c_k)),\quad a_k, b_k > 0
@@ -250,7 +250,7 @@ class LearnedSchedule(VariancePreserving):
         self.log_range = nn.Parameter(torch.tensor(math.log(log_snr_max - log_snr_min)))
         self.weight = nn.Parameter(torch.full((hidden,), -3.0))
         self.slope = nn.Parameter(torch.full((hidden,), 10.0))
-        self.centre = nn.Parameter(torch.linspace(0, 1, hidden))
+        self.center = nn.Parameter(torch.linspace(0, 1, hidden))
 
     def log_snr(self, t: Tensor) -> Tensor:
         ends = self._rising(
@@ -270,14 +270,15 @@ class LearnedSchedule(VariancePreserving):
         return t - (self.log_snr(t) - log_snr) / slope  # has the gradients of the inverse
 
     def _rising(self, t: Tensor) -> Tensor:
-        steps = (softplus(self.slope) * (t.unsqueeze(-1) - self.centre)).sigmoid()
+        steps = (softplus(self.slope) * (t.unsqueeze(-1) - self.center)).sigmoid()
         return t + (softplus(self.weight) * steps).sum(-1)
 
 
 def _check_ends(log_snr_max: float, log_snr_min: float) -> None:
     if not log_snr_min < log_snr_max:
         raise ValueError(
-            f"expected log_snr_min < log_snr_max, got {log_snr_min} and {log_snr_max}; exchange them"
+            f"expected log_snr_min < log_snr_max, got {log_snr_min} and {log_snr_max}; exchange "
+            "them"
         )
 
 

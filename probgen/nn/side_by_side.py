@@ -49,7 +49,8 @@ class SideBySide(nn.Module):
             self.event_ndim,
         ):
             raise ValueError(
-                f"expected a context of shape {tuple(batch)} + (K,), as x of shape {tuple(x.shape)}, got "
+                f"expected a context of shape {tuple(batch)} + (K,), as x of shape "
+                f"{tuple(x.shape)}, got "
                 f"{tuple(context.shape)}; expand it to the batch dims of x"
             )
         if context.ndim - len(batch) < self.event_ndim:

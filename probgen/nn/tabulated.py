@@ -54,7 +54,8 @@ class TabulatedSchedule(VariancePreserving):
         ratios = alphas_bar.double().logit()
         if not (ratios.isfinite().all() and (ratios.diff() < 0).all()):
             raise ValueError(
-                f"expected alphas_bar that fall strictly within (0, 1), got {alphas_bar[0].item():g} to "
+                "expected alphas_bar that fall strictly within (0, 1), got "
+                f"{alphas_bar[0].item():g} to "
                 f"{alphas_bar[-1].item():g}; from_betas(betas) gives such"
             )
         self.register_buffer("ratios", ratios.to(torch.get_default_dtype()))

@@ -147,7 +147,9 @@ class TemporalConvolution(nn.Module):
     def _start(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != (self.inputs,):
             raise ValueError(
-                f"expected vectors of length {self.inputs}, got {tuple(x.shape)}; build the TemporalConvolution with "
-                f"inputs={x.shape[-1]} (for a sequence model: length of a frame + length of the context)"
+                f"expected vectors of length {self.inputs}, got {tuple(x.shape)}; build the "
+                "TemporalConvolution with "
+                f"inputs={x.shape[-1]} (for a sequence model: length of a frame + length of the "
+                "context)"
             )
         return self.first(self.drop(x))

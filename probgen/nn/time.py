@@ -74,7 +74,8 @@ class TimeMLP(nn.Module):
         super().__init__()
         if not hidden:
             raise ValueError(
-                "expected at least one hidden layer, got none; a linear map of x does not know the time"
+                "expected at least one hidden layer, got none; a linear map of x does not know the "
+                "time"
             )
         self.dims = dims
         self.conditioning = Conditioning(embedding, context, time)

@@ -45,7 +45,8 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(
-                f"expected a width divisible by heads {heads}, got {width}; choose another number of heads"
+                f"expected a width divisible by heads {heads}, got {width}; choose another number "
+                "of heads"
             )
         self.heads, self.dropout, self.causal = heads, dropout, causal
         self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -85,7 +86,7 @@ class CausalAttention(Attention):
 
 
 class Block(nn.Module):
-    r"""Attention and a two-layer perceptron, both residual, normalised at their inputs.
+    r"""Attention and a two-layer perceptron, both residual, normalized at their inputs.
 
     ``(B, T, E) -> (B, T, E)``.
 

@@ -164,7 +164,8 @@ class UNet(nn.Module):
         super().__init__()
         if blocks < 1 or not 0 <= attention <= len(multipliers):
             raise ValueError(
-                f"expected blocks >= 1 and attention at 0 to {len(multipliers)} levels, got {blocks} and {attention}"
+                f"expected blocks >= 1 and attention at 0 to {len(multipliers)} levels, got "
+                f"{blocks} and {attention}"
             )
         self.shape, embedding = tuple(shape), 4 * width
         self.conditioning = Conditioning(embedding, context, time)
@@ -215,7 +216,7 @@ class UNet(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Normalisation in up to 8 groups of channels.
+    """Normalization in up to 8 groups of channels.
 
     >>> group_norm(12).num_groups
     4

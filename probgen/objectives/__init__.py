@@ -1,6 +1,6 @@
 """Losses of a pair of programs, ``objective(model, guide)(*batch)``.
 
-Nats summed over rows, to be minimised.
+Nats summed over rows, to be minimized.
 """
 
 from probgen.objectives.adversarial import Adversarial
@@ -32,7 +32,7 @@ from probgen.objectives.invariant_information import InvariantInformation
 from probgen.objectives.latent_matching import MatchedLatents
 from probgen.objectives.noise_contrastive import NoiseContrastive
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
-from probgen.objectives.regularisers import R1, R2, GradientPenalty
+from probgen.objectives.regularizers import R1, R2, GradientPenalty
 from probgen.objectives.schedules import cyclical, linear_warmup
 from probgen.objectives.score_matching import (
     DenoisingScoreMatching,

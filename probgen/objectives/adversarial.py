@@ -16,7 +16,7 @@ from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.games import Game
-from probgen.objectives.regularisers import Regulariser
+from probgen.objectives.regularizers import Regularizer
 from probgen.objectives.samples import Dream, dream
 from probgen.objectives.schedules import Schedule, at_step
 
@@ -31,9 +31,9 @@ class Adversarial(Objective):
 
     Two players, one scalar, one backward: what is held fixed (under a bar) gets no gradient, so
     each player gets its own, as from two backward passes. The fakes are draws of the unconditioned
-    model: an implicit law (:class:`GAN <probgen.models.gan.GAN>`), and as well a flow or any other
-    family whose law of x has ``rsample``. With a context c both players see it: the critic is
-    called as ``critic(x, context)``.
+    model: an implicit distribution (:class:`GAN <probgen.models.gan.GAN>`), and as well a flow or
+    any other family whose distribution of x has ``rsample``. With a context c both players see it:
+    the critic is called as ``critic(x, context)``.
 
     The value is no measure of progress. Learning rates of their own for the players are parameter
     groups::
@@ -46,7 +46,7 @@ class Adversarial(Objective):
 
     Parameters
     ----------
-    critic, game, regularisers, packing, augment
+    critic, game, regularizers, packing, augment
         As for :class:`Adversary <probgen.objectives.adversary.Adversary>`.
     critic_steps : int
         The generator learns at every so many-th step, the critic at each: the loss of the other
@@ -61,7 +61,7 @@ class Adversarial(Objective):
     Raises
     ------
     TypeError
-        At the call, if there is no observed site ``"x"``, or its law has no ``rsample``.
+        At the call, if there is no observed site ``"x"``, or its distribution has no ``rsample``.
     ValueError
         At the call, if rows are incomplete (NaN), the critic's scores do not fit, or
         ``information`` is asked of a guide that draws no latent of the model.
@@ -89,7 +89,7 @@ class Adversarial(Objective):
         critic: nn.Module,
         game: Game | None = None,
         *,
-        regularisers: Sequence[Regulariser] = (),
+        regularizers: Sequence[Regularizer] = (),
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
         critic_steps: int = 1,
@@ -99,7 +99,7 @@ class Adversarial(Objective):
         checks.scheduled(information=information)
         super().__init__()
         self.adversary = Adversary(
-            critic, game, regularisers=regularisers, packing=packing, augment=augment
+            critic, game, regularizers=regularizers, packing=packing, augment=augment
         )
         self.critic_steps, self.information = critic_steps, information
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -149,7 +149,8 @@ class Adversarial(Objective):
         unknown = [name for name in sites if name not in drawn.sites]
         if unknown or not sites:
             raise ValueError(
-                f"Adversarial: expected a guide of latents of the model, for information={self.information}, got "
+                "Adversarial: expected a guide of latents of the model, for "
+                f"information={self.information}, got "
                 f"{unknown or 'one without sites'}; use InfoGAN, or information=0"
             )
         return sum(log_prob(site).sum() for site in sites.values())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.objectives.games import Game, NonSaturating
-from probgen.objectives.regularisers import Regulariser, Round
+from probgen.objectives.regularizers import Regularizer, Round
 
 
 class Adversary(nn.Module):
@@ -32,8 +32,8 @@ class Adversary(nn.Module):
         Scores of events, ``(B, *event) -> (B,)`` (or ``(B, 1)``, or ``(B, ...)`` of patches, each
         of which counts as much); called as ``critic(x, context)`` where there is a context.
     game : Game
-        What the players minimise; default :class:`NonSaturating`.
-    regularisers : sequence of Regulariser
+        What the players minimize; default :class:`NonSaturating`.
+    regularizers : sequence of Regularizer
         Penalties of the critic's slope: :class:`GradientPenalty`, :class:`R1`, :class:`R2`.
     packing : int
         Number m of independent rows that the critic judges together, side by side along the first
@@ -68,7 +68,7 @@ class Adversary(nn.Module):
         critic: nn.Module,
         game: Game | None = None,
         *,
-        regularisers: Sequence[Regulariser] = (),
+        regularizers: Sequence[Regularizer] = (),
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
     ):
@@ -76,7 +76,7 @@ class Adversary(nn.Module):
         checks.has(
             ("critic", "generator"), "pass NonSaturating() or Hinge()", **checks.given(game=game)
         )
-        checks.functions(regularisers=regularisers)
+        checks.functions(regularizers=regularizers)
         checks.at_least(1, "1 shows the critic one row at a time", packing=packing)
         checks.function(**checks.given(augment=augment))
         super().__init__()
@@ -86,7 +86,7 @@ class Adversary(nn.Module):
             packing,
             augment,
         )
-        self.regularisers = tuple(regularisers)
+        self.regularizers = tuple(regularizers)
 
     def forward(self, real: Tensor, fake: Tensor, *context: Any, both: bool = True) -> Tensor:
         """The loss per row of rows and fakes ``(B, *event)``.
@@ -100,25 +100,25 @@ class Adversary(nn.Module):
     ) -> dict[str, Tensor]:
         """The same loss as terms by name.
 
-        ``"critic"``, ``"penalty"`` where there are regularisers, ``"generator"`` with ``both``.
+        ``"critic"``, ``"penalty"`` where there are regularizers, ``"generator"`` with ``both``.
         """
         leaf, contexts = (
             fake.detach(),
             tuple(self._packed(c) for c in context if torch.is_tensor(c)),
         )
-        leaf.requires_grad_(both or bool(self.regularisers))
+        leaf.requires_grad_(both or bool(self.regularizers))
         seen = (
             self._packed(self._augmented(real.detach()))
             .detach()
-            .requires_grad_(bool(self.regularisers))
+            .requires_grad_(bool(self.regularizers))
         )
         made = self._packed(self._augmented(leaf))
         on_real, on_fake = self._scores(seen, contexts), self._scores(made, contexts)
         critic = lambda x: self._scores(x, contexts).mean(-1)  # noqa: E731
         played = Round(critic, seen, made, on_real.mean(-1), on_fake.mean(-1))
         parts = {"critic": self.game.critic(on_real, on_fake).mean()}
-        if self.regularisers:
-            parts["penalty"] = sum(regulariser(played).mean() for regulariser in self.regularisers)
+        if self.regularizers:
+            parts["penalty"] = sum(regularizer(played).mean() for regularizer in self.regularizers)
         if both:
             parts["generator"] = self._second(on_real.detach(), on_fake, leaf, fake)
         return parts
@@ -142,7 +142,8 @@ class Adversary(nn.Module):
         packs = len(x) // self.packing
         if not packs:
             raise ValueError(
-                f"expected at least {self.packing} rows for a pack, got {len(x)}; use a larger batch_size"
+                f"expected at least {self.packing} rows for a pack, got {len(x)}; use a larger "
+                "batch_size"
             )
         rest = x.shape[1:] if x.ndim > 1 else (1,)
         return x[: packs * self.packing].reshape(packs, self.packing * rest[0], *rest[1:])
@@ -152,7 +153,8 @@ class Adversary(nn.Module):
         scores = self.critic(x, *context)
         if not scores.ndim or scores.shape[0] != len(x):
             raise ValueError(
-                f"expected the critic to give ({len(x)},) scores for events of shape {tuple(x.shape)}, got "
+                f"expected the critic to give ({len(x)},) scores for events of shape "
+                f"{tuple(x.shape)}, got "
                 f"{tuple(scores.shape)}; its first dim is that of the packs of {self.packing} rows"
             )
         return scores.reshape(len(x), -1)

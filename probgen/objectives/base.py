@@ -9,13 +9,15 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
-from probgen.core.kinds import KINDS, check_drawn, density
+from probgen.core.kinds import KINDS, check_drawn, density_kind
 from probgen.core.recording import record
 from probgen.core.sites import holds_data, is_summed
 
 INSTEAD = {
-    "approximate": "train the unnormalised or denoising form of the same family: contrastive divergence, denoising",
-    "unnormalised": "use PseudoLikelihood() (fields of discrete variables), contrastive divergence or score matching",
+    "approximate": "train the unnormalized or denoising form of the same family: contrastive "
+    "divergence, denoising",
+    "unnormalized": "use PseudoLikelihood() (fields of discrete variables), contrastive divergence "
+    "or score matching",
     "implicit": "use an adversarial objective, or a discrepancy between samples such as MMD",
 }
 
@@ -27,7 +29,7 @@ class Objective(nn.Module, ABC):
 
     ``objective(model, guide)(*batch)``, in nats summed over the rows of the batch.
 
-    To be minimised. An objective is a module: it may own parameters (a critic) and buffers (a step
+    To be minimized. An objective is a module: it may own parameters (a critic) and buffers (a step
     count), which the loss module then contains. Objectives read no value of a tensor, so that a
     whole loss can be one graph.
 
@@ -85,7 +87,7 @@ class Prepared(Protocol):
         """
 
 
-def law_of_x(
+def distribution_of_x(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     batch: tuple,
@@ -95,7 +97,7 @@ def law_of_x(
 ) -> dict[str, Any]:
     """The observed site ``"x"`` of a run.
 
-    Whose law (under ``"fn"``) satisfies the protocol ``needs``.
+    Whose distribution (under ``"fn"``) satisfies the protocol ``needs``.
 
     Raises ``TypeError`` where it does not, with the methods that it lacks and what to do
     ``instead``.
@@ -107,12 +109,15 @@ def law_of_x(
             f"{name}: expected an observed site named 'x', found none; rename the site of the data"
         )
     if not isinstance(site["fn"], needs):
-        law = type(site["fn"])
+        distribution = type(site["fn"])
         wanted = ", ".join(
-            m for m in vars(needs) if not m.startswith("_") and getattr(law, m, None) is None
+            m
+            for m in vars(needs)
+            if not m.startswith("_") and getattr(distribution, m, None) is None
         )
         raise TypeError(
-            f"{name}: expected a law with {wanted} at site 'x', got {law.__name__}; {instead}"
+            f"{name}: expected a distribution with {wanted} at site 'x', got "
+            f"{distribution.__name__}; {instead}"
         )
     return site
 
@@ -121,17 +126,19 @@ def check_density(
     name: str, site: dict[str, Any], weakest: str, objective: str, of: str = "model"
 ) -> None:
     """Refuses a site whose density is weaker than ``weakest``; says what to use instead."""
-    kind = density(site["fn"])
+    kind = density_kind(site["fn"])
     if KINDS.index(kind) > KINDS.index(weakest):
-        law = type(site["fn"]).__name__
+        distribution = type(site["fn"]).__name__
         advice = INSTEAD.get(kind, "") if of == "model" and site["is_observed"] else ""
         advice = (
             advice
-            or "use a distribution whose log_prob is exact (Gaussian, flow, mixture, autoregressive)"
+            or "use a distribution whose log_prob is exact (Gaussian, flow, mixture, "
+            "autoregressive)"
         )
         expected = weakest if weakest == "exact" else " or ".join(KINDS[: KINDS.index(weakest) + 1])
         raise ValueError(
-            f"{objective}: expected density {expected} at {of} site '{name}', got {kind} ({law}); {advice}"
+            f"{objective}: expected density {expected} at {of} site '{name}', got {kind} "
+            f"({distribution}); {advice}"
         )
 
 
@@ -146,8 +153,10 @@ def check_pair(model: Sites, guide: Sites, weakest: str, objective: str) -> None
         check_density(name, site, weakest, objective)
         if not site["is_observed"] and name not in guide and not is_summed(site):
             raise ValueError(
-                f"{objective}: expected the guide to draw the latent site '{name}' of the model, it does not; add "
-                f"pyro.sample('{name}', ...) to the guide, or sum a discrete site out: infer={{'enumerate': "
+                f"{objective}: expected the guide to draw the latent site '{name}' of the model, "
+                "it does not; add "
+                f"pyro.sample('{name}', ...) to the guide, or sum a discrete site out: "
+                f"infer={{'enumerate': "
                 "'parallel'}} in the model and EnumeratedELBO()"
             )
     for name, site in guide.items():
@@ -158,7 +167,8 @@ def check_pair(model: Sites, guide: Sites, weakest: str, objective: str) -> None
             continue
         if name not in model or model[name]["is_observed"]:
             raise ValueError(
-                f"{objective}: expected only latent sites of the model in the guide, got '{name}' (the model has "
+                f"{objective}: expected only latent sites of the model in the guide, got '{name}' "
+                "(the model has "
                 f"{', '.join(model) or 'no sites'}); rename it, or mark a helper variable with "
                 "infer={'is_auxiliary': True}"
             )

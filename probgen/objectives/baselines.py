@@ -18,7 +18,7 @@ AVERAGE = "average_"
 
 
 class Signal(NamedTuple):
-    """A draw that was not reparameterised.
+    """A draw that was not reparameterized.
 
     Its site, the term whose gradient is its score, and the costs it had.
 
@@ -58,7 +58,8 @@ class Baseline(NamedTuple):
             a not in (1, b) for a, b in zip(got[::-1], wanted[::-1], strict=False)
         ):
             raise ValueError(
-                f"expected a baseline of shape {tuple(wanted)} at guide site '{signal.site['name']}', one number per "
+                f"expected a baseline of shape {tuple(wanted)} at guide site "
+                f"'{signal.site['name']}', one number per "
                 f"draw, got {tuple(got)}; drop dims of size 1 with squeeze(-1)"
             )
         return value.expand(wanted)
@@ -75,7 +76,8 @@ def baseline_of(site: Site) -> Baseline | None:
     given, name = site["infer"].get("baseline") or {}, site["name"]
     if unknown := sorted(given.keys() - set(Baseline._fields)):
         raise ValueError(
-            f"expected baseline options among {', '.join(Baseline._fields)} at guide site '{name}', got "
+            f"expected baseline options among {', '.join(Baseline._fields)} at guide site "
+            f"'{name}', got "
             f"{', '.join(map(repr, unknown))}; rename or drop it"
         )
     options = Baseline(**given)
@@ -85,7 +87,8 @@ def baseline_of(site: Site) -> Baseline | None:
         )
     if (options.nn_baseline is None) != (options.nn_baseline_input is None):
         raise ValueError(
-            f"expected nn_baseline together with nn_baseline_input at guide site '{name}', got one of them; pass both"
+            f"expected nn_baseline together with nn_baseline_input at guide site '{name}', got one "
+            "of them; pass both"
         )
     if not 0 <= options.baseline_beta < 1:
         raise ValueError(
@@ -104,7 +107,8 @@ def refuse_baselines(guide: Sites, objective: str) -> None:
         drawn = not site["is_observed"] and not is_summed(site)
         if drawn and baseline_of(site) is not None and score_function(site) is not None:
             raise ValueError(
-                f"{objective}: expected guide sites without infer={{'baseline': ...}}, got '{name}'; drop it, or use "
+                f"{objective}: expected guide sites without infer={{'baseline': ...}}, got "
+                f"'{name}'; drop it, or use "
                 "ELBO() with that site and all others drawn"
             )
 

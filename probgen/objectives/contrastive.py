@@ -1,6 +1,6 @@
 """Contrastive divergence.
 
-Gradients of a log-likelihood without its constant, from Markov chains of the law itself.
+Gradients of a log-likelihood without its constant, from Markov chains of the distribution itself.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.loss_parts import note
-from probgen.objectives.base import Objective, law_of_x
+from probgen.objectives.base import Objective, distribution_of_x
 
 
 @runtime_checkable
 class HasChains(Protocol):
-    """A law with Markov chains that leave it as it is; its density may lack a constant."""
+    """A distribution with Markov chains that leave it as it is; its density may lack a constant."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log weight of rows: ``(*batch, *event) -> (*batch,)``."""
@@ -45,7 +45,7 @@ class HasChains(Protocol):
 
 @runtime_checkable
 class HasEnergy(Protocol):
-    """A law that states the energy of rows."""
+    """A distribution that states the energy of rows."""
 
     def energy(self, x: Tensor) -> Tensor:
         """``(*batch, *event) -> (*batch,)``."""
@@ -59,7 +59,8 @@ class ContrastiveDivergence(Objective):
     .. math:: -\sum_b \log p^*(x_b) + \frac{B}{M} \sum_m \log p^*(\tilde x_m), \qquad
               \nabla \log Z = \mathbb E_p[\nabla \log p^*(\tilde x)]
 
-    with :math:`\tilde x` the ends of Markov chains of the law, after ``steps`` of its kernel:
+    with :math:`\tilde x` the ends of Markov chains of the distribution, after ``steps`` of its
+    kernel:
 
     - from the rows of the batch, without ``chains``: contrastive divergence, CD-k (Hinton 2002);
     - from where they ended last time, ``chains=M``: persistent contrastive divergence (Tieleman
@@ -67,13 +68,13 @@ class ContrastiveDivergence(Objective):
     - from M of a larger ``pool`` of such states, some of which start afresh with the probability
       ``restart``: the replay buffer of Du and Mordatch (2019).
 
-    The states are a buffer, saved with the training state; chains without rows start where the law
-    says.
+    The states are a buffer, saved with the training state; chains without rows start where the
+    distribution says.
 
     The value stands near 0 while the chains keep up with the model. One that falls without end says
-    that they do not: take more or larger steps, a smaller learning rate or a penalty. A law whose
-    density is *exact* (a small :class:`RBM <probgen.models.rbm.RBM>`) needs no chains: the default
-    objective is its likelihood.
+    that they do not: take more or larger steps, a smaller learning rate or a penalty. A
+    distribution whose density is *exact* (a small :class:`RBM <probgen.models.rbm.RBM>`) needs no
+    chains: the default objective is its likelihood.
 
     Parameters
     ----------
@@ -87,12 +88,12 @@ class ContrastiveDivergence(Objective):
         Probability with which each chain starts afresh at a call.
     penalty : float
         Weight of :math:`\sum_b E(x_b)^2 + E(\tilde x)^2`, which keeps energies near 0 (Du, Mordatch
-        2019); the law must state its energy.
+        2019); the distribution must state its energy.
 
     Raises
     ------
     TypeError
-        At the call, if the law of x has no chains, or, with a penalty, no energy.
+        At the call, if the distribution of x has no chains, or, with a penalty, no energy.
     ValueError
         At the call, if there are persistent chains and a context.
 
@@ -132,7 +133,8 @@ class ContrastiveDivergence(Objective):
         pool = chains if pool is None else pool
         if (chains is None) != (pool is None) or (chains is not None and not 1 <= chains <= pool):
             raise ValueError(
-                f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}; give both"
+                f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}; give "
+                "both"
             )
         self.steps, self.chains, self.pool, self.restart, self.penalty = (
             steps,
@@ -157,19 +159,19 @@ class ContrastiveDivergence(Objective):
         if self.chains is not None and self.states is None:
             self.prepare(model, guide, *batch)
         site = self._site(model, guide, batch)
-        law, x = site["fn"], site["value"]
-        positive = law.log_prob(x)
+        distribution, x = site["fn"], site["value"]
+        positive = distribution.log_prob(x)
         if self.chains is None:
-            states = law.chain(law.chain_from(x), self.steps)
-            each = law.chain_log_weight(states) - positive
-            penalty = self._penalty(law, x, states)
+            states = distribution.chain(distribution.chain_from(x), self.steps)
+            each = distribution.chain_log_weight(states) - positive
+            penalty = self._penalty(distribution, x, states)
             loss = scale_and_mask(each + penalty, site["scale"], site["mask"]).sum()
             return self._noted(loss, penalty, site)
         self._check(batch)
-        states = self._advance(law)
+        states = self._advance(distribution)
         rows = scale_and_mask(torch.ones_like(positive), site["scale"], site["mask"]).sum()
-        negative = law.chain_log_weight(states).mean()
-        penalty = self._penalty(law, x, states)
+        negative = distribution.chain_log_weight(states).mean()
+        penalty = self._penalty(distribution, x, states)
         known = scale_and_mask(positive - penalty, site["scale"], site["mask"]).sum()
         return self._noted(rows * negative - known, penalty, site)
 
@@ -184,27 +186,29 @@ class ContrastiveDivergence(Objective):
     def _site(
         self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple
     ) -> dict[str, Any]:
-        site = law_of_x(
+        site = distribution_of_x(
             model, guide, batch, HasChains, self, "use ELBO, or another objective for its density"
         )
         if self.penalty and not isinstance(site["fn"], HasEnergy):
             raise TypeError(
-                f"expected a law with an energy for the penalty, got {type(site['fn']).__name__}; drop it"
+                "expected a distribution with an energy for the penalty, got "
+                f"{type(site['fn']).__name__}; drop it"
             )
         return site
 
     def _check(self, batch: tuple) -> None:
         if len(batch) > 1 and batch[1] is not None:
             raise ValueError(
-                "expected rows without a context for persistent chains, got a context: the chain of one row is none of "
+                "expected rows without a context for persistent chains, got a context: the chain "
+                "of one row is none of "
                 "another; leave out chains, so that they start at the rows"
             )
 
     @torch.no_grad()
-    def _advance(self, law: HasChains) -> Tensor:
+    def _advance(self, distribution: HasChains) -> Tensor:
         """The next states of some chains; in training they take the place of the earlier ones."""
         where = torch.arange(self.chains, device=self.states.device)
-        if self.chains < self.pool:  # neighbours in the pool, from a random place on
+        if self.chains < self.pool:  # neighbors in the pool, from a random place on
             where = (
                 where + (torch.rand(1, device=self.states.device) * self.pool).long()
             ) % self.pool
@@ -212,19 +216,19 @@ class ContrastiveDivergence(Objective):
         if self.restart:
             anew = torch.rand(self.chains, device=states.device) < self.restart
             anew = anew.reshape(-1, *[1] * (states.ndim - 1))
-            states = torch.where(anew, self._fresh(law), states)
-        states = law.chain(states, self.steps)
+            states = torch.where(anew, self._fresh(distribution), states)
+        states = distribution.chain(states, self.steps)
         if self.training:
             self.states.index_copy_(0, where, states)
         return states
 
-    def _fresh(self, law: HasChains) -> Tensor:
-        return law.chain_afresh((self.chains,))
+    def _fresh(self, distribution: HasChains) -> Tensor:
+        return distribution.chain_afresh((self.chains,))
 
-    def _penalty(self, law: Any, x: Tensor, states: Tensor) -> Tensor | float:
+    def _penalty(self, distribution: Any, x: Tensor, states: Tensor) -> Tensor | float:
         """What each row pays for the size of energies."""
         if not self.penalty:
             return 0.0
         return self.penalty * (
-            law.energy(x).square() + law.chain_log_weight(states).square().mean()
+            distribution.energy(x).square() + distribution.chain_log_weight(states).square().mean()
         )

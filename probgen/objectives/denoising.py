@@ -8,31 +8,33 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from probgen.objectives.base import Objective, law_of_x
+from probgen.objectives.base import Objective, distribution_of_x
 
 
 @runtime_checkable
 class HasDenoisingLoss(Protocol):
-    """A law learned by taking noise away, or by following paths between noise and data."""
+    """A distribution learned by taking noise away, or by following paths between noise and data."""
 
     def denoising_loss(self, x: Tensor) -> Tensor:
         """Its simple loss at random times: ``(*batch, *event) -> (*batch,)``."""
 
 
 class Denoising(Objective):
-    r"""The simple loss of the law of the site ``"x"``, at one random time and noise for each row.
+    r"""The simple loss of the distribution of the site ``"x"``.
+
+    At one random time and noise for each row.
 
     .. math:: \sum_b w(t_b)\, |x_b - \hat x(z_b, t_b)|^2, \qquad z_b = \alpha_{t_b} x_b + \sigma_{t_b} \varepsilon_b
 
-    for a diffusion, the weight w being that of its prediction; other laws state theirs. It has no
-    unit: what it minimises weighs times otherwise than the variational bound does, which ``ELBO()``
-    maximises, and samples are better for it. Scores of the trained model are bounds in nats all the
-    same.
+    for a diffusion, the weight w being that of its prediction; other distributions state theirs. It
+    has no unit: what it minimizes weighs times otherwise than the variational bound does, which
+    ``ELBO()`` maximizes, and samples are better for it. Scores of the trained model are bounds in
+    nats all the same.
 
     Raises
     ------
     TypeError
-        At the call, if the law of x has no ``denoising_loss``.
+        At the call, if the distribution of x has no ``denoising_loss``.
 
     References
     ----------
@@ -51,7 +53,9 @@ class Denoising(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        site = law_of_x(model, guide, batch, HasDenoisingLoss, self, "use ELBO, or a Diffusion")
+        site = distribution_of_x(
+            model, guide, batch, HasDenoisingLoss, self, "use ELBO, or a Diffusion"
+        )
         return scale_and_mask(
             site["fn"].denoising_loss(site["value"]), site["scale"], site["mask"]
         ).sum()

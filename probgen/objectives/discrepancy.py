@@ -195,10 +195,10 @@ class Discrepancy(Objective):
 
     .. math:: B\, D\big((x_1, \dots, x_B), (x'_1, \dots, x'_B)\big), \qquad x'_b \sim p_\theta(\cdot \mid c_b)
 
-    For implicit laws (:class:`GAN <probgen.models.gan.GAN>`) and any other law of x with
-    ``rsample``. There is no second player: the value descends. With a context the pairs (x, c) and
-    (x', c) are compared, as vectors side by side. It needs batches of some hundred rows, and data
-    of moderate dimension or features of them: what it compares is the batch.
+    For implicit distributions (:class:`GAN <probgen.models.gan.GAN>`) and any other distribution of
+    x with ``rsample``. There is no second player: the value descends. With a context the pairs (x,
+    c) and (x', c) are compared, as vectors side by side. It needs batches of some hundred rows, and
+    data of moderate dimension or features of them: what it compares is the batch.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ class Discrepancy(Objective):
     Raises
     ------
     TypeError
-        At the call, if there is no observed site ``"x"``, or its law has no ``rsample``.
+        At the call, if there is no observed site ``"x"``, or its distribution has no ``rsample``.
     ValueError
         At the call, if rows are incomplete (NaN).
 
@@ -249,9 +249,9 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances ``(n, m)`` by products, which lose little once the samples are centred."""
-    centre = x.detach().mean(0)
-    x, y = x - centre, y - centre
+    """Squared distances ``(n, m)`` by products, which lose little once the samples are centerd."""
+    center = x.detach().mean(0)
+    x, y = x - center, y - center
     return (x.square().sum(-1, keepdim=True) + y.square().sum(-1) - 2 * x @ y.mT).clamp_min(0)
 
 

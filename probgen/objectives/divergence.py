@@ -53,17 +53,23 @@ def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool
 
     In closed form, or log q - log p of its draw, log q alone for a helper variable.
     """
-    law, closed = site["fn"], closed_form(site, prior) if ordered and prior is not None else None
+    distribution, closed = (
+        site["fn"],
+        closed_form(site, prior) if ordered and prior is not None else None,
+    )
     if closed is not None:
         return Cost(site, *closed, closed=True, score=score_function(site))
-    parts = law.score_parts(site["value"], *site["args"], **site["kwargs"])
+    parts = distribution.score_parts(site["value"], *site["args"], **site["kwargs"])
     log_q, path, score = parts.log_prob, parts.entropy_term, parts.score_function
     if path is not log_q:  # the expected gradient of what is left out is zero
         log_q = log_q.detach() + (path - path.detach() if torch.is_tensor(path) else path)
     entries = scale_and_mask(log_q, site["scale"], site["mask"])
     entries = entries if prior is None else entries - log_prob(prior)
     return Cost(
-        site, entries, law.event_shape.numel(), score=score if torch.is_tensor(score) else None
+        site,
+        entries,
+        distribution.event_shape.numel(),
+        score=score if torch.is_tensor(score) else None,
     )
 
 

@@ -13,7 +13,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.kinds import density
+from probgen.core.kinds import density_kind
 from probgen.core.loss_parts import note, noting
 from probgen.core.recording import Run, log_prob, record, score_function
 from probgen.core.runtime import PARTICLES, MultiFrameTensor, isolated
@@ -37,7 +37,7 @@ class HasBoundTerms(Protocol):
 class Estimate(NamedTuple):
     """One run's loss, its parts without their weights, and what score-function terms need.
 
-    For each site drawn without reparameterisation: its score and the cost it had.
+    For each site drawn without reparameterization: its score and the cost it had.
     """
 
     loss: Tensor
@@ -55,7 +55,7 @@ class ELBO(Objective):
 
     The divergence of a latent site is the closed form of :func:`torch.distributions.kl_divergence`
     where there is one and both programs draw their latents in the same order; elsewhere it is
-    estimated on the draws. Guide sites that are not reparameterised get score-function terms: of
+    estimated on the draws. Guide sites that are not reparameterized get score-function terms: of
     the costs in their own plates only, and with the mean of the other particles as baseline,
     besides those that sites ask for in ``infer={"baseline": {...}}``
     (:class:`~probgen.objectives.baselines.Baselines`). Scales and masks of sites are respected.
@@ -196,7 +196,8 @@ class ELBO(Objective):
         site, dims = cost.site, cost.dims
         if site["infer"].get("is_auxiliary"):
             raise ValueError(
-                f"ELBO: expected free bits with a guide that draws the model's latent sites themselves, got the helper "
+                "ELBO: expected free bits with a guide that draws the model's latent sites "
+                "themselves, got the helper "
                 f"site '{site['name']}'; drop free_bits, or write the guide without it"
             )
         if site["is_observed"]:  # a deterministic site is no latent dim
@@ -238,11 +239,15 @@ def _parts(costs: list[Cost], sums: list[Tensor], ahead: int) -> dict[str, Tenso
 
 def _bound_terms(sites: Sites) -> dict[str, Tensor]:
     """The terms of the one site of a program, whose density is a bound by itself; else none."""
-    laws = [site["fn"] for site in sites.values()]
-    if len(laws) != 1 or density(laws[0]) != "bound" or not isinstance(laws[0], HasBoundTerms):
+    distributions = [site["fn"] for site in sites.values()]
+    if (
+        len(distributions) != 1
+        or density_kind(distributions[0]) != "bound"
+        or not isinstance(distributions[0], HasBoundTerms)
+    ):
         return {}
     (site,) = sites.values()
-    return laws[0].bound_terms(site["value"])
+    return distributions[0].bound_terms(site["value"])
 
 
 def _of_bound(site: dict[str, Any], terms: dict[str, Tensor]) -> Estimate:

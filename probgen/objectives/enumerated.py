@@ -29,7 +29,7 @@ class EnumeratedELBO(Objective):
 
     where c are enumerated sites of the model that the guide leaves out, d those of the guide, and u
     is drawn. The sum over c is exact inference by tensor elimination, the one over d removes the
-    noise of discrete draws. Guide sites drawn without reparameterisation get score-function terms,
+    noise of discrete draws. Guide sites drawn without reparameterization get score-function terms,
     without baselines. Scales may be numbers or weights of rows. Mark a whole program with
     :func:`pyro.infer.config_enumerate`.
 

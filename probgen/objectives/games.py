@@ -1,4 +1,4 @@
-"""Games of a critic and a generator: what each of them minimises, given the critic's scores."""
+"""Games of a critic and a generator: what each of them minimizes, given the critic's scores."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Game(Protocol):
     """Two losses, entry by entry: ``(B,), (B,) -> (B,)`` from scores of real rows and of fakes."""
 
     def critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the critic minimises."""
+        """What the critic minimizes."""
 
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the generator minimises; only the scores of fakes depend on it."""
+        """What the generator minimizes; only the scores of fakes depend on it."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class Hinge:
 class Wasserstein:
     r"""Wasserstein game: :math:`L_C = s' - s`, :math:`L_G = -s'`, for critics of bounded slope.
 
-    The bound comes from a regulariser (``GradientPenalty()``) or from the critic itself (spectral
-    normalisation).
+    The bound comes from a regularizer (``GradientPenalty()``) or from the critic itself (spectral
+    normalization).
 
     References
     ----------
@@ -130,7 +130,7 @@ class Relativistic:
 
     .. math:: L_C = \operatorname{softplus}(s' - s), \qquad L_G = \operatorname{softplus}(s - s')
 
-    With ``R1`` and ``R2`` as regularisers it converges locally, and leaves no mode out in practice
+    With ``R1`` and ``R2`` as regularizers it converges locally, and leaves no mode out in practice
     (Huang et al. 2024).
 
     References
@@ -156,9 +156,9 @@ class FDivergence:
     .. math:: D_f(p \,\|\, q) = \sup_T\; \mathbb E_{x \sim p}[T(x)] - \mathbb E_{x' \sim q}[f^*(T(x'))],
               \qquad T = g_f(s)
 
-    with q the generator's law. Made by :meth:`kullback_leibler`, :meth:`reverse_kullback_leibler`,
-    :meth:`jensen_shannon`, :meth:`pearson` or :meth:`squared_hellinger`, or from functions of your
-    own.
+    with q the generator's distribution. Made by :meth:`kullback_leibler`,
+    :meth:`reverse_kullback_leibler`, :meth:`jensen_shannon`, :meth:`pearson` or
+    :meth:`squared_hellinger`, or from functions of your own.
 
     Parameters
     ----------

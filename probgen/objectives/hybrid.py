@@ -10,19 +10,21 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.loss_parts import note, note_whole, noted_parts
-from probgen.objectives.base import Objective, Prepared, law_of_x
+from probgen.objectives.base import Objective, Prepared, distribution_of_x
 
 
 @runtime_checkable
 class HasLabels(Protocol):
-    """A law of rows that classifies them."""
+    """A distribution of rows that classifies them."""
 
     def label_log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x) of the labels that it was given: ``(*batch, *event) -> (*batch,)``."""
 
 
 class Hybrid(Objective):
-    r"""A generative objective of the marginal law of rows, plus the cross entropy of their labels.
+    r"""A generative objective of the marginal distribution of rows.
+
+    Plus the cross entropy of their labels.
 
     .. math:: L(x) - \lambda \sum_b \log p(y_b \mid x_b)
 
@@ -38,7 +40,7 @@ class Hybrid(Objective):
     Raises
     ------
     TypeError
-        At the call, if the law of x has no ``label_log_prob``.
+        At the call, if the distribution of x has no ``label_log_prob``.
 
     References
     ----------
@@ -72,7 +74,9 @@ class Hybrid(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        site = law_of_x(model, guide, batch, HasLabels, self, "use the generative objective alone")
+        site = distribution_of_x(
+            model, guide, batch, HasLabels, self, "use the generative objective alone"
+        )
         labels = scale_and_mask(
             site["fn"].label_log_prob(site["value"]), site["scale"], site["mask"]
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import average
+from probgen.core.kinds import average
 from probgen.core.recording import Cut
 from probgen.objectives.weighted import RowWeighted, Weights, log_rows
 
@@ -21,7 +21,7 @@ class IWAE(RowWeighted):
 
     .. math:: -\sum_b \mathbb E \log \tfrac1K \sum_k w_{kb}, \qquad w_{kb} = \frac{p(x_b, z_{kb})}{q(z_{kb} \mid x_b)}
 
-    Guide sites that are not reparameterised (discrete ones, mixtures) get VIMCO's score-function
+    Guide sites that are not reparameterized (discrete ones, mixtures) get VIMCO's score-function
     terms: row by row, with the bound that the other draws predict as baseline. A model density that
     is a bound itself is averaged in log space, which makes this the ELBO.
 
@@ -34,7 +34,7 @@ class IWAE(RowWeighted):
     ------
     ValueError
         At the call, if a latent site is shared by rows, a density is too weak, latent sites do not
-        match, or a site that is not reparameterised meets a single particle.
+        match, or a site that is not reparameterized meets a single particle.
 
     References
     ----------
@@ -109,11 +109,11 @@ class Renyi(RowWeighted):
 
 
 class DReG(RowWeighted):
-    r"""The importance-weighted bound with doubly reparameterised gradients.
+    r"""The importance-weighted bound with doubly reparameterized gradients.
 
     Whose noise does not grow with K.
 
-    The value is that of :class:`IWAE`; with normalised weights :math:`v_k = w_k / \sum_j w_j` the
+    The value is that of :class:`IWAE`; with normalized weights :math:`v_k = w_k / \sum_j w_j` the
     gradients are
 
     .. math:: \nabla_\theta: \sum_k v_k \nabla_\theta \log p_\theta(x, z_k), \qquad
@@ -121,7 +121,7 @@ class DReG(RowWeighted):
               \frac{\partial z_k}{\partial \phi},
 
     where :math:`\log w_k` depends on phi through the draw alone. Guides with several layers of
-    latents are treated as one reparameterised draw of all of them.
+    latents are treated as one reparameterized draw of all of them.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ class DReG(RowWeighted):
     Raises
     ------
     ValueError
-        At the call, if a guide site is not reparameterised, and as :class:`IWAE`.
+        At the call, if a guide site is not reparameterized, and as :class:`IWAE`.
 
     References
     ----------
@@ -151,9 +151,10 @@ class DReG(RowWeighted):
             return cuts[-1]
 
         weights = self.weigh(model, guide, batch, cut)
-        for name in self.not_reparameterised(weights.pairs[0]):
+        for name in self.not_reparameterized(weights.pairs[0]):
             raise ValueError(
-                f"DReG: expected reparameterised draws at every guide site, got '{name}' that is not; use "
+                f"DReG: expected reparameterized draws at every guide site, got '{name}' that is "
+                "not; use "
                 f"IWAE(particles={self.particles}) or WakeSleep(particles={self.particles})"
             )
         loss = self.noted(weights, -average(weights.log_w, weights.kind).sum())
@@ -205,14 +206,16 @@ def _chain(cut: Cut, gradients: list[Tensor]) -> Tensor:
 def _total(objective: RowWeighted, weights: Weights, bound: Bound) -> Tensor:
     """The bound summed over rows, with score-function terms for draws that carry no gradient."""
     total = bound(weights.log_w).sum()
-    sites = [objective.not_reparameterised(pair) for pair in weights.pairs]
+    sites = [objective.not_reparameterized(pair) for pair in weights.pairs]
     if not any(sites):
         return total
     for name, site in sites[0].items():
         if site["fn"].has_rsample or objective.particles == 1:
             raise ValueError(
-                f"{type(objective).__name__}: expected guide sites that are reparameterised entirely, or not at all "
-                f"and with at least 2 particles, got '{name}' ({type(site['fn']).__name__}) with {objective.particles}"
+                f"{type(objective).__name__}: expected guide sites that are reparameterized "
+                "entirely, or not at all "
+                f"and with at least 2 particles, got '{name}' ({type(site['fn']).__name__}) with "
+                f"{objective.particles}"
                 "; use more particles, ELBO() for a single one, or WakeSleep"
             )
     score = torch.cat([log_rows(drawn, objective.plate) for drawn in sites])

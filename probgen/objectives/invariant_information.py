@@ -19,7 +19,7 @@ from probgen.objectives.schedules import Schedule, at_next_step
 
 @runtime_checkable
 class HasLevels(Protocol):
-    """A law of categories for each row."""
+    """A distribution of categories for each row."""
 
     def probabilities(self) -> list[Tensor]:
         """Of the levels of each category: ``(B, levels)``."""
@@ -37,7 +37,7 @@ class InvariantInformation(Objective):
     are in use. In a batch the rows have to be many times the squared number of levels over which P
     is spread, or chance agreement counts.
 
-    Beside ``Adversarial(critic, information=1.0)`` the recogniser of an :class:`InfoGAN
+    Beside ``Adversarial(critic, information=1.0)`` the recognizer of an :class:`InfoGAN
     <probgen.models.info_gan.InfoGAN>` learns from real rows as well as from fakes, and names what
     the views do not change: classes rather than strokes. Without an objective it is a clustering by
     itself.
@@ -57,13 +57,13 @@ class InvariantInformation(Objective):
         levels alike are a saddle of the loss for numbers well above 1, which a rise from 1 avoids:
         ``linear_warmup(500, 1.0, 1.5)``.
     site : str
-        Name of the latent site whose law has ``probabilities()``, as that of :class:`Codes
+        Name of the latent site whose distribution has ``probabilities()``, as that of :class:`Codes
         <probgen.models.info_gan.Codes>`.
 
     Raises
     ------
     TypeError
-        At the call, if the law at that site has no probabilities.
+        At the call, if the distribution at that site has no probabilities.
     ValueError
         At the call, if there is no such site in the guide.
 
@@ -145,10 +145,11 @@ class InvariantInformation(Objective):
                 f"InvariantInformation: expected the guide to draw '{self.site}', it has "
                 f"{', '.join(run.sites) or 'no sites'}; name the site of the categories by site=..."
             )
-        law = site["fn"]
-        if not isinstance(law, HasLevels) or not (found := law.probabilities()):
+        distribution = site["fn"]
+        if not isinstance(distribution, HasLevels) or not (found := distribution.probabilities()):
             raise TypeError(
-                f"InvariantInformation: expected a law of categories at site '{self.site}', got {type(law).__name__}; "
+                "InvariantInformation: expected a distribution of categories at site "
+                f"'{self.site}', got {type(distribution).__name__}; "
                 "use Codes([10], net=...)"
             )
         return found

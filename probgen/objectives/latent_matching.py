@@ -40,14 +40,14 @@ class MatchedLatents(Objective):
 
     With an :class:`Adversary <probgen.objectives.adversary.Adversary>` for D an adversarial
     autoencoder, with :class:`MMD <probgen.objectives.discrepancy.MMD>` a Wasserstein autoencoder;
-    with :math:`0 < \beta < 1` beside it an InfoVAE. The guide may be deterministic (a Delta law). A
-    critic sees the context of a conditional model, and a discrepancy compares pairs (z, c). Missing
-    entries (NaN) are integrated out where the model does so.
+    with :math:`0 < \beta < 1` beside it an InfoVAE. The guide may be deterministic (a Delta
+    distribution). A critic sees the context of a conditional model, and a discrepancy compares
+    pairs (z, c). Missing entries (NaN) are integrated out where the model does so.
 
     Who learns from what: the encoder from reconstruction, KL and D; the critic, if there is one,
     plays its game; the prior's draws are given to D without gradients, and a prior with parameters
     (a flow, a mixture) climbs :math:`\mathbb E_q[\log p(z)]` with weight :math:`\max(1, \beta)`,
-    that is, it minimises :math:`\mathrm{KL}(q(z) \,\|\, p(z))` of the aggregate, whatever D is.
+    that is, it minimizes :math:`\mathrm{KL}(q(z) \,\|\, p(z))` of the aggregate, whatever D is.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class MatchedLatents(Objective):
     auto-encoders, https://arxiv.org/abs/1711.01558; Zhao, Song, Ermon (2019), InfoVAE,
     https://arxiv.org/abs/1706.02262
 
-    >>> from probgen.core.heads import Bernoulli, Gaussian
+    >>> from probgen.heads import Bernoulli, Gaussian
     >>> from probgen.core.module import standard_normal
     >>> from probgen.models.vae import VAE
     >>> from probgen.nn.mlp import MLP
@@ -126,14 +126,16 @@ class MatchedLatents(Objective):
         latent = [name for name, site in run.model.items() if not site["is_observed"]]
         if latent != [self.site] or self.site not in run.guide:
             raise ValueError(
-                f"MatchedLatents: expected one latent site '{self.site}' in model and guide, got {latent} and "
+                f"MatchedLatents: expected one latent site '{self.site}' in model and guide, got "
+                f"{latent} and "
                 f"{list(run.guide)}; name it by site=..., or use ELBO() for models with several"
             )
         _check_densities(run.model)
-        law = run.guide[self.site]["fn"]
-        if not law.has_rsample:
+        distribution = run.guide[self.site]["fn"]
+        if not distribution.has_rsample:
             raise ValueError(
-                f"MatchedLatents: expected a guide with rsample at site '{self.site}', got {type(law).__name__}, whose "
+                f"MatchedLatents: expected a guide with rsample at site '{self.site}', got "
+                f"{type(distribution).__name__}, whose "
                 "encoder would get no gradient; use a Gaussian, a flow or a Delta"
             )
         return run.model[self.site], run.guide[self.site]

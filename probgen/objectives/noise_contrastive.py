@@ -1,6 +1,6 @@
 """Noise-contrastive estimation.
 
-An unnormalised law learned by telling data from noise, its constant included.
+An unnormalized distribution learned by telling data from noise, its constant included.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.module import GenerativeModel
-from probgen.objectives.base import Objective, check_density, law_of_x
+from probgen.objectives.base import Objective, check_density, distribution_of_x
 
 
 @runtime_checkable
 class HasLogWeight(Protocol):
-    """A law with a density, be it up to a constant."""
+    """A distribution with a density, be it up to a constant."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``(*batch, *event) -> (*batch,)``."""
 
 
 class NoiseContrastive(Objective):
-    r"""The logistic loss of telling each row from K draws of a noise law by the model's own density.
+    r"""The logistic loss of telling each row from K draws of a noise distribution by the model's own density.
 
     .. math:: -\sum_b \Big(\log \sigma(G(x_b)) + \sum_{k=1}^K \log \sigma(-G(y_{bk}))\Big), \qquad
               G(x) = \log p^*(x) - c - \log q(x) - \log K
 
-    with the log normaliser c learned along with the model: at the optimum it is log Z, and
-    :math:`p^* / e^c` the law of the data. The estimate is the better the closer the noise law is to
-    the data; it may be any model with an exact density, fitted before. Its parameters are not
-    trained.
+    with the log normalizer c learned along with the model: at the optimum it is log Z, and
+    :math:`p^* / e^c` the distribution of the data. The estimate is the better the closer the noise
+    distribution is to the data; it may be any model with an exact density, fitted before. Its
+    parameters are not trained.
 
     Parameters
     ----------
     noise : GenerativeModel
-        The law q of events like x, given the same context where there is one.
+        The distribution q of events like x, given the same context where there is one.
     ratio : int
         Number K of draws from the noise for each row.
 
     Attributes
     ----------
-    log_normaliser : Parameter
-        c, in nats: the constant for ``Normalised(gen, float(objective.log_normaliser))``.
+    log_normalizer : Parameter
+        c, in nats: the constant for ``Normalized(gen, float(objective.log_normalizer))``.
 
     Raises
     ------
     ValueError
         At the call, if the density of the noise is not exact, or that of x has another kind than
-        exact and unnormalised.
+        exact and unnormalized.
 
     References
     ----------
@@ -76,30 +76,33 @@ class NoiseContrastive(Objective):
         checks.at_least(1, ratio=ratio)
         super().__init__()
         self.noise, self.ratio = noise, ratio
-        self.log_normaliser = nn.Parameter(torch.zeros(()))
+        self.log_normalizer = nn.Parameter(torch.zeros(()))
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        site = law_of_x(model, guide, batch, HasLogWeight, self, "use an adversarial objective")
-        if density(site["fn"]) != "unnormalised":
+        site = distribution_of_x(
+            model, guide, batch, HasLogWeight, self, "use an adversarial objective"
+        )
+        if density_kind(site["fn"]) != "unnormalized":
             check_density("x", site, "exact", "NoiseContrastive")
-        law, x = site["fn"], site["value"]
+        distribution, x = site["fn"], site["value"]
         with torch.no_grad():
-            noise = self._law(batch, len(x))
+            noise = self._distribution(batch, len(x))
             y = noise.sample((self.ratio,))
             known = noise.log_prob(torch.cat([x.unsqueeze(0), y]))
-        odds = law.log_prob(x) - self.log_normaliser - known[0] - math.log(self.ratio)
-        others = law.log_prob(y) - self.log_normaliser - known[1:] - math.log(self.ratio)
+        odds = distribution.log_prob(x) - self.log_normalizer - known[0] - math.log(self.ratio)
+        others = distribution.log_prob(y) - self.log_normalizer - known[1:] - math.log(self.ratio)
         each = logsigmoid(odds) + logsigmoid(-others).sum(0)
         return -scale_and_mask(each, site["scale"], site["mask"]).sum()
 
-    def _law(self, batch: tuple, rows: int) -> Any:
+    def _distribution(self, batch: tuple, rows: int) -> Any:
         """The noise of so many rows."""
-        law = self.noise(batch[1] if len(batch) > 1 else None)
-        if density(law) != "exact":
+        distribution = self.noise(batch[1] if len(batch) > 1 else None)
+        if density_kind(distribution) != "exact":
             raise ValueError(
-                f"NoiseContrastive: expected noise with an exact density, got {density(law)} ({type(law).__name__}); "
+                "NoiseContrastive: expected noise with an exact density, got "
+                f"{density_kind(distribution)} ({type(distribution).__name__}); "
                 "use a Gaussian, a flow or a mixture"
             )
-        return law.expand((rows,))
+        return distribution.expand((rows,))

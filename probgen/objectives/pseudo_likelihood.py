@@ -8,12 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from probgen.objectives.base import Objective, law_of_x
+from probgen.objectives.base import Objective, distribution_of_x
 
 
 @runtime_checkable
 class HasPseudoLikelihood(Protocol):
-    """A law that knows the conditional laws of its variables given all others."""
+    """A distribution that knows the conditional distributions of its variables given all others."""
 
     def pseudo_log_prob(self, x: Tensor) -> Tensor:
         """The sum of their log masses: ``(*batch, *event) -> (*batch,)``."""
@@ -29,7 +29,7 @@ class PseudoLikelihood(Objective):
     Raises
     ------
     TypeError
-        At the call, if the law of x has no ``pseudo_log_prob``.
+        At the call, if the distribution of x has no ``pseudo_log_prob``.
 
     References
     ----------
@@ -47,7 +47,7 @@ class PseudoLikelihood(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        site = law_of_x(
+        site = distribution_of_x(
             model, guide, batch, HasPseudoLikelihood, self, "use ELBO, or another objective"
         )
         return -scale_and_mask(

@@ -43,8 +43,8 @@ def dream(
 ) -> Dream:
     """Runs the model unconditioned on a batch; refuses what has no gradient to give.
 
-    Raises ``TypeError`` where the model has no observed site ``"x"`` or its law has no ``rsample``,
-    ``ValueError`` where rows are incomplete or masked.
+    Raises ``TypeError`` where the model has no observed site ``"x"`` or its distribution has no
+    ``rsample``, ``ValueError`` where rows are incomplete or masked.
     """
     name = type(objective).__name__
     with (
@@ -61,8 +61,10 @@ def dream(
     real, fake = site["infer"]["obs"], site["value"]
     if not site["fn"].has_rsample:
         raise TypeError(
-            f"{name}: expected a law with rsample at site 'x', got {type(site['fn']).__name__}, through whose draws no "
-            "gradient passes; use ELBO() for a law with a density, or a generator of numbers: GAN(network, base)"
+            f"{name}: expected a distribution with rsample at site 'x', got "
+            f"{type(site['fn']).__name__}, through whose draws no "
+            "gradient passes; use ELBO() for a distribution with a density, or a generator of "
+            "numbers: GAN(network, base)"
         )
     _check(name, site, real, fake)
     return Dream(
@@ -77,16 +79,19 @@ def _check(name: str, site: dict[str, Any], real: Tensor, fake: Tensor) -> None:
     """Complete rows, each of which counts once, and fakes of their shape."""
     if has_missing(real):
         raise ValueError(
-            f"{name}: expected complete rows, got NaN (missing): fakes have no missing entries, which would tell them "
+            f"{name}: expected complete rows, got NaN (missing): fakes have no missing entries, "
+            "which would tell them "
             "apart; complete the rows first, for instance by impute with a model that has a density"
         )
     plates = [frame.name for frame in site["cond_indep_stack"]]
     if site["mask"] is not None or PARTICLES in plates:
         raise ValueError(
-            f"{name}: expected rows without mask or particles at site 'x'; leave rows out of the batch"
+            f"{name}: expected rows without mask or particles at site 'x'; leave rows out of the "
+            "batch"
         )
     if fake.shape != real.shape:
         raise ValueError(
-            f"{name}: expected draws of the shape of the data {tuple(real.shape)}, got {tuple(fake.shape)}; open "
+            f"{name}: expected draws of the shape of the data {tuple(real.shape)}, got "
+            f"{tuple(fake.shape)}; open "
             "data_plate(x, context) around site 'x'"
         )

@@ -1,4 +1,4 @@
-"""Score matching: laws of real variables learned from gradients of their log-density.
+"""Score matching: distributions of real variables learned from gradients of their log-density.
 
 Which know no constant.
 """
@@ -13,14 +13,14 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import has_missing
-from probgen.objectives.base import Objective, law_of_x
+from probgen.objectives.base import Objective, distribution_of_x
 
 
 @runtime_checkable
 class HasScore(Protocol):
-    """A law whose log_prob, be it without its constant, has derivatives by x."""
+    """A distribution whose log_prob, be it without its constant, has derivatives by x."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``(*batch, *event) -> (*batch,)``."""
@@ -29,13 +29,20 @@ class HasScore(Protocol):
 def _continuous(
     model: Callable[..., Any], guide: Callable[..., Any], batch: tuple, objective: Objective
 ) -> dict:
-    """The site of x, whose law has a score."""
-    site = law_of_x(model, guide, batch, HasScore, objective, "use an adversarial objective")
-    law, name = site["fn"], type(objective).__name__
-    if density(law) not in ("exact", "unnormalised", "approximate") or law.support.is_discrete:
+    """The site of x, whose distribution has a score."""
+    site = distribution_of_x(
+        model, guide, batch, HasScore, objective, "use an adversarial objective"
+    )
+    distribution, name = site["fn"], type(objective).__name__
+    if (
+        density_kind(distribution) not in ("exact", "unnormalized", "approximate")
+        or distribution.support.is_discrete
+    ):
         raise ValueError(
-            f"{name}: expected a law of real variables with a density up to its constant, got {type(law).__name__} "
-            f"({density(law)}, {law.support}); use ELBO, PseudoLikelihood or contrastive divergence"
+            f"{name}: expected a distribution of real variables with a density up to its constant, "
+            f"got {type(distribution).__name__} "
+            f"({density_kind(distribution)}, {distribution.support}); use ELBO, PseudoLikelihood "
+            "or contrastive divergence"
         )
     if has_missing(site["value"]):
         raise ValueError(
@@ -44,13 +51,13 @@ def _continuous(
     return site
 
 
-def _score(law: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def _score(distribution: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """x as a leaf, and the gradient of log_prob there, itself differentiable.
 
     ``(*batch, *event)`` each.
     """
     x = x.detach().requires_grad_()
-    return x, _derivative(law.log_prob(x).sum(), x)
+    return x, _derivative(distribution.log_prob(x).sum(), x)
 
 
 def _derivative(value: Tensor, x: Tensor) -> Tensor:
@@ -74,13 +81,14 @@ class ScoreMatching(Objective):
     .. math:: \sum_b \operatorname{tr} \nabla^2 \log p^*(x_b) + \tfrac12 |\nabla \log p^*(x_b)|^2
 
     which is, up to a constant of the data, half the expected squared distance between the scores of
-    model and data; for a normal law its minimum is the maximum of the likelihood. The law must be
-    smooth with full support.
+    model and data; for a normal distribution its minimum is the maximum of the likelihood. The
+    distribution must be smooth with full support.
 
     Raises
     ------
     ValueError
-        At the call, if the law is discrete or has no density, or an entry is missing (NaN).
+        At the call, if the distribution is discrete or has no density, or an entry is missing
+        (NaN).
 
     References
     ----------
@@ -159,9 +167,9 @@ class DenoisingScoreMatching(Objective):
     .. math:: \tfrac12 \sum_b \big|\sigma_b \nabla \log p^*(x_b + \sigma_b \epsilon_b) + \epsilon_b\big|^2,
               \qquad \epsilon_b \sim N(0, I)
 
-    Its minimum is the law of the data with that noise, so that :math:`\sigma` should be small
-    beside their details. With several levels each row takes one at random: the law is then fitted
-    to the mixture, which has a score far from the data, too.
+    Its minimum is the distribution of the data with that noise, so that :math:`\sigma` should be
+    small beside their details. With several levels each row takes one at random: the distribution
+    is then fitted to the mixture, which has a score far from the data, too.
 
     Parameters
     ----------

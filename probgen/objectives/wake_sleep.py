@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import average
+from probgen.core.kinds import average
 from probgen.core.recording import Cut
 from probgen.core.sites import densities
 from probgen.objectives.importance import shares
@@ -23,14 +23,14 @@ class WakeSleep(RowWeighted):
 
     The model climbs the importance-weighted bound, the guide fits weighted draws and dreams.
 
-    The value is that of :class:`IWAE`. With :math:`z_k \sim q(z \mid x)` taken as given, normalised
+    The value is that of :class:`IWAE`. With :math:`z_k \sim q(z \mid x)` taken as given, normalized
     weights :math:`v_k` and a dream :math:`(z', x') \sim p`, one backward gives
 
     .. math:: \nabla_\theta: -\sum_k v_k \nabla_\theta \log p_\theta(x, z_k), \qquad
               \nabla_\phi: -(1 - s) \sum_k v_k \nabla_\phi \log q_\phi(z_k \mid x)
               - s \, \nabla_\phi \log q_\phi(z' \mid x')
 
-    No draw needs to be reparameterised. The two gradients belong to two different losses:
+    No draw needs to be reparameterized. The two gradients belong to two different losses:
     parameters that model and guide share get the sum of both.
 
     Parameters
@@ -88,7 +88,8 @@ class WakeSleep(RowWeighted):
         told = tuple(next((x for obs, x in given if obs is value), value) for value in batch)
         if all(new is old for new, old in zip(told, batch, strict=True)):
             raise ValueError(
-                "WakeSleep: expected the model to hand an argument to pyro.sample(..., obs=) as it is, found none; the "
+                "WakeSleep: expected the model to hand an argument to pyro.sample(..., obs=) as it "
+                "is, found none; the "
                 "guide cannot be told a dream otherwise: use sleep=0"
             )
         q = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(*told)
@@ -96,7 +97,8 @@ class WakeSleep(RowWeighted):
         for name in sites:
             if name not in dream.nodes:
                 raise ValueError(
-                    f"WakeSleep: expected a guide of the model's latent sites alone, got '{name}', which has "
+                    f"WakeSleep: expected a guide of the model's latent sites alone, got '{name}', "
+                    "which has "
                     "no value in a dream; use sleep=0"
                 )
         return log_rows(sites, self.plate).sum()

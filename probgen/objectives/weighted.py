@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import kind_of, worst
+from probgen.core.kinds import kind_of, worst
 from probgen.core.loss_parts import note, noting
 from probgen.core.reading import Reading, read
 from probgen.core.recording import score_function
@@ -101,7 +101,8 @@ class RowWeighted(Objective):
         r"""The loss, with its parts noted, averaged over draws.
 
         .. math:: L = -\sum_b \tfrac1K \sum_k \log p(x_b \mid z_{kb})
-                  + \sum_b \tfrac1K \sum_k \log \frac{q(z_{kb} \mid x_b)}{p(z_{kb})} + L_{\text{tightening}}
+                  + \sum_b \tfrac1K \sum_k \log \frac{q(z_{kb} \mid x_b)}{p(z_{kb})} +
+                  L_{\text{tightening}}
 
         The first two make the negative evidence lower bound of the same draws, under the names
         ``"reconstruction"`` and ``"kl"``; ``"tightening"`` is what the weights make of it.
@@ -123,7 +124,7 @@ class RowWeighted(Objective):
         drawn = {name: site for name, site in densities(pair.model.nodes).items() if name in guide}
         return log_rows(drawn, self.plate)
 
-    def not_reparameterised(self, pair: Reading) -> Sites:
+    def not_reparameterized(self, pair: Reading) -> Sites:
         """Guide sites whose draws carry no gradient."""
         sites = {
             name: site
@@ -142,8 +143,10 @@ class RowWeighted(Objective):
         for site in (*model.values(), *guide.values()):
             if not in_plate(site, self.plate) and not site["infer"].get("_deterministic"):
                 raise ValueError(
-                    f"{name}: expected every site inside the plate '{self.plate}', got '{site['name']}' outside of "
-                    "it: draws are weighed row by row, and rows share that one; use ELBO(), or name your plate of rows"
+                    f"{name}: expected every site inside the plate '{self.plate}', got "
+                    f"'{site['name']}' outside of "
+                    "it: draws are weighed row by row, and rows share that one; use ELBO(), or "
+                    "name your plate of rows"
                 )
 
 

@@ -6,25 +6,25 @@ import torch
 from torch import Tensor
 
 
-def colouring(edges: Tensor, nodes: int) -> list[Tensor]:
+def coloring(edges: Tensor, nodes: int) -> list[Tensor]:
     """Groups of nodes without edges among them, found greedily.
 
-    The two colours of a checkerboard for a grid.
+    The two colors of a checkerboard for a grid.
 
-    >>> colouring(torch.tensor([[0, 1], [1, 2], [2, 3]]), 4)
+    >>> coloring(torch.tensor([[0, 1], [1, 2], [2, 3]]), 4)
     [tensor([0, 2]), tensor([1, 3])]
     """
-    neighbours: list[set[int]] = [set() for _ in range(nodes)]
+    neighbors: list[set[int]] = [set() for _ in range(nodes)]
     for a, b in edges.tolist():
-        neighbours[a].add(b)
-        neighbours[b].add(a)
-    colours: list[int] = []
+        neighbors[a].add(b)
+        neighbors[b].add(a)
+    colors: list[int] = []
     for node in range(nodes):
-        taken = {colours[other] for other in neighbours[node] if other < node}
-        colours.append(next(colour for colour in range(nodes) if colour not in taken))
+        taken = {colors[other] for other in neighbors[node] if other < node}
+        colors.append(next(color for color in range(nodes) if color not in taken))
     return [
-        torch.tensor([n for n in range(nodes) if colours[n] == c])
-        for c in range(max(colours, default=-1) + 1)
+        torch.tensor([n for n in range(nodes) if colors[n] == c])
+        for c in range(max(colors, default=-1) + 1)
     ]
 
 
@@ -37,7 +37,7 @@ def both_ways(edges: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return targets, sources, torch.cat([pairs, pairs.mT])
 
 
-def neighbour_logits(x: Tensor, unary: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
+def neighbor_logits(x: Tensor, unary: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
     r"""Log weights of each value of each variable given all others.
 
     .. math:: a_i(k) = u_i(k) + \sum_{j \in N(i)} w_{ij}(k, x_j)
@@ -67,23 +67,23 @@ def gibbs_sweeps(
     unary: Tensor,
     pairs: Tensor,
     edges: Tensor,
-    colours: list[Tensor],
+    colors: list[Tensor],
     sweeps: int,
     free: Tensor,
 ) -> Tensor:
     r"""Markov chains that leave :math:`p(x) \propto \exp(\sum_i u_i(x_i) + \sum_{ij} w_{ij}(x_i, x_j))` invariant.
 
-    Each sweep draws all variables of one colour from their conditional laws given the rest, one
-    colour after the other.
+    Each sweep draws all variables of one color from their conditional distributions given the rest,
+    one color after the other.
 
     Parameters
     ----------
     x : Tensor of int
         Starts ``(N, D)``; not changed.
     unary, pairs, edges : Tensor
-        As in :func:`neighbour_logits`; unary ``(N or 1, D, K)``.
-    colours : list of Tensor
-        Groups of nodes without edges among them, from :func:`colouring`.
+        As in :func:`neighbor_logits`; unary ``(N or 1, D, K)``.
+    colors : list of Tensor
+        Groups of nodes without edges among them, from :func:`coloring`.
     sweeps : int
         Number of sweeps.
     free : Tensor of bool
@@ -96,7 +96,7 @@ def gibbs_sweeps(
     x, free = x.clone(), free.expand(x.shape)
     targets, sources, tables = both_ways(edges, pairs)
     blocks = []
-    for nodes in colours:
+    for nodes in colors:
         place = x.new_full((x.shape[-1],), -1).index_copy(
             0, nodes, torch.arange(len(nodes), device=x.device)
         )

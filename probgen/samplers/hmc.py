@@ -23,7 +23,7 @@ def hmc(
     leapfrogs: int = 10,
     free: Tensor | None = None,
 ) -> Moved:
-    r"""Ends of Hamiltonian chains, which leave the law invariant.
+    r"""Ends of Hamiltonian chains, which leave the distribution invariant.
 
     From a momentum :math:`r \sim N(0, I)`, L leapfrog steps
 
@@ -106,7 +106,7 @@ def mala(
     step: float | Tensor,
     free: Tensor | None = None,
 ) -> Moved:
-    r"""Ends of Metropolis-adjusted Langevin chains, which leave the law invariant.
+    r"""Ends of Metropolis-adjusted Langevin chains, which leave the distribution invariant.
 
     .. math:: x' \sim q(\cdot \mid x) = N\big(x + \tfrac{\epsilon}{2} \nabla \log p^*(x),\, \epsilon I\big)
               \quad\text{accepted with probability}\quad

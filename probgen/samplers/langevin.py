@@ -61,7 +61,7 @@ def langevin(
 ) -> Tensor:
     r"""Ends of unadjusted Langevin chains.
 
-    Which follow the law up to an error of the order of the step size.
+    Which follow the distribution up to an error of the order of the step size.
 
     .. math:: x' = x + \tfrac{\epsilon}{2} \nabla \log p^*(x) + \tau \sqrt{\epsilon}\, \xi, \qquad \xi \sim N(0, I)
 
@@ -76,8 +76,8 @@ def langevin(
     step : float or Tensor
         :math:`\epsilon > 0`, in squared units of x; a tensor broadcasts to x.
     noise : float
-        :math:`\tau`: 1 for the law itself; less where a network is trained on short chains, as is
-        common for images.
+        :math:`\tau`: 1 for the distribution itself; less where a network is trained on short
+        chains, as is common for images.
     clip : float, optional
         Largest absolute entry of the gradient that is followed.
     free : Tensor of bool, optional
@@ -92,7 +92,7 @@ def langevin(
 
     >>> _ = torch.manual_seed(0)
     >>> ends = langevin(lambda x: -x.square().sum(-1) / 2, torch.zeros(4000, 1), 200, step=0.1)
-    >>> (ends.var() * (1 - 0.1 / 4) - 1).abs() < 0.05  # the law of the discrete chain
+    >>> (ends.var() * (1 - 0.1 / 4) - 1).abs() < 0.05  # the distribution of the discrete chain
     tensor(True)
     """
     scale, x = noise * step**0.5, x.detach()
@@ -110,7 +110,7 @@ class Langevin:
 
     ``kernel(log_weight, x, steps, free) -> Moved``.
 
-    ``adjusted`` says whether a kernel leaves the law invariant; this one does not, quite.
+    ``adjusted`` says whether a kernel leaves the distribution invariant; this one does not, quite.
 
     >>> Langevin(0.1)(lambda x: -x.square().sum(-1) / 2, torch.zeros(5, 2), 3).x.shape
     torch.Size([5, 2])

@@ -41,7 +41,7 @@ class Grid(NamedTuple):
     sigmas: Tensor
 
     def steps(self) -> Iterator[tuple[Node, Node]]:
-        """Neighbours in turn."""
+        """Neighbors in turn."""
         return itertools.pairwise(Node(*levels) for levels in zip(*self, strict=True))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probgen.core import checks
@@ -56,6 +55,7 @@ def check_generative(
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.module import Fixed
+    >>> import torch
     >>> check_generative(Fixed(dist.Laplace, loc=torch.zeros(2), scale=1.0), torch.randn(8, 2))
     """
     checks.no_class(gen=gen)

@@ -1,4 +1,7 @@
-"""Promises that two ways to the same law agree: program and distribution, samples and density."""
+"""Promises that two ways to the same distribution agree.
+
+Program and distribution, samples and density.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from probgen.core.density import log_likelihood
+from probgen.scoring import log_likelihood
 from probgen.testing.case import Case, require, require_close, require_shape
 
 
@@ -31,7 +34,7 @@ def agrees_with_program(case: Case) -> None:
         require_close(
             "log_likelihood",
             score.value,
-            case.law.log_prob(case.x),
+            case.distribution.log_prob(case.x),
             "model and forward are two distributions",
         )
 
@@ -41,18 +44,18 @@ def samples_follow_density(case: Case) -> None:
 
     .. math:: E_{x \sim p_\theta}[p_{\theta'}(x) / p_\theta(x)] = 1
 
-    for every neighbour :math:`\theta'` that is a normalised density on the same support.
+    for every neighbor :math:`\theta'` that is a normalized density on the same support.
     """
     if case.kind != "exact":
         return
-    draws = case.law.sample((-(-2000 // len(case.x)),) if case.rows else (2000,))
+    draws = case.distribution.sample((-(-2000 // len(case.x)),) if case.rows else (2000,))
     for _ in range(4):
         ratio = _log_ratio(case, draws, _direction(case)).flatten().double()
-        if not 1e-5 < ratio.abs().max() < torch.inf:  # no such neighbour
+        if not 1e-5 < ratio.abs().max() < torch.inf:  # no such neighbor
             continue
         excess = ratio.expm1()
         error = excess.std() / len(excess) ** 0.5
-        hint = "sample() draws from another law than log_prob scores, or log_prob is not normalised"
+        hint = "sample() draws from another distribution than log_prob scores, or log_prob is not normalized"
         require(
             excess.mean().abs() < 5 * error,
             f"expected 0 ± {error:.3g} from an identity, got {excess.mean():.3g}; {hint}",
@@ -67,13 +70,13 @@ def _direction(case: Case) -> list[Tensor]:
 
 @torch.no_grad()
 def _log_ratio(case: Case, draws: Tensor, direction: list[Tensor]) -> Tensor:
-    """Log density ratio of a neighbour whose log ratio has a standard deviation near one half."""
-    here, length, ratio = case.law.log_prob(draws), 1e-2, torch.zeros(())
+    """Log density ratio of a neighbor whose log ratio has a standard deviation near one half."""
+    here, length, ratio = case.distribution.log_prob(draws), 1e-2, torch.zeros(())
     for _ in range(2):
         twin = replace(case, gen=copy.deepcopy(case.gen))
         for parameter, step in zip(twin.gen.parameters(), direction, strict=True):
             parameter.add_(length * step)
-        ratio = twin.law.log_prob(draws) - here
+        ratio = twin.distribution.log_prob(draws) - here
         length *= 0.5 / max(ratio.std().item(), 1e-3)
     return ratio
 

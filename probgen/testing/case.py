@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 
 
 class ConformanceError(AssertionError):
@@ -40,20 +40,20 @@ class Case:
         return tuple(self.x.shape[1:])
 
     @cached_property
-    def law(self) -> Any:
+    def distribution(self) -> Any:
         """The distribution that the model gives for the context."""
         return self.gen(self.context)
 
     @property
     def kind(self) -> str:
-        return density(self.law)
+        return density_kind(self.distribution)
 
     @property
     def complete(self) -> Tensor:
         """x, with draws from the model in place of missing values."""
         if not self.x.is_floating_point():
             return self.x
-        draws = self.law.sample(() if self.rows else (len(self.x),))
+        draws = self.distribution.sample(() if self.rows else (len(self.x),))
         return torch.where(self.x.isnan(), draws, self.x)
 
     def at(self, rows: slice) -> Any:
@@ -64,8 +64,8 @@ class Case:
         """Numbers that two copies share if they are one distribution."""
         implicit = self.kind == "implicit"
         torch.manual_seed(0)
-        law = self.gen(self.context)
-        return law.sample((2,)) if implicit else law.log_prob(self.x).detach()
+        distribution = self.gen(self.context)
+        return distribution.sample((2,)) if implicit else distribution.log_prob(self.x).detach()
 
 
 def run(check: Callable[[Case], None], case: Case, seed: int) -> None:

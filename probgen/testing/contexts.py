@@ -1,4 +1,4 @@
-"""Promises about contexts: the law depends on them, or they are refused."""
+"""Promises about contexts: the distribution depends on them, or they are refused."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from probgen.testing.case import Case, require
 
 REFUSALS = (ValueError, TypeError, RuntimeError, IndexError, NotImplementedError)
 HINT = (
-    "use the context, or write context_size = 0 in the class, which refuses one (ignores_contexts = True where the law "
+    "use the context, or write context_size = 0 in the class, which refuses one (ignores_contexts "
+    "= True where the distribution "
     "is meant to be the same for each row, as in a prior)"
 )
 
 
 def depends(case: Case) -> None:
-    """the law depends on the context, unless the family declares that it has none."""
+    """the distribution depends on the context, unless the family declares that it has none."""
     parts = case.gen.modules() if isinstance(case.gen, Independent) else [case.gen]
     if (
         isinstance(case.gen, Program)
@@ -43,7 +44,7 @@ def depends(case: Case) -> None:
 
 
 def _answer(case: Case, context: Tensor) -> Tensor | None:
-    """Numbers that tell two laws apart; ``None`` where such a context is not taken."""
+    """Numbers that tell two distributions apart; ``None`` where such a context is not taken."""
     try:
         return replace(case, context=context).fingerprint()
     except REFUSALS:

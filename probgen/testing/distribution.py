@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 
-from probgen.core.density import KINDS
+from probgen.core.kinds import KINDS
 from probgen.testing.case import Case, ConformanceError, require, require_close, require_shape
 
-REPEATABLE = ("exact", "unnormalised")
+REPEATABLE = ("exact", "unnormalized")
 
 
 def shapes(case: Case) -> None:
     """gen(context) is a distribution over rows of x, one for each row of context."""
-    law = case.law
+    distribution = case.distribution
     require(
-        isinstance(law, TorchDistributionMixin), f"got {type(law)}; take it from pyro.distributions"
+        isinstance(distribution, TorchDistributionMixin),
+        f"got {type(distribution)}; take it from pyro.distributions",
     )
-    hint = "turn dims into event dims by .to_event(n), and expand the law to the batch dims of the context"
-    batch, event = tuple(law.batch_shape), tuple(law.event_shape)
+    hint = "turn dims into event dims by .to_event(n), and expand the distribution to the batch dims of the context"
+    batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     require(batch == case.rows, f"expected batch_shape {case.rows}, got {batch}; {hint}")
     require(event == case.event, f"expected event_shape {case.event}, got {event}; {hint}")
     require(
@@ -31,18 +32,18 @@ def contexts(case: Case) -> None:
     """a context with more leading dims gives a distribution with those batch dims."""
     if case.context is None:
         return
-    law = case.gen(case.context.expand(2, *case.context.shape))
+    distribution = case.gen(case.context.expand(2, *case.context.shape))
     hint, rows = "index dims of the context from the right", (2, len(case.x))
     require(
-        tuple(law.batch_shape) == rows,
-        f"expected batch_shape {rows}, got {tuple(law.batch_shape)}; {hint}",
+        tuple(distribution.batch_shape) == rows,
+        f"expected batch_shape {rows}, got {tuple(distribution.batch_shape)}; {hint}",
     )
-    require_shape("samples", law.sample(), rows + case.event, hint)
+    require_shape("samples", distribution.sample(), rows + case.event, hint)
     if case.kind in REPEATABLE:
         require_close(
             "log_prob",
-            law.log_prob(case.x)[1],
-            case.law.log_prob(case.x),
+            distribution.log_prob(case.x)[1],
+            case.distribution.log_prob(case.x),
             "rows of context are mixed up",
         )
 
@@ -50,7 +51,7 @@ def contexts(case: Case) -> None:
 def samples(case: Case) -> None:
     """sample(shape) gives finite draws of shape + batch_shape + event_shape, in the dtype of x."""
     for shape in ((), (3,), (2, 3)):
-        draws = case.law.sample(torch.Size(shape))
+        draws = case.distribution.sample(torch.Size(shape))
         require_shape(
             "samples", draws, shape + case.rows + case.event, "sample_shape goes to the left"
         )
@@ -66,11 +67,12 @@ def samples(case: Case) -> None:
 
 def supports(case: Case) -> None:
     """x and samples lie in the support."""
-    for name, value in (("x", case.complete), ("a sample", case.law.sample())):
-        inside = case.law.support.check(value)
+    for name, value in (("x", case.complete), ("a sample", case.distribution.sample())):
+        inside = case.distribution.support.check(value)
         require(
             inside.all(),
-            f"{name} leaves the support {case.law.support}; correct the support, or the data",
+            f"{name} leaves the support {case.distribution.support}; correct the support, or the "
+            "data",
         )
 
 
@@ -93,17 +95,17 @@ def scores(case: Case) -> None:
     """
     if case.kind == "implicit":
         return refuses(case)
-    value = case.law.log_prob(case.x)
+    value = case.distribution.log_prob(case.x)
     require_shape("log_prob", value, (len(case.x),), "sum over the event dims, and over no others")
     if case.kind in REPEATABLE:
-        hint = "declare density = 'unbiased' or 'bound', or take the randomness out"
-        require_close("log_prob twice", case.law.log_prob(case.x), value, hint)
+        hint = "declare density_kind = 'unbiased' or 'bound', or take the randomness out"
+        require_close("log_prob twice", case.distribution.log_prob(case.x), value, hint)
 
 
 def refuses(case: Case) -> None:
     """an implicit density refuses to score, and says what to do instead."""
     try:
-        case.law.log_prob(case.x)
+        case.distribution.log_prob(case.x)
     except NotImplementedError as error:
         require(
             bool(str(error)),
@@ -121,7 +123,10 @@ def single_rows(case: Case) -> None:
         first, rest = (case.at(rows).log_prob(case.x[rows]) for rows in (slice(1), slice(1, None)))
         hint = "rows are scored one by one: no statistics over the batch in eval mode"
         require_close(
-            "log_prob row by row", torch.cat([first, rest]), case.law.log_prob(case.x), hint
+            "log_prob row by row",
+            torch.cat([first, rest]),
+            case.distribution.log_prob(case.x),
+            hint,
         )
 
 
@@ -134,35 +139,37 @@ def draws_of_rows(case: Case) -> None:
         if case.context is None
         else case.x.expand(2, *case.x.shape)
     )
-    value = case.law.log_prob(draws)
+    value = case.distribution.log_prob(draws)
     require_shape(
         "log_prob", value, (2, len(case.x)), "index dims from the right: the leading ones are draws"
     )
     if case.kind in REPEATABLE:
         require_close(
-            "log_prob of a draw", value[1], case.law.log_prob(case.x), "draws are mixed up"
+            "log_prob of a draw", value[1], case.distribution.log_prob(case.x), "draws are mixed up"
         )
 
 
 def expands(case: Case) -> None:
     """expand(shape) gives the same distribution with that batch_shape."""
     for shape in ((len(case.x),), (2, len(case.x))):
-        law = case.law.expand(torch.Size(shape))
+        distribution = case.distribution.expand(torch.Size(shape))
         got, hint = (
-            (tuple(law.batch_shape), tuple(law.event_shape)),
+            (tuple(distribution.batch_shape), tuple(distribution.event_shape)),
             "implement expand(batch_shape, _instance=None)",
         )
         require(
             got == (shape, case.event),
             f"expected batch and event shapes {(shape, case.event)}, got {got}; {hint}",
         )
-        require_shape("samples", law.sample((3,)), (3, *shape, *case.event), hint)
+        require_shape("samples", distribution.sample((3,)), (3, *shape, *case.event), hint)
         if case.kind == "implicit":
             continue
-        value = law.log_prob(case.x)
+        value = distribution.log_prob(case.x)
         require_shape("log_prob", value, shape, hint)
         if case.kind in REPEATABLE:
-            require_close("log_prob of it", value, case.law.log_prob(case.x).expand(shape), hint)
+            require_close(
+                "log_prob of it", value, case.distribution.log_prob(case.x).expand(shape), hint
+            )
 
 
 CHECKS = (shapes, contexts, samples, supports, seeded, scores, single_rows, draws_of_rows, expands)

@@ -23,7 +23,7 @@ def integrates(case: Case) -> None:
         return
     require_finite("log_prob of rows with missing values", value)
     if case.kind == "exact":
-        full = case.law.log_prob(complete)
+        full = case.distribution.log_prob(complete)
         require_close(
             "log_prob of a complete row beside incomplete ones",
             value[0],
@@ -49,12 +49,13 @@ def _holes(x: Tensor) -> Tensor:
 
 def _unless_refused(case: Case, x: Tensor) -> Tensor | None:
     try:
-        return case.law.log_prob(x)
+        return case.distribution.log_prob(x)
     except (ValueError, NotImplementedError) as error:
         told = any(word in str(error).lower() for word in ("nan", "missing"))
         require(
             told,
-            f"NaN in x is refused without saying so ({error}); name NaN in the error, and impute() as a way",
+            f"NaN in x is refused without saying so ({error}); name NaN in the error, and impute() "
+            "as a way",
         )
     return None
 
@@ -69,13 +70,13 @@ def _check_integral(case: Case, complete: Tensor) -> None:
         return
     rows = complete[:1].flatten(1).repeat(len(grid), 1)
     rows[:, 0] = grid
-    law, batch = case.at(slice(1)), (1,) if case.rows else ()
-    step = 1.0 if case.law.support.is_discrete else (grid[1] - grid[0]).item()
-    total = law.log_prob(rows.reshape(-1, *batch, *case.event)).logsumexp(0).squeeze() + math.log(
-        step
-    )
+    distribution, batch = case.at(slice(1)), (1,) if case.rows else ()
+    step = 1.0 if case.distribution.support.is_discrete else (grid[1] - grid[0]).item()
+    total = distribution.log_prob(rows.reshape(-1, *batch, *case.event)).logsumexp(
+        0
+    ).squeeze() + math.log(step)
     rows[:1, 0] = torch.nan
-    missing = law.log_prob(rows[:1].reshape(-1, *batch, *case.event)).squeeze()
+    missing = distribution.log_prob(rows[:1].reshape(-1, *batch, *case.event)).squeeze()
     if not (total - missing).abs() < 1e-2:
         raise ConformanceError(
             f"expected log_prob {total:g} of a row without its first entry, got {missing:g}"
@@ -84,18 +85,18 @@ def _check_integral(case: Case, complete: Tensor) -> None:
 
 def _grid(case: Case, row: Tensor) -> Tensor | None:
     """Values of one entry to sum over; None where the support is of another sort."""
-    support = case.law.support
+    support = case.distribution.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support is constraints.boolean:
         return torch.tensor([0.0, 1.0]).to(row)
     if support is constraints.real:
         draws = case.at(slice(1)).sample((200,)).flatten(1)[:, 0]
-        centre, width = (
+        center, width = (
             (draws.mean() + row.flatten()[0]) / 2,
             12 * draws.std() + (draws.mean() - row.flatten()[0]).abs(),
         )
-        return torch.linspace(centre - width, centre + width, 4001).to(row)
+        return torch.linspace(center - width, center + width, 4001).to(row)
     return None
 
 

@@ -10,11 +10,12 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from probgen.core.density import KINDS, log_weights
+from probgen.core.kinds import KINDS
 from probgen.core.module import GenerativeModel
 from probgen.core.reading import read
 from probgen.core.runtime import isolated
 from probgen.core.sites import in_plate, is_enumerated, latent_sites, sample_sites
+from probgen.core.weights import log_weights
 from probgen.objectives.enumerated import default_objective
 from probgen.testing.case import Case, require, require_finite, require_shape
 
@@ -100,7 +101,8 @@ def guides(case: Case) -> None:
     alone = set(latent_sites(_trace(case.gen.guide, None, case.context)))
     require(
         alone == shared,
-        f"expected guide() to draw the globals {sorted(shared)} alone, got {sorted(alone)}; return early",
+        f"expected guide() to draw the globals {sorted(shared)} alone, got {sorted(alone)}; return "
+        "early",
     )
 
 
@@ -130,7 +132,8 @@ def gradients(case: Case, x: Tensor) -> None:
     idle = [name for name, p in trained.items() if p.grad is None]
     require(
         not idle,
-        f"parameters {idle} have no gradient; use them, freeze them by requires_grad_(False), or drop them",
+        f"parameters {idle} have no gradient; use them, freeze them by requires_grad_(False), or "
+        "drop them",
     )
     for name, parameter in trained.items():
         require_finite(f"gradient of '{name}'", parameter.grad)

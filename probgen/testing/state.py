@@ -26,7 +26,8 @@ def registered(case: Case) -> None:
             hidden = any(isinstance(part, nn.Module) for part in parts)
             require(
                 not hidden,
-                f"'{name}' hides modules from parameters(); use nn.ModuleList, or assign each module",
+                f"'{name}' hides modules from parameters(); use nn.ModuleList, or assign each "
+                "module",
             )
 
 
@@ -61,7 +62,7 @@ def double(case: Case) -> None:
     context = None if case.context is None else case.context.double()
     twin = replace(case, gen=copy.deepcopy(case.gen).double(), x=case.x.double(), context=context)
     dtype, hint = (
-        twin.law.sample().dtype,
+        twin.distribution.sample().dtype,
         "use buffers, or torch.zeros_like(parameter), in place of new tensors",
     )
     require(dtype == torch.float64, f"expected samples of float64, got {dtype}; {hint}")

@@ -21,18 +21,22 @@ SUMMED = "EnumeratedELBO() for programs with enumerated sites, else ELBO()"
 INSTEAD: Mapping[type, str] = {
     infer.TraceGraph_ELBO: "ELBO(particles={num_particles}), which takes the same baselines",
     infer.JitTraceGraph_ELBO: "ELBO(particles={num_particles}) with fit(..., compile=True)",
-    infer.JitTrace_ELBO: "Trace_ELBO(num_particles={num_particles}), or for a compiled step ELBO(particles="
+    infer.JitTrace_ELBO: "Trace_ELBO(num_particles={num_particles}), or for a compiled step "
+    "ELBO(particles="
     "{num_particles}) with fit(..., compile=True)",
-    infer.JitTraceMeanField_ELBO: "TraceMeanField_ELBO(num_particles={num_particles}), or for a compiled step "
+    infer.JitTraceMeanField_ELBO: "TraceMeanField_ELBO(num_particles={num_particles}), or for a "
+    "compiled step "
     "ELBO(particles={num_particles}) with fit(..., compile=True)",
-    infer.JitTraceEnum_ELBO: "EnumeratedELBO(particles={num_particles}) with fit(..., compile=True)",
+    infer.JitTraceEnum_ELBO: "EnumeratedELBO(particles={num_particles}) with fit(..., "
+    "compile=True)",
     infer.RenyiELBO: "Renyi(alpha={alpha}, particles={num_particles}), which for alpha=0 is "
     "IWAE(particles={num_particles})",
     infer.ReweightedWakeSleep: "WakeSleep(particles={num_particles}, sleep=1 - {insomnia})",
     infer.TraceTailAdaptive_ELBO: "Renyi(alpha=..., particles={num_particles})",
     infer.EnergyDistance: "Discrepancy(EnergyDistance())",
     infer.CSIS: "WakeSleep(particles=..., sleep=1.0)",
-    infer.SVI: "the objective alone, with the programs and the optimizer: fit(Program(model, guide), data, "
+    infer.SVI: "the objective alone, with the programs and the optimizer: fit(Program(model, "
+    "guide), data, "
     "Trace_ELBO(), optimizer=...)",
     infer.SVGD: f"mcmc(gen, x), or {SUMMED}",
     infer.MCMC: "mcmc(gen, x), which does not train",
@@ -84,8 +88,10 @@ class PlainLoss(Objective):
                 else type(value).__name__
             )
             raise TypeError(
-                f"expected {name}(model, guide, *batch) to return a tensor without dims, whose backward gives the "
-                f"gradients, got {got}; sum over rows, and for an objective of Pyro pass it itself or its "
+                f"expected {name}(model, guide, *batch) to return a tensor without dims, whose "
+                "backward gives the "
+                f"gradients, got {got}; sum over rows, and for an objective of Pyro pass it itself "
+                "or its "
                 "differentiable_loss"
             )
         return value
@@ -113,7 +119,8 @@ def as_objective(objective: Any) -> Any:
     """
     if inspect.isclass(objective):
         raise TypeError(
-            f"expected an objective, got the class {objective.__name__}; call it: {objective.__name__}(...)"
+            f"expected an objective, got the class {objective.__name__}; call it: "
+            f"{objective.__name__}(...)"
         )
     _refuse(objective)
     if isinstance(objective, Objective | infer.ELBO):
@@ -128,7 +135,8 @@ def as_objective(objective: Any) -> Any:
     if callable(objective):
         return PlainLoss(objective)
     raise TypeError(
-        f"expected an objective such as ELBO(), or a function loss(model, guide, *batch) that returns a scalar, got "
+        "expected an objective such as ELBO(), or a function loss(model, guide, *batch) that "
+        "returns a scalar, got "
         f"{type(objective).__name__}; leave it out for the default objective"
     )
 
@@ -172,7 +180,8 @@ def _of_method(owner: Objective | infer.ELBO, method: str) -> Any:
     if method != "differentiable_loss":
         name = type(owner).__name__
         raise TypeError(
-            f"expected an objective, got {name}.{method}, which is not a loss with gradients; use {name}(...) itself, "
+            f"expected an objective, got {name}.{method}, which is not a loss with gradients; use "
+            f"{name}(...) itself, "
             f"or {name}(...).differentiable_loss"
         )
     return owner

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from probgen.core.arguments import is_leaf
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.program import Program
 from probgen.core.reading import Reading, read, unscaled
 from probgen.core.rows import RowLayout, leaves_of, some_rows
@@ -237,7 +237,7 @@ def _labels_of(gen: Any, batch: Batch) -> list[str]:
 
 def _not_finite(site: Site, plate: str) -> list[int] | None:
     """The rows where the log_prob of a site is not finite; ``None`` if it is finite everywhere."""
-    if density(site["fn"]) == "implicit":
+    if density_kind(site["fn"]) == "implicit":
         return None
     bad = ~torch.as_tensor(unscaled(site)).isfinite()
     if not bad.any():

@@ -77,7 +77,8 @@ def written_alone(path: str | os.PathLike | None, fabric: Fabric) -> Iterator[No
         refusal = refusal if path is None else fabric.broadcast(refusal)
         if refusal:
             raise CheckpointError(
-                f"expected a checkpoint that no other run writes, got {path}, {refusal}; wait until that "
+                f"expected a checkpoint that no other run writes, got {path}, {refusal}; wait "
+                "until that "
                 "run ends, or choose another path"
             )
         yield
@@ -159,7 +160,8 @@ def _header(path: str | os.PathLike, content: bytes) -> dict[str, str]:
         ) from error
     if header["format"] not in (FORMAT, FIRST):
         raise CheckpointError(
-            f"expected format {FORMAT} in {path}, got {header['format'] or None}; it was not saved here, or by a later "
+            f"expected format {FORMAT} in {path}, got {header['format'] or None}; it was not saved "
+            "here, or by a later "
             "version of probgen"
         )
     return header
@@ -283,6 +285,7 @@ def check_fits(module: nn.Module, tensors: dict[str, Tensor], path: str | os.Pat
     ]
     if problems:
         raise CheckpointError(
-            f"{path} belongs to another model ({'; '.join(problems[:8])}); build the model with the arguments that it "
+            f"{path} belongs to another model ({'; '.join(problems[:8])}); build the model with "
+            "the arguments that it "
             "was saved with"
         )

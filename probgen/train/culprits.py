@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probgen.train.attributes import preserved
+from probgen.train.compiled.module_state import preserved
 from probgen.train.rows import Batch
 
 if TYPE_CHECKING:

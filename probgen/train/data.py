@@ -252,7 +252,8 @@ def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[B
 def _iterable(data: Any) -> Iterable[Any]:
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | type):
         raise TypeError(
-            f"expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got {type(data)}"
+            "expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got "
+            f"{type(data)}"
         )
     return data
 
@@ -279,7 +280,8 @@ def as_source(
         return Stream(_loader(data, batch_size or DEFAULT_ROWS, drop_last), world, gen)
     if isinstance(data, Iterator):
         raise TypeError(
-            "expected data that can be read more than once, got an iterator; pass a list, a DataLoader or an array"
+            "expected data that can be read more than once, got an iterator; pass a list, a "
+            "DataLoader or an array"
         )
     if data is None and not (needless or isinstance(gen, Program)):
         raise TypeError(
@@ -299,7 +301,8 @@ def _check_own_batches(data: Iterable, batch_size: int | None, drop_last: bool) 
     own = data.batch_size if isinstance(data, DataLoader) else None
     if batch_size is not None and batch_size != own:
         raise ValueError(
-            f"expected no batch_size with batches that are made already, got {batch_size}; set it where "
+            f"expected no batch_size with batches that are made already, got {batch_size}; set it "
+            "where "
             "they are made: DataLoader(dataset, batch_size=...)"
         )
     if drop_last:
@@ -322,7 +325,8 @@ def _batch_size(gen: GenerativeModel, asked: int | None, layout: RowLayout) -> i
     """
     if asked is not None and asked < layout.size and chooses_rows(gen):
         raise ValueError(
-            f"expected one choice of rows, got batch_size={asked} beside plate '{gen.plate}' of the program, which "
+            f"expected one choice of rows, got batch_size={asked} beside plate '{gen.plate}' of "
+            "the program, which "
             "draws some itself; drop batch_size, or subsample_size in the program"
         )
     if not layout.known or (asked is None and chooses_rows(gen)):

@@ -179,7 +179,7 @@ def _lock(handle: int) -> bool | None:
 def _sync_folder(folder: Path) -> None:
     """Makes the new name last through a loss of power.
 
-    Where the system lets folders be synchronised.
+    Where the system lets folders be synchronized.
     """
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -27,8 +27,8 @@ from probgen.objectives.base import Prepared
 from probgen.train.adapters import as_objective, teachers, trainable
 from probgen.train.arguments import as_scheduler, check_asked
 from probgen.train.checkpoint import written_alone
+from probgen.train.compiled.policy import Choice, Engine
 from probgen.train.data import Source, as_source, held_out
-from probgen.train.engine import Choice, Engine
 from probgen.train.history import FitWarning, History
 from probgen.train.loop import Callback, Plan, train
 from probgen.train.optimizers import Optimizer, as_optimizer
@@ -88,9 +88,9 @@ def fit(
 ) -> History:
     r"""Trains any model with any objective by stochastic gradients.
 
-    Minimises the objective per row of data.
+    Minimizes the objective per row of data.
 
-    For the default objective that is SVI, the maximisation of the evidence lower bound
+    For the default objective that is SVI, the maximization of the evidence lower bound
 
     .. math:: \tfrac1N \Big( \sum_i \mathbb E_q[\log p(x_i, z_i \mid \theta) - \log q(z_i \mid x_i)]
               - \mathrm{KL}(q(\theta) \| p(\theta)) \Big),
@@ -184,7 +184,7 @@ def fit(
         When ``checkpoint`` cannot be written at the start or exists already, or ``resume`` finds a
         file of another run.
 
-    >>> from probgen.core.heads import Gaussian
+    >>> from probgen.heads import Gaussian
     >>> from probgen.nn import Constant
     >>> history = fit(Gaussian(Constant(2)), torch.randn(100, 1) + 3, steps=400, optimizer=adam(0.05), seed=0)
     >>> history.stopped
@@ -273,7 +273,10 @@ def _this_process() -> Fabric:
 
 
 def _settle(gen: GenerativeModel, source: Source) -> None:
-    """The layout of the batches of a loader, as the program reads the first of them, which is checked."""
+    """The layout of the batches of a loader, as the program reads the first of them.
+
+    Which is checked.
+    """
     if isinstance(source, Stream):
         source.layout = row_layout(batch := as_rows(gen, *source.peek()), gen.rows_in(batch))
     elif isinstance(gen, Program):
@@ -292,8 +295,10 @@ def _objective(
     _warn_of_teachers(chosen, gen)
     if patience is not None and not _descends(chosen):
         raise ValueError(
-            f"expected an objective whose value tells how good the model is, for patience, got {type(chosen).__name__}"
-            "; drop patience, and let a callback that scores samples or another objective set run.stop"
+            "expected an objective whose value tells how good the model is, for patience, got "
+            f"{type(chosen).__name__}"
+            "; drop patience, and let a callback that scores samples or another objective set "
+            "run.stop"
         )
     if isinstance(chosen, Prepared):
         with inference_mode_of(gen):  # a look at a batch is no step of its running averages
@@ -308,7 +313,8 @@ def _warn_of_teachers(objective: nn.Module, gen: GenerativeModel) -> None:
     for name in teachers(objective, gen):
         count = trainable(objective.get_submodule(name), gen)
         warnings.warn(
-            f"objective part '{name}' is a model with {count} parameters that take gradients and will be trained; "
+            f"objective part '{name}' is a model with {count} parameters that take gradients and "
+            "will be trained; "
             "freeze it with requires_grad_(False) if it is to stay fixed",
             FitWarning,
             stacklevel=4,

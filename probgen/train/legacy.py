@@ -25,7 +25,8 @@ def upgraded(state: State, run: Run) -> State:
     own, mine = optimizer_state(run), schedule_of(run)
     if len(own["groups"]) != len(metadata["groups"]):
         raise CheckpointError(
-            f"expected {len(metadata['groups'])} parameter groups, got {len(own['groups'])}; pass the optimizer that "
+            f"expected {len(metadata['groups'])} parameter groups, got {len(own['groups'])}; pass "
+            "the optimizer that "
             "the checkpoint was written with"
         )
     groups = [

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from probgen.core.turns import lent, offer
 from probgen.train.checkpoint import CheckpointError
-from probgen.train.engine import Engine
+from probgen.train.compiled.policy import Engine
 from probgen.train.history import INTERRUPTED, FitWarning
 from probgen.train.rows import Batch
 from probgen.train.run import Run

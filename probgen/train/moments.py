@@ -64,7 +64,8 @@ def _names(run: Run) -> dict[int, str]:
     ]
     if unknown:
         raise CheckpointError(
-            f"expected an optimizer of parameters of the model, got one of {len(unknown)} others, which a checkpoint "
+            f"expected an optimizer of parameters of the model, got one of {len(unknown)} others, "
+            "which a checkpoint "
             "would not hold; register them in the model or the objective, or drop checkpoint="
         )
     return names
@@ -78,7 +79,8 @@ def check_optimizer(run: Run, saved: dict[str, Any], path: Any) -> None:
     own = optimizer_state(run)
     if saved["class"] not in (None, own["class"]):
         raise CheckpointError(
-            f"expected the optimizer {saved['class']} that wrote {path}, got {own['class']}; pass that one, or another "
+            f"expected the optimizer {saved['class']} that wrote {path}, got {own['class']}; pass "
+            "that one, or another "
             "path to start anew"
         )
     there, here = (
@@ -87,20 +89,25 @@ def check_optimizer(run: Run, saved: dict[str, Any], path: Any) -> None:
     )
     if set(there) != set(here):
         raise CheckpointError(
-            f"expected to train the parameters that {path} trains, got {sorted(set(here) - set(there))[:8]} more and "
-            f"{sorted(set(there) - set(here))[:8]} less; freeze the same ones as then, or give another path to start "
+            f"expected to train the parameters that {path} trains, got "
+            f"{sorted(set(here) - set(there))[:8]} more and "
+            f"{sorted(set(there) - set(here))[:8]} less; freeze the same ones as then, or give "
+            "another path to start "
             "anew"
         )
     if [set(group["names"]) for group in saved["groups"]] != [
         set(group["names"]) for group in own["groups"]
     ]:
         raise CheckpointError(
-            f"expected the parameter groups of {path} ({len(saved['groups'])}, in their order), got "
-            f"{len(own['groups'])} other ones; make the groups as then, or give another path to start anew"
+            f"expected the parameter groups of {path} ({len(saved['groups'])}, in their order), "
+            "got "
+            f"{len(own['groups'])} other ones; make the groups as then, or give another path to "
+            "start anew"
         )
     for problem in _misfits(run, saved["state"]):
         raise CheckpointError(
-            f"{path} does not fit the optimizer: {problem}; pass the options that it was written with"
+            f"{path} does not fit the optimizer: {problem}; pass the options that it was written "
+            "with"
         )
 
 

@@ -69,7 +69,8 @@ def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
             else f"pyro.optim.{optimizer.__name__} without options"
         )
         raise TypeError(
-            f"expected a function that makes an optimizer from parameters, or an optimizer of Pyro, got {got}; pass "
+            "expected a function that makes an optimizer from parameters, or an optimizer of "
+            f"Pyro, got {got}; pass "
             "adam(1e-3), torch.optim.AdamW or pyro.optim.Adam({'lr': 1e-3})"
         )
     return partial(_checked, optimizer)
@@ -79,7 +80,8 @@ def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.op
     made = factory(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(
-            f"expected optimizer(parameters) to give a torch optimizer, got {type(made).__name__}; pass adam(1e-3) or "
+            f"expected optimizer(parameters) to give a torch optimizer, got {type(made).__name__}; "
+            "pass adam(1e-3) or "
             "lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)"
         )
     return made
@@ -88,7 +90,8 @@ def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.op
 def _refuse_wrappers(optimizer: PyroOptim) -> None:
     if isinstance(optimizer, HorovodOptimizer):
         raise TypeError(
-            "expected an optimizer, got a HorovodOptimizer; pass the one inside, and start the script with torchrun"
+            "expected an optimizer, got a HorovodOptimizer; pass the one inside, and start the "
+            "script with torchrun"
         )
     if isinstance(optimizer, PyroLRScheduler):
         name, inner = (
@@ -97,8 +100,10 @@ def _refuse_wrappers(optimizer: PyroOptim) -> None:
         )
         options = ", ".join(f"{key}={value!r}" for key, value in optimizer.kwargs.items())
         raise TypeError(
-            f"expected an optimizer, got a scheduler of Pyro ({name}); pass optimizer=pyro.optim.{inner}("
-            f"{optimizer.pt_optim_args}) and scheduler=lambda optimizer: {name}(optimizer, {options}), which advances "
+            f"expected an optimizer, got a scheduler of Pyro ({name}); pass "
+            f"optimizer=pyro.optim.{inner}("
+            f"{optimizer.pt_optim_args}) and scheduler=lambda optimizer: {name}(optimizer, "
+            f"{options}), which advances "
             "every step"
         )
 

@@ -59,7 +59,8 @@ def _pack_container(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {_NAMES[kind]: pairs}
     if kind is not list and kind not in SERIES.values():
         raise CheckpointError(
-            f"expected {name} to be numbers, text, tensors or containers of these, got {kind.__name__}, which a file "
+            f"expected {name} to be numbers, text, tensors or containers of these, got "
+            f"{kind.__name__}, which a file "
             "cannot hold exactly; drop checkpoint=, or keep it out of the state"
         )
     entries = [pack(entry, f"{name}.{index}", tensors) for index, entry in enumerate(value)]

@@ -14,8 +14,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.util import check_site_shape
 
-from probgen.core.density import density
 from probgen.core.first_run import MISFIT
+from probgen.core.kinds import density_kind
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.reading import ROWS, Reading
@@ -106,8 +106,10 @@ def _on_all_rows(
     if asked is not None:
         source.batch_size = kept
         raise ValueError(
-            f"expected a pair that runs on mini-batches: {reason}; train on all rows with batch_size={source.rows}, "
-            "size plates and parameters by what the programs are given, or draw local latents by AutoNormal"
+            f"expected a pair that runs on mini-batches: {reason}; train on all rows with "
+            f"batch_size={source.rows}, "
+            "size plates and parameters by what the programs are given, or draw local latents by "
+            "AutoNormal"
         ) from error
     warnings.warn(f"every step takes all rows: {reason}", FitWarning, stacklevel=5)
     return _nothing
@@ -124,8 +126,10 @@ def check_held_out(gen: GenerativeModel, batches: Sequence[Batch]) -> None:
         _run_on(gen, batches[0])
     except MISFIT as error:
         raise ValueError(
-            f"expected validation rows that the pair runs on, it does not ({_first_line(error)}); a guide with "
-            "parameters for each row knows the rows that it is fitted to: drop validation, or use an encoder"
+            f"expected validation rows that the pair runs on, it does not ({_first_line(error)}); "
+            "a guide with "
+            "parameters for each row knows the rows that it is fitted to: drop validation, or use "
+            "an encoder"
         ) from error
 
 
@@ -164,7 +168,8 @@ def _check_other_rows(gen: GenerativeModel, source: Source) -> None:
     except MISFIT as error:
         raise ValueError(
             "expected a pair that runs on other rows than those of the first batch, it does not "
-            f"({_first_line(error)}); a guide with parameters for each row needs the rows in memory: pass tensors, or "
+            f"({_first_line(error)}); a guide with parameters for each row needs the rows in "
+            "memory: pass tensors, or "
             "use an encoder"
         ) from error
 
@@ -203,10 +208,10 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
 def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
     """Pyro's check of one site's log_prob against its plates, with the names of the plates.
 
-    Left out for laws without a density, and for those whose objectives are there because theirs
-    costs so much.
+    Left out for distributions without a density, and for those whose objectives are there because
+    theirs costs so much.
     """
-    if density(site["fn"]) == "implicit" or getattr(site["fn"], "costly_density", False):
+    if density_kind(site["fn"]) == "implicit" or getattr(site["fn"], "costly_density", False):
         return
     try:
         site["log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -229,14 +234,17 @@ def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | Non
     ]
     if total is not None and rows < total and not plates:
         raise ValueError(
-            f"expected a plate named '{gen.plate}' for mini-batches of {rows} of {total} rows, found none; open it in "
-            f"the model, name yours with Program(..., plate=...), or train on all rows with batch_size={total}"
+            f"expected a plate named '{gen.plate}' for mini-batches of {rows} of {total} rows, "
+            "found none; open it in "
+            "the model, name yours with Program(..., plate=...), or train on all rows with "
+            f"batch_size={total}"
         )
     subset = {frame.full_size for frame in plates if frame.size == rows < frame.full_size}
     sizes = {frame.full_size for frame in plates} - {rows, total} - subset
     if sizes:
         raise ValueError(
-            f"expected plate '{gen.plate}' of size {rows} (rows of the batch) or {total} (rows of the data), got "
+            f"expected plate '{gen.plate}' of size {rows} (rows of the batch) or {total} (rows of "
+            "the data), got "
             f"{sizes.pop()}; size it by what the model is given: pyro.plate('{gen.plate}', len(x))"
         )
     shared = [
@@ -244,6 +252,7 @@ def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | Non
     ]
     if total is None and shared:
         raise ValueError(
-            f"sites {shared} are shared by all rows, whose number is unknown; pass a DataLoader over a sized Dataset, "
+            f"sites {shared} are shared by all rows, whose number is unknown; pass a DataLoader "
+            "over a sized Dataset, "
             "or the rows themselves"
         )

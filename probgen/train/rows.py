@@ -58,7 +58,8 @@ def _by_name(gen: GenerativeModel | None, data: Mapping[str, Any]) -> Batch:
     if data.keys() <= {"x", "context"}:
         return data.get("x"), data.get("context")
     raise TypeError(
-        f"expected batches that are tensors or tuples, got a dict with keys {list(data)}; name them x and context, or "
+        f"expected batches that are tensors or tuples, got a dict with keys {list(data)}; name "
+        "them x and context, or "
         "pass a tuple"
     )
 
@@ -129,7 +130,8 @@ def _check_lengths(batch: Batch) -> None:
     if len({len(value) for value in tensors}) > 1:
         shapes = [tuple(value.shape) for value in tensors]
         raise ValueError(
-            f"expected arrays with the same number of rows, got shapes {shapes}; align their first dims"
+            f"expected arrays with the same number of rows, got shapes {shapes}; align their first "
+            "dims"
         )
 
 

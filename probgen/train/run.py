@@ -257,8 +257,10 @@ class Run:
     def _failure(self, loss: float, norm: float, selection: Selection) -> NonFiniteLoss:
         self.history.stopped = "the loss was not finite"
         return NonFiniteLoss(
-            f"step {self.step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}; the model keeps its state after step "
-            f"{self.step}\n  {Autopsy(self, selection).report()}\n  try a lower learning rate, clip=..., or look "
+            f"step {self.step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}; the model keeps its "
+            "state after step "
+            f"{self.step}\n  {Autopsy(self, selection).report()}\n  try a lower learning rate, "
+            "clip=..., or look "
             "at the rows named above",
             self.history,
         )

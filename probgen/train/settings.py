@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from probgen.core.rows import leaves_of
-from probgen.train.attributes import PLAIN
+from probgen.train.compiled.module_state import PLAIN
 from probgen.train.data import InMemory, Source
 from probgen.train.moments import class_of, options_of
 from probgen.train.packing import same
@@ -63,13 +63,17 @@ def check_steps(optimizer: Any, scheduler: Any) -> None:
     """
     if needed := _needed(optimizer):
         raise TypeError(
-            f"expected an optimizer that steps along a gradient, got {type(optimizer).__name__}, whose step needs "
-            f"{needed}; pass adam(1e-3) or another one, or call {type(optimizer).__name__} on the loss yourself"
+            f"expected an optimizer that steps along a gradient, got {type(optimizer).__name__}, "
+            "whose step needs "
+            f"{needed}; pass adam(1e-3) or another one, or call {type(optimizer).__name__} on the "
+            "loss yourself"
         )
     if scheduler is not None and (needed := _needed(scheduler)):
         raise TypeError(
-            f"expected a scheduler that advances every step, got {type(scheduler).__name__}, whose step needs {needed}"
-            "; pass another one, or lower the learning rate in a callback that looks at run.history.validation"
+            f"expected a scheduler that advances every step, got {type(scheduler).__name__}, whose "
+            f"step needs {needed}"
+            "; pass another one, or lower the learning rate in a callback that looks at "
+            "run.history.validation"
         )
 
 

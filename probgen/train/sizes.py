@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from probgen.train.attributes import preserved
+from probgen.train.compiled.module_state import preserved
 
 if TYPE_CHECKING:
     from probgen.train.rows import Batch
@@ -58,6 +58,8 @@ def _sentence(run: Run, usual: int, few: int, reason: str) -> str:
         )
     rows = "single rows" if few == 1 else f"batches of {few} rows"
     return (
-        f"expected a model and an objective that train on {rows}, they do not ({reason}): batches of "
-        f"{usual} of {run.source.rows} rows leave {few} over; pass drop_last=True or another batch_size"
+        f"expected a model and an objective that train on {rows}, they do not ({reason}): batches "
+        "of "
+        f"{usual} of {run.source.rows} rows leave {few} over; pass drop_last=True or another "
+        "batch_size"
     )

@@ -147,7 +147,8 @@ def restore(run: Run, path: Path) -> None:
         settings = reconcile(run, then, groups, state.entries["scheduler"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise disk.CheckpointError(
-            f"expected the whole state of a run in {path}, got one with other entries ({error!r}); use an earlier copy"
+            f"expected the whole state of a run in {path}, got one with other entries ({error!r}); "
+            "use an earlier copy"
         ) from error
     _warn(run, path, then, settings[2])
     with run.signals.held():
@@ -171,7 +172,8 @@ def _check(run: Run, state: State, path: Path) -> None:
     entries = state.entries
     if entries["rows"] != run.source.rows:
         raise disk.CheckpointError(
-            f"expected the {entries['rows']} rows that {path} was trained on, got {run.source.rows}; pass them"
+            f"expected the {entries['rows']} rows that {path} was trained on, got "
+            f"{run.source.rows}; pass them"
         )
     disk.check_fits(run.module, state.under("module/"), path)
     if entries["best"] is not None:
@@ -180,7 +182,8 @@ def _check(run: Run, state: State, path: Path) -> None:
     data = (entries["asked"] or {}).get("data")
     if None not in (data, run.asked["data"]) and data != run.asked["data"]:
         raise disk.CheckpointError(
-            f"expected the data that {path} was trained on, got others of as many rows; pass those, or another path to "
+            f"expected the data that {path} was trained on, got others of as many rows; pass "
+            "those, or another path to "
             "start anew"
         )
     check_optimizer(run, entries["optimizer"], path)
@@ -251,7 +254,8 @@ def _warn(
         and then["seed"] is not None
     ):
         texts.append(
-            f"the random state of {path} goes on, from seed={then['seed']}, not seed={run.asked['seed']}"
+            f"the random state of {path} goes on, from seed={then['seed']}, not "
+            f"seed={run.asked['seed']}"
         )
     run.asked["seed"] = then["seed"]
     if texts:

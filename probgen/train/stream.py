@@ -111,7 +111,8 @@ class Stream:
         self._look_ahead()
         if self._iterator is None:
             raise ValueError(
-                "expected an iterable that gives batches in every epoch, got none; pass a list, a DataLoader, or an "
+                "expected an iterable that gives batches in every epoch, got none; pass a list, a "
+                "DataLoader, or an "
                 "object whose __iter__ starts anew"
             )
 

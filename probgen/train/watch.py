@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from probgen.train.attributes import preserved
+from probgen.train.compiled.module_state import preserved
 from probgen.train.history import FitWarning, listed
 
 if TYPE_CHECKING:

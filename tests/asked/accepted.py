@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probgen import CosineSchedule
+from probgen.diffusion import CosineSchedule
 
 # data have checks of their own: shapes, support, missing values
 DATA = {
@@ -68,7 +68,7 @@ ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("LinearGaussian", "parents"): ((0,), "a variable without parents"),
     ("LogNormalTimes", "mean"): ((-1.0,), ANY_NUMBER),
     ("MarkovChain", "order"): ((0,), "independent variables"),
-    ("Normalised", "log_z"): ((-1.0,), ANY_NUMBER),
+    ("Normalized", "log_z"): ((-1.0,), ANY_NUMBER),
     ("RandomFeatures", "location"): ((-1.0,), ANY_NUMBER),
     ("Renyi", "alpha"): ((-1.0,), "an upper bound"),
     ("UNet", "attention"): ((0,), "no attention"),

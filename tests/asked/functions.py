@@ -27,7 +27,7 @@ def _pair(**options: object) -> dict:
 
 
 def _tables() -> object:
-    return pg.parse_bif(BIF)
+    return pg.graphical.parse_bif(BIF)
 
 
 # "FOLDER" becomes a temporary folder
@@ -127,17 +127,17 @@ GOOD = {
     "cosine_steps": lambda: {"steps": 4},
     "uniform_steps": lambda: {
         "count": 4,
-        "schedule": pg.CosineSchedule(),
+        "schedule": pg.diffusion.CosineSchedule(),
         "like": torch.zeros(1),
     },
     "quadratic_steps": lambda: {
         "count": 4,
-        "schedule": pg.CosineSchedule(),
+        "schedule": pg.diffusion.CosineSchedule(),
         "like": torch.zeros(1),
     },
     "log_snr_steps": lambda: {
         "count": 4,
-        "schedule": pg.CosineSchedule(),
+        "schedule": pg.diffusion.CosineSchedule(),
         "like": torch.zeros(1),
     },
     "gaussian_frechet": lambda: {

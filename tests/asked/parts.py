@@ -20,13 +20,13 @@ def normal(dims: int = 2) -> probgen.Fixed:
     return probgen.standard_normal(dims)
 
 
-def gaussian(dims: int = 2) -> probgen.Gaussian:
-    return probgen.Gaussian(probgen.Constant(2 * dims))
+def gaussian(dims: int = 2) -> probgen.heads.Gaussian:
+    return probgen.heads.Gaussian(probgen.nn.Constant(2 * dims))
 
 
-def given(inputs: int, dims: int) -> probgen.Gaussian:
+def given(inputs: int, dims: int) -> probgen.heads.Gaussian:
     """A normal distribution given a vector."""
-    return probgen.Gaussian(probgen.MLP(inputs, [4], 2 * dims))
+    return probgen.heads.Gaussian(probgen.nn.MLP(inputs, [4], 2 * dims))
 
 
 def mixture() -> probgen.GaussianMixture:
@@ -38,21 +38,21 @@ def vae() -> probgen.VAE:
 
 
 def diffusion(steps: int | None = 4) -> probgen.Diffusion:
-    return probgen.Diffusion(probgen.TimeMLP(2, [4]), (2,), steps=steps)
+    return probgen.Diffusion(probgen.nn.TimeMLP(2, [4]), (2,), steps=steps)
 
 
 def noising() -> probgen.NoisingDiffusion:
-    net = probgen.TimeMLP(2, [4])
-    return probgen.NoisingDiffusion(net, (2,), probgen.GaussianNoise(SCHEDULE))
+    net = probgen.nn.TimeMLP(2, [4])
+    return probgen.NoisingDiffusion(net, (2,), probgen.diffusion.GaussianNoise(SCHEDULE))
 
 
 def energy() -> probgen.RBM:
-    return probgen.RBM(probgen.BernoulliUnits(3), 2)
+    return probgen.RBM(probgen.energy.BernoulliUnits(3), 2)
 
 
-def labels() -> dict[str, probgen.Table]:
+def labels() -> dict[str, probgen.graphical.Table]:
     """Two binary variables, the second given the first."""
-    return {"a": probgen.Table(2), "b": probgen.Table(2, (2,))}
+    return {"a": probgen.graphical.Table(2), "b": probgen.graphical.Table(2, (2,))}
 
 
 def bayesian(y: Tensor) -> None:
@@ -77,7 +77,7 @@ def program() -> probgen.Program:
 
 
 def critic() -> nn.Module:
-    return probgen.MLP(2, [4], 1)
+    return probgen.nn.MLP(2, [4], 1)
 
 
 def squared(x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def validation(gen, objective, x, context, clean):
 
 def em(gen, objective, x, context, clean):
     no_context(clean, context)
-    return pg.em(gen, x, steps=2, tol=0.0, seed=0).log_likelihood
+    return pg.em(gen, x, max_iter=2, tol=0.0, seed=0).log_likelihood
 
 
 def no_context(clean: tuple, context: Any) -> None:
@@ -140,7 +140,7 @@ def log_prob(gen, x, context=None):
 
 
 def log_weights(gen, *batch):
-    return pg.log_weights(gen.eval(), *batch, particles=2)[0]
+    return pg.core.log_weights(gen.eval(), *batch, particles=2)[0]
 
 
 def conditional(gen, x, context=None):
@@ -158,17 +158,17 @@ def sizes(gen, *batch):
 
 
 def active(gen, *batch):
-    return pg.active_units(gen, *batch, particles=20)
+    return pg.diagnostics.active_units(gen, *batch, particles=20)
 
 
 def annealed(gen, x, context=None):
     of_rows_alone(arguments(x, context))
-    return pg.annealed_importance(gen, x, temperatures=3, chains=4, settle=2).forwards
+    return pg.energy.annealed_importance(gen, x, temperatures=3, chains=4, settle=2).forwards
 
 
 def reverse(gen, x, context=None):
     of_rows_alone(arguments(x, context))
-    return pg.reverse_annealing(gen, x, temperatures=3, chains=2).value
+    return pg.energy.reverse_annealing(gen, x, temperatures=3, chains=2).value
 
 
 def method(name: str) -> Callable[..., Any]:
@@ -177,7 +177,7 @@ def method(name: str) -> Callable[..., Any]:
     def call(gen, *batch):
         of_rows_alone(batch)
         found = getattr(gen.eval(), name, None)
-        if found is None or (name == "initialise" and getattr(gen, "expect", None)):  # em's own
+        if found is None or (name == "initialize" and getattr(gen, "expect", None)):  # em's own
             raise NotApplicable
         return numbers(found(*batch))
 
@@ -191,7 +191,7 @@ def of_rows_alone(batch: tuple) -> None:
 
 def standardized(gen, *batch):
     of_rows_alone(batch)
-    made = pg.Standardised.fitted(copy.deepcopy(gen), batch[0])
+    made = pg.Standardized.fitted(copy.deepcopy(gen), batch[0])
     return [value for name, value in made.state_dict().items() if "gen" not in name]
 
 
@@ -217,7 +217,7 @@ def numbers(found: Any) -> list[Tensor]:
     return []
 
 
-METHODS = ("responsibilities", "predict", "aic", "bic", "initialise")
+METHODS = ("responsibilities", "predict", "aic", "bic", "initialize")
 OF_TORCH = ("log_prob", "conditional")
 DOORS = {
     door.name: door
@@ -246,7 +246,7 @@ DOORS = {
                 "mcmc": mcmc,
                 "annealed_importance": annealed,
                 "reverse_annealing": reverse,
-                "Standardised.fitted": standardized,
+                "Standardized.fitted": standardized,
             }.items()
         ),
         *(Door(f".{name}", batched(method(name))) for name in METHODS),
@@ -269,12 +269,14 @@ def values(found: Any) -> list[Tensor]:
     if single is not None:
         return [torch.as_tensor(single)]
     parts = found if isinstance(found, tuple) else vars(found).values()
-    return [torch.as_tensor(part.value) for part in parts if isinstance(part, pg.TwoSample)]
+    return [
+        torch.as_tensor(part.value) for part in parts if isinstance(part, pg.evaluate.TwoSample)
+    ]
 
 
 def copying(x: Any, clean: Tensor) -> list[Tensor]:
     other = clean.flip(0) + 0.125
-    found = [pg.copying_test(*rows) for rows in ((x, clean, other), (clean, x, other))]
+    found = [pg.evaluate.copying_test(*rows) for rows in ((x, clean, other), (clean, x, other))]
     return [each for one in found for each in values(one)]
 
 
@@ -288,25 +290,25 @@ def empirical(x: Any, clean: Tensor) -> Tensor:
 
 def trained(x: Any, clean: Tensor) -> list[Tensor]:
     labels = torch.arange(len(clean)) % 2
-    found = pg.classifier_features(x, labels, width=4, steps=2, batch_size=8)
+    found = pg.evaluate.classifier_features(x, labels, width=4, steps=2, batch_size=8)
     return numbers(found(clean))
 
 
 def random_features(x: Any, clean: Tensor) -> Tensor:
-    return pg.RandomFeatures.fitted(x)(clean)
+    return pg.evaluate.RandomFeatures.fitted(x)(clean)
 
 
 FEW = {"permutations": 10, "splits": 1}
 SAMPLE_DOORS = {
-    "mmd_test": against(pg.mmd_test, **FEW),
-    "energy_test": against(pg.energy_test, **FEW),
-    "frechet_distance": against(pg.frechet_distance, splits=1),
-    "kernel_distance": against(pg.kernel_distance, block=10),
-    "precision_recall": against(pg.precision_recall),
-    "density_coverage": against(pg.density_coverage),
-    "sliced_wasserstein": against(pg.sliced_wasserstein, projections=8, splits=1),
-    "wasserstein": against(pg.wasserstein),
-    "classifier_two_sample_test": against(pg.classifier_two_sample_test, permutations=10),
+    "mmd_test": against(pg.evaluate.mmd_test, **FEW),
+    "energy_test": against(pg.evaluate.energy_test, **FEW),
+    "frechet_distance": against(pg.evaluate.frechet_distance, splits=1),
+    "kernel_distance": against(pg.evaluate.kernel_distance, block=10),
+    "precision_recall": against(pg.evaluate.precision_recall),
+    "density_coverage": against(pg.evaluate.density_coverage),
+    "sliced_wasserstein": against(pg.evaluate.sliced_wasserstein_distance, projections=8, splits=1),
+    "wasserstein": against(pg.evaluate.wasserstein_distance),
+    "classifier_two_sample_test": against(pg.evaluate.classifier_two_sample_test, permutations=10),
     "copying_test": copying,
     "sample_report": report,
     "Empirical": empirical,

@@ -1,4 +1,7 @@
-"""Families of the zoo with good rows, whose values are short in binary so that half floats hold them."""
+"""Families of the zoo with good rows.
+
+Whose values are short in binary so that half floats hold them.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,10 @@ NAMES = (
     "Gaussian given a context",
     "Poisson",
     "Mixed",
-    "Quantised",
-    "Standardised",
+    "Quantized",
+    "Standardized",
 )
-KINDS = {"Poisson": "counts", "Quantised": "integers"}
+KINDS = {"Poisson": "counts", "Quantized": "integers"}
 
 
 @dataclass(frozen=True)

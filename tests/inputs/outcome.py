@@ -60,7 +60,10 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def result_of(call: Callable[[], Any], seconds: float = 60.0) -> list[Tensor] | Exception:
-    """Numbers that a call gives, from the same random state each time, or the error that it raises."""
+    """Numbers that a call gives, from the same random state each time.
+
+    Or the error that it raises.
+    """
     pyro.clear_param_store()
     torch.manual_seed(0)
     try:

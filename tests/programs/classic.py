@@ -299,8 +299,8 @@ def lkj_model(y):
     omega = pyro.sample("L_omega", dist.LKJCholesky(d, torch.ones((), **options)))
     scale_tril = torch.mm(torch.diag(theta.sqrt()), omega)
     with pyro.plate("observations", y.shape[0]):
-        law = dist.MultivariateNormal(torch.zeros(d, **options), scale_tril=scale_tril)
-        return pyro.sample("obs", law, obs=y)
+        distribution = dist.MultivariateNormal(torch.zeros(d, **options), scale_tril=scale_tril)
+        return pyro.sample("obs", distribution, obs=y)
 
 
 @seeded
@@ -314,7 +314,7 @@ FLIPS = [1.0] * 6 + [0.0] * 4
 
 
 def coin_guide(data):
-    """A beta law with two positive parameters."""
+    """A beta distribution with two positive parameters."""
     alpha = pyro.param("alpha_q", torch.tensor(15.0), constraint=constraints.positive)
     beta = pyro.param("beta_q", torch.tensor(15.0), constraint=constraints.positive)
     pyro.sample("latent_fairness", dist.Beta(alpha, beta))
@@ -427,8 +427,8 @@ def toy_mixture():
         p_c = pyro.sample("p_C", dist.Beta(torch.ones(2), torch.ones(2)).to_event(1))
         with pyro.plate("data_plate", num_obs):
             a = pyro.sample("A", dist.Bernoulli(p_a.expand(num_obs)), obs=obs["A"])
-            law = dist.Bernoulli(Vindex(p_b)[a.long()])
-            b = pyro.sample("B", law, infer={"enumerate": "parallel"})
+            distribution = dist.Bernoulli(Vindex(p_b)[a.long()])
+            b = pyro.sample("B", distribution, infer={"enumerate": "parallel"})
             pyro.sample("C", dist.Bernoulli(Vindex(p_c)[b.long()]), obs=obs["C"])
 
     def guide(prior, obs, num_obs):
@@ -489,7 +489,7 @@ def gmm(full):
 @seeded
 def dirichlet_process():
     """Truncated stick breaking; the guide draws the assignments, unenumerated."""
-    data = torch.cat([torch.randn(20, 2) + centre for centre in (-4.0, 0.0, 4.0)])
+    data = torch.cat([torch.randn(20, 2) + center for center in (-4.0, 0.0, 4.0)])
     n, t, alpha = len(data), 4, 0.5
 
     def mix_weights(beta):
@@ -541,8 +541,8 @@ def boosting(mixture):
         weights = pyro.param("weights", torch.tensor([0.5, 0.5]), constraint=constraints.simplex)
         locs = pyro.param("locs", torch.tensor([-2.2, 2.2]))
         scales = pyro.param("scales", torch.tensor([0.1, 0.1]), constraint=constraints.positive)
-        law = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(locs, scales))
-        pyro.sample("z", law.expand([1]))
+        distribution = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(locs, scales))
+        pyro.sample("z", distribution.expand([1]))
 
     guide = approximation if mixture else partial(component, index=1)
     return Pair(model, guide, (4.0 + 0.1 * torch.randn(100),))
@@ -574,8 +574,8 @@ def logistic_growth():
             init = pyro.sample("init", dist.Normal(0, init_scale))
         logits = init + rate * time[:, None, None]
         with time_plate, place_plate:
-            law = dist.Multinomial(logits=logits.unsqueeze(-2), validate_args=False)
-            pyro.sample("obs", law, obs=counts.unsqueeze(-2))
+            distribution = dist.Multinomial(logits=logits.unsqueeze(-2), validate_args=False)
+            pyro.sample("obs", distribution, obs=counts.unsqueeze(-2))
 
     counts = torch.distributions.Poisson(5.0).sample((6, 4, 3))
     dataset = {"counts": counts, "time_step_days": 14, "locations": ["a", "b", "c", "d"]}
@@ -606,7 +606,7 @@ def workflow_counts():
 
 @seeded
 def workflow_mixed_effects():
-    """Crossed effects, one of them decentred from outside by poutine.reparam."""
+    """Crossed effects, one of them decentered from outside by poutine.reparam."""
 
     def model(data):
         i_plate = pyro.plate("i", data.shape[-2], dim=-2)
@@ -658,7 +658,7 @@ def sparse_regression():
 
 
 class DualMoon(dist.TorchDistribution):
-    """An unnormalised law on the plane with two crescents."""
+    """An unnormalized distribution on the plane with two crescents."""
 
     support = constraints.real_vector
     arg_constraints: dict = {}

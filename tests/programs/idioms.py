@@ -1,4 +1,4 @@
-"""Small programs that each hold one idiom of modelling, of a handler, or of a guide."""
+"""Small programs that each hold one idiom of modeling, of a handler, or of a guide."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def local_latents():
 
 
 @seeded
-def amortised():
+def amortized():
     """Networks that the model and the guide register with pyro.module.
 
     The guide's gives local latents.
@@ -310,8 +310,10 @@ def joint_observation():
             pyro.sample("loc", dist.Normal(0.0, 5.0)),
             pyro.sample("scale", dist.LogNormal(0.0, 1.0)),
         )
-        law = dist.Normal(loc.unsqueeze(-1), scale.unsqueeze(-1)).expand(y.shape).to_event(1)
-        pyro.sample("y", law, obs=y)
+        distribution = (
+            dist.Normal(loc.unsqueeze(-1), scale.unsqueeze(-1)).expand(y.shape).to_event(1)
+        )
+        pyro.sample("y", distribution, obs=y)
 
     return Pair(model, AutoNormal(model), (torch.randn(30) + 2.0,))
 
@@ -355,7 +357,7 @@ def module_with_data():
 
 
 def schools(y, sigma):
-    """A centred hierarchy of one plate, small enough for every guide."""
+    """A centerd hierarchy of one plate, small enough for every guide."""
     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
     tau = pyro.sample("tau", dist.LogNormal(1.0, 1.0))
     with pyro.plate("schools", len(y)):
@@ -502,7 +504,7 @@ IDIOMS: list[Case] = [
     Case("factor_in_plate", partial(factor_likelihood, True), trace, nuts=True),
     Case("factor_of_all", partial(factor_likelihood, False), trace, nuts=True, refused=NO_PLATE),
     Case("local_latents", local_latents, trace, nuts=True),
-    Case("amortised_modules", amortised, TraceMeanField_ELBO),
+    Case("amortized_modules", amortized, TraceMeanField_ELBO),
     Case("row_weights", partial(row_weights, DOUBLED), trace, nuts=True),
     Case("tempered", partial(row_weights, 0.3), trace, nuts=True),
     Case("annealed", annealed_guide, TraceMeanField_ELBO, nuts=True),

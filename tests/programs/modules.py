@@ -341,10 +341,10 @@ def series_model(batch: Any, subsample: Tensor, full_size: int) -> Tensor:
     return torch.stack(batch)
 
 
-def easy(amortised: bool) -> Pair:
+def easy(amortized: bool) -> Pair:
     @easy_guide(series_model)
     def guide(self: Any, batch: Tensor, subsample: Tensor, full_size: int) -> None:
-        """A point for a global site, and one law for all sites of a group."""
+        """A point for a global site, and one distribution for all sites of a group."""
         self.map_estimate("drift")
         group = self.group(match="state_[0-9]*")
         shape = group.event_shape
@@ -352,12 +352,12 @@ def easy(amortised: bool) -> Pair:
             "state_cov_diag", lambda: torch.full(shape, 0.01), constraints.positive
         )
         cov_factor = pyro.param("state_cov_factor", lambda: torch.randn((*shape, 2)) * 0.01)
-        if amortised and not hasattr(self, "nn"):
+        if amortized and not hasattr(self, "nn"):
             self.nn = nn.Linear(shape.numel(), shape.numel())
-        if amortised:
+        if amortized:
             pyro.module("state_nn", self.nn)
         with self.plate("data", full_size, subsample=subsample):
-            if amortised:
+            if amortized:
                 loc = self.nn(batch.t())
             else:
                 loc = pyro.param(
@@ -382,8 +382,8 @@ def auxiliary_guide(batch: Tensor, subsample: Tensor, full_size: int) -> None:
     cov_factor = pyro.param("state_cov_factor", lambda: torch.randn(times, 2) * 0.01)
     with pyro.plate("data", full_size, subsample=subsample):
         loc = pyro.param("state_loc", lambda: torch.full((full_size, times), 0.5), event_dim=1)
-        law = dist.LowRankMultivariateNormal(loc, cov_factor, cov_diag)
-        states = pyro.sample("states", law, infer={"is_auxiliary": True})
+        distribution = dist.LowRankMultivariateNormal(loc, cov_factor, cov_diag)
+        states = pyro.sample("states", distribution, infer={"is_auxiliary": True})
         for t in range(times):
             pyro.sample(f"state_{t}", dist.Delta(states[:, t]))
 
@@ -469,7 +469,7 @@ MODULES: list[Case] = [
     Case("scoped_mixture", seeded(scoped), enumerated, refused={"mcmc": "latent"}),
     Case("named_mixture", seeded(named_mixture), Trace_ELBO, refused={"mcmc": "latent"}),
     Case("easy_guide_series", seeded(partial(easy, False)), Trace_ELBO, refused=POINT),
-    Case("easy_guide_amortised", seeded(partial(easy, True)), Trace_ELBO, refused=POINT),
+    Case("easy_guide_amortized", seeded(partial(easy, True)), Trace_ELBO, refused=POINT),
     Case("auxiliary_site", seeded(auxiliary), Trace_ELBO, refused=POINT),
     Case("cevae", seeded(cevae), TraceCausalEffect_ELBO, nuts=True),
 ]

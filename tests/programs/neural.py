@@ -1,6 +1,6 @@
 """Programs with networks.
 
-Autoencoders, semi-supervised ones, attention, flows and amortised guides.
+Autoencoders, semi-supervised ones, attention, flows and amortized guides.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def m2(part: str) -> Pair:
 
 
 class Normed(nn.Module):
-    """A network with batch normalisation that takes inputs of any number of dimensions."""
+    """A network with batch normalization that takes inputs of any number of dimensions."""
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class Normed(nn.Module):
 class ScanVI(nn.Module):
     """Counts with a scaled plate, a constrained parameter.
 
-    Normalised networks and a factor in the guide.
+    Normalized networks and a factor in the guide.
     """
 
     def __init__(self, genes: int, labels: int, codes: int, scale_factor: float) -> None:
@@ -282,11 +282,11 @@ class ScanVI(nn.Module):
             pyro.sample("z1", dist.Normal(z1_loc, z1_scale).to_event(1))
 
 
-def scanvi(labelled: bool) -> Pair:
+def scanvi(labeled: bool) -> Pair:
     net = ScanVI(genes=5, labels=3, codes=2, scale_factor=1.0 / (6 * 5))
     x, y = torch.poisson(torch.full((6, 5), 2.0)), F.one_hot(torch.arange(6) % 3, 3).float()
     guide = config_enumerate(net.guide, "parallel", expand=True)
-    return Pair(net.model, guide, (x, y if labelled else None))
+    return Pair(net.model, guide, (x, y if labeled else None))
 
 
 class Step(NamedTuple):
@@ -542,7 +542,7 @@ def minibatch() -> Pair:
     return Pair(model, guide, (torch.randn(12, 3),))
 
 
-def normalised_guide() -> Pair:
+def normalized_guide() -> Pair:
     encoder, decoder = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Linear(2, 3)
 
     def model(x: Tensor) -> None:
@@ -564,7 +564,7 @@ def normalised_guide() -> Pair:
 class ProdLDA(nn.Module):
     """Topics of documents.
 
-    Batch normalisation and dropout in both networks, and counts of unequal totals.
+    Batch normalization and dropout in both networks, and counts of unequal totals.
     """
 
     def __init__(self, words: int, topics: int) -> None:
@@ -681,8 +681,8 @@ class BetaBernoulli:
         alpha_q = pyro.param("alpha_q", torch.tensor(15.0), constraint=constraints.positive)
         beta_q = pyro.param("beta_q", torch.tensor(15.0), constraint=constraints.positive)
         baseline = {"use_decaying_avg_baseline": self.decaying, "baseline_beta": 0.9}
-        law = fakes.NonreparameterizedBeta(alpha_q, beta_q)
-        pyro.sample("latent_fairness", law, infer={"baseline": baseline})
+        distribution = fakes.NonreparameterizedBeta(alpha_q, beta_q)
+        pyro.sample("latent_fairness", distribution, infer={"baseline": baseline})
 
 
 def beta_bernoulli() -> Pair:
@@ -691,14 +691,14 @@ def beta_bernoulli() -> Pair:
 
 
 def pieces_model(xs: list[Tensor], ys: list[Tensor], noise: str = "normal") -> None:
-    """Groups of unequal sizes in lists, and a string that chooses the law of the noise."""
+    """Groups of unequal sizes in lists, and a string that chooses the distribution of the noise."""
     slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
     scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
-    law = {"normal": dist.Normal, "laplace": dist.Laplace}[noise]
+    distribution = {"normal": dist.Normal, "laplace": dist.Laplace}[noise]
     for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
         level = pyro.sample(f"level_{i}", dist.Normal(0.0, 1.0))
         with pyro.plate(f"rows_{i}", len(x)):
-            pyro.sample(f"y_{i}", law(level + slope * x, scale), obs=y)
+            pyro.sample(f"y_{i}", distribution(level + slope * x, scale), obs=y)
 
 
 def pieces_guide(xs: list[Tensor], ys: list[Tensor], noise: str = "normal") -> None:
@@ -728,8 +728,8 @@ NEURAL: list[Case] = [
     Case("ss_vae_unsupervised", seeded(partial(m2, "unsupervised")), enumerated, nuts=True),
     Case("ss_vae_supervised", seeded(partial(m2, "supervised")), enumerated, nuts=True),
     Case("ss_vae_auxiliary", seeded(partial(m2, "auxiliary")), Trace_ELBO, refused=NOTHING),
-    Case("scanvi_unlabelled", seeded(partial(scanvi, False)), TraceEnum_ELBO),
-    Case("scanvi_labelled", seeded(partial(scanvi, True)), TraceEnum_ELBO, nuts=True),
+    Case("scanvi_unlabeled", seeded(partial(scanvi, False)), TraceEnum_ELBO),
+    Case("scanvi_labeled", seeded(partial(scanvi, True)), TraceEnum_ELBO, nuts=True),
     Case("air_baseline_value", seeded(partial(air, "value")), TraceGraph_ELBO),
     Case("air_nn_baseline", seeded(partial(air, "network")), TraceGraph_ELBO),
     Case(
@@ -740,8 +740,8 @@ NEURAL: list[Case] = [
     ),
     Case("csis", seeded(csis), Trace_ELBO, nuts=True),
     Case("closures", seeded(closures), Trace_ELBO, nuts=True),
-    Case("amortised_minibatch", seeded(minibatch), Trace_ELBO, refused={"mcmc": "subsample"}),
-    Case("normalised_guide", seeded(normalised_guide), Trace_ELBO, nuts=True),
+    Case("amortized_minibatch", seeded(minibatch), Trace_ELBO, refused={"mcmc": "subsample"}),
+    Case("normalized_guide", seeded(normalized_guide), Trace_ELBO, nuts=True),
     Case("prodlda_dropout", seeded(prodlda), TraceMeanField_ELBO),
     Case("module_in_model", seeded(inner), Trace_ELBO, nuts=True),
     Case("codes_nearest", seeded(partial(codes, "nearest")), Trace_ELBO, refused=NEAREST),

@@ -369,12 +369,14 @@ def _seal_observations(config):
         positive("omega_param_concentration1"),
     )
 
-    def inflated(name, t, law, logits):
+    def inflated(name, t, distribution, logits):
         value = config["observations"][name][..., t]
         is_zero = (value == missing).long()
         is_zero = pyro.sample(f"{name}_zi_{t}", dist.Categorical(logits=logits), obs=is_zero)
-        law = dist.MaskedMixture(is_zero.bool(), law, dist.Delta(torch.tensor(missing)))
-        pyro.sample(f"{name}_{t}", law, obs=value)
+        distribution = dist.MaskedMixture(
+            is_zero.bool(), distribution, dist.Delta(torch.tensor(missing))
+        )
+        pyro.sample(f"{name}_{t}", distribution, obs=value)
 
     def observe(t, y):
         inflated("step", t, dist.Gamma(step_shape[y], step_rate[y]), step_zi[y])
@@ -544,7 +546,9 @@ class Gaussian(nn.Module):
 
 
 class DMM(nn.Module):
-    """Model and guide as methods of one registered module, padded mini-batches, masked laws.
+    """Model and guide as methods of one registered module, padded mini-batches.
+
+    Masked distributions.
 
     Annealed KL.
     """
@@ -589,15 +593,15 @@ class DMM(nn.Module):
         with pyro.plate("z_minibatch", len(mini_batch)):
             for t in pyro.markov(range(1, mini_batch.size(1) + 1)):
                 step = h[:, t - 1].expand(z.shape[:-1] + h.shape[-1:])
-                law = dist.Normal(*self.combiner(torch.cat([z, step], -1)))
+                distribution = dist.Normal(*self.combiner(torch.cat([z, step], -1)))
                 if self.iafs:
-                    law = dist.TransformedDistribution(law, self.iafs).mask(
+                    distribution = dist.TransformedDistribution(distribution, self.iafs).mask(
                         mini_batch_mask[:, t - 1]
                     )
                 else:
-                    law = law.mask(mini_batch_mask[:, t - 1 : t]).to_event(1)
+                    distribution = distribution.mask(mini_batch_mask[:, t - 1 : t]).to_event(1)
                 with poutine.scale(scale=annealing_factor):
-                    z = pyro.sample(f"z_{t}", law)
+                    z = pyro.sample(f"z_{t}", distribution)
 
 
 def _reversed(padded: Tensor, lengths: Tensor) -> Tensor:
@@ -695,8 +699,8 @@ def _markov_switching() -> Pair:
         with pyro.plate("series", len(y)):
             regime, x = torch.tensor(0), torch.zeros(len(y))
             for t in pyro.markov(range(y.shape[1])):
-                law = dist.Categorical(Vindex(probs)[..., regime, :])
-                regime = pyro.sample(f"regime_{t}", law, infer=ENUMERATED)
+                distribution = dist.Categorical(Vindex(probs)[..., regime, :])
+                regime = pyro.sample(f"regime_{t}", distribution, infer=ENUMERATED)
                 x = pyro.sample(f"x_{t}", dist.Normal(x + Vindex(drift)[..., regime], 1.0))
                 pyro.sample(f"y_{t}", dist.Normal(x, 0.3), obs=y[:, t])
 
@@ -704,7 +708,7 @@ def _markov_switching() -> Pair:
     return Pair(model, AutoNormal(hidden), (_walks(4, 4),))
 
 
-# The same, vectorised over time
+# The same, vectorized over time
 
 
 def _discrete_hmm() -> Pair:
@@ -742,7 +746,7 @@ def _gaussian_hmm() -> Pair:
 
 def _linear_hmm() -> Pair:
     def model(y):
-        """Heavy tails in states and observations, made Gaussian by reparameterisers.
+        """Heavy tails in states and observations, made Gaussian by reparameterizers.
 
         No plate at all.
         """

@@ -52,8 +52,8 @@ def lda_model(data=None, args=None, batch_size=None):
             data = data[:, ind]
         doc_topics = pyro.sample("doc_topics", dist.Dirichlet(topic_weights))
         with pyro.plate("words", args.num_words_per_doc):
-            law = dist.Categorical(doc_topics)
-            word_topics = pyro.sample("word_topics", law, infer={"enumerate": "parallel"})
+            distribution = dist.Categorical(doc_topics)
+            word_topics = pyro.sample("word_topics", distribution, infer={"enumerate": "parallel"})
             data = pyro.sample("doc_words", dist.Categorical(topic_words[word_topics]), obs=data)
     return topic_weights, topic_words, data
 
@@ -197,7 +197,7 @@ class GammaGuide:
     def __init__(self, family: SparseGammaDEF) -> None:
         self.family = family
 
-    def law(self, name, shape):
+    def distribution(self, name, shape):
         alpha = softplus(pyro.param(f"alpha_q_{name}", lambda: _near(shape, 0.5)))
         mean = softplus(pyro.param(f"mean_q_{name}", lambda: _near(shape, 0.0)))
         return dist.Gamma(alpha, alpha / mean)
@@ -210,10 +210,12 @@ class GammaGuide:
             ("bottom", d.bottom * d.image),
         ):
             with pyro.plate(f"w_{name}_plate", size):
-                pyro.sample(f"w_{name}", self.law(f"w_{name}", (size,)))
+                pyro.sample(f"w_{name}", self.distribution(f"w_{name}", (size,)))
         with pyro.plate("data", x.size(0)):
             for name, size in (("top", d.top), ("mid", d.mid), ("bottom", d.bottom)):
-                pyro.sample(f"z_{name}", self.law(f"z_{name}", (x.size(0), size)).to_event(1))
+                pyro.sample(
+                    f"z_{name}", self.distribution(f"z_{name}", (x.size(0), size)).to_event(1)
+                )
 
 
 class GroupedGuide(EasyGuide):
@@ -272,14 +274,14 @@ def tracking_model(args, observations):
         is_spurious = assign == args.max_num_objects
         is_real = is_observed & ~is_spurious
         count = is_observed.float().sum(-1, True)
-        law = dist.Bernoulli(args.expected_num_objects / count)
-        pyro.sample("is_real", law, obs=is_real.float())
-        law = dist.Bernoulli(args.expected_num_spurious / count)
-        pyro.sample("is_spurious", law, obs=is_spurious.float())
+        distribution = dist.Bernoulli(args.expected_num_objects / count)
+        pyro.sample("is_real", distribution, obs=is_real.float())
+        distribution = dist.Bernoulli(args.expected_num_spurious / count)
+        pyro.sample("is_spurious", distribution, obs=is_spurious.float())
         with poutine.mask(mask=is_real):
             augmented = torch.cat([positions, positions.new_zeros(args.num_frames, 1)], -1)
-            law = dist.Normal(gather(augmented, assign, -1), args.emission_noise_scale)
-            pyro.sample("real_observations", law, obs=observations[..., 0])
+            distribution = dist.Normal(gather(augmented, assign, -1), args.emission_noise_scale)
+            pyro.sample("real_observations", distribution, obs=observations[..., 0])
         with poutine.mask(mask=is_spurious):
             pyro.sample("spurious_observations", dist.Normal(0.0, 1.0), obs=observations[..., 0])
 
@@ -342,7 +344,10 @@ def _ekf() -> Pair:
         measured = torch.stack(truth)[:, :2] + math.sqrt(1e-5) * torch.randn(num_frames, 2)
 
     def model(data):
-        """One observed site for a whole track, whose law has a density but no sampler; no plate."""
+        """One observed site for a whole track, whose distribution has a density but no sampler.
+
+        No plate.
+        """
         R = pyro.sample("pv_cov", dist.HalfCauchy(2e-6)) * torch.eye(4)
         Q = pyro.sample("measurement_cov", dist.HalfCauchy(1e-6)) * torch.eye(2)
         pyro.sample(
@@ -383,11 +388,13 @@ class Ridership(ForecastingModel):
         )
         trans_loc = pyro.sample("trans_loc", dist.Cauchy(0.0, 1 / self.period))
         trans_loc = trans_loc.unsqueeze(-1).expand((*trans_loc.shape, dim))
-        laws = {}
+        distributions = {}
         for name, loc in (("trans", trans_loc), ("obs", torch.zeros(dim))):
             scale = pyro.sample(f"{name}_scale", dist.LogNormal(torch.zeros(dim), 0.1).to_event(1))
             corr = pyro.sample(f"{name}_corr", dist.LKJCholesky(dim, torch.ones(())))
-            laws[name] = dist.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * corr)
+            distributions[name] = dist.MultivariateNormal(
+                loc, scale_tril=scale.unsqueeze(-1) * corr
+            )
         with pyro.plate("season_plate", self.period, dim=-1):
             season_init = pyro.sample("season_init", dist.Normal(torch.zeros(dim), 1.0).to_event(1))
         with self.time_plate:
@@ -399,9 +406,9 @@ class Ridership(ForecastingModel):
         noise = dist.GaussianHMM(
             init_dist,
             trans_mat,
-            laws["trans"],
+            distributions["trans"],
             torch.eye(dim),
-            laws["obs"],
+            distributions["obs"],
             duration=duration,
         )
         self.predict(noise, prediction)
@@ -418,7 +425,7 @@ def _forecast(kind: type[ForecastingModel], dim: int, reparam: bool = False) -> 
     return Pair(model, guide, (data, torch.zeros(len(data), 0)))
 
 
-_vectorised = partial(Trace_ELBO, num_particles=1, vectorize_particles=True)
+_vectorized = partial(Trace_ELBO, num_particles=1, vectorize_particles=True)
 
 TOPICS: list[Case] = [
     Case(
@@ -450,7 +457,7 @@ TOPICS: list[Case] = [
     ),
     # the residuals of a forecast are one event over time, outside the plate
     *(
-        Case(name, make, _vectorised, nuts=True, refused={"log_likelihood": "plate"})
+        Case(name, make, _vectorized, nuts=True, refused={"log_likelihood": "plate"})
         for name, make in (
             ("forecast_trend", partial(_forecast, Trend, 1)),
             ("forecast_trend_reparam", partial(_forecast, Trend, 1, reparam=True)),

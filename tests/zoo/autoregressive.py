@@ -1,10 +1,10 @@
-"""Models that factorise one entry after the other."""
+"""Models that factorize one entry after the other."""
 
 from __future__ import annotations
 
-from probgen.core import heads
-from probgen.core.heads import MixtureOfGaussians
+from probgen import heads
 from probgen.distributions.orderings import random_orders
+from probgen.heads import MixtureOfGaussians
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.made import MADE
 from probgen.models.nade import NADE

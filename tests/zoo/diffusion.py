@@ -9,8 +9,8 @@ from probgen.distributions.diffusion.times import LogNormalTimes
 from probgen.distributions.diffusion.variances import ForwardVariance, LearnedVariance
 from probgen.distributions.flows.ode import RungeKutta
 from probgen.models.diffusion import Diffusion
-from probgen.models.quantised import Quantised
-from probgen.models.standardised import Standardised
+from probgen.models.quantized import Quantized
+from probgen.models.standardized import Standardized
 from probgen.nn.schedules import EDMSchedule, LearnedSchedule, LinearSchedule
 from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
@@ -78,8 +78,8 @@ GAUSSIAN = [
         levels(5, 3),
     ),
     Member(
-        "Quantised and standardised diffusion",
-        lambda: Quantised(Standardised(Diffusion(tiny(3), (3,), sampler=DDIM(2)), 2.5, 1.5)),
+        "Quantized and standardized diffusion",
+        lambda: Quantized(Standardized(Diffusion(tiny(3), (3,), sampler=DDIM(2)), 2.5, 1.5)),
         levels(5, 3),
         Denoising,
     ),

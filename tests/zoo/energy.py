@@ -12,7 +12,7 @@ from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnit
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.energy import EnergyBasedModel
 from probgen.models.joint_energy import JointEnergyModel
-from probgen.models.normalised import Normalised
+from probgen.models.normalized import Normalized
 from probgen.models.rbm import RBM
 from probgen.nn import MLP
 from probgen.objectives.contrastive import ContrastiveDivergence
@@ -43,7 +43,7 @@ def started(
     gen: RBM | DeepBoltzmannMachine, data: Callable[[], tuple]
 ) -> RBM | DeepBoltzmannMachine:
     """With the moments of some rows."""
-    gen.initialise(data()[0])
+    gen.initialize(data()[0])
     return gen
 
 
@@ -65,7 +65,7 @@ def classifier() -> JointEnergyModel:
     return JointEnergyModel(MLP(3, [8], 4), (3,), base=standard_normal(3), steps=5)
 
 
-def labelled() -> tuple:
+def labeled() -> tuple:
     """Rows and labels, some of them not known."""
     label = torch.randint(4, (6, 1)).float()
     return torch.randn(6, 3), label.masked_fill(torch.arange(6)[:, None] == 2, torch.nan)
@@ -93,13 +93,13 @@ BOLTZMANN = [
         levels(2, 4, context=(2,)),
     ),
     Member(
-        "RBM, unnormalised",
+        "RBM, unnormalized",
         lambda: binary(limit=1),
         levels(2, 2, 3),
         lambda: ContrastiveDivergence(2, chains=5),
     ),
     Member(
-        "RBM, unnormalised, by pseudo-likelihood",
+        "RBM, unnormalized, by pseudo-likelihood",
         lambda: binary(limit=1),
         levels(2, 2, 3),
         PseudoLikelihood,
@@ -110,7 +110,7 @@ BOLTZMANN = [
         levels(2, 4),
     ),
     Member(
-        "DeepBoltzmannMachine of labels, three layers, unnormalised",
+        "DeepBoltzmannMachine of labels, three layers, unnormalized",
         lambda: DeepBoltzmannMachine(
             CategoricalUnits(4, levels=3), (3, 2, 3), scale=1.0, limit=1, sweeps=5
         ),
@@ -140,14 +140,14 @@ NETWORKS = [
         rows(3, context=(2,)),
         lambda: ContrastiveDivergence(2),
     ),
-    Member("Normalised", lambda: Normalised(energy(), 3.0), rows(3), ScoreMatching),
+    Member("Normalized", lambda: Normalized(energy(), 3.0), rows(3), ScoreMatching),
     Member("EnergyBasedModel by score matching", energy, rows(3), ScoreMatching),
     Member("EnergyBasedModel by sliced score matching", energy, rows(3), SlicedScoreMatching),
     Member(
         "EnergyBasedModel by denoising", energy, rows(3), lambda: DenoisingScoreMatching([0.1, 0.5])
     ),
     Member(
-        "JointEnergyModel", classifier, labelled, lambda: Hybrid(ContrastiveDivergence(2, chains=5))
+        "JointEnergyModel", classifier, labeled, lambda: Hybrid(ContrastiveDivergence(2, chains=5))
     ),
 ]
 ENERGY: list[Member] = [*BOLTZMANN, *NETWORKS]

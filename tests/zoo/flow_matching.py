@@ -1,10 +1,10 @@
-"""Flow matching, data sets as laws, and priors learned by denoising."""
+"""Flow matching, data sets as distributions, and priors learned by denoising."""
 
 from __future__ import annotations
 
 import torch
 
-from probgen.core import heads
+from probgen import heads
 from probgen.distributions.diffusion.samplers import Ancestral
 from probgen.distributions.flows.couplings import EntropicTransport, OptimalTransport
 from probgen.distributions.flows.fixed_steps import Midpoint
@@ -25,7 +25,7 @@ from zoo.member import Member, rows
 def tiny(dims: int, **options: int) -> TimeMLP:
     """Off the zero that networks start from.
 
-    So that neighbours in parameters are neighbouring laws.
+    So that neighbors in parameters are neighboring distributions.
     """
     net = TimeMLP(dims, [8], embedding=8, **options)
     torch.nn.init.normal_(net.last.weight, std=0.1)

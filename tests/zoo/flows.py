@@ -1,4 +1,4 @@
-"""Normalizing flows and dequantisation."""
+"""Normalizing flows and dequantization."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch.nn.functional import normalize
 
-from probgen.core import heads
-from probgen.distributions.flows.marginal_transform import Gaussianised
+from probgen import heads
+from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.distributions.flows.univariate import Affine, Spline
 from probgen.models.autoregressive_flow import (
     BPF,
@@ -28,9 +28,9 @@ from probgen.models.glow import Glow
 from probgen.models.integer_flow import IntegerFlow
 from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
-from probgen.models.quantised import BinNoise, Quantised
+from probgen.models.quantized import BinNoise, Quantized
 from probgen.models.sphere_flow import SphereFlow
-from probgen.models.standardised import Standardised
+from probgen.models.standardized import Standardized
 from probgen.models.transformed import Transformed
 from probgen.models.vae import VAE
 from probgen.nn import MLP
@@ -78,7 +78,7 @@ BY_VARIABLES = [
     Member(
         "Transformed",
         lambda: Transformed(
-            AutoregressiveFlow(3, Affine(), **TINY), Gaussianised(torch.rand(3, 4), -9.0, 9.0)
+            AutoregressiveFlow(3, Affine(), **TINY), Gaussianized(torch.rand(3, 4), -9.0, 9.0)
         ),
         rows(3),
     ),
@@ -103,7 +103,7 @@ OWN_FLOWS = [
     ),
     Member("SphereFlow", lambda: SphereFlow(transforms=1, bins=4, hidden=(8,)), directions),
     Member(
-        "Standardised", lambda: Standardised(GaussianMixture(3, 2), torch.ones(2), 3.0), rows(2)
+        "Standardized", lambda: Standardized(GaussianMixture(3, 2), torch.ones(2), 3.0), rows(2)
     ),
     Member(
         "Mixture given a context",
@@ -113,8 +113,8 @@ OWN_FLOWS = [
         rows(2, context=(2,)),
     ),
     Member(
-        "Quantised with learned noise",
-        lambda: Quantised(FactorAnalysis(4, factors=2), BinNoise(MLP(4, [8], 8))),
+        "Quantized with learned noise",
+        lambda: Quantized(FactorAnalysis(4, factors=2), BinNoise(MLP(4, [8], 8))),
         levels(5, 4),
     ),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from probgen.core import heads
+from probgen import heads
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges
@@ -60,14 +60,14 @@ def mixed_rows() -> tuple:
 def tree() -> ChowLiu:
     """Learned from a few rows."""
     learned = ChowLiu((2, 3, 2))
-    learned.initialise(discrete_rows()[0])
+    learned.initialize(discrete_rows()[0])
     return learned
 
 
 def trees() -> MixtureOfTrees:
     """Two of them, learned from a few rows."""
     learned = MixtureOfTrees(2, (2, 3, 2))
-    learned.initialise(discrete_rows()[0].nan_to_num())
+    learned.initialize(discrete_rows()[0].nan_to_num())
     return learned
 
 
@@ -92,7 +92,7 @@ GRAPHICAL: list[Member] = [
         levels(3, 2, 3, context=(2,)),
     ),
     Member(
-        "MarkovRandomField, unnormalised",
+        "MarkovRandomField, unnormalized",
         lambda: field(limit=1, sweeps=5),
         levels(2, 2, 3),
         PseudoLikelihood,

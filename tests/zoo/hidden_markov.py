@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from probgen.core import heads
+from probgen import heads
 from probgen.core.module import Fixed
 from probgen.distributions.covariance import Diagonal
 from probgen.models.autoregressive_flow import MAF
@@ -69,5 +69,7 @@ HIDDEN_MARKOV = [
         rows(4, 2, context=(4, 2)),
     ),
     Member("BayesianHiddenMarkovModel", bayesian, rows(4, 1)),
-    Member("LinearGaussianStateSpace", lambda: LinearGaussianStateSpace(2, 3, steps=4), rows(4, 3)),
+    Member(
+        "LinearGaussianStateSpace", lambda: LinearGaussianStateSpace(2, 3, length=4), rows(4, 3)
+    ),
 ]

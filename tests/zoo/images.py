@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from probgen.core import heads
+from probgen import heads
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
 from probgen.models.transformer import Transformer
@@ -22,7 +22,7 @@ def pixels() -> Transformer:
     return Transformer((1, 3, 2), head, embed, layers=1, heads=2, context=2)
 
 
-def colours() -> PixelCNN:
+def colors() -> PixelCNN:
     """Events (2, 2, 3) of 5 levels, given 2 numbers."""
     head = heads.DiscretizedLogisticMixture(levels=5, components=2)
     return PixelCNN((2, 2, 3), head, Levels(5), width=4, layers=1, context=2)
@@ -34,7 +34,7 @@ IMAGES: list[Member] = [
         lambda: PixelCNN((1, 3, 3), heads.Bernoulli(), Levels(2), width=4, layers=2),
         levels(2, 1, 3, 3),
     ),
-    Member("PixelCNN of colours given a context", colours, levels(5, 2, 2, 3, context=(2,))),
+    Member("PixelCNN of colors given a context", colors, levels(5, 2, 2, 3, context=(2,))),
     Member(
         "PixelRNN",
         lambda: PixelRNN((1, 3, 2), heads.Categorical(levels=3), OneHot(3), width=4),

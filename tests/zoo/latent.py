@@ -10,7 +10,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from probgen.core import heads
+from probgen import heads
 from probgen.core.module import Fixed, Independent, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
@@ -18,7 +18,7 @@ from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.mixture import GaussianMixture
-from probgen.models.quantised import Quantised
+from probgen.models.quantized import Quantized
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
 from zoo.member import Member, constant, levels, normal, rows
@@ -176,7 +176,7 @@ FAMILIES = [
     ),
     Member("FactorAnalysis", lambda: FactorAnalysis(4, factors=2), rows(4)),
     Member("PPCA", lambda: PPCA(4, factors=2), rows(4)),
-    Member("Quantised", lambda: Quantised(FactorAnalysis(4, factors=2)), levels(5, 4)),
+    Member("Quantized", lambda: Quantized(FactorAnalysis(4, factors=2)), levels(5, 4)),
     Member("BayesianGaussianMixture", lambda: BayesianGaussianMixture(3, 2), rows(2)),
     Member("BayesianPPCA", lambda: BayesianPPCA(4, factors=2), rows(4)),
     Member("VAE", vae, rows(3)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from probgen.core import heads
+from probgen import heads
 from probgen.models.autoregressive_flow import IAF
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.nade import NADE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from probgen.core import heads
+from probgen import heads
 from probgen.core.ragged import pad
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.emissions import GaussianEmission

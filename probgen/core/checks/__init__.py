@@ -1,10 +1,10 @@
 """Arguments checked at the door, one line a kind, each with one sentence that says what to do.
 
-Every function takes the arguments by their names, and returns nothing:
-``at_least(1, dims=dims, layers=layers)``. What has the wrong type is a ``TypeError``, what has the
-wrong value a ``ValueError``. Numbers of NumPy and tensors without dims are numbers too; a boolean is
-none, and 2.0 is no whole number. Constructors and functions check here, never the code that runs in
-every step.
+Every function takes the arguments by their names, and returns nothing: ``at_least(1, dims=dims,
+layers=layers)``. What has the wrong type is a ``TypeError``, what has the wrong value a
+``ValueError``. Numbers of NumPy and tensors without dims are numbers too; a boolean is none, and
+2.0 is no whole number. Constructors and functions check here, never the code that runs in every
+step.
 """
 
 from probgen.core.checks.objects import (

@@ -1,1 +1,1 @@
-"""Laws of diffusions: noise added step by step, and taken away by a learned denoiser."""
+"""Distributions of diffusions: noise added step by step, and taken away by a learned denoiser."""

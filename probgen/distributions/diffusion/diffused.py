@@ -1,4 +1,7 @@
-"""The law of a diffusion model: scored by a variational bound, sampled by taking noise away."""
+"""The distribution of a diffusion model.
+
+Scored by a variational bound, sampled by taking noise away.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from probgen.samplers.inpainting import repaint
 
 
 class Diffused(dist.TorchDistribution):
-    r"""The law of data from which a network has learned to take Gaussian noise away.
+    r"""The distribution of data from which a network has learned to take Gaussian noise away.
 
     .. math:: q(z_t \mid x) = N(\alpha_t x, \sigma_t^2), \qquad
               \log p(x) \ge E_q \log p(x \mid z_0) - \mathrm{KL}\big(q(z_1 \mid x) \,\|\,
@@ -47,7 +50,8 @@ class Diffused(dist.TorchDistribution):
     process : Process
         Network (context bound), schedule, prediction and variance.
     noise : TorchDistribution
-        Independent standard normals of the batch shape and the events ``(*event)`` of the law.
+        Independent standard normals of the batch shape and the events ``(*event)`` of the
+        distribution.
     steps : int, optional
         Number T of steps of the chain that is scored; ``None``: continuous time.
     sampler : Sampler
@@ -55,7 +59,7 @@ class Diffused(dist.TorchDistribution):
     times : callable
         Where the simple loss is evaluated: ``UniformTimes()`` or ``LogNormalTimes()``.
     reconstruction : Reconstruction
-        The law of the data given the least noisy state.
+        The distribution of the data given the least noisy state.
     unconditional : callable, optional
         The network without a context, for guidance.
     limit : Limit, optional
@@ -81,7 +85,7 @@ class Diffused(dist.TorchDistribution):
 
     arg_constraints: dict = {}
     has_rsample = False
-    density = "bound"
+    density_kind = "bound"
 
     def __init__(
         self,
@@ -157,7 +161,7 @@ class Diffused(dist.TorchDistribution):
         z = self._noisiest(self.noise.sample(torch.Size(sample_shape)))
         z, levels = self.sampler(self._limited(), z), self._end(z)
         if self.sampler.stochastic:
-            return self.reconstruction.law(z, *levels).sample().to(z.dtype)
+            return self.reconstruction.distribution(z, *levels).sample().to(z.dtype)
         return self.reconstruction.mode(z, *levels)
 
     @torch.no_grad()
@@ -180,7 +184,7 @@ class Diffused(dist.TorchDistribution):
         return self.reconstruction.mode(z, *self._end(z))
 
     def using(self, sampler: Sampler | None = None, guidance: float | None = None) -> Diffused:
-        """The same law sampled in another way, or with another strength of guidance."""
+        """The same distribution sampled in another way, or with another strength of guidance."""
         if isinstance(sampler, Truncated):
             return using(self, sampler)
         new = copy.copy(self)
@@ -207,7 +211,7 @@ class Diffused(dist.TorchDistribution):
 
         observed = lambda s: process.noised(y, torch.randn_like(y), s)  # noqa: E731
         z = repaint(step, process.forward_step, observed, z, times, mask, repeats, jump)
-        drawn = self.reconstruction.law(z, *self._end(z)).sample().to(z.dtype)
+        drawn = self.reconstruction.distribution(z, *self._end(z)).sample().to(z.dtype)
         return torch.where(mask, x, drawn)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Diffused:
@@ -245,7 +249,8 @@ class Diffused(dist.TorchDistribution):
             return self.process
         if self.unconditional is None:
             raise ValueError(
-                f"expected no guidance without a context, got guidance={self.guidance}; give a context, and train with "
+                f"expected no guidance without a context, got guidance={self.guidance}; give a "
+                "context, and train with "
                 "Diffusion(..., context_dropout=0.1)"
             )
         known, unknown, weight = self.process.net, self.unconditional, self.guidance
@@ -270,8 +275,10 @@ class Diffused(dist.TorchDistribution):
         check_event(x, self.event_shape)
         if values_are_known() and has_missing(x):
             raise ValueError(
-                "expected complete events, got NaN (missing): the bound of a diffusion does not integrate them out; "
-                "draw them by probgen.impute(gen, x), or fit a family that does (a mixture, factor analysis, a VAE)"
+                "expected complete events, got NaN (missing): the bound of a diffusion does not "
+                "integrate them out; "
+                "draw them by probgen.impute(gen, x), or fit a family that does (a mixture, factor "
+                "analysis, a VAE)"
             )
         return x.expand(torch.broadcast_shapes(x.shape, self.shape()))
 

@@ -45,7 +45,7 @@ class Prediction(Protocol):
 class _Scaled:
     """Predictions whose networks see the time itself.
 
-    And z divided by the deviation of standardised data.
+    And z divided by the deviation of standardized data.
     """
 
     def inputs(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Epsilon(_Scaled):
 
     Where there is hardly any signal, errors of the network are multiplied by :math:`\sigma /
     \alpha`: deterministic samplers start where signal is at most a share ``least_signal`` of the
-    noise in any direction of standardised data.
+    noise in any direction of standardized data.
     """
 
     least_signal: float = 0.1
@@ -129,7 +129,7 @@ class EDM:
     Parameters
     ----------
     sigma_data : float
-        Standard deviation d of the data: 0.5 for pixels in [-1, 1], 1 for standardised variables.
+        Standard deviation d of the data: 0.5 for pixels in [-1, 1], 1 for standardized variables.
 
     References
     ----------

@@ -44,7 +44,7 @@ class ReverseFlow(dist.TorchDistribution):
 
     arg_constraints: dict = {}
     has_rsample = False
-    density = "approximate"
+    density_kind = "approximate"
     costly_density = True
 
     def __init__(
@@ -56,8 +56,9 @@ class ReverseFlow(dist.TorchDistribution):
     ):
         if not isinstance(diffused.reconstruction, GaussianReconstruction):
             raise ValueError(
-                f"expected a diffusion of real data, got {diffused.reconstruction}; integers have masses: use "
-                "Quantised(ProbabilityFlow(...)) with a GaussianReconstruction"
+                f"expected a diffusion of real data, got {diffused.reconstruction}; integers have "
+                "masses: use "
+                "Quantized(ProbabilityFlow(...)) with a GaussianReconstruction"
             )
         self.diffused = diffused
         self.transform = ContinuousTransform(
@@ -89,7 +90,7 @@ class ReverseFlow(dist.TorchDistribution):
         return self.transform.inv(scale * noise) / alpha
 
     def using(self, solver: Solver | Truncated) -> ReverseFlow:
-        """The same law with its equation solved in another way.
+        """The same distribution with its equation solved in another way.
 
         Or, with ``Truncated(temperature=0.7)``, that of noise of less deviation.
         """

@@ -123,7 +123,7 @@ class Process:
     def prior_scale(self, like: Tensor) -> Tensor:
         r"""Standard deviation :math:`\sqrt{\alpha_1^2 + \sigma_1^2}` of pure noise.
 
-        What standardised data become.
+        What standardized data become.
         """
         alpha, sigma = self.schedule(torch.ones_like(like))
         return (alpha.square() + sigma.square()).sqrt()

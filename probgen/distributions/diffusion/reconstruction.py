@@ -15,7 +15,7 @@ from probgen.core import checks
 
 
 class Reconstruction(Protocol):
-    r"""The law of the data given :math:`z_0 = \alpha_0 y + \sigma_0 \varepsilon`.
+    r"""The distribution of the data given :math:`z_0 = \alpha_0 y + \sigma_0 \varepsilon`.
 
     Y being the data in its own units.
     """
@@ -34,8 +34,8 @@ class Reconstruction(Protocol):
     def embed(self, x: Tensor) -> Tensor:
         """The data as real numbers y, to which noise is added."""
 
-    def law(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> dist.TorchDistribution:
-        """The law of single variables x given the least noisy state."""
+    def distribution(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> dist.TorchDistribution:
+        """The distribution of single variables x given the least noisy state."""
 
     def mode(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Its most probable value."""
@@ -65,7 +65,7 @@ class GaussianReconstruction:
     def embed(self, x: Tensor) -> Tensor:
         return x
 
-    def law(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> dist.TorchDistribution:
+    def distribution(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> dist.TorchDistribution:
         return dist.Normal(z / alpha, (sigma / alpha).expand_as(z), validate_args=False)
 
     def mode(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class GaussianReconstruction:
 
 @dataclass(frozen=True)
 class LevelReconstruction:
-    r"""Integers 0., 1., ..., K - 1, to which the diffusion assigns masses: no dequantisation.
+    r"""Integers 0., 1., ..., K - 1, to which the diffusion assigns masses: no dequantization.
 
     .. math:: P(x = k \mid z_0) \propto \exp\Big(-\frac{(z_0 - \alpha_0 y_k)^2}{2 \sigma_0^2}\Big), \qquad
               y_k = a + \frac{k}{K - 1} (b - a)
@@ -119,7 +119,7 @@ class LevelReconstruction:
     def embed(self, x: Tensor) -> Tensor:
         return self.low + x * ((self.high - self.low) / (self.levels - 1))
 
-    def law(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> dist.TorchDistribution:
+    def distribution(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> dist.TorchDistribution:
         values = self.embed(torch.arange(self.levels, dtype=z.dtype, device=z.device))
         errors = z.unsqueeze(-1) - alpha.unsqueeze(-1) * values
         return dist.Categorical(
@@ -132,4 +132,4 @@ class LevelReconstruction:
 
     def expected_log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         z = alpha * self.embed(x) + sigma * torch.randn_like(x)
-        return self.law(z, alpha, sigma).log_prob(x)
+        return self.distribution(z, alpha, sigma).log_prob(x)

@@ -21,8 +21,8 @@ class Sampler(Protocol):
     Attributes
     ----------
     stochastic : bool
-        Whether it draws from the very law that is scored, so that the data are drawn given the last
-        state too.
+        Whether it draws from the very distribution that is scored, so that the data are drawn given
+        the last state too.
     """
 
     stochastic: bool

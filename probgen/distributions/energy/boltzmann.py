@@ -1,6 +1,6 @@
-"""Laws of Boltzmann machines.
+"""Distributions of Boltzmann machines.
 
-Exact where a layer can be enumerated, else unnormalised with chains for draws.
+Exact where a layer can be enumerated, else unnormalized with chains for draws.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEAN_FIELD = 30  # updates of the mean field, which halve the distance to its fi
 
 
 class Boltzmann(dist.TorchDistribution):
-    r"""The visible layer of a Boltzmann machine: what both laws of it share.
+    r"""The visible layer of a Boltzmann machine: what both distributions of it share.
 
     The state of a chain is the visible layer and, in a deep machine, the other even layers:
     ``(*lead, S)``, S >= D.
@@ -72,7 +72,8 @@ class Boltzmann(dist.TorchDistribution):
         """The log pseudo-likelihood of complete rows, ``(*batch, *event) -> (*batch,)``."""
         if self.above or self.kind.support is constraints.real:
             raise NotImplementedError(
-                "expected a machine with one hidden layer and visible units of finitely many values for the pseudo-"
+                "expected a machine with one hidden layer and visible units of finitely many "
+                "values for the pseudo-"
                 "likelihood, got another one; train it by contrastive divergence"
             )
         return self._spread(self.field.pseudo_score(self._flat(x)), x)
@@ -140,7 +141,7 @@ class Boltzmann(dist.TorchDistribution):
         return self._rows(self.field.gibbs(state, steps, known.isnan()))
 
     def path(self, x: Tensor | None = None) -> FieldPath:
-        """Laws from independent units to this one.
+        """Distributions from independent units to this one.
 
         With the moments of rows ``(N, *event)``, or by its own biases.
         """
@@ -186,7 +187,8 @@ class Boltzmann(dist.TorchDistribution):
         check_event(x, self.event_shape)
         if has_missing(x):
             raise ValueError(
-                "expected complete rows, got NaN (missing): what is not normalised cannot be integrated; use units few "
+                "expected complete rows, got NaN (missing): what is not normalized cannot be "
+                "integrated; use units few "
                 "enough to enumerate (a larger limit), or complete the rows first: impute()"
             )
         return x.flatten(x.ndim - len(self.event_shape))
@@ -219,7 +221,7 @@ class ExactBoltzmann(Boltzmann):
     tensor(0.1250)
     """
 
-    density = "exact"
+    density_kind = "exact"
 
     def __init__(self, field: Bipartite, kind: Visible, sweeps: int, total: HiddenSum | VisibleSum):
         super().__init__(field, kind, sweeps)
@@ -235,7 +237,7 @@ class ExactBoltzmann(Boltzmann):
     def chain_log_weight(self, state: Tensor) -> Tensor:
         """Log density of states, odd layers summed out.
 
-        Its gradient, averaged over the law of the chain, is zero.
+        Its gradient, averaged over the distribution of the chain, is zero.
         """
         return self.field.score(state) - self.log_z()
 
@@ -294,7 +296,7 @@ class ChainedBoltzmann(Boltzmann):
     tensor(1.3863)
     """
 
-    density = "unnormalised"
+    density_kind = "unnormalized"
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self._spread(self.log_weight(self._flat(x)), x)
@@ -302,7 +304,7 @@ class ChainedBoltzmann(Boltzmann):
     def chain_log_weight(self, state: Tensor) -> Tensor:
         """Log weight of states, odd layers summed out.
 
-        Its gradient, averaged over the law of the chain, is log Z's.
+        Its gradient, averaged over the distribution of the chain, is log Z's.
         """
         return self.field.score(state)
 
@@ -317,7 +319,10 @@ class ChainedBoltzmann(Boltzmann):
 def boltzmann(
     field: Bipartite, kind: Visible, sweeps: int, limit: int
 ) -> ExactBoltzmann | ChainedBoltzmann:
-    """The law of the visible layer: exact where the states of a layer are at most ``limit``."""
+    """The distribution of the visible layer.
+
+    Exact where the states of a layer are at most ``limit``.
+    """
     visible = field.visible
     units = sum(visible.sizes) if isinstance(visible, Stacked) else kind.shape.numel()
     total = smaller_sum(field, units, limit)

@@ -1,4 +1,4 @@
-"""The law of an energy function: known up to a constant, drawn from by Markov chains."""
+"""The distribution of an energy function: known up to a constant, drawn from by Markov chains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.gibbs import gibbs
 from probgen.samplers.langevin import LogWeight, Moved
@@ -29,8 +29,8 @@ class Kernel(Protocol):
     ) -> Moved: ...
 
 
-class EnergyLaw(dist.TorchDistribution):
-    r"""The law whose density is :math:`p(x) \propto p_0(x)\, e^{-E(x)}`.
+class EnergyDistribution(dist.TorchDistribution):
+    r"""The distribution whose density is :math:`p(x) \propto p_0(x)\, e^{-E(x)}`.
 
     Or :math:`e^{-E(x)}` without a base.
 
@@ -39,7 +39,7 @@ class EnergyLaw(dist.TorchDistribution):
     function : callable
         E, ``(*lead, *event) -> (*lead,)``; lead broadcasts with ``batch_shape``.
     start : TorchDistribution
-        The law that chains start from, with an exact density.
+        The distribution that chains start from, with an exact density.
     kernel : Kernel
         Steps of the chains.
     steps : int
@@ -58,13 +58,13 @@ class EnergyLaw(dist.TorchDistribution):
 
     >>> from probgen.samplers.hmc import MALA
     >>> start = dist.Normal(torch.zeros(2), 1.0).to_event(1)
-    >>> EnergyLaw(lambda x: x.square().sum(-1) / 2, start, MALA(0.5), 20).log_prob(torch.ones(3, 2))
+    >>> EnergyDistribution(lambda x: x.square().sum(-1) / 2, start, MALA(0.5), 20).log_prob(torch.ones(3, 2))
     tensor([-1., -1., -1.])
     """
 
     arg_constraints: dict = {}
     has_rsample = False
-    density = "unnormalised"
+    density_kind = "unnormalized"
 
     def __init__(
         self,
@@ -96,7 +96,8 @@ class EnergyLaw(dist.TorchDistribution):
         check_event(x, self.event_shape)
         if has_missing(x):
             raise ValueError(
-                "expected complete rows, got NaN (missing): what is not normalised cannot be integrated; complete the "
+                "expected complete rows, got NaN (missing): what is not normalized cannot be "
+                "integrated; complete the "
                 "rows first: impute()"
             )
         return self._spread(self._log_weight(x), x)
@@ -108,7 +109,7 @@ class EnergyLaw(dist.TorchDistribution):
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.states(sample_shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EnergyLaw:
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EnergyDistribution:
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)
         return new
@@ -154,22 +155,27 @@ class EnergyLaw(dist.TorchDistribution):
         return self.kernel(self._log_weight, torch.where(free, start, x), steps, free).x
 
     def path(self, x: Tensor | None = None) -> GeometricPath:
-        """Laws from the start, or from the normal law with the moments of rows ``(N, *event)``.
+        """Distributions from the start.
+
+        Or from the normal distribution with the moments of rows ``(N, *event)``.
 
         To this one.
         """
-        if density(self.start) != "exact" or not self.annealing.adjusted:
+        if density_kind(self.start) != "exact" or not self.annealing.adjusted:
             raise ValueError(
-                "expected a start with an exact density and a kernel that leaves laws invariant for annealing, got "
-                f"{type(self.start).__name__} and {self.annealing}; give the model annealing=HMC(step)"
+                "expected a start with an exact density and a kernel that leaves distributions "
+                "invariant for annealing, got "
+                f"{type(self.start).__name__} and {self.annealing}; give the model "
+                "annealing=HMC(step)"
             )
         if x is None:
             return GeometricPath(self, self.start, self.annealing)
         scale = x.std(0)
         if len(x) < 2 or not (scale > 0).all():
             raise ValueError(
-                f"expected rows that vary in every entry, got {len(x)} rows with constant ones; leave x out, and the "
-                "known law is that of the start"
+                f"expected rows that vary in every entry, got {len(x)} rows with constant ones; "
+                "leave x out, and the "
+                "known distribution is that of the start"
             )
         base = dist.Normal(x.mean(0), scale).to_event(len(self.event_shape))
         return GeometricPath(self, base, self.annealing)
@@ -199,35 +205,35 @@ class EnergyLaw(dist.TorchDistribution):
 
 
 class GeometricPath(NamedTuple):
-    r"""Laws between a known one and an energy's.
+    r"""Distributions between a known one and an energy's.
 
     :math:`\log p^*_\beta = (1 - \beta) \log p_0 + \beta \log p^*`.
 
     Attributes
     ----------
-    law : EnergyLaw
+    distribution : EnergyDistribution
         The end.
     base : TorchDistribution
-        The known law, with an exact density.
+        The known distribution, with an exact density.
     kernel : Kernel
-        Leaves the laws between them invariant.
+        Leaves the distributions between them invariant.
     """
 
-    law: EnergyLaw
+    distribution: EnergyDistribution
     base: dist.TorchDistribution
     kernel: Kernel
 
     def log_z(self) -> Tensor:
         r"""log Z at :math:`\beta = 0`: zero."""
-        return self.base.log_prob(self.base.mean).new_zeros(self.law.batch_shape)
+        return self.base.log_prob(self.base.mean).new_zeros(self.distribution.batch_shape)
 
     def start(self, chains: int) -> Tensor:
         r"""Independent states at :math:`\beta = 0`: ``(chains, *batch, *event)``."""
-        return self.base.expand(self.law.batch_shape).sample((chains,))
+        return self.base.expand(self.distribution.batch_shape).sample((chains,))
 
     def log_weight(self, state: Tensor) -> Tensor:
         r"""Log weight of states at :math:`\beta = 1`."""
-        return self.law.log_prob(state)
+        return self.distribution.log_prob(state)
 
     def advance(self, state: Tensor, old: Tensor, new: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         r"""Log weights at the new :math:`\beta` less those at the old one.
@@ -236,9 +242,9 @@ class GeometricPath(NamedTuple):
         """
 
         def between(x: Tensor) -> Tensor:
-            return torch.lerp(self.base.log_prob(x), self.law.log_prob(x), new)
+            return torch.lerp(self.base.log_prob(x), self.distribution.log_prob(x), new)
 
-        ratio = (new - old) * (self.law.log_prob(state) - self.base.log_prob(state))
+        ratio = (new - old) * (self.distribution.log_prob(state) - self.base.log_prob(state))
         return ratio, self.kernel(between, state, steps).x if steps else state
 
     def events(self, state: Tensor) -> Tensor:
@@ -246,7 +252,7 @@ class GeometricPath(NamedTuple):
         return state
 
 
-@gibbs.register(EnergyLaw)
-def _(distribution: EnergyLaw, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+@gibbs.register(EnergyDistribution)
+def _(distribution: EnergyDistribution, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     checks.at_least(1, steps=steps)
     return distribution.completed(torch.where(mask, x, torch.nan), steps)

@@ -1,4 +1,4 @@
-"""Laws between one that is known and one that is not, with a kernel for each.
+"""Distributions between one that is known and one that is not, with a kernel for each.
 
 What annealing follows.
 """

@@ -1,6 +1,6 @@
 """Units of Boltzmann machines.
 
-Laws of independent variables whose natural parameters are shifted by other units.
+Distributions of independent variables whose natural parameters are shifted by other units.
 """
 
 from __future__ import annotations

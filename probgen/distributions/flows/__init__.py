@@ -1,1 +1,1 @@
-"""Bijections and the laws they push forward."""
+"""Bijections and the distributions they push forward."""

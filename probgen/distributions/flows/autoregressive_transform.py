@@ -34,7 +34,7 @@ class AutoregressiveTransform(Invertible):
         ``(*lead,)``, and is sent the variable's value.
     order : Tensor
         The variable that comes t-th.
-    density : str
+    density_kind : str
         The kind of the determinants.
 
     References
@@ -48,10 +48,15 @@ class AutoregressiveTransform(Invertible):
         elements: Callable[[Tensor], Transform],
         steps: Steps,
         order: Tensor,
-        density: str = "exact",
+        density_kind: str = "exact",
     ):
         super().__init__()
-        self.elements, self.steps, self.order, self.density = elements, steps, order, density
+        self.elements, self.steps, self.order, self.density_kind = (
+            elements,
+            steps,
+            order,
+            density_kind,
+        )
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, ladj = self.elements(x).call_and_ladj(x)
@@ -96,7 +101,7 @@ class CouplingTransform(Bijection):
         ``x1 -> transform``, which acts on the entries of x2.
     first : int
         Number of variables of x1, the first ones of x.
-    density : str
+    density_kind : str
         The kind of the determinants.
 
     References
@@ -105,9 +110,11 @@ class CouplingTransform(Bijection):
     https://arxiv.org/abs/1605.08803
     """
 
-    def __init__(self, elements: Callable[[Tensor], Transform], first: int, density: str = "exact"):
+    def __init__(
+        self, elements: Callable[[Tensor], Transform], first: int, density_kind: str = "exact"
+    ):
         super().__init__()
-        self.elements, self.first, self.density = elements, first, density
+        self.elements, self.first, self.density_kind = elements, first, density_kind
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, other = x[..., : self.first], x[..., self.first :]

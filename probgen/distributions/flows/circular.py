@@ -1,4 +1,4 @@
-"""Invertible maps of angles and of bounded intervals, and the uniform law on both.
+"""Invertible maps of angles and of bounded intervals, and the uniform distribution on both.
 
 Parts of flows on manifolds.
 """
@@ -128,7 +128,7 @@ class CircularTransform(Bijection):
 
 
 class UniformBox(dist.TorchDistribution):
-    r"""The uniform law between two corners, :math:`p(x) = \prod_d (b_d - a_d)^{-1}`.
+    r"""The uniform distribution between two corners, :math:`p(x) = \prod_d (b_d - a_d)^{-1}`.
 
     Not cut off outside.
 

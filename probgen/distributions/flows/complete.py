@@ -7,7 +7,8 @@ from torch import Tensor
 from probgen.core.missing import has_missing, values_are_known
 
 INCOMPLETE = (
-    "expected complete events, got NaN: a flow can neither integrate missing entries out nor draw them; fill them in "
+    "expected complete events, got NaN: a flow can neither integrate missing entries out nor draw "
+    "them; fill them in "
     "first (probgen.impute with a mixture, factor analysis or a VAE), or fit one of those families"
 )
 

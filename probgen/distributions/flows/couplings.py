@@ -1,4 +1,4 @@
-"""Which draw of the base law goes to which row of the data, in flow matching."""
+"""Which draw of the base distribution goes to which row of the data, in flow matching."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 class Coupling(Protocol):
-    """Pairs rows of data with draws of the base law; over many batches each side keeps its law."""
+    """Pairs rows of data with draws of the base distribution.
+
+    Over many batches each side keeps its distribution.
+    """
 
     def __call__(self, x: Tensor, z: Tensor, context: Tensor | None) -> Tensor:
         """For rows x ``(N, D)`` and draws z ``(N, E)`` the draws in the order of the rows that they go to."""
@@ -46,9 +49,9 @@ class OptimalTransport:
     ----------
     context_weight : float, optional
         Weight of squared distances of contexts, beside those of x; a large one pairs rows of the
-        same context alone, which keeps the base law of every context what it is. Without it, rows
-        that have contexts are refused: pairs across contexts would make the law of z depend on the
-        context, where sampling takes it not to.
+        same context alone, which keeps the base distribution of every context what it is. Without
+        it, rows that have contexts are refused: pairs across contexts would make the distribution
+        of z depend on the context, where sampling takes it not to.
 
     Raises
     ------
@@ -146,15 +149,17 @@ def _costs(x: Tensor, z: Tensor, context: Tensor | None, weight: float | None) -
     """Squared distances of all pairs, ``(N, N)``; the j-th draw is one for the j-th context."""
     if x.shape != z.shape:
         raise ValueError(
-            f"expected data and draws of the base of one shape, got {tuple(x.shape)} and {tuple(z.shape)}; use a base "
-            "law of the shape of the events"
+            f"expected data and draws of the base of one shape, got {tuple(x.shape)} and "
+            f"{tuple(z.shape)}; use a base "
+            "distribution of the shape of the events"
         )
     costs = _squared_distances(x, z)
     if context is None:
         return costs
     if weight is None:
         raise ValueError(
-            "expected no context, got one: optimal pairs across contexts would change the law of the base given the "
+            "expected no context, got one: optimal pairs across contexts would change the "
+            "distribution of the base given the "
             "context; give a context_weight, large for labels, or use IndependentCoupling()"
         )
     unknown = context.isnan()

@@ -27,7 +27,7 @@ class Euler:
     """
 
     steps: int = 50
-    density = "approximate"
+    density_kind = "approximate"
 
     def __post_init__(self) -> None:
         checks.at_least(1, steps=self.steps)
@@ -57,7 +57,7 @@ class Midpoint:
     """
 
     steps: int = 25
-    density = "approximate"
+    density_kind = "approximate"
 
     def __post_init__(self) -> None:
         checks.at_least(1, steps=self.steps)
@@ -90,7 +90,7 @@ class Trapezoid:
     """
 
     steps: int = 25
-    density = "approximate"
+    density_kind = "approximate"
 
     def __post_init__(self) -> None:
         checks.at_least(1, steps=self.steps)

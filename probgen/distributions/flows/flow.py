@@ -1,4 +1,7 @@
-"""The law of what an invertible map takes to a simple law: change of variables."""
+"""The distribution of what an invertible map takes to a simple distribution.
+
+Change of variables.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from probgen.core import checks
-from probgen.core.density import density, worst
+from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, values_are_known
 from probgen.core.truncation import Truncated, tempered, truncated, using
 from probgen.distributions.conditional import conditional
@@ -31,7 +34,9 @@ class _Drawn(NamedTuple):
 
 
 class Pushforward(dist.TorchDistribution):
-    r"""The law of x for which :math:`f(x)` has a base law: the law of a normalizing flow.
+    r"""The distribution of x for which :math:`f(x)` has a base distribution.
+
+    The distribution of a normalizing flow.
 
     .. math:: \log p(x) = \log p_0(f(x)) + \log\left|\det \frac{\partial f}{\partial x}\right|, \qquad
               x = f^{-1}(z),\ z \sim p_0
@@ -43,7 +48,7 @@ class Pushforward(dist.TorchDistribution):
     Parameters
     ----------
     base_dist : TorchDistribution
-        The law of z, events ``(*event)``.
+        The distribution of z, events ``(*event)``.
     transform : Transform
         The map f from x to z: a :class:`Bijection`, or any bijective transform of torch or zuko.
 
@@ -60,8 +65,9 @@ class Pushforward(dist.TorchDistribution):
     probabilistic modeling and inference, https://arxiv.org/abs/1912.02762
 
     >>> log = torch.distributions.transforms.ExpTransform().inv
-    >>> law = Pushforward(dist.Normal(torch.zeros(2), 1.0).to_event(1), log)
-    >>> law.log_prob(torch.tensor([1.0, 2.0])), dist.LogNormal(0.0, 1.0).log_prob(torch.tensor([1.0, 2.0])).sum()
+    >>> distribution = Pushforward(dist.Normal(torch.zeros(2), 1.0).to_event(1), log)
+    >>> x = torch.tensor([1.0, 2.0])
+    >>> distribution.log_prob(x), dist.LogNormal(0.0, 1.0).log_prob(x).sum()
     (tensor(-2.7713), tensor(-2.7713))
     """
 
@@ -71,7 +77,7 @@ class Pushforward(dist.TorchDistribution):
         checks.instance(torch.distributions.Distribution, base_dist=base_dist)
         checks.instance(Transform, transform=transform)
         self.base_dist, self.transform, self._drawn = base_dist, transform, None
-        self.density = worst(density(base_dist), density(transform))
+        self.density_kind = worst(density_kind(base_dist), density_kind(transform))
         event_shape = transform.inverse_shape(base_dist.event_shape)
         super().__init__(base_dist.batch_shape, event_shape, validate_args=False)
 
@@ -79,7 +85,7 @@ class Pushforward(dist.TorchDistribution):
     def through(
         cls, base_dist: dist.TorchDistribution, transforms: Iterable[Transform]
     ) -> Pushforward:
-        """The law of x for which ``f_L(... f_1(x))`` has the base law."""
+        """The distribution of x for which ``f_L(... f_1(x))`` has the base distribution."""
         return cls(base_dist, ComposedTransform(*transforms))
 
     @property
@@ -105,7 +111,8 @@ class Pushforward(dist.TorchDistribution):
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         if not self.has_rsample:
             raise NotImplementedError(
-                f"{type(self.base_dist).__name__}, the base of this flow, has no rsample; use sample(), or a base "
+                f"{type(self.base_dist).__name__}, the base of this flow, has no rsample; use "
+                "sample(), or a base "
                 "that has (a normal, or another flow)"
             )
         z = self.base_dist.rsample(torch.Size(sample_shape))
@@ -142,7 +149,7 @@ class Pushforward(dist.TorchDistribution):
         """The same kind of flow from another base, of the same shape, or by another map."""
         new = copy.copy(self)
         new.base_dist, new.transform, new._drawn = base_dist, transform, None
-        new.density = worst(density(base_dist), density(transform))
+        new.density_kind = worst(density_kind(base_dist), density_kind(transform))
         return new
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Pushforward:
@@ -170,8 +177,10 @@ class Pushforward(dist.TorchDistribution):
             and not (inside := self.support.check(x)).all()
         ):
             raise ValueError(
-                f"expected x in the domain of the flow, {self.support}, got an event that begins with "
-                f"{x[~inside].flatten()[0].item():g}; move the data into it, or begin the flow with a map of it"
+                f"expected x in the domain of the flow, {self.support}, got an event that begins "
+                "with "
+                f"{x[~inside].flatten()[0].item():g}; move the data into it, or begin the flow "
+                "with a map of it"
             )
 
 
@@ -180,14 +189,14 @@ def _summed(ladj: Tensor, ndim: int) -> Tensor:
     return ladj.flatten(-ndim).sum(-1) if ndim > 0 else ladj
 
 
-@density.register(ComposedTransform)
+@density_kind.register(ComposedTransform)
 def _(transform: ComposedTransform) -> str:
-    return worst("exact", *map(density, transform.transforms))
+    return worst("exact", *map(density_kind, transform.transforms))
 
 
-@density.register(Inverted)
+@density_kind.register(Inverted)
 def _(transform: Inverted) -> str:
-    return density(transform.base)
+    return density_kind(transform.base)
 
 
 @truncated.register(Pushforward)

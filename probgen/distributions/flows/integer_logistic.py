@@ -1,4 +1,4 @@
-"""Mixtures of logistic laws rounded to the integers."""
+"""Mixtures of logistic distributions rounded to the integers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 
 class IntegerLogisticMixture(dist.TorchDistribution):
-    r"""Mixture of logistic laws, each integrated over unit bins around all integers.
+    r"""Mixture of logistic distributions, each integrated over unit bins around all integers.
 
     .. math:: P(x) = \sum_k \pi_k \left[\sigma\left(\tfrac{x + 1/2 - \mu_k}{s_k}\right)
               - \sigma\left(\tfrac{x - 1/2 - \mu_k}{s_k}\right)\right], \qquad x \in \mathbb Z
@@ -30,8 +30,8 @@ class IntegerLogisticMixture(dist.TorchDistribution):
     Hoogeboom, Peters, van den Berg, Welling (2019), Integer discrete flows and lossless
     compression, https://arxiv.org/abs/1905.07376
 
-    >>> law = IntegerLogisticMixture(torch.zeros(2), torch.tensor([-3.0, 0.7]), torch.zeros(2))
-    >>> law.log_prob(torch.arange(-40.0, 41.0)).exp().sum()
+    >>> distribution = IntegerLogisticMixture(torch.zeros(2), torch.tensor([-3.0, 0.7]), torch.zeros(2))
+    >>> distribution.log_prob(torch.arange(-40.0, 41.0)).exp().sum()
     tensor(1.)
     """
 
@@ -52,10 +52,10 @@ class IntegerLogisticMixture(dist.TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(x)
-        inverse_scale, centred = (-self.log_scale).exp(), x[..., None] - self.loc
+        inverse_scale, centerd = (-self.log_scale).exp(), x[..., None] - self.loc
         upper, lower = (
-            logsigmoid((centred + 0.5) * inverse_scale),
-            logsigmoid((0.5 - centred) * inverse_scale),
+            logsigmoid((centerd + 0.5) * inverse_scale),
+            logsigmoid((0.5 - centerd) * inverse_scale),
         )
         masses = upper + lower + (-torch.expm1(-inverse_scale)).log()
         return (self.logits.log_softmax(-1) + masses).logsumexp(-1)

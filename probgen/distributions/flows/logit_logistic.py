@@ -1,4 +1,4 @@
-"""Laws on the unit interval whose densities fall off no faster than a power towards its ends."""
+"""Distributions on the unit interval whose densities fall off no faster than a power towards its ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 
 class LogitLogistic(dist.TorchDistribution):
-    r"""The law of u on (0, 1) whose logit is logistic; uniform for location 0 and scale 1.
+    r"""The distribution of u on (0, 1) whose logit is logistic; uniform for location 0 and scale 1.
 
     .. math:: \operatorname{logit} u = \mu + s\,t, \qquad
               p(u) = \frac{\sigma(t)\,\sigma(-t)}{s\,u\,(1 - u)}, \qquad p(u) \sim u^{1/s - 1}

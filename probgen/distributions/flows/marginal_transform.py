@@ -12,22 +12,23 @@ from probgen.core import checks
 from probgen.distributions.flows.bijection import Bijection
 
 
-class Gaussianised(nn.Module):
+class Gaussianized(nn.Module):
     r"""The map :math:`\Phi^{-1}(F_d(x))` with the distribution function of a histogram.
 
     Standard normal marginals.
 
-    By itself, before a standard normal law, it is the model of independent histograms; a flow after
-    it has the dependence alone to learn.
+    By itself, before a standard normal distribution, it is the model of independent histograms; a
+    flow after it has the dependence alone to learn.
 
     Parameters
     ----------
     weights : Tensor
-        ``(D, K)``: positive masses of K bins of equal width, normalised here.
+        ``(D, K)``: positive masses of K bins of equal width, normalized here.
     low, high : float
-        Ends of the first and the last bin; x outside is refused by laws that check their support.
+        Ends of the first and the last bin; x outside is refused by distributions that check their
+        support.
 
-    >>> histogram = Gaussianised(torch.tensor([[1.0, 3.0]]), 0.0, 2.0)
+    >>> histogram = Gaussianized(torch.tensor([[1.0, 3.0]]), 0.0, 2.0)
     >>> histogram()(torch.tensor([1 + 1 / 3]))    # a quarter and a third of the rest lie below
     tensor([0.])
     """
@@ -47,7 +48,7 @@ class Gaussianised(nn.Module):
     @classmethod
     def of(
         cls, rows: Tensor, low: float, high: float, bins: int, smoothing: float = 1.0
-    ) -> Gaussianised:
+    ) -> Gaussianized:
         """The histogram of rows ``(N, D)``, with so much added to the count of every bin."""
         index = ((rows - low) / (high - low) * bins).long().clamp(0, bins - 1)
         counts = nn.functional.one_hot(index, bins).sum(0)
@@ -58,7 +59,7 @@ class Gaussianised(nn.Module):
 
 
 class HistogramTransform(Bijection):
-    """The map of :class:`Gaussianised`.
+    """The map of :class:`Gaussianized`.
 
     Given the distribution function ``(D, K + 1)`` at the edges of the bins.
     """

@@ -1,4 +1,4 @@
-"""The law of a flow that is learned by matching the velocities of given paths."""
+"""The distribution of a flow that is learned by matching the velocities of given paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Levels(NamedTuple):
 
 
 class Path(Protocol):
-    """Paths from data, at time 0, to draws of the base law, at time 1.
+    """Paths from data, at time 0, to draws of the base distribution, at time 1.
 
     ``x_t = a(t) x + b(t) z``.
     """
@@ -68,7 +68,7 @@ class StraightPath:
 
 @dataclass(frozen=True)
 class TrigonometricPath:
-    r"""Arcs along which standardised data keep unit variance.
+    r"""Arcs along which standardized data keep unit variance.
 
     .. math:: x_t = \cos\left(\tfrac{\pi}{2} t\right) x + \sin\left(\tfrac{\pi}{2} t\right) z
 
@@ -110,7 +110,7 @@ class Matching:
 
 
 class MatchedFlow(Pushforward):
-    r"""The law of a continuous flow.
+    r"""The distribution of a continuous flow.
 
     Whose velocity is learned by regression on that of given paths.
 
@@ -125,7 +125,7 @@ class MatchedFlow(Pushforward):
     Parameters
     ----------
     base_dist : TorchDistribution
-        The law of z, events ``(*event)``.
+        The distribution of z, events ``(*event)``.
     transform : ContinuousTransform
         From data, at time 0, to the base, at time 1.
     matching : Matching

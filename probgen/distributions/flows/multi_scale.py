@@ -33,7 +33,7 @@ class Scale(Protocol):
         """The way back."""
 
     def raw(self, kept: Tensor, context: Tensor | None) -> Tensor:
-        """Raw parameters of the law of the latents given the channels that go on."""
+        """Raw parameters of the distribution of the latents given the channels that go on."""
 
 
 class MultiScale(dist.TorchDistribution):
@@ -44,14 +44,15 @@ class MultiScale(dist.TorchDistribution):
               h_{l-1}}\right|
 
     Nothing is kept at the last scale. For bijections of integers the determinants are 1 and the
-    laws of the latents masses, so that log p is a mass too.
+    distributions of the latents masses, so that log p is a mass too.
 
     Parameters
     ----------
     scales : sequence of Scale
         Finest first.
     head : callable
-        ``head(raw)`` is the law of latents ``(C, H, W)`` given raw parameters ``(N, R C, H, W)``.
+        ``head(raw)`` is the distribution of latents ``(C, H, W)`` given raw parameters ``(N, R C,
+        H, W)``.
     event_shape : Size
         ``(C, H, W)``.
     contexts : sequence of Tensor or None
@@ -85,11 +86,11 @@ class MultiScale(dist.TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        return self._a_law().has_rsample
+        return self._a_distribution().has_rsample
 
     @constraints.dependent_property(event_dim=3)
     def support(self) -> Any:
-        discrete = self._a_law().support.is_discrete
+        discrete = self._a_distribution().support.is_discrete
         base = constraints.integer_interval(-(2**24), 2**24) if discrete else constraints.real
         return constraints.independent(base, 3)
 
@@ -106,10 +107,10 @@ class MultiScale(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
-            return self._draw(sample_shape, lambda law: law.sample())
+            return self._draw(sample_shape, lambda distribution: distribution.sample())
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self._draw(sample_shape, lambda law: law.rsample())
+        return self._draw(sample_shape, lambda distribution: distribution.rsample())
 
     def using(self, rule: Truncated) -> MultiScale:
         """The same flow with latents of another deviation: ``Truncated(temperature=0.7)``."""
@@ -141,7 +142,7 @@ class MultiScale(dist.TorchDistribution):
         shapes = [None if c is None else c.expand(*lead, *c.shape[-3:]) for c in self.contexts]
         return [None if c is None else c.reshape(-1, *c.shape[-3:]) for c in shapes]
 
-    def _a_law(self) -> dist.TorchDistribution:
+    def _a_distribution(self) -> dist.TorchDistribution:
         return self.head(self.scales[-1].offset)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.core.density import density, worst
+from probgen.core.kinds import density_kind, worst
 from probgen.distributions.flows.bijection import Invertible, odeint
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -63,7 +63,7 @@ class Adaptive:
         checks.positive(atol=self.atol, rtol=self.rtol)
 
     @property
-    def density(self) -> str:
+    def density_kind(self) -> str:
         return "exact" if max(self.atol, self.rtol) <= 1e-4 else "approximate"
 
     def __call__(
@@ -78,8 +78,10 @@ class Adaptive:
             slopes = slope(t, *state)
             if not all(part.isfinite().all() for part in slopes):  # no step would be small enough
                 raise FloatingPointError(
-                    f"expected finite slopes, got some that are not at time {float(t):g}; look for NaN or huge values "
-                    "in the events and in the parameters, lower the learning rate, or clip gradients"
+                    f"expected finite slopes, got some that are not at time {float(t):g}; look for "
+                    "NaN or huge values "
+                    "in the events and in the parameters, lower the learning rate, or clip "
+                    "gradients"
                 )
             return slopes
 
@@ -102,7 +104,7 @@ class RungeKutta:
     """
 
     steps: int = 16
-    density = "approximate"
+    density_kind = "approximate"
 
     def __post_init__(self) -> None:
         checks.at_least(1, steps=self.steps)
@@ -142,7 +144,7 @@ def _pulled(v: Tensor, x: Tensor, probes: Tensor, graded: bool) -> Tensor:
             return torch.autograd.grad(v, x, probes, create_graph=graded, is_grads_batched=True)[0]
         except (
             RuntimeError
-        ):  # some operations, as group normalisation, cannot be differentiated twice in a batch
+        ):  # some operations, as group normalization, cannot be differentiated twice in a batch
             if not graded:
                 raise
     return torch.stack(
@@ -176,7 +178,7 @@ class Rademacher:
     """
 
     count: int = 1
-    density = "bound"
+    density_kind = "bound"
 
     def __call__(self, x: Tensor) -> Tensor:
         signs = torch.randint(2, (self.count, *x.shape), device=x.device).to(x) * 2 - 1
@@ -205,7 +207,7 @@ class ContinuousTransform(Invertible):
         solution. Events of more than one dim are flattened for it.
     parameters : sequence of Tensor, or callable
         What the velocity depends on: parameters of its network, and the context; or a function that
-        gives them when they are needed, for laws that are made often and seldom solved.
+        gives them when they are needed, for distributions that are made often and seldom solved.
     event_ndim : int
         Number of event dims, at least one: 3 for images.
 
@@ -231,7 +233,10 @@ class ContinuousTransform(Invertible):
             probes,
             parameters,
         )
-        self.event_ndim, self.density = event_ndim, worst(density(solver), density(probes))
+        self.event_ndim, self.density_kind = (
+            event_ndim,
+            worst(density_kind(solver), density_kind(probes)),
+        )
         if event_ndim > 1:
             self.domain = self.codomain = constraints.independent(constraints.real, event_ndim)
 

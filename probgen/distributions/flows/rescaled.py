@@ -1,4 +1,4 @@
-"""A law in other units of every variable, missing values included."""
+"""A distribution in other units of every variable, missing values included."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event
 from probgen.core.truncation import Truncated, truncated, using
 from probgen.distributions.conditional import conditional
-from probgen.distributions.dequantised import denoising_loss_of
+from probgen.distributions.dequantized import denoising_loss_of
 from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.gibbs import gibbs
 
@@ -69,7 +69,7 @@ class Units(Bijection):
 
 
 class Rescaled(dist.TorchDistribution):
-    r"""The law of x for which x in other units has a base law.
+    r"""The distribution of x for which x in other units has a base distribution.
 
     .. math:: \log p(x) = \log p_0(y(x)) + \sum_{d \text{ observed}} \log \frac{d y_d}{d x_d}
 
@@ -79,12 +79,14 @@ class Rescaled(dist.TorchDistribution):
     Parameters
     ----------
     base_dist : TorchDistribution
-        The law of y, events ``(*event)``.
+        The distribution of y, events ``(*event)``.
     units : Units
         From x to y.
 
-    >>> law = Rescaled(dist.Normal(torch.zeros(2), 1.0).to_event(1), Units(torch.tensor(5.0), torch.tensor(3.0)))
-    >>> law.log_prob(torch.tensor([4.0, 7.0])), dist.Normal(5.0, 3.0).log_prob(torch.tensor([4.0, 7.0])).sum()
+    >>> units = Units(torch.tensor(5.0), torch.tensor(3.0))
+    >>> distribution = Rescaled(dist.Normal(torch.zeros(2), 1.0).to_event(1), units)
+    >>> x = torch.tensor([4.0, 7.0])
+    >>> distribution.log_prob(x), dist.Normal(5.0, 3.0).log_prob(x).sum()
     (tensor(-4.3129), tensor(-4.3129))
     """
 
@@ -99,8 +101,8 @@ class Rescaled(dist.TorchDistribution):
         return self.base_dist.has_rsample
 
     @property
-    def density(self) -> str:
-        return density(self.base_dist)
+    def density_kind(self) -> str:
+        return density_kind(self.base_dist)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
@@ -111,7 +113,7 @@ class Rescaled(dist.TorchDistribution):
         """Where the units are affine."""
         if self.units.bounds is not None:
             raise NotImplementedError(
-                "the mean of a law on bounded units has no closed form; average samples"
+                "the mean of a distribution on bounded units has no closed form; average samples"
             )
         return self.units.loc + self.units.scale * self.base_dist.mean
 
@@ -120,7 +122,8 @@ class Rescaled(dist.TorchDistribution):
         """Where the units are affine."""
         if self.units.bounds is not None:
             raise NotImplementedError(
-                "the variance of a law on bounded units has no closed form; take that of samples"
+                "the variance of a distribution on bounded units has no closed form; take that of "
+                "samples"
             )
         return self.units.scale.square() * self.base_dist.variance
 
@@ -132,14 +135,16 @@ class Rescaled(dist.TorchDistribution):
         )
 
     def denoising_loss(self, x: Tensor) -> Tensor:
-        """The simple loss of the base law, in its units: ``(*batch, *event) -> (*batch,)``.
+        """The simple loss of the base distribution, in its units.
+
+        ``(*batch, *event) -> (*batch,)``.
 
         Raises ``TypeError`` if the base has none.
         """
         return denoising_loss_of(self.base_dist)(self.units(x))
 
     def using(self, *arguments: Any, **options: Any) -> Rescaled:
-        """With another way of sampling the base law, where it has several."""
+        """With another way of sampling the base distribution, where it has several."""
         return Rescaled(using(self.base_dist, *arguments, **options), self.units)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -154,7 +159,7 @@ class Rescaled(dist.TorchDistribution):
 
 
 class RescaledGiven(dist.TorchDistribution):
-    """What :func:`conditional` makes of a :class:`Rescaled` law.
+    """What :func:`conditional` makes of a :class:`Rescaled` distribution.
 
     The conditional of its base, in the units of x.
 
@@ -184,8 +189,8 @@ class RescaledGiven(dist.TorchDistribution):
         )
 
     @property
-    def density(self) -> str:
-        return density(self.given)
+    def density_kind(self) -> str:
+        return density_kind(self.given)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:

@@ -1,4 +1,4 @@
-"""Diffusions in discrete time by the law of their noise.
+"""Diffusions in discrete time by the distribution of their noise.
 
 Gaussian, Gamma, mixtures, labels that change.
 """

@@ -1,4 +1,7 @@
-"""Chains that add noise of known law to a fading signal: what they share, and Gaussian noise."""
+"""Chains that add noise of known distribution to a fading signal.
+
+What they share, and Gaussian noise.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ class AdditiveNoise(nn.Module, ABC):
               \hat x_0 = \frac{x_t - \sqrt{1 - \bar\alpha_t}\, \hat\epsilon}{\sqrt{\bar\alpha_t}}
 
     with the output :math:`\hat\epsilon` of a network, called with x_t and the time t / T. Steps t
-    and s < t are integers ``(*batch,)``; s = 0 is the datum itself, whose law given x_1 is normal
-    around :math:`\hat x_0` with the scale :math:`\sqrt{(1 - \bar\alpha_1) / \bar\alpha_1}` of the
-    noise that x_1 holds, in units of the datum.
+    and s < t are integers ``(*batch,)``; s = 0 is the datum itself, whose distribution given x_1 is
+    normal around :math:`\hat x_0` with the scale :math:`\sqrt{(1 - \bar\alpha_1) / \bar\alpha_1}`
+    of the noise that x_1 holds, in units of the datum.
 
     Parameters
     ----------
@@ -52,7 +55,8 @@ class AdditiveNoise(nn.Module, ABC):
         schedule = alphas_bar(schedule)
         if schedule[-1] == 0:
             raise ValueError(
-                "expected a schedule of shares of signal that fall within (0, 1), got 0 at the end, where numbers "
+                "expected a schedule of shares of signal that fall within (0, 1), got 0 at the "
+                "end, where numbers "
                 "could not be told from noise; leave it out"
             )
         log_signal = torch.cat((schedule.new_zeros(1), schedule.log())).to(
@@ -68,26 +72,26 @@ class AdditiveNoise(nn.Module, ABC):
 
     @abstractmethod
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        """The law of x_t given the datum.
+        """The distribution of x_t given the datum.
 
         ``(*batch, *event)``, ``(*batch,)`` to events of that shape.
         """
 
     @abstractmethod
     def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """The law of x_s given x_t and the datum, 0 < s < t."""
+        """The distribution of x_s given x_t and the datum, 0 < s < t."""
 
     @abstractmethod
     def prior(self, shape: torch.Size) -> dist.TorchDistribution:
-        """The law of x_T that the model starts from, events of that shape."""
+        """The distribution of x_T that the model starts from, events of that shape."""
 
     @abstractmethod
     def reverse(self, x_t: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """The model's law of x_s given x_t and what the network said of it, s >= 0."""
+        """The model's distribution of x_s given x_t and what the network said of it, s >= 0."""
 
     @abstractmethod
     def noise(self, x_t: Tensor, t: Tensor) -> dist.TorchDistribution:
-        r"""The law of :math:`\epsilon_t`, of the shape of x_t."""
+        r"""The distribution of :math:`\epsilon_t`, of the shape of x_t."""
 
     def loss(self, output: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         r"""The simple loss :math:`\lVert \epsilon_t - \hat\epsilon \rVert^2`, one number a row."""
@@ -138,7 +142,7 @@ class AdditiveNoise(nn.Module, ABC):
 class GaussianNoise(AdditiveNoise):
     r"""Normal noise: the chain of denoising diffusion.
 
-    With the variances of its posterior in the reverse law.
+    With the variances of its posterior in the reverse distribution.
 
     .. math:: q(x_t \mid x_0) = N(\sqrt{\bar\alpha_t}\, x_0, 1 - \bar\alpha_t), \qquad
               p(x_s \mid x_t) = q(x_s \mid x_t, \hat x_0), \qquad p(x_T) = N(0, 1)
@@ -187,9 +191,9 @@ def at(table: Tensor, t: Tensor | None, x: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
-def independent(law: dist.TorchDistribution, batch_ndim: int) -> dist.TorchDistribution:
-    """The law with all but the first dims made event dims."""
-    return law.to_event(len(law.batch_shape) - batch_ndim)
+def independent(distribution: dist.TorchDistribution, batch_ndim: int) -> dist.TorchDistribution:
+    """The distribution with all but the first dims made event dims."""
+    return distribution.to_event(len(distribution.batch_shape) - batch_ndim)
 
 
 def standard_normal(like: Tensor, shape: torch.Size) -> dist.TorchDistribution:
@@ -201,8 +205,10 @@ def refuse_missing(x: Tensor) -> None:
     """Raises ``ValueError`` if an entry is NaN; in a recorded graph NaN gives NaN."""
     if values_are_known() and has_missing(x):
         raise ValueError(
-            "expected complete rows, got NaN (missing): the bound of a diffusion cannot integrate missing entries "
-            "out; complete them first (impute with a mixture, factor analysis or a VAE; diffusions with "
+            "expected complete rows, got NaN (missing): the bound of a diffusion cannot integrate "
+            "missing entries "
+            "out; complete them first (impute with a mixture, factor analysis or a VAE; diffusions "
+            "with "
             "AbsorbingNoise impute, too)"
         )
 

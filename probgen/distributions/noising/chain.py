@@ -1,4 +1,4 @@
-"""The law of data that a diffusion in discrete time gives: a bound of it, and draws."""
+"""The distribution of data that a diffusion in discrete time gives: a bound of it, and draws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 class Process(Protocol):
-    """A chain from data to noise whose laws are closed, and how a model goes back.
+    """A chain from data to noise whose distributions are closed, and how a model goes back.
 
     Steps are integers ``(*batch,)``.
     """
@@ -52,7 +52,9 @@ class Process(Protocol):
 
 
 class NoisingChain(dist.TorchDistribution):
-    r"""The law of the end of a chain that a network leads back from noise to data, step by step.
+    r"""The distribution of the end of a chain that a network leads back from noise to data.
+
+    Step by step.
 
     .. math:: p(x_0) = \int p(x_T) \prod_{t=1}^T p(x_{t-1} \mid x_t)\, dx_{1:T}
 
@@ -67,7 +69,7 @@ class NoisingChain(dist.TorchDistribution):
     at t = 1 is :math:`-\log p(x_0 \mid x_1)` itself, take one call, t uniform on 1, ..., T.
     Divergences are in closed form, or, where there is none, the log-ratio of one draw. The steps of
     the rows of one call are spread evenly (Kingma et al. 2021). ``sample`` follows the chain, or a
-    shorter one through ``calls`` of its states, whose law is another one, near it.
+    shorter one through ``calls`` of its states, whose distribution is another one, near it.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ class NoisingChain(dist.TorchDistribution):
     process : Process
         ``GaussianNoise``, ``GammaNoise``, ``MixtureNoise``, ``AbsorbingNoise`` or ``UniformNoise``.
     event_shape, batch_shape : sequence of int
-        Shapes of the law.
+        Shapes of the distribution.
     calls : int, optional
         Calls of the network for a draw; default: all T.
     step : callable
@@ -102,16 +104,16 @@ class NoisingChain(dist.TorchDistribution):
     >>> process = GaussianNoise(linear_steps(1000))
     >>> def exact(x, t):  # of standard normal data
     ...     return process.scales((1000 * t).round().long(), x)[1] * x
-    >>> law = NoisingChain(exact, process, (1,))
+    >>> distribution = NoisingChain(exact, process, (1,))
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(200000, 1)
-    >>> dist.Normal(0.0, 1.0).log_prob(x).mean(), law.log_prob(x).mean()  # the gap is that of the step size
+    >>> dist.Normal(0.0, 1.0).log_prob(x).mean(), distribution.log_prob(x).mean()  # the gap is that of the step size
     (tensor(-1.4...), tensor(-1.8...))
     """
 
     arg_constraints: dict = {}
     has_rsample = False
-    density = "bound"
+    density_kind = "bound"
 
     def __init__(
         self,
@@ -166,7 +168,7 @@ class NoisingChain(dist.TorchDistribution):
         return self.process.loss(self.output(x_t, t), x, x_t, t)
 
     def reverse(self, x_t: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """The law p(x_s | x_t) of steps s < t, integers ``(*batch,)``."""
+        """The distribution p(x_s | x_t) of steps s < t, integers ``(*batch,)``."""
         return self.process.reverse(x_t, self.output(x_t, t), t, s)
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -188,7 +190,8 @@ class NoisingChain(dist.TorchDistribution):
         if not isinstance(self.process, Completing):
             raise NotImplementedError(
                 f"expected a process that takes missing entries (NaN) for noised ones, got "
-                f"{type(self.process).__name__}; use AbsorbingNoise, or impute with a mixture, factor analysis or a VAE"
+                f"{type(self.process).__name__}; use AbsorbingNoise, or impute with a mixture, "
+                "factor analysis or a VAE"
             )
         x_t, t = self.process.incomplete(x, len(self.event_shape))
         return self._descend(x_t, t, min(calls, self.process.steps))
@@ -234,7 +237,10 @@ Step = Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def ancestral(process: Process, x_t: Tensor, output: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """A draw from the model's law p(x_s | x_t); with all T steps they follow the law that the bound scores."""
+    """A draw from the model's distribution p(x_s | x_t).
+
+    With all T steps draws follow the distribution that the bound scores.
+    """
     return process.reverse(x_t, output, t, s).sample()
 
 
@@ -244,10 +250,10 @@ def deterministic(process: Any, x_t: Tensor, output: Tensor, t: Tensor, s: Tenso
     .. math:: x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{\frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}}\,
               \big(x_t - \sqrt{\bar\alpha_t}\, \hat x_0\big)
 
-    With small steps and right predictions the marginals are kept for every noise whose law is the
-    same at each step but for its scale (normal, mixtures): the slope is the mean one given x_t.
-    Gamma noise, more symmetric the later the step, keeps them nearly. Song, Meng, Ermon (2021),
-    https://arxiv.org/abs/2010.02502
+    With small steps and right predictions the marginals are kept for every noise whose distribution
+    is the same at each step but for its scale (normal, mixtures): the slope is the mean one given
+    x_t. Gamma noise, more symmetric the later the step, keeps them nearly. Song, Meng, Ermon
+    (2021), https://arxiv.org/abs/2010.02502
     """
     _require_additive(process, "deterministic")
     x_0 = process.estimate(x_t, output, t)
@@ -256,7 +262,9 @@ def deterministic(process: Any, x_t: Tensor, output: Tensor, t: Tensor, s: Tenso
 
 
 def with_own_noise(process: Any, x_t: Tensor, output: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    r"""The mean of the posterior at the predicted datum, plus noise of the process's own law.
+    r"""The mean of the posterior at the predicted datum.
+
+    Plus noise of the process's own distribution.
 
     .. math:: x_s = m(x_t, \hat x_0) + \sqrt{\tilde\beta}\, \epsilon_s
 
@@ -299,7 +307,8 @@ def _(distribution: NoisingChain, x: Tensor, mask: Tensor, steps: int) -> Tensor
 def _require_additive(process: Any, name: str) -> None:
     if not isinstance(process, Additive):
         raise TypeError(
-            f"{name}: expected a process that adds noise, got {type(process).__name__}; draw labels by ancestral"
+            f"{name}: expected a process that adds noise, got {type(process).__name__}; draw "
+            "labels by ancestral"
         )
 
 
@@ -312,8 +321,8 @@ def _spread(start: Tensor, number: int, calls: int) -> Tensor:
     return 1 + ((start - 1) * (number - 1)).div(calls - 1, rounding_mode="floor")
 
 
-def _drawn(law: dist.TorchDistribution) -> Tensor:
-    return law.rsample() if law.has_rsample else law.sample()
+def _drawn(distribution: dist.TorchDistribution) -> Tensor:
+    return distribution.rsample() if distribution.has_rsample else distribution.sample()
 
 
 def _divergence(q: dist.TorchDistribution, p: dist.TorchDistribution) -> Tensor:

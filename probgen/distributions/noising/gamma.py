@@ -8,12 +8,12 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.distributions.noising.additive import AdditiveNoise, at, independent, standard_normal
-from probgen.distributions.noising.gamma_laws import TINY, CentredGamma, ScaledBeta
+from probgen.distributions.noising.gamma_distributions import TINY, CenteredGamma, ScaledBeta
 from probgen.distributions.noising.schedules import Shares
 
 
 class GammaNoise(AdditiveNoise):
-    r"""Skewed noise: every step adds a centred Gamma variable.
+    r"""Skewed noise: every step adds a centerd Gamma variable.
 
     .. math:: x_t = \sqrt{1 - \beta_t}\, x_{t-1} + g_t - \operatorname{E} g_t, \qquad
               g_t \sim \Gamma(k_t, \theta_t), \quad \theta_t = \sqrt{\bar\alpha_t}\, \theta, \quad
@@ -27,13 +27,13 @@ class GammaNoise(AdditiveNoise):
               \sqrt{\bar\alpha_t / \bar\alpha_s}\; \bar g_s = \bar g_t B, \quad
               B \sim \operatorname{Beta}(\bar k_s, \bar k_t - \bar k_s)
 
-    The *model* has normal laws, since the support of a Gamma law around a predicted datum would
-    leave out part of the posterior's: :math:`p(x_s \mid x_t) = N(m, \tilde\beta)` with the
-    posterior's mean at :math:`\hat x_0` and its variance averaged over x_t, and :math:`p(x_T) =
-    N(0, 1)`. Divergences from the posteriors above are finite and in closed form, the bound is one
-    of this model. Nachmani et al. train on Gamma noise and also *draw* with it:
-    :func:`with_own_noise <probgen.distributions.noising.chain.with_own_noise>`, whose draws follow
-    another law than the one that the bound scores.
+    The *model* has normal distributions, since the support of a Gamma distribution around a
+    predicted datum would leave out part of the posterior's: :math:`p(x_s \mid x_t) = N(m,
+    \tilde\beta)` with the posterior's mean at :math:`\hat x_0` and its variance averaged over x_t,
+    and :math:`p(x_T) = N(0, 1)`. Divergences from the posteriors above are finite and in closed
+    form, the bound is one of this model. Nachmani et al. train on Gamma noise and also *draw* with
+    it: :func:`with_own_noise <probgen.distributions.noising.chain.with_own_noise>`, whose draws
+    follow another distribution than the one that the bound scores.
 
     Parameters
     ----------
@@ -62,7 +62,9 @@ class GammaNoise(AdditiveNoise):
         self.theta = theta
 
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        return independent(CentredGamma(self.scales(t, x_0)[0] * x_0, *self._shape(t, x_0)), t.ndim)
+        return independent(
+            CenteredGamma(self.scales(t, x_0)[0] * x_0, *self._shape(t, x_0)), t.ndim
+        )
 
     def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
         mean, _ = self.mean_and_scale(x_t, x_0, t, s)
@@ -80,7 +82,7 @@ class GammaNoise(AdditiveNoise):
 
     def noise(self, x_t: Tensor, t: Tensor) -> dist.TorchDistribution:
         k, _ = self._shape(t, x_t)
-        return independent(CentredGamma(torch.zeros_like(x_t), k, k.rsqrt()), t.ndim)
+        return independent(CenteredGamma(torch.zeros_like(x_t), k, k.rsqrt()), t.ndim)
 
     def _shape(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shape and scale of the sum of all noise in x_t, in double precision.

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 
 from probgen.core import checks
-from probgen.core.heads import laws
 from probgen.core.missing import values_are_known
 from probgen.distributions.noising.additive import at, independent, refuse_missing
 from probgen.distributions.noising.schedules import Shares, alphas_bar, even_chances
+from probgen.heads import distributions
 
 TINY = 1e-30
 
 
-class Labels(laws.Categorical):
-    """Categorical law of float labels from masses ``(*batch, levels)`` that may be zero.
+class Labels(distributions.Categorical):
+    """Categorical distribution of float labels from masses ``(*batch, levels)`` that may be zero.
 
     >>> Labels(torch.tensor([0.0, 1.0])).log_prob(torch.tensor([0.0, 1.0]))
     tensor([-inf, 0.])
@@ -30,9 +30,13 @@ class Labels(laws.Categorical):
         known = masses.clamp(min=TINY).log()  # no infinite gradient at a mass of zero
         super().__init__(torch.where(masses > 0, known, -math.inf), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> laws.Categorical:
+    def expand(
+        self, batch_shape: torch.Size, _instance: object = None
+    ) -> distributions.Categorical:
         new = self.__new__(Labels)
-        laws.Categorical.__init__(new, self.logits.expand(*batch_shape, -1), validate_args=False)
+        distributions.Categorical.__init__(
+            new, self.logits.expand(*batch_shape, -1), validate_args=False
+        )
         return new
 
 
@@ -52,7 +56,7 @@ class LabelNoise(nn.Module, ABC):
 
     Entries change independently. The output of a network, called with x_t and the time t / T, is
     the logits of :math:`\tilde p(x_0 \mid x_t)` of every entry, ``(*batch, *event, K)``; the
-    model's law is the mixture of posteriors
+    model's distribution is the mixture of posteriors
 
     .. math:: p(x_s \mid x_t) = \sum_{j} \tilde p(x_0 = j \mid x_t)\, q(x_s \mid x_t, x_0 = j)
 
@@ -98,7 +102,7 @@ class LabelNoise(nn.Module, ABC):
 
     @abstractmethod
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        """The law of x_t given the datum.
+        """The distribution of x_t given the datum.
 
         ``(*batch, *event)``, ``(*batch,)`` to events of that shape.
         """
@@ -109,18 +113,18 @@ class LabelNoise(nn.Module, ABC):
 
     @abstractmethod
     def prior(self, shape: torch.Size) -> dist.TorchDistribution:
-        """The law of x_T, events of that shape."""
+        """The distribution of x_T, events of that shape."""
 
     @abstractmethod
     def counted(self, x_t: Tensor) -> Tensor:
         """Which entries the simple loss counts."""
 
     def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """The law of x_s given x_t and the datum."""
+        """The distribution of x_s given x_t and the datum."""
         return self.mixed(x_t, one_hot(x_0, self.levels), t, s)
 
     def reverse(self, x_t: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """The model's law of x_s given x_t and logits of the datum."""
+        """The model's distribution of x_s given x_t and logits of the datum."""
         return self.mixed(x_t, output.softmax(-1), t, s)
 
     def loss(self, output: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -140,7 +144,8 @@ class LabelNoise(nn.Module, ABC):
         refuse_missing(x)
         if values_are_known() and not self.support(0).check(x).all():
             raise ValueError(
-                f"expected labels 0, 1, ..., {self.levels - 1}, got {x.min().item():g} to {x.max().item():g}; recode "
+                f"expected labels 0, 1, ..., {self.levels - 1}, got {x.min().item():g} to "
+                f"{x.max().item():g}; recode "
                 "x, or raise levels"
             )
 
@@ -205,9 +210,9 @@ class AbsorbingNoise(LabelNoise):
     Backwards masked labels are revealed, each once, and no revealed label changes. The bound is a
     weighted cross-entropy of masked labels, that of autoregressive models over random orders.
     Missing entries are labels not revealed yet: :func:`probgen.impute` starts where as large a
-    share is masked as is missing, and reveals them. Completions are *heuristic*: draws from the law
-    of the missing entries as far as the network's predictions given any set of entries are
-    conditionals of one law.
+    share is masked as is missing, and reveals them. Completions are *heuristic*: draws from the
+    distribution of the missing entries as far as the network's predictions given any set of entries
+    are conditionals of one distribution.
 
     Parameters
     ----------
@@ -238,8 +243,9 @@ class AbsorbingNoise(LabelNoise):
         super().__init__(levels, schedule)
         if self.signal[-1] != 0:
             raise ValueError(
-                f"expected a schedule that ends at 0, got {self.signal[-1].item():g}: labels left at the last step "
-                "would have no mass under its law; take even_steps(T)"
+                f"expected a schedule that ends at 0, got {self.signal[-1].item():g}: labels left "
+                "at the last step "
+                "would have no mass under its distribution; take even_steps(T)"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Chains driven by noise that is a mixture of normal laws."""
+"""Chains driven by noise that is a mixture of normal distributions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from probgen.distributions.noising.schedules import Shares
 
 
 class DifferentiableMixture(dist.MixtureSameFamily):
-    r"""A mixture of laws of single variables whose draws take gradients.
+    r"""A mixture of distributions of single variables whose draws take gradients.
 
-    By implicit reparameterisation.
+    By implicit reparameterization.
 
     .. math:: \nabla_\phi x = -\frac{\nabla_\phi F_\phi(x)}{p_\phi(x)}
 
@@ -24,8 +24,8 @@ class DifferentiableMixture(dist.MixtureSameFamily):
     https://arxiv.org/abs/1805.08498
 
     >>> loc = torch.zeros(2, requires_grad=True)
-    >>> law = DifferentiableMixture(dist.Categorical(torch.ones(2)), dist.Normal(loc, 1.0))
-    >>> law.rsample().backward()
+    >>> distribution = DifferentiableMixture(dist.Categorical(torch.ones(2)), dist.Normal(loc, 1.0))
+    >>> distribution.rsample().backward()
     >>> loc.grad.sum().round(decimals=4)
     tensor(1.)
     """
@@ -41,7 +41,7 @@ class DifferentiableMixture(dist.MixtureSameFamily):
 
 
 class MixtureNoise(AdditiveNoise):
-    r"""Noise that is a mixture of K normal laws, brought to mean 0 and variance 1.
+    r"""Noise that is a mixture of K normal distributions, brought to mean 0 and variance 1.
 
     At every step alike.
 
@@ -64,8 +64,8 @@ class MixtureNoise(AdditiveNoise):
     bound takes the log-ratio of one draw.
 
     Since r is not linear in the datum, :math:`p(x_s \mid x_t)` has another mean than the true
-    reverse law even where :math:`\hat x_0` is the exact mean of the datum: for skewed noise
-    ancestral draws stay off, however small the steps. Draws by :func:`deterministic
+    reverse distribution even where :math:`\hat x_0` is the exact mean of the datum: for skewed
+    noise ancestral draws stay off, however small the steps. Draws by :func:`deterministic
     <probgen.distributions.noising.chain.deterministic>` do not.
 
     Parameters
@@ -83,9 +83,9 @@ class MixtureNoise(AdditiveNoise):
     References
     ----------
     Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion models,
-    https://arxiv.org/abs/2106.07582 (mixtures of normal laws as noise); Song, Meng, Ermon (2021),
-    Denoising diffusion implicit models, https://arxiv.org/abs/2010.02502 (processes given by their
-    posteriors)
+    https://arxiv.org/abs/2106.07582 (mixtures of normal distributions as noise); Song, Meng, Ermon
+    (2021), Denoising diffusion implicit models, https://arxiv.org/abs/2010.02502 (processes given
+    by their posteriors)
 
     >>> from probgen.distributions.noising.schedules import linear_steps
     >>> noise = MixtureNoise(linear_steps(100), weights=[1, 1], locs=[-1, 1], scales=[1, 1])
@@ -110,7 +110,8 @@ class MixtureNoise(AdditiveNoise):
             or not ((values[0] > 0) & (values[2] > 0)).all()
         ):
             raise ValueError(
-                f"expected as many weights > 0 as locs and scales > 0, got {weights=}, {locs=}, {scales=}; one number "
+                f"expected as many weights > 0 as locs and scales > 0, got {weights=}, {locs=}, "
+                f"{scales=}; one number "
                 "for each component"
             )
         share, locs_, variances = values[0] / values[0].sum(), values[1], values[2].square()

@@ -113,7 +113,8 @@ def from_betas(betas: Shares) -> Tensor:
     if not inside.all():
         place = int((~inside).nonzero()[0])
         raise ValueError(
-            f"expected betas in (0, 1), got {values[place].item():g} at place {place}; give the share of noise that "
+            f"expected betas in (0, 1), got {values[place].item():g} at place {place}; give the "
+            "share of noise that "
             "each step adds"
         )
     return torch.cumprod(1 - values, 0)
@@ -152,12 +153,14 @@ def alphas_bar(schedule: Shares) -> Tensor:
         place = int(other.nonzero()[0])
         raise ValueError(
             "expected a schedule of shares of signal that fall or of betas that rise, got "
-            f"{values[place + 1].item():g} after {values[place].item():g} at place {place + 1}; betas in any order "
+            f"{values[place + 1].item():g} after {values[place].item():g} at place {place + 1}; "
+            "betas in any order "
             "are given as from_betas(betas)"
         )
     if not (values[0] < 1 and values[-1] >= 0):
         raise ValueError(
-            f"expected a schedule of shares of signal that fall within [0, 1), got {values[0].item():g} to "
+            "expected a schedule of shares of signal that fall within [0, 1), got "
+            f"{values[0].item():g} to "
             f"{values[-1].item():g}; leave out the data themselves, at 1"
         )
     return values
@@ -173,12 +176,14 @@ def _vector(schedule: Any) -> Tensor:
         ) from None
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(
-            f"expected a schedule of 2 or more numbers (T,), got shape {tuple(values.shape)}; {_READY}"
+            f"expected a schedule of 2 or more numbers (T,), got shape {tuple(values.shape)}; "
+            f"{_READY}"
         )
     if not values.isfinite().all():
         place = int((~values.isfinite()).nonzero()[0])
         raise ValueError(
-            f"expected a schedule of finite numbers, got {values[place].item()} at place {place}; {_READY}"
+            f"expected a schedule of finite numbers, got {values[place].item()} at place {place}; "
+            f"{_READY}"
         )
     return values
 

@@ -1,1 +1,1 @@
-"""Laws of sequences with hidden states."""
+"""Distributions of sequences with hidden states."""

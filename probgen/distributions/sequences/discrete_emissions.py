@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.heads import laws
 from probgen.core.missing import MissingAware, fill_missing
 from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute, pooled
+from probgen.heads import distributions
 
 
 class CategoricalEmission(Emission):
@@ -27,7 +27,7 @@ class CategoricalEmission(Emission):
     pseudo_count : float
         What EM adds to the expected number of each label in each state.
 
-    >>> CategoricalEmission(3, levels=5).laws().event_shape
+    >>> CategoricalEmission(3, levels=5).distributions().event_shape
     torch.Size([1])
     """
 
@@ -48,8 +48,8 @@ class CategoricalEmission(Emission):
         """``(K, D, L)``."""
         return self.logits.detach().softmax(-1)
 
-    def laws(self) -> MissingAware:
-        return MissingAware(laws.Categorical(self.logits.log_softmax(-1)), 1)
+    def distributions(self) -> MissingAware:
+        return MissingAware(distributions.Categorical(self.logits.log_softmax(-1)), 1)
 
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Numbers of each label: ``(K, D, L)``."""
@@ -61,7 +61,7 @@ class CategoricalEmission(Emission):
         }
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """Shares of the labels."""
         labels = pooled(statistics["labels"], statistics["labels"].sum((1, 2))) + self.pseudo_count
         self.logits.copy_((labels / labels.sum(-1, keepdim=True)).clamp(min=1e-30).log())
@@ -71,12 +71,12 @@ class CategoricalEmission(Emission):
         logs = self.logits.detach().double().log_softmax(-1)
         return -self.pseudo_count * logs.sum() if self.pseudo_count else 0.0
 
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Random weights for each combination of state and label."""
         every = torch.ones(1, len(x), dtype=x.dtype, device=x.device)
         labels = self.expect(x, every)["labels"].double() + 1
         noise = torch.rand(self.logits.shape, generator=generator, dtype=torch.float64).to(labels)
-        self.maximise({"labels": labels * (0.5 + noise)})
+        self.maximize({"labels": labels * (0.5 + noise)})
 
     def reorder(self, order: Tensor) -> None:
         permute(self, order)
@@ -94,7 +94,7 @@ class PoissonEmission(Emission):
     dims : int
         Number D of variables.
 
-    >>> PoissonEmission(3).laws().log_prob(torch.zeros(1)).shape
+    >>> PoissonEmission(3).distributions().log_prob(torch.zeros(1)).shape
     torch.Size([3])
     """
 
@@ -108,22 +108,22 @@ class PoissonEmission(Emission):
         """Expected counts ``(K, D)``."""
         return self.log_rate.detach().exp()
 
-    def laws(self) -> MissingAware:
-        return MissingAware(laws.Poisson(self.log_rate), 1)
+    def distributions(self) -> MissingAware:
+        return MissingAware(distributions.Poisson(self.log_rate), 1)
 
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Sums of counts, and how many there are: ``(K, D)`` each."""
         return {"counts": weights @ fill_missing(x), "entries": weights @ (~x.isnan()).to(x)}
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
         """Mean counts."""
         counts, entries = (
             pooled(statistics[name], statistics["entries"].sum(1)) for name in ("counts", "entries")
         )
         self.log_rate.copy_((counts / entries.clamp(min=EMPTY)).clamp(min=1e-9).log())
 
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Clusters of observations."""
         from_clusters(self, x, generator)
 

@@ -1,6 +1,6 @@
 """Emissions of a hidden Markov chain.
 
-One law for each state, with steps of expectation maximisation in closed form.
+One distribution for each state, with steps of expectation maximization in closed form.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule
 
@@ -23,12 +23,12 @@ _ROWS_FOR_START = 2**14
 
 
 class Emission(DistributionModule, ABC):
-    r"""One law of an observation for each of K states.
+    r"""One distribution of an observation for each of K states.
 
     Learned in closed form from weighted observations.
 
-    As a module it is conditional on the state: ``emission(context)`` is the law of the state that
-    the first K entries of the context, all 0 but one, tell.
+    As a module it is conditional on the state: ``emission(context)`` is the distribution of the
+    state that the first K entries of the context, all 0 but one, tell.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class Emission(DistributionModule, ABC):
         self.states = states
 
     @abstractmethod
-    def laws(self) -> dist.TorchDistribution:
-        """The laws of all states: batch shape ``(K,)``."""
+    def distributions(self) -> dist.TorchDistribution:
+        """The distributions of all states: batch shape ``(K,)``."""
 
     @abstractmethod
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
@@ -53,22 +53,24 @@ class Emission(DistributionModule, ABC):
         """
 
     @abstractmethod
-    def maximise(self, statistics: dict[str, Tensor]) -> None:
-        """Sets the parameters, in place, to the maximiser given statistics in float64.
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
+        """Sets the parameters, in place, to the maximizer given statistics in float64.
 
-        States without any observation get the law of all observations.
+        States without any observation get the distribution of all observations.
         """
 
     def forward(self, context: Tensor | None = None) -> Chosen:
         if context is None or context.shape[-1] < self.states:
             raise ValueError(
-                f"expected a context of shape (*batch, {self.states} or more), the state as zeros and a one, got "
-                f"{None if context is None else tuple(context.shape)}; laws() gives those of all states"
+                f"expected a context of shape (*batch, {self.states} or more), the state as zeros "
+                "and a one, got "
+                f"{None if context is None else tuple(context.shape)}; distributions() gives those "
+                "of all states"
             )
-        return Chosen(self.laws(), context[..., : self.states].argmax(-1))
+        return Chosen(self.distributions(), context[..., : self.states].argmax(-1))
 
     @abstractmethod
-    def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Sets the parameters, in place, to a start suited to observations ``(n, *event)``.
 
         Random by ``generator``.
@@ -87,7 +89,7 @@ def from_clusters(
 
     And all states a share of the whole.
 
-    Clusters are those of k-means on standardised columns, from random starts, of at most 16,384
+    Clusters are those of k-means on standardized columns, from random starts, of at most 16,384
     observations.
     """
     from sklearn.cluster import KMeans
@@ -103,7 +105,7 @@ def from_clusters(
     labels = clusters.fit_predict((rows / torch.where(scale > 0, scale, 1.0)).cpu().numpy())
     member = nn.functional.one_hot(torch.as_tensor(labels).long(), emission.states).mT.to(x)
     weights = (1 - shared) * member + shared / emission.states
-    emission.maximise({name: part.double() for name, part in emission.expect(x, weights).items()})
+    emission.maximize({name: part.double() for name, part in emission.expect(x, weights).items()})
 
 
 @torch.no_grad()
@@ -121,41 +123,41 @@ def pooled(statistic: Tensor, rows: Tensor) -> Tensor:
 
 
 class Chosen(dist.TorchDistribution):
-    """One of K laws for each entry of a batch.
+    """One of K distributions for each entry of a batch.
 
-    ``laws`` of batch shape ``(K,)``, ``index`` ``(*batch)`` of integers.
+    ``distributions`` of batch shape ``(K,)``, ``index`` ``(*batch)`` of integers.
 
-    >>> law = Chosen(dist.Normal(torch.tensor([5.0, 10.0]), 1e-6), torch.tensor([1, 0, 1]))
-    >>> law.sample().round()
+    >>> distribution = Chosen(dist.Normal(torch.tensor([5.0, 10.0]), 1e-6), torch.tensor([1, 0, 1]))
+    >>> distribution.sample().round()
     tensor([10.,  5., 10.])
     """
 
     arg_constraints: dict = {}
 
-    def __init__(self, laws: dist.TorchDistribution, index: Tensor):
-        self.laws, self.index = laws, index
-        super().__init__(index.shape, laws.event_shape, validate_args=False)
+    def __init__(self, distributions: dist.TorchDistribution, index: Tensor):
+        self.distributions, self.index = distributions, index
+        super().__init__(index.shape, distributions.event_shape, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.laws.support
+        return self.distributions.support
 
     @property
-    def density(self) -> str:
-        return density(self.laws)
+    def density_kind(self) -> str:
+        return density_kind(self.distributions)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        values = self.laws.log_prob(x.unsqueeze(-1 - len(self.event_shape)))
+        values = self.distributions.log_prob(x.unsqueeze(-1 - len(self.event_shape)))
         values, index = torch.broadcast_tensors(values, self.index[..., None])
         return values.gather(-1, index[..., :1])[..., 0]
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         event = len(self.event_shape)
-        values = self.laws.sample(torch.Size(sample_shape) + self.batch_shape)
+        values = self.distributions.sample(torch.Size(sample_shape) + self.batch_shape)
         index = self.index.reshape(*self.batch_shape, 1, *[1] * event)
         return values.take_along_dim(index.expand(*sample_shape, *index.shape), -1 - event).squeeze(
             -1 - event
         )
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Chosen:
-        return Chosen(self.laws, self.index.expand(batch_shape))
+        return Chosen(self.distributions, self.index.expand(batch_shape))

@@ -10,7 +10,7 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.truncation import Truncated, truncated
 from probgen.distributions.sequences.ends import or_padding, over_steps
 from probgen.distributions.sequences.inside import inside
@@ -30,8 +30,8 @@ class EndOr(dist.TorchDistribution):
     end : float
         What all entries of a vector are where the sequence has ended: no vector of the data.
 
-    >>> law = EndOr(dist.Normal(torch.zeros(2), 1.0).to_event(1), dist.Bernoulli(0.25), end=-99.0)
-    >>> law.log_prob(torch.full((2,), -99.0)).exp()
+    >>> distribution = EndOr(dist.Normal(torch.zeros(2), 1.0).to_event(1), dist.Bernoulli(0.25), end=-99.0)
+    >>> distribution.log_prob(torch.full((2,), -99.0)).exp()
     tensor(0.2500)
     """
 
@@ -48,8 +48,8 @@ class EndOr(dist.TorchDistribution):
         return or_padding(self.entry.support, self.end)
 
     @property
-    def density(self) -> str:
-        return density(self.entry)
+    def density_kind(self) -> str:
+        return density_kind(self.entry)
 
     def log_prob(self, x: Tensor) -> Tensor:
         ended = (x == self.end).all(-1)
@@ -107,8 +107,8 @@ class Barred(dist.TorchDistribution):
         return self.base.support
 
     @property
-    def density(self) -> str:
-        return density(self.base)
+    def density_kind(self) -> str:
+        return density_kind(self.base)
 
     @property
     def has_enumerate_support(self) -> bool:

@@ -61,8 +61,8 @@ class Ended(dist.TorchDistribution):
         If the entries have another order, or other positions than steps.
 
     >>> from probgen.models.markov_chain import MarkovChain
-    >>> law = Ended(MarkovChain(2, levels=3)(), end=2.0)        # words of the letters 0 and 1
-    >>> law.log_prob(torch.tensor([[1.0, torch.nan], [1.0, 0.0], [torch.nan, torch.nan]])).exp()
+    >>> distribution = Ended(MarkovChain(2, levels=3)(), end=2.0)        # words of the letters 0 and 1
+    >>> distribution.log_prob(torch.tensor([[1.0, torch.nan], [1.0, 0.0], [torch.nan, torch.nan]])).exp()
     tensor([0.1111, 0.1111, 0.3333], grad_fn=<ExpBackward0>)
     """
 
@@ -72,7 +72,8 @@ class Ended(dist.TorchDistribution):
     def __init__(self, inner: Autoregressive, end: float, padding: float = math.nan):
         if len(inner.positions) != 1:
             raise ValueError(
-                f"expected an autoregressive distribution over steps, got positions {tuple(inner.positions)}; give one "
+                "expected an autoregressive distribution over steps, got positions "
+                f"{tuple(inner.positions)}; give one "
                 "whose events have time as their first dim"
             )
         inner = _in_time(inner)
@@ -94,7 +95,7 @@ class Ended(dist.TorchDistribution):
         support = self.inner.support
         return support if self.padding == self.end else or_padding(support, self.padding)
 
-    density = "exact"
+    density_kind = "exact"
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Ended:
         return Ended(self.inner.expand(torch.Size(batch_shape)), self.end, self.padding)
@@ -116,7 +117,7 @@ class Ended(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         lead = torch.Size(sample_shape) + self.batch_shape
-        return self.generate(lead, lambda t, law: law.sample())
+        return self.generate(lead, lambda t, distribution: distribution.sample())
 
     @torch.no_grad()
     def generate(
@@ -124,21 +125,21 @@ class Ended(dist.TorchDistribution):
     ) -> Tensor:
         """Padded sequences ``(*lead, T, *entry)`` made entry by entry, until all have ended.
 
-        ``choose(t, law)`` gives the t-th entry ``(*lead, *entry)``; ``law`` is its law given the
-        others.
+        ``choose(t, distribution)`` gives the t-th entry ``(*lead, *entry)``; ``distribution`` is
+        its distribution given the others.
         """
         values: list[Tensor] = []
         steps = self.inner.steps(lead)
-        law = next(steps, None)
+        distribution = next(steps, None)
         ended: Tensor | None = None
-        while law is not None:
-            value = choose(len(values), law)
+        while distribution is not None:
+            value = choose(len(values), distribution)
             if ended is not None:
                 value = torch.where(over_steps(ended, self.entry_ndim), self.end, value)
             ended = self.is_end(value)
             values.append(value)
             done = values_are_known() and bool(ended.all())
-            law = None if done else _send(steps, value)
+            distribution = None if done else _send(steps, value)
         x = torch.stack(values, -1 - self.entry_ndim)
         return self.cut(extended(x, self.steps, self.end, self.entry_ndim))
 
@@ -176,22 +177,24 @@ class Ended(dist.TorchDistribution):
         entry, dim = self.event_shape[1:], x.ndim - len(self.event_shape)
         if dim < 0 or x.shape[dim + 1 :] != entry or not 0 < x.shape[dim] <= self.steps:
             raise ValueError(
-                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with fewer steps, got "
+                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with "
+                "fewer steps, got "
                 f"{tuple(x.shape)}; time is the first event dim"
             )
         return extended(x, self.steps, self.padding, self.entry_ndim)
 
 
-def _in_time(law: Autoregressive) -> Autoregressive:
+def _in_time(distribution: Autoregressive) -> Autoregressive:
     """The distribution, if its order is that of time, as one that states no order."""
-    if law.order is None:
-        return law
-    if values_are_known() and law.order.tolist() != list(range(len(law.order))):
+    if distribution.order is None:
+        return distribution
+    if values_are_known() and distribution.order.tolist() != list(range(len(distribution.order))):
         raise ValueError(
-            f"expected an autoregressive distribution over steps in their order, got the order {law.order.tolist()}; "
+            "expected an autoregressive distribution over steps in their order, got the order "
+            f"{distribution.order.tolist()}; "
             "build the family without order="
         )
-    new = copy.copy(law)
+    new = copy.copy(distribution)
     new.order = None
     return new
 
@@ -219,8 +222,8 @@ class EndedGiven(dist.TorchDistribution):
 
     Parameters
     ----------
-    law : Ended
-        The law of sequences.
+    distribution : Ended
+        The distribution of sequences.
     x, mask : Tensor
         Values, and which of them are observed: ``(*batch, T, *entry)``.
 
@@ -233,38 +236,39 @@ class EndedGiven(dist.TorchDistribution):
     arg_constraints: dict = {}
     has_rsample = False
 
-    def __init__(self, law: Ended, x: Tensor, mask: Tensor):
-        self.tokens, self.seen = _known_tokens(law, x, mask)
-        seen = law.inner.in_order(_whole_entries(self.seen, law.entry_ndim))
+    def __init__(self, distribution: Ended, x: Tensor, mask: Tensor):
+        self.tokens, self.seen = _known_tokens(distribution, x, mask)
+        seen = distribution.inner.in_order(_whole_entries(self.seen, distribution.entry_ndim))
         if (seen[..., 1:] & ~seen[..., :-1]).any():
             raise NotImplementedError(
-                "expected missing values to come last in sequences, got one before an observed one or before the end; "
+                "expected missing values to come last in sequences, got one before an observed one "
+                "or before the end; "
                 "impute(gen, x) completes such rows by Gibbs sampling"
             )
         shape = self.tokens.shape
-        batch = shape[: len(shape) - len(law.event_shape)]
-        self.law, self._seen = law.expand(batch), seen
-        super().__init__(batch, law.event_shape, validate_args=False)
+        batch = shape[: len(shape) - len(distribution.event_shape)]
+        self.distribution, self._seen = distribution.expand(batch), seen
+        super().__init__(batch, distribution.event_shape, validate_args=False)
 
-    density = "exact"
+    density_kind = "exact"
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.law.support
+        return self.distribution.support
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndedGiven:
         shape = torch.Size(batch_shape) + self.event_shape
-        return EndedGiven(self.law, self.tokens.expand(shape), self.seen.expand(shape))
+        return EndedGiven(self.distribution, self.tokens.expand(shape), self.seen.expand(shape))
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        tokens, seen = (self.law.inner.entries(part) for part in (self.tokens, self.seen))
-        choose = lambda t, law: torch.where(seen[t], tokens[t], law.sample())  # noqa: E731
-        return self.law.generate(torch.Size(sample_shape) + self.batch_shape, choose)
+        tokens, seen = (self.distribution.inner.entries(part) for part in (self.tokens, self.seen))
+        choose = lambda t, distribution: torch.where(seen[t], tokens[t], distribution.sample())  # noqa: E731
+        return self.distribution.generate(torch.Size(sample_shape) + self.batch_shape, choose)
 
     def log_prob(self, value: Tensor) -> Tensor:
         with reading_missing():
-            tokens = self.law.tokens(*self.law.read(value))
-            terms = self.law.inner.terms(tokens)
+            tokens = self.distribution.tokens(*self.distribution.read(value))
+            terms = self.distribution.inner.terms(tokens)
         differs = self.seen & (tokens != self.tokens)
         differs = differs.flatten(differs.ndim - len(self.event_shape)).any(-1)
         free = torch.where(self._seen, 0.0, terms).sum(-1)
@@ -283,19 +287,24 @@ def _(distribution: Ended, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     tokens, seen = _known_tokens(distribution, x, mask)
     whole = _whole_entries(seen, distribution.entry_ndim)
     later = whole.flip(-1).cumsum(-1).flip(-1) > 0
-    law = _barred(distribution, later & ~whole)
-    return distribution.cut(gibbs(law, torch.where(seen, tokens, 0.0), seen, steps))
+    distribution = _barred(distribution, later & ~whole)
+    return distribution.cut(gibbs(distribution, torch.where(seen, tokens, 0.0), seen, steps))
 
 
-def _known_tokens(law: Ended, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _known_tokens(distribution: Ended, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens with the end among them, and which of them are observed."""
     x, mask = torch.broadcast_tensors(x, mask)
-    shape = broadcast_shape(x.shape, law.shape())
-    x, found, mask = law.read(x.expand(shape), mask.expand(shape))
-    tokens = law.tokens(x, found, mask)
-    if (mask & tokens.isnan() & ~over_steps(found.after(law.steps), law.entry_ndim)).any():
+    shape = broadcast_shape(x.shape, distribution.shape())
+    x, found, mask = distribution.read(x.expand(shape), mask.expand(shape))
+    tokens = distribution.tokens(x, found, mask)
+    if (
+        mask
+        & tokens.isnan()
+        & ~over_steps(found.after(distribution.steps), distribution.entry_ndim)
+    ).any():
         raise ValueError(
-            "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+            "expected observed entries of x to be numbers, got NaN where mask is True; use "
+            "~x.isnan()"
         )
     return tokens, ~tokens.isnan()
 
@@ -304,16 +313,18 @@ def _whole_entries(seen: Tensor, entry_ndim: int) -> Tensor:
     return seen.flatten(seen.ndim - entry_ndim).all(-1) if entry_ndim else seen
 
 
-def _barred(law: Ended, where: Tensor) -> Autoregressive:
+def _barred(distribution: Ended, where: Tensor) -> Autoregressive:
     """The autoregressive distribution without the end at some steps ``(*lead, T)``."""
-    new = copy.copy(law.inner)
-    new.laws = lambda x: Barred(law.inner.laws(x), law.end, where)
-    new.steps = lambda lead: _barred_steps(law.inner.steps(lead), law.end, where)
+    new = copy.copy(distribution.inner)
+    new.distributions = lambda x: Barred(
+        distribution.inner.distributions(x), distribution.end, where
+    )
+    new.steps = lambda lead: _barred_steps(distribution.inner.steps(lead), distribution.end, where)
     return new
 
 
 def _barred_steps(steps: Generator, end: float, where: Tensor) -> Generator:
-    """The laws of one entry after the other, without the end at some of them."""
+    """The distributions of one entry after the other, without the end at some of them."""
     entry = next(steps, None)
     for barred in where.unbind(-1):
         value = yield Barred(entry, end, barred)

@@ -60,8 +60,8 @@ class EndingMarkov(dist.TorchDistribution):
 
     >>> emissions = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1)
     >>> chain = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
-    >>> law = EndingMarkov(chain, torch.tensor([-20.0, 0.0]))          # the second state ends half of the time
-    >>> x = law.sample((200,))
+    >>> distribution = EndingMarkov(chain, torch.tensor([-20.0, 0.0]))          # the second state ends half of the time
+    >>> x = distribution.sample((200,))
     >>> (x.nan_to_num(0).sum(-1) < -3).any()                # all four steps in the first state
     tensor(True)
     """
@@ -72,7 +72,8 @@ class EndingMarkov(dist.TorchDistribution):
     def __init__(self, inner: HiddenMarkov, stop_logits: Tensor, padding: float = math.nan):
         if stop_logits.shape[-1:] != (inner.states,):
             raise ValueError(
-                f"expected logits of the end in each of {inner.states} states, got shape {tuple(stop_logits.shape)}; "
+                f"expected logits of the end in each of {inner.states} states, got shape "
+                f"{tuple(stop_logits.shape)}; "
                 f"give (*batch, {inner.states})"
             )
         self.inner, self.stop_logits, self.padding = inner, stop_logits, float(padding)
@@ -94,8 +95,8 @@ class EndingMarkov(dist.TorchDistribution):
         return or_padding(self.inner.support, self.padding)
 
     @property
-    def density(self) -> str:
-        return self.inner.density
+    def density_kind(self) -> str:
+        return self.inner.density_kind
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndingMarkov:
         stop = self.stop_logits.expand(*batch_shape, self.inner.states)
@@ -164,7 +165,8 @@ class EndingMarkov(dist.TorchDistribution):
         if values_are_known() and empty.any():
             row = int(empty.flatten().nonzero()[0])
             raise ValueError(
-                f"expected sequences of at least one step, got an empty one in row {row}; leave such rows out"
+                f"expected sequences of at least one step, got an empty one in row {row}; leave "
+                "such rows out"
             )
         return found
 
@@ -210,53 +212,56 @@ class EndingMarkovGiven(dist.TorchDistribution):
     arg_constraints: dict = {}
     has_rsample = False
 
-    def __init__(self, law: EndingMarkov, x: Tensor, mask: Tensor):
+    def __init__(self, distribution: EndingMarkov, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, law.shape())
-        self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
-        self.found = law.ends(self.x, self.mask)
-        after = over_steps(self.found.after(law.steps), law.entry_ndim)
+        shape = broadcast_shape(x.shape, distribution.shape())
+        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
+        self.found = distribution.ends(self.x, self.mask)
+        after = over_steps(self.found.after(distribution.steps), distribution.entry_ndim)
         self._seen = self.mask & ~after
-        batch = torch.Size(shape[: len(shape) - len(law.event_shape)])
+        batch = torch.Size(shape[: len(shape) - len(distribution.event_shape)])
         values = torch.where(self._seen, self.x, 0.0)
-        self._values = HiddenMarkovGiven(law.inner.expand(batch), values, self._seen)
+        self._values = HiddenMarkovGiven(distribution.inner.expand(batch), values, self._seen)
         if (self.x.isnan() & self._seen).any():
             raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+                "expected observed entries of x to be numbers, got NaN where mask is True; use "
+                "~x.isnan()"
             )
-        super().__init__(batch, law.event_shape, validate_args=False)
+        super().__init__(batch, distribution.event_shape, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.law.support
+        return self.distribution.support
 
     @property
-    def density(self) -> str:
-        return self.law.density
+    def density_kind(self) -> str:
+        return self.distribution.density_kind
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndingMarkovGiven:
         shape = torch.Size(batch_shape) + self.event_shape
-        return EndingMarkovGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
+        return EndingMarkovGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)
-        chain = self.law.chain(self.x, self.mask)
+        chain = self.distribution.chain(self.x, self.mask)
         paths = draw_backward(filtered(*chain), chain[1], shape.numel())
         states = paths.movedim(0, -1).reshape(shape.numel(), *self.batch_shape, -1)
         values = torch.where(self._seen, self.x, self._values._emissions(states))
-        drawn = self.law.cut(values, self.law.draw_lengths(states, self.found))
+        drawn = self.distribution.cut(values, self.distribution.draw_lengths(states, self.found))
         return drawn.reshape(*shape, *self.batch_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        found = self.law.ends(value)
+        found = self.distribution.ends(value)
         agrees = torch.where(
             self.found.open,
             found.length >= self.found.length,
             found.length == self.found.length,
         )
         differs = ((value != self.x) & self._seen).flatten(value.ndim - len(self.event_shape))
-        evidence = log_likelihood(*self.law.chain(self.x, self.mask)).reshape(self.batch_shape)
+        evidence = log_likelihood(*self.distribution.chain(self.x, self.mask)).reshape(
+            self.batch_shape
+        )
         return torch.where(
-            agrees & ~differs.any(-1), self.law.log_prob(value) - evidence, -torch.inf
+            agrees & ~differs.any(-1), self.distribution.log_prob(value) - evidence, -torch.inf
         )

@@ -126,7 +126,8 @@ def _check_order(wrong: Tensor, padding: float) -> None:
     if wrong.any():
         row = int(wrong.flatten().nonzero()[0])
         raise ValueError(
-            f"expected padding ({padding:g}) at the ends of sequences alone, got a value after it in row {row}; mark "
+            f"expected padding ({padding:g}) at the ends of sequences alone, got a value after it "
+            f"in row {row}; mark "
             "missing values by NaN, or choose a padding that is no value"
         )
 

@@ -96,7 +96,9 @@ def filtered(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) 
 def forward(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log-likelihoods ``(R,)`` in float64, and the law of each state given the past ``(T, K, R)``.
+    """Log-likelihoods ``(R,)`` in float64.
+
+    And the distribution of each state given the past ``(T, K, R)``.
 
     The latter are probabilities, in whichever precision loses nothing, or else log probabilities.
     """
@@ -240,7 +242,7 @@ def _shifted(log_emission: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(now: Tensor, ahead: Tensor, shape: torch.Size) -> Tensor:
-    """Sums of products of states at neighbouring steps.
+    """Sums of products of states at neighboring steps.
 
     Over steps and sequences that share transitions.
     """

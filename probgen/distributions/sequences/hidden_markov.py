@@ -1,4 +1,4 @@
-"""The law of sequences that a hidden Markov chain emits.
+"""The distribution of sequences that a hidden Markov chain emits.
 
 And of their missing steps given the others.
 """
@@ -13,7 +13,7 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible
@@ -31,9 +31,9 @@ class HiddenMarkov(dist.TorchDistribution):
     .. math:: p(x_{1:T}) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t} \prod_{t=1}^T p(x_t \mid z_t)
 
     Missing steps and entries (NaN) are integrated out: a step without any value adds nothing,
-    others are marginalised by the law of the emissions. Sequences shorter than ``steps``, or padded
-    by NaN, are scored as they are. The gradient is that of the forward-backward algorithm, once
-    differentiable.
+    others are marginalized by the distribution of the emissions. Sequences shorter than ``steps``,
+    or padded by NaN, are scored as they are. The gradient is that of the forward-backward
+    algorithm, once differentiable.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class HiddenMarkov(dist.TorchDistribution):
     transition_logits : Tensor
         Logits of the next state (last dim) given the present one: ``(*batch, K, K)``.
     emissions : TorchDistribution
-        The laws of one observation under each state: batch shape ``(*batch, K)``.
+        The distributions of one observation under each state: batch shape ``(*batch, K)``.
     steps : int
         Length T.
     varying : bool
@@ -55,9 +55,9 @@ class HiddenMarkov(dist.TorchDistribution):
     Rabiner (1989), A tutorial on hidden Markov models, https://doi.org/10.1109/5.18626
 
     >>> emissions = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1)
-    >>> law = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
+    >>> distribution = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
     >>> x = torch.tensor([-1.0, torch.nan, 1.1, 0.9])
-    >>> law.most_likely_states(x), law.smooth(x)[1]
+    >>> distribution.most_likely_states(x), distribution.smooth(x)[1]
     (tensor([0, 0, 1, 1]), tensor([0.5000, 0.5000]))
     """
 
@@ -77,8 +77,10 @@ class HiddenMarkov(dist.TorchDistribution):
         given = own[-len(expected) :], transition_logits.shape[-2:]
         if given != (expected, (states, states)):
             raise ValueError(
-                f"expected emissions of batch shape (*batch, {', '.join(map(str, expected))}) and transition logits "
-                f"(*batch, {states}, {states}), got {tuple(own)} and {tuple(transition_logits.shape)}; give one law "
+                f"expected emissions of batch shape (*batch, {', '.join(map(str, expected))}) and "
+                "transition logits "
+                f"(*batch, {states}, {states}), got {tuple(own)} and "
+                f"{tuple(transition_logits.shape)}; give one distribution "
                 "of an observation for each state"
             )
         self.initial, self.transition = (
@@ -99,8 +101,8 @@ class HiddenMarkov(dist.TorchDistribution):
         return constraints.independent(self.emissions.support, 1)
 
     @property
-    def density(self) -> str:
-        return density(self.emissions)
+    def density_kind(self) -> str:
+        return density_kind(self.emissions)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> HiddenMarkov:
         new = self._get_checked_instance(HiddenMarkov, _instance)
@@ -145,7 +147,7 @@ class HiddenMarkov(dist.TorchDistribution):
         return self._by_sequence(found.marginals, x)
 
     def smooth_pairs(self, x: Tensor) -> Tensor:
-        r"""Probabilities of neighbours, :math:`p(z_t = i, z_{t+1} = j \mid x_{1:T})`.
+        r"""Probabilities of neighbors, :math:`p(z_t = i, z_{t+1} = j \mid x_{1:T})`.
 
         ``(*batch, T - 1, K, K)``.
         """
@@ -179,7 +181,9 @@ class HiddenMarkov(dist.TorchDistribution):
 
     @torch.no_grad()
     def forecast(self, x: Tensor, steps: int) -> HiddenMarkov:
-        """The law of the next ``steps`` observations given ``x`` so far; batch shape that of x.
+        """The distribution of the next ``steps`` observations given ``x`` so far.
+
+        Batch shape that of x.
 
         Raises
         ------
@@ -213,7 +217,7 @@ class HiddenMarkov(dist.TorchDistribution):
     def _of_states(self, x: Tensor) -> Tensor:
         """Log densities under each state.
 
-        Steps without any value add nothing, whatever the emissions' law.
+        Steps without any value add nothing, whatever the emissions' distribution.
         """
         event = self.emissions.event_shape
         x = x.unsqueeze(-1 - len(event))
@@ -247,12 +251,16 @@ class HiddenMarkov(dist.TorchDistribution):
         return initial, rows
 
     def _time(self, x: Tensor) -> int:
-        """Number of steps of x; raises ``ValueError`` if there are more than the law has."""
+        """Number of steps of x.
+
+        Raises ``ValueError`` if there are more than the distribution has.
+        """
         check_event(x, self.event_shape[1:])
         dim = x.ndim - len(self.event_shape)
         if dim < 0 or not 1 <= x.shape[dim] <= self.steps:
             raise ValueError(
-                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with fewer steps, got "
+                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with "
+                "fewer steps, got "
                 f"{tuple(x.shape)}; time is the first event dim"
             )
         return x.shape[dim]
@@ -263,9 +271,11 @@ class HiddenMarkov(dist.TorchDistribution):
         )
 
     def _emit(self, emissions: dist.TorchDistribution, states: Tensor) -> Tensor:
-        """A draw from the law of each step's state: ``(*batch, T) -> (*batch, T, *event)``.
+        """A draw from the distribution of each step's state.
 
-        All states emit and one is heard: what a law can always do.
+        ``(*batch, T) -> (*batch, T, *event)``.
+
+        All states emit and one is heard: what a distribution can always do.
         """
         event, last = len(emissions.event_shape), 2 if self.varying else 1
         own = len(emissions.batch_shape) - last
@@ -292,35 +302,38 @@ class HiddenMarkovGiven(dist.TorchDistribution):
     .. math:: p(x_m \mid x_o) = \sum_z p(z \mid x_o) \prod_t p(x_{t,m} \mid x_{t,o}, z_t)
 
     Steps that lack only some of their values need a closed-form :func:`conditional` of the
-    emissions' law.
+    emissions' distribution.
     """
 
     arg_constraints: dict = {}
 
-    def __init__(self, law: HiddenMarkov, x: Tensor, mask: Tensor):
+    def __init__(self, distribution: HiddenMarkov, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, law.shape())
-        self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
+        shape = broadcast_shape(x.shape, distribution.shape())
+        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
         self.observed = torch.where(self.mask, self.x, torch.nan)
         if has_missing(torch.where(self.mask, self.x, 0.0)):
             raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+                "expected observed entries of x to be numbers, got NaN where mask is True; use "
+                "~x.isnan()"
             )
         super().__init__(
-            torch.Size(shape[: -len(law.event_shape)]), law.event_shape, validate_args=False
+            torch.Size(shape[: -len(distribution.event_shape)]),
+            distribution.event_shape,
+            validate_args=False,
         )
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.law.support
+        return self.distribution.support
 
     @property
-    def density(self) -> str:
-        return self.law.density
+    def density_kind(self) -> str:
+        return self.distribution.density_kind
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> HiddenMarkovGiven:
         shape = torch.Size(batch_shape) + self.event_shape
-        return HiddenMarkovGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
+        return HiddenMarkovGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         differs = (
@@ -328,26 +341,28 @@ class HiddenMarkovGiven(dist.TorchDistribution):
         )
         complete = torch.where(self.mask, self.x, value)
         return torch.where(
-            differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed)
+            differs,
+            -torch.inf,
+            self.distribution.log_prob(complete) - self.distribution.log_prob(self.observed),
         )
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)
-        states = self.law.sample_states(self.observed, shape.numel())
+        states = self.distribution.sample_states(self.observed, shape.numel())
         values = self._emissions(states)
         return torch.where(self.mask, self.x, values).reshape(
             *shape, *self.batch_shape, *self.event_shape
         )
 
     def _emissions(self, states: Tensor) -> Tensor:
-        event = len(self.law.emissions.event_shape)
+        event = len(self.distribution.emissions.event_shape)
         seen = self.mask.flatten(self.mask.ndim - event) if event else self.mask[..., None]
         if not (seen.any(-1) & ~seen.all(-1)).any():
-            return self.law._emit(self.law.emissions, states)
+            return self.distribution._emit(self.distribution.emissions, states)
         x, mask = (part.unsqueeze(-1 - event) for part in (self.x, self.mask))
-        if not self.law.varying:
+        if not self.distribution.varying:
             x, mask = (part.movedim(-2 - event, 0) for part in (x, mask))
-        values = conditional(self.law.emissions, x, mask).sample((len(states),))
-        values = values if self.law.varying else values.movedim(1, -2 - event)
+        values = conditional(self.distribution.emissions, x, mask).sample((len(states),))
+        values = values if self.distribution.varying else values.movedim(1, -2 - event)
         index = states.reshape(*states.shape, 1, *[1] * event)
         return values.take_along_dim(index, -1 - event).squeeze(-1 - event)

@@ -10,14 +10,14 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 
-def inside(law: Any, x: Tensor) -> Tensor:
+def inside(distribution: Any, x: Tensor) -> Tensor:
     """One event in the support of a distribution, of the dtype of x: ``(*event)``.
 
     >>> import pyro.distributions as dist
     >>> inside(dist.Gamma(torch.ones(2), 1.0).to_event(1), torch.zeros(()))
     tensor([1., 1.])
     """
-    return _within(law.support, law.event_shape, x)
+    return _within(distribution.support, distribution.event_shape, x)
 
 
 def _within(support: constraints.Constraint, event: torch.Size, x: Tensor) -> Tensor:

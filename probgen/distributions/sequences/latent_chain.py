@@ -1,6 +1,6 @@
 """Chains of latent vectors, each given the one before.
 
-Reparameterised draws, and densities in one pass.
+Reparameterized draws, and densities in one pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from probgen.core.missing import check_event
 
 
 class _Drawn(NamedTuple):
-    """A draw, the law of every step with what was drawn from it.
+    """A draw, the distribution of every step with what was drawn from it.
 
     And whether gradients were recorded.
     """
@@ -33,17 +33,17 @@ class LatentChain(dist.TorchDistribution):
 
     :math:`p(z_{1:T}) = \prod_t p(z_t \mid z_{t-1}, c_t)`.
 
-    Draws are made step by step and keep their gradients where the law of a step does; their log
-    density is that of the steps as they were drawn, which is cheap for laws that only know the
-    density of their own draws. Other values are scored by one call of ``transition`` for all steps.
-    The divergence of two chains is known step by step, given the last draw of the first: see
-    :func:`divergence_along`.
+    Draws are made step by step and keep their gradients where the distribution of a step does;
+    their log density is that of the steps as they were drawn, which is cheap for distributions that
+    only know the density of their own draws. Other values are scored by one call of ``transition``
+    for all steps. The divergence of two chains is known step by step, given the last draw of the
+    first: see :func:`divergence_along`.
 
     Parameters
     ----------
     transition : callable
-        Law of events ``(Z,)`` given ``(*lead, Z + C)``, the last latents and an input; its density
-        must be exact.
+        Distribution of events ``(Z,)`` given ``(*lead, Z + C)``, the last latents and an input; its
+        density must be exact.
     start : Tensor
         :math:`z_0`, ``(Z,)``.
     length : int
@@ -101,8 +101,8 @@ class LatentChain(dist.TorchDistribution):
         lead = self.shape(torch.Size(sample_shape))[:-2]
         z, kept, steps = self.start.expand(*lead, -1), [], []
         for t in range(self.event_shape[0]):
-            law = self.law(z, t)
-            steps.append((law, law()))
+            distribution = self.distribution(z, t)
+            steps.append((distribution, distribution()))
             kept.append(
                 steps[-1][1] if self.counts is None else self._or_beyond(steps[-1][1], z, t)
             )
@@ -120,8 +120,8 @@ class LatentChain(dist.TorchDistribution):
         """The sum over the steps that belong to the chain: ``(*lead, T) -> (*lead,)``."""
         return (terms if self.counts is None else torch.where(self.counts, terms, 0.0)).sum(-1)
 
-    def law(self, z: Tensor, t: int) -> dist.TorchDistribution:
-        """The law of step t given the latents of the step before.
+    def distribution(self, z: Tensor, t: int) -> dist.TorchDistribution:
+        """The distribution of step t given the latents of the step before.
 
         ``(*lead, Z) -> batch_shape (*lead,)``.
         """
@@ -140,11 +140,14 @@ class LatentChain(dist.TorchDistribution):
         if self.beyond is None or self.counts is None:
             return drawn
         with torch.no_grad():
-            after = self.beyond.law(z, t).sample()
+            after = self.beyond.distribution(z, t).sample()
         return torch.where(self.counts[..., t, None], drawn, after)
 
-    def laws(self, z: Tensor) -> dist.TorchDistribution:
-        """The laws of all steps given latents: ``(*lead, T, Z) -> batch_shape (*lead, T)``."""
+    def distributions(self, z: Tensor) -> dist.TorchDistribution:
+        """The distributions of all steps given latents.
+
+        ``(*lead, T, Z) -> batch_shape (*lead, T)``.
+        """
         z = z.expand(torch.broadcast_shapes(z.shape, self.shape()))
         before = torch.cat((self.start.expand(*z.shape[:-2], 1, -1), z[..., :-1, :]), -2)
         return self.transition(beside(before, self.inputs))
@@ -157,11 +160,13 @@ class LatentChain(dist.TorchDistribution):
         """Log density of every step: ``(*lead, T, Z) -> (*lead, T)``."""
         kept = self._drawn
         if kept is not None and z is kept.z and (kept.graded or not torch.is_grad_enabled()):
-            return torch.stack([law.log_prob(drawn) for law, drawn in kept.steps], -1)
-        return self.laws(z).log_prob(z)
+            return torch.stack(
+                [distribution.log_prob(drawn) for distribution, drawn in kept.steps], -1
+            )
+        return self.distributions(z).log_prob(z)
 
     def _first(self) -> dist.TorchDistribution:
-        return self.law(self.start.expand(*self.batch_shape, -1), 0)
+        return self.distribution(self.start.expand(*self.batch_shape, -1), 0)
 
 
 def beside(z: Tensor, inputs: Tensor | None) -> Tensor:
@@ -191,4 +196,4 @@ def divergence_along(q: LatentChain, p: LatentChain) -> Tensor:
         raise NotImplementedError(
             "expected a chain that rsample() was called on, got one without a draw"
         )
-    return q.total(kl_divergence(q.laws(z), p.laws(z)))
+    return q.total(kl_divergence(q.distributions(z), p.distributions(z)))

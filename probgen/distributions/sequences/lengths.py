@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from probgen.core import checks
-from probgen.core.density import density
+from probgen.core.kinds import density_kind
 from probgen.core.missing import values_are_known
 from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import gibbs
@@ -80,7 +80,8 @@ class WithLength(dist.TorchDistribution):
         steps, count = inner.event_shape[0], logits.shape[-1]
         if not 0 <= least <= steps or count != steps - least + 1:
             raise ValueError(
-                f"expected logits of the lengths {least} to {steps}, the steps of the distribution, got {count}; give "
+                f"expected logits of the lengths {least} to {steps}, the steps of the "
+                f"distribution, got {count}; give "
                 f"{steps - least + 1}"
             )
         self.inner, self.logits, self.least, self.padding = inner, logits, least, padding
@@ -102,8 +103,8 @@ class WithLength(dist.TorchDistribution):
         return or_padding(self.inner.support, self.padding)
 
     @property
-    def density(self) -> str:
-        return density(self.inner)
+    def density_kind(self) -> str:
+        return density_kind(self.inner)
 
     @property
     def length_probabilities(self) -> Tensor:
@@ -116,7 +117,9 @@ class WithLength(dist.TorchDistribution):
         return WithLength(self.inner.expand(torch.Size(batch_shape)), logits, **options)
 
     def lengths(self, x: Tensor) -> Tensor:
-        """Numbers of steps ``(*lead,)``; of a sequence without an end in sight, as far as it is seen.
+        """Numbers of steps ``(*lead,)``.
+
+        Of a sequence without an end in sight, as far as it is seen.
 
         ``(*lead, T, *entry)``.
         """
@@ -163,13 +166,17 @@ class WithLength(dist.TorchDistribution):
         entry, dim = self.event_shape[1:], x.ndim - len(self.event_shape)
         if dim < 0 or x.shape[dim + 1 :] != entry or not 0 < x.shape[dim] <= self.steps:
             raise ValueError(
-                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with fewer steps, got "
+                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with "
+                "fewer steps, got "
                 f"{tuple(x.shape)}; time is the first event dim"
             )
         return extended(x, self.steps, self.padding, self.entry_ndim)
 
     def ends(self, x: Tensor, mask: Tensor | None = None) -> Ends:
-        """Where sequences end ``(*lead, T, *entry)``; raises ``ValueError`` if they are too short."""
+        """Where sequences end ``(*lead, T, *entry)``.
+
+        Raises ``ValueError`` if they are too short.
+        """
         found = ends(x, self.padding, self.entry_ndim, mask)
         if values_are_known():
             _check_least(~found.open & (found.length < self.least), self.least)
@@ -184,7 +191,8 @@ def _check_least(wrong: Tensor, least: int) -> None:
     if wrong.any():
         row = int(wrong.flatten().nonzero()[0])
         raise ValueError(
-            f"expected sequences of at least {least} step{'s' * (least != 1)}, got a shorter one in row {row}; leave "
+            f"expected sequences of at least {least} step{'s' * (least != 1)}, got a shorter one "
+            f"in row {row}; leave "
             "such rows out, or build the model with a smaller least"
         )
 
@@ -205,77 +213,80 @@ class LengthGiven(dist.TorchDistribution):
     Thus a prefix is continued until the end.
 
     >>> from probgen.core.missing import MissingAware
-    >>> law = WithLength(MissingAware(dist.Normal(torch.zeros(3), 1.0), 1), torch.zeros(3))
+    >>> distribution = WithLength(MissingAware(dist.Normal(torch.zeros(3), 1.0), 1), torch.zeros(3))
     >>> prefix = torch.tensor([1.0, 2.0, torch.nan])
-    >>> draws = conditional(law, prefix, torch.tensor([True, True, False])).sample((1000,))
-    >>> (law.lengths(draws) == 2).float().mean().round(decimals=1)
+    >>> draws = conditional(distribution, prefix, torch.tensor([True, True, False])).sample((1000,))
+    >>> (distribution.lengths(draws) == 2).float().mean().round(decimals=1)
     tensor(0.5000)
     """
 
     arg_constraints: dict = {}
     has_rsample = False
 
-    def __init__(self, law: WithLength, x: Tensor, mask: Tensor):
+    def __init__(self, distribution: WithLength, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, law.shape())
-        self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
-        self.found = law.ends(self.x, self.mask)
-        self._after = over_steps(self.found.after(law.steps), law.entry_ndim)
+        shape = broadcast_shape(x.shape, distribution.shape())
+        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
+        self.found = distribution.ends(self.x, self.mask)
+        self._after = over_steps(self.found.after(distribution.steps), distribution.entry_ndim)
         self._seen = self.mask & ~self._after
         self._check()
         super().__init__(
-            torch.Size(shape[: len(shape) - len(law.event_shape)]),
-            law.event_shape,
+            torch.Size(shape[: len(shape) - len(distribution.event_shape)]),
+            distribution.event_shape,
             validate_args=False,
         )
 
     def _check(self) -> None:
         if (self.x.isnan() & self._seen).any():
             raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+                "expected observed entries of x to be numbers, got NaN where mask is True; use "
+                "~x.isnan()"
             )
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.law.support
+        return self.distribution.support
 
     @property
-    def density(self) -> str:
-        return self.law.density
+    def density_kind(self) -> str:
+        return self.distribution.density_kind
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LengthGiven:
         shape = torch.Size(batch_shape) + self.event_shape
-        return LengthGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
+        return LengthGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
 
     @property
     def _values(self) -> dist.TorchDistribution:
-        """The law of complete sequences without end."""
+        """The distribution of complete sequences without end."""
         with reading_missing():
-            return conditional(self.law.inner, torch.where(self._seen, self.x, 0.0), self._seen)
+            return conditional(
+                self.distribution.inner, torch.where(self._seen, self.x, 0.0), self._seen
+            )
 
     @property
     def _logits(self) -> Tensor:
         """Log probabilities of the lengths, up to a constant."""
-        logs = self.law.logits.log_softmax(-1)
-        return torch.where(self.law.possible(self.found), logs, -torch.inf)
+        logs = self.distribution.logits.log_softmax(-1)
+        return torch.where(self.distribution.possible(self.found), logs, -torch.inf)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
-            return self.law.cut(
+            return self.distribution.cut(
                 self._values.sample(torch.Size(sample_shape)), self.draw_lengths(sample_shape)
             )
 
     def draw_lengths(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         """Lengths given what is observed: ``(*sample, *batch)``."""
         logits = self._logits.expand(*sample_shape, *self.batch_shape, -1)
-        return dist.Categorical(logits=logits).sample() + self.law.least
+        return dist.Categorical(logits=logits).sample() + self.distribution.least
 
     def log_prob(self, value: Tensor) -> Tensor:
-        found = self.law.ends(value)
+        found = self.distribution.ends(value)
         length = self._logits.log_softmax(-1)
-        agrees = self.law.possible(found) & self.law.possible(self.found)
+        agrees = self.distribution.possible(found) & self.distribution.possible(self.found)
         mass = torch.where(agrees, length, -torch.inf).logsumexp(-1)
-        inner = self.law.without_padding(value, found)
+        inner = self.distribution.without_padding(value, found)
         differs = ((inner != self.x) & self._seen).flatten(value.ndim - len(self.event_shape))
         inner = torch.where(self._seen, self.x, inner)
         with reading_missing():

@@ -1,4 +1,6 @@
-"""Paths of Markov chains, drawn forwards from their law and backwards from their posterior.
+"""Paths of Markov chains.
+
+Drawn forwards from their distribution and backwards from their posterior.
 
 Shapes are those of :mod:`probgen.distributions.sequences.forward_backward`; paths are ``(T, R)``,
 integers.

@@ -1,4 +1,4 @@
-"""Normal laws of the states of a chain.
+"""Normal distributions of the states of a chain.
 
 Scored together by matrix products where no gradient is asked for.
 """
@@ -20,23 +20,23 @@ from probgen.distributions.mixture_moments import Mixture, log_joint
 
 
 class StateNormals(dist.TorchDistribution):
-    """The laws of K states, ``law`` with batch shape ``(K,)``.
+    """The distributions of K states, ``distribution`` with batch shape ``(K,)``.
 
     ``mixture`` has the same means and covariances.
 
     Without gradients, observations that all states are asked about, expanded to ``(*rows, K, D)``,
-    cost a fraction of what they do in ``law``.
+    cost a fraction of what they do in ``distribution``.
     """
 
     arg_constraints: dict = {}
 
-    def __init__(self, law: dist.TorchDistribution, mixture: Mixture):
-        self.law, self.mixture = law, mixture
-        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
+    def __init__(self, distribution: dist.TorchDistribution, mixture: Mixture):
+        self.distribution, self.mixture = distribution, mixture
+        super().__init__(distribution.batch_shape, distribution.event_shape, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.law.support
+        return self.distribution.support
 
     @property
     def has_rsample(self) -> bool:
@@ -46,22 +46,26 @@ class StateNormals(dist.TorchDistribution):
         check_event(x, self.event_shape)
         shared = x.ndim > 1 and (x.shape[-2] == 1 or x.stride(-2) == 0)
         if torch.is_grad_enabled() or get_proxy_mode() is not None or not shared:
-            return self.law.log_prob(x)
+            return self.distribution.log_prob(x)
         rows = x[..., 0, :].flatten(end_dim=-2)
         return (log_joint(rows, self.mixture) + math.log(len(self.mixture.means))).reshape(
             *x.shape[:-2], -1
         )
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self.law.sample(torch.Size(sample_shape))
+        return self.distribution.sample(torch.Size(sample_shape))
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self.law.rsample(torch.Size(sample_shape))
+        return self.distribution.rsample(torch.Size(sample_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> dist.TorchDistribution:
-        return self if torch.Size(batch_shape) == self.batch_shape else self.law.expand(batch_shape)
+        return (
+            self
+            if torch.Size(batch_shape) == self.batch_shape
+            else self.distribution.expand(batch_shape)
+        )
 
 
 @conditional.register(StateNormals)
 def _(distribution: StateNormals, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
-    return conditional(distribution.law, x, mask)
+    return conditional(distribution.distribution, x, mask)

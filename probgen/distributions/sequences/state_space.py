@@ -1,4 +1,4 @@
-"""The law of sequences that a linear Gaussian system emits."""
+"""The distribution of sequences that a linear Gaussian system emits."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class StateSpace(dist.TorchDistribution):
     .. math:: z_1 \sim N(m_0, P_0), \quad z_t = A z_{t-1} + q_t, \quad x_t = C z_t + r_t, \qquad
               q_t \sim N(0, Q), \; r_t \sim N(0, R)
 
-    A joint normal law, of which only blocks of the size of a state are computed. Missing entries
-    and steps (NaN) are integrated out; sequences shorter than ``steps``, or padded by NaN, are
-    scored as they are.
+    A joint normal distribution, of which only blocks of the size of a state are computed. Missing
+    entries and steps (NaN) are integrated out; sequences shorter than ``steps``, or padded by NaN,
+    are scored as they are.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ class StateSpace(dist.TorchDistribution):
         dims, states = system.emission.shape[-2:]
         if system.transition.shape != (states, states) or system.initial_mean.shape[-1] != states:
             raise ValueError(
-                f"expected a transition matrix ({states}, {states}) and an initial mean (*batch, {states}) for an "
+                f"expected a transition matrix ({states}, {states}) and an initial mean (*batch, "
+                f"{states}) for an "
                 f"emission matrix ({dims}, {states}), got {tuple(system.transition.shape)} and "
                 f"{tuple(system.initial_mean.shape)}"
             )
@@ -136,7 +137,9 @@ class StateSpace(dist.TorchDistribution):
         return self._by_sequence((matrix @ mean[..., None])[..., 0] + offset, x)
 
     def forecast(self, x: Tensor, steps: int) -> StateSpace:
-        """The law of the next ``steps`` observations given ``x`` so far; batch shape that of x.
+        """The distribution of the next ``steps`` observations given ``x`` so far.
+
+        Batch shape that of x.
 
         Its ``mean`` and ``variance`` are the usual forecast and the square of its error bar.
         """
@@ -179,7 +182,8 @@ class StateSpace(dist.TorchDistribution):
         check_event(x, self.event_shape[1:])
         if x.ndim < 2 or not 1 <= x.shape[-2] <= self.steps:
             raise ValueError(
-                f"expected x of shape (*batch, {self.steps}, {self.event_shape[1]}), or with fewer steps, got "
+                f"expected x of shape (*batch, {self.steps}, {self.event_shape[1]}), or with fewer "
+                "steps, got "
                 f"{tuple(x.shape)}; time is the first event dim"
             )
         lead, (mean, cov) = self._lead(x), (self.system.initial_mean, self.system.initial_cov)
@@ -207,7 +211,7 @@ class StateSpace(dist.TorchDistribution):
 class StateSpaceGiven(dist.TorchDistribution):
     r"""Complete sequences given some of their values.
 
-    A draw from the law, moved by what its own errors would tell.
+    A draw from the distribution, moved by what its own errors would tell.
 
     .. math:: x = x^* + E[x \mid x_o] - E[x \mid x^*_o], \qquad x^* \sim p
 
@@ -220,35 +224,38 @@ class StateSpaceGiven(dist.TorchDistribution):
     arg_constraints: dict = {}
     support = StateSpace.support
 
-    def __init__(self, law: StateSpace, x: Tensor, mask: Tensor):
+    def __init__(self, distribution: StateSpace, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, law.shape())
-        self.law, self.x, self.mask = law, x.expand(shape), mask.expand(shape)
+        shape = broadcast_shape(x.shape, distribution.shape())
+        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
         self.observed = torch.where(self.mask, self.x, torch.nan)
         if has_missing(torch.where(self.mask, self.x, 0.0)):
             raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use ~x.isnan()"
+                "expected observed entries of x to be numbers, got NaN where mask is True; use "
+                "~x.isnan()"
             )
-        super().__init__(torch.Size(shape[:-2]), law.event_shape, validate_args=False)
+        super().__init__(torch.Size(shape[:-2]), distribution.event_shape, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StateSpaceGiven:
         shape = torch.Size(batch_shape) + self.event_shape
-        return StateSpaceGiven(self.law, self.x.expand(shape), self.mask.expand(shape))
+        return StateSpaceGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
 
     @property
     def mean(self) -> Tensor:
-        return self.law.mean_given(self.observed)
+        return self.distribution.mean_given(self.observed)
 
     def log_prob(self, value: Tensor) -> Tensor:
         differs = ((value != self.x) & self.mask).flatten(-2).any(-1)
         complete = torch.where(self.mask, self.x, value)
         return torch.where(
-            differs, -torch.inf, self.law.log_prob(complete) - self.law.log_prob(self.observed)
+            differs,
+            -torch.inf,
+            self.distribution.log_prob(complete) - self.distribution.log_prob(self.observed),
         )
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
-            law = self.law.expand(self.batch_shape)
-            draw = law.sample(sample_shape)
-            own = law.mean_given(torch.where(self.mask, draw, torch.nan))
+            distribution = self.distribution.expand(self.batch_shape)
+            draw = distribution.sample(sample_shape)
+            own = distribution.mean_given(torch.where(self.mask, draw, torch.nan))
             return torch.where(self.mask, self.x, draw + self.mean - own)

@@ -4,12 +4,12 @@ Distances, tests and coverage, each beside its real-against-real floor.
 """
 
 from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
-from probgen.evaluate.two_sample.classifiers import Logistic, NearestNeighbours, Network
+from probgen.evaluate.two_sample.classifiers import Logistic, NearestNeighbors, Network
 from probgen.evaluate.two_sample.copying import copying_test
 from probgen.evaluate.two_sample.discrepancy import energy_test, kernel_distance, mmd_test
 from probgen.evaluate.two_sample.frechet import frechet_distance, gaussian_frechet
 from probgen.evaluate.two_sample.kernels import GaussianKernel, PolynomialKernel, energy_kernel
-from probgen.evaluate.two_sample.neighbours import (
+from probgen.evaluate.two_sample.neighbors import (
     DensityCoverage,
     PrecisionRecall,
     density_coverage,
@@ -27,7 +27,7 @@ __all__ = [
     "DensityCoverage",
     "GaussianKernel",
     "Logistic",
-    "NearestNeighbours",
+    "NearestNeighbors",
     "Network",
     "PolynomialKernel",
     "PrecisionRecall",

@@ -12,7 +12,7 @@ _WAYS = ("auto", "columns", "whole", True, False)
 def check_choices(
     features: Any, standardize: Any, *, seed: Any, chunk: Any, splits: Any = 0, memory: Any = 1
 ) -> None:
-    """Refuses what is no function, no way to standardise, no seed, and numbers out of range.
+    """Refuses what is no function, no way to standardize, no seed, and numbers out of range.
 
     >>> check_choices(lambda x: x, "nonsense", seed=0, chunk=1024)
     Traceback (most recent call last):

@@ -11,7 +11,7 @@ from probgen.core import checks
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.classifiers import Classifier, Logistic
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Z95, Features, centred, floor_of, generator, raw, some
+from probgen.evaluate.two_sample.rows import Z95, Features, centerd, floor_of, generator, raw, some
 from probgen.evaluate.two_sample.units import Standardize, compared
 
 
@@ -54,14 +54,14 @@ def classifier_two_sample_test(
     reference : Tensor, optional
         Real rows that are not in ``real``, for the floor; without them ``real`` is split.
     classifier : callable
-        :class:`Logistic`, :class:`NearestNeighbours`, :class:`Network` or your own: rows ``(n,
+        :class:`Logistic`, :class:`NearestNeighbors`, :class:`Network` or your own: rows ``(n,
         F)``, labels ``(n, P)`` in {0, 1} and new rows ``(m, F)`` to scores ``(m, P)``, positive for
         ones.
     folds : int
         Of the cross-validation.
     permutations : int
         The smallest p-value is ``1 / (permutations + 1)``; 0 for the normal approximation to the
-        binomial law.
+        binomial distribution.
     splits : int
         Real-against-real pairs for the floor; 0 for no floor.
     seed : int
@@ -86,7 +86,7 @@ def classifier_two_sample_test(
     found, units = compared(
         features, standardize, samples, real, reference, chunk=chunk, pooled=True
     )
-    found = centred(found)
+    found = centerd(found)
 
     def accuracies(one: Tensor, other: Tensor, count: int) -> Tensor:
         size = min(len(one), len(other))
@@ -113,7 +113,7 @@ def _accuracies(
 ) -> Tensor:
     """Out-of-fold accuracy under the true labels and under permuted ones: ``(1 + permutations,)``.
 
-    The folds do not look at the labels, or the true labelling would not be one among equals.
+    The folds do not look at the labels, or the true labeling would not be one among equals.
     """
     total, random = len(pooled), generator(seed)
     if not 2 <= folds <= total // 2:

@@ -1,4 +1,4 @@
-"""Classifiers of many labellings at once, for tests that permute the labels."""
+"""Classifiers of many labelings at once, for tests that permute the labels."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Classifier = Callable[
 
 
 @dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighbors:
     """Share of ones among the k nearest rows, minus a half.
 
-    The neighbours are the same for every labelling.
+    The neighbors are the same for every labeling.
 
     Parameters
     ----------
-    neighbours : int or None
+    neighbors : int or None
         k; the odd number next to the root of the rows where it is None.
     memory : int
         Bytes of distances held at once.
 
     >>> rows, labels = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[0.0], [0.0], [1.0]])
-    >>> NearestNeighbours(1)(rows, labels, torch.tensor([[4.0]]))
+    >>> NearestNeighbors(1)(rows, labels, torch.tensor([[4.0]]))
     tensor([[0.5000]])
     """
 
-    neighbours: int | None = None
+    neighbors: int | None = None
     memory: int = MEMORY
 
     def __call__(self, rows: Tensor, labels: Tensor, new: Tensor) -> Tensor:
-        count = self.neighbours or 2 * (round(len(rows) ** 0.5) // 2) + 1
+        count = self.neighbors or 2 * (round(len(rows) ** 0.5) // 2) + 1
         scores = []
         for _, squares in distance_blocks(new, rows, self.memory // 2):
             found = squares.topk(count, largest=False).indices
@@ -50,15 +50,15 @@ class NearestNeighbours:
 
 @dataclass(frozen=True)
 class Logistic:
-    r"""Penalised logistic regression on standardised features.
+    r"""Penalized logistic regression on standardized features.
 
-    All labellings by one matrix factorisation.
+    All labelings by one matrix factorization.
 
     .. math:: \beta \leftarrow \beta + \big(\tfrac14 X^\top X + \lambda I\big)^{-1}
               \big(X^\top (y - \sigma(X \beta)) - \lambda \beta\big)
 
     which climbs the log-likelihood at every step, because the matrix bounds its curvature; from the
-    limit nothing is far where classes overlap. The constant is not penalised.
+    limit nothing is far where classes overlap. The constant is not penalized.
 
     Source: Böhning, Lindsay (1988), Monotonicity of quadratic-approximation algorithms,
     https://doi.org/10.1007/BF00049423
@@ -87,11 +87,11 @@ class Logistic:
 
 @dataclass(frozen=True)
 class Network:
-    r"""One hidden layer, :math:`a^\top \mathrm{ReLU}(W x + b)`, one network per labelling.
+    r"""One hidden layer, :math:`a^\top \mathrm{ReLU}(W x + b)`, one network per labeling.
 
     All trained side by side.
 
-    Time and memory grow with the labellings: use about a hundred permutations.
+    Time and memory grow with the labelings: use about a hundred permutations.
 
     >>> rows = torch.linspace(-2, 2, 80)[:, None]
     >>> scores = Network(steps=200)(rows, (rows.abs() > 1).float(), torch.tensor([[0.0], [1.8]]))
@@ -137,7 +137,7 @@ def _scores(design: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
 
 
 def _design(rows: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Standardised by the rows trained on, in double precision, with a constant in front."""
+    """Standardized by the rows trained on, in double precision, with a constant in front."""
     mean, scale = rows.double().mean(0), rows.double().std(0)
     scale = torch.where(scale > 0, scale, 1.0)
     standard = [(each.double() - mean) / scale for each in (rows, new)]

@@ -13,7 +13,7 @@ from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     MEMORY,
     Features,
-    centred,
+    centerd,
     distance_blocks,
     generator,
     interval,
@@ -96,15 +96,15 @@ def copying_test(
     checks.at_least(1, cells=cells)
     (x, y, rows), units = compared(features, standardize, samples, held_out, train, chunk=chunk)
     found = [x, rows, y]
-    moved_x, moved, moved_y = centred(found)
-    centres = _means(moved, cells, seed)
+    moved_x, moved, moved_y = centerd(found)
+    centers = _means(moved, cells, seed)
     near = [
         _apart(x, rows, nearest(moved_x, moved, memory)),
         _apart(y, rows, nearest(moved_y, moved, memory)),
     ]
-    home = [nearest(part, centres, memory) for part in (moved_x, moved_y)]
+    home = [nearest(part, centers, memory) for part in (moved_x, moved_y)]
     value, null, spread, weight = 0.0, 0.0, 0.0, 0.0
-    for cell in range(len(centres)):
+    for cell in range(len(centers)):
         ours, theirs = (d[h == cell] for d, h in zip(near, home, strict=True))
         if min(len(ours), len(theirs)) >= FEWEST:
             share, (closer, under_null, error) = len(theirs) / len(y), _ranks(ours, theirs)
@@ -143,7 +143,7 @@ def _apart(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
 
 
 def _ranks(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:
-    """Probability that one of ours is smaller, its variance under one law.
+    """Probability that one of ours is smaller, its variance under one distribution.
 
     And its variance as it is.
     """
@@ -164,13 +164,13 @@ def _placements(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _means(rows: Tensor, cells: int, seed: int, steps: int = 20) -> Tensor:
-    """Centres of k-means from random rows, ``(cells, F)``."""
+    """Centers of k-means from random rows, ``(cells, F)``."""
     if cells == 1:
         return rows.mean(0, keepdim=True)
-    centres = rows[torch.randperm(len(rows), generator=generator(seed))[:cells].to(rows.device)]
+    centers = rows[torch.randperm(len(rows), generator=generator(seed))[:cells].to(rows.device)]
     for _ in range(steps):
-        home = torch.cat([squared_distances(part, centres).argmin(1) for part in rows.split(1024)])
-        counts = home.bincount(minlength=len(centres))[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, home, rows)
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-    return centres
+        home = torch.cat([squared_distances(part, centers).argmin(1) for part in rows.split(1024)])
+        counts = home.bincount(minlength=len(centers))[:, None]
+        sums = torch.zeros_like(centers).index_add_(0, home, rows)
+        centers = torch.where(counts > 0, sums / counts.clamp(min=1), centers)
+    return centers

@@ -22,7 +22,7 @@ from probgen.evaluate.two_sample.rows import (
     Z95,
     Features,
     beyond,
-    centred,
+    centerd,
     chunk_rows,
     floor_of,
     generator,
@@ -55,8 +55,8 @@ def kernel_distance(
               + \frac{\sum_{i \ne j} k(y_i, y_j)}{m (m - 1)} - \frac{2 \sum_{ij} k(x_i, y_j)}{n m}
 
     as the mean over disjoint blocks of rows (at least ten), which are independent: their spread
-    gives the standard error, and Student's law the interval. Values below zero are noise around
-    zero.
+    gives the standard error, and Student's distribution the interval. Values below zero are noise
+    around zero.
 
     Parameters
     ----------
@@ -144,7 +144,10 @@ def _unbiased(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _student(freedom: int) -> float:
-    """97.5 % quantile of Student's law, by the Cornish-Fisher expansion around the normal one."""
+    """97.5 % quantile of Student's distribution.
+
+    By the Cornish-Fisher expansion around the normal one.
+    """
     z = Z95
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
@@ -165,7 +168,7 @@ def mmd_test(
     memory: int = MEMORY,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Permutation test of whether two samples are of one law.
+    r"""Permutation test of whether two samples are of one distribution.
 
     By the unbiased squared mean discrepancy.
 
@@ -214,7 +217,7 @@ def mmd_test(
     found, units = compared(
         features, standardize, samples, real, reference, chunk=chunk, pooled=True
     )
-    pair = centred(found)
+    pair = centerd(found)
     kernel = kernel or GaussianKernel.median(*pair[:2], seed=seed)
     return _permutation_test("MMD test", kernel, pair, permutations, splits, seed, memory, units)
 
@@ -249,7 +252,7 @@ def energy_test(
     found, units = compared(
         features, standardize, samples, real, reference, chunk=chunk, pooled=True
     )
-    pair = centred(found)
+    pair = centerd(found)
     return _permutation_test(
         "energy test", energy_kernel, pair, permutations, splits, seed, memory, units
     )
@@ -290,7 +293,7 @@ def _permuted(
     Some standard errors.
     """
     pooled, n, m = torch.cat([first, second]), len(first), len(second)
-    chosen = _labellings(n, n + m, permutations, seed).to(pooled.device)
+    chosen = _labelings(n, n + m, permutations, seed).to(pooled.device)
     inner, outer, diagonal, own, sums = 0.0, 0.0, 0.0, [], []
     for part in pooled.split(chunk_rows(2 * (n + m), memory, pooled.element_size())):
         place = slice(len(own), len(own) + len(part))
@@ -313,7 +316,7 @@ def _permuted(
     return values, torch.stack(errors)
 
 
-def _labellings(chosen: int, total: int, permutations: int, seed: int) -> Tensor:
+def _labelings(chosen: int, total: int, permutations: int, seed: int) -> Tensor:
     """Columns of ones and zeros, ``(total, 1 + permutations)``.
 
     Which rows count as the first sample.

@@ -143,8 +143,8 @@ def _moments(rows: Tensor, chunk: int) -> _Moments:
     mean = torch.stack([part.double().sum(0) for part in rows.split(int(chunk))]).sum(0) / len(rows)
     scatter = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.double)
     for part in rows.split(int(chunk)):
-        centred = part.double() - mean
-        scatter.addmm_(centred.T, centred)
+        centerd = part.double() - mean
+        scatter.addmm_(centerd.T, centerd)
     return _Moments(mean, scatter / (len(rows) - 1))
 
 
@@ -196,8 +196,8 @@ def _influence(rows: Tensor, mean: Tensor, slope: Tensor, transport: Tensor, chu
     """Variance of the mean influence of the rows."""
     influence = []
     for part in rows.split(int(chunk)):
-        centred = part.double() - mean
+        centerd = part.double() - mean
         influence.append(
-            centred @ slope + centred.square().sum(1) - (centred @ transport * centred).sum(1)
+            centerd @ slope + centerd.square().sum(1) - (centerd @ transport * centerd).sum(1)
         )
     return torch.cat(influence).var() / len(rows)

@@ -15,7 +15,7 @@ from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_te
 from probgen.evaluate.two_sample.copying import copying_test
 from probgen.evaluate.two_sample.discrepancy import energy_test, kernel_distance, mmd_test
 from probgen.evaluate.two_sample.frechet import frechet_distance
-from probgen.evaluate.two_sample.neighbours import density_coverage, precision_recall
+from probgen.evaluate.two_sample.neighbors import density_coverage, precision_recall
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import Features, features_of, raw, some
 from probgen.evaluate.two_sample.transport import sliced_wasserstein, wasserstein

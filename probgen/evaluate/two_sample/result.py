@@ -1,4 +1,4 @@
-"""A number about two samples, beside what it would be for two samples of one law.
+"""A number about two samples, beside what it would be for two samples of one distribution.
 
 And how sure it is.
 """
@@ -26,7 +26,7 @@ class TwoSample:
     floor : float or None
         The same statistic of real rows against real rows: what a perfect model would get.
     p_value : float or None
-        Probability of a value as extreme as this if both samples were of one law.
+        Probability of a value as extreme as this if both samples were of one distribution.
     rows : (int, int)
         Number of samples and of real rows.
     floor_rows : (int, int) or None
@@ -53,7 +53,8 @@ class TwoSample:
         """How far the value lies from its floor; raises ``ValueError`` where there is no floor."""
         if self.floor is None:
             raise ValueError(
-                f"expected a floor beside {self.name}, got none; give reference rows, or more real rows"
+                f"expected a floor beside {self.name}, got none; give reference rows, or more real "
+                "rows"
             )
         return self.value - self.floor
 

@@ -20,7 +20,7 @@ Features = Callable[[Tensor], Tensor]
 MEMORY = 2**28  # bytes that temporary matrices may take together, unless an argument says otherwise
 # up to so many features distances come from differences, above from products, which are faster
 EXACT = 16
-Z95 = 1.959964  # the normal law has 95 % of its mass between minus and plus this
+Z95 = 1.959964  # the normal distribution has 95 % of its mass between minus and plus this
 
 
 def raw(x: Tensor) -> Tensor:
@@ -68,7 +68,8 @@ def moderate(x: Tensor) -> Tensor:
     most, largest = largest_of(x.dtype), x.abs().max().item()
     if largest > most:
         raise ValueError(
-            f"expected samples up to {most:.1e}, whose squares are finite, got {largest:.3g}; rescale them, or pass "
+            f"expected samples up to {most:.1e}, whose squares are finite, got {largest:.3g}; "
+            "rescale them, or pass "
             "float64"
         )
     return x
@@ -129,8 +130,8 @@ def floors_of(
 
     Real and reference rows.
 
-    ``rate`` r says that under one law the statistic goes like ``(1/N + 1/M) ** r``: the floor is
-    brought to the numbers of rows of the value by that.
+    ``rate`` r says that under one distribution the statistic goes like ``(1/N + 1/M) ** r``: the
+    floor is brought to the numbers of rows of the value by that.
     """
     first, second, *held = rows
     values, sizes = [], None
@@ -171,9 +172,9 @@ def interval(value: float, *errors: float, low: float = -math.inf, high: float =
 def beyond(error: float, null_error: float, spread: float) -> float:
     """Standard error from that of the linear part, and from what is not linear.
 
-    Under one law the linear part is nothing but noise, whose size is ``null_error``: it is taken
-    off, and the spread of the statistic under one law put in its place, where that is known (not
-    from a single pair).
+    Under one distribution the linear part is nothing but noise, whose size is ``null_error``: it is
+    taken off, and the spread of the statistic under one distribution put in its place, where that
+    is known (not from a single pair).
     """
     if not spread:
         return error
@@ -198,7 +199,7 @@ def distance_blocks(x: Tensor, y: Tensor, memory: int) -> Iterator[tuple[slice, 
         yield part, squared_distances(x[part], y)
 
 
-def centred(rows: Sequence[Tensor]) -> list[Tensor]:
+def centerd(rows: Sequence[Tensor]) -> list[Tensor]:
     """Samples in one precision, moved to the mean of the second.
 
     Where products of rows lose the fewest digits.

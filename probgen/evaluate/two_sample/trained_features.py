@@ -67,7 +67,8 @@ class ClassifierFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.event:
             raise ValueError(
-                f"expected events of shape {self.event}, got {tuple(x.shape[1:])}; reshape the samples"
+                f"expected events of shape {self.event}, got {tuple(x.shape[1:])}; reshape the "
+                "samples"
             )
         x = (x.to(self.location) - self.location) / self.scale
         return self.body(x.reshape(len(x), -1, *self.event[-2:]) if self.image else x.flatten(1))

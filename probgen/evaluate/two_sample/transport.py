@@ -11,7 +11,7 @@ from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     Features,
     beyond,
-    centred,
+    centerd,
     floors_of,
     generator,
     interval,
@@ -41,7 +41,7 @@ def sliced_wasserstein(
     .. math:: \mathrm{SW}_p = \Big(\mathrm E_{\theta} \int_0^1
               \big|F^{-1}_{\theta \cdot x}(u) - F^{-1}_{\theta \cdot y}(u)\big|^p \, du\Big)^{1/p}
 
-    exact for the empirical laws of any N and M, for the directions drawn. Like all plug-in
+    exact for the empirical distributions of any N and M, for the directions drawn. Like all plug-in
     distances it is too large, by its floor. The standard error is that of the linear part (the dual
     potentials) beyond what it has for real rows against real rows, with the spread of the floor and
     of the directions.
@@ -83,7 +83,7 @@ def sliced_wasserstein(
     checks.within("[1, inf)", power=power)
     checks.at_least(1, projections=projections)
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
-    found = centred(found)
+    found = centerd(found)
     x, y = found[:2]
     directions = torch.randn(x.shape[1], projections, generator=generator(seed)).to(x)
     directions = directions / directions.norm(dim=0)
@@ -180,16 +180,18 @@ def wasserstein(
     seed: int = 0,
     chunk: int = 1024,
 ) -> TwoSample:
-    r"""Exact Wasserstein distance between the two empirical laws, by POT's network simplex.
+    r"""Exact Wasserstein distance between the two empirical distributions.
+
+    By POT's network simplex.
 
     .. math:: W_p = \Big(\min_{\pi \ge 0} \sum_{ij} \pi_{ij} |x_i - y_j|^p\Big)^{1/p},
               \quad \sum_j \pi_{ij} = \tfrac1N, \ \sum_i \pi_{ij} = \tfrac1M
 
     Time grows with about the cube of the rows and memory with N M: some thousands of rows. The
-    distance between two samples of one law shrinks only like :math:`N^{-1/F}`: look at ``excess``,
-    and give ``reference`` rows as many as samples, because the floor is not scaled. The standard
-    error is that of the linear part (the dual potentials) beyond what it has for real rows against
-    real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein`.
+    distance between two samples of one distribution shrinks only like :math:`N^{-1/F}`: look at
+    ``excess``, and give ``reference`` rows as many as samples, because the floor is not scaled. The
+    standard error is that of the linear part (the dual potentials) beyond what it has for real rows
+    against real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein`.
 
     Raises
     ------
@@ -231,9 +233,10 @@ def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:
         import ot
     except ImportError as error:
         raise ImportError(
-            "expected POT for the exact Wasserstein distance, got none; pip install POT, or use sliced_wasserstein"
+            "expected POT for the exact Wasserstein distance, got none; pip install POT, or use "
+            "sliced_wasserstein"
         ) from error
-    costs = squared_distances(*centred([x.double(), y.double()])).pow(power / 2)
+    costs = squared_distances(*centerd([x.double(), y.double()])).pow(power / 2)
     cost, log = ot.emd2([], [], costs.cpu().numpy(), log=True, numItermax=10_000_000)
     variance = sum(float(torch.as_tensor(log[name]).var()) / len(log[name]) for name in "uv")
     return float(cost), variance**0.5

@@ -33,7 +33,7 @@ def compared(
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or str
-        ``"auto"``: the values themselves are standardised, the features of a network are left in
+        ``"auto"``: the values themselves are standardized, the features of a network are left in
         their units. ``True``: both are. That is ``"columns"``, each by its own standard deviation,
         for vectors and features, and ``"whole"``, all values by one number, for images, whose
         pixels have one unit. ``False``: raw units.
@@ -69,7 +69,8 @@ def ways(features: Features, standardize: Standardize, event_ndim: int) -> str:
     if isinstance(standardize, str) and standardize != "auto":
         if standardize not in IN_WORDS:
             raise ValueError(
-                f"expected standardize among True, False, 'auto', 'columns', 'whole', got {standardize!r}"
+                "expected standardize among True, False, 'auto', 'columns', 'whole', got "
+                f"{standardize!r}"
             )
         return standardize
     if not standardize or (standardize == "auto" and features is not raw):

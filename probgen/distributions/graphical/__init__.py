@@ -1,0 +1,1 @@
+"""Distributions that factorize along a graph."""

@@ -1,1 +1,0 @@
-"""Laws that factorise along a graph."""

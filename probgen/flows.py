@@ -1,0 +1,33 @@
+"""Parts of normalizing flows.
+
+Univariate transforms, ODE solvers, couplings and paths of flow matching.
+"""
+
+from probgen.distributions.flows.couplings import (
+    EntropicTransport,
+    IndependentCoupling,
+    OptimalTransport,
+)
+from probgen.distributions.flows.fixed_steps import Euler, Midpoint, Trapezoid
+from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.matching import StraightPath, TrigonometricPath
+from probgen.distributions.flows.ode import Adaptive, RungeKutta
+from probgen.distributions.flows.univariate import Affine, Spline
+from probgen.models.quantized import BinNoise
+
+__all__ = [
+    "Adaptive",
+    "Affine",
+    "BinNoise",
+    "EntropicTransport",
+    "Euler",
+    "IndependentCoupling",
+    "Midpoint",
+    "OptimalTransport",
+    "Pushforward",
+    "RungeKutta",
+    "Spline",
+    "StraightPath",
+    "Trapezoid",
+    "TrigonometricPath",
+]

@@ -1,0 +1,127 @@
+"""Torch's distributions of single variables.
+
+With a ``log_prob`` that costs what the bare loss function costs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.nn.functional import logsigmoid
+
+from probgen.core import checks
+from probgen.core.truncation import Truncated, truncated
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Normal(dist.Normal):
+    """Normal distribution; a scale of fewer dims than ``loc`` is never expanded.
+
+    Which spares most of the work.
+
+    >>> Normal(torch.zeros(3), torch.ones(1)).log_prob(torch.zeros(3))
+    tensor([-0.9189, -0.9189, -0.9189])
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None):
+        self._given_scale = scale
+        super().__init__(loc, scale, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        z = (value - self.loc) / self._given_scale
+        return torch.addcmul(-self._given_scale.log() - HALF_LOG_2PI, z, z, value=-0.5)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Normal:
+        new = super().expand(batch_shape, _instance=self.__new__(Normal))
+        new._given_scale = self._given_scale
+        return new
+
+
+class Poisson(dist.Poisson):
+    """Poisson distribution of counts, from the logarithm of its rate.
+
+    Exact where the rate itself underflows.
+
+    >>> Poisson(torch.tensor(-200.0)).log_prob(torch.tensor(1.0))
+    tensor(-200.)
+    """
+
+    def __init__(self, log_rate: Tensor, validate_args: bool | None = None):
+        self.log_rate = log_rate
+        super().__init__(log_rate.exp(), validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return value * self.log_rate - self.rate - (value + 1).lgamma()
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Poisson:
+        return Poisson(self.log_rate.expand(batch_shape), validate_args=self._validate_args)
+
+
+class Categorical(dist.Categorical):
+    """Categorical distribution whose labels are floating-point values.
+
+    Like the data of every other distribution.
+
+    Parameters
+    ----------
+    log_probs : Tensor
+        Normalized log masses ``(*batch, levels)``; they are not normalized again.
+
+    >>> distribution = Categorical(torch.tensor([0.25, 0.75]).log())
+    >>> distribution.enumerate_support(), distribution.log_prob(torch.tensor(1.0)).exp()
+    (tensor([0., 1.]), tensor(0.7500))
+    """
+
+    def __init__(self, log_probs: Tensor, validate_args: bool | None = None):
+        self.logits = self._param = log_probs
+        self._num_events = log_probs.shape[-1]
+        Distribution.__init__(self, log_probs.shape[:-1], validate_args=validate_args)
+
+    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return super().enumerate_support(expand).to(self.logits.dtype)
+
+    @property
+    def mode(self) -> Tensor:
+        return super().mode.to(self.logits.dtype)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Categorical:
+        return Categorical(self.logits.expand(*batch_shape, -1), validate_args=self._validate_args)
+
+
+@truncated.register(torch.distributions.Categorical)
+def _(
+    distribution: torch.distributions.Categorical, rule: Truncated
+) -> Categorical | dist.Categorical:
+    checks.instance(Truncated, rule=rule)
+    log_masses = rule.log_masses(distribution.logits)
+    if isinstance(distribution, Categorical):
+        return Categorical(log_masses, validate_args=False)
+    return dist.Categorical(logits=log_masses, validate_args=False)
+
+
+@truncated.register(torch.distributions.Bernoulli)
+def _(distribution: torch.distributions.Bernoulli, rule: Truncated) -> Categorical:
+    """As two labels, 0 and 1, one of which may be impossible."""
+    logits = distribution.logits
+    log_masses = torch.stack((logsigmoid(-logits), logsigmoid(logits)), -1)
+    return Categorical(rule.log_masses(log_masses), validate_args=False)
+
+
+@truncated.register(torch.distributions.Binomial)
+def _(distribution: torch.distributions.Binomial, rule: Truncated) -> Categorical:
+    """As the labels 0, ..., n, where n is the same in all rows."""
+    log_masses = distribution.log_prob(distribution.enumerate_support()).movedim(0, -1)
+    return Categorical(rule.log_masses(log_masses), validate_args=False)

@@ -1,0 +1,144 @@
+"""Penalties of the critic's slope, which keep its game with a generator stable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from probgen.core import checks
+
+
+class Round(NamedTuple):
+    """One round of a game as the critic sees it.
+
+    Attributes
+    ----------
+    critic : callable
+        From events ``(B, *event)`` to scores, their context being known to it.
+    real, fake : Tensor
+        Events; under gradients both are leaves, or follow from leaves, that take them.
+    real_scores, fake_scores : Tensor
+        The critic's scores of them.
+    """
+
+    critic: Callable[[Tensor], Tensor]
+    real: Tensor
+    fake: Tensor
+    real_scores: Tensor
+    fake_scores: Tensor
+
+
+class Regularizer(Protocol):
+    """A penalty that is added to the critic's loss."""
+
+    def __call__(self, played: Round) -> Tensor:
+        """The penalty, row by row: ``(B,)``."""
+
+
+@dataclass(frozen=True)
+class GradientPenalty:
+    r"""Slope near one between real rows and fakes.
+
+    What makes the critic of a Wasserstein game Lipschitz.
+
+    .. math:: \lambda \big(\lVert \nabla_{\hat x} s(\hat x) \rVert - t\big)^2, \qquad
+              \hat x = \epsilon x + (1 - \epsilon) x', \quad \epsilon \sim U(0, 1)
+
+    Parameters
+    ----------
+    weight : float
+        :math:`\lambda`.
+    target : float
+        t; zero gives the zero-centerd penalty (Thanh-Tung, Tran, Venkatesh 2019).
+
+    References
+    ----------
+    Gulrajani et al. (2017), Improved training of Wasserstein GANs, https://arxiv.org/abs/1704.00028
+    """
+
+    weight: float = 10.0
+    target: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.not_negative(weight=self.weight, target=self.target)
+
+    def __call__(self, played: Round) -> Tensor:
+        real, fake = played.real.detach(), played.fake.detach()
+        with torch.enable_grad():
+            share = torch.rand(
+                len(real), *[1] * (real.ndim - 1), dtype=real.dtype, device=real.device
+            )
+            between = (fake + share * (real - fake)).requires_grad_()
+            slope = _slopes(played.critic(between), between)
+        norm = (slope.flatten(1).square().sum(-1) + 1e-12).sqrt()  # the root has no slope at 0
+        return self.weight * (norm - self.target).square()
+
+
+@dataclass(frozen=True)
+class R1:
+    r"""Slope near zero on real rows, :math:`\tfrac\gamma2 \lVert \nabla_x s(x) \rVert^2`.
+
+    Locally convergent games.
+
+    Parameters
+    ----------
+    gamma : float
+        :math:`\gamma`; larger for larger images and small batches.
+
+    References
+    ----------
+    Mescheder, Geiger, Nowozin (2018), Which training methods for GANs do actually converge?,
+    https://arxiv.org/abs/1801.04406
+    """
+
+    gamma: float = 10.0
+
+    def __post_init__(self) -> None:
+        checks.not_negative(gamma=self.gamma)
+
+    def __call__(self, played: Round) -> Tensor:
+        return self.gamma / 2 * _squared(played.critic, played.real, played.real_scores)
+
+
+@dataclass(frozen=True)
+class R2:
+    r"""Slope near zero on fakes, :math:`\tfrac\gamma2 \lVert \nabla_{x'} s(x') \rVert^2`.
+
+    See :class:`R1`.
+
+    Parameters
+    ----------
+    gamma : float
+        :math:`\gamma`.
+    """
+
+    gamma: float = 10.0
+
+    def __post_init__(self) -> None:
+        checks.not_negative(gamma=self.gamma)
+
+    def __call__(self, played: Round) -> Tensor:
+        return self.gamma / 2 * _squared(played.critic, played.fake, played.fake_scores)
+
+
+def _squared(critic: Callable[[Tensor], Tensor], x: Tensor, scores: Tensor) -> Tensor:
+    """Squared norm of the slope at x, ``(B,)``.
+
+    From the scores there where they can be differentiated.
+    """
+    if not scores.requires_grad or not x.requires_grad:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            scores = critic(x)
+            slope = _slopes(scores, x)
+    else:
+        slope = _slopes(scores, x)
+    return slope.flatten(1).square().sum(-1)
+
+
+def _slopes(scores: Tensor, x: Tensor) -> Tensor:
+    return torch.autograd.grad(scores.sum(), x, create_graph=True)[0]

@@ -1,0 +1,266 @@
+"""Log-likelihoods of rows, evaluated in blocks that fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from probgen.compile.batched_replay import random_state
+from probgen.compile.cost_model import Profile, fitting
+from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
+from probgen.core import checks
+from probgen.core.arguments import is_leaf
+from probgen.core.entry import as_rows
+from probgen.core.kinds import average, kind_of
+from probgen.core.missing import has_missing
+from probgen.core.modes import infers
+from probgen.core.reading import Reading
+from probgen.core.rows import RowLayout, layout_of, tensors_of
+from probgen.core.runtime import rows_of, validation
+from probgen.core.score import Score
+from probgen.core.sites import in_plate, observed_sites
+from probgen.core.unvisited import leaves_values_out
+from probgen.core.weights import run_pair
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+
+PROBED = 64  # rows of a first run, which tells kind and memory
+
+
+@infers
+@torch.no_grad()
+def log_likelihood(
+    gen: GenerativeModel,
+    *batch: Any,
+    particles: int = 64,
+    max_rows: int | None = None,
+    memory: float | None = None,
+    compile: Choice = "auto",
+) -> Score:
+    r"""Held-out log-likelihood of every row, with the kind of number that it is.
+
+    .. math:: \log \hat p(x_b) = \log \tfrac1K \sum_k \frac{p(x_b, z_k)}{q(z_k \mid x_b)}
+
+    exact when there are no latents to draw. Of an exact number, and for complete rows of one that
+    nothing random enters (an unnormalized density, an ODE with an exact trace), there is one draw,
+    whatever ``particles`` says.
+
+    Parameters
+    ----------
+    gen : GenerativeModel
+        The model; it is scored in eval mode, and left in the mode that it is in.
+    *batch : Tensor
+        ``x`` of shape ``(B, *event)``, NaN = missing; then ``context`` where there is one.
+    particles : int
+        Draws K per row.
+    max_rows : int, optional
+        Bound on (rows x particles) evaluated at once, in place of the one that ``memory`` sets.
+    memory : float, optional
+        Bytes that the tensors of one evaluation may take, judged by a first one of a few rows;
+        default: 128 MiB, or 1 GiB on an accelerator. Results do not depend on it beyond the random
+        draws, of which every block of rows has its own, globals included.
+    compile : bool or "auto"
+        Whether draws after the first ones are made by recorded and compiled operations: where the
+        others repay it, at once, or never. The same seed gives the same draws in all cases.
+
+    Raises
+    ------
+    ValueError
+        For values outside of the support of the data, with the row.
+    NotImplementedError
+        From an implicit model, naming the metric to use instead.
+    NotCompilable
+        With ``compile=True``, if the programs look at values of tensors.
+
+    >>> from probgen.core.module import Fixed
+    >>> import pyro.distributions as dist
+    >>> print(log_likelihood(Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0), torch.zeros(3, 2)))
+    = -1.84 ± 0.00 nats (exact)
+    """
+    checks.generative(gen=gen)
+    checks.at_least(1, particles=particles)
+    checks.at_least(1, **checks.given(max_rows=max_rows))
+    checks.positive(**checks.given(memory=memory))
+    checks.one_of(("auto", True, False), compile=compile)
+    batch = as_rows(gen, *batch)
+    probe = _probe(gen, batch)
+    kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
+    if kind == "unbiased" and probe.leaves_out:
+        kind = "bound"
+    if kind == "exact" or not (
+        probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
+    ):
+        particles = 1
+    at_once = (
+        fitting(memory, probe.bytes_of_row, probe.accelerated)
+        if max_rows is None
+        else max(1, max_rows)
+    )
+    blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
+    return Score(
+        torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure
+    )
+
+
+class _Probe(NamedTuple):
+    """One run, its memory per row and place, whether it drew anything.
+
+    And how the batch is cut into blocks.
+    """
+
+    pair: Reading
+    bytes_of_row: float
+    accelerated: bool
+    random: bool
+    cut: Cut | None
+    leaves_out: bool
+
+
+class Cut(NamedTuple):
+    """Rows of a batch by their numbers.
+
+    Which the plate of the program gets too where it runs with them.
+    """
+
+    gen: GenerativeModel
+    batch: tuple
+    layout: RowLayout
+    numbered: bool
+
+    def take(self, rows: slice) -> tuple:
+        """The arguments with some rows alone."""
+        return self.layout.take(self.batch, rows)
+
+    def run(self, block: tuple, rows: slice, particles: int | None = None) -> Reading:
+        """A run on those rows."""
+        index = torch.arange(rows.start, rows.stop) if self.numbered else None
+        with rows_of(self.gen.plate, self.layout.size, index):
+            return run_pair(self.gen, block, particles)
+
+
+def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
+    """A run on a few rows.
+
+    On all where the arguments have no rows, or rows cannot be told apart.
+    """
+    layout = layout_of(gen, batch)
+    for numbered in (True, False) if layout.known and layout.size > PROBED else ():
+        cut = Cut(gen, batch, layout, numbered)
+        with suppress(RuntimeError, ValueError, IndexError):
+            probe = _measured(cut, slice(layout.size - PROBED, layout.size))
+            if _rows_stand_alone(cut, probe):
+                return probe
+            break
+    return _measured(Cut(gen, batch, layout, numbered=False), None)
+
+
+def _measured(cut: Cut, rows: slice | None) -> _Probe:
+    before = random_state()
+    with Profile() as profile:
+        block = cut.batch if rows is None else cut.take(rows)
+        pair = run_pair(cut.gen, block, None) if rows is None else cut.run(block, rows)
+        count = pair.by_row(cut.gen.plate).shape[1]
+    if rows is not None and count != rows.stop - rows.start:
+        raise ValueError("a plate that does not follow the rows of the arguments")
+    random = not all(map(torch.equal, before, random_state()))
+    known = None if rows is None else cut
+    leaves_out = leaves_values_out(cut.gen, block, pair)
+    return _Probe(
+        pair, profile.peak / max(1, count), profile.accelerated, random, known, leaves_out
+    )
+
+
+def _rows_stand_alone(cut: Cut, probe: _Probe) -> bool:
+    """Whether rows have the same numbers among others, where nothing random enters.
+
+    Else they look at each other.
+    """
+    if probe.random:
+        return True
+    half = slice(cut.layout.size - PROBED // 2, cut.layout.size)
+    alone = cut.run(cut.take(half), half).by_row(cut.gen.plate)
+    among = probe.pair.by_row(cut.gen.plate)[:, -PROBED // 2 :]
+    return torch.allclose(alone, among, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def _by_block(
+    gen: GenerativeModel,
+    batch: tuple,
+    particles: int,
+    at_once: int,
+    cut: Cut | None,
+    compile: Choice,
+) -> Iterator[Tensor]:
+    """Log weights of one block of rows after the other, ``(particles, rows of the block)``.
+
+    The first draw of each block is made with Pyro's checks of data and shapes, the others without.
+    """
+    size = max(min(at_once, 256), at_once // particles)  # a block shares a run of its encoder
+    cuts = windows(cut.layout.size, size) if cut is not None else [Window(0, 0, 0)]
+    blocks = [batch if cut is None else cut.take(slice(*each[:2])) for each in cuts]
+    others: Iterator[list[Tensor]] | None = None
+    for block, each in zip(blocks, cuts, strict=True):
+        pair = run_pair(gen, block, None) if cut is None else cut.run(block, slice(*each[:2]))
+        first = pair.by_row(gen.plate)
+        count = at_once // max(1, first.shape[1])
+        others = others or _others(gen, blocks, cuts, particles - 1, count, cut, compile)
+        yield torch.cat([first, *next(others)])[:particles, each.skip :]
+
+
+def _others(
+    gen: GenerativeModel,
+    blocks: list[tuple],
+    cuts: list[Window],
+    particles: int,
+    at_once: int,
+    cut: Cut | None,
+    compile: Choice,
+) -> Iterator[list[Tensor]]:
+    """Log weights of so many particles, or of some more, for one block after the other.
+
+    ``(some, rows)`` each.
+
+    What differs between blocks is an argument of the recorded function: their rows, and the numbers
+    of these.
+    """
+    leaves, spec = tree_flatten(blocks[0], is_leaf=is_leaf)
+    given = [i for i, leaf in enumerate(leaves) if torch.is_tensor(leaf)] if len(blocks) > 1 else []
+    numbered = cut is not None and cut.numbered and len(blocks) > 1
+    chunk = windows(particles, max(1, at_once))[0].stop
+    drawn, together = (chunk, 1) if gen.vectorized else (1, chunk)
+
+    def weigh(*tensors: Tensor) -> Tensor:
+        own = list(leaves)
+        for index, tensor in zip(given, tensors, strict=False):
+            own[index] = tensor
+        numbers = tensors[-1] if numbered else None
+        size = cut.layout.size if cut is not None else 0
+        with validation(False), rows_of(gen.plate, size, numbers):
+            return run_pair(gen, tree_unflatten(own, spec), drawn if drawn > 1 else None).by_row(
+                gen.plate
+            )
+
+    count = -(-particles // max(1, drawn))
+    shared = []
+    for block, each in zip(blocks, cuts, strict=True):
+        tensors = tree_flatten(block, is_leaf=is_leaf)[0]
+        numbers = (torch.arange(each.start, each.stop),) if numbered else ()
+        shared.append((*(tensors[index] for index in given), *numbers))
+    calls = [Call(tensors) for tensors in shared for _ in range(count)]
+    missing = any(has_missing(value) for block in blocks for value in tensors_of(block))
+    weights = repeated(weigh, calls, compile, together, missing)
+    for _ in blocks:
+        yield list(islice(weights, count))
+
+
+def _measure(pair: Reading, plate: str) -> str:
+    observed = [site for site in observed_sites(pair.model).values() if in_plate(site, plate)]
+    discrete = bool(observed) and all(site["fn"].support.is_discrete for site in observed)
+    return "mass" if discrete else "density"

@@ -1,0 +1,391 @@
+"""The training step as one graph.
+
+Batch, loss, gradient, clipping, update and averages, several steps in one call.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from probgen.compile.passes import smaller
+from probgen.compile.tracing import Compiled, NotCompilable, Repeated, record, replica
+from probgen.core.loss_parts import noted_parts
+from probgen.core.missing import assume_missing
+from probgen.train.compiled.module_state import attached, plain_values, preserved, python_random
+from probgen.train.compiled.optimizer_updates import rule_of
+from probgen.train.compiled.parameter_groups import Part, overlapping
+from probgen.train.noted import Series, numbers_of, series_of
+
+if TYPE_CHECKING:
+    from probgen.train.run import Run
+
+Selection = Any
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+MOST, TOGETHER = 64, 0.02  # steps in a row without looking up, and seconds that they may take
+
+
+class Step:
+    r"""The step of a run for one shape of batch, as a function of tensors that it changes in place.
+
+    .. math:: g = \nabla_\theta L_B(\theta), \qquad (\theta, s) \leftarrow U(\theta, s, g)
+
+    with the optimizer's state s. Where loss or gradient are not finite nothing changes, nor in the
+    steps after it.
+
+    Parameters
+    ----------
+    run : Run
+        What is trained; it has made a step already, so that the optimizer's state exists.
+    parts : list of Part
+        Its parameters, laid out.
+    selection
+        A choice of rows from the run's source, or a batch.
+
+    Attributes
+    ----------
+    graph : Compiled or None
+        Once it is built.
+    seconds : float
+        The least time that a step has taken.
+    series : tuple
+        Which series of the history the parts of the loss go on.
+
+    Raises
+    ------
+    NotCompilable
+        If the loss depends on values of tensors.
+    """
+
+    def __init__(self, run: Run, parts: Sequence[Part], selection: Selection):
+        self.run, self.parts, self.selection = run, parts, selection
+        self.rule = rule_of(run.optimizer.optimizer)
+        self.series: Series = ()
+        self.example = self._inputs(selection)
+        self.constants = self._constants()
+        with assume_missing(run.source.missing(selection)), preserved(run.module):
+            before = attached(run.module), python_random()
+            self.recording = record(self._loss, *self.example)
+            self._check_constants(*before)
+        pieces = {id(piece) for part in parts for piece in part.pieces}
+        self.buffers = [tensor for tensor in self.recording.changed if id(tensor) not in pieces]
+        self._check_memory()
+        self.recording = smaller(self.recording, *self.example)
+        alive = torch.ones((), dtype=torch.bool, device=run.fabric.device)
+        state = ([part.tensors() for part in parts], self.buffers, alive)
+        self.tensors, self._structure = pytree.tree_flatten(state)
+        names = [f"buffer {index}" for index, _ in enumerate(self.buffers)]
+        self._names = pytree.tree_leaves(
+            ([{name: name for name in part.tensors()} for part in parts], names, "alive")
+        )
+        self.graph: Compiled | None = None
+        self.seconds = math.inf
+        self._calls: dict[int, Repeated] = {}
+
+    @property
+    def operations(self) -> int:
+        """Number of tensor operations of loss and gradient."""
+        return sum(node.op == "call_function" for node in self.recording.graph.graph.nodes)
+
+    def _loss(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The loss per row, its gradients, and the numbers of its parts."""
+        batch = self.run.source.batch(self.selection, inputs)
+        with torch.enable_grad(), noted_parts() as parts:
+            index = self.run.source.index(self.selection, inputs)
+            value = self.run.per_row(batch, loss=self.run.plain, index=index)
+            pieces = [piece for part in self.parts for piece in part.pieces]
+            known = {id(piece) for piece in pieces}
+            trained = [p for group in self.run.optimizer.param_groups for p in group["params"]]
+            others = [p for p in trained if p.requires_grad and id(p) not in known]
+            gradients = torch.autograd.grad(value, [*pieces, *others], allow_unused=True)
+        if [gradient is None for gradient in gradients] != [False] * len(pieces) + [True] * len(
+            others
+        ):
+            raise NotCompilable("some parameters take part in some batches only")
+        self.series = series_of(parts)
+        numbers = numbers_of(parts, self.run.count(batch), value)
+        return value.detach(), list(gradients[: len(pieces)]), numbers
+
+    def __call__(
+        self, selections: Sequence[Selection], numbers: Sequence[Tensor]
+    ) -> list[list[float]]:
+        """As many steps as there are selections, at most :meth:`most`.
+
+        Gives loss per row, gradient norm and the parts of the loss (``series``) of each.
+
+        ``numbers`` holds the optimizer's hyperparameters in each of them, ``(groups, K)``.
+        """
+        began = time.perf_counter()
+        if len(selections) not in self._calls:
+            self._calls[len(selections)] = self.graph.repeatedly(len(selections))
+        inputs = (
+            [*self.tensors, n, *self._inputs(chosen)]
+            for chosen, n in zip(selections, numbers, strict=True)
+        )
+        results = torch.stack(self._calls[len(selections)](inputs)).tolist()
+        self.seconds = min(self.seconds, (time.perf_counter() - began) / len(selections))
+        return results
+
+    def most(self) -> int:
+        """So many steps may be made in a row.
+
+        What takes some milliseconds, one where draws depend on values.
+        """
+        return 1 if self.graph.random else max(1, min(MOST, int(TOGETHER / self.seconds)))
+
+    def build(self, numbers: Tensor, library: bool = True) -> None:
+        """Compiles the graph, and compares it with the program."""
+        graph, inputs = self.prepare(numbers)
+        graph.build(*inputs, library=library)
+        self._check(graph, inputs)
+        self.graph = graph
+
+    def prepare(self, numbers: Tensor) -> tuple[Compiled, list[Tensor]]:
+        """The graph, not compiled yet, and its inputs."""
+        inputs = [*self.tensors, numbers, *self.example]
+        with torch.no_grad(), assume_missing(True):
+            return Compiled(record(self._step, *inputs)), inputs
+
+    def outdated(self) -> str | None:
+        """A Python value of the module that is no longer what the graph has taken it for."""
+        now = self._constants()
+        names = (
+            name
+            for name in now.keys() | self.constants.keys()
+            if now.get(name) != self.constants.get(name)
+        )
+        return next(names, None)
+
+    def _constants(self) -> dict[str, str]:
+        """Python values that a graph is made with."""
+        flags = {"clip": repr(self.run.clip), "ema": repr(self.run.decay)}
+        for index, group in enumerate(self.run.optimizer.param_groups):
+            flags[f"optimizer.{index}.params"] = repr(len(group["params"]))
+            flags |= {
+                f"optimizer.{index}.{key}": repr(flag)
+                for key, flag in group.items()
+                if isinstance(flag, bool)
+            }
+        return plain_values(self.run.module) | flags
+
+    def hand_over(self) -> None:
+        """Gives the parameters their gradients.
+
+        For an optimizer that stands outside of the graph.
+        """
+        for part in self.parts:
+            for piece, gradient in zip(
+                part.pieces, part.split(part.state["gradient"]), strict=True
+            ):
+                piece.grad = gradient
+
+    def replay_seconds(self) -> float:
+        """Time that the operations of loss and gradient take one by one.
+
+        Without the program's Python.
+        """
+        times = []
+        with preserved(self.run.module, *self.buffers), torch.random.fork_rng(), torch.no_grad():
+            for _ in range(3):
+                began = time.perf_counter()
+                self.recording(*self.example)
+                times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def _inputs(self, selection: Selection) -> list[Tensor]:
+        return [
+            tensor.to(self.run.fabric.device).contiguous()
+            for tensor in self.run.source.tensors(selection)
+        ]
+
+    def _check_constants(self, before: dict[str, Tensor], random: tuple[Any, ...]) -> None:
+        """The program does nothing that a graph would not do."""
+        if self.recording.refusal:
+            raise NotCompilable(self.recording.refusal)
+        name = self.outdated()
+        if name is not None:
+            raise NotCompilable(
+                f"the program changes '{name}', a Python value; make it a buffer that changes in "
+                "place"
+            )
+        if python_random() != random:
+            raise NotCompilable(
+                "the program draws random numbers of Python or NumPy; draw them with torch"
+            )
+        read = {id(tensor) for tensor in self.recording.closed_over}
+        buffers = {name for name, _ in self.run.module.named_buffers()}
+        for name, tensor in attached(self.run.module).items():
+            old = before.get(name)
+            if old is not tensor and old is not None and (id(old) in read or name in buffers):
+                raise NotCompilable(
+                    f"the program replaces '{name}'; change it in place, with .copy_()"
+                )
+
+    def _check_memory(self) -> None:
+        """What changes is not seen under other names, nor looked for where it was."""
+        own = {
+            id(tensor)
+            for tensor in [*self.buffers, *(piece for part in self.parts for piece in part.pieces)]
+        }
+        others = [tensor for tensor in self.recording.closed_over if id(tensor) not in own]
+        homes = [home for part in self.parts if len(part.pieces) > 1 for home in part.homes]
+        changing = [*(part.value for part in self.parts), *homes, *self.buffers]
+        if overlapping(changing, others):
+            raise NotCompilable(
+                "a tensor shares its memory with a parameter or buffer that changes; keep it once"
+            )
+
+    def _check(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
+        """Loss, gradient norm and random state are those of the program.
+
+        All that changes is as without compiler.
+        """
+        copies, again = (list(map(replica, inputs)) for _ in range(2))
+        with torch.random.fork_rng(), preserved(self.run.module, *self.buffers):
+            state = torch.get_rng_state()
+            with assume_missing(self.run.source.missing(self.selection)):
+                value, gradients, numbers = self._loss(*self.example)
+            expected = _result(value, _norm(gradients), numbers)
+            drawn = torch.get_rng_state()
+            torch.set_rng_state(state)
+            found = graph(*copies)
+            same = torch.equal(drawn, torch.get_rng_state())
+            torch.set_rng_state(state)
+            replayed = graph.replay(*again)
+        tolerance = self._tolerance()
+        near = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
+        if not same or not torch.allclose(found, expected, **near):
+            raise NotCompilable(
+                f"the compiled step gives loss and gradient norm {found.tolist()}, the program "
+                f"{expected.tolist()}"
+            )
+        wrong = self._differences(copies, again, inputs, tolerance)
+        if wrong or not torch.allclose(found, replayed, **near):
+            raise NotCompilable(
+                f"the compiled step gives another {wrong or 'loss'} than its operations one by one"
+            )
+
+    def _tolerance(self) -> float:
+        """By the lowest precision among the operations."""
+        values = [node.meta.get("val") for node in self.recording.graph.graph.nodes]
+        return max(TOLERANCE.get(value.dtype, 0.0) for value in values if torch.is_tensor(value))
+
+    def _differences(
+        self,
+        found: Sequence[Tensor],
+        expected: Sequence[Tensor],
+        before: Sequence[Tensor],
+        tolerance: float,
+    ) -> str:
+        """What has become something else than expected.
+
+        Optimizers turn rounding of tiny gradients into whole steps.
+        """
+        wrong = []
+        for name in dict.fromkeys(self._names):
+            one, two, old = (
+                torch.cat(
+                    [_flat(t) for n, t in zip(self._names, tensors, strict=False) if n == name]
+                )
+                for tensors in (found, expected, before)
+            )
+            slack = (two - old).norm() / 2 if name in ("value", "average") else 0.0
+            if (one - two).norm() > tolerance * (0.1 + two.norm()) + slack:
+                wrong.append(name)
+        return " and ".join(wrong)
+
+    def _step(self, *tensors: Tensor) -> Tensor:
+        """One step: state, hyperparameters ``(groups, K)``.
+
+        Inputs -> loss per row, gradient norm, and the parts of the loss: ``(2 + parts,)``.
+        """
+        count = len(self.tensors)
+        parts, buffers, alive = pytree.tree_unflatten(tensors[:count], self._structure)
+        numbers, inputs = tensors[count], tensors[count + 1 :]
+        kept = [buffer.clone() for buffer in buffers]
+        value, gradients, noted = self._evaluate(parts, kept, inputs)
+        left = iter(gradients)
+        gradients = [part.join([next(left) for _ in part.pieces]) for part in self.parts]
+        norm = _norm(gradients)
+        alive.logical_and_(value.isfinite() & norm.isfinite())
+        if self.run.clip is not None:
+            shrink = (self.run.clip / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [gradient * shrink for gradient in gradients]
+        for part, tensors, gradient in zip(self.parts, parts, gradients, strict=True):
+            self._update(part, tensors, gradient, numbers[part.group], alive)
+        _replace(dict(enumerate(buffers)), dict(enumerate(kept)), alive)
+        return _result(value, norm, noted)
+
+    def _evaluate(
+        self, parts: list[dict[str, Tensor]], buffers: list[Tensor], inputs: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The recorded loss, gradient and parts, at these parameters and buffers."""
+        place = {id(old): new for old, new in zip(self.buffers, buffers, strict=True)}
+        for part, tensors in zip(self.parts, parts, strict=True):
+            pieces = part.split(tensors["value"])
+            place |= {id(piece): value for piece, value in zip(part.pieces, pieces, strict=True)}
+        return self.recording(
+            *inputs, closed_over=[place.get(id(t), t) for t in self.recording.closed_over]
+        )
+
+    def _update(
+        self,
+        part: Part,
+        tensors: dict[str, Tensor],
+        gradient: Tensor,
+        numbers: Tensor,
+        alive: Tensor,
+    ) -> None:
+        """One part's update.
+
+        The numbers that its elements share become one tensor, or each would compute them.
+        """
+        averaged = (
+            tensors.get("averaged", numbers[0]) + 1
+        )  # without averages a number that nobody needs
+        newest = (1 - self.run.decay) / (1 - self.run.decay**averaged) if part.average else averaged
+        factors = [*self.rule.factors(numbers.unbind(), tensors), newest, alive]
+        *factors, newest, go = torch.stack(
+            [factor.to(_wide(gradient).dtype) for factor in factors]
+        ).unbind()
+        new = self.rule.update(
+            tensors, gradient, factors, self.run.optimizer.param_groups[part.group]
+        )
+        if part.average:
+            moved = new["value"] - tensors["average"]
+            if self.run.unbounded:  # an infinity minus itself is not a number
+                moved = torch.where(new["value"] == tensors["average"], 0.0, moved)
+            new["average"] = tensors["average"] + moved * newest
+            new["averaged"] = averaged
+        _replace(tensors, new, go > 0)
+
+
+def _result(value: Tensor, norm: Tensor, numbers: Tensor) -> Tensor:
+    return torch.cat([torch.stack([value, norm]).double(), numbers])
+
+
+def _replace(old: dict[Any, Tensor], new: dict[Any, Tensor], where: Tensor) -> None:
+    for key, value in new.items():
+        old[key].copy_(torch.where(where, value, old[key]))
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    norms = [_wide(gradient).norm() for gradient in gradients]
+    kind = functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
+    return torch.stack([norm.to(kind) for norm in norms]).norm()
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _flat(value: Tensor) -> Tensor:
+    return (torch.view_as_real(value) if value.is_complex() else value).double().flatten()
