@@ -33,8 +33,8 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import probgen as pg
+from probgen.compile import scheduling
 from probgen.compile.batched_replay import Replay
-from probgen.core import repeat
 
 PIXELS, HIDDEN, LATENT, GROUPS = 784, 400, 20, 50
 Peers = dict[str, Callable[[], Tensor]]
@@ -45,7 +45,7 @@ class Preparing:
 
     def __init__(self):
         self.seconds = 0.0
-        repeat.record = self._counted(repeat.record)
+        scheduling.record = self._counted(scheduling.record)
         Replay.build = self._counted(Replay.build)
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:

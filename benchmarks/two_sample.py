@@ -20,8 +20,8 @@ from probgen.evaluate.two_sample import (
     kernel_distance,
     mmd_test,
     precision_recall,
-    sliced_wasserstein,
-    wasserstein,
+    sliced_wasserstein_distance,
+    wasserstein_distance,
 )
 
 
@@ -77,7 +77,7 @@ def main():
     timed("frechet_distance, value and error", lambda: frechet_distance(x, y, splits=0))
     timed("frechet_distance, with its floor (4 splits)", lambda: frechet_distance(x, y))
     timed("kernel_distance, with its floor", lambda: kernel_distance(x, y))
-    timed("sliced_wasserstein, with its floor", lambda: sliced_wasserstein(x, y))
+    timed("sliced_wasserstein, with its floor", lambda: sliced_wasserstein_distance(x, y))
     timed("precision_recall", lambda: precision_recall(x, y, splits=0)[0])
     timed("precision_recall, with its floor (2 splits)", lambda: precision_recall(x, y)[1])
     timed("density_coverage", lambda: density_coverage(x, y, splits=0)[1])
@@ -92,7 +92,7 @@ def main():
                 few[:, :64], much[:, :64], classifier=c
             ),
         )
-    timed(f"wasserstein, exact, {len(few)} rows", lambda: wasserstein(few, much, splits=0))
+    timed(f"wasserstein, exact, {len(few)} rows", lambda: wasserstein_distance(few, much, splits=0))
     if options.plain:
         timed("plain Fréchet: scipy.linalg.sqrtm", lambda: plain_frechet(x, y))
         timed("plain precision and recall: torch.cdist", lambda: plain_precision_recall(x, y))

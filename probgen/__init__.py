@@ -4,6 +4,7 @@ A model is a distribution, defined by a Pyro program; ``fit`` trains any of them
 says what kind of number it is. Start with the README and ``tutorials/01_quickstart.py``.
 """
 
+import probgen.libraries  # noqa: F401 - before all others: their imports are not interrupted
 from probgen import (
     core,
     datasets,

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from probgen.core import checks
 
+__all__ = ["Mnist", "Splits", "binarize", "load_digits", "load_mnist", "read_idx"]
+
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
 RATIO = 1040  # gzip cannot pack more bytes than this into one

@@ -167,8 +167,8 @@ CASES = {
         TypeError,
         r"got a dict with keys \['pixels'\]",
     ),
-    "empty iterable": (lambda _: fit(gaussian(), []), ValueError, "at least one batch"),
-    "used-up iterable": (lambda _: fit(gaussian(), exhausted()), ValueError, "at least one batch"),
+    "empty iterable": (lambda _: fit(gaussian(), []), ValueError, "at least one row"),
+    "used-up iterable": (lambda _: fit(gaussian(), exhausted()), ValueError, "at least one row"),
     "batch size 0": (
         lambda _: fit(gaussian(), X, batch_size=0),
         ValueError,

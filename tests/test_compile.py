@@ -43,7 +43,7 @@ from probgen.objectives import (
     cyclical,
     linear_warmup,
 )
-from probgen.train import compile as compiling
+from probgen.train.compiled import step as compiling
 from probgen.train.compiled.policy import Engine
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History

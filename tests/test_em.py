@@ -326,7 +326,7 @@ BAD = {
     "wrong width": ({}, torch.randn(9, 3), r"expected x of shape \(N, 2\), got \(9, 3\)"),
     "one vector": ({}, torch.randn(2), r"got \(2,\)"),
     "empty": ({}, torch.ones(0, 2), "at least two rows"),
-    "negative steps": ({"steps": -1}, torch.randn(9, 2), "steps >= 0"),
+    "negative max_iter": ({"max_iter": -1}, torch.randn(9, 2), "max_iter >= 0"),
     "no chunk": ({"chunk": 0}, torch.randn(9, 2), "chunk >= 1"),
 }
 

@@ -67,6 +67,7 @@ PLACES = {
     "compiled step": (Step, "__call__"),
     "end": (Engine, "close"),
 }
+LATER = 10  # a call of the loss in a step, after those that look whether it can be computed
 SENT = {"once": [signal.SIGINT], "twice": [signal.SIGINT] * 2, "thrice": [signal.SIGINT] * 3}
 EAGER = [(place, sent, after) for place in PLACES for sent in SENT for after in (False, True)]
 COMPILED = [
@@ -83,7 +84,7 @@ def whole(compile=False):
 
 def interrupted(path, place, sent, after, **settings):
     """Whether the moment came."""
-    call = 1 if place == "end" else 4
+    call = {"end": 1, "loss": LATER}.get(place, 4)
     with signals_at(PLACES[place], SENT[sent], call, after) as count:
         try:
             run(path, **settings)
@@ -123,7 +124,7 @@ def test_batches_of_a_loader_go_on_as_well(sent, tmp_path):
 
 
 def test_an_interrupt_leaves_the_average_and_the_history():
-    with signals_at(PLACES["loss"], SENT["twice"], 7):
+    with signals_at(PLACES["loss"], SENT["twice"], LATER):
         gen, history = run()
     short, _ = run(steps=history.steps)
     assert history.stopped == "interrupted" and 3 <= history.steps < STEPS
@@ -152,7 +153,7 @@ def test_handlers_of_the_program_are_called_between_steps(number):
     called, old = [], signal.getsignal(number)
     signal.signal(number, lambda *given: called.append(given[0]))
     try:
-        with signals_at(PLACES["loss"], [number], 4):
+        with signals_at(PLACES["loss"], [number], LATER):
             _, history = run()
     finally:
         signal.signal(number, old)
@@ -163,8 +164,8 @@ def test_a_request_to_end_is_granted_after_the_step(tmp_path):
     code = f"""
         import signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_interrupts import PLACES, run, signals_at
-        with signals_at(PLACES["loss"], [signal.SIGTERM], 6):
+        from test_interrupts import LATER, PLACES, run, signals_at
+        with signals_at(PLACES["loss"], [signal.SIGTERM], LATER):
             run({str(tmp_path / "state")!r})
         print("not reached")
     """

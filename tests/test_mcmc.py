@@ -311,7 +311,7 @@ def noisy(x):
 X = torch.zeros(4)
 ENUMERATE = {"enumerate": "parallel"}
 REFUSED = [
-    (NormalMeans(), (), {}, "expected observed sites, found none"),
+    (NormalMeans(), (), {}, "expected rows x, got None; give them"),
     (Program(subsampled), (X,), {}, "plate 'data' around site 'x' holds 2 of 4 rows"),
     (Program(noisy), (X,), {}, "expected an exact density at site 'x', got unbiased"),
     (Discrete(dist.Poisson(1.0), {}), (X,), {}, "'k' is discrete"),

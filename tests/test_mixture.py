@@ -199,5 +199,5 @@ def test_a_singular_covariance_is_refused():
 
 
 def test_rows_of_another_width_are_refused():
-    with pytest.raises(ValueError, match=r"\(\*batch, 2\), got \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"\(N, 2\), got \(5, 3\)"):
         GaussianMixture(2, 2).predict(torch.zeros(5, 3))

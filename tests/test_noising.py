@@ -213,7 +213,7 @@ def test_schedules_fall_from_one_to_nothing(schedule):
         assert signal.shape == (count,)
         assert (signal.diff() < 0).all()
         assert 0 <= signal[-1] < 0.01 if count > 2 else True
-    with pytest.raises(ValueError, match="at least 2 steps"):
+    with pytest.raises(ValueError, match="steps >= 2"):
         schedule(1)
 
 

@@ -242,7 +242,7 @@ def test_refusals_say_what_to_do():
         rbm().log_prob(torch.full((2, 3), torch.nan))
     with pytest.raises(NotImplementedError, match="finitely many values"):
         RBM(GaussianUnits(3), 2)().pseudo_log_prob(torch.zeros(3))
-    with pytest.raises(ValueError, match="at least one hidden unit"):
+    with pytest.raises(ValueError, match="hidden >= 1"):
         RBM(BernoulliUnits(3), 0)
     with pytest.raises(ValueError, match="one is an RBM"):
         DeepBoltzmannMachine(BernoulliUnits(3), (2,))

@@ -189,7 +189,7 @@ def test_memory_is_bounded(given):
 
 @pytest.mark.parametrize("how", [{"max_rows": 0}, {"memory": -1.0}, {"n": -1}])
 def test_bounds_that_are_none(how):
-    with pytest.raises(ValueError, match=f"expected a.* {next(iter(how))}"):
+    with pytest.raises(ValueError, match=f"expected {next(iter(how))} >"):
         pg.sample(pg.standard_normal(2), **({"n": 3} | how))
 
 

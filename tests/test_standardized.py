@@ -105,7 +105,7 @@ def test_refusals_say_what_to_do():
         Standardized.fitted(family, torch.stack((torch.randn(9), torch.ones(9)), -1))
     with pytest.raises(ValueError, match="widen the bounds"):
         Standardized.fitted(family, torch.tensor([[0.5, 2.0]]), bounds=(0.0, 1.0))
-    with pytest.raises(ValueError, match="scale > 0"):
+    with pytest.raises(ValueError, match="tensor scale, got nan"):
         Standardized(family, 0.0, math.nan)
     with pytest.raises(ValueError, match="bounds a < b"):
         Standardized(family, bounds=(1.0, 0.0))

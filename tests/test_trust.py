@@ -242,7 +242,7 @@ class Kind(DistributionModule):
         self.kind = kind
 
     def forward(self, context=None):
-        named = type("Named", (dist.Normal,), {"density": self.kind})
+        named = type("Named", (dist.Normal,), {"density_kind": self.kind})
         return named(torch.zeros(2), 1.0).to_event(1)
 
 

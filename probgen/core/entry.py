@@ -73,10 +73,15 @@ def as_rows(
         return batch
     if getattr(gen, "any_rows", False):
         _check_family(gen, batch, optional)
-    elif not optional and not any(map(torch.is_tensor, leaves_of(batch))) and not gen.takes_nothing:
+    elif not optional and not any(map(_tells, leaves_of(batch))) and not gen.takes_nothing:
         raise ValueError(f"expected rows among the arguments, got {batch}; give them")
     check_support(gen, *batch, support=support, missing=missing)
     return batch
+
+
+def _tells(argument: Any) -> bool:
+    """Whether an argument of a program may be its data, or a number that it works with."""
+    return torch.is_tensor(argument) or isinstance(argument, int | float)
 
 
 def _check_family(gen: Any, batch: tuple, optional: bool) -> None:

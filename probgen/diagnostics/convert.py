@@ -226,8 +226,9 @@ def to_arviz(
     checks.mapping(**checks.given(coords=coords, dims=dims))
     checks.texts(**checks.given(groups=groups))
     gen = as_program(gen, *batch)
-    batch = as_rows(gen, *batch)
-    probe, wanted = model_trace(gen, batch), GROUPS if groups is None else groups
+    wanted = GROUPS if groups is None else groups
+    batch = as_rows(gen, *batch, missing="log_likelihood" not in wanted)
+    probe = model_trace(gen, batch)
     given = None if chains is None else as_chains(chains, gen, batch)
     _check_groups(wanted)
     _check_size(wanted, probe, draws, given, max_numbers)

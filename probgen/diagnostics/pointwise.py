@@ -70,6 +70,7 @@ def log_likelihoods(
         If ``given`` lacks a global site, rows have no density of their own, or one known up to its
         constant only.
 
+    >>> import pyro
     >>> import pyro.distributions as dist
     >>> from probgen.core.program import Program
     >>> def model(y):

@@ -91,7 +91,7 @@ class Autoregressive(dist.TorchDistribution):
         entry_ndim: int = 0,
         order: Tensor | None = None,
     ):
-        checks.function(distributions=distributions, steps=steps)
+        checks.function(distributions=distributions, **checks.given(steps=steps))
         checks.at_least(0, entry_ndim=entry_ndim)
         checks.sizes(event_shape=event_shape)
         checks.sizes(0, batch_shape=batch_shape)

@@ -75,13 +75,12 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 @gibbs.register(Autoregressive)
 def _(distribution: Autoregressive, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     checks.at_least(1, steps=steps)
-    distribution = Completion(
-        distribution, x, mask
-    )  # a start, which knows only the observed entries that come earlier
-    seen = distribution.in_order(whole(distribution.mask, distribution.entry_ndim))
+    # a start, which knows only the observed entries that come earlier
+    start = Completion(distribution, x, mask)
+    seen = distribution.in_order(whole(start.mask, distribution.entry_ndim))
     followed = seen.flip(-1).cumsum(-1).flip(-1) > 0
     chained = followed & ~seen
-    state = torch.where(_values(distribution, followed), distribution.sample(), torch.nan)
+    state = torch.where(_values(distribution, followed), start.sample(), torch.nan)
     for _ in range(steps):
         for t in chained.flatten(0, -2).any(0).nonzero().flatten().tolist():
             state = _visit(distribution, state, chained[..., t], t)

@@ -17,8 +17,8 @@ from probgen.evaluate.two_sample import (
     kernel_distance,
     mmd_test,
     precision_recall,
-    sliced_wasserstein,
-    wasserstein,
+    sliced_wasserstein_distance,
+    wasserstein_distance,
 )
 
 __all__ = [
@@ -38,6 +38,6 @@ __all__ = [
     "kernel_distance",
     "mmd_test",
     "precision_recall",
-    "sliced_wasserstein",
-    "wasserstein",
+    "sliced_wasserstein_distance",
+    "wasserstein_distance",
 ]

@@ -80,6 +80,8 @@ def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int =
 
     .. math:: \mathrm{ESS}_b = \frac{(\sum_k w_{kb})^2}{\sum_k w_{kb}^2}
     """
+    checks.generative(gen=gen)
+    checks.at_least(1, particles=particles, max_rows=max_rows)
     return effective_sample_size(weights_of(_drawn(gen, batch, particles, max_rows)))
 
 

@@ -78,6 +78,7 @@ class LogDensity:
         If nothing is observed, a plate is subsampled, a discrete site is not enumerated, a site's
         density is only estimated, or there is no continuous latent site.
 
+    >>> import pyro
     >>> import pyro.distributions as dist
     >>> from probgen.core.program import Program
     >>> def model(x):

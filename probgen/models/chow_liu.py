@@ -62,14 +62,14 @@ class ChowLiu(DistributionModule):
     context_size, context_hint = 0, WITHOUT
 
     def __init__(self, levels: Sequence[int], *, smoothing: float = 1.0):
-        checks.sizes(1, 1, levels=levels)
-        checks.not_negative(smoothing=smoothing)
-        super().__init__()
         if isinstance(levels, int):
             raise TypeError(
                 f"expected levels of each variable, got {levels}; for so many binary ones: (2,) * "
                 f"{levels}"
             )
+        checks.sizes(1, 1, levels=levels)
+        checks.not_negative(smoothing=smoothing)
+        super().__init__()
         self.levels, self.smoothing, most = tuple(levels), smoothing, max(levels)
         self.register_buffer("parents", torch.full((len(levels),), -1))
         self.logits = nn.Parameter(torch.zeros(len(levels), most, most))

@@ -7,6 +7,7 @@ import math
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.contexts import size_of
 from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged, ragged
@@ -59,6 +60,9 @@ class EndToken(DistributionModule):
     context_from = "family"
 
     def __init__(self, family: DistributionModule, end: float, padding: float = math.nan):
+        checks.generative(family=family)
+        checks.finite(end=end)
+        checks.number(padding=padding)
         super().__init__()
         self.family, self.context_ndim = family, family.context_ndim
         self.end, self.padding = float(end), float(padding)
@@ -98,6 +102,9 @@ class StopOr(DistributionModule):
     context_from = "emission"
 
     def __init__(self, emission: DistributionModule, stop: nn.Module, end: float = -1.0):
+        checks.generative(emission=emission)
+        checks.network(stop=stop)
+        checks.finite(end=end)
         super().__init__()
         self.emission, self.stop, self.end = emission, stop, float(end)
         self.context_ndim = emission.context_ndim

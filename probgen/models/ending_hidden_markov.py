@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from probgen.core import checks
 from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged, ragged
 from probgen.distributions.criteria import aic, bic
@@ -56,11 +57,11 @@ class EndingHiddenMarkovModel(DistributionModule):
     def __init__(
         self, family: DistributionModule, *, padding: float = math.nan, pseudo_count: float = 0.0
     ):
+        checks.generative(family=family)
+        checks.has(("states", "emission"), "pass a HiddenMarkovModel", family=family)
+        checks.number(padding=padding)
+        checks.not_negative(pseudo_count=pseudo_count)
         super().__init__()
-        if not pseudo_count >= 0:
-            raise ValueError(
-                f"expected pseudo_count >= 0, got {pseudo_count}; it is a number of sequences"
-            )
         self.family, self.context_ndim = family, family.context_ndim
         self.padding, self.pseudo_count = float(padding), pseudo_count
         self.stop = nn.Parameter(torch.zeros(family.states))

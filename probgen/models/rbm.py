@@ -82,7 +82,7 @@ class RBM(DistributionModule):
         checks.has(("width", "bind"), "pass BernoulliUnits(dims)", visible=visible)
         checks.at_least(1, hidden=hidden)
         checks.network(**checks.given(biases=biases))
-        checks.positive(**checks.given(scale=scale))
+        checks.not_negative(**checks.given(scale=scale))
         checks.at_least(0, limit=limit)
         checks.at_least(1, sweeps=sweeps)
         super().__init__()

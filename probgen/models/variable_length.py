@@ -11,6 +11,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.module import DistributionModule, LatentVariableModel
 from probgen.core.ragged import Ragged, ragged
 from probgen.distributions.criteria import aic, bic, trained
@@ -51,12 +52,14 @@ class LengthTable(nn.Module):
         pseudo_count: float = 0.0,
         context_ndim: int = 1,
     ):
+        checks.at_least(1, most=most)
+        checks.at_least(0, least=least, context_ndim=context_ndim)
+        checks.network(**checks.given(net=net))
+        checks.number(padding=padding)
+        checks.not_negative(pseudo_count=pseudo_count)
         super().__init__()
-        if not 0 <= least <= most or most < 1 or not pseudo_count >= 0:
-            raise ValueError(
-                f"expected 0 <= least <= most, most >= 1, pseudo_count >= 0, got {least=}, "
-                f"{most=}, {pseudo_count=}"
-            )
+        if least > most:
+            raise ValueError(f"expected least <= most, got {least=}, {most=}; exchange them")
         self.most, self.least = most, least
         self.padding, self.pseudo_count = float(padding), pseudo_count
         table = Constant(most - least + 1, context_ndim=context_ndim)
@@ -182,6 +185,7 @@ class VariableLength(DistributionModule):
         padding: float = math.nan,
         pseudo_count: float = 0.0,
     ):
+        checks.generative(family=family)
         super().__init__()
         if isinstance(family, LatentVariableModel):
             raise TypeError(
@@ -309,6 +313,9 @@ class VariableLengthLatents(LatentVariableModel):
         lengths: nn.Module | None = None,
         padding: float = math.nan,
     ):
+        checks.instance(
+            LatentVariableModel, "VariableLength takes families without latents", family=family
+        )
         super().__init__()
         self.family, self.context_ndim = family, family.context_ndim
         options = {"padding": padding, "context_ndim": family.context_ndim}

@@ -59,6 +59,7 @@ class Standardize(nn.Module):
     """
 
     def __init__(self, mean: float | Tensor, std: float | Tensor):
+        checks.numeric(mean=mean, std=std)
         super().__init__()
         self.register_buffer("mean", torch.as_tensor(mean))
         self.register_buffer("std", torch.as_tensor(std))

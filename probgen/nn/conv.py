@@ -20,6 +20,8 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(self, channels: int, activation: Activation = nn.SiLU):
+        checks.at_least(1, channels=channels)
+        checks.factory(activation=activation)
         super().__init__()
         self.layers = nn.Sequential(
             activation(),

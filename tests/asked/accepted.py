@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from probgen.diffusion import CosineSchedule
@@ -73,7 +74,21 @@ ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("Renyi", "alpha"): ((-1.0,), "an upper bound"),
     ("UNet", "attention"): ((0,), "no attention"),
     ("annealed_importance", "settle"): ((0,), "no steps before the way back"),
-    ("em", "steps"): ((0,), "the score of the start"),
+    **{
+        (name, "padding"): ((math.nan, -1.0, 0.0), "marks the end of a sequence")
+        for name in (
+            "VariableLength",
+            "VariableLengthLatents",
+            "EndToken",
+            "EndingHiddenMarkovModel",
+        )
+    },
+    ("EndToken", "end"): ((-1.0, 0.0), "a value that ends a sequence"),
+    ("StopOr", "end"): ((-1.0, 0.0), "a value that ends a sequence"),
+    ("VariableLength", "least"): ((0,), "empty sequences"),
+    ("VariableLengthLatents", "least"): ((0,), "empty sequences"),
+    ("Autoregressive", "steps"): ((None,), "a distribution that is scored alone"),
+    ("em", "max_iter"): ((0,), "the score of the start"),
     ("em", "n_init"): ((0,), "on from the present parameters"),
     ("em", "tol"): ((0,), "as many steps as asked"),
     ("sample", "n"): ((0,), "no draws"),
@@ -101,7 +116,25 @@ EXEMPT = {
     "SampleReport": "made by sample_report",
     "TwoSample": "made by the tests",
     "data_plate": "called in programs, at every step, with rows",
-    "density": "asks any object",
+    "density_kind": "asks any object",
+    "ConformanceError": "an error",
+    "Head": "abstract",
+    "Loo": "made by loo",
+    "Mnist": "made by load_mnist",
+    "Splits": "made by load_digits",
+    "PredictiveCheck": "made by predictive_check",
+    "Verdict": "made by verdict",
+    "Positive": "a constraint's map, without arguments",
+    "Preprocessed": "made by Preprocessed.fitted, whose rows are asked as data",
+    "binarize": "its arguments are data",
+    "effective_sample_size": "its arguments are data",
+    "pareto_khat": "its arguments are data",
+    "pareto_smooth": "its arguments are data",
+    "settled": "its arguments are data",
+    "read_idx": "its argument is a file",
+    "pad": "its arguments are data",
+    "turn": "takes nothing",
+    "default_objective": "asks any model",
     "load_digits": "without arguments",
     "as_chains": "takes draws, which are data",
     "categorical_emission": "called in programs, at every step, with tensors",

@@ -16,6 +16,7 @@ import probgen
 from asked import components, families, functions
 from asked.accepted import ACCEPTED, DATA
 from asked.bad import bad_values
+from asked.public import public
 from probgen.testing import ConformanceError
 
 GOOD: dict[str, Callable[[], dict[str, Any]]] = {
@@ -23,6 +24,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     **components.GOOD,
     **functions.GOOD,
 }
+PUBLIC = public()
 OUTCOMES = ("clear error", "works", "bare", "silently accepted")
 
 
@@ -59,7 +61,7 @@ def _shown(value: Any) -> str:
 def cases() -> Iterator[Case]:
     """All of them, in the order of names."""
     for name in sorted(GOOD):
-        for parameter in inspect.signature(getattr(probgen, name)).parameters.values():
+        for parameter in inspect.signature(PUBLIC[name]).parameters.values():
             if (name, parameter.name) in DATA or ("*", parameter.name) in DATA:
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -71,7 +73,7 @@ def cases() -> Iterator[Case]:
 
 def call(name: str, arguments: dict[str, Any], folder: Path) -> Any:
     """A public callable with arguments by name, those of a star under ``"*name"``."""
-    function = getattr(probgen, name)
+    function = PUBLIC[name]
     parameters = list(inspect.signature(function).parameters.values())
     stars = [p for p in parameters if p.kind is p.VAR_POSITIONAL]
     given = {key: _placed(value, folder) for key, value in arguments.items()}

@@ -10,6 +10,8 @@ from asked.parts import SCHEDULE, critic, normal, squared
 SHAPE = (1, 8, 8)
 
 GOOD = {
+    "ResidualBlock": lambda: {"channels": 2},
+    "Standardize": lambda: {"mean": 0.0, "std": 1.0},
     # covariances, units, noise
     "Full": lambda: {"components": 2, "dims": 2},
     "Tied": lambda: {"components": 2, "dims": 2},

@@ -22,6 +22,21 @@ from asked.parts import (
 FLOW = {"dims": 2, "layers": 1, "hidden": (4,)}
 
 
+def _letters() -> pg.Transformer:
+    head, embed = pg.heads.Categorical(levels=3), pg.nn.Tokens(3, 4)
+    return pg.Transformer((3,), head, embed, layers=1, heads=1)
+
+
+def _deep_markov() -> pg.DeepMarkovModel:
+    return pg.DeepMarkovModel(
+        pg.heads.Gaussian(pg.nn.GatedTransition(2, 4)),
+        given(2, 3),
+        pg.nn.RNN(3, 4),
+        pg.heads.Gaussian(pg.nn.Combiner(2, 4)),
+        (5, 2),
+    )
+
+
 def _image_head() -> pg.heads.Categorical:
     return pg.heads.Categorical(levels=2, event_ndim=3, context_ndim=3)
 
@@ -30,6 +45,13 @@ def _image_head() -> pg.heads.Categorical:
 GOOD = {
     "AutoregressiveFlow": lambda: {**FLOW, "univariate": pg.flows.Affine()},
     "MAF": lambda: dict(FLOW),
+    "VariableLength": lambda: {"family": pg.MarkovChain(3), "most": 3},
+    "VariableLengthLatents": lambda: {"family": _deep_markov(), "most": 5, "padding": -1.0},
+    "EndToken": lambda: {"family": _letters(), "end": 2.0, "padding": 2.0},
+    "StopOr": lambda: {"emission": pg.heads.Bernoulli(nn.Linear(4, 3)), "stop": nn.Linear(4, 1)},
+    "EndingHiddenMarkovModel": lambda: {
+        "family": pg.HiddenMarkovModel(2, 3, pg.sequences.GaussianEmission(2, 1))
+    },
     "IAF": lambda: dict(FLOW),
     "NSF": lambda: dict(FLOW),
     "NAF": lambda: dict(FLOW),
@@ -48,7 +70,7 @@ GOOD = {
     "BayesianGaussianMixture": lambda: {"components": 2, "dims": 2},
     "BayesianHiddenMarkovModel": lambda: {
         "states": 2,
-        "steps": 3,
+        "length": 3,
         "emission": pg.sequences.poisson_emission,
         "priors": {"rates": pg.Fixed(dist.Gamma, 1, concentration=torch.ones(2), rate=1.0)},
     },
@@ -128,14 +150,14 @@ GOOD = {
     "Mixture": lambda: {"components": [gaussian(), gaussian()]},
     "HiddenMarkovModel": lambda: {
         "states": 2,
-        "steps": 3,
+        "length": 3,
         "emission": pg.sequences.GaussianEmission(2, 2),
     },
     "GaussianEmission": lambda: {"states": 2, "dims": 2},
     "GaussianMixtureEmission": lambda: {"states": 2, "components": 2, "dims": 2},
     "CategoricalEmission": lambda: {"states": 2, "levels": 3},
     "PoissonEmission": lambda: {"states": 2},
-    "LinearGaussianStateSpace": lambda: {"states": 2, "dims": 2, "steps": 3},
+    "LinearGaussianStateSpace": lambda: {"states": 2, "dims": 2, "length": 3},
     "Normalized": lambda: {"gen": gaussian(), "log_z": 0.0},
     "Quantized": lambda: {"family": gaussian()},
     "BinNoise": lambda: {"net": pg.nn.MLP(2, [4], 4)},

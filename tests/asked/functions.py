@@ -41,7 +41,7 @@ GOOD = {
         "compile": False,
     },
     "adam": lambda: {"lr": 0.1},
-    "em": lambda: {"gen": mixture(), "x": rows(2, count=30), "steps": 200, "seed": 0},
+    "em": lambda: {"gen": mixture(), "x": rows(2, count=30), "max_iter": 200, "seed": 0},
     "mcmc": lambda: {
         "gen": bayesian,
         "*batch": (Y,),
@@ -78,6 +78,7 @@ GOOD = {
     "loo": lambda: {"data": pg.to_arviz(vae(), rows(2), draws=30), "var_name": None},
     "impute": lambda: {"gen": mixture(), "x": rows(2), "draws": 2, "steps": 3},
     "active_units": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 4},
+    "ess": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
     "khat": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
     "verdict": lambda: {"gen": vae(), "*batch": (rows(2),), "draws": 60, "seconds": 0.1},
     "annealed_importance": lambda: {
@@ -167,7 +168,7 @@ GOOD = {
     "mmd_test": lambda: _pair(permutations=3),
     "kernel_distance": _pair,
     "frechet_distance": _pair,
-    "wasserstein": _pair,
-    "sliced_wasserstein": lambda: _pair(projections=4),
+    "wasserstein_distance": _pair,
+    "sliced_wasserstein_distance": lambda: _pair(projections=4),
     "sample_report": lambda: _pair(permutations=3),
 }

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import probgen
-from asked.cases import GOOD
+from asked.cases import GOOD, PUBLIC
 
 # options that mean nothing in the good call alone
 NEED_MORE = {
@@ -43,12 +42,16 @@ def as_numpys(value: Any) -> Any:
 
 def numpys_calls(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each argument of a callable that is a number: its name, and the good call with it."""
-    for parameter in inspect.signature(getattr(probgen, name)).parameters.values():
+    for parameter in inspect.signature(PUBLIC[name]).parameters.values():
         star = parameter.kind is parameter.VAR_POSITIONAL
         key = f"*{parameter.name}" * star or parameter.name
         arguments = GOOD[name]()
         value = as_numpys(arguments.get(key, parameter.default))
-        if value is None and parameter.default is None and "int" in str(parameter.annotation):
+        if (
+            value is None
+            and parameter.default is None
+            and "int" in str(parameter.annotation).split(" | ")
+        ):
             value = np.int64(2)
         if value is not None and (name, key) not in NEED_MORE:
             yield key, {**arguments, key: value}

@@ -306,8 +306,10 @@ SAMPLE_DOORS = {
     "kernel_distance": against(pg.evaluate.kernel_distance, block=10),
     "precision_recall": against(pg.evaluate.precision_recall),
     "density_coverage": against(pg.evaluate.density_coverage),
-    "sliced_wasserstein": against(pg.evaluate.sliced_wasserstein_distance, projections=8, splits=1),
-    "wasserstein": against(pg.evaluate.wasserstein_distance),
+    "sliced_wasserstein_distance": against(
+        pg.evaluate.sliced_wasserstein_distance, projections=8, splits=1
+    ),
+    "wasserstein_distance": against(pg.evaluate.wasserstein_distance),
     "classifier_two_sample_test": against(pg.evaluate.classifier_two_sample_test, permutations=10),
     "copying_test": copying,
     "sample_report": report,

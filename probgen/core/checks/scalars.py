@@ -109,6 +109,18 @@ def finite(**values: Any) -> None:
         check_number(f"a finite number {name}", value, "pass a number such as 0")
 
 
+def number(**values: Any) -> None:
+    """Refuses what is no number, and infinities; NaN may mark what is missing.
+
+    >>> number(padding=float("nan"))
+    """
+    for name, value in values.items():
+        if not is_number(value):
+            wrong_type(f"a number {name}", value, "pass a number, or math.nan")
+        if math.isinf(value):
+            wrong_value(f"a finite number {name}", value, "pass a number, or math.nan")
+
+
 def ordered(**values: Any) -> None:
     """Refuses finite numbers of which the first is not the smaller one; ``None`` is open.
 

@@ -287,8 +287,8 @@ def _(distribution: Ended, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     tokens, seen = _known_tokens(distribution, x, mask)
     whole = _whole_entries(seen, distribution.entry_ndim)
     later = whole.flip(-1).cumsum(-1).flip(-1) > 0
-    distribution = _barred(distribution, later & ~whole)
-    return distribution.cut(gibbs(distribution, torch.where(seen, tokens, 0.0), seen, steps))
+    barred = _barred(distribution, later & ~whole)
+    return distribution.cut(gibbs(barred, torch.where(seen, tokens, 0.0), seen, steps))
 
 
 def _known_tokens(distribution: Ended, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from probgen.evaluate.two_sample.report import SampleReport, sample_report
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import raw
 from probgen.evaluate.two_sample.trained_features import ClassifierFeatures, classifier_features
-from probgen.evaluate.two_sample.transport import sliced_wasserstein, wasserstein
+from probgen.evaluate.two_sample.transport import sliced_wasserstein_distance, wasserstein_distance
 
 __all__ = [
     "ClassifierFeatures",
@@ -47,6 +47,6 @@ __all__ = [
     "precision_recall",
     "raw",
     "sample_report",
-    "sliced_wasserstein",
-    "wasserstein",
+    "sliced_wasserstein_distance",
+    "wasserstein_distance",
 ]

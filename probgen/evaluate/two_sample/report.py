@@ -18,7 +18,7 @@ from probgen.evaluate.two_sample.frechet import frechet_distance
 from probgen.evaluate.two_sample.neighbors import density_coverage, precision_recall
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import Features, features_of, raw, some
-from probgen.evaluate.two_sample.transport import sliced_wasserstein, wasserstein
+from probgen.evaluate.two_sample.transport import sliced_wasserstein_distance, wasserstein_distance
 from probgen.evaluate.two_sample.units import IN_WORDS, Standardize, ways
 
 
@@ -110,7 +110,7 @@ def sample_report(
     Returns
     -------
     SampleReport
-        With ``wasserstein`` where POT is installed.
+        With ``wasserstein_distance`` where POT is installed.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -134,10 +134,10 @@ def sample_report(
     results = [
         frechet_distance(x, y, **how),
         kernel_distance(x, y, **how),
-        sliced_wasserstein(x, y, **how),
+        sliced_wasserstein_distance(x, y, **how),
     ]
     if importlib.util.find_spec("ot") is not None:
-        results.append(wasserstein(*few, **much))
+        results.append(wasserstein_distance(*few, **much))
     results += [*precision_recall(x, y, **how), *density_coverage(x, y, **how)]
     for test in (mmd_test, energy_test, classifier_two_sample_test):
         results.append(test(*few, **much, permutations=permutations))

@@ -21,7 +21,7 @@ from probgen.evaluate.two_sample.rows import (
 from probgen.evaluate.two_sample.units import Standardize, compared
 
 
-def sliced_wasserstein(
+def sliced_wasserstein_distance(
     samples: Tensor,
     real: Tensor,
     *,
@@ -76,7 +76,7 @@ def sliced_wasserstein(
     https://doi.org/10.1007/s10851-014-0506-3
 
     >>> x = torch.arange(5.0)[:, None]
-    >>> round(sliced_wasserstein(x + 2, x, splits=0).value, 4)
+    >>> round(sliced_wasserstein_distance(x + 2, x, splits=0).value, 4)
     2.0
     """
     check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
@@ -168,7 +168,7 @@ def _potential(x: Tensor, y: Tensor, power: float) -> Tensor:
     return torch.cat([torch.zeros_like(x[:1]), steps.cumsum(0)])
 
 
-def wasserstein(
+def wasserstein_distance(
     samples: Tensor,
     real: Tensor,
     *,
@@ -191,7 +191,7 @@ def wasserstein(
     distance between two samples of one distribution shrinks only like :math:`N^{-1/F}`: look at
     ``excess``, and give ``reference`` rows as many as samples, because the floor is not scaled. The
     standard error is that of the linear part (the dual potentials) beyond what it has for real rows
-    against real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein`.
+    against real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein_distance`.
 
     Raises
     ------
@@ -234,7 +234,7 @@ def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:
     except ImportError as error:
         raise ImportError(
             "expected POT for the exact Wasserstein distance, got none; pip install POT, or use "
-            "sliced_wasserstein"
+            "sliced_wasserstein_distance"
         ) from error
     costs = squared_distances(*centerd([x.double(), y.double()])).pow(power / 2)
     cost, log = ot.emd2([], [], costs.cpu().numpy(), log=True, numItermax=10_000_000)
