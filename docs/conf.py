@@ -25,7 +25,7 @@ extensions = [
     "reference",  # _ext: pages of the API, one for each namespace
     "families",  # _ext: the table of what each family can do
 ]
-exclude_patterns = ["_ext", "README.md"]
+exclude_patterns = ["_ext", "_templates", "_generated", "README.md"]
 nitpicky = False
 
 # pages are Markdown; notebooks are made from them and from the tutorials by hand, not at each build
@@ -40,6 +40,7 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
+templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = "probgen"
 html_static_path = ["_static"]

@@ -122,6 +122,8 @@ from probgen.sampling import sample
 from probgen.scoring import log_likelihood
 from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, fit, load, save
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BPF",
     "ELBO",

@@ -84,7 +84,7 @@ def table() -> str:
     return HEAD + "".join(lines)
 
 
-def write(app) -> None:
+def write(app, config) -> None:
     """Writes the table to where the page on families includes it."""
     path = Path(app.srcdir) / "_generated" / "families.md"
     path.parent.mkdir(exist_ok=True)
@@ -94,5 +94,5 @@ def write(app) -> None:
 
 
 def setup(app):
-    app.connect("builder-inited", write, priority=100)
+    app.connect("config-inited", write)
     return {"parallel_read_safe": True}

@@ -9,10 +9,6 @@ from pathlib import Path
 
 import probgen
 
-TITLES = {
-    "probgen": "probgen",
-    "core": "probgen.core",
-}
 STUB = ".. autosummary::\n   :toctree: generated\n   :nosignatures:\n\n"
 
 
@@ -28,7 +24,11 @@ def namespaces() -> dict[str, object]:
 
 def public_names(module) -> list[str]:
     """What is documented on the page of a namespace: all but its modules."""
-    return [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
+    values = {name: getattr(module, name) for name in module.__all__}
+    own = {name for name, value in values.items() if not inspect.ismodule(value)}
+    if module is not probgen:  # what also stands at the top is documented there
+        own -= set(probgen.__all__)
+    return sorted(own, key=list(module.__all__).index)
 
 
 def group_of(value) -> str:
@@ -55,10 +55,12 @@ def page(dotted: str, module) -> str:
         if names:
             entries = "".join(f"   {name}\n" for name in names)
             lines += [heading, "-" * len(heading), "", STUB + entries]
+    pages = [f"   generated/{dotted}.{name}\n" for name in public_names(module)]
+    lines += [".. toctree::\n   :hidden:\n", "".join(pages)]
     return "\n".join(lines)
 
 
-def write(app) -> None:
+def write(app, config) -> None:
     """Writes the pages into ``reference``, which is not committed."""
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
@@ -80,5 +82,5 @@ def replace(path: Path, text: str) -> None:
 
 
 def setup(app):
-    app.connect("builder-inited", write, priority=100)  # before autosummary looks for stubs
+    app.connect("config-inited", write)  # before Sphinx and autosummary look for pages
     return {"parallel_read_safe": True}

@@ -10,8 +10,18 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from torch.distributions import Independent
 
-from probgen.core.sites import dim_of, observed_sites, plates_of, role, sample_sites, unwrapped
+from probgen.core.sites import (
+    dim_of,
+    event_of,
+    is_enumerated,
+    observed_sites,
+    plates_of,
+    role,
+    sample_sites,
+)
 
 
 class Line(NamedTuple):
@@ -67,18 +77,37 @@ def rows_of(trace: poutine.Trace, plate: str) -> int | None:
 
 def line_of(site: dict[str, Any]) -> Line:
     """A site as a line of the table."""
-    shape = tuple(site["value"].shape) if torch.is_tensor(site["value"]) else ()
-    distribution = unwrapped(site["fn"])
     return Line(
         site["name"],
         role(site),
-        type(distribution).__name__,
-        shape,
+        type(_named(site["fn"])).__name__,
+        _shape(site),
         tuple(
             frame.name
             for frame in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim or -math.inf)
         ),
     )
+
+
+def _named(distribution: Any) -> Any:
+    """The distribution inside of expansions, masks and event dims.
+
+    One made by a transform has a name of its own (a half-normal, a log-normal distribution).
+    """
+    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _shape(site: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of the value; where all values stand side by side, that of one of them."""
+    if not torch.is_tensor(site["value"]):
+        return ()
+    if not is_enumerated(site):
+        return tuple(site["value"].shape)
+    dims = [-frame.dim for frame in site["cond_indep_stack"] if frame.vectorized]
+    batch = site["fn"].batch_shape
+    return (*batch[len(batch) - max(dims, default=0) :], *event_of(site))
 
 
 def table(lines: list[Line]) -> str:

@@ -43,6 +43,7 @@ def of_events(function: Callable[..., Any]) -> Any:
 
     checked.register = by_type.register  # type: ignore[attr-defined]
     checked.dispatch = by_type.dispatch  # type: ignore[attr-defined]
+    checked.registry = by_type.registry  # type: ignore[attr-defined]
     return checked
 
 

@@ -114,7 +114,7 @@ def raw_values(head: HasNetwork, context: Tensor | None) -> Tensor:
     if not torch.is_tensor(values):
         raise ValueError(
             f"expected a context for {name}, got {context}; give one, or use the network "
-            "nn.Constant(head.width(D))"
+            "probgen.nn.Constant(head.width(D))"
         )
     if context is None:
         return values

@@ -47,7 +47,7 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     from :func:`probgen.mcmc`, or from the guide by :func:`probgen.fit`, which is independent over
     the globals and normal in their unconstrained space. It has a mode for each order of the states:
     see :meth:`in_order`. Sites: ``"initial"`` (K,), ``"transitions"`` (K, K), those of ``priors``,
-    ``"x"`` (B, T, *event).
+    ``"x"`` ``(B, T, *event)``.
 
     Parameters
     ----------
