@@ -66,9 +66,9 @@ class Head(DistributionModule):
 
     @abstractmethod
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
-        """The distribution of single variables given ``(R, *batch, *event)`` raw parameters.
+        """The distribution of single variables, of batch shape ``(*batch, *event)``.
 
-        Batch_shape (*batch, *event).
+        Given raw parameters ``(R, *batch, *event)``.
         """
 
     def width(self, dims: int) -> int:
