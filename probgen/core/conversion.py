@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 NUMBERS = "fiub"  # NumPy's letters for floating-point numbers, integers and booleans
-ENCODE = "encode categories as 0, 1, 2, ...: codes = frame[column].cat.codes, then codes.where(codes >= 0) for NaN where one is missing"
+ENCODE = (
+    "encode categories as 0, 1, 2, ...: codes = frame[column].cat.codes, "
+    "then codes.where(codes >= 0) for NaN where one is missing"
+)
 NO_ROWS = "expected data with at least one row, got none; check how it was filtered or split"
 AS_ROWS = "a tensor, array, frame or list of rows"
 HOW = {
