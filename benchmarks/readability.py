@@ -1,0 +1,102 @@
+"""How the source of the package reads, in figures.
+
+Expressions of the syntax tree per line of code, long lines, parallel assignments, comments, public
+names by namespace, and the time that importing takes.
+
+    python benchmarks/readability.py [FOLDER OF A CHECKOUT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import statistics
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+LIST = """
+import inspect, probgen
+print("top", len([n for n in probgen.__all__ if not inspect.ismodule(getattr(probgen, n))]))
+for name in probgen.__all__:
+    if inspect.ismodule(module := getattr(probgen, name)):
+        print(name, len(module.__all__))
+"""
+
+
+def tokens_of(source: str) -> list[tokenize.TokenInfo]:
+    return list(tokenize.generate_tokens(io.StringIO(source).readline))
+
+
+def lines_of_code(source: str, tree: ast.Module) -> int:
+    """Lines with code: no blank ones, comments or docstrings."""
+    kept = set()
+    for token in tokens_of(source):
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER):
+            kept |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree):
+        bodied = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if bodied and ast.get_docstring(node) is not None:
+            kept -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(kept)
+
+
+def parallel(node: ast.AST) -> bool:
+    """Whether several names get several values in one statement."""
+    if not isinstance(node, ast.Assign):
+        return False
+    return isinstance(node.value, ast.Tuple) and isinstance(node.targets[0], ast.Tuple)
+
+
+def measure(root: Path) -> dict[str, float]:
+    """The figures of a package."""
+    expressions = code = lines = long = assignments = pairs = comments = 0
+    for path in sorted(root.rglob("*.py")):
+        source = path.read_text()
+        tree = ast.parse(source)
+        nodes = list(ast.walk(tree))
+        expressions += sum(isinstance(node, ast.expr) for node in nodes)
+        code += lines_of_code(source, tree)
+        lines += len(source.splitlines())
+        long += sum(len(line) > 100 for line in source.splitlines())
+        assignments += sum(isinstance(node, ast.Assign) for node in nodes)
+        pairs += sum(map(parallel, nodes))
+        comments += sum(token.type == tokenize.COMMENT for token in tokens_of(source))
+    return {
+        "lines": lines,
+        "lines of code": code,
+        "expressions per line of code": expressions / code,
+        "lines over 100, %": 100 * long / lines,
+        "parallel assignments, %": 100 * pairs / assignments,
+        "comments": comments,
+    }
+
+
+def seconds_to_import(folder: Path) -> float:
+    """Median of five fresh processes, less the one that imports torch and Pyro alone."""
+    clock = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+    def once(modules: str) -> float:
+        command = [sys.executable, "-c", clock.format(modules)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+        return float(done.stdout)
+
+    own = statistics.median(once("probgen") for _ in range(5))
+    return own - statistics.median(once("torch, pyro") for _ in range(5))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parents[1])
+    folder = parser.parse_args().folder
+    for name, value in measure(folder / "probgen").items():
+        print(f"{name:32s} {value:10.1f}")
+    print(f"{'seconds to import':32s} {seconds_to_import(folder):10.2f}")
+    command = [sys.executable, "-c", LIST]
+    print(subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout)
+
+
+if __name__ == "__main__":
+    main()
