@@ -257,3 +257,7 @@ __all__ = [
     "turn",
     "verdict",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -263,3 +263,26 @@ def test_networks_to_be_learned_are_made_of_states():
 def test_a_network_without_names_has_no_more_state_than_before():
     assert list(BayesianNetwork({"a": Table(2)}).state_dict()) == ["conditionals.0.logits"]
     assert BayesianNetwork({"y": LinearGaussian()}).states == {}
+
+
+@pytest.mark.parametrize("as_table", [pd.DataFrame, dict], ids=["frame", "mapping"])
+def test_columns_are_read_by_name_at_every_door(as_table):
+    columns = {"n": [3, 0, 1], "wet": ["soaked", "dry", "damp"], "rain": ["yes", "no", "no"]}
+    table, rows = (
+        as_table(columns),
+        torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [0.0, 1.0, 1.0]]),
+    )
+    network, other = clinic(), clinic()
+    by_name = pg.log_likelihood(network, table).value
+    assert torch.equal(by_name, pg.log_likelihood(network, rows).value)
+    pg.em(network, table)
+    pg.em(other, rows)
+    assert all(map(torch.equal, network.parameters(), other.parameters()))
+    pg.fit(network, pd.DataFrame(columns), steps=1, compile=False, verdict=False, seed=0)
+    pg.fit(other, rows, steps=1, compile=False, verdict=False, seed=0)
+    assert all(map(torch.equal, network.parameters(), other.parameters()))
+
+
+def test_other_columns_are_refused():
+    with pytest.raises(ValueError, match="zzz"):
+        pg.log_likelihood(clinic(), pd.DataFrame({"zzz": [1], "wet": ["dry"], "n": [0]}))

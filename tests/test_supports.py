@@ -3,6 +3,7 @@
 Are refused by every family in whatever row they stand.
 """
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -144,3 +145,16 @@ def test_a_model_that_does_not_run_says_so_itself():
     check_support(gen, torch.zeros(5, 3))
     with pytest.raises((ValueError, RuntimeError)):
         pg.log_likelihood(gen, torch.zeros(5, 3))
+
+
+def test_the_advice_for_categories_of_a_frame_works():
+    frame = pd.DataFrame({"x": ["b", None, "a"]})
+    with pytest.raises(TypeError) as caught:
+        pg.log_likelihood(pg.heads.Categorical(pg.nn.Constant(2), levels=2), frame)
+    advice = str(caught.value).split("...: ")[1].split(" for NaN")[0]
+    assignment, _, mended = advice.partition(", then ")
+    names = {"frame": frame, "column": "x"}
+    exec(assignment, names)
+    codes = eval(mended, names)
+    score = pg.log_likelihood(pg.heads.Categorical(pg.nn.Constant(2), levels=2), codes.to_frame())
+    torch.testing.assert_close(score.value, torch.tensor([0.5, 1.0, 0.5]).log(), check_dtype=False)

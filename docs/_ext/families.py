@@ -4,6 +4,7 @@ The members are those of the conformance tests (``tests/zoo``), so a new family 
 with its line there, and the table cannot promise what the code does not do.
 """
 
+import functools
 import sys
 import warnings
 from pathlib import Path
@@ -22,15 +23,20 @@ HEAD = (
 NOTHING = "–"
 
 
-def members() -> dict[str, tuple]:
-    """The first member of every public family, with its name."""
+def zoo() -> list:
+    """The members of the conformance tests."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
     from zoo import ZOO
 
+    return ZOO
+
+
+def members() -> dict[str, tuple]:
+    """The first member of every public family, with its name."""
     public = {name: getattr(pg, name) for name in pg.__all__}
     families = {name: value for name, value in public.items() if isinstance(value, type)}
     found = {}
-    for member in ZOO:
+    for member in zoo():
         gen = member.gen()
         name = type(gen).__name__
         if name in families and name not in found:
@@ -63,16 +69,17 @@ def row(name: str, member, gen: GenerativeModel) -> str:
         attempt(lambda: pg.log_likelihood(gen, x, *context, particles=2, compile=False).kind),
         attempt(lambda: pg.log_likelihood(gen, gap, *context, particles=2, compile=False).kind),
         attempt(lambda: pg.impute(gen, gap, *context, draws=1, steps=2, compile=False).kind),
-        "yes" if takes_context(gen) else NOTHING,
+        "yes" if name in conditional() else NOTHING,
         "yes" if isinstance(gen, LatentVariableModel) else NOTHING,
         "yes" if isinstance(gen, SupportsEM) else NOTHING,
     ]
     return "| " + " | ".join(cells) + " |\n"
 
 
-def takes_context(gen: GenerativeModel) -> bool:
-    """Whether the family can be given one; a member may have been built without."""
-    return getattr(gen, "context_size", None) != 0
+@functools.cache
+def conditional() -> set[str]:
+    """Families of which some member takes a context."""
+    return {type(member.gen()).__name__ for member in zoo() if len(member.data()) > 1}
 
 
 def table() -> str:

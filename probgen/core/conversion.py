@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 NUMBERS = "fiub"  # NumPy's letters for floating-point numbers, integers and booleans
 ENCODE = (
-    "encode categories as 0, 1, 2, ...: codes = frame[column].cat.codes, "
+    "encode categories as 0, 1, 2, ...: codes = frame[column].astype('category').cat.codes, "
     "then codes.where(codes >= 0) for NaN where one is missing"
 )
 NO_ROWS = "expected data with at least one row, got none; check how it was filtered or split"
@@ -80,6 +80,20 @@ def rows_from(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor
         hint = HOW.get(kind, f"make {name} a tensor")
         raise TypeError(f"expected {name} as {AS_ROWS}, got {_shown(value)}; {hint}")
     return made.to(dtype) if dtype and made.is_floating_point() else made
+
+
+def has_named_columns(value: Any) -> bool:
+    """Whether it is a table whose columns have names: a frame, or a mapping.
+
+    >>> has_named_columns({"rain": [0, 1]}), has_named_columns([[0, 1]])
+    (True, False)
+    """
+    columns = value if isinstance(value, Mapping) else getattr(value, "columns", ())
+    try:
+        names = list(columns)
+    except TypeError:
+        return False
+    return bool(names) and all(isinstance(name, str) for name in names)
 
 
 def complete_rows(name: str, value: Any, least: int = 1) -> Tensor:

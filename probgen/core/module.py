@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.arguments import is_plain, own_dtype
 from probgen.core.contexts import declares_contexts
-from probgen.core.conversion import rows_from
+from probgen.core.conversion import has_named_columns, rows_from
 from probgen.core.marginal import Marginal
 from probgen.core.ragged import Ragged
 from probgen.core.runtime import RowPlate
@@ -67,6 +67,8 @@ def _settled(module: nn.Module, name: str, value: Any, own: torch.dtype | None) 
     ragged = getattr(module, "ragged", None)
     if name == "x" and ragged is not None and ragged.takes(value):
         value = ragged.rows(value)
+    if name == "x" and getattr(module, "names_columns", False) and has_named_columns(value):
+        value = module.rows(value)  # by name: the order of columns is not that of the nodes
     plain = is_plain(value)
     rows = value if plain else rows_from(name, value, own or torch.get_default_dtype())
     if rows.is_floating_point():

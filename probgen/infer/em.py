@@ -107,6 +107,12 @@ class EMResult:
     log_likelihood: Tensor
     converged: bool
 
+    def __repr__(self) -> str:
+        ended = "converged" if self.converged else "not converged"
+        return (
+            f"EMResult({self.n_iter} iterations, {ended}, {self.log_likelihood[-1]:.4g} nats a row)"
+        )
+
     @property
     def n_iter(self) -> int:
         """Number of M-steps taken."""

@@ -54,6 +54,13 @@ class Imputation:
     kind: str
     acceptance: Tensor
 
+    def __repr__(self) -> str:
+        accepted = f"{self.acceptance.mean():.2f}" if len(self.acceptance) else "none"
+        return (
+            f"Imputation({self.kind}, draws {tuple(self.draws.shape)}, "
+            f"{int(self.missing.sum())} missing entries, mean acceptance {accepted})"
+        )
+
     def mean(self) -> Tensor:
         """Average over the draws, the estimate of least squared error: ``(B, *event)``."""
         return torch.where(self.missing, self.draws.mean(0), self.draws[0])

@@ -47,6 +47,14 @@ class Chains:
     stats: dict[str, Tensor] = field(default_factory=dict)
     warmup: Chains | None = None
 
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name} {tuple(draws.shape[2:])}" for name, draws in self.draws.items())
+        some = next(iter(self.draws.values()), torch.zeros(0, 0))
+        words = [f"{some.shape[0]} chains of {some.shape[1]} draws", f"sites: {sites}"]
+        if "diverging" in self.stats:
+            words.append(f"{int(self.stats['diverging'].sum())} divergences")
+        return f"Chains({'; '.join(words)}; to_arviz(..., chains=) has R-hat and ESS)"
+
     @property
     def merged(self) -> Draws:
         """The draws of all chains in one dim, ``(chain * draw, ...)``.

@@ -105,6 +105,8 @@ class BayesianNetwork(DistributionModule):
     tensor([[0.3077, 0.6923]])
     """
 
+    names_columns = True  # tables are read by the names of the nodes
+
     def __init__(
         self,
         conditionals: Mapping[str, DistributionModule],

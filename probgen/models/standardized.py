@@ -96,6 +96,7 @@ class Standardized(DistributionModule):
         ValueError
             If a variable is constant or never observed, or x does not lie within the bounds.
         """
+        checks.generative(family=family)
         if getattr(family, "context_size", None) == 0:
             (like,) = as_rows(family, x, support=constraints.real, missing=True)
         else:  # its events are not known without a context
