@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probgen.compile import native
+from probgen.compile import backend
 from probgen.core import cache
 
 NOBODY = 65534
@@ -296,10 +296,10 @@ GRAPH = make_fx(lambda x: (x.sin() * 2,))(torch.ones(3))
 def compiled(tmp_path_factory):
     """A library and what lies beside it, made once."""
     folder = tmp_path_factory.mktemp("made")
-    with native._quiet():
-        options = native._known(native.LIBRARY) | {"aot_inductor.output_path": str(folder)}
+    with backend._quiet():
+        options = backend._known(backend.LIBRARY) | {"aot_inductor.output_path": str(folder)}
         return Path(
-            torch._inductor.aot_compile(native._plain(GRAPH), (torch.ones(3),), options=options)
+            torch._inductor.aot_compile(backend._plain(GRAPH), (torch.ones(3),), options=options)
         )
 
 
@@ -321,7 +321,7 @@ def compiler(compiled, monkeypatch, tmp_path):
 
 def right():
     x = torch.tensor([0.1, 0.2, 0.3])
-    (found,) = native.by_inductor(GRAPH, [x])([x])
+    (found,) = backend.by_inductor(GRAPH, [x])([x])
     torch.testing.assert_close(found, x.sin() * 2)
 
 
@@ -354,17 +354,17 @@ def test_damaged_and_planted_libraries_are_made_anew(change, compiler, capfd):
     right()
     right()
     assert len(compiler) == 1
-    (file,) = cache.folder(native.KIND).iterdir()
+    (file,) = cache.folder(backend.KIND).iterdir()
     change(file)
     right()
     assert len(compiler) == 2
-    assert list(cache.temporary(native.KIND).iterdir()) == []
+    assert list(cache.temporary(backend.KIND).iterdir()) == []
 
 
 def test_a_library_in_use_outlives_changes_of_its_file(compiler):
     x = torch.tensor([0.1, 0.2, 0.3])
-    run = native.by_inductor(GRAPH, [x])
-    (file,) = cache.folder(native.KIND).iterdir()
+    run = backend.by_inductor(GRAPH, [x])
+    (file,) = cache.folder(backend.KIND).iterdir()
     os.truncate(file, 0)
     torch.testing.assert_close(run([x])[0], x.sin() * 2)
 
@@ -386,27 +386,27 @@ def test_operations_without_machine_code_are_found_again(home):
     )
     x = torch.rand(3, 3)
     expected = torch.linalg.cholesky(x @ x.T + torch.eye(3))
-    for found in (native.by_inductor(graph, [x]), native._kept(graph, [x])):
+    for found in (backend.by_inductor(graph, [x]), backend._kept(graph, [x])):
         torch.testing.assert_close(found([x])[0], expected)
 
 
 @pytest.mark.parametrize("part", ["_machine", "_compiler", "threads", "LIBRARY"])
 def test_libraries_belong_to_a_machine_a_compiler_and_settings(part, monkeypatch):
-    before = native._key(GRAPH, [torch.ones(3)])
-    assert native._key(GRAPH, [torch.ones(3)]) == before
+    before = backend._key(GRAPH, [torch.ones(3)])
+    assert backend._key(GRAPH, [torch.ones(3)]) == before
     if part == "threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     elif part == "LIBRARY":
-        monkeypatch.setattr(native, part, {})
+        monkeypatch.setattr(backend, part, {})
     else:
-        monkeypatch.setattr(native, part, lambda: ("another",))
-    assert native._key(GRAPH, [torch.ones(3)]) != before
+        monkeypatch.setattr(backend, part, lambda: ("another",))
+    assert backend._key(GRAPH, [torch.ones(3)]) != before
 
 
 def test_another_process_finds_what_this_one_has_made(compiler):
     """Also after this one has compiled, which leaves traces in torch's settings."""
     right()
-    code = "from test_cache import *; print(native._file(GRAPH, [torch.ones(3)]).exists())"
+    code = "from test_cache import *; print(backend._file(GRAPH, [torch.ones(3)]).exists())"
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))
     }
@@ -417,20 +417,20 @@ def test_another_process_finds_what_this_one_has_made(compiler):
 
 
 def test_what_a_machine_and_a_compiler_are(monkeypatch):
-    told = " ".join(native._machine())
+    told = " ".join(backend._machine())
     assert torch.__version__ in told and (
         "flags" in told or "Features" in told or not Path("/proc/cpuinfo").exists()
     )
-    before = native._compiler()
-    with torch._inductor.config.patch(native.LIBRARY):
+    before = backend._compiler()
+    with torch._inductor.config.patch(backend.LIBRARY):
         pass
-    assert native._compiler() == before
+    assert backend._compiler() == before
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        assert native._compiler() != before and "FileNotFoundError" in native._compiler()[0]
+        assert backend._compiler() != before and "FileNotFoundError" in backend._compiler()[0]
     with torch._inductor.config.patch({"cpp.enable_unsafe_math_opt_flag": True}):
-        assert native._compiler() != before
+        assert backend._compiler() != before
     monkeypatch.setenv("CPATH", "/opt/include")
-    assert native._compiler() != before
+    assert backend._compiler() != before
 
 
 @pytest.mark.parametrize("before", [None, "torch's", "chosen"])
@@ -440,14 +440,14 @@ def test_torchs_own_cache_is_private_too_unless_the_user_has_chosen_it(
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     value = {"torch's": default_cache_dir(), "chosen": str(tmp_path / "chosen")}.get(before)
-    monkeypatch.delenv(native.TORCHS, raising=False)
+    monkeypatch.delenv(backend.TORCHS, raising=False)
     if value:
-        monkeypatch.setenv(native.TORCHS, value)
-    with native._own_folder():
-        inside = Path(os.environ[native.TORCHS])
+        monkeypatch.setenv(backend.TORCHS, value)
+    with backend._own_folder():
+        inside = Path(os.environ[backend.TORCHS])
         assert (
             (inside == Path(value))
             if before == "chosen"
             else (mode(inside) == 0o700 and inside.is_relative_to(home))
         )
-    assert os.environ.get(native.TORCHS) == value
+    assert os.environ.get(backend.TORCHS) == value

@@ -15,7 +15,7 @@ from torch import nn
 from torch.testing import assert_close
 from toys import MARGINAL, Local
 
-from probgen.compile import repeat
+from probgen.compile import scheduling
 from probgen.compile.batched_replay import Replay
 from probgen.compile.cost_model import Profile
 from probgen.compile.scheduling import Call, CompileWarning, repeated, windows
@@ -37,7 +37,7 @@ GROUP = torch.tensor([0, 0, 1, 2, 2, 2])
 @pytest.fixture
 def recorded(monkeypatch):
     """As if recording cost nothing: "auto" records after the watched calls, or the test fails."""
-    monkeypatch.setattr(repeat, "RECORDING", -1e9)
+    monkeypatch.setattr(scheduling, "RECORDING", -1e9)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CompileWarning)
         yield
@@ -100,7 +100,7 @@ def test_after_the_first_calls_and_a_recording_the_function_is_not_called_again(
             together=10,
         )
     )
-    assert len(runs) == repeat.WATCHED + 1
+    assert len(runs) == scheduling.WATCHED + 1
 
 
 def test_a_function_is_not_recorded_where_few_calls_are_left():

@@ -158,7 +158,7 @@ def test_em_refuses_what_log_prob_refuses(name, value, column):
 def test_em_refuses_infinite_numbers(name, value):
     gen, x = made(name)
     x[3].view(-1)[0] = value
-    with pytest.raises(ValueError, match="expected finite values"):
+    with pytest.raises(ValueError, match=r"expected (finite values|x with values in)"):
         em(gen, x)
 
 
