@@ -62,8 +62,8 @@ def settled(module: nn.Module, batch: tuple) -> tuple:
 
 
 def _settled(module: nn.Module, name: str, value: Any, own: torch.dtype | None) -> Any:
-    if value is None:
-        return None
+    if value is None or (name == "context" and isinstance(value, int | float)):
+        return value
     ragged = getattr(module, "ragged", None)
     if name == "x" and ragged is not None and ragged.takes(value):
         value = ragged.rows(value)

@@ -52,8 +52,8 @@ class Preprocessed(DistributionModule):
     >>> from probgen.core.module import standard_normal
     >>> x = torch.stack([torch.linspace(-3, 3, 999).exp(), (torch.arange(999) % 50).float()], 1)
     >>> gen = Preprocessed.fitted(standard_normal(2), x)
-    >>> gen.columns.words, gen().density_kind, gen().sample((5,))[:, 1] % 1
-    (['log', 'affine'], 'unbiased', tensor([0., 0., 0., 0., 0.]))
+    >>> gen.columns.words, gen().density_kind, (gen().sample((5,))[:, 1] % 1).any()
+    (['log', 'affine'], 'unbiased', tensor(False))
     """
 
     context_from = "family"

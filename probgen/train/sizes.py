@@ -34,6 +34,8 @@ def check_sizes(run: Run) -> None:
     index = None if index is None else index[few]
     part = layout.take(batch, few)
     reason = _failure(run, part, index)
+    if reason and few.stop != usual and _failure(run, batch, run.source.index(selection)):
+        return  # no size is to blame: the first step says what is
     if reason:
         raise ValueError(_sentence(run, usual, few.stop, reason))
 

@@ -28,6 +28,7 @@ from probgen.models.glow import Glow
 from probgen.models.integer_flow import IntegerFlow
 from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
+from probgen.models.preprocessed import Preprocessed
 from probgen.models.quantized import BinNoise, Quantized
 from probgen.models.sphere_flow import SphereFlow
 from probgen.models.standardized import Standardized
@@ -43,6 +44,16 @@ SMALL = partial(CouplingNet, hidden=8)
 def directions() -> tuple:
     """Unit vectors in three dimensions."""
     return (normalize(torch.randn(6, 3), dim=-1),)
+
+
+def spread() -> torch.Tensor:
+    """Rows of two columns, one of them with a long tail."""
+    return torch.stack([torch.linspace(-2, 2, 60).exp(), torch.linspace(-1, 4, 60)], 1)
+
+
+def spread_rows() -> tuple:
+    """Six of them, in any order."""
+    return (spread()[torch.randperm(60)[:6]],)
 
 
 TINY = {"layers": 2, "hidden": (8,)}
@@ -104,6 +115,9 @@ OWN_FLOWS = [
     Member("SphereFlow", lambda: SphereFlow(transforms=1, bins=4, hidden=(8,)), directions),
     Member(
         "Standardized", lambda: Standardized(GaussianMixture(3, 2), torch.ones(2), 3.0), rows(2)
+    ),
+    Member(
+        "Preprocessed", lambda: Preprocessed.fitted(GaussianMixture(3, 2), spread()), spread_rows
     ),
     Member(
         "Mixture given a context",
