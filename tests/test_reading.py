@@ -522,8 +522,8 @@ def test_integers_index_whatever_they_came_in(data):
 
 def test_categories_and_words_say_what_to_do():
     for data in ((FRAME["group"], FRAME["y"]), (np.array(list("abc")), np.zeros(3))):
-        with pytest.raises(TypeError, match=r"encode categories as 0, 1, 2, \.\.\. codes = frame"):
-            TypeError, match=r"encode categories as 0, 1, 2, \.\.\.: codes = frame"
+        with pytest.raises(TypeError, match=r"encode categories as 0, 1, 2, \.\.\.: codes = frame"):
+            pg.fit(pg.Program(grouped, AutoNormal(grouped)), data, steps=1)
 
 
 def with_everything(x, table, names, scale=1.0, *, y, option="plain", unused=None):
