@@ -22,6 +22,7 @@ from probgen.distributions.gibbs import gibbs
 from probgen.distributions.sequences.end_or import Barred
 from probgen.distributions.sequences.ends import (
     Ends,
+    all_steps,
     ends,
     extended,
     known,
@@ -174,14 +175,7 @@ class Ended(dist.TorchDistribution):
         return torch.where(over_steps(last, self.entry_ndim), self.end, tokens)
 
     def _whole(self, x: Tensor) -> Tensor:
-        entry, dim = self.event_shape[1:], x.ndim - len(self.event_shape)
-        if dim < 0 or x.shape[dim + 1 :] != entry or not 0 < x.shape[dim] <= self.steps:
-            raise ValueError(
-                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with "
-                "fewer steps, got "
-                f"{tuple(x.shape)}; time is the first event dim"
-            )
-        return extended(x, self.steps, self.padding, self.entry_ndim)
+        return all_steps(x, self.event_shape, self.padding)
 
 
 def _in_time(distribution: Autoregressive) -> Autoregressive:

@@ -33,6 +33,22 @@ class Ends(NamedTuple):
         return (step >= self.length[..., None]) & ~self.open[..., None]
 
 
+def all_steps(x: Tensor, event_shape: torch.Size, padding: float) -> Tensor:
+    """Sequences of events with all steps, filled by padding where they have fewer.
+
+    >>> all_steps(torch.ones(2), torch.Size([3]), -1.0)
+    tensor([ 1.,  1., -1.])
+    """
+    steps, *entry = event_shape
+    dim = x.ndim - len(event_shape)
+    if dim < 0 or x.shape[dim + 1 :] != torch.Size(entry) or not 0 < x.shape[dim] <= steps:
+        raise ValueError(
+            f"expected x of shape (*batch, {', '.join(map(str, event_shape))}), or with fewer "
+            f"steps, got {tuple(x.shape)}; time is the first event dim"
+        )
+    return extended(x, steps, padding, len(entry))
+
+
 def extended(x: Tensor, steps: int, padding: float, entry_ndim: int) -> Tensor:
     """An array with as many steps, those that it lacks at the end filled by padding.
 

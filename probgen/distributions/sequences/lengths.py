@@ -18,8 +18,8 @@ from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.sequences.ends import (
     Ends,
+    all_steps,
     ends,
-    extended,
     known,
     or_padding,
     over_steps,
@@ -163,14 +163,7 @@ class WithLength(dist.TorchDistribution):
 
     def whole(self, x: Tensor) -> Tensor:
         """An array with all steps, filled by padding where it has fewer."""
-        entry, dim = self.event_shape[1:], x.ndim - len(self.event_shape)
-        if dim < 0 or x.shape[dim + 1 :] != entry or not 0 < x.shape[dim] <= self.steps:
-            raise ValueError(
-                f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with "
-                "fewer steps, got "
-                f"{tuple(x.shape)}; time is the first event dim"
-            )
-        return extended(x, self.steps, self.padding, self.entry_ndim)
+        return all_steps(x, self.event_shape, self.padding)
 
     def ends(self, x: Tensor, mask: Tensor | None = None) -> Ends:
         """Where sequences end ``(*lead, T, *entry)``.
