@@ -46,7 +46,10 @@ class Row(NamedTuple):
 
 def row_of(case: Case) -> Row:
     pyro.clear_param_store()
-    value, reference, gaps, failed = None, "", {}, ""
+    value = None
+    reference = ""
+    gaps = {}
+    failed = ""
     try:
         if case.loss is not None and case.name not in ENUMERATED:
             value, reference, gaps = compared(routes(*prepared(case)), case.name in BATCHES)

@@ -27,7 +27,8 @@ from probgen.models.deep_nade import DeepNADE
 from probgen.models.made import MADE
 from probgen.models.nade import NADE
 
-DIMS, HIDDEN = 784, 500
+DIMS = 784
+HIDDEN = 500
 Sampler = Callable[[int], torch.Tensor]
 
 
@@ -50,7 +51,8 @@ def nade() -> dict[str, Sampler]:
 def deep_nade() -> dict[str, Sampler]:
     """Its naive form completes an empty row: one run of the whole network for each variable."""
     gen = DeepNADE(DIMS, [HIDDEN, HIDDEN], Bernoulli()).eval()
-    distribution, empty = gen.ordered(gen.orders[0]), gen.completion(torch.full((DIMS,), torch.nan))
+    distribution = gen.ordered(gen.orders[0])
+    empty = gen.completion(torch.full((DIMS,), torch.nan))
     return {
         "incremental": lambda rows: distribution.sample((rows,)),
         "naive": lambda rows: empty.sample((rows,)),

@@ -76,7 +76,8 @@ def load(folder: Path, name: str) -> Splits:
 def train(rows: Splits, candidate: Candidate, longer: float, seed: int) -> MADE:
     """One run; the best state by validation stays."""
     torch.manual_seed(seed)
-    dims, steps = rows.train.shape[1], max(1, round(candidate.steps * longer))
+    dims = rows.train.shape[1]
+    steps = max(1, round(candidate.steps * longer))
     orders = random_orders(candidate.orders, dims, seed)
     gen = MADE(dims, [HIDDEN], Bernoulli(), orders=orders, dropout=0.2, seed=seed)
     pg.fit(

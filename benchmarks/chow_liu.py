@@ -50,9 +50,13 @@ def mixture(
     data: dict[str, torch.Tensor], components: list[int], smoothing: list[float], steps: int
 ) -> MixtureOfTrees:
     """The mixture that is best on the validation rows, of all that EM passes through."""
-    best, state, chosen, levels = -torch.inf, None, None, (2,) * data["train"].shape[1]
+    best = -torch.inf
+    state = None
+    chosen = None
+    levels = (2,) * data["train"].shape[1]
     for count, added in itertools.product(components, smoothing):
-        gen, before = MixtureOfTrees(count, levels, smoothing=added), -torch.inf
+        gen = MixtureOfTrees(count, levels, smoothing=added)
+        before = -torch.inf
         gen.initialize(data["train"], torch.Generator().manual_seed(0))
         for _ in range(steps):
             with warnings.catch_warnings():  # smoothing is a penalty, which EM's value leaves out
@@ -60,7 +64,9 @@ def mixture(
                 pg.em(gen, data["train"], max_iter=3, tol=0.0, n_init=0)
             value = gen().log_prob(data["valid"]).mean().item()
             if value > best:
-                best, state, chosen = value, copy.deepcopy(gen), (count, added)
+                best = value
+                state = copy.deepcopy(gen)
+                chosen = (count, added)
             if value < before + 1e-3:
                 break
             before = value
@@ -101,7 +107,8 @@ def main() -> None:
         if arguments.components:
             began = time.perf_counter()
             gen = mixture(data, arguments.components, arguments.smoothing, arguments.steps)
-            score, seconds = pg.log_likelihood(gen, data["test"]), time.perf_counter() - began
+            score = pg.log_likelihood(gen, data["test"])
+            seconds = time.perf_counter() - began
             print(f"  mixture of trees, test: {score}   ({seconds:.0f} s in all)", flush=True)
 
 

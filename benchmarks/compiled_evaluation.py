@@ -36,7 +36,10 @@ import probgen as pg
 from probgen.compile import scheduling
 from probgen.compile.batched_replay import Replay
 
-PIXELS, HIDDEN, LATENT, GROUPS = 784, 400, 20, 50
+PIXELS = 784
+HIDDEN = 400
+LATENT = 20
+GROUPS = 50
 Peers = dict[str, Callable[[], Tensor]]
 
 
@@ -65,7 +68,8 @@ class Preparing:
 
 def scores(rows: int, particles: int) -> Peers:
     torch.manual_seed(0)
-    encoder, decoder = pg.nn.MLP(PIXELS, [HIDDEN], 2 * LATENT), pg.nn.MLP(LATENT, [HIDDEN], PIXELS)
+    encoder = pg.nn.MLP(PIXELS, [HIDDEN], 2 * LATENT)
+    decoder = pg.nn.MLP(LATENT, [HIDDEN], PIXELS)
     gen = pg.VAE(
         pg.standard_normal(LATENT), pg.heads.Bernoulli(decoder), pg.heads.Gaussian(encoder)
     )
@@ -94,7 +98,8 @@ def hand_written(
     gen: pg.VAE, decoder: torch.nn.Module, x: Tensor, particles: int, chunk: int
 ) -> Tensor:
     q = gen.encode(x).base_dist
-    wide, parts = x.expand(chunk, *x.shape), []
+    wide = x.expand(chunk, *x.shape)
+    parts = []
     for _ in range(0, particles, chunk):
         noise = torch.randn(chunk, *q.loc.shape)
         z = q.loc + q.scale * noise
@@ -112,7 +117,8 @@ def hand_written(
 
 def grouped_rows(rows: int) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(2)
-    x, group = torch.randn(rows, 20), torch.randint(GROUPS, (rows,))
+    x = torch.randn(rows, 20)
+    group = torch.randint(GROUPS, (rows,))
     logits = x @ torch.randn(20) * 0.7 + 0.5 + torch.randn(GROUPS)[group]
     return x, group, torch.bernoulli(logits.sigmoid())
 
@@ -120,10 +126,8 @@ def grouped_rows(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 def logistic(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
     """Varying intercepts, non-centerd."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = (
-        pyro.sample("mean", dist.Normal(0.0, 1.0)),
-        pyro.sample("spread", dist.HalfNormal(1.0)),
-    )
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
     with pyro.plate("groups", GROUPS):
         offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -133,10 +137,8 @@ def logistic(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
 def vectorized(x: Tensor, group: Tensor, y: Tensor | None = None) -> None:
     """The same, with draws to the left of all plates."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = (
-        pyro.sample("mean", dist.Normal(0.0, 1.0)),
-        pyro.sample("spread", dist.HalfNormal(1.0)),
-    )
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
     with pyro.plate("groups", GROUPS):
         offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -190,7 +192,8 @@ def compare(title: str, peers: Peers, rounds: int, preparing: Preparing) -> None
     for turn in range(rounds):
         for name, peer in peers.items():
             torch.manual_seed(turn)
-            before, began = preparing.seconds, time.perf_counter()
+            before = preparing.seconds
+            began = time.perf_counter()
             results[name] = peer()
             turns[name].append((time.perf_counter() - began, preparing.seconds - before))
     print(

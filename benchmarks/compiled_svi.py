@@ -105,7 +105,8 @@ def report(title: str, results: dict[str, Result]) -> None:
         f"  {'':36s}{'ms/step':>9s}{'range':>18s}{'ratio':>8s}{'compile or first, s':>22s}{'loss per row':>21s}"
     )
     for name, result in results.items():
-        low, high = min(result.milliseconds), max(result.milliseconds)
+        low = min(result.milliseconds)
+        high = max(result.milliseconds)
         spent = (
             f"{result.cold:.1f}, again {result.warm:.1f}"
             if result.cold

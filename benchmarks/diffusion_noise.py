@@ -37,7 +37,9 @@ from probgen.models.noising_diffusion import NoisingDiffusion
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
 
-SIDE, STEPS, CALLS = 16, 1000, (10, 20, 50)
+SIDE = 16
+STEPS = 1000
+CALLS = (10, 20, 50)
 WITHIN = (-1.0, 1.0)
 
 
@@ -117,7 +119,8 @@ def report(name: str, row: str, values: list[float]) -> None:
 @torch.no_grad()
 def draw(gen: NoisingDiffusion, calls: int, step, rows: int, seed: int) -> Tensor:
     torch.manual_seed(seed)
-    gen.calls, gen.step = calls, step
+    gen.calls = calls
+    gen.step = step
     return torch.cat([gen().sample((part,)) for part in [250] * (rows // 250)])
 
 
@@ -161,7 +164,8 @@ def main() -> None:
                     for seed in range(options.seeds)
                 ]
                 report(f"{name}, {way.__name__}", f"{calls} calls", values)
-        gen.calls, gen.step = None, ancestral
+        gen.calls = None
+        gen.step = ancestral
         score = pg.log_likelihood(gen, dequantized(test[: options.scored], 1), particles=16)
         print(f"  {score.in_bits_per_dim(SIDE * SIDE, 1 / 128)}", flush=True)
 

@@ -61,14 +61,16 @@ def by_hand(images: Tensor) -> tuple[Callable[[], None], Callable[[], Tensor]]:
         return angle.cos(), angle.sin()
 
     def loss() -> Tensor:
-        t, noise = torch.rand(len(images)), torch.randn_like(images)
+        t = torch.rand(len(images))
+        noise = torch.randn_like(images)
         alpha, sigma = levels(t)
         target = alpha * noise - sigma * images
         return (net(alpha * images + sigma * noise, t) - target).square().sum() / len(images)
 
     @torch.no_grad()
     def sample() -> Tensor:
-        z, times = torch.randn(16, *SHAPE), torch.linspace(1, 0, 51)
+        z = torch.randn(16, *SHAPE)
+        times = torch.linspace(1, 0, 51)
         for t, s in zip(times[:-1].split(1), times[1:].split(1), strict=True):
             (alpha, sigma), (after, less) = levels(t), levels(s)
             v = net(z, t.expand(16))
@@ -119,7 +121,8 @@ def diffusers(images: Tensor) -> tuple[Callable[[], None], Callable[[], Tensor]]
     scheduler.set_timesteps(50)
 
     def loss() -> Tensor:
-        t, noise = torch.randint(1000, (len(images),)), torch.randn_like(images)
+        t = torch.randint(1000, (len(images),))
+        noise = torch.randn_like(images)
         target = scheduler.get_velocity(images, noise, t)
         return (net(scheduler.add_noise(images, noise, t), t / 1000) - target).square().sum() / len(
             images
@@ -166,9 +169,11 @@ def show(title: str, found: dict[str, list[float]]) -> None:
 
 def fit_step(images: Tensor, steps: int) -> float:
     """Seconds of the processor of one step of ``fit``, its fixed costs taken off."""
-    many, spent = images.repeat(4, 1, 1, 1), []
+    many = images.repeat(4, 1, 1, 1)
+    spent = []
     for count in (1, 1 + steps):
-        gen, start = Diffusion(network(), SHAPE), time.process_time()
+        gen = Diffusion(network(), SHAPE)
+        start = time.process_time()
         pg.fit(
             gen,
             many,

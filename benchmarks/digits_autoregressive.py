@@ -102,7 +102,8 @@ def main() -> None:
         "--completions", type=Path, help="file for a picture of completed digits (.png)"
     )
     options = parser.parse_args()
-    rows, gens = load_digits(), []
+    rows = load_digits()
+    gens = []
     for seed in range(options.models):
         torch.manual_seed(seed)
         gens.append(pixel_cnn(options))

@@ -42,7 +42,8 @@ class Features(nn.Module):
 
     def __init__(self, states: int):
         super().__init__()
-        self.one_hot, self.half = OneHot(states), (LEVELS - 1) / 2
+        self.one_hot = OneHot(states)
+        self.half = (LEVELS - 1) / 2
 
     def forward(self, x: Tensor) -> Tensor:
         level = torch.where(x < LEVELS, x / self.half - 1, 0.0)
@@ -145,7 +146,8 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--samples", type=Path, help="start of the names of pictures of draws")
     options = parser.parse_args()
-    rows, table = load_digits(), dict(OTHERS)
+    rows = load_digits()
+    table = dict(OTHERS)
     processes = {
         "masked": AbsorbingNoise(LEVELS, even_steps(options.chain)),
         "replaced": UniformNoise(LEVELS, cosine_steps(options.chain)),

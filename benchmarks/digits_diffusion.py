@@ -38,7 +38,8 @@ from probgen.models.transformed import Transformed
 from probgen.nn.schedules import CosineSchedule
 from probgen.nn.unet import UNet
 
-SHAPE, LEVELS = (1, 8, 8), 17
+SHAPE = (1, 8, 8)
+LEVELS = 17
 
 
 class Flat(nn.Module):
@@ -92,7 +93,8 @@ def train(
     """
     rows = [part.flatten(1) for part in pg.datasets.load_digits()]
     torch.manual_seed(0)
-    gen, start = make(rows[0]), time.process_time()
+    gen = make(rows[0])
+    start = time.process_time()
     history = pg.fit(
         gen,
         rows[0],
@@ -161,7 +163,9 @@ def autoencoder(steps: int) -> dict:
     import vae_digits
 
     torch.manual_seed(0)
-    gen, rows, start = vae_digits.vae(), pg.datasets.load_digits(), time.process_time()
+    gen = vae_digits.vae()
+    rows = pg.datasets.load_digits()
+    start = time.process_time()
     history = vae_digits.train(gen, rows, steps, seed=0)
     minutes = (time.process_time() - start) / 60
     scores = [vae_digits.score(gen, rows.test, count) for count in (1, 500)]

@@ -30,7 +30,8 @@ from probgen.models.coupling_flow import CouplingNSF, RealNVP
 from probgen.models.standardized import Standardized
 from probgen.models.transformed import Transformed
 
-DIMS, LEVELS = 64, 17
+DIMS = 64
+LEVELS = 17
 PUBLISHED = {
     "RealNVP notebook": 161.6,
     "full Gaussian mixture": 133.5,
@@ -47,7 +48,8 @@ class Zukos(pg.DistributionModule):
 
     def __init__(self, flow: nn.Module):
         super().__init__()
-        self.flow, self.base = flow, pg.standard_normal(DIMS)
+        self.flow = flow
+        self.base = pg.standard_normal(DIMS)
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
         return Pushforward(self.base(), self.flow().transform)
@@ -61,7 +63,8 @@ def gaussianized(family: pg.DistributionModule, rows: Tensor) -> pg.Distribution
     return Transformed(family, Gaussianized.of(rows, 0.0, LEVELS, bins=LEVELS))
 
 
-SMALL, WIDE = {"hidden": (128, 128)}, {"hidden": (256,), "dropout": 0.3}
+SMALL = {"hidden": (128, 128)}
+WIDE = {"hidden": (256,), "dropout": 0.3}
 CONTESTANTS: dict[str, tuple[Callable[[], pg.DistributionModule], Callable]] = {
     "MAF, zuko": (
         lambda: Zukos(zuko.flows.MAF(DIMS, transforms=3, hidden_features=(128, 128))),
@@ -99,7 +102,8 @@ def train_and_score(name: str, steps: int) -> dict[str, float | str]:
     train, validation, test = splits
     torch.manual_seed(0)
     make, prepared = CONTESTANTS[name]
-    gen, start = pg.Quantized(prepared(make(), train)), time.perf_counter()
+    gen = pg.Quantized(prepared(make(), train))
+    start = time.perf_counter()
     history = pg.fit(
         gen,
         train,

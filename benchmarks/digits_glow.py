@@ -32,7 +32,8 @@ from probgen.models.transformed import Transformed
 from probgen.nn import Standardize
 from probgen.nn.invertible import CouplingNet
 
-LEVELS, SHAPE = 17, (1, 8, 8)
+LEVELS = 17
+SHAPE = (1, 8, 8)
 PUBLISHED = {
     "per-pixel count table": 106.5,
     "mixture of categorical products": 99.9,
@@ -131,7 +132,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
-    rows, ours = load_digits(), {}
+    rows = load_digits()
+    ours = {}
     for name in options.only:
         torch.manual_seed(options.seed)
         setup = MODELS[name]

@@ -36,7 +36,8 @@ def random_network(nodes: int, seed: int = 0) -> tuple[Tables, Parents]:
     """Tables ``(*levels of the parents, levels)`` and parents."""
     rng = np.random.default_rng(seed)
     levels = rng.integers(2, 5, size=nodes)
-    tables, parents = {}, {}
+    tables = {}
+    parents = {}
     for node in range(nodes):
         near = np.arange(max(0, node - 8), node)
         above = (
@@ -84,7 +85,8 @@ def pgmpy(tables: Tables, parents: Parents) -> Callable[[torch.Tensor], Answer]:
             TabularCPD(name, table.shape[-1], values, evidence=parents[name], evidence_card=sizes)
         )
     model.check_model()
-    engine, names = VariableElimination(model), list(tables)
+    engine = VariableElimination(model)
+    names = list(tables)
 
     def ask(x: torch.Tensor) -> Answer:
         row = x[0]
@@ -148,7 +150,8 @@ def main() -> None:
         {"pgmpy": pgmpy(tables, parents)} if find_spec("pgmpy") else {}
     )
     x = queries(network, max(arguments.queries, arguments.batch))
-    times, answers = {name: [] for name in ways}, {name: [] for name in ways}
+    times = {name: [] for name in ways}
+    answers = {name: [] for name in ways}
     for turn in range(-1, arguments.queries):  # the first turn warms up
         for name, ask in ways.items():
             seconds, answer = timed(ask, x[[max(turn, 0)]])
@@ -167,10 +170,8 @@ def main() -> None:
             for row, answer in enumerate(answers[name])
             for mine, theirs in zip(answer[1], marginals, strict=True)
         )
-        median, span = (
-            1000 * statistics.median(values),
-            f"{1000 * min(values):.1f}-{1000 * max(values):.1f}",
-        )
+        median = 1000 * statistics.median(values)
+        span = f"{1000 * min(values):.1f}-{1000 * max(values):.1f}"
         print(
             f"{name:9s} one query: {median:9.2f} ms ({span}); {told}marginals differ by {away:.1e}"
         )

@@ -56,7 +56,8 @@ def synthetic(rows: int, dims: int, components: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     roots = rng.normal(size=(components, dims, 2 * dims)) / (2 * dims) ** 0.5
     factors = np.linalg.cholesky(roots @ roots.transpose(0, 2, 1))
-    labels, noise = rng.integers(components, size=rows), rng.normal(size=(rows, dims))
+    labels = rng.integers(components, size=rows)
+    noise = rng.normal(size=(rows, dims))
     x = 2 * rng.normal(size=(components, dims))[labels]
     for k in range(components):
         x[labels == k] += noise[labels == k] @ factors[k].T
@@ -129,7 +130,8 @@ def scikit_learn(
 
     def fit() -> Mixture:
         model.fit(x)
-        found, eye = model.covariances_, np.eye(x.shape[1])
+        found = model.covariances_
+        eye = np.eye(x.shape[1])
         shapes = {"full": lambda: found, "tied": lambda: np.stack([found] * len(begin.weights))}
         shapes |= {
             "diag": lambda: found[:, None] * eye,
@@ -218,7 +220,9 @@ def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list
     for title, rows in data.items():
         for dtype in ("float32", "float64"):
             torch.set_default_dtype(getattr(torch, dtype))
-            x, times, found = rows.astype(dtype), {name: [] for name in peers}, {}
+            x = rows.astype(dtype)
+            times = {name: [] for name in peers}
+            found = {}
             for turn in range(arguments.repeats + 1):
                 for name in peers:
                     steps = arguments.steps if turn else 2  # the first turn warms up

@@ -28,7 +28,9 @@ from probgen.models.rbm import RBM
 from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.samplers.langevin import Langevin
 
-BATCH, GIBBS, STEPS = 100, 5, 20
+BATCH = 100
+GIBBS = 5
+STEPS = 20
 
 
 class Clock:
@@ -48,9 +50,11 @@ class Clock:
 
 def rbm_by_hand(x: Tensor, steps: int, hidden: int) -> float:
     weight = nn.Parameter(0.01 * torch.randn(x.shape[1], hidden))
-    b, c = nn.Parameter(torch.zeros(x.shape[1])), nn.Parameter(torch.zeros(hidden))
+    b = nn.Parameter(torch.zeros(x.shape[1]))
+    c = nn.Parameter(torch.zeros(hidden))
     optimizer = torch.optim.Adam([weight, b, c], fused=True)
-    v, clock = (torch.rand(BATCH, x.shape[1]) < 0.5).float(), Clock()
+    v = (torch.rand(BATCH, x.shape[1]) < 0.5).float()
+    clock = Clock()
 
     def log_weight(v: Tensor) -> Tensor:
         return v @ b + softplus(v @ weight + c).sum(-1)
@@ -73,9 +77,11 @@ def rbm_by_hand(x: Tensor, steps: int, hidden: int) -> float:
 
 def energy_by_hand(x: Tensor, steps: int, net: nn.Module, step: float) -> float:
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
-    pool, clock = torch.randn(1000, x.shape[1]), Clock()
+    pool = torch.randn(1000, x.shape[1])
+    clock = Clock()
     for _ in range(steps):
-        rows, where = x[torch.randint(len(x), (BATCH,))], torch.randperm(1000)[:BATCH]
+        rows = x[torch.randint(len(x), (BATCH,))]
+        where = torch.randperm(1000)[:BATCH]
         y = pool[where]
         for _ in range(STEPS):
             y = y.detach().requires_grad_()
@@ -93,7 +99,8 @@ def energy_by_hand(x: Tensor, steps: int, net: nn.Module, step: float) -> float:
 
 def through_fit(make: Callable, x: Tensor, steps: int, compile: bool) -> float:
     gen, objective = make()
-    clock, quiet = Clock(), {"progress": False, "verdict": False}
+    clock = Clock()
+    quiet = {"progress": False, "verdict": False}
     pg.fit(
         gen,
         x,

@@ -131,7 +131,8 @@ def probgen(problem: Problem, draws: int) -> dict[str, Callable[[], Any]]:
     import probgen as pg
 
     torch.manual_seed(0)
-    model, data = problem.pyro(), tuple(map(torch.as_tensor, problem.data))
+    model = problem.pyro()
+    data = tuple(map(torch.as_tensor, problem.data))
     program = pg.Program(model, AutoNormal(model))
     rows = len(data[-1])
     settings = {
@@ -159,8 +160,11 @@ class NumPyroPeer:
         from numpyro.infer.autoguide import AutoNormal
         from numpyro.optim import Adam
 
-        self.model, self.data, self.draws = problem.numpyro(), problem.data, draws
-        self.guide, self.key = AutoNormal(self.model), jax.random.PRNGKey(1)
+        self.model = problem.numpyro()
+        self.data = problem.data
+        self.draws = draws
+        self.guide = AutoNormal(self.model)
+        self.key = jax.random.PRNGKey(1)
         svi = SVI(self.model, self.guide, Adam(0.02), Trace_ELBO())
         self.params = svi.run(jax.random.PRNGKey(0), STEPS, *self.data, progress_bar=False).params
         self.drawn, self.weights = jit(self._drawn), jit(self._weights)
@@ -266,7 +270,8 @@ def one_peer(name: str, options: argparse.Namespace) -> None:
     """First and second call of each quantity, in this process; prints the seconds as JSON."""
     import arviz  # noqa: F401
 
-    times, values = {}, {}
+    times = {}
+    values = {}
     for quantity, compute in PEERS[name](PROBLEMS[options.model](), options.draws).items():
         times[quantity] = []
         for _ in range(2):
@@ -315,7 +320,8 @@ def medians(rounds: Sequence[dict[str, Any]]) -> Times:
 def report(model: str, found: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
     """Markdown lines: a line for each quantity."""
     times = {name: medians(rounds) for name, rounds in found.items()}
-    ours, lines = times["probgen"], []
+    ours = times["probgen"]
+    lines = []
     for quantity in QUANTITIES:
         cells = [
             f"{times[name][quantity][0]:.3f} / {times[name][quantity][1]:.3f}" for name in times

@@ -25,7 +25,10 @@ from torch import Tensor, nn
 
 import probgen as pg
 
-BATCH, PIXELS, HIDDEN, LATENT = 128, 784, 400, 20
+BATCH = 128
+PIXELS = 784
+HIDDEN = 400
+LATENT = 20
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
@@ -103,7 +106,8 @@ def pythae(x: Tensor) -> float:
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.latent_dim = networks()[0], LATENT
+            self.net = networks()[0]
+            self.latent_dim = LATENT
 
         def forward(self, x: Tensor) -> ModelOutput:
             loc, log_var = self.net(x.flatten(1)).chunk(2, -1)
@@ -200,7 +204,8 @@ def main() -> None:
         f"{'':26s}{'ms/step (median)':>18s}{'range':>16s}{'ratio':>8s}{'median of paired ratios':>26s}"
     )
     for name, values in times.items():
-        low, high = min(values) / steps * 1e3, max(values) / steps * 1e3
+        low = min(values) / steps * 1e3
+        high = max(values) / steps * 1e3
         paired = statistics.median(
             v / b for v, b in zip(values, times["torch, written by hand"], strict=True)
         )

@@ -95,7 +95,8 @@ def by_hand(net: nn.Module, x: Tensor, batch: int) -> Loop:
         for _ in range(steps):
             optimizer.zero_grad()
             x1 = x[torch.randint(len(x), (batch,))]
-            x0, t = torch.randn_like(x1), torch.rand(batch)
+            x0 = torch.randn_like(x1)
+            t = torch.rand(batch)
             xt = (1 - t[:, None]) * x0 + t[:, None] * x1
             loss = (net(xt, t) - (x1 - x0)).square().mean()
             loss.backward()
@@ -151,7 +152,9 @@ def speed(dims: int, hidden: list[int], batch: int, steps: int, rounds: int) -> 
     }
     turns = [{name: run() for name, run in contestants.items()} for _ in range(rounds)]
     medians = {name: statistics.median(turn[name] for turn in turns) for name in contestants}
-    hand, theirs_plain, theirs_ot = medians["by hand"], medians["torchcfm"], medians["torchcfm OT"]
+    hand = medians["by hand"]
+    theirs_plain = medians["torchcfm"]
+    theirs_ot = medians["torchcfm OT"]
     print(
         f"{dims} dims, hidden {hidden}, batch {batch}: ms per step, and ratios by hand / torchcfm "
         "over ours"
@@ -170,7 +173,8 @@ def eight_gaussians(count: int) -> Tensor:
 
 
 def moons(count: int) -> Tensor:
-    angles, upper = math.pi * torch.rand(count), torch.rand(count) < 0.5
+    angles = math.pi * torch.rand(count)
+    upper = torch.rand(count) < 0.5
     side = torch.where(upper, 1.0, -1.0)
     x = torch.stack((angles.cos() * side + torch.where(upper, 0.0, 1.0), angles.sin() * side), -1)
     x[:, 1] += torch.where(upper, 0.0, 0.5)
@@ -227,10 +231,13 @@ def trained(
 
 def quality(steps: int, seed: int) -> None:
     torch.manual_seed(seed)
-    base, x = Empirical(eight_gaussians(50_000)), moons(50_000)
+    base = Empirical(eight_gaussians(50_000))
+    x = moons(50_000)
     flows = trained(base, x, steps, [64, 64, 64], seed)
     torch.manual_seed(100)
-    start, goal, calls = eight_gaussians(10_000), moons(10_000), (2, 4, 8, 16, 50)
+    start = eight_gaussians(10_000)
+    goal = moons(10_000)
+    calls = (2, 4, 8, 16, 50)
     floor = sliced_wasserstein(moons(10_000), goal)
     print(f"8 Gaussians to moons, {steps} steps of 256 rows, seed {seed}; floor {floor:.3f}")
     print(f"  {'calls of the network':32s}" + "".join(f"{count:8d}" for count in calls))

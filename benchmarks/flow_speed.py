@@ -22,7 +22,8 @@ from torch import Tensor
 import probgen as pg
 from probgen.models.autoregressive_flow import MAF, NSF
 
-HIDDEN, LAYERS = (64, 64), 3
+HIDDEN = (64, 64)
+LAYERS = 3
 OURS = {"MAF": MAF, "NSF": NSF}
 ZUKOS = {"MAF": zuko.flows.MAF, "NSF": zuko.flows.NSF}
 
@@ -101,7 +102,8 @@ def training(name: str, dims: int, batch: int, steps: int, rounds: int) -> None:
             )
         times["zuko"].append(1e3 * seconds(lambda: loop(steps)) / steps)
     medians = {key: statistics.median(values) for key, values in times.items()}
-    eager, ratio = medians["zuko"] / medians["eager"], medians["zuko"] / medians["compiled"]
+    eager = medians["zuko"] / medians["eager"]
+    ratio = medians["zuko"] / medians["compiled"]
     figures = "  ".join(f"{key} {value:6.2f} ms" for key, value in medians.items())
     print(
         f"training  {name}  {dims:3d} dims  batch {batch}   {figures}   {eager:4.2f} and "

@@ -38,7 +38,8 @@ from probgen.objectives.games import Relativistic
 from probgen.objectives.regularizers import R1, R2
 from probgen.train.fit import adam, fit
 
-SHAPE, NOISE = (1, 28, 28), 32
+SHAPE = (1, 28, 28)
+NOISE = 32
 
 
 def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -76,7 +77,8 @@ def probabilities(gen: Categorical, x: Tensor) -> Tensor:
 def report(name: str, p: Tensor, proportions: Tensor) -> None:
     share = torch.bincount(p.argmax(-1), minlength=10) / len(p)
     distance = (share - proportions).abs().sum() / 2
-    shares, sure = " ".join(f"{100 * s:5.1f}" for s in share), p.max(-1).values.mean()
+    shares = " ".join(f"{100 * s:5.1f}" for s in share)
+    sure = p.max(-1).values.mean()
     print(f"{name:12s}{shares}  distance {distance:.3f}, confidence {sure:.3f}")
 
 
@@ -101,16 +103,15 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
-    mnist, began = load_mnist(arguments.data), time.process_time()
+    mnist = load_mnist(arguments.data)
+    began = time.process_time()
     x, test = (images[:, None] / 127.5 - 1 for images in (mnist.train_images, mnist.test_images))
     width = arguments.hidden
     generator = DCGANGenerator(
         NOISE, SHAPE, hidden=(4 * width, 2 * width), norm=partial(nn.GroupNorm, 8)
     )
-    gan, critic = (
-        GAN(generator, standard_normal(NOISE)),
-        DCGANCritic(SHAPE, hidden=(width, 2 * width)),
-    )
+    gan = GAN(generator, standard_normal(NOISE))
+    critic = DCGANCritic(SHAPE, hidden=(width, 2 * width))
     history = fit(
         gan,
         x,

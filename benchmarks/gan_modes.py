@@ -43,7 +43,9 @@ from probgen.objectives.games import Relativistic
 from probgen.objectives.regularizers import R1, R2
 from probgen.train.fit import adam, fit
 
-DRAWS, ROWS, NOISE = 2500, 100_000, 2
+DRAWS = 2500
+ROWS = 100_000
+NOISE = 2
 
 
 class Mixture(NamedTuple):

@@ -96,7 +96,8 @@ def ours(
 
     def go() -> float:
         generator, critic = networks()
-        gan, marks = GAN(generator, standard_normal(noise), x.shape[1:]), []
+        gan = GAN(generator, standard_normal(noise), x.shape[1:])
+        marks = []
 
         def mark(run: Run) -> None:
             if run.step in (WARM, WARM + steps):
@@ -151,7 +152,8 @@ def main() -> None:
                 "steps": steps,
                 "compiled": compiled,
             }
-            theirs, own = loop(**make), ours(**make)
+            theirs = loop(**make)
+            own = ours(**make)
             times = [(theirs(), own()) for _ in range(arguments.rounds)]
             ratios = [b / a for a, b in times]
             middle = [statistics.median(column) * 1e3 for column in zip(*times, strict=True)]

@@ -92,10 +92,8 @@ class Probgen:
             self.gen.initial.value.copy_(torch.tensor(begin.initial).log())
             self.gen.transition.value.copy_(torch.tensor(begin.transitions).log())
             self.gen.emission.loc.copy_(torch.tensor(begin.means))
-            covariance, factor = (
-                self.gen.emission.covariance,
-                torch.linalg.cholesky(torch.tensor(begin.covariances)),
-            )
+            covariance = self.gen.emission.covariance
+            factor = torch.linalg.cholesky(torch.tensor(begin.covariances))
             scale = factor.diagonal(dim1=-2, dim2=-1)
             covariance.log_scale.copy_(scale.log())
             if form == "full":
@@ -133,7 +131,8 @@ class Hmmlearn:
     def __init__(self, x: np.ndarray, begin: Parameters, form: str):
         from hmmlearn.hmm import GaussianHMM
 
-        self.x, self.lengths = x.reshape(-1, x.shape[-1]), [x.shape[1]] * len(x)
+        self.x = x.reshape(-1, x.shape[-1])
+        self.lengths = [x.shape[1]] * len(x)
         options = {
             "n_iter": 1,
             "tol": -np.inf,
@@ -216,7 +215,8 @@ def checked(x: np.ndarray, found: Parameters | None, form: str) -> float:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    peers, clock = installed(arguments), time.process_time if arguments.cpu else time.perf_counter
+    peers = installed(arguments)
+    clock = time.process_time if arguments.cpu else time.perf_counter
     for title, sizes in PROBLEMS.items():
         x, begin = problem(*sizes, arguments.form)
         times: dict[str, dict[str, list[float]]] = {
@@ -290,11 +290,9 @@ def alone(arguments: argparse.Namespace) -> None:
     made.likelihood(), made.posteriors(), made.step()  # what the library itself loads
     made = PEERS[arguments.alone](x, begin, arguments.form)
     Path("/proc/self/clear_refs").write_text("5")
-    before, line, clock = (
-        resident("VmRSS"),
-        "",
-        time.process_time if arguments.cpu else time.perf_counter,
-    )
+    before = resident("VmRSS")
+    line = ""
+    clock = time.process_time if arguments.cpu else time.perf_counter
     for function in (made.likelihood, made.posteriors, made.step):
         began = clock()
         value = function()

@@ -62,7 +62,8 @@ class Seen(nn.Module):
             RandomAffine(20.0, 0.2, 0.3, 0.1, fill=-1.0), Thickness(), Jitter(0.3)
         )
         critic = DCGANCritic(SHAPE, hidden=(width, 2 * width), norm=nn.BatchNorm2d)
-        self.features, self.last = critic.features, MLP(critic.last.in_features, [128], outputs)
+        self.features = critic.features
+        self.last = MLP(critic.last.in_features, [128], outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, *SHAPE)
@@ -96,10 +97,8 @@ def run(seed: int, arguments: argparse.Namespace) -> None:
     torch.manual_seed(seed)
     mnist = load_mnist(arguments.data)
     x, test = (images[:, None] / 127.5 - 1 for images in (mnist.train_images, mnist.test_images))
-    gen, critic = (
-        build(arguments.hidden, arguments.noise),
-        DCGANCritic(SHAPE, (arguments.hidden, 2 * arguments.hidden)),
-    )
+    gen = build(arguments.hidden, arguments.noise)
+    critic = DCGANCritic(SHAPE, (arguments.hidden, 2 * arguments.hidden))
 
     def look(run: Run) -> None:
         if run.step % 500 == 0:

@@ -58,7 +58,8 @@ def load(path: Path, window: int) -> Splits:
     data = np.load(path / "jsb_chorales.npz")
 
     def padded(split: str) -> Tensor:
-        frames, lengths = torch.from_numpy(data[split]).float(), data[f"{split}_lengths"].tolist()
+        frames = torch.from_numpy(data[split]).float()
+        lengths = data[f"{split}_lengths"].tolist()
         pieces = [piece for chorale in frames.split(lengths) for piece in chorale.split(window)]
         rows = torch.full((len(pieces), window, KEYS), torch.nan)
         for row, piece in zip(rows, pieces, strict=True):
@@ -97,7 +98,8 @@ class Reader(nn.Module):
 
     def __init__(self, summary: int, dropout: float):
         super().__init__()
-        self.memory, self.here = RNN(KEYS, summary, dropout=dropout), MLP(KEYS, [200], summary)
+        self.memory = RNN(KEYS, summary, dropout=dropout)
+        self.here = MLP(KEYS, [200], summary)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.memory(x) + self.here(x)
@@ -106,7 +108,8 @@ class Reader(nn.Module):
 def deep_markov(
     emission: Callable[[int], nn.Module], dropout: float, length: int
 ) -> DeepMarkovModel:
-    latent, summary = 32, 160
+    latent = 32
+    summary = 160
     return DeepMarkovModel(
         Gaussian(GatedTransition(latent, 128)),
         emission(latent),
@@ -253,7 +256,8 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path())
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
-    rows, pieces = load(arguments.data, LONGEST), load(arguments.data, WINDOW)
+    rows = load(arguments.data, LONGEST)
+    pieces = load(arguments.data, WINDOW)
     pieces = pieces._replace(train=transposed(pieces.train)) if arguments.transpose else pieces
     table = {
         "independent keys": per_frame(

@@ -28,7 +28,8 @@ from probgen.distributions.energy.units import Binary
 from probgen.samplers.hmc import hmc
 from probgen.samplers.langevin import langevin
 
-LEAPFROGS, ETA = 10, 1e-3
+LEAPFROGS = 10
+ETA = 1e-3
 Sampler = Callable[[Tensor, int], Tensor]
 
 
@@ -78,7 +79,9 @@ def hmcs(energy: nn.Module) -> dict[str, Sampler]:
 
 
 def gibbs(dims: int, hidden: int) -> dict[str, Sampler]:
-    weight, b, c = 0.1 * torch.randn(dims, hidden), torch.randn(dims), torch.randn(hidden)
+    weight = 0.1 * torch.randn(dims, hidden)
+    b = torch.randn(dims)
+    c = torch.randn(hidden)
 
     @torch.no_grad()
     def by_hand(v: Tensor, steps: int) -> Tensor:
@@ -134,7 +137,8 @@ def main() -> None:
     torch.manual_seed(0)
     for dims, width, chains in ((2, 64, 64), (2, 64, 1000), (64, 128, 256), (784, 256, 100)):
         energy = Energy(dims, width).requires_grad_(False)
-        x, steps = torch.randn(chains, dims), 400 if chains * width < 50_000 else 100
+        x = torch.randn(chains, dims)
+        steps = 400 if chains * width < 50_000 else 100
         size = f"{dims} dims, {chains} chains"
         samplers = langevins(energy)
         ten = compiled(

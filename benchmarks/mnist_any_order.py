@@ -30,7 +30,8 @@ class Clock:
     """
 
     def __init__(self, minutes: float):
-        self.minutes, self.used = minutes, 0.0
+        self.minutes = minutes
+        self.used = 0.0
 
     def __call__(self, run: pg.train.Run) -> None:
         self.used = run.history.seconds / (60 * self.minutes)

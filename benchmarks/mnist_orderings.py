@@ -28,7 +28,8 @@ from probgen.datasets import Splits, binarize, load_mnist
 from probgen.heads import Bernoulli
 from probgen.models.made import MADE
 
-SIDE, EVERY = 28, 1000
+SIDE = 28
+EVERY = 1000
 PUBLISHED = {  # nats per image, static binarization
     "MADE, 2 layers, 32 masks": 86.64,
     "EoNADE, 2 layers, 128 orders": 85.10,

@@ -60,7 +60,8 @@ class Redrawn(pg.LatentVariableModel):
 def load(data: Path) -> Splits:
     """Probabilities to train on; binary rows to choose by and to report."""
     mnist = load_mnist(data)
-    train, test = mnist.train_images.unsqueeze(1), mnist.test_images.unsqueeze(1)
+    train = mnist.train_images.unsqueeze(1)
+    test = mnist.test_images.unsqueeze(1)
     return Splits(train[:-10_000] / 255, binarize(train[-10_000:], 1), binarize(test, 2))
 
 
@@ -78,7 +79,9 @@ class Clock:
     """
 
     def __init__(self, minutes: float):
-        self.minutes, self.used, self.shown = minutes, 0.0, 0
+        self.minutes = minutes
+        self.used = 0.0
+        self.shown = 0
 
     def __call__(self, run) -> None:
         history = run.history
@@ -143,7 +146,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.manual_seed(0)
-    rows, gen = load(options.data), pixel_cnn(options)
+    rows = load(options.data)
+    gen = pixel_cnn(options)
     history = train(gen, rows, options)
     spent = f"{history.seconds / 60:.1f} min ({time.process_time() / 60:.1f} of the processor, loading included)"
     print(

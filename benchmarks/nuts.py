@@ -47,7 +47,8 @@ def probgen(problem: Problem, options: argparse.Namespace) -> Run:
     import probgen as pg
 
     torch.set_num_threads(len(options.cores))
-    model, data = problem.pyro(), tuple(torch.as_tensor(part) for part in problem.data)
+    model = problem.pyro()
+    data = tuple(torch.as_tensor(part) for part in problem.data)
     sizes = {"draws": options.draws, "tune": options.tune, "chains": options.chains}
 
     def run(seed: int) -> tuple[Draws, dict[str, float]]:
@@ -81,7 +82,8 @@ def pyro(problem: Problem, options: argparse.Namespace) -> Run:
     from pyro.infer import MCMC, NUTS
 
     torch.set_num_threads(len(options.cores))
-    model, data = problem.pyro(), tuple(torch.as_tensor(part) for part in problem.data)
+    model = problem.pyro()
+    data = tuple(torch.as_tensor(part) for part in problem.data)
 
     def run(seed: int) -> tuple[Draws, dict[str, float]]:
         library.set_rng_seed(seed)
@@ -119,7 +121,8 @@ def smallest_ess(draws: Draws) -> float:
 def one_peer(name: str, options: argparse.Namespace) -> None:
     """Runs of one peer on one model, in this process; prints what was found as JSON."""
     problem = PROBLEMS[options.only]()
-    run, rows = PEERS[name](problem, options), []
+    run = PEERS[name](problem, options)
+    rows = []
     for seed in range(1 if name == "Pyro" else 2):
         start = time.perf_counter()
         draws, told = run(seed)

@@ -63,7 +63,8 @@ def logistic(rows: int, columns: int, groups: int) -> Problem:
     Drawn around zero with a spread that is estimated.
     """
     rng = np.random.default_rng(0)
-    x, group = rng.normal(size=(rows, columns)), rng.integers(groups, size=rows)
+    x = rng.normal(size=(rows, columns))
+    group = rng.integers(groups, size=rows)
     logits = x @ rng.normal(size=columns) / 2 + rng.normal(size=groups)[group]
     y = rng.random(rows) < 1 / (1 + np.exp(-logits))
     data = (x.astype(np.float32), group, y.astype(np.float32))

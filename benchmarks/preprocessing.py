@@ -135,12 +135,15 @@ def compare(name: str, x: Tensor, context: Tensor | None, arguments: argparse.Na
         options["compile"] = arguments.compile
         try:
             history = pg.fit(gen, data, optimizer=pg.train.adam(2e-3), progress=False, **options)
-            verdict, worst = history.verdict.ok, str(history.verdict).splitlines()[0]
+            verdict = history.verdict.ok
+            worst = str(history.verdict).splitlines()[0]
         except FloatingPointError as error:
-            verdict, worst = False, str(error).splitlines()[0]
+            verdict = False
+            worst = str(error).splitlines()[0]
         seconds = time.perf_counter() - began
         score = held_out(gen.eval(), x[cut:], given[1], grid)
-        mean, stderr = score.mean().item(), score.std().item() / len(score) ** 0.5
+        mean = score.mean().item()
+        stderr = score.std().item() / len(score) ** 0.5
         shown = f"{mean:.2f} ± {stderr:.2f}"
         print(
             f"{name:24}{words:16}{shown:>26}  {verdict!s:5}{seconds:7.0f}  {worst[:80]}", flush=True

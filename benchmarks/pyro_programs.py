@@ -460,7 +460,8 @@ def main() -> None:
     cases = [
         case for case in PROGRAMS if case.loss and (not options.only or case.name in options.only)
     ]
-    rows, others = [], []
+    rows = []
+    others = []
     for case in cases:
         rows.append(row := row_of(case, options.inductor, options.limit))
         shown = (

@@ -54,7 +54,8 @@ def load(path: Path) -> Tensor:
 def train(rows: Tensor, dropout: float, seed: int, arguments: argparse.Namespace) -> MADE:
     """One member: an order, masks, weights and batches of its own seed."""
     torch.manual_seed(seed)
-    dims, steps = rows.shape[1], arguments.steps
+    dims = rows.shape[1]
+    steps = arguments.steps
     head = MixtureOfGaussians(arguments.components, min_scale=arguments.min_scale)
     order = random_orders(1, dims, seed)
     gen = MADE(
@@ -99,7 +100,8 @@ def standardized(rows: Tensor, by: Tensor) -> Tensor:
 def choose(train_rows: Tensor, arguments: argparse.Namespace) -> float:
     """The rate of dropout whose small ensemble scores best on the last tenth of the training rows."""
     held = len(train_rows) // 10
-    rows, validation = train_rows[:-held], train_rows[-held:]
+    rows = train_rows[:-held]
+    validation = train_rows[-held:]
     values = {}
     for dropout in arguments.dropouts:
         members = [train(rows, dropout, seed, arguments) for seed in range(arguments.probes)]
@@ -113,7 +115,8 @@ def fold(x: Tensor, index: int, arguments: argparse.Namespace) -> tuple[Tensor, 
     And the chosen rate of dropout.
     """
     test = torch.arange(len(x)) % FOLDS == index
-    rows, held = standardized(x[~test], x[~test]), standardized(x[test], x[~test])
+    rows = standardized(x[~test], x[~test])
+    held = standardized(x[test], x[~test])
     dropout = choose(rows, arguments) if len(arguments.dropouts) > 1 else arguments.dropouts[0]
     members = [train(rows, dropout, seed, arguments) for seed in range(arguments.members)]
     return score(members, held), score(members[:1], held), dropout
@@ -134,7 +137,10 @@ def main() -> None:
     parser.add_argument("--min-scale", type=float, default=0.05)
     parser.add_argument("--steps", type=int, default=400)
     arguments = parser.parse_args()
-    x, began, means, single = load(arguments.data / "wine_red.csv.gz"), time.perf_counter(), [], []
+    x = load(arguments.data / "wine_red.csv.gz")
+    began = time.perf_counter()
+    means = []
+    single = []
     for index in arguments.folds:
         values, first, dropout = fold(x, index, arguments)
         means.append(values.mean().item())

@@ -34,7 +34,9 @@ from probgen.models.flow_matching import FlowMatching
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
 
-SHAPE, CALLS, DRAWS = (1, 16, 16), (5, 10, 20, 50), 2000
+SHAPE = (1, 16, 16)
+CALLS = (5, 10, 20, 50)
+DRAWS = 2000
 
 
 def small(images: Tensor) -> Tensor:
@@ -69,7 +71,8 @@ def file_of(name: str, work: Path) -> Path:
 
 def train(name: str, images: Tensor, work: Path, steps: int) -> pg.DistributionModule:
     torch.manual_seed(0)
-    gen, start = MODELS[name](), time.perf_counter()
+    gen = MODELS[name]()
+    start = time.perf_counter()
     history = pg.fit(
         gen,
         images,
@@ -120,7 +123,8 @@ class Classifier(nn.Module):
 
 def classifier(images: Tensor, labels: Tensor, work: Path) -> Classifier:
     torch.manual_seed(1)
-    net, path = Classifier(), work / "classifier.pt"
+    net = Classifier()
+    path = work / "classifier.pt"
     if path.exists():
         net.load_state_dict(torch.load(path))
         return net.eval()
@@ -211,7 +215,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(exist_ok=True, parents=True)
     mnist = pg.datasets.load_mnist(arguments.data)
-    images, test = small(mnist.train_images / 255), small(mnist.test_images / 255)
+    images = small(mnist.train_images / 255)
+    test = small(mnist.test_images / 255)
     models = {name: train(name, images, arguments.work, arguments.steps) for name in arguments.only}
     if arguments.train:
         return

@@ -47,7 +47,10 @@ class Passages:
     """Batches of passages that start anywhere in the text; each step draws its own."""
 
     def __init__(self, text: Tensor, levels: int, steps: int, size: int):
-        self.text, self.levels, self.steps, self.size = text, levels, steps, size
+        self.text = text
+        self.levels = levels
+        self.steps = steps
+        self.size = size
 
     def __len__(self) -> int:
         return self.steps
@@ -100,7 +103,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     text, alphabet = load(options.data)
-    levels, cut = len(alphabet), int(0.9 * len(text))
+    levels = len(alphabet)
+    cut = int(0.9 * len(text))
     head = pg.heads.Categorical(levels=levels)
     gen = Transformer((LENGTH,), head, Tokens(levels, 128), layers=4, heads=4, context=levels)
     print(f"{sum(p.numel() for p in gen.parameters()):,} parameters", flush=True)

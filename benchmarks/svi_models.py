@@ -17,7 +17,9 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from torch import Tensor, nn
 
-COMPONENTS, GROUPS, STATES = 5, 50, 8
+COMPONENTS = 5
+GROUPS = 50
+STATES = 8
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -87,10 +89,8 @@ START = torch.linspace(-6.0, 6.0, COMPONENTS)
 def clusters() -> tuple[Tensor]:
     torch.manual_seed(1)
     labels = torch.multinomial(torch.tensor([0.3, 0.25, 0.2, 0.15, 0.1]), 2000, replacement=True)
-    centers, scales = (
-        torch.tensor([-7.0, -3.0, 0.5, 4.0, 8.0]),
-        torch.tensor([0.7, 1.0, 0.5, 1.2, 0.8]),
-    )
+    centers = torch.tensor([-7.0, -3.0, 0.5, 4.0, 8.0])
+    scales = torch.tensor([0.7, 1.0, 0.5, 1.2, 0.8])
     return (centers[labels] + scales[labels] * torch.randn(2000),)
 
 
@@ -130,7 +130,8 @@ def mixture_pair(model: Callable[..., None]) -> Pair:
 
 def grouped_rows() -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(2)
-    x, group = torch.randn(10_000, 20), torch.randint(GROUPS, (10_000,))
+    x = torch.randn(10_000, 20)
+    group = torch.randint(GROUPS, (10_000,))
     logits = x @ torch.randn(20) * 0.7 + 0.5 + torch.randn(GROUPS)[group]
     return x, group, torch.bernoulli(logits.sigmoid())
 
@@ -138,10 +139,8 @@ def grouped_rows() -> tuple[Tensor, Tensor, Tensor]:
 def logistic(x: Tensor, group: Tensor, y: Tensor, total: int | None = None) -> None:
     """Varying intercepts, non-centerd."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = (
-        pyro.sample("mean", dist.Normal(0.0, 1.0)),
-        pyro.sample("spread", dist.HalfNormal(1.0)),
-    )
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
     with pyro.plate("groups", GROUPS):
         offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
     intercepts = mean + spread * offset
@@ -170,7 +169,8 @@ def linear(x: Tensor, y: Tensor, total: int | None = None) -> None:
 def sequences() -> tuple[Tensor]:
     torch.manual_seed(4)
     chain = dist.Categorical(torch.eye(STATES) * 5 + 1)
-    z, centers = [torch.randint(STATES, (200,))], torch.linspace(-7.0, 7.0, STATES)
+    z = [torch.randint(STATES, (200,))]
+    centers = torch.linspace(-7.0, 7.0, STATES)
     for _ in range(49):
         z.append(dist.Categorical(chain.probs[z[-1]]).sample())
     return (centers[torch.stack(z, 1)] + 0.6 * torch.randn(200, 50),)
@@ -182,10 +182,13 @@ class ForwardLoop(dist.TorchDistribution):
     Rows are the last dim.
     """
 
-    arg_constraints, support = {}, dist.constraints.real_vector
+    arg_constraints = {}
+    support = dist.constraints.real_vector
 
     def __init__(self, initial: Tensor, transition: Tensor, emission: dist.Normal, steps: int):
-        self.initial, self.transition, self.emission = initial, transition, emission
+        self.initial = initial
+        self.transition = transition
+        self.emission = emission
         super().__init__(torch.Size(), torch.Size([steps]), validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ForwardLoop:

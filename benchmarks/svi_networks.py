@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 import probgen as pg
 
-PIXELS, HIDDEN, LATENT = 784, 400, 20
+PIXELS = 784
+HIDDEN = 400
+LATENT = 20
 
 # -- variational autoencoder
 # ---------------------------------------------------------------------------------------
@@ -90,7 +92,9 @@ def curved(dims: int) -> tuple[Tensor]:
 class FlowDistribution(dist.TorchDistribution):
     """A zuko distribution as a Pyro one."""
 
-    arg_constraints, support, has_rsample = {}, dist.constraints.real_vector, True
+    arg_constraints = {}
+    support = dist.constraints.real_vector
+    has_rsample = True
 
     def __init__(self, distribution: torch.distributions.Distribution):
         self.distribution = distribution

@@ -73,10 +73,8 @@ def marginal_mixture(x: Array, total: int) -> None:
 
 def logistic(x: Array, group: Array, y: Array, total: int) -> None:
     slopes = numpyro.sample("slopes", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
-    mean, spread = (
-        numpyro.sample("mean", dist.Normal(0.0, 1.0)),
-        numpyro.sample("spread", dist.HalfNormal(1.0)),
-    )
+    mean = numpyro.sample("mean", dist.Normal(0.0, 1.0))
+    spread = numpyro.sample("spread", dist.HalfNormal(1.0))
     with numpyro.plate("groups", GROUPS):
         offset = numpyro.sample("offset", dist.Normal(0.0, 1.0))
     intercepts = mean + spread * offset

@@ -71,7 +71,8 @@ def probgen(problem: Problem, make: Callable[[], Any], **options: Any) -> Peer:
     gen = make()
 
     def turn(steps: int) -> Turn:
-        size, adam = problem.batch or problem.rows, pg.train.adam(problem.lr)
+        size = problem.batch or problem.rows
+        adam = pg.train.adam(problem.lr)
         shared = {
             "steps": steps,
             "batch_size": size,

@@ -40,8 +40,10 @@ def plain_frechet(x, y):
     import numpy as np
     from scipy.linalg import sqrtm
 
-    x, y = x.double().numpy(), y.double().numpy()
-    first, second = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    x = x.double().numpy()
+    y = y.double().numpy()
+    first = np.cov(x, rowvar=False)
+    second = np.cov(y, rowvar=False)
     root = sqrtm(first @ second).real
     return (
         ((x.mean(0) - y.mean(0)) ** 2).sum()
@@ -53,9 +55,12 @@ def plain_frechet(x, y):
 
 def plain_precision_recall(x, y, k=3):
     """All distances at once."""
-    own, other, cross = torch.cdist(x, x), torch.cdist(y, y), torch.cdist(x, y)
+    own = torch.cdist(x, x)
+    other = torch.cdist(y, y)
+    cross = torch.cdist(x, y)
     around_x, around_y = (d.kthvalue(k + 1).values for d in (own, other))
-    precision, recall = (cross <= around_y).any(1), (cross <= around_x[:, None]).any(0)
+    precision = (cross <= around_y).any(1)
+    recall = (cross <= around_x[:, None]).any(0)
     return precision.double().mean().item(), recall.double().mean().item()
 
 
@@ -69,10 +74,8 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    x, y = (
-        torch.randn(options.rows, options.features),
-        1.02 * torch.randn(options.rows, options.features),
-    )
+    x = torch.randn(options.rows, options.features)
+    y = 1.02 * torch.randn(options.rows, options.features)
     print(f"{options.rows} rows of {options.features} features, {options.threads} thread(s)")
     timed("frechet_distance, value and error", lambda: frechet_distance(x, y, splits=0))
     timed("frechet_distance, with its floor (4 splits)", lambda: frechet_distance(x, y))
@@ -82,7 +85,8 @@ def main():
     timed("precision_recall, with its floor (2 splits)", lambda: precision_recall(x, y)[1])
     timed("density_coverage", lambda: density_coverage(x, y, splits=0)[1])
     timed("copying_test", lambda: copying_test(x, y, x.flip(1)))
-    few, much = x[: options.most], y[: options.most]
+    few = x[: options.most]
+    much = y[: options.most]
     timed(f"mmd_test, 500 permutations, {len(few)} rows", lambda: mmd_test(few, much))
     timed(f"energy_test, 500 permutations, {len(few)} rows", lambda: energy_test(few, much))
     for classifier in (Logistic(), NearestNeighbors()):

@@ -52,7 +52,8 @@ def theirs(
 def networks(
     size: int, channels: int, width: int, multipliers: tuple[int, ...]
 ) -> dict[str, tuple[nn.Module, Callable]]:
-    x, t = torch.randn(64, channels, size, size), torch.rand(64)
+    x = torch.randn(64, channels, size, size)
+    t = torch.rand(64)
     ours = UNet((channels, size, size), width=width, multipliers=multipliers, blocks=2)
     diffusers = theirs(size, channels, width, multipliers, 2)
     ddpm = Unet(dim=width, dim_mults=multipliers, channels=channels)

@@ -22,7 +22,9 @@ import probgen as pg
 from probgen.datasets import Splits, load_digits
 from probgen.nn import Standardize
 
-LATENT, LEVELS, COMPONENTS = 12, 17, 3
+LATENT = 12
+LEVELS = 17
+COMPONENTS = 3
 PUBLISHED = {
     "per-pixel count table": 106.5,
     "mixture of categorical products": 99.9,

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 import probgen as pg
 from probgen.datasets import Splits, binarize, load_mnist
 
-LATENT, BATCH = 40, 128
+LATENT = 40
+BATCH = 128
 PUBLISHED = {  # nats per image, static binarization
     "VAE": 89.9,
     "IWAE, 50 particles": 87.10,

@@ -110,13 +110,15 @@ def full_length(name: str, family, held: Sequence[Tensor], most: int, table: flo
 
 def text(options: argparse.Namespace) -> None:
     train, held, levels = lines_of(options.data, options.lines)
-    table, floor = table_of(train, held, LONGEST), _floor(train, held, 20)
+    table = table_of(train, held, LONGEST)
+    floor = _floor(train, held, 20)
     print(
         f"lines: {len(train)} to train on, {len(held)} to report; floor of the distance {floor:.3f}"
     )
     for end in (False, True):
         torch.manual_seed(0)
-        head, embed = pg.heads.Categorical(levels=levels + end), pg.nn.Tokens(levels + end, 64)
+        head = pg.heads.Categorical(levels=levels + end)
+        embed = pg.nn.Tokens(levels + end, 64)
         family = pg.Transformer((LONGEST,), head, embed, layers=2, heads=4)
         gen = pg.EndToken(family, levels) if end else pg.VariableLength(family, most=LONGEST)
         if not end:
@@ -129,7 +131,8 @@ def text(options: argparse.Namespace) -> None:
 
 def music(options: argparse.Namespace) -> None:
     train, held = chorales_of(options.data)
-    table, floor = table_of(train, held, FRAMES), _floor(train, held, 10)
+    table = table_of(train, held, FRAMES)
+    floor = _floor(train, held, 10)
     print(
         f"chorales: {len(train)} to train on, {len(held)} to report; floor of the distance "
         f"{floor:.3f}"
@@ -169,7 +172,8 @@ def chains(train: Sequence[Tensor], held: Sequence[Tensor]) -> None:
 def _floor(train: Sequence[Tensor], held: Sequence[Tensor], bins: int) -> float:
     """The distance of held-out lengths from as many of the training ones, mean of 50 choices."""
     torch.manual_seed(0)
-    known, real = lengths_of(train), lengths_of(held)
+    known = lengths_of(train)
+    real = lengths_of(held)
     return float(
         np.mean(
             [distance(known[torch.randint(len(known), real.shape)], real, bins) for _ in range(50)]

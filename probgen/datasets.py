@@ -27,7 +27,9 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 GZIP_MAGIC = b"\x1f\x8b"
 RATIO = 1040  # gzip cannot pack more bytes than this into one
 HEADER = 2**14  # bytes; numpy's own limit is 10,000 characters
-DIMS, ITEMS = 32, 2**59  # of numpy's arrays
+# of numpy's arrays
+DIMS = 32
+ITEMS = 2**59
 BROKEN_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -131,7 +133,8 @@ def _check_values(path: Path, name: str, array: np.ndarray) -> None:
         raise ValueError(
             f"expected {name} with values {expected} in {path}, got none; fetch it again"
         )
-    low, high = array.min(), array.max()
+    low = array.min()
+    high = array.max()
     if not (low >= 0 and high <= most and high < math.inf):
         raise ValueError(
             f"expected {name} with values {expected} in {path}, got {low:g} to {high:g}; correct "

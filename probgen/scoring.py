@@ -91,7 +91,8 @@ def log_likelihood(
     checks.one_of(("auto", True, False), compile=compile)
     batch = as_rows(gen, *batch)
     probe = _probe(gen, batch)
-    kind, measure = kind_of(probe.pair, gen.plate), _measure(probe.pair, gen.plate)
+    kind = kind_of(probe.pair, gen.plate)
+    measure = _measure(probe.pair, gen.plate)
     if kind == "unbiased" and probe.leaves_out:
         kind = "bound"
     if kind == "exact" or not (

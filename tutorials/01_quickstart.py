@@ -27,8 +27,11 @@ OUTPUT.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
 
 digits = load_digits()
-pixels, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
-train, validation, test = pixels[:1000], pixels[1000:1350], pixels[1350:]
+pixels = torch.tensor(digits.data, dtype=torch.float32)
+labels = torch.tensor(digits.target)
+train = pixels[:1000]
+validation = pixels[1000:1350]
+test = pixels[1350:]
 print(
     f"{len(train)} images of {train.shape[1]} pixels with values 0, 1, ..., 16; {len(test)} held "
     "out"

@@ -67,7 +67,8 @@ def race(name, make, data, steps, eager_steps, **options):
         "progress": False,
         "verdict": False,
     }
-    eager, program = pg.fit(make(), data, steps=eager_steps, compile=False, **options), make()
+    eager = pg.fit(make(), data, steps=eager_steps, compile=False, **options)
+    program = make()
     fast = pg.fit(program, data, steps=steps, compile=True, **options)
     before, after = (1000 * (h.seconds - h.compile_seconds) / h.steps for h in (eager, fast))
     gap = np.abs(np.array(eager.loss) - fast.loss[:eager_steps]).max()
@@ -84,7 +85,8 @@ def sample(name, gen, *data, **options):
     """Chains of NUTS, and a note about the time that they took, compilation included."""
     began = time.perf_counter()
     chains = pg.mcmc(gen, *data, chains=4, seed=0, progress=False, **options)
-    seconds, diverging = time.perf_counter() - began, int(chains.stats["diverging"].sum())
+    seconds = time.perf_counter() - began
+    diverging = int(chains.stats["diverging"].sum())
     print(
         f"{name}: NUTS took {seconds:.1f} s for {chains.stats['diverging'].numel()} draws, "
         f"{diverging} divergent"
@@ -98,10 +100,8 @@ def compare(name, khat, svi, nuts, seconds, **which):
     And R-hat.
     """
     columns = ["mean", "hdi_3%", "hdi_97%"]
-    left, right = (
-        az.summary(svi, kind="stats", round_to="none", **which),
-        az.summary(nuts, round_to="none", **which),
-    )
+    left = az.summary(svi, kind="stats", round_to="none", **which)
+    right = az.summary(nuts, round_to="none", **which)
     right["ESS/s"] = (right["ess_bulk"] / seconds).round()
     table = {f"SVI, k-hat {khat:.2f}": left[columns], "NUTS": right[[*columns, "ESS/s", "r_hat"]]}
     print(pd.concat(table, axis=1).to_string(float_format="{:.4g}".format))
@@ -214,17 +214,16 @@ figure.savefig(OUTPUT / "schools.png")
 
 # %%
 table = load_breast_cancer(as_frame=True)
-KINDS, PARTS = (
-    [name.removeprefix("mean ") for name in table.data.columns[:10]],
-    ["mean", "error", "worst"],
-)
+KINDS = [name.removeprefix("mean ") for name in table.data.columns[:10]]
+PARTS = ["mean", "error", "worst"]
 order = torch.randperm(len(table.data), generator=torch.Generator().manual_seed(0))
 standardized = torch.tensor(
     ((table.data - table.data.mean()) / table.data.std()).to_numpy(), dtype=torch.float32
 )
 measured = standardized.view(-1, 3, 10).transpose(1, 2)[order]  # patients, kinds, parts
 malignant = torch.tensor(1 - table.target.to_numpy(), dtype=torch.float32)[order]
-train, test = (measured[:512], malignant[:512]), (measured[512:], malignant[512:])
+train = (measured[:512], malignant[:512])
+test = (measured[512:], malignant[512:])
 print(
     f"{len(train[1])} tumors to learn from, {len(test[1])} held out; {malignant.mean():.0%} are "
     "malignant"
@@ -302,7 +301,8 @@ digit = torch.tensor(
     load_digits().target[:1000]
 )  # of the rows that pg.datasets.load_digits has for training
 chosen = torch.isin(digit, torch.tensor([0, 3, 4, 6, 7]))
-pixels, digit = pg.datasets.load_digits().train[chosen].flatten(1), digit[chosen]
+pixels = pg.datasets.load_digits().train[chosen].flatten(1)
+digit = digit[chosen]
 pca = PCA(3).fit(pixels)
 unit = pca.explained_variance_[0] ** 0.5
 scores = torch.tensor(pca.transform(pixels) / unit, dtype=torch.float32)
@@ -369,7 +369,8 @@ for k in range(5):
         thinned["means"][k, :2].T.values, thinned["scales"][k, :2].T.values, strict=True
     ):
         left.plot(*ellipse(means, np.diag(scales**2)), color=NUTS, lw=0.4, alpha=0.5)
-    means, scales = guess["means"][k].values, guess["scales"][k, :2].values
+    means = guess["means"][k].values
+    scales = guess["scales"][k, :2].values
     left.plot(*ellipse(means[:2], np.diag(scales**2)), color=MEAN_FIELD, lw=1.5)
     image = OffsetImage(
         pca.inverse_transform(means[None] * unit).reshape(8, 8), zoom=3.5, cmap="gray_r"

@@ -30,7 +30,9 @@ images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(
     1
 )  # (1797, 1, 8, 8), values 0, 1, ..., 16
 labels = torch.tensor(digits.target)
-train, validation, test = slice(1000), slice(1000, 1350), slice(1350, None)
+train = slice(1000)
+validation = slice(1000, 1350)
+test = slice(1350, None)
 
 # %% [markdown]
 # ## How many numbers does a distribution need?
@@ -90,7 +92,8 @@ settings = {
 }
 flat = images.flatten(1)
 print("MADE:", pg.fit(made, flat[train], steps=600, validation=flat[validation], **settings))
-data, held_out = (images[train], onehot[train]), (images[validation], onehot[validation])
+data = (images[train], onehot[train])
+held_out = (images[validation], onehot[validation])
 print("PixelCNN:", pg.fit(pixelcnn, data, steps=400, validation=held_out, **settings))
 
 counting = {
@@ -161,8 +164,10 @@ with torch.no_grad():
 # so.
 
 # %%
-shown, context = images[test][:20], onehot[test][:20]
-lower, upper = shown.clone(), shown.clone()
+shown = images[test][:20]
+context = onehot[test][:20]
+lower = shown.clone()
+upper = shown.clone()
 lower[..., 4:, :], upper[..., :4, :] = torch.nan, torch.nan
 below = pg.impute(pixelcnn, lower, context, draws=3)
 above = pg.impute(pixelcnn, upper, context, draws=1, steps=3)

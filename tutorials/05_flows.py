@@ -36,7 +36,8 @@ quiet = {"progress": False, "verdict": False, "seed": 0}
 
 # %%
 moons = torch.tensor(make_moons(4000, noise=0.06, random_state=0)[0], dtype=torch.float32)
-train, test = moons[:3000], moons[3000:]
+train = moons[:3000]
+test = moons[3000:]
 flow = pg.Standardized.fitted(pg.NSF(2, layers=3, hidden=(64, 64)), train)
 mixture = pg.GaussianMixture(8, 2)
 pg.em(mixture, train, seed=0)
@@ -118,10 +119,8 @@ class FlowEncoder(pg.DistributionModule):
 
     def __init__(self, net: nn.Module, dims: int):
         super().__init__()
-        self.net, self.flow = (
-            net,
-            pg.IAF(dims, layers=2, context=2 * dims, base=pg.heads.Gaussian(None)),
-        )
+        self.net = net
+        self.flow = pg.IAF(dims, layers=2, context=2 * dims, base=pg.heads.Gaussian(None))
 
     def forward(self, context=None):
         return self.flow(self.net(context))

@@ -97,7 +97,8 @@ print("most probable story:", ", ".join(f"{name} {states[code]}" for (name, stat
 # records only leaves a handful of rows. Scores are on 5,000 new records, and all numbers are exact.
 
 # %%
-records, fresh = network().sample((2000,)), network().sample((5000,))
+records = network().sample((2000,))
+fresh = network().sample((5000,))
 gaps = records.masked_fill(torch.rand_like(records) < 0.5, torch.nan)
 
 
@@ -159,7 +160,8 @@ for name, gen in {"tree": tree, "field": field}.items():
     given = gen().marginals(upper)[:, 32:, 1].detach()
     right = (given.gt(0.5) == test[:500, 32:].bool()).float().mean()
     print(f"lower half given the upper half, {name}: {100 * right:.1f} % of the bits right")
-beliefs, truth = field.belief_propagation(damping=0.3), field()
+beliefs = field.belief_propagation(damping=0.3)
+truth = field()
 error = (beliefs.nodes[0, :, 1] - truth.mean.detach()).abs().max()
 gap = beliefs.log_partition.item() - truth.log_partition().item()
 print(f"loopy belief propagation: marginals off by up to {error:.3f}, log Z by {gap:.2f} nats")
@@ -179,7 +181,8 @@ QUAKES = """
 18 14 10 15 8 15 6 11 8 7 18 16 13 12 13 20 15 16 12 18 15 16 13 15 16 11 11
 """
 counts = torch.tensor([float(count) for count in QUAKES.split()])
-years, x = 1900 + np.arange(len(counts)), counts.reshape(1, -1, 1)
+years = 1900 + np.arange(len(counts))
+x = counts.reshape(1, -1, 1)
 print(f"{len(counts)} years, mean {counts.mean():.1f}, variance {counts.var():.1f}")
 for states in (2, 3, 4):
     by_em = pg.HiddenMarkovModel(states, len(counts), pg.sequences.PoissonEmission(states))

@@ -118,7 +118,8 @@ print(f"wide machine, annealed: {brackets['wide'][-1]}")
 # that it may lie above an exact score with proof.
 
 # %%
-pixels, tree = pg.Factorized(64), pg.ChowLiu([2] * 64)
+pixels = pg.Factorized(64)
+tree = pg.ChowLiu([2] * 64)
 for baseline in (pixels, tree):
     pg.em(baseline, train)
 baselines = {"independent pixels": pixels, "tree of pixels": tree, "small machine": small}
@@ -212,13 +213,15 @@ figure.savefig(OUTPUT / "machines.png", dpi=80)
 
 # %%
 def spirals(n):
-    turn, side = math.pi * (0.25 + 1.9 * torch.rand(n).sqrt()), torch.randint(2, (n, 1)) - 0.5
+    turn = math.pi * (0.25 + 1.9 * torch.rand(n).sqrt())
+    side = torch.randint(2, (n, 1)) - 0.5
     return side * 0.8 * torch.stack([turn * turn.cos(), turn * turn.sin()], 1) + 0.1 * torch.randn(
         n, 2
     )
 
 
-points, held_out = spirals(5000), spirals(1000)
+points = spirals(5000)
+held_out = spirals(1000)
 noise = pg.Fixed(dist.Normal, loc=torch.zeros(2), scale=1.8)
 axis = torch.linspace(-4, 4, 201)
 grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
@@ -227,7 +230,8 @@ mixture = pg.GaussianMixture(12, 2)
 pg.em(mixture, points, seed=0)
 print(f"{'mixture of 12 Gaussians':24s} {pg.log_likelihood(mixture, held_out)}")
 contrast = pg.objectives.NoiseContrastive(noise, ratio=4)
-energies, surfaces = {}, {}
+energies = {}
+surfaces = {}
 for name, objective in {
     "noise contrast": contrast,
     "denoising": pg.objectives.DenoisingScoreMatching(0.1),
@@ -303,7 +307,8 @@ figure.savefig(OUTPUT / "energy.png", dpi=80)
 
 # %%
 angles = 2 * math.pi * torch.arange(8) / 8
-centers, spread = 1.4 * torch.stack([angles.cos(), angles.sin()], 1), 0.05
+centers = 1.4 * torch.stack([angles.cos(), angles.sin()], 1)
+spread = 0.05
 ring = centers[torch.randint(8, (20_000,))] + spread * torch.randn(20_000, 2)
 
 
@@ -401,7 +406,8 @@ gans = {
     "plain MLP": (pg.GAN(plain, pg.standard_normal(16)), pg.objectives.Adversarial(judge)),
     "DCGAN with R1": (pg.GAN(images_of, pg.standard_normal(16)), sloped),
 }
-reports, drawn = {}, {}
+reports = {}
+drawn = {}
 for name, (gan, objective) in gans.items():
     plan = {"steps": 1500, "batch_size": 64, "scheduler": falling(1500), "ema": 0.995}
     pg.fit(
@@ -418,7 +424,8 @@ except NotImplementedError as error:
 
 # %%
 with torch.no_grad():
-    corners, share = torch.randn(10, 16), torch.linspace(0, math.pi / 2, 10)[:, None, None]
+    corners = torch.randn(10, 16)
+    share = torch.linspace(0, math.pi / 2, 10)[:, None, None]
     walks = gan.generator(
         (share.cos() * corners + share.sin() * corners.roll(1, 0)).transpose(0, 1)
     )
@@ -480,7 +487,8 @@ adversary = pg.objectives.Adversary(
     pg.nn.MLP(2, [128] * 2, 1, partial(nn.LeakyReLU, 0.2)), regularizers=[pg.objectives.R1(0.02)]
 )
 matched = pg.objectives.MatchedLatents(adversary, weight=10.0, beta=0.1)
-digits, codes = load_digits().target, {}
+digits = load_digits().target
+codes = {}
 for name, objective in {"ELBO": pg.ELBO(), "adversarial": matched}.items():
     torch.manual_seed(0)
     autoencoder = pg.VAE(

@@ -70,7 +70,8 @@ def save(figure, name, dpi=90):
 # %%
 moons = torch.tensor(make_moons(5000, noise=0.06, random_state=0)[0], dtype=torch.float32)
 moons = (moons - moons.mean(0)) / moons.std(0)
-train_moons, test_moons = moons[:4000], moons[4000:]
+train_moons = moons[:4000]
+test_moons = moons[4000:]
 diffusion = pg.Diffusion(TimeMLP(2, [96, 96, 96]), (2,), sampler=pg.diffusion.DPMSolver(20))
 matching = pg.FlowMatching(TimeMLP(2, [96, 96, 96]), (2,), coupling=pg.flows.OptimalTransport())
 train(diffusion, train_moons, pg.objectives.Denoising(), steps=700, lr=4e-3, batch_size=200)
@@ -98,7 +99,9 @@ def reverse_path(gen, z, steps, context=None):
 
     And the estimates of the data on the way.
     """
-    process, states, estimates = gen.process(context), [z], []
+    process = gen.process(context)
+    states = [z]
+    estimates = []
     for t, s in pairwise(torch.linspace(1, 0, steps + 1)):
         (signal, noise), (next_signal, next_noise) = process.levels(t), process.levels(s)
         x = process.denoise(states[-1], t)
@@ -176,7 +179,8 @@ save(figure, "paths.png", dpi=80)
 # it does not.
 
 # %%
-mixture, spline = pg.GaussianMixture(8, 2), pg.NSF(2, layers=3, hidden=(64, 64))
+mixture = pg.GaussianMixture(8, 2)
+spline = pg.NSF(2, layers=3, hidden=(64, 64))
 pg.em(mixture, train_moons, seed=0)
 train(spline, train_moons, None, steps=300, lr=5e-3, batch_size=256)
 scores = {
@@ -208,7 +212,10 @@ order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
 images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)[order]
 classes = torch.tensor(digits.target)[order]
 labels = nn.functional.one_hot(classes, 10).float()
-train_x, train_c, test_x, test_c = images[:1200], labels[:1200], images[1200:], labels[1200:]
+train_x = images[:1200]
+train_c = labels[:1200]
+test_x = images[1200:]
+test_c = labels[1200:]
 
 
 def u_net():
@@ -314,7 +321,8 @@ figure, axes = plt.subplots(len(samplers), len(budgets), figsize=(13, 5.2), face
 for row, (name, draw) in zip(axes, samplers.items(), strict=True):
     for panel, calls in zip(row, budgets, strict=True):
         torch.manual_seed(1)
-        few, many = draw(calls, ten.repeat(2, 1)), draw(calls, train_c[:300])
+        few = draw(calls, ten.repeat(2, 1))
+        many = draw(calls, train_c[:300])
         result = frechet(many)
         show(
             panel,
@@ -398,7 +406,8 @@ by_denoising = {
 before = frechet(from_diffusion(pg.diffusion.DPMSolver(20), train_c))
 train(digit, (train_x, train_c), None, steps=150, lr=3e-4, batch_size=64)
 after = frechet(from_diffusion(pg.diffusion.DPMSolver(20), train_c))
-flat_train, flat_test = train_x.flatten(1), test_x.flatten(1)
+flat_train = train_x.flatten(1)
+flat_test = test_x.flatten(1)
 counts = torch.stack([(flat_train == level).float().sum(0) for level in range(17)], -1) + 1
 by_em = pg.GaussianMixture(20, 64, pg.distributions.Diagonal)
 pg.em(by_em, flat_train + torch.rand_like(flat_train), n_init=2, seed=0)
@@ -407,7 +416,8 @@ maf = pg.Transformed(
     pg.Gaussianized.of(flat_train, 0.0, 17.0, bins=17),
 )
 maf = train(pg.Quantized(maf), flat_train, None, steps=400)
-flow.solver, flow.probes = pg.flows.RungeKutta(6), Rademacher(1)
+flow.solver = pg.flows.RungeKutta(6)
+flow.probes = Rademacher(1)
 matched = pg.Quantized(pg.Standardized(flow, 8.5, 8.5))
 digit_scores = {
     "pixel counts": pg.log_likelihood(pg.Fixed(dist.Categorical, probs=counts), flat_test),

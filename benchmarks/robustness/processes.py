@@ -99,7 +99,8 @@ def is_whole(path: Path) -> bool:
 
 def writers_of_one_file(count: int, rng: random.Random) -> Result:
     """Two processes write, this one reads until they are done."""
-    outcomes, reads = Counter[str](), 0
+    outcomes = Counter[str]()
+    reads = 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state"
         write_often(path, 0, 1)

@@ -68,7 +68,8 @@ def writing(path):
 def kills(folder, tries):
     path = folder / "killed"
     write(path, *state(0))
-    right, left = 0, 0
+    right = 0
+    left = 0
     for _ in range(tries):
         child = writing(path)
         time.sleep(random.uniform(0.001, 0.02))
@@ -123,8 +124,10 @@ def checkpoint(folder):
 def full_disk(folder, tries):
     path = folder / "full"
     write(path, *state(0))
-    size, before = path.stat().st_size, path.read_bytes()
-    right, old = 0, resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = path.stat().st_size
+    before = path.read_bytes()
+    right = 0
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
     for step in range(1, tries + 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (random.randrange(size), old[1]))
         try:
@@ -139,7 +142,9 @@ def full_disk(folder, tries):
 def readers(folder, tries):
     path = folder / "read"
     write(path, *state(0))
-    child, right, seen = writing(path), 0, set()
+    child = writing(path)
+    right = 0
+    seen = set()
     try:
         for _ in range(tries):
             tensors, metadata = read(path)
@@ -195,12 +200,15 @@ def timed(work, seconds, presses):
 def interrupts(folder, tries, compile=False):
     """Half of them at a line of ``probgen.train``, half after a time; one, two or three presses."""
     expected = run(None, compile=compile)
-    path, began = folder / "interrupted", time.perf_counter()
+    path = folder / "interrupted"
+    began = time.perf_counter()
     lines = lines_of(lambda: run(path, compile=compile))
     began = time.perf_counter()
     path.unlink()
     run(path, compile=compile)
-    seconds, right, ended = time.perf_counter() - began, 0, 0
+    seconds = time.perf_counter() - began
+    right = 0
+    ended = 0
     for index in range(tries):
         path.unlink(missing_ok=True)
         presses = random.choice([1, 1, 2, 3])

@@ -35,7 +35,8 @@ from probgen.core.turns import is_free, own_random_state
 from probgen.heads import Gaussian
 
 OUTCOMES = ("wrong", "crash", "hang")
-SECONDS, SEEDS = 120.0, 4
+SECONDS = 120.0
+SEEDS = 4
 ROWS = torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
 QUIET = {"progress": False, "verdict": False, "compile": False}
 
@@ -49,7 +50,8 @@ class Noisy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.drop, self.weight = nn.Dropout(0.5), nn.Parameter(torch.ones(1, 4))
+        self.drop = nn.Dropout(0.5)
+        self.weight = nn.Parameter(torch.ones(1, 4))
 
     def forward(self, context: Tensor) -> Tensor:
         return self.drop(self.weight.expand(*context.shape[:-1], 4))
@@ -249,7 +251,10 @@ class Racer(threading.Thread):
 
     def __init__(self, job: Job, seed: int, start: threading.Barrier):
         super().__init__(daemon=True)
-        self.job, self.seed, self.at, self.found = job, seed, start, None
+        self.job = job
+        self.seed = seed
+        self.at = start
+        self.found = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -291,7 +296,8 @@ def race(kind: str, rng: random.Random) -> str | None:
     chosen = [(job, rng.randrange(SEEDS)) for job in first + rng.choices(jobs, k=rng.randrange(3))]
     for job, seed in chosen:
         right(job, seed)
-    before, barrier = world(), threading.Barrier(len(chosen))
+    before = world()
+    barrier = threading.Barrier(len(chosen))
     racers = [Racer(job, seed, barrier) for job, seed in chosen]
     for racer in racers:
         racer.start()
@@ -305,7 +311,8 @@ def race(kind: str, rng: random.Random) -> str | None:
 
 def races(kind: str, count: int, seed: int = 0) -> Result:
     """So many races of one kind; it ends at the first thread that hangs."""
-    rng, outcomes = random.Random(seed), Counter[str]()
+    rng = random.Random(seed)
+    outcomes = Counter[str]()
     for done in range(count):
         if outcome := race(kind, rng):
             outcomes[outcome] += 1

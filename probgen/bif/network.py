@@ -185,7 +185,9 @@ def parse_bif(text: str) -> Tables:
     """
     checks.text(text=text)
     reader = Reader(text)
-    name, lines, places = "", {}, {}
+    name = ""
+    lines = {}
+    places = {}
     states: dict[str, tuple[str, ...]] = {}
     families: dict[str, tuple[tuple[str, ...], Tensor]] = {}
     while reader.more:
@@ -257,7 +259,8 @@ def format_bif(network: Tables) -> str:
             f"variable {_quoted(name)} {{\n  type discrete [ {len(states)} ] {{ {listed} }};\n}}"
         )
     for name, parents in network.parents.items():
-        table, own = network.tables[name], _quoted(name)
+        table = network.tables[name]
+        own = _quoted(name)
         if not parents:
             lines.append(f"probability ( {own} ) {{\n  table {_numbers(table)};\n}}")
             continue

@@ -24,7 +24,8 @@ class Reader:
     """
 
     def __init__(self, text: str):
-        self.tokens, self.place = list(_tokens(text)), 0
+        self.tokens = list(_tokens(text))
+        self.place = 0
         self.last = text.count("\n") + 1
 
     @property
@@ -124,7 +125,8 @@ def some(names: Iterable[str], most: int = 20) -> str:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
-    place, line = 0, 1
+    place = 0
+    line = 1
     while place < len(text):
         found = _TOKEN.match(text, place)
         if found is None:

@@ -34,7 +34,8 @@ SHARED = {"fallback_random": True, "cpp.vec_isa_ok": True, "cpp_cache_precompile
 LIBRARY = SHARED | {"memory_planning": True, "aot_inductor.precompile_headers": False}
 WRAPPED = SHARED | {"size_asserts": False, "alignment_asserts": False}
 
-KIND, TORCHS = "libraries", "TORCHINDUCTOR_CACHE_DIR"
+KIND = "libraries"
+TORCHS = "TORCHINDUCTOR_CACHE_DIR"
 VARIABLES = (
     "CXX",
     "CPATH",
@@ -135,7 +136,8 @@ def _quiet() -> Iterator[None]:
 def _load(content: bytes) -> Run:
     """From a file of this process alone: to change one that is loaded would end the process."""
     size, _, rest = content.partition(b"\n")
-    library, calls = rest[: int(size)], rest[int(size) :]
+    library = rest[: int(size)]
+    calls = rest[int(size) :]
     file = (
         cache.temporary(KIND) / f"{_digest(content)}.so"
     )  # one name for one content, which is then loaded once

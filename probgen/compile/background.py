@@ -112,7 +112,8 @@ def _as_list(graph: fx.Graph) -> list[tuple]:
 
 
 def _from_list(nodes: list[tuple]) -> fx.GraphModule:
-    graph, made = fx.Graph(), {}
+    graph = fx.Graph()
+    made = {}
     for op, target, args, kwargs, name in nodes:
         if op == "call_function" and isinstance(target, str):
             target = functools.reduce(getattr, target.split("."), torch.ops)

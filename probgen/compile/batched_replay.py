@@ -53,7 +53,8 @@ class Replay:
 
     def __init__(self, recording: Recording, together: int = 1):
         self.graph = fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
-        self._closed_over, self._outputs = recording.closed_over, recording.outputs
+        self._closed_over = recording.closed_over
+        self._outputs = recording.outputs
         if recording.changed:  # running averages: replays that are thrown away would count
             raise NotCompilable(
                 "it changes tensors that it closes over (running averages); use eval mode"
@@ -103,7 +104,8 @@ class Replay:
 
         Where calls do not run together as they should, they run one by one from now on.
         """
-        after, found = random_state(), False
+        after = random_state()
+        found = False
         for together in sorted({self.together, 1}, reverse=True):
             self.together = together
             set_random_state(state)
@@ -130,7 +132,8 @@ class Replay:
 
     def _many(self, calls: Sequence[Call], watch: AbstractContextManager) -> list[Any]:
         built = self._built if len(calls) == self.together else None
-        run, tensors = built or self._vectorized(calls), self._stacked(calls)
+        run = built or self._vectorized(calls)
+        tensors = self._stacked(calls)
         with watch, warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", UserWarning
@@ -147,7 +150,9 @@ class Replay:
         return [*calls[0].shared, *(torch.stack(values) for values in zip(*own, strict=True))]
 
     def _vectorized(self, calls: Sequence[Call]) -> Callable[..., list[Tensor]]:
-        shared, own, closed = len(calls[0].shared), len(calls[0].own), self._closed_over
+        shared = len(calls[0].shared)
+        own = len(calls[0].own)
+        closed = self._closed_over
         dims = (None,) * shared + (0,) * own + (None,) * len(closed) + (0,) * len(self._draws)
         run = torch.vmap(lambda *tensors: tuple(self.graph(*tensors)), in_dims=dims)
 
@@ -183,7 +188,8 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     tolerance = TOLERANCE.get(expected.dtype, 0.05) if expected.is_floating_point() else 0.0
-    found, expected = found.double(), expected.double()
+    found = found.double()
+    expected = expected.double()
     scale = expected.nan_to_num(0.0, 0.0, 0.0).abs().mean() if expected.numel() else 0.0
     same = torch.isclose(
         found, expected, rtol=tolerance, atol=float(tolerance * scale), equal_nan=True

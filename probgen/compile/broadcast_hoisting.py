@@ -66,8 +66,10 @@ class _Thinning:
     """The new graph, and what stands there for the values of the old one."""
 
     def __init__(self, graph: fx.Graph):
-        self.graph, self.values = fx.Graph(), {}
-        self._written, self._whole = written(graph), {}
+        self.graph = fx.Graph()
+        self.values = {}
+        self._written = written(graph)
+        self._whole = {}
 
     def take(self, node: fx.Node) -> None:
         rule = None if node in self._written else _rule(node)
@@ -188,7 +190,8 @@ def _pointwise(done: _Thinning, node: fx.Node) -> Thin | None:
 
 def _filled(done: _Thinning, node: fx.Node) -> Thin | None:
     """One number in all entries."""
-    size, name = shape(node), node.target.overloadpacket.__name__
+    size = shape(node)
+    name = node.target.overloadpacket.__name__
     place = {"full": 1, "full_like": 1, "new_full": 2}.get(name)
     number = float("ones" in name) if place is None else node.args[place]
     if isinstance(number, fx.Node):
@@ -202,7 +205,8 @@ def _filled(done: _Thinning, node: fx.Node) -> Thin | None:
 
 def _expand(done: _Thinning, node: fx.Node) -> Thin:
     source = node.args[0]
-    size, given = shape(node), shape(source)
+    size = shape(node)
+    given = shape(source)
     more = len(size) - len(given)
     new = (d for d in range(len(size)) if size[d] > 1 and (d < more or given[d - more] == 1))
     repeated = frozenset({dim + more for dim in done.values[source].repeated}).union(new)
@@ -298,7 +302,8 @@ def _running(done: _Thinning, node: fx.Node) -> Thin | None:
 
     Those merge with other operations.
     """
-    source, dim = node.args[0], node.args[1]
+    source = node.args[0]
+    dim = node.args[1]
     size, (thin, repeated) = shape(source), done.values[source]
     if not size or size[dim] > SHORT or (dim := dim % len(size)) in repeated:
         return None

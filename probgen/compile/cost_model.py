@@ -59,9 +59,14 @@ class Profile(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.peak, self.operations, self.seconds, self.fusible = 0, 0, 0.0, 0.0
+        self.peak = 0
+        self.operations = 0
+        self.seconds = 0.0
+        self.fusible = 0.0
         self.accelerated = False
-        self._live, self._known, self._collects = 0, set(), False
+        self._live = 0
+        self._known = set()
+        self._collects = False
         self._eagerly: AbstractContextManager = nullcontext()
 
     def __enter__(self) -> Profile:
@@ -108,7 +113,8 @@ class Profile(TorchDispatchMode):
 
     def _made(self, value: Tensor) -> None:
         """Counts the memory of a new tensor until it is freed: many views may share it."""
-        storage, key = value.untyped_storage(), _key(value)
+        storage = value.untyped_storage()
+        key = _key(value)
         self._known.add(key)
         self.accelerated |= value.device.type != "cpu"
         self._live += storage.nbytes()

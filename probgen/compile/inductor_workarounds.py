@@ -27,4 +27,5 @@ def spell_out_alphas(graph: fx.Graph) -> None:
             with graph.inserting_before(node):
                 scaled = graph.call_function(aten.mul.Tensor, (other, alpha))
             scaled.meta = dict(other.meta) if isinstance(other, fx.Node) else {}
-            node.args, node.kwargs = (one, scaled), {}
+            node.args = (one, scaled)
+            node.kwargs = {}

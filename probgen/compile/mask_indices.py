@@ -23,7 +23,8 @@ def with_indices(recording: Recording) -> Recording:
     >>> [node.name for node in with_indices(record(lambda x: x[kept], x)).graph.graph.nodes]
     ['arg0_1', 'closed_over_0', 'indices_0', 'index', 'output']
     """
-    known, indices = _Known(recording), list[Tensor]()
+    known = _Known(recording)
+    indices = list[Tensor]()
     graph = recording.graph.graph
     last = graph.find_nodes(op="placeholder")[-1]
     for node in list(graph.nodes):

@@ -169,7 +169,8 @@ def _free(node: fx.Node) -> Draw | None:
         or node.kwargs.get("generator")
     ):
         return None
-    like, device = node.meta["tensor_meta"], node.meta["val"].device
+    like = node.meta["tensor_meta"]
+    device = node.meta["val"].device
     return Draw(
         tuple(like.shape), tuple(like.stride), like.dtype, device, MADE.get(name, name), numbers
     )

@@ -111,8 +111,11 @@ class Repeat:
         together: int = 1,
         missing: bool = True,
     ):
-        self.function, self.left, self.compile = function, count, compile
-        self.together, self.missing = together, missing
+        self.function = function
+        self.left = count
+        self.compile = compile
+        self.together = together
+        self.missing = missing
         self.watched = 1 if compile is True else WATCHED
         self._first = _First(function)
         self._run: Callable[[Sequence[Call]], list[Any]] | None = (
@@ -157,7 +160,8 @@ class Repeat:
 
     def _undecided(self, replay: Replay, calls: Sequence[Call]) -> list[Any]:
         """Recorded calls under watch; the ones after them are compiled where that is repaid."""
-        results, self._run = replay(calls, profile := Profile()), replay
+        results = replay(calls, profile := Profile())
+        self._run = replay
         gain = self.left / len(calls) * (MERGED * profile.fusible + OVERHEAD * profile.operations)
         if gain > REPAID * _compiling(profile):
             try:
@@ -210,7 +214,8 @@ class _First:
 
         Saves more than it costs.
         """
-        seconds, profile = min(self.seconds), self.profile
+        seconds = min(self.seconds)
+        profile = self.profile
         recording = RECORDING + 3 * seconds + IMPORTING * ("torch._dynamo" not in sys.modules)
         python = left * max(
             seconds - max(profile.seconds - WATCHING * profile.operations, 0.0), 0.0

@@ -157,7 +157,8 @@ class Compiled:
 
     def __init__(self, recording: Recording):
         graph = fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
-        self._outputs, self._closed_over = recording.outputs, recording.closed_over
+        self._outputs = recording.outputs
+        self._closed_over = recording.closed_over
         self._draws = hoist_draws(graph.graph)
         relax_views(graph.graph)
         spell_out_alphas(graph.graph)

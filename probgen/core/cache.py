@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-FOLDER, LIMIT = "PROBGEN_CACHE", "PROBGEN_CACHE_LIMIT"
+FOLDER = "PROBGEN_CACHE"
+LIMIT = "PROBGEN_CACHE_LIMIT"
 DEFAULT_LIMIT = 2 * 2**30
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _PART = ".part-"
@@ -206,7 +207,8 @@ def limit() -> int:
     given = os.environ.get(LIMIT, "").strip()
     if not given:
         return DEFAULT_LIMIT
-    number, unit = given.upper().removesuffix("B"), ""
+    number = given.upper().removesuffix("B")
+    unit = ""
     if number[-1:] in set("KMGT"):
         number, unit = number[:-1].strip(), number[-1]
     if not (number.isascii() and number.isdigit()):
@@ -228,7 +230,8 @@ def trim(*spared: Path) -> None:
     except RuntimeError:  # there is no home
         return
     now = time.time()
-    total, most = sum(size for _, size, _ in files), limit()
+    total = sum(size for _, size, _ in files)
+    most = limit()
     for used, size, path in files:
         left_over = path.name.startswith(_PART) and now - used > _DAY
         if left_over or (total > most and path not in spared):

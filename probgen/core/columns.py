@@ -105,7 +105,8 @@ def examine(values: Tensor, low: float = 0.0, high: float = 1.0) -> Column:
     center, spread = _middle(noisy)
     high = max(high, min(high, x[-1].item()) + step)  # the last step of the grid has its noise, too
     tried = _maps(noisy, center, spread, low, high)
-    straight, best = tried[AFFINE][1], max(tried.values(), key=lambda each: each[1])
+    straight = tried[AFFINE][1]
+    best = max(tried.values(), key=lambda each: each[1])
     kind = next(k for k, each in tried.items() if each is best)
     if best[1] < straight + MARGIN:
         kind = AFFINE
@@ -195,7 +196,8 @@ def _maps(
 def _logit(x: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     eps = torch.finfo(torch.float32).eps
     share = ((x - low) / (high - low)).clamp(eps, 1 - eps)
-    up, down = share.log(), torch.log1p(-share)
+    up = share.log()
+    down = torch.log1p(-share)
     return up - down, -up - down - math.log(high - low)
 
 

@@ -83,7 +83,8 @@ def size_of(family: Any) -> int | None:
     3
     """
     family = _source(family)
-    size, net = getattr(family, "context_size", None), getattr(family, "context_net", None)
+    size = getattr(family, "context_size", None)
+    net = getattr(family, "context_net", None)
     if size is None and net and family.context_ndim == 1:
         return input_size(getattr(family, net)) or None
     return size
@@ -116,7 +117,8 @@ def received(family: nn.Module, context: Any) -> Any:
     >>> received(MAF(3, context=2), torch.zeros(5, 2, dtype=torch.long)).dtype
     torch.float32
     """
-    source, size = _source(family), size_of(family)
+    source = _source(family)
+    size = size_of(family)
     unknown = getattr(source, "unknown_contexts", None)
     ndim = getattr(source, "context_ndim", 1)
     if context is None or not torch.is_tensor(context):
@@ -162,7 +164,8 @@ def check_context(
         ...
     ValueError: expected no context (NSF was built without one), got one of shape (7, 3); build it with context=3
     """
-    shape, at = tuple(context.shape), _axis(ndim)
+    shape = tuple(context.shape)
+    at = _axis(ndim)
     got = shape[at] if len(shape) >= -at else 1
     fits = len(shape) >= ndim and got == size
     if is_labels(context, ndim, size, fits):

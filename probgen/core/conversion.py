@@ -226,11 +226,13 @@ def _from_array(
 ) -> Tensor:
     kind = array.dtype.kind
     if kind == "O":
-        array, kind = _of_objects(array, columns), "f"
+        array = _of_objects(array, columns)
+        kind = "f"
     if kind not in NUMBERS:
         raise TypeError(f"expected numbers, got an array of dtype {array.dtype}; {ENCODE}")
     if isinstance(array, Masked):
-        array, kind = array.astype("float64").filled(math.nan), "f"
+        array = array.astype("float64").filled(math.nan)
+        kind = "f"
     # copies: torch knows no other byte orders, widths and directions, and warns where it may not
     # write
     native = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}[kind]

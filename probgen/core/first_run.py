@@ -55,7 +55,8 @@ def first_run(program: Program, batch: tuple, guided: bool = True) -> Run:
         inference_mode_of(program),
         shapes_explained(),
     ):
-        program._given, program._completed = frozenset(), set()
+        program._given = frozenset()
+        program._completed = set()
         with suppress(*MISFIT):
             traces = _traces(program, batch, guided)
             _check_values(traces[0])

@@ -53,7 +53,9 @@ class Marginal(dist.TorchDistribution):
     ):
         checks.generative(gen=gen)
         checks.at_least(1, particles=particles)
-        self.gen, self.context, self.particles = gen, context, particles
+        self.gen = gen
+        self.context = context
+        self.particles = particles
         batch = () if context is None else context.shape[: context.ndim - gen.context_ndim]
         sites = self._probe()
         probe = sites["x"]
@@ -62,7 +64,8 @@ class Marginal(dist.TorchDistribution):
             "unnormalized" if isinstance(distribution, dist.Unit) else density_kind(distribution)
             for distribution in distributions
         )
-        self._support, self.density_kind = probe["fn"].support, worst("unbiased", *kinds)
+        self._support = probe["fn"].support
+        self.density_kind = worst("unbiased", *kinds)
         super().__init__(torch.Size(batch), probe["fn"].event_shape, validate_args=False)
 
     @property

@@ -249,7 +249,8 @@ class Fixed(DistributionModule):
         checks.at_least(0, event_ndim=event_ndim)
         checks.numeric(**arguments)
         super().__init__()
-        self.family, self.event_ndim = family, event_ndim
+        self.family = family
+        self.event_ndim = event_ndim
         for name, value in arguments.items():
             self.register_buffer(name, torch.as_tensor(value))
 
@@ -289,7 +290,8 @@ class Independent(DistributionModule):
         checks.generative(module=module)
         checks.at_least(0, ndim=ndim)
         super().__init__()
-        self.module, self.ndim = module, ndim
+        self.module = module
+        self.ndim = ndim
         self.context_ndim = module.context_ndim + ndim
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:

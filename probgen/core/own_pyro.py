@@ -161,7 +161,8 @@ def _running_pyro() -> int:
 
     This one, unless only another runs Pyro.
     """
-    me, frames = threading.get_ident(), sys._current_frames()
+    me = threading.get_ident()
+    frames = sys._current_frames()
     running = [thread for thread, frame in frames.items() if _runs_pyro(frame)]
     return me if me in running or len(running) != 1 else running[0]
 
@@ -180,7 +181,8 @@ def fresh_stack() -> Iterator[None]:
     """No handlers and no plates around what this thread runs inside the block."""
     separate()
     kept = _mine.stack, _mine.dims
-    _mine.stack, _mine.dims = [], []
+    _mine.stack = []
+    _mine.dims = []
     try:
         yield
     finally:
@@ -211,7 +213,8 @@ class _Store(ParamStoreDict):
     @contextmanager
     def scope(self, state: StateDict | None = None) -> Iterator[StateDict]:
         state = {"params": {}, "constraints": {}} if state is None else state
-        around, _mine.store = _mine.store, {name: {} for name in _NAMES}
+        around = _mine.store
+        _mine.store = {name: {} for name in _NAMES}
         try:
             self.set_state(state)
             yield state
@@ -413,7 +416,8 @@ def validation(on: bool) -> Iterator[None]:
     """
     with _patched():
         _wrap_validation()
-        around, _mine.validates = _mine.validates, on
+        around = _mine.validates
+        _mine.validates = on
         try:
             yield
         finally:
@@ -424,7 +428,8 @@ def validation(on: bool) -> Iterator[None]:
 def subsampling(change: Change) -> Iterator[None]:
     """Changes size, size of the subset and subset of every plate that this thread opens inside."""
     with _patched():
-        around, _mine.changes = _mine.changes, (*_mine.changes, change)
+        around = _mine.changes
+        _mine.changes = (*_mine.changes, change)
         try:
             yield
         finally:

@@ -38,7 +38,9 @@ from probgen.core.turns import turn
 
 __all__ = ["Keywords", "Program"]
 
-MANY, SOME = 4096, 256  # rows that a first run need not all see, and how many it then sees
+# rows that a first run need not all see, and how many it then sees
+MANY = 4096
+SOME = 256
 
 
 class Program(nn.Module):
@@ -94,7 +96,8 @@ class Program(nn.Module):
         checks.at_least(0, **checks.given(max_plate_nesting=max_plate_nesting))
         checks.flag(vectorized=vectorized)
         super().__init__()
-        self._model, self._guide = model, guide
+        self._model = model
+        self._guide = guide
         self._told = plate, max_plate_nesting
         self.plate = "data" if plate is None else plate
         self.max_plate_nesting = 1 if max_plate_nesting is None else max_plate_nesting
@@ -209,7 +212,8 @@ class Program(nn.Module):
         count = first_length(batch)
         if count is None or count <= MANY or makes_parameters(self._guide):
             return None
-        layout, made = row_layout(batch, count), set(self.statements)
+        layout = row_layout(batch, count)
+        made = set(self.statements)
         try:
             first_run(self, layout.take(batch, slice(SOME // 2)))
             found = first_run(self, layout.take(batch, slice(SOME)))
@@ -316,8 +320,10 @@ class Program(nn.Module):
 
         And gives them the values that were loaded.
         """
-        waiting, complete = self._waiting, self._complete
-        self._waiting, self._complete = {}, None
+        waiting = self._waiting
+        complete = self._complete
+        self._waiting = {}
+        self._complete = None
         try:
             first_run(self, args)
             dense(self)
@@ -326,7 +332,8 @@ class Program(nn.Module):
             for name, value in waiting.items():
                 own[name].copy_(value)
         except BaseException:
-            self._waiting, self._complete = waiting, complete
+            self._waiting = waiting
+            self._complete = complete
             raise
 
 

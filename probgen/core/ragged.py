@@ -42,7 +42,8 @@ def pad(sequences: Sequence[Any], steps: int | None = None, padding: float = mat
     if not len(sequences):
         raise ValueError("expected at least one sequence, got none; give more data")
     parts = [_sequence(part, f"sequence {number}") for number, part in enumerate(sequences)]
-    longest, entry = max(map(len, parts)), max((part.shape[1:] for part in parts), key=len)
+    longest = max(map(len, parts))
+    entry = max((part.shape[1:] for part in parts), key=len)
     steps = max(1, longest) if steps is None else steps
     for number, part in enumerate(parts):
         if (part.shape[1:] != entry and len(part)) or len(part) > steps:

@@ -118,7 +118,8 @@ def read(
     guide = as_guide(guide)
     if particles is not None:
         outer = pyro.plate(PARTICLES, particles, dim=-nesting - 1)
-        model, guide = outer(model), outer(guide)
+        model = outer(model)
+        guide = outer(guide)
     q = poutine.trace(guide).get_trace(*batch)
     expanded = poutine.enum(model, first_available_dim=-nesting - 2)
     p = poutine.trace(poutine.replay(expanded, trace=q)).get_trace(*batch)
@@ -203,7 +204,8 @@ def _total(sites: Sites, trace: poutine.Trace) -> Tensor:
     if any(is_summed(site) for site in sites.values()):
         return total + _summed_out(sites, trace, (PARTICLES,)).double().reshape(-1)
     for site in sites.values():
-        value, dim = term(site).double(), dim_of(site, PARTICLES)
+        value = term(site).double()
+        dim = dim_of(site, PARTICLES)
         by_draw = dim is not None and value.ndim >= -dim
         total = total.to(value.device) + (
             value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum()
@@ -290,7 +292,9 @@ def _summed_out(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Te
     applied.
     """
     trace.symbolize_dims()
-    symbols, factors, scales = trace.plate_to_symbol, OrderedDict(), []
+    symbols = trace.plate_to_symbol
+    factors = OrderedDict()
+    scales = []
     enumerated = set(trace.symbol_to_dim) - set(symbols.values())
     total = torch.zeros(())
     for site in sites.values():

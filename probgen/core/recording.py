@@ -40,7 +40,8 @@ class Recorder(Messenger):
 
     def __init__(self, earlier: Mapping[str, dict[str, Any]] | None = None):
         super().__init__()
-        self.earlier, self.sites = earlier or {}, {}
+        self.earlier = earlier or {}
+        self.sites = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         drawn = self.earlier.get(msg["name"])
@@ -127,7 +128,9 @@ class Cut(Messenger):
 
     def __init__(self, differentiable: bool):
         super().__init__()
-        self.differentiable, self.draws, self.copies = differentiable, {}, {}
+        self.differentiable = differentiable
+        self.draws = {}
+        self.copies = {}
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         kept = msg["is_observed"] or msg["name"] in self.draws or is_summed(msg)
@@ -150,10 +153,13 @@ def enumerated_runs(
 
     Several where the guide asks for a sequence.
     """
-    first, guide = -max_plate_nesting - 1, as_guide(guide)
+    first = -max_plate_nesting - 1
+    guide = as_guide(guide)
     if particles is not None:
         plate = pyro.plate(PARTICLES, particles, dim=first)
-        model, guide, first = plate(model), plate(guide), first - 1
+        model = plate(model)
+        guide = plate(guide)
+        first = first - 1
     queue: LifoQueue = LifoQueue()
     queue.put(poutine.Trace())
     expanded = poutine.enum(guide, first_available_dim=first)
@@ -287,7 +293,8 @@ class _Expectation(Dice):
         self, costs: dict[frozenset, list[Tensor]], own: set[int]
     ) -> tuple[Tensor, Tensor | None]:
         """The expected sum of all costs, and minus that of some, given by identity, as a value."""
-        total, apart = 0.0, []
+        total = 0.0
+        apart = []
         with shared_intermediates() as cache:
             ring = LogRing(cache=cache)
             for ordinal, group in costs.items():

@@ -118,7 +118,8 @@ class LocalParameters(Messenger):
         knows: Callable[[nn.Parameter], bool] = lambda parameter: False,
     ):
         super().__init__()
-        self.store, self.knows = store, knows
+        self.store = store
+        self.knows = knows
         self.constraints = {} if constraints is None else constraints
         self._global: tuple[dict, dict] = ({}, {})
 
@@ -130,10 +131,8 @@ class LocalParameters(Messenger):
     def _pyro_param(self, msg: dict[str, Any]) -> None:
         if getattr(msg["fn"], "__func__", None) is not ParamStoreDict.get_param:
             return  # a PyroModule announces a parameter that it owns
-        key, initial = (
-            msg["name"].replace(".", "/"),
-            msg["args"][1] if len(msg["args"]) > 1 else None,
-        )
+        key = msg["name"].replace(".", "/")
+        initial = msg["args"][1] if len(msg["args"]) > 1 else None
         if isinstance(initial, nn.Parameter) and key not in self.store and self.knows(initial):
             msg["value"], msg["done"] = initial, True
             return

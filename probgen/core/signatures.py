@@ -40,7 +40,8 @@ def _signature(program: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def _of_partial(program: partial) -> dict[str, inspect.Parameter]:
     if type(program) is not partial:  # Pyro's own, around partial(run_in, handler, program)
         return parameters_of(program.func)
-    inner, given = program.func, program.args
+    inner = program.func
+    given = program.args
     if len(given) > 1 and isinstance(given[0], Messenger):
         _, inner, *given = given
 

@@ -92,7 +92,8 @@ def _check_scored(name: str, site: Site) -> None:
 
     Missing ones, and other shapes.
     """
-    distribution, value = site["fn"], site["value"]
+    distribution = site["fn"]
+    value = site["value"]
     if density_kind(distribution) == "implicit" or getattr(distribution, "costly_density", False):
         return
     try:
@@ -171,7 +172,8 @@ def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> N
         ...
     ValueError: expected y with values in real or NaN (missing), got inf in row 1; recode y, or take another family
     """
-    base, ndim = _of_entries(support), max(0, x.ndim - 1)
+    base = _of_entries(support)
+    ndim = max(0, x.ndim - 1)
     if any(torch.is_tensor(bound) and bound.ndim > ndim for bound in vars(base).values()):
         return
     size = max(1, ENTRIES // max(1, x[:1].numel()))
@@ -217,9 +219,11 @@ def largest_of(dtype: torch.dtype) -> float:
 def _inside(rows: Tensor, base: Constraint) -> Tensor:
     """Which entries, or parts that a support speaks of together, are right: ``(N, ...)``."""
     inside = base.check(rows)
-    missing, infinite = rows.isnan(), rows.isinf()
+    missing = rows.isnan()
+    infinite = rows.isinf()
     while missing.ndim > inside.ndim:
-        missing, infinite = missing.any(-1), infinite.any(-1)
+        missing = missing.any(-1)
+        infinite = infinite.any(-1)
     return (inside | missing) & ~infinite
 
 

@@ -21,7 +21,9 @@ class TemperedLatents(Messenger):
 
     def __init__(self, rule: Truncated, plate: str, data: str = "x"):
         super().__init__()
-        self.rule, self.plate, self.data = rule, plate, data
+        self.rule = rule
+        self.plate = plate
+        self.data = data
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         latent = msg["name"] != self.data and not msg["is_observed"] and not is_deterministic(msg)
@@ -33,7 +35,8 @@ class Tempered:
     """A model with its latents at another temperature; else, and in its guide, as it was."""
 
     def __init__(self, gen: GenerativeModel, rule: Truncated):
-        self._gen, self._rule = gen, rule
+        self._gen = gen
+        self._rule = rule
 
     def __call__(self, context: Any = None) -> Any:
         return self._gen(context).using(self._rule)

@@ -48,7 +48,9 @@ class _Cores:
     """How many cores an operation used before any thread was inside :func:`one_core`."""
 
     def __init__(self) -> None:
-        self.guard, self.inside, self.usual = threading.RLock(), 0, 1
+        self.guard = threading.RLock()
+        self.inside = 0
+        self.usual = 1
 
     def enter(self) -> int:
         with self.guard:
@@ -57,17 +59,20 @@ class _Cores:
                 self.usual = found
             elif not getattr(_mine, "inside", 0):
                 found = self.usual  # a thread that began meanwhile found 1
-            self.inside, _mine.inside = self.inside + 1, getattr(_mine, "inside", 0) + 1
+            self.inside = self.inside + 1
+            _mine.inside = getattr(_mine, "inside", 0) + 1
             torch.set_num_threads(1)
             return found
 
     def leave(self, found: int) -> None:
         with self.guard:
-            self.inside, _mine.inside = self.inside - 1, _mine.inside - 1
+            self.inside = self.inside - 1
+            _mine.inside = _mine.inside - 1
             torch.set_num_threads(found)
 
 
-_cores, _mine = _Cores(), threading.local()
+_cores = _Cores()
+_mine = threading.local()
 
 
 def side_by_side(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
@@ -82,7 +87,8 @@ def side_by_side(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -
     ...     side_by_side(torch.sum, torch.arange(6.0).split(3))
     [tensor(3.), tensor(12.)]
     """
-    function, pieces = torch.no_grad()(function), list(pieces)
+    function = torch.no_grad()(function)
+    pieces = list(pieces)
     if len(pieces) < 2:
         return [function(piece) for piece in pieces]
     return list(_pool(os.getpid()).map(function, pieces))

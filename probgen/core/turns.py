@@ -68,7 +68,8 @@ class _Turns:
         """
         self.holder = 0
         self.trained: dict[int, int] = {}  # the thread that trains a parameter
-        self.lock, self.next = threading.RLock(), threading.RLock()
+        self.lock = threading.RLock()
+        self.next = threading.RLock()
         self.waiting: set[int] = set()
 
     def take(self) -> None:
@@ -118,7 +119,8 @@ def _after_fork() -> None:
     if _turns.holder != get_ident():
         _turns.free_locks()
     else:
-        _turns.next, _turns.waiting = threading.RLock(), set()
+        _turns.next = threading.RLock()
+        _turns.waiting = set()
 
 
 if os.name == "posix":
@@ -203,7 +205,8 @@ def training(module: nn.Module) -> Iterator[None]:
     Raises ``RuntimeError`` where another thread trains parameters of it at the same time.
     """
     with turn(fixed=False):
-        own, me = [id(parameter) for parameter in module.parameters()], get_ident()
+        own = [id(parameter) for parameter in module.parameters()]
+        me = get_ident()
         others = {_turns.trained[key] for key in own if _turns.trained.get(key, me) != me}
         if others:
             raise RuntimeError(
@@ -242,7 +245,8 @@ def own_random_state(seed: int | None = None) -> Iterator[None]:
     True
     """
     with turn(fixed=False):
-        before, own = _mine.stream, Stream()
+        before = _mine.stream
+        own = Stream()
         before.keep()
         _turns.in_force = _mine.stream = own
         try:

@@ -50,7 +50,8 @@ def _is_listed(site: Site) -> bool:
 
 
 def _is_possible(gen: GenerativeModel, batch: tuple, reading: Reading, name: str) -> bool:
-    drawn, prior = reading.guide.nodes[name], reading.model.nodes[name]
+    drawn = reading.guide.nodes[name]
+    prior = reading.model.nodes[name]
     values = prior["fn"].enumerate_support(expand=True)
     left_out = _log_prob(drawn, values) < math.log(SELDOM)
     left_out = left_out & (_log_prob(prior, values) > math.log(SELDOM))

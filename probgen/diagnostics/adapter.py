@@ -98,7 +98,8 @@ def _unique(names: Iterable[str], taken: Iterable[str], suffix: str) -> dict[str
     >>> _unique(["a/b", "a.b", "draw"], ["draw"], "_")
     {'a.b': 'a.b', 'draw': 'draw_', 'a/b': 'a.b_'}
     """
-    used, found = set(taken), {}
+    used = set(taken)
+    found = {}
     for name in sorted(names, key=lambda name: "/" in name):  # who can keep the name does
         new = name.replace("/", ".")
         while new in used:

@@ -62,7 +62,8 @@ def uniformity(ranks: Tensor, largest: int) -> Tensor:
     >>> uniformity(torch.arange(100) % 10, 9), uniformity(torch.arange(100) % 5, 9) < 1e-9
     (tensor(1.), tensor(True))
     """
-    sims, values = len(ranks), largest + 1
+    sims = len(ranks)
+    values = largest + 1
     bins = max(n for n in range(1, values + 1) if values % n == 0 and (n == 1 or 5 * n <= sims))
     which = torch.div(ranks, values // bins, rounding_mode="floor")
     counts = torch.stack([(which == bin).sum(0) for bin in range(bins)]).double()
@@ -143,7 +144,8 @@ def simulation_based_calibration(
         log_density = LogDensity(_with_data(gen, data), *batch, dtype=dtype)
         truth = {name: simulated[name] for name in log_density.shapes}
         starts = log_density.unconstrain(truth, log_density.origin.expand(sims, -1))
-        chain, points = ready(sampler, log_density, log_density.origin), []
+        chain = ready(sampler, log_density, log_density.origin)
+        points = []
         plan = Plan(tune, draws * thin, target_accept)
         for sim in tqdm(range(sims), disable=None if progress else True, unit="data set"):
             for name, value in data.items():

@@ -40,7 +40,8 @@ class PredictiveCheck:
 
         Near 0 or 1 the model misses this statistic.
         """
-        above, equal = self.replicated > self.observed, self.replicated == self.observed
+        above = self.replicated > self.observed
+        equal = self.replicated == self.observed
         return above.double().mean(0) + equal.double().mean(0) / 2
 
 

@@ -252,7 +252,8 @@ def _computed(
 
     The error of one that was asked for by name.
     """
-    computed, reasons = {}, {}
+    computed = {}
+    reasons = {}
     for name, compute in GROUPS.items():
         try:
             if name in wanted:

@@ -58,7 +58,8 @@ def _dims(site: Site, names: tuple[str, ...], sizes: dict[str, int]) -> tuple[st
 
     One of another size, in a loop, is a dim of its site.
     """
-    name, shape = site["name"], shape_of(site)
+    name = site["name"]
+    shape = shape_of(site)
     found = _plates_in_front(site) if is_deterministic(site) else _plates(site)
     plates = {
         i: plate for i, plate in found.items() if sizes.setdefault(plate, shape[i]) == shape[i]
@@ -97,7 +98,8 @@ def observation(site: Site, names: tuple[str, ...]) -> Labeled:
 
     One number for all entries is repeated; data of a plate without size keep their own shape.
     """
-    value, shape = torch.as_tensor(site["value"]), shape_of(site)
+    value = torch.as_tensor(site["value"])
+    shape = shape_of(site)
     full = site["fn"].batch_shape + event_of(site)
     if value.numel() == shape.numel():
         return names, to_numpy(value.reshape(shape))
@@ -108,7 +110,8 @@ def observation(site: Site, names: tuple[str, ...]) -> Labeled:
 
 def constants(gen: GenerativeModel, batch: tuple, observed: Sequence[Tensor]) -> dict[str, Labeled]:
     """The numerical arguments of a program that are not its observations, by their names."""
-    rows, found = row_count(gen, batch), {}
+    rows = row_count(gen, batch)
+    found = {}
     for name, value in _arguments(gen, batch):
         if name in found or any(_same(value, seen) for seen in observed):
             continue

@@ -60,7 +60,8 @@ class Loo:
         return math.sqrt(len(self.pointwise)) * self.pointwise.std(correction=0).item()
 
     def __str__(self) -> str:
-        bad, rows = int((self.khat > 0.7).sum()), len(self.khat)
+        bad = int((self.khat > 0.7).sum())
+        rows = len(self.khat)
         if bad == rows:
             return (
                 f"elpd_loo: no estimate, k-hat > 0.7 on all {rows} rows; use mcmc or a guide "

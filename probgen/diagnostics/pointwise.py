@@ -87,14 +87,18 @@ def log_likelihoods(
     latent = {name: site for name, site in latent_sites(probe).items() if not is_enumerated(site)}
     local = [name for name, site in latent.items() if in_plate(site, gen.plate)]
     fixed = _full({name: site for name, site in latent.items() if name not in local}, given, gen)
-    proposal, capacity = _proposal(gen, batch, local), max(1, max_rows // row_count(gen, batch))
-    draws, particles = len(next(iter(given.values()))) if given else 1, particles if local else 1
+    proposal = _proposal(gen, batch, local)
+    capacity = max(1, max_rows // row_count(gen, batch))
+    draws = len(next(iter(given.values()))) if given else 1
+    particles = particles if local else 1
     size, together = (capacity, 1) if gen.vectorized else (1, capacity)
     repeats = min(particles, size)
-    cuts, rounds = windows(draws, size // repeats), -(-particles // repeats)
+    cuts = windows(draws, size // repeats)
+    rounds = -(-particles // repeats)
     size = cuts[0].stop * repeats
     first = _run(gen, batch, proposal, {name: value[:1] for name, value in fixed.items()}, 1)
-    kind, variables = _checked(first, gen.plate), variables_of(first.model, gen.plate)
+    kind = _checked(first, gen.plate)
+    variables = variables_of(first.model, gen.plate)
 
     def weigh(*values: Tensor) -> Draws:
         with validation(False):
@@ -109,10 +113,8 @@ def log_likelihoods(
         for c in cuts
     ]
     calls = [Call(own=values) for values in own for _ in range(rounds)]
-    runs, parts = (
-        repeated(weigh, calls, "auto", together, any(map(has_missing, tensors_of(batch)))),
-        [],
-    )
+    runs = repeated(weigh, calls, "auto", together, any(map(has_missing, tensors_of(batch))))
+    parts = []
     for cut in cuts:
         found = list(islice(runs, rounds))
         parts.append(
@@ -137,7 +139,8 @@ def variables_of(model: poutine.Trace, plate: str) -> Variables:
     inside = {name: site for name, site in observed_sites(model).items() if in_plate(site, plate)}
     if not inside:
         raise ValueError(_nothing_observed(model, plate))
-    joint, names = "joint", set(sample_sites(model))
+    joint = "joint"
+    names = set(sample_sites(model))
     while joint in names:
         joint += "_"
     if plates_of(model)[plate].kind == "sequential" or len(inside) > SEPARATE:

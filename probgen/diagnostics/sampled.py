@@ -120,7 +120,8 @@ def from_chains(
     """Draws of MCMC with the sampler's statistics, and their log-likelihoods if wanted."""
     found = Sampled(chains.draws, chains.stats)
     if "log_likelihood" in wanted:
-        counts, merged = next(iter(chains.draws.values())).shape[:2], chains.merged
+        counts = next(iter(chains.draws.values())).shape[:2]
+        merged = chains.merged
         rows = found.attempt(
             "log_likelihood", lambda: log_likelihoods(gen, batch, merged, particles, max_rows)
         )
@@ -203,10 +204,12 @@ def _log_densities(gen: GenerativeModel, batch: tuple, drawn: GuideDraws, rows: 
     if drawn.points:
         return {}
     _check_normalized(model_trace(gen, batch))
-    log_p, log_q = drawn.log_joint, drawn.log_guide
+    log_p = drawn.log_joint
+    log_q = drawn.log_guide
     if rows and drawn.outside is not None and _integrated(drawn):
         joint = list(rows.values())[-1].expand(len(log_p), -1)
-        log_p, log_q = drawn.outside[:, 0] + joint.double().sum(1), drawn.outside[:, 1]
+        log_p = drawn.outside[:, 0] + joint.double().sum(1)
+        log_q = drawn.outside[:, 1]
     return {"log_p": log_p[None], "log_q": log_q[None]}
 
 

@@ -121,7 +121,9 @@ class ObservedFirst(dist.TorchDistribution):
     arg_constraints: dict = {}
 
     def __init__(self, given: Given, x: Tensor, order: Tensor):
-        self.given, self.x, self.order = given, x, order
+        self.given = given
+        self.x = x
+        self.order = order
         super().__init__(x.shape[:-1], x.shape[-1:], validate_args=False)
 
     @property
@@ -143,11 +145,13 @@ class ObservedFirst(dist.TorchDistribution):
         """Log-density of the missing entries; minus infinity where observed ones differ."""
         check_event(value, self.event_shape)
         value = value.expand(torch.broadcast_shapes(value.shape, self.shape()))
-        x, total = self.x.expand(value.shape), value.new_zeros(value.shape[:-1])
+        x = self.x.expand(value.shape)
+        total = value.new_zeros(value.shape[:-1])
         differs = (~x.isnan() & (x != value)).any(-1)
         for at in self.order.unsqueeze(-2).unbind(-1):
             at = at.expand(*x.shape[:-1], 1)
-            here, true = x.gather(-1, at), value.gather(-1, at)
+            here = x.gather(-1, at)
+            true = value.gather(-1, at)
             term = self.given(x, ~x.isnan()).log_prob(value).gather(-1, at)
             total = total + torch.where(here.isnan(), term, 0.0).squeeze(-1)
             x = x.scatter(-1, at, torch.where(here.isnan(), true, here))

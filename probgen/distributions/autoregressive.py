@@ -96,12 +96,10 @@ class Autoregressive(dist.TorchDistribution):
         checks.sizes(event_shape=event_shape)
         checks.sizes(0, batch_shape=batch_shape)
         checks.instance(Tensor, **checks.given(order=order))
-        self.distributions, self.steps, self.entry_ndim, self.order = (
-            distributions,
-            steps,
-            entry_ndim,
-            order,
-        )
+        self.distributions = distributions
+        self.steps = steps
+        self.entry_ndim = entry_ndim
+        self.order = order
         self.positions = torch.Size(event_shape[: len(event_shape) - entry_ndim])
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
@@ -126,7 +124,8 @@ class Autoregressive(dist.TorchDistribution):
         if not has_missing(x):
             return self.in_order(self._entries(x).log_prob(x))
         missing = x.isnan().reshape(*x.shape[: x.ndim - self.entry_ndim], -1)
-        gone, part = self.in_order(missing.any(-1)), missing.any(-1) & ~missing.all(-1)
+        gone = self.in_order(missing.any(-1))
+        part = missing.any(-1) & ~missing.all(-1)
         filled = torch.where(x.isnan(), 0.0, x)
         terms = torch.where(gone, 0.0, self.in_order(self._entries(filled).log_prob(filled)))
         terms = _require(~part.flatten(-len(self.positions)).any(-1, keepdim=True), terms, _IN_PART)
@@ -298,7 +297,8 @@ class Completion(dist.TorchDistribution):
 
     def __init__(self, distribution: Autoregressive, x: Tensor, mask: Tensor):
         shape = torch.broadcast_shapes(x.shape, mask.shape, distribution.shape())
-        self.x, self.mask = x.expand(shape), mask.expand(shape)
+        self.x = x.expand(shape)
+        self.mask = mask.expand(shape)
         batch = shape[: len(shape) - len(distribution.event_shape)]
         self.distribution = distribution.expand(batch)
         super().__init__(batch, distribution.event_shape, validate_args=False)
@@ -308,10 +308,8 @@ class Completion(dist.TorchDistribution):
         return self.distribution.support
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        x, mask = (
-            self.distribution.entries(torch.where(self.mask, self.x, 0.0)),
-            self.distribution.entries(self.mask),
-        )
+        x = self.distribution.entries(torch.where(self.mask, self.x, 0.0))
+        mask = self.distribution.entries(self.mask)
         choose = lambda t, distribution: torch.where(mask[t], x[t], distribution.sample())  # noqa: E731
         return self.distribution.generate(self.shape(torch.Size(sample_shape)), choose)
 

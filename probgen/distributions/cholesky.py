@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from probgen.distributions.frozen import put
 
-_SWEEPS, _SETTLED = 200, 1e-13
+_SWEEPS = 200
+_SETTLED = 1e-13
 _UNITS = 4  # of the last digit
 
 
@@ -78,7 +79,8 @@ def resolution(means: Tensor, scatter: Tensor, rows: Tensor, dtype: torch.dtype)
     A component that is narrower has closed in on rows that are equal (exact zeros, say), and its
     likelihood on infinity, wherever among the other rows it lies.
     """
-    shares, within = rows / rows.sum(), scatter.sum(0) / rows.sum()
+    shares = rows / rows.sum()
+    within = scatter.sum(0) / rows.sum()
     within = within.diagonal() if within.ndim == 2 else within
     square = shares @ means.square() + within
     return (_UNITS * torch.finfo(dtype).eps) ** 2 * square.expand_as(means)

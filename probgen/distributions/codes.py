@@ -58,7 +58,8 @@ class CodeDistribution(dist.TorchDistribution):
 
     def __init__(self, logits: Sequence[Tensor], loc: Tensor, scale: Tensor):
         self.logits = [block.log_softmax(-1) for block in logits]
-        self.loc, self.scale = loc, scale
+        self.loc = loc
+        self.scale = scale
         self.sizes = [*(block.shape[-1] for block in logits), loc.shape[-1]]
         super().__init__(loc.shape[:-1], torch.Size([sum(self.sizes)]), validate_args=False)
 

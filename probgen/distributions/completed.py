@@ -59,7 +59,8 @@ class Completed(dist.TorchDistribution):
         batch = torch.broadcast_shapes(
             x.shape[: x.ndim - len(joint.event_shape)], joint.batch_shape
         )
-        self.joint, self.density_kind = joint, joint.density_kind
+        self.joint = joint
+        self.density_kind = joint.density_kind
         self.mask = mask.expand(*batch, *joint.event_shape)
         self.x = torch.where(mask, x, torch.nan).expand(*batch, *joint.event_shape)
         super().__init__(batch, joint.event_shape, validate_args=False)

@@ -136,7 +136,8 @@ def observed(distribution: td.Distribution, x: Tensor) -> Tensor:
 
 @conditional.register(td.Independent)
 def _(distribution: td.Independent, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
-    base, ndim = distribution.base_dist, distribution.reinterpreted_batch_ndims
+    base = distribution.base_dist
+    ndim = distribution.reinterpreted_batch_ndims
     if base.event_shape:
         return conditional(base, x, mask).to_event(ndim)
     return Clamped(MissingAware(base, ndim), x, mask)
@@ -172,7 +173,8 @@ def _(distribution: td.MultivariateNormal, x: Tensor, mask: Tensor) -> Clamped:
     known = factor * first.unsqueeze(-2)
     square = torch.where(first.unsqueeze(-1), known, 0.0) + torch.diag_embed((~first).to(tril))
     deviation = torch.where(mask, x - distribution.loc, 0.0)
-    deviation, inverse = deviation.take_along_dim(order.expand_as(deviation), -1), order.argsort(-1)
+    deviation = deviation.take_along_dim(order.expand_as(deviation), -1)
+    inverse = order.argsort(-1)
     shift = known @ torch.linalg.solve_triangular(square, deviation.unsqueeze(-1), upper=False)
     free = torch.where(first.unsqueeze(-2), 0.0, factor) + torch.diag_embed(first.to(tril))
     loc = distribution.loc + shift.squeeze(-1).take_along_dim(inverse.expand_as(deviation), -1)
@@ -195,7 +197,8 @@ def _(distribution: td.LowRankMultivariateNormal, x: Tensor, mask: Tensor) -> Cl
 
     The noise of missing coordinates is free.
     """
-    factor, diag = distribution._unbroadcasted_cov_factor, distribution._unbroadcasted_cov_diag
+    factor = distribution._unbroadcasted_cov_factor
+    diag = distribution._unbroadcasted_cov_diag
     joint = LowRankMultivariateNormal(distribution.loc, factor, diag, validate_args=False)
     z = joint.posterior(torch.where(mask, x, torch.nan))
     loc = distribution.loc + torch.einsum("...dk,...k->...d", factor, z.loc)
@@ -209,7 +212,8 @@ def _(distribution: td.MixtureSameFamily, x: Tensor, mask: Tensor) -> dist.Mixtu
 
     :math:`p(x_o) = p(x_o, x_m) / p(x_m \mid x_o)` at any :math:`x_m`, here a draw.
     """
-    joint, ndim = distribution.component_distribution, len(distribution.event_shape)
+    joint = distribution.component_distribution
+    ndim = len(distribution.event_shape)
     x, mask = (tensor.unsqueeze(-1 - ndim) for tensor in torch.broadcast_tensors(x, mask))
     given = conditional(joint, x, mask)
     complete = given.sample()
@@ -260,8 +264,10 @@ class Clamped(dist.TorchDistribution):
             )
         x, mask = torch.broadcast_tensors(x, mask)
         batch = broadcast_shape(x.shape[: x.ndim - len(free.event_shape)], free.batch_shape)
-        self.free, shape = free.expand(batch), batch + free.event_shape
-        self.x, self.mask = x.expand(shape), mask.expand(shape)
+        self.free = free.expand(batch)
+        shape = batch + free.event_shape
+        self.x = x.expand(shape)
+        self.mask = mask.expand(shape)
         super().__init__(batch, free.event_shape, validate_args=False)
 
     @property

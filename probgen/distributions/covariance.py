@@ -37,7 +37,8 @@ class Covariance(nn.Module, ABC):
     def __init__(self, components: int, dims: int):
         checks.at_least(1, components=components, dims=dims)
         super().__init__()
-        self.components, self.dims = components, dims
+        self.components = components
+        self.dims = dims
 
     @property
     @abstractmethod
@@ -120,10 +121,8 @@ class _Correlated(Covariance):
 
     def __init__(self, components: int, dims: int, matrices: int):
         super().__init__(components, dims)
-        self.log_scale, self.lower = (
-            nn.Parameter(torch.zeros(matrices, dims)),
-            strictly_lower(matrices, dims),
-        )
+        self.log_scale = nn.Parameter(torch.zeros(matrices, dims))
+        self.lower = strictly_lower(matrices, dims)
 
     @property
     def scale_tril(self) -> Tensor:

@@ -56,6 +56,7 @@ def trained(module: nn.Module) -> int:
 
 @torch.no_grad()
 def _log_likelihood(gen: Counts, x: Tensor) -> float:
-    distribution, x = gen(), as_rows(gen, x)[0]
+    distribution = gen()
+    x = as_rows(gen, x)[0]
     blocks = x.split(max(1, _NUMBERS // max(1, x[0].numel())))
     return sum(distribution.log_prob(block).sum(dtype=torch.float64).item() for block in blocks)

@@ -72,7 +72,8 @@ class Dequantized(dist.TorchDistribution):
         base_dist: dist.TorchDistribution,
         noise: Callable[[Tensor], dist.TorchDistribution] | None = None,
     ):
-        self.base_dist, self.noise = base_dist, noise
+        self.base_dist = base_dist
+        self.noise = noise
         self.density_kind = worst("unbiased", density_kind(base_dist))
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 

@@ -77,12 +77,10 @@ class Implicit(dist.TorchDistribution):
         context_ndim: int = 1,
         support: constraints.Constraint = constraints.real,
     ):
-        self.generator, self.context, self.context_ndim, self._support = (
-            generator,
-            context,
-            context_ndim,
-            support,
-        )
+        self.generator = generator
+        self.context = context
+        self.context_ndim = context_ndim
+        self._support = support
         batch = (
             base_dist.batch_shape
             if context is None

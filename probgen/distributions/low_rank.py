@@ -70,7 +70,8 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
             )
         seen = ~value.isnan()
         residual = torch.where(seen, value, self.loc) - self.loc
-        factor, diag = self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag
+        factor = self._unbroadcasted_cov_factor
+        diag = self._unbroadcasted_cov_diag
         weighted = factor * (seen / diag).unsqueeze(-1)
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         return (

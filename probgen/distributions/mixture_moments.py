@@ -101,14 +101,16 @@ def _sum(
     step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor | None]
 ) -> tuple[Tensor | float, ...]:
     """Log-likelihood and raw moments of rows and, if given, their weights ``(n,)``, in float64."""
-    buffers, totals = step.buffers(), (0.0, 0.0, 0.0, 0.0)
+    buffers = step.buffers()
+    totals = (0.0, 0.0, 0.0, 0.0)
     blocks = _blocks(rows[0], step.block)
     weights = [None] * len(blocks) if rows[1] is None else _blocks(rows[1], step.block)
     for block, weight in zip(blocks, weights, strict=True):
         joint, work = step.joint(block, buffers)
         value, posterior = _normalize(joint)
         if weight is not None:
-            value, posterior = value * weight, posterior.mul_(weight)
+            value = value * weight
+            posterior = posterior.mul_(weight)
         parts = (value.sum(dtype=torch.float64), posterior.sum(1), *step.sums(posterior, *work))
         totals = tuple(old + part.double() for old, part in zip(totals, parts, strict=True))
     return totals
@@ -118,7 +120,8 @@ def _sum_weighted(
     step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor]
 ) -> tuple[Tensor | float, ...]:
     """Raw moments of rows under their weights ``(K, n)``, in float64."""
-    buffers, totals = step.buffers(), (0.0, 0.0, 0.0)
+    buffers = step.buffers()
+    totals = (0.0, 0.0, 0.0)
     for block, weights in zip(
         *(_blocks(part, step.block, dim) for dim, part in enumerate(rows)), strict=True
     ):

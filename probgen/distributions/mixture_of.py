@@ -49,10 +49,8 @@ class MixtureOf(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, logits: Tensor, components: Sequence[dist.TorchDistribution]):
-        events, discrete = (
-            {distribution.event_shape for distribution in components},
-            {distribution.support.is_discrete for distribution in components},
-        )
+        events = {distribution.event_shape for distribution in components}
+        discrete = {distribution.support.is_discrete for distribution in components}
         if len(events) != 1 or len(discrete) != 1 or logits.shape[-1:] != (len(components),):
             raise ValueError(
                 "expected one logit for each component, and components of the same events, all "
@@ -64,10 +62,8 @@ class MixtureOf(dist.TorchDistribution):
         batch = torch.broadcast_shapes(
             logits.shape[:-1], *(distribution.batch_shape for distribution in components)
         )
-        self.logits, self.components = (
-            logits.expand(*batch, -1),
-            [distribution.expand(batch) for distribution in components],
-        )
+        self.logits = logits.expand(*batch, -1)
+        self.components = [distribution.expand(batch) for distribution in components]
         kind = worst(*map(density_kind, components))
         self.density_kind = "approximate" if kind == "bound" else kind
         super().__init__(batch, events.pop(), validate_args=False)
@@ -136,7 +132,8 @@ class AnyOf(constraints.Constraint):
 
     def __init__(self, parts: Sequence[constraints.Constraint]):
         self.parts = parts
-        self.is_discrete, self.event_dim = parts[0].is_discrete, parts[0].event_dim
+        self.is_discrete = parts[0].is_discrete
+        self.event_dim = parts[0].event_dim
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
@@ -151,7 +148,8 @@ def _log_prob(distribution: dist.TorchDistribution, x: Tensor) -> Tensor:
     Supports of single variables are looked at; a distribution on whole vectors (on a sphere, a
     mixture) answers for itself.
     """
-    support, ndim = distribution.support, 0
+    support = distribution.support
+    ndim = 0
     while isinstance(support, constraints.independent):
         support, ndim = support.base_constraint, ndim + support.reinterpreted_batch_ndims
     if support is constraints.real or support.event_dim > 0 or isinstance(support, AnyOf):

@@ -47,12 +47,15 @@ class Quadratic:
     """
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype):
-        means, self.covariance = mixture.means.double(), mixture.covariance
-        weights, variances = mixture.log_weights.double().exp(), self.covariance.variance
+        means = mixture.means.double()
+        self.covariance = mixture.covariance
+        weights = mixture.log_weights.double().exp()
+        variances = self.covariance.variance
         self.center = (weights @ means).to(dtype)[:, None]
         self.shift = means - self.center[:, 0]
         self.spread = (weights @ (variances + self.shift.square())).sqrt()
-        linear, quadratic = self.covariance.solve(self.shift), self.covariance.coefficients()
+        linear = self.covariance.solve(self.shift)
+        quadratic = self.covariance.coefficients()
         constant = mixture.constant - 0.5 * (linear * self.shift).sum(-1)
         self.quadratic, self.linear, self.constant = (
             part.to(dtype) for part in (quadratic, linear, constant[:, None])
@@ -87,7 +90,8 @@ class Quadratic:
 
     def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
         """From moments about the center to moments about the means."""
-        outer, centerd = self.covariance.outer, first - rows[:, None] * self.shift
+        outer = self.covariance.outer
+        centerd = first - rows[:, None] * self.shift
         noise = (
             _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
         )
@@ -101,14 +105,16 @@ class Whitened:
     """
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype):
-        means, self.covariance = mixture.means.double(), mixture.covariance
+        means = mixture.means.double()
+        self.covariance = mixture.covariance
         self.components, self.dims = means.shape
         self.tril = self.covariance.scale_tril.double()
         identity = torch.eye(self.dims, dtype=torch.float64, device=means.device)
         inverse = torch.linalg.solve_triangular(self.tril, identity, upper=False)
         self.center = (mixture.log_weights.double().exp() @ means).to(dtype)
         offset = inverse @ (self.center - means)[..., None]
-        self.matrix, self.offset = inverse.flatten(0, 1).to(dtype), offset.flatten(0, 1).to(dtype)
+        self.matrix = inverse.flatten(0, 1).to(dtype)
+        self.offset = offset.flatten(0, 1).to(dtype)
         self.constant = mixture.constant.to(dtype)[:, None]
         self.block = _block(self.center, 2 * self.components * self.dims)
 
@@ -128,7 +134,8 @@ class Whitened:
 
     def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
         """From the coordinates of the components to those of the data."""
-        first, scatter = (self.tril @ first[..., None])[..., 0], self.tril @ scatter @ self.tril.mT
+        first = (self.tril @ first[..., None])[..., 0]
+        scatter = self.tril @ scatter @ self.tril.mT
         return rows, first, self.covariance.reduce(scatter), torch.zeros_like(first)
 
 
@@ -148,7 +155,8 @@ class Observed:
     """
 
     def __init__(self, mixture: Mixture, sigma: Tensor, seen: Tensor):
-        self.covariance, self.seen = mixture.covariance, seen
+        self.covariance = mixture.covariance
+        self.seen = seen
         self.means = mixture.means[:, seen].double()
         tril = torch.linalg.cholesky(sigma[:, seen][:, :, seen])
         identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)

@@ -106,7 +106,9 @@ class OrderEnsemble(dist.TorchDistribution):
         context: Tensor | None = None,
         batch_shape: torch.Size | tuple[int, ...] | None = None,
     ):
-        self.member, self.count, self.context = member, count, context
+        self.member = member
+        self.count = count
+        self.context = context
         batch = (
             (() if context is None else context.shape[:-1]) if batch_shape is None else batch_shape
         )
@@ -131,7 +133,8 @@ class OrderEnsemble(dist.TorchDistribution):
         lead = torch.Size(sample_shape) + self.batch_shape
         context = None if self.context is None else self.context.expand(*lead, -1).flatten(0, -2)
         chosen = torch.randint(self.count, (lead.numel(),))
-        parts, places = [], []
+        parts = []
+        places = []
         for index in chosen.unique().tolist():
             rows = (chosen == index).nonzero().squeeze(-1)
             distribution = self.member(

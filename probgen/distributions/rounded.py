@@ -53,7 +53,8 @@ class Rounded(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, base_dist: dist.TorchDistribution, resolution: Tensor):
-        self.base_dist, self.resolution = base_dist, resolution
+        self.base_dist = base_dist
+        self.resolution = resolution
         self.density_kind = worst("unbiased", density_kind(base_dist))
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 

@@ -39,10 +39,12 @@ def check_columns(
     Traceback (most recent call last):
     ValueError: expected columns that vary, got constant columns [1]; remove them
     """
-    low, high = fill_missing(x, torch.inf).amin(0), fill_missing(x, -torch.inf).amax(0)
+    low = fill_missing(x, torch.inf).amin(0)
+    high = fill_missing(x, -torch.inf).amax(0)
     empty, same = (columns.nonzero().flatten().tolist() for columns in (low > high, low == high))
     if names:
-        empty, same = [names[c] for c in empty], [names[c] for c in same]
+        empty = [names[c] for c in empty]
+        same = [names[c] for c in same]
     if empty:
         raise ValueError(
             f"expected observed entries in every column, got none in columns {empty}; remove them"

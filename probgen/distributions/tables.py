@@ -90,7 +90,8 @@ class Counted(DistributionModule):
     def __init__(self, logits: Tensor, smoothing: float):
         checks.not_negative(smoothing=smoothing)
         super().__init__()
-        self.logits, self.smoothing = nn.Parameter(logits), smoothing
+        self.logits = nn.Parameter(logits)
+        self.smoothing = smoothing
 
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
@@ -102,7 +103,8 @@ class Counted(DistributionModule):
         """How many numbers the likelihood determines."""
         return trained(self)
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
@@ -141,7 +143,9 @@ class JointDistribution(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, log_masses: Tensor, dims: int, levels: int):
-        self.log_masses, self.dims, self.levels = log_masses, dims, levels
+        self.log_masses = log_masses
+        self.dims = dims
+        self.levels = levels
         super().__init__(log_masses.shape[:-1], torch.Size((dims,)), validate_args=False)
 
     @property

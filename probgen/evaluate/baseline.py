@@ -154,7 +154,8 @@ def against_marginals(
     parts = []
     began = time.perf_counter()
     for asked in held_out or [fitted]:
-        left, spent = max_rows - sum(len(part.own) for part in parts), time.perf_counter() - began
+        left = max_rows - sum(len(part.own) for part in parts)
+        spent = time.perf_counter() - began
         if parts and (left <= 0 or spent > seconds):
             break
         some, score = _scored(gen, gen.settle(asked), left, seconds - spent)
@@ -235,7 +236,9 @@ def data_of(gen: GenerativeModel, batch: tuple) -> list[Observed]:
 
 
 def _observed(site: Site, plate: str, count: int) -> Observed:
-    distribution, value, scale = site["fn"], site["value"], user_scale(site)
+    distribution = site["fn"]
+    value = site["value"]
+    scale = user_scale(site)
     if site["mask"] is not None or torch.is_tensor(scale) or scale != 1.0:
         raise NoMarginals("rows are masked or weighted")
     axis = value.ndim - distribution.event_dim + dim_of(site, plate)

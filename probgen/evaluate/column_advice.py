@@ -59,7 +59,8 @@ def column_advice(gen: GenerativeModel, *batch: Any) -> tuple[Finding, ...]:
 
 def _others(gen: GenerativeModel, batch: tuple, observed: list[Tensor]) -> list[tuple[str, Tensor]]:
     """Arguments with rows of numbers that are not observed."""
-    leaves, dims = leaves_of(batch), layout_of(gen, batch).dims
+    leaves = leaves_of(batch)
+    dims = layout_of(gen, batch).dims
     names = ("x", "context") if len(batch) == len(leaves) <= 2 else ()
     found = []
     for index, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)):

@@ -34,7 +34,8 @@ class GradientCourse:
         if not norms:
             return None
         quarter = max(1, len(norms) // 4)
-        first, last = statistics.median(norms[:quarter]), statistics.median(norms[-quarter:])
+        first = statistics.median(norms[:quarter])
+        last = statistics.median(norms[-quarter:])
         return cls(first, last, max(norms))
 
     @property

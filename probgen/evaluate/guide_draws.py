@@ -164,7 +164,9 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
     """
     with evaluating():
         reading = read(gen.model, gen.guide, batch, None, gen.max_plate_nesting)
-    sites, kind, why = latent_sites(reading.guide), kind_of(reading, gen.plate), ""
+    sites = latent_sites(reading.guide)
+    kind = kind_of(reading, gen.plate)
+    why = ""
     leaves_out = leaves_values_out(gen, batch, reading)
     rows = None
     try:

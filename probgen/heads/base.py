@@ -48,7 +48,8 @@ class Head(DistributionModule):
         of the context.
     """
 
-    unknown_contexts, context_net = False, "net"
+    unknown_contexts = False
+    context_net = "net"
 
     def __init__(
         self,
@@ -61,7 +62,9 @@ class Head(DistributionModule):
         checks.at_least(1, event_ndim=event_ndim)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        self.net, self.raw, self.event_ndim = nn.Identity() if net is None else net, raw, event_ndim
+        self.net = nn.Identity() if net is None else net
+        self.raw = raw
+        self.event_ndim = event_ndim
         self.context_ndim = event_ndim if net is None else context_ndim
 
     @abstractmethod
@@ -79,7 +82,8 @@ class Head(DistributionModule):
         return len(self.raw) * dims
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        values, dim = raw_values(self, context), -self.event_ndim
+        values = raw_values(self, context)
+        dim = -self.event_ndim
         if values.shape[dim] % len(self.raw):
             raise ValueError(
                 f"expected the network of {type(self).__name__} to give {len(self.raw)} values per "

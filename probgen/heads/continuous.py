@@ -51,7 +51,8 @@ class Gaussian(Head):
         super().__init__(
             net, ("loc", "scale") if scale is None else ("loc",), event_ndim, context_ndim
         )
-        self.scale, self.min_scale = None if scale is None else Positive(scale), min_scale
+        self.scale = None if scale is None else Positive(scale)
+        self.min_scale = min_scale
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         if self.scale is not None:
@@ -94,7 +95,8 @@ class StudentT(Head):
             event_ndim,
             context_ndim,
         )
-        self.df, self.min_scale = None if df is None else Positive(df), min_scale
+        self.df = None if df is None else Positive(df)
+        self.min_scale = min_scale
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         loc, scale, *df = raw
@@ -126,7 +128,8 @@ class FullGaussian(DistributionModule):
     torch.Size([7, 3, 3])
     """
 
-    unknown_contexts, context_net = False, "net"
+    unknown_contexts = False
+    context_net = "net"
 
     event_ndim = 1
 
@@ -137,11 +140,9 @@ class FullGaussian(DistributionModule):
         checks.not_negative(min_scale=min_scale)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        self.net, self.min_scale, self.context_ndim = (
-            nn.Identity() if net is None else net,
-            min_scale,
-            context_ndim,
-        )
+        self.net = nn.Identity() if net is None else net
+        self.min_scale = min_scale
+        self.context_ndim = context_ndim
 
     def width(self, dims: int) -> int:
         """Number of values that the network must give for ``dims`` variables."""

@@ -119,7 +119,8 @@ class DiscretizedLogisticMixture(Head):
             f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components)
         )
         super().__init__(net, names, event_ndim, context_ndim)
-        self.levels, self.components = levels, components
+        self.levels = levels
+        self.components = components
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         logits, loc, log_scale = raw.movedim(0, -1).split(self.components, -1)

@@ -129,7 +129,8 @@ class Mixed(DistributionModule):
     tensor(0.1250)
     """
 
-    unknown_contexts, context_net = False, "net"
+    unknown_contexts = False
+    context_net = "net"
 
     event_ndim = 1
 
@@ -141,11 +142,10 @@ class Mixed(DistributionModule):
         if not columns:
             raise ValueError("expected at least one column, got none; give one head per column")
         runs = [list(same) for _, same in groupby(columns, key=id)]
-        self.net, self.context_ndim = nn.Identity() if net is None else net, context_ndim
-        self.blocks, self.sizes = (
-            nn.ModuleList([run[0] for run in runs]),
-            [len(run) for run in runs],
-        )
+        self.net = nn.Identity() if net is None else net
+        self.context_ndim = context_ndim
+        self.blocks = nn.ModuleList([run[0] for run in runs])
+        self.sizes = [len(run) for run in runs]
 
     @property
     def width(self) -> int:

@@ -54,7 +54,8 @@ class MixtureOfGaussians(Head):
             f"{name} {k}" for name in ("logit", "loc", "scale") for k in range(components)
         )
         super().__init__(net, names, event_ndim, context_ndim)
-        self.components, self.min_scale = components, min_scale
+        self.components = components
+        self.min_scale = min_scale
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         logits, loc, scale = raw.movedim(0, -1).split(self.components, -1)

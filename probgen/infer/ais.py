@@ -206,10 +206,13 @@ def annealed_importance(
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
     checks.at_least(0, settle=settle)
-    distribution, betas = _distribution(gen), _schedule(temperatures)
+    distribution = _distribution(gen)
+    betas = _schedule(temperatures)
     path = distribution.path(None if x is None else as_rows(gen, x)[0])
     ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once)
-    forwards, exact, chosen = path.log_z() + ratios, density_kind(distribution) == "exact", None
+    forwards = path.log_z() + ratios
+    exact = density_kind(distribution) == "exact"
+    chosen = None
     if exact:
         begin = distribution.states((chains,))
     else:
@@ -268,7 +271,8 @@ def reverse_annealing(
     """
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
-    distribution, betas = _distribution(gen), _schedule(temperatures).flip(0)
+    distribution = _distribution(gen)
+    betas = _schedule(temperatures).flip(0)
     path = distribution.path(None if base is None else as_rows(gen, base)[0])
     state = distribution.chain_from(as_rows(gen, x)[0])
     if state.shape[1:] != path.start(1).shape[1:] or path.events(state).numel() != state.numel():
@@ -322,7 +326,8 @@ def _anneal(
 
     And the ends of these.
     """
-    totals, ends = [], []
+    totals = []
+    ends = []
     for state in states.split(int(at_once)):
         total: Tensor | float = 0.0
         for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):

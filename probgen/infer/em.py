@@ -221,7 +221,9 @@ def _best_of(
     Ctrl-C ends the search with the best so far.
     """
     generator = None if seed is None else torch.Generator().manual_seed(int(seed))
-    best, best_state, collapse = None, {}, None
+    best = None
+    best_state = {}
+    collapse = None
     for start in range(n_init):
         try:
             _start(gen, data, generator)
@@ -238,7 +240,8 @@ def _best_of(
             )
             break
         if best is None or result.log_likelihood[-1] > best.log_likelihood[-1]:
-            best, best_state = result, copy.deepcopy(gen.state_dict())
+            best = result
+            best_state = copy.deepcopy(gen.state_dict())
     if best is None:
         raise collapse
     gen.load_state_dict(best_state)
@@ -258,7 +261,9 @@ def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
     It ends on an E-step, so the last value is that of the result.
     """
     value, statistics = _expect(gen, data)
-    history, converged, warned = [value], False, False
+    history = [value]
+    converged = False
+    warned = False
     while len(history) <= max_iter and not converged:
         before = _penalty(gen, statistics, data)
         with _frozen_kept(gen):
@@ -268,10 +273,8 @@ def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
         history.append(value)
         offer()
         gain = history[-1] - history[-2] - change
-        converged, warned = (
-            abs(gain) < tol,
-            warned or _warn_if_lower(gain, history, tol, data.x.dtype),
-        )
+        converged = abs(gain) < tol
+        warned = warned or _warn_if_lower(gain, history, tol, data.x.dtype)
     return EMResult(torch.tensor(history, dtype=torch.float64), converged)
 
 
@@ -307,7 +310,8 @@ def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
 
     Mean log-likelihood and total statistics.
     """
-    total, statistics = 0.0, {}
+    total = 0.0
+    statistics = {}
     for rows in data.chunks(next(gen.parameters()).device):
         value, parts = gen.expect(*rows)
         total = total + value.double()

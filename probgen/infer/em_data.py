@@ -44,7 +44,8 @@ def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
 
     Sequences padded with NaN, rows without weight left out; refuses what no row may be.
     """
-    distribution, like = gen(), next(gen.parameters())
+    distribution = gen()
+    like = next(gen.parameters())
     event = tuple(distribution.event_shape)
     if isinstance(x, list | tuple) and len(event) > 1 and getattr(gen, "ragged", None) is None:
         x = padded([settled(gen, (part,))[0] for part in x], distribution.event_shape)
@@ -126,7 +127,9 @@ def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
 
 def _check_rows(distribution: dist.TorchDistribution, rows: Rows, device: torch.device) -> None:
     """Refuses infinities and values outside of the support."""
-    support, first, observed = support_of(distribution), 0, False
+    support = support_of(distribution)
+    first = 0
+    observed = False
     for x, *_ in rows.chunks(device):
         check_values("x", x, support, first)
         first += len(x)

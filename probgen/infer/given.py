@@ -224,7 +224,8 @@ def guide_trace(gen: GenerativeModel, batch: tuple) -> poutine.Trace:
     """A run of the guide on these rows; refuses one that draws those of other rows."""
     try:
         probe = trace_of(gen.guide, batch)
-        plate, rows = plates_of(probe).get(gen.plate), gen.rows_in(batch)
+        plate = plates_of(probe).get(gen.plate)
+        rows = gen.rows_in(batch)
         if plate is not None and rows is not None and plate.size not in (-1, rows):
             raise ValueError(f"it draws latents of {plate.size} rows for {rows}")
     except MISFIT as error:

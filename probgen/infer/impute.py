@@ -86,7 +86,8 @@ class Imputation:
 def _quantile(ordered: Tensor, share: float) -> Tensor:
     """The quantile along the first, sorted dim, interpolated linearly."""
     place = share * (len(ordered) - 1)
-    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    low = ordered[math.floor(place)]
+    high = ordered[math.ceil(place)]
     return low.lerp(high, place - math.floor(place))
 
 
@@ -171,11 +172,9 @@ def impute(
     x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
     missing = _missing(gen, (x, context))
     rows = missing.reshape(len(x), -1).any(-1)
-    completed, acceptance, kind = (
-        x.repeat(draws, *[1] * x.ndim),
-        torch.ones(len(x), device=x.device),
-        "exact",
-    )
+    completed = x.repeat(draws, *[1] * x.ndim)
+    acceptance = torch.ones(len(x), device=x.device)
+    kind = "exact"
     if rows.any():
         batch = x[rows], None if context is None else context[rows]
         completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, steps, compile)
@@ -210,7 +209,8 @@ def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tenso
 
     Then of x given both.
     """
-    x, values = batch[0], posterior_of(gen, batch, draws, discrete=True)
+    x = batch[0]
+    values = posterior_of(gen, batch, draws, discrete=True)
     completed = []
     for draw in range(draws):
         fixed = {name: value[draw] for name, value in values.items()}
@@ -277,11 +277,13 @@ class _Chains:
         They start at draws of the latents from the model.
         """
         start = _trace(self.model, (x, context))
-        seen, rate = observed(_distribution(start), x), torch.zeros(len(x), device=x.device)
+        seen = observed(_distribution(start), x)
+        rate = torch.zeros(len(x), device=x.device)
         early = max(1, steps // 10)
         filled = conditional(_distribution(start), x, seen).sample()
         proposal = self._propose((filled, context))
-        kind, latents = _kind(proposal, self.gen.plate), proposal.guide
+        kind = _kind(proposal, self.gen.plate)
+        latents = proposal.guide
         values = [start.nodes[name]["value"] for name in self._locals(latents)]
 
         def step(filled: Tensor, corrected: Tensor, *values: Tensor) -> list[Tensor]:

@@ -239,7 +239,8 @@ class Placed(Messenger):
         self, unconstrained: Mapping[str, Tensor], natural: Mapping[str, Tensor] | None = None
     ):
         super().__init__()
-        self.unconstrained, self.natural = dict(unconstrained), dict(natural or {})
+        self.unconstrained = dict(unconstrained)
+        self.natural = dict(natural or {})
         self.log_jacobians: list[Tensor] = []
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
@@ -255,7 +256,8 @@ class Placed(Messenger):
             self.unconstrained[name] = bijection.inv(self.natural[name])
         else:
             self.natural[name] = bijection(self.unconstrained[name])
-        u, value = self.unconstrained[name], self.natural[name]
+        u = self.unconstrained[name]
+        value = self.natural[name]
         self.log_jacobians.append(bijection.log_abs_det_jacobian(u, value).sum())
         msg["value"], msg["done"] = value, True
 
@@ -347,10 +349,8 @@ def _check_plates(site: Site) -> None:
 
 def _check_density(site: Site) -> None:
     """A latent prior may lack its constant; a likelihood must not, and no term may be random."""
-    kind, allowed = (
-        density_kind(site["fn"]),
-        ("exact",) if site["is_observed"] else ("exact", "unnormalized"),
-    )
+    kind = density_kind(site["fn"])
+    allowed = ("exact",) if site["is_observed"] else ("exact", "unnormalized")
     if kind not in allowed:
         raise ValueError(
             f"expected an exact density at site '{site['name']}', got {kind}; its gradient is not "

@@ -81,7 +81,8 @@ def _by_pyro(log_density: Callable[[Tensor], Tensor], start: Tensor, seed: int, 
         max_tree_depth=plan.max_tree_depth,
     )
     kernel.initial_params = point = {"u": start}
-    points, stats = [], []
+    points = []
+    stats = []
     with (
         own_random_state(seed),
         isolated(),

@@ -104,9 +104,13 @@ class Callbacks:
     """What nutpie calls during one chain, from a thread of its own."""
 
     def __init__(self, fast: ValueAndGrad, start: Tensor, plan: Plan):
-        self.fast, self.plan, self.dtype = fast, plan, start.numpy().dtype
+        self.fast = fast
+        self.plan = plan
+        self.dtype = start.numpy().dtype
         self.start = start.double().numpy()
-        self.thread, self.left, self.tries = ForeignThread(), plan.tune + plan.draws, 0
+        self.thread = ForeignThread()
+        self.left = plan.tune + plan.draws
+        self.tries = 0
 
     def model(self) -> Any:
         from nutpie.compiled_pyfunc import from_pyfunc

@@ -171,7 +171,8 @@ def _complete(
         gen, [site for name, site in latent_sites(probe).items() if name not in given]
     )
     if view is not gen:
-        gen, probe = view, trace_of(view.model, batch)
+        gen = view
+        probe = trace_of(view.model, batch)
     summed = [
         site
         for name, site in latent_sites(probe).items()
@@ -251,10 +252,8 @@ def predictive(
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
     batch = as_rows(gen, *batch, optional=True)
-    probe, how = (
-        model_trace(gen, batch),
-        {"max_rows": max_rows, "memory": memory, "compile": compile},
-    )
+    probe = model_trace(gen, batch)
+    how = {"max_rows": max_rows, "memory": memory, "compile": compile}
     observed = _observed(probe)
     new_rows = new_rows or not observed
     local = {

@@ -102,7 +102,8 @@ def _matched(features: Tensor, max_sweeps: int) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment
 
-    reference, order = features[-1], None
+    reference = features[-1]
+    order = None
     for _ in range(max_sweeps):
         costs = torch.cdist(reference.expand_as(features), features).square().double().cpu().numpy()
         new = torch.tensor(

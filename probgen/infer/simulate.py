@@ -94,7 +94,8 @@ class Runs:
         Latent sites in ``given`` keep their values; with ``discrete`` enumerated sites are drawn
         from their conditional given everything else.
         """
-        named, fixed = {site["name"]: site for site in sites}, self._full(given or {})
+        named = {site["name"]: site for site in sites}
+        fixed = self._full(given or {})
         draws = int(draws)  # NumPy's integers are not traced
 
         def run(size: int, *values: Tensor) -> Draws:

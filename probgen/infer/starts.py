@@ -69,10 +69,8 @@ def starts(log_density: LogDensity, batch: tuple, init: Init, chains: int) -> tu
     given: Mapping[str, Tensor] = init if isinstance(init, Mapping) else {}
     if init is not None and not isinstance(init, Mapping):
         drawn = guide_draws(log_density.gen, init, batch, chains + GUIDE_DRAWS)
-        scaled, given = (
-            _scales(log_density, drawn),
-            {name: value[:chains] for name, value in drawn.items()},
-        )
+        scaled = _scales(log_density, drawn)
+        given = {name: value[:chains] for name, value in drawn.items()}
     _check(log_density, given, chains)
     return scaled, _finite(log_density, given, chains)
 
@@ -119,7 +117,8 @@ def _check(log_density: LogDensity, given: Mapping[str, Tensor], chains: int) ->
 def _finite(
     log_density: LogDensity, given: Mapping[str, Tensor], chains: int, tries: int = 100
 ) -> Tensor:
-    both, u = value_and_grad(log_density), log_density.origin.repeat(chains, 1)
+    both = value_and_grad(log_density)
+    u = log_density.origin.repeat(chains, 1)
     wrong = list(range(chains))
     for _ in range(tries):
         u[wrong] = torch.empty_like(u[wrong]).uniform_(-2, 2)

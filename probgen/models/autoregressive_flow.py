@@ -49,12 +49,14 @@ class AutoregressiveLayer(nn.Module):
 
     def __init__(self, dims: int, univariate: Univariate, inverse: bool = False, **network: Any):
         super().__init__()
-        self.univariate, self.inverse = univariate, inverse
+        self.univariate = univariate
+        self.inverse = inverse
         self.network = MaskedConditioner(dims, univariate.width, **network)
         self.context_size = self.network.context_size
 
     def forward(self, context: Tensor | None = None) -> Transform:
-        elements, steps = partial(self._elements, context), partial(self._steps, context)
+        elements = partial(self._elements, context)
+        steps = partial(self._steps, context)
         transform = AutoregressiveTransform(
             elements, steps, self.network.order, density_kind(self.univariate)
         )
@@ -140,7 +142,8 @@ class AutoregressiveFlow(DistributionModule):
         checks.factory(activation=activation)
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
-        self.context_size, self.base = context, standard_normal(dims) if base is None else base
+        self.context_size = context
+        self.base = standard_normal(dims) if base is None else base
         if orders is None:
             orders = [
                 torch.arange(dims) if layer % 2 == 0 else torch.arange(dims).flip(0)

@@ -77,7 +77,8 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
     torch.Size([50, 1])
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(
         self,
@@ -94,12 +95,15 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         checks.mapping(priors=priors)
         checks.generative(**checks.given(initial=initial, transition=transition))
         super().__init__()
-        self.states, self.length, self.emission = int(states), int(length), emission
+        self.states = int(states)
+        self.length = int(length)
+        self.emission = emission
         uniform = Fixed(dist.Dirichlet, concentration=torch.ones(states))
         self.priors = nn.ModuleDict(
             {"initial": initial or uniform, "transitions": transition or uniform, **priors}
         )
-        self.locs, self.log_scales = nn.ParameterDict(), nn.ParameterDict()
+        self.locs = nn.ParameterDict()
+        self.log_scales = nn.ParameterDict()
         for name, distribution in self._prior_distributions().items():
             shape = biject_to(distribution.support).inverse_shape(distribution.event_shape)
             self.locs[name] = nn.Parameter(
@@ -137,7 +141,8 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         ``(draws, T, K)`` for one sequence x.
         """
         own = {name: value for name, value in values.items() if name in self.priors}
-        initial, transitions = _log(own.pop("initial")), _log(own.pop("transitions"))
+        initial = _log(own.pop("initial"))
+        transitions = _log(own.pop("transitions"))
         return HiddenMarkov(initial, transitions, self.emission(**own), self.length)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
@@ -198,7 +203,8 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
             raise ValueError(
                 f"expected by to be one of {sorted(set(self.priors) - {'transitions'})}, got '{by}'"
             )
-        lead, found = draws["initial"].ndim - 1, dict(draws)
+        lead = draws["initial"].ndim - 1
+        found = dict(draws)
         order = draws[by].reshape(*draws[by].shape[: lead + 1], -1)[..., 0].argsort(-1)
         for name in set(self.priors) & set(draws):
             value = draws[name]

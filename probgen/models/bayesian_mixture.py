@@ -73,7 +73,8 @@ class BayesianGaussianMixture(LatentVariableModel):
     torch.Size([100, 2])
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(
         self,
@@ -89,7 +90,8 @@ class BayesianGaussianMixture(LatentVariableModel):
             **checks.given(weights=weights, means=means, scales=scales, correlations=correlations)
         )
         super().__init__()
-        self.components, self.dims = int(components), int(dims)
+        self.components = int(components)
+        self.dims = int(dims)
         zeros = torch.zeros(dims)
         self.priors = nn.ModuleDict(
             {
@@ -100,7 +102,8 @@ class BayesianGaussianMixture(LatentVariableModel):
         )
         if correlations is not None:
             self.priors["correlations"] = correlations
-        self.locs, self.log_scales = nn.ParameterDict(), nn.ParameterDict()
+        self.locs = nn.ParameterDict()
+        self.log_scales = nn.ParameterDict()
         for name, distribution in self._prior_distributions().items():
             shape = biject_to(distribution.support).inverse_shape(distribution.event_shape)
             self.locs[name] = nn.Parameter(torch.randn(shape))  # equal components would stay equal
@@ -114,7 +117,8 @@ class BayesianGaussianMixture(LatentVariableModel):
         events = {"weights": (self.components,), "correlations": (self.dims, self.dims)}
         distributions = {}
         for name, prior in self.priors.items():
-            distribution, event = prior(), events.get(name, (self.dims,))
+            distribution = prior()
+            event = events.get(name, (self.dims,))
             if distribution.event_shape != event:
                 raise ValueError(
                     f"expected a prior on {name} with events of shape {event}, got "

@@ -122,7 +122,8 @@ class BayesianNetwork(DistributionModule):
         named = {f"conditionals[{name!r}]": part for name, part in conditionals.items()}
         checks.instance(nn.Module, "pass a Table, a LinearGaussian or a head", **named)
         super().__init__()
-        self.context_size, self.limit = context, limit
+        self.context_size = context
+        self.limit = limit
         self.graph = Graph.of(conditionals, parents or {}, context)
         self.states = checked_states(states or {}, self.graph)
         if self.states:
@@ -132,10 +133,8 @@ class BayesianNetwork(DistributionModule):
         self._linear = all(isinstance(part, LinearGaussian) for part in self.conditionals)
         self._check_tables()
         tables = all(isinstance(part, Table) for part in self.conditionals)
-        discrete, sizes = (
-            None not in self.graph.levels,
-            (self.graph.shape(name) for name in conditionals),
-        )
+        discrete = None not in self.graph.levels
+        sizes = (self.graph.shape(name) for name in conditionals)
         self._tabular = discrete and (tables or sum(map(prod, sizes)) <= _TABULATED)
 
     @classmethod
@@ -241,7 +240,8 @@ class BayesianNetwork(DistributionModule):
         self._check_em()
         return sum(part.free_parameters for part in self.conditionals)
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     @property
     def labels(self) -> dict[str, dict[str, list[str]]]:
@@ -568,7 +568,8 @@ class BayesianNetwork(DistributionModule):
             if center is None:
                 part.maximize(statistics[name])
             else:
-                above, names = self.graph.above(name), self.graph.names
+                above = self.graph.above(name)
+                names = self.graph.names
                 part.maximize(*regression(statistics, center, index, above, *part.given, names))
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
@@ -647,7 +648,8 @@ class BayesianNetwork(DistributionModule):
         return distribution if context is None else distribution.expand(context.shape[:-1])
 
     def _nodes(self, context: Tensor | None) -> list[Node]:
-        graph, nodes = self.graph, []
+        graph = self.graph
+        nodes = []
         for index, (name, part) in enumerate(zip(graph.names, self.conditionals, strict=True)):
             own = graph.conditioned(name)
             distribution = partial(self._distribution, part, context if own else None)

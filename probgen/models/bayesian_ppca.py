@@ -55,7 +55,8 @@ class BayesianPPCA(LatentVariableModel):
     (torch.Size([10, 5]), torch.Size([4, 5]))
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(
         self, dims: int, factors: int, *, a: float = 1e-3, b: float = 1e-3, mean_scale: float = 10.0
@@ -68,7 +69,9 @@ class BayesianPPCA(LatentVariableModel):
                 f"expected 1 <= factors < dims, got factors={factors}, dims={dims}; use fewer "
                 "factors"
             )
-        self.a, self.b, self.mean_scale = a, b, mean_scale
+        self.a = a
+        self.b = b
+        self.mean_scale = mean_scale
         self.loadings_loc = nn.Parameter(torch.randn(dims, factors) / dims**0.5)
         self.loadings_log_scale = nn.Parameter(torch.full((dims, factors), -3.0))
         self.mean_loc = nn.Parameter(torch.zeros(dims))

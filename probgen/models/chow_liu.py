@@ -59,7 +59,8 @@ class ChowLiu(DistributionModule):
     (True, [-1, 0, 0])
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(self, levels: Sequence[int], *, smoothing: float = 1.0):
         if isinstance(levels, int):
@@ -70,7 +71,9 @@ class ChowLiu(DistributionModule):
         checks.sizes(1, 1, levels=levels)
         checks.not_negative(smoothing=smoothing)
         super().__init__()
-        self.levels, self.smoothing, most = tuple(levels), smoothing, max(levels)
+        self.levels = tuple(levels)
+        self.smoothing = smoothing
+        most = max(levels)
         self.register_buffer("parents", torch.full((len(levels),), -1))
         self.logits = nn.Parameter(torch.zeros(len(levels), most, most))
 
@@ -99,7 +102,8 @@ class ChowLiu(DistributionModule):
         """How many numbers the likelihood determines, given the tree."""
         return tree_parameters(self.parents, self.levels) * self.logits.requires_grad
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``smoothing`` makes the M-step subtract from the log-likelihood."""

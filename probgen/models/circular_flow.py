@@ -75,7 +75,9 @@ class CircularFlow(DistributionModule):
             raise ValueError(
                 f"expected dims >= 1, transforms >= 1 (2 on a torus), got {dims=}, {transforms=}"
             )
-        self.dims, self.raw, self.context_size = dims, 3 * bins + 1, context
+        self.dims = dims
+        self.raw = 3 * bins + 1
+        self.context_size = context
         self.register_buffer("corner", torch.full((dims,), math.pi))
         self.kept = [
             dims // 2 if layer % 2 == 0 else dims - dims // 2 for layer in range(transforms)

@@ -82,7 +82,9 @@ class ContinuousFlow(DistributionModule):
         checks.factory(activation=activation)
         super().__init__()
         self.base = standard_normal(dims) if base is None else base
-        self.solver, self.probes, self.context_size = solver, probes, context
+        self.solver = solver
+        self.probes = probes
+        self.context_size = context
         self.net = MLP(dims + 2 * frequencies + context, hidden, dims, activation)
         self.register_buffer("times", math.pi * torch.arange(1.0, frequencies + 1))
 

@@ -63,7 +63,8 @@ class CouplingLayer(nn.Module):
                 f"expected dims >= 2, got {dims}: one variable has no other half; use "
                 "AutoregressiveFlow"
             )
-        self.first, self.univariate = (dims + 1) // 2, univariate
+        self.first = (dims + 1) // 2
+        self.univariate = univariate
         self.net = MLP(
             self.first + context, hidden, (dims - self.first) * univariate.width, **network
         )
@@ -151,7 +152,8 @@ class CouplingFlow(DistributionModule):
         checks.within("[0, 1)", dropout=dropout)
         checks.flag(residual=residual)
         super().__init__()
-        self.context_size, self.base = context, standard_normal(dims) if base is None else base
+        self.context_size = context
+        self.base = standard_normal(dims) if base is None else base
         network = {"activation": activation, "dropout": dropout, "norm": norm, "residual": residual}
         orders = [
             torch.randperm(dims) if layer and layer % 2 == 0 else None for layer in range(layers)

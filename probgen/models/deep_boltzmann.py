@@ -60,7 +60,8 @@ class DeepBoltzmannMachine(DistributionModule):
     ('exact', torch.Size([2]))
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     offset: Tensor
     middle: Tensor
@@ -85,7 +86,10 @@ class DeepBoltzmannMachine(DistributionModule):
                 f"expected two or more hidden layers of one or more units, got {hidden}; one is an "
                 "RBM"
             )
-        self.visible, self.hidden, self.limit, self.sweeps = visible, tuple(hidden), limit, sweeps
+        self.visible = visible
+        self.hidden = tuple(hidden)
+        self.limit = limit
+        self.sweeps = sweeps
         sizes = (visible.width, *hidden)
         self.weights = nn.ParameterList(
             (0.1 / (below + above) ** 0.5 if scale is None else scale) * torch.randn(below, above)
@@ -123,7 +127,8 @@ class DeepBoltzmannMachine(DistributionModule):
 
     def _between(self) -> Tensor:
         """All weights as one matrix from even to odd layers: ``(F + H2 + H4 ..., H1 + H3 ...)``."""
-        depth, rows = len(self.hidden), []
+        depth = len(self.hidden)
+        rows = []
         sizes = (self.visible.width, *self.hidden)
         for even in range(0, depth + 1, 2):
             row = [self.raw.new_zeros(sizes[even], sizes[odd]) for odd in range(1, depth + 1, 2)]

@@ -77,12 +77,10 @@ class DeepMarkovModel(LatentVariableModel):
         checks.sizes(shape=shape)
         checks.length(2, shape=shape)
         super().__init__()
-        self.transition, self.emission, self.network, self.combiner = (
-            transition,
-            emission,
-            network,
-            combiner,
-        )
+        self.transition = transition
+        self.emission = emission
+        self.network = network
+        self.combiner = combiner
         self.length, self.start, self.guide_start = (
             shape[0],
             *(nn.Parameter(torch.zeros(shape[1])) for _ in range(2)),

@@ -117,7 +117,9 @@ class DeepNADE(DistributionModule):
             raise ValueError(
                 "expected at least one hidden layer, got none; NADE and MADE have shallow forms"
             )
-        self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
+        self.dims = dims
+        self.head = head
+        self.encode = Plain() if encode is None else encode
         self.context_size = context
         self.register_buffer(
             "orders", check_orders(random_orders(1, dims) if orders is None else orders, dims)
@@ -154,10 +156,8 @@ class DeepNADE(DistributionModule):
         Entries that are missing last in it are integrated out.
         """
         context = received(self, context)
-        distributions, steps = (
-            partial(self._distributions, order, context),
-            partial(self._steps, order, context),
-        )
+        distributions = partial(self._distributions, order, context)
+        steps = partial(self._steps, order, context)
         return Autoregressive(
             distributions,
             steps,
@@ -184,7 +184,8 @@ class DeepNADE(DistributionModule):
     def _distributions(
         self, order: Tensor, context: Tensor | None, x: Tensor
     ) -> dist.TorchDistribution:
-        lead, places = x.shape[:-1], order.tolist()
+        lead = x.shape[:-1]
+        places = order.tolist()
         features = self.encode(x.to(self.first.bias)).reshape(-1, self.dims, self.encode.features)
         raws = self._raws(places, context, lead)
         rows = [next(raws)] + [raws.send(features[:, at]) for at in places[:-1]]
@@ -206,7 +207,8 @@ class DeepNADE(DistributionModule):
 
         The first layer is carried along.
         """
-        size, inputs = self.encode.features, self.dims * self.encode.features
+        size = self.encode.features
+        inputs = self.dims * self.encode.features
         weight = self.first.weight
         running = self.first.bias.expand(lead.numel(), -1)
         if context is not None:

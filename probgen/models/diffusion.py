@@ -152,11 +152,17 @@ class Diffusion(DistributionModule):
             )
         self.net = net
         self.schedule = CosineSchedule() if schedule is None else schedule
-        self.prediction, self.variance, self.reconstruction = prediction, variance, reconstruction
+        self.prediction = prediction
+        self.variance = variance
+        self.reconstruction = reconstruction
         self.sampler = Ancestral(steps or 256) if sampler is None else sampler
-        self.steps, self.times, self.guidance = steps, times, guidance
-        self.context_dropout, self.context_ndim = context_dropout, context_ndim
-        self.noise, self.limit = standard_normal(*shape), Limit(threshold)
+        self.steps = steps
+        self.times = times
+        self.guidance = guidance
+        self.context_dropout = context_dropout
+        self.context_ndim = context_ndim
+        self.noise = standard_normal(*shape)
+        self.limit = Limit(threshold)
 
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
@@ -164,7 +170,8 @@ class Diffusion(DistributionModule):
         return getattr(self.net, "context_size", None)
 
     def forward(self, context: Tensor | None = None) -> Diffused:
-        noise, unconditional = self.noise(), None
+        noise = self.noise()
+        unconditional = None
         if context is not None:
             noise = noise.expand(context.shape[: context.ndim - self.context_ndim])
             unconditional = partial(self._call, None)
@@ -251,11 +258,13 @@ class DiffusionChain(LatentVariableModel):
             raise ValueError(
                 "expected a diffusion in T steps, got one in continuous time; make it with steps=T"
             )
-        self.diffusion, self.context_ndim = diffusion, diffusion.context_ndim
+        self.diffusion = diffusion
+        self.context_ndim = diffusion.context_ndim
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         context = received(self, context)
-        process, noise = self.diffusion.process(context), self.diffusion.noise.loc
+        process = self.diffusion.process(context)
+        noise = self.diffusion.noise.loc
         ndim = noise.ndim
         with data_plate(x, context):
             scale = process.prior_scale(noise[(0,) * ndim])
@@ -271,7 +280,8 @@ class DiffusionChain(LatentVariableModel):
         context = received(self, context)
         if x is None:
             return
-        process, y = self.diffusion.process(context), self.diffusion.reconstruction.embed(x)
+        process = self.diffusion.process(context)
+        y = self.diffusion.reconstruction.embed(x)
         ndim = self.diffusion.noise.loc.ndim
         with data_plate(x, context):
             alpha, sigma = process.levels(torch.ones_like(self.diffusion.noise.loc[(0,) * ndim]))
@@ -285,7 +295,8 @@ class DiffusionChain(LatentVariableModel):
 
     def _steps(self) -> list[tuple[int, Tensor, Tensor]]:
         """Numbers of steps from T to 1, with the times at which they start and end."""
-        count, like = self.diffusion.steps, self.diffusion.noise.loc
+        count = self.diffusion.steps
+        like = self.diffusion.noise.loc
         times = torch.arange(count + 1, dtype=like.dtype, device=like.device) / count
         return [(index, times[index], times[index - 1]) for index in range(count, 0, -1)]
 
@@ -336,7 +347,9 @@ class ProbabilityFlow(DistributionModule):
         checks.instance(Diffusion, diffusion=diffusion)
         checks.function(solver=solver, probes=probes)
         super().__init__()
-        self.diffusion, self.solver, self.probes = diffusion, solver, probes
+        self.diffusion = diffusion
+        self.solver = solver
+        self.probes = probes
         self.context_ndim = diffusion.context_ndim
 
     def forward(self, context: Tensor | None = None) -> ReverseFlow:

@@ -57,7 +57,8 @@ class GaussianEmission(Emission):
         checks.subclass(Covariance, covariance=covariance)
         checks.not_negative(regularization=regularization)
         super().__init__(states)
-        self.dims, self.regularization = dims, regularization
+        self.dims = dims
+        self.regularization = regularization
         self.loc = nn.Parameter(torch.randn(states, dims))
         self.covariance = covariance(states, dims)
 
@@ -81,11 +82,10 @@ class GaussianEmission(Emission):
         rows, first, scatter, noise = (
             statistics[name] for name in ("rows", "first", "scatter", "noise")
         )
-        empty, shift = (
-            rows <= EMPTY,
-            first / rows.clamp(min=EMPTY)[:, None] * self.loc.requires_grad,
-        )
-        means, scatter = self.loc.double() + shift, scatter - self.covariance.outer(first, shift)
+        empty = rows <= EMPTY
+        shift = first / rows.clamp(min=EMPTY)[:, None] * self.loc.requires_grad
+        means = self.loc.double() + shift
+        scatter = scatter - self.covariance.outer(first, shift)
         if empty.any():
             means, rows, scatter = self._pooled(means, rows, scatter)
         least = resolution(means, scatter, rows, self.loc.dtype)
@@ -128,10 +128,8 @@ class GaussianEmission(Emission):
         center = x.double().nanmean(0).nan_to_num()
         variance = (x.double() - center).square().nanmean(0).nan_to_num().clamp(min=1e-12)
         put(self.loc, center.expand_as(self.loc))
-        scatter, rows = (
-            self.covariance.reduce(variance.diag().expand(self.states, -1, -1)),
-            variance.new_ones(self.states),
-        )
+        scatter = self.covariance.reduce(variance.diag().expand(self.states, -1, -1))
+        rows = variance.new_ones(self.states)
         none = torch.zeros_like(variance).expand(self.states, -1)
         self.covariance.maximize(scatter, rows, Limits(0.0, none, none))
 
@@ -183,7 +181,8 @@ class GaussianMixtureEmission(Emission):
         return trained(self) - self.states * self.logits.requires_grad
 
     def distributions(self) -> dist.MixtureSameFamily:
-        shape, tril = self.logits.shape, self.normals.covariance.scale_tril
+        shape = self.logits.shape
+        tril = self.normals.covariance.scale_tril
         normals = MultivariateNormal(
             self.normals.loc.unflatten(0, shape), scale_tril=tril.unflatten(0, shape)
         )

@@ -35,7 +35,8 @@ class Empirical(DistributionModule):
     torch.Size([5, 2])
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     rows: Tensor
 

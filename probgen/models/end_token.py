@@ -64,8 +64,10 @@ class EndToken(DistributionModule):
         checks.finite(end=end)
         checks.number(padding=padding)
         super().__init__()
-        self.family, self.context_ndim = family, family.context_ndim
-        self.end, self.padding = float(end), float(padding)
+        self.family = family
+        self.context_ndim = family.context_ndim
+        self.end = float(end)
+        self.padding = float(padding)
 
     @property
     def ragged(self) -> Ragged:  # type: ignore[override]
@@ -106,7 +108,9 @@ class StopOr(DistributionModule):
         checks.network(stop=stop)
         checks.finite(end=end)
         super().__init__()
-        self.emission, self.stop, self.end = emission, stop, float(end)
+        self.emission = emission
+        self.stop = stop
+        self.end = float(end)
         self.context_ndim = emission.context_ndim
 
     @property

@@ -62,8 +62,10 @@ class EndingHiddenMarkovModel(DistributionModule):
         checks.number(padding=padding)
         checks.not_negative(pseudo_count=pseudo_count)
         super().__init__()
-        self.family, self.context_ndim = family, family.context_ndim
-        self.padding, self.pseudo_count = float(padding), pseudo_count
+        self.family = family
+        self.context_ndim = family.context_ndim
+        self.padding = float(padding)
+        self.pseudo_count = pseudo_count
         self.stop = nn.Parameter(torch.zeros(family.states))
 
     @property
@@ -84,7 +86,8 @@ class EndingHiddenMarkovModel(DistributionModule):
         """How many numbers the likelihood determines: those of the family, and the hazards."""
         return self.family.free_parameters + self.stop.numel() * self.stop.requires_grad
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> EndingHiddenMarkovModel:

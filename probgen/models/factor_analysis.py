@@ -26,7 +26,8 @@ class _LinearGaussian(DistributionModule):
     x = W z + mu + noise, its density, its posterior, and EM; they differ in ``noise``.
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(self, dims: int, factors: int, log_noise: Tensor):
         super().__init__()
@@ -66,7 +67,8 @@ class _LinearGaussian(DistributionModule):
         factors = self.loadings.shape[1]
         return trained(self) - factors * (factors - 1) // 2 * self.loadings.requires_grad
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         r"""E-step on rows ``(n, D)``.
@@ -78,12 +80,14 @@ class _LinearGaussian(DistributionModule):
         filled in.
         """
         distribution = self()
-        q, seen = distribution.posterior(x), ~x.isnan()
+        q = distribution.posterior(x)
+        seen = ~x.isnan()
         z = torch.cat([q.mean, q.mean.new_ones(len(x), 1)], -1)
         second = z.unsqueeze(-1) * z.unsqueeze(-2)
         second[:, :-1, :-1] += q.covariance_matrix
         share = x.new_ones(len(x)) if weights is None else weights
-        counts, deviation = seen.mT * share, torch.where(seen, x - distribution.loc, 0.0)
+        counts = seen.mT * share
+        deviation = torch.where(seen, x - distribution.loc, 0.0)
         return (distribution.log_prob(x) * share).sum(dtype=torch.float64), {
             "rows": share.sum(),
             "entries": counts.sum(-1),
@@ -113,7 +117,8 @@ class _LinearGaussian(DistributionModule):
         left = left.clamp(min=_NOISE_FLOOR * variance * entries)
         shared = self.log_noise.ndim == 0
         moments = statistics["z"] / statistics["rows"]
-        center, scale = moments[:-1, -1], torch.eye(len(moments) - 1).to(moments)
+        center = moments[:-1, -1]
+        scale = torch.eye(len(moments) - 1).to(moments)
         if self.loadings.requires_grad and self.mean.requires_grad:
             scale = torch.linalg.cholesky(moments[:-1, :-1] - center.outer(center))
         mean = self.mean + slopes[:, -1] + slopes[:, :-1] @ center * self.loadings.requires_grad
@@ -242,7 +247,8 @@ class PPCA(_LinearGaussian):
                 f"expected x of shape (N, {dims}), got {tuple(x.shape)}; one row a datum"
             )
         values, vectors = torch.linalg.eigh(x.double().mT.cov(correction=0))
-        noise, kept = values[:-factors].mean(), values[-factors:]
+        noise = values[:-factors].mean()
+        kept = values[-factors:]
         if not noise > 1e-12 * kept[-1]:
             raise ValueError(
                 f"expected variance outside of {factors} axes, got {len(x)} rows that lie in them; "

@@ -38,12 +38,14 @@ class Factorized(Counted):
     tensor(0.3750, grad_fn=<ExpBackward0>)
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(self, dims: int, levels: int = 2, smoothing: float = 0.0):
         checks.at_least(1, dims=dims, levels=levels)
         super().__init__(torch.zeros(dims, levels - 1), smoothing)
-        self.dims, self.levels = dims, levels
+        self.dims = dims
+        self.levels = levels
 
     def forward(self, context: Tensor | None = None) -> MissingAware:
         return MissingAware(distributions.Categorical(log_masses(self.logits)), 1)

@@ -114,19 +114,18 @@ class FlowMatching(DistributionModule):
         checks.finite(guidance=guidance)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        self.net, self.shape, self.base = (
-            net,
-            tuple(shape),
-            standard_normal(*shape) if base is None else base,
-        )
+        self.net = net
+        self.shape = tuple(shape)
+        self.base = standard_normal(*shape) if base is None else base
         self.own_base = base is not None
-        self.coupling, self.path, self.times = coupling, path, times
-        self.solver, self.probes = solver, probes
-        self.context_dropout, self.guidance, self.context_ndim = (
-            context_dropout,
-            guidance,
-            context_ndim,
-        )
+        self.coupling = coupling
+        self.path = path
+        self.times = times
+        self.solver = solver
+        self.probes = probes
+        self.context_dropout = context_dropout
+        self.guidance = guidance
+        self.context_ndim = context_ndim
 
     @property
     def context_size(self) -> int | None:  # type: ignore[override]
@@ -144,7 +143,8 @@ class FlowMatching(DistributionModule):
         if context is not None:
             base = base.expand(context.shape[: context.ndim - self.context_ndim])
         parameters = lambda: [*self.net.parameters(), *([] if context is None else [context])]  # noqa: E731
-        velocity, event_ndim = partial(self._guided, context), len(self.shape)
+        velocity = partial(self._guided, context)
+        event_ndim = len(self.shape)
         transform = ContinuousTransform(velocity, self.solver, self.probes, parameters, event_ndim)
         seen = None if context is None else context.flatten(-self.context_ndim)
         trained = partial(self._trained, context)

@@ -79,12 +79,10 @@ class GAN(DistributionModule):
         checks.at_least(0, context_ndim=context_ndim)
         checks.instance(constraints.Constraint, support=support)
         super().__init__()
-        self.generator, self.base, self.context_ndim, self.support = (
-            generator,
-            base,
-            context_ndim,
-            support,
-        )
+        self.generator = generator
+        self.base = base
+        self.context_ndim = context_ndim
+        self.support = support
         self.event_shape = self._seen() if event_shape is None else torch.Size(event_shape)
         self.context_size = size_beside(generator, base().event_shape)
 

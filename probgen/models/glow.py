@@ -87,8 +87,11 @@ class Glow(DistributionModule):
         checks.factory(network=network)
         checks.at_least(0, context=context, context_ndim=context_ndim)
         super().__init__()
-        self.shape, self.context_size, self.context_ndim = tuple(shape), context, context_ndim
-        self.head, unit = heads.Gaussian(event_ndim=3), torch.tensor([0.0, math.log(math.expm1(1))])
+        self.shape = tuple(shape)
+        self.context_size = context
+        self.context_ndim = context_ndim
+        self.head = heads.Gaussian(event_ndim=3)
+        unit = torch.tensor([0.0, math.log(math.expm1(1))])
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
             def step():

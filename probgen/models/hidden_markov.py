@@ -98,7 +98,9 @@ class HiddenMarkovModel(DistributionModule):
         checks.not_negative(pseudo_count=pseudo_count)
         super().__init__()
         self.pseudo_count = pseudo_count
-        self.states, self.length, self.context_ndim = states, length, context_ndim
+        self.states = states
+        self.length = length
+        self.context_ndim = context_ndim
         self.initial = Constant(states) if initial is None else initial
         self.transition = Constant(states, states) if transition is None else transition
         self.emission = emission
@@ -117,7 +119,8 @@ class HiddenMarkovModel(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> HiddenMarkov:
         batch = () if context is None else context.shape[:-1]
-        initial, varying = self.initial(context), context is not None and self.context_ndim == 2
+        initial = self.initial(context)
+        varying = context is not None and self.context_ndim == 2
         if varying:
             initial = initial[..., 0, :]
         transition = self.transition(context).reshape(*batch, self.states, self.states)
@@ -198,7 +201,8 @@ class HiddenMarkovModel(DistributionModule):
         rows = x.flatten(0, 1)
         seen = ~rows.isnan().flatten(1).all(-1)
         if not seen.all():
-            rows, weights = rows[seen], weights[:, seen]
+            rows = rows[seen]
+            weights = weights[:, seen]
         statistics = {"initial": found.initial.sum(-1), "transitions": found.transitions[0, 0]}
         return statistics | self.emission.expect(rows, weights)
 
@@ -250,7 +254,8 @@ class HiddenMarkovModel(DistributionModule):
         )
         return possible + getattr(self.emission, "free_parameters", trained(self.emission))
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     @torch.no_grad()
     def initialize(

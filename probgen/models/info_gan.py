@@ -68,8 +68,11 @@ class Codes(DistributionModule):
                 "expected categories or numbers, got neither; Codes([10]) is one category of ten "
                 "levels"
             )
-        self.categories, self.numbers, self.min_scale = tuple(categories), numbers, min_scale
-        self.net, self.context_ndim = net, context_ndim
+        self.categories = tuple(categories)
+        self.numbers = numbers
+        self.min_scale = min_scale
+        self.net = net
+        self.context_ndim = context_ndim
         self.register_buffer(
             "zeros", torch.zeros(self.width(categories, numbers)), persistent=False
         )
@@ -160,7 +163,9 @@ class InfoGAN(LatentVariableModel):
     ):
         checks.generative(generator=generator, codes=codes, recognizer=recognizer)
         super().__init__()
-        self.generator, self.codes, self.recognizer = generator, codes, recognizer
+        self.generator = generator
+        self.codes = codes
+        self.recognizer = recognizer
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         received(self, context)

@@ -85,9 +85,12 @@ class IntegerFlow(DistributionModule):
         checks.factory(network=network)
         checks.at_least(0, context=context, context_ndim=context_ndim)
         super().__init__()
-        self.shape, self.context_size, self.context_ndim = tuple(shape), context, context_ndim
+        self.shape = tuple(shape)
+        self.context_size = context
+        self.context_ndim = context_ndim
         self.head = _IntegerHead(levels, components)
-        center, start = (levels - 1) / 2, _spread(components)
+        center = (levels - 1) / 2
+        start = _spread(components)
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
             def step():
@@ -152,7 +155,8 @@ class _IntegerHead(heads.Head):
             f"{name} {k}" for name in ("logit", "loc", "log scale") for k in range(components)
         )
         super().__init__(None, names, event_ndim=3)
-        self.components, self.half = components, (levels - 1) / 2
+        self.components = components
+        self.half = (levels - 1) / 2
 
     def fitted(self, z: Tensor) -> Tensor:
         """Raw parameters of components at the quantiles of latents ``(N, C, H, W)``.
@@ -161,7 +165,8 @@ class _IntegerHead(heads.Head):
         """
         share = torch.linspace(0, 1, 2 * self.components + 1, dtype=z.dtype, device=z.device)
         quantiles = z.quantile(share, 0)
-        loc, scale = quantiles[1::2], (quantiles[2::2] - quantiles[:-1:2]) / 4 + 0.15
+        loc = quantiles[1::2]
+        scale = (quantiles[2::2] - quantiles[:-1:2]) / 4 + 0.15
         return torch.cat(
             (torch.zeros_like(loc), loc / self.half - 1, (scale / self.half).log())
         ).flatten(0, 1)

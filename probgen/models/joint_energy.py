@@ -41,11 +41,13 @@ class JointEnergyModel(EnergyModule):
     (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    context_size, unknown_contexts = 1, True
+    context_size = 1
+    unknown_contexts = True
 
     def forward(self, context: Tensor | None = None) -> LabeledEnergy:
         label = None if context is None else context.squeeze(-1)
-        start, options = self.start(None), {"tilted": self.tilted, "annealing": self.annealing}
+        start = self.start(None)
+        options = {"tilted": self.tilted, "annealing": self.annealing}
         return LabeledEnergy(self.net, label, start, self.kernel, self.steps, **options)
 
     def classify(self, x: Tensor) -> dist.Categorical:

@@ -43,7 +43,8 @@ class JointTable(Counted):
     tensor(0.5000, grad_fn=<ExpBackward0>)
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     largest = 2**20
 
@@ -56,7 +57,8 @@ class JointTable(Counted):
                 "MarkovChain, ChowLiu, MADE"
             )
         super().__init__(torch.zeros(levels**dims - 1), smoothing)
-        self.dims, self.levels = dims, levels
+        self.dims = dims
+        self.levels = levels
 
     def forward(self, context: Tensor | None = None) -> JointDistribution:
         return JointDistribution(log_masses(self.logits), self.dims, self.levels)

@@ -105,9 +105,13 @@ class MADE(DistributionModule):
         checks.network(**checks.given(encode=encode))
         checks.is_seed(seed=seed)
         super().__init__()
-        self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
-        self.hidden, self.context_size = tuple(hidden), context
-        orders, generator = check_orders(orders, dims), torch.Generator().manual_seed(int(seed))
+        self.dims = dims
+        self.head = head
+        self.encode = Plain() if encode is None else encode
+        self.hidden = tuple(hidden)
+        self.context_size = context
+        orders = check_orders(orders, dims)
+        generator = torch.Generator().manual_seed(int(seed))
         self.net = MaskedMLP(
             dims,
             hidden,
@@ -132,14 +136,13 @@ class MADE(DistributionModule):
     def ordered(self, index: Tensor, context: Tensor | None = None) -> Autoregressive:
         """The distribution of one of the orders, by its index, a tensor ``(1,)``."""
         index = index.to(self.orders.device)
-        batch, order = batch_of(context), self.orders.index_select(0, index)[0]
+        batch = batch_of(context)
+        order = self.orders.index_select(0, index)[0]
         degrees = Degrees(
             order.argsort(), self.degrees.index_select(0, index)[0].split(self.hidden)
         )
-        distributions, steps = (
-            partial(self._distributions, degrees, context),
-            partial(self._steps, degrees, context),
-        )
+        distributions = partial(self._distributions, degrees, context)
+        steps = partial(self._steps, degrees, context)
         return Autoregressive(distributions, steps, (self.dims,), batch_shape=batch, order=order)
 
     def _distributions(

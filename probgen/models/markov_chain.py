@@ -47,7 +47,8 @@ class MarkovChain(Counted):
     tensor(0.5000, grad_fn=<ExpBackward0>)
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     first: Tensor
 
@@ -61,7 +62,9 @@ class MarkovChain(Counted):
             )
         rows = torch.tensor([levels ** min(t, order) for t in range(dims)])
         super().__init__(torch.zeros(int(rows.sum()), levels - 1), smoothing)
-        self.dims, self.levels, self.order = dims, levels, order
+        self.dims = dims
+        self.levels = levels
+        self.order = order
         self.register_buffer(
             "first", rows.cumsum(0) - rows, persistent=False
         )  # where the tables of a place begin
@@ -102,10 +105,8 @@ class MarkovChain(Counted):
         return distributions.Categorical(log_masses(self.logits)[self._rows(x)])
 
     def _steps(self, lead: torch.Size) -> Generator:
-        table, past = (
-            log_masses(self.logits),
-            torch.zeros(lead, dtype=torch.long, device=self.logits.device),
-        )
+        table = log_masses(self.logits)
+        past = torch.zeros(lead, dtype=torch.long, device=self.logits.device)
         for t in range(self.dims):
             value = yield distributions.Categorical(table[past + self.first[t]])
             past = (past * self.levels + value.long()) % self.levels**self.order

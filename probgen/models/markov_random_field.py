@@ -106,7 +106,10 @@ class MarkovRandomField(DistributionModule):
         checks.at_least(0, limit=limit)
         checks.at_least(1, sweeps=sweeps)
         super().__init__()
-        self.shape, self.levels, self.limit, self.sweeps = torch.Size(shape), levels, limit, sweeps
+        self.shape = torch.Size(shape)
+        self.levels = levels
+        self.limit = limit
+        self.sweeps = sweeps
         self.nodes = prod(shape)
         self.neighbors = tuple((int(a), int(b)) for a, b in edges)
         self._check(self.neighbors)

@@ -62,7 +62,8 @@ class GaussianMixture(DistributionModule):
     tensor([0, 1])
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(
         self,
@@ -76,7 +77,9 @@ class GaussianMixture(DistributionModule):
         checks.subclass(Covariance, covariance=covariance)
         checks.not_negative(regularization=regularization)
         super().__init__()
-        self.components, self.dims, self.regularization = components, dims, regularization
+        self.components = components
+        self.dims = dims
+        self.regularization = regularization
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, dims))
         self.covariance = covariance(components, dims)
@@ -126,7 +129,8 @@ class GaussianMixture(DistributionModule):
         """
         return trained(self) - self.logits.requires_grad
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     def canonical(self) -> GaussianMixture:
         """Sorts the components by decreasing weight, in place; the density stays the same."""
@@ -150,7 +154,9 @@ class GaussianMixture(DistributionModule):
         torch.linalg.LinAlgError
             If a covariance is singular.
         """
-        weights, means, covariances = weights.double(), means.double(), covariances.double()
+        weights = weights.double()
+        means = means.double()
+        covariances = covariances.double()
         scatter = self.covariance.reduce(covariances)
         with thawed(self):
             self._update(
@@ -236,7 +242,8 @@ class GaussianMixture(DistributionModule):
         share = x.new_ones(len(x)).double() if weights is None else weights.double()
         if len(x) > _ROWS_FOR_START:
             kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
-            x, share = x[kept], share[kept]
+            x = x[kept]
+            share = share[kept]
         center = x.double().nanmean(0)
         z = fill_missing(x.double() - center)
         scale = z.square().mean(0).sqrt()
@@ -249,10 +256,8 @@ class GaussianMixture(DistributionModule):
             1e-3 * scale.square()
         )
         counts = labels.bincount(share, minlength=self.components) + 1
-        scatter, ones = (
-            self.covariance.reduce(pooled.expand(self.components, -1, -1)),
-            torch.ones_like(counts),
-        )
+        scatter = self.covariance.reduce(pooled.expand(self.components, -1, -1))
+        ones = torch.ones_like(counts)
         self._update(
             counts / counts.sum(),
             center + means,

@@ -62,7 +62,8 @@ class Mixture(DistributionModule):
                 "expected components whose contexts have one number of event dims, got "
                 f"{sorted(ndims)}"
             )
-        self.components, self.context_ndim = nn.ModuleList(components), ndims.pop()
+        self.components = nn.ModuleList(components)
+        self.context_ndim = ndims.pop()
         self.weights = (
             Constant(len(components), context_ndim=self.context_ndim)
             if weights is None

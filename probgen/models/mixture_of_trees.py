@@ -66,14 +66,17 @@ class MixtureOfTrees(DistributionModule):
     torch.Size([1])
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(self, components: int, levels: tuple[int, ...], *, smoothing: float = 1.0):
         checks.at_least(1, components=components)
         checks.sizes(1, 1, levels=levels)
         checks.not_negative(smoothing=smoothing)
         super().__init__()
-        self.components, self.levels, self.smoothing = components, tuple(levels), smoothing
+        self.components = components
+        self.levels = tuple(levels)
+        self.smoothing = smoothing
         self.weights = nn.Parameter(torch.zeros(components))
         self.register_buffer("parents", torch.full((components, len(levels)), -1))
         self.logits = nn.Parameter(torch.zeros(components, len(levels), max(levels), max(levels)))
@@ -127,7 +130,8 @@ class MixtureOfTrees(DistributionModule):
             self.components - 1
         ) * self.weights.requires_grad + tables * self.logits.requires_grad
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What ``smoothing`` makes the M-step subtract from the log-likelihood."""
@@ -161,7 +165,8 @@ class MixtureOfTrees(DistributionModule):
                 "trees"
             )
         kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
-        rows, share = x[kept], (x.new_ones(len(x)) if weights is None else weights)[kept]
+        rows = x[kept]
+        share = (x.new_ones(len(x)) if weights is None else weights)[kept]
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
         clusters = KMeans(self.components, n_init=1, max_iter=20, random_state=seed)
         labels = clusters.fit(rows.cpu().numpy(), sample_weight=share.cpu().numpy()).labels_

@@ -95,10 +95,13 @@ class NADE(DistributionModule):
         checks.factory(activation=activation)
         checks.flag(rescale=rescale)
         super().__init__()
-        self.dims, self.head, self.encode = dims, head, Plain() if encode is None else encode
+        self.dims = dims
+        self.head = head
+        self.encode = Plain() if encode is None else encode
         self.context_size = context
         self.register_buffer("order", check_orders(order, dims)[0])
-        inputs, outputs = dims * self.encode.features, head.width(1)
+        inputs = dims * self.encode.features
+        outputs = head.width(1)
         self.weight = nn.Parameter(torch.randn(dims, self.encode.features, hidden) / inputs**0.5)
         self.offset = nn.Parameter(torch.zeros(hidden))
         self.out = nn.Parameter(torch.randn(dims, outputs, hidden) / hidden**0.5)
@@ -108,7 +111,8 @@ class NADE(DistributionModule):
         self.activation = activation()
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
-        distributions, steps = partial(self._distributions, context), partial(self._steps, context)
+        distributions = partial(self._distributions, context)
+        steps = partial(self._steps, context)
         batch = batch_of(context)
         return Autoregressive(
             distributions, steps, (self.dims,), batch_shape=batch, order=self.order

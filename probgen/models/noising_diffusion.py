@@ -89,13 +89,12 @@ class NoisingDiffusion(DistributionModule):
         checks.function(step=step)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        self.net, self.shape, self.process, self.context_ndim = (
-            net,
-            torch.Size(shape),
-            process,
-            context_ndim,
-        )
-        self.calls, self.step = calls, step
+        self.net = net
+        self.shape = torch.Size(shape)
+        self.process = process
+        self.context_ndim = context_ndim
+        self.calls = calls
+        self.step = step
         self()  # refuses what does not fit
 
     @property
@@ -192,13 +191,12 @@ class CategoricalDiffusion(DistributionModule):
         checks.at_least(1, **checks.given(calls=calls))
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        self.net, self.shape, self.process, self.context_ndim = (
-            net,
-            torch.Size(shape),
-            process,
-            context_ndim,
-        )
-        self.encode, self.calls = OneHot(process.states) if encode is None else encode, calls
+        self.net = net
+        self.shape = torch.Size(shape)
+        self.process = process
+        self.context_ndim = context_ndim
+        self.encode = OneHot(process.states) if encode is None else encode
+        self.calls = calls
         self()  # refuses what does not fit
 
     @property
@@ -222,7 +220,8 @@ class CategoricalDiffusion(DistributionModule):
         return UnrolledDiffusion(self)
 
     def _logits(self, x: Tensor, t: Tensor, *context: Tensor) -> Tensor:
-        ndim, levels = len(self.shape), self.process.levels
+        ndim = len(self.shape)
+        levels = self.process.levels
         features = self.encode(x).movedim(-1, -ndim).flatten(-ndim - 1, -ndim)
         ndims = [ndim, 0, self.context_ndim][: 2 + len(context)]
         output = row_by_row(self.net, features, t, *context, ndims=ndims)
@@ -265,11 +264,13 @@ class UnrolledDiffusion(LatentVariableModel):
     def __init__(self, diffusion: NoisingDiffusion | CategoricalDiffusion):
         checks.instance((NoisingDiffusion, CategoricalDiffusion), diffusion=diffusion)
         super().__init__()
-        self.diffusion, self.context_ndim = diffusion, diffusion.context_ndim
+        self.diffusion = diffusion
+        self.context_ndim = diffusion.context_ndim
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         context = received(self, context)
-        distribution, steps = self.diffusion(context), self.diffusion.process.steps
+        distribution = self.diffusion(context)
+        steps = self.diffusion.process.steps
         with data_plate(x, context):
             state = pyro.sample(f"x_{steps}", distribution.process.prior(distribution.event_shape))
             for t in range(steps, 1, -1):

@@ -42,7 +42,8 @@ class Normalized(DistributionModule):
         checks.generative(gen=gen)
         checks.finite(log_z=log_z)
         super().__init__()
-        self.gen, self.context_ndim = gen, gen.context_ndim
+        self.gen = gen
+        self.context_ndim = gen.context_ndim
         self.register_buffer("log_z", torch.as_tensor(float(log_z)))
 
     def forward(self, context: Tensor | None = None) -> WithConstant:

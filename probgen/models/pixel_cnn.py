@@ -100,7 +100,8 @@ class PixelCNN(DistributionModule):
         checks.at_least(0, context=context)
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
-        self.context_size, self.head = context, of_entries(head)
+        self.context_size = context
+        self.head = of_entries(head)
         gated = [GatedLayer(width, reach, context, dropout) for _ in range(layers)]
         self.net = RasterNet(
             shape, embed, gated, width=width, outputs=head.width(1), hidden=hidden, block=block

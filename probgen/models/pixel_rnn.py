@@ -94,7 +94,8 @@ class PixelRNN(DistributionModule):
         checks.at_least(0, context=context)
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
-        self.context_size, self.head = context, of_entries(head)
+        self.context_size = context
+        self.head = of_entries(head)
         diagonal = [DiagonalLayer(width, context, dropout) for _ in range(layers)]
         self.net = RasterNet(
             shape, embed, diagonal, width=width, outputs=head.width(1), hidden=hidden, block=block

@@ -64,7 +64,9 @@ class Preprocessed(DistributionModule):
     ):
         super().__init__()
         checks.generative(family=family)
-        self.family, self.columns, self.contexts = family, columns, context
+        self.family = family
+        self.columns = columns
+        self.contexts = context
         self.context_ndim = family.context_ndim
         if context is not None:
             self.prepares = self.prepares | {"context"}

@@ -51,7 +51,9 @@ class Quantized(DistributionModule):
     def __init__(self, family: DistributionModule, noise: DistributionModule | None = None):
         checks.generative(family=family, **checks.given(noise=noise))
         super().__init__()
-        self.family, self.noise, self.context_ndim = family, noise, family.context_ndim
+        self.family = family
+        self.noise = noise
+        self.context_ndim = family.context_ndim
 
     def forward(self, context: Tensor | None = None) -> Dequantized:
         return Dequantized(self.family(context), self.noise)

@@ -86,7 +86,10 @@ class RBM(DistributionModule):
         checks.at_least(0, limit=limit)
         checks.at_least(1, sweeps=sweeps)
         super().__init__()
-        self.visible, self.hidden, self.limit, self.sweeps = visible, hidden, limit, sweeps
+        self.visible = visible
+        self.hidden = hidden
+        self.limit = limit
+        self.sweeps = sweeps
         scale = 0.1 / (visible.width + hidden) ** 0.5 if scale is None else scale
         self.weight = nn.Parameter(scale * torch.randn(visible.width, hidden))
         self.net = biases

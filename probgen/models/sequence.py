@@ -83,7 +83,9 @@ class SequenceModel(DistributionModule):
         checks.sizes(shape=shape)
         checks.length(2, shape=shape)
         super().__init__()
-        self.network, self.emission, self.shape = network, emission, tuple(shape)
+        self.network = network
+        self.emission = emission
+        self.shape = tuple(shape)
         self.start = nn.Parameter(torch.zeros(shape[1]))
 
     @property
@@ -93,7 +95,8 @@ class SequenceModel(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         batch = () if context is None else context.shape[:-1]
-        distributions, steps = partial(self._distributions, context), partial(self._steps, context)
+        distributions = partial(self._distributions, context)
+        steps = partial(self._steps, context)
         return Autoregressive(distributions, steps, self.shape, batch_shape=batch, entry_ndim=1)
 
     def _distributions(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
@@ -104,7 +107,8 @@ class SequenceModel(DistributionModule):
     def _steps(
         self, context: Tensor | None, lead: torch.Size
     ) -> Generator[dist.TorchDistribution, Tensor, None]:
-        x, state = self.start.expand(*lead, -1), None
+        x = self.start.expand(*lead, -1)
+        state = None
         for _ in range(self.shape[0]):
             hidden, state = self.network.step(beside(x, context), state)
             x = yield self.emission(hidden)

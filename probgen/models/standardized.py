@@ -71,7 +71,8 @@ class Standardized(DistributionModule):
         checks.numeric(loc=loc, scale=scale)
         checks.bounds(**checks.given(bounds=bounds))
         super().__init__()
-        self.family, self.context_ndim = family, family.context_ndim
+        self.family = family
+        self.context_ndim = family.context_ndim
         real = torch.get_default_dtype()
         for name, value in (("loc", loc), ("scale", scale)):
             self.register_buffer(name, torch.as_tensor(value).to(real))

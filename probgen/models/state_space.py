@@ -54,7 +54,8 @@ class LinearGaussianStateSpace(DistributionModule):
     torch.Size([7, 3, 2])
     """
 
-    context_size, context_hint = 0, WITHOUT
+    context_size = 0
+    context_hint = WITHOUT
 
     def __init__(self, states: int, dims: int, length: int, noise: type[Covariance] = Full):
         checks.at_least(1, states=states, dims=dims, length=length)
@@ -64,11 +65,9 @@ class LinearGaussianStateSpace(DistributionModule):
         self.transition = nn.Parameter(0.9 * torch.eye(states))
         self.emission = nn.Parameter(torch.randn(dims, states))
         self.initial_mean = nn.Parameter(torch.zeros(states))
-        self.transition_cov, self.initial_cov, self.emission_cov = (
-            Full(1, states),
-            Full(1, states),
-            noise(1, dims),
-        )
+        self.transition_cov = Full(1, states)
+        self.initial_cov = Full(1, states)
+        self.emission_cov = noise(1, dims)
 
     @property
     def system(self) -> System:
@@ -95,7 +94,8 @@ class LinearGaussianStateSpace(DistributionModule):
         parts = [p for name, p in self.named_parameters() if not name.startswith("emission_cov")]
         return trained(self) - len(self.transition) ** 2 * all(p.requires_grad for p in parts)
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     @torch.no_grad()
     def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -103,7 +103,8 @@ class LinearGaussianStateSpace(DistributionModule):
 
         Expected products of states, neighbors and observations, in float64.
         """
-        system, rows = System(*(part.double() for part in self.system)), x.double().transpose(0, 1)
+        system = System(*(part.double() for part in self.system))
+        rows = x.double().transpose(0, 1)
         system = system._replace(
             initial_mean=system.initial_mean[None], initial_cov=system.initial_cov[None]
         )
@@ -153,7 +154,8 @@ class LinearGaussianStateSpace(DistributionModule):
         torch.linalg.LinAlgError
             If a covariance is singular: fewer sequences than states and one more, say.
         """
-        sequences, steps = statistics["sequences"], statistics["steps"]
+        sequences = statistics["sequences"]
+        steps = statistics["steps"]
         first = statistics["first"][:, None]
         _fit(
             self.initial_mean,

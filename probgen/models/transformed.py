@@ -44,7 +44,8 @@ class Transformed(DistributionModule):
         checks.generative(family=family)
         checks.instances(nn.Module, layers=layers)
         super().__init__()
-        self.family, self.layers = family, nn.ModuleList(layers)
+        self.family = family
+        self.layers = nn.ModuleList(layers)
         self.context_ndim = family.context_ndim
 
     @property

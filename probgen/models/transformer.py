@@ -82,7 +82,8 @@ class Transformer(DistributionModule):
         checks.at_least(0, context=context)
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
-        self.context_size, self.head = context, of_entries(head)
+        self.context_size = context
+        self.head = of_entries(head)
         sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}
         self.net = TransformerNet(shape, embed, **sizes, context=context, dropout=dropout)
 

@@ -65,7 +65,9 @@ class VAE(LatentVariableModel):
     ):
         checks.generative(prior=prior, decoder=decoder, encoder=encoder)
         super().__init__()
-        self.prior, self.decoder, self.encoder = prior, decoder, encoder
+        self.prior = prior
+        self.decoder = decoder
+        self.encoder = encoder
         self.latents = _length(prior)
 
     @property

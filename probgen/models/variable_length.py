@@ -60,8 +60,10 @@ class LengthTable(nn.Module):
         super().__init__()
         if least > most:
             raise ValueError(f"expected least <= most, got {least=}, {most=}; exchange them")
-        self.most, self.least = most, least
-        self.padding, self.pseudo_count = float(padding), pseudo_count
+        self.most = most
+        self.least = least
+        self.padding = float(padding)
+        self.pseudo_count = pseudo_count
         table = Constant(most - least + 1, context_ndim=context_ndim)
         self.net = table if net is None else net
         every = torch.arange(least, most + 1, dtype=torch.get_default_dtype())
@@ -193,7 +195,8 @@ class VariableLength(DistributionModule):
                 "which has latents; use "
                 "VariableLengthLatents"
             )
-        self.family, self.context_ndim = family, family.context_ndim
+        self.family = family
+        self.context_ndim = family.context_ndim
         options = {"padding": padding, "pseudo_count": pseudo_count}
         options |= {"context_ndim": family.context_ndim}
         self.lengths = LengthTable(most, least, lengths, **options)
@@ -234,7 +237,8 @@ class VariableLength(DistributionModule):
         own = own - 1 if own and isinstance(self.lengths.net, Constant) else own
         return own + getattr(self.family, "free_parameters", trained(self.family))
 
-    aic, bic = aic, bic
+    aic = aic
+    bic = bic
 
     @torch.no_grad()
     def initialize(
@@ -317,7 +321,8 @@ class VariableLengthLatents(LatentVariableModel):
             LatentVariableModel, "VariableLength takes families without latents", family=family
         )
         super().__init__()
-        self.family, self.context_ndim = family, family.context_ndim
+        self.family = family
+        self.context_ndim = family.context_ndim
         options = {"padding": padding, "context_ndim": family.context_ndim}
         self.lengths = LengthTable(most, least, lengths, **options)
 
@@ -355,7 +360,8 @@ class _Lengths(Messenger):
 
     def __init__(self, distribution: Any, x: Tensor | None):
         super().__init__()
-        self.distribution, self.x = distribution, x
+        self.distribution = distribution
+        self.x = x
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] == "x" and not isinstance(msg["fn"], WithLength):

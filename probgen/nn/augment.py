@@ -75,10 +75,13 @@ class Translation(nn.Module):
         checks.within("[0, 1]", ratio=ratio)
         checks.finite(fill=fill)
         super().__init__()
-        self.ratio, self.fill = ratio, fill
+        self.ratio = ratio
+        self.fill = fill
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, height, width = len(x), x.shape[-2], x.shape[-1]
+        rows = len(x)
+        height = x.shape[-2]
+        width = x.shape[-1]
         place = []
         for size, shape in ((height, (1, -1, 1)), (width, (1, 1, -1))):
             most = round(size * self.ratio)
@@ -115,7 +118,8 @@ class Cutout(nn.Module):
         checks.within("[0, 1]", ratio=ratio)
         checks.finite(fill=fill)
         super().__init__()
-        self.ratio, self.fill = ratio, fill
+        self.ratio = ratio
+        self.fill = fill
 
     def forward(self, x: Tensor) -> Tensor:
         inside = []
@@ -170,24 +174,21 @@ class RandomAffine(nn.Module):
         checks.not_negative(degrees=degrees, scale=scale, shear=shear, shift=shift)
         checks.finite(fill=fill)
         super().__init__()
-        self.degrees, self.scale, self.shear, self.shift, self.fill = (
-            degrees,
-            scale,
-            shear,
-            shift,
-            fill,
-        )
+        self.degrees = degrees
+        self.scale = scale
+        self.shear = shear
+        self.shift = shift
+        self.fill = fill
 
     def forward(self, x: Tensor) -> Tensor:
         turn, size, shear, right, down = (
             2 * torch.rand(5, len(x), dtype=x.dtype, device=x.device) - 1
         )
-        angle, size, shear = (
-            math.radians(self.degrees) * turn,
-            (self.scale * size).exp(),
-            self.shear * shear,
-        )
-        cos, sin = size * angle.cos(), size * angle.sin()
+        angle = math.radians(self.degrees) * turn
+        size = (self.scale * size).exp()
+        shear = self.shear * shear
+        cos = size * angle.cos()
+        sin = size * angle.sin()
         row = torch.stack([cos, shear * cos - sin, 2 * self.shift * right], -1)
         grid = torch.stack(
             [row, torch.stack([sin, shear * sin + cos, 2 * self.shift * down], -1)], 1

@@ -85,16 +85,19 @@ class GatedWalk:
     """
 
     def __init__(self, layer: GatedLayer, context: Tensor | None):
-        self.layer, self.biases = layer, layer.biases(context)
+        self.layer = layer
+        self.biases = layer.biases(context)
         self.weights = [part.weight.flatten(1) for part in (layer.horizontal, layer.out)]
         self.rows: Tensor | None = None
         self.columns: Tensor | None = None
 
     def row(self, above: Tensor) -> Tensor:
         """The upper stack of one row, ``(B, F, 1, W) -> (B, F, 1, W)``: the row begins."""
-        layer, r = self.layer, self.layer.reach
+        layer = self.layer
+        r = self.layer.reach
         rows = pad(above, (0, 0, r, 0)) if self.rows is None else torch.cat((self.rows, above), 2)
-        self.rows, self.columns = rows[:, :, 1:], above.new_zeros(*above.shape[:2], r)
+        self.rows = rows[:, :, 1:]
+        self.columns = above.new_zeros(*above.shape[:2], r)
         above = above + gate(layer.vertical(pad(rows, (r, r))) + self.biases[0])
         self.over = (layer.link(above) + self.biases[1]).squeeze(2)
         return above

@@ -92,7 +92,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, context: int = 0, time: nn.Module | None = None):
         super().__init__()
-        self.width, self.context = width, context
+        self.width = width
+        self.context = context
         self.features = FourierTime() if time is None else time
         size = self.features(torch.zeros(1)).shape[-1]
         self.time = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))

@@ -78,7 +78,8 @@ class ConvEncoder(nn.Module):
         checks.factory(activation=activation)
         super().__init__()
         self.shape = tuple(shape)
-        widths, sizes = (shape[0], *hidden), halved(shape[1:], len(hidden))
+        widths = (shape[0], *hidden)
+        sizes = halved(shape[1:], len(hidden))
         stages = [
             nn.Sequential(
                 nn.Conv2d(before, after, 3, stride=2, padding=1),
@@ -142,7 +143,8 @@ class ConvDecoder(nn.Module):
         checks.sizes(1, 1, hidden=hidden)
         checks.factory(activation=activation)
         super().__init__()
-        self.inputs, self.sizes = inputs, halved(shape[1:], len(hidden))[::-1]
+        self.inputs = inputs
+        self.sizes = halved(shape[1:], len(hidden))[::-1]
         widths = (*hidden, hidden[-1])
         self.start = nn.Linear(inputs, hidden[0] * self.sizes[0][0] * self.sizes[0][1])
         self.stages = nn.ModuleList(

@@ -79,7 +79,8 @@ class DCGANGenerator(nn.Module):
         checks.factory(last=last, **checks.given(norm=norm))
         checks.function(wrap=wrap)
         super().__init__()
-        self.inputs, self.sizes = inputs, _sizes(shape, len(hidden))[::-1]
+        self.inputs = inputs
+        self.sizes = _sizes(shape, len(hidden))[::-1]
         height, width = self.sizes[0]
         self.start = _weighted(nn.Linear(inputs, hidden[0] * height * width), norm, wrap)
         self.stages = nn.ModuleList(

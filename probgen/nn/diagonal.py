@@ -104,7 +104,8 @@ class DiagonalLayer(nn.Module):
 
     def __init__(self, width: int, context: int = 0, dropout: float = 0.0):
         super().__init__()
-        self.leftward, self.rightward = DiagonalLSTM(width), DiagonalLSTM(width)
+        self.leftward = DiagonalLSTM(width)
+        self.rightward = DiagonalLSTM(width)
         self.link, *self.out = (
             nn.Conv2d(width, width, 1, bias=bias) for bias in (False, True, True)
         )
@@ -149,7 +150,8 @@ class DiagonalWalk:
 
     def row(self, above: Tensor) -> Tensor:
         """The upper stack of one row, ``(B, F, 1, W) -> (B, F, 1, W)``: the row begins."""
-        layer, zero = self.layer, above.new_zeros(above.shape[:2])
+        layer = self.layer
+        zero = above.new_zeros(above.shape[:2])
         nothing = [zero] * above.shape[3]
         gates = (layer.leftward.inputs(above) + self.first).squeeze(2).unbind(2)
         self.upper, self.row_above, self.row_made = (
@@ -173,7 +175,8 @@ class DiagonalWalk:
 
     def pixel(self, before: Tensor, column: int) -> Tensor:
         """The other stack at one pixel of the row, ``(B, F) -> (B, F)``."""
-        lstm, out = self.layer.rightward, self.layer.out[1]
+        lstm = self.layer.rightward
+        out = self.layer.out[1]
         u = before + self.over[..., column]
         gates = linear(u, lstm.inputs.weight.flatten(1), lstm.inputs.bias)
         if self.layer.context is not None:

@@ -101,7 +101,8 @@ class DiT(nn.Module):
         checks.at_least(0, context=context)
         checks.network(**checks.given(time=time))
         super().__init__()
-        self.shape, self.patch = tuple(shape), patch
+        self.shape = tuple(shape)
+        self.patch = patch
         channels, *sizes = _channels_first(torch.empty(self.shape), len(shape)).shape
         if len(shape) > 3 or any(size % patch for size in sizes):
             raise ValueError(
@@ -109,10 +110,8 @@ class DiT(nn.Module):
                 f"by patch {patch}, got "
                 f"shape {self.shape}; choose a patch that divides {tuple(sizes)}"
             )
-        self.outputs, self.grid = (
-            channels if outputs is None else outputs,
-            [size // patch for size in sizes],
-        )
+        self.outputs = channels if outputs is None else outputs
+        self.grid = [size // patch for size in sizes]
         entries = patch ** len(sizes)
         self.conditioning = Conditioning(width, context, time)
         self.first, self.last = (
@@ -121,10 +120,8 @@ class DiT(nn.Module):
         )
         self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in self.grid)
         self.blocks = nn.ModuleList(ModulatedBlock(width, heads) for _ in range(layers))
-        self.norm, self.modulation = (
-            nn.LayerNorm(width, elementwise_affine=False),
-            nn.Linear(width, 2 * width),
-        )
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
         for layer in (self.last, self.modulation):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -70,10 +70,8 @@ class ActNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.shift, self.log_scale = (
-            nn.Parameter(torch.zeros(channels)),
-            nn.Parameter(torch.zeros(channels)),
-        )
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = (x + self.shift[:, None, None]) * self.log_scale.exp()[:, None, None]
@@ -116,7 +114,8 @@ class InvertibleConv(nn.Module):
         permutation, lower, upper = torch.linalg.lu(rotation)
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", upper.diag().sign())
-        self.lower, self.upper = nn.Parameter(lower.tril(-1)), nn.Parameter(upper.triu(1))
+        self.lower = nn.Parameter(lower.tril(-1))
+        self.upper = nn.Parameter(upper.triu(1))
         self.log_scale = nn.Parameter(upper.diag().abs().log())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -161,12 +160,14 @@ class AffineCoupling(nn.Module):
         self.network = network((self.first + context, *shape[1:]), 2 * (shape[0] - self.first))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        first, second = x[:, : self.first], x[:, self.first :]
+        first = x[:, : self.first]
+        second = x[:, self.first :]
         log_scale, shift = self._affine(first, context)
         return torch.cat((first, second * log_scale.exp() + shift), 1), log_scale.flatten(1).sum(-1)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
-        first, second = y[:, : self.first], y[:, self.first :]
+        first = y[:, : self.first]
+        second = y[:, self.first :]
         log_scale, shift = self._affine(first, context)
         return torch.cat((first, (second - shift) * (-log_scale).exp()), 1)
 
@@ -203,15 +204,19 @@ class IntegerCoupling(nn.Module):
         half: float = 1.0,
     ):
         super().__init__()
-        self.first, self.center, self.half = shape[0] // 2, center, half
+        self.first = shape[0] // 2
+        self.center = center
+        self.half = half
         self.network = network((self.first + context, *shape[1:]), shape[0] - self.first)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        first, second = x[:, : self.first], x[:, self.first :]
+        first = x[:, : self.first]
+        second = x[:, self.first :]
         return torch.cat((first, second + self._shift(first, context)), 1), x.new_zeros(len(x))
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
-        first, second = y[:, : self.first], y[:, self.first :]
+        first = y[:, : self.first]
+        second = y[:, self.first :]
         return torch.cat((first, second - self._shift(first, context)), 1)
 
     def _shift(self, first: Tensor, context: Tensor | None) -> Tensor:

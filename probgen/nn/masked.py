@@ -48,7 +48,8 @@ class MaskedLinear(nn.Module):
     def __init__(self, inputs: int, outputs: int, aware: bool = False):
         super().__init__()
         start = nn.Linear(inputs, outputs)
-        self.weight, self.bias = start.weight, start.bias
+        self.weight = start.weight
+        self.bias = start.bias
         self.seen = nn.Parameter(torch.zeros(outputs, inputs)) if aware else None
 
     def masked(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +125,10 @@ class MaskedMLP(nn.Module):
         checks.within("[0, 1)", dropout=dropout)
         checks.flag(residual=residual, direct=direct)
         super().__init__()
-        self.dims, self.outputs, self.features, self.residual = dims, outputs, features, residual
+        self.dims = dims
+        self.outputs = outputs
+        self.features = features
+        self.residual = residual
         sizes = (dims * features, *hidden)
         self.hidden = nn.ModuleList(
             MaskedLinear(before, after, aware and i == 0)
@@ -136,7 +140,8 @@ class MaskedMLP(nn.Module):
         self.context = nn.ModuleList(
             nn.Linear(context, len(start.bias), bias=False) for start in starts * bool(context)
         )
-        self.activation, self.dropout = activation(), nn.Dropout(dropout)
+        self.activation = activation()
+        self.dropout = nn.Dropout(dropout)
 
     def degrees(self, order: Tensor, generator: torch.Generator | None = None) -> Degrees:
         """Degrees for an order ``(D,)``, spread evenly over hidden units at random.
@@ -178,7 +183,8 @@ class MaskedMLP(nn.Module):
         A hidden unit is computed once, as soon as all that it sees is known: all steps together
         cost what one pass costs.
         """
-        plan, value = _Plan(self, degrees, context), None
+        plan = _Plan(self, degrees, context)
+        value = None
         known = [plan.weights[0].new_zeros(bounds[-1], rows) for bounds in plan.bounds]
         for t in range(self.dims):
             if value is not None:
@@ -193,7 +199,8 @@ class MaskedMLP(nn.Module):
         if first == last:
             return
         seen = plan.bounds[layer - 1][t + 1]
-        weight, bias = plan.weights[layer - 1], plan.biases[layer - 1]
+        weight = plan.weights[layer - 1]
+        bias = plan.biases[layer - 1]
         out = self.activation(
             torch.addmm(bias[first:last], weight[first:last, :seen], known[layer - 1][:seen])
         )
@@ -225,7 +232,8 @@ class _Plan:
     """
 
     def __init__(self, net: MaskedMLP, degrees: Degrees, context: Tensor | None):
-        chain, order = net._chain(degrees), degrees.place.argsort()
+        chain = net._chain(degrees)
+        order = degrees.place.argsort()
         places = torch.arange(-1, net.dims - 1, device=order.device)
         sorts = [degree.argsort(stable=True) for degree in chain[:-1]]
         rows = torch.arange(net.outputs, device=order.device) * net.dims + order.unsqueeze(-1)
@@ -255,11 +263,9 @@ class _Plan:
 
     def outputs(self, known: list[Tensor], t: int, each: int) -> Tensor:
         """The outputs ``(R, rows)`` for place t."""
-        rows, seen, inputs = (
-            slice(t * each, (t + 1) * each),
-            self.bounds[-1][t + 1],
-            self.bounds[0][t + 1],
-        )
+        rows = slice(t * each, (t + 1) * each)
+        seen = self.bounds[-1][t + 1]
+        inputs = self.bounds[0][t + 1]
         raw = torch.addmm(self.biases[-1][rows], self.weights[-1][rows, :seen], known[-1][:seen])
         return (
             raw if self.direct is None else raw.addmm(self.direct[rows, :inputs], known[0][:inputs])

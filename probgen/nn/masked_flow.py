@@ -69,7 +69,9 @@ class MaskedConditioner(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
-        self.dims, self.width, self.residual = dims, width, residual
+        self.dims = dims
+        self.width = width
+        self.residual = residual
         self.register_buffer(
             "order", torch.arange(dims) if order is None else torch.as_tensor(order)
         )
@@ -94,10 +96,8 @@ class MaskedConditioner(nn.Module):
         self.activation = (
             nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
         )
-        self.sizes, self.new = (
-            (dims, *hidden),
-            [degree.bincount(minlength=dims).tolist() for degree in degrees],
-        )
+        self.sizes = (dims, *hidden)
+        self.new = [degree.bincount(minlength=dims).tolist() for degree in degrees]
         with (
             torch.no_grad()
         ):  # close to the same parameters for every x: a flow starts close to the identity
@@ -109,7 +109,8 @@ class MaskedConditioner(nn.Module):
 
         To ``(*batch, D, R)``.
         """
-        h, shown = _near(x), self._shown(context)
+        h = _near(x)
+        shown = self._shown(context)
         for i, layer in enumerate(self.layers):
             out = layer(h)
             out = self.activation(out if i or shown is None else out + shown)
@@ -128,7 +129,9 @@ class MaskedConditioner(nn.Module):
         Every hidden unit is computed once, when all that it sees is known: together the steps cost
         about one pass.
         """
-        rows, plans, activation = lead.numel(), self._plans(context, lead), self.activation
+        rows = lead.numel()
+        plans = self._plans(context, lead)
+        activation = self.activation
         known = [_Known(self.last.weight.new_empty(size, rows)) for size in self.sizes]
         adds = [self._adds(i) for i in range(len(self.layers))]
         for t, variable in enumerate(self.order.tolist()):
@@ -199,7 +202,9 @@ class _Known:
     """
 
     def __init__(self, buffer: Tensor):
-        self.buffer, self.value, self.count = buffer, buffer[:0], 0
+        self.buffer = buffer
+        self.value = buffer[:0]
+        self.count = 0
 
     def append(self, rows: Tensor, count: int) -> None:
         first, self.count = (

@@ -56,7 +56,8 @@ class MLP(nn.Module):
         checks.within("[0, 1)", dropout=dropout)
         checks.flag(residual=residual)
         super().__init__()
-        self.inputs, self.residual = inputs, residual
+        self.inputs = inputs
+        self.residual = residual
         sizes = (inputs, *hidden)
         self.hidden = nn.ModuleList(
             nn.Sequential(

@@ -78,7 +78,8 @@ class Readout(nn.Module):
 
     def __init__(self, width: int, channels: int, embedded: int, hidden: int, outputs: int):
         super().__init__()
-        self.channels, self.hidden = channels, hidden
+        self.channels = channels
+        self.hidden = hidden
         self.features = nn.Conv2d(width, channels * hidden, 1)
         self.earlier = (
             nn.Conv2d(channels * embedded, channels * hidden, 1, bias=False)
@@ -169,14 +170,14 @@ class RasterNet(nn.Module):
                 f"{tuple(shape)}; "
                 "pad the images, or set block=1"
             )
-        channels, size = shape[0] * block**2, (shape[1] // block, shape[2] // block)
-        self.shape, self.block, self.grid, self.reach = (
-            tuple(shape),
-            block,
-            (channels, *size),
-            reach,
-        )
-        self.embed, self.layers = embed, nn.ModuleList(layers)
+        channels = shape[0] * block**2
+        size = (shape[1] // block, shape[2] // block)
+        self.shape = tuple(shape)
+        self.block = block
+        self.grid = (channels, *size)
+        self.reach = reach
+        self.embed = embed
+        self.layers = nn.ModuleList(layers)
         embedded = embed(torch.zeros(1)).shape[-1]
         self.stem = Stem(channels * embedded, width, size, reach)
         self.readout = Readout(width, channels, embedded, hidden or width, outputs)
@@ -226,7 +227,8 @@ class RasterNet(nn.Module):
 
     def _pixel(self, features: Tensor) -> Generator[Tensor, Tensor, Tensor]:
         """The values of one pixel; returns all of them, embedded, ``(B, E + 1)``."""
-        readout, known = self.readout.pixel(features), []
+        readout = self.readout.pixel(features)
+        known = []
         raw = next(readout)
         for _ in range(self.grid[0] - 1):
             known.append(self.embed((yield raw)))

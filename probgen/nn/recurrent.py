@@ -62,7 +62,9 @@ class RNN(nn.Module):
         checks.factory(cell=cell)
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
-        self.inputs, self.hidden, self.drop = inputs, hidden, nn.Dropout(dropout)
+        self.inputs = inputs
+        self.hidden = hidden
+        self.drop = nn.Dropout(dropout)
         self.cells = nn.ModuleList(
             cell(hidden if layer else inputs, hidden) for layer in range(layers)
         )
@@ -70,7 +72,8 @@ class RNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self._check(x).reshape(-1, *x.shape[-2:])
         for cell in self.cells:
-            state, outputs = None, []
+            state = None
+            outputs = []
             for entry in self.drop(h).unbind(-2):
                 state = cell(entry, state)
                 outputs.append(_output(state))
@@ -82,7 +85,8 @@ class RNN(nn.Module):
 
         At first None.
         """
-        h, kept = self._check(x).reshape(-1, self.inputs), []
+        h = self._check(x).reshape(-1, self.inputs)
+        kept = []
         for index, cell in enumerate(self.cells):
             kept.append(cell(self.drop(h), states[index] if states else None))
             h = _output(kept[-1])
@@ -145,13 +149,15 @@ class GatedTransition(nn.Module):
         self.proposal = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, latent)
         )
-        self.linear, self.scale = nn.Linear(inputs, latent), nn.Linear(latent, latent)
+        self.linear = nn.Linear(inputs, latent)
+        self.scale = nn.Linear(latent, latent)
         with torch.no_grad():
             self.linear.weight.copy_(torch.eye(latent, inputs))
             self.linear.bias.zero_()
 
     def forward(self, z: Tensor) -> Tensor:
-        gate, proposal = self.gate(z), self.proposal(z)
+        gate = self.gate(z)
+        proposal = self.proposal(z)
         loc = torch.lerp(self.linear(z), proposal, gate)
         return torch.cat((loc, self.scale(proposal.relu())), -1)
 
@@ -182,8 +188,10 @@ class Combiner(nn.Module):
     def __init__(self, latent: int, summary: int):
         checks.at_least(1, latent=latent, summary=summary)
         super().__init__()
-        self.inputs, self.sizes = latent + summary, (latent, summary)
-        self.widen, self.last = nn.Linear(latent, summary), nn.Linear(summary, 2 * latent)
+        self.inputs = latent + summary
+        self.sizes = (latent, summary)
+        self.widen = nn.Linear(latent, summary)
+        self.last = nn.Linear(summary, 2 * latent)
 
     def forward(self, both: Tensor) -> Tensor:
         z, summary = both.split(self.sizes, -1)

@@ -46,7 +46,10 @@ class Scale(nn.Module):
         half: float = 1.0,
     ):
         super().__init__()
-        self.layers, self.kept, self.center, self.half = nn.ModuleList(layers), kept, center, half
+        self.layers = nn.ModuleList(layers)
+        self.kept = kept
+        self.center = center
+        self.half = half
         latents = shape[0] - kept
         self.offset = nn.Parameter(
             initial.repeat_interleave(latents)[:, None, None].repeat(1, *shape[1:])
@@ -59,7 +62,8 @@ class Scale(nn.Module):
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """``(N, C, H, W)`` to the channels kept, the latents, and log determinants ``(N,)``."""
-        y, total = pixel_unshuffle(x, 2), x.new_zeros(len(x))
+        y = pixel_unshuffle(x, 2)
+        total = x.new_zeros(len(x))
         for layer in self.layers:
             y, log_det = layer(y, context)
             total = total + log_det
@@ -120,7 +124,9 @@ def halvings(
             f"of {height} x {width}; use fewer scales, or pad the images"
         )
     for index in range(scales):
-        channels, height, width = 4 * channels, height // 2, width // 2
+        channels = 4 * channels
+        height = height // 2
+        width = width // 2
         kept = channels // 2 if index + 1 < scales else 0
         yield (
             (channels, height, width),

@@ -94,7 +94,9 @@ class LinearSchedule(VariancePreserving):
                 f"expected 0 < beta_min <= beta_max and 0 < start < 1, got "
                 f"{beta_min}, {beta_max} and {start}; the default is LinearSchedule(0.1, 20.0)"
             )
-        self.beta_min, self.beta_max, self.start = beta_min, beta_max, start
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+        self.start = start
 
     def log_snr(self, t: Tensor) -> Tensor:
         tau = self.start + (1 - self.start) * t
@@ -131,10 +133,8 @@ class CosineSchedule(VariancePreserving):
         checks.finite(log_snr_max=log_snr_max, log_snr_min=log_snr_min)
         super().__init__()
         _check_ends(log_snr_max, log_snr_min)
-        self.low, self.rest = (
-            math.atan(math.exp(-log_snr_max / 2)),
-            math.atan(math.exp(log_snr_min / 2)),
-        )
+        self.low = math.atan(math.exp(-log_snr_max / 2))
+        self.rest = math.atan(math.exp(log_snr_min / 2))
         self.width = math.pi / 2 - self.low - self.rest
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -171,7 +171,8 @@ class VarianceExploding(_Exploding):
         checks.finite(sigma_min=sigma_min, sigma_max=sigma_max)
         super().__init__()
         _check_sigmas(sigma_min, sigma_max)
-        self.start, self.range = math.log(sigma_min), math.log(sigma_max) - math.log(sigma_min)
+        self.start = math.log(sigma_min)
+        self.range = math.log(sigma_max) - math.log(sigma_min)
 
     def log_snr(self, t: Tensor) -> Tensor:
         return -2 * (self.start + self.range * t)
@@ -205,7 +206,8 @@ class EDMSchedule(_Exploding):
         checks.positive(rho=rho)
         super().__init__()
         _check_sigmas(sigma_min, sigma_max)
-        self.rho, self.start = rho, sigma_min ** (1 / rho)
+        self.rho = rho
+        self.start = sigma_min ** (1 / rho)
         self.range = sigma_max ** (1 / rho) - self.start
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -259,13 +261,16 @@ class LearnedSchedule(VariancePreserving):
         return self.start - self.log_range.exp() * (self._rising(t) - ends[0]) / (ends[1] - ends[0])
 
     def time(self, log_snr: Tensor) -> Tensor:
-        low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        low = torch.zeros_like(log_snr)
+        high = torch.ones_like(log_snr)
         with torch.no_grad():
             for _ in range(50):
                 middle = (low + high) / 2
                 noisier = self.log_snr(middle) < log_snr
-                low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-            t, near = (low + high) / 2, 1e-3
+                low = torch.where(noisier, low, middle)
+                high = torch.where(noisier, middle, high)
+            t = (low + high) / 2
+            near = 1e-3
             slope = (self.log_snr(t + near) - self.log_snr(t - near)) / (2 * near)
         return t - (self.log_snr(t) - log_snr) / slope  # has the gradients of the inverse
 

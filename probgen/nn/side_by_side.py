@@ -38,7 +38,8 @@ class SideBySide(nn.Module):
         checks.network(net=net)
         checks.one_of((1, 3), event_ndim=event_ndim)
         super().__init__()
-        self.net, self.event_ndim = net, event_ndim
+        self.net = net
+        self.event_ndim = event_ndim
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:

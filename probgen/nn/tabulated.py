@@ -63,13 +63,15 @@ class TabulatedSchedule(VariancePreserving):
     def log_snr(self, t: Tensor) -> Tensor:
         place = t * (len(self.ratios) - 1)
         before = self._before(place.detach().floor().long())
-        start, end = self._at(before), self._at(before + 1)
+        start = self._at(before)
+        end = self._at(before + 1)
         return start + (place - before) * (end - start)  # beyond the ends the line goes on
 
     def time(self, log_snr: Tensor) -> Tensor:
         after = torch.searchsorted(-self.ratios, -log_snr.detach().contiguous(), right=True)
         before = self._before(after - 1)
-        start, end = self._at(before), self._at(before + 1)
+        start = self._at(before)
+        end = self._at(before + 1)
         return (before + (log_snr - start) / (end - start)) / (len(self.ratios) - 1)
 
     def _before(self, place: Tensor) -> Tensor:

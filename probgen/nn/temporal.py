@@ -51,10 +51,8 @@ class GatedBlock(nn.Module):
 
     def __init__(self, hidden: int, kernel: int, dilation: int, dropout: float = 0.0):
         super().__init__()
-        self.causal, self.mix = (
-            CausalConvolution(hidden, 2 * hidden, kernel, dilation),
-            nn.Linear(hidden, hidden),
-        )
+        self.causal = CausalConvolution(hidden, 2 * hidden, kernel, dilation)
+        self.mix = nn.Linear(hidden, hidden)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,8 +119,11 @@ class TemporalConvolution(nn.Module):
         checks.sizes(1, 1, dilations=dilations)
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
-        self.inputs, self.hidden, self.past = inputs, hidden, (kernel - 1) * sum(dilations)
-        self.drop, self.first = nn.Dropout(dropout), nn.Linear(inputs, hidden)
+        self.inputs = inputs
+        self.hidden = hidden
+        self.past = (kernel - 1) * sum(dilations)
+        self.drop = nn.Dropout(dropout)
+        self.first = nn.Linear(inputs, hidden)
         self.blocks = nn.ModuleList(
             GatedBlock(hidden, kernel, dilation, dropout) for dilation in dilations
         )
@@ -138,7 +139,8 @@ class TemporalConvolution(nn.Module):
 
         At first None.
         """
-        h, kept = self._start(x).reshape(-1, self.hidden), []
+        h = self._start(x).reshape(-1, self.hidden)
+        kept = []
         for index, block in enumerate(self.blocks):
             h, past = block.step(h, state[index] if state else None)
             kept.append(past)

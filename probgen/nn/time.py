@@ -84,10 +84,8 @@ class TimeMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
         self.norms = nn.ModuleList(nn.LayerNorm(before) for before, _ in sizes)
         self.modulations = nn.Linear(embedding, 2 * sum(hidden))
-        self.dropout, self.last = (
-            nn.Dropout(dropout),
-            nn.Linear(hidden[-1], dims if outputs is None else outputs),
-        )
+        self.dropout = nn.Dropout(dropout)
+        self.last = nn.Linear(hidden[-1], dims if outputs is None else outputs)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 

@@ -48,8 +48,11 @@ class Attention(nn.Module):
                 f"expected a width divisible by heads {heads}, got {width}; choose another number "
                 "of heads"
             )
-        self.heads, self.dropout, self.causal = heads, dropout, causal
-        self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads = heads
+        self.dropout = dropout
+        self.causal = causal
+        self.inputs = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.projected(h)
@@ -158,18 +161,18 @@ class TransformerNet(nn.Module):
     ):
         super().__init__()
         width = embed(torch.zeros(1)).shape[-1]
-        self.shape, self.heads, self.embed = tuple(shape), heads, embed
+        self.shape = tuple(shape)
+        self.heads = heads
+        self.embed = embed
         self.start = (
             nn.Linear(context, width) if context else nn.Parameter(torch.randn(width) * 0.02)
         )
         axes = [size for size in shape if size > 1] or [1]
         self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in axes)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
-        self.norm, self.last, self.dropout = (
-            nn.LayerNorm(width),
-            nn.Linear(width, outputs),
-            nn.Dropout(dropout),
-        )
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, outputs)
+        self.dropout = nn.Dropout(dropout)
         self.apply(small)
         for block in self.blocks:
             for residual in (block.attention.out, block.mlp[-1]):
@@ -198,7 +201,8 @@ class TransformerNet(nn.Module):
 
         Keys and values of earlier positions are kept: each step is one position through the blocks.
         """
-        positions, seen = self.positions(), self.first(batch, context)
+        positions = self.positions()
+        seen = self.first(batch, context)
         length, width = positions.shape
         size = (batch, self.heads, length, width // self.heads)
         caches = [(seen.new_empty(size), seen.new_empty(size)) for _ in self.blocks]

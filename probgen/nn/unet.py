@@ -38,7 +38,8 @@ class Residual(nn.Module):
         self.enter = nn.Sequential(
             group_norm(before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
         )
-        self.norm, self.modulation = group_norm(after), nn.Linear(embedding, 2 * after)
+        self.norm = group_norm(after)
+        self.modulation = nn.Linear(embedding, 2 * after)
         self.leave = nn.Sequential(
             nn.SiLU(), nn.Dropout(dropout), zero(nn.Conv2d(after, after, 3, padding=1))
         )
@@ -54,7 +55,8 @@ class Mixing(nn.Module):
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
-        self.norm, self.attention = group_norm(channels), Attention(channels, heads)
+        self.norm = group_norm(channels)
+        self.attention = Attention(channels, heads)
         zero(self.attention.out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,7 +169,8 @@ class UNet(nn.Module):
                 f"expected blocks >= 1 and attention at 0 to {len(multipliers)} levels, got "
                 f"{blocks} and {attention}"
             )
-        self.shape, embedding = tuple(shape), 4 * width
+        self.shape = tuple(shape)
+        embedding = 4 * width
         self.conditioning = Conditioning(embedding, context, time)
         widths = [width * multiplier for multiplier in multipliers]
         mixed = [heads if level >= len(widths) - attention else 0 for level in range(len(widths))]
@@ -202,7 +205,8 @@ class UNet(nn.Module):
         return y.view(*lead, *y.shape[1:])
 
     def _rows(self, x: Tensor, e: Tensor) -> Tensor:
-        h, skips = self.first(x), []
+        h = self.first(x)
+        skips = []
         for level, stage in enumerate(self.down):
             h = self.halvings[level - 1](h) if level else h
             skips.append(stage(h, e))

@@ -101,7 +101,8 @@ class Adversarial(Objective):
         self.adversary = Adversary(
             critic, game, regularizers=regularizers, packing=packing, augment=augment
         )
-        self.critic_steps, self.information = critic_steps, information
+        self.critic_steps = critic_steps
+        self.information = information
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:

@@ -80,12 +80,10 @@ class Adversary(nn.Module):
         checks.at_least(1, "1 shows the critic one row at a time", packing=packing)
         checks.function(**checks.given(augment=augment))
         super().__init__()
-        self.critic, self.game, self.packing, self.augment = (
-            critic,
-            game or NonSaturating(),
-            packing,
-            augment,
-        )
+        self.critic = critic
+        self.game = game or NonSaturating()
+        self.packing = packing
+        self.augment = augment
         self.regularizers = tuple(regularizers)
 
     def forward(self, real: Tensor, fake: Tensor, *context: Any, both: bool = True) -> Tensor:
@@ -102,10 +100,8 @@ class Adversary(nn.Module):
 
         ``"critic"``, ``"penalty"`` where there are regularizers, ``"generator"`` with ``both``.
         """
-        leaf, contexts = (
-            fake.detach(),
-            tuple(self._packed(c) for c in context if torch.is_tensor(c)),
-        )
+        leaf = fake.detach()
+        contexts = tuple(self._packed(c) for c in context if torch.is_tensor(c))
         leaf.requires_grad_(both or bool(self.regularizers))
         seen = (
             self._packed(self._augmented(real.detach()))
@@ -113,7 +109,8 @@ class Adversary(nn.Module):
             .requires_grad_(bool(self.regularizers))
         )
         made = self._packed(self._augmented(leaf))
-        on_real, on_fake = self._scores(seen, contexts), self._scores(made, contexts)
+        on_real = self._scores(seen, contexts)
+        on_fake = self._scores(made, contexts)
         critic = lambda x: self._scores(x, contexts).mean(-1)  # noqa: E731
         played = Round(critic, seen, made, on_real.mean(-1), on_fake.mean(-1))
         parts = {"critic": self.game.critic(on_real, on_fake).mean()}

@@ -53,7 +53,8 @@ class Baseline(NamedTuple):
             value = torch.as_tensor(
                 self.baseline_value, dtype=signal.score.dtype, device=signal.score.device
             )
-        wanted, got = signal.score.shape, value.shape
+        wanted = signal.score.shape
+        got = value.shape
         if len(got) > len(wanted) or any(
             a not in (1, b) for a, b in zip(got[::-1], wanted[::-1], strict=False)
         ):
@@ -73,7 +74,8 @@ def baseline_of(site: Site) -> Baseline | None:
     >>> baseline_of({"name": "z", "infer": {"baseline": {"use_decaying_avg_baseline": True}}}).baseline_beta
     0.9
     """
-    given, name = site["infer"].get("baseline") or {}, site["name"]
+    given = site["infer"].get("baseline") or {}
+    name = site["name"]
     if unknown := sorted(given.keys() - set(Baseline._fields)):
         raise ValueError(
             f"expected baseline options among {', '.join(Baseline._fields)} at guide site "

@@ -136,13 +136,11 @@ class ContrastiveDivergence(Objective):
                 f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}; give "
                 "both"
             )
-        self.steps, self.chains, self.pool, self.restart, self.penalty = (
-            steps,
-            chains,
-            pool,
-            restart,
-            penalty,
-        )
+        self.steps = steps
+        self.chains = chains
+        self.pool = pool
+        self.restart = restart
+        self.penalty = penalty
         self.register_buffer("states", None)
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
@@ -159,7 +157,8 @@ class ContrastiveDivergence(Objective):
         if self.chains is not None and self.states is None:
             self.prepare(model, guide, *batch)
         site = self._site(model, guide, batch)
-        distribution, x = site["fn"], site["value"]
+        distribution = site["fn"]
+        x = site["value"]
         positive = distribution.log_prob(x)
         if self.chains is None:
             states = distribution.chain(distribution.chain_from(x), self.steps)

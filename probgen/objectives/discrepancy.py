@@ -113,7 +113,8 @@ class MMD:
         checks.flag(unbiased=self.unbiased)
 
     def __call__(self, real: Tensor, fake: Tensor, *context: Any) -> Tensor:
-        x, y = _vectors(real, context), _vectors(fake, context)
+        x = _vectors(real, context)
+        y = _vectors(fake, context)
         between = _squares(x, y)
         unit = between.detach().median().clamp_min(1e-12) if self.unit is None else self.unit**2
         within = (_average(self.kernel(_squares(s, s) / unit), self.unbiased) for s in (x, y))
@@ -146,7 +147,8 @@ class EnergyDistance:
         checks.flag(unbiased=self.unbiased)
 
     def __call__(self, real: Tensor, fake: Tensor, *context: Any) -> Tensor:
-        x, y = _vectors(real, context), _vectors(fake, context)
+        x = _vectors(real, context)
+        y = _vectors(fake, context)
         within = sum(_average(_distances(s, s), self.unbiased) for s in (x, y))
         return 2 * _distances(x, y).mean() - within
 
@@ -180,7 +182,8 @@ class SlicedWasserstein:
         checks.at_least(1, directions=self.directions)
 
     def __call__(self, real: Tensor, fake: Tensor, *context: Any) -> Tensor:
-        x, y = _vectors(real, context), _vectors(fake, context)
+        x = _vectors(real, context)
+        y = _vectors(fake, context)
         if len(x) != len(y):
             raise ValueError(
                 f"expected samples of one size, got {len(x)} and {len(y)} rows; leave some out"
@@ -251,7 +254,8 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 def _squares(x: Tensor, y: Tensor) -> Tensor:
     """Squared distances ``(n, m)`` by products, which lose little once the samples are centerd."""
     center = x.detach().mean(0)
-    x, y = x - center, y - center
+    x = x - center
+    y = y - center
     return (x.square().sum(-1, keepdim=True) + y.square().sum(-1) - 2 * x @ y.mT).clamp_min(0)
 
 

@@ -53,14 +53,14 @@ def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool
 
     In closed form, or log q - log p of its draw, log q alone for a helper variable.
     """
-    distribution, closed = (
-        site["fn"],
-        closed_form(site, prior) if ordered and prior is not None else None,
-    )
+    distribution = site["fn"]
+    closed = closed_form(site, prior) if ordered and prior is not None else None
     if closed is not None:
         return Cost(site, *closed, closed=True, score=score_function(site))
     parts = distribution.score_parts(site["value"], *site["args"], **site["kwargs"])
-    log_q, path, score = parts.log_prob, parts.entropy_term, parts.score_function
+    log_q = parts.log_prob
+    path = parts.entropy_term
+    score = parts.score_function
     if path is not log_q:  # the expected gradient of what is left out is zero
         log_q = log_q.detach() + (path - path.detach() if torch.is_tensor(path) else path)
     entries = scale_and_mask(log_q, site["scale"], site["mask"])
@@ -78,7 +78,10 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
 
     And the latent dims that one number covers.
     """
-    q, p, scale, mask = site["fn"], prior["fn"], site["scale"], site["mask"]
+    q = site["fn"]
+    p = prior["fn"]
+    scale = site["scale"]
+    mask = site["mask"]
     alike = q.batch_shape == p.batch_shape and q.event_shape == p.event_shape
     if not alike or mask is not prior["mask"] or not _same(scale, prior["scale"]):
         return None

@@ -125,8 +125,12 @@ class ELBO(Objective):
         checks.at_least(0, max_plate_nesting=max_plate_nesting)
         checks.flag(vectorized=vectorized)
         super().__init__()
-        self.beta, self.free_bits, self.particles = beta, free_bits, particles
-        self.plate, self.max_plate_nesting, self.vectorized = plate, max_plate_nesting, vectorized
+        self.beta = beta
+        self.free_bits = free_bits
+        self.particles = particles
+        self.plate = plate
+        self.max_plate_nesting = max_plate_nesting
+        self.vectorized = vectorized
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.baselines = Baselines()
 
@@ -154,7 +158,8 @@ class ELBO(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        beta, estimates = at_next_step(self.beta, self.step, self.training), []
+        beta = at_next_step(self.beta, self.step, self.training)
+        estimates = []
         for _ in range(1 if self.vectorized else self.particles):
             run = record(model, guide, batch, self._inside, self.max_plate_nesting)
             check_pair(run.model, run.guide, "bound", "ELBO")
@@ -193,7 +198,8 @@ class ELBO(Objective):
 
     def _free(self, cost: Cost) -> Cost:
         """Charges the allowance instead of the divergence of each dim where that is smaller."""
-        site, dims = cost.site, cost.dims
+        site = cost.site
+        dims = cost.dims
         if site["infer"].get("is_auxiliary"):
             raise ValueError(
                 "ELBO: expected free bits with a guide that draws the model's latent sites "

@@ -72,17 +72,16 @@ class EnumeratedELBO(Objective):
         checks.at_least(0, max_plate_nesting=max_plate_nesting)
         checks.flag(vectorized=vectorized)
         super().__init__()
-        self.particles, self.max_plate_nesting, self.vectorized = (
-            particles,
-            max_plate_nesting,
-            vectorized,
-        )
+        self.particles = particles
+        self.max_plate_nesting = max_plate_nesting
+        self.vectorized = vectorized
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
         together = self.vectorized and self.particles > 1
-        loss, divergences = 0.0, []
+        loss = 0.0
+        divergences = []
         for _ in range(1 if together else self.particles):
             inside = self.particles if together else None
             for p, q in enumerated_runs(model, guide, batch, inside, self.max_plate_nesting):

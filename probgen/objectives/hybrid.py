@@ -63,7 +63,8 @@ class Hybrid(Objective):
         checks.instance(Objective, generative=generative)
         checks.not_negative(weight=weight)
         super().__init__()
-        self.generative, self.weight = generative, weight
+        self.generative = generative
+        self.weight = weight
         self.ignores_constants = generative.ignores_constants
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:

@@ -100,7 +100,8 @@ class Renyi(RowWeighted):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        weights, power = self.weigh(model, guide, batch), 1.0 - self.alpha
+        weights = self.weigh(model, guide, batch)
+        power = 1.0 - self.alpha
 
         def bound(log_w: Tensor) -> Tensor:
             return average(power * log_w, weights.kind) / power if power else log_w.mean(0)

@@ -100,13 +100,11 @@ class InvariantInformation(Objective):
         checks.scheduled(1, balance=balance)
         checks.text(site=site)
         super().__init__()
-        self.views, self.objective, self.weight, self.balance, self.site = (
-            views,
-            objective,
-            weight,
-            balance,
-            site,
-        )
+        self.views = views
+        self.objective = objective
+        self.weight = weight
+        self.balance = balance
+        self.site = site
         self.ignores_constants = objective is not None and objective.ignores_constants
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 

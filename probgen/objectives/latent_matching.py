@@ -90,7 +90,10 @@ class MatchedLatents(Objective):
         checks.not_negative(weight=weight, beta=beta)
         checks.text(site=site)
         super().__init__()
-        self.matcher, self.weight, self.beta, self.site = matcher, weight, beta, site
+        self.matcher = matcher
+        self.weight = weight
+        self.beta = beta
+        self.site = site
         self.descends = matcher.descends
         self.ignores_constants = not matcher.descends
 

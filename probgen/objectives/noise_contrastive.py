@@ -75,7 +75,8 @@ class NoiseContrastive(Objective):
         checks.generative(noise=noise)
         checks.at_least(1, ratio=ratio)
         super().__init__()
-        self.noise, self.ratio = noise, ratio
+        self.noise = noise
+        self.ratio = ratio
         self.log_normalizer = nn.Parameter(torch.zeros(()))
 
     def differentiable_loss(
@@ -86,7 +87,8 @@ class NoiseContrastive(Objective):
         )
         if density_kind(site["fn"]) != "unnormalized":
             check_density("x", site, "exact", "NoiseContrastive")
-        distribution, x = site["fn"], site["value"]
+        distribution = site["fn"]
+        x = site["value"]
         with torch.no_grad():
             noise = self._distribution(batch, len(x))
             y = noise.sample((self.ratio,))

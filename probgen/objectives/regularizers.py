@@ -67,7 +67,8 @@ class GradientPenalty:
         checks.not_negative(weight=self.weight, target=self.target)
 
     def __call__(self, played: Round) -> Tensor:
-        real, fake = played.real.detach(), played.fake.detach()
+        real = played.real.detach()
+        fake = played.fake.detach()
         with torch.enable_grad():
             share = torch.rand(
                 len(real), *[1] * (real.ndim - 1), dtype=real.dtype, device=real.device

@@ -58,7 +58,8 @@ def dream(
         raise TypeError(
             f"{name}: expected an observed site named 'x', found none; rename the site of the data"
         )
-    real, fake = site["infer"]["obs"], site["value"]
+    real = site["infer"]["obs"]
+    fake = site["value"]
     if not site["fn"].has_rsample:
         raise TypeError(
             f"{name}: expected a distribution with rsample at site 'x', got "

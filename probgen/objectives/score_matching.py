@@ -33,7 +33,8 @@ def _continuous(
     site = distribution_of_x(
         model, guide, batch, HasScore, objective, "use an adversarial objective"
     )
-    distribution, name = site["fn"], type(objective).__name__
+    distribution = site["fn"]
+    name = type(objective).__name__
     if (
         density_kind(distribution) not in ("exact", "unnormalized", "approximate")
         or distribution.support.is_discrete
@@ -205,7 +206,8 @@ class DenoisingScoreMatching(Objective):
     ) -> Tensor:
         site = _continuous(model, guide, batch, self)
         x = site["value"].detach()
-        sigma, noise = self._levels(x), torch.randn_like(x)
+        sigma = self._levels(x)
+        noise = torch.randn_like(x)
         with torch.enable_grad():
             _, score = _score(site["fn"], x + sigma * noise)
             each = _rows((sigma * score + noise).square()) / 2

@@ -66,8 +66,10 @@ class RowWeighted(Objective):
         checks.at_least(0, max_plate_nesting=max_plate_nesting)
         checks.flag(vectorized=vectorized)
         super().__init__()
-        self.particles, self.plate = particles, plate
-        self.max_plate_nesting, self.vectorized = max_plate_nesting, vectorized
+        self.particles = particles
+        self.plate = plate
+        self.max_plate_nesting = max_plate_nesting
+        self.vectorized = vectorized
 
     def weigh(
         self,
@@ -134,11 +136,9 @@ class RowWeighted(Objective):
         return {name: site for name, site in sites.items() if score_function(site) is not None}
 
     def _check(self, pair: Reading) -> None:
-        name, model, guide = (
-            type(self).__name__,
-            densities(pair.model.nodes),
-            densities(pair.guide.nodes),
-        )
+        name = type(self).__name__
+        model = densities(pair.model.nodes)
+        guide = densities(pair.guide.nodes)
         check_pair(model, guide, self.weakest, name)
         for site in (*model.values(), *guide.values()):
             if not in_plate(site, self.plate) and not site["infer"].get("_deterministic"):

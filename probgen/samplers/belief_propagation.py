@@ -85,19 +85,22 @@ def belief_propagation(
     targets, sources, tables = both_ways(edges, pairs)
     back = torch.arange(2 * len(edges), device=unary.device).roll(len(edges))
     messages = unary.new_zeros(len(unary), len(targets), unary.shape[-1])
-    residual, rounds = float("inf"), 0
+    residual = float("inf")
+    rounds = 0
     while rounds < iterations and residual > tol:
         inner = unary.index_add(1, targets, messages)[:, sources] - messages[:, back]
         new = (tables + inner.unsqueeze(-2)).logsumexp(-1).log_softmax(-1)
         new = damping * messages + (1 - damping) * new
         residual = (new - messages).abs().max().item() if len(edges) else 0.0
-        messages, rounds = new, rounds + 1
+        messages = new
+        rounds = rounds + 1
     beliefs = unary.index_add(1, targets, messages)
     ends = (
         beliefs[:, targets] - messages
     )  # of every edge's target, without what the edge itself said
     joint = (tables + ends.unsqueeze(-1) + ends[:, back].unsqueeze(-2))[:, : len(edges)]
-    nodes, joint = beliefs.softmax(-1), joint.flatten(2).softmax(-1).reshape(joint.shape)
+    nodes = beliefs.softmax(-1)
+    joint = joint.flatten(2).softmax(-1).reshape(joint.shape)
     return Beliefs(nodes, joint, _bethe(nodes, joint, unary, pairs, edges), rounds, residual)
 
 

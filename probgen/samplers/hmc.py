@@ -72,7 +72,8 @@ def hmc(
         ratio = new_value - value + kinetic
         yes = torch.rand_like(ratio).log() < ratio
         x, score = torch.where(wide(yes, x), other, x), torch.where(wide(yes, x), new_score, score)
-        value, accepted = torch.where(yes, new_value, value), accepted + yes
+        value = torch.where(yes, new_value, value)
+        accepted = accepted + yes
     return Moved(x, accepted / max(steps, 1))
 
 
@@ -90,7 +91,8 @@ def _leapfrog(
     log weight and score at the end of a trajectory of the free coordinates.
     """
     gate = step if free is None else step * free.to(x.dtype)
-    momentum, value = momentum + gate / 2 * score, score
+    momentum = momentum + gate / 2 * score
+    value = score
     for index in range(leapfrogs):
         x = x + step * momentum
         value, score = value_and_score(log_weight, x)

@@ -95,7 +95,8 @@ def langevin(
     >>> (ends.var() * (1 - 0.1 / 4) - 1).abs() < 0.05  # the distribution of the discrete chain
     tensor(True)
     """
-    scale, x = noise * step**0.5, x.detach()
+    scale = noise * step**0.5
+    x = x.detach()
     for _ in range(steps):
         _, score = value_and_score(log_weight, x)
         score = score if clip is None else score.clamp(-clip, clip)

@@ -162,7 +162,8 @@ def heun(
         y = z / here.alpha
         if lift is not None:
             added = (lift.ratio.square() - here.ratio.square()).clamp(min=0).sqrt()
-            y, here = y + inflation * added * torch.randn_like(y), lift
+            y = y + inflation * added * torch.randn_like(y)
+            here = lift
         size = there.ratio - here.ratio
         slope = (y - denoise(here.alpha * y, here.time)) / here.ratio
         ahead = y + size * slope
@@ -201,7 +202,8 @@ def dpm_solver(denoise: Denoise, z: Tensor, grid: Grid) -> Tensor:
     steps = list(grid.steps())
     earlier = None
     for index, (here, there) in enumerate(steps):
-        x, size = denoise(z, here.time), here.ratio.log() - there.ratio.log()
+        x = denoise(z, here.time)
+        size = here.ratio.log() - there.ratio.log()
         guess = x
         if earlier is not None and index + 1 < len(steps):
             before, last = earlier

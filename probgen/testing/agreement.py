@@ -71,7 +71,9 @@ def _direction(case: Case) -> list[Tensor]:
 @torch.no_grad()
 def _log_ratio(case: Case, draws: Tensor, direction: list[Tensor]) -> Tensor:
     """Log density ratio of a neighbor whose log ratio has a standard deviation near one half."""
-    here, length, ratio = case.distribution.log_prob(draws), 1e-2, torch.zeros(())
+    here = case.distribution.log_prob(draws)
+    length = 1e-2
+    ratio = torch.zeros(())
     for _ in range(2):
         twin = replace(case, gen=copy.deepcopy(case.gen))
         for parameter, step in zip(twin.gen.parameters(), direction, strict=True):

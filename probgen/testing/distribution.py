@@ -19,7 +19,8 @@ def shapes(case: Case) -> None:
         f"got {type(distribution)}; take it from pyro.distributions",
     )
     hint = "turn dims into event dims by .to_event(n), and expand the distribution to the batch dims of the context"
-    batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
+    batch = tuple(distribution.batch_shape)
+    event = tuple(distribution.event_shape)
     require(batch == case.rows, f"expected batch_shape {case.rows}, got {batch}; {hint}")
     require(event == case.event, f"expected event_shape {case.event}, got {event}; {hint}")
     require(
@@ -33,7 +34,8 @@ def contexts(case: Case) -> None:
     if case.context is None:
         return
     distribution = case.gen(case.context.expand(2, *case.context.shape))
-    hint, rows = "index dims of the context from the right", (2, len(case.x))
+    hint = "index dims of the context from the right"
+    rows = (2, len(case.x))
     require(
         tuple(distribution.batch_shape) == rows,
         f"expected batch_shape {rows}, got {tuple(distribution.batch_shape)}; {hint}",
@@ -153,10 +155,8 @@ def expands(case: Case) -> None:
     """expand(shape) gives the same distribution with that batch_shape."""
     for shape in ((len(case.x),), (2, len(case.x))):
         distribution = case.distribution.expand(torch.Size(shape))
-        got, hint = (
-            (tuple(distribution.batch_shape), tuple(distribution.event_shape)),
-            "implement expand(batch_shape, _instance=None)",
-        )
+        got = (tuple(distribution.batch_shape), tuple(distribution.event_shape))
+        hint = "implement expand(batch_shape, _instance=None)"
         require(
             got == (shape, case.event),
             f"expected batch and event shapes {(shape, case.event)}, got {got}; {hint}",

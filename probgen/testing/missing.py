@@ -70,7 +70,8 @@ def _check_integral(case: Case, complete: Tensor) -> None:
         return
     rows = complete[:1].flatten(1).repeat(len(grid), 1)
     rows[:, 0] = grid
-    distribution, batch = case.at(slice(1)), (1,) if case.rows else ()
+    distribution = case.at(slice(1))
+    batch = (1,) if case.rows else ()
     step = 1.0 if case.distribution.support.is_discrete else (grid[1] - grid[0]).item()
     total = distribution.log_prob(rows.reshape(-1, *batch, *case.event)).logsumexp(
         0
@@ -92,10 +93,8 @@ def _grid(case: Case, row: Tensor) -> Tensor | None:
         return torch.tensor([0.0, 1.0]).to(row)
     if support is constraints.real:
         draws = case.at(slice(1)).sample((200,)).flatten(1)[:, 0]
-        center, width = (
-            (draws.mean() + row.flatten()[0]) / 2,
-            12 * draws.std() + (draws.mean() - row.flatten()[0]).abs(),
-        )
+        center = (draws.mean() + row.flatten()[0]) / 2
+        width = 12 * draws.std() + (draws.mean() - row.flatten()[0]).abs()
         return torch.linspace(center - width, center + width, 4001).to(row)
     return None
 

@@ -89,7 +89,8 @@ def guides(case: Case) -> None:
     """guide draws the latent sites of model, and without x its globals alone."""
     with isolated():
         pair = read(case.gen.model, case.gen.guide, case.batch)
-    latent, drawn = latent_sites(pair.model), set(latent_sites(pair.guide))
+    latent = latent_sites(pair.model)
+    drawn = set(latent_sites(pair.guide))
     needed = {name for name, site in latent.items() if not is_enumerated(site)}
     hint = "sites of both programs must have the same names"
     require(

@@ -33,7 +33,8 @@ def registered(case: Case) -> None:
 
 def copied(case: Case) -> None:
     """a deepcopy is the same distribution, and independent of the original."""
-    before, twin = case.fingerprint(), replace(case, gen=copy.deepcopy(case.gen))
+    before = case.fingerprint()
+    twin = replace(case, gen=copy.deepcopy(case.gen))
     require_close(
         "of the copy", twin.fingerprint(), before, "something that the model needs is not copied"
     )
@@ -48,7 +49,8 @@ def copied(case: Case) -> None:
 
 def saved(case: Case) -> None:
     """its state_dict brings it back."""
-    before, state = case.fingerprint(), copy.deepcopy(case.gen.state_dict())
+    before = case.fingerprint()
+    state = copy.deepcopy(case.gen.state_dict())
     _disturb(case.gen)
     case.gen.load_state_dict(state)
     hint = "make what changes a parameter or a persistent buffer, and compute nothing from them in __init__"
@@ -61,10 +63,8 @@ def double(case: Case) -> None:
         return
     context = None if case.context is None else case.context.double()
     twin = replace(case, gen=copy.deepcopy(case.gen).double(), x=case.x.double(), context=context)
-    dtype, hint = (
-        twin.distribution.sample().dtype,
-        "use buffers, or torch.zeros_like(parameter), in place of new tensors",
-    )
+    dtype = twin.distribution.sample().dtype
+    hint = "use buffers, or torch.zeros_like(parameter), in place of new tensors"
     require(dtype == torch.float64, f"expected samples of float64, got {dtype}; {hint}")
     if case.kind == "exact":
         hint = "precisions disagree: a tensor is made in single precision, or large numbers cancel"

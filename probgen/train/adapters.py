@@ -72,7 +72,8 @@ class PlainLoss(Objective):
 
     def __init__(self, loss: Callable[..., Tensor]):
         super().__init__()
-        self.loss, owner = loss, getattr(loss, "__self__", None)
+        self.loss = loss
+        owner = getattr(loss, "__self__", None)
         if isinstance(owner, nn.Module):
             self.owner = owner
 

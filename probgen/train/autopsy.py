@@ -46,7 +46,8 @@ class Autopsy:
     """
 
     def __init__(self, run: Run, selection: Any):
-        self.run, self.batch = run, run.fetch(selection)
+        self.run = run
+        self.batch = run.fetch(selection)
         self.index = run.source.index(selection)
         self.layout = run.source.layout.like(self.batch)
         self.count = self.layout.count(self.batch)
@@ -78,7 +79,8 @@ class Autopsy:
 
     def _sites(self) -> tuple[list[str], list[int]]:
         """Sites whose log_prob is not finite, and the rows where it is not."""
-        lines, found = [], set()
+        lines = []
+        found = set()
         try:
             pair = self._reading()
             for part, trace in zip(("model", "guide"), pair, strict=True):
@@ -93,7 +95,8 @@ class Autopsy:
         return lines, sorted(row for row in found if row < self.count)
 
     def _reading(self) -> Reading:
-        gen, total = self.run.gen, self.run.source.rows or self.count
+        gen = self.run.gen
+        total = self.run.source.rows or self.count
         devices = range(torch.cuda.device_count())
         with (
             torch.random.fork_rng(devices),
@@ -122,7 +125,8 @@ class Autopsy:
         """What the numbers of rows count: rows of the data, or of one batch of a loader."""
         if not self.streamed:
             return "the data"
-        step, length = self.run.step, self.run.source.per_epoch()
+        step = self.run.step
+        length = self.run.source.per_epoch()
         if not length:
             return f"batch {step} of the run (from 0; rows of a loader are numbered by batch)"
         return f"batch {step % length} of epoch {step // length} of the loader (all from 0)"
@@ -196,7 +200,8 @@ class Autopsy:
         """What is usual for each entry of a row, in all rows in memory or in the batch."""
         data = self.batch if self.streamed else self.run.source.look()
         data = some_rows(self.run.gen, data, COMPARED)
-        leaves, found = leaves_of(data), []
+        leaves = leaves_of(data)
+        found = []
         for place in places:
             dim = self.layout.dims[place] or 0
             rows = leaves[place].movedim(dim, 0).flatten(1) if leaves[place].ndim > 1 else None

@@ -57,7 +57,8 @@ class Trial:
     """
 
     def __init__(self, run: Run, index: Tensor | None):
-        self.run, self.index = run, index
+        self.run = run
+        self.index = index
 
     def breaks(self, batch: Batch, rows: Tensor | None = None) -> bool:
         """Whether the loss of a batch, or its gradient, is not finite.

@@ -103,10 +103,16 @@ class InMemory:
         drop_last: bool = False,
     ):
         self.drop_last = drop_last
-        self.data, self.layout = data, row_layout(data) if layout is None else layout
+        self.data = data
+        self.layout = row_layout(data) if layout is None else layout
         self.rows = self.layout.size
-        self.batch_size, self.seed, self.rank, self.world = batch_size * world, seed, rank, world
-        self.epoch, self.position, self._order = 0, 0, None
+        self.batch_size = batch_size * world
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        self.position = 0
+        self._order = None
         self._missing: bool | None = None
 
     def to(self, device: torch.device) -> None:
@@ -155,7 +161,8 @@ class InMemory:
                 self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)
             )
             self._order = iter(order[self.position :].split(self.batch_size))
-        chosen, size = next(self._order), min(self.batch_size, self.rows - self.position)
+        chosen = next(self._order)
+        size = min(self.batch_size, self.rows - self.position)
         self.position += size
         self._turn()
         return chosen if self.world == 1 else chosen[self.rank :: self.world], size
@@ -164,7 +171,9 @@ class InMemory:
         """Begins the next epoch where the rest of this one makes no batch."""
         needed = min(self.batch_size, self.rows) if self.drop_last else self.world
         if self.rows - self.position < needed:  # the rest could not be shared out, or is dropped
-            self.epoch, self.position, self._order = self.epoch + 1, 0, None
+            self.epoch = self.epoch + 1
+            self.position = 0
+            self._order = None
 
     def _whole(self) -> bool:
         return self.batch_size >= self.rows and self.world == 1
@@ -207,12 +216,10 @@ class InMemory:
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
 
     def seek(self, cursor: dict[str, Any]) -> None:
-        self.epoch, self.position, self.seed, self._order = (
-            cursor["epoch"],
-            cursor["position"],
-            cursor["seed"],
-            None,
-        )
+        self.epoch = cursor["epoch"]
+        self.position = cursor["position"]
+        self.seed = cursor["seed"]
+        self._order = None
         self._turn()
 
 

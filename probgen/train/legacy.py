@@ -22,7 +22,8 @@ LONG_AGO = -(10**9)  # averages of then took the first weights for a long past
 def upgraded(state: State, run: Run) -> State:
     """A state of the first format, which knew the optimizer's parameters by their places alone."""
     metadata = state.entries
-    own, mine = optimizer_state(run), schedule_of(run)
+    own = optimizer_state(run)
+    mine = schedule_of(run)
     if len(own["groups"]) != len(metadata["groups"]):
         raise CheckpointError(
             f"expected {len(metadata['groups'])} parameter groups, got {len(own['groups'])}; pass "
@@ -61,7 +62,8 @@ def upgraded(state: State, run: Run) -> State:
 
 
 def _by_name(state: State, run: Run) -> dict[str, dict[str, Any]]:
-    members, found = members_of(run), {}
+    members = members_of(run)
+    found = {}
     for place, value in state.under("optimizer/").items():
         index, key = place.split("/")
         name, group, p = members[int(index)]

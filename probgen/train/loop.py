@@ -117,13 +117,16 @@ def train(
 
 
 def _steps(run: Run, plan: Plan, engine: Engine, bar: tqdm, callbacks: Sequence[Callback]) -> None:
-    began, before, first = time.perf_counter(), run.history.seconds, run.step
+    began = time.perf_counter()
+    before = run.history.seconds
+    first = run.step
     run.module.train()
     if plan.owes(run):
         run.validate(plan.validation)
     run.signals.deliver()
     while (reason := plan.done(run)) is None:
-        epoch, step = run.source.epoch, run.step
+        epoch = run.source.epoch
+        step = run.step
         engine.advance(1 if callbacks else plan.room(run), plan.remaining(run))
         run.history.seconds = before + time.perf_counter() - began
         _look(run, run.watch is not None and run.step >= run.watch.until)
@@ -139,7 +142,8 @@ def _steps(run: Run, plan: Plan, engine: Engine, bar: tqdm, callbacks: Sequence[
 def _look(run: Run, due: bool) -> None:
     """Once, whether gradients reach all that is trained."""
     if run.watch is not None and due:
-        watch, run.watch = run.watch, None
+        watch = run.watch
+        run.watch = None
         watch.conclude()
 
 

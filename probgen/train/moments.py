@@ -42,7 +42,8 @@ def options_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 def optimizer_state(run: Run) -> dict[str, Any]:
     """All of an optimizer, parameters by their names in the loss module."""
-    optimizer, names = run.optimizer.optimizer, _names(run)
+    optimizer = run.optimizer.optimizer
+    names = _names(run)
     members = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
     groups = [
         {"names": inside, "options": options}
@@ -113,7 +114,8 @@ def check_optimizer(run: Run, saved: dict[str, Any], path: Any) -> None:
 
 def _misfits(run: Run, state: dict[str, Kept]):
     for name, group, p in members_of(run):
-        given, expected = state.get(name), fresh(run.optimizer.optimizer, group, p)
+        given = state.get(name)
+        expected = fresh(run.optimizer.optimizer, group, p)
         if not given or expected is None:
             continue
         if given.keys() != expected.keys():
@@ -149,7 +151,8 @@ def fresh(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Paramet
     twin.__dict__ = {key: value for key, value in optimizer.__dict__.items() if key != "step"}
     like = torch.zeros_like(p.detach()).requires_grad_()
     like.grad = torch.zeros_like(like)
-    twin.param_groups, twin.state = [{**group, "params": [like]}], defaultdict(dict)
+    twin.param_groups = [{**group, "params": [like]}]
+    twin.state = defaultdict(dict)
     twin._optimizer_step_pre_hooks = twin._optimizer_step_post_hooks = OrderedDict()
     try:
         with torch.random.fork_rng():

@@ -94,10 +94,8 @@ def _refuse_wrappers(optimizer: PyroOptim) -> None:
             "script with torchrun"
         )
     if isinstance(optimizer, PyroLRScheduler):
-        name, inner = (
-            optimizer.pt_scheduler_constructor.__name__,
-            optimizer.pt_optim_constructor.__name__,
-        )
+        name = optimizer.pt_scheduler_constructor.__name__
+        inner = optimizer.pt_optim_constructor.__name__
         options = ", ".join(f"{key}={value!r}" for key, value in optimizer.kwargs.items())
         raise TypeError(
             f"expected an optimizer, got a scheduler of Pyro ({name}); pass "

@@ -44,7 +44,9 @@ class RowScale(Messenger):
 
     def __init__(self, plate: str, rows: int, total: int):
         super().__init__()
-        self.plate, self.rows, self.total = plate, rows, total
+        self.plate = plate
+        self.rows = rows
+        self.total = total
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         full = next(
@@ -94,7 +96,8 @@ def _on_all_rows(
 
     The error that it raised on some of them, if it does not.
     """
-    size, kept = len(source.index(source.first())), source.batch_size
+    size = len(source.index(source.first()))
+    kept = source.batch_size
     try:
         source.whole()
         rehearse(gen, source, _nothing)
@@ -183,8 +186,10 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
     lazy parameters (AutoGuides) come into being here. Raises ``ValueError`` with the site, its
     plates, the expected and the actual shape, and the fix.
     """
-    training, chosen = gen.training, source.first()
-    batch, total = source.batch(chosen), source.rows
+    training = gen.training
+    chosen = source.first()
+    batch = source.batch(chosen)
+    total = source.rows
     gen.eval()
     try:
         with (

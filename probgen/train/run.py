@@ -77,19 +77,26 @@ class Run:
         rows_of: Callable[..., AbstractContextManager] = lambda *_: nullcontext(),
     ):
         self.rows_of = rows_of
-        self.gen, self.module, self.source, self.fabric = gen, loss, source, fabric
+        self.gen = gen
+        self.module = loss
+        self.source = source
+        self.fabric = fabric
         self.scheduler = None if scheduler is None else scheduler(optimizer)
         check_steps(optimizer, self.scheduler)
-        self.clip, self.decay = clip, ema
+        self.clip = clip
+        self.decay = ema
         self.loss, self.optimizer = fabric.setup(loss, optimizer)
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
         self._stated = len(getattr(gen, "statements", ()))
         self.average: list[Tensor] | None = None
         self.unbounded: list[int] = []  # averages with infinite entries, zeros of a table
         self.best: tuple[float, dict[str, Tensor]] | None = None
-        self.waited, self.history, self.stop = 0, History(), None
+        self.waited = 0
+        self.history = History()
+        self.stop = None
         self.restores = False
-        self.signals, self.buffers = Signals(), Buffers(loss)
+        self.signals = Signals()
+        self.buffers = Buffers(loss)
         self.watch: GradientWatch | None = None
         self.begin_average(0, {})
         self.asked = asked_of(self)
@@ -124,14 +131,16 @@ class Run:
 
         And the parts of the loss: as numbers, and as they were noted.
         """
-        batch, share = self.fetch(selection), rows / self.fabric.world_size
+        batch = self.fetch(selection)
+        share = rows / self.fabric.world_size
         with noted_parts() as parts:
             value = self.per_row(batch, share, index=self.source.index(selection))
         check_depends(value)
         self._adopt()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
-        norm, numbers = self._clip(), numbers_of(parts, share, value)
+        norm = self._clip()
+        numbers = numbers_of(parts, share, value)
         if self.fabric.world_size > 1:
             value = self.fabric.all_reduce(value.detach(), reduce_op="mean")
             numbers = self.fabric.all_reduce(numbers, reduce_op="mean") if parts else numbers
@@ -224,7 +233,8 @@ class Run:
         ``index`` numbers the rows of the batch among all rows, for a guide with parameters for each
         of them.
         """
-        own, plate = self.count(batch), self.gen.plate
+        own = self.count(batch)
+        plate = self.gen.plate
         total = self.source.rows or own
         with local_parameters(), RowScale(plate, own, total), self.rows_of(plate, total, index):
             return (loss or self.loss)(*batch) / (rows or own)
@@ -316,7 +326,8 @@ class Run:
             self.waited += 1
             return
         with self.averaged():
-            self.best, self.waited = (value, _copy(self.module.state_dict())), 0
+            self.best = (value, _copy(self.module.state_dict()))
+            self.waited = 0
 
     def leaves(self) -> str:
         """What the run leaves behind if it ends now.

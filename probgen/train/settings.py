@@ -123,7 +123,8 @@ def reconcile(
         Options of the parameter groups, state of the scheduler (``None``: as it is), and what
         differs, by name: the value then and the one now.
     """
-    now, differences = run.asked, {}
+    now = run.asked
+    differences = {}
     for key in ("clip", "ema", "batch_size"):
         if not same(then[key], now[key]):
             differences[key] = then[key], now[key]
@@ -134,7 +135,8 @@ def reconcile(
         _merge_options(*given, differences)
         for given in zip(now["groups"], then["groups"], options, strict=True)
     ]
-    old, new = then["scheduler"], now["scheduler"]
+    old = then["scheduler"]
+    new = now["scheduler"]
     if old is None or new is None or schedule is None or old["class"] != new["class"]:
         if old is not new:
             differences["scheduler"] = old and old["class"], new and new["class"]

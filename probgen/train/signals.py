@@ -49,8 +49,10 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        before, waiting = self._before, self._waiting
-        self._before, self._waiting = {}, []
+        before = self._before
+        waiting = self._waiting
+        self._before = {}
+        self._waiting = []
         for number, handler in before.items():
             signal.signal(number, handler)
         for number, frame in waiting:

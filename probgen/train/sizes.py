@@ -25,9 +25,11 @@ def check_sizes(run: Run) -> None:
         Where it does not take them, with the sizes and what to do, before the first step.
     """
     selection = run.source.first()
-    batch, index = run.source.batch(selection), run.source.index(selection)
+    batch = run.source.batch(selection)
+    index = run.source.index(selection)
     layout = run.source.layout.like(batch)
-    usual, left = run.count(batch), run.source.left_over()
+    usual = run.count(batch)
+    left = run.source.left_over()
     if not layout.known or (usual > 1 and not 0 < left < usual):
         return
     few = slice(min(usual, left or usual))

@@ -196,7 +196,8 @@ def _check_places(run: Run, state: State) -> None:
 
     ``ValueError`` where not.
     """
-    cursor, own = state.entries["cursor"], run.source.cursor()
+    cursor = state.entries["cursor"]
+    own = run.source.cursor()
     if {key: _kind(value) for key, value in cursor.items()} != {
         key: _kind(value) for key, value in own.items()
     }:
@@ -205,7 +206,8 @@ def _check_places(run: Run, state: State) -> None:
         raise ValueError("a cursor that is nowhere")
     if run.source.rows is not None and cursor["position"] > run.source.rows:
         raise ValueError("a cursor behind the last row")
-    theirs, mine = state.entries["scheduler"], schedule_of(run)
+    theirs = state.entries["scheduler"]
+    mine = schedule_of(run)
     if (
         theirs
         and mine
@@ -225,7 +227,8 @@ def _check_places(run: Run, state: State) -> None:
 
 def _check_series(run: Run, state: State) -> None:
     """History and averages have the shapes that they should; ``ValueError`` where not."""
-    loss, norms = state.tensors["history/loss"], state.tensors["history/gradient_norm"]
+    loss = state.tensors["history/loss"]
+    norms = state.tensors["history/gradient_norm"]
     if loss.ndim != 1 or loss.shape != norms.shape:
         raise ValueError(f"histories of shapes {tuple(loss.shape)} and {tuple(norms.shape)}")
     for name, value in state.under("history/").items():
@@ -278,7 +281,8 @@ def _apply(
     if schedule is not None:
         run.scheduler.load_state_dict(schedule)
     run.history = with_series(state.under("history/"))
-    run.history.validation, run.history.seconds = entries["validation"], entries["seconds"]
+    run.history.validation = entries["validation"]
+    run.history.seconds = entries["seconds"]
     run.best = None if entries["best"] is None else (entries["best"], state.under("best/"))
     run.waited = entries["waited"]
     run.begin_average(entries["since"], state.under("ema/"))

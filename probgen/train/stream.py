@@ -32,10 +32,14 @@ class Stream:
     """
 
     def __init__(self, batches: Iterable[Any], world: int = 1, gen: GenerativeModel | None = None):
-        self.batches, self.world, self.gen = batches, world, gen
+        self.batches = batches
+        self.world = world
+        self.gen = gen
         self.rows = _length(batches, gen)
         self.layout = row_layout(())
-        self.epoch, self.position, self._iterator = 0, 0, None
+        self.epoch = 0
+        self.position = 0
+        self._iterator = None
         self._ahead: Batch = ()
         self._start: list[Tensor] | None = None
 
@@ -66,7 +70,8 @@ class Stream:
         if self._iterator is None:
             self._start = self._random_state()
             self._open(0)
-        batch, self.position = self._ahead, self.position + 1
+        batch = self._ahead
+        self.position = self.position + 1
         self._look_ahead()
         return batch, self.layout.like(batch).count(batch) * self.world
 
@@ -105,7 +110,8 @@ class Stream:
     def _open(self, position: int) -> None:
         """Starts an epoch and moves to the batch at ``position``."""
         with lent():
-            self._iterator, self.position = iter(self.batches), position
+            self._iterator = iter(self.batches)
+            self.position = position
             for _ in range(position):
                 next(self._iterator)
         self._look_ahead()
@@ -126,7 +132,9 @@ class Stream:
                 given = next(self._iterator)
             self._ahead = as_batch(given, self.gen)
         except StopIteration:
-            self.epoch, self.position, self._iterator = self.epoch + 1, 0, None
+            self.epoch = self.epoch + 1
+            self.position = 0
+            self._iterator = None
 
     def _generators(self) -> list[torch.Generator]:
         own = self.batches.generator if isinstance(self.batches, DataLoader) else None
@@ -144,7 +152,9 @@ class Stream:
         return {"epoch": self.epoch, "position": self.position, "start": start}
 
     def seek(self, cursor: dict[str, Any]) -> None:
-        self.epoch, self.position, self._iterator = cursor["epoch"], cursor["position"], None
+        self.epoch = cursor["epoch"]
+        self.position = cursor["position"]
+        self._iterator = None
         self._start = [state.clone() for state in cursor["start"]]
         self._restore(self._start)
         if self.position:

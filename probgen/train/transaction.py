@@ -29,7 +29,9 @@ def transaction(run: Run) -> Iterator[None]:
 
     Steps that were whole before, in a block of several, stay.
     """
-    cursor, random, steps = run.source.cursor(), random_state(run), run.step
+    cursor = run.source.cursor()
+    random = random_state(run)
+    steps = run.step
     try:
         yield
     except BaseException:

@@ -40,7 +40,8 @@ class GradientWatch:
     def __init__(self, run: Run):
         given = (p for group in run.optimizer.param_groups for p in group["params"])
         learned = {id(p) for p in given}
-        self.run, self.until = run, run.step + STEPS
+        self.run = run
+        self.until = run.step + STEPS
         self.trained = {
             name: p
             for name, p in run.module.named_parameters()
@@ -75,7 +76,8 @@ class GradientWatch:
 
     def _try(self, training: bool) -> None:
         """The gradient of a batch, which changes nothing."""
-        run, selection = self.run, self.run.source.first()
+        run = self.run
+        selection = self.run.source.first()
         with preserved(run.module), torch.random.fork_rng(), torch.enable_grad():
             run.module.train(training)
             try:

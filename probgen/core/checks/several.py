@@ -96,7 +96,8 @@ def vector(**values: Any) -> None:
     TypeError: expected a tensor schedule (T,), got 0.5 (float); pass a vector of one entry or more
     """
     for name, value in values.items():
-        wanted, advice = f"a tensor {name} (T,)", "pass a vector of one entry or more"
+        wanted = f"a tensor {name} (T,)"
+        advice = "pass a vector of one entry or more"
         if not isinstance(value, Tensor):
             wrong_type(wanted, value, advice)
         if value.ndim != 1 or not len(value):
@@ -145,10 +146,8 @@ def whole_pairs(**values: Any) -> None:
     TypeError: expected a sequence of pairs of whole numbers edges, got 2 (int); pass such as [(0, 1), (1, 2)]
     """
     for name, value in values.items():
-        wanted, advice = (
-            f"a sequence of pairs of whole numbers {name}",
-            "pass such as [(0, 1), (1, 2)]",
-        )
+        wanted = f"a sequence of pairs of whole numbers {name}"
+        advice = "pass such as [(0, 1), (1, 2)]"
         if isinstance(value, str | bytes | type) or not isinstance(value, Iterable):
             wrong_type(wanted, value, advice)
         for member in value:

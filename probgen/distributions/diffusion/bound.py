@@ -37,10 +37,12 @@ def integrated_error(process: Process, x: Tensor, shares: Tensor, resolved: floa
     """
     low, high = _ends(process, x)
     log_snr = low + shares * (high - low)
-    t, noise = process.schedule.time(log_snr).clamp(0, 1), torch.randn_like(x)
+    t = process.schedule.time(log_snr).clamp(0, 1)
+    noise = torch.randn_like(x)
     guess = process.denoise(process.noised(x, noise, t), t)
     off = process.wide(log_snr < resolved) * _linear_error(process, x, noise, log_snr)
-    errors, top = process.wide(log_snr.exp()) * (x - guess).square() - off, high.clamp(max=resolved)
+    errors = process.wide(log_snr.exp()) * (x - guess).square() - off
+    top = high.clamp(max=resolved)
     known = top.sigmoid() - low.sigmoid()
     rest = softplus(top) - softplus(low) - known
     return process.total((high - low) * errors + known * x.square() + rest) / 2
@@ -59,19 +61,19 @@ def summed_divergence(
     """
     places = torch.arange(steps + 1, dtype=x.dtype, device=x.device) / steps
     levels = process.schedule.log_snr(places)
-    gains, shown, noise = (
-        torch.expm1(levels[:-1] - levels[1:]),
-        levels[1:].sigmoid(),
-        torch.randn_like(x),
-    )
+    gains = torch.expm1(levels[:-1] - levels[1:])
+    shown = levels[1:].sigmoid()
+    noise = torch.randn_like(x)
     probabilities = (0.5 / steps + 0.5 * gains / gains.sum()).detach()
     index = torch.bucketize(shares, probabilities.cumsum(0)[:-1])
-    t, s = places[index + 1], places[index]
+    t = places[index + 1]
+    s = places[index]
     guess, raw = process.outputs(process.noised(x, noise, t), t)
     used = gains * (levels[1:] < resolved)
     off = process.wide(used[index]) * _linear_error(process, x, noise, levels[index + 1]) / 2
     entries = (divergences(process, x, guess, raw, t, s) - off) / process.wide(probabilities[index])
-    known, rest = (used * shown * (1 - shown)).sum(), (used * shown.square()).sum()
+    known = (used * shown * (1 - shown)).sum()
+    rest = (used * shown.square()).sum()
     return process.total(entries + (known * x.square() + rest) / 2)
 
 
@@ -85,7 +87,8 @@ def divergences(
     with the ratio :math:`\rho` of both variances; for the posterior variance it is one, and the
     squared error stands alone (Kingma et al. 2021, equation 14).
     """
-    early, late = process.schedule.log_snr(s), process.schedule.log_snr(t)
+    early = process.schedule.log_snr(s)
+    late = process.schedule.log_snr(t)
     small, large = process.log_variances(t, s)
     log_ratio = small - process.variance.log_variance(raw, small, large)
     errors = process.wide(-early.exp() * torch.expm1(late - early)) * (x - guess).square()

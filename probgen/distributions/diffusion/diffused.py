@@ -100,18 +100,14 @@ class Diffused(dist.TorchDistribution):
         guidance: float = 1.0,
         limit: Limit | None = None,
     ):
-        self.process, self.noise, self.steps, self.sampler, self.times = (
-            process,
-            noise,
-            steps,
-            sampler,
-            times,
-        )
-        self.reconstruction, self.unconditional, self.guidance = (
-            reconstruction,
-            unconditional,
-            guidance,
-        )
+        self.process = process
+        self.noise = noise
+        self.steps = steps
+        self.sampler = sampler
+        self.times = times
+        self.reconstruction = reconstruction
+        self.unconditional = unconditional
+        self.guidance = guidance
         self.limit = limit
         super().__init__(noise.batch_shape, noise.event_shape, validate_args=False)
 
@@ -125,7 +121,8 @@ class Diffused(dist.TorchDistribution):
     def bound_terms(self, x: Tensor) -> dict[str, Tensor]:
         """The terms of ``log_prob``, by name: ``(*batch, *event) -> (*batch,)`` each."""
         x = self._complete(x)
-        y, end = self._shown(self.reconstruction.embed(x)), torch.zeros_like(x[(0,) * x.ndim])
+        y = self._shown(self.reconstruction.embed(x))
+        end = torch.zeros_like(x[(0,) * x.ndim])
         kept = self.process.total(
             self.reconstruction.expected_log_prob(x, *self.process.levels(end))
         )
@@ -200,8 +197,10 @@ class Diffused(dist.TorchDistribution):
 
         RePaint.
         """
-        process, shape = self._limited(), torch.broadcast_shapes(x.shape, self.shape())
-        y, mask = self.reconstruction.embed(x.nan_to_num()).expand(shape), mask.expand(shape)
+        process = self._limited()
+        shape = torch.broadcast_shapes(x.shape, self.shape())
+        y = self.reconstruction.embed(x.nan_to_num()).expand(shape)
+        mask = mask.expand(shape)
         times = uniform_steps(max(2, steps // repeats), process.schedule, y)
         z = self._noisiest(torch.randn_like(y))
 
@@ -253,7 +252,9 @@ class Diffused(dist.TorchDistribution):
                 "context, and train with "
                 "Diffusion(..., context_dropout=0.1)"
             )
-        known, unknown, weight = self.process.net, self.unconditional, self.guidance
+        known = self.process.net
+        unknown = self.unconditional
+        weight = self.guidance
 
         def net(z: Tensor, t: Tensor) -> Tensor:
             without = unknown(z, t)

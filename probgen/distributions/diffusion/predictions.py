@@ -159,7 +159,8 @@ class EDM:
         return self._factors(alpha, sigma)[1].square().reciprocal()
 
     def _factors(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        ratio, data = sigma / alpha, self.sigma_data
+        ratio = sigma / alpha
+        data = self.sigma_data
         total = ratio.square() + data**2
         return data**2 / total, ratio * data * total.rsqrt()
 

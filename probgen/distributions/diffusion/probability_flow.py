@@ -107,7 +107,8 @@ class ReverseFlow(dist.TorchDistribution):
         return new
 
     def _velocity(self, t: Tensor, z: Tensor) -> Tensor:
-        process, t = self.diffused.process, t.to(z.dtype)
+        process = self.diffused.process
+        t = t.to(z.dtype)
         x, (alpha, sigma) = process.denoise(z, t), process.schedule(t)
         signal, noise = process.rates(t)
         return signal * x + noise * (z - alpha * x) / sigma

@@ -74,7 +74,8 @@ class Process:
         levels = self.schedule(t)
         time = self.prediction.time(t, *levels).expand(z.shape[: z.ndim - self.event_ndim])
         alpha, sigma = map(self.wide, levels)
-        out, raw = self.net(self.prediction.inputs(z, alpha, sigma), time), None
+        out = self.net(self.prediction.inputs(z, alpha, sigma), time)
+        raw = None
         if self.variance.learned:
             out, raw = out.chunk(2, -self.event_ndim)
         x = self.prediction.original(out, z, alpha, sigma)

@@ -187,7 +187,8 @@ def _begun(sampler: DDIM | Heun | DPMSolver, process: Process, z: Tensor) -> tup
     path = _grid(sampler, process, z)
     if process.start == -math.inf:
         return z, path
-    schedule, one = process.schedule, torch.ones_like(path.times[0])
+    schedule = process.schedule
+    one = torch.ones_like(path.times[0])
     first = schedule.time(schedule.log_snr(one).clamp(min=process.start)).clamp(0, 1)
     scale = (torch.stack(schedule(first)).norm() / torch.stack(schedule(one)).norm()).to(z)
     return scale * z, grid(schedule, path.times * first)

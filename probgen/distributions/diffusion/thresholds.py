@@ -136,8 +136,6 @@ class Limit(nn.Module):
         if self.threshold is None:
             return x
         unseen = self.low > self.high
-        low, high = (
-            torch.where(unseen, -torch.inf, self.low),
-            torch.where(unseen, torch.inf, self.high),
-        )
+        low = torch.where(unseen, -torch.inf, self.low)
+        high = torch.where(unseen, torch.inf, self.high)
         return self.threshold(x, low, high, event_ndim)

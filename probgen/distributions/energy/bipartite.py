@@ -54,7 +54,8 @@ class Bipartite(NamedTuple):
     @property
     def batch(self) -> torch.Size:
         """Batch dims of the parameters."""
-        one, other = self.visible.batch, self.bias.shape[:-1]
+        one = self.visible.batch
+        other = self.bias.shape[:-1]
         return one if one == other else torch.broadcast_shapes(one, other)
 
     def excitation(self, v: Tensor) -> Tensor:
@@ -70,7 +71,8 @@ class Bipartite(NamedTuple):
 
         ``(*lead, D) -> (*lead,)``.
         """
-        table, label = self.visible.table(self.weight), v.long()
+        table = self.visible.table(self.weight)
+        label = v.long()
         own = table[torch.arange(v.shape[-1], device=v.device), label]
         others = self.excitation(v).unsqueeze(-2) - own
         levels = range(table.shape[1])
@@ -88,7 +90,8 @@ class Bipartite(NamedTuple):
 
     def gibbs(self, v: Tensor, steps: int, free: Tensor | None = None) -> Tensor:
         """Ends of chains of block Gibbs steps, ``(*lead, D)``."""
-        hidden, turned = Binary(self.bias), self.weight.T
+        hidden = Binary(self.bias)
+        turned = self.weight.T
         return block_gibbs(
             v,
             lambda v: hidden.sample(self.visible.features(v) @ self.weight),
@@ -138,7 +141,8 @@ class HiddenSum(NamedTuple):
         return torch.where(seen, v, self.field.visible.sample(states[index] @ self.field.weight.T))
 
     def _joint(self, v: Tensor, seen: Tensor | None, states: Tensor, bias: Tensor) -> Tensor:
-        features, single = self.field.visible.features(v), self.field.visible.log_weight(v)
+        features = self.field.visible.features(v)
+        single = self.field.visible.log_weight(v)
         hidden = 0.0
         if seen is not None:
             features = torch.where(self.field.visible.spread(seen), features, 0.0)
@@ -217,7 +221,8 @@ class VisibleSum(NamedTuple):
         ]
 
     def _consistent(self, v: Tensor, seen: Tensor, states: Tensor) -> Tensor:
-        scores, lead = self._scores(states), max(v.ndim - 1, len(self.field.batch))
+        scores = self._scores(states)
+        lead = max(v.ndim - 1, len(self.field.batch))
         scores = scores.reshape(len(states), *[1] * (lead - scores.ndim + 1), *scores.shape[1:])
         agrees = ((states.reshape(len(states), *[1] * (v.ndim - 1), -1) == v) | ~seen).all(-1)
         never = (

@@ -54,7 +54,9 @@ class Boltzmann(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, field: Bipartite, kind: Visible, sweeps: int):
-        self.field, self.kind, self.sweeps = field, kind, sweeps
+        self.field = field
+        self.kind = kind
+        self.sweeps = sweeps
         self.above = field.visible.sizes[1:] if isinstance(field.visible, Stacked) else ()
         super().__init__(field.batch, kind.shape, validate_args=False)
 
@@ -92,7 +94,8 @@ class Boltzmann(dist.TorchDistribution):
         """
         if not self.above:
             return self.field.score(v)
-        above, odd = 2 ** sum(self.above), 2 ** self.field.bias.shape[-1]
+        above = 2 ** sum(self.above)
+        odd = 2 ** self.field.bias.shape[-1]
         if min(above, odd) > INSIDE:
             return self._mean_field(v)
         if odd < above:
@@ -121,7 +124,8 @@ class Boltzmann(dist.TorchDistribution):
     @torch.no_grad()
     def chain_afresh(self, shape: torch.Size | tuple) -> Tensor:
         """States of independent values to begin chains at: ``(*shape, S)``."""
-        like, shape = self.field.weight, torch.Size(shape)
+        like = self.field.weight
+        shape = torch.Size(shape)
         v = self.kind.noise(torch.Size((*shape, self.event_shape.numel())), like)
         above = torch.rand(*shape, sum(self.above), dtype=like.dtype, device=like.device) < 0.5
         return torch.cat([v, above.to(like.dtype)], -1) if self.above else v
@@ -171,10 +175,8 @@ class Boltzmann(dist.TorchDistribution):
 
         :math:`\max_m E_q[\log \phi] + H(q)`, even layers independent under q.
         """
-        above, turned = (
-            Binary(torch.cat([part.bias for part in self.field.visible.parts[1:]], -1)),
-            self.field.weight.T,
-        )
+        above = Binary(torch.cat([part.bias for part in self.field.visible.parts[1:]], -1))
+        turned = self.field.weight.T
         with torch.no_grad():
             mean = v.new_full((*v.shape[:-1], sum(self.above)), 0.5)
             for _ in range(MEAN_FIELD):
@@ -270,7 +272,8 @@ class ExactBoltzmann(Boltzmann):
 
     def _seen(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The state with zeros where it is not known, and what is; ``None`` for all of it."""
-        v, missing = x.flatten(x.ndim - len(self.event_shape)), has_missing(x)
+        v = x.flatten(x.ndim - len(self.event_shape))
+        missing = has_missing(x)
         if not missing and not self.above:
             return v, None
         state, seen = self._with_even_layers(v)

@@ -77,13 +77,11 @@ class EnergyDistribution(dist.TorchDistribution):
         batch_shape: torch.Size | tuple = torch.Size(),
         annealing: Kernel | None = None,
     ):
-        self.function, self.start, self.kernel, self.steps, self.tilted = (
-            function,
-            start,
-            kernel,
-            steps,
-            tilted,
-        )
+        self.function = function
+        self.start = start
+        self.kernel = kernel
+        self.steps = steps
+        self.tilted = tilted
         self.annealing = kernel if annealing is None else annealing
         self.inner = torch.broadcast_shapes(torch.Size(batch_shape), start.batch_shape)
         super().__init__(self.inner, start.event_shape, validate_args=False)

@@ -56,7 +56,8 @@ class LabeledEnergy(EnergyDistribution):
                 else -_chosen(values, label, values.logsumexp(-1))
             )
 
-        self.logits, self.label = logits, label
+        self.logits = logits
+        self.label = label
         batch = torch.Size() if label is None else label.shape
         super().__init__(energy, start, kernel, steps, batch_shape=batch, **options)
 

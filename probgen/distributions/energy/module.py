@@ -42,14 +42,13 @@ class EnergyModule(DistributionModule):
             raise ValueError(
                 "expected a base or a start, got both: chains start from the base; drop one"
             )
-        self.net, self.shape, self.kernel, self.steps, self.annealing = (
-            net,
-            torch.Size(shape),
-            kernel,
-            steps,
-            annealing,
-        )
-        self.beside, self.tilted = size_beside(net, shape), base is not None
+        self.net = net
+        self.shape = torch.Size(shape)
+        self.kernel = kernel
+        self.steps = steps
+        self.annealing = annealing
+        self.beside = size_beside(net, shape)
+        self.tilted = base is not None
         self.start = (
             base if base is not None else standard_normal(*shape) if start is None else start
         )

@@ -41,7 +41,8 @@ class WithConstant(dist.TorchDistribution):
                 "expected a distribution that lacks its constant, got density "
                 f"{density_kind(distribution)}; use it as it is"
             )
-        self.distribution, self.log_z = distribution, log_z
+        self.distribution = distribution
+        self.log_z = log_z
         super().__init__(distribution.batch_shape, distribution.event_shape, validate_args=False)
 
     @property

@@ -66,7 +66,8 @@ class FieldPath(NamedTuple):
         ratio = (new - old) * single + (
             softplus(new * excitation) - softplus(old * excitation)
         ).sum(-1)
-        chance, there = (new * excitation).sigmoid(), self.field.tempered(self.base, new)
+        chance = (new * excitation).sigmoid()
+        there = self.field.tempered(self.base, new)
         if steps:
             hidden = (torch.rand_like(chance) < chance).to(chance.dtype)
             state = there.gibbs(there.visible.sample(hidden @ there.weight.T), steps - 1)

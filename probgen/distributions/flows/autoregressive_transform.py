@@ -51,12 +51,10 @@ class AutoregressiveTransform(Invertible):
         density_kind: str = "exact",
     ):
         super().__init__()
-        self.elements, self.steps, self.order, self.density_kind = (
-            elements,
-            steps,
-            order,
-            density_kind,
-        )
+        self.elements = elements
+        self.steps = steps
+        self.order = order
+        self.density_kind = density_kind
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, ladj = self.elements(x).call_and_ladj(x)
@@ -70,11 +68,9 @@ class AutoregressiveTransform(Invertible):
         return self.elements(x)(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        steps, found, columns = (
-            self.steps(y.shape[:-1]),
-            [],
-            y.movedim(-1, 0).contiguous().unbind(0),
-        )
+        steps = self.steps(y.shape[:-1])
+        found = []
+        columns = y.movedim(-1, 0).contiguous().unbind(0)
         transform = next(steps)
         for variable in self.order.tolist():
             if found:
@@ -114,15 +110,19 @@ class CouplingTransform(Bijection):
         self, elements: Callable[[Tensor], Transform], first: int, density_kind: str = "exact"
     ):
         super().__init__()
-        self.elements, self.first, self.density_kind = elements, first, density_kind
+        self.elements = elements
+        self.first = first
+        self.density_kind = density_kind
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        kept, other = x[..., : self.first], x[..., self.first :]
+        kept = x[..., : self.first]
+        other = x[..., self.first :]
         moved, ladj = self.elements(kept).call_and_ladj(other)
         return torch.cat((moved, kept), -1), ladj.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         split = y.shape[-1] - self.first
-        moved, kept = y[..., :split], y[..., split:]
+        moved = y[..., :split]
+        kept = y[..., split:]
         other, ladj = self.elements(kept).inv.call_and_ladj(moved)
         return torch.cat((kept, other), -1), ladj.sum(-1)

@@ -89,7 +89,9 @@ class Inverted(Invertible):
 
     def __init__(self, base: Invertible):
         super().__init__()
-        self.base, self.domain, self.codomain = base, base.codomain, base.domain
+        self.base = base
+        self.domain = base.codomain
+        self.codomain = base.domain
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.base.inverse_and_ladj(x)

@@ -69,14 +69,13 @@ class IntervalSpline(Bijection):
 
     def __init__(self, raw: Tensor, bound: float = 1.0):
         super().__init__()
-        self.bound, self.spline = bound, SplineTransform(raw[..., :-2], bound)
+        self.bound = bound
+        self.spline = SplineTransform(raw[..., :-2], bound)
         ends = raw[..., -2:]
         low, high = (ends / (1 + ends.abs() / _LIMIT)).exp().split(1, -1)
         *others, before, after = self.spline.knots.unbind(-2)
-        before, after = (
-            torch.cat((low, before[..., 1:]), -1),
-            torch.cat((after[..., :-1], high), -1),
-        )
+        before = torch.cat((low, before[..., 1:]), -1)
+        after = torch.cat((after[..., :-1], high), -1)
         self.spline.knots = torch.stack((*others, before, after), -2)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +146,8 @@ class UniformBox(dist.TorchDistribution):
     has_rsample = True
 
     def __init__(self, low: Tensor, high: Tensor, batch_shape: torch.Size | tuple = ()):
-        self.low, self.high = low, high
+        self.low = low
+        self.high = high
         super().__init__(torch.Size(batch_shape), low.shape, validate_args=False)
 
     @constraints.dependent_property(event_dim=1)

@@ -85,7 +85,9 @@ class _Within(constraints.Constraint):
     """Positive, bounded or any real numbers, column by column."""
 
     def __init__(self, kind: Tensor, low: Tensor, high: Tensor):
-        self.kind, self.low, self.high = kind, low, high
+        self.kind = kind
+        self.low = low
+        self.high = high
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
@@ -109,16 +111,21 @@ class ColumnTransform(Bijection):
 
     def __init__(self, kind: Tensor, loc: Tensor, scale: Tensor, first: Tensor, second: Tensor):
         super().__init__()
-        self.kind, self.loc, self.scale = kind, loc, scale
-        self.first, self.second = first, second
+        self.kind = kind
+        self.loc = loc
+        self.scale = scale
+        self.first = first
+        self.second = second
         self.domain = _Within(kind, first, second)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
+        tiny = torch.finfo(x.dtype).tiny
+        eps = torch.finfo(x.dtype).eps
         log = torch.where(self.kind == LOG, x, 1.0).clamp(min=tiny).log()
         width = torch.where(self.kind == LOGIT, self.second - self.first, 1.0)
         share = torch.where(self.kind == LOGIT, (x - self.first) / width, 0.5).clamp(eps, 1 - eps)
-        up, down = share.log(), torch.log1p(-share)
+        up = share.log()
+        down = torch.log1p(-share)
         spread = torch.where(self.kind == ASINH, self.second, 1.0)
         ratio = torch.where(self.kind == ASINH, (x - self.first) / spread, 0.0)
         slopes = -log, -up - down - width.log(), -_half_log1p_square(ratio) - spread.log()

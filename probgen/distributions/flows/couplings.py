@@ -137,7 +137,8 @@ class EntropicTransport:
         logits = logits - logits.amax(
             0
         )  # a one in each row and column of the kernel: sums stay within range
-        kernel, columns = logits.exp(), torch.ones_like(logits[0])
+        kernel = logits.exp()
+        columns = torch.ones_like(logits[0])
         for _ in range(self.iterations):
             rows = 1 / (kernel @ columns).clamp(min=_TINY)
             columns = 1 / (rows @ kernel).clamp(min=_TINY)

@@ -76,7 +76,9 @@ class Pushforward(dist.TorchDistribution):
     def __init__(self, base_dist: dist.TorchDistribution, transform: Transform):
         checks.instance(torch.distributions.Distribution, base_dist=base_dist)
         checks.instance(Transform, transform=transform)
-        self.base_dist, self.transform, self._drawn = base_dist, transform, None
+        self.base_dist = base_dist
+        self.transform = transform
+        self._drawn = None
         self.density_kind = worst(density_kind(base_dist), density_kind(transform))
         event_shape = transform.inverse_shape(base_dist.event_shape)
         super().__init__(base_dist.batch_shape, event_shape, validate_args=False)
@@ -148,13 +150,16 @@ class Pushforward(dist.TorchDistribution):
     def made_of(self, base_dist: dist.TorchDistribution, transform: Transform) -> Self:
         """The same kind of flow from another base, of the same shape, or by another map."""
         new = copy.copy(self)
-        new.base_dist, new.transform, new._drawn = base_dist, transform, None
+        new.base_dist = base_dist
+        new.transform = transform
+        new._drawn = None
         new.density_kind = worst(density_kind(base_dist), density_kind(transform))
         return new
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Pushforward:
         new = copy.copy(self)
-        new.base_dist, new._drawn = self.base_dist.expand(batch_shape), None
+        new.base_dist = self.base_dist.expand(batch_shape)
+        new._drawn = None
         new._batch_shape = torch.Size(batch_shape)
         return new
 

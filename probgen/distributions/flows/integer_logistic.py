@@ -52,11 +52,10 @@ class IntegerLogisticMixture(dist.TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(x)
-        inverse_scale, centerd = (-self.log_scale).exp(), x[..., None] - self.loc
-        upper, lower = (
-            logsigmoid((centerd + 0.5) * inverse_scale),
-            logsigmoid((0.5 - centerd) * inverse_scale),
-        )
+        inverse_scale = (-self.log_scale).exp()
+        centerd = x[..., None] - self.loc
+        upper = logsigmoid((centerd + 0.5) * inverse_scale)
+        lower = logsigmoid((0.5 - centerd) * inverse_scale)
         masses = upper + lower + (-torch.expm1(-inverse_scale)).log()
         return (self.logits.log_softmax(-1) + masses).logsumexp(-1)
 

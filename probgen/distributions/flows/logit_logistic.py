@@ -45,7 +45,8 @@ class LogitLogistic(dist.TorchDistribution):
             self._validate_sample(x)
         eps = torch.finfo(x.dtype).eps
         x = x.clamp(eps, 1 - eps)
-        log, rest = x.log(), torch.log1p(-x)
+        log = x.log()
+        rest = torch.log1p(-x)
         t = (log - rest - self.loc) / self.scale
         return logsigmoid(t) + logsigmoid(-t) - self.scale.log() - log - rest
 

@@ -41,7 +41,8 @@ class Gaussianized(nn.Module):
         checks.finite(low=low, high=high)
         checks.ordered(low=low, high=high)
         super().__init__()
-        self.low, self.high = low, high
+        self.low = low
+        self.high = high
         below = weights.double().cumsum(-1) / weights.double().sum(-1, keepdim=True)
         self.register_buffer("edges", nn.functional.pad(below, (1, 0)).to(weights))
 
@@ -68,7 +69,9 @@ class HistogramTransform(Bijection):
 
     def __init__(self, edges: Tensor, low: float, high: float):
         super().__init__()
-        self.edges, self.low, self.width = edges, low, (high - low) / (edges.shape[-1] - 1)
+        self.edges = edges
+        self.low = low
+        self.width = (high - low) / (edges.shape[-1] - 1)
         self.domain = constraints.interval(low, high)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,8 @@ class TrigonometricPath:
     """
 
     def __call__(self, t: Tensor) -> Levels:
-        cos, sin = (math.pi / 2 * t).cos(), (math.pi / 2 * t).sin()
+        cos = (math.pi / 2 * t).cos()
+        sin = (math.pi / 2 * t).sin()
         return Levels(cos, sin, -math.pi / 2 * sin, math.pi / 2 * cos)
 
 

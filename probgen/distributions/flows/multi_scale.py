@@ -81,7 +81,9 @@ class MultiScale(dist.TorchDistribution):
         contexts: Sequence[Tensor | None],
         batch_shape: torch.Size | tuple = (),
     ):
-        self.scales, self.head, self.contexts = scales, head, contexts
+        self.scales = scales
+        self.head = head
+        self.contexts = contexts
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
     @property

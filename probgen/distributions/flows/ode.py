@@ -227,16 +227,12 @@ class ContinuousTransform(Invertible):
         event_ndim: int = 1,
     ):
         super().__init__()
-        self.velocity, self.solver, self.probes, self.parameters = (
-            velocity,
-            solver,
-            probes,
-            parameters,
-        )
-        self.event_ndim, self.density_kind = (
-            event_ndim,
-            worst(density_kind(solver), density_kind(probes)),
-        )
+        self.velocity = velocity
+        self.solver = solver
+        self.probes = probes
+        self.parameters = parameters
+        self.event_ndim = event_ndim
+        self.density_kind = worst(density_kind(solver), density_kind(probes))
         if event_ndim > 1:
             self.domain = self.codomain = constraints.independent(constraints.real, event_ndim)
 

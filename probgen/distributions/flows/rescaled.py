@@ -45,7 +45,9 @@ class Units(Bijection):
 
     def __init__(self, loc: Tensor, scale: Tensor, bounds: tuple[Tensor, Tensor] | None = None):
         super().__init__()
-        self.loc, self.scale, self.bounds = loc, scale, bounds
+        self.loc = loc
+        self.scale = scale
+        self.bounds = bounds
         self.domain = constraints.real if bounds is None else constraints.interval(*bounds)
         self.codomain = constraints.real
 
@@ -55,12 +57,15 @@ class Units(Bijection):
             low, high = self.bounds
             eps = torch.finfo(x.dtype).eps
             share = ((x - low) / (high - low)).clamp(eps, 1 - eps)
-            log, rest = share.log(), torch.log1p(-share)
-            x, ladj = log - rest, ladj - log - rest - (high - low).log()
+            log = share.log()
+            rest = torch.log1p(-share)
+            x = log - rest
+            ladj = ladj - log - rest - (high - low).log()
         return (x - self.loc) / self.scale, ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, ladj = self.loc + self.scale * y, self.scale.log().expand_as(y)
+        x = self.loc + self.scale * y
+        ladj = self.scale.log().expand_as(y)
         if self.bounds is not None:
             low, high = self.bounds
             ladj = ladj + logsigmoid(x) + logsigmoid(-x) + (high - low).log()
@@ -93,7 +98,8 @@ class Rescaled(dist.TorchDistribution):
     arg_constraints: dict = {}
 
     def __init__(self, base_dist: dist.TorchDistribution, units: Units):
-        self.base_dist, self.units = base_dist, units
+        self.base_dist = base_dist
+        self.units = units
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @property
@@ -178,12 +184,10 @@ class RescaledGiven(dist.TorchDistribution):
 
     def __init__(self, given: dist.TorchDistribution, units: Units, x: Tensor, mask: Tensor):
         shape = torch.broadcast_shapes(x.shape, mask.shape, given.shape())
-        self.given, self.units, self.x, self.mask = (
-            given,
-            units,
-            x.expand(shape),
-            mask.expand(shape),
-        )
+        self.given = given
+        self.units = units
+        self.x = x.expand(shape)
+        self.mask = mask.expand(shape)
         super().__init__(
             shape[: len(shape) - len(given.event_shape)], given.event_shape, validate_args=False
         )
@@ -210,7 +214,8 @@ class RescaledGiven(dist.TorchDistribution):
         return torch.where(differs, -torch.inf, total)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> RescaledGiven:
-        new, shape = copy.copy(self), torch.Size(batch_shape) + self.event_shape
+        new = copy.copy(self)
+        shape = torch.Size(batch_shape) + self.event_shape
         new.given, new.x, new.mask = (
             self.given.expand(batch_shape),
             self.x.expand(shape),

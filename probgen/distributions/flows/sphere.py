@@ -35,7 +35,8 @@ class CylinderTransform(Bijection):
         return torch.stack((angle, unit[..., 2].clamp(-1, 1)), -1), torch.zeros_like(angle)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        angle, height = y[..., 0], y[..., 1].clamp(-1, 1)
+        angle = y[..., 0]
+        height = y[..., 1].clamp(-1, 1)
         radius = ((1 - height) * (1 + height)).clamp(min=torch.finfo(y.dtype).tiny).sqrt()
         return torch.stack(
             (radius * angle.cos(), radius * angle.sin(), height), -1

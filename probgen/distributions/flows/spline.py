@@ -53,7 +53,8 @@ class SplineTransform(Invertible):
 
     def __init__(self, raw: Tensor, bound: float = 5.0, slope: float = 1e-3):
         super().__init__()
-        bins, limit = (raw.shape[-1] + 1) // 3, -math.log(slope)
+        bins = (raw.shape[-1] + 1) // 3
+        limit = -math.log(slope)
         sizes, slopes = raw.split((2 * bins, bins - 1), -1)
         sizes = _within(
             sizes.unflatten(-1, (2, bins)), limit / 2
@@ -62,7 +63,8 @@ class SplineTransform(Invertible):
         slopes = pad(_within(slopes, limit).exp(), (1, 1), value=1.0).unfold(
             -1, bins, 1
         )  # left and right of a bin
-        self.bound, self.starts = bound, sizes.cumsum(-1) - sizes - bound
+        self.bound = bound
+        self.starts = sizes.cumsum(-1) - sizes - bound
         self.knots = torch.cat((self.starts, sizes, slopes), -2)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +92,8 @@ class SplineTransform(Invertible):
         """The bin of each value, and the share of its width at which the value is reached."""
         inside = y.clamp(-self.bound, self.bound)
         _, y0, width, height, before, after = bins = self._bin(inside, 1)
-        share, s = (inside - y0) / height, height / width
+        share = (inside - y0) / height
+        s = height / width
         with torch.no_grad():
             start = _root(share, s, before, after)
         reached, slope = _rational(start, s, before, after)
@@ -129,5 +132,7 @@ def _rational(z: Tensor, s: Tensor, before: Tensor, after: Tensor) -> tuple[Tens
 def _root(share: Tensor, s: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """The z in [0, 1] at which the share of the height is reached, up to cancellation."""
     bent = share * (before + after - 2 * s)
-    a, b, c = s - before + bent, before - bent, -s * share
+    a = s - before + bent
+    b = before - bent
+    c = -s * share
     return (2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())).nan_to_num(0.0).clamp(0, 1)

@@ -162,7 +162,8 @@ class MonotonicNetwork(nn.Module):
         checks.at_least(1, signal=signal)
         checks.sizes(hidden=hidden)
         super().__init__()
-        self.width, self.net = signal, nets.MonotonicMLP(1 + signal, 1, hidden)
+        self.width = signal
+        self.net = nets.MonotonicMLP(1 + signal, 1, hidden)
 
     def forward(self, raw: Tensor) -> Transform:
         function = partial(_beside, self.net, raw)
@@ -196,7 +197,8 @@ class MonotonicIntegral(nn.Module):
         checks.at_least(1, signal=signal, nodes=nodes)
         checks.sizes(hidden=hidden)
         super().__init__()
-        self.width, self.net = signal + 1, nets.MLP(1 + signal, 1, hidden, activation=nn.Softplus)
+        self.width = signal + 1
+        self.net = nets.MLP(1 + signal, 1, hidden, activation=nn.Softplus)
         at, weights = numpy.polynomial.legendre.leggauss(nodes)
         self.register_buffer(
             "nodes", torch.as_tensor(at / 2 + 0.5, dtype=torch.get_default_dtype())
@@ -226,7 +228,8 @@ class AffineTransform(Invertible):
 
     def __init__(self, shift: Tensor, log_scale: Tensor):
         super().__init__()
-        self.shift, self.log_scale = shift, log_scale
+        self.shift = shift
+        self.log_scale = log_scale
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._call(x), self.log_scale.expand(x.shape)
@@ -258,7 +261,8 @@ class LinearTails(Bijection):
 
     def __init__(self, base: Transform, bound: float):
         super().__init__()
-        self.base, self.bound = base, bound
+        self.base = base
+        self.bound = bound
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inside = x.clamp(-self.bound, self.bound)

@@ -79,10 +79,12 @@ def family_table(nodes: Sequence[Node], index: int, x: Tensor) -> tuple[Tensor, 
     sizes = [nodes[p].levels for p in discrete]
     distribution = node.distribution(_on_grid(nodes, node, discrete, x, lead))
     if node.levels is None:
-        value, scope = x[..., node.columns], tuple(discrete)
+        value = x[..., node.columns]
+        scope = tuple(discrete)
         table = distribution.log_prob(value).expand(*sizes, *lead)
     else:
-        value, scope = torch.arange(node.levels, dtype=x.dtype, device=x.device), (*discrete, index)
+        value = torch.arange(node.levels, dtype=x.dtype, device=x.device)
+        scope = (*discrete, index)
         ones = (1,) * (len(sizes) + len(lead))
         table = distribution.log_prob(value.reshape(-1, *ones, 1)).expand(-1, *sizes, *lead)
         table = table.movedim(0, len(sizes))
@@ -94,7 +96,8 @@ def _on_grid(
     nodes: Sequence[Node], node: Node, discrete: list[int], x: Tensor, lead: torch.Size
 ) -> Tensor:
     """Values of the parents, discrete ones at all their levels: ``(*levels, *lead, P)``."""
-    sizes, parts = [nodes[p].levels for p in discrete], []
+    sizes = [nodes[p].levels for p in discrete]
+    parts = []
     for p in node.parents:
         if p in discrete:
             place = discrete.index(p)
@@ -140,7 +143,9 @@ class Ancestral(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, nodes: Sequence[Node], blank: Tensor, limit: int = LIMIT):
-        self.nodes, self.blank, self.limit = tuple(nodes), blank, limit
+        self.nodes = tuple(nodes)
+        self.blank = blank
+        self.limit = limit
         self.order = _ancestral(tuple(node.parents for node in nodes))
         super().__init__(blank.shape[:-1], blank.shape[-1:], validate_args=False)
 
@@ -188,12 +193,11 @@ class Ancestral(dist.TorchDistribution):
         ``(*batch, D) -> (*sample, *batch, D)``.
         """
         check_event(x, self.event_shape)
-        lead, shape = (
-            torch.broadcast_shapes(x.shape[:-1], self.batch_shape),
-            torch.Size(sample_shape),
-        )
+        lead = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+        shape = torch.Size(sample_shape)
         x = x.expand(*lead, -1)
-        free, drawn = self._free(x), x.expand(*shape, *lead, -1).clone()
+        free = self._free(x)
+        drawn = x.expand(*shape, *lead, -1).clone()
         columns = self._discrete_columns()
         if columns and x[..., columns].isnan().any():
             factors, _ = self._factors(x)
@@ -232,11 +236,14 @@ class Ancestral(dist.TorchDistribution):
                 i for i, node in enumerate(self.nodes) if node.levels is not None
             )
         }
-        tables, scopes, constant = [], [], torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
+        tables = []
+        scopes = []
+        constant = torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
         for index in range(len(self.nodes)):
             table, scope = family_table(self.nodes, index, x)
             if scope:
-                tables, scopes = [*tables, table], [*scopes, tuple(place[i] for i in scope)]
+                tables = [*tables, table]
+                scopes = [*scopes, tuple(place[i] for i in scope)]
             else:
                 constant = constant + table
         return Factors(
@@ -271,7 +278,8 @@ class Ancestral(dist.TorchDistribution):
         """
         for index in self.order:
             node = self.nodes[index]
-            value, lead = x[..., node.columns], x.shape[:-1]
+            value = x[..., node.columns]
+            lead = x.shape[:-1]
             if not (free[..., index].any() or value.isnan().any()):
                 continue
             distribution = node.distribution(self._above(node, x))

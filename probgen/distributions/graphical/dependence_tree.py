@@ -24,7 +24,8 @@ def pair_counts(x: Tensor, levels: Sequence[int], weights: Tensor | None = None)
 
     Weights ``(N, C)`` say how often each row counts in each of C tables: ``(C, D, K, D, K)``.
     """
-    dims, most = len(levels), max(levels)
+    dims = len(levels)
+    most = max(levels)
     shares = x.new_ones(len(x), 1) if weights is None else weights.to(x)
     total = torch.zeros(
         shares.shape[-1], dims * most, dims * most, dtype=torch.float64, device=x.device
@@ -64,14 +65,16 @@ def spanning_tree(weights: Tensor) -> Tensor:
     tensor([-1,  2,  0])
     """
     parents = torch.full((len(weights),), -1, device=weights.device)
-    nearest, best = torch.zeros_like(parents), weights[0].clone()
+    nearest = torch.zeros_like(parents)
+    best = weights[0].clone()
     outside = torch.ones(len(weights), dtype=torch.bool, device=weights.device)
     outside[0] = False
     for _ in range(len(weights) - 1):
         new = torch.where(outside, best, -torch.inf).argmax()
         parents[new], outside[new] = nearest[new], False
         closer = weights[new] > best
-        best, nearest = torch.where(closer, weights[new], best), torch.where(closer, new, nearest)
+        best = torch.where(closer, weights[new], best)
+        nearest = torch.where(closer, new, nearest)
     return parents
 
 
@@ -82,7 +85,8 @@ def family_counts(pairs: Tensor, parents: Tensor) -> Tensor:
     """
     children = torch.arange(len(parents), device=parents.device)
     found = pairs[parents.clamp(min=0), :, children]
-    alone, roots = pairs[children, :, children].diagonal(dim1=-2, dim2=-1), parents < 0
+    alone = pairs[children, :, children].diagonal(dim1=-2, dim2=-1)
+    roots = parents < 0
     found[roots, 0] = alone[roots]
     return found
 
@@ -125,10 +129,12 @@ def tree_scores(x: Tensor, parents: Tensor, logits: Tensor, levels: Sequence[int
 
     ``(N, C)``.
     """
-    most, sizes = logits.shape[-1], torch.tensor(levels, device=x.device)[:, None, None]
+    most = logits.shape[-1]
+    sizes = torch.tensor(levels, device=x.device)[:, None, None]
     exists = torch.arange(most, device=x.device) < sizes
     tables = logits.masked_fill(~exists, -torch.inf).log_softmax(-1)
-    own, columns = x.long(), torch.arange(len(levels), device=x.device)
+    own = x.long()
+    columns = torch.arange(len(levels), device=x.device)
     scores = []
     for parent, table in zip(parents, tables, strict=True):
         above = torch.where(parent < 0, 0, own[:, parent.clamp(min=0)])
@@ -143,7 +149,8 @@ def tree_distribution(
 
     From its parents (-1: none) and logits ``(D, K, K)`` [parent's value, own value].
     """
-    tables, above = [], [(p,) if p >= 0 else () for p in parents]
+    tables = []
+    above = [(p,) if p >= 0 else () for p in parents]
     for d, parent in enumerate(above):
         table = logits[d, : levels[parent[0]] if parent else 1, : levels[d]].log_softmax(-1)
         tables.append(table if parent else table[0])

@@ -35,7 +35,8 @@ class _DiscreteDistribution(dist.TorchDistribution):
     density_kind = "exact"
 
     def __init__(self, factors: Factors, event_shape: Sequence[int] | None = None):
-        self.factors, event = factors, torch.Size(event_shape or (len(factors.levels),))
+        self.factors = factors
+        event = torch.Size(event_shape or (len(factors.levels),))
         super().__init__(factors.batch, event)
 
     @property
@@ -115,7 +116,8 @@ class _DiscreteDistribution(dist.TorchDistribution):
         """
         check_event(x, self.event_shape)
         flat = x.flatten(-len(self.event_shape))
-        places, levels = list(variables), [self.factors.levels[v] for v in variables]
+        places = list(variables)
+        levels = [self.factors.levels[v] for v in variables]
         axes = [torch.arange(k, dtype=x.dtype, device=x.device) for k in levels]
         values = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(
             -1, *(1,) * (flat.ndim - 1), len(levels)
@@ -171,10 +173,8 @@ class _DiscreteDistribution(dist.TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _DiscreteDistribution:
         new = copy.copy(self)
-        new.factors, new._batch_shape = (
-            self.factors.expand(torch.Size(batch_shape)),
-            torch.Size(batch_shape),
-        )
+        new.factors = self.factors.expand(torch.Size(batch_shape))
+        new._batch_shape = torch.Size(batch_shape)
         return new
 
     def _check_possible(self, totals: Tensor, x: Tensor) -> None:
@@ -337,7 +337,8 @@ class DiscreteNetwork(_DiscreteDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        shape, factors = torch.Size(sample_shape) + self.batch_shape, self.factors
+        shape = torch.Size(sample_shape) + self.batch_shape
+        factors = self.factors
         if factors.likelihoods:
             return self.complete(factors.tables[0].new_full(self.shape(), torch.nan), sample_shape)
         tables = factors.rows(shape)
@@ -371,27 +372,24 @@ class DiscreteNetwork(_DiscreteDistribution):
                 "observed children of their variables"
             )
         tables = tuple(table.detach().requires_grad_() for table in self.factors.tables)
-        fixed, total, counts = (
-            self.factors._replace(tables=tables),
-            0.0,
-            [torch.zeros_like(t) for t in tables],
-        )
+        fixed = self.factors._replace(tables=tables)
+        total = 0.0
+        counts = [torch.zeros_like(t) for t in tables]
         weights = x.new_ones(len(x)) if weights is None else weights
         size = max(1, _AT_ONCE // max(1, self.plan.operations))
         for rows, share in zip(x.split(size), weights.split(size), strict=True):
             value = (fixed.log_sum(rows, rows.shape[:-1]) * share).sum(dtype=torch.float64)
             found = torch.autograd.grad(value, tables)
-            total, counts = (
-                total + value.detach(),
-                [c + f for c, f in zip(counts, found, strict=True)],
-            )
+            total = total + value.detach()
+            counts = [c + f for c, f in zip(counts, found, strict=True)]
         return torch.as_tensor(total), counts
 
 
 @lru_cache(maxsize=512)
 def _above(scopes: tuple[tuple[int, ...], ...], some: tuple[int, ...]) -> tuple[int, ...]:
     """Some variables, the variables above them, and one without parents in any case, in order."""
-    found, left = {next(scope[-1] for scope in scopes if len(scope) == 1)}, list(some)
+    found = {next(scope[-1] for scope in scopes if len(scope) == 1)}
+    left = list(some)
     while left:
         v = left.pop()
         if v not in found:

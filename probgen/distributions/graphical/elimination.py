@@ -89,7 +89,8 @@ def plan(
     """
     import opt_einsum
 
-    row, batched = opt_einsum.get_symbol(len(levels)), batched or (False,) * len(scopes)
+    row = opt_einsum.get_symbol(len(levels))
+    batched = batched or (False,) * len(scopes)
     names = ["".join(map(opt_einsum.get_symbol, scope)) for scope in scopes]
     terms = [name + row * own for name, own in zip(names, batched, strict=True)]
     shapes = [
@@ -106,10 +107,8 @@ def plan(
     if best.largest > _NARROW:
         orders = (tuple(range(len(levels))), _fewest_neighbors(scopes, levels))
         others = [cost(_path(scopes, order)) for order in orders]
-        search, state = (
-            opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size"),
-            random.getstate(),
-        )
+        search = opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size")
+        state = random.getstate()
         best = min([best, *others, cost(search)], key=lambda each: (each.largest, each.operations))
         random.setstate(state)  # the search seeds Python's generator
     return best
@@ -119,7 +118,8 @@ def _costed(
     contractions: Sequence[tuple], levels: tuple[int, ...], symbol: Callable[[int], str]
 ) -> Plan:
     variable = {symbol(v): v for v in range(len(levels))}
-    steps, operations = [], 0
+    steps = []
+    operations = 0
     for positions, _, equation, *_ in contractions:
         inputs, output = equation.split("->")
         scopes = tuple(
@@ -140,12 +140,14 @@ def _path(scopes: tuple[Scope, ...], order: Sequence[int]) -> list[tuple[int, ..
     """
     from opt_einsum.paths import ssa_to_linear
 
-    alive, path = {name: set(scope) for name, scope in enumerate(scopes)}, []
+    alive = {name: set(scope) for name, scope in enumerate(scopes)}
+    path = []
     for variable in (*order, None):
         group = [name for name, scope in alive.items() if variable is None or variable in scope]
         group.sort(key=lambda name: len(alive[name]))
         while len(group) > 1:
-            pair, name = (group[0], group[1]), len(scopes) + len(path)
+            pair = (group[0], group[1])
+            name = len(scopes) + len(path)
             alive[name] = alive.pop(pair[0]) | alive.pop(pair[1])
             path.append(pair)
             group = [name, *group[2:]]
@@ -184,7 +186,8 @@ def eliminate(
     >>> eliminate(plan(((0, 1),), (2, 2)), [table]).exp()
     tensor([1.])
     """
-    reduce, alive = reduce or log_sum, [table.clamp(min=_IMPOSSIBLE) for table in tables]
+    reduce = reduce or log_sum
+    alive = [table.clamp(min=_IMPOSSIBLE) for table in tables]
     for step in steps.steps:
         operands = [alive[position] for position in step.positions]
         for position in sorted(step.positions, reverse=True):
@@ -214,7 +217,8 @@ def trace_back(
     for step, operands in zip(reversed(steps.steps), reversed(trail), strict=True):
         if not step.summed:
             continue
-        levels, weights = {}, 0.0
+        levels = {}
+        weights = 0.0
         for table, scope in zip(operands, step.scopes, strict=True):
             levels |= dict(zip(scope, table.shape[1:], strict=True))
             weights = weights + _aligned(

@@ -162,7 +162,8 @@ class Factors(NamedTuple):
             return torch.distributions.Categorical(logits=logits, validate_args=False).sample()
 
         if x is None:
-            order, trail = self._affordable(self.plan()), []
+            order = self._affordable(self.plan())
+            trail = []
             eliminate(order, self.rows(self.batch), None, trail)
             total = copies * lead.numel()
             values = torch.zeros(
@@ -222,7 +223,8 @@ class Factors(NamedTuple):
         scopes = tuple(tuple(place[v] for v in scope) for _, scope in pairs)
         levels = tuple(self.levels[v] for v in variables)
         soft = sum(v in place for v in self.softly_observed)
-        tables, labels = tuple(table for table, _ in pairs), self.labels.only(variables)
+        tables = tuple(table for table, _ in pairs)
+        labels = self.labels.only(variables)
         return Factors(tables, scopes, levels, self.limit, labels, soft)
 
     def check_possible(self, totals: Tensor, x: Tensor, lead: torch.Size) -> None:
@@ -310,7 +312,8 @@ class Factors(NamedTuple):
 
         Where that is too wide, rows of one pattern at a time.
         """
-        order, indices = self.plan(evidence=True), torch.arange(len(rows), device=rows.device)
+        order = self.plan(evidence=True)
+        indices = torch.arange(len(rows), device=rows.device)
         if order.largest > self.limit:
             patterns, which = rows.isnan().unique(dim=0, return_inverse=True)
             for number, pattern in enumerate(patterns.tolist()):
@@ -336,19 +339,16 @@ class Factors(NamedTuple):
         Tables at the observed values, of the missing variables alone.
         """
         seen = tuple(v for v, gone in enumerate(missing) if not gone)
-        values, found, scopes, constant = (
-            rows.nan_to_num().long(),
-            [],
-            [],
-            torch.zeros(len(rows), device=rows.device),
-        )
+        values = rows.nan_to_num().long()
+        found = []
+        scopes = []
+        constant = torch.zeros(len(rows), device=rows.device)
         for table, scope in zip(tables, self.scopes, strict=True):
-            part, rest = (
-                at_values(table, scope, values, seen),
-                tuple(v for v in scope if missing[v]),
-            )
+            part = at_values(table, scope, values, seen)
+            rest = tuple(v for v in scope if missing[v])
             if rest:
-                found, scopes = [*found, part], [*scopes, rest]
+                found = [*found, part]
+                scopes = [*scopes, rest]
             else:
                 constant = constant + part
         hidden = [v for v, gone in enumerate(missing) if gone]

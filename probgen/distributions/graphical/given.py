@@ -44,7 +44,8 @@ class Given(DistributionModule):
 
     def __init__(self, gen: DistributionModule, likelihoods: Mapping[int, Tensor]):
         super().__init__()
-        self.gen, self.places = gen, tuple(likelihoods)
+        self.gen = gen
+        self.places = tuple(likelihoods)
         self.any_rows = all(value.ndim == 1 for value in likelihoods.values())
         for place, value in likelihoods.items():
             self.register_buffer(f"likelihood_{place}", value)

@@ -61,7 +61,8 @@ def network_distribution(
 
     Bias, log scale.
     """
-    flat, bias = [], []
+    flat = []
+    bias = []
     for (weight, constant, _), above in zip(parts, parents, strict=True):
         own = weight[len(above) :]
         flat.append(weight[: len(above)])
@@ -86,7 +87,8 @@ def expected_moments(
     Each row counts as often as its weight ``(n,)`` says.
     """
     share = x.new_ones(len(x), dtype=torch.float64) if weights is None else weights.double()
-    given, hidden = conditional(distribution, x, ~x.isnan()), x.isnan()
+    given = conditional(distribution, x, ~x.isnan())
+    hidden = x.isnan()
     deviation = (given.mean - distribution.loc).double()
     left = given.free.covariance_matrix * hidden.unsqueeze(-1) * hidden.unsqueeze(-2)
     second = (deviation.mT * share) @ deviation + torch.einsum("n,nij->ij", share, left.double())
@@ -114,12 +116,12 @@ def regression(
     torch.linalg.LinAlgError
         If the parents are functions of each other, or the column is one of them.
     """
-    first, parents = statistics["first"] / statistics["rows"], list(above)
-    mean, covariance = (
-        center + first,
-        statistics["second"] / statistics["rows"] - first.outer(first),
-    )
-    inner, cross = covariance[parents][:, parents], covariance[parents, node]
+    first = statistics["first"] / statistics["rows"]
+    parents = list(above)
+    mean = center + first
+    covariance = statistics["second"] / statistics["rows"] - first.outer(first)
+    inner = covariance[parents][:, parents]
+    cross = covariance[parents, node]
     if weight is None:
         at = (
             0.0 * mean[parents] if bias is None else mean[parents]

@@ -77,7 +77,8 @@ class Table(DistributionModule):
         if probs is not None:
             _check_probabilities(probs, shape)
         spread = (equivalent_sample_size or 0.0) / prod(shape)
-        self.levels, self.pseudo_count = levels, pseudo_count or spread
+        self.levels = levels
+        self.pseudo_count = pseudo_count or spread
         self.logits = nn.Parameter(torch.zeros(shape) if probs is None else probs.log())
 
     @property

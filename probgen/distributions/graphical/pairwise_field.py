@@ -60,7 +60,8 @@ class Pairwise(NamedTuple):
     def score(self, x: Tensor) -> Tensor:
         """The log of the product of all potentials: ``(*batch, D) -> (*batch,)``, integers."""
         single = self.unary.expand(*x.shape, -1).take_along_dim(x.unsqueeze(-1), -1).squeeze(-1)
-        first, second = x[..., self.edges[:, 0]], x[..., self.edges[:, 1]]
+        first = x[..., self.edges[:, 0]]
+        second = x[..., self.edges[:, 1]]
         return single.sum(-1) + self.pairs[
             torch.arange(len(self.pairs), device=x.device), first, second
         ].sum(-1)
@@ -132,7 +133,8 @@ class GibbsField(dist.TorchDistribution):
     density_kind = "unnormalized"
 
     def __init__(self, field: Pairwise, event_shape: Sequence[int], sweeps: int):
-        self.field, self.sweeps = field, sweeps
+        self.field = field
+        self.sweeps = sweeps
         super().__init__(field.batch, torch.Size(event_shape))
 
     @property

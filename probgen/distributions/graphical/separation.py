@@ -40,7 +40,8 @@ def separated(
     """
     kept = _with_ancestors(parents, {*first, *second, *given})
     neighbors = _moral({name: parents[name] for name in kept})
-    reached, left = set(given) | set(first), list(first)
+    reached = set(given) | set(first)
+    left = list(first)
     while left:
         new = neighbors[left.pop()] - reached
         reached |= new

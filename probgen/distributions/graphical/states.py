@@ -158,7 +158,8 @@ def encoded(table: Any, graph: Graph, states: States, like: Tensor) -> Tensor:
     x = like.new_full((next(iter(lengths.values())), graph.width), torch.nan)
     for name, values in columns.items():
         place = graph.index(name)
-        column, levels = graph.columns[place], graph.levels[place]
+        column = graph.columns[place]
+        levels = graph.levels[place]
         x[:, column] = _encoded(name, values, states.get(name), levels, x[:, column])
     return x
 
@@ -218,7 +219,8 @@ def _listed(name: str, values: Any) -> list:
 
 def decoded(x: Tensor, graph: Graph, states: States) -> dict[str, list]:
     """Columns by name of rows ``(*lead, D)``: states by name, numbers as they are."""
-    rows, found = x.reshape(-1, graph.width), {}
+    rows = x.reshape(-1, graph.width)
+    found = {}
     for name, column, levels in zip(graph.names, graph.columns, graph.levels, strict=True):
         values = rows[:, column]
         if levels is not None:

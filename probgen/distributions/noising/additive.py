@@ -68,7 +68,8 @@ class AdditiveNoise(nn.Module, ABC):
         ratio = schedule.logit()
         chances = torch.cat((ratio.new_zeros(2), -ratio.diff() / (ratio[0] - ratio[-1])))
         self.register_buffer("chances", chances.to(torch.get_default_dtype()))
-        self.steps, self.bounds = len(schedule), bounds
+        self.steps = len(schedule)
+        self.bounds = bounds
 
     @abstractmethod
     def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:

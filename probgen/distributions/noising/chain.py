@@ -125,7 +125,9 @@ class NoisingChain(dist.TorchDistribution):
         calls: int | None = None,
         step: Step | None = None,
     ):
-        self.predict, self.process, self.step = predict, process, step or ancestral
+        self.predict = predict
+        self.process = process
+        self.step = step or ancestral
         self.calls = process.steps if calls is None else calls
         if not 1 <= self.calls <= process.steps:
             raise ValueError(
@@ -145,7 +147,8 @@ class NoisingChain(dist.TorchDistribution):
 
         Of labels, the first step of the chain is the reconstruction and stands among the others.
         """
-        process, x = self.process, self._whole(x)
+        process = self.process
+        x = self._whole(x)
         t = self._steps(x, process.chances)
         x_t = _drawn(process.marginal(x, t))
         term = _divergence(process.posterior(x_t, x, t, t - 1), self.reverse(x_t, t, t - 1))

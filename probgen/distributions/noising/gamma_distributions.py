@@ -95,7 +95,8 @@ class CenteredGamma(dist.TorchDistribution):
         return self.loc + noise.to(self.loc.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        k, theta = self.concentration.double(), self.scale.double()
+        k = self.concentration.double()
+        theta = self.scale.double()
         excess = (x.double() - self.loc.double()) / (k * theta)
         inside = excess > -1
         safe = torch.where(inside, excess, 0.0)
@@ -166,16 +167,21 @@ class ScaledBeta(dist.TorchDistribution):
         """Draws whose gradients go to ``loc`` and ``width``."""
         shape = torch.Size(sample_shape) + self.batch_shape
         k, rest = (value.detach().double().expand(shape) for value in (self.first, self.second))
-        one, other = torch._standard_gamma(k), torch._standard_gamma(rest)
+        one = torch._standard_gamma(k)
+        other = torch._standard_gamma(rest)
         share = (one * rest - other * k) / (
             (one + other).clamp(min=TINY) * (k + rest)
         )  # less its mean, exactly
         return self.loc + (self.width * share).to(self.loc.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        k, rest, width = self.first.double(), self.second.double(), self.width.double()
-        total, moved = k + rest, (x.double() - self.loc.double()) / width
-        one, other = moved * total / k, -moved * total / rest
+        k = self.first.double()
+        rest = self.second.double()
+        width = self.width.double()
+        total = k + rest
+        moved = (x.double() - self.loc.double()) / width
+        one = moved * total / k
+        other = -moved * total / rest
         inside = (one > -1) & (other > -1)
         body = (k - 1) * torch.log1p(torch.where(inside, one, 0.0))
         body = body + (rest - 1) * torch.log1p(torch.where(inside, other, 0.0))
@@ -190,7 +196,8 @@ class ScaledBeta(dist.TorchDistribution):
         return torch.where(inside, value, -math.inf).to(self.loc.dtype)
 
     def entropy(self) -> Tensor:
-        k, rest = self.first.double(), self.second.double()
+        k = self.first.double()
+        rest = self.second.double()
         total = k + rest
         (r, d), (r_rest, d_rest), (r_total, d_total) = stirling(k), stirling(rest), stirling(total)
         left = r + r_rest - r_total - (k - 1) * d - (rest - 1) * d_rest + (total - 2) * d_total

@@ -93,7 +93,8 @@ class LabelNoise(nn.Module, ABC):
         signal = torch.cat((schedule.new_ones(1), schedule)).to(torch.get_default_dtype())
         self.register_buffer("signal", signal)
         self.register_buffer("chances", even_chances(len(schedule), signal))
-        self.levels, self.steps = levels, len(schedule)
+        self.levels = levels
+        self.steps = len(schedule)
 
     @property
     @abstractmethod
@@ -182,7 +183,8 @@ class UniformNoise(LabelNoise):
         )
 
     def mixed(self, x_t: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        signal, signal_s = at(self.signal, t, x_t), at(self.signal, s, x_t)
+        signal = at(self.signal, t, x_t)
+        signal_s = at(self.signal, s, x_t)
         seen = one_hot(x_t, self.levels)
         weights = masses / self._spread(seen, signal)
         before = signal_s.unsqueeze(-1) * weights
@@ -256,7 +258,8 @@ class AbsorbingNoise(LabelNoise):
         return independent(self._masked(one_hot(x_0, self.levels), at(self.signal, t, x_0)), t.ndim)
 
     def mixed(self, x_t: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        signal, signal_s = at(self.signal, t, x_t), at(self.signal, s, x_t)
+        signal = at(self.signal, t, x_t)
+        signal_s = at(self.signal, s, x_t)
         revealed = ((signal_s - signal) / (1 - signal).clamp(min=TINY)).expand(x_t.shape)
         masked = x_t == self.levels
         masses = torch.where(masked.unsqueeze(-1), masses, one_hot(x_t, self.levels))

@@ -114,7 +114,9 @@ class MixtureNoise(AdditiveNoise):
                 f"{scales=}; one number "
                 "for each component"
             )
-        share, locs_, variances = values[0] / values[0].sum(), values[1], values[2].square()
+        share = values[0] / values[0].sum()
+        locs_ = values[1]
+        variances = values[2].square()
         mean = share @ locs_
         spread = (share @ (variances + locs_.square()) - mean.square()).sqrt()
         standard = (share.log(), (locs_ - mean) / spread, variances.sqrt() / spread)

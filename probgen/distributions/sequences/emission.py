@@ -98,7 +98,8 @@ def from_clusters(
     rows = fill_missing(rows, rows.nanmean(0).nan_to_num())
     if len(rows) > _ROWS_FOR_START:
         kept = torch.randperm(len(rows), generator=generator)[:_ROWS_FOR_START].to(x.device)
-        x, rows = x[kept], rows[kept]
+        x = x[kept]
+        rows = rows[kept]
     scale = rows.std(0, correction=0)
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     clusters = KMeans(emission.states, n_init=1, random_state=seed)
@@ -135,7 +136,8 @@ class Chosen(dist.TorchDistribution):
     arg_constraints: dict = {}
 
     def __init__(self, distributions: dist.TorchDistribution, index: Tensor):
-        self.distributions, self.index = distributions, index
+        self.distributions = distributions
+        self.index = index
         super().__init__(index.shape, distributions.event_shape, validate_args=False)
 
     @property

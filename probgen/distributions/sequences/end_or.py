@@ -39,7 +39,9 @@ class EndOr(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, entry: dist.TorchDistribution, stop: dist.TorchDistribution, end: float):
-        self.entry, self.stop, self.end = entry, stop, end
+        self.entry = entry
+        self.stop = stop
+        self.end = end
         batch = broadcast_shape(entry.batch_shape, stop.batch_shape)
         super().__init__(torch.Size(batch), entry.event_shape, validate_args=False)
 
@@ -99,7 +101,9 @@ class Barred(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, base: dist.TorchDistribution, end: float, where: Tensor):
-        self.base, self.end, self.where = base, end, where
+        self.base = base
+        self.end = end
+        self.where = where
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @property

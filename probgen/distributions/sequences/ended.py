@@ -78,7 +78,9 @@ class Ended(dist.TorchDistribution):
                 "whose events have time as their first dim"
             )
         inner = _in_time(inner)
-        self.inner, self.end, self.padding = inner, float(end), float(padding)
+        self.inner = inner
+        self.end = float(end)
+        self.padding = float(padding)
         super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
 
     @property
@@ -241,7 +243,8 @@ class EndedGiven(dist.TorchDistribution):
             )
         shape = self.tokens.shape
         batch = shape[: len(shape) - len(distribution.event_shape)]
-        self.distribution, self._seen = distribution.expand(batch), seen
+        self.distribution = distribution.expand(batch)
+        self._seen = seen
         super().__init__(batch, distribution.event_shape, validate_args=False)
 
     density_kind = "exact"

@@ -76,7 +76,9 @@ class EndingMarkov(dist.TorchDistribution):
                 f"{tuple(stop_logits.shape)}; "
                 f"give (*batch, {inner.states})"
             )
-        self.inner, self.stop_logits, self.padding = inner, stop_logits, float(padding)
+        self.inner = inner
+        self.stop_logits = stop_logits
+        self.padding = float(padding)
         batch = broadcast_shape(inner.batch_shape, stop_logits.shape[:-1])
         super().__init__(torch.Size(batch), inner.event_shape, validate_args=False)
 
@@ -215,7 +217,9 @@ class EndingMarkovGiven(dist.TorchDistribution):
     def __init__(self, distribution: EndingMarkov, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
         shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
+        self.distribution = distribution
+        self.x = x.expand(shape)
+        self.mask = mask.expand(shape)
         self.found = distribution.ends(self.x, self.mask)
         after = over_steps(self.found.after(distribution.steps), distribution.entry_ndim)
         self._seen = self.mask & ~after

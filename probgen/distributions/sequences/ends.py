@@ -128,7 +128,8 @@ def ends(x: Tensor, padding: float, entry_ndim: int, mask: Tensor | None = None)
     """
     mask = known(x, padding, entry_ndim) if mask is None else mask
     over = is_padding(x, padding)
-    value, ended = by_step(mask & ~over, entry_ndim), by_step(mask & over, entry_ndim)
+    value = by_step(mask & ~over, entry_ndim)
+    ended = by_step(mask & over, entry_ndim)
     step = torch.arange(1, value.shape[-1] + 1, device=x.device)
     last = torch.where(value, step, 0).amax(-1)
     first = torch.where(ended, step - 1, value.shape[-1]).amin(-1)
@@ -164,8 +165,10 @@ class SupportOrPadding(constraints.Constraint):
     """
 
     def __init__(self, base: constraints.Constraint, padding: float):
-        self.base, self.padding = base, padding
-        self.is_discrete, self.event_dim = base.is_discrete, base.event_dim
+        self.base = base
+        self.padding = padding
+        self.is_discrete = base.is_discrete
+        self.event_dim = base.event_dim
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:

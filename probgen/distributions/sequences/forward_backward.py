@@ -138,18 +138,18 @@ def backward(
 def _backward(
     grad: Tensor, value: Tensor, states: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype, kind = precision(log_transition), log_emission.dtype
+    dtype = precision(log_transition)
+    kind = log_emission.dtype
     if dtype is None:
         return log_chain.backward(grad, states, log_transition, log_emission)
     impossible = value == -torch.inf
     if impossible.any():
-        log_emission, states = (
-            log_emission.masked_fill(impossible, 0.0),
-            states.masked_fill(impossible, 1.0),
-        )
+        log_emission = log_emission.masked_fill(impossible, 0.0)
+        states = states.masked_fill(impossible, 1.0)
         grad = grad.masked_fill(impossible, 0.0)
     later, _ = _shifted(log_emission.flip(0), dtype)
-    start, transition = later[0] / later[0].sum(0), log_transition.to(dtype).exp()
+    start = later[0] / later[0].sum(0)
+    transition = log_transition.to(dtype).exp()
     passed = scan(start, transition.flip(0), later[1:])
     ahead = torch.cat([start[None], passed.states[:-1]]).flip(0)[: len(states) - 1]
     beta = torch.cat([passed.prior.flip(0), torch.ones_like(states[:1])])

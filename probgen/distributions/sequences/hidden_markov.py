@@ -72,7 +72,8 @@ class HiddenMarkov(dist.TorchDistribution):
         *,
         varying: bool = False,
     ):
-        states, own = initial_logits.shape[-1], emissions.batch_shape
+        states = initial_logits.shape[-1]
+        own = emissions.batch_shape
         expected = ((steps,) if varying else ()) + (states,)
         given = own[-len(expected) :], transition_logits.shape[-2:]
         if given != (expected, (states, states)):
@@ -83,11 +84,12 @@ class HiddenMarkov(dist.TorchDistribution):
                 f"{tuple(transition_logits.shape)}; give one distribution "
                 "of an observation for each state"
             )
-        self.initial, self.transition = (
-            initial_logits.log_softmax(-1),
-            transition_logits.log_softmax(-1),
-        )
-        self.emissions, self.steps, self.states, self.varying = emissions, steps, states, varying
+        self.initial = initial_logits.log_softmax(-1)
+        self.transition = transition_logits.log_softmax(-1)
+        self.emissions = emissions
+        self.steps = steps
+        self.states = states
+        self.varying = varying
         self._own = own[: len(own) - len(expected)]
         batch = broadcast_shape(
             self.initial.shape[:-1], self.transition.shape[: -3 if varying else -2], self._own
@@ -152,7 +154,8 @@ class HiddenMarkov(dist.TorchDistribution):
         ``(*batch, T - 1, K, K)``.
         """
         initial, transition, emission = self._chain(x)
-        steps, rows = len(emission) - 1, emission.shape[-1]
+        steps = len(emission) - 1
+        rows = emission.shape[-1]
         found = posterior(initial, transition.expand(steps, rows, -1, -1), emission)
         check_possible(found.log_likelihood)
         return found.transitions.movedim(0, 1).reshape(
@@ -203,7 +206,8 @@ class HiddenMarkov(dist.TorchDistribution):
 
         ``(*batch, T, *event) -> (T, *batch, K)``.
         """
-        event, time = len(self.emissions.event_shape), self._time(x)
+        event = len(self.emissions.event_shape)
+        time = self._time(x)
         x = x.reshape(*[1] * (len(self.batch_shape) + len(self.event_shape) - x.ndim), *x.shape)
         if self.varying:
             missing = x.new_full(
@@ -232,7 +236,8 @@ class HiddenMarkov(dist.TorchDistribution):
 
     def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the passes take: ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences."""
-        emission, lead = self.log_emissions(x), self._lead(x)
+        emission = self.log_emissions(x)
+        lead = self._lead(x)
         time = len(emission)
         emission = emission.expand(time, *lead, self.states).reshape(time, -1, self.states).mT
         return *self._markov(lead, time), emission
@@ -240,7 +245,8 @@ class HiddenMarkov(dist.TorchDistribution):
     def _markov(self, lead: torch.Size, steps: int) -> tuple[Tensor, Tensor]:
         initial = self.initial.expand(*lead, -1).reshape(-1, self.states).mT
         each = self.transition.movedim(-3, 0)[1:steps] if self.varying else self.transition[None]
-        own, square = each.shape[1:-2], (self.states, self.states)
+        own = each.shape[1:-2]
+        square = (self.states, self.states)
         each = (
             each if len(each) else self.transition.movedim(-3, 0)[:1]
         )  # of a single step, not used
@@ -277,7 +283,8 @@ class HiddenMarkov(dist.TorchDistribution):
 
         All states emit and one is heard: what a distribution can always do.
         """
-        event, last = len(emissions.event_shape), 2 if self.varying else 1
+        event = len(emissions.event_shape)
+        last = 2 if self.varying else 1
         own = len(emissions.batch_shape) - last
         batch = states.shape[states.ndim - 1 - own : -1]
         emissions = emissions.expand(batch + emissions.batch_shape[own:])
@@ -310,7 +317,9 @@ class HiddenMarkovGiven(dist.TorchDistribution):
     def __init__(self, distribution: HiddenMarkov, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
         shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
+        self.distribution = distribution
+        self.x = x.expand(shape)
+        self.mask = mask.expand(shape)
         self.observed = torch.where(self.mask, self.x, torch.nan)
         if has_missing(torch.where(self.mask, self.x, 0.0)):
             raise ValueError(

@@ -93,12 +93,16 @@ def kalman_filter(system: System, x: Tensor) -> Filtered:
     .. math:: K = P C^\top S^{-1}, \quad S = C P C^\top + R, \qquad
               m' = m + K (x - C m), \quad P' = (I - K C) P (I - K C)^\top + K R K^\top
     """
-    complete, total, steps = not has_missing(x), 0.0, []
-    mean, cov = system.initial_mean.expand(x.shape[1], -1), system.initial_cov
+    complete = not has_missing(x)
+    total = 0.0
+    steps = []
+    mean = system.initial_mean.expand(x.shape[1], -1)
+    cov = system.initial_cov
     identity = torch.eye(mean.shape[-1], dtype=x.dtype, device=x.device)
     for step, row in enumerate(x):
         if step:
-            mean, cov = mean @ system.transition.mT, predicted_cov(system, cov)
+            mean = mean @ system.transition.mT
+            cov = predicted_cov(system, cov)
         value, matrix, noise, constant = observe(system, row, complete)
         residual = value - apply(matrix, mean)
         tril = torch.linalg.cholesky(matrix @ cov @ matrix.mT + noise)
@@ -117,7 +121,8 @@ def kalman_filter(system: System, x: Tensor) -> Filtered:
         after = keep @ cov @ keep.mT + gain @ noise @ gain.mT
         updated = mean + apply(gain, residual)
         steps.append((mean, cov, updated, after))
-        mean, cov = updated, after
+        mean = updated
+        cov = after
     return Filtered(
         total, *(torch.stack(torch.broadcast_tensors(*part)) for part in zip(*steps, strict=True))
     )
@@ -131,10 +136,14 @@ def smoother(system: System, found: Filtered) -> Smoothed:
     .. math:: J_t = P_t A^\top \bar P_{t+1}^{-1}, \quad m^s_t = m_t + J_t (m^s_{t+1} - \bar m_{t+1}), \quad
               P^s_t = (I - J_t A) P_t (I - J_t A)^\top + J_t (Q + P^s_{t+1}) J_t^\top
     """
-    matrix, means, covs, lagged = system.transition, [found.mean[-1]], [found.cov[-1]], []
+    matrix = system.transition
+    means = [found.mean[-1]]
+    covs = [found.cov[-1]]
+    lagged = []
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     for step in range(len(found.mean) - 2, -1, -1):
-        cov, ahead = found.cov[step], torch.linalg.cholesky(found.prior_cov[step + 1])
+        cov = found.cov[step]
+        ahead = torch.linalg.cholesky(found.prior_cov[step + 1])
         back = torch.cholesky_solve(matrix @ cov, ahead).mT
         keep = identity - back @ matrix
         lagged.append(covs[-1] @ back.mT)
@@ -164,7 +173,8 @@ def expected_values(system: System, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ``(..., D) ->`` G ``(..., D, k)``, h ``(..., D)``, E ``(..., D, D)``.
     """
     seen = (~x.isnan()).to(x.dtype)
-    cov, free = system.emission_cov, 1 - seen
+    cov = system.emission_cov
+    free = 1 - seen
     inside = cov * seen[..., None] * seen[..., None, :] + torch.diag_embed(free)
     weights = (
         torch.linalg.solve(inside, cov * seen[..., None]).mT * seen[..., None, :]

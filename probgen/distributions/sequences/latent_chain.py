@@ -78,8 +78,11 @@ class LatentChain(dist.TorchDistribution):
         counts: Tensor | None = None,
         beyond: LatentChain | None = None,
     ):
-        self.transition, self.start, self.inputs = transition, start, inputs
-        self.counts, self.beyond = counts, beyond
+        self.transition = transition
+        self.start = start
+        self.inputs = inputs
+        self.counts = counts
+        self.beyond = beyond
         self._drawn: _Drawn | None = None
         shapes = [
             () if inputs is None else inputs.shape[:-2],
@@ -99,7 +102,9 @@ class LatentChain(dist.TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         lead = self.shape(torch.Size(sample_shape))[:-2]
-        z, kept, steps = self.start.expand(*lead, -1), [], []
+        z = self.start.expand(*lead, -1)
+        kept = []
+        steps = []
         for t in range(self.event_shape[0]):
             distribution = self.distribution(z, t)
             steps.append((distribution, distribution()))
@@ -129,7 +134,8 @@ class LatentChain(dist.TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LatentChain:
         new = copy.copy(self)
-        new._batch_shape, new._drawn = torch.Size(batch_shape), None
+        new._batch_shape = torch.Size(batch_shape)
+        new._drawn = None
         return new
 
     def _or_beyond(self, drawn: Tensor, z: Tensor, t: int) -> Tensor:

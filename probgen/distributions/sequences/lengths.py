@@ -77,14 +77,18 @@ class WithLength(dist.TorchDistribution):
         least: int = 1,
         padding: float = math.nan,
     ):
-        steps, count = inner.event_shape[0], logits.shape[-1]
+        steps = inner.event_shape[0]
+        count = logits.shape[-1]
         if not 0 <= least <= steps or count != steps - least + 1:
             raise ValueError(
                 f"expected logits of the lengths {least} to {steps}, the steps of the "
                 f"distribution, got {count}; give "
                 f"{steps - least + 1}"
             )
-        self.inner, self.logits, self.least, self.padding = inner, logits, least, padding
+        self.inner = inner
+        self.logits = logits
+        self.least = least
+        self.padding = padding
         batch = broadcast_shape(inner.batch_shape, logits.shape[:-1])
         super().__init__(torch.Size(batch), inner.event_shape, validate_args=False)
 
@@ -144,7 +148,8 @@ class WithLength(dist.TorchDistribution):
 
     def possible(self, found: Ends) -> Tensor:
         """Which lengths ``least``, ..., T_max agree with what is known: ``(*lead, L)``."""
-        length, is_open = found.length[..., None], found.open[..., None]
+        length = found.length[..., None]
+        is_open = found.open[..., None]
         every = torch.arange(self.least, self.steps + 1, device=length.device)
         return torch.where(is_open, every >= length, every == length)
 
@@ -219,7 +224,9 @@ class LengthGiven(dist.TorchDistribution):
     def __init__(self, distribution: WithLength, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
         shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
+        self.distribution = distribution
+        self.x = x.expand(shape)
+        self.mask = mask.expand(shape)
         self.found = distribution.ends(self.x, self.mask)
         self._after = over_steps(self.found.after(distribution.steps), distribution.entry_ndim)
         self._seen = self.mask & ~self._after

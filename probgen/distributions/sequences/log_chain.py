@@ -21,7 +21,10 @@ def forward(
 
     And log probabilities of each state given the past ``(T, K, R)``.
     """
-    each, state, total, states = log_transition, log_initial, 0.0, []
+    each = log_transition
+    state = log_initial
+    total = 0.0
+    states = []
     for step, density in enumerate(log_emission):
         prior = state if step == 0 else _log_product(each[(step - 1) % len(each)].mT, state)
         joint = prior + density
@@ -39,8 +42,11 @@ def backward(
 
     Weighted by ``grad`` ``(R,)``.
     """
-    each, beta = log_transition, torch.zeros_like(states[0])
-    pairs, marginals, ahead = torch.zeros_like(each), torch.empty_like(states), beta
+    each = log_transition
+    beta = torch.zeros_like(states[0])
+    pairs = torch.zeros_like(each)
+    marginals = torch.empty_like(states)
+    ahead = beta
     for step in range(len(states) - 1, -1, -1):
         joint = states[step] + beta
         norm = joint.logsumexp(0).clamp(min=_IMPOSSIBLE)
@@ -65,7 +71,8 @@ def by_halves(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor)
     factors = log_transition.clamp(min=_IMPOSSIBLE) + steps.clamp(min=_IMPOSSIBLE)
     while len(factors) > 1:
         even = len(factors) // 2 * 2
-        left, right = factors[:even:2], factors[1:even:2]
+        left = factors[:even:2]
+        right = factors[1:even:2]
         product = (left[..., None] + right[..., None, :, :]).logsumexp(-2)
         factors = torch.cat([product, factors[even:]])
     state = (log_initial + log_emission[0]).mT.clamp(min=_IMPOSSIBLE)
@@ -81,7 +88,9 @@ def best_path(
 
     The most probable states ``(T, R)`` and the log density of them with the data ``(R,)``.
     """
-    each, state, choices = log_transition, (log_initial + log_emission[0]).double(), []
+    each = log_transition
+    state = (log_initial + log_emission[0]).double()
+    choices = []
     for step, density in enumerate(log_emission[1:]):
         state, choice = (state.mT[..., None] + each[step % len(each)]).max(1)
         state = state.mT + density

@@ -20,7 +20,8 @@ def draw_chain(log_initial: Tensor, log_transition: Tensor, steps: int) -> Tenso
             [0],
             [0]])
     """
-    path, each = [_draw(log_initial.exp())], log_transition.exp().mT
+    path = [_draw(log_initial.exp())]
+    each = log_transition.exp().mT
     for step in range(steps - 1):
         path.append(_draw(_columns(each[step % len(each)], path[-1][None])[:, 0]))
     return torch.stack(path)

@@ -31,7 +31,8 @@ class StateNormals(dist.TorchDistribution):
     arg_constraints: dict = {}
 
     def __init__(self, distribution: dist.TorchDistribution, mixture: Mixture):
-        self.distribution, self.mixture = distribution, mixture
+        self.distribution = distribution
+        self.mixture = mixture
         super().__init__(distribution.batch_shape, distribution.event_shape, validate_args=False)
 
     @property

@@ -64,7 +64,8 @@ class StateSpace(dist.TorchDistribution):
                 f"emission matrix ({dims}, {states}), got {tuple(system.transition.shape)} and "
                 f"{tuple(system.initial_mean.shape)}"
             )
-        self.system, self.steps = system, steps
+        self.system = system
+        self.steps = steps
         batch = broadcast_shape(system.initial_mean.shape[:-1], system.initial_cov.shape[:-2])
         super().__init__(torch.Size(batch), torch.Size([steps, dims]), validate_args=False)
 
@@ -91,7 +92,8 @@ class StateSpace(dist.TorchDistribution):
         self, sample_shape: torch.Size | tuple = torch.Size()
     ) -> tuple[Tensor, Tensor]:
         """Sequences ``(*sample, *batch, T, D)`` and the states behind them ``(*sample, *batch, T, k)``."""
-        system, shape = self.system, torch.Size(sample_shape) + self.batch_shape
+        system = self.system
+        shape = torch.Size(sample_shape) + self.batch_shape
         roots = (
             torch.linalg.cholesky(cov)
             for cov in (system.initial_cov, system.transition_cov, system.emission_cov)
@@ -160,7 +162,8 @@ class StateSpace(dist.TorchDistribution):
     @property
     def variance(self) -> Tensor:
         """Variances of all observations: ``(*batch, T, D)``."""
-        matrix, noise = self.system.emission, self.system.emission_cov.diagonal()
+        matrix = self.system.emission
+        noise = self.system.emission_cov.diagonal()
         found = (
             torch.stack([((matrix @ cov) * matrix).sum(-1) for _, cov in self._states()], -2)
             + noise
@@ -169,10 +172,12 @@ class StateSpace(dist.TorchDistribution):
 
     def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Moments of the state at each step, before anything is observed."""
-        mean, cov = self.system.initial_mean, self.system.initial_cov
+        mean = self.system.initial_mean
+        cov = self.system.initial_cov
         for _ in range(self.steps):
             yield mean, cov
-            mean, cov = mean @ self.system.transition.mT, predicted_cov(self.system, cov)
+            mean = mean @ self.system.transition.mT
+            cov = predicted_cov(self.system, cov)
 
     def _flat(self, x: Tensor) -> tuple[System, Tensor]:
         """The system of all sequences side by side, and their observations, time first.
@@ -227,7 +232,9 @@ class StateSpaceGiven(dist.TorchDistribution):
     def __init__(self, distribution: StateSpace, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
         shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution, self.x, self.mask = distribution, x.expand(shape), mask.expand(shape)
+        self.distribution = distribution
+        self.x = x.expand(shape)
+        self.mask = mask.expand(shape)
         self.observed = torch.where(self.mask, self.x, torch.nan)
         if has_missing(torch.where(self.mask, self.x, 0.0)):
             raise ValueError(

@@ -94,7 +94,8 @@ def classifier_two_sample_test(
         return _accuracies(pooled, classifier, folds, count, seed)
 
     values = accuracies(found[0], found[1], permutations)
-    value, null = values[0].item(), values[1:]
+    value = values[0].item()
+    null = values[1:]
     rows = min(len(found[0]), len(found[1]))
     p_value = (
         (1 + (null >= values[0]).sum().item()) / (1 + len(null))
@@ -115,7 +116,8 @@ def _accuracies(
 
     The folds do not look at the labels, or the true labeling would not be one among equals.
     """
-    total, random = len(pooled), generator(seed)
+    total = len(pooled)
+    random = generator(seed)
     if not 2 <= folds <= total // 2:
         raise ValueError(f"expected 2 to {total // 2} folds, got {folds}")
     fold = (torch.randperm(total, generator=random) % folds).to(pooled.device)
@@ -125,7 +127,8 @@ def _accuracies(
     )
     correct = pooled.new_zeros(1 + permutations, dtype=torch.double)
     for number in range(folds):
-        train, judged = fold != number, fold == number
+        train = fold != number
+        judged = fold == number
         scores = classifier(pooled[train], labels[train], pooled[judged])
         correct += ((scores > 0) == (labels[judged] > 0)).sum(0)
     return correct / total

@@ -107,7 +107,8 @@ class Network:
 
     def __call__(self, rows: Tensor, labels: Tensor, new: Tensor) -> Tensor:
         design, fresh = (each.float() for each in _design(rows, new))
-        random, count = torch.Generator().manual_seed(self.seed), labels.shape[1]
+        random = torch.Generator().manual_seed(self.seed)
+        count = labels.shape[1]
         inner = (
             torch.randn(1, design.shape[1], self.hidden, generator=random)
             * (2 / design.shape[1]) ** 0.5
@@ -138,7 +139,8 @@ def _scores(design: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
 
 def _design(rows: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     """Standardized by the rows trained on, in double precision, with a constant in front."""
-    mean, scale = rows.double().mean(0), rows.double().std(0)
+    mean = rows.double().mean(0)
+    scale = rows.double().std(0)
     scale = torch.where(scale > 0, scale, 1.0)
     standard = [(each.double() - mean) / scale for each in (rows, new)]
     one, other = (torch.cat([torch.ones_like(each[:, :1]), each], 1) for each in standard)

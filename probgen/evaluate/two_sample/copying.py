@@ -103,13 +103,18 @@ def copying_test(
         _apart(y, rows, nearest(moved_y, moved, memory)),
     ]
     home = [nearest(part, centers, memory) for part in (moved_x, moved_y)]
-    value, null, spread, weight = 0.0, 0.0, 0.0, 0.0
+    value = 0.0
+    null = 0.0
+    spread = 0.0
+    weight = 0.0
     for cell in range(len(centers)):
         ours, theirs = (d[h == cell] for d, h in zip(near, home, strict=True))
         if min(len(ours), len(theirs)) >= FEWEST:
             share, (closer, under_null, error) = len(theirs) / len(y), _ranks(ours, theirs)
-            value, weight = value + share * closer, weight + share
-            null, spread = null + share**2 * under_null, spread + share**2 * error
+            value = value + share * closer
+            weight = weight + share
+            null = null + share**2 * under_null
+            spread = spread + share**2 * error
     if not weight:
         raise ValueError(
             f"expected {FEWEST} samples and held-out rows in some cell, got none; use fewer cells"
@@ -147,8 +152,10 @@ def _ranks(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:
 
     And its variance as it is.
     """
-    n, m = len(ours), len(theirs)
-    smaller, larger = _placements(ours, theirs), 1 - _placements(theirs, ours)
+    n = len(ours)
+    m = len(theirs)
+    smaller = _placements(ours, theirs)
+    larger = 1 - _placements(theirs, ours)
     ties = torch.cat([ours, theirs]).unique(return_counts=True)[1].double()
     together = n + m
     shared = (ties**3 - ties).sum().item() / (together * (together - 1))

@@ -100,7 +100,8 @@ def kernel_distance(
     floor = floor_of(lambda *pair: blocks(*pair).mean().item(), found, splits=splits, seed=seed)
     stderr = values.std().item() / math.sqrt(len(values))
     width = stderr * _student(len(values) - 1)
-    value, rows = values.mean().item(), (len(found[0]), len(found[1]))
+    value = values.mean().item()
+    rows = (len(found[0]), len(found[1]))
     limits = value - width, value + width
     return TwoSample(
         "kernel distance",
@@ -135,8 +136,10 @@ def _block_values(first: Tensor, second: Tensor, kernel: Kernel, block: int, see
 
 
 def _unbiased(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    n, m = len(x), len(y)
-    own, other = kernel(x, x), kernel(y, y)
+    n = len(x)
+    m = len(y)
+    own = kernel(x, x)
+    other = kernel(y, y)
     within = (own.sum() - own.trace()) / (n * (n - 1)) + (other.sum() - other.trace()) / (
         m * (m - 1)
     )
@@ -149,7 +152,8 @@ def _student(freedom: int) -> float:
     By the Cornish-Fisher expansion around the normal one.
     """
     z = Z95
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
@@ -270,7 +274,8 @@ def _permutation_test(
 ) -> TwoSample:
     first, second = rows[:2]
     values, errors = _permuted(kernel, first, second, permutations, seed, memory)
-    value, null = values[0].item(), values[1:]
+    value = values[0].item()
+    null = values[1:]
     p_value = (1 + (null >= values[0]).sum().item()) / (1 + len(null)) if permutations else None
 
     def statistic(one: Tensor, other: Tensor) -> float:
@@ -292,23 +297,32 @@ def _permuted(
 
     Some standard errors.
     """
-    pooled, n, m = torch.cat([first, second]), len(first), len(second)
+    pooled = torch.cat([first, second])
+    n = len(first)
+    m = len(second)
     chosen = _labelings(n, n + m, permutations, seed).to(pooled.device)
-    inner, outer, diagonal, own, sums = 0.0, 0.0, 0.0, [], []
+    inner = 0.0
+    outer = 0.0
+    diagonal = 0.0
+    own = []
+    sums = []
     for part in pooled.split(chunk_rows(2 * (n + m), memory, pooled.element_size())):
         place = slice(len(own), len(own) + len(part))
         matrix = kernel(part, pooled).double()
         both = matrix @ chosen
-        inner, outer = inner + (chosen[place] * both).sum(0), outer + both.sum(0)
+        inner = inner + (chosen[place] * both).sum(0)
+        outer = outer + both.sum(0)
         self_terms = matrix[torch.arange(len(part)), torch.arange(place.start, place.stop)]
         diagonal = diagonal + self_terms @ chosen[place]
         own += self_terms.tolist()
         sums.append(torch.cat([matrix.sum(1, keepdim=True), both[:, : 1 + SOME]], 1))
     with_all, *with_first = torch.cat(sums).T
-    rest, trace = with_all.sum() - 2 * outer + inner, sum(own)
+    rest = with_all.sum() - 2 * outer + inner
+    trace = sum(own)
     within = (inner - diagonal) / (n * (n - 1)) + (rest - (trace - diagonal)) / (m * (m - 1))
     values = within - 2 * (outer - inner) / (n * m)
-    place, itself = chosen.bool(), torch.tensor(own).to(with_all)
+    place = chosen.bool()
+    itself = torch.tensor(own).to(with_all)
     errors = [
         _linear_error(sums, with_all, itself, place[:, i], n, m)
         for i, sums in enumerate(with_first)

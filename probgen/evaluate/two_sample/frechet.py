@@ -177,7 +177,8 @@ def _with_error(rows: Tensor, others: Tensor, chunk: int) -> tuple[float, float]
     \Sigma_1^{-1/2} (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2} \Sigma_1^{-1/2}` transports the
     first Gaussian to the second.
     """
-    first, second = _moments(rows, chunk), _moments(others, chunk)
+    first = _moments(rows, chunk)
+    second = _moments(others, chunk)
     root, middle = _between(first, second)
     eigenvalues, vectors = torch.linalg.eigh(middle)
     value = _value(first, second, eigenvalues)

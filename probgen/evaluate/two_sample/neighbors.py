@@ -179,9 +179,11 @@ def _judged(
         splits=splits,
         seed=seed,
     )
-    sizes, results = (len(first), len(second)), []
+    sizes = (len(first), len(second))
+    results = []
     for name, each, floor, high in zip(names, counts, floors, highest, strict=True):
-        value, stderr = each.mean().item(), each.std().item() / math.sqrt(len(each))
+        value = each.mean().item()
+        stderr = each.std().item() / math.sqrt(len(each))
         error = interval(value, stderr, floor.spread, low=0.0, high=high)
         about = {"rows": sizes, "floor_rows": floor.rows, "units": units}
         results.append(TwoSample(name, value, **error, floor=floor.mean, **about))
@@ -200,8 +202,10 @@ def radii(rows: Tensor, neighbors: int, memory: int = MEMORY) -> Tensor:
 
 
 def _precision_recall(x: Tensor, y: Tensor, neighbors: int, memory: int) -> Counts:
-    around_x, around_y = radii(x, neighbors, memory), radii(y, neighbors, memory)
-    inside, found = [], torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    around_x = radii(x, neighbors, memory)
+    around_y = radii(y, neighbors, memory)
+    inside = []
+    found = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for place, squares in distance_blocks(x, y, memory // 2):
         inside.append((squares <= around_y).any(1))
         found |= (squares <= around_x[place, None]).any(0)
@@ -210,7 +214,8 @@ def _precision_recall(x: Tensor, y: Tensor, neighbors: int, memory: int) -> Coun
 
 def _density_coverage(x: Tensor, y: Tensor, neighbors: int, memory: int) -> Counts:
     around = radii(y, neighbors, memory)
-    balls, covered = [], torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    balls = []
+    covered = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for _, squares in distance_blocks(x, y, memory // 2):
         inside = squares <= around
         balls.append(inside.sum(1).double() / neighbors)

@@ -72,7 +72,8 @@ class RandomFeatures:
         x = (x.to(dtype) - self.location) / self.scale
         if x.ndim in (3, 4):
             return self._images(x if x.ndim == 4 else x[:, None])
-        rows, random = x.reshape(len(x), -1), generator(self.seed)
+        rows = x.reshape(len(x), -1)
+        random = generator(self.seed)
         weights = (
             torch.randn(rows.shape[1], self.width, generator=random) * (2 / rows.shape[1]) ** 0.5
         )
@@ -80,7 +81,8 @@ class RandomFeatures:
         return torch.addmm(biases.to(rows), rows, weights.to(rows)).relu_()
 
     def _images(self, x: Tensor) -> Tensor:
-        random, pooled = generator(self.seed), []
+        random = generator(self.seed)
+        pooled = []
         for channels, stride in (
             (self.width // 16, 1),
             (self.width // 8, 2),

@@ -127,7 +127,8 @@ def sample_report(
     units = ways(features, standardize, torch.as_tensor(real).ndim - 1)
     unit = {"standardize": units or False, "seed": seed}
     how = {"reference": rows[2] if train is not None else None, **unit}
-    few, much = [some(each, most, seed) for each in rows[:2]], dict(how)
+    few = [some(each, most, seed) for each in rows[:2]]
+    much = dict(how)
     if train is not None:
         much["reference"] = some(rows[2], most, seed)
     x, y = rows[:2]

@@ -65,7 +65,8 @@ def moderate(x: Tensor) -> Tensor:
     Traceback (most recent call last):
     ValueError: expected samples up to 1.2e+18, whose squares are finite, got 1e+30; rescale them, or pass float64
     """
-    most, largest = largest_of(x.dtype), x.abs().max().item()
+    most = largest_of(x.dtype)
+    largest = x.abs().max().item()
     if largest > most:
         raise ValueError(
             f"expected samples up to {most:.1e}, whose squares are finite, got {largest:.3g}; "
@@ -134,7 +135,8 @@ def floors_of(
     floor is brought to the numbers of rows of the value by that.
     """
     first, second, *held = rows
-    values, sizes = [], None
+    values = []
+    sizes = None
     for one, other in (
         stand_ins(len(first), second, held[0] if held else None, splits, seed) if splits else ()
     ):

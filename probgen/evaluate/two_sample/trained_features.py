@@ -36,7 +36,8 @@ class ClassifierFeatures(nn.Module):
         checks.sizes(event=event)
         checks.at_least(1, width=width, classes=classes)
         super().__init__()
-        self.event, self.width = event, width
+        self.event = event
+        self.width = width
         for name in ("location", "scale", "correct", "tested"):
             self.register_buffer(name, torch.ones(()))
         image = len(event) in (2, 3)
@@ -154,7 +155,8 @@ def classifier_features(
     checks.within("[0, 1)", held_out=held_out)
     checks.is_seed(seed=seed)
     checks.path(**checks.given(cache=cache))
-    x, labels = complete_rows("x", x).cpu(), rows_from("labels", labels).detach().cpu()
+    x = complete_rows("x", x).cpu()
+    labels = rows_from("labels", labels).detach().cpu()
     _check(x, labels)
     with same_random_state():
         torch.manual_seed(int(seed))
@@ -187,7 +189,8 @@ def _train(
     random = generator(seed)
     order = torch.randperm(len(x), generator=random)
     tested = max(1, round(share * len(x)))
-    kept, rest = order[:tested], order[tested:]
+    kept = order[:tested]
+    rest = order[tested:]
     values = x[rest].double()
     net.location.fill_(values.mean())
     net.scale.fill_(values.std().clamp(min=1e-12))

@@ -94,7 +94,8 @@ def sliced_wasserstein_distance(
         return _rooted(costs.mean().item(), error, power)
 
     costs, error = _slices(x, y, directions, power, together)
-    cost, between = costs.mean().item(), costs.std(correction=0).item() / projections**0.5
+    cost = costs.mean().item()
+    between = costs.std(correction=0).item() / projections**0.5
     value, stderr = _rooted(cost, error, power)
     by_direction = _rooted(cost, between if x.shape[1] > 1 else 0.0, power)[1]
     floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=0.5)
@@ -125,7 +126,8 @@ def _slices(
 
     And the standard error of their mean over draws of the rows.
     """
-    costs, potentials = [], [torch.zeros(len(rows), dtype=torch.double) for rows in (x, y)]
+    costs = []
+    potentials = [torch.zeros(len(rows), dtype=torch.double) for rows in (x, y)]
     for part in directions.split(together, 1):
         projected = [(rows @ part).double().sort(0) for rows in (x, y)]
         (one, first), (other, second) = projected
@@ -145,7 +147,8 @@ def _cost(x: Tensor, y: Tensor, power: float) -> Tensor:
 
     ``(N, P), (M, P) -> (P,)``, by the steps of both quantile functions.
     """
-    n, m = len(x), len(y)
+    n = len(x)
+    m = len(y)
     if n == m:
         return (x - y).abs().pow(power).mean(0)
     ends = (
@@ -160,7 +163,8 @@ def _potential(x: Tensor, y: Tensor, power: float) -> Tensor:
 
     The integral of the cost's derivative.
     """
-    n, m = len(x), len(y)
+    n = len(x)
+    m = len(y)
     place = ((torch.arange(n, device=x.device) + 0.5) * m / n).long().clamp(max=m - 1)
     shift = x - y[place]
     slope = power * shift.abs().pow(power - 1) * shift.sign()

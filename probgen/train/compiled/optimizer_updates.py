@@ -76,7 +76,8 @@ def _adam(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) ->
     https://openreview.net/forum?id=ryQu7f-RZ (amsgrad)
     """
     size, fresh1, fresh2, unbias, eps, decay, shrink = factors
-    value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
+    value = tensors["value"]
+    gradient = -gradient if group["maximize"] else gradient
     if group.get("decoupled_weight_decay"):
         value = value * shrink
     else:
@@ -104,7 +105,8 @@ def _sgd(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Group) -> 
     Sutskever et al. (2013), ICML (as in torch.optim.SGD).
     """
     lr, momentum, fresh, decay = factors
-    value, gradient = tensors["value"], -gradient if group["maximize"] else gradient
+    value = tensors["value"]
+    gradient = -gradient if group["maximize"] else gradient
     gradient = gradient + decay * value
     if "momentum_buffer" not in tensors:
         return {"value": value - lr * gradient}

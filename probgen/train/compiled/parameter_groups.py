@@ -182,7 +182,8 @@ def _for_gradients(run: Run, indices: list[int], group: int) -> Part:
 def _share(part: Part) -> None:
     """Makes the part's value the storage of its parameters."""
     for piece, view in zip(part.pieces, part.split(part.value), strict=True):
-        piece.data, piece.grad = view, None
+        piece.data = view
+        piece.grad = None
 
 
 def _merge(tensors: list[Tensor]) -> Tensor:

@@ -60,7 +60,9 @@ class Engine:
     """
 
     def __init__(self, run: Run, compile: Choice, watched: bool):
-        self.run, self.must, self.eager = run, compile is True, compile is False
+        self.run = run
+        self.must = compile is True
+        self.eager = compile is False
         self.rule = rule_of(run.optimizer.optimizer)
         self.watched, self.alone = watched, watched or self.rule is OUTSIDE
         self.seconds: list[float] = []
@@ -122,7 +124,8 @@ class Engine:
         with self.run.signals.held():
             self.settle()
             release(self.run, self.parts)
-            self.parts, self.waiting = [], None
+            self.parts = []
+            self.waiting = None
 
     # -- whether
     # -------------------------------------------------------------------------------------------------
@@ -195,7 +198,8 @@ class Engine:
         step = Step(self.run, self.parts, selection)
         if not self.must:
             computing = max(step.replay_seconds() - DISPATCH * step.operations, 0.0)
-            cost, now = 4.0 + 0.015 * step.operations, self._eager_seconds()
+            cost = 4.0 + 0.015 * step.operations
+            now = self._eager_seconds()
             if not self.steps and remaining * (now - computing) < REPAID * cost:
                 self._give_up("the remaining steps would not repay it", warn=False)
                 return None
@@ -250,7 +254,8 @@ class Engine:
     def _give_up(self, reason: str, warn: bool = True) -> None:
         if self.must:
             raise NotCompilable(reason)
-        self.eager, self.run.history.compiled = True, f"no: {reason}"
+        self.eager = True
+        self.run.history.compiled = f"no: {reason}"
         self.close()
         if warn:
             warnings.warn(f"continuing in eager mode: {reason}", FitWarning, stacklevel=5)
@@ -269,7 +274,9 @@ class Engine:
         read_steps(self.run, self.parts)
 
     def _go(self, step: Step, selections: Sequence[Selection]) -> None:
-        before, done, self.ahead = self._schedule(), 0, True
+        before = self._schedule()
+        done = 0
+        self.ahead = True
         numbers, rates = self._next_hyperparameters(len(selections))
         results = step(selections, numbers)
         try:
@@ -291,7 +298,8 @@ class Engine:
         """
         if self.run.scheduler is None or self.rule is OUTSIDE:
             return [self._hyperparameters()] * steps, [self.run.rates()] * steps
-        numbers, rates = [], []
+        numbers = []
+        rates = []
         for _ in range(steps):
             numbers.append(self._hyperparameters())
             rates.append(self.run.rates())

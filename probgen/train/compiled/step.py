@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 Selection = Any
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
-MOST, TOGETHER = 64, 0.02  # steps in a row without looking up, and seconds that they may take
+# steps in a row without looking up, and seconds that they may take
+MOST = 64
+TOGETHER = 0.02
 
 
 class Step:
@@ -66,7 +68,9 @@ class Step:
     """
 
     def __init__(self, run: Run, parts: Sequence[Part], selection: Selection):
-        self.run, self.parts, self.selection = run, parts, selection
+        self.run = run
+        self.parts = parts
+        self.selection = selection
         self.rule = rule_of(run.optimizer.optimizer)
         self.series: Series = ()
         self.example = self._inputs(selection)
@@ -309,7 +313,8 @@ class Step:
         """
         count = len(self.tensors)
         parts, buffers, alive = pytree.tree_unflatten(tensors[:count], self._structure)
-        numbers, inputs = tensors[count], tensors[count + 1 :]
+        numbers = tensors[count]
+        inputs = tensors[count + 1 :]
         kept = [buffer.clone() for buffer in buffers]
         value, gradients, noted = self._evaluate(parts, kept, inputs)
         left = iter(gradients)
