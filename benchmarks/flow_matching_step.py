@@ -10,7 +10,7 @@ the processor, not of the clock, for machines that others use at the same time.
 
 Quality: from eight Gaussians to two moons, the same network, steps and batches; sliced Wasserstein
 distance (root mean square over 200 directions) between 10,000 transported points and 10,000 fresh
-moons, by Euler and midpoint steps. The floor is fresh moons against fresh moons.
+moons, by Euler and midpoint steps. The baseline is fresh moons against fresh moons.
 
     OMP_NUM_THREADS=1 python benchmarks/flow_matching_step.py
 """
@@ -238,8 +238,8 @@ def quality(steps: int, seed: int) -> None:
     start = eight_gaussians(10_000)
     goal = moons(10_000)
     calls = (2, 4, 8, 16, 50)
-    floor = sliced_wasserstein(moons(10_000), goal)
-    print(f"8 Gaussians to moons, {steps} steps of 256 rows, seed {seed}; floor {floor:.3f}")
+    baseline = sliced_wasserstein(moons(10_000), goal)
+    print(f"8 Gaussians to moons, {steps} steps of 256 rows, seed {seed}; baseline {baseline:.3f}")
     print(f"  {'calls of the network':32s}" + "".join(f"{count:8d}" for count in calls))
     for name, gen in flows.items():
         for kind, cost in ((Euler, 1), (Midpoint, 2)):

@@ -3,7 +3,7 @@
 One diffusion and one flow-matching model with the same U-Net, trained here by the same recipe, each
 sampled at 5, 10, 20 and 50 calls of the network. The figure is the Fréchet distance between
 features of 2,000 samples and of the 10,000 test images; the features are the last hidden layer (64
-numbers) of a small classifier trained here on the training images. The floor is real against real:
+numbers) of a small classifier trained here on the training images. The baseline is real against real:
 2,000 training images in place of the samples. No number of another paper is comparable: other
 features, other size of images.
 
@@ -175,9 +175,9 @@ def figures(
 ) -> dict:
     path = arguments.work / f"results_{arguments.draws}.json"
     done = json.loads(path.read_text()) if path.exists() else {}
-    if "floor" not in done:
-        floor = frechet_distance(images[: arguments.draws], test, features=features, splits=0)
-        done["floor"] = {"value": floor.value, "stderr": floor.stderr}
+    if "baseline" not in done:
+        baseline = frechet_distance(images[: arguments.draws], test, features=features, splits=0)
+        done["baseline"] = {"value": baseline.value, "stderr": baseline.stderr}
     for calls in CALLS:
         for name, (model, sampler) in SAMPLERS.items():
             if f"{name} {calls}" in done or model not in models:
@@ -235,8 +235,8 @@ def main() -> None:
         cells = [f"{row['value']:8.2f} ± {row['stderr']:.2f}" if row else " " * 14 for row in found]
         print(f"  {name:30s}" + "".join(f"{cell:>14s}" for cell in cells))
     print(
-        f"  {'as many training images':30s}{done['floor']['value']:8.2f} ± "
-        f"{done['floor']['stderr']:.2f}"
+        f"  {'as many training images':30s}{done['baseline']['value']:8.2f} ± "
+        f"{done['baseline']['stderr']:.2f}"
     )
 
 

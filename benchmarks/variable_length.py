@@ -5,7 +5,7 @@ to train on) and the JSB chorales (25 to 160 frames of 88 keys). The score is na
 sequence, the length included where the model has one: a model without lengths is given the lengths,
 and its number leaves out what they cost, so that ``given length + a table of lengths`` is the fair
 sum. The distance between drawn and real lengths is total variation between histograms, beside its
-floor: that between the held-out lengths and as many of the training ones.
+baseline: that between the held-out lengths and as many of the training ones.
 
     python benchmarks/variable_length.py --data DIR [--steps 300] [--lines 4000]
 
@@ -111,9 +111,9 @@ def full_length(name: str, family, held: Sequence[Tensor], most: int, table: flo
 def text(options: argparse.Namespace) -> None:
     train, held, levels = lines_of(options.data, options.lines)
     table = table_of(train, held, LONGEST)
-    floor = _floor(train, held, 20)
+    baseline = _baseline(train, held, 20)
     print(
-        f"lines: {len(train)} to train on, {len(held)} to report; floor of the distance {floor:.3f}"
+        f"lines: {len(train)} to train on, {len(held)} to report; baseline of the distance {baseline:.3f}"
     )
     for end in (False, True):
         torch.manual_seed(0)
@@ -132,10 +132,10 @@ def text(options: argparse.Namespace) -> None:
 def music(options: argparse.Namespace) -> None:
     train, held = chorales_of(options.data)
     table = table_of(train, held, FRAMES)
-    floor = _floor(train, held, 10)
+    baseline = _baseline(train, held, 10)
     print(
-        f"chorales: {len(train)} to train on, {len(held)} to report; floor of the distance "
-        f"{floor:.3f}"
+        f"chorales: {len(train)} to train on, {len(held)} to report; baseline of the distance "
+        f"{baseline:.3f}"
     )
     for stops in (False, True):
         torch.manual_seed(0)
@@ -169,7 +169,7 @@ def chains(train: Sequence[Tensor], held: Sequence[Tensor]) -> None:
         report(name, gen, held, 10, time.perf_counter() - start)
 
 
-def _floor(train: Sequence[Tensor], held: Sequence[Tensor], bins: int) -> float:
+def _baseline(train: Sequence[Tensor], held: Sequence[Tensor], bins: int) -> float:
     """The distance of held-out lengths from as many of the training ones, mean of 50 choices."""
     torch.manual_seed(0)
     known = lengths_of(train)

@@ -276,8 +276,10 @@ def test_wake_sleep_gradients_are_the_exact_ones_on_average(sleep):
     exact = exact_gradients(gen, x, 3, wake_sleep_of_draws(sleep))
     for dreamt in (torch.tensor(0.0), torch.tensor(1.0)):
         log_p, log_q = gen.tables(dreamt)
-        dream = torch.autograd.grad(-sleep * (log_p.exp().detach() * log_q).sum(), gen.logits)[0][0]
-        exact[-1] = exact[-1] + dream
+        dreamed = torch.autograd.grad(-sleep * (log_p.exp().detach() * log_q).sum(), gen.logits)[0][
+            0
+        ]
+        exact[-1] = exact[-1] + dreamed
     for ours, expected in zip(per_row(WakeSleep(3, sleep), gen, x)[1], exact, strict=True):
         assert_mean(ours, expected)
 

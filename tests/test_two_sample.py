@@ -83,10 +83,10 @@ def test_frechet_of_samples_in_any_chunks_and_of_events():
     )
     whole, parts = (frechet_distance(x, y, standardize=False, chunk=chunk) for chunk in (1024, 7))
     assert whole.value == pytest.approx(expected, rel=1e-9)
-    assert (parts.value, parts.stderr, parts.floor) == pytest.approx(
-        (whole.value, whole.stderr, whole.floor), rel=1e-9
+    assert (parts.value, parts.stderr, parts.baseline) == pytest.approx(
+        (whole.value, whole.stderr, whole.baseline), rel=1e-9
     )
-    assert whole.rows == (300, 200) and whole.floor_rows == (120, 80)
+    assert whole.rows == (300, 200) and whole.baseline_rows == (120, 80)
 
 
 def test_frechet_standard_error_is_the_spread_over_samples():
@@ -105,16 +105,16 @@ def test_frechet_standard_error_is_the_spread_over_samples():
 
 def test_frechet_floor_is_what_one_distribution_gives():
     found = [frechet_distance(torch.randn(400, 5), torch.randn(300, 5)) for _ in range(100)]
-    values, floors = (
-        np.array([getattr(each, name) for each in found]) for name in ("value", "floor")
+    values, baselines = (
+        np.array([getattr(each, name) for each in found]) for name in ("value", "baseline")
     )
-    assert floors.mean() == pytest.approx(values.mean(), rel=0.15)
+    assert baselines.mean() == pytest.approx(values.mean(), rel=0.15)
     held = [
         frechet_distance(torch.randn(200, 5), torch.randn(300, 5), reference=torch.randn(250, 5))
         for _ in range(50)
     ]
-    assert held[0].floor_rows == (200, 300)
-    assert np.mean([each.floor for each in held]) == pytest.approx(
+    assert held[0].baseline_rows == (200, 300)
+    assert np.mean([each.baseline for each in held]) == pytest.approx(
         np.mean([each.value for each in held]), rel=0.2
     )
 
@@ -271,7 +271,7 @@ def test_the_binomial_p_value_and_wilsons_interval():
     assert found.p_value == pytest.approx(exact.pvalue, rel=0.5)
     wilson = scipy.stats.binomtest(hits, 200).proportion_ci(method="wilson")
     assert found.interval == pytest.approx((wilson.low, wilson.high), rel=1e-6)
-    assert found.rows == (100, 100) and 0.3 < found.floor < 0.7
+    assert found.rows == (100, 100) and 0.3 < found.baseline < 0.7
 
 
 # ---- classifiers of many labelings
@@ -359,7 +359,7 @@ def test_a_dropped_mode_costs_recall_and_coverage_alone():
             assert after.value < 0.6 < 0.8 < before.value
         else:
             assert abs(after.value - before.value) < 0.1
-        assert before.interval[0] - 0.03 <= before.floor <= before.interval[1] + 0.03
+        assert before.interval[0] - 0.03 <= before.baseline <= before.interval[1] + 0.03
 
 
 # ---- copies
@@ -491,7 +491,7 @@ def test_sliced_floor_is_what_one_distribution_gives():
         sliced_wasserstein_distance(torch.randn(200, 4), torch.randn(150, 4), projections=32)
         for _ in range(40)
     ]
-    assert np.mean([each.floor for each in found]) == pytest.approx(
+    assert np.mean([each.baseline for each in found]) == pytest.approx(
         np.mean([each.value for each in found]), rel=0.1
     )
 
@@ -587,7 +587,7 @@ def test_refusals():
     for distance in (sliced_wasserstein_distance, wasserstein_distance):
         with pytest.raises(ValueError, match=r"number power in \[1, inf\)"):
             distance(good, good, power=0.5)
-    with pytest.raises(ValueError, match="floor"):
+    with pytest.raises(ValueError, match="baseline"):
         _ = TwoSample("distance", 1.0).excess
 
 
@@ -603,9 +603,11 @@ def test_the_report_holds_what_the_functions_give_beside_floors_of_as_many_rows(
     report = sample_report(samples, real, train, permutations=39)
     assert report.rows == (150, 120)
     for result in report:
-        assert result.floor is not None and result.interval[0] <= result.value <= result.interval[1]
+        assert (
+            result.baseline is not None and result.interval[0] <= result.value <= result.interval[1]
+        )
     for name in ("Fréchet distance", "sliced Wasserstein", "precision", "coverage", "MMD test"):
-        assert report[name].floor_rows == (150, 120)
+        assert report[name].baseline_rows == (150, 120)
     assert report["Fréchet distance"].excess > 2 and report["energy test"].p_value == 1 / 40
     assert len(str(report).splitlines()) == 2 + len(report.results)
     with pytest.raises(KeyError, match="recall"):
@@ -617,8 +619,8 @@ def test_the_report_holds_what_the_functions_give_beside_floors_of_as_many_rows(
         assert report[name].stderr > 0.01 * report[name].value
     copies = sample_report(train, real, train, permutations=39)
     assert copies["Fréchet distance"].value == pytest.approx(
-        copies["Fréchet distance"].floor, rel=1e-6
+        copies["Fréchet distance"].baseline, rel=1e-6
     )
     assert copies["copying test"].p_value < 1e-10
     alone = sample_report(samples, real, permutations=39)
-    assert "copying test" not in str(alone) and alone["recall"].floor is not None
+    assert "copying test" not in str(alone) and alone["recall"].baseline is not None

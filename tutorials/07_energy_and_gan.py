@@ -389,8 +389,8 @@ figure.savefig(OUTPUT / "ring.png", dpi=80)
 # ## Digits from a GAN, and what may be said of them
 #
 # `log_likelihood` refuses, and says what to do instead: compare draws with held-out rows. Every
-# number stands beside its floor, the same number for real rows against real ones. The writers of
-# the test rows are others than those of the training rows: the floor is not zero, nor the accuracy
+# number stands beside its baseline, the same number for real rows against real ones. The writers of
+# the test rows are others than those of the training rows: the baseline is not zero, nor the accuracy
 # of the classifier one half. A generator that makes one digit well has a fine precision, and no
 # recall.
 
@@ -452,7 +452,7 @@ shown = [
     "coverage",
 ]
 for height, (name, report) in zip((0.12, -0.12), reports.items(), strict=True):
-    ratio = [report[line].value / report[line].floor for line in shown]
+    ratio = [report[line].value / report[line].baseline for line in shown]
     places = [place + height for place in range(len(shown))]
     axes[4].hlines(places, 1, ratio, color="0.8", linewidth=1.5, zorder=1)
     axes[4].scatter([max(value, 0.06) for value in ratio], places, s=22, label=name, zorder=2)

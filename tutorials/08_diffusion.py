@@ -333,7 +333,7 @@ for row, (name, draw) in zip(axes, samplers.items(), strict=True):
         )
         print(f"{name:14s} {calls:3d} calls   {result}")
 figure.suptitle(
-    f"Fréchet distance to held-out digits; real digits get {result.floor:.0f}", color="white"
+    f"Fréchet distance to held-out digits; real digits get {result.baseline:.0f}", color="white"
 )
 figure.tight_layout(pad=0.4, w_pad=1.5)
 save(figure, "samplers.png")
@@ -432,18 +432,18 @@ for name, score in digit_scores.items():
 beaten = digit_scores["diffusion, given labels"] > digit_scores["pixel counts"]
 print("the diffusion, told the labels, is better than counting pixels:", beaten)
 print(
-    f"Fréchet distance by denoising {before.value:.1f}, then by the bound {after.value:.1f}, floor "
-    f"{after.floor:.1f}"
+    f"Fréchet distance by denoising {before.value:.1f}, then by the bound {after.value:.1f}, baseline "
+    f"{after.baseline:.1f}"
 )
 
 # %% [markdown]
 # ## The honest table of samples
 #
-# Each number beside what real training digits get against the same held-out digits: at the floor a
+# Each number beside what real training digits get against the same held-out digits: at the baseline a
 # model cannot be told from data by that number, and below it nothing can be concluded. A small gap
 # that one line misses another may see: a model this small is told from data by its density, and by
 # a plain logistic regression on the features. A model that copied its training rows would get the
-# floor everywhere; the last line would tell, by a value near 1. Below one half samples lie farther
+# baseline everywhere; the last line would tell, by a value near 1. Below one half samples lie farther
 # from the training rows than fresh digits do.
 
 # %%

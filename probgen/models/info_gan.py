@@ -117,7 +117,7 @@ class InfoGAN(LatentVariableModel):
     Sites: latent ``"code"``, observed ``"x"``, both in plate ``"data"``; the noise z is inside the
     implicit distribution of x. Trained by ``Adversarial(critic, information=1.0)``: the mutual
     information of code and x is bounded from below by :math:`\mathbb E \log q(c \mid x) + H(c)`,
-    whose first term is that of a dream (c, x); generator and recognizer raise it together. What the
+    whose first term is that of an unconditioned run (c, x); generator and recognizer raise it together. What the
     levels of a category name is left open by that: ``InvariantInformation(views,
     Adversarial(...))`` makes it what the views of a real row have in common, on digits their
     classes. The recognizer of a trained model is ``gen.recognize(x)``.

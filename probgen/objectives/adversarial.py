@@ -17,7 +17,7 @@ from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.games import Game
 from probgen.objectives.regularizers import Regularizer
-from probgen.objectives.samples import Dream, dream
+from probgen.objectives.samples import UnconditionedRun, unconditioned_run
 from probgen.objectives.schedules import Schedule, at_step
 
 
@@ -121,7 +121,7 @@ class Adversarial(Objective):
     ) -> Tensor:
         information = at_step(self.information, self.step, self.training)
         both = self._generators_turn()
-        drawn = dream(model, batch, self, differentiable=both)
+        drawn = unconditioned_run(model, batch, self, differentiable=both)
         parts = self.adversary.parts(drawn.real, drawn.fake, *drawn.context, both=both)
         for name, value in parts.items():
             note(name, len(drawn.real) * value)
@@ -142,8 +142,8 @@ class Adversarial(Objective):
         self.step.add_(1)
         return self.critic_steps == 1 or int(self.step) % self.critic_steps == 0
 
-    def _told(self, guide: Callable[..., Any], batch: tuple, drawn: Dream) -> Tensor:
-        """log q(z' | x') of the dream, summed; gradients pass through x' too."""
+    def _told(self, guide: Callable[..., Any], batch: tuple, drawn: UnconditionedRun) -> Tensor:
+        """log q(z' | x') of the unconditioned run, summed; gradients pass through x' too."""
         with Recorder(drawn.sites) as run:
             guide(*(drawn.fake if value is drawn.real else value for value in batch))
         sites = densities(run.sites)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.objectives.base import Objective
-from probgen.objectives.samples import dream
+from probgen.objectives.samples import unconditioned_run
 
 
 class Measure(Protocol):
@@ -235,7 +235,7 @@ class Discrepancy(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        drawn = dream(model, batch, self)
+        drawn = unconditioned_run(model, batch, self)
         return len(drawn.real) * self.measure(drawn.real, drawn.fake, *drawn.context)
 
 

@@ -18,7 +18,7 @@ from probgen.core.runtime import PARTICLES
 from probgen.core.sites import Sites, densities
 
 
-class Dream(NamedTuple):
+class UnconditionedRun(NamedTuple):
     """One run of a model that draws what was observed.
 
     Attributes
@@ -38,9 +38,9 @@ class Dream(NamedTuple):
     sites: Sites
 
 
-def dream(
+def unconditioned_run(
     model: Callable[..., Any], batch: tuple, objective: nn.Module, differentiable: bool = True
-) -> Dream:
+) -> UnconditionedRun:
     """Runs the model unconditioned on a batch; refuses what has no gradient to give.
 
     Raises ``TypeError`` where the model has no observed site ``"x"`` or its distribution has no
@@ -68,7 +68,7 @@ def dream(
             "numbers: GAN(network, base)"
         )
     _check(name, site, real, fake)
-    return Dream(
+    return UnconditionedRun(
         real,
         fake,
         tuple(value for value in batch if value is not real and value is not None),

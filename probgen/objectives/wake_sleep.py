@@ -48,7 +48,7 @@ class WakeSleep(RowWeighted):
     ------
     ValueError
         At the call, if a latent site is shared by rows, a density is not exact or unbiased, latent
-        sites do not match, or a dream cannot be told to the guide.
+        sites do not match, or the guide takes no dream.
 
     References
     ----------
@@ -79,10 +79,10 @@ class WakeSleep(RowWeighted):
     def _dream(self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple) -> Tensor:
         """log q(z' | x') of one draw (z', x') of the model per row, summed."""
         with torch.no_grad():
-            dream = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+            dreamed = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
         given = [
             (site["infer"]["obs"], site["value"])
-            for site in dream.nodes.values()
+            for site in dreamed.nodes.values()
             if _was_observed(site)
         ]
         told = tuple(next((x for obs, x in given if obs is value), value) for value in batch)
@@ -92,14 +92,14 @@ class WakeSleep(RowWeighted):
                 "is, found none; the "
                 "guide cannot be told a dream otherwise: use sleep=0"
             )
-        q = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(*told)
+        q = poutine.trace(poutine.replay(guide, trace=dreamed)).get_trace(*told)
         sites = densities(q.nodes)
         for name in sites:
-            if name not in dream.nodes:
+            if name not in dreamed.nodes:
                 raise ValueError(
                     f"WakeSleep: expected a guide of the model's latent sites alone, got '{name}', "
                     "which has "
-                    "no value in a dream; use sleep=0"
+                    "no value in an unconditioned run; use sleep=0"
                 )
         return log_rows(sites, self.plate).sum()
 

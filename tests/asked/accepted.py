@@ -35,7 +35,7 @@ DATA = {
 ANY_NUMBER = "a number of either sign"
 OF_ONE_NUMBER = "a context that is one number"
 NO_PLATES = "a program without plates"
-NO_FLOOR = "no estimate of the floor"
+NO_BASELINE = "no estimate of the baseline"
 NO_TEST = "no p-value"
 COLOR = "a gray level of images in [-1, 1]"
 NOT_ASKED = "these steps do not look at the schedule"
@@ -46,7 +46,7 @@ ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("*", "context_ndim"): ((0,), OF_ONE_NUMBER),
     ("*", "max_plate_nesting"): ((0,), NO_PLATES),
     ("*", "seed"): ((0,), "a seed"),
-    ("*", "splits"): ((0,), NO_FLOOR),
+    ("*", "splits"): ((0,), NO_BASELINE),
     ("*", "permutations"): ((0,), NO_TEST),
     ("*", "fill"): ((-1.0,), COLOR),
     ("*", "low"): ((-1.0,), ANY_NUMBER),

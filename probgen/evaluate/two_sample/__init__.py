@@ -1,6 +1,6 @@
 """Samples against real rows.
 
-Distances, tests and coverage, each beside its real-against-real floor.
+Distances, tests and coverage, each beside its real-against-real baseline.
 """
 
 from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test

@@ -11,7 +11,15 @@ from probgen.core import checks
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.classifiers import Classifier, Logistic
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Z95, Features, centerd, floor_of, generator, raw, some
+from probgen.evaluate.two_sample.rows import (
+    Z95,
+    Features,
+    centerd,
+    baseline_of,
+    generator,
+    raw,
+    some,
+)
 from probgen.evaluate.two_sample.units import Standardize, compared
 
 
@@ -52,7 +60,7 @@ def classifier_two_sample_test(
         number; constant columns are left alone): default for the values themselves, not for the
         features of a network. ``False``: raw units.
     reference : Tensor, optional
-        Real rows that are not in ``real``, for the floor; without them ``real`` is split.
+        Real rows that are not in ``real``, for the baseline; without them ``real`` is split.
     classifier : callable
         :class:`Logistic`, :class:`NearestNeighbors`, :class:`Network` or your own: rows ``(n,
         F)``, labels ``(n, P)`` in {0, 1} and new rows ``(m, F)`` to scores ``(m, P)``, positive for
@@ -63,7 +71,7 @@ def classifier_two_sample_test(
         The smallest p-value is ``1 / (permutations + 1)``; 0 for the normal approximation to the
         binomial distribution.
     splits : int
-        Real-against-real pairs for the floor; 0 for no floor.
+        Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For folds, permutations and splits.
     chunk : int
@@ -102,11 +110,13 @@ def classifier_two_sample_test(
         if permutations
         else _binomial(value, 2 * rows)
     )
-    floor = floor_of(lambda *pair: accuracies(*pair, 0).item(), found, splits=splits, seed=seed)
+    baseline = baseline_of(
+        lambda *pair: accuracies(*pair, 0).item(), found, splits=splits, seed=seed
+    )
     stderr = math.sqrt(value * (1 - value) / (2 * rows))
     limits = _wilson(value, 2 * rows)
-    about = (p_value, (rows, rows), floor.rows, units)
-    return TwoSample("classifier test", value, stderr, limits, floor.mean, *about)
+    about = (p_value, (rows, rows), baseline.rows, units)
+    return TwoSample("classifier test", value, stderr, limits, baseline.mean, *about)
 
 
 def _accuracies(

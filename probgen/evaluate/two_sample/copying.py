@@ -73,7 +73,7 @@ def copying_test(
     Returns
     -------
     TwoSample
-        Its floor is 1/2 by symmetry; the standard error that of DeLong et al. (1988).
+        Its baseline is 1/2 by symmetry; the standard error that of DeLong et al. (1988).
 
     Raises
     ------
@@ -126,7 +126,7 @@ def copying_test(
         "copying test",
         value,
         **error,
-        floor=0.5,
+        baseline=0.5,
         p_value=p_value,
         rows=(len(x), len(y)),
         units=units,

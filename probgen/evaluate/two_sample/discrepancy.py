@@ -24,7 +24,7 @@ from probgen.evaluate.two_sample.rows import (
     beyond,
     centerd,
     chunk_rows,
-    floor_of,
+    baseline_of,
     generator,
     interval,
     raw,
@@ -69,13 +69,13 @@ def kernel_distance(
         number; constant columns are left alone): default for the values themselves, not for the
         features of a network. ``False``: raw units.
     reference : Tensor, optional
-        Real rows that are not in ``real``, for the floor; without them ``real`` is split.
+        Real rows that are not in ``real``, for the baseline; without them ``real`` is split.
     kernel : callable
         ``(n, F), (m, F) -> (n, m)``.
     block : int
         Most rows in a block: memory and time grow with its square.
     splits : int
-        Real-against-real pairs for the floor; 0 for no floor.
+        Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For blocks and splits.
     chunk : int
@@ -97,7 +97,9 @@ def kernel_distance(
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     blocks = partial(_block_values, kernel=kernel, block=block, seed=seed)
     values = blocks(found[0], found[1])
-    floor = floor_of(lambda *pair: blocks(*pair).mean().item(), found, splits=splits, seed=seed)
+    baseline = baseline_of(
+        lambda *pair: blocks(*pair).mean().item(), found, splits=splits, seed=seed
+    )
     stderr = values.std().item() / math.sqrt(len(values))
     width = stderr * _student(len(values) - 1)
     value = values.mean().item()
@@ -108,9 +110,9 @@ def kernel_distance(
         value,
         stderr,
         limits,
-        floor.mean,
+        baseline.mean,
         rows=rows,
-        floor_rows=floor.rows,
+        baseline_rows=baseline.rows,
         units=units,
     )
 
@@ -192,13 +194,13 @@ def mmd_test(
         number; constant columns are left alone): default for the values themselves, not for the
         features of a network. ``False``: raw units.
     reference : Tensor, optional
-        Real rows that are not in ``real``, for the floor; without them ``real`` is split.
+        Real rows that are not in ``real``, for the baseline; without them ``real`` is split.
     kernel : callable, optional
         A :class:`GaussianKernel` at the median distance where it is not given.
     permutations : int
         The smallest p-value is ``1 / (permutations + 1)``.
     splits : int
-        Real-against-real pairs for the floor; 0 for no floor.
+        Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For permutations and splits.
     memory : int
@@ -281,13 +283,13 @@ def _permutation_test(
     def statistic(one: Tensor, other: Tensor) -> float:
         return _permuted(kernel, one, other, 0, seed, memory)[0].item()
 
-    floor = floor_of(statistic, rows, splits=splits, seed=seed)
-    spread = null.std().item() if len(null) > 1 else floor.spread
+    baseline = baseline_of(statistic, rows, splits=splits, seed=seed)
+    spread = null.std().item() if len(null) > 1 else baseline.spread
     by_chance = errors[1:].square().mean().sqrt().item() if len(errors) > 1 else 0.0
     error = interval(value, beyond(errors[0].item(), by_chance, spread))
     sizes = len(first), len(second)
-    about = {"rows": sizes, "floor_rows": floor.rows, "units": units}
-    return TwoSample(name, value, **error, floor=floor.mean, p_value=p_value, **about)
+    about = {"rows": sizes, "baseline_rows": baseline.rows, "units": units}
+    return TwoSample(name, value, **error, baseline=baseline.mean, p_value=p_value, **about)
 
 
 def _permuted(

@@ -1,6 +1,6 @@
 """The Fréchet distance between the Gaussians of two samples.
 
-With its sampling error and its floor.
+With its sampling error and its baseline.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Features, beyond, floors_of, interval, raw
+from probgen.evaluate.two_sample.rows import Features, beyond, baselines_of, interval, raw
 from probgen.evaluate.two_sample.units import Standardize, compared
 
 
@@ -36,19 +36,19 @@ def frechet_distance(
     .. math:: d^2 = |\mu_1 - \mu_2|^2 + \mathrm{tr}\big(\Sigma_1 + \Sigma_2
               - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}\big)
 
-    The estimate is too large, by about :math:`c\,(1/N + 1/M)`: that is the floor, and also what
+    The estimate is too large, by about :math:`c\,(1/N + 1/M)`: that is the baseline, and also what
     remains for a perfect model. Compare values of equal N and M only, and look at ``excess``. The
     matrix root is exact (from eigenvalues).
 
     The standard error is that of the linear part of the statistic (its influence function in both
     samples), less what that part has for real rows against real rows, and with the spread of the
-    floor over the splits.
+    baseline over the splits.
 
     Parameters
     ----------
     samples, real : Tensor
         ``(N, *event)`` and ``(M, *event)``; more rows than features, or the covariances are
-        singular (which is allowed, but the floor is then a rough one).
+        singular (which is allowed, but the baseline is then a rough one).
     features : callable
         ``(n, *event) -> (n, F)``.
     standardize : bool or "auto"
@@ -56,10 +56,10 @@ def frechet_distance(
         number; constant columns are left alone): default for the values themselves, not for the
         features of a network. ``False``: raw units.
     reference : Tensor, optional
-        Real rows ``(R, *event)`` that are not in ``real``, for the floor; without them ``real`` is
-        split at random, and the floor scaled to N and M rows by the factor that the bias has.
+        Real rows ``(R, *event)`` that are not in ``real``, for the baseline; without them ``real`` is
+        split at random, and the baseline scaled to N and M rows by the factor that the bias has.
     splits : int
-        Real-against-real pairs that the floor is a mean of; 0 for no floor.
+        Real-against-real pairs that the baseline is a mean of; 0 for no baseline.
     seed : int
         For the splits.
     chunk : int
@@ -92,16 +92,16 @@ def frechet_distance(
     found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
     statistic = partial(_with_error, chunk=chunk)
     value, stderr = statistic(found[0], found[1])
-    floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=1.0)
-    error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
+    baseline, linear = baselines_of(statistic, found, splits=splits, seed=seed, rate=1.0)
+    error = interval(value, beyond(stderr, linear.mean or 0.0, baseline.spread), low=0.0)
     rows = len(found[0]), len(found[1])
     return TwoSample(
         "Fréchet distance",
         value,
         **error,
-        floor=floor.mean,
+        baseline=baseline.mean,
         rows=rows,
-        floor_rows=floor.rows,
+        baseline_rows=baseline.rows,
         units=units,
     )
 

@@ -18,7 +18,7 @@ from probgen.evaluate.two_sample.rows import (
     Features,
     centerd,
     distance_blocks,
-    floors_of,
+    baselines_of,
     interval,
     raw,
 )
@@ -68,7 +68,7 @@ def precision_recall(
               r_k(x_i)\big)\Big]
 
     Standard errors are over the rows that are counted, given the balls, with the spread of the
-    floor. Both numbers depend on N, M and k; compare equal ones. Outliers among the real rows
+    baseline. Both numbers depend on N, M and k; compare equal ones. Outliers among the real rows
     inflate precision: see :func:`density_coverage`.
 
     Parameters
@@ -82,11 +82,11 @@ def precision_recall(
         number; constant columns are left alone): default for the values themselves, not for the
         features of a network. ``False``: raw units.
     reference : Tensor, optional
-        Real rows that are not in ``real``, for the floor; without them ``real`` is split.
+        Real rows that are not in ``real``, for the baseline; without them ``real`` is split.
     neighbors : int
         k.
     splits : int
-        Real-against-real pairs for the floor; 0 for no floor.
+        Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For the splits.
     memory : int
@@ -173,7 +173,7 @@ def _judged(
 ) -> list[TwoSample]:
     first, second = rows[:2]
     counts = statistic(first, second)
-    floors = floors_of(
+    baselines = baselines_of(
         lambda one, other: [each.mean().item() for each in statistic(one, other)],
         rows,
         splits=splits,
@@ -181,12 +181,12 @@ def _judged(
     )
     sizes = (len(first), len(second))
     results = []
-    for name, each, floor, high in zip(names, counts, floors, highest, strict=True):
+    for name, each, baseline, high in zip(names, counts, baselines, highest, strict=True):
         value = each.mean().item()
         stderr = each.std().item() / math.sqrt(len(each))
-        error = interval(value, stderr, floor.spread, low=0.0, high=high)
-        about = {"rows": sizes, "floor_rows": floor.rows, "units": units}
-        results.append(TwoSample(name, value, **error, floor=floor.mean, **about))
+        error = interval(value, stderr, baseline.spread, low=0.0, high=high)
+        about = {"rows": sizes, "baseline_rows": baseline.rows, "units": units}
+        results.append(TwoSample(name, value, **error, baseline=baseline.mean, **about))
     return results
 
 

@@ -1,4 +1,4 @@
-"""All comparisons of samples with real rows as one table, each number beside its floor."""
+"""All comparisons of samples with real rows as one table, each number beside its baseline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from probgen.evaluate.two_sample.units import IN_WORDS, Standardize, ways
 class SampleReport:
     """Comparisons by name; ``print`` gives the table, ``report["recall"]`` one of them.
 
-    >>> line = TwoSample("recall", 0.8, 0.01, (0.78, 0.82), floor=0.9, rows=(500, 400))
+    >>> line = TwoSample("recall", 0.8, 0.01, (0.78, 0.82), baseline=0.9, rows=(500, 400))
     >>> print(SampleReport((line,), (500, 400)))
     500 samples against 400 real rows
                               value        95 % interval   real : real      p
@@ -56,9 +56,9 @@ def _line(result: TwoSample) -> str:
     limits = (
         "" if result.interval is None else f"{result.interval[0]:.3g} to {result.interval[1]:.3g}"
     )
-    floor = "" if result.floor is None else f"{result.floor:.3g}"
+    baseline = "" if result.baseline is None else f"{result.baseline:.3g}"
     p_value = "" if result.p_value is None else f"{result.p_value:.2g}"
-    return f"{result.name:22s} {result.value:8.3g} {limits:>20s}   {floor:>11s} {p_value:>6s}"
+    return f"{result.name:22s} {result.value:8.3g} {limits:>20s}   {baseline:>11s} {p_value:>6s}"
 
 
 def sample_report(
@@ -78,9 +78,9 @@ def sample_report(
     Coverage and copies in one table.
 
     Where training rows are given, as many of them as samples stand in for the samples to give the
-    floors, and samples are cut to their number, so that value and floor are of the same numbers of
-    rows and may be compared as they are. A model that copies its training rows gets the floor
-    everywhere: only the copying test tells. Without training rows the floors come from splits of
+    baselines, and samples are cut to their number, so that value and baseline are of the same numbers of
+    rows and may be compared as they are. A model that copies its training rows gets the baseline
+    everywhere: only the copying test tells. Without training rows the baselines come from splits of
     the real rows and that test is left out.
 
     Parameters
@@ -144,5 +144,5 @@ def sample_report(
         results.append(test(*few, **much, permutations=permutations))
     if train is not None:
         results.append(copying_test(x, rows[2], y, **unit))
-    note = "" if train is None else f", floors by {len(x)} training rows"
+    note = "" if train is None else f", baselines by {len(x)} training rows"
     return SampleReport(tuple(results), (len(x), len(y)), f"{note}; {IN_WORDS[units]}")

@@ -89,7 +89,7 @@ def generator(seed: int) -> torch.Generator:
 def stand_ins(
     samples: int, real: Tensor, reference: Tensor | None, splits: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of real samples: what the statistic is computed of to know its floor.
+    """Pairs of real samples: what the statistic is computed of to know its baseline.
 
     With reference rows (real ones, not among ``real``) as many of them as there are samples,
     against all of ``real``; one pair where they are needed all. Without, random parts of ``real``
@@ -119,7 +119,7 @@ class Floor:
     rows: tuple[int, int] | None = None
 
 
-def floors_of(
+def baselines_of(
     statistic: Callable[[Tensor, Tensor], Sequence[float]],
     rows: Sequence[Tensor],
     *,
@@ -132,7 +132,7 @@ def floors_of(
     Real and reference rows.
 
     ``rate`` r says that under one distribution the statistic goes like ``(1/N + 1/M) ** r``: the
-    floor is brought to the numbers of rows of the value by that.
+    baseline is brought to the numbers of rows of the value by that.
     """
     first, second, *held = rows
     values = []
@@ -152,11 +152,11 @@ def floors_of(
     ]
 
 
-def floor_of(
+def baseline_of(
     statistic: Callable[[Tensor, Tensor], float], rows: Sequence[Tensor], **how: Any
 ) -> Floor:
-    """The floor of a statistic that is one number; arguments as :func:`floors_of`."""
-    return floors_of(lambda one, other: [statistic(one, other)], rows, **how)[0]
+    """The baseline of a statistic that is one number; arguments as :func:`baselines_of`."""
+    return baselines_of(lambda one, other: [statistic(one, other)], rows, **how)[0]
 
 
 def interval(value: float, *errors: float, low: float = -math.inf, high: float = math.inf) -> dict:

@@ -12,7 +12,7 @@ from probgen.evaluate.two_sample.rows import (
     Features,
     beyond,
     centerd,
-    floors_of,
+    baselines_of,
     generator,
     interval,
     raw,
@@ -42,8 +42,8 @@ def sliced_wasserstein_distance(
               \big|F^{-1}_{\theta \cdot x}(u) - F^{-1}_{\theta \cdot y}(u)\big|^p \, du\Big)^{1/p}
 
     exact for the empirical distributions of any N and M, for the directions drawn. Like all plug-in
-    distances it is too large, by its floor. The standard error is that of the linear part (the dual
-    potentials) beyond what it has for real rows against real rows, with the spread of the floor and
+    distances it is too large, by its baseline. The standard error is that of the linear part (the dual
+    potentials) beyond what it has for real rows against real rows, with the spread of the baseline and
     of the directions.
 
     Parameters
@@ -56,14 +56,14 @@ def sliced_wasserstein_distance(
         Whether columns are divided by their standard deviation among the real rows (images by one
         number; constant columns are left alone); default: a distance in the units of the rows.
     reference : Tensor, optional
-        Real rows that are not in ``real``, for the floor; without them ``real`` is split, and the
-        floor scaled to N and M rows.
+        Real rows that are not in ``real``, for the baseline; without them ``real`` is split, and the
+        baseline scaled to N and M rows.
     power : float
         p, at least 1.
     projections : int
         Directions, uniform on the sphere.
     splits : int
-        Real-against-real pairs for the floor; 0 for no floor.
+        Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For directions and splits.
     chunk : int
@@ -98,18 +98,18 @@ def sliced_wasserstein_distance(
     between = costs.std(correction=0).item() / projections**0.5
     value, stderr = _rooted(cost, error, power)
     by_direction = _rooted(cost, between if x.shape[1] > 1 else 0.0, power)[1]
-    floor, linear = floors_of(statistic, found, splits=splits, seed=seed, rate=0.5)
+    baseline, linear = baselines_of(statistic, found, splits=splits, seed=seed, rate=0.5)
     limits = interval(
-        value, beyond(stderr, linear.mean or 0.0, floor.spread), by_direction, low=0.0
+        value, beyond(stderr, linear.mean or 0.0, baseline.spread), by_direction, low=0.0
     )
     rows = len(x), len(y)
     return TwoSample(
         "sliced Wasserstein",
         value,
         **limits,
-        floor=floor.mean,
+        baseline=baseline.mean,
         rows=rows,
-        floor_rows=floor.rows,
+        baseline_rows=baseline.rows,
         units=units,
     )
 
@@ -193,9 +193,9 @@ def wasserstein_distance(
 
     Time grows with about the cube of the rows and memory with N M: some thousands of rows. The
     distance between two samples of one distribution shrinks only like :math:`N^{-1/F}`: look at
-    ``excess``, and give ``reference`` rows as many as samples, because the floor is not scaled. The
+    ``excess``, and give ``reference`` rows as many as samples, because the baseline is not scaled. The
     standard error is that of the linear part (the dual potentials) beyond what it has for real rows
-    against real rows, with the spread of the floor; arguments as :func:`sliced_wasserstein_distance`.
+    against real rows, with the spread of the baseline; arguments as :func:`sliced_wasserstein_distance`.
 
     Raises
     ------
@@ -217,16 +217,16 @@ def wasserstein_distance(
         return _rooted(*_transport(one, other, power), power)
 
     value, stderr = statistic(found[0], found[1])
-    floor, linear = floors_of(statistic, found, splits=splits, seed=seed)
-    error = interval(value, beyond(stderr, linear.mean or 0.0, floor.spread), low=0.0)
+    baseline, linear = baselines_of(statistic, found, splits=splits, seed=seed)
+    error = interval(value, beyond(stderr, linear.mean or 0.0, baseline.spread), low=0.0)
     rows = len(found[0]), len(found[1])
     return TwoSample(
         "Wasserstein",
         value,
         **error,
-        floor=floor.mean,
+        baseline=baseline.mean,
         rows=rows,
-        floor_rows=floor.rows,
+        baseline_rows=baseline.rows,
         units=units,
     )
 
