@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +27,17 @@ from torch.nn.functional import interpolate
 
 import probgen as pg
 from probgen.datasets import load_mnist
-from probgen.distributions.noising.additive import AdditiveNoise, GaussianNoise
-from probgen.distributions.noising.chain import ancestral, deterministic, with_own_noise
-from probgen.distributions.noising.gamma import GammaNoise
-from probgen.distributions.noising.mixture import MixtureNoise
-from probgen.distributions.noising.schedules import linear_steps
+from probgen.distributions.diffusion.gamma import GammaNoise
+from probgen.distributions.diffusion.mixture import MixtureNoise
+from probgen.distributions.diffusion.predictions import Epsilon
+from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
+from probgen.distributions.diffusion.samplers import DDIM, Ancestral, Sampler
+from probgen.distributions.diffusion.tables import from_betas
+from probgen.distributions.diffusion.thresholds import StaticThreshold
 from probgen.evaluate.two_sample.frechet import frechet_distance
 from probgen.evaluate.two_sample.trained_features import classifier_features
-from probgen.models.noising_diffusion import NoisingDiffusion
+from probgen.models.diffusion import Diffusion
+from probgen.models.discrete_diffusion import NonGaussianDiffusion
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
 
@@ -43,16 +47,37 @@ CALLS = (10, 20, 50)
 WITHIN = (-1.0, 1.0)
 
 
-def processes() -> dict[str, tuple[AdditiveNoise, tuple]]:
-    """Each noise, and the ways of drawing that are tried with it."""
-    schedule = linear_steps(STEPS)
+WAYS = {
+    "ancestral": Ancestral,
+    "DDIM, own noise": partial(DDIM, eta=1.0),
+    "DDIM": DDIM,
+}
+
+
+def diffusions(width: int) -> dict[str, Callable[[], pg.DistributionModule]]:
+    """A diffusion with each noise; chains of the same T times."""
+    shares = from_betas(torch.linspace(0.1 / STEPS, 20 / STEPS, STEPS, dtype=torch.float64))
+    shape = (1, SIDE, SIDE)
     twice = {"weights": [1, 1], "locs": [-1, 1], "scales": [1, 1]}
+
+    def net() -> UNet:
+        return UNet(shape, width=width, multipliers=(1, 2, 2))
+
     return {
-        "Gaussian": (GaussianNoise(schedule, WITHIN), (ancestral, deterministic)),
-        "Gamma": (GammaNoise(schedule, 0.001, WITHIN), (ancestral, with_own_noise, deterministic)),
-        "mixture": (
-            MixtureNoise(schedule, **twice, bounds=WITHIN),
-            (ancestral, with_own_noise, deterministic),
+        "Gaussian": lambda: Diffusion(
+            net(),
+            shape,
+            schedule=shares,
+            num_times=STEPS - 1,
+            prediction=Epsilon(),
+            reconstruction=GaussianReconstruction(denoised=True),
+            threshold=StaticThreshold(*WITHIN),
+        ),
+        "Gamma": lambda: NonGaussianDiffusion(
+            net(), shape, GammaNoise(shares, 0.001, bounds=WITHIN)
+        ),
+        "mixture": lambda: NonGaussianDiffusion(
+            net(), shape, MixtureNoise(shares, **twice, bounds=WITHIN)
         ),
     }
 
@@ -77,7 +102,7 @@ def shown(x: Tensor) -> Tensor:
     return ((x + 1) * 128).floor().clamp(0, 255)
 
 
-def train(gen: NoisingDiffusion, x: Tensor, options: argparse.Namespace, path: Path) -> None:
+def train(gen: pg.DistributionModule, x: Tensor, options: argparse.Namespace, path: Path) -> None:
     def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps, eta_min=1e-5)
 
@@ -117,11 +142,10 @@ def report(name: str, row: str, values: list[float]) -> None:
 
 
 @torch.no_grad()
-def draw(gen: NoisingDiffusion, calls: int, step, rows: int, seed: int) -> Tensor:
+def draw(gen: pg.DistributionModule, sampler: Sampler, rows: int, seed: int) -> Tensor:
     torch.manual_seed(seed)
-    gen.calls = calls
-    gen.step = step
-    return torch.cat([gen().sample((part,)) for part in [250] * (rows // 250)])
+    distribution = gen().using(sampler)
+    return torch.cat([distribution.sample((part,)) for part in [250] * (rows // 250)])
 
 
 def main() -> None:
@@ -148,24 +172,21 @@ def main() -> None:
         options.rows
     )
     report("real digits", "", [distance(part, test).value for part in parts[: options.seeds]])
-    for name, (process, ways) in processes().items():
+    for name, make in diffusions(options.width).items():
         if options.only and name not in options.only:
             continue
         torch.manual_seed(0)
-        net = UNet((1, SIDE, SIDE), width=options.width, multipliers=(1, 2, 2))
-        gen = NoisingDiffusion(net, (1, SIDE, SIDE), process)
-        print(f"{name}, {sum(p.numel() for p in net.parameters()):,} parameters", flush=True)
+        gen = make()
+        print(f"{name}, {sum(p.numel() for p in gen.parameters()):,} parameters", flush=True)
         train(gen, dequantized(levels, 0), options, options.checkpoints / f"{name}.safetensors")
         gen.eval()
         for calls in CALLS:
-            for way in ways:
+            for way, sampler in WAYS.items():
                 values = [
-                    distance(shown(draw(gen, calls, way, options.rows, seed)), test).value
+                    distance(shown(draw(gen, sampler(calls), options.rows, seed)), test).value
                     for seed in range(options.seeds)
                 ]
-                report(f"{name}, {way.__name__}", f"{calls} calls", values)
-        gen.calls = None
-        gen.step = ancestral
+                report(f"{name}, {way}", f"{calls} calls", values)
         score = pg.log_likelihood(gen, dequantized(test[: options.scored], 1), particles=16)
         print(f"  {score.in_bits_per_dim(SIDE * SIDE, 1 / 128)}", flush=True)
 

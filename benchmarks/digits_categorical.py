@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import probgen as pg
 from probgen.datasets import Splits, load_digits
-from probgen.distributions.noising.labels import AbsorbingNoise, LabelNoise, UniformNoise
-from probgen.distributions.noising.schedules import cosine_steps, even_steps
-from probgen.models.noising_diffusion import CategoricalDiffusion
+from probgen.distributions.diffusion.labels import AbsorbingNoise, LabelNoise, UniformNoise
+from probgen.distributions.diffusion.schedules import CosineSchedule, EvenSchedule
+from probgen.models.discrete_diffusion import CategoricalDiffusion
 from probgen.nn.encodings import OneHot
 from probgen.nn.unet import UNet
 
@@ -137,7 +137,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--chain", type=int, default=500, help="steps T of the chains")
+    parser.add_argument("--chain", type=int, default=500, help="number T of times of the chains")
     parser.add_argument("--width", type=int, default=24)
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -149,8 +149,8 @@ def main() -> None:
     rows = load_digits()
     table = dict(OTHERS)
     processes = {
-        "masked": AbsorbingNoise(LEVELS, even_steps(options.chain)),
-        "replaced": UniformNoise(LEVELS, cosine_steps(options.chain)),
+        "masked": AbsorbingNoise(LEVELS, EvenSchedule(), options.chain),
+        "replaced": UniformNoise(LEVELS, CosineSchedule(), options.chain),
     }
     for name, process in processes.items():
         for seed in range(options.seeds):

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 import probgen as pg
 from probgen.distributions.diffusion.predictions import LevelPrediction
 from probgen.distributions.diffusion.reconstruction import LevelReconstruction
+from probgen.distributions.diffusion.schedules import CosineSchedule
 from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.distributions.flows.ode import Rademacher, RungeKutta
 from probgen.models.autoregressive_flow import NSF
 from probgen.models.diffusion import Diffusion
 from probgen.models.standardized import Standardized
 from probgen.models.transformed import Transformed
-from probgen.nn.schedules import CosineSchedule
 from probgen.nn.unet import UNet
 
 SHAPE = (1, 8, 8)
@@ -142,7 +142,7 @@ def diffusion_dequantized(steps: int) -> dict:
     gen, stopped, minutes = train(dequantized, steps)
     found = scored(gen, [64])
     inner = gen.family
-    equation = inner.family.probability_flow(RungeKutta(20), Rademacher(1))
+    equation = pg.ProbabilityFlow(inner.family, RungeKutta(20), Rademacher(1))
     ode = pg.Quantized(Transformed(equation, *inner.layers)).eval()
     torch.manual_seed(2)
     found.append(

@@ -4,7 +4,7 @@ Probgen.fit beside what people would use instead.
 
 Every peer trains the same architecture with Adam on the same rows, one epoch per round, rounds
 interleaved; the table gives medians and the ratio to a hand-written torch loop with fused Adam.
-Set-up (trainers, data loaders) is not timed.
+Set-up (trainers, data loaders) is not timed. Peers whose libraries are not there are left out.
 
     python benchmarks/fit_overhead.py --rounds 5
 """
@@ -12,11 +12,13 @@ Set-up (trainers, data loaders) is not timed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -178,6 +180,24 @@ PEERS = {
     "Lightning Trainer": lightning,
 }
 
+LIBRARIES = {"Pythae BaseTrainer": "pythae.trainers", "Lightning Trainer": "lightning.pytorch"}
+
+
+def usable() -> dict[str, Callable[[Tensor], float]]:
+    """The peers whose libraries are there and fit this torch.
+
+    Lightning's metrics import torchvision where it is installed, which fails if it was built for
+    another torch.
+    """
+    found = dict(PEERS)
+    for name, library in LIBRARIES.items():
+        try:
+            importlib.import_module(library)
+        except (ImportError, RuntimeError) as error:
+            print(f"{name} is left out: {str(error).partition(chr(10))[0]}")
+            del found[name]
+    return found
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -191,9 +211,10 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.manual_seed(0)
     x = (torch.rand(arguments.rows, PIXELS) < 0.2).float()
-    times: dict[str, list[float]] = {name: [] for name in PEERS}
+    peers = usable()
+    times: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(arguments.rounds + 1):
-        for name, peer in PEERS.items():
+        for name, peer in peers.items():
             seconds = peer(x)
             if turn:  # the first round warms caches up
                 times[name].append(seconds)

@@ -76,7 +76,9 @@ from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.deep_nade import DeepNADE
-from probgen.models.diffusion import Diffusion, DiffusionChain, ProbabilityFlow
+from probgen.models.diffusion import Diffusion, ProbabilityFlow
+from probgen.models.diffusion_chain import DiffusionChain
+from probgen.models.discrete_diffusion import CategoricalDiffusion, NonGaussianDiffusion
 from probgen.models.empirical import Empirical
 from probgen.models.end_token import EndToken, StopOr
 from probgen.models.ending_hidden_markov import EndingHiddenMarkovModel
@@ -98,11 +100,6 @@ from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
 from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.models.nade import NADE
-from probgen.models.noising_diffusion import (
-    CategoricalDiffusion,
-    NoisingDiffusion,
-    UnrolledDiffusion,
-)
 from probgen.models.normalized import Normalized
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
@@ -189,8 +186,8 @@ __all__ = [
     "MarkovRandomField",
     "Mixture",
     "MixtureOfTrees",
-    "NoisingDiffusion",
     "NonFiniteLoss",
+    "NonGaussianDiffusion",
     "Normalized",
     "NotCompilable",
     "Nutpie",
@@ -210,7 +207,6 @@ __all__ = [
     "Transformed",
     "Transformer",
     "Truncated",
-    "UnrolledDiffusion",
     "VariableLength",
     "VariableLengthLatents",
     "as_chains",

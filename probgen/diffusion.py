@@ -3,6 +3,9 @@
 Noise schedules, predictions, samplers, thresholds, transition kernels.
 """
 
+from probgen.distributions.diffusion.gamma import GammaNoise
+from probgen.distributions.diffusion.labels import AbsorbingNoise, UniformNoise
+from probgen.distributions.diffusion.mixture import MixtureNoise
 from probgen.distributions.diffusion.predictions import (
     EDM,
     Epsilon,
@@ -15,6 +18,16 @@ from probgen.distributions.diffusion.reconstruction import (
     LevelReconstruction,
 )
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    EvenSchedule,
+    LearnedSchedule,
+    LinearSchedule,
+    TabulatedSchedule,
+    VarianceExploding,
+)
+from probgen.distributions.diffusion.tables import from_betas
 from probgen.distributions.diffusion.thresholds import DynamicThreshold, StaticThreshold
 from probgen.distributions.diffusion.times import (
     KarrasSteps,
@@ -29,24 +42,6 @@ from probgen.distributions.diffusion.variances import (
     LearnedVariance,
     PosteriorVariance,
 )
-from probgen.distributions.noising.additive import GaussianNoise
-from probgen.distributions.noising.chain import deterministic, with_own_noise
-from probgen.distributions.noising.gamma import GammaNoise
-from probgen.distributions.noising.labels import AbsorbingNoise, UniformNoise
-from probgen.distributions.noising.mixture import MixtureNoise
-from probgen.distributions.noising.schedules import (
-    cosine_steps,
-    even_steps,
-    from_betas,
-    linear_steps,
-)
-from probgen.nn.schedules import (
-    CosineSchedule,
-    EDMSchedule,
-    LearnedSchedule,
-    LinearSchedule,
-    VarianceExploding,
-)
 
 __all__ = [
     "DDIM",
@@ -58,9 +53,9 @@ __all__ = [
     "DynamicThreshold",
     "EDMSchedule",
     "Epsilon",
+    "EvenSchedule",
     "ForwardVariance",
     "GammaNoise",
-    "GaussianNoise",
     "GaussianReconstruction",
     "Heun",
     "KarrasSteps",
@@ -74,17 +69,13 @@ __all__ = [
     "Original",
     "PosteriorVariance",
     "StaticThreshold",
+    "TabulatedSchedule",
     "UniformNoise",
     "UniformTimes",
     "VarianceExploding",
     "Velocity",
-    "cosine_steps",
-    "deterministic",
-    "even_steps",
     "from_betas",
-    "linear_steps",
     "log_snr_steps",
     "quadratic_steps",
     "uniform_steps",
-    "with_own_noise",
 ]

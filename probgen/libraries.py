@@ -6,7 +6,6 @@ in which their import was interrupted could not import them again.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import signal
 import threading
@@ -15,14 +14,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGALRM")
-COMPILER = (
-    "torch._dynamo",
-    "torch._inductor.compile_fx",
-    "torch._inductor.standalone_compile",
-    "torch._inductor.codegen.cpp",
-    "torch._inductor.codegen.cpp_wrapper_cpu",
-    "torch._inductor.runtime.cache_dir_utils",
-)
 
 
 @contextmanager
@@ -72,15 +63,19 @@ def load(*names: str) -> None:
             importlib.import_module(name)
 
 
-@functools.cache
-def load_compiler() -> None:
-    """Imports what torch imports when it compiles for the first time."""
-    load(*COMPILER)
-
-
 load("numpy", "torch", "pyro", "pyro.infer.autoguide", "safetensors.torch", "tqdm")
-from torch.distributions import Distribution  # noqa: E402
+from torch.distributions import Distribution, Normal  # noqa: E402
 
-_validated = Distribution._validate_args
+
+def _validates() -> bool:
+    """Whether distributions check their arguments at present."""
+    try:
+        Normal(0.0, -1.0)
+    except ValueError:
+        return True
+    return False
+
+
+_validated = _validates()
 load("zuko")
 Distribution.set_default_validate_args(_validated)  # zuko turns validation off for everybody

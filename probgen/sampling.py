@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from probgen.compile.cost_model import Profile, fitting
 from probgen.core import checks
 from probgen.core.arguments import is_plain
+from probgen.core.contexts import received
+from probgen.core.keywords import call_form, explained
 from probgen.core.modes import infers
 from probgen.core.seeds import Seed, seeded, takes_seed
 from probgen.core.truncation import Truncated, using
@@ -25,6 +27,7 @@ TENSORS = 256  # of the size of an event: what a first piece is taken to need fo
 LEAST = 4096  # numbers, of the layers of a network for small events
 
 
+@explained
 @infers
 @torch.no_grad()
 @takes_seed
@@ -97,6 +100,8 @@ def sample(
     checks.positive(**checks.given(memory=memory))
     if not is_plain(context):
         context = gen.settle((None, context))[1]
+    if context is None and getattr(gen, "any_rows", False):
+        received(gen, None, f"give one: {call_form('context')}")
     ways = [sampler] if sampler is not None else []
     if not (temperature is None and top_k is None and top_p is None):
         ways.append(Truncated(1.0 if temperature is None else temperature, top_k, top_p))

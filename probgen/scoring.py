@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from probgen.compile.batched_replay import random_state
 from probgen.compile.cost_model import Profile, fitting
@@ -17,13 +16,17 @@ from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
 from probgen.core import checks
 from probgen.core.arguments import is_leaf
 from probgen.core.entry import as_rows
+from probgen.core.given_weights import weights_from
+from probgen.core.keywords import explained
 from probgen.core.kinds import average, kind_of
 from probgen.core.missing import has_missing
 from probgen.core.modes import infers
+from probgen.core.private_torch import pytree
 from probgen.core.reading import Reading
 from probgen.core.rows import RowLayout, layout_of, tensors_of
 from probgen.core.runtime import rows_of, validation
 from probgen.core.score import Score
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import in_plate, observed_sites
 from probgen.core.unvisited import leaves_values_out
 from probgen.core.weights import run_pair
@@ -34,15 +37,19 @@ if TYPE_CHECKING:
 PROBED = 64  # rows of a first run, which tells kind and memory
 
 
+@explained
 @infers
 @torch.no_grad()
+@takes_seed
 def log_likelihood(
     gen: GenerativeModel,
     *batch: Any,
+    weights: Tensor | Sequence[float] | None = None,
     particles: int = 64,
     max_rows: int | None = None,
     memory: float | None = None,
     compile: Choice = "auto",
+    seed: Seed = None,
 ) -> Score:
     r"""Held-out log-likelihood of every row, with the kind of number that it is.
 
@@ -57,7 +64,11 @@ def log_likelihood(
     gen : GenerativeModel
         The model; it is scored in eval mode, and left in the mode that it is in.
     *batch : Tensor
-        ``x`` of shape ``(B, *event)``, NaN = missing; then ``context`` where there is one.
+        ``x`` of shape ``(B, *event)``, NaN = missing; then ``context`` where there is one. A family
+        of sequences takes a list of them, ``(T_b, *entry)`` each.
+    weights : Tensor, array or sequence of float, optional
+        How often each row counts in the mean of the score and in its standard error, ``(B,)``, not
+        negative: 2 is the same as the row given twice.
     particles : int
         Draws K per row.
     max_rows : int, optional
@@ -69,11 +80,15 @@ def log_likelihood(
     compile : bool or "auto"
         Whether draws after the first ones are made by recorded and compiled operations: where the
         others repay it, at once, or never. The same seed gives the same draws in all cases.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Raises
     ------
     ValueError
-        For values outside of the support of the data, with the row.
+        For values outside of the support of the data, with the row; for weights that are negative,
+        or not one for each row.
     NotImplementedError
         From an implicit model, naming the metric to use instead.
     NotCompilable
@@ -90,6 +105,8 @@ def log_likelihood(
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
     batch = as_rows(gen, *batch)
+    if weights is not None:
+        weights = weights_from(weights, layout_of(gen, batch).size)
     probe = _probe(gen, batch)
     kind = kind_of(probe.pair, gen.plate)
     measure = _measure(probe.pair, gen.plate)
@@ -106,7 +123,12 @@ def log_likelihood(
     )
     blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
     return Score(
-        torch.cat([average(block, kind) for block in blocks]), kind, "nats", particles, measure
+        torch.cat([average(block, kind) for block in blocks]),
+        kind,
+        "nats",
+        particles,
+        measure,
+        weights,
     )
 
 
@@ -231,7 +253,7 @@ def _others(
     What differs between blocks is an argument of the recorded function: their rows, and the numbers
     of these.
     """
-    leaves, spec = tree_flatten(blocks[0], is_leaf=is_leaf)
+    leaves, spec = pytree.tree_flatten(blocks[0], is_leaf=is_leaf)
     given = [i for i, leaf in enumerate(leaves) if torch.is_tensor(leaf)] if len(blocks) > 1 else []
     numbered = cut is not None and cut.numbered and len(blocks) > 1
     chunk = windows(particles, max(1, at_once))[0].stop
@@ -244,14 +266,14 @@ def _others(
         numbers = tensors[-1] if numbered else None
         size = cut.layout.size if cut is not None else 0
         with validation(False), rows_of(gen.plate, size, numbers):
-            return run_pair(gen, tree_unflatten(own, spec), drawn if drawn > 1 else None).by_row(
-                gen.plate
-            )
+            return run_pair(
+                gen, pytree.tree_unflatten(own, spec), drawn if drawn > 1 else None
+            ).by_row(gen.plate)
 
     count = -(-particles // max(1, drawn))
     shared = []
     for block, each in zip(blocks, cuts, strict=True):
-        tensors = tree_flatten(block, is_leaf=is_leaf)[0]
+        tensors = pytree.tree_flatten(block, is_leaf=is_leaf)[0]
         numbers = (torch.arange(each.start, each.stop),) if numbered else ()
         shared.append((*(tensors[index] for index in given), *numbers))
     calls = [Call(tensors) for tensors in shared for _ in range(count)]

@@ -1,6 +1,7 @@
 """What every test starts from."""
 
 import os
+from collections import defaultdict
 
 import pyro
 import pytest
@@ -25,3 +26,38 @@ def seeded():
     assert not used, (
         f"the global parameter store was used: {used}; a test that runs plain Pyro clears it"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a table the quick half has as many cases as its mark says: the others are slow."""
+    tables = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("table") is not None:
+            tables[item.path, item.originalname].append(item)
+    for cases in tables.values():
+        quick = cases[0].get_closest_marker("table").kwargs["quick"]
+        # steps of the golden ratio: equal ones would meet one column of a two-way table only
+        kept = {int(i * 0.618034 % 1 * len(cases)) for i in range(quick)}
+        for i, case in enumerate(cases):
+            if i not in kept:
+                case.add_marker(pytest.mark.slow)
+
+
+def required(report):
+    """Where everything is installed, a library that cannot be imported is a failure."""
+    missing = report.skipped and "could not import" in str(report.longrepr)
+    if missing and "PROBGEN_REQUIRE_ALL" in os.environ:
+        report.outcome = "failed"
+        report.longrepr = str(report.longrepr[-1])
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return required((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return required((yield))

@@ -3,11 +3,11 @@
 import torch
 
 from probgen.core.module import standard_normal
-from probgen.distributions.diffusion.diffused import Diffused
+from probgen.distributions.diffusion.gaussian import GaussianNoise
+from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.predictions import EDM, Velocity
-from probgen.distributions.diffusion.process import Process
+from probgen.distributions.diffusion.schedules import CosineSchedule
 from probgen.distributions.diffusion.variances import PosteriorVariance
-from probgen.nn.schedules import CosineSchedule
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.double)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.7]], dtype=torch.double)
@@ -43,13 +43,14 @@ class Exact:
         return tuple(level.unsqueeze(-1) for level in self.schedule(t))
 
 
-def exact(schedule=None, prediction=None, variance=None, **options):
+def exact(schedule=None, prediction=None, variance=None, num_times=None, **options):
     """The distribution of the data by the exact denoiser."""
     schedule, prediction = schedule or CosineSchedule(), prediction or Velocity()
-    process = Process(
-        Exact(schedule, prediction), schedule, prediction, variance or PosteriorVariance(), 1
+    process = GaussianNoise(
+        schedule, prediction, variance or PosteriorVariance(), 1, num_times=num_times
     )
-    return Diffused(process, standard_normal(2).double()(), **options)
+    noise = standard_normal(2).double()()
+    return GaussianDiffused(Exact(schedule, prediction), process, noise, **options)
 
 
 def root(matrix):

@@ -1,11 +1,13 @@
 """No argument is left unlooked at: what was expected, what came, what to do, before any work."""
 
+import inspect
 import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from asked.accepted import EXEMPT
@@ -258,3 +260,71 @@ def test_checks_say_what_to_do(number):
     check, error, text = CHECKED[number]
     with pytest.raises(error, match=text):
         check()
+
+
+def draws(name: str, folder: Path) -> bool:
+    """Whether the good call of a public function takes random numbers from torch's generator."""
+    arguments = GOOD[name]()
+    arguments.pop("seed", None)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    call(name, arguments, folder)
+    return not torch.equal(torch.get_rng_state(), state)
+
+
+PLAIN = [name for name in GOOD if inspect.isfunction(public()[name])]
+# draws of a distribution come from torch's generator, as distribution.sample() has them
+BY_DISTRIBUTION = {"gibbs", "conditional"}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.filterwarnings("ignore")
+def test_every_public_function_that_draws_takes_a_seed(name, folder):
+    function = public()[name]
+    seeded = "seed" in inspect.signature(function).parameters
+    assert seeded or name in BY_DISTRIBUTION or not draws(name, folder)
+    if seeded:
+        arguments = {**GOOD[name](), "seed": 3}
+        state = torch.get_rng_state()
+        call(name, arguments, folder)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def program_of_means():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    return probgen.Program(model, guided)
+
+
+def guided(y):
+    pyro.sample("mu", dist.Normal(0.0, 0.7))
+    with pyro.plate("data", len(y)):
+        pyro.sample("z", dist.Normal(y / 2, 1.0))
+
+
+Y = torch.linspace(-1, 1, 5)
+SEEDED = {
+    "khat": lambda gen, seed: probgen.khat(gen, Y, seed=seed),
+    "ess": lambda gen, seed: probgen.diagnostics.ess(gen, Y, seed=seed),
+    "log_likelihood": lambda gen, seed: probgen.log_likelihood(gen, Y, seed=seed).value,
+    "log_weights": lambda gen, seed: probgen.core.log_weights(gen, Y, seed=seed)[0],
+    "verdict": lambda gen, seed: probgen.verdict(gen, Y, seed=seed).khat,
+    "predictive_check": lambda gen, seed: (
+        probgen.predictive_check(gen, Y, statistic=torch.std, draws=50, seed=seed).replicated
+    ),
+    "to_arviz": lambda gen, seed: torch.as_tensor(
+        probgen.to_arviz(gen, Y, draws=50, seed=seed)["posterior"]["mu"].values
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+@pytest.mark.filterwarnings("ignore")
+def test_a_seed_makes_the_draws(name):
+    gen = program_of_means()
+    first, again, other = (SEEDED[name](gen, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)

@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from either_arviz import groups
 from programs import PROGRAMS
 from pyro import poutine
 from pyro.infer import CSIS, MCMC, NUTS, Importance
@@ -79,6 +80,7 @@ def exact_loo(y):
 # programs that people bring
 
 
+@pytest.mark.table(quick=20)
 @pytest.mark.parametrize(
     "case", [case for case in PROGRAMS if case.name in CHEAP.split()], ids=lambda case: case.name
 )
@@ -174,6 +176,7 @@ def test_local_latents_behind_two_observed_sites_are_integrated_out_of_each():
     np.testing.assert_allclose(values(found, "log_likelihood", "joint")[0], joint, atol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_a_sequential_plate_has_the_joint_log_likelihood(vectorized):
     def model(data):
@@ -264,7 +267,7 @@ def test_groups_that_are_not_defined_are_left_out_or_refused_by_name():
 def test_a_model_without_a_guide_has_no_posterior():
     with pytest.warns(UserWarning, match="expected a guide or chains=, got neither to draw mu"):
         found = to_arviz(Program(normal_mean), HALVES, draws=5)
-    assert sorted(found.groups()) == ["observed_data", "prior", "prior_predictive"]
+    assert groups(found) == ["observed_data", "prior", "prior_predictive"]
 
 
 # draws from elsewhere
@@ -282,6 +285,7 @@ def sampled():
     return found
 
 
+@pytest.mark.slow
 def test_draws_of_pyros_sampler_have_the_exact_loo_and_predictions(sampled):
     gen = Program(normal_mean)
     found = to_arviz(gen, HALVES, chains=sampled)

@@ -212,6 +212,7 @@ def test_averages_are_saved_and_come_back():
     assert torch.equal(elbo.baselines.average_c, again.baselines.average_c)
 
 
+@pytest.mark.slow
 def test_trained_resumed_and_compiled(tmp_path):
     options = {"seed": 0, "verdict": False, "progress": False, "compile": False}
     make = lambda: Mixture(ASKED["both"])  # noqa: E731
@@ -255,6 +256,7 @@ class Scaled(LatentVariableModel):
         return torch.distributions.kl_divergence(q, dist.Beta(2.0, 2.0)) - expected
 
 
+@pytest.mark.slow
 def test_a_shared_draw_without_a_discrete_value():
     x, gen, elbo, drawn = torch.tensor([1.0, 1.0, 0.0, 1.0]), Scaled(AVERAGE), ELBO(), []
     exact = torch.autograd.grad(gen.exact(x), gen.log_a)[0]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from probgen.compile.tracing import NotCompilable
 from probgen.core.module import Fixed
 from probgen.infer.impute import impute
 from probgen.infer.mcmc import mcmc
@@ -40,6 +39,7 @@ def prior_draws(gen: BayesianHiddenMarkovModel, draws: int) -> tuple[dict, torch
     return values, gen.given(values).log_prob(X[0])
 
 
+@pytest.mark.slow
 def test_the_posterior_by_nuts_is_that_of_importance_sampling():
     pytest.importorskip("nutpie")
     gen = poisson()
@@ -53,10 +53,7 @@ def test_the_posterior_by_nuts_is_that_of_importance_sampling():
         "progress": False,
         "sampler": Nutpie(),
     }
-    try:
-        chains = mcmc(gen, X, draws=600, tune=300, **options)
-    except NotCompilable as reason:
-        pytest.skip(str(reason))
+    chains = mcmc(gen, X, draws=600, tune=300, **options)
     found, expected = gen.in_order(chains.merged, "rates"), gen.in_order(values, "rates")
     for name in ("rates", "transitions", "initial"):
         mean = torch.einsum("s,s...->...", weights, expected[name])
@@ -64,6 +61,7 @@ def test_the_posterior_by_nuts_is_that_of_importance_sampling():
         assert ((found[name].float().mean(0) - mean) / spread).abs().max() < 5 / 100**0.5
 
 
+@pytest.mark.slow
 def test_the_density_of_a_fitted_guide_bounds_the_evidence():
     gen = poisson()
     evidence = prior_draws(gen, 100_000)[1].logsumexp(0) - torch.tensor(1e5).log()

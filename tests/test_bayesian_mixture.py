@@ -155,6 +155,7 @@ def log_joint(gen, drawn, x):
     return rows + prior + dist.LogNormal(-0.5, 1.0).log_prob(drawn["scales"]).sum((-1, -2))
 
 
+@pytest.mark.slow
 def test_the_fitted_guide_agrees_with_importance_sampling_and_mcmc():
     x = two_clusters(30, dims=1)
     gen = train(BayesianGaussianMixture(2, 1), x)
@@ -180,6 +181,7 @@ def test_the_fitted_guide_agrees_with_importance_sampling_and_mcmc():
         assert ((chain[site].mean(0) - truth).abs() < 4 * spread / 25**0.5).all(), site
 
 
+@pytest.mark.slow
 def test_a_dirichlet_process_leaves_unneeded_components_empty():
     x = two_clusters(60, apart=8.0)
     gen = BayesianGaussianMixture(

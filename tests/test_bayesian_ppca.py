@@ -94,6 +94,7 @@ def fitted():
     return distribution, gen
 
 
+@pytest.mark.slow
 def test_columns_beyond_the_rank_of_the_data_are_switched_off(fitted):
     _, gen = fitted
     with isolated():

@@ -17,7 +17,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from probgen.compile import backend
-from probgen.core import cache
+from probgen.core import cache, private_torch
 
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(
@@ -297,7 +297,9 @@ def compiled(tmp_path_factory):
     """A library and what lies beside it, made once."""
     folder = tmp_path_factory.mktemp("made")
     with backend._quiet():
-        options = backend._known(backend.LIBRARY) | {"aot_inductor.output_path": str(folder)}
+        options = private_torch.known_options(backend.LIBRARY) | {
+            "aot_inductor.output_path": str(folder)
+        }
         return Path(
             torch._inductor.aot_compile(backend._plain(GRAPH), (torch.ones(3),), options=options)
         )
@@ -347,6 +349,7 @@ def with_no_size(file):
     cache.write_sealed(file, b"whole, but of no use")
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize(
     "change", [*CHANGES, cut_short, with_another_byte, with_a_path, with_no_library, with_no_size]
 )
@@ -379,6 +382,7 @@ def test_a_full_disk_is_no_obstacle(compiler, monkeypatch):
     assert len(compiler) == 2
 
 
+@pytest.mark.slow
 def test_operations_without_machine_code_are_found_again(home):
     """Their calls are described in a second file beside the library."""
     graph = make_fx(lambda x: (torch.linalg.cholesky_ex(x @ x.T + torch.eye(3))[0],))(
@@ -403,6 +407,7 @@ def test_libraries_belong_to_a_machine_a_compiler_and_settings(part, monkeypatch
     assert backend._key(GRAPH, [torch.ones(3)]) != before
 
 
+@pytest.mark.slow
 def test_another_process_finds_what_this_one_has_made(compiler):
     """Also after this one has compiled, which leaves traces in torch's settings."""
     right()

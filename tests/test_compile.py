@@ -155,6 +155,7 @@ FAMILIES = (
 )
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("member", [m for m in ZOO if m.name in FAMILIES], ids=lambda m: m.name)
 def test_families(member, replayed):
     agree(member.gen, member.data(), batch_size=4, steps=4)
@@ -173,6 +174,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_objectives(objective, replayed):
     agree(vae, rows(dims=3), objective=objective)
@@ -234,6 +236,7 @@ def splines(dims):
     return pyro.distributions.transforms.spline_autoregressive(dims, hidden_dims=[4], count_bins=3)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
 def test_guides(guide, replayed):
     agree(lambda: Program(gauss, guide(gauss)), steps=4)
@@ -268,6 +271,7 @@ LAWS = {
 }
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("distribution", LAWS.values(), ids=LAWS)
 def test_draws_that_depend_on_parameters(distribution, replayed):
     """A normal draw before and after: torch's numbers are used in the same order."""
@@ -384,6 +388,7 @@ NETS = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_networks(net, replayed):
     agree(lambda: Net(net()), (rows(), rows().flip(1)))
@@ -804,6 +809,7 @@ FOLLOWED = (
 )
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize(
     "kind", [*FOLLOWED, ManyLayouts, Hooked, Functional, KeepsWhatItComputed, ConstantMask]
 )
@@ -947,8 +953,8 @@ REFUSED = {
 @pytest.fixture
 def eager_to_compile(monkeypatch):
     """``"auto"`` decides early, and always for a graph."""
-    for name, number in {"WATCHED": 2, "GIVE_UP": 0.0, "REPAID": 0.0}.items():
-        monkeypatch.setattr(f"probgen.train.compiled.policy.{name}", number)
+    monkeypatch.setattr("probgen.train.compiled.policy.STEPS_WATCHED", 2)
+    monkeypatch.setattr("probgen.compile.cost_model.REPAID", 0.0)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -1011,6 +1017,7 @@ class Weighted(Odd):
             pyro.sample("x", N(weight * self.loc.mean(0), self.scale.exp()).to_event(1), obs=x)
 
 
+@pytest.mark.slow
 def test_one_graph_for_each_shape_and_number_in_batches(replayed, monkeypatch):
     built, build = [], compiling.Step.build
     monkeypatch.setattr(
@@ -1084,6 +1091,7 @@ class Elsewhere:
         self.stopped = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", [None, "no disk"])
 def test_steps_go_on_while_graphs_are_compiled_in_the_background(
     reason, eager_to_compile, replayed, monkeypatch
@@ -1121,6 +1129,7 @@ def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
     assert engine.eager and engine.run.history.compiled.startswith("no: ")
 
 
+@pytest.mark.slow
 def test_without_a_compiler(eager_to_compile, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     none = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
@@ -1162,6 +1171,7 @@ class Everything(LatentVariableModel):
         pyro.sample("precision", dist.Gamma(2.0, self.rate.exp()))
 
 
+@pytest.mark.slow
 def test_compiled_with_all_kinds_of_randomness_and_state():
     settings = {
         "clip": 1.0,
@@ -1172,6 +1182,7 @@ def test_compiled_with_all_kinds_of_randomness_and_state():
     agree(Everything, steps=12, validation=rows(seed=5), **settings)
 
 
+@pytest.mark.slow
 def test_compiled_in_double_precision_several_steps_at_once(monkeypatch):
     counts, most = [], compiling.Step.most
     monkeypatch.setattr(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.testing import assert_close
 from toys import MARGINAL, Local
 
-from probgen.compile import scheduling
+from probgen.compile import cost_model, scheduling
 from probgen.compile.batched_replay import Replay
 from probgen.compile.cost_model import Profile
 from probgen.compile.scheduling import Call, CompileWarning, repeated, windows
@@ -37,7 +37,7 @@ GROUP = torch.tensor([0, 0, 1, 2, 2, 2])
 @pytest.fixture
 def recorded(monkeypatch):
     """As if recording cost nothing: "auto" records after the watched calls, or the test fails."""
-    monkeypatch.setattr(scheduling, "RECORDING", -1e9)
+    monkeypatch.setattr(cost_model, "RECORDING", -1e9)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CompileWarning)
         yield
@@ -100,7 +100,7 @@ def test_after_the_first_calls_and_a_recording_the_function_is_not_called_again(
             together=10,
         )
     )
-    assert len(runs) == scheduling.WATCHED + 1
+    assert len(runs) == scheduling.CALLS_WATCHED + 1
 
 
 def test_a_function_is_not_recorded_where_few_calls_are_left():
@@ -344,6 +344,7 @@ def test_recorded_draws_are_those_of_the_program(function, program, recorded):
         assert_close(ours[name], plain[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_draws_are_those_of_the_program():
     gen, batch = scored("one run a draw")
     ours, plain = (seeded(posterior, gen, *batch, draws=20, compile=how) for how in (True, False))

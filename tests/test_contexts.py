@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from zoo import ZOO, Member, constant
 
+import probgen as pg
 from probgen import heads
 from probgen.core.contexts import (
     check_context,
@@ -26,19 +27,20 @@ from probgen.core.kinds import density_kind
 from probgen.core.missing import assume_missing
 from probgen.core.module import DistributionModule, Fixed, Independent, standard_normal
 from probgen.core.program import Program
-from probgen.distributions.noising.additive import GaussianNoise
-from probgen.distributions.noising.labels import UniformNoise
-from probgen.distributions.noising.schedules import linear_steps
+from probgen.distributions.diffusion.gamma import GammaNoise
+from probgen.distributions.diffusion.labels import UniformNoise
+from probgen.distributions.diffusion.schedules import LinearSchedule
 from probgen.models.coupling_flow import RealNVP
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.diffusion import Diffusion
+from probgen.models.discrete_diffusion import CategoricalDiffusion, NonGaussianDiffusion
 from probgen.models.flow_matching import FlowMatching
 from probgen.models.gan import GAN
 from probgen.models.glow import Glow
 from probgen.models.joint_energy import JointEnergyModel
 from probgen.models.made import MADE
 from probgen.models.mixture import GaussianMixture
-from probgen.models.noising_diffusion import CategoricalDiffusion, NoisingDiffusion
+from probgen.models.standardized import Standardized
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant, TimeMLP, UNet
 from probgen.nn.side_by_side import SideBySide
@@ -48,9 +50,9 @@ UNKNOWN = {
     "Diffusion by denoising, given a context",
     "DiffusionChain given a context",
     "Guided FlowMatching given a context",
-    "NoisingDiffusion, Gamma, given a context",
+    "NonGaussianDiffusion, Gamma, given a context",
     "CategoricalDiffusion, absorbing, given a context",
-    "UnrolledDiffusion, Gamma",
+    "DiffusionChain, Gamma",
     "JointEnergyModel",
 }
 NAN = r"expected a context without missing values, got NaN in 1 of \d+ rows \(first: row \d+\); fill them in, leave "
@@ -159,6 +161,28 @@ def test_a_context_that_is_not_declared_is_refused_in_one_sentence(member):
             gen.model(x, torch.randn(6, 3))
 
 
+@pytest.mark.parametrize(
+    "gen",
+    [
+        heads.Gaussian(Constant(6)),
+        heads.Poisson(Constant(3)),
+        heads.Mixed(Constant(3), [heads.Gaussian(), heads.Bernoulli()]),
+        Standardized(heads.Gaussian(Constant(6)), torch.zeros(3), torch.ones(3)),
+    ],
+    ids=lambda gen: type(gen).__name__,
+)
+@pytest.mark.parametrize(
+    "use",
+    [lambda gen, rows: pg.fit(gen, rows, steps=1), lambda gen, rows: pg.log_likelihood(gen, *rows)],
+    ids=["fit", "log_likelihood"],
+)
+def test_a_context_that_would_change_nothing_is_refused(gen, use):
+    width = gen(None).event_shape[0]
+    use(gen, (torch.ones(4, width),))
+    with pytest.raises(ValueError, match=r"expected no context: .* leave it out"):
+        use(gen, (torch.ones(4, width), torch.randn(4, 2)))
+
+
 LABELS = (
     "expected a context of shape (*batch, 10), got integer labels of shape (128,); one-hot them: "
 )
@@ -203,11 +227,13 @@ def conditional_vae(context):
 BUILDS = {
     "Diffusion": lambda size: Diffusion(tiny(size), (3,)),
     "FlowMatching": lambda size: FlowMatching(tiny(size), (3,)),
-    "NoisingDiffusion": lambda size: NoisingDiffusion(
-        tiny(size), (3,), GaussianNoise(linear_steps(5))
+    "NonGaussianDiffusion": lambda size: NonGaussianDiffusion(
+        tiny(size), (3,), GammaNoise(LinearSchedule(), num_times=5)
     ),
     "CategoricalDiffusion": lambda size: CategoricalDiffusion(
-        TimeMLP(3 * 2, [8], outputs=3 * 2, context=size), (3,), UniformNoise(2, linear_steps(5))
+        TimeMLP(3 * 2, [8], outputs=3 * 2, context=size),
+        (3,),
+        UniformNoise(2, LinearSchedule(), num_times=5),
     ),
     "GAN": lambda size: GAN(side_by_side(size), standard_normal(2), event_shape=(3,)),
     "VAE": conditional_vae,

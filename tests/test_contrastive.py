@@ -148,6 +148,7 @@ class Quadratic(nn.Module):
         return (self.log_precision.exp() * (x - self.mean).square()).sum(-1) / 2
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "kernel", [Langevin(0.05), MALA(0.3), HMC(0.3, leapfrogs=3)], ids=lambda k: type(k).__name__
 )

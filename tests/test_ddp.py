@@ -31,3 +31,20 @@ def test_two_processes_equal_one():
     assert [value for _, value in both[1]] == pytest.approx(
         [value for _, value in validation], rel=1e-5
     )
+
+
+@pytest.mark.slow
+def test_every_process_watches_for_parameters_without_gradient():
+    alone = run([WORKER, "1", "watched"])
+    both = run(
+        [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            WORKER,
+            "2",
+            "watched",
+        ]
+    )
+    assert alone == both == [["unused"], 1]

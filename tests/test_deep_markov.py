@@ -268,6 +268,7 @@ def test_draws_of_the_program_follow_the_joint_distribution(linear):
     torch.testing.assert_close(x.T.cov(), cov[T * Z :, T * Z :], rtol=0.05, atol=0.03)
 
 
+@pytest.mark.slow
 def test_a_flow_guide_gives_weights_that_average_to_the_likelihood(linear):
     gen, x = linear.model(RNN(D, H), flow_guide()), frames(linear, 3)
     gen.combiner.requires_grad_(True), gen.network.requires_grad_(True)

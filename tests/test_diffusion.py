@@ -14,7 +14,8 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from probgen.core.kinds import density_kind
-from probgen.distributions.diffusion.diffused import Diffused
+from probgen.distributions.diffusion.gaussian import GaussianNoise
+from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.predictions import (
     EDM,
     Epsilon,
@@ -22,9 +23,14 @@ from probgen.distributions.diffusion.predictions import (
     Original,
     Velocity,
 )
-from probgen.distributions.diffusion.process import Process
 from probgen.distributions.diffusion.reconstruction import LevelReconstruction
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver
+from probgen.distributions.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LearnedSchedule,
+    LinearSchedule,
+)
 from probgen.distributions.diffusion.times import LogNormalTimes
 from probgen.distributions.diffusion.variances import (
     ForwardVariance,
@@ -33,10 +39,10 @@ from probgen.distributions.diffusion.variances import (
 )
 from probgen.infer.impute import impute
 from probgen.models.diffusion import Diffusion
+from probgen.models.diffusion_chain import DiffusionChain
 from probgen.models.mixture import GaussianMixture
 from probgen.models.quantized import BinNoise, Quantized
 from probgen.models.standardized import Standardized
-from probgen.nn.schedules import CosineSchedule, EDMSchedule, LearnedSchedule, LinearSchedule
 from probgen.nn.time import TimeMLP
 from probgen.objectives.denoising import Denoising
 from probgen.objectives.elbo import ELBO
@@ -57,7 +63,7 @@ def expected_error(process, x, t):
 
 def true_bound(distribution, x, large=False):
     """The bound of one row, summed over all steps or integrated over all times."""
-    steps, schedule = distribution.steps, distribution.process.schedule
+    steps, schedule = distribution.process.num_times, distribution.process.schedule
     (a0, a1), (s0, s1) = schedule(torch.tensor([0.0, 1.0]).double())
     total = -(torch.log(s0 / a0) + 0.5 * torch.log(torch.tensor(2 * torch.pi)) + 0.5) * 2
     prior = torch.distributions.Normal(torch.zeros(2).double(), (a1**2 + s1**2).sqrt())
@@ -96,7 +102,9 @@ CASES = {
 def test_bound_is_the_sum_or_the_integral_that_it_estimates(case):
     torch.manual_seed(0)
     schedule, prediction, steps, large = CASES[case]
-    distribution = exact(schedule, prediction, ForwardVariance() if large else None, steps=steps)
+    distribution = exact(
+        schedule, prediction, ForwardVariance() if large else None, num_times=steps
+    )
     x = data().sample()
     draws = distribution.log_prob(x.expand(20000, 2))
     truth = true_bound(distribution, x, large)
@@ -112,7 +120,7 @@ def test_bound_is_below_the_density_and_closes_as_steps_shrink():
     exact_value = data().log_prob(x).mean()
     wide = CosineSchedule(14.0, -14.0)
     bounds = [
-        torch.stack([true_bound(exact(wide, steps=T), row) for row in x]).mean()
+        torch.stack([true_bound(exact(wide, num_times=T), row) for row in x]).mean()
         for T in (10, 50, 250, None)
     ]
     assert all(one < other for one, other in zip(bounds, [*bounds[1:], exact_value], strict=True))
@@ -123,7 +131,9 @@ def random_diffusion(steps, variance, context=0, seed=0):
     torch.manual_seed(seed)
     net = TimeMLP(2, [16], context=context, outputs=4 if variance.learned else 2)
     nn.init.normal_(net.last.weight, std=0.2)
-    return Diffusion(net, (2,), steps=steps, variance=variance, schedule=CosineSchedule(5.0, -5.0))
+    return Diffusion(
+        net, (2,), num_times=steps, variance=variance, schedule=CosineSchedule(5.0, -5.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +144,7 @@ def test_the_chain_of_sites_has_the_same_bound(variance):
     x = torch.tensor([[0.5, -1.0]])
     with torch.no_grad():
         draws = gen().log_prob(x.expand(8000, 2))
-        chain, rows = gen.chain(), x.expand(400, 2)
+        chain, rows = DiffusionChain(gen), x.expand(400, 2)
         losses = torch.tensor(
             [Trace_ELBO().loss(chain.model, chain.guide, rows) / 400 for _ in range(10)]
         )
@@ -150,17 +160,17 @@ def test_the_chain_scores_and_samples_like_the_diffusion():
     gen = random_diffusion(8, PosteriorVariance(), context=1)
     context = torch.randn(500, 1)
     torch.manual_seed(0)
-    direct, told = gen(context).sample(), gen.chain()(context).sample()
+    direct, told = gen(context).sample(), DiffusionChain(gen)(context).sample()
     assert (direct.mean(0) - told.mean(0)).abs().max() < 0.3 and (
         direct.std(0) / told.std(0) - 1
     ).abs().max() < 0.15
     x = torch.randn(3, 2)
-    score = log_likelihood(gen.chain(), x, context[:3], particles=200)
+    score = log_likelihood(DiffusionChain(gen), x, context[:3], particles=200)
     bound = log_likelihood(gen, x, context[:3], particles=2000)
     assert (score.kind, bound.kind) == ("unbiased", "bound")
     assert (score.value > bound.value - 0.5).all()  # importance sampling tightens the bound
-    with pytest.raises(ValueError, match="steps=T"):
-        random_diffusion(None, PosteriorVariance()).chain()
+    with pytest.raises(ValueError, match="num_times=T"):
+        DiffusionChain(random_diffusion(None, PosteriorVariance()))
 
 
 def test_masses_of_integers_by_the_exact_denoiser():
@@ -177,12 +187,13 @@ def test_masses_of_integers_by_the_exact_denoiser():
         )
         return (logits.softmax(-1) * values).sum(-1)
 
-    process = Process(
-        Exact(schedule, Velocity(), guess), schedule, Velocity(), PosteriorVariance(), 1
-    )
+    process = GaussianNoise(schedule, Velocity(), PosteriorVariance(), 1)
     noise = torch.distributions.Normal(torch.zeros(1).double(), 1.0)
-    distribution = Diffused(
-        process, pyro.distributions.Normal(noise.loc, 1.0).to_event(1), reconstruction=levels
+    distribution = GaussianDiffused(
+        Exact(schedule, Velocity(), guess),
+        process,
+        pyro.distributions.Normal(noise.loc, 1.0).to_event(1),
+        reconstruction=levels,
     )
     x = torch.arange(3).double()[:, None]
     draws = distribution.log_prob(x.expand(20000, 3, 1))
@@ -235,7 +246,7 @@ def test_learned_schedule_has_the_gradient_of_the_bound(steps):
     torch.manual_seed(0)
     net, x = TimeMLP(2, [16]), torch.randn(4000, 2).double()
     nn.init.normal_(net.last.weight, std=0.2)
-    gen = Diffusion(net, (2,), schedule=LearnedSchedule(3.0, -3.0), steps=steps).double()
+    gen = Diffusion(net, (2,), schedule=LearnedSchedule(3.0, -3.0), num_times=steps).double()
     gen().denoising_loss(x).sum().backward()
     assert all(
         p.grad is None for p in gen.schedule.parameters()
@@ -341,11 +352,11 @@ def test_the_loss_as_one_graph_is_the_loss(objective, steps, monkeypatch):
 def test_guidance_moves_away_from_the_unconditional_guess():
     gen = random_diffusion(None, PosteriorVariance(), context=1)
     context, z, t = torch.tensor([[2.0]]), torch.randn(1, 2), torch.tensor(0.4)
-    known, unknown = (gen.process(c).denoise(z, t) for c in (context, None))
+    known, unknown = (gen(c).denoiser.denoise(z, t) for c in (context, None))
     assert (known - unknown).abs().max() > 1e-4
-    guided = gen(context).using(guidance=3.0)._guided().denoise(z, t)
+    guided = gen(context).using(guidance=3.0).guided().denoise(z, t)
     torch.testing.assert_close(guided, unknown + 3 * (known - unknown))
-    torch.testing.assert_close(gen(torch.full((1, 1), torch.nan)).process.denoise(z, t), unknown)
+    torch.testing.assert_close(gen(torch.full((1, 1), torch.nan)).denoiser.denoise(z, t), unknown)
     with pytest.raises(ValueError, match="give a context"):
         gen().using(guidance=2.0).sample()
     gen.guidance = 3.0
@@ -362,11 +373,11 @@ def test_guidance_moves_away_from_the_unconditional_guess():
 def test_contexts_are_dropped_row_by_row_in_training_alone():
     torch.manual_seed(0)
     gen = Diffusion(TimeMLP(2, [8], context=3), (2,), context_dropout=0.25)
-    shown = gen.train()(torch.randn(4000, 3)).process.net.args[0].isnan()
+    shown = gen.train()(torch.randn(4000, 3)).denoiser.net.args[0].isnan()
     assert (shown.all(-1) == shown.any(-1)).all() and (
         shown.any(-1).double().mean() - 0.25
     ).abs() < 0.03
-    assert not gen.eval()(torch.randn(4000, 3)).process.net.args[0].isnan().any()
+    assert not gen.eval()(torch.randn(4000, 3)).denoiser.net.args[0].isnan().any()
     assert gen.train()().batch_shape == ()
 
 
@@ -468,7 +479,7 @@ def test_refusals():
             method(torch.tensor([[0.0, torch.nan]]))
     with pytest.raises(ValueError, match=r"expected x of shape \(\*batch, 2\)"):
         gen().log_prob(torch.zeros(3, 5))
-    with pytest.raises(ValueError, match="number of steps"):
+    with pytest.raises(ValueError, match="give num_times"):
         Diffusion(TimeMLP(2, [4]), (2,), variance=ForwardVariance())
     with pytest.raises(ValueError, match="context_dropout"):
         Diffusion(TimeMLP(2, [4]), (2,), context_dropout=1.0)
@@ -483,7 +494,7 @@ def test_edm_trains_at_log_normal_noise():
 
 def test_the_default_sampler_takes_the_steps_of_the_chain():
     make = partial(Diffusion, TimeMLP(2, [4]), (2,))
-    assert make(steps=7).sampler == Ancestral(7) and make().sampler == Ancestral(256)
+    assert make(num_times=7).sampler == Ancestral(7) and make().sampler == Ancestral(256)
 
 
 def test_level_predictions_are_bayes_rule_for_each_variable():

@@ -7,11 +7,16 @@ from gaussian_diffusion import COVARIANCE, EYE, MEAN, data, exact, exact_map
 from probgen.distributions.diffusion.predictions import EDM, Epsilon, Original, Velocity
 from probgen.distributions.diffusion.probability_flow import ReverseFlow
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearSchedule,
+    VarianceExploding,
+)
 from probgen.distributions.diffusion.times import KarrasSteps, log_snr_steps
 from probgen.distributions.diffusion.variances import ForwardVariance
 from probgen.distributions.flows.ode import Adaptive, Rademacher, RungeKutta, basis
-from probgen.models.diffusion import Diffusion
-from probgen.nn.schedules import CosineSchedule, EDMSchedule, LinearSchedule, VarianceExploding
+from probgen.models.diffusion import Diffusion, ProbabilityFlow
 from probgen.nn.time import TimeMLP
 
 CASES = [
@@ -29,12 +34,12 @@ def error(distribution, sampler, encode=False):
     if encode:
         z = distribution.process.schedule(torch.zeros(()).double())[0] * data().sample((20,))
         got, true = (
-            sampler.encode(distribution.process, z),
+            sampler.encode(distribution.denoiser, z),
             exact_map(distribution.process, z, 0.0, 1.0),
         )
     else:
         z = distribution.process.prior_scale(torch.zeros(()).double()) * torch.randn(20, 2).double()
-        got, true = sampler(distribution.process, z), exact_map(distribution.process, z, 1.0, 0.0)
+        got, true = sampler(distribution.denoiser, z), exact_map(distribution.process, z, 1.0, 0.0)
     return ((got - true).abs().max() / true.abs().max()).item()
 
 
@@ -95,13 +100,14 @@ def test_samples_have_the_moments_of_the_data(sampler, case):
 @pytest.mark.parametrize("large", [False, True])
 def test_ancestral_steps_have_the_moments_that_linear_steps_compose_to(large):
     distribution = exact(
-        variance=ForwardVariance() if large else None, sampler=Ancestral(10), steps=10
+        variance=ForwardVariance() if large else None, sampler=Ancestral(10), num_times=10
     )
     mean, covariance = torch.zeros(2).double(), EYE
     for i in range(10, 0, -1):
         t, s = torch.tensor(i / 10).double(), torch.tensor((i - 1) / 10).double()
-        offset, scale = distribution.process.reverse(torch.zeros(2).double(), t, s)
-        matrix = (distribution.process.reverse(EYE, t, s)[0] - offset).T
+        reverse = distribution.denoiser.reverse(torch.zeros(2).double(), t, s)
+        offset, scale = reverse.mean, reverse.stddev
+        matrix = (distribution.denoiser.reverse(EYE, t, s).mean - offset).T
         mean, covariance = (
             matrix @ mean + offset,
             matrix @ covariance @ matrix.T + scale.square() * EYE,
@@ -119,7 +125,7 @@ def test_ddim_with_all_of_the_noise_is_ancestral_sampling():
     ends = []
     for sampler in (Ancestral(20), DDIM(20, eta=1.0)):
         torch.manual_seed(0)
-        ends.append(sampler(distribution.process, z))
+        ends.append(sampler(distribution.denoiser, z))
     torch.testing.assert_close(*ends)
 
 
@@ -168,4 +174,4 @@ def test_probability_flow_of_integers_is_refused():
 
     gen = Diffusion(TimeMLP(2, [8]), (2,), reconstruction=LevelReconstruction(4))
     with pytest.raises(ValueError, match="Quantized"):
-        gen.probability_flow()()
+        ProbabilityFlow(gen)()

@@ -26,6 +26,7 @@ def snippets(page: Path) -> list[str]:
 WITH_CODE = [page for page in PAGES if snippets(page)]
 
 
+@pytest.mark.table(quick=6)
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

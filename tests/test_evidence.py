@@ -10,11 +10,12 @@ import torch
 
 import probgen as pg
 from probgen import heads
+from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.graphical.discrete_network import DiscreteNetwork
 from probgen.distributions.graphical.factors import Factors
 from probgen.distributions.graphical.given import Given
-from probgen.distributions.sequences.hidden_markov import HiddenMarkov, HiddenMarkovGiven
+from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.joint_table import JointTable
@@ -538,7 +539,7 @@ STATES_OF_SEQUENCES = {
     "path": lambda distribution, x: distribution.most_likely_states(x),
     "draws": lambda distribution, x: distribution.sample_states(x),
     "forecast": lambda distribution, x: distribution.forecast(x, 2),
-    "completion": lambda distribution, x: HiddenMarkovGiven(distribution, x, ~x.isnan()).sample(),
+    "completion": lambda distribution, x: Completed(distribution, x, ~x.isnan()).sample(),
 }
 
 

@@ -82,6 +82,7 @@ def test_the_density_is_that_of_a_change_of_variables(name):
     torch.testing.assert_close(distribution.log_prob(x), expected, atol=tolerance, rtol=0)
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_density_integrates_to_one_and_depends_on_the_context(name):
     flow = built(name, context=3).double()
@@ -96,6 +97,7 @@ def test_the_density_integrates_to_one_and_depends_on_the_context(name):
     assert (log_prob - other).abs().max() > 0.1
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("name", FLOWS)
 def test_samples_have_the_density(name):
     """Frequencies of quadrants against integrals of the density."""

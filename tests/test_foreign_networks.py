@@ -89,9 +89,9 @@ MEMBERS: dict[str, tuple[Callable, tuple]] = {
         ),
         (2,),
     ),
-    "noising": (
-        lambda: pg.NoisingDiffusion(
-            Elsewhere(3, 2), (2,), pg.diffusion.GaussianNoise(pg.diffusion.linear_steps(3))
+    "non-Gaussian diffusion": (
+        lambda: pg.NonGaussianDiffusion(
+            Elsewhere(3, 2), (2,), pg.diffusion.GammaNoise([0.9, 0.6, 0.3])
         ),
         (2,),
     ),

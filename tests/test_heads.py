@@ -341,10 +341,10 @@ def test_refusals_say_what_to_do():
         heads.Bernoulli()(torch.zeros(4)).log_prob(torch.zeros(5, 1))
     with refused(
         ValueError,
-        match=r"expected values in integer interval, lower bound 0, upper bound 2 or NaN .* got 3",
+        match=r"expected values that are integers from 0 to 2, or NaN .* got 3",
     ):
         heads.Categorical(levels=3)(torch.zeros(6)).log_prob(torch.tensor([NAN, 3.0]))
-    with refused(ValueError, match="expected values in boolean or NaN .* got 0.5"):
+    with refused(ValueError, match="expected values that are 0 or 1, or NaN .* got 0.5"):
         heads.Bernoulli()(torch.zeros(2)).log_prob(torch.tensor([NAN, 0.5]))
     with refused(ValueError, match="expected a context for Bernoulli, got None"):
         heads.Bernoulli()()

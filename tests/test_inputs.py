@@ -29,6 +29,7 @@ def failures(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.trial.outcome in (BARE, WRONG)]
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize(("family", "door"), PAIRS)
 def test_no_input_is_silently_wrong_or_refused_in_foreign_words(family, door):
     found = samples if family == SAMPLES else None

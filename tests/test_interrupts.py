@@ -93,6 +93,7 @@ def interrupted(path, place, sent, after, **settings):
     return count[0] >= call
 
 
+@pytest.mark.table(quick=20)
 @pytest.mark.parametrize(("place", "sent", "after"), EAGER)
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place, sent, after, tmp_path):
     before = signal.getsignal(signal.SIGINT)
@@ -160,6 +161,7 @@ def test_handlers_of_the_program_are_called_between_steps(number):
     assert called == [number] and history.steps == STEPS
 
 
+@pytest.mark.slow
 def test_a_request_to_end_is_granted_after_the_step(tmp_path):
     code = f"""
         import signal, sys
@@ -202,6 +204,7 @@ def test_em_keeps_the_best_start_so_far(call):
     torch.testing.assert_close(dict(gen.state_dict()), dict(fewer.state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_mcmc_keeps_the_chains_that_are_done():
     def model(y):
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))

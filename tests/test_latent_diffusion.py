@@ -85,6 +85,7 @@ PRIORS = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_prior_fitted_to_codes_is_the_distribution_of_the_codes(name):
     """With the posterior of the truth as encoder the codes of data are normal with the covariance
@@ -117,6 +118,7 @@ def test_a_prior_fitted_to_codes_is_the_distribution_of_the_codes(name):
     torch.testing.assert_close(sample(vae, 4000).T.cov(), expected, atol=0.3, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_score_under_a_diffusion_prior_is_a_bound_and_near_the_truth():
     """With a prior fitted to the codes, on average over many draws.
 

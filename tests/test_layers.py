@@ -37,6 +37,15 @@ BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)
 EVERYWHERE = ("probgen.core.checks", "probgen.libraries")  # they import nothing of the project
 LIGHT = BARE | {"numpy", "safetensors", "tqdm", "zuko"}
 KNOWS_PYROS_INSIDE = {"core/runtime.py", "core/own_pyro.py", "core/recording.py"}
+KNOWS_TORCHS_INSIDE = "core/private_torch.py"
+TORCHS_PRIVATE_ATTRIBUTES = {
+    "_schema",
+    "_overloadname",
+    "_cdata",
+    "_post_accumulate_grad_hooks",
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+}
 DEPTH = 2
 
 
@@ -122,25 +131,42 @@ def private_pyro(file: File) -> list[str]:
     """Imports of Pyro's private names, and private attributes of what was imported from Pyro."""
     if file.path in KNOWS_PYROS_INSIDE:
         return []
-    names = [name for name in file.imports() if name.split(".")[0] == "pyro"]
-    wrong = [name for name in names if any(is_private(part) for part in name.split("."))]
-    bound = {alias.asname or alias.name.split(".")[-1] for alias in aliases_from_pyro(file)} | {
-        "pyro"
-    }
+    return [f"{file.path} uses {name}" for name in private_names(file, "pyro")]
+
+
+def private_torch(file: File) -> list[str]:
+    """The same for torch's, with what lies under ``experimental``, and for names in strings."""
+    if file.path == KNOWS_TORCHS_INSIDE:
+        return []
+    wrong = private_names(file, "torch")
+    wrong += [name for name in file.imports() if name.startswith("torch.fx.experimental")]
     for node in ast.walk(file.tree):
-        if isinstance(node, ast.Attribute) and is_private(node.attr):
-            root = ast.unparse(node.value).split(".")[0]
-            wrong += [ast.unparse(node)] if root in bound else []
+        if isinstance(node, ast.Attribute) and node.attr in TORCHS_PRIVATE_ATTRIBUTES:
+            wrong.append(ast.unparse(node))
+        if isinstance(node, ast.Constant) and str(node.value).startswith("torch._"):
+            wrong.append(node.value)
     return [f"{file.path} uses {name}" for name in wrong]
 
 
-def aliases_from_pyro(file: File) -> list[ast.alias]:
+def private_names(file: File, library: str) -> list[str]:
+    """Private names of a library that a file imports, or reaches from what it imports."""
+    names = [name for name in file.imports() if name.split(".")[0] == library]
+    wrong = [name for name in names if any(is_private(part) for part in name.split("."))]
+    bound = {alias.asname or alias.name.split(".")[-1] for alias in aliases_from(file, library)}
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            root = ast.unparse(node.value).split(".")[0]
+            wrong += [ast.unparse(node)] if root in bound | {library} else []
+    return wrong
+
+
+def aliases_from(file: File, library: str) -> list[ast.alias]:
     nodes = [node for node in ast.walk(file.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     return [
         alias
         for node in nodes
         for alias in node.names
-        if all(n.split(".")[0] == "pyro" for n in imported(node))
+        if all(n.split(".")[0] == library for n in imported(node))
     ]
 
 
@@ -227,7 +253,7 @@ def cycle(files: list[File]) -> str:
     return ""
 
 
-PER_FILE = [upward_imports, heavy_imports, calls_of_hasattr, private_pyro]
+PER_FILE = [upward_imports, heavy_imports, calls_of_hasattr, private_pyro, private_torch]
 
 
 @pytest.mark.parametrize("rule", PER_FILE, ids=lambda rule: rule.__name__)
@@ -285,6 +311,11 @@ BROKEN = [
         "from pyro.poutine import runtime\nruntime._PYRO_STACK.clear()",
     ),
     (private_pyro, "infer/mcmc.py", "import pyro\npyro.poutine.runtime._PYRO_STACK.clear()"),
+    (private_torch, "train/data.py", "from torch.utils._pytree import tree_map"),
+    (private_torch, "train/run.py", "import torch\ntorch._foreach_norm([])"),
+    (private_torch, "compile/tracing.py", "from torch.fx.experimental.proxy_tensor import make_fx"),
+    (private_torch, "compile/passes.py", "def f(node):\n    return node.target._schema"),
+    (private_torch, "libraries.py", "load('torch._dynamo')"),
 ]
 
 
@@ -302,6 +333,8 @@ KEPT = [
         "core/runtime.py",
         "from pyro.poutine import runtime\nruntime._PYRO_STACK.clear()",
     ),
+    (private_torch, "core/private_torch.py", "import torch\ntorch._foreach_norm([])"),
+    (private_torch, "core/module.py", "from torch import nn\nnn.Linear(1, 1).weight.exp_()"),
 ]
 
 

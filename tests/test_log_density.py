@@ -10,8 +10,8 @@ import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
 
-from probgen.compile.broadcast_hoisting import thinned
-from probgen.compile.mask_indices import with_indices
+from probgen.compile.broadcast_hoisting import hoist_broadcasts
+from probgen.compile.mask_indices import index_masks
 from probgen.compile.tracing import record
 from probgen.core.program import Program
 from probgen.infer.log_density import LogDensity, for_each, value_and_grad
@@ -109,6 +109,7 @@ def pyros_own(model, batch, nesting):
     return log_density, natural
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize(("model", "batch", "nesting"), MODELS.values(), ids=list(MODELS))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
 def test_value_gradient_and_transforms_are_pyros(model, batch, nesting, dtype, tolerance):
@@ -124,8 +125,8 @@ def test_value_gradient_and_transforms_are_pyros(model, batch, nesting, dtype, t
         torch.set_default_dtype(before)
     found = [value_and_grad(ours)(point) for point in u]
     torch.testing.assert_close(found, truth, rtol=tolerance, atol=tolerance)
-    graph = thinned(
-        with_indices(record(value_and_grad(ours), u[0])), u[0]
+    graph = hoist_broadcasts(
+        index_masks(record(value_and_grad(ours), u[0])), u[0]
     )  # what is compiled for nutpie
     torch.testing.assert_close([graph(point) for point in u], truth, rtol=tolerance, atol=tolerance)
     drawn = ours.constrain(u)

@@ -155,6 +155,7 @@ def test_parts_sum_to_the_loss(kind):
     assert np.allclose(total(history), history.loss, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["warm-up", "enumerated", "adversarial", "diffusion"])
 def test_compiled_steps_have_the_same_parts(kind, replayed):
     make, objective, _ = KINDS[kind]
@@ -209,6 +210,7 @@ def test_the_reconstruction_is_that_of_the_decoder():
     assert history.parts["reconstruction"] == pytest.approx([truth.item()], rel=1e-3)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("particles", [1, 3])
 def test_the_divergence_of_enumerated_classes_is_their_sum(particles):
     torch.manual_seed(0)
@@ -272,6 +274,7 @@ def test_files_without_parts_go_on_with_those_of_the_steps_to_come(tmp_path):
     assert np.isnan(history.learning_rates[0]).tolist() == [True] * 3 + [False] * 2
 
 
+@pytest.mark.table(quick=1)
 def test_groups_have_learning_rates_of_their_own(replayed):
     def optimizer(parameters):
         first, *rest = parameters

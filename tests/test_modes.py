@@ -136,6 +136,7 @@ def one_layer_frozen(gen: nn.Module) -> nn.Module:
     return gen
 
 
+@pytest.mark.table(quick=40)
 @pytest.mark.parametrize("member", SENSITIVE + ZOO, ids=lambda member: member.name)
 def test_inference_is_the_same_in_both_modes_and_changes_nothing(member: Member):
     gen, batch = member.gen(), member.data()

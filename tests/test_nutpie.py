@@ -5,7 +5,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.compile.tracing import NotCompilable
 from probgen.core.program import Program
 from probgen.diagnostics import to_arviz
 from probgen.infer.log_density import LogDensity
@@ -42,10 +41,7 @@ def chains():
         "save_warmup": True,
         "progress": False,
     }
-    try:
-        return mcmc(PROGRAM, ERRORS, EFFECTS, sampler=Nutpie(), dtype=torch.float64, **sizes)
-    except NotCompilable as reason:
-        pytest.skip(str(reason))
+    return mcmc(PROGRAM, ERRORS, EFFECTS, sampler=Nutpie(), dtype=torch.float64, **sizes)
 
 
 def integrated(statistic):
@@ -63,6 +59,7 @@ def integrated(statistic):
     return (mass * statistic(mu, tau).flatten()).sum().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statistic", [lambda mu, tau: mu, lambda mu, tau: tau, lambda mu, tau: tau.log()]
 )
@@ -71,6 +68,7 @@ def test_posterior_means_are_those_of_integration(chains, statistic):
     assert abs(values.mean().item() - integrated(statistic)) < 4 * values.std().item() / 400**0.5
 
 
+@pytest.mark.slow
 def test_draws_are_in_natural_space_with_deterministic_sites(chains):
     draws = chains.draws
     assert draws["effect"].shape == (2, 1000, 8) and draws["effect"].dtype == torch.float64
@@ -79,6 +77,7 @@ def test_draws_are_in_natural_space_with_deterministic_sites(chains):
     torch.testing.assert_close(draws["theta"], theta)
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_the_draws(chains):
     stats, draws = chains.stats, chains.draws
     assert all(value.shape == (2, 1000) for value in stats.values())
@@ -93,8 +92,8 @@ def test_statistics_are_those_of_the_draws(chains):
         + tau.log()
     )
     torch.testing.assert_close(stats["lp"], log_joint)
-    kinetic = stats["energy"] + stats["lp"]  # of ten momenta
-    assert kinetic.min() > 0 and abs(kinetic.mean().item() - 5) < 0.3
+    kinetic = stats["energy"] + stats["lp"]  # of ten momenta, up to a constant of each chain
+    assert kinetic.min() > 0 and (kinetic.var(1) - 5).abs().max() < 1.2
     assert abs(stats["acceptance_rate"].mean().item() - 0.8) < 0.15
     assert stats["diverging"].dtype == torch.bool and stats["diverging"].double().mean() < 0.02
     assert (stats["n_steps"] < 2 ** (stats["tree_depth"] + 1)).all() and stats[
@@ -102,6 +101,7 @@ def test_statistics_are_those_of_the_draws(chains):
     ].max() <= 10
 
 
+@pytest.mark.slow
 def test_warmup_and_likelihood_go_to_arviz(chains):
     assert chains.warmup.stats["step_size"].shape == (2, 500)
     found = to_arviz(
@@ -135,6 +135,7 @@ def test_chains_may_start_at_a_mode_and_meet_walls():
     assert abs(points[:, 1].mean().item()) < 4 / 100**0.5
 
 
+@pytest.mark.slow
 def test_seeds_and_limits_are_those_asked_for(chains):
     log_density = LogDensity(PROGRAM, ERRORS, EFFECTS, dtype=torch.float64)
     walk = Nutpie()(log_density, log_density.origin)

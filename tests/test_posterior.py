@@ -149,6 +149,7 @@ def test_predictive_of_other_rows_forgets_what_each_row_told():
     assert replicated[:, 0].mean() + 1 < mean < replicated[:, 3].mean() - 1
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_posterior_predictive_has_the_conjugate_moments(vectorized):
     program = Program(normal_mean, exact_guide, vectorized=vectorized)

@@ -51,6 +51,7 @@ def test_shared_files_are_whole_and_everyone_gets_an_answer(kind):
     assert +found.outcomes == Counter()
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     ("where", "at"),
     [

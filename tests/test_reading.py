@@ -57,6 +57,7 @@ def mean_and_spread(y, prior=1.0, noise=1.0):
 # ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "make", [AutoNormalMessenger, AutoHierarchicalNormalMessenger, AutoRegressiveMessenger]
 )
@@ -91,6 +92,7 @@ def local(y):
         pyro.sample("y", N(z, 0.5), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_mini_batches_of_a_guide_with_a_normal_for_each_row(compile):
     y = 1 + 4.25**0.5 * torch.randn(256)
@@ -436,6 +438,7 @@ def test_plain_svi_and_fit_go_hand_in_hand():
     assert pyro.param("loc").item() == pytest.approx(program.param_values()["loc"].item())
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal])
 def test_an_autoguide_moves_between_plain_svi_and_fit(make):
     y, guide = torch.randn(10) + 1.0, make(mean)
@@ -503,6 +506,7 @@ GROUPS = [
 ]
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("data", GROUPS, ids=["pandas", "numpy", "torch", "names"])
 def test_integers_index_whatever_they_came_in(data):
     program = pg.Program(grouped, AutoNormal(grouped))
@@ -557,6 +561,7 @@ def test_arguments_of_all_sorts_pass_and_rows_are_asked_of_the_plate():
     assert pg.log_likelihood(program, *args, particles=4).value.shape == (300,)
 
 
+@pytest.mark.slow
 def test_programs_without_arguments_and_objectives_without_rows():
     def model():
         mu = pyro.sample("mu", N(0.0, 1.0))

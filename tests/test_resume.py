@@ -220,6 +220,7 @@ def test_files_that_fit_nothing_are_refused(kind, tmp_path):
         run(tmp_path / "state", 6, resume=True, ema=0.9)
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize(
     "value",
     [None, 3, [], {}, {"x": 1, "y": 2}, {"dict": 3}, {"dict": [["a"]]}, {"tensor": "?"}, "?"],

@@ -51,6 +51,7 @@ LOOKED_UP = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("model", LOOKED_UP.values(), ids=LOOKED_UP)
 def test_mini_batches_hold_the_rows_that_they_name(model):
     args = (X,) if model is slope else (X, Y)

@@ -276,7 +276,7 @@ DETERMINISTIC = {
             unet(), (1, 4, 4), threshold=THRESHOLD, guidance=3.0, context_dropout=0.1
         ),
         lambda distribution, z: distribution.reconstruction.mode(
-            pg.diffusion.DDIM(4)(distribution._limited(), z), *distribution._end(z)
+            pg.diffusion.DDIM(4)(distribution.sampled(), z), *distribution._end(z)
         ),
     ),
     "flow matching": (

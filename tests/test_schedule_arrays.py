@@ -12,7 +12,7 @@ from torch import nn
 import probgen as pg
 from probgen.compile.tracing import record
 from probgen.distributions.diffusion.predictions import Original
-from probgen.distributions.noising.schedules import alphas_bar
+from probgen.distributions.diffusion.tables import alphas_bar
 
 T = 50
 BETAS = np.linspace(1e-3, 0.25, T)
@@ -34,7 +34,7 @@ def net(dims=2):
 
 
 def diffusion(schedule):
-    return pg.Diffusion(net(), (2,), schedule=schedule, steps=T - 1)
+    return pg.Diffusion(net(), (2,), schedule=schedule, num_times=T - 1)
 
 
 # each kind of diffusion, and the shares of signal that it has at the steps 1, ..., T
@@ -43,7 +43,6 @@ KINDS = {
         diffusion,
         lambda gen: gen.schedule(torch.arange(T) / (T - 1))[0].square(),
     ),
-    "GaussianNoise": (pg.diffusion.GaussianNoise, lambda process: process.log_signal[1:].exp()),
     "GammaNoise": (pg.diffusion.GammaNoise, lambda process: process.log_signal[1:].exp()),
     "MixtureNoise": (
         lambda schedule: pg.diffusion.MixtureNoise(schedule, [1.0, 1.0], [-1.0, 1.0], [0.5, 0.5]),
@@ -71,20 +70,20 @@ def test_labels_may_lose_all_signal():
 
 
 def test_steps_are_those_of_ddpm():
-    process = diffusion(BETAS).double().process()
+    process = diffusion(BETAS).double().process
     x, z = torch.randn(2).double(), torch.randn(2).double()
     for step in range(1, T):  # from state step + 1 to state step, in the numbers of DDPM
         t, s = (torch.tensor(number / (T - 1)).double() for number in (step, step - 1))
         beta, here, there = BETAS[step], SHARES[step], SHARES[step - 1]
         mean = there**0.5 * beta / (1 - here) * x
         mean = mean + (1 - beta) ** 0.5 * (1 - there) / (1 - here) * z
-        torch.testing.assert_close(process.posterior(z, x, t, s), mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(process.posterior(z, x, t, s).mean, mean, rtol=1e-4, atol=1e-5)
         variance = process.log_variances(t, s)[0].exp().item()
         assert variance == pytest.approx((1 - there) / (1 - here) * beta, rel=1e-3)
 
 
 def test_between_the_steps_the_schedule_is_a_line_and_time_its_inverse():
-    schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES)).double()
+    schedule = pg.diffusion.TabulatedSchedule(torch.tensor(SHARES)).double()
     t = torch.linspace(0, 1, 1001).double()
     expected = np.interp(t.numpy() * (T - 1), np.arange(T), np.log(SHARES / (1 - SHARES)))
     torch.testing.assert_close(schedule.log_snr(t), torch.tensor(expected), rtol=1e-5, atol=1e-5)
@@ -94,7 +93,7 @@ def test_between_the_steps_the_schedule_is_a_line_and_time_its_inverse():
 
 
 def test_slopes_in_time():
-    schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES)).double()
+    schedule = pg.diffusion.TabulatedSchedule(torch.tensor(SHARES)).double()
     t = ((torch.arange(T - 1) + 0.37) / (T - 1)).double().requires_grad_()
     slope = torch.autograd.grad(schedule.log_snr(t).sum(), t)[0]
     logit = torch.tensor(np.log(SHARES / (1 - SHARES)))
@@ -106,7 +105,7 @@ class ExactDenoiser(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES))
+        self.schedule = pg.diffusion.TabulatedSchedule(torch.tensor(SHARES))
 
     def forward(self, z, t, context=None):
         return self.schedule(t)[0].unsqueeze(-1) * z
@@ -116,7 +115,7 @@ class ExactDenoiser(nn.Module):
 def test_the_bound_of_an_exact_denoiser(steps):
     torch.manual_seed(0)
     exact = {} if steps is None else {"variance": pg.diffusion.ForwardVariance()}
-    options = {"schedule": BETAS, "prediction": Original(), "steps": steps}
+    options = {"schedule": BETAS, "prediction": Original(), "num_times": steps}
     options["sampler"] = pg.diffusion.Ancestral(200 if steps is None else steps)
     gen = pg.Diffusion(ExactDenoiser(), (1,), **options, **exact)
     x = torch.randn(20_000, 1)
@@ -138,7 +137,7 @@ def test_the_schedule_is_saved_and_loaded():
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
 def test_a_graph_can_be_recorded(shape):
-    schedule = pg.nn.TabulatedSchedule(torch.tensor(SHARES))
+    schedule = pg.diffusion.TabulatedSchedule(torch.tensor(SHARES))
     both = lambda t: (*schedule(t), schedule.time(schedule.log_snr(t)))  # noqa: E731
     graph = record(both, torch.rand(shape))
     t = torch.rand(shape)
@@ -153,7 +152,7 @@ def test_training_compiles(objective, steps):
     losses = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        gen = pg.Diffusion(net(), (2,), schedule=BETAS, steps=steps)
+        gen = pg.Diffusion(net(), (2,), schedule=BETAS, num_times=steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pg.FitWarning)
             options = {"steps": 4, "batch_size": 8, "seed": 0, "progress": False}
@@ -166,7 +165,7 @@ def test_training_compiles(objective, steps):
 # --------------------------------------------------------------------------------------------------
 
 ORDER = "expected a schedule of shares of signal that fall or of betas that rise, got "
-READY = "take linear_steps(T), cosine_steps(T) or, for labels, even_steps(T)"
+READY = "take LinearSchedule(), CosineSchedule() or, for labels, EvenSchedule()"
 WRONG = {
     "neither": ([0.1, 0.3, 0.2], ORDER + "0.2 after 0.3 at place 2"),
     "nor": ([0.9, 0.95, 0.2], ORDER + "0.2 after 0.95 at place 2"),
@@ -204,7 +203,7 @@ def test_what_is_no_numbers(kind, value):
         KINDS[kind][0](value)
 
 
-@pytest.mark.parametrize("kind", ["Diffusion", "GaussianNoise", "GammaNoise", "MixtureNoise"])
+@pytest.mark.parametrize("kind", ["Diffusion", "GammaNoise", "MixtureNoise"])
 def test_numbers_keep_some_signal(kind):
     with pytest.raises(ValueError, match=r"fall (strictly )?within \(0, 1\)"):
         KINDS[kind][0]([0.5, 0.3, 0.0])

@@ -4,6 +4,15 @@ import pytest
 import torch
 
 from probgen.distributions.diffusion.predictions import EDM, Epsilon, Original, Velocity
+from probgen.distributions.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LearnedSchedule,
+    LinearSchedule,
+    TabulatedSchedule,
+    VarianceExploding,
+)
+from probgen.distributions.diffusion.tables import from_betas
 from probgen.distributions.diffusion.times import (
     KarrasSteps,
     LogNormalTimes,
@@ -12,19 +21,10 @@ from probgen.distributions.diffusion.times import (
     quadratic_steps,
     uniform_steps,
 )
-from probgen.distributions.noising.schedules import linear_steps
-from probgen.nn.schedules import (
-    CosineSchedule,
-    EDMSchedule,
-    LearnedSchedule,
-    LinearSchedule,
-    VarianceExploding,
-)
-from probgen.nn.tabulated import TabulatedSchedule
 
 
 def tabulated():
-    return TabulatedSchedule(linear_steps(200))
+    return TabulatedSchedule(from_betas(torch.linspace(5e-4, 0.1, 200)))
 
 
 SCHEDULES = [LinearSchedule, CosineSchedule, VarianceExploding, EDMSchedule, LearnedSchedule]

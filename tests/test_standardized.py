@@ -109,3 +109,30 @@ def test_refusals_say_what_to_do():
         Standardized(family, 0.0, math.nan)
     with pytest.raises(ValueError, match=r"bounds = .* a < b"):
         Standardized(family, bounds=(1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pg.heads.Gaussian(pg.nn.MLP(2, [4], 6)),
+        pg.heads.Gaussian(pg.nn.Constant(6)),
+        pg.heads.Mixed(pg.nn.Constant(4), [pg.heads.Gaussian()] * 2),
+        pg.GaussianMixture(2, 3),
+        Standardized(pg.GaussianMixture(2, 3)),
+    ],
+    ids=["given a context", "constant", "columns", "mixture", "nested"],
+)
+@pytest.mark.parametrize(
+    "x",
+    [None, torch.tensor(3.0), torch.zeros(0, 3), torch.zeros(5, 0), torch.zeros(3), "x.csv"],
+    ids=["None", "a number", "no rows", "no columns", "one row", "a path"],
+)
+def test_what_is_no_rows_of_the_family_gives_no_units(family, x):
+    with pytest.raises((ValueError, TypeError), match=r"^expected .* got .*; "):
+        Standardized.fitted(family, x)
+
+
+def test_units_are_of_the_columns_of_the_family():
+    family = pg.heads.Mixed(pg.nn.Constant(4), [pg.heads.Gaussian()] * 2)
+    with pytest.raises(ValueError, match=r"expected x of shape \(N, 2\), got \(6, 3\)"):
+        Standardized.fitted(family, torch.randn(6, 3))

@@ -47,7 +47,7 @@ def test_half_a_label_in_any_row_is_refused_where_labels_are_meant(member: Membe
         check_support(gen, x, *rest)
         return
     with pytest.raises(
-        ValueError, match=r"expected x with values in .* got 0.5 in row 101.*; recode x"
+        ValueError, match=r"expected x with values that are .* got 0.5 in row 101.*; recode x"
     ):
         check_support(gen, wrong(x, 0.5, 101), *rest)
     with pytest.raises(ValueError, match=r"got 0\.5 in row 101"):
@@ -109,7 +109,7 @@ def test_observations_of_programs_are_checked_too():
     program = pg.Program(model, guide)
     covariate, y = torch.ones(5), torch.tensor([1.0, 2.0, 3.0, 4.5, 0.0])
     with pytest.raises(
-        ValueError, match=r"expected y with values in .* got 4.5 in row 3; recode y"
+        ValueError, match=r"expected y with values that are .* got 4.5 in row 3; recode y"
     ):
         pg.log_likelihood(program, covariate, y)
 

@@ -13,7 +13,7 @@ from probgen.compile.random_numbers import FILLS
 from probgen.compile.tracing import Compiled, NotCompilable, compiled, record
 
 aten = torch.ops.aten
-LOOK = "; look at probgen/core/{}, which relies on it"
+LOOK = "; look at probgen/compile/{}, which relies on it"
 
 
 def draws(function, *inputs):
@@ -113,7 +113,7 @@ def test_fills_are_made_outside_of_the_graph(fill):
     numbers = (0.3,) if fill in ("geometric_", "bernoulli_") else ()
     graph = same_draws(lambda x: x + getattr(torch.empty(3, 7), fill)(*numbers) * 2, torch.ones(7))
     assert not graph.random, (
-        f"torch.Tensor.{fill} is no longer recorded by that name" + LOOK.format("draws.py")
+        f"torch.Tensor.{fill} is no longer recorded by that name" + LOOK.format("random_numbers.py")
     )
 
 
@@ -267,7 +267,9 @@ def test_torch_refuses_to_read_values_while_it_records():
     """Not so, an if in a program would be frozen unnoticed."""
     with pytest.raises(RuntimeError, match="value out of a tracing tensor") as caught:
         make_fx(lambda x: x if x.sum() > 0 else -x)(torch.ones(2))
-    assert caught, "make_fx follows one branch of an if" + LOOK.format("graph.py: record, _reason")
+    assert caught, "make_fx follows one branch of an if" + LOOK.format(
+        "tracing.py: record, _reason"
+    )
 
 
 def test_torch_marks_draws_and_changes_in_place():
@@ -288,10 +290,14 @@ def test_torch_marks_draws_and_changes_in_place():
         for a in aten.add_.Tensor._schema.arguments
         if a.alias_info is not None and a.alias_info.is_write
     }
-    assert written == {"self"}, "schemas no longer say what is changed" + LOOK.format("aliases.py")
-    assert aten.view.default._schema.arguments[0].alias_info is not None, LOOK.format("aliases.py")
+    assert written == {"self"}, "schemas no longer say what is changed" + LOOK.format(
+        "mutation_analysis.py"
+    )
+    assert aten.view.default._schema.arguments[0].alias_info is not None, LOOK.format(
+        "mutation_analysis.py"
+    )
     assert torch.Tag.dynamic_output_shape in aten.nonzero.default.tags, LOOK.format(
-        "strict.py: refusal"
+        "tracing_mode.py: refusal"
     )
 
 
@@ -310,7 +316,7 @@ def test_parameters_are_recorded_as_the_objects_that_they_are():
     p, hidden = nn.Parameter(torch.ones(2)), torch.ones(2)
     graph = make_fx(lambda x: x * p * p.data + hidden)(torch.ones(2))
     found = {id(getattr(graph, node.target)) for node in graph.graph.find_nodes(op="get_attr")}
-    assert found == {id(p), id(hidden)}, "make_fx keeps copies" + LOOK.format("graph.py: _lift")
+    assert found == {id(p), id(hidden)}, "make_fx keeps copies" + LOOK.format("tracing.py: _lift")
 
 
 def test_batch_statistics_are_known_by_the_names_of_their_arguments():
@@ -346,22 +352,11 @@ def test_modes_see_what_tensors_are_asked_for():
         Tensor.numpy,
     }
     assert expected | {Tensor.__index__} <= set(asked), "not every read is seen" + LOOK.format(
-        "strict.py: READS"
+        "tracing_mode.py: READS"
     )
     with Asked():
         nn.functional.one_hot(torch.tensor([0]), 2)
         torch.distributions.Normal(0.0, 1.0, validate_args=True).log_prob(x)
     assert nn.functional.one_hot in asked and torch._is_all_true in asked, LOOK.format(
-        "strict.py: Strict"
+        "tracing_mode.py: Strict"
     )
-
-
-def test_inductor_offers_what_is_asked_of_it():
-    options = torch._inductor.list_options()
-    assert "fallback_random" in options, (
-        "inductor draws random numbers in a way of its own" + LOOK.format("native.py")
-    )
-    assert torch._inductor.standalone_compile and torch._inductor.aot_compile, LOOK.format(
-        "native.py"
-    )
-    assert torch._C._aoti.AOTIModelContainerRunnerCpu, LOOK.format("native.py")

@@ -235,6 +235,7 @@ TESTS = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", TESTS)
 def test_p_values_are_uniform_under_one_distribution(name):
     found = np.array(

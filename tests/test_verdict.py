@@ -4,25 +4,40 @@ Losses that have settled or have not.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
-import arviz as az
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from either_arviz import psislw
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from torch import nn
 
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.core.rows import some_rows
+from probgen.evaluate.column_advice import column_advice
+from probgen.evaluate.findings import trend
 from probgen.evaluate.guide_draws import guide_draws
 from probgen.evaluate.guide_quality import active_units, ess, khat
-from probgen.evaluate.psis import effective_sample_size, pareto_khat, pareto_smooth
-from probgen.evaluate.settled import autocorrelation_time, settled
+from probgen.evaluate.psis import (
+    effective_sample_size,
+    khat_stderr,
+    pareto_khat,
+    pareto_smooth,
+)
+from probgen.evaluate.remedies import remedies
+from probgen.evaluate.settled import autocorrelation_time, course, settled
 from probgen.evaluate.verdict import verdict
+from probgen.heads import Gaussian
+from probgen.infer.em import em
+from probgen.models.autoregressive_flow import MAF
+from probgen.models.joint_table import JointTable
+from probgen.models.mixture import GaussianMixture
+from probgen.models.standardized import Standardized
 from probgen.scoring import log_likelihood
 
 
@@ -80,7 +95,7 @@ def test_smoothed_weights_and_khat_agree_with_arviz(draws, width):
     z = torch.randn(draws, 7, dtype=torch.double) * width
     weights = dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(0.0, width).log_prob(z)
     smoothed, found = pareto_smooth(weights)
-    expected_weights, expected = az.psislw(weights.T.numpy())
+    expected_weights, expected = psislw(weights.T.numpy())
     np.testing.assert_allclose(found, expected, atol=1e-9)
     np.testing.assert_allclose(smoothed.T, expected_weights, atol=1e-9)
 
@@ -89,6 +104,42 @@ def test_smoothed_weights_and_khat_agree_with_arviz(draws, width):
 def test_khat_finds_the_index_of_a_pareto_tail(tail_index):
     weights = -tail_index * torch.rand(20_000, 20).log()  # P(w > t) = t ** (-1 / index)
     assert abs(pareto_khat(weights).mean() - tail_index) < 0.06
+
+
+@pytest.mark.parametrize("tail_index", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("draws", [200, 3200])
+def test_the_standard_error_of_khat_is_its_scatter(draws, tail_index):
+    found = pareto_khat(-tail_index * torch.rand(draws, 1000).double().log())
+    told = khat_stderr(found.mean(), draws)
+    assert 0.75 < told / found.std() < 1.35
+    medians = found.reshape(50, 20).median(1).values
+    told = torch.tensor([khat_stderr(rows, draws) for rows in found.reshape(50, 20)]).mean()
+    assert 0.7 < told / medians.std() < 1.4
+
+
+def verdicts(width, seeds=12):
+    """What verdicts say of a guide of the mean, by the seed."""
+    y = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    gen = conjugate_mean(width)
+    return [verdict(gen, y, seed=seed) for seed in range(seeds)]
+
+
+@pytest.mark.parametrize("width", [1.1, 0.8, 0.65, 0.5])
+def test_the_verdict_does_not_turn_with_the_seed_where_khat_is_below(width):
+    found = verdicts(width)  # true indices 1 - width^2, up to 0.75
+    assert all(each.ok for each in found)
+    between = ["between close and not" in str(each) for each in found]
+    assert any(between) == (width == 0.5)
+    assert all(re.search(r"k-hat -?\d\.\d\d ± 0\.\d\d for the whole", str(each)) for each in found)
+
+
+def test_nor_much_where_it_is_above():
+    assert sum(each.ok for each in verdicts(0.05)) <= 3
+
+
+def test_more_draws_are_taken_where_few_leave_it_open():
+    assert max(each.draws for each in verdicts(0.5, 4)) > 200
+    assert {each.draws for each in verdicts(1.1, 4)} == {200}
 
 
 def test_equal_weights_have_no_tail_and_broken_ones_an_infinite_one():
@@ -127,7 +178,7 @@ def limits_of_weights() -> dict[str, torch.Tensor]:
 def test_khat_at_its_limits_is_that_of_arviz(case):
     weights = limits_of_weights()[case]
     smoothed, found = pareto_smooth(weights)
-    expected_weights, expected = az.psislw(weights.numpy().copy())
+    expected_weights, expected = psislw(weights.numpy().copy())
     np.testing.assert_allclose(found, expected, atol=1e-9)
     np.testing.assert_allclose(
         np.sort(smoothed), np.sort(expected_weights), atol=1e-9
@@ -415,3 +466,40 @@ def test_guides_without_weights_for_each_row_are_refused():
     for guide in (AutoMultivariateNormal(model), AutoDelta(model)):
         with pytest.raises(ValueError, match="guide that draws the latents of each row"):
             log_likelihood(Program(model, guide), y)
+
+
+REMEDIES = {
+    "a mixture": (lambda: GaussianMixture(2, 2), {"Standardized.fitted", "probgen.em"}),
+    "a flow": (lambda: MAF(2, 1), {"Standardized.fitted"}),
+    "standardized": (lambda: Standardized(MAF(2, 1), loc=0.0), set()),
+    "labels": (lambda: JointTable(2), {"probgen.em"}),
+    "given a context": (lambda: Gaussian(nn.Linear(3, 4)), {"Standardized.fitted"}),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_remedies_are_those_of_the_family(name):
+    make, expected = REMEDIES[name]
+    gen = make()
+    rows = torch.randn(6, 2).sign().clamp(min=0)
+    context = [torch.randn(6, 3)] if name == "given a context" else []
+    found = remedies(gen, rows, *context)
+    assert {word for word in ("Standardized.fitted", "probgen.em") for r in found if word in r} == (
+        expected
+    )
+
+
+def test_columns_off_their_units_are_told_what_to_do():
+    x = 1e4 + 300 * torch.randn(200, 2)
+    for make, words in [REMEDIES["a mixture"], REMEDIES["a flow"]]:
+        text = " ".join(each.text for each in column_advice(make(), x))
+        assert "standard deviation" in text and all(word in text for word in words)
+    assert Standardized.fitted(MAF(2, 1), x)().log_prob(x).isfinite().all()
+    assert em(GaussianMixture(2, 2), x, seed=0).log_likelihood[-1] > -20
+
+
+def test_a_loss_that_falls_steadily_may_take_a_higher_learning_rate():
+    slow = course([3 - 0.001 * step for step in range(1000)])
+    assert "train longer or at a higher learning rate" in trend(slow).text
+    rising = course([0.001 * step for step in range(1000)])
+    assert "higher" not in trend(rising).text and "lower the learning rate" in trend(rising).text

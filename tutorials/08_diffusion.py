@@ -99,12 +99,13 @@ def reverse_path(gen, z, steps, context=None):
 
     And the estimates of the data on the way.
     """
-    process = gen.process(context)
+    distribution = gen(context)
+    process = gen.process
     states = [z]
     estimates = []
     for t, s in pairwise(torch.linspace(1, 0, steps + 1)):
         (signal, noise), (next_signal, next_noise) = process.levels(t), process.levels(s)
-        x = process.denoise(states[-1], t)
+        x = distribution.denoiser.denoise(states[-1], t)
         states.append(next_signal * x + next_noise * (states[-1] - signal * x) / noise)
         estimates.append(x)
     return torch.stack(states), torch.stack(estimates)
@@ -188,7 +189,7 @@ scores = {
     "spline flow": pg.log_likelihood(spline, test_moons),
     "diffusion, bound": pg.log_likelihood(diffusion, test_moons, particles=100),
     "diffusion, its equation": pg.log_likelihood(
-        diffusion.probability_flow(), test_moons, particles=1
+        pg.ProbabilityFlow(diffusion), test_moons, particles=1
     ),
     "flow matching": pg.log_likelihood(matching, test_moons),
 }

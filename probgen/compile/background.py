@@ -5,9 +5,9 @@ Where this one finds it.
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
-from probgen.compile.backend import KIND, by_inductor
+from probgen.compile.backend import KIND, TORCHS, by_inductor
 from probgen.compile.tracing import Compiled, NotCompilable
-from probgen.core import cache
+from probgen.core import cache, private_torch
+from probgen.core.private_torch import is_operation, operation_named, pytree
 
 COMMAND = f"import sys; from {__name__} import compile_file; compile_file(sys.argv[1])"
 
@@ -43,7 +43,7 @@ class Background:
     """
 
     def __init__(self, graph: Compiled, *examples: Tensor):
-        self._folder = tempfile.TemporaryDirectory(prefix="probgen")
+        self._folder = tempfile.TemporaryDirectory(prefix="probgen-", ignore_cleanup_errors=True)
         file = Path(self._folder.name) / "graph.pkl"
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             inputs = graph.inputs(*examples)
@@ -52,15 +52,13 @@ class Background:
             pickle.dumps((_as_list(graph.module.graph), layouts, torch.get_num_threads()))
         )
         self._log = Path(self._folder.name) / "log.txt"
-        paths = os.pathsep.join(filter(None, sys.path))
-        # the very folder of this process, which may be a temporary one
-        environment = os.environ | {
-            "PYTHONPATH": paths,
-            cache.FOLDER: str(cache.folder(KIND).parent),
-        }
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, str(file)], stdout=log, stderr=log, env=environment
+                [sys.executable, "-c", COMMAND, str(file)],
+                stdout=log,
+                stderr=log,
+                env=_environment(self._folder.name),
+                process_group=0,  # with the compilers that it starts, which end with it
             )
 
     def done(self) -> bool:
@@ -75,11 +73,28 @@ class Background:
         return code is not None
 
     def stop(self) -> None:
-        """Ends it, if it has not ended by itself."""
+        """Ends it and what it has started, if it has not ended by itself."""
         if self._process.poll() is None:
-            self._process.kill()
+            if os.name == "posix":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
             self._process.wait()
         self._folder.cleanup()
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """That of the other process, whose temporary files go to a folder that ends with it."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        # the very folder of this process, which may be a temporary one
+        cache.FOLDER: str(cache.folder(KIND).parent),
+        "TMPDIR": folder,
+    }
+    # torch's own default, which the other process would take for a choice of the user
+    if TORCHS in environment and environment[TORCHS] == private_torch.default_cache_folder():
+        del environment[TORCHS]
+    return environment
 
 
 class _Earlier(NamedTuple):
@@ -102,7 +117,7 @@ def _as_list(graph: fx.Graph) -> list[tuple]:
     return [
         (
             n.op,
-            str(n.target) if _is_operation(n) else n.target,
+            str(n.target) if is_operation(n) else n.target,
             plain(n.args),
             plain(n.kwargs),
             n.name,
@@ -116,7 +131,7 @@ def _from_list(nodes: list[tuple]) -> fx.GraphModule:
     made = {}
     for op, target, args, kwargs, name in nodes:
         if op == "call_function" and isinstance(target, str):
-            target = functools.reduce(getattr, target.split("."), torch.ops)
+            target = operation_named(target)
         args, kwargs = pytree.tree_map(
             lambda x: made[x.name] if isinstance(x, _Earlier) else x,
             (args, kwargs),
@@ -126,14 +141,8 @@ def _from_list(nodes: list[tuple]) -> fx.GraphModule:
     return fx.GraphModule(torch.nn.Module(), graph)
 
 
-def _is_operation(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)
-
-
 def compile_file(file: str) -> None:
     """What the other process does."""
-    import torch._dynamo  # inductor expects it to be there
-
     nodes, layouts, threads = pickle.loads(Path(file).read_bytes())
     torch.set_num_threads(threads)
     with torch.no_grad():

@@ -3,7 +3,13 @@
 What repeats itself along a dim is computed once and expanded afterwards.
 
 Plates and broadcasting make Pyro programs repeat themselves: a scale is expanded to every row
-before its logarithm is taken. Compilers do not undo that.
+before its logarithm is taken. Compilers do not undo that. Measured by
+``benchmarks/compile_passes.py``: without this file a step of SVI on a mixture with enumerated
+labels takes 5.1 times as long, and 1.5 times as long to compile (1.35 and 1.4 times without the
+rule for running sums alone); steps of eight schools, 1.06 times. Products of a matrix and a vector
+left to the library: log density and gradient of a logistic regression take 1.5 times as long
+without that rule at 10,000 rows of 20 or 100 columns, and 0.6 to 0.85 times at 256 to 4,000 rows,
+which is why short ones are merged.
 """
 
 from __future__ import annotations
@@ -18,9 +24,10 @@ from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from probgen.compile.tracing import Recording
+from probgen.core.private_torch import is_operation, makes_its_own, not_in_place, parameters_of
 
 aten = torch.ops.aten
-LARGE = 4096  # entries of a matrix from which its product with a vector is worth a library call
+LARGE = 8192  # rows or columns of a matrix from which its product with a vector is worth a call
 SHORT = 32  # entries up to which a running sum is not worth one
 
 
@@ -34,7 +41,7 @@ class Thin(NamedTuple):
     repeated: frozenset[int] = frozenset()
 
 
-def thinned(recording: Recording, *examples: Tensor) -> Recording:
+def hoist_broadcasts(recording: Recording, *examples: Tensor) -> Recording:
     """The same function with pointwise operations and sums done before expansions, not after them.
 
     Sums over repeated entries become products with their number, so that results may differ by
@@ -43,7 +50,7 @@ def thinned(recording: Recording, *examples: Tensor) -> Recording:
 
     >>> from probgen.compile.tracing import record
     >>> x = torch.zeros(1)
-    >>> thin = thinned(record(lambda x: x.expand(1000).exp().sum(), x), x)
+    >>> thin = hoist_broadcasts(record(lambda x: x.expand(1000).exp().sum(), x), x)
     >>> [node.name for node in thin.graph.graph.nodes], thin(x)
     (['arg0_1', 'exp', 'sum_dim_int_list', 'mul_tensor', 'output'], tensor(1000.))
     """
@@ -112,7 +119,7 @@ def written(graph: fx.Graph) -> set[fx.Node]:
         family[node] = {node}
         sources = node.all_input_nodes if node.target is operator.getitem else []
         if is_operation(node):
-            parts = node.target._schema.arguments
+            parts = parameters_of(node)
             given = dict(zip((part.name for part in parts), node.args, strict=False)) | node.kwargs
             shared = [
                 part
@@ -137,22 +144,9 @@ def _without_writes(graph: fx.Graph) -> None:
         ):
             continue
         source = node.args[0]
-        plain = getattr(
-            getattr(aten, node.target.overloadpacket.__name__[:-1]), node.target._overloadname
-        )
         users = [user for user in source.users if user is not node]
-        if _makes_its_own(source) and all(user in done and _makes_its_own(user) for user in users):
-            node.target = plain
-
-
-def _makes_its_own(node: fx.Node) -> bool:
-    """Whether the result of a node is new memory."""
-    return is_operation(node) and not any(part.alias_info for part in node.target._schema.returns)
-
-
-def is_operation(node: fx.Node) -> bool:
-    """Whether a node is one of torch's operations."""
-    return isinstance(node.target, torch._ops.OpOverload)
+        if makes_its_own(source) and all(user in done and makes_its_own(user) for user in users):
+            node.target = not_in_place(node)
 
 
 Rule = Callable[[_Thinning, fx.Node], Any]
@@ -288,7 +282,7 @@ def _getitem(done: _Thinning, node: fx.Node) -> Thin | None:
 
 
 def _matrix_vector(done: _Thinning, node: fx.Node) -> Thin | None:
-    if shape(node.args[0]).numel() < LARGE:
+    if max(shape(node.args[0])) < LARGE:
         return None
     matrix, vector = (done.whole(source) for source in node.args)
     column = done.call((), aten.unsqueeze.default, vector, 1)

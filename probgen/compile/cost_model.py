@@ -1,4 +1,10 @@
-"""What one run of a function costs: the memory of its tensors, and where its time goes."""
+"""What one run of a function costs, and what recording and compiling it would cost and save.
+
+One model for training (:mod:`probgen.train.compiled.policy`) and for evaluation
+(:mod:`probgen.compile.scheduling`). Seconds are those of one core of an x86-64 server, measured by
+``benchmarks/compile_costs.py`` with torch 2.13. Machines differ by a factor of two either way; what
+that does to a decision is bounded, since a run that was not compiled costs what it costs anyway.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +19,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-LIBRARY = (
+from probgen.core.private_torch import DYNAMO, TorchDispatchMode, memory_key, pytree
+
+# a gain is worth a cost only with a margin: costs are guessed before they are known, and are paid
+# at once, while a run may end early
+REPAID = 1.5
+# the first calls are slower, for what torch and Pyro set up: medians of 12 steps leave out 2, the
+# least of 2 calls leaves out 1, and a third call is watched operation by operation
+STEPS_WATCHED = 12
+CALLS_WATCHED = 3
+
+IMPORTING = 1.5  # seconds of the first import of torch's compiler
+RECORDING = 0.1  # seconds of a recording, beside
+RUNS_OF_RECORDING = 3  # runs of the function
+COMPILING = 3.0  # seconds of a compilation, beside
+BY_OPERATION = 0.01  # seconds for each operation
+ELSEWHERE = 6.0  # seconds of another Python that compiles: torch, Pyro and the compiler, imported
+LIBRARY = 10.0  # seconds that a library takes longer to build than kernels that Python calls
+CALLING = 20e-6  # seconds that a call of it takes less
+DISPATCH = 4e-6  # seconds of one operation apart from computing
+WATCHING = 4e-6  # seconds that Profile adds to each operation
+MERGED = 0.6  # share of the time of pointwise operations and sums that merging them saves
+
+PROCESSOR_MEMORY = 2.0**27  # bytes of an evaluation: tensors near a processor's caches are faster
+ACCELERATOR_MEMORY = 2.0**30
+
+LIBRARY_CALLS = (
     "mm",
     "mv",
     "dot",
@@ -75,9 +104,7 @@ class Profile(TorchDispatchMode):
         # draws
         gc.disable()
         self._eagerly = (
-            torch.compiler.set_stance("force_eager")
-            if "torch._dynamo" in sys.modules
-            else nullcontext()
+            torch.compiler.set_stance("force_eager") if DYNAMO in sys.modules else nullcontext()
         )
         self._eagerly.__enter__()
         return super().__enter__()
@@ -98,7 +125,9 @@ class Profile(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         self._known |= {
-            _key(value) for value in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(value)
+            memory_key(value)
+            for value in pytree.tree_leaves((args, kwargs))
+            if torch.is_tensor(value)
         }
         began = clock()
         outputs = operation(*args, **kwargs)
@@ -107,14 +136,14 @@ class Profile(TorchDispatchMode):
         self.seconds += seconds
         self.fusible += seconds * _is_fusible(operation)
         for value in pytree.tree_leaves(outputs):
-            if torch.is_tensor(value) and _key(value) not in self._known:
+            if torch.is_tensor(value) and memory_key(value) not in self._known:
                 self._made(value)
         return outputs
 
     def _made(self, value: Tensor) -> None:
         """Counts the memory of a new tensor until it is freed: many views may share it."""
         storage = value.untyped_storage()
-        key = _key(value)
+        key = memory_key(value)
         self._known.add(key)
         self.accelerated |= value.device.type != "cpu"
         self._live += storage.nbytes()
@@ -126,16 +155,12 @@ class Profile(TorchDispatchMode):
         self._live -= size
 
 
-def _key(value: Tensor) -> int:
-    return value.untyped_storage()._cdata
-
-
 def _is_fusible(operation: Any) -> bool:
     if torch.Tag.pointwise in operation.tags:
         return True
     name = operation.overloadpacket.__name__
     return torch.Tag.nondeterministic_seeded not in operation.tags and not any(
-        word in name for word in LIBRARY
+        word in name for word in LIBRARY_CALLS
     )
 
 
@@ -156,6 +181,39 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, clock() - began
 
 
+def repays(gain: float, cost: float) -> bool:
+    """Whether so many seconds that are saved are worth those that it costs.
+
+    >>> repays(10.0, 5.0), repays(6.0, 5.0)
+    (True, False)
+    """
+    return gain > REPAID * cost
+
+
+def importing() -> float:
+    """Seconds until torch's compiler is there: none once it has been imported."""
+    return 0.0 if DYNAMO in sys.modules else IMPORTING
+
+
+def recording(seconds: float) -> float:
+    """Seconds that recording a function takes whose call takes so many."""
+    return RECORDING + RUNS_OF_RECORDING * seconds + importing()
+
+
+def compiling(operations: int) -> float:
+    """Seconds that compiling a graph of so many operations takes, without the import.
+
+    >>> compiling(100)
+    4.0
+    """
+    return COMPILING + BY_OPERATION * operations
+
+
+def computing(seconds: float, operations: int) -> float:
+    """What is left of the seconds of so many operations once nothing but computing is done."""
+    return max(seconds - DISPATCH * operations, 0.0)
+
+
 def fitting(memory: float | None, cost: float, accelerated: bool = False) -> int:
     """How often a cost in bytes fits into a memory.
 
@@ -167,5 +225,6 @@ def fitting(memory: float | None, cost: float, accelerated: bool = False) -> int
     >>> fitting(2**20, 1000), fitting(2**20, 2**30), fitting(None, 2**20)
     (1024, 1, 128)
     """
-    memory = 2.0 ** (30 if accelerated else 27) if memory is None else memory
+    if memory is None:
+        memory = ACCELERATOR_MEMORY if accelerated else PROCESSOR_MEMORY
     return 2 ** max(0, int(math.log2(max(1.0, memory / max(1.0, cost)))))

@@ -1,4 +1,7 @@
-"""Factors inside of additions, which a compiler may lose."""
+"""Factors inside of additions, which a compiler may lose.
+
+For right results, not for speed: no step of ``benchmarks/compile_passes.py`` changes by it.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from probgen.core.private_torch import is_operation, parameters_of
+
 RUNNING = (
     "running_mean",
     "running_var",
@@ -36,7 +38,7 @@ def _bases(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
     """For every node those in whose memory its result may lie."""
     bases: dict[fx.Node, set[fx.Node]] = {}
     for node in graph.nodes:
-        shared = [arg for arg, _ in _aliased(node)] if _is_operation(node) else node.all_input_nodes
+        shared = [arg for arg, _ in _aliased(node)] if is_operation(node) else node.all_input_nodes
         bases[node] = set().union(*(bases[arg] for arg in shared)) or {node}
     return bases
 
@@ -45,20 +47,16 @@ def _changed(graph: fx.Graph, bases: dict[fx.Node, set[fx.Node]]) -> set[fx.Node
     return {
         base
         for node in graph.nodes
-        if _is_operation(node)
+        if is_operation(node)
         for arg, written in _aliased(node)
         if written
         for base in bases[arg]
     }
 
 
-def _is_operation(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)
-
-
 def _aliased(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
     """Arguments that the result may share memory with or that are changed, and whether they are."""
-    arguments = node.target._schema.arguments
+    arguments = parameters_of(node)
     given = {
         argument.name: value for argument, value in zip(arguments, node.args, strict=False)
     } | node.kwargs

@@ -1,4 +1,8 @@
-"""Recordings with less to compute, where that is proven on an example."""
+"""Recordings with less to compute, where the results on an example are the same.
+
+Masks become indices first: hoisting needs shapes that are known. What each of the two gains stands
+in its own file.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,14 @@ import copy
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
-from probgen.compile.broadcast_hoisting import thinned
-from probgen.compile.mask_indices import with_indices
+from probgen.compile.broadcast_hoisting import hoist_broadcasts
+from probgen.compile.mask_indices import index_masks
 from probgen.compile.tracing import Recording
+from probgen.core.private_torch import pytree
 
 
-def smaller(recording: Recording, *examples: Tensor) -> Recording:
+def simplify(recording: Recording, *examples: Tensor) -> Recording:
     """The same function without what it computes again and again.
 
     The recording itself where that is not possible.
@@ -23,7 +27,7 @@ def smaller(recording: Recording, *examples: Tensor) -> Recording:
 
     >>> from probgen.compile.tracing import record
     >>> x = torch.ones(1)
-    >>> small = smaller(record(lambda x: x.expand(1000).exp().sum(), x), x)
+    >>> small = simplify(record(lambda x: x.expand(1000).exp().sum(), x), x)
     >>> [node.name for node in small.graph.graph.nodes]
     ['arg0_1', 'exp', 'sum_dim_int_list', 'mul_tensor', 'output']
     """
@@ -33,7 +37,7 @@ def smaller(recording: Recording, *examples: Tensor) -> Recording:
         graph=fx.GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
     )
     try:
-        small = thinned(with_indices(own), *examples)
+        small = hoist_broadcasts(index_masks(own), *examples)
         (expected, random), (found, other) = (_run(one, examples) for one in (recording, small))
     except Exception:  # whatever operation it is that this does not know
         return recording

@@ -1,6 +1,9 @@
 """Random draws of a graph that depend on nothing but shapes.
 
-Taken out of it, made by torch in the recorded order.
+Taken out of it, made by torch in the recorded order. Measured by ``benchmarks/compile_passes.py``:
+without that a step of SVI on eight schools takes 1.8 times as long and predictive draws 1.2 times;
+small draws filled together, and several steps in one call, which stands on it, save another 1.1 and
+1.4 times on eight schools.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+
+from probgen.core.private_torch import is_operation
 
 FILLS = (
     "normal_",
@@ -142,10 +147,7 @@ def hoist_draws(graph: fx.Graph) -> list[Draw]:
 
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws from torch's random generator."""
-    return (
-        isinstance(node.target, torch._ops.OpOverload)
-        and torch.Tag.nondeterministic_seeded in node.target.tags
-    )
+    return is_operation(node) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def new_input(graph: fx.Graph, name: str) -> fx.Node:
@@ -178,8 +180,4 @@ def _free(node: fx.Node) -> Draw | None:
 
 def _name(node: fx.Node) -> str:
     """Name of the torch operation at a node, without overload; empty for nodes that are none."""
-    return (
-        node.target.overloadpacket.__name__
-        if isinstance(node.target, torch._ops.OpOverload)
-        else ""
-    )
+    return node.target.overloadpacket.__name__ if is_operation(node) else ""

@@ -6,7 +6,6 @@ Faster where enough of them are left to repay it.
 from __future__ import annotations
 
 import operator
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,29 +15,23 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from probgen.compile.batched_replay import Call, Replay, random_state
-from probgen.compile.cost_model import Profile, timed
+from probgen.compile.cost_model import (
+    CALLS_WATCHED,
+    DISPATCH,
+    MERGED,
+    WATCHING,
+    Profile,
+    compiling,
+    recording,
+    repays,
+    timed,
+)
 from probgen.compile.tracing import NotCompilable, record
 from probgen.core.missing import assume_missing
 
 __all__ = ["Call", "Choice", "CompileWarning", "Repeat", "Window", "repeated", "windows"]
 
 Choice = bool | Literal["auto"]
-
-WATCHED = (
-    3  # calls that are watched before anything is decided; the last of them operation by operation
-)
-WATCHING = 4e-6  # seconds that watching adds to each operation
-REPAID = 1.5  # what must be saved, as a multiple of what it costs
-RECORDING, IMPORTING, COMPILING = (
-    0.1,
-    1.5,
-    3.0,
-)  # seconds: of a recording, of torch's compiler, of a compilation
-BY_OPERATION = 0.01  # seconds that each operation adds to a compilation
-MERGED, OVERHEAD = (
-    0.6,
-    3e-6,
-)  # what a compiler saves: of the time of operations that it merges, seconds for each one
 
 
 class CompileWarning(UserWarning):
@@ -116,7 +109,7 @@ class Repeat:
         self.compile = compile
         self.together = together
         self.missing = missing
-        self.watched = 1 if compile is True else WATCHED
+        self.watched = 1 if compile is True else CALLS_WATCHED
         self._first = _First(function)
         self._run: Callable[[Sequence[Call]], list[Any]] | None = (
             self._plain if compile is False else None
@@ -129,7 +122,8 @@ class Repeat:
         self.left -= len(calls)
         if self._run is None:
             return [
-                self._first(call, precisely=len(self._first.calls) == WATCHED - 1) for call in calls
+                self._first(call, precisely=len(self._first.calls) == CALLS_WATCHED - 1)
+                for call in calls
             ]
         return self._run(calls)
 
@@ -141,10 +135,10 @@ class Repeat:
             return self._plain
         try:
             with assume_missing(self.missing):
-                recording = record(
+                recorded = record(
                     self.function, *self._first.calls[-1].shared, *self._first.calls[-1].own
                 )
-            replay = Replay(recording, min(self.together, self.left))
+            replay = Replay(recorded, min(self.together, self.left))
             replay.check(*self._first.last(2 if replay.together > 1 else 1))
             if self.compile is True:
                 replay.build(calls)
@@ -162,8 +156,8 @@ class Repeat:
         """Recorded calls under watch; the ones after them are compiled where that is repaid."""
         results = replay(calls, profile := Profile())
         self._run = replay
-        gain = self.left / len(calls) * (MERGED * profile.fusible + OVERHEAD * profile.operations)
-        if gain > REPAID * _compiling(profile):
+        gain = MERGED * profile.fusible + DISPATCH * profile.operations
+        if repays(self.left / len(calls) * gain, compiling(profile.operations)):
             try:
                 replay.build(calls)
             except NotCompilable as error:
@@ -210,25 +204,14 @@ class _First:
         return self.calls[start:], self.results[start:], self.states[start]
 
     def repays(self, left: int) -> bool:
-        """Whether leaving out the Python around the operations, or merging them.
-
-        Saves more than it costs.
-        """
+        """Whether leaving out the Python around the operations, or merging them too, is worth it."""
         seconds = min(self.seconds)
         profile = self.profile
-        recording = RECORDING + 3 * seconds + IMPORTING * ("torch._dynamo" not in sys.modules)
-        python = left * max(
-            seconds - max(profile.seconds - WATCHING * profile.operations, 0.0), 0.0
-        )
+        operating = max(profile.seconds - WATCHING * profile.operations, 0.0)
+        python = left * max(seconds - operating, 0.0)
         merged = left * MERGED * profile.fusible
-        return python > REPAID * recording or python + merged > REPAID * (
-            recording + _compiling(profile)
-        )
-
-
-def _compiling(profile: Profile) -> float:
-    """Seconds that compiling so many operations takes, about."""
-    return COMPILING + BY_OPERATION * profile.operations
+        cost = recording(seconds)
+        return repays(python, cost) or repays(python + merged, cost + compiling(profile.operations))
 
 
 class Window(NamedTuple):

@@ -14,9 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 from probgen.compile.backend import Run, by_inductor
 from probgen.compile.inductor_workarounds import spell_out_alphas
@@ -24,6 +21,7 @@ from probgen.compile.mutation_analysis import changed_inputs, relax_views
 from probgen.compile.random_numbers import Pool, hoist_draws, is_random, new_input
 from probgen.compile.tracing_mode import Strict, refusal
 from probgen.core.missing import assume_missing, assumed_missing
+from probgen.core.private_torch import FakeTensorMode, make_fx, pytree, sharing_shapes
 from probgen.core.runtime import isolated, validation
 
 aten = torch.ops.aten
@@ -134,7 +132,7 @@ def _recording() -> Iterator[None]:
         validation(False),
         torch.autograd.set_multithreading_enabled(False),
         torch.backends.mkldnn.flags(False, None, None, None),  # its recurrent layers have no graph
-        torch._guards.tracing(torch._guards.TracingContext(shapes)),
+        sharing_shapes(shapes),
     ):
         yield
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
 from probgen.compile.mutation_analysis import changed_inputs
+from probgen.core.private_torch import is_all_true, is_operation
 
 aten = torch.ops.aten
 READS = {
@@ -61,7 +62,7 @@ class Strict(TorchFunctionMode):
             raise RuntimeError(
                 "it draws from a random generator of its own; use torch's default one"
             )
-        if func is torch._is_all_true:  # what distributions with validation ask
+        if func is is_all_true:  # what distributions with validation ask
             return True
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
@@ -102,7 +103,7 @@ def refusal(graph: fx.Graph, closed_over: Mapping[fx.Node, Tensor]) -> str | Non
         node for node, tensor in closed_over.items() if not tensor.requires_grad
     } - changed_inputs(graph)
     for node in graph.nodes:
-        operation = isinstance(node.target, torch._ops.OpOverload)
+        operation = is_operation(node)
         if operation and _shaping(node, closed_over) - fixed:
             return "the shape of a tensor depends on values (x[mask], nonzero, unique); use torch.where or masks"
         drawn = operation and torch.Tag.nondeterministic_seeded in node.target.tags

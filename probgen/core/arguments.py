@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import register_pytree_node, tree_map
 
 from probgen.core.conversion import tensor_from
+from probgen.core.private_torch import pytree
 
 
 class Keywords(dict):
@@ -22,7 +22,7 @@ class Keywords(dict):
     """
 
 
-register_pytree_node(
+pytree.register_pytree_node(
     Keywords,
     lambda keywords: (list(keywords.values()), list(keywords)),
     lambda values, names: Keywords(zip(names, values, strict=True)),
@@ -50,7 +50,7 @@ def as_arguments(batch: tuple, dtype: torch.dtype | None = None) -> tuple:
     (tensor([0, 1, 2]), 'option', 2)
     """
     dtype = dtype or torch.get_default_dtype()
-    return tree_map(lambda leaf: _argument(leaf, dtype), batch, is_leaf=is_leaf)
+    return pytree.tree_map(lambda leaf: _argument(leaf, dtype), batch, is_leaf=is_leaf)
 
 
 def is_leaf(value: Any) -> bool:

@@ -105,8 +105,10 @@ def ignores(part: Any) -> bool:
     )
 
 
-def received(family: nn.Module, context: Any) -> Any:
+def received(family: nn.Module, context: Any, how: str = "give one") -> Any:
     """The context as a family takes it: integers as numbers of its dtype, anything else as it is.
+
+    ``how`` says what to do where there is none.
 
     Raises
     ------
@@ -123,9 +125,7 @@ def received(family: nn.Module, context: Any) -> Any:
     ndim = getattr(source, "context_ndim", 1)
     if context is None or not torch.is_tensor(context):
         if context is None and size and not unknown:
-            raise ValueError(
-                f"expected a context of shape {shape_of(size, ndim)}, got None; give one"
-            )
+            raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got None; {how}")
         return context
     if size is not None:
         check_context(
@@ -277,6 +277,21 @@ def check_known(context: Tensor, ndim: int = 1) -> None:
         "an unknown context "
         "(context_dropout=...)"
     )
+
+
+def check_finite(context: Tensor) -> None:
+    """Raises ``ValueError`` if a context has infinities.
+
+    >>> check_finite(torch.tensor([[0.0], [torch.inf]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected finite contexts, got inf in row 1; correct it, or leave the row out
+    """
+    if context.is_floating_point() and context.isinf().any():
+        row = int(context.isinf().nonzero()[0, 0])
+        raise ValueError(
+            f"expected finite contexts, got inf in row {row}; correct it, or leave the row out"
+        )
 
 
 def as_numbers(context: Tensor, module: nn.Module) -> Tensor:

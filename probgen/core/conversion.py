@@ -29,6 +29,10 @@ HOW = {
 }
 
 
+class UnequalRowsError(ValueError):
+    """Rows of different shapes in a list."""
+
+
 @runtime_checkable
 class Arraylike(Protocol):
     """What NumPy makes an array of."""
@@ -122,10 +126,11 @@ def complete_rows(name: str, value: Any, least: int = 1) -> Tensor:
         )
     if not x.isfinite().all():
         row = int((~x.isfinite()).nonzero()[0, 0])
-        found = "NaN (missing values)" if x.isnan().any() else "infinities"
+        lacks = bool(x.isnan().any())
+        found = "NaN (missing values)" if lacks else "infinities"
         raise ValueError(
-            f"expected complete rows of finite {name}, got {found} (first: row {row}); impute "
-            "them, or drop those rows"
+            f"expected complete rows of finite {name}, got {found} (first: row {row}); "
+            f"{'impute' if lacks else 'correct'} them, or drop those rows"
         )
     return x
 
@@ -189,7 +194,7 @@ def _stacked(value: Sequence[Any], name: str, place: str) -> Tensor:
     shapes = [tuple(part.shape) for part in parts]
     other = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), None)
     if other is not None:
-        raise ValueError(
+        raise UnequalRowsError(
             f"expected rows of {name} of one shape, got {shapes[0]} and {shapes[other]}{place} in "
             f"row {other}; pad "
             "the shorter ones with NaN (missing), or leave them out"

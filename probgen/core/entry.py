@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from probgen.core import checks
-from probgen.core.contexts import received
-from probgen.core.conversion import NO_ROWS
+from probgen.core.contexts import check_finite, ignores, received
+from probgen.core.conversion import NO_ROWS, UnequalRowsError
+from probgen.core.keywords import call_form
 from probgen.core.missing import values_are_known
+from probgen.core.ragged import pad
 from probgen.core.rows import leaves_of
 from probgen.core.supports import check_support
 
@@ -68,7 +71,10 @@ def as_rows(
     ValueError: expected x of shape (N, 2), got (5, 3); one row a datum
     """
     checks.generative(gen=gen)
-    batch = gen.settle(batch)
+    try:
+        batch = gen.settle(batch)
+    except UnequalRowsError as error:
+        raise ValueError(_of_one_length(gen, batch, str(error))) from None
     if not values_are_known():
         return batch
     if getattr(gen, "any_rows", False):
@@ -79,21 +85,47 @@ def as_rows(
     return batch
 
 
+def _of_one_length(gen: Any, batch: tuple, error: str) -> str:
+    """The error of lists of different lengths, with advice that holds for this family."""
+    what, _, _ = error.partition(";")
+    cut = "cut them to one length, or take a family of sequences (HiddenMarkovModel, Transformer)"
+    if not getattr(gen, "any_rows", False):
+        return error
+    try:
+        padded = gen.settle((pad(batch[0]), *batch[1:]))
+        check_support(gen, *padded, missing=False)
+    except (ValueError, TypeError):
+        return f"{what}; {cut}"
+    return f"{what}; pad them with NaN (missing): pg.pad(x)"
+
+
 def _tells(argument: Any) -> bool:
     """Whether an argument of a program may be its data, or a number that it works with."""
     return torch.is_tensor(argument) or isinstance(argument, int | float)
 
 
+def check_some_rows(x: Tensor | None) -> None:
+    """Refuses what is no row at all; ``ValueError``.
+
+    >>> check_some_rows(torch.zeros(0, 3))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected data with at least one row, got none; check how it was filtered or split
+    """
+    if x is None:
+        raise ValueError("expected rows x, got None; give them")
+    if x.ndim == 0:
+        raise ValueError("expected rows x of shape (N, *event), got a single number; give rows")
+    if not len(x):
+        raise ValueError(NO_ROWS)
+
+
 def _check_family(gen: Any, batch: tuple, optional: bool) -> None:
     """Rows and contexts of a family: that there are some, as many of one as of the other."""
     x, context = (*batch, None, None)[:2]
-    if x is None and not optional:
-        raise ValueError("expected rows x, got None; give them")
-    if x is not None and x.ndim == 0:
-        raise ValueError("expected rows x of shape (N, *event), got a single number; give rows")
-    if x is not None and not len(x):
-        raise ValueError(NO_ROWS)
-    context = received(gen, context)
+    if x is not None or not optional:
+        check_some_rows(x)
+    context = received(gen, context, f"give one: {call_form('x', 'context')}")
     if not torch.is_tensor(context):
         return
     if x is not None and len(context) != len(x):
@@ -102,6 +134,4 @@ def _check_family(gen: Any, batch: tuple, optional: bool) -> None:
             "context of shape "
             f"{tuple(context.shape)}; align their first dims"
         )
-    if context.is_floating_point() and context.isinf().any():
-        row = int(context.isinf().nonzero()[0, 0])
-        raise ValueError(f"expected finite contexts, got inf in row {row}; clip or remove it")
+    check_finite(context)

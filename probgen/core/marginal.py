@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import average, density_kind, worst
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.core.runtime import isolated
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from probgen.core.module import LatentVariableModel
 
 
-class Marginal(dist.TorchDistribution):
+class Marginal(BatchedDistribution):
     r"""The marginal :math:`p(x \mid c) = \int p(x, z \mid c)\,dz` of a model.
 
     Integrated by its own guide.
@@ -44,9 +43,6 @@ class Marginal(dist.TorchDistribution):
     particles : int
         Draws per row in ``log_prob``.
     """
-
-    arg_constraints: dict = {}
-    has_rsample = False
 
     def __init__(
         self, gen: LatentVariableModel, context: Tensor | None = None, particles: int = 16
@@ -113,8 +109,7 @@ class Marginal(dist.TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
-        event = len(self.event_shape)
-        shape = broadcast_shape(x.shape[: x.ndim - event], self.batch_shape)
+        shape = self.lead(x)
         rows = x.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
         context = None
         if self.context is not None:
@@ -136,11 +131,6 @@ class Marginal(dist.TorchDistribution):
         ``log_prob`` is that of the changed model, scored by the same guide.
         """
         return changed_by(self, rule)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Marginal:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
 
 
 @truncated.register(Marginal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,7 +12,10 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from probgen.core.precision import of_own_precision
+from probgen.core.private_torch import get_proxy_mode
+from probgen.core.support_words import in_words
 
 _assumed: ContextVar[bool | None] = ContextVar("assumed_missing", default=None)
 
@@ -139,6 +141,7 @@ class MissingAware(dist.Independent):
             self.base_dist.expand(torch.Size(batch_shape) + event), self.reinterpreted_batch_ndims
         )
 
+    @of_own_precision
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
         if self._validate_args:
@@ -169,19 +172,9 @@ def _check_support(x: Tensor, support: Constraint) -> None:
     if not inside.all():
         wrong = x.expand(inside.shape)[~inside][0].item()
         raise ValueError(
-            f"expected values in {_in_words(support)} or NaN (missing), got {wrong:g}; recode x or "
-            "choose another head"
+            f"expected values that are {in_words(support)}, or NaN (missing), got {wrong:g}; recode x "
+            "or choose another head"
         )
-
-
-def _in_words(support: Constraint) -> str:
-    """A constraint in words, with its bounds."""
-    ends = {name: value for name, value in vars(support).items() if name.endswith("_bound")}
-    bounds = {
-        name: value.tolist() if torch.is_tensor(value) else value for name, value in ends.items()
-    }
-    words = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(support).__name__.strip("_")).lower()
-    return words + "".join(f", {name.replace('_', ' ')} {value}" for name, value in bounds.items())
 
 
 def _inside(support: Constraint) -> Tensor:

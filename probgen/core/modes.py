@@ -11,9 +11,8 @@ from functools import wraps
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from probgen.core.private_torch import BatchNorm, Dropout
 from probgen.core.turns import turn
 
 
@@ -80,11 +79,11 @@ def depends_on_mode(gen: Any) -> bool:
 
 
 def _is_random(part: nn.Module) -> bool:
-    if isinstance(part, _DropoutNd):
+    if isinstance(part, Dropout):
         return part.p > 0
     rates = (
         getattr(part, name, 0.0) for name in ("dropout", "context_dropout")
     )  # of attention, recurrence, families
-    return isinstance(part, _BatchNorm | nn.RReLU) or any(
+    return isinstance(part, BatchNorm | nn.RReLU) or any(
         isinstance(rate, float) and rate > 0 for rate in rates
     )

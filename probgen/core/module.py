@@ -15,8 +15,9 @@ from probgen.core import checks
 from probgen.core.arguments import is_plain, own_dtype
 from probgen.core.contexts import declares_contexts
 from probgen.core.conversion import has_named_columns, rows_from
+from probgen.core.described import described
 from probgen.core.marginal import Marginal
-from probgen.core.ragged import Ragged
+from probgen.core.ragged import Ragged, with_sequences
 from probgen.core.runtime import RowPlate
 
 
@@ -64,9 +65,8 @@ def settled(module: nn.Module, batch: tuple) -> tuple:
 def _settled(module: nn.Module, name: str, value: Any, own: torch.dtype | None) -> Any:
     if value is None or (name == "context" and isinstance(value, int | float)):
         return value
-    ragged = getattr(module, "ragged", None)
-    if name == "x" and ragged is not None and ragged.takes(value):
-        value = ragged.rows(value)
+    if name == "x" and isinstance(value, list | tuple):
+        value = with_sequences(module, value)
     if name == "x" and getattr(module, "names_columns", False) and has_named_columns(value):
         value = module.rows(value)  # by name: the order of columns is not that of the nodes
     plain = is_plain(value)
@@ -76,6 +76,17 @@ def _settled(module: nn.Module, name: str, value: Any, own: torch.dtype | None) 
     if name == "context" or getattr(module, "keeps_integers", False):
         return rows
     return rows.to(own or torch.get_default_dtype())
+
+
+def asked_inside(summed_out: str | None, x: str) -> str | None:
+    """What asks for the latents of a family inside of another one, whose data are ``x`` there.
+
+    >>> asked_inside("states: gen().smooth(x)", "gen.standardize(x)")
+    'states: gen.family().smooth(gen.standardize(x))'
+    """
+    if summed_out is None:
+        return None
+    return summed_out.replace("gen", "gen.family").replace("(x)", f"({x})")
 
 
 @runtime_checkable
@@ -126,6 +137,7 @@ class GenerativeModel(Protocol):
         """How many rows the arguments in a batch have; ``None`` where the programs take none."""
 
 
+@described
 @declares_contexts
 class DistributionModule(nn.Module, ABC):
     """A family that states its distribution.
@@ -152,6 +164,7 @@ class DistributionModule(nn.Module, ABC):
     any_rows = True  # the programs run on any part of the rows
     keeps_integers = False  # whether x of integers stays so, to index with
     ragged: Ragged | None = None  # how a list of sequences becomes rows
+    summed_out: str | None = None  # latents that the density sums out, and what asks for them
     context_ndim = 1
 
     @abstractmethod
@@ -174,6 +187,7 @@ class DistributionModule(nn.Module, ABC):
         return first_length(batch)
 
 
+@described
 @declares_contexts
 class LatentVariableModel(nn.Module, ABC):
     """A family that defines model() and guide().
@@ -199,6 +213,7 @@ class LatentVariableModel(nn.Module, ABC):
     any_rows = True  # the programs run on any part of the rows
     keeps_integers = False  # whether x of integers stays so, to index with
     ragged: Ragged | None = None  # how a list of sequences becomes rows
+    summed_out: str | None = None  # latents that the density sums out, and what asks for them
     context_ndim = 1
 
     @abstractmethod

@@ -27,7 +27,8 @@ from pyro.params.param_store import ParamStoreDict, StateDict
 from pyro.poutine import runtime
 from pyro.poutine import util as poutine_settings
 from pyro.poutine.subsample_messenger import SubsampleMessenger
-from torch.distributions import Distribution
+
+from probgen.core.private_torch import set_validation_flag, validation_flag
 
 Change = Callable[[str, Any, Any, Any], tuple[Any, Any, Any]]
 
@@ -275,20 +276,20 @@ def _wrap_validation() -> None:
     for module in _VALIDATING:
         if not isinstance(module._VALIDATION_ENABLED, _Flag):
             module._VALIDATION_ENABLED = _Flag(module._VALIDATION_ENABLED)
-    found = vars(Distribution)["_validate_args"]
+    found = validation_flag()
     if not isinstance(found, _Validates):
         flag = found if isinstance(found, _Flag) else _Flag(found)
-        Distribution._validate_args = _Validates(flag)  # type: ignore[assignment]
+        set_validation_flag(_Validates(flag))
 
 
 def _unwrap_validation() -> None:
     for module in _VALIDATING:
         if isinstance(module._VALIDATION_ENABLED, _Flag):
             module._VALIDATION_ENABLED = module._VALIDATION_ENABLED.shared
-    found = vars(Distribution)["_validate_args"]
+    found = validation_flag()
     if isinstance(found, _Validates | _Flag):
         flag = found if isinstance(found, _Flag) else found.flag
-        Distribution._validate_args = flag.shared
+        set_validation_flag(flag.shared)
 
 
 class _ParamState:
@@ -410,9 +411,10 @@ def private_store() -> Iterator[None]:
 def validation(on: bool) -> Iterator[None]:
     """Whether Pyro and torch check distributions, values and shapes in this thread.
 
+    >>> import torch
     >>> with validation(False):
-    ...     Distribution._validate_args
-    False
+    ...     torch.distributions.Normal(0.0, -1.0).scale
+    tensor(-1.)
     """
     with _patched():
         _wrap_validation()

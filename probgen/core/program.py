@@ -32,8 +32,8 @@ from probgen.core.runtime import (
     makes_parameters,
     private_store,
 )
-from probgen.core.signatures import parameters_of
-from probgen.core.sites import plate_dims, sample_sites
+from probgen.core.signatures import check_arguments, parameters_of, signature_of
+from probgen.core.sites import density_sites, is_deterministic, plate_dims, sample_sites
 from probgen.core.turns import turn
 
 __all__ = ["Keywords", "Program"]
@@ -116,11 +116,13 @@ class Program(nn.Module):
         self._completed: set[str] = set()
         self._waiting: dict[str, Tensor] = {}
         self._complete: set[str] | None = None
+        self.observes = True  # whether anything held data in the run that told how it is to be read
 
     context_ndim = 1
 
     def forward(self, context: Tensor | None = None) -> Marginal:
         """p(x) of a program of ``x`` and ``context`` with an observed site ``"x"``."""
+        check_takes_context(self._model)
         return Marginal(self, context)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
@@ -163,6 +165,9 @@ class Program(nn.Module):
         batch = as_arguments(batch, dtype_of(self))
         key = [_remembered(leaf) for leaf in leaves_of(batch)]
         if key != self._seen:
+            check_arguments("model", self._model, batch)
+            if self._guide is not None:
+                check_arguments("guide", self._guide, batch)
             try:
                 self._read(batch)
             except (*MISFIT, AttributeError, TypeError, ArithmeticError) as error:
@@ -182,6 +187,8 @@ class Program(nn.Module):
         size = first_length(batch) if few else rows_of(trace, self.plate)
         self._layout = None if size is None else row_layout(batch, size)
         self._lines = [line_of(site) for site in sample_sites(trace).values()]
+        held = (site for site in density_sites(trace).values() if site["is_observed"])
+        self.observes = not all(map(is_deterministic, held))  # factors hold data as well
 
     def _alone(self, batch: tuple) -> Run | None:
         """A run of the model without a guide that takes its sites from the run that makes its parameters.
@@ -228,6 +235,11 @@ class Program(nn.Module):
     def parameters_by_name(self) -> dict[str, inspect.Parameter]:
         """The parameters of the model's signature; none where it hides it."""
         return parameters_of(self._model)
+
+    @property
+    def latents(self) -> list[str]:
+        """Names of the sites that were drawn in that run."""
+        return [line.name for line in self._lines if line.role in ("latent", "enumerated")]
 
     @property
     def takes_nothing(self) -> bool:
@@ -335,6 +347,21 @@ class Program(nn.Module):
             self._waiting = waiting
             self._complete = complete
             raise
+
+
+def check_takes_context(model: Callable[..., Any]) -> None:
+    """Refuses a model of other arguments than ``x`` and ``context``; ``TypeError``."""
+    signature = signature_of(model)
+    if signature is None:
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        names = ", ".join(signature.parameters)
+        raise TypeError(
+            f"expected a model of (x=None, context=None), whose x can be drawn, got one of "
+            f"({names}); use predictive(gen, {names})"
+        ) from None
 
 
 def _check_kinds(batch: tuple, error: Exception) -> None:

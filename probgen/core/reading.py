@@ -35,6 +35,9 @@ from probgen.core.sites import (
 
 # under this key of ``site["infer"]`` mini-batch training notes its part of the scale
 ROWS = "_row_factor"
+# and under these what training with weights of rows adds: the weights, and the scale without them
+WEIGHTS = "_row_weights"
+UNWEIGHTED = "_unweighted_scale"
 
 
 class Reading(NamedTuple):
@@ -54,6 +57,12 @@ class Reading(NamedTuple):
     def plates(self) -> dict[str, Plate]:
         """The plates around any site, without that of the particles."""
         return plates_of(self.model) | plates_of(self.guide)
+
+    @property
+    def row_weights(self) -> Tensor | float:
+        """How often each row counts in training, ``(rows,)``; one where rows have no weights."""
+        found = (site["infer"].get(WEIGHTS) for site in sample_sites(self.model).values())
+        return next((weights for weights in found if weights is not None), 1.0)
 
     def log_joint(self) -> Tensor:
         """log p(x, z, theta) of each draw: ``(particles,)``, in double precision."""
@@ -165,13 +174,15 @@ def _check_mask(name: str, mask: Any, site: Site) -> None:
 def user_scale(site: Site) -> float | Tensor:
     """What of a site's scale belongs to the density.
 
-    Row weights and tempering, not the factors of subsampling.
+    Weights and tempering that a program states, not the factors of subsampling, nor the weights of
+    rows that training was given.
     """
+    scale = site["infer"].get(UNWEIGHTED, site["scale"])
     factor = site["infer"].get(ROWS, 1.0)
     for frame in site["cond_indep_stack"]:
         if frame.full_size is not None and frame.full_size != frame.size:
             factor = factor * frame.full_size / frame.size
-    return site["scale"] if factor == 1.0 else _rounded(site["scale"] / factor)
+    return scale if factor == 1.0 else _rounded(scale / factor)
 
 
 def _rounded(scale: float | Tensor) -> float | Tensor:

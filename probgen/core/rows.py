@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from probgen.core.arguments import is_leaf
+from probgen.core.private_torch import pytree
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel

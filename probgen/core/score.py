@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.given_weights import weights_from
 from probgen.core.kinds import KINDS
 
 
@@ -29,6 +30,8 @@ class Score:
         ``"mass"`` when x is discrete, ``"density"`` when continuous, ``"bins"`` for densities
         turned into masses by a declared quantization. Masses and bins may be compared with each
         other, densities only with densities.
+    weights : Tensor or None
+        How often each row counts in the mean, and in its standard error: as if it were repeated.
 
     >>> import torch
     >>> print(Score(torch.tensor([-92.9, -93.3]), "unbiased", particles=64))
@@ -40,6 +43,7 @@ class Score:
     unit: str = "nats"
     particles: int = 1
     measure: str = "density"
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         checks.instance(Tensor, value=self.value)
@@ -47,11 +51,14 @@ class Score:
         checks.text(unit=self.unit)
         checks.at_least(1, particles=self.particles)
         checks.text(measure=self.measure)
+        checks.instance(Tensor, **checks.given(weights=self.weights))
+        if self.weights is not None:
+            weights_from(self.weights, len(self.value))
 
     @property
     def mean(self) -> float:
-        """Average over the rows."""
-        return self.value.mean().item()
+        """Average over the rows, each as often as it counts."""
+        return _average(self.value, self.weights)[0]
 
     @property
     def stderr(self) -> float:
@@ -59,11 +66,7 @@ class Score:
 
         It contains the Monte Carlo noise of the rows' values.
         """
-        return (
-            self.value.std().item() / math.sqrt(len(self.value))
-            if len(self.value) > 1
-            else math.inf
-        )
+        return _average(self.value, self.weights)[1]
 
     def in_bits_per_dim(self, dims: int, bin_width: float = 1.0) -> Score:
         r"""The score in bits per dim.
@@ -91,9 +94,7 @@ class Score:
         """
         self._check_comparable(other)
         gain = (self.value - other.value) * (1 if self.unit == "nats" else -1)
-        return gain.mean().item(), gain.std().item() / math.sqrt(len(gain)) if len(
-            gain
-        ) > 1 else math.inf
+        return _average(gain, self.weights)
 
     def __gt__(self, other: Score) -> bool:
         """Whether this score is the better one.
@@ -137,6 +138,11 @@ class Score:
                 "of them; score both "
                 "models on the same held-out data"
             )
+        if not _same(self.weights, other.weights):
+            raise ValueError(
+                "expected scores of rows with the same weights, got others; pass the same weights= "
+                "to both"
+            )
 
     def __str__(self) -> str:
         higher_is_better = self.unit == "nats"
@@ -146,3 +152,24 @@ class Score:
         stderr = "" if math.isinf(self.stderr) else f" ± {self.stderr:.2f}"
         draws = "" if self.particles == 1 else f", {self.particles} particles"
         return f"{relation} {self.mean:.2f}{stderr} {self.unit} ({self.kind}{draws})"
+
+
+def _average(value: Tensor, weights: Tensor | None) -> tuple[float, float]:
+    """Weighted mean of rows and its standard error, those of rows repeated as they weigh."""
+    if weights is None:
+        count = len(value)
+        return value.mean().item(), value.std().item() / math.sqrt(count) if count > 1 else math.inf
+    counts = weights[weights > 0].to(value)
+    value = value[weights > 0]
+    total = counts.sum().item()
+    mean = (counts * value).sum().item() / total
+    if total <= 1:
+        return mean, math.inf
+    squares = (counts * (value - mean).square()).sum().item()
+    return mean, math.sqrt(squares / (total - 1) / total)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and bool((one.to(other) == other).all())

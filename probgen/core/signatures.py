@@ -8,7 +8,10 @@ from functools import partial
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
+
+from probgen.core.arguments import split
+from probgen.core.keywords import call_form
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -23,33 +26,93 @@ def parameters_of(program: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     >>> list(parameters_of(poutine.scale(given, scale=2.0)))
     ['y', 'z']
     """
+    signature = signature_of(program)
+    return {} if signature is None else dict(signature.parameters)
+
+
+def signature_of(program: Callable[..., Any]) -> inspect.Signature | None:
+    """The signature of what a program still takes; ``None`` where it hides it.
+
+    >>> signature_of(partial(lambda x, y: None, 1)), signature_of(dict)
+    (<Signature (y)>, None)
+    >>> from pyro.infer import config_enumerate
+    >>> signature_of(config_enumerate(lambda x: None))
+    <Signature (x)>
+    """
     if isinstance(program, nn.Module):
-        return parameters_of(program.forward)
+        return signature_of(program.forward)
     if isinstance(program, partial):
         return _of_partial(program)
-    return _signature(program)
+    return _inspected(program)
 
 
-def _signature(program: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _inspected(program: Callable[..., Any]) -> inspect.Signature | None:
     try:
-        return dict(inspect.signature(program).parameters)
+        return inspect.signature(program)
     except (TypeError, ValueError):  # a builtin, an object of C, or more given than it takes
-        return {}
+        return None
 
 
-def _of_partial(program: partial) -> dict[str, inspect.Parameter]:
+def _of_partial(program: partial) -> inspect.Signature | None:
     if type(program) is not partial:  # Pyro's own, around partial(run_in, handler, program)
-        return parameters_of(program.func)
+        return signature_of(program.func)
     inner = program.func
     given = program.args
     if len(given) > 1 and isinstance(given[0], Messenger):
         _, inner, *given = given
 
+    signature = signature_of(inner)
+    if signature is None:
+        return None
+
     def stub() -> None:
         pass
 
-    vars(stub)["__signature__"] = inspect.Signature(list(parameters_of(inner).values()))
-    return _signature(partial(stub, *given, **program.keywords))
+    vars(stub)["__signature__"] = signature
+    return _inspected(partial(stub, *given, **program.keywords))
+
+
+def check_arguments(role: str, program: Callable[..., Any], args: tuple) -> None:
+    """Refuses arguments that the signature of a model or guide does not take; ``TypeError``.
+
+    >>> check_arguments("model", lambda g, x, y: None, (1, 2))
+    Traceback (most recent call last):
+    TypeError: expected the arguments of the model (g, x, y), got 2 (int, int); give these: (g, x, y)
+    """
+    signature = signature_of(program)
+    if signature is None:
+        return
+    positional, named = split(args)
+    try:
+        signature.bind(*positional, **named)
+    except TypeError:
+        taken = ", ".join(map(_in_short, signature.parameters.values()))
+        got = [_kind(value) for value in positional]
+        got += [f"{name}={_kind(value)}" for name, value in named.items()]
+        names = [name for name, p in signature.parameters.items() if p.kind in POSITIONAL]
+        how = f"give these: {call_form(*names)}"
+        if not names:
+            how = "give none, or add parameters to it"
+        elif role == "guide":
+            how = "let it take the same arguments as the model"
+        raise TypeError(
+            f"expected the arguments of the {role} ({taken}), got {len(got)} ({', '.join(got)}); "
+            f"{how}"
+        ) from None
+
+
+def _in_short(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+    optional = "=..." if parameter.default is not parameter.empty else ""
+    return f"{stars.get(parameter.kind, '')}{parameter.name}{optional}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
 
 
 def argument_names(program: Callable[..., Any], count: int) -> list[str]:

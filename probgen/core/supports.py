@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
+from probgen.core.arguments import own_dtype
+from probgen.core.contexts import size_of
 from probgen.core.kinds import density_kind
-from probgen.core.missing import _in_words, has_missing, values_are_known
+from probgen.core.missing import has_missing, values_are_known
 from probgen.core.modes import infers
+from probgen.core.ragged import Ragged
 from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, observed_sites
+from probgen.core.support_words import in_words
 from probgen.core.turns import same_random_state
 
 if TYPE_CHECKING:
@@ -60,7 +64,7 @@ def check_support(
     >>> check_support(Bernoulli(Constant(2)), torch.tensor([[0.0, torch.nan], [1.0, 0.5]]))
     Traceback (most recent call last):
         ...
-    ValueError: expected x with values in boolean or NaN (missing), got 0.5 in row 1, entry 1; recode x, or take ...
+    ValueError: expected x with values that are 0 or 1, or NaN (missing), got 0.5 in row 1, entry 1; recode x, or ...
     """
     if not values_are_known():
         return
@@ -69,7 +73,7 @@ def check_support(
     for name, site in _observed(gen, few).items():
         for part, whole in zip(few, batch, strict=True):
             if site["value"] is part and torch.is_tensor(whole):
-                _check_shape(name, whole, site, family)
+                _check_shape(name, whole, site, family, getattr(gen, "ragged", None))
                 check_values(name, whole, support or support_of(site["fn"]))
                 if not missing and (not family or part.isnan().any()):
                     _check_scored(name, site)
@@ -127,11 +131,57 @@ def support_of(distribution: Any) -> Constraint:
         return constraints.real
 
 
-def _check_shape(name: str, x: Tensor, site: Site, family: bool) -> None:
+def check_rescalable(family: GenerativeModel, centered: bool = False) -> None:
+    """Refuses a family whose values mean nothing in other units: labels, counts.
+
+    With ``centered``, which makes values of both signs, also one that is not on all real numbers.
+    What cannot tell its support without a context passes.
+
+    >>> from probgen.heads import Bernoulli
+    >>> from probgen.nn import Constant
+    >>> check_rescalable(Bernoulli(Constant(2)))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a family of continuous variables, got Bernoulli, whose values are 0 or 1; take it for ...
+    """
+    support = _support_without_rows(family)
+    if support is None:
+        return
+    parts = getattr(support, "cseq", None) or [support]
+    values = f"got {type(family).__name__}, whose values are {in_words(support)}"
+    if all(part.is_discrete for part in parts):
+        raise ValueError(
+            f"expected a family of continuous variables, {values}; take it for the data as they "
+            "are, without other units"
+        )
+    if centered and not all(_of_entries(part) in REAL for part in parts):
+        raise ValueError(
+            f"expected a family on all real numbers, {values}: data of mean 0 are not; take it for "
+            "the data as they are"
+        )
+
+
+def _support_without_rows(family: Any) -> Constraint | None:
+    """What each value of a family has to keep to, where it tells without data."""
+    size = size_of(family)
+    context = None
+    if size and getattr(family, "context_ndim", 1) == 1:
+        own = own_dtype(family) if isinstance(family, nn.Module) else None
+        context = torch.zeros(1, size, dtype=own)
+    try:
+        with torch.no_grad(), _unnoticed():
+            return _of_entries(support_of(family(context)))
+    except DOES_NOT_RUN:
+        return None
+
+
+def _check_shape(
+    name: str, x: Tensor, site: Site, family: bool, sequences: Ragged | None = None
+) -> None:
     """Refuses arguments that are observed at a site and have another shape than it."""
     event = site["fn"].event_shape
     if family:
-        return _check_event(name, x, event)
+        return check_event_of_rows(name, x, event, sequences)
     rows = x.ndim - len(event)
     deepest = max(
         (-f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size > 1), default=0
@@ -145,7 +195,9 @@ def _check_shape(name: str, x: Tensor, site: Site, family: bool) -> None:
     )
 
 
-def _check_event(name: str, x: Tensor, event: torch.Size) -> None:
+def check_event_of_rows(
+    name: str, x: Tensor, event: torch.Size, sequences: Ragged | None = None
+) -> None:
     """Refuses rows that are no events; of a sequence there may be fewer steps."""
     own = x.shape[1:]
     if own == event:
@@ -156,6 +208,8 @@ def _check_event(name: str, x: Tensor, event: torch.Size) -> None:
     shape = "(" + ", ".join(["N", *map(str, event)]) + ("" if event else ",") + ")"
     dims = "".join(f", {size}" for size in event)
     how = f"; {name}.reshape(len({name}){dims})" if own.numel() == event.numel() else ""
+    if not how and sequences is not None:
+        how = sequences.advice(name, x.shape)
     raise ValueError(
         f"expected {name} of shape {shape}, got {tuple(x.shape)}; one row a datum{how}"
     )
@@ -170,7 +224,7 @@ def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> N
     >>> check_values("y", torch.tensor([1.0, torch.inf]), constraints.real)
     Traceback (most recent call last):
         ...
-    ValueError: expected y with values in real or NaN (missing), got inf in row 1; recode y, or take another family
+    ValueError: expected y with values that are finite numbers, or NaN (missing), got inf in row 1; correct it, or ...
     """
     base = _of_entries(support)
     ndim = max(0, x.ndim - 1)
@@ -187,10 +241,12 @@ def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> N
             wrong = rows[(row, *place)]
             got = f"{wrong.item():g}" if wrong.ndim == 0 else f"{wrong.tolist()}"
             where = f", entry {', '.join(map(str, place))}" if place else ""
+            how = f"recode {name}, or take another family"
+            if wrong.isinf().any():
+                how = "correct it, or mark it missing (NaN)"
             raise ValueError(
-                f"expected {name} with values in {_in_words(base)} or NaN (missing), got {got} in "
-                "row "
-                f"{first + start + row}{where}; recode {name}, or take another family"
+                f"expected {name} with values that are {in_words(base)}, or NaN (missing), got "
+                f"{got} in row {first + start + row}{where}; {how}"
             )
 
 
@@ -232,8 +288,11 @@ def _of_entries(support: Constraint) -> Constraint:
     while True:
         if isinstance(support, constraints.independent | MixtureSameFamilyConstraint):
             support = support.base_constraint
-        elif getattr(support, "parts", None):  # a union
-            support = support.parts[0]
+        elif parts := getattr(support, "parts", None):  # a union
+            entries = [_of_entries(part) for part in parts]
+            if any(entry.event_dim for entry in entries):
+                return entries[0]
+            return next((entry for entry in entries if entry in REAL), type(support)(entries))
         else:
             return support
 
@@ -252,7 +311,7 @@ def _observed(gen: GenerativeModel, batch: tuple) -> dict[str, Site]:
             event = _event_of(gen, *batch[1:])
             if event is not None and torch.is_tensor(batch[0]):
                 try:
-                    _check_event("x", batch[0], event)
+                    check_event_of_rows("x", batch[0], event, getattr(gen, "ragged", None))
                 except ValueError as refusal:
                     raise refusal from error
         return {}

@@ -23,6 +23,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from probgen.core.private_torch import graph_task
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -284,6 +286,6 @@ def _works_for_another() -> bool:
 
     For which another one waits that may have the turn.
     """
-    if not _turns.holder or torch._C._current_graph_task_id() == -1:
+    if not _turns.holder or graph_task() == -1:
         return False
     return threading.current_thread().name.startswith("Dummy")

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
 from probgen.core.kinds import check_rows_drawn, kind_of, worst
 from probgen.core.modes import depends_on_mode
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import evaluating
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
 
 if TYPE_CHECKING:
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
 MEANS = ("exact", "unbiased")  # kinds of which a layer in training mode makes another one
 
 
+@explained
 @in_turn
-def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[Tensor, str]:
+@takes_seed
+def log_weights(
+    gen: GenerativeModel, *batch: Any, particles: int = 1, seed: Seed = None
+) -> tuple[Tensor, str]:
     r"""Log importance weights of every row, and the kind of the estimate that they give.
 
     .. math:: w_{kb} = \log p(x_b, z_{kb} \mid \theta_k) - \log q(z_{kb} \mid x_b), \qquad z_{kb} \sim q
@@ -40,6 +46,9 @@ def log_weights(gen: GenerativeModel, *batch: Any, particles: int = 1) -> tuple[
         What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
     particles : int
         Number K of draws per row.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.sites import holds_data, sample_sites
@@ -73,6 +74,7 @@ def uniformity(ranks: Tensor, largest: int) -> Tensor:
     ).float()
 
 
+@explained
 def simulation_based_calibration(
     gen: GenerativeModel | Callable[..., Any],
     *batch: Any,

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
 from probgen.infer.posterior import observed_sites, predictive
 from probgen.infer.simulate import trace_of
@@ -45,8 +47,10 @@ class PredictiveCheck:
         return above.double().mean(0) + equal.double().mean(0) / 2
 
 
+@explained
 @in_turn
 @torch.no_grad()
+@takes_seed
 def predictive_check(
     gen: GenerativeModel,
     *batch: Any,
@@ -55,6 +59,7 @@ def predictive_check(
     new_rows: bool = False,
     site: str | None = None,
     max_rows: int = 2**15,
+    seed: Seed = None,
 ) -> PredictiveCheck:
     r"""Bayesian p-value of a statistic of the data.
 
@@ -80,6 +85,9 @@ def predictive_check(
         The observed site, where there are several.
     max_rows : int
         Bound on (draws x rows) run at once.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Raises
     ------

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import Site, latent_sites, observed_sites, sample_sites, shape_of
 from probgen.core.turns import in_turn
 from probgen.diagnostics.adapter import SAMPLE_DIMS, Labeled, container
@@ -133,7 +135,9 @@ GROUPS = {
 }
 
 
+@explained
 @in_turn
+@takes_seed
 def to_arviz(
     gen: GenerativeModel | Callable[..., Any],
     *batch: Any,
@@ -145,6 +149,7 @@ def to_arviz(
     particles: int = 16,
     max_rows: int = 2**15,
     max_numbers: int = 10**8,
+    seed: Seed = None,
 ) -> arviz.InferenceData | xarray.DataTree:
     r"""Posterior, predictions, pointwise log-likelihood and data of a fitted model.
 
@@ -192,6 +197,9 @@ def to_arviz(
         Bound on (draws x rows) run at once.
     max_numbers : int
         Bound on the size of a group.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Returns
     -------
@@ -268,7 +276,7 @@ def _computed(
         left_out = "; ".join(
             f"{' and '.join(names)} ({reason})" for reason, names in reasons.items()
         )
-        warnings.warn(f"groups that this model has not: {left_out}", stacklevel=3)
+        warnings.warn(f"groups that this model has not: {left_out}", stacklevel=6)
     return computed
 
 

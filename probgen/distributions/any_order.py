@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, has_missing
 from probgen.core.truncation import Truncated, changed_by, truncated
+from probgen.distributions.conditioned import Conditioned, no_closed_form
 
 Given = Callable[[Tensor, Tensor], dist.TorchDistribution]
 
 
-class AllOrders(dist.TorchDistribution):
+class AllOrders(BatchedDistribution):
     r"""The mixture over all D! orders, scored by one order and one cut of it, drawn for every row.
 
     .. math:: \log \hat p(x) = \frac{D}{D - t} \sum_{d \notin o_{\le t}} \log p(x_d \mid x_{o_1}, \dots, x_{o_t}),
@@ -53,7 +55,6 @@ class AllOrders(dist.TorchDistribution):
     tensor(0.1250)
     """
 
-    arg_constraints: dict = {}
     density_kind = "bound"
 
     def __init__(self, given: Given, dims: int, batch_shape: torch.Size | tuple[int, ...] = ()):
@@ -62,7 +63,8 @@ class AllOrders(dist.TorchDistribution):
 
     @property
     def support(self) -> Any:
-        return _support(self.given, self.shape())
+        seen = torch.ones(self.shape(), dtype=torch.bool)
+        return constraints.independent(self.given(torch.zeros(self.shape()), seen).support, 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -88,11 +90,8 @@ class AllOrders(dist.TorchDistribution):
         """The mixture whose every step is changed, in every order."""
         return changed_by(self, rule)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> AllOrders:
-        return AllOrders(self.given, self.event_shape[0], batch_shape)
 
-
-class ObservedFirst(dist.TorchDistribution):
+class ObservedFirst(Conditioned):
     r"""Complete events whose missing entries are drawn one after the other.
 
     Given all observed ones.
@@ -118,51 +117,42 @@ class ObservedFirst(dist.TorchDistribution):
     tensor([2., 2.])
     """
 
-    arg_constraints: dict = {}
+    joint: Any  # AllOrders
 
     def __init__(self, given: Given, x: Tensor, order: Tensor):
-        self.given = given
-        self.x = x
+        super().__init__(AllOrders(given, x.shape[-1], x.shape[:-1]), x, ~x.isnan())
+        self.density_kind = "exact"
         self.order = order
-        super().__init__(x.shape[:-1], x.shape[-1:], validate_args=False)
 
-    @property
-    def support(self) -> Any:
-        return _support(self.given, self.shape())
-
-    @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        x = self.x.expand(self.shape(torch.Size(sample_shape))).clone()
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        x = self.observed.expand(self.shape(sample_shape)).clone()
         for at in self.order.unsqueeze(-2).unbind(-1):
             at = at.expand(*x.shape[:-1], 1)
             here = x.gather(-1, at)
             if here.isnan().any():
-                drawn = self.given(x, ~x.isnan()).sample().gather(-1, at)
+                drawn = self.joint.given(x, ~x.isnan()).sample().gather(-1, at)
                 x.scatter_(-1, at, torch.where(here.isnan(), drawn.to(x), here))
         return x
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of the missing entries; minus infinity where observed ones differ."""
-        check_event(value, self.event_shape)
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
         value = value.expand(torch.broadcast_shapes(value.shape, self.shape()))
-        x = self.x.expand(value.shape)
+        x = self.observed.expand(value.shape)
         total = value.new_zeros(value.shape[:-1])
-        differs = (~x.isnan() & (x != value)).any(-1)
         for at in self.order.unsqueeze(-2).unbind(-1):
             at = at.expand(*x.shape[:-1], 1)
             here = x.gather(-1, at)
             true = value.gather(-1, at)
-            term = self.given(x, ~x.isnan()).log_prob(value).gather(-1, at)
+            term = self.joint.given(x, ~x.isnan()).log_prob(value).gather(-1, at)
             total = total + torch.where(here.isnan(), term, 0.0).squeeze(-1)
             x = x.scatter(-1, at, torch.where(here.isnan(), true, here))
-        return torch.where(differs, -torch.inf, total)
+        return total
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        raise no_closed_form(self.joint)
 
     def using(self, rule: Truncated) -> ObservedFirst:
         """Completions whose every step is changed, and normalized."""
         return changed_by(self, rule)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ObservedFirst:
-        return ObservedFirst(self.given, self.x.expand(*batch_shape, -1), self.order)
 
 
 @truncated.register(AllOrders)
@@ -173,12 +163,10 @@ def _(distribution: AllOrders, rule: Truncated) -> AllOrders:
 
 @truncated.register(ObservedFirst)
 def _(distribution: ObservedFirst, rule: Truncated) -> ObservedFirst:
-    return ObservedFirst(_changed(distribution.given, rule), distribution.x, distribution.order)
+    return ObservedFirst(
+        _changed(distribution.joint.given, rule), distribution.observed, distribution.order
+    )
 
 
 def _changed(given: Given, rule: Truncated) -> Given:
     return lambda x, seen: truncated(given(x, seen), rule)
-
-
-def _support(given: Given, shape: torch.Size) -> Any:
-    return constraints.independent(given(torch.zeros(shape), torch.ones(shape).bool()).support, 1)

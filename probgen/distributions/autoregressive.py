@@ -12,16 +12,18 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.core.truncation import Truncated, changed_by, truncated
-from probgen.distributions.conditional import Clamped, conditional
+from probgen.distributions.conditional import conditional
+from probgen.distributions.conditioned import Conditioned, no_closed_form
 
 Distributions = Callable[[Tensor], dist.TorchDistribution]
 Steps = Callable[[torch.Size], Generator[dist.TorchDistribution, Tensor, None]]
 
 
-class Autoregressive(dist.TorchDistribution):
+class Autoregressive(BatchedDistribution):
     r"""Entries drawn one after the other, each given those before it.
 
     .. math:: \log p(x) = \sum_{t=1}^{T} \log p(x_{o_t} \mid x_{o_1}, \dots, x_{o_{t-1}})
@@ -77,9 +79,6 @@ class Autoregressive(dist.TorchDistribution):
     >>> walk.sample((5,)).shape
     torch.Size([5, 3])
     """
-
-    arg_constraints: dict = {}
-    has_rsample = False
 
     def __init__(
         self,
@@ -168,7 +167,7 @@ class Autoregressive(dist.TorchDistribution):
         distribution = next(steps, None)
         while distribution is not None:
             values.append(choose(len(values), distribution))
-            distribution = _send(steps, values[-1])
+            distribution = sent(steps, values[-1])
         dim = -1 - self.entry_ndim
         made = torch.stack(values, dim)
         if self.order is not None:
@@ -216,11 +215,6 @@ class Autoregressive(dist.TorchDistribution):
         )
         return flat if self.order is None else flat[self.order]
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Autoregressive:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
-
     def in_order(self, values: Tensor) -> Tensor:
         """One value for every position, in the order in which they are drawn.
 
@@ -243,10 +237,11 @@ def _changed(steps: Generator, rule: Truncated) -> Generator:
     distribution = next(steps, None)
     while distribution is not None:
         value = yield truncated(distribution, rule)
-        distribution = _send(steps, value)
+        distribution = sent(steps, value)
 
 
-def _send(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:
+def sent(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:
+    """The distribution of the next entry given the value of the last one; ``None`` at the end."""
     try:
         return steps.send(value)
     except StopIteration:
@@ -275,7 +270,7 @@ _IN_PART = (
 )
 
 
-class Completion(dist.TorchDistribution):
+class Completion(Conditioned):
     r"""A distribution of complete events whose missing entries are drawn in the order.
 
     The observed ones standing as they are.
@@ -287,45 +282,31 @@ class Completion(dist.TorchDistribution):
 
     Parameters
     ----------
-    distribution : Autoregressive
+    joint : Autoregressive
         The distribution of complete events.
     x, mask : Tensor
         Values, and which of them are observed: ``(*batch, *event)``.
     """
 
-    arg_constraints: dict = {}
+    joint: Any  # Autoregressive
 
-    def __init__(self, distribution: Autoregressive, x: Tensor, mask: Tensor):
-        shape = torch.broadcast_shapes(x.shape, mask.shape, distribution.shape())
-        self.x = x.expand(shape)
-        self.mask = mask.expand(shape)
-        batch = shape[: len(shape) - len(distribution.event_shape)]
-        self.distribution = distribution.expand(batch)
-        super().__init__(batch, distribution.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.distribution.support
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        x = self.distribution.entries(torch.where(self.mask, self.x, 0.0))
-        mask = self.distribution.entries(self.mask)
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        x = self.joint.entries(torch.where(self.mask, self.x, 0.0))
+        mask = self.joint.entries(self.mask)
         choose = lambda t, distribution: torch.where(mask[t], x[t], distribution.sample())  # noqa: E731
-        return self.distribution.generate(self.shape(torch.Size(sample_shape)), choose)
+        return self.joint.generate(self.shape(sample_shape), choose)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        terms = self.distribution.terms(torch.where(self.mask, self.x, value))
-        return torch.where(
-            self.distribution.in_order(whole(self.mask, self.distribution.entry_ndim)), 0.0, terms
-        ).sum(-1)
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
+        terms = self.joint.terms(self.completed(value))
+        seen = self.joint.in_order(whole(self.mask, self.joint.entry_ndim))
+        return torch.where(seen, 0.0, terms).sum(-1)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Completion:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return Completion(self.distribution, self.x.expand(shape), self.mask.expand(shape))
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        raise no_closed_form(self.joint)
 
 
 @conditional.register(Autoregressive)
-def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Clamped:
+def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Completion:
     """Exact where missing entries come last in the order, of every row."""
     mask = mask.expand(torch.broadcast_shapes(mask.shape, x.shape))
     seen = distribution.in_order(whole(mask, distribution.entry_ndim))
@@ -335,7 +316,7 @@ def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Clamped:
             "distribution, got one before an observed "
             "entry; impute(gen, x) completes such rows by Gibbs sampling"
         )
-    return Clamped(Completion(distribution, x, mask), x, mask)
+    return Completion(distribution, x, mask)
 
 
 def whole(mask: Tensor, entry_ndim: int) -> Tensor:

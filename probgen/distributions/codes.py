@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, has_missing
 
 
@@ -18,6 +17,7 @@ class _Codes(constraints.Constraint):
     """One-hot blocks, then real numbers."""
 
     event_dim = 1
+    words = "blocks of one-hot vectors, then finite numbers"
 
     def __init__(self, sizes: Sequence[int]):
         self.sizes = sizes
@@ -30,7 +30,7 @@ class _Codes(constraints.Constraint):
         return inside
 
 
-class CodeDistribution(dist.TorchDistribution):
+class CodeDistribution(BatchedDistribution):
     r"""Independent categories, each as a one-hot block, and independent normal numbers after them.
 
     .. math:: p(c) = \prod_k \prod_l \pi_{kl}^{c_{kl}} \; \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2)
@@ -53,8 +53,7 @@ class CodeDistribution(dist.TorchDistribution):
     tensor(-2.3052)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"logits": 1, "loc": 1, "scale": 1}
 
     def __init__(self, logits: Sequence[Tensor], loc: Tensor, scale: Tensor):
         self.logits = [block.log_softmax(-1) for block in logits]
@@ -99,10 +98,3 @@ class CodeDistribution(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         return torch.cat([*self.probabilities(), self.loc], -1)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> CodeDistribution:
-        new = copy.copy(self)
-        new.logits = [logits.expand(*batch_shape, -1) for logits in self.logits]
-        new.loc, new.scale = self.loc.expand(*batch_shape, -1), self.scale.expand(*batch_shape, -1)
-        new._batch_shape = torch.Size(batch_shape)
-        return new

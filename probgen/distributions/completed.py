@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
+
+from probgen.distributions.conditioned import Conditioned
 
 
 class Completing(Protocol):
@@ -17,7 +18,6 @@ class Completing(Protocol):
 
     batch_shape: torch.Size
     event_shape: torch.Size
-    density_kind: str
 
     def log_prob(self, x: Tensor) -> Tensor: ...
 
@@ -26,7 +26,7 @@ class Completing(Protocol):
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-class Completed(dist.TorchDistribution):
+class Completed(Conditioned):
     r"""The distribution of complete events given the observed entries of a distribution that sums missing ones out.
 
     .. math:: \log p(x_m \mid x_o) = \log p(x_o, x_m) - \log p(x_o)
@@ -46,51 +46,13 @@ class Completed(dist.TorchDistribution):
         If an observed entry of ``x`` is NaN.
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    joint: Any  # Completing
 
-    def __init__(self, joint: Completing, x: Tensor, mask: Tensor):
-        x, mask = torch.broadcast_tensors(x, mask)
-        if (x.isnan() & mask).any():
-            raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use "
-                "~x.isnan()"
-            )
-        batch = torch.broadcast_shapes(
-            x.shape[: x.ndim - len(joint.event_shape)], joint.batch_shape
-        )
-        self.joint = joint
-        self.density_kind = joint.density_kind
-        self.mask = mask.expand(*batch, *joint.event_shape)
-        self.x = torch.where(mask, x, torch.nan).expand(*batch, *joint.event_shape)
-        super().__init__(batch, joint.event_shape, validate_args=False)
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        return self.joint.complete(self.observed, sample_shape)
 
-    @property
-    def support(self) -> Any:
-        return self.joint.support
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
+        return self.joint.log_prob(self.completed(value)) - self.joint.log_prob(self.observed)
 
-    @property
-    def mean(self) -> Tensor:
-        return self.joint.moments(self.x)[0]
-
-    @property
-    def variance(self) -> Tensor:
-        return self.joint.moments(self.x)[1]
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self.joint.complete(self.x, torch.Size(sample_shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        dims = tuple(range(-len(self.event_shape), 0))
-        differs = (
-            ((value != self.x) & self.mask).any(dims) if dims else (value != self.x) & self.mask
-        )
-        both = torch.where(self.mask, self.x, value)
-        ratio = self.joint.log_prob(both) - self.joint.log_prob(self.x)
-        return torch.where(differs, -torch.inf, ratio)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Completed:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return Completed(
-            self.joint.expand(batch_shape), self.x.expand(shape), self.mask.expand(shape)
-        )
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        return self.joint.moments(self.observed)

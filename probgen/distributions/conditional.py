@@ -17,10 +17,11 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.kinds import density_kind
-from probgen.core.missing import MissingAware, check_event, has_missing, values_are_known
+from probgen.core.missing import MissingAware, check_event, values_are_known
 from probgen.core.normal import MultivariateNormal
+from probgen.core.private_torch import validates
 from probgen.core.supports import check_values, support_of
+from probgen.distributions.conditioned import Conditioned
 from probgen.distributions.low_rank import LowRankMultivariateNormal
 from probgen.heads.mixed import ColumnDistributions
 
@@ -37,7 +38,7 @@ def of_events(function: Callable[..., Any]) -> Any:
     @wraps(function)
     def checked(distribution: td.Distribution, x: Tensor, mask: Tensor) -> Any:
         checks.instance(td.Distribution, "pass gen(context)", distribution=distribution)
-        checks.instance(Tensor, "pass a tensor", x=x)
+        checks.instance(Tensor, "pass a tensor: pg.pad makes one of a list of sequences", x=x)
         _check_given(distribution, x, mask)
         return by_type(distribution, x, mask)
 
@@ -61,7 +62,7 @@ def _check_given(distribution: td.Distribution, x: Tensor, mask: Tensor) -> None
             f"expected x of as many rows as the distribution has, got {tuple(batch)} for "
             f"{tuple(distribution.batch_shape)}; give each row its context"
         )
-    if td.Distribution._validate_args and values_are_known():
+    if validates() and values_are_known():
         observed = torch.where(mask, x, torch.nan)
         check_values("x", observed.reshape(-1, *event), support_of(distribution))
 
@@ -222,16 +223,13 @@ def _(distribution: td.MixtureSameFamily, x: Tensor, mask: Tensor) -> dist.Mixtu
     return dist.MixtureSameFamily(weights, given)
 
 
-class Clamped(dist.TorchDistribution):
+class Clamped(Conditioned):
     r"""Distribution of complete events with fixed observed coordinates.
 
     The missing ones follow another distribution.
 
     .. math:: x_o = \text{given}, \qquad x_m \sim \text{free}_m \quad
               (\text{the marginal of } \texttt{free} \text{ over the missing coordinates})
-
-    ``sample`` returns observed coordinates as they were given; ``log_prob`` is the density of the
-    missing block, and minus infinity where observed coordinates differ from the given ones.
 
     Parameters
     ----------
@@ -240,7 +238,7 @@ class Clamped(dist.TorchDistribution):
         observed coordinates is not used.
     x : Tensor
         ``(*batch, *event)``; entries that are not observed are not read.
-    mask : Tensor
+    mask : Tensor of bool
         True = observed, broadcastable to ``x``.
 
     Raises
@@ -254,57 +252,21 @@ class Clamped(dist.TorchDistribution):
     (tensor([1., 0.]), tensor(-0.9189))
     """
 
-    arg_constraints: dict = {}
-
     def __init__(self, free: dist.TorchDistribution, x: Tensor, mask: Tensor):
-        if has_missing(torch.where(mask, x, 0.0)):
-            raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use "
-                "~x.isnan()"
-            )
-        x, mask = torch.broadcast_tensors(x, mask)
-        batch = broadcast_shape(x.shape[: x.ndim - len(free.event_shape)], free.batch_shape)
-        self.free = free.expand(batch)
-        shape = batch + free.event_shape
-        self.x = x.expand(shape)
-        self.mask = mask.expand(shape)
-        super().__init__(batch, free.event_shape, validate_args=False)
+        super().__init__(free, x, mask)
 
     @property
     def has_rsample(self) -> bool:
-        return self.free.has_rsample
-
-    @property
-    def support(self) -> Any:
-        return self.free.support
-
-    @property
-    def density_kind(self) -> str:
-        return density_kind(self.free)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.where(self.mask, self.x, self.free.mean)
-
-    @property
-    def variance(self) -> Tensor:
-        return torch.where(self.mask, 0.0, self.free.variance)
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return torch.where(self.mask, self.x, self.free.sample(torch.Size(sample_shape)))
+        return self.joint.has_rsample
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return torch.where(self.mask, self.x, self.free.rsample(torch.Size(sample_shape)))
+        return self.completed(self.joint.rsample(torch.Size(sample_shape)))
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        differs = (value != self.x) & self.mask
-        differs = differs.reshape(*differs.shape[: differs.ndim - len(self.event_shape)], -1).any(
-            -1
-        )
-        return torch.where(
-            differs, -torch.inf, self.free.log_prob(torch.where(self.mask, torch.nan, value))
-        )
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        return self.joint.sample(sample_shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Clamped:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return Clamped(self.free.expand(batch_shape), self.x.expand(shape), self.mask.expand(shape))
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
+        return self.joint.log_prob(torch.where(self.mask, torch.nan, value))
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        return self.joint.mean, self.joint.variance

@@ -6,12 +6,13 @@ As methods of theirs.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from probgen.core.entry import as_rows
+from probgen.core.given_weights import weights_from
 
 _NUMBERS = 2**22  # of rows scored at once
 
@@ -24,25 +25,26 @@ class Counts(Protocol):
     def __call__(self) -> torch.distributions.Distribution: ...
 
 
-def aic(self: Counts, x: Tensor) -> float:
+def aic(self: Counts, x: Tensor, weights: Any = None) -> float:
     r"""Akaike's information criterion on all rows, :math:`2 p - 2 \log L`, in nats.
 
-    Lower is better.
+    Lower is better. ``weights`` say how often each row counts, ``(N,)``, as in :func:`probgen.em`.
 
     Source: Akaike (1974), https://doi.org/10.1109/TAC.1974.1100705
     """
-    return 2 * self.free_parameters - 2 * _log_likelihood(self, x)
+    return 2 * self.free_parameters - 2 * _log_likelihood(self, x, weights)[0]
 
 
-def bic(self: Counts, x: Tensor) -> float:
+def bic(self: Counts, x: Tensor, weights: Any = None) -> float:
     r"""Bayesian information criterion on all rows, :math:`p \log N - 2 \log L`, in nats.
 
-    Lower is better.
+    Lower is better. ``weights`` say how often each row counts, ``(N,)``, as in :func:`probgen.em`;
+    N is then their sum.
 
     Source: Schwarz (1978), https://doi.org/10.1214/aos/1176344136
     """
-    x = as_rows(self, x)[0]
-    return self.free_parameters * math.log(len(x)) - 2 * _log_likelihood(self, x)
+    value, count = _log_likelihood(self, x, weights)
+    return self.free_parameters * math.log(count) - 2 * value
 
 
 def trained(module: nn.Module) -> int:
@@ -55,8 +57,15 @@ def trained(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _log_likelihood(gen: Counts, x: Tensor) -> float:
+def _log_likelihood(gen: Counts, x: Tensor, weights: Any) -> tuple[float, float]:
+    """The log-likelihood of all rows, and how many rows count."""
     distribution = gen()
     x = as_rows(gen, x)[0]
-    blocks = x.split(max(1, _NUMBERS // max(1, x[0].numel())))
-    return sum(distribution.log_prob(block).sum(dtype=torch.float64).item() for block in blocks)
+    counts = torch.ones(len(x)) if weights is None else weights_from(weights, len(x))
+    counts = counts.to(x.device, torch.float64)
+    x = x[counts > 0]
+    counts = counts[counts > 0]
+    size = max(1, _NUMBERS // max(1, x[0].numel()))
+    blocks = zip(x.split(size), counts.split(size), strict=True)
+    value = sum((own * distribution.log_prob(block)).sum().item() for block, own in blocks)
+    return value, counts.sum().item()

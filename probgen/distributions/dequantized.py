@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, has_missing
 from probgen.core.truncation import Truncated, truncated, using
 from probgen.distributions.gibbs import completions, gibbs
 
 
-class Dequantized(dist.TorchDistribution):
+class Dequantized(BatchedDistribution):
     r"""Integers x whose masses are those of a continuous distribution over the bins :math:`[x, x+1)^D`.
 
     .. math:: P(x) = \int_{[0,1)^D} p(x + u)\,du = \mathbb E_{u \sim q(u \mid x)}\, \frac{p(x + u)}{q(u \mid x)}
@@ -64,8 +64,7 @@ class Dequantized(dist.TorchDistribution):
     tensor(0.0625)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"base_dist": 0}
 
     def __init__(
         self,
@@ -117,12 +116,6 @@ class Dequantized(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape)).floor()
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Dequantized:
-        new = copy.copy(self)
-        new.base_dist = self.base_dist.expand(batch_shape)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
 
     def _checked(self, q: dist.TorchDistribution, x: Tensor) -> dist.TorchDistribution:
         if q.shape() != x.shape or q.event_shape != self.event_shape:

@@ -30,7 +30,8 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 
     any other entry is proposed from its distribution given the earlier ones and accepted by
     Metropolis' rule. Entries after the last observed one are integrated out of the chain and drawn
-    at its end.
+    at its end. Where the distribution given the observed entries has a closed form, draws are from
+    that.
 
     Parameters
     ----------
@@ -64,6 +65,8 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
     torch.Size([1, 3])
     """
     checks.instance(td.Distribution, "pass gen(context)", distribution=distribution)
+    if conditional.dispatch(type(distribution)) is not conditional.dispatch(object):
+        return conditional(distribution, x, mask).sample()  # or it says why it cannot
     name = type(distribution).__name__
     raise NotImplementedError(
         f"expected a distribution that completes events, got {name}; register "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.foreign import row_by_row
 from probgen.core.truncation import Truncated, changed_by, tempered, truncated
 from probgen.distributions.conditional import conditional
@@ -23,7 +23,7 @@ UNSCORED = (
 )
 
 
-class Implicit(dist.TorchDistribution):
+class Implicit(BatchedDistribution):
     r"""The distribution of :math:`x = g(z, c)` for noise :math:`z \sim p_0`.
 
     Draws with gradients, and no density.
@@ -63,7 +63,7 @@ class Implicit(dist.TorchDistribution):
     (torch.Size([5, 2]), 'implicit')
     """
 
-    arg_constraints: dict = {}
+    batched = {"base_dist": 0}
     has_rsample = True
     density_kind = "implicit"
 
@@ -123,12 +123,6 @@ class Implicit(dist.TorchDistribution):
     def using(self, rule: Truncated) -> Implicit:
         """The same generator on noise of another deviation: ``Truncated(temperature=0.7)``."""
         return changed_by(self, rule)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Implicit:
-        new = copy.copy(self)
-        new.base_dist = self.base_dist.expand(batch_shape)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
 
 
 @truncated.register(Implicit)

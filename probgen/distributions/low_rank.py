@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.missing import check_event, has_missing
+from probgen.core.precision import of_own_precision
 
 
 class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
@@ -28,6 +29,7 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     tensor([0.2197, 1.0000])
     """
 
+    @of_own_precision
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the observed coordinates in nats: ``(*batch, D) -> (*batch,)``."""
         check_event(value, self.event_shape)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, values_are_known
+from probgen.core.support_words import in_words
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible, excluding
 
 
-class MixtureOf(dist.TorchDistribution):
+class MixtureOf(BatchedDistribution):
     r"""A mixture of distributions that need not be of one family.
 
     .. math:: p(x) = \sum_k w_k\, p_k(x)
@@ -45,8 +46,7 @@ class MixtureOf(dist.TorchDistribution):
     tensor([0.1210, 0.3049])
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"logits": 1, "components": 0}
 
     def __init__(self, logits: Tensor, components: Sequence[dist.TorchDistribution]):
         events = {distribution.event_shape for distribution in components}
@@ -110,12 +110,6 @@ class MixtureOf(dist.TorchDistribution):
             ]
         )
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MixtureOf:
-        return MixtureOf(
-            self.logits.expand(*batch_shape, -1),
-            [distribution.expand(batch_shape) for distribution in self.components],
-        )
-
     def _average(self, values: list[Tensor]) -> Tensor:
         weights = self.logits.softmax(-1).reshape(
             *self.batch_shape, *(1 for _ in self.event_shape), -1
@@ -135,6 +129,11 @@ class AnyOf(constraints.Constraint):
         self.is_discrete = parts[0].is_discrete
         self.event_dim = parts[0].event_dim
         super().__init__()
+
+    @property
+    def words(self) -> str:
+        """What its values are, for messages."""
+        return ", or ".join(dict.fromkeys(map(in_words, self.parts)))
 
     def check(self, value: Tensor) -> Tensor:
         return torch.stack([part.check(value) for part in self.parts]).any(0)

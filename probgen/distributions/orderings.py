@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.truncation import Truncated, changed_by, truncated
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.heads import Head
@@ -65,7 +66,7 @@ def batch_of(context: Tensor | None) -> torch.Size:
     return torch.Size(()) if context is None else context.shape[:-1]
 
 
-class OrderEnsemble(dist.TorchDistribution):
+class OrderEnsemble(BatchedDistribution):
     r"""Uniform mixture of the autoregressive distributions of M orders: its density is exact.
 
     .. math:: p(x) = \frac1M \sum_{m=1}^{M} \prod_t p_m(x_{o_{mt}} \mid x_{o_{m1}}, \dots, x_{o_{m,t-1}})
@@ -95,8 +96,7 @@ class OrderEnsemble(dist.TorchDistribution):
     tensor(0.4500)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"context": 1}
 
     def __init__(
         self,
@@ -150,10 +150,6 @@ class OrderEnsemble(dist.TorchDistribution):
         """The mixture whose every order is changed at every step."""
         return changed_by(self, rule)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> OrderEnsemble:
-        context = None if self.context is None else self.context.expand(*batch_shape, -1)
-        return OrderEnsemble(self.member, self.count, self.event_shape, context, batch_shape)
-
 
 @truncated.register(OrderEnsemble)
 def _(distribution: OrderEnsemble, rule: Truncated) -> OrderEnsemble:
@@ -162,7 +158,7 @@ def _(distribution: OrderEnsemble, rule: Truncated) -> OrderEnsemble:
     return new
 
 
-class RandomOrder(dist.TorchDistribution):
+class RandomOrder(BatchedDistribution):
     r"""A mixture over orders, scored by one of them drawn at random.
 
     What order-agnostic training needs.
@@ -178,7 +174,7 @@ class RandomOrder(dist.TorchDistribution):
         The mixture; samples are its own.
     """
 
-    arg_constraints: dict = {}
+    batched = {"mixture": 0}
     density_kind = "unbiased"
 
     def __init__(self, mixture: OrderEnsemble):
@@ -198,9 +194,6 @@ class RandomOrder(dist.TorchDistribution):
     def using(self, rule: Truncated) -> RandomOrder:
         """One random order of the mixture whose every order is changed at every step."""
         return changed_by(self, rule)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> RandomOrder:
-        return RandomOrder(self.mixture.expand(batch_shape))
 
 
 @truncated.register(RandomOrder)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+
+from probgen.core.batched import BatchedDistribution
 
 UNSCORED = (
     "the distribution of a data set's own rows has no density; use it where draws alone are asked "
@@ -17,7 +15,7 @@ UNSCORED = (
 )
 
 
-class Resampled(dist.TorchDistribution):
+class Resampled(BatchedDistribution):
     r"""The empirical distribution of rows.
 
     Each draw is one of them, all equally likely, with replacement.
@@ -40,8 +38,6 @@ class Resampled(dist.TorchDistribution):
     torch.Size([4, 2])
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
     density_kind = "implicit"
 
     def __init__(self, rows: Tensor, batch_shape: torch.Size | tuple = ()):
@@ -59,8 +55,3 @@ class Resampled(dist.TorchDistribution):
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         lead = torch.Size(sample_shape) + self.batch_shape
         return self.rows[torch.randint(len(self.rows), lead, device=self.rows.device)]
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Resampled:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        return new

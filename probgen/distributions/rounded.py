@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event
 from probgen.core.truncation import Truncated, truncated, using
@@ -18,7 +18,7 @@ from probgen.distributions.dequantized import denoising_loss_of
 from probgen.distributions.gibbs import completions, gibbs
 
 
-class Rounded(dist.TorchDistribution):
+class Rounded(BatchedDistribution):
     r"""Variables x recorded on grids of steps :math:`\delta_d`.
 
     As averages of a density over the steps.
@@ -49,8 +49,7 @@ class Rounded(dist.TorchDistribution):
     (tensor(0.0625), tensor(0.))
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"base_dist": 0}
 
     def __init__(self, base_dist: dist.TorchDistribution, resolution: Tensor):
         self.base_dist = base_dist
@@ -81,12 +80,6 @@ class Rounded(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.rounded(self.base_dist.sample(torch.Size(sample_shape)))
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Rounded:
-        new = copy.copy(self)
-        new.base_dist = self.base_dist.expand(batch_shape)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
 
     def rounded(self, y: Tensor) -> Tensor:
         """The ends of the steps below y; entries without a grid as they are."""

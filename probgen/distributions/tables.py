@@ -5,7 +5,6 @@ Their free parameters, their estimates from counts, and the distribution of a wh
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, values_are_known
 from probgen.core.module import DistributionModule
 from probgen.core.supports import check_values
@@ -120,7 +120,7 @@ class Counted(DistributionModule):
         self.logits.zero_()
 
 
-class JointDistribution(dist.TorchDistribution):
+class JointDistribution(BatchedDistribution):
     r"""A distribution of D labels with one mass per combination.
 
     Any of them may be missing, and are summed out exactly.
@@ -139,8 +139,7 @@ class JointDistribution(dist.TorchDistribution):
     tensor([0.3000, 0.7000])
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"log_masses": 1}
 
     def __init__(self, log_masses: Tensor, dims: int, levels: int):
         self.log_masses = log_masses
@@ -169,18 +168,22 @@ class JointDistribution(dist.TorchDistribution):
             dist.Categorical(logits=self.log_masses).sample(torch.Size(sample_shape))
         )
 
+    @property
+    def mean(self) -> Tensor:
+        """Of the labels as numbers: ``(*batch, D)``."""
+        return self.log_masses.exp() @ self.cells
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the labels as numbers: ``(*batch, D)``."""
+        return (self.log_masses.exp() @ self.cells.square() - self.mean.square()).clamp(min=0.0)
+
     def given(self, x: Tensor, mask: Tensor) -> JointDistribution:
         """The distribution of complete events that agree with the observed labels."""
         agrees = ((x.unsqueeze(-2) == self.cells) | ~mask.unsqueeze(-2)).all(-1)
         return JointDistribution(
             torch.where(agrees, self.log_masses, -torch.inf).log_softmax(-1), self.dims, self.levels
         )
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> JointDistribution:
-        new = copy.copy(self)
-        new.log_masses = self.log_masses.expand(*batch_shape, -1)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
 
     def _labels(self, cell: Tensor) -> Tensor:
         place = self.levels ** torch.arange(self.dims - 1, -1, -1, device=cell.device)

@@ -12,6 +12,7 @@ from probgen.core.rows import layout_of, leaves_of, some_rows
 from probgen.evaluate.baseline import FITTED, data_of
 from probgen.evaluate.findings import CAUTION, FAULT, Finding
 from probgen.evaluate.marginals import NoMarginals
+from probgen.evaluate.remedies import MAXIMIZE, STANDARDIZE, has_em
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -46,9 +47,10 @@ def column_advice(gen: GenerativeModel, *batch: Any) -> tuple[Finding, ...]:
         return ()
     prepares = getattr(gen, "prepares", frozenset())
     found = []
+    also = f", or {MAXIMIZE}" if has_em(gen) else ""
     for each in observed:
         if not each.support.is_discrete:
-            texts = _of_rows(each.value, "x", set(_DATA) - prepares)
+            texts = _of_rows(each.value, "x", set(_DATA) - prepares, also)
             found += [Finding(CAUTION, text) for text in texts]
     for name, value in _others(gen, batch, [each.value for each in observed]):
         severity = FAULT if name == "context" else CAUTION
@@ -73,7 +75,8 @@ def _others(gen: GenerativeModel, batch: tuple, observed: list[Tensor]) -> list[
     return found if not names else [each for each in found if each[0] != "x"]
 
 
-def _of_rows(rows: Tensor, name: str, kinds: set[str]) -> list[str]:
+def _of_rows(rows: Tensor, name: str, kinds: set[str], also: str = "") -> list[str]:
+    """Sentences about columns; ``also`` is what else to do about units."""
     rows = rows[:, None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] > WIDE:
         return []
@@ -84,7 +87,7 @@ def _of_rows(rows: Tensor, name: str, kinds: set[str]) -> list[str]:
         test, words = {**_DATA, **_CONTEXT}[kind]
         some = [index for index, column in enumerate(columns) if test(column)]
         if some:
-            first = words(columns[some[0]])
+            first = words(columns[some[0]]) + also * (kind == "scale")
             found.append(f"columns: {_listed(some)} of {name} {first}")
     return found
 
@@ -159,9 +162,16 @@ _DATA: dict[str, Sentence] = {
     "scale": (
         _is_off,
         lambda column: (
-            f"has mean {column.mean:.2g} and standard deviation {column.std:.2g}: standardize it "
-            f"with {HELPER}"
+            f"has mean {column.mean:.2g} and standard deviation {column.std:.2g}: {STANDARDIZE}"
         ),
     ),
 }
-_CONTEXT: dict[str, Sentence] = {"context": _DATA["scale"]}
+_CONTEXT: dict[str, Sentence] = {
+    "context": (
+        _is_off,
+        lambda column: (
+            f"has mean {column.mean:.2g} and standard deviation {column.std:.2g}: standardize it "
+            f"with {HELPER}"
+        ),
+    )
+}

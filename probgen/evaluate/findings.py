@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from probgen.evaluate.baseline import Comparison
 from probgen.evaluate.gradients import GradientCourse
+from probgen.evaluate.psis import khat_stderr
 from probgen.evaluate.settled import SHORTEST, Course
 
 RELIABLE = (
@@ -46,7 +48,8 @@ def trend(course: Course, diverged: bool = False) -> Finding:
         )
     between = f"by {abs(course.change):.2g} per row between the last two quarters of the run"
     if course.trend == "falling":
-        return Finding(FAULT, f"loss: still changing, it fell {between}; train longer")
+        how = "" if course.noisy else " or at a higher learning rate"
+        return Finding(FAULT, f"loss: still changing, it fell {between}; train longer{how}")
     if course.trend == "rising":
         return Finding(
             FAULT,
@@ -77,14 +80,12 @@ def noise(course: Course) -> list[Finding]:
     ]
 
 
-def baseline(found: Comparison) -> Finding:
+def baseline(found: Comparison, remedies: Sequence[str] = ()) -> Finding:
     """Whether the model is better than independent marginals of the same rows."""
     if found.worse:
+        how = [*remedies, "train longer at a lower learning rate", "or take another family"]
         return Finding(
-            FAULT,
-            f"baseline: worse than independent marginals, {found}; standardize the columns, train "
-            "longer at a lower "
-            "learning rate, or take another family",
+            FAULT, f"baseline: worse than independent marginals, {found}; {', '.join(how)}"
         )
     if found.better:
         return Finding(FINE, f"baseline: {found}")
@@ -111,17 +112,13 @@ def gradient(found: GradientCourse) -> Finding:
     return Finding(FINE, size)
 
 
-def guide(khat: Tensor, ess: Tensor, draws: int) -> Finding:
-    """How close the guide is to the posterior."""
-    bad = bool(khat.nanmedian() > RELIABLE)
-    severity = FAULT if bad else FINE
-    advice = (
-        "; a more flexible guide, or more training, would bring it closer to the posterior"
-        if bad
-        else ""
-    )
+def guide(khat: Tensor, ess: Tensor, draws: int, stderr: float | None = None) -> Finding:
+    """How close the guide is to the posterior, as far as the draws can tell."""
+    stderr = khat_stderr(khat, draws) if stderr is None else stderr
+    severity, advice = _closeness(khat, stderr)
     if khat.ndim == 0:
-        whole = f"k-hat {khat:.2f} for the whole posterior"
+        noise = f" ± {stderr:.2f}" if khat.isfinite() else ""
+        whole = f"k-hat {khat:.2f}{noise} for the whole posterior"
         advice = UNMOVED if khat.isnan() else advice
         return Finding(severity, f"guide: {whole}; ESS {ess:.0f} of {draws} draws{advice}")
     unreliable = (khat > RELIABLE).double().mean().item()
@@ -129,6 +126,18 @@ def guide(khat: Tensor, ess: Tensor, draws: int) -> Finding:
     typical = f"median {khat.nanmedian():.2f}; median ESS {ess.median():.0f} of {draws} draws"
     unmoved = f"; on {int(khat.isnan().sum())} rows{UNMOVED}" if khat.isnan().any() else ""
     return Finding(severity, f"guide: {share}, {typical}{advice}{unmoved}")
+
+
+def _closeness(khat: Tensor, stderr: float) -> tuple[int, str]:
+    """Severity and advice; no verdict where the typical k-hat is 0.7 up to its standard error."""
+    typical = khat.nanmedian()
+    if bool((typical - RELIABLE).abs() <= stderr):
+        return CAUTION, "; between close and not, see probgen.khat(gen, ..., particles=10_000)"
+    if typical > RELIABLE:
+        return FAULT, (
+            "; a more flexible guide, or more training, would bring it closer to the posterior"
+        )
+    return FINE, ""
 
 
 def latents(active: Tensor) -> Finding:

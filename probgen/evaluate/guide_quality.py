@@ -9,6 +9,8 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
 from probgen.evaluate.guide_draws import GuideDraws, guide_draws
 from probgen.evaluate.psis import ROUNDING, effective_sample_size, pareto_khat
@@ -19,8 +21,16 @@ if TYPE_CHECKING:
 ACTIVE = 0.01  # smallest share of a latent's variance that lies between the rows of the data
 
 
+@explained
 @in_turn
-def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
+@takes_seed
+def khat(
+    gen: GenerativeModel,
+    *batch: Any,
+    particles: int = 200,
+    max_rows: int = 2**15,
+    seed: Seed = None,
+) -> Tensor:
     r"""PSIS k-hat of the guide: how heavy the tail of its importance weights is.
 
     Up to 0.5 the guide is close to the posterior, up to 0.7 close enough for importance sampling to
@@ -37,6 +47,9 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
         Draws from the guide, at least 25.
     max_rows : int
         Bound on (rows x draws) evaluated at once.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Returns
     -------
@@ -73,7 +86,15 @@ def khat(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int 
     return khat_of(_drawn(gen, batch, particles, max_rows))
 
 
-def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15) -> Tensor:
+@explained
+@takes_seed
+def ess(
+    gen: GenerativeModel,
+    *batch: Any,
+    particles: int = 200,
+    max_rows: int = 2**15,
+    seed: Seed = None,
+) -> Tensor:
     r"""Effective number of ``particles`` draws from the guide, between 1 and ``particles``.
 
     Shapes as :func:`khat`.
@@ -85,9 +106,15 @@ def ess(gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int =
     return effective_sample_size(weights_of(_drawn(gen, batch, particles, max_rows)))
 
 
+@explained
 @in_turn
+@takes_seed
 def active_units(
-    gen: GenerativeModel, *batch: Any, particles: int = 200, max_rows: int = 2**15
+    gen: GenerativeModel,
+    *batch: Any,
+    particles: int = 200,
+    max_rows: int = 2**15,
+    seed: Seed = None,
 ) -> dict[str, Tensor]:
     r"""Which dims of each local latent are in use: those whose posterior mean varies over the data.
 

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probgen.core.rows import row_count, some_rows
+from probgen.evaluate.findings import RELIABLE
 from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
 from probgen.evaluate.guide_quality import active, khat_of, weights_of
-from probgen.evaluate.psis import effective_sample_size
+from probgen.evaluate.psis import effective_sample_size, khat_stderr, pareto_khat
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 GLOBALS = "guide: rows are judged given the guide's own draws of {}, which are not judged: compare with mcmc, or loo"
 FEWEST = 50  # draws: fewer have no tail to speak of
+MOST = 6400  # draws, where fewer leave open whether a guide can be trusted
+MORE = 4  # times as many draws are worth another look
+BLOCK = 800  # draws of one k-hat, several of which have a mean of less noise than that of all draws
 PROBES = 8  # draws of the first run, by which the cost of the rest is judged
 
 
@@ -49,10 +53,14 @@ def judged_guide(
             )
         }
     fewer = min(draws, max(FEWEST, int(seconds / (cost * rows))))
+    began = time.perf_counter()
+    found = _judged(guide_draws(gen, *batch, draws=fewer))
+    left = seconds - (time.perf_counter() - began)
+    more = min(MOST, int(left / (seconds - left) * fewer))
+    if more > MORE * fewer and _undecided(found):
+        found = _judged(guide_draws(gen, *batch, draws=more), max(2, more // BLOCK))
     note = f"guide: judged by {fewer} draws instead of {draws}, to save time; khat takes as many as you like"
-    return _judged(guide_draws(gen, *batch, draws=fewer)) | (
-        {"notes": (note,)} if fewer < draws else {}
-    )
+    return found | ({"notes": (note,)} if found["draws"] < draws else {})
 
 
 def _first_run(
@@ -77,12 +85,23 @@ def _first_run(
     return some, probe, (time.perf_counter() - began) / (PROBES * row_count(gen, some))
 
 
-def _judged(drawn: GuideDraws) -> dict[str, Any]:
+def _undecided(found: dict[str, Any]) -> bool:
+    """Whether twice its standard error leaves open on which side of 0.7 a k-hat is."""
+    return bool((found["khat"] - RELIABLE).abs() <= 2 * found["khat_stderr"])
+
+
+def _judged(drawn: GuideDraws, blocks: int = 1) -> dict[str, Any]:
+    """Of one set of draws; of the whole posterior, k-hat may be a mean over ``blocks`` of them."""
     drawn.check_random()
     weights = weights_of(drawn)
     units = active(drawn) if drawn.rows is not None and drawn.rows.shape[1] > 1 else {}
+    khat = khat_of(drawn)
+    size = len(weights) // blocks
+    if blocks > 1 and bool(khat.isfinite()):
+        khat = pareto_khat(weights[: size * blocks].reshape(blocks, size).T).mean()
     return {
-        "khat": khat_of(drawn),
+        "khat": khat,
+        "khat_stderr": khat_stderr(khat, size) / blocks**0.5,
         "ess": effective_sample_size(weights),
         "active": torch.cat([unit.flatten() for unit in units.values()]) if units else None,
         "draws": len(weights),

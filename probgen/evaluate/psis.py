@@ -46,6 +46,29 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     return pareto_smooth(log_weights)[1]
 
 
+def khat_stderr(khat: Tensor, draws: int) -> float:
+    r"""Standard error of one k-hat, or of the median of several rows.
+
+    ``()`` or ``(rows,)``. Of one it is that of the maximum likelihood estimate from M tail draws,
+    :math:`(1 + k) / \sqrt M`, less what the prior of ten observations takes; of the median of R rows
+    with independent draws it follows from their spread, :math:`\sqrt{\pi / 2}\, s / \sqrt R`.
+
+    Source: Smith (1987), Estimating tails of probability distributions,
+    https://doi.org/10.1214/aos/1176350499.
+
+    >>> round(khat_stderr(torch.tensor(0.7), 200), 2), round(khat_stderr(torch.tensor(0.7), 4000), 2)
+    (0.22, 0.12)
+    """
+    if khat.ndim and len(khat) > 1:
+        known = khat[khat.isfinite()].double()
+        return math.sqrt(math.pi / 2 / max(1, len(known))) * known.std(correction=0).item()
+    tail = _tail_length(draws)
+    value = khat.flatten()[0].item()
+    if not math.isfinite(value):
+        return 0.0
+    return (1 + max(value, 0.0)) * math.sqrt(tail) / (tail + 10)
+
+
 def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     r"""Pareto smoothed importance sampling.
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probgen.core.keywords import explained
+
 NEGLIGIBLE = 1e-4  # a change that no use of the model would notice, relative to the loss
 SHORTEST = 40  # entries: two quarters of ten, the fewest whose correlation can be estimated at all
 NAT = 1.0  # likelihoods that differ by less than a nat per row are of one order of magnitude
@@ -137,6 +139,7 @@ def course(losses: Sequence[float], *, relative: float = 0.02, rows: float | Non
     return _judged(loss / unit, unit, relative, rows)
 
 
+@explained
 def settled(losses: Sequence[float], *, relative: float = 0.02, rows: float | None = None) -> bool:
     """Whether the loss had stopped changing, by noise that is small enough to tell.
 

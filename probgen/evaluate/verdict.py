@@ -15,6 +15,8 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
 from probgen.evaluate import findings
 from probgen.evaluate.baseline import Comparison, against_marginals, scatter_of
@@ -23,6 +25,7 @@ from probgen.evaluate.findings import FAULT, FINE, RELIABLE, Finding
 from probgen.evaluate.gradients import GradientCourse
 from probgen.evaluate.judged_guide import judged_guide
 from probgen.evaluate.marginals import NoMarginals
+from probgen.evaluate.remedies import remedies
 from probgen.evaluate.settled import Course, course
 
 if TYPE_CHECKING:
@@ -61,10 +64,15 @@ class Verdict:
         Whether each local latent dim is in use.
     draws : int
         Number of draws from the guide.
+    khat_stderr : float or None
+        Standard error of k-hat, of its median where there are rows; default: by the number of
+        draws, or by the spread of the rows.
     advice : tuple of Finding
         Columns of the data and of the context that need preparation.
     notes : tuple of str
         What was not computed, and why.
+    remedies : tuple of str
+        What this family could do, beside training, about a score below the baseline.
 
     >>> khat, ess = torch.tensor([0.1, 0.4, 0.9, 0.2]), torch.full((4,), 120.0)
     >>> print(Verdict(Course("none", 99), khat=khat, ess=ess, draws=200))
@@ -80,8 +88,10 @@ class Verdict:
     ess: Tensor | None = None
     active: Tensor | None = None
     draws: int = 0
+    khat_stderr: float | None = None
     advice: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
 
     @property
     def settled(self) -> bool | None:
@@ -133,7 +143,7 @@ class Verdict:
     def _fit(self) -> list[Finding]:
         found = [] if self.course is None else self._loss(self.course)
         if self.baseline is not None:
-            found.append(findings.baseline(self.baseline))
+            found.append(findings.baseline(self.baseline, self.remedies))
         if self.gradient is not None:
             found.append(findings.gradient(self.gradient))
         return found
@@ -144,14 +154,16 @@ class Verdict:
     def _latents(self) -> list[Finding]:
         found = []
         if self.khat is not None and self.ess is not None:
-            found.append(findings.guide(self.khat, self.ess, self.draws))
+            found.append(findings.guide(self.khat, self.ess, self.draws, self.khat_stderr))
         if self.active is not None:
             found.append(findings.latents(self.active))
         return found
 
 
+@explained
 @in_turn
 @torch.no_grad()
+@takes_seed
 def verdict(
     gen: GenerativeModel,
     *batch: Any,
@@ -161,6 +173,7 @@ def verdict(
     draws: int = 200,
     max_rows: int = 128,
     seconds: float = 5.0,
+    seed: Seed = None,
 ) -> Verdict:
     """Judges a fit on some of its data within a budget.
 
@@ -186,6 +199,9 @@ def verdict(
     seconds : float
         Time that the diagnostics may take, judged by a first run: fewer rows are looked at where it
         is short.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Returns
     -------
@@ -209,7 +225,8 @@ def verdict(
     advice = _tried("columns", lambda: {"advice": column_advice(gen, *batch)})
     notes = [note for part in (found, compared, advice) for note in part.pop("notes", ())]
     losses = {} if history is None else _of_losses(gen, batch, history, compared)
-    return Verdict(**losses, **found, **compared, **advice, notes=tuple(notes))
+    helps = remedies(gen, *batch) if "baseline" in compared else ()
+    return Verdict(**losses, **found, **compared, **advice, notes=tuple(notes), remedies=helps)
 
 
 def _compared(

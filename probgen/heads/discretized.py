@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.truncation import Truncated, truncated
 from probgen.heads.distributions import Categorical
 
 
-class DiscretizedLogisticMixture(dist.TorchDistribution):
+class DiscretizedLogisticMixture(BatchedDistribution):
     r"""Mixture of logistic distributions, each integrated over unit bins around the levels.
 
     The outer bins reach to infinity.
@@ -48,7 +49,7 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         "loc": constraints.real_vector,
         "log_scale": constraints.real_vector,
     }
-    has_rsample = False
+    batched = {"logits": 1, "loc": 1, "log_scale": 1}
 
     def __init__(
         self,
@@ -121,13 +122,6 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
             self.probs
             * torch.arange(self.levels, dtype=self.loc.dtype, device=self.loc.device) ** order
         ).sum(-1)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiscretizedLogisticMixture:
-        shape = (*batch_shape, self.logits.shape[-1])
-        parameters = (v.expand(shape) for v in (self.logits, self.loc, self.log_scale))
-        return DiscretizedLogisticMixture(
-            *parameters, self.levels, validate_args=self._validate_args
-        )
 
 
 @truncated.register(DiscretizedLogisticMixture)

@@ -97,8 +97,24 @@ class Categorical(dist.Categorical):
     def mode(self) -> Tensor:
         return super().mode.to(self.logits.dtype)
 
+    @property
+    def mean(self) -> Tensor:
+        """Of the labels as numbers."""
+        return self.logits.exp() @ self._labels
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the labels as numbers."""
+        return (self.logits.exp() * (self._labels - self.mean[..., None]).square()).sum(-1)
+
+    @property
+    def _labels(self) -> Tensor:
+        return torch.arange(self._num_events, dtype=self.logits.dtype, device=self.logits.device)
+
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Categorical:
-        return Categorical(self.logits.expand(*batch_shape, -1), validate_args=self._validate_args)
+        new = Categorical(self.logits.expand(*batch_shape, -1), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
 
 @truncated.register(torch.distributions.Categorical)

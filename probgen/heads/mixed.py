@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.core.truncation import Truncated, truncated
 from probgen.heads.base import Head, raw_values
 
 
-class _Columns(constraints._Cat):
+class _Columns(constraints.cat):
     """Constraints of consecutive columns; a table is discrete only when all its columns are."""
 
     @property
@@ -26,7 +27,7 @@ class _Columns(constraints._Cat):
         return all(part.is_discrete for part in self.cseq)
 
 
-class ColumnDistributions(dist.TorchDistribution):
+class ColumnDistributions(BatchedDistribution):
     """Independent distributions of consecutive blocks of columns.
 
     As one distribution of rows ``(*batch, D)``.
@@ -38,7 +39,7 @@ class ColumnDistributions(dist.TorchDistribution):
         D.
     """
 
-    arg_constraints: dict = {}
+    batched = {"distributions": 0}
 
     def __init__(self, distributions: Sequence[dist.TorchDistribution]):
         self.distributions = list(distributions)
@@ -87,11 +88,6 @@ class ColumnDistributions(dist.TorchDistribution):
     @property
     def mode(self) -> Tensor:
         return torch.cat([distribution.mode for distribution in self.distributions], -1)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ColumnDistributions:
-        return ColumnDistributions(
-            [distribution.expand(batch_shape) for distribution in self.distributions]
-        )
 
 
 @truncated.register(ColumnDistributions)

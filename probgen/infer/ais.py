@@ -12,8 +12,10 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind
 from probgen.core.score import Score
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
 
 if TYPE_CHECKING:
@@ -136,8 +138,10 @@ class LogZ:
         return f"{self.lower:.2f} ± {low:.2f} <= log Z <= {self.upper:.2f} ± {high:.2f} nats ({chains})"
 
 
+@explained
 @in_turn
 @torch.no_grad()
+@takes_seed
 def annealed_importance(
     gen: GenerativeModel,
     x: Tensor | None = None,
@@ -147,6 +151,7 @@ def annealed_importance(
     moves: int = 1,
     settle: int = 100,
     at_once: int = 1000,
+    seed: Seed = None,
 ) -> LogZ:
     r"""Brackets log Z of an unnormalized model by annealed importance sampling.
 
@@ -180,6 +185,9 @@ def annealed_importance(
         Steps of the model's own chains before those back start, where draws are not exact.
     at_once : int
         Bound on the chains that are moved together, which take memory.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     Raises
     ------
@@ -224,8 +232,10 @@ def annealed_importance(
     return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic", chosen)
 
 
+@explained
 @in_turn
 @torch.no_grad()
+@takes_seed
 def reverse_annealing(
     gen: GenerativeModel,
     x: Tensor,
@@ -235,6 +245,7 @@ def reverse_annealing(
     chains: int = 10,
     moves: int = 1,
     at_once: int = 1000,
+    seed: Seed = None,
 ) -> Score:
     r"""Log-likelihoods of rows under the annealing model, whose draws are ends of annealed chains.
 
@@ -258,6 +269,9 @@ def reverse_annealing(
         As in :func:`annealed_importance`.
     chains : int
         Number M of chains for each row.
+    seed : int or torch.Generator, optional
+        The same call with the same seed gives the same draws, and leaves torch's random state as it
+        was.
 
     References
     ----------

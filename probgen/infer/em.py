@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.core.turns import offer, training
 from probgen.infer.em_data import Rows, prepared
 
@@ -119,6 +120,7 @@ class EMResult:
         return len(self.log_likelihood) - 1
 
 
+@explained
 @torch.no_grad()
 def em(
     gen: nn.Module,
@@ -208,7 +210,7 @@ def em(
             f"{result.log_likelihood[-2:].diff().item():.3g} "
             f"nats a row, more than tol = {tol:g}; give a larger max_iter, or a larger tol",
             RuntimeWarning,
-            stacklevel=3,  # torch.no_grad stands in between
+            stacklevel=4,  # torch.no_grad stands in between
         )
     return result
 
@@ -236,7 +238,7 @@ def _best_of(
                 raise
             warnings.warn(
                 f"interrupted in start {start + 1} of {n_init}; the best before it is kept",
-                stacklevel=4,
+                stacklevel=5,
             )
             break
         if best is None or result.log_likelihood[-1] > best.log_likelihood[-1]:
@@ -351,7 +353,7 @@ def _warn_if_lower(gain: float, history: list[float], tol: float, dtype: torch.d
         f"{rounding}this M-step does not "
         "maximize what the E-step measures, the family's maximize and expect disagree",
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
     return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probgen.core.conversion import rows_from
 from probgen.core.module import settled
+from probgen.core.ragged import Ragged
 from probgen.core.supports import check_values, support_of
 
 _NUMBERS = 2**22  # of a chunk
@@ -47,13 +48,15 @@ def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
     distribution = gen()
     like = next(gen.parameters())
     event = tuple(distribution.event_shape)
-    if isinstance(x, list | tuple) and len(event) > 1 and getattr(gen, "ragged", None) is None:
-        x = padded([settled(gen, (part,))[0] for part in x], distribution.event_shape)
+    own = getattr(gen, "ragged", None)
+    if own is None and len(event) > 1:
+        own = Ragged(event[0], event[1:])
+    x = own.rows(x) if own is not None and own.takes(x) else x
     (x,) = settled(gen, (x,))
     if x is None:
         raise ValueError("expected rows x, got None; give them")
     chunk = max(1, _NUMBERS // max(1, x[:1].numel() if x.ndim else 1)) if chunk is None else chunk
-    _check_shape(x, event)
+    _check_shape(x, event, own)
     if weights is not None:
         weights = rows_from("weights", weights, like.dtype)
         _check_weights(gen, x, weights)
@@ -63,29 +66,7 @@ def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
     return rows
 
 
-def padded(x: Sequence[Tensor], event: torch.Size) -> Tensor:
-    """Sequences of different lengths, each ``(T_b, *event)``.
-
-    As one tensor with NaN after their ends.
-
-    >>> padded([torch.zeros(2, 1), torch.ones(1, 1)], torch.Size([3, 1]))[..., 0]
-    tensor([[0., 0.],
-            [1., nan]])
-    """
-    for number, part in enumerate(x):
-        if part.shape[1:] != event[1:] or not 1 <= len(part) <= event[0]:
-            raise ValueError(
-                f"expected sequences of shape (T, {', '.join(map(str, event[1:]))}) with T from 1 "
-                f"to {event[0]}, got "
-                f"{tuple(part.shape)} at place {number}; build the model with more steps, or "
-                "reshape the sequence"
-            )
-    if not x:
-        raise ValueError("expected at least one sequence, got none; give more data")
-    return nn.utils.rnn.pad_sequence(list(x), batch_first=True, padding_value=torch.nan)
-
-
-def _check_shape(x: Tensor, event: tuple[int, ...]) -> None:
+def _check_shape(x: Tensor, event: tuple[int, ...], sequences: Ragged | None) -> None:
     shorter = (
         len(event) > 1
         and x.ndim == 1 + len(event)
@@ -93,9 +74,10 @@ def _check_shape(x: Tensor, event: tuple[int, ...]) -> None:
         and x.shape[2:] == event[1:]
     )
     if x.ndim != 1 + len(event) or (tuple(x.shape[1:]) != event and not shorter):
+        how = "" if sequences is None else sequences.advice("x", x.shape)
         raise ValueError(
             f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row "
-            "a datum"
+            f"a datum{how}"
         )
     if len(x) < 2 and (len(event) < 2 or not len(x)):  # one long sequence is data enough
         raise ValueError(

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from probgen.compile.scheduling import Call, Choice, Repeat
 from probgen.core import checks
+from probgen.core.conversion import has_named_columns, tensor_from
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind, kind_of, worst
 from probgen.core.modes import infers
 from probgen.core.reading import Reading, read
@@ -35,7 +37,8 @@ class Imputation:
     Attributes
     ----------
     draws : Tensor
-        Complete data ``(draws, B, *event)``; observed entries are those of the data.
+        Complete data ``(draws, B, *event)`` in the precision of the data (of a frame too), where
+        these are floating-point numbers; observed entries are those of the data.
     missing : Tensor of bool
         Which entries were drawn: ``(B, *event)``.
     kind : str
@@ -91,6 +94,7 @@ def _quantile(ordered: Tensor, share: float) -> Tensor:
     return low.lerp(high, place - math.floor(place))
 
 
+@explained
 @infers
 @torch.no_grad()
 @takes_seed
@@ -169,6 +173,7 @@ def impute(
     checks.generative(gen=gen)
     checks.at_least(1, draws=draws, steps=steps)
     checks.one_of(("auto", True, False), compile=compile)
+    given = _original(gen, x)
     x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
     missing = _missing(gen, (x, context))
     rows = missing.reshape(len(x), -1).any(-1)
@@ -178,7 +183,20 @@ def impute(
     if rows.any():
         batch = x[rows], None if context is None else context[rows]
         completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, steps, compile)
+    if given is not None and given.shape == x.shape:
+        completed = torch.where(missing, completed.to(given.dtype), given.to(x.device))
     return Imputation(completed, missing, kind, acceptance)
+
+
+def _original(gen: GenerativeModel, x: Any) -> Tensor | None:
+    """Floating-point rows in the precision that they came in.
+
+    None for lists, and for tables whose columns are found by name.
+    """
+    if getattr(gen, "names_columns", False) and has_named_columns(x):
+        return None
+    made = tensor_from(x, None)
+    return made if made is not None and made.is_floating_point() else None
 
 
 def _impute(

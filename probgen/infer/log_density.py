@@ -13,12 +13,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.utils._pytree import tree_leaves, tree_map
 
 from probgen.compile.tracing import NotCompilable, record
 from probgen.core.enumerating import enumerating
 from probgen.core.kinds import density_kind
 from probgen.core.missing import assume_missing
+from probgen.core.private_torch import pytree
 from probgen.core.recording import Recorder, enumerated_elbo, log_prob
 from probgen.core.rows import tensors_of
 from probgen.core.runtime import evaluating, validation
@@ -111,7 +111,8 @@ class LogDensity:
         self._enumerated = any(is_enumerated(site) and not site["is_observed"] for site in found)
         self._plate_dims = max(gen.max_plate_nesting, plate_dims(probe))
         self._missing = any(
-            _has_nan(value) for value in [*tree_leaves(self.batch), *(s["value"] for s in found)]
+            _has_nan(value)
+            for value in [*pytree.tree_leaves(self.batch), *(s["value"] for s in found)]
         )
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -305,7 +306,7 @@ def for_each(function: Callable[..., Any], *rows: Tensor, numbers: int = 2**23) 
         )(*rows)
     except (NotCompilable, RuntimeError):
         found = [function(*row) for row in zip(*rows, strict=True)]
-        return tree_map(lambda *values: torch.stack(values), *found)
+        return pytree.tree_map(lambda *values: torch.stack(values), *found)
 
 
 def sampled_sites(probe: poutine.Trace, whole: bool = False) -> dict[str, Site]:

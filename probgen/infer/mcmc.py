@@ -14,6 +14,7 @@ from tqdm import tqdm
 from probgen.compile.tracing import NotCompilable
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.turns import own_random_state
@@ -64,6 +65,7 @@ class Chains:
         return {name: value.flatten(0, 1) for name, value in self.draws.items()}
 
 
+@explained
 def mcmc(
     gen: GenerativeModel | Callable[..., Any],
     *batch: Any,
@@ -191,7 +193,7 @@ def ready(
         reason = "nutpie is not installed (pip install nutpie)"
     except NotCompilable as error:
         reason = f"the model cannot be compiled: {error}"
-    warnings.warn(f"Pyro's sampler, which is slower, draws the chains: {reason}", stacklevel=3)
+    warnings.warn(f"Pyro's sampler, which is slower, draws the chains: {reason}", stacklevel=4)
     return PyroNUTS()(log_density, example)
 
 
@@ -206,7 +208,7 @@ def _walks(chain: Chain, starts: Tensor, seeds: list[int], plan: Plan) -> list[W
             raise
         warnings.warn(
             f"interrupted in chain {len(walks) + 1} of {len(seeds)}; those before are kept",
-            stacklevel=3,
+            stacklevel=4,
         )
     return walks
 

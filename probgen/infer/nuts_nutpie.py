@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probgen.compile.broadcast_hoisting import thinned
-from probgen.compile.mask_indices import with_indices
+from probgen.compile.broadcast_hoisting import hoist_broadcasts
+from probgen.compile.mask_indices import index_masks
 from probgen.compile.tracing import Compiled, NotCompilable, record
 from probgen.core import checks
 from probgen.core.turns import lent
@@ -70,7 +71,7 @@ class Nutpie:
         if example.device.type != "cpu":
             raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
         both = value_and_grad(log_density)
-        recording = thinned(with_indices(record(both, example)), example)
+        recording = hoist_broadcasts(index_masks(record(both, example)), example)
         return partial(one_chain, self, Compiled(recording).build(example, library=False))
 
 
@@ -88,16 +89,23 @@ def one_chain(sampler: Nutpie, fast: ValueAndGrad, start: Tensor, seed: int, pla
             seed=seed,
             target_accept=plan.target_accept,
             maxdepth=plan.max_tree_depth,
-            low_rank_modified_mass_matrix=sampler.low_rank,
             store_unconstrained=True,
             progress_bar=False,
             return_raw_trace=True,
+            **_adaptation(nutpie.sample, sampler.low_rank),
         )
     _, (steps,) = trace.get_arrow_trace()
     if steps.num_rows < plan.tune + plan.draws:  # nutpie ends early and quietly
         raise KeyboardInterrupt
     points = _column(steps, "unconstrained_draw").reshape(-1, len(start))
     return Walk(points.to(start), {name: _column(steps, column) for column, name in STATS.items()})
+
+
+def _adaptation(sample: Callable[..., Any], low_rank: bool) -> dict[str, Any]:
+    """What nutpie adapts, by the option that the installed version has (since 0.16.11 one name)."""
+    if "adaptation" in inspect.signature(sample).parameters:
+        return {"adaptation": "low_rank" if low_rank else "diag"}
+    return {"low_rank_modified_mass_matrix": low_rank}
 
 
 class Callbacks:

@@ -5,6 +5,8 @@ And from the predictive distributions of a program.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from probgen.compile.scheduling import Choice
 from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.enumerating import enumerating
+from probgen.core.keywords import explained
 from probgen.core.modes import infers
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import (
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
+@explained
 @infers
 @torch.no_grad()
 @takes_seed
@@ -84,6 +88,12 @@ def posterior(
     dict of str to Tensor
         ``(draws, *plate dims, *event)`` for each site.
 
+    Warns
+    -----
+    UserWarning
+        If there is none to draw, where latents are enumerated, or summed out by the density of the
+        family (mixtures, hidden Markov models); it says what to ask instead.
+
     >>> import pyro, pyro.distributions as dist
     >>> from probgen.core.program import Program
     >>> def model(y):
@@ -102,7 +112,22 @@ def posterior(
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
     batch = as_rows(gen, *batch, optional=True)
-    return posterior_of(gen, batch, draws, discrete, (max_rows, memory, compile))
+    found = posterior_of(gen, batch, draws, discrete, (max_rows, memory, compile))
+    if not found and (why := _why_empty(gen, batch)):
+        warnings.warn(f"the posterior has no site: {why}", stacklevel=6)
+    return found
+
+
+def _why_empty(gen: GenerativeModel, batch: tuple) -> str | None:
+    """What there is in place of draws, where no site is drawn; ``None`` where there are no latents."""
+    if names := list(latent_sites(model_trace(gen, batch))):
+        return f"{names} are enumerated; draw them with discrete=True"
+    if (told := getattr(gen, "summed_out", None)) is None:
+        return None
+    what, _, how = told.partition(": ")
+    if batch[1:] and batch[1] is not None:
+        how = re.sub(r"(gen\.\w+)\(x\)", r"\1(x, context)", how).replace("()", "(context)")
+    return f"{type(gen).__name__} sums its {what} out; ask {how}"
 
 
 def posterior_of(
@@ -190,6 +215,7 @@ def _complete(
     }
 
 
+@explained
 @infers
 @torch.no_grad()
 @takes_seed
@@ -279,6 +305,7 @@ def predictive(
     return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, given)
 
 
+@explained
 @infers
 @torch.no_grad()
 @takes_seed

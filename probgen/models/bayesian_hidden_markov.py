@@ -14,6 +14,8 @@ from probgen.core import checks
 from probgen.core.contexts import WITHOUT, received
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
+from probgen.core.ragged import Ragged
+from probgen.distributions.mean_field import mean_field_parameters, sample_mean_field
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.heads import distributions
 
@@ -102,14 +104,7 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         self.priors = nn.ModuleDict(
             {"initial": initial or uniform, "transitions": transition or uniform, **priors}
         )
-        self.locs = nn.ParameterDict()
-        self.log_scales = nn.ParameterDict()
-        for name, distribution in self._prior_distributions().items():
-            shape = biject_to(distribution.support).inverse_shape(distribution.event_shape)
-            self.locs[name] = nn.Parameter(
-                0.1 * torch.randn(shape)
-            )  # equal states would stay equal
-            self.log_scales[name] = nn.Parameter(torch.full(shape, -2.0))
+        self.locs, self.log_scales = mean_field_parameters(self._prior_distributions(), 0.1)
 
     def _prior_distributions(self) -> dict[str, dist.TorchDistribution]:
         """Distribution of each site.
@@ -145,6 +140,17 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         transitions = _log(own.pop("transitions"))
         return HiddenMarkov(initial, transitions, self.emission(**own), self.length)
 
+    @property
+    def ragged(self) -> Ragged:  # type: ignore[override]
+        """How a list of sequences becomes rows: NaN after their ends, which is summed out."""
+        with torch.no_grad():
+            values = {
+                name: biject_to(distribution.support)(self.locs[name])
+                for name, distribution in self._prior_distributions().items()
+            }
+            entry = self.given(values).event_shape[1:]
+        return Ragged(self.length, entry, longer="length={0}")
+
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         received(self, context)
         drawn = {
@@ -156,11 +162,7 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         received(self, context)
-        for name, distribution in self._prior_distributions().items():
-            base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(
-                self.locs[name].ndim
-            )
-            pyro.sample(name, dist.TransformedDistribution(base, [biject_to(distribution.support)]))
+        sample_mean_field(self._prior_distributions(), self.locs, self.log_scales)
 
     @torch.no_grad()
     def start_at(

@@ -21,6 +21,7 @@ from probgen.core.entry import as_rows
 from probgen.core.missing import MissingAware, fill_missing
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.core.normal import MultivariateNormal
+from probgen.distributions.mean_field import mean_field_parameters, sample_mean_field
 from probgen.distributions.support import check_columns, shares
 
 
@@ -102,12 +103,7 @@ class BayesianGaussianMixture(LatentVariableModel):
         )
         if correlations is not None:
             self.priors["correlations"] = correlations
-        self.locs = nn.ParameterDict()
-        self.log_scales = nn.ParameterDict()
-        for name, distribution in self._prior_distributions().items():
-            shape = biject_to(distribution.support).inverse_shape(distribution.event_shape)
-            self.locs[name] = nn.Parameter(torch.randn(shape))  # equal components would stay equal
-            self.log_scales[name] = nn.Parameter(torch.full(shape, -2.0))
+        self.locs, self.log_scales = mean_field_parameters(self._prior_distributions(), 1.0)
 
     def _prior_distributions(self) -> dict[str, dist.TorchDistribution]:
         """Distribution of each global site.
@@ -149,11 +145,7 @@ class BayesianGaussianMixture(LatentVariableModel):
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         received(self, context)
-        for name, distribution in self._prior_distributions().items():
-            base = dist.Normal(self.locs[name], self.log_scales[name].exp()).to_event(
-                self.locs[name].ndim
-            )
-            pyro.sample(name, dist.TransformedDistribution(base, [biject_to(distribution.support)]))
+        sample_mean_field(self._prior_distributions(), self.locs, self.log_scales)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:

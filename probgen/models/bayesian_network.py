@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.keywords import explained_by
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
@@ -46,6 +47,7 @@ from probgen.distributions.support import check_columns
 __all__ = ["BayesianNetwork", "LinearGaussian", "Table"]
 
 _TABULATED = 2**20
+_asked = explained_by("give what is known as rows: x=network.row({word}=...)")
 
 
 class BayesianNetwork(DistributionModule):
@@ -124,6 +126,8 @@ class BayesianNetwork(DistributionModule):
         super().__init__()
         self.context_size = context
         self.limit = limit
+        check_graph(tuple(conditionals), parents or {})
+        _check_dims(conditionals, parents or {})
         self.graph = Graph.of(conditionals, parents or {}, context)
         self.states = checked_states(states or {}, self.graph)
         if self.states:
@@ -317,10 +321,11 @@ class BayesianNetwork(DistributionModule):
         check_event(x, torch.Size((self.graph.width,)))
         return decoded(x, self.graph, self.states)
 
+    @_asked
     @torch.no_grad()
     def marginals(
         self,
-        x: Tensor,
+        x: Tensor | None = None,
         context: Tensor | None = None,
         *,
         nodes: Sequence[str] | None = None,
@@ -329,7 +334,7 @@ class BayesianNetwork(DistributionModule):
         r"""Probabilities of each discrete node's values given the observed entries.
 
         ``(*batch, D) -> (*batch, K)`` by the names of nodes; ``found["rain", "yes"]`` is that of
-        one state, ``(*batch,)``.
+        one state, ``(*batch,)``. Without ``x`` nothing is observed: one row of prior marginals.
 
         Parameters
         ----------
@@ -369,6 +374,7 @@ class BayesianNetwork(DistributionModule):
         pairs = enumerate(zip(self.graph.names, self.graph.levels, strict=True))
         return Marginals({name: found[..., i, :k] for i, (name, k) in pairs}, self.states)
 
+    @_asked
     @torch.no_grad()
     def joint(
         self,
@@ -386,12 +392,13 @@ class BayesianNetwork(DistributionModule):
         tensor([[[0.0000, 0.5000],
                  [0.0000, 0.5000]]])
         """
+        x = self._as_rows(x)
         if not nodes or len(set(nodes)) < len(nodes):
             raise ValueError(f"expected one node or more, each once, got {nodes}; name them")
-        x = self._as_rows(x)
         distribution = self._discrete(context, x, likelihood)
         return distribution.joint_given(x, [self.graph.index(name) for name in nodes])
 
+    @_asked
     def probability(
         self,
         x: Tensor,
@@ -414,10 +421,11 @@ class BayesianNetwork(DistributionModule):
         codes = [int(values[self.graph.columns[self.graph.index(name)]]) for name in event]
         return table[(..., *codes)]
 
+    @_asked
     @torch.no_grad()
     def log_evidence(
         self,
-        x: Tensor,
+        x: Tensor | None = None,
         context: Tensor | None = None,
         *,
         likelihood: Likelihood | None = None,
@@ -430,15 +438,16 @@ class BayesianNetwork(DistributionModule):
         x = self._as_rows(x)
         return self._discrete(context, x, likelihood).log_product(x)
 
+    @_asked
     @torch.no_grad()
     def mode(
         self,
-        x: Tensor,
+        x: Tensor | None = None,
         context: Tensor | None = None,
         *,
         likelihood: Likelihood | None = None,
     ) -> Tensor:
-        """The most probable values of all missing entries together.
+        """The most probable values of all missing entries together, all of them without ``x``.
 
         ``(*batch, D) -> (*batch, D)``; for ``likelihood`` see :meth:`marginals`.
         """
@@ -612,8 +621,15 @@ class BayesianNetwork(DistributionModule):
                 "fit"
             )
 
-    def _as_rows(self, x: Tensor | Any) -> Tensor:
-        """Rows as tensors; tables by names are encoded."""
+    def _as_rows(self, x: Any) -> Tensor:
+        """Rows as tensors; tables by names are encoded, and of none there is one that is missing."""
+        if x is None:
+            return self.row()
+        if isinstance(x, str):
+            raise TypeError(
+                f"expected rows x, got the name {x!r}; give what is known first: network.row() "
+                "if nothing is"
+            )
         x = self.settle((x,))[0] if type(x).__module__ == "numpy" else x
         return x if isinstance(x, Tensor) else self.rows(x)
 
@@ -687,6 +703,20 @@ class BayesianNetwork(DistributionModule):
                     f"), got {tuple(part.logits.shape)}; give Table the levels of "
                     f"{self.graph.parents[name]}"
                 )
+
+
+def _check_dims(
+    conditionals: Mapping[str, nn.Module], parents: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuses tables of other dims than their parents, before anything is read off them."""
+    for name, part in conditionals.items():
+        above = tuple(parents.get(name, ()))
+        if isinstance(part, Table) and CONTEXT not in above and part.logits.ndim != len(above) + 1:
+            raise ValueError(
+                f"expected a table of {len(above) + 1} dims at '{name}', those of its parents "
+                f"{above} and its own, got one of shape {tuple(part.logits.shape)}; give a "
+                "probability of each value for each combination of the parents' values"
+            )
 
 
 def _table_of(name: str, table: Any) -> Table:

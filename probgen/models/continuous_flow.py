@@ -42,7 +42,7 @@ class ContinuousFlow(DistributionModule):
     base : DistributionModule, optional
         Distribution of x(1), events ``(D,)``; default: standard normal.
     solver : Solver
-        ``Adaptive(atol, rtol)``, or ``RungeKutta(steps)`` with a cost that is known beforehand.
+        ``Adaptive(atol, rtol)``, or ``RungeKutta(num_steps)`` with a cost that is known beforehand.
     probes : callable
         ``basis`` for the trace itself, D products of vector and Jacobian; ``Rademacher(count)`` for
         an estimate.

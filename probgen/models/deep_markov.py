@@ -11,6 +11,7 @@ from probgen.core import checks
 from probgen.core.contexts import beside_size, received
 from probgen.core.missing import fill_missing, has_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
+from probgen.core.ragged import Ragged
 from probgen.distributions.sequences.latent_chain import LatentChain, beside
 
 
@@ -92,6 +93,15 @@ class DeepMarkovModel(LatentVariableModel):
         latents = len(self.start)
         sizes = [beside_size(part, latents) for part in (self.transition, self.emission)]
         return next((size for size in sizes if size is not None), None)
+
+    @property
+    def ragged(self) -> Ragged:  # type: ignore[override]
+        """How a list of sequences becomes rows: NaN after their ends, which is summed out."""
+        size = self.context_size
+        context = self.start.new_zeros(size) if size else None
+        with torch.no_grad():
+            entry = self.decode(self.start.expand(self.length, -1), context).event_shape[1:]
+        return Ragged(self.length, entry, longer=f"shape=({{0}}, {len(self.start)})")
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         context = received(self, context)

@@ -5,28 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import pyro
-import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import dropped, received
+from probgen.core.contexts import dropped
 from probgen.core.foreign import row_by_row
-from probgen.core.module import DistributionModule, LatentVariableModel, data_plate, standard_normal
-from probgen.distributions.diffusion.diffused import Diffused
+from probgen.core.module import DistributionModule, standard_normal
+from probgen.distributions.diffusion.gaussian import GaussianNoise
+from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.predictions import Prediction, Velocity
 from probgen.distributions.diffusion.probability_flow import ReverseFlow
-from probgen.distributions.diffusion.process import Process
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
 from probgen.distributions.diffusion.samplers import Ancestral, Sampler
+from probgen.distributions.diffusion.schedules import CosineSchedule, Schedule, TabulatedSchedule
+from probgen.distributions.diffusion.tables import Shares, alphas_bar
 from probgen.distributions.diffusion.thresholds import Limit, StaticThreshold, Threshold
 from probgen.distributions.diffusion.times import Times, UniformTimes
 from probgen.distributions.diffusion.variances import PosteriorVariance, Variance
 from probgen.distributions.flows.ode import Adaptive, Solver, basis
-from probgen.distributions.noising.schedules import Shares, alphas_bar
-from probgen.nn.schedules import CosineSchedule, Schedule
-from probgen.nn.tabulated import TabulatedSchedule
 
 
 class Diffusion(DistributionModule):
@@ -48,7 +44,8 @@ class Diffusion(DistributionModule):
     ``gen(context).using(DDIM(20)).sample((n,))`` samples in another way than ``gen.sampler``;
     ``impute`` draws missing entries by RePaint; ``gen(context).encode(x)`` and ``decode(z)`` follow
     the probability-flow equation, of which :class:`ProbabilityFlow` is the density;
-    :class:`DiffusionChain` tells the same model as a chain of latent sites.
+    :class:`DiffusionChain <probgen.models.diffusion_chain.DiffusionChain>` tells the same model as a
+    chain of latent sites.
 
     Parameters
     ----------
@@ -61,22 +58,23 @@ class Diffusion(DistributionModule):
         Shape of an event.
     schedule : Schedule, or sequence of float or Tensor
         Levels of signal and noise; default: :class:`CosineSchedule
-        <probgen.nn.schedules.CosineSchedule>`. Numbers ``(T,)`` are the shares of signal
-        :math:`\bar\alpha_t` of a published model where they fall, and its :math:`\beta_t` where
-        they rise or stay: a :class:`TabulatedSchedule <probgen.nn.tabulated.TabulatedSchedule>`,
-        whose chain has T - 1 steps.
+        <probgen.distributions.diffusion.schedules.CosineSchedule>`. Numbers ``(N,)`` are the shares
+        of signal :math:`\bar\alpha_t` of a published model where they fall, and its
+        :math:`\beta_t` where they rise or stay: a :class:`TabulatedSchedule
+        <probgen.distributions.diffusion.schedules.TabulatedSchedule>`, whose chain is that of
+        ``num_times=N - 1`` and ``GaussianReconstruction(denoised=True)``.
     prediction : Prediction
         What the network predicts: ``Velocity()``, ``Epsilon()``, ``Original()``,
         ``EDM(sigma_data)``; for integers ``LevelPrediction(levels)``.
-    steps : int, optional
-        Number T of steps of the chain that is scored; ``None``: continuous time.
+    num_times : int, optional
+        Number T of times 1 / T, ..., 1 of the chain that is scored; ``None``: continuous time.
     sampler : Sampler, optional
-        ``Ancestral(steps)``, ``DDIM(steps, eta)``, ``Heun(steps, churn)``, ``DPMSolver(steps)``;
-        default: ancestral in T steps, or 256.
+        ``Ancestral(num_steps)``, ``DDIM(num_steps, eta)``, ``Heun(num_steps, churn)``,
+        ``DPMSolver(num_steps)``; default: ancestral in T steps, or 256.
     times : callable
         Times of the simple loss: ``UniformTimes()``, ``LogNormalTimes(mean, std)``.
     variance : Variance
-        Of the reverse steps: ``PosteriorVariance()``, and with ``steps`` also ``ForwardVariance()``
+        Of the reverse steps: ``PosteriorVariance()``, and with ``num_times`` also ``ForwardVariance()``
         and ``LearnedVariance()``.
     reconstruction : Reconstruction
         The distribution of the data given the least noisy state.
@@ -103,6 +101,7 @@ class Diffusion(DistributionModule):
     https://arxiv.org/abs/2006.11239; Kingma, Salimans, Poole, Ho (2021), Variational diffusion
     models, https://arxiv.org/abs/2107.00630
 
+    >>> import torch
     >>> from probgen.nn.time import TimeMLP
     >>> gen = Diffusion(TimeMLP(2, [16]), (2,), sampler=Ancestral(10))
     >>> gen().sample((5,)).shape, gen().log_prob(torch.zeros(5, 2)).shape, gen().density_kind
@@ -119,7 +118,7 @@ class Diffusion(DistributionModule):
         *,
         schedule: Schedule | Shares | None = None,
         prediction: Prediction = Velocity(),  # noqa: B008 (immutable)
-        steps: int | None = None,
+        num_times: int | None = None,
         sampler: Sampler | None = None,
         times: Times = UniformTimes(),  # noqa: B008
         variance: Variance = PosteriorVariance(),  # noqa: B008
@@ -137,26 +136,25 @@ class Diffusion(DistributionModule):
             times=times, **checks.given(schedule=schedule, sampler=sampler, threshold=threshold)
         )
         checks.has(("inputs", "original"), "pass Velocity() or Epsilon()", prediction=prediction)
-        checks.at_least(1, **checks.given(steps=steps))
+        checks.at_least(1, **checks.given(num_times=num_times))
         checks.has(("log_variance",), "pass PosteriorVariance()", variance=variance)
         checks.has(("support",), "pass GaussianReconstruction()", reconstruction=reconstruction)
         checks.within("[0, 1)", context_dropout=context_dropout)
         checks.finite(guidance=guidance)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        if steps is None and not isinstance(variance, PosteriorVariance):
+        if num_times is None and not isinstance(variance, PosteriorVariance):
             raise ValueError(
                 "expected PosteriorVariance() in continuous time, the limit of all variances, got "
-                f"{variance}; give "
-                "the number of steps"
+                f"{variance}; give num_times, those of a chain"
             )
         self.net = net
         self.schedule = CosineSchedule() if schedule is None else schedule
         self.prediction = prediction
         self.variance = variance
         self.reconstruction = reconstruction
-        self.sampler = Ancestral(steps or 256) if sampler is None else sampler
-        self.steps = steps
+        self.sampler = Ancestral(num_times or 256) if sampler is None else sampler
+        self.num_times = num_times
         self.times = times
         self.guidance = guidance
         self.context_dropout = context_dropout
@@ -169,43 +167,31 @@ class Diffusion(DistributionModule):
         """What the network declares."""
         return getattr(self.net, "context_size", None)
 
-    def forward(self, context: Tensor | None = None) -> Diffused:
-        noise = self.noise()
-        unconditional = None
-        if context is not None:
-            noise = noise.expand(context.shape[: context.ndim - self.context_ndim])
-            unconditional = partial(self._call, None)
-            context = self._dropped(context)
-        return Diffused(
-            self.process(context),
-            noise,
-            steps=self.steps,
+    def forward(self, context: Tensor | None = None) -> GaussianDiffused:
+        batch = () if context is None else context.shape[: context.ndim - self.context_ndim]
+        return GaussianDiffused(
+            partial(self._call, self._dropped(context)),
+            self.process,
+            self.noise(),
+            batch,
             sampler=self.sampler,
             times=self.times,
             reconstruction=self.reconstruction,
-            unconditional=unconditional,
+            unconditional=None if context is None else partial(self._call, None),
             guidance=1.0 if context is None else self.guidance,
             limit=self.limit,
         )
 
-    def process(self, context: Tensor | None = None) -> Process:
-        """The noising process with its learned reversal, given a context."""
-        net = partial(self._call, context)
-        return Process(
-            net, self.schedule, self.prediction, self.variance, len(self.noise.loc.shape)
+    @property
+    def process(self) -> GaussianNoise:
+        """The noise that is added."""
+        return GaussianNoise(
+            self.schedule,
+            self.prediction,
+            self.variance,
+            len(self.noise.loc.shape),
+            self.num_times,
         )
-
-    def chain(self) -> DiffusionChain:
-        """The same model, with the same parameters, as a chain of T latent sites."""
-        return DiffusionChain(self)
-
-    def probability_flow(
-        self,
-        solver: Solver = Adaptive(),  # noqa: B008
-        probes: Callable[[Tensor], Tensor] = basis,
-    ) -> ProbabilityFlow:
-        """The distribution, with a density, of its probability-flow equation."""
-        return ProbabilityFlow(self, solver, probes)
 
     def _call(self, context: Tensor | None, z: Tensor, t: Tensor) -> Tensor:
         if context is not None:
@@ -214,91 +200,11 @@ class Diffusion(DistributionModule):
             self.net, z, t, context, ndims=[len(self.noise.loc.shape), 0, self.context_ndim]
         )
 
-    def _dropped(self, context: Tensor) -> Tensor:
+    def _dropped(self, context: Tensor | None) -> Tensor | None:
         """The context with some rows made unknown, in training mode."""
-        if not self.training or not self.context_dropout:
+        if context is None or not self.training or not self.context_dropout:
             return context
         return dropped(context, self.context_ndim, self.context_dropout, self)
-
-
-class DiffusionChain(LatentVariableModel):
-    r"""A diffusion in T steps told as a hierarchical latent-variable model.
-
-    One site for each level of noise.
-
-    .. math:: p(x, z_0, \dots, z_T) = p(z_T)\, p(x \mid z_0) \prod_{i=1}^T p(z_{i-1} \mid z_i), \qquad
-              q(z \mid x) = q(z_T \mid x) \prod_{i=1}^T q(z_{i-1} \mid z_i, x)
-
-    The guide is the noising process, told from its noisy end. Sites ``"zT"`` (the number T), ...,
-    ``"z0"`` and ``"x"``; any objective, inference or diagnostic of latent-variable models applies,
-    at T calls of the network.
-
-    Parameters
-    ----------
-    diffusion : Diffusion
-        Made with ``steps=T``; parameters are shared.
-
-    Raises
-    ------
-    ValueError
-        If the diffusion is one in continuous time.
-
-    >>> from probgen.nn.time import TimeMLP
-    >>> chain = Diffusion(TimeMLP(2, [16]), (2,), steps=3).chain()
-    >>> list(pyro.poutine.trace(chain.guide).get_trace(torch.zeros(5, 2)).nodes)[1:-1]
-    ['z3', 'z2', 'z1', 'z0']
-    """
-
-    context_from = "diffusion"
-
-    def __init__(self, diffusion: Diffusion):
-        checks.instance(Diffusion, diffusion=diffusion)
-        super().__init__()
-        if diffusion.steps is None:
-            raise ValueError(
-                "expected a diffusion in T steps, got one in continuous time; make it with steps=T"
-            )
-        self.diffusion = diffusion
-        self.context_ndim = diffusion.context_ndim
-
-    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        context = received(self, context)
-        process = self.diffusion.process(context)
-        noise = self.diffusion.noise.loc
-        ndim = noise.ndim
-        with data_plate(x, context):
-            scale = process.prior_scale(noise[(0,) * ndim])
-            z = pyro.sample(f"z{self.diffusion.steps}", dist.Normal(noise, scale).to_event(ndim))
-            for index, t, s in self._steps():
-                z = pyro.sample(
-                    f"z{index - 1}", dist.Normal(*process.reverse(z, t, s)).to_event(ndim)
-                )
-            distribution = self.diffusion.reconstruction.distribution(z, *process.levels(s))
-            return pyro.sample("x", distribution.to_event(ndim), obs=x)
-
-    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
-        context = received(self, context)
-        if x is None:
-            return
-        process = self.diffusion.process(context)
-        y = self.diffusion.reconstruction.embed(x)
-        ndim = self.diffusion.noise.loc.ndim
-        with data_plate(x, context):
-            alpha, sigma = process.levels(torch.ones_like(self.diffusion.noise.loc[(0,) * ndim]))
-            z = pyro.sample(
-                f"z{self.diffusion.steps}", dist.Normal(alpha * y, sigma).to_event(ndim)
-            )
-            for index, t, s in self._steps():
-                scale = (0.5 * process.log_variances(t, s)[0]).exp()
-                distribution = dist.Normal(process.posterior(z, y, t, s), scale).to_event(ndim)
-                z = pyro.sample(f"z{index - 1}", distribution)
-
-    def _steps(self) -> list[tuple[int, Tensor, Tensor]]:
-        """Numbers of steps from T to 1, with the times at which they start and end."""
-        count = self.diffusion.steps
-        like = self.diffusion.noise.loc
-        times = torch.arange(count + 1, dtype=like.dtype, device=like.device) / count
-        return [(index, times[index], times[index - 1]) for index in range(count, 0, -1)]
 
 
 class ProbabilityFlow(DistributionModule):
@@ -320,7 +226,7 @@ class ProbabilityFlow(DistributionModule):
     diffusion : Diffusion
         Of real data.
     solver : Solver
-        ``Adaptive(atol, rtol)`` or ``RungeKutta(steps)``.
+        ``Adaptive(atol, rtol)`` or ``RungeKutta(num_steps)``.
     probes : callable
         ``basis`` for the trace, D products of vector and Jacobian; ``Rademacher(count)`` for an
         estimate of it.
@@ -330,8 +236,9 @@ class ProbabilityFlow(DistributionModule):
     Song et al. (2021), Score-based generative modeling through stochastic differential equations,
     https://arxiv.org/abs/2011.13456, section 4.3
 
+    >>> import torch
     >>> from probgen.nn.time import TimeMLP
-    >>> flow = Diffusion(TimeMLP(2, [16]), (2,)).probability_flow()
+    >>> flow = ProbabilityFlow(Diffusion(TimeMLP(2, [16]), (2,)))
     >>> flow().log_prob(torch.zeros(5, 2)).shape, flow().density_kind
     (torch.Size([5]), 'approximate')
     """

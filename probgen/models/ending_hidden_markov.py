@@ -53,6 +53,7 @@ class EndingHiddenMarkovModel(DistributionModule):
     """
 
     context_from = "family"
+    summed_out = "states: gen().smooth(x), gen().most_likely_states(x)"
 
     def __init__(
         self, family: DistributionModule, *, padding: float = math.nan, pseudo_count: float = 0.0

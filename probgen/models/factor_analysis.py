@@ -28,6 +28,7 @@ class _LinearGaussian(DistributionModule):
 
     context_size = 0
     context_hint = WITHOUT
+    summed_out = "factors: gen.posterior(x)"
 
     def __init__(self, dims: int, factors: int, log_noise: Tensor):
         super().__init__()

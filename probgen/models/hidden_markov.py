@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.contexts import beside_size, common_size
 from probgen.core.module import DistributionModule
+from probgen.core.ragged import Ragged
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.sequences.forward_backward import DENSE, Posterior, posterior
@@ -30,11 +31,11 @@ class HiddenMarkovModel(DistributionModule):
 
     .. math:: p(x_{1:T}) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t} \prod_{t=1}^T p(x_t \mid z_t)
 
-    Exact density, also of sequences with missing entries or steps (NaN) or of other lengths, padded
-    by NaN at the end. Events are ``(T, *event)``. The distribution, :class:`HiddenMarkov`, also
-    filters, smooths, finds the most likely states, draws states, and forecasts:
-    ``gen().smooth(x)``. Fitted by :func:`probgen.em` where the emission is an :class:`Emission` and
-    nothing depends on a context, or by any objective.
+    Exact density, also of sequences with missing entries or steps (NaN) or of other lengths, as a
+    list of them or padded by NaN at the end. Events are ``(T, *event)``. The distribution,
+    :class:`HiddenMarkov`, also filters, smooths, finds the most likely states, draws states, and
+    forecasts: ``gen().smooth(x)``. Fitted by :func:`probgen.em` where the emission is an
+    :class:`Emission` and nothing depends on a context, or by any objective.
 
     Parameters
     ----------
@@ -79,6 +80,7 @@ class HiddenMarkovModel(DistributionModule):
     context_hint = (
         "build its initial=, transition= and emission with networks of {size} more inputs"
     )
+    summed_out = "states: gen().smooth(x), gen().most_likely_states(x), gen().sample_states(x)"
 
     def __init__(
         self,
@@ -116,6 +118,15 @@ class HiddenMarkovModel(DistributionModule):
         if size or isinstance(self.emission, Emission):
             return size
         return beside_size(self.emission, self.states)
+
+    @property
+    def ragged(self) -> Ragged:  # type: ignore[override]
+        """How a list of sequences becomes rows: NaN after their ends, which is summed out."""
+        size = self.context_size
+        context = self.identity.new_zeros(size) if size else None
+        with torch.no_grad():
+            entry = self._emissions(context).event_shape
+        return Ragged(self.length, entry, longer="length={0}")
 
     def forward(self, context: Tensor | None = None) -> HiddenMarkov:
         batch = () if context is None else context.shape[:-1]

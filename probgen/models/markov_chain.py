@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
+from probgen.core.ragged import Ragged
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.tables import Counted, counts_of, log_masses, weighted_sum
 from probgen.heads import distributions
@@ -68,6 +69,11 @@ class MarkovChain(Counted):
         self.register_buffer(
             "first", rows.cumsum(0) - rows, persistent=False
         )  # where the tables of a place begin
+
+    @property
+    def ragged(self) -> Ragged:  # type: ignore[override]
+        """How a list of sequences becomes rows: NaN after their ends, which is summed out."""
+        return Ragged(self.dims, (), longer="dims={0}")
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         return Autoregressive(self._distributions, self._steps, (self.dims,))

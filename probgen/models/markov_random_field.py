@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.contexts import input_size
 from probgen.core.foreign import row_by_row
+from probgen.core.keywords import explained
 from probgen.core.module import DistributionModule
 from probgen.distributions.graphical.pairwise_field import ExactField, GibbsField, Pairwise
 from probgen.samplers.belief_propagation import Beliefs, belief_propagation
 
 
+@explained
 def grid_edges(*shape: int, periodic: bool = False) -> list[tuple[int, int]]:
     """Pairs of neighbors of a grid whose points are numbered in raster order.
 

@@ -64,6 +64,7 @@ class GaussianMixture(DistributionModule):
 
     context_size = 0
     context_hint = WITHOUT
+    summed_out = "components: gen.responsibilities(x), gen.predict(x)"
 
     def __init__(
         self,

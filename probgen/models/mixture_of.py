@@ -10,6 +10,7 @@ from probgen.core import checks
 from probgen.core.contexts import common_size, distribution_given
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
+from probgen.core.ragged import Ragged
 from probgen.distributions.mixture_of import MixtureOf
 from probgen.distributions.support import shares
 from probgen.nn import Constant
@@ -51,6 +52,7 @@ class Mixture(DistributionModule):
     """
 
     context_hint = "build its parts with context={size}"
+    summed_out = "components: gen.responsibilities(x), gen.predict(x)"
 
     def __init__(self, components: Sequence[DistributionModule], weights: nn.Module | None = None):
         checks.families(components=components)
@@ -74,6 +76,12 @@ class Mixture(DistributionModule):
     def context_size(self) -> int | None:  # type: ignore[override]
         """What a component declares, or the network of the weights."""
         return common_size([*self.components, self.weights])
+
+    @property
+    def ragged(self) -> Ragged | None:  # type: ignore[override]
+        """How a list of sequences becomes rows, if the components are of sequences."""
+        own = [component.ragged for component in self.components]
+        return None if None in own else own[0]
 
     def forward(self, context: Tensor | None = None) -> MixtureOf:
         return MixtureOf(

@@ -7,11 +7,14 @@ from typing import cast
 
 import pyro.distributions as dist
 from torch import Tensor
+from torch.distributions import constraints
 
 from probgen.core import checks
 from probgen.core.columns import examine
+from probgen.core.contexts import check_finite, received
 from probgen.core.conversion import rows_from
 from probgen.core.module import DistributionModule
+from probgen.core.supports import check_rescalable, check_values
 from probgen.distributions.flows.columns import ColumnMaps
 from probgen.distributions.flows.rescaled import Rescaled, Units
 from probgen.distributions.rounded import Rounded
@@ -64,6 +67,7 @@ class Preprocessed(DistributionModule):
     ):
         super().__init__()
         checks.generative(family=family)
+        check_rescalable(family)
         self.family = family
         self.columns = columns
         self.contexts = context
@@ -100,17 +104,22 @@ class Preprocessed(DistributionModule):
         Raises
         ------
         ValueError
-            If rows are no vectors, or a column of x has one value at most.
+            If rows are no vectors, a column of x has one value at most, numbers are infinite, the
+            family is not one on all real numbers, or contexts are not those that it takes.
         """
         checks.generative(family=family)
+        check_rescalable(family, centered=True)
         x = rows_from("x", x)
-        context = None if context is None else rows_from("context", context)
+        if context is not None:
+            context = received(family, rows_from("context", context))
+            check_finite(context)
         for name, rows in (("x", x), ("context", context)):
             if rows is not None and rows.ndim != 2:
                 raise ValueError(
                     f"expected {name} of shape (N, D), got {tuple(rows.shape)}; flatten its "
                     "events, or use Standardized"
                 )
+        check_values("x", x, constraints.real)
         examined = [examine(column, *bounds) for column in x.T]
         if not dequantize:
             examined = [replace(column, resolution=0.0) for column in examined]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.contexts import beside_size
 from probgen.core.module import DistributionModule
+from probgen.core.ragged import Ragged
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.sequences.latent_chain import beside
 
@@ -92,6 +93,11 @@ class SequenceModel(DistributionModule):
     def context_size(self) -> int | None:  # type: ignore[override]
         """What the network takes beside a frame."""
         return beside_size(self.network, self.shape[1])
+
+    @property
+    def ragged(self) -> Ragged:  # type: ignore[override]
+        """How a list of sequences becomes rows: NaN after their ends, which is summed out."""
+        return Ragged(self.shape[0], self.shape[1:], longer=f"shape=({{0}}, {self.shape[1]})")
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
         batch = () if context is None else context.shape[:-1]

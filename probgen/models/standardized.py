@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.contexts import ignores, size_of
 from probgen.core.conversion import rows_from
-from probgen.core.entry import as_rows
-from probgen.core.module import DistributionModule
-from probgen.core.supports import check_values
+from probgen.core.entry import as_rows, check_some_rows
+from probgen.core.module import DistributionModule, asked_inside
+from probgen.core.ragged import Ragged
+from probgen.core.supports import check_rescalable, check_values
 from probgen.distributions.flows.rescaled import Rescaled, Units
 
 Bounds = tuple[float | Tensor, float | Tensor]
@@ -43,7 +45,8 @@ class Standardized(DistributionModule):
     Raises
     ------
     ValueError
-        If a scale is not positive, or an upper bound not above its lower one.
+        If a scale is not positive, an upper bound not above its lower one, or the family is one of
+        labels or counts.
 
     >>> import pyro.distributions as dist
     >>> from probgen.core.module import Fixed
@@ -71,6 +74,7 @@ class Standardized(DistributionModule):
         checks.numeric(loc=loc, scale=scale)
         checks.bounds(**checks.given(bounds=bounds))
         super().__init__()
+        check_rescalable(family)
         self.family = family
         self.context_ndim = family.context_ndim
         real = torch.get_default_dtype()
@@ -95,13 +99,20 @@ class Standardized(DistributionModule):
         Raises
         ------
         ValueError
-            If a variable is constant or never observed, or x does not lie within the bounds.
+            If a variable is constant or never observed, x does not lie within the bounds, or the
+            family is not one on all real numbers.
         """
         checks.generative(family=family)
-        if getattr(family, "context_size", None) == 0:
+        check_rescalable(family, centered=True)
+        if size_of(family) == 0 or ignores(family):
             (like,) = as_rows(family, x, support=constraints.real, missing=True)
         else:  # its events are not known without a context
             (like,) = family.settle((x,))
+            check_some_rows(like)
+            if not like.numel():
+                raise ValueError(
+                    f"expected rows x of at least one value, got {tuple(like.shape)}; give columns"
+                )
             check_values("x", like, constraints.real)
         x = rows_from("x", x)  # in the precision that it came in
         x = x if x.is_floating_point() else like
@@ -121,6 +132,16 @@ class Standardized(DistributionModule):
                 "scale yourself"
             )
         return cls(family, loc, scale, bounds=bounds)
+
+    @property
+    def summed_out(self) -> str | None:  # type: ignore[override]
+        """What the density of the family sums out."""
+        return asked_inside(self.family.summed_out, "gen.standardize(x)")
+
+    @property
+    def ragged(self) -> Ragged | None:  # type: ignore[override]
+        """How a list of sequences becomes rows, if the family is one of sequences."""
+        return self.family.ragged
 
     def forward(self, context: Tensor | None = None) -> Rescaled:
         return Rescaled(self.family(context), self._units)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.module import DistributionModule
+from probgen.core.ragged import Ragged
 from probgen.distributions.cholesky import Limits
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
@@ -56,6 +57,7 @@ class LinearGaussianStateSpace(DistributionModule):
 
     context_size = 0
     context_hint = WITHOUT
+    summed_out = "states: gen().smooth(x)"
 
     def __init__(self, states: int, dims: int, length: int, noise: type[Covariance] = Full):
         checks.at_least(1, states=states, dims=dims, length=length)
@@ -78,6 +80,11 @@ class LinearGaussianStateSpace(DistributionModule):
         )
         move, noise, first = (tril @ tril.mT for tril in trils)
         return System(self.transition, move, self.emission, noise, self.initial_mean, first)
+
+    @property
+    def ragged(self) -> Ragged:  # type: ignore[override]
+        """How a list of sequences becomes rows: NaN after their ends, which is summed out."""
+        return Ragged(self.length, self.emission.shape[:1], longer="length={0}")
 
     def forward(self, context: Tensor | None = None) -> StateSpace:
         return StateSpace(self.system, self.length)

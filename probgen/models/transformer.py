@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.module import DistributionModule
+from probgen.core.ragged import Ragged
 from probgen.distributions.network_distributions import autoregression, of_entries
 from probgen.heads.base import Head
 from probgen.nn.transformer import TransformerNet
@@ -86,6 +87,12 @@ class Transformer(DistributionModule):
         self.head = of_entries(head)
         sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}
         self.net = TransformerNet(shape, embed, **sizes, context=context, dropout=dropout)
+
+    @property
+    def ragged(self) -> Ragged | None:  # type: ignore[override]
+        """How a list of sequences becomes rows: NaN after their ends, which is summed out."""
+        shape = self.net.shape
+        return Ragged(shape[0], (), longer="shape=({0},)") if len(shape) == 1 else None
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         return autoregression(self.net, self.net.walk, self.head, self.net.shape, context)

@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.module import DistributionModule, LatentVariableModel
+from probgen.core.module import DistributionModule, LatentVariableModel, asked_inside
 from probgen.core.ragged import Ragged, ragged
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.sequences.ends import is_padding, reading_missing
@@ -202,9 +202,14 @@ class VariableLength(DistributionModule):
         self.lengths = LengthTable(most, least, lengths, **options)
 
     @property
+    def summed_out(self) -> str | None:  # type: ignore[override]
+        """What the density of the family sums out."""
+        return asked_inside(self.family.summed_out, "gen.lengths.values(x)")
+
+    @property
     def ragged(self) -> Ragged:  # type: ignore[override]
         """How a list of sequences becomes rows."""
-        return ragged(self.family, self.lengths.padding)
+        return ragged(self.family, self.lengths.padding, "most={0}, around one with ")
 
     def forward(self, context: Tensor | None = None) -> WithLength:
         return self.lengths.around(self.family(context), context)
@@ -329,7 +334,7 @@ class VariableLengthLatents(LatentVariableModel):
     @property
     def ragged(self) -> Ragged:  # type: ignore[override]
         """How a list of sequences becomes rows."""
-        return ragged(self.family, self.lengths.padding)
+        return ragged(self.family, self.lengths.padding, "most={0}, around one with ")
 
     @property
     def vectorized(self) -> bool:  # type: ignore[override]

@@ -10,7 +10,6 @@ from probgen.nn.invertible import CouplingNet
 from probgen.nn.mlp import MLP
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
 from probgen.nn.side_by_side import SideBySide
-from probgen.nn.tabulated import TabulatedSchedule
 from probgen.nn.temporal import TemporalConvolution
 from probgen.nn.time import TimeMLP
 from probgen.nn.transformer import Tokens
@@ -37,7 +36,6 @@ __all__ = [
     "ResidualBlock",
     "SideBySide",
     "Standardize",
-    "TabulatedSchedule",
     "TemporalConvolution",
     "Thickness",
     "TimeMLP",

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
+from probgen.core.described import described
+from probgen.core.keywords import call_form
 from probgen.core.kinds import KINDS, check_drawn, density_kind
 from probgen.core.recording import record
 from probgen.core.sites import holds_data, is_summed
@@ -24,6 +26,7 @@ INSTEAD = {
 Sites = Mapping[str, dict[str, Any]]
 
 
+@described
 class Objective(nn.Module, ABC):
     """A loss of a pair of programs.
 
@@ -41,6 +44,12 @@ class Objective(nn.Module, ABC):
         and cannot end training by ``patience``.
     held : tuple of str
         Names of the parts that the loss gives no gradient although their parameters could take one.
+    weighs_rows : bool
+        Whether the scales of the sites multiply what a row adds to the loss. Then
+        ``fit(weights=...)`` gives rows their weights as scales: the loss is that of rows repeated so
+        often. By default it draws rows in proportion to their weights, which is right for every
+        objective: for a game or a discrepancy between samples, whose loss is no sum over rows, and
+        for one that does not look at scales.
     ignores_constants : bool
         Whether the loss is the same for a log density with a constant added, so that the last bias
         of an energy gets no gradient.
@@ -57,6 +66,7 @@ class Objective(nn.Module, ABC):
 
     descends = True
     held: tuple[str, ...] = ()
+    weighs_rows = False
     ignores_constants = False
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ELBOModule:
@@ -87,6 +97,16 @@ class Prepared(Protocol):
         """
 
 
+def check_observed(name: str, sites: Sites) -> None:
+    """Refuses a run of a model in which nothing is observed; ``ValueError``."""
+    if not any(site["is_observed"] for site in sites.values()):
+        drawn = ", ".join(f"'{site}'" for site in sites) or "no sites"
+        raise ValueError(
+            f"{name}: expected data, got none: nothing is observed, the model draws {drawn}; give "
+            f"the rows: {call_form('x')}"
+        )
+
+
 def distribution_of_x(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -108,6 +128,7 @@ def distribution_of_x(
         raise TypeError(
             f"{name}: expected an observed site named 'x', found none; rename the site of the data"
         )
+    check_observed(name, {"x": site})
     if not isinstance(site["fn"], needs):
         distribution = type(site["fn"])
         wanted = ", ".join(
@@ -149,6 +170,8 @@ def check_pair(model: Sites, guide: Sites, weakest: str, objective: str) -> None
 
     Raises ``ValueError`` with the site, what was expected there and what to do.
     """
+    if "x" in model and "x" not in guide and not is_summed(model["x"]):
+        check_observed(objective, model)
     for name, site in model.items():
         check_density(name, site, weakest, objective)
         if not site["is_observed"] and name not in guide and not is_summed(site):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from probgen.core.private_torch import pytree
 from probgen.core.recording import score_function
 from probgen.core.sites import Site, Sites, is_summed
 
@@ -48,7 +48,9 @@ class Baseline(NamedTuple):
         An entry for each of the score's.
         """
         if self.nn_baseline is not None:
-            value = self.nn_baseline(tree_map_only(Tensor, Tensor.detach, self.nn_baseline_input))
+            value = self.nn_baseline(
+                pytree.tree_map_only(Tensor, Tensor.detach, self.nn_baseline_input)
+            )
         else:
             value = torch.as_tensor(
                 self.baseline_value, dtype=signal.score.dtype, device=signal.score.device

@@ -114,6 +114,7 @@ class ContrastiveDivergence(Objective):
     """
 
     descends = False
+    weighs_rows = True
     ignores_constants = True
     states: Tensor | None
 
@@ -228,6 +229,7 @@ class ContrastiveDivergence(Objective):
         """What each row pays for the size of energies."""
         if not self.penalty:
             return 0.0
-        return self.penalty * (
-            distribution.energy(x).square() + distribution.chain_log_weight(states).square().mean()
-        )
+        ends = distribution.chain_log_weight(states).square()
+        if self.chains is not None:  # which belong to no row
+            ends = ends.mean()
+        return self.penalty * (distribution.energy(x).square() + ends)

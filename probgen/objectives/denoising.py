@@ -50,6 +50,8 @@ class Denoising(Objective):
     torch.Size([])
     """
 
+    weighs_rows = True
+
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:

@@ -97,8 +97,16 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
         divergence = td.kl_divergence(q, p).expand(shape)
     except NotImplementedError:
         return None
-    mask = mask.reshape(mask.shape + (1,) * (len(shape) - batch)) if torch.is_tensor(mask) else mask
-    return scale_and_mask(divergence, scale, mask), q.event_shape.numel()
+    split = len(shape) - batch
+    return (
+        scale_and_mask(divergence, _by_dim(scale, split), _by_dim(mask, split)),
+        q.event_shape.numel(),
+    )
+
+
+def _by_dim(factor: Any, split: int) -> Any:
+    """A factor of entries, beside entries that are split into dims."""
+    return factor.reshape(factor.shape + (1,) * split) if torch.is_tensor(factor) else factor
 
 
 def _bare(

@@ -108,6 +108,8 @@ class ELBO(Objective):
     (tensor(2.7...), tensor(2.7810))
     """
 
+    weighs_rows = True
+
     def __init__(
         self,
         beta: float | Schedule = 1.0,

@@ -67,6 +67,8 @@ class EnumeratedELBO(Objective):
     (tensor(3.2235), tensor(3.2235))
     """
 
+    weighs_rows = True
+
     def __init__(self, particles: int = 1, *, max_plate_nesting: int = 1, vectorized: bool = True):
         checks.at_least(1, particles=particles)
         checks.at_least(0, max_plate_nesting=max_plate_nesting)

@@ -65,12 +65,13 @@ class Hybrid(Objective):
         super().__init__()
         self.generative = generative
         self.weight = weight
+        self.weighs_rows = generative.weighs_rows
         self.ignores_constants = generative.ignores_constants
 
     def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
         """Prepares the generative objective."""
         if isinstance(self.generative, Prepared):
-            self.generative.prepare(model, guide, batch[0])
+            self.generative.prepare(model, guide, *batch[:1])
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any

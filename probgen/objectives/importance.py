@@ -158,11 +158,13 @@ class DReG(RowWeighted):
                 "not; use "
                 f"IWAE(particles={self.particles}) or WakeSleep(particles={self.particles})"
             )
-        loss = self.noted(weights, -average(weights.log_w, weights.kind).sum())
+        bound = average(weights.log_w, weights.kind)
+        loss = self.noted(weights, -(weights.rows * bound).sum())
         if not torch.is_grad_enabled():
             return loss
         share = shares(weights.log_w, weights.kind)
-        path = share if weights.kind == "bound" else share**2
+        path = weights.rows * (share if weights.kind == "bound" else share**2)
+        share = weights.rows * share
         surrogate = (share * weights.log_p).sum() + _pathwise((path * weights.log_w).sum(), cuts)
         return loss.detach() - (surrogate - surrogate.detach())
 
@@ -206,7 +208,7 @@ def _chain(cut: Cut, gradients: list[Tensor]) -> Tensor:
 
 def _total(objective: RowWeighted, weights: Weights, bound: Bound) -> Tensor:
     """The bound summed over rows, with score-function terms for draws that carry no gradient."""
-    total = bound(weights.log_w).sum()
+    total = (weights.rows * bound(weights.log_w)).sum()
     sites = [objective.not_reparameterized(pair) for pair in weights.pairs]
     if not any(sites):
         return total
@@ -220,7 +222,7 @@ def _total(objective: RowWeighted, weights: Weights, bound: Bound) -> Tensor:
                 "; use more particles, ELBO() for a single one, or WakeSleep"
             )
     score = torch.cat([log_rows(drawn, objective.plate) for drawn in sites])
-    signal = _learning_signal(weights.log_w.detach(), bound)
+    signal = weights.rows * _learning_signal(weights.log_w.detach(), bound)
     return total + ((score - score.detach()) * signal).sum()
 
 

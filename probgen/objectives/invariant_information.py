@@ -13,7 +13,7 @@ from probgen.core.loss_parts import note, note_whole, noted_parts
 from probgen.core.missing import fill_missing
 from probgen.core.recording import Recorder
 from probgen.core.sites import densities
-from probgen.objectives.base import Objective, Prepared
+from probgen.objectives.base import Objective, Prepared, check_observed
 from probgen.objectives.schedules import Schedule, at_next_step
 
 
@@ -133,6 +133,8 @@ class InvariantInformation(Objective):
 
         For a view of the rows.
         """
+        if not batch:
+            check_observed(type(self).__name__, {})
         x, *rest = batch
         seen = x if self.views is None else self.views(fill_missing(x))
         with Recorder() as run:

@@ -70,6 +70,7 @@ class NoiseContrastive(Objective):
     """
 
     held = ("noise",)
+    weighs_rows = True
 
     def __init__(self, noise: GenerativeModel, ratio: int = 1):
         checks.generative(noise=noise)

@@ -42,6 +42,7 @@ class PseudoLikelihood(Objective):
     tensor(11.0904, grad_fn=<NegBackward0>)
     """
 
+    weighs_rows = True
     ignores_constants = True
 
     def differentiable_loss(

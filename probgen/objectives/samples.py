@@ -16,6 +16,7 @@ from probgen.core.missing import has_missing
 from probgen.core.recording import Recorder
 from probgen.core.runtime import PARTICLES
 from probgen.core.sites import Sites, densities
+from probgen.objectives.base import check_observed
 
 
 class UnconditionedRun(NamedTuple):
@@ -54,7 +55,9 @@ def unconditioned_run(
     ):
         model(*batch)
     site = run.sites.get("x")
-    if site is None or not site["infer"].get("was_observed"):
+    if site is not None and not site["infer"].get("was_observed"):
+        check_observed(name, {"x": site})
+    if site is None:
         raise TypeError(
             f"{name}: expected an observed site named 'x', found none; rename the site of the data"
         )

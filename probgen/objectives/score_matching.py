@@ -102,6 +102,7 @@ class ScoreMatching(Objective):
     -3.0
     """
 
+    weighs_rows = True
     ignores_constants = True
 
     def differentiable_loss(
@@ -141,6 +142,7 @@ class SlicedScoreMatching(Objective):
     -3.0
     """
 
+    weighs_rows = True
     ignores_constants = True
 
     def __init__(self, directions: int = 1):
@@ -189,6 +191,7 @@ class DenoisingScoreMatching(Objective):
     torch.Size([])
     """
 
+    weighs_rows = True
     ignores_constants = True
 
     levels: Tensor

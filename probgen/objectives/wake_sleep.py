@@ -70,14 +70,16 @@ class WakeSleep(RowWeighted):
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
         weights = self.weigh(model, guide, batch, partial(Cut, differentiable=False))
-        bound = average(weights.log_p - weights.log_q.detach(), weights.kind).sum()
-        fit = (1.0 - self.sleep) * (shares(weights.log_w, weights.kind) * weights.log_q).sum()
+        bound = average(weights.log_p - weights.log_q.detach(), weights.kind)
+        fit = (1.0 - self.sleep) * (shares(weights.log_w, weights.kind) * weights.log_q).sum(0)
         if self.sleep and densities(weights.pairs[0].guide.nodes):
             fit = fit + self.sleep * self._dream(model, guide, batch)
+        bound = (weights.rows * bound).sum()
+        fit = (weights.rows * fit).sum()
         return self.noted(weights, -bound - (fit - fit.detach()))
 
     def _dream(self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple) -> Tensor:
-        """log q(z' | x') of one draw (z', x') of the model per row, summed."""
+        """log q(z' | x') of one draw (z', x') of the model per row, ``(rows,)``."""
         with torch.no_grad():
             dreamed = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
         given = [
@@ -101,7 +103,7 @@ class WakeSleep(RowWeighted):
                     "which has "
                     "no value in an unconditioned run; use sleep=0"
                 )
-        return log_rows(sites, self.plate).sum()
+        return log_rows(sites, self.plate)[0]
 
 
 def _was_observed(site: dict[str, Any]) -> bool:

@@ -20,12 +20,16 @@ from probgen.objectives.base import Objective, check_pair
 
 
 class Weights(NamedTuple):
-    """log p(x, z) and log q(z | x) of K draws for each of B rows, ``(K, B)``, and the weakest density among them."""
+    """log p(x, z) and log q(z | x) of K draws for each of B rows, ``(K, B)``, and the weakest density among them.
+
+    And how often each row counts, ``(B,)``.
+    """
 
     log_p: Tensor
     log_q: Tensor
     kind: str
     pairs: list[Reading]
+    rows: Tensor | float = 1.0
 
     @property
     def log_w(self) -> Tensor:
@@ -35,8 +39,9 @@ class Weights(NamedTuple):
 class RowWeighted(Objective):
     """An objective that weighs several draws for every row by itself.
 
-    Weights are densities of rows: masks count, scales do not. Latent variables that rows share have
-    no such weights, and are refused.
+    Weights are densities of rows: masks and the scales of a program count in them, the weights of
+    rows that :func:`probgen.fit` is given multiply the bound of each row. Latent variables that rows
+    share have no such weights, and are refused.
 
     Parameters
     ----------
@@ -52,6 +57,7 @@ class RowWeighted(Objective):
     """
 
     weakest = "bound"
+    weighs_rows = True
 
     def __init__(
         self,
@@ -89,7 +95,7 @@ class RowWeighted(Objective):
         log_p = [log_rows(densities(pair.model.nodes), self.plate) for pair in pairs]
         log_q = [self._log_q(pair, rows) for pair, rows in zip(pairs, log_p, strict=True)]
         kind = worst(*(kind_of(pair, self.plate) for pair in pairs))
-        return Weights(torch.cat(log_p), torch.cat(log_q), kind, pairs)
+        return Weights(torch.cat(log_p), torch.cat(log_q), kind, pairs, pairs[0].row_weights)
 
     def _log_q(self, pair: Reading, log_p: Tensor) -> Tensor:
         drawn = {
@@ -113,8 +119,8 @@ class RowWeighted(Objective):
             return loss
         with torch.no_grad():
             prior = torch.cat([self._log_prior(pair) for pair in weights.pairs])
-            kl = (weights.log_q - prior).mean(0).sum()
-            reconstruction = (prior - weights.log_p).mean(0).sum()
+            kl = (weights.rows * (weights.log_q - prior).mean(0)).sum()
+            reconstruction = (weights.rows * (prior - weights.log_p).mean(0)).sum()
         note("reconstruction", reconstruction)
         note("kl", kl)
         note("tightening", loss.detach() - reconstruction - kl)

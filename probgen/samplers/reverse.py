@@ -45,35 +45,37 @@ class Grid(NamedTuple):
         return itertools.pairwise(Node(*levels) for levels in zip(*self, strict=True))
 
 
-def ancestral(
-    reverse: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, grid: Grid
-) -> Tensor:
-    r"""Draws step by step from Gaussian reverse kernels :math:`p(z_s \mid z_t)`.
+def ancestral(draw: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, times: Tensor) -> Tensor:
+    r"""Draws step by step from reverse kernels :math:`p(z_s \mid z_t)`.
 
     Parameters
     ----------
-    reverse : callable
-        ``reverse(z, t, s)``, t and s of shape (), gives mean and standard deviation.
+    draw : callable
+        ``draw(z, t, s)`` draws from :math:`p(z_s \mid z_t)`.
     z : Tensor
         Noise at the first time.
-    grid : Grid
-        Falling times.
+    times : Tensor
+        Falling times ``(N + 1,)``, or those of each row ``(N + 1, *batch)``.
 
     References
     ----------
     Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239
 
-    >>> grid = Grid(torch.tensor([1.0, 0.5, 0.0]), torch.ones(3), torch.ones(3))
-    >>> ancestral(lambda z, t, s: (z / 2, 0.0 * z), torch.ones(2), grid)
+    >>> ancestral(lambda z, t, s: z / 2, torch.ones(2), torch.tensor([1.0, 0.5, 0.0]))
     tensor([0.2500, 0.2500])
     """
-    for here, there in grid.steps():
-        mean, scale = reverse(z, here.time, there.time)
-        z = mean + scale * torch.randn_like(z)
+    for t, s in itertools.pairwise(times):
+        z = draw(z, t, s)
     return z
 
 
-def ddim(denoise: Denoise, z: Tensor, grid: Grid, eta: float = 0.0) -> Tensor:
+def ddim(
+    denoise: Denoise,
+    z: Tensor,
+    grid: Grid,
+    eta: float = 0.0,
+    noise: Callable[[Tensor, Tensor], Tensor] = lambda z, t: torch.randn_like(z),
+) -> Tensor:
     r"""Steps that keep the direction of the noise.
 
     Without new noise, Euler's method in :math:`\sigma / \alpha`.
@@ -94,6 +96,8 @@ def ddim(denoise: Denoise, z: Tensor, grid: Grid, eta: float = 0.0) -> Tensor:
         Falling times; without new noise also rising ones.
     eta : float
         Share of new noise.
+    noise : callable
+        ``noise(z, t)`` draws it, of mean 0 and variance 1; default: normal.
 
     References
     ----------
@@ -105,16 +109,13 @@ def ddim(denoise: Denoise, z: Tensor, grid: Grid, eta: float = 0.0) -> Tensor:
     """
     for here, there in grid.steps():
         x = denoise(z, here.time)
-        noise = (z - here.alpha * x) / here.sigma
+        seen = (z - here.alpha * x) / here.sigma
         if eta:
             fresh = eta * there.sigma * (1 - (there.ratio / here.ratio).square()).sqrt()
-            z = (
-                there.alpha * x
-                + (there.sigma.square() - fresh.square()).clamp(min=0).sqrt() * noise
-            )
-            z = z + fresh * torch.randn_like(z)
+            kept = (there.sigma.square() - fresh.square()).clamp(min=0).sqrt()
+            z = there.alpha * x + kept * seen + fresh * noise(z, there.time)
         else:
-            z = there.alpha * x + there.sigma * noise
+            z = there.alpha * x + there.sigma * seen
     return z
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.core.module import DistributionModule, GenerativeModel
 from probgen.core.turns import in_turn, same_random_state
 from probgen.testing import agreement, contexts, distribution, missing, program, state
@@ -18,6 +19,7 @@ from probgen.testing.case import Case, ConformanceError, run
 __all__ = ["ConformanceError", "check_generative"]
 
 
+@explained
 @in_turn
 def check_generative(
     gen: GenerativeModel,

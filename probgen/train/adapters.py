@@ -142,6 +142,19 @@ def as_objective(objective: Any) -> Any:
     )
 
 
+def weighs_rows(objective: Any) -> bool:
+    """Whether an objective multiplies what a row adds by the scales of its sites.
+
+    Functions do not say. Of Pyro's objectives those do whose loss is a plain sum over sites.
+
+    >>> weighs_rows(infer.Trace_ELBO()), weighs_rows(PlainLoss(lambda *_: torch.zeros(())))
+    (True, False)
+    """
+    if isinstance(objective, Objective):
+        return objective.weighs_rows
+    return type(objective) in (infer.Trace_ELBO, infer.TraceMeanField_ELBO)
+
+
 def _refuse(objective: Any) -> None:
     """Refuses objectives of Pyro that give no differentiable loss, and its other algorithms."""
     ancestors = type(objective).__mro__

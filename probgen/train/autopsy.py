@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from probgen.core.arguments import is_leaf
 from probgen.core.kinds import density_kind
+from probgen.core.private_torch import pytree
 from probgen.core.program import Program
 from probgen.core.reading import Reading, read, unscaled
 from probgen.core.rows import RowLayout, leaves_of, some_rows

@@ -11,17 +11,19 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from probgen.core.arguments import is_leaf
 from probgen.core.entry import as_rows
+from probgen.core.keywords import called_as
 from probgen.core.missing import has_missing
 from probgen.core.module import GenerativeModel
+from probgen.core.private_torch import pytree
 from probgen.core.program import Program
 from probgen.core.rows import RowLayout, row_layout, tensors_of
 from probgen.train.rows import NO_ROWS, Batch, checked, in_memory
 from probgen.train.stream import Stream, as_batch
+from probgen.train.weighting import RowWeights, weights_of_rows
 
 Selection = Any
 
@@ -32,6 +34,11 @@ class Source(Protocol):
     rows: int | None
     epoch: int
     layout: RowLayout
+    weights: RowWeights | None
+
+    @property
+    def total(self) -> float | None:
+        """How many rows count: their number, or the sum of their weights."""
 
     def to(self, device: torch.device) -> None:
         """Moves the data to where the model is, if they fit."""
@@ -41,6 +48,11 @@ class Source(Protocol):
 
     def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Tensor | None:
         """The numbers of the rows of a selection among all rows, where they are some of these."""
+
+    def scales(
+        self, selection: Selection, tensors: Sequence[Tensor] | None = None
+    ) -> Tensor | None:
+        """By what the terms of the rows of a selection are multiplied, where they have weights."""
 
     def peek(self) -> Batch:
         """A batch of the usual size; the cursor does not move."""
@@ -89,7 +101,8 @@ class InMemory:
     """Shuffled mini-batches of rows in memory; every process takes its share of each global batch.
 
     The order of an epoch follows from (seed, epoch) alone, so the cursor is two numbers. With
-    ``drop_last`` an epoch ends before the rows that do not fill a batch, other ones each time.
+    ``drop_last`` an epoch ends before the rows that do not fill a batch, other ones each time. With
+    weights, rows of weight 0 are in no batch.
     """
 
     def __init__(
@@ -101,11 +114,14 @@ class InMemory:
         world: int = 1,
         layout: RowLayout | None = None,
         drop_last: bool = False,
+        weights: RowWeights | None = None,
     ):
         self.drop_last = drop_last
+        self.weights = weights
         self.data = data
         self.layout = row_layout(data) if layout is None else layout
         self.rows = self.layout.size
+        self._used = self.rows if weights is None else len(weights.used)
         self.batch_size = batch_size * world
         self.seed = seed
         self.rank = rank
@@ -117,9 +133,11 @@ class InMemory:
 
     def to(self, device: torch.device) -> None:
         """Moves the rows to a device, if half of its free memory holds them."""
+        if self.weights is not None:
+            self.weights.values = self.weights.values.to(device)
         size = sum(part.numel() * part.element_size() for part in tensors_of(self.data))
         if device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]:
-            self.data = tree_map(
+            self.data = pytree.tree_map(
                 lambda p: p.to(device) if torch.is_tensor(p) else p, self.data, is_leaf=is_leaf
             )
 
@@ -131,7 +149,7 @@ class InMemory:
 
         Largest and missing values.
         """
-        size = min(self.batch_size, self.rows)
+        size = min(self.batch_size, self._used)
         if size == self.rows:
             return None
         telling = [
@@ -139,15 +157,20 @@ class InMemory:
             for part, dim in self.layout.rows(self.data)
             for row in _telling_rows(part.movedim(dim, 0))
         ]
-        last = (
-            self.rows - 1
-        )  # its number lies past the batch: a program that looks it up in the batch will fail
-        chosen = list(dict.fromkeys([last, *telling, *range(size)]))[:size]
+        used: Sequence[int] = range(self.rows)
+        if self.weights is not None:
+            used = self.weights.used.tolist()
+            telling = [row for row in telling if self.weights.given[row] > 0]
+        # the number of the last lies past the batch: a program that looks it up there will fail
+        chosen = list(dict.fromkeys([used[-1], *telling, *used[:size]]))[:size]
         return torch.tensor(sorted(chosen))
 
     def whole(self) -> None:
         """From here on every batch holds all rows."""
         self.batch_size = self.rows * self.world
+        if self.weights is not None:
+            self.weights = self.weights.of_all()
+            self._used = self.rows
 
     def look(self) -> Batch:
         return self.data
@@ -155,28 +178,32 @@ class InMemory:
     def choose(self) -> tuple[Selection, int]:
         if self._whole():
             self.epoch += 1
-            return None, self.rows
+            return (None if self._used == self.rows else self.weights.used), self._used
         if self._order is None:
-            order = torch.randperm(
-                self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = (
+                torch.randperm(self.rows, generator=generator)
+                if self.weights is None
+                else self.weights.order(generator)
             )
             self._order = iter(order[self.position :].split(self.batch_size))
         chosen = next(self._order)
-        size = min(self.batch_size, self.rows - self.position)
+        size = min(self.batch_size, self._used - self.position)
         self.position += size
         self._turn()
         return chosen if self.world == 1 else chosen[self.rank :: self.world], size
 
     def _turn(self) -> None:
         """Begins the next epoch where the rest of this one makes no batch."""
-        needed = min(self.batch_size, self.rows) if self.drop_last else self.world
-        if self.rows - self.position < needed:  # the rest could not be shared out, or is dropped
+        needed = min(self.batch_size, self._used) if self.drop_last else self.world
+        if self._used - self.position < needed:  # the rest could not be shared out, or is dropped
             self.epoch = self.epoch + 1
             self.position = 0
             self._order = None
 
     def _whole(self) -> bool:
-        return self.batch_size >= self.rows and self.world == 1
+        drawn = self.weights is not None and self.weights.drawn
+        return self.batch_size >= self._used and self.world == 1 and not drawn
 
     def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
         chosen = self.index(selection, tensors)
@@ -184,6 +211,18 @@ class InMemory:
 
     def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Tensor | None:
         return selection if tensors is None else next(iter(tensors), None)
+
+    @property
+    def total(self) -> float:
+        return self.rows if self.weights is None else self.weights.total
+
+    def scales(
+        self, selection: Selection, tensors: Sequence[Tensor] | None = None
+    ) -> Tensor | None:
+        if self.weights is None or self.weights.drawn:
+            return None
+        chosen = self.index(selection, tensors)
+        return self.weights.values if chosen is None else self.weights.values[chosen]
 
     def tensors(self, selection: Selection) -> list[Tensor]:
         return [] if selection is None else [selection]
@@ -196,21 +235,21 @@ class InMemory:
     def alike(self) -> int:
         if self._whole() or not self.left_over():
             return sys.maxsize
-        return max(1, (self.rows - self.position) // self.batch_size)
+        return max(1, (self._used - self.position) // self.batch_size)
 
     def left(self) -> int:
-        return 1 if self._whole() else self._batches(self.rows - self.position)
+        return 1 if self._whole() else self._batches(self._used - self.position)
 
     def per_epoch(self) -> int | None:
-        return self._batches(self.rows)
+        return self._batches(self._used)
 
     def _batches(self, rows: int) -> int:
         whole = rows // self.batch_size
         return max(1, whole if self.drop_last else -(-rows // self.batch_size))
 
     def left_over(self) -> int:
-        size = min(self.batch_size, self.rows)
-        return 0 if self.drop_last else self.rows % size // self.world
+        size = min(self.batch_size, self._used)
+        return 0 if self.drop_last else self._used % size // self.world
 
     def cursor(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
@@ -238,6 +277,7 @@ def _telling_rows(part: Tensor) -> list[int]:
     return [int(row) for row in rows]
 
 
+@called_as("validation")
 def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[Batch]:
     """Validation data as batches of at most ``size`` rows in their order.
 
@@ -275,11 +315,15 @@ def as_source(
     rows: Sequence[str] | None = None,
     needless: bool = False,
     drop_last: bool = False,
+    weights: Any = None,
+    drawn: bool = False,
 ) -> Source:
     """The stream of batches for whatever a user passes as data; see :func:`probgen.fit`.
 
-    ``needless``: an objective may need no rows, and get no arguments then.
+    ``needless``: an objective may need no rows, and get no arguments then. ``drawn``: rows are drawn
+    by their weights, where the objective does not scale them.
     """
+    _check_weighted(data, gen, weights)
     batch_size = None if batch_size is None else int(batch_size)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         if isinstance(data, Sized) and not len(data):
@@ -297,10 +341,37 @@ def as_source(
     if in_memory(data, gen):
         batch, layout = checked(gen, data, rows)
         size = _batch_size(gen, batch_size, layout)
-        return InMemory(batch, size, seed, rank, world, layout, drop_last)
+        if weights is None:
+            return InMemory(batch, size, seed, rank, world, layout, drop_last)
+        _check_own_rows(gen)
+        own = weights_of_rows(gen, weights, batch, layout, drawn)
+        if drawn and isinstance(gen, Program):  # which may look rows up by their numbers: see first
+            size = min(size, max(1, layout.size - 1))
+        return InMemory(batch, size, seed, rank, world, layout, drop_last, own)
     _iterable(data)
     _check_own_batches(data, batch_size, drop_last)
     return Stream(data, world, gen)
+
+
+def _check_weighted(data: Any, gen: GenerativeModel | None, weights: Any) -> None:
+    """Weights belong to rows in memory."""
+    if weights is None:
+        return
+    if data is None or not in_memory(data, gen):
+        raise ValueError(
+            "expected rows in memory for weights, a tensor, array, frame or tuple of these, got "
+            f"{'None' if data is None else type(data).__name__}; pass the rows themselves, or draw "
+            "them by their weights: DataLoader(dataset, sampler=WeightedRandomSampler(weights, n))"
+        )
+
+
+def _check_own_rows(gen: GenerativeModel | None) -> None:
+    """A program that draws the rows of a step does not tell which."""
+    if gen is not None and chooses_rows(gen):
+        raise ValueError(
+            f"expected a plate '{gen.plate}' of all rows of a batch for weights, got one that draws "
+            "some itself; drop subsample_size in the program, and give batch_size"
+        )
 
 
 def _check_own_batches(data: Iterable, batch_size: int | None, drop_last: bool) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.entry import as_rows
+from probgen.core.keywords import explained
 from probgen.core.modes import inference_mode_of
 from probgen.core.module import GenerativeModel
 from probgen.core.ownership import dense
@@ -24,7 +25,7 @@ from probgen.evaluate.verdict import verdict as judge
 from probgen.libraries import load
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
-from probgen.train.adapters import as_objective, teachers, trainable
+from probgen.train.adapters import as_objective, teachers, trainable, weighs_rows
 from probgen.train.arguments import as_scheduler, check_asked
 from probgen.train.checkpoint import written_alone
 from probgen.train.compiled.policy import Choice, Engine
@@ -32,13 +33,14 @@ from probgen.train.data import Source, as_source, held_out
 from probgen.train.history import FitWarning, History
 from probgen.train.loop import Callback, Plan, train
 from probgen.train.optimizers import Optimizer, as_optimizer
-from probgen.train.rehearsal import check_held_out, rehearsed
+from probgen.train.rehearsal import check_held_out, check_observes, rehearsed
 from probgen.train.rows import Batch
 from probgen.train.run import Run
 from probgen.train.sizes import check_sizes
 from probgen.train.state import begin
 from probgen.train.stream import Stream
-from probgen.train.watch import GradientWatch
+from probgen.train.watch import GradientWatch, holds_gradients
+from probgen.train.weighted_verdict import judged_rows
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,11 +61,13 @@ def adam(lr: float = 1e-3, **options: Any) -> Optimizer:
     return lambda parameters: torch.optim.Adam(parameters, lr=lr, **{"fused": True, **options})
 
 
+@explained
 def fit(
     gen: GenerativeModel,
     data: Any,
     objective: nn.Module | None = None,
     *,
+    weights: Tensor | Sequence[float] | None = None,
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -106,11 +110,20 @@ def fit(
         A tensor, array or DataFrame of rows, or a tuple of arguments (``(x, context)``, or whatever
         a Program takes), or a dict of those by name: kept in memory and indexed directly. Or a
         Dataset, a DataLoader, or an iterable of batches. ``None`` for programs without arguments.
-        NaN = missing.
+        NaN = missing. A family of sequences takes a list of them, ``(T_b, *entry)`` each.
     objective : Objective, optional
         Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites.
         Pyro's own objectives work where they have a ``differentiable_loss``, and so does a function
         ``loss(model, guide, *arguments)``.
+    weights : Tensor, array or sequence of float, optional
+        How often each row counts, ``(N,)``, not negative: 2 is the same as the row given twice, 0 as
+        the row left out. The sum of the weights is the number of rows that count, against a prior of
+        global latents too, and the loss stays one per row:
+        :math:`\sum_i w_i \ell_i / \sum_i w_i`. Where the objective is a sum over rows
+        (:attr:`Objective.weighs_rows <probgen.objectives.Objective>`) the terms of a row are scaled;
+        elsewhere (games, discrepancies between samples, functions) rows are drawn in proportion to
+        their weights, as many in an epoch as there are rows. For data in memory; the rows of
+        ``validation`` count once each.
     steps, epochs : int, optional
         How long to train, earlier steps of a resumed run included; 2,000 steps when neither is
         given.
@@ -193,6 +206,7 @@ def fit(
     check_asked(
         gen,
         objective,
+        weights=weights,
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,
@@ -227,9 +241,12 @@ def fit(
             rows,
             objective is not None,
             drop_last,
+            weights,
+            objective is not None and not weighs_rows(as_objective(objective)),
         )
         _settle(gen, source)
         rows_of = rehearsed(gen, source, batch_size)
+        check_observes(gen, objective)
         with rows_of(gen.plate, source.rows, source.index(source.first())):
             loss = _objective(gen, source, objective, patience)
         source.to(fabric.device)
@@ -254,7 +271,7 @@ def fit(
             else held_out(validation, source.layout.count(source.peek()), gen)
         )
         check_held_out(gen, batches)
-        if fabric.world_size == 1:  # elsewhere the strategy decides where gradients are
+        if holds_gradients(fabric):
             run.watch = GradientWatch(run)
         plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
@@ -317,7 +334,7 @@ def _warn_of_teachers(objective: nn.Module, gen: GenerativeModel) -> None:
             "will be trained; "
             "freeze it with requires_grad_(False) if it is to stay fixed",
             FitWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -341,14 +358,15 @@ def _judge(run: Run, batches: list[Batch], judged: bool) -> None:
     The loss is not judged where held-out rows ended training, nor in a game.
     """
     with torch.random.fork_rng(), validation(False):
-        batch = run.fabric.to_device(run.source.look())
         history = run.history if judged else None
+        seen = run.fabric.to_device(run.source.look())
+        gen, batch, data_rows = judged_rows(run.gen, run.source, seen)
         held = [run.fabric.to_device(each) for each in batches]
         run.history.verdict = judge(
-            run.gen, *batch, history=history, held_out=held, data_rows=run.source.rows
+            gen, *batch, history=history, held_out=held, data_rows=data_rows
         )
     if not run.history.verdict.ok:
-        warnings.warn(str(run.history.verdict), FitWarning, stacklevel=3)
+        warnings.warn(str(run.history.verdict), FitWarning, stacklevel=4)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ class History:
     Attributes
     ----------
     loss : list of float
-        Objective per row (nats for likelihood-based objectives), one entry per step.
+        Objective per row (nats for likelihood-based objectives), one entry per step. Of rows with
+        weights it is the weighted mean: a row counts as often as its weight says.
     gradient_norm : list of float
         Euclidean norm of the gradient of that loss, before clipping.
     parts : dict of str to list of float

@@ -167,5 +167,5 @@ def _save(run: Run, path: Path) -> None:
             run.save(path)
     except CheckpointError as error:
         warnings.warn(
-            f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=4
+            f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=5
         )

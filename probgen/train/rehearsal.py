@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.util import check_site_shape
+from torch import Tensor
 
 from probgen.core.first_run import MISFIT
+from probgen.core.keywords import call_form
 from probgen.core.kinds import density_kind
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
-from probgen.core.reading import ROWS, Reading
+from probgen.core.reading import ROWS, UNWEIGHTED, WEIGHTS, Reading
 from probgen.core.recording import enumerated_runs
 from probgen.core.runtime import isolated, rows_of, shapes_explained, validation
 from probgen.core.sites import in_plate, latent_sites, sample_sites
@@ -35,6 +37,9 @@ class RowScale(Messenger):
     it, the globals, are shared by all N rows and get the weight B/N. An ELBO divided by B is then
     an unbiased estimate of the ELBO of the whole data divided by N.
 
+    With ``weights`` each row counts so often, with mean one over all rows, and N is the sum of the
+    weights that were given.
+
     >>> import pyro
     >>> with RowScale("data", rows=10, total=1000), pyro.poutine.trace() as tracer:
     ...     _ = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0))
@@ -42,26 +47,45 @@ class RowScale(Messenger):
     0.01
     """
 
-    def __init__(self, plate: str, rows: int, total: int):
+    def __init__(self, plate: str, rows: int, total: float, weights: Tensor | None = None):
         super().__init__()
         self.plate = plate
         self.rows = rows
         self.total = total
+        self.weights = weights
+        self._scales: dict[tuple[float, int], Tensor] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        full = next(
-            (
-                frame.full_size or frame.size
-                for frame in msg["cond_indep_stack"]
-                if frame.name == self.plate
-            ),
-            0,
-        )
+        stack = msg["cond_indep_stack"]
+        frame = next((frame for frame in stack if frame.name == self.plate), None)
+        full = 0 if frame is None else frame.full_size or frame.size
         factor = (
             self.rows / (full or self.total) if full >= 0 else 1.0
         )  # a plate without size holds the batch
         msg["infer"][ROWS] = factor
         msg["scale"] = msg["scale"] * factor
+        if frame is not None and self.weights is not None:
+            noted = {UNWEIGHTED: msg["scale"], WEIGHTS: self.weights}
+            msg["infer"] = msg["infer"] | noted  # a copy: a program may keep its own
+            msg["scale"] = self._weighted(msg["scale"], frame)
+
+    def _weighted(self, scale: float | Tensor, frame: Any) -> Tensor:
+        """A scale times the weights of the rows.
+
+        One tensor for all sites of a scale, by which sites are known to have the same.
+        """
+        if torch.is_tensor(scale) or not frame.vectorized:
+            return weighted_scale(scale, self.weights, frame)
+        if (scale, frame.dim) not in self._scales:
+            self._scales[scale, frame.dim] = weighted_scale(scale, self.weights, frame)
+        return self._scales[scale, frame.dim]
+
+
+def weighted_scale(scale: float | Tensor, weights: Tensor, frame: Any) -> Tensor:
+    """A scale times the weights of the rows of a plate, as its frame in the stack of a site says."""
+    if not frame.vectorized:
+        return scale * weights[frame.counter - 1]
+    return scale * weights.reshape(-1, *(1,) * (-frame.dim - 1))
 
 
 RowsOf = Callable[..., AbstractContextManager]
@@ -103,6 +127,12 @@ def _on_all_rows(
         rehearse(gen, source, _nothing)
     except MISFIT:
         raise error from None
+    if source.weights is not None and source.weights.drawn:
+        raise ValueError(
+            "expected a pair that runs on rows drawn by their weights, it runs on all rows in "
+            f"their order alone ({_first_line(error)}); use ELBO(), which scales rows, or size plates "
+            "and parameters by what the programs are given"
+        ) from error
     reason = (
         f"the pair runs on all {source.rows} rows and not on {size} of them ({_first_line(error)})"
     )
@@ -114,8 +144,26 @@ def _on_all_rows(
             "size plates and parameters by what the programs are given, or draw local latents by "
             "AutoNormal"
         ) from error
-    warnings.warn(f"every step takes all rows: {reason}", FitWarning, stacklevel=5)
+    warnings.warn(f"every step takes all rows: {reason}", FitWarning, stacklevel=6)
     return _nothing
+
+
+def check_observes(gen: GenerativeModel, objective: Any) -> None:
+    """Refuses a program in which nothing is observed although it takes arguments.
+
+    One that takes none may be all prior, and an objective of one's own may want that: then there is
+    a warning.
+    """
+    if not isinstance(gen, Program) or gen.observes or gen.takes_nothing:
+        return
+    drawn = ", ".join(gen.latents) or "nothing"
+    text = (
+        f"nothing is observed: expected data at a site of the model, got {drawn} drawn from the "
+        f"prior; give all arguments: {call_form(*gen.parameters_by_name())}"
+    )
+    if objective is None:
+        raise ValueError(text)
+    warnings.warn(text, FitWarning, stacklevel=4)
 
 
 def check_held_out(gen: GenerativeModel, batches: Sequence[Batch]) -> None:
@@ -208,6 +256,8 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
     finally:
         gen.train(training)
     _check_rows(gen, pair, source.layout.like(batch).count(batch), total)
+    if source.weights is not None:
+        _check_plate(gen, pair)
 
 
 def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
@@ -229,6 +279,15 @@ def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
             f"'{f.name}' of size {f.size} at dim {f.dim}" for f in site["cond_indep_stack"]
         ] or ["no plate"]
         raise ValueError(f"site '{site['name']}' inside {' and '.join(plates)}: {error}") from error
+
+
+def _check_plate(gen: GenerativeModel, pair: Reading) -> None:
+    """Weights need a data plate."""
+    if not any(in_plate(site, gen.plate) for site in sample_sites(pair.model).values()):
+        raise ValueError(
+            f"expected a plate named '{gen.plate}' around the rows that have weights, found none; "
+            "open it in the model, or name yours with Program(..., plate=...)"
+        )
 
 
 def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | None) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from probgen.core.arguments import as_arguments
+from probgen.core.contexts import received
 from probgen.core.conversion import NO_ROWS, Arraylike, Framelike, is_nested
 from probgen.core.entry import as_rows
+from probgen.core.keywords import call_form
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Keywords, Program
+from probgen.core.ragged import with_sequences
 from probgen.core.rows import RowLayout, leaves_of, row_layout
 from probgen.core.signatures import argument_names
 
@@ -25,8 +28,8 @@ Batch = tuple[Any, ...]
 def in_memory(data: Any, gen: Any = None) -> bool:
     """Whether data is rows (a tensor, array, frame, lists of numbers, a tuple or dict of these) or nothing.
 
-    Not batches, of which a list of tensors is one, unless they are sequences of a family whose
-    lengths vary.
+    Not batches, of which a list of tensors is one, unless they are sequences of a family of
+    sequences.
     """
     if isinstance(data, list):
         ragged = getattr(gen, "ragged", None)
@@ -86,12 +89,7 @@ def checked(
     check_some(batch)
     if data is not None and not batch and not isinstance(gen, Program):
         raise ValueError(NO_ROWS)
-    if gen is None:
-        batch = as_arguments(batch)
-    elif not batch:
-        batch = gen.settle(batch)
-    else:
-        batch = as_rows(gen, *batch, optional=isinstance(gen, Program))
+    batch = _settled(gen, batch)
     layout = row_layout(batch, None if gen is None else gen.rows_in(batch))
     if rows is not None:
         layout = _named(gen, batch, layout, rows)
@@ -101,17 +99,25 @@ def checked(
         if value.is_floating_point() and value.isinf().any():
             where = value.movedim(dim, 0).isinf().nonzero()[0].tolist()
             raise ValueError(
-                f"expected finite numbers (or NaN = missing), got inf at {where}; clip or remove it"
+                f"expected finite numbers, got inf at {where}; correct it, or mark it missing (NaN)"
             )
     return batch, layout
 
 
+def _settled(gen: GenerativeModel | None, batch: Batch) -> Batch:
+    """Arguments as the programs take them."""
+    if gen is None:
+        return as_arguments(batch)
+    if batch:
+        return as_rows(gen, *batch, optional=isinstance(gen, Program))
+    if not isinstance(gen, Program):
+        received(gen, None, f"give one: {call_form('x', 'context')}")
+    return gen.settle(batch)
+
+
 def _with_sequences(gen: Any, batch: Batch) -> Batch:
     """Arguments of which a list of sequences is made one array."""
-    ragged = getattr(gen, "ragged", None)
-    if ragged is None or not batch or not ragged.takes(batch[0]):
-        return batch
-    return (ragged.rows(batch[0]), *batch[1:])
+    return (with_sequences(gen, batch[0]), *batch[1:]) if batch else batch
 
 
 def check_some(batch: Batch) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from probgen.core.loss_parts import LossParts, noted_parts
 from probgen.core.module import GenerativeModel
+from probgen.core.private_torch import foreach_lerp_, foreach_norm
 from probgen.core.runtime import local_parameters
 from probgen.train import state
 from probgen.train.autopsy import Autopsy
@@ -134,7 +135,8 @@ class Run:
         batch = self.fetch(selection)
         share = rows / self.fabric.world_size
         with noted_parts() as parts:
-            value = self.per_row(batch, share, index=self.source.index(selection))
+            index = self.source.index(selection)
+            value = self.per_row(batch, share, index=index, weights=self.source.scales(selection))
         check_depends(value)
         self._adopt()
         self.optimizer.zero_grad(set_to_none=True)
@@ -196,7 +198,7 @@ class Run:
     def _move_average(self, weight: float) -> None:
         """The averages with the newest weights in them."""
         before = {index: self.average[index].clone() for index in self.unbounded}
-        torch._foreach_lerp_(self.average, self.parameters, weight)
+        foreach_lerp_(self.average, self.parameters, weight)
         for index, mean in before.items():  # an infinity minus itself is not a number
             same = mean == self.parameters[index]
             self.average[index].copy_(torch.where(same, mean, self.average[index]))
@@ -227,16 +229,17 @@ class Run:
         rows: float | None = None,
         loss: Callable | None = None,
         index: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The objective of a batch divided by its number of rows, or by ``rows``.
 
         ``index`` numbers the rows of the batch among all rows, for a guide with parameters for each
-        of them.
+        of them; ``weights`` multiply their terms.
         """
         own = self.count(batch)
         plate = self.gen.plate
-        total = self.source.rows or own
-        with local_parameters(), RowScale(plate, own, total), self.rows_of(plate, total, index):
+        scaled = RowScale(plate, own, self.source.total or own, weights)
+        with local_parameters(), scaled, self.rows_of(plate, self.source.rows or own, index):
             return (loss or self.loss)(*batch) / (rows or own)
 
     def plain(self, *batch: Any) -> Tensor:
@@ -260,7 +263,7 @@ class Run:
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         reached = [p.grad for p in trained if p.grad is not None]
         check_reached(reached)
-        norms = torch._foreach_norm(reached)
+        norms = foreach_norm(reached)
         kind = _wide(norms)
         return torch.linalg.vector_norm(torch.stack([norm.to(kind) for norm in norms]))
 

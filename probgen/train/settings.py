@@ -96,7 +96,8 @@ def fingerprint(source: Source) -> str | None:
     if not isinstance(data, list | tuple):
         return None
     total = 0
-    for leaf in leaves_of(tuple(data)):
+    weights = () if source.weights is None else (source.weights.given,)
+    for leaf in leaves_of((*data, *weights)):
         total = _sum(leaf, total)
     return f"{total:08x}"
 

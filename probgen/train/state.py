@@ -182,8 +182,8 @@ def _check(run: Run, state: State, path: Path) -> None:
     data = (entries["asked"] or {}).get("data")
     if None not in (data, run.asked["data"]) and data != run.asked["data"]:
         raise disk.CheckpointError(
-            f"expected the data that {path} was trained on, got others of as many rows; pass "
-            "those, or another path to "
+            f"expected the data that {path} was trained on, got others of as many rows, "
+            "or other weights; pass those, or another path to "
             "start anew"
         )
     check_optimizer(run, entries["optimizer"], path)
@@ -262,7 +262,7 @@ def _warn(
         )
     run.asked["seed"] = then["seed"]
     if texts:
-        warnings.warn("; ".join(texts), FitWarning, stacklevel=5)
+        warnings.warn("; ".join(texts), FitWarning, stacklevel=6)
 
 
 def _apply(

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
 from probgen.core.arguments import as_arguments, is_leaf
 from probgen.core.missing import has_missing
 from probgen.core.module import GenerativeModel
+from probgen.core.private_torch import pytree
 from probgen.core.program import Program
 from probgen.core.rows import row_layout, tensors_of
 from probgen.core.turns import lent
@@ -37,6 +37,7 @@ class Stream:
         self.gen = gen
         self.rows = _length(batches, gen)
         self.layout = row_layout(())
+        self.weights = None
         self.epoch = 0
         self.position = 0
         self._iterator = None
@@ -63,6 +64,13 @@ class Stream:
     def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
         return None
 
+    @property
+    def total(self) -> float | None:
+        return self.rows
+
+    def scales(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
+        return None
+
     def look(self) -> Batch:
         return self.peek()
 
@@ -79,7 +87,7 @@ class Stream:
         if tensors is None:
             return selection
         given = iter(tensors)
-        return tree_map(
+        return pytree.tree_map(
             lambda part: next(given) if torch.is_tensor(part) else part, selection, is_leaf=is_leaf
         )
 

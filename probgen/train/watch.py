@@ -13,6 +13,8 @@ from probgen.train.compiled.module_state import preserved
 from probgen.train.history import FitWarning, listed
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from probgen.train.run import Run
 
 STEPS = 20  # steps that a gradient has time to come in: players take turns, layers start at zero
@@ -30,6 +32,10 @@ class GradientWatch:
     that is not compiled; and, tried afterwards, in eval mode, where schedules stand at their end
     and every player of a game has its turn, and in some more runs in training mode, where what
     happens at random happens at last.
+
+    With several processes each of them looks: gradients of steps are those of all (DDP), and what
+    one process finds afterwards on its own rows counts for all. Where a strategy keeps parts of the
+    parameters in each process (FSDP) no one holds whole gradients, and nothing is watched.
 
     Parameters
     ----------
@@ -60,19 +66,36 @@ class GradientWatch:
 
     def conclude(self) -> None:
         """Names those that are left, in the history and in one warning."""
+        before = dict(self.left)
         for training in (False, *[True] * TRIES):
             if self.left:
                 self._try(training)
+        self._agree(before)
         if not self.left:
             return
         names = [readable(name) for name in whole_modules(self.left, self.trained)]
         self.run.history.without_gradient = names
+        if not self.run.fabric.is_global_zero:
+            return
         warnings.warn(
             f"no gradient reaches {len(self.left)} of the {len(self.trained)} parameters that are "
             f"trained: {listed(names)}; {DO}",
             FitWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
+
+    def _agree(self, before: dict[str, nn.Parameter]) -> None:
+        """Keeps of those before the tries the ones that no process has found a gradient of."""
+        fabric = self.run.fabric
+        if fabric.world_size == 1 or not before:
+            return
+        flags = torch.tensor([float(name in self.left) for name in before], device=fabric.device)
+        shares = fabric.all_reduce(flags, reduce_op="mean").tolist()
+        self.left = {
+            name: p
+            for (name, p), share in zip(before.items(), shares, strict=True)
+            if share > 0.999
+        }
 
     def _try(self, training: bool) -> None:
         """The gradient of a batch, which changes nothing."""
@@ -87,6 +110,13 @@ class GradientWatch:
                 self._reached(torch.autograd.grad(value, given, allow_unused=True))
             except Exception:
                 return  # what fails in this mode tells nothing
+
+
+def holds_gradients(fabric: Fabric) -> bool:
+    """Whether each process holds the whole gradient of each parameter."""
+    from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
+
+    return isinstance(fabric.strategy, DDPStrategy | SingleDeviceStrategy)
 
 
 def _expected(loss: nn.Module, trained: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:

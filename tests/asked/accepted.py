@@ -140,6 +140,4 @@ EXEMPT = {
     "categorical_emission": "called in programs, at every step, with tensors",
     "normal_emission": "called in programs, at every step, with tensors",
     "poisson_emission": "called in programs, at every step, with tensors",
-    "deterministic": "called by processes, at every step, with tensors",
-    "with_own_noise": "called by processes, at every step, with tensors",
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 import probgen as pg
 from asked.parts import SCHEDULE, critic, normal, squared
 
@@ -20,16 +18,20 @@ GOOD = {
     "BernoulliUnits": lambda: {"*shape": (3,)},
     "GaussianUnits": lambda: {"*shape": (3,)},
     "CategoricalUnits": lambda: {"*shape": (3,), "levels": 3},
-    "GaussianNoise": lambda: {"schedule": SCHEDULE},
-    "GammaNoise": lambda: {"schedule": SCHEDULE},
+    "GammaNoise": lambda: {"schedule": SCHEDULE, "num_times": 3},
     "MixtureNoise": lambda: {
         "schedule": SCHEDULE,
         "weights": (0.5, 0.5),
         "locs": (-1.0, 1.0),
         "scales": (1.0, 1.0),
+        "num_times": 3,
     },
-    "UniformNoise": lambda: {"levels": 3, "schedule": SCHEDULE},
-    "AbsorbingNoise": lambda: {"levels": 3, "schedule": torch.tensor([0.9, 0.5, 0.0])},
+    "UniformNoise": lambda: {"levels": 3, "schedule": SCHEDULE, "num_times": 3},
+    "AbsorbingNoise": lambda: {
+        "levels": 3,
+        "schedule": pg.diffusion.EvenSchedule(),
+        "num_times": 3,
+    },
     # diffusion
     "Epsilon": dict,
     "Original": dict,
@@ -54,6 +56,7 @@ GOOD = {
     "CosineSchedule": dict,
     "VarianceExploding": dict,
     "EDMSchedule": dict,
+    "EvenSchedule": dict,
     "TabulatedSchedule": lambda: {"alphas_bar": SCHEDULE},
     "LearnedSchedule": dict,
     # flows

@@ -37,13 +37,8 @@ def vae() -> probgen.VAE:
     return probgen.VAE(normal(1), given(1, 2), given(2, 1))
 
 
-def diffusion(steps: int | None = 4) -> probgen.Diffusion:
-    return probgen.Diffusion(probgen.nn.TimeMLP(2, [4]), (2,), steps=steps)
-
-
-def noising() -> probgen.NoisingDiffusion:
-    net = probgen.nn.TimeMLP(2, [4])
-    return probgen.NoisingDiffusion(net, (2,), probgen.diffusion.GaussianNoise(SCHEDULE))
+def diffusion(num_times: int | None = 4) -> probgen.Diffusion:
+    return probgen.Diffusion(probgen.nn.TimeMLP(2, [4]), (2,), num_times=num_times)
 
 
 def energy() -> probgen.RBM:

@@ -5,7 +5,6 @@ Autoencoders, semi-supervised ones, attention, flows and amortized guides.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -755,14 +754,11 @@ NEURAL: list[Case] = [
     Case("codes_enumerated", seeded(partial(codes, "summed")), enumerated, refused=DISCRETE),
     Case("beta_bernoulli_baseline", seeded(beta_bernoulli), TraceGraph_ELBO, nuts=True),
     Case("lists_and_option", seeded(pieces), Trace_ELBO, nuts=True),
+    Case(
+        "zuko_flow_guide",
+        seeded(zuko_guide),
+        lambda: Trace_ELBO(num_particles=4, vectorize_particles=True),
+        nuts=True,
+    ),
+    *MODULES,
 ]
-if importlib.util.find_spec("zuko") is not None:
-    NEURAL.append(
-        Case(
-            "zuko_flow_guide",
-            seeded(zuko_guide),
-            lambda: Trace_ELBO(num_particles=4, vectorize_particles=True),
-            nuts=True,
-        )
-    )
-NEURAL += MODULES

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original
-from probgen.distributions.diffusion.reconstruction import LevelReconstruction
+from probgen.distributions.diffusion.reconstruction import (
+    GaussianReconstruction,
+    LevelReconstruction,
+)
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.schedules import EDMSchedule, LearnedSchedule, LinearSchedule
 from probgen.distributions.diffusion.times import LogNormalTimes
 from probgen.distributions.diffusion.variances import ForwardVariance, LearnedVariance
 from probgen.distributions.flows.ode import RungeKutta
-from probgen.models.diffusion import Diffusion
+from probgen.models.diffusion import Diffusion, ProbabilityFlow
+from probgen.models.diffusion_chain import DiffusionChain
 from probgen.models.quantized import Quantized
 from probgen.models.standardized import Standardized
-from probgen.nn.schedules import EDMSchedule, LearnedSchedule, LinearSchedule
 from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
@@ -41,15 +45,31 @@ GAUSSIAN = [
     Member(
         "Diffusion in steps with learned variances",
         lambda: Diffusion(
-            tiny(3, outputs=6), (3,), steps=4, variance=LearnedVariance(), schedule=LinearSchedule()
+            tiny(3, outputs=6),
+            (3,),
+            num_times=4,
+            variance=LearnedVariance(),
+            schedule=LinearSchedule(),
         ),
         rows(3),
         Denoising,
     ),
     Member(
+        "DDPM, whose last step is the network's",
+        lambda: Diffusion(
+            tiny(3),
+            (3,),
+            schedule=[0.9, 0.7, 0.4, 0.2, 0.05],
+            num_times=4,
+            prediction=Epsilon(),
+            reconstruction=GaussianReconstruction(denoised=True),
+        ),
+        rows(3),
+    ),
+    Member(
         "Diffusion with a learned schedule",
         lambda: Diffusion(
-            tiny(2), (2,), steps=4, prediction=Original(), schedule=LearnedSchedule(hidden=4)
+            tiny(2), (2,), num_times=4, prediction=Original(), schedule=LearnedSchedule(hidden=4)
         ),
         rows(2),
     ),
@@ -85,12 +105,14 @@ GAUSSIAN = [
     ),
     Member(
         "DiffusionChain given a context",
-        lambda: Diffusion(tiny(3, context=2), (3,), steps=3, variance=ForwardVariance()).chain(),
+        lambda: DiffusionChain(
+            Diffusion(tiny(3, context=2), (3,), num_times=3, variance=ForwardVariance())
+        ),
         rows(3, context=(2,)),
     ),
     Member(
         "ProbabilityFlow",
-        lambda: Diffusion(tiny(2), (2,)).probability_flow(RungeKutta(4)),
+        lambda: ProbabilityFlow(Diffusion(tiny(2), (2,)), RungeKutta(4)),
         rows(2),
         Denoising,
     ),

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probgen.distributions.diffusion.process import Process
+from probgen.distributions.diffusion.gaussian import GaussianNoise
+from probgen.distributions.diffusion.process import Denoiser
 
 
-def prior_divergence(process: Process, x: Tensor) -> Tensor:
+def prior_divergence(process: GaussianNoise, x: Tensor) -> Tensor:
     r"""What the noisiest state still tells of the data.
 
     :math:`\mathrm{KL}(q(z_1 \mid x) \,\|\, p(z_1))`.
@@ -23,7 +24,7 @@ def prior_divergence(process: Process, x: Tensor) -> Tensor:
     return process.total(share * (x.square() - 1) + softplus(log_snr)) / 2
 
 
-def integrated_error(process: Process, x: Tensor, shares: Tensor, resolved: float) -> Tensor:
+def integrated_error(denoiser: Denoiser, x: Tensor, shares: Tensor, resolved: float) -> Tensor:
     r"""The divergence of infinitely many steps, which depends on the ends of the schedule alone.
 
     .. math:: \frac12 \int_{\lambda_1}^{\lambda_0} e^\lambda\, E |x - \hat x|^2\, d\lambda
@@ -35,11 +36,12 @@ def integrated_error(process: Process, x: Tensor, shares: Tensor, resolved: floa
 
     Kingma, Salimans, Poole, Ho (2021), https://arxiv.org/abs/2107.00630, equation 18.
     """
+    process = denoiser.process
     low, high = _ends(process, x)
     log_snr = low + shares * (high - low)
     t = process.schedule.time(log_snr).clamp(0, 1)
     noise = torch.randn_like(x)
-    guess = process.denoise(process.noised(x, noise, t), t)
+    guess = denoiser.denoise(process.noised(x, noise, t), t)
     off = process.wide(log_snr < resolved) * _linear_error(process, x, noise, log_snr)
     errors = process.wide(log_snr.exp()) * (x - guess).square() - off
     top = high.clamp(max=resolved)
@@ -48,10 +50,8 @@ def integrated_error(process: Process, x: Tensor, shares: Tensor, resolved: floa
     return process.total((high - low) * errors + known * x.square() + rest) / 2
 
 
-def summed_divergence(
-    process: Process, x: Tensor, steps: int, shares: Tensor, resolved: float
-) -> Tensor:
-    r"""The sum of the divergences of all steps.
+def summed_divergence(denoiser: Denoiser, x: Tensor, shares: Tensor, resolved: float) -> Tensor:
+    r"""The sum of the divergences of all steps of a chain.
 
     .. math:: \sum_{i=1}^T \mathrm{KL}\big(q(z_{i-1} \mid z_i, x) \,\|\, p(z_{i-1} \mid z_i)\big)
 
@@ -59,6 +59,8 @@ def summed_divergence(
     :math:`e^{\lambda_{i-1} - \lambda_i} - 1`, and with the control variate of
     :func:`integrated_error`.
     """
+    process = denoiser.process
+    steps = process.num_times
     places = torch.arange(steps + 1, dtype=x.dtype, device=x.device) / steps
     levels = process.schedule.log_snr(places)
     gains = torch.expm1(levels[:-1] - levels[1:])
@@ -68,7 +70,8 @@ def summed_divergence(
     index = torch.bucketize(shares, probabilities.cumsum(0)[:-1])
     t = places[index + 1]
     s = places[index]
-    guess, raw = process.outputs(process.noised(x, noise, t), t)
+    z = process.noised(x, noise, t)
+    guess, raw = process.read(z, denoiser.predict(z, t), t)
     used = gains * (levels[1:] < resolved)
     off = process.wide(used[index]) * _linear_error(process, x, noise, levels[index + 1]) / 2
     entries = (divergences(process, x, guess, raw, t, s) - off) / process.wide(probabilities[index])
@@ -78,7 +81,7 @@ def summed_divergence(
 
 
 def divergences(
-    process: Process, x: Tensor, guess: Tensor, raw: Tensor | None, t: Tensor, s: Tensor
+    process: GaussianNoise, x: Tensor, guess: Tensor, raw: Tensor | None, t: Tensor, s: Tensor
 ) -> Tensor:
     r"""The divergence of a step from time t to time s < t, variable by variable.
 
@@ -95,7 +98,7 @@ def divergences(
     return (torch.expm1(log_ratio) - log_ratio + log_ratio.exp() * errors) / 2
 
 
-def _linear_error(process: Process, x: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
+def _linear_error(process: GaussianNoise, x: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
     r"""The error :math:`e^\lambda (x - \hat x)^2` of the best denoiser of standard normal data.
 
     Its expectation over the noise is :math:`u (1 - u) x^2 + u^2`, :math:`u =
@@ -105,7 +108,7 @@ def _linear_error(process: Process, x: Tensor, noise: Tensor, log_snr: Tensor) -
     return ((share * (1 - share)).sqrt() * x - share * noise).square()
 
 
-def _ends(process: Process, x: Tensor) -> tuple[Tensor, Tensor]:
+def _ends(process: GaussianNoise, x: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest and the largest log signal-to-noise ratio."""
     zero = torch.zeros_like(x[(0,) * x.ndim])
     return process.schedule.log_snr(zero + 1), process.schedule.log_snr(zero)

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import check_event
+from probgen.core.precision import of_own_precision
 from probgen.core.truncation import Truncated, tempered, truncated, using
-from probgen.distributions.diffusion.diffused import Diffused
+from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
 from probgen.distributions.flows.complete import refuse_missing
 from probgen.distributions.flows.ode import ContinuousTransform, Solver
@@ -27,7 +28,7 @@ class ReverseFlow(dist.TorchDistribution):
 
     Parameters
     ----------
-    diffused : Diffused
+    diffused : GaussianDiffused
         A diffusion of real data.
     solver, probes, parameters
         As for :class:`ContinuousTransform <probgen.distributions.flows.ode.ContinuousTransform>`.
@@ -49,7 +50,7 @@ class ReverseFlow(dist.TorchDistribution):
 
     def __init__(
         self,
-        diffused: Diffused,
+        diffused: GaussianDiffused,
         solver: Solver,
         probes: Callable[[Tensor], Tensor],
         parameters: Callable[[], Sequence[Tensor]] = tuple,
@@ -70,6 +71,7 @@ class ReverseFlow(dist.TorchDistribution):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, len(self.event_shape))
 
+    @of_own_precision
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
         refuse_missing(x)
@@ -85,7 +87,7 @@ class ReverseFlow(dist.TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        noise = self.diffused.noise.sample(torch.Size(sample_shape))
+        noise = self.diffused.noise.sample(torch.Size(sample_shape) + self.batch_shape)
         alpha, scale = self._ends(noise)
         return self.transform.inv(scale * noise) / alpha
 
@@ -109,7 +111,8 @@ class ReverseFlow(dist.TorchDistribution):
     def _velocity(self, t: Tensor, z: Tensor) -> Tensor:
         process = self.diffused.process
         t = t.to(z.dtype)
-        x, (alpha, sigma) = process.denoise(z, t), process.schedule(t)
+        x = self.diffused.denoiser.denoise(z, t)
+        alpha, sigma = process.schedule(t)
         signal, noise = process.rates(t)
         return signal * x + noise * (z - alpha * x) / sigma
 

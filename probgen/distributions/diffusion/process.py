@@ -1,142 +1,205 @@
-"""The noising process and its approximate reversal, as all parts of a diffusion use them."""
+"""The process of a diffusion: how data turn into noise, and how a prediction leads back."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-from probgen.distributions.diffusion.predictions import Prediction
-from probgen.distributions.diffusion.times import NoiseSchedule
-from probgen.distributions.diffusion.variances import Variance
+from probgen.core.missing import has_missing, values_are_known
+from probgen.samplers.reverse import Grid
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Process:
-    r"""Noise added to data, :math:`q(z_t \mid x) = N(\alpha_t x, \sigma_t^2)`.
+class Process(Protocol):
+    r"""Data that turn into noise from time 0 to time 1, all distributions in closed form.
 
-    And taken away by a network.
+    .. math:: q(z_t \mid x), \qquad q(z_s \mid z_t, x), \qquad p(z_1), \qquad p(z_s \mid z_t),
+              \qquad 0 \le s < t \le 1
 
-    Times ``t`` have shape ``(*batch,)`` or (); states and data ``(*batch, *event)``.
+    The last one is the model's: it is made of what a network predicts at :math:`z_t`. Times are
+    0-dim or ``(*batch,)``, states and data ``(*batch, *event)``. In discrete time they are
+    multiples of 1 / T.
 
     Attributes
     ----------
-    net : callable
-        ``net(inputs, time)``, with the context bound.
-    schedule : NoiseSchedule
-        Levels of signal and noise.
-    prediction : Prediction
-        What the network predicts.
-    variance : Variance
-        Of the reverse steps.
-    event_ndim : int
-        Number of event dims.
-    limit : callable, optional
-        ``limit(x, event_ndim)`` brings expected data to where data are, in sampling.
+    num_times : int or None
+        Number T of times at which a chain calls the network, 1 / T, ..., 1; ``None``: continuous
+        time.
+    continuous : bool
+        Whether states are real numbers: a :class:`RealProcess`.
+    """
+
+    num_times: int | None
+    continuous: bool
+
+    def marginal(self, x: Tensor, t: Tensor) -> dist.TorchDistribution:
+        """The forward kernel q(z_t | x)."""
+
+    def posterior(self, z: Tensor, x: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """The posterior q(z_s | z_t, x)."""
+
+    def prior(self, like: Tensor) -> dist.TorchDistribution:
+        """The noise p(z_1) that the model starts from, events of the shape of a tensor."""
+
+    def inputs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is shown of a state and of its time."""
+
+    def reverse(self, z: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """The model's p(z_s | z_t), given the prediction of the network."""
+
+    def path(self, times: Callable, num_steps: int, like: Tensor) -> Grid:
+        """The times, from 1 to 0, that a sampler visits, with their levels of signal and noise."""
+
+
+class RealProcess(Process, Protocol):
+    """A process of real numbers, which solvers of differential equations can lead back.
+
+    Attributes
+    ----------
     start : float
         Log signal-to-noise ratio from which deterministic samplers start, where the schedule's lies
         below.
     """
 
+    start: float
+
+    def estimate(self, z: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The expected data, given the prediction of the network."""
+
+    def noise(self, z: Tensor, t: Tensor) -> Tensor:
+        """Noise of mean 0 and variance 1, distributed as that in the state at a time."""
+
+
+class DiscreteProcess(Process, Protocol):
+    """A process in discrete time, whose state at time 0 are the data themselves.
+
+    Attributes
+    ----------
+    chances : Tensor
+        Those of the times 0, 1 / T, ..., 1 at which the bound is looked at, ``(T + 1,)``; 0 for none.
+    """
+
+    chances: Tensor
+
+    def loss(self, output: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """The simple loss of a prediction, one number a row."""
+
+    def support(self, event_ndim: int) -> constraints.Constraint:
+        """Where data lie."""
+
+    def check(self, x: Tensor) -> None:
+        """Raises ``ValueError`` for data that the process cannot take."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network and the process that it leads back: what bounds and samplers ask.
+
+    Attributes
+    ----------
+    net : callable
+        ``net(inputs, time)``, the context bound.
+    process : Process
+        Its distributions.
+    event_ndim : int
+        Number of event dims.
+    """
+
     net: Network
-    schedule: NoiseSchedule
-    prediction: Prediction
-    variance: Variance
+    process: Any  # a Process, with more where it is a RealProcess or a DiscreteProcess
     event_ndim: int
-    limit: Callable[[Tensor, int], Tensor] | None = None
-    start: float = -math.inf
 
-    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise with event dims of size one: ``(*batch,) -> (*batch, 1, ...)``."""
-        alpha, sigma = self.schedule(t)
-        return self.wide(alpha), self.wide(sigma)
-
-    def wide(self, value: Tensor) -> Tensor:
-        """Room for the event dims to the right."""
-        return value.reshape(*value.shape, *[1] * self.event_ndim)
-
-    def total(self, value: Tensor) -> Tensor:
-        """The sum over an event: ``(*batch, *event) -> (*batch,)``."""
-        return value.flatten(-self.event_ndim).sum(-1) if self.event_ndim else value
-
-    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Data with standard normal noise added."""
-        alpha, sigma = self.levels(t)
-        return alpha * x + sigma * noise
-
-    def outputs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The expected data, and what the network says about the variance."""
-        levels = self.schedule(t)
-        time = self.prediction.time(t, *levels).expand(z.shape[: z.ndim - self.event_ndim])
-        alpha, sigma = map(self.wide, levels)
-        out = self.net(self.prediction.inputs(z, alpha, sigma), time)
-        raw = None
-        if self.variance.learned:
-            out, raw = out.chunk(2, -self.event_ndim)
-        x = self.prediction.original(out, z, alpha, sigma)
-        return x if self.limit is None else self.limit(x, self.event_ndim), raw
+    def predict(self, z: Tensor, t: Tensor) -> Tensor:
+        """The prediction of the network at a state: every bound and every sampler asks here."""
+        inputs, time = self.process.inputs(z, t)
+        return self.net(inputs, time.expand(z.shape[: z.ndim - self.event_ndim]))
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
-        """The expected data."""
-        return self.outputs(z, t)[0]
+        """The expected data, of a process of real numbers."""
+        return self.process.estimate(z, self.predict(z, t), t)
 
-    def posterior(self, z: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        r"""The mean of :math:`q(z_s \mid z_t, x)` for times s < t.
+    def reverse(self, z: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """The model's p(z_s | z_t) for times s < t."""
+        return self.process.reverse(z, self.predict(z, t), t, s)
 
-        .. math:: \frac{\alpha_s}{\alpha_t} (1 - c)\, z_t + \alpha_s c\, x, \qquad c = 1 - e^{\lambda_t - \lambda_s}
-        """
-        (here, _), (there, _) = self.levels(t), self.levels(s)
-        share = self.wide(self._share(t, s))
-        return there / here * (1 - share) * z + there * share * x
 
-    def log_variances(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Logarithms of :math:`\tilde\beta = \sigma_s^2 c` and :math:`\beta = \sigma_t^2 c`.
+def guided(known: Network, unknown: Network, weight: float) -> Network:
+    r"""The network of classifier-free guidance, :math:`f_\varnothing + w (f_c - f_\varnothing)`.
 
-        With event dims.
-        """
-        (_, here), (_, there) = self.schedule(t), self.schedule(s)
-        share = self._share(t, s).log()
-        return self.wide(2 * there.log() + share), self.wide(2 * here.log() + share)
+    Ho, Salimans (2021), https://arxiv.org/abs/2207.12598
+    """
 
-    def reverse(self, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Mean and standard deviation of the model's step :math:`p(z_s \mid z_t)`."""
-        x, raw = self.outputs(z, t)
-        log_variance = self.variance.log_variance(raw, *self.log_variances(t, s))
-        return self.posterior(z, x, t, s), (0.5 * log_variance).exp()
+    def net(inputs: Tensor, time: Tensor) -> Tensor:
+        without = unknown(inputs, time)
+        return without + weight * (known(inputs, time) - without)
 
-    def forward_step(self, z: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        r"""A draw of :math:`q(z_t \mid z_s)` for times s < t: noise added again."""
-        (there, _), (here, _) = self.levels(s), self.levels(t)
-        log_variance = self.log_variances(t, s)[1]
-        return here / there * z + (0.5 * log_variance).exp() * torch.randn_like(z)
+    return net
 
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Time derivatives of signal and noise, ``(*batch,)`` each."""
-        return _derivative(lambda t: self.schedule(t)[0], t), _derivative(
-            lambda t: self.schedule(t)[1], t
+
+def at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
+    """Entries of a table ``(T + 1,)`` of the times 0, 1 / T, ..., 1, with as many dims as ``x``.
+
+    >>> at(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 0.5]), torch.zeros(2, 4, 4)).shape
+    torch.Size([2, 1, 1])
+    """
+    return wide(table[(t * (len(table) - 1)).round().long()], x)
+
+
+def wide(value: Tensor, x: Tensor) -> Tensor:
+    """A value of each row with as many dims as ``x``.
+
+    >>> wide(torch.zeros(2), torch.zeros(2, 4, 4)).shape
+    torch.Size([2, 1, 1])
+    """
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def independent(distribution: dist.TorchDistribution, batch_ndim: int) -> dist.TorchDistribution:
+    """The distribution with all but the first dims made event dims."""
+    return distribution.to_event(len(distribution.batch_shape) - batch_ndim)
+
+
+def normal(mean: Tensor, scale: Tensor, batch_ndim: int) -> dist.TorchDistribution:
+    """Independent normal variables, all but the first dims made event dims."""
+    return independent(dist.Normal(mean, scale, validate_args=False), batch_ndim)
+
+
+def refuse_missing(x: Tensor) -> None:
+    """Raises ``ValueError`` if an entry is NaN; in a recorded graph NaN gives NaN."""
+    if values_are_known() and has_missing(x):
+        raise ValueError(
+            "expected complete events, got NaN (missing): the bound of a diffusion does not "
+            "integrate them out; draw them by probgen.impute(gen, x), which Diffusion and "
+            "AbsorbingNoise can, or fit a family that does (a mixture, factor analysis, a VAE)"
         )
 
-    def prior_scale(self, like: Tensor) -> Tensor:
-        r"""Standard deviation :math:`\sqrt{\alpha_1^2 + \sigma_1^2}` of pure noise.
 
-        What standardized data become.
-        """
-        alpha, sigma = self.schedule(torch.ones_like(like))
-        return (alpha.square() + sigma.square()).sqrt()
+def table_path(
+    times: Callable, num_steps: int, num_times: int, schedule: Any, like: Tensor
+) -> Tensor:
+    r"""Times from 1 to 0 in steps of 1 / T at most ``num_steps`` calls of the network apart.
 
-    def _share(self, t: Tensor, s: Tensor) -> Tensor:
-        return -torch.expm1(self.schedule.log_snr(t) - self.schedule.log_snr(s))
+    The sampler's own times lie between the noisiest state and the least noisy one, at 1 / T, from
+    which the last step leads to the data.
 
-
-def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """Entry by entry, also where gradients are off."""
-    graded = torch.is_grad_enabled()
-    with torch.enable_grad():
-        t = t.detach().requires_grad_()
-        value = function(t) + 0 * t  # some do not depend on it
-        return torch.autograd.grad(value.sum(), t, create_graph=graded)[0]
+    >>> from probgen.distributions.diffusion.times import uniform_steps
+    >>> 10 * table_path(uniform_steps, 4, 10, None, torch.zeros(()))
+    tensor([10.,  7.,  4.,  1.,  0.])
+    """
+    if not 1 <= num_steps <= num_times:
+        raise ValueError(
+            f"expected 1 to {num_times} steps, the times of the process, got num_steps={num_steps}"
+        )
+    one = torch.ones(1, dtype=torch.float64, device=like.device)
+    if num_steps == 1:
+        return torch.cat((one, 0 * one)).to(like)
+    places = times(num_steps - 1, schedule, one[0])
+    numbers = 1 + ((num_times - 1) * places + 1e-9).floor()  # rounding never takes a time away
+    return torch.cat((torch.unique_consecutive(numbers) / num_times, 0 * one)).to(like)

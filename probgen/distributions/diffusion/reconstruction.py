@@ -18,7 +18,15 @@ class Reconstruction(Protocol):
     r"""The distribution of the data given :math:`z_0 = \alpha_0 y + \sigma_0 \varepsilon`.
 
     Y being the data in its own units.
+
+    Attributes
+    ----------
+    denoised : bool
+        Whether the network takes the noise out of :math:`z_0` first: :math:`\alpha_0 \hat x(z_0)`
+        stands in its place.
     """
+
+    denoised: bool
 
     @property
     def support(self) -> constraints.Constraint:
@@ -55,12 +63,23 @@ class GaussianReconstruction:
 
     It is the posterior of data whose density is flat on the scale :math:`\sigma_0 / \alpha_0`.
 
+    Parameters
+    ----------
+    denoised : bool
+        Whether the mean is the network's estimate :math:`\hat x(z_0)` instead, at one more call of
+        it: the last step of DDPM (Ho, Jain, Abbeel 2020, https://arxiv.org/abs/2006.11239), whose
+        states are those of a chain with the data themselves as the last one.
+
     >>> GaussianReconstruction().expected_log_prob(torch.zeros(2), torch.tensor(1.0), torch.tensor(0.01))
     tensor([3.1862, 3.1862])
     """
 
+    denoised: bool = False
     support = constraints.real
     resolved = math.inf
+
+    def __post_init__(self) -> None:
+        checks.flag(denoised=self.denoised)
 
     def embed(self, x: Tensor) -> Tensor:
         return x
@@ -102,6 +121,7 @@ class LevelReconstruction:
     levels: int
     low: float = -1.0
     high: float = 1.0
+    denoised = False
 
     def __post_init__(self) -> None:
         checks.at_least(2, levels=self.levels)

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.distributions.diffusion.process import Process
+from probgen.distributions.diffusion.gaussian import GaussianNoise
+from probgen.distributions.diffusion.process import Denoiser, Process
 from probgen.distributions.diffusion.times import Steps, grid, uniform_steps
 from probgen.samplers.reverse import Grid, ancestral, ddim, dpm_solver, heun
 
 
 class Sampler(Protocol):
-    """Takes pure noise at time 1 to the least noisy state at time 0.
+    """Takes pure noise at time 1 to the state at time 0.
+
+    Every sampler asks the network through the denoiser, ``predict``, ``denoise`` or ``reverse``.
 
     Attributes
     ----------
@@ -27,7 +30,7 @@ class Sampler(Protocol):
 
     stochastic: bool
 
-    def __call__(self, process: Process, z: Tensor) -> Tensor:
+    def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
         """The state at time 0."""
 
 
@@ -35,56 +38,82 @@ class Sampler(Protocol):
 class Ancestral:
     """The steps of the generative chain itself, of which the bound speaks.
 
-    One call of the network each.
+    One call of the network each. In discrete time with all T steps, draws follow the distribution
+    that the bound scores; with fewer, chains go through a subset of its times.
 
     Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239
 
     Parameters
     ----------
-    steps : int
+    num_steps : int
         Number of steps.
     times : callable
         Where they end, for instance :func:`uniform_steps
         <probgen.distributions.diffusion.times.uniform_steps>` or ``KarrasSteps()``.
     """
 
-    steps: int = 256
+    num_steps: int = 256
     times: Steps = uniform_steps
     stochastic = True
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
         checks.function(times=self.times)
 
-    def __call__(self, process: Process, z: Tensor) -> Tensor:
-        return ancestral(process.reverse, z, _grid(self, process, z))
+    def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
+        draw = lambda z, t, s: denoiser.reverse(z, t, s).sample()  # noqa: E731
+        return ancestral(draw, z, _path(self, denoiser, z).times)
 
 
 @dataclass(frozen=True)
 class DDIM:
-    """Deterministic steps, or with a share ``eta`` of new noise; one call of the network each.
+    r"""Deterministic steps, or with a share ``eta`` of new noise; one call of the network each.
+
+    .. math:: z_s = \alpha_s \hat x + \sqrt{\sigma_s^2 - \eta^2 \tilde\beta}\; \hat\varepsilon
+              + \eta \sqrt{\tilde\beta}\; \varepsilon_s
 
     With ``eta`` 0 it is Euler's method for the probability-flow equation in units of noise to
-    signal. Song, Meng, Ermon (2021), https://arxiv.org/abs/2010.02502
+    signal. New noise has the distribution of the process: with ``eta`` 1 states are the mean of the
+    posterior at the expected data, plus Gaussian, Gamma or mixture noise.
+
+    With small steps and right predictions deterministic steps keep the marginals for every noise
+    whose distribution is the same at each time but for its scale (normal, mixtures): the slope is
+    the mean one given the state. Gamma noise, more symmetric the later the time, keeps them nearly.
+
+    Parameters
+    ----------
+    num_steps : int
+        Number of steps.
+    eta : float
+        Share of new noise, from 0 to 1.
+    times : callable
+        Where steps end.
+
+    References
+    ----------
+    Song, Meng, Ermon (2021), Denoising diffusion implicit models,
+    https://arxiv.org/abs/2010.02502; Nachmani, Roman, Wolf (2021), Non Gaussian denoising diffusion
+    models, https://arxiv.org/abs/2106.07582 (the noise of the process)
     """
 
-    steps: int = 50
+    num_steps: int = 50
     eta: float = 0.0
     times: Steps = uniform_steps
     stochastic = False
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
         checks.within("[0, 1]", eta=self.eta)
         checks.function(times=self.times)
 
-    def __call__(self, process: Process, z: Tensor) -> Tensor:
-        return ddim(process.denoise, *_begun(self, process, z), self.eta)
+    def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
+        z, path = _begun(self, denoiser, z)
+        return ddim(denoiser.denoise, z, path, self.eta, denoiser.process.noise)
 
-    def encode(self, process: Process, z: Tensor) -> Tensor:
+    def encode(self, denoiser: Denoiser, z: Tensor) -> Tensor:
         """From time 0 to time 1, without new noise."""
         _check_deterministic(self.eta, "eta")
-        return ddim(process.denoise, z, _rising(_grid(self, process, z)))
+        return ddim(denoiser.denoise, z, _rising(_path(self, denoiser, z)))
 
 
 @dataclass(frozen=True)
@@ -101,11 +130,11 @@ class Heun:
 
     Parameters
     ----------
-    steps : int
+    num_steps : int
         Number of steps.
     churn : float
         Noise added over the whole path; a step raises the level by the factor :math:`1 + churn /
-        steps`, at most :math:`\sqrt 2`, and never above that of time 1.
+        num\_steps`, at most :math:`\sqrt 2`, and never above that of time 1.
     between : (float, float)
         Range of noise to signal in which noise is added.
     inflation : float
@@ -114,7 +143,7 @@ class Heun:
         Where steps end.
     """
 
-    steps: int = 25
+    num_steps: int = 25
     churn: float = 0.0
     between: tuple[float, float] = (0.0, float("inf"))
     inflation: float = 1.0
@@ -122,25 +151,30 @@ class Heun:
     stochastic = False
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
         checks.not_negative(churn=self.churn)
         checks.pair(between=self.between)
         checks.positive(inflation=self.inflation)
         checks.function(times=self.times)
 
-    def __call__(self, process: Process, z: Tensor) -> Tensor:
-        z, path = _begun(self, process, z)
-        raised = self._raised(process, path) if self.churn else None
-        return heun(process.denoise, z, path, raised, self.inflation)
+    def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
+        z, path = _begun(self, denoiser, z)
+        raised = self._raised(denoiser.process, path) if self.churn else None
+        return heun(denoiser.denoise, z, path, raised, self.inflation)
 
-    def encode(self, process: Process, z: Tensor) -> Tensor:
+    def encode(self, denoiser: Denoiser, z: Tensor) -> Tensor:
         """From time 0 to time 1, without fresh noise."""
         _check_deterministic(self.churn, "churn")
-        return heun(process.denoise, z, _rising(_grid(self, process, z)), correct_last=True)
+        return heun(denoiser.denoise, z, _rising(_path(self, denoiser, z)), correct_last=True)
 
     def _raised(self, process: Process, path: Grid) -> Grid:
+        if not isinstance(process, GaussianNoise):
+            raise TypeError(
+                f"expected Gaussian noise for churn={self.churn}, got {type(process).__name__}; "
+                "set churn to 0"
+            )
         ratios = (path.sigmas / path.alphas)[:-1]
-        factor = 1 + min(self.churn / self.steps, 2**0.5 - 1)
+        factor = 1 + min(self.churn / self.num_steps, 2**0.5 - 1)
         low, high = self.between
         lifted = torch.where((ratios >= low) & (ratios <= high), ratios * factor, ratios).clamp(
             max=ratios[0]
@@ -160,31 +194,35 @@ class DPMSolver:
     Lu, Zhou, Bao, Chen, Li, Zhu (2022), https://arxiv.org/abs/2211.01095
     """
 
-    steps: int = 20
+    num_steps: int = 20
     times: Steps = uniform_steps
     stochastic = False
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
         checks.function(times=self.times)
 
-    def __call__(self, process: Process, z: Tensor) -> Tensor:
-        return dpm_solver(process.denoise, *_begun(self, process, z))
+    def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
+        return dpm_solver(denoiser.denoise, *_begun(self, denoiser, z))
 
-    def encode(self, process: Process, z: Tensor) -> Tensor:
+    def encode(self, denoiser: Denoiser, z: Tensor) -> Tensor:
         """From time 0 to time 1."""
-        return dpm_solver(process.denoise, z, _rising(_grid(self, process, z)))
+        return dpm_solver(denoiser.denoise, z, _rising(_path(self, denoiser, z)))
 
 
-def _grid(sampler: Ancestral | DDIM | Heun | DPMSolver, process: Process, z: Tensor) -> Grid:
-    if sampler.steps < 1:
-        raise ValueError(f"expected steps >= 1, got {sampler.steps}")
-    return grid(process.schedule, sampler.times(sampler.steps, process.schedule, z))
+def _path(sampler: Ancestral | DDIM | Heun | DPMSolver, denoiser: Denoiser, z: Tensor) -> Grid:
+    return denoiser.process.path(sampler.times, sampler.num_steps, z)
 
 
-def _begun(sampler: DDIM | Heun | DPMSolver, process: Process, z: Tensor) -> tuple[Tensor, Grid]:
+def _begun(sampler: DDIM | Heun | DPMSolver, denoiser: Denoiser, z: Tensor) -> tuple[Tensor, Grid]:
     """Noise and times, where the process lets a sampler start later than at time 1."""
-    path = _grid(sampler, process, z)
+    process = denoiser.process
+    if not process.continuous:
+        raise TypeError(
+            f"{type(sampler).__name__}: expected a diffusion of real data, got "
+            f"{type(process).__name__}; draw labels by Ancestral(num_steps)"
+        )
+    path = _path(sampler, denoiser, z)
     if process.start == -math.inf:
         return z, path
     schedule = process.schedule

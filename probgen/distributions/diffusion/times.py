@@ -14,7 +14,7 @@ from probgen.samplers.reverse import Grid
 
 
 class NoiseSchedule(Protocol):
-    """Levels of signal and noise at times in [0, 1]; :mod:`probgen.nn.schedules` has some."""
+    """Levels of signal and noise at times in [0, 1]; :mod:`probgen.distributions.diffusion.schedules` has some."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise levels."""
@@ -78,35 +78,35 @@ class LogNormalTimes:
         return schedule.time(-2 * log_ratio).clamp(0, 1)
 
 
-def uniform_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
-    """Equal steps of time, falling from 1 to 0: ``(count + 1,)``.
+def uniform_steps(num_steps: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
+    """Equal steps of time, falling from 1 to 0: ``(num_steps + 1,)``.
 
     >>> uniform_steps(4, None, torch.zeros(()))
     tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000])
     """
-    checks.at_least(1, count=count)
+    checks.at_least(1, num_steps=num_steps)
     checks.instance(Tensor, like=like)
-    return torch.linspace(1, 0, count + 1, dtype=like.dtype, device=like.device)
+    return torch.linspace(1, 0, num_steps + 1, dtype=like.dtype, device=like.device)
 
 
-def quadratic_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
+def quadratic_steps(num_steps: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
     """Steps of time that shrink towards the data.
 
     Song, Meng, Ermon (2021), https://arxiv.org/abs/2010.02502, D.2.
     """
-    return uniform_steps(count, schedule, like).square()
+    return uniform_steps(num_steps, schedule, like).square()
 
 
-def log_snr_steps(count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
+def log_snr_steps(num_steps: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
     """Equal steps of the log signal-to-noise ratio.
 
     Lu et al. (2022), https://arxiv.org/abs/2206.00927.
     """
-    checks.at_least(1, count=count)
+    checks.at_least(1, num_steps=num_steps)
     checks.has(("log_snr",), "pass CosineSchedule()", schedule=schedule)
     checks.instance(Tensor, like=like)
     start, end = schedule.log_snr(_ends(like))
-    return _between(schedule.time(start + (end - start) * _shares(count, like)))
+    return _between(schedule.time(start + (end - start) * _shares(num_steps, like)))
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ class KarrasSteps:
     def __post_init__(self) -> None:
         checks.positive(rho=self.rho)
 
-    def __call__(self, count: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
+    def __call__(self, num_steps: int, schedule: NoiseSchedule, like: Tensor) -> Tensor:
         start, end = (-schedule.log_snr(_ends(like)) / (2 * self.rho)).exp()
-        roots = start + (end - start) * _shares(count, like)
+        roots = start + (end - start) * _shares(num_steps, like)
         return _between(schedule.time(-2 * self.rho * roots.log()))
 
 
@@ -136,8 +136,8 @@ def _ends(like: Tensor) -> Tensor:
     return torch.tensor([1.0, 0.0], dtype=like.dtype, device=like.device)
 
 
-def _shares(count: int, like: Tensor) -> Tensor:
-    return torch.linspace(0, 1, count + 1, dtype=like.dtype, device=like.device)
+def _shares(num_steps: int, like: Tensor) -> Tensor:
+    return torch.linspace(0, 1, num_steps + 1, dtype=like.dtype, device=like.device)
 
 
 def _between(times: Tensor) -> Tensor:

@@ -105,6 +105,9 @@ class Bipartite(NamedTuple):
         return Bipartite(self.visible.mixed(base, beta), beta * self.weight, beta * self.bias)
 
     def expand(self, batch: torch.Size) -> Bipartite:
+        """The same with batch dims, if it had any: one without suits every row."""
+        if not self.batch:
+            return self
         return self._replace(visible=self.visible.expand(batch), bias=self.bias.expand(*batch, -1))
 
 
@@ -139,6 +142,16 @@ class HiddenSum(NamedTuple):
         index = torch.distributions.Categorical(logits=weights, validate_args=False).sample(shape)
         states = binary_states(self.field.weight.shape[1], 2, self.field.weight)
         return torch.where(seen, v, self.field.visible.sample(states[index] @ self.field.weight.T))
+
+    def moments(self, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of v given its seen entries: ``(*lead, D)`` each."""
+        weights = self.log_weights(v, seen).softmax(0).unsqueeze(-1)
+        states = binary_states(self.field.weight.shape[1], 2, self.field.weight)
+        inputs = states @ self.field.weight.T
+        inputs = inputs.reshape(len(states), *[1] * (weights.ndim - 2), -1)
+        each, spread = self.field.visible.moments(inputs)
+        mean = (weights * each).sum(0)
+        return mean, (weights * (spread + (each - mean).square())).sum(0)
 
     def _joint(self, v: Tensor, seen: Tensor | None, states: Tensor, bias: Tensor) -> Tensor:
         features = self.field.visible.features(v)
@@ -219,6 +232,13 @@ class VisibleSum(NamedTuple):
         return self._states()[
             torch.distributions.Categorical(logits=weights, validate_args=False).sample(shape)
         ]
+
+    def moments(self, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of v given its seen entries: ``(*lead, D)`` each."""
+        weights = self.log_weights(v, seen).softmax(0).movedim(0, -1)
+        states = self._states()
+        mean = weights @ states
+        return mean, (weights @ states.square() - mean.square()).clamp(min=0.0)
 
     def _consistent(self, v: Tensor, seen: Tensor, states: Tensor) -> Tensor:
         scores = self._scores(states)

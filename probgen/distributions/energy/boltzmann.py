@@ -5,16 +5,14 @@ Exact where a layer can be enumerated, else unnormalized with chains for draws.
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, has_missing, values_are_known
+from probgen.core.private_torch import validates
 from probgen.core.supports import check_values
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
@@ -34,7 +32,7 @@ INSIDE = 2**10  # states of hidden layers that are enumerated given the visible 
 MEAN_FIELD = 30  # updates of the mean field, which halve the distance to its fixed point and more
 
 
-class Boltzmann(dist.TorchDistribution):
+class Boltzmann(BatchedDistribution):
     r"""The visible layer of a Boltzmann machine: what both distributions of it share.
 
     The state of a chain is the visible layer and, in a deep machine, the other even layers:
@@ -50,8 +48,7 @@ class Boltzmann(dist.TorchDistribution):
         Length of chains that make draws.
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"field": 0}
 
     def __init__(self, field: Bipartite, kind: Visible, sweeps: int):
         self.field = field
@@ -63,12 +60,6 @@ class Boltzmann(dist.TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         return constraints.independent(self.kind.support, len(self.event_shape))
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Boltzmann:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        new.field = self.field.expand(new._batch_shape) if self.field.batch else self.field
-        return new
 
     def pseudo_log_prob(self, x: Tensor) -> Tensor:
         """The log pseudo-likelihood of complete rows, ``(*batch, *event) -> (*batch,)``."""
@@ -231,7 +222,7 @@ class ExactBoltzmann(Boltzmann):
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
-        if torch.distributions.Distribution._validate_args and values_are_known():
+        if validates() and values_are_known():
             check_values("x", x.reshape(-1, *self.event_shape), self.support)
         v, seen = self._seen(x)
         return self._spread(self._total.log_prob(v, seen) - self.log_z(), x)
@@ -257,6 +248,12 @@ class ExactBoltzmann(Boltzmann):
     def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         """Independent draws given the entries that are not NaN: ``(*sample, *batch, *event)``."""
         return self._rows(self._drawn(x, torch.Size(sample_shape)))
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the entries given those that are not NaN: ``(*batch, *event)``."""
+        state, seen = self._with_even_layers(x.flatten(x.ndim - len(self.event_shape)))
+        mean, variance = self._total.moments(state.nan_to_num(), seen & ~state.isnan())
+        return self._rows(mean), self._rows(variance)
 
     @torch.no_grad()
     def _drawn(self, x: Tensor, shape: torch.Size) -> Tensor:

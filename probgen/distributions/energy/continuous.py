@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.gibbs import gibbs
@@ -29,7 +29,7 @@ class Kernel(Protocol):
     ) -> Moved: ...
 
 
-class EnergyDistribution(dist.TorchDistribution):
+class EnergyDistribution(BatchedDistribution):
     r"""The distribution whose density is :math:`p(x) \propto p_0(x)\, e^{-E(x)}`.
 
     Or :math:`e^{-E(x)}` without a base.
@@ -62,8 +62,6 @@ class EnergyDistribution(dist.TorchDistribution):
     tensor([-1., -1., -1.])
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
     density_kind = "unnormalized"
 
     def __init__(
@@ -106,11 +104,6 @@ class EnergyDistribution(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.states(sample_shape)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EnergyDistribution:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
 
     # -- chains
     # --------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.distributions.gibbs import gibbs
 
 
-class WithConstant(dist.TorchDistribution):
+class WithConstant(BatchedDistribution):
     r"""A distribution known up to a constant, with an estimate of it.
 
     :math:`\log p(x) \approx \log p^*(x) - \log \hat Z`.
@@ -31,8 +32,7 @@ class WithConstant(dist.TorchDistribution):
         If the density of the distribution is of another kind.
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"distribution": 0}
     density_kind = "approximate"
 
     def __init__(self, distribution: dist.TorchDistribution, log_z: Tensor):
@@ -54,9 +54,6 @@ class WithConstant(dist.TorchDistribution):
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.distribution.sample(sample_shape)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> WithConstant:
-        return WithConstant(self.distribution.expand(batch_shape), self.log_z)
 
 
 @gibbs.register(WithConstant)

@@ -45,6 +45,9 @@ class Units(Protocol):
     def sample(self, a: Tensor) -> Tensor:
         """Draws given the input."""
 
+    def moments(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each variable given the input."""
+
     def mean(self) -> Tensor:
         """Expected features without input, ``(*batch, F)``."""
 
@@ -90,6 +93,10 @@ class Binary(NamedTuple):
     def sample(self, a: Tensor) -> Tensor:
         chance = (self.bias + a).sigmoid()
         return (torch.rand_like(chance) < chance).to(chance.dtype)
+
+    def moments(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        chance = (self.bias + a).sigmoid()
+        return chance, chance * (1 - chance)
 
     def mean(self) -> Tensor:
         return self.bias.sigmoid()
@@ -147,6 +154,10 @@ class Normal(NamedTuple):
         total = self.linear + self.scale * a
         return total / self.precision + torch.randn_like(total) * self.precision.rsqrt()
 
+    def moments(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        mean = (self.linear + self.scale * a) / self.precision
+        return mean, self.precision.reciprocal().expand_as(mean)
+
     def mean(self) -> Tensor:
         return self.scale * self.linear / self.precision
 
@@ -201,6 +212,12 @@ class Labels(NamedTuple):
             torch.rand_like(total).clamp(torch.finfo(total.dtype).tiny).log().neg().log()
         )  # minus Gumbel noise
         return (total - noise).argmax(-1).to(total.dtype)
+
+    def moments(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        chances = self._total(a).softmax(-1)
+        values = torch.arange(self.values, dtype=chances.dtype, device=chances.device)
+        mean = chances @ values
+        return mean, (chances * (values - mean[..., None]).square()).sum(-1)
 
     def mean(self) -> Tensor:
         return self.logits.softmax(-1).flatten(-2)
@@ -261,6 +278,10 @@ class Stacked(NamedTuple):
 
     def sample(self, a: Tensor) -> Tensor:
         return _joined([part.sample(piece) for part, piece in self._inputs(a)])
+
+    def moments(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = zip(*(part.moments(piece) for part, piece in self._inputs(a)), strict=True)
+        return _joined(mean), _joined(variance)
 
     def mean(self) -> Tensor:
         return _joined([part.mean() for part in self.parts])

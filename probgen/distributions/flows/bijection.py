@@ -5,17 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from torch import Tensor
-from torch.distributions import Distribution, Transform, constraints
-
-_validated = Distribution._validate_args
-from zuko import nn as nets  # noqa: E402
-from zuko import transforms  # noqa: E402
-from zuko.transforms import ComposedTransform  # noqa: E402
-from zuko.utils import odeint  # noqa: E402
-
-Distribution.set_default_validate_args(
-    _validated
-)  # importing zuko turns validation off for everybody
+from torch.distributions import Transform, constraints
+from zuko import nn as nets
+from zuko import transforms
+from zuko.transforms import ComposedTransform
+from zuko.utils import odeint
 
 __all__ = [
     "Bijection",

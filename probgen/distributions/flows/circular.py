@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.flows.spline import SplineTransform
 
@@ -126,7 +126,7 @@ class CircularTransform(Bijection):
         return wrapped(x - self.rotation), ladj
 
 
-class UniformBox(dist.TorchDistribution):
+class UniformBox(BatchedDistribution):
     r"""The uniform distribution between two corners, :math:`p(x) = \prod_d (b_d - a_d)^{-1}`.
 
     Not cut off outside.
@@ -142,7 +142,6 @@ class UniformBox(dist.TorchDistribution):
     tensor(0.2500)
     """
 
-    arg_constraints: dict = {}
     has_rsample = True
 
     def __init__(self, low: Tensor, high: Tensor, batch_shape: torch.Size | tuple = ()):
@@ -155,7 +154,7 @@ class UniformBox(dist.TorchDistribution):
         return constraints.independent(constraints.interval(self.low, self.high), 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+        shape = self.lead(x)
         return -(self.high - self.low).log().sum() + 0 * x.sum(-1).expand(shape)  # NaN stays NaN
 
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -163,6 +162,3 @@ class UniformBox(dist.TorchDistribution):
         return self.low + (self.high - self.low) * torch.rand(
             shape, dtype=self.low.dtype, device=self.low.device
         )
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> UniformBox:
-        return UniformBox(self.low, self.high, batch_shape)

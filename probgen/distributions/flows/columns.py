@@ -84,6 +84,8 @@ def _ends(column: Column) -> tuple[float, float]:
 class _Within(constraints.Constraint):
     """Positive, bounded or any real numbers, column by column."""
 
+    words = "in the range of each column (positive where it has a logarithm, bounded where a logit)"
+
     def __init__(self, kind: Tensor, low: Tensor, high: Tensor):
         self.kind = kind
         self.low = low
@@ -96,7 +98,7 @@ class _Within(constraints.Constraint):
         return torch.where(self.kind == LOG, value >= 0, right)
 
     def __repr__(self) -> str:
-        return "the range of each column (positive where it has a logarithm, bounded where a logit)"
+        return self.words.removeprefix("in ")
 
 
 class ColumnTransform(Bijection):

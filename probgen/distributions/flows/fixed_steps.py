@@ -26,11 +26,11 @@ class Euler:
     tensor([0.3164])
     """
 
-    steps: int = 50
+    num_steps: int = 50
     density_kind = "approximate"
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
 
     def __call__(
         self,
@@ -40,7 +40,7 @@ class Euler:
         end: float,
         parameters: Sequence[Tensor] = (),
     ) -> State:
-        for time, size in _steps(self.steps, start, end, state):
+        for time, size in _steps(self.num_steps, start, end, state):
             state = moved(state, slope(time, *state), size)
         return state
 
@@ -56,11 +56,11 @@ class Midpoint:
     tensor([0.3906])
     """
 
-    steps: int = 25
+    num_steps: int = 25
     density_kind = "approximate"
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ class Midpoint:
         end: float,
         parameters: Sequence[Tensor] = (),
     ) -> State:
-        for time, size in _steps(self.steps, start, end, state):
+        for time, size in _steps(self.num_steps, start, end, state):
             middle = moved(state, slope(time, *state), size / 2)
             state = moved(state, slope(time + size / 2, *middle), size)
         return state
@@ -89,11 +89,11 @@ class Trapezoid:
     tensor([0.3906])
     """
 
-    steps: int = 25
+    num_steps: int = 25
     density_kind = "approximate"
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
 
     def __call__(
         self,
@@ -103,7 +103,7 @@ class Trapezoid:
         end: float,
         parameters: Sequence[Tensor] = (),
     ) -> State:
-        for time, size in _steps(self.steps, start, end, state):
+        for time, size in _steps(self.num_steps, start, end, state):
             first = slope(time, *state)
             second = slope(time + size, *moved(state, first, size))
             state = moved(
@@ -115,7 +115,7 @@ class Trapezoid:
 def _steps(count: int, start: float, end: float, state: State) -> Iterator[tuple[Tensor, float]]:
     """When each step begins, and its size."""
     if count < 1:
-        raise ValueError(f"expected steps >= 1, got {count}")
+        raise ValueError(f"expected num_steps >= 1, got {count}")
     size = (end - start) / count
     for step in range(count):
         yield torch.as_tensor(start + step * size).to(state[0]), size

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, values_are_known
 from probgen.core.truncation import Truncated, tempered, truncated, using
@@ -33,7 +34,7 @@ class _Drawn(NamedTuple):
     graded: bool
 
 
-class Pushforward(dist.TorchDistribution):
+class Pushforward(BatchedDistribution):
     r"""The distribution of x for which :math:`f(x)` has a base distribution.
 
     The distribution of a normalizing flow.
@@ -71,7 +72,8 @@ class Pushforward(dist.TorchDistribution):
     (tensor(-2.7713), tensor(-2.7713))
     """
 
-    arg_constraints: dict = {}
+    batched = {"base_dist": 0}
+    forgotten = ("_drawn",)
 
     def __init__(self, base_dist: dist.TorchDistribution, transform: Transform):
         checks.instance(torch.distributions.Distribution, base_dist=base_dist)
@@ -154,13 +156,6 @@ class Pushforward(dist.TorchDistribution):
         new.transform = transform
         new._drawn = None
         new.density_kind = worst(density_kind(base_dist), density_kind(transform))
-        return new
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Pushforward:
-        new = copy.copy(self)
-        new.base_dist = self.base_dist.expand(batch_shape)
-        new._drawn = None
-        new._batch_shape = torch.Size(batch_shape)
         return new
 
     def _remembered(self, x: Tensor) -> Tensor | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from probgen.core.batched import BatchedDistribution
 
-class IntegerLogisticMixture(dist.TorchDistribution):
+
+class IntegerLogisticMixture(BatchedDistribution):
     r"""Mixture of logistic distributions, each integrated over unit bins around all integers.
 
     .. math:: P(x) = \sum_k \pi_k \left[\sigma\left(\tfrac{x + 1/2 - \mu_k}{s_k}\right)
@@ -40,8 +40,8 @@ class IntegerLogisticMixture(dist.TorchDistribution):
         "loc": constraints.real_vector,
         "log_scale": constraints.real_vector,
     }
+    batched = {"logits": 1, "loc": 1, "log_scale": 1}
     support = constraints.integer_interval(-(2**24), 2**24)
-    has_rsample = False
 
     def __init__(
         self, logits: Tensor, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None
@@ -68,8 +68,3 @@ class IntegerLogisticMixture(dist.TorchDistribution):
             )
             noise = torch.rand_like(loc).logit(eps=torch.finfo(loc.dtype).eps)
             return (loc + log_scale.exp() * noise).round()
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> IntegerLogisticMixture:
-        shape = (*batch_shape, self.logits.shape[-1])
-        parameters = (v.expand(shape) for v in (self.logits, self.loc, self.log_scale))
-        return IntegerLogisticMixture(*parameters, validate_args=self._validate_args)

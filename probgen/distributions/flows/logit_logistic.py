@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from probgen.core.batched import BatchedDistribution
 
-class LogitLogistic(dist.TorchDistribution):
+
+class LogitLogistic(BatchedDistribution):
     r"""The distribution of u on (0, 1) whose logit is logistic; uniform for location 0 and scale 1.
 
     .. math:: \operatorname{logit} u = \mu + s\,t, \qquad
@@ -33,6 +32,7 @@ class LogitLogistic(dist.TorchDistribution):
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    batched = {"loc": 0, "scale": 0}
     support = constraints.unit_interval
     has_rsample = True
 
@@ -56,8 +56,3 @@ class LogitLogistic(dist.TorchDistribution):
             eps=torch.finfo(self.loc.dtype).eps
         )
         return (self.loc + self.scale * t).sigmoid()
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LogitLogistic:
-        return LogitLogistic(
-            self.loc.expand(batch_shape), self.scale.expand(batch_shape), self._validate_args
-        )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event
 from probgen.core.truncation import Truncated, changed_by, tempered, truncated
 from probgen.distributions.flows.complete import refuse_missing
@@ -36,7 +37,7 @@ class Scale(Protocol):
         """Raw parameters of the distribution of the latents given the channels that go on."""
 
 
-class MultiScale(dist.TorchDistribution):
+class MultiScale(BatchedDistribution):
     r"""Images whose parts become latents at one scale after the other.
 
     .. math:: (h_l, z_l) = f_l(h_{l-1}), \quad h_0 = x, \qquad
@@ -71,7 +72,7 @@ class MultiScale(dist.TorchDistribution):
     https://arxiv.org/abs/1605.08803
     """
 
-    arg_constraints: dict = {}
+    batched = {"contexts": 3}
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class MultiScale(dist.TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
         refuse_missing(x)
-        lead = torch.broadcast_shapes(x.shape[:-3], self.batch_shape)
+        lead = self.lead(x)
         rows = x.expand(*lead, *self.event_shape).reshape(-1, *self.event_shape)
         total = rows.new_zeros(len(rows))
         for scale, context in zip(self.scales, self._rows_of_contexts(lead), strict=True):
@@ -117,14 +118,6 @@ class MultiScale(dist.TorchDistribution):
     def using(self, rule: Truncated) -> MultiScale:
         """The same flow with latents of another deviation: ``Truncated(temperature=0.7)``."""
         return changed_by(self, rule)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MultiScale:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        new.contexts = [
-            None if c is None else c.expand(*batch_shape, *c.shape[-3:]) for c in self.contexts
-        ]
-        return new
 
     def _draw(self, sample_shape: torch.Size | tuple, draw: Callable[[Any], Tensor]) -> Tensor:
         """From the coarsest scale down."""

@@ -103,11 +103,11 @@ class RungeKutta:
     True
     """
 
-    steps: int = 16
+    num_steps: int = 16
     density_kind = "approximate"
 
     def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
+        checks.at_least(1, num_steps=self.num_steps)
 
     def __call__(
         self,
@@ -117,8 +117,8 @@ class RungeKutta:
         end: float,
         parameters: Sequence[Tensor] = (),
     ) -> State:
-        size = (end - start) / self.steps
-        for step in range(self.steps):
+        size = (end - start) / self.num_steps
+        for step in range(self.num_steps):
             time = torch.as_tensor(start + step * size).to(state[0])
             first = slope(time, *state)
             second = slope(time + size / 2, *moved(state, first, size / 2))
@@ -200,7 +200,7 @@ class ContinuousTransform(Invertible):
     velocity : callable
         ``v(t, x)``: a scalar and ``(*batch, *event)`` to ``(*batch, *event)``.
     solver : Solver
-        ``Adaptive(atol, rtol)``, ``RungeKutta(steps)``, or another with steps of one size
+        ``Adaptive(atol, rtol)``, ``RungeKutta(num_steps)``, or another with steps of one size
         (:mod:`probgen.distributions.flows.fixed_steps`).
     probes : callable
         ``x -> (K, *batch, D)``: :func:`basis`, or ``Rademacher(count)``, drawn once for a whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pyro.distributions as dist
@@ -12,10 +11,12 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event
 from probgen.core.truncation import Truncated, truncated, using
 from probgen.distributions.conditional import conditional
+from probgen.distributions.conditioned import Conditioned, no_closed_form
 from probgen.distributions.dequantized import denoising_loss_of
 from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.gibbs import gibbs
@@ -73,7 +74,7 @@ class Units(Bijection):
         return x, ladj
 
 
-class Rescaled(dist.TorchDistribution):
+class Rescaled(BatchedDistribution):
     r"""The distribution of x for which x in other units has a base distribution.
 
     .. math:: \log p(x) = \log p_0(y(x)) + \sum_{d \text{ observed}} \log \frac{d y_d}{d x_d}
@@ -95,7 +96,7 @@ class Rescaled(dist.TorchDistribution):
     (tensor(-4.3129), tensor(-4.3129))
     """
 
-    arg_constraints: dict = {}
+    batched = {"base_dist": 0}
 
     def __init__(self, base_dist: dist.TorchDistribution, units: Units):
         self.base_dist = base_dist
@@ -160,69 +161,35 @@ class Rescaled(dist.TorchDistribution):
     def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.units.inv(self.base_dist.rsample(torch.Size(sample_shape)))
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Rescaled:
-        return Rescaled(self.base_dist.expand(batch_shape), self.units)
 
-
-class RescaledGiven(dist.TorchDistribution):
+@conditional.register(Rescaled)
+class RescaledGiven(Conditioned):
     """What :func:`conditional` makes of a :class:`Rescaled` distribution.
 
     The conditional of its base, in the units of x.
-
-    Parameters
-    ----------
-    given : TorchDistribution
-        The conditional of the base.
-    units : Units
-        From x to the units of the base.
-    x, mask : Tensor
-        Values, and which of them are observed: ``(*batch, *event)``.
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {**Conditioned.batched, "given": 0}
 
-    def __init__(self, given: dist.TorchDistribution, units: Units, x: Tensor, mask: Tensor):
-        shape = torch.broadcast_shapes(x.shape, mask.shape, given.shape())
-        self.given = given
-        self.units = units
-        self.x = x.expand(shape)
-        self.mask = mask.expand(shape)
-        super().__init__(
-            shape[: len(shape) - len(given.event_shape)], given.event_shape, validate_args=False
-        )
+    def __init__(self, joint: Rescaled, x: Tensor, mask: Tensor):
+        super().__init__(joint, x, mask)
+        self.units = joint.units
+        self.given = conditional(self.joint.base_dist, self.units(self.observed), self.mask)
+        self.density_kind = density_kind(self.given)
 
-    @property
-    def density_kind(self) -> str:
-        return density_kind(self.given)
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        return self.units.inv(self.given.sample(sample_shape))
 
-    @constraints.dependent_property
-    def support(self) -> constraints.Constraint:
-        return constraints.independent(self.units.domain, len(self.event_shape))
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
+        y, ladj = self.units.call_and_ladj(self.completed(value))
+        ladj = torch.where(self.mask, 0.0, ladj)
+        return self.given.log_prob(y) + summed(ladj, len(self.event_shape))
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        with torch.no_grad():
-            return torch.where(
-                self.mask, self.x, self.units.inv(self.given.sample(torch.Size(sample_shape)))
-            )
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        ndim = len(self.event_shape)
-        differs = summed(((value != self.x) & self.mask).to(value.dtype), ndim) > 0
-        y, ladj = self.units.call_and_ladj(torch.where(self.mask, self.x, value))
-        total = self.given.log_prob(y) + summed(torch.where(self.mask, 0.0, ladj), ndim)
-        return torch.where(differs, -torch.inf, total)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> RescaledGiven:
-        new = copy.copy(self)
-        shape = torch.Size(batch_shape) + self.event_shape
-        new.given, new.x, new.mask = (
-            self.given.expand(batch_shape),
-            self.x.expand(shape),
-            self.mask.expand(shape),
-        )
-        new._batch_shape = torch.Size(batch_shape)
-        return new
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        if self.units.bounds is not None:
+            raise no_closed_form(self.joint)
+        moved = Rescaled(self.given, self.units)
+        return moved.mean, moved.variance
 
 
 def summed(values: Tensor, ndim: int) -> Tensor:
@@ -233,12 +200,6 @@ def summed(values: Tensor, ndim: int) -> Tensor:
 @truncated.register(Rescaled)
 def _(distribution: Rescaled, rule: Truncated) -> Rescaled:
     return distribution.using(rule)
-
-
-@conditional.register(Rescaled)
-def _(distribution: Rescaled, x: Tensor, mask: Tensor) -> RescaledGiven:
-    units = distribution.units
-    return RescaledGiven(conditional(distribution.base_dist, units(x), mask), units, x, mask)
 
 
 @gibbs.register(Rescaled)

@@ -5,21 +5,22 @@ Discrete variables that are missing are summed out exactly.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from graphlib import TopologicalSorter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, fill_missing, has_missing
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
+from probgen.distributions.conditioned import no_closed_form
 from probgen.distributions.graphical.factors import LIMIT, Factors
 
 
@@ -109,7 +110,7 @@ def _on_grid(
     return torch.cat(parts, -1) if parts else x.new_zeros(*sizes, *lead, 0)
 
 
-class Ancestral(dist.TorchDistribution):
+class Ancestral(BatchedDistribution):
     r"""The distribution of a directed acyclic graph of conditional distributions.
 
     Each given the values of its parents.
@@ -139,8 +140,7 @@ class Ancestral(dist.TorchDistribution):
     are qualitative and some quantitative, https://doi.org/10.1214/aos/1176347003
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"blank": None}
 
     def __init__(self, nodes: Sequence[Node], blank: Tensor, limit: int = LIMIT):
         self.nodes = tuple(nodes)
@@ -166,7 +166,7 @@ class Ancestral(dist.TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
-        lead = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+        lead = self.lead(x)
         x = x.expand(*lead, -1)
         if has_missing(x):
             return self._marginal(x, lead)
@@ -193,7 +193,7 @@ class Ancestral(dist.TorchDistribution):
         ``(*batch, D) -> (*sample, *batch, D)``.
         """
         check_event(x, self.event_shape)
-        lead = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+        lead = self.lead(x)
         shape = torch.Size(sample_shape)
         x = x.expand(*lead, -1)
         free = self._free(x)
@@ -207,15 +207,7 @@ class Ancestral(dist.TorchDistribution):
         return self._filled(drawn, free.expand(*shape, *free.shape))
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError(
-            "expected a network of one kind of node; average draws of complete(x) instead"
-        )
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Ancestral:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        new.blank = self.blank.expand(new.shape())
-        return new
+        raise no_closed_form(self)
 
     def _marginal(self, x: Tensor, lead: torch.Size) -> Tensor:
         self._free(x)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import expanded
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
@@ -172,10 +173,7 @@ class _DiscreteDistribution(dist.TorchDistribution):
         return mean, marginals @ values.square() - mean.square()
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _DiscreteDistribution:
-        new = copy.copy(self)
-        new.factors = self.factors.expand(torch.Size(batch_shape))
-        new._batch_shape = torch.Size(batch_shape)
-        return new
+        return expanded(self, torch.Size(batch_shape), {"factors": 0})
 
     def _check_possible(self, totals: Tensor, x: Tensor) -> None:
         """Raises ``ValueError`` where rows ``(*batch, *event)`` have probability zero."""

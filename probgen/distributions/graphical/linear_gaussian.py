@@ -90,7 +90,7 @@ def expected_moments(
     given = conditional(distribution, x, ~x.isnan())
     hidden = x.isnan()
     deviation = (given.mean - distribution.loc).double()
-    left = given.free.covariance_matrix * hidden.unsqueeze(-1) * hidden.unsqueeze(-2)
+    left = given.joint.covariance_matrix * hidden.unsqueeze(-1) * hidden.unsqueeze(-2)
     second = (deviation.mT * share) @ deviation + torch.einsum("n,nij->ij", share, left.double())
     statistics = {"rows": share.sum(), "first": share @ deviation, "second": second}
     return distribution.log_prob(x).double() @ share, statistics

@@ -5,16 +5,15 @@ Exact where an elimination is affordable, else unnormalized.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, has_missing
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.graphical.discrete_network import FactorGraph
@@ -75,6 +74,9 @@ class Pairwise(NamedTuple):
         return logits.log_softmax(-1).take_along_dim(x.unsqueeze(-1), -1).sum((-2, -1))
 
     def expand(self, batch: torch.Size) -> Pairwise:
+        """The same with batch dims, if it had any: one without suits every row."""
+        if not self.batch:
+            return self
         return self._replace(unary=self.unary.expand(*batch, *self.unary.shape[-2:]))
 
 
@@ -102,7 +104,7 @@ class ExactField(FactorGraph):
         return self.field.pseudo_score(_labels(x, self.event_shape))
 
 
-class GibbsField(dist.TorchDistribution):
+class GibbsField(BatchedDistribution):
     """A pairwise field that is too wide to sum.
 
     ``log_prob`` lacks the constant log Z, draws are ends of Gibbs chains.
@@ -128,8 +130,7 @@ class GibbsField(dist.TorchDistribution):
     (tensor(2.), 'unnormalized')
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"field": 0}
     density_kind = "unnormalized"
 
     def __init__(self, field: Pairwise, event_shape: Sequence[int], sweeps: int):
@@ -144,11 +145,11 @@ class GibbsField(dist.TorchDistribution):
         return constraints.independent(base, len(self.event_shape))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return self.field.score(_labels(x, self.event_shape)).expand(self._lead(x))
+        return self.field.score(_labels(x, self.event_shape)).expand(self.lead(x))
 
     def pseudo_log_prob(self, x: Tensor) -> Tensor:
         """The log pseudo-likelihood of complete rows, ``(*batch, *event) -> (*batch,)``."""
-        return self.field.pseudo_score(_labels(x, self.event_shape)).expand(self._lead(x))
+        return self.field.pseudo_score(_labels(x, self.event_shape)).expand(self.lead(x))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -183,15 +184,6 @@ class GibbsField(dist.TorchDistribution):
             .to(x.dtype)
             .reshape(x.shape)
         )
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GibbsField:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        new.field = self.field.expand(new._batch_shape) if self.field.batch else self.field
-        return new
-
-    def _lead(self, x: Tensor) -> torch.Size:
-        return torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
 
 
 @gibbs.register(GibbsField)

@@ -6,7 +6,6 @@ One distribution for each state, with steps of expectation maximization in close
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule
@@ -123,7 +123,7 @@ def pooled(statistic: Tensor, rows: Tensor) -> Tensor:
     return torch.where(empty.reshape(-1, *[1] * (statistic.ndim - 1)), statistic.mean(0), statistic)
 
 
-class Chosen(dist.TorchDistribution):
+class Chosen(BatchedDistribution):
     """One of K distributions for each entry of a batch.
 
     ``distributions`` of batch shape ``(K,)``, ``index`` ``(*batch)`` of integers.
@@ -133,7 +133,7 @@ class Chosen(dist.TorchDistribution):
     tensor([10.,  5., 10.])
     """
 
-    arg_constraints: dict = {}
+    batched = {"index": 0}
 
     def __init__(self, distributions: dist.TorchDistribution, index: Tensor):
         self.distributions = distributions
@@ -160,6 +160,3 @@ class Chosen(dist.TorchDistribution):
         return values.take_along_dim(index.expand(*sample_shape, *index.shape), -1 - event).squeeze(
             -1 - event
         )
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Chosen:
-        return Chosen(self.distributions, self.index.expand(batch_shape))

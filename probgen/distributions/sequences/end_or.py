@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.truncation import Truncated, truncated
 from probgen.distributions.sequences.ends import or_padding, over_steps
 from probgen.distributions.sequences.inside import inside
 
 
-class EndOr(dist.TorchDistribution):
+class EndOr(BatchedDistribution):
     r"""The end of a sequence, or else an entry.
 
     .. math:: p(\text{end}) = q, \qquad p(x) = (1 - q)\, p_0(x)
@@ -35,8 +34,7 @@ class EndOr(dist.TorchDistribution):
     tensor(0.2500)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"entry": 0, "stop": 0}
 
     def __init__(self, entry: dist.TorchDistribution, stop: dist.TorchDistribution, end: float):
         self.entry = entry
@@ -65,10 +63,6 @@ class EndOr(dist.TorchDistribution):
             entry = self.entry.expand(self.batch_shape).sample(torch.Size(sample_shape))
             return torch.where(ended[..., None], self.end, entry)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndOr:
-        parts = (self.entry.expand(batch_shape), self.stop.expand(batch_shape))
-        return EndOr(*parts, self.end)
-
 
 @truncated.register(EndOr)
 def _(distribution: EndOr, rule: Truncated) -> EndOr:
@@ -77,7 +71,7 @@ def _(distribution: EndOr, rule: Truncated) -> EndOr:
     return EndOr(*parts, distribution.end)
 
 
-class Barred(dist.TorchDistribution):
+class Barred(BatchedDistribution):
     """An entry that is not the end at some places, without the mass that this leaves out.
 
     Draws follow the normalized distribution of what is left, so that as proposals they need no
@@ -97,8 +91,7 @@ class Barred(dist.TorchDistribution):
     tensor(1)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"base": 0, "where": 0}
 
     def __init__(self, base: dist.TorchDistribution, end: float, where: Tensor):
         self.base = base

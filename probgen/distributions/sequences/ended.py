@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import values_are_known
 from probgen.core.truncation import Truncated, changed_by, truncated
-from probgen.distributions.autoregressive import Autoregressive
+from probgen.distributions.autoregressive import Autoregressive, sent
 from probgen.distributions.conditional import conditional, observed
+from probgen.distributions.conditioned import Conditioned
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.sequences.end_or import Barred
 from probgen.distributions.sequences.ends import (
@@ -30,9 +32,10 @@ from probgen.distributions.sequences.ends import (
     over_steps,
     reading_missing,
 )
+from probgen.distributions.sequences.padded import no_moments_of_lengths
 
 
-class Ended(dist.TorchDistribution):
+class Ended(BatchedDistribution):
     r"""Sequences that end at their first end token, and their lengths.
 
     .. math:: p(x_{1:L}) = \prod_{t=1}^{L} p(x_t \mid x_{<t}) \; p(\text{end} \mid x_{1:L})^{[L < T]}
@@ -67,8 +70,7 @@ class Ended(dist.TorchDistribution):
     tensor([0.1111, 0.1111, 0.3333], grad_fn=<ExpBackward0>)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"inner": 0}
 
     def __init__(self, inner: Autoregressive, end: float, padding: float = math.nan):
         if len(inner.positions) != 1:
@@ -99,9 +101,6 @@ class Ended(dist.TorchDistribution):
         return support if self.padding == self.end else or_padding(support, self.padding)
 
     density_kind = "exact"
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Ended:
-        return Ended(self.inner.expand(torch.Size(batch_shape)), self.end, self.padding)
 
     def using(self, rule: Truncated) -> Ended:
         """The distribution whose conditionals are changed at every step, and normalized.
@@ -142,7 +141,7 @@ class Ended(dist.TorchDistribution):
             ended = self.is_end(value)
             values.append(value)
             done = values_are_known() and bool(ended.all())
-            distribution = None if done else _send(steps, value)
+            distribution = None if done else sent(steps, value)
         x = torch.stack(values, -1 - self.entry_ndim)
         return self.cut(extended(x, self.steps, self.end, self.entry_ndim))
 
@@ -195,13 +194,6 @@ def _in_time(distribution: Autoregressive) -> Autoregressive:
     return new
 
 
-def _send(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:
-    try:
-        return steps.send(value)
-    except StopIteration:
-        return None
-
-
 @truncated.register(Ended)
 def _(distribution: Ended, rule: Truncated) -> Ended:
     return Ended(truncated(distribution.inner, rule), distribution.end, distribution.padding)
@@ -213,12 +205,13 @@ def _(distribution: Ended, x: Tensor) -> Tensor:
     return distribution.read(x)[2]
 
 
-class EndedGiven(dist.TorchDistribution):
+@conditional.register(Ended)
+class EndedGiven(Conditioned):
     """Complete sequences, with their ends, given a prefix; it is continued until the end.
 
     Parameters
     ----------
-    distribution : Ended
+    joint : Ended
         The distribution of sequences.
     x, mask : Tensor
         Values, and which of them are observed: ``(*batch, T, *entry)``.
@@ -229,52 +222,42 @@ class EndedGiven(dist.TorchDistribution):
         If a missing value stands before an observed one, or before the end.
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {**Conditioned.batched, "tokens": None, "seen": None}
+    joint: Any  # Ended
 
-    def __init__(self, distribution: Ended, x: Tensor, mask: Tensor):
-        self.tokens, self.seen = _known_tokens(distribution, x, mask)
-        seen = distribution.inner.in_order(_whole_entries(self.seen, distribution.entry_ndim))
-        if (seen[..., 1:] & ~seen[..., :-1]).any():
+    def __init__(self, joint: Ended, x: Tensor, mask: Tensor):
+        tokens, seen = _known_tokens(joint, x, mask)
+        ended = over_steps(joint.is_end(tokens), joint.entry_ndim)
+        super().__init__(joint, tokens, seen & ~ended)
+        self.tokens = tokens
+        self.seen = seen
+        entries = self._seen_entries()
+        if (entries[..., 1:] & ~entries[..., :-1]).any():
             raise NotImplementedError(
                 "expected missing values to come last in sequences, got one before an observed one "
                 "or before the end; "
                 "impute(gen, x) completes such rows by Gibbs sampling"
             )
-        shape = self.tokens.shape
-        batch = shape[: len(shape) - len(distribution.event_shape)]
-        self.distribution = distribution.expand(batch)
-        self._seen = seen
-        super().__init__(batch, distribution.event_shape, validate_args=False)
 
-    density_kind = "exact"
+    def _seen_entries(self) -> Tensor:
+        return self.joint.inner.in_order(_whole_entries(self.seen, self.joint.entry_ndim))
 
-    @property
-    def support(self) -> constraints.Constraint:
-        return self.distribution.support
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndedGiven:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return EndedGiven(self.distribution, self.tokens.expand(shape), self.seen.expand(shape))
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        tokens, seen = (self.distribution.inner.entries(part) for part in (self.tokens, self.seen))
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        tokens, seen = (self.joint.inner.entries(part) for part in (self.tokens, self.seen))
         choose = lambda t, distribution: torch.where(seen[t], tokens[t], distribution.sample())  # noqa: E731
-        return self.distribution.generate(torch.Size(sample_shape) + self.batch_shape, choose)
+        return self.joint.generate(sample_shape + self.batch_shape, choose)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
         with reading_missing():
-            tokens = self.distribution.tokens(*self.distribution.read(value))
-            terms = self.distribution.inner.terms(tokens)
+            tokens = self.joint.tokens(*self.joint.read(value))
+            terms = self.joint.inner.terms(tokens)
         differs = self.seen & (tokens != self.tokens)
         differs = differs.flatten(differs.ndim - len(self.event_shape)).any(-1)
-        free = torch.where(self._seen, 0.0, terms).sum(-1)
+        free = torch.where(self._seen_entries(), 0.0, terms).sum(-1)
         return torch.where(differs, -torch.inf, free)
 
-
-@conditional.register(Ended)
-def _(distribution: Ended, x: Tensor, mask: Tensor) -> EndedGiven:
-    return EndedGiven(distribution, x, mask)
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        raise no_moments_of_lengths(self.joint.padding)
 
 
 @gibbs.register(Ended)
@@ -325,4 +308,4 @@ def _barred_steps(steps: Generator, end: float, where: Tensor) -> Generator:
     entry = next(steps, None)
     for barred in where.unbind(-1):
         value = yield Barred(entry, end, barred)
-        entry = _send(steps, value)
+        entry = sent(steps, value)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
-from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from probgen.core.missing import values_are_known
-from probgen.distributions.conditional import conditional, observed
+from probgen.distributions.conditional import conditional
+from probgen.distributions.conditioned import Conditioned
 from probgen.distributions.possible import check_possible
 from probgen.distributions.sequences.ends import (
     Ends,
     ends,
-    extended,
-    known,
-    or_padding,
     over_steps,
     reading_missing,
 )
@@ -29,12 +25,14 @@ from probgen.distributions.sequences.forward_backward import (
     log_likelihood,
     posterior,
 )
-from probgen.distributions.sequences.hidden_markov import HiddenMarkov, HiddenMarkovGiven
+from probgen.distributions.sequences.hidden_markov import HiddenMarkov
+from probgen.distributions.sequences.lists import takes_lists
 from probgen.distributions.sequences.log_chain import best_path
 from probgen.distributions.sequences.markov_paths import draw_backward
+from probgen.distributions.sequences.padded import Padded, no_moments_of_lengths
 
 
-class EndingMarkov(dist.TorchDistribution):
+class EndingMarkov(Padded):
     r"""Sequences that a hidden Markov chain emits until it ends, and their lengths.
 
     .. math:: p(x_{1:L}) = \sum_{z_{1:L}} \pi_{z_1} \prod_{t=1}^{L} p(x_t \mid z_t)
@@ -58,6 +56,7 @@ class EndingMarkov(dist.TorchDistribution):
     Langrock, Zucchini (2011), Hidden Markov models with arbitrary state dwell-time distributions,
     https://doi.org/10.1016/j.csda.2010.06.015 (states that end)
 
+    >>> import pyro.distributions as dist
     >>> emissions = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1)
     >>> chain = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
     >>> distribution = EndingMarkov(chain, torch.tensor([-20.0, 0.0]))          # the second state ends half of the time
@@ -66,8 +65,7 @@ class EndingMarkov(dist.TorchDistribution):
     tensor(True)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"inner": 0, "stop_logits": 1}
 
     def __init__(self, inner: HiddenMarkov, stop_logits: Tensor, padding: float = math.nan):
         if stop_logits.shape[-1:] != (inner.states,):
@@ -83,33 +81,12 @@ class EndingMarkov(dist.TorchDistribution):
         super().__init__(torch.Size(batch), inner.event_shape, validate_args=False)
 
     @property
-    def steps(self) -> int:
-        """The largest length."""
-        return self.inner.steps
-
-    @property
-    def entry_ndim(self) -> int:
-        """Number of dims of one step."""
-        return len(self.event_shape) - 1
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return or_padding(self.inner.support, self.padding)
-
-    @property
-    def density_kind(self) -> str:
-        return self.inner.density_kind
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndingMarkov:
-        stop = self.stop_logits.expand(*batch_shape, self.inner.states)
-        return EndingMarkov(self.inner.expand(torch.Size(batch_shape)), stop, self.padding)
-
-    def lengths(self, x: Tensor) -> Tensor:
-        """Numbers of steps, ``(*lead, T, *entry) -> (*lead,)``."""
-        return self.ends(self.whole(x)).length
+    def like(self) -> Tensor:
+        """A tensor of the type and on the device of the parameters."""
+        return self.stop_logits
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return log_likelihood(*self.chain(x)).reshape(self._lead(x))
+        return log_likelihood(*self.chain(x)).reshape(self.lead(x))
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.sample_with_states(sample_shape)[0]
@@ -128,18 +105,20 @@ class EndingMarkov(dist.TorchDistribution):
         found = Ends(none, torch.ones_like(none, dtype=torch.bool))
         return self.cut(x, self.draw_lengths(states, found)), states
 
+    @takes_lists
     def smooth(self, x: Tensor) -> Tensor:
         """Probabilities of the states given all steps and the end: ``(*batch, T, K)``."""
         found = posterior(*self.chain(x))
         check_possible(found.log_likelihood)
-        return found.marginals.movedim(-1, 0).reshape(*self._lead(x), self.steps, -1)
+        return found.marginals.movedim(-1, 0).reshape(*self.lead(x), self.steps, -1)
 
+    @takes_lists
     def most_likely_states(self, x: Tensor) -> Tensor:
         """The most probable path given all steps and the end: ``(*batch, T)``, integers."""
         with torch.no_grad():
             path, value = best_path(*self.chain(x))
         check_possible(value)
-        return path.mT.reshape(*self._lead(x), -1)
+        return path.mT.reshape(*self.lead(x), -1)
 
     def draw_lengths(self, states: Tensor, found: Ends) -> Tensor:
         """Lengths given the states ``(*lead, T)``, where they are not known: ``(*lead,)``."""
@@ -149,16 +128,6 @@ class EndingMarkov(dist.TorchDistribution):
         stops = stops | (step == self.steps)
         first = torch.where(stops, step, self.steps).amin(-1)
         return torch.where(found.open, first, found.length)
-
-    def cut(self, x: Tensor, length: Tensor) -> Tensor:
-        """Sequences ``(*lead, T, *entry)`` with padding after so many steps ``(*lead,)``."""
-        after = Ends(length, torch.zeros_like(length, dtype=torch.bool)).after(self.steps)
-        return torch.where(over_steps(after, self.entry_ndim), self.padding, x)
-
-    def whole(self, x: Tensor) -> Tensor:
-        """An array with all steps, filled by padding where it has fewer."""
-        self.inner._time(x)
-        return extended(x, self.steps, self.padding, self.entry_ndim)
 
     def ends(self, x: Tensor, mask: Tensor | None = None) -> Ends:
         """Where sequences end; raises ``ValueError`` for empty ones."""
@@ -172,19 +141,21 @@ class EndingMarkov(dist.TorchDistribution):
             )
         return found
 
-    def chain(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the passes take, with the end among what is observed.
 
         ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences.
         """
         x = self.whole(x)
-        found = self.ends(x, mask)
-        gone = over_steps(found.after(self.steps), self.entry_ndim)
-        gone = gone if mask is None else gone | ~mask
+        found = self.ends(x)
+        after = over_steps(found.after(self.steps), self.entry_ndim)
+        return self.chain_given(torch.where(after, torch.nan, x), found)
+
+    def chain_given(self, values: Tensor, found: Ends) -> tuple[Tensor, Tensor, Tensor]:
+        """What the passes take, of values with NaN wherever none is known, and ends."""
         with reading_missing():
-            values = torch.where(gone, torch.nan, x)
             initial, transition, emission = self.inner.expand(self.batch_shape)._chain(values)
-        return initial, transition, emission + self._log_ends(found, self._lead(x))
+        return initial, transition, emission + self._log_ends(found, self.lead(values))
 
     def _log_ends(self, found: Ends, lead: torch.Size) -> Tensor:
         """Log probabilities of what is known of the end, under each state: ``(T, K, R)``."""
@@ -196,76 +167,36 @@ class EndingMarkov(dist.TorchDistribution):
         terms = torch.where(goes_on, logsigmoid(-logits), 0.0)
         return terms + torch.where(stops, logsigmoid(logits), 0.0)
 
-    def _lead(self, x: Tensor) -> torch.Size:
-        lead = x.shape[: x.ndim - len(self.event_shape)]
-        return torch.Size(broadcast_shape(lead, self.batch_shape))
-
-
-@observed.register(EndingMarkov)
-def _(distribution: EndingMarkov, x: Tensor) -> Tensor:
-    """The end of a sequence is known, also where NaN marks it."""
-    return known(x, distribution.padding, distribution.entry_ndim)
-
 
 @conditional.register(EndingMarkov)
-class EndingMarkovGiven(dist.TorchDistribution):
+class EndingMarkovGiven(Conditioned):
     """Complete sequences, with their ends, given some of their values: states, values, the end."""
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {**Conditioned.batched, "found": 0}
+    joint: Any  # EndingMarkov
 
-    def __init__(self, distribution: EndingMarkov, x: Tensor, mask: Tensor):
-        x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution = distribution
-        self.x = x.expand(shape)
-        self.mask = mask.expand(shape)
-        self.found = distribution.ends(self.x, self.mask)
-        after = over_steps(self.found.after(distribution.steps), distribution.entry_ndim)
-        self._seen = self.mask & ~after
-        batch = torch.Size(shape[: len(shape) - len(distribution.event_shape)])
-        values = torch.where(self._seen, self.x, 0.0)
-        self._values = HiddenMarkovGiven(distribution.inner.expand(batch), values, self._seen)
-        if (self.x.isnan() & self._seen).any():
-            raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use "
-                "~x.isnan()"
-            )
-        super().__init__(batch, distribution.event_shape, validate_args=False)
+    def __init__(self, joint: EndingMarkov, x: Tensor, mask: Tensor):
+        found, seen = joint.given(x, mask)
+        super().__init__(joint, x, seen)
+        self.found = found.expand(self.batch_shape)
 
-    @property
-    def support(self) -> constraints.Constraint:
-        return self.distribution.support
+    def _chain(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.joint.chain_given(self.observed, self.found)
 
-    @property
-    def density_kind(self) -> str:
-        return self.distribution.density_kind
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        chain = self._chain()
+        paths = draw_backward(filtered(*chain), chain[1], sample_shape.numel())
+        states = paths.movedim(0, -1).reshape(sample_shape.numel(), *self.batch_shape, -1)
+        values = self.joint.inner._emit_given(states, self.observed)
+        drawn = self.joint.cut(values, self.joint.draw_lengths(states, self.found))
+        return drawn.reshape(self.shape(sample_shape))
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EndingMarkovGiven:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return EndingMarkovGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
+        found = self.joint.ends(value)
+        longer = self.found.open & (found.length >= self.found.length)
+        agrees = longer | (found.length == self.found.length)
+        evidence = log_likelihood(*self._chain()).reshape(self.batch_shape)
+        return torch.where(agrees, self.joint.log_prob(value) - evidence, -torch.inf)
 
-    @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        shape = torch.Size(sample_shape)
-        chain = self.distribution.chain(self.x, self.mask)
-        paths = draw_backward(filtered(*chain), chain[1], shape.numel())
-        states = paths.movedim(0, -1).reshape(shape.numel(), *self.batch_shape, -1)
-        values = torch.where(self._seen, self.x, self._values._emissions(states))
-        drawn = self.distribution.cut(values, self.distribution.draw_lengths(states, self.found))
-        return drawn.reshape(*shape, *self.batch_shape, *self.event_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        found = self.distribution.ends(value)
-        agrees = torch.where(
-            self.found.open,
-            found.length >= self.found.length,
-            found.length == self.found.length,
-        )
-        differs = ((value != self.x) & self._seen).flatten(value.ndim - len(self.event_shape))
-        evidence = log_likelihood(*self.distribution.chain(self.x, self.mask)).reshape(
-            self.batch_shape
-        )
-        return torch.where(
-            agrees & ~differs.any(-1), self.distribution.log_prob(value) - evidence, -torch.inf
-        )
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        raise no_moments_of_lengths(self.joint.padding)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import assume_missing, assumed_missing, values_are_known
+from probgen.core.support_words import in_words
 
 
 class Ends(NamedTuple):
@@ -31,6 +32,10 @@ class Ends(NamedTuple):
         """Which steps stand after the end of a sequence: ``(*lead, T)``."""
         step = torch.arange(steps, device=self.length.device)
         return (step >= self.length[..., None]) & ~self.open[..., None]
+
+    def expand(self, batch: torch.Size) -> Ends:
+        """The same for more sequences."""
+        return Ends(self.length.expand(batch), self.open.expand(batch))
 
 
 def all_steps(x: Tensor, event_shape: torch.Size, padding: float) -> Tensor:
@@ -170,6 +175,11 @@ class SupportOrPadding(constraints.Constraint):
         self.is_discrete = base.is_discrete
         self.event_dim = base.event_dim
         super().__init__()
+
+    @property
+    def words(self) -> str:
+        """What its values are, for messages."""
+        return f"{in_words(self.base)}, or {self.padding:g} (padding)"
 
     def check(self, value: Tensor) -> Tensor:
         return self.base.check(value) | by_step(value == self.padding, self.event_dim)

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from probgen.core.private_torch import get_proxy_mode
 from probgen.core.threads import one_core
 from probgen.distributions.possible import check_possible
 from probgen.distributions.sequences import log_chain

@@ -5,25 +5,27 @@ And of their missing steps given the others.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing
+from probgen.core.unions import OfAnyState, differs_by_state, of_entries
+from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible
 from probgen.distributions.sequences.forward_backward import filtered, log_likelihood, posterior
 from probgen.distributions.sequences.inside import inside
+from probgen.distributions.sequences.lists import last_of, takes_lists
 from probgen.distributions.sequences.log_chain import best_path
 from probgen.distributions.sequences.markov_paths import draw_backward, draw_chain
 
 
-class HiddenMarkov(dist.TorchDistribution):
+class HiddenMarkov(BatchedDistribution):
     r"""Sequences emitted by a Markov chain of states that are not seen.
 
     Summed over all paths exactly.
@@ -60,8 +62,6 @@ class HiddenMarkov(dist.TorchDistribution):
     >>> distribution.most_likely_states(x), distribution.smooth(x)[1]
     (tensor([0, 0, 1, 1]), tensor([0.5000, 0.5000]))
     """
-
-    arg_constraints: dict = {}
 
     def __init__(
         self,
@@ -100,20 +100,24 @@ class HiddenMarkov(dist.TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(self.emissions.support, 1)
+        support = self.emissions.support
+        event = len(self.emissions.event_shape)
+        own = len(self.emissions.batch_shape)
+        if own == 1 and differs_by_state(support, event):
+            return constraints.independent(OfAnyState(of_entries(support)[0], event), event + 1)
+        return constraints.independent(support, 1)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the type and on the device of the parameters."""
+        return self.initial
 
     @property
     def density_kind(self) -> str:
         return density_kind(self.emissions)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> HiddenMarkov:
-        new = self._get_checked_instance(HiddenMarkov, _instance)
-        new.__dict__.update(self.__dict__)
-        new._batch_shape = torch.Size(batch_shape)
-        return new
-
     def log_prob(self, x: Tensor) -> Tensor:
-        return log_likelihood(*self._chain(x)).reshape(self._lead(x))
+        return log_likelihood(*self._chain(x)).reshape(self.lead(x))
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         return self.sample_with_states(sample_shape)[0]
@@ -132,6 +136,7 @@ class HiddenMarkov(dist.TorchDistribution):
         )
         return self._emit(self.emissions, states), states
 
+    @takes_lists
     def filter(self, x: Tensor) -> Tensor:
         r"""Probabilities of the states given what came before, :math:`p(z_t \mid x_{1:t})`.
 
@@ -139,6 +144,7 @@ class HiddenMarkov(dist.TorchDistribution):
         """
         return self._by_sequence(filtered(*self._chain(x)).exp(), x)
 
+    @takes_lists
     def smooth(self, x: Tensor) -> Tensor:
         r"""Probabilities of the states given all steps, :math:`p(z_t \mid x_{1:T})`.
 
@@ -148,6 +154,7 @@ class HiddenMarkov(dist.TorchDistribution):
         check_possible(found.log_likelihood)
         return self._by_sequence(found.marginals, x)
 
+    @takes_lists
     def smooth_pairs(self, x: Tensor) -> Tensor:
         r"""Probabilities of neighbors, :math:`p(z_t = i, z_{t+1} = j \mid x_{1:T})`.
 
@@ -159,9 +166,10 @@ class HiddenMarkov(dist.TorchDistribution):
         found = posterior(initial, transition.expand(steps, rows, -1, -1), emission)
         check_possible(found.log_likelihood)
         return found.transitions.movedim(0, 1).reshape(
-            *self._lead(x), steps, self.states, self.states
+            *self.lead(x), steps, self.states, self.states
         )
 
+    @takes_lists
     def most_likely_states(self, x: Tensor) -> Tensor:
         r"""The path :math:`\arg\max_z p(z \mid x)` by Viterbi's algorithm.
 
@@ -170,8 +178,9 @@ class HiddenMarkov(dist.TorchDistribution):
         with torch.no_grad():
             path, value = best_path(*self._chain(x))
         check_possible(value)
-        return path.mT.reshape(*self._lead(x), -1)
+        return path.mT.reshape(*self.lead(x), -1)
 
+    @takes_lists
     @torch.no_grad()
     def sample_states(self, x: Tensor, draws: int = 1) -> Tensor:
         r"""Independent draws of whole paths from :math:`p(z \mid x)`.
@@ -180,13 +189,46 @@ class HiddenMarkov(dist.TorchDistribution):
         """
         chain = self._chain(x)
         paths = draw_backward(filtered(*chain), chain[1], draws)
-        return paths.movedim(0, -1).reshape(draws, *self._lead(x), -1)
+        return paths.movedim(0, -1).reshape(draws, *self.lead(x), -1)
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        r"""Draws of missing values (NaN) given the others.
+
+        ``(*batch, T, *event) -> (*sample, *batch, T, *event)``.
+
+        Paths given all of these, then emissions given each step's own.
+
+        .. math:: p(x_m \mid x_o) = \sum_z p(z \mid x_o) \prod_t p(x_{t,m} \mid x_{t,o}, z_t)
+
+        Steps that lack only some of their values need a closed-form :func:`conditional` of the
+        emissions' distribution.
+        """
+        check_event(x, self.event_shape)
+        shape = torch.Size(sample_shape)
+        values = self._emit_given(self.sample_states(x, shape.numel()), x)
+        values = values.reshape(*shape, *self.lead(x), *self.event_shape)
+        return torch.where(x.isnan(), values, x)
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all values, those missing in x given the others.
+
+        ``(*batch, T, *event)`` each.
+        """
+        check_event(x, self.event_shape)
+        dim = -1 - len(self.emissions.event_shape)
+        weights = self.smooth(x)
+        weights = weights.reshape(*weights.shape, *[1] * (-1 - dim))
+        each, spread = self._moments_of_states(x)
+        mean = (weights * each).sum(dim, keepdim=True)
+        variance = (weights * (spread + (each - mean).square())).sum(dim)
+        return mean.squeeze(dim), variance
 
     @torch.no_grad()
     def forecast(self, x: Tensor, steps: int) -> HiddenMarkov:
         """The distribution of the next ``steps`` observations given ``x`` so far.
 
-        Batch shape that of x.
+        Batch shape that of x. A list of sequences is gone on with from the end of each.
 
         Raises
         ------
@@ -197,7 +239,7 @@ class HiddenMarkov(dist.TorchDistribution):
             raise NotImplementedError(
                 "expected parameters that do not vary with the step; make x longer by NaN instead"
             )
-        now = self.filter(x)[..., -1, :]
+        now = last_of(self.filter(x), x, -2)
         following = (now[..., None, :] @ self.transition.exp())[..., 0, :]
         return HiddenMarkov(following.log(), self.transition, self.emissions, steps)
 
@@ -227,17 +269,30 @@ class HiddenMarkov(dist.TorchDistribution):
         x = x.unsqueeze(-1 - len(event))
         shape = (*x.shape[: x.ndim - len(event) - 1], self.states, *event)
         if not has_missing(x):
-            return self.emissions.log_prob(x.expand(shape))
+            return self._scores(x.expand(shape))
         empty = x.isnan().flatten(x.ndim - len(event)).all(-1) if event else x.isnan()
         x = torch.where(
             empty.reshape(*empty.shape, *[1] * len(event)), inside(self.emissions, x), x
         )
-        return torch.where(empty, 0.0, self.emissions.log_prob(x.expand(shape)))
+        return torch.where(empty, 0.0, self._scores(x.expand(shape)))
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """Log densities ``(..., K)`` of ``(..., K, *event)``; minus infinity outside of supports.
+
+        Where these differ by state, so that values may be possible in one and not in another.
+        """
+        support = self.emissions.support
+        if not differs_by_state(support, len(self.emissions.event_shape)):
+            return self.emissions.log_prob(x)
+        base, ndim = of_entries(support)
+        within = base.check(x) | x.isnan()
+        scores = self.emissions.log_prob(torch.where(within, x, inside(self.emissions, x)))
+        return torch.where(within.flatten(-ndim).all(-1) if ndim else within, scores, -torch.inf)
 
     def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the passes take: ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences."""
         emission = self.log_emissions(x)
-        lead = self._lead(x)
+        lead = self.lead(x)
         time = len(emission)
         emission = emission.expand(time, *lead, self.states).reshape(time, -1, self.states).mT
         return *self._markov(lead, time), emission
@@ -271,11 +326,6 @@ class HiddenMarkov(dist.TorchDistribution):
             )
         return x.shape[dim]
 
-    def _lead(self, x: Tensor) -> torch.Size:
-        return torch.Size(
-            broadcast_shape(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
-        )
-
     def _emit(self, emissions: dist.TorchDistribution, states: Tensor) -> Tensor:
         """A draw from the distribution of each step's state.
 
@@ -296,82 +346,52 @@ class HiddenMarkov(dist.TorchDistribution):
         index = states.reshape(*states.shape, 1, *[1] * event)
         return values.take_along_dim(index, -1 - event).squeeze(-1 - event)
 
+    def _emit_given(self, states: Tensor, x: Tensor) -> Tensor:
+        """A draw of each step given its state, and what is known of it.
+
+        ``(draws, *batch, T), (*batch, T, *event) -> (draws, *batch, T, *event)``.
+        """
+        given = self._emissions_given(x)
+        if given is None:
+            return self._emit(self.emissions, states)
+        event = len(self.emissions.event_shape)
+        values = given.sample((len(states),))
+        values = values if self.varying else values.movedim(1, -2 - event)
+        index = states.reshape(*states.shape, 1, *[1] * event)
+        return values.take_along_dim(index, -1 - event).squeeze(-1 - event)
+
+    def _emissions_given(self, x: Tensor) -> dist.TorchDistribution | None:
+        """The distributions of the emissions under each state given what is known of each step.
+
+        ``(*batch, T, *event)`` to batch dims ``(T, *batch, K)``, or ``(*batch, T, K)`` where they
+        vary; ``None`` where no step is known in part.
+        """
+        event = len(self.emissions.event_shape)
+        seen = ~x.isnan()
+        steps = seen.flatten(seen.ndim - event) if event else seen[..., None]
+        if not (steps.any(-1) & ~steps.all(-1)).any():
+            return None
+        x, seen = (part.unsqueeze(-1 - event) for part in (x, seen))
+        if not self.varying:
+            x, seen = (part.movedim(-2 - event, 0) for part in (x, seen))
+        return conditional(self.emissions, x, seen)
+
+    def _moments_of_states(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the emissions under each state, like ``(*batch, T, K, *event)``."""
+        event = len(self.emissions.event_shape)
+        given = self._emissions_given(x)
+        found = given or self.emissions
+        parts = (found.mean, found.variance)
+        if self.varying:
+            return parts
+        if given is None:
+            return tuple(part.unsqueeze(-2 - event) for part in parts)
+        return tuple(part.movedim(0, -2 - event) for part in parts)
+
     def _by_sequence(self, states: Tensor, x: Tensor) -> Tensor:
-        return states.movedim(-1, 0).reshape(*self._lead(x), len(states), self.states)
+        return states.movedim(-1, 0).reshape(*self.lead(x), len(states), self.states)
 
 
 @conditional.register(HiddenMarkov)
-class HiddenMarkovGiven(dist.TorchDistribution):
-    r"""Complete sequences given some of their values.
-
-    Paths given all of these, then emissions given each step's own.
-
-    .. math:: p(x_m \mid x_o) = \sum_z p(z \mid x_o) \prod_t p(x_{t,m} \mid x_{t,o}, z_t)
-
-    Steps that lack only some of their values need a closed-form :func:`conditional` of the
-    emissions' distribution.
-    """
-
-    arg_constraints: dict = {}
-
-    def __init__(self, distribution: HiddenMarkov, x: Tensor, mask: Tensor):
-        x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution = distribution
-        self.x = x.expand(shape)
-        self.mask = mask.expand(shape)
-        self.observed = torch.where(self.mask, self.x, torch.nan)
-        if has_missing(torch.where(self.mask, self.x, 0.0)):
-            raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use "
-                "~x.isnan()"
-            )
-        super().__init__(
-            torch.Size(shape[: -len(distribution.event_shape)]),
-            distribution.event_shape,
-            validate_args=False,
-        )
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return self.distribution.support
-
-    @property
-    def density_kind(self) -> str:
-        return self.distribution.density_kind
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> HiddenMarkovGiven:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return HiddenMarkovGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        differs = (
-            ((value != self.x) & self.mask).flatten(value.ndim - len(self.event_shape)).any(-1)
-        )
-        complete = torch.where(self.mask, self.x, value)
-        return torch.where(
-            differs,
-            -torch.inf,
-            self.distribution.log_prob(complete) - self.distribution.log_prob(self.observed),
-        )
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        shape = torch.Size(sample_shape)
-        states = self.distribution.sample_states(self.observed, shape.numel())
-        values = self._emissions(states)
-        return torch.where(self.mask, self.x, values).reshape(
-            *shape, *self.batch_shape, *self.event_shape
-        )
-
-    def _emissions(self, states: Tensor) -> Tensor:
-        event = len(self.distribution.emissions.event_shape)
-        seen = self.mask.flatten(self.mask.ndim - event) if event else self.mask[..., None]
-        if not (seen.any(-1) & ~seen.all(-1)).any():
-            return self.distribution._emit(self.distribution.emissions, states)
-        x, mask = (part.unsqueeze(-1 - event) for part in (self.x, self.mask))
-        if not self.distribution.varying:
-            x, mask = (part.movedim(-2 - event, 0) for part in (x, mask))
-        values = conditional(self.distribution.emissions, x, mask).sample((len(states),))
-        values = values if self.distribution.varying else values.movedim(1, -2 - event)
-        index = states.reshape(*states.shape, 1, *[1] * event)
-        return values.take_along_dim(index, -1 - event).squeeze(-1 - event)
+def _(distribution: HiddenMarkov, x: Tensor, mask: Tensor) -> Completed:
+    return Completed(distribution, x, mask)

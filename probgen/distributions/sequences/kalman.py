@@ -36,6 +36,10 @@ class System(NamedTuple):
     initial_mean: Tensor
     initial_cov: Tensor
 
+    def expand(self, batch: torch.Size) -> System:
+        """With as many initial means; the covariance serves all of them."""
+        return self._replace(initial_mean=self.initial_mean.expand(*batch, -1))
+
 
 class Filtered(NamedTuple):
     """States given the past.

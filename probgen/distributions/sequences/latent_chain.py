@@ -5,7 +5,6 @@ Reparameterized draws, and densities in one pass.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, kl_divergence, register_kl
 
+from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event
 
 
@@ -28,7 +28,7 @@ class _Drawn(NamedTuple):
     graded: bool
 
 
-class LatentChain(dist.TorchDistribution):
+class LatentChain(BatchedDistribution):
     r"""Latent vectors that follow each other.
 
     :math:`p(z_{1:T}) = \prod_t p(z_t \mid z_{t-1}, c_t)`.
@@ -67,7 +67,7 @@ class LatentChain(dist.TorchDistribution):
     (torch.Size([3, 5, 2]), torch.Size([3]))
     """
 
-    arg_constraints: dict = {}
+    forgotten = ("_drawn",)
 
     def __init__(
         self,
@@ -117,9 +117,7 @@ class LatentChain(dist.TorchDistribution):
 
     def log_prob(self, z: Tensor) -> Tensor:
         check_event(z, self.event_shape)
-        return self.total(self._terms(z)).expand(
-            torch.broadcast_shapes(z.shape[:-2], self.batch_shape)
-        )
+        return self.total(self._terms(z)).expand(self.lead(z))
 
     def total(self, terms: Tensor) -> Tensor:
         """The sum over the steps that belong to the chain: ``(*lead, T) -> (*lead,)``."""
@@ -131,12 +129,6 @@ class LatentChain(dist.TorchDistribution):
         ``(*lead, Z) -> batch_shape (*lead,)``.
         """
         return self.transition(beside(z, None if self.inputs is None else self.inputs[..., t, :]))
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LatentChain:
-        new = copy.copy(self)
-        new._batch_shape = torch.Size(batch_shape)
-        new._drawn = None
-        return new
 
     def _or_beyond(self, drawn: Tensor, z: Tensor, t: int) -> Tensor:
         """The draw of step t, exchanged where the sequence has ended.

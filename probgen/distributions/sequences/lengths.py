@@ -9,25 +9,23 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from probgen.core import checks
-from probgen.core.kinds import density_kind
 from probgen.core.missing import values_are_known
-from probgen.distributions.conditional import conditional, observed
+from probgen.distributions.conditional import conditional
+from probgen.distributions.conditioned import Conditioned
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.sequences.ends import (
     Ends,
-    all_steps,
     ends,
-    known,
-    or_padding,
     over_steps,
     reading_missing,
 )
+from probgen.distributions.sequences.padded import Padded, no_moments_of_lengths
 
 
-class WithLength(dist.TorchDistribution):
+class WithLength(Padded):
     r"""A sequence and its length as one random variable.
 
     .. math:: p(T, x_{1:T}) = p(T)\, p(x_{1:T})
@@ -66,8 +64,7 @@ class WithLength(dist.TorchDistribution):
     (tensor([1, 2]), tensor([-0.6931, -1.2040]))
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {"inner": 0, "logits": 1}
 
     def __init__(
         self,
@@ -93,41 +90,14 @@ class WithLength(dist.TorchDistribution):
         super().__init__(torch.Size(batch), inner.event_shape, validate_args=False)
 
     @property
-    def steps(self) -> int:
-        """The largest length."""
-        return self.event_shape[0]
-
-    @property
-    def entry_ndim(self) -> int:
-        """Number of dims of one step."""
-        return len(self.event_shape) - 1
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return or_padding(self.inner.support, self.padding)
-
-    @property
-    def density_kind(self) -> str:
-        return density_kind(self.inner)
+    def like(self) -> Tensor:
+        """A tensor of the type and on the device of the parameters."""
+        return self.logits
 
     @property
     def length_probabilities(self) -> Tensor:
         """Probabilities of the lengths ``least``, ..., T_max: ``(*batch, L)``."""
         return self.logits.softmax(-1)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> WithLength:
-        options = {"least": self.least, "padding": self.padding}
-        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
-        return WithLength(self.inner.expand(torch.Size(batch_shape)), logits, **options)
-
-    def lengths(self, x: Tensor) -> Tensor:
-        """Numbers of steps ``(*lead,)``.
-
-        Of a sequence without an end in sight, as far as it is seen.
-
-        ``(*lead, T, *entry)``.
-        """
-        return self.ends(self.whole(x)).length
 
     def log_prob(self, x: Tensor) -> Tensor:
         x = self.whole(x)
@@ -161,15 +131,6 @@ class WithLength(dist.TorchDistribution):
             x = self.inner.expand(self.batch_shape).sample(torch.Size(sample_shape))
             return self.cut(x, length)
 
-    def cut(self, x: Tensor, length: Tensor) -> Tensor:
-        """Sequences ``(*lead, T, *entry)`` with padding after so many steps ``(*lead,)``."""
-        after = Ends(length, torch.zeros_like(length, dtype=torch.bool)).after(self.steps)
-        return torch.where(over_steps(after, self.entry_ndim), self.padding, x)
-
-    def whole(self, x: Tensor) -> Tensor:
-        """An array with all steps, filled by padding where it has fewer."""
-        return all_steps(x, self.event_shape, self.padding)
-
     def ends(self, x: Tensor, mask: Tensor | None = None) -> Ends:
         """Where sequences end ``(*lead, T, *entry)``.
 
@@ -195,14 +156,8 @@ def _check_least(wrong: Tensor, least: int) -> None:
         )
 
 
-@observed.register(WithLength)
-def _(distribution: WithLength, x: Tensor) -> Tensor:
-    """The end of a sequence is known, also where NaN marks it."""
-    return known(x, distribution.padding, distribution.entry_ndim)
-
-
 @conditional.register(WithLength)
-class LengthGiven(dist.TorchDistribution):
+class LengthGiven(Conditioned):
     r"""Complete sequences, with their ends, given some of their values.
 
     .. math:: p(T \mid x_o) \propto p(T)\, [T \ge T_o], \qquad x_m \sim p(x_m \mid x_o)
@@ -218,80 +173,45 @@ class LengthGiven(dist.TorchDistribution):
     tensor(0.5000)
     """
 
-    arg_constraints: dict = {}
-    has_rsample = False
+    batched = {**Conditioned.batched, "found": 0}
+    joint: Any  # WithLength
 
-    def __init__(self, distribution: WithLength, x: Tensor, mask: Tensor):
-        x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution = distribution
-        self.x = x.expand(shape)
-        self.mask = mask.expand(shape)
-        self.found = distribution.ends(self.x, self.mask)
-        self._after = over_steps(self.found.after(distribution.steps), distribution.entry_ndim)
-        self._seen = self.mask & ~self._after
-        self._check()
-        super().__init__(
-            torch.Size(shape[: len(shape) - len(distribution.event_shape)]),
-            distribution.event_shape,
-            validate_args=False,
-        )
-
-    def _check(self) -> None:
-        if (self.x.isnan() & self._seen).any():
-            raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use "
-                "~x.isnan()"
-            )
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return self.distribution.support
-
-    @property
-    def density_kind(self) -> str:
-        return self.distribution.density_kind
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> LengthGiven:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return LengthGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
+    def __init__(self, joint: WithLength, x: Tensor, mask: Tensor):
+        found, seen = joint.given(x, mask)
+        super().__init__(joint, x, seen)
+        self.found = found.expand(self.batch_shape)
 
     @property
     def _values(self) -> dist.TorchDistribution:
         """The distribution of complete sequences without end."""
         with reading_missing():
-            return conditional(
-                self.distribution.inner, torch.where(self._seen, self.x, 0.0), self._seen
-            )
+            return conditional(self.joint.inner, torch.where(self.mask, self.x, 0.0), self.mask)
 
     @property
     def _logits(self) -> Tensor:
         """Log probabilities of the lengths, up to a constant."""
-        logs = self.distribution.logits.log_softmax(-1)
-        return torch.where(self.distribution.possible(self.found), logs, -torch.inf)
+        logs = self.joint.logits.log_softmax(-1)
+        return torch.where(self.joint.possible(self.found), logs, -torch.inf)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        with torch.no_grad():
-            return self.distribution.cut(
-                self._values.sample(torch.Size(sample_shape)), self.draw_lengths(sample_shape)
-            )
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        return self.joint.cut(self._values.sample(sample_shape), self.draw_lengths(sample_shape))
 
     def draw_lengths(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         """Lengths given what is observed: ``(*sample, *batch)``."""
         logits = self._logits.expand(*sample_shape, *self.batch_shape, -1)
-        return dist.Categorical(logits=logits).sample() + self.distribution.least
+        return dist.Categorical(logits=logits).sample() + self.joint.least
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        found = self.distribution.ends(value)
-        length = self._logits.log_softmax(-1)
-        agrees = self.distribution.possible(found) & self.distribution.possible(self.found)
-        mass = torch.where(agrees, length, -torch.inf).logsumexp(-1)
-        inner = self.distribution.without_padding(value, found)
-        differs = ((inner != self.x) & self._seen).flatten(value.ndim - len(self.event_shape))
-        inner = torch.where(self._seen, self.x, inner)
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
+        found = self.joint.ends(value)
+        agrees = self.joint.possible(found) & self.joint.possible(self.found)
+        mass = torch.where(agrees, self._logits.log_softmax(-1), -torch.inf).logsumexp(-1)
+        inner = self.completed(self.joint.without_padding(value, found))
         with reading_missing():
             values = self._values.log_prob(inner)
-        return torch.where(differs.any(-1) | ~agrees.any(-1), -torch.inf, values + mass)
+        return torch.where(agrees.any(-1), values + mass, -torch.inf)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        raise no_moments_of_lengths(self.joint.padding)
 
 
 @gibbs.register(WithLength)
@@ -299,7 +219,7 @@ def _(distribution: WithLength, x: Tensor, mask: Tensor, steps: int) -> Tensor:
     """Lengths are drawn exactly, gaps by the chain of the distribution of the values."""
     checks.at_least(1, steps=steps)
     given = LengthGiven(distribution, x, mask)
-    state = gibbs(distribution.inner, torch.where(given._seen, x, 0.0), given._seen, steps)
+    state = gibbs(distribution.inner, torch.where(given.mask, x, 0.0), given.mask, steps)
     return distribution.cut(state, given.draw_lengths())
 
 

@@ -12,9 +12,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from probgen.core.missing import check_event
+from probgen.core.private_torch import get_proxy_mode
 from probgen.distributions.conditional import conditional
 from probgen.distributions.mixture_moments import Mixture, log_joint
 
@@ -42,6 +42,14 @@ class StateNormals(dist.TorchDistribution):
     @property
     def has_rsample(self) -> bool:
         return True
+
+    @property
+    def mean(self) -> Tensor:
+        return self.distribution.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.distribution.variance
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.core.missing import check_event, has_missing
+from probgen.core.batched import BatchedDistribution
+from probgen.core.missing import check_event
+from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.sequences.kalman import (
     Smoothed,
@@ -21,9 +21,10 @@ from probgen.distributions.sequences.kalman import (
     predicted_cov,
     smoother,
 )
+from probgen.distributions.sequences.lists import last_of, takes_lists
 
 
-class StateSpace(dist.TorchDistribution):
+class StateSpace(BatchedDistribution):
     r"""Sequences ``(T, D)`` of a linear Gaussian state space model, states integrated out exactly.
 
     .. math:: z_1 \sim N(m_0, P_0), \quad z_t = A z_{t-1} + q_t, \quad x_t = C z_t + r_t, \qquad
@@ -52,7 +53,7 @@ class StateSpace(dist.TorchDistribution):
     tensor([0.4286, 1.2857, 2.1429])
     """
 
-    arg_constraints: dict = {}
+    batched = {"system": 0}
     support = constraints.independent(constraints.real, 2)
 
     def __init__(self, system: System, steps: int):
@@ -69,15 +70,14 @@ class StateSpace(dist.TorchDistribution):
         batch = broadcast_shape(system.initial_mean.shape[:-1], system.initial_cov.shape[:-2])
         super().__init__(torch.Size(batch), torch.Size([steps, dims]), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StateSpace:
-        mean = self.system.initial_mean
-        return StateSpace(
-            self.system._replace(initial_mean=mean.expand(*batch_shape, mean.shape[-1])), self.steps
-        )
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the type and on the device of the parameters."""
+        return self.system.initial_mean
 
     def log_prob(self, x: Tensor) -> Tensor:
         system, rows = self._flat(x)
-        return kalman_filter(system, rows).log_likelihood.reshape(self._lead(x))
+        return kalman_filter(system, rows).log_likelihood.reshape(self.lead(x))
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
         with torch.no_grad():
@@ -110,11 +110,13 @@ class StateSpace(dist.TorchDistribution):
         around = path @ system.emission.mT
         return around + torch.randn_like(around) @ noise.mT, path
 
+    @takes_lists
     def filter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means ``(*batch, T, k)`` and covariances ``(*batch, T, k, k)`` of the states given what came before."""
         found = kalman_filter(*self._flat(x))
         return self._by_sequence(found.mean, x), self._by_sequence(found.cov, x)
 
+    @takes_lists
     def smooth(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means ``(*batch, T, k)`` and covariances ``(*batch, T, k, k)`` of the states given all observations."""
         found = self.smoothed(x)
@@ -128,24 +130,56 @@ class StateSpace(dist.TorchDistribution):
         system, rows = self._flat(x)
         return smoother(system, kalman_filter(system, rows))
 
+    @takes_lists
     def mean_given(self, x: Tensor) -> Tensor:
         """Expected values of all observations, those missing in x given the others.
 
         ``(*batch, T, D)``.
         """
+        return self.moments(x)[0]
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all observations, those missing in x given the others.
+
+        ``(*batch, T, D)`` each.
+        """
         system, rows = self._flat(x)
-        mean = smoother(system, kalman_filter(system, rows)).mean
-        matrix, offset, _ = expected_values(system, rows)
-        return self._by_sequence((matrix @ mean[..., None])[..., 0] + offset, x)
+        found = smoother(system, kalman_filter(system, rows))
+        matrix, offset, noise = expected_values(system, rows)
+        mean = (matrix @ found.mean[..., None])[..., 0] + offset
+        variance = ((matrix @ found.cov) * matrix).sum(-1) + noise.diagonal(dim1=-2, dim2=-1)
+        return self._by_sequence(mean, x), self._by_sequence(variance, x)
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+        r"""Draws of missing entries (NaN) given the others.
+
+        ``(*batch, T, D) -> (*sample, *batch, T, D)``.
+
+        A draw from the distribution, moved by what its own errors would tell.
+
+        .. math:: x = x^* + E[x \mid x_o] - E[x \mid x^*_o], \qquad x^* \sim p
+
+        References
+        ----------
+        Durbin, Koopman (2002), A simple and efficient simulation smoother,
+        https://doi.org/10.1093/biomet/89.3.603
+        """
+        check_event(x, self.event_shape)
+        draw = self.expand(self.lead(x)).sample(sample_shape)
+        own = self.moments(torch.where(x.isnan(), torch.nan, draw))[0]
+        return torch.where(x.isnan(), draw + self.moments(x)[0] - own, x)
 
     def forecast(self, x: Tensor, steps: int) -> StateSpace:
         """The distribution of the next ``steps`` observations given ``x`` so far.
 
-        Batch shape that of x.
+        Batch shape that of x. A list of sequences is gone on with from the end of each.
 
         Its ``mean`` and ``variance`` are the usual forecast and the square of its error bar.
         """
-        mean, cov = (part.select(len(self._lead(x)), -1) for part in self.filter(x))
+        mean, cov = self.filter(x)
+        mean = last_of(mean, x, -2)
+        cov = last_of(cov, x, -3)
         ahead = self.system._replace(
             initial_mean=mean @ self.system.transition.mT,
             initial_cov=predicted_cov(self.system, cov),
@@ -191,7 +225,7 @@ class StateSpace(dist.TorchDistribution):
                 "steps, got "
                 f"{tuple(x.shape)}; time is the first event dim"
             )
-        lead, (mean, cov) = self._lead(x), (self.system.initial_mean, self.system.initial_cov)
+        lead, (mean, cov) = self.lead(x), (self.system.initial_mean, self.system.initial_cov)
         states = mean.shape[-1]
         mean = mean.expand(*lead, states).reshape(-1, states)
         cov = (
@@ -202,67 +236,13 @@ class StateSpace(dist.TorchDistribution):
         rows = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:]).transpose(0, 1)
         return self.system._replace(initial_mean=mean, initial_cov=cov), rows
 
-    def _lead(self, x: Tensor) -> torch.Size:
-        return torch.Size(broadcast_shape(x.shape[:-2], self.batch_shape))
-
     def _by_sequence(self, part: Tensor, x: Tensor) -> Tensor:
         """``(T, B or 1, ...) -> (*batch, T, ...)``."""
-        lead = self._lead(x)
+        lead = self.lead(x)
         part = part.expand(-1, lead.numel(), *part.shape[2:])
         return part.transpose(0, 1).reshape(*lead, len(part), *part.shape[2:])
 
 
 @conditional.register(StateSpace)
-class StateSpaceGiven(dist.TorchDistribution):
-    r"""Complete sequences given some of their values.
-
-    A draw from the distribution, moved by what its own errors would tell.
-
-    .. math:: x = x^* + E[x \mid x_o] - E[x \mid x^*_o], \qquad x^* \sim p
-
-    References
-    ----------
-    Durbin, Koopman (2002), A simple and efficient simulation smoother,
-    https://doi.org/10.1093/biomet/89.3.603
-    """
-
-    arg_constraints: dict = {}
-    support = StateSpace.support
-
-    def __init__(self, distribution: StateSpace, x: Tensor, mask: Tensor):
-        x, mask = torch.broadcast_tensors(x, mask)
-        shape = broadcast_shape(x.shape, distribution.shape())
-        self.distribution = distribution
-        self.x = x.expand(shape)
-        self.mask = mask.expand(shape)
-        self.observed = torch.where(self.mask, self.x, torch.nan)
-        if has_missing(torch.where(self.mask, self.x, 0.0)):
-            raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use "
-                "~x.isnan()"
-            )
-        super().__init__(torch.Size(shape[:-2]), distribution.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StateSpaceGiven:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return StateSpaceGiven(self.distribution, self.x.expand(shape), self.mask.expand(shape))
-
-    @property
-    def mean(self) -> Tensor:
-        return self.distribution.mean_given(self.observed)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        differs = ((value != self.x) & self.mask).flatten(-2).any(-1)
-        complete = torch.where(self.mask, self.x, value)
-        return torch.where(
-            differs,
-            -torch.inf,
-            self.distribution.log_prob(complete) - self.distribution.log_prob(self.observed),
-        )
-
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        with torch.no_grad():
-            distribution = self.distribution.expand(self.batch_shape)
-            draw = distribution.sample(sample_shape)
-            own = distribution.mean_given(torch.where(self.mask, draw, torch.nan))
-            return torch.where(self.mask, self.x, draw + self.mean - own)
+def _(distribution: StateSpace, x: Tensor, mask: Tensor) -> Completed:
+    return Completed(distribution, x, mask)

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.classifiers import Classifier, Logistic
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     Z95,
     Features,
-    centerd,
     baseline_of,
+    centerd,
     generator,
     raw,
     some,
@@ -23,6 +24,7 @@ from probgen.evaluate.two_sample.rows import (
 from probgen.evaluate.two_sample.units import Standardize, compared
 
 
+@explained
 def classifier_two_sample_test(
     samples: Tensor,
     real: Tensor,

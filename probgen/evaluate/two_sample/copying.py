@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
@@ -25,6 +26,7 @@ from probgen.evaluate.two_sample.units import Standardize, compared
 FEWEST = 10  # rows of either kind that a cell must have for its ranks to say anything
 
 
+@explained
 def copying_test(
     samples: Tensor,
     train: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.kernels import (
     GaussianKernel,
@@ -21,10 +22,10 @@ from probgen.evaluate.two_sample.rows import (
     MEMORY,
     Z95,
     Features,
+    baseline_of,
     beyond,
     centerd,
     chunk_rows,
-    baseline_of,
     generator,
     interval,
     raw,
@@ -34,6 +35,7 @@ from probgen.evaluate.two_sample.units import Standardize, compared
 SOME = 20  # permutations whose standard errors are computed too
 
 
+@explained
 def kernel_distance(
     samples: Tensor,
     real: Tensor,
@@ -160,6 +162,7 @@ def _student(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
+@explained
 def mmd_test(
     samples: Tensor,
     real: Tensor,
@@ -228,6 +231,7 @@ def mmd_test(
     return _permutation_test("MMD test", kernel, pair, permutations, splits, seed, memory, units)
 
 
+@explained
 def energy_test(
     samples: Tensor,
     real: Tensor,

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Features, beyond, baselines_of, interval, raw
+from probgen.evaluate.two_sample.rows import Features, baselines_of, beyond, interval, raw
 from probgen.evaluate.two_sample.units import Standardize, compared
 
 
+@explained
 def frechet_distance(
     samples: Tensor,
     real: Tensor,

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     MEMORY,
     Features,
+    baselines_of,
     centerd,
     distance_blocks,
-    baselines_of,
     interval,
     raw,
 )
@@ -48,6 +49,7 @@ class DensityCoverage(NamedTuple):
         return f"{self.density}\n{self.coverage}"
 
 
+@explained
 def precision_recall(
     samples: Tensor,
     real: Tensor,
@@ -115,6 +117,7 @@ def precision_recall(
     )
 
 
+@explained
 def density_coverage(
     samples: Tensor,
     real: Tensor,

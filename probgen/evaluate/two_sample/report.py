@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
 from probgen.evaluate.two_sample.copying import copying_test
@@ -61,6 +62,7 @@ def _line(result: TwoSample) -> str:
     return f"{result.name:22s} {result.value:8.3g} {limits:>20s}   {baseline:>11s} {p_value:>6s}"
 
 
+@explained
 def sample_report(
     samples: Tensor,
     real: Tensor,

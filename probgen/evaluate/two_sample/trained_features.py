@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from probgen.core import cache as kept
 from probgen.core import checks
 from probgen.core.conversion import complete_rows, rows_from
+from probgen.core.keywords import explained
 from probgen.core.turns import same_random_state
 from probgen.evaluate.two_sample.rows import generator
 
@@ -96,6 +97,7 @@ def _images(channels: int, width: int) -> nn.Sequential:
     )
 
 
+@explained
 def classifier_features(
     x: Tensor,
     labels: Tensor,

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.evaluate.two_sample.choices import check_choices
 from probgen.evaluate.two_sample.result import TwoSample
 from probgen.evaluate.two_sample.rows import (
     Features,
+    baselines_of,
     beyond,
     centerd,
-    baselines_of,
     generator,
     interval,
     raw,
@@ -21,6 +22,7 @@ from probgen.evaluate.two_sample.rows import (
 from probgen.evaluate.two_sample.units import Standardize, compared
 
 
+@explained
 def sliced_wasserstein_distance(
     samples: Tensor,
     real: Tensor,
@@ -172,6 +174,7 @@ def _potential(x: Tensor, y: Tensor, power: float) -> Tensor:
     return torch.cat([torch.zeros_like(x[:1]), steps.cumsum(0)])
 
 
+@explained
 def wasserstein_distance(
     samples: Tensor,
     real: Tensor,

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from probgen.core.private_torch import has_step_hooks
+
 Tensors = dict[str, Tensor]
 Numbers = tuple[Tensor, ...]
 Group = dict[str, Any]
@@ -41,7 +43,7 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
     >>> rule_of(torch.optim.SGD([torch.zeros(1)])).numbers(torch.optim.SGD([torch.zeros(1)], lr=0.1).param_groups[0])
     (0.1, 0.0, 0.0, 0.0)
     """
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    if has_step_hooks(optimizer):
         return OUTSIDE
     return {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD}.get(
         type(optimizer), OUTSIDE

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.compile.tracing import NotCompilable
+from probgen.core.private_torch import waits_for_gradient
 from probgen.train.compiled.module_state import attached
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _check_alone(run: Run) -> None:
     """Parameters can move only if nobody else sees their memory."""
     if any(p.is_complex() for p in run.parameters):
         raise NotCompilable("a parameter is complex; keep its real and imaginary parts")
-    if any(p._post_accumulate_grad_hooks for p in run.parameters):
+    if any(map(waits_for_gradient, run.parameters)):
         raise NotCompilable(
             "a parameter has a hook that waits for its gradient; change the gradient with "
             "register_hook"

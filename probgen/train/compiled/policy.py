@@ -17,6 +17,16 @@ import torch
 from torch import Tensor
 
 from probgen.compile.background import Background
+from probgen.compile.cost_model import (
+    CALLING,
+    ELSEWHERE,
+    LIBRARY,
+    STEPS_WATCHED,
+    compiling,
+    computing,
+    importing,
+    repays,
+)
 from probgen.compile.tracing import NotCompilable
 from probgen.train.compiled.module_state import PLAIN
 from probgen.train.compiled.optimizer_updates import OUTSIDE, rule_of
@@ -32,13 +42,11 @@ if TYPE_CHECKING:
 
 Choice = bool | Literal["auto"]
 
-WATCHED = 12  # steps that are timed before anything is decided
-GIVE_UP = 3.0  # seconds of remaining work below which compiling is not considered
-REPAID = 1.5  # what compiling must save, as a multiple of what it costs
-ELSEWHERE = 6.0  # seconds of a second Python, which compiling in the background costs
-DISPATCH = 4e-6  # seconds that one operation takes apart from computing
-LONG = 500_000  # steps that repay a library, which is built slowly and called fast
 SHAPES = 8  # graphs for so many shapes of batches
+
+
+class _NotRepaid(NotCompilable):
+    """A step that is left as it is because too few are left; no reason to warn."""
 
 
 class Engine:
@@ -92,22 +100,27 @@ class Engine:
             self._lay_out()
         with transaction(self.run):
             if self.parts:
-                self._advance(room, remaining)
-                return
-            began = time.perf_counter()
-            self.run.advance()
-            if len(self.seconds) < WATCHED:
-                self.seconds.append(time.perf_counter() - began)
+                self._advance_laid_out(room, remaining)
+            else:
+                self._advance_watched()
 
-    def _advance(self, room: int, remaining: float) -> None:
+    def _advance_watched(self) -> None:
+        """One step as the program tells it; the first ones are timed."""
+        began = time.perf_counter()
+        self.run.advance()
+        if len(self.seconds) < STEPS_WATCHED:
+            self.seconds.append(time.perf_counter() - began)
+
+    def _advance_laid_out(self, room: int, remaining: float) -> None:
+        """Compiled steps where there is a graph for the next batch, else one without."""
         room = min(room, self.run.source.alike())
         selection, rows = self.run.source.choose()
         step = self._step(selection, remaining)
         if step is None:
-            self._interlude(selection, rows)
+            self._advance_between(selection, rows)
         else:
             with self.run.signals.held():
-                self._go(step, [selection, *self._more(step, room)])
+                self._advance_compiled(step, [selection, *self._following(step, room)])
 
     def settle(self) -> None:
         """Brings the optimizer's own state up to date."""
@@ -135,9 +148,10 @@ class Engine:
         resumed = any(
             state for state in self.run.optimizer.state.values()
         )  # then nothing is learnt from a first step
-        if self.eager or len(self.seconds) < (WATCHED if not self.must else not resumed):
+        needed = STEPS_WATCHED if not self.must else int(not resumed)
+        if self.eager or len(self.seconds) < needed:
             return False
-        return self.must or remaining * self._eager_seconds() > GIVE_UP
+        return self.must or repays(remaining * self._eager_seconds(), compiling(0))
 
     def _lay_out(self) -> None:
         try:
@@ -158,7 +172,7 @@ class Engine:
             with self._timed():
                 step = self._awaited(key) if self.waiting else self._new(key, selection, remaining)
         except NotCompilable as error:
-            self._give_up(str(error))
+            self._give_up(str(error), warn=not isinstance(error, _NotRepaid))
             return None
         if step is not None:
             self.run.history.compiled = (
@@ -197,23 +211,26 @@ class Engine:
             return None
         step = Step(self.run, self.parts, selection)
         if not self.must:
-            computing = max(step.replay_seconds() - DISPATCH * step.operations, 0.0)
-            cost = 4.0 + 0.015 * step.operations
+            seconds = computing(step.replay_seconds(), step.operations)
+            cost = importing() + compiling(step.operations)
             now = self._eager_seconds()
-            if not self.steps and remaining * (now - computing) < REPAID * cost:
-                self._give_up("the remaining steps would not repay it", warn=False)
+            if not self.steps and not repays(remaining * (now - seconds), cost):
+                raise _NotRepaid("the remaining steps would not repay it")
+            # what goes on meanwhile may be worth more than another Python costs
+            if cost * seconds / now > ELSEWHERE and self._sent(key, step):
                 return None
-            if (
-                cost * computing / now > ELSEWHERE
-            ):  # what goes on meanwhile is worth more than another Python costs
-                graph, inputs = step.prepare(self._hyperparameters())
-                with suppress(
-                    PicklingError, AttributeError, TypeError
-                ):  # a graph that cannot be sent is built here
-                    self.waiting = key, step, Background(graph, *inputs)
-                    return None
-        step.build(self._hyperparameters(), library=self.must or remaining > LONG)
+        self.run.signals.deliver()  # better before the compiler than after it
+        library = self.must or repays(remaining * CALLING, LIBRARY)
+        step.build(self._hyperparameters(), library=library)
         return step
+
+    def _sent(self, key: Any, step: Step) -> bool:
+        """Whether another process compiles the step now; some graphs cannot be sent."""
+        graph, inputs = step.prepare(self._hyperparameters())
+        unsent = suppress(PicklingError, AttributeError, TypeError)
+        with unsent, self.run.signals.held():  # no process starts that nobody ends
+            self.waiting = key, step, Background(graph, *inputs)
+        return self.waiting is not None
 
     def _awaited(self, key: Any) -> Step | None:
         """The step that is compiled in the background, once it is done."""
@@ -233,9 +250,9 @@ class Engine:
             return True
         first = next(iter(self.steps.values()))
         gain = remaining * (self._eager_seconds() - first.seconds) / (1 + self.run.step)
-        return gain > REPAID * self.run.history.compile_seconds
+        return repays(gain, self.run.history.compile_seconds)
 
-    def _more(self, step: Step, room: int) -> list[Selection]:
+    def _following(self, step: Step, room: int) -> list[Selection]:
         """What else is done in the same call, without looking up.
 
         Steps in powers of two, which share memory.
@@ -252,18 +269,19 @@ class Engine:
             self.run.history.compile_seconds += time.perf_counter() - began
 
     def _give_up(self, reason: str, warn: bool = True) -> None:
+        """From now on every step is made as the program tells it; an error where none may be."""
         if self.must:
             raise NotCompilable(reason)
         self.eager = True
         self.run.history.compiled = f"no: {reason}"
         self.close()
         if warn:
-            warnings.warn(f"continuing in eager mode: {reason}", FitWarning, stacklevel=5)
+            warnings.warn(f"continuing in eager mode: {reason}", FitWarning, stacklevel=6)
 
     # -- how
     # -----------------------------------------------------------------------------------------------------
 
-    def _interlude(self, selection: Selection, rows: int) -> None:
+    def _advance_between(self, selection: Selection, rows: int) -> None:
         """A step without graph; from before or after others with one, or for good."""
         self.settle()
         self.run.learn(selection, rows)
@@ -273,7 +291,7 @@ class Engine:
             self._give_up("some parameters take part in some batches only")
         read_steps(self.run, self.parts)
 
-    def _go(self, step: Step, selections: Sequence[Selection]) -> None:
+    def _advance_compiled(self, step: Step, selections: Sequence[Selection]) -> None:
         before = self._schedule()
         done = 0
         self.ahead = True

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from probgen.compile.passes import smaller
+from probgen.compile.passes import simplify
+from probgen.compile.rounding import tolerance
 from probgen.compile.tracing import Compiled, NotCompilable, Repeated, record, replica
 from probgen.core.loss_parts import noted_parts
 from probgen.core.missing import assume_missing
+from probgen.core.private_torch import pytree
 from probgen.train.compiled.module_state import attached, plain_values, preserved, python_random
 from probgen.train.compiled.optimizer_updates import rule_of
 from probgen.train.compiled.parameter_groups import Part, overlapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from probgen.train.run import Run
 
 Selection = Any
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
 # steps in a row without looking up, and seconds that they may take
 MOST = 64
 TOGETHER = 0.02
@@ -82,7 +82,7 @@ class Step:
         pieces = {id(piece) for part in parts for piece in part.pieces}
         self.buffers = [tensor for tensor in self.recording.changed if id(tensor) not in pieces]
         self._check_memory()
-        self.recording = smaller(self.recording, *self.example)
+        self.recording = simplify(self.recording, *self.example)
         alive = torch.ones((), dtype=torch.bool, device=run.fabric.device)
         state = ([part.tensors() for part in parts], self.buffers, alive)
         self.tensors, self._structure = pytree.tree_flatten(state)
@@ -104,7 +104,8 @@ class Step:
         batch = self.run.source.batch(self.selection, inputs)
         with torch.enable_grad(), noted_parts() as parts:
             index = self.run.source.index(self.selection, inputs)
-            value = self.run.per_row(batch, loss=self.run.plain, index=index)
+            weights = self.run.source.scales(self.selection, inputs)
+            value = self.run.per_row(batch, loss=self.run.plain, index=index, weights=weights)
             pieces = [piece for part in self.parts for piece in part.pieces]
             known = {id(piece) for piece in pieces}
             trained = [p for group in self.run.optimizer.param_groups for p in group["params"]]
@@ -264,14 +265,14 @@ class Step:
             same = torch.equal(drawn, torch.get_rng_state())
             torch.set_rng_state(state)
             replayed = graph.replay(*again)
-        tolerance = self._tolerance()
-        near = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
+        slack = self._tolerance()
+        near = {"rtol": slack, "atol": slack, "equal_nan": True}
         if not same or not torch.allclose(found, expected, **near):
             raise NotCompilable(
                 f"the compiled step gives loss and gradient norm {found.tolist()}, the program "
                 f"{expected.tolist()}"
             )
-        wrong = self._differences(copies, again, inputs, tolerance)
+        wrong = self._differences(copies, again, inputs, slack)
         if wrong or not torch.allclose(found, replayed, **near):
             raise NotCompilable(
                 f"the compiled step gives another {wrong or 'loss'} than its operations one by one"
@@ -280,14 +281,14 @@ class Step:
     def _tolerance(self) -> float:
         """By the lowest precision among the operations."""
         values = [node.meta.get("val") for node in self.recording.graph.graph.nodes]
-        return max(TOLERANCE.get(value.dtype, 0.0) for value in values if torch.is_tensor(value))
+        return max(tolerance(value.dtype) for value in values if torch.is_tensor(value))
 
     def _differences(
         self,
         found: Sequence[Tensor],
         expected: Sequence[Tensor],
         before: Sequence[Tensor],
-        tolerance: float,
+        tolerated: float,
     ) -> str:
         """What has become something else than expected.
 
@@ -302,7 +303,7 @@ class Step:
                 for tensors in (found, expected, before)
             )
             slack = (two - old).norm() / 2 if name in ("value", "average") else 0.0
-            if (one - two).norm() > tolerance * (0.1 + two.norm()) + slack:
+            if (one - two).norm() > tolerated * (0.1 + two.norm()) + slack:
                 wrong.append(name)
         return " and ".join(wrong)
 

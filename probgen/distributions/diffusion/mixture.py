@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.distributions.noising.additive import AdditiveNoise, independent
-from probgen.distributions.noising.schedules import Shares
+from probgen.distributions.diffusion.additive import AdditiveNoise
+from probgen.distributions.diffusion.predictions import Epsilon, Prediction
+from probgen.distributions.diffusion.process import independent, wide
+from probgen.distributions.diffusion.tables import Shares
+from probgen.distributions.diffusion.times import NoiseSchedule
 
 
 class DifferentiableMixture(dist.MixtureSameFamily):
@@ -45,33 +48,32 @@ class MixtureNoise(AdditiveNoise):
 
     At every step alike.
 
-    .. math:: q(x_t \mid x_0) = \sum_k w_k\, N\big(\sqrt{\bar\alpha_t}\, x_0 + \sigma_t m_k,\; \sigma_t^2 v_k\big),
+    .. math:: q(z_t \mid x) = \sum_k w_k\, N\big(\sqrt{\bar\alpha_t}\, x + \sigma_t m_k,\; \sigma_t^2 v_k\big),
               \qquad \sigma_t^2 = 1 - \bar\alpha_t
 
     Each entry has one component for all steps: given it, the chain is a Gaussian one whose noise is
     moved by :math:`\sigma_t m_k` and stretched by :math:`\sqrt{v_k}`. So
 
-    .. math:: q(x_s \mid x_t, x_0) = \sum_k r_k\, N\big(\sqrt{\bar\alpha_s}\, x_0 + \sigma_s m_k + c\,
+    .. math:: q(z_s \mid z_t, x) = \sum_k r_k\, N\big(\sqrt{\bar\alpha_s}\, x + \sigma_s m_k + c\,
               (\epsilon_t - m_k),\; v_k \tilde\beta\big), \qquad c = \sigma_t
               \sqrt{\tfrac{\bar\alpha_t}{\bar\alpha_s}} \tfrac{\sigma_s^2}{\sigma_t^2}, \quad r_k
               \propto w_k\, N(\epsilon_t; m_k, v_k)
 
-    The process of the bound is :math:`q(x_T \mid x_0) \prod_t q(x_{t-1} \mid x_t, x_0)`, as in
+    The process of the bound is :math:`q(z_1 \mid x) \prod_t q(z_{t-1} \mid z_t, x)`, as in
     denoising diffusion implicit models: it has these very marginals, because each factor takes the
-    one of x_t to that of x_{t-1}, though the components of an entry are drawn anew at each step.
-    The model puts :math:`\hat x_0` in place of the datum, :math:`p(x_s \mid x_t) = q(x_s \mid x_t,
-    \hat x_0)`, and starts from the noise itself. Divergences of mixtures have no closed form: the
+    one of z_t to that of z_{t-1}, though the components of an entry are drawn anew at each step.
+    The model puts :math:`\hat x` in place of the datum, :math:`p(z_s \mid z_t) = q(z_s \mid z_t,
+    \hat x)`, and starts from the noise itself. Divergences of mixtures have no closed form: the
     bound takes the log-ratio of one draw.
 
-    Since r is not linear in the datum, :math:`p(x_s \mid x_t)` has another mean than the true
-    reverse distribution even where :math:`\hat x_0` is the exact mean of the datum: for skewed
-    noise ancestral draws stay off, however small the steps. Draws by :func:`deterministic
-    <probgen.distributions.noising.chain.deterministic>` do not.
+    Since r is not linear in the datum, :math:`p(z_s \mid z_t)` has another mean than the true
+    reverse distribution even where :math:`\hat x` is the exact mean of the datum: for skewed
+    noise ancestral draws stay off, however small the steps. Draws by ``DDIM(num_steps)`` do not.
 
     Parameters
     ----------
-    schedule, bounds
-        As in :class:`AdditiveNoise <probgen.distributions.noising.additive.AdditiveNoise>`.
+    schedule, num_times, prediction, bounds
+        As in :class:`AdditiveNoise <probgen.distributions.diffusion.additive.AdditiveNoise>`.
     weights, locs, scales : sequence of float
         One number for each component; weights are made to sum to one.
 
@@ -87,23 +89,26 @@ class MixtureNoise(AdditiveNoise):
     (2021), Denoising diffusion implicit models, https://arxiv.org/abs/2010.02502 (processes given
     by their posteriors)
 
-    >>> from probgen.distributions.noising.schedules import linear_steps
-    >>> noise = MixtureNoise(linear_steps(100), weights=[1, 1], locs=[-1, 1], scales=[1, 1])
-    >>> noise.marginal(torch.zeros(3, 1), torch.tensor([1, 50, 100])).variance[:, 0]
-    tensor([0.0010, 0.9258, 1.0000])
+    >>> from probgen.distributions.diffusion.schedules import LinearSchedule
+    >>> two = {"weights": [1, 1], "locs": [-1, 1], "scales": [1, 1]}
+    >>> noise = MixtureNoise(LinearSchedule(), **two, num_times=100)
+    >>> noise.marginal(torch.zeros(3, 1), torch.tensor([0.01, 0.5, 1.0])).variance[:, 0]
+    tensor([0.0023, 0.9213, 1.0000])
     """
 
     def __init__(
         self,
-        schedule: Shares,
+        schedule: NoiseSchedule | Shares,
         weights: Sequence[float],
         locs: Sequence[float],
         scales: Sequence[float],
+        num_times: int | None = None,
+        prediction: Prediction = Epsilon(),  # noqa: B008 (immutable)
         bounds: tuple[float, float] | None = None,
     ):
         checks.numbers("positive", weights=weights, scales=scales)
         checks.numbers(locs=locs)
-        super().__init__(schedule, bounds)
+        super().__init__(schedule, num_times, prediction, bounds)
         values = [torch.as_tensor(value, dtype=torch.float64) for value in (weights, locs, scales)]
         if (
             len({value.shape for value in values}) > 1
@@ -123,37 +128,34 @@ class MixtureNoise(AdditiveNoise):
         for name, value in zip(("log_weights", "locs", "spreads"), standard, strict=True):
             self.register_buffer(name, value.to(torch.get_default_dtype()))
 
-    def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        signal, noise = (scale.unsqueeze(-1) for scale in self.scales(t, x_0))
-        loc = signal * x_0.unsqueeze(-1) + noise * self.locs
+    def marginal(self, x: Tensor, t: Tensor) -> dist.TorchDistribution:
+        signal, noise = (level.unsqueeze(-1) for level in self.levels(t, x))
+        loc = signal * x.unsqueeze(-1) + noise * self.locs
         return self._mixture(self.log_weights.expand(loc.shape), loc, noise * self.spreads, t)
 
-    def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        mean, scale = self.mean_and_scale(x_t, x_0, t, s)
-        signal, noise = self.scales(t, x_t)
-        signal_s, noise_s = self.scales(s, x_t)
+    def posterior(self, z: Tensor, x: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        mean, scale = self.mean_and_scale(z, x, t, s)
+        signal, noise = self.levels(t, z)
+        signal_s, noise_s = self.levels(s, z)
         kept = noise * signal / signal_s * (noise_s / noise).square()
-        epsilon = ((x_t - signal * x_0) / noise).unsqueeze(-1)
+        epsilon = ((z - signal * x) / noise).unsqueeze(-1)
         logits = (
             self.log_weights
             - self.spreads.log()
             - 0.5 * ((epsilon - self.locs) / self.spreads).square()
         )
         loc = mean.unsqueeze(-1) + (noise_s - kept).unsqueeze(-1) * self.locs
-        shrunk = torch.where(
-            (s == 0).reshape(s.shape + (1,) * (loc.ndim - s.ndim)), 1.0, self.spreads
-        )
+        shrunk = torch.where(wide(s, loc) == 0, 1.0, self.spreads)
         return self._mixture(logits, loc, scale.unsqueeze(-1) * shrunk, t)
 
-    def prior(self, shape: torch.Size) -> dist.TorchDistribution:
-        x = self.log_signal.new_zeros(shape)
-        return self.noise(x, torch.tensor(self.steps, device=x.device))
+    def prior(self, like: Tensor) -> dist.TorchDistribution:
+        return self.standard_noise(like, like.new_ones(()))
 
-    def reverse(self, x_t: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        return self.posterior(x_t, self.estimate(x_t, output, t), t, s)
+    def reverse(self, z: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        return self.posterior(z, self.estimate(z, output, t), t, s)
 
-    def noise(self, x_t: Tensor, t: Tensor) -> dist.TorchDistribution:
-        shape = (*x_t.shape, len(self.locs))
+    def standard_noise(self, z: Tensor, t: Tensor) -> dist.TorchDistribution:
+        shape = (*z.shape, len(self.locs))
         return self._mixture(
             self.log_weights.expand(shape), self.locs.expand(shape), self.spreads, t
         )

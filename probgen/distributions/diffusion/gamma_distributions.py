@@ -15,6 +15,8 @@ import torch.distributions as td
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
+from probgen.core.private_torch import standard_gamma
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SERIES_FROM = 20.0
 TINY = 1e-30
@@ -91,7 +93,7 @@ class CenteredGamma(dist.TorchDistribution):
         """Draws whose gradients go to ``loc`` alone."""
         shape = torch.Size(sample_shape) + self.batch_shape
         k = self.concentration.detach().double().expand(shape)
-        noise = self.scale.detach().double() * (torch._standard_gamma(k) - k)
+        noise = self.scale.detach().double() * (standard_gamma(k) - k)
         return self.loc + noise.to(self.loc.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -167,8 +169,8 @@ class ScaledBeta(dist.TorchDistribution):
         """Draws whose gradients go to ``loc`` and ``width``."""
         shape = torch.Size(sample_shape) + self.batch_shape
         k, rest = (value.detach().double().expand(shape) for value in (self.first, self.second))
-        one = torch._standard_gamma(k)
-        other = torch._standard_gamma(rest)
+        one = standard_gamma(k)
+        other = standard_gamma(rest)
         share = (one * rest - other * k) / (
             (one + other).clamp(min=TINY) * (k + rest)
         )  # less its mean, exactly

@@ -1,4 +1,4 @@
-"""Chains of labels against powers of transition matrices.
+"""Diffusions of labels against powers of transition matrices.
 
 And bounds against all chains enumerated.
 """
@@ -9,16 +9,23 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
+from probgen.distributions.diffusion.discrete_diffused import DiscreteDiffused
+from probgen.distributions.diffusion.labels import AbsorbingNoise, Labels, UniformNoise
+from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.schedules import CosineSchedule, EvenSchedule, LinearSchedule
+from probgen.distributions.diffusion.times import (
+    KarrasSteps,
+    log_snr_steps,
+    quadratic_steps,
+    uniform_steps,
+)
 from probgen.distributions.gibbs import completions
-from probgen.distributions.noising.chain import NoisingChain, deterministic
-from probgen.distributions.noising.labels import AbsorbingNoise, Labels, UniformNoise
-from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
 
 LEVELS, STEPS = 3, 3
 PROCESSES = {
-    "absorbing": AbsorbingNoise(LEVELS, even_steps(STEPS)).double(),
+    "absorbing": AbsorbingNoise(LEVELS, EvenSchedule(), STEPS).double(),
     "absorbing, uneven": AbsorbingNoise(LEVELS, torch.tensor([0.9, 0.3, 0.0]).double()).double(),
-    "uniform": UniformNoise(LEVELS, cosine_steps(STEPS)).double(),
+    "uniform": UniformNoise(LEVELS, CosineSchedule(), STEPS).double(),
     "uniform, signal left": UniformNoise(LEVELS, torch.tensor([0.8, 0.5, 0.2]).double()).double(),
 }
 by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
@@ -46,8 +53,9 @@ def states(values, count=2):
     return torch.tensor(list(itertools.product(range(values), repeat=count))).double()
 
 
-def full(t, like):
-    return torch.full(like.shape[:-1], t)
+def full(number, like):
+    """The time of a number of steps for each row."""
+    return torch.full(like.shape[:-1], number / STEPS)
 
 
 def predict(x, t):
@@ -66,7 +74,7 @@ def test_marginals_are_powers_of_the_transition_matrix(process):
         distribution = process.marginal(labels, full(t, labels))
         assert torch.allclose(distribution.base_dist.probs[:, 0], chain[t][:LEVELS])
     assert torch.allclose(
-        process.prior(torch.Size((1,))).base_dist.probs[0].sum(), torch.ones(()).double()
+        process.prior(torch.zeros(1).double()).base_dist.probs[0].sum(), torch.ones(()).double()
     )
 
 
@@ -81,7 +89,9 @@ def test_posteriors_are_those_of_bayes(process):
             joint = chain[s][x_0] * between[:, x_t]
             if joint.sum() > 0:
                 given = [torch.full((1,), float(value)).double() for value in (x_t, x_0)]
-                distribution = process.posterior(*given, torch.tensor(t), torch.tensor(s))
+                distribution = process.posterior(
+                    *given, torch.tensor(t / STEPS), torch.tensor(s / STEPS)
+                )
                 assert torch.allclose(
                     distribution.base_dist.probs[0], joint / joint.sum(), atol=1e-12
                 )
@@ -104,7 +114,7 @@ def test_reverse_distribution_of_the_true_posterior_is_the_true_reverse(process)
             if joint.sum() > 0:
                 x = torch.full((1,), float(x_t)).double()
                 distribution = process.reverse(
-                    x, datum.log().unsqueeze(0), torch.tensor(t), torch.tensor(s)
+                    x, datum.log().unsqueeze(0), torch.tensor(t / STEPS), torch.tensor(s / STEPS)
                 )
                 assert torch.allclose(
                     distribution.base_dist.probs[0], joint / joint.sum(), atol=1e-12
@@ -117,14 +127,14 @@ def enumerated(process):
     And the expected bound of each.
     """
     distribution, every, data = (
-        NoisingChain(predict, process, (2,)),
+        DiscreteDiffused(predict, process, (2,)),
         states(process.states),
         states(LEVELS),
     )
-    log_p = process.prior(torch.Size((2,))).log_prob(every)
+    log_p = process.prior(torch.zeros(2).double()).log_prob(every)
     bound = torch.zeros(len(data)).double()
     for t in range(STEPS, 0, -1):
-        reverse = distribution.reverse(every, full(t, every), full(t - 1, every))
+        reverse = distribution.denoiser.reverse(every, full(t, every), full(t - 1, every))
         ends = every if t > 1 else data
         log_p = (reverse.log_prob(ends.unsqueeze(1)) + log_p).logsumexp(-1)
         for number, x in enumerate(data):
@@ -133,7 +143,9 @@ def enumerated(process):
             q = process.posterior(every, repeated, full(t, every), full(t - 1, every))
             bound[number] -= (here * kl_divergence(q, reverse)).nan_to_num().sum()
     last = process.marginal(data, full(STEPS, data))
-    return log_p, bound - kl_divergence(last, process.prior(torch.Size((2,))).expand((len(data),)))
+    return log_p, bound - kl_divergence(
+        last, process.prior(torch.zeros(2).double()).expand((len(data),))
+    )
 
 
 @by_process
@@ -143,7 +155,7 @@ def test_bound_is_the_enumerated_one_below_the_enumerated_truth(process):
     assert truth.exp().sum().item() == pytest.approx(1)
     assert (bound < truth).all()
     assert (bound > truth - 3).all()
-    draws = NoisingChain(predict, process, (2,)).log_prob(states(LEVELS).expand(10000, 9, 2))
+    draws = DiscreteDiffused(predict, process, (2,)).log_prob(states(LEVELS).expand(10000, 9, 2))
     assert ((draws.mean(0) - bound).abs() < 4 * draws.std(0) / 100).all()
 
 
@@ -151,14 +163,14 @@ def test_bound_is_the_enumerated_one_below_the_enumerated_truth(process):
 def test_draws_have_the_enumerated_masses(process):
     torch.manual_seed(0)
     truth, _ = enumerated(process)
-    x = NoisingChain(predict, process, (2,)).sample((30000,))
+    x = DiscreteDiffused(predict, process, (2,)).sample((30000,))
     counts = torch.bincount((LEVELS * x[:, 0] + x[:, 1]).long(), minlength=9) / len(x)
     assert (counts - truth.exp()).abs().max() < 0.01
 
 
 @by_process
 def test_exact_predictions_give_the_data_back(process):
-    """One variable: the reverse distribution is exact for any number of calls.
+    """One variable: the reverse distribution is exact for any number of steps.
 
     The bound is tight but for the prior.
     """
@@ -174,8 +186,8 @@ def test_exact_predictions_give_the_data_back(process):
         )
         return (likelihood * masses).log()
 
-    for calls in (1, 3):
-        distribution = NoisingChain(exact, process, (1,), calls=calls)
+    for count in (1, 3):
+        distribution = DiscreteDiffused(exact, process, (1,), sampler=Ancestral(count))
         x = distribution.sample((30000,))
         counts = torch.bincount(x.flatten().long(), minlength=3) / len(x)
         signal_left = process.signal[-1].item()
@@ -184,7 +196,7 @@ def test_exact_predictions_give_the_data_back(process):
     bound = distribution.log_prob(data)
     entropy = (masses * masses.log()).sum()
     last = masses @ chain[-1][:LEVELS]
-    prior = process.prior(torch.Size((1,))).base_dist.logits[0]
+    prior = process.prior(torch.zeros(1).double()).base_dist.logits[0]
     gap = torch.where(last > 0, last * (last.clamp(min=1e-30).log() - prior), 0.0).sum()
     assert bound.mean().item() == pytest.approx(
         (entropy - gap).item(), abs=4 * bound.std().item() / 200
@@ -199,11 +211,11 @@ def test_simple_loss_is_the_cross_entropy_of_noised_labels():
         for t in range(1, STEPS + 1):
             every = states(process.states)
             here = process.marginal(x[: len(every)], full(t, every)).log_prob(every).exp()
-            losses = -predict(every, full(t, every) / STEPS).log_softmax(-1)
+            losses = -predict(every, full(t, every)).log_softmax(-1)
             losses = losses.take_along_dim(x[: len(every)].long().unsqueeze(-1), -1).squeeze(-1)
             counted = every == LEVELS if name == "absorbing" else torch.ones_like(every) > 0
             total += (here * torch.where(counted, losses, 0.0).sum(-1)).sum() / STEPS
-        draws = NoisingChain(predict, process, (2,)).denoising_loss(x)
+        draws = DiscreteDiffused(predict, process, (2,)).denoising_loss(x)
         assert draws.mean().item() == pytest.approx(
             total.item(), abs=4 * draws.std().item() / 20000**0.5
         )
@@ -220,7 +232,9 @@ def test_absorbing_bound_is_the_mean_over_orders():
         return predict(x, torch.zeros_like(t))
 
     x = torch.tensor([2.0, 1.0]).double()
-    distribution = NoisingChain(timeless, AbsorbingNoise(LEVELS, even_steps(400)).double(), (2,))
+    distribution = DiscreteDiffused(
+        timeless, AbsorbingNoise(LEVELS, EvenSchedule(), 400).double(), (2,)
+    )
     orders = []
     for first, second in ((0, 1), (1, 0)):
         state, total = torch.full((2,), float(LEVELS)).double(), 0.0
@@ -252,7 +266,9 @@ def test_missing_labels_are_revealed_given_the_others():
         columns = torch.cat((table, table.sum(1, keepdim=True)), 1).T
         return torch.stack((columns[second], padded[first]), -2).log()
 
-    distribution = NoisingChain(conditionals, AbsorbingNoise(LEVELS, even_steps(50)).double(), (2,))
+    distribution = DiscreteDiffused(
+        conditionals, AbsorbingNoise(LEVELS, EvenSchedule(), 50).double(), (2,)
+    )
     x = torch.tensor(
         [[1.0, torch.nan], [torch.nan, 2.0], [torch.nan, torch.nan], [0.0, 1.0]]
     ).double()
@@ -278,14 +294,20 @@ def test_masses_of_zero_have_finite_gradients():
 
 
 def test_what_does_not_fit_is_refused():
-    distribution = NoisingChain(predict, PROCESSES["absorbing"], (2,), step=deterministic)
+    distribution = DiscreteDiffused(predict, PROCESSES["absorbing"], (2,))
     with pytest.raises(ValueError, match="missing"):
         distribution.log_prob(torch.tensor([[0.0, torch.nan]]).double())
     with pytest.raises(ValueError, match=r"labels 0, 1, \.\.\., 2"):
         distribution.log_prob(torch.tensor([[0.0, 3.0]]).double())
-    with pytest.raises(TypeError, match="ancestral"):
-        distribution.sample()
+    for sampler in (DDIM(2), DPMSolver(2), Heun(2)):
+        with pytest.raises(TypeError, match=r"draw labels by Ancestral\(num_steps\)"):
+            distribution.using(sampler).sample()
+    for times in (log_snr_steps, KarrasSteps()):
+        with pytest.raises(TypeError, match="take times=uniform_steps or quadratic_steps"):
+            distribution.using(Ancestral(2, times)).sample()
+    for times in (uniform_steps, quadratic_steps):
+        assert distribution.using(Ancestral(2, times)).sample().shape == (2,)
     with pytest.raises(ValueError, match="ends at 0"):
-        AbsorbingNoise(3, linear_steps(10))
+        AbsorbingNoise(3, LinearSchedule(), num_times=10)
     with pytest.raises(ValueError, match="levels"):
-        UniformNoise(1, linear_steps(10))
+        UniformNoise(1, LinearSchedule(), num_times=10)

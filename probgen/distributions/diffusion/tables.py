@@ -1,86 +1,18 @@
-"""Shares of the signal that are left after each step of a diffusion in discrete time."""
+"""Shares of the signal that are left at the times of a diffusion in discrete time."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.distributions.diffusion.times import NoiseSchedule
 
 Shares = Sequence[float] | Tensor  # a list, an array or a tensor
-_READY = "take linear_steps(T), cosine_steps(T) or, for labels, even_steps(T)"
-
-
-def linear_steps(steps: int) -> Tensor:
-    r"""Noise that grows evenly, :math:`\beta_t` from :math:`0.1 / T` to :math:`20 / T`.
-
-    At most 0.999.
-
-    .. math:: \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s)
-
-    With T = 1000 it is the schedule of Ho, Jain, Abbeel (2020), https://arxiv.org/abs/2006.11239
-
-    Parameters
-    ----------
-    steps : int
-        Number T of steps, at least 2.
-
-    Returns
-    -------
-    Tensor
-        :math:`\bar\alpha_1, \dots, \bar\alpha_T`, shape ``(T,)``, double precision.
-
-    Raises
-    ------
-    ValueError
-        If ``steps`` is smaller than 2.
-
-    >>> linear_steps(1000)[[0, -1]]
-    tensor([9.9990e-01, 4.0358e-05], dtype=torch.float64)
-    """
-    checks.at_least(2, "a few hundred are usual", steps=steps)
-    beta = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64).clamp(max=0.999)
-    return torch.cumprod(1 - beta, 0)
-
-
-def cosine_steps(steps: int, offset: float = 0.008) -> Tensor:
-    r"""Signal that falls as a squared cosine, no single :math:`\beta_t` above 0.999.
-
-    ``(T,)``, double precision.
-
-    .. math:: \bar\alpha_t \propto \cos^2\!\Big(\frac\pi2\, \frac{t / T + s}{1 + s}\Big)
-
-    with the offset s. Nichol, Dhariwal (2021), https://arxiv.org/abs/2102.09672. Raises
-    ``ValueError`` if ``steps`` is smaller than 2.
-
-    >>> cosine_steps(1000)[[0, 499, 999]]
-    tensor([9.9996e-01, 4.9384e-01, 2.4288e-09], dtype=torch.float64)
-    """
-    checks.at_least(2, "a few hundred are usual", steps=steps)
-    checks.not_negative(offset=offset)
-    time = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    left = torch.cos(0.5 * math.pi * (time + offset) / (1 + offset)).square()
-    return torch.cumprod((left[1:] / left[:-1]).clamp(min=0.001), 0)
-
-
-def even_steps(steps: int) -> Tensor:
-    r"""Signal that falls by the same amount in each step to nothing.
-
-    :math:`\bar\alpha_t = 1 - t / T`; ``(T,)``.
-
-    For labels that are masked one after the other (Austin et al. 2021,
-    https://arxiv.org/abs/2107.03006): every step masks as many. Raises ``ValueError`` if ``steps``
-    is smaller than 2.
-
-    >>> even_steps(4)
-    tensor([0.7500, 0.5000, 0.2500, 0.0000], dtype=torch.float64)
-    """
-    checks.at_least(2, "a few hundred are usual", steps=steps)
-    return 1 - torch.arange(1, steps + 1, dtype=torch.float64) / steps
+_READY = "take LinearSchedule(), CosineSchedule() or, for labels, EvenSchedule()"
 
 
 def from_betas(betas: Shares) -> Tensor:
@@ -166,6 +98,62 @@ def alphas_bar(schedule: Shares) -> Tensor:
     return values
 
 
+def shares(schedule: NoiseSchedule | Shares, num_times: int | None) -> Tensor:
+    r"""The shares of signal of a chain, from a schedule or from numbers.
+
+    .. math:: \bar\alpha_i = \alpha_{i / T}^2, \qquad i = 1, \dots, T
+
+    Parameters
+    ----------
+    schedule : NoiseSchedule, or sequence of float or Tensor
+        A schedule that keeps the variance, or numbers ``(T,)`` as for :func:`alphas_bar`.
+    num_times : int or None
+        T; with numbers, what they say.
+
+    Returns
+    -------
+    Tensor
+        ``(T,)``, double precision.
+
+    Raises
+    ------
+    ValueError
+        If a schedule comes without the number of times, is learned, or does not let signal fall.
+
+    >>> from probgen.distributions.diffusion.schedules import EvenSchedule
+    >>> shares(EvenSchedule(), 4), shares([0.9, 0.5], None)
+    (tensor([0.7500, 0.5000, 0.2500, 0.0000], dtype=torch.float64), tensor([0.9000, 0.5000], dtype=torch.float64))
+    """
+    if not callable(schedule):
+        values = alphas_bar(schedule)
+        if num_times not in (None, len(values)):
+            raise ValueError(
+                f"expected num_times={len(values)} with as many numbers, got {num_times}; leave it "
+                "out"
+            )
+        return values
+    if num_times is None:
+        raise ValueError(
+            f"expected the number of times of a chain with {type(schedule).__name__}, got none; "
+            "give num_times, a few hundred are usual"
+        )
+    checks.at_least(2, "a few hundred are usual", num_times=num_times)
+    return _told(schedule, num_times)
+
+
+def _told(schedule: Callable, num_times: int) -> Tensor:
+    """The shares of signal that a schedule says."""
+    t = torch.arange(1, num_times + 1, dtype=torch.float64) / num_times
+    alpha = torch.as_tensor(schedule(t)[0])
+    values = alpha.detach().double().square()
+    if alpha.requires_grad or not (values.diff() < 0).all():
+        raise ValueError(
+            "expected a schedule without parameters whose signal falls, got "
+            f"{type(schedule).__name__}; {_READY}"
+        )
+    return values
+
+
 def _vector(schedule: Any) -> Tensor:
     """Numbers in double precision, ``(T,)``."""
     try:
@@ -188,12 +176,12 @@ def _vector(schedule: Any) -> Tensor:
     return values
 
 
-def even_chances(steps: int, like: Tensor) -> Tensor:
-    """The chance 1 / T of each of T steps, none for the datum.
+def even_chances(num_times: int, like: Tensor) -> Tensor:
+    """The chance 1 / T of each of T times, none for the datum.
 
     ``(T + 1,)``, in the precision of a tensor.
 
     >>> even_chances(2, torch.zeros(()))
     tensor([0.0000, 0.5000, 0.5000])
     """
-    return (torch.arange(steps + 1, device=like.device) > 0).to(like.dtype) / steps
+    return (torch.arange(num_times + 1, device=like.device) > 0).to(like.dtype) / num_times

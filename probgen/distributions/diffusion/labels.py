@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
@@ -12,9 +13,11 @@ from torch.distributions import constraints, register_kl
 
 from probgen.core import checks
 from probgen.core.missing import values_are_known
-from probgen.distributions.noising.additive import at, independent, refuse_missing
-from probgen.distributions.noising.schedules import Shares, alphas_bar, even_chances
+from probgen.distributions.diffusion.process import at, independent, refuse_missing, table_path
+from probgen.distributions.diffusion.tables import Shares, even_chances, shares
+from probgen.distributions.diffusion.times import NoiseSchedule
 from probgen.heads import distributions
+from probgen.samplers.reverse import Grid
 
 TINY = 1e-30
 
@@ -50,26 +53,26 @@ def _kl_of_labels(q: Labels, p: Labels) -> Tensor:
 
 
 class LabelNoise(nn.Module, ABC):
-    r"""A chain from data to noise in which labels 0., ....
+    r"""Labels 0., ..., K - 1 of which the share :math:`\bar\alpha_t = \alpha_t^2` is left alone.
 
-    K - 1 are left alone with probability :math:`\bar\alpha_t`.
+    Entries change independently, at the times 1 / T, ..., 1; time 0 is the datum itself. The output
+    of a network, called with :math:`z_t` and t, is the logits of :math:`\tilde p(x \mid z_t)` of
+    every entry, ``(*batch, *event, K)``; the model's distribution is the mixture of posteriors
 
-    Entries change independently. The output of a network, called with x_t and the time t / T, is
-    the logits of :math:`\tilde p(x_0 \mid x_t)` of every entry, ``(*batch, *event, K)``; the
-    model's distribution is the mixture of posteriors
+    .. math:: p(z_s \mid z_t) = \sum_{j} \tilde p(x = j \mid z_t)\, q(z_s \mid z_t, x = j)
 
-    .. math:: p(x_s \mid x_t) = \sum_{j} \tilde p(x_0 = j \mid x_t)\, q(x_s \mid x_t, x_0 = j)
-
-    which is exact for each entry if the prediction is, at s = 0 the prediction itself. Steps t and
-    s < t are integers ``(*batch,)``.
+    which is exact for each entry if the prediction is, at s = 0 the prediction itself.
 
     Parameters
     ----------
     levels : int
         Number K of labels.
-    schedule : sequence of float or Tensor
-        :math:`1 > \bar\alpha_1 > \dots > \bar\alpha_T \ge 0`, shape ``(T,)``, or
-        :math:`\beta_t` that rise.
+    schedule : Schedule, or sequence of float or Tensor
+        A schedule that keeps the variance, as :class:`CosineSchedule
+        <probgen.distributions.diffusion.schedules.CosineSchedule>`; or the numbers :math:`1 >
+        \bar\alpha_1 > \dots > \bar\alpha_T \ge 0`, or :math:`\beta_t` that rise, shape ``(T,)``.
+    num_times : int, optional
+        The number T of times; with numbers, what they say.
 
     Raises
     ------
@@ -86,15 +89,15 @@ class LabelNoise(nn.Module, ABC):
     signal: Tensor
     chances: Tensor
 
-    def __init__(self, levels: int, schedule: Shares):
+    def __init__(self, levels: int, schedule: NoiseSchedule | Shares, num_times: int | None = None):
         checks.at_least(2, "a single level leaves nothing to model", levels=levels)
         super().__init__()
-        schedule = alphas_bar(schedule)
-        signal = torch.cat((schedule.new_ones(1), schedule)).to(torch.get_default_dtype())
+        left = shares(schedule, num_times)
+        signal = torch.cat((left.new_ones(1), left)).to(torch.get_default_dtype())
         self.register_buffer("signal", signal)
-        self.register_buffer("chances", even_chances(len(schedule), signal))
+        self.register_buffer("chances", even_chances(len(left), signal))
         self.levels = levels
-        self.steps = len(schedule)
+        self.num_times = len(left)
 
     @property
     @abstractmethod
@@ -102,39 +105,47 @@ class LabelNoise(nn.Module, ABC):
         """How many values the noised labels have."""
 
     @abstractmethod
-    def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        """The distribution of x_t given the datum.
+    def marginal(self, x: Tensor, t: Tensor) -> dist.TorchDistribution:
+        """The distribution of z_t given the datum.
 
         ``(*batch, *event)``, ``(*batch,)`` to events of that shape.
         """
 
     @abstractmethod
-    def mixed(self, x_t: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """Posteriors of x_s mixed by masses of the datum, ``(*batch, *event, K)``."""
+    def mixed(self, z: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """Posteriors of z_s mixed by masses of the datum, ``(*batch, *event, K)``."""
 
     @abstractmethod
-    def prior(self, shape: torch.Size) -> dist.TorchDistribution:
-        """The distribution of x_T, events of that shape."""
+    def prior(self, like: Tensor) -> dist.TorchDistribution:
+        """The distribution of z_1, events of the shape of a tensor."""
 
     @abstractmethod
-    def counted(self, x_t: Tensor) -> Tensor:
+    def counted(self, z: Tensor) -> Tensor:
         """Which entries the simple loss counts."""
 
-    def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """The distribution of x_s given x_t and the datum."""
-        return self.mixed(x_t, one_hot(x_0, self.levels), t, s)
+    def posterior(self, z: Tensor, x: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """The distribution of z_s given z_t and the datum."""
+        return self.mixed(z, one_hot(x, self.levels), t, s)
 
-    def reverse(self, x_t: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """The model's distribution of x_s given x_t and logits of the datum."""
-        return self.mixed(x_t, output.softmax(-1), t, s)
+    def reverse(self, z: Tensor, output: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """The model's distribution of z_s given z_t and logits of the datum."""
+        return self.mixed(z, output.softmax(-1), t, s)
 
-    def loss(self, output: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        r"""The cross-entropy :math:`-\sum \log \tilde p(x_0 \mid x_t)` of entries that are noised.
+    def inputs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return z, t.to(z.dtype)
+
+    def path(self, times: Callable, num_steps: int, like: Tensor) -> Grid:
+        path = table_path(times, num_steps, self.num_times, _NoRatio(), like)
+        signal = at(self.signal, path, path)
+        return Grid(path, signal.sqrt(), (1 - signal).sqrt())
+
+    def loss(self, output: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        r"""The cross-entropy :math:`-\sum \log \tilde p(x \mid z_t)` of entries that are noised.
 
         One number a row.
         """
-        log_masses = output.log_softmax(-1).take_along_dim(x_0.long().unsqueeze(-1), -1).squeeze(-1)
-        losses = torch.where(self.counted(x_t), -log_masses, 0.0)
+        log_masses = output.log_softmax(-1).take_along_dim(x.long().unsqueeze(-1), -1).squeeze(-1)
+        losses = torch.where(self.counted(z), -log_masses, 0.0)
         return losses.flatten(t.ndim).sum(-1) if losses.ndim > t.ndim else losses
 
     def support(self, event_ndim: int) -> constraints.Constraint:
@@ -151,16 +162,26 @@ class LabelNoise(nn.Module, ABC):
             )
 
 
+class _NoRatio:
+    """What times of samplers find that ask labels for their ratio of signal to noise."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        raise TypeError(
+            "expected times that do not depend on the ratio of signal to noise, which labels have "
+            "not; take times=uniform_steps or quadratic_steps"
+        )
+
+
 class UniformNoise(LabelNoise):
     r"""Labels replaced by uniform ones.
 
-    .. math:: q(x_t = j \mid x_0) = \bar\alpha_t [j = x_0] + \frac{1 - \bar\alpha_t}{K}, \qquad p(x_T = j) = \frac1K
+    .. math:: q(z_t = j \mid x) = \bar\alpha_t [j = x] + \frac{1 - \bar\alpha_t}{K}, \qquad p(z_1 = j) = \frac1K
 
     Every label that a network sees may be wrong, and may still be changed.
 
     Parameters
     ----------
-    levels, schedule
+    levels, schedule, num_times
         As in :class:`LabelNoise`.
 
     References
@@ -168,24 +189,25 @@ class UniformNoise(LabelNoise):
     Hoogeboom, Nielsen, Jaini, Forré, Welling (2021), Argmax flows and multinomial diffusion,
     https://arxiv.org/abs/2102.05379
 
-    >>> from probgen.distributions.noising.schedules import cosine_steps
-    >>> UniformNoise(4, cosine_steps(10)).marginal(torch.tensor([2.0]), torch.tensor(5)).base_dist.probs
-    tensor([[0.1265, 0.1265, 0.6204, 0.1265]])
+    >>> from probgen.distributions.diffusion.schedules import CosineSchedule
+    >>> process = UniformNoise(4, CosineSchedule(), num_times=10)
+    >>> process.marginal(torch.tensor([2.0]), torch.tensor(0.5)).base_dist.probs
+    tensor([[0.1250, 0.1250, 0.6250, 0.1250]])
     """
 
     @property
     def states(self) -> int:
         return self.levels
 
-    def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
+    def marginal(self, x: Tensor, t: Tensor) -> dist.TorchDistribution:
         return independent(
-            Labels(self._spread(one_hot(x_0, self.levels), at(self.signal, t, x_0))), t.ndim
+            Labels(self._spread(one_hot(x, self.levels), at(self.signal, t, x))), t.ndim
         )
 
-    def mixed(self, x_t: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        signal = at(self.signal, t, x_t)
-        signal_s = at(self.signal, s, x_t)
-        seen = one_hot(x_t, self.levels)
+    def mixed(self, z: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        signal = at(self.signal, t, z)
+        signal_s = at(self.signal, s, z)
+        seen = one_hot(z, self.levels)
         weights = masses / self._spread(seen, signal)
         before = signal_s.unsqueeze(-1) * weights
         before = before + ((1 - signal_s) / self.levels).unsqueeze(-1) * weights.sum(
@@ -194,11 +216,12 @@ class UniformNoise(LabelNoise):
         joint = self._spread(seen, signal / signal_s) * before
         return independent(Labels(joint / joint.sum(-1, keepdim=True)), t.ndim)
 
-    def prior(self, shape: torch.Size) -> dist.TorchDistribution:
-        return independent(Labels(self.signal.new_full((*shape, self.levels), 1 / self.levels)), 0)
+    def prior(self, like: Tensor) -> dist.TorchDistribution:
+        masses = like.new_full((*like.shape, self.levels), 1 / self.levels)
+        return independent(Labels(masses), 0)
 
-    def counted(self, x_t: Tensor) -> Tensor:
-        return torch.ones_like(x_t, dtype=torch.bool)
+    def counted(self, z: Tensor) -> Tensor:
+        return torch.ones_like(z, dtype=torch.bool)
 
     def _spread(self, indicators: Tensor, kept: Tensor) -> Tensor:
         return kept.unsqueeze(-1) * indicators + ((1 - kept) / self.levels).unsqueeze(-1)
@@ -207,7 +230,7 @@ class UniformNoise(LabelNoise):
 class AbsorbingNoise(LabelNoise):
     r"""Labels masked one after the other: the value K stands for a masked label.
 
-    .. math:: q(x_t \mid x_0) = \bar\alpha_t [x_t = x_0] + (1 - \bar\alpha_t) [x_t = K], \qquad \bar\alpha_T = 0
+    .. math:: q(z_t \mid x) = \bar\alpha_t [z_t = x] + (1 - \bar\alpha_t) [z_t = K], \qquad \bar\alpha_1 = 0
 
     Backwards masked labels are revealed, each once, and no revealed label changes. The bound is a
     weighted cross-entropy of masked labels, that of autoregressive models over random orders.
@@ -220,10 +243,12 @@ class AbsorbingNoise(LabelNoise):
     ----------
     levels : int
         Number K of labels.
-    schedule : sequence of float or Tensor
-        :math:`1 > \bar\alpha_1 > \dots > \bar\alpha_T = 0`, as
-        :func:`even_steps <probgen.distributions.noising.schedules.even_steps>` gives them, or
+    schedule : Schedule, or sequence of float or Tensor
+        One that ends without signal: :class:`EvenSchedule
+        <probgen.distributions.diffusion.schedules.EvenSchedule>`, or numbers that fall to 0, or
         :math:`\beta_t` that rise to 1.
+    num_times : int, optional
+        The number T of times; with numbers, what they say.
 
     Raises
     ------
@@ -236,55 +261,54 @@ class AbsorbingNoise(LabelNoise):
     diffusion models, https://arxiv.org/abs/2110.02037 (the bound as that of autoregressive models
     over random orders)
 
-    >>> from probgen.distributions.noising.schedules import even_steps
-    >>> AbsorbingNoise(2, even_steps(10)).marginal(torch.tensor([1.0]), torch.tensor(4)).base_dist.probs
+    >>> from probgen.distributions.diffusion.schedules import EvenSchedule
+    >>> process = AbsorbingNoise(2, EvenSchedule(), num_times=10)
+    >>> process.marginal(torch.tensor([1.0]), torch.tensor(0.4)).base_dist.probs
     tensor([[0.0000, 0.6000, 0.4000]])
     """
 
-    def __init__(self, levels: int, schedule: Shares):
-        super().__init__(levels, schedule)
+    def __init__(self, levels: int, schedule: NoiseSchedule | Shares, num_times: int | None = None):
+        super().__init__(levels, schedule, num_times)
         if self.signal[-1] != 0:
             raise ValueError(
                 f"expected a schedule that ends at 0, got {self.signal[-1].item():g}: labels left "
-                "at the last step "
-                "would have no mass under its distribution; take even_steps(T)"
+                "at the last time would have no mass under its distribution; take EvenSchedule()"
             )
 
     @property
     def states(self) -> int:
         return self.levels + 1
 
-    def marginal(self, x_0: Tensor, t: Tensor) -> dist.TorchDistribution:
-        return independent(self._masked(one_hot(x_0, self.levels), at(self.signal, t, x_0)), t.ndim)
+    def marginal(self, x: Tensor, t: Tensor) -> dist.TorchDistribution:
+        return independent(self._masked(one_hot(x, self.levels), at(self.signal, t, x)), t.ndim)
 
-    def mixed(self, x_t: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
-        signal = at(self.signal, t, x_t)
-        signal_s = at(self.signal, s, x_t)
-        revealed = ((signal_s - signal) / (1 - signal).clamp(min=TINY)).expand(x_t.shape)
-        masked = x_t == self.levels
-        masses = torch.where(masked.unsqueeze(-1), masses, one_hot(x_t, self.levels))
+    def mixed(self, z: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
+        signal = at(self.signal, t, z)
+        signal_s = at(self.signal, s, z)
+        revealed = ((signal_s - signal) / (1 - signal).clamp(min=TINY)).expand(z.shape)
+        masked = z == self.levels
+        masses = torch.where(masked.unsqueeze(-1), masses, one_hot(z, self.levels))
         return independent(self._masked(masses, torch.where(masked, revealed, 1.0)), t.ndim)
 
-    def prior(self, shape: torch.Size) -> dist.TorchDistribution:
+    def prior(self, like: Tensor) -> dist.TorchDistribution:
         return independent(
-            self._masked(self.signal.new_zeros(*shape, self.levels), self.signal.new_zeros(shape)),
-            0,
+            self._masked(like.new_zeros(*like.shape, self.levels), torch.zeros_like(like)), 0
         )
 
-    def counted(self, x_t: Tensor) -> Tensor:
-        return x_t == self.levels
+    def counted(self, z: Tensor) -> Tensor:
+        return z == self.levels
 
     def incomplete(self, x: Tensor, event_ndim: int) -> tuple[Tensor, Tensor]:
         """Missing entries (NaN) masked.
 
-        And the steps ``(*batch,)`` at which as large a share is masked.
+        And the numbers of the times ``(*batch,)`` at which as large a share is masked.
         """
         missing = x.isnan()
         share = (
             missing.flatten(-event_ndim).to(x.dtype).mean(-1) if event_ndim else missing.to(x.dtype)
         )
-        t = torch.searchsorted(1 - self.signal, share.contiguous())
-        return torch.where(missing, float(self.levels), x), t.clamp(min=1, max=self.steps)
+        t = torch.searchsorted(1 - self.signal, share.contiguous()).clamp(1, self.num_times)
+        return torch.where(missing, float(self.levels), x), t
 
     def _masked(self, masses: Tensor, kept: Tensor) -> Labels:
         kept = kept.unsqueeze(-1).expand(*masses.shape[:-1], 1)

@@ -1,8 +1,9 @@
-"""Chains with additive noise.
+"""Diffusions whose noise is Gamma or a mixture of normal distributions.
 
 Closed distributions against simulation, bounds against quadrature and the normal case.
 """
 
+import copy
 import math
 
 import pyro.distributions as dist
@@ -12,33 +13,40 @@ import torch.distributions as td
 from torch.distributions import kl_divergence
 
 from probgen.core.kinds import density_kind
-from probgen.distributions.noising.additive import GaussianNoise
-from probgen.distributions.noising.chain import (
-    NoisingChain,
-    ancestral,
-    deterministic,
-    with_own_noise,
+from probgen.distributions.diffusion.discrete_diffused import DiscreteDiffused, _spread
+from probgen.distributions.diffusion.gamma import GammaNoise
+from probgen.distributions.diffusion.gamma_distributions import CenteredGamma, ScaledBeta
+from probgen.distributions.diffusion.mixture import MixtureNoise
+from probgen.distributions.diffusion.predictions import Epsilon, Original, Velocity
+from probgen.distributions.diffusion.process import table_path
+from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.schedules import (
+    CosineSchedule,
+    EvenSchedule,
+    LearnedSchedule,
+    LinearSchedule,
+    VarianceExploding,
 )
-from probgen.distributions.noising.gamma import GammaNoise
-from probgen.distributions.noising.gamma_distributions import CenteredGamma, ScaledBeta
-from probgen.distributions.noising.mixture import MixtureNoise
-from probgen.distributions.noising.schedules import cosine_steps, even_steps, linear_steps
+from probgen.distributions.diffusion.tables import shares
+from probgen.distributions.diffusion.times import KarrasSteps, uniform_steps
 
 STEPS, N = 6, 40000
 SKEWED = {"weights": [1, 2], "locs": [-2, 1], "scales": [1, 0.7]}
 FADING = torch.tensor([0.95, 0.85, 0.7, 0.5, 0.3, 0.1], dtype=torch.float64)
+ONE = {"weights": [1], "locs": [0], "scales": [1]}  # one component: Gaussian noise
 PROCESSES = {
-    "Gaussian": lambda schedule: GaussianNoise(schedule).double(),
-    "Gamma": lambda schedule: GammaNoise(schedule, theta=0.4).double(),
-    "mixture": lambda schedule: MixtureNoise(schedule, **SKEWED).double(),
+    "Gaussian": lambda schedule, **options: MixtureNoise(schedule, **ONE, **options).double(),
+    "Gamma": lambda schedule, **options: GammaNoise(schedule, theta=0.4, **options).double(),
+    "mixture": lambda schedule, **options: MixtureNoise(schedule, **SKEWED, **options).double(),
 }
 by_process = pytest.mark.parametrize(
     "process", [make(FADING) for make in PROCESSES.values()], ids=PROCESSES
 )
 
 
-def steps(t, *lead):
-    return torch.full(lead, t)
+def steps(number, *lead, count=STEPS):
+    """The time of a number of steps for each row."""
+    return torch.full(lead, number / count, dtype=torch.double)
 
 
 def same_distribution(one, other):
@@ -206,15 +214,19 @@ def test_divergence_from_a_normal_distribution_is_the_integral(q):
     )
 
 
-@pytest.mark.parametrize("schedule", [linear_steps, cosine_steps, even_steps])
+@pytest.mark.parametrize("schedule", [LinearSchedule(), CosineSchedule(), EvenSchedule()])
 def test_schedules_fall_from_one_to_nothing(schedule):
     for count in (2, 10, 1000):
-        signal = schedule(count)
+        signal = shares(schedule, count)
         assert signal.shape == (count,)
         assert (signal.diff() < 0).all()
-        assert 0 <= signal[-1] < 0.01 if count > 2 else True
-    with pytest.raises(ValueError, match="steps >= 2"):
-        schedule(1)
+        assert 0 <= signal[-1] < 0.01
+        times = torch.arange(1, count + 1).double() / count
+        torch.testing.assert_close(signal, schedule(times)[0].square())
+    with pytest.raises(ValueError, match="num_times >= 2"):
+        shares(schedule, 1)
+    with pytest.raises(ValueError, match="give num_times"):
+        shares(schedule, None)
 
 
 # -- bounds
@@ -225,7 +237,7 @@ def chance_of(process):
     """A denoiser that is plausible and wrong."""
 
     def predict(x, t):
-        noise = process.scales((t * process.steps).round().long(), x)[1]
+        noise = process.levels(t, x)[1]
         return 0.8 * noise * x + 0.2 * torch.sin(3 * x)
 
     return predict
@@ -234,12 +246,10 @@ def chance_of(process):
 def quadrature(process, predict, x, grid):
     """log p(x) of the model, all states integrated out on a grid: ``(N, 1)`` to ``(N,)``."""
     step, points = (grid[1] - grid[0]).log(), grid.unsqueeze(-1)
-    log_p = process.prior(torch.Size((1,))).log_prob(points)
-    for t in range(process.steps, 0, -1):
-        count = steps(t, len(grid))
-        distribution = process.reverse(
-            points, predict(points, count / process.steps), count, count - 1
-        )
+    log_p = process.prior(x[0]).log_prob(points)
+    for t in range(STEPS, 0, -1):
+        time = steps(t, len(grid))
+        distribution = process.reverse(points, predict(points, time), time, steps(t - 1, len(grid)))
         ends = points if t > 1 else x
         log_p = (distribution.log_prob(ends.unsqueeze(1)) + log_p + step).logsumexp(-1)
     return log_p
@@ -249,7 +259,7 @@ def quadrature(process, predict, x, grid):
 def test_bound_is_below_the_truth(process):
     torch.manual_seed(0)
     predict, x = chance_of(process), torch.tensor([[-1.0], [0.2], [1.5]]).double()
-    distribution = NoisingChain(predict, process, (1,))
+    distribution = DiscreteDiffused(predict, process, (1,))
     truth = quadrature(process, predict, x, torch.linspace(-9, 9, 601).double())
     draws = distribution.log_prob(x.expand(8000, 3, 1))
     bound, error = draws.mean(0), draws.std(0) / len(draws) ** 0.5
@@ -266,23 +276,23 @@ def test_bound_is_the_sum_over_all_steps(process):
     torch.manual_seed(0)
     predict, n = chance_of(process), 20000
     distribution, x = (
-        NoisingChain(predict, process, (2,)),
+        DiscreteDiffused(predict, process, (2,)),
         torch.tensor([0.4, -1.0]).double().expand(n, 2),
     )
     state = process.marginal(x, steps(STEPS, n)).sample()
-    total = process.prior(torch.Size((2,))).log_prob(state) - process.marginal(
-        x, steps(STEPS, n)
-    ).log_prob(state)
+    total = process.prior(x[0]).log_prob(state) - process.marginal(x, steps(STEPS, n)).log_prob(
+        state
+    )
     for t in range(STEPS, 1, -1):
         q = process.posterior(state, x, steps(t, n), steps(t - 1, n))
         before = q.sample()
         total = (
             total
-            + distribution.reverse(state, steps(t, n), steps(t - 1, n)).log_prob(before)
+            + distribution.denoiser.reverse(state, steps(t, n), steps(t - 1, n)).log_prob(before)
             - q.log_prob(before)
         )
         state = before
-    total = total + distribution.reverse(state, steps(1, n), steps(0, n)).log_prob(x)
+    total = total + distribution.denoiser.reverse(state, steps(1, n), steps(0, n)).log_prob(x)
     quick = distribution.log_prob(x)
     error = ((total.var() + quick.var()) / n).sqrt()
     assert (total.mean() - quick.mean()).abs() < 4 * error
@@ -292,10 +302,10 @@ def test_bound_is_the_sum_over_all_steps(process):
 def test_gaussian_bound_is_the_analytic_one():
     """Normal data and their exact denoiser: every term has a closed form."""
     torch.manual_seed(0)
-    process, spread = GaussianNoise(FADING).double(), 1.7
+    process, spread = PROCESSES["Gaussian"](FADING), 1.7
 
     def exact(x, t):
-        signal, noise = process.scales((t * STEPS).round().long(), x)
+        signal, noise = process.levels(t, x)
         return noise * x / (signal**2 * spread**2 + noise**2)
 
     signal = torch.cat((torch.ones(1).double(), FADING))
@@ -307,7 +317,9 @@ def test_gaussian_bound_is_the_analytic_one():
     variance = (1 - signal[1]) / signal[1]
     truth = truth + 0.5 * (torch.log(2 * math.pi * variance) + error[1] / variance)
     truth = truth + 0.5 * (signal[-1] * spread**2 + 1 - signal[-1] - 1 - torch.log(1 - signal[-1]))
-    draws = NoisingChain(exact, process, (1,)).log_prob(spread * torch.randn(200000, 1).double())
+    draws = DiscreteDiffused(exact, process, (1,)).log_prob(
+        spread * torch.randn(200000, 1).double()
+    )
     assert -draws.mean().item() == pytest.approx(
         truth.item(), abs=4 * draws.std().item() / 200000**0.5
     )
@@ -318,7 +330,7 @@ def test_gaussian_bound_is_the_analytic_one():
 @by_process
 def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
     """So that a diffusion may be the prior of another model."""
-    distribution = NoisingChain(chance_of(process), process, (1,))
+    distribution = DiscreteDiffused(chance_of(process), process, (1,))
 
     def mean_bound(value, seed):
         torch.manual_seed(seed)
@@ -350,10 +362,9 @@ def two_points(process):
     """
 
     def predict(x, t):
-        count = (t * process.steps).round().long()
         points = [torch.full_like(x, value) for value in (-1.0, 1.0)]
         weights = torch.stack(
-            [process.marginal(point, count).base_dist.log_prob(x) for point in points]
+            [process.marginal(point, t).base_dist.log_prob(x) for point in points]
         )
         near = -(
             x - torch.stack(points)
@@ -362,60 +373,103 @@ def two_points(process):
         x_0 = (
             weights.softmax(0) * torch.tensor([-1.0, 1.0]).double().reshape(-1, *[1] * x.ndim)
         ).sum(0)
-        signal, noise = process.scales(count, x)
+        signal, noise = process.levels(t, x)
         return (x - signal * x_0) / noise
 
     return predict
 
 
-@pytest.mark.parametrize("step", [ancestral, deterministic, with_own_noise])
+SAMPLERS = {
+    "ancestral": Ancestral(50),
+    "DDIM": DDIM(50),
+    "DDIM with the noise of the process": DDIM(50, eta=1.0),
+    "DPMSolver": DPMSolver(50),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", PROCESSES)
-def test_draws_with_an_exact_denoiser_follow_the_data(name, step):
+def test_draws_with_an_exact_denoiser_follow_the_data(name, sampler):
     """Two points, equally likely.
 
     Skewed mixtures keep their marginals if steps are deterministic, others nearly.
     """
     torch.manual_seed(0)
-    make = PROCESSES | {"Gamma": lambda schedule: GammaNoise(schedule, theta=0.005).double()}
-    process = make[name](linear_steps(100))
-    distribution = NoisingChain(two_points(process), process, (1,), calls=50, step=step)
+    make = PROCESSES | {"Gamma": lambda *a, **o: GammaNoise(*a, theta=0.005, **o).double()}
+    process = make[name](LinearSchedule(), num_times=100)
+    distribution = DiscreteDiffused(two_points(process), process, (1,), sampler=SAMPLERS[sampler])
     x = distribution.sample((4000,))
     assert ((x.abs() - 1).abs() < 0.15).double().mean() > 0.99
-    biased = name == "mixture" and step is not deterministic
+    biased = name == "mixture" and sampler not in ("DDIM", "DPMSolver")
     assert (x > 0).double().mean().item() == pytest.approx(0.5, abs=0.13 if biased else 0.03)
 
 
 def test_draws_of_normal_data_have_their_moments():
     torch.manual_seed(0)
     spread = 0.5
-    process = GaussianNoise(cosine_steps(200)).double()
+    process = PROCESSES["Gaussian"](CosineSchedule(), num_times=200)
 
     def exact(x, t):
-        signal, noise = process.scales((t * 200).round().long(), x)
+        signal, noise = process.levels(t, x)
         return noise * x / (signal**2 * spread**2 + noise**2)
 
-    for calls, step, error in (
-        (200, ancestral, 0.02),
-        (200, deterministic, 0.02),
-        (20, deterministic, 0.08),
+    for sampler, error in (
+        (Ancestral(200), 0.02),
+        (DDIM(200), 0.02),
+        (DDIM(20), 0.08),
+        (Heun(50, times=KarrasSteps()), 0.03),
+        (DPMSolver(50), 0.03),
     ):
-        x = NoisingChain(exact, process, (1,), calls=calls, step=step).sample((20000,))
+        x = DiscreteDiffused(exact, process, (1,), sampler=sampler).sample((20000,))
         assert x.std().item() == pytest.approx(spread, rel=error)
 
 
-@pytest.mark.parametrize("calls", [1, 2, 3, 7, 20])
-def test_draws_call_the_network_so_often_and_end_at_the_datum(calls):
-    process, seen = GaussianNoise(linear_steps(20)), []
+@pytest.mark.parametrize("prediction", [Epsilon(), Original(), Velocity()], ids=str)
+@by_process
+def test_a_prediction_of_another_kind_gives_the_same_distribution(process, prediction):
+    """The same denoiser told as noise, as the original and as a velocity."""
+    other = copy.copy(process)
+    other.prediction = prediction
+    noise = chance_of(process)
+
+    def predict(z, t):
+        alpha, sigma = process.levels(t, z)
+        return prediction.output((z - sigma * noise(z, t)) / alpha, z, alpha, sigma)
+
+    x = torch.randn(7, 1, generator=torch.Generator().manual_seed(0)).double()
+    scores = []
+    for net, each in ((noise, process), (predict, other)):
+        torch.manual_seed(0)
+        distribution = DiscreteDiffused(net, each, (1,))
+        scores.append(torch.stack((distribution.log_prob(x), distribution.sample((7,))[:, 0])))
+    torch.testing.assert_close(*scores)
+    losses = DiscreteDiffused(predict, other, (1,)).denoising_loss(x)
+    assert losses.shape == (7,)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 20])
+def test_draws_call_the_network_so_often_and_end_at_the_datum(num_steps):
+    process, seen = MixtureNoise(LinearSchedule(), **ONE, num_times=20), []
 
     def predict(x, t):
         seen.append((20 * t[0]).round().long().item())
         return torch.zeros_like(x)
 
-    NoisingChain(predict, process, (1,), calls=calls).sample((2,))
-    assert len(seen) == calls
+    DiscreteDiffused(predict, process, (1,), sampler=Ancestral(num_steps)).sample((2,))
+    assert len(seen) == num_steps
     assert seen[0] == 20
-    assert seen[-1] == (1 if calls > 1 else 20)
+    assert seen[-1] == (1 if num_steps > 1 else 20)
     assert sorted(seen, reverse=True) == seen
+
+
+@pytest.mark.parametrize("num_times", [2, 20, 1000])
+def test_a_subset_of_times_is_spread_evenly(num_times):
+    """By whole numbers, as completions spread the steps of rows that start at times of their own."""
+    for count in {1, 2, 7, num_times // 2, num_times - 1, num_times} & set(range(1, num_times + 1)):
+        path = table_path(uniform_steps, count, num_times, None, torch.zeros(()).double())
+        start = torch.tensor(num_times)
+        numbers = torch.stack([_spread(start, left, count) for left in range(count, -1, -1)])
+        assert torch.equal((path * num_times).round().long(), numbers)
 
 
 # -- refusals
@@ -423,28 +477,35 @@ def test_draws_call_the_network_so_often_and_end_at_the_datum(calls):
 
 
 def test_what_does_not_fit_is_refused():
-    process = GaussianNoise(linear_steps(20))
-    with pytest.raises(ValueError, match="1 to 20 calls"):
-        NoisingChain(lambda x, t: x, process, (1,), calls=21)
+    process = MixtureNoise(LinearSchedule(), **ONE, num_times=20)
+    with pytest.raises(ValueError, match="1 to 20 steps"):
+        DiscreteDiffused(lambda x, t: x, process, (1,), sampler=DDIM(21)).sample()
+    with pytest.raises(TypeError, match="set churn to 0"):
+        DiscreteDiffused(lambda x, t: x, process, (1,), sampler=Heun(5, churn=1.0)).sample()
     with pytest.raises(ValueError, match="missing"):
-        NoisingChain(lambda x, t: x, process, (1,)).log_prob(torch.tensor([[torch.nan]]))
+        DiscreteDiffused(lambda x, t: x, process, (1,)).log_prob(torch.tensor([[torch.nan]]))
     for wrong in (
         torch.tensor([0.5]),
         torch.tensor([0.5, 0.6, 0.4]),
         torch.tensor([1.0, 0.5]),
-        even_steps(3),
+        shares(EvenSchedule(), 3),
     ):
         with pytest.raises(ValueError, match="schedule"):
-            GaussianNoise(wrong)
+            GammaNoise(wrong)
+    for wrong in (LearnedSchedule(), VarianceExploding()):
+        with pytest.raises(ValueError, match="take LinearSchedule"):
+            GammaNoise(wrong, num_times=10)
+    with pytest.raises(ValueError, match="num_times=2 with as many numbers, got 3; leave it out"):
+        GammaNoise([0.9, 0.5], num_times=3)
     with pytest.raises(ValueError, match="theta"):
-        GammaNoise(linear_steps(20), theta=0.0)
+        GammaNoise([0.9, 0.5], theta=0.0)
     with pytest.raises(ValueError, match="weights"):
-        MixtureNoise(linear_steps(20), [1, 1], [0], [1])
+        MixtureNoise([0.9, 0.5], [1, 1], [0], [1])
     with pytest.raises(NotImplementedError, match="AbsorbingNoise"):
-        NoisingChain(lambda x, t: x, process, (1,)).completed(torch.tensor([[torch.nan]]), 3)
+        DiscreteDiffused(lambda x, t: x, process, (1,)).completed(torch.tensor([[torch.nan]]), 3)
 
 
 def test_bounds_keep_the_predicted_datum_inside():
-    process = GaussianNoise(linear_steps(20), bounds=(-1.0, 1.0))
+    process = GammaNoise(LinearSchedule(), num_times=20, bounds=(-1.0, 1.0))
     x = 5 * torch.randn(100, 3)
-    assert process.estimate(x, torch.zeros_like(x), steps(20, 100)).abs().max() == 1
+    assert process.estimate(x, torch.zeros_like(x), torch.ones(100)).abs().max() == 1

@@ -1,0 +1,103 @@
+"""The base of distributions that say which of their attributes have batch dims."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from probgen.core.precision import of_own_precision
+
+Batched = Mapping[str, int | None]
+
+
+class BatchedDistribution(dist.TorchDistribution):
+    """A distribution whose ``expand`` follows from the names of its attributes with batch dims.
+
+    Its ``log_prob`` refuses values of another precision than the parameters' in one sentence. A
+    subclass lists them in ``batched``, each with the number of dims that stand to the right of
+    the batch dims of a tensor (``None``: those of an event). Distributions are listed with 0, and
+    so is whatever else has ``expand(batch_shape)``. What is not listed serves all rows, and is
+    shared by the copies.
+
+    Attributes
+    ----------
+    batched : mapping of str to int or None
+        Tensors, distributions, lists of these, and ``None`` for what a distribution lacks.
+    forgotten : tuple of str
+        What remembers a call, ``None`` in an expanded copy.
+
+    Raises
+    ------
+    ValueError
+        From ``expand``, if the batch dims do not broadcast to the new ones.
+
+    >>> class Shifted(BatchedDistribution):
+    ...     batched = {"base": 0, "shift": None}
+    ...     def __init__(self, base, shift):
+    ...         self.base, self.shift = base, shift
+    ...         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+    ...     def log_prob(self, x):
+    ...         return self.base.log_prob(x - self.shift)
+    >>> shifted = Shifted(dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([0.0, 1.0]))
+    >>> shifted.expand((3,)).log_prob(torch.tensor([0.0, 1.0]))
+    tensor([-1.8379, -1.8379, -1.8379])
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+    batched: ClassVar[Batched] = {}
+    forgotten: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "log_prob" in vars(cls):
+            cls.log_prob = of_own_precision(cls.log_prob)  # type: ignore[method-assign]
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None) -> Self:
+        return expanded(self, torch.Size(batch_shape), self.batched, self.forgotten)
+
+    def lead(self, x: Tensor) -> torch.Size:
+        """The dims of x to the left of an event, with the batch dims."""
+        return torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
+
+
+def expanded(
+    distribution: Any, batch: torch.Size, batched: Batched, forgotten: tuple[str, ...] = ()
+) -> Any:
+    """A copy with other batch dims, which share the memory of the attributes.
+
+    For a class that cannot have the base; else see :class:`BatchedDistribution`.
+    """
+    _check(distribution.batch_shape, batch)
+    new = copy.copy(distribution)
+    new._batch_shape = batch
+    for name, ndim in batched.items():
+        ndim = len(distribution.event_shape) if ndim is None else ndim
+        setattr(new, name, _part(getattr(distribution, name), batch, ndim))
+    for name in forgotten:
+        setattr(new, name, None)
+    return new
+
+
+def _part(value: Any, batch: torch.Size, ndim: int) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_part(part, batch, ndim) for part in value]
+    if isinstance(value, Tensor):
+        return value.expand(batch + value.shape[value.ndim - ndim :])
+    return value.expand(batch)
+
+
+def _check(old: torch.Size, new: torch.Size) -> None:
+    """Raises ``ValueError`` unless the old batch dims broadcast to the new ones."""
+    pairs = zip(reversed(old), reversed(new), strict=False)
+    if len(old) > len(new) or any(one not in (1, other) for one, other in pairs):
+        raise ValueError(
+            f"expected batch dims to which {tuple(old)} broadcast, got {tuple(new)}; put new dims "
+            "to the left"
+        )

@@ -1,4 +1,0 @@
-"""Diffusions in discrete time by the distribution of their noise.
-
-Gaussian, Gamma, mixtures, labels that change.
-"""
