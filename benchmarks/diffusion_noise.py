@@ -34,8 +34,8 @@ from probgen.distributions.diffusion.reconstruction import GaussianReconstructio
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, Sampler
 from probgen.distributions.diffusion.tables import from_betas
 from probgen.distributions.diffusion.thresholds import StaticThreshold
-from probgen.evaluate.two_sample.frechet import frechet_distance
-from probgen.evaluate.two_sample.trained_features import classifier_features
+from probgen.evaluate.frechet import frechet_distance
+from probgen.evaluate.trained_features import classifier_features
 from probgen.models.diffusion import Diffusion
 from probgen.models.discrete_diffusion import NonGaussianDiffusion
 from probgen.nn.unet import UNet

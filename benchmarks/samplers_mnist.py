@@ -28,7 +28,7 @@ import probgen as pg
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
 from probgen.distributions.diffusion.times import KarrasSteps, log_snr_steps
 from probgen.distributions.flows.fixed_steps import Euler, Midpoint
-from probgen.evaluate.two_sample import frechet_distance
+from probgen.evaluate import frechet_distance
 from probgen.models.diffusion import Diffusion
 from probgen.models.flow_matching import FlowMatching
 from probgen.nn.unet import UNet

@@ -9,9 +9,7 @@ import time
 
 import torch
 
-from probgen.evaluate.two_sample import (
-    Logistic,
-    NearestNeighbors,
+from probgen.evaluate import (
     classifier_two_sample_test,
     copying_test,
     density_coverage,
@@ -23,6 +21,7 @@ from probgen.evaluate.two_sample import (
     sliced_wasserstein_distance,
     wasserstein_distance,
 )
+from probgen.evaluate.classifiers import Logistic, NearestNeighbors
 
 
 def timed(name, function):

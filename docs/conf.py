@@ -6,6 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import notebooks
+
 import probgen
 
 project = "probgen"
@@ -24,15 +26,22 @@ extensions = [
     "sphinx_design",
     "reference",  # _ext: pages of the API, one for each namespace
     "families",  # _ext: the table of what each family can do
+    "notebooks",  # _ext: the tutorials
 ]
 exclude_patterns = ["_ext", "_templates", "_generated", "README.md"]
 nitpicky = False
 
-# pages are Markdown; notebooks are made from them and from the tutorials by hand, not at each build
-source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["colon_fence", "dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # tests/test_docs.py runs every snippet
+# tests run every snippet and tutorial: tutorials are run here only where their pictures are wanted
+nb_execution_mode = "cache" if notebooks.RUN else "off"
+nb_execution_cache_path = str(notebooks.CACHE)
+nb_execution_in_temp = True  # they leave files where they run
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # progress bars
+nb_merge_streams = True
 
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings give shapes as well

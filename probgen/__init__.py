@@ -46,7 +46,7 @@ from probgen.diagnostics import khat, loo, predictive_check, to_arviz, verdict
 from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.distributions.gibbs import gibbs
-from probgen.evaluate.two_sample import sample_report
+from probgen.evaluate.report import sample_report
 from probgen.infer.draws import as_chains
 from probgen.infer.em import em
 from probgen.infer.impute import Imputation, impute

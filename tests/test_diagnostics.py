@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from either_arviz import elpd, groups, pointwise
+from either_arviz import elpd, groups, parameters, pointwise
 from pyro.infer.autoguide import AutoMultivariateNormal
 from scipy import stats
 from toys import Distribution, Stated
@@ -376,9 +376,9 @@ def test_loo_of_the_exact_posterior_agrees_with_arviz():
     ours, theirs = loo(found), az.loo(found, pointwise=True)
     np.testing.assert_allclose(ours.pointwise, pointwise(theirs), atol=1e-3)
     np.testing.assert_allclose(ours.khat, theirs.pareto_k.values, atol=0.05)
-    assert ours.p_loo == pytest.approx(theirs.p_loo, abs=1e-2) and ours.stderr == pytest.approx(
-        theirs.se, rel=1e-2
-    )
+    assert ours.p_loo == pytest.approx(parameters(theirs), abs=1e-2)
+    spread = len(y) ** 0.5 * pointwise(theirs).std()  # ArviZ 1.x divides by one row less
+    assert ours.stderr == pytest.approx(spread, rel=1e-2)
 
 
 def test_loo_of_chains_is_the_exact_one():

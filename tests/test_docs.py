@@ -13,6 +13,7 @@ import pytest
 import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
+TUTORIALS = sorted((DOCS.parent / "tutorials").glob("*.py"))
 GENERATED = {"_generated", "_ext", "_static", "reference"}
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.relative_to(DOCS).parts[0] not in GENERATED)
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -51,7 +52,9 @@ def test_links_inside_the_documentation_lead_somewhere(page):
     for name, path in LINK.findall(page.read_text()):
         target = page.parent / (name or path)
         generated = "reference" in target.parts or "_generated" in target.parts
-        assert generated or target.exists() or target.with_suffix(".md").exists(), target
+        tutorial = (DOCS.parent / target.relative_to(DOCS)).with_suffix(".py")
+        found = target.exists() or target.with_suffix(".md").exists() or tutorial in TUTORIALS
+        assert generated or found, target
 
 
 def test_every_page_stands_in_a_table_of_contents():
@@ -64,3 +67,12 @@ def test_every_page_stands_in_a_table_of_contents():
             listed |= {prefix + name for name in names}
     here = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
     assert here - listed == set()
+
+
+@pytest.mark.parametrize("script", TUTORIALS, ids=lambda script: script.stem)
+def test_a_tutorial_is_a_page_and_shows_its_pictures(script):
+    text = script.read_text()
+    assert text.startswith("# %% [markdown]\n# # ")
+    assert f"\ntutorials/{script.stem}\n" in (DOCS / "tutorials.md").read_text()
+    hidden = re.findall(r"plt\.(?:close|imsave)\(", text)  # a notebook shows figures that are open
+    assert not hidden

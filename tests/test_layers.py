@@ -24,11 +24,12 @@ BELOW = {
     "distributions": {"core", "samplers", "heads"},
     "models": {"core", "distributions", "samplers", "nn", "heads"},
     "objectives": {"core"},
-    "evaluate": {"core", "compile", "scoring"},
+    "evaluate": {"core"},
     "infer": {"core", "compile", "scoring", "distributions", "samplers"},
-    "train": {"core", "compile", "objectives", "evaluate"},
+    "diagnostics": {"core", "compile", "scoring", "infer"},
+    "train": {"core", "compile", "objectives", "diagnostics"},
 }
-TOP = {"diagnostics", "testing"}
+TOP = {"testing"}
 NAMESPACES = {"flows", "diffusion", "energy", "sequences", "graphical"}  # lists of public names
 BELOW |= {name: set(BELOW) - {"models"} for name in TOP}
 BELOW |= {name: {*BELOW, "bif"} for name in NAMESPACES}

@@ -10,10 +10,10 @@ from torch import nn
 
 from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, Column, examine, resolution
 from probgen.core.module import DistributionModule, standard_normal
+from probgen.diagnostics.column_advice import column_advice
+from probgen.diagnostics.verdict import verdict
 from probgen.distributions.flows.columns import ColumnMaps
 from probgen.distributions.rounded import Rounded
-from probgen.evaluate.column_advice import column_advice
-from probgen.evaluate.verdict import verdict
 from probgen.heads import Gaussian
 from probgen.infer.impute import impute
 from probgen.models.autoregressive_flow import MAF

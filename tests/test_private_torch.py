@@ -3,6 +3,8 @@
 The job of the night runs this with the newest torch: what fails here says where to look.
 """
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -93,6 +95,9 @@ def test_memory_hooks_and_backward_passes():
     assert not private_torch.has_step_hooks(optimizer)
     optimizer.register_step_pre_hook(lambda *_: None)
     assert private_torch.has_step_hooks(optimizer)
+    twin = copy.copy(optimizer)
+    private_torch.drop_step_hooks(twin)
+    assert private_torch.has_step_hooks(optimizer) and not private_torch.has_step_hooks(twin)
     inside = []
     p.register_hook(lambda grad: inside.append(private_torch.graph_task()))
     p.sum().backward()

@@ -13,12 +13,12 @@ from torch.distributions import constraints
 
 from probgen.core.module import DistributionModule, Fixed
 from probgen.core.program import Program
-from probgen.evaluate.baseline import against_marginals, scatter_of
-from probgen.evaluate.findings import FAULT
-from probgen.evaluate.gradients import GradientCourse
-from probgen.evaluate.marginals import NoMarginals, marginals
-from probgen.evaluate.settled import course, settled
-from probgen.evaluate.verdict import verdict
+from probgen.diagnostics.baseline import against_marginals, scatter_of
+from probgen.diagnostics.findings import FAULT
+from probgen.diagnostics.gradients import GradientCourse
+from probgen.diagnostics.marginals import NoMarginals, marginals
+from probgen.diagnostics.settled import course, settled
+from probgen.diagnostics.verdict import verdict
 from probgen.heads import Bernoulli, Categorical, Gaussian, Mixed
 
 STEPS = 400

@@ -16,11 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neighbors import NearestNeighbors as Reference
 
-from probgen.evaluate.two_sample import (
+from probgen.evaluate import (
     GaussianKernel,
-    Logistic,
-    NearestNeighbors,
-    Network,
     PolynomialKernel,
     RandomFeatures,
     TwoSample,
@@ -28,19 +25,20 @@ from probgen.evaluate.two_sample import (
     classifier_two_sample_test,
     copying_test,
     density_coverage,
-    energy_kernel,
     energy_test,
     frechet_distance,
     gaussian_frechet,
     kernel_distance,
     mmd_test,
     precision_recall,
-    sample_report,
     sliced_wasserstein_distance,
     wasserstein_distance,
 )
-from probgen.evaluate.two_sample.discrepancy import _permuted, _student
-from probgen.evaluate.two_sample.rows import distance_blocks, squared_distances, stand_ins
+from probgen.evaluate.classifiers import Logistic, NearestNeighbors, Network
+from probgen.evaluate.discrepancy import _permuted, _student
+from probgen.evaluate.kernels import energy_kernel
+from probgen.evaluate.report import sample_report
+from probgen.evaluate.rows import distance_blocks, squared_distances, stand_ins
 
 
 @pytest.fixture(autouse=True)

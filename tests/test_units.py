@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen.evaluate.two_sample.units import compared, standardized, ways
+from probgen.evaluate.units import compared, standardized, ways
 
 N = 1000
 

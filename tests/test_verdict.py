@@ -7,31 +7,31 @@ import math
 import re
 from dataclasses import dataclass
 
+import arviz as az
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from either_arviz import psislw
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from torch import nn
 
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.core.rows import some_rows
-from probgen.evaluate.column_advice import column_advice
-from probgen.evaluate.findings import trend
-from probgen.evaluate.guide_draws import guide_draws
-from probgen.evaluate.guide_quality import active_units, ess, khat
-from probgen.evaluate.psis import (
+from probgen.diagnostics.column_advice import column_advice
+from probgen.diagnostics.findings import trend
+from probgen.diagnostics.guide_draws import guide_draws
+from probgen.diagnostics.guide_quality import active_units, ess, khat
+from probgen.diagnostics.psis import (
     effective_sample_size,
     khat_stderr,
     pareto_khat,
     pareto_smooth,
 )
-from probgen.evaluate.remedies import remedies
-from probgen.evaluate.settled import autocorrelation_time, course, settled
-from probgen.evaluate.verdict import verdict
+from probgen.diagnostics.remedies import remedies
+from probgen.diagnostics.settled import autocorrelation_time, course, settled
+from probgen.diagnostics.verdict import verdict
 from probgen.heads import Gaussian
 from probgen.infer.em import em
 from probgen.models.autoregressive_flow import MAF
@@ -89,13 +89,19 @@ class Losses:
 # PSIS
 
 
+REFERENCE = pytest.mark.skipif(
+    not hasattr(az, "psislw"), reason="ArviZ 1.x gives tails another length; 0.x is the reference"
+)
+
+
+@REFERENCE
 @pytest.mark.parametrize("draws", [25, 100, 1000])
 @pytest.mark.parametrize("width", [0.3, 0.7, 1.5])
 def test_smoothed_weights_and_khat_agree_with_arviz(draws, width):
     z = torch.randn(draws, 7, dtype=torch.double) * width
     weights = dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(0.0, width).log_prob(z)
     smoothed, found = pareto_smooth(weights)
-    expected_weights, expected = psislw(weights.T.numpy())
+    expected_weights, expected = az.psislw(weights.T.numpy())
     np.testing.assert_allclose(found, expected, atol=1e-9)
     np.testing.assert_allclose(smoothed.T, expected_weights, atol=1e-9)
 
@@ -174,11 +180,12 @@ def limits_of_weights() -> dict[str, torch.Tensor]:
     return cases
 
 
+@REFERENCE
 @pytest.mark.parametrize("case", limits_of_weights())
 def test_khat_at_its_limits_is_that_of_arviz(case):
     weights = limits_of_weights()[case]
     smoothed, found = pareto_smooth(weights)
-    expected_weights, expected = psislw(weights.numpy().copy())
+    expected_weights, expected = az.psislw(weights.numpy().copy())
     np.testing.assert_allclose(found, expected, atol=1e-9)
     np.testing.assert_allclose(
         np.sort(smoothed), np.sort(expected_weights), atol=1e-9

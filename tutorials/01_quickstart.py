@@ -43,13 +43,11 @@ def show(rows, path, columns=20):
     tiles = nn.functional.pad(
         rows[: len(rows) // columns * columns].reshape(-1, columns, 8, 8), (1, 1, 1, 1), value=4
     )
-    picture = (
-        tiles.permute(0, 2, 1, 3)
-        .reshape(-1, 10 * columns)
-        .repeat_interleave(4, 0)
-        .repeat_interleave(4, 1)
-    )
-    plt.imsave(path, picture, cmap="gray_r", vmin=0, vmax=16)
+    picture = tiles.permute(0, 2, 1, 3).reshape(-1, 10 * columns)
+    figure, axes = plt.subplots(figsize=(9, 9 * len(picture) / picture.shape[1]))
+    axes.imshow(picture, cmap="gray_r", vmin=0, vmax=16)
+    axes.axis("off")
+    figure.savefig(path, dpi=100, bbox_inches="tight", pad_inches=0)
 
 
 # %% [markdown]
@@ -180,7 +178,6 @@ axes[2].set(
     title="k-hat of held-out images", xlabel="right of the line the encoder misses the posterior"
 )
 figure.savefig(OUTPUT / "vae.png", dpi=120, bbox_inches="tight")
-plt.close("all")
 
 # %% [markdown]
 # ## Held-out scores, honestly

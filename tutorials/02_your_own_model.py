@@ -147,7 +147,6 @@ az.plot_forest(
     figsize=(7, 6),
 )
 plt.savefig(OUTPUT / "forest.png", dpi=120, bbox_inches="tight")
-plt.close("all")
 gap = by_mcmc.posterior["line"].mean(("chain", "draw")) - by_svi["hierarchical"].posterior[
     "line"
 ].mean(("chain", "draw"))
@@ -178,7 +177,6 @@ print(
 )
 az.plot_ppc(by_svi["hierarchical"], num_pp_samples=50, figsize=(7, 4))
 plt.savefig(OUTPUT / "predictive_check.png", dpi=120, bbox_inches="tight")
-plt.close("all")
 
 # %% [markdown]
 # ## Which model predicts better?

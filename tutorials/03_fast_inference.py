@@ -544,7 +544,6 @@ for ax in axes:
     for handle in legend.legend_handles:
         handle.set_alpha(1)
 figure.savefig(OUTPUT / "trust.png")
-plt.close("all")
 
 # %% [markdown]
 # **What to do**, in this order:

@@ -174,7 +174,7 @@ above = pg.impute(pixelcnn, upper, context, draws=1, steps=3)
 print(f"lower half: {below.kind}; upper half: {above.kind}")
 
 
-def picture(panels, path, **how):
+def picture(panels, path):
     """Saves rows of images as a grid."""
     tiles = torch.cat(
         [
@@ -183,13 +183,11 @@ def picture(panels, path, **how):
         ],
         1,
     )
-    grid = (
-        tiles.permute(1, 2, 0, 3)
-        .reshape(10 * len(panels), -1)
-        .repeat_interleave(4, 0)
-        .repeat_interleave(4, 1)
-    )
-    plt.imsave(path, grid, **{"cmap": "gray_r", "vmin": 0, "vmax": 16} | how)
+    grid = tiles.permute(1, 2, 0, 3).reshape(10 * len(panels), -1)
+    figure, axes = plt.subplots(figsize=(9, 9 * len(grid) / grid.shape[1]))
+    axes.imshow(grid, cmap="gray_r", vmin=0, vmax=16)
+    axes.axis("off")
+    figure.savefig(path, dpi=100, bbox_inches="tight", pad_inches=0)
 
 
 drawn = pg.sample(pixelcnn, 2, onehot[test][:20])
@@ -210,5 +208,4 @@ axes[1].hist(
 axes[1].set(title="what does not belong", xlabel="log p(x), nats")
 axes[1].legend()
 figure.savefig(OUTPUT / "uses.png", dpi=120, bbox_inches="tight")
-plt.close("all")
 print(f"figures are in {OUTPUT.resolve()}")

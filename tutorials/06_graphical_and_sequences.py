@@ -281,5 +281,4 @@ axes[3].set(
 )
 axes[3].legend(loc="upper left")
 figure.savefig(OUTPUT / "graphical.png", dpi=80)
-plt.close("all")
 print(f"the picture and the posterior (earthquakes.nc) are in {OUTPUT.resolve()}")

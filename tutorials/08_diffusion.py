@@ -55,7 +55,6 @@ def train(gen, data, objective, steps, lr=2e-3, batch_size=100, **options):
 
 def save(figure, name, dpi=90):
     figure.savefig(OUTPUT / name, dpi=dpi, bbox_inches="tight")
-    plt.close(figure)
 
 
 # %% [markdown]

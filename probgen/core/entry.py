@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from probgen.core import checks
-from probgen.core.contexts import check_finite, ignores, received
+from probgen.core.contexts import check_finite, received
 from probgen.core.conversion import NO_ROWS, UnequalRowsError
 from probgen.core.keywords import call_form
 from probgen.core.missing import values_are_known

@@ -28,6 +28,7 @@ Others
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -200,3 +201,9 @@ def waits_for_gradient(parameter: nn.Parameter) -> bool:
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
     """Whether something of the user's runs before or after the steps of an optimizer."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def drop_step_hooks(optimizer: torch.optim.Optimizer) -> None:
+    """Leaves the hooks of a copied optimizer to the original, with which it shares them."""
+    optimizer._optimizer_step_pre_hooks = OrderedDict()
+    optimizer._optimizer_step_post_hooks = OrderedDict()

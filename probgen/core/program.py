@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from probgen.core import checks
-from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, joined, split
+from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, is_leaf, joined, split
 from probgen.core.conversion import NO_ROWS
 from probgen.core.first_run import MISFIT, Run, first_run
 from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
 from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
 from probgen.core.ownership import dense, owned_modules
+from probgen.core.private_torch import pytree
 from probgen.core.rows import RowLayout, leaves_of, row_layout
 from probgen.core.runtime import (
     LocalParameters,
@@ -163,7 +164,8 @@ class Program(nn.Module):
         Finds plate, rows and nesting by a run of the pair on them, where not told.
         """
         batch = as_arguments(batch, dtype_of(self))
-        key = [_remembered(leaf) for leaf in leaves_of(batch)]
+        leaves, form = pytree.tree_flatten(batch, is_leaf=is_leaf)
+        key = [form, *map(_remembered, leaves)]
         if key != self._seen:
             check_arguments("model", self._model, batch)
             if self._guide is not None:
@@ -369,9 +371,13 @@ def _check_kinds(batch: tuple, error: Exception) -> None:
     leaves = leaves_of(batch)
     if any(isinstance(leaf, Tensor) and 0 in leaf.shape[:1] for leaf in leaves):
         raise ValueError(NO_ROWS) from error
-    if all(isinstance(value, Tensor) and value.ndim for value in batch) and batch:
+    positional, named = split(batch)
+    values = [*positional, *named.values()]
+    if all(isinstance(value, Tensor) and value.ndim for value in values) and values:
         return
-    got = ", ".join(map(_in_words, batch)) or "nothing"
+    words = [*map(_in_words, positional)]
+    words += [f"{name}={_in_words(value)}" for name, value in named.items()]
+    got = ", ".join(words) or "nothing"
     raise TypeError(
         f"expected arguments that the program runs on, got {got} ({type(error).__name__}: "
         f"{error}); pass rows as "

@@ -21,6 +21,7 @@ from probgen.core.kinds import density_kind
 from probgen.core.missing import has_missing, values_are_known
 from probgen.core.modes import infers
 from probgen.core.ragged import Ragged
+from probgen.core.rows import leaves_of
 from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, observed_sites
 from probgen.core.support_words import in_words
@@ -70,8 +71,9 @@ def check_support(
         return
     family = getattr(gen, "any_rows", False)
     few = _few(batch) if family else batch
+    pairs = list(zip(leaves_of(few), leaves_of(batch), strict=True))  # by name and in dicts too
     for name, site in _observed(gen, few).items():
-        for part, whole in zip(few, batch, strict=True):
+        for part, whole in pairs:
             if site["value"] is part and torch.is_tensor(whole):
                 _check_shape(name, whole, site, family, getattr(gen, "ragged", None))
                 check_values(name, whole, support or support_of(site["fn"]))

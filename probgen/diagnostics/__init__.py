@@ -6,11 +6,11 @@ ArviZ, leave-one-out, predictive checks, quality of the guide, the verdict.
 from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.diagnostics.checks import PredictiveCheck, predictive_check
 from probgen.diagnostics.convert import to_arviz
+from probgen.diagnostics.guide_quality import active_units, ess, khat
 from probgen.diagnostics.leave_one_out import Loo, loo
-from probgen.evaluate.guide_quality import active_units, ess, khat
-from probgen.evaluate.psis import effective_sample_size, pareto_khat, pareto_smooth
-from probgen.evaluate.settled import settled
-from probgen.evaluate.verdict import Verdict, verdict
+from probgen.diagnostics.psis import effective_sample_size, pareto_khat, pareto_smooth
+from probgen.diagnostics.settled import settled
+from probgen.diagnostics.verdict import Verdict, verdict
 
 __all__ = [
     "Loo",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.turns import in_turn
-from probgen.evaluate.psis import pareto_smooth
+from probgen.diagnostics.psis import pareto_smooth
 
 if TYPE_CHECKING:
     import arviz

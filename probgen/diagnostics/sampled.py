@@ -16,8 +16,8 @@ from torch import Tensor
 
 from probgen.core.kinds import average, density_kind
 from probgen.core.sites import density_sites, is_enumerated, latent_sites
+from probgen.diagnostics.guide_draws import GuideDraws, draws_latents, guide_draws
 from probgen.diagnostics.pointwise import log_likelihoods, variables_of
-from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
 from probgen.infer.given import model_trace
 from probgen.infer.mcmc import Chains
 from probgen.infer.posterior import complete, posterior

@@ -1,25 +1,19 @@
-"""Two-sample metrics and tests: how samples of a model compare with data."""
+"""Samples against real rows.
 
-from probgen.evaluate.two_sample import (
-    ClassifierFeatures,
-    GaussianKernel,
-    PolynomialKernel,
-    RandomFeatures,
-    SampleReport,
-    TwoSample,
-    classifier_features,
-    classifier_two_sample_test,
-    copying_test,
-    density_coverage,
-    energy_test,
-    frechet_distance,
-    gaussian_frechet,
-    kernel_distance,
-    mmd_test,
-    precision_recall,
-    sliced_wasserstein_distance,
-    wasserstein_distance,
-)
+Distances, tests and coverage, each beside its real-against-real baseline.
+"""
+
+from probgen.evaluate.classifier_test import classifier_two_sample_test
+from probgen.evaluate.copying import copying_test
+from probgen.evaluate.discrepancy import energy_test, kernel_distance, mmd_test
+from probgen.evaluate.frechet import frechet_distance, gaussian_frechet
+from probgen.evaluate.kernels import GaussianKernel, PolynomialKernel
+from probgen.evaluate.neighbors import density_coverage, precision_recall
+from probgen.evaluate.random_features import RandomFeatures
+from probgen.evaluate.report import SampleReport
+from probgen.evaluate.result import TwoSample
+from probgen.evaluate.trained_features import ClassifierFeatures, classifier_features
+from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_distance
 
 __all__ = [
     "ClassifierFeatures",

@@ -21,7 +21,7 @@ from probgen.core.program import Program
 from probgen.core.rows import row_layout
 from probgen.core.runtime import local_parameters, validation
 from probgen.core.turns import own_random_state, training
-from probgen.evaluate.verdict import verdict as judge
+from probgen.diagnostics.verdict import verdict as judge
 from probgen.libraries import load
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared

@@ -5,12 +5,13 @@ And whether what a file holds is that.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from probgen.core.private_torch import drop_step_hooks
 from probgen.train.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def fresh(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Paramet
     like.grad = torch.zeros_like(like)
     twin.param_groups = [{**group, "params": [like]}]
     twin.state = defaultdict(dict)
-    twin._optimizer_step_pre_hooks = twin._optimizer_step_post_hooks = OrderedDict()
+    drop_step_hooks(twin)
     try:
         with torch.random.fork_rng():
             type(twin).step(twin)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.evaluate.two_sample.choices import check_choices
-from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import (
+from probgen.evaluate.choices import check_choices
+from probgen.evaluate.result import TwoSample
+from probgen.evaluate.rows import (
     Features,
     baselines_of,
     beyond,
@@ -19,7 +19,7 @@ from probgen.evaluate.two_sample.rows import (
     raw,
     squared_distances,
 )
-from probgen.evaluate.two_sample.units import Standardize, compared
+from probgen.evaluate.units import Standardize, compared
 
 
 @explained

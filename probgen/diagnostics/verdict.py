@@ -18,15 +18,15 @@ from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
-from probgen.evaluate import findings
-from probgen.evaluate.baseline import Comparison, against_marginals, scatter_of
-from probgen.evaluate.column_advice import column_advice
-from probgen.evaluate.findings import FAULT, FINE, RELIABLE, Finding
-from probgen.evaluate.gradients import GradientCourse
-from probgen.evaluate.judged_guide import judged_guide
-from probgen.evaluate.marginals import NoMarginals
-from probgen.evaluate.remedies import remedies
-from probgen.evaluate.settled import Course, course
+from probgen.diagnostics import findings
+from probgen.diagnostics.baseline import Comparison, against_marginals, scatter_of
+from probgen.diagnostics.column_advice import column_advice
+from probgen.diagnostics.findings import FAULT, FINE, RELIABLE, Finding
+from probgen.diagnostics.gradients import GradientCourse
+from probgen.diagnostics.judged_guide import judged_guide
+from probgen.diagnostics.marginals import NoMarginals
+from probgen.diagnostics.remedies import remedies
+from probgen.diagnostics.settled import Course, course
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.evaluate.two_sample.rows import some, squared_distances
+from probgen.evaluate.rows import some, squared_distances
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 

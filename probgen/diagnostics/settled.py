@@ -113,7 +113,7 @@ def course(losses: Sequence[float], *, relative: float = 0.02, rows: float | Non
     relative : float
         Share of the total gain that a change between quarters may have and still count as none.
     rows : float, optional
-        Scatter between rows in nats, see :class:`probgen.evaluate.baseline.Marginals`.
+        Scatter between rows in nats, see :class:`probgen.diagnostics.baseline.Marginals`.
 
     References
     ----------

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probgen.core.rows import row_count, some_rows
-from probgen.evaluate.findings import RELIABLE
-from probgen.evaluate.guide_draws import GuideDraws, draws_latents, guide_draws
-from probgen.evaluate.guide_quality import active, khat_of, weights_of
-from probgen.evaluate.psis import effective_sample_size, khat_stderr, pareto_khat
+from probgen.diagnostics.findings import RELIABLE
+from probgen.diagnostics.guide_draws import GuideDraws, draws_latents, guide_draws
+from probgen.diagnostics.guide_quality import active, khat_of, weights_of
+from probgen.diagnostics.psis import effective_sample_size, khat_stderr, pareto_khat
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel

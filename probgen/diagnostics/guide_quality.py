@@ -12,8 +12,8 @@ from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
-from probgen.evaluate.guide_draws import GuideDraws, guide_draws
-from probgen.evaluate.psis import ROUNDING, effective_sample_size, pareto_khat
+from probgen.diagnostics.guide_draws import GuideDraws, guide_draws
+from probgen.diagnostics.psis import ROUNDING, effective_sample_size, pareto_khat
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel

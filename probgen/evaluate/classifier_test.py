@@ -9,10 +9,10 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.evaluate.two_sample.choices import check_choices
-from probgen.evaluate.two_sample.classifiers import Classifier, Logistic
-from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import (
+from probgen.evaluate.choices import check_choices
+from probgen.evaluate.classifiers import Classifier, Logistic
+from probgen.evaluate.result import TwoSample
+from probgen.evaluate.rows import (
     Z95,
     Features,
     baseline_of,
@@ -21,7 +21,7 @@ from probgen.evaluate.two_sample.rows import (
     raw,
     some,
 )
-from probgen.evaluate.two_sample.units import Standardize, compared
+from probgen.evaluate.units import Standardize, compared
 
 
 @explained

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from probgen.core.program import Program
-from probgen.evaluate.baseline import data_of
-from probgen.evaluate.marginals import NoMarginals
+from probgen.diagnostics.baseline import data_of
+from probgen.diagnostics.marginals import NoMarginals
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel

@@ -34,7 +34,8 @@ class TwoSample:
     units : str
         In which units rows were compared.
 
-    >>> print(TwoSample("Fréchet distance", 3.2, 0.1, (3.0, 3.4), baseline=0.4, rows=(1000, 1000), baseline_rows=(500, 500)))
+    >>> rows = {"rows": (1000, 1000), "baseline_rows": (500, 500)}
+    >>> print(TwoSample("Fréchet distance", 3.2, 0.1, (3.0, 3.4), baseline=0.4, **rows))
     Fréchet distance         3.2 ± 0.1 [3, 3.4]   real against real 0.4   (1000 against 1000 rows; baseline 500 : 500)
     """
 

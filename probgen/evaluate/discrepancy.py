@@ -10,15 +10,15 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.evaluate.two_sample.choices import check_choices
-from probgen.evaluate.two_sample.kernels import (
+from probgen.evaluate.choices import check_choices
+from probgen.evaluate.kernels import (
     GaussianKernel,
     Kernel,
     PolynomialKernel,
     energy_kernel,
 )
-from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import (
+from probgen.evaluate.result import TwoSample
+from probgen.evaluate.rows import (
     MEMORY,
     Z95,
     Features,
@@ -30,7 +30,7 @@ from probgen.evaluate.two_sample.rows import (
     interval,
     raw,
 )
-from probgen.evaluate.two_sample.units import Standardize, compared
+from probgen.evaluate.units import Standardize, compared
 
 SOME = 20  # permutations whose standard errors are computed too
 

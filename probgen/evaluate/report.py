@@ -11,16 +11,16 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.evaluate.two_sample.choices import check_choices
-from probgen.evaluate.two_sample.classifier_test import classifier_two_sample_test
-from probgen.evaluate.two_sample.copying import copying_test
-from probgen.evaluate.two_sample.discrepancy import energy_test, kernel_distance, mmd_test
-from probgen.evaluate.two_sample.frechet import frechet_distance
-from probgen.evaluate.two_sample.neighbors import density_coverage, precision_recall
-from probgen.evaluate.two_sample.result import TwoSample
-from probgen.evaluate.two_sample.rows import Features, features_of, raw, some
-from probgen.evaluate.two_sample.transport import sliced_wasserstein_distance, wasserstein_distance
-from probgen.evaluate.two_sample.units import IN_WORDS, Standardize, ways
+from probgen.evaluate.choices import check_choices
+from probgen.evaluate.classifier_test import classifier_two_sample_test
+from probgen.evaluate.copying import copying_test
+from probgen.evaluate.discrepancy import energy_test, kernel_distance, mmd_test
+from probgen.evaluate.frechet import frechet_distance
+from probgen.evaluate.neighbors import density_coverage, precision_recall
+from probgen.evaluate.result import TwoSample
+from probgen.evaluate.rows import Features, features_of, raw, some
+from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_distance
+from probgen.evaluate.units import IN_WORDS, Standardize, ways
 
 
 @dataclass(frozen=True)

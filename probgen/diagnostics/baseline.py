@@ -19,7 +19,7 @@ from probgen.core.rows import layout_of, row_count, some_rows
 from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, dim_of, in_plate, observed_sites
 from probgen.core.turns import same_random_state
-from probgen.evaluate.marginals import Marginals, NoMarginals, marginals
+from probgen.diagnostics.marginals import Marginals, NoMarginals, marginals
 from probgen.scoring import log_likelihood
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from probgen.evaluate.two_sample.rows import Features, features_of, raw, rows_of
+from probgen.evaluate.rows import Features, features_of, raw, rows_of
 
 Standardize = bool | Literal["auto", "columns", "whole"]
 IN_WORDS = {"columns": "columns / their std", "whole": "values / their std", "": "raw units"}

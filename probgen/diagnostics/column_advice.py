@@ -9,10 +9,10 @@ from torch import Tensor
 
 from probgen.core.columns import AFFINE, LOGIT, NAMES, Column, examine
 from probgen.core.rows import layout_of, leaves_of, some_rows
-from probgen.evaluate.baseline import FITTED, data_of
-from probgen.evaluate.findings import CAUTION, FAULT, Finding
-from probgen.evaluate.marginals import NoMarginals
-from probgen.evaluate.remedies import MAXIMIZE, STANDARDIZE, has_em
+from probgen.diagnostics.baseline import FITTED, data_of
+from probgen.diagnostics.findings import CAUTION, FAULT, Finding
+from probgen.diagnostics.marginals import NoMarginals
+from probgen.diagnostics.remedies import MAXIMIZE, STANDARDIZE, has_em
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from probgen.evaluate.baseline import Comparison
-from probgen.evaluate.gradients import GradientCourse
-from probgen.evaluate.psis import khat_stderr
-from probgen.evaluate.settled import SHORTEST, Course
+from probgen.diagnostics.baseline import Comparison
+from probgen.diagnostics.gradients import GradientCourse
+from probgen.diagnostics.psis import khat_stderr
+from probgen.diagnostics.settled import SHORTEST, Course
 
 RELIABLE = (
     0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)

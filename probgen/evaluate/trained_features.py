@@ -17,7 +17,7 @@ from probgen.core import checks
 from probgen.core.conversion import complete_rows, rows_from
 from probgen.core.keywords import explained
 from probgen.core.turns import same_random_state
-from probgen.evaluate.two_sample.rows import generator
+from probgen.evaluate.rows import generator
 
 
 class ClassifierFeatures(nn.Module):

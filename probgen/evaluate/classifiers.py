@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probgen.evaluate.two_sample.rows import MEMORY, chunk_rows, distance_blocks
+from probgen.evaluate.rows import MEMORY, chunk_rows, distance_blocks
 
 Classifier = Callable[
     [Tensor, Tensor, Tensor], Tensor

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.conversion import complete_rows
-from probgen.evaluate.two_sample.rows import generator
+from probgen.evaluate.rows import generator
 
 
 @dataclass(frozen=True)
