@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from probgen.core import checks
-from probgen.core.contexts import check_finite, received
+from probgen.core.contexts import check_finite, ignores, received
 from probgen.core.conversion import NO_ROWS, UnequalRowsError
 from probgen.core.keywords import call_form
 from probgen.core.missing import values_are_known
@@ -133,5 +133,11 @@ def _check_family(gen: Any, batch: tuple, optional: bool) -> None:
             f"expected arrays with the same number of rows, got x of shape {tuple(x.shape)} and "
             "context of shape "
             f"{tuple(context.shape)}; align their first dims"
+        )
+    if ignores(gen) and not getattr(gen, "ignores_contexts", False):
+        raise ValueError(
+            f"expected no context: {type(gen).__name__} gives every row the same distribution, got "
+            f"one of shape {tuple(context.shape)}; leave it out, or build the family with a "
+            "network of the context"
         )
     check_finite(context)
