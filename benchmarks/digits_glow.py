@@ -52,7 +52,7 @@ def glow(rows: Splits, layers: int, options: argparse.Namespace) -> Transformed:
     noisy = rows.train + torch.rand_like(rows.train)
     histogram = Gaussianized.of(noisy, 0.0, LEVELS, bins=LEVELS)
     network = partial(CouplingNet, hidden=options.hidden, dropout=options.dropout)
-    flow = Glow(SHAPE, scales=2, steps=layers, network=network)
+    flow = Glow(SHAPE, scales=2, flow_steps=layers, network=network)
     flow.initialize(histogram()(noisy))
     return Transformed(flow, histogram)
 
@@ -70,7 +70,7 @@ def learned(rows: Splits, layers: int, options: argparse.Namespace) -> Quantized
 
 def integers(rows: Splits, layers: int, options: argparse.Namespace) -> IntegerFlow:
     network = partial(CouplingNet, hidden=options.hidden, dropout=options.dropout)
-    flow = IntegerFlow(SHAPE, levels=LEVELS, scales=2, steps=layers, network=network)
+    flow = IntegerFlow(SHAPE, levels=LEVELS, scales=2, flow_steps=layers, network=network)
     flow.initialize(rows.train)
     return flow
 

@@ -27,8 +27,9 @@ extensions = [
     "reference",  # _ext: pages of the API, one for each namespace
     "families",  # _ext: the table of what each family can do
     "notebooks",  # _ext: the tutorials
+    "gallery",  # _ext: small pictures with their code
 ]
-exclude_patterns = ["_ext", "_templates", "_generated", "README.md"]
+exclude_patterns = ["_ext", "_templates", "_generated", "gallery", "README.md"]
 nitpicky = False
 
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}

@@ -63,9 +63,10 @@ class Quadratic(nn.Module):
         return ((x - 1).square() * torch.tensor([1.0, 4.0, 0.5])).sum(-1) / 2
 
 
+@pytest.mark.slow
 def test_gaussian_energies_have_closed_constants():
     truth = (3 * math.log(2 * math.pi) - math.log(2.0)) / 2
-    gen = EnergyBasedModel(Quadratic(), (3,), steps=1, annealing=HMC(0.3, leapfrogs=5))
+    gen = EnergyBasedModel(Quadratic(), (3,), num_steps=1, annealing=HMC(0.3, leapfrogs=5))
     for rows in (None, torch.randn(100, 3)):
         bracket = annealed_importance(gen, rows, temperatures=50, chains=300)
         assert contains(bracket, truth) and bracket.gap < 0.3
@@ -112,7 +113,7 @@ def test_normalized_models_score_approximately():
         high.mean - low.mean == pytest.approx(abs(bracket.gap), abs=1e-4)
         and low.kind == "approximate"
     )
-    assert impute(gen, torch.full((1, 6), torch.nan), steps=3).kind == "heuristic"
+    assert impute(gen, torch.full((1, 6), torch.nan), num_steps=3).kind == "heuristic"
     with pytest.raises(ValueError, match="lacks its constant"):
         Normalized(exact, 1.0)()
 

@@ -212,6 +212,7 @@ def test_a_checkpoint_of_numpys_numbers_is_continued(tmp_path):
     assert fit(gaussian(3), X, steps=np.int64(4), resume=True, **options).steps == 4
 
 
+@pytest.mark.table(quick=93)
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.filterwarnings("ignore")
 def test_numbers_of_numpy_are_numbers(name, folder):
@@ -229,7 +230,13 @@ def test_constructors_take_numbers_of_numpy():
 def test_em_leaves_the_model_alone_when_it_refuses():
     gen = GaussianMixture(2, 3)
     before = gen.loc.clone()
-    for options in ({"n_init": -1}, {"tol": -1.0}, {"max_iter": 1.5}, {"chunk": 0}, {"seed": "x"}):
+    for options in (
+        {"n_init": -1},
+        {"tol": -1.0},
+        {"max_iter": 1.5},
+        {"max_rows": 0},
+        {"seed": "x"},
+    ):
         with pytest.raises((ValueError, TypeError), match=r"expected .*, got .*; "):
             em(gen, X, **options)
     assert torch.equal(gen.loc, before)

@@ -121,6 +121,7 @@ def test_the_predictive_density_integrates_to_one():
     torch.testing.assert_close(gen().sample((4000,)).shape, torch.Size([4000, 1]))
 
 
+@pytest.mark.slow
 def test_one_component_agrees_with_numerical_integration():
     x = 1.0 + 0.7 * torch.randn(12, 1)
     gen = train(BayesianGaussianMixture(1, 1), x)

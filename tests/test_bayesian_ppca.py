@@ -126,7 +126,7 @@ def test_imputation_accepts_every_proposal_of_the_exact_guide(fitted):
     distribution, gen = fitted
     x = distribution.sample((50,))
     x[:, 0] = torch.nan
-    done = impute(gen, x, draws=2, steps=15)
+    done = impute(gen, x, draws=2, num_steps=15)
     assert done.kind == "asymptotic" and done.acceptance.mean() > 0.999
     assert done.draws[:, :, 0].sub(0.7).square().mean() < 2 * distribution.variance[0]
 

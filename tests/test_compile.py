@@ -825,6 +825,7 @@ def test_parameters_that_the_optimizer_does_not_have(replayed):
     agree(TiedAndUnused, optimizer=lambda p: torch.optim.Adam(list(p)[:3], 0.1), clip=0.1, ema=0.9)
 
 
+@pytest.mark.slow
 def test_data_and_batches_in_layouts_of_their_own(replayed):
     whole = lambda: rows(12, 6)[:, ::3]  # noqa: E731
     agree(Distribution, whole, batch_size=12)

@@ -268,6 +268,7 @@ def test_recorded_scores_average_to_the_marginal(recorded):
     assert_close(score.value, MARGINAL.log_prob(x), atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_compiled_scores_are_those_of_the_program():
     gen = vae()
     ours, plain = (
@@ -326,6 +327,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.table(quick=7)
 @pytest.mark.parametrize(
     "program", ["one run a draw", "enumerated", "enumerated, vectorized", "missing values"]
 )

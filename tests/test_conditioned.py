@@ -199,6 +199,7 @@ def test_masses_are_the_frequencies_of_draws(name, which):
     assert masses.sum() <= 1 + 1e-4 and (counts[seen].sum() > 0.5 * DRAWS or not seen.any())
 
 
+@pytest.mark.table(quick=50)
 @pytest.mark.parametrize(("name", "which"), CASES)
 @torch.no_grad()
 def test_expanded_conditionals_are_those_broadcast_by_hand(name, which):

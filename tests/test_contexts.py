@@ -350,7 +350,7 @@ def test_methods_beside_the_call_check_too():
     ):
         with pytest.raises(ValueError, match=NONE):
             call(torch.randn(6, 3))
-    flow = Glow((1, 4, 4), steps=1)
+    flow = Glow((1, 4, 4), flow_steps=1)
     with pytest.raises(ValueError, match=NONE):
         flow.initialize(torch.randn(6, 1, 4, 4), torch.randn(6, 3))
 

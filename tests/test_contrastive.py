@@ -176,7 +176,7 @@ def test_a_base_is_part_of_the_density():
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0, -2.0]]))
     gen = EnergyBasedModel(
-        net, (2,), kernel=HMC(0.3, leapfrogs=5), base=standard_normal(2), steps=30
+        net, (2,), kernel=HMC(0.3, leapfrogs=5), base=standard_normal(2), num_steps=30
     )
     # a linear energy moves the mean of the normal base to minus its gradient
     draws = gen().sample((5000,))
@@ -187,7 +187,7 @@ def test_a_base_is_part_of_the_density():
 
 def test_clamped_chains_impute():
     gen = EnergyBasedModel(Coupled(), (2,), kernel=MALA(0.5))
-    done = impute(gen, torch.tensor([[1.0, torch.nan]]), draws=4000, steps=30)
+    done = impute(gen, torch.tensor([[1.0, torch.nan]]), draws=4000, num_steps=30)
     assert done.kind == "asymptotic"
     assert done.draws[:, 0, 1].mean().item() == pytest.approx(
         0.5, abs=4 / math.sqrt(4000)

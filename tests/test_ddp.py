@@ -22,6 +22,7 @@ def run(command):
     return json.loads(lines[0].removeprefix("RESULT"))
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one():
     loss, validation, stopped = run([WORKER, "1"])
     both = run(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, "2"])

@@ -324,7 +324,7 @@ def test_refusals_say_what_to_do():
     with pytest.raises(
         ValueError, match="posterior_predictive would have 5,000; ask for fewer draws"
     ):
-        to_arviz(gen, y, max_numbers=4000)
+        to_arviz(gen, y, max_elements=4000)
     with pytest.raises(ValueError, match="expected draws of sites among mu, y, got tau"):
         to_arviz(gen, y, chains=Chains({"tau": torch.zeros(1, 3)}), groups=["log_likelihood"])
     with pytest.raises(ValueError, match="expected draws of every global site, got none of mu"):
@@ -336,6 +336,7 @@ def test_refusals_say_what_to_do():
         )
 
 
+@pytest.mark.slow
 def test_programs_without_a_plate_have_a_posterior_but_no_pointwise_log_likelihood():
     def model(y):
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))

@@ -326,6 +326,7 @@ def test_resumed_training_is_bit_for_bit_the_same(variance, tmp_path):
     assert all(torch.equal(value, losses[1][1][name]) for name, value in losses[0][1].items())
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(("objective", "steps"), [(Denoising, None), (ELBO, None), (ELBO, 5)])
 def test_the_loss_as_one_graph_is_the_loss(objective, steps, monkeypatch):
     from probgen.compile.tracing import Compiled
@@ -396,7 +397,7 @@ class Gaussian(nn.Module):
 def test_completions_are_near_the_conditional_distribution_and_keep_what_is_observed():
     torch.manual_seed(0)
     x = torch.tensor([[2.0, torch.nan], [torch.nan, 0.4], [0.1, 0.2]])
-    done = impute(Diffusion(Gaussian(), (2,)), x, draws=2000, steps=400)
+    done = impute(Diffusion(Gaussian(), (2,)), x, draws=2000, num_steps=400)
     assert done.kind == "heuristic" and torch.equal(done.draws[:, 2], x[2].expand(2000, 2))
     for row, seen, drawn in ((0, 0, 1), (1, 1, 0)):
         assert (done.draws[:, row, seen] == x[row, seen]).all()
@@ -411,10 +412,10 @@ def test_completions_in_other_units_and_of_integers():
     torch.manual_seed(0)
     inner = Diffusion(Gaussian(), (2,))
     x = torch.tensor([[20.0, torch.nan]])
-    done = impute(Standardized(inner, 0.0, 10.0), x, draws=1000, steps=400)
+    done = impute(Standardized(inner, 0.0, 10.0), x, draws=1000, num_steps=400)
     assert done.kind == "heuristic" and (done.draws[..., 0] == 20).all()
     assert (done.draws[..., 1].mean() - 1.0).abs() < 1.0  # ten times -0.5 + 0.6 (2 - 1)
-    whole = impute(Quantized(Standardized(inner, 0.0, 10.0)), x, draws=1000, steps=400)
+    whole = impute(Quantized(Standardized(inner, 0.0, 10.0)), x, draws=1000, num_steps=400)
     assert whole.kind == "heuristic" and (whole.draws[..., 0] == 20).all()
     assert (whole.draws == whole.draws.floor()).all() and (
         whole.draws[..., 1].mean() - 0.8

@@ -67,6 +67,7 @@ def test_energy_distance_is_a_double_loop(unbiased):
     )
 
 
+@pytest.mark.slow
 def test_discrepancies_of_normal_distributions():
     r"""N(0, 1) and N(m, s^2).
 
@@ -111,6 +112,7 @@ def test_one_row_has_no_pairs():
         MMD()(torch.zeros(1, 2), torch.zeros(3, 2))
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(
     "measure", [MMD(), EnergyDistance(), SlicedWasserstein()], ids=lambda m: type(m).__name__
 )

@@ -138,6 +138,7 @@ def test_the_log_likelihood_rises_and_is_that_of_the_result(name, missing):
     )
 
 
+@pytest.mark.table(quick=2)
 @forms
 def test_with_missing_entries_em_stops_where_the_gradient_is_zero(name):
     x, _ = clusters(rows=200, dims=2, components=2, distance=4.0)
@@ -236,7 +237,7 @@ def test_chunks_only_bound_memory():
     x[::7, 1] = torch.nan
     gen, _ = start(x.nan_to_num(), "full")
     other = copy.deepcopy(gen)
-    whole, parts = em(gen, x, max_iter=5, n_init=0), em(other, x, max_iter=5, n_init=0, chunk=13)
+    whole, parts = em(gen, x, max_iter=5, n_init=0), em(other, x, max_iter=5, n_init=0, max_rows=13)
     assert torch.allclose(whole.log_likelihood, parts.log_likelihood, atol=1e-12)
     assert torch.allclose(gen.covariances, other.covariances, atol=1e-12)
 
@@ -327,7 +328,7 @@ BAD = {
     "one vector": ({}, torch.randn(2), r"got \(2,\)"),
     "empty": ({}, torch.ones(0, 2), "at least two rows"),
     "negative max_iter": ({"max_iter": -1}, torch.randn(9, 2), "max_iter >= 0"),
-    "no chunk": ({"chunk": 0}, torch.randn(9, 2), "chunk >= 1"),
+    "no rows at once": ({"max_rows": 0}, torch.randn(9, 2), "max_rows >= 1"),
 }
 
 

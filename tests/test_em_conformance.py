@@ -244,6 +244,7 @@ def test_data_far_from_zero_have_the_same_likelihood(name, dtype, shift):
 # weights
 
 
+@pytest.mark.table(quick=24)
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("holes", [False, True])
 def test_whole_weights_are_repeated_rows(name, holes):
@@ -256,7 +257,7 @@ def test_whole_weights_are_repeated_rows(name, holes):
     times = torch.randint(4, (40,))
     other = copy.deepcopy(gen)
     options = {"max_iter": 4, "tol": 0.0, "n_init": 0}
-    weighted = em(gen, x, weights=times.double(), chunk=7, **options)
+    weighted = em(gen, x, weights=times.double(), max_rows=7, **options)
     repeated = em(other, x.repeat_interleave(times, 0), **options)
     assert torch.allclose(weighted.log_likelihood, repeated.log_likelihood, atol=1e-9)
     for mine, theirs in zip(gen.state_dict().values(), other.state_dict().values(), strict=True):
@@ -385,6 +386,7 @@ def test_what_was_asked_for_does_not_warn_and_the_penalized_likelihood_rises(nam
         assert gen.expect(x)[0] - gen.penalty(statistics) > before - 1e-7
 
 
+@pytest.mark.table(quick=8)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("chain", [False, True])

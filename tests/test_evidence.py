@@ -268,7 +268,7 @@ def test_marginals_that_exclude_each_other_are_refused():
     same = torch.eye(2)
     gen = BayesianNetwork.from_tables({"a": torch.ones(2) / 2, "b": same}, {"b": ["a"]})
     with pytest.raises(ValueError, match=r"marginals of \('a', 'b'\) that can hold together"):
-        gen.soft_evidence(gen.row(), {"a": [0.9, 0.1], "b": [0.1, 0.9]}, steps=20)
+        gen.soft_evidence(gen.row(), {"a": [0.9, 0.1], "b": [0.1, 0.9]}, max_iter=20)
 
 
 # questions about several nodes

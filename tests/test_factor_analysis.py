@@ -173,7 +173,7 @@ def test_gradients_climb_to_the_same_likelihood_as_em():
 def test_em_does_not_depend_on_chunks():
     x, whole, parts = data(missing=0.2).double(), PPCA(D, K).double(), PPCA(D, K).double()
     em(whole, x, max_iter=5, tol=0.0, seed=0)
-    em(parts, x, max_iter=5, tol=0.0, seed=0, chunk=37)
+    em(parts, x, max_iter=5, tol=0.0, seed=0, max_rows=37)
     torch.testing.assert_close(whole.loadings, parts.loadings)
 
 

@@ -20,7 +20,6 @@ from probgen.distributions.flows.univariate import (
 )
 from probgen.models.autoregressive_flow import MAF, AutoregressiveFlow
 from probgen.models.coupling_flow import CouplingFlow
-from probgen.nn.masked_flow import MaskedConditioner
 
 UNIVARIATE = [
     Affine(),
@@ -110,49 +109,6 @@ def test_histograms_are_inverted_with_their_slopes():
     back, inverse_ladj = transform.inv.call_and_ladj(z)
     torch.testing.assert_close(back, x)
     torch.testing.assert_close(inverse_ladj, -ladj)
-
-
-NETWORKS = [
-    {"hidden": (16, 16)},
-    {"hidden": (9,), "context": 2},
-    {"hidden": (16, 16), "context": 2, "residual": True},
-    {"hidden": ()},
-    {"hidden": (), "context": 2},
-    {"hidden": (3, 2)},
-]
-
-
-@pytest.mark.parametrize("dims", [1, 2, 5])
-@pytest.mark.parametrize("options", NETWORKS, ids=str)
-def test_steps_give_what_one_pass_gives(options, dims):
-    torch.manual_seed(0)
-    net = MaskedConditioner(dims, 3, order=torch.randperm(dims), **options)
-    x, context = torch.randn(4, 7, dims), torch.randn(7, 2) if "context" in options else None
-    expected = net(x, context)
-    for graded in (True, False):
-        with torch.set_grad_enabled(graded):
-            steps, got = net.steps(torch.Size((4, 7)), context), {}
-            raw = next(steps)
-            for t, variable in enumerate(net.order.tolist()):
-                got[variable] = raw
-                raw = steps.send(x[..., variable]) if t + 1 < dims else None
-        torch.testing.assert_close(torch.stack([got[d] for d in range(dims)], -2), expected)
-
-
-@pytest.mark.parametrize("options", NETWORKS, ids=str)
-def test_parameters_see_the_variables_before_theirs_and_no_others(options):
-    torch.manual_seed(0)
-    order = torch.tensor([2, 0, 3, 1])
-    net = MaskedConditioner(4, 2, order=order, activation=torch.nn.SiLU, **options)
-    context = torch.randn(2) if "context" in options else None
-    jacobian = (
-        torch.autograd.functional.jacobian(lambda x: net(x, context), torch.randn(4)).abs().sum(1)
-    )
-    place = order.argsort()
-    before = place[:, None] > place
-    assert (jacobian[~before] == 0).all()
-    if options["hidden"] != (3, 2):  # too narrow for all of them
-        assert (jacobian[before] > 0).all()
 
 
 @pytest.mark.parametrize("dtype", EXACT, ids=str)

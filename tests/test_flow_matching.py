@@ -296,6 +296,7 @@ def test_contexts_are_dropped_at_their_rate_in_training_alone():
     assert not seen[1].isnan().any()
 
 
+@pytest.mark.slow
 def test_a_flow_between_two_data_sets():
     """Both ends are data.
 

@@ -50,7 +50,7 @@ def test_a_vae_of_plain_layers_fits_samples_scores_and_imputes(final):
     score = pg.log_likelihood(gen, x, particles=8)
     assert score.value.isfinite().all() and score.particles == 8
     missing = x.masked_fill(torch.rand_like(x) < 0.2, torch.nan)
-    assert pg.impute(gen, missing, draws=2, steps=3).draws.shape == (2, *x.shape)
+    assert pg.impute(gen, missing, draws=2, num_steps=3).draws.shape == (2, *x.shape)
     assert pg.posterior(gen, x, draws=3)["z"].shape == (3, 20, 2)
     assert pg.predictive(gen, x, draws=3)["x"].shape == (3, 20, 1, 6, 6)
     assert pg.log_likelihood(gen, x[0][None]).value.shape == (1,)

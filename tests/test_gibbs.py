@@ -30,7 +30,7 @@ def test_binary_completion_against_enumeration(order):
         network(order),
         torch.tensor([[torch.nan, 0.0, torch.nan, 1.0], [1.0, torch.nan, torch.nan, 1.0]]),
     )
-    done = impute(Distribution(distribution), x, draws=4_000, steps=20)
+    done = impute(Distribution(distribution), x, draws=4_000, num_steps=20)
     assert done.kind == "asymptotic"
     for row in range(2):
         seen = ~x[row].isnan()
@@ -56,7 +56,7 @@ def walk():
 
 def test_a_bridge_of_a_random_walk():
     x = torch.tensor([[torch.nan, 2.0, torch.nan]])
-    draws = impute(Distribution(walk()), x, draws=4_000, steps=30).draws[:, 0]
+    draws = impute(Distribution(walk()), x, draws=4_000, num_steps=30).draws[:, 0]
     truth = dist.Normal(
         torch.tensor([1.0, 2.0, 2.0]), torch.tensor([0.5**0.5, 1e-9, 1.0])
     )  # the bridge, the end

@@ -46,7 +46,7 @@ def test_log_determinant_is_that_of_the_jacobian(name, reach):
 @pytest.mark.parametrize("reach", [1.0, 100.0])
 def test_every_scale_goes_back_and_counts_its_volume(reach):
     torch.manual_seed(1)
-    glow = disturbed(Glow((1, 4, 4), scales=2, steps=2), 0.05)
+    glow = disturbed(Glow((1, 4, 4), scales=2, flow_steps=2), 0.05)
     scale, x = glow.scales[0], reach * torch.randn(3, 1, 4, 4)
     kept, latents, log_det = scale.encode(x, None)
     torch.testing.assert_close(scale.decode(kept, latents, None), x, rtol=1e-3, atol=1e-4 * reach)
@@ -62,7 +62,7 @@ def test_every_scale_goes_back_and_counts_its_volume(reach):
 
 def test_density_is_the_change_of_variables_of_all_scales_together():
     torch.manual_seed(2)
-    glow = disturbed(Glow((1, 4, 4), scales=2, steps=1)).double()
+    glow = disturbed(Glow((1, 4, 4), scales=2, flow_steps=1)).double()
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
 
     def white(row):
@@ -82,7 +82,7 @@ def test_density_is_the_change_of_variables_of_all_scales_together():
 
 def test_initialization_standardizes_what_reaches_every_layer():
     torch.manual_seed(3)
-    glow = disturbed(Glow((2, 4, 4), scales=2, steps=2))
+    glow = disturbed(Glow((2, 4, 4), scales=2, flow_steps=2))
     x = 7 + 3 * torch.randn(200, 2, 4, 4)
     glow.initialize(x)
     rows = x
@@ -110,7 +110,7 @@ def test_correlated_pixels_are_learned():
     glow = Glow(
         (1, 2, 2),
         scales=1,
-        steps=2,
+        flow_steps=2,
         network=lambda shape, outputs: CouplingNet(shape, outputs, hidden=8),
     )
     glow.initialize(x)
@@ -131,7 +131,7 @@ def test_correlated_pixels_are_learned():
 
 def test_a_context_of_images_is_seen_where_it_is():
     torch.manual_seed(5)
-    glow = disturbed(Glow((1, 4, 4), scales=1, steps=1, context=1, context_ndim=3))
+    glow = disturbed(Glow((1, 4, 4), scales=1, flow_steps=1, context=1, context_ndim=3))
     context, other = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
     other[..., 0, 0] = 1.0
     x = torch.randn(1, 1, 4, 4)

@@ -90,7 +90,7 @@ def test_exact_models_are_imputed_by_their_conditional():
 
 
 def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
-    done = impute(poor, X, draws=1500, steps=120)
+    done = impute(poor, X, draws=1500, num_steps=120)
     assert (
         done.kind == "asymptotic"
         and (done.acceptance > 0.1).all()
@@ -101,7 +101,7 @@ def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
 
 def test_without_the_metropolis_correction_they_do_not(poor, monkeypatch):
     monkeypatch.setattr(module, "_accept", lambda log_ratio: log_ratio < math.inf)
-    done = impute(poor, X, draws=1500, steps=120)
+    done = impute(poor, X, draws=1500, num_steps=120)
     with pytest.raises(AssertionError):
         assert_moments(done.draws, conditional(poor.marginal(), X, ~X.isnan()), X, slack=20)
 
@@ -109,7 +109,7 @@ def test_without_the_metropolis_correction_they_do_not(poor, monkeypatch):
 def test_decoders_with_correlated_coordinates_are_conditioned():
     noise = torch.full((4, 4), 0.4) + 0.2 * torch.eye(4)
     gen = LinearGaussian(LOADINGS, noise, spread=1.2)
-    done = impute(gen, X, draws=1000, steps=60)
+    done = impute(gen, X, draws=1000, num_steps=60)
     assert_moments(done.draws, conditional(gen.marginal(), X, ~X.isnan()), X)
 
 
@@ -124,7 +124,7 @@ def test_variational_autoencoder_with_a_linear_decoder():
         Gaussian(torch.nn.Linear(4, 2), scale=1.2),
     )
     weight, bias = decoder.net.weight.detach(), decoder.net.bias.detach()
-    done = impute(VAE(prior, decoder, encoder), X, draws=1500, steps=80)
+    done = impute(VAE(prior, decoder, encoder), X, draws=1500, num_steps=80)
     marginal = dist.MultivariateNormal(bias, weight @ weight.mT + 0.49 * torch.eye(4))
     assert_moments(done.draws, conditional(marginal, X, ~X.isnan()), X)
 
@@ -150,7 +150,7 @@ class Layers(LatentVariableModel):
 
 def test_several_latents_and_inner_plates():
     x = torch.tensor([[2.0, NAN], [NAN, -1.0]])
-    done = impute(Layers(), x, draws=3000, steps=60)
+    done = impute(Layers(), x, draws=3000, num_steps=60)
     covariance = torch.ones(2, 2) + 1.25 * torch.eye(2)
     assert_moments(
         done.draws,
@@ -185,7 +185,7 @@ class Switch(LatentVariableModel):
 def test_discrete_latents_with_context_by_enumeration():
     x = torch.tensor([[1.0, NAN, 1.0, NAN], [0.0, 0.0, NAN, NAN]])
     context = torch.tensor([[0.3], [0.6]])
-    draws = impute(Switch(), x, context, draws=4000, steps=40).draws
+    draws = impute(Switch(), x, context, draws=4000, num_steps=40).draws
     for row, free in enumerate(x.isnan()):
         z = torch.tensor([0.0, 1.0])
         likelihood = (
@@ -224,7 +224,7 @@ class UnknownMean(LatentVariableModel):
 @pytest.mark.parametrize("local", [True, False])
 def test_globals_come_from_the_guide(local):
     x = torch.tensor([[5.0, NAN]])
-    done = impute(UnknownMean(local), x, draws=100 if local else 600, steps=4)
+    done = impute(UnknownMean(local), x, draws=100 if local else 600, num_steps=4)
     assert done.kind == ("asymptotic" if local else "exact")
     # given mu: N(mu + (5 - mu) / 2, 3 / 2) with a local latent, N(mu, 1) without one; mu ~ N(3,
     # 0.25)
@@ -238,7 +238,7 @@ def test_globals_come_from_the_guide(local):
 def test_observed_entries_and_complete_rows_are_untouched(poor):
     x = torch.where(torch.rand(20, 4) < 0.3, NAN, torch.randn(20, 4))
     x[3] = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    done = impute(poor, x, draws=3, steps=5)
+    done = impute(poor, x, draws=3, num_steps=5)
     assert not done.draws.isnan().any() and torch.equal(done.missing, x.isnan())
     for complete in (*done.draws, done.mean(), *done.interval()):
         assert torch.equal(complete[~x.isnan()], x[~x.isnan()])
@@ -281,18 +281,20 @@ class Variant(LatentVariableModel):
 
 def test_what_cannot_be_done_says_so():
     x, encoder = torch.tensor([[0.3, NAN]]), dist.Normal(0.0, 1.0)
-    assert impute(Variant(prior=Bound(0.0, 1.0), encoder=encoder), x, steps=3).kind == "heuristic"
+    assert (
+        impute(Variant(prior=Bound(0.0, 1.0), encoder=encoder), x, num_steps=3).kind == "heuristic"
+    )
     with pytest.raises(ValueError, match="expected an exact density at guide site 'z', got bound"):
-        impute(Variant(encoder=Bound(0.0, 1.0)), x, steps=3)
+        impute(Variant(encoder=Bound(0.0, 1.0)), x, num_steps=3)
     with pytest.raises(ValueError, match="expected the guide to draw the latent site 'z'"):
-        impute(Variant(), x, steps=3)
+        impute(Variant(), x, num_steps=3)
     with pytest.raises(NotImplementedError, match="the enumerated site 'z'"):
-        impute(Variant(prior=dist.Bernoulli(0.5), infer={"enumerate": "parallel"}), x, steps=3)
+        impute(Variant(prior=dist.Bernoulli(0.5), infer={"enumerate": "parallel"}), x, num_steps=3)
     with pytest.raises(NotImplementedError, match="got Dirichlet; register one"):
         impute(
             Variant(decoder=lambda z: dist.Dirichlet(torch.ones(*z.shape, 2)), encoder=encoder),
             x,
-            steps=3,
+            num_steps=3,
         )
     with pytest.raises(ValueError, match="expected draws >= 1"):
         impute(Variant(encoder=encoder), x, draws=0)

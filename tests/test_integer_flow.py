@@ -20,7 +20,7 @@ SMALL = partial(CouplingNet, hidden=8)
 
 def flow(steps: int = 2, narrow: float = 0.0, **options) -> IntegerFlow:
     gen = IntegerFlow(
-        (1, 2, 2), levels=4, scales=1, steps=steps, components=2, network=SMALL, **options
+        (1, 2, 2), levels=4, scales=1, flow_steps=steps, components=2, network=SMALL, **options
     )
     with torch.no_grad():
         for name, parameter in gen.named_parameters():
@@ -99,13 +99,14 @@ def test_far_tails_are_finite_in_single_precision():
     assert loc.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_dependent_integers_are_learned():
     torch.manual_seed(5)
     first = torch.randint(8, (3000, 1)).float()
     steps = torch.randint(2, (3000, 3)).float()
     x = torch.cat((first, first + steps), 1).view(-1, 1, 2, 2)
     truth = -torch.tensor([8.0, 2.0, 2.0, 2.0]).log().sum()
-    gen = IntegerFlow((1, 2, 2), levels=9, scales=1, steps=3, network=SMALL)
+    gen = IntegerFlow((1, 2, 2), levels=9, scales=1, flow_steps=3, network=SMALL)
     adam = lambda parameters: torch.optim.Adam(parameters, lr=1e-2)  # noqa: E731
     pg.fit(gen, x, steps=250, batch_size=300, optimizer=adam, compile=False, seed=0)
     every = torch.tensor(

@@ -139,6 +139,7 @@ def test_a_score_under_a_diffusion_prior_is_a_bound_and_near_the_truth():
     assert log_likelihood(standard, x, particles=100).kind == "unbiased"
 
 
+@pytest.mark.slow
 def test_a_flow_matched_prior_scores_codes_exactly():
     torch.manual_seed(0)
     vae = VAE(PRIORS["flow matching"](), Linear(LOADINGS, NOISE), Posterior(PRIOR))
@@ -161,6 +162,7 @@ def test_a_flow_matched_prior_scores_codes_exactly():
     assert (marginal(PRIOR).log_prob(x) - score.value).mean().abs() < 0.12
 
 
+@pytest.mark.slow
 def test_trained_jointly_the_bound_rises_to_what_the_model_can_reach():
     """Decoder and encoder are linear and the prior is free.
 

@@ -132,6 +132,7 @@ def test_codes_follow_the_prior(name):
     assert (gen.decode(z).mean - x).square().mean() < 0.2 * x.var(0).mean()
 
 
+@pytest.mark.slow
 def test_a_flow_as_prior_follows_the_codes():
     x, gen = matched(RealNVP(2, layers=2, hidden=[8]), MMD(), steps=200)
     z = gen.encode(x).sample()

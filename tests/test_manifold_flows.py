@@ -121,6 +121,7 @@ def test_poles_have_finite_densities_and_gradients():
     assert all(parameter.grad.isfinite().all() for parameter in gen.parameters())
 
 
+@pytest.mark.slow
 def test_modes_on_the_circle_are_learned_to_their_entropy():
     torch.manual_seed(5)
     truth = dist.MixtureSameFamily(
@@ -145,6 +146,7 @@ def test_modes_on_the_circle_are_learned_to_their_entropy():
     assert math.log(TURN) - entropy > 0.5  # what the uniform distribution loses
 
 
+@pytest.mark.slow
 def test_dependent_angles_on_the_torus_are_learned_to_their_entropy():
     """The second angle follows the first around the seam.
 
@@ -164,6 +166,7 @@ def test_dependent_angles_on_the_torus_are_learned_to_their_entropy():
     assert entropy - 0.05 < loss < entropy + 0.1
 
 
+@pytest.mark.slow
 def test_a_von_mises_fisher_distribution_is_learned_to_its_entropy():
     torch.manual_seed(7)
     concentration, center = 5.0, normalize(torch.tensor([1.0, 1.0, 0.3]), dim=-1)

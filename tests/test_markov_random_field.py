@@ -171,7 +171,7 @@ def test_a_wide_field_is_imputed_by_chains():
         ]
     )
     truth, gen.limit = energies(gen, x), 1
-    done = pg.impute(gen, rows, draws=5000, steps=20)
+    done = pg.impute(gen, rows, draws=5000, num_steps=20)
     assert done.kind == "asymptotic"
     for row, draws in zip(rows, done.draws.unbind(1), strict=True):
         match = ((x == row) | row.isnan()).flatten(1).all(-1)
@@ -242,7 +242,7 @@ def test_belief_propagation_on_loops_is_a_fixed_point_near_the_truth():
     """
     gen = ising(4, 4, 0.15)
     gen.unary.data[:, 1] = 0.3
-    found = gen.belief_propagation(damping=0.3, iterations=500, tol=1e-12)
+    found = gen.belief_propagation(damping=0.3, max_iter=500, tol=1e-12)
     assert found.residual < 1e-12
     edges = gen.edges
     assert torch.allclose(found.edges.sum(-1), found.nodes[:, edges[:, 0]], atol=1e-9)

@@ -90,7 +90,7 @@ class Use:
 
 def completed(gen, x, context=None):
     return pg.impute(
-        gen, x.masked_fill(torch.rand(x.shape) < 0.2, torch.nan), context, steps=2
+        gen, x.masked_fill(torch.rand(x.shape) < 0.2, torch.nan), context, num_steps=2
     ).draws
 
 

@@ -381,6 +381,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.table(quick=6)
 @pytest.mark.parametrize(
     ("objective", "make"), PAIRS, ids=lambda part: getattr(part, "__name__", type(part).__name__)
 )

@@ -131,6 +131,7 @@ def test_the_context_reaches_every_entry():
     assert (slopes.abs().sum((-1, -2)) > 0).all()
 
 
+@pytest.mark.slow
 def test_learns_four_images_and_no_others():
     """The entropy of four equally frequent images is log 4.
 

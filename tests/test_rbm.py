@@ -130,7 +130,7 @@ def test_clamped_chains_impute():
     exact = RBM(BernoulliUnits(3), 4)
     exact.load_state_dict(rbm.state_dict())
     x = torch.tensor([[1.0, torch.nan, torch.nan]])
-    done, truth = impute(rbm, x, draws=10_000, steps=20), impute(exact, x, draws=10_000)
+    done, truth = impute(rbm, x, draws=10_000, num_steps=20), impute(exact, x, draws=10_000)
     assert (done.kind, truth.kind) == ("asymptotic", "exact")
     assert torch.allclose(done.mean(), truth.mean(), atol=4 * 0.5 * math.sqrt(2 / 10_000))
 

@@ -419,6 +419,7 @@ def free_guide(y):
     pyro.sample("mu", N(loc, spread))
 
 
+@pytest.mark.slow
 def test_plain_svi_and_fit_go_hand_in_hand():
     y = torch.randn(10) + 1.0
     svi = SVI(mean, free_guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
@@ -537,6 +538,7 @@ def with_everything(x, table, names, scale=1.0, *, y, option="plain", unused=Non
         pyro.sample("y", N(x @ table @ effects, scale), obs=y)
 
 
+@pytest.mark.slow
 def test_arguments_of_all_sorts_pass_and_rows_are_asked_of_the_plate():
     x, table = torch.randn(300, 2), torch.eye(2)
     y = x @ torch.tensor([1.0, -1.0]) + 0.1 * torch.randn(300)
@@ -599,6 +601,7 @@ def test_programs_without_arguments_and_objectives_without_rows():
     assert abs(student.loc.item() - 3) < 0.1
 
 
+@pytest.mark.slow
 def test_rows_may_be_named():
     def model(x, knots):
         with pyro.plate("data", len(x)):
@@ -624,6 +627,7 @@ def test_rows_may_be_named():
 # ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nuts_keeps_shapes_takes_factors_and_the_precision_of_the_data():
     def model(y):
         mu = pyro.sample("mu", N(torch.zeros(1), 1.0))

@@ -90,6 +90,7 @@ KINDS = {name: {"optimizer": made} for name, made in OPTIMIZERS.items()}
 KINDS |= {name: {"scheduler": made} for name, made in SCHEDULES.items()}
 
 
+@pytest.mark.table(quick=10)
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_runs_are_the_same_run(kind, tmp_path):
     gen, whole = run(None, 12, **KINDS[kind])

@@ -51,6 +51,67 @@ LOOKED_UP = {
 }
 
 
+def means(x):
+    m = pyro.param("m", torch.zeros(2))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", N(m, 1.0).to_event(1), obs=x)
+
+
+PAIRS = torch.randn(8, 2, generator=torch.Generator().manual_seed(2))
+NO_PAIRS = {
+    "booleans": (PAIRS > 0, "values of torch.bool that site 'x' can score"),
+    "an array of booleans": ((PAIRS > 0).numpy(), "values of torch.bool that site 'x' can score"),
+    "one entry of each row": (PAIRS[:, 0], r"events of shape \(2,\)"),
+    "one row without its dim": (PAIRS[0], r"events of shape \(2,\)"),
+    "a column less": (PAIRS[:, :1], r"events of shape \(2,\)"),
+    "a column more": (torch.zeros(8, 3), r"events of shape \(2,\)"),
+    "no columns": (PAIRS[:, :0], r"events of shape \(2,\)"),
+    "an infinity": (PAIRS / torch.zeros(()), "finite"),
+}
+FORMS = {
+    "alone": lambda x: x,
+    "in a tuple": lambda x: (x,),
+    "by name": lambda x: {"x": x},
+}
+
+
+@pytest.mark.parametrize("rows", NO_PAIRS)
+@pytest.mark.parametrize("door", ["data", "validation", "batches"])
+def test_rows_by_name_are_checked_as_those_by_place(rows, door):
+    """One sentence, however the rows are handed over."""
+    x, sentence = NO_PAIRS[rows]
+    messages = set()
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match=sentence) as error:
+            if door == "data":
+                pg.fit(pg.Program(means), form(x), steps=1, progress=False)
+            elif door == "batches":
+                pg.fit(pg.Program(means), [form(torch.as_tensor(x))], steps=1, progress=False)
+            else:
+                pg.fit(pg.Program(means), PAIRS, validation=form(x), steps=1, progress=False)
+        messages.add(str(error.value))
+    assert len(messages) == 1
+
+
+def test_rows_within_an_argument_are_checked_too():
+    def model(data):
+        means(data["rows"])
+
+    with pytest.raises(ValueError, match=r"events of shape \(2,\)"):
+        pg.fit(pg.Program(model), {"data": {"rows": PAIRS[:, :1]}}, steps=1, progress=False)
+
+
+def test_validation_rows_by_name_give_the_same_scores():
+    options = {"steps": 2, "validate_every": 1, "progress": False, "verdict": False, "seed": 0}
+    losses = [
+        pg.fit(pg.Program(means), form(PAIRS), validation=form(PAIRS[:5]), **options).validation
+        for form in FORMS.values()
+    ]
+    assert losses[0] == losses[1] == losses[2]
+    with pytest.raises(TypeError, match="arguments that the program runs on, got dict"):
+        pg.fit(pg.Program(means), PAIRS, validation={"other": PAIRS}, **options)
+
+
 @pytest.mark.table(quick=1)
 @pytest.mark.parametrize("model", LOOKED_UP.values(), ids=LOOKED_UP)
 def test_mini_batches_hold_the_rows_that_they_name(model):
@@ -69,6 +130,7 @@ def test_mini_batches_hold_the_rows_that_they_name(model):
     assert len(whole[0]) == ROWS
 
 
+@pytest.mark.slow
 def test_parameters_of_rows_are_theirs():
     def model(x):
         with pyro.plate("data", len(x)):
@@ -229,6 +291,7 @@ def test_looking_at_a_program_without_data_leaves_its_guide_for_the_data(ask):
     assert pg.posterior(program, X, 2 * X, draws=2).keys() == {"w", "z"}
 
 
+@pytest.mark.slow
 def test_nuts_draws_masked_entries_from_their_prior():
     def model(x, seen):
         mu = pyro.sample("mu", N(0.0, 1.0))

@@ -162,6 +162,7 @@ FORMS = (
 )
 
 
+@pytest.mark.table(quick=22)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @families
 def test_all_forms_of_a_list_are_the_same(name, form):
@@ -238,6 +239,7 @@ DOORS = {
 PAIRS = [(door, name) for door, (_, names) in DOORS.items() for name in FAMILIES if name in names]
 
 
+@pytest.mark.table(quick=22)
 @pytest.mark.parametrize(("door", "name"), PAIRS)
 def test_every_door_takes_a_list_as_it_takes_padded_rows(door, name):
     ask, _ = DOORS[door]

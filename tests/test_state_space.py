@@ -116,6 +116,7 @@ def test_samples_have_the_moments_of_the_joint_distribution():
     assert ((draws.mT.cov() - cov) / scale.outer(scale)).abs().max() < 0.03
 
 
+@pytest.mark.slow
 def test_missing_values_are_drawn_from_their_conditional_distribution():
     x = incomplete()
     distribution = conditional(StateSpace(system(), STEPS), x, ~x.isnan())
@@ -236,7 +237,7 @@ def test_a_forecast_has_a_mean_and_a_variance():
     torch.manual_seed(0)
     gen = LinearGaussianStateSpace(2, 3, length=9).double()
     x = torch.randn(4, 5, 3).double().masked_fill(torch.rand(4, 5, 3) < 0.2, torch.nan)
-    ahead = gen().forecast(x, steps=4)
+    ahead = gen().forecast(x, length=4)
     draws = ahead.sample((20_000,))
     assert ahead.mean.shape == ahead.variance.shape == (4, 4, 3)
     assert torch.allclose(

@@ -123,6 +123,7 @@ def test_draws_that_nobody_uses_are_drawn():
     )
 
 
+@pytest.mark.table(quick=6)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [1, 3, 15, 16, 40])
 def test_several_calls_in_a_row_draw_what_single_ones_draw(size, dtype):
@@ -162,6 +163,7 @@ READS = {
 }
 
 
+@pytest.mark.table(quick=6)
 @pytest.mark.parametrize("function", READS.values(), ids=READS)
 def test_values_that_become_python_numbers_are_refused(function):
     with pytest.raises(NotCompilable, match="reads the value of a tensor"):

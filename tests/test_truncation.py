@@ -344,6 +344,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize(("family", "how", "text"), REFUSED)
 def test_what_has_no_such_draws_says_so_in_one_sentence(family, how, text):
     gen = family()

@@ -79,7 +79,9 @@ def test_frechet_of_samples_in_any_chunks_and_of_events():
     expected = sqrtm_frechet(
         *(f(part) for part in rows for f in (lambda r: r.mean(0), lambda r: np.cov(r.T)))
     )
-    whole, parts = (frechet_distance(x, y, standardize=False, chunk=chunk) for chunk in (1024, 7))
+    whole, parts = (
+        frechet_distance(x, y, standardize=False, max_rows=chunk) for chunk in (1024, 7)
+    )
     assert whole.value == pytest.approx(expected, rel=1e-9)
     assert (parts.value, parts.stderr, parts.baseline) == pytest.approx(
         (whole.value, whole.stderr, whole.baseline), rel=1e-9
@@ -163,6 +165,7 @@ def test_discrepancies_by_loops_for_the_samples_and_for_permutations(kernel):
         )
 
 
+@pytest.mark.slow
 def test_kernel_distance_is_unbiased():
     kernel = GaussianKernel(1.0)
     found = [
@@ -427,7 +430,7 @@ def test_one_dimension_is_sorting_for_any_numbers_of_rows():
         scipy.stats.wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-9
     )
     assert sliced_wasserstein_distance(
-        x, y, power=1.0, projections=3, chunk=1
+        x, y, power=1.0, projections=3, max_rows=1
     ).value == pytest.approx(found.value, rel=1e-12)
     equal = sliced_wasserstein_distance(x, y[:50])
     expected = (x[:, 0].sort().values - y[:50, 0].sort().values).square().mean().sqrt().item()

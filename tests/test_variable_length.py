@@ -197,7 +197,7 @@ def test_imputation_fills_gaps_and_leaves_the_end(name, padding):
     same = ((every == x[0]) | x[0].isnan()).flatten(1).all(1) & (gen().lengths(every) == 3)
     truth = torch.where(same, gen().log_prob(every).exp(), 0.0)
     torch.manual_seed(1)
-    done = impute(gen, x, draws=1000, steps=15)
+    done = impute(gen, x, draws=1000, num_steps=15)
     assert done.missing.sum() == 1 and (gen().lengths(done.draws) == 3).all()
     assert p_value(shares(done.draws[:, 0], every), truth) > 1e-4
 
@@ -206,7 +206,7 @@ def test_imputation_with_latents_leaves_the_end():
     torch.manual_seed(0)
     gen = with_lengths(deep_markov())
     x = torch.tensor([0.0, NAN, 1.0, NAN]).reshape(1, 4, 1)
-    done = impute(gen, x, draws=20, steps=20)
+    done = impute(gen, x, draws=20, num_steps=20)
     assert done.missing.sum() == 1
     assert (
         gen.lengths.around(dist.Normal(torch.zeros(4, 1), 1.0).to_event(2)).lengths(done.draws) == 3
@@ -466,7 +466,7 @@ REFUSED = [
         ValueError,
         "at the ends of sequences alone",
     ),
-    (lambda: pad([torch.zeros(5)], steps=4), ValueError, "T from 0 to 4"),
+    (lambda: pad([torch.zeros(5)], length=4), ValueError, "T from 0 to 4"),
     (lambda: pad([]), ValueError, "at least one"),
     (
         lambda: EndToken(NADE(3, 4, heads.Bernoulli(), order=torch.tensor([2, 1, 0])), 1)(),

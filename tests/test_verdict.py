@@ -143,6 +143,7 @@ def test_nor_much_where_it_is_above():
     assert sum(each.ok for each in verdicts(0.05)) <= 3
 
 
+@pytest.mark.slow
 def test_more_draws_are_taken_where_few_leave_it_open():
     assert max(each.draws for each in verdicts(0.5, 4)) > 200
     assert {each.draws for each in verdicts(1.1, 4)} == {200}

@@ -105,6 +105,7 @@ def check_weights_scale_rows(gen, batch, objective):
     return without
 
 
+@pytest.mark.table(quick=53)
 @pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
 def test_weights_multiply_the_terms_of_rows(member):
     gen, batch, objective = settled(member)
@@ -225,6 +226,7 @@ def pair(name):
     return gen, objective and objective(), x, weights
 
 
+@pytest.mark.table(quick=8)
 @pytest.mark.parametrize("batch_size", [4, 20])
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_row_of_weight_zero_is_left_out(name, batch_size):
@@ -251,6 +253,7 @@ def test_equal_weights_are_none(name):
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.table(quick=8)
 @pytest.mark.parametrize(
     ("name", "batch_size"),
     [("VAE", 20), ("VAE", 4), ("importance", 4), ("global", 4), ("enumerated", 4), ("game", 20)],

@@ -214,7 +214,7 @@ except TypeError as error:
 hidden = test[:20].clone()
 hidden[:, 32:] = torch.nan
 exact = pg.impute(by_em, hidden + 0.5, draws=2)
-chain = pg.impute(vae, hidden.view(image), draws=2, steps=100)
+chain = pg.impute(vae, hidden.view(image), draws=2, num_steps=100)
 print(f"mixture: {exact.kind}; VAE: {chain.kind}, acceptance {chain.acceptance.mean():.2f}")
 panels = [
     test[:20],

@@ -170,7 +170,7 @@ lower = shown.clone()
 upper = shown.clone()
 lower[..., 4:, :], upper[..., :4, :] = torch.nan, torch.nan
 below = pg.impute(pixelcnn, lower, context, draws=3)
-above = pg.impute(pixelcnn, upper, context, draws=1, steps=3)
+above = pg.impute(pixelcnn, upper, context, draws=1, num_steps=3)
 print(f"lower half: {below.kind}; upper half: {above.kind}")
 
 

@@ -78,7 +78,7 @@ pg.fit(
     **schedule,
     **quiet,
 )
-chains = pg.objectives.ContrastiveDivergence(steps=2, chains=100)
+chains = pg.objectives.ContrastiveDivergence(num_steps=2, chains=100)
 print(
     pg.fit(
         wide,

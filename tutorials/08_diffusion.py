@@ -381,7 +381,7 @@ save(figure, "guidance.png")
 chosen = torch.tensor([int((test_c.argmax(1) == k).nonzero()[2]) for k in range(10)])
 holes = test_x[chosen].clone()
 holes[:, :, 4:] = torch.nan
-done = pg.impute(digit, holes, draws=3, steps=200)
+done = pg.impute(digit, holes, draws=3, num_steps=200)
 print("completions are", done.kind)
 figure, panel = plt.subplots(figsize=(8, 4.1), facecolor="black")
 show(panel, torch.cat([test_x[chosen], holes, *done.draws]), 10)

@@ -68,7 +68,7 @@ def row(name: str, member, gen: GenerativeModel) -> str:
         "discrete" if torch.equal(x, x.round()) else "continuous",
         attempt(lambda: pg.log_likelihood(gen, x, *context, particles=2, compile=False).kind),
         attempt(lambda: pg.log_likelihood(gen, gap, *context, particles=2, compile=False).kind),
-        attempt(lambda: pg.impute(gen, gap, *context, draws=1, steps=2, compile=False).kind),
+        attempt(lambda: pg.impute(gen, gap, *context, draws=1, num_steps=2, compile=False).kind),
         "yes" if name in conditional() else NOTHING,
         "yes" if isinstance(gen, LatentVariableModel) else NOTHING,
         "yes" if isinstance(gen, SupportsEM) else NOTHING,

@@ -13,8 +13,8 @@ import probgen as pg
 
 x = torch.tensor(make_moons(2000, noise=0.08, random_state=0)[0], dtype=torch.float32)
 flow = pg.Standardized.fitted(pg.NSF(2, layers=2, hidden=[48, 48]), x)
-adam = pg.train.adam(8e-3)
-pg.fit(flow, x, steps=250, batch_size=256, optimizer=adam, ema=0.97, seed=0, verdict=False)
+options = {"optimizer": pg.train.adam(8e-3), "ema": 0.97, "verdict": False, "seed": 0}
+pg.fit(flow, x, steps=180, batch_size=256, compile=False, **options)
 
 axes = [torch.linspace(-1.6, 2.6, 200), torch.linspace(-1.1, 1.6, 150)]
 grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), -1)

@@ -21,7 +21,8 @@ drawn = pg.impute(mixture, gaps, draws=3, seed=0)
 
 rows = {"truth": test[:8], "seen": gaps, "draws": drawn.draws[0], "": drawn.draws[1]}
 rows[" "] = drawn.draws[2]
-figure, panels = plt.subplots(5, 8, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+figure, panels = plt.subplots(5, 8)
+figure.get_layout_engine().set(h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
 for line, (name, images) in zip(panels, rows.items(), strict=True):
     line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for panel, image in zip(line, images.reshape(-1, 8, 8), strict=True):

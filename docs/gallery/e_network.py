@@ -28,8 +28,10 @@ figure, panel = plt.subplots()
 places = {"cloudy": (1, 2), "rain": (0, 1), "sprinkler": (2, 1), "wet lawn": (1, 0)}
 for child, causes in parents.items():
     for cause in causes:
-        arrow = {"arrowstyle": "-|>", "color": "#8d99a6", "shrinkA": 24, "shrinkB": 24}
-        panel.annotate("", places[child], places[cause], arrowprops=arrow)
+        (x, y), (below_x, below_y) = places[cause], places[child]
+        side = 0.2 * (below_x - x)
+        ends = (below_x - side, below_y + 0.34), (x + side, y - 0.28)
+        panel.annotate("", *ends, arrowprops={"arrowstyle": "-|>", "color": "#8d99a6"})
 for name, (x, y) in places.items():
     panel.text(x, y + 0.15, name, ha="center", weight="bold")
     for shift, color, answer in ((0.0, "0.75", prior), (-0.16, "C0", found)):

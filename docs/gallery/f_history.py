@@ -5,19 +5,23 @@ The loss of a small variational autoencoder, and what `fit` says of it in the en
 howto/early_stopping
 """
 
+import textwrap
+
 import matplotlib.pyplot as plt
 
 import probgen as pg
 
 digits = pg.datasets.load_digits()
-train, validation = (x.flatten(1) / 16 for x in (digits.train, digits.validation))
+train, validation = (x.flatten(1).gt(7).float() for x in (digits.train, digits.validation))
 vae = pg.VAE(
     prior=pg.standard_normal(8),
-    decoder=pg.heads.Gaussian(pg.nn.MLP(8, [64], 2 * 64)),
+    decoder=pg.heads.Bernoulli(pg.nn.MLP(8, [64], 64)),
     encoder=pg.heads.Gaussian(pg.nn.MLP(64, [64], 2 * 8)),
 )
-history = pg.fit(vae, train, steps=500, batch_size=100, validation=validation, seed=0)
+options = {"optimizer": pg.train.adam(3e-3), "compile": False, "seed": 0}
+history = pg.fit(vae, train, steps=300, batch_size=200, validation=validation, **options)
 
 figure, panel = plt.subplots()
 history.plot(panel)
-verdict = str(history.verdict)
+lines = [textwrap.shorten(line, 72, placeholder=" …") for line in str(history.verdict).splitlines()]
+panel.set_title("\n".join(lines), loc="left", fontsize=6.5)

@@ -35,4 +35,6 @@ pg.fit(program, (x, y), steps=300, **options)
 posterior = pg.to_arviz(program, x, y, draws=2000, groups=("posterior",))
 
 figure, panel = plt.subplots()
-az.plot_pair(posterior, var_names=["body mass", "blood pressure"], kind="kde", ax=panel)
+outline = {"contour_kwargs": {"colors": "w", "linewidths": 0.8}}
+names = ["body mass", "blood pressure"]
+az.plot_pair(posterior, var_names=names, kind="kde", kde_kwargs=outline, ax=panel)

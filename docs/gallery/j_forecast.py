@@ -16,9 +16,9 @@ x = (torch.sin(0.3 * time + phase) + 0.2 * torch.randn(60, 72))[..., None]  # (s
 seen, future = x[-1:, :48], x[-1, 48:, 0]
 
 model = pg.LinearGaussianStateSpace(states=2, dims=1, length=72)
-pg.em(model, x[:-1], max_iter=60, tol=1e-3, seed=0)
+pg.em(model, x[:-1], max_iter=110, tol=1e-3, seed=0)
 with torch.no_grad():
-    ahead = model().forecast(seen, steps=24)
+    ahead = model().forecast(seen, length=24)
     mean, sd = ahead.mean[0, :, 0], ahead.variance[0, :, 0].sqrt()
 
 figure, panel = plt.subplots()

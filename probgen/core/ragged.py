@@ -17,7 +17,7 @@ from probgen.core.keywords import explained
 @explained
 def pad(
     sequences: Sequence[Any],
-    steps: int | None = None,
+    length: int | None = None,
     padding: float = math.nan,
     *,
     lengths: Sequence[int] | Tensor | None = None,
@@ -29,7 +29,7 @@ def pad(
     sequences : sequence of Tensor
         At least one tensor, array or list; they may be empty. With ``lengths``: one array of all
         steps, ``(sum of lengths, *entry)``.
-    steps : int, optional
+    length : int, optional
         Length T of the array; default: that of the longest sequence.
     padding : float
         What stands after the end of a sequence.
@@ -44,10 +44,10 @@ def pad(
     Raises
     ------
     ValueError
-        If there is no sequence, one is longer than ``steps``, their entries differ in shape, or
+        If there is no sequence, one is longer than ``length``, their entries differ in shape, or
         ``lengths`` do not add up to the number of steps.
 
-    >>> pad([torch.tensor([1.0, 2.0]), [3]], steps=3, padding=-1.0)
+    >>> pad([torch.tensor([1.0, 2.0]), [3]], length=3, padding=-1.0)
     tensor([[ 1.,  2., -1.],
             [ 3., -1., -1.]])
     >>> pad([1.0, 2.0, 3.0], lengths=[1, 2])
@@ -61,14 +61,14 @@ def pad(
     parts = [_sequence(part, f"sequence {number}") for number, part in enumerate(sequences)]
     longest = max(map(len, parts))
     entry = max((part.shape[1:] for part in parts), key=len)
-    steps = max(1, longest) if steps is None else steps
+    length = max(1, longest) if length is None else length
     for number, part in enumerate(parts):
-        if (part.shape[1:] != entry and len(part)) or len(part) > steps:
+        if (part.shape[1:] != entry and len(part)) or len(part) > length:
             raise ValueError(
-                f"{_expected(entry, steps)}, got {tuple(part.shape)} at place {number}; give more "
-                "steps, or cut the sequence"
+                f"{_expected(entry, length)}, got {tuple(part.shape)} at place {number}; give a "
+                "larger length, or cut the sequence"
             )
-    return _padded(parts, entry, steps, padding)
+    return _padded(parts, entry, length, padding)
 
 
 def _cut(steps: Any, lengths: Any) -> Sequence[Tensor]:
@@ -83,15 +83,15 @@ def _cut(steps: Any, lengths: Any) -> Sequence[Tensor]:
     return whole.split(sizes) if sizes else []
 
 
-def _expected(entry: Sequence[int], steps: int) -> str:
+def _expected(entry: Sequence[int], length: int) -> str:
     shape = f"({', '.join(map(str, ('T', *entry)))}{',' * (not entry)})"
-    return f"expected sequences of shape {shape} with T from 0 to {steps}"
+    return f"expected sequences of shape {shape} with T from 0 to {length}"
 
 
-def _padded(parts: Sequence[Tensor], entry: Sequence[int], steps: int, padding: float) -> Tensor:
+def _padded(parts: Sequence[Tensor], entry: Sequence[int], length: int, padding: float) -> Tensor:
     real = next((p.dtype for p in parts if p.is_floating_point()), torch.get_default_dtype())
     parts = [part.reshape(len(part), *entry).to(real) for part in parts]
-    whole = parts[0].new_full((steps, *entry), padding)  # makes all as long as this one
+    whole = parts[0].new_full((length, *entry), padding)  # makes all as long as this one
     made = nn.utils.rnn.pad_sequence([*parts, whole], batch_first=True, padding_value=padding)
     return made[:-1]
 
@@ -113,7 +113,7 @@ class Ragged(NamedTuple):
 
     Attributes
     ----------
-    steps : int
+    length : int
         Length of the rows.
     entry : tuple of int
         Shape of one step.
@@ -123,13 +123,13 @@ class Ragged(NamedTuple):
         How a family of longer sequences is built, with their length in place of ``{0}``.
     """
 
-    steps: int
+    length: int
     entry: tuple[int, ...]
     padding: float = math.nan
     longer: str = "{0} steps"
 
     def rows(self, sequences: Sequence[Any]) -> Tensor:
-        """Sequences as one array: ``(N, steps, *entry)``.
+        """Sequences as one array: ``(N, length, *entry)``.
 
         Raises
         ------
@@ -138,12 +138,12 @@ class Ragged(NamedTuple):
         """
         parts = [_sequence(part, f"sequence {number}") for number, part in enumerate(sequences)]
         for number, part in enumerate(parts):
-            if len(part) and (part.shape[1:] != self.entry or len(part) > self.steps):
+            if len(part) and (part.shape[1:] != self.entry or len(part) > self.length):
                 raise ValueError(
-                    f"{_expected(self.entry, self.steps)}, got {tuple(part.shape)} at place "
+                    f"{_expected(self.entry, self.length)}, got {tuple(part.shape)} at place "
                     f"{number}; {self._advice(part, parts)}"
                 )
-        return _padded(parts, self.entry, self.steps, self.padding)
+        return _padded(parts, self.entry, self.length, self.padding)
 
     def _advice(self, part: Tensor, parts: Sequence[Tensor]) -> str:
         """What to do with a sequence that does not fit."""
@@ -159,7 +159,7 @@ class Ragged(NamedTuple):
         return "give one row for each step, or build the family for steps of another shape"
 
     def advice(self, name: str, shape: Sequence[int]) -> str:
-        """What to do with one array of a shape that is none of ``(N, steps, *entry)``; or nothing.
+        """What to do with one array of a shape that is none of ``(N, length, *entry)``; or nothing.
 
         >>> Ragged(3, (2,)).advice("x", (5, 2)), Ragged(3, (), longer="dims={0}").advice("x", (9, 4))
         ('; give [x] if it is one sequence', '; build the family with dims=4, or cut the sequences')
@@ -167,16 +167,16 @@ class Ragged(NamedTuple):
         if tuple(shape[1:]) == self.entry:
             return f"; give [{name}] if it is one sequence"
         if tuple(shape[2:]) == self.entry and len(shape) > 1:
-            if shape[1] <= self.steps:
-                return f"; pg.pad({name}, {self.steps})"
+            if shape[1] <= self.length:
+                return f"; pg.pad({name}, {self.length})"
             return f"; {self.build(shape[1])}, or cut the sequences"
-        if len(shape) == 2 and self.entry == (1,) and shape[1] <= self.steps:
+        if len(shape) == 2 and self.entry == (1,) and shape[1] <= self.length:
             return f"; {name}[..., None]"
         return ""
 
-    def build(self, steps: int) -> str:
+    def build(self, length: int) -> str:
         """Advice for sequences that are too long."""
-        return f"build the family with {self.longer.format(steps)}"
+        return f"build the family with {self.longer.format(length)}"
 
     def takes(self, value: Any) -> bool:
         """Whether a value is a list of sequences, and neither one array nor a list of batches.

@@ -148,7 +148,7 @@ def to_arviz(
     groups: Collection[str] | None = None,
     particles: int = 16,
     max_rows: int = 2**15,
-    max_numbers: int = 10**8,
+    max_elements: int = 10**8,
     seed: Seed = None,
 ) -> arviz.InferenceData | xarray.DataTree:
     r"""Posterior, predictions, pointwise log-likelihood and data of a fitted model.
@@ -195,8 +195,8 @@ def to_arviz(
         Draws of the local latents for each log-likelihood, where there are globals too.
     max_rows : int
         Bound on (draws x rows) run at once.
-    max_numbers : int
-        Bound on the size of a group.
+    max_elements : int
+        Bound on the number of elements of a group.
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
@@ -210,7 +210,7 @@ def to_arviz(
     ------
     ValueError
         For unknown groups, dims of unknown sites, labels of the wrong length, a group of more than
-        ``max_numbers``, or a group that was asked for by name and is not defined.
+        ``max_elements``, or a group that was asked for by name and is not defined.
 
     References
     ----------
@@ -230,7 +230,9 @@ def to_arviz(
     {'chain': 1, 'draw': 50, 'data': 3}
     """
     checks.function(gen=gen)
-    checks.at_least(1, draws=draws, particles=particles, max_rows=max_rows, max_numbers=max_numbers)
+    checks.at_least(
+        1, draws=draws, particles=particles, max_rows=max_rows, max_elements=max_elements
+    )
     checks.mapping(**checks.given(coords=coords, dims=dims))
     checks.texts(**checks.given(groups=groups))
     gen = as_program(gen, *batch)
@@ -239,7 +241,7 @@ def to_arviz(
     probe = model_trace(gen, batch)
     given = None if chains is None else as_chains(chains, gen, batch)
     _check_groups(wanted)
-    _check_size(wanted, probe, draws, given, max_numbers)
+    _check_size(wanted, probe, draws, given, max_elements)
     names = dims_of(sample_sites(probe).values(), dims or {})
     if given is None:
         sampled = from_guide(gen, batch, draws, particles, max_rows, wanted)
@@ -304,7 +306,7 @@ def _check_size(
     probe: poutine.Trace,
     draws: int,
     chains: Chains | None,
-    max_numbers: int,
+    max_elements: int,
 ) -> None:
     """Refuses what would not fit in memory before it is computed."""
     latent = sum(shape_of(site).numel() for site in latent_sites(probe).values())
@@ -317,9 +319,9 @@ def _check_size(
         "prior_predictive": draws * observed,
     }
     for group, size in sizes.items():
-        if group in groups and size > max_numbers:
+        if group in groups and size > max_elements:
             raise ValueError(
-                f"expected groups of at most {max_numbers:,} numbers, {group} would have {size:,}; "
+                f"expected groups of at most {max_elements:,} elements, {group} would have {size:,}; "
                 "ask for fewer draws "
-                f"or rows, leave it out with groups=..., or raise max_numbers"
+                f"or rows, leave it out with groups=..., or raise max_elements"
             )

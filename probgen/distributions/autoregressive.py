@@ -20,7 +20,7 @@ from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import Conditioned, no_closed_form
 
 Distributions = Callable[[Tensor], dist.TorchDistribution]
-Steps = Callable[[torch.Size], Generator[dist.TorchDistribution, Tensor, None]]
+Conditionals = Callable[[torch.Size], Generator[dist.TorchDistribution, Tensor, None]]
 
 
 class Autoregressive(BatchedDistribution):
@@ -29,7 +29,7 @@ class Autoregressive(BatchedDistribution):
     .. math:: \log p(x) = \sum_{t=1}^{T} \log p(x_{o_t} \mid x_{o_1}, \dots, x_{o_{t-1}})
 
     Two callables say the same conditionals in two ways: ``distributions`` gives all of them at once
-    for a complete event (training and scoring, one parallel pass), ``steps`` one after the other
+    for a complete event (training and scoring, one parallel pass), ``conditionals`` one after the other
     while the event comes into being (sampling, with running activations, so that a draw costs about
     one pass instead of T).
 
@@ -42,7 +42,7 @@ class Autoregressive(BatchedDistribution):
         ``x -> distribution``: x is complete, ``(*lead, *event)``; the distribution of the entries
         has ``batch_shape == (*lead, *positions)`` and events ``(*entry)``, and entry t of it
         depends on earlier entries of x alone.
-    steps : callable
+    conditionals : callable
         ``lead -> generator`` that yields the distribution of each entry in turn, ``batch_shape ==
         lead`` and events ``(*entry)``, and is sent the entry's value ``(*lead, *entry)``.
     event_shape : tuple of int
@@ -69,11 +69,11 @@ class Autoregressive(BatchedDistribution):
 
     >>> def distributions(x):    # a random walk
     ...     return dist.Normal(torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1), 1.0)
-    >>> def steps(lead):
+    >>> def conditionals(lead):
     ...     last = torch.zeros(lead)
     ...     for _ in range(3):
     ...         last = yield dist.Normal(last, 1.0)
-    >>> walk = Autoregressive(distributions, steps, (3,))
+    >>> walk = Autoregressive(distributions, conditionals, (3,))
     >>> walk.log_prob(torch.tensor([[0.0, 1.0, 1.0], [0.0, torch.nan, torch.nan]]))
     tensor([-3.2568, -0.9189])
     >>> walk.sample((5,)).shape
@@ -83,20 +83,20 @@ class Autoregressive(BatchedDistribution):
     def __init__(
         self,
         distributions: Distributions,
-        steps: Steps,
+        conditionals: Conditionals,
         event_shape: torch.Size | tuple[int, ...],
         *,
         batch_shape: torch.Size | tuple[int, ...] = (),
         entry_ndim: int = 0,
         order: Tensor | None = None,
     ):
-        checks.function(distributions=distributions, **checks.given(steps=steps))
+        checks.function(distributions=distributions, **checks.given(conditionals=conditionals))
         checks.at_least(0, entry_ndim=entry_ndim)
         checks.sizes(event_shape=event_shape)
         checks.sizes(0, batch_shape=batch_shape)
         checks.instance(Tensor, **checks.given(order=order))
         self.distributions = distributions
-        self.steps = steps
+        self.conditionals = conditionals
         self.entry_ndim = entry_ndim
         self.order = order
         self.positions = torch.Size(event_shape[: len(event_shape) - entry_ndim])
@@ -105,7 +105,7 @@ class Autoregressive(BatchedDistribution):
     @property
     def support(self) -> Any:
         return constraints.independent(
-            next(self.steps(self.batch_shape)).support, len(self.positions)
+            next(self.conditionals(self.batch_shape)).support, len(self.positions)
         )
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -163,11 +163,11 @@ class Autoregressive(BatchedDistribution):
             Returns the value ``(*lead, *entry)``: a draw, the mode, a given value.
         """
         values: list[Tensor] = []
-        steps = self.steps(torch.Size(shape[: len(shape) - len(self.event_shape)]))
-        distribution = next(steps, None)
+        conditionals = self.conditionals(torch.Size(shape[: len(shape) - len(self.event_shape)]))
+        distribution = next(conditionals, None)
         while distribution is not None:
             values.append(choose(len(values), distribution))
-            distribution = sent(steps, values[-1])
+            distribution = sent(conditionals, values[-1])
         dim = -1 - self.entry_ndim
         made = torch.stack(values, dim)
         if self.order is not None:
@@ -183,12 +183,12 @@ class Autoregressive(BatchedDistribution):
 
     @torch.no_grad()
     def naive_sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        """Draws without ``steps``: T passes of ``distributions``, each for one more entry.
+        """Draws without ``conditionals``: T passes of ``distributions``, each for one more entry.
 
         The same distribution as :meth:`sample`.
         """
         shape = self.shape(torch.Size(sample_shape))
-        first = next(self.steps(torch.Size(shape[: len(shape) - len(self.event_shape)])))
+        first = next(self.conditionals(torch.Size(shape[: len(shape) - len(self.event_shape)])))
         x = first.sample().new_zeros(shape)  # of the dtype and on the device that draws have
         for position in (
             range(self.positions.numel()) if self.order is None else self.order.tolist()
@@ -228,22 +228,22 @@ class Autoregressive(BatchedDistribution):
 def _(distribution: Autoregressive, rule: Truncated) -> Autoregressive:
     new = copy.copy(distribution)
     new.distributions = lambda x: truncated(distribution.distributions(x), rule)
-    new.steps = lambda lead: _changed(distribution.steps(lead), rule)
+    new.conditionals = lambda lead: _changed(distribution.conditionals(lead), rule)
     return new
 
 
-def _changed(steps: Generator, rule: Truncated) -> Generator:
+def _changed(conditionals: Generator, rule: Truncated) -> Generator:
     """The distributions of one entry after the other, each changed by a rule."""
-    distribution = next(steps, None)
+    distribution = next(conditionals, None)
     while distribution is not None:
         value = yield truncated(distribution, rule)
-        distribution = sent(steps, value)
+        distribution = sent(conditionals, value)
 
 
-def sent(steps: Generator, value: Tensor) -> dist.TorchDistribution | None:
+def sent(conditionals: Generator, value: Tensor) -> dist.TorchDistribution | None:
     """The distribution of the next entry given the value of the last one; ``None`` at the end."""
     try:
-        return steps.send(value)
+        return conditionals.send(value)
     except StopIteration:
         return None
 

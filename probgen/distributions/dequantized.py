@@ -158,12 +158,12 @@ def _(distribution: Dequantized, rule: Truncated) -> Dequantized:
 
 
 @gibbs.register(Dequantized)
-def _(distribution: Dequantized, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+def _(distribution: Dequantized, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
     """Completions of x + u with u uniform, whatever distribution u has given x.
 
     Near the conditional distribution, not it.
     """
-    checks.at_least(1, steps=steps)
+    checks.at_least(1, num_steps=num_steps)
     y = torch.where(mask, x + torch.rand_like(x), torch.nan)
-    drawn = completions(distribution.base_dist, y, 1, steps)[0].squeeze(0)
+    drawn = completions(distribution.base_dist, y, 1, num_steps)[0].squeeze(0)
     return torch.where(mask, x, drawn.floor())

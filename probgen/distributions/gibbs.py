@@ -19,7 +19,7 @@ from probgen.distributions.conditional import conditional, observed
 
 
 @singledispatch
-def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
     r"""Ends of chains that visit the missing entries in turn and leave :math:`p(x_m \mid x_o)` invariant.
 
     A function by type of distribution; others are added from outside by
@@ -41,8 +41,8 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
         Observed values ``(*lead, *event)``; what is not observed is not read.
     mask : Tensor of bool
         True = observed, like ``x``.
-    steps : int
-        Number of sweeps over the missing entries.
+    num_steps : int
+        Number of Gibbs sweeps over the missing entries.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 
     >>> from probgen.models.markov_chain import MarkovChain
     >>> x = torch.tensor([[1.0, torch.nan, 1.0]])
-    >>> gibbs(MarkovChain(3)(), x, ~x.isnan(), steps=5).shape
+    >>> gibbs(MarkovChain(3)(), x, ~x.isnan(), num_steps=5).shape
     torch.Size([1, 3])
     """
     checks.instance(td.Distribution, "pass gen(context)", distribution=distribution)
@@ -76,15 +76,15 @@ def gibbs(distribution: td.Distribution, x: Tensor, mask: Tensor, steps: int) ->
 
 
 @gibbs.register(Autoregressive)
-def _(distribution: Autoregressive, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
+def _(distribution: Autoregressive, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
     # a start, which knows only the observed entries that come earlier
     start = Completion(distribution, x, mask)
     seen = distribution.in_order(whole(start.mask, distribution.entry_ndim))
     followed = seen.flip(-1).cumsum(-1).flip(-1) > 0
     chained = followed & ~seen
     state = torch.where(_values(distribution, followed), start.sample(), torch.nan)
-    for _ in range(steps):
+    for _ in range(num_steps):
         for t in chained.flatten(0, -2).any(0).nonzero().flatten().tolist():
             state = _visit(distribution, state, chained[..., t], t)
     return Completion(distribution, state, ~state.isnan()).sample()
@@ -128,7 +128,7 @@ def _visit(distribution: Autoregressive, x: Tensor, chosen: Tensor, t: int) -> T
 
 
 def completions(
-    distribution: dist.TorchDistribution, x: Tensor, draws: int, steps: int
+    distribution: dist.TorchDistribution, x: Tensor, draws: int, num_steps: int
 ) -> tuple[Tensor, str]:
     """Completed copies ``(draws, *batch, *event)`` and their kind.
 
@@ -149,5 +149,5 @@ def completions(
             "asymptotic" if density_kind(distribution) in ("exact", "unnormalized") else "heuristic"
         )
         return gibbs(
-            distribution, x.expand(draws, *x.shape), mask.expand(draws, *x.shape), steps
+            distribution, x.expand(draws, *x.shape), mask.expand(draws, *x.shape), num_steps
         ), kind

@@ -64,7 +64,7 @@ def autoregression(
         raw = parallel(x.reshape(-1, *event_shape), rows(x.shape[: x.ndim - len(event_shape)]))
         return head.distribution(raw.movedim(1, 0).reshape(-1, *x.shape))
 
-    def steps(lead: torch.Size) -> Generator[dist.TorchDistribution, Tensor, None]:
+    def conditionals(lead: torch.Size) -> Generator[dist.TorchDistribution, Tensor, None]:
         values = walk(lead.numel(), rows(lead))
         raw = next(values, None)
         while raw is not None:
@@ -75,7 +75,7 @@ def autoregression(
                 return
 
     batch = () if context is None else context.shape[:-1]
-    return Autoregressive(distributions, steps, event_shape, batch_shape=batch, order=order)
+    return Autoregressive(distributions, conditionals, event_shape, batch_shape=batch, order=order)
 
 
 def of_entries(head: Head) -> Head:

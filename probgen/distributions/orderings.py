@@ -46,15 +46,16 @@ def check_orders(orders: Tensor | None, dims: int) -> Tensor:
     if orders is None:
         return torch.arange(dims).unsqueeze(0)
     orders = torch.atleast_2d(torch.as_tensor(orders))
-    if orders.ndim != 2 or not torch.equal(
-        orders.sort(-1).values, torch.arange(dims).expand(len(orders), -1)
-    ):
-        raise ValueError(
-            f"expected orders of shape (M, {dims}), each a permutation of 0, ..., {dims - 1}, got "
-            f"{tuple(orders.shape)}"
-            f"; make them by random_orders(M, {dims})"
-        )
-    return orders.long()
+    got: object = tuple(orders.shape)
+    if orders.ndim == 2 and orders.shape[1] == dims:
+        wrong = (orders.sort(-1).values != torch.arange(dims)).any(-1)
+        if not wrong.any():
+            return orders.long()
+        got = orders[wrong][0].tolist()
+    raise ValueError(
+        f"expected orders of shape (M, {dims}), each a permutation of 0, ..., {dims - 1}, got "
+        f"{got}; make them by random_orders(M, {dims})"
+    )
 
 
 def batch_of(context: Tensor | None) -> torch.Size:

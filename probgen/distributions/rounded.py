@@ -97,12 +97,12 @@ def _(distribution: Rounded, rule: Truncated) -> Rounded:
 
 
 @gibbs.register(Rounded)
-def _(distribution: Rounded, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+def _(distribution: Rounded, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
     """Completions of noisy x.
 
     Near the conditional distribution, not it, where the distribution is steep in a step.
     """
-    checks.at_least(1, steps=steps)
+    checks.at_least(1, num_steps=num_steps)
     y = torch.where(mask, distribution._noisy(x), torch.nan)
-    drawn = completions(distribution.base_dist, y, 1, steps)[0].squeeze(0)
+    drawn = completions(distribution.base_dist, y, 1, num_steps)[0].squeeze(0)
     return torch.where(mask, x, distribution.rounded(drawn))

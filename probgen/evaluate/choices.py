@@ -10,16 +10,16 @@ _WAYS = ("auto", "columns", "whole", True, False)
 
 
 def check_choices(
-    features: Any, standardize: Any, *, seed: Any, chunk: Any, splits: Any = 0, memory: Any = 1
+    features: Any, standardize: Any, *, seed: Any, max_rows: Any, splits: Any = 0, memory: Any = 1
 ) -> None:
     """Refuses what is no function, no way to standardize, no seed, and numbers out of range.
 
-    >>> check_choices(lambda x: x, "nonsense", seed=0, chunk=1024)
+    >>> check_choices(lambda x: x, "nonsense", seed=0, max_rows=1024)
     Traceback (most recent call last):
     ValueError: expected standardize to be 'auto', 'columns', 'whole', True or False, got 'nonsense'; pass one of them
     """
     checks.function("pass one of rows, such as classifier_features(x, labels)", features=features)
     checks.one_of(_WAYS, standardize=standardize)
     checks.is_seed(seed=seed)
-    checks.at_least(1, chunk=chunk, memory=memory)
+    checks.at_least(1, max_rows=max_rows, memory=memory)
     checks.at_least(0, splits=splits)

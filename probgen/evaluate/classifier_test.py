@@ -37,7 +37,7 @@ def classifier_two_sample_test(
     permutations: int = 200,
     splits: int = 1,
     seed: int = 0,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Cross-validated accuracy of a classifier that tells samples from real rows.
 
@@ -76,7 +76,7 @@ def classifier_two_sample_test(
         Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For folds, permutations and splits.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once.
 
     References
@@ -89,12 +89,12 @@ def classifier_two_sample_test(
     >>> 0.65 < result.value < 0.85, result.p_value < 0.01
     (True, True)
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits)
     checks.at_least(2, folds=folds)
     checks.at_least(0, permutations=permutations)
     checks.function(classifier=classifier)
     found, units = compared(
-        features, standardize, samples, real, reference, chunk=chunk, pooled=True
+        features, standardize, samples, real, reference, max_rows=max_rows, pooled=True
     )
     found = centerd(found)
 

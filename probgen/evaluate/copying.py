@@ -37,7 +37,7 @@ def copying_test(
     cells: int = 1,
     seed: int = 0,
     memory: int = MEMORY,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Probability that a sample lies closer to its nearest training row than a held-out row does.
 
@@ -69,7 +69,7 @@ def copying_test(
         For the cells.
     memory : int
         Bytes of the distances held at once.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once.
 
     Returns
@@ -94,9 +94,11 @@ def copying_test(
     >>> copying_test(fresh, train, held_out).p_value > 0.05
     True
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, memory=memory)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, memory=memory)
     checks.at_least(1, cells=cells)
-    (x, y, rows), units = compared(features, standardize, samples, held_out, train, chunk=chunk)
+    (x, y, rows), units = compared(
+        features, standardize, samples, held_out, train, max_rows=max_rows
+    )
     found = [x, rows, y]
     moved_x, moved, moved_y = centerd(found)
     centers = _means(moved, cells, seed)

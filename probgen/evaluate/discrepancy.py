@@ -47,7 +47,7 @@ def kernel_distance(
     block: int = 1000,
     splits: int = 1,
     seed: int = 0,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Squared kernel distance, unbiased at any number of rows.
 
@@ -80,7 +80,7 @@ def kernel_distance(
         Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For blocks and splits.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once.
 
     References
@@ -93,10 +93,10 @@ def kernel_distance(
     >>> result.interval[0] < 0 < result.interval[1]
     True
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits)
     checks.function(kernel=kernel)
     checks.at_least(2, block=block)
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
     blocks = partial(_block_values, kernel=kernel, block=block, seed=seed)
     values = blocks(found[0], found[1])
     baseline = baseline_of(
@@ -175,7 +175,7 @@ def mmd_test(
     splits: int = 4,
     seed: int = 0,
     memory: int = MEMORY,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Permutation test of whether two samples are of one distribution.
 
@@ -208,7 +208,7 @@ def mmd_test(
         For permutations and splits.
     memory : int
         Bytes of the kernel matrix held at once.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once.
 
     References
@@ -220,11 +220,11 @@ def mmd_test(
     >>> mmd_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits, memory=memory)
     checks.function(**checks.given(kernel=kernel))
     checks.at_least(0, permutations=permutations)
     found, units = compared(
-        features, standardize, samples, real, reference, chunk=chunk, pooled=True
+        features, standardize, samples, real, reference, max_rows=max_rows, pooled=True
     )
     pair = centerd(found)
     kernel = kernel or GaussianKernel.median(*pair[:2], seed=seed)
@@ -243,7 +243,7 @@ def energy_test(
     splits: int = 4,
     seed: int = 0,
     memory: int = MEMORY,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Permutation test by the energy distance, which has no bandwidth.
 
@@ -257,10 +257,10 @@ def energy_test(
     >>> energy_test(torch.randn(200, 2), torch.randn(200, 2) + 0.5).p_value < 0.01
     True
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits, memory=memory)
     checks.at_least(0, permutations=permutations)
     found, units = compared(
-        features, standardize, samples, real, reference, chunk=chunk, pooled=True
+        features, standardize, samples, real, reference, max_rows=max_rows, pooled=True
     )
     pair = centerd(found)
     return _permutation_test(

@@ -29,7 +29,7 @@ def frechet_distance(
     reference: Tensor | None = None,
     splits: int = 4,
     seed: int = 0,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Fréchet distance of the means and covariances of features.
 
@@ -64,7 +64,7 @@ def frechet_distance(
         Real-against-real pairs that the baseline is a mean of; 0 for no baseline.
     seed : int
         For the splits.
-    chunk : int
+    max_rows : int
         Rows whose features are computed, or covariances added, at once.
 
     Returns
@@ -90,9 +90,9 @@ def frechet_distance(
     >>> 8.5 < shifted.value < 9.5, frechet_distance(x, y).value < 0.01
     (True, True)
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
-    statistic = partial(_with_error, chunk=chunk)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits)
+    found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
+    statistic = partial(_with_error, max_rows=max_rows)
     value, stderr = statistic(found[0], found[1])
     baseline, linear = baselines_of(statistic, found, splits=splits, seed=seed, rate=1.0)
     error = interval(value, beyond(stderr, linear.mean or 0.0, baseline.spread), low=0.0)
@@ -140,11 +140,13 @@ class _Moments:
     covariance: Tensor
 
 
-def _moments(rows: Tensor, chunk: int) -> _Moments:
-    """Mean and unbiased covariance in double precision, ``chunk`` rows at a time."""
-    mean = torch.stack([part.double().sum(0) for part in rows.split(int(chunk))]).sum(0) / len(rows)
+def _moments(rows: Tensor, max_rows: int) -> _Moments:
+    """Mean and unbiased covariance in double precision, ``max_rows`` rows at a time."""
+    mean = torch.stack([part.double().sum(0) for part in rows.split(int(max_rows))]).sum(0) / len(
+        rows
+    )
     scatter = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.double)
-    for part in rows.split(int(chunk)):
+    for part in rows.split(int(max_rows)):
         centerd = part.double() - mean
         scatter.addmm_(centerd.T, centerd)
     return _Moments(mean, scatter / (len(rows) - 1))
@@ -172,15 +174,15 @@ def _value(first: _Moments, second: _Moments, eigenvalues: Tensor) -> float:
     return max(0.0, (shift + traces - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item())
 
 
-def _with_error(rows: Tensor, others: Tensor, chunk: int) -> tuple[float, float]:
+def _with_error(rows: Tensor, others: Tensor, max_rows: int) -> tuple[float, float]:
     r"""The distance and the standard error of its linear part.
 
     The derivatives by the covariances are :math:`I - T` and :math:`I - T^{-1}`, where :math:`T =
     \Sigma_1^{-1/2} (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2} \Sigma_1^{-1/2}` transports the
     first Gaussian to the second.
     """
-    first = _moments(rows, chunk)
-    second = _moments(others, chunk)
+    first = _moments(rows, max_rows)
+    second = _moments(others, max_rows)
     root, middle = _between(first, second)
     eigenvalues, vectors = torch.linalg.eigh(middle)
     value = _value(first, second, eigenvalues)
@@ -190,15 +192,17 @@ def _with_error(rows: Tensor, others: Tensor, chunk: int) -> tuple[float, float]
     there = inverse @ (vectors * scaled) @ vectors.T @ inverse
     back = root @ (vectors * safe) @ vectors.T @ root
     shift = first.mean - second.mean
-    variance = _influence(rows, first.mean, 2 * shift, there, chunk)
-    variance = variance + _influence(others, second.mean, -2 * shift, back, chunk)
+    variance = _influence(rows, first.mean, 2 * shift, there, max_rows)
+    variance = variance + _influence(others, second.mean, -2 * shift, back, max_rows)
     return value, variance.sqrt().item()
 
 
-def _influence(rows: Tensor, mean: Tensor, slope: Tensor, transport: Tensor, chunk: int) -> Tensor:
+def _influence(
+    rows: Tensor, mean: Tensor, slope: Tensor, transport: Tensor, max_rows: int
+) -> Tensor:
     """Variance of the mean influence of the rows."""
     influence = []
-    for part in rows.split(int(chunk)):
+    for part in rows.split(int(max_rows)):
         centerd = part.double() - mean
         influence.append(
             centerd @ slope + centerd.square().sum(1) - (centerd @ transport * centerd).sum(1)

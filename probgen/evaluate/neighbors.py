@@ -61,7 +61,7 @@ def precision_recall(
     splits: int = 2,
     seed: int = 0,
     memory: int = MEMORY,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> PrecisionRecall:
     r"""Improved precision and recall: membership in the union of balls up to the k-th neighbor.
 
@@ -93,7 +93,7 @@ def precision_recall(
         For the splits.
     memory : int
         Bytes of the distances held at once.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once.
 
     References
@@ -107,10 +107,10 @@ def precision_recall(
     >>> precision.value > 0.9, recall.value < 0.6
     (True, True)
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits, memory=memory)
     checks.at_least(1, neighbors=neighbors)
     statistic = partial(_precision_recall, neighbors=neighbors, memory=memory)
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
     rows = centerd(found)
     return PrecisionRecall(
         *_judged(("precision", "recall"), statistic, rows, splits, seed, (1.0, 1.0), units)
@@ -129,7 +129,7 @@ def density_coverage(
     splits: int = 2,
     seed: int = 0,
     memory: int = MEMORY,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> DensityCoverage:
     r"""Density and coverage.
 
@@ -152,10 +152,10 @@ def density_coverage(
     >>> abs(density.value - 1) < 0.1, abs(coverage.value - (1 - 2**-5)) < 0.02
     (True, True)
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits, memory=memory)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits, memory=memory)
     checks.at_least(1, neighbors=neighbors)
     statistic = partial(_density_coverage, neighbors=neighbors, memory=memory)
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
     rows = centerd(found)
     return DensityCoverage(
         *_judged(("density", "coverage"), statistic, rows, splits, seed, (math.inf, 1.0), units)

@@ -73,7 +73,7 @@ def sample_report(
     most: int = 2000,
     permutations: int = 200,
     seed: int = 0,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> SampleReport:
     """Fréchet, kernel, sliced and exact Wasserstein distances, tests, fidelity.
 
@@ -106,7 +106,7 @@ def sample_report(
         Of the tests.
     seed : int
         For all that is random.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once.
 
     Returns
@@ -120,10 +120,10 @@ def sample_report(
     >>> report["Fréchet distance"].excess > 1, report["MMD test"].p_value < 0.05, report["copying test"].p_value > 0.05
     (True, True, True)
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows)
     checks.at_least(1, most=most)
     checks.at_least(0, permutations=permutations)
-    rows = features_of(features, samples, real, train, chunk=chunk)
+    rows = features_of(features, samples, real, train, max_rows=max_rows)
     if train is not None:
         rows[0] = some(rows[0], len(train), seed)
     units = ways(features, standardize, torch.as_tensor(real).ndim - 1)

@@ -33,8 +33,8 @@ def raw(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def features_of(features: Features, *samples: Any, chunk: int = 1024) -> list[Tensor]:
-    """Features of each sample that is given, ``(N, F)`` floats, computed ``chunk`` rows at a time.
+def features_of(features: Features, *samples: Any, max_rows: int = 1024) -> list[Tensor]:
+    """Features of each sample that is given, ``(N, F)`` floats, computed ``max_rows`` rows at a time.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def features_of(features: Features, *samples: Any, chunk: int = 1024) -> list[Te
         raise ValueError(
             f"expected samples of one shape, got events {sorted(shapes)}; reshape one of them"
         )
-    return [torch.cat([_rows(features(part)) for part in x.split(int(chunk))]) for x in given]
+    return [torch.cat([_rows(features(part)) for part in x.split(int(max_rows))]) for x in given]
 
 
 def rows_of(*samples: Any) -> list[Any]:

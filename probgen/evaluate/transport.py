@@ -34,7 +34,7 @@ def sliced_wasserstein_distance(
     projections: int = 256,
     splits: int = 4,
     seed: int = 0,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Sliced Wasserstein distance.
 
@@ -68,9 +68,9 @@ def sliced_wasserstein_distance(
         Real-against-real pairs for the baseline; 0 for no baseline.
     seed : int
         For directions and splits.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once; directions are taken so many at a time that the
-        work in memory is as large as that of ``64 * chunk`` numbers or one direction.
+        work in memory is as large as that of ``64 * max_rows`` numbers or one direction.
 
     References
     ----------
@@ -81,15 +81,15 @@ def sliced_wasserstein_distance(
     >>> round(sliced_wasserstein_distance(x + 2, x, splits=0).value, 4)
     2.0
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits)
     checks.within("[1, inf)", power=power)
     checks.at_least(1, projections=projections)
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
     found = centerd(found)
     x, y = found[:2]
     directions = torch.randn(x.shape[1], projections, generator=generator(seed)).to(x)
     directions = directions / directions.norm(dim=0)
-    together = max(1, 64 * int(chunk) // (len(x) + len(y)))
+    together = max(1, 64 * int(max_rows) // (len(x) + len(y)))
 
     def statistic(one: Tensor, other: Tensor) -> tuple[float, float]:
         costs, error = _slices(one, other, directions, power, together)
@@ -185,7 +185,7 @@ def wasserstein_distance(
     power: float = 2.0,
     splits: int = 1,
     seed: int = 0,
-    chunk: int = 1024,
+    max_rows: int = 1024,
 ) -> TwoSample:
     r"""Exact Wasserstein distance between the two empirical distributions.
 
@@ -212,9 +212,9 @@ def wasserstein_distance(
     transport, JMLR 22(78), https://jmlr.org/papers/v22/20-451.html; the error: del Barrio, Loubes
     (2019), https://arxiv.org/abs/1705.01299
     """
-    check_choices(features, standardize, seed=seed, chunk=chunk, splits=splits)
+    check_choices(features, standardize, seed=seed, max_rows=max_rows, splits=splits)
     checks.within("[1, inf)", power=power)
-    found, units = compared(features, standardize, samples, real, reference, chunk=chunk)
+    found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
 
     def statistic(one: Tensor, other: Tensor) -> tuple[float, float]:
         return _rooted(*_transport(one, other, power), power)

@@ -23,7 +23,7 @@ def compared(
     samples: Tensor,
     real: Tensor,
     *others: Tensor | None,
-    chunk: int = 1024,
+    max_rows: int = 1024,
     pooled: bool = False,
 ) -> tuple[list[Tensor], str]:
     """Features of all samples in the units in which they are compared, and these units in words.
@@ -41,7 +41,7 @@ def compared(
         ``(N, *event)`` and ``(M, *event)``; the real rows tell the units.
     *others : Tensor or None
         Further rows.
-    chunk : int
+    max_rows : int
         Rows whose features are computed at once.
     pooled : bool
         Whether samples and real rows tell the units together: then exchanges of rows between them
@@ -54,7 +54,7 @@ def compared(
     """
     samples, real, *others = rows_of(samples, real, *others)
     how = ways(features, standardize, real.ndim - 1)
-    found = features_of(features, samples, real, *others, chunk=chunk)
+    found = features_of(features, samples, real, *others, max_rows=max_rows)
     return standardized(found, torch.cat(found[:2]) if pooled else found[1], how), IN_WORDS[how]
 
 

@@ -35,7 +35,7 @@ class Path(Protocol):
     def log_weight(self, state: Tensor) -> Tensor: ...
 
     def advance(
-        self, state: Tensor, old: Tensor, new: Tensor, steps: int
+        self, state: Tensor, old: Tensor, new: Tensor, num_steps: int
     ) -> tuple[Tensor, Tensor]: ...
 
     def events(self, state: Tensor) -> Tensor: ...
@@ -51,7 +51,7 @@ class Annealed(Protocol):
     def states(self, shape: torch.Size | tuple) -> Tensor:
         """Draws of the states that the path moves."""
 
-    def chain(self, state: Tensor, steps: int) -> Tensor:
+    def chain(self, state: Tensor, num_steps: int) -> Tensor:
         """States after so many steps that leave the distribution as it is."""
 
 
@@ -194,7 +194,7 @@ def annealed_importance(
     TypeError
         If the distribution has no path.
     ValueError
-        If the temperatures do not rise from 0 to 1.
+        If the temperatures do not rise from 0 to 1, or rows have missing entries.
 
     References
     ----------
@@ -216,7 +216,7 @@ def annealed_importance(
     checks.at_least(0, settle=settle)
     distribution = _distribution(gen)
     betas = _schedule(temperatures)
-    path = distribution.path(None if x is None else as_rows(gen, x)[0])
+    path = distribution.path(None if x is None else _complete(gen, "x", x))
     ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once)
     forwards = path.log_z() + ratios
     exact = density_kind(distribution) == "exact"
@@ -273,6 +273,11 @@ def reverse_annealing(
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`annealed_importance`; for a model with further layers too.
+
     References
     ----------
     Burda, Grosse, Salakhutdinov (2015), Accurate and conservative estimates of MRF log-likelihood
@@ -287,8 +292,8 @@ def reverse_annealing(
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
     distribution = _distribution(gen)
     betas = _schedule(temperatures).flip(0)
-    path = distribution.path(None if base is None else as_rows(gen, base)[0])
-    state = distribution.chain_from(as_rows(gen, x)[0])
+    path = distribution.path(None if base is None else _complete(gen, "base", base))
+    state = distribution.chain_from(_complete(gen, "x", x))
     if state.shape[1:] != path.start(1).shape[1:] or path.events(state).numel() != state.numel():
         raise ValueError(
             "expected a model whose states are events, got one with further layers; use "
@@ -305,6 +310,18 @@ def reverse_annealing(
     )
     measure = "mass" if distribution.support.is_discrete else "density"
     return Score(value, "unbiased", particles=chains, measure=measure)
+
+
+def _complete(gen: GenerativeModel, name: str, x: Any) -> Tensor:
+    """Rows as the model takes them; refuses missing entries, whose energies are none."""
+    (rows,) = as_rows(gen, x, missing=True)
+    missing = rows.isnan().flatten(1).any(1)
+    if missing.any():
+        raise ValueError(
+            f"expected complete rows {name}, got NaN (missing) in row {int(missing.nonzero()[0])}; "
+            f"leave incomplete rows out: {name}[~{name}.isnan().flatten(1).any(1)]"
+        )
+    return rows
 
 
 def _distribution(gen: GenerativeModel) -> Any:

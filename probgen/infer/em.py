@@ -43,7 +43,7 @@ class SupportsEM(Protocol):
 
         The log-likelihood and the expected sufficient statistics, summed over them.
 
-        Both must add over chunks of rows: ``expect(x)`` equals ``expect(x[:n])`` plus
+        Both must add over blocks of rows: ``expect(x)`` equals ``expect(x[:n])`` plus
         ``expect(x[n:])``. :func:`em` adds them up in float64. The number of rows is a statistic
         like any other: return it if ``maximize`` needs it. Called under ``torch.no_grad``.
 
@@ -130,7 +130,7 @@ def em(
     max_iter: int = 200,
     tol: float = 1e-4,
     n_init: int = 1,
-    chunk: int | None = None,
+    max_rows: int | None = None,
     seed: int | None = None,
 ) -> EMResult:
     r"""Fits a family in place by expectation maximization.
@@ -146,7 +146,7 @@ def em(
         A family with the methods of :class:`SupportsEM`.
     x : Tensor or sequence of Tensor
         Data ``(N, *event)`` of the parameters' dtype; NaN = missing, where the family marginalizes
-        it. It may lie on another device than the parameters: chunks are moved. Sequences of
+        it. It may lie on another device than the parameters: blocks of rows are moved. Sequences of
         different lengths come as a list of tensors ``(T_b, *event)``, or padded with NaN at the
         end.
     weights : Tensor, optional
@@ -159,9 +159,9 @@ def em(
     n_init : int
         Number of starts made by ``gen.initialize``, of which the one that ends best is kept; 0
         starts once from the present parameters.
-    chunk : int, optional
+    max_rows : int, optional
         Rows handled at a time, which bounds memory; the result depends on it by rounding only.
-        Default: as many as make four million numbers.
+        Default: as many as have four million elements.
     seed : int, optional
         Makes the starts repeatable; by default they draw from torch's global generator.
 
@@ -194,10 +194,10 @@ def em(
     checks.no_class(gen=gen)
     checks.at_least(0, max_iter=max_iter, n_init=n_init)
     checks.not_negative(tol=tol)
-    checks.at_least(1, **checks.given(chunk=chunk))
+    checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.is_seed(**checks.given(seed=seed))
     _check(gen)
-    data = prepared(gen, x, weights, chunk)
+    data = prepared(gen, x, weights, max_rows)
     with training(gen):
         result = (
             _run(gen, data, max_iter, tol)
@@ -308,13 +308,13 @@ def _penalty(gen: Any, statistics: dict[str, Tensor], data: Rows) -> float:
 
 
 def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
-    """The E-step over all rows, chunk by chunk, summed in float64.
+    """The E-step over all rows, block by block, summed in float64.
 
     Mean log-likelihood and total statistics.
     """
     total = 0.0
     statistics = {}
-    for rows in data.chunks(next(gen.parameters()).device):
+    for rows in data.blocks(next(gen.parameters()).device):
         value, parts = gen.expect(*rows)
         total = total + value.double()
         for name, part in parts.items():

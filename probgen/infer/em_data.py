@@ -15,7 +15,7 @@ from probgen.core.module import settled
 from probgen.core.ragged import Ragged
 from probgen.core.supports import check_values, support_of
 
-_NUMBERS = 2**22  # of a chunk
+_ELEMENTS = 2**22  # of a block of rows
 
 
 class Rows(NamedTuple):
@@ -26,21 +26,21 @@ class Rows(NamedTuple):
 
     x: Tensor
     weights: Tensor | None
-    chunk: int
+    max_rows: int
 
     @property
     def total(self) -> float:
         """Number of rows, each as often as its weight says."""
         return len(self.x) if self.weights is None else self.weights.double().sum().item()
 
-    def chunks(self, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    def blocks(self, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
         """Arguments of ``expect``: rows on the device, with weights where there are some."""
         parts = (self.x,) if self.weights is None else (self.x, self.weights)
-        for pieces in zip(*(part.split(int(self.chunk)) for part in parts), strict=True):
+        for pieces in zip(*(part.split(int(self.max_rows)) for part in parts), strict=True):
             yield tuple(piece.to(device) for piece in pieces)
 
 
-def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
+def prepared(gen: nn.Module, x: Any, weights: Any, max_rows: int | None) -> Rows:
     """The data in one form.
 
     Sequences padded with NaN, rows without weight left out; refuses what no row may be.
@@ -55,13 +55,17 @@ def prepared(gen: nn.Module, x: Any, weights: Any, chunk: int | None) -> Rows:
     (x,) = settled(gen, (x,))
     if x is None:
         raise ValueError("expected rows x, got None; give them")
-    chunk = max(1, _NUMBERS // max(1, x[:1].numel() if x.ndim else 1)) if chunk is None else chunk
+    max_rows = (
+        max(1, _ELEMENTS // max(1, x[:1].numel() if x.ndim else 1))
+        if max_rows is None
+        else max_rows
+    )
     _check_shape(x, event, own)
     if weights is not None:
         weights = rows_from("weights", weights, like.dtype)
         _check_weights(gen, x, weights)
         x, weights = x[(weights > 0).to(x.device)], weights[weights > 0].to(x)
-    rows = Rows(x, weights, chunk)
+    rows = Rows(x, weights, max_rows)
     _check_rows(distribution, rows, like.device)
     return rows
 
@@ -112,7 +116,7 @@ def _check_rows(distribution: dist.TorchDistribution, rows: Rows, device: torch.
     support = support_of(distribution)
     first = 0
     observed = False
-    for x, *_ in rows.chunks(device):
+    for x, *_ in rows.blocks(device):
         check_values("x", x, support, first)
         first += len(x)
         observed = observed or not bool(x.isnan().all())

@@ -104,7 +104,7 @@ def impute(
     context: Tensor | None = None,
     *,
     draws: int = 1,
-    steps: int = 500,
+    num_steps: int = 500,
     compile: Choice = "auto",
     seed: Seed = None,
 ) -> Imputation:
@@ -139,7 +139,7 @@ def impute(
     draws : int
         Number of completed copies. Chains run in parallel; those of models with global latents one
         after the other.
-    steps : int
+    num_steps : int
         Length of the chains, where draws are not exact.
     compile : bool or "auto"
         Whether steps of the chains after the first ones are made of recorded and compiled
@@ -171,7 +171,7 @@ def impute(
     ('exact', torch.Size([1000, 1, 2]), tensor([[2.0000, 1.8000]]))
     """
     checks.generative(gen=gen)
-    checks.at_least(1, draws=draws, steps=steps)
+    checks.at_least(1, draws=draws, num_steps=num_steps)
     checks.one_of(("auto", True, False), compile=compile)
     given = _original(gen, x)
     x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
@@ -182,7 +182,7 @@ def impute(
     kind = "exact"
     if rows.any():
         batch = x[rows], None if context is None else context[rows]
-        completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, steps, compile)
+        completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, num_steps, compile)
     if given is not None and given.shape == x.shape:
         completed = torch.where(missing, completed.to(given.dtype), given.to(x.device))
     return Imputation(completed, missing, kind, acceptance)
@@ -200,12 +200,12 @@ def _original(gen: GenerativeModel, x: Any) -> Tensor | None:
 
 
 def _impute(
-    gen: GenerativeModel, batch: tuple, draws: int, steps: int, compile: Choice
+    gen: GenerativeModel, batch: tuple, draws: int, num_steps: int, compile: Choice
 ) -> tuple[Tensor, str, Tensor]:
     """Draws of one model, or of one model for every draw of the globals."""
     probe = _trace(gen.model, batch)
     if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
-        return _Chains(gen, gen.model, gen.guide, compile).draw(batch, draws, steps)
+        return _Chains(gen, gen.model, gen.guide, compile).draw(batch, draws, num_steps)
     if all(
         is_enumerated(site) for site in latent_sites(probe).values() if in_plate(site, gen.plate)
     ):
@@ -217,7 +217,7 @@ def _impute(
             poutine.replay(program, trace=_shared(drawn, gen.plate))
             for program in (gen.model, gen.guide)
         )
-        parts.append(_Chains(gen, *pair, compile).draw(batch, 1, steps))
+        parts.append(_Chains(gen, *pair, compile).draw(batch, 1, num_steps))
     completed, kinds, acceptance = zip(*parts, strict=True)
     return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
 
@@ -273,23 +273,23 @@ class _Chains:
     guide: Callable
     compile: Choice
 
-    def draw(self, batch: tuple, draws: int, steps: int) -> tuple[Tensor, str, Tensor]:
+    def draw(self, batch: tuple, draws: int, num_steps: int) -> tuple[Tensor, str, Tensor]:
         """Completed rows ``(draws, B, *event)``, their kind.
 
         And the acceptance rate of every row.
         """
         state = _trace(self.model, batch)
         if not self._locals(state):
-            return *completions(_distribution(state), batch[0], draws, steps), torch.ones(
+            return *completions(_distribution(state), batch[0], draws, num_steps), torch.ones(
                 len(batch[0]), device=batch[0].device
             )
         batch = tuple(
             None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch
         )
-        completed, kind, rate = self._run(*batch, steps)
+        completed, kind, rate = self._run(*batch, num_steps)
         return completed.unflatten(0, (draws, -1)), kind, rate.unflatten(0, (draws, -1)).mean(0)
 
-    def _run(self, x: Tensor, context: Any, steps: int) -> tuple[Tensor, str, Tensor]:
+    def _run(self, x: Tensor, context: Any, num_steps: int) -> tuple[Tensor, str, Tensor]:
         """Ends of the chains, one for every row of ``x``.
 
         They start at draws of the latents from the model.
@@ -297,7 +297,7 @@ class _Chains:
         start = _trace(self.model, (x, context))
         seen = observed(_distribution(start), x)
         rate = torch.zeros(len(x), device=x.device)
-        early = max(1, steps // 10)
+        early = max(1, num_steps // 10)
         filled = conditional(_distribution(start), x, seen).sample()
         proposal = self._propose((filled, context))
         kind = _kind(proposal, self.gen.plate)
@@ -307,11 +307,13 @@ class _Chains:
         def step(filled: Tensor, corrected: Tensor, *values: Tensor) -> list[Tensor]:
             return self._step((filled, context), seen, corrected, latents, values)
 
-        repeat = Repeat(step, early + steps, self.compile, missing=False)
+        repeat = Repeat(step, early + num_steps, self.compile, missing=False)
         with validation(False):  # the runs above were validated
-            for corrected in rate.new_tensor([False] * early + [True] * steps, dtype=torch.bool):
+            for corrected in rate.new_tensor(
+                [False] * early + [True] * num_steps, dtype=torch.bool
+            ):
                 ((filled, accepted, *values),) = repeat([Call(own=(filled, corrected, *values))])
-                rate += accepted * corrected / steps
+                rate += accepted * corrected / num_steps
             state = self._at(values, latents, (filled, context))
         return conditional(_distribution(state), filled, seen).sample(), kind, rate
 

@@ -16,7 +16,7 @@ def relabel(
     sites: Sequence[str] = ("weights", "means", "scales"),
     labels: Sequence[str] = ("component",),
     leading: int = 1,
-    max_sweeps: int = 20,
+    max_iter: int = 20,
 ) -> Draws:
     r"""Permutes the components of every draw so that a label means the same component throughout.
 
@@ -42,7 +42,7 @@ def relabel(
         Sites whose values are the components' numbers, if there.
     leading : int
         Number of dims that count draws.
-    max_sweeps : int
+    max_iter : int
         Bound on the alternations.
 
     Returns
@@ -67,7 +67,7 @@ def relabel(
     """
     checks.mapping(draws=draws)
     checks.texts(sites=sites, labels=labels)
-    checks.at_least(1, leading=leading, max_sweeps=max_sweeps)
+    checks.at_least(1, leading=leading, max_iter=max_iter)
     flat = {name: value.flatten(0, leading - 1) for name, value in draws.items()}
     present = [name for name in sites if name in flat]
     if not present:
@@ -76,7 +76,7 @@ def relabel(
             "components"
         )
     features = torch.cat([_standardized(flat[name]) for name in present], -1)
-    order = _matched(features, max_sweeps)
+    order = _matched(features, max_iter)
     first = flat[present[0]].flatten(2).mean(-1) if flat[present[0]].ndim > 2 else flat[present[0]]
     order = order[:, first.gather(1, order).mean(0).argsort(descending=True)]
     for name in present:
@@ -95,7 +95,7 @@ def _standardized(value: Tensor) -> Tensor:
     return value / torch.where(spread > 0, spread, 1.0)
 
 
-def _matched(features: Tensor, max_sweeps: int) -> Tensor:
+def _matched(features: Tensor, max_iter: int) -> Tensor:
     """Permutations ``(S, K)`` that bring every draw nearest to the average of all.
 
     Which starts as the last draw.
@@ -104,7 +104,7 @@ def _matched(features: Tensor, max_sweeps: int) -> Tensor:
 
     reference = features[-1]
     order = None
-    for _ in range(max_sweeps):
+    for _ in range(max_iter):
         costs = torch.cdist(reference.expand_as(features), features).square().double().cpu().numpy()
         new = torch.tensor(
             [linear_sum_assignment(cost)[1].tolist() for cost in costs], device=features.device

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given
+from probgen.core.contexts import distribution_given, required
 from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
@@ -26,7 +26,8 @@ from probgen.distributions.flows.univariate import (
     SumOfSquares,
     Univariate,
 )
-from probgen.nn.masked_flow import MaskedConditioner
+from probgen.distributions.orderings import check_orders
+from probgen.nn.masked import Degrees, MaskedMLP
 
 
 class AutoregressiveLayer(nn.Module):
@@ -42,28 +43,51 @@ class AutoregressiveLayer(nn.Module):
         The functions.
     inverse : bool
         Whether the transform or its inverse is the direction of one pass.
+    hidden : sequence of int
+        Sizes of the hidden layers of the network.
+    context : int
+        Width C of the context; 0 for none.
+    order : Tensor, optional
+        ``(D,)``: the variable that comes t-th; default 0, ..., D - 1.
     network : keyword arguments
-        Of :class:`MaskedConditioner`: ``hidden``, ``context``, ``order``, ``activation``,
-        ``dropout``, ``residual``.
+        Of :class:`MaskedMLP`: ``activation``, ``dropout``, ``residual``.
     """
 
-    def __init__(self, dims: int, univariate: Univariate, inverse: bool = False, **network: Any):
+    def __init__(
+        self,
+        dims: int,
+        univariate: Univariate,
+        inverse: bool = False,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        context: int = 0,
+        order: Tensor | None = None,
+        **network: Any,
+    ):
         super().__init__()
         self.univariate = univariate
         self.inverse = inverse
-        self.network = MaskedConditioner(dims, univariate.width, **network)
-        self.context_size = self.network.context_size
+        self.context_size = context
+        # units that see nothing are of no use without a context
+        degrees = Degrees.even(check_orders(order, dims)[0], hidden, -1 if context else 0)
+        self.network = MaskedMLP(
+            dims, hidden, univariate.width, degrees, context=context, direct=False, **network
+        )
+        with torch.no_grad():  # start close to the identity: nearly the same parameters for every x
+            self.network.last.weight.mul_(0.01)
+            self.network.last.bias.mul_(0.01)
 
     def forward(self, context: Tensor | None = None) -> Transform:
+        context = required(context, self.context_size) if self.context_size else None
         elements = partial(self._elements, context)
         steps = partial(self._steps, context)
         transform = AutoregressiveTransform(
-            elements, steps, self.network.order, density_kind(self.univariate)
+            elements, steps, self.network.orders[0], density_kind(self.univariate)
         )
         return transform.inv if self.inverse else transform
 
     def _elements(self, context: Tensor | None, x: Tensor) -> Transform:
-        return self.univariate(self.network(x, context))
+        return self.univariate(self.network(_near(x), context))
 
     def _steps(
         self, context: Tensor | None, lead: torch.Size
@@ -71,7 +95,16 @@ class AutoregressiveLayer(nn.Module):
         raw_values = self.network.steps(lead, context)
         raw = next(raw_values)
         while True:
-            raw = raw_values.send((yield self.univariate(raw)))
+            raw = raw_values.send(_near((yield self.univariate(raw))))
+
+
+def _near(x: Tensor) -> Tensor:
+    """Variables as they enter the network: as if they were within [-10, 10].
+
+    A row far out in the tails does not meet extreme parameters, with which single precision could
+    not find its way back.
+    """
+    return x.clamp(-10, 10)
 
 
 class AutoregressiveFlow(DistributionModule):
@@ -106,7 +139,7 @@ class AutoregressiveFlow(DistributionModule):
         Orders of the variables, ``(D,)`` each, one per layer; default: forwards, backwards, and so
         on.
     activation, dropout, residual
-        Of the networks, see :class:`MaskedConditioner`.
+        Of the networks, see :class:`probgen.nn.masked.MaskedMLP`.
 
     References
     ----------

@@ -473,7 +473,7 @@ class BayesianNetwork(DistributionModule):
         marginals: Likelihood,
         context: Tensor | None = None,
         *,
-        steps: int = 200,
+        max_iter: int = 200,
         tol: float = 1e-5,
     ) -> dict[str, Tensor]:
         """Likelihoods under which some nodes have given marginals, beside what rows observe.
@@ -486,8 +486,8 @@ class BayesianNetwork(DistributionModule):
         ----------
         marginals : mapping of str to Tensor, sequence or mapping
             Probabilities of the states of some nodes, ``(K,)`` or ``(*batch, K)``, or by name.
-        steps : int
-            Largest number of rounds.
+        max_iter : int
+            Largest number of rounds over these nodes.
         tol : float
             Largest difference from the marginals.
 
@@ -529,7 +529,7 @@ class BayesianNetwork(DistributionModule):
         def reached(likelihood: dict[str, Tensor]) -> Marginals:
             return self.marginals(x, context, nodes=list(targets), likelihood=likelihood)
 
-        return fitted_likelihoods(reached, targets, steps=steps, tol=tol)
+        return fitted_likelihoods(reached, targets, max_iter=max_iter, tol=tol)
 
     def independent(self, first: str, second: str, given: Sequence[str] = ()) -> bool:
         """Whether the graph makes two nodes independent given others (d-separation).

@@ -29,7 +29,7 @@ class DeepBoltzmannMachine(DistributionModule):
     them in turn. Where one of the two groups has at most ``limit`` states the density is *exact*.
     Elsewhere it is *unnormalized*, and ``log_prob`` the log weight of v, exact where a group of
     hidden layers has at most 1,024 states given v, else its mean-field lower bound. ``fit`` then
-    takes ``ContrastiveDivergence(steps, chains=M)``: the gradient of that bound at the data,
+    takes ``ContrastiveDivergence(num_steps, chains=M)``: the gradient of that bound at the data,
     persistent chains of all layers for log Z, which is the procedure of Salakhutdinov and Hinton
     (2009); centering (the offsets :math:`\mu, \nu` of :meth:`initialize`) makes their layerwise
     pretraining unnecessary. :func:`probgen.energy.annealed_importance` brackets log Z.

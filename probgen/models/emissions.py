@@ -21,6 +21,7 @@ from probgen.distributions.mixture_moments import Mixture, log_joint, weighted_m
 from probgen.distributions.sequences.discrete_emissions import CategoricalEmission, PoissonEmission
 from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute
 from probgen.distributions.sequences.state_normals import StateNormals
+from probgen.distributions.support import check_columns
 
 __all__ = ["CategoricalEmission", "GaussianEmission", "GaussianMixtureEmission", "PoissonEmission"]
 
@@ -125,6 +126,7 @@ class GaussianEmission(Emission):
 
         Moments about a point that is far away would have no digits.
         """
+        check_columns(x, constant=True)
         center = x.double().nanmean(0).nan_to_num()
         variance = (x.double() - center).square().nanmean(0).nan_to_num().clamp(min=1e-12)
         put(self.loc, center.expand_as(self.loc))

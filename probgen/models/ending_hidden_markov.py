@@ -138,14 +138,14 @@ class EndingHiddenMarkovModel(DistributionModule):
 
     def _values(self, distribution: EndingMarkov, x: Tensor) -> Tensor:
         """Sequences with NaN after their ends."""
-        after = over_steps(distribution.ends(x).after(distribution.steps), distribution.entry_ndim)
+        after = over_steps(distribution.ends(x).after(distribution.length), distribution.entry_ndim)
         return torch.where(after, torch.nan, x)
 
     def _ends(self, distribution: EndingMarkov, x: Tensor, found: Posterior) -> dict[str, Tensor]:
         """Expected numbers of ends in each state, and of steps that were not the last: ``(K,)``."""
         length, is_open = distribution.ends(x)
-        step = torch.arange(1, distribution.steps + 1, device=x.device)[:, None]
-        ended = (step == length) & ~is_open & (length < distribution.steps)
+        step = torch.arange(1, distribution.length + 1, device=x.device)[:, None]
+        ended = (step == length) & ~is_open & (length < distribution.length)
         marks = {"ended": ended, "went on": step < length}
         return {
             name: torch.einsum("tkr,tr->k", found.marginals, mark.to(found.marginals))

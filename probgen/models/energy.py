@@ -37,7 +37,7 @@ class EnergyBasedModel(EnergyModule):
     start : DistributionModule, optional
         The distribution that chains start from without a base; default: independent standard
         normals.
-    steps : int
+    num_steps : int
         Length of the chains that make draws.
     annealing : Kernel
         Steps of annealed chains, of a kernel that leaves distributions invariant.
@@ -83,7 +83,7 @@ class EnergyBasedModel(EnergyModule):
             energy,
             distribution_given(self.start, context),
             self.kernel,
-            self.steps,
+            self.num_steps,
             tilted=self.tilted,
             batch_shape=batch,
             annealing=self.annealing,

@@ -29,7 +29,7 @@ class Glow(DistributionModule):
 
     .. math:: \log p(x) = \sum_l \log p(z_l \mid h_l) + \log\left|\det \frac{\partial f_l}{\partial h_{l-1}}\right|
 
-    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times: activation
+    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``flow_steps`` times: activation
     normalization, a linear map of the channels, an affine coupling. Half of the channels then
     become latents z, normal given the other half h.
 
@@ -44,8 +44,8 @@ class Glow(DistributionModule):
         Channels, height and width of the images; height and width divisible by ``2 ** scales``.
     scales : int
         Number of scales.
-    steps : int
-        Steps per scale.
+    flow_steps : int
+        Steps of flow per scale, K in the paper.
     network : callable
         ``network(shape, outputs)`` makes a network ``(N, *shape) -> (N, outputs, H, W)``, for
         instance ``partial(CouplingNet, hidden=128)``.
@@ -76,14 +76,14 @@ class Glow(DistributionModule):
         shape: Shape,
         *,
         scales: int = 2,
-        steps: int = 4,
+        flow_steps: int = 4,
         network: Network = CouplingNet,
         context: int = 0,
         context_ndim: int = 1,
     ):
         checks.sizes(shape=shape)
         checks.length(3, shape=shape)
-        checks.at_least(1, scales=scales, steps=steps)
+        checks.at_least(1, scales=scales, flow_steps=flow_steps)
         checks.factory(network=network)
         checks.at_least(0, context=context, context_ndim=context_ndim)
         super().__init__()
@@ -101,7 +101,7 @@ class Glow(DistributionModule):
                     AffineCoupling(shape, network, context),
                 )
 
-            return [layer for _ in range(steps) for layer in step()]
+            return [layer for _ in range(flow_steps) for layer in step()]
 
         self.scales = nn.ModuleList(
             Scale(layers(shape, known), shape, kept, unit, network, known)

@@ -30,7 +30,7 @@ class IntegerFlow(DistributionModule):
     .. math:: P(x) = \prod_l P(z_l \mid h_l), \qquad (h_l, z_l) = f_l(h_{l-1}), \qquad
               y_2 = x_2 + \operatorname{round}(t(x_1))
 
-    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``steps`` times a fixed
+    Every :math:`f_l` turns 2 x 2 pixels into channels and applies ``flow_steps`` times a fixed
     permutation of the channels and a rounded additive coupling; no volume changes, so that masses
     need no correction. Half of the channels then become latents, mixtures of discretized logistic
     distributions given the other half.
@@ -46,7 +46,7 @@ class IntegerFlow(DistributionModule):
         Channels, height and width of the images; height and width divisible by ``2 ** scales``.
     levels : int
         Number L of levels that pixels have.
-    scales, steps, network, context, context_ndim
+    scales, flow_steps, network, context, context_ndim
         As in :class:`Glow <probgen.models.glow.Glow>`.
     components : int
         Logistic distributions in the mixture of every latent.
@@ -72,7 +72,7 @@ class IntegerFlow(DistributionModule):
         *,
         levels: int,
         scales: int = 2,
-        steps: int = 4,
+        flow_steps: int = 4,
         components: int = 5,
         network: Network = CouplingNet,
         context: int = 0,
@@ -81,7 +81,7 @@ class IntegerFlow(DistributionModule):
         checks.sizes(shape=shape)
         checks.length(3, shape=shape)
         checks.at_least(2, levels=levels)
-        checks.at_least(1, scales=scales, steps=steps, components=components)
+        checks.at_least(1, scales=scales, flow_steps=flow_steps, components=components)
         checks.factory(network=network)
         checks.at_least(0, context=context, context_ndim=context_ndim)
         super().__init__()
@@ -99,7 +99,7 @@ class IntegerFlow(DistributionModule):
                     IntegerCoupling(shape, network, context, center, center),
                 )
 
-            return [layer for _ in range(steps) for layer in step()]
+            return [layer for _ in range(flow_steps) for layer in step()]
 
         self.scales = nn.ModuleList(
             Scale(layers(shape, known), shape, kept, start, network, known, center, center)

@@ -26,7 +26,7 @@ class JointEnergyModel(EnergyModule):
     ----------
     net : nn.Module
         The logits f: ``(*batch, *event) -> (*batch, K)``.
-    shape, kernel, base, start, steps, annealing
+    shape, kernel, base, start, num_steps, annealing
         As in :class:`EnergyBasedModel <probgen.models.energy.EnergyBasedModel>`.
 
     References
@@ -48,7 +48,7 @@ class JointEnergyModel(EnergyModule):
         label = None if context is None else context.squeeze(-1)
         start = self.start(None)
         options = {"tilted": self.tilted, "annealing": self.annealing}
-        return LabeledEnergy(self.net, label, start, self.kernel, self.steps, **options)
+        return LabeledEnergy(self.net, label, start, self.kernel, self.num_steps, **options)
 
     def classify(self, x: Tensor) -> dist.Categorical:
         """The distribution of the label given rows.

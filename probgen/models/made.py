@@ -20,7 +20,6 @@ from probgen.distributions.orderings import (
     RandomOrder,
     batch_of,
     check_orders,
-    entry_distribution,
 )
 from probgen.heads import Head
 from probgen.nn.encodings import Plain
@@ -108,24 +107,26 @@ class MADE(DistributionModule):
         self.dims = dims
         self.head = head
         self.encode = Plain() if encode is None else encode
-        self.hidden = tuple(hidden)
         self.context_size = context
-        orders = check_orders(orders, dims)
         generator = torch.Generator().manual_seed(int(seed))
+        lowest = -1 if context else 0
         self.net = MaskedMLP(
             dims,
             hidden,
             head.width(1),
+            [
+                Degrees.random(order, hidden, lowest, generator)
+                for order in check_orders(orders, dims)
+            ],
             features=self.encode.features,
             context=context,
-            aware=len(orders) > 1,
             **options,
         )
-        self.register_buffer("orders", orders)
-        degrees = [
-            torch.cat([*self.net.degrees(order, generator).hidden, order[:0]]) for order in orders
-        ]
-        self.register_buffer("degrees", torch.stack(degrees))
+
+    @property
+    def orders(self) -> Tensor:
+        """The orders of the variables, ``(M, D)``."""
+        return self.net.orders
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         if len(self.orders) == 1:
@@ -135,28 +136,24 @@ class MADE(DistributionModule):
 
     def ordered(self, index: Tensor, context: Tensor | None = None) -> Autoregressive:
         """The distribution of one of the orders, by its index, a tensor ``(1,)``."""
-        index = index.to(self.orders.device)
-        batch = batch_of(context)
-        order = self.orders.index_select(0, index)[0]
-        degrees = Degrees(
-            order.argsort(), self.degrees.index_select(0, index)[0].split(self.hidden)
+        distributions = partial(self._distributions, index, context)
+        steps = partial(self._steps, index, context)
+        order = self.orders.index_select(0, index.to(self.orders.device))[0]
+        return Autoregressive(
+            distributions, steps, (self.dims,), batch_shape=batch_of(context), order=order
         )
-        distributions = partial(self._distributions, degrees, context)
-        steps = partial(self._steps, degrees, context)
-        return Autoregressive(distributions, steps, (self.dims,), batch_shape=batch, order=order)
 
     def _distributions(
-        self, degrees: Degrees, context: Tensor | None, x: Tensor
+        self, index: Tensor, context: Tensor | None, x: Tensor
     ) -> dist.TorchDistribution:
-        raw = self.net(self.encode(x.to(self.net.last.bias)), degrees, context)
-        return self.head.distribution(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
+        features = self.encode(x.to(self.net.last.bias))
+        raw = self.net(features.flatten(-2), context, index)
+        return self.head.distribution(raw.movedim(-1, 0))
 
-    def _steps(self, degrees: Degrees, context: Tensor | None, lead: torch.Size) -> Generator:
-        if context is not None:
-            context = context.expand(*lead, -1).reshape(lead.numel(), -1)
-        steps = self.net.steps(degrees, context, lead.numel())
+    def _steps(self, index: Tensor, context: Tensor | None, lead: torch.Size) -> Generator:
+        steps = self.net.steps(lead, context, index)
         raw = next(steps)
         for _ in range(self.dims - 1):
-            value = yield entry_distribution(self.head, raw, lead)
-            raw = steps.send(self.encode(value.reshape(-1, 1)).flatten(1))
-        yield entry_distribution(self.head, raw, lead)
+            value = yield self.head.distribution(raw.movedim(-1, 0))
+            raw = steps.send(self.encode(value.unsqueeze(-1)))
+        yield self.head.distribution(raw.movedim(-1, 0))

@@ -165,7 +165,7 @@ class MarkovRandomField(DistributionModule):
         self,
         context: Tensor | None = None,
         *,
-        iterations: int = 200,
+        max_iter: int = 200,
         damping: float = 0.0,
         tol: float = 1e-6,
     ) -> Beliefs:
@@ -175,9 +175,7 @@ class MarkovRandomField(DistributionModule):
         """
         unary, pairs, edges, _ = self.potentials(context)
         rows = unary.reshape(-1, self.nodes, self.levels)
-        return belief_propagation(
-            rows, pairs, edges, iterations=iterations, damping=damping, tol=tol
-        )
+        return belief_propagation(rows, pairs, edges, max_iter=max_iter, damping=damping, tol=tol)
 
     def _check(self, edges: Sequence[tuple[int, int]]) -> None:
         wrong = [

@@ -15,6 +15,7 @@ from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put
 from probgen.distributions.sequences.kalman import System, expected_values, kalman_filter, smoother
 from probgen.distributions.sequences.state_space import StateSpace
+from probgen.distributions.support import check_columns
 
 
 class LinearGaussianStateSpace(DistributionModule):
@@ -51,7 +52,7 @@ class LinearGaussianStateSpace(DistributionModule):
     >>> gen = LinearGaussianStateSpace(states=1, dims=2, length=10)
     >>> walk = torch.randn(20, 10, 1).cumsum(1) * torch.tensor([1.0, -2.0])
     >>> result = em(gen, walk + torch.randn(20, 10, 2), max_iter=5)
-    >>> gen().forecast(torch.zeros(7, 10, 2), steps=3).sample().shape
+    >>> gen().forecast(torch.zeros(7, 10, 2), length=3).sample().shape
     torch.Size([7, 3, 2])
     """
 
@@ -192,6 +193,7 @@ class LinearGaussianStateSpace(DistributionModule):
 
         States of variance about 1, that persist.
         """
+        check_columns(x.flatten(0, 1), constant=True)
         scale = x.flatten(0, 1).double().square().nanmean(0).sqrt()
         states = len(self.transition)
         direction = torch.randn(self.emission.shape, generator=generator).to(scale)

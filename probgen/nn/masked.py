@@ -70,27 +70,24 @@ class MaskedLinear(nn.Module):
     ----------
     inputs, outputs : int
         Numbers of units before and after.
-    keep : Tensor, optional
-        The mask K, ``(outputs, inputs)``; default: each call gives one.
     aware : bool
         Whether there are weights U.
 
-    >>> MaskedLinear(2, 1, torch.zeros(1, 2))(torch.ones(5, 2)).shape
+    The mask is that of the call, or ``keep`` where there is one for all.
+
+    >>> MaskedLinear(2, 1)(torch.ones(5, 2), torch.zeros(1, 2)).shape
     torch.Size([5, 1])
     """
 
     keep: Tensor | None
 
-    def __init__(
-        self, inputs: int, outputs: int, keep: Tensor | None = None, aware: bool = False
-    ):
+    def __init__(self, inputs: int, outputs: int, aware: bool = False):
         super().__init__()
         start = nn.Linear(inputs, outputs)
         self.weight = start.weight
         self.bias = start.bias
         self.seen = nn.Parameter(torch.zeros(outputs, inputs)) if aware else None
-        keep = None if keep is None else keep.to(start.weight)
-        self.register_buffer("keep", keep, persistent=False)
+        self.register_buffer("keep", None, persistent=False)
 
     def masked(self, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weight ``(outputs, inputs)`` and bias ``(outputs,)`` under a mask."""
@@ -108,7 +105,8 @@ class MaskedMLP(nn.Module):
 
     And on a context.
 
-    ``(*batch, D, E) -> (*batch, D, R)`` for D variables of E features, R outputs for each.
+    ``(*batch, D * E) -> (*batch, D, R)`` for D variables of E features, which stand together, and R
+    outputs for each.
 
     Parameters
     ----------
@@ -140,16 +138,16 @@ class MaskedMLP(nn.Module):
     Germain, Gregor, Murray, Larochelle (2015), MADE, https://arxiv.org/abs/1502.03509
 
     >>> net = MaskedMLP(3, [8], 2)
-    >>> net(torch.zeros(5, 3, 1)).shape
+    >>> net(torch.zeros(5, 3)).shape
     torch.Size([5, 3, 2])
-    >>> x = torch.tensor([0.0, 1.0, 9.0]).unsqueeze(-1)
-    >>> y = torch.tensor([0.0, 5.0, 9.0]).unsqueeze(-1)
-    >>> bool((net(x)[:2] == net(y)[:2]).all())    # variable 1 is not before itself
+    >>> x = torch.tensor([0.0, 1.0, 9.0])
+    >>> bool((net(x)[:2] == net(torch.tensor([0.0, 5.0, 9.0]))[:2]).all())    # 1 is not before itself
     True
     """
 
     orders: Tensor
     degrees: Tensor
+    turns: list[Turns]
 
     def __init__(
         self,
@@ -179,45 +177,45 @@ class MaskedMLP(nn.Module):
         self.register_buffer(
             "degrees", torch.stack([torch.cat([*one.hidden, one.order[:0]]) for one in several])
         )
-        keeps = self._keeps(0) if len(several) == 1 else [None] * (len(hidden) + 2)
         aware = len(several) > 1
         self.hidden = nn.ModuleList(
-            MaskedLinear(before, after, keeps[i], aware and i == 0)
+            MaskedLinear(before, after, aware and i == 0)
             for i, (before, after) in enumerate(pairwise(self.sizes[:-1]))
         )
-        self.last = MaskedLinear(*self.sizes[-2:], keeps[-2], aware and not hidden)
-        self.direct = None
-        if direct and hidden:
-            self.direct = MaskedLinear(self.sizes[0], self.sizes[-1], keeps[-1])
-        first = len(self.hidden[0].bias) if hidden and context else 0
-        last = len(self.last.bias) if context and (direct or not hidden) else 0
-        self.context_in = nn.Linear(context, first, bias=False) if first else None
-        self.context_out = nn.Linear(context, last, bias=False) if last else None
+        self.last = MaskedLinear(*self.sizes[-2:], aware and not hidden)
+        inputs, *_, last = self.sizes
+        straight = direct or not hidden
+        self.direct = MaskedLinear(inputs, last) if direct and hidden else None
+        self.context_in = nn.Linear(context, hidden[0], bias=False) if context and hidden else None
+        self.context_out = nn.Linear(context, last, bias=False) if context and straight else None
         self.activation = activation()
         if dropout:
             self.activation = nn.Sequential(self.activation, nn.Dropout(dropout))
         self.adds = [residual and i > 0 and n == hidden[i - 1] for i, n in enumerate(hidden)]
-        self.turns = [Turns.of(self._degrees(index), features) for index in range(len(several))]
-        self.register_load_state_dict_post_hook(_follow_loaded_degrees)
+        _follow_degrees(self)
+        self.register_load_state_dict_post_hook(_follow_degrees)
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, index: Tensor | None = None
     ) -> Tensor:
-        """``(*batch, D, E)``, and a context ``(*batch, C)`` that broadcasts to it.
+        """``(*batch, D * E)``, and a context ``(*batch, C)`` that broadcasts to it.
 
         To ``(*batch, D, R)``.
         """
         *keeps, last, direct = self._keeps_of(index)
-        x = x.flatten(-2)
         h = x
         for i, (layer, keep) in enumerate(zip(self.hidden, keeps, strict=True)):
             out = layer(h, keep)
-            out = self.activation(out if i else _plus(out, self.context_in, context))
+            if i == 0 and self.context_in is not None:
+                out = out + self.context_in(context)
+            out = self.activation(out)
             h = h + out if self.adds[i] else out
         raw = self.last(h, last)
         if self.direct is not None:
             raw = raw + self.direct(x, direct)
-        return _plus(raw, self.context_out, context).unflatten(-1, (-1, self.outputs))
+        if self.context_out is not None:
+            raw = raw + self.context_out(context)
+        return raw.unflatten(-1, (-1, self.outputs))
 
     def steps(
         self, lead: torch.Size, context: Tensor | None = None, index: Tensor | None = None
@@ -248,76 +246,71 @@ class MaskedMLP(nn.Module):
     def _plans(
         self, turns: Turns, lead: torch.Size, context: Tensor | None, index: Tensor | None
     ) -> list[Any]:
-        """Weights and biases of what each step makes known, layer by layer; of the outputs by variable.
+        """Weights and biases of the units that each step makes known, for each layer.
 
-        The last one of the list is the weights from the inputs directly.
+        For the last layer, of each variable's outputs; at the end the weights from the inputs
+        straight to these.
         """
-        *keeps, direct = self._keeps_of(index)
+        *keeps, keep_direct = self._keeps_of(index)
         layers = [*self.hidden, self.last]
         maps = [layer.masked(keep) for layer, keep in zip(layers, keeps, strict=True)]
-        weights = [_sorted(weight, before) for (weight, _), before in zip(maps, turns.sorts, strict=True)]
+        weights = [weight for weight, _ in maps]
         biases = [bias.unsqueeze(-1) for _, bias in maps]
-        biases[0] = _plus_rows(biases[0], self.context_in, context, lead)
-        biases[-1] = _plus_rows(biases[-1], self.context_out, context, lead)
-        shortcut = []
         each = [self.outputs] * len(turns.order)
+        direct: Sequence[Tensor] = ()
         if self.direct is not None:
-            weight, bias = self.direct.masked(direct)
-            shortcut = _sorted(weight, turns.sorts[0]).split(each)
+            weight, bias = self.direct.masked(keep_direct)
+            direct = _columns(weight, turns.sorts[0]).split(each)
             biases[-1] = biases[-1] + bias.unsqueeze(-1)
-        ...
+        for layer, shown in ((0, self.context_in), (-1, self.context_out)):
+            if shown is not None:
+                biases[layer] = biases[layer] + flat_rows(shown(context), lead).mT
+        sorts = [*turns.sorts, None]
+        plans: list[Any] = []
+        for i, parts in enumerate((*turns.counts, each)):
+            weight = _columns(_rows(weights[i], sorts[i + 1]), sorts[i]).split(parts)
+            bias = _rows(biases[i], sorts[i + 1]).split(parts)
+            plans.append(list(zip(weight, bias, strict=True)))
+        return [*plans, direct]
 
-    def _degrees(self, index: int | Tensor) -> Degrees:
-        """Those of one order."""
-        hidden = self.sizes[1:-1]
-        if isinstance(index, int):
-            return Degrees(self.orders[index], self.degrees[index].split(hidden))
+    def _degrees(self, index: Tensor) -> Degrees:
+        """Those of one of the orders."""
         index = index.to(self.orders.device)
         degrees = self.degrees.index_select(0, index)[0]
-        return Degrees(self.orders.index_select(0, index)[0], degrees.split(hidden))
+        return Degrees(self.orders.index_select(0, index)[0], degrees.split(self.sizes[1:-1]))
 
-    def _keeps(self, index: int | Tensor) -> list[Tensor]:
+    def _keeps(self, index: Tensor) -> list[Tensor]:
         """Masks of the hidden layers, the last and the direct one, for one of the orders."""
         chain = self._degrees(index).chain(self.features, self.outputs)
         around = [*pairwise(chain), (chain[0], chain[-1])]
-        return [before <= after.unsqueeze(-1) for before, after in around]
+        return [(before <= after.unsqueeze(-1)).to(self.last.bias) for before, after in around]
 
     def _keeps_of(self, index: Tensor | None) -> Sequence[Tensor | None]:
-        """Masks for a call: with one order the layers have them."""
+        """Masks for a call; where there is one order the layers have them."""
         if len(self.orders) == 1:
             return [None] * (len(self.hidden) + 2)
-        if index is None:
-            raise ValueError(f"expected the index of one of {len(self.orders)} orders, got None")
+        assert index is not None, "expected the index of one of several orders"
         return self._keeps(index)
 
-    def _shown(self, out: Tensor, place: int, context: Tensor | None) -> Tensor:
-        """With what the context adds to the first hidden layer (0), or to the outputs (1)."""
-        shown = self._projected(place, context)
-        return out if shown is None else out + shown
 
-    def _projected(self, place: int, context: Tensor | None) -> Tensor | None:
-        place -= not self.hidden  # without hidden layers the outputs alone are there
-        if context is None or not 0 <= place < len(self.context):
-            return None
-        return self.context[place](context)
-
-
-def _follow_loaded_degrees(net: MaskedMLP, _: Any) -> None:
-    """Masks and turns for the degrees of a state that was loaded."""
-    net.turns = [Turns.of(net._degrees(index)) for index in range(len(net.orders))]
+def _follow_degrees(net: MaskedMLP, _: Any = None) -> None:
+    """Turns, and masks if there is one order, for the degrees of a network: new or loaded ones."""
+    indices = torch.arange(len(net.orders)).unsqueeze(-1)
+    net.turns = [Turns.of(net._degrees(index), net.features) for index in indices]
     if len(net.orders) > 1:
         return
-    for layer, keep in zip([*net.hidden, net.last, net.direct], net._keeps(0), strict=True):
+    layers = [*net.hidden, net.last, net.direct]
+    for layer, keep in zip(layers, net._keeps(indices[0]), strict=True):
         if layer is not None:
-            layer.keep.copy_(keep)
+            layer.keep = keep
 
 
 class Turns(NamedTuple):
     """When units become known, one variable after the other.
 
-    ``order``: the variables; ``counts[l][t]``: how many units of hidden layer l become known before
-    the t-th of them; ``sorts[l]``: the units of that layer in the order in which they do, ``None``
-    where they stand so.
+    ``order``: the variables. ``counts[l][t]``: how many units of hidden layer l become known before
+    the t-th of them. ``sorts[l]``: the units before layer l, inputs first, in the order in which
+    they become known, or ``None`` where they stand in it.
     """
 
     order: list[int]
@@ -325,41 +318,49 @@ class Turns(NamedTuple):
     sorts: list[Tensor | None]
 
     @classmethod
-    def of(cls, degrees: Degrees) -> Turns:
-        """The turns for given degrees.
+    def of(cls, degrees: Degrees, features: int = 1) -> Turns:
+        """Turns of units with these degrees.
 
-        >>> Turns.of(Degrees(torch.tensor([1, 0]), [torch.tensor([0, -1, 0])]))
-        Turns(order=[1, 0], counts=[[1, 2]], sorts=[tensor([1, 0, 2])])
+        >>> Turns.of(Degrees(torch.tensor([0, 1]), [torch.tensor([0, -1, 0])]))
+        Turns(order=[0, 1], counts=[[1, 2]], sorts=[None, tensor([1, 0, 2])])
         """
-        counts = [(degree + 1).bincount(minlength=len(degrees.order)) for degree in degrees.hidden]
+        dims = len(degrees.order)
+        counts = [(degree + 1).bincount(minlength=dims).tolist() for degree in degrees.hidden]
         sorts = [
             None if (degree.diff() >= 0).all() else degree.argsort(stable=True)
-            for degree in degrees.hidden
+            for degree in degrees.chain(features, 1)[:-1]
         ]
-        return cls(degrees.order.tolist(), [count.tolist() for count in counts], sorts)
+        return cls(degrees.order.tolist(), counts, sorts)
 
 
-class _Plan:
-    """Weights and biases of the units that each step makes known, and of each variable's outputs.
+class _Known:
+    """Units that are known, ``(count, rows)``: more come one after the other.
 
-    Inputs and hidden units stand in the order in which they become known.
+    In one tensor made at the start; with gradients, in a new one each time.
     """
 
-    def __init__(
-        self,
-        net: MaskedMLP,
-        turns: Turns,
-        lead: torch.Size,
-        context: Tensor | None,
-        index: Tensor | None,
-    ):
-        keeps = net._keeps_of(index)
-        layers = [*net.hidden, net.last, net.direct]
-        maps = [layer.masked(keep) for layer, keep in zip(layers, keeps, strict=True) if layer]
-        weights = [weight for weight, _ in maps]
-        biases = [bias.unsqueeze(-1) for _, bias in maps]
-        for layer, place in {0: 0, len(net.hidden): 1}.items():
-            shown = net._projected(place if net.hidden else 1, context)
-            if shown is not None:
-                biases[layer] = biases[layer] + flat_rows(shown, lead).mT
-        raise NotImplementedError
+    def __init__(self, like: Tensor, size: int, rows: int):
+        self.buffer = None if torch.is_grad_enabled() else like.new_empty(size, rows)
+        self.value = like.new_empty(0, rows)
+        self.count = 0
+
+    def append(self, units: Tensor, count: int) -> None:
+        first = self.count
+        self.count += count  # told, and counted here: len(tensor) takes longer than the sum
+        if self.buffer is None:
+            self.value = torch.cat((self.value, units))
+        else:
+            self.buffer[first : self.count] = units
+            self.value = self.buffer[: self.count]
+
+    def through(self, weight: Tensor, start: Tensor) -> Tensor:
+        """A linear map of the units that are known, the weights of the others left out."""
+        return torch.addmm(start, weight[:, : self.count], self.value)
+
+
+def _rows(values: Tensor, order: Tensor | None) -> Tensor:
+    return values if order is None else values[order]
+
+
+def _columns(values: Tensor, order: Tensor | None) -> Tensor:
+    return values if order is None else values[:, order]

@@ -33,7 +33,7 @@ class HasChains(Protocol):
         ``(*shape, *state)``.
         """
 
-    def chain(self, state: Tensor, steps: int) -> Tensor:
+    def chain(self, state: Tensor, num_steps: int) -> Tensor:
         """States after so many steps, without gradients."""
 
     def chain_log_weight(self, state: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class ContrastiveDivergence(Objective):
     .. math:: -\sum_b \log p^*(x_b) + \frac{B}{M} \sum_m \log p^*(\tilde x_m), \qquad
               \nabla \log Z = \mathbb E_p[\nabla \log p^*(\tilde x)]
 
-    with :math:`\tilde x` the ends of Markov chains of the distribution, after ``steps`` of its
+    with :math:`\tilde x` the ends of Markov chains of the distribution, after ``num_steps`` of its
     kernel:
 
     - from the rows of the batch, without ``chains``: contrastive divergence, CD-k (Hinton 2002);
@@ -78,7 +78,7 @@ class ContrastiveDivergence(Objective):
 
     Parameters
     ----------
-    steps : int
+    num_steps : int
         Steps of the kernel in each call.
     chains : int, optional
         Number M of persistent chains that are advanced in each call; without a context alone.
@@ -107,7 +107,7 @@ class ContrastiveDivergence(Objective):
     >>> from probgen.distributions.energy.visible import BernoulliUnits
     >>> from probgen.models.rbm import RBM
     >>> rbm = RBM(BernoulliUnits(3), hidden=2)
-    >>> loss = ContrastiveDivergence(steps=5, chains=10)(rbm.model, rbm.guide)(torch.ones(4, 3))
+    >>> loss = ContrastiveDivergence(num_steps=5, chains=10)(rbm.model, rbm.guide)(torch.ones(4, 3))
     >>> loss.backward()
     >>> rbm.weight.grad.shape
     torch.Size([3, 2])
@@ -120,14 +120,14 @@ class ContrastiveDivergence(Objective):
 
     def __init__(
         self,
-        steps: int = 1,
+        num_steps: int = 1,
         *,
         chains: int | None = None,
         pool: int | None = None,
         restart: float = 0.0,
         penalty: float = 0.0,
     ):
-        checks.at_least(1, steps=steps, **checks.given(chains=chains, pool=pool))
+        checks.at_least(1, num_steps=num_steps, **checks.given(chains=chains, pool=pool))
         checks.within("[0, 1]", restart=restart)
         checks.not_negative(penalty=penalty)
         super().__init__()
@@ -137,7 +137,7 @@ class ContrastiveDivergence(Objective):
                 f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}; give "
                 "both"
             )
-        self.steps = steps
+        self.num_steps = num_steps
         self.chains = chains
         self.pool = pool
         self.restart = restart
@@ -162,7 +162,7 @@ class ContrastiveDivergence(Objective):
         x = site["value"]
         positive = distribution.log_prob(x)
         if self.chains is None:
-            states = distribution.chain(distribution.chain_from(x), self.steps)
+            states = distribution.chain(distribution.chain_from(x), self.num_steps)
             each = distribution.chain_log_weight(states) - positive
             penalty = self._penalty(distribution, x, states)
             loss = scale_and_mask(each + penalty, site["scale"], site["mask"]).sum()
@@ -217,7 +217,7 @@ class ContrastiveDivergence(Objective):
             anew = torch.rand(self.chains, device=states.device) < self.restart
             anew = anew.reshape(-1, *[1] * (states.ndim - 1))
             states = torch.where(anew, self._fresh(distribution), states)
-        states = distribution.chain(states, self.steps)
+        states = distribution.chain(states, self.num_steps)
         if self.training:
             self.states.index_copy_(0, where, states)
         return states

@@ -24,8 +24,8 @@ class Beliefs(NamedTuple):
         Probabilities of the values at both ends of each edge ``(N, E, K, K)``.
     log_partition : Tensor
         Bethe's approximation of log Z, ``(N,)``: neither an upper nor a lower bound in general.
-    iterations : int
-        Rounds of messages.
+    n_iter : int
+        Rounds of messages that were passed.
     residual : float
         Largest change of a log message in the last round: large where messages have not settled.
     """
@@ -33,7 +33,7 @@ class Beliefs(NamedTuple):
     nodes: Tensor
     edges: Tensor
     log_partition: Tensor
-    iterations: int
+    n_iter: int
     residual: float
 
 
@@ -43,7 +43,7 @@ def belief_propagation(
     pairs: Tensor,
     edges: Tensor,
     *,
-    iterations: int = 200,
+    max_iter: int = 200,
     damping: float = 0.0,
     tol: float = 1e-6,
 ) -> Beliefs:
@@ -60,7 +60,7 @@ def belief_propagation(
         Log potentials of edges ``(E, K, K)``.
     edges : Tensor of int
         Pairs of variables ``(E, 2)``.
-    iterations : int
+    max_iter : int
         Largest number of rounds; a tree needs as many as its longest path.
     damping : float
         Share of the old log messages that is kept, in [0, 1): what makes messages settle on graphs
@@ -78,16 +78,16 @@ def belief_propagation(
     >>> found.log_partition, couple.logsumexp((1, 2))
     (tensor([2.0064]), tensor([2.0064]))
     """
-    if iterations < 1 or not 0 <= damping < 1:
+    if max_iter < 1 or not 0 <= damping < 1:
         raise ValueError(
-            f"expected iterations >= 1 and 0 <= damping < 1, got {iterations=}, {damping=}"
+            f"expected max_iter >= 1 and 0 <= damping < 1, got {max_iter=}, {damping=}"
         )
     targets, sources, tables = both_ways(edges, pairs)
     back = torch.arange(2 * len(edges), device=unary.device).roll(len(edges))
     messages = unary.new_zeros(len(unary), len(targets), unary.shape[-1])
     residual = float("inf")
     rounds = 0
-    while rounds < iterations and residual > tol:
+    while rounds < max_iter and residual > tol:
         inner = unary.index_add(1, targets, messages)[:, sources] - messages[:, back]
         new = (tables + inner.unsqueeze(-2)).logsumexp(-1).log_softmax(-1)
         new = damping * messages + (1 - damping) * new

@@ -13,7 +13,7 @@ def block_gibbs(
     v: Tensor,
     hidden: Callable[[Tensor], Tensor],
     visible: Callable[[Tensor], Tensor],
-    steps: int,
+    num_steps: int,
     free: Tensor | None = None,
 ) -> Tensor:
     r"""Ends of chains :math:`h \sim p(h \mid v),\; v \sim p(v \mid h)`, which leave p(v) invariant.
@@ -27,8 +27,8 @@ def block_gibbs(
         Starts ``(*lead, D)``; not changed.
     hidden, visible : callable
         Draw one layer given the other: ``(*lead, D) -> (*lead, H)`` and back.
-    steps : int
-        Number of sweeps over both layers.
+    num_steps : int
+        Number of Gibbs sweeps over both layers.
     free : Tensor of bool, optional
         Which entries of v are drawn, broadcastable to it; others stay.
 
@@ -39,10 +39,10 @@ def block_gibbs(
     machines, AISTATS
 
     >>> copy = lambda layer: layer
-    >>> block_gibbs(torch.tensor([1.0, 0.0]), copy, lambda h: 1 - h, steps=1, free=torch.tensor([True, False]))
+    >>> block_gibbs(torch.tensor([1.0, 0.0]), copy, lambda h: 1 - h, num_steps=1, free=torch.tensor([True, False]))
     tensor([0., 0.])
     """
-    for _ in range(steps):
+    for _ in range(num_steps):
         drawn = visible(hidden(v))
         v = drawn if free is None else torch.where(free, drawn, v)
     return v

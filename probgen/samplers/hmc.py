@@ -17,7 +17,7 @@ from probgen.samplers.langevin import LogWeight, Moved, event_sum, value_and_sco
 def hmc(
     log_weight: LogWeight,
     x: Tensor,
-    steps: int,
+    num_steps: int,
     *,
     step: float | Tensor,
     leapfrogs: int = 10,
@@ -39,7 +39,7 @@ def hmc(
         :math:`\log p^*`: ``(*lead, *event) -> (*lead,)``.
     x : Tensor
         Starts ``(*lead, *event)``; not changed.
-    steps : int
+    num_steps : int
         Number of proposals.
     step : float or Tensor
         :math:`\epsilon`, in units of x; a tensor broadcasts to x: its entries are the scales of a
@@ -62,7 +62,7 @@ def hmc(
     x = x.detach()
     value, score = value_and_score(log_weight, x)
     accepted = torch.zeros_like(value)
-    for _ in range(steps):
+    for _ in range(num_steps):
         first = torch.randn_like(x)
         first = first if free is None else torch.where(free, first, 0.0)
         other, momentum, new_value, new_score = _leapfrog(
@@ -74,7 +74,7 @@ def hmc(
         x, score = torch.where(wide(yes, x), other, x), torch.where(wide(yes, x), new_score, score)
         value = torch.where(yes, new_value, value)
         accepted = accepted + yes
-    return Moved(x, accepted / max(steps, 1))
+    return Moved(x, accepted / max(num_steps, 1))
 
 
 def _leapfrog(
@@ -103,7 +103,7 @@ def _leapfrog(
 def mala(
     log_weight: LogWeight,
     x: Tensor,
-    steps: int,
+    num_steps: int,
     *,
     step: float | Tensor,
     free: Tensor | None = None,
@@ -118,7 +118,7 @@ def mala(
 
     Parameters
     ----------
-    log_weight, x, steps, step, free
+    log_weight, x, num_steps, step, free
         As in :func:`langevin <probgen.samplers.langevin.langevin>`.
 
     References
@@ -131,14 +131,14 @@ def mala(
     >>> (ends.x.var() - 1).abs() < 0.05, ends.acceptance.mean() > 0.8
     (tensor(True), tensor(True))
     """
-    return hmc(log_weight, x, steps, step=step**0.5, leapfrogs=1, free=free)
+    return hmc(log_weight, x, num_steps, step=step**0.5, leapfrogs=1, free=free)
 
 
 @dataclass(frozen=True)
 class HMC:
     """The kernel :func:`hmc`, to be passed to models.
 
-    ``kernel(log_weight, x, steps, free) -> Moved``.
+    ``kernel(log_weight, x, num_steps, free) -> Moved``.
 
     >>> HMC(0.1, leapfrogs=3)(lambda x: -x.square().sum(-1) / 2, torch.zeros(5, 2), 3).x.shape
     torch.Size([5, 2])
@@ -153,16 +153,16 @@ class HMC:
         checks.at_least(1, leapfrogs=self.leapfrogs)
 
     def __call__(
-        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+        self, log_weight: LogWeight, x: Tensor, num_steps: int, free: Tensor | None = None
     ) -> Moved:
-        return hmc(log_weight, x, steps, step=self.step, leapfrogs=self.leapfrogs, free=free)
+        return hmc(log_weight, x, num_steps, step=self.step, leapfrogs=self.leapfrogs, free=free)
 
 
 @dataclass(frozen=True)
 class MALA:
     """The kernel :func:`mala`, to be passed to models.
 
-    ``kernel(log_weight, x, steps, free) -> Moved``.
+    ``kernel(log_weight, x, num_steps, free) -> Moved``.
 
     >>> MALA(0.1)(lambda x: -x.square().sum(-1) / 2, torch.zeros(5, 2), 3).acceptance.shape
     torch.Size([5])
@@ -175,6 +175,6 @@ class MALA:
         checks.positive(step=self.step)
 
     def __call__(
-        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+        self, log_weight: LogWeight, x: Tensor, num_steps: int, free: Tensor | None = None
     ) -> Moved:
-        return mala(log_weight, x, steps, step=self.step, free=free)
+        return mala(log_weight, x, num_steps, step=self.step, free=free)

@@ -52,7 +52,7 @@ def event_sum(value: Tensor, lead: int) -> Tensor:
 def langevin(
     log_weight: LogWeight,
     x: Tensor,
-    steps: int,
+    num_steps: int,
     *,
     step: float | Tensor,
     noise: float = 1.0,
@@ -71,7 +71,7 @@ def langevin(
         :math:`\log p^*`: ``(*lead, *event) -> (*lead,)``.
     x : Tensor
         Starts ``(*lead, *event)``; not changed.
-    steps : int
+    num_steps : int
         Number of steps.
     step : float or Tensor
         :math:`\epsilon > 0`, in squared units of x; a tensor broadcasts to x.
@@ -97,7 +97,7 @@ def langevin(
     """
     scale = noise * step**0.5
     x = x.detach()
-    for _ in range(steps):
+    for _ in range(num_steps):
         _, score = value_and_score(log_weight, x)
         score = score if clip is None else score.clamp(-clip, clip)
         other = x + step / 2 * score + scale * torch.randn_like(x)
@@ -109,7 +109,7 @@ def langevin(
 class Langevin:
     """The kernel :func:`langevin`, to be passed to models.
 
-    ``kernel(log_weight, x, steps, free) -> Moved``.
+    ``kernel(log_weight, x, num_steps, free) -> Moved``.
 
     ``adjusted`` says whether a kernel leaves the distribution invariant; this one does not, quite.
 
@@ -128,9 +128,9 @@ class Langevin:
         checks.positive(**checks.given(clip=self.clip))
 
     def __call__(
-        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+        self, log_weight: LogWeight, x: Tensor, num_steps: int, free: Tensor | None = None
     ) -> Moved:
         x = langevin(
-            log_weight, x, steps, step=self.step, noise=self.noise, clip=self.clip, free=free
+            log_weight, x, num_steps, step=self.step, noise=self.noise, clip=self.clip, free=free
         )
         return Moved(x, x.new_ones(()))

@@ -112,7 +112,7 @@ def prior_predictive(gen, *batch):
 
 
 def impute(gen, *batch):
-    return pg.impute(gen, *batch, draws=2, steps=3, compile=False).draws
+    return pg.impute(gen, *batch, draws=2, num_steps=3, compile=False).draws
 
 
 def verdict(gen, *batch):

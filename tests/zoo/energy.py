@@ -57,12 +57,12 @@ def binary(limit: int = 2**12, **options: object) -> RBM:
 def energy(**options: object) -> EnergyBasedModel:
     """Events (3,); a constant would have no gradient in a score."""
     net = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1, bias=False))
-    return EnergyBasedModel(net, (3,), steps=5, **options)
+    return EnergyBasedModel(net, (3,), num_steps=5, **options)
 
 
 def classifier() -> JointEnergyModel:
     """Events (3,), four labels."""
-    return JointEnergyModel(MLP(3, [8], 4), (3,), base=standard_normal(3), steps=5)
+    return JointEnergyModel(MLP(3, [8], 4), (3,), base=standard_normal(3), num_steps=5)
 
 
 def labeled() -> tuple:
@@ -136,7 +136,7 @@ NETWORKS = [
     ),
     Member(
         "EnergyBasedModel given a context",
-        lambda: EnergyBasedModel(Joined(), (3,), kernel=HMC(0.1, leapfrogs=2), steps=5),
+        lambda: EnergyBasedModel(Joined(), (3,), kernel=HMC(0.1, leapfrogs=2), num_steps=5),
         rows(3, context=(2,)),
         lambda: ContrastiveDivergence(2),
     ),

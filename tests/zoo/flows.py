@@ -95,15 +95,17 @@ BY_VARIABLES = [
     ),
 ]
 OWN_FLOWS = [
-    Member("Glow", lambda: Glow((1, 4, 4), steps=2, network=SMALL), rows(1, 4, 4)),
+    Member("Glow", lambda: Glow((1, 4, 4), flow_steps=2, network=SMALL), rows(1, 4, 4)),
     Member(
         "Glow given images",
-        lambda: Glow((1, 4, 4), scales=1, steps=1, network=SMALL, context=2, context_ndim=3),
+        lambda: Glow((1, 4, 4), scales=1, flow_steps=1, network=SMALL, context=2, context_ndim=3),
         rows(1, 4, 4, context=(2, 4, 4)),
     ),
     Member(
         "IntegerFlow given a context",
-        lambda: IntegerFlow((1, 4, 4), levels=4, steps=2, components=2, network=SMALL, context=2),
+        lambda: IntegerFlow(
+            (1, 4, 4), levels=4, flow_steps=2, components=2, network=SMALL, context=2
+        ),
         levels(4, 1, 4, 4, context=(2,)),
     ),
     Member("CircularFlow", lambda: CircularFlow(1, transforms=2, bins=4), rows(1)),

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 def given(**values: Any) -> dict[str, Any]:
     """The arguments that are not ``None``.
 
-    >>> given(chunk=None, steps=3)
+    >>> given(max_rows=None, steps=3)
     {'steps': 3}
     """
     return {name: value for name, value in values.items() if value is not None}

@@ -206,9 +206,9 @@ class Completing(Protocol):
 
 
 @gibbs.register(DiscreteDiffused)
-def _(distribution: DiscreteDiffused, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
-    return distribution.completed(torch.where(mask, x, torch.nan), steps)
+def _(distribution: DiscreteDiffused, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
+    return distribution.completed(torch.where(mask, x, torch.nan), num_steps)
 
 
 def _spread(start: Tensor, left: int, count: int) -> Tensor:

@@ -196,9 +196,9 @@ class GaussianDiffused(Diffused):
 
     @torch.no_grad()
     def completed(
-        self, x: Tensor, mask: Tensor, steps: int, repeats: int = 10, jump: int = 10
+        self, x: Tensor, mask: Tensor, num_steps: int, repeats: int = 10, jump: int = 10
     ) -> Tensor:
-        """Draws of the entries that are not observed, by about ``steps`` calls of the network.
+        """Draws of the entries that are not observed, by about ``num_steps`` calls of the network.
 
         RePaint.
         """
@@ -207,7 +207,7 @@ class GaussianDiffused(Diffused):
         shape = torch.broadcast_shapes(x.shape, self.shape())
         y = self.reconstruction.embed(x.nan_to_num()).expand(shape)
         mask = mask.expand(shape)
-        times = uniform_steps(max(2, steps // repeats), process.schedule, y)
+        times = uniform_steps(max(2, num_steps // repeats), process.schedule, y)
         z = self.prior().sample(shape[: len(shape) - len(self.event_shape)])
         step = lambda z, t, s: denoiser.reverse(z, t, s).sample()  # noqa: E731
         observed = lambda s: process.noised(y, torch.randn_like(y), s)  # noqa: E731
@@ -267,6 +267,6 @@ class _Frozen:
 
 
 @gibbs.register(GaussianDiffused)
-def _(distribution: GaussianDiffused, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
-    return distribution.completed(x, mask, steps)
+def _(distribution: GaussianDiffused, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
+    return distribution.completed(x, mask, num_steps)

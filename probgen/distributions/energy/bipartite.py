@@ -88,7 +88,7 @@ class Bipartite(NamedTuple):
             .sum(-1)
         )
 
-    def gibbs(self, v: Tensor, steps: int, free: Tensor | None = None) -> Tensor:
+    def gibbs(self, v: Tensor, num_steps: int, free: Tensor | None = None) -> Tensor:
         """Ends of chains of block Gibbs steps, ``(*lead, D)``."""
         hidden = Binary(self.bias)
         turned = self.weight.T
@@ -96,7 +96,7 @@ class Bipartite(NamedTuple):
             v,
             lambda v: hidden.sample(self.visible.features(v) @ self.weight),
             lambda h: self.visible.sample(h @ turned),
-            steps,
+            num_steps,
             free,
         )
 

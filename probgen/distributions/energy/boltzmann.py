@@ -122,18 +122,18 @@ class Boltzmann(BatchedDistribution):
         return torch.cat([v, above.to(like.dtype)], -1) if self.above else v
 
     @torch.no_grad()
-    def chain(self, state: Tensor, steps: int) -> Tensor:
+    def chain(self, state: Tensor, num_steps: int) -> Tensor:
         """States after so many block Gibbs steps."""
-        return self.field.gibbs(state, steps)
+        return self.field.gibbs(state, num_steps)
 
     @torch.no_grad()
-    def completed(self, x: Tensor, steps: int) -> Tensor:
+    def completed(self, x: Tensor, num_steps: int) -> Tensor:
         """Ends of chains over the missing entries (NaN) given the others: ``(*lead, *event)``."""
         v = x.flatten(x.ndim - len(self.event_shape))
         state = self.chain_afresh(torch.broadcast_shapes(v.shape[:-1], self.batch_shape))
         known = torch.cat([v, v.new_full((*v.shape[:-1], sum(self.above)), torch.nan)], -1)
         state = torch.where(known.isnan(), state, known)
-        return self._rows(self.field.gibbs(state, steps, known.isnan()))
+        return self._rows(self.field.gibbs(state, num_steps, known.isnan()))
 
     def path(self, x: Tensor | None = None) -> FieldPath:
         """Distributions from independent units to this one.
@@ -334,9 +334,9 @@ def boltzmann(
 
 
 @gibbs.register(ChainedBoltzmann)
-def _(distribution: ChainedBoltzmann, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
-    return distribution.completed(torch.where(mask, x, torch.nan), steps)
+def _(distribution: ChainedBoltzmann, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
+    return distribution.completed(torch.where(mask, x, torch.nan), num_steps)
 
 
 @conditional.register(ExactBoltzmann)

@@ -25,7 +25,7 @@ class Kernel(Protocol):
     adjusted: bool
 
     def __call__(
-        self, log_weight: LogWeight, x: Tensor, steps: int, free: Tensor | None = None
+        self, log_weight: LogWeight, x: Tensor, num_steps: int, free: Tensor | None = None
     ) -> Moved: ...
 
 
@@ -42,7 +42,7 @@ class EnergyDistribution(BatchedDistribution):
         The distribution that chains start from, with an exact density.
     kernel : Kernel
         Steps of the chains.
-    steps : int
+    num_steps : int
         Length of the chains that make draws.
     tilted : bool
         Whether ``start`` is the base :math:`p_0`.
@@ -69,7 +69,7 @@ class EnergyDistribution(BatchedDistribution):
         function: Energy,
         start: dist.TorchDistribution,
         kernel: Kernel,
-        steps: int,
+        num_steps: int,
         *,
         tilted: bool = False,
         batch_shape: torch.Size | tuple = torch.Size(),
@@ -78,7 +78,7 @@ class EnergyDistribution(BatchedDistribution):
         self.function = function
         self.start = start
         self.kernel = kernel
-        self.steps = steps
+        self.num_steps = num_steps
         self.tilted = tilted
         self.annealing = kernel if annealing is None else annealing
         self.inner = torch.broadcast_shapes(torch.Size(batch_shape), start.batch_shape)
@@ -122,9 +122,9 @@ class EnergyDistribution(BatchedDistribution):
         return self.start.expand(self.inner).sample(torch.Size(shape))
 
     @torch.no_grad()
-    def chain(self, state: Tensor, steps: int) -> Tensor:
+    def chain(self, state: Tensor, num_steps: int) -> Tensor:
         """States after so many steps of the kernel."""
-        return self.kernel(self._log_weight, state, steps).x
+        return self.kernel(self._log_weight, state, num_steps).x
 
     def chain_log_weight(self, state: Tensor) -> Tensor:
         """The log weight of states."""
@@ -135,15 +135,15 @@ class EnergyDistribution(BatchedDistribution):
         """Ends of chains: ``(*shape, *batch, *event)``."""
         extra = self.batch_shape[: len(self.batch_shape) - len(self.inner)]
         begin = self.start.expand(self.batch_shape[len(extra) :]).sample(torch.Size(shape) + extra)
-        return self.chain(begin, self.steps)
+        return self.chain(begin, self.num_steps)
 
     @torch.no_grad()
-    def completed(self, x: Tensor, steps: int) -> Tensor:
+    def completed(self, x: Tensor, num_steps: int) -> Tensor:
         """Ends of chains over the missing entries (NaN) given the others: ``(*lead, *event)``."""
         lead = self._lead(x)
         start = self.start.expand(torch.broadcast_shapes(lead, self.inner)).sample()
         free = x.isnan().expand(start.shape)
-        return self.kernel(self._log_weight, torch.where(free, start, x), steps, free).x
+        return self.kernel(self._log_weight, torch.where(free, start, x), num_steps, free).x
 
     def path(self, x: Tensor | None = None) -> GeometricPath:
         """Distributions from the start.
@@ -226,7 +226,9 @@ class GeometricPath(NamedTuple):
         r"""Log weight of states at :math:`\beta = 1`."""
         return self.distribution.log_prob(state)
 
-    def advance(self, state: Tensor, old: Tensor, new: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, state: Tensor, old: Tensor, new: Tensor, num_steps: int
+    ) -> tuple[Tensor, Tensor]:
         r"""Log weights at the new :math:`\beta` less those at the old one.
 
         And states after steps at the new one.
@@ -236,7 +238,7 @@ class GeometricPath(NamedTuple):
             return torch.lerp(self.base.log_prob(x), self.distribution.log_prob(x), new)
 
         ratio = (new - old) * (self.distribution.log_prob(state) - self.base.log_prob(state))
-        return ratio, self.kernel(between, state, steps).x if steps else state
+        return ratio, self.kernel(between, state, num_steps).x if num_steps else state
 
     def events(self, state: Tensor) -> Tensor:
         """The states are events."""
@@ -244,6 +246,6 @@ class GeometricPath(NamedTuple):
 
 
 @gibbs.register(EnergyDistribution)
-def _(distribution: EnergyDistribution, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
-    return distribution.completed(torch.where(mask, x, torch.nan), steps)
+def _(distribution: EnergyDistribution, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
+    return distribution.completed(torch.where(mask, x, torch.nan), num_steps)

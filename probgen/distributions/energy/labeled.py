@@ -29,7 +29,7 @@ class LabeledEnergy(EnergyDistribution):
         f, ``(*lead, *event) -> (*lead, K)``.
     label : Tensor or None
         y: ``(*batch,)`` numbers 0., ..., K - 1, NaN = not known; ``None``: none is.
-    start, kernel, steps, options
+    start, kernel, num_steps, options
         As in :class:`EnergyDistribution`.
 
     >>> from probgen.samplers.hmc import MALA
@@ -45,7 +45,7 @@ class LabeledEnergy(EnergyDistribution):
         label: Tensor | None,
         start: dist.TorchDistribution,
         kernel: Kernel,
-        steps: int,
+        num_steps: int,
         **options: Any,
     ):
         def energy(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class LabeledEnergy(EnergyDistribution):
         self.logits = logits
         self.label = label
         batch = torch.Size() if label is None else label.shape
-        super().__init__(energy, start, kernel, steps, batch_shape=batch, **options)
+        super().__init__(energy, start, kernel, num_steps, batch_shape=batch, **options)
 
     def label_log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x) of the labels, 0 where they are not known: ``(*batch, *event) -> (*batch,)``."""
@@ -84,6 +84,6 @@ def _chosen(values: Tensor, label: Tensor, otherwise: Tensor) -> Tensor:
 
 
 @gibbs.register(LabeledEnergy)
-def _(distribution: LabeledEnergy, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
-    return distribution.completed(torch.where(mask, x, torch.nan), steps)
+def _(distribution: LabeledEnergy, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
+    return distribution.completed(torch.where(mask, x, torch.nan), num_steps)

@@ -29,14 +29,14 @@ class EnergyModule(DistributionModule):
         kernel: Kernel = Langevin(0.01),  # noqa: B008 (immutable)
         base: DistributionModule | None = None,
         start: DistributionModule | None = None,
-        steps: int = 200,
+        num_steps: int = 200,
         annealing: Kernel = HMC(0.1),  # noqa: B008
     ):
         checks.network(net=net)
         checks.sizes(shape=shape)
         checks.function(kernel=kernel, annealing=annealing)
         checks.generative(**checks.given(base=base, start=start))
-        checks.at_least(1, steps=steps)
+        checks.at_least(1, num_steps=num_steps)
         super().__init__()
         if base is not None and start is not None:
             raise ValueError(
@@ -45,7 +45,7 @@ class EnergyModule(DistributionModule):
         self.net = net
         self.shape = torch.Size(shape)
         self.kernel = kernel
-        self.steps = steps
+        self.num_steps = num_steps
         self.annealing = annealing
         self.beside = size_beside(net, shape)
         self.tilted = base is not None

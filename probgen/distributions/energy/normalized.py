@@ -57,6 +57,6 @@ class WithConstant(BatchedDistribution):
 
 
 @gibbs.register(WithConstant)
-def _(distribution: WithConstant, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
-    return gibbs(distribution.distribution, x, mask, steps)
+def _(distribution: WithConstant, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
+    return gibbs(distribution.distribution, x, mask, num_steps)

@@ -54,7 +54,9 @@ class FieldPath(NamedTuple):
         """
         return self.field.score(state)
 
-    def advance(self, state: Tensor, old: Tensor, new: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, state: Tensor, old: Tensor, new: Tensor, num_steps: int
+    ) -> tuple[Tensor, Tensor]:
         r"""Log weights at the new :math:`\beta` less those at the old one.
 
         And states after steps at the new one.
@@ -68,9 +70,9 @@ class FieldPath(NamedTuple):
         ).sum(-1)
         chance = (new * excitation).sigmoid()
         there = self.field.tempered(self.base, new)
-        if steps:
+        if num_steps:
             hidden = (torch.rand_like(chance) < chance).to(chance.dtype)
-            state = there.gibbs(there.visible.sample(hidden @ there.weight.T), steps - 1)
+            state = there.gibbs(there.visible.sample(hidden @ there.weight.T), num_steps - 1)
         return ratio, state
 
     def events(self, state: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.distributions import Transform
 
 from probgen.distributions.flows.bijection import Bijection, Invertible
 
-Steps = Callable[[torch.Size], Generator[Transform, Tensor, None]]
+Transforms = Callable[[torch.Size], Generator[Transform, Tensor, None]]
 
 
 class AutoregressiveTransform(Invertible):
@@ -21,7 +21,7 @@ class AutoregressiveTransform(Invertible):
               r_d(x_{<d}))
 
     Two callables say the same maps: ``elements`` for all variables of a given x at once (one pass),
-    ``steps`` for one after the other while x comes into being. With running activations in the
+    ``transforms`` for one after the other while x comes into being. With running activations in the
     latter the inverse costs about one pass, where repeating passes until all variables are right
     costs D of them.
 
@@ -29,7 +29,7 @@ class AutoregressiveTransform(Invertible):
     ----------
     elements : callable
         ``x -> transform``, which acts on the entries of x, of shape ``(*batch, D)``.
-    steps : callable
+    transforms : callable
         ``lead -> generator`` that yields the transform of each variable in turn, to act on
         ``(*lead,)``, and is sent the variable's value.
     order : Tensor
@@ -46,13 +46,13 @@ class AutoregressiveTransform(Invertible):
     def __init__(
         self,
         elements: Callable[[Tensor], Transform],
-        steps: Steps,
+        transforms: Transforms,
         order: Tensor,
         density_kind: str = "exact",
     ):
         super().__init__()
         self.elements = elements
-        self.steps = steps
+        self.transforms = transforms
         self.order = order
         self.density_kind = density_kind
 
@@ -68,15 +68,15 @@ class AutoregressiveTransform(Invertible):
         return self.elements(x)(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        steps = self.steps(y.shape[:-1])
+        transforms = self.transforms(y.shape[:-1])
         found = []
         columns = y.movedim(-1, 0).contiguous().unbind(0)
-        transform = next(steps)
+        transform = next(transforms)
         for variable in self.order.tolist():
             if found:
-                transform = steps.send(found[-1])
+                transform = transforms.send(found[-1])
             found.append(transform._inverse(columns[variable]))
-        steps.close()
+        transforms.close()
         return torch.stack(found, -1)[..., self.order.argsort()]
 
 

@@ -99,7 +99,7 @@ class EntropicTransport:
     ----------
     strength : float
         :math:`\varepsilon`: small ones come near the exact assignment and need more iterations.
-    iterations : int
+    max_iter : int
         Number of Sinkhorn's iterations.
     context_weight : float, optional
         As in :class:`OptimalTransport`.
@@ -120,12 +120,12 @@ class EntropicTransport:
     """
 
     strength: float = 0.05
-    iterations: int = 30
+    max_iter: int = 30
     context_weight: float | None = None
 
     def __post_init__(self) -> None:
         checks.positive(strength=self.strength)
-        checks.at_least(1, iterations=self.iterations)
+        checks.at_least(1, max_iter=self.max_iter)
         checks.not_negative(**checks.given(context_weight=self.context_weight))
 
     def __call__(self, x: Tensor, z: Tensor, context: Tensor | None) -> Tensor:
@@ -139,7 +139,7 @@ class EntropicTransport:
         )  # a one in each row and column of the kernel: sums stay within range
         kernel = logits.exp()
         columns = torch.ones_like(logits[0])
-        for _ in range(self.iterations):
+        for _ in range(self.max_iter):
             rows = 1 / (kernel @ columns).clamp(min=_TINY)
             columns = 1 / (rows @ kernel).clamp(min=_TINY)
         shares = (kernel * columns).cumsum(1)

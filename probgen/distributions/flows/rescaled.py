@@ -203,8 +203,8 @@ def _(distribution: Rescaled, rule: Truncated) -> Rescaled:
 
 
 @gibbs.register(Rescaled)
-def _(distribution: Rescaled, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
+def _(distribution: Rescaled, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
     units = distribution.units
-    drawn = gibbs(distribution.base_dist, torch.where(mask, units(x), torch.nan), mask, steps)
+    drawn = gibbs(distribution.base_dist, torch.where(mask, units(x), torch.nan), mask, num_steps)
     return torch.where(mask, x, units.inv(drawn))

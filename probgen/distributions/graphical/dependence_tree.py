@@ -87,6 +87,7 @@ def family_counts(pairs: Tensor, parents: Tensor) -> Tensor:
     found = pairs[parents.clamp(min=0), :, children]
     alone = pairs[children, :, children].diagonal(dim1=-2, dim2=-1)
     roots = parents < 0
+    found[roots] = 0.0
     found[roots, 0] = alone[roots]
     return found
 

@@ -18,6 +18,7 @@ Scope = tuple[int, ...]
 Reduce = Callable[[Sequence[Tensor], Sequence[Scope], Scope, Scope], Tensor]
 
 _NARROW = 2**8  # below this size of the largest table no better order is looked for
+_WIDE = 2**14  # up to this size restarts take longer than the products that they would save
 _RESTARTS = 16
 _SMALL = 2**10  # up to here products are made entry by entry
 # in place of minus infinity, so that gradients are numbers; sums of many stay far below all others
@@ -67,8 +68,9 @@ def plan(
     .. math:: \sum_{x_1} \dots \sum_{x_D} \prod_f \phi_f(x_{s(f)})
 
     opt_einsum's greedy search; where that makes large tables, also elimination in the order of the
-    variables (for a grid the transfer matrix), by fewest neighbors (min-weight), and random
-    restarts of the greedy search.
+    variables (for a grid the transfer matrix) and by fewest neighbors (min-weight); where these are
+    very large too, random restarts of the greedy search. Kept by what is observed, whatever its
+    values.
 
     Parameters
     ----------
@@ -106,12 +108,17 @@ def plan(
     best = cost("greedy")
     if best.largest > _NARROW:
         orders = (tuple(range(len(levels))), _fewest_neighbors(scopes, levels))
-        others = [cost(_path(scopes, order)) for order in orders]
-        search = opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size")
+        best = _cheapest(best, *(cost(_path(scopes, order)) for order in orders))
+    if best.largest > _WIDE:
         state = random.getstate()
-        best = min([best, *others, cost(search)], key=lambda each: (each.largest, each.operations))
+        search = opt_einsum.RandomGreedy(max_repeats=_RESTARTS, minimize="size")
+        best = _cheapest(best, cost(search))
         random.setstate(state)  # the search seeds Python's generator
     return best
+
+
+def _cheapest(*plans: Plan) -> Plan:
+    return min(plans, key=lambda each: (each.largest, each.operations))
 
 
 def _costed(

@@ -99,7 +99,7 @@ def fitted_likelihoods(
     marginals: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
     targets: Mapping[str, Tensor],
     *,
-    steps: int,
+    max_iter: int,
     tol: float,
 ) -> dict[str, Tensor]:
     r"""Likelihoods under which some variables have given marginals.
@@ -117,7 +117,7 @@ def fitted_likelihoods(
         From likelihoods to the marginals of the variables, each ``(*batch, K)``.
     targets : mapping of str to Tensor
         The marginals :math:`q_v` that shall hold, ``(*batch, K)``.
-    steps : int
+    max_iter : int
         Largest number of rounds.
     tol : float
         Largest difference from a target.
@@ -134,7 +134,7 @@ def fitted_likelihoods(
     """
     found = {name: torch.ones_like(target) for name, target in targets.items()}
     gap = torch.inf
-    for _ in range(steps):
+    for _ in range(max_iter):
         for name, target in targets.items():
             now = marginals(found)[name]
             _refuse_impossible(name, target, now)
@@ -146,7 +146,7 @@ def fitted_likelihoods(
             return found
     raise ValueError(
         f"expected marginals of {tuple(targets)} that can hold together, got some that are off by "
-        f"{gap:.2g} after {steps} rounds; change them, or give more steps or a larger tol"
+        f"{gap:.2g} after {max_iter} iterations; change them, or give a larger max_iter or a larger tol"
     )
 
 

@@ -187,9 +187,9 @@ class GibbsField(BatchedDistribution):
 
 
 @gibbs.register(GibbsField)
-def _(distribution: GibbsField, x: Tensor, mask: Tensor, steps: int) -> Tensor:
-    checks.at_least(1, steps=steps)
-    return distribution.completed(torch.where(mask, x, torch.nan), steps)
+def _(distribution: GibbsField, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
+    checks.at_least(1, num_steps=num_steps)
+    return distribution.completed(torch.where(mask, x, torch.nan), num_steps)
 
 
 def _labels(x: Tensor, event_shape: torch.Size) -> Tensor:

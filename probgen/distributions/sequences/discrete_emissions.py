@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.missing import MissingAware, fill_missing
 from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute, pooled
+from probgen.distributions.support import check_columns
 from probgen.heads import distributions
 
 
@@ -62,8 +63,9 @@ class CategoricalEmission(Emission):
 
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
-        """Shares of the labels."""
+        """Shares of the labels; equal ones of a variable that is never observed in a state."""
         labels = pooled(statistics["labels"], statistics["labels"].sum((1, 2))) + self.pseudo_count
+        labels = torch.where(labels.sum(-1, keepdim=True) > 0, labels, 1.0)
         self.logits.copy_((labels / labels.sum(-1, keepdim=True)).clamp(min=1e-30).log())
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
@@ -117,14 +119,15 @@ class PoissonEmission(Emission):
 
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
-        """Mean counts."""
-        counts, entries = (
-            pooled(statistics[name], statistics["entries"].sum(1)) for name in ("counts", "entries")
-        )
-        self.log_rate.copy_((counts / entries.clamp(min=EMPTY)).clamp(min=1e-9).log())
+        """Mean counts: of all states where a state has none, the present ones where none has any."""
+        entries = statistics["entries"]
+        counts, entries = (pooled(statistics[name], entries) for name in ("counts", "entries"))
+        rates = (counts / entries.clamp(min=EMPTY)).clamp(min=1e-9).log()
+        self.log_rate.copy_(torch.where(entries > EMPTY, rates, self.log_rate.double()))
 
     def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Clusters of observations."""
+        check_columns(x, constant=True)
         from_clusters(self, x, generator)
 
     def reorder(self, order: Tensor) -> None:

@@ -118,9 +118,12 @@ def permute(module: nn.Module, order: Tensor) -> None:
 
 
 def pooled(statistic: Tensor, rows: Tensor) -> Tensor:
-    """Statistics ``(K, ...)`` with the mean over all states in place of those of states without observations."""
-    empty = rows <= EMPTY
-    return torch.where(empty.reshape(-1, *[1] * (statistic.ndim - 1)), statistic.mean(0), statistic)
+    """Statistics ``(K, ...)`` with the mean over all states in place of those without observations.
+
+    How many there are is told by ``rows``: of states ``(K,)``, or of variables in them ``(K, D)``.
+    """
+    empty = (rows <= EMPTY).reshape(*rows.shape, *[1] * (statistic.ndim - rows.ndim))
+    return torch.where(empty, statistic.mean(0), statistic)
 
 
 class Chosen(BatchedDistribution):

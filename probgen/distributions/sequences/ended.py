@@ -86,7 +86,7 @@ class Ended(BatchedDistribution):
         super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
 
     @property
-    def steps(self) -> int:
+    def length(self) -> int:
         """The largest length."""
         return self.event_shape[0]
 
@@ -131,8 +131,8 @@ class Ended(BatchedDistribution):
         its distribution given the others.
         """
         values: list[Tensor] = []
-        steps = self.inner.steps(lead)
-        distribution = next(steps, None)
+        conditionals = self.inner.conditionals(lead)
+        distribution = next(conditionals, None)
         ended: Tensor | None = None
         while distribution is not None:
             value = choose(len(values), distribution)
@@ -141,9 +141,9 @@ class Ended(BatchedDistribution):
             ended = self.is_end(value)
             values.append(value)
             done = values_are_known() and bool(ended.all())
-            distribution = None if done else sent(steps, value)
+            distribution = None if done else sent(conditionals, value)
         x = torch.stack(values, -1 - self.entry_ndim)
-        return self.cut(extended(x, self.steps, self.end, self.entry_ndim))
+        return self.cut(extended(x, self.length, self.end, self.entry_ndim))
 
     def is_end(self, x: Tensor) -> Tensor:
         """Which entries are the end token: ``(*lead, *entry) -> (*lead,)``."""
@@ -169,9 +169,9 @@ class Ended(BatchedDistribution):
 
     def tokens(self, x: Tensor, found: Ends, mask: Tensor) -> Tensor:
         """What the autoregressive distribution scores: values, the end token, NaN after it."""
-        after = over_steps(found.after(self.steps), self.entry_ndim)
+        after = over_steps(found.after(self.length), self.entry_ndim)
         tokens = torch.where(after | ~mask, torch.nan, x)
-        step = torch.arange(self.steps, device=x.device)
+        step = torch.arange(self.length, device=x.device)
         last = (step == found.length[..., None]) & ~found.open[..., None]
         return torch.where(over_steps(last, self.entry_ndim), self.end, tokens)
 
@@ -261,14 +261,14 @@ class EndedGiven(Conditioned):
 
 
 @gibbs.register(Ended)
-def _(distribution: Ended, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+def _(distribution: Ended, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
     """No gap is filled with the end: a value or the end is known to come later."""
-    checks.at_least(1, steps=steps)
+    checks.at_least(1, num_steps=num_steps)
     tokens, seen = _known_tokens(distribution, x, mask)
     whole = _whole_entries(seen, distribution.entry_ndim)
     later = whole.flip(-1).cumsum(-1).flip(-1) > 0
     barred = _barred(distribution, later & ~whole)
-    return distribution.cut(gibbs(barred, torch.where(seen, tokens, 0.0), seen, steps))
+    return distribution.cut(gibbs(barred, torch.where(seen, tokens, 0.0), seen, num_steps))
 
 
 def _known_tokens(distribution: Ended, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,7 +280,7 @@ def _known_tokens(distribution: Ended, x: Tensor, mask: Tensor) -> tuple[Tensor,
     if (
         mask
         & tokens.isnan()
-        & ~over_steps(found.after(distribution.steps), distribution.entry_ndim)
+        & ~over_steps(found.after(distribution.length), distribution.entry_ndim)
     ).any():
         raise ValueError(
             "expected observed entries of x to be numbers, got NaN where mask is True; use "
@@ -299,13 +299,15 @@ def _barred(distribution: Ended, where: Tensor) -> Autoregressive:
     new.distributions = lambda x: Barred(
         distribution.inner.distributions(x), distribution.end, where
     )
-    new.steps = lambda lead: _barred_steps(distribution.inner.steps(lead), distribution.end, where)
+    new.conditionals = lambda lead: _barred_conditionals(
+        distribution.inner.conditionals(lead), distribution.end, where
+    )
     return new
 
 
-def _barred_steps(steps: Generator, end: float, where: Tensor) -> Generator:
+def _barred_conditionals(conditionals: Generator, end: float, where: Tensor) -> Generator:
     """The distributions of one entry after the other, without the end at some of them."""
-    entry = next(steps, None)
+    entry = next(conditionals, None)
     for barred in where.unbind(-1):
         value = yield Barred(entry, end, barred)
-        entry = sent(steps, value)
+        entry = sent(conditionals, value)

@@ -58,7 +58,7 @@ class EndingMarkov(Padded):
 
     >>> import pyro.distributions as dist
     >>> emissions = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1)
-    >>> chain = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
+    >>> chain = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, length=4)
     >>> distribution = EndingMarkov(chain, torch.tensor([-20.0, 0.0]))          # the second state ends half of the time
     >>> x = distribution.sample((200,))
     >>> (x.nan_to_num(0).sum(-1) < -3).any()                # all four steps in the first state
@@ -110,7 +110,7 @@ class EndingMarkov(Padded):
         """Probabilities of the states given all steps and the end: ``(*batch, T, K)``."""
         found = posterior(*self.chain(x))
         check_possible(found.log_likelihood)
-        return found.marginals.movedim(-1, 0).reshape(*self.lead(x), self.steps, -1)
+        return found.marginals.movedim(-1, 0).reshape(*self.lead(x), self.length, -1)
 
     @takes_lists
     def most_likely_states(self, x: Tensor) -> Tensor:
@@ -123,10 +123,10 @@ class EndingMarkov(Padded):
     def draw_lengths(self, states: Tensor, found: Ends) -> Tensor:
         """Lengths given the states ``(*lead, T)``, where they are not known: ``(*lead,)``."""
         hazard = self.stop_logits.expand(*states.shape[:-1], -1).sigmoid().gather(-1, states)
-        step = torch.arange(1, self.steps + 1, device=states.device)
+        step = torch.arange(1, self.length + 1, device=states.device)
         stops = (torch.rand_like(hazard) < hazard) & (step >= found.length[..., None])
-        stops = stops | (step == self.steps)
-        first = torch.where(stops, step, self.steps).amin(-1)
+        stops = stops | (step == self.length)
+        first = torch.where(stops, step, self.length).amin(-1)
         return torch.where(found.open, first, found.length)
 
     def ends(self, x: Tensor, mask: Tensor | None = None) -> Ends:
@@ -148,7 +148,7 @@ class EndingMarkov(Padded):
         """
         x = self.whole(x)
         found = self.ends(x)
-        after = over_steps(found.after(self.steps), self.entry_ndim)
+        after = over_steps(found.after(self.length), self.entry_ndim)
         return self.chain_given(torch.where(after, torch.nan, x), found)
 
     def chain_given(self, values: Tensor, found: Ends) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,9 +161,9 @@ class EndingMarkov(Padded):
         """Log probabilities of what is known of the end, under each state: ``(T, K, R)``."""
         logits = self.stop_logits.expand(*lead, -1).reshape(-1, self.inner.states).mT
         length, is_open = (part.expand(lead).reshape(-1) for part in found)
-        step = torch.arange(1, self.steps + 1, device=length.device)[:, None]
+        step = torch.arange(1, self.length + 1, device=length.device)[:, None]
         goes_on = (step < length)[:, None]
-        stops = ((step == length) & ~is_open & (length < self.steps))[:, None]
+        stops = ((step == length) & ~is_open & (length < self.length))[:, None]
         terms = torch.where(goes_on, logsigmoid(-logits), 0.0)
         return terms + torch.where(stops, logsigmoid(logits), 0.0)
 

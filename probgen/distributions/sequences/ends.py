@@ -28,9 +28,9 @@ class Ends(NamedTuple):
     length: Tensor
     open: Tensor
 
-    def after(self, steps: int) -> Tensor:
+    def after(self, length: int) -> Tensor:
         """Which steps stand after the end of a sequence: ``(*lead, T)``."""
-        step = torch.arange(steps, device=self.length.device)
+        step = torch.arange(length, device=self.length.device)
         return (step >= self.length[..., None]) & ~self.open[..., None]
 
     def expand(self, batch: torch.Size) -> Ends:
@@ -44,17 +44,17 @@ def all_steps(x: Tensor, event_shape: torch.Size, padding: float) -> Tensor:
     >>> all_steps(torch.ones(2), torch.Size([3]), -1.0)
     tensor([ 1.,  1., -1.])
     """
-    steps, *entry = event_shape
+    length, *entry = event_shape
     dim = x.ndim - len(event_shape)
-    if dim < 0 or x.shape[dim + 1 :] != torch.Size(entry) or not 0 < x.shape[dim] <= steps:
+    if dim < 0 or x.shape[dim + 1 :] != torch.Size(entry) or not 0 < x.shape[dim] <= length:
         raise ValueError(
             f"expected x of shape (*batch, {', '.join(map(str, event_shape))}), or with fewer "
             f"steps, got {tuple(x.shape)}; time is the first event dim"
         )
-    return extended(x, steps, padding, len(entry))
+    return extended(x, length, padding, len(entry))
 
 
-def extended(x: Tensor, steps: int, padding: float, entry_ndim: int) -> Tensor:
+def extended(x: Tensor, length: int, padding: float, entry_ndim: int) -> Tensor:
     """An array with as many steps, those that it lacks at the end filled by padding.
 
     ``(*lead, t, *entry) -> (*lead, T, *entry)``.
@@ -63,9 +63,9 @@ def extended(x: Tensor, steps: int, padding: float, entry_ndim: int) -> Tensor:
     tensor([ 1.,  1., -1.])
     """
     dim = x.ndim - 1 - entry_ndim
-    if x.shape[dim] >= steps:
+    if x.shape[dim] >= length:
         return x
-    shape = (*x.shape[:dim], steps - x.shape[dim], *x.shape[dim + 1 :])
+    shape = (*x.shape[:dim], length - x.shape[dim], *x.shape[dim + 1 :])
     return torch.cat((x, x.new_full(shape, padding)), dim)
 
 

@@ -33,7 +33,7 @@ class HiddenMarkov(BatchedDistribution):
     .. math:: p(x_{1:T}) = \sum_{z_{1:T}} \pi_{z_1} \prod_{t=2}^T A_{z_{t-1} z_t} \prod_{t=1}^T p(x_t \mid z_t)
 
     Missing steps and entries (NaN) are integrated out: a step without any value adds nothing,
-    others are marginalized by the distribution of the emissions. Sequences shorter than ``steps``,
+    others are marginalized by the distribution of the emissions. Sequences shorter than ``length``,
     or padded by NaN, are scored as they are. The gradient is that of the forward-backward
     algorithm, once differentiable.
 
@@ -45,7 +45,7 @@ class HiddenMarkov(BatchedDistribution):
         Logits of the next state (last dim) given the present one: ``(*batch, K, K)``.
     emissions : TorchDistribution
         The distributions of one observation under each state: batch shape ``(*batch, K)``.
-    steps : int
+    length : int
         Length T.
     varying : bool
         Whether emissions and transitions change from step to step: batch shape ``(*batch, T, K)``
@@ -57,7 +57,7 @@ class HiddenMarkov(BatchedDistribution):
     Rabiner (1989), A tutorial on hidden Markov models, https://doi.org/10.1109/5.18626
 
     >>> emissions = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1)
-    >>> distribution = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, steps=4)
+    >>> distribution = HiddenMarkov(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), emissions, length=4)
     >>> x = torch.tensor([-1.0, torch.nan, 1.1, 0.9])
     >>> distribution.most_likely_states(x), distribution.smooth(x)[1]
     (tensor([0, 0, 1, 1]), tensor([0.5000, 0.5000]))
@@ -68,13 +68,13 @@ class HiddenMarkov(BatchedDistribution):
         initial_logits: Tensor,
         transition_logits: Tensor,
         emissions: dist.TorchDistribution,
-        steps: int,
+        length: int,
         *,
         varying: bool = False,
     ):
         states = initial_logits.shape[-1]
         own = emissions.batch_shape
-        expected = ((steps,) if varying else ()) + (states,)
+        expected = ((length,) if varying else ()) + (states,)
         given = own[-len(expected) :], transition_logits.shape[-2:]
         if given != (expected, (states, states)):
             raise ValueError(
@@ -87,7 +87,7 @@ class HiddenMarkov(BatchedDistribution):
         self.initial = initial_logits.log_softmax(-1)
         self.transition = transition_logits.log_softmax(-1)
         self.emissions = emissions
-        self.steps = steps
+        self.length = length
         self.states = states
         self.varying = varying
         self._own = own[: len(own) - len(expected)]
@@ -95,7 +95,7 @@ class HiddenMarkov(BatchedDistribution):
             self.initial.shape[:-1], self.transition.shape[: -3 if varying else -2], self._own
         )
         super().__init__(
-            torch.Size(batch), torch.Size([steps]) + emissions.event_shape, validate_args=False
+            torch.Size(batch), torch.Size([length]) + emissions.event_shape, validate_args=False
         )
 
     @property
@@ -131,8 +131,8 @@ class HiddenMarkov(BatchedDistribution):
         And the states that emitted them ``(*sample, *batch, T)``.
         """
         shape = torch.Size(sample_shape) + self.batch_shape
-        states = draw_chain(*self._markov(shape, self.steps), self.steps).mT.reshape(
-            *shape, self.steps
+        states = draw_chain(*self._markov(shape, self.length), self.length).mT.reshape(
+            *shape, self.length
         )
         return self._emit(self.emissions, states), states
 
@@ -225,8 +225,8 @@ class HiddenMarkov(BatchedDistribution):
         return mean.squeeze(dim), variance
 
     @torch.no_grad()
-    def forecast(self, x: Tensor, steps: int) -> HiddenMarkov:
-        """The distribution of the next ``steps`` observations given ``x`` so far.
+    def forecast(self, x: Tensor, length: int) -> HiddenMarkov:
+        """The distribution of the next ``length`` observations given ``x`` so far.
 
         Batch shape that of x. A list of sequences is gone on with from the end of each.
 
@@ -241,7 +241,7 @@ class HiddenMarkov(BatchedDistribution):
             )
         now = last_of(self.filter(x), x, -2)
         following = (now[..., None, :] @ self.transition.exp())[..., 0, :]
-        return HiddenMarkov(following.log(), self.transition, self.emissions, steps)
+        return HiddenMarkov(following.log(), self.transition, self.emissions, length)
 
     def log_emissions(self, x: Tensor) -> Tensor:
         r"""Log densities :math:`\log p(x_t \mid z_t = k)`.
@@ -253,7 +253,7 @@ class HiddenMarkov(BatchedDistribution):
         x = x.reshape(*[1] * (len(self.batch_shape) + len(self.event_shape) - x.ndim), *x.shape)
         if self.varying:
             missing = x.new_full(
-                (*x.shape[: x.ndim - event - 1], self.steps - time, *x.shape[x.ndim - event :]),
+                (*x.shape[: x.ndim - event - 1], self.length - time, *x.shape[x.ndim - event :]),
                 torch.nan,
             )
             values = self._of_states(torch.cat([x, missing], -1 - event))
@@ -297,9 +297,9 @@ class HiddenMarkov(BatchedDistribution):
         emission = emission.expand(time, *lead, self.states).reshape(time, -1, self.states).mT
         return *self._markov(lead, time), emission
 
-    def _markov(self, lead: torch.Size, steps: int) -> tuple[Tensor, Tensor]:
+    def _markov(self, lead: torch.Size, length: int) -> tuple[Tensor, Tensor]:
         initial = self.initial.expand(*lead, -1).reshape(-1, self.states).mT
-        each = self.transition.movedim(-3, 0)[1:steps] if self.varying else self.transition[None]
+        each = self.transition.movedim(-3, 0)[1:length] if self.varying else self.transition[None]
         own = each.shape[1:-2]
         square = (self.states, self.states)
         each = (
@@ -318,7 +318,7 @@ class HiddenMarkov(BatchedDistribution):
         """
         check_event(x, self.event_shape[1:])
         dim = x.ndim - len(self.event_shape)
-        if dim < 0 or not 1 <= x.shape[dim] <= self.steps:
+        if dim < 0 or not 1 <= x.shape[dim] <= self.length:
             raise ValueError(
                 f"expected x of shape (*batch, {', '.join(map(str, self.event_shape))}), or with "
                 "fewer steps, got "

@@ -74,13 +74,13 @@ class WithLength(Padded):
         least: int = 1,
         padding: float = math.nan,
     ):
-        steps = inner.event_shape[0]
+        longest = inner.event_shape[0]
         count = logits.shape[-1]
-        if not 0 <= least <= steps or count != steps - least + 1:
+        if not 0 <= least <= longest or count != longest - least + 1:
             raise ValueError(
-                f"expected logits of the lengths {least} to {steps}, the steps of the "
+                f"expected logits of the lengths {least} to {longest}, the steps of the "
                 f"distribution, got {count}; give "
-                f"{steps - least + 1}"
+                f"{longest - least + 1}"
             )
         self.inner = inner
         self.logits = logits
@@ -120,7 +120,7 @@ class WithLength(Padded):
         """Which lengths ``least``, ..., T_max agree with what is known: ``(*lead, L)``."""
         length = found.length[..., None]
         is_open = found.open[..., None]
-        every = torch.arange(self.least, self.steps + 1, device=length.device)
+        every = torch.arange(self.least, self.length + 1, device=length.device)
         return torch.where(is_open, every >= length, every == length)
 
     def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
@@ -143,7 +143,7 @@ class WithLength(Padded):
 
     def without_padding(self, x: Tensor, found: Ends) -> Tensor:
         """Sequences with NaN after their ends, as the distribution of their values takes them."""
-        return torch.where(over_steps(found.after(self.steps), self.entry_ndim), torch.nan, x)
+        return torch.where(over_steps(found.after(self.length), self.entry_ndim), torch.nan, x)
 
 
 def _check_least(wrong: Tensor, least: int) -> None:
@@ -215,11 +215,11 @@ class LengthGiven(Conditioned):
 
 
 @gibbs.register(WithLength)
-def _(distribution: WithLength, x: Tensor, mask: Tensor, steps: int) -> Tensor:
+def _(distribution: WithLength, x: Tensor, mask: Tensor, num_steps: int) -> Tensor:
     """Lengths are drawn exactly, gaps by the chain of the distribution of the values."""
-    checks.at_least(1, steps=steps)
+    checks.at_least(1, num_steps=num_steps)
     given = LengthGiven(distribution, x, mask)
-    state = gibbs(distribution.inner, torch.where(given.mask, x, 0.0), given.mask, steps)
+    state = gibbs(distribution.inner, torch.where(given.mask, x, 0.0), given.mask, num_steps)
     return distribution.cut(state, given.draw_lengths())
 
 

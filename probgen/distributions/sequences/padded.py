@@ -31,7 +31,7 @@ class Padded(BatchedDistribution):
     padding: float
 
     @property
-    def steps(self) -> int:
+    def length(self) -> int:
         """The largest length."""
         return self.event_shape[0]
 
@@ -62,7 +62,7 @@ class Padded(BatchedDistribution):
 
     def cut(self, x: Tensor, length: Tensor) -> Tensor:
         """Sequences ``(*lead, T, *entry)`` with padding after so many steps ``(*lead,)``."""
-        after = Ends(length, torch.zeros_like(length, dtype=torch.bool)).after(self.steps)
+        after = Ends(length, torch.zeros_like(length, dtype=torch.bool)).after(self.length)
         return torch.where(over_steps(after, self.entry_ndim), self.padding, x)
 
     def whole(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Padded(BatchedDistribution):
         """Where sequences end of which some entries are observed, and which of these are values."""
         x, mask = torch.broadcast_tensors(x, mask)
         found = self.ends(x, mask)
-        return found, mask & ~over_steps(found.after(self.steps), self.entry_ndim)
+        return found, mask & ~over_steps(found.after(self.length), self.entry_ndim)
 
 
 @observed.register(Padded)

@@ -31,7 +31,7 @@ class StateSpace(BatchedDistribution):
               q_t \sim N(0, Q), \; r_t \sim N(0, R)
 
     A joint normal distribution, of which only blocks of the size of a state are computed. Missing
-    entries and steps (NaN) are integrated out; sequences shorter than ``steps``, or padded by NaN,
+    entries and steps (NaN) are integrated out; sequences shorter than ``length``, or padded by NaN,
     are scored as they are.
 
     Parameters
@@ -39,7 +39,7 @@ class StateSpace(BatchedDistribution):
     system : System
         The parameters. The initial mean may be ``(*batch, k)``, the initial covariance ``(*batch,
         k, k)``.
-    steps : int
+    length : int
         Length T.
 
     References
@@ -48,7 +48,7 @@ class StateSpace(BatchedDistribution):
     https://doi.org/10.2514/3.3166
 
     >>> one = torch.ones(1, 1)
-    >>> walk = StateSpace(System(one, one, one, one, torch.zeros(1), one), steps=3)      # a random walk with noise
+    >>> walk = StateSpace(System(one, one, one, one, torch.zeros(1), one), length=3)      # a random walk with noise
     >>> walk.smooth(torch.tensor([[0.0], [torch.nan], [3.0]]))[0][:, 0]
     tensor([0.4286, 1.2857, 2.1429])
     """
@@ -56,7 +56,7 @@ class StateSpace(BatchedDistribution):
     batched = {"system": 0}
     support = constraints.independent(constraints.real, 2)
 
-    def __init__(self, system: System, steps: int):
+    def __init__(self, system: System, length: int):
         dims, states = system.emission.shape[-2:]
         if system.transition.shape != (states, states) or system.initial_mean.shape[-1] != states:
             raise ValueError(
@@ -66,9 +66,9 @@ class StateSpace(BatchedDistribution):
                 f"{tuple(system.initial_mean.shape)}"
             )
         self.system = system
-        self.steps = steps
+        self.length = length
         batch = broadcast_shape(system.initial_mean.shape[:-1], system.initial_cov.shape[:-2])
-        super().__init__(torch.Size(batch), torch.Size([steps, dims]), validate_args=False)
+        super().__init__(torch.Size(batch), torch.Size([length, dims]), validate_args=False)
 
     @property
     def like(self) -> Tensor:
@@ -101,10 +101,10 @@ class StateSpace(BatchedDistribution):
         first, move, noise = roots
         mean = system.initial_mean
         drawn = torch.randn(
-            *shape, self.steps, mean.shape[-1], dtype=mean.dtype, device=mean.device
+            *shape, self.length, mean.shape[-1], dtype=mean.dtype, device=mean.device
         )
         states = [mean + (first @ drawn[..., 0, :, None])[..., 0]]
-        for step in range(1, self.steps):
+        for step in range(1, self.length):
             states.append(states[-1] @ system.transition.mT + drawn[..., step, :] @ move.mT)
         path = torch.stack(states, -2)
         around = path @ system.emission.mT
@@ -170,8 +170,8 @@ class StateSpace(BatchedDistribution):
         own = self.moments(torch.where(x.isnan(), torch.nan, draw))[0]
         return torch.where(x.isnan(), draw + self.moments(x)[0] - own, x)
 
-    def forecast(self, x: Tensor, steps: int) -> StateSpace:
-        """The distribution of the next ``steps`` observations given ``x`` so far.
+    def forecast(self, x: Tensor, length: int) -> StateSpace:
+        """The distribution of the next ``length`` observations given ``x`` so far.
 
         Batch shape that of x. A list of sequences is gone on with from the end of each.
 
@@ -184,7 +184,7 @@ class StateSpace(BatchedDistribution):
             initial_mean=mean @ self.system.transition.mT,
             initial_cov=predicted_cov(self.system, cov),
         )
-        return StateSpace(ahead, steps)
+        return StateSpace(ahead, length)
 
     @property
     def mean(self) -> Tensor:
@@ -208,7 +208,7 @@ class StateSpace(BatchedDistribution):
         """Moments of the state at each step, before anything is observed."""
         mean = self.system.initial_mean
         cov = self.system.initial_cov
-        for _ in range(self.steps):
+        for _ in range(self.length):
             yield mean, cov
             mean = mean @ self.system.transition.mT
             cov = predicted_cov(self.system, cov)
@@ -219,9 +219,9 @@ class StateSpace(BatchedDistribution):
         ``(T, B, D)``.
         """
         check_event(x, self.event_shape[1:])
-        if x.ndim < 2 or not 1 <= x.shape[-2] <= self.steps:
+        if x.ndim < 2 or not 1 <= x.shape[-2] <= self.length:
             raise ValueError(
-                f"expected x of shape (*batch, {self.steps}, {self.event_shape[1]}), or with fewer "
+                f"expected x of shape (*batch, {self.length}, {self.event_shape[1]}), or with fewer "
                 "steps, got "
                 f"{tuple(x.shape)}; time is the first event dim"
             )
