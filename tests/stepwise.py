@@ -20,15 +20,15 @@ def all_events(distribution, levels):
 
 def terms_of_steps(distribution, x):
     """What ``distribution.terms(x)`` says, by the steps of sampling."""
-    entries, steps, terms = (
+    entries, conditionals, terms = (
         distribution.entries(x),
-        distribution.steps(x.shape[: x.ndim - len(distribution.event_shape)]),
+        distribution.conditionals(x.shape[: x.ndim - len(distribution.event_shape)]),
         [],
     )
-    given = next(steps)
+    given = next(conditionals)
     for t, entry in enumerate(entries):
         terms.append(given.log_prob(entry))
-        given = steps.send(entry) if t + 1 < len(entries) else given
+        given = conditionals.send(entry) if t + 1 < len(entries) else given
     return torch.stack(terms, -1)
 
 

@@ -22,13 +22,13 @@ def network(order=None, batch=()):
     def distributions(x):
         return dist.Bernoulli(logits=0.3 + x @ weights.T)
 
-    def steps(lead):
+    def conditionals(lead):
         sums = torch.full((*lead, T), 0.3)
         for position in range(T) if order is None else order.tolist():
             value = yield dist.Bernoulli(logits=sums[..., position])
             sums = sums + value.unsqueeze(-1) * weights[:, position]
 
-    return Autoregressive(distributions, steps, (T,), batch_shape=batch, order=order)
+    return Autoregressive(distributions, conditionals, (T,), batch_shape=batch, order=order)
 
 
 EVENTS = torch.tensor(list(itertools.product([0.0, 1.0], repeat=T)))
@@ -88,14 +88,14 @@ def test_entries_that_are_vectors():
         past = torch.cat([torch.zeros_like(x[..., :1, :]), x[..., :-1, :]], -2)
         return dist.Normal(past.mean(-1, keepdim=True).expand(x.shape), 1.0).to_event(1)
 
-    def steps(lead):
+    def conditionals(lead):
         last = torch.zeros(*lead, 3)
         for _ in range(2):
             last = yield dist.Normal(last.mean(-1, keepdim=True).expand(last.shape), 1.0).to_event(
                 1
             )
 
-    distribution = Autoregressive(distributions, steps, (2, 3), entry_ndim=1)
+    distribution = Autoregressive(distributions, conditionals, (2, 3), entry_ndim=1)
     x = torch.randn(5, 2, 3)
     first, second = dist.Normal(0.0, 1.0), dist.Normal(x[:, :1].mean(-1), 1.0)
     torch.testing.assert_close(

@@ -232,7 +232,7 @@ def test_belief_propagation_is_exact_on_trees():
     assert torch.allclose(
         found.nodes[0], distribution.marginals(torch.full((6,), torch.nan)), atol=1e-10
     )
-    assert found.iterations <= 7  # the longest path, and a round that sees no change
+    assert found.n_iter <= 7  # the longest path, and a round that sees no change
 
 
 def test_belief_propagation_on_loops_is_a_fixed_point_near_the_truth():

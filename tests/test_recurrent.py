@@ -76,8 +76,8 @@ def test_one_step_after_the_other_gives_the_distributions_of_all_steps(network):
     gen, length = model(network, 7, context=3), 7
     x, context = torch.randint(2, (2, 4, length, D)).float(), torch.randn(4, 3)
     distribution = gen(context)
-    steps = distribution.steps(torch.Size((2, 4)))
-    distributions = [next(steps), *(steps.send(x[..., t, :]) for t in range(length - 1))]
+    conditionals = distribution.conditionals(torch.Size((2, 4)))
+    distributions = [next(conditionals), *(conditionals.send(x[..., t, :]) for t in range(length - 1))]
     got = torch.stack([each.base_dist.logits for each in distributions], -2)
     torch.testing.assert_close(got, distribution.distributions(x).base_dist.logits)
 

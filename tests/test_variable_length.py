@@ -377,11 +377,11 @@ class Counting:
 def test_drawing_stops_with_the_last_sequence():
     torch.manual_seed(0)
     inner = MarkovChain(100, levels=3)()
-    inner.steps = Counting(inner.steps)
+    inner.conditionals = Counting(inner.conditionals)
     distribution = Ended(inner, 2)
     x = distribution.sample((20,))
     assert x.shape == (20, 100)
-    assert inner.steps.count == distribution.lengths(x).max() + 1 < 30
+    assert inner.conditionals.count == distribution.lengths(x).max() + 1 < 30
 
 
 @torch.no_grad()

@@ -384,6 +384,35 @@ def size_beside(net: nn.Module, shape: Sequence[int]) -> int | None:
     )
 
 
+def needs_beside(net: nn.Module) -> bool:
+    """Whether a network has to be given a context as its second argument beside events.
+
+    >>> from probgen.nn.side_by_side import SideBySide
+    >>> needs_beside(nn.Bilinear(2, 3, 1)), needs_beside(nn.Linear(2, 1))
+    (True, False)
+    >>> needs_beside(SideBySide(nn.Linear(5, 1)))  # which says so itself
+    False
+    """
+    try:
+        inspect.signature(net.forward).bind(None)
+    except TypeError:
+        return True
+    return False
+
+
+def check_given(context: Tensor | None, needed: bool, part: str) -> None:
+    """Raises ``ValueError`` where a part has to be given a context and there is none.
+
+    >>> check_given(None, True, "net")
+    Traceback (most recent call last):
+    ValueError: expected a context, which net takes as its second argument, got None; give one
+    """
+    if needed and context is None:
+        raise ValueError(
+            f"expected a context, which {part} takes as its second argument, got None; give one"
+        )
+
+
 def shape_of(size: int | str, ndim: int = 1) -> str:
     """The shape of contexts in words.
 

@@ -378,7 +378,7 @@ class BayesianNetwork(DistributionModule):
     @torch.no_grad()
     def joint(
         self,
-        x: Tensor,
+        x: Tensor | None = None,
         *nodes: str,
         context: Tensor | None = None,
         likelihood: Likelihood | None = None,
@@ -393,6 +393,11 @@ class BayesianNetwork(DistributionModule):
                  [0.0000, 0.5000]]])
         """
         x = self._as_rows(x)
+        if not all(isinstance(name, str) for name in nodes):
+            raise TypeError(
+                f"expected names of nodes one by one, got {nodes}; give network.joint(x, "
+                f"{', '.join(map(repr, self.graph.names[:2]))})"
+            )
         if not nodes or len(set(nodes)) < len(nodes):
             raise ValueError(f"expected one node or more, each once, got {nodes}; name them")
         distribution = self._discrete(context, x, likelihood)
@@ -401,8 +406,8 @@ class BayesianNetwork(DistributionModule):
     @_asked
     def probability(
         self,
-        x: Tensor,
-        event: Mapping[str, float | str],
+        x: Tensor | None = None,
+        event: Mapping[str, float | str] | None = None,
         context: Tensor | None = None,
         *,
         likelihood: Likelihood | None = None,
@@ -416,10 +421,26 @@ class BayesianNetwork(DistributionModule):
         >>> network.probability(network.row(wet=1), {"rain": 1})
         tensor([0.6923])
         """
+        asked = self._event(event)
+        table = self.joint(x, *asked, context=context, likelihood=likelihood)
+        return table[(..., *asked.values())]
+
+    def _event(self, event: Any) -> dict[str, int]:
+        """The values of an event by the names of its nodes; refuses what is none."""
+        name = self.graph.names[0]
+        how = f"give network.probability(x, {{{name!r}: 1}})"
+        if not isinstance(event, Mapping) or not event:
+            got = event if event is None or isinstance(event, Mapping) else type(event).__name__
+            raise TypeError(f"expected an event, values of nodes by their names, got {got}; {how}")
         values = self.row(**event)[0]
-        table = self.joint(x, *event, context=context, likelihood=likelihood)
-        codes = [int(values[self.graph.columns[self.graph.index(name)]]) for name in event]
-        return table[(..., *codes)]
+        codes = {name: values[self.graph.columns[self.graph.index(name)]] for name in event}
+        for name, code in codes.items():
+            if code.isnan():
+                raise ValueError(
+                    f"expected a value of node {name!r} in the event, got {event[name]}; leave the "
+                    f"node out, {how}"
+                )
+        return {name: int(code) for name, code in codes.items()}
 
     @_asked
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probgen.core.contexts import distribution_given
+from probgen.core.contexts import check_given, distribution_given
 from probgen.core.foreign import row_by_row
 from probgen.distributions.energy.continuous import EnergyDistribution
 from probgen.distributions.energy.module import EnergyModule
@@ -45,7 +45,7 @@ class EnergyBasedModel(EnergyModule):
     Raises
     ------
     ValueError
-        If both a base and a start are given.
+        If both a base and a start are given; without a context where the network needs one.
 
     References
     ----------
@@ -70,6 +70,7 @@ class EnergyBasedModel(EnergyModule):
         return self.beside
 
     def forward(self, context: Tensor | None = None) -> EnergyDistribution:
+        check_given(context, self.needs_context, "net")
         batch = torch.Size() if context is None else context.shape[:-1]
 
         def energy(x: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Glow(DistributionModule):
     Kingma, Dhariwal (2018), Glow: generative flow with invertible 1x1 convolutions,
     https://arxiv.org/abs/1807.03039
 
-    >>> glow, x = Glow((1, 8, 8), scales=2, steps=2), torch.randn(16, 1, 8, 8)
+    >>> glow, x = Glow((1, 8, 8), scales=2, flow_steps=2), torch.randn(16, 1, 8, 8)
     >>> glow.initialize(x)
     >>> glow().log_prob(x).shape, glow().sample((5,)).shape
     (torch.Size([16]), torch.Size([5, 1, 8, 8]))

@@ -87,7 +87,7 @@ ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("StopOr", "end"): ((-1.0, 0.0), "a value that ends a sequence"),
     ("VariableLength", "least"): ((0,), "empty sequences"),
     ("VariableLengthLatents", "least"): ((0,), "empty sequences"),
-    ("Autoregressive", "steps"): ((None,), "a distribution that is scored alone"),
+    ("Autoregressive", "conditionals"): ((None,), "a distribution that is scored alone"),
     ("em", "max_iter"): ((0,), "the score of the start"),
     ("em", "n_init"): ((0,), "on from the present parameters"),
     ("em", "tol"): ((0,), "as many steps as asked"),

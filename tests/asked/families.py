@@ -64,8 +64,8 @@ GOOD = {
     "FFJORD": lambda: {"dims": 2, "hidden": (4,)},
     "CircularFlow": lambda: {"dims": 2, "hidden": (4,)},
     "SphereFlow": lambda: {"transforms": 1, "hidden": (4,)},
-    "Glow": lambda: {"shape": (1, 4, 4), "scales": 1, "steps": 1},
-    "IntegerFlow": lambda: {"shape": (1, 4, 4), "levels": 4, "scales": 1, "steps": 1},
+    "Glow": lambda: {"shape": (1, 4, 4), "scales": 1, "flow_steps": 1},
+    "IntegerFlow": lambda: {"shape": (1, 4, 4), "levels": 4, "scales": 1, "flow_steps": 1},
     "BayesianGaussianMixture": lambda: {"components": 2, "dims": 2},
     "BayesianHiddenMarkovModel": lambda: {
         "states": 2,
@@ -188,7 +188,7 @@ GOOD = {
     },
     "Autoregressive": lambda: {
         "distributions": lambda x: dist.Normal(x, 1.0),
-        "steps": lambda shape: iter(()),
+        "conditionals": lambda shape: iter(()),
         "event_shape": (2,),
     },
     "StickBreaking": lambda: {"concentration": torch.ones(3)},

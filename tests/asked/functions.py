@@ -76,7 +76,7 @@ GOOD = {
     },
     "to_arviz": lambda: {"gen": program(), "*batch": (Y,), "draws": 4},
     "loo": lambda: {"data": pg.to_arviz(vae(), rows(2), draws=30), "var_name": None},
-    "impute": lambda: {"gen": mixture(), "x": rows(2), "draws": 2, "steps": 3},
+    "impute": lambda: {"gen": mixture(), "x": rows(2), "draws": 2, "num_steps": 3},
     "active_units": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 4},
     "ess": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
     "khat": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},

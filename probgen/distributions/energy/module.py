@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from probgen.core import checks
-from probgen.core.contexts import size_beside
+from probgen.core.contexts import needs_beside, size_beside
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.energy.continuous import Kernel
 from probgen.samplers.hmc import HMC
@@ -48,6 +48,7 @@ class EnergyModule(DistributionModule):
         self.num_steps = num_steps
         self.annealing = annealing
         self.beside = size_beside(net, shape)
+        self.needs_context = self.beside is None and needs_beside(net)
         self.tilted = base is not None
         self.start = (
             base if base is not None else standard_normal(*shape) if start is None else start
