@@ -8,7 +8,6 @@ names by namespace, and the time that importing takes.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import io
 import statistics
@@ -17,12 +16,36 @@ import sys
 import tokenize
 from pathlib import Path
 
+from common import command_line
+
 LIST = """
 import inspect, probgen
 print("top", len([n for n in probgen.__all__ if not inspect.ismodule(getattr(probgen, n))]))
 for name in probgen.__all__:
     if inspect.ismodule(module := getattr(probgen, name)):
         print(name, len(module.__all__))
+"""
+ENTERED = """
+import sys, torch, probgen as pg
+torch.manual_seed(0)
+x = torch.bernoulli(torch.full((64, 16), 0.5))
+vae = pg.VAE(
+    pg.core.standard_normal(2),
+    pg.heads.Bernoulli(pg.nn.MLP(2, [8], 16)),
+    pg.heads.Gaussian(pg.nn.MLP(16, [8], 4)),
+)
+gmm = pg.GaussianMixture(3, 16)
+
+def entered(name, call):
+    seen = set()
+    sys.setprofile(lambda frame, event, _: seen.add(frame.f_code) if event == "call" else None)
+    call()
+    sys.setprofile(None)
+    own = [code for code in seen if "/probgen/" in code.co_filename and code.co_name[0] != "<"]
+    print(f"{name}: {len(own)} functions in {len({code.co_filename for code in own})} files")
+
+entered("fit(vae, x, steps=1)", lambda: pg.fit(vae, x, steps=1))
+entered("log_likelihood(gmm, x)", lambda: pg.log_likelihood(gmm, x))
 """
 
 
@@ -88,14 +111,16 @@ def seconds_to_import(folder: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Prints the figures of a checkout."""
+    parser = command_line(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parents[1])
     folder = parser.parse_args().folder
     for name, value in measure(folder / "probgen").items():
         print(f"{name:32s} {value:10.1f}")
     print(f"{'seconds to import':32s} {seconds_to_import(folder):10.2f}")
-    command = [sys.executable, "-c", LIST]
-    print(subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout)
+    for program in (LIST, ENTERED):
+        command = [sys.executable, "-c", program]
+        print(subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout)
 
 
 if __name__ == "__main__":
