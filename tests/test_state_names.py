@@ -286,3 +286,23 @@ def test_columns_are_read_by_name_at_every_door(as_table):
 def test_other_columns_are_refused():
     with pytest.raises(ValueError, match="zzz"):
         pg.log_likelihood(clinic(), pd.DataFrame({"zzz": [1], "wet": ["dry"], "n": [0]}))
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "text"),
+    [
+        (
+            torch.zeros(4, 3),
+            ValueError,
+            r"a number of 'y' in each row, got an entry of shape \(3,\)",
+        ),
+        ([[1.0], [2.0, 3.0]], ValueError, r"a number of 'y' in each row, got an entry of shape"),
+        ([1.0, "two"], TypeError, "a number of 'y' in each row, got 'two'; give numbers"),
+    ],
+    ids=["several columns", "ragged entries", "text"],
+)
+def test_a_continuous_node_has_one_number_in_each_row(column, error, text):
+    network = BayesianNetwork({"y": LinearGaussian()})
+    with pytest.raises(error, match=text):
+        pg.log_likelihood(network, {"y": column})
+    assert network.rows({"y": [1.0, None]}).isnan().tolist() == [[False], [True]]

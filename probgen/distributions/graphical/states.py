@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probgen.distributions.graphical.directed_graph import Graph, one_of
+from probgen.distributions.graphical.directed_graph import Graph, did_you_mean
 
 States = dict[str, tuple[str, ...]]
 
@@ -94,7 +94,7 @@ def _by_name(name: str, value: str, states: Sequence[str] | None) -> int:
             f"{value!r}; give the code, or the network states={{'{name}': (...)}}"
         )
     if value not in states:
-        raise ValueError(f"expected a state of '{name}', {one_of(states, value)}")
+        raise ValueError(f"expected a state of '{name}', {did_you_mean(states, value)}")
     return list(states).index(value)
 
 
@@ -168,7 +168,7 @@ def _encoded(
     name: str, values: list, states: Sequence[str] | None, levels: int | None, like: Tensor
 ) -> Tensor:
     if levels is None:
-        plain = [_numbers(value, like) for value in values]
+        plain = [_numbers(name, value, like) for value in values]
         return torch.stack(plain) if plain else like
     known: dict[Any, float] = {}
     codes = []
@@ -180,11 +180,24 @@ def _encoded(
     return torch.tensor(codes, dtype=like.dtype, device=like.device).reshape(like.shape)
 
 
-def _numbers(value: Any, like: Tensor) -> Tensor:
-    """What a node of numbers has in one row: ``(width,)``."""
+def _numbers(name: str, value: Any, like: Tensor) -> Tensor:
+    """What a continuous node has in one row: ``(width,)``."""
     plain = value is None or isinstance(value, float) or type(value).__name__ == "NAType"
     number = math.nan if plain and is_missing(value) else value
-    return torch.as_tensor(number, dtype=like.dtype, device=like.device).expand(like.shape[-1])
+    width = like.shape[-1]
+    wanted = f"a number of '{name}'" if width == 1 else f"{width} numbers of '{name}'"
+    try:
+        entry = torch.as_tensor(number, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"expected {wanted} in each row, got {value!r}; give numbers, None where one is missing"
+        ) from None
+    if entry.shape not in ((), (width,)):
+        raise ValueError(
+            f"expected {wanted} in each row, got an entry of shape {tuple(entry.shape)}; "
+            "give each node a column of its own"
+        )
+    return entry.expand(width)
 
 
 def _columns(table: Any) -> dict[str, list]:
