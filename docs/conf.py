@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import inventories
 import notebooks
 
 import probgen
@@ -19,6 +20,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
@@ -28,6 +30,7 @@ extensions = [
     "families",  # _ext: the table of what each family can do
     "notebooks",  # _ext: the tutorials
     "gallery",  # _ext: small pictures with their code
+    "inventories",  # _ext: links to other libraries
 ]
 exclude_patterns = ["_ext", "_templates", "_generated", "gallery", "README.md"]
 nitpicky = False
@@ -48,7 +51,11 @@ autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings give shapes as well
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
-numpydoc_xref_param_type = False
+numpydoc_xref_param_type = True  # types of parameters are links
+numpydoc_xref_aliases = inventories.aliases()
+numpydoc_xref_ignore = "all"
+intersphinx_mapping = inventories.MAPPING
+intersphinx_cache_limit = 0  # they are written anew
 
 templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
@@ -56,9 +63,10 @@ html_title = "probgen"
 html_static_path = ["_static"]
 html_css_files = ["probgen.css"]
 html_show_sourcelink = False
+html_sidebars = {"families": [], "gallery": [], "getting_started": []}  # they have no sections
 html_theme_options = {
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],

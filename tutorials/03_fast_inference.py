@@ -210,7 +210,7 @@ figure.savefig(OUTPUT / "schools.png")
 # nucleus; mean and worst of each), and the data tell the sum of such slopes better than each of
 # them. It has many more parameters, and wants more steps. The mean field trains with
 # `compile="auto"`, the default, which times the first steps and compiles only where the others
-# repay it.
+# amortize the cost.
 
 # %%
 table = load_breast_cancer(as_frame=True)

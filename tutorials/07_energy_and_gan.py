@@ -31,7 +31,7 @@ quiet = {
     "verdict": False,
     "seed": 0,
     "compile": False,
-}  # trainings of seconds repay no compiler
+}  # trainings of seconds do not amortize compiling
 
 
 def falling(steps):
@@ -147,7 +147,7 @@ except TypeError as error:
 
 # %%
 moments = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
-film = [wide().chain_afresh((8,))]
+film = [wide().init_chains((8,))]
 for before, after in itertools.pairwise(moments):
     film.append(wide().chain(film[-1], after - before))
 halves = test[[0, 4, 8, 12, 16, 20, 24, 28]].clone()

@@ -68,11 +68,21 @@ def write(app, config) -> None:
     for dotted in found:
         text = page(dotted, importlib.import_module(dotted))
         replace(folder / f"{dotted}.rst", text)
+    entries = {f"{dotted}.{name}" for dotted in found for name in public_names(found[dotted])}
+    forget(folder, set(found) | {"index"})
+    forget(folder / "generated", entries)
     index = "API reference\n=============\n\n"
     index += "Families and the verbs of most scripts stand at the top level; parts of them in\n"
     index += "namespaces.\n\n.. toctree::\n   :maxdepth: 1\n\n"
     index += "".join(f"   {dotted}\n" for dotted in found)
     replace(folder / "index.rst", index)
+
+
+def forget(folder: Path, known: set[str]) -> None:
+    """Removes the pages that an earlier build wrote for names that are public no more."""
+    for path in folder.glob("*.rst"):
+        if path.stem not in known:
+            path.unlink()
 
 
 def replace(path: Path, text: str) -> None:
