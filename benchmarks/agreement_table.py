@@ -12,7 +12,6 @@ the same point. Differences are relative, of at least one nat.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 import pyro
 import torch
+from common import command_line
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -119,9 +119,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these programs")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="file for maxima and table")
     options = parser.parse_args()

@@ -14,13 +14,13 @@ taken in turns.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from common import command_line, in_turns
 
 from probgen.heads import Bernoulli
 from probgen.models.deep_nade import DeepNADE
@@ -62,18 +62,8 @@ def deep_nade() -> dict[str, Sampler]:
 MODELS = {"made": made, "nade": nade, "deep_nade": deep_nade}
 
 
-def seconds(sampler: Sampler, rows: int) -> float:
-    """Processor time: other work on the machine disturbs it less than the time on the wall."""
-    began = time.process_time()
-    with torch.no_grad():
-        sampler(rows)
-    return time.process_time() - began
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument(
         "--rows", type=int, nargs="+", default=[1, 4], help="samples drawn together"
@@ -92,11 +82,9 @@ def main() -> None:
     for name in arguments.only:
         samplers = MODELS[name]()
         for rows in arguments.rows:
-            samplers["incremental"](rows)  # the first call warms up
-            times = {key: [] for key in samplers}
-            for _ in range(arguments.repeats):
-                for key, sampler in samplers.items():
-                    times[key].append(seconds(sampler, rows))
+            calls = {key: partial(sampler, rows) for key, sampler in samplers.items()}
+            with torch.no_grad():
+                times = in_turns(calls, arguments.repeats)
             fast, slow = (
                 1000 * statistics.median(times[key]) / rows for key in ("incremental", "naive")
             )

@@ -18,14 +18,13 @@ DEBD sets. Each file holds ``train``, ``valid``, ``test`` of shape (N, D) with v
 
 from __future__ import annotations
 
-import argparse
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import adamw, command_line, cosine
 from torch import Tensor
 
 import probgen as pg
@@ -85,10 +84,8 @@ def train(rows: Splits, candidate: Candidate, longer: float, seed: int) -> MADE:
         rows.train,
         steps=steps,
         batch_size=BATCH,
-        optimizer=lambda p: torch.optim.AdamW(p, lr=candidate.rate, weight_decay=0.05, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, steps, 1e-5
-        ),
+        optimizer=adamw(candidate.rate, weight_decay=0.05, fused=True),
+        scheduler=cosine(steps, 1e-5),
         clip=5.0,
         ema=0.99,
         validation=rows.validation[:ROWS],
@@ -102,13 +99,9 @@ def train(rows: Splits, candidate: Candidate, longer: float, seed: int) -> MADE:
     return gen.eval()
 
 
-@torch.no_grad()
 def score(members: list[MADE], x: Tensor) -> pg.Score:
-    """Log of the mean probability of the members, row by row."""
-    values = [torch.cat([gen().log_prob(block) for block in x.split(2000)]) for gen in members]
-    return pg.Score(
-        torch.stack(values).logsumexp(0) - math.log(len(values)), "exact", measure="mass"
-    )
+    """Of the mixture of the members in equal parts: exact."""
+    return pg.log_likelihood(pg.Mixture(members), x, max_rows=2000)
 
 
 def run(name: str, rows: Splits, longer: float) -> None:
@@ -134,9 +127,7 @@ def run(name: str, rows: Splits, longer: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=PUBLISHED, default=list(PUBLISHED))
     parser.add_argument("--longer", type=float, default=1.0, help="factor on the number of steps")

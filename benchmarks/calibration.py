@@ -14,13 +14,13 @@ minutes.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
 import torch
+from common import command_line
 
 from probgen.diagnostics.calibration import Calibration, simulation_based_calibration
 from probgen.infer.nuts_nutpie import Nutpie
@@ -68,9 +68,7 @@ def report(name: str, found: Calibration, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--sims", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=63)
     parser.add_argument("--thin", type=int, default=8)

@@ -12,7 +12,6 @@ DIR holds ``binary/NAME.npz`` with arrays ``train``, ``valid``, ``test`` of zero
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line
 
 import probgen as pg
 from probgen.models.chow_liu import ChowLiu
@@ -78,9 +78,7 @@ def mixture(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="*", default=list(KNOWN))
     parser.add_argument("--components", type=int, nargs="*", default=[])

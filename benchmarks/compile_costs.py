@@ -10,7 +10,6 @@ BY_OPERATION (its slope).
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -22,12 +21,13 @@ from unittest import mock
 
 import numpy as np
 import torch
+from common import command_line
 from torch import Tensor
 from torch._inductor.utils import fresh_cache
 
 from probgen.compile import cost_model
 from probgen.compile.cost_model import Profile
-from probgen.compile.tracing import Compiled, record
+from probgen.compile.tracing import Compiled, record_operations
 from probgen.core.private_torch import load_compiler
 
 WIDTH = 8
@@ -66,7 +66,7 @@ def chain(layers: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 def built(layers: int, library: bool) -> tuple[int, float, Compiled, Tensor]:
     """Operations, seconds of an uncached compilation, the graph and its input."""
     x = torch.randn(16, WIDTH)
-    graph = Compiled(record(chain(layers), x))
+    graph = Compiled(record_operations(chain(layers), x))
     with (
         fresh_cache(),
         tempfile.TemporaryDirectory() as folder,
@@ -94,9 +94,7 @@ def tell(name: str, measured: float) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    command_line(__doc__).parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -109,8 +107,11 @@ def main() -> None:
     x = torch.randn(16, WIDTH)
     function = chain(16)
     eager = of_a_call(lambda: function(x), 20)
-    record(function, x)
-    tell("RECORDING", spent(lambda: record(function, x)) - cost_model.RUNS_OF_RECORDING * eager)
+    record_operations(function, x)
+    tell(
+        "RECORDING",
+        spent(lambda: record_operations(function, x)) - cost_model.RUNS_OF_RECORDING * eager,
+    )
 
     small = torch.ones(1)
     dispatch = of_a_call(lambda: small + small) - of_a_call(lambda: None)
@@ -138,7 +139,7 @@ def main() -> None:
     def pointwise(x: Tensor) -> Tensor:
         return ((x.exp() + 1).log() * x - x.tanh()).square().sum()
 
-    merged = Compiled(record(pointwise, wide)).build(wide, library=False)
+    merged = Compiled(record_operations(pointwise, wide)).build(wide, library=False)
     tell("MERGED", 1 - of_a_call(lambda: merged(wide), 20) / of_a_call(lambda: pointwise(wide), 20))
 
 

@@ -48,7 +48,7 @@ from probgen.core.private_torch import load_compiler
 from probgen.infer import nuts_nutpie
 from probgen.infer.log_density import LogDensity
 from probgen.train.compiled import parameter_groups, policy, step
-from probgen.train.compiled.step import Step
+from probgen.train.compiled.step import CompiledStep
 
 LEAST = 0.05  # seconds of a turn
 
@@ -130,14 +130,14 @@ def training(data: tuple[Tensor, ...], gen: Any, **options: Any) -> Built:
     """The step that ``fit`` compiles, as many in a row as it would make."""
     made = []
 
-    class Kept(Step):
+    class Kept(CompiledStep):
         def build(self, numbers: Tensor, library: bool = True) -> None:
             graph, _ = self.prepare(numbers)
             new(graph.module.code, step.MOST, random_numbers.SERIAL)
             super().build(numbers, library=False)  # as for fits of less than half a million steps
             made.append((self, numbers))
 
-    with mock.patch.object(policy, "Step", Kept):
+    with mock.patch.object(policy, "CompiledStep", Kept):
         pg.fit(gen, data, steps=3, compile=True, verdict=False, progress=False, seed=0, **options)
     one, numbers = made[-1]
     for _ in range(3):

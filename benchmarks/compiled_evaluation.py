@@ -18,7 +18,6 @@ their means.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from common import command_line
 from pyro.infer import Predictive
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
@@ -48,7 +48,7 @@ class Preparing:
 
     def __init__(self):
         self.seconds = 0.0
-        scheduling.record = self._counted(scheduling.record)
+        scheduling.record_operations = self._counted(scheduling.record_operations)
         Replay.build = self._counted(Replay.build)
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,9 +212,7 @@ def compare(title: str, peers: Peers, rounds: int, preparing: Preparing) -> None
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, default=1000)

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from common import command_line, cosine
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -31,7 +32,7 @@ from probgen.distributions.diffusion.gamma import GammaNoise
 from probgen.distributions.diffusion.mixture import MixtureNoise
 from probgen.distributions.diffusion.predictions import Epsilon
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
-from probgen.distributions.diffusion.samplers import DDIM, Ancestral, Sampler
+from probgen.distributions.diffusion.samplers import DDIM, Ancestral, ReverseSampler
 from probgen.distributions.diffusion.tables import from_betas
 from probgen.distributions.diffusion.thresholds import StaticThreshold
 from probgen.evaluate.frechet import frechet_distance
@@ -103,9 +104,6 @@ def shown(x: Tensor) -> Tensor:
 
 
 def train(gen: pg.DistributionModule, x: Tensor, options: argparse.Namespace, path: Path) -> None:
-    def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps, eta_min=1e-5)
-
     began = time.process_time()
     history = pg.fit(
         gen,
@@ -114,7 +112,7 @@ def train(gen: pg.DistributionModule, x: Tensor, options: argparse.Namespace, pa
         steps=options.steps,
         batch_size=options.batch,
         optimizer=pg.train.adam(1e-3),
-        scheduler=falling,
+        scheduler=cosine(options.steps, 1e-5),
         clip=1.0 * SIDE,
         ema=0.998,
         checkpoint=path,
@@ -142,16 +140,14 @@ def report(name: str, row: str, values: list[float]) -> None:
 
 
 @torch.no_grad()
-def draw(gen: pg.DistributionModule, sampler: Sampler, rows: int, seed: int) -> Tensor:
+def draw(gen: pg.DistributionModule, sampler: ReverseSampler, rows: int, seed: int) -> Tensor:
     torch.manual_seed(seed)
     distribution = gen().using(sampler)
     return torch.cat([distribution.sample((part,)) for part in [250] * (rows // 250)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)

@@ -15,13 +15,13 @@ rounds. Then the peak memory of sampling by 5 and by 50 steps.
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from common import command_line, in_turns, seconds, without_torchvision
 from torch import Tensor, nn
 
 import probgen as pg
@@ -138,25 +138,6 @@ def diffusers(images: Tensor) -> tuple[Callable[[], None], Callable[[], Tensor]]
     return updated(adam(net), loss), sample
 
 
-def clock(function: Callable[[], object], times: int) -> float:
-    start = time.process_time()
-    for _ in range(times):
-        function()
-    return (time.process_time() - start) / times
-
-
-def compare(
-    contestants: dict[str, Callable[[], object]], rounds: int, times: int
-) -> dict[str, list[float]]:
-    for function in contestants.values():
-        function()
-    found: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name in random.sample(list(contestants), len(contestants)):
-            found[name].append(clock(contestants[name], times))
-    return found
-
-
 def show(title: str, found: dict[str, list[float]]) -> None:
     print(f"\n{title}: ms, and as a multiple of the loop written by hand")
     for name, values in found.items():
@@ -173,34 +154,18 @@ def fit_step(images: Tensor, steps: int) -> float:
     spent = []
     for count in (1, 1 + steps):
         gen = Diffusion(network(), SHAPE)
-        start = time.process_time()
-        pg.fit(
-            gen,
-            many,
-            Denoising(),
-            steps=count,
-            batch_size=64,
-            compile=False,
-            progress=False,
-            verdict=False,
-        )
-        spent.append(time.process_time() - start)
+        fit = partial(pg.fit, gen, many, Denoising(), steps=count, batch_size=64)
+        quiet = {"compile": False, "progress": False, "verdict": False}
+        spent.append(seconds(lambda fit=fit, quiet=quiet: fit(**quiet)))
     return (spent[1] - spent[0]) / steps
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # a build without its compiled operations, which nothing here needs
-        library = torch.library.Library("torchvision", "DEF")
-        for operation in ("nms", "qnms"):
-            library.define(operation + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    without_torchvision()
     random.seed(0)
     images = torch.randn(64, *SHAPE).clamp(-1, 1)
     made = {
@@ -212,12 +177,12 @@ def main() -> None:
     both = {name: make(images) for name, make in made.items()}
     show(
         "training step, 64 images",
-        compare({n: pair[0] for n, pair in both.items()}, arguments.rounds, 4),
+        in_turns({n: pair[0] for n, pair in both.items()}, arguments.rounds, 4),
     )
     print(f"  {'probgen, fit':30s} {1000 * fit_step(images, 40):8.1f}")
     show(
         "50 DDIM steps, 16 images",
-        compare({n: pair[1] for n, pair in both.items()}, max(3, arguments.rounds // 3), 1),
+        in_turns({n: pair[1] for n, pair in both.items()}, max(3, arguments.rounds // 3)),
     )
     distribution = Diffusion(network(), SHAPE)()
     print("\npeak memory of sampling 16 images, MB:", end=" ")

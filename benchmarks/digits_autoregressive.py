@@ -15,6 +15,7 @@ import math
 from pathlib import Path
 
 import torch
+from common import adamw, command_line, cosine, ranking, save_digits
 from torch import Tensor
 
 import probgen as pg
@@ -40,19 +41,11 @@ def pixel_cnn(options: argparse.Namespace) -> PixelCNN:
 def train(gen: PixelCNN, rows: Splits, options: argparse.Namespace, seed: int) -> pg.History:
     """The averaged weights that do best on the validation rows are kept."""
 
-    def optimizer(parameters):
-        return torch.optim.AdamW(
-            parameters, lr=options.lr, weight_decay=options.decay, betas=(0.9, 0.99)
-        )
-
-    def falling(optimizer):
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-
     schedule = {
         "steps": options.steps,
         "batch_size": 50,
-        "optimizer": optimizer,
-        "scheduler": falling,
+        "optimizer": adamw(options.lr, weight_decay=options.decay, betas=(0.9, 0.99)),
+        "scheduler": cosine(options.steps),
         "clip": 20.0,
     }
     selection = {
@@ -74,22 +67,16 @@ def together(gens: list[PixelCNN], rows: Tensor) -> Tensor:
 
 def save_completions(gen: PixelCNN, rows: Tensor, path: Path) -> None:
     """Twenty digits, their upper halves, and four exact draws of the lower halves."""
-    from matplotlib import image
-
     rows = rows[:20]
     seen = rows.clone()
     seen[..., 4:, :] = torch.nan
     draws = pg.conditional(gen(), rows, ~seen.isnan()).sample((4,))
     shown = torch.cat((rows[None], seen[None].nan_to_num(4.0), draws))[:, :, 0]
-    tiles = torch.nn.functional.pad(shown, (1, 1, 1, 1), value=8.0)
-    picture = tiles.movedim(2, 1).reshape(60, 200).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    image.imsave(path, picture, cmap="gray_r", vmin=0, vmax=16)
+    save_digits(path, shown.flatten(0, 1), columns=20)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--width", type=int, default=32)
@@ -120,9 +107,7 @@ def main() -> None:
         ).mean(),
         f"these {options.models} PixelCNNs together": -together(gens, rows.test).mean(),
     }
-    print("\ntest rows, negative log-likelihood, nats per image (exact), lower is better")
-    for name, value in sorted((PUBLISHED | ours).items(), key=lambda row: -row[1]):
-        print(f"  {value:7.2f}  {name}")
+    ranking("test rows, ", PUBLISHED, ours)
     if options.completions:
         save_completions(gens[0], rows.test, options.completions)
 

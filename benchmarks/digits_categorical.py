@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from common import adamw, command_line, cosine, ranking, save_digits
 from torch import Tensor, nn
 
 import probgen as pg
@@ -95,17 +96,11 @@ def train(
     Their bound is averaged over eight draws.
     """
 
-    def optimizer(parameters):
-        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=1e-2, betas=(0.9, 0.99))
-
-    def falling(optimizer):
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-
     schedule = {
         "steps": options.steps,
         "batch_size": 50,
-        "optimizer": optimizer,
-        "scheduler": falling,
+        "optimizer": adamw(options.lr, weight_decay=1e-2, betas=(0.9, 0.99)),
+        "scheduler": cosine(options.steps),
         "clip": 20.0,
     }
     validation = rows.validation.repeat(8, 1, 1, 1)
@@ -121,21 +116,8 @@ def train(
     )
 
 
-def save_samples(gen: CategoricalDiffusion, path: Path) -> None:
-    """Forty draws."""
-    from matplotlib import image
-
-    tiles = torch.nn.functional.pad(gen().sample((40,))[:, 0], (1, 1, 1, 1), value=8.0).view(
-        4, 10, 10, 10
-    )
-    picture = tiles.movedim(2, 1).reshape(40, 100).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    image.imsave(path, picture, cmap="gray_r", vmin=0, vmax=16)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--chain", type=int, default=500, help="number T of times of the chains")
     parser.add_argument("--width", type=int, default=24)
@@ -171,10 +153,9 @@ def main() -> None:
             print(f"  test {score}", flush=True)
             table[f"diffusion of {name} labels, bound, seed {seed}"] = -score.mean
             if options.samples:
-                save_samples(gen, options.samples.with_name(f"{options.samples.name}_{name}.png"))
-    print("\ntest rows, negative log-likelihood, nats per image, lower is better")
-    for name, value in sorted(table.items(), key=lambda row: -row[1]):
-        print(f"  {value:7.2f}  {name}")
+                path = options.samples.with_name(f"{options.samples.name}_{name}.png")
+                save_digits(path, gen().sample((40,))[:, 0], columns=10)
+    ranking("test rows, ", table)
 
 
 if __name__ == "__main__":

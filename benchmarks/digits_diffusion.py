@@ -17,13 +17,12 @@ are made normal, as the best flow has them.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from common import adamw, command_line, cosine, kept
 from torch import Tensor, nn
 
 import probgen as pg
@@ -80,10 +79,6 @@ def flow(rows: Tensor) -> pg.DistributionModule:
     return pg.Quantized(Transformed(NSF(64, layers=2, hidden=(256,), dropout=0.3), marginals))
 
 
-def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01, fused=True)
-
-
 def train(
     make: Callable[[Tensor], pg.DistributionModule], steps: int
 ) -> tuple[pg.DistributionModule, str, float]:
@@ -100,8 +95,8 @@ def train(
         rows[0],
         steps=steps,
         batch_size=100,
-        optimizer=optimizer,
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        optimizer=adamw(2e-3, weight_decay=0.01, fused=True),
+        scheduler=cosine(steps),
         clip=100.0,
         ema=0.99,
         validation=rows[1].repeat(4, 1),
@@ -186,9 +181,7 @@ CONTESTANTS: dict[str, tuple[Callable[[int], dict], int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument(
         "--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME"
     )
@@ -199,15 +192,12 @@ def main() -> None:
         "--results", type=Path, help="file of results, from which they are not made again"
     )
     arguments = parser.parse_args()
-    path = arguments.results
-    done = json.loads(path.read_text()) if path is not None and path.exists() else {}
-    for name in arguments.only:
-        if name not in done:
-            run, steps = CONTESTANTS[name]
-            done[name] = run(max(1, int(steps * arguments.share)))
-            print(f"{name:30s} {done[name]}", flush=True)
-            if path is not None:
-                path.write_text(json.dumps(done, indent=1))
+
+    def made(name: str) -> dict:
+        run, steps = CONTESTANTS[name]
+        return run(max(1, int(steps * arguments.share)))
+
+    done = kept(arguments.results, arguments.only, made)
     print(
         "\ntest rows, negative log-likelihood, nats per image, lower is better; minutes of one "
         "core in training"

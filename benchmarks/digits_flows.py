@@ -12,14 +12,14 @@ normal by histograms (their determinants counted), dropout and wider networks.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import zuko
+from common import adamw, command_line, cosine, kept
 from torch import Tensor, nn
 
 import probgen as pg
@@ -93,10 +93,6 @@ CONTESTANTS: dict[str, tuple[Callable[[], pg.DistributionModule], Callable]] = {
 }
 
 
-def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01, fused=True)
-
-
 def train_and_score(name: str, steps: int) -> dict[str, float | str]:
     splits = [rows.flatten(1) for rows in pg.datasets.load_digits()]
     train, validation, test = splits
@@ -109,8 +105,8 @@ def train_and_score(name: str, steps: int) -> dict[str, float | str]:
         train,
         steps=steps,
         batch_size=100,
-        optimizer=optimizer,
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        optimizer=adamw(2e-3, weight_decay=0.01, fused=True),
+        scheduler=cosine(steps),
         clip=20.0,
         ema=0.99,
         validation=validation,
@@ -137,9 +133,7 @@ def train_and_score(name: str, steps: int) -> dict[str, float | str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument(
         "--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME"
@@ -150,14 +144,8 @@ def main() -> None:
         help="file to which figures are added, and from which they are not redone",
     )
     arguments = parser.parse_args()
-    path = arguments.results
-    done = json.loads(path.read_text()) if path is not None and path.exists() else {}
-    for name in arguments.only:
-        if name not in done:
-            done[name] = train_and_score(name, arguments.steps)
-            print(f"{name:32s} {done[name]}", flush=True)
-            if path is not None:
-                path.write_text(json.dumps(done, indent=1))
+    make = partial(train_and_score, steps=arguments.steps)
+    done = kept(arguments.results, arguments.only, make)
     print("\ntest rows, negative log-likelihood, nats per image, lower is better")
     print(f"{'':34s} bound   64 draws         minutes   (validation, 16 draws)")
     for name, row in sorted(done.items(), key=lambda item: -item[1]["64 draws"]):

@@ -20,6 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from common import adamw, command_line, cosine, ranking
 from torch import nn
 
 import probgen as pg
@@ -96,17 +97,11 @@ MODELS = {
 def train(gen: nn.Module, rows: Splits, rate: float, options: argparse.Namespace) -> pg.History:
     """Averaged weights that do best on the validation rows are kept."""
 
-    def optimizer(parameters):
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=options.decay, betas=(0.9, 0.99))
-
-    def falling(optimizer):
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-
     schedule = {
         "steps": options.steps,
         "batch_size": 100,
-        "optimizer": optimizer,
-        "scheduler": falling,
+        "optimizer": adamw(rate, weight_decay=options.decay, betas=(0.9, 0.99)),
+        "scheduler": cosine(options.steps),
         "clip": 50.0,
     }
     selection = {"ema": 0.99, "validation": rows.validation, "validate_every": 50, "patience": 8}
@@ -120,9 +115,7 @@ def train(gen: nn.Module, rows: Splits, rate: float, options: argparse.Namespace
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--only", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--hidden", type=int, default=32)
@@ -155,9 +148,7 @@ def main() -> None:
             if part == "test":
                 kind = "exact" if score.kind == "exact" else f"particles: {score.particles}"
                 ours[f"this {name}, {kind}"] = -score.mean
-    print("\ntest rows, negative log-likelihood, nats per image, lower is better")
-    for name, value in sorted((PUBLISHED | ours).items(), key=lambda row: -row[1]):
-        print(f"  {value:7.2f}  {name}")
+    ranking("test rows, ", PUBLISHED, ours)
 
 
 if __name__ == "__main__":

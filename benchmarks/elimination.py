@@ -14,17 +14,16 @@ pgmpy) are left out.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 
 import numpy as np
 import torch
+from common import command_line, timed
 
 from probgen.models.bayesian_network import BayesianNetwork
 
@@ -121,16 +120,8 @@ def einsum_log_evidence(tables: Tables, parents: Parents, row: torch.Tensor) -> 
     return float(np.log(np.einsum(*operands, [], optimize="greedy")))
 
 
-def timed(ask: Callable[[torch.Tensor], Answer], x: torch.Tensor) -> tuple[float, Answer]:
-    began = time.perf_counter()
-    answer = ask(x)
-    return time.perf_counter() - began, answer
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--nodes", type=int, default=37)
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--batch", type=int, default=2000)

@@ -11,13 +11,13 @@ processor time of the median step, once it is compiled.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from common import command_line
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -130,9 +130,7 @@ def report(title: str, hand: Callable, ours: Callable, turns: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import command_line
 from nuts_models import Problem, schools
 
 QUANTITIES = ("khat", "loo", "to_arviz")
@@ -337,9 +338,7 @@ def report(model: str, found: Mapping[str, Sequence[dict[str, Any]]]) -> list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--draws", type=int, default=1000, help="draws from guide and prior")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each peer")
     parser.add_argument("--model", choices=PROBLEMS, help="this model alone")

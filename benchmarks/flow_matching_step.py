@@ -17,13 +17,13 @@ moons, by Euler and midpoint steps. The baseline is fresh moons against fresh mo
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from common import command_line, cosine
 from torch import Tensor, nn
 from torchcfm.conditional_flow_matching import (
     ConditionalFlowMatcher,
@@ -45,18 +45,7 @@ from probgen.nn.time import TimeMLP
 from probgen.objectives.denoising import Denoising
 
 Loop = Callable[[int], None]
-
-
-def adam(parameters: object) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
-
-
-def cooling(steps: int) -> Callable:
-    """Half a cosine from the learning rate to zero.
-
-    Last iterates without the noise of the last batches.
-    """
-    return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+ADAM = pg.train.adam(1e-3)
 
 
 def theirs(
@@ -71,8 +60,8 @@ def theirs(
 
     ``cooled``: so many steps in all.
     """
-    optimizer = adam(net.parameters())
-    scheduler = cooling(cooled)(optimizer) if cooled else None
+    optimizer = ADAM(net.parameters())
+    scheduler = cosine(cooled)(optimizer) if cooled else None
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -89,7 +78,7 @@ def theirs(
 
 
 def by_hand(net: nn.Module, x: Tensor, batch: int) -> Loop:
-    optimizer = adam(net.parameters())
+    optimizer = ADAM(net.parameters())
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -112,7 +101,7 @@ def milliseconds_of_fit(
     options = {
         "steps": steps,
         "batch_size": batch,
-        "optimizer": adam,
+        "optimizer": ADAM,
         "progress": False,
         "verdict": False,
         "seed": 0,
@@ -205,8 +194,8 @@ def trained(
     options = {
         "steps": steps,
         "batch_size": 256,
-        "optimizer": adam,
-        "scheduler": cooling(steps),
+        "optimizer": ADAM,
+        "scheduler": cosine(steps),
         "seed": seed,
     }
     flows = {}
@@ -250,9 +239,7 @@ def quality(steps: int, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="0: quality alone")
     parser.add_argument("--steps", type=int, default=500, help="training steps of a round")
     parser.add_argument(

@@ -10,13 +10,13 @@ rounds in which the contestants take turns.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 import zuko
+from common import command_line, in_turns, timed
 from torch import Tensor
 
 import probgen as pg
@@ -35,20 +35,6 @@ def flows(name: str, dims: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     )
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def in_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each."""
-    for run in contestants.values():
-        run()
-    times = [{name: seconds(run) for name, run in contestants.items()} for _ in range(rounds)]
-    return {name: statistics.median(row[name] for row in times) for name in contestants}
-
-
 @torch.no_grad()
 def sampling(name: str, dims: int, rows: int, rounds: int) -> None:
     ours, theirs = flows(name, dims)
@@ -56,7 +42,8 @@ def sampling(name: str, dims: int, rows: int, rounds: int) -> None:
         "probgen": lambda: ours().sample((rows,)),
         "zuko": lambda: theirs().sample((rows,)),
     }
-    medians = in_turns(contestants, rounds)
+    found = in_turns(contestants, rounds, clock=time.perf_counter)
+    medians = {key: statistics.median(values) for key, values in found.items()}
     ratio = medians["zuko"] / medians["probgen"]
     figures = "  ".join(f"{key} {1e3 * value:8.1f} ms" for key, value in medians.items())
     print(
@@ -100,7 +87,7 @@ def training(name: str, dims: int, batch: int, steps: int, rounds: int) -> None:
             times[key].append(
                 milliseconds_of_fit(flows(name, dims)[0], x, batch, steps, key == "compiled")
             )
-        times["zuko"].append(1e3 * seconds(lambda: loop(steps)) / steps)
+        times["zuko"].append(1e3 * timed(loop, steps)[0] / steps)
     medians = {key: statistics.median(values) for key, values in times.items()}
     eager = medians["zuko"] / medians["eager"]
     ratio = medians["zuko"] / medians["compiled"]
@@ -113,9 +100,7 @@ def training(name: str, dims: int, batch: int, steps: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="training steps per round")
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 1000], help="draws at once")

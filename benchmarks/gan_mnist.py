@@ -18,13 +18,13 @@ steps.
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from functools import partial
 from pathlib import Path
 
 import torch
+from common import command_line
 from torch import Tensor, nn
 
 from probgen.core.module import standard_normal
@@ -83,9 +83,7 @@ def report(name: str, p: Tensor, proportions: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=64)

@@ -33,6 +33,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from common import command_line, cosine
 from torch import Tensor, nn
 
 from probgen.core.module import standard_normal
@@ -108,9 +109,6 @@ def train(
     gan = GAN(MLP(NOISE, [width] * 3, 2, nn.ReLU), standard_normal(NOISE))
     waves = Fourier(2 * rows)
     critic = nn.Sequential(waves, MLP(2 * rows + 128, [width] * 3, 1, partial(nn.LeakyReLU, 0.2)))
-    schedule = partial(
-        torch.optim.lr_scheduler.CosineAnnealingLR, T_max=options.steps, eta_min=options.lr / 100
-    )
     history = fit(
         gan,
         x / unit,
@@ -118,7 +116,7 @@ def train(
         steps=options.steps,
         batch_size=options.batch,
         optimizer=adam(options.lr, betas=(0.0, 0.99)),
-        scheduler=schedule,
+        scheduler=cosine(options.steps, options.lr / 100),
         ema=0.998,
         compile=options.compile,
         seed=seed,
@@ -139,9 +137,7 @@ def show(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=256)

@@ -15,13 +15,13 @@ plain loop where this was measured, so that compiled steps are to be compared wi
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 
 import torch
+from common import command_line
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -124,9 +124,7 @@ def ours(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--eager-only", action="store_true")

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from common import command_line, resident
 
 from probgen.distributions.covariance import Diagonal, Full
 from probgen.models.emissions import GaussianEmission
@@ -299,19 +300,11 @@ def alone(arguments: argparse.Namespace) -> None:
         if function == made.likelihood:
             score = value / arguments.steps
         line += f"{clock() - began:14.2f}"
-    print(line + f"{resident('VmHWM') - before:10.0f}{score:18.6f}")
-
-
-def resident(field: str) -> float:
-    """Memory of this process in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    print(line + f"{resident() - before:10.0f}{score:18.6f}")
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--form", choices=FORMS, default="full")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)

@@ -11,12 +11,12 @@ the first pixels and extrapolated.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
+from common import command_line, in_turns
 from torch import nn
 
 import probgen as pg
@@ -47,16 +47,6 @@ def models() -> dict[str, pg.DistributionModule]:
     }
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Shortest of a few runs."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
 def naive(distribution: Autoregressive, images: int, entries: int) -> None:
     """The first entries of ``distribution.naive_sample``.
 
@@ -71,9 +61,7 @@ def naive(distribution: Autoregressive, images: int, entries: int) -> None:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument(
         "--entries", type=int, default=10, help="pixels of the naive way that are timed"
@@ -91,17 +79,13 @@ def main() -> None:
     for name, gen in models().items():
         distribution = gen.eval()()
         x = distribution.sample((options.images,))
-        once = seconds(
-            lambda distribution=distribution, x=x: distribution.log_prob(x), options.repeats
-        )
-        steps = seconds(
-            lambda distribution=distribution: distribution.sample((options.images,)),
-            options.repeats,
-        )
-        part = seconds(
-            lambda distribution=distribution: naive(distribution, options.images, options.entries),
-            options.repeats,
-        )
+        ways = {
+            "once": partial(distribution.log_prob, x),
+            "steps": partial(distribution.sample, (options.images,)),
+            "part": partial(naive, distribution, options.images, options.entries),
+        }
+        found = in_turns(ways, options.repeats, clock=time.perf_counter)
+        once, steps, part = (min(found[way]) for way in ways)
         full = part * distribution.event_shape.numel() / options.entries
         print(
             f"{name:34s} {once:9.3f} {steps:8.2f} {full:8.1f} {full / steps:14.1f} "

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from common import command_line
 from torch import Tensor, nn
 
 from probgen.core.module import standard_normal
@@ -178,9 +179,7 @@ def picture(gen: InfoGAN, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--first", type=int, default=1500, help="steps of the recognizer alone")

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import adamw, command_line, cosine
 from torch import Tensor, nn
 
 import probgen as pg
@@ -151,23 +152,15 @@ def train(name: str, pieces: Splits, arguments: argparse.Namespace) -> nn.Module
     torch.manual_seed(arguments.seed)
     gen = make(dropout, WINDOW)
 
-    def optimizer(parameters):
-        return torch.optim.AdamW(
-            parameters, lr=arguments.rate, weight_decay=arguments.decay, fused=True
-        )
-
-    def falling(optimizer):
-        return torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, arguments.steps, eta_min=arguments.rate / 50
-        )
-
     path = (
         arguments.checkpoints
         / f"jsb_{name}{'_transposed' * arguments.transpose}_{arguments.seed}.safetensors"
     )
     history = pg.fit(
-        gen, pieces.train, objective(), steps=arguments.steps, batch_size=arguments.batch, optimizer=optimizer,
-        scheduler=falling, clip=300.0, ema=0.99, validation=pieces.validation, validate_every=50,
+        gen, pieces.train, objective(), steps=arguments.steps, batch_size=arguments.batch,
+        optimizer=adamw(arguments.rate, weight_decay=arguments.decay, fused=True),
+        scheduler=cosine(arguments.steps, arguments.rate / 50), clip=300.0, ema=0.99,
+        validation=pieces.validation, validate_every=50,
         patience=arguments.patience, checkpoint=path, checkpoint_every=200, resume=arguments.resume,
         compile=arguments.compile, seed=arguments.seed, verdict=False, callbacks=[tell],
     )  # fmt: skip
@@ -231,9 +224,7 @@ def independent_keys(x: Tensor) -> Bernoulli:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
         "--models",

@@ -11,13 +11,12 @@ row stands beside plain torch.
 
 from __future__ import annotations
 
-import argparse
-import resource
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from common import command_line, in_turns, resident
 from torch import Tensor, nn
 from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
@@ -95,14 +94,8 @@ def gibbs(dims: int, hidden: int) -> dict[str, Sampler]:
 
 def compare(samplers: dict[str, Sampler], x: Tensor, steps: int, turns: int) -> dict[str, float]:
     """Steps per second of each, medians over turns."""
-    rates: dict[str, list[float]] = {name: [] for name in samplers}
-    for turn in range(turns + 1):
-        for name, sampler in samplers.items():
-            began = time.process_time()
-            sampler(x, steps)
-            if turn:
-                rates[name].append(steps / (time.process_time() - began))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    found = in_turns({name: partial(run, x, steps) for name, run in samplers.items()}, turns)
+    return {name: steps / statistics.median(values) for name, values in found.items()}
 
 
 def report(title: str, rates: dict[str, float]) -> None:
@@ -122,15 +115,13 @@ def memory(sampler: Sampler, x: Tensor) -> tuple[float, float]:
     And what 10,000 steps add to it.
     """
     sampler(x, 100)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     sampler(x, 10_000)
-    return before / 1024, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return before, resident() - before
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)

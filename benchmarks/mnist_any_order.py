@@ -17,42 +17,22 @@ import math
 from pathlib import Path
 
 import torch
+from common import Deadline, adamw, command_line
 from mnist_orderings import SIDE, load
 from torch import Tensor
 
 import probgen as pg
 
 
-class Clock:
-    """Ends training when its time is up.
-
-    The learning rate falls along a cosine by the time used.
-    """
-
-    def __init__(self, minutes: float):
-        self.minutes = minutes
-        self.used = 0.0
-
-    def __call__(self, run: pg.train.Run) -> None:
-        self.used = run.history.seconds / (60 * self.minutes)
-        if self.used >= 1:
-            run.stop = f"{self.minutes:g} minutes are up"
-
-    def rate(self, step: int) -> float:
-        return min(1.0, (step + 1) / 200) * (
-            0.01 + 0.99 * math.cos(math.pi / 2 * min(self.used, 1.0)) ** 2
-        )
-
-
 def train(gen: pg.DeepNADE, rows: Tensor, options: argparse.Namespace) -> pg.History:
-    clock = Clock(options.minutes)
+    clock = Deadline(options.minutes)
     return pg.fit(
         gen,
         rows,
         steps=10**7,
         batch_size=options.batch,
-        optimizer=lambda p: torch.optim.AdamW(p, lr=options.rate, weight_decay=1e-2),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, clock.rate),
+        optimizer=adamw(options.rate, weight_decay=1e-2),
+        scheduler=clock.scheduler,
         clip=50.0,
         ema=0.998,
         callbacks=[clock],
@@ -74,9 +54,7 @@ def score(gen: pg.DeepNADE, rows: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--batch", type=int, default=128)

@@ -21,10 +21,12 @@ import math
 from pathlib import Path
 
 import torch
+import vae_mnist
+from common import adamw, command_line, ranking
 from torch import Tensor
 
 import probgen as pg
-from probgen.datasets import Splits, binarize, load_mnist
+from probgen.datasets import Splits
 from probgen.heads import Bernoulli
 from probgen.models.made import MADE
 
@@ -46,12 +48,7 @@ def scans() -> Tensor:
 
 def load(data: Path, seed: int) -> Splits:
     """As in vae_mnist.py, flattened."""
-    mnist = load_mnist(data)
-    drawn, test = (
-        binarize(x.unsqueeze(1), seed + i).flatten(1)
-        for i, x in enumerate((mnist.train_images, mnist.test_images))
-    )
-    return Splits(drawn[:-10_000], drawn[-10_000:], test)
+    return Splits(*(part.flatten(1) for part in vae_mnist.load(data, seed)))
 
 
 def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace) -> MADE:
@@ -77,9 +74,7 @@ def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace)
         rows.train,
         steps=arguments.steps,
         batch_size=arguments.batch,
-        optimizer=lambda p: torch.optim.AdamW(
-            p, lr=arguments.rate, weight_decay=arguments.decay, fused=True
-        ),
+        optimizer=adamw(arguments.rate, weight_decay=arguments.decay, fused=True),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, rate),
         clip=20.0,
         ema=0.998,
@@ -101,27 +96,20 @@ def train(order: Tensor, rows: Splits, seed: int, arguments: argparse.Namespace)
     return gen.eval()
 
 
-@torch.no_grad()
 def score(members: list[MADE], test: Tensor) -> None:
     """Every member alone, and their mixture."""
-    each = torch.stack(
-        [torch.cat([gen().log_prob(x) for x in test.split(1000)]) for gen in members]
-    )
-    mixture = pg.Score(each.logsumexp(0) - math.log(len(each)), "exact", measure="mass")
+    each = [pg.log_likelihood(gen, test, max_rows=1000) for gen in members]
+    mixture = pg.log_likelihood(pg.Mixture(members), test, max_rows=1000)
     print(f"\nstatic MNIST, {len(test):,} test rows, log p(x): {mixture}")
-    print("one member: " + ", ".join(f"{-value:.2f}" for value in each.mean(1).tolist()))
+    print("one member: " + ", ".join(f"{-member.mean:.2f}" for member in each))
     table = PUBLISHED | {
         f"mixture of {len(members)} MADEs, one raster order each (exact)": -mixture.mean
     }
-    print("\nnegative log-likelihood, nats per image, lower is better")
-    for name, value in sorted(table.items(), key=lambda row: -row[1]):
-        print(f"  {value:7.2f}  {name}")
+    ranking("", table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("mnist_orderings.safetensors"))
     parser.add_argument("--resume", action="store_true")

@@ -14,13 +14,12 @@ that the score is that of all 784 pixels, exactly.
 from __future__ import annotations
 
 import argparse
-import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pyro
 import torch
+from common import Deadline, adamw, command_line, ranking
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -72,60 +71,35 @@ def pixel_cnn(options: argparse.Namespace) -> PixelCNN:
     return PixelCNN((1, 28, 28), pg.heads.Bernoulli(), Levels(2), **sizes)
 
 
-class Clock:
-    """Ends training when its time is up.
+class Validations:
+    """A callback that prints each validation."""
 
-    The learning rate falls along a cosine by the time used, not by steps.
-    """
-
-    def __init__(self, minutes: float):
-        self.minutes = minutes
-        self.used = 0.0
+    def __init__(self) -> None:
         self.shown = 0
 
-    def __call__(self, run) -> None:
+    def __call__(self, run: pg.train.Run) -> None:
         history = run.history
-        self.used = history.seconds / (60 * self.minutes)
         if len(history.validation) > self.shown:
             step, value = history.validation[-1]
             print(f"  {step:6d} steps  {history.seconds / 60:5.1f} min  {value:.2f}", flush=True)
         self.shown = len(history.validation)
-        if self.used >= 1:
-            run.stop = f"{self.minutes:g} minutes are up"
-
-    def rate(self, step: int) -> float:
-        return min(1.0, (step + 1) / 200) * (
-            0.01 + 0.99 * math.cos(math.pi / 2 * min(self.used, 1.0)) ** 2
-        )
 
 
 def train(gen: PixelCNN, rows: Splits, options: argparse.Namespace) -> pg.History:
-    clock = Clock(options.minutes)
-
-    def optimizer(parameters):
-        return torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
-
-    def falling(optimizer):
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: clock.rate(step))
-
+    clock = Deadline(options.minutes)
+    optimizer = adamw(options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
     print("validation (1,000 rows, averaged weights), nats per image")
     return pg.fit(
-        Redrawn(gen), rows.train, steps=10**6, batch_size=options.batch, optimizer=optimizer, scheduler=falling,
-        clip=20.0, ema=0.998, validation=rows.validation[:1000], validate_every=options.every, callbacks=[clock],
+        Redrawn(gen), rows.train, steps=10**6, batch_size=options.batch, optimizer=optimizer, scheduler=clock.scheduler,
+        clip=20.0, ema=0.998, validation=rows.validation[:1000], validate_every=options.every,
+        callbacks=[clock, Validations()],
         checkpoint=options.checkpoint, checkpoint_every=options.every, resume=options.resume, compile=options.compile,
         fabric=Fabric(accelerator="cpu", devices=1, precision=options.precision), seed=0, verdict=False,
     )  # fmt: skip
 
 
-def score(gen: PixelCNN, rows: Tensor) -> pg.Score:
-    parts = [pg.log_likelihood(gen, block) for block in rows.split(250)]
-    return replace(parts[0], value=torch.cat([part.value for part in parts]))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("mnist_pixelcnn.safetensors"))
     parser.add_argument("--resume", action="store_true")
@@ -154,12 +128,9 @@ def main() -> None:
         f"{history.stopped}: {history.steps:,} steps, {spent}, "
         f"{history.seconds / history.steps * 1e3:.0f} ms a step"
     )
-    test = score(gen, rows.test)
+    test = pg.log_likelihood(gen, rows.test, max_rows=250)
     print(f"\ndynamic MNIST, {len(rows.test):,} test rows, log p(x): {test}")
-    table = PUBLISHED | {"this PixelCNN": -test.mean}
-    print("negative log-likelihood, nats per image, lower is better")
-    for name, value in sorted(table.items(), key=lambda row: -row[1]):
-        print(f"  {value:7.2f}  {name}")
+    ranking("", PUBLISHED, {"this PixelCNN": -test.mean})
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ pair of these, where only the root is asked for.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from itertools import combinations
@@ -26,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from common import command_line, timed
 
 from probgen.bif import Tables
 from probgen.graphical import read_bif, write_bif
@@ -272,12 +271,6 @@ def gap_of_modes(ours: Probgen, question: Question, one: dict, other: dict) -> f
 GAPS = {"marginals": gap_of_marginals, "joint": gap_of_joints, "mode": gap_of_modes}
 
 
-def timed(ask: Callable, question: object) -> tuple[float, object]:
-    began = time.perf_counter()
-    answer = ask(question)
-    return time.perf_counter() - began, answer
-
-
 # -- what a question about a root does not need ------------------------------------------------------
 
 
@@ -324,9 +317,7 @@ def pruned(children: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--children", type=int, default=24)
     arguments = parser.parse_args()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line
 from scipy import stats
 from torch import Tensor
 
@@ -108,7 +109,7 @@ def held_out(gen: torch.nn.Module, x: Tensor, context: Tensor | None, grid: Tens
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=1000)

@@ -14,7 +14,6 @@ sentence, or a slip (NameError, KeyError, ...) told as NotCompilable.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import signal
@@ -30,6 +29,7 @@ from unittest.mock import patch
 
 import pyro
 import torch
+from common import command_line
 from pyro import poutine
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -52,7 +52,7 @@ from probgen import (
 from probgen.core.program import Keywords, Program
 from probgen.core.runtime import evaluating
 from probgen.objectives import default_objective
-from probgen.train.compiled.step import Step
+from probgen.train.compiled.step import CompiledStep
 
 STATED = (ValueError, TypeError, NotImplementedError, NotCompilable)
 SLIPS = (
@@ -217,12 +217,12 @@ def compiles(case: Case, inductor: bool) -> str:
     """Whether the step becomes one graph, and code of inductor where that is asked for."""
     program, args = arguments(case)
 
-    def only_record(step: Step, numbers: torch.Tensor, library: bool = True) -> None:
+    def only_record(step: CompiledStep, numbers: torch.Tensor, library: bool = True) -> None:
         step.prepare(numbers)
         raise Recorded
 
     how = {"steps": 4, "compile": True, "progress": False, "seed": 0, "verdict": False}
-    with suppress(Recorded), patch.object(Step, "build", only_record):
+    with suppress(Recorded), patch.object(CompiledStep, "build", only_record):
         history = fit(program, args or None, objective_of(case), **how)
         return f"no step recorded: {history.compiled}"
     if inductor:
@@ -443,9 +443,7 @@ def unexpected(case: Case, row: Row) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these programs")
     parser.add_argument(
         "--inductor", action="store_true", help="also compile the recorded step, and run nutpie"

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from common import command_line
 from mnist_orderings import SIDE, load
 from torch import Tensor
 
@@ -84,9 +85,7 @@ def score(rbm: RBM, base: Tensor, rows: Tensor, options: argparse.Namespace) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=150_000)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import adamw, command_line, cosine
 from torch import Tensor, nn
 
 import probgen as pg
@@ -56,7 +57,7 @@ def train(rows: Tensor, dropout: float, seed: int, arguments: argparse.Namespace
     torch.manual_seed(seed)
     dims = rows.shape[1]
     steps = arguments.steps
-    head = MixtureOfGaussians(arguments.components, min_scale=arguments.min_scale)
+    head = MixtureOfGaussians(components=arguments.components, min_scale=arguments.min_scale)
     order = random_orders(1, dims, seed)
     gen = MADE(
         dims,
@@ -73,10 +74,8 @@ def train(rows: Tensor, dropout: float, seed: int, arguments: argparse.Namespace
         rows,
         steps=steps,
         batch_size=200,
-        optimizer=lambda p: torch.optim.AdamW(p, lr=8e-3, weight_decay=0.05, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, steps, 1e-5
-        ),
+        optimizer=adamw(8e-3, weight_decay=0.05, fused=True),
+        scheduler=cosine(steps, 1e-5),
         clip=5.0,
         ema=0.99,
         seed=seed,
@@ -87,10 +86,9 @@ def train(rows: Tensor, dropout: float, seed: int, arguments: argparse.Namespace
     return gen.eval()
 
 
-@torch.no_grad()
 def score(members: list[MADE], x: Tensor) -> Tensor:
     """Log of the mean density of the members, row by row."""
-    return torch.stack([gen().log_prob(x) for gen in members]).logsumexp(0) - math.log(len(members))
+    return pg.log_likelihood(pg.Mixture(members), x).value
 
 
 def standardized(rows: Tensor, by: Tensor) -> Tensor:
@@ -123,9 +121,7 @@ def fold(x: Tensor, index: int, arguments: argparse.Namespace) -> tuple[Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--members", type=int, default=6)

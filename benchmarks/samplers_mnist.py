@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import command_line, cosine
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, pad
 
@@ -80,7 +81,7 @@ def train(name: str, images: Tensor, work: Path, steps: int) -> pg.DistributionM
         steps=steps,
         batch_size=64,
         optimizer=pg.train.adam(1e-3),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        scheduler=cosine(steps),
         clip=100.0,
         ema=0.999,
         checkpoint=file_of(name, work),
@@ -196,9 +197,7 @@ def figures(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", required=True, help="folder with mnist.npz or the IDX files")
     parser.add_argument(
         "--work",

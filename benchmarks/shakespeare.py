@@ -19,6 +19,7 @@ import gzip
 from pathlib import Path
 
 import torch
+from common import command_line
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -92,9 +93,7 @@ def train(gen: Transformer, text: Tensor, levels: int, options: argparse.Namespa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--lr", type=float, default=2e-3)

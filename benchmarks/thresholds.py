@@ -11,11 +11,11 @@ as there are draws; the first row tells what other real digits have.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 import torch
+from common import command_line
 from torch import Tensor
 
 import probgen as pg
@@ -87,9 +87,7 @@ def rows_of(name: str, gen: pg.Diffusion, held_out: Tensor, counts: list[int]) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=3000, help="of training")
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 50], help="of steps")
     parser.add_argument("--markdown", type=Path, help="where to write the table")

@@ -3,11 +3,8 @@
 python benchmarks/two_sample.py --rows 10000 --features 2048 --threads 1
 """
 
-import argparse
-import resource
-import time
-
 import torch
+from common import command_line, resident, timed
 
 from probgen.evaluate import (
     classifier_two_sample_test,
@@ -24,14 +21,9 @@ from probgen.evaluate import (
 from probgen.evaluate.classifiers import Logistic, NearestNeighbors
 
 
-def timed(name, function):
-    start = time.perf_counter()
-    value = function()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{name:44s} {time.perf_counter() - start:7.2f} s   peak {peak:5.2f} GiB   {value}",
-        flush=True,
-    )
+def show(name, function):
+    seconds, value = timed(function)
+    print(f"{name:44s} {seconds:7.2f} s   peak {resident() / 2**10:5.2f} GiB   {value}", flush=True)
 
 
 def plain_frechet(x, y):
@@ -64,7 +56,7 @@ def plain_precision_recall(x, y, k=3):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--most", type=int, default=2000, help="rows of tests and exact transport")
@@ -76,29 +68,29 @@ def main():
     x = torch.randn(options.rows, options.features)
     y = 1.02 * torch.randn(options.rows, options.features)
     print(f"{options.rows} rows of {options.features} features, {options.threads} thread(s)")
-    timed("frechet_distance, value and error", lambda: frechet_distance(x, y, splits=0))
-    timed("frechet_distance, with its baseline (4 splits)", lambda: frechet_distance(x, y))
-    timed("kernel_distance, with its baseline", lambda: kernel_distance(x, y))
-    timed("sliced_wasserstein, with its baseline", lambda: sliced_wasserstein_distance(x, y))
-    timed("precision_recall", lambda: precision_recall(x, y, splits=0)[0])
-    timed("precision_recall, with its baseline (2 splits)", lambda: precision_recall(x, y)[1])
-    timed("density_coverage", lambda: density_coverage(x, y, splits=0)[1])
-    timed("copying_test", lambda: copying_test(x, y, x.flip(1)))
+    show("frechet_distance, value and error", lambda: frechet_distance(x, y, splits=0))
+    show("frechet_distance, with its baseline (4 splits)", lambda: frechet_distance(x, y))
+    show("kernel_distance, with its baseline", lambda: kernel_distance(x, y))
+    show("sliced_wasserstein, with its baseline", lambda: sliced_wasserstein_distance(x, y))
+    show("precision_recall", lambda: precision_recall(x, y, splits=0)[0])
+    show("precision_recall, with its baseline (2 splits)", lambda: precision_recall(x, y)[1])
+    show("density_coverage", lambda: density_coverage(x, y, splits=0)[1])
+    show("copying_test", lambda: copying_test(x, y, x.flip(1)))
     few = x[: options.most]
     much = y[: options.most]
-    timed(f"mmd_test, 500 permutations, {len(few)} rows", lambda: mmd_test(few, much))
-    timed(f"energy_test, 500 permutations, {len(few)} rows", lambda: energy_test(few, much))
+    show(f"mmd_test, 500 permutations, {len(few)} rows", lambda: mmd_test(few, much))
+    show(f"energy_test, 500 permutations, {len(few)} rows", lambda: energy_test(few, much))
     for classifier in (Logistic(), NearestNeighbors()):
-        timed(
+        show(
             f"classifier test, {type(classifier).__name__}, 64 features",
             lambda c=classifier: classifier_two_sample_test(
                 few[:, :64], much[:, :64], classifier=c
             ),
         )
-    timed(f"wasserstein, exact, {len(few)} rows", lambda: wasserstein_distance(few, much, splits=0))
+    show(f"wasserstein, exact, {len(few)} rows", lambda: wasserstein_distance(few, much, splits=0))
     if options.plain:
-        timed("plain Fréchet: scipy.linalg.sqrtm", lambda: plain_frechet(x, y))
-        timed("plain precision and recall: torch.cdist", lambda: plain_precision_recall(x, y))
+        show("plain Fréchet: scipy.linalg.sqrtm", lambda: plain_frechet(x, y))
+        show("plain precision and recall: torch.cdist", lambda: plain_precision_recall(x, y))
 
 
 if __name__ == "__main__":

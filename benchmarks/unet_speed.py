@@ -13,28 +13,21 @@ machine disturb those least.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from common import command_line, in_turns, without_torchvision
 from torch import nn
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:  # a build without its compiled operations, which nothing here needs
-    library = torch.library.Library("torchvision", "DEF")
-    for operation in ("nms", "qnms"):
-        library.define(operation + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-from denoising_diffusion_pytorch.denoising_diffusion_pytorch import Unet
-from diffusers import UNet2DModel
 
 from probgen.nn.unet import UNet
 
 
 def theirs(
     size: int, channels: int, width: int, multipliers: tuple[int, ...], blocks: int
-) -> UNet2DModel:
+) -> nn.Module:
+    from diffusers import UNet2DModel
+
     levels = len(multipliers)
     return UNet2DModel(
         sample_size=size,
@@ -52,6 +45,8 @@ def theirs(
 def networks(
     size: int, channels: int, width: int, multipliers: tuple[int, ...]
 ) -> dict[str, tuple[nn.Module, Callable]]:
+    from denoising_diffusion_pytorch.denoising_diffusion_pytorch import Unet
+
     x = torch.randn(64, channels, size, size)
     t = torch.rand(64)
     ours = UNet((channels, size, size), width=width, multipliers=multipliers, blocks=2)
@@ -64,15 +59,9 @@ def networks(
     }
 
 
-def seconds(net: nn.Module, run: Callable, backward: bool) -> float:
-    start = time.process_time()
-    if backward:
-        net.zero_grad(set_to_none=True)
-        run().square().mean().backward()
-    else:
-        with torch.no_grad():
-            run()
-    return time.process_time() - start
+def trained(net: nn.Module, run: Callable) -> None:
+    net.zero_grad(set_to_none=True)
+    run().square().mean().backward()
 
 
 def compare(
@@ -80,14 +69,10 @@ def compare(
 ) -> None:
     nets = networks(size, channels, width, multipliers)
     print(f"64 images of {channels} x {size} x {size}, width {width}, multipliers {multipliers}")
-    times = {name: ([], []) for name in nets}
-    for turn in range(rounds + 1):
-        for name, (net, run) in nets.items():
-            for backward in (True, False):
-                value = seconds(net, run, backward)
-                if turn:
-                    times[name][backward].append(value)
-    best = {name: (min(both[1]), min(both[0])) for name, both in times.items()}
+    calls = {(name, "training"): partial(trained, *pair) for name, pair in nets.items()}
+    calls |= {(name, "forward"): torch.no_grad()(run) for name, (_, run) in nets.items()}
+    found = {key: min(values) for key, values in in_turns(calls, rounds).items()}
+    best = {name: (found[name, "training"], found[name, "forward"]) for name in nets}
     for name, (training, forward) in best.items():
         count = sum(parameter.numel() for parameter in nets[name][0].parameters())
         ratios = training / best["probgen"][0], forward / best["probgen"][1]
@@ -100,12 +85,11 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    without_torchvision()
     torch.manual_seed(0)
     compare(28, 1, 32, (1, 2, 2), arguments.rounds)
     compare(32, 3, 32, (1, 2, 4), arguments.rounds)

@@ -11,11 +11,10 @@ nats per image. The published ones are those of teaching notebooks on the same s
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from common import adamw, command_line, cosine, ranking, save_digits
 from torch import Tensor, nn
 
 import probgen as pg
@@ -101,17 +100,11 @@ def train(gen: pg.VAE, rows: Splits, steps: int, seed: int) -> pg.History:
     The averaged weights that do best on the validation rows are kept.
     """
 
-    def optimizer(parameters):
-        return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.99))
-
-    def falling(optimizer):
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-
     schedule = {
         "steps": steps,
         "batch_size": 100,
-        "optimizer": optimizer,
-        "scheduler": falling,
+        "optimizer": adamw(1e-3, weight_decay=1e-3, betas=(0.9, 0.99)),
+        "scheduler": cosine(steps),
         "clip": 20.0,
     }
     selection = {"ema": 0.998, "validation": rows.validation, "validate_every": 100, "patience": 8}
@@ -129,27 +122,16 @@ def count_table(rows: Tensor) -> pg.heads.Categorical:
 
 def score(gen: pg.VAE, rows: Tensor, particles: int) -> pg.Score:
     """All particles of few rows at a time: the activations of the decoder stay small."""
-    parts = [
-        pg.log_likelihood(gen, block, particles=particles, max_rows=2**13)
-        for block in rows.split(16)
-    ]
-    return replace(parts[0], value=torch.cat([part.value for part in parts]))
+    return pg.log_likelihood(gen, rows, particles=particles, max_rows=2**13)
 
 
 def save_samples(gen: pg.VAE, rows: Tensor, path: Path) -> None:
     """Twelve rows of data above twelve rows of samples."""
-    from matplotlib import image
-
-    both = torch.cat((rows[:240], pg.sample(gen, 240)))
-    tiles = torch.nn.functional.pad(both[:, 0], (1, 1, 1, 1), value=8.0).view(24, 20, 10, 10)
-    picture = tiles.movedim(2, 1).reshape(240, 200).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    image.imsave(path, picture, cmap="gray_r", vmin=0, vmax=16)
+    save_digits(path, torch.cat((rows[:240], pg.sample(gen, 240)))[:, 0], columns=20)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--particles", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -176,9 +158,7 @@ def main() -> None:
             "test", arguments.particles
         ].mean,
     }
-    print("\ntest rows, negative log-likelihood, nats per image, lower is better")
-    for name, value in sorted((PUBLISHED | ours).items(), key=lambda row: -row[1]):
-        print(f"  {value:7.2f}  {name}")
+    ranking("test rows, ", PUBLISHED, ours)
     if arguments.samples:
         save_samples(gen, rows.train, arguments.samples)
 

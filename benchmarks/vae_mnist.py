@@ -14,11 +14,10 @@ draws of the same images.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from common import command_line, cosine, ranking
 from torch import Tensor, nn
 
 import probgen as pg
@@ -98,16 +97,11 @@ def train(
     """One phase: the learning rate falls from the first to the second of ``rates`` along a cosine."""
     each = -(-len(rows.train) // BATCH)
 
-    def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, epochs * each, eta_min=rates[1]
-        )
-
     schedule = {
         "epochs": epochs,
         "batch_size": BATCH,
         "optimizer": pg.train.adam(rates[0]),
-        "scheduler": falling,
+        "scheduler": cosine(epochs * each, rates[1]),
     }
     selection = {
         "validation": rows.validation,
@@ -131,9 +125,7 @@ def score(gen: pg.VAE, rows: Tensor, particles: int) -> pg.Score:
 
     Rows are encoded once, and the decoder's activations stay in the cache.
     """
-    blocks = rows.split(max(1, 2**12 // particles))
-    parts = [pg.log_likelihood(gen, block, particles=particles, max_rows=2**12) for block in blocks]
-    return replace(parts[0], value=torch.cat([part.value for part in parts]))
+    return pg.log_likelihood(gen, rows, particles=particles, max_rows=2**12)
 
 
 def report(gen: pg.VAE, test: Tensor, many: int) -> None:
@@ -150,9 +142,7 @@ def report(gen: pg.VAE, test: Tensor, many: int) -> None:
         "this VAE, 200 particles": -few.mean,
         f"this VAE, {many} particles, estimated from {shown} rows": -few.mean - gain,
     }
-    print("\nnegative log-likelihood, nats per image, lower is better")
-    for name, value in sorted(table.items(), key=lambda row: -row[1]):
-        print(f"  {value:7.2f}  {name}")
+    ranking("", table)
 
 
 def save_samples(gen: pg.VAE, rows: Tensor, path: Path) -> None:
@@ -166,9 +156,7 @@ def save_samples(gen: pg.VAE, rows: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("vae_mnist.safetensors"))
     parser.add_argument("--resume", action="store_true")

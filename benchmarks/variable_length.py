@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line
 from torch import Tensor, nn
 
 import probgen as pg
@@ -182,9 +183,7 @@ def _baseline(train: Sequence[Tensor], held: Sequence[Tensor], bins: int) -> flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lines", type=int, default=4000)

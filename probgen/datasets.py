@@ -13,7 +13,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -209,7 +209,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
             ) from error
 
 
-def _idx(path: Path, stream: IO[bytes], most: int) -> np.ndarray:
+def _idx(path: Path, stream: Any, most: int) -> np.ndarray:
     head = bytes(_up_to(stream, 4))
     kind = IDX_TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None
     if kind is None or head[3] > DIMS:

@@ -17,14 +17,14 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGALRM")
 
 
 @contextmanager
-def whole() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Signals whose handlers may raise wait until the end of the block.
 
     They reach the main thread only; in others the block runs as it is.
 
     >>> import signal
     >>> try:
-    ...     with whole():
+    ...     with uninterrupted():
     ...         signal.raise_signal(signal.SIGINT)
     ...         print("the import is done")
     ... except KeyboardInterrupt:
@@ -58,7 +58,7 @@ def load(*names: str) -> None:
 
     >>> load("json")
     """
-    with whole():
+    with uninterrupted():
         for name in names:
             importlib.import_module(name)
 

@@ -14,10 +14,11 @@ from probgen.compile.cost_model import Profile, fitting
 from probgen.core import checks
 from probgen.core.arguments import is_plain
 from probgen.core.contexts import received
+from probgen.core.entry import check_used
 from probgen.core.keywords import call_form, explained
 from probgen.core.modes import infers
 from probgen.core.seeds import Seed, seeded, takes_seed
-from probgen.core.truncation import Truncated, using
+from probgen.core.truncation import Truncation, using
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -59,11 +60,11 @@ def sample(
         ``(*batch, *context_event)``; an array is one too.
     sampler : optional
         Another way of drawing, as ``gen(context).using(sampler)`` takes it: ``DDIM(20)``,
-        ``DPMSolver(20)``, a solver of a differential equation, or a :class:`Truncated
-        <probgen.core.truncation.Truncated>`.
+        ``DPMSolver(20)``, a solver of a differential equation, or a :class:`Truncation
+        <probgen.core.truncation.Truncation>`.
     temperature, top_k, top_p : optional
         Draws of another distribution, sharper or cut to the likeliest values: short for
-        ``gen(context).using(Truncated(temperature, top_k, top_p))``, which has its density too.
+        ``gen(context).using(Truncation(temperature, top_k, top_p))``, which has its density too.
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was; a generator goes on by one number.
@@ -100,12 +101,14 @@ def sample(
     checks.positive(**checks.given(memory=memory))
     if not is_plain(context):
         context = gen.settle((None, context))[1]
-    if context is None and getattr(gen, "any_rows", False):
-        received(gen, None, f"give one: {call_form('context')}")
+    if getattr(gen, "any_rows", False):
+        context = received(gen, context, f"give one: {call_form('context')}")
+        if torch.is_tensor(context):
+            check_used(gen, context)
     ways = [sampler] if sampler is not None else []
     if not (temperature is None and top_k is None and top_p is None):
-        ways.append(Truncated(1.0 if temperature is None else temperature, top_k, top_p))
-    limit = _Limit(max_rows, memory, _is_accelerated(gen))
+        ways.append(Truncation(1.0 if temperature is None else temperature, top_k, top_p))
+    limit = _DrawLimit(max_rows, memory, _is_accelerated(gen))
     return _drawn(partial(_distribution, gen, ways), n, context, gen.context_ndim, limit)
 
 
@@ -116,7 +119,7 @@ def _distribution(gen: GenerativeModel, ways: list[Any], context: Any) -> dist.T
     return distribution
 
 
-class _Limit(NamedTuple):
+class _DrawLimit(NamedTuple):
     """How many draws are made at once, as the caller says or as memory holds."""
 
     max_rows: int | None
@@ -135,10 +138,12 @@ class _Limit(NamedTuple):
 
 
 def _drawn(
-    distribution_of: LawOf, n: int, context: Any, context_ndim: int, limit: _Limit
+    distribution_of: LawOf, n: int, context: Any, context_ndim: int, limit: _DrawLimit
 ) -> Tensor:
     """All draws, ``(n, *batch, *event)``, in one piece or in several."""
     rows, batch = _rows(context, context_ndim)
+    if n == 0 or not batch.numel():
+        return _no_draws(distribution_of, n, context, batch)
     if rows is None:
         distribution = distribution_of(context)
         first = limit.first(distribution)
@@ -153,7 +158,19 @@ def _drawn(
     return _by_rows(distribution_of, n, rows, first, limit).unflatten(1, batch)
 
 
-def _in_order(distribution: dist.TorchDistribution, n: int, first: int, limit: _Limit) -> Tensor:
+def _no_draws(distribution_of: LawOf, n: int, context: Any, batch: torch.Size) -> Tensor:
+    """An empty tensor of the shape and dtype that draws have, as a draw for one context tells."""
+    if not batch.numel():
+        context = context.new_zeros(1, *context.shape[len(batch) :])
+    with seeded(0):
+        draw = distribution_of(context).sample()
+    lead = 1 if batch.numel() == 0 else len(batch)
+    return draw.new_empty(n, *batch, *draw.shape[lead:])
+
+
+def _in_order(
+    distribution: dist.TorchDistribution, n: int, first: int, limit: _DrawLimit
+) -> Tensor:
     """Draws of one distribution, some at a time."""
     rows = max(1, distribution.batch_shape.numel())
     count = max(1, first // rows)
@@ -167,7 +184,7 @@ def _in_order(distribution: dist.TorchDistribution, n: int, first: int, limit: _
     return out
 
 
-def _by_rows(distribution_of: LawOf, n: int, rows: Tensor, first: int, limit: _Limit) -> Tensor:
+def _by_rows(distribution_of: LawOf, n: int, rows: Tensor, first: int, limit: _DrawLimit) -> Tensor:
     """One draw after the other, for some contexts at a time."""
     with Profile() as profile:
         piece = distribution_of(rows[:first]).sample()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probgen.compile.batched_replay import random_state
+from probgen.compile.batched_replay import generator_states
 from probgen.compile.cost_model import Profile, fitting
 from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
 from probgen.core import checks
@@ -24,7 +24,7 @@ from probgen.core.modes import infers
 from probgen.core.private_torch import pytree
 from probgen.core.reading import Reading
 from probgen.core.rows import RowLayout, layout_of, tensors_of
-from probgen.core.runtime import rows_of, validation
+from probgen.core.runtime import rows_in_plate, validation
 from probgen.core.score import Score
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import in_plate, observed_sites
@@ -78,8 +78,9 @@ def log_likelihood(
         default: 128 MiB, or 1 GiB on an accelerator. Results do not depend on it beyond the random
         draws, of which every block of rows has its own, globals included.
     compile : bool or "auto"
-        Whether draws after the first ones are made by recorded and compiled operations: where the
-        others repay it, at once, or never. The same seed gives the same draws in all cases.
+        Whether draws after the first ones are made by recorded and compiled operations: where enough
+        draws are left to amortize the cost, at once, or never. The same seed gives the same draws
+        in all cases.
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
@@ -142,11 +143,11 @@ class _Probe(NamedTuple):
     bytes_of_row: float
     accelerated: bool
     random: bool
-    cut: Cut | None
+    cut: RowBlocks | None
     leaves_out: bool
 
 
-class Cut(NamedTuple):
+class RowBlocks(NamedTuple):
     """Rows of a batch by their numbers.
 
     Which the plate of the program gets too where it runs with them.
@@ -164,7 +165,7 @@ class Cut(NamedTuple):
     def run(self, block: tuple, rows: slice, particles: int | None = None) -> Reading:
         """A run on those rows."""
         index = torch.arange(rows.start, rows.stop) if self.numbered else None
-        with rows_of(self.gen.plate, self.layout.size, index):
+        with rows_in_plate(self.gen.plate, self.layout.size, index):
             return run_pair(self.gen, block, particles)
 
 
@@ -175,24 +176,24 @@ def _probe(gen: GenerativeModel, batch: tuple) -> _Probe:
     """
     layout = layout_of(gen, batch)
     for numbered in (True, False) if layout.known and layout.size > PROBED else ():
-        cut = Cut(gen, batch, layout, numbered)
+        cut = RowBlocks(gen, batch, layout, numbered)
         with suppress(RuntimeError, ValueError, IndexError):
             probe = _measured(cut, slice(layout.size - PROBED, layout.size))
             if _rows_stand_alone(cut, probe):
                 return probe
             break
-    return _measured(Cut(gen, batch, layout, numbered=False), None)
+    return _measured(RowBlocks(gen, batch, layout, numbered=False), None)
 
 
-def _measured(cut: Cut, rows: slice | None) -> _Probe:
-    before = random_state()
+def _measured(cut: RowBlocks, rows: slice | None) -> _Probe:
+    before = generator_states()
     with Profile() as profile:
         block = cut.batch if rows is None else cut.take(rows)
         pair = run_pair(cut.gen, block, None) if rows is None else cut.run(block, rows)
         count = pair.by_row(cut.gen.plate).shape[1]
     if rows is not None and count != rows.stop - rows.start:
         raise ValueError("a plate that does not follow the rows of the arguments")
-    random = not all(map(torch.equal, before, random_state()))
+    random = not all(map(torch.equal, before, generator_states()))
     known = None if rows is None else cut
     leaves_out = leaves_values_out(cut.gen, block, pair)
     return _Probe(
@@ -200,7 +201,7 @@ def _measured(cut: Cut, rows: slice | None) -> _Probe:
     )
 
 
-def _rows_stand_alone(cut: Cut, probe: _Probe) -> bool:
+def _rows_stand_alone(cut: RowBlocks, probe: _Probe) -> bool:
     """Whether rows have the same numbers among others, where nothing random enters.
 
     Else they look at each other.
@@ -218,7 +219,7 @@ def _by_block(
     batch: tuple,
     particles: int,
     at_once: int,
-    cut: Cut | None,
+    cut: RowBlocks | None,
     compile: Choice,
 ) -> Iterator[Tensor]:
     """Log weights of one block of rows after the other, ``(particles, rows of the block)``.
@@ -243,7 +244,7 @@ def _others(
     cuts: list[Window],
     particles: int,
     at_once: int,
-    cut: Cut | None,
+    cut: RowBlocks | None,
     compile: Choice,
 ) -> Iterator[list[Tensor]]:
     """Log weights of so many particles, or of some more, for one block after the other.
@@ -265,7 +266,7 @@ def _others(
             own[index] = tensor
         numbers = tensors[-1] if numbered else None
         size = cut.layout.size if cut is not None else 0
-        with validation(False), rows_of(gen.plate, size, numbers):
+        with validation(False), rows_in_plate(gen.plate, size, numbers):
             return run_pair(
                 gen, pytree.tree_unflatten(own, spec), drawn if drawn > 1 else None
             ).by_row(gen.plate)

@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 
 from probgen.core.program import Keywords, Program
 from probgen.core.reading import Reading, read
-from probgen.core.recording import log_prob, record
+from probgen.core.recording import log_prob, record_sites
 from probgen.core.runtime import evaluating, isolated
 from probgen.core.sites import density_sites, is_enumerated
 from probgen.infer.log_density import LogDensity, Placed
@@ -65,7 +65,7 @@ def training(program: Program, args: tuple) -> float:
     """
     torch.manual_seed(3)
     with evaluating():
-        run = record(program.model, program.guide, args)
+        run = record_sites(program.model, program.guide, args)
         latent = [site for sites in run for site in sites.values() if not site["is_observed"]]
         if any(map(is_enumerated, latent)):
             torch.manual_seed(3)

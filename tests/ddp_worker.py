@@ -48,7 +48,13 @@ def watched(processes: int) -> None:
         print("RESULT" + json.dumps([history.without_gradient, len(told)]))
 
 
-def main(processes: int) -> None:
+def weighted(processes: int) -> None:
+    """Rows that count between 0 and 3 times."""
+    generator = torch.Generator().manual_seed(1)
+    main(processes, torch.randint(4, (101,), generator=generator).float())
+
+
+def main(processes: int, weights: torch.Tensor | None = None) -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(101, 3, generator=generator) * 2 + 1
@@ -62,6 +68,7 @@ def main(processes: int) -> None:
     history = fit(
         gen,
         x,
+        weights=weights,
         steps=300,
         batch_size=32 // processes,
         optimizer=adam(0.05),
@@ -77,4 +84,4 @@ def main(processes: int) -> None:
 
 
 if __name__ == "__main__":
-    {"watched": watched}.get(sys.argv[-1], main)(int(sys.argv[1]))
+    {"watched": watched, "weighted": weighted}.get(sys.argv[-1], main)(int(sys.argv[1]))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 from probgen.core.missing import assume_missing
 from probgen.core.module import standard_normal
 from probgen.core.program import Program
@@ -412,7 +412,7 @@ def test_the_whole_loss_is_one_graph():
             return loss.detach(), torch.autograd.grad(loss, parts)
 
     with assume_missing(False):
-        recording = record(step, torch.zeros(ROWS, 2).double())
+        recording = record_operations(step, torch.zeros(ROWS, 2).double())
     results = []
     for run in (step, recording):
         torch.manual_seed(5)
@@ -500,7 +500,7 @@ def test_information_may_wait():
         objective = Adversarial(critic, information=information)
         with assume_missing(False):
             run = (
-                record(objective(gen.model, gen.guide), x)
+                record_operations(objective(gen.model, gen.guide), x)
                 if callable(information)
                 else objective(gen.model, gen.guide)
             )

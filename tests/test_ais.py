@@ -153,3 +153,23 @@ def test_refusals_say_what_to_do():
         annealed_importance(EnergyBasedModel(MLP(2, [4], 1), (2,), annealing=Langevin(0.1)))
     with pytest.raises(ValueError, match="further layers"):
         reverse_annealing(DeepBoltzmannMachine(BernoulliUnits(3), (2, 2)), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("kind", UNITS, ids=lambda kind: type(kind).__name__)
+@pytest.mark.parametrize("hidden", [3, 40])
+def test_incomplete_rows_are_refused_in_one_sentence(kind, hidden):
+    torch.manual_seed(0)
+    rbm = RBM(kind, hidden=hidden)
+    x = rbm().sample((8,))
+    incomplete = x.clone()
+    incomplete[5, 1] = torch.nan
+    asked = {
+        "x": lambda rows: annealed_importance(rbm, rows, temperatures=5, chains=4),
+        "x back": lambda rows: reverse_annealing(rbm, rows, temperatures=5, chains=4),
+        "base": lambda rows: reverse_annealing(rbm, x, base=rows, temperatures=5, chains=4),
+    }
+    for name, ask in asked.items():
+        sentence = rf"complete rows {name.split()[0]}, got NaN \(missing\) in row 5; leave"
+        with pytest.raises(ValueError, match=sentence):
+            ask(incomplete)
+        ask(incomplete[~incomplete.isnan().flatten(1).any(1)])  # as the sentence says

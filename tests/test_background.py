@@ -10,7 +10,7 @@ import torch
 
 from probgen.compile import background
 from probgen.compile.background import Background
-from probgen.compile.tracing import Compiled, record
+from probgen.compile.tracing import Compiled, record_operations
 
 # what the other process does before it is stopped, in place of compiling
 WORK = {
@@ -40,7 +40,9 @@ def members(group: int) -> list[str]:
 @pytest.mark.parametrize("work", WORK)
 def test_a_compilation_that_is_stopped_leaves_nothing(work, tmp_path, monkeypatch):
     x = torch.ones(3)
-    graph = Compiled(record(torch.exp, x))  # torch makes its folder before others are counted
+    graph = Compiled(
+        record_operations(torch.exp, x)
+    )  # torch makes its folder before others are counted
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(background, "COMMAND", COMMAND.format(WORK[work]))

@@ -307,7 +307,7 @@ CASES = {
         ValueError,
         "constant",
     ),
-    "one row": (lambda _: em(PPCA(3, 1), X[:1]), ValueError, "rows|vary"),
+    "one row": (lambda _: em(PPCA(3, factors=1), X[:1]), ValueError, "rows|vary"),
     "all values of a row infinite": (lambda _: em(GaussianMixture(2, 3), X / 0), ValueError, "inf"),
     "no particles": (lambda _: log_likelihood(vae(), X, particles=0), ValueError, "particles >= 1"),
     "score of an implicit model": (

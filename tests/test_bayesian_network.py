@@ -1,6 +1,7 @@
 """Bayesian networks against enumeration, counting, numerical integration and least squares."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import probgen as pg
 from probgen import heads
 from probgen.core.kinds import density_kind
 from probgen.distributions.conditional import conditional
-from probgen.distributions.graphical.ancestral import Ancestral
+from probgen.distributions.graphical.ancestral import DirectedDistribution
 from probgen.distributions.graphical.discrete_network import DiscreteNetwork
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
 from probgen.nn import MLP
@@ -217,7 +218,7 @@ def mixed():
 def test_a_mixed_network_sums_missing_labels_out():
     gen = mixed()
     x = gen().sample((6,))
-    assert isinstance(gen(), Ancestral) and x.shape == (6, 5)
+    assert isinstance(gen(), DirectedDistribution) and x.shape == (6, 5)
     every = x.repeat(6, 1, 1)
     every[:, :, :2] = torch.tensor(list(itertools.product(range(2), range(3)))).double()[:, None]
     hidden = x.clone()
@@ -393,8 +394,8 @@ BAD_TABLES = {
     "infinite": ([[torch.inf, 0.0], [0.5, 0.5]], r"table of 'b'.*sum to 1.*got inf"),
     "one number": (1.0, r"table of 'b'.*one probability for each value, got 1"),
     "no value": ([], r"table of 'b'.*levels >= 1, got 0"),
-    "a parent less": ([0.5, 0.5], r"a table of shape \(2, 1\) at 'b'.*got \(2,\)"),
-    "a parent more": ([[[0.5, 0.5]] * 2] * 2, r"shape \(2, 2\) at 'b'.*got \(2, 2, 2\)"),
+    "a parent less": ([0.5, 0.5], r"a table of 2 dims at 'b'.*got one of shape \(2,\)"),
+    "a parent more": ([[[0.5, 0.5]] * 2] * 2, r"a table of 2 dims at 'b'.*got one of shape \(2, 2, 2\)"),
     "other levels": ([[0.5, 0.5]] * 3, r"shape \(2, 2\) at 'b'.*got \(3, 2\)"),
 }
 
@@ -467,3 +468,35 @@ def test_parents_that_are_functions_of_each_other_are_told_by_name():
         torch.linalg.LinAlgError, match=r"parents of 'pain' that vary and are no.*'age', 'months'"
     ):
         pg.em(gen, x)
+
+
+NO_EVENTS = {
+    "nothing": (None, TypeError, "expected an event, values of nodes by their names, got None"),
+    "no node": ({}, TypeError, "expected an event, values of nodes by their names, got {}"),
+    "a name": ("b", TypeError, "expected an event, values of nodes by their names, got str"),
+    "names": (["b"], TypeError, "expected an event, values of nodes by their names, got list"),
+    "a missing value": ({"b": math.nan}, ValueError, "expected a value of node 'b' in the event"),
+    "None": ({"b": None}, ValueError, "expected a value of node 'b' in the event"),
+    "another name": ({"bb": 1}, ValueError, "expected the name of a node"),
+}
+
+
+@pytest.mark.parametrize(("event", "error", "sentence"), NO_EVENTS.values(), ids=NO_EVENTS)
+def test_probabilities_of_no_event_are_refused(event, error, sentence):
+    table = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+    network = BayesianNetwork.from_tables({"a": torch.tensor([0.8, 0.2]), "b": table}, {"b": ["a"]})
+    with pytest.raises(error, match=sentence):
+        network.probability(network.row(a=1), event)
+    assert network.probability(network.row(a=1), {"b": 1}).item() == pytest.approx(0.6)
+    assert network.probability(event={"b": 1}).item() == pytest.approx(0.8 * 0.1 + 0.2 * 0.6)
+
+
+def test_joints_of_lists_of_names_are_refused():
+    network = BayesianNetwork({"a": Table(2), "b": Table(2)})
+    with pytest.raises(
+        TypeError, match=r"names of nodes one by one, .* give network.joint\(x, 'a'"
+    ):
+        network.joint(network.row(), ["a", "b"])
+    torch.testing.assert_close(
+        network.joint(None, "a", "b"), network.joint(network.row(), "a", "b")
+    )

@@ -44,7 +44,7 @@ def log_marginal(x, loadings, mean, noise):
 
 
 def test_weights_of_a_run_are_those_of_the_model_without_factors_and_precisions():
-    gen, x = BayesianPPCA(D, K, a=0.7, b=0.4).double(), some_rows()
+    gen, x = BayesianPPCA(D, factors=K, a=0.7, b=0.4).double(), some_rows()
     with isolated():
         pair = read(gen.model, gen.guide, (x,))
     loadings, mean, noise = (pair.guide.nodes[name]["value"] for name in ("W", "mean", "noise"))
@@ -65,7 +65,7 @@ def test_weights_of_a_run_are_those_of_the_model_without_factors_and_precisions(
 
 
 def test_draws_in_a_plate_to_the_left_are_scored_one_by_one():
-    gen, x = BayesianPPCA(D, K).double(), some_rows()
+    gen, x = BayesianPPCA(D, factors=K).double(), some_rows()
     with isolated():
         pair = read(gen.model, gen.guide, (x,), particles=3)
     sites = {name: pair.model.nodes[name] for name in ("W", "mean", "noise", "z", "x")}
@@ -79,14 +79,14 @@ def test_draws_in_a_plate_to_the_left_are_scored_one_by_one():
 
 
 def test_without_data_the_guide_draws_globals_alone():
-    trace = poutine.trace(BayesianPPCA(D, K).guide).get_trace()
+    trace = poutine.trace(BayesianPPCA(D, factors=K).guide).get_trace()
     assert set(trace.stochastic_nodes) == {"W", "mean", "noise", "alpha"}
 
 
 @pytest.fixture(scope="module")
 def fitted():
     pyro.set_rng_seed(0)
-    distribution, gen = truth(), BayesianPPCA(D, K)
+    distribution, gen = truth(), BayesianPPCA(D, factors=K)
     x = distribution.sample((N,))
     fit(
         gen, x, steps=400, batch_size=N, optimizer=adam(0.05), seed=0, progress=False, verdict=False
@@ -133,4 +133,4 @@ def test_imputation_accepts_every_proposal_of_the_exact_guide(fitted):
 
 def test_too_many_factors_are_refused():
     with pytest.raises(ValueError, match="1 <= factors < dims, got factors=4, dims=4"):
-        BayesianPPCA(4, 4)
+        BayesianPPCA(4, factors=4)

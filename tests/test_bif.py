@@ -244,7 +244,7 @@ def test_tables_that_no_memory_holds_are_refused():
     text = "".join(f"variable {name} {{ type discrete [ 2 ] {{ x, y }}; }}\n" for name in names)
     with pytest.raises(
         ValueError,
-        match=r"line 42: expected a table of at most 33,554,432 numbers.* for 40 parents of 'v0'",
+        match=r"line 42: expected a table of at most 33,554,432 entries.* for 40 parents of 'v0'",
     ):
         parse_bif(text + f"probability ( v0 | {', '.join(names[1:])} ) {{ default 0.5, 0.5; }}")
     text = "".join(f"variable v{i} {{ type discrete [ 1 ] {{ x }}; }}\n" for i in range(70))

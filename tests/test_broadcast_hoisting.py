@@ -6,7 +6,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from probgen.compile.broadcast_hoisting import hoist_broadcasts
 from probgen.compile.mask_indices import index_masks
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 
 ROWS = 50
 DATA = torch.linspace(-2, 2, ROWS)
@@ -99,7 +99,7 @@ SAME = {
 def test_results_stay_the_same(name):
     function = THIN[name][0] if name in THIN else SAME[name]
     x = torch.tensor([0.3, -0.2, 0.7])
-    thin = hoist_broadcasts(index_masks(record(function, x)), x)
+    thin = hoist_broadcasts(index_masks(record_operations(function, x)), x)
     for point in (x, torch.tensor([1.0, 2.0, -3.0])):
         torch.testing.assert_close(thin(point), function(point))
 
@@ -108,7 +108,7 @@ def test_results_stay_the_same(name):
 def test_repeated_entries_are_computed_once(name):
     function, entries = THIN[name]
     x = torch.tensor([0.3, -0.2, 0.7])
-    recording = record(function, x)
+    recording = record_operations(function, x)
     before = work(recording, x)
     assert work(hoist_broadcasts(recording, x), x) == entries < before
 
@@ -119,7 +119,7 @@ def test_gradients_taken_inside_stay_the_same():
         return torch.autograd.grad(normal(leaf), leaf)[0]
 
     x = torch.tensor([0.3, -0.2])
-    thin = hoist_broadcasts(record(gradient, x), x)
+    thin = hoist_broadcasts(record_operations(gradient, x), x)
     by_hand = torch.stack(
         [(((DATA - x[1]) / x[0].exp()) ** 2 - 1).sum(), (DATA - x[1]).sum() / (2 * x[0]).exp()]
     )
@@ -129,12 +129,12 @@ def test_gradients_taken_inside_stay_the_same():
 def test_masks_become_indices_and_data_are_still_read():
     data = torch.arange(4.0)
     mask = torch.tensor([True, False, True, True])
-    recording = index_masks(record(lambda x: (x * data)[mask], torch.ones(4)))
+    recording = index_masks(record_operations(lambda x: (x * data)[mask], torch.ones(4)))
     assert torch.equal(recording(torch.ones(4)), torch.tensor([0.0, 2.0, 3.0]))
     data += 1
     assert torch.equal(recording(torch.ones(4)), torch.tensor([1.0, 3.0, 4.0]))
 
 
 def test_masks_that_depend_on_inputs_stay():
-    recording = record(lambda x: x[x > 0], torch.tensor([1.0, -1.0]))
+    recording = record_operations(lambda x: x[x > 0], torch.tensor([1.0, -1.0]))
     assert torch.equal(index_masks(recording)(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))

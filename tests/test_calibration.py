@@ -14,7 +14,7 @@ from torch.autograd.functional import hessian
 
 from probgen.diagnostics.calibration import simulation_based_calibration, uniformity
 from probgen.infer.log_density import value_and_grad
-from probgen.infer.nuts import PyroNUTS, Walk
+from probgen.infer.nuts import ChainSteps, PyroNUTS
 from probgen.infer.nuts_nutpie import Nutpie
 
 
@@ -46,7 +46,7 @@ class Exact:
             noise = torch.randn(
                 plan.tune + plan.draws, len(start), generator=torch.Generator().manual_seed(seed)
             )
-            return Walk(mean + (self.spread * noise + self.shift) @ root.T, {})
+            return ChainSteps(mean + (self.spread * noise + self.shift) @ root.T, {})
 
         return chain
 

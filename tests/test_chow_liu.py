@@ -190,6 +190,25 @@ def test_mixtures_learn_from_complete_rows():
         pg.em(MixtureOfTrees(3, (2,)), torch.zeros(2, 1))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_from_trees_without_edges_no_step_lowers_what_em_maximizes(seed, smoothing):
+    torch.manual_seed(seed)
+    x = torch.randint(0, 3, (40, 3)).float()
+    gen = MixtureOfTrees(2, (3, 3, 3), smoothing=smoothing)
+
+    def reached():
+        value, statistics = gen.expect(x)
+        return value.item() - float(gen.penalty(statistics))
+
+    before = reached()
+    for _ in range(3):
+        gen.maximize(gen.expect(x)[1])
+        after = reached()
+        assert after > before - 1e-3
+        before = after
+
+
 def test_a_number_of_variables_is_not_their_levels():
     with pytest.raises(TypeError, match=r"\(2,\) \* 64"):
         pg.ChowLiu(64)

@@ -604,7 +604,7 @@ def test_interrupting_between_steps(replayed):
 
 def test_interrupting_several_steps_in_a_row_waits_for_their_end(replayed, tmp_path, monkeypatch):
     settings = {"checkpoint": tmp_path / "state", "steps": 40, "checkpoint_every": 40}
-    calls, evaluate = [], compiling.Step._inputs
+    calls, evaluate = [], compiling.CompiledStep._inputs
 
     def interrupt(step, selection):
         calls.append(selection)
@@ -612,7 +612,7 @@ def test_interrupting_several_steps_in_a_row_waits_for_their_end(replayed, tmp_p
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(step, selection)
 
-    monkeypatch.setattr(compiling.Step, "_inputs", interrupt)
+    monkeypatch.setattr(compiling.CompiledStep, "_inputs", interrupt)
     outcome = Outcome(Distribution, rows(), True, **settings)
     assert outcome.history.stopped == "interrupted" and 15 < outcome.history.steps < 40
     same(Outcome(Distribution, rows(), False, steps=outcome.history.steps), outcome)
@@ -1020,9 +1020,11 @@ class Weighted(Odd):
 
 @pytest.mark.slow
 def test_one_graph_for_each_shape_and_number_in_batches(replayed, monkeypatch):
-    built, build = [], compiling.Step.build
+    built, build = [], compiling.CompiledStep.build
     monkeypatch.setattr(
-        compiling.Step, "build", lambda step, *a, **k: (built.append(step), build(step, *a, **k))
+        compiling.CompiledStep,
+        "build",
+        lambda step, *a, **k: (built.append(step), build(step, *a, **k)),
     )
     agree(Weighted, Shapes(), batch_size=None, steps=16)
     assert len(built) == 6
@@ -1185,9 +1187,9 @@ def test_compiled_with_all_kinds_of_randomness_and_state():
 
 @pytest.mark.slow
 def test_compiled_in_double_precision_several_steps_at_once(monkeypatch):
-    counts, most = [], compiling.Step.most
+    counts, most = [], compiling.CompiledStep.most
     monkeypatch.setattr(
-        compiling.Step, "most", lambda step: counts.append(most(step)) or counts[-1]
+        compiling.CompiledStep, "most", lambda step: counts.append(most(step)) or counts[-1]
     )
     sgd = lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True)  # noqa: E731
     gen = lambda: vae(dims=3).double()  # noqa: E731

@@ -19,7 +19,7 @@ from probgen.compile import cost_model, scheduling
 from probgen.compile.batched_replay import Replay
 from probgen.compile.cost_model import Profile
 from probgen.compile.scheduling import Call, CompileWarning, repeated, windows
-from probgen.compile.tracing import NotCompilable, record
+from probgen.compile.tracing import NotCompilable, record_operations
 from probgen.core.module import standard_normal
 from probgen.core.program import Program
 from probgen.heads import Bernoulli, Gaussian
@@ -118,7 +118,7 @@ def test_independent_draws_run_together_and_dependent_ones_one_by_one():
         ("gamma", 1),
         ("permutation", 1),
     ):
-        replay = Replay(record(DRAWS[name], torch.zeros(3)), together=5)
+        replay = Replay(record_operations(DRAWS[name], torch.zeros(3)), together=5)
         assert replay.together == together
         assert len(replay([Call(own=(torch.zeros(3),)) for _ in calls])) == 5
 

@@ -5,6 +5,7 @@ Known, unknown, of another size, of integers, or none at all.
 
 import re
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -405,3 +406,66 @@ def test_what_is_not_declared_is_not_judged():
     context = torch.full((6, 3), torch.nan)
     assert received(Own(), context) is context
     assert Own()(context).batch_shape == (6,)
+
+
+class Beside(nn.Module):
+    """A network from elsewhere of two arguments, which tells no sizes."""
+
+    def __init__(self, out):
+        super().__init__()
+        self.layer = nn.Linear(5, out)
+
+    def forward(self, x, context):
+        return self.layer(torch.cat([x, context], -1))
+
+
+NEEDED = {
+    "energies": lambda: pg.EnergyBasedModel(Beside(1), (3,), base=standard_normal(3)),
+    "generators": lambda: GAN(Beside(3), standard_normal(3), event_shape=(3,)),
+}
+
+
+@pytest.mark.parametrize("make", NEEDED.values(), ids=NEEDED)
+def test_a_context_that_a_network_from_elsewhere_needs_is_asked_for(make):
+    torch.manual_seed(0)
+    gen = make()
+    asked = {
+        "the call": gen,
+        "sample": lambda context=None: pg.sample(gen, 2, context),
+    }
+    for ask in asked.values():
+        with pytest.raises(ValueError, match=r"expected a context, which (net|generator) takes"):
+            ask()
+        ask(torch.zeros(2, 2))
+
+
+def test_a_program_of_other_arguments_is_no_part_of_a_family():
+    def other(y):
+        with pg.data_plate(y):
+            return pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    def own(x=None, context=None):
+        with pg.data_plate(x, context):
+            return pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=x)
+
+    x = 3 + 2 * torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    for around in (
+        lambda family: pg.Standardized.fitted(family, x),
+        pg.Standardized,
+        lambda family: Independent(family),
+        lambda family: pg.EnergyBasedModel(nn.Linear(2, 1), (2,), base=family),
+    ):
+        with pytest.raises(TypeError, match=r"of \(x=None, context=None\) as \w+, .* \(y\); let"):
+            around(Program(other))
+        around(Program(own))  # which takes both
+    truth = dist.Normal(x.mean(0), x.std(0, correction=0)).to_event(1)
+    gen = pg.Standardized.fitted(Program(own), x)
+    torch.testing.assert_close(gen().log_prob(x), truth.log_prob(x))
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: x.numpy(), lambda x: x.tolist()])
+def test_booleans_are_numbers_in_other_units_too(form):
+    x = torch.rand(30, 2, generator=torch.Generator().manual_seed(0)) > 0.4
+    gen = pg.Standardized.fitted(heads.Gaussian(nn.Linear(3, 4)), form(x))
+    torch.testing.assert_close(gen.loc, x.float().mean(0))
+    torch.testing.assert_close(gen.scale, x.float().std(0, correction=0))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 from probgen.core.missing import assume_missing
 from probgen.core.module import standard_normal
 from probgen.distributions.energy.visible import BernoulliUnits
@@ -68,7 +68,7 @@ def test_scales_and_masks_of_the_plate_are_respected(chains):
         torch.randint(2, (6, 4)).float(),
         torch.tensor([True, True, False, True, False, False]),
     )
-    states = rbm().chain_afresh((5,))
+    states = rbm().init_chains((5,))
 
     def model(x):
         with (
@@ -266,7 +266,7 @@ def test_recorded_losses_are_the_eager_ones(make):
     )
     before = states.clone()
     with assume_missing(False):
-        recording = record(
+        recording = record_operations(
             lambda *batch: torch.autograd.grad(loss(*batch), list(gen.parameters())), *batch
         )
     results = []

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from probgen.core.arguments import as_arguments
 from probgen.train.data import InMemory, as_source, held_out
-from probgen.train.stream import Stream
+from probgen.train.stream import BatchStream
 
 
 def following(source):
@@ -47,13 +47,13 @@ def test_processes_share_each_global_batch():
     "make",
     [
         lambda: InMemory((torch.arange(23.0),), 5, seed=1),
-        lambda: Stream(DataLoader(torch.arange(23.0), batch_size=5, shuffle=True)),
-        lambda: Stream(
+        lambda: BatchStream(DataLoader(torch.arange(23.0), batch_size=5, shuffle=True)),
+        lambda: BatchStream(
             DataLoader(
                 torch.arange(23.0), 5, shuffle=True, generator=torch.Generator().manual_seed(4)
             )
         ),
-        lambda: Stream([torch.arange(4.0), torch.arange(3.0)]),
+        lambda: BatchStream([torch.arange(4.0), torch.arange(3.0)]),
     ],
     ids=["memory", "loader", "loader with a generator", "list"],
 )

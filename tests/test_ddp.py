@@ -23,9 +23,11 @@ def run(command):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one():
-    loss, validation, stopped = run([WORKER, "1"])
-    both = run(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, "2"])
+@pytest.mark.parametrize("rows", [[], ["weighted"]], ids=["rows", "rows with weights"])
+def test_two_processes_equal_one(rows):
+    loss, validation, stopped = run([WORKER, "1", *rows])
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, "2"]
+    both = run([*two, *rows])
     assert "no improvement" in stopped and len(loss) < 300
     assert both[2] == stopped and len(both[0]) == len(loss)
     assert both[0] == pytest.approx(loss, rel=1e-5)

@@ -16,7 +16,7 @@ from toys import Distribution, Stated
 
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.core.program import Program
-from probgen.diagnostics import Loo, loo, predictive_check, to_arviz
+from probgen.diagnostics import LooResult, loo, predictive_check, to_arviz
 from probgen.infer.mcmc import Chains
 
 FOR_LOO = ["posterior", "log_likelihood", "sample_stats"]
@@ -397,7 +397,7 @@ def test_loo_of_chains_is_the_exact_one():
 def test_loo_prints_no_number_that_cannot_be_trusted():
     pointwise = torch.full((20,), -1.0)
     shown = {
-        bad: str(Loo(pointwise, torch.tensor([0.9] * bad + [0.1] * (20 - bad)), 1.0))
+        bad: str(LooResult(pointwise, torch.tensor([0.9] * bad + [0.1] * (20 - bad)), 1.0))
         for bad in (0, 2, 3, 20)
     }
     value = "elpd_loo = -20.00 ± 0.00 nats, p_loo = 1.0"

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 from probgen.core.missing import assume_missing
 from probgen.core.module import standard_normal
 from probgen.heads import Bernoulli
@@ -155,7 +155,7 @@ def test_the_loss_is_one_graph():
     for measure in (MMD(), EnergyDistance(), SlicedWasserstein()):
         loss = Discrepancy(measure)(gan.model, gan.guide)
         with assume_missing(False):
-            recording = record(loss, torch.zeros(16, 2))
+            recording = record_operations(loss, torch.zeros(16, 2))
         values = []
         for run in (loss, recording):
             torch.manual_seed(5)

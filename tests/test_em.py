@@ -16,7 +16,7 @@ from torch import nn
 
 from probgen.core.module import DistributionModule
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
-from probgen.distributions.mixture_moments import Observed, Quadratic, Whitened, _best
+from probgen.distributions.mixture_moments import Quadratic, RowsOfPattern, Whitened, _best
 from probgen.infer.em import em
 from probgen.models.mixture import GaussianMixture
 
@@ -192,7 +192,7 @@ def test_three_ways_of_summing_agree_with_brute_force(name):
     x, _ = clusters(rows=50)
     gen, _ = start(x, name)
     em(gen, x, max_iter=3, n_init=0)
-    observed = Observed(gen._mixture, gen.covariances, torch.ones(3, dtype=torch.bool))
+    observed = RowsOfPattern(gen._mixture, gen.covariances, torch.ones(3, dtype=torch.bool))
     for step in (Quadratic(gen._mixture, x.dtype), Whitened(gen._mixture, x.dtype), observed):
         for mine, truth in zip(summed(step, x), brute_force(gen, x), strict=True):
             assert torch.allclose(mine, truth, atol=1e-10)

@@ -74,8 +74,8 @@ NUMBERS = {
         for form in FORMS
     },
     "HMM of mixtures": (lambda: hidden(GaussianMixtureEmission(2, 2, 3, Diagonal)), (6, 3)),
-    "FactorAnalysis": (lambda: FactorAnalysis(3, 1), (3,)),
-    "PPCA": (lambda: PPCA(3, 1), (3,)),
+    "FactorAnalysis": (lambda: FactorAnalysis(3, factors=1), (3,)),
+    "PPCA": (lambda: PPCA(3, factors=1), (3,)),
     "network of regressions": (regressions, (3,)),
 }
 CENTRED = {"state space": (lambda: LinearGaussianStateSpace(2, 3, 6), (6, 3))}
@@ -482,7 +482,9 @@ def test_information_criteria(name):
 @pytest.mark.parametrize("name", ALL)
 def test_one_row_and_no_rows_are_refused_in_the_same_words(name):
     gen, x = made(name)
-    with pytest.raises(ValueError, match=r"expected x of shape \(N, .*; one row a datum"):
+    with pytest.raises(
+        ValueError, match=r"expected x of shape \(N, .*; give one observation per row"
+    ):
         em(gen, x[0])
     with pytest.raises(ValueError, match="expected at least two rows, got x of shape"):
         em(gen, x[:0])
@@ -502,6 +504,50 @@ def test_columns_that_tell_nothing_are_refused_in_the_same_words(name):
         match=r"expected observed entries in every column, got none in columns \[(1|'a')\]",
     ):
         em(gen, x)
+
+
+EQUAL = {"ChowLiu", "Factorized", "HMM of labels", "JointTable", *VARYING}
+HIDDEN = {"network of tables"}  # a node that is never seen is a state of its children
+REFUSED = {
+    "MixtureOfTrees": "expected complete rows to learn trees from",
+    "MarkovChain": r"expected missing entries \(NaN\) to come last",
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_column_that_is_never_observed_is_refused_or_told_by_a_rule(name):
+    gen, x = made(name)
+    x[..., 1] = torch.nan
+    if name not in EQUAL | HIDDEN:
+        named = r"observed entries in every column, got none in columns \[(1|'a')\]; remove"
+        with pytest.raises(ValueError, match=REFUSED.get(name, named)):
+            em(gen, x, max_iter=2, tol=0.0)
+        return
+    assert em(gen, x, max_iter=2, tol=0.0, seed=0).log_likelihood.isfinite().all()
+    if name in EQUAL:
+        values = torch.full_like(x[:1], torch.nan)  # other columns are summed out
+        scores = []
+        for value in range(2):
+            values[(0, *(0,) * (x.ndim - 2), 1)] = value
+            scores.append(gen().log_prob(values))
+        torch.testing.assert_close(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("emission", [CategoricalEmission(2, 3, 2), PoissonEmission(2, 2)])
+def test_a_variable_that_is_not_seen_in_a_state(emission):
+    """Equal probabilities of labels; of counts the mean of those in other states."""
+    emission = emission.double()
+    x = torch.tensor([[1.0, 2.0], [2.0, 2.0], [0.0, torch.nan], [1.0, torch.nan]]).double()
+    states = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).double()
+    emission.maximize(emission.expect(x, states))
+    given = emission.distributions()
+    if isinstance(emission, CategoricalEmission):
+        torch.testing.assert_close(
+            emission.probabilities[1, 1], torch.full((3,), 1 / 3, dtype=torch.float64)
+        )
+    else:
+        torch.testing.assert_close(emission.rates, torch.tensor([[1.5, 2.0], [0.5, 2.0]]).double())
+    assert given.log_prob(x[:1]).isfinite().all()
 
 
 def test_parents_that_are_functions_of_each_other_are_named():

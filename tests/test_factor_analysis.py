@@ -23,7 +23,7 @@ def data(missing=0.0):
 
 
 def random_family(family):
-    gen = family(D, K).double()
+    gen = family(D, factors=K).double()
     for parameter in gen.parameters():
         torch.nn.init.normal_(parameter)
     return gen
@@ -95,7 +95,7 @@ def test_density_keeps_its_digits_in_single_precision_when_noise_is_small():
 
 
 def test_as_a_part_it_is_the_same_for_each_row_of_a_context():
-    distribution = distribution_given(PPCA(D, K), torch.zeros(3, 4, 1))
+    distribution = distribution_given(PPCA(D, factors=K), torch.zeros(3, 4, 1))
     assert distribution.batch_shape == (3, 4) and distribution.sample().shape == (3, 4, D)
 
 
@@ -108,7 +108,7 @@ def test_samples_have_the_moments_of_the_distribution():
 
 
 def test_factor_analysis_by_em_reaches_the_likelihood_of_scikit_learn():
-    x, gen = data(), FactorAnalysis(D, K)
+    x, gen = data(), FactorAnalysis(D, factors=K)
     result = em(gen, x, max_iter=500, tol=1e-7, seed=0)
     peer = decomposition.FactorAnalysis(K, tol=1e-9, max_iter=5000, svd_method="lapack").fit(
         x.numpy()
@@ -121,7 +121,7 @@ def test_factor_analysis_by_em_reaches_the_likelihood_of_scikit_learn():
 
 
 def test_ppca_in_closed_form_by_em_and_by_scikit_learn_agree():
-    x, solved, gen = data(), PPCA(D, K), PPCA(D, K)
+    x, solved, gen = data(), PPCA(D, factors=K), PPCA(D, factors=K)
     solved.solve(x)
     result = em(gen, x, tol=1e-7, seed=0)
     peer = decomposition.PCA(K).fit(x.numpy()).score(x.numpy())
@@ -134,7 +134,7 @@ def test_ppca_in_closed_form_by_em_and_by_scikit_learn_agree():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_em_ends_at_a_stationary_point_of_the_likelihood_with_missing_entries(family):
-    x, gen = data(missing=0.3).double(), family(D, K).double()
+    x, gen = data(missing=0.3).double(), family(D, factors=K).double()
     result = em(gen, x, max_iter=500, tol=1e-12, seed=0)
     gen().log_prob(x).mean().backward()
     assert result.log_likelihood.diff().min() > -1e-10
@@ -145,7 +145,7 @@ def test_ppca_with_missing_entries_finds_the_distribution_of_the_complete_data()
     torch.manual_seed(1)
     truth = random_family(PPCA)
     x = truth().sample((4000,)).detach()
-    gen = PPCA(D, K).double()
+    gen = PPCA(D, factors=K).double()
     em(gen, torch.where(torch.rand_like(x) < 0.3, torch.nan, x), tol=1e-8, seed=0)
     gap = torch.distributions.kl_divergence(truth(), gen()).item()
     parameters = (
@@ -155,7 +155,7 @@ def test_ppca_with_missing_entries_finds_the_distribution_of_the_complete_data()
 
 
 def test_gradients_climb_to_the_same_likelihood_as_em():
-    x, climbed, gen = data(missing=0.1), PPCA(D, K), PPCA(D, K)
+    x, climbed, gen = data(missing=0.1), PPCA(D, factors=K), PPCA(D, factors=K)
     fit(
         climbed,
         x,
@@ -171,7 +171,11 @@ def test_gradients_climb_to_the_same_likelihood_as_em():
 
 
 def test_em_does_not_depend_on_chunks():
-    x, whole, parts = data(missing=0.2).double(), PPCA(D, K).double(), PPCA(D, K).double()
+    x, whole, parts = (
+        data(missing=0.2).double(),
+        PPCA(D, factors=K).double(),
+        PPCA(D, factors=K).double(),
+    )
     em(whole, x, max_iter=5, tol=0.0, seed=0)
     em(parts, x, max_iter=5, tol=0.0, seed=0, max_rows=37)
     torch.testing.assert_close(whole.loadings, parts.loadings)
@@ -180,12 +184,12 @@ def test_em_does_not_depend_on_chunks():
 def test_unsolvable_data_are_refused():
     x = data()
     with pytest.raises(ValueError, match="1 <= factors < dims"):
-        PPCA(3, 3)
+        PPCA(3, factors=3)
     with pytest.raises(ValueError, match=r"got NaN in x; use probgen\.em"):
-        PPCA(D, K).solve(data(missing=0.1))
+        PPCA(D, factors=K).solve(data(missing=0.1))
     with pytest.raises(ValueError, match="3 rows that lie in them"):
-        PPCA(D, K).solve(x[:3])
+        PPCA(D, factors=K).solve(x[:3])
     with pytest.raises(ValueError, match=r"none in columns \[2\]"):
-        em(FactorAnalysis(D, K), torch.where(torch.arange(D) == 2, torch.nan, x))
+        em(FactorAnalysis(D, factors=K), torch.where(torch.arange(D) == 2, torch.nan, x))
     with pytest.raises(ValueError, match=r"constant columns \[4\]"):
-        em(FactorAnalysis(D, K), torch.where(torch.arange(D) == 4, 1.5, x))
+        em(FactorAnalysis(D, factors=K), torch.where(torch.arange(D) == 4, 1.5, x))

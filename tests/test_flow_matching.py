@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.compile.tracing import NotCompilable, record
+from probgen.compile.tracing import NotCompilable, record_operations
 from probgen.core.kinds import density_kind
 from probgen.core.module import Fixed
 from probgen.distributions.flows.couplings import (
@@ -338,12 +338,12 @@ def test_steps_are_recorded_unless_pairs_depend_on_values():
         loss = Denoising()(gen.model, gen.guide)
         torch.manual_seed(0)
         expected = loss(x)
-        recorded = record(loss, x)
+        recorded = record_operations(loss, x)
         torch.manual_seed(0)
         torch.testing.assert_close(recorded(x), expected)
     gen = FlowMatching(TimeMLP(2, [8]), (2,), coupling=OptimalTransport())
     with pytest.raises(NotCompilable):
-        record(Denoising()(gen.model, gen.guide), x)
+        record_operations(Denoising()(gen.model, gen.guide), x)
 
 
 def test_training_solves_no_equation():

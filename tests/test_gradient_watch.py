@@ -286,3 +286,23 @@ def assert_silent(gen, objective, **options):
         history = run(gen, objective, **options)
     told = [str(w.message) for w in caught if "no gradient" in str(w.message)]
     assert not told and not history.without_gradient and "no gradient" not in repr(history)
+
+
+@pytest.mark.parametrize(("last", "named"), [(0.0, ["extra"]), (1.0, [])])
+def test_what_only_rows_that_do_not_count_need_is_named(last, named):
+    """Where every batch holds all rows, as of a program with a parameter for each of them."""
+    x = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    flag = torch.tensor([0.0] * 11 + [1.0])
+
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(12))
+        extra = pyro.param("extra", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc + extra * flag, 1.0), obs=x)
+
+    weights = torch.tensor([1.0] * 11 + [last])
+    options = {"steps": STEPS + 2, "progress": False, "verdict": False, "seed": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        history = fit(Program(model), x, weights=weights, **options)
+    assert history.without_gradient == named

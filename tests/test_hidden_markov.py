@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 from probgen.core.missing import MissingAware
 from probgen.distributions.conditional import conditional
 from probgen.distributions.sequences import forward_backward, log_chain
@@ -59,7 +59,7 @@ CASES = [
 def test_both_passes_are_sums_over_paths(case):
     parts = chain(5, 3, 2, **case)
     every, joint = paths(*parts)
-    found, weights = forward_backward.posterior(*parts), joint.softmax(0)
+    found, weights = forward_backward.chain_posterior(*parts), joint.softmax(0)
     torch.testing.assert_close(found.log_likelihood, joint.logsumexp(0))
     member = torch.nn.functional.one_hot(every, 3).double()
     torch.testing.assert_close(found.marginals, torch.einsum("ptk,pr->tkr", member, weights))
@@ -92,7 +92,7 @@ def test_the_gradient_is_that_of_the_value(case):
 
     def value(initial, free, emission):
         filled = torch.full_like(transition, -torch.inf).masked_scatter(possible, free)
-        return forward_backward.log_likelihood(initial, filled, emission)
+        return forward_backward.chain_log_likelihood(initial, filled, emission)
 
     inputs = [part.requires_grad_() for part in (initial, transition[possible].clone(), emission)]
     assert torch.autograd.gradcheck(value, inputs)
@@ -106,13 +106,13 @@ def test_what_is_recorded_gives_the_same_value_and_gradient(case, states):
 
     def both(*parts):
         leaves = [part.requires_grad_() for part in parts]
-        value = forward_backward.log_likelihood(*leaves)
+        value = forward_backward.chain_log_likelihood(*leaves)
         return value.detach(), *torch.autograd.grad(
             (value * torch.tensor([1.0, 2.0])).sum(), leaves
         )
 
     for got, expected in zip(
-        record(both, *parts)(*parts), both(*(p.clone() for p in parts)), strict=True
+        record_operations(both, *parts)(*parts), both(*(p.clone() for p in parts)), strict=True
     ):
         torch.testing.assert_close(got, expected)
 
@@ -130,10 +130,10 @@ def test_products_of_matrices_know_what_is_impossible():
 @pytest.mark.parametrize("steps", [600, 1025])
 def test_long_sequences_in_pieces_are_the_same_as_step_by_step(steps):
     parts = chain(steps, 3, 2)
-    found = forward_backward.posterior(*parts)
-    value, states = log_chain.forward(*parts)
+    found = forward_backward.chain_posterior(*parts)
+    value, states = log_chain.log_forward(*parts)
     torch.testing.assert_close(found.log_likelihood, value)
-    expected = log_chain.backward(torch.ones_like(value), states, *parts[1:])
+    expected = log_chain.log_backward(torch.ones_like(value), states, *parts[1:])
     for got, other in zip(found[1:], expected, strict=True):
         torch.testing.assert_close(got, other)
 
@@ -143,7 +143,7 @@ def test_an_impossible_observation_has_probability_zero_and_no_gradient():
         initial, transition, emission = chain(5, 3, 2, forbid=forbid)
         emission[2, :, 0] = -torch.inf
         emission.requires_grad_()
-        value = forward_backward.log_likelihood(initial, transition, emission)
+        value = forward_backward.chain_log_likelihood(initial, transition, emission)
         (gradient,) = torch.autograd.grad(value[1], emission)
         assert value[0] == -torch.inf and value[1].isfinite()
         assert gradient.isfinite().all() and not gradient[..., 0].any()
@@ -159,10 +159,10 @@ def test_single_precision_loses_no_path_to_underflow(least):
     emission = torch.zeros(60, 2, 1)
     emission[:30, 1], emission[30:, 0] = -20.0, -20.5
     parts = torch.full((2, 1), 0.5).log(), matrix.log().float()[None, None], emission
-    expected = log_chain.forward(*(part.double() for part in parts))
-    found = forward_backward.posterior(*parts)
+    expected = log_chain.log_forward(*(part.double() for part in parts))
+    found = forward_backward.chain_posterior(*parts)
     torch.testing.assert_close(found.log_likelihood, expected[0], rtol=1e-5, atol=0)
-    weights = log_chain.backward(
+    weights = log_chain.log_backward(
         torch.ones(1).double(), expected[1], *(part.double() for part in parts[1:])
     )
     torch.testing.assert_close(found.marginals.double(), weights[2], rtol=1e-3, atol=1e-6)

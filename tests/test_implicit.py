@@ -157,7 +157,7 @@ def test_wrong_shapes_are_refused():
         critic(torch.zeros(2, 1, 6, 6))
     with pytest.raises(ValueError, match="fewer stages"):
         DCGANCritic((1, 2, 2), hidden=(4, 4, 4))
-    with pytest.raises(ValueError, match="batch dims of x"):
+    with pytest.raises(ValueError, match=r"expected a context of shape \(2, C\), got \(3, 1\)"):
         SideBySide(nn.Linear(3, 1))(torch.zeros(2, 2), torch.zeros(3, 1))
 
 

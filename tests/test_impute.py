@@ -83,7 +83,7 @@ def poor():
 
 
 def test_exact_models_are_imputed_by_their_conditional():
-    gen = PPCA(4, 2)
+    gen = PPCA(4, factors=2)
     done, distribution = impute(gen, X, draws=5000), conditional(gen(), X, ~X.isnan())
     assert done.kind == "exact" and (done.acceptance == 1).all()
     assert_moments(done.draws, distribution, X)

@@ -10,7 +10,7 @@ from inputs import BARE, CASES, SAMPLES, WORKS, WRONG, Row, at_doors, samples
 import probgen as pg
 from probgen.core.conversion import is_nested, nested, rows_from
 from probgen.core.entry import as_rows
-from probgen.distributions.support import shares
+from probgen.distributions.support import responsibilities
 
 PAIRS = [
     pytest.param("GaussianMixture Full", "em", marks=pytest.mark.slow),
@@ -127,4 +127,4 @@ def test_rows_too_far_from_all_components_are_named():
         gen.responsibilities(x)
     assert gen.double().responsibilities(x.double()).isfinite().all()
     with pytest.raises(ValueError, match="too far from all, row 1"):
-        shares(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]]))
+        responsibilities(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]]))

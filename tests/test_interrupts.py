@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from probgen.compile.tracing import Compiled
 from probgen.infer.em import em
 from probgen.infer.mcmc import PyroNUTS, mcmc
+from probgen.infer.nuts_nutpie import Nutpie
 from probgen.models.mixture import GaussianMixture
 from probgen.train import checkpoint as disk
 from probgen.train.compiled.policy import Engine
-from probgen.train.compiled.step import Step
+from probgen.train.compiled.step import CompiledStep
 from probgen.train.data import InMemory
 from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.signals import Signals
@@ -64,7 +65,7 @@ PLACES = {
     "averages": (Run, "swap"),
     "saving": (disk, "write"),
     "disk": (os, "fsync"),
-    "compiled step": (Step, "__call__"),
+    "compiled step": (CompiledStep, "__call__"),
     "end": (Engine, "close"),
 }
 LATER = 10  # a call of the loss in a step, after those that look whether it can be computed
@@ -202,6 +203,37 @@ def test_em_keeps_the_best_start_so_far(call):
     fewer = GaussianMixture(components=2, dims=2)
     assert found.log_likelihood[-1] == em(fewer, x, n_init=2, seed=0).log_likelihood[-1]
     torch.testing.assert_close(dict(gen.state_dict()), dict(fewer.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sampler", [PyroNUTS(), Nutpie()])
+def test_mcmc_keeps_the_draws_of_the_first_chain(sampler):
+    if isinstance(sampler, Nutpie):
+        pytest.importorskip("nutpie")
+
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    settings = {"draws": 500_000, "tune": 5, "seed": 0, "chains": 2, "progress": False}
+
+    def stopping(log_density, example):
+        chain = sampler(log_density, example)
+        made = []
+
+        def advance():
+            made.append(0)
+            if len(made) == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return lambda start, seed, plan: chain(start, seed, plan._replace(advance=advance))
+
+    with pytest.warns(UserWarning, match="draws of the first chain; those are kept"):
+        found = mcmc(model, torch.ones(4), sampler=stopping, **settings)
+    chains, draws = found.draws["mu"].shape
+    assert chains == 1
+    assert 0 < draws < settings["draws"]
+    assert all(values.shape == (1, draws) for values in found.stats.values())
 
 
 @pytest.mark.slow

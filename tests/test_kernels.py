@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 from probgen.samplers.gibbs_bipartite import block_gibbs
 from probgen.samplers.hmc import HMC, MALA
 from probgen.samplers.langevin import Langevin, langevin, value_and_score
@@ -91,7 +91,7 @@ def test_steps_of_coordinates_precondition():
 )
 def test_chains_are_one_graph(kernel):
     x = torch.randn(3, 2)
-    graph = record(lambda x: kernel(lambda x: -(x**4).sum(-1), x, 3).x, x)
+    graph = record_operations(lambda x: kernel(lambda x: -(x**4).sum(-1), x, 3).x, x)
     state = torch.get_rng_state()
     expected = kernel(lambda x: -(x**4).sum(-1), x, 3).x
     torch.set_rng_state(state)

@@ -10,7 +10,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from probgen.distributions.diffusion.discrete_diffused import DiscreteDiffused
-from probgen.distributions.diffusion.labels import AbsorbingNoise, Labels, UniformNoise
+from probgen.distributions.diffusion.labels import AbsorbingNoise, LabelDistribution, UniformNoise
 from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
 from probgen.distributions.diffusion.schedules import CosineSchedule, EvenSchedule, LinearSchedule
 from probgen.distributions.diffusion.times import (
@@ -287,10 +287,10 @@ def test_missing_labels_are_revealed_given_the_others():
 def test_masses_of_zero_have_finite_gradients():
     logits = torch.zeros(3).double().requires_grad_()
     masses = logits.softmax(-1) * torch.tensor([0.0, 1.0, 1.0])
-    q = Labels(torch.tensor([0.0, 0.5, 0.5]).double())
-    kl_divergence(q, Labels(masses)).backward()
+    q = LabelDistribution(torch.tensor([0.0, 0.5, 0.5]).double())
+    kl_divergence(q, LabelDistribution(masses)).backward()
     assert logits.grad.isfinite().all()
-    assert Labels(masses).log_prob(torch.zeros(())).item() == -torch.inf
+    assert LabelDistribution(masses).log_prob(torch.zeros(())).item() == -torch.inf
 
 
 def test_what_does_not_fit_is_refused():

@@ -12,7 +12,7 @@ from pyro.infer.mcmc.util import initialize_model
 
 from probgen.compile.broadcast_hoisting import hoist_broadcasts
 from probgen.compile.mask_indices import index_masks
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 from probgen.core.program import Program
 from probgen.infer.log_density import LogDensity, for_each, value_and_grad
 
@@ -126,7 +126,7 @@ def test_value_gradient_and_transforms_are_pyros(model, batch, nesting, dtype, t
     found = [value_and_grad(ours)(point) for point in u]
     torch.testing.assert_close(found, truth, rtol=tolerance, atol=tolerance)
     graph = hoist_broadcasts(
-        index_masks(record(value_and_grad(ours), u[0])), u[0]
+        index_masks(record_operations(value_and_grad(ours), u[0])), u[0]
     )  # what is compiled for nutpie
     torch.testing.assert_close([graph(point) for point in u], truth, rtol=tolerance, atol=tolerance)
     drawn = ours.constrain(u)

@@ -93,7 +93,7 @@ def stepwise(distribution, x):
 
 @pytest.mark.parametrize(
     "head",
-    [Categorical(levels=3), MixtureOfGaussians(2), Gaussian()],
+    [Categorical(levels=3), MixtureOfGaussians(components=2), Gaussian()],
     ids=lambda h: type(h).__name__,
 )
 def test_steps_with_features_and_a_context(head):
@@ -187,7 +187,12 @@ def test_a_missing_suffix_is_summed_out():
 @pytest.mark.parametrize("dims", [1, 2])
 def test_densities_of_real_vectors_integrate_to_one(dims):
     gen = shaken(
-        MADE(dims, [6], MixtureOfGaussians(3, min_scale=0.2), orders=random_orders(2, dims))
+        MADE(
+            dims,
+            [6],
+            MixtureOfGaussians(components=3, min_scale=0.2),
+            orders=random_orders(2, dims),
+        )
     )
     line = torch.linspace(-20, 20, 401, dtype=torch.float64)
     rows = torch.cartesian_prod(*[line] * dims).reshape(-1, dims)
@@ -196,7 +201,7 @@ def test_densities_of_real_vectors_integrate_to_one(dims):
 
 def test_a_mixture_of_normals_is_the_weighted_sum_of_their_densities():
     raw = torch.randn(6, 4)
-    distribution = MixtureOfGaussians(2, min_scale=0.1)(raw.flatten())
+    distribution = MixtureOfGaussians(components=2, min_scale=0.1)(raw.flatten())
     x = torch.randn(4)
     logits, loc, scale = raw.split(2)
     scale, loc = nn.functional.softplus(scale) + 0.1, loc + torch.tensor([[-0.5], [0.5]])

@@ -20,7 +20,7 @@ import probgen as pg
 from probgen.core.keywords import MEANINGS, advice, taken, taken_by
 from probgen.core.module import DistributionModule, LatentVariableModel
 from probgen.core.support_words import in_words
-from probgen.distributions.codes import _Codes
+from probgen.distributions.codes import _CodeVectors
 from probgen.distributions.flows.complete import INCOMPLETE
 from probgen.distributions.mixture_of import AnyOf
 from probgen.distributions.sequences.ends import SupportOrPadding
@@ -195,12 +195,17 @@ KNOWN = {
     ("em", "n_iter"): "max_iter=",
     ("em", "epochs"): "max_iter=",
     ("em", "restarts"): "n_init=",
+    ("em", "chunk_size"): "max_rows=",
     ("sample", "n_samples"): "n=",
     ("posterior", "num_samples"): "draws=",
     ("log_likelihood", "n_samples"): "particles=",
     ("mcmc", "warmup"): "tune=",
     ("mcmc", "num_chains"): "chains=",
     ("impute", "n_samples"): "draws=",
+    ("impute", "steps"): "num_steps=",
+    ("log_likelihood", "batch_rows"): "max_rows=",
+    ("pad", "maxlen"): "length=",
+    ("verdict", "draws"): "particles=",
     ("predictive_check", "rng"): "seed=",
 }
 
@@ -223,6 +228,8 @@ BUILT = {
         "did you mean covariance",
     ),
     "an objective": (lambda: pg.ELBO(num_particles=3), "particles="),
+    "steps of chains": (lambda: pg.objectives.ContrastiveDivergence(k=5), "num_steps="),
+    "steps of flow": (lambda: pg.Glow((1, 4, 4), steps=2), "flow_steps="),
     "a head": (lambda: Categorical(Constant(3), n_levels=3), "did you mean levels?"),
 }
 
@@ -534,7 +541,7 @@ LINES = {
     "column by column finite numbers, 0 or 1": torchs.cat(
         [torchs.real, torchs.boolean, torchs.real], -1
     ),
-    "blocks of one-hot vectors, then finite numbers": _Codes((2, 1)),
+    "blocks of one-hot vectors, then finite numbers": _CodeVectors((2, 1)),
 }
 BY_LIBRARY = {
     f"{module.__name__}.{name}": value

@@ -1,12 +1,16 @@
 """Mixtures of families: a Gaussian mixture as the truth, supports, kinds, experts."""
 
+import itertools
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
 
 import probgen as pg
 from probgen.core.kinds import KINDS, density_kind
-from probgen.core.module import Fixed
+from probgen.core.module import DistributionModule, Fixed
+from probgen.core.supports import check_support
 from probgen.distributions.mixture_of import MixtureOf
 from probgen.models.mixture_of import Mixture
 from probgen.nn import MLP
@@ -104,3 +108,46 @@ def test_masses_do_not_mix_with_densities():
         MixtureOf(torch.zeros(3), [dist.Normal(0.0, 1.0), dist.Normal(0.0, 1.0)])
     with pytest.raises(ValueError, match="one number of event dims"):
         Mixture([])
+
+
+LINE = {"loc": torch.zeros(3), "scale": torch.ones(3)}
+PARTS = {  # what each lies on, as (a point, a log-density)
+    "simplex": Fixed(dist.Dirichlet, concentration=torch.tensor([2.0, 1.0, 1.0])),
+    "positive": Fixed(dist.Exponential, rate=torch.ones(3)),
+    "unit cube": Fixed(dist.Uniform, low=torch.zeros(3), high=torch.ones(3)),
+    "all numbers": Fixed(dist.Normal, **LINE),
+}
+POINTS = {
+    "on the simplex": (torch.tensor([0.2, 0.3, 0.5]), {*PARTS}),
+    "positive": (torch.tensor([1.0, 2.0, 3.0]), {"positive", "all numbers"}),
+    "in the cube": (torch.tensor([0.9, 0.9, 0.9]), {"positive", "unit cube", "all numbers"}),
+    "anywhere": (torch.tensor([-1.0, 2.0, 3.0]), {"all numbers"}),
+}
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations(PARTS, 2)), ids=" and ".join)
+def test_rows_of_either_component_are_taken_in_any_order(names):
+    gen = Mixture([PARTS[name] for name in names])
+    for point, inside in POINTS.values():
+        densities = [
+            PARTS[name]().log_prob(point) if name in inside else torch.tensor(-torch.inf)
+            for name in names
+        ]
+        expected = torch.stack(densities).logsumexp(0) - math.log(2)
+        torch.testing.assert_close(gen().log_prob(point), expected)
+        if expected.isfinite():
+            check_support(gen, point[None])
+        else:
+            with pytest.raises(ValueError, match=r", or .*, or NaN"):
+                check_support(gen, point[None])
+
+
+def test_supports_that_differ_from_row_to_row_are_left_alone():
+    class Bounded(DistributionModule):
+        context_size = 1
+
+        def forward(self, context=None):
+            return dist.Uniform(context, context + 1.0).to_event(1)
+
+    context = torch.arange(6.0)[:, None]
+    check_support(Mixture([Bounded(), Bounded()]), context + 0.5, context)

@@ -61,7 +61,7 @@ def test_nade_is_its_recursion():
 
 def test_rescaled_nade_is_its_recursion():
     gen, x = (
-        shaken(NADE(3, 4, MixtureOfGaussians(2), rescale=True, activation=nn.Tanh)),
+        shaken(NADE(3, 4, MixtureOfGaussians(components=2), rescale=True, activation=nn.Tanh)),
         torch.randn(3).double(),
     )
     total, a = 0.0, gen.offset
@@ -138,8 +138,8 @@ def test_densities_of_real_vectors_integrate_to_one(dims):
     line = torch.linspace(-25, 25, 501, dtype=torch.float64)
     rows = torch.cartesian_prod(*[line] * dims).reshape(-1, dims)
     for gen in (
-        NADE(dims, 5, MixtureOfGaussians(2, min_scale=0.3)),
-        DeepNADE(dims, [5], MixtureOfGaussians(2)),
+        NADE(dims, 5, MixtureOfGaussians(components=2, min_scale=0.3)),
+        DeepNADE(dims, [5], MixtureOfGaussians(components=2)),
     ):
         assert shaken(gen)().log_prob(rows).exp().sum().item() * 0.1**dims == pytest.approx(
             1.0, abs=1e-3

@@ -27,7 +27,7 @@ from probgen.distributions.diffusion.schedules import (
     LinearSchedule,
     VarianceExploding,
 )
-from probgen.distributions.diffusion.tables import shares
+from probgen.distributions.diffusion.tables import signal_shares
 from probgen.distributions.diffusion.times import KarrasSteps, uniform_steps
 
 STEPS, N = 6, 40000
@@ -217,16 +217,16 @@ def test_divergence_from_a_normal_distribution_is_the_integral(q):
 @pytest.mark.parametrize("schedule", [LinearSchedule(), CosineSchedule(), EvenSchedule()])
 def test_schedules_fall_from_one_to_nothing(schedule):
     for count in (2, 10, 1000):
-        signal = shares(schedule, count)
+        signal = signal_shares(schedule, count)
         assert signal.shape == (count,)
         assert (signal.diff() < 0).all()
         assert 0 <= signal[-1] < 0.01
         times = torch.arange(1, count + 1).double() / count
         torch.testing.assert_close(signal, schedule(times)[0].square())
     with pytest.raises(ValueError, match="num_times >= 2"):
-        shares(schedule, 1)
+        signal_shares(schedule, 1)
     with pytest.raises(ValueError, match="give num_times"):
-        shares(schedule, None)
+        signal_shares(schedule, None)
 
 
 # -- bounds
@@ -488,7 +488,7 @@ def test_what_does_not_fit_is_refused():
         torch.tensor([0.5]),
         torch.tensor([0.5, 0.6, 0.4]),
         torch.tensor([1.0, 0.5]),
-        shares(EvenSchedule(), 3),
+        signal_shares(EvenSchedule(), 3),
     ):
         with pytest.raises(ValueError, match="schedule"):
             GammaNoise(wrong)

@@ -9,7 +9,7 @@ from probgen.core.program import Program
 from probgen.diagnostics import to_arviz
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import mcmc
-from probgen.infer.nuts import Plan
+from probgen.infer.nuts import ChainPlan
 from probgen.infer.nuts_nutpie import Nutpie, one_chain
 
 pytest.importorskip("nutpie")
@@ -125,7 +125,7 @@ def test_chains_may_start_at_a_mode_and_meet_walls():
             return torch.tensor(torch.nan).double(), torch.full_like(u, torch.nan)
         return -0.5 * (u * u).sum(), -u
 
-    walk = one_chain(Nutpie(), walled, torch.zeros(2).double(), 0, Plan(100, 400))
+    walk = one_chain(Nutpie(), walled, torch.zeros(2).double(), 0, ChainPlan(100, 400))
     points = walk.points[100:]
     assert (
         points[:, 0].max() <= 1
@@ -140,7 +140,7 @@ def test_seeds_and_limits_are_those_asked_for(chains):
     log_density = LogDensity(PROGRAM, ERRORS, EFFECTS, dtype=torch.float64)
     walk = Nutpie()(log_density, log_density.origin)
     steps = []
-    plan = Plan(tune=20, draws=10, max_tree_depth=2, advance=lambda: steps.append(1))
+    plan = ChainPlan(tune=20, draws=10, max_tree_depth=2, advance=lambda: steps.append(1))
     first, again, other = (walk(log_density.origin, seed, plan) for seed in (1, 1, 2))
     assert torch.equal(first.points, again.points) and not torch.equal(first.points, other.points)
     assert first.points.shape == (30, 10) and len(steps) == 90

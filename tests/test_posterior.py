@@ -15,7 +15,7 @@ from probgen.core.module import Fixed, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.infer.posterior import (
     complete,
-    observed_sites,
+    observed_names,
     posterior,
     predictive,
     prior_predictive,
@@ -154,7 +154,7 @@ def test_predictive_of_other_rows_forgets_what_each_row_told():
 def test_posterior_predictive_has_the_conjugate_moments(vectorized):
     program = Program(normal_mean, exact_guide, vectorized=vectorized)
     drawn = predictive(program, Y, draws=1000)
-    assert list(drawn) == observed_sites(program, Y) == ["y"]
+    assert list(drawn) == observed_names(program, Y) == ["y"]
     assert drawn["y"].shape == (1000, 3)
     close(drawn["y"], dist.Normal(POSTERIOR.mean, (POSTERIOR.variance + 1).sqrt()))
 

@@ -224,7 +224,7 @@ def test_missing_cells_are_integrated_out_and_filled_in():
 def test_imputation_is_that_of_the_family_on_the_grid():
     x = torch.randn(500, 3)
     x = torch.stack([x[:, 0].exp(), (5 * (x[:, 0] + 0.1 * x[:, 1])).round(), x[:, 2]], 1)
-    gen = Preprocessed.fitted(FactorAnalysis(3, 1), x, dequantize=False)
+    gen = Preprocessed.fitted(FactorAnalysis(3, factors=1), x, dequantize=False)
     rows = x[:20].clone()
     rows[:, 1] = torch.nan
     done = impute(gen, rows, draws=50)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen.libraries import load, whole
+from probgen.libraries import load, uninterrupted
 from probgen.train import files
 from probgen.train.checkpoint import CheckpointError
 
@@ -73,7 +73,7 @@ def test_an_import_is_whole_before_ctrl_c_is_seen(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         load("interrupted_library")
     assert sys.modules.pop("interrupted_library").value == 1
-    with pytest.raises(ModuleNotFoundError), whole():
+    with pytest.raises(ModuleNotFoundError), uninterrupted():
         load("no_such_library")
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -77,7 +77,10 @@ def test_one_step_after_the_other_gives_the_distributions_of_all_steps(network):
     x, context = torch.randint(2, (2, 4, length, D)).float(), torch.randn(4, 3)
     distribution = gen(context)
     conditionals = distribution.conditionals(torch.Size((2, 4)))
-    distributions = [next(conditionals), *(conditionals.send(x[..., t, :]) for t in range(length - 1))]
+    distributions = [
+        next(conditionals),
+        *(conditionals.send(x[..., t, :]) for t in range(length - 1)),
+    ]
     got = torch.stack([each.base_dist.logits for each in distributions], -2)
     torch.testing.assert_close(got, distribution.distributions(x).base_dist.logits)
 

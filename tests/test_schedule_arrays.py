@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import probgen as pg
-from probgen.compile.tracing import record
+from probgen.compile.tracing import record_operations
 from probgen.distributions.diffusion.predictions import Original
 from probgen.distributions.diffusion.tables import alphas_bar
 
@@ -139,7 +139,7 @@ def test_the_schedule_is_saved_and_loaded():
 def test_a_graph_can_be_recorded(shape):
     schedule = pg.diffusion.TabulatedSchedule(torch.tensor(SHARES))
     both = lambda t: (*schedule(t), schedule.time(schedule.log_snr(t)))  # noqa: E731
-    graph = record(both, torch.rand(shape))
+    graph = record_operations(both, torch.rand(shape))
     t = torch.rand(shape)
     torch.testing.assert_close(graph(t), both(t))
 

@@ -117,14 +117,14 @@ def test_flows_learn_by_it_in_training_and_score_in_validation(objective):
 
 
 def test_score_matching_is_compiled():
-    from probgen.compile.tracing import record
+    from probgen.compile.tracing import record_operations
     from probgen.core.missing import assume_missing
 
     gen, x = EnergyBasedModel(MLP(3, [8], 1), (3,)), torch.randn(5, 3)
     for objective in OBJECTIVES:
         loss = objective(gen.model, gen.guide)
         with assume_missing(False):
-            recording = record(loss, x)
+            recording = record_operations(loss, x)
         values = []
         for run in (recording, loss):
             torch.manual_seed(0)

@@ -347,7 +347,7 @@ REFUSED = {
     "an array of longer sequences": (
         "LinearGaussianStateSpace",
         torch.ones(3, 7, 2),
-        r"got \(3, 7, 2\); one row a datum; build the family with length=7",
+        r"got \(3, 7, 2\); give one observation per row; build the family with length=7",
         lambda gen, x: (build("LinearGaussianStateSpace", 7), x),
     ),
     "sequences without a second dim": (
@@ -359,7 +359,7 @@ REFUSED = {
     "an array without a third dim": (
         "HiddenMarkovModel of counts",
         torch.ones(3, 4),
-        r"got \(3, 4\); one row a datum; x\[..., None\]",
+        r"got \(3, 4\); give one observation per row; x\[..., None\]",
         lambda gen, x: (gen, x[..., None]),
     ),
     "flat sequences of vectors": (
@@ -377,7 +377,7 @@ REFUSED = {
     "one sequence": (
         "HiddenMarkovModel",
         torch.ones(3, 2),
-        r"got \(3, 2\); one row a datum; give \[x\] if it is one sequence",
+        r"got \(3, 2\); give one observation per row; give \[x\] if it is one sequence",
         lambda gen, x: (gen, [x]),
     ),
     "one chain": (
@@ -389,7 +389,7 @@ REFUSED = {
     "an array of shorter chains": (
         "MarkovChain",
         torch.ones(3, 2),
-        r"got \(3, 2\); one row a datum; pg.pad\(x, 5\)",
+        r"got \(3, 2\); give one observation per row; pg.pad\(x, 5\)",
         lambda gen, x: (gen, pg.pad(x, 5)),
     ),
 }
@@ -417,7 +417,7 @@ UNEQUAL = [[0.1, 0.2, 0.3], [0.4], [0.5, 0.6]]
 OF_VECTORS = {
     "pg.pad(x)": (
         lambda: heads.Gaussian(pg.nn.Constant(6)),
-        lambda: pg.FactorAnalysis(3, 1),
+        lambda: pg.FactorAnalysis(3, factors=1),
         lambda: pg.GaussianMixture(2, 3),
     ),
     "cut them to one length, or take a family of sequences": (

@@ -8,7 +8,7 @@ import torch
 
 import probgen as pg
 from probgen.core.module import Fixed, standard_normal
-from probgen.distributions.flows.rescaled import Units
+from probgen.distributions.flows.rescaled import UnitChange
 from probgen.models.standardized import Standardized
 
 LOC, SCALE = torch.tensor([100.0, -3.0, 0.5]), torch.tensor([20.0, 0.1, 4.0])
@@ -58,7 +58,7 @@ def test_imputation_is_exact_where_the_family_has_conditionals():
 def test_jacobians_are_those_of_autograd(reach):
     torch.manual_seed(1)
     bounds = torch.tensor(-2.0), torch.tensor(5.0)
-    units = Units(torch.tensor(0.3), torch.tensor(1.7), bounds)
+    units = UnitChange(torch.tensor(0.3), torch.tensor(1.7), bounds)
     y = (reach * torch.randn(200, dtype=torch.float64)).clamp(-15, 15)
     x, ladj = units.inverse_and_ladj(y)
     x = x.requires_grad_()

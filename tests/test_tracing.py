@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from probgen.compile.mutation_analysis import changed_inputs
 from probgen.compile.random_numbers import FILLS
-from probgen.compile.tracing import Compiled, NotCompilable, compiled, record
+from probgen.compile.tracing import Compiled, NotCompilable, compiled, record_operations
 
 aten = torch.ops.aten
 LOOK = "; look at probgen/compile/{}, which relies on it"
@@ -23,7 +23,7 @@ def draws(function, *inputs):
 
 
 def same_draws(function, *inputs, build=False):
-    graph = compiled(function, *inputs) if build else Compiled(record(function, *inputs))
+    graph = compiled(function, *inputs) if build else Compiled(record_operations(function, *inputs))
     expected, found = draws(function, *inputs), draws(graph, *inputs)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(expected[1], found[1])
@@ -43,7 +43,7 @@ def test_gradients_inside_and_tensors_closed_over_are_current():
             return {"loss": loss.detach(), "gradient": torch.autograd.grad(loss, w)[0]}
 
     x = torch.randn(4, 3)
-    graph = record(loss_and_gradient, x)
+    graph = record_operations(loss_and_gradient, x)
     assert {id(t) for t in graph.closed_over} == {id(w), id(scale)}
     scale.mul_(3)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_changes_in_place_are_found_also_through_views_and_batch_statistics():
         kept[1].T.add_(used)
         return norm(x) + kept[0]
 
-    graph = record(function, torch.randn(5, 3))
+    graph = record_operations(function, torch.randn(5, 3))
     expected = {
         id(t) for t in (kept, norm.running_mean, norm.running_var, norm.num_batches_tracked)
     }
@@ -105,7 +105,10 @@ def test_draws_before_and_after_some_that_depend_on_values():
         return first, gamma * uniform.sum(), kept, *labels, torch.normal(a, 1.0), torch.randperm(5)
 
     graph = same_draws(mixed, torch.tensor([1.0, 2.0, 3.0]), build=True)
-    assert graph.random and not Compiled(record(lambda x: x + torch.rand(2), torch.ones(2))).random
+    assert (
+        graph.random
+        and not Compiled(record_operations(lambda x: x + torch.rand(2), torch.ones(2))).random
+    )
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -133,7 +136,7 @@ def test_several_calls_in_a_row_draw_what_single_ones_draw(size, dtype):
         small = torch.randn(2, 3).sum() + torch.randn(5)[1] + torch.randn(3, dtype=dtype).prod()
         return x + torch.randn(size, dtype=dtype).sum() + torch.rand(2).sum() + small
 
-    x, graph = torch.zeros(2), Compiled(record(function, torch.zeros(2)))
+    x, graph = torch.zeros(2), Compiled(record_operations(function, torch.zeros(2)))
     calls = graph.repeatedly(6)
     for _ in range(2):
         expected = draws(lambda: [function(x + i) for i in range(6)])
@@ -167,7 +170,7 @@ READS = {
 @pytest.mark.parametrize("function", READS.values(), ids=READS)
 def test_values_that_become_python_numbers_are_refused(function):
     with pytest.raises(NotCompilable, match="reads the value of a tensor"):
-        record(function, torch.ones(2))
+        record_operations(function, torch.ones(2))
 
 
 def test_the_reason_names_the_line_of_the_program():
@@ -177,7 +180,7 @@ def test_the_reason_names_the_line_of_the_program():
     with pytest.raises(
         NotCompilable, match=r"\(at test_tracing.py:\d+: return x \* 2 if x.sum\(\) > 0 else x\)"
     ):
-        record(program, torch.ones(2))
+        record_operations(program, torch.ones(2))
 
 
 def test_random_generators_of_their_own_are_refused():
@@ -187,18 +190,22 @@ def test_random_generators_of_their_own_are_refused():
         lambda x: x + torch.empty(2).normal_(generator=own),
     ):
         with pytest.raises(NotCompilable, match="generator of its own"):
-            record(function, torch.ones(2))
+            record_operations(function, torch.ones(2))
 
 
 def test_numbers_made_tensors_remain_numbers():
-    graph = record(lambda x: x * torch.tensor(3.0).item() + torch.tensor([4.0, 5.0]), torch.ones(2))
+    graph = record_operations(
+        lambda x: x * torch.tensor(3.0).item() + torch.tensor([4.0, 5.0]), torch.ones(2)
+    )
     assert graph(torch.ones(2)).tolist() == [7.0, 8.0]
 
 
 def test_checks_of_values_are_left_out():
     distribution = torch.distributions.Normal(torch.zeros(2), 1.0, validate_args=True)
     x, labels = torch.randn(2), torch.tensor([2, 0])
-    graph = record(lambda x: (distribution.log_prob(x), nn.functional.one_hot(labels, 3)), x)
+    graph = record_operations(
+        lambda x: (distribution.log_prob(x), nn.functional.one_hot(labels, 3)), x
+    )
     assert torch.equal(graph(x)[0], distribution.log_prob(x))
     assert torch.equal(graph(x)[1], nn.functional.one_hot(labels, 3))
 
@@ -209,7 +216,7 @@ def test_choices_by_a_mask_do_not_depend_on_its_shape():
         out[inside] = x[inside]
         return out
 
-    graph = record(spline, torch.tensor([1.0, -1.0, 2.0]))
+    graph = record_operations(spline, torch.tensor([1.0, -1.0, 2.0]))
     assert graph.refusal is None
     for x in (torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-1.0, -1.0, 3.0])):
         assert torch.equal(graph(x), spline(x))
@@ -223,9 +230,14 @@ def test_shapes_that_depend_on_values_are_told():
         lambda x: x.nonzero(),
         lambda x: x.sum() + w[w > 0].sum(),
     ):
-        assert "shape of a tensor depends on values" in record(function, torch.ones(2)).refusal
+        assert (
+            "shape of a tensor depends on values"
+            in record_operations(function, torch.ones(2)).refusal
+        )
     assert (
-        record(lambda x: x[kept].sum() + x[torch.tensor([0, 1])].sum(), torch.ones(2)).refusal
+        record_operations(
+            lambda x: x[kept].sum() + x[torch.tensor([0, 1])].sum(), torch.ones(2)
+        ).refusal
         is None
     )
 
@@ -248,14 +260,14 @@ def test_recurrent_layers_have_graphs():
         with torch.enable_grad():
             return torch.autograd.grad(layer(x)[0].square().sum(), layer.weight_hh_l0)[0]
 
-    torch.testing.assert_close(record(gradient, x)(x), gradient(x))
+    torch.testing.assert_close(record_operations(gradient, x)(x), gradient(x))
 
 
 def test_recording_leaves_no_trace():
     flags = torch.backends.mkldnn.enabled, torch.get_rng_state()
-    record(lambda x: x + torch.rand(2), torch.ones(2))
+    record_operations(lambda x: x + torch.rand(2), torch.ones(2))
     with pytest.raises(NotCompilable):
-        record(lambda x: x + torch.rand(2) * x.sum().item(), torch.ones(2))
+        record_operations(lambda x: x + torch.rand(2) * x.sum().item(), torch.ones(2))
     assert flags[0] == torch.backends.mkldnn.enabled and torch.equal(
         flags[1], torch.get_rng_state()
     )
@@ -270,7 +282,7 @@ def test_torch_refuses_to_read_values_while_it_records():
     with pytest.raises(RuntimeError, match="value out of a tracing tensor") as caught:
         make_fx(lambda x: x if x.sum() > 0 else -x)(torch.ones(2))
     assert caught, "make_fx follows one branch of an if" + LOOK.format(
-        "tracing.py: record, _reason"
+        "tracing.py: record_operations, _reason"
     )
 
 

@@ -50,13 +50,13 @@ FAMILIES = {
     "bits": lambda: pg.MADE(DIMS, [8], pg.heads.Bernoulli()),
 }
 RULES = {
-    "sharper": pg.Truncated(0.5),
-    "flatter": pg.Truncated(temperature=3.0),
-    "two likeliest": pg.Truncated(top_k=2),
-    "nucleus": pg.Truncated(top_p=0.6),
-    "all of them": pg.Truncated(0.7, 2, 0.8),
-    "cold": pg.Truncated(0.0),
-    "greedy": pg.Truncated(top_k=1),
+    "sharper": pg.Truncation(0.5),
+    "flatter": pg.Truncation(temperature=3.0),
+    "two likeliest": pg.Truncation(top_k=2),
+    "nucleus": pg.Truncation(top_p=0.6),
+    "all of them": pg.Truncation(0.7, 2, 0.8),
+    "cold": pg.Truncation(0.0),
+    "greedy": pg.Truncation(top_k=1),
 }
 
 
@@ -72,7 +72,7 @@ def made(name):
     return gen, events.reshape(-1, *shape), count
 
 
-def changed(masses: list[float], rule: pg.Truncated) -> list[float]:
+def changed(masses: list[float], rule: pg.Truncation) -> list[float]:
     """The masses of one step as the definitions say, value by value."""
     if rule.temperature == 0:
         masses = [float(mass == max(masses)) for mass in masses]
@@ -88,7 +88,7 @@ def changed(masses: list[float], rule: pg.Truncated) -> list[float]:
     return [masses[v] / total if v in nucleus else 0.0 for v in range(len(masses))]
 
 
-def changed_table(table: torch.Tensor, order: list[int], rule: pg.Truncated) -> torch.Tensor:
+def changed_table(table: torch.Tensor, order: list[int], rule: pg.Truncation) -> torch.Tensor:
     """A joint table whose conditionals, in an order of its variables, are changed."""
     table = table.permute(order)
     out = torch.ones_like(table)
@@ -113,7 +113,7 @@ def members(distribution):
     )
 
 
-def truth(distribution, events: torch.Tensor, count: int, rule: pg.Truncated) -> torch.Tensor:
+def truth(distribution, events: torch.Tensor, count: int, rule: pg.Truncation) -> torch.Tensor:
     tables = []
     for member in members(distribution):
         table = member.log_prob(events).exp().reshape([count] * DIMS)
@@ -139,7 +139,7 @@ def test_the_score_is_that_of_every_step_changed(name, rule):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_draws_have_the_masses_of_the_score(name):
     gen, events, _ = made(name)
-    rule = pg.Truncated(0.8, top_p=0.85)
+    rule = pg.Truncation(0.8, top_p=0.85)
     with torch.no_grad():
         masses = gen().using(rule).log_prob(events).exp()
     drawn = pg.sample(gen, 4000, temperature=0.8, top_p=0.85, seed=1)
@@ -156,11 +156,11 @@ def test_draws_have_the_masses_of_the_score(name):
 def test_limits(name):
     gen, events, count = made(name)
     plain = gen().log_prob(events)
-    for nothing in (pg.Truncated(), pg.Truncated(1.0, count, 1.0)):
+    for nothing in (pg.Truncation(), pg.Truncation(1.0, count, 1.0)):
         torch.testing.assert_close(gen().using(nothing).log_prob(events), plain)
     if isinstance(gen(), Autoregressive):
         greedy = gen().generate(gen().shape((5,)), lambda t, distribution: _mode(distribution))
-        for rule in (pg.Truncated(0.0), pg.Truncated(1e-4), pg.Truncated(top_k=1)):
+        for rule in (pg.Truncation(0.0), pg.Truncation(1e-4), pg.Truncation(top_k=1)):
             assert torch.equal(gen().using(rule).sample((5,)), greedy)
             assert torch.equal(pg.sample(gen, 5, sampler=rule), greedy)
 
@@ -176,7 +176,7 @@ def _mode(distribution):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rule", [pg.Truncated(0.5), pg.Truncated(0.7, 2, 0.8)], ids=str)
+@pytest.mark.parametrize("rule", [pg.Truncation(0.5), pg.Truncation(0.7, 2, 0.8)], ids=str)
 def test_completions_are_changed_at_every_step(rule):
     gen, events, count = made("DeepNADE")
     unseen = torch.full((DIMS,), torch.nan).double()
@@ -195,19 +195,19 @@ def test_completions_are_changed_at_every_step(rule):
 @torch.no_grad()
 def test_what_training_scores_can_be_drawn_at_a_temperature_too():
     gen, _, _ = made("DeepNADE")
-    distribution = gen.train()().using(pg.Truncated(top_k=1))
+    distribution = gen.train()().using(pg.Truncation(top_k=1))
     assert density_kind(distribution) == "bound" and distribution.sample((4,)).shape == (4, DIMS)
     gen, events, _ = made("MADE of two orders")
-    distribution = gen.train()().using(pg.Truncated(0.5))
+    distribution = gen.train()().using(pg.Truncation(0.5))
     scores = torch.stack([distribution.log_prob(events) for _ in range(20)]).exp()
-    exact = gen.eval()().using(pg.Truncated(0.5)).log_prob(events).exp()
+    exact = gen.eval()().using(pg.Truncation(0.5)).log_prob(events).exp()
     assert density_kind(distribution) == "unbiased"
     torch.testing.assert_close(scores.unique(dim=0).mean(0), exact)
 
 
 def test_ties():
     even = torch.zeros(4).log_softmax(-1)
-    masses = lambda *a, **k: pg.Truncated(*a, **k).log_masses(even).exp().tolist()  # noqa: E731
+    masses = lambda *a, **k: pg.Truncation(*a, **k).log_masses(even).exp().tolist()  # noqa: E731
     assert masses(0.0) == [0.25] * 4
     assert masses(top_k=1) == [1, 0, 0, 0]
     assert masses(top_k=3) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
@@ -215,21 +215,21 @@ def test_ties():
     assert masses(top_p=0.51) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
     assert masses(top_p=1e-9) == [1, 0, 0, 0]
     two = torch.tensor([0.1, 0.4, 0.1, 0.4]).log()
-    assert pg.Truncated(0.0).log_masses(two).exp().tolist() == [0, 0.5, 0, 0.5]
+    assert pg.Truncation(0.0).log_masses(two).exp().tolist() == [0, 0.5, 0, 0.5]
 
 
 def test_values_without_mass_stay_without():
-    bits = pg.truncated(dist.Bernoulli(torch.tensor([0.01, 0.99, 0.4])), pg.Truncated(top_p=0.9))
+    bits = pg.truncated(dist.Bernoulli(torch.tensor([0.01, 0.99, 0.4])), pg.Truncation(top_p=0.9))
     assert bits.log_prob(torch.ones(3))[:2].tolist() == [-math.inf, 0]
     assert bits.sample((50,)).mean(0)[:2].tolist() == [0, 1]
     log_masses = torch.tensor([-math.inf, math.log(0.2), math.log(0.8)])
-    flat = pg.Truncated(2.0).log_masses(log_masses).exp().tolist()
+    flat = pg.Truncation(2.0).log_masses(log_masses).exp().tolist()
     assert flat == pytest.approx([0, 1 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.7])
 def test_other_finite_entries(temperature):
-    rule = pg.Truncated(temperature, top_k=3)
+    rule = pg.Truncation(temperature, top_k=3)
     distribution = pg.truncated(dist.Binomial(4, torch.tensor([0.2, 0.6])), rule)
     for column, share in enumerate([0.2, 0.6]):
         masses = scipy.stats.binom(4, share).pmf(range(5)).tolist()
@@ -244,7 +244,7 @@ def test_other_finite_entries(temperature):
 def test_normal_entries_are_their_density_to_a_power():
     torch.manual_seed(0)
     gen = pg.MADE(2, [8], pg.heads.Gaussian()).double()
-    distribution = gen().using(pg.Truncated(0.5))
+    distribution = gen().using(pg.Truncation(0.5))
     line = torch.linspace(-6, 6, 601).double()
     grid = torch.cartesian_prod(line, line)
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_normal_entries_are_their_density_to_a_power():
 
 
 def test_laplace_entries_are_their_density_to_a_power():
-    distribution = pg.truncated(dist.Laplace(1.0, 2.0).to_event(0), pg.Truncated(0.25))
+    distribution = pg.truncated(dist.Laplace(1.0, 2.0).to_event(0), pg.Truncation(0.25))
     x = torch.linspace(-3, 5, 7)
     expected = scipy.stats.laplace(1.0, 0.5).logpdf(x.numpy())
     torch.testing.assert_close(distribution.log_prob(x), torch.as_tensor(expected).float())
@@ -282,7 +282,7 @@ def test_a_flow_has_noise_of_another_deviation(name):
     for parameter in gen.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     gen = gen.double().eval()
-    distribution = gen().using(pg.Truncated(temperature=0.5))
+    distribution = gen().using(pg.Truncation(temperature=0.5))
     line = torch.linspace(-8, 8, 101).double()
     with torch.no_grad():
         mass = (
@@ -313,7 +313,7 @@ def test_the_latents_of_a_linear_vae_have_another_deviation():
     )
     drawn = pg.sample(gen, 20000, temperature=0.5, seed=0)
     torch.testing.assert_close(drawn.T.cov(), expected.covariance_matrix, atol=0.03, rtol=0.03)
-    distribution = pg.Marginal(gen, particles=20000).using(pg.Truncated(0.5))
+    distribution = pg.Marginal(gen, particles=20000).using(pg.Truncation(0.5))
     x = torch.tensor([[0.3, -0.2], [1.0, 0.4]])
     with torch.no_grad(), pg.core.seeds.seeded(0):
         torch.testing.assert_close(
@@ -367,18 +367,18 @@ def test_what_has_no_such_draws_says_so_in_one_sentence(family, how, text):
 )
 def test_parameters_out_of_range(how):
     with pytest.raises(ValueError, match=f"expected (a.* )?{next(iter(how))}"):
-        pg.Truncated(**how)
+        pg.Truncation(**how)
 
 
 @pytest.mark.parametrize("how", [{"top_k": 1.5}, {"top_k": True}, {"temperature": "cold"}])
 def test_parameters_of_other_types(how):
     with pytest.raises(TypeError, match=f"expected a.* {next(iter(how))}"):
-        pg.Truncated(**how)
+        pg.Truncation(**how)
 
 
 def test_other_ways_are_refused_by_what_has_none():
     gen = pg.MADE(2, [8], pg.heads.Bernoulli())
     with pytest.raises(
-        TypeError, match=r"expected Truncated\(temperature, top_k, top_p\), got DDIM"
+        TypeError, match=r"expected Truncation\(temperature, top_k, top_p\), got DDIM"
     ):
         pg.sample(gen, 2, sampler=pg.diffusion.DDIM(3))

@@ -27,7 +27,7 @@ from zoo import VARIABLE_LENGTH
 import probgen as pg
 from probgen import heads
 from probgen.core.ragged import pad
-from probgen.core.truncation import Truncated
+from probgen.core.truncation import Truncation
 from probgen.distributions.conditional import conditional
 from probgen.distributions.gibbs import gibbs
 from probgen.distributions.sequences.ended import Ended
@@ -356,19 +356,19 @@ def test_smoothed_states_know_the_end():
 
 
 class Counting:
-    """Steps that are drawn."""
+    """Conditionals that are drawn from."""
 
-    def __init__(self, steps):
-        self.steps, self.count = steps, 0
+    def __init__(self, conditionals):
+        self.conditionals, self.count = conditionals, 0
 
     def __call__(self, lead):
-        steps, value = self.steps(lead), None
-        distribution = next(steps)
+        conditionals, value = self.conditionals(lead), None
+        distribution = next(conditionals)
         while True:
             self.count += 1
             value = yield distribution
             try:
-                distribution = steps.send(value)
+                distribution = conditionals.send(value)
             except StopIteration:
                 return
 
@@ -397,7 +397,7 @@ def test_what_follows_an_end_token_is_not_scored():
     assert (same().sample((50,)) <= 2).all()
 
 
-@pytest.mark.parametrize("rule", [Truncated(0.5), Truncated(top_k=1), Truncated(top_p=0.7)])
+@pytest.mark.parametrize("rule", [Truncation(0.5), Truncation(top_k=1), Truncation(top_p=0.7)])
 @pytest.mark.parametrize("name", ["end token of a transformer", "end of a recurrent model"])
 @torch.no_grad()
 def test_sharper_sequences_are_sequences(name, rule):

@@ -145,8 +145,8 @@ def test_nor_much_where_it_is_above():
 
 @pytest.mark.slow
 def test_more_draws_are_taken_where_few_leave_it_open():
-    assert max(each.draws for each in verdicts(0.5, 4)) > 200
-    assert {each.draws for each in verdicts(1.1, 4)} == {200}
+    assert max(each.particles for each in verdicts(0.5, 4)) > 200
+    assert {each.particles for each in verdicts(1.1, 4)} == {200}
 
 
 def test_equal_weights_have_no_tail_and_broken_ones_an_infinite_one():
@@ -265,7 +265,7 @@ def test_globals_have_one_khat_for_the_whole_posterior():
 def test_draws_carry_the_log_joint_of_the_posterior():
     """log p(theta, x) - log q(theta) of the exact posterior is the log evidence, whatever theta."""
     y = torch.randn(12)
-    found = guide_draws(conjugate_mean(), y, draws=5).joint
+    found = guide_draws(conjugate_mean(), y, particles=5).joint
     evidence = dist.MultivariateNormal(torch.zeros(12), torch.eye(12) + 1).log_prob(y)
     torch.testing.assert_close(found.float(), evidence.expand(5), rtol=1e-4, atol=1e-4)
 
@@ -294,7 +294,7 @@ def test_guides_that_couple_all_rows_are_judged_as_a_whole(vectorized):
     gen = Program(model, guide, vectorized=vectorized)
     evidence = dist.MultivariateNormal(torch.zeros(3), 2 * torch.eye(3) + 1).log_prob(y)
     torch.testing.assert_close(
-        guide_draws(gen, y, draws=4).joint.float(), evidence.expand(4), rtol=1e-4, atol=1e-4
+        guide_draws(gen, y, particles=4).joint.float(), evidence.expand(4), rtol=1e-4, atol=1e-4
     )
     assert khat(gen, y, particles=50).item() == pytest.approx(0, abs=0.1)
     pyro.clear_param_store()
@@ -312,7 +312,7 @@ def test_autoguide_with_a_normal_for_each_row():
     gen = Program(model, guide, vectorized=True)
     evidence = dist.Normal(0.0, 2**0.5).log_prob(y)
     torch.testing.assert_close(
-        guide_draws(gen, y, draws=4).rows, evidence.expand(4, 6), rtol=1e-4, atol=1e-4
+        guide_draws(gen, y, particles=4).rows, evidence.expand(4, 6), rtol=1e-4, atol=1e-4
     )
     assert khat(gen, y).abs().max() < 0.1
     pyro.clear_param_store()
@@ -334,7 +334,7 @@ def test_active_units_are_those_whose_means_vary():
 
 def test_chunks_change_nothing_but_the_draws():
     gen, x = LinearGaussian(), torch.randn(6, 2)
-    whole, parts = (guide_draws(gen, x, draws=10, max_rows=rows) for rows in (1000, 18))
+    whole, parts = (guide_draws(gen, x, particles=10, max_rows=rows) for rows in (1000, 18))
     assert whole.rows.shape == parts.rows.shape == (10, 6)
     assert whole.values["z"].shape == parts.values["z"].shape == (10, 6, 2)
     torch.testing.assert_close(
@@ -440,7 +440,7 @@ def test_verdict_keeps_to_its_time():
     hasty = verdict(slow, torch.randn(128, 2), seconds=1e-9)
     assert len(hasty.khat) == 8
     found = verdict(conjugate_mean(), torch.randn(50), seconds=1e-9)
-    assert found.draws == 50 and "50 draws instead of 200" in str(found)
+    assert found.particles == 50 and "50 draws instead of 200" in str(found)
 
 
 def test_verdict_uses_all_rows_of_a_guide_with_parameters_for_each_row():

@@ -43,7 +43,7 @@ from probgen.core import cache
 from probgen.core.private_torch import load_compiler
 from probgen.train import checkpoint
 from probgen.train.compiled import policy
-from probgen.train.compiled.step import Step
+from probgen.train.compiled.step import CompiledStep
 
 torch.set_default_dtype(torch.float64)  # that of the rows there: rounding shall hide no fault
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -155,10 +155,10 @@ def run(path: Path, compile: bool | str, resume: bool) -> tuple[Any, Any]:
 
 def tell_of_events(tell: Any) -> None:
     """Says when what begins, or has begun."""
-    begun(Step, "__init__", lambda: tell("recording"))
+    begun(CompiledStep, "__init__", lambda: tell("recording"))
     begun(Compiled, "build", lambda: tell("compiler"), lambda: tell("switch"))
     begun(Background, "__init__", None, lambda: tell("background"))
-    begun(Step, "__call__", lambda: tell("steps"))
+    begun(CompiledStep, "__call__", lambda: tell("steps"))
 
 
 def begun(owner: type, name: str, before: Any, after: Any = None) -> None:

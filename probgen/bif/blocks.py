@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from probgen.bif.text import Reader, shortened, some
+from probgen.bif.text import Reader, shortened, some_names
 
 ROUNDED = 0.02  # published tables are rounded: rows whose sum is off by more are refused
 LARGEST = 2**25  # numbers of one table: 256 MiB
@@ -63,7 +63,7 @@ def read_family(reader: Reader, states: States) -> tuple[str, tuple[str, ...]]:
 
     def variable() -> str:
         if reader.next.strip('"') not in states:
-            reader.fail(f"one of the variables {some(states)}")
+            reader.fail(f"one of the variables {some_names(states)}")
         name = reader.name()
         reader.once(name, "a child and parents that differ", lines)
         return name
@@ -85,7 +85,7 @@ def read_table(reader: Reader, states: States, child: str, parents: Sequence[str
     if math.prod(shape) > LARGEST or len(parents) > MOST_PARENTS:
         got = f"{math.prod(shape):,} for {len(parents)} parents of '{child}'"
         reader.fail(
-            f"a table of at most {LARGEST:,} numbers and {MOST_PARENTS} parents", got, back=1
+            f"a table of at most {LARGEST:,} entries and {MOST_PARENTS} parents", got, back=1
         )
     table = torch.full(shape, torch.nan, dtype=torch.float64)
     lines: dict[Hashable, int] = {}
@@ -135,7 +135,9 @@ def _given(reader: Reader, states: States, parents: Sequence[str]) -> tuple[int,
     def state() -> int:
         parent = next(places, None)
         if parent is None or reader.next.strip('"') not in states[parent]:
-            reader.fail(f"one of {some(states[parent])} ({shortened(parent)})" if parent else "')'")
+            reader.fail(
+                f"one of {some_names(states[parent])} ({shortened(parent)})" if parent else "')'"
+            )
         return states[parent].index(reader.name())
 
     given = tuple(reader.list(state, ")"))

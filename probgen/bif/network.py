@@ -186,8 +186,8 @@ def parse_bif(text: str) -> Tables:
     checks.text(text=text)
     reader = Reader(text)
     name = ""
-    lines = {}
-    places = {}
+    lines: dict[str, int] = {}
+    places: dict[str, int] = {}
     states: dict[str, tuple[str, ...]] = {}
     families: dict[str, tuple[tuple[str, ...], Tensor]] = {}
     while reader.more:

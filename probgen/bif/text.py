@@ -24,7 +24,7 @@ class Reader:
     """
 
     def __init__(self, text: str):
-        self.tokens = list(_tokens(text))
+        self.tokens = list(_tokens(text.removeprefix("﻿")))  # the mark of an editor
         self.place = 0
         self.last = text.count("\n") + 1
 
@@ -114,10 +114,10 @@ def shortened(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[:most] + "..."
 
 
-def some(names: Iterable[str], most: int = 20) -> str:
+def some_names(names: Iterable[str], most: int = 20) -> str:
     """What messages show of names, however many.
 
-    >>> some(["a", "b", "c"], most=2)
+    >>> some_names(["a", "b", "c"], most=2)
     "('a', 'b', ...)"
     """
     listed = tuple(names)

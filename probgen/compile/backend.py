@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -38,7 +39,7 @@ from torch import Tensor, fx
 from probgen.core import cache, private_torch
 from probgen.core.turns import turn
 
-Run = Callable[[list[Tensor]], Sequence[Tensor]]
+CompiledCall = Callable[[list[Tensor]], Sequence[Tensor]]
 
 SHARED = {"fallback_random": True, "cpp.vec_isa_ok": True, "cpp_cache_precompile_headers": False}
 LIBRARY = SHARED | {"memory_planning": True, "aot_inductor.precompile_headers": False}
@@ -68,7 +69,9 @@ FAILURES = (
 )
 
 
-def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool = True) -> Run:
+def by_inductor(
+    graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool = True
+) -> CompiledCall:
     """A graph for inputs such as these as a function of a list of them.
 
     From the cache on disk where it is there.
@@ -91,7 +94,7 @@ def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], library: bool =
             return _wrapped(graph, inputs)
 
 
-def _kept(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run | None:
+def _kept(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall | None:
     content = cache.read_sealed(_file(graph, inputs))
     try:
         return None if content is None else _load(content)
@@ -99,7 +102,7 @@ def _kept(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run | None:
         return None
 
 
-def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall:
     """Made in a folder of this process alone, from which the cache gets it whole."""
     with _own_folder(), tempfile.TemporaryDirectory(prefix="probgen-") as folder:
         options = private_torch.known_options(LIBRARY) | {"aot_inductor.output_path": folder}
@@ -118,9 +121,9 @@ def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
     return _load(content)
 
 
-def _wrapped(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+def _wrapped(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall:
     options = private_torch.known_options(WRAPPED)
-    call = _twice(lambda: private_torch.standalone_compile(graph, list(inputs), options))
+    call: Any = _twice(lambda: private_torch.standalone_compile(graph, list(inputs), options))
     return lambda values: call(*values)
 
 
@@ -138,7 +141,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _load(content: bytes) -> Run:
+def _load(content: bytes) -> CompiledCall:
     """From a file of this process alone: to change one that is loaded would end the process."""
     size, _, rest = content.partition(b"\n")
     library = rest[: int(size)]
@@ -240,12 +243,13 @@ def _plain(graph: fx.GraphModule) -> fx.GraphModule:
     for node in plain.graph.nodes:
         node.meta.clear()
     output = plain.graph.output_node()
-    output.args = (tuple(output.args[0]),)
+    results: Any = output.args[0]
+    output.args = (tuple(results),)
     plain.recompile()
     return plain
 
 
-def _twice(make: Callable[[], object]) -> object:
+def _twice(make: Callable[[], Any]) -> Any:
     """Compilers of several processes may get into each other's way at the cache; not twice."""
     try:
         return make()

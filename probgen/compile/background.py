@@ -128,7 +128,7 @@ def _as_list(graph: fx.Graph) -> list[tuple]:
 
 def _from_list(nodes: list[tuple]) -> fx.GraphModule:
     graph = fx.Graph()
-    made = {}
+    made: dict[str, fx.Node] = {}
     for op, target, args, kwargs, name in nodes:
         if op == "call_function" and isinstance(target, str):
             target = operation_named(target)

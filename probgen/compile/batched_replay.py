@@ -94,9 +94,9 @@ class Replay:
                 *calls[0].shared, *calls[0].own, library=False
             )
         elif len(calls) == self.together:
-            state = random_state()
+            state = generator_states()
             examples = self._stacked(calls)
-            set_random_state(state)
+            set_generator_states(state)
             self._built = compiled(self._vectorized(calls), *examples)
 
     def check(self, calls: Sequence[Call], expected: Sequence[Any], state: list[Tensor]) -> None:
@@ -106,20 +106,20 @@ class Replay:
 
         Where calls do not run together as they should, they run one by one from now on.
         """
-        after = random_state()
+        after = generator_states()
         found = False
         for together in sorted({self.together, 1}, reverse=True):
             self.together = together
-            set_random_state(state)
+            set_generator_states(state)
             try:
                 found = _same(self(calls), list(expected)) and all(
-                    map(torch.equal, random_state(), after)
+                    map(torch.equal, generator_states(), after)
                 )
             except Exception as error:
                 if together == 1:
                     raise NotCompilable(str(error).partition("\n")[0]) from error
             finally:
-                set_random_state(after)
+                set_generator_states(after)
             if found:
                 return
         raise NotCompilable("the recorded operations give other numbers than the program")
@@ -165,7 +165,7 @@ class Replay:
         return several
 
 
-def random_state() -> list[Tensor]:
+def generator_states() -> list[Tensor]:
     """Where torch's generators stand, those of accelerators in use included."""
     return [
         torch.get_rng_state(),
@@ -173,7 +173,7 @@ def random_state() -> list[Tensor]:
     ]
 
 
-def set_random_state(state: list[Tensor]) -> None:
+def set_generator_states(state: list[Tensor]) -> None:
     """Puts torch's generators where they stood."""
     torch.set_rng_state(state[0])
     if len(state) > 1:
@@ -235,7 +235,7 @@ def _bernoulli(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def _categorical(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    probabilities = node.args[0]
+    probabilities: Any = node.args[0]
     empty = graph.call_function(aten.empty_like.default, (probabilities,))
     exponential = graph.call_function(aten.exponential_.default, (empty,))
     exponential.meta = {

@@ -24,7 +24,13 @@ from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from probgen.compile.tracing import Recording
-from probgen.core.private_torch import is_operation, makes_its_own, not_in_place, parameters_of
+from probgen.core.private_torch import (
+    is_operation,
+    makes_its_own,
+    not_in_place,
+    operation_of,
+    parameters_of,
+)
 
 aten = torch.ops.aten
 LARGE = 8192  # rows or columns of a matrix from which its product with a vector is worth a call
@@ -48,9 +54,9 @@ def hoist_broadcasts(recording: Recording, *examples: Tensor) -> Recording:
     rounding. Products of a large matrix and a vector are left to the library for matrices. Graphs
     whose shapes depend on values stay as they are.
 
-    >>> from probgen.compile.tracing import record
+    >>> from probgen.compile.tracing import record_operations
     >>> x = torch.zeros(1)
-    >>> thin = hoist_broadcasts(record(lambda x: x.expand(1000).exp().sum(), x), x)
+    >>> thin = hoist_broadcasts(record_operations(lambda x: x.expand(1000).exp().sum(), x), x)
     >>> [node.name for node in thin.graph.graph.nodes], thin(x)
     (['arg0_1', 'exp', 'sum_dim_int_list', 'mul_tensor', 'output'], tensor(1000.))
     """
@@ -74,9 +80,9 @@ class _Thinning:
 
     def __init__(self, graph: fx.Graph):
         self.graph = fx.Graph()
-        self.values = {}
+        self.values: dict[Any, Any] = {}  # by node: a Thin, or one for each of several results
         self._written = written(graph)
-        self._whole = {}
+        self._whole: dict[fx.Node, fx.Node] = {}
 
     def take(self, node: fx.Node) -> None:
         rule = None if node in self._written else _rule(node)
@@ -88,25 +94,25 @@ class _Thinning:
     ) -> Thin:
         return Thin(self.graph.node_copy(node, argument), frozenset(repeated))
 
-    def call(self, repeated: Iterable[int], target: Callable, *args: Any, **kwargs: Any) -> Thin:
+    def call(self, repeated: Iterable[int], target: Any, *args: Any, **kwargs: Any) -> Thin:
         return Thin(self.graph.call_function(target, args, kwargs), frozenset(repeated))
 
-    def thin(self, node: fx.Node) -> fx.Node:
+    def thin(self, node: Any) -> fx.Node:
         return self.values[node].node
 
-    def whole(self, node: fx.Node) -> fx.Node:
+    def whole(self, node: Any) -> fx.Node:
         """The node of the new graph with all entries of an old one."""
         thin, repeated = self.values[node]
         if not repeated:
             return thin
         if node not in self._whole:
             wide = self.graph.call_function(aten.expand.default, (thin, list(shape(node))))
-            dense = {"memory_format": torch.contiguous_format}
+            dense: dict[str, Any] = {"memory_format": torch.contiguous_format}
             self._whole[node] = self.graph.call_function(aten.clone.default, (wide,), dense)
         return self._whole[node]
 
 
-def shape(node: fx.Node) -> torch.Size:
+def shape(node: Any) -> torch.Size:
     """Shape of the tensor at a node."""
     return node.meta["val"].shape
 
@@ -149,18 +155,18 @@ def _without_writes(graph: fx.Graph) -> None:
             node.target = not_in_place(node)
 
 
-Rule = Callable[[_Thinning, fx.Node], Any]
+HoistingRule = Callable[[_Thinning, fx.Node], Any]
 
 
-def _rule(node: fx.Node) -> Rule | None:
+def _rule(node: fx.Node) -> HoistingRule | None:
     if node.target is operator.getitem:
         return _getitem
-    if not is_operation(node) or torch.Tag.nondeterministic_seeded in node.target.tags:
+    if not is_operation(node) or torch.Tag.nondeterministic_seeded in operation_of(node).tags:
         return None
     return (
         _pointwise
-        if torch.Tag.pointwise in node.target.tags
-        else RULES.get(node.target.overloadpacket)
+        if torch.Tag.pointwise in operation_of(node).tags
+        else RULES.get(operation_of(node).overloadpacket)
     )
 
 
@@ -185,7 +191,7 @@ def _pointwise(done: _Thinning, node: fx.Node) -> Thin | None:
 def _filled(done: _Thinning, node: fx.Node) -> Thin | None:
     """One number in all entries."""
     size = shape(node)
-    name = node.target.overloadpacket.__name__
+    name = operation_of(node).overloadpacket.__name__
     place = {"full": 1, "full_like": 1, "new_full": 2}.get(name)
     number = float("ones" in name) if place is None else node.args[place]
     if isinstance(number, fx.Node):
@@ -228,10 +234,11 @@ def _view(done: _Thinning, node: fx.Node) -> Thin | None:
 def _permuted(done: _Thinning, node: fx.Node) -> Thin:
     source = node.args[0]
     order = list(range(len(shape(source))))
+    dims: tuple[Any, ...] = node.args[1:]
     if node.target is aten.permute.default:
-        order = [order[dim] for dim in node.args[1]]
+        order = [order[dim] for dim in dims[0]]
     elif order:
-        one, other = (0, -1) if node.target is aten.t.default else node.args[1:]
+        one, other = (0, -1) if node.target is aten.t.default else dims
         order[one], order[other] = order[other], order[one]
     repeated = (place for place, dim in enumerate(order) if dim in done.values[source].repeated)
     return done.call(repeated, aten.permute.default, done.thin(source), order)
@@ -243,7 +250,8 @@ def _reduced(done: _Thinning, node: fx.Node) -> tuple[list[int], bool, list[int]
     And the dims of its result in those of its argument.
     """
     size = shape(node.args[0])
-    given, keep = [*node.args[1:], None, False][:2] if len(node.args) < 3 else node.args[1:3]
+    arguments: list[Any] = [*node.args[1:], None, False]
+    given, keep = arguments[:2]
     chosen = given if isinstance(given, list | tuple) else [given] if given is not None else []
     dims = [dim % len(size) for dim in chosen] if size and chosen else list(range(len(size)))
     return dims, bool(keep), [dim for dim in range(len(size)) if keep or dim not in dims]
@@ -296,8 +304,8 @@ def _running(done: _Thinning, node: fx.Node) -> Thin | None:
 
     Those merge with other operations.
     """
-    source = node.args[0]
-    dim = node.args[1]
+    source: Any = node.args[0]
+    dim: Any = node.args[1]
     size, (thin, repeated) = shape(source), done.values[source]
     if not size or size[dim] > SHORT or (dim := dim % len(size)) in repeated:
         return None
@@ -313,7 +321,7 @@ def _running(done: _Thinning, node: fx.Node) -> Thin | None:
     return done.call(repeated, aten.sum.dim_IntList, kept, [dim + 1], **node.kwargs)
 
 
-RULES: dict[Any, Rule] = {
+RULES: dict[Any, HoistingRule] = {
     aten.expand: _expand,
     aten.sum: _sum,
     aten.mv: _matrix_vector,

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from probgen.compile.broadcast_hoisting import written
 from probgen.compile.tracing import Recording
-from probgen.core.private_torch import is_operation
+from probgen.core.private_torch import is_operation, operation_of
 
 aten = torch.ops.aten
 BY_INDEX = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
@@ -21,12 +21,12 @@ BY_INDEX = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 def index_masks(recording: Recording) -> Recording:
     """The same function with every mask that depends on constants and tensors closed over as it selects now.
 
-    >>> from probgen.compile.tracing import record
+    >>> from probgen.compile.tracing import record_operations
     >>> x, kept = torch.ones(3), torch.tensor([True, False, True])
-    >>> [node.name for node in index_masks(record(lambda x: x[kept], x)).graph.graph.nodes]
+    >>> [node.name for node in index_masks(record_operations(lambda x: x[kept], x)).graph.graph.nodes]
     ['arg0_1', 'closed_over_0', 'indices_0', 'index', 'output']
     """
-    known = _Known(recording)
+    known = _ConstantValues(recording)
     indices = list[Tensor]()
     graph = recording.graph.graph
     last = graph.find_nodes(op="placeholder")[-1]
@@ -49,7 +49,7 @@ def index_masks(recording: Recording) -> Recording:
     return recording._replace(closed_over=[*recording.closed_over, *indices])
 
 
-class _Known:
+class _ConstantValues:
     """Values of those nodes of a graph that no input reaches."""
 
     def __init__(self, recording: Recording):
@@ -64,9 +64,9 @@ class _Known:
         if node not in self._values:
             given = {source: self.value(source) for source in node.all_input_nodes}
             unknown = any(value is None for value in given.values()) or not is_operation(node)
-            if unknown or torch.Tag.nondeterministic_seeded in node.target.tags:
+            if unknown or torch.Tag.nondeterministic_seeded in operation_of(node).tags:
                 self._values[node] = None
             else:
                 arguments = fx.map_arg((node.args, node.kwargs), given.__getitem__)
-                self._values[node] = node.target(*arguments[0], **arguments[1])
+                self._values[node] = operation_of(node)(*arguments[0], **arguments[1])
         return self._values[node]

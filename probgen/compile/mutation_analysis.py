@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from probgen.core.private_torch import is_operation, parameters_of
+from probgen.core.private_torch import is_operation, operation_of, parameters_of
 
 RUNNING = (
     "running_mean",
@@ -60,7 +60,7 @@ def _aliased(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
     given = {
         argument.name: value for argument, value in zip(arguments, node.args, strict=False)
     } | node.kwargs
-    hidden = RUNNING if "batch_norm" in node.target.overloadpacket.__name__ else ()
+    hidden = RUNNING if "batch_norm" in operation_of(node).overloadpacket.__name__ else ()
     for argument in arguments:
         alias = argument.alias_info
         if alias is not None or argument.name in hidden:

@@ -25,9 +25,9 @@ def simplify(recording: Recording, *examples: Tensor) -> Recording:
     That is where it changes tensors in place, or where the smaller graph fails on the examples,
     gives other results than up to rounding, or other random draws.
 
-    >>> from probgen.compile.tracing import record
+    >>> from probgen.compile.tracing import record_operations
     >>> x = torch.ones(1)
-    >>> small = simplify(record(lambda x: x.expand(1000).exp().sum(), x), x)
+    >>> small = simplify(record_operations(lambda x: x.expand(1000).exp().sum(), x), x)
     >>> [node.name for node in small.graph.graph.nodes]
     ['arg0_1', 'exp', 'sum_dim_int_list', 'mul_tensor', 'output']
     """

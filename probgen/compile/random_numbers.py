@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from probgen.core.private_torch import is_operation
+from probgen.core.private_torch import is_operation, operation_of
 
 FILLS = (
     "normal_",
@@ -147,7 +147,7 @@ def hoist_draws(graph: fx.Graph) -> list[Draw]:
 
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws from torch's random generator."""
-    return is_operation(node) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return is_operation(node) and torch.Tag.nondeterministic_seeded in operation_of(node).tags
 
 
 def new_input(graph: fx.Graph, name: str) -> fx.Node:
@@ -178,6 +178,6 @@ def _free(node: fx.Node) -> Draw | None:
     )
 
 
-def _name(node: fx.Node) -> str:
+def _name(node: Any) -> str:
     """Name of the torch operation at a node, without overload; empty for nodes that are none."""
-    return node.target.overloadpacket.__name__ if is_operation(node) else ""
+    return operation_of(node).overloadpacket.__name__ if is_operation(node) else ""

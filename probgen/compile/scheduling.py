@@ -1,6 +1,6 @@
 """Many calls of one function on tensors of the same shapes.
 
-Faster where enough of them are left to repay it.
+Faster where enough of them are left to amortize recording and compiling.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from probgen.compile.batched_replay import Call, Replay, random_state
+from probgen.compile.batched_replay import Call, Replay, generator_states
 from probgen.compile.cost_model import (
     CALLS_WATCHED,
     DISPATCH,
@@ -26,7 +26,7 @@ from probgen.compile.cost_model import (
     repays,
     timed,
 )
-from probgen.compile.tracing import NotCompilable, record
+from probgen.compile.tracing import NotCompilable, record_operations
 from probgen.core.missing import assume_missing
 
 __all__ = ["Call", "Choice", "CompileWarning", "Repeat", "Window", "repeated", "windows"]
@@ -69,10 +69,10 @@ def repeated(
 class Repeat:
     """Calls of one function, of which the first run as they are.
 
-    Where the others repay it the function is recorded: its operations run without the Python around
-    them, for several calls at once if its random draws allow that, and are compiled if that is
-    repaid too. What was recorded is compared with what the function gave. The same seed gives the
-    same draws either way.
+    Where enough calls are left to amortize the cost, the function is recorded: its operations run
+    without the Python around them, for several calls at once if its random draws allow that, and
+    are compiled if that saves time, too. What was recorded is compared with what the function gave.
+    The same seed gives the same draws either way.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ class Repeat:
             return self._plain
         try:
             with assume_missing(self.missing):
-                recorded = record(
+                recorded = record_operations(
                     self.function, *self._first.calls[-1].shared, *self._first.calls[-1].own
                 )
             replay = Replay(recorded, min(self.together, self.left))
@@ -153,7 +153,7 @@ class Repeat:
         return partial(self._undecided, replay)
 
     def _undecided(self, replay: Replay, calls: Sequence[Call]) -> list[Any]:
-        """Recorded calls under watch; the ones after them are compiled where that is repaid."""
+        """Recorded calls under watch; the ones after them are compiled where that saves time."""
         results = replay(calls, profile := Profile())
         self._run = replay
         gain = MERGED * profile.fusible + DISPATCH * profile.operations
@@ -181,7 +181,7 @@ class _First:
     def __call__(self, call: Call, precisely: bool) -> Any:
         """Calls the function under a clock, or watches every operation of it."""
         self.calls.append(call)
-        self.states.append(random_state())
+        self.states.append(generator_states())
         if precisely:
             with self.profile:
                 result = self.function(*call.shared, *call.own)

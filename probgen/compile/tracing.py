@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from probgen.compile.backend import Run, by_inductor
+from probgen.compile.backend import CompiledCall, by_inductor
 from probgen.compile.inductor_workarounds import spell_out_alphas
 from probgen.compile.mutation_analysis import changed_inputs, relax_views
 from probgen.compile.random_numbers import Pool, hoist_draws, is_random, new_input
-from probgen.compile.tracing_mode import Strict, refusal
+from probgen.compile.tracing_mode import Strict, why_not_general
 from probgen.core.missing import assume_missing, assumed_missing
 from probgen.core.private_torch import FakeTensorMode, make_fx, pytree, sharing_shapes
 from probgen.core.runtime import isolated, validation
@@ -72,7 +72,9 @@ class Recording(NamedTuple):
     @property
     def refusal(self) -> str | None:
         """Why other values would need other operations, if so."""
-        return refusal(self.graph.graph, dict(zip(self._nodes, self.closed_over, strict=True)))
+        return why_not_general(
+            self.graph.graph, dict(zip(self._nodes, self.closed_over, strict=True))
+        )
 
     @property
     def _nodes(self) -> list[fx.Node]:
@@ -80,7 +82,7 @@ class Recording(NamedTuple):
         return nodes[len(nodes) - len(self.closed_over) :]
 
 
-def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
+def record_operations(function: Callable[..., Any], *examples: Tensor) -> Recording:
     """Runs a function of tensors once and keeps what it did to them.
 
     Its graph for inputs of these shapes.
@@ -94,7 +96,7 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
     NotCompilable
         If what the function does depends on values of tensors.
 
-    >>> double = record(lambda x: {"twice": 2 * x}, torch.ones(3))
+    >>> double = record_operations(lambda x: {"twice": 2 * x}, torch.ones(3))
     >>> double(torch.arange(3.0))
     {'twice': tensor([0., 2., 4.])}
     """
@@ -121,7 +123,8 @@ def record(function: Callable[..., Any], *examples: Tensor) -> Recording:
 @contextmanager
 def _recording() -> Iterator[None]:
     """No handler of an outer program, no checks of values, no trace in the random state."""
-    answer = True if assumed_missing() is None else assumed_missing()
+    assumed = assumed_missing()
+    answer = True if assumed is None else assumed
     shapes = FakeTensorMode(
         allow_fallback_kernels=True
     )  # one for all operations; else each would make its own
@@ -163,7 +166,8 @@ class Compiled:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         self.operations = sum(node.op == "call_function" for node in graph.graph.nodes)
-        self.module, self._run = graph, self._interpreted
+        self.module = graph
+        self._run: Callable[[list[Tensor]], Sequence[Tensor]] = self._interpreted
         self.random = any(map(is_random, graph.graph.nodes))
 
     def build(self, *examples: Tensor, library: bool = True) -> Compiled:
@@ -226,7 +230,7 @@ class Repeated(NamedTuple):
     Its draws share memory that the next calls use again.
     """
 
-    run: Run
+    run: CompiledCall
     closed_over: list[Tensor]
     pool: Pool
     outputs: pytree.TreeSpec
@@ -244,7 +248,7 @@ def compiled(function: Callable[..., Any], *examples: Tensor) -> Compiled:
     """A function of tensors as one compiled graph, for inputs of these shapes and dtypes.
 
     It runs without autograd; gradients may be taken inside. Tensors that the function closes over
-    are read at every call, Python values are those of the first run. See :func:`record` for what
+    are read at every call, Python values are those of the first run. See :func:`record_operations` for what
     can be recorded.
 
     Raises
@@ -259,7 +263,7 @@ def compiled(function: Callable[..., Any], *examples: Tensor) -> Compiled:
     >>> torch.equal(first, torch.randn(3))
     True
     """
-    return Compiled(record(function, *examples)).build(*examples)
+    return Compiled(record_operations(function, *examples)).build(*examples)
 
 
 def _fold_constants(module: fx.GraphModule) -> None:

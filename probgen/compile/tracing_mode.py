@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
 from probgen.compile.mutation_analysis import changed_inputs
-from probgen.core.private_torch import is_all_true, is_operation
+from probgen.core.private_torch import is_all_true, is_operation, operation_of
 
 aten = torch.ops.aten
 READS = {
@@ -79,7 +79,9 @@ class Strict(TorchFunctionMode):
 
     def _is_selection(self, out: Tensor, mask: Any, values: Any) -> bool:
         _, source, by = self._selected.get(id(values), (None, None, None))
-        return by is mask and _is_mask(out, mask) and source.shape == out.shape
+        if source is None or by is not mask:
+            return False
+        return _is_mask(out, mask) and source.shape == out.shape
 
 
 def _is_mask(tensor: Tensor, index: Any) -> bool:
@@ -93,7 +95,7 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
-def refusal(graph: fx.Graph, closed_over: Mapping[fx.Node, Tensor]) -> str | None:
+def why_not_general(graph: fx.Graph, closed_over: Mapping[fx.Node, Tensor]) -> str | None:
     """Why the operations of a graph are not those that other values would need, if so.
 
     Tensors closed over that need no gradient, and that no operation changes, have the same values
@@ -115,12 +117,14 @@ def refusal(graph: fx.Graph, closed_over: Mapping[fx.Node, Tensor]) -> str | Non
 def _shaping(node: fx.Node, closed_over: Mapping[fx.Node, Tensor]) -> set[fx.Node]:
     """Arguments whose values decide on the shape of the result."""
     if node.target is aten.index.Tensor:
-        indices = [index for index in node.args[1] if index is not None]
+        given: Any = node.args[1]
+        indices = [index for index in given if index is not None]
         kinds = {
             i: closed_over[i].dtype if i in closed_over else i.meta["val"].dtype for i in indices
         }
         return {index for index, kind in kinds.items() if kind in (torch.bool, torch.uint8)}
-    name = node.target.overloadpacket.__name__
-    if torch.Tag.dynamic_output_shape in node.target.tags or name == "_pack_padded_sequence":
+    target = operation_of(node)
+    name = target.overloadpacket.__name__
+    if torch.Tag.dynamic_output_shape in target.tags or name == "_pack_padded_sequence":
         return set(node.all_input_nodes)
     return set()

@@ -16,7 +16,7 @@ from probgen.core.module import (
 )
 from probgen.core.program import Keywords, Program
 from probgen.core.score import Score
-from probgen.core.truncation import Truncated, truncated
+from probgen.core.truncation import Truncation, truncated
 from probgen.core.weights import log_weights
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "Marginal",
     "Program",
     "Score",
-    "Truncated",
+    "Truncation",
     "data_plate",
     "density_kind",
     "log_weights",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from probgen.core.conversion import tensor_from
+from probgen.core.conversion import is_unusual, tensor_from
 from probgen.core.private_torch import pytree
 
 
@@ -66,7 +66,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return own_dtype(module) or torch.get_default_dtype()
 
 
-def own_dtype(module: nn.Module) -> torch.dtype | None:
+def own_dtype(module: Any) -> torch.dtype | None:
     """The floating-point type of a module's first parameter or buffer, if it has any.
 
     >>> own_dtype(nn.Linear(2, 1).double()), own_dtype(nn.ReLU())
@@ -84,7 +84,7 @@ def is_plain(value: Any) -> bool:
     """Whether an argument is one that torch takes as it is."""
     if not isinstance(value, Tensor):
         return value is None
-    return value.layout == torch.strided and not value.is_complex() and not value.is_meta
+    return not is_unusual(value)
 
 
 def _argument(value: Any, dtype: torch.dtype) -> Any:

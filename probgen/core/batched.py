@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
@@ -57,7 +57,7 @@ class BatchedDistribution(dist.TorchDistribution):
         if "log_prob" in vars(cls):
             cls.log_prob = of_own_precision(cls.log_prob)  # type: ignore[method-assign]
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         return expanded(self, torch.Size(batch_shape), self.batched, self.forgotten)
 
     def lead(self, x: Tensor) -> torch.Size:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
 from probgen.core.missing import has_missing, values_are_known
 
-BUILD = "build it with context={size}"
 WITHOUT = "leave it out, or take a family that is built with context={size}"
 
 
@@ -49,6 +49,7 @@ def declares_contexts(cls: type) -> type:
     >>> OfTwo()(torch.tensor([[1, 2]]))
     tensor([3.])
     """
+    parent: Any = cls
 
     def called(self: Any, *arguments: Any, **options: Any) -> Any:
         if arguments:
@@ -57,9 +58,9 @@ def declares_contexts(cls: type) -> type:
             options["context"] = received(self, options["context"])
         else:
             received(self, None)
-        return super(cls, self).__call__(*arguments, **options)
+        return super(parent, self).__call__(*arguments, **options)
 
-    cls.__call__ = called  # type: ignore[operator]
+    cls.__call__ = called  # type: ignore[method-assign]  # what it replaces, it calls
     defaults = {
         "context_ndim": 1,
         "context_size": None,
@@ -67,7 +68,7 @@ def declares_contexts(cls: type) -> type:
         "ignores_contexts": False,
     }
     for name, value in (
-        defaults | {"context_hint": BUILD, "context_net": None, "context_from": None}
+        defaults | {"context_hint": checks.BUILD, "context_net": None, "context_from": None}
     ).items():
         setattr(cls, name, value)
     return cls
@@ -105,7 +106,7 @@ def ignores(part: Any) -> bool:
     )
 
 
-def received(family: nn.Module, context: Any, how: str = "give one") -> Any:
+def received(family: Any, context: Any, how: str = "give one") -> Any:
     """The context as a family takes it: integers as numbers of its dtype, anything else as it is.
 
     ``how`` says what to do where there is none.
@@ -123,17 +124,18 @@ def received(family: nn.Module, context: Any, how: str = "give one") -> Any:
     size = size_of(family)
     unknown = getattr(source, "unknown_contexts", None)
     ndim = getattr(source, "context_ndim", 1)
-    if context is None or not torch.is_tensor(context):
-        if context is None and size and not unknown:
-            raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got None; {how}")
+    if context is None and size and not unknown:
+        check_context(None, size, ndim, how=how)
+    if not torch.is_tensor(context):
         return context
     if size is not None:
-        check_context(
-            context, size, ndim, type(source).__name__, getattr(source, "context_hint", WITHOUT)
-        )
+        hint = getattr(source, "context_hint", WITHOUT)
+        check_context(context, size, ndim, type(source).__name__, hint)
         context = as_numbers(context, family)
     elif is_labels(context, ndim) and not ignores(source):
-        raise ValueError(_advice_for_labels(context, None, ndim, type(source).__name__, BUILD))
+        raise ValueError(
+            _advice_for_labels(context, None, ndim, type(source).__name__, checks.BUILD)
+        )
     if unknown is False or (unknown is None and size is not None):
         check_known(context, ndim)
     return context
@@ -154,38 +156,25 @@ def distribution_given(part: Any, context: Tensor | None) -> Any:
 
 
 def check_context(
-    context: Tensor, size: int, ndim: int = 1, name: str = "the network", hint: str = BUILD
+    context: Tensor | None,
+    size: int | None,
+    ndim: int = 1,
+    name: str = "the network",
+    hint: str = checks.BUILD,
+    how: str = "give one",
 ) -> None:
-    """Raises ``ValueError`` unless a context has the declared size, and where none is declared.
+    """:func:`probgen.core.checks.context`, with advice for labels, which are not numbers.
 
-    >>> check_context(torch.zeros(7, 3), 3)
-    >>> check_context(torch.zeros(7, 3), 0, name="NSF")
+    >>> check_context(torch.tensor([2, 0, 1]), 3)
     Traceback (most recent call last):
         ...
-    ValueError: expected no context (NSF was built without one), got one of shape (7, 3); build it with context=3
+    ValueError: expected a context of shape (*batch, 3), got integer labels of shape (3,); one-hot them: ...
     """
-    shape = tuple(context.shape)
-    at = _axis(ndim)
-    got = shape[at] if len(shape) >= -at else 1
-    fits = len(shape) >= ndim and got == size
-    if is_labels(context, ndim, size, fits):
-        raise ValueError(_advice_for_labels(context, size, ndim, name, hint))
-    alone = len(shape) == 1 and ndim == 1  # numbers of N rows, rather than one row of N numbers
-    if size == 0:
-        how = (
-            hint.format(size=1) + ", and give context[:, None]" if alone else hint.format(size=got)
-        )
-        raise ValueError(
-            f"expected no context ({name} was built without one), got one of shape {shape}; {how}"
-        )
-    if fits:
-        return
-    how = "give one of that shape"
-    if alone:
-        how = "give context[:, None]" if size == 1 else "give a row of it for each datum"
-    else:
-        how += f", or build {name} for contexts of {got} entries"
-    raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got {shape}; {how}")
+    if context is not None and size is not None:
+        fits = context.ndim >= ndim and context.shape[-3 if ndim >= 3 else -1] == size
+        if is_labels(context, ndim, size, fits):
+            raise ValueError(_advice_for_labels(context, size, ndim, name, hint))
+    checks.context(context, size, ndim, name, hint, how)
 
 
 def is_labels(context: Tensor, ndim: int = 1, size: int | None = None, fits: bool = False) -> bool:
@@ -218,7 +207,7 @@ def _advice_for_labels(labels: Tensor, size: int | None, ndim: int, name: str, h
     if size == 0:
         wanted = f"expected no context ({name} was built without one)"
     else:
-        wanted = f"expected a context of shape {shape_of('C' if size is None else size, ndim)}"
+        wanted = f"expected a context of shape {checks.context_words(size, ndim)}"
     if size == 1 and ndim == 1:
         return f"{wanted}, {got}; give them: labels[:, None]"
     seen = int(labels.max()) + 1 if values_are_known() and labels.numel() else 0
@@ -242,18 +231,13 @@ def _one_hot(labels: Tensor, classes: int, ndim: int) -> str:
     return f"torch.nn.functional.one_hot({given}, {classes}).float(){room[min(ndim, 3)]}"
 
 
-def required(context: Tensor | None, size: int, ndim: int = 1, name: str = "the network") -> Tensor:
-    """A context of the declared size.
+def batch_of(context: Tensor | None, ndim: int = 1) -> torch.Size:
+    """The batch shape that a context ``(*batch, *event)`` with that many event dims gives.
 
-    Raises ``ValueError`` if there is none, or it has another one.
-
-    >>> required(torch.zeros(7, 3), 3).shape
-    torch.Size([7, 3])
+    >>> batch_of(torch.zeros(7, 2)), batch_of(None)
+    (torch.Size([7]), torch.Size([]))
     """
-    if context is None:
-        raise ValueError(f"expected a context of shape {shape_of(size, ndim)}, got None; give one")
-    check_context(context, size, ndim, name)
-    return context
+    return torch.Size() if context is None else context.shape[: context.ndim - ndim]
 
 
 def check_known(context: Tensor, ndim: int = 1) -> None:
@@ -321,7 +305,7 @@ def dropped(context: Tensor, ndim: int, probability: float, module: nn.Module) -
 
 
 def input_size(net: Any) -> int | None:
-    """How many numbers or channels a network takes, as its first layer tells.
+    """How many features or channels a network takes, as its first layer tells.
 
     ``None`` where that is not known.
 
@@ -394,7 +378,11 @@ def needs_beside(net: nn.Module) -> bool:
     False
     """
     try:
-        inspect.signature(net.forward).bind(None)
+        signature = inspect.signature(net.forward)
+    except ValueError:  # it does not tell
+        return False
+    try:
+        signature.bind(None)
     except TypeError:
         return True
     return False
@@ -411,20 +399,6 @@ def check_given(context: Tensor | None, needed: bool, part: str) -> None:
         raise ValueError(
             f"expected a context, which {part} takes as its second argument, got None; give one"
         )
-
-
-def shape_of(size: int | str, ndim: int = 1) -> str:
-    """The shape of contexts in words.
-
-    >>> shape_of(10), shape_of(2, 3)
-    ('(*batch, 10)', '(*batch, 2, H, W)')
-    """
-    steps = ("(*batch, ", "(*batch, T, ")[ndim == 2]
-    return f"{steps}{size}, H, W)" if ndim >= 3 else f"{steps}{size})"
-
-
-def _axis(ndim: int) -> int:
-    return -3 if ndim >= 3 else -1
 
 
 def _source(family: Any) -> Any:

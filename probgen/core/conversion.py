@@ -17,7 +17,15 @@ ENCODE = (
     "encode categories as 0, 1, 2, ...: codes = frame[column].astype('category').cat.codes, "
     "then codes.where(codes >= 0) for NaN where one is missing"
 )
+_LARGEST_INT = torch.iinfo(torch.int64).max
 NO_ROWS = "expected data with at least one row, got none; check how it was filtered or split"
+APART = "give real and imaginary parts as columns of their own: x.real, x.imag"
+OTHERWISE = {  # what to do with arrays that hold no numbers, by NumPy's letter; else ENCODE
+    "c": APART,
+    "M": "give dates as numbers: (x - x.min()) / numpy.timedelta64(1, 'D')",
+    "m": "give durations as numbers: x / numpy.timedelta64(1, 's')",
+    "V": "give its fields as columns: numpy.lib.recfunctions.structured_to_unstructured(x)",
+}
 AS_ROWS = "a tensor, array, frame or list of rows"
 HOW = {
     "DataLoader": "torch.cat its batches; only fit takes a loader",
@@ -54,6 +62,9 @@ class Masked(Protocol):
     """A masked array of NumPy."""
 
     mask: Any
+
+    def astype(self, dtype: str) -> Masked:
+        """The same with numbers of another type."""
 
     def filled(self, value: Any = None) -> Any:
         """The values with one in place of those that are masked."""
@@ -234,13 +245,17 @@ def _from_array(
         array = _of_objects(array, columns)
         kind = "f"
     if kind not in NUMBERS:
-        raise TypeError(f"expected numbers, got an array of dtype {array.dtype}; {ENCODE}")
+        how = OTHERWISE.get(kind, ENCODE)
+        raise TypeError(f"expected numbers, got an array of dtype {array.dtype}; {how}")
     if isinstance(array, Masked):
         array = array.astype("float64").filled(math.nan)
         kind = "f"
     # copies: torch knows no other byte orders, widths and directions, and warns where it may not
     # write
     native = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}[kind]
+    if kind == "u" and array.dtype.itemsize > 4 and array.size and array.max() > _LARGEST_INT:
+        native = "float64"  # int64 would make negative numbers of them
+        kind = "f"
     odd = array.dtype.itemsize > 8 or (kind == "u" and array.dtype.itemsize > 1)
     if odd or not array.dtype.isnative:
         array = array.astype(native, order="C")
@@ -277,7 +292,8 @@ def _from_pandas(table: Any) -> Any:
     frame = table.to_frame() if table.ndim == 1 else table
     kinds = {str(name): getattr(kind, "kind", "O") for name, kind in frame.dtypes.items()}
     if words := [name for name in _words(frame) if name]:
-        raise TypeError(f"expected numeric columns, got {words}; {ENCODE}")
+        how = OTHERWISE.get(kinds[words[0]], ENCODE)
+        raise TypeError(f"expected numeric columns, got {words}; {how}")
     whole = set(kinds.values()) <= set("iub") and not frame.isna().to_numpy().any()
     if whole:
         return table.to_numpy(dtype="bool" if set(kinds.values()) == {"b"} else "int64")
@@ -306,10 +322,32 @@ def _columns(value: Any) -> list[str] | None:
         return None
 
 
+def is_unusual(value: Tensor) -> bool:
+    """Whether a tensor is sparse, nested, quantized, complex, or without values.
+
+    >>> is_unusual(torch.zeros(2)), is_unusual(torch.zeros(2).to_sparse())
+    (False, True)
+    """
+    odd = value.layout != torch.strided or value.is_nested or value.is_quantized
+    return odd or value.is_complex() or value.is_meta
+
+
 def _check_dense(value: Tensor) -> None:
-    if value.is_complex() or value.layout != torch.strided or value.is_quantized:
+    if value.is_nested:
         raise TypeError(
-            f"expected a dense real tensor, got {value.dtype} {value.layout}; convert it first"
+            "expected a dense real tensor, got a nested one; pass its parts as a list: "
+            "list(x.unbind())"
+        )
+    if value.is_complex():
+        raise TypeError(f"expected real numbers, got a tensor of {value.dtype}; {APART}")
+    if value.is_quantized:
+        raise TypeError(
+            f"expected a dense real tensor, got {value.dtype}; pass x.dequantize() in its place"
+        )
+    if value.layout != torch.strided:
+        raise TypeError(
+            f"expected a dense real tensor, got {value.dtype} {value.layout}; pass x.to_dense() in "
+            "its place"
         )
     if value.is_meta:
         raise TypeError(

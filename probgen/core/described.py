@@ -35,11 +35,12 @@ def described(cls: C) -> C:
     Traceback (most recent call last):
     TypeError: expected arguments that Family takes, got depth; give layers=...
     """
+    parent: Any = cls
 
     def made(kind: type, *args: Any, **kwargs: Any) -> Any:
         if kwargs:
             check_taken(kind.__name__, kwargs, taken_by(kind))
-        self = super(cls, kind).__new__(kind)
+        self = super(parent, kind).__new__(kind)
         self.__dict__["_built_with"] = built_with(kind, args, kwargs)
         return self
 
@@ -144,7 +145,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, partial):
         return f"partial({_plain(value.func)})"
     if inspect.isclass(value) or inspect.isroutine(value):
-        return getattr(value, "__name__", type(value).__name__)
+        return str(getattr(value, "__name__", type(value).__name__))
     text = repr(value)
     if " at 0x" in text or "\n" in text:
         return f"{type(value).__name__}(...)"

@@ -68,7 +68,7 @@ def as_rows(
     >>> as_rows(gen, torch.zeros(5, 3))
     Traceback (most recent call last):
         ...
-    ValueError: expected x of shape (N, 2), got (5, 3); one row a datum
+    ValueError: expected x of shape (N, 2), got (5, 3); give one observation per row
     """
     checks.generative(gen=gen)
     try:
@@ -134,6 +134,19 @@ def _check_family(gen: Any, batch: tuple, optional: bool) -> None:
             "context of shape "
             f"{tuple(context.shape)}; align their first dims"
         )
+    check_used(gen, context)
+
+
+def check_used(gen: Any, context: Tensor) -> None:
+    """Refuses a context that would make no difference, and infinite ones; ``ValueError``.
+
+    >>> from probgen.heads import Gaussian
+    >>> from probgen.nn import Constant
+    >>> check_used(Gaussian(Constant(4)), torch.zeros(5, 2))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected no context: Gaussian gives every row the same distribution, got one of shape (5, 2); leave it out, or build the family with a network of the context
+    """
     if ignores(gen) and not getattr(gen, "ignores_contexts", False):
         raise ValueError(
             f"expected no context: {type(gen).__name__} gives every row the same distribution, got "

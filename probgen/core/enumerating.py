@@ -30,7 +30,7 @@ class Enumerating:
         return getattr(self._gen, name)
 
 
-def _summed(site: Site) -> dict[str, Any]:
+def _summed(site: Site) -> Any:
     chosen = site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
     return {"enumerate": "parallel"} if chosen and site["fn"].has_enumerate_support else {}
 

@@ -31,7 +31,7 @@ NEAR = (
 FAR = 12
 
 
-class Run(NamedTuple):
+class FirstRun(NamedTuple):
     """Traces of model and guide, and the plates that would have drawn a subset of their rows."""
 
     model: poutine.Trace
@@ -40,7 +40,7 @@ class Run(NamedTuple):
 
 
 @torch.no_grad()
-def first_run(program: Program, batch: tuple, guided: bool = True) -> Run:
+def first_run(program: Program, batch: tuple, guided: bool = True) -> FirstRun:
     """One run of guide and model in eval mode, enumerated far to the left of all plates.
 
     Without validation.
@@ -60,9 +60,9 @@ def first_run(program: Program, batch: tuple, guided: bool = True) -> Run:
         with suppress(*MISFIT):
             traces = _traces(program, batch, guided)
             _check_values(traces[0])
-            return Run(*traces, frozenset(program._completed))
+            return FirstRun(*traces, frozenset(program._completed))
         program._given = frozenset(program._completed)
-        return Run(*_traces(program, batch, guided), frozenset())
+        return FirstRun(*_traces(program, batch, guided), frozenset())
 
 
 def _check_values(model: poutine.Trace) -> None:

@@ -59,7 +59,7 @@ def row_by_row(net: Any, *inputs: Tensor | None, ndims: Sequence[int]) -> Any:
     >>> row_by_row(net, torch.zeros(5, 4, 1, 3, 3), ndims=[3]).shape
     torch.Size([5, 4, 2])
     """
-    first = inputs[0]
+    first: Any = inputs[0]
     lead = first.shape[: max(first.ndim - ndims[0], 0)]
     if len(lead) == 1 or keeps_leading_dims(net):
         return net(*inputs)

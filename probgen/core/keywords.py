@@ -43,8 +43,28 @@ MEANINGS = (
         "num_steps n_steps max_steps training_steps nsteps max_iter steps svi_steps",
         steps="steps=1000",
         max_iter="max_iter=200",
+        num_steps="num_steps=100",
+        flow_steps="flow_steps=4",
+        sweeps="sweeps=200",
+        length="length=...",
         draws="draws=1000",
     ),
+    _meaning(
+        "k cd_k chain_length chain_steps mcmc_steps gibbs_steps n_gibbs sweeps n_sweeps",
+        num_steps="num_steps=100",
+        sweeps="sweeps=200",
+    ),
+    _meaning(
+        "T n_timesteps num_timesteps time_steps maxlen max_len max_length seq_len "
+        "sequence_length horizon",
+        length="length=...",
+    ),
+    _meaning(
+        "chunk chunks chunk_size chunksize batch_rows block_size max_batch max_batch_size "
+        "batch_size",
+        max_rows="max_rows=1024",
+    ),
+    _meaning("max_numbers max_size", max_elements="max_elements=10**8"),
     _meaning(
         "epoch n_epochs num_epochs max_epochs nb_epochs epochs",
         epochs="epochs=10",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -13,16 +14,17 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
+from probgen.core.contexts import batch_of
 from probgen.core.kinds import average, density_kind, worst
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.core.runtime import isolated
 from probgen.core.sites import density_sites, in_plate, latent_sites
 from probgen.core.tempered import Tempered
-from probgen.core.truncation import Truncated, changed_by, truncated
+from probgen.core.truncation import Truncation, changed_by, truncated
 from probgen.core.weights import row_weights
 
 if TYPE_CHECKING:
-    from probgen.core.module import LatentVariableModel
+    pass
 
 
 class Marginal(BatchedDistribution):
@@ -44,15 +46,13 @@ class Marginal(BatchedDistribution):
         Draws per row in ``log_prob``.
     """
 
-    def __init__(
-        self, gen: LatentVariableModel, context: Tensor | None = None, particles: int = 16
-    ):
+    def __init__(self, gen: Any, context: Tensor | None = None, particles: int = 16):
         checks.generative(gen=gen)
         checks.at_least(1, particles=particles)
         self.gen = gen
         self.context = context
         self.particles = particles
-        batch = () if context is None else context.shape[: context.ndim - gen.context_ndim]
+        batch = batch_of(context, gen.context_ndim)
         sites = self._probe()
         probe = sites["x"]
         distributions = [site["fn"] for site in sites.values()]
@@ -85,7 +85,7 @@ class Marginal(BatchedDistribution):
     def _rows(self, context: Tensor) -> Tensor:
         return context.reshape(-1, *context.shape[context.ndim - self.gen.context_ndim :])
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         draws = math.prod(shape)
         with torch.no_grad(), isolated():
@@ -103,9 +103,10 @@ class Marginal(BatchedDistribution):
         """Runs the model with globals from the guide; a model without globals runs as it is."""
         trace = poutine.trace(self.gen.model).get_trace(None, context)
         if all(in_plate(site, self.gen.plate) for site in latent_sites(trace).values()):
-            return trace.nodes["_RETURN"]["value"]
-        drawn = poutine.trace(self.gen.guide).get_trace(None, context)
-        return poutine.replay(self.gen.model, trace=drawn)(None, context)
+            drawn: Any = trace.nodes["_RETURN"]["value"]
+            return drawn
+        given = poutine.trace(self.gen.guide).get_trace(None, context)
+        return poutine.replay(self.gen.model, trace=given)(None, context)
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -125,7 +126,7 @@ class Marginal(BatchedDistribution):
             )
         return value
 
-    def using(self, rule: Truncated) -> Marginal:
+    def using(self, rule: Truncation) -> Marginal:
         """The marginal of the model with its latents at another temperature.
 
         ``log_prob`` is that of the changed model, scored by the same guide.
@@ -134,7 +135,7 @@ class Marginal(BatchedDistribution):
 
 
 @truncated.register(Marginal)
-def _(distribution: Marginal, rule: Truncated) -> Marginal:
+def _(distribution: Marginal, rule: Truncation) -> Marginal:
     gen = Tempered(distribution.gen, rule)
     changed = Marginal(gen, distribution.context, distribution.particles)
     return changed.expand(distribution.batch_shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -135,7 +135,7 @@ class MissingAware(dist.Independent):
         )
         return MissingAware(self.base_dist, self.reinterpreted_batch_ndims + more)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> MissingAware:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> MissingAware:
         event = self.event_shape[: self.reinterpreted_batch_ndims]
         return MissingAware(
             self.base_dist.expand(torch.Size(batch_shape) + event), self.reinterpreted_batch_ndims

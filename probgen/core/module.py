@@ -44,13 +44,13 @@ def first_length(batch: tuple) -> int | None:
     return next((len(value) for value in batch if torch.is_tensor(value) and value.ndim), None)
 
 
-def settled(module: nn.Module, batch: tuple) -> tuple:
+def settled_batch(module: nn.Module, batch: tuple) -> tuple:
     """``x`` and ``context`` of a family as tensors of its own floating-point type.
 
     ``x`` are numbers, whatever they came as, unless the family ``keeps_integers``; integers of a
     context are left to what takes it.
 
-    >>> settled(nn.Linear(2, 1), ([[1, None]], None))
+    >>> settled_batch(nn.Linear(2, 1), ([[1, None]], None))
     (tensor([[1., nan]]), None)
     """
     if len(batch) > 2:
@@ -62,7 +62,7 @@ def settled(module: nn.Module, batch: tuple) -> tuple:
     return tuple(_settled(module, name, value, own) for name, value in named)
 
 
-def _settled(module: nn.Module, name: str, value: Any, own: torch.dtype | None) -> Any:
+def _settled(module: Any, name: str, value: Any, own: torch.dtype | None) -> Any:
     if value is None or (name == "context" and isinstance(value, int | float)):
         return value
     if name == "x" and isinstance(value, list | tuple):
@@ -107,12 +107,24 @@ class GenerativeModel(Protocol):
         once a draw).
     context_ndim : int
         Number of event dims of a context: 1 for vectors, 3 for images.
+    training : bool
+        Whether the module is in training mode.
     """
 
     plate: str
     max_plate_nesting: int
     vectorized: bool
     context_ndim: int
+    training: bool
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``forward`` gives."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode, or eval mode, as of any module."""
+
+    def eval(self) -> Any:
+        """Eval mode."""
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution p(x | context), with ``batch_shape == context.shape[:-context_ndim]``."""
@@ -179,7 +191,7 @@ class DistributionModule(nn.Module, ABC):
         pass
 
     def settle(self, batch: tuple) -> tuple:
-        return settled(self, batch)
+        return settled_batch(self, batch)
 
     takes_nothing = False
 
@@ -228,7 +240,7 @@ class LatentVariableModel(nn.Module, ABC):
         return Marginal(self, context)
 
     def settle(self, batch: tuple) -> tuple:
-        return settled(self, batch)
+        return settled_batch(self, batch)
 
     takes_nothing = False
 

@@ -61,9 +61,9 @@ def rows_plate(trace: poutine.Trace) -> str | None:
     return outer[0] if len(outer) == 1 else None
 
 
-def rows_of(trace: poutine.Trace, plate: str) -> int | None:
+def plate_rows(trace: poutine.Trace, plate: str) -> int | None:
     """How many entries a plate has in a run; asked of a site where the plate has no size."""
-    found = plates_of(trace).get(plate)
+    found: Any = plates_of(trace).get(plate)
     if found is None or found.size >= 0:
         return None if found is None else found.size
     inside = (site for site in sample_sites(trace).values() if dim_of(site, plate) is not None)

@@ -147,7 +147,7 @@ def separate() -> None:
                 module._PYRO_STACK = stack  # type: ignore[attr-defined]
         allocators[0].__class__ = _Dims
         allocators[1].__class__ = _EnumerationDims
-        runtime._PYRO_STACK = stack
+        runtime._PYRO_STACK = stack  # type: ignore[assignment]  # behaves as the list that it was
 
 
 def _hand_over(thread: int, world: World) -> None:
@@ -269,7 +269,7 @@ class _Local:
 
 
 LOCAL = _Local()
-_VALIDATING = (distribution_settings, inference_settings, poutine_settings)
+_VALIDATING: tuple[Any, ...] = (distribution_settings, inference_settings, poutine_settings)
 
 
 def _wrap_validation() -> None:
@@ -321,26 +321,31 @@ class _Patches:
             if not self.threads:
                 self._take_back()
 
+    # as anything: a checker lets nobody put functions in the place of methods
+    module: Any = PyroModule
+    messenger: Any = SubsampleMessenger
+    context: Any = _Context
+
     def _put(self) -> None:
         local = settings._REGISTRY["module_local_params"]
         check = PyroModule._check_module_local_param_usage
         subsample = vars(SubsampleMessenger)["_subsample"]
         self.before = local, check, subsample
         settings._REGISTRY["module_local_params"] = __name__, "LOCAL.value", local[2]
-        _Context.param_state = _ParamState()
+        self.context.param_state = _ParamState()
         # statements in blocks are kept apart, by their own store
-        PyroModule._check_module_local_param_usage = lambda module: (
+        self.module._check_module_local_param_usage = lambda module: (
             None if _mine.local else check(module)
         )
-        SubsampleMessenger._subsample = staticmethod(_changed(subsample.__func__))
+        self.messenger._subsample = staticmethod(_changed(subsample.__func__))
         pyro.get_param_store().__class__ = _Store
 
     def _take_back(self) -> None:
         local, check, subsample = self.before
         settings._REGISTRY["module_local_params"] = local
-        del _Context.param_state
-        PyroModule._check_module_local_param_usage = check
-        SubsampleMessenger._subsample = subsample
+        del self.context.param_state
+        self.module._check_module_local_param_usage = check
+        self.messenger._subsample = subsample
         pyro.get_param_store().__class__ = ParamStoreDict
         _unwrap_validation()
 

@@ -36,7 +36,7 @@ def of_own_precision(log_prob: Callable[..., Tensor]) -> Callable[..., Tensor]:
         try:
             return log_prob(self, *args, **options)
         except RuntimeError as error:
-            x = next(iter((*args, *options.values())), None)
+            x: Any = next(iter((*args, *options.values())), None)
             own = _own(partial(log_prob, self), x)
             if own is None:
                 raise

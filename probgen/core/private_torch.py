@@ -86,25 +86,36 @@ def is_operation(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload)
 
 
+def operation_of(node: fx.Node) -> Any:
+    """The operation of a node for which :func:`is_operation` holds."""
+    return node.target
+
+
 def parameters_of(node: fx.Node) -> Sequence[Any]:
     """The parameters of an operation; ``alias_info`` tells which it writes to, or returns."""
-    return node.target._schema.arguments
+    return operation_of(node)._schema.arguments
 
 
 def makes_its_own(node: fx.Node) -> bool:
     """Whether the result of a node is new memory."""
-    return is_operation(node) and not any(part.alias_info for part in node.target._schema.returns)
+    if not is_operation(node):
+        return False
+    return not any(part.alias_info for part in operation_of(node)._schema.returns)
 
 
 def not_in_place(node: fx.Node) -> Callable[..., Any]:
     """The operation that computes what one in place does: ``exp`` for ``exp_``."""
-    name = node.target.overloadpacket.__name__.removesuffix("_")
-    return getattr(getattr(torch.ops.aten, name), node.target._overloadname)
+    target = operation_of(node)
+    name = target.overloadpacket.__name__.removesuffix("_")
+    return getattr(getattr(torch.ops.aten, name), target._overloadname)
 
 
 def operation_named(name: str) -> Callable[..., Any]:
     """The operation whose text is given, such as ``aten.exp.default``."""
-    return functools.reduce(getattr, name.split("."), torch.ops)
+    found: Any = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 # -- recording
@@ -125,7 +136,7 @@ def aot_compile(graph: fx.GraphModule, inputs: tuple[Tensor, ...], options: dict
     return str(torch._inductor.aot_compile(graph, inputs, options=options))
 
 
-def standalone_compile(graph: fx.GraphModule, inputs: list[Tensor], options: dict) -> Callable:
+def standalone_compile(graph: fx.GraphModule, inputs: list[Any], options: dict) -> Callable:
     """Compiles a graph into kernels that Python calls."""
     return torch._inductor.standalone_compile(
         graph,

@@ -17,10 +17,10 @@ from torch.distributions import transform_to
 from probgen.core import checks
 from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, is_leaf, joined, split
 from probgen.core.conversion import NO_ROWS
-from probgen.core.first_run import MISFIT, Run, first_run
+from probgen.core.first_run import MISFIT, FirstRun, first_run
 from probgen.core.marginal import Marginal
 from probgen.core.module import first_length
-from probgen.core.outline import Line, line_of, rows_of, rows_plate, table
+from probgen.core.outline import Line, line_of, plate_rows, rows_plate, table
 from probgen.core.ownership import dense, owned_modules
 from probgen.core.private_torch import pytree
 from probgen.core.rows import RowLayout, leaves_of, row_layout
@@ -33,7 +33,7 @@ from probgen.core.runtime import (
     makes_parameters,
     private_store,
 )
-from probgen.core.signatures import check_arguments, parameters_of, signature_of
+from probgen.core.signatures import check_arguments, open_parameters, signature_of
 from probgen.core.sites import density_sites, is_deterministic, plate_dims, sample_sites
 from probgen.core.turns import turn
 
@@ -126,6 +126,10 @@ class Program(nn.Module):
         check_takes_context(self._model)
         return Marginal(self, context)
 
+    def check_part(self, name: str) -> None:
+        """Refuses to be part of a family, called ``name``, with other arguments than ``x, context``."""
+        check_takes_context(self._model, f" as {name}", "let it take both")
+
     def model(self, *args: Any, **kwargs: Any) -> Any:
         args = joined(args, kwargs)
         with self._running(args):
@@ -186,13 +190,13 @@ class Program(nn.Module):
             self.max_plate_nesting = max(1, plate_dims(trace), plate_dims(drawn))
         if plate is None:
             self.plate = rows_plate(trace) or self.plate
-        size = first_length(batch) if few else rows_of(trace, self.plate)
+        size = first_length(batch) if few else plate_rows(trace, self.plate)
         self._layout = None if size is None else row_layout(batch, size)
         self._lines = [line_of(site) for site in sample_sites(trace).values()]
         held = (site for site in density_sites(trace).values() if site["is_observed"])
         self.observes = not all(map(is_deterministic, held))  # factors hold data as well
 
-    def _alone(self, batch: tuple) -> Run | None:
+    def _alone(self, batch: tuple) -> FirstRun | None:
         """A run of the model without a guide that takes its sites from the run that makes its parameters.
 
         It must not be one without observations, in which data are latent sites.
@@ -213,7 +217,7 @@ class Program(nn.Module):
         if makes_parameters(self._guide):
             first_run(self, batch)
 
-    def _on_few_rows(self, batch: tuple) -> Run | None:
+    def _on_few_rows(self, batch: tuple) -> FirstRun | None:
         """A first run on some of very many rows, if the pair runs on any number of them.
 
         A network need not see all.
@@ -228,7 +232,7 @@ class Program(nn.Module):
             found = first_run(self, layout.take(batch, slice(SOME)))
         except MISFIT:  # parameters or plates of another size
             found = None
-        if found is None or rows_of(found[0], rows_plate(found[0]) or self.plate) != SOME:
+        if found is None or plate_rows(found[0], rows_plate(found[0]) or self.plate) != SOME:
             for key in set(self.statements) - made:
                 del self.statements[key]
             return None
@@ -236,7 +240,7 @@ class Program(nn.Module):
 
     def parameters_by_name(self) -> dict[str, inspect.Parameter]:
         """The parameters of the model's signature; none where it hides it."""
-        return parameters_of(self._model)
+        return open_parameters(self._model)
 
     @property
     def latents(self) -> list[str]:
@@ -351,7 +355,7 @@ class Program(nn.Module):
             raise
 
 
-def check_takes_context(model: Callable[..., Any]) -> None:
+def check_takes_context(model: Callable[..., Any], place: str = "", how: str = "") -> None:
     """Refuses a model of other arguments than ``x`` and ``context``; ``TypeError``."""
     signature = signature_of(model)
     if signature is None:
@@ -361,8 +365,8 @@ def check_takes_context(model: Callable[..., Any]) -> None:
     except TypeError:
         names = ", ".join(signature.parameters)
         raise TypeError(
-            f"expected a model of (x=None, context=None), whose x can be drawn, got one of "
-            f"({names}); use predictive(gen, {names})"
+            f"expected a model of (x=None, context=None){place}, whose x can be drawn, got one of "
+            f"({names}); {how or f'use predictive(gen, {names})'}"
         ) from None
 
 

@@ -32,6 +32,7 @@ from probgen.core.sites import (
     plates_of,
     sample_sites,
 )
+from probgen.core.sums import sum_of
 
 # under this key of ``site["infer"]`` mini-batch training notes its part of the scale
 ROWS = "_row_factor"
@@ -190,7 +191,7 @@ def _rounded(scale: float | Tensor) -> float | Tensor:
     return 1.0 if not torch.is_tensor(scale) and math.isclose(scale, 1.0, rel_tol=1e-9) else scale
 
 
-def raw(site: Site) -> Tensor:
+def raw_log_prob(site: Site) -> Tensor:
     """log_prob of a site entry by entry, without mask and scale; computed once for each value."""
     value, found = site.get("_raw", (None, None))
     if value is not site["value"]:
@@ -201,7 +202,7 @@ def raw(site: Site) -> Tensor:
 
 def unscaled(site: Site) -> Tensor:
     """log_prob of a site entry by entry: masked, without any scale."""
-    return scale_and_mask(raw(site), mask=site["mask"])
+    return scale_and_mask(raw_log_prob(site), mask=site["mask"])
 
 
 def term(site: Site) -> Tensor:
@@ -217,10 +218,11 @@ def _total(sites: Sites, trace: poutine.Trace) -> Tensor:
     for site in sites.values():
         value = term(site).double()
         dim = dim_of(site, PARTICLES)
-        by_draw = dim is not None and value.ndim >= -dim
-        total = total.to(value.device) + (
-            value.movedim(dim, 0).flatten(1).sum(1) if by_draw else value.sum()
-        )
+        if dim is not None and value.ndim >= -dim:
+            value = value.movedim(dim, 0).flatten(1).sum(1)
+        else:
+            value = value.sum()
+        total = total.to(value.device) + value
     return total
 
 
@@ -267,7 +269,7 @@ def _step(site: Site, plate: str) -> int | None:
 def _terms(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Tensor:
     if any(is_summed(site) for site in sites.values()):
         return _summed_out(sites, trace, kept)
-    return sum(_to(kept, term(site), site) for site in sites.values())
+    return sum_of(_to(kept, term(site), site) for site in sites.values())
 
 
 def _to(kept: tuple[str, ...], value: Tensor, site: Site) -> Tensor:
@@ -285,8 +287,8 @@ def _to(kept: tuple[str, ...], value: Tensor, site: Site) -> Tensor:
         else value
     )
     value = value.sum(-1) if value.ndim > len(dims) else value.movedim(dims, list(range(len(dims))))
-    own = iter(value.shape)
-    own = [next(own) if name in frames else 1 for name in kept]
+    found = iter(value.shape)
+    own = [next(found) if name in frames else 1 for name in kept]
     sizes = [
         max(frames[name].size, size) if name in frames else 1
         for name, size in zip(kept, own, strict=True)
@@ -304,12 +306,12 @@ def _summed_out(sites: Sites, trace: poutine.Trace, kept: tuple[str, ...]) -> Te
     """
     trace.symbolize_dims()
     symbols = trace.plate_to_symbol
-    factors = OrderedDict()
+    factors: OrderedDict[frozenset, list[Tensor]] = OrderedDict()
     scales = []
     enumerated = set(trace.symbol_to_dim) - set(symbols.values())
     total = torch.zeros(())
     for site in sites.values():
-        value = raw(site)
+        value = raw_log_prob(site)
         value = value if is_summed(site) else scale_and_mask(value, mask=site["mask"])
         factor = packed.pack(value, site["infer"]["_dim_to_symbol"])
         if enumerated.isdisjoint(factor._pyro_dims):

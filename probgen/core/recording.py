@@ -30,6 +30,7 @@ from probgen.core.missing import values_are_known
 from probgen.core.reading import common_scale, share_masks
 from probgen.core.runtime import PARTICLES, as_guide
 from probgen.core.sites import Sites, densities, is_summed
+from probgen.core.sums import sum_of
 
 
 class Recorder(Messenger):
@@ -41,7 +42,7 @@ class Recorder(Messenger):
     def __init__(self, earlier: Mapping[str, dict[str, Any]] | None = None):
         super().__init__()
         self.earlier = earlier or {}
-        self.sites = {}
+        self.sites: dict[str, dict[str, Any]] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         drawn = self.earlier.get(msg["name"])
@@ -58,7 +59,7 @@ class Recorder(Messenger):
             self.sites[msg["name"]] = msg
 
 
-class Run(NamedTuple):
+class RecordedSites(NamedTuple):
     """The sample sites of a guide, and of the model with the guide's draws.
 
     Plate indices left out.
@@ -68,13 +69,13 @@ class Run(NamedTuple):
     guide: Sites
 
 
-def record(
+def record_sites(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     batch: tuple,
     particles: int | None = None,
     max_plate_nesting: int = 1,
-) -> Run:
+) -> RecordedSites:
     """Runs the guide and the model on its draws, under the handlers that are in force.
 
     At the cost of the programs.
@@ -91,7 +92,7 @@ def record(
         as_guide(guide)(*batch)
     with (p := Recorder(q.sites)), plate:
         model(*batch)
-    run = Run(densities(p.sites), densities(q.sites))
+    run = RecordedSites(densities(p.sites), densities(q.sites))
     share_masks(*run)
     return run
 
@@ -119,7 +120,7 @@ def score_function(site: dict[str, Any]) -> Tensor | None:
     return None if is_identically_zero(part) else part
 
 
-class Cut(Messenger):
+class DetachedDraws(Messenger):
     """Hands programs detached copies of what they draw, and keeps the draws themselves.
 
     Enter it outside of the recording handlers. With ``differentiable`` the copies are leaves that
@@ -129,10 +130,10 @@ class Cut(Messenger):
     def __init__(self, differentiable: bool):
         super().__init__()
         self.differentiable = differentiable
-        self.draws = {}
-        self.copies = {}
+        self.draws: dict[str, Tensor] = {}
+        self.copies: dict[str, Tensor] = {}
 
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_post_sample(self, msg: Any) -> None:
         kept = msg["is_observed"] or msg["name"] in self.draws or is_summed(msg)
         if not kept and not site_is_subsample(msg):
             self.draws[msg["name"]] = msg["value"]
@@ -201,7 +202,7 @@ def enumerated_bound(p: poutine.Trace, q: poutine.Trace) -> tuple[Tensor, Tensor
     summed = [
         (n, s)
         for n, s in scales.items()
-        if not dims.isdisjoint(p.nodes[n]["packed"]["log_prob"]._pyro_dims)
+        if not dims.isdisjoint(_names(p.nodes[n]["packed"]["log_prob"]))
     ]
     if summed and values_are_known():
         common_scale(summed)
@@ -230,7 +231,7 @@ def enumerated_bound(p: poutine.Trace, q: poutine.Trace) -> tuple[Tensor, Tensor
             )
         costs.setdefault(ordinal, []).extend(scaled)
     own = _guides_own(p, q, ordinals, costs)
-    return _Expectation(q, ordinals).compute_expectation(costs, own)
+    return _Expectation(q, ordinals).of(costs, own)
 
 
 def _guides_own(
@@ -272,12 +273,17 @@ def _scaled(term: Tensor, scale: float | Tensor, p: poutine.Trace) -> Tensor:
         scale, {frame.dim: p.plate_to_symbol[frame.name] for frame in frames if frame.vectorized}
     )
     term, weights = packed.broadcast_all(term, weights)
-    return _named(term * weights, term._pyro_dims)
+    return _named(term * weights, _names(term))
 
 
-def _named(value: Tensor, dims: str) -> Tensor:
+def _named(value: Any, dims: str) -> Tensor:
     value._pyro_dims = dims
     return value
+
+
+def _names(value: Any) -> str:
+    """The dims of a packed tensor, a letter each."""
+    return value._pyro_dims
 
 
 class _Expectation(Dice):
@@ -289,11 +295,11 @@ class _Expectation(Dice):
     place.
     """
 
-    def compute_expectation(
+    def of(
         self, costs: dict[frozenset, list[Tensor]], own: set[int]
     ) -> tuple[Tensor, Tensor | None]:
         """The expected sum of all costs, and minus that of some, given by identity, as a value."""
-        total = 0.0
+        total: Any = 0.0
         apart = []
         with shared_intermediates() as cache:
             ring = LogRing(cache=cache)
@@ -302,10 +308,10 @@ class _Expectation(Dice):
                 share = math.exp(sum(factor for factor in factors if not torch.is_tensor(factor)))
                 tensors = [factor for factor in factors if torch.is_tensor(factor)]
                 expected = [_expect(cost, tensors, ordinal, ring) for cost in group]
-                total = total + share * sum(expected)
+                total = total + share * sum_of(expected)
                 pairs = zip(group, expected, strict=True)
                 apart += [share * value.detach() for cost, value in pairs if id(cost) in own]
-        return total, -sum(apart) if apart else None
+        return total, -sum_of(apart) if apart else None
 
 
 def _expect(cost: Tensor, log_factors: list[Tensor], ordinal: frozenset, ring: LogRing) -> Tensor:
@@ -315,7 +321,7 @@ def _expect(cost: Tensor, log_factors: list[Tensor], ordinal: frozenset, ring: L
     """
     if not log_factors:
         return cost.sum()
-    enumerated = {dim for factor in log_factors for dim in factor._pyro_dims} - ordinal
-    marginal = ring.sumproduct(log_factors, enumerated - set(cost._pyro_dims))
+    enumerated = {dim for factor in log_factors for dim in _names(factor)} - ordinal
+    marginal = ring.sumproduct(log_factors, enumerated - set(_names(cost)))
     cost, probability = packed.broadcast_all(cost, packed.exp(marginal))
     return (probability * cost.masked_fill(probability == 0, 0.0)).sum()

@@ -58,7 +58,9 @@ class RowPlate(IndepMessenger):
     random indices.
     """
 
-    def _process_message(self, msg: dict[str, Any]) -> None:
+    dim: int
+
+    def _process_message(self, msg: Any) -> None:
         frame = CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size)
         msg["cond_indep_stack"] = (frame, *msg["cond_indep_stack"])
         if msg["type"] == "sample" and not site_is_subsample(msg):
@@ -268,15 +270,16 @@ def completed_plates(given: frozenset[str], completed: set[str]) -> Iterator[Non
 
 
 @contextmanager
-def rows_of(plate: str, total: int, index: torch.Tensor | None) -> Iterator[None]:
+def rows_in_plate(plate: str, total: int, index: torch.Tensor | None) -> Iterator[None]:
     """The plate of that name stands for the rows ``index`` of ``total``.
 
     Its indices and the parameters of rows.
     """
+    rows: Any = index
 
     def numbered(name: str, size: Any, subsample_size: Any, subsample: Any) -> tuple[Any, Any, Any]:
-        if name == plate and subsample is None and size in (total, len(index)):
-            return total, len(index), index
+        if name == plate and subsample is None and size in (total, len(rows)):
+            return total, len(rows), rows
         return size, subsample_size, subsample
 
     with nullcontext() if index is None else subsampling(numbered):

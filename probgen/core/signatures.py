@@ -16,14 +16,14 @@ from probgen.core.keywords import call_form
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def parameters_of(program: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def open_parameters(program: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters that a program still takes, by name; none where it hides them.
 
     Seen through modules, Pyro's handlers, and what already has some of its arguments.
 
     >>> from pyro import poutine
     >>> given = partial(lambda x, y, z=0: None, 1)
-    >>> list(parameters_of(poutine.scale(given, scale=2.0)))
+    >>> list(open_parameters(poutine.scale(given, scale=2.0)))
     ['y', 'z']
     """
     signature = signature_of(program)
@@ -59,7 +59,8 @@ def _of_partial(program: partial) -> inspect.Signature | None:
     inner = program.func
     given = program.args
     if len(given) > 1 and isinstance(given[0], Messenger):
-        _, inner, *given = given
+        _, inner, *rest = given
+        given = tuple(rest)
 
     signature = signature_of(inner)
     if signature is None:
@@ -72,7 +73,7 @@ def _of_partial(program: partial) -> inspect.Signature | None:
     return _inspected(partial(stub, *given, **program.keywords))
 
 
-def check_arguments(role: str, program: Callable[..., Any], args: tuple) -> None:
+def check_arguments(role: str, program: Callable[..., Any], args: tuple, advice: str = "") -> None:
     """Refuses arguments that the signature of a model or guide does not take; ``TypeError``.
 
     >>> check_arguments("model", lambda g, x, y: None, (1, 2))
@@ -91,7 +92,9 @@ def check_arguments(role: str, program: Callable[..., Any], args: tuple) -> None
         got += [f"{name}={_kind(value)}" for name, value in named.items()]
         names = [name for name, p in signature.parameters.items() if p.kind in POSITIONAL]
         how = f"give these: {call_form(*names)}"
-        if not names:
+        if advice:
+            how = advice
+        elif not names:
             how = "give none, or add parameters to it"
         elif role == "guide":
             how = "let it take the same arguments as the model"
@@ -102,7 +105,7 @@ def check_arguments(role: str, program: Callable[..., Any], args: tuple) -> None
 
 
 def _in_short(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+    stars: dict[object, str] = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
     optional = "=..." if parameter.default is not parameter.empty else ""
     return f"{stars.get(parameter.kind, '')}{parameter.name}{optional}"
 
@@ -123,5 +126,5 @@ def argument_names(program: Callable[..., Any], count: int) -> list[str]:
     >>> argument_names(lambda covariates, *rest: None, 3)
     ['covariates', 'argument_1', 'argument_2']
     """
-    named = [name for name, p in parameters_of(program).items() if p.kind in POSITIONAL]
+    named = [name for name, p in open_parameters(program).items() if p.kind in POSITIONAL]
     return (named + [f"argument_{i}" for i in range(len(named), count)])[:count]

@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 
 from probgen.core.runtime import PARTICLES
 
-Site = dict[str, Any]
+Site = Any  # Pyro's Message, a dict; its stub lacks the keys that handlers add
 Sites = Mapping[str, Site]
 
 

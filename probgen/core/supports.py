@@ -193,7 +193,7 @@ def _check_shape(
     raise ValueError(
         f"expected {name} of events of shape {tuple(event)} inside {deepest} plates, got shape "
         f"{tuple(x.shape)}; give "
-        "one row a datum, or declare the dims that are not rows by .to_event(n)"
+        "one observation per row, or declare the dims that are not rows by .to_event(n)"
     )
 
 
@@ -213,7 +213,7 @@ def check_event_of_rows(
     if not how and sequences is not None:
         how = sequences.advice(name, x.shape)
     raise ValueError(
-        f"expected {name} of shape {shape}, got {tuple(x.shape)}; one row a datum{how}"
+        f"expected {name} of shape {shape}, got {tuple(x.shape)}; give one observation per row{how}"
     )
 
 
@@ -230,7 +230,7 @@ def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> N
     """
     base = _of_entries(support)
     ndim = max(0, x.ndim - 1)
-    if any(torch.is_tensor(bound) and bound.ndim > ndim for bound in vars(base).values()):
+    if any(bound.ndim > ndim for bound in _bounds(base)):
         return
     size = max(1, ENTRIES // max(1, x[:1].numel()))
     for start in range(0, len(x), size):
@@ -285,18 +285,28 @@ def _inside(rows: Tensor, base: Constraint) -> Tensor:
     return (inside | missing) & ~infinite
 
 
-def _of_entries(support: Constraint) -> Constraint:
+def _of_entries(support: Any) -> Any:
     """What each entry has to keep to; the components of a mixture are taken to have one support."""
     while True:
         if isinstance(support, constraints.independent | MixtureSameFamilyConstraint):
             support = support.base_constraint
         elif parts := getattr(support, "parts", None):  # a union
             entries = [_of_entries(part) for part in parts]
+            if all_real := next((entry for entry in entries if entry in REAL), None):
+                return all_real
             if any(entry.event_dim for entry in entries):
-                return entries[0]
-            return next((entry for entry in entries if entry in REAL), type(support)(entries))
+                return support  # rows: those of one part are no rows of another
+            return type(support)(entries)
         else:
             return support
+
+
+def _bounds(support: Constraint) -> list[Tensor]:
+    """The tensors among the bounds of a support, those of the parts of a union too."""
+    own = [bound for bound in vars(support).values() if torch.is_tensor(bound)]
+    for part in getattr(support, "parts", ()):
+        own += _bounds(_of_entries(part))
+    return own
 
 
 def _observed(gen: GenerativeModel, batch: tuple) -> dict[str, Site]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyro.poutine.messenger import Messenger
 
 from probgen.core.sites import in_plate, is_deterministic
-from probgen.core.truncation import Truncated, tempered
+from probgen.core.truncation import Truncation, tempered
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -19,7 +19,7 @@ class TemperedLatents(Messenger):
     The site of the data and those outside of the plate, which all rows share, stay as they are.
     """
 
-    def __init__(self, rule: Truncated, plate: str, data: str = "x"):
+    def __init__(self, rule: Truncation, plate: str, data: str = "x"):
         super().__init__()
         self.rule = rule
         self.plate = plate
@@ -34,7 +34,7 @@ class TemperedLatents(Messenger):
 class Tempered:
     """A model with its latents at another temperature; else, and in its guide, as it was."""
 
-    def __init__(self, gen: GenerativeModel, rule: Truncated):
+    def __init__(self, gen: GenerativeModel, rule: Truncation):
         self._gen = gen
         self._rule = rule
 

@@ -17,14 +17,14 @@ from probgen.core.missing import MissingAware
 
 
 @dataclass(frozen=True)
-class Truncated:
+class Truncation:
     r"""Temperature, top-k and top-p (nucleus) sampling, of every step of a distribution.
 
     .. math:: p'(x_t \mid x_{<t}) \propto p(x_t \mid x_{<t})^{1/\tau}\; [x_t \in V_t]
 
     where :math:`V_t` are the k likeliest values, and of these the smallest set of likeliest ones
     whose probability is at least ``top_p``. The temperature comes first, then ``top_k``, then
-    ``top_p``. Given to ``gen(context).using(Truncated(...))`` it gives another distribution,
+    ``top_p``. Given to ``gen(context).using(Truncation(...))`` it gives another distribution,
     normalized at every step: its ``log_prob`` is that of the distribution that its draws have, and
     its density has the kind that it had before. The model itself does not change.
 
@@ -57,7 +57,7 @@ class Truncated:
     generation, https://arxiv.org/abs/1805.04833 (top-k); Kingma, Dhariwal (2018), Glow,
     https://arxiv.org/abs/1807.03039 (temperature of a flow)
 
-    >>> Truncated(top_p=0.7).log_masses(torch.tensor([0.5, 0.1, 0.4]).log()).exp()
+    >>> Truncation(top_p=0.7).log_masses(torch.tensor([0.5, 0.1, 0.4]).log()).exp()
     tensor([0.5556, 0.0000, 0.4444])
     """
 
@@ -65,7 +65,7 @@ class Truncated:
     top_k: int | None = None
     top_p: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.within("[0, inf)", "1 changes nothing", temperature=self.temperature)
         checks.at_least(1, **checks.given(top_k=self.top_k))
         checks.within("(0, 1]", "1 leaves all values", **checks.given(top_p=self.top_p))
@@ -108,7 +108,7 @@ class Truncated:
 
 
 @singledispatch
-def truncated(distribution: td.Distribution, rule: Truncated) -> dist.TorchDistribution:
+def truncated(distribution: td.Distribution, rule: Truncation) -> dist.TorchDistribution:
     """The distribution that a rule makes of another one, normalized.
 
     A function by type of distribution (``functools.singledispatch``); others are added from outside
@@ -120,7 +120,7 @@ def truncated(distribution: td.Distribution, rule: Truncated) -> dist.TorchDistr
         For a distribution that has no steps over finitely many values, nor normal noise.
 
     >>> from probgen.heads.distributions import Categorical
-    >>> truncated(Categorical(torch.tensor([0.5, 0.1, 0.4]).log()), Truncated(top_k=1)).probs
+    >>> truncated(Categorical(torch.tensor([0.5, 0.1, 0.4]).log()), Truncation(top_k=1)).probs
     tensor([1., 0., 0.])
     """
     raise NotImplementedError(
@@ -133,74 +133,74 @@ def truncated(distribution: td.Distribution, rule: Truncated) -> dist.TorchDistr
 
 
 @singledispatch
-def tempered(noise: td.Distribution, rule: Truncated) -> dist.TorchDistribution:
+def tempered(noise: td.Distribution, rule: Truncation) -> dist.TorchDistribution:
     """The noise that a model makes data of, with its standard deviation times the temperature.
 
     What is not normal is changed by :func:`truncated`.
 
-    >>> tempered(dist.Normal(torch.zeros(2), 1.0), Truncated(0.5)).scale
+    >>> tempered(dist.Normal(torch.zeros(2), 1.0), Truncation(0.5)).scale
     tensor([0.5000, 0.5000])
     """
     return truncated(noise, rule)
 
 
 @tempered.register(td.Normal)
-def _(noise: td.Normal, rule: Truncated) -> dist.Normal:
+def _(noise: td.Normal, rule: Truncation) -> dist.Normal:
     return dist.Normal(noise.loc, noise.scale * _of_numbers(noise, rule), validate_args=False)
 
 
 @tempered.register(td.MultivariateNormal)
-def _(noise: td.MultivariateNormal, rule: Truncated) -> dist.MultivariateNormal:
+def _(noise: td.MultivariateNormal, rule: Truncation) -> dist.MultivariateNormal:
     scale_tril = noise.scale_tril * _of_numbers(noise, rule)
     return dist.MultivariateNormal(noise.loc, scale_tril=scale_tril, validate_args=False)
 
 
 @truncated.register(td.Normal)
-def _(distribution: td.Normal, rule: Truncated) -> dist.Normal:
+def _(distribution: td.Normal, rule: Truncation) -> dist.Normal:
     factor = _of_numbers(distribution, rule) ** 0.5
     return dist.Normal(distribution.loc, distribution.scale * factor, validate_args=False)
 
 
 @truncated.register(td.Laplace)
-def _(distribution: td.Laplace, rule: Truncated) -> dist.Laplace:
+def _(distribution: td.Laplace, rule: Truncation) -> dist.Laplace:
     factor = _of_numbers(distribution, rule)
     return dist.Laplace(distribution.loc, distribution.scale * factor, validate_args=False)
 
 
 @truncated.register(td.Independent)
-def _(distribution: td.Independent, rule: Truncated) -> dist.TorchDistribution:
+def _(distribution: td.Independent, rule: Truncation) -> dist.TorchDistribution:
     return _independent(distribution, truncated(distribution.base_dist, rule))
 
 
 @tempered.register(td.Independent)
-def _(noise: td.Independent, rule: Truncated) -> dist.TorchDistribution:
+def _(noise: td.Independent, rule: Truncation) -> dist.TorchDistribution:
     return _independent(noise, tempered(noise.base_dist, rule))
 
 
 @truncated.register(ExpandedDistribution)
-def _(distribution: ExpandedDistribution, rule: Truncated) -> dist.TorchDistribution:
+def _(distribution: ExpandedDistribution, rule: Truncation) -> dist.TorchDistribution:
     return truncated(distribution.base_dist, rule).expand(distribution.batch_shape)
 
 
 @tempered.register(ExpandedDistribution)
-def _(noise: ExpandedDistribution, rule: Truncated) -> dist.TorchDistribution:
+def _(noise: ExpandedDistribution, rule: Truncation) -> dist.TorchDistribution:
     return tempered(noise.base_dist, rule).expand(noise.batch_shape)
 
 
 def using(distribution: Any, *arguments: Any, **options: Any) -> Any:
     """A distribution drawn in another way.
 
-    By its own ``using``, or as :class:`Truncated` says.
+    By its own ``using``, or as :class:`Truncation` says.
 
     Raises
     ------
     TypeError
         If the distribution may be drawn in one way only.
 
-    >>> using(dist.Normal(0.0, 1.0).to_event(0), Truncated(0.25)).scale
+    >>> using(dist.Normal(0.0, 1.0).to_event(0), Truncation(0.25)).scale
     tensor(0.5000)
     """
-    if len(arguments) == 1 and isinstance(arguments[0], Truncated) and not options:
+    if len(arguments) == 1 and isinstance(arguments[0], Truncation) and not options:
         rule = arguments[0]
         return truncated(distribution, rule) if rule.changes else distribution
     method = getattr(distribution, "using", None)
@@ -213,17 +213,17 @@ def using(distribution: Any, *arguments: Any, **options: Any) -> Any:
     return method(*arguments, **options)
 
 
-def changed_by(distribution: Any, rule: Truncated) -> Any:
+def changed_by(distribution: Any, rule: Truncation) -> Any:
     """What ``using`` is for a distribution that may be truncated, and drawn in one way else.
 
     Raises
     ------
     TypeError
-        For anything but a :class:`Truncated`.
+        For anything but a :class:`Truncation`.
     """
-    if not isinstance(rule, Truncated):
+    if not isinstance(rule, Truncation):
         raise TypeError(
-            f"expected Truncated(temperature, top_k, top_p), got {rule!r}; "
+            f"expected Truncation(temperature, top_k, top_p), got {rule!r}; "
             f"{type(distribution).__name__} is drawn in "
             "no other ways"
         )
@@ -235,7 +235,7 @@ def _independent(outer: td.Independent, base: dist.TorchDistribution) -> dist.To
     return MissingAware(base, ndim) if isinstance(outer, MissingAware) else base.to_event(ndim)
 
 
-def _of_numbers(distribution: td.Distribution, rule: Truncated) -> float:
+def _of_numbers(distribution: td.Distribution, rule: Truncation) -> float:
     """The temperature for real numbers, which have no likeliest values to count."""
     if rule.truncates or rule.temperature == 0:
         raise NotImplementedError(

@@ -21,7 +21,7 @@ from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgen.core.private_torch import graph_task
 
@@ -29,7 +29,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-class Stream:
+class RandomStream:
     """A sequence of random numbers; while it is not in force, its state is kept here."""
 
     cpu: Tensor
@@ -58,7 +58,7 @@ class _Turns:
     """Who has the turn, who waits for it, and whose random numbers torch's generators give."""
 
     def __init__(self) -> None:
-        self.shared = Stream()
+        self.shared = RandomStream()
         self.in_force = self.shared
         self.free_locks()
 
@@ -93,7 +93,7 @@ class _Turns:
             self.holder = 0
         _give_back(self.lock)
 
-    def switch(self, stream: Stream) -> None:
+    def switch(self, stream: RandomStream) -> None:
         """Lets torch's generators go on with another sequence."""
         if self.in_force is not stream:
             self.in_force.keep()
@@ -201,7 +201,7 @@ def is_free() -> bool:
 
 
 @contextmanager
-def training(module: nn.Module) -> Iterator[None]:
+def training(module: Any) -> Iterator[None]:
     """The block trains a module, in a turn that may be lent between its steps.
 
     Raises ``RuntimeError`` where another thread trains parameters of it at the same time.
@@ -248,7 +248,7 @@ def own_random_state(seed: int | None = None) -> Iterator[None]:
     """
     with turn(fixed=False):
         before = _mine.stream
-        own = Stream()
+        own = RandomStream()
         before.keep()
         _turns.in_force = _mine.stream = own
         try:

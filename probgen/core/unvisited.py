@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
@@ -50,8 +50,8 @@ def _is_listed(site: Site) -> bool:
 
 
 def _is_possible(gen: GenerativeModel, batch: tuple, reading: Reading, name: str) -> bool:
-    drawn = reading.guide.nodes[name]
-    prior = reading.model.nodes[name]
+    drawn: Any = reading.guide.nodes[name]
+    prior: Any = reading.model.nodes[name]
     values = prior["fn"].enumerate_support(expand=True)
     left_out = _log_prob(drawn, values) < math.log(SELDOM)
     left_out = left_out & (_log_prob(prior, values) > math.log(SELDOM))

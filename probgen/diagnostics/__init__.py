@@ -7,15 +7,15 @@ from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.diagnostics.checks import PredictiveCheck, predictive_check
 from probgen.diagnostics.convert import to_arviz
 from probgen.diagnostics.guide_quality import active_units, ess, khat
-from probgen.diagnostics.leave_one_out import Loo, loo
+from probgen.diagnostics.leave_one_out import LooResult, loo
 from probgen.diagnostics.psis import effective_sample_size, pareto_khat, pareto_smooth
 from probgen.diagnostics.settled import settled
-from probgen.diagnostics.verdict import Verdict, verdict
+from probgen.diagnostics.verdict import FitVerdict, verdict
 
 __all__ = [
-    "Loo",
+    "FitVerdict",
+    "LooResult",
     "PredictiveCheck",
-    "Verdict",
     "active_units",
     "effective_sample_size",
     "ess",

@@ -19,7 +19,7 @@ from probgen.core.rows import layout_of, row_count, some_rows
 from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, dim_of, in_plate, observed_sites
 from probgen.core.turns import same_random_state
-from probgen.diagnostics.marginals import Marginals, NoMarginals, marginals
+from probgen.diagnostics.marginals import IndependentMarginals, NoMarginals, marginals
 from probgen.scoring import log_likelihood
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SLIGHT = 0.1  # nats per row: less than an unfinished last digit of training mak
 MISFIT = (RuntimeError, ValueError, IndexError)
 
 
-class Observed(NamedTuple):
+class ObservedSite(NamedTuple):
     """The values of an observed site, rows first, and what its distribution says about them."""
 
     value: Tensor
@@ -151,7 +151,7 @@ def against_marginals(
     _check_compared(worst(*(each.kind for each in rows)))
     if any(each.costly for each in rows):
         raise NoMarginals("the density costs too much: use log_likelihood")
-    parts = []
+    parts: list[_ScorePart] = []
     began = time.perf_counter()
     for asked in held_out or [fitted]:
         left = max_rows - sum(len(part.own) for part in parts)
@@ -161,19 +161,19 @@ def against_marginals(
         some, score = _scored(gen, gen.settle(asked), left, seconds - spent)
         _check_compared(score.kind)
         own = score.value.double().cpu()
-        parts.append(_Part(own, _fitted(rows, data_of(gen, some)), score.kind))
+        parts.append(_ScorePart(own, _fitted(rows, data_of(gen, some)), score.kind))
     return _comparison(parts, bool(held_out))
 
 
-class _Part(NamedTuple):
+class _ScorePart(NamedTuple):
     """Scores of some rows by the model, and by the marginals."""
 
     own: Tensor
-    base: Marginals
+    base: IndependentMarginals
     kind: str
 
 
-def _comparison(parts: list[_Part], held_out: bool) -> Comparison:
+def _comparison(parts: list[_ScorePart], held_out: bool) -> Comparison:
     found = parts[0].base
     value = torch.cat([part.own for part in parts])
     other = torch.cat([part.base.other for part in parts])
@@ -191,7 +191,7 @@ def _comparison(parts: list[_Part], held_out: bool) -> Comparison:
     )
 
 
-def _fitted(rows: list[Observed], other: list[Observed]) -> Marginals:
+def _fitted(rows: list[ObservedSite], other: list[ObservedSite]) -> IndependentMarginals:
     pairs = zip(rows, other, strict=True)
     found = [marginals(own.value, rest.value, own.support) for own, rest in pairs]
     total = found[0]
@@ -221,7 +221,7 @@ def _scored(
     return more, log_likelihood(gen, *more, particles=PARTICLES, compile=False)
 
 
-def data_of(gen: GenerativeModel, batch: tuple) -> list[Observed]:
+def data_of(gen: GenerativeModel, batch: tuple) -> list[ObservedSite]:
     """The observed sites in the data plate.
 
     Raises :class:`NoMarginals` where there are none, or their rows are not plain ones.
@@ -235,7 +235,7 @@ def data_of(gen: GenerativeModel, batch: tuple) -> list[Observed]:
     return [_observed(site, gen.plate, rows) for site in found]
 
 
-def _observed(site: Site, plate: str, count: int) -> Observed:
+def _observed(site: Site, plate: str, count: int) -> ObservedSite:
     distribution = site["fn"]
     value = site["value"]
     scale = user_scale(site)
@@ -245,7 +245,7 @@ def _observed(site: Site, plate: str, count: int) -> Observed:
     if not 0 <= axis < value.ndim or value.shape[axis] != count:
         raise NoMarginals("the observed values are not one to a row")
     rows = value.detach().movedim(axis, 0).cpu()
-    return Observed(
+    return ObservedSite(
         rows,
         distribution.support,
         density_kind(distribution),

@@ -19,7 +19,7 @@ from probgen.core.sites import holds_data, sample_sites
 from probgen.core.turns import own_random_state
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import as_program, ready
-from probgen.infer.nuts import Plan, Sampler
+from probgen.infer.nuts import ChainPlan, ChainSampler
 from probgen.infer.posterior import prior_predictive
 from probgen.infer.simulate import Draws, trace_of
 
@@ -85,7 +85,7 @@ def simulation_based_calibration(
     seed: int | None = None,
     target_accept: float = 0.8,
     dtype: torch.dtype | None = None,
-    sampler: Sampler | None = None,
+    sampler: ChainSampler | None = None,
     progress: bool = True,
 ) -> Calibration:
     r"""Draws parameters and data from the model, then parameters from their posterior.
@@ -148,7 +148,7 @@ def simulation_based_calibration(
         starts = log_density.unconstrain(truth, log_density.origin.expand(sims, -1))
         chain = ready(sampler, log_density, log_density.origin)
         points = []
-        plan = Plan(tune, draws * thin, target_accept)
+        plan = ChainPlan(tune, draws * thin, target_accept)
         for sim in tqdm(range(sims), disable=None if progress else True, unit="data set"):
             for name, value in data.items():
                 value.copy_(

@@ -14,7 +14,7 @@ from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
-from probgen.infer.posterior import observed_sites, predictive
+from probgen.infer.posterior import observed_names, predictive
 from probgen.infer.simulate import trace_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def predictive_check(
     checks.flag(new_rows=new_rows)
     checks.text(**checks.given(site=site))
     batch = as_rows(gen, *batch)
-    names = observed_sites(gen, *batch)
+    names = observed_names(gen, *batch)
     if site is None and len(names) != 1:
         raise ValueError(f"expected one observed site, got {names}; choose with site=")
     if site is not None and site not in names:
@@ -121,7 +121,8 @@ def predictive_check(
     made = predictive(gen, *batch, draws=draws, new_rows=new_rows, sites=[name], max_rows=max_rows)[
         name
     ]
-    observed = trace_of(gen.model, batch).nodes[name]["value"].reshape(made.shape[1:])
+    given: Any = trace_of(gen.model, batch).nodes[name]["value"]
+    observed = given.reshape(made.shape[1:])
     missing = observed.isnan()
     if missing.any():  # replications miss what the data miss
         made = made.masked_fill(missing, torch.nan)

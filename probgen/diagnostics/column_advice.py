@@ -45,7 +45,7 @@ def column_advice(gen: GenerativeModel, *batch: Any) -> tuple[Finding, ...]:
         observed = data_of(gen, batch)
     except NoMarginals:
         return ()
-    prepares = getattr(gen, "prepares", frozenset())
+    prepares: frozenset[str] = getattr(gen, "prepares", frozenset())
     found = []
     also = f", or {MAXIMIZE}" if has_em(gen) else ""
     for each in observed:

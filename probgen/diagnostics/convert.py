@@ -20,7 +20,7 @@ from probgen.diagnostics.adapter import SAMPLE_DIMS, Labeled, container
 from probgen.diagnostics.labels import constants, dims_of, observation, to_numpy
 from probgen.diagnostics.sampled import UNDEFINED, Sampled, from_chains, from_guide
 from probgen.infer.draws import as_chains
-from probgen.infer.given import Given, model_trace
+from probgen.infer.given import GivenDraws, model_trace
 from probgen.infer.mcmc import Chains, as_program
 from probgen.infer.posterior import predictive, prior_predictive
 
@@ -142,7 +142,7 @@ def to_arviz(
     gen: GenerativeModel | Callable[..., Any],
     *batch: Any,
     draws: int = 1000,
-    chains: Given | None = None,
+    chains: GivenDraws | None = None,
     coords: Mapping[str, Sequence] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     groups: Collection[str] | None = None,
@@ -263,7 +263,7 @@ def _computed(
     The error of one that was asked for by name.
     """
     computed = {}
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for name, compute in GROUPS.items():
         try:
             if name in wanted:

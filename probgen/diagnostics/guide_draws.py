@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,29 +104,31 @@ class GuideDraws:
 
 
 @torch.no_grad()
-def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2**15) -> GuideDraws:
-    """Runs guide and model ``draws`` times on all rows of a batch.
+def guide_draws(
+    gen: GenerativeModel, *batch: Any, particles: int, max_rows: int = 2**15
+) -> GuideDraws:
+    """Runs guide and model ``particles`` times on all rows of a batch.
 
-    In chunks of at most ``max_rows`` rows.
+    At most ``max_rows`` (rows x draws) at once.
 
-    The draws of a program that is not vectorized are recorded once and made together, where that is
-    repaid.
+    The draws of a program that is not vectorized are recorded once and made together, where that
+    saves time.
 
     Raises
     ------
     ValueError
         If model and guide do not match, or a guide's density is not exact.
     """
-    if draws < 1:
-        raise ValueError(f"expected draws >= 1, got {draws}")
+    if particles < 1:
+        raise ValueError(f"expected particles >= 1, got {particles}")
     if not draws_latents(gen, *batch):
         raise ValueError(
             "expected a guide that draws latents, got an empty one: there is nothing to diagnose"
         )
     first, shapes = _first(gen, batch)
-    chunk = max(1, max_rows // row_count(gen, batch))
-    size = min(chunk, draws) if gen.vectorized else 1
-    cuts = windows(draws, size)
+    at_once = max(1, max_rows // row_count(gen, batch))
+    size = min(at_once, particles) if gen.vectorized else 1
+    cuts = windows(particles, size)
     missing = any(map(has_missing, tensors_of(batch)))
 
     def run() -> dict[str, dict[str, Tensor]]:
@@ -133,9 +136,9 @@ def guide_draws(gen: GenerativeModel, *batch: Any, draws: int, max_rows: int = 2
             gen, batch, cuts[0].stop if gen.vectorized else None, first.rows is not None, shapes
         )
 
-    together = 1 if gen.vectorized else windows(draws, chunk)[0].stop
+    together = 1 if gen.vectorized else windows(particles, at_once)[0].stop
     parts = list(repeated(run, [Call()] * len(cuts), "auto", together, missing))
-    joined = {
+    joined: dict[str, dict[str, Any]] = {
         group: {
             name: torch.cat(
                 [part[group][name][cut.skip :] for cut, part in zip(cuts, parts, strict=True)]
@@ -173,7 +176,7 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
         rows = reading.by_row(gen.plate)
     except ValueError as error:
         why = str(error)
-    model = density_sites(reading.model)
+    model: Mapping[str, Any] = density_sites(reading.model)
     continuous = frozenset(
         n for n, site in sites.items() if not model.get(n, site)["fn"].support.is_discrete
     )

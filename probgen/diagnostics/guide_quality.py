@@ -175,10 +175,10 @@ def _one_value(drawn: GuideDraws, weights: Tensor) -> Tensor:
             continue
         unmoved = (value == value[:1]).all(0)
         axis = drawn.row_axis.get(name)
-        by_row = same.ndim > 0 and axis is not None
-        same = same | (
-            unmoved.movedim(axis - 1, 0).reshape(len(same), -1).all(1) if by_row else unmoved.all()
-        )
+        if same.ndim > 0 and axis is not None:
+            same = same | unmoved.movedim(axis - 1, 0).reshape(len(same), -1).all(1)
+        else:
+            same = same | unmoved.all()
     return same
 
 
@@ -204,6 +204,6 @@ def _varies(value: Tensor) -> Tensor:
 
 def _drawn(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) -> GuideDraws:
     batch = as_rows(gen, *batch)
-    drawn = guide_draws(gen, *batch, draws=particles, max_rows=max_rows)
+    drawn = guide_draws(gen, *batch, particles=particles, max_rows=max_rows)
     drawn.check_random()
     return drawn

@@ -28,7 +28,7 @@ def judged_guide(
     gen: GenerativeModel,
     batch: tuple,
     data_rows: int | None,
-    draws: int,
+    particles: int,
     max_rows: int,
     seconds: float,
 ) -> dict[str, Any]:
@@ -39,9 +39,9 @@ def judged_guide(
     if probe is None:
         return {}
     if probe.by_row:
-        affordable = max(8, int(seconds / (draws * cost)))
+        affordable = max(8, int(seconds / (particles * cost)))
         found = _judged(
-            guide_draws(gen, *some_rows(gen, some, affordable), draws=draws, max_rows=2**12)
+            guide_draws(gen, *some_rows(gen, some, affordable), particles=particles, max_rows=2**12)
         )
         return found | (
             {"notes": (GLOBALS.format(", ".join(probe.globals)),)} if probe.globals else {}
@@ -52,15 +52,15 @@ def judged_guide(
                 f"guide: not judged (its posterior is that of all {data_rows} rows; use khat)",
             )
         }
-    fewer = min(draws, max(FEWEST, int(seconds / (cost * rows))))
+    fewer = min(particles, max(FEWEST, int(seconds / (cost * rows))))
     began = time.perf_counter()
-    found = _judged(guide_draws(gen, *batch, draws=fewer))
+    found = _judged(guide_draws(gen, *batch, particles=fewer))
     left = seconds - (time.perf_counter() - began)
     more = min(MOST, int(left / (seconds - left) * fewer))
     if more > MORE * fewer and _undecided(found):
-        found = _judged(guide_draws(gen, *batch, draws=more), max(2, more // BLOCK))
-    note = f"guide: judged by {fewer} draws instead of {draws}, to save time; khat takes as many as you like"
-    return found | ({"notes": (note,)} if found["draws"] < draws else {})
+        found = _judged(guide_draws(gen, *batch, particles=more), max(2, more // BLOCK))
+    note = f"guide: judged by {fewer} draws instead of {particles}, to save time; khat takes as many as you like"
+    return found | ({"notes": (note,)} if found["particles"] < particles else {})
 
 
 def _first_run(
@@ -77,7 +77,7 @@ def _first_run(
         if not draws_latents(gen, *some):
             return some, None, 0.0
         began = time.perf_counter()
-        probe = guide_draws(gen, *some, draws=PROBES)
+        probe = guide_draws(gen, *some, particles=PROBES)
     except (RuntimeError, ValueError, IndexError):
         if some is batch:
             raise
@@ -104,5 +104,5 @@ def _judged(drawn: GuideDraws, blocks: int = 1) -> dict[str, Any]:
         "khat_stderr": khat_stderr(khat, size) / blocks**0.5,
         "ess": effective_sample_size(weights),
         "active": torch.cat([unit.flatten() for unit in units.values()]) if units else None,
-        "draws": len(weights),
+        "particles": len(weights),
     }

@@ -27,7 +27,7 @@ MANY = 0.1  # share of rows with a large k-hat above which the sum is in doubt
 
 
 @dataclass(frozen=True)
-class Loo:
+class LooResult:
     """Expected log predictive density of rows that the model has not seen.
 
     Attributes
@@ -39,9 +39,9 @@ class Loo:
     p_loo : float
         Effective number of parameters.
 
-    >>> print(Loo(torch.tensor([-1.0, -1.4]), torch.tensor([0.1, 0.2]), p_loo=0.8))
+    >>> print(LooResult(torch.tensor([-1.0, -1.4]), torch.tensor([0.1, 0.2]), p_loo=0.8))
     elpd_loo = -2.40 ± 0.28 nats, p_loo = 0.8
-    >>> print(Loo(torch.tensor([-1.0, -1.4]), torch.tensor([0.1, 0.9]), p_loo=0.8))
+    >>> print(LooResult(torch.tensor([-1.0, -1.4]), torch.tensor([0.1, 0.9]), p_loo=0.8))
     k-hat > 0.7 on 1 of 2 rows, not to be trusted: elpd_loo = -2.40 ± 0.28 nats, p_loo = 0.8
     """
 
@@ -76,7 +76,7 @@ class Loo:
 
 
 @in_turn
-def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None) -> Loo:
+def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None) -> LooResult:
     r"""Leave-one-out cross-validation that corrects for the guide.
 
     By Pareto smoothed importance sampling.
@@ -124,13 +124,14 @@ def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None
         raise ValueError(
             f"{NEEDED}; ask to_arviz for both, and keep the statistics that mcmc returned"
         )
-    rows = _rows(data["log_likelihood"].data_vars, var_name)
-    stats = data["sample_stats"] if "sample_stats" in data else {}  # noqa: SIM401  # containers of ArviZ have no get
+    found: Any = data["log_likelihood"].data_vars
+    rows = _rows(found, var_name)
+    stats: Any = data["sample_stats"] if "sample_stats" in data else {}  # noqa: SIM401  # containers of ArviZ have no get
     correction = _correction(stats, rows)
     weights, khat = pareto_smooth(correction - rows)
     pointwise = (weights + rows).logsumexp(0)
     seen = (correction.log_softmax(0) + rows).logsumexp(0)
-    return Loo(pointwise, khat, (seen - pointwise).sum().item())
+    return LooResult(pointwise, khat, (seen - pointwise).sum().item())
 
 
 def _rows(variables: Mapping[str, Any], name: str | None) -> Tensor:

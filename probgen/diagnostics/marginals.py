@@ -22,7 +22,7 @@ class NoMarginals(ValueError):
 
 
 @dataclass(frozen=True)
-class Marginals:
+class IndependentMarginals:
     r"""Scores of rows under independent marginals, in nats.
 
     .. math:: \log p_0(x) = \sum_{d \text{ observed}} \log p_d(x_d)
@@ -54,13 +54,13 @@ class Marginals:
         low, high = self.own.quantile(torch.tensor([0.16, 0.84], dtype=self.own.dtype))
         return (high - low).item() / 2
 
-    def __add__(self, more: Marginals) -> Marginals:
-        return Marginals(
+    def __add__(self, more: IndependentMarginals) -> IndependentMarginals:
+        return IndependentMarginals(
             self.own + more.own, self.other + more.other, self.parameters + more.parameters
         )
 
 
-def marginals(x: Tensor, other: Tensor, support: Any) -> Marginals:
+def marginals(x: Tensor, other: Tensor, support: Any) -> IndependentMarginals:
     """Scores of rows ``(N, *event)`` and of others ``(M, *event)`` by the marginals of the first.
 
     Missing entries (NaN) are left out.
@@ -139,7 +139,7 @@ def _least(rows: Tensor) -> Tensor:
     return padded.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).amin(0)
 
 
-def _normal(own: Tensor, rest: Tensor, places: Tensor) -> Marginals:
+def _normal(own: Tensor, rest: Tensor, places: Tensor) -> IndependentMarginals:
     known = (~own.isnan()).sum(0)
     mean = own.nanmean(0)
     variance = (own - mean).square().nanmean(0)
@@ -153,10 +153,10 @@ def _normal(own: Tensor, rest: Tensor, places: Tensor) -> Marginals:
         each = -((rows - mean).square() / variance + variance.log() + math.log(2 * math.pi)) / 2
         return each.nansum(1)
 
-    return Marginals(score(own), score(rest), (2 / known[known > 0]).sum().item())
+    return IndependentMarginals(score(own), score(rest), (2 / known[known > 0]).sum().item())
 
 
-def _frequencies(own: Tensor, rest: Tensor) -> Marginals:
+def _frequencies(own: Tensor, rest: Tensor) -> IndependentMarginals:
     low = torch.minimum(_least(own), _least(rest)).nan_to_num(posinf=0.0)
     levels = _range(own, rest).nan_to_num(neginf=0.0).long() + 1
     most = int(levels.max()) if len(levels) else 1
@@ -172,7 +172,7 @@ def _frequencies(own: Tensor, rest: Tensor) -> Marginals:
     counts = torch.bincount(cells(own).flatten(), minlength=own.shape[1] * (most + 1))
     counts = counts.reshape(-1, most + 1)[:, :most]
     known = counts.sum(1)
-    chances = (counts + 1) / (known + levels)[:, None]
-    table = torch.nn.functional.pad(chances.double().log(), (0, 1)).flatten()
+    probabilities = (counts + 1) / (known + levels)[:, None]
+    table = torch.nn.functional.pad(probabilities.double().log(), (0, 1)).flatten()
     parameters = ((levels - 1) / known.clamp(min=1))[known > 0].sum().item()
-    return Marginals(table[cells(own)].sum(1), table[cells(rest)].sum(1), parameters)
+    return IndependentMarginals(table[cells(own)].sum(1), table[cells(rest)].sum(1), parameters)

@@ -57,7 +57,8 @@ def log_likelihoods(
 
     Enumerated sites are summed out exactly. q is the guide where it has a density for each row,
     else the prior :math:`p(z \mid \theta)`; without local latents the value is exact. Programs that
-    are not vectorized are recorded once and run for many draws together, where that is repaid.
+    are not vectorized are recorded once and run for many draws together, where that saves
+    time.
 
     Returns
     -------

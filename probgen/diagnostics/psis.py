@@ -104,6 +104,8 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     estimation method for the generalized Pareto distribution, Technometrics 51(3),
     https://doi.org/10.1198/tech.2009.08017
     """
+    if not log_weights.is_floating_point():
+        log_weights = log_weights.to(torch.get_default_dtype())
     draws = len(log_weights)
     if draws < SHORTEST:
         raise ValueError(

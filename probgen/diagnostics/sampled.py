@@ -165,7 +165,7 @@ def _with_densities(
     Its draws are there all the same.
     """
     try:
-        return guide_draws(gen, *batch, draws=draws, max_rows=max_rows)
+        return guide_draws(gen, *batch, particles=draws, max_rows=max_rows)
     except UNDEFINED as error:
         found.refused["sample_stats"] = error
         return None

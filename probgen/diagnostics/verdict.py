@@ -42,7 +42,7 @@ class Losses(Protocol):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FitVerdict:
     """What is known about a fit, every measure of trust in one sentence, the worst first.
 
     ``None`` where it does not apply or was not computed (then ``notes`` says why).
@@ -62,8 +62,8 @@ class Verdict:
         Effective number of draws, of the same shape.
     active : Tensor or None
         Whether each local latent dim is in use.
-    draws : int
-        Number of draws from the guide.
+    particles : int
+        Number of draws from the guide per row.
     khat_stderr : float or None
         Standard error of k-hat, of its median where there are rows; default: by the number of
         draws, or by the spread of the rows.
@@ -75,7 +75,7 @@ class Verdict:
         What this family could do, beside training, about a score below the baseline.
 
     >>> khat, ess = torch.tensor([0.1, 0.4, 0.9, 0.2]), torch.full((4,), 120.0)
-    >>> print(Verdict(Course("none", 99), khat=khat, ess=ess, draws=200))
+    >>> print(FitVerdict(Course("none", 99), khat=khat, ess=ess, particles=200))
     loss: settled
     noise: the loss scatters by 0 per row from step to step, its means by 0
     guide: k-hat > 0.7 on 25% of 4 rows, median 0.20; median ESS 120 of 200 draws
@@ -87,7 +87,7 @@ class Verdict:
     khat: Tensor | None = None
     ess: Tensor | None = None
     active: Tensor | None = None
-    draws: int = 0
+    particles: int = 0
     khat_stderr: float | None = None
     advice: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ class Verdict:
     def _latents(self) -> list[Finding]:
         found = []
         if self.khat is not None and self.ess is not None:
-            found.append(findings.guide(self.khat, self.ess, self.draws, self.khat_stderr))
+            found.append(findings.guide(self.khat, self.ess, self.particles, self.khat_stderr))
         if self.active is not None:
             found.append(findings.latents(self.active))
         return found
@@ -170,11 +170,11 @@ def verdict(
     history: Losses | None = None,
     held_out: Sequence[tuple] = (),
     data_rows: int | None = None,
-    draws: int = 200,
+    particles: int = 200,
     max_rows: int = 128,
     seconds: float = 5.0,
     seed: Seed = None,
-) -> Verdict:
+) -> FitVerdict:
     """Judges a fit on some of its data within a budget.
 
     A diagnostic that fails leaves a note, never an error.
@@ -192,7 +192,7 @@ def verdict(
         rows of the batch.
     data_rows : int, optional
         Number of rows that the model was fitted to, where the batch has fewer.
-    draws : int
+    particles : int
         Draws from the guide per row.
     max_rows : int
         Rows that are looked at for the guide, evenly spaced in the batch.
@@ -205,7 +205,7 @@ def verdict(
 
     Returns
     -------
-    Verdict
+    FitVerdict
 
     References
     ----------
@@ -215,18 +215,20 @@ def verdict(
     https://arxiv.org/abs/1509.00519
     """
     checks.generative(gen=gen)
-    checks.at_least(1, draws=draws, max_rows=max_rows, **checks.given(data_rows=data_rows))
+    checks.at_least(1, particles=particles, max_rows=max_rows, **checks.given(data_rows=data_rows))
     checks.positive(seconds=seconds)
     checks.has(("loss",), "pass the history that fit returned", **checks.given(history=history))
     batch = as_rows(gen, *batch, optional=True)
-    found = _tried("guide", lambda: judged_guide(gen, batch, data_rows, draws, max_rows, seconds))
+    found = _tried(
+        "guide", lambda: judged_guide(gen, batch, data_rows, particles, max_rows, seconds)
+    )
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         compared = _tried("baseline", lambda: _compared(gen, batch, held_out, seconds / 2))
     advice = _tried("columns", lambda: {"advice": column_advice(gen, *batch)})
     notes = [note for part in (found, compared, advice) for note in part.pop("notes", ())]
     losses = {} if history is None else _of_losses(gen, batch, history, compared)
     helps = remedies(gen, *batch) if "baseline" in compared else ()
-    return Verdict(**losses, **found, **compared, **advice, notes=tuple(notes), remedies=helps)
+    return FitVerdict(**losses, **found, **compared, **advice, notes=tuple(notes), remedies=helps)
 
 
 def _compared(

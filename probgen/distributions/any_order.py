@@ -5,7 +5,7 @@ Training over all orders, completion of any pattern.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,10 +15,10 @@ from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, has_missing
-from probgen.core.truncation import Truncated, changed_by, truncated
+from probgen.core.truncation import Truncation, changed_by, truncated
 from probgen.distributions.conditioned import Conditioned, no_closed_form
 
-Given = Callable[[Tensor, Tensor], dist.TorchDistribution]
+ConditionalOf = Callable[[Tensor, Tensor], dist.TorchDistribution]
 
 
 class AllOrders(BatchedDistribution):
@@ -57,7 +57,9 @@ class AllOrders(BatchedDistribution):
 
     density_kind = "bound"
 
-    def __init__(self, given: Given, dims: int, batch_shape: torch.Size | tuple[int, ...] = ()):
+    def __init__(
+        self, given: ConditionalOf, dims: int, batch_shape: torch.Size | tuple[int, ...] = ()
+    ):
         self.given = given
         super().__init__(torch.Size(batch_shape), torch.Size((dims,)), validate_args=False)
 
@@ -80,13 +82,13 @@ class AllOrders(BatchedDistribution):
         terms = torch.where(seen, 0.0, self.given(x, seen).log_prob(x))
         return terms.sum(-1) * (x.shape[-1] / (x.shape[-1] - cut.squeeze(-1)))
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self.shape(torch.Size(sample_shape))
         return ObservedFirst(
             self.given, torch.full(shape, torch.nan), torch.rand(shape).argsort(-1)
         ).sample()
 
-    def using(self, rule: Truncated) -> AllOrders:
+    def using(self, rule: Truncation) -> AllOrders:
         """The mixture whose every step is changed, in every order."""
         return changed_by(self, rule)
 
@@ -119,7 +121,7 @@ class ObservedFirst(Conditioned):
 
     joint: Any  # AllOrders
 
-    def __init__(self, given: Given, x: Tensor, order: Tensor):
+    def __init__(self, given: ConditionalOf, x: Tensor, order: Tensor):
         super().__init__(AllOrders(given, x.shape[-1], x.shape[:-1]), x, ~x.isnan())
         self.density_kind = "exact"
         self.order = order
@@ -150,23 +152,23 @@ class ObservedFirst(Conditioned):
     def _moments(self) -> tuple[Tensor, Tensor]:
         raise no_closed_form(self.joint)
 
-    def using(self, rule: Truncated) -> ObservedFirst:
+    def using(self, rule: Truncation) -> ObservedFirst:
         """Completions whose every step is changed, and normalized."""
         return changed_by(self, rule)
 
 
 @truncated.register(AllOrders)
-def _(distribution: AllOrders, rule: Truncated) -> AllOrders:
+def _(distribution: AllOrders, rule: Truncation) -> AllOrders:
     given = _changed(distribution.given, rule)
     return AllOrders(given, distribution.event_shape[0], distribution.batch_shape)
 
 
 @truncated.register(ObservedFirst)
-def _(distribution: ObservedFirst, rule: Truncated) -> ObservedFirst:
+def _(distribution: ObservedFirst, rule: Truncation) -> ObservedFirst:
     return ObservedFirst(
         _changed(distribution.joint.given, rule), distribution.observed, distribution.order
     )
 
 
-def _changed(given: Given, rule: Truncated) -> Given:
+def _changed(given: ConditionalOf, rule: Truncation) -> ConditionalOf:
     return lambda x, seen: truncated(given(x, seen), rule)

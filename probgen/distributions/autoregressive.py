@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,12 +15,13 @@ from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing, values_are_known
-from probgen.core.truncation import Truncated, changed_by, truncated
+from probgen.core.truncation import Truncation, changed_by, truncated
 from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import Conditioned, no_closed_form
 
 Distributions = Callable[[Tensor], dist.TorchDistribution]
-Conditionals = Callable[[torch.Size], Generator[dist.TorchDistribution, Tensor, None]]
+Conditions = Generator[dist.TorchDistribution, Tensor, None]
+Conditionals = Callable[[torch.Size], Conditions]
 
 
 class Autoregressive(BatchedDistribution):
@@ -29,9 +30,9 @@ class Autoregressive(BatchedDistribution):
     .. math:: \log p(x) = \sum_{t=1}^{T} \log p(x_{o_t} \mid x_{o_1}, \dots, x_{o_{t-1}})
 
     Two callables say the same conditionals in two ways: ``distributions`` gives all of them at once
-    for a complete event (training and scoring, one parallel pass), ``conditionals`` one after the other
-    while the event comes into being (sampling, with running activations, so that a draw costs about
-    one pass instead of T).
+    for a complete event (training and scoring, one parallel pass), ``conditionals`` one after the
+    other while the event comes into being (sampling, with running activations, so that a draw costs
+    about one pass instead of T).
 
     Entries that are missing (NaN) and last in the order are integrated out exactly: their terms are
     left out. Thus sequences of different lengths are padded by NaN.
@@ -141,7 +142,7 @@ class Autoregressive(BatchedDistribution):
             )
         return distribution
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.generate(
             self.shape(torch.Size(sample_shape)), lambda t, distribution: distribution.sample()
         )
@@ -174,15 +175,15 @@ class Autoregressive(BatchedDistribution):
             made = made.index_select(dim, self.order.argsort())
         return made.unflatten(dim, self.positions)
 
-    def using(self, rule: Truncated) -> Autoregressive:
+    def using(self, rule: Truncation) -> Autoregressive:
         """The distribution whose conditionals are changed at every step, and normalized.
 
-        ``Truncated(temperature=0.8, top_p=0.9)``: draws, scores and conditionals are its own.
+        ``Truncation(temperature=0.8, top_p=0.9)``: draws, scores and conditionals are its own.
         """
         return changed_by(self, rule)
 
     @torch.no_grad()
-    def naive_sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def naive_sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draws without ``conditionals``: T passes of ``distributions``, each for one more entry.
 
         The same distribution as :meth:`sample`.
@@ -225,14 +226,14 @@ class Autoregressive(BatchedDistribution):
 
 
 @truncated.register(Autoregressive)
-def _(distribution: Autoregressive, rule: Truncated) -> Autoregressive:
+def _(distribution: Autoregressive, rule: Truncation) -> Autoregressive:
     new = copy.copy(distribution)
     new.distributions = lambda x: truncated(distribution.distributions(x), rule)
     new.conditionals = lambda lead: _changed(distribution.conditionals(lead), rule)
     return new
 
 
-def _changed(conditionals: Generator, rule: Truncated) -> Generator:
+def _changed(conditionals: Conditions, rule: Truncation) -> Conditions:
     """The distributions of one entry after the other, each changed by a rule."""
     distribution = next(conditionals, None)
     while distribution is not None:
@@ -240,7 +241,7 @@ def _changed(conditionals: Generator, rule: Truncated) -> Generator:
         distribution = sent(conditionals, value)
 
 
-def sent(conditionals: Generator, value: Tensor) -> dist.TorchDistribution | None:
+def sent(conditionals: Conditions, value: Tensor) -> dist.TorchDistribution | None:
     """The distribution of the next entry given the value of the last one; ``None`` at the end."""
     try:
         return conditionals.send(value)
@@ -265,9 +266,7 @@ _NOT_LAST = (
     "before an observed "
     "one; impute(gen, x) completes such rows"
 )
-_IN_PART = (
-    "expected entries that are observed or missing as a whole, got an entry of which a part is NaN"
-)
+_IN_PART = "expected entries that are observed or missing as a whole, got an entry of which a part is NaN"
 
 
 class Completion(Conditioned):
@@ -291,14 +290,14 @@ class Completion(Conditioned):
     joint: Any  # Autoregressive
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
-        x = self.joint.entries(torch.where(self.mask, self.x, 0.0))
-        mask = self.joint.entries(self.mask)
+        x = self.joint.entries(torch.where(self.seen, self.x, 0.0))
+        mask = self.joint.entries(self.seen)
         choose = lambda t, distribution: torch.where(mask[t], x[t], distribution.sample())  # noqa: E731
         return self.joint.generate(self.shape(sample_shape), choose)
 
     def _log_prob_missing(self, value: Tensor) -> Tensor:
         terms = self.joint.terms(self.completed(value))
-        seen = self.joint.in_order(whole(self.mask, self.joint.entry_ndim))
+        seen = self.joint.in_order(whole_entries(self.seen, self.joint.entry_ndim))
         return torch.where(seen, 0.0, terms).sum(-1)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -309,7 +308,7 @@ class Completion(Conditioned):
 def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Completion:
     """Exact where missing entries come last in the order, of every row."""
     mask = mask.expand(torch.broadcast_shapes(mask.shape, x.shape))
-    seen = distribution.in_order(whole(mask, distribution.entry_ndim))
+    seen = distribution.in_order(whole_entries(mask, distribution.entry_ndim))
     if not (seen[..., :-1] | ~seen[..., 1:]).all():
         raise NotImplementedError(
             "expected missing entries to come last in the order of the autoregressive "
@@ -319,7 +318,7 @@ def _(distribution: Autoregressive, x: Tensor, mask: Tensor) -> Completion:
     return Completion(distribution, x, mask)
 
 
-def whole(mask: Tensor, entry_ndim: int) -> Tensor:
+def whole_entries(mask: Tensor, entry_ndim: int) -> Tensor:
     """Which entries are observed.
 
     ``(*lead, *positions, *entry) -> (*lead, *positions)``; raises if one is in part.

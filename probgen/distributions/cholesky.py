@@ -43,7 +43,8 @@ def tril_of(log_scale: Tensor, lower: Tensor) -> Tensor:
 
 def split_tril(tril: Tensor) -> tuple[Tensor, Tensor]:
     """The parameters of a Cholesky factor: inverse of :func:`tril_of`."""
-    i, j = torch.tril_indices(*tril.shape[-2:], offset=-1)
+    dims = tril.shape[-1]
+    i, j = torch.tril_indices(dims, dims, offset=-1)
     scale = tril.diagonal(dim1=-2, dim2=-1)
     return scale.log(), (tril / scale[..., None])[:, i, j]
 
@@ -73,7 +74,7 @@ class Limits:
         return Limits(self.added, function(self.noise), function(self.least))
 
 
-def resolution(means: Tensor, scatter: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+def rounding_variance(means: Tensor, scatter: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Variance of the rounding of the data, ``(K, D)``, from moments of components of any form.
 
     A component that is narrower has closed in on rows that are equal (exact zeros, say), and its
@@ -109,7 +110,8 @@ def set_factor(log_scale: Tensor, lower: Tensor, covariance: Tensor, limits: Lim
             limits.added * (1 - scale.square()) / scale.square()
         )  # the rest, cholesky adds
         tril = cholesky(covariance / (scale[..., None] * scale[:, None]) + added, relative)
-        i, j = torch.tril_indices(*tril.shape[-2:], offset=-1)
+        dims = tril.shape[-1]
+        i, j = torch.tril_indices(dims, dims, offset=-1)
         put(lower, (tril / tril.diagonal(dim1=-2, dim2=-1)[:, None])[:, i, j])
     elif log_scale.requires_grad:
         unit = tril_of(torch.zeros_like(log_scale), lower).to(covariance)

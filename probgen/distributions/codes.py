@@ -1,4 +1,4 @@
-"""Distributions of code vectors: one-hot categories and real numbers side by side."""
+"""Distributions of code vectors: one-hot categories and continuous codes side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, has_missing
 
 
-class _Codes(constraints.Constraint):
+class _CodeVectors(constraints.Constraint):
     """One-hot blocks, then real numbers."""
 
     event_dim = 1
@@ -31,7 +31,7 @@ class _Codes(constraints.Constraint):
 
 
 class CodeDistribution(BatchedDistribution):
-    r"""Independent categories, each as a one-hot block, and independent normal numbers after them.
+    r"""Independent categories, each as a one-hot block, and independent normal codes after them.
 
     .. math:: p(c) = \prod_k \prod_l \pi_{kl}^{c_{kl}} \; \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2)
 
@@ -64,7 +64,7 @@ class CodeDistribution(BatchedDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return _Codes(self.sizes)
+        return _CodeVectors(self.sizes)
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -76,7 +76,7 @@ class CodeDistribution(BatchedDistribution):
             value = value + torch.where(block > 0, block * logits, 0.0).sum(-1)
         return value
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)
         with torch.no_grad():
             parts = [

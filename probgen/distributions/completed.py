@@ -5,6 +5,7 @@ For distributions that sum missing entries out and draw them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from probgen.distributions.conditioned import Conditioned
 
 
-class Completing(Protocol):
+class MissingSummedOut(Protocol):
     """A distribution that integrates missing entries out and draws them given the others."""
 
     batch_shape: torch.Size
@@ -21,7 +22,7 @@ class Completing(Protocol):
 
     def log_prob(self, x: Tensor) -> Tensor: ...
 
-    def complete(self, x: Tensor, sample_shape: torch.Size | tuple) -> Tensor: ...
+    def complete(self, x: Tensor, sample_shape: Sequence[int]) -> Tensor: ...
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -33,7 +34,7 @@ class Completed(Conditioned):
 
     Parameters
     ----------
-    joint : Completing
+    joint : MissingSummedOut
         The distribution of complete events.
     x : Tensor
         ``(*batch, *event)``; entries that are not observed are not read.

@@ -5,7 +5,7 @@ Where it has a closed form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import singledispatch, wraps
 from typing import Any
 
@@ -119,7 +119,8 @@ def conditional(distribution: td.Distribution, x: Tensor, mask: Tensor) -> dist.
             f"@conditional.register({name}), or use a latent-variable model whose decoder has one: "
             "impute(gen, x) then samples by Metropolis-corrected pseudo-Gibbs"
         )
-    return Clamped(MissingAware(distribution), x, mask)
+    base: Any = distribution
+    return Clamped(MissingAware(base), x, mask)
 
 
 @singledispatch
@@ -256,17 +257,17 @@ class Clamped(Conditioned):
         super().__init__(free, x, mask)
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
         return self.joint.has_rsample
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.completed(self.joint.rsample(torch.Size(sample_shape)))
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         return self.joint.sample(sample_shape)
 
     def _log_prob_missing(self, value: Tensor) -> Tensor:
-        return self.joint.log_prob(torch.where(self.mask, torch.nan, value))
+        return self.joint.log_prob(torch.where(self.seen, torch.nan, value))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self.joint.mean, self.joint.variance

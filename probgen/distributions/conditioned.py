@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Conditioned(BatchedDistribution):
         If an observed entry of ``x`` is NaN.
     """
 
-    batched = {"joint": 0, "x": None, "mask": None}
+    batched = {"joint": 0, "x": None, "seen": None}
 
     def __init__(self, joint: Any, x: Tensor, mask: Tensor):
         x, mask = torch.broadcast_tensors(x, mask)
@@ -53,7 +54,7 @@ class Conditioned(BatchedDistribution):
         batch = torch.broadcast_shapes(x.shape[: x.ndim - len(event)], joint.batch_shape)
         self.joint = joint.expand(batch)
         self.x = x.expand(batch + event)
-        self.mask = mask.expand(batch + event)
+        self.seen = mask.expand(batch + event)
         self.density_kind = density_kind(joint)
         super().__init__(batch, event, validate_args=False)
 
@@ -76,30 +77,30 @@ class Conditioned(BatchedDistribution):
     @property
     def observed(self) -> Tensor:
         """The observed entries, with NaN in place of the others: ``(*batch, *event)``."""
-        return torch.where(self.mask, self.x, torch.nan)
+        return torch.where(self.seen, self.x, torch.nan)
 
     @property
     def mean(self) -> Tensor:
-        return torch.where(self.mask, self.x, self._closed_form()[0])
+        return torch.where(self.seen, self.x, self._closed_form()[0])
 
     @property
     def variance(self) -> Tensor:
-        return torch.where(self.mask, 0.0, self._closed_form()[1])
+        return torch.where(self.seen, 0.0, self._closed_form()[1])
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return torch.where(self.mask, self.x, self._draw(torch.Size(sample_shape)))
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return torch.where(self.seen, self.x, self._draw(torch.Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         check_event(value, self.event_shape)
-        differs = (value != self.x) & self.mask
+        differs = (value != self.x) & self.seen
         if self.event_shape:
             differs = differs.flatten(-len(self.event_shape)).any(-1)
         return torch.where(differs, -torch.inf, self._log_prob_missing(value))
 
     def completed(self, value: Tensor) -> Tensor:
         """Events whose observed entries are those that are given."""
-        return torch.where(self.mask, self.x, value)
+        return torch.where(self.seen, self.x, value)
 
     def _closed_form(self) -> tuple[Tensor, Tensor]:
         try:

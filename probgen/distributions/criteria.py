@@ -17,15 +17,15 @@ from probgen.core.given_weights import weights_from
 _NUMBERS = 2**22  # of rows scored at once
 
 
-class Counts(Protocol):
-    """A family that says how many numbers the likelihood determines."""
+class HasFreeParameters(Protocol):
+    """A family whose number of free parameters is known."""
 
     free_parameters: int
 
     def __call__(self) -> torch.distributions.Distribution: ...
 
 
-def aic(self: Counts, x: Tensor, weights: Any = None) -> float:
+def aic(self: HasFreeParameters, x: Tensor, weights: Any = None) -> float:
     r"""Akaike's information criterion on all rows, :math:`2 p - 2 \log L`, in nats.
 
     Lower is better. ``weights`` say how often each row counts, ``(N,)``, as in :func:`probgen.em`.
@@ -35,7 +35,7 @@ def aic(self: Counts, x: Tensor, weights: Any = None) -> float:
     return 2 * self.free_parameters - 2 * _log_likelihood(self, x, weights)[0]
 
 
-def bic(self: Counts, x: Tensor, weights: Any = None) -> float:
+def bic(self: HasFreeParameters, x: Tensor, weights: Any = None) -> float:
     r"""Bayesian information criterion on all rows, :math:`p \log N - 2 \log L`, in nats.
 
     Lower is better. ``weights`` say how often each row counts, ``(N,)``, as in :func:`probgen.em`;
@@ -48,7 +48,7 @@ def bic(self: Counts, x: Tensor, weights: Any = None) -> float:
 
 
 def trained(module: nn.Module) -> int:
-    """How many numbers a module trains.
+    """Number of parameters that a module trains.
 
     >>> trained(nn.Linear(2, 3))
     9
@@ -57,7 +57,7 @@ def trained(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _log_likelihood(gen: Counts, x: Tensor, weights: Any) -> tuple[float, float]:
+def _log_likelihood(gen: Any, x: Tensor, weights: Any) -> tuple[float, float]:
     """The log-likelihood of all rows, and how many rows count."""
     distribution = gen()
     x = as_rows(gen, x)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,7 +14,7 @@ from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, has_missing
-from probgen.core.truncation import Truncated, truncated, using
+from probgen.core.truncation import Truncation, truncated, using
 from probgen.distributions.gibbs import completions, gibbs
 
 
@@ -114,7 +114,7 @@ class Dequantized(BatchedDistribution):
         """With another way of sampling the continuous distribution, where it has several."""
         return Dequantized(using(self.base_dist, *arguments, **options), self.noise)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape)).floor()
 
     def _checked(self, q: dist.TorchDistribution, x: Tensor) -> dist.TorchDistribution:
@@ -153,7 +153,7 @@ def denoising_loss_of(distribution: dist.TorchDistribution) -> Callable[[Tensor]
 
 
 @truncated.register(Dequantized)
-def _(distribution: Dequantized, rule: Truncated) -> Dequantized:
+def _(distribution: Dequantized, rule: Truncation) -> Dequantized:
     return distribution.using(rule)
 
 

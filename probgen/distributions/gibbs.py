@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.kinds import density_kind
-from probgen.distributions.autoregressive import Autoregressive, Completion, whole
+from probgen.distributions.autoregressive import Autoregressive, Completion, whole_entries
 from probgen.distributions.conditional import conditional, observed
 
 
@@ -80,7 +80,7 @@ def _(distribution: Autoregressive, x: Tensor, mask: Tensor, num_steps: int) -> 
     checks.at_least(1, num_steps=num_steps)
     # a start, which knows only the observed entries that come earlier
     start = Completion(distribution, x, mask)
-    seen = distribution.in_order(whole(start.mask, distribution.entry_ndim))
+    seen = distribution.in_order(whole_entries(start.seen, distribution.entry_ndim))
     followed = seen.flip(-1).cumsum(-1).flip(-1) > 0
     chained = followed & ~seen
     state = torch.where(_values(distribution, followed), start.sample(), torch.nan)

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
 from probgen.core.foreign import row_by_row
-from probgen.core.truncation import Truncated, changed_by, tempered, truncated
+from probgen.core.truncation import Truncation, changed_by, tempered, truncated
 from probgen.distributions.conditional import conditional
 
 UNSCORED = (
@@ -98,7 +98,7 @@ class Implicit(BatchedDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         raise NotImplementedError(UNSCORED)
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         z = self.base_dist(torch.Size(sample_shape))
         lead = torch.Size(sample_shape) + self.batch_shape
         if self.context is None:
@@ -116,17 +116,17 @@ class Implicit(BatchedDistribution):
             )
         return x
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.rsample(sample_shape)
 
-    def using(self, rule: Truncated) -> Implicit:
-        """The same generator on noise of another deviation: ``Truncated(temperature=0.7)``."""
+    def using(self, rule: Truncation) -> Implicit:
+        """The same generator on noise of another deviation: ``Truncation(temperature=0.7)``."""
         return changed_by(self, rule)
 
 
 @truncated.register(Implicit)
-def _(distribution: Implicit, rule: Truncated) -> Implicit:
+def _(distribution: Implicit, rule: Truncation) -> Implicit:
     new = copy.copy(distribution)
     new.base_dist = tempered(distribution.base_dist, rule)
     return new

@@ -12,10 +12,12 @@ from torch.distributions import biject_to
 
 SPREAD = -2.0  # log deviation to begin with
 
-Sites = Mapping[str, dist.TorchDistribution]
+SiteDistributions = Mapping[str, dist.TorchDistribution]
 
 
-def mean_field_parameters(sites: Sites, scale: float) -> tuple[nn.ParameterDict, nn.ParameterDict]:
+def mean_field_parameters(
+    sites: SiteDistributions, scale: float
+) -> tuple[nn.ParameterDict, nn.ParameterDict]:
     """Means and log deviations of each site on its unconstrained scale.
 
     Means start at random, with a deviation ``scale``: equal components would stay equal.
@@ -29,7 +31,9 @@ def mean_field_parameters(sites: Sites, scale: float) -> tuple[nn.ParameterDict,
     return locs, log_scales
 
 
-def sample_mean_field(sites: Sites, locs: nn.ParameterDict, log_scales: nn.ParameterDict) -> None:
+def sample_mean_field(
+    sites: SiteDistributions, locs: nn.ParameterDict, log_scales: nn.ParameterDict
+) -> None:
     r"""A draw of every site.
 
     .. math:: q(\theta) = \prod_i N(f_i(\theta_i); m_i, s_i^2) \, |f_i'(\theta_i)|

@@ -11,7 +11,7 @@ ways of summing:
   in all; loses the digits of (distance / scale) squared, so it is used where this leaves most of
   them.
 * ``Whitened``: in the coordinates of each component, which loses none; twice the arithmetic.
-* ``Observed``: rows with the same missing entries, by conditional moments.
+* ``RowsOfPattern``: rows with the same missing entries, by conditional moments.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from probgen.core.missing import has_missing
 from probgen.core.threads import one_core, side_by_side
-from probgen.distributions.mixture_steps import Mixture, Observed, Quadratic, Whitened
+from probgen.distributions.mixture_steps import (
+    MixtureParameters,
+    Quadratic,
+    RowsOfPattern,
+    Whitened,
+)
 
 _WIDEST = (
     4096  # features of a row beyond which a block of rows holds too few of them for matrix products
@@ -35,7 +41,7 @@ _FEWEST = 4096  # rows that are worth a thread
 
 @torch.no_grad()
 def moments(
-    x: Tensor, mixture: Mixture, weights: Tensor | None = None
+    x: Tensor, mixture: MixtureParameters, weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-likelihood of rows ``(n, D)``, NaN = missing, summed.
 
@@ -46,7 +52,7 @@ def moments(
     The moments are ``rows`` (K,), ``first`` (K, D), ``scatter`` in the shape of the covariance's
     form, and ``noise`` (K, D), the rounding in the scatter's diagonal.
     """
-    total: Tensor | float = 0.0
+    total: Any = 0.0
     sums: dict[str, Tensor] = {}
     with one_core() as cores:
         for step, pieces, index in _steps(x, mixture, cores):
@@ -71,7 +77,7 @@ def _add(sums: dict[str, Tensor], parts: tuple[Tensor, ...]) -> None:
 
 
 @torch.no_grad()
-def weighted_moments(x: Tensor, weights: Tensor, mixture: Mixture) -> dict[str, Tensor]:
+def weighted_moments(x: Tensor, weights: Tensor, mixture: MixtureParameters) -> dict[str, Tensor]:
     """The same moments under given weights of each component, ``(K, n)``.
 
     In place of the posteriors of the mixture.
@@ -88,7 +94,7 @@ def weighted_moments(x: Tensor, weights: Tensor, mixture: Mixture) -> dict[str, 
 
 
 @torch.no_grad()
-def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
+def log_joint(x: Tensor, mixture: MixtureParameters) -> Tensor:
     r""":math:`\log p(k, x_b)` of rows: ``(n, D) -> (n, K)``; NaN = missing."""
     out = x.new_empty(len(x), len(mixture.means))
     with one_core() as cores:
@@ -98,11 +104,11 @@ def log_joint(x: Tensor, mixture: Mixture) -> Tensor:
 
 
 def _sum(
-    step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor | None]
+    step: Quadratic | Whitened | RowsOfPattern, rows: tuple[Tensor, Tensor | None]
 ) -> tuple[Tensor | float, ...]:
     """Log-likelihood and raw moments of rows and, if given, their weights ``(n,)``, in float64."""
     buffers = step.buffers()
-    totals = (0.0, 0.0, 0.0, 0.0)
+    totals: tuple[Tensor | float, ...] = (0.0, 0.0, 0.0, 0.0)
     blocks = _blocks(rows[0], step.block)
     weights = [None] * len(blocks) if rows[1] is None else _blocks(rows[1], step.block)
     for block, weight in zip(blocks, weights, strict=True):
@@ -117,7 +123,7 @@ def _sum(
 
 
 def _sum_weighted(
-    step: Quadratic | Whitened | Observed, rows: tuple[Tensor, Tensor]
+    step: Quadratic | Whitened | RowsOfPattern, rows: tuple[Tensor, Tensor]
 ) -> tuple[Tensor | float, ...]:
     """Raw moments of rows under their weights ``(K, n)``, in float64."""
     buffers = step.buffers()
@@ -132,7 +138,7 @@ def _sum_weighted(
     return totals
 
 
-def _evaluate(step: Quadratic | Whitened | Observed, x: Tensor) -> Tensor:
+def _evaluate(step: Quadratic | Whitened | RowsOfPattern, x: Tensor) -> Tensor:
     buffers = step.buffers()
     return torch.cat([step.joint(block, buffers)[0].mT.clone() for block in _blocks(x, step.block)])
 
@@ -155,10 +161,10 @@ def _normalize(joint: Tensor) -> tuple[Tensor, Tensor]:
     return top + total.log(), joint.div_(total)
 
 
-Step = tuple["Quadratic | Whitened | Observed", tuple[Tensor, ...], slice | Tensor]
+RowsTerm = tuple["Quadratic | Whitened | RowsOfPattern", tuple[Tensor, ...], slice | Tensor]
 
 
-def _steps(x: Tensor, mixture: Mixture, cores: int) -> Iterator[Step]:
+def _steps(x: Tensor, mixture: MixtureParameters, cores: int) -> Iterator[RowsTerm]:
     """Ways to sum, each with its rows in pieces that share the work.
 
     And the places of these rows.
@@ -172,10 +178,10 @@ def _steps(x: Tensor, mixture: Mixture, cores: int) -> Iterator[Step]:
     tril = mixture.covariance.scale_tril.double()
     sigma = tril @ tril.mT
     for seen, rows in zip(patterns, members, strict=True):
-        yield Observed(mixture, sigma, seen), (x[rows],), rows
+        yield RowsOfPattern(mixture, sigma, seen), (x[rows],), rows
 
 
-def _best(x: Tensor, mixture: Mixture) -> Quadratic | Whitened:
+def _best(x: Tensor, mixture: MixtureParameters) -> Quadratic | Whitened:
     """The fastest way that leaves three fifths of the digits of a log density."""
     if mixture.covariance.width <= _WIDEST:
         step = Quadratic(mixture, x.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -50,7 +51,8 @@ class MixtureOf(BatchedDistribution):
 
     def __init__(self, logits: Tensor, components: Sequence[dist.TorchDistribution]):
         events = {distribution.event_shape for distribution in components}
-        discrete = {distribution.support.is_discrete for distribution in components}
+        supports: list[Any] = [distribution.support for distribution in components]
+        discrete = {support.is_discrete for support in supports}
         if len(events) != 1 or len(discrete) != 1 or logits.shape[-1:] != (len(components),):
             raise ValueError(
                 "expected one logit for each component, and components of the same events, all "
@@ -86,11 +88,11 @@ class MixtureOf(BatchedDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         return self.joint(x).logsumexp(-1)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             index = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
             index = index.reshape(*index.shape, *(1 for _ in self.event_shape))
-            drawn = None
+            drawn: Any = None
             for k, distribution in enumerate(self.components):
                 x = distribution.sample(torch.Size(sample_shape))
                 drawn = x if drawn is None else torch.where(index == k, x, drawn)
@@ -136,32 +138,45 @@ class AnyOf(constraints.Constraint):
         return ", or ".join(dict.fromkeys(map(in_words, self.parts)))
 
     def check(self, value: Tensor) -> Tensor:
-        return torch.stack([part.check(value) for part in self.parts]).any(0)
+        found = [part.check(value) for part in self.parts]
+        dims = min(inside.ndim for inside in found)  # of whole rows, where one part speaks of them
+        found = [inside.flatten(dims).all(-1) if inside.ndim > dims else inside for inside in found]
+        return torch.stack(found).any(0)
 
 
 def _log_prob(distribution: dist.TorchDistribution, x: Tensor) -> Tensor:
     """The log-density of a component, minus infinity outside of its support.
 
-    Where its own formula may be anything.
-
-    Supports of single variables are looked at; a distribution on whole vectors (on a sphere, a
-    mixture) answers for itself.
+    There its own formula may be anything. A mixture within the mixture answers for itself.
     """
-    support = distribution.support
+    support: Any = distribution.support
     ndim = 0
     while isinstance(support, constraints.independent):
         support, ndim = support.base_constraint, ndim + support.reinterpreted_batch_ndims
-    if support is constraints.real or support.event_dim > 0 or isinstance(support, AnyOf):
+    if support in (constraints.real, constraints.real_vector) or isinstance(support, AnyOf):
         return distribution.log_prob(x)
-    inside = support.check(x) | x.isnan()
-    zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    somewhere = (
-        getattr(support, "lower_bound", zero)
-        if support.is_discrete
-        else transform_to(support)(zero)
-    )
-    value = distribution.log_prob(torch.where(inside, x, somewhere))
+    inside = support.check(x)
+    of_entries = x.ndim - inside.ndim  # dims that the support speaks of together
+    missing = x.isnan()
+    inside = inside | (missing.flatten(-of_entries).any(-1) if of_entries else missing)
+    if values_are_known() and inside.all():
+        return distribution.log_prob(x)
+    within = inside.reshape(*inside.shape, *[1] * of_entries)
+    value = distribution.log_prob(torch.where(within, x, _somewhere(support, x)))
     return torch.where(inside.flatten(-ndim).all(-1) if ndim else inside, value, -torch.inf)
+
+
+def _somewhere(support: constraints.Constraint, x: Tensor) -> Tensor:
+    """Values in a support, or x where no map leads there."""
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    if support.is_discrete:
+        return getattr(support, "lower_bound", zero)
+    shape = x.shape[x.ndim - support.event_dim :]
+    try:
+        onto = transform_to(support)
+        return onto(zero.expand(onto.inverse_shape(shape)))
+    except NotImplementedError:
+        return x
 
 
 @conditional.register(MixtureOf)

@@ -13,7 +13,7 @@ from probgen.distributions.covariance import Covariance
 _ROUNDING = 16  # in units of the last digit: what sums of products lose
 
 
-class Mixture(NamedTuple):
+class MixtureParameters(NamedTuple):
     """The parameters: log weights ``(K,)``, means ``(K, D)``, covariances."""
 
     log_weights: Tensor
@@ -46,7 +46,7 @@ class Quadratic:
     .. math:: \log p(k, x) = C_k f(z) + b_k^\top z + a_k, \qquad z = x - c
     """
 
-    def __init__(self, mixture: Mixture, dtype: torch.dtype):
+    def __init__(self, mixture: MixtureParameters, dtype: torch.dtype):
         means = mixture.means.double()
         self.covariance = mixture.covariance
         weights = mixture.log_weights.double().exp()
@@ -104,7 +104,7 @@ class Whitened:
     .. math:: \log p(k, x) = a_k - \tfrac12 |y_k|^2, \qquad y_k = L_k^{-1} (x - \mu_k)
     """
 
-    def __init__(self, mixture: Mixture, dtype: torch.dtype):
+    def __init__(self, mixture: MixtureParameters, dtype: torch.dtype):
         means = mixture.means.double()
         self.covariance = mixture.covariance
         self.components, self.dims = means.shape
@@ -139,7 +139,7 @@ class Whitened:
         return rows, first, self.covariance.reduce(scatter), torch.zeros_like(first)
 
 
-class Observed:
+class RowsOfPattern:
     r"""Rows of which the same variables o are observed.
 
     The others enter by their conditional moments.
@@ -154,7 +154,7 @@ class Observed:
     https://proceedings.neurips.cc/paper/1993/hash/f2201f5191c4e92cc5af043eebfd0946-Abstract.html
     """
 
-    def __init__(self, mixture: Mixture, sigma: Tensor, seen: Tensor):
+    def __init__(self, mixture: MixtureParameters, sigma: Tensor, seen: Tensor):
         self.covariance = mixture.covariance
         self.seen = seen
         self.means = mixture.means[:, seen].double()

@@ -12,16 +12,17 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core.contexts import batch_of
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.heads.base import Head
 
 Parallel = Callable[[Tensor, Tensor | None], Tensor]
-Walk = Callable[[int, Tensor | None], Generator[Tensor, Tensor, None]]
+RawSteps = Callable[[int, Tensor | None], Generator[Tensor, Tensor, None]]
 
 
 def autoregression(
     parallel: Parallel,
-    walk: Walk,
+    walk: RawSteps,
     head: Head,
     event_shape: tuple[int, ...],
     context: Tensor | None = None,
@@ -74,11 +75,11 @@ def autoregression(
             except StopIteration:
                 return
 
-    batch = () if context is None else context.shape[:-1]
+    batch = batch_of(context)
     return Autoregressive(distributions, conditionals, event_shape, batch_shape=batch, order=order)
 
 
-def of_entries(head: Head) -> Head:
+def entry_head(head: Head) -> Head:
     """The same head (its parameters are shared) for entries without dims of their own.
 
     One variable each.

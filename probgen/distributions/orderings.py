@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
-from probgen.core.truncation import Truncated, changed_by, truncated
+from probgen.core.contexts import batch_of
+from probgen.core.truncation import Truncation, changed_by, truncated
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.heads import Head
 
@@ -56,15 +57,6 @@ def check_orders(orders: Tensor | None, dims: int) -> Tensor:
         f"expected orders of shape (M, {dims}), each a permutation of 0, ..., {dims - 1}, got "
         f"{got}; make them by random_orders(M, {dims})"
     )
-
-
-def batch_of(context: Tensor | None) -> torch.Size:
-    """The batch shape that a context ``(*batch, C)`` gives.
-
-    >>> batch_of(torch.zeros(7, 2)), batch_of(None)
-    (torch.Size([7]), torch.Size([]))
-    """
-    return torch.Size(()) if context is None else context.shape[:-1]
 
 
 class OrderEnsemble(BatchedDistribution):
@@ -110,9 +102,7 @@ class OrderEnsemble(BatchedDistribution):
         self.member = member
         self.count = count
         self.context = context
-        batch = (
-            (() if context is None else context.shape[:-1]) if batch_shape is None else batch_shape
-        )
+        batch = batch_of(context) if batch_shape is None else batch_shape
         super().__init__(torch.Size(batch), torch.Size(event_shape), validate_args=False)
 
     def of(self, index: int | Tensor) -> Autoregressive:
@@ -129,7 +119,7 @@ class OrderEnsemble(BatchedDistribution):
         return torch.stack(parts).logsumexp(0) - math.log(self.count)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draws: rows that fall to the same order are made together."""
         lead = torch.Size(sample_shape) + self.batch_shape
         context = None if self.context is None else self.context.expand(*lead, -1).flatten(0, -2)
@@ -147,13 +137,13 @@ class OrderEnsemble(BatchedDistribution):
             return torch.zeros(lead + self.event_shape)
         return torch.cat(parts)[torch.cat(places).argsort()].reshape(lead + self.event_shape)
 
-    def using(self, rule: Truncated) -> OrderEnsemble:
+    def using(self, rule: Truncation) -> OrderEnsemble:
         """The mixture whose every order is changed at every step."""
         return changed_by(self, rule)
 
 
 @truncated.register(OrderEnsemble)
-def _(distribution: OrderEnsemble, rule: Truncated) -> OrderEnsemble:
+def _(distribution: OrderEnsemble, rule: Truncation) -> OrderEnsemble:
     new = copy.copy(distribution)
     new.member = lambda index, context: truncated(distribution.member(index, context), rule)
     return new
@@ -189,16 +179,16 @@ class RandomOrder(BatchedDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         return self.mixture.of(torch.randint(self.mixture.count, (1,))).log_prob(x)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.mixture.sample(sample_shape)
 
-    def using(self, rule: Truncated) -> RandomOrder:
+    def using(self, rule: Truncation) -> RandomOrder:
         """One random order of the mixture whose every order is changed at every step."""
         return changed_by(self, rule)
 
 
 @truncated.register(RandomOrder)
-def _(distribution: RandomOrder, rule: Truncated) -> RandomOrder:
+def _(distribution: RandomOrder, rule: Truncation) -> RandomOrder:
     return RandomOrder(truncated(distribution.mixture, rule))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -52,6 +54,6 @@ class Resampled(BatchedDistribution):
         raise NotImplementedError(UNSCORED)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         lead = torch.Size(sample_shape) + self.batch_shape
         return self.rows[torch.randint(len(self.rows), lead, device=self.rows.device)]

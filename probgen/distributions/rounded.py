@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,7 +14,7 @@ from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event
-from probgen.core.truncation import Truncated, truncated, using
+from probgen.core.truncation import Truncation, truncated, using
 from probgen.distributions.dequantized import denoising_loss_of
 from probgen.distributions.gibbs import completions, gibbs
 
@@ -58,7 +59,7 @@ class Rounded(BatchedDistribution):
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @constraints.dependent_property
-    def support(self) -> constraints.Constraint:
+    def support(self) -> Any:
         return self.base_dist.support
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class Rounded(BatchedDistribution):
         """With another way of sampling the continuous distribution, where it has several."""
         return Rounded(using(self.base_dist, *arguments, **options), self.resolution)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.rounded(self.base_dist.sample(torch.Size(sample_shape)))
 
     def rounded(self, y: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class Rounded(BatchedDistribution):
 
 
 @truncated.register(Rounded)
-def _(distribution: Rounded, rule: Truncated) -> Rounded:
+def _(distribution: Rounded, rule: Truncation) -> Rounded:
     return distribution.using(rule)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -84,7 +85,7 @@ class StickBreaking(dist.TransformedDistribution):
         fractions = dist.Beta(torch.ones_like(concentration), concentration).to_event(1)
         super().__init__(fractions, [SticksToWeights()], validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StickBreaking:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> StickBreaking:
         sizes = torch.Size(batch_shape) + self.concentration.shape[-1:]
         return StickBreaking(self.concentration.expand(sizes), validate_args=False)
 

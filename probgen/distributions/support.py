@@ -10,12 +10,12 @@ from torch import Tensor
 from probgen.core.missing import fill_missing, values_are_known
 
 
-def shares(log_joint: Tensor) -> Tensor:
+def responsibilities(log_joint: Tensor) -> Tensor:
     """Posterior probabilities of components, of rows that at least one of them can have made.
 
     Raises ``ValueError`` where the density of a row underflows under all of them: ``(N, K)``.
 
-    >>> shares(torch.tensor([[-1.0, -1.0], [-torch.inf, -5.0]]))
+    >>> responsibilities(torch.tensor([[-1.0, -1.0], [-torch.inf, -5.0]]))
     tensor([[0.5000, 0.5000],
             [0.0000, 1.0000]])
     """

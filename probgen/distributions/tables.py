@@ -5,6 +5,7 @@ Their free parameters, their estimates from counts, and the distribution of a wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -100,7 +101,7 @@ class Counted(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines."""
+        """Number of free parameters."""
         return trained(self)
 
     aic = aic
@@ -163,7 +164,7 @@ class JointDistribution(BatchedDistribution):
         agrees = ((x.unsqueeze(-2) == self.cells) | x.unsqueeze(-2).isnan()).all(-1)
         return torch.where(agrees, self.log_masses, -torch.inf).logsumexp(-1)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self._labels(
             dist.Categorical(logits=self.log_masses).sample(torch.Size(sample_shape))
         )

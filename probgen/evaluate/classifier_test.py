@@ -15,13 +15,13 @@ from probgen.evaluate.result import TwoSample
 from probgen.evaluate.rows import (
     Z95,
     Features,
-    baseline_of,
     centerd,
     generator,
     raw,
-    some,
+    statistic_baseline,
+    subsample,
 )
-from probgen.evaluate.units import Standardize, compared
+from probgen.evaluate.units import Standardization, compared
 
 
 @explained
@@ -30,7 +30,7 @@ def classifier_two_sample_test(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     reference: Tensor | None = None,
     classifier: Classifier = Logistic(),  # noqa: B008  (frozen)
     folds: int = 5,
@@ -100,7 +100,7 @@ def classifier_two_sample_test(
 
     def accuracies(one: Tensor, other: Tensor, count: int) -> Tensor:
         size = min(len(one), len(other))
-        pooled = torch.cat([some(one, size, seed), some(other, size, seed)])
+        pooled = torch.cat([subsample(one, size, seed), subsample(other, size, seed)])
         return _accuracies(pooled, classifier, folds, count, seed)
 
     values = accuracies(found[0], found[1], permutations)
@@ -112,8 +112,8 @@ def classifier_two_sample_test(
         if permutations
         else _binomial(value, 2 * rows)
     )
-    baseline = baseline_of(
-        lambda *pair: accuracies(*pair, 0).item(), found, splits=splits, seed=seed
+    baseline = statistic_baseline(
+        lambda one, other: accuracies(one, other, 0).item(), found, splits=splits, seed=seed
     )
     stderr = math.sqrt(value * (1 - value) / (2 * rows))
     limits = _wilson(value, 2 * rows)

@@ -21,7 +21,7 @@ from probgen.evaluate.rows import (
     raw,
     squared_distances,
 )
-from probgen.evaluate.units import Standardize, compared
+from probgen.evaluate.units import Standardization, compared
 
 FEWEST = 10  # rows of either kind that a cell must have for its ranks to say anything
 
@@ -33,7 +33,7 @@ def copying_test(
     held_out: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     cells: int = 1,
     seed: int = 0,
     memory: int = MEMORY,
@@ -125,11 +125,11 @@ def copying_test(
         )
     value, score = value / weight, (value - weight / 2) / math.sqrt(null)
     p_value = math.erfc(score / math.sqrt(2)) / 2
-    error = interval(value, math.sqrt(spread) / weight, low=0.0, high=1.0)
+    errors = interval(value, math.sqrt(spread) / weight, low=0.0, high=1.0)
     return TwoSample(
         "copying test",
         value,
-        **error,
+        **errors,
         baseline=0.5,
         p_value=p_value,
         rows=(len(x), len(y)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from probgen.core.keywords import explained
 from probgen.evaluate.choices import check_choices
 from probgen.evaluate.kernels import (
     GaussianKernel,
-    Kernel,
+    KernelFunction,
     PolynomialKernel,
     energy_kernel,
 )
@@ -22,15 +23,15 @@ from probgen.evaluate.rows import (
     MEMORY,
     Z95,
     Features,
-    baseline_of,
     beyond,
     centerd,
     chunk_rows,
     generator,
     interval,
     raw,
+    statistic_baseline,
 )
-from probgen.evaluate.units import Standardize, compared
+from probgen.evaluate.units import Standardization, compared
 
 SOME = 20  # permutations whose standard errors are computed too
 
@@ -41,9 +42,9 @@ def kernel_distance(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     reference: Tensor | None = None,
-    kernel: Kernel = PolynomialKernel(),  # noqa: B008  (frozen)
+    kernel: KernelFunction = PolynomialKernel(),  # noqa: B008  (frozen)
     block: int = 1000,
     splits: int = 1,
     seed: int = 0,
@@ -99,7 +100,7 @@ def kernel_distance(
     found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
     blocks = partial(_block_values, kernel=kernel, block=block, seed=seed)
     values = blocks(found[0], found[1])
-    baseline = baseline_of(
+    baseline = statistic_baseline(
         lambda *pair: blocks(*pair).mean().item(), found, splits=splits, seed=seed
     )
     stderr = values.std().item() / math.sqrt(len(values))
@@ -119,7 +120,9 @@ def kernel_distance(
     )
 
 
-def _block_values(first: Tensor, second: Tensor, kernel: Kernel, block: int, seed: int) -> Tensor:
+def _block_values(
+    first: Tensor, second: Tensor, kernel: KernelFunction, block: int, seed: int
+) -> Tensor:
     """Unbiased estimates of disjoint blocks, ``(blocks,)``."""
     fewest = min(len(first), len(second))
     if fewest < 20:
@@ -139,7 +142,7 @@ def _block_values(first: Tensor, second: Tensor, kernel: Kernel, block: int, see
     )
 
 
-def _unbiased(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
+def _unbiased(kernel: KernelFunction, x: Tensor, y: Tensor) -> Tensor:
     n = len(x)
     m = len(y)
     own = kernel(x, x)
@@ -168,9 +171,9 @@ def mmd_test(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     reference: Tensor | None = None,
-    kernel: Kernel | None = None,
+    kernel: KernelFunction | None = None,
     permutations: int = 500,
     splits: int = 4,
     seed: int = 0,
@@ -237,7 +240,7 @@ def energy_test(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     reference: Tensor | None = None,
     permutations: int = 500,
     splits: int = 4,
@@ -270,7 +273,7 @@ def energy_test(
 
 def _permutation_test(
     name: str,
-    kernel: Kernel,
+    kernel: KernelFunction,
     rows: list[Tensor],
     permutations: int,
     splits: int,
@@ -287,17 +290,17 @@ def _permutation_test(
     def statistic(one: Tensor, other: Tensor) -> float:
         return _permuted(kernel, one, other, 0, seed, memory)[0].item()
 
-    baseline = baseline_of(statistic, rows, splits=splits, seed=seed)
+    baseline = statistic_baseline(statistic, rows, splits=splits, seed=seed)
     spread = null.std().item() if len(null) > 1 else baseline.spread
     by_chance = errors[1:].square().mean().sqrt().item() if len(errors) > 1 else 0.0
     error = interval(value, beyond(errors[0].item(), by_chance, spread))
     sizes = len(first), len(second)
-    about = {"rows": sizes, "baseline_rows": baseline.rows, "units": units}
+    about: dict[str, Any] = {"rows": sizes, "baseline_rows": baseline.rows, "units": units}
     return TwoSample(name, value, **error, baseline=baseline.mean, p_value=p_value, **about)
 
 
 def _permuted(
-    kernel: Kernel, first: Tensor, second: Tensor, permutations: int, seed: int, memory: int
+    kernel: KernelFunction, first: Tensor, second: Tensor, permutations: int, seed: int, memory: int
 ) -> tuple[Tensor, Tensor]:
     """The unbiased statistic of the samples and of random exchanges, ``(1 + permutations,)``.
 
@@ -307,10 +310,10 @@ def _permuted(
     n = len(first)
     m = len(second)
     chosen = _labelings(n, n + m, permutations, seed).to(pooled.device)
-    inner = 0.0
-    outer = 0.0
-    diagonal = 0.0
-    own = []
+    inner: Tensor | float = 0.0
+    outer: Tensor | float = 0.0
+    diagonal: Tensor | float = 0.0
+    own: list[float] = []
     sums = []
     for part in pooled.split(chunk_rows(2 * (n + m), memory, pooled.element_size())):
         place = slice(len(own), len(own) + len(part))
@@ -327,10 +330,10 @@ def _permuted(
     trace = sum(own)
     within = (inner - diagonal) / (n * (n - 1)) + (rest - (trace - diagonal)) / (m * (m - 1))
     values = within - 2 * (outer - inner) / (n * m)
-    place = chosen.bool()
+    picked = chosen.bool()
     itself = torch.tensor(own).to(with_all)
     errors = [
-        _linear_error(sums, with_all, itself, place[:, i], n, m)
+        _linear_error(sums, with_all, itself, picked[:, i], n, m)
         for i, sums in enumerate(with_first)
     ]
     return values, torch.stack(errors)

@@ -16,7 +16,7 @@ from probgen.core.keywords import explained
 from probgen.evaluate.choices import check_choices
 from probgen.evaluate.result import TwoSample
 from probgen.evaluate.rows import Features, baselines_of, beyond, interval, raw
-from probgen.evaluate.units import Standardize, compared
+from probgen.evaluate.units import Standardization, compared
 
 
 @explained
@@ -25,7 +25,7 @@ def frechet_distance(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     reference: Tensor | None = None,
     splits: int = 4,
     seed: int = 0,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.evaluate.rows import some, squared_distances
+from probgen.evaluate.rows import squared_distances, subsample
 
-Kernel = Callable[[Tensor, Tensor], Tensor]
+KernelFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class GaussianKernel:
         >>> GaussianKernel.median(torch.tensor([[0.0], [2.0]]))
         GaussianKernel(bandwidth=2.0)
         """
-        rows = some(torch.cat(samples), most, seed)
+        rows = subsample(torch.cat(samples), most, seed)
         pairs = torch.triu_indices(len(rows), len(rows), 1, device=rows.device)
         distances = squared_distances(rows, rows)[pairs[0], pairs[1]].sqrt()
         positive = distances[distances > 0]

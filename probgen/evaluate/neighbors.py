@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from probgen.evaluate.rows import (
     interval,
     raw,
 )
-from probgen.evaluate.units import Standardize, compared
+from probgen.evaluate.units import Standardization, compared
 
 
 class PrecisionRecall(NamedTuple):
@@ -55,7 +55,7 @@ def precision_recall(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     reference: Tensor | None = None,
     neighbors: int = 3,
     splits: int = 2,
@@ -123,7 +123,7 @@ def density_coverage(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     reference: Tensor | None = None,
     neighbors: int = 5,
     splits: int = 2,
@@ -162,12 +162,14 @@ def density_coverage(
     )
 
 
-Counts = tuple[Tensor, Tensor]  # one number per row, whose mean over the rows is the statistic
+RowStatistics = tuple[
+    Tensor, Tensor
+]  # one number per row, whose mean over the rows is the statistic
 
 
 def _judged(
     names: tuple[str, str],
-    statistic: Callable[[Tensor, Tensor], Counts],
+    statistic: Callable[[Tensor, Tensor], RowStatistics],
     rows: list[Tensor],
     splits: int,
     seed: int,
@@ -188,7 +190,7 @@ def _judged(
         value = each.mean().item()
         stderr = each.std().item() / math.sqrt(len(each))
         error = interval(value, stderr, baseline.spread, low=0.0, high=high)
-        about = {"rows": sizes, "baseline_rows": baseline.rows, "units": units}
+        about: dict[str, Any] = {"rows": sizes, "baseline_rows": baseline.rows, "units": units}
         results.append(TwoSample(name, value, **error, baseline=baseline.mean, **about))
     return results
 
@@ -204,7 +206,7 @@ def radii(rows: Tensor, neighbors: int, memory: int = MEMORY) -> Tensor:
     return torch.cat(found)
 
 
-def _precision_recall(x: Tensor, y: Tensor, neighbors: int, memory: int) -> Counts:
+def _precision_recall(x: Tensor, y: Tensor, neighbors: int, memory: int) -> RowStatistics:
     around_x = radii(x, neighbors, memory)
     around_y = radii(y, neighbors, memory)
     inside = []
@@ -215,7 +217,7 @@ def _precision_recall(x: Tensor, y: Tensor, neighbors: int, memory: int) -> Coun
     return torch.cat(inside).double(), found.double()
 
 
-def _density_coverage(x: Tensor, y: Tensor, neighbors: int, memory: int) -> Counts:
+def _density_coverage(x: Tensor, y: Tensor, neighbors: int, memory: int) -> RowStatistics:
     around = radii(y, neighbors, memory)
     balls = []
     covered = torch.zeros(len(y), dtype=torch.bool, device=y.device)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from probgen.core import checks
@@ -18,9 +18,9 @@ from probgen.evaluate.discrepancy import energy_test, kernel_distance, mmd_test
 from probgen.evaluate.frechet import frechet_distance
 from probgen.evaluate.neighbors import density_coverage, precision_recall
 from probgen.evaluate.result import TwoSample
-from probgen.evaluate.rows import Features, features_of, raw, some
+from probgen.evaluate.rows import Features, features_of, given_rows, raw, subsample
 from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_distance
-from probgen.evaluate.units import IN_WORDS, Standardize, ways
+from probgen.evaluate.units import IN_WORDS, Standardization, ways
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def sample_report(
     train: Tensor | None = None,
     *,
     features: Features = raw,
-    standardize: Standardize = "auto",
+    standardize: Standardization = "auto",
     most: int = 2000,
     permutations: int = 200,
     seed: int = 0,
@@ -125,14 +125,14 @@ def sample_report(
     checks.at_least(0, permutations=permutations)
     rows = features_of(features, samples, real, train, max_rows=max_rows)
     if train is not None:
-        rows[0] = some(rows[0], len(train), seed)
-    units = ways(features, standardize, torch.as_tensor(real).ndim - 1)
-    unit = {"standardize": units or False, "seed": seed}
-    how = {"reference": rows[2] if train is not None else None, **unit}
-    few = [some(each, most, seed) for each in rows[:2]]
+        rows[0] = subsample(rows[0], len(train), seed)
+    units = ways(features, standardize, given_rows(samples, real)[1].ndim - 1)
+    unit: dict[str, Any] = {"standardize": units or False, "seed": seed}
+    how: dict[str, Any] = {"reference": rows[2] if train is not None else None, **unit}
+    few = [subsample(each, most, seed) for each in rows[:2]]
     much = dict(how)
     if train is not None:
-        much["reference"] = some(rows[2], most, seed)
+        much["reference"] = subsample(rows[2], most, seed)
     x, y = rows[:2]
     results = [
         frechet_distance(x, y, **how),

@@ -34,7 +34,7 @@ def raw(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features_of(features: Features, *samples: Any, max_rows: int = 1024) -> list[Tensor]:
-    """Features of each sample that is given, ``(N, F)`` floats, computed ``max_rows`` rows at a time.
+    """Features of each sample that is given, ``(N, F)`` floats, of ``max_rows`` rows at once.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def features_of(features: Features, *samples: Any, max_rows: int = 1024) -> list
     ValueError
         For fewer than four rows, values that are NaN or infinite, and samples of different shapes.
     """
-    given = [x for x in rows_of(*samples) if x is not None]
+    given = [x for x in given_rows(*samples) if x is not None]
     if len(shapes := {tuple(x.shape[1:]) for x in given}) > 1:
         raise ValueError(
             f"expected samples of one shape, got events {sorted(shapes)}; reshape one of them"
@@ -51,7 +51,7 @@ def features_of(features: Features, *samples: Any, max_rows: int = 1024) -> list
     return [torch.cat([_rows(features(part)) for part in x.split(int(max_rows))]) for x in given]
 
 
-def rows_of(*samples: Any) -> list[Any]:
+def given_rows(*samples: Any) -> list[Any]:
     """Samples, real rows and others, ``None`` where there are none of these, as complete rows."""
     if any(x is None for x in samples[:2]):
         raise TypeError("expected samples and real rows, got None; give both")
@@ -152,7 +152,7 @@ def baselines_of(
     ]
 
 
-def baseline_of(
+def statistic_baseline(
     statistic: Callable[[Tensor, Tensor], float], rows: Sequence[Tensor], **how: Any
 ) -> Floor:
     """The baseline of a statistic that is one number; arguments as :func:`baselines_of`."""
@@ -211,7 +211,7 @@ def centerd(rows: Sequence[Tensor]) -> list[Tensor]:
     return [each.to(dtype) - mean for each in rows]
 
 
-def some(rows: Tensor, most: int, seed: int) -> Tensor:
+def subsample(rows: Tensor, most: int, seed: int) -> Tensor:
     """At most so many of the rows, at random."""
     if len(rows) <= most:
         return rows

@@ -33,6 +33,11 @@ class ClassifierFeatures(nn.Module):
         Number of those rows.
     """
 
+    location: Tensor
+    scale: Tensor
+    correct: Tensor
+    tested: Tensor
+
     def __init__(self, event: tuple[int, ...], width: int, classes: int):
         checks.sizes(event=event)
         checks.at_least(1, width=width, classes=classes)

@@ -19,7 +19,7 @@ from probgen.evaluate.rows import (
     raw,
     squared_distances,
 )
-from probgen.evaluate.units import Standardize, compared
+from probgen.evaluate.units import Standardization, compared
 
 
 @explained
@@ -28,7 +28,7 @@ def sliced_wasserstein_distance(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = False,
+    standardize: Standardization = False,
     reference: Tensor | None = None,
     power: float = 2.0,
     projections: int = 256,
@@ -70,7 +70,7 @@ def sliced_wasserstein_distance(
         For directions and splits.
     max_rows : int
         Rows whose features are computed at once; directions are taken so many at a time that the
-        work in memory is as large as that of ``64 * max_rows`` numbers or one direction.
+        work in memory is as large as that of ``64 * max_rows`` elements or one direction.
 
     References
     ----------
@@ -180,7 +180,7 @@ def wasserstein_distance(
     real: Tensor,
     *,
     features: Features = raw,
-    standardize: Standardize = False,
+    standardize: Standardization = False,
     reference: Tensor | None = None,
     power: float = 2.0,
     splits: int = 1,

@@ -11,15 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from probgen.evaluate.rows import Features, features_of, raw, rows_of
+from probgen.evaluate.rows import Features, features_of, given_rows, raw
 
-Standardize = bool | Literal["auto", "columns", "whole"]
+Standardization = bool | Literal["auto", "columns", "whole"]
 IN_WORDS = {"columns": "columns / their std", "whole": "values / their std", "": "raw units"}
 
 
 def compared(
     features: Features,
-    standardize: Standardize,
+    standardize: Standardization,
     samples: Tensor,
     real: Tensor,
     *others: Tensor | None,
@@ -52,13 +52,13 @@ def compared(
     >>> y.std(0), units
     (tensor([1., 0.]), 'columns / their std')
     """
-    samples, real, *others = rows_of(samples, real, *others)
-    how = ways(features, standardize, real.ndim - 1)
-    found = features_of(features, samples, real, *others, max_rows=max_rows)
+    rows = given_rows(samples, real, *others)
+    how = ways(features, standardize, rows[1].ndim - 1)
+    found = features_of(features, *rows, max_rows=max_rows)
     return standardized(found, torch.cat(found[:2]) if pooled else found[1], how), IN_WORDS[how]
 
 
-def ways(features: Features, standardize: Standardize, event_ndim: int) -> str:
+def ways(features: Features, standardize: Standardization, event_ndim: int) -> str:
     """``"columns"``, ``"whole"`` or, for raw units, nothing.
 
     What an argument ``standardize`` means.

@@ -99,8 +99,8 @@ class StudentT(Head):
         self.min_scale = min_scale
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
-        loc, scale, *df = raw
-        df = 2 + softplus(df[0]) if self.df is None else self.df()
+        loc, scale, *rest = raw
+        df = 2 + softplus(rest[0]) if self.df is None else self.df()
         return dist.StudentT(df, loc, softplus(scale) + self.min_scale)
 
 

@@ -182,9 +182,9 @@ class NegativeBinomial(Head):
         self.total_count = None if total_count is None else Positive(total_count)
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
-        log_mean, *log_count = raw
+        log_mean, *rest = raw
         if self.total_count is None:
-            log_count = log_count[0].clamp(-LOG_COUNT_RANGE, LOG_COUNT_RANGE)
+            log_count = rest[0].clamp(-LOG_COUNT_RANGE, LOG_COUNT_RANGE)
         else:
             log_count = self.total_count.log
         return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count)

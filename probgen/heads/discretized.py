@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,7 +12,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from probgen.core.batched import BatchedDistribution
-from probgen.core.truncation import Truncated, truncated
+from probgen.core.truncation import Truncation, truncated
 from probgen.heads.distributions import Categorical
 
 
@@ -83,7 +84,7 @@ class DiscretizedLogisticMixture(BatchedDistribution):
         width = torch.where(below | above, 0.0, (-torch.expm1(-inverse_scale)).log())
         return upper + lower + width
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             index = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))[..., None]
@@ -125,6 +126,6 @@ class DiscretizedLogisticMixture(BatchedDistribution):
 
 
 @truncated.register(DiscretizedLogisticMixture)
-def _(distribution: DiscretizedLogisticMixture, rule: Truncated) -> Categorical:
+def _(distribution: DiscretizedLogisticMixture, rule: Truncation) -> Categorical:
     """As the masses of its levels."""
     return Categorical(rule.log_masses(distribution.log_masses), validate_args=False)

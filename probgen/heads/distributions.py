@@ -6,6 +6,7 @@ With a ``log_prob`` that costs what the bare loss function costs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,7 +16,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid
 
 from probgen.core import checks
-from probgen.core.truncation import Truncated, truncated
+from probgen.core.truncation import Truncation, truncated
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -39,7 +40,7 @@ class Normal(dist.Normal):
         z = (value - self.loc) / self._given_scale
         return torch.addcmul(-self._given_scale.log() - HALF_LOG_2PI, z, z, value=-0.5)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Normal:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Normal:
         new = super().expand(batch_shape, _instance=self.__new__(Normal))
         new._given_scale = self._given_scale
         return new
@@ -63,7 +64,7 @@ class Poisson(dist.Poisson):
             self._validate_sample(value)
         return value * self.log_rate - self.rate - (value + 1).lgamma()
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Poisson:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Poisson:
         return Poisson(self.log_rate.expand(batch_shape), validate_args=self._validate_args)
 
 
@@ -87,7 +88,7 @@ class Categorical(dist.Categorical):
         self._num_events = log_probs.shape[-1]
         Distribution.__init__(self, log_probs.shape[:-1], validate_args=validate_args)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -111,7 +112,7 @@ class Categorical(dist.Categorical):
     def _labels(self) -> Tensor:
         return torch.arange(self._num_events, dtype=self.logits.dtype, device=self.logits.device)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Categorical:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Categorical:
         new = Categorical(self.logits.expand(*batch_shape, -1), validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -119,9 +120,9 @@ class Categorical(dist.Categorical):
 
 @truncated.register(torch.distributions.Categorical)
 def _(
-    distribution: torch.distributions.Categorical, rule: Truncated
+    distribution: torch.distributions.Categorical, rule: Truncation
 ) -> Categorical | dist.Categorical:
-    checks.instance(Truncated, rule=rule)
+    checks.instance(Truncation, rule=rule)
     log_masses = rule.log_masses(distribution.logits)
     if isinstance(distribution, Categorical):
         return Categorical(log_masses, validate_args=False)
@@ -129,7 +130,7 @@ def _(
 
 
 @truncated.register(torch.distributions.Bernoulli)
-def _(distribution: torch.distributions.Bernoulli, rule: Truncated) -> Categorical:
+def _(distribution: torch.distributions.Bernoulli, rule: Truncation) -> Categorical:
     """As two labels, 0 and 1, one of which may be impossible."""
     logits = distribution.logits
     log_masses = torch.stack((logsigmoid(-logits), logsigmoid(logits)), -1)
@@ -137,7 +138,7 @@ def _(distribution: torch.distributions.Bernoulli, rule: Truncated) -> Categoric
 
 
 @truncated.register(torch.distributions.Binomial)
-def _(distribution: torch.distributions.Binomial, rule: Truncated) -> Categorical:
+def _(distribution: torch.distributions.Binomial, rule: Truncation) -> Categorical:
     """As the labels 0, ..., n, where n is the same in all rows."""
     log_masses = distribution.log_prob(distribution.enumerate_support()).movedim(0, -1)
     return Categorical(rule.log_masses(log_masses), validate_args=False)

@@ -15,15 +15,16 @@ from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
-from probgen.core.truncation import Truncated, truncated
+from probgen.core.sums import sum_of
+from probgen.core.truncation import Truncation, truncated
 from probgen.heads.base import Head, raw_values
 
 
-class _Columns(constraints.cat):
+class _MixedColumns(constraints.cat):
     """Constraints of consecutive columns; a table is discrete only when all its columns are."""
 
     @property
-    def is_discrete(self) -> bool:
+    def is_discrete(self) -> bool:  # type: ignore[override]  # torch: a constant
         return all(part.is_discrete for part in self.cseq)
 
 
@@ -49,29 +50,30 @@ class ColumnDistributions(BatchedDistribution):
         )
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
         return all(distribution.has_rsample for distribution in self.distributions)
 
     @property
     def support(self) -> Any:
-        columns = [distribution.support.base_constraint for distribution in self.distributions]
-        return constraints.independent(_Columns(columns, -1, self.sizes), 1)
+        supports: list[Any] = [distribution.support for distribution in self.distributions]
+        columns = [support.base_constraint for support in supports]
+        return constraints.independent(_MixedColumns(columns, -1, self.sizes), 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
         blocks = x.split(self.sizes, -1)
-        return sum(
+        return sum_of(
             distribution.log_prob(block)
             for distribution, block in zip(self.distributions, blocks, strict=True)
         )
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return torch.cat(
             [distribution.sample(torch.Size(sample_shape)) for distribution in self.distributions],
             -1,
         )
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return torch.cat(
             [distribution.rsample(torch.Size(sample_shape)) for distribution in self.distributions],
             -1,
@@ -91,7 +93,7 @@ class ColumnDistributions(BatchedDistribution):
 
 
 @truncated.register(ColumnDistributions)
-def _(distribution: ColumnDistributions, rule: Truncated) -> ColumnDistributions:
+def _(distribution: ColumnDistributions, rule: Truncation) -> ColumnDistributions:
     return ColumnDistributions(
         [truncated(distribution, rule) for distribution in distribution.distributions]
     )
@@ -129,6 +131,7 @@ class Mixed(DistributionModule):
     context_net = "net"
 
     event_ndim = 1
+    blocks: Any  # nn.ModuleList of heads
 
     def __init__(self, net: nn.Module | None, columns: Sequence[Head], *, context_ndim: int = 1):
         checks.network(**checks.given(net=net))

@@ -23,10 +23,10 @@ class MixtureOfGaussians(Head):
 
     Parameters
     ----------
-    components : int
-        Number K of normal distributions.
     net, event_ndim, context_ndim
         As in :class:`probgen.heads.Head`.
+    components : int
+        Number K of normal distributions.
     min_scale : float
         Smallest scale; it bounds the density.
 
@@ -34,16 +34,16 @@ class MixtureOfGaussians(Head):
     ----------
     Bishop (1994), Mixture density networks, https://publications.aston.ac.uk/id/eprint/373/
 
-    >>> head = MixtureOfGaussians(5)
+    >>> head = MixtureOfGaussians(components=5)
     >>> head(torch.zeros(7, head.width(2))).log_prob(torch.zeros(7, 2)).shape
     torch.Size([7])
     """
 
     def __init__(
         self,
-        components: int,
         net: nn.Module | None = None,
         *,
+        components: int,
         min_scale: float = 1e-2,
         event_ndim: int = 1,
         context_ndim: int = 1,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
-class Path(Protocol):
+class AnnealingPath(Protocol):
     r"""Distributions from a known one, :math:`\beta = 0`, to another, :math:`\beta = 1`.
 
     Each with a reversible kernel.
@@ -45,7 +45,7 @@ class Path(Protocol):
 class Annealed(Protocol):
     """A distribution that can be reached along a path from a known one."""
 
-    def path(self, x: Tensor | None = None) -> Path:
+    def path(self, x: Tensor | None = None) -> AnnealingPath:
         """The path; from a distribution with the moments of rows, where there are any."""
 
     def states(self, shape: torch.Size | tuple) -> Tensor:
@@ -116,10 +116,11 @@ class LogZ:
     @property
     def ess(self) -> tuple[float, float]:
         """Effective numbers of chains, there and back; near 1 the numbers stand on one chain."""
-        return tuple(
+        there, back = (
             float(torch.exp(2 * w.logsumexp(0) - (2 * w).logsumexp(0)))
             for w in (self.forwards, -self.backwards)
         )
+        return there, back
 
     def log_likelihoods(self, log_weight: Tensor, measure: str = "density") -> tuple[Score, Score]:
         """The least and the largest log-likelihoods of rows, kind approximate.
@@ -130,7 +131,8 @@ class LogZ:
         lower one.
         """
         ends = sorted((self.upper, self.lower), reverse=True)
-        return tuple(Score(log_weight - end, "approximate", measure=measure) for end in ends)
+        least, largest = (Score(log_weight - end, "approximate", measure=measure) for end in ends)
+        return least, largest
 
     def __str__(self) -> str:
         low, high = self.stderr
@@ -339,7 +341,8 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
     checks.numeric(temperatures=temperatures)
     if checks.is_number(temperatures):
         checks.at_least(1, temperatures=temperatures)
-        temperatures = torch.linspace(0, 1, temperatures + 1)
+        count: Any = temperatures
+        temperatures = torch.linspace(0, 1, count + 1)
     betas = torch.as_tensor(temperatures, dtype=torch.get_default_dtype())
     if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not (betas.diff() >= 0).all():
         raise ValueError(
@@ -351,7 +354,7 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
 
 
 def _anneal(
-    path: Path, states: Tensor, betas: Tensor, moves: int, at_once: int
+    path: AnnealingPath, states: Tensor, betas: Tensor, moves: int, at_once: int
 ) -> tuple[Tensor, Tensor]:
     """Log ratios of the weights at the ends of a path, summed along chains.
 
@@ -360,7 +363,7 @@ def _anneal(
     totals = []
     ends = []
     for state in states.split(int(at_once)):
-        total: Tensor | float = 0.0
+        total: Any = 0.0
         for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):
             ratio, state = path.advance(state, old, new, moves)
             total = total + ratio

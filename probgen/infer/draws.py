@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from probgen.infer.given import Given, by_chain, statistics
+from probgen.infer.given import GivenDraws, by_chain, statistics
 from probgen.infer.mcmc import Chains
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
-def as_chains(draws: Given, gen: GenerativeModel, batch: tuple) -> Chains:
+def as_chains(draws: GivenDraws, gen: GenerativeModel, batch: tuple) -> Chains:
     """Draws of the latent sites of a model as :class:`Chains`, whoever made them.
 
     Parameters

@@ -103,10 +103,14 @@ class EMResult:
         1,)``.
     converged : bool
         Whether the last step gained less than ``tol``.
+    gain : float
+        What the last step gained, in nats a row, of what EM maximizes: the log-likelihood, less the
+        penalty of pseudo-counts or regularization. NaN where no step was taken.
     """
 
     log_likelihood: Tensor
     converged: bool
+    gain: float = math.nan
 
     def __repr__(self) -> str:
         ended = "converged" if self.converged else "not converged"
@@ -198,7 +202,7 @@ def em(
     checks.is_seed(**checks.given(seed=seed))
     _check(gen)
     data = prepared(gen, x, weights, max_rows)
-    with training(gen):
+    with training(gen), _explained_collapse(data):
         result = (
             _run(gen, data, max_iter, tol)
             if n_init == 0
@@ -206,8 +210,7 @@ def em(
         )
     if not result.converged and tol > 0 and max_iter > 0:
         warnings.warn(
-            f"EM stopped after {max_iter} iterations while one more still gained "
-            f"{result.log_likelihood[-2:].diff().item():.3g} "
+            f"EM stopped after {max_iter} iterations while one more still gained {result.gain:.3g} "
             f"nats a row, more than tol = {tol:g}; give a larger max_iter, or a larger tol",
             RuntimeWarning,
             stacklevel=4,  # torch.no_grad stands in between
@@ -225,7 +228,7 @@ def _best_of(
     generator = None if seed is None else torch.Generator().manual_seed(int(seed))
     best = None
     best_state = {}
-    collapse = None
+    collapse: torch.linalg.LinAlgError | None = None
     for start in range(n_init):
         try:
             _start(gen, data, generator)
@@ -245,6 +248,7 @@ def _best_of(
             best = result
             best_state = copy.deepcopy(gen.state_dict())
     if best is None:
+        assert collapse is not None
         raise collapse
     gen.load_state_dict(best_state)
     return best
@@ -264,6 +268,7 @@ def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
     """
     value, statistics = _expect(gen, data)
     history = [value]
+    gain = math.nan
     converged = False
     warned = False
     while len(history) <= max_iter and not converged:
@@ -277,7 +282,22 @@ def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
         gain = history[-1] - history[-2] - change
         converged = abs(gain) < tol
         warned = warned or _warn_if_lower(gain, history, tol, data.x.dtype)
-    return EMResult(torch.tensor(history, dtype=torch.float64), converged)
+    return EMResult(torch.tensor(history, dtype=torch.float64), converged, gain)
+
+
+@contextmanager
+def _explained_collapse(data: Rows) -> Iterator[None]:
+    """Errors of torch's factorizations say in which units the data should be."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        if str(error).startswith("expected"):
+            raise
+        raise torch.linalg.LinAlgError(
+            f"expected covariances that {data.x.dtype} can factorize, got some whose entries are "
+            "too large or too close to singular; subtract the mean of the data and divide by their "
+            "standard deviation, or take float64: gen.double()"
+        ) from error
 
 
 @contextmanager
@@ -312,8 +332,8 @@ def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
 
     Mean log-likelihood and total statistics.
     """
-    total = 0.0
-    statistics = {}
+    total: Any = 0.0
+    statistics: dict[str, Tensor] = {}
     for rows in data.blocks(next(gen.parameters()).device):
         value, parts = gen.expect(*rows)
         total = total + value.double()

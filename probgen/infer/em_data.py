@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.conversion import rows_from
-from probgen.core.module import settled
+from probgen.core.module import settled_batch
 from probgen.core.ragged import Ragged
 from probgen.core.supports import check_values, support_of
 
@@ -52,14 +52,11 @@ def prepared(gen: nn.Module, x: Any, weights: Any, max_rows: int | None) -> Rows
     if own is None and len(event) > 1:
         own = Ragged(event[0], event[1:])
     x = own.rows(x) if own is not None and own.takes(x) else x
-    (x,) = settled(gen, (x,))
+    (x,) = settled_batch(gen, (x,))
     if x is None:
         raise ValueError("expected rows x, got None; give them")
-    max_rows = (
-        max(1, _ELEMENTS // max(1, x[:1].numel() if x.ndim else 1))
-        if max_rows is None
-        else max_rows
-    )
+    width = x[:1].numel() if x.ndim else 1
+    max_rows = max_rows or max(1, _ELEMENTS // max(1, width))
     _check_shape(x, event, own)
     if weights is not None:
         weights = rows_from("weights", weights, like.dtype)
@@ -80,8 +77,8 @@ def _check_shape(x: Tensor, event: tuple[int, ...], sequences: Ragged | None) ->
     if x.ndim != 1 + len(event) or (tuple(x.shape[1:]) != event and not shorter):
         how = "" if sequences is None else sequences.advice("x", x.shape)
         raise ValueError(
-            f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; one row "
-            f"a datum{how}"
+            f"expected x of shape (N, {', '.join(map(str, event))}), got {tuple(x.shape)}; give "
+            f"one observation per row{how}"
         )
     if len(x) < 2 and (len(event) < 2 or not len(x)):  # one long sequence is data enough
         raise ValueError(

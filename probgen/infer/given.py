@@ -44,11 +44,11 @@ class Chained(Protocol):
     stats: Draws
 
 
-Given = Mapping[str, Any] | Chained | MCMC | TracePosterior
+GivenDraws = Mapping[str, Any] | Chained | MCMC | TracePosterior
 
 
 def by_chain(
-    given: Given,
+    given: GivenDraws,
     gen: GenerativeModel,
     batch: tuple,
     probe: poutine.Trace | None = None,
@@ -87,7 +87,7 @@ def by_chain(
 
 
 def merged(
-    given: Given,
+    given: GivenDraws,
     gen: GenerativeModel,
     batch: tuple,
     probe: poutine.Trace | None = None,
@@ -100,7 +100,7 @@ def merged(
     }
 
 
-def statistics(given: Given) -> Draws:
+def statistics(given: GivenDraws) -> Draws:
     """What a sampler noted with its draws, ``(chain, draw)`` each, under ArviZ's names."""
     if isinstance(given, Chained):
         return given.stats
@@ -130,7 +130,7 @@ def follows(probe: poutine.Trace) -> set[str]:
     return {name for name, site in sample_sites(probe).items() if is_deterministic(site)}
 
 
-def _values(given: Given) -> Mapping[str, Any]:
+def _values(given: GivenDraws) -> Mapping[str, Any]:
     if isinstance(given, Mapping):
         return given
     if isinstance(given, TracePosterior):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,8 +143,8 @@ def impute(
         Length of the chains, where draws are not exact.
     compile : bool or "auto"
         Whether steps of the chains after the first ones are made of recorded and compiled
-        operations: where the others repay it, at once, or never. The same seed gives the same draws
-        in all cases.
+        operations: where enough steps are left to amortize the cost, at once, or never. The same
+        seed gives the same draws in all cases.
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
@@ -205,7 +205,7 @@ def _impute(
     """Draws of one model, or of one model for every draw of the globals."""
     probe = _trace(gen.model, batch)
     if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
-        return _Chains(gen, gen.model, gen.guide, compile).draw(batch, draws, num_steps)
+        return _ImputationChains(gen, gen.model, gen.guide, compile).draw(batch, draws, num_steps)
     if all(
         is_enumerated(site) for site in latent_sites(probe).values() if in_plate(site, gen.plate)
     ):
@@ -213,11 +213,11 @@ def _impute(
     parts = []
     for _ in range(draws):
         drawn = _trace(gen.guide, (None, batch[1]))
-        pair = (
+        model, guide = (
             poutine.replay(program, trace=_shared(drawn, gen.plate))
             for program in (gen.model, gen.guide)
         )
-        parts.append(_Chains(gen, *pair, compile).draw(batch, 1, num_steps))
+        parts.append(_ImputationChains(gen, model, guide, compile).draw(batch, 1, num_steps))
     completed, kinds, acceptance = zip(*parts, strict=True)
     return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
 
@@ -262,7 +262,7 @@ def _shared(trace: poutine.Trace, plate: str) -> poutine.Trace:
 
 
 @dataclass(frozen=True)
-class _Chains:
+class _ImputationChains:
     """Metropolis-corrected pseudo-Gibbs chains of one model and guide whose globals, if any.
 
     Are fixed.
@@ -283,10 +283,11 @@ class _Chains:
             return *completions(_distribution(state), batch[0], draws, num_steps), torch.ones(
                 len(batch[0]), device=batch[0].device
             )
-        batch = tuple(
+        x: Any
+        x, context = (
             None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch
         )
-        completed, kind, rate = self._run(*batch, num_steps)
+        completed, kind, rate = self._run(x, context, num_steps)
         return completed.unflatten(0, (draws, -1)), kind, rate.unflatten(0, (draws, -1)).mean(0)
 
     def _run(self, x: Tensor, context: Any, num_steps: int) -> tuple[Tensor, str, Tensor]:
@@ -302,7 +303,8 @@ class _Chains:
         proposal = self._propose((filled, context))
         kind = _kind(proposal, self.gen.plate)
         latents = proposal.guide
-        values = [start.nodes[name]["value"] for name in self._locals(latents)]
+        sites: Mapping[str, Any] = start.nodes
+        values = [sites[name]["value"] for name in self._locals(latents)]
 
         def step(filled: Tensor, corrected: Tensor, *values: Tensor) -> list[Tensor]:
             return self._step((filled, context), seen, corrected, latents, values)
@@ -340,12 +342,13 @@ class _Chains:
         current = Reading(state, _trace(poutine.replay(self.guide, trace=state), batch))
         accepted = _accept(self._log_ratio(proposal, current)) | ~corrected
         moved = []
+        sites: Mapping[str, Any] = proposal.guide.nodes
         for (name, site), value in zip(self._locals(latents).items(), values, strict=True):
             dim = next(
                 frame.dim for frame in site["cond_indep_stack"] if frame.name == self.gen.plate
             )
             column = accepted.reshape(-1, *[1] * (site["fn"].event_dim - dim - 1))
-            moved.append(torch.where(column, proposal.guide.nodes[name]["value"], value))
+            moved.append(torch.where(column, sites[name]["value"], value))
         return [filled, accepted, *moved]
 
     def _propose(self, batch: tuple) -> Reading:
@@ -361,8 +364,9 @@ class _Chains:
         Which stand in a run of the guide.
         """
         given = latents.copy()
-        for (name, site), value in zip(self._locals(latents).items(), values, strict=True):
-            given.nodes[name] = {**site, "value": value}
+        for name, value in zip(self._locals(latents), values, strict=True):
+            given.nodes[name] = given.nodes[name].copy()
+            given.nodes[name]["value"] = value
         return _trace(poutine.replay(self.model, trace=given), batch)
 
     def _locals(self, trace: poutine.Trace) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import biject_to
 
-from probgen.compile.tracing import NotCompilable, record
+from probgen.compile.tracing import NotCompilable, record_operations
 from probgen.core.enumerating import enumerating
 from probgen.core.kinds import density_kind
 from probgen.core.missing import assume_missing
@@ -34,6 +34,7 @@ from probgen.core.sites import (
     sample_sites,
     shape_of,
 )
+from probgen.core.sums import sum_of
 from probgen.infer.posterior import complete
 from probgen.infer.precision import Cast, default_dtype
 from probgen.infer.simulate import Draws, trace_of
@@ -158,7 +159,7 @@ class LogDensity:
         """log p(x, theta) of a program without sites to sum out."""
         with (recorder := Recorder()):
             self.gen.model(*self.batch)
-        return sum(log_prob(site).sum() for site in densities(recorder.sites).values())
+        return sum_of(log_prob(site).sum() for site in densities(recorder.sites).values())
 
     def _summed_out(self) -> Tensor:
         """log p(x, theta) by message passing.
@@ -292,7 +293,7 @@ def for_each(function: Callable[..., Any], *rows: Tensor, numbers: int = 2**23) 
     {'sum': tensor([2., 2., 2.])}
     """
     try:
-        recording = record(function, *(row[0] for row in rows))
+        recording: Any = record_operations(function, *(row[0] for row in rows))
         graph = recording.graph
         graph.graph.eliminate_dead_code()
         graph.recompile()

@@ -19,7 +19,14 @@ from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.turns import own_random_state
 from probgen.infer.log_density import LogDensity
-from probgen.infer.nuts import Chain, Plan, PyroNUTS, Sampler, Walk
+from probgen.infer.nuts import (
+    Chain,
+    ChainInterrupt,
+    ChainPlan,
+    ChainSampler,
+    ChainSteps,
+    PyroNUTS,
+)
 from probgen.infer.nuts_nutpie import Nutpie
 from probgen.infer.simulate import Draws
 from probgen.infer.starts import Init, Scaled, starts
@@ -77,7 +84,7 @@ def mcmc(
     target_accept: float = 0.8,
     max_tree_depth: int = 10,
     dtype: torch.dtype | None = None,
-    sampler: Sampler | None = None,
+    sampler: ChainSampler | None = None,
     save_warmup: bool = False,
     progress: bool = True,
 ) -> Chains:
@@ -113,7 +120,7 @@ def mcmc(
     dtype : torch.dtype, optional
         Precision of density and draws, for instance ``torch.float64`` for sums over many rows; the
         model's own tensors stay as they are. Default: their precision.
-    sampler : Sampler, optional
+    sampler : ChainSampler, optional
         :class:`Nutpie` or :class:`PyroNUTS`; one that is given does not give way to another.
     save_warmup : bool
         Whether to keep the steps that adapt.
@@ -167,7 +174,7 @@ def mcmc(
         with tqdm(
             total=chains * (tune + draws), disable=None if progress else True, unit="step"
         ) as bar:
-            plan = Plan(tune, draws, target_accept, max_tree_depth, bar.update)
+            plan = ChainPlan(tune, draws, target_accept, max_tree_depth, bar.update)
             walks = _walks(chain, scaled.v(u), seeds, plan)
         warmup = _chains(scaled, walks, slice(0, tune)) if save_warmup else None
         return _chains(scaled, walks, slice(tune, None), warmup)
@@ -182,7 +189,7 @@ def as_program(gen: GenerativeModel | Callable[..., Any], *batch: Any) -> Genera
 
 
 def ready(
-    sampler: Sampler | None, log_density: Callable[[Tensor], Tensor], example: Tensor
+    sampler: ChainSampler | None, log_density: Callable[[Tensor], Tensor], example: Tensor
 ) -> Chain:
     """The sampler asked for; else nutpie's, or Pyro's with a word about why."""
     if sampler is not None:
@@ -197,15 +204,18 @@ def ready(
     return PyroNUTS()(log_density, example)
 
 
-def _walks(chain: Chain, starts: Tensor, seeds: list[int], plan: Plan) -> list[Walk]:
-    """One chain after the other; Ctrl-C ends them with those that are done."""
-    walks: list[Walk] = []
+def _walks(chain: Chain, starts: Tensor, seeds: list[int], plan: ChainPlan) -> list[ChainSteps]:
+    """One chain after the other; Ctrl-C ends them with those that are done.
+
+    In the first one, with the draws that it has.
+    """
+    walks: list[ChainSteps] = []
     try:
         for start, stream in zip(starts, seeds, strict=True):
             walks.append(chain(start, stream, plan))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if not walks:
-            raise
+            return [_begun(stop, plan)]
         warnings.warn(
             f"interrupted in chain {len(walks) + 1} of {len(seeds)}; those before are kept",
             stacklevel=4,
@@ -213,8 +223,20 @@ def _walks(chain: Chain, starts: Tensor, seeds: list[int], plan: Plan) -> list[W
     return walks
 
 
+def _begun(stop: KeyboardInterrupt, plan: ChainPlan) -> ChainSteps:
+    """What an interrupted chain has drawn; raises again where it was still adapting."""
+    if not isinstance(stop, ChainInterrupt) or len(stop.steps.points) <= plan.tune:
+        raise stop
+    warnings.warn(
+        f"interrupted after {len(stop.steps.points) - plan.tune} of {plan.draws} draws of the first "
+        "chain; those are kept",
+        stacklevel=5,
+    )
+    return stop.steps
+
+
 def _chains(
-    scaled: Scaled, walks: list[Walk], steps: slice, warmup: Chains | None = None
+    scaled: Scaled, walks: list[ChainSteps], steps: slice, warmup: Chains | None = None
 ) -> Chains:
     """Some steps of all chains, in the natural space."""
     u = scaled.u(torch.stack([walk.points[steps] for walk in walks]))

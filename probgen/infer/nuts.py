@@ -17,7 +17,7 @@ from probgen.core.runtime import isolated, validation
 from probgen.core.turns import offer, own_random_state
 
 
-class Plan(NamedTuple):
+class ChainPlan(NamedTuple):
     """What a chain has to do.
 
     Attributes
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     advance: Callable[[], Any] = int
 
 
-class Walk(NamedTuple):
+class ChainSteps(NamedTuple):
     """All steps of one chain, those that adapt first.
 
     Attributes
@@ -54,10 +54,18 @@ class Walk(NamedTuple):
     stats: dict[str, Tensor]
 
 
-Chain = Callable[[Tensor, int, Plan], Walk]
+class ChainInterrupt(KeyboardInterrupt):
+    """Ctrl-C in a chain, with the steps that it has made."""
+
+    def __init__(self, steps: ChainSteps):
+        super().__init__()
+        self.steps = steps
 
 
-class Sampler(Protocol):
+Chain = Callable[[Tensor, int, ChainPlan], ChainSteps]
+
+
+class ChainSampler(Protocol):
     """Gets ready, once, to draw from a log density ``(D,) -> ()`` at points like ``example``.
 
     The result runs one chain from a start ``(D,)`` with a seed, as often as it is called.
@@ -74,7 +82,9 @@ class PyroNUTS:
         return lambda start, seed, plan: _by_pyro(log_density, start, seed, plan)
 
 
-def _by_pyro(log_density: Callable[[Tensor], Tensor], start: Tensor, seed: int, plan: Plan) -> Walk:
+def _by_pyro(
+    log_density: Callable[[Tensor], Tensor], start: Tensor, seed: int, plan: ChainPlan
+) -> ChainSteps:
     kernel = RecordingNUTS(
         potential_fn=lambda point: -log_density(point["u"]),
         target_accept_prob=plan.target_accept,
@@ -89,15 +99,24 @@ def _by_pyro(log_density: Callable[[Tensor], Tensor], start: Tensor, seed: int, 
         validation(False),
     ):
         kernel.setup(plan.tune)
-        for _ in range(plan.tune + plan.draws):
-            point = kernel.sample(point)
-            points.append(point["u"].detach())
-            stats.append({name: value.detach() for name, value in kernel.statistics().items()})
-            plan.advance()
-            offer()
+        try:
+            for _ in range(plan.tune + plan.draws):
+                point = kernel.sample(point)
+                points.append(point["u"].detach())
+                stats.append({name: value.detach() for name, value in kernel.statistics().items()})
+                plan.advance()
+                offer()
+        except KeyboardInterrupt as error:
+            if not stats:
+                raise
+            raise ChainInterrupt(_steps(points, stats)) from error
         kernel.cleanup()
-    return Walk(
-        torch.stack(points),
+    return _steps(points, stats)
+
+
+def _steps(points: list[Tensor], stats: list[dict[str, Tensor]]) -> ChainSteps:
+    return ChainSteps(
+        torch.stack(points[: len(stats)]),
         {name: torch.stack([step[name] for step in stats]) for name in stats[0]},
     )
 
@@ -119,12 +138,13 @@ class RecordingNUTS(NUTS):
     def statistics(self) -> dict[str, Tensor]:
         """Of the transition just made, under ArviZ's names."""
         steps = len(self.leaves)
+        potential: Any = self._potential_energy_last
         return {
             "diverging": torch.stack(
                 [torch.as_tensor(leaf.diverging) for leaf in self.leaves]
             ).any(),
             "energy": self.energy,
-            "lp": -self._potential_energy_last,
+            "lp": -potential,
             "acceptance_rate": torch.stack([leaf.sum_accept_probs for leaf in self.leaves]).mean(),
             "step_size": torch.tensor(float(self.step_size)),
             "n_steps": torch.tensor(steps),

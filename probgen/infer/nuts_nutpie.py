@@ -16,11 +16,11 @@ from torch import Tensor
 
 from probgen.compile.broadcast_hoisting import hoist_broadcasts
 from probgen.compile.mask_indices import index_masks
-from probgen.compile.tracing import Compiled, NotCompilable, record
+from probgen.compile.tracing import Compiled, NotCompilable, record_operations
 from probgen.core import checks
 from probgen.core.turns import lent
 from probgen.infer.log_density import value_and_grad
-from probgen.infer.nuts import Chain, Plan, Walk
+from probgen.infer.nuts import Chain, ChainInterrupt, ChainPlan, ChainSteps
 from probgen.libraries import load
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -71,11 +71,13 @@ class Nutpie:
         if example.device.type != "cpu":
             raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
         both = value_and_grad(log_density)
-        recording = hoist_broadcasts(index_masks(record(both, example)), example)
+        recording = hoist_broadcasts(index_masks(record_operations(both, example)), example)
         return partial(one_chain, self, Compiled(recording).build(example, library=False))
 
 
-def one_chain(sampler: Nutpie, fast: ValueAndGrad, start: Tensor, seed: int, plan: Plan) -> Walk:
+def one_chain(
+    sampler: Nutpie, fast: ValueAndGrad, start: Tensor, seed: int, plan: ChainPlan
+) -> ChainSteps:
     """A chain of a function that gives a log density and its gradient: ``(D,) -> (), (D,)``."""
     import nutpie
 
@@ -95,10 +97,15 @@ def one_chain(sampler: Nutpie, fast: ValueAndGrad, start: Tensor, seed: int, pla
             **_adaptation(nutpie.sample, sampler.low_rank),
         )
     _, (steps,) = trace.get_arrow_trace()
-    if steps.num_rows < plan.tune + plan.draws:  # nutpie ends early and quietly
+    if not steps.num_rows:
         raise KeyboardInterrupt
     points = _column(steps, "unconstrained_draw").reshape(-1, len(start))
-    return Walk(points.to(start), {name: _column(steps, column) for column, name in STATS.items()})
+    made = ChainSteps(
+        points.to(start), {name: _column(steps, column) for column, name in STATS.items()}
+    )
+    if steps.num_rows < plan.tune + plan.draws:  # nutpie ends early and quietly
+        raise ChainInterrupt(made)
+    return made
 
 
 def _adaptation(sample: Callable[..., Any], low_rank: bool) -> dict[str, Any]:
@@ -111,7 +118,7 @@ def _adaptation(sample: Callable[..., Any], low_rank: bool) -> dict[str, Any]:
 class Callbacks:
     """What nutpie calls during one chain, from a thread of its own."""
 
-    def __init__(self, fast: ValueAndGrad, start: Tensor, plan: Plan):
+    def __init__(self, fast: ValueAndGrad, start: Tensor, plan: ChainPlan):
         self.fast = fast
         self.plan = plan
         self.dtype = start.numpy().dtype
@@ -123,12 +130,10 @@ class Callbacks:
     def model(self) -> Any:
         from nutpie.compiled_pyfunc import from_pyfunc
 
-        dims, nothing = (
-            len(self.start),
-            ([], [], []),
-        )  # no variables: the points are among the statistics
+        # no variables: the points are among the statistics
+        nothing: tuple[list, list, list] = ([], [], [])
         return from_pyfunc(
-            dims,
+            len(self.start),
             lambda: self.log_density,
             lambda *_: self.after_step,
             *nothing,

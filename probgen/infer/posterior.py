@@ -32,7 +32,7 @@ from probgen.core.sites import (
     latent_sites,
     sample_sites,
 )
-from probgen.infer.given import Given, follows, guide_trace, merged, model_trace
+from probgen.infer.given import GivenDraws, follows, guide_trace, merged, model_trace
 from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of
 
 if TYPE_CHECKING:
@@ -77,8 +77,9 @@ def posterior(
         Bytes that the tensors of one run may take, judged by a run of one draw; default: 128 MiB,
         or 1 GiB on an accelerator.
     compile : bool or "auto"
-        Whether runs after the first ones are made of recorded and compiled operations: where the
-        others repay it, at once, or never. The same seed gives the same draws in all cases.
+        Whether runs after the first ones are made of recorded and compiled operations: where enough
+        runs are left to amortize the cost, at once, or never. The same seed gives the same draws in
+        all cases.
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
@@ -149,7 +150,7 @@ def posterior_of(
 def complete(
     gen: GenerativeModel,
     *batch: Any,
-    given: Given,
+    given: GivenDraws,
     discrete: bool = True,
     max_rows: int | None = None,
     memory: float | None = None,
@@ -223,7 +224,7 @@ def predictive(
     gen: GenerativeModel,
     *batch: Any,
     draws: int = 1000,
-    given: Given | None = None,
+    given: GivenDraws | None = None,
     new_rows: bool = False,
     sites: Iterable[str] | None = None,
     max_rows: int | None = None,
@@ -279,7 +280,7 @@ def predictive(
     checks.one_of(("auto", True, False), compile=compile)
     batch = as_rows(gen, *batch, optional=True)
     probe = model_trace(gen, batch)
-    how = {"max_rows": max_rows, "memory": memory, "compile": compile}
+    how: dict[str, Any] = {"max_rows": max_rows, "memory": memory, "compile": compile}
     observed = _observed(probe)
     new_rows = new_rows or not observed
     local = {
@@ -293,16 +294,17 @@ def predictive(
         given = merged(given, gen, batch, probe, local | follows(probe))
     else:
         given = complete(gen, *batch, given=given, **how)
+    values: Any = given
     free = [
-        s for name, s in latent_sites(probe).items() if name not in given and not is_enumerated(s)
+        s for name, s in latent_sites(probe).items() if name not in values and not is_enumerated(s)
     ]
     if new_rows:
-        given = {name: value for name, value in given.items() if name not in local}
+        values = {name: value for name, value in values.items() if name not in local}
     wanted = (
         _named(probe, sites) if sites is not None else [*observed, *completed_sites(probe)] or free
     )
-    count = len(next(iter(given.values()))) if given else draws
-    return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, given)
+    count = len(next(iter(values.values()))) if values else draws
+    return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, values)
 
 
 @explained
@@ -360,7 +362,7 @@ def prior_predictive(
     )
 
 
-def observed_sites(gen: GenerativeModel, *batch: Any) -> list[str]:
+def observed_names(gen: GenerativeModel, *batch: Any) -> list[str]:
     """Names of the sites of the model that the batch occupies."""
     with torch.no_grad():
         return [site["name"] for site in _observed(trace_of(gen.model, batch))]

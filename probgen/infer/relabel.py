@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def _matched(features: Tensor, max_iter: int) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     reference = features[-1]
-    order = None
+    order: Any = None
     for _ in range(max_iter):
         costs = torch.cdist(reference.expand_as(features), features).square().double().cpu().numpy()
         new = torch.tensor(

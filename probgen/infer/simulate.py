@@ -100,7 +100,7 @@ class Runs:
 
         def run(size: int, *values: Tensor) -> Draws:
             prepared = self._prepare(program, size, dict(zip(fixed, values, strict=True)), discrete)
-            nodes = trace_of(prepared, self.batch).nodes
+            nodes: Mapping[str, Any] = trace_of(prepared, self.batch).nodes
             return {
                 name: self._settle(site, nodes[name]["value"], size) for name, site in named.items()
             }

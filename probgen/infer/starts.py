@@ -68,14 +68,14 @@ def starts(log_density: LogDensity, batch: tuple, init: Init, chains: int) -> tu
     scaled = Scaled(log_density, log_density.origin, torch.ones_like(log_density.origin))
     given: Mapping[str, Tensor] = init if isinstance(init, Mapping) else {}
     if init is not None and not isinstance(init, Mapping):
-        drawn = guide_draws(log_density.gen, init, batch, chains + GUIDE_DRAWS)
+        drawn = starts_of_guide(log_density.gen, init, batch, chains + GUIDE_DRAWS)
         scaled = _scales(log_density, drawn)
         given = {name: value[:chains] for name, value in drawn.items()}
     _check(log_density, given, chains)
     return scaled, _finite(log_density, given, chains)
 
 
-def guide_draws(
+def starts_of_guide(
     gen: GenerativeModel, init: GenerativeModel | Callable[..., Any], batch: tuple, draws: int
 ) -> Draws:
     """Draws of the latent sites of a guide, on its own or that of a model.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given, required
+from probgen.core.contexts import distribution_given
 from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
@@ -78,7 +78,7 @@ class AutoregressiveLayer(nn.Module):
             self.network.last.bias.mul_(0.01)
 
     def forward(self, context: Tensor | None = None) -> Transform:
-        context = required(context, self.context_size) if self.context_size else None
+        checks.context(context, self.context_size)
         elements = partial(self._elements, context)
         steps = partial(self._steps, context)
         transform = AutoregressiveTransform(
@@ -187,7 +187,8 @@ class AutoregressiveFlow(DistributionModule):
                 f"expected one order per layer, got {len(orders)} for {layers} layers; set layers "
                 "too"
             )
-        network = {"hidden": hidden, "context": context, "activation": activation}
+        network: dict[str, Any] = {"hidden": hidden, "context": context}
+        network |= {"activation": activation}
         network |= {"dropout": dropout, "residual": residual}
         self.layers = nn.ModuleList(
             AutoregressiveLayer(

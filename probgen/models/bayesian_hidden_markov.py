@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -179,9 +180,10 @@ class BayesianHiddenMarkovModel(LatentVariableModel):
         """
         for name, distribution in self._prior_distributions().items():
             if name in values:
-                if not distribution.support.check(values[name]).all():
+                support: Any = distribution.support
+                if not support.check(values[name]).all():
                     raise ValueError(
-                        f"expected {name} in the prior's support {distribution.support}, got "
+                        f"expected {name} in the prior's support {support}, got "
                         f"{values[name].tolist()}"
                     )
                 self.locs[name].copy_(biject_to(distribution.support).inv(values[name]))

@@ -6,6 +6,7 @@ Truncated Dirichlet process mixtures.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +23,7 @@ from probgen.core.missing import MissingAware, fill_missing
 from probgen.core.module import DistributionModule, Fixed, LatentVariableModel, data_plate
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.mean_field import mean_field_parameters, sample_mean_field
-from probgen.distributions.support import check_columns, shares
+from probgen.distributions.support import check_columns, responsibilities
 
 
 class BayesianGaussianMixture(LatentVariableModel):
@@ -196,9 +197,10 @@ class BayesianGaussianMixture(LatentVariableModel):
 
         Median at ``value``, relative error that of an estimate from ``counts`` rows.
         """
-        if not distribution.support.check(value).all():
+        support: Any = distribution.support
+        if not support.check(value).all():
             raise ValueError(
-                f"expected {name} in the prior's support {distribution.support}, clusters of the "
+                f"expected {name} in the prior's support {support}, clusters of the "
                 f"data have {value.tolist()}; "
                 "choose a wider prior, or standardize the data"
             )
@@ -236,14 +238,14 @@ class BayesianGaussianMixture(LatentVariableModel):
         """
         if given is None:
             with pyro.plate("draws", draws, dim=-1):
-                trace = poutine.trace(self.guide).get_trace()
-            given = {name: trace.nodes[name]["value"] for name in self.priors}
+                sites: Mapping[str, Any] = poutine.trace(self.guide).get_trace().nodes
+            given = {name: sites[name]["value"] for name in self.priors}
         (x,) = as_rows(self, x)
         total = torch.zeros(len(x), self.components).to(x)
         for draw in range(len(given["weights"])):
             values = {name: given[name][draw] for name in self.priors}
             log_weights = values.pop("weights").log()
-            total += shares(log_weights + _gaussian(**values).log_prob(x[:, None]))
+            total += responsibilities(log_weights + _gaussian(**values).log_prob(x[:, None]))
         return total / len(given["weights"])
 
 

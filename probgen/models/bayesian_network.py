@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.contexts import batch_of
 from probgen.core.keywords import explained_by
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.distributions.criteria import aic, bic
-from probgen.distributions.graphical.ancestral import Ancestral, Node, family_table
+from probgen.distributions.graphical.ancestral import DirectedDistribution, GraphNode, family_table
 from probgen.distributions.graphical.answers import Marginals
 from probgen.distributions.graphical.directed_graph import CONTEXT, Graph, check_graph
 from probgen.distributions.graphical.discrete_network import DiscreteNetwork
@@ -26,7 +27,7 @@ from probgen.distributions.graphical.evidence import (
     check_rows,
     fitted_likelihoods,
 )
-from probgen.distributions.graphical.factors import LIMIT, Labels
+from probgen.distributions.graphical.factors import LIMIT, VariableNames
 from probgen.distributions.graphical.given import Given
 from probgen.distributions.graphical.linear_gaussian import (
     expected_moments,
@@ -108,6 +109,7 @@ class BayesianNetwork(DistributionModule):
     """
 
     names_columns = True  # tables are read by the names of the nodes
+    conditionals: Any  # nn.ModuleList of what is given, in the order of the nodes
 
     def __init__(
         self,
@@ -138,7 +140,7 @@ class BayesianNetwork(DistributionModule):
         self._check_tables()
         tables = all(isinstance(part, Table) for part in self.conditionals)
         discrete = None not in self.graph.levels
-        sizes = (self.graph.shape(name) for name in conditionals)
+        sizes: Iterable[Any] = (self.graph.shape(name) for name in conditionals)
         self._tabular = discrete and (tables or sum(map(prod, sizes)) <= _TABULATED)
 
     @classmethod
@@ -191,7 +193,10 @@ class BayesianNetwork(DistributionModule):
         checks.mapping(states=states, **checks.given(parents=parents))
         levels = {name: k if isinstance(k, int) else len(k) for name, k in states.items()}
         check_graph(tuple(levels), parents or {})
-        own = {"pseudo_count": pseudo_count, "equivalent_sample_size": equivalent_sample_size}
+        own: dict[str, Any] = {
+            "pseudo_count": pseudo_count,
+            "equivalent_sample_size": equivalent_sample_size,
+        }
         nodes = {
             name: Table(k, [levels[p] for p in (parents or {}).get(name, ())], **own)
             for name, k in levels.items()
@@ -200,13 +205,13 @@ class BayesianNetwork(DistributionModule):
         return cls(nodes, parents, limit=limit, states=named)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        batch = torch.Size() if context is None else context.shape[:-1]
+        batch = batch_of(context)
         if self._linear:
             return self._normal(context)
         nodes = self._nodes(context)
         blank = next(self.parameters()).new_zeros(*batch, self.graph.width)
         if not self._tabular:
-            return Ancestral(nodes, blank, self.limit)
+            return DirectedDistribution(nodes, blank, self.limit)
         tables = [
             part.log_probs
             if isinstance(part, Table) and not node.own
@@ -237,7 +242,7 @@ class BayesianNetwork(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines.
+        """Number of free parameters.
 
         Rows of a table sum to 1; what does not train is left out.
         """
@@ -423,7 +428,8 @@ class BayesianNetwork(DistributionModule):
         """
         asked = self._event(event)
         table = self.joint(x, *asked, context=context, likelihood=likelihood)
-        return table[(..., *asked.values())]
+        place: tuple[Any, ...] = (..., *asked.values())
+        return table[place]
 
     def _event(self, event: Any) -> dict[str, int]:
         """The values of an event by the names of its nodes; refuses what is none."""
@@ -599,8 +605,10 @@ class BayesianNetwork(DistributionModule):
                 part.maximize(statistics[name])
             else:
                 above = self.graph.above(name)
+                weight, bias = part.given
                 names = self.graph.names
-                part.maximize(*regression(statistics, center, index, above, *part.given, names))
+                found = regression(statistics, center, index, above, weight, bias, names)
+                part.maximize(*found)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts make the M-step subtract from the log-likelihood."""
@@ -674,8 +682,8 @@ class BayesianNetwork(DistributionModule):
         )
 
     @property
-    def _factor_labels(self) -> Labels:
-        return Labels(self.graph.names, tuple(map(self.states.get, self.graph.names)))
+    def _factor_labels(self) -> VariableNames:
+        return VariableNames(self.graph.names, tuple(map(self.states.get, self.graph.names)))
 
     def _normal(self, context: Tensor | None) -> dist.TorchDistribution:
         above = [self.graph.above(name) for name in self.graph.names]
@@ -684,14 +692,14 @@ class BayesianNetwork(DistributionModule):
         )
         return distribution if context is None else distribution.expand(context.shape[:-1])
 
-    def _nodes(self, context: Tensor | None) -> list[Node]:
+    def _nodes(self, context: Tensor | None) -> list[GraphNode]:
         graph = self.graph
         nodes = []
         for index, (name, part) in enumerate(zip(graph.names, self.conditionals, strict=True)):
             own = graph.conditioned(name)
             distribution = partial(self._distribution, part, context if own else None)
             nodes.append(
-                Node(
+                GraphNode(
                     distribution,
                     graph.above(name),
                     graph.columns[index],
@@ -751,6 +759,6 @@ def _table_of(name: str, table: Any) -> Table:
         raise ValueError(f"table of '{name}': {error}") from None
 
 
-def _states_as_loaded(network: nn.Module, incompatible: object) -> None:
+def _states_as_loaded(network: Any, incompatible: object) -> None:
     """States are those of the checkpoint whose tables were loaded."""
     network.states = unpacked(network.get_buffer("state_names"))

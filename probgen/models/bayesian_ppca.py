@@ -59,7 +59,7 @@ class BayesianPPCA(LatentVariableModel):
     context_hint = WITHOUT
 
     def __init__(
-        self, dims: int, factors: int, *, a: float = 1e-3, b: float = 1e-3, mean_scale: float = 10.0
+        self, dims: int, *, factors: int, a: float = 1e-3, b: float = 1e-3, mean_scale: float = 10.0
     ):
         checks.at_least(1, dims=dims, factors=factors)
         checks.positive(a=a, b=b, mean_scale=mean_scale)

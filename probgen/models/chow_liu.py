@@ -61,6 +61,7 @@ class ChowLiu(DistributionModule):
 
     context_size = 0
     context_hint = WITHOUT
+    parents: Tensor
 
     def __init__(self, levels: Sequence[int], *, smoothing: float = 1.0):
         if isinstance(levels, int):
@@ -99,7 +100,7 @@ class ChowLiu(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines, given the tree."""
+        """Number of free parameters, given the tree."""
         return tree_parameters(self.parents, self.levels) * self.logits.requires_grad
 
     aic = aic

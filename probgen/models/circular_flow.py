@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.contexts import batch_of
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
-from probgen.distributions.flows.circular import CircularTransform, UniformBox, beside
+from probgen.distributions.flows.circular import CircularTransform, UniformBox, with_context
 from probgen.distributions.flows.flow import Pushforward
 from probgen.nn import MLP, Constant
 
@@ -91,7 +92,7 @@ class CircularFlow(DistributionModule):
         )
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        base = UniformBox(-self.corner, self.corner, () if context is None else context.shape[:-1])
+        base = UniformBox(-self.corner, self.corner, batch_of(context))
         layers = zip(self.nets, self.kept, strict=True)
         return Pushforward.through(
             base, [CouplingTransform(partial(self._map, n, context), k) for n, k in layers]
@@ -99,6 +100,6 @@ class CircularFlow(DistributionModule):
 
     def _map(self, net: nn.Module, context: Tensor | None, kept: Tensor) -> CircularTransform:
         """The map of the other angles given those kept."""
-        features = beside(torch.cat((kept.cos(), kept.sin()), -1), context)
+        features = with_context(torch.cat((kept.cos(), kept.sin()), -1), context)
         raw = net(features) if features.shape[-1] else net()  # on the circle: one map for all rows
         return CircularTransform(raw.unflatten(-1, (-1, self.raw)))

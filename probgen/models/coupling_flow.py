@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given, required
+from probgen.core.contexts import distribution_given
 from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
@@ -82,10 +82,10 @@ class CouplingLayer(nn.Module):
             return coupling
         return ComposedTransform(transforms.PermutationTransform(self.order), coupling)
 
-    def _elements(self, context: Tensor | None, kept: Tensor) -> Transform:
+    def _elements(self, context: Any, kept: Tensor) -> Transform:
         seen = kept.clamp(-10, 10)  # rows far out in the tails do not meet extreme parameters
         if self.context_size:
-            context = required(context, self.context_size)
+            checks.context(context, self.context_size)
             lead = torch.broadcast_shapes(seen.shape[:-1], context.shape[:-1])
             seen = torch.cat((seen.expand(*lead, -1), context.expand(*lead, -1)), -1)
         return self.univariate(self.net(seen).unflatten(-1, (-1, self.univariate.width)))

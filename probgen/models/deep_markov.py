@@ -12,7 +12,7 @@ from probgen.core.contexts import beside_size, received
 from probgen.core.missing import fill_missing, has_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.ragged import Ragged
-from probgen.distributions.sequences.latent_chain import LatentChain, beside
+from probgen.distributions.sequences.latent_chain import LatentChain, with_inputs
 
 
 class DeepMarkovModel(LatentVariableModel):
@@ -130,14 +130,14 @@ class DeepMarkovModel(LatentVariableModel):
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The likelihood p(x | z, c): ``(*batch, T, Z) -> batch_shape (*batch,)``, events ``(T, D)``."""
-        return self.emission(beside(z, None if context is None else _each_step(context))).to_event(
-            1
-        )
+        return self.emission(
+            with_inputs(z, None if context is None else _each_step(context))
+        ).to_event(1)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> LatentChain:
         """The approximate posterior q(z | x, c): ``(*batch, T, D) -> batch_shape (*batch,)``, events ``(T, Z)``."""
         counts = _counts(x)
-        frames = beside(fill_missing(x), None if context is None else _each_step(context))
+        frames = with_inputs(fill_missing(x), None if context is None else _each_step(context))
         summary = _backwards(self.network(_backwards(frames, counts)), counts)
         beyond = None if counts is None else self.prior(context)
         return LatentChain(self.combiner, self.guide_start, self.length, summary, counts, beyond)

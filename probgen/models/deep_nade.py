@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -14,13 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from probgen.core import checks
-from probgen.core.contexts import received
+from probgen.core.contexts import batch_of, received
 from probgen.core.module import DistributionModule
 from probgen.distributions.any_order import AllOrders, ObservedFirst
-from probgen.distributions.autoregressive import Autoregressive
+from probgen.distributions.autoregressive import Autoregressive, Conditions
 from probgen.distributions.orderings import (
     OrderEnsemble,
-    batch_of,
     check_orders,
     entry_distribution,
     random_orders,
@@ -88,6 +88,9 @@ class DeepNADE(DistributionModule):
     >>> round(gen().log_prob(rows).exp().sum().item(), 4)
     1.0
     """
+
+    encode: Any  # a module with features
+    orders: Tensor
 
     def __init__(
         self,
@@ -192,7 +195,7 @@ class DeepNADE(DistributionModule):
         raw = torch.stack(rows, -1).index_select(-1, order.argsort())
         return self.head.distribution(raw.movedim(1, 0).unflatten(1, lead) if lead else raw[0])
 
-    def _steps(self, order: Tensor, context: Tensor | None, lead: torch.Size) -> Generator:
+    def _steps(self, order: Tensor, context: Tensor | None, lead: torch.Size) -> Conditions:
         raws = self._raws(order.tolist(), context, lead)
         raw = next(raws)
         for _ in range(self.dims - 1):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import dropped
+from probgen.core.contexts import batch_of, dropped
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.gaussian import GaussianNoise
@@ -16,7 +17,7 @@ from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.predictions import Prediction, Velocity
 from probgen.distributions.diffusion.probability_flow import ReverseFlow
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
-from probgen.distributions.diffusion.samplers import Ancestral, Sampler
+from probgen.distributions.diffusion.samplers import Ancestral, ReverseSampler
 from probgen.distributions.diffusion.schedules import CosineSchedule, Schedule, TabulatedSchedule
 from probgen.distributions.diffusion.tables import Shares, alphas_bar
 from probgen.distributions.diffusion.thresholds import Limit, StaticThreshold, Threshold
@@ -68,7 +69,7 @@ class Diffusion(DistributionModule):
         ``EDM(sigma_data)``; for integers ``LevelPrediction(levels)``.
     num_times : int, optional
         Number T of times 1 / T, ..., 1 of the chain that is scored; ``None``: continuous time.
-    sampler : Sampler, optional
+    sampler : ReverseSampler, optional
         ``Ancestral(num_steps)``, ``DDIM(num_steps, eta)``, ``Heun(num_steps, churn)``,
         ``DPMSolver(num_steps)``; default: ancestral in T steps, or 256.
     times : callable
@@ -110,6 +111,7 @@ class Diffusion(DistributionModule):
 
     unknown_contexts = True
     context_hint = "build its network with context={size}"
+    noise: Any  # a standard normal of the shape of the rows
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class Diffusion(DistributionModule):
         schedule: Schedule | Shares | None = None,
         prediction: Prediction = Velocity(),  # noqa: B008 (immutable)
         num_times: int | None = None,
-        sampler: Sampler | None = None,
+        sampler: ReverseSampler | None = None,
         times: Times = UniformTimes(),  # noqa: B008
         variance: Variance = PosteriorVariance(),  # noqa: B008
         reconstruction: Reconstruction = GaussianReconstruction(),  # noqa: B008
@@ -131,7 +133,8 @@ class Diffusion(DistributionModule):
         checks.network(net=net)
         checks.sizes(shape=shape)
         if schedule is not None and not callable(schedule):
-            schedule = TabulatedSchedule(alphas_bar(schedule))
+            shares: Any = schedule
+            schedule = TabulatedSchedule(alphas_bar(shares))
         checks.function(
             times=times, **checks.given(schedule=schedule, sampler=sampler, threshold=threshold)
         )
@@ -168,7 +171,7 @@ class Diffusion(DistributionModule):
         return getattr(self.net, "context_size", None)
 
     def forward(self, context: Tensor | None = None) -> GaussianDiffused:
-        batch = () if context is None else context.shape[: context.ndim - self.context_ndim]
+        batch = batch_of(context, self.context_ndim)
         return GaussianDiffused(
             partial(self._call, self._dropped(context)),
             self.process,

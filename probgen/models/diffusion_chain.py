@@ -1,8 +1,9 @@
-"""A diffusion told as a hierarchical latent-variable model."""
+"""A diffusion as a hierarchical latent-variable model."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pyro
 from torch import Tensor
@@ -14,14 +15,14 @@ from probgen.distributions.diffusion.diffused import Diffused
 
 
 class DiffusionChain(LatentVariableModel):
-    r"""A diffusion in discrete time told as the chain that it is: a latent site for each time.
+    r"""A diffusion in discrete time as a hierarchical latent-variable model: a latent site for each time.
 
     .. math:: p(x, z) = p(z_T)\, p(x \mid z_k) \prod_{i=k+1}^T p(z_{i-1} \mid z_i), \qquad
               q(z \mid x) = q(z_T \mid x) \prod_{i=k+1}^T q(z_{i-1} \mid z_i, x)
 
     with k = 0 for Gaussian noise, whose state at time 0 still has some, and k = 1 for other noise.
     Sites ``"zT"`` (the number T), ..., ``"z0"`` or ``"z1"``, and ``"x"``; the guide is the process,
-    told from its noisy end, and has no parameters. Any objective, inference or diagnostic of
+    in the order from its noisy end, and has no parameters. Any objective, inference or diagnostic of
     latent-variable models applies, at T calls of the network: ``ELBO`` is the bound of the diffusion
     over all steps at once, and :func:`probgen.log_likelihood` averages importance weights of whole
     chains. For small T.
@@ -46,10 +47,13 @@ class DiffusionChain(LatentVariableModel):
 
     context_from = "diffusion"
 
+    diffusion: Any  # Diffusion
+
     def __init__(self, diffusion: DistributionModule):
         checks.has(("net", "process"), "pass a Diffusion(net, shape)", diffusion=diffusion)
         super().__init__()
-        if diffusion.process.num_times is None:
+        process: Any = diffusion.process
+        if process.num_times is None:
             raise ValueError(
                 "expected a diffusion in discrete time, got one in continuous time; make it with "
                 "num_times=T"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from probgen.core.module import DistributionModule
 from probgen.distributions.diffusion.additive import AdditiveNoise
 from probgen.distributions.diffusion.discrete_diffused import DiscreteDiffused
 from probgen.distributions.diffusion.labels import LabelNoise
-from probgen.distributions.diffusion.samplers import Sampler
+from probgen.distributions.diffusion.samplers import ReverseSampler
 from probgen.nn.encodings import OneHot
 
 
@@ -42,7 +43,7 @@ class NonGaussianDiffusion(DistributionModule):
         :class:`GammaNoise <probgen.distributions.diffusion.gamma.GammaNoise>` or
         :class:`MixtureNoise <probgen.distributions.diffusion.mixture.MixtureNoise>`, with its
         schedule.
-    sampler : Sampler, optional
+    sampler : ReverseSampler, optional
         ``Ancestral(num_steps)``, ``DDIM(num_steps, eta)``, ``Heun(num_steps)``,
         ``DPMSolver(num_steps)``; default: ancestral, in all T steps. Fewer steps are another
         distribution than the one that the bound scores.
@@ -79,7 +80,7 @@ class NonGaussianDiffusion(DistributionModule):
         shape: Sequence[int],
         process: AdditiveNoise,
         *,
-        sampler: Sampler | None = None,
+        sampler: ReverseSampler | None = None,
         context_dropout: float = 0.0,
         guidance: float = 1.0,
         context_ndim: int = 1,
@@ -139,7 +140,7 @@ class CategoricalDiffusion(DistributionModule):
     encode : nn.Module, optional
         Features of labels, ``(*shape) -> (*shape, F)``; default: indicators of all values that
         noised labels have.
-    sampler : Sampler, optional
+    sampler : ReverseSampler, optional
         ``Ancestral(num_steps)``; default: all T steps. Fewer are another distribution than the one
         that the bound scores.
     context_dropout : float
@@ -181,7 +182,7 @@ class CategoricalDiffusion(DistributionModule):
         process: LabelNoise,
         *,
         encode: nn.Module | None = None,
-        sampler: Sampler | None = None,
+        sampler: ReverseSampler | None = None,
         context_dropout: float = 0.0,
         guidance: float = 1.0,
         context_ndim: int = 1,
@@ -229,7 +230,7 @@ class CategoricalDiffusion(DistributionModule):
 
 
 def _diffused(
-    gen: NonGaussianDiffusion | CategoricalDiffusion,
+    gen: Any,  # NonGaussianDiffusion or CategoricalDiffusion
     net: Callable[..., Tensor],
     context: Tensor | None,
 ) -> DiscreteDiffused:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.normal import MultivariateNormal
-from probgen.distributions.cholesky import Limits, half_trace_of_inverse, resolution
+from probgen.distributions.cholesky import Limits, half_trace_of_inverse, rounding_variance
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import trained
 from probgen.distributions.frozen import put
-from probgen.distributions.mixture_moments import Mixture, log_joint, weighted_moments
+from probgen.distributions.mixture_moments import log_joint, weighted_moments
+from probgen.distributions.mixture_steps import MixtureParameters
 from probgen.distributions.sequences.discrete_emissions import CategoricalEmission, PoissonEmission
 from probgen.distributions.sequences.emission import EMPTY, Emission, from_clusters, permute
 from probgen.distributions.sequences.state_normals import StateNormals
@@ -64,9 +65,9 @@ class GaussianEmission(Emission):
         self.covariance = covariance(states, dims)
 
     @property
-    def mixture(self) -> Mixture:
+    def mixture(self) -> MixtureParameters:
         """The normal distributions as a mixture of equal weights."""
-        return Mixture(
+        return MixtureParameters(
             self.loc.new_full((self.states,), -math.log(self.states)), self.loc, self.covariance
         )
 
@@ -89,7 +90,7 @@ class GaussianEmission(Emission):
         scatter = scatter - self.covariance.outer(first, shift)
         if empty.any():
             means, rows, scatter = self._pooled(means, rows, scatter)
-        least = resolution(means, scatter, rows, self.loc.dtype)
+        least = rounding_variance(means, scatter, rows, self.loc.dtype)
         self.covariance.maximize(
             scatter, rows, Limits(self.regularization, noise / rows[:, None], least)
         )
@@ -179,7 +180,7 @@ class GaussianMixtureEmission(Emission):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: weights sum to 1."""
+        """Number of free parameters: weights sum to 1."""
         return trained(self) - self.states * self.logits.requires_grad
 
     def distributions(self) -> dist.MixtureSameFamily:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from probgen.core.ragged import Ragged, ragged
 from probgen.distributions.criteria import aic, bic
 from probgen.distributions.sequences.ending_markov import EndingMarkov
 from probgen.distributions.sequences.ends import over_steps
-from probgen.distributions.sequences.forward_backward import Posterior, posterior
+from probgen.distributions.sequences.forward_backward import Posterior, chain_posterior
 from probgen.distributions.tables import weighted_sum
 
 _LEAST = 1e-30  # a count, so that the logit of an end that never comes is finite
@@ -55,6 +56,8 @@ class EndingHiddenMarkovModel(DistributionModule):
     context_from = "family"
     summed_out = "states: gen().smooth(x), gen().most_likely_states(x)"
 
+    family: Any  # HiddenMarkovModel
+
     def __init__(
         self, family: DistributionModule, *, padding: float = math.nan, pseudo_count: float = 0.0
     ):
@@ -67,7 +70,7 @@ class EndingHiddenMarkovModel(DistributionModule):
         self.context_ndim = family.context_ndim
         self.padding = float(padding)
         self.pseudo_count = pseudo_count
-        self.stop = nn.Parameter(torch.zeros(family.states))
+        self.stop = nn.Parameter(torch.zeros(self.family.states))
 
     @property
     def ragged(self) -> Ragged:  # type: ignore[override]
@@ -84,7 +87,7 @@ class EndingHiddenMarkovModel(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: those of the family, and the hazards."""
+        """Number of free parameters: those of the family, and the hazards."""
         return self.family.free_parameters + self.stop.numel() * self.stop.requires_grad
 
     aic = aic
@@ -102,7 +105,7 @@ class EndingHiddenMarkovModel(DistributionModule):
         """E-step: that of the family given the ends too, and expected ends in each state."""
         distribution = self()
         x = distribution.whole(x)
-        found = posterior(
+        found = chain_posterior(
             *distribution.chain(x), weights=None if weights is None else weights.double()
         )
         statistics = self.family.statistics(found, self._values(distribution, x))

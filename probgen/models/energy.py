@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from probgen.core.contexts import check_given, distribution_given
+from probgen.core.contexts import batch_of, check_given, distribution_given
 from probgen.core.foreign import row_by_row
 from probgen.distributions.energy.continuous import EnergyDistribution
 from probgen.distributions.energy.module import EnergyModule
@@ -30,7 +29,7 @@ class EnergyBasedModel(EnergyModule):
         *event)`` to ``(*batch,)`` or ``(*batch, 1)``.
     shape : sequence of int
         Shape of an event.
-    kernel : Kernel
+    kernel : TransitionKernel
         Steps of the chains: ``Langevin``, ``MALA``, ``HMC``.
     base : DistributionModule, optional
         The distribution :math:`p_0` with exact density, which chains start from.
@@ -39,7 +38,7 @@ class EnergyBasedModel(EnergyModule):
         normals.
     num_steps : int
         Length of the chains that make draws.
-    annealing : Kernel
+    annealing : TransitionKernel
         Steps of annealed chains, of a kernel that leaves distributions invariant.
 
     Raises
@@ -53,6 +52,7 @@ class EnergyBasedModel(EnergyModule):
     generative ConvNet, https://arxiv.org/abs/1602.03264 (the normal base); Du, Mordatch (2019),
     https://arxiv.org/abs/1903.08689
 
+    >>> import torch
     >>> from probgen.core.module import standard_normal
     >>> from probgen.nn import MLP
     >>> from probgen.samplers.langevin import Langevin
@@ -71,7 +71,7 @@ class EnergyBasedModel(EnergyModule):
 
     def forward(self, context: Tensor | None = None) -> EnergyDistribution:
         check_given(context, self.needs_context, "net")
-        batch = torch.Size() if context is None else context.shape[:-1]
+        batch = batch_of(context)
 
         def energy(x: Tensor) -> Tensor:
             lead = x.shape[: x.ndim - len(self.shape)]

@@ -20,7 +20,7 @@ _NOISE_FLOOR = (
 )
 
 
-class _LinearGaussian(DistributionModule):
+class _FactorModel(DistributionModule):
     """What both families share.
 
     x = W z + mu + noise, its density, its posterior, and EM; they differ in ``noise``.
@@ -61,7 +61,7 @@ class _LinearGaussian(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines.
+        """Number of free parameters.
 
         Loadings up to a rotation; what does not train is left out.
         """
@@ -160,7 +160,7 @@ class _LinearGaussian(DistributionModule):
         put(self.log_noise, noise.log())
 
 
-class FactorAnalysis(_LinearGaussian):
+class FactorAnalysis(_FactorModel):
     r"""Factor analysis.
 
     A few standard normal factors, and noise of its own variance in every coordinate.
@@ -186,12 +186,12 @@ class FactorAnalysis(_LinearGaussian):
     (torch.Size([3]), torch.Size([3, 2]))
     """
 
-    def __init__(self, dims: int, factors: int):
+    def __init__(self, dims: int, *, factors: int):
         checks.at_least(1, dims=dims, factors=factors)
         super().__init__(dims, factors, torch.zeros(dims))
 
 
-class PPCA(_LinearGaussian):
+class PPCA(_FactorModel):
     r"""Probabilistic PCA: factor analysis with one noise variance for all coordinates.
 
     .. math:: x = W z + \mu + \varepsilon, \quad z \sim N(0, I_K), \quad \varepsilon \sim N(0, \sigma^2 I_D)
@@ -217,7 +217,7 @@ class PPCA(_LinearGaussian):
     0.25
     """
 
-    def __init__(self, dims: int, factors: int):
+    def __init__(self, dims: int, *, factors: int):
         checks.at_least(1, dims=dims, factors=factors)
         super().__init__(dims, factors, torch.zeros(()))
 
@@ -245,7 +245,8 @@ class PPCA(_LinearGaussian):
         dims, factors = self.loadings.shape
         if x.ndim != 2 or x.shape[1] != dims:
             raise ValueError(
-                f"expected x of shape (N, {dims}), got {tuple(x.shape)}; one row a datum"
+                f"expected x of shape (N, {dims}), got {tuple(x.shape)}; give one "
+                "observation per row"
             )
         values, vectors = torch.linalg.eigh(x.double().mT.cov(correction=0))
         noise = values[:-factors].mean()

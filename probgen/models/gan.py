@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.core.contexts import size_beside
+from probgen.core.contexts import check_given, needs_beside, size_beside
 from probgen.core.module import DistributionModule
 from probgen.core.turns import same_random_state
 from probgen.distributions.implicit import Implicit
@@ -85,8 +85,10 @@ class GAN(DistributionModule):
         self.support = support
         self.event_shape = self._seen() if event_shape is None else torch.Size(event_shape)
         self.context_size = size_beside(generator, base().event_shape)
+        self.needs_context = self.context_size is None and needs_beside(generator)
 
     def forward(self, context: Tensor | None = None) -> Implicit:
+        check_given(context, self.needs_context, "generator")
         return Implicit(
             self.generator,
             self.base(),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probgen import heads
 from probgen.core import checks
-from probgen.core.contexts import received
+from probgen.core.contexts import batch_of, received
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.multi_scale import MultiScale
@@ -18,10 +19,10 @@ from probgen.nn.invertible import (
     AffineCoupling,
     CouplingNet,
     InvertibleConv,
-    Network,
+    NetworkMaker,
     Shape,
 )
-from probgen.nn.scales import Scale, contexts_of_scales, halvings
+from probgen.nn.scales import ImageScale, contexts_of_scales, halvings
 
 
 class Glow(DistributionModule):
@@ -71,13 +72,15 @@ class Glow(DistributionModule):
     (torch.Size([16]), torch.Size([5, 1, 8, 8]))
     """
 
+    scales: Any  # nn.ModuleList of ImageScale
+
     def __init__(
         self,
         shape: Shape,
         *,
         scales: int = 2,
         flow_steps: int = 4,
-        network: Network = CouplingNet,
+        network: NetworkMaker = CouplingNet,
         context: int = 0,
         context_ndim: int = 1,
     ):
@@ -104,13 +107,13 @@ class Glow(DistributionModule):
             return [layer for _ in range(flow_steps) for layer in step()]
 
         self.scales = nn.ModuleList(
-            Scale(layers(shape, known), shape, kept, unit, network, known)
+            ImageScale(layers(shape, known), shape, kept, unit, network, known)
             for shape, kept, known in halvings(shape, scales, context, context_ndim)
         )
 
     def forward(self, context: Tensor | None = None) -> MultiScale:
         contexts = contexts_of_scales(context, self.context_ndim, len(self.scales))
-        batch = () if context is None else context.shape[: context.ndim - self.context_ndim]
+        batch = batch_of(context, self.context_ndim)
         return MultiScale(list(self.scales), self.head, self.shape, contexts, batch)
 
     @torch.no_grad()

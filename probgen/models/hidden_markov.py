@@ -5,16 +5,18 @@ Fitted by expectation maximization or by any objective.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import beside_size, common_size
+from probgen.core.contexts import batch_of, beside_size, common_size
 from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.sequences.emission import Emission
-from probgen.distributions.sequences.forward_backward import DENSE, Posterior, posterior
+from probgen.distributions.sequences.forward_backward import DENSE, Posterior, chain_posterior
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.distributions.tables import weighted_sum
 from probgen.nn import Constant
@@ -81,6 +83,8 @@ class HiddenMarkovModel(DistributionModule):
         "build its initial=, transition= and emission with networks of {size} more inputs"
     )
     summed_out = "states: gen().smooth(x), gen().most_likely_states(x), gen().sample_states(x)"
+    identity: Tensor
+    emission: Any  # an Emission, or any family
 
     def __init__(
         self,
@@ -129,7 +133,7 @@ class HiddenMarkovModel(DistributionModule):
         return Ragged(self.length, entry, longer="length={0}")
 
     def forward(self, context: Tensor | None = None) -> HiddenMarkov:
-        batch = () if context is None else context.shape[:-1]
+        batch = batch_of(context)
         initial = self.initial(context)
         varying = context is not None and self.context_ndim == 2
         if varying:
@@ -139,7 +143,7 @@ class HiddenMarkovModel(DistributionModule):
             initial, transition, self._emissions(context), self.length, varying=varying
         )
 
-    def _emissions(self, context: Tensor | None) -> torch.distributions.Distribution:
+    def _emissions(self, context: Tensor | None) -> Any:
         """The distributions of all states: batch shape ``(*batch, K)``."""
         if context is None:
             return (
@@ -202,7 +206,9 @@ class HiddenMarkovModel(DistributionModule):
         Expected first states, transitions, and emissions' statistics.
         """
         self._tables()
-        found = posterior(*self()._chain(x), weights=None if weights is None else weights.double())
+        found = chain_posterior(
+            *self()._chain(x), weights=None if weights is None else weights.double()
+        )
         return weighted_sum(found.log_likelihood, weights), self.statistics(found, x)
 
     @torch.no_grad()
@@ -251,7 +257,7 @@ class HiddenMarkovModel(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines, without contexts.
+        """Number of free parameters, without contexts.
 
         Probabilities sum to 1, some may be forbidden.
 
@@ -286,12 +292,15 @@ class HiddenMarkovModel(DistributionModule):
     def _tables(self) -> tuple[Tensor, Tensor]:
         """The parameters that are logits of first states and of transitions."""
         parts = (self.initial, self.transition)
-        if not isinstance(self.emission, Emission) or not all(
-            isinstance(part, Constant) for part in parts
+        initial, transition = parts
+        if not (
+            isinstance(self.emission, Emission)
+            and isinstance(initial, Constant)
+            and isinstance(transition, Constant)
         ):
             raise TypeError(
                 "expected an Emission and constant initial and transition probabilities, got "
                 f"{', '.join(type(part).__name__ for part in (self.emission, *parts))}; use "
                 "fit(gen, x)"
             )
-        return self.initial.value, self.transition.value.view(self.states, self.states)
+        return initial.value, transition.value.view(self.states, self.states)

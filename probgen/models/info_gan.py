@@ -21,25 +21,25 @@ from probgen.distributions.codes import CodeDistribution
 class Codes(DistributionModule):
     r"""Distribution of code vectors.
 
-    K one-hot categories, then D real numbers; the prior, or with a network the recognizer.
+    K one-hot categories, then D continuous codes; the prior, or with a network the recognizer.
 
     .. math:: p(c) = \prod_k \mathrm{Categorical}(c_k; \pi_k) \prod_d \mathcal N(c_d; \mu_d, \sigma_d^2), \qquad
               \sigma = m + (1 - m) \operatorname{softplus}(\text{raw}) / \log 2
 
-    Without network uniform categories and standard normal numbers, which is what a network that
-    gives zeros says too.
+    Without network uniform categories and standard normal continuous codes, which is what a network
+    that gives zeros says too.
 
     Parameters
     ----------
     categories : sequence of int
         Number of levels of each category.
-    numbers : int
-        Number D of real numbers.
+    continuous : int
+        Number D of continuous codes.
     net : nn.Module, optional
         From the context to raw values ``(*batch, width)``: logits, locations, raw scales. See
         :meth:`width`.
     min_scale : float
-        Smallest scale m of the numbers: without one the density of a number that is read off
+        Smallest scale m of continuous codes: without one the density of a code that is read off
         exactly has no bound.
     context_ndim : int
         Number of event dims of the context: 3 for images.
@@ -48,39 +48,41 @@ class Codes(DistributionModule):
     (torch.Size([5, 12]), 14)
     """
 
+    zeros: Tensor
+
     def __init__(
         self,
         categories: Sequence[int] = (),
-        numbers: int = 0,
+        continuous: int = 0,
         net: nn.Module | None = None,
         *,
         min_scale: float = 0.1,
         context_ndim: int = 1,
     ):
         checks.sizes(categories=categories)
-        checks.at_least(0, numbers=numbers)
+        checks.at_least(0, continuous=continuous)
         checks.network(**checks.given(net=net))
         checks.not_negative(min_scale=min_scale)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
-        if not categories and not numbers:
+        if not categories and not continuous:
             raise ValueError(
-                "expected categories or numbers, got neither; Codes([10]) is one category of ten "
-                "levels"
+                "expected categories or continuous codes, got neither; Codes([10]) is one category "
+                "of ten levels"
             )
         self.categories = tuple(categories)
-        self.numbers = numbers
+        self.continuous = continuous
         self.min_scale = min_scale
         self.net = net
         self.context_ndim = context_ndim
         self.register_buffer(
-            "zeros", torch.zeros(self.width(categories, numbers)), persistent=False
+            "zeros", torch.zeros(self.width(categories, continuous)), persistent=False
         )
 
     @staticmethod
-    def width(categories: Sequence[int], numbers: int = 0) -> int:
+    def width(categories: Sequence[int], continuous: int = 0) -> int:
         """Number of raw values that a network has to give."""
-        return sum(categories) + 2 * numbers
+        return sum(categories) + 2 * continuous
 
     @property
     def ignores_contexts(self) -> bool:  # type: ignore[override]
@@ -88,7 +90,7 @@ class Codes(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> CodeDistribution:
         raw = self._raw(context)
-        *logits, loc, scale = raw.split([*self.categories, self.numbers, self.numbers], -1)
+        *logits, loc, scale = raw.split([*self.categories, self.continuous, self.continuous], -1)
         scale = self.min_scale + (1 - self.min_scale) / math.log(2) * softplus(scale)
         return CodeDistribution(logits, loc, scale)
 
@@ -104,7 +106,7 @@ class Codes(DistributionModule):
             raise ValueError(
                 f"expected a network that gives {len(self.zeros)} raw values, got "
                 f"{tuple(raw.shape)}; set its outputs "
-                f"to Codes.width({list(self.categories)}, {self.numbers})"
+                f"to Codes.width({list(self.categories)}, {self.continuous})"
             )
         return raw
 
@@ -129,7 +131,7 @@ class InfoGAN(LatentVariableModel):
         event_shape)``.
     codes : DistributionModule
         The prior of the code, for instance ``Codes([10], 2)``: a category of ten levels and two
-        numbers.
+        continuous codes.
     recognizer : DistributionModule
         q(c | x), for instance ``Codes([10], 2, network)``.
 

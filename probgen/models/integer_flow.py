@@ -6,6 +6,7 @@ Bijections of integers under distributions of integers, with exact masses.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 
 from probgen import heads
 from probgen.core import checks
-from probgen.core.contexts import received
+from probgen.core.contexts import batch_of, received
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.integer_logistic import IntegerLogisticMixture
 from probgen.distributions.flows.multi_scale import MultiScale
-from probgen.nn.invertible import CouplingNet, IntegerCoupling, Network, Shape, Shuffle
-from probgen.nn.scales import Scale, contexts_of_scales, halvings
+from probgen.nn.invertible import CouplingNet, IntegerCoupling, NetworkMaker, Shape, Shuffle
+from probgen.nn.scales import ImageScale, contexts_of_scales, halvings
 
 
 class IntegerFlow(DistributionModule):
@@ -66,6 +67,8 @@ class IntegerFlow(DistributionModule):
     (torch.Size([5]), torch.Size([3, 1, 8, 8]))
     """
 
+    scales: Any  # nn.ModuleList of ImageScale
+
     def __init__(
         self,
         shape: Shape,
@@ -74,7 +77,7 @@ class IntegerFlow(DistributionModule):
         scales: int = 2,
         flow_steps: int = 4,
         components: int = 5,
-        network: Network = CouplingNet,
+        network: NetworkMaker = CouplingNet,
         context: int = 0,
         context_ndim: int = 1,
     ):
@@ -102,7 +105,7 @@ class IntegerFlow(DistributionModule):
             return [layer for _ in range(flow_steps) for layer in step()]
 
         self.scales = nn.ModuleList(
-            Scale(layers(shape, known), shape, kept, start, network, known, center, center)
+            ImageScale(layers(shape, known), shape, kept, start, network, known, center, center)
             for shape, kept, known in halvings(shape, scales, context, context_ndim)
         )
 
@@ -124,7 +127,7 @@ class IntegerFlow(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> MultiScale:
         contexts = contexts_of_scales(context, self.context_ndim, len(self.scales))
-        batch = () if context is None else context.shape[: context.ndim - self.context_ndim]
+        batch = batch_of(context, self.context_ndim)
         return MultiScale(list(self.scales), self.head, self.shape, contexts, batch)
 
 
@@ -156,7 +159,7 @@ class _IntegerHead(heads.Head):
         )
         super().__init__(None, names, event_ndim=3)
         self.components = components
-        self.half = (levels - 1) / 2
+        self.half_range = (levels - 1) / 2
 
     def fitted(self, z: Tensor) -> Tensor:
         """Raw parameters of components at the quantiles of latents ``(N, C, H, W)``.
@@ -168,11 +171,11 @@ class _IntegerHead(heads.Head):
         loc = quantiles[1::2]
         scale = (quantiles[2::2] - quantiles[:-1:2]) / 4 + 0.15
         return torch.cat(
-            (torch.zeros_like(loc), loc / self.half - 1, (scale / self.half).log())
+            (torch.zeros_like(loc), loc / self.half_range - 1, (scale / self.half_range).log())
         ).flatten(0, 1)
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         logits, loc, log_scale = raw.movedim(0, -1).split(self.components, -1)
         return IntegerLogisticMixture(
-            logits, self.half * (1 + loc), log_scale.clamp(-7, 7) + math.log(self.half)
+            logits, self.half_range * (1 + loc), log_scale.clamp(-7, 7) + math.log(self.half_range)
         )

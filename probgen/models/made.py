@@ -5,20 +5,21 @@ An autoregressive model of vectors in one pass of one network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.contexts import batch_of
 from probgen.core.module import DistributionModule
-from probgen.distributions.autoregressive import Autoregressive
+from probgen.distributions.autoregressive import Autoregressive, Conditions
 from probgen.distributions.orderings import (
     OrderEnsemble,
     RandomOrder,
-    batch_of,
     check_orders,
 )
 from probgen.heads import Head
@@ -49,7 +50,7 @@ class MADE(DistributionModule):
         Sizes of the hidden layers.
     head : Head
         Distribution of one variable given R raw values: ``Bernoulli()``, ``Categorical(levels=4)``,
-        ``MixtureOfGaussians(10)`` (with it the model is called RNADE).
+        ``MixtureOfGaussians(components=10)`` (with it the model is called RNADE).
     orders : Tensor, optional
         ``(D,)`` or ``(M, D)`` permutations; default the order of the variables. ``random_orders(M,
         D, seed)``.
@@ -84,6 +85,8 @@ class MADE(DistributionModule):
     torch.Size([5, 4])
     """
 
+    encode: Any  # a module with features
+
     def __init__(
         self,
         dims: int,
@@ -94,7 +97,7 @@ class MADE(DistributionModule):
         context: int = 0,
         encode: nn.Module | None = None,
         seed: int = 0,
-        **options: float | bool | Callable[[], nn.Module],
+        **options: Any,
     ):
         checks.at_least(1, dims=dims)
         checks.sizes(hidden=hidden)
@@ -150,7 +153,7 @@ class MADE(DistributionModule):
         raw = self.net(features.flatten(-2), context, index)
         return self.head.distribution(raw.movedim(-1, 0))
 
-    def _steps(self, index: Tensor, context: Tensor | None, lead: torch.Size) -> Generator:
+    def _steps(self, index: Tensor, context: Tensor | None, lead: torch.Size) -> Conditions:
         steps = self.net.steps(lead, context, index)
         raw = next(steps)
         for _ in range(self.dims - 1):

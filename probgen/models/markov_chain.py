@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -11,7 +9,7 @@ from torch.nn.functional import pad
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.ragged import Ragged
-from probgen.distributions.autoregressive import Autoregressive
+from probgen.distributions.autoregressive import Autoregressive, Conditions
 from probgen.distributions.tables import Counted, counts_of, log_masses, weighted_sum
 from probgen.heads import distributions
 
@@ -110,7 +108,7 @@ class MarkovChain(Counted):
     def _distributions(self, x: Tensor) -> distributions.Categorical:
         return distributions.Categorical(log_masses(self.logits)[self._rows(x)])
 
-    def _steps(self, lead: torch.Size) -> Generator:
+    def _steps(self, lead: torch.Size) -> Conditions:
         table = log_masses(self.logits)
         past = torch.zeros(lead, dtype=torch.long, device=self.logits.device)
         for t in range(self.dims):

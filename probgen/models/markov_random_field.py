@@ -88,6 +88,7 @@ class MarkovRandomField(DistributionModule):
 
     unknown_contexts = False
     context_hint = "build it with unary=, a network of {size} inputs"
+    edges: Tensor
 
     def __init__(
         self,
@@ -148,11 +149,8 @@ class MarkovRandomField(DistributionModule):
         """Log potentials: u ``(*batch, D, K)`` and w ``(E, K, K)``."""
         if self.net is None:
             unary = self.unary.expand(self.nodes, -1)
-        elif context is None:
-            raise ValueError(
-                "expected a context for the network of the unary potentials, got None; give one"
-            )
         else:
+            checks.context(context, self.context_size or None)
             unary = row_by_row(self.net, context, ndims=[1]).unflatten(
                 -1, (self.nodes, self.levels)
             )

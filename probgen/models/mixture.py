@@ -12,12 +12,13 @@ from probgen.core.entry import as_rows
 from probgen.core.missing import check_event, fill_missing
 from probgen.core.module import DistributionModule
 from probgen.core.threads import one_core
-from probgen.distributions.cholesky import Limits, half_trace_of_inverse, resolution
+from probgen.distributions.cholesky import Limits, half_trace_of_inverse, rounding_variance
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put, thawed
-from probgen.distributions.mixture_moments import Mixture, log_joint, moments
-from probgen.distributions.support import check_columns, shares
+from probgen.distributions.mixture_moments import log_joint, moments
+from probgen.distributions.mixture_steps import MixtureParameters
+from probgen.distributions.support import check_columns, responsibilities
 
 _EMPTY = 1e-6  # expected rows of a component that has none
 _ROWS_FOR_START = 2**16
@@ -114,7 +115,7 @@ class GaussianMixture(DistributionModule):
 
         ``(N, D) -> (N, K)``.
         """
-        return shares(self._log_joint(as_rows(self, x)[0]))
+        return responsibilities(self._log_joint(as_rows(self, x)[0]))
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable component of each row: ``(N, D) -> (N,)``, integers."""
@@ -122,7 +123,7 @@ class GaussianMixture(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines.
+        """Number of free parameters.
 
         Weights sum to 1, covariances count by their form.
 
@@ -269,11 +270,11 @@ class GaussianMixture(DistributionModule):
         )
 
     @property
-    def _mixture(self) -> Mixture:
-        return Mixture(self.logits.log_softmax(-1), self.loc, self.covariance)
+    def _mixture(self) -> MixtureParameters:
+        return MixtureParameters(self.logits.log_softmax(-1), self.loc, self.covariance)
 
     def _log_joint(self, x: Tensor) -> Tensor:
-        check_event(x, (self.dims,))
+        check_event(x, torch.Size([self.dims]))
         return log_joint(x, self._mixture)
 
     def _update(
@@ -285,7 +286,7 @@ class GaussianMixture(DistributionModule):
         added: float,
         noise: Tensor,
     ):
-        least = resolution(means, scatter, rows, self.loc.dtype)
+        least = rounding_variance(means, scatter, rows, self.loc.dtype)
         self.covariance.maximize(scatter, rows, Limits(added, noise, least))
         put(self.logits, weights.log())
         put(self.loc, means)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged
 from probgen.distributions.mixture_of import MixtureOf
-from probgen.distributions.support import shares
+from probgen.distributions.support import responsibilities
 from probgen.nn import Constant
 
 
@@ -64,7 +65,7 @@ class Mixture(DistributionModule):
                 "expected components whose contexts have one number of event dims, got "
                 f"{sorted(ndims)}"
             )
-        self.components = nn.ModuleList(components)
+        self.components: Any = nn.ModuleList(components)
         self.context_ndim = ndims.pop()
         self.weights = (
             Constant(len(components), context_ndim=self.context_ndim)
@@ -95,7 +96,7 @@ class Mixture(DistributionModule):
         ``(N, *event) -> (N, K)``.
         """
         x, context = (*as_rows(self, x, context), None)[:2]
-        return shares(self(context).joint(x))
+        return responsibilities(self(context).joint(x))
 
     def predict(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The most probable component of each row: ``(N, *event) -> (N,)``, integers."""

@@ -68,6 +68,7 @@ class MixtureOfTrees(DistributionModule):
 
     context_size = 0
     context_hint = WITHOUT
+    parents: Tensor
 
     def __init__(self, components: int, levels: tuple[int, ...], *, smoothing: float = 1.0):
         checks.at_least(1, components=components)
@@ -124,7 +125,7 @@ class MixtureOfTrees(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines, given the trees: weights sum to 1."""
+        """Number of free parameters, given the trees: weights sum to 1."""
         tables = sum(tree_parameters(parents, self.levels) for parents in self.parents)
         return (
             self.components - 1

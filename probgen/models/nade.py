@@ -5,17 +5,19 @@ Hidden layers that share their weights along the order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.contexts import batch_of
 from probgen.core.module import DistributionModule
-from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.orderings import batch_of, check_orders, entry_distribution
+from probgen.distributions.autoregressive import Autoregressive, Conditions
+from probgen.distributions.orderings import check_orders, entry_distribution
 from probgen.heads import Head
 from probgen.nn.encodings import Plain
 
@@ -40,7 +42,7 @@ class NADE(DistributionModule):
         Number H of hidden units.
     head : Head
         Distribution of one variable given R raw values: ``Bernoulli()``, ``Categorical(levels=4)``,
-        ``MixtureOfGaussians(10)`` (with it the model is called RNADE).
+        ``MixtureOfGaussians(components=10)`` (with it the model is called RNADE).
     order : Tensor, optional
         ``(D,)`` permutation; default the order of the variables.
     context : int
@@ -74,6 +76,9 @@ class NADE(DistributionModule):
     >>> gen().sample((5,)).shape
     torch.Size([5, 4])
     """
+
+    encode: Any  # a module with features
+    order: Tensor
 
     def __init__(
         self,
@@ -138,7 +143,7 @@ class NADE(DistributionModule):
             running if self.scale is None else running * self.scale.unsqueeze(-1)
         )
 
-    def _steps(self, context: Tensor | None, lead: torch.Size) -> Generator:
+    def _steps(self, context: Tensor | None, lead: torch.Size) -> Conditions:
         running = self._start(context).expand(*lead, -1).reshape(lead.numel(), -1)
         scales = [1.0] * self.dims if self.scale is None else self.scale
         for at, scale in zip(self.order.tolist(), scales, strict=True):

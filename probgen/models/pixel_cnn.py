@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.module import DistributionModule
-from probgen.distributions.network_distributions import autoregression, of_entries
+from probgen.distributions.network_distributions import autoregression, entry_head
 from probgen.heads.base import Head
 from probgen.nn.causal import GatedLayer
 from probgen.nn.raster import RasterNet
@@ -101,7 +101,7 @@ class PixelCNN(DistributionModule):
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.context_size = context
-        self.head = of_entries(head)
+        self.head = entry_head(head)
         gated = [GatedLayer(width, reach, context, dropout) for _ in range(layers)]
         self.net = RasterNet(
             shape, embed, gated, width=width, outputs=head.width(1), hidden=hidden, block=block

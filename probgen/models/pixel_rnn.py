@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.module import DistributionModule
-from probgen.distributions.network_distributions import autoregression, of_entries
+from probgen.distributions.network_distributions import autoregression, entry_head
 from probgen.heads.base import Head
 from probgen.nn.diagonal import DiagonalLayer
 from probgen.nn.raster import RasterNet
@@ -95,7 +95,7 @@ class PixelRNN(DistributionModule):
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.context_size = context
-        self.head = of_entries(head)
+        self.head = entry_head(head)
         diagonal = [DiagonalLayer(width, context, dropout) for _ in range(layers)]
         self.net = RasterNet(
             shape, embed, diagonal, width=width, outputs=head.width(1), hidden=hidden, block=block

@@ -16,7 +16,7 @@ from probgen.core.conversion import rows_from
 from probgen.core.module import DistributionModule
 from probgen.core.supports import check_rescalable, check_values
 from probgen.distributions.flows.columns import ColumnMaps
-from probgen.distributions.flows.rescaled import Rescaled, Units
+from probgen.distributions.flows.rescaled import Rescaled, UnitChange
 from probgen.distributions.rounded import Rounded
 
 
@@ -136,7 +136,7 @@ class Preprocessed(DistributionModule):
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         if context is not None and self.contexts is not None:
             context = self.contexts()(context)
-        distribution = Rescaled(self.family(context), cast(Units, self.columns()))
+        distribution = Rescaled(self.family(context), cast(UnitChange, self.columns()))
         return (
             Rounded(distribution, self.columns.resolution) if self.columns.on_grid else distribution
         )

@@ -137,6 +137,5 @@ class RBM(DistributionModule):
     def _biases(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.net is None:
             return self.raw, self.bias
-        if context is None:
-            raise ValueError("expected a context for the network of the biases, got None; give one")
+        checks.context(context, self.context_size or None)
         return row_by_row(self.net, context, ndims=[1]).split((self.visible.raw, self.hidden), -1)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import beside_size
+from probgen.core.contexts import batch_of, beside_size
 from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged
 from probgen.distributions.autoregressive import Autoregressive
-from probgen.distributions.sequences.latent_chain import beside
+from probgen.distributions.sequences.latent_chain import with_inputs
 
 
 class CausalNetwork(Protocol):
@@ -100,7 +100,7 @@ class SequenceModel(DistributionModule):
         return Ragged(self.shape[0], self.shape[1:], longer=f"shape=({{0}}, {self.shape[1]})")
 
     def forward(self, context: Tensor | None = None) -> Autoregressive:
-        batch = () if context is None else context.shape[:-1]
+        batch = batch_of(context)
         distributions = partial(self._distributions, context)
         steps = partial(self._steps, context)
         return Autoregressive(distributions, steps, self.shape, batch_shape=batch, entry_ndim=1)
@@ -108,7 +108,9 @@ class SequenceModel(DistributionModule):
     def _distributions(self, context: Tensor | None, x: Tensor) -> dist.TorchDistribution:
         start = self.start.expand(*x.shape[:-2], 1, -1)
         context = None if context is None else context.unsqueeze(-2)
-        return self.emission(self.network(beside(torch.cat((start, x[..., :-1, :]), -2), context)))
+        return self.emission(
+            self.network(with_inputs(torch.cat((start, x[..., :-1, :]), -2), context))
+        )
 
     def _steps(
         self, context: Tensor | None, lead: torch.Size
@@ -116,5 +118,5 @@ class SequenceModel(DistributionModule):
         x = self.start.expand(*lead, -1)
         state = None
         for _ in range(self.shape[0]):
-            hidden, state = self.network.step(beside(x, context), state)
+            hidden, state = self.network.step(with_inputs(x, context), state)
             x = yield self.emission(hidden)

@@ -12,7 +12,7 @@ from torch.distributions import Transform
 from probgen.core import checks
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
-from probgen.distributions.flows.circular import CircularTransform, IntervalSpline, beside
+from probgen.distributions.flows.circular import CircularTransform, IntervalSpline, with_context
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.sphere import CylinderTransform, uniform_cylinder
 from probgen.nn import MLP
@@ -91,9 +91,9 @@ class SphereFlow(DistributionModule):
 
 def _map_of_height(net: nn.Module, context: Tensor | None, longitude: Tensor) -> IntervalSpline:
     return IntervalSpline(
-        net(beside(torch.cat((longitude.cos(), longitude.sin()), -1), context)).unsqueeze(-2)
+        net(with_context(torch.cat((longitude.cos(), longitude.sin()), -1), context)).unsqueeze(-2)
     )
 
 
 def _map_of_longitude(net: nn.Module, context: Tensor | None, height: Tensor) -> CircularTransform:
-    return CircularTransform(net(beside(height, context)).unsqueeze(-2))
+    return CircularTransform(net(with_context(height, context)).unsqueeze(-2))

@@ -13,7 +13,7 @@ from probgen.core.entry import as_rows, check_some_rows
 from probgen.core.module import DistributionModule, asked_inside
 from probgen.core.ragged import Ragged
 from probgen.core.supports import check_rescalable, check_values
-from probgen.distributions.flows.rescaled import Rescaled, Units
+from probgen.distributions.flows.rescaled import Rescaled, UnitChange
 
 Bounds = tuple[float | Tensor, float | Tensor]
 
@@ -61,6 +61,8 @@ class Standardized(DistributionModule):
 
     loc: Tensor
     scale: Tensor
+    low: Tensor | None
+    high: Tensor | None
 
     def __init__(
         self,
@@ -80,8 +82,8 @@ class Standardized(DistributionModule):
         real = torch.get_default_dtype()
         for name, value in (("loc", loc), ("scale", scale)):
             self.register_buffer(name, torch.as_tensor(value).to(real))
-        for name, value in zip(("low", "high"), bounds or (None, None), strict=True):
-            self.register_buffer(name, None if value is None else torch.as_tensor(value).to(real))
+        for name, bound in zip(("low", "high"), bounds or (None, None), strict=True):
+            self.register_buffer(name, None if bound is None else torch.as_tensor(bound).to(real))
         if not (self.scale > 0).all():
             raise ValueError(
                 f"expected scale > 0, got {self.scale}; drop constant variables, or give them a "
@@ -154,5 +156,6 @@ class Standardized(DistributionModule):
         return self._units(x)
 
     @property
-    def _units(self) -> Units:
-        return Units(self.loc, self.scale, None if self.low is None else (self.low, self.high))
+    def _units(self) -> UnitChange:
+        bounds = None if self.low is None or self.high is None else (self.low, self.high)
+        return UnitChange(self.loc, self.scale, bounds)

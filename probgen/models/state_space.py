@@ -92,7 +92,7 @@ class LinearGaussianStateSpace(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines.
+        """Number of free parameters.
 
         States up to their coordinates; what does not train is left out.
 
@@ -174,8 +174,14 @@ class LinearGaussianStateSpace(DistributionModule):
             sequences,
         )
         if steps > sequences:
-            moments = (statistics[name] for name in ("pairs", "before", "after"))
-            _fit(self.transition, self.transition_cov, *moments, steps - sequences)
+            _fit(
+                self.transition,
+                self.transition_cov,
+                statistics["pairs"],
+                statistics["before"],
+                statistics["after"],
+                steps - sequences,
+            )
         _fit(
             self.emission,
             self.emission_cov,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged
-from probgen.distributions.network_distributions import autoregression, of_entries
+from probgen.distributions.network_distributions import autoregression, entry_head
 from probgen.heads.base import Head
 from probgen.nn.transformer import TransformerNet
 
@@ -84,7 +84,7 @@ class Transformer(DistributionModule):
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         self.context_size = context
-        self.head = of_entries(head)
+        self.head = entry_head(head)
         sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}
         self.net = TransformerNet(shape, embed, **sizes, context=context, dropout=dropout)
 

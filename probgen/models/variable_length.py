@@ -197,7 +197,7 @@ class VariableLength(DistributionModule):
             )
         self.family = family
         self.context_ndim = family.context_ndim
-        options = {"padding": padding, "pseudo_count": pseudo_count}
+        options: dict[str, Any] = {"padding": padding, "pseudo_count": pseudo_count}
         options |= {"context_ndim": family.context_ndim}
         self.lengths = LengthTable(most, least, lengths, **options)
 
@@ -237,7 +237,7 @@ class VariableLength(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines; probabilities of lengths sum to 1."""
+        """Number of free parameters; probabilities of lengths sum to 1."""
         own = trained(self.lengths)
         own = own - 1 if own and isinstance(self.lengths.net, Constant) else own
         return own + getattr(self.family, "free_parameters", trained(self.family))
@@ -328,7 +328,7 @@ class VariableLengthLatents(LatentVariableModel):
         super().__init__()
         self.family = family
         self.context_ndim = family.context_ndim
-        options = {"padding": padding, "context_ndim": family.context_ndim}
+        options: dict[str, Any] = {"padding": padding, "context_ndim": family.context_ndim}
         self.lengths = LengthTable(most, least, lengths, **options)
 
     @property

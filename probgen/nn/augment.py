@@ -193,7 +193,7 @@ class RandomAffine(nn.Module):
         grid = torch.stack(
             [row, torch.stack([sin, shear * sin + cos, 2 * self.shift * down], -1)], 1
         )
-        grid = affine_grid(grid, x.shape, align_corners=False)
+        grid = affine_grid(grid, list(x.shape), align_corners=False)
         return grid_sample(x - self.fill, grid, align_corners=False) + self.fill
 
 

@@ -58,6 +58,9 @@ class Standardize(nn.Module):
     tensor([-1., 1.])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: float | Tensor, std: float | Tensor):
         checks.numeric(mean=mean, std=std)
         super().__init__()

@@ -9,6 +9,8 @@ convolutions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
@@ -89,7 +91,7 @@ class GatedWalk:
         self.biases = layer.biases(context)
         self.weights = [part.weight.flatten(1) for part in (layer.horizontal, layer.out)]
         self.rows: Tensor | None = None
-        self.columns: Tensor | None = None
+        self.columns: Any = None  # Tensor, once a row has begun
 
     def row(self, above: Tensor) -> Tensor:
         """The upper stack of one row, ``(B, F, 1, W) -> (B, F, 1, W)``: the row begins."""

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from probgen.core import checks
+
 
 class FourierTime(nn.Module):
     r"""Cosines and sines of a time, ``(*batch,) -> (*batch, 2 K)``.
@@ -106,30 +108,14 @@ class Conditioning(nn.Module):
 
     def _context(self, context: Tensor | None) -> Tensor | float:
         if self.known is None or self.unknown is None:
-            if context is not None:
-                vectors(context, 0, torch.float32)
+            checks.context(context, 0)
             return 0.0
         if context is None:
             return self.unknown
-        context = vectors(context, self.context, self.unknown.dtype)
+        checks.context(context, self.context)
+        context = context if context.is_floating_point() else context.to(self.unknown.dtype)
         absent = context.isnan().any(-1, keepdim=True)
         return torch.where(absent, self.unknown, self.known(context.masked_fill(absent, 0.0)))
-
-
-def vectors(context: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Context vectors ``(*batch, size)``, integers as numbers.
-
-    Raises ``ValueError`` for others, or if size is 0.
-    """
-    shape = tuple(context.shape)
-    if shape[-1:] != (size,) or size == 0:
-        got = shape[-1] if shape else 1
-        if size == 0:
-            said = f"no context (the network was built without one), got one of shape {shape}; build it"
-        else:
-            said = f"a context of shape (*batch, {size}), got {shape}; give one of that shape, or build the network"
-        raise ValueError(f"expected {said} with context={got}")
-    return context if context.is_floating_point() else context.to(dtype)
 
 
 def check_input(x: Tensor, shape: tuple[int, ...], network: str) -> torch.Size:

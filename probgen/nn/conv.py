@@ -176,7 +176,8 @@ def halved(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     >>> halved((28, 28), 3)
     [(28, 28), (14, 14), (7, 7), (4, 4)]
     """
-    sizes = [tuple(size)]
+    height, width = size
+    sizes = [(height, width)]
     for _ in range(times):
         height, width = sizes[-1]
         sizes.append(((height + 1) // 2, (width + 1) // 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -199,22 +200,13 @@ class DCGANCritic(nn.Module):
                 f"{tuple(x.shape)}; build "
                 "the DCGANCritic with that shape (packs of m images have m times the channels)"
             )
-        self._check(lead, context)
+        checks.context(context, self.context or 0, name="the DCGANCritic", batch=lead)
         h = self.features(x.reshape(-1, *self.shape))
         score = self.last(h).squeeze(-1)
         if context is not None:
-            score = score + (self.projection(context.reshape(-1, self.context)) * h).sum(-1)
+            size: Any = self.context
+            score = score + (self.projection(context.reshape(-1, size)) * h).sum(-1)
         return score.reshape(lead)
-
-    def _check(self, lead: tuple[int, ...], context: Tensor | None) -> None:
-        got = None if context is None else tuple(context.shape)
-        expected = None if self.context is None else (*lead, self.context)
-        if got != expected:
-            raise ValueError(
-                f"expected a context of shape {expected}, got {got}; the length of contexts is "
-                "given to the "
-                "DCGANCritic as context=..."
-            )
 
 
 def _sizes(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
@@ -239,7 +231,7 @@ def _odd(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
     return [(height % 2, width % 2) for height, width in _sizes(shape, stages)[:-1]]
 
 
-def _weighted(layer: nn.Module, norm: Norm | None, wrap: Wrap) -> nn.Module:
+def _weighted(layer: Any, norm: Norm | None, wrap: Wrap) -> nn.Module:
     """A layer with weights, wrapped.
 
     Those of normalized networks start small, as in the original.

@@ -5,6 +5,8 @@ A pixel carries on the states to its left and above.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
@@ -31,8 +33,9 @@ class DiagonalLSTM(nn.Module):
         super().__init__()
         self.inputs = nn.Conv2d(width, 4 * width, 1)
         self.states = nn.Linear(2 * width, 4 * width, bias=False)
-        with torch.no_grad():
-            self.inputs.bias[width : 2 * width] += 1.0  # memories last at first
+        if self.inputs.bias is not None:
+            with torch.no_grad():
+                self.inputs.bias[width : 2 * width] += 1.0  # memories last at first
 
     def forward(self, u: Tensor, bias: Tensor | float) -> Tensor:
         diagonals = skewed(self.inputs(u) + bias).permute(3, 0, 2, 1)
@@ -106,10 +109,8 @@ class DiagonalLayer(nn.Module):
         super().__init__()
         self.leftward = DiagonalLSTM(width)
         self.rightward = DiagonalLSTM(width)
-        self.link, *self.out = (
-            nn.Conv2d(width, width, 1, bias=bias) for bias in (False, True, True)
-        )
-        self.out = nn.ModuleList(self.out)
+        self.link = nn.Conv2d(width, width, 1, bias=False)
+        self.out = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(2))
         self.context = nn.Linear(context, 8 * width, bias=False) if context else None
         self.dropout = nn.Dropout2d(dropout)
 
@@ -176,10 +177,10 @@ class DiagonalWalk:
     def pixel(self, before: Tensor, column: int) -> Tensor:
         """The other stack at one pixel of the row, ``(B, F) -> (B, F)``."""
         lstm = self.layer.rightward
-        out = self.layer.out[1]
+        out: Any = self.layer.out[1]
         u = before + self.over[..., column]
         gates = linear(u, lstm.inputs.weight.flatten(1), lstm.inputs.bias)
-        if self.layer.context is not None:
+        if isinstance(self.second, Tensor):
             gates = gates + self.second[..., 0, 0]
         self.h, self.c = lstm.step(gates, self.h, self.c, self.row_above[column])
         self.row_made.append(self.h)

@@ -37,10 +37,10 @@ class Levels(nn.Module):
     def __init__(self, levels: int):
         checks.at_least(2, "a single level leaves nothing to tell", levels=levels)
         super().__init__()
-        self.half = (levels - 1) / 2
+        self.half_range = (levels - 1) / 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x / self.half - 1).unsqueeze(-1)
+        return (x / self.half_range - 1).unsqueeze(-1)
 
 
 class OneHot(nn.Module):

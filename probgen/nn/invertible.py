@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 from probgen.core import checks
 
 Shape = tuple[int, int, int]
-Network = Callable[[Shape, int], nn.Module]
+NetworkMaker = Callable[[Shape, int], nn.Module]
 
 
 class CouplingNet(nn.Module):
@@ -49,7 +49,8 @@ class CouplingNet(nn.Module):
         )
         self.last = nn.Conv2d(hidden, outputs, 3, padding=1)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        if self.last.bias is not None:
+            nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, *x.shape[-3:])
@@ -154,7 +155,7 @@ class AffineCoupling(nn.Module):
         Channels of the context.
     """
 
-    def __init__(self, shape: Shape, network: Network = CouplingNet, context: int = 0):
+    def __init__(self, shape: Shape, network: NetworkMaker = CouplingNet, context: int = 0):
         super().__init__()
         self.first = shape[0] // 2
         self.network = network((self.first + context, *shape[1:]), 2 * (shape[0] - self.first))
@@ -172,7 +173,7 @@ class AffineCoupling(nn.Module):
         return torch.cat((first, (second - shift) * (-log_scale).exp()), 1)
 
     def _affine(self, first: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        raw, shift = self.network(beside(first, context)).chunk(2, 1)
+        raw, shift = self.network(with_channels(first, context)).chunk(2, 1)
         return 2 * torch.tanh(raw / 2), shift
 
 
@@ -198,7 +199,7 @@ class IntegerCoupling(nn.Module):
     def __init__(
         self,
         shape: Shape,
-        network: Network = CouplingNet,
+        network: NetworkMaker = CouplingNet,
         context: int = 0,
         center: float = 0.0,
         half: float = 1.0,
@@ -206,7 +207,7 @@ class IntegerCoupling(nn.Module):
         super().__init__()
         self.first = shape[0] // 2
         self.center = center
-        self.half = half
+        self.half_range = half
         self.network = network((self.first + context, *shape[1:]), shape[0] - self.first)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -220,7 +221,9 @@ class IntegerCoupling(nn.Module):
         return torch.cat((first, second - self._shift(first, context)), 1)
 
     def _shift(self, first: Tensor, context: Tensor | None) -> Tensor:
-        shift = self.half * self.network(beside((first - self.center) / self.half, context))
+        shift = self.half_range * self.network(
+            with_channels((first - self.center) / self.half_range, context)
+        )
         return shift.round().detach() + (
             shift - shift.detach()
         )  # in this order the value is an integer exactly
@@ -242,6 +245,6 @@ class Shuffle(nn.Module):
         return y[:, self.order.argsort()]
 
 
-def beside(x: Tensor, context: Tensor | None) -> Tensor:
+def with_channels(x: Tensor, context: Tensor | None) -> Tensor:
     """Channels and those of a context ``(N, K, H or 1, W or 1)``, side by side."""
     return x if context is None else torch.cat((x, context.expand(-1, -1, *x.shape[2:])), 1)

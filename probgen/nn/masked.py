@@ -91,10 +91,10 @@ class MaskedLinear(nn.Module):
 
     def masked(self, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weight ``(outputs, inputs)`` and bias ``(outputs,)`` under a mask."""
-        keep = self.keep if keep is None else keep
+        mask: Any = self.keep if keep is None else keep
         if self.seen is None:
-            return self.weight * keep, self.bias
-        return self.weight * keep, self.bias + (self.seen * keep).sum(-1)
+            return self.weight * mask, self.bias
+        return self.weight * mask, self.bias + (self.seen * mask).sum(-1)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return linear(x, *self.masked(keep))
@@ -147,7 +147,7 @@ class MaskedMLP(nn.Module):
 
     orders: Tensor
     degrees: Tensor
-    turns: list[Turns]
+    turns: list[UnitSchedule]
 
     def __init__(
         self,
@@ -177,12 +177,13 @@ class MaskedMLP(nn.Module):
         self.register_buffer(
             "degrees", torch.stack([torch.cat([*one.hidden, one.order[:0]]) for one in several])
         )
-        aware = len(several) > 1
+        self.several = len(several) > 1
+        self.own_masks = [None] * (len(hidden) + 2)
         self.hidden = nn.ModuleList(
-            MaskedLinear(before, after, aware and i == 0)
+            MaskedLinear(before, after, self.several and i == 0)
             for i, (before, after) in enumerate(pairwise(self.sizes[:-1]))
         )
-        self.last = MaskedLinear(*self.sizes[-2:], aware and not hidden)
+        self.last = MaskedLinear(self.sizes[-2], self.sizes[-1], self.several and not hidden)
         inputs, *_, last = self.sizes
         straight = direct or not hidden
         self.direct = MaskedLinear(inputs, last) if direct and hidden else None
@@ -231,7 +232,7 @@ class MaskedMLP(nn.Module):
         activation = self.activation
         turns = self.turns[0 if index is None else int(index)]
         *plans, last, direct = self._plans(turns, lead, context, index)
-        known = [_Known(self.last.weight, size, rows) for size in self.sizes[:-1]]
+        known = [_KnownUnits(self.last.weight, size, rows) for size in self.sizes[:-1]]
         for t, variable in enumerate(turns.order):
             for i, counts in enumerate(turns.counts):
                 if new := counts[t]:
@@ -244,7 +245,7 @@ class MaskedMLP(nn.Module):
             known[0].append(value.reshape(rows, self.features).mT, self.features)
 
     def _plans(
-        self, turns: Turns, lead: torch.Size, context: Tensor | None, index: Tensor | None
+        self, turns: UnitSchedule, lead: torch.Size, context: Tensor | None, index: Tensor | None
     ) -> list[Any]:
         """Weights and biases of the units that each step makes known, for each layer.
 
@@ -287,17 +288,17 @@ class MaskedMLP(nn.Module):
 
     def _keeps_of(self, index: Tensor | None) -> Sequence[Tensor | None]:
         """Masks for a call; where there is one order the layers have them."""
-        if len(self.orders) == 1:
-            return [None] * (len(self.hidden) + 2)
+        if not self.several:
+            return self.own_masks
         assert index is not None, "expected the index of one of several orders"
         return self._keeps(index)
 
 
 def _follow_degrees(net: MaskedMLP, _: Any = None) -> None:
-    """Turns, and masks if there is one order, for the degrees of a network: new or loaded ones."""
+    """Schedules of the units, and masks if there is one order, by the degrees, new or loaded ones."""
     indices = torch.arange(len(net.orders)).unsqueeze(-1)
-    net.turns = [Turns.of(net._degrees(index), net.features) for index in indices]
-    if len(net.orders) > 1:
+    net.turns = [UnitSchedule.of(net._degrees(index), net.features) for index in indices]
+    if net.several:
         return
     layers = [*net.hidden, net.last, net.direct]
     for layer, keep in zip(layers, net._keeps(indices[0]), strict=True):
@@ -305,7 +306,7 @@ def _follow_degrees(net: MaskedMLP, _: Any = None) -> None:
             layer.keep = keep
 
 
-class Turns(NamedTuple):
+class UnitSchedule(NamedTuple):
     """When units become known, one variable after the other.
 
     ``order``: the variables. ``counts[l][t]``: how many units of hidden layer l become known before
@@ -318,11 +319,11 @@ class Turns(NamedTuple):
     sorts: list[Tensor | None]
 
     @classmethod
-    def of(cls, degrees: Degrees, features: int = 1) -> Turns:
+    def of(cls, degrees: Degrees, features: int = 1) -> UnitSchedule:
         """Turns of units with these degrees.
 
-        >>> Turns.of(Degrees(torch.tensor([0, 1]), [torch.tensor([0, -1, 0])]))
-        Turns(order=[0, 1], counts=[[1, 2]], sorts=[None, tensor([1, 0, 2])])
+        >>> UnitSchedule.of(Degrees(torch.tensor([0, 1]), [torch.tensor([0, -1, 0])]))
+        UnitSchedule(order=[0, 1], counts=[[1, 2]], sorts=[None, tensor([1, 0, 2])])
         """
         dims = len(degrees.order)
         counts = [(degree + 1).bincount(minlength=dims).tolist() for degree in degrees.hidden]
@@ -333,7 +334,7 @@ class Turns(NamedTuple):
         return cls(degrees.order.tolist(), counts, sorts)
 
 
-class _Known:
+class _KnownUnits:
     """Units that are known, ``(count, rows)``: more come one after the other.
 
     In one tensor made at the start; with gradients, in a new one each time.

@@ -6,14 +6,14 @@ All pixels at once, or from pixel to pixel with what is kept.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, elu, linear, pad
 
 
-class Walk(Protocol):
+class PixelLayer(Protocol):
     """A layer that works on one pixel after the other."""
 
     def row(self, above: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Stem(nn.Module):
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
         r, (above, before) = self.reach, self.positions
-        values = inside(values)
+        values = with_inside(values)
         above = self.vertical(pad(values, (r, r, r, 0))[:, :, :-1]) + above
         return above, self.horizontal(pad(values, (r, 0))[..., :-1]) + before
 
@@ -63,7 +63,7 @@ class Stem(nn.Module):
         )
 
 
-def inside(values: Tensor) -> Tensor:
+def with_inside(values: Tensor) -> Tensor:
     """One more channel, of ones, that tells pixels of the image from padding."""
     return torch.cat((values, torch.ones_like(values[:, :1])), 1)
 
@@ -75,6 +75,8 @@ class Readout(nn.Module):
 
     ``(B, F, H, W), (B, C * E, H, W) -> (B, C, R, H, W)`` for C channels embedded by E values each.
     """
+
+    mask: Tensor
 
     def __init__(self, width: int, channels: int, embedded: int, hidden: int, outputs: int):
         super().__init__()
@@ -105,10 +107,8 @@ class Readout(nn.Module):
         Receives its embedded value ``(B, E)``.
         """
         known = linear(elu(features), self.features.weight.flatten(1), self.features.bias)
-        weights = [
-            w.flatten(1).chunk(self.channels)
-            for w in (self.last.weight, self.last.bias.unsqueeze(1))
-        ]
+        last: Any = self.last
+        weights = [w.flatten(1).chunk(self.channels) for w in (last.weight, last.bias.unsqueeze(1))]
         for channel, (weight, bias) in enumerate(zip(*weights, strict=True)):
             h = known[:, channel * self.hidden : (channel + 1) * self.hidden]
             value = yield linear(elu(h), weight, bias.flatten())
@@ -150,6 +150,9 @@ class RasterNet(nn.Module):
         channels: the layers then cost that much less, and the order is that of the squares, and
         inside of a square row by row.
     """
+
+    layers: Any  # nn.ModuleList of layers that walk
+    order: Tensor
 
     def __init__(
         self,
@@ -213,7 +216,7 @@ class RasterNet(nn.Module):
             rows = torch.cat((rows[:, :, 1:], torch.stack(pixels, 2).unsqueeze(2)), 2)
 
     def _row(
-        self, walks: Sequence[Walk], row: int, columns: Tensor
+        self, walks: Sequence[PixelLayer], row: int, columns: Tensor
     ) -> Generator[Tensor, Tensor, list[Tensor]]:
         """The values of one row; returns its embedded pixels ``(B, E + 1)``."""
         pixels = []
@@ -234,7 +237,7 @@ class RasterNet(nn.Module):
             known.append(self.embed((yield raw)))
             raw = readout.send(known[-1])
         known.append(self.embed((yield raw)))
-        return inside(torch.cat(known, 1))
+        return with_inside(torch.cat(known, 1))
 
 
 def as_channels(x: Tensor, block: int) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from probgen.nn.invertible import ActNorm, Network, Shape, beside
+from probgen.nn.invertible import ActNorm, NetworkMaker, Shape, with_channels
 
 
-class Scale(nn.Module):
+class ImageScale(nn.Module):
     """One scale of a flow of images.
 
     2 x 2 pixels become channels, layers follow, some channels leave as latents.
@@ -34,13 +35,15 @@ class Scale(nn.Module):
         Middle and half range of the channels, the units of the network.
     """
 
+    layers: Any  # nn.ModuleList of invertible layers
+
     def __init__(
         self,
         layers: Sequence[nn.Module],
         shape: Shape,
         kept: int,
         initial: Tensor,
-        network: Network,
+        network: NetworkMaker,
         context: int = 0,
         center: float = 0.0,
         half: float = 1.0,
@@ -49,7 +52,7 @@ class Scale(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.kept = kept
         self.center = center
-        self.half = half
+        self.half_range = half
         latents = shape[0] - kept
         self.offset = nn.Parameter(
             initial.repeat_interleave(latents)[:, None, None].repeat(1, *shape[1:])
@@ -85,7 +88,7 @@ class Scale(nn.Module):
         return (
             raw
             if self.network is None
-            else raw + self.network(beside((kept - self.center) / self.half, context))
+            else raw + self.network(with_channels((kept - self.center) / self.half_range, context))
         )
 
     def initialize(self, x: Tensor, context: Tensor | None) -> Tensor:
@@ -143,7 +146,7 @@ def contexts_of_scales(context: Tensor | None, ndim: int, scales: int) -> list[T
     """
     if context is None or ndim == 1:
         return [None if context is None else context[..., None, None]] * scales
-    contexts = []
+    contexts: list[Tensor | None] = []
     for _ in range(scales):
         context = pixel_unshuffle(context, 2)
         contexts.append(context)

@@ -45,15 +45,8 @@ class SideBySide(nn.Module):
         if context is None:
             return self.net(x)
         batch = x.shape[: x.ndim - self.event_ndim]
-        if context.shape[: len(batch)] != batch or context.ndim - len(batch) not in (
-            1,
-            self.event_ndim,
-        ):
-            raise ValueError(
-                f"expected a context of shape {tuple(batch)} + (K,), as x of shape "
-                f"{tuple(x.shape)}, got "
-                f"{tuple(context.shape)}; expand it to the batch dims of x"
-            )
-        if context.ndim - len(batch) < self.event_ndim:
+        ndim = self.event_ndim if context.ndim - len(batch) == self.event_ndim else 1
+        checks.context(context, None, ndim, batch=batch)
+        if ndim < self.event_ndim:
             context = context[..., None, None].expand(*context.shape, *x.shape[-2:])
         return self.net(torch.cat((x, context), -self.event_ndim))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,8 @@ class TemporalConvolution(nn.Module):
     >>> network(torch.zeros(4, 7, 10, 3)).shape, network.past
     (torch.Size([4, 7, 10, 8]), 7)
     """
+
+    blocks: Any  # nn.ModuleList of blocks that step
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Generator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +149,9 @@ class TransformerNet(nn.Module):
         in training.
     """
 
+    start: Any  # nn.Linear of the context, or nn.Parameter
+    blocks: Any  # nn.ModuleList of Block
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -169,13 +173,15 @@ class TransformerNet(nn.Module):
         )
         axes = [size for size in shape if size > 1] or [1]
         self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in axes)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        blocks = [Block(width, heads, dropout) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, outputs)
         self.dropout = nn.Dropout(dropout)
         self.apply(small)
-        for block in self.blocks:
-            for residual in (block.attention.out, block.mlp[-1]):
+        for block in blocks:
+            residuals: tuple[Any, ...] = (block.attention.out, block.mlp[-1])
+            for residual in residuals:
                 nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * layers))
 
     def positions(self) -> Tensor:

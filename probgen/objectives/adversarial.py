@@ -12,13 +12,14 @@ from probgen.core import checks
 from probgen.core.loss_parts import note
 from probgen.core.recording import Recorder, log_prob
 from probgen.core.sites import densities
+from probgen.core.sums import sum_of
 from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.games import Game
 from probgen.objectives.regularizers import Regularizer
 from probgen.objectives.samples import UnconditionedRun, unconditioned_run
-from probgen.objectives.schedules import Schedule, at_step
+from probgen.objectives.schedules import WeightSchedule, at_step
 
 
 class Adversarial(Objective):
@@ -83,6 +84,7 @@ class Adversarial(Objective):
 
     descends = False
     ignores_constants = True
+    step: Tensor
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class Adversarial(Objective):
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
         critic_steps: int = 1,
-        information: float | Schedule = 0.0,
+        information: float | WeightSchedule = 0.0,
     ):
         checks.at_least(1, critic_steps=critic_steps)
         checks.scheduled(information=information)
@@ -125,7 +127,7 @@ class Adversarial(Objective):
         parts = self.adversary.parts(drawn.real, drawn.fake, *drawn.context, both=both)
         for name, value in parts.items():
             note(name, len(drawn.real) * value)
-        loss = len(drawn.real) * sum(parts.values())
+        loss = len(drawn.real) * sum_of(parts.values())
         if self.information and both:
             told = self._told(guide, batch, drawn)
             note("information", -told, information)
@@ -154,4 +156,4 @@ class Adversarial(Objective):
                 f"information={self.information}, got "
                 f"{unknown or 'one without sites'}; use InfoGAN, or information=0"
             )
-        return sum(log_prob(site).sum() for site in sites.values())
+        return sum_of(log_prob(site).sum() for site in sites.values())

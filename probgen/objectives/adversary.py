@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.sums import sum_of
 from probgen.objectives.games import Game, NonSaturating
 from probgen.objectives.regularizers import Regularizer, Round
 
@@ -91,7 +92,7 @@ class Adversary(nn.Module):
 
         Without ``both`` that of the critic alone.
         """
-        return sum(self.parts(real, fake, *context, both=both).values())
+        return sum_of(self.parts(real, fake, *context, both=both).values())
 
     def parts(
         self, real: Tensor, fake: Tensor, *context: Any, both: bool = True
@@ -115,7 +116,8 @@ class Adversary(nn.Module):
         played = Round(critic, seen, made, on_real.mean(-1), on_fake.mean(-1))
         parts = {"critic": self.game.critic(on_real, on_fake).mean()}
         if self.regularizers:
-            parts["penalty"] = sum(regularizer(played).mean() for regularizer in self.regularizers)
+            penalties = (regularizer(played).mean() for regularizer in self.regularizers)
+            parts["penalty"] = sum_of(penalties)
         if both:
             parts["generator"] = self._second(on_real.detach(), on_fake, leaf, fake)
         return parts

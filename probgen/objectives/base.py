@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probgen.core.described import described
 from probgen.core.keywords import call_form
 from probgen.core.kinds import KINDS, check_drawn, density_kind
-from probgen.core.recording import record
+from probgen.core.recording import record_sites
 from probgen.core.sites import holds_data, is_summed
 
 INSTEAD = {
@@ -71,7 +71,7 @@ class Objective(nn.Module, ABC):
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ELBOModule:
         """The loss of this pair as a module that is called with a batch."""
-        return ELBOModule(model, guide, self)
+        return ELBOModule(model, guide, self)  # type: ignore[arg-type]  # any callables, and no ELBO
 
     @abstractmethod
     def differentiable_loss(
@@ -122,7 +122,7 @@ def distribution_of_x(
     Raises ``TypeError`` where it does not, with the methods that it lacks and what to do
     ``instead``.
     """
-    site = record(model, guide, batch).model.get("x")
+    site = record_sites(model, guide, batch).model.get("x")
     name = type(objective).__name__
     if site is None:
         raise TypeError(

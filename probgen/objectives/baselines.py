@@ -154,7 +154,7 @@ class Baselines(nn.Module):
 
         Particles stand in the first dim, or in a run each.
         """
-        total = 0.0
+        total: Tensor | float = 0.0
         for signals in zip(*runs, strict=True):
             score = _together([signal.score for signal in signals])
             cost, error = self._against(signals, particles)
@@ -171,7 +171,7 @@ class Baselines(nn.Module):
         key = AVERAGE + name.replace(".", "/")  # buffers have no dots in their names
         if key not in self._buffers:
             self.register_buffer(key, torch.zeros_like(like))
-        return self._buffers[key]
+        return self.get_buffer(key)
 
     def _against(
         self, signals: tuple[Signal, ...], particles: int
@@ -180,7 +180,7 @@ class Baselines(nn.Module):
 
         And zero with the gradient of its squared error.
         """
-        options = [baseline_of(signal.site) for signal in signals]
+        options: list[Any] = [baseline_of(signal.site) for signal in signals]
         if options[0] is None:
             return _together([signal.cost for signal in signals]), 0.0
         reward = _together([-signal.cost.expand(signal.score.shape) for signal in signals])

@@ -27,8 +27,8 @@ class HasChains(Protocol):
     def chain_from(self, x: Tensor) -> Tensor:
         """States of chains that begin at rows: ``(*batch, *event) -> (*batch, *state)``."""
 
-    def chain_afresh(self, shape: torch.Size | tuple) -> Tensor:
-        """States of chains that begin anywhere, independently of each other.
+    def init_chains(self, shape: torch.Size | tuple) -> Tensor:
+        """Initial states of chains, independent of data and of each other.
 
         ``(*shape, *state)``.
         """
@@ -65,7 +65,7 @@ class ContrastiveDivergence(Objective):
     - from the rows of the batch, without ``chains``: contrastive divergence, CD-k (Hinton 2002);
     - from where they ended last time, ``chains=M``: persistent contrastive divergence (Tieleman
       2008);
-    - from M of a larger ``pool`` of such states, some of which start afresh with the probability
+    - from M of a larger ``pool`` of such states, some of which are restarted with the probability
       ``restart``: the replay buffer of Du and Mordatch (2019).
 
     The states are a buffer, saved with the training state; chains without rows start where the
@@ -85,7 +85,7 @@ class ContrastiveDivergence(Objective):
     pool : int, optional
         Number of states that are kept; default: those of the chains.
     restart : float
-        Probability with which each chain starts afresh at a call.
+        Probability with which each chain is restarted at a call.
     penalty : float
         Weight of :math:`\sum_b E(x_b)^2 + E(\tilde x)^2`, which keeps energies near 0 (Du, Mordatch
         2019); the distribution must state its energy.
@@ -132,7 +132,8 @@ class ContrastiveDivergence(Objective):
         checks.not_negative(penalty=penalty)
         super().__init__()
         pool = chains if pool is None else pool
-        if (chains is None) != (pool is None) or (chains is not None and not 1 <= chains <= pool):
+        paired = (chains is None) == (pool is None)
+        if not paired or (chains is not None and pool is not None and not 1 <= chains <= pool):
             raise ValueError(
                 f"expected 1 <= chains <= pool or neither, got chains={chains}, pool={pool}; give "
                 "both"
@@ -148,7 +149,7 @@ class ContrastiveDivergence(Objective):
         """Starts the persistent chains."""
         if self.chains is not None:
             self._check(batch)
-            states = self._site(model, guide, batch)["fn"].chain_afresh((self.pool,))
+            states = self._site(model, guide, batch)["fn"].init_chains((self.pool,))
             if self.states is None or self.states.shape != states.shape:
                 self.states = states
 
@@ -207,23 +208,25 @@ class ContrastiveDivergence(Objective):
     @torch.no_grad()
     def _advance(self, distribution: HasChains) -> Tensor:
         """The next states of some chains; in training they take the place of the earlier ones."""
-        where = torch.arange(self.chains, device=self.states.device)
-        if self.chains < self.pool:  # neighbors in the pool, from a random place on
-            where = (
-                where + (torch.rand(1, device=self.states.device) * self.pool).long()
-            ) % self.pool
-        states = self.states.index_select(0, where)
+        chains: Any = self.chains
+        pool: Any = self.pool
+        kept: Any = self.states
+        device = kept.device
+        where = torch.arange(chains, device=device)
+        if chains < pool:  # neighbors in the pool, from a random place on
+            where = (where + (torch.rand(1, device=device) * pool).long()) % pool
+        states = kept.index_select(0, where)
         if self.restart:
-            anew = torch.rand(self.chains, device=states.device) < self.restart
+            anew = torch.rand(chains, device=device) < self.restart
             anew = anew.reshape(-1, *[1] * (states.ndim - 1))
             states = torch.where(anew, self._fresh(distribution), states)
         states = distribution.chain(states, self.num_steps)
         if self.training:
-            self.states.index_copy_(0, where, states)
+            kept.index_copy_(0, where, states)
         return states
 
     def _fresh(self, distribution: HasChains) -> Tensor:
-        return distribution.chain_afresh((self.chains,))
+        return distribution.init_chains((self.chains,))
 
     def _penalty(self, distribution: Any, x: Tensor, states: Tensor) -> Tensor | float:
         """What each row pays for the size of energies."""

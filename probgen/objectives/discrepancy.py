@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.sums import sum_of
 from probgen.objectives.base import Objective
 from probgen.objectives.samples import unconditioned_run
 
@@ -45,7 +46,7 @@ class RBF:
         checks.numbers("positive", scales=self.scales)
 
     def __call__(self, squares: Tensor) -> Tensor:
-        return sum((-squares / (2 * h**2)).exp() for h in self.scales)
+        return sum_of((-squares / (2 * h**2)).exp() for h in self.scales)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class InverseMultiquadric:
         checks.numbers("positive", scales=self.scales)
 
     def __call__(self, squares: Tensor) -> Tensor:
-        return sum(h**2 / (h**2 + squares) for h in self.scales)
+        return sum_of(h**2 / (h**2 + squares) for h in self.scales)
 
 
 @dataclass(frozen=True)

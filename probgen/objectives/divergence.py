@@ -109,9 +109,7 @@ def _by_dim(factor: Any, split: int) -> Any:
     return factor.reshape(factor.shape + (1,) * split) if torch.is_tensor(factor) else factor
 
 
-def _bare(
-    q: td.Distribution, p: td.Distribution
-) -> tuple[td.Distribution, td.Distribution, torch.Size]:
+def _bare(q: Any, p: Any) -> tuple[td.Distribution, td.Distribution, torch.Size]:
     """Both distributions without expansions and the event dims that they share.
 
     And the shape of their divergence.
@@ -133,5 +131,6 @@ def _same(a: float | Tensor, b: float | Tensor) -> bool:
 
 
 def _split_alike(q: td.Distribution, p: td.Distribution) -> bool:
-    both = isinstance(q, td.Independent) and isinstance(p, td.Independent)
-    return both and q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims
+    if not (isinstance(q, td.Independent) and isinstance(p, td.Independent)):
+        return False
+    return q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims

@@ -15,13 +15,14 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.core.kinds import density_kind
 from probgen.core.loss_parts import note, noting
-from probgen.core.recording import Run, log_prob, record, score_function
+from probgen.core.recording import RecordedSites, log_prob, record_sites, score_function
 from probgen.core.runtime import PARTICLES, MultiFrameTensor, isolated
 from probgen.core.sites import Sites
+from probgen.core.sums import sum_of
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.baselines import Baselines, Signal, baseline_of
 from probgen.objectives.divergence import Cost, divergence
-from probgen.objectives.schedules import Schedule, at_next_step
+from probgen.objectives.schedules import WeightSchedule, at_next_step
 
 CHARGED = ("kl", "free_bits")  # the parts with the weight beta
 
@@ -109,10 +110,11 @@ class ELBO(Objective):
     """
 
     weighs_rows = True
+    step: Tensor
 
     def __init__(
         self,
-        beta: float | Schedule = 1.0,
+        beta: float | WeightSchedule = 1.0,
         free_bits: float = 0.0,
         particles: int = 1,
         *,
@@ -143,11 +145,13 @@ class ELBO(Objective):
         """
         devices = {value.device for value in batch if torch.is_tensor(value) and value.is_cuda}
         with isolated(), torch.random.fork_rng(devices), torch.no_grad():
-            run = record(lambda *batch: None, guide, batch, self._inside, self.max_plate_nesting)
+            run = record_sites(
+                lambda *batch: None, guide, batch, self._inside, self.max_plate_nesting
+            )
         for name, site in run.guide.items():
             score = score_function(site)
             asked = None if score is None else baseline_of(site)
-            if asked is not None and asked.use_decaying_avg_baseline:
+            if score is not None and asked is not None and asked.use_decaying_avg_baseline:
                 self.baselines.start(
                     name, score.detach() if self._inside is None else score.detach()[0]
                 )
@@ -163,7 +167,7 @@ class ELBO(Objective):
         beta = at_next_step(self.beta, self.step, self.training)
         estimates = []
         for _ in range(1 if self.vectorized else self.particles):
-            run = record(model, guide, batch, self._inside, self.max_plate_nesting)
+            run = record_sites(model, guide, batch, self._inside, self.max_plate_nesting)
             check_pair(run.model, run.guide, "bound", "ELBO")
             estimates.append(self._estimate(run, beta))
         loss = sum(estimate.loss for estimate in estimates)
@@ -175,18 +179,19 @@ class ELBO(Objective):
     def _note(self, runs: list[dict[str, Tensor]], beta: float | Tensor) -> None:
         """Notes the parts of the loss, averaged over particles."""
         for name in runs[0]:
-            value = sum(parts[name] for parts in runs)
+            value = sum_of(parts[name] for parts in runs)
             value = value if self.particles == 1 else value / self.particles
             note(name, value, beta if name in CHARGED else 1.0)
 
-    def _estimate(self, run: Run, beta: float | Tensor) -> Estimate:
+    def _estimate(self, run: RecordedSites, beta: float | Tensor) -> Estimate:
         shared = run.model.keys() & run.guide.keys()
         ordered = [name for name in run.model if name in shared] == [
             name for name in run.guide if name in shared
         ]
         alone = {name: site for name, site in run.model.items() if name not in shared}
         if noting() and not run.guide and (terms := _bound_terms(alone)):
-            return _of_bound(*alone.values(), terms)
+            (site,) = alone.values()
+            return _of_bound(site, terms)
         costs = [Cost(site, -log_prob(site)) for site in alone.values()]
         for name, site in run.guide.items():
             cost = divergence(site, run.model.get(name), ordered)._replace(weight=beta)
@@ -241,7 +246,7 @@ def _parts(costs: list[Cost], sums: list[Tensor], ahead: int) -> dict[str, Tenso
     if all(value is None for value in spent):
         return parts | {"kl": charged}
     own = zip(values[ahead:], spent, strict=True)
-    kl = sum(value if divergence is None else divergence.detach() for value, divergence in own)
+    kl = sum_of(value if divergence is None else divergence.detach() for value, divergence in own)
     return parts | {"kl": kl, "free_bits": charged - kl}
 
 
@@ -296,5 +301,7 @@ def _signals(costs: list[Cost]) -> list[Signal]:
         for cost in drawn
     ]
     return [
-        Signal(cost.site, cost.score, reward) for cost, reward in zip(drawn, rewards, strict=True)
+        Signal(cost.site, cost.score, reward)
+        for cost, reward in zip(drawn, rewards, strict=True)
+        if cost.score is not None
     ]

@@ -14,6 +14,7 @@ from probgen.core.modes import infers
 from probgen.core.recording import enumerated_bound, enumerated_runs
 from probgen.core.runtime import isolated
 from probgen.core.sites import densities, is_enumerated
+from probgen.core.sums import sum_of
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.baselines import refuse_baselines
 from probgen.objectives.elbo import ELBO
@@ -82,7 +83,7 @@ class EnumeratedELBO(Objective):
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
         together = self.vectorized and self.particles > 1
-        loss = 0.0
+        loss: Any = 0.0
         divergences = []
         for _ in range(1 if together else self.particles):
             inside = self.particles if together else None
@@ -93,8 +94,9 @@ class EnumeratedELBO(Objective):
                 loss = loss - bound
                 divergences.append(divergence)
         loss = loss / self.particles
-        if None not in divergences:
-            kl = sum(divergences) / self.particles
+        known = [value for value in divergences if value is not None]
+        if len(known) == len(divergences):
+            kl = sum_of(known) / self.particles
             note("reconstruction", loss.detach() - kl)
             note("kl", kl)
         return loss
@@ -119,7 +121,8 @@ def default_objective(gen: GenerativeModel, *batch: Any) -> Objective:
     latent = [
         site for trace in run for site in densities(trace.nodes).values() if not site["is_observed"]
     ]
-    options = {"max_plate_nesting": gen.max_plate_nesting, "vectorized": gen.vectorized}
+    options: dict[str, Any] = {"max_plate_nesting": gen.max_plate_nesting}
+    options |= {"vectorized": gen.vectorized}
     if any(is_enumerated(site) for site in latent):
         return EnumeratedELBO(**options)
     return ELBO(plate=gen.plate, **options)

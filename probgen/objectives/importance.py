@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.kinds import average
-from probgen.core.recording import Cut
+from probgen.core.recording import DetachedDraws
 from probgen.objectives.weighted import RowWeighted, Weights, log_rows
 
 Bound = Callable[[Tensor], Tensor]
@@ -145,10 +145,10 @@ class DReG(RowWeighted):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        cuts: list[Cut] = []
+        cuts: list[DetachedDraws] = []
 
-        def cut() -> Cut:
-            cuts.append(Cut(differentiable=True))
+        def cut() -> DetachedDraws:
+            cuts.append(DetachedDraws(differentiable=True))
             return cuts[-1]
 
         weights = self.weigh(model, guide, batch, cut)
@@ -162,14 +162,14 @@ class DReG(RowWeighted):
         loss = self.noted(weights, -(weights.rows * bound).sum())
         if not torch.is_grad_enabled():
             return loss
-        share = shares(weights.log_w, weights.kind)
+        share = weight_shares(weights.log_w, weights.kind)
         path = weights.rows * (share if weights.kind == "bound" else share**2)
         share = weights.rows * share
         surrogate = (share * weights.log_p).sum() + _pathwise((path * weights.log_w).sum(), cuts)
         return loss.detach() - (surrogate - surrogate.detach())
 
 
-def shares(log_w: Tensor, kind: str) -> Tensor:
+def weight_shares(log_w: Tensor, kind: str) -> Tensor:
     """The derivative of :func:`average` by every log weight, ``(K, B)``.
 
     How much of a row each draw accounts for.
@@ -177,7 +177,7 @@ def shares(log_w: Tensor, kind: str) -> Tensor:
     return torch.full_like(log_w, 1 / len(log_w)) if kind == "bound" else log_w.detach().softmax(0)
 
 
-def _pathwise(value: Tensor, cuts: list[Cut]) -> Tensor:
+def _pathwise(value: Tensor, cuts: list[DetachedDraws]) -> Tensor:
     """A sum whose gradient is that of ``value`` through the draws alone.
 
     Later draws through earlier ones included.
@@ -193,8 +193,8 @@ def _pathwise(value: Tensor, cuts: list[Cut]) -> Tensor:
     )
 
 
-def _chain(cut: Cut, gradients: list[Tensor]) -> Tensor:
-    total = gradients[0].new_zeros(()) if gradients else 0.0
+def _chain(cut: DetachedDraws, gradients: list[Tensor]) -> Tensor:
+    total: Any = gradients[0].new_zeros(()) if gradients else 0.0
     steps = zip(cut.draws.values(), cut.copies.values(), gradients, strict=True)
     for draw, copy, gradient in reversed(list(steps)):
         if total.requires_grad:  # what the later draws pass back to this one

@@ -13,8 +13,9 @@ from probgen.core.loss_parts import note, note_whole, noted_parts
 from probgen.core.missing import fill_missing
 from probgen.core.recording import Recorder
 from probgen.core.sites import densities
+from probgen.core.sums import sum_of
 from probgen.objectives.base import Objective, Prepared, check_observed
-from probgen.objectives.schedules import Schedule, at_next_step
+from probgen.objectives.schedules import WeightSchedule, at_next_step
 
 
 @runtime_checkable
@@ -84,6 +85,7 @@ class InvariantInformation(Objective):
     """
 
     descends = False
+    step: Tensor
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class InvariantInformation(Objective):
         objective: Objective | None = None,
         *,
         weight: float = 1.0,
-        balance: float | Schedule = 1.0,
+        balance: float | WeightSchedule = 1.0,
         site: str = "code",
     ):
         checks.function(**checks.given(views=views))
@@ -118,15 +120,15 @@ class InvariantInformation(Objective):
     ) -> Tensor:
         one, other = (self._levels(guide, batch) for _ in range(2))
         balance = at_next_step(self.balance, self.step, self.training)
-        told = sum(joint_information(p, q, balance) for p, q in zip(one, other, strict=True))
+        told = sum_of(joint_information(p, q, balance) for p, q in zip(one, other, strict=True))
         loss = -self.weight * len(one[0]) * told
         if self.objective is None:
             return loss
         note("invariance", -len(one[0]) * told, self.weight)
         with noted_parts() as parts:
-            other = self.objective.differentiable_loss(model, guide, *batch)
-        note_whole("objective", other, parts)
-        return loss + other
+            objective = self.objective.differentiable_loss(model, guide, *batch)
+        note_whole("objective", objective, parts)
+        return loss + objective
 
     def _levels(self, guide: Callable[..., Any], batch: tuple) -> list[Tensor]:
         """The probabilities that the guide gives to the levels of each category.

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.loss_parts import note
-from probgen.core.recording import Run, log_prob, record
+from probgen.core.recording import RecordedSites, log_prob, record_sites
 from probgen.core.sites import Sites
+from probgen.core.sums import sum_of
 from probgen.objectives.base import Objective, check_density
 from probgen.objectives.divergence import divergence
 
@@ -100,10 +101,10 @@ class MatchedLatents(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        run = record(model, guide, batch)
+        run = record_sites(model, guide, batch)
         p, q = self._checked(run)
         observed = [site for site in run.model.values() if site["is_observed"]]
-        loss = -sum(log_prob(site).sum() for site in observed)
+        loss = -sum_of(log_prob(site).sum() for site in observed)
         note("reconstruction", loss)
         if self.beta:
             kl = divergence(q, p, True).sum()
@@ -124,7 +125,7 @@ class MatchedLatents(Objective):
             + max(1.0 - self.beta, 0.0) * _only_gradient(-_log_prior(p))
         )
 
-    def _checked(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _checked(self, run: RecordedSites) -> tuple[dict[str, Any], dict[str, Any]]:
         """The latent site in the model and in the guide."""
         latent = [name for name, site in run.model.items() if not site["is_observed"]]
         if latent != [self.site] or self.site not in run.guide:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from probgen.core import checks
 
-Schedule = Callable[[Tensor], Tensor]
+WeightSchedule = Callable[[Tensor], Tensor]
 
 
-def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> Schedule:
+def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> WeightSchedule:
     r"""A weight that rises linearly: :math:`\beta_t = a + (b - a) \min(t / T, 1)`.
 
     Source: Bowman et al. (2016), https://arxiv.org/abs/1511.06349 (annealing of the divergence).
@@ -26,7 +26,9 @@ def linear_warmup(steps: int, start: float = 0.0, stop: float = 1.0) -> Schedule
     return lambda step: start + (stop - start) * (step / steps).clamp(max=1.0)
 
 
-def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1.0) -> Schedule:
+def cyclical(
+    period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1.0
+) -> WeightSchedule:
     r"""A weight that rises again and again.
 
     In each period a linear rise over the share ``ramp``, then a plateau.
@@ -47,7 +49,7 @@ def cyclical(period: int, ramp: float = 0.5, start: float = 0.0, stop: float = 1
     )
 
 
-def at_step(weight: float | Schedule, step: Tensor, training: bool) -> float | Tensor:
+def at_step(weight: float | WeightSchedule, step: Tensor, training: bool) -> float | Tensor:
     """A weight at a step count (a 0-dim tensor of integers).
 
     That of a schedule, in eval mode at infinity.
@@ -61,7 +63,7 @@ def at_step(weight: float | Schedule, step: Tensor, training: bool) -> float | T
     return weight(step.to(kind) if training else torch.full_like(step, math.inf, dtype=kind))
 
 
-def at_next_step(weight: float | Schedule, step: Tensor, training: bool) -> float | Tensor:
+def at_next_step(weight: float | WeightSchedule, step: Tensor, training: bool) -> float | Tensor:
     """The same, and counts the step: in training, where the weight depends on it.
 
     >>> step = torch.tensor(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.kinds import average
-from probgen.core.recording import Cut
+from probgen.core.recording import DetachedDraws
 from probgen.core.sites import densities
-from probgen.objectives.importance import shares
+from probgen.objectives.importance import weight_shares
 from probgen.objectives.weighted import RowWeighted, log_rows
 
 
@@ -69,9 +69,11 @@ class WakeSleep(RowWeighted):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        weights = self.weigh(model, guide, batch, partial(Cut, differentiable=False))
+        weights = self.weigh(model, guide, batch, partial(DetachedDraws, differentiable=False))
         bound = average(weights.log_p - weights.log_q.detach(), weights.kind)
-        fit = (1.0 - self.sleep) * (shares(weights.log_w, weights.kind) * weights.log_q).sum(0)
+        fit = (1.0 - self.sleep) * (weight_shares(weights.log_w, weights.kind) * weights.log_q).sum(
+            0
+        )
         if self.sleep and densities(weights.pairs[0].guide.nodes):
             fit = fit + self.sleep * self._dream(model, guide, batch)
         bound = (weights.rows * bound).sum()
@@ -82,11 +84,8 @@ class WakeSleep(RowWeighted):
         """log q(z' | x') of one draw (z', x') of the model per row, ``(rows,)``."""
         with torch.no_grad():
             dreamed = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
-        given = [
-            (site["infer"]["obs"], site["value"])
-            for site in dreamed.nodes.values()
-            if _was_observed(site)
-        ]
+        sites: Iterable[Any] = dreamed.nodes.values()
+        given = [(site["infer"]["obs"], site["value"]) for site in sites if _was_observed(site)]
         told = tuple(next((x for obs, x in given if obs is value), value) for value in batch)
         if all(new is old for new, old in zip(told, batch, strict=True)):
             raise ValueError(

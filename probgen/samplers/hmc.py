@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.samplers.langevin import LogWeight, Moved, event_sum, value_and_score, wide
+from probgen.samplers.langevin import LogWeight, Moved, event_sum, per_chain, value_and_score
 
 
 def hmc(
@@ -71,7 +71,10 @@ def hmc(
         kinetic = event_sum(first.square() - momentum.square(), value.ndim) / 2
         ratio = new_value - value + kinetic
         yes = torch.rand_like(ratio).log() < ratio
-        x, score = torch.where(wide(yes, x), other, x), torch.where(wide(yes, x), new_score, score)
+        x, score = (
+            torch.where(per_chain(yes, x), other, x),
+            torch.where(per_chain(yes, x), new_score, score),
+        )
         value = torch.where(yes, new_value, value)
         accepted = accepted + yes
     return Moved(x, accepted / max(num_steps, 1))
@@ -148,7 +151,7 @@ class HMC:
     leapfrogs: int = 10
     adjusted = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.positive(step=self.step)
         checks.at_least(1, leapfrogs=self.leapfrogs)
 

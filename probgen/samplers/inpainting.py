@@ -8,12 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+NoiseTransition = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def repaint(
-    reverse: Kernel,
-    forward: Kernel,
+    reverse: NoiseTransition,
+    forward: NoiseTransition,
     observed: Callable[[Tensor], Tensor],
     z: Tensor,
     times: Tensor,

@@ -39,7 +39,7 @@ def value_and_score(log_weight: LogWeight, x: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), score
 
 
-def wide(value: Tensor, x: Tensor) -> Tensor:
+def per_chain(value: Tensor, x: Tensor) -> Tensor:
     """A number per chain as one that broadcasts to events: ``(*lead,) -> (*lead, 1, ...)``."""
     return value.reshape(*value.shape, *[1] * (x.ndim - value.ndim))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
-class Node(NamedTuple):
+class TimeNode(NamedTuple):
     """A time with its levels of signal and noise, 0-dim tensors."""
 
     time: Tensor
@@ -40,9 +40,9 @@ class Grid(NamedTuple):
     alphas: Tensor
     sigmas: Tensor
 
-    def steps(self) -> Iterator[tuple[Node, Node]]:
+    def steps(self) -> Iterator[tuple[TimeNode, TimeNode]]:
         """Neighbors in turn."""
-        return itertools.pairwise(Node(*levels) for levels in zip(*self, strict=True))
+        return itertools.pairwise(TimeNode(*levels) for levels in zip(*self, strict=True))
 
 
 def ancestral(draw: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, times: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def heun(
     lifted = (
         [None] * len(steps)
         if raised is None
-        else [Node(*levels) for levels in zip(*raised, strict=True)]
+        else [TimeNode(*levels) for levels in zip(*raised, strict=True)]
     )
     for index, ((here, there), lift) in enumerate(zip(steps, lifted, strict=True)):
         y = z / here.alpha

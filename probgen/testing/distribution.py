@@ -78,7 +78,7 @@ def supports(case: Case) -> None:
         )
 
 
-def seeded(case: Case) -> None:
+def seeded_draws(case: Case) -> None:
     """the same seed gives the same samples."""
     draws = []
     for _ in range(2):
@@ -172,4 +172,4 @@ def expands(case: Case) -> None:
             )
 
 
-CHECKS = (shapes, contexts, samples, supports, seeded, scores, single_rows, draws_of_rows, expands)
+CHECKS = (shapes, contexts, samples, supports, seeded_draws, scores, single_rows, draws_of_rows, expands)

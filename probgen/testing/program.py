@@ -5,6 +5,9 @@ Sites, plates, particles, gradients, use inside other programs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import pyro
 import torch
 from pyro import poutine
@@ -17,7 +20,7 @@ from probgen.core.runtime import isolated
 from probgen.core.sites import in_plate, is_enumerated, latent_sites, sample_sites
 from probgen.core.weights import log_weights
 from probgen.objectives.enumerated import default_objective
-from probgen.testing.case import Case, require, require_finite, require_shape
+from probgen.testing.case import Case, ConformanceError, require, require_finite, require_shape
 
 
 def batch(case: Case) -> None:
@@ -57,10 +60,10 @@ def observes(case: Case) -> None:
     """model observes x at site "x" in the data plate at dim -1, and returns it."""
     trace = _trace(case.gen.model, *case.batch)
     site = sample_sites(trace).get("x")
-    require(
-        site is not None,
-        f"expected a sample site 'x', got {list(sample_sites(trace))}; rename the observed site",
-    )
+    if site is None:
+        raise ConformanceError(
+            f"expected a sample site 'x', got {list(sample_sites(trace))}; rename the observed site"
+        )
     require(site["is_observed"], "site 'x' is drawn; write pyro.sample('x', ..., obs=x)")
     _require_same("the observed value", site["value"], case.x)
     frames = {frame.name: (frame.dim, frame.size) for frame in site["cond_indep_stack"]}
@@ -71,7 +74,8 @@ def observes(case: Case) -> None:
         got == expected,
         f"expected plate '{case.gen.plate}' of (dim, size) {expected}, got {got}; {hint}",
     )
-    _require_same("what model returns", trace.nodes["_RETURN"]["value"], case.x)
+    returned: Any = trace.nodes["_RETURN"]["value"]
+    _require_same("what model returns", returned, case.x)
 
 
 def generates(case: Case) -> None:
@@ -79,7 +83,8 @@ def generates(case: Case) -> None:
     trace = _trace(case.gen.model, None, case.context)
     rows = len(case.x) if case.rows else 1
     hint = "return the value of site 'x', and let data_plate(x, context) choose the number of rows"
-    require_shape("what model returns", trace.nodes["_RETURN"]["value"], (rows, *case.event), hint)
+    returned: Any = trace.nodes["_RETURN"]["value"]
+    require_shape("what model returns", returned, (rows, *case.event), hint)
     require(
         not sample_sites(trace)["x"]["is_observed"], "site 'x' is observed without x; write obs=x"
     )
@@ -152,18 +157,18 @@ def composes(case: Case) -> None:
 
     with isolated():
         particles = pyro.plate("draws", 2, dim=-2)
-        drawn = poutine.trace(particles(program)).get_trace()
+        drawn: Mapping[str, Any] = poutine.trace(particles(program)).get_trace().nodes
         scored = poutine.trace(program).get_trace(case.x)
     hint = "implement expand, and run programs inside forward isolated, as Marginal does"
     require_shape(
-        "a draw inside plates", drawn.nodes["part"]["value"], (2, len(case.x), *case.event), hint
+        "a draw inside plates", drawn["part"]["value"], (2, len(case.x), *case.event), hint
     )
     if case.kind != "implicit":
         scored.compute_log_prob()
         require_shape("log_prob in a plate", scored.nodes["part"]["log_prob"], (len(case.x),), hint)
 
 
-def _trace(program: object, *arguments: Tensor | None) -> poutine.Trace:
+def _trace(program: Callable[..., Any], *arguments: Tensor | None) -> poutine.Trace:
     with isolated(), torch.no_grad():
         return poutine.trace(program).get_trace(*arguments)
 
@@ -176,7 +181,7 @@ def _require_same(name: str, got: Tensor, x: Tensor) -> None:
     require(((got == x) | (x != x)).all(), f"expected {name} to be x, got other numbers")
 
 
-def _objective(case: Case) -> object:
+def _objective(case: Case) -> Any:
     return case.objective or default_objective(case.gen, *case.batch)
 
 

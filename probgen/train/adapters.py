@@ -14,6 +14,7 @@ from pyro import infer
 from torch import Tensor, nn
 
 from probgen.core.module import GenerativeModel
+from probgen.core.signatures import check_arguments
 from probgen.objectives.base import Objective
 
 SUMMED = "EnumeratedELBO() for programs with enumerated sites, else ELBO()"
@@ -80,7 +81,12 @@ class PlainLoss(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        value = self.loss(model, guide, *batch)
+        try:
+            value = self.loss(model, guide, *batch)
+        except TypeError:
+            takes = "let it take the model, the guide and what the model takes"
+            check_arguments("loss", self.loss, (model, guide, *batch), takes)
+            raise
         if not torch.is_tensor(value) or value.ndim:
             name = getattr(self.loss, "__qualname__", type(self.loss).__name__)
             got = (
@@ -161,7 +167,7 @@ def _refuse(objective: Any) -> None:
     kind = next(
         (kind for kind in ancestors if kind in INSTEAD or "differentiable_loss" in vars(kind)), None
     )
-    if kind in INSTEAD:
+    if kind is not None and kind in INSTEAD:
         advice = INSTEAD[kind].format_map(_Attributes(objective))
     elif isinstance(objective, infer.ELBO) and not callable(
         getattr(objective, "differentiable_loss", None)
@@ -205,7 +211,7 @@ def _of_method(owner: Objective | infer.ELBO, method: str) -> Any:
 # -------------------------------------------------------------------------------------------
 
 
-def teachers(objective: Any, gen: nn.Module) -> list[str]:
+def teachers(objective: Any, gen: Any) -> list[str]:
     """Names of an objective's parts that are models with parameters to train.
 
     And no part of the model being trained.
@@ -236,7 +242,7 @@ def teachers(objective: Any, gen: nn.Module) -> list[str]:
     return found
 
 
-def trainable(part: nn.Module, gen: nn.Module) -> int:
-    """How many numbers of a part take gradients and are none of the model's."""
+def trainable(part: Any, gen: Any) -> int:
+    """Number of trained parameters of a part that are none of the model's."""
     own = {id(p) for p in gen.parameters()}
     return sum(p.numel() for p in part.parameters() if p.requires_grad and id(p) not in own)

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probgen.core import checks
 from probgen.core.turns import in_turn
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "probgen-2"
 FIRST = "probgen-1"  # its checksum is of the tensors alone; still read
+_OF_MODEL = re.compile(r"(missing |unexpected )?gen\.")  # names in a run: the rest is its objective's
 UNSEALED = b"0" * 64
 
 
@@ -86,6 +89,11 @@ def written_alone(path: str | os.PathLike | None, fabric: Fabric) -> Iterator[No
 
 def _plain(name: str, value: Any) -> Tensor:
     """A tensor of its own memory on the CPU."""
+    if is_lazy(value):
+        raise CheckpointError(
+            f"expected {name} with values, got a lazy parameter without a shape; call the module "
+            "on some rows before"
+        )
     if (
         not torch.is_tensor(value)
         or value.layout is not torch.strided
@@ -93,8 +101,12 @@ def _plain(name: str, value: Any) -> Tensor:
         or value.is_meta
     ):
         kind = f"a {value.layout} tensor" if torch.is_tensor(value) else type(value).__name__
+        how = "drop it"
+        if torch.is_tensor(value) and value.is_meta:
+            kind = "one on the meta device"
+            how = "give it values first: module.to_empty(device='cpu'), and fill them"
         raise CheckpointError(
-            f"expected {name} to be a dense tensor, got {kind}, which a file cannot hold; drop it"
+            f"expected {name} to be a dense tensor, got {kind}, which a file cannot hold; {how}"
         )
     return value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
 
@@ -283,9 +295,15 @@ def check_fits(module: nn.Module, tensors: dict[str, Tensor], path: str | os.Pat
         for name in own
         if name in tensors and own[name].shape != tensors[name].shape
     ]
-    if problems:
+    if not problems:
+        return
+    shown = "; ".join(problems[:8])
+    of_run = any(name.startswith("gen.") for name in own)
+    if of_run and not any(_OF_MODEL.match(problem) for problem in problems):
         raise CheckpointError(
-            f"{path} belongs to another model ({'; '.join(problems[:8])}); build the model with "
-            "the arguments that it "
-            "was saved with"
+            f"{path} belongs to another objective ({shown}); pass the one that it was trained with"
         )
+    raise CheckpointError(
+        f"{path} belongs to another model ({shown}); build the model with the arguments that it "
+        "was saved with"
+    )

@@ -22,7 +22,7 @@ from probgen.core.private_torch import pytree
 from probgen.core.program import Program
 from probgen.core.rows import RowLayout, row_layout, tensors_of
 from probgen.train.rows import NO_ROWS, Batch, checked, in_memory
-from probgen.train.stream import Stream, as_batch
+from probgen.train.stream import BatchStream, as_batch
 from probgen.train.weighting import RowWeights, weights_of_rows
 
 Selection = Any
@@ -31,10 +31,16 @@ Selection = Any
 class Source(Protocol):
     """An endless stream of batches that knows where it stands."""
 
-    rows: int | None
     epoch: int
     layout: RowLayout
-    weights: RowWeights | None
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are in all, where that is known."""
+
+    @property
+    def weights(self) -> RowWeights | None:
+        """What the rows have been given, if anything."""
 
     @property
     def total(self) -> float | None:
@@ -128,7 +134,7 @@ class InMemory:
         self.world = world
         self.epoch = 0
         self.position = 0
-        self._order = None
+        self._order: Iterator[Tensor] | None = None
         self._missing: bool | None = None
 
     def to(self, device: torch.device) -> None:
@@ -178,7 +184,9 @@ class InMemory:
     def choose(self) -> tuple[Selection, int]:
         if self._whole():
             self.epoch += 1
-            return (None if self._used == self.rows else self.weights.used), self._used
+            if self.weights is None or self._used == self.rows:
+                return None, self._used
+            return self.weights.used, self._used
         if self._order is None:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = (
@@ -297,7 +305,7 @@ def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[B
 
 
 def _iterable(data: Any) -> Iterable[Any]:
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes | type):
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes | memoryview | type):
         raise TypeError(
             "expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got "
             f"{type(data)}"
@@ -328,7 +336,7 @@ def as_source(
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         if isinstance(data, Sized) and not len(data):
             raise ValueError(NO_ROWS)
-        return Stream(_loader(data, batch_size or DEFAULT_ROWS, drop_last), world, gen)
+        return BatchStream(_loader(data, batch_size or DEFAULT_ROWS, drop_last), world, gen)
     if isinstance(data, Iterator):
         raise TypeError(
             "expected data that can be read more than once, got an iterator; pass a list, a "
@@ -350,7 +358,7 @@ def as_source(
         return InMemory(batch, size, seed, rank, world, layout, drop_last, own)
     _iterable(data)
     _check_own_batches(data, batch_size, drop_last)
-    return Stream(data, world, gen)
+    return BatchStream(data, world, gen)
 
 
 def _check_weighted(data: Any, gen: GenerativeModel | None, weights: Any) -> None:
@@ -396,7 +404,7 @@ def _loader(data: Dataset, batch_size: int, drop_last: bool) -> DataLoader:
     return DataLoader(data, batch_size=max(1, size), shuffle=True, drop_last=drop_last)
 
 
-def _batch_size(gen: GenerativeModel, asked: int | None, layout: RowLayout) -> int:
+def _batch_size(gen: GenerativeModel | None, asked: int | None, layout: RowLayout) -> int:
     """As asked; else a part of the rows.
 
     Or all where the arguments hold none or the program takes some by itself.

@@ -31,14 +31,14 @@ from probgen.train.checkpoint import written_alone
 from probgen.train.compiled.policy import Choice, Engine
 from probgen.train.data import Source, as_source, held_out
 from probgen.train.history import FitWarning, History
-from probgen.train.loop import Callback, Plan, train
+from probgen.train.loop import Callback, RunPlan, train
 from probgen.train.optimizers import Optimizer, as_optimizer
 from probgen.train.rehearsal import check_held_out, check_observes, rehearsed
 from probgen.train.rows import Batch
 from probgen.train.run import Run
 from probgen.train.sizes import check_sizes
 from probgen.train.state import begin
-from probgen.train.stream import Stream
+from probgen.train.stream import BatchStream
 from probgen.train.watch import GradientWatch, holds_gradients
 from probgen.train.weighted_verdict import judged_rows
 
@@ -163,8 +163,8 @@ def fit(
     compile : "auto" or bool
         Whether the step, from the choice of rows to the update, becomes one compiled graph: the
         same losses, as the seed gives them, without the Python in between. ``"auto"`` times the
-        first steps and compiles where the remaining ones repay it (runs are then equal to rounding,
-        not bit for bit); ``True`` compiles after the first step. Python values that a program reads
+        first steps and compiles where the remaining ones amortize it (runs are then equal to
+        rounding, not bit for bit); ``True`` compiles after the first step. Python values that a program reads
         are then those of that time; tensors, learning rates and annealed weights may change.
     fabric : lightning_fabric.Fabric, optional
         Device, precision and processes; default: this process on the CPU.
@@ -273,7 +273,7 @@ def fit(
         check_held_out(gen, batches)
         if holds_gradients(fabric):
             run.watch = GradientWatch(run)
-        plan = Plan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
+        plan = RunPlan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
         train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
         if verdict and run.step:
             watched = patience is not None and run.waited >= patience
@@ -294,7 +294,7 @@ def _settle(gen: GenerativeModel, source: Source) -> None:
 
     Which is checked.
     """
-    if isinstance(source, Stream):
+    if isinstance(source, BatchStream):
         source.layout = row_layout(batch := as_rows(gen, *source.peek()), gen.rows_in(batch))
     elif isinstance(gen, Program):
         gen.make_parameters(source.look())
@@ -387,7 +387,7 @@ def _random_state(seed: int | None, fabric: Fabric) -> Iterator[None]:
 
 def _data_seed(fabric: Fabric) -> int:
     """One seed for the order of rows in all processes; then their noise goes separate ways."""
-    seed = fabric.broadcast(torch.randint(2**31, ()).item())
+    seed: int = fabric.broadcast(int(torch.randint(2**31, ())))
     if fabric.world_size > 1:
         torch.manual_seed(seed + fabric.global_rank)
     return seed

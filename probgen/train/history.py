@@ -47,7 +47,7 @@ class History:
         Wall time, resumed parts included.
     stopped : str
         Why training ended.
-    verdict : Verdict or None
+    verdict : FitVerdict or None
         Whether the fit should be trusted.
     compiled : str
         From which step on steps were compiled, or why they were not; empty where nobody asked.

@@ -14,12 +14,12 @@ from probgen.train.settings import schedule_of
 
 if TYPE_CHECKING:
     from probgen.train.run import Run
-    from probgen.train.state import State
+    from probgen.train.state import SavedState
 
 LONG_AGO = -(10**9)  # averages of then took the first weights for a long past
 
 
-def upgraded(state: State, run: Run) -> State:
+def upgraded(state: SavedState, run: Run) -> SavedState:
     """A state of the first format, which knew the optimizer's parameters by their places alone."""
     metadata = state.entries
     own = optimizer_state(run)
@@ -61,9 +61,9 @@ def upgraded(state: State, run: Run) -> State:
     )
 
 
-def _by_name(state: State, run: Run) -> dict[str, dict[str, Any]]:
+def _by_name(state: SavedState, run: Run) -> dict[str, dict[str, Any]]:
     members = members_of(run)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for place, value in state.under("optimizer/").items():
         index, key = place.split("/")
         name, group, p = members[int(index)]

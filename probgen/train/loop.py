@@ -21,7 +21,7 @@ Callback = Callable[[Run], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """When to validate, save and stop.
 
     ``None`` means once per epoch, or never where there is nothing to do it with.
@@ -69,7 +69,9 @@ class Plan:
         known = run.source.per_epoch() or (
             run.step / run.source.epoch if run.source.epoch else None
         )
-        return run.step if known is None else self.epochs * known - run.step
+        if known is None or self.epochs is None:
+            return run.step
+        return self.epochs * known - run.step
 
     def owes(self, run: Run) -> bool:
         """Whether the validation after the last step is missing, which was interrupted."""
@@ -87,7 +89,7 @@ class Plan:
 
 
 def train(
-    run: Run, plan: Plan, engine: Engine, progress: bool, callbacks: Sequence[Callback]
+    run: Run, plan: RunPlan, engine: Engine, progress: bool, callbacks: Sequence[Callback]
 ) -> None:
     """The loop; whatever ends it, the history knows the time and the reason.
 
@@ -116,7 +118,9 @@ def train(
             run.finish()
 
 
-def _steps(run: Run, plan: Plan, engine: Engine, bar: tqdm, callbacks: Sequence[Callback]) -> None:
+def _steps(
+    run: Run, plan: RunPlan, engine: Engine, bar: tqdm, callbacks: Sequence[Callback]
+) -> None:
     began = time.perf_counter()
     before = run.history.seconds
     first = run.step
@@ -148,7 +152,7 @@ def _look(run: Run, due: bool) -> None:
 
 
 def _after_step(
-    run: Run, plan: Plan, engine: Engine, new_epoch: bool, callbacks: Sequence[Callback]
+    run: Run, plan: RunPlan, engine: Engine, new_epoch: bool, callbacks: Sequence[Callback]
 ) -> None:
     if plan.validation and plan.due(plan.validate_every, run, new_epoch):
         run.validate(plan.validation)

@@ -14,6 +14,8 @@ import torch
 from pyro.optim import HorovodOptimizer, PyroLRScheduler, PyroOptim
 from torch import nn
 
+from probgen.core.signatures import check_arguments
+
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Named = Sequence[tuple[str, nn.Parameter]]
 
@@ -77,7 +79,11 @@ def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
 
 
 def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    made = factory(parameters)
+    try:
+        made = factory(parameters)
+    except TypeError:
+        check_arguments("optimizer", factory, (parameters,), "let it take the parameters")
+        raise
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(
             f"expected optimizer(parameters) to give a torch optimizer, got {type(made).__name__}; "
@@ -95,7 +101,8 @@ def _refuse_wrappers(optimizer: PyroOptim) -> None:
         )
     if isinstance(optimizer, PyroLRScheduler):
         name = optimizer.pt_scheduler_constructor.__name__
-        inner = optimizer.pt_optim_constructor.__name__
+        constructor: Any = optimizer.pt_optim_constructor
+        inner = constructor.__name__
         options = ", ".join(f"{key}={value!r}" for key, value in optimizer.kwargs.items())
         raise TypeError(
             f"expected an optimizer, got a scheduler of Pyro ({name}); pass "
@@ -150,7 +157,8 @@ def _from_pyro(
         if len(groups) == 1
         else {}
     )
-    made = pyro.pt_optim_constructor(groups[0]["params"] if len(groups) == 1 else groups, **first)
+    constructor: Any = pyro.pt_optim_constructor
+    made = constructor(groups[0]["params"] if len(groups) == 1 else groups, **first)
     if clips:
         made.register_step_pre_hook(partial(_clip, clips))
     return made

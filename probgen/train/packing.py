@@ -17,7 +17,7 @@ from probgen.train.checkpoint import CheckpointError
 PLAIN = (type(None), bool, int, float, str)
 SERIES = {"tuple": tuple, "set": set, "frozenset": frozenset}
 MAPPINGS = {"dict": dict, "Counter": Counter, "OrderedDict": OrderedDict}
-_NAMES = {kind: name for name, kind in {**SERIES, **MAPPINGS}.items()}
+_NAMES: dict[type, str] = {kind: name for name, kind in {**SERIES, **MAPPINGS}.items()}
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -22,7 +22,7 @@ from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.reading import ROWS, UNWEIGHTED, WEIGHTS, Reading
 from probgen.core.recording import enumerated_runs
-from probgen.core.runtime import isolated, rows_of, shapes_explained, validation
+from probgen.core.runtime import isolated, rows_in_plate, shapes_explained, validation
 from probgen.core.sites import in_plate, latent_sites, sample_sites
 from probgen.core.supports import refusal
 from probgen.train.data import Source
@@ -67,17 +67,17 @@ class RowScale(Messenger):
         if frame is not None and self.weights is not None:
             noted = {UNWEIGHTED: msg["scale"], WEIGHTS: self.weights}
             msg["infer"] = msg["infer"] | noted  # a copy: a program may keep its own
-            msg["scale"] = self._weighted(msg["scale"], frame)
+            msg["scale"] = self._weighted(msg["scale"], self.weights, frame)
 
-    def _weighted(self, scale: float | Tensor, frame: Any) -> Tensor:
+    def _weighted(self, scale: float | Tensor, weights: Tensor, frame: Any) -> Tensor:
         """A scale times the weights of the rows.
 
         One tensor for all sites of a scale, by which sites are known to have the same.
         """
         if torch.is_tensor(scale) or not frame.vectorized:
-            return weighted_scale(scale, self.weights, frame)
+            return weighted_scale(scale, weights, frame)
         if (scale, frame.dim) not in self._scales:
-            self._scales[scale, frame.dim] = weighted_scale(scale, self.weights, frame)
+            self._scales[scale, frame.dim] = weighted_scale(scale, weights, frame)
         return self._scales[scale, frame.dim]
 
 
@@ -104,7 +104,7 @@ def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf
         _check_other_rows(gen, source)
         return _nothing
     failures = []
-    for handler in (rows_of, _nothing):
+    for handler in (rows_in_plate, _nothing):
         try:
             rehearse(gen, source, handler)
             return handler
@@ -114,7 +114,7 @@ def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf
 
 
 def _on_all_rows(
-    gen: GenerativeModel, source: Source, asked: int | None, error: Exception
+    gen: GenerativeModel, source: Any, asked: int | None, error: Exception
 ) -> RowsOf:
     """Batches of all rows, if the pair runs on these.
 
@@ -260,7 +260,7 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
         _check_plate(gen, pair)
 
 
-def _check_shape(site: dict[str, Any], max_plate_nesting: int) -> None:
+def _check_shape(site: Any, max_plate_nesting: int) -> None:
     """Pyro's check of one site's log_prob against its plates, with the names of the plates.
 
     Left out for distributions without a density, and for those whose objectives are there because

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probgen.core.arguments import as_arguments
 from probgen.core.contexts import received
-from probgen.core.conversion import NO_ROWS, Arraylike, Framelike, is_nested
+from probgen.core.conversion import NO_ROWS, Arraylike, Framelike, is_nested, tensor_from
 from probgen.core.entry import as_rows
 from probgen.core.keywords import call_form
 from probgen.core.module import GenerativeModel
@@ -67,7 +67,7 @@ def _by_name(gen: GenerativeModel | None, data: Mapping[str, Any]) -> Batch:
     )
 
 
-def _required(gen: GenerativeModel) -> list[str]:
+def _required(gen: Program) -> list[str]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     found = gen.parameters_by_name().items()
     return [
@@ -76,7 +76,7 @@ def _required(gen: GenerativeModel) -> list[str]:
 
 
 def checked(
-    gen: GenerativeModel, data: Any, rows: Sequence[str] | None = None
+    gen: GenerativeModel | None, data: Any, rows: Sequence[str] | None = None
 ) -> tuple[Batch, RowLayout]:
     """Data in memory as arguments and the layout of their rows.
 
@@ -123,10 +123,16 @@ def _with_sequences(gen: Any, batch: Batch) -> Batch:
 def check_some(batch: Batch) -> None:
     """Refuses arguments of which the first that holds rows has none."""
     arrays = (leaf for leaf in leaves_of(batch) if not isinstance(leaf, type))
-    shapes = (getattr(leaf, "shape", ()) for leaf in arrays)
-    first = next((tuple(shape) for shape in shapes if len(shape)), (1,))
+    shapes = map(_shape, arrays)
+    first = next((shape for shape in shapes if shape), (1,))
     if first[0] == 0:
         raise ValueError(NO_ROWS)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    if isinstance(leaf, Tensor):
+        tensor_from(leaf, None)  # refuses a tensor of tensors, which has no shape
+    return tuple(getattr(leaf, "shape", ()))
 
 
 def _check_lengths(batch: Batch) -> None:
@@ -141,7 +147,7 @@ def _check_lengths(batch: Batch) -> None:
         )
 
 
-def _named(gen: GenerativeModel, batch: Batch, layout: RowLayout, rows: Sequence[str]) -> RowLayout:
+def _named(gen: Any, batch: Batch, layout: RowLayout, rows: Sequence[str]) -> RowLayout:
     """The layout with rows in the named arguments alone."""
     names = _names(gen, batch)
     if unknown := sorted(set(rows) - set(names)):

@@ -16,6 +16,7 @@ from probgen.core.loss_parts import LossParts, noted_parts
 from probgen.core.module import GenerativeModel
 from probgen.core.private_torch import foreach_lerp_, foreach_norm
 from probgen.core.runtime import local_parameters
+from probgen.core.sums import sum_of
 from probgen.train import state
 from probgen.train.autopsy import Autopsy
 from probgen.train.data import Selection, Source
@@ -144,9 +145,14 @@ class Run:
         norm = self._clip()
         numbers = numbers_of(parts, share, value)
         if self.fabric.world_size > 1:
-            value = self.fabric.all_reduce(value.detach(), reduce_op="mean")
-            numbers = self.fabric.all_reduce(numbers, reduce_op="mean") if parts else numbers
+            value = self._mean(value.detach())
+            numbers = self._mean(numbers) if parts else numbers
         return [value.item(), norm.item(), *numbers.tolist()], parts
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes."""
+        mean: Any = self.fabric.all_reduce(value, reduce_op="mean")
+        return mean
 
     def _adopt(self) -> None:
         """Parameters that a program states for the first time in this step are trained from here on."""
@@ -193,15 +199,16 @@ class Run:
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
-            self._move_average(newest(self.decay, self.averaged_steps + 1))
+            decay: Any = self.decay
+            self._move(self.average, newest(decay, self.averaged_steps + 1))
 
-    def _move_average(self, weight: float) -> None:
+    def _move(self, average: list[Tensor], weight: float) -> None:
         """The averages with the newest weights in them."""
-        before = {index: self.average[index].clone() for index in self.unbounded}
-        foreach_lerp_(self.average, self.parameters, weight)
+        before = {index: average[index].clone() for index in self.unbounded}
+        foreach_lerp_(average, list[Tensor](self.parameters), weight)
         for index, mean in before.items():  # an infinity minus itself is not a number
             same = mean == self.parameters[index]
-            self.average[index].copy_(torch.where(same, mean, self.average[index]))
+            average[index].copy_(torch.where(same, mean, average[index]))
 
     def begin_average(self, since: int, means: dict[str, Tensor]) -> None:
         """Starts the average of the weights after step ``since``.
@@ -257,9 +264,10 @@ class Run:
 
     def _clip(self) -> Tensor:
         if self.clip is not None:
-            return self.fabric.clip_gradients(
+            norm: Any = self.fabric.clip_gradients(
                 self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
             )
+            return norm
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         reached = [p.grad for p in trained if p.grad is not None]
         check_reached(reached)
@@ -307,16 +315,11 @@ class Run:
             with self.averaged(), torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(0)
                 rows = sum(map(self.count, batches))
-                total = sum(
+                total = sum_of(
                     self.per_row(self.fabric.to_device(batch), rows, self.module)
                     for batch in batches
                 )
-                value = (
-                    self.fabric.all_reduce(total, reduce_op="mean")
-                    if self.fabric.world_size > 1
-                    else total
-                )
-                value = value.item()
+                value = (self._mean(total) if self.fabric.world_size > 1 else total).item()
         finally:
             self.module.train(training)
         with self.signals.held():
@@ -343,7 +346,7 @@ class Run:
 
     def finish(self) -> None:
         """Gives the model what the run leaves behind."""
-        if self.leaves() == "best":
+        if self.best is not None and self.leaves() == "best":
             self.module.load_state_dict(self.best[1])
         else:
             self.swap()

@@ -46,7 +46,10 @@ def asked_of(run: Run) -> Settings:
 
 def schedule_of(run: Run) -> dict[str, Any] | None:
     """The scheduler's class and state."""
-    return run.scheduler and {"class": class_of(run.scheduler), "state": run.scheduler.state_dict()}
+    scheduler = run.scheduler
+    if scheduler is None:
+        return None
+    return {"class": class_of(scheduler), "state": scheduler.state_dict()}
 
 
 def _batch_size(source: Source) -> int | None:

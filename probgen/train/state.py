@@ -22,7 +22,7 @@ from probgen.train.transaction import random_state, set_random_state
 if TYPE_CHECKING:
     from probgen.train.run import Run
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "cursor": dict,
     "rows": (int, type(None)),
     "optimizer": dict,
@@ -39,7 +39,7 @@ SCHEMA = {
 PACKED = ("cursor", "optimizer", "scheduler", "precision", "asked")
 
 
-class State(NamedTuple):
+class SavedState(NamedTuple):
     """What a file holds of a run: tensors by name, and the rest by the names of the schema."""
 
     tensors: dict[str, Tensor]
@@ -66,6 +66,11 @@ def begin(run: Run, checkpoint: str | os.PathLike | None, resume: bool) -> Path 
     if checkpoint is None:
         return None
     path = Path(checkpoint)
+    if run.fabric.broadcast(os.path.isdir(path)):  # noqa: PTH112
+        raise disk.CheckpointError(
+            f"expected the path of a file, got the folder {path}; add a name: "
+            f"{path / 'run.checkpoint'}"
+        )
     there = run.fabric.broadcast(os.path.exists(path))  # noqa: PTH110 (does not raise where a folder is closed)
     if there and resume:
         restore(run, path)
@@ -137,7 +142,7 @@ def restore(run: Run, path: Path) -> None:
         )
     try:
         state = (
-            upgraded(State(tensors, metadata), run)
+            upgraded(SavedState(tensors, metadata), run)
             if "groups" in metadata
             else _parsed(tensors, metadata)
         )
@@ -155,7 +160,7 @@ def restore(run: Run, path: Path) -> None:
         _apply(run, state, path, *settings[:2])
 
 
-def _parsed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> State:
+def _parsed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> SavedState:
     for name, kinds in SCHEMA.items():
         if not isinstance(metadata[name], kinds):
             raise TypeError(f"{name}: {type(metadata[name]).__name__}")
@@ -164,10 +169,10 @@ def _parsed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> State:
         for name in SCHEMA
     }
     entries["validation"] = [(int(step), float(value)) for step, value in entries["validation"]]
-    return State(tensors, entries)
+    return SavedState(tensors, entries)
 
 
-def _check(run: Run, state: State, path: Path) -> None:
+def _check(run: Run, state: SavedState, path: Path) -> None:
     """Everything that has to fit this run."""
     entries = state.entries
     if entries["rows"] != run.source.rows:
@@ -183,15 +188,14 @@ def _check(run: Run, state: State, path: Path) -> None:
     if None not in (data, run.asked["data"]) and data != run.asked["data"]:
         raise disk.CheckpointError(
             f"expected the data that {path} was trained on, got others of as many rows, "
-            "or other weights; pass those, or another path to "
-            "start anew"
+            "other weights or another precision; pass those, or another path to start anew"
         )
     check_optimizer(run, entries["optimizer"], path)
     _check_places(run, state)
     _check_series(run, state)
 
 
-def _check_places(run: Run, state: State) -> None:
+def _check_places(run: Run, state: SavedState) -> None:
     """Cursor, schedule and random state are of the kinds that this run has.
 
     ``ValueError`` where not.
@@ -225,7 +229,7 @@ def _check_places(run: Run, state: State) -> None:
         raise ValueError(str(error)) from error
 
 
-def _check_series(run: Run, state: State) -> None:
+def _check_series(run: Run, state: SavedState) -> None:
     """History and averages have the shapes that they should; ``ValueError`` where not."""
     loss = state.tensors["history/loss"]
     norms = state.tensors["history/gradient_norm"]
@@ -266,7 +270,7 @@ def _warn(
 
 
 def _apply(
-    run: Run, state: State, path: Path, options: list[dict], schedule: dict[str, Any] | None
+    run: Run, state: SavedState, path: Path, options: list[dict], schedule: dict[str, Any] | None
 ) -> None:
     entries = state.entries
     try:
@@ -278,7 +282,7 @@ def _apply(
     run.module.load_state_dict(state.under("module/"))
     load_optimizer(run, entries["optimizer"], options)
     run.fabric.strategy.precision.load_state_dict(entries["precision"])
-    if schedule is not None:
+    if schedule is not None and run.scheduler is not None:
         run.scheduler.load_state_dict(schedule)
     run.history = with_series(state.under("history/"))
     run.history.validation = entries["validation"]

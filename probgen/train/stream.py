@@ -5,7 +5,7 @@ With a cursor for exact resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from probgen.train.rows import NO_ROWS, Batch, arguments_of, check_some
 Selection = Any
 
 
-class Stream:
+class BatchStream:
     """Batches from a DataLoader or any iterable of batches that can be iterated again.
 
     To resume, the random state at the start of the epoch is put back and the batches already seen
@@ -40,7 +40,7 @@ class Stream:
         self.weights = None
         self.epoch = 0
         self.position = 0
-        self._iterator = None
+        self._iterator: Iterator[Any] | None = None
         self._ahead: Batch = ()
         self._start: list[Tensor] | None = None
 
@@ -80,7 +80,8 @@ class Stream:
             self._open(0)
         batch = self._ahead
         self.position = self.position + 1
-        self._look_ahead()
+        if self._iterator is not None:
+            self._look_ahead(self._iterator)
         return batch, self.layout.like(batch).count(batch) * self.world
 
     def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
@@ -118,11 +119,12 @@ class Stream:
     def _open(self, position: int) -> None:
         """Starts an epoch and moves to the batch at ``position``."""
         with lent():
-            self._iterator = iter(self.batches)
+            batches = iter(self.batches)
+            self._iterator = batches
             self.position = position
             for _ in range(position):
-                next(self._iterator)
-        self._look_ahead()
+                next(batches)
+        self._look_ahead(batches)
         if self._iterator is None:
             raise ValueError(
                 "expected an iterable that gives batches in every epoch, got none; pass a list, a "
@@ -130,14 +132,14 @@ class Stream:
                 "object whose __iter__ starts anew"
             )
 
-    def _look_ahead(self) -> None:
+    def _look_ahead(self, batches: Iterator[Any]) -> None:
         """Fetches the next batch early.
 
         So that the end of an epoch is known with its last batch.
         """
         try:
             with lent():
-                given = next(self._iterator)
+                given = next(batches)
             self._ahead = as_batch(given, self.gen)
         except StopIteration:
             self.epoch = self.epoch + 1
@@ -175,7 +177,7 @@ def _length(batches: Any, gen: GenerativeModel | None) -> int | None:
         return None
     if isinstance(batches, DataLoader):
         return len(data)
-    return sum(row_layout(as_batch(batch, gen)).size for batch in data)
+    return sum(row_layout(as_batch(batch, gen)).size for batch in batches)
 
 
 def as_batch(batch: Any, gen: GenerativeModel | None = None) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,8 @@ class GradientWatch:
         if fabric.world_size == 1 or not before:
             return
         flags = torch.tensor([float(name in self.left) for name in before], device=fabric.device)
-        shares = fabric.all_reduce(flags, reduce_op="mean").tolist()
+        reduced: Any = fabric.all_reduce(flags, reduce_op="mean")
+        shares = reduced.tolist()
         self.left = {
             name: p
             for (name, p), share in zip(before.items(), shares, strict=True)
@@ -100,12 +101,14 @@ class GradientWatch:
     def _try(self, training: bool) -> None:
         """The gradient of a batch, which changes nothing."""
         run = self.run
-        selection = self.run.source.first()
+        selection = run.source.first()
         with preserved(run.module), torch.random.fork_rng(), torch.enable_grad():
             run.module.train(training)
             try:
                 index = run.source.index(selection)
-                value = run.per_row(run.fetch(selection), loss=run.plain, index=index)
+                weights = run.source.scales(selection)
+                batch = run.fetch(selection)
+                value = run.per_row(batch, loss=run.plain, index=index, weights=weights)
                 given = list(self.left.values())
                 self._reached(torch.autograd.grad(value, given, allow_unused=True))
             except Exception:

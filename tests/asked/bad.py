@@ -89,7 +89,7 @@ CLASSES: dict[str, Any] = {
     "CategoricalDiffusion": pg.CategoricalDiffusion,
     "CausalNetwork": pg.nn.RNN,
     "Features": pg.evaluate.RandomFeatures,
-    "Truncated": pg.Truncated,
+    "Truncation": pg.Truncation,
     "Schedule": pg.diffusion.CosineSchedule,
     "NoiseSchedule": pg.diffusion.CosineSchedule,
 }

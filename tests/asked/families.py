@@ -83,7 +83,7 @@ GOOD = {
     "JointTable": lambda: {"dims": 3},
     "MarkovChain": lambda: {"dims": 3},
     "MarkovRandomField": lambda: {"shape": (2, 2), "edges": pg.graphical.grid_edges(2, 2)},
-    "Codes": lambda: {"categories": (3,), "numbers": 1},
+    "Codes": lambda: {"categories": (3,), "continuous": 1},
     "InfoGAN": lambda: {
         "generator": pg.GAN(pg.nn.SideBySide(pg.nn.MLP(6, [4], 2)), normal(2), (2,)),
         "codes": pg.Codes((3,), 1),
@@ -194,6 +194,6 @@ GOOD = {
     "StickBreaking": lambda: {"concentration": torch.ones(3)},
     "Gaussianized": lambda: {"weights": torch.ones(2, 4), "low": -1.0, "high": 1.0},
     "Score": lambda: {"value": torch.zeros(3), "kind": "exact"},
-    "Truncated": lambda: {"temperature": 0.5},
+    "Truncation": lambda: {"temperature": 0.5},
     "Nutpie": dict,
 }

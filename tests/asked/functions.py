@@ -80,7 +80,7 @@ GOOD = {
     "active_units": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 4},
     "ess": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
     "khat": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
-    "verdict": lambda: {"gen": vae(), "*batch": (rows(2),), "draws": 60, "seconds": 0.1},
+    "verdict": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60, "seconds": 0.1},
     "annealed_importance": lambda: {
         "gen": energy(),
         "temperatures": 3,
@@ -116,11 +116,11 @@ GOOD = {
         "distribution": pg.MarkovChain(3)(),
         "x": torch.zeros(1, 3),
         "mask": torch.tensor([[True, True, False]]),
-        "steps": 1,
+        "num_steps": 1,
     },
     "truncated": lambda: {
         "distribution": dist.Categorical(torch.ones(3)),
-        "rule": pg.Truncated(0.5),
+        "rule": pg.Truncation(0.5),
     },
     "from_betas": lambda: {"betas": (0.1, 0.2)},
     "uniform_steps": lambda: {

@@ -116,7 +116,7 @@ def impute(gen, *batch):
 
 
 def verdict(gen, *batch):
-    found = pg.verdict(gen, *batch, draws=20)
+    found = pg.verdict(gen, *batch, particles=20)
     return [torch.as_tensor(value) for value in (found.khat, found.ess) if value is not None]
 
 

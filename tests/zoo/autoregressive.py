@@ -18,7 +18,9 @@ AUTOREGRESSIVE: list[Member] = [
         lambda: MADE(4, [8], heads.Bernoulli(), context=2),
         levels(2, 4, context=(2,)),
     ),
-    Member("MADE of normal mixtures", lambda: MADE(3, [8], MixtureOfGaussians(3)), rows(3)),
+    Member(
+        "MADE of normal mixtures", lambda: MADE(3, [8], MixtureOfGaussians(components=3)), rows(3)
+    ),
     Member(
         "MADE over orders",
         lambda: MADE(4, [8], heads.Bernoulli(), orders=random_orders(3, 4), context=2),

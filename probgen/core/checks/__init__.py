@@ -7,6 +7,7 @@ layers=layers)``. What has the wrong type is a ``TypeError``, what has the wrong
 step.
 """
 
+from probgen.core.checks.contexts import BUILD, context, context_words
 from probgen.core.checks.objects import (
     callable_,
     factory,
@@ -53,10 +54,12 @@ from probgen.core.checks.several import (
 )
 
 __all__ = [
+    "BUILD",
     "at_least",
     "at_most",
     "bounds",
     "callable_",
+    "context",
     "factory",
     "families",
     "finite",
@@ -66,6 +69,7 @@ __all__ = [
     "generative",
     "given",
     "has",
+    "context_words",
     "instance",
     "instances",
     "is_number",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from probgen.core.checks.reports import no_class, wrong_type
+from probgen.core.checks.reports import no_class, wrong_type, wrong_value
 
 _MADE = (nn.Module, torch.distributions.Distribution, torch.optim.Optimizer)
 
@@ -55,6 +55,8 @@ def path(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, str | os.PathLike):
             wrong_type(f"a path {name}", value, "pass a str or pathlib.Path")
+        if "\0" in os.fspath(value):
+            wrong_value(f"a path {name} without null characters", value, "leave them out")
 
 
 def function(advice: str = "", /, **values: Any) -> None:
@@ -123,7 +125,7 @@ def network(**values: Any) -> None:
 
 
 def generative(**values: Any) -> None:
-    """Refuses what is not a generative model.
+    """Refuses what is not a generative model, or, by another name than gen, cannot be part of one.
 
     >>> generative(prior=nn.Linear(2, 2))
     Traceback (most recent call last):
@@ -133,6 +135,8 @@ def generative(**values: Any) -> None:
         no_class(**{name: value})
         if not callable(getattr(value, "model", None)) or not callable(value):
             wrong_type(f"a generative model {name}", value, _generative_advice(value))
+        if name != "gen" and (refuse := getattr(value, "check_part", None)):
+            refuse(name)
 
 
 def families(**values: Any) -> None:

@@ -49,8 +49,8 @@ def is_seed(**values: Any) -> None:
     """
     at_least(0, **values)
     for name, value in values.items():
-        if value >= _SEEDS:
-            wrong_value(f"a seed {name} < 2**63", value, "pass a smaller one")
+        if int(value) >= _SEEDS:
+            wrong_value(f"{name} < 2**63", value, "pass a smaller one")
 
 
 def within(interval: str, advice: str = "", /, **values: Any) -> None:

@@ -14,7 +14,7 @@ from probgen.core import checks
 from probgen.distributions.diffusion.predictions import Epsilon, Prediction
 from probgen.distributions.diffusion.process import at, refuse_missing, table_path, wide
 from probgen.distributions.diffusion.schedules import TabulatedSchedule
-from probgen.distributions.diffusion.tables import Shares, shares
+from probgen.distributions.diffusion.tables import Shares, signal_shares
 from probgen.distributions.diffusion.times import NoiseSchedule
 from probgen.samplers.reverse import Grid
 
@@ -50,7 +50,7 @@ class AdditiveNoise(nn.Module, ABC):
     continuous = True
     start = -torch.inf
     log_signal: Tensor
-    chances: Tensor
+    time_probabilities: Tensor
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class AdditiveNoise(nn.Module, ABC):
         checks.has(("inputs", "original"), "pass Velocity() or Epsilon()", prediction=prediction)
         checks.pair(**checks.given(bounds=bounds))
         super().__init__()
-        signal = shares(schedule, num_times)
+        signal = signal_shares(schedule, num_times)
         if signal[-1] == 0:
             raise ValueError(
                 "expected a schedule of shares of signal that fall within (0, 1), got 0 at the "
@@ -72,8 +72,8 @@ class AdditiveNoise(nn.Module, ABC):
         # differences of logarithms stay exact where steps are small
         self.register_buffer("log_signal", log_signal.to(torch.get_default_dtype()))
         ratio = signal.logit()
-        chances = torch.cat((ratio.new_zeros(2), -ratio.diff() / (ratio[0] - ratio[-1])))
-        self.register_buffer("chances", chances.to(torch.get_default_dtype()))
+        time_probabilities = torch.cat((ratio.new_zeros(2), -ratio.diff() / (ratio[0] - ratio[-1])))
+        self.register_buffer("time_probabilities", time_probabilities.to(torch.get_default_dtype()))
         self.schedule = TabulatedSchedule(signal)
         self.num_times = len(signal)
         self.prediction = prediction

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
-from probgen.core.truncation import Truncated, using
+from probgen.core.sums import sum_of
+from probgen.core.truncation import Truncation, using
 from probgen.distributions.diffusion.process import (
     Denoiser,
-    Network,
+    NoiseNetwork,
     Process,
     guided,
     refuse_missing,
 )
-from probgen.distributions.diffusion.samplers import Sampler
+from probgen.distributions.diffusion.samplers import ReverseSampler
 
 
 class Diffused(dist.TorchDistribution):
@@ -40,7 +41,7 @@ class Diffused(dist.TorchDistribution):
         Its distributions.
     event_shape, batch_shape : sequence of int
         Shapes of the distribution.
-    sampler : Sampler
+    sampler : ReverseSampler
         How ``sample`` takes noise away.
     unconditional : callable, optional
         The network without a context, for guidance.
@@ -61,13 +62,13 @@ class Diffused(dist.TorchDistribution):
 
     def __init__(
         self,
-        net: Network,
+        net: NoiseNetwork,
         process: Process,
         event_shape: Sequence[int],
         batch_shape: Sequence[int],
         *,
-        sampler: Sampler,
-        unconditional: Network | None,
+        sampler: ReverseSampler,
+        unconditional: NoiseNetwork | None,
         guidance: float,
     ):
         self.denoiser = Denoiser(net, process, len(event_shape))
@@ -115,24 +116,26 @@ class Diffused(dist.TorchDistribution):
 
     @of_own_precision
     def log_prob(self, x: Tensor) -> Tensor:
-        return sum(self.bound_terms(x).values())
+        return sum_of(self.bound_terms(x).values())
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         lead = torch.Size(sample_shape) + self.batch_shape
         denoiser = self.sampled()
         return self.ended(self.sampler(denoiser, self.prior().sample(lead)), denoiser)
 
-    def using(self, sampler: Sampler | None = None, guidance: float | None = None) -> Diffused:
+    def using(
+        self, sampler: ReverseSampler | None = None, guidance: float | None = None
+    ) -> Diffused:
         """The same distribution sampled in another way, or with another strength of guidance."""
-        if isinstance(sampler, Truncated):
+        if isinstance(sampler, Truncation):
             return using(self, sampler)
         new = copy.copy(self)
         new.sampler = self.sampler if sampler is None else sampler
         new.guidance = self.guidance if guidance is None else guidance
         return new
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Diffused:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Diffused:
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)
         return new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -12,9 +12,9 @@ from torch.distributions import constraints, kl_divergence
 
 from probgen.core import checks
 from probgen.distributions.diffusion.diffused import Diffused
-from probgen.distributions.diffusion.process import Denoiser, DiscreteProcess, Network
-from probgen.distributions.diffusion.samplers import Ancestral, Sampler
-from probgen.distributions.diffusion.tables import even_chances
+from probgen.distributions.diffusion.process import Denoiser, DiscreteProcess, NoiseNetwork
+from probgen.distributions.diffusion.samplers import Ancestral, ReverseSampler
+from probgen.distributions.diffusion.tables import uniform_probabilities
 from probgen.distributions.gibbs import gibbs
 from probgen.samplers.reverse import ancestral
 
@@ -30,8 +30,8 @@ class DiscreteDiffused(Diffused):
               p(z_s \mid z_t)\big) - \mathrm{KL}\big(q(z_1 \mid x) \| p(z_1)\big)
 
     with :math:`z_{1/T} \sim q(z_{1/T} \mid x)` and :math:`z_t \sim q(z_t \mid x)`: two calls of the
-    network. The chances :math:`\pi_t` are those of the process; additive noise takes them from the
-    log signal-to-noise ratio, to which divergences are about proportional. Labels, whose divergence
+    network. The probabilities :math:`\pi_t` of times are those of the process; additive noise takes them
+    from the log signal-to-noise ratio, to which divergences are about proportional. Labels, whose divergence
     at t = 1 / T is :math:`-\log p(x \mid z_t)` itself, take one call, t uniform. Divergences are in
     closed form, or, where there is none, the log-ratio of one draw. The times of the rows of one
     call are spread evenly (Kingma et al. 2021).
@@ -45,7 +45,7 @@ class DiscreteDiffused(Diffused):
         ``GammaNoise``, ``MixtureNoise``, ``AbsorbingNoise`` or ``UniformNoise``.
     event_shape, batch_shape : sequence of int
         Shapes of the distribution.
-    sampler : Sampler, optional
+    sampler : ReverseSampler, optional
         How ``sample`` takes noise away; default: the chain, all T steps of it. Fewer have another
         distribution, near it.
     unconditional, guidance
@@ -77,21 +77,22 @@ class DiscreteDiffused(Diffused):
 
     def __init__(
         self,
-        net: Network,
+        net: NoiseNetwork,
         process: DiscreteProcess,
         event_shape: Sequence[int],
         batch_shape: Sequence[int] = (),
         *,
-        sampler: Sampler | None = None,
-        unconditional: Network | None = None,
+        sampler: ReverseSampler | None = None,
+        unconditional: NoiseNetwork | None = None,
         guidance: float = 1.0,
     ):
+        times: Any = process.num_times  # a number: discrete states have discrete times
         super().__init__(
             net,
             process,
             event_shape,
             batch_shape,
-            sampler=Ancestral(process.num_times) if sampler is None else sampler,
+            sampler=Ancestral(times) if sampler is None else sampler,
             unconditional=unconditional,
             guidance=guidance,
         )
@@ -107,14 +108,14 @@ class DiscreteDiffused(Diffused):
         """
         process = self.process
         x = self._checked(x)
-        number = self._numbers(x, process.chances)
+        number = self._numbers(x, process.time_probabilities)
         t = self._time(number)
         s = self._time(number - 1)
         z = _drawn(process.marginal(x, t))
         term = _divergence(process.posterior(z, x, t, s), self.denoiser.reverse(z, t, s))
         last = process.marginal(x, torch.ones_like(t))
         prior = _divergence(last, self.prior().expand(t.shape))
-        terms = {"diffusion": -term / process.chances[number], "prior": -prior}
+        terms = {"diffusion": -term / process.time_probabilities[number], "prior": -prior}
         if process.continuous:
             first = self._time(torch.ones_like(number))
             z = _drawn(process.marginal(x, first))
@@ -128,16 +129,18 @@ class DiscreteDiffused(Diffused):
         cross-entropy in nats.
         """
         x = self._checked(x)
-        t = self._time(self._numbers(x, even_chances(self.process.num_times, x)))
+        t = self._time(self._numbers(x, uniform_probabilities(self.process.num_times, x)))
         z = _drawn(self.process.marginal(x, t))
         return self.process.loss(self.denoiser.predict(z, t), x, z, t)
 
     def prior(self) -> dist.TorchDistribution:
-        return self.process.prior(self.process.chances.new_zeros(self.event_shape))
+        return self.process.prior(self.process.time_probabilities.new_zeros(self.event_shape))
 
     def states(self) -> list[Tensor]:
         count = self.process.num_times
-        return list(torch.arange(count, 0, -1, device=self.process.chances.device) / count)
+        return list(
+            torch.arange(count, 0, -1, device=self.process.time_probabilities.device) / count
+        )
 
     def embed(self, x: Tensor) -> Tensor:
         self.process.check(x)
@@ -159,7 +162,7 @@ class DiscreteDiffused(Diffused):
 
         If the process can: as ``x``.
         """
-        if not isinstance(self.process, Completing):
+        if not isinstance(self.process, MissingAsNoise):
             raise NotImplementedError(
                 f"expected a process that takes missing entries (NaN) for noised ones, got "
                 f"{type(self.process).__name__}; use AbsorbingNoise, or impute with a mixture, "
@@ -186,20 +189,22 @@ class DiscreteDiffused(Diffused):
         """The times of numbers 0, ..., T."""
         return number / self.process.num_times
 
-    def _numbers(self, x: Tensor, chances: Tensor) -> Tensor:
+    def _numbers(self, x: Tensor, time_probabilities: Tensor) -> Tensor:
         """The number of a random time for each row, those of all rows spread evenly."""
         lead = x.shape[: x.ndim - len(self.event_shape)]
         place = torch.arange(lead.numel(), device=x.device, dtype=torch.float64) / max(
             1, lead.numel()
         )
         share = (torch.rand((), device=x.device, dtype=torch.float64) + place) % 1
-        number = torch.searchsorted(chances.double().cumsum(0), share, right=True)
+        number = torch.searchsorted(time_probabilities.double().cumsum(0), share, right=True)
         return number.clamp(max=self.process.num_times).reshape(lead)
 
 
 @runtime_checkable
-class Completing(Protocol):
+class MissingAsNoise(Protocol):
     """A process for which a missing entry is a noised one."""
+
+    num_times: int
 
     def incomplete(self, x: Tensor, event_ndim: int) -> tuple[Tensor, Tensor]:
         """A state ``(*batch, *event)`` and the numbers of its times ``(*batch,)``."""

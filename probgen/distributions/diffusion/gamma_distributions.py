@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -89,7 +90,7 @@ class CenteredGamma(dist.TorchDistribution):
     def variance(self) -> Tensor:
         return (self.concentration * self.scale.square()).to(self.loc.dtype)
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draws whose gradients go to ``loc`` alone."""
         shape = torch.Size(sample_shape) + self.batch_shape
         k = self.concentration.detach().double().expand(shape)
@@ -112,7 +113,7 @@ class CenteredGamma(dist.TorchDistribution):
         value = 0.5 * k.log() + self.scale.double().log() + HALF_LOG_2PI + r - (k - 1) * d
         return value.to(self.loc.dtype)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> CenteredGamma:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> CenteredGamma:
         return CenteredGamma(
             *(
                 value.expand(torch.Size(batch_shape))
@@ -165,7 +166,7 @@ class ScaledBeta(dist.TorchDistribution):
         share = self.first * self.second / (total.square() * (total + 1))
         return (self.width.square() * share).to(self.loc.dtype)
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draws whose gradients go to ``loc`` and ``width``."""
         shape = torch.Size(sample_shape) + self.batch_shape
         k, rest = (value.detach().double().expand(shape) for value in (self.first, self.second))
@@ -211,7 +212,7 @@ class ScaledBeta(dist.TorchDistribution):
         )
         return value.to(self.loc.dtype)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ScaledBeta:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ScaledBeta:
         new = copy.copy(self)
         for name in ("loc", "width", "first", "second"):
             setattr(new, name, getattr(self, name).expand(torch.Size(batch_shape)))

@@ -23,9 +23,15 @@ from probgen.distributions.diffusion.bound import (
 )
 from probgen.distributions.diffusion.diffused import Diffused
 from probgen.distributions.diffusion.gaussian import GaussianNoise
-from probgen.distributions.diffusion.process import Denoiser, Network, refuse_missing
+from probgen.distributions.diffusion.process import Denoiser, NoiseNetwork, refuse_missing
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
-from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler
+from probgen.distributions.diffusion.samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolver,
+    Heun,
+    ReverseSampler,
+)
 from probgen.distributions.diffusion.thresholds import Limit
 from probgen.distributions.diffusion.times import NoiseSchedule, Times, UniformTimes, uniform_steps
 from probgen.distributions.gibbs import gibbs
@@ -55,7 +61,7 @@ class GaussianDiffused(Diffused):
         Independent standard normals, one event.
     batch_shape : sequence of int
         The batch shape of the distribution.
-    sampler : Sampler
+    sampler : ReverseSampler
         How ``sample`` takes noise away.
     times : callable
         Where the simple loss is evaluated: ``UniformTimes()`` or ``LogNormalTimes()``.
@@ -83,15 +89,15 @@ class GaussianDiffused(Diffused):
 
     def __init__(
         self,
-        net: Network,
+        net: NoiseNetwork,
         process: GaussianNoise,
         noise: dist.TorchDistribution,
         batch_shape: Sequence[int] = (),
         *,
-        sampler: Sampler = Ancestral(),  # noqa: B008 (immutable)
+        sampler: ReverseSampler = Ancestral(),  # noqa: B008 (immutable)
         times: Times = UniformTimes(),  # noqa: B008
         reconstruction: Reconstruction = GaussianReconstruction(),  # noqa: B008
-        unconditional: Network | None = None,
+        unconditional: NoiseNetwork | None = None,
         guidance: float = 1.0,
         limit: Limit | None = None,
     ):
@@ -186,7 +192,7 @@ class GaussianDiffused(Diffused):
         return z / self.process.prior_scale(z[(0,) * z.ndim])
 
     @torch.no_grad()
-    def decode(self, z: Tensor, sampler: Sampler = Heun(50)) -> Tensor:  # noqa: B008
+    def decode(self, z: Tensor, sampler: ReverseSampler = Heun(50)) -> Tensor:  # noqa: B008
         """The data to which standard normal noise ``(*batch, *event)`` leads.
 
         With the same sampler, undoes encode.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -14,7 +14,7 @@ from torch.distributions import constraints, register_kl
 from probgen.core import checks
 from probgen.core.missing import values_are_known
 from probgen.distributions.diffusion.process import at, independent, refuse_missing, table_path
-from probgen.distributions.diffusion.tables import Shares, even_chances, shares
+from probgen.distributions.diffusion.tables import Shares, signal_shares, uniform_probabilities
 from probgen.distributions.diffusion.times import NoiseSchedule
 from probgen.heads import distributions
 from probgen.samplers.reverse import Grid
@@ -22,10 +22,10 @@ from probgen.samplers.reverse import Grid
 TINY = 1e-30
 
 
-class Labels(distributions.Categorical):
+class LabelDistribution(distributions.Categorical):
     """Categorical distribution of float labels from masses ``(*batch, levels)`` that may be zero.
 
-    >>> Labels(torch.tensor([0.0, 1.0])).log_prob(torch.tensor([0.0, 1.0]))
+    >>> LabelDistribution(torch.tensor([0.0, 1.0])).log_prob(torch.tensor([0.0, 1.0]))
     tensor([-inf, 0.])
     """
 
@@ -34,17 +34,17 @@ class Labels(distributions.Categorical):
         super().__init__(torch.where(masses > 0, known, -math.inf), validate_args=False)
 
     def expand(
-        self, batch_shape: torch.Size, _instance: object = None
+        self, batch_shape: Sequence[int], _instance: object = None
     ) -> distributions.Categorical:
-        new = self.__new__(Labels)
+        new = self.__new__(LabelDistribution)
         distributions.Categorical.__init__(
             new, self.logits.expand(*batch_shape, -1), validate_args=False
         )
         return new
 
 
-@register_kl(Labels, Labels)
-def _kl_of_labels(q: Labels, p: Labels) -> Tensor:
+@register_kl(LabelDistribution, LabelDistribution)
+def _kl_of_labels(q: LabelDistribution, p: LabelDistribution) -> Tensor:
     """Nats; impossible labels of q cost nothing, whatever p says of them."""
     log_q, log_p = torch.broadcast_tensors(q.logits, p.logits)
     possible = log_q > -math.inf
@@ -87,15 +87,15 @@ class LabelNoise(nn.Module, ABC):
 
     continuous = False
     signal: Tensor
-    chances: Tensor
+    time_probabilities: Tensor
 
     def __init__(self, levels: int, schedule: NoiseSchedule | Shares, num_times: int | None = None):
         checks.at_least(2, "a single level leaves nothing to model", levels=levels)
         super().__init__()
-        left = shares(schedule, num_times)
+        left = signal_shares(schedule, num_times)
         signal = torch.cat((left.new_ones(1), left)).to(torch.get_default_dtype())
         self.register_buffer("signal", signal)
-        self.register_buffer("chances", even_chances(len(left), signal))
+        self.register_buffer("time_probabilities", uniform_probabilities(len(left), signal))
         self.levels = levels
         self.num_times = len(left)
 
@@ -201,7 +201,7 @@ class UniformNoise(LabelNoise):
 
     def marginal(self, x: Tensor, t: Tensor) -> dist.TorchDistribution:
         return independent(
-            Labels(self._spread(one_hot(x, self.levels), at(self.signal, t, x))), t.ndim
+            LabelDistribution(self._spread(one_hot(x, self.levels), at(self.signal, t, x))), t.ndim
         )
 
     def mixed(self, z: Tensor, masses: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
@@ -214,11 +214,11 @@ class UniformNoise(LabelNoise):
             -1, keepdim=True
         )
         joint = self._spread(seen, signal / signal_s) * before
-        return independent(Labels(joint / joint.sum(-1, keepdim=True)), t.ndim)
+        return independent(LabelDistribution(joint / joint.sum(-1, keepdim=True)), t.ndim)
 
     def prior(self, like: Tensor) -> dist.TorchDistribution:
         masses = like.new_full((*like.shape, self.levels), 1 / self.levels)
-        return independent(Labels(masses), 0)
+        return independent(LabelDistribution(masses), 0)
 
     def counted(self, z: Tensor) -> Tensor:
         return torch.ones_like(z, dtype=torch.bool)
@@ -310,9 +310,9 @@ class AbsorbingNoise(LabelNoise):
         t = torch.searchsorted(1 - self.signal, share.contiguous()).clamp(1, self.num_times)
         return torch.where(missing, float(self.levels), x), t
 
-    def _masked(self, masses: Tensor, kept: Tensor) -> Labels:
+    def _masked(self, masses: Tensor, kept: Tensor) -> LabelDistribution:
         kept = kept.unsqueeze(-1).expand(*masses.shape[:-1], 1)
-        return Labels(torch.cat((kept * masses, 1 - kept), -1))
+        return LabelDistribution(torch.cat((kept * masses, 1 - kept), -1))
 
 
 def one_hot(x: Tensor, levels: int) -> Tensor:

@@ -35,7 +35,7 @@ class DifferentiableMixture(dist.MixtureSameFamily):
 
     has_rsample = True
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         x = self.sample(torch.Size(sample_shape))
         if not torch.is_grad_enabled():
             return x
@@ -95,6 +95,10 @@ class MixtureNoise(AdditiveNoise):
     >>> noise.marginal(torch.zeros(3, 1), torch.tensor([0.01, 0.5, 1.0])).variance[:, 0]
     tensor([0.0023, 0.9213, 1.0000])
     """
+
+    log_weights: Tensor
+    locs: Tensor
+    spreads: Tensor
 
     def __init__(
         self,

@@ -13,10 +13,10 @@ from torch.distributions import constraints
 
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
-from probgen.core.truncation import Truncated, tempered, truncated, using
+from probgen.core.truncation import Truncation, tempered, truncated, using
 from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
-from probgen.distributions.flows.complete import refuse_missing
+from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.ode import ContinuousTransform, Solver
 
 
@@ -74,7 +74,7 @@ class ReverseFlow(dist.TorchDistribution):
     @of_own_precision
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
-        refuse_missing(x)
+        refuse_incomplete(x)
         x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
         alpha, scale = self._ends(x)
         z, ladj = self.transform.call_and_ladj(alpha * x)
@@ -86,23 +86,23 @@ class ReverseFlow(dist.TorchDistribution):
         return self.diffused.denoising_loss(x)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         noise = self.diffused.noise.sample(torch.Size(sample_shape) + self.batch_shape)
         alpha, scale = self._ends(noise)
         return self.transform.inv(scale * noise) / alpha
 
-    def using(self, solver: Solver | Truncated) -> ReverseFlow:
+    def using(self, solver: Solver | Truncation) -> ReverseFlow:
         """The same distribution with its equation solved in another way.
 
-        Or, with ``Truncated(temperature=0.7)``, that of noise of less deviation.
+        Or, with ``Truncation(temperature=0.7)``, that of noise of less deviation.
         """
-        if isinstance(solver, Truncated):
+        if isinstance(solver, Truncation):
             return using(self, solver)
         new = copy.copy(self)
         new.transform = self.transform.using(solver)
         return new
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ReverseFlow:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ReverseFlow:
         new = copy.copy(self)
         new.diffused = self.diffused.expand(batch_shape)
         new._batch_shape = torch.Size(batch_shape)
@@ -123,7 +123,7 @@ class ReverseFlow(dist.TorchDistribution):
 
 
 @truncated.register(ReverseFlow)
-def _(distribution: ReverseFlow, rule: Truncated) -> ReverseFlow:
+def _(distribution: ReverseFlow, rule: Truncation) -> ReverseFlow:
     new = copy.copy(distribution)
     new.diffused = copy.copy(distribution.diffused)
     new.diffused.noise = tempered(distribution.diffused.noise, rule)

@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from probgen.core.missing import has_missing, values_are_known
 from probgen.samplers.reverse import Grid
 
-Network = Callable[[Tensor, Tensor], Tensor]
+NoiseNetwork = Callable[[Tensor, Tensor], Tensor]
 
 
 class Process(Protocol):
@@ -36,8 +36,11 @@ class Process(Protocol):
         Whether states are real numbers: a :class:`RealProcess`.
     """
 
-    num_times: int | None
-    continuous: bool
+    @property
+    def num_times(self) -> int | None: ...
+
+    @property
+    def continuous(self) -> bool: ...
 
     def marginal(self, x: Tensor, t: Tensor) -> dist.TorchDistribution:
         """The forward kernel q(z_t | x)."""
@@ -82,11 +85,11 @@ class DiscreteProcess(Process, Protocol):
 
     Attributes
     ----------
-    chances : Tensor
-        Those of the times 0, 1 / T, ..., 1 at which the bound is looked at, ``(T + 1,)``; 0 for none.
+    time_probabilities : Tensor
+        Probabilities of the times 0, 1 / T, ..., 1 at which the bound is estimated, ``(T + 1,)``.
     """
 
-    chances: Tensor
+    time_probabilities: Tensor
 
     def loss(self, output: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """The simple loss of a prediction, one number a row."""
@@ -112,7 +115,7 @@ class Denoiser:
         Number of event dims.
     """
 
-    net: Network
+    net: NoiseNetwork
     process: Any  # a Process, with more where it is a RealProcess or a DiscreteProcess
     event_ndim: int
 
@@ -130,7 +133,7 @@ class Denoiser:
         return self.process.reverse(z, self.predict(z, t), t, s)
 
 
-def guided(known: Network, unknown: Network, weight: float) -> Network:
+def guided(known: NoiseNetwork, unknown: NoiseNetwork, weight: float) -> NoiseNetwork:
     r"""The network of classifier-free guidance, :math:`f_\varnothing + w (f_c - f_\varnothing)`.
 
     Ho, Salimans (2021), https://arxiv.org/abs/2207.12598

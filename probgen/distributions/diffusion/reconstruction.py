@@ -26,7 +26,8 @@ class Reconstruction(Protocol):
         stands in its place.
     """
 
-    denoised: bool
+    @property
+    def denoised(self) -> bool: ...
 
     @property
     def support(self) -> constraints.Constraint:

@@ -16,7 +16,7 @@ from probgen.distributions.diffusion.times import Steps, grid, uniform_steps
 from probgen.samplers.reverse import Grid, ancestral, ddim, dpm_solver, heun
 
 
-class Sampler(Protocol):
+class ReverseSampler(Protocol):
     """Takes pure noise at time 1 to the state at time 0.
 
     Every sampler asks the network through the denoiser, ``predict``, ``denoise`` or ``reverse``.

@@ -98,7 +98,7 @@ def alphas_bar(schedule: Shares) -> Tensor:
     return values
 
 
-def shares(schedule: NoiseSchedule | Shares, num_times: int | None) -> Tensor:
+def signal_shares(schedule: NoiseSchedule | Shares, num_times: int | None) -> Tensor:
     r"""The shares of signal of a chain, from a schedule or from numbers.
 
     .. math:: \bar\alpha_i = \alpha_{i / T}^2, \qquad i = 1, \dots, T
@@ -121,7 +121,7 @@ def shares(schedule: NoiseSchedule | Shares, num_times: int | None) -> Tensor:
         If a schedule comes without the number of times, is learned, or does not let signal fall.
 
     >>> from probgen.distributions.diffusion.schedules import EvenSchedule
-    >>> shares(EvenSchedule(), 4), shares([0.9, 0.5], None)
+    >>> signal_shares(EvenSchedule(), 4), signal_shares([0.9, 0.5], None)
     (tensor([0.7500, 0.5000, 0.2500, 0.0000], dtype=torch.float64), tensor([0.9000, 0.5000], dtype=torch.float64))
     """
     if not callable(schedule):
@@ -176,12 +176,12 @@ def _vector(schedule: Any) -> Tensor:
     return values
 
 
-def even_chances(num_times: int, like: Tensor) -> Tensor:
-    """The chance 1 / T of each of T times, none for the datum.
+def uniform_probabilities(num_times: int, like: Tensor) -> Tensor:
+    """Sampling probability 1 / T of each of T times, and 0 of the datum.
 
     ``(T + 1,)``, in the precision of a tensor.
 
-    >>> even_chances(2, torch.zeros(()))
+    >>> uniform_probabilities(2, torch.zeros(()))
     tensor([0.0000, 0.5000, 0.5000])
     """
     return (torch.arange(num_times + 1, device=like.device) > 0).to(like.dtype) / num_times

@@ -57,7 +57,8 @@ class DynamicThreshold:
               s = \max\big(1, \operatorname{quantile}_q(|\hat x - m|) / h\big)
 
     with the middle m of the range and half its length h. It keeps images from saturating under
-    strong guidance.
+    strong guidance. Of small images the default quantile is near the maximum: that of 64 pixels
+    lies between the two largest, so take a smaller one there.
 
     Parameters
     ----------
@@ -118,6 +119,9 @@ class Limit(nn.Module):
     >>> limit(torch.tensor([5.0, 2.0]), 1)
     tensor([3., 2.])
     """
+
+    low: Tensor
+    high: Tensor
 
     def __init__(self, threshold: Threshold | None):
         super().__init__()

@@ -6,7 +6,7 @@ Scores, sums over either layer, chains, annealed weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,8 @@ class Bipartite(NamedTuple):
 
         ``(*lead, D) -> (*lead,)``.
         """
-        table = self.visible.table(self.weight)
+        units: Any = self.visible
+        table = units.table(self.weight)
         label = v.long()
         own = table[torch.arange(v.shape[-1], device=v.device), label]
         others = self.excitation(v).unsqueeze(-2) - own
@@ -156,7 +157,7 @@ class HiddenSum(NamedTuple):
     def _joint(self, v: Tensor, seen: Tensor | None, states: Tensor, bias: Tensor) -> Tensor:
         features = self.field.visible.features(v)
         single = self.field.visible.log_weight(v)
-        hidden = 0.0
+        hidden: Tensor | float = 0.0
         if seen is not None:
             features = torch.where(self.field.visible.spread(seen), features, 0.0)
             single = torch.where(seen, single, 0.0)
@@ -256,7 +257,8 @@ class VisibleSum(NamedTuple):
         return self.field.score(states.reshape(len(states), *[1] * len(self.field.batch), -1))
 
     def _states(self) -> Tensor:
-        return binary_states(self.units, self.field.visible.values, self.field.weight)
+        values: Any = self.field.visible.values
+        return binary_states(self.units, values, self.field.weight)
 
 
 def smaller_sum(field: Bipartite, units: int, limit: int) -> HiddenSum | VisibleSum | None:

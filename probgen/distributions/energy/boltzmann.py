@@ -5,6 +5,9 @@ Exact where a layer can be enumerated, else unnormalized with chains for draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -113,8 +116,8 @@ class Boltzmann(BatchedDistribution):
         return self.field.gibbs(state, 1, self._visible(state.shape[-1]).logical_not())
 
     @torch.no_grad()
-    def chain_afresh(self, shape: torch.Size | tuple) -> Tensor:
-        """States of independent values to begin chains at: ``(*shape, S)``."""
+    def init_chains(self, shape: torch.Size | tuple) -> Tensor:
+        """Initial states of chains, of independent values: ``(*shape, S)``."""
         like = self.field.weight
         shape = torch.Size(shape)
         v = self.kind.noise(torch.Size((*shape, self.event_shape.numel())), like)
@@ -130,7 +133,7 @@ class Boltzmann(BatchedDistribution):
     def completed(self, x: Tensor, num_steps: int) -> Tensor:
         """Ends of chains over the missing entries (NaN) given the others: ``(*lead, *event)``."""
         v = x.flatten(x.ndim - len(self.event_shape))
-        state = self.chain_afresh(torch.broadcast_shapes(v.shape[:-1], self.batch_shape))
+        state = self.init_chains(torch.broadcast_shapes(v.shape[:-1], self.batch_shape))
         known = torch.cat([v, v.new_full((*v.shape[:-1], sum(self.above)), torch.nan)], -1)
         state = torch.where(known.isnan(), state, known)
         return self._rows(self.field.gibbs(state, num_steps, known.isnan()))
@@ -166,7 +169,8 @@ class Boltzmann(BatchedDistribution):
 
         :math:`\max_m E_q[\log \phi] + H(q)`, even layers independent under q.
         """
-        above = Binary(torch.cat([part.bias for part in self.field.visible.parts[1:]], -1))
+        units: Any = self.field.visible
+        above = Binary(torch.cat([part.bias for part in units.parts[1:]], -1))
         turned = self.field.weight.T
         with torch.no_grad():
             mean = v.new_full((*v.shape[:-1], sum(self.above)), 0.5)
@@ -238,14 +242,14 @@ class ExactBoltzmann(Boltzmann):
         """The log of the sum over all states, ``(*batch,)``."""
         return self._total.log_z()
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.complete(self._nothing(), sample_shape)
 
     def states(self, shape: torch.Size | tuple) -> Tensor:
         """Independent draws of all even layers: ``(*shape, *batch, S)``."""
         return self._drawn(self._nothing(), torch.Size(shape))
 
-    def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def complete(self, x: Tensor, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Independent draws given the entries that are not NaN: ``(*sample, *batch, *event)``."""
         return self._rows(self._drawn(x, torch.Size(sample_shape)))
 
@@ -308,12 +312,12 @@ class ChainedBoltzmann(Boltzmann):
         """
         return self.field.score(state)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self._rows(self.states(sample_shape))
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self._rows(self.states(torch.Size(sample_shape)))
 
     def states(self, shape: torch.Size | tuple) -> Tensor:
         """Ends of chains, all even layers of them: ``(*shape, *batch, S)``."""
-        return self.chain(self.chain_afresh(torch.Size(shape) + self.batch_shape), self.sweeps)
+        return self.chain(self.init_chains(torch.Size(shape) + self.batch_shape), self.sweeps)
 
 
 def boltzmann(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import pyro.distributions as dist
@@ -19,7 +19,7 @@ from probgen.samplers.langevin import LogWeight, Moved
 Energy = Callable[[Tensor], Tensor]
 
 
-class Kernel(Protocol):
+class TransitionKernel(Protocol):
     """Steps of Markov chains, such as ``Langevin(0.1)``, ``MALA(0.1)``, ``HMC(0.1)``."""
 
     adjusted: bool
@@ -40,7 +40,7 @@ class EnergyDistribution(BatchedDistribution):
         E, ``(*lead, *event) -> (*lead,)``; lead broadcasts with ``batch_shape``.
     start : TorchDistribution
         The distribution that chains start from, with an exact density.
-    kernel : Kernel
+    kernel : TransitionKernel
         Steps of the chains.
     num_steps : int
         Length of the chains that make draws.
@@ -48,7 +48,7 @@ class EnergyDistribution(BatchedDistribution):
         Whether ``start`` is the base :math:`p_0`.
     batch_shape : sequence of int
         Batch dims of what E closes over.
-    annealing : Kernel, optional
+    annealing : TransitionKernel, optional
         Steps of annealed chains, which have to be exact; default: ``kernel``.
 
     Raises
@@ -68,12 +68,12 @@ class EnergyDistribution(BatchedDistribution):
         self,
         function: Energy,
         start: dist.TorchDistribution,
-        kernel: Kernel,
+        kernel: TransitionKernel,
         num_steps: int,
         *,
         tilted: bool = False,
         batch_shape: torch.Size | tuple = torch.Size(),
-        annealing: Kernel | None = None,
+        annealing: TransitionKernel | None = None,
     ):
         self.function = function
         self.start = start
@@ -102,8 +102,8 @@ class EnergyDistribution(BatchedDistribution):
         """E of rows: ``(*batch, *event) -> (*batch,)``."""
         return self._spread(self.function(self._widened(x)), x)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self.states(sample_shape)
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self.states(torch.Size(sample_shape))
 
     # -- chains
     # --------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class EnergyDistribution(BatchedDistribution):
         return self._widened(x)
 
     @torch.no_grad()
-    def chain_afresh(self, shape: torch.Size | tuple) -> Tensor:
+    def init_chains(self, shape: torch.Size | tuple) -> Tensor:
         """States drawn from the start.
 
         ``(*shape, *batch, *event)``, batch dims being those of E.
@@ -206,13 +206,13 @@ class GeometricPath(NamedTuple):
         The end.
     base : TorchDistribution
         The known distribution, with an exact density.
-    kernel : Kernel
+    kernel : TransitionKernel
         Leaves the distributions between them invariant.
     """
 
     distribution: EnergyDistribution
     base: dist.TorchDistribution
-    kernel: Kernel
+    kernel: TransitionKernel
 
     def log_z(self) -> Tensor:
         r"""log Z at :math:`\beta = 0`: zero."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.distributions.energy.continuous import EnergyDistribution, Kernel
+from probgen.distributions.energy.continuous import EnergyDistribution, TransitionKernel
 from probgen.distributions.gibbs import gibbs
 
 
@@ -44,7 +44,7 @@ class LabeledEnergy(EnergyDistribution):
         logits: Callable[[Tensor], Tensor],
         label: Tensor | None,
         start: dist.TorchDistribution,
-        kernel: Kernel,
+        kernel: TransitionKernel,
         num_steps: int,
         **options: Any,
     ):

@@ -10,7 +10,7 @@ from torch import nn
 from probgen.core import checks
 from probgen.core.contexts import needs_beside, size_beside
 from probgen.core.module import DistributionModule, standard_normal
-from probgen.distributions.energy.continuous import Kernel
+from probgen.distributions.energy.continuous import TransitionKernel
 from probgen.samplers.hmc import HMC
 from probgen.samplers.langevin import Langevin
 
@@ -26,11 +26,11 @@ class EnergyModule(DistributionModule):
         net: nn.Module,
         shape: Sequence[int],
         *,
-        kernel: Kernel = Langevin(0.01),  # noqa: B008 (immutable)
+        kernel: TransitionKernel = Langevin(0.01),  # noqa: B008 (immutable)
         base: DistributionModule | None = None,
         start: DistributionModule | None = None,
         num_steps: int = 200,
-        annealing: Kernel = HMC(0.1),  # noqa: B008
+        annealing: TransitionKernel = HMC(0.1),  # noqa: B008
     ):
         checks.network(net=net)
         checks.sizes(shape=shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -52,8 +53,8 @@ class WithConstant(BatchedDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         return self.distribution.log_prob(x) - self.log_z
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
-        return self.distribution.sample(sample_shape)
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self.distribution.sample(torch.Size(sample_shape))
 
 
 @gibbs.register(WithConstant)

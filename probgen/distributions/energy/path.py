@@ -68,10 +68,10 @@ class FieldPath(NamedTuple):
         ratio = (new - old) * single + (
             softplus(new * excitation) - softplus(old * excitation)
         ).sum(-1)
-        chance = (new * excitation).sigmoid()
+        probability = (new * excitation).sigmoid()
         there = self.field.tempered(self.base, new)
         if num_steps:
-            hidden = (torch.rand_like(chance) < chance).to(chance.dtype)
+            hidden = (torch.rand_like(probability) < probability).to(probability.dtype)
             state = there.gibbs(there.visible.sample(hidden @ there.weight.T), num_steps - 1)
         return ratio, state
 

@@ -91,12 +91,12 @@ class Binary(NamedTuple):
         return softplus(self.bias + a)
 
     def sample(self, a: Tensor) -> Tensor:
-        chance = (self.bias + a).sigmoid()
-        return (torch.rand_like(chance) < chance).to(chance.dtype)
+        probability = (self.bias + a).sigmoid()
+        return (torch.rand_like(probability) < probability).to(probability.dtype)
 
     def moments(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        chance = (self.bias + a).sigmoid()
-        return chance, chance * (1 - chance)
+        probability = (self.bias + a).sigmoid()
+        return probability, probability * (1 - probability)
 
     def mean(self) -> Tensor:
         return self.bias.sigmoid()
@@ -118,10 +118,10 @@ class Binary(NamedTuple):
         return torch.stack([torch.zeros_like(weight), weight], 1)
 
 
-class Normal(NamedTuple):
+class NormalUnits(NamedTuple):
     r"""Real variables with :math:`u(v) = m v - \lambda v^2 / 2` and features :math:`s v`.
 
-    >>> Normal(torch.zeros(1), torch.ones(1), torch.ones(1)).log_partition(torch.zeros(1))  # half of log 2 pi
+    >>> NormalUnits(torch.zeros(1), torch.ones(1), torch.ones(1)).log_partition(torch.zeros(1))  # half of log 2 pi
     tensor([0.9189])
     """
 
@@ -161,25 +161,25 @@ class Normal(NamedTuple):
     def mean(self) -> Tensor:
         return self.scale * self.linear / self.precision
 
-    def shifted(self, a: Tensor) -> Normal:
+    def shifted(self, a: Tensor) -> NormalUnits:
         return self._replace(linear=self.linear + self.scale * a)
 
-    def mixed(self, base: Normal, beta: Tensor) -> Normal:
+    def mixed(self, base: NormalUnits, beta: Tensor) -> NormalUnits:
         linear, precision = (
             torch.lerp(old, new, beta) for old, new in zip(base[:2], self[:2], strict=True)
         )
-        return Normal(linear, precision, self.scale)
+        return NormalUnits(linear, precision, self.scale)
 
-    def expand(self, batch: torch.Size) -> Normal:
-        return Normal(*(part.expand(*batch, -1) for part in self))
+    def expand(self, batch: torch.Size) -> NormalUnits:
+        return NormalUnits(*(part.expand(*batch, -1) for part in self))
 
 
-class Labels(NamedTuple):
+class LabelUnits(NamedTuple):
     r"""Variables 0., ..., K - 1 with a logit for each value.
 
     The features are indicators of the values.
 
-    >>> Labels(torch.zeros(2, 3)).features(torch.tensor([0.0, 2.0]))
+    >>> LabelUnits(torch.zeros(2, 3)).features(torch.tensor([0.0, 2.0]))
     tensor([1., 0., 0., 0., 0., 1.])
     """
 
@@ -214,22 +214,22 @@ class Labels(NamedTuple):
         return (total - noise).argmax(-1).to(total.dtype)
 
     def moments(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        chances = self._total(a).softmax(-1)
-        values = torch.arange(self.values, dtype=chances.dtype, device=chances.device)
-        mean = chances @ values
-        return mean, (chances * (values - mean[..., None]).square()).sum(-1)
+        probabilities = self._total(a).softmax(-1)
+        values = torch.arange(self.values, dtype=probabilities.dtype, device=probabilities.device)
+        mean = probabilities @ values
+        return mean, (probabilities * (values - mean[..., None]).square()).sum(-1)
 
     def mean(self) -> Tensor:
         return self.logits.softmax(-1).flatten(-2)
 
-    def shifted(self, a: Tensor) -> Labels:
-        return Labels(self._total(a))
+    def shifted(self, a: Tensor) -> LabelUnits:
+        return LabelUnits(self._total(a))
 
-    def mixed(self, base: Labels, beta: Tensor) -> Labels:
-        return Labels(torch.lerp(base.logits, self.logits, beta))
+    def mixed(self, base: LabelUnits, beta: Tensor) -> LabelUnits:
+        return LabelUnits(torch.lerp(base.logits, self.logits, beta))
 
-    def expand(self, batch: torch.Size) -> Labels:
-        return Labels(self.logits.expand(*batch, *self.logits.shape[-2:]))
+    def expand(self, batch: torch.Size) -> LabelUnits:
+        return LabelUnits(self.logits.expand(*batch, *self.logits.shape[-2:]))
 
     def table(self, weight: Tensor) -> Tensor:
         """Inputs to the H hidden units from each value of each variable.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.distributions.energy.units import Binary, Labels, Normal, Units
+from probgen.distributions.energy.units import Binary, LabelUnits, NormalUnits, Units
 
 
 class Visible(Protocol):
@@ -128,9 +128,9 @@ class GaussianUnits:
     def support(self) -> constraints.Constraint:
         return constraints.real
 
-    def bind(self, raw: Tensor) -> Normal:
+    def bind(self, raw: Tensor) -> NormalUnits:
         loc, log_scale = raw.chunk(2, -1)
-        return Normal(loc * (-2 * log_scale).exp(), (-2 * log_scale).exp(), (-log_scale).exp())
+        return NormalUnits(loc * (-2 * log_scale).exp(), (-2 * log_scale).exp(), (-log_scale).exp())
 
     def start(self, x: Tensor) -> Tensor:
         loc = x.nanmean(0)
@@ -169,8 +169,8 @@ class CategoricalUnits:
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.levels - 1)
 
-    def bind(self, raw: Tensor) -> Labels:
-        return Labels(raw.unflatten(-1, (-1, self.levels)))
+    def bind(self, raw: Tensor) -> LabelUnits:
+        return LabelUnits(raw.unflatten(-1, (-1, self.levels)))
 
     def start(self, x: Tensor) -> Tensor:
         counts = torch.stack([(x == level).sum(0) for level in range(self.levels)], -1).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class AutoregressiveTransform(Invertible):
 
     def __init__(
         self,
-        elements: Callable[[Tensor], Transform],
+        elements: Callable[[Tensor], Any],
         transforms: Transforms,
         order: Tensor,
         density_kind: str = "exact",
@@ -69,7 +70,7 @@ class AutoregressiveTransform(Invertible):
 
     def _inverse(self, y: Tensor) -> Tensor:
         transforms = self.transforms(y.shape[:-1])
-        found = []
+        found: list[Tensor] = []
         columns = y.movedim(-1, 0).contiguous().unbind(0)
         transform = next(transforms)
         for variable in self.order.tolist():
@@ -106,9 +107,7 @@ class CouplingTransform(Bijection):
     https://arxiv.org/abs/1605.08803
     """
 
-    def __init__(
-        self, elements: Callable[[Tensor], Transform], first: int, density_kind: str = "exact"
-    ):
+    def __init__(self, elements: Callable[[Tensor], Any], first: int, density_kind: str = "exact"):
         super().__init__()
         self.elements = elements
         self.first = first

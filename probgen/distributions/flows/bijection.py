@@ -35,8 +35,8 @@ class Invertible(Transform):
     """
 
     bijective = True
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.real_vector
 
     @abstractmethod
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class Invertible(Transform):
         """The x with f(x) = y, and the logarithm of the absolute determinant of dx / dy."""
 
     @property
-    def inv(self) -> Transform:
+    def inv(self) -> Invertible:
         """The inverse map."""
         return Inverted(self)
 

@@ -6,6 +6,7 @@ Parts of flows on manifolds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def clamped(value: Tensor, bound: float) -> Tensor:
     return value + (value.clamp(-bound, bound) - value).detach()
 
 
-def beside(features: Tensor, context: Tensor | None) -> Tensor:
+def with_context(features: Tensor, context: Tensor | None) -> Tensor:
     """Features ``(*batch, F)`` and a context ``(*batch, K)`` side by side.
 
     Their batch dims broadcast.
@@ -157,7 +158,7 @@ class UniformBox(BatchedDistribution):
         shape = self.lead(x)
         return -(self.high - self.low).log().sum() + 0 * x.sum(-1).expand(shape)  # NaN stays NaN
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         return self.low + (self.high - self.low) * torch.rand(
             shape, dtype=self.low.dtype, device=self.low.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +70,9 @@ class ColumnMaps(nn.Module):
         return ColumnTransform(self.kind, self.loc, self.scale, self.first, self.second)
 
 
-def _grid_as_loaded(maps: nn.Module, _: object) -> None:
+def _grid_as_loaded(maps: Any, _: object) -> None:
     """Whether there is a grid is asked at every score: once, where buffers change."""
-    maps.on_grid = bool((maps.resolution > 0).any())  # type: ignore[operator,assignment]
+    maps.on_grid = bool((maps.resolution > 0).any())
 
 
 def _ends(column: Column) -> tuple[float, float]:

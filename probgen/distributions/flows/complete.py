@@ -13,11 +13,11 @@ INCOMPLETE = (
 )
 
 
-def refuse_missing(x: Tensor) -> None:
+def refuse_incomplete(x: Tensor) -> None:
     """Raises ``ValueError`` if an entry is NaN; in a recorded graph NaN gives NaN.
 
     >>> import torch
-    >>> refuse_missing(torch.zeros(3))
+    >>> refuse_incomplete(torch.zeros(3))
     """
     if values_are_known() and has_missing(x):
         raise ValueError(INCOMPLETE)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.distributions.flows.ode import State, moved
+from probgen.distributions.flows.ode import OdeState, moved
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Euler:
 
     def __call__(
         self,
-        slope: Callable[..., State],
-        state: State,
+        slope: Callable[..., OdeState],
+        state: OdeState,
         start: float,
         end: float,
         parameters: Sequence[Tensor] = (),
-    ) -> State:
+    ) -> OdeState:
         for time, size in _steps(self.num_steps, start, end, state):
             state = moved(state, slope(time, *state), size)
         return state
@@ -64,12 +64,12 @@ class Midpoint:
 
     def __call__(
         self,
-        slope: Callable[..., State],
-        state: State,
+        slope: Callable[..., OdeState],
+        state: OdeState,
         start: float,
         end: float,
         parameters: Sequence[Tensor] = (),
-    ) -> State:
+    ) -> OdeState:
         for time, size in _steps(self.num_steps, start, end, state):
             middle = moved(state, slope(time, *state), size / 2)
             state = moved(state, slope(time + size / 2, *middle), size)
@@ -97,12 +97,12 @@ class Trapezoid:
 
     def __call__(
         self,
-        slope: Callable[..., State],
-        state: State,
+        slope: Callable[..., OdeState],
+        state: OdeState,
         start: float,
         end: float,
         parameters: Sequence[Tensor] = (),
-    ) -> State:
+    ) -> OdeState:
         for time, size in _steps(self.num_steps, start, end, state):
             first = slope(time, *state)
             second = slope(time + size, *moved(state, first, size))
@@ -112,7 +112,7 @@ class Trapezoid:
         return state
 
 
-def _steps(count: int, start: float, end: float, state: State) -> Iterator[tuple[Tensor, float]]:
+def _steps(count: int, start: float, end: float, state: OdeState) -> Iterator[tuple[Tensor, float]]:
     """When each step begins, and its size."""
     if count < 1:
         raise ValueError(f"expected num_steps >= 1, got {count}")

@@ -6,7 +6,7 @@ Change of variables.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import pyro.distributions as dist
@@ -19,13 +19,13 @@ from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, values_are_known
-from probgen.core.truncation import Truncated, tempered, truncated, using
+from probgen.core.truncation import Truncation, tempered, truncated, using
 from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.bijection import ComposedTransform, Inverted
-from probgen.distributions.flows.complete import INCOMPLETE, refuse_missing
+from probgen.distributions.flows.complete import INCOMPLETE, refuse_incomplete
 
 
-class _Drawn(NamedTuple):
+class _BaseDraw(NamedTuple):
     """A draw, what it is scored with, and whether gradients were recorded."""
 
     x: Tensor
@@ -74,13 +74,14 @@ class Pushforward(BatchedDistribution):
 
     batched = {"base_dist": 0}
     forgotten = ("_drawn",)
+    transform: Any  # a Transform, to which zuko gives call_and_ladj
 
     def __init__(self, base_dist: dist.TorchDistribution, transform: Transform):
         checks.instance(torch.distributions.Distribution, base_dist=base_dist)
         checks.instance(Transform, transform=transform)
         self.base_dist = base_dist
         self.transform = transform
-        self._drawn = None
+        self._drawn: _BaseDraw | None = None
         self.density_kind = worst(density_kind(base_dist), density_kind(transform))
         event_shape = transform.inverse_shape(base_dist.event_shape)
         super().__init__(base_dist.batch_shape, event_shape, validate_args=False)
@@ -93,7 +94,7 @@ class Pushforward(BatchedDistribution):
         return cls(base_dist, ComposedTransform(*transforms))
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
         return self.base_dist.has_rsample
 
     @constraints.dependent_property
@@ -112,7 +113,7 @@ class Pushforward(BatchedDistribution):
             ladj, len(self.event_shape) - self.transform.domain.event_dim
         )
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         if not self.has_rsample:
             raise NotImplementedError(
                 f"{type(self.base_dist).__name__}, the base of this flow, has no rsample; use "
@@ -125,27 +126,27 @@ class Pushforward(BatchedDistribution):
             ladj, len(self.base_dist.event_shape) - self.transform.codomain.event_dim
         )
         if not x.is_inference():
-            self._drawn = _Drawn(x, x._version, log_prob, torch.is_grad_enabled())
+            self._drawn = _BaseDraw(x, x._version, log_prob, torch.is_grad_enabled())
         return x
 
     def rsample_and_log_prob(
-        self, sample_shape: torch.Size | tuple = torch.Size()
+        self, sample_shape: Sequence[int] = torch.Size()
     ) -> tuple[Tensor, Tensor]:
         """Draws and their log-densities for one evaluation of the map, with gradients for both."""
         x = self.rsample(sample_shape)
         return x, self.log_prob(x)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.transform.inv(self.base_dist.sample(torch.Size(sample_shape)))
 
     def using(self, sampler: Any) -> Self:
         """The same flow drawn in another way.
 
-        ``Truncated(temperature=0.7)``: with noise of less deviation, a distribution of its own. A
+        ``Truncation(temperature=0.7)``: with noise of less deviation, a distribution of its own. A
         solver, ``Midpoint(10)``, where the map is a differential equation: solved in another way.
         """
-        if isinstance(sampler, Truncated):
+        if isinstance(sampler, Truncation):
             return using(self, sampler)
         return self.made_of(self.base_dist, using(self.transform, sampler))
 
@@ -170,7 +171,7 @@ class Pushforward(BatchedDistribution):
 
     def _check(self, x: Tensor) -> None:
         check_event(x, self.event_shape)
-        refuse_missing(x)
+        refuse_incomplete(x)
         if (
             self._validate_args
             and values_are_known()
@@ -200,7 +201,7 @@ def _(transform: Inverted) -> str:
 
 
 @truncated.register(Pushforward)
-def _(distribution: Pushforward, rule: Truncated) -> Pushforward:
+def _(distribution: Pushforward, rule: Truncation) -> Pushforward:
     return distribution.made_of(tempered(distribution.base_dist, rule), distribution.transform)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -59,7 +61,7 @@ class IntegerLogisticMixture(BatchedDistribution):
         masses = upper + lower + (-torch.expm1(-inverse_scale)).log()
         return (self.logits.log_softmax(-1) + masses).logsumexp(-1)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             index = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))[..., None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -50,7 +52,7 @@ class LogitLogistic(BatchedDistribution):
         t = (log - rest - self.loc) / self.scale
         return logsigmoid(t) + logsigmoid(-t) - self.scale.log() - log - rest
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         t = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(
             eps=torch.finfo(self.loc.dtype).eps

@@ -95,4 +95,7 @@ class HistogramTransform(Bijection):
 
     def _ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
         edges = self.edges.expand(*index.shape, -1)
-        return (edges.gather(-1, (index + more).unsqueeze(-1)).squeeze(-1) for more in (0, 1))
+        below, above = (
+            edges.gather(-1, (index + more).unsqueeze(-1)).squeeze(-1) for more in (0, 1)
+        )
+        return below, above

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.missing import check_event
-from probgen.distributions.flows.complete import refuse_missing
+from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.couplings import Coupling
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import ContinuousTransform
 
 
-class Levels(NamedTuple):
+class PathLevels(NamedTuple):
     """How much of the data and of the base a path has at a time, and how fast both change."""
 
     data: Tensor
@@ -35,7 +35,7 @@ class Path(Protocol):
     ``x_t = a(t) x + b(t) z``.
     """
 
-    def __call__(self, t: Tensor) -> Levels:
+    def __call__(self, t: Tensor) -> PathLevels:
         """a, b and their derivatives, each of the shape of t, or numbers."""
 
 
@@ -59,11 +59,11 @@ class StraightPath:
     def __post_init__(self) -> None:
         checks.within("[0, 1)", sigma_min=self.sigma_min)
 
-    def __call__(self, t: Tensor) -> Levels:
+    def __call__(self, t: Tensor) -> PathLevels:
         if not self.sigma_min:
-            return Levels(1 - t, t, -1.0, 1.0)
+            return PathLevels(1 - t, t, -1.0, 1.0)
         kept = 1 - self.sigma_min
-        return Levels(1 - t, self.sigma_min + kept * t, -1.0, kept)
+        return PathLevels(1 - t, self.sigma_min + kept * t, -1.0, kept)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class TrigonometricPath:
     (tensor(0.8660), tensor(0.5000))
     """
 
-    def __call__(self, t: Tensor) -> Levels:
+    def __call__(self, t: Tensor) -> PathLevels:
         cos = (math.pi / 2 * t).cos()
         sin = (math.pi / 2 * t).sin()
-        return Levels(cos, sin, -math.pi / 2 * sin, math.pi / 2 * cos)
+        return PathLevels(cos, sin, -math.pi / 2 * sin, math.pi / 2 * cos)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class MatchedFlow(Pushforward):
         ``(*batch, *event) -> (*batch,)``.
         """
         check_event(x, self.event_shape)
-        refuse_missing(x)
+        refuse_incomplete(x)
         ndim = len(self.event_shape)
         if x.shape[: x.ndim - ndim] != self.batch_shape:
             x = x.expand(broadcast_shape(x.shape, self.batch_shape + self.event_shape))

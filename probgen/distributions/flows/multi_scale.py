@@ -14,11 +14,11 @@ from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event
-from probgen.core.truncation import Truncated, changed_by, tempered, truncated
-from probgen.distributions.flows.complete import refuse_missing
+from probgen.core.truncation import Truncation, changed_by, tempered, truncated
+from probgen.distributions.flows.complete import refuse_incomplete
 
 
-class Scale(Protocol):
+class ScaleBijection(Protocol):
     """One scale: a bijection of rows of images with its log determinant.
 
     And the raw parameters of its latents.
@@ -49,7 +49,7 @@ class MultiScale(BatchedDistribution):
 
     Parameters
     ----------
-    scales : sequence of Scale
+    scales : sequence of ScaleBijection
         Finest first.
     head : callable
         ``head(raw)`` is the distribution of latents ``(C, H, W)`` given raw parameters ``(N, R C,
@@ -76,7 +76,7 @@ class MultiScale(BatchedDistribution):
 
     def __init__(
         self,
-        scales: Sequence[Scale],
+        scales: Sequence[ScaleBijection],
         head: Callable[[Tensor], dist.TorchDistribution],
         event_shape: torch.Size | tuple,
         contexts: Sequence[Tensor | None],
@@ -88,18 +88,19 @@ class MultiScale(BatchedDistribution):
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
         return self._a_distribution().has_rsample
 
     @constraints.dependent_property(event_dim=3)
     def support(self) -> Any:
-        discrete = self._a_distribution().support.is_discrete
+        support: Any = self._a_distribution().support
+        discrete = support.is_discrete
         base = constraints.integer_interval(-(2**24), 2**24) if discrete else constraints.real
         return constraints.independent(base, 3)
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
-        refuse_missing(x)
+        refuse_incomplete(x)
         lead = self.lead(x)
         rows = x.expand(*lead, *self.event_shape).reshape(-1, *self.event_shape)
         total = rows.new_zeros(len(rows))
@@ -108,18 +109,18 @@ class MultiScale(BatchedDistribution):
             total = total + log_det + self.head(scale.raw(rows, context)).log_prob(latents)
         return total.view(lead)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self._draw(sample_shape, lambda distribution: distribution.sample())
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self._draw(sample_shape, lambda distribution: distribution.rsample())
 
-    def using(self, rule: Truncated) -> MultiScale:
-        """The same flow with latents of another deviation: ``Truncated(temperature=0.7)``."""
+    def using(self, rule: Truncation) -> MultiScale:
+        """The same flow with latents of another deviation: ``Truncation(temperature=0.7)``."""
         return changed_by(self, rule)
 
-    def _draw(self, sample_shape: torch.Size | tuple, draw: Callable[[Any], Tensor]) -> Tensor:
+    def _draw(self, sample_shape: Sequence[int], draw: Callable[[Any], Tensor]) -> Tensor:
         """From the coarsest scale down."""
         lead = torch.Size(sample_shape) + self.batch_shape
         offset = self.scales[-1].offset
@@ -142,7 +143,7 @@ class MultiScale(BatchedDistribution):
 
 
 @truncated.register(MultiScale)
-def _(distribution: MultiScale, rule: Truncated) -> MultiScale:
+def _(distribution: MultiScale, rule: Truncation) -> MultiScale:
     new = copy.copy(distribution)
     new.head = lambda raw: tempered(distribution.head(raw), rule)
     return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from probgen.core import checks
 from probgen.core.kinds import density_kind, worst
 from probgen.distributions.flows.bijection import Invertible, odeint
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-State = tuple[Tensor, ...]
+VelocityField = Callable[[Tensor, Tensor], Tensor]
+OdeState = tuple[Tensor, ...]
 
 
 class Solver(Protocol):
@@ -23,12 +23,12 @@ class Solver(Protocol):
 
     def __call__(
         self,
-        slope: Callable[..., State],
-        state: State,
+        slope: Callable[..., OdeState],
+        state: OdeState,
         start: float,
         end: float,
         parameters: Sequence[Tensor],
-    ) -> State:
+    ) -> OdeState:
         """The state at ``end``.
 
         ``parameters`` are the tensors, besides the state, that gradients go to.
@@ -68,13 +68,13 @@ class Adaptive:
 
     def __call__(
         self,
-        slope: Callable[..., State],
-        state: State,
+        slope: Callable[..., OdeState],
+        state: OdeState,
         start: float,
         end: float,
         parameters: Sequence[Tensor],
-    ) -> State:
-        def finite(t: Tensor, *state: Tensor) -> State:
+    ) -> OdeState:
+        def finite(t: Tensor, *state: Tensor) -> OdeState:
             slopes = slope(t, *state)
             if not all(part.isfinite().all() for part in slopes):  # no step would be small enough
                 raise FloatingPointError(
@@ -111,12 +111,12 @@ class RungeKutta:
 
     def __call__(
         self,
-        slope: Callable[..., State],
-        state: State,
+        slope: Callable[..., OdeState],
+        state: OdeState,
         start: float,
         end: float,
         parameters: Sequence[Tensor] = (),
-    ) -> State:
+    ) -> OdeState:
         size = (end - start) / self.num_steps
         for step in range(self.num_steps):
             time = torch.as_tensor(start + step * size).to(state[0])
@@ -132,7 +132,7 @@ class RungeKutta:
         return state
 
 
-def moved(state: State, slopes: State, size: float) -> State:
+def moved(state: OdeState, slopes: OdeState, size: float) -> OdeState:
     """The state after a step of a size along slopes."""
     return tuple(part + size * slope for part, slope in zip(state, slopes, strict=True))
 
@@ -220,7 +220,7 @@ class ContinuousTransform(Invertible):
 
     def __init__(
         self,
-        velocity: Velocity,
+        velocity: VelocityField,
         solver: Solver,
         probes: Callable[[Tensor], Tensor],
         parameters: Sequence[Tensor] | Callable[[], Sequence[Tensor]] = (),
@@ -254,7 +254,9 @@ class ContinuousTransform(Invertible):
     def _inverse(self, y: Tensor) -> Tensor:
         return self._solve(lambda t, x: (self.velocity(t, x),), (y,), 1.0, 0.0)[0]
 
-    def _solve(self, slope: Callable[..., State], state: State, start: float, end: float) -> State:
+    def _solve(
+        self, slope: Callable[..., OdeState], state: OdeState, start: float, end: float
+    ) -> OdeState:
         parameters = self.parameters() if callable(self.parameters) else self.parameters
         return self.solver(slope, state, start, end, parameters)
 
@@ -262,7 +264,7 @@ class ContinuousTransform(Invertible):
         events = x.shape[x.ndim - self.event_ndim :]
         probes = self.probes(x.flatten(-self.event_ndim)).unflatten(-1, events)
 
-        def slope(t: Tensor, x: Tensor, _: Tensor) -> State:
+        def slope(t: Tensor, x: Tensor, _: Tensor) -> OdeState:
             graded = torch.is_grad_enabled()
             with torch.enable_grad():
                 x = x.clone().requires_grad_()
@@ -272,5 +274,7 @@ class ContinuousTransform(Invertible):
                 (0, -1)
             )
 
-        nothing = torch.zeros_like(x[(..., *[0] * self.event_ndim)])
-        return self._solve(slope, (x, nothing), start, end)
+        first: tuple[Any, ...] = (..., *[0] * self.event_ndim)
+        nothing = torch.zeros_like(x[first])
+        moved, volume = self._solve(slope, (x, nothing), start, end)
+        return moved, volume

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,7 +15,7 @@ from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event
-from probgen.core.truncation import Truncated, truncated, using
+from probgen.core.truncation import Truncation, truncated, using
 from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import Conditioned, no_closed_form
 from probgen.distributions.dequantized import denoising_loss_of
@@ -22,7 +23,7 @@ from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.gibbs import gibbs
 
 
-class Units(Bijection):
+class UnitChange(Bijection):
     r"""Every variable in other units, on its own.
 
     .. math:: y_d = \frac{x_d - m_d}{s_d}, \qquad \text{or} \qquad
@@ -39,7 +40,7 @@ class Units(Bijection):
     bounds : (Tensor, Tensor), optional
         a and b.
 
-    >>> y, ladj = Units(torch.tensor(1.0), torch.tensor(2.0)).call_and_ladj(torch.tensor(5.0))
+    >>> y, ladj = UnitChange(torch.tensor(1.0), torch.tensor(2.0)).call_and_ladj(torch.tensor(5.0))
     >>> y, ladj.exp()
     (tensor(2.), tensor(0.5000))
     """
@@ -89,7 +90,7 @@ class Rescaled(BatchedDistribution):
     units : Units
         From x to y.
 
-    >>> units = Units(torch.tensor(5.0), torch.tensor(3.0))
+    >>> units = UnitChange(torch.tensor(5.0), torch.tensor(3.0))
     >>> distribution = Rescaled(dist.Normal(torch.zeros(2), 1.0).to_event(1), units)
     >>> x = torch.tensor([4.0, 7.0])
     >>> distribution.log_prob(x), dist.Normal(5.0, 3.0).log_prob(x).sum()
@@ -98,13 +99,13 @@ class Rescaled(BatchedDistribution):
 
     batched = {"base_dist": 0}
 
-    def __init__(self, base_dist: dist.TorchDistribution, units: Units):
+    def __init__(self, base_dist: dist.TorchDistribution, units: UnitChange):
         self.base_dist = base_dist
         self.units = units
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
         return self.base_dist.has_rsample
 
     @property
@@ -154,11 +155,11 @@ class Rescaled(BatchedDistribution):
         """With another way of sampling the base distribution, where it has several."""
         return Rescaled(using(self.base_dist, *arguments, **options), self.units)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.units.inv(self.base_dist.sample(torch.Size(sample_shape)))
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.units.inv(self.base_dist.rsample(torch.Size(sample_shape)))
 
 
@@ -174,7 +175,7 @@ class RescaledGiven(Conditioned):
     def __init__(self, joint: Rescaled, x: Tensor, mask: Tensor):
         super().__init__(joint, x, mask)
         self.units = joint.units
-        self.given = conditional(self.joint.base_dist, self.units(self.observed), self.mask)
+        self.given = conditional(self.joint.base_dist, self.units(self.observed), self.seen)
         self.density_kind = density_kind(self.given)
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
@@ -182,7 +183,7 @@ class RescaledGiven(Conditioned):
 
     def _log_prob_missing(self, value: Tensor) -> Tensor:
         y, ladj = self.units.call_and_ladj(self.completed(value))
-        ladj = torch.where(self.mask, 0.0, ladj)
+        ladj = torch.where(self.seen, 0.0, ladj)
         return self.given.log_prob(y) + summed(ladj, len(self.event_shape))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -198,7 +199,7 @@ def summed(values: Tensor, ndim: int) -> Tensor:
 
 
 @truncated.register(Rescaled)
-def _(distribution: Rescaled, rule: Truncated) -> Rescaled:
+def _(distribution: Rescaled, rule: Truncation) -> Rescaled:
     return distribution.using(rule)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy
 import torch
@@ -258,6 +258,7 @@ class LinearTails(Bijection):
     domain = constraints.real
     codomain = constraints.real
     sign = +1
+    base: Any  # a Transform, to which zuko gives call_and_ladj
 
     def __init__(self, base: Transform, bound: float):
         super().__init__()

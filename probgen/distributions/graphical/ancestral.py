@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from graphlib import TopologicalSorter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -18,13 +18,14 @@ from torch.distributions import constraints
 from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, fill_missing, has_missing
+from probgen.core.sums import sum_of
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import no_closed_form
 from probgen.distributions.graphical.factors import LIMIT, Factors
 
 
-class Node(NamedTuple):
+class GraphNode(NamedTuple):
     """One node of the graph.
 
     Attributes
@@ -53,15 +54,17 @@ class Node(NamedTuple):
     name: str = ""
 
 
-class _Columns(constraints.cat):
+class _NodeColumns(constraints.cat):
     """Supports of columns side by side: discrete only if all of them are."""
 
     @property
-    def is_discrete(self) -> bool:
+    def is_discrete(self) -> bool:  # type: ignore[override]  # torch: a constant
         return all(part.is_discrete for part in self.cseq)
 
 
-def family_table(nodes: Sequence[Node], index: int, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+def family_table(
+    nodes: Sequence[GraphNode], index: int, x: Tensor
+) -> tuple[Tensor, tuple[int, ...]]:
     """Log masses of a node at all values of the discrete members of its family.
 
     Other members as in ``x``.
@@ -77,7 +80,7 @@ def family_table(nodes: Sequence[Node], index: int, x: Tensor) -> tuple[Tensor, 
     discrete = [p for p in dict.fromkeys(node.parents) if nodes[p].levels is not None]
     shared = not node.own and len(discrete) == len(set(node.parents)) and node.levels is not None
     lead = torch.Size() if shared else x.shape[:-1]
-    sizes = [nodes[p].levels for p in discrete]
+    sizes = _sizes(nodes, discrete)
     distribution = node.distribution(_on_grid(nodes, node, discrete, x, lead))
     if node.levels is None:
         value = x[..., node.columns]
@@ -93,11 +96,17 @@ def family_table(nodes: Sequence[Node], index: int, x: Tensor) -> tuple[Tensor, 
     return table.permute(*range(grid, table.ndim), *range(grid)), scope
 
 
+def _sizes(nodes: Sequence[GraphNode], discrete: Sequence[int]) -> list[int]:
+    """How many levels each of some discrete nodes has."""
+    levels = (nodes[p].levels for p in discrete)
+    return [size for size in levels if size is not None]
+
+
 def _on_grid(
-    nodes: Sequence[Node], node: Node, discrete: list[int], x: Tensor, lead: torch.Size
+    nodes: Sequence[GraphNode], node: GraphNode, discrete: list[int], x: Tensor, lead: torch.Size
 ) -> Tensor:
     """Values of the parents, discrete ones at all their levels: ``(*levels, *lead, P)``."""
-    sizes = [nodes[p].levels for p in discrete]
+    sizes = _sizes(nodes, discrete)
     parts = []
     for p in node.parents:
         if p in discrete:
@@ -110,7 +119,7 @@ def _on_grid(
     return torch.cat(parts, -1) if parts else x.new_zeros(*sizes, *lead, 0)
 
 
-class Ancestral(BatchedDistribution):
+class DirectedDistribution(BatchedDistribution):
     r"""The distribution of a directed acyclic graph of conditional distributions.
 
     Each given the values of its parents.
@@ -122,7 +131,7 @@ class Ancestral(BatchedDistribution):
 
     Parameters
     ----------
-    nodes : sequence of Node
+    nodes : sequence of GraphNode
         The graph.
     blank : Tensor
         Any tensor of the shape ``(*batch, D)``, dtype and device of an event.
@@ -142,7 +151,7 @@ class Ancestral(BatchedDistribution):
 
     batched = {"blank": None}
 
-    def __init__(self, nodes: Sequence[Node], blank: Tensor, limit: int = LIMIT):
+    def __init__(self, nodes: Sequence[GraphNode], blank: Tensor, limit: int = LIMIT):
         self.nodes = tuple(nodes)
         self.blank = blank
         self.limit = limit
@@ -151,13 +160,13 @@ class Ancestral(BatchedDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        supports = {
+        supports: dict[int, Any] = {
             node.columns.start: node.distribution(self._zeros(node)).support for node in self.nodes
         }
         sizes = {node.columns.start: node.columns.stop - node.columns.start for node in self.nodes}
         parts = [supports[start].base_constraint for start in sorted(supports)]
         return constraints.independent(
-            _Columns(parts, -1, [sizes[start] for start in sorted(sizes)]), 1
+            _NodeColumns(parts, -1, [sizes[start] for start in sorted(sizes)]), 1
         )
 
     @property
@@ -174,10 +183,10 @@ class Ancestral(BatchedDistribution):
             node.distribution(self._above(node, x)).log_prob(x[..., node.columns])
             for node in self.nodes
         ]
-        return sum(terms).expand(lead)
+        return sum_of(terms).expand(lead)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         x = self.blank.new_full(torch.Size(sample_shape) + self.blank.shape, torch.nan)
         return self._filled(
             x,
@@ -187,7 +196,7 @@ class Ancestral(BatchedDistribution):
         )
 
     @torch.no_grad()
-    def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def complete(self, x: Tensor, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Exact draws of missing entries (NaN) given the others.
 
         ``(*batch, D) -> (*sample, *batch, D)``.
@@ -222,14 +231,10 @@ class Ancestral(BatchedDistribution):
 
         And the sum of those that have none.
         """
-        place = {
-            index: i
-            for i, index in enumerate(
-                i for i, node in enumerate(self.nodes) if node.levels is not None
-            )
-        }
-        tables = []
-        scopes = []
+        levels = {i: node.levels for i, node in enumerate(self.nodes) if node.levels is not None}
+        place = {index: i for i, index in enumerate(levels)}
+        tables: list[Tensor] = []
+        scopes: list[tuple[int, ...]] = []
         constant = torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
         for index in range(len(self.nodes)):
             table, scope = family_table(self.nodes, index, x)
@@ -238,9 +243,7 @@ class Ancestral(BatchedDistribution):
                 scopes = [*scopes, tuple(place[i] for i in scope)]
             else:
                 constant = constant + table
-        return Factors(
-            tuple(tables), tuple(scopes), tuple(self.nodes[i].levels for i in place), self.limit
-        ), constant
+        return Factors(tuple(tables), tuple(scopes), tuple(levels.values()), self.limit), constant
 
     def _free(self, x: Tensor) -> Tensor:
         """Which nodes have no observed entry below them or in them, ``(*lead, nodes)``.
@@ -287,11 +290,11 @@ class Ancestral(BatchedDistribution):
             x[..., node.columns] = drawn
         return x
 
-    def _above(self, node: Node, x: Tensor) -> Tensor:
+    def _above(self, node: GraphNode, x: Tensor) -> Tensor:
         parts = [x[..., self.nodes[p].columns] for p in node.parents]
         return torch.cat(parts, -1) if parts else x[..., :0]
 
-    def _zeros(self, node: Node) -> Tensor:
+    def _zeros(self, node: GraphNode) -> Tensor:
         width = sum(self.nodes[p].columns.stop - self.nodes[p].columns.start for p in node.parents)
         return self.blank.new_zeros(*self.batch_shape, width)
 
@@ -304,6 +307,6 @@ def _ancestral(parents: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     return tuple(TopologicalSorter(dict(enumerate(parents))).static_order())
 
 
-@conditional.register(Ancestral)
-def _(distribution: Ancestral, x: Tensor, mask: Tensor) -> Completed:
+@conditional.register(DirectedDistribution)
+def _(distribution: DirectedDistribution, x: Tensor, mask: Tensor) -> Completed:
     return Completed(distribution, x, mask)

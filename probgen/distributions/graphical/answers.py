@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from probgen.distributions.graphical.directed_graph import one_of
+from probgen.distributions.graphical.directed_graph import did_you_mean
 
 
 class Marginals(dict[str, Tensor]):
@@ -44,10 +44,10 @@ class Marginals(dict[str, Tensor]):
         """What is no variable: a variable and a state of it."""
         name, *state = key if isinstance(key, tuple) else (key,)
         if name not in self:
-            raise KeyError(f"expected the name of a variable, {one_of(list(self), name)}")
+            raise KeyError(f"expected the name of a variable, {did_you_mean(list(self), name)}")
         if len(state) != 1 or str(state[0]) not in self.names[name]:
             got = state[0] if len(state) == 1 else tuple(state)
-            raise KeyError(f"expected a state of '{name}', {one_of(self.names[name], got)}")
+            raise KeyError(f"expected a state of '{name}', {did_you_mean(self.names[name], got)}")
         return self[name][..., self.names[name].index(str(state[0]))]
 
     def in_words(self) -> list[dict[str, dict[str, float]]]:

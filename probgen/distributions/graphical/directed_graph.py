@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from itertools import accumulate
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -19,7 +20,7 @@ from probgen.core import checks
 
 CONTEXT = "context"  # the parent that is no node: what the whole network is conditioned on
 _LISTED = 20  # names that a message lists
-Distributions = Mapping[str, Callable[..., dist.TorchDistribution]]
+NodeDistributions = Mapping[str, Callable[..., dist.TorchDistribution]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Graph:
 
     @classmethod
     def of(
-        cls, distributions: Distributions, parents: Mapping[str, Sequence[str]], context: int
+        cls, distributions: NodeDistributions, parents: Mapping[str, Sequence[str]], context: int
     ) -> Graph:
         """The graph of some distributions, whose events and supports are looked at.
 
@@ -65,7 +66,7 @@ class Graph:
     def index(self, name: str) -> int:
         """The place of a node among all."""
         if name not in self.names:
-            raise ValueError(f"expected the name of a node, {one_of(self.names, name)}")
+            raise ValueError(f"expected the name of a node, {did_you_mean(self.names, name)}")
         return self.names.index(name)
 
     def above(self, name: str) -> tuple[int, ...]:
@@ -81,10 +82,10 @@ class Graph:
         return (*(self.levels[place] for place in self.above(name)), self.levels[self.index(name)])
 
 
-def one_of(known: Sequence[str], got: object) -> str:
+def did_you_mean(known: Sequence[str], got: object) -> str:
     """The end of a message about a name that is not known: what is known, what was meant.
 
-    >>> one_of(("no", "yes"), "yess")
+    >>> did_you_mean(("no", "yes"), "yess")
     "one of ('no', 'yes'), got 'yess'; did you mean 'yes'?"
     """
     listed = str(tuple(known[:_LISTED]))
@@ -120,7 +121,7 @@ def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> N
             if name not in names and name != CONTEXT:
                 raise ValueError(
                     f"expected parents and children among the nodes (or '{CONTEXT}'), "
-                    f"{one_of(tuple(names), name)}"
+                    f"{did_you_mean(tuple(names), name)}"
                 )
     twice = [name for name, above in parents.items() if len(set(above)) < len(above)]
     if twice:
@@ -136,7 +137,7 @@ def check_graph(names: Sequence[str], parents: Mapping[str, Sequence[str]]) -> N
 
 @torch.no_grad()
 def _probe(
-    distributions: Distributions, parents: Mapping[str, Sequence[str]], context: int
+    distributions: NodeDistributions, parents: Mapping[str, Sequence[str]], context: int
 ) -> tuple[list[slice], list[int | None]]:
     """Columns and numbers of levels of all nodes.
 
@@ -166,7 +167,7 @@ def finite_levels(distribution: dist.TorchDistribution) -> int | None:
     >>> finite_levels(dist.Bernoulli(torch.ones(1) / 2).to_event(1)), finite_levels(dist.Poisson(torch.ones(1)))
     (2, None)
     """
-    support = distribution.support
+    support: Any = distribution.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if distribution.event_shape.numel() != 1:

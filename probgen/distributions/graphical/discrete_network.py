@@ -22,8 +22,8 @@ from probgen.core.batched import expanded
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
-from probgen.distributions.graphical.elimination import Plan, at_values
-from probgen.distributions.graphical.factors import LIMIT, Factors, Labels
+from probgen.distributions.graphical.elimination import EliminationPlan, at_values
+from probgen.distributions.graphical.factors import LIMIT, Factors, VariableNames
 
 _AT_ONCE = 2**24
 
@@ -52,7 +52,7 @@ class _DiscreteDistribution(dist.TorchDistribution):
         return constraints.independent(base, len(self.event_shape))
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> EliminationPlan:
         """How missing entries are summed out, and what that costs."""
         return self.factors.plan(evidence=True)
 
@@ -131,7 +131,7 @@ class _DiscreteDistribution(dist.TorchDistribution):
         return joint.softmax(0).movedim(0, -1).unflatten(-1, levels)
 
     @torch.no_grad()
-    def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def complete(self, x: Tensor, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Exact draws of missing entries (NaN) given the others.
 
         ``(*batch, *event) -> (*sample, *batch, *event)``.
@@ -172,7 +172,7 @@ class _DiscreteDistribution(dist.TorchDistribution):
         mean = marginals @ values
         return mean, marginals @ values.square() - mean.square()
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _DiscreteDistribution:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> _DiscreteDistribution:
         return expanded(self, torch.Size(batch_shape), {"factors": 0})
 
     def _check_possible(self, totals: Tensor, x: Tensor) -> None:
@@ -248,7 +248,7 @@ class FactorGraph(_DiscreteDistribution):
         return FactorGraph(self.factors.times(likelihoods), self.event_shape)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)
         draws = self.factors.draw(None, self.batch_shape, shape.numel())
         return draws.reshape(*shape, *self.batch_shape, *self.event_shape)
@@ -270,7 +270,7 @@ class DiscreteNetwork(_DiscreteDistribution):
         The parents of each variable.
     limit : int
         Largest table, in entries per row, that an elimination may make.
-    labels : Labels
+    labels : VariableNames
         What errors call the variables and their values.
 
     References
@@ -288,7 +288,7 @@ class DiscreteNetwork(_DiscreteDistribution):
         tables: Sequence[Tensor],
         parents: Sequence[Sequence[int]],
         limit: int = LIMIT,
-        labels: Labels = Labels(),  # noqa: B008  (a tuple)
+        labels: VariableNames = VariableNames(),  # noqa: B008  (a tuple)
     ):
         scopes = tuple((*above, v) for v, above in enumerate(parents))
         levels = tuple(table.shape[-1] for table in tables)
@@ -334,7 +334,7 @@ class DiscreteNetwork(_DiscreteDistribution):
         return new
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         factors = self.factors
         if factors.likelihoods:

@@ -9,10 +9,12 @@ import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from probgen.core.sums import sum_of
 
 Scope = tuple[int, ...]
 Reduce = Callable[[Sequence[Tensor], Sequence[Scope], Scope, Scope], Tensor]
@@ -26,7 +28,7 @@ _IMPOSSIBLE = -1e30
 _ROWS = 16  # what the search for an order takes the number of rows for
 
 
-class Step(NamedTuple):
+class Product(NamedTuple):
     """One product of tables, summed over what no other table has.
 
     Operands leave a list, the result joins its end.
@@ -38,12 +40,12 @@ class Step(NamedTuple):
     summed: Scope
 
 
-class Plan(NamedTuple):
+class EliminationPlan(NamedTuple):
     """An order of elimination and what it costs.
 
     Attributes
     ----------
-    steps : tuple of Step
+    steps : tuple of Product
         Products of two tables, one after the other.
     largest : int
         Entries of the largest table that is made, per row of evidence.
@@ -51,7 +53,7 @@ class Plan(NamedTuple):
         Entries of all products before summing, per row of evidence.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[Product, ...]
     largest: int
     operations: int
 
@@ -62,7 +64,7 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=512)
 def plan(
     scopes: tuple[Scope, ...], levels: tuple[int, ...], batched: tuple[bool, ...] | None = None
-) -> Plan:
+) -> EliminationPlan:
     r"""The cheapest order found in which to sum all variables out of a product of tables.
 
     .. math:: \sum_{x_1} \dots \sum_{x_D} \prod_f \phi_f(x_{s(f)})
@@ -101,7 +103,7 @@ def plan(
     ]
     equation = ",".join(terms) + "->" + row * any(batched)
 
-    def cost(optimize: object) -> Plan:
+    def cost(optimize: object) -> EliminationPlan:
         _, found = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
         return _costed(found.contraction_list, levels, opt_einsum.get_symbol)
 
@@ -117,13 +119,13 @@ def plan(
     return best
 
 
-def _cheapest(*plans: Plan) -> Plan:
+def _cheapest(*plans: EliminationPlan) -> EliminationPlan:
     return min(plans, key=lambda each: (each.largest, each.operations))
 
 
 def _costed(
     contractions: Sequence[tuple], levels: tuple[int, ...], symbol: Callable[[int], str]
-) -> Plan:
+) -> EliminationPlan:
     variable = {symbol(v): v for v in range(len(levels))}
     steps = []
     operations = 0
@@ -134,10 +136,10 @@ def _costed(
         )
         kept = tuple(variable[s] for s in output if s in variable)
         summed = tuple(sorted(set().union(*scopes) - set(kept)))
-        steps.append(Step(tuple(positions), scopes, kept, summed))
+        steps.append(Product(tuple(positions), scopes, kept, summed))
         operations += prod(levels[v] for v in (*kept, *summed))
     largest = max((prod(levels[v] for v in step.kept) for step in steps), default=1)
-    return Plan(tuple(steps), largest, operations)
+    return EliminationPlan(tuple(steps), largest, operations)
 
 
 def _path(scopes: tuple[Scope, ...], order: Sequence[int]) -> list[tuple[int, ...]]:
@@ -148,7 +150,7 @@ def _path(scopes: tuple[Scope, ...], order: Sequence[int]) -> list[tuple[int, ..
     from opt_einsum.paths import ssa_to_linear
 
     alive = {name: set(scope) for name, scope in enumerate(scopes)}
-    path = []
+    path: list[tuple[int, int]] = []
     for variable in (*order, None):
         group = [name for name, scope in alive.items() if variable is None or variable in scope]
         group.sort(key=lambda name: len(alive[name]))
@@ -165,7 +167,7 @@ def _path(scopes: tuple[Scope, ...], order: Sequence[int]) -> list[tuple[int, ..
 
 def _fewest_neighbors(scopes: tuple[Scope, ...], levels: tuple[int, ...]) -> list[int]:
     """The order that always eliminates a variable whose table of neighbors is smallest."""
-    neighbors = {v: set() for v in range(len(levels))}
+    neighbors: dict[int, set[int]] = {v: set() for v in range(len(levels))}
     for scope in scopes:
         for v in scope:
             neighbors[v] |= set(scope) - {v}
@@ -180,7 +182,10 @@ def _fewest_neighbors(scopes: tuple[Scope, ...], levels: tuple[int, ...]) -> lis
 
 
 def eliminate(
-    steps: Plan, tables: Sequence[Tensor], reduce: Reduce | None = None, trail: list | None = None
+    steps: EliminationPlan,
+    tables: Sequence[Tensor],
+    reduce: Reduce | None = None,
+    trail: list | None = None,
 ) -> Tensor:
     """Runs a plan on log tables ``(N or 1, *levels of the scope)``.
 
@@ -206,7 +211,10 @@ def eliminate(
 
 
 def trace_back(
-    steps: Plan, trail: Sequence[Sequence[Tensor]], x: Tensor, choose: Callable[[Tensor], Tensor]
+    steps: EliminationPlan,
+    trail: Sequence[Sequence[Tensor]],
+    x: Tensor,
+    choose: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Values of all variables, found in the reverse order of elimination.
 
@@ -224,8 +232,8 @@ def trace_back(
     for step, operands in zip(reversed(steps.steps), reversed(trail), strict=True):
         if not step.summed:
             continue
-        levels = {}
-        weights = 0.0
+        levels: dict[int, int] = {}
+        weights = torch.zeros((), dtype=operands[0].dtype, device=x.device)
         for table, scope in zip(operands, step.scopes, strict=True):
             levels |= dict(zip(scope, table.shape[1:], strict=True))
             weights = weights + _aligned(
@@ -273,7 +281,8 @@ def log_max(
     For each value of those ``kept``.
     """
     union = kept + summed
-    total = sum(_aligned(table, scope, union) for table, scope in zip(tables, scopes, strict=True))
+    pairs = zip(tables, scopes, strict=True)
+    total = sum_of(_aligned(table, scope, union) for table, scope in pairs)
     return total.amax(tuple(range(-len(summed), 0))) if summed else total
 
 
@@ -290,11 +299,11 @@ def log_sum(
     pairs = list(zip(tables, scopes, strict=True))
     union = kept + summed
     if not summed or _size(pairs) <= _SMALL:
-        total = sum(_aligned(table, scope, union) for table, scope in pairs)
+        total = sum_of(_aligned(table, scope, union) for table, scope in pairs)
         return total.logsumexp(tuple(range(-len(summed), 0))) if summed else total
     label = {v: 1 + i for i, v in enumerate(union)}
     operands: list = []
-    shift: Tensor | float = 0.0
+    shift: Any = 0.0
     for table, scope in pairs:
         gone = tuple(1 + i for i, v in enumerate(scope) if v in summed)
         peak = table.detach().amax(gone, keepdim=True) if gone else table.detach()

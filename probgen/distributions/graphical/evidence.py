@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from probgen.distributions.graphical.directed_graph import Graph, one_of
+from probgen.distributions.graphical.directed_graph import Graph, did_you_mean
 from probgen.distributions.graphical.states import States
 
 Numbers: TypeAlias = "Tensor | Sequence[float] | Mapping[str, float]"
@@ -50,7 +50,9 @@ def _in_order(name: str, value: Numbers, states: Sequence[str] | None) -> Tensor
         )
     for state in value:
         if state not in states:
-            raise ValueError(f"expected likelihoods of states of '{name}', {one_of(states, state)}")
+            raise ValueError(
+                f"expected likelihoods of states of '{name}', {did_you_mean(states, state)}"
+            )
     if lacking := [state for state in states if state not in value]:
         raise ValueError(
             f"expected a likelihood for every state of '{name}', got none for {lacking}; "
@@ -146,7 +148,7 @@ def fitted_likelihoods(
             return found
     raise ValueError(
         f"expected marginals of {tuple(targets)} that can hold together, got some that are off by "
-        f"{gap:.2g} after {max_iter} iterations; change them, or give a larger max_iter or a larger tol"
+        f"{gap:.2g} after {max_iter} iterations; change them, or give a larger max_iter or tol"
     )
 
 

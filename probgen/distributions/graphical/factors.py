@@ -5,17 +5,18 @@ Scores, sums over missing variables, draws, modes and marginals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from probgen.core.missing import has_missing
+from probgen.core.sums import sum_of
 from probgen.distributions.graphical.elimination import (
-    Plan,
+    EliminationPlan,
     Scope,
     at_values,
     eliminate,
@@ -29,10 +30,10 @@ LIMIT = 2**22  # entries of the largest table, per row
 _AT_ONCE = 2**24  # entries of all products of some rows
 
 
-class Labels(NamedTuple):
+class VariableNames(NamedTuple):
     """What errors call variables and their values; by number where there are no names.
 
-    >>> Labels(("rain",), (("no", "yes"),)).told(0, 1.0), Labels().told(3, 1.0)
+    >>> VariableNames(("rain",), (("no", "yes"),)).told(0, 1.0), VariableNames().told(3, 1.0)
     ('rain = yes', 'column 3 = 1')
     """
 
@@ -48,16 +49,17 @@ class Labels(NamedTuple):
         states = self.states[v] if self.states else None
         return f"{self.name(v)} = {states[int(value)] if states else f'{value:g}'}"
 
-    def only(self, variables: Sequence[int]) -> Labels:
+    def only(self, variables: Sequence[int]) -> VariableNames:
         """Those of some variables."""
-        return Labels(*(tuple(part[v] for v in variables) if part else () for part in self))
+        parts: Iterable[Any] = (tuple(part[v] for v in variables) if part else () for part in self)
+        return VariableNames(*parts)
 
 
-class _Group(NamedTuple):
+class _TableGroup(NamedTuple):
     """Rows that are eliminated together, in one order."""
 
     rows: Tensor
-    plan: Plan
+    plan: EliminationPlan
     tables: list[Tensor]
 
 
@@ -76,7 +78,7 @@ class Factors(NamedTuple):
         Number of values of each variable.
     limit : int
         Largest table, in entries per row, that an elimination may make.
-    labels : Labels
+    labels : VariableNames
         What errors call the variables.
     likelihoods : int
         How many of the tables, the last ones, are likelihoods of single variables.
@@ -86,7 +88,7 @@ class Factors(NamedTuple):
     scopes: tuple[Scope, ...]
     levels: tuple[int, ...]
     limit: int = LIMIT
-    labels: Labels = Labels()
+    labels: VariableNames = VariableNames()
     likelihoods: int = 0
 
     @property
@@ -120,7 +122,7 @@ class Factors(NamedTuple):
         )
         return self._replace(tables=tuple(tables))
 
-    def plan(self, evidence: bool = False) -> Plan:
+    def plan(self, evidence: bool = False) -> EliminationPlan:
         """How the variables are summed out: with ``evidence`` of each row's own, or all of them."""
         batched = tuple(
             table.ndim > len(scope) for table, scope in zip(self.tables, self.scopes, strict=True)
@@ -163,7 +165,7 @@ class Factors(NamedTuple):
 
         if x is None:
             order = self._affordable(self.plan())
-            trail = []
+            trail: list[list[Tensor]] = []
             eliminate(order, self.rows(self.batch), None, trail)
             total = copies * lead.numel()
             values = torch.zeros(
@@ -271,7 +273,8 @@ class Factors(NamedTuple):
             return flat[places].sum(-1).expand(lead)
         rows = _flat(x, lead).long()
         pairs = zip(self.rows(lead), self.scopes, strict=True)
-        return sum(at_values(table, scope, rows, scope) for table, scope in pairs).reshape(lead)
+        total = sum_of(at_values(table, scope, rows, scope) for table, scope in pairs)
+        return total.reshape(lead)
 
     def rows(self, lead: torch.Size) -> list[Tensor]:
         """Tables with one leading dim: rows, or 1."""
@@ -307,7 +310,9 @@ class Factors(NamedTuple):
             )
         return out.to(x.dtype).reshape(copies, *lead, -1)
 
-    def _groups(self, rows: Tensor, evidence: Tensor, tables: list[Tensor]) -> Iterator[_Group]:
+    def _groups(
+        self, rows: Tensor, evidence: Tensor, tables: list[Tensor]
+    ) -> Iterator[_TableGroup]:
         """All rows in one order, each with its own evidence.
 
         Where that is too wide, rows of one pattern at a time.
@@ -324,7 +329,7 @@ class Factors(NamedTuple):
             return
         for chosen in indices.split(max(1, _AT_ONCE // max(order.operations, 1))):
             own = [evidence[chosen, v, :size] for v, size in enumerate(self.levels)]
-            yield _Group(chosen, order, _some(tables, chosen) + own)
+            yield _TableGroup(chosen, order, _some(tables, chosen) + own)
 
     def _observed(
         self,
@@ -333,15 +338,15 @@ class Factors(NamedTuple):
         tables: list[Tensor],
         missing: list[bool],
         chosen: Tensor,
-    ) -> _Group:
+    ) -> _TableGroup:
         """Rows that miss the same variables.
 
         Tables at the observed values, of the missing variables alone.
         """
         seen = tuple(v for v, gone in enumerate(missing) if not gone)
         values = rows.nan_to_num().long()
-        found = []
-        scopes = []
+        found: list[Tensor] = []
+        scopes: list[Scope] = []
         constant = torch.zeros(len(rows), device=rows.device)
         for table, scope in zip(tables, self.scopes, strict=True):
             part = at_values(table, scope, values, seen)
@@ -355,9 +360,9 @@ class Factors(NamedTuple):
         found += [evidence[:, v, : self.levels[v]] for v in hidden]
         scopes += [(v,) for v in hidden]
         order = plan((*scopes, ()), self.levels, (True,) * (len(scopes) + 1))
-        return _Group(chosen, self._affordable(order), [*found, constant])
+        return _TableGroup(chosen, self._affordable(order), [*found, constant])
 
-    def _affordable(self, order: Plan) -> Plan:
+    def _affordable(self, order: EliminationPlan) -> EliminationPlan:
         if order.largest > self.limit:
             raise ValueError(
                 f"expected an elimination whose tables have at most {self.limit:,} entries per "

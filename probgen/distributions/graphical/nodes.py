@@ -95,7 +95,7 @@ class Table(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines."""
+        """Number of free parameters."""
         return self.logits[..., 1:].numel() * self.logits.requires_grad
 
     @torch.no_grad()
@@ -190,7 +190,7 @@ class LinearGaussian(DistributionModule):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines."""
+        """Number of free parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     @torch.no_grad()

@@ -152,7 +152,7 @@ class GibbsField(BatchedDistribution):
         return self.field.pseudo_score(_labels(x, self.event_shape)).expand(self.lead(x))
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         x = self.field.pairs.new_full(torch.Size(sample_shape) + self.shape(), torch.nan)
         return self.completed(x, self.sweeps)
 

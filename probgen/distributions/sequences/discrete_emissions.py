@@ -41,7 +41,7 @@ class CategoricalEmission(Emission):
 
     @property
     def free_parameters(self) -> int:
-        """How many numbers the likelihood determines: probabilities sum to 1."""
+        """Number of free parameters: probabilities sum to 1."""
         return self.logits[..., 1:].numel() * self.logits.requires_grad
 
     @property

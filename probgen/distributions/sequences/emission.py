@@ -6,11 +6,12 @@ One distribution for each state, with steps of expectation maximization in close
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
@@ -144,7 +145,7 @@ class Chosen(BatchedDistribution):
         super().__init__(index.shape, distributions.event_shape, validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:
+    def support(self) -> Any:
         return self.distributions.support
 
     @property
@@ -156,7 +157,7 @@ class Chosen(BatchedDistribution):
         values, index = torch.broadcast_tensors(values, self.index[..., None])
         return values.gather(-1, index[..., :1])[..., 0]
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         event = len(self.event_shape)
         values = self.distributions.sample(torch.Size(sample_shape) + self.batch_shape)
         index = self.index.reshape(*self.batch_shape, 1, *[1] * event)

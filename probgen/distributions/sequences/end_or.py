@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
@@ -10,7 +13,7 @@ from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind
-from probgen.core.truncation import Truncated, truncated
+from probgen.core.truncation import Truncation, truncated
 from probgen.distributions.sequences.ends import or_padding, over_steps
 from probgen.distributions.sequences.inside import inside
 
@@ -57,7 +60,7 @@ class EndOr(BatchedDistribution):
         values = torch.where(ended, 0.0, self.entry.log_prob(entry))
         return self.stop.log_prob(ended.to(x)) + values
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             ended = self.stop.expand(self.batch_shape).sample(torch.Size(sample_shape)) > 0
             entry = self.entry.expand(self.batch_shape).sample(torch.Size(sample_shape))
@@ -65,7 +68,7 @@ class EndOr(BatchedDistribution):
 
 
 @truncated.register(EndOr)
-def _(distribution: EndOr, rule: Truncated) -> EndOr:
+def _(distribution: EndOr, rule: Truncation) -> EndOr:
     """The choice between the end and an entry comes first, then the entry."""
     parts = (truncated(distribution.entry, rule), truncated(distribution.stop, rule))
     return EndOr(*parts, distribution.end)
@@ -100,7 +103,7 @@ class Barred(BatchedDistribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:
+    def support(self) -> Any:
         return self.base.support
 
     @property
@@ -108,7 +111,7 @@ class Barred(BatchedDistribution):
         return density_kind(self.base)
 
     @property
-    def has_enumerate_support(self) -> bool:
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]  # torch: a constant
         return self.base.has_enumerate_support
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -119,7 +122,7 @@ class Barred(BatchedDistribution):
         ended = same.all(-1) if self.event_shape else same
         return torch.where(ended & self.where, -torch.inf, self.base.log_prob(x))
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         drawn = self.base.sample(torch.Size(sample_shape))
         where = over_steps(self.where, len(self.event_shape))
         return torch.where(where, self._others(torch.Size(sample_shape)), drawn)

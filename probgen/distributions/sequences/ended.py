@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -16,8 +16,8 @@ from torch.distributions import constraints
 from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import values_are_known
-from probgen.core.truncation import Truncated, changed_by, truncated
-from probgen.distributions.autoregressive import Autoregressive, sent
+from probgen.core.truncation import Truncation, changed_by, truncated
+from probgen.distributions.autoregressive import Autoregressive, Conditions, sent
 from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.conditioned import Conditioned
 from probgen.distributions.gibbs import gibbs
@@ -102,7 +102,7 @@ class Ended(BatchedDistribution):
 
     density_kind = "exact"
 
-    def using(self, rule: Truncated) -> Ended:
+    def using(self, rule: Truncation) -> Ended:
         """The distribution whose conditionals are changed at every step, and normalized.
 
         The end token is one of their values.
@@ -117,7 +117,7 @@ class Ended(BatchedDistribution):
         with reading_missing():
             return self.inner.log_prob(self.tokens(*self.read(x)))
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         lead = torch.Size(sample_shape) + self.batch_shape
         return self.generate(lead, lambda t, distribution: distribution.sample())
 
@@ -195,7 +195,7 @@ def _in_time(distribution: Autoregressive) -> Autoregressive:
 
 
 @truncated.register(Ended)
-def _(distribution: Ended, rule: Truncated) -> Ended:
+def _(distribution: Ended, rule: Truncation) -> Ended:
     return Ended(truncated(distribution.inner, rule), distribution.end, distribution.padding)
 
 
@@ -305,9 +305,9 @@ def _barred(distribution: Ended, where: Tensor) -> Autoregressive:
     return new
 
 
-def _barred_conditionals(conditionals: Generator, end: float, where: Tensor) -> Generator:
+def _barred_conditionals(conditionals: Conditions, end: float, where: Tensor) -> Conditions:
     """The distributions of one entry after the other, without the end at some of them."""
-    entry = next(conditionals, None)
+    entry: Any = next(conditionals, None)
     for barred in where.unbind(-1):
         value = yield Barred(entry, end, barred)
         entry = sent(conditionals, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ from probgen.distributions.sequences.ends import (
     reading_missing,
 )
 from probgen.distributions.sequences.forward_backward import (
+    chain_log_likelihood,
+    chain_posterior,
     filtered,
-    log_likelihood,
-    posterior,
 )
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.distributions.sequences.lists import takes_lists
@@ -86,14 +87,14 @@ class EndingMarkov(Padded):
         return self.stop_logits
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return log_likelihood(*self.chain(x)).reshape(self.lead(x))
+        return chain_log_likelihood(*self.chain(x)).reshape(self.lead(x))
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.sample_with_states(sample_shape)[0]
 
     @torch.no_grad()
     def sample_with_states(
-        self, sample_shape: torch.Size | tuple = torch.Size()
+        self, sample_shape: Sequence[int] = torch.Size()
     ) -> tuple[Tensor, Tensor]:
         """Padded sequences ``(*sample, *batch, T, *event)``, and states ``(*sample, *batch, T)``.
 
@@ -108,7 +109,7 @@ class EndingMarkov(Padded):
     @takes_lists
     def smooth(self, x: Tensor) -> Tensor:
         """Probabilities of the states given all steps and the end: ``(*batch, T, K)``."""
-        found = posterior(*self.chain(x))
+        found = chain_posterior(*self.chain(x))
         check_possible(found.log_likelihood)
         return found.marginals.movedim(-1, 0).reshape(*self.lead(x), self.length, -1)
 
@@ -195,7 +196,7 @@ class EndingMarkovGiven(Conditioned):
         found = self.joint.ends(value)
         longer = self.found.open & (found.length >= self.found.length)
         agrees = longer | (found.length == self.found.length)
-        evidence = log_likelihood(*self._chain()).reshape(self.batch_shape)
+        evidence = chain_log_likelihood(*self._chain()).reshape(self.batch_shape)
         return torch.where(agrees, self.joint.log_prob(value) - evidence, -torch.inf)
 
     def _moments(self) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,9 @@ class Posterior(NamedTuple):
     marginals: Tensor
 
 
-def log_likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+def chain_log_likelihood(
+    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+) -> Tensor:
     """Log-likelihoods of sequences ``(R,)``, differentiable once.
 
     Functions that are being recorded get a product of matrices in log space, by halves, where
@@ -75,7 +77,7 @@ def log_likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Te
 
 
 @torch.no_grad()
-def posterior(*chain: Tensor, weights: Tensor | None = None) -> Posterior:
+def chain_posterior(*chain: Tensor, weights: Tensor | None = None) -> Posterior:
     """Both passes: the log-likelihoods, and their gradients.
 
     Each sequence times its weight ``(R,)``.
@@ -111,7 +113,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     dtype = precision(log_transition)
     if dtype is None:
-        return log_chain.forward(log_initial, log_transition, log_emission)
+        return log_chain.log_forward(log_initial, log_transition, log_emission)
     shifted, top = _shifted(log_emission, dtype)
     first = (log_initial + log_emission[0]).to(dtype)
     start = first.softmax(0)
@@ -141,7 +143,7 @@ def _backward(
     dtype = precision(log_transition)
     kind = log_emission.dtype
     if dtype is None:
-        return log_chain.backward(grad, states, log_transition, log_emission)
+        return log_chain.log_backward(grad, states, log_transition, log_emission)
     impossible = value == -torch.inf
     if impossible.any():
         log_emission = log_emission.masked_fill(impossible, 0.0)
@@ -236,9 +238,8 @@ def _shifted(log_emission: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     top = log_emission.amax(1)
     relative = log_emission - top.clamp(min=torch.finfo(top.dtype).min)[:, None]
     floor = _DROPPED[dtype]
-    return nn.functional.threshold_(
-        relative.to(dtype).clamp_(min=floor).exp_(), math.exp(floor) * 1.01, 0.0
-    ), top
+    masses = relative.to(dtype).clamp_(min=floor).exp_()
+    return nn.functional.threshold(masses, math.exp(floor) * 1.01, 0.0, inplace=True), top
 
 
 def _pairs(now: Tensor, ahead: Tensor, shape: torch.Size) -> Tensor:

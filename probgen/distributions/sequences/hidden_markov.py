@@ -5,6 +5,9 @@ And of their missing steps given the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
@@ -18,7 +21,11 @@ from probgen.core.unions import OfAnyState, differs_by_state, of_entries
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible
-from probgen.distributions.sequences.forward_backward import filtered, log_likelihood, posterior
+from probgen.distributions.sequences.forward_backward import (
+    chain_log_likelihood,
+    chain_posterior,
+    filtered,
+)
 from probgen.distributions.sequences.inside import inside
 from probgen.distributions.sequences.lists import last_of, takes_lists
 from probgen.distributions.sequences.log_chain import best_path
@@ -100,7 +107,7 @@ class HiddenMarkov(BatchedDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        support = self.emissions.support
+        support: Any = self.emissions.support
         event = len(self.emissions.event_shape)
         own = len(self.emissions.batch_shape)
         if own == 1 and differs_by_state(support, event):
@@ -117,14 +124,14 @@ class HiddenMarkov(BatchedDistribution):
         return density_kind(self.emissions)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return log_likelihood(*self._chain(x)).reshape(self.lead(x))
+        return chain_log_likelihood(*self._chain(x)).reshape(self.lead(x))
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.sample_with_states(sample_shape)[0]
 
     @torch.no_grad()
     def sample_with_states(
-        self, sample_shape: torch.Size | tuple = torch.Size()
+        self, sample_shape: Sequence[int] = torch.Size()
     ) -> tuple[Tensor, Tensor]:
         """Sequences ``(*sample, *batch, T, *event)``.
 
@@ -150,7 +157,7 @@ class HiddenMarkov(BatchedDistribution):
 
         ``(*batch, T, K)``.
         """
-        found = posterior(*self._chain(x))
+        found = chain_posterior(*self._chain(x))
         check_possible(found.log_likelihood)
         return self._by_sequence(found.marginals, x)
 
@@ -163,7 +170,7 @@ class HiddenMarkov(BatchedDistribution):
         initial, transition, emission = self._chain(x)
         steps = len(emission) - 1
         rows = emission.shape[-1]
-        found = posterior(initial, transition.expand(steps, rows, -1, -1), emission)
+        found = chain_posterior(initial, transition.expand(steps, rows, -1, -1), emission)
         check_possible(found.log_likelihood)
         return found.transitions.movedim(0, 1).reshape(
             *self.lead(x), steps, self.states, self.states
@@ -192,7 +199,7 @@ class HiddenMarkov(BatchedDistribution):
         return paths.movedim(0, -1).reshape(draws, *self.lead(x), -1)
 
     @torch.no_grad()
-    def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def complete(self, x: Tensor, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         r"""Draws of missing values (NaN) given the others.
 
         ``(*batch, T, *event) -> (*sample, *batch, T, *event)``.
@@ -281,7 +288,7 @@ class HiddenMarkov(BatchedDistribution):
 
         Where these differ by state, so that values may be possible in one and not in another.
         """
-        support = self.emissions.support
+        support: Any = self.emissions.support
         if not differs_by_state(support, len(self.emissions.event_shape)):
             return self.emissions.log_prob(x)
         base, ndim = of_entries(support)
@@ -331,7 +338,8 @@ class HiddenMarkov(BatchedDistribution):
 
         ``(*batch, T) -> (*batch, T, *event)``.
 
-        All states emit and one is heard: what a distribution can always do.
+        Samples the emissions of all states and gathers the active one, so that any distribution
+        will do.
         """
         event = len(emissions.event_shape)
         last = 2 if self.varying else 1
@@ -384,9 +392,11 @@ class HiddenMarkov(BatchedDistribution):
         parts = (found.mean, found.variance)
         if self.varying:
             return parts
-        if given is None:
-            return tuple(part.unsqueeze(-2 - event) for part in parts)
-        return tuple(part.movedim(0, -2 - event) for part in parts)
+        loc, variance = (
+            part.unsqueeze(-2 - event) if given is None else part.movedim(0, -2 - event)
+            for part in parts
+        )
+        return loc, variance
 
     def _by_sequence(self, states: Tensor, x: Tensor) -> Tensor:
         return states.movedim(-1, 0).reshape(*self.lead(x), len(states), self.states)

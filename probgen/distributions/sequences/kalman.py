@@ -8,7 +8,7 @@ missing.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class Smoothed(NamedTuple):
     lagged: Tensor
 
 
-class Observed(NamedTuple):
+class SeenEmission(NamedTuple):
     """Emissions of one step as seen.
 
     Missing variables become standard normal ones, at zero, that tell nothing.
@@ -79,16 +79,18 @@ class Observed(NamedTuple):
     constant: Tensor
 
 
-def observe(system: System, x: Tensor, complete: bool) -> Observed:
+def observe(system: System, x: Tensor, complete: bool) -> SeenEmission:
     """One step ``(B, D)``."""
     if complete:
         constant = x.new_full((len(x),), -0.5 * x.shape[-1] * math.log(2 * math.pi))
-        return Observed(x, system.emission[None], system.emission_cov[None], constant)
+        return SeenEmission(x, system.emission[None], system.emission_cov[None], constant)
     seen = ~x.isnan()
     weight = seen.to(x.dtype)
     cov = system.emission_cov * weight[..., None] * weight[:, None] + torch.diag_embed(1 - weight)
     constant = -0.5 * weight.sum(-1) * math.log(2 * math.pi)
-    return Observed(torch.where(seen, x, 0.0), system.emission * weight[..., None], cov, constant)
+    return SeenEmission(
+        torch.where(seen, x, 0.0), system.emission * weight[..., None], cov, constant
+    )
 
 
 def kalman_filter(system: System, x: Tensor) -> Filtered:
@@ -98,7 +100,7 @@ def kalman_filter(system: System, x: Tensor) -> Filtered:
               m' = m + K (x - C m), \quad P' = (I - K C) P (I - K C)^\top + K R K^\top
     """
     complete = not has_missing(x)
-    total = 0.0
+    total: Any = 0.0
     steps = []
     mean = system.initial_mean.expand(x.shape[1], -1)
     cov = system.initial_cov

@@ -5,7 +5,7 @@ Reparameterized draws, and densities in one pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -17,7 +17,7 @@ from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event
 
 
-class _Drawn(NamedTuple):
+class _ChainDraw(NamedTuple):
     """A draw, the distribution of every step with what was drawn from it.
 
     And whether gradients were recorded.
@@ -83,7 +83,7 @@ class LatentChain(BatchedDistribution):
         self.inputs = inputs
         self.counts = counts
         self.beyond = beyond
-        self._drawn: _Drawn | None = None
+        self._drawn: _ChainDraw | None = None
         shapes = [
             () if inputs is None else inputs.shape[:-2],
             () if counts is None else counts.shape[:-1],
@@ -93,14 +93,14 @@ class LatentChain(BatchedDistribution):
         )
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
         return self._first().has_rsample
 
     @property
     def support(self) -> Any:
         return constraints.independent(self._first().support, 1)
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         lead = self.shape(torch.Size(sample_shape))[:-2]
         z = self.start.expand(*lead, -1)
         kept = []
@@ -112,7 +112,7 @@ class LatentChain(BatchedDistribution):
                 steps[-1][1] if self.counts is None else self._or_beyond(steps[-1][1], z, t)
             )
             z = kept[-1]
-        self._drawn = _Drawn(torch.stack(kept, -2), steps, torch.is_grad_enabled())
+        self._drawn = _ChainDraw(torch.stack(kept, -2), steps, torch.is_grad_enabled())
         return self._drawn.z
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -128,7 +128,9 @@ class LatentChain(BatchedDistribution):
 
         ``(*lead, Z) -> batch_shape (*lead,)``.
         """
-        return self.transition(beside(z, None if self.inputs is None else self.inputs[..., t, :]))
+        return self.transition(
+            with_inputs(z, None if self.inputs is None else self.inputs[..., t, :])
+        )
 
     def _or_beyond(self, drawn: Tensor, z: Tensor, t: int) -> Tensor:
         """The draw of step t, exchanged where the sequence has ended.
@@ -148,7 +150,7 @@ class LatentChain(BatchedDistribution):
         """
         z = z.expand(torch.broadcast_shapes(z.shape, self.shape()))
         before = torch.cat((self.start.expand(*z.shape[:-2], 1, -1), z[..., :-1, :]), -2)
-        return self.transition(beside(before, self.inputs))
+        return self.transition(with_inputs(before, self.inputs))
 
     def drawn(self) -> Tensor | None:
         """The last draw that carries gradients, if there is one."""
@@ -167,7 +169,7 @@ class LatentChain(BatchedDistribution):
         return self.distribution(self.start.expand(*self.batch_shape, -1), 0)
 
 
-def beside(z: Tensor, inputs: Tensor | None) -> Tensor:
+def with_inputs(z: Tensor, inputs: Tensor | None) -> Tensor:
     """``(*lead, Z)`` and ``(*batch, C)``, repeated for ``lead``, as ``(*lead, Z + C)``."""
     return z if inputs is None else torch.cat((z, inputs.expand(*z.shape[:-1], -1)), -1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -123,7 +124,7 @@ class WithLength(Padded):
         every = torch.arange(self.least, self.length + 1, device=length.device)
         return torch.where(is_open, every >= length, every == length)
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self.shape(torch.Size(sample_shape))
             lead = shape[: len(shape) - len(self.event_shape)]
@@ -185,7 +186,7 @@ class LengthGiven(Conditioned):
     def _values(self) -> dist.TorchDistribution:
         """The distribution of complete sequences without end."""
         with reading_missing():
-            return conditional(self.joint.inner, torch.where(self.mask, self.x, 0.0), self.mask)
+            return conditional(self.joint.inner, torch.where(self.seen, self.x, 0.0), self.seen)
 
     @property
     def _logits(self) -> Tensor:
@@ -196,7 +197,7 @@ class LengthGiven(Conditioned):
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         return self.joint.cut(self._values.sample(sample_shape), self.draw_lengths(sample_shape))
 
-    def draw_lengths(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def draw_lengths(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Lengths given what is observed: ``(*sample, *batch)``."""
         logits = self._logits.expand(*sample_shape, *self.batch_shape, -1)
         return dist.Categorical(logits=logits).sample() + self.joint.least
@@ -219,7 +220,7 @@ def _(distribution: WithLength, x: Tensor, mask: Tensor, num_steps: int) -> Tens
     """Lengths are drawn exactly, gaps by the chain of the distribution of the values."""
     checks.at_least(1, num_steps=num_steps)
     given = LengthGiven(distribution, x, mask)
-    state = gibbs(distribution.inner, torch.where(given.mask, x, 0.0), given.mask, num_steps)
+    state = gibbs(distribution.inner, torch.where(given.seen, x, 0.0), given.seen, num_steps)
     return distribution.cut(state, given.draw_lengths())
 
 

@@ -7,6 +7,8 @@ Shapes are those of :mod:`probgen.distributions.sequences.forward_backward`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ FEW = 5  # states for which a product of matrices costs little more than one wit
 _IMPOSSIBLE = -1e30  # instead of minus infinity, whose differences are no numbers
 
 
-def forward(
+def log_forward(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihoods ``(R,)`` in float64.
@@ -23,7 +25,7 @@ def forward(
     """
     each = log_transition
     state = log_initial
-    total = 0.0
+    total: Any = 0.0
     states = []
     for step, density in enumerate(log_emission):
         prior = state if step == 0 else _log_product(each[(step - 1) % len(each)].mT, state)
@@ -35,7 +37,7 @@ def forward(
     return total, torch.stack(states)
 
 
-def backward(
+def log_backward(
     grad: Tensor, states: Tensor, log_transition: Tensor, log_emission: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``initial``, ``transitions`` and ``marginals`` of a Posterior.

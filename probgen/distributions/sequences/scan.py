@@ -93,7 +93,7 @@ def _products(matrix: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
     """
     count = len(matrix)
     current = matrix[:, :, None, None] * pieces[0][:, None]
-    log_scale = 0.0
+    log_scale: Tensor | float = 0.0
     for factor in pieces[1:]:
         scale = current.sum(0)
         log_scale = log_scale + scale.double().log()

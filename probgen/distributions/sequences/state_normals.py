@@ -6,17 +6,18 @@ Scored together by matrix products where no gradient is asked for.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from probgen.core.missing import check_event
 from probgen.core.private_torch import get_proxy_mode
 from probgen.distributions.conditional import conditional
-from probgen.distributions.mixture_moments import Mixture, log_joint
+from probgen.distributions.mixture_moments import log_joint
+from probgen.distributions.mixture_steps import MixtureParameters
 
 
 class StateNormals(dist.TorchDistribution):
@@ -30,17 +31,17 @@ class StateNormals(dist.TorchDistribution):
 
     arg_constraints: dict = {}
 
-    def __init__(self, distribution: dist.TorchDistribution, mixture: Mixture):
+    def __init__(self, distribution: dist.TorchDistribution, mixture: MixtureParameters):
         self.distribution = distribution
         self.mixture = mixture
         super().__init__(distribution.batch_shape, distribution.event_shape, validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:
+    def support(self) -> Any:
         return self.distribution.support
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
         return True
 
     @property
@@ -61,13 +62,13 @@ class StateNormals(dist.TorchDistribution):
             *x.shape[:-2], -1
         )
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.distribution.sample(torch.Size(sample_shape))
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.distribution.rsample(torch.Size(sample_shape))
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> dist.TorchDistribution:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> dist.TorchDistribution:
         return (
             self
             if torch.Size(batch_shape) == self.batch_shape

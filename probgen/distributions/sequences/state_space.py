@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from pyro.distributions.util import broadcast_shape
@@ -79,17 +79,17 @@ class StateSpace(BatchedDistribution):
         system, rows = self._flat(x)
         return kalman_filter(system, rows).log_likelihood.reshape(self.lead(x))
 
-    def sample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.sample_with_states(sample_shape)[0]
 
-    def rsample(self, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.sample_with_states(sample_shape)[0]
 
     has_rsample = True
 
     def sample_with_states(
-        self, sample_shape: torch.Size | tuple = torch.Size()
+        self, sample_shape: Sequence[int] = torch.Size()
     ) -> tuple[Tensor, Tensor]:
         """Sequences ``(*sample, *batch, T, D)`` and the states behind them ``(*sample, *batch, T, k)``."""
         system = self.system
@@ -151,7 +151,7 @@ class StateSpace(BatchedDistribution):
         return self._by_sequence(mean, x), self._by_sequence(variance, x)
 
     @torch.no_grad()
-    def complete(self, x: Tensor, sample_shape: torch.Size | tuple = torch.Size()) -> Tensor:
+    def complete(self, x: Tensor, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         r"""Draws of missing entries (NaN) given the others.
 
         ``(*batch, T, D) -> (*sample, *batch, T, D)``.

@@ -42,7 +42,8 @@ def plain_values(module: nn.Module) -> dict[str, str]:
 
 def python_random() -> tuple[Any, ...]:
     """Where the random numbers of Python and NumPy stand, which no graph follows."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (not to draw, to see who does)
+    state: Any = np.random.get_state()  # noqa: NPY002 (not to draw, to see who does)
+    name, keys, *rest = state
     return random.getstate(), name, keys.tobytes(), *rest
 
 
@@ -62,9 +63,9 @@ def preserved(module: nn.Module, *others: Tensor) -> Iterator[None]:
     finally:
         for place, kept in places:
             place.update(kept)
-        for value, kept in values:
-            if not torch.equal(value, kept):
-                value.copy_(kept)
+        for value, before in values:
+            if not torch.equal(value, before):
+                value.copy_(before)
 
 
 def _places(module: nn.Module) -> list[dict[str, Any]]:

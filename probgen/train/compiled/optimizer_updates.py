@@ -15,7 +15,7 @@ Numbers = tuple[Tensor, ...]
 Group = dict[str, Any]
 
 
-class Rule(NamedTuple):
+class UpdateRule(NamedTuple):
     """One optimizer's update.
 
     Attributes
@@ -35,7 +35,7 @@ class Rule(NamedTuple):
     update: Callable[[Tensors, Tensor, Numbers, Group], Tensors]
 
 
-def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
+def rule_of(optimizer: torch.optim.Optimizer) -> UpdateRule:
     """The update of Adam, AdamW and SGD as a function.
 
     Other optimizers get their gradient from the graph.
@@ -129,6 +129,6 @@ def _hand_over(tensors: Tensors, gradient: Tensor, factors: Numbers, group: Grou
     return {"gradient": gradient}
 
 
-ADAM = Rule(_adam_numbers, _adam_factors, _adam)
-SGD = Rule(_sgd_numbers, _sgd_factors, _sgd)
-OUTSIDE = Rule(_none, _as_they_are, _hand_over)
+ADAM = UpdateRule(_adam_numbers, _adam_factors, _adam)
+SGD = UpdateRule(_sgd_numbers, _sgd_factors, _sgd)
+OUTSIDE = UpdateRule(_none, _as_they_are, _hand_over)

@@ -150,14 +150,14 @@ def _with_state(run: Run, indices: list[int], group: int) -> Part:
     states = [run.optimizer.state[p] for p in pieces]
     kept = {key: _merge([state[key] for state in states]) for key in _kept(states[0])}
     steps = {"step": torch.as_tensor(states[0]["step"]).clone()} if "step" in states[0] else {}
-    average = {} if run.average is None else _averages(run, indices)
+    average = _averages(run, indices)
     homes = [p.detach() for p in pieces]
     part = Part(pieces, _merge(homes), kept | steps, average, group, homes)
     _share(part)
     for key, values in kept.items():
         for state, view in zip(states, part.split(values), strict=True):
             state[key] = view
-    if average:
+    if run.average is not None:
         for index, view in zip(indices, part.split(average["average"]), strict=True):
             run.average[index] = view
     return part
@@ -165,6 +165,8 @@ def _with_state(run: Run, indices: list[int], group: int) -> Part:
 
 def _averages(run: Run, indices: list[int]) -> dict[str, Tensor]:
     """The count is precise enough for one minus a decay close to one, to a high power."""
+    if run.average is None:
+        return {}
     steps = torch.tensor(
         float(run.averaged_steps), dtype=torch.float64, device=run.parameters[indices[0]].device
     )

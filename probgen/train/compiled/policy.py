@@ -1,6 +1,6 @@
 """How each step of a run is made.
 
-As the program tells it, or by a compiled graph where that is repaid.
+As the program tells it, or by a compiled graph where that saves time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from probgen.compile.tracing import NotCompilable
 from probgen.train.compiled.module_state import PLAIN
 from probgen.train.compiled.optimizer_updates import OUTSIDE, rule_of
 from probgen.train.compiled.parameter_groups import Part, lay_out, read_steps, release, write_steps
-from probgen.train.compiled.step import Step
+from probgen.train.compiled.step import CompiledStep
 from probgen.train.data import Selection
 from probgen.train.history import FitWarning
 from probgen.train.run import NonFiniteLoss, Run
@@ -57,7 +57,7 @@ class Engine:
     run : Run
         What is trained.
     compile : bool or "auto"
-        ``True`` compiles after the first step, ``"auto"`` where the remaining steps repay it.
+        ``True`` compiles after the first step, ``"auto"`` where the remaining steps amortize it.
     watched : bool
         Whether callbacks look at the run after each step, which then are not done in blocks.
 
@@ -78,8 +78,8 @@ class Engine:
         self.ahead = (
             False  # whether the parts have counted steps that the optimizer's own state has not
         )
-        self.steps: dict[Any, Step] = {}
-        self.waiting: tuple[Any, Step, Background] | None = None
+        self.steps: dict[Any, CompiledStep] = {}
+        self.waiting: tuple[Any, CompiledStep, Background] | None = None
         self._numbers: tuple[Any, Tensor] = ((), torch.empty(0))
         if compile == "auto" and watched:
             self._give_up(
@@ -163,8 +163,8 @@ class Engine:
     def _eager_seconds(self) -> float:
         return statistics.median(self.seconds[2:] or self.seconds)
 
-    def _step(self, selection: Selection, remaining: float) -> Step | None:
-        """The step for batches of this shape, compiled now if it is new and that is repaid."""
+    def _step(self, selection: Selection, remaining: float) -> CompiledStep | None:
+        """The step for batches of this shape, compiled now if it is new and that saves time."""
         try:
             key = self._kind(selection)
             if key in self.steps:
@@ -194,7 +194,7 @@ class Engine:
         )
         return (*kinds, self.run.source.missing(selection))
 
-    def _current(self, step: Step) -> Step:
+    def _current(self, step: CompiledStep) -> CompiledStep:
         """The step as it is; callbacks may have changed what it takes for constant."""
         if self.watched and (name := step.outdated()):
             raise NotCompilable(
@@ -202,20 +202,20 @@ class Engine:
             )
         return step
 
-    def _new(self, key: Any, selection: Selection, remaining: float) -> Step | None:
+    def _new(self, key: Any, selection: Selection, remaining: float) -> CompiledStep | None:
         """Builds the step, or starts to.
 
-        ``None`` where it is not there yet, or would not be repaid.
+        ``None`` where it is not there yet, or would not save time.
         """
         if not self._worth_recording(remaining):
             return None
-        step = Step(self.run, self.parts, selection)
+        step = CompiledStep(self.run, self.parts, selection)
         if not self.must:
             seconds = computing(step.replay_seconds(), step.operations)
             cost = importing() + compiling(step.operations)
             now = self._eager_seconds()
             if not self.steps and not repays(remaining * (now - seconds), cost):
-                raise _NotRepaid("the remaining steps would not repay it")
+                raise _NotRepaid("the remaining steps would not amortize the cost of compiling")
             # what goes on meanwhile may be worth more than another Python costs
             if cost * seconds / now > ELSEWHERE and self._sent(key, step):
                 return None
@@ -224,7 +224,7 @@ class Engine:
         step.build(self._hyperparameters(), library=library)
         return step
 
-    def _sent(self, key: Any, step: Step) -> bool:
+    def _sent(self, key: Any, step: CompiledStep) -> bool:
         """Whether another process compiles the step now; some graphs cannot be sent."""
         graph, inputs = step.prepare(self._hyperparameters())
         unsent = suppress(PicklingError, AttributeError, TypeError)
@@ -232,8 +232,9 @@ class Engine:
             self.waiting = key, step, Background(graph, *inputs)
         return self.waiting is not None
 
-    def _awaited(self, key: Any) -> Step | None:
+    def _awaited(self, key: Any) -> CompiledStep | None:
         """The step that is compiled in the background, once it is done."""
+        assert self.waiting is not None
         awaited, step, work = self.waiting
         if key != awaited or not work.done():
             return None
@@ -252,7 +253,7 @@ class Engine:
         gain = remaining * (self._eager_seconds() - first.seconds) / (1 + self.run.step)
         return repays(gain, self.run.history.compile_seconds)
 
-    def _following(self, step: Step, room: int) -> list[Selection]:
+    def _following(self, step: CompiledStep, room: int) -> list[Selection]:
         """What else is done in the same call, without looking up.
 
         Steps in powers of two, which share memory.
@@ -291,7 +292,7 @@ class Engine:
             self._give_up("some parameters take part in some batches only")
         read_steps(self.run, self.parts)
 
-    def _advance_compiled(self, step: Step, selections: Sequence[Selection]) -> None:
+    def _advance_compiled(self, step: CompiledStep, selections: Sequence[Selection]) -> None:
         before = self._schedule()
         done = 0
         self.ahead = True
@@ -346,10 +347,11 @@ class Engine:
 
     def _reschedule(self, before: tuple[dict, list[dict]] | None, steps: int) -> None:
         """Brings the learning rate to where it was so many steps after ``before``."""
-        if before is None:
+        scheduler = self.run.scheduler
+        if before is None or scheduler is None:
             return
-        self.run.scheduler.load_state_dict(before[0])
+        scheduler.load_state_dict(before[0])
         for group, numbers in zip(self.run.optimizer.param_groups, before[1], strict=True):
             group |= numbers
         for _ in range(steps):
-            self.run.scheduler.step()
+            scheduler.step()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probgen.compile.passes import simplify
 from probgen.compile.rounding import tolerance
-from probgen.compile.tracing import Compiled, NotCompilable, Repeated, record, replica
+from probgen.compile.tracing import Compiled, NotCompilable, Repeated, record_operations, replica
 from probgen.core.loss_parts import noted_parts
 from probgen.core.missing import assume_missing
 from probgen.core.private_torch import pytree
@@ -35,7 +35,7 @@ MOST = 64
 TOGETHER = 0.02
 
 
-class Step:
+class CompiledStep:
     r"""The step of a run for one shape of batch, as a function of tensors that it changes in place.
 
     .. math:: g = \nabla_\theta L_B(\theta), \qquad (\theta, s) \leftarrow U(\theta, s, g)
@@ -77,7 +77,7 @@ class Step:
         self.constants = self._constants()
         with assume_missing(run.source.missing(selection)), preserved(run.module):
             before = attached(run.module), python_random()
-            self.recording = record(self._loss, *self.example)
+            self.recording = record_operations(self._loss, *self.example)
             self._check_constants(*before)
         pieces = {id(piece) for part in parts for piece in part.pieces}
         self.buffers = [tensor for tensor in self.recording.changed if id(tensor) not in pieces]
@@ -130,7 +130,7 @@ class Step:
         """
         began = time.perf_counter()
         if len(selections) not in self._calls:
-            self._calls[len(selections)] = self.graph.repeatedly(len(selections))
+            self._calls[len(selections)] = self._built().repeatedly(len(selections))
         inputs = (
             [*self.tensors, n, *self._inputs(chosen)]
             for chosen, n in zip(selections, numbers, strict=True)
@@ -144,7 +144,11 @@ class Step:
 
         What takes some milliseconds, one where draws depend on values.
         """
-        return 1 if self.graph.random else max(1, min(MOST, int(TOGETHER / self.seconds)))
+        return 1 if self._built().random else max(1, min(MOST, int(TOGETHER / self.seconds)))
+
+    def _built(self) -> Compiled:
+        assert self.graph is not None  # :meth:`build` comes first
+        return self.graph
 
     def build(self, numbers: Tensor, library: bool = True) -> None:
         """Compiles the graph, and compares it with the program."""
@@ -157,7 +161,7 @@ class Step:
         """The graph, not compiled yet, and its inputs."""
         inputs = [*self.tensors, numbers, *self.example]
         with torch.no_grad(), assume_missing(True):
-            return Compiled(record(self._step, *inputs)), inputs
+            return Compiled(record_operations(self._step, *inputs)), inputs
 
     def outdated(self) -> str | None:
         """A Python value of the module that is no longer what the graph has taken it for."""
@@ -266,7 +270,7 @@ class Step:
             torch.set_rng_state(state)
             replayed = graph.replay(*again)
         slack = self._tolerance()
-        near = {"rtol": slack, "atol": slack, "equal_nan": True}
+        near: dict[str, Any] = {"rtol": slack, "atol": slack, "equal_nan": True}
         if not same or not torch.allclose(found, expected, **near):
             raise NotCompilable(
                 f"the compiled step gives loss and gradient norm {found.tolist()}, the program "
@@ -325,8 +329,8 @@ class Step:
         if self.run.clip is not None:
             shrink = (self.run.clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = [gradient * shrink for gradient in gradients]
-        for part, tensors, gradient in zip(self.parts, parts, gradients, strict=True):
-            self._update(part, tensors, gradient, numbers[part.group], alive)
+        for part, own, gradient in zip(self.parts, parts, gradients, strict=True):
+            self._update(part, own, gradient, numbers[part.group], alive)
         _replace(dict(enumerate(buffers)), dict(enumerate(kept)), alive)
         return _result(value, norm, noted)
 
@@ -357,13 +361,14 @@ class Step:
         averaged = (
             tensors.get("averaged", numbers[0]) + 1
         )  # without averages a number that nobody needs
-        newest = (1 - self.run.decay) / (1 - self.run.decay**averaged) if part.average else averaged
+        decay: Any = self.run.decay
+        newest = (1 - decay) / (1 - decay**averaged) if part.average else averaged
         factors = [*self.rule.factors(numbers.unbind(), tensors), newest, alive]
         *factors, newest, go = torch.stack(
             [factor.to(_wide(gradient).dtype) for factor in factors]
         ).unbind()
         new = self.rule.update(
-            tensors, gradient, factors, self.run.optimizer.param_groups[part.group]
+            tensors, gradient, tuple(factors), self.run.optimizer.param_groups[part.group]
         )
         if part.average:
             moved = new["value"] - tensors["average"]
