@@ -120,7 +120,9 @@ def main() -> None:
     print(f"{'seconds to import':32s} {seconds_to_import(folder):10.2f}")
     for program in (LIST, ENTERED):
         command = [sys.executable, "-c", program]
-        print(subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout)
+        print(
+            subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout
+        )
 
 
 if __name__ == "__main__":

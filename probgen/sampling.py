@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 LawOf = Callable[[Any], dist.TorchDistribution]
+SAMPLERS = "pass one such as DDIM(20), or leave it out"
 TENSORS = 256  # of the size of an event: what a first piece is taken to need for each draw
 LEAST = 4096  # numbers, of the layers of a network for small events
 
@@ -97,6 +98,8 @@ def sample(
     """
     checks.generative(gen=gen)
     checks.at_least(0, n=n)
+    if not isinstance(sampler, Truncation):
+        checks.function(SAMPLERS, **checks.given(sampler=sampler))
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.positive(**checks.given(memory=memory))
     if not is_plain(context):
@@ -159,13 +162,12 @@ def _drawn(
 
 
 def _no_draws(distribution_of: LawOf, n: int, context: Any, batch: torch.Size) -> Tensor:
-    """An empty tensor of the shape and dtype that draws have, as a draw for one context tells."""
-    if not batch.numel():
+    """An empty tensor of the shape and dtype that draws have, as a draw for zeros tells."""
+    if batch:
         context = context.new_zeros(1, *context.shape[len(batch) :])
     with seeded(0):
         draw = distribution_of(context).sample()
-    lead = 1 if batch.numel() == 0 else len(batch)
-    return draw.new_empty(n, *batch, *draw.shape[lead:])
+    return draw.new_empty(n, *batch, *draw.shape[1 if batch else 0 :])
 
 
 def _in_order(

@@ -159,7 +159,7 @@ CASES = {
         TypeError,
         r"numeric columns, got \['a'\]",
     ),
-    "complex numbers": (lambda _: fit(gaussian(), X + 0j), TypeError, "dense real tensor"),
+    "complex numbers": (lambda _: fit(gaussian(), X + 0j), TypeError, "real numbers"),
     "sparse tensor": (lambda _: fit(gaussian(), X.to_sparse()), TypeError, "dense real tensor"),
     "iterator": (lambda _: fit(gaussian(), iter([X])), TypeError, "read more than once"),
     "dictionary batches": (

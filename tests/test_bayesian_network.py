@@ -395,7 +395,10 @@ BAD_TABLES = {
     "one number": (1.0, r"table of 'b'.*one probability for each value, got 1"),
     "no value": ([], r"table of 'b'.*levels >= 1, got 0"),
     "a parent less": ([0.5, 0.5], r"a table of 2 dims at 'b'.*got one of shape \(2,\)"),
-    "a parent more": ([[[0.5, 0.5]] * 2] * 2, r"a table of 2 dims at 'b'.*got one of shape \(2, 2, 2\)"),
+    "a parent more": (
+        [[[0.5, 0.5]] * 2] * 2,
+        r"a table of 2 dims at 'b'.*got one of shape \(2, 2, 2\)",
+    ),
     "other levels": ([[0.5, 0.5]] * 3, r"shape \(2, 2\) at 'b'.*got \(3, 2\)"),
 }
 

@@ -376,7 +376,7 @@ def test_recorded_draws_have_the_conjugate_moments(recorded):
 
 
 def test_recorded_chains_impute_the_same_values(recorded):
-    ours, plain = both(impute, vae(), HOLES, draws=3, steps=30)
+    ours, plain = both(impute, vae(), HOLES, draws=3, num_steps=30)
     assert (ours.kind, plain.kind) == ("asymptotic", "asymptotic")
     assert_close(ours.draws, plain.draws)
     assert_close(ours.acceptance, plain.acceptance)

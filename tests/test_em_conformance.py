@@ -174,7 +174,7 @@ def parts():
 
 
 @pytest.mark.table(quick=60)
-@pytest.mark.parametrize(("name", "frozen"), parts())
+@pytest.mark.parametrize(("name", "frozen"), list(parts()))
 @pytest.mark.parametrize("holes", [False, True])
 def test_frozen_parameters_stay_and_the_likelihood_rises(name, frozen, holes):
     gen, x = started(name)

@@ -198,7 +198,9 @@ def test_numbers_have_no_likelihoods():
     gen = BayesianNetwork(nodes, {"y": ["k"]})
     with pytest.raises(ValueError, match=r"discrete nodes, got 'y'.*add an observed child"):
         gen.given({"y": [0.5, 0.5]})
-    with pytest.raises(TypeError, match="exact sums, got DirectedDistribution; add an observed child"):
+    with pytest.raises(
+        TypeError, match="exact sums, got DirectedDistribution; add an observed child"
+    ):
         gen.given({"k": [0.5, 0.5]})()
     regression = BayesianNetwork({"y": LinearGaussian()})
     with pytest.raises(ValueError, match="discrete nodes, got 'y'"):

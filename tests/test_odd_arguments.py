@@ -14,7 +14,7 @@ from zoo import ZOO
 import probgen as pg
 from probgen.core.conversion import rows_from
 from probgen.diagnostics import pareto_khat
-from probgen.graphical import parse_bif
+from probgen.graphical import Table, parse_bif
 from probgen.train import CheckpointError
 
 QUIET = {"progress": False, "compile": False, "verdict": False, "seed": 0}
@@ -97,11 +97,13 @@ def test_rows_far_from_an_origin_that_a_family_has_are_told_to_be_moved():
     torch.manual_seed(0)
     x = torch.randn(20, 10, 2).cumsum(1) + 1e5
     gen = pg.LinearGaussianStateSpace(2, 2, 10)
-    with pytest.raises(torch.linalg.LinAlgError, match="expected covariances .* subtract the mean"):
+    with pytest.raises(torch.linalg.LinAlgError, match=r"expected covariances .* subtract"):
         pg.em(gen, x, max_iter=10, seed=0)
     y = (x - x.mean((0, 1))) / x.std((0, 1))
     assert pg.em(gen, y, max_iter=10, tol=0, seed=0).log_likelihood.isfinite().all()
-    assert pg.em(gen.double(), x.double(), max_iter=10, tol=0, seed=0).log_likelihood.isfinite().all()
+    assert (
+        pg.em(gen.double(), x.double(), max_iter=10, tol=0, seed=0).log_likelihood.isfinite().all()
+    )
 
 
 def test_large_unsigned_integers_stay_positive():
@@ -139,6 +141,34 @@ def test_drawing_refuses_a_context_that_would_change_nothing():
     assert pg.sample(gen, 2).shape == (2, 2)
 
 
+@pytest.mark.parametrize("sampler", [5, "DDIM", pg.diffusion.DDIM])
+def test_what_is_no_sampler_is_refused_before_the_network_runs(sampler):
+    gen = pg.Diffusion(pg.nn.TimeMLP(3), (3,))
+    with pytest.raises(TypeError, match="expected"):
+        pg.sample(gen, 2, sampler=sampler)
+    assert pg.sample(gen, 2, sampler=pg.diffusion.DDIM(2)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (4,), (2, 3)])
+@pytest.mark.parametrize("question", ["marginals", "mode"])
+def test_impossible_evidence_of_any_shape_is_told(batch, question):
+    first = Table(2, probs=torch.tensor([1.0, 0.0]))
+    gen = pg.BayesianNetwork({"a": first, "b": Table(2, (2,))}, {"b": ["a"]})
+    x = torch.tensor([1.0, torch.nan]).expand(*batch, 2)
+    with pytest.raises(ValueError, match="impossible combination in row 0: a = 1"):
+        getattr(gen, question)(x)
+
+
+def test_packed_sequences_are_unpacked_as_advised():
+    gen = pg.HiddenMarkovModel(2, 3, pg.sequences.GaussianEmission(2, 1))
+    sequences = [torch.zeros(3, 1), torch.zeros(2, 1)]
+    with pytest.raises(TypeError, match=r"unpack_sequence\(x\)"):
+        pg.log_likelihood(gen, nn.utils.rnn.pack_sequence(sequences))
+    unpacked = nn.utils.rnn.unpack_sequence(nn.utils.rnn.pack_sequence(sequences))
+    value = pg.log_likelihood(gen, unpacked).value
+    torch.testing.assert_close(value, pg.log_likelihood(gen, sequences).value)
+
+
 def no_arguments():
     return None
 
@@ -146,7 +176,7 @@ def no_arguments():
 @pytest.mark.parametrize(
     "options",
     [{"objective": nn.MSELoss()}, {"objective": lambda m, g: None}, {"optimizer": no_arguments}],
-    ids=str,
+    ids=["a loss module", "a lambda", "an optimizer"],
 )
 def test_functions_that_take_other_arguments_are_named_with_what_they_take(options):
     with pytest.raises(TypeError, match="expected the arguments of the") as refusal:

@@ -98,7 +98,7 @@ def test_units_do_not_change_what_is_found():
 
 def test_images_are_divided_by_one_number_and_networks_keep_their_units():
     x, y = torch.randn(2, 20, 1, 3, 3)
-    rows, units = compared(pg.evaluate.two_sample.raw, "auto", x, 5 * y)
+    rows, units = compared(pg.evaluate.rows.raw, "auto", x, 5 * y)
     assert units == "values / their std"
     assert rows[1].std() == pytest.approx(1.0, rel=0.01)
     features = pg.evaluate.RandomFeatures(0)

@@ -88,7 +88,7 @@ class Profile(TorchDispatchMode):
     (8000, 4)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.peak = 0
         self.operations = 0

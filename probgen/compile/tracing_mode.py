@@ -46,7 +46,7 @@ class Strict(TorchFunctionMode):
     whose shape does not depend on the mask.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._selected: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 

@@ -349,7 +349,7 @@ def common_size(parts: Iterable[Any]) -> int | None:
     return None if largest == 0 and None in sizes else largest
 
 
-def size_beside(net: nn.Module, shape: Sequence[int]) -> int | None:
+def size_beside(net: Any, shape: Sequence[int]) -> int | None:
     """Length of the contexts that a network takes as its second argument beside events.
 
     ``None`` where not known.
@@ -359,7 +359,7 @@ def size_beside(net: nn.Module, shape: Sequence[int]) -> int | None:
     (3, 0)
     """
     if getattr(net, "side_by_side", False):
-        return beside_size(net.net, shape[-net.event_ndim])  # type: ignore[arg-type,operator,index]
+        return beside_size(net.net, shape[-net.event_ndim])
     arguments = inspect.signature(net.forward).parameters.values()
     return (
         0

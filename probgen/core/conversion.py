@@ -34,6 +34,7 @@ HOW = {
     "tuple": "unpack it, so that x and context are two arguments (*data)",
     "str": "read the file first: pandas.read_csv(path), numpy.load(path)",
     "NoneType": "give the rows",
+    "PackedSequence": "pass the list of sequences: torch.nn.utils.rnn.unpack_sequence(x)",
 }
 
 

@@ -145,7 +145,7 @@ def check_used(gen: Any, context: Tensor) -> None:
     >>> check_used(Gaussian(Constant(4)), torch.zeros(5, 2))
     Traceback (most recent call last):
         ...
-    ValueError: expected no context: Gaussian gives every row the same distribution, got one of shape (5, 2); leave it out, or build the family with a network of the context
+    ValueError: expected no context: Gaussian gives every row the same distribution, got one of shape (5, 2); leave...
     """
     if ignores(gen) and not getattr(gen, "ignores_contexts", False):
         raise ValueError(

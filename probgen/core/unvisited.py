@@ -66,7 +66,8 @@ def _is_possible(gen: GenerativeModel, batch: tuple, reading: Reading, name: str
         anywhere.reshape(*anywhere.shape, *event), values.gather(0, index)[0], drawn["value"]
     )
     given = reading.guide.copy()
-    given.nodes[name] = {**drawn, "value": other}
+    moved: Any = {**drawn, "value": other}
+    given.nodes[name] = moved
     with evaluating(), validation(False):
         expanded = poutine.enum(gen.model, first_available_dim=-gen.max_plate_nesting - 2)
         there = Reading(

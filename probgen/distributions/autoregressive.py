@@ -266,7 +266,9 @@ _NOT_LAST = (
     "before an observed "
     "one; impute(gen, x) completes such rows"
 )
-_IN_PART = "expected entries that are observed or missing as a whole, got an entry of which a part is NaN"
+_IN_PART = (
+    "expected entries that are observed or missing as a whole, got an entry of which a part is NaN"
+)
 
 
 class Completion(Conditioned):

@@ -49,7 +49,7 @@ class RandomFeatures:
     location: float = 0.0
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.is_seed(seed=self.seed)
         checks.at_least(16, width=self.width)
         checks.finite(location=self.location)

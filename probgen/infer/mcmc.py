@@ -170,7 +170,8 @@ def mcmc(
         batch = as_rows(gen, *batch)
         log_density = LogDensity(gen, *batch, dtype=dtype)
         scaled, u = starts(log_density, batch, init, chains)
-        chain = ready(sampler, scaled, scaled.loc)
+        density: Any = scaled
+        chain = ready(sampler, density, scaled.loc)
         with tqdm(
             total=chains * (tune + draws), disable=None if progress else True, unit="step"
         ) as bar:

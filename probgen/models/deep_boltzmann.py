@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,8 @@ class DeepBoltzmannMachine(DistributionModule):
             (self.visible.width, *self.hidden[1::2]),
         )
         odd = torch.cat(list(self.biases[::2]))
-        return Bipartite(even.shifted(-(weight @ self.middle)), weight, odd - self.offset @ weight)
+        visible: Any = even.shifted(-(weight @ self.middle))
+        return Bipartite(visible, weight, odd - self.offset @ weight)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:

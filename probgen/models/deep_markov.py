@@ -88,7 +88,7 @@ class DeepMarkovModel(LatentVariableModel):
         )
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the transition or the emission takes beside the latents."""
         latents = len(self.start)
         sizes = [beside_size(part, latents) for part in (self.transition, self.emission)]

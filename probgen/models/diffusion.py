@@ -166,7 +166,7 @@ class Diffusion(DistributionModule):
         self.limit = Limit(threshold)
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network declares."""
         return getattr(self.net, "context_size", None)
 

@@ -102,7 +102,7 @@ class NonGaussianDiffusion(DistributionModule):
         self.guidance = guidance
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network declares."""
         return getattr(self.net, "context_size", None)
 
@@ -206,7 +206,7 @@ class CategoricalDiffusion(DistributionModule):
         self.guidance = guidance
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network declares."""
         return getattr(self.net, "context_size", None)
 

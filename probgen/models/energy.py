@@ -65,7 +65,7 @@ class EnergyBasedModel(EnergyModule):
     context_hint = "build its network as SideBySide(network) of {size} more inputs"
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network takes beside an event."""
         return self.beside
 

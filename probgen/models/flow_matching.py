@@ -128,7 +128,7 @@ class FlowMatching(DistributionModule):
         self.context_ndim = context_ndim
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network declares."""
         return getattr(self.net, "context_size", None)
 

@@ -97,7 +97,7 @@ class Glow(DistributionModule):
         unit = torch.tensor([0.0, math.log(math.expm1(1))])
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
-            def step():
+            def step() -> tuple[nn.Module, ...]:
                 return (
                     ActNorm(shape[0]),
                     InvertibleConv(shape[0]),

@@ -113,7 +113,7 @@ class HiddenMarkovModel(DistributionModule):
         self.register_buffer("identity", torch.eye(states), persistent=False)
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the networks of first states and transitions take.
 
         Or the emission beside the state.

@@ -85,7 +85,7 @@ class Codes(DistributionModule):
         return sum(categories) + 2 * continuous
 
     @property
-    def ignores_contexts(self) -> bool:  # type: ignore[override]
+    def ignores_contexts(self) -> bool:
         return self.net is None
 
     def forward(self, context: Tensor | None = None) -> CodeDistribution:

@@ -96,7 +96,7 @@ class IntegerFlow(DistributionModule):
         start = _spread(components)
 
         def layers(shape: Shape, context: int) -> list[nn.Module]:
-            def step():
+            def step() -> tuple[nn.Module, ...]:
                 return (
                     Shuffle(shape[0]),
                     IntegerCoupling(shape, network, context, center, center),

@@ -127,7 +127,7 @@ class MarkovRandomField(DistributionModule):
             self.unary = nn.Parameter(torch.zeros(1 if shared else self.nodes, levels))
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network of the unary takes."""
         return 0 if self.net is None else input_size(self.net)
 

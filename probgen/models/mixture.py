@@ -285,7 +285,7 @@ class GaussianMixture(DistributionModule):
         rows: Tensor,
         added: float,
         noise: Tensor,
-    ):
+    ) -> None:
         least = rounding_variance(means, scatter, rows, self.loc.dtype)
         self.covariance.maximize(scatter, rows, Limits(added, noise, least))
         put(self.logits, weights.log())

@@ -74,7 +74,7 @@ class Mixture(DistributionModule):
         )
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What a component declares, or the network of the weights."""
         return common_size([*self.components, self.weights])
 

@@ -100,7 +100,7 @@ class RBM(DistributionModule):
         self.register_buffer("middle", torch.zeros(hidden))
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network of the biases takes."""
         return 0 if self.net is None else input_size(self.net)
 

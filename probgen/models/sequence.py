@@ -90,7 +90,7 @@ class SequenceModel(DistributionModule):
         self.start = nn.Parameter(torch.zeros(shape[1]))
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the network takes beside a frame."""
         return beside_size(self.network, self.shape[1])
 

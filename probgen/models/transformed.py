@@ -49,7 +49,7 @@ class Transformed(DistributionModule):
         self.context_ndim = family.context_ndim
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the family declares, or one of the maps."""
         return common_size([self.family, *self.layers])
 

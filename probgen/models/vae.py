@@ -71,7 +71,7 @@ class VAE(LatentVariableModel):
         self.latents = _length(prior)
 
     @property
-    def context_size(self) -> int | None:  # type: ignore[override]
+    def context_size(self) -> int | None:
         """What the prior declares, or what the decoder takes beside the latents."""
         return size_of(self.prior) or (
             None if self.latents is None else beside_size(self.decoder, self.latents)

@@ -172,4 +172,14 @@ def expands(case: Case) -> None:
             )
 
 
-CHECKS = (shapes, contexts, samples, supports, seeded_draws, scores, single_rows, draws_of_rows, expands)
+CHECKS = (
+    shapes,
+    contexts,
+    samples,
+    supports,
+    seeded_draws,
+    scores,
+    single_rows,
+    draws_of_rows,
+    expands,
+)

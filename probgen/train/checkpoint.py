@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "probgen-2"
 FIRST = "probgen-1"  # its checksum is of the tensors alone; still read
-_OF_MODEL = re.compile(r"(missing |unexpected )?gen\.")  # names in a run: the rest is its objective's
+_OF_MODEL = re.compile(r"(missing |unexpected )?gen\.")  # in a run; the rest is its objective's
 UNSEALED = b"0" * 64
 
 

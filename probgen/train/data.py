@@ -404,7 +404,7 @@ def _loader(data: Dataset, batch_size: int, drop_last: bool) -> DataLoader:
     return DataLoader(data, batch_size=max(1, size), shuffle=True, drop_last=drop_last)
 
 
-def _batch_size(gen: GenerativeModel | None, asked: int | None, layout: RowLayout) -> int:
+def _batch_size(gen: Any, asked: int | None, layout: RowLayout) -> int:
     """As asked; else a part of the rows.
 
     Or all where the arguments hold none or the program takes some by itself.

@@ -6,6 +6,7 @@ And whether what a file holds is that.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,7 +114,7 @@ def check_optimizer(run: Run, saved: dict[str, Any], path: Any) -> None:
         )
 
 
-def _misfits(run: Run, state: dict[str, Kept]):
+def _misfits(run: Run, state: dict[str, Kept]) -> Iterator[str]:
     for name, group, p in members_of(run):
         given = state.get(name)
         expected = fresh(run.optimizer.optimizer, group, p)

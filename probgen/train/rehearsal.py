@@ -113,9 +113,7 @@ def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf
     return _on_all_rows(gen, source, asked, failures[-1])
 
 
-def _on_all_rows(
-    gen: GenerativeModel, source: Any, asked: int | None, error: Exception
-) -> RowsOf:
+def _on_all_rows(gen: GenerativeModel, source: Any, asked: int | None, error: Exception) -> RowsOf:
     """Batches of all rows, if the pair runs on these.
 
     The error that it raised on some of them, if it does not.

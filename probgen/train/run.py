@@ -205,7 +205,8 @@ class Run:
     def _move(self, average: list[Tensor], weight: float) -> None:
         """The averages with the newest weights in them."""
         before = {index: average[index].clone() for index in self.unbounded}
-        foreach_lerp_(average, list[Tensor](self.parameters), weight)
+        present: list[Any] = self.parameters
+        foreach_lerp_(average, present, weight)
         for index, mean in before.items():  # an infinity minus itself is not a number
             same = mean == self.parameters[index]
             average[index].copy_(torch.where(same, mean, average[index]))

@@ -62,7 +62,9 @@ def _advice(size: int | None, got: int, name: str, alone: bool) -> str:
     return f"give one of that shape, or build {name} for contexts of {got} entries"
 
 
-def context_words(size: int | str | None, ndim: int = 1, batch: tuple[int, ...] | None = None) -> str:
+def context_words(
+    size: int | str | None, ndim: int = 1, batch: tuple[int, ...] | None = None
+) -> str:
     """The shape of contexts in words.
 
     >>> context_words(10), context_words(2, 3), context_words(None, batch=(5,))

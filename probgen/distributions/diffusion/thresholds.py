@@ -80,7 +80,7 @@ class DynamicThreshold:
     low: float | None = None
     high: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.within("(0, 1]", quantile=self.quantile)
         checks.ordered(low=self.low, high=self.high)
 

@@ -6,8 +6,8 @@ Distributions of independent variables whose natural parameters are shifted by o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -303,7 +303,7 @@ class Stacked(NamedTuple):
         """The variables of each part."""
         return v.split(self.sizes, -1)
 
-    def _inputs(self, a: Tensor):
+    def _inputs(self, a: Tensor) -> Iterable[tuple[Any, Tensor]]:
         return zip(self.parts, a.split(self.widths, -1), strict=True)
 
 

@@ -160,7 +160,7 @@ class Factors(NamedTuple):
         Without x, of all.
         """
 
-        def choose(logits: torch.Tensor):
+        def choose(logits: torch.Tensor) -> torch.Tensor:
             return torch.distributions.Categorical(logits=logits, validate_args=False).sample()
 
         if x is None:
@@ -199,7 +199,7 @@ class Factors(NamedTuple):
         evidence = self.evidence(rows).requires_grad_()
         fixed = self._replace(tables=tuple(table.detach() for table in self.tables))
         total = fixed._log_sum(rows, evidence, lead)
-        self.check_possible(total, rows, lead)
+        self.check_possible(total, x, lead)
         (grad,) = torch.autograd.grad(total.sum(), evidence)
         found = torch.where(rows.isnan()[..., None], grad, evidence.detach().exp())
         return found.reshape(*lead, *found.shape[-2:])
