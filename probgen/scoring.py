@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -55,9 +56,9 @@ def log_likelihood(
 
     .. math:: \log \hat p(x_b) = \log \tfrac1K \sum_k \frac{p(x_b, z_k)}{q(z_k \mid x_b)}
 
-    exact when there are no latents to draw. Of an exact number, and for complete rows of one that
-    nothing random enters (an unnormalized density, an ODE with an exact trace), there is one draw,
-    whatever ``particles`` says.
+    exact when there are no latents to draw, and nothing in the networks is random in eval mode. Of
+    an exact number, and for complete rows of one that nothing random enters (an unnormalized
+    density, an ODE with an exact trace), there is one draw, whatever ``particles`` says.
 
     Parameters
     ----------
@@ -85,6 +86,11 @@ def log_likelihood(
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
 
+    Warns
+    -----
+    UserWarning
+        Where a density that is exact by its distributions draws random numbers: it is approximate.
+
     Raises
     ------
     ValueError
@@ -109,10 +115,8 @@ def log_likelihood(
     if weights is not None:
         weights = weights_from(weights, layout_of(gen, batch).size)
     probe = _probe(gen, batch)
-    kind = kind_of(probe.pair, gen.plate)
+    kind = _kind(gen, probe)
     measure = _measure(probe.pair, gen.plate)
-    if kind == "unbiased" and probe.leaves_out:
-        kind = "bound"
     if kind == "exact" or not (
         probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
     ):
@@ -131,6 +135,24 @@ def log_likelihood(
         measure,
         weights,
     )
+
+
+def _kind(gen: GenerativeModel, probe: _Probe) -> str:
+    """The kind of the scores, by what the run showed beside the distributions met in it."""
+    kind = kind_of(probe.pair, gen.plate)
+    if kind == "unbiased" and probe.leaves_out:
+        return "bound"
+    if kind == "exact" and probe.random:
+        warnings.warn(
+            f"the density of {type(gen).__name__} draws random numbers in eval mode, so that it "
+            "differs from call to call and its scores are approximate: a layer stays random "
+            "(dropout with training=True, noise added in forward); make that depend on "
+            "self.training",
+            UserWarning,
+            stacklevel=7,  # of the caller, past the decorators
+        )
+        return "approximate"
+    return kind
 
 
 class _Probe(NamedTuple):

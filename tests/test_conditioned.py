@@ -259,6 +259,14 @@ def test_other_observed_entries_are_impossible_and_missing_ones_refused(name):
         given.log_prob(x[..., :1])
 
 
+@pytest.mark.parametrize("name", ["FullGaussian", "HiddenMarkovModel", "MADE"])
+def test_a_conditional_is_masked_like_any_distribution(name):
+    given = conditional(*case(name, "first"))
+    value = given.sample()
+    assert (given.mask(False).log_prob(value) == 0).all()
+    torch.testing.assert_close(given.mask(True).log_prob(value), given.log_prob(value))
+
+
 @pytest.mark.parametrize("name", sorted(set(MEMBERS) - set(dict(CASES))))
 @torch.no_grad()
 def test_every_other_family_says_that_it_has_no_conditional(name):

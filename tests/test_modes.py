@@ -4,10 +4,12 @@ As they were.
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -187,3 +189,58 @@ def test_a_failing_call_puts_the_mode_back():
 def test_what_is_no_module_has_no_mode():
     with inference_mode_of(object()):
         assert not depends_on_mode(object())
+
+
+class StaysRandom(pg.DistributionModule):
+    """A distribution whose network is random in eval mode too, one way or the other."""
+
+    context_size = 0
+
+    def __init__(self, noise, event=3):
+        super().__init__()
+        self.noise = noise
+        self.loc = nn.Parameter(torch.ones(event))
+
+    def forward(self, context=None):
+        return dist.Normal(self.noise(self.loc, self.training), 1.0).to_event(1)
+
+
+NOISES = {
+    "dropout": (lambda loc, _: nn.functional.dropout(loc, 0.5, training=True), "approximate"),
+    "added": (lambda loc, _: loc + 0.1 * torch.randn(3), "approximate"),
+    "drawn": (lambda loc, _: dist.Normal(loc, 0.1).rsample(), "approximate"),
+    "by the mode": (lambda loc, training: nn.functional.dropout(loc, 0.5, training), "exact"),
+    "none": (lambda loc, _: loc, "exact"),
+}
+
+
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("rows", [5, 200])
+def test_a_density_that_stays_random_in_eval_mode_is_not_exact(name, rows):
+    noise, kind = NOISES[name]
+    gen = StaysRandom(noise).eval()
+    x = torch.zeros(rows, 3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        score = pg.log_likelihood(gen, x)
+    told = [each for each in caught if "draws random numbers in eval mode" in str(each.message)]
+    assert score.kind == kind and len(told) == (kind != "exact")
+    assert all(each.filename == __file__ for each in told)
+    same = torch.equal(pg.log_likelihood(gen, x, particles=1).value, score.value)
+    assert same == (kind == "exact")
+
+
+@pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
+def test_exact_scores_of_the_zoo_draw_nothing(member):
+    torch.manual_seed(0)
+    gen, batch = member.gen(), member.data()
+    try:
+        score = pg.log_likelihood(gen, *batch, particles=2)
+        before = torch.get_rng_state()
+        again = pg.log_likelihood(gen, *batch, particles=2)
+    except NotImplementedError:
+        pytest.skip("an implicit model has no density")
+    if score.kind != "exact":
+        pytest.skip(f"its scores are {score.kind}")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(again.value, score.value)

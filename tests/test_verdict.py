@@ -5,6 +5,7 @@ Losses that have settled or have not.
 
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import arviz as az
@@ -22,7 +23,7 @@ from probgen.core.rows import some_rows
 from probgen.diagnostics.column_advice import column_advice
 from probgen.diagnostics.findings import trend
 from probgen.diagnostics.guide_draws import guide_draws
-from probgen.diagnostics.guide_quality import active_units, ess, khat
+from probgen.diagnostics.guide_quality import active_units, ess, khat, swallowed
 from probgen.diagnostics.psis import (
     effective_sample_size,
     khat_stderr,
@@ -31,7 +32,7 @@ from probgen.diagnostics.psis import (
 )
 from probgen.diagnostics.remedies import remedies
 from probgen.diagnostics.settled import autocorrelation_time, course, settled
-from probgen.diagnostics.verdict import verdict
+from probgen.diagnostics.verdict import FitVerdict, verdict
 from probgen.heads import Gaussian
 from probgen.infer.em import em
 from probgen.models.autoregressive_flow import MAF
@@ -206,6 +207,84 @@ def test_columns_with_tails_of_different_lengths_do_not_touch_each_other():
 def test_the_worst_weights_are_never_called_good(scale):
     weights = torch.randn(200, 20, dtype=torch.double) * scale
     assert (pareto_khat(weights) > 0.7).all() and (effective_sample_size(weights) < 20).all()
+
+
+@pytest.mark.parametrize(
+    ("top", "count", "expected"),
+    [
+        (50.0, 5, math.inf),  # all the weight on a few draws that are tied
+        (50.0, 10, math.inf),
+        (8.0, 6, math.inf),
+        (1.0, 5, None),  # levels as of a discrete latent: all draws count, as ArviZ has it
+        (3.0, 30, None),
+        (50.0, 38, None),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_a_few_draws_tied_at_the_top_are_no_short_tail(top, count, expected, noise):
+    weights = torch.randn(200, dtype=torch.double) * noise
+    weights[:count] += top
+    found = pareto_khat(weights).item()
+    if expected is None:
+        expected = az.psislw(weights.numpy().copy())[1]
+    assert found == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("khat", [torch.tensor(-1.6), torch.full((8,), 0.1)])
+@pytest.mark.parametrize(("worth", "ok"), [(5.0, False), (9.0, False), (11.0, True), (200.0, True)])
+def test_draws_worth_few_of_their_number_are_never_ok(khat, worth, ok):
+    found = FitVerdict(khat=khat, ess=torch.full_like(khat, worth), particles=200)
+    assert found.ok == ok
+    assert ("a few draws carry all the weight" in str(found)) == (not ok)
+
+
+def far_off(place, scale, by_row):
+    """A guide N(0, 1) of a latent with prior N(place, scale), one in all or one a row."""
+
+    def latent(place, scale):
+        return pyro.sample("z", dist.Normal(torch.tensor(place), scale))
+
+    def model(y):
+        z = None if by_row else latent(place, scale)
+        with pyro.plate("data", len(y)):
+            z = latent(place, scale) if by_row else z
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    def guide(y):
+        with pyro.plate("data", len(y)) if by_row else nullcontext():
+            latent(0.0, 1.0)
+
+    return Program(model, guide)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize(("place", "known"), [(1e8, False), (1e5, False), (0.0, True)])
+def test_weights_that_rounding_swallows_are_not_known(place, known, by_row):
+    gen = far_off(place, 1e-3 if place else 1.0, by_row)
+    y = torch.randn(10)
+    with nullcontext() if known else pytest.warns(RuntimeWarning, match="take float64"):
+        found = khat(gen, y), ess(gen, y)
+    assert all(bool(each.isfinite().all()) == known for each in found)
+    judged = verdict(gen, y)
+    assert ("not known: rounding is larger" in str(judged)) == (not known)
+    assert known or not judged.ok
+
+
+def test_in_float64_the_same_weights_are_known():
+    gen = far_off(1e4, 1.0, by_row=False)  # 5e7 nats, which float32 has to about 4
+    with pytest.warns(RuntimeWarning, match="take float64"):
+        assert khat(gen, torch.randn(10)).isnan()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert khat(gen, torch.randn(10)) > 0.7
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_many_rows_do_not_count_as_rounding():
+    gen = far_off(0.0, 1.0, by_row=False)
+    y = torch.randn(300_000)  # 4e5 nats in all, 1 a row
+    assert not swallowed(guide_draws(gen, y, particles=2))
 
 
 def test_weights_that_are_no_numbers_are_worth_no_draw():

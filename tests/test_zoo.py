@@ -21,6 +21,17 @@ def test_member_conforms(member: Member):
     check_generative(member.gen(), *member.data(), objective=objective)
 
 
+@pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
+def test_no_attribute_hides_a_method_of_modules(member: Member):
+    hidden = {
+        (type(part).__name__, name)
+        for part in member.gen().modules()
+        for name in vars(part)
+        if inspect.isfunction(getattr(torch.nn.Module, name, None))
+    }
+    assert hidden == set()
+
+
 def test_every_public_family_has_a_member():
     shown = {type(part) for member in ZOO for part in member.gen().modules()}
     families = set(filter(inspect.isclass, vars(probgen.heads).values()))

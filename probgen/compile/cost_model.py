@@ -96,7 +96,7 @@ class Profile(TorchDispatchMode):
         self.fusible = 0.0
         self.accelerated = False
         self._live = 0
-        self._known = set()
+        self._known: set[Any] = set()
         self._collects = False
         self._eagerly: AbstractContextManager = nullcontext()
 

@@ -24,7 +24,7 @@ from probgen.core.truncation import Truncation, changed_by, truncated
 from probgen.core.weights import row_weights
 
 if TYPE_CHECKING:
-    pass
+    from probgen.core.module import GenerativeModel
 
 
 class Marginal(BatchedDistribution):
@@ -46,7 +46,7 @@ class Marginal(BatchedDistribution):
         Draws per row in ``log_prob``.
     """
 
-    def __init__(self, gen: Any, context: Tensor | None = None, particles: int = 16):
+    def __init__(self, gen: GenerativeModel, context: Tensor | None = None, particles: int = 16):
         checks.generative(gen=gen)
         checks.at_least(1, particles=particles)
         self.gen = gen
@@ -136,6 +136,6 @@ class Marginal(BatchedDistribution):
 
 @truncated.register(Marginal)
 def _(distribution: Marginal, rule: Truncation) -> Marginal:
-    gen = Tempered(distribution.gen, rule)
+    gen: Any = Tempered(distribution.gen, rule)
     changed = Marginal(gen, distribution.context, distribution.particles)
     return changed.expand(distribution.batch_shape)

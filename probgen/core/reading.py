@@ -73,6 +73,14 @@ class Reading(NamedTuple):
         """log q(z, theta) of each draw: ``(particles,)``, in double precision."""
         return _total(density_sites(self.guide), self.guide)
 
+    def rounding(self) -> Tensor:
+        """Nats by which rounding may falsify log p - log q of each draw: ``(particles or 1,)``.
+
+        Every term is right to its own precision, and the errors of many add like noise.
+        """
+        sites = [site for trace in self for site in density_sites(trace).values()]
+        return sum_of(_by_particle(_error(site).square(), site) for site in sites).sqrt()
+
     def outside(self, plate: str) -> tuple[Tensor, Tensor]:
         """log p and log q of what all rows share, the sites outside a plate.
 
@@ -216,14 +224,24 @@ def _total(sites: Sites, trace: poutine.Trace) -> Tensor:
     if any(is_summed(site) for site in sites.values()):
         return total + _summed_out(sites, trace, (PARTICLES,)).double().reshape(-1)
     for site in sites.values():
-        value = term(site).double()
-        dim = dim_of(site, PARTICLES)
-        if dim is not None and value.ndim >= -dim:
-            value = value.movedim(dim, 0).flatten(1).sum(1)
-        else:
-            value = value.sum()
+        value = _by_particle(term(site).double(), site)
         total = total.to(value.device) + value
     return total
+
+
+def _by_particle(value: Tensor, site: Site) -> Tensor:
+    """Entries of a site summed for each particle, ``(particles or 1,)``."""
+    dim = dim_of(site, PARTICLES)
+    if dim is not None and value.ndim >= -dim:
+        return value.movedim(dim, 0).flatten(1).sum(1)
+    return value.sum().reshape(1)
+
+
+def _error(site: Site) -> Tensor:
+    """How far rounding may put each entry of a site's term off, in nats."""
+    value = term(site)
+    precision = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    return value.double().nan_to_num(0.0, 0.0, 0.0) * precision
 
 
 def _check_rows(reading: Reading, plate: str, local: Sites) -> None:

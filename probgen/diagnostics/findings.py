@@ -16,6 +16,13 @@ RELIABLE = (
     0.7  # largest k-hat of weights that can be averaged (Vehtari et al. 2024, Yao et al. 2018)
 )
 UNMOVED = " the guide leaves out values of a discrete latent: weights say nothing about what is never drawn"
+SWALLOWED = (
+    "rounding is larger than the differences between the weights; take float64 (gen.double()), or "
+    "standardize the data"
+)
+FEW = "; a few draws carry all the weight: a more flexible guide, or more training, would help"
+WORTH = 10  # equally weighted draws: what is worth fewer is no sample of a posterior
+SHARE = 0.05  # of few draws: that share is enough
 MOST = 0.5  # share of the noise that makes one step responsible for it
 
 FINE, CAUTION, FAULT = range(3)
@@ -112,20 +119,34 @@ def gradient(found: GradientCourse) -> Finding:
     return Finding(FINE, size)
 
 
-def guide(khat: Tensor, ess: Tensor, draws: int, stderr: float | None = None) -> Finding:
+def guide(
+    khat: Tensor, ess: Tensor, draws: int, stderr: float | None = None, swallowed: float = 0.0
+) -> Finding:
     """How close the guide is to the posterior, as far as the draws can tell."""
+    if swallowed > 0.5:
+        return Finding(FAULT, f"guide: k-hat and ESS are not known: {SWALLOWED}")
     stderr = khat_stderr(khat, draws) if stderr is None else stderr
     severity, advice = _closeness(khat, stderr)
+    worth = ess.nanmedian()
+    if severity < FAULT and bool(worth < min(WORTH, SHARE * draws)):
+        severity, advice = FAULT, FEW
     if khat.ndim == 0:
         noise = f" ± {stderr:.2f}" if khat.isfinite() else ""
         whole = f"k-hat {khat:.2f}{noise} for the whole posterior"
         advice = UNMOVED if khat.isnan() else advice
-        return Finding(severity, f"guide: {whole}; ESS {ess:.0f} of {draws} draws{advice}")
+        return Finding(severity, f"guide: {whole}; ESS {worth:.0f} of {draws} draws{advice}")
     unreliable = (khat > RELIABLE).double().mean().item()
     share = f"k-hat > {RELIABLE} on {unreliable:.0%} of {len(khat)} rows"
-    typical = f"median {khat.nanmedian():.2f}; median ESS {ess.median():.0f} of {draws} draws"
-    unmoved = f"; on {int(khat.isnan().sum())} rows{UNMOVED}" if khat.isnan().any() else ""
-    return Finding(severity, f"guide: {share}, {typical}{advice}{unmoved}")
+    typical = f"median {khat.nanmedian():.2f}; median ESS {worth:.0f} of {draws} draws"
+    return Finding(severity, f"guide: {share}, {typical}{advice}{_unknown(khat, swallowed)}")
+
+
+def _unknown(khat: Tensor, swallowed: float) -> str:
+    """Of how many rows k-hat is not known, and why."""
+    off = round(swallowed * len(khat))
+    left_out = int(khat.isnan().sum()) - off
+    words = f"; on {left_out} rows{UNMOVED}" if left_out else ""
+    return words + (f"; on {off} rows {SWALLOWED}" if off else "")
 
 
 def _closeness(khat: Tensor, stderr: float) -> tuple[int, str]:

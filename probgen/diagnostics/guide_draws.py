@@ -53,6 +53,8 @@ class GuideDraws:
         are not images of one draw for all rows together (as in AutoMultivariateNormal).
     leaves_out : bool
         Whether the guide never draws a value of a discrete latent that the model holds possible.
+    rounding : Tensor or None
+        ``(K,)``, nats by which the precision of the numbers may falsify ``joint``.
     """
 
     values: dict[str, Tensor]
@@ -66,6 +68,7 @@ class GuideDraws:
     continuous: frozenset[str]
     by_row: bool
     leaves_out: bool = False
+    rounding: Tensor | None = None
 
     @property
     def globals(self) -> list[str]:
@@ -207,6 +210,7 @@ def _numbers(
     numbers = {
         "log_joint": reading.log_joint().expand(count),
         "log_guide": reading.log_guide().expand(count),
+        "rounding": reading.rounding().expand(count),
     }
     if by_row:
         numbers["rows"] = reading.by_row(gen.plate).expand(count, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +13,14 @@ from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
+from probgen.diagnostics.findings import SWALLOWED
 from probgen.diagnostics.guide_draws import GuideDraws, guide_draws
 from probgen.diagnostics.psis import ROUNDING, effective_sample_size, pareto_khat
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
+RESOLUTION = 0.1  # nats: weights that are off by more than this tell nothing of a tail
 ACTIVE = 0.01  # smallest share of a latent's variance that lies between the rows of the data
 
 
@@ -55,14 +58,20 @@ def khat(
     -------
     Tensor
         ``(B,)``, one number per row for a guide with local latents :math:`q(z_b \mid x_b)`, globals
-        drawn from the guide; NaN where it leaves out values of a discrete latent. Where the guide
-        draws globals alone, or all rows at once (AutoMultivariateNormal), ``()``: one number for
+        drawn from the guide; NaN where it leaves out values of a discrete latent, and where
+        rounding is larger than the differences that count. Where the guide draws globals alone, or
+        all rows at once (AutoMultivariateNormal), ``()``: one number for
         :math:`\log p(\theta, z, x_1, \dots, x_B) - \log q(\theta, z)`.
 
     Raises
     ------
     ValueError
         If the guide draws nothing, or is a point estimate.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where rounding swallows the weights, with what to do.
 
     References
     ----------
@@ -83,7 +92,9 @@ def khat(
     """
     checks.generative(gen=gen)
     checks.at_least(1, particles=particles, max_rows=max_rows)
-    return khat_of(_drawn(gen, batch, particles, max_rows))
+    drawn = _drawn(gen, batch, particles, max_rows)
+    _warn_if_swallowed(drawn, 6)
+    return khat_of(drawn)
 
 
 @explained
@@ -97,13 +108,15 @@ def ess(
 ) -> Tensor:
     r"""Effective number of ``particles`` draws from the guide, between 1 and ``particles``.
 
-    Shapes as :func:`khat`.
+    Shapes as :func:`khat`; NaN where rounding is larger than the differences that count.
 
     .. math:: \mathrm{ESS}_b = \frac{(\sum_k w_{kb})^2}{\sum_k w_{kb}^2}
     """
     checks.generative(gen=gen)
     checks.at_least(1, particles=particles, max_rows=max_rows)
-    return effective_sample_size(weights_of(_drawn(gen, batch, particles, max_rows)))
+    drawn = _drawn(gen, batch, particles, max_rows)
+    _warn_if_swallowed(drawn, 5)
+    return ess_of(drawn)
 
 
 @explained
@@ -152,7 +165,7 @@ def weights_of(drawn: GuideDraws) -> Tensor:
 def khat_of(drawn: GuideDraws) -> Tensor:
     """k-hat of some draws; NaN where the guide leaves out values of a discrete latent.
 
-    No draw tells of those.
+    No draw tells of those. NaN too where rounding swallows what the weights differ by.
 
     So it is where such a latent took one value in all draws and the weights are equal: equal
     weights vouch for a guide that has been where the posterior is, and this one has been in one
@@ -161,7 +174,23 @@ def khat_of(drawn: GuideDraws) -> Tensor:
     weights = weights_of(drawn)
     khat = pareto_khat(weights)
     equal = weights.amax(0) - weights.amin(0) < ROUNDING
-    return torch.where(equal & _one_value(drawn, weights) | drawn.leaves_out, torch.nan, khat)
+    unknown = equal & _one_value(drawn, weights) | drawn.leaves_out | swallowed(drawn)
+    return torch.where(unknown, torch.nan, khat)
+
+
+def ess_of(drawn: GuideDraws) -> Tensor:
+    """Effective sample size of some draws; NaN where rounding swallows the weights."""
+    size = effective_sample_size(weights_of(drawn))
+    return torch.where(swallowed(drawn), torch.nan, size)
+
+
+def swallowed(drawn: GuideDraws) -> Tensor:
+    """Whether log weights may be off by more than they have to be known: ``(B,)`` or ``()``."""
+    if drawn.by_row and drawn.rows is not None:
+        error = drawn.rows.abs() * torch.finfo(drawn.rows.dtype).eps
+    else:
+        error = torch.zeros(1) if drawn.rounding is None else drawn.rounding
+    return error.nan_to_num(0.0, 0.0, 0.0).amax(0) > RESOLUTION
 
 
 def _one_value(drawn: GuideDraws, weights: Tensor) -> Tensor:
@@ -207,3 +236,9 @@ def _drawn(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) ->
     drawn = guide_draws(gen, *batch, particles=particles, max_rows=max_rows)
     drawn.check_random()
     return drawn
+
+
+def _warn_if_swallowed(drawn: GuideDraws, stacklevel: int) -> None:
+    if swallowed(drawn).any():
+        words = f"k-hat and ESS are not known: {SWALLOWED}"
+        warnings.warn(words, RuntimeWarning, stacklevel=stacklevel)

@@ -10,8 +10,8 @@ import torch
 from probgen.core.rows import row_count, some_rows
 from probgen.diagnostics.findings import RELIABLE
 from probgen.diagnostics.guide_draws import GuideDraws, draws_latents, guide_draws
-from probgen.diagnostics.guide_quality import active, khat_of, weights_of
-from probgen.diagnostics.psis import effective_sample_size, khat_stderr, pareto_khat
+from probgen.diagnostics.guide_quality import active, ess_of, khat_of, swallowed, weights_of
+from probgen.diagnostics.psis import khat_stderr, pareto_khat
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -102,7 +102,8 @@ def _judged(drawn: GuideDraws, blocks: int = 1) -> dict[str, Any]:
     return {
         "khat": khat,
         "khat_stderr": khat_stderr(khat, size) / blocks**0.5,
-        "ess": effective_sample_size(weights),
+        "ess": ess_of(drawn),
+        "swallowed": swallowed(drawn).double().mean().item(),
         "active": torch.cat([unit.flatten() for unit in units.values()]) if units else None,
         "particles": len(weights),
     }

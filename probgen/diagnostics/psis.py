@@ -61,7 +61,9 @@ def khat_stderr(khat: Tensor, draws: int) -> float:
     """
     if khat.ndim and len(khat) > 1:
         known = khat[khat.isfinite()].double()
-        return math.sqrt(math.pi / 2 / max(1, len(known))) * known.std(correction=0).item()
+        if not len(known):
+            return 0.0
+        return math.sqrt(math.pi / 2 / len(known)) * known.std(correction=0).item()
     tail = _tail_length(draws)
     value = khat.flatten()[0].item()
     if not math.isfinite(value):
@@ -88,9 +90,10 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     -------
     (Tensor, Tensor)
         Normalized smoothed log weights ``(K, *rest)``, and k-hat ``(*rest,)``: 0 where the weights
-        (or the whole tail) are equal up to rounding; infinity where a weight is NaN or infinite, or
-        fewer than five are larger than those below the tail, which is so where one draw has all the
-        weight.
+        (or the whole tail) are equal up to rounding; infinity where a weight is NaN or infinite,
+        fewer than five are larger than those below the tail (which is so where one draw has all the
+        weight), or a few draws tied at the top carry all: fewer than five different weights make the
+        tail, and the effective sample size is below half its length.
 
     Raises
     ------
@@ -135,7 +138,7 @@ def _smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     broken = ~(log_weights < torch.inf).all(0)
     flat = ~broken & ((ordered[-1] - ordered[0] < ROUNDING) | (members == 0))
     khat = torch.full_like(cutoff, torch.inf).masked_fill(flat, 0.0)
-    members = members.masked_fill(flat | broken, 0)
+    members = members.masked_fill(flat | broken | _tied(log_weights, tail, cutoff), 0)
     for n in members.unique().tolist():
         if n >= _FEWEST:
             columns = (members == n).nonzero()[:, 0]
@@ -144,6 +147,17 @@ def _smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
             )
     smoothed = log_weights.scatter(0, order[-length:], tail)
     return smoothed - smoothed.logsumexp(0), khat
+
+
+def _tied(log_weights: Tensor, tail: Tensor, cutoff: Tensor) -> Tensor:
+    """Whether a few draws of one weight carry all: ``(K, R), (M, R), (R,) -> (R,)``.
+
+    Equal excesses fit a Pareto distribution with a negative shape, that of bounded weights: but
+    they show one region, met by chance, and no tail. Levels that many draws share, as a discrete
+    latent gives them, are none of that kind.
+    """
+    levels = 1 + ((tail.diff(dim=0) > ROUNDING) & (tail[:-1] > cutoff)).sum(0)
+    return (levels < _FEWEST) & (effective_sample_size(log_weights) < len(tail) / 2)
 
 
 def _smooth_tail(tail: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor]:

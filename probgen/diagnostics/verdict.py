@@ -67,6 +67,8 @@ class FitVerdict:
     khat_stderr : float or None
         Standard error of k-hat, of its median where there are rows; default: by the number of
         draws, or by the spread of the rows.
+    swallowed : float
+        Share of rows (0 or 1 where there are none) whose weights differ by less than rounding.
     advice : tuple of Finding
         Columns of the data and of the context that need preparation.
     notes : tuple of str
@@ -89,6 +91,7 @@ class FitVerdict:
     active: Tensor | None = None
     particles: int = 0
     khat_stderr: float | None = None
+    swallowed: float = 0.0
     advice: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
@@ -107,7 +110,7 @@ class FitVerdict:
 
     @property
     def median_ess(self) -> float | None:
-        return None if self.ess is None else self.ess.median().item()
+        return None if self.ess is None else self.ess.nanmedian().item()
 
     @property
     def active_units(self) -> int | None:
@@ -118,7 +121,8 @@ class FitVerdict:
         """No sign of trouble.
 
         A loss that settled, with little noise, at a score above the baseline; gradients that
-        reached the parameters; k-hat of the typical row at most 0.7, and some latent in use.
+        reached the parameters; k-hat of the typical row at most 0.7, its draws worth at least ten
+        (of fewer than 200, a twentieth), and some latent in use.
 
         What was not computed does not count against the fit.
         """
@@ -154,7 +158,8 @@ class FitVerdict:
     def _latents(self) -> list[Finding]:
         found = []
         if self.khat is not None and self.ess is not None:
-            found.append(findings.guide(self.khat, self.ess, self.particles, self.khat_stderr))
+            judged = self.khat, self.ess, self.particles, self.khat_stderr, self.swallowed
+            found.append(findings.guide(*judged))
         if self.active is not None:
             found.append(findings.latents(self.active))
         return found

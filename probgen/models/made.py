@@ -5,7 +5,7 @@ An autoregressive model of vectors in one pass of one network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,7 +97,7 @@ class MADE(DistributionModule):
         context: int = 0,
         encode: nn.Module | None = None,
         seed: int = 0,
-        **options: Any,
+        **options: float | bool | Callable[[], nn.Module],
     ):
         checks.at_least(1, dims=dims)
         checks.sizes(hidden=hidden)
@@ -113,6 +113,7 @@ class MADE(DistributionModule):
         self.context_size = context
         generator = torch.Generator().manual_seed(int(seed))
         lowest = -1 if context else 0
+        network: dict[str, Any] = options
         self.net = MaskedMLP(
             dims,
             hidden,
@@ -123,7 +124,7 @@ class MADE(DistributionModule):
             ],
             features=self.encode.features,
             context=context,
-            **options,
+            **network,
         )
 
     @property
