@@ -119,6 +119,7 @@ REFUSED = [
     ("compile", lambda _: 1, ValueError, "to be 'auto', True or False, got 1"),
     ("optimizer", SGD, TypeError, "pass lambda parameters: SGD"),
     ("optimizer", lambda _: "adam", TypeError, "got str; pass adam"),
+    ("optimizer", lambda _: SGD, ValueError, "got SGD of 1 others; pass lambda parameters: "),
     ("scheduler", STEP, TypeError, r"got a StepLR.*pass lambda optimizer: StepLR\(optimizer"),
     ("scheduler", lambda _: torch.optim.lr_scheduler.StepLR, TypeError, "which needs step_size"),
     ("clip", lambda _: 0, ValueError, "clip > 0, got 0"),

@@ -469,3 +469,44 @@ def test_booleans_are_numbers_in_other_units_too(form):
     gen = pg.Standardized.fitted(heads.Gaussian(nn.Linear(3, 4)), form(x))
     torch.testing.assert_close(gen.loc, x.float().mean(0))
     torch.testing.assert_close(gen.scale, x.float().std(0, correction=0))
+
+
+OTHERS = {"a number": 1.5, "a whole number": 2, "a boolean": True, "a string": "a"}
+
+
+@pytest.mark.parametrize("context", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda gen, x, context: pg.log_likelihood(gen, x, context),
+        lambda gen, x, context: pg.sample(gen, 2, context),
+        lambda gen, x, context: gen(context),
+    ],
+    ids=["score", "sample", "call"],
+)
+def test_a_context_that_is_no_tensor_is_refused_in_one_sentence(context, door):
+    for member in GIVEN + BARE:
+        gen, x, *_ = made(member)
+        with pytest.raises((TypeError, ValueError), match=r"^expected [^\n]* got [^\n]*; "):
+            door(gen, x, context)
+
+
+def test_the_advice_for_a_number_is_true():
+    gen = pg.MAF(3, context=2)
+    x = torch.zeros(5, 3)
+    with pytest.raises(TypeError) as caught:
+        pg.log_likelihood(gen, x, 1.5)
+    advice = str(caught.value).rpartition(": ")[2]
+    assert advice == "torch.full((len(x), 2), 1.5)"
+    assert pg.log_likelihood(gen, x, torch.full((len(x), 2), 1.5)).value.shape == (5,)
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_copies_are_counted_by_a_context(ndim):
+    gen = Independent(standard_normal(3), ndim)
+    with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, T, .*got None; "):
+        gen()
+    shape = (4, *(5, 6)[:ndim], 2)
+    assert gen(torch.zeros(shape)).event_shape == (*shape[1:-1], 3)
+    held = Fixed(dist.Normal, loc=torch.zeros(*(5, 6)[:ndim], 3), scale=1.0)
+    assert Independent(held, ndim)().event_shape == (*shape[1:-1], 3)

@@ -3,6 +3,12 @@
 The whole product of families, functions and inputs is ``benchmarks/robustness/inputs.py``.
 """
 
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from inputs import BARE, CASES, SAMPLES, WORKS, WRONG, Row, at_doors, samples
@@ -10,7 +16,9 @@ from inputs import BARE, CASES, SAMPLES, WORKS, WRONG, Row, at_doors, samples
 import probgen as pg
 from probgen.core.conversion import is_nested, nested, rows_from
 from probgen.core.entry import as_rows
+from probgen.core.module import Fixed
 from probgen.distributions.support import responsibilities
+from probgen.train.rows import in_memory
 
 PAIRS = [
     pytest.param("GaussianMixture Full", "em", marks=pytest.mark.slow),
@@ -86,6 +94,69 @@ def test_lists_hold_missing_values_and_other_rows():
     )
     assert is_nested(GOOD)
     assert not is_nested([torch.ones(2)])
+
+
+FORMS = {
+    "tensors": lambda x: list(x),
+    "arrays": lambda x: list(x.numpy()),
+    "tuples": lambda x: [tuple(row) for row in x.tolist()],
+    "fractions": lambda x: [[Fraction(entry) for entry in row] for row in x.tolist()],
+    "decimals": lambda x: [[Decimal(entry) for entry in row] for row in x.tolist()],
+    "numbers of NumPy": lambda x: [[np.float32(entry) for entry in row] for row in x.tolist()],
+    "numbers of torch": lambda x: [list(row) for row in x],
+}
+DOORS = {
+    "score": lambda gen, x: pg.log_likelihood(gen, x).value,
+    "fit": lambda gen, x: pg.fit(gen, x, steps=2, verdict=False, seed=0).loss,
+    "validation": lambda gen, x: (
+        pg.fit(
+            gen, BLOBS, steps=2, validation=x, validate_every=2, verdict=False, seed=0
+        ).validation
+    ),
+    "em": lambda gen, x: pg.em(gen, x, max_iter=3, tol=0.0, seed=0).log_likelihood,
+}
+BLOBS = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_list_of_rows_is_the_tensor_of_them_at_every_door(form, door):
+    def found(x):
+        torch.manual_seed(0)
+        return torch.as_tensor(DOORS[door](pg.GaussianMixture(2, 3), x))
+
+    torch.testing.assert_close(found(FORMS[form](BLOBS)), found(BLOBS))
+
+
+@pytest.mark.parametrize("door", ["score", "fit", "em"])
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ([["a"] * 3] * 2, "expected numbers in x, got str 'a' in row 0.*encode categories"),
+        ([[1j] * 3] * 2, "expected numbers in x, got a complex"),
+        ([torch.zeros(3), torch.zeros(2)], r"expected rows of x of one shape, got \(3,\) and"),
+    ],
+)
+def test_a_list_of_wrong_rows_is_refused_alike_at_every_door(given, text, door):
+    with pytest.raises((TypeError, ValueError), match=text):
+        DOORS[door](pg.GaussianMixture(2, 3), given)
+
+
+def test_a_list_of_batches_stays_one():
+    batches = [torch.zeros(4, 3), torch.ones(4, 3)]
+    assert in_memory(list(BLOBS), pg.GaussianMixture(2, 3))
+    assert not in_memory(batches, pg.GaussianMixture(2, 3))
+    assert not in_memory([(batch,) for batch in batches], pg.GaussianMixture(2, 3))
+    scalars = Fixed(dist.Normal, event_ndim=0, loc=0.0, scale=1.0)
+    assert not in_memory([torch.zeros(4), torch.ones(4)], scalars)  # events are numbers
+    program = pg.Program(lambda x: None, lambda x: None)
+    assert not in_memory([torch.zeros(4)], program) and not in_memory([(1.0, 2.0)], program)
+
+
+def test_missing_values_stand_among_any_numbers():
+    given = [[Fraction(1, 2), None], [Decimal("0.25"), math.nan]]
+    expected = torch.tensor([[0.5, torch.nan], [0.25, torch.nan]])
+    torch.testing.assert_close(rows_from("x", given, torch.float32), expected, equal_nan=True)
 
 
 def test_rows_become_numbers_of_the_familys_own_type():

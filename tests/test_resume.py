@@ -355,3 +355,73 @@ def test_files_of_the_first_format_go_on(tmp_path):
     assert history.loss == pytest.approx(LOSSES, rel=1e-4)
     assert [step for step, _ in history.validation] == [2, 4, 6, 8, 10]
     assert read(path)[1]["optimizer"]["dict"]
+
+
+HELD = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
+OTHER = {
+    "others": HELD + 3,
+    "fewer": HELD[:6],
+    "a loader": DataLoader(TensorDataset(HELD + 3), batch_size=4),
+}
+SAME = {
+    "the same": HELD,
+    "as an array": HELD.numpy(),
+    "shuffled, which nobody can know again": DataLoader(
+        TensorDataset(HELD), batch_size=4, shuffle=True
+    ),
+}
+
+
+def validated(path, held, steps, resume=False, **settings):
+    return run(path, steps, resume, validation=held, validate_every=2, **settings)[1]
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_other_validation_rows_start_patience_anew(kind, tmp_path):
+    path = tmp_path / "run"
+    validated(path, HELD - 1e-3, 8)  # as near to the rows as any; those of now score far worse
+    with pytest.warns(FitWarning, match="was validated on other rows.*start anew"):
+        history = validated(path, OTHER[kind], 16, resume=True, patience=2)
+    values = [value for step, value in history.validation if step > 8]
+    stale = 0
+    best = float("inf")
+    for value in values:  # what patience sees with those rows alone
+        assert stale < 2
+        stale = 0 if value < best else stale + 1
+        best = min(best, value)
+    assert history.stopped == ("16 steps done" if stale < 2 else "no improvement in 2 validations")
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_the_same_validation_rows_go_on_in_silence(kind, tmp_path, recwarn):
+    path = tmp_path / "run"
+    validated(path, SAME[kind], 4)
+    validated(path, SAME[kind], 8, resume=True)
+    assert not [each for each in recwarn if "was validated" in str(each.message)]
+
+
+def test_resuming_without_validation_keeps_what_is_known_of_it(tmp_path):
+    path = tmp_path / "run"
+    validated(path, HELD, 4)
+    run(path, 6, resume=True)
+    with pytest.warns(FitWarning, match="was validated on other rows"):
+        validated(path, HELD + 3, 8, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "left"),
+    [
+        ({"steps": 6}, {"steps": 6}, False),
+        ({"steps": 6}, {"steps": 4}, False),
+        ({"steps": None, "epochs": 1}, {"steps": None, "epochs": 1}, False),
+        ({"steps": 6}, {"steps": 7}, True),
+    ],
+)
+def test_a_run_that_is_done_says_that_nothing_is_left(first, then, left, tmp_path, recwarn):
+    path = tmp_path / "run"
+    done = run(path, **first)[1].steps
+    assert not [each for each in recwarn if "nothing left" in str(each.message)]
+    again = run(path, resume=True, **then)[1]
+    told = [each for each in recwarn if "nothing left to do: " in str(each.message)]
+    assert len(told) == (not left) and (again.steps > done) == left
+    assert all(each.filename == __file__ for each in told)

@@ -115,6 +115,8 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
     ------
     ValueError
         If the context is not what the family declares, see :func:`declares_contexts`.
+    TypeError
+        If it is no tensor, where the family says of contexts what they are.
 
     >>> from probgen.models.autoregressive_flow import MAF
     >>> received(MAF(3, context=2), torch.zeros(5, 2, dtype=torch.long)).dtype
@@ -127,6 +129,10 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
     if context is None and size and not unknown:
         check_context(None, size, ndim, how=how)
     if not torch.is_tensor(context):
+        if context is not None and (size is not None or ignores(source)):
+            why = "was built without one" if size == 0 else "gives every row the same distribution"
+            without = "" if size else f"{type(source).__name__} {why}"
+            raise TypeError(_advice_for_others(context, size, ndim, without))
         return context
     if size is not None:
         hint = getattr(source, "context_hint", WITHOUT)
@@ -224,6 +230,18 @@ def _advice_for_labels(labels: Tensor, size: int | None, ndim: int, name: str, h
     return f"{wanted}, {got}; one-hot them: {how}"
 
 
+def _advice_for_others(context: Any, size: int | None, ndim: int, without: str = "") -> str:
+    """What to do with a context that is no tensor, or why there is none: one sentence."""
+    number = isinstance(context, int | float)
+    got = f"got the number {context}" if number else f"got a {type(context).__name__}"
+    if without:
+        return f"expected no context ({without}), {got}; leave it out"
+    wanted = f"expected a context of shape {checks.context_words(size, ndim)}"
+    if number and size and ndim == 1:
+        return f"{wanted}, {got}; give every row its own: torch.full((len(x), {size}), {context})"
+    return f"{wanted}, {got}; give a tensor of that shape"
+
+
 def _one_hot(labels: Tensor, classes: int, ndim: int) -> str:
     """The call that makes contexts of labels, as vectors, sequences or images."""
     given = "labels" + "[:, 0]" * (labels.ndim > 1) + ".long()" * labels.is_floating_point()
@@ -237,7 +255,11 @@ def batch_of(context: Tensor | None, ndim: int = 1) -> torch.Size:
     >>> batch_of(torch.zeros(7, 2)), batch_of(None)
     (torch.Size([7]), torch.Size([]))
     """
-    return torch.Size() if context is None else context.shape[: context.ndim - ndim]
+    if context is None:
+        return torch.Size()
+    if not torch.is_tensor(context):
+        raise TypeError(_advice_for_others(context, None, ndim))
+    return context.shape[: context.ndim - ndim]
 
 
 def check_known(context: Tensor, ndim: int = 1) -> None:

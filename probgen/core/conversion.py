@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -170,16 +172,23 @@ def tensor_from(value: Any, dtype: torch.dtype | None) -> Tensor | None:
     return None
 
 
-def is_nested(value: list[Any]) -> bool:
-    """Whether lists hold numbers, so that they are rows, and not batches.
+def is_nested(value: Any) -> bool:
+    """Whether lists hold numbers, or what stands for one, so that they are rows, and not batches.
 
-    >>> is_nested([[1.0, None]]), is_nested([torch.zeros(3)]), is_nested([])
-    (True, False, False)
+    Whatever kind of number it is; tuples in them are rows as well. A string counts too: it is
+    refused as the number that it should be.
+
+    >>> is_nested([[1.0, None]]), is_nested([(1, 2)]), is_nested([torch.zeros(3)]), is_nested([])
+    (True, True, False, False)
     """
-    first: Any = value
-    while isinstance(first, list) and first:
-        first = first[0]
-    return not isinstance(first, list) and is_number_or_missing(first)
+    return isinstance(value, list) and _holds_numbers(value)
+
+
+def _holds_numbers(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and _holds_numbers(value[0])
+    scalar = getattr(value, "ndim", None) == 0
+    return scalar or is_number_or_missing(value) or isinstance(value, complex | str | bytes)
 
 
 def nested(value: Sequence[Any], name: str = "x") -> Tensor:
@@ -228,14 +237,14 @@ def _part(value: Any, name: str, place: str) -> Tensor:
 def is_number_or_missing(value: Any) -> bool:
     """Whether an object is a number, or stands for a missing one.
 
-    >>> [is_number_or_missing(each) for each in (1, True, None, float("nan"), "1")]
+    >>> [is_number_or_missing(each) for each in (1, Decimal("0.1"), None, float("nan"), "1")]
     [True, True, True, True, False]
     """
-    return value is None or isinstance(value, float | int) or type(value).__name__ == "NAType"
+    return value is None or isinstance(value, Real | Decimal) or type(value).__name__ == "NAType"
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, float | int) else math.nan
+    return float(value) if isinstance(value, Real | Decimal) else math.nan
 
 
 def _from_array(

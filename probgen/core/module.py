@@ -311,6 +311,14 @@ class Independent(DistributionModule):
         The distribution of one entry given its context of shape ``(*batch, C)``.
     ndim : int
         How many batch dims of ``module(context)`` become event dims.
+
+    Raises
+    ------
+    ValueError
+        When called, where ``module(context)`` has fewer batch dims.
+
+    >>> Independent(standard_normal(3))(torch.zeros(5, 7, 2)).event_shape
+    torch.Size([7, 3])
     """
 
     def __init__(self, module: DistributionModule, ndim: int = 1):
@@ -322,4 +330,13 @@ class Independent(DistributionModule):
         self.context_ndim = module.context_ndim + ndim
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        return self.module(context).to_event(self.ndim)
+        copies = self.module(context)
+        if len(copies.batch_shape) < self.ndim:
+            got = "None" if context is None else f"shape {tuple(context.shape)}"
+            dims = ", ".join(["*batch", *["T"] * self.ndim, *["C"] * self.module.context_ndim])
+            raise ValueError(
+                f"expected a context of shape ({dims}), whose T tells how many copies there are, "
+                f"got {got}; give one, or a part with a batch dim for them: "
+                "Fixed(dist.Normal, loc=torch.zeros(T, D), scale=1.0)"
+            )
+        return copies.to_event(self.ndim)

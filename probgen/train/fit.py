@@ -36,6 +36,7 @@ from probgen.train.optimizers import Optimizer, as_optimizer
 from probgen.train.rehearsal import check_held_out, check_observes, rehearsed
 from probgen.train.rows import Batch
 from probgen.train.run import Run
+from probgen.train.settings import fingerprint_of
 from probgen.train.sizes import check_sizes
 from probgen.train.state import begin
 from probgen.train.stream import BatchStream
@@ -159,7 +160,8 @@ def fit(
         per epoch) and at the end; Ctrl-C and SIGTERM are seen between steps. With ``resume=True``
         an existing file is continued exactly: N steps, resume, N more are 2N steps. Its random
         state goes on and its data are expected; learning rates, clip, ema and batch size that are
-        asked otherwise now win, with a warning. Without ``resume`` it is refused.
+        asked otherwise now win, with a warning; so do other validation rows, with which
+        ``patience`` starts anew. Without ``resume`` it is refused.
     compile : "auto" or bool
         Whether the step, from the choice of rows to the update, becomes one compiled graph: the
         same losses, as the seed gives them, without the Python in between. ``"auto"`` times the
@@ -263,7 +265,6 @@ def fit(
         )
         check_sizes(run)
         run.restores, run.asked["seed"] = patience is not None, seed
-        path = begin(run, checkpoint, resume)
         steps = 2000 if steps is None and epochs is None else steps
         batches = (
             []
@@ -271,6 +272,8 @@ def fit(
             else held_out(validation, source.layout.count(source.peek()), gen)
         )
         check_held_out(gen, batches)
+        run.asked["validation"] = fingerprint_of(validation, batches)
+        path = begin(run, checkpoint, resume)
         if holds_gradients(fabric):
             run.watch = GradientWatch(run)
         plan = RunPlan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)

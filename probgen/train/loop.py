@@ -141,6 +141,13 @@ def _steps(
         run.signals.deliver()
     _look(run, run.step > first)
     run.history.stopped = reason
+    if 0 < first == run.step:
+        warnings.warn(
+            f"nothing left to do: {reason} before; ask for more (steps, epochs or patience) to go "
+            "on",
+            FitWarning,
+            stacklevel=5,
+        )
 
 
 def _look(run: Run, due: bool) -> None:

@@ -46,7 +46,9 @@ def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
     Raises
     ------
     TypeError
-        For an optimizer of other parameters, a scheduler, and anything else.
+        For an optimizer that is made already, a scheduler, and anything else.
+    ValueError
+        When it is called, for a factory that makes an optimizer of other parameters.
 
     >>> from pyro.optim import ClippedAdam
     >>> weight = nn.Parameter(torch.zeros(2))
@@ -79,6 +81,7 @@ def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
 
 
 def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    parameters = list(parameters)
     try:
         made = factory(parameters)
     except TypeError:
@@ -89,6 +92,15 @@ def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.op
             f"expected optimizer(parameters) to give a torch optimizer, got {type(made).__name__}; "
             "pass adam(1e-3) or "
             "lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)"
+        )
+    own = {id(parameter) for parameter in parameters}
+    held = [id(parameter) for group in made.param_groups for parameter in group["params"]]
+    if own and own.isdisjoint(held):
+        name = type(made).__name__
+        raise ValueError(
+            f"expected an optimizer of the parameters that it is given, got {name} of {len(held)} "
+            f"others; pass lambda parameters: torch.optim.{name}(parameters, "
+            f"lr={made.defaults.get('lr')})"
         )
     return made
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
 from probgen.core.rows import leaves_of
 from probgen.train.compiled.module_state import PLAIN
 from probgen.train.data import InMemory, Source
 from probgen.train.moments import class_of, options_of
 from probgen.train.packing import same
+from probgen.train.rows import Batch, in_memory
 
 if TYPE_CHECKING:
     from probgen.train.run import Run
@@ -41,6 +43,7 @@ def asked_of(run: Run) -> Settings:
         "batch_size": _batch_size(run.source),
         "drop_last": isinstance(run.source, InMemory) and run.source.drop_last,
         "seed": None,
+        "validation": None,
     }
 
 
@@ -98,9 +101,30 @@ def fingerprint(source: Source) -> str | None:
         data = data.dataset.tensors if isinstance(data.dataset, TensorDataset) else None
     if not isinstance(data, list | tuple):
         return None
-    total = 0
     weights = () if source.weights is None else (source.weights.given,)
-    for leaf in leaves_of((*data, *weights)):
+    return _number((*data, *weights))
+
+
+def fingerprint_of(held_out: Any, batches: Sequence[Batch]) -> str | None:
+    """A number that tells held-out rows from others, from the batches that they are in.
+
+    ``None`` without any, and where they may come otherwise each time, as from a loader that
+    shuffles.
+
+    >>> zero, one = torch.zeros(3), torch.ones(3)
+    >>> fingerprint_of(zero, [(zero,)]) == fingerprint_of(one, [(one,)])
+    False
+    """
+    if isinstance(held_out, DataLoader):
+        in_order = isinstance(held_out.sampler, SequentialSampler)
+        held_out = held_out.dataset if in_order else None
+    known = isinstance(held_out, list | TensorDataset) or in_memory(held_out)
+    return _number(batches) if known and batches and held_out is not None else None
+
+
+def _number(data: Any) -> str:
+    total = 0
+    for leaf in leaves_of(tuple(data)):
         total = _sum(leaf, total)
     return f"{total:08x}"
 

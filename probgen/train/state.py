@@ -155,9 +155,20 @@ def restore(run: Run, path: Path) -> None:
             f"expected the whole state of a run in {path}, got one with other entries ({error!r}); "
             "use an earlier copy"
         ) from error
-    _warn(run, path, then, settings[2])
+    anew = _validates_anew(run, then)
+    _warn(run, path, then, settings[2], anew)
     with run.signals.held():
         _apply(run, state, path, *settings[:2])
+        if anew:
+            run.best = None
+            run.waited = 0
+
+
+def _validates_anew(run: Run, then: dict[str, Any]) -> bool:
+    """Whether the validation rows are others than those that the best state was the best of."""
+    before = then.get("validation")
+    run.asked["validation"] = run.asked["validation"] or before
+    return before is not None and run.asked["validation"] != before
 
 
 def _parsed(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> SavedState:
@@ -251,10 +262,15 @@ def _kind(value: Any) -> Any:
 
 
 def _warn(
-    run: Run, path: Path, then: dict[str, Any], differences: dict[str, tuple[Any, Any]]
+    run: Run, path: Path, then: dict[str, Any], differences: dict[str, tuple[Any, Any]], anew: bool
 ) -> None:
     """One warning says all that is asked otherwise than it was, and what is done about it."""
     texts = [said(path, differences)] if differences else []
+    if anew:
+        texts.append(
+            f"{path} was validated on other rows, or in another precision; the best state and "
+            "patience start anew with those of now"
+        )
     if (
         run.asked["seed"] is not None
         and not same(then["seed"], run.asked["seed"])
