@@ -232,6 +232,7 @@ def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> N
     ndim = max(0, x.ndim - 1)
     if any(bound.ndim > ndim for bound in _bounds(base)):
         return
+    x = torch.atleast_1d(x)  # one number, which a program may observe
     size = max(1, ENTRIES // max(1, x[:1].numel()))
     for start in range(0, len(x), size):
         rows = x[start : start + size]
