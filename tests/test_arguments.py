@@ -119,7 +119,6 @@ REFUSED = [
     ("compile", lambda _: 1, ValueError, "to be 'auto', True or False, got 1"),
     ("optimizer", SGD, TypeError, "pass lambda parameters: SGD"),
     ("optimizer", lambda _: "adam", TypeError, "got str; pass adam"),
-    ("optimizer", lambda _: SGD, ValueError, "got SGD of 1 others; pass lambda parameters: "),
     ("scheduler", STEP, TypeError, r"got a StepLR.*pass lambda optimizer: StepLR\(optimizer"),
     ("scheduler", lambda _: torch.optim.lr_scheduler.StepLR, TypeError, "which needs step_size"),
     ("clip", lambda _: 0, ValueError, "clip > 0, got 0"),
@@ -152,6 +151,19 @@ def test_fit_refuses_before_any_work(option, value, error, text, tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
     after = gen.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_an_optimizer_of_other_parameters_is_refused_with_advice_that_works():
+    other = gaussian(3)
+    with pytest.raises(ValueError, match="got Adam of others; pass lambda") as raised:
+        fit(gaussian(3), X, optimizer=lambda _: torch.optim.Adam(other.parameters()), steps=1)
+    advice = str(raised.value).rpartition("; pass ")[2]
+    assert advice == "lambda parameters: Adam(parameters, lr=0.001)"
+    optimizer = eval(advice, {"Adam": torch.optim.Adam})
+    assert fit(gaussian(3), X, optimizer=optimizer, steps=1, verdict=False).steps == 1
+    gen = gaussian(3)  # some of the given ones are enough, and more than those no fault
+    some = [next(gen.parameters()), nn.Parameter(torch.zeros(2))]
+    assert fit(gen, X, optimizer=lambda _: torch.optim.SGD(some), steps=1, verdict=False).steps == 1
 
 
 def test_a_path_that_is_none_is_refused():

@@ -294,6 +294,27 @@ def test_weights_that_count_nothing_are_refused(case):
         em(JointTable(2), torch.ones(2, 2), weights=torch.tensor(BAD_WEIGHTS[case]))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e-3])
+@pytest.mark.parametrize("name", ["ChowLiu", "JointTable", "mixture Full"])
+def test_weights_that_make_no_row_together_are_refused(name, scale):
+    gen, x = made(name, rows=40)
+    weights = scale * torch.ones(len(x))
+    with pytest.raises(ValueError, match="expected weights that make one row or more") as raised:
+        em(gen, x, weights=weights)
+    advice = str(raised.value).rpartition(": ")[2]
+    torch.manual_seed(0)
+    other = copy.deepcopy(gen)
+    plain = em(other, x, seed=0).log_likelihood
+    helped = em(gen, x, weights=eval(advice, {"x": x, "weights": weights}), seed=0).log_likelihood
+    torch.testing.assert_close(helped, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_whose_sum_is_one_are_enough():
+    gen, x = made("mixture Full", rows=40)
+    share = torch.rand(len(x), generator=torch.Generator().manual_seed(0)).softmax(0)
+    assert em(gen, x, weights=share, seed=0).log_likelihood.isfinite().all()
+
+
 def test_families_that_take_no_weights_are_told():
     class Plain(nn.Linear):
         def forward(self):

@@ -205,6 +205,31 @@ def test_em_keeps_the_best_start_so_far(call):
     torch.testing.assert_close(dict(gen.state_dict()), dict(fewer.state_dict()), rtol=0, atol=0)
 
 
+class Ended(BaseException):
+    """What a handler of signals of the user's own may raise."""
+
+
+@pytest.mark.parametrize("error", [Ended, SystemExit, ValueError])
+def test_em_leaves_the_best_start_whatever_ends_it(error, monkeypatch):
+    torch.manual_seed(0)
+    x, gen = torch.randn(60, 2), GaussianMixture(components=2, dims=2)
+    made = GaussianMixture.maximize
+    steps = []
+
+    def maximize(self, statistics):
+        steps.append(1)
+        if len(steps) == 13:  # amid the third start
+            raise error
+        made(self, statistics)
+
+    monkeypatch.setattr(GaussianMixture, "maximize", maximize)
+    with pytest.raises(error):
+        em(gen, x, n_init=5, max_iter=5, tol=0.0, seed=0)
+    fewer = GaussianMixture(components=2, dims=2)
+    em(fewer, x, n_init=2, max_iter=5, tol=0.0, seed=0)
+    torch.testing.assert_close(dict(gen.state_dict()), dict(fewer.state_dict()), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("sampler", [PyroNUTS(), Nutpie()])
 def test_mcmc_keeps_the_draws_of_the_first_chain(sampler):
     if isinstance(sampler, Nutpie):

@@ -155,7 +155,8 @@ def em(
         end.
     weights : Tensor, optional
         How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated
-        rows.
+        rows. Their sum is so many rows, beside which pseudo-counts and regularization are weighed:
+        at least one.
     max_iter : int
         Largest number of iterations, each an E-step and an M-step.
     tol : float
@@ -223,35 +224,45 @@ def _best_of(
 ) -> EMResult:
     """Runs from several starts, of which the best is kept.
 
-    Ctrl-C ends the search with the best so far.
+    Ctrl-C ends the search with the best so far; anything else that ends it leaves the best as well.
     """
     generator = None if seed is None else torch.Generator().manual_seed(int(seed))
     best = None
-    best_state = {}
+    best_state: dict[str, Any] = {}
     collapse: torch.linalg.LinAlgError | None = None
-    for start in range(n_init):
-        try:
-            _start(gen, data, generator)
-            result = _run(gen, data, max_iter, tol)
-        except torch.linalg.LinAlgError as error:
-            collapse = error
-            continue
-        except KeyboardInterrupt:
-            if best is None:
-                raise
-            warnings.warn(
-                f"interrupted in start {start + 1} of {n_init}; the best before it is kept",
-                stacklevel=5,
-            )
-            break
-        if best is None or result.log_likelihood[-1] > best.log_likelihood[-1]:
-            best = result
-            best_state = copy.deepcopy(gen.state_dict())
+    with _left_with(best_state, gen):
+        for start in range(n_init):
+            try:
+                _start(gen, data, generator)
+                result = _run(gen, data, max_iter, tol)
+            except torch.linalg.LinAlgError as error:
+                collapse = error
+                continue
+            except KeyboardInterrupt:
+                if best is None:
+                    raise
+                warnings.warn(
+                    f"interrupted in start {start + 1} of {n_init}; the best before it is kept",
+                    stacklevel=5,
+                )
+                break
+            if best is None or result.log_likelihood[-1] > best.log_likelihood[-1]:
+                best = result
+                best_state |= copy.deepcopy(gen.state_dict())
     if best is None:
         assert collapse is not None
         raise collapse
-    gen.load_state_dict(best_state)
     return best
+
+
+@contextmanager
+def _left_with(state: dict[str, Any], gen: nn.Module) -> Iterator[None]:
+    """Whatever ends the block, it leaves the model with this state, once there is one."""
+    try:
+        yield
+    finally:
+        if state:
+            gen.load_state_dict(state)
 
 
 def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:

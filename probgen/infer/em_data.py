@@ -16,6 +16,7 @@ from probgen.core.ragged import Ragged
 from probgen.core.supports import check_values, support_of
 
 _ELEMENTS = 2**22  # of a block of rows
+FEWEST = 0.5  # rows in all: weights whose sum is one are enough, up to rounding
 
 
 class Rows(NamedTuple):
@@ -105,6 +106,13 @@ def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
             f"{tuple(weights.shape)} with values from {weights.min().item():g} to "
             f"{weights.max().item():g}; give each "
             "row the number of times that it counts"
+        )
+    total = weights.double().sum().item()
+    if total < FEWEST:
+        raise ValueError(
+            f"expected weights that make one row or more together, got a sum of {total:g}: beside "
+            "pseudo-counts and regularization that is no data; they say how often each row counts: "
+            "weights * len(x) / weights.sum()"
         )
 
 

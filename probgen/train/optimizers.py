@@ -65,7 +65,7 @@ def as_optimizer(optimizer: Any, names: Named = ()) -> Optimizer:
             f"lambda parameters: {name}(parameters, lr={optimizer.defaults.get('lr')})"
         )
     if not callable(optimizer) or (
-        isfunction(optimizer) and optimizer.__module__.startswith("pyro.optim")
+        isfunction(optimizer) and (optimizer.__module__ or "").startswith("pyro.optim")
     ):
         got = (
             type(optimizer).__name__
@@ -98,9 +98,8 @@ def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.op
     if own and own.isdisjoint(held):
         name = type(made).__name__
         raise ValueError(
-            f"expected an optimizer of the parameters that it is given, got {name} of {len(held)} "
-            f"others; pass lambda parameters: torch.optim.{name}(parameters, "
-            f"lr={made.defaults.get('lr')})"
+            f"expected an optimizer of the parameters that it is given, got {name} of others; pass "
+            f"lambda parameters: {name}(parameters, lr={made.defaults.get('lr')})"
         )
     return made
 
