@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -136,3 +137,13 @@ def test_units_are_of_the_columns_of_the_family():
     family = pg.heads.Mixed(pg.nn.Constant(4), [pg.heads.Gaussian()] * 2)
     with pytest.raises(ValueError, match=r"expected x of shape \(N, 2\), got \(6, 3\)"):
         Standardized.fitted(family, torch.randn(6, 3))
+
+
+def test_flags_are_numbers_for_a_program_too():
+    def model(x, context=None):
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=x)
+
+    flags = torch.tensor([[True, False], [False, False], [True, True]])
+    made = Standardized.fitted(pg.Program(model), flags)
+    assert torch.allclose(made.loc, torch.tensor([2 / 3, 1 / 3]))

@@ -111,6 +111,8 @@ class Standardized(DistributionModule):
         else:  # its events are not known without a context
             (like,) = family.settle((x,))
             check_some_rows(like)
+            if not like.is_floating_point():  # programs keep integers and flags as they are
+                like = like.to(torch.get_default_dtype())
             if not like.numel():
                 raise ValueError(
                     f"expected rows x of at least one value, got {tuple(like.shape)}; give columns"
