@@ -31,6 +31,7 @@ extensions = [
     "notebooks",  # _ext: the tutorials
     "gallery",  # _ext: small pictures with their code
     "inventories",  # _ext: links to other libraries
+    "sources",  # _ext: links to the lines that define a name
 ]
 exclude_patterns = ["_ext", "_templates", "_generated", "gallery", "README.md"]
 nitpicky = False
