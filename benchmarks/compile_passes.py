@@ -1,8 +1,8 @@
 """What every part of the recording compiler gains.
 
 Each part is switched off in turn: time per step and time to compile of what is left, as ratios to
-the whole. All variants of a model are built once, from an empty cache, then take turns in one
-process; the time of a step is the least of all turns, in processor seconds. Where the machine code
+the whole. Every variant of a model is built once, from an empty cache, then takes turns with the
+whole in one process; the time of a step is the least of all turns, in processor seconds. Where the machine code
 would be the same the part does nothing for the model, and the table says so with a dash. "refused":
 the model compiles only because of the part.
 
@@ -134,7 +134,7 @@ def training(data: tuple[Tensor, ...], gen: Any, **options: Any) -> Built:
         def build(self, numbers: Tensor, library: bool = True) -> None:
             graph, _ = self.prepare(numbers)
             new(graph.module.code, step.MOST, random_numbers.SERIAL)
-            super().build(numbers, library=False)  # as for fits of less than half a million steps
+            super().build(numbers, library=False)  # as for fits of less than a million steps
             made.append((self, numbers))
 
     with mock.patch.object(policy, "CompiledStep", Kept):
@@ -231,7 +231,11 @@ def whole_table() -> Built:
 
 def hidden_markov() -> Built:
     x = PROBLEMS["hmm"]().data[0].unsqueeze(-1)
-    return training((x,), pg.HiddenMarkovModel(8, 1, x.shape[1]), batch_size=len(x))
+    return training(
+        (x,),
+        pg.HiddenMarkovModel(8, x.shape[1], pg.sequences.GaussianEmission(8, 1)),
+        batch_size=len(x),
+    )
 
 
 def nuts(make: Callable[[], nuts_models.Problem]) -> Built:
@@ -295,31 +299,30 @@ def empty_cache() -> Iterator[None]:
         yield
 
 
-def variants(make: Callable[[], Built], parts: list[str]) -> dict[str, Variant | str]:
-    """The whole, and each part switched off where that changes anything."""
+def variant(make: Callable[[], Built], part: str) -> Variant | str:
+    """A model with a part switched off, or why there is none."""
+    try:
+        return Variant(make, PARTS[part])
+    except Same:
+        return "-"
+    except (tracing.NotCompilable, RuntimeError) as error:
+        return f"refused: {str(error).partition(chr(10))[0][:60]}"
+
+
+def report(title: str, make: Callable[[], Built], parts: list[str], rounds: int) -> None:
+    """Prints a line for each part as soon as it is known."""
     seen.clear()
-    found: dict[str, Variant | str] = {"": Variant(make, [])}
-    for part in parts:
-        try:
-            found[part] = Variant(make, PARTS[part])
-        except Same:
-            found[part] = "-"
-        except (tracing.NotCompilable, RuntimeError) as error:
-            found[part] = f"refused: {str(error).partition(chr(10))[0][:60]}"
-    return found
-
-
-def report(title: str, found: dict[str, Variant | str], rounds: int) -> None:
-    running = [each for each in found.values() if isinstance(each, Variant)]
-    for _ in range(rounds):
-        for variant in running:
-            variant.turn()
-    whole = found.pop("")
+    whole = Variant(make, [])
+    whole.turn()
     print(f"\n{title}: {whole.step * 1e6:.1f} us a step, {whole.making:.1f} s to make", flush=True)
-    for part, other in found.items():
+    for part in parts:
+        other = variant(make, part)
         if isinstance(other, str):
-            print(f"  without {part:26s} {other}")
+            print(f"  without {part:26s} {other}", flush=True)
             continue
+        for _ in range(rounds):
+            other.turn()
+            whole.turn()
         step, making = other.step / whole.step, other.making / whole.making
         print(f"  without {part:26s} step {step:5.2f}   making {making:5.2f}", flush=True)
 
@@ -340,7 +343,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.rounds} rounds, one thread")
     for title, make in MODELS.items():
         if not options.models or any(word in title for word in options.models):
-            report(title, variants(make, options.parts), options.rounds)
+            report(title, make, options.parts, options.rounds)
 
 
 if __name__ == "__main__":
