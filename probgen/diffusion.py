@@ -17,7 +17,13 @@ from probgen.distributions.diffusion.reconstruction import (
     GaussianReconstruction,
     LevelReconstruction,
 )
-from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolver,
+    Heun,
+    PredictorCorrector,
+)
 from probgen.distributions.diffusion.schedules import (
     CosineSchedule,
     EDMSchedule,
@@ -68,6 +74,7 @@ __all__ = [
     "MixtureNoise",
     "Original",
     "PosteriorVariance",
+    "PredictorCorrector",
     "StaticThreshold",
     "TabulatedSchedule",
     "UniformNoise",

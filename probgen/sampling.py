@@ -39,6 +39,7 @@ def sample(
     context: Tensor | None = None,
     *,
     sampler: Any = None,
+    guidance: Any = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -63,6 +64,10 @@ def sample(
         Another way of drawing, as ``gen(context).using(sampler)`` takes it: ``DDIM(20)``,
         ``DPMSolver(20)``, a solver of a differential equation, or a :class:`Truncation
         <probgen.core.truncation.Truncation>`.
+    guidance : optional
+        A rule of :mod:`probgen.guidance` for a diffusion or flow matching, as
+        ``gen(context).using(guidance=rule)`` takes it; a number is the weight of classifier-free
+        guidance. Draws are then of another distribution than the one that is scored.
     temperature, top_k, top_p : optional
         Draws of another distribution, sharper or cut to the likeliest values: short for
         ``gen(context).using(Truncation(temperature, top_k, top_p))``, which has its density too.
@@ -86,7 +91,8 @@ def sample(
     Raises
     ------
     TypeError, ValueError
-        If ``n`` is no whole number of at least 0, or ``max_rows`` or ``memory`` none above it.
+        If ``n`` is no whole number of at least 0, or ``max_rows`` or ``memory`` none above it; if
+        draws of a rule that depend on each other do not fit in one piece.
     NotImplementedError
         If the distribution of the model has no temperature, or no steps over finitely many values.
 
@@ -111,15 +117,24 @@ def sample(
     ways = [sampler] if sampler is not None else []
     if not (temperature is None and top_k is None and top_p is None):
         ways.append(Truncation(1.0 if temperature is None else temperature, top_k, top_p))
-    limit = _DrawLimit(max_rows, memory, _is_accelerated(gen))
-    return _drawn(partial(_distribution, gen, ways), n, context, gen.context_ndim, limit)
+    limit = _DrawLimit(max_rows, memory, _is_accelerated(gen), _is_joint(guidance))
+    return _drawn(partial(_distribution, gen, ways, guidance), n, context, gen.context_ndim, limit)
 
 
-def _distribution(gen: GenerativeModel, ways: list[Any], context: Any) -> dist.TorchDistribution:
+def _distribution(
+    gen: GenerativeModel, ways: list[Any], guidance: Any, context: Any
+) -> dist.TorchDistribution:
     distribution = gen(context)
     for way in ways:
         distribution = using(distribution, way)
-    return distribution
+    return distribution if guidance is None else using(distribution, guidance=guidance)
+
+
+def _is_joint(rule: Any) -> bool:
+    """Whether draws depend on each other, by a rule of guidance or by what it is applied to."""
+    if rule is None:
+        return False
+    return getattr(rule, "joint", False) or _is_joint(getattr(rule, "base", None))
 
 
 class _DrawLimit(NamedTuple):
@@ -128,12 +143,21 @@ class _DrawLimit(NamedTuple):
     max_rows: int | None
     memory: float | None
     accelerated: bool
+    joint: bool
 
     def first(self, distribution: dist.TorchDistribution) -> int:
         """Before anything has been drawn: as the size of events tells."""
         numbers = max(LEAST, TENSORS * distribution.event_shape.numel())
         size = torch.finfo(torch.get_default_dtype()).bits // 8
         return self.max_rows or fitting(self.memory, numbers * size, self.accelerated)
+
+    def check(self, rows: int, first: int) -> None:
+        """Refuses pieces of draws that depend on each other."""
+        if self.joint and rows > first:
+            raise ValueError(
+                "expected room for all draws at once, which depend on each other by the rule of "
+                f"guidance, got {rows} rows where {first} fit; pass max_rows={rows}, or draw fewer"
+            )
 
     def next(self, profile: Profile, drawn: int) -> int:
         """After a piece has been drawn: as its memory tells."""
@@ -150,10 +174,12 @@ def _drawn(
     if rows is None:
         distribution = distribution_of(context)
         first = limit.first(distribution)
+        limit.check(n * distribution.batch_shape.numel(), first)
         fits = n * distribution.batch_shape.numel() <= first
         return distribution.sample((n,)) if fits else _in_order(distribution, n, first, limit)
     with seeded(0):  # a look at the shape of events leaves the draws as they are
         first = limit.first(distribution_of(rows[:1]))
+    limit.check(n * len(rows), first)
     if n * len(rows) <= first:
         return distribution_of(context).sample((n,))
     if len(rows) <= first:

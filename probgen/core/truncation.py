@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.missing import MissingAware
+from probgen.core.signatures import signature_of
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,11 @@ def using(distribution: Any, *arguments: Any, **options: Any) -> Any:
         rule = arguments[0]
         return truncated(distribution, rule) if rule.changes else distribution
     method = getattr(distribution, "using", None)
+    if "guidance" in options and not _takes(method, "guidance"):
+        raise TypeError(
+            "expected a distribution that can be guided (a diffusion, flow matching), got "
+            f"{type(distribution).__name__}; drop guidance"
+        )
     if method is None:
         raise TypeError(
             "expected a distribution that may be sampled in several ways (a diffusion, flow "
@@ -228,6 +234,15 @@ def changed_by(distribution: Any, rule: Truncation) -> Any:
             "no other ways"
         )
     return using(distribution, rule)
+
+
+def _takes(method: Any, name: str) -> bool:
+    """Whether a method has an argument of that name, or any."""
+    signature = None if method is None else signature_of(method)
+    if signature is None:
+        return False
+    parameters = signature.parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _independent(outer: td.Independent, base: dist.TorchDistribution) -> dist.TorchDistribution:

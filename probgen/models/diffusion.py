@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import batch_of, dropped
+from probgen.core.contexts import batch_of, over_draws, seen_in_training
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.gaussian import GaussianNoise
@@ -42,11 +41,12 @@ class Diffusion(DistributionModule):
     pixels to [-1, 1], or give ``reconstruction= LevelReconstruction(levels)`` for integers, which
     are then scored by their mass, best with ``LevelPrediction``.
 
-    ``gen(context).using(DDIM(20)).sample((n,))`` samples in another way than ``gen.sampler``;
-    ``impute`` draws missing entries by RePaint; ``gen(context).encode(x)`` and ``decode(z)`` follow
-    the probability-flow equation, of which :class:`ProbabilityFlow` is the density;
-    :class:`DiffusionChain <probgen.models.diffusion_chain.DiffusionChain>` tells the same model as a
-    chain of latent sites.
+    ``gen(context).using(DDIM(20), guidance=3.0).sample((n,))`` samples in another way than
+    ``gen.sampler``, guided by a rule of :mod:`probgen.guidance`, a number being the weight of
+    classifier-free guidance; ``impute`` draws missing entries by RePaint; ``gen(context).encode(x)``
+    and ``decode(z)`` follow the probability-flow equation, of which :class:`ProbabilityFlow` is the
+    density; :class:`DiffusionChain <probgen.models.diffusion_chain.DiffusionChain>` tells the same
+    model as a chain of latent sites.
 
     Parameters
     ----------
@@ -71,7 +71,8 @@ class Diffusion(DistributionModule):
         Number T of times 1 / T, ..., 1 of the chain that is scored; ``None``: continuous time.
     sampler : ReverseSampler, optional
         ``Ancestral(num_steps)``, ``DDIM(num_steps, eta)``, ``Heun(num_steps, churn)``,
-        ``DPMSolver(num_steps)``; default: ancestral in T steps, or 256.
+        ``DPMSolver(num_steps)``, ``PredictorCorrector(num_steps)``; default: ancestral in T steps,
+        or 256.
     times : callable
         Times of the simple loss: ``UniformTimes()``, ``LogNormalTimes(mean, std)``.
     variance : Variance
@@ -84,9 +85,6 @@ class Diffusion(DistributionModule):
         the training data, ``DynamicThreshold(quantile)`` for strong guidance, ``None``: no bound.
     context_dropout : float
         Probability with which a row's context is made unknown in training mode, for guidance.
-    guidance : float
-        Factor w of classifier-free guidance in sampling: :math:`\hat x_\varnothing + w(\hat x_c -
-        \hat x_\varnothing)`.
     context_ndim : int
         Number of event dims of a context.
 
@@ -110,6 +108,7 @@ class Diffusion(DistributionModule):
     """
 
     unknown_contexts = True
+    context_declared_by = "net"
     context_hint = "build its network with context={size}"
     noise: Any  # a standard normal of the shape of the rows
 
@@ -127,7 +126,6 @@ class Diffusion(DistributionModule):
         reconstruction: Reconstruction = GaussianReconstruction(),  # noqa: B008
         threshold: Threshold | None = StaticThreshold(),  # noqa: B008
         context_dropout: float = 0.0,
-        guidance: float = 1.0,
         context_ndim: int = 1,
     ):
         checks.network(net=net)
@@ -143,7 +141,6 @@ class Diffusion(DistributionModule):
         checks.has(("log_variance",), "pass PosteriorVariance()", variance=variance)
         checks.has(("support",), "pass GaussianReconstruction()", reconstruction=reconstruction)
         checks.within("[0, 1)", context_dropout=context_dropout)
-        checks.finite(guidance=guidance)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         if num_times is None and not isinstance(variance, PosteriorVariance):
@@ -159,29 +156,23 @@ class Diffusion(DistributionModule):
         self.sampler = Ancestral(num_times or 256) if sampler is None else sampler
         self.num_times = num_times
         self.times = times
-        self.guidance = guidance
         self.context_dropout = context_dropout
         self.context_ndim = context_ndim
         self.noise = standard_normal(*shape)
         self.limit = Limit(threshold)
 
-    @property
-    def context_size(self) -> int | None:
-        """What the network declares."""
-        return getattr(self.net, "context_size", None)
-
     def forward(self, context: Tensor | None = None) -> GaussianDiffused:
         batch = batch_of(context, self.context_ndim)
         return GaussianDiffused(
-            partial(self._call, self._dropped(context)),
+            self._call,
             self.process,
             self.noise(),
             batch,
             sampler=self.sampler,
             times=self.times,
             reconstruction=self.reconstruction,
-            unconditional=None if context is None else partial(self._call, None),
-            guidance=1.0 if context is None else self.guidance,
+            context=seen_in_training(self, context),
+            context_ndim=self.context_ndim,
             limit=self.limit,
         )
 
@@ -196,18 +187,11 @@ class Diffusion(DistributionModule):
             self.num_times,
         )
 
-    def _call(self, context: Tensor | None, z: Tensor, t: Tensor) -> Tensor:
-        if context is not None:
-            context = context.expand(*t.shape, *context.shape[context.ndim - self.context_ndim :])
+    def _call(self, z: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        context = over_draws(context, t.shape, self.context_ndim)
         return row_by_row(
             self.net, z, t, context, ndims=[len(self.noise.loc.shape), 0, self.context_ndim]
         )
-
-    def _dropped(self, context: Tensor | None) -> Tensor | None:
-        """The context with some rows made unknown, in training mode."""
-        if context is None or not self.training or not self.context_dropout:
-            return context
-        return dropped(context, self.context_ndim, self.context_dropout, self)
 
 
 class ProbabilityFlow(DistributionModule):

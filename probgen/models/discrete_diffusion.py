@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from abc import abstractmethod
+from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import dropped
+from probgen.core.contexts import batch_of, over_draws, seen_in_training
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
 from probgen.distributions.diffusion.additive import AdditiveNoise
@@ -21,7 +20,59 @@ from probgen.distributions.diffusion.samplers import ReverseSampler
 from probgen.nn.encodings import OneHot
 
 
-class NonGaussianDiffusion(DistributionModule):
+class _DiscreteDiffusion(DistributionModule):
+    """What both families share: a network, a process of T steps, and how it is sampled.
+
+    ``process`` is checked where its kind is known.
+    """
+
+    unknown_contexts = True
+    context_declared_by = "net"
+    context_hint = "build its network with context={size}"
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: Sequence[int],
+        process: AdditiveNoise | LabelNoise,
+        sampler: ReverseSampler | None,
+        context_dropout: float,
+        context_ndim: int,
+    ):
+        checks.network(net=net)
+        checks.sizes(shape=shape)
+        checks.function(**checks.given(sampler=sampler))
+        checks.within("[0, 1)", context_dropout=context_dropout)
+        checks.at_least(0, context_ndim=context_ndim)
+        super().__init__()
+        self.net = net
+        self.shape = torch.Size(shape)
+        self.process = process
+        self.sampler = sampler
+        self.context_dropout = context_dropout
+        self.context_ndim = context_ndim
+
+    @abstractmethod
+    def _predicted(self, z: Tensor, t: Tensor, *context: Tensor) -> Tensor:
+        """What the network says of z, for any leading dims."""
+
+    def forward(self, context: Tensor | None = None) -> DiscreteDiffused:
+        return DiscreteDiffused(
+            self._call,
+            self.process,
+            self.shape,
+            batch_of(context, self.context_ndim),
+            sampler=self.sampler,
+            context=seen_in_training(self, context),
+            context_ndim=self.context_ndim,
+        )
+
+    def _call(self, z: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        context = over_draws(context, t.shape, self.context_ndim)
+        return self._predicted(z, t) if context is None else self._predicted(z, t, context)
+
+
+class NonGaussianDiffusion(_DiscreteDiffusion):
     r"""Diffusion of real data in T steps, with Gamma noise or a mixture of normal distributions.
 
     .. math:: p(x \mid c) = \int p(z_T)\, p(x \mid z_1, c) \prod_{i=2}^T p(z_{i-1} \mid z_i, c)\, dz
@@ -48,10 +99,8 @@ class NonGaussianDiffusion(DistributionModule):
         ``DPMSolver(num_steps)``; default: ancestral, in all T steps. Fewer steps are another
         distribution than the one that the bound scores.
     context_dropout : float
-        Probability with which a row's context is made unknown in training mode, for guidance.
-    guidance : float
-        Factor w of classifier-free guidance in sampling: :math:`f_\varnothing + w(f_c -
-        f_\varnothing)` of what the network predicts.
+        Probability with which a row's context is made unknown in training mode, for the rules of
+        :mod:`probgen.guidance`: ``gen(context).using(guidance=3.0)``.
     context_ndim : int
         Number of event dims of a context.
 
@@ -71,9 +120,6 @@ class NonGaussianDiffusion(DistributionModule):
     (torch.Size([5, 2]), 'bound')
     """
 
-    unknown_contexts = True
-    context_hint = "build its network with context={size}"
-
     def __init__(
         self,
         net: nn.Module,
@@ -82,35 +128,17 @@ class NonGaussianDiffusion(DistributionModule):
         *,
         sampler: ReverseSampler | None = None,
         context_dropout: float = 0.0,
-        guidance: float = 1.0,
         context_ndim: int = 1,
     ):
-        checks.network(net=net)
-        checks.sizes(shape=shape)
         checks.has(("marginal", "mean_and_scale"), "pass GammaNoise(schedule)", process=process)
-        checks.function(**checks.given(sampler=sampler))
-        checks.within("[0, 1)", context_dropout=context_dropout)
-        checks.finite(guidance=guidance)
-        checks.at_least(0, context_ndim=context_ndim)
-        super().__init__()
-        self.net = net
-        self.shape = torch.Size(shape)
-        self.process = process
-        self.context_ndim = context_ndim
-        self.sampler = sampler
-        self.context_dropout = context_dropout
-        self.guidance = guidance
+        super().__init__(net, shape, process, sampler, context_dropout, context_ndim)
 
-    @property
-    def context_size(self) -> int | None:
-        """What the network declares."""
-        return getattr(self.net, "context_size", None)
-
-    def forward(self, context: Tensor | None = None) -> DiscreteDiffused:
-        return _diffused(self, self.net, context)
+    def _predicted(self, z: Tensor, t: Tensor, *context: Tensor) -> Tensor:
+        ndims = [len(self.shape), 0, self.context_ndim][: 2 + len(context)]
+        return row_by_row(self.net, z, t, *context, ndims=ndims)
 
 
-class CategoricalDiffusion(DistributionModule):
+class CategoricalDiffusion(_DiscreteDiffusion):
     r"""Diffusion of labels 0., ..., K - 1 in T steps.
 
     They are masked, or replaced at random, and brought back.
@@ -144,10 +172,8 @@ class CategoricalDiffusion(DistributionModule):
         ``Ancestral(num_steps)``; default: all T steps. Fewer are another distribution than the one
         that the bound scores.
     context_dropout : float
-        Probability with which a row's context is made unknown in training mode, for guidance.
-    guidance : float
-        Factor w of classifier-free guidance in sampling: :math:`f_\varnothing + w(f_c -
-        f_\varnothing)` of what the network predicts.
+        Probability with which a row's context is made unknown in training mode, for the rules of
+        :mod:`probgen.guidance`: ``gen(context).using(guidance=3.0)``.
     context_ndim : int
         Number of event dims of a context.
 
@@ -172,8 +198,7 @@ class CategoricalDiffusion(DistributionModule):
     (torch.Size([5, 4]), tensor(True))
     """
 
-    unknown_contexts = True
-    context_hint = "build its network with context={size}"
+    process: LabelNoise
 
     def __init__(
         self,
@@ -184,42 +209,22 @@ class CategoricalDiffusion(DistributionModule):
         encode: nn.Module | None = None,
         sampler: ReverseSampler | None = None,
         context_dropout: float = 0.0,
-        guidance: float = 1.0,
         context_ndim: int = 1,
     ):
-        checks.network(net=net)
         checks.sizes(1, 1, shape=shape)
         checks.has(("marginal", "states"), "pass UniformNoise(levels, schedule)", process=process)
         checks.network(**checks.given(encode=encode))
-        checks.function(**checks.given(sampler=sampler))
-        checks.within("[0, 1)", context_dropout=context_dropout)
-        checks.finite(guidance=guidance)
-        checks.at_least(0, context_ndim=context_ndim)
-        super().__init__()
-        self.net = net
-        self.shape = torch.Size(shape)
-        self.process = process
-        self.context_ndim = context_ndim
+        super().__init__(net, shape, process, sampler, context_dropout, context_ndim)
         self.encode = OneHot(process.states) if encode is None else encode
-        self.sampler = sampler
-        self.context_dropout = context_dropout
-        self.guidance = guidance
 
-    @property
-    def context_size(self) -> int | None:
-        """What the network declares."""
-        return getattr(self.net, "context_size", None)
-
-    def forward(self, context: Tensor | None = None) -> DiscreteDiffused:
-        return _diffused(self, self._logits, context)
-
-    def _logits(self, x: Tensor, t: Tensor, *context: Tensor) -> Tensor:
+    def _predicted(self, z: Tensor, t: Tensor, *context: Tensor) -> Tensor:
+        """The logits of all labels of every entry."""
         ndim = len(self.shape)
         levels = self.process.levels
-        features = self.encode(x).movedim(-1, -ndim).flatten(-ndim - 1, -ndim)
+        features = self.encode(z).movedim(-1, -ndim).flatten(-ndim - 1, -ndim)
         ndims = [ndim, 0, self.context_ndim][: 2 + len(context)]
         output = row_by_row(self.net, features, t, *context, ndims=ndims)
-        wanted = (*x.shape[: x.ndim - ndim], self.shape[0] * levels, *self.shape[1:])
+        wanted = (*z.shape[: z.ndim - ndim], self.shape[0] * levels, *self.shape[1:])
         if output.shape != wanted:
             raise ValueError(
                 f"expected logits of shape {tuple(wanted)} from the network, {levels} for each of "
@@ -227,43 +232,3 @@ class CategoricalDiffusion(DistributionModule):
                 f"entries, got {tuple(output.shape)}; set its outputs to {self.shape[0] * levels}"
             )
         return output.unflatten(-ndim, (self.shape[0], levels)).movedim(-ndim, -1)
-
-
-def _diffused(
-    gen: Any,  # NonGaussianDiffusion or CategoricalDiffusion
-    net: Callable[..., Tensor],
-    context: Tensor | None,
-) -> DiscreteDiffused:
-    """The distribution given a context, some rows of which are made unknown in training mode."""
-    call = partial(_call, net, len(gen.shape), gen.context_ndim)
-    if context is None:
-        return DiscreteDiffused(partial(call, None), gen.process, gen.shape, sampler=gen.sampler)
-    shown = context
-    if gen.training and gen.context_dropout:
-        shown = dropped(context, gen.context_ndim, gen.context_dropout, gen)
-    return DiscreteDiffused(
-        partial(call, shown),
-        gen.process,
-        gen.shape,
-        context.shape[: context.ndim - gen.context_ndim],
-        sampler=gen.sampler,
-        unconditional=partial(call, None),
-        guidance=gen.guidance,
-    )
-
-
-def _call(
-    net: Callable[..., Tensor],
-    event_ndim: int,
-    context_ndim: int,
-    context: Tensor | None,
-    z: Tensor,
-    t: Tensor,
-) -> Tensor:
-    """The network with its context, which is repeated over draws to the left of its rows."""
-    given = () if context is None else (context.expand(*t.shape, *_event(context, context_ndim)),)
-    return row_by_row(net, z, t, *given, ndims=(event_ndim, 0, context_ndim)[: 2 + len(given)])
-
-
-def _event(context: Tensor, ndim: int) -> torch.Size:
-    return context.shape[context.ndim - ndim :]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given, dropped
+from probgen.core.contexts import distribution_given, over_draws, seen_in_training
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.times import Times, UniformTimes
 from probgen.distributions.flows.couplings import Coupling, IndependentCoupling
-from probgen.distributions.flows.matching import MatchedFlow, Matching, Path, StraightPath
+from probgen.distributions.flows.matching import (
+    FlowPredictor,
+    MatchedFlow,
+    Matching,
+    Path,
+    StraightPath,
+)
 from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Solver, basis
 
 
@@ -31,7 +37,9 @@ class FlowMatching(DistributionModule):
     it, as those of a :class:`ContinuousFlow <probgen.models.continuous_flow.ContinuousFlow>`: the
     density is *exact* up to small tolerances, a *bound* with random probes, *approximate* with
     steps of one size. Maximum likelihood, the default objective, trains it too.
-    ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network.
+    ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network, and
+    ``using(Midpoint(10), guidance=3.0)`` guided by a rule of :mod:`probgen.guidance`, a number being
+    the weight of classifier-free guidance.
 
     The base is any distribution of the shape of the events: :class:`Empirical
     <probgen.models.empirical.Empirical>` for a flow between two data sets (its density is then
@@ -64,9 +72,6 @@ class FlowMatching(DistributionModule):
     context_dropout : float
         Probability with which a row's context is made unknown in the loss in training mode, for
         guidance.
-    guidance : float
-        Factor w of classifier-free guidance: :math:`v_\varnothing + w (v_c - v_\varnothing)` is the
-        velocity of draws and densities; the loss knows nothing of it.
     context_ndim : int
         Number of event dims of a context.
 
@@ -79,9 +84,9 @@ class FlowMatching(DistributionModule):
     ----------
     Lipman, Chen, Ben-Hamu, Nickel, Le (2023), Flow matching for generative modeling,
     https://arxiv.org/abs/2210.02747; Tong et al. (2024), Improving and generalizing flow-based
-    generative models with minibatch optimal transport, https://arxiv.org/abs/2302.00482; Ho,
-    Salimans (2021), Classifier-free diffusion guidance, https://arxiv.org/abs/2207.12598
+    generative models with minibatch optimal transport, https://arxiv.org/abs/2302.00482
 
+    >>> import torch
     >>> from probgen.nn.time import TimeMLP
     >>> gen = FlowMatching(TimeMLP(2, [16]), (2,))
     >>> gen().sample((5,)).shape, gen().log_prob(torch.zeros(5, 2)).shape, gen().density_kind
@@ -89,6 +94,7 @@ class FlowMatching(DistributionModule):
     """
 
     unknown_contexts = True
+    context_declared_by = "net"
     context_hint = "build its network with context={size}"
 
     def __init__(
@@ -103,7 +109,6 @@ class FlowMatching(DistributionModule):
         solver: Solver = Adaptive(),  # noqa: B008
         probes: Callable[[Tensor], Tensor] = basis,
         context_dropout: float = 0.0,
-        guidance: float = 1.0,
         context_ndim: int = 1,
     ):
         checks.network(net=net)
@@ -111,7 +116,6 @@ class FlowMatching(DistributionModule):
         checks.generative(**checks.given(base=base))
         checks.function(coupling=coupling, path=path, times=times, solver=solver, probes=probes)
         checks.within("[0, 1)", context_dropout=context_dropout)
-        checks.finite(guidance=guidance)
         checks.at_least(0, context_ndim=context_ndim)
         super().__init__()
         self.net = net
@@ -124,13 +128,7 @@ class FlowMatching(DistributionModule):
         self.solver = solver
         self.probes = probes
         self.context_dropout = context_dropout
-        self.guidance = guidance
         self.context_ndim = context_ndim
-
-    @property
-    def context_size(self) -> int | None:
-        """What the network declares."""
-        return getattr(self.net, "context_size", None)
 
     def forward(self, context: Tensor | None = None) -> MatchedFlow:
         base = distribution_given(self.base, context) if self.own_base else self.base()
@@ -143,34 +141,31 @@ class FlowMatching(DistributionModule):
         if context is not None:
             base = base.expand(context.shape[: context.ndim - self.context_ndim])
         parameters = lambda: [*self.net.parameters(), *([] if context is None else [context])]  # noqa: E731
-        velocity = partial(self._guided, context)
+        velocity = partial(self._velocity, context)
         event_ndim = len(self.shape)
         transform = ContinuousTransform(velocity, self.solver, self.probes, parameters, event_ndim)
+        independent = isinstance(self.coupling, IndependentCoupling)
+        predictor = FlowPredictor(
+            self._predicted,
+            self.path,
+            event_ndim,
+            self.context_ndim,
+            gaussian=independent and not self.own_base,
+        )
         seen = None if context is None else context.flatten(-self.context_ndim)
         trained = partial(self._trained, context)
-        return MatchedFlow(
-            base, transform, Matching(trained, self.path, self.coupling, self.times, seen)
-        )
+        matching = Matching(trained, self.path, self.coupling, self.times, seen)
+        return MatchedFlow(base, transform, matching, predictor, context)
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
         lead = x.shape[: x.ndim - len(self.shape)]
-        if context is not None:
-            context = context.expand(*lead, *context.shape[context.ndim - self.context_ndim :])
+        context = over_draws(context, lead, self.context_ndim)
         return row_by_row(
             self.net, x, t.expand(lead), context, ndims=[len(self.shape), 0, self.context_ndim]
         )
 
     def _trained(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
-        return self._velocity(self._dropped(context), t, x)
+        return self._velocity(seen_in_training(self, context), t, x)
 
-    def _guided(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
-        velocity = self._velocity(context, t, x)
-        if context is None or self.guidance == 1:
-            return velocity
-        return torch.lerp(self._velocity(None, t, x), velocity, self.guidance)
-
-    def _dropped(self, context: Tensor | None) -> Tensor | None:
-        """The context with some rows made unknown, in training mode."""
-        if context is None or not self.training or not self.context_dropout:
-            return context
-        return dropped(context, self.context_ndim, self.context_dropout, self)
+    def _predicted(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
+        return self._velocity(context, t, x)

@@ -1,6 +1,6 @@
 """From noise to data and back, given a denoiser.
 
-Ancestral steps, DDIM, Heun's method, DPM-Solver++.
+Ancestral steps, with corrections, DDIM, Heun's method, DPM-Solver++.
 """
 
 from __future__ import annotations
@@ -66,6 +66,46 @@ def ancestral(draw: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, times
     """
     for t, s in itertools.pairwise(times):
         z = draw(z, t, s)
+    return z
+
+
+def predictor_corrector(
+    draw: Callable[[Tensor, Tensor, Tensor], Tensor],
+    denoise: Denoise,
+    z: Tensor,
+    grid: Grid,
+    corrections: int,
+    ratio: float,
+) -> Tensor:
+    r"""Ancestral steps, each followed by Langevin steps at the level reached.
+
+    .. math:: z \leftarrow z + 2 r^2 (\alpha \hat x(z) - z) + 2 r \sigma\, \varepsilon
+
+    Parameters
+    ----------
+    draw : callable
+        As for :func:`ancestral`.
+    denoise, z, grid
+        As for :func:`ddim`, falling times.
+    corrections : int
+        Number of Langevin steps at each level.
+    ratio : float
+        r, their signal-to-noise ratio.
+
+    References
+    ----------
+    Song et al. (2021), https://arxiv.org/abs/2011.13456, algorithm 1
+
+    >>> levels = torch.tensor([1.0, 0.5]), torch.tensor([0.6, 1.0]), torch.tensor([0.8, 0.0])
+    >>> halve, origin = lambda z, t, s: z / 2, lambda z, t: torch.zeros_like(z)
+    >>> predictor_corrector(halve, origin, torch.ones(2), Grid(*levels), corrections=1, ratio=0.5)
+    tensor([0.2500, 0.2500])
+    """
+    for here, there in grid.steps():
+        z = draw(z, here.time, there.time)
+        for _ in range(corrections):
+            pull = there.alpha * denoise(z, there.time) - z
+            z = z + 2 * ratio**2 * pull + 2 * ratio * there.sigma * torch.randn_like(z)
     return z
 
 

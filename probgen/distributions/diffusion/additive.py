@@ -118,8 +118,29 @@ class AdditiveNoise(nn.Module, ABC):
 
     def estimate(self, z: Tensor, output: Tensor, t: Tensor) -> Tensor:
         r"""The datum :math:`\hat x` that the output of the network means, of the shape of z."""
-        x = self.prediction.original(output, z, *self.levels(t, z))
+        x = self.original(z, output, t)
         return x if self.bounds is None else x.clamp(*self.bounds)
+
+    def original(self, z: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The expected data that an output tells, without bounds."""
+        return self.prediction.original(output, z, *self.levels(t, z))
+
+    def retold(self, z: Tensor, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The output that tells other expected data x."""
+        return self.prediction.output(x, z, *self.levels(t, z))
+
+    def shifted(self, z: Tensor, output: Tensor, slope: Tensor, t: Tensor) -> Tensor:
+        """Refused: the score does not follow from the expected data."""
+        raise TypeError(
+            "expected Gaussian noise for guidance by a score, which follows from the expected data "
+            f"there alone, got {type(self).__name__}; use Diffusion, or a rule such as "
+            "ClassifierFree"
+        )
+
+    def noise_to_signal(self, t: Tensor) -> Tensor:
+        """The ratio of noise to signal at a time."""
+        signal, noise = self.levels(t, t)
+        return noise / signal
 
     def levels(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise in z_t, which broadcast to x."""

@@ -5,25 +5,27 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
 from probgen.core.sums import sum_of
 from probgen.core.truncation import Truncation, using
 from probgen.distributions.diffusion.process import (
     Denoiser,
+    DiffusionPredictor,
     NoiseNetwork,
     Process,
-    guided,
     refuse_missing,
 )
 from probgen.distributions.diffusion.samplers import ReverseSampler
+from probgen.distributions.guidance.classifier_free import as_rule
+from probgen.distributions.guidance.rule import Rule, check_rule
 
 
 class Diffused(dist.TorchDistribution):
@@ -32,22 +34,24 @@ class Diffused(dist.TorchDistribution):
     .. math:: p(x) = \int p(z_1) \prod p(z_s \mid z_t)\; p(x \mid z)\, dz
 
     ``log_prob`` is an estimate of its variational bound at one random time: its kind is *bound*.
+    Draws under guidance are of another distribution, whose density is not known: ``log_prob`` stays
+    that of the model.
 
     Parameters
     ----------
     net : callable
-        The network with its context, ``net(inputs, time)``.
+        The network, ``net(inputs, time)`` without a context and ``net(inputs, time, context)`` with
+        one.
     process : Process
         Its distributions.
     event_shape, batch_shape : sequence of int
         Shapes of the distribution.
     sampler : ReverseSampler
         How ``sample`` takes noise away.
-    unconditional : callable, optional
-        The network without a context, for guidance.
-    guidance : float
-        Factor w of classifier-free guidance in ``sample``, :math:`f_\varnothing + w (f_c -
-        f_\varnothing)` of the predictions f; 1: none. Scores never use it.
+    context : optional
+        What the network is given, leading dims the ``batch_shape``.
+    context_ndim : int
+        Number of event dims of a context.
 
     Raises
     ------
@@ -68,19 +72,23 @@ class Diffused(dist.TorchDistribution):
         batch_shape: Sequence[int],
         *,
         sampler: ReverseSampler,
-        unconditional: NoiseNetwork | None,
-        guidance: float,
+        context: Any = None,
+        context_ndim: int = 1,
     ):
-        self.denoiser = Denoiser(net, process, len(event_shape))
+        self.denoiser = Denoiser(net, process, len(event_shape), context, context_ndim)
         self.sampler = sampler
-        self.unconditional = unconditional
-        self.guidance = guidance
+        self.guidance: Rule | None = None
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
     @property
     def process(self) -> Any:
         """The noise that was added."""
         return self.denoiser.process
+
+    @property
+    def predictor(self) -> DiffusionPredictor:
+        """The network, as rules of guidance are shown it."""
+        return self.denoiser.predictor
 
     @abstractmethod
     def bound_terms(self, x: Tensor) -> dict[str, Tensor]:
@@ -125,14 +133,18 @@ class Diffused(dist.TorchDistribution):
         return self.ended(self.sampler(denoiser, self.prior().sample(lead)), denoiser)
 
     def using(
-        self, sampler: ReverseSampler | None = None, guidance: float | None = None
+        self, sampler: ReverseSampler | None = None, guidance: Rule | float | None = None
     ) -> Diffused:
-        """The same distribution sampled in another way, or with another strength of guidance."""
+        """The same distribution sampled in another way, or guided by a rule.
+
+        A number is the weight of classifier-free guidance. Scores never use it.
+        """
         if isinstance(sampler, Truncation):
             return using(self, sampler)
+        check_rule(**checks.given(guidance=guidance))
         new = copy.copy(self)
         new.sampler = self.sampler if sampler is None else sampler
-        new.guidance = self.guidance if guidance is None else guidance
+        new.guidance = self.guidance if guidance is None else as_rule(guidance)
         return new
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Diffused:
@@ -142,15 +154,7 @@ class Diffused(dist.TorchDistribution):
 
     def guided(self) -> Denoiser:
         """The network and its process, guided where guidance is asked for."""
-        if self.guidance == 1.0:
-            return self.denoiser
-        if self.unconditional is None:
-            raise ValueError(
-                f"expected no guidance without a context, got guidance={self.guidance}; give a "
-                "context, and train with context_dropout=0.1"
-            )
-        net = guided(self.denoiser.net, self.unconditional, self.guidance)
-        return replace(self.denoiser, net=net)
+        return self.denoiser.guided(self.guidance)
 
     def complete(self, x: Tensor) -> Tensor:
         """Rows x with the dims of the batch; missing entries are refused."""

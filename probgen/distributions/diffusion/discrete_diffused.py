@@ -39,8 +39,8 @@ class DiscreteDiffused(Diffused):
     Parameters
     ----------
     net : callable
-        What a network says of a state: ``(*batch, *event)`` and times ``(*batch,)`` to what the
-        process reads.
+        What a network says of a state: ``(*batch, *event)``, times ``(*batch,)`` and, with one, the
+        context, to what the process reads.
     process : DiscreteProcess
         ``GammaNoise``, ``MixtureNoise``, ``AbsorbingNoise`` or ``UniformNoise``.
     event_shape, batch_shape : sequence of int
@@ -48,7 +48,7 @@ class DiscreteDiffused(Diffused):
     sampler : ReverseSampler, optional
         How ``sample`` takes noise away; default: the chain, all T steps of it. Fewer have another
         distribution, near it.
-    unconditional, guidance
+    context, context_ndim
         As for :class:`Diffused <probgen.distributions.diffusion.diffused.Diffused>`.
 
     Raises
@@ -83,8 +83,8 @@ class DiscreteDiffused(Diffused):
         batch_shape: Sequence[int] = (),
         *,
         sampler: ReverseSampler | None = None,
-        unconditional: NoiseNetwork | None = None,
-        guidance: float = 1.0,
+        context: Any = None,
+        context_ndim: int = 1,
     ):
         times: Any = process.num_times  # a number: discrete states have discrete times
         super().__init__(
@@ -93,8 +93,8 @@ class DiscreteDiffused(Diffused):
             event_shape,
             batch_shape,
             sampler=Ancestral(times) if sampler is None else sampler,
-            unconditional=unconditional,
-            guidance=guidance,
+            context=context,
+            context_ndim=context_ndim,
         )
 
     @constraints.dependent_property

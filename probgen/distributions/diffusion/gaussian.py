@@ -96,11 +96,32 @@ class GaussianNoise:
 
     def read(self, z: Tensor, output: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """The expected data, and what the network says about the variance."""
-        raw = None
-        if self.variance.learned:
-            output, raw = output.chunk(2, -self.event_ndim)
+        output, raw = self._parts(output)
         x = self.prediction.original(output, z, *self.levels(t))
         return x if self.limit is None else self.limit(x, self.event_ndim), raw
+
+    def original(self, z: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The expected data that an output tells, without bounds."""
+        return self.prediction.original(self._parts(output)[0], z, *self.levels(t))
+
+    def retold(self, z: Tensor, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """An output that tells other expected data x, and the same variance."""
+        told = self.prediction.output(x, z, *self.levels(t))
+        raw = self._parts(output)[1]
+        return told if raw is None else torch.cat((told, raw), -self.event_ndim)
+
+    def shifted(self, z: Tensor, output: Tensor, slope: Tensor, t: Tensor) -> Tensor:
+        r"""The output that tells a score larger by a slope.
+
+        By Tweedie's formula :math:`\hat x = (z + \sigma^2 \nabla \log p(z)) / \alpha`.
+        """
+        alpha, sigma = self.levels(t)
+        x = self.original(z, output, t) + sigma.square() / alpha * slope
+        return self.retold(z, output, x, t)
+
+    def noise_to_signal(self, t: Tensor) -> Tensor:
+        """The ratio of noise to signal at a time."""
+        return (-self.schedule.log_snr(t) / 2).exp()
 
     def estimate(self, z: Tensor, output: Tensor, t: Tensor) -> Tensor:
         """The expected data that an output tells."""
@@ -148,6 +169,13 @@ class GaussianNoise:
         """
         alpha, sigma = self.schedule(torch.ones_like(like))
         return (alpha.square() + sigma.square()).sqrt()
+
+    def _parts(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What an output tells of the data, and of the variance."""
+        if not self.variance.learned:
+            return output, None
+        told, raw = output.chunk(2, -self.event_ndim)
+        return told, raw
 
     def _share(self, t: Tensor, s: Tensor) -> Tensor:
         return -torch.expm1(self.schedule.log_snr(t) - self.schedule.log_snr(s))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -53,7 +54,8 @@ class GaussianDiffused(Diffused):
     Parameters
     ----------
     net : callable
-        The network with its context, ``net(inputs, time)``.
+        The network, ``net(inputs, time)`` without a context and ``net(inputs, time, context)`` with
+        one.
     process : GaussianNoise
         Schedule, prediction and variance; the number T of times of the chain that is scored, or
         continuous time.
@@ -67,7 +69,7 @@ class GaussianDiffused(Diffused):
         Where the simple loss is evaluated: ``UniformTimes()`` or ``LogNormalTimes()``.
     reconstruction : Reconstruction
         The distribution of the data given the least noisy state.
-    unconditional, guidance
+    context, context_ndim
         As for :class:`Diffused <probgen.distributions.diffusion.diffused.Diffused>`.
     limit : Limit, optional
         Bounds what the network says of the data in ``sample`` and ``completed``; it is shown the
@@ -97,8 +99,8 @@ class GaussianDiffused(Diffused):
         sampler: ReverseSampler = Ancestral(),  # noqa: B008 (immutable)
         times: Times = UniformTimes(),  # noqa: B008
         reconstruction: Reconstruction = GaussianReconstruction(),  # noqa: B008
-        unconditional: NoiseNetwork | None = None,
-        guidance: float = 1.0,
+        context: Any = None,
+        context_ndim: int = 1,
         limit: Limit | None = None,
     ):
         super().__init__(
@@ -107,8 +109,8 @@ class GaussianDiffused(Diffused):
             noise.event_shape,
             batch_shape,
             sampler=sampler,
-            unconditional=unconditional,
-            guidance=guidance,
+            context=context,
+            context_ndim=context_ndim,
         )
         self.noise = noise
         self.times = times

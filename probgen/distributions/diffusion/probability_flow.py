@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
 from probgen.core.truncation import Truncation, tempered, truncated, using
 from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
+from probgen.distributions.diffusion.process import Denoiser, DiffusionPredictor
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
 from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.ode import ContinuousTransform, Solver
+from probgen.distributions.guidance.rule import Rule, check_rule, draws_noise
 
 
 class ReverseFlow(dist.TorchDistribution):
@@ -67,6 +71,11 @@ class ReverseFlow(dist.TorchDistribution):
         )
         super().__init__(diffused.batch_shape, diffused.event_shape, validate_args=False)
 
+    @property
+    def predictor(self) -> DiffusionPredictor:
+        """The network, as rules of guidance are shown it."""
+        return self.diffused.predictor
+
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, len(self.event_shape))
@@ -89,17 +98,26 @@ class ReverseFlow(dist.TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         noise = self.diffused.noise.sample(torch.Size(sample_shape) + self.batch_shape)
         alpha, scale = self._ends(noise)
-        return self.transform.inv(scale * noise) / alpha
+        guided = self.diffused.guided()
+        random = draws_noise(self.diffused.guidance)
+        transform = self.transform.along(partial(self._slope, guided), random)
+        return transform.inv(scale * noise) / alpha
 
-    def using(self, solver: Solver | Truncation) -> ReverseFlow:
+    def using(
+        self, solver: Solver | Truncation | None = None, guidance: Rule | float | None = None
+    ) -> ReverseFlow:
         """The same distribution with its equation solved in another way.
 
-        Or, with ``Truncation(temperature=0.7)``, that of noise of less deviation.
+        Or drawn under guidance, of which ``log_prob`` knows nothing; or, with
+        ``Truncation(temperature=0.7)``, that of noise of less deviation.
         """
         if isinstance(solver, Truncation):
             return using(self, solver)
+        check_rule(**checks.given(guidance=guidance))
         new = copy.copy(self)
-        new.transform = self.transform.using(solver)
+        new.diffused = self.diffused.using(guidance=guidance)
+        if solver is not None:
+            new.transform = self.transform.using(solver)
         return new
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ReverseFlow:
@@ -109,9 +127,12 @@ class ReverseFlow(dist.TorchDistribution):
         return new
 
     def _velocity(self, t: Tensor, z: Tensor) -> Tensor:
+        return self._slope(self.diffused.denoiser, t, z)
+
+    def _slope(self, denoiser: Denoiser, t: Tensor, z: Tensor) -> Tensor:
         process = self.diffused.process
         t = t.to(z.dtype)
-        x = self.diffused.denoiser.denoise(z, t)
+        x = denoiser.denoise(z, t)
         alpha, sigma = process.schedule(t)
         signal, noise = process.rates(t)
         return signal * x + noise * (z - alpha * x) / sigma

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyro.distributions as dist
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.missing import has_missing, values_are_known
+from probgen.distributions.guidance.rule import Rule
 from probgen.samplers.reverse import Grid
 
-NoiseNetwork = Callable[[Tensor, Tensor], Tensor]
+NoiseNetwork = Callable[..., Tensor]
 
 
 class Process(Protocol):
@@ -79,6 +80,18 @@ class RealProcess(Process, Protocol):
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
         """Noise of mean 0 and variance 1, distributed as that in the state at a time."""
 
+    def original(self, z: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The expected data that an output tells, without bounds."""
+
+    def retold(self, z: Tensor, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """An output that tells other expected data x, and all else that it told."""
+
+    def shifted(self, z: Tensor, output: Tensor, slope: Tensor, t: Tensor) -> Tensor:
+        """The output that tells a score larger by a slope, if the noise is Gaussian."""
+
+    def noise_to_signal(self, t: Tensor) -> Tensor:
+        """The ratio of noise to signal at a time."""
+
 
 class DiscreteProcess(Process, Protocol):
     """A process in discrete time, whose state at time 0 are the data themselves.
@@ -102,27 +115,104 @@ class DiscreteProcess(Process, Protocol):
 
 
 @dataclass(frozen=True)
+class DiffusionPredictor:
+    """The network of a diffusion, asked for states of its process and any context.
+
+    Attributes
+    ----------
+    net : callable
+        ``net(inputs, time)`` and, given a context, ``net(inputs, time, context)``.
+    process : Process
+        What it leads back.
+    event_ndim, context_ndim : int
+        Number of event dims of a state, and of a context.
+    """
+
+    net: NoiseNetwork
+    process: Any  # a Process, with more where it is a RealProcess or a DiscreteProcess
+    event_ndim: int
+    context_ndim: int
+
+    @property
+    def terms(self) -> Any:
+        """What the network predicts."""
+        return self.process.prediction if self.process.continuous else self.process.levels
+
+    def __call__(self, z: Tensor, t: Tensor, context: Any = None) -> Tensor:
+        """What the network predicts at a state; without a context, as where it was dropped."""
+        inputs, time = self.process.inputs(z, t)
+        time = time.expand(z.shape[: z.ndim - self.event_ndim])
+        if context is None:
+            return self.net(inputs, time)
+        return self.net(inputs, time, context)
+
+    def original(self, z: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """The expected data that a prediction tells."""
+        return self._real().original(z, prediction, t)
+
+    def retold(self, z: Tensor, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """A prediction with other expected data."""
+        return self._real().retold(z, prediction, x, t)
+
+    def shifted(self, z: Tensor, prediction: Tensor, slope: Tensor, t: Tensor) -> Tensor:
+        """The prediction whose score is larger by a slope."""
+        return self._real().shifted(z, prediction, slope, t)
+
+    def noise_to_signal(self, t: Tensor) -> Tensor:
+        """The ratio of noise to signal at a time."""
+        return self._real().noise_to_signal(t)
+
+    def _real(self) -> Any:
+        if not self.process.continuous:
+            raise TypeError(
+                "expected a diffusion of real data for a rule that reads the expected data, their "
+                f"score or the ratio of noise to signal, got {type(self.process).__name__}; guide "
+                "labels by ClassifierFree, Interval of times, CADS, Negative or Autoguidance"
+            )
+        return self.process
+
+
+@dataclass(frozen=True)
 class Denoiser:
     """A network and the process that it leads back: what bounds and samplers ask.
 
     Attributes
     ----------
     net : callable
-        ``net(inputs, time)``, the context bound.
+        ``net(inputs, time)`` and, given a context, ``net(inputs, time, context)``.
     process : Process
         Its distributions.
     event_ndim : int
         Number of event dims.
+    context : optional
+        What the network is given.
+    context_ndim : int
+        Number of event dims of a context.
+    guidance : Rule, optional
+        What is said in place of the network's prediction.
     """
 
     net: NoiseNetwork
     process: Any  # a Process, with more where it is a RealProcess or a DiscreteProcess
     event_ndim: int
+    context: Any = None
+    context_ndim: int = 1
+    guidance: Rule | None = None
+
+    @property
+    def predictor(self) -> DiffusionPredictor:
+        """The network alone, as rules are shown it."""
+        return DiffusionPredictor(self.net, self.process, self.event_ndim, self.context_ndim)
+
+    def guided(self, rule: Rule | None) -> Denoiser:
+        """The same network, guided by a rule."""
+        return replace(self, guidance=rule)
 
     def predict(self, z: Tensor, t: Tensor) -> Tensor:
-        """The prediction of the network at a state: every bound and every sampler asks here."""
-        inputs, time = self.process.inputs(z, t)
-        return self.net(inputs, time.expand(z.shape[: z.ndim - self.event_ndim]))
+        """The prediction at a state: every bound and every sampler asks here."""
+        if self.guidance is None:
+            return self.predictor(z, t, self.context)
+        return self.guidance(self.predictor, z, t, self.context)
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
         """The expected data, of a process of real numbers."""
@@ -131,19 +221,6 @@ class Denoiser:
     def reverse(self, z: Tensor, t: Tensor, s: Tensor) -> dist.TorchDistribution:
         """The model's p(z_s | z_t) for times s < t."""
         return self.process.reverse(z, self.predict(z, t), t, s)
-
-
-def guided(known: NoiseNetwork, unknown: NoiseNetwork, weight: float) -> NoiseNetwork:
-    r"""The network of classifier-free guidance, :math:`f_\varnothing + w (f_c - f_\varnothing)`.
-
-    Ho, Salimans (2021), https://arxiv.org/abs/2207.12598
-    """
-
-    def net(inputs: Tensor, time: Tensor) -> Tensor:
-        without = unknown(inputs, time)
-        return without + weight * (known(inputs, time) - without)
-
-    return net
 
 
 def at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ from probgen.core import checks
 from probgen.distributions.diffusion.gaussian import GaussianNoise
 from probgen.distributions.diffusion.process import Denoiser, Process
 from probgen.distributions.diffusion.times import Steps, grid, uniform_steps
-from probgen.samplers.reverse import Grid, ancestral, ddim, dpm_solver, heun
+from probgen.samplers.reverse import (
+    Grid,
+    ancestral,
+    ddim,
+    dpm_solver,
+    heun,
+    predictor_corrector,
+)
 
 
 class ReverseSampler(Protocol):
@@ -63,6 +70,63 @@ class Ancestral:
     def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
         draw = lambda z, t, s: denoiser.reverse(z, t, s).sample()  # noqa: E731
         return ancestral(draw, z, _path(self, denoiser, z).times)
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    r"""Predictor-corrector sampling: an ancestral step, then Langevin steps at the level reached.
+
+    .. math:: z \leftarrow z + 2 r^2 \sigma^2\, \nabla \log p(z) + 2 r \sigma\, \varepsilon, \qquad
+              \nabla \log p(z) = \frac{\alpha \hat x(z) - z}{\sigma^2}
+
+    1 + ``corrections`` calls of the network a step. Langevin steps leave the distribution of a
+    level as it is, up to the size of the steps, and mend what the steps between levels have got
+    wrong. The size is that of Song et al. (2021) for a score of the norm that noise has on average,
+    :math:`\sqrt D / \sigma`, so that draws do not depend on each other.
+
+    Parameters
+    ----------
+    num_steps : int
+        Number of levels.
+    corrections : int
+        Langevin steps at each of them; 0: ancestral steps alone.
+    ratio : float
+        r, signal to noise of a Langevin step, between 0 and 1.
+    times : callable
+        Where ancestral steps end.
+
+    Raises
+    ------
+    TypeError
+        At a call, if the noise of the process is not Gaussian.
+
+    References
+    ----------
+    Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling
+    through stochastic differential equations, https://arxiv.org/abs/2011.13456, algorithm 1
+    """
+
+    num_steps: int = 100
+    corrections: int = 1
+    ratio: float = 0.16
+    times: Steps = uniform_steps
+    stochastic = False
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, num_steps=self.num_steps)
+        checks.at_least(0, corrections=self.corrections)
+        checks.within("(0, 1)", ratio=self.ratio)
+        checks.function(times=self.times)
+
+    def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
+        if not isinstance(denoiser.process, GaussianNoise):
+            raise TypeError(
+                "expected Gaussian noise for Langevin steps, got "
+                f"{type(denoiser.process).__name__}; draw by Ancestral(num_steps)"
+            )
+        draw = lambda z, t, s: denoiser.reverse(z, t, s).sample()  # noqa: E731
+        path = _path(self, denoiser, z)
+        return predictor_corrector(draw, denoiser.denoise, z, path, self.corrections, self.ratio)
 
 
 @dataclass(frozen=True)
@@ -210,7 +274,11 @@ class DPMSolver:
         return dpm_solver(denoiser.denoise, z, _rising(_path(self, denoiser, z)))
 
 
-def _path(sampler: Ancestral | DDIM | Heun | DPMSolver, denoiser: Denoiser, z: Tensor) -> Grid:
+def _path(
+    sampler: Ancestral | PredictorCorrector | DDIM | Heun | DPMSolver,
+    denoiser: Denoiser,
+    z: Tensor,
+) -> Grid:
     return denoiser.process.path(sampler.times, sampler.num_steps, z)
 
 

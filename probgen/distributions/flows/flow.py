@@ -6,7 +6,7 @@ Change of variables.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import pyro.distributions as dist
@@ -23,6 +23,8 @@ from probgen.core.truncation import Truncation, tempered, truncated, using
 from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.bijection import ComposedTransform, Inverted
 from probgen.distributions.flows.complete import INCOMPLETE, refuse_incomplete
+from probgen.distributions.guidance.classifier_free import as_rule
+from probgen.distributions.guidance.rule import Rule, check_rule, guided
 
 
 class _BaseDraw(NamedTuple):
@@ -45,6 +47,9 @@ class Pushforward(BatchedDistribution):
     Value and determinant come from one evaluation of the map, in either direction. A draw of
     ``rsample`` remembers its density: scoring that very tensor again costs nothing, as a guide does
     after drawing.
+
+    Draws under guidance are of another distribution than that of the density: they come from
+    ``Pushforward(base_dist, drawn_through)``, and there is no ``rsample``.
 
     Parameters
     ----------
@@ -75,6 +80,7 @@ class Pushforward(BatchedDistribution):
     batched = {"base_dist": 0}
     forgotten = ("_drawn",)
     transform: Any  # a Transform, to which zuko gives call_and_ladj
+    rerouted: Callable[[Any], Any] | None = None  # from the map of the density to that of draws
 
     def __init__(self, base_dist: dist.TorchDistribution, transform: Transform):
         checks.instance(torch.distributions.Distribution, base_dist=base_dist)
@@ -95,7 +101,12 @@ class Pushforward(BatchedDistribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # torch: a constant
-        return self.base_dist.has_rsample
+        return self.rerouted is None and self.base_dist.has_rsample
+
+    @property
+    def drawn_through(self) -> Any:
+        """The map f whose inverse makes draws: that of the density, unless draws are guided."""
+        return self.transform if self.rerouted is None else self.rerouted(self.transform)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
@@ -114,6 +125,11 @@ class Pushforward(BatchedDistribution):
         )
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        if self.rerouted is not None:
+            raise NotImplementedError(
+                "expected a flow without guidance for rsample, whose draws have the density of the "
+                "flow, got a guided one; use sample()"
+            )
         if not self.has_rsample:
             raise NotImplementedError(
                 f"{type(self.base_dist).__name__}, the base of this flow, has no rsample; use "
@@ -138,17 +154,23 @@ class Pushforward(BatchedDistribution):
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
-            return self.transform.inv(self.base_dist.sample(torch.Size(sample_shape)))
+            return self.drawn_through.inv(self.base_dist.sample(torch.Size(sample_shape)))
 
-    def using(self, sampler: Any) -> Self:
+    def using(self, sampler: Any = None, guidance: Rule | float | None = None) -> Self:
         """The same flow drawn in another way.
 
         ``Truncation(temperature=0.7)``: with noise of less deviation, a distribution of its own. A
         solver, ``Midpoint(10)``, where the map is a differential equation: solved in another way.
+        ``guidance``, of flow matching: draws by a velocity that a rule changes, or that of
+        classifier-free guidance with a number as its weight; densities never use it.
         """
+        new = self
         if isinstance(sampler, Truncation):
-            return using(self, sampler)
-        return self.made_of(self.base_dist, using(self.transform, sampler))
+            new = using(self, sampler)
+        elif sampler is not None:
+            new = self.made_of(self.base_dist, using(self.transform, sampler))
+        check_rule(**checks.given(guidance=guidance))
+        return new if guidance is None else guided(new, as_rule(guidance))
 
     def made_of(self, base_dist: dist.TorchDistribution, transform: Transform) -> Self:
         """The same kind of flow from another base, of the same shape, or by another map."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.couplings import Coupling
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import ContinuousTransform
+from probgen.distributions.guidance.rule import Rule, draws_noise, guided
 
 
 class PathLevels(NamedTuple):
@@ -110,6 +112,86 @@ class Matching:
     context: Tensor | None = None
 
 
+LEAST = 0.05  # with less of the base, or of the data, velocities tell of it as with that much
+
+
+@dataclass(frozen=True)
+class FlowPredictor:
+    r"""The network of flow matching, as rules of guidance are shown it.
+
+    Its velocity tells the expected data, by :math:`x_t = a x + b z`:
+
+    .. math:: v = \dot a\, \hat x + \dot b\, \hat z, \qquad
+              \hat x = \frac{\dot b\, x_t - b\, v}{a \dot b - \dot a b}
+
+    Attributes
+    ----------
+    net : callable
+        ``net(x, t, context)`` with times ``(*batch,)``.
+    path : Path
+        Paths between data and base.
+    event_ndim, context_ndim : int
+        Number of event dims of a state, and of a context.
+    gaussian : bool
+        Whether pairs are independent and the base is standard normal, of which scores are functions
+        of velocities.
+    """
+
+    net: Callable[[Tensor, Tensor, Any], Tensor]
+    path: Path
+    event_ndim: int
+    context_ndim: int
+    gaussian: bool
+
+    @property
+    def terms(self) -> Any:
+        """What the network predicts: the velocity of its paths."""
+        return self.path
+
+    def __call__(self, z: Tensor, t: Tensor, context: Any = None) -> Tensor:
+        """The velocity at a state; without a context, as where it was dropped."""
+        return self.net(z, t, context)
+
+    def original(self, z: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """The expected data that a velocity tells."""
+        levels = self._levels(t)
+        return (levels.base_rate * z - levels.base * prediction) / _turn(levels)
+
+    def retold(self, z: Tensor, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The velocity that tells other expected data, bounded for nearly clean states."""
+        levels = self._levels(t)
+        apart = x - self.original(z, prediction, t)
+        return prediction - _turn(levels) / levels.base.clamp(min=LEAST) * apart
+
+    def shifted(self, z: Tensor, prediction: Tensor, slope: Tensor, t: Tensor) -> Tensor:
+        r"""The velocity whose score is larger by a slope.
+
+        By Tweedie's formula :math:`\hat x = (x_t + b^2 \nabla \log p(x_t)) / a`; bounded for nearly
+        pure noise.
+        """
+        if not self.gaussian:
+            raise TypeError(
+                "expected independent pairs and a standard normal base for guidance by a score, "
+                "which follows from the velocity there alone, got others; use a rule such as "
+                "ClassifierFree, or coupling=IndependentCoupling() and no base"
+            )
+        levels = self._levels(t)
+        signal = levels.data.clamp(min=LEAST)
+        return prediction - _turn(levels) * levels.base / signal * slope
+
+    def noise_to_signal(self, t: Tensor) -> Tensor:
+        """The ratio of base to data at a time."""
+        levels = self.path(t)
+        return levels.base / levels.data
+
+    def _levels(self, t: Tensor) -> PathLevels:
+        return self.path(t.reshape(*t.shape, *[1] * self.event_ndim))
+
+
+def _turn(levels: PathLevels) -> Any:
+    return levels.data * levels.base_rate - levels.data_rate * levels.base
+
+
 class MatchedFlow(Pushforward):
     r"""The distribution of a continuous flow.
 
@@ -131,6 +213,10 @@ class MatchedFlow(Pushforward):
         From data, at time 0, to the base, at time 1.
     matching : Matching
         Paths, pairs and times of the loss.
+    predictor : FlowPredictor
+        The network with any context, as rules of guidance are shown it.
+    context : optional
+        What the network is given.
 
     Raises
     ------
@@ -149,10 +235,17 @@ class MatchedFlow(Pushforward):
     costly_density = True  # fit does not score a batch to see whether shapes fit
 
     def __init__(
-        self, base_dist: dist.TorchDistribution, transform: ContinuousTransform, matching: Matching
+        self,
+        base_dist: dist.TorchDistribution,
+        transform: ContinuousTransform,
+        matching: Matching,
+        predictor: FlowPredictor,
+        context: Any = None,
     ):
         super().__init__(base_dist, transform)
         self.matching = matching
+        self.predictor = predictor
+        self.context = context
 
     def denoising_loss(self, x: Tensor) -> Tensor:
         """Squared error of the velocity at a random time and draw of the base.
@@ -181,3 +274,13 @@ class MatchedFlow(Pushforward):
                 context = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
             rows = x.reshape(-1, self.event_shape.numel()), z.reshape(-1, self.event_shape.numel())
             return self.matching.coupling(*rows, context).reshape(x.shape)
+
+
+@guided.register(MatchedFlow)
+def _(distribution: MatchedFlow, rule: Rule) -> MatchedFlow:
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        return rule(distribution.predictor, x, t, distribution.context)
+
+    new = copy.copy(distribution)
+    new.rerouted = lambda transform: transform.along(velocity, draws_noise(rule))
+    return new

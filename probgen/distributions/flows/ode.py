@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -90,20 +91,14 @@ class Adaptive:
 
 
 @dataclass(frozen=True)
-class RungeKutta:
-    """So many steps of the classical method of order 4, all of one size.
+class FixedSteps(ABC):
+    """So many steps of one size; gradients through the steps.
 
-    Gradients through the steps.
-
-    Its cost is known beforehand and does not depend on values. Neither is its error looked at:
-    densities are *approximate*.
-
-    >>> decay = lambda t, x: (-x,)
-    >>> torch.allclose(RungeKutta(8)(decay, (torch.ones(1),), 0.0, 1.0, ())[0], torch.tensor(-1.0).exp(), atol=1e-5)
-    True
+    The cost is known beforehand and does not depend on values. Neither is the error looked at:
+    densities are *approximate*. A subclass says where one step leads.
     """
 
-    num_steps: int = 16
+    num_steps: int
     density_kind = "approximate"
 
     def __post_init__(self) -> None:
@@ -120,16 +115,41 @@ class RungeKutta:
         size = (end - start) / self.num_steps
         for step in range(self.num_steps):
             time = torch.as_tensor(start + step * size).to(state[0])
-            first = slope(time, *state)
-            second = slope(time + size / 2, *moved(state, first, size / 2))
-            third = slope(time + size / 2, *moved(state, second, size / 2))
-            fourth = slope(time + size, *moved(state, third, size))
-            mean = tuple(
-                (a + 2 * b + 2 * c + d) / 6
-                for a, b, c, d in zip(first, second, third, fourth, strict=True)
-            )
-            state = moved(state, mean, size)
+            state = self.step(slope, state, time, size)
         return state
+
+    @abstractmethod
+    def step(
+        self, slope: Callable[..., OdeState], state: OdeState, time: Tensor, size: float
+    ) -> OdeState:
+        """The state one step after a time."""
+
+
+@dataclass(frozen=True)
+class RungeKutta(FixedSteps):
+    """So many steps of the classical method of order 4, four evaluations a step.
+
+    Densities are *approximate*.
+
+    >>> decay = lambda t, x: (-x,)
+    >>> torch.allclose(RungeKutta(8)(decay, (torch.ones(1),), 0.0, 1.0, ())[0], torch.tensor(-1.0).exp(), atol=1e-5)
+    True
+    """
+
+    num_steps: int = 16
+
+    def step(
+        self, slope: Callable[..., OdeState], state: OdeState, time: Tensor, size: float
+    ) -> OdeState:
+        first = slope(time, *state)
+        second = slope(time + size / 2, *moved(state, first, size / 2))
+        third = slope(time + size / 2, *moved(state, second, size / 2))
+        fourth = slope(time + size, *moved(state, third, size))
+        mean = tuple(
+            (a + 2 * b + 2 * c + d) / 6
+            for a, b, c, d in zip(first, second, third, fourth, strict=True)
+        )
+        return moved(state, mean, size)
 
 
 def moved(state: OdeState, slopes: OdeState, size: float) -> OdeState:
@@ -240,6 +260,17 @@ class ContinuousTransform(Invertible):
         """The same equation, solved in another way."""
         return ContinuousTransform(
             self.velocity, solver, self.probes, self.parameters, self.event_ndim
+        )
+
+    def along(self, velocity: VelocityField, random: bool = False) -> ContinuousTransform:
+        """Another equation, solved in the same way; a random one not by adaptive steps."""
+        if random and isinstance(self.solver, Adaptive):
+            raise ValueError(
+                "expected a solver with a fixed number of steps for random guidance, of which "
+                f"adaptive steps see no end, got {self.solver}; sample by Midpoint(20)"
+            )
+        return ContinuousTransform(
+            velocity, self.solver, self.probes, self.parameters, self.event_ndim
         )
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:

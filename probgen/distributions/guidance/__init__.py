@@ -1,0 +1,1 @@
+"""Guidance: rules that change what a network predicts while one samples."""
