@@ -1,4 +1,7 @@
-"""Readers of the small image sets that examples and benchmarks use; nothing is downloaded."""
+"""Readers of the small image sets that examples and benchmarks use; nothing is downloaded.
+
+And pictures with captions composed of them.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probgen.captions import CAPTION_WORDS, CaptionedDigits, caption, captioned_digits
 from probgen.core import checks
 
-__all__ = ["Mnist", "Splits", "binarize", "load_digits", "load_mnist", "read_idx"]
+__all__ = [
+    "CAPTION_WORDS",
+    "CaptionedDigits",
+    "Mnist",
+    "Splits",
+    "binarize",
+    "caption",
+    "captioned_digits",
+    "load_digits",
+    "load_mnist",
+    "read_idx",
+]
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"

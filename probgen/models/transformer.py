@@ -10,6 +10,7 @@ from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged
 from probgen.distributions.network_distributions import autoregression, entry_head
 from probgen.heads.base import Head
+from probgen.nn.conditioning import check_context_argument
 from probgen.nn.transformer import TransformerNet
 
 
@@ -22,9 +23,10 @@ class Transformer(DistributionModule):
 
     Pre-norm blocks with GELU, learned positions (one table per axis for images), initial weights as
     in GPT-2. The context is a prefix: one vector, linear in c, in place of the entry before the
-    first. Sampling keeps the keys and values of earlier positions, so that a draw costs about one
-    pass of the network instead of T. Sequences that end early are padded by NaN; draws have full
-    length, unless :class:`EndToken` or :class:`VariableLength` is around it.
+    first; to a context that is a sequence, such as a text, every block attends besides. Sampling
+    keeps the keys and values of earlier positions, so that a draw costs about one pass of the
+    network instead of T. Sequences that end early are padded by NaN; draws have full length, unless
+    :class:`EndToken` or :class:`VariableLength` is around it.
 
     Parameters
     ----------
@@ -40,8 +42,9 @@ class Transformer(DistributionModule):
         ordered levels.
     layers, heads : int
         Number of blocks, and of attention heads in each.
-    context : int
-        Length of the context vectors; 0: none.
+    context : int or nn.Module
+        Length of the context vectors; 0: none. An encoder of contexts that are sequences:
+        :class:`TextEncoder(levels, length, width) <probgen.nn.text.TextEncoder>`.
     dropout : float
         Probability with which embedded vectors, attention weights and residual updates are dropped
         in training.
@@ -65,6 +68,8 @@ class Transformer(DistributionModule):
     (torch.Size([3, 12]), torch.Size([3]))
     """
 
+    context_declared_by = "net"
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -73,20 +78,21 @@ class Transformer(DistributionModule):
         *,
         layers: int = 4,
         heads: int = 4,
-        context: int = 0,
+        context: int | nn.Module = 0,
         dropout: float = 0.0,
     ):
         checks.sizes(shape=shape)
         checks.instance(Head, head=head)
         checks.network(embed=embed)
         checks.at_least(1, layers=layers, heads=heads)
-        checks.at_least(0, context=context)
+        check_context_argument(context)
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
-        self.context_size = context
         self.head = entry_head(head)
         sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}
         self.net = TransformerNet(shape, embed, **sizes, context=context, dropout=dropout)
+        self.context_size = self.net.context_size
+        self.context_ndim = getattr(self.net.context_encoder, "context_ndim", 1)
 
     @property
     def ragged(self) -> Ragged | None:  # type: ignore[override]
@@ -95,4 +101,6 @@ class Transformer(DistributionModule):
         return Ragged(shape[0], (), longer="shape=({0},)") if len(shape) == 1 else None
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        return autoregression(self.net, self.net.walk, self.head, self.net.shape, context)
+        net = self.net
+        ndim = self.context_ndim
+        return autoregression(net, net.walk, self.head, net.shape, context, context_ndim=ndim)

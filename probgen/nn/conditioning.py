@@ -5,12 +5,15 @@ A time, and perhaps a context, as one vector.
 
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.nn.context_sequence import ContextSequence, Told, check_encoder
 
 
 class FourierTime(nn.Module):
@@ -66,12 +69,15 @@ class Conditioning(nn.Module):
     with a learned vector :math:`e_0`. Unknown are a context of ``None`` and rows of it that contain
     NaN: one network is conditional and unconditional, as guidance without a classifier asks for.
 
+    With an encoder of contexts that are sequences, c is the mean over the known steps of what it
+    gives, and unknown are contexts without any.
+
     Parameters
     ----------
     width : int
         Length E of the vector.
-    context : int
-        Length C of the context vectors; 0: none.
+    context : int or nn.Module
+        Length C of the context vectors; 0: none; or an encoder of contexts that are sequences.
     time : nn.Module, optional
         Features of the time, ``(*batch,) -> (*batch, F)``; default: :class:`FourierTime`.
 
@@ -92,19 +98,40 @@ class Conditioning(nn.Module):
 
     rare = ("unknown",)  # parameters that only some data need, such as rows without a context
 
-    def __init__(self, width: int, context: int = 0, time: nn.Module | None = None):
+    def __init__(self, width: int, context: int | nn.Module = 0, time: nn.Module | None = None):
         super().__init__()
+        encoder: Any = context if isinstance(context, nn.Module) else None
+        sequence = None if encoder is None else ContextSequence(encoder)
         self.width = width
-        self.context = context
+        self.context: Any = context if encoder is None else encoder.context_size
         self.features = FourierTime() if time is None else time
         size = self.features(torch.zeros(1)).shape[-1]
         self.time = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
-        self.known = nn.Linear(context, width) if context else None
-        self.unknown = nn.Parameter(torch.randn(width) * 0.02) if context else None
+        length: Any = context if encoder is None else encoder.width
+        vectors = length > 0 and sequence is None
+        self.known = nn.Linear(length, width) if length else None
+        self.unknown = nn.Parameter(torch.randn(width) * 0.02) if vectors else None
+        self.sequence = sequence
         self.activation = nn.SiLU()
 
+    @property
+    def encoder(self) -> Any:
+        """The encoder of contexts that are sequences, if there is one."""
+        return None if self.sequence is None else self.sequence.encoder
+
     def forward(self, t: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.activation(self.time(self.features(t)) + self._context(context))
+        return self.both(t, context)[0]
+
+    def both(self, t: Tensor, context: Tensor | None = None) -> tuple[Tensor, Told | None]:
+        """The vector, and what the context says as a sequence, where it is one."""
+        time = self.time(self.features(t))
+        if self.sequence is None or self.known is None:
+            return self.activation(time + self._context(context)), None
+        encoder = self.sequence.encoder
+        if context is not None:
+            checks.context(context, encoder.context_size, encoder.context_ndim)
+        told = self.sequence(context)
+        return self.activation(time + self.known(told.pooled)), told
 
     def _context(self, context: Tensor | None) -> Tensor | float:
         if self.known is None or self.unknown is None:
@@ -116,6 +143,20 @@ class Conditioning(nn.Module):
         context = context if context.is_floating_point() else context.to(self.unknown.dtype)
         absent = context.isnan().any(-1, keepdim=True)
         return torch.where(absent, self.unknown, self.known(context.masked_fill(absent, 0.0)))
+
+
+def check_context_argument(context: Any) -> None:
+    """Refuses what is neither the length of context vectors nor an encoder of sequences.
+
+    >>> check_context_argument(-1)
+    Traceback (most recent call last):
+    ValueError: expected context >= 0, got -1; pass 0 or more
+    """
+    if isinstance(context, nn.Module) or (inspect.isclass(context)):
+        checks.no_class(context=context)
+        check_encoder(context=context)
+    else:
+        checks.at_least(0, context=context)
 
 
 def check_input(x: Tensor, shape: tuple[int, ...], network: str) -> torch.Size:

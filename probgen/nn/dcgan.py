@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.nn.context_sequence import Pooled
 
 Wrap = Callable[[nn.Module], nn.Module]
 Norm = Callable[[int], nn.Module]
@@ -81,7 +82,7 @@ class DCGANGenerator(nn.Module):
         checks.function(wrap=wrap)
         super().__init__()
         self.inputs = inputs
-        self.sizes = _sizes(shape, len(hidden))[::-1]
+        self.sizes = sizes_of(shape, len(hidden))[::-1]
         height, width = self.sizes[0]
         self.start = _weighted(nn.Linear(inputs, hidden[0] * height * width), norm, wrap)
         self.stages = nn.ModuleList(
@@ -125,8 +126,9 @@ class DCGANCritic(nn.Module):
         Channels, height and width of the images (of m of them in a pack: m times the channels).
     hidden : sequence of int
         Channels at the end of each stage.
-    context : int, optional
-        Length of the context vectors, for instance one-hot labels.
+    context : int or nn.Module, optional
+        Length of the context vectors, for instance one-hot labels; or an encoder of contexts that
+        are sequences, such as texts: the mean of what it gives is c.
     norm : callable, optional
         Makes a normalization from a number of channels. Batch normalization, as in the original,
         couples the rows: it does not go with penalties of the gradient.
@@ -158,7 +160,7 @@ class DCGANCritic(nn.Module):
         shape: tuple[int, int, int],
         hidden: Sequence[int] = (64, 128),
         *,
-        context: int | None = None,
+        context: int | nn.Module | None = None,
         norm: Norm | None = None,
         slope: float = 0.2,
         wrap: Wrap = unchanged,
@@ -166,12 +168,14 @@ class DCGANCritic(nn.Module):
         checks.sizes(shape=shape)
         checks.length(3, shape=shape)
         checks.sizes(1, 1, hidden=hidden)
-        checks.at_least(1, **checks.given(context=context))
+        encode = Pooled(context) if isinstance(context, nn.Module) else None
+        length: Any = context if encode is None else encode.width
+        checks.at_least(1, **checks.given(context=length))
         checks.factory(**checks.given(norm=norm))
         checks.not_negative(slope=slope)
         checks.function(wrap=wrap)
         super().__init__()
-        self.shape, (height, width) = tuple(shape), _sizes(shape, len(hidden))[-1]
+        self.shape, (height, width) = tuple(shape), sizes_of(shape, len(hidden))[-1]
         self.features = nn.Sequential(
             *(
                 nn.Sequential(
@@ -188,9 +192,16 @@ class DCGANCritic(nn.Module):
         )
         features = hidden[-1] * height * width
         self.last = _weighted(nn.Linear(features, 1), norm, wrap)
-        self.context = context
-        if context is not None:
-            self.projection = _weighted(nn.Linear(context, features, bias=False), norm, wrap)
+        self.context: Any = length if encode is None else encode.context_size
+        self.encode = encode
+        self.context_ndim = 1 if encode is None else encode.context_encoder.context_ndim
+        if length is not None:
+            self.projection = _weighted(nn.Linear(length, features, bias=False), norm, wrap)
+
+    @property
+    def context_encoder(self) -> Any:
+        """The encoder of contexts that are sequences, if there is one."""
+        return None if self.encode is None else self.encode.context_encoder
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         lead = x.shape[:-3]
@@ -200,16 +211,17 @@ class DCGANCritic(nn.Module):
                 f"{tuple(x.shape)}; build "
                 "the DCGANCritic with that shape (packs of m images have m times the channels)"
             )
-        checks.context(context, self.context or 0, name="the DCGANCritic", batch=lead)
+        checks.context(context, self.context or 0, self.context_ndim, "the DCGANCritic", batch=lead)
         h = self.features(x.reshape(-1, *self.shape))
         score = self.last(h).squeeze(-1)
         if context is not None:
-            size: Any = self.context
-            score = score + (self.projection(context.reshape(-1, size)) * h).sum(-1)
+            told = context if self.encode is None else self.encode(context)
+            rows = told.reshape(-1, told.shape[-1])
+            score = score + (self.projection(rows) * h).sum(-1)
         return score.reshape(lead)
 
 
-def _sizes(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
+def sizes_of(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
     """Height and width after 0, 1, ... halvings, rounded up."""
     sizes = [(shape[1], shape[2])]
     for _ in range(stages):
@@ -228,7 +240,7 @@ def _odd(shape: tuple[int, int, int], stages: int) -> list[tuple[int, int]]:
 
     Then a row or column of zeros is added.
     """
-    return [(height % 2, width % 2) for height, width in _sizes(shape, stages)[:-1]]
+    return [(height % 2, width % 2) for height, width in sizes_of(shape, stages)[:-1]]
 
 
 def _weighted(layer: Any, norm: Norm | None, wrap: Wrap) -> nn.Module:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.nn.conditioning import Conditioning, check_input, flat_rows
-from probgen.nn.transformer import Attention, positions
+from probgen.nn.conditioning import Conditioning, check_context_argument, check_input, flat_rows
+from probgen.nn.context_sequence import Attended
+from probgen.nn.transformer import Attention, CrossAttention, positions
 
 
 class ModulatedBlock(nn.Module):
@@ -20,10 +23,12 @@ class ModulatedBlock(nn.Module):
               b_2)\big)
 
     with shifts b, scales s and gates g linear in the vector of time and context, all zero at first:
-    the block starts as the identity.
+    the block starts as the identity. With ``attended``, attention over the sequence that a context
+    is, of vectors of that length, is added between the two, and is zero at first too (Chen et al.
+    2024, PixArt-alpha, https://arxiv.org/abs/2310.00426).
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, attended: int = 0):
         super().__init__()
         self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(
@@ -33,10 +38,13 @@ class ModulatedBlock(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
+        self.cross = CrossAttention(width, attended, heads) if attended else None
 
-    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+    def forward(self, h: Tensor, e: Tensor, attended: Attended | None = None) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(e).unsqueeze(1).chunk(6, -1)
         h = torch.addcmul(h, gate, self.attention(torch.addcmul(shift, self.norm(h), 1 + scale)))
+        if self.cross is not None and attended is not None:
+            h = h + self.cross(self.norm(h), *attended)
         return torch.addcmul(h, gate2, self.mlp(torch.addcmul(shift2, self.norm(h), 1 + scale2)))
 
 
@@ -47,7 +55,8 @@ class DiT(nn.Module):
 
     Images are cut into squares of ``patch`` x ``patch`` pixels, sequences and vectors into pieces
     of ``patch`` steps or entries; each becomes a token, with a learned vector of its place. t and
-    context broadcast against the leading dims of x.
+    context broadcast against the leading dims of x. With an encoder of contexts every block attends
+    to what it gives.
 
     Parameters
     ----------
@@ -59,8 +68,10 @@ class DiT(nn.Module):
         Length of the tokens.
     layers, heads : int
         Number of blocks, and of attention heads in each; ``heads`` divides ``width``.
-    context : int
+    context : int or nn.Module
         Length of the context vectors; 0: none. Rows with NaN, and ``None``, are unknown contexts.
+        An encoder makes of contexts that are sequences, such as texts, what the network attends to:
+        :class:`TextEncoder(levels, length, width) <probgen.nn.text.TextEncoder>`.
     outputs : int, optional
         Channels of the output (vectors: its length in units of D); default: those of x; twice as
         many for learned variances.
@@ -90,7 +101,7 @@ class DiT(nn.Module):
         width: int = 64,
         layers: int = 4,
         heads: int = 4,
-        context: int = 0,
+        context: int | nn.Module = 0,
         outputs: int | None = None,
         time: nn.Module | None = None,
     ):
@@ -98,7 +109,7 @@ class DiT(nn.Module):
         checks.at_least(
             1, patch=patch, width=width, layers=layers, heads=heads, **checks.given(outputs=outputs)
         )
-        checks.at_least(0, context=context)
+        check_context_argument(context)
         checks.network(**checks.given(time=time))
         super().__init__()
         self.shape = tuple(shape)
@@ -119,7 +130,8 @@ class DiT(nn.Module):
             nn.Linear(width, self.outputs * entries),
         )
         self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in self.grid)
-        self.blocks = nn.ModuleList(ModulatedBlock(width, heads) for _ in range(layers))
+        attended = 0 if self.conditioning.encoder is None else self.conditioning.encoder.width
+        self.blocks = nn.ModuleList(ModulatedBlock(width, heads, attended) for _ in range(layers))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
         for layer in (self.last, self.modulation):
@@ -128,15 +140,22 @@ class DiT(nn.Module):
 
     @property
     def context_size(self) -> int:
-        """Length of the context vectors."""
+        """Length of the context vectors; of texts, the number of their tokens."""
         return self.conditioning.context
+
+    @property
+    def context_encoder(self) -> Any:
+        """The encoder of contexts that are sequences, if there is one."""
+        return self.conditioning.encoder
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         lead = check_input(x, self.shape, "DiT")
-        e = flat_rows(self.conditioning(t, context), lead)
+        vector, told = self.conditioning.both(t, context)
+        e = flat_rows(vector, lead)
+        attended = None if told is None else told.rows(lead)
         h = self.first(self._tokens(x.reshape(-1, *self.shape))) + positions(list(self.axes))
         for block in self.blocks:
-            h = block(h, e)
+            h = block(h, e, attended)
         shift, scale = self.modulation(e).unsqueeze(1).chunk(2, -1)
         y = self._events(self.last(torch.addcmul(shift, self.norm(h), 1 + scale)))
         return y.reshape(*lead, *y.shape[1:])

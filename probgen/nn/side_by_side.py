@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ class SideBySide(nn.Module):
         The network.
     event_ndim : int
         Number of event dims of x: 1 for vectors, 3 for images.
+    encode : nn.Module, optional
+        Makes vectors or images of contexts first: ``Pooled(TextEncoder(levels, length))`` of texts.
 
     Raises
     ------
@@ -34,16 +38,24 @@ class SideBySide(nn.Module):
 
     side_by_side = True
 
-    def __init__(self, net: nn.Module, event_ndim: int = 1):
-        checks.network(net=net)
+    def __init__(self, net: nn.Module, event_ndim: int = 1, encode: nn.Module | None = None):
+        checks.network(net=net, **checks.given(encode=encode))
         checks.one_of((1, 3), event_ndim=event_ndim)
         super().__init__()
         self.net = net
         self.event_ndim = event_ndim
+        self.encode = encode
+
+    @property
+    def context_encoder(self) -> Any:
+        """The encoder of contexts that are sequences, if there is one."""
+        return getattr(self.encode, "context_encoder", None)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
             return self.net(x)
+        if self.encode is not None:
+            context = self.encode(context)
         batch = x.shape[: x.ndim - self.event_ndim]
         ndim = self.event_ndim if context.ndim - len(batch) == self.event_ndim else 1
         checks.context(context, None, ndim, batch=batch)

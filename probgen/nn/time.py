@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from probgen.core import checks
-from probgen.nn.conditioning import Conditioning, check_input
+from probgen.nn.conditioning import Conditioning, check_context_argument, check_input
 
 
 class TimeMLP(nn.Module):
@@ -30,8 +31,9 @@ class TimeMLP(nn.Module):
         Number D of variables.
     hidden : sequence of int
         Sizes of the hidden layers.
-    context : int
+    context : int or nn.Module
         Length of the context vectors; 0: none. Rows with NaN, and ``None``, are unknown contexts.
+        An encoder of contexts that are sequences, such as texts: the mean of what it gives enters.
     outputs : int, optional
         Length of the output; default: ``dims``; ``2 * dims`` for learned variances.
     embedding : int
@@ -60,7 +62,7 @@ class TimeMLP(nn.Module):
         self,
         dims: int,
         hidden: Sequence[int] = (128, 128, 128),
-        context: int = 0,
+        context: int | nn.Module = 0,
         outputs: int | None = None,
         embedding: int = 64,
         time: nn.Module | None = None,
@@ -68,7 +70,7 @@ class TimeMLP(nn.Module):
     ):
         checks.at_least(1, dims=dims, embedding=embedding, **checks.given(outputs=outputs))
         checks.sizes(hidden=hidden)
-        checks.at_least(0, context=context)
+        check_context_argument(context)
         checks.network(**checks.given(time=time))
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
@@ -91,8 +93,13 @@ class TimeMLP(nn.Module):
 
     @property
     def context_size(self) -> int:
-        """Length of the context vectors."""
+        """Length of the context vectors; of texts, the number of their tokens."""
         return self.conditioning.context
+
+    @property
+    def context_encoder(self) -> Any:
+        """The encoder of contexts that are sequences, if there is one."""
+        return self.conditioning.encoder
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         check_input(x, (self.dims,), "TimeMLP")

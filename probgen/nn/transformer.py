@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from probgen.core import checks
+from probgen.nn.context_sequence import Attended, ContextSequence
 
 
 class Tokens(nn.Embedding):
@@ -35,7 +36,7 @@ class Attention(nn.Module):
     .. math:: y_t = O \sum_s \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad (q, k, v) = W h
 
     in each of ``heads`` subspaces of d = E / heads dims; with ``causal`` the sum is over :math:`s
-    \le t`.
+    \le t`, with a mask ``(B, T)`` over the positions s where it is true.
 
     References
     ----------
@@ -44,21 +45,18 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = False):
         super().__init__()
-        if width % heads:
-            raise ValueError(
-                f"expected a width divisible by heads {heads}, got {width}; choose another number "
-                "of heads"
-            )
+        check_heads(width, heads)
         self.heads = heads
         self.dropout = dropout
         self.causal = causal
         self.inputs = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.projected(h)
         dropout = self.dropout if self.training else 0.0
-        y = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
+        seen = None if mask is None else mask[:, None, None]
+        y = scaled_dot_product_attention(q, k, v, seen, dropout, self.causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def projected(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,6 +87,54 @@ class CausalAttention(Attention):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+class CrossAttention(nn.Module):
+    r"""Attention of every position over another sequence, ``(B, T, E), (B, S, C) -> (B, T, E)``.
+
+    .. math:: y_t = O \sum_s \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad
+              q = W h, \quad (k, v) = W' c
+
+    in each of ``heads`` subspaces of d = E / heads dims, over the steps s of the other sequence where
+    a mask ``(B, S)`` is true; at least one of each row has to be. It starts at zero: what it is added
+    to does not know the other sequence at first.
+
+    Parameters
+    ----------
+    width : int
+        Length E of the vectors that attend.
+    inputs : int
+        Length C of those that are attended to.
+    heads : int
+        Number of heads; it divides ``width``.
+
+    References
+    ----------
+    Vaswani et al. (2017), https://arxiv.org/abs/1706.03762; Rombach, Blattmann, Lorenz, Esser,
+    Ommer (2022), High-resolution image synthesis with latent diffusion models,
+    https://arxiv.org/abs/2112.10752, section 3.3
+
+    >>> attention = CrossAttention(8, 6, heads=2)
+    >>> mask = torch.tensor([[True, True, False]]).expand(4, 3)
+    >>> attention(torch.zeros(4, 5, 8), torch.zeros(4, 3, 6), mask).shape
+    torch.Size([4, 5, 8])
+    """
+
+    def __init__(self, width: int, inputs: int, heads: int):
+        super().__init__()
+        check_heads(width, heads)
+        self.heads = heads
+        self.queries = nn.Linear(width, width)
+        self.inputs = nn.Linear(inputs, 2 * width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, h: Tensor, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+        q = self.queries(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.inputs(sequence).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = None if mask is None else mask[:, None, None]
+        return self.out(scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2))
+
+
 class Block(nn.Module):
     r"""Attention and a two-layer perceptron, both residual, normalized at their inputs.
 
@@ -96,30 +142,57 @@ class Block(nn.Module):
 
     .. math:: h \leftarrow h + \text{attention}(\text{norm}(h)), \qquad
               h \leftarrow h + W_2\, \text{gelu}(W_1\, \text{norm}(h))
+
+    With ``attended`` attention over another sequence of vectors of that length stands between them,
+    residual and normalized as well.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        causal: bool = True,
+        attended: int = 0,
+    ):
         super().__init__()
-        self.attention = CausalAttention(width, heads, dropout)
+        self.attention: Any = (
+            CausalAttention(width, heads, dropout) if causal else Attention(width, heads, dropout)
+        )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
         self.dropout = nn.Dropout(dropout)
+        self.cross = CrossAttention(width, attended, heads) if attended else None
+        self.cross_norm = nn.LayerNorm(width) if attended else None
 
-    def forward(self, h: Tensor) -> Tensor:
-        return self.feed(h + self.dropout(self.attention(self.norms[0](h))))
+    def forward(
+        self, h: Tensor, mask: Tensor | None = None, attended: Attended | None = None
+    ) -> Tensor:
+        h = h + self.dropout(self.attention(self.norms[0](h), mask))
+        return self.feed(h, attended)
 
-    def feed(self, h: Tensor) -> Tensor:
-        """The second half of the block, position by position."""
+    def feed(self, h: Tensor, attended: Attended | None = None) -> Tensor:
+        """What follows the attention, position by position."""
+        if self.cross is not None and self.cross_norm is not None and attended is not None:
+            h = h + self.dropout(self.cross(self.cross_norm(h), *attended))
         return h + self.dropout(self.mlp(self.norms[1](h)))
 
-    def last(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
+    def last(
+        self,
+        h: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        position: int,
+        attended: Attended | None = None,
+    ) -> Tensor:
         """The block at one position, ``(B, 1, E) -> (B, 1, E)``.
 
         With the caches of its attention.
         """
-        return self.feed(h + self.attention.last(self.norms[0](h), keys, values, position))
+        h = h + self.attention.last(self.norms[0](h), keys, values, position)
+        return self.feed(h, attended)
 
 
 class TransformerNet(nn.Module):
@@ -128,8 +201,9 @@ class TransformerNet(nn.Module):
     In raster order.
 
     The sequence starts with one more vector, learned or linear in a context ``(B, C)``, in place of
-    the entry before the first. Positions are learned vectors: one table for sequences, the sum of
-    one table per axis for images.
+    the entry before the first. With an encoder of contexts it is linear in what the encoder gives
+    as one vector, and all blocks attend to what it gives as a sequence. Positions are learned
+    vectors: one table for sequences, the sum of one table per axis for images.
 
     Parameters
     ----------
@@ -142,8 +216,8 @@ class TransformerNet(nn.Module):
         Number of blocks, and of attention heads in each.
     outputs : int
         Number R of raw parameters of an entry.
-    context : int
-        Length of the context vectors; 0: none.
+    context : int or nn.Module
+        Length of the context vectors; 0: none; or an encoder of contexts that are sequences.
     dropout : float
         Probability with which embedded vectors, attention weights and residual updates are dropped
         in training.
@@ -160,7 +234,7 @@ class TransformerNet(nn.Module):
         layers: int,
         heads: int,
         outputs: int,
-        context: int = 0,
+        context: Any = 0,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -168,12 +242,14 @@ class TransformerNet(nn.Module):
         self.shape = tuple(shape)
         self.heads = heads
         self.embed = embed
-        self.start = (
-            nn.Linear(context, width) if context else nn.Parameter(torch.randn(width) * 0.02)
-        )
+        encoder = context if isinstance(context, nn.Module) else None
+        size = context if encoder is None else context.width
+        attended = 0 if encoder is None else size
+        self.context_size = size if encoder is None else context.context_size
+        self.start = nn.Linear(size, width) if size else nn.Parameter(torch.randn(width) * 0.02)
         axes = [size for size in shape if size > 1] or [1]
         self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in axes)
-        blocks = [Block(width, heads, dropout) for _ in range(layers)]
+        blocks = [Block(width, heads, dropout, attended=attended) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, outputs)
@@ -183,21 +259,34 @@ class TransformerNet(nn.Module):
             residuals: tuple[Any, ...] = (block.attention.out, block.mlp[-1])
             for residual in residuals:
                 nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * layers))
+        # after the others, whose initial weights stand above
+        self.context = None if encoder is None else ContextSequence(encoder)
+
+    @property
+    def context_encoder(self) -> Any:
+        """The encoder of contexts that are sequences, if there is one."""
+        return None if self.context is None else self.context.encoder
 
     def positions(self) -> Tensor:
         """Vectors of all positions, ``(T, E)``."""
         return positions(list(self.axes))
 
-    def first(self, batch: int, context: Tensor | None) -> Tensor:
-        """What stands before the first entry, ``(B, 1, E)``."""
+    def first(self, batch: int, context: Tensor | None) -> tuple[Tensor, Attended | None]:
+        """What stands before the first entry, ``(B, 1, E)``, and what all entries attend to."""
+        attended = None
+        if self.context is not None:
+            told = self.context(context)
+            context = told.pooled.expand(batch, -1)
+            attended = told.rows(torch.Size([batch]))
         start = self.start.expand(batch, -1) if context is None else self.start(context)
-        return start.unsqueeze(1)
+        return start.unsqueeze(1), attended
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        seen = torch.cat((self.first(len(x), context), self.embed(x.flatten(1)[:, :-1])), 1)
+        start, attended = self.first(len(x), context)
+        seen = torch.cat((start, self.embed(x.flatten(1)[:, :-1])), 1)
         h = self.dropout(seen + self.positions())
         for block in self.blocks:
-            h = block(h)
+            h = block(h, attended=attended)
         return self.last(self.norm(h)).transpose(1, 2).unflatten(2, self.shape)
 
     def walk(self, batch: int, context: Tensor | None = None) -> Generator[Tensor, Tensor, None]:
@@ -208,16 +297,25 @@ class TransformerNet(nn.Module):
         Keys and values of earlier positions are kept: each step is one position through the blocks.
         """
         positions = self.positions()
-        seen = self.first(batch, context)
+        seen, attended = self.first(batch, context)
         length, width = positions.shape
         size = (batch, self.heads, length, width // self.heads)
         caches = [(seen.new_empty(size), seen.new_empty(size)) for _ in self.blocks]
         for position in range(length):
             h = seen + positions[position]
             for block, (keys, values) in zip(self.blocks, caches, strict=True):
-                h = block.last(h, keys, values, position)
+                h = block.last(h, keys, values, position, attended)
             value = yield self.last(self.norm(h)).squeeze(1)
             seen = self.embed(value).unsqueeze(1)
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Refuses a width that the heads do not divide; ``ValueError``."""
+    if width % heads:
+        raise ValueError(
+            f"expected a width divisible by heads {heads}, got {width}; choose another number of "
+            "heads"
+        )
 
 
 def positions(axes: Sequence[Tensor]) -> Tensor:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from probgen.core import checks
-from probgen.nn.conditioning import Conditioning, check_input, flat_rows
-from probgen.nn.transformer import Attention
+from probgen.nn.conditioning import Conditioning, check_context_argument, check_input, flat_rows
+from probgen.nn.context_sequence import Attended
+from probgen.nn.transformer import Attention, CrossAttention
 
 
 class Residual(nn.Module):
@@ -64,14 +66,37 @@ class Mixing(nn.Module):
         return x + mixed.transpose(1, 2).unflatten(2, x.shape[-2:])
 
 
-class Stage(nn.Module):
+class CrossMixing(nn.Module):
+    """Attention of all pixels over the sequence that a context is, added to its input.
+
+    ``(B, C, H, W), (B, S, E) -> (B, C, H, W)``.
+    """
+
+    def __init__(self, channels: int, inputs: int, heads: int):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.attention = CrossAttention(channels, inputs, heads)
+
+    def forward(self, x: Tensor, attended: Attended | None = None) -> Tensor:
+        if attended is None:
+            return x
+        read = self.attention(self.norm(x).flatten(2).transpose(1, 2), *attended)
+        return x + read.transpose(1, 2).unflatten(2, x.shape[-2:])
+
+
+class Resolution(nn.Module):
     """Residual blocks at one resolution, each perhaps with attention after it.
 
-    Keeps what every block gives.
+    First to all pixels, then to the sequence that a context is. Keeps what every block gives.
     """
 
     def __init__(
-        self, sizes: Sequence[tuple[int, int]], embedding: int, dropout: float, heads: int
+        self,
+        sizes: Sequence[tuple[int, int]],
+        embedding: int,
+        dropout: float,
+        heads: int,
+        attended: int = 0,
     ):
         super().__init__()
         self.blocks = nn.ModuleList(
@@ -80,11 +105,21 @@ class Stage(nn.Module):
         self.mixing = nn.ModuleList(
             Mixing(after, heads) if heads else nn.Identity() for _, after in sizes
         )
+        readers = [after for _, after in sizes] if heads and attended else []
+        self.crossing = nn.ModuleList(CrossMixing(after, attended, heads) for after in readers)
 
-    def forward(self, h: Tensor, e: Tensor, skips: Sequence[Tensor] = ()) -> list[Tensor]:
+    def forward(
+        self,
+        h: Tensor,
+        e: Tensor,
+        skips: Sequence[Tensor] = (),
+        attended: Attended | None = None,
+    ) -> list[Tensor]:
         kept = []
         for i, (block, mix) in enumerate(zip(self.blocks, self.mixing, strict=True)):
             h = mix(block(torch.cat((h, skips[i]), 1) if skips else h, e))
+            if self.crossing:
+                h = self.crossing[i](h, attended)
             kept.append(h)
         return kept
 
@@ -98,7 +133,9 @@ class UNet(nn.Module):
     doublings to the size of the way down (whatever it was: odd sizes need no padding) on the way
     up, where every block sees what its mirror image gave; self-attention at the coarse levels. The
     second convolution of each block, each attention and the last layer start at zero. Called as
-    ``net(x, t, context=None)``; t and context broadcast against the leading dims of x.
+    ``net(x, t, context=None)``; t and context broadcast against the leading dims of x. With an
+    encoder of contexts, levels with self-attention attend to what it gives as well (Rombach et al.
+    2022).
 
     Parameters
     ----------
@@ -117,8 +154,10 @@ class UNet(nn.Module):
         attention is not on every device.
     heads : int
         Attention heads; they divide the channels of these levels.
-    context : int
+    context : int or nn.Module
         Length of the context vectors; 0: none. Rows with NaN, and ``None``, are unknown contexts.
+        An encoder makes of contexts that are sequences, such as texts, what the network attends to:
+        :class:`TextEncoder(levels, length, width) <probgen.nn.text.TextEncoder>`.
     outputs : int, optional
         Channels of the output; default: those of the images; twice as many for learned variances.
     dropout : float
@@ -136,7 +175,9 @@ class UNet(nn.Module):
     ----------
     Ronneberger, Fischer, Brox (2015), U-Net, https://arxiv.org/abs/1505.04597; Ho, Jain, Abbeel
     (2020), Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239; Dhariwal,
-    Nichol (2021), Diffusion models beat GANs on image synthesis, https://arxiv.org/abs/2105.05233
+    Nichol (2021), Diffusion models beat GANs on image synthesis, https://arxiv.org/abs/2105.05233;
+    Rombach, Blattmann, Lorenz, Esser, Ommer (2022), High-resolution image synthesis with latent
+    diffusion models, https://arxiv.org/abs/2112.10752
 
     >>> net = UNet((1, 9, 7), width=8, multipliers=(1, 2), context=3)
     >>> net(torch.zeros(4, 5, 1, 9, 7), torch.rand(5), torch.zeros(4, 5, 3)).shape
@@ -151,7 +192,7 @@ class UNet(nn.Module):
         blocks: int = 1,
         attention: int = 1,
         heads: int = 4,
-        context: int = 0,
+        context: int | nn.Module = 0,
         outputs: int | None = None,
         dropout: float = 0.0,
         time: nn.Module | None = None,
@@ -160,7 +201,8 @@ class UNet(nn.Module):
         checks.length(3, shape=shape)
         checks.at_least(1, width=width, heads=heads, blocks=blocks, **checks.given(outputs=outputs))
         checks.sizes(1, 1, multipliers=multipliers)
-        checks.at_least(0, attention=attention, context=context)
+        checks.at_least(0, attention=attention)
+        check_context_argument(context)
         checks.within("[0, 1)", dropout=dropout)
         checks.network(**checks.given(time=time))
         super().__init__()
@@ -174,46 +216,55 @@ class UNet(nn.Module):
         self.conditioning = Conditioning(embedding, context, time)
         widths = [width * multiplier for multiplier in multipliers]
         mixed = [heads if level >= len(widths) - attention else 0 for level in range(len(widths))]
+        attended = 0 if self.conditioning.encoder is None else self.conditioning.encoder.width
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)
         down = [[(w, w)] * blocks for w in widths]
         up = [[(2 * w, w)] * blocks for w in widths]
         self.down = nn.ModuleList(
-            Stage(s, embedding, dropout, h) for s, h in zip(down, mixed, strict=True)
+            Resolution(s, embedding, dropout, h, attended) for s, h in zip(down, mixed, strict=True)
         )
         self.up = nn.ModuleList(
-            Stage(s, embedding, dropout, h) for s, h in zip(up, mixed, strict=True)
+            Resolution(s, embedding, dropout, h, attended) for s, h in zip(up, mixed, strict=True)
         )
         pairs = list(itertools.pairwise(widths))
         self.halvings = nn.ModuleList(nn.Conv2d(fine, coarse, 3, 2, 1) for fine, coarse in pairs)
         self.doublings = nn.ModuleList(
             nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in pairs
         )
-        self.middle = Stage([(widths[-1], widths[-1])] * 2, embedding, dropout, mixed[-1])
+        coarsest = [(widths[-1], widths[-1])] * 2
+        self.middle = Resolution(coarsest, embedding, dropout, mixed[-1], attended)
         out = nn.Conv2d(width, shape[0] if outputs is None else outputs, 3, padding=1)
         self.last = nn.Sequential(group_norm(width), nn.SiLU(), zero(out))
 
     @property
     def context_size(self) -> int:
-        """Length of the context vectors."""
+        """Length of the context vectors; of texts, the number of their tokens."""
         return self.conditioning.context
+
+    @property
+    def context_encoder(self) -> Any:
+        """The encoder of contexts that are sequences, if there is one."""
+        return self.conditioning.encoder
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         lead = check_input(x, self.shape, "UNet")
-        e = flat_rows(self.conditioning(t, context), lead)
+        vector, told = self.conditioning.both(t, context)
+        e = flat_rows(vector, lead)
+        attended = None if told is None else told.rows(lead)
         h = x.reshape(-1, *self.shape).contiguous(memory_format=torch.channels_last)
-        y = self._rows(h, e).contiguous()
+        y = self._rows(h, e, attended).contiguous()
         return y.view(*lead, *y.shape[1:])
 
-    def _rows(self, x: Tensor, e: Tensor) -> Tensor:
+    def _rows(self, x: Tensor, e: Tensor, attended: Attended | None = None) -> Tensor:
         h = self.first(x)
         skips = []
         for level, stage in enumerate(self.down):
             h = self.halvings[level - 1](h) if level else h
-            skips.append(stage(h, e))
+            skips.append(stage(h, e, attended=attended))
             h = skips[-1][-1]
-        h = self.middle(h, e)[-1]
+        h = self.middle(h, e, attended=attended)[-1]
         for level, stage in reversed(list(enumerate(self.up))):
-            h = stage(h, e, skips[level][::-1])[-1]
+            h = stage(h, e, skips[level][::-1], attended)[-1]
             if level:
                 h = interpolate(self.doublings[level - 1](h), size=skips[level - 1][0].shape[-2:])
         return self.last(h)

@@ -1,0 +1,295 @@
+"""Text to image: a diffusion draws digits from captions, classifiers check every word.
+
+Pictures of one or two handwritten digits, thin or thick, of one of four colors, in a corner, are
+composed of MNIST (``datasets.captioned_digits``), with captions that tell some of that: "two thick
+sevens, red, top left", "some sevens". A U-Net that attends to the words is trained on them; one
+tenth of the combinations of digit, color and thickness is held out. Judges are classifiers of each
+attribute trained on real pictures of all combinations; their accuracy on other real ones stands
+beside, the most that a model can reach.
+
+Reported, for each strength of guidance: the share of draws with what every word asks for, by
+attribute, for seen and held-out combinations; and the diversity of draws given one caption, by the
+number of words that it tells: the entropy of the judged attributes that it leaves open, in units of
+that of real pictures (1: all that is left open varies as in data).
+
+    python benchmarks/text_to_image.py --data DIR_OR_NPZ --steps 20000 --results text_to_image.json
+    python benchmarks/text_to_image.py --data DIR_OR_NPZ --smoke
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from common import adamw, command_line, cosine, timed
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+import probgen as pg
+from probgen.datasets import CAPTION_WORDS, CaptionedDigits, Mnist, caption, captioned_digits
+from probgen.text import Vocabulary
+
+NAMES = list(CAPTION_WORDS)
+COUNTS = [len(words) for words in CAPTION_WORDS.values()]
+LENGTH = 8  # tokens of the longest caption
+HELD_OUT = 8  # of the 80 combinations of digit, color and thickness
+
+
+class Sizes(NamedTuple):
+    """How large everything is."""
+
+    pictures: int  # to train on
+    asked: int  # captions of each kind that are judged
+    draws: int  # for each caption, where diversity is judged
+    width: int
+    steps: int
+    judge_steps: int
+    num_steps: int  # of the sampler
+
+
+FULL = Sizes(60_000, 500, 64, 64, 20_000, 3_000, 50)
+SMOKE = Sizes(300, 8, 4, 8, 4, 4, 3)
+
+
+def held_out(seed: int = 0) -> set[tuple[int, int, int]]:
+    """Combinations of digit, color and thickness that no training picture has."""
+    every = torch.cartesian_prod(*(torch.arange(COUNTS[NAMES.index(n)]) for n in COMBINED))
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))
+    return {tuple(row) for row in every[order[:HELD_OUT]].tolist()}
+
+
+COMBINED = ("digit", "color", "thickness")
+
+
+def is_held_out(attributes: Tensor, without: set[tuple[int, int, int]]) -> Tensor:
+    columns = attributes[:, [NAMES.index(name) for name in COMBINED]].tolist()
+    return torch.tensor([tuple(row) in without for row in columns])
+
+
+def vocabulary() -> Vocabulary:
+    """Of all captions: every word is in one of these."""
+    texts = [
+        caption([-1] * column + [place] + [-1] * (len(COUNTS) - column - 1))
+        for column, count in enumerate(COUNTS)
+        for place in range(count)
+    ]
+    singular = [caption([0, -1, digit, -1, -1, -1]) for digit in (-1, *range(10))]
+    return Vocabulary.of([*texts, *singular], unknown=None)
+
+
+def family(words: Vocabulary, width: int) -> pg.Diffusion:
+    encoder = pg.nn.TextEncoder(
+        len(words), LENGTH, 2 * width, layers=2, heads=4, padding=words.padding
+    )
+    net = pg.nn.UNet(
+        (3, 32, 32), width=width, multipliers=(1, 2, 2), blocks=2, attention=2, context=encoder
+    )
+    return pg.Diffusion(net, (3, 32, 32), context_dropout=0.1)
+
+
+class Judge(nn.Module):
+    """Logits of all attributes of pictures in [-1, 1]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.features = pg.nn.ConvEncoder((3, 32, 32), 128, hidden=(width, 2 * width, 2 * width))
+        self.last = nn.Linear(128, sum(COUNTS))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(self.last(self.features(x).relu()).split(COUNTS, -1))
+
+    @torch.no_grad()
+    def attributes(self, x: Tensor) -> Tensor:
+        parts = [self(rows) for rows in x.split(500)]
+        return torch.cat(
+            [torch.stack([logits.argmax(-1) for logits in part], -1) for part in parts]
+        )
+
+
+def trained_judge(data: CaptionedDigits, width: int, steps: int, device: str) -> Judge:
+    torch.manual_seed(0)
+    judge = Judge(width).to(device)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    x = scaled(data.images).to(device)
+    wanted = data.attributes.to(device)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (128,), device=device)
+        logits = judge(x[rows])
+        losses = [
+            nn.functional.cross_entropy(part, wanted[rows, column])
+            for column, part in enumerate(logits)
+        ]
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        scheduler.step()
+    return judge.eval()
+
+
+def scaled(images: Tensor) -> Tensor:
+    """From [0, 1] to [-1, 1]."""
+    return 2 * images - 1
+
+
+def kept(found: Tensor, told: Tensor) -> dict[str, float]:
+    """The share of pictures with what each word asks for, and with all of it."""
+    right = (found == told) | (told < 0)
+    shares = {}
+    for column, name in enumerate(NAMES):
+        asked = told[:, column] >= 0
+        if asked.any():
+            shares[name] = right[asked, column].float().mean().item()
+    return {**shares, "all words": right.all(1).float().mean().item()}
+
+
+def diversity(found: Tensor, told: Sequence[int]) -> float:
+    """Entropy of the attributes that a caption leaves open, in units of the uniform one."""
+    shares = []
+    for column, place in enumerate(told):
+        if place < 0:
+            p = torch.bincount(found[:, column], minlength=COUNTS[column]).double() / len(found)
+            most = math.log(COUNTS[column])
+            shares.append(torch.special.entr(p).sum().item() / most)
+    return sum(shares) / len(shares)
+
+
+def draws(gen: pg.Diffusion, tokens: Tensor, n: int, guidance: float, num_steps: int) -> Tensor:
+    """Pictures ``(n * rows, 3, 32, 32)`` for every text, in parts that fit into memory."""
+    sampler = pg.diffusion.DDIM(num_steps)
+    with torch.no_grad():
+        parts = [
+            gen(rows).using(sampler, guidance=guidance).sample((n,)).flatten(0, 1)
+            for rows in tokens.split(max(1, 256 // n))
+        ]
+    return torch.cat(parts)
+
+
+def judged(
+    gen: pg.Diffusion,
+    judge: Judge,
+    words: Vocabulary,
+    asked: dict[str, Tensor],
+    sizes: Sizes,
+    guidance: float,
+    device: str,
+) -> dict[str, Any]:
+    """Words kept and diversity at one strength of guidance."""
+    results: dict[str, Any] = {}
+    for kind, told in asked.items():
+        tokens = words.encode([caption(row) for row in told.tolist()], LENGTH).to(device)
+        pictures = draws(gen, tokens, 1, guidance, sizes.num_steps)
+        results[kind] = kept(judge.attributes(pictures).cpu(), told)
+    results["diversity by words told"] = {}
+    for told_words in range(len(NAMES)):
+        row = [1 if column < told_words else -1 for column in range(len(NAMES))]
+        tokens = words.encode([caption(row)], LENGTH).to(device)
+        pictures = draws(gen, tokens, sizes.draws, guidance, sizes.num_steps)
+        found = judge.attributes(pictures).cpu()
+        results["diversity by words told"][told_words] = diversity(found, row)
+    return results
+
+
+def data_of(mnist: Mnist, sizes: Sizes) -> tuple[CaptionedDigits, CaptionedDigits, CaptionedDigits]:
+    """To train the model, to train the judges, to test these."""
+    train = mnist.train_images, mnist.train_labels
+    test = mnist.test_images, mnist.test_labels
+    model = captioned_digits(*train, sizes.pictures, seed=0)
+    judges = captioned_digits(*train, sizes.pictures, seed=1)
+    return model, judges, captioned_digits(*test, max(100, sizes.asked * 4), seed=2, detail=1.0)
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a folder or archive of MNIST")
+    parser.add_argument("--steps", type=int, help="of the diffusion; default 20,000")
+    parser.add_argument("--width", type=int, help="channels of its finest level; default 64")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 2.0, 4.0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--pictures", type=Path, help="a picture of draws, a column for a caption")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--smoke", action="store_true", help="everything once, tiny: no result")
+    options = parser.parse_args()
+    sizes = SMOKE if options.smoke else FULL
+    given = {name: getattr(options, name) for name in ("steps", "width")}
+    sizes = sizes._replace(**{name: value for name, value in given.items() if value is not None})
+
+    mnist = pg.datasets.load_mnist(options.data)
+    took, (model_data, judge_data, test_data) = timed(data_of, mnist, sizes)
+    print(f"{len(model_data.images)} pictures composed in {took:.0f} s")
+    without = held_out()
+    seen = ~is_held_out(model_data.attributes, without)
+    words = vocabulary()
+    chosen = [text for text, keep in zip(model_data.captions, seen.tolist(), strict=True) if keep]
+    tokens = words.encode(chosen, LENGTH)
+
+    judge = trained_judge(judge_data, 32, sizes.judge_steps, options.device)
+    found = judge.attributes(scaled(test_data.images).to(options.device)).cpu()
+    results: dict[str, Any] = {"real pictures": kept(found, test_data.attributes)}
+    print("real pictures", results["real pictures"], flush=True)
+
+    torch.manual_seed(0)
+    gen = family(words, sizes.width)
+    fabric = None if options.device == "cpu" else Fabric(options.device, devices=1)
+    history = pg.fit(
+        gen,
+        (scaled(model_data.images[seen]), tokens),
+        pg.objectives.Denoising(),
+        steps=sizes.steps,
+        batch_size=options.batch,
+        optimizer=adamw(5e-4, weight_decay=0.0),
+        scheduler=cosine(sizes.steps, 1e-5),
+        clip=1.0,
+        ema=0.999 if sizes.steps > 1000 else None,
+        compile=options.compile,
+        fabric=fabric,
+        checkpoint=options.checkpoint,
+        resume=options.checkpoint is not None,
+        verdict=False,
+        seed=0,
+    )
+    results["minutes"] = history.seconds / 60
+    gen.eval().to(options.device)
+
+    new = is_held_out(test_data.attributes, without)
+    asked = {
+        "seen combinations": test_data.attributes[~new][: sizes.asked],
+        "held-out combinations": test_data.attributes[new][: sizes.asked],
+        "broad captions": model_data.told[: sizes.asked],
+    }
+    asked = {kind: told for kind, told in asked.items() if len(told)}
+    for guidance in options.guidance:
+        torch.manual_seed(1)
+        found = judged(gen, judge, words, asked, sizes, guidance, options.device)
+        results[f"guidance {guidance:g}"] = found
+        print(f"guidance {guidance:g}", json.dumps(found, indent=1), flush=True)
+    if options.results is not None:
+        options.results.write_text(json.dumps(results, indent=1))
+    if options.pictures is not None:
+        save_pictures(options.pictures, gen, words, options.guidance[-1], sizes, options.device)
+
+
+def save_pictures(
+    path: Path, gen: pg.Diffusion, words: Vocabulary, guidance: float, sizes: Sizes, device: str
+) -> None:
+    """Eight draws for captions that tell more and more."""
+    from matplotlib import image
+
+    told = [[1 if column < known else -1 for column in range(6)] for known in range(7)]
+    tokens = words.encode([caption(row) for row in told], LENGTH).to(device)
+    with torch.no_grad():
+        sampler = pg.diffusion.DDIM(sizes.num_steps)
+        pictures = gen(tokens).using(sampler, guidance=guidance).sample((8,))
+    tiles = ((pictures + 1) / 2).clamp(0, 1).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    image.imsave(path, tiles.repeat_interleave(3, 0).repeat_interleave(3, 1).cpu().numpy())
+
+
+if __name__ == "__main__":
+    main()
